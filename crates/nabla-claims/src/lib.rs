@@ -1,0 +1,1 @@
+//! The experiments that measure each method's published claim.

@@ -1,0 +1,1 @@
+//! Diffusion models on Burn: schedules, denoisers, samplers, training.

@@ -1,0 +1,1 @@
+//! 360-degree panoramas: spherical geometry, metrics, and OmniSSR super-resolution.

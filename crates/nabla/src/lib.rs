@@ -1,0 +1,1 @@
+//! Everything you can do with a gradient: the facade of the Nabla crates.
