@@ -1,1 +1,3 @@
 //! Diffusion models on Burn: schedules, denoisers, samplers, training.
+
+pub mod unet;

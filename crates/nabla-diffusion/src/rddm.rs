@@ -1,0 +1,598 @@
+//! RDDM: residual denoising diffusion models.
+//!
+//! A diffusion from a picture `I_0` to a degraded picture `I_in` plus noise, with a residual
+//! `I_res = I_in − I_0` and a noise `ε` that are removed by separate coefficients:
+//!
+//! ```text
+//! I_t = I_{t-1} + α_t I_res + β_t ε_{t-1}                    one forward step
+//! I_t = I_0 + ᾱ_t I_res + β̄_t ε,   ᾱ_t = Σ α_i, β̄_t² = Σ β_i²  from the start (eq. 7)
+//! ᾱ_T = 1, so that I_T = I_in + β̄_T ε
+//! ```
+//!
+//! A network predicts the residual, the noise, or both, and the reverse step is
+//!
+//! ```text
+//! I_{t'} = I_t − (ᾱ_t − ᾱ_{t'}) I_res − (β̄_t − √(β̄_{t'}² − σ²)) ε + σ z,    σ² = η (β̄_t² − β̄_{t'}²) β̄_{t'}² / β̄_t²
+//! ```
+//!
+//! with `η = 0` deterministic and `η = 1` the ancestral posterior. With `I_in = 0` the model
+//! generates from noise, and `ᾱ_t = 1 − √(ᾱ_t of DDIM)`, `β̄_t² = 1 − ᾱ_t of DDIM` make it DDIM.
+//!
+//! Source: Liu, Wang, Fan, Wang, Tang, Qu, *Residual Denoising Diffusion Models*, CVPR 2024, arXiv
+//! 2308.13712, with the variants of the official code: the objectives SM-Res, SM-N, SM-Res-N and
+//! x0-N; one network, one encoder with two decoders, or two networks; the coefficient schedules;
+//! the partially path-independent generation; the automatic choice of the objective (AOSA, in
+//! [`rddm_trainer`](crate::rddm_trainer)).
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::unet::{Decoder, UNet, UNetConfig, UNetConfigError};
+
+/// The shape of a coefficient schedule over `x = t / T`, normalised to its sum.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub enum Coefficients {
+    /// `P(x, a) ∝ xᵃ`.
+    Increased {
+        /// The exponent `a`.
+        power: f64,
+    },
+    /// `P(1 − x, a)`: the mirror image of `Increased`.
+    Decreased {
+        /// The exponent `a`.
+        power: f64,
+    },
+    /// Equal coefficients.
+    Average,
+    /// A bell over three standard deviations to each side.
+    Normal,
+}
+
+impl Coefficients {
+    /// The `steps` coefficients, which sum to `sum`.
+    fn values(self, steps: usize, sum: f64) -> Vec<f64> {
+        let n = steps as f64;
+        let raw: Vec<f64> = (1..=steps)
+            .map(|t| match self {
+                Self::Increased { power } => (t as f64 / n).powf(power),
+                Self::Decreased { power } => ((n + 1.0 - t as f64) / n).powf(power),
+                Self::Average => 1.0,
+                Self::Normal => {
+                    let z = if steps == 1 { 0.0 } else { 6.0 * (t - 1) as f64 / (n - 1.0) - 3.0 };
+                    (-0.5 * z * z).exp()
+                }
+            })
+            .collect();
+        let total: f64 = raw.iter().sum();
+        raw.into_iter().map(|v| v / total * sum).collect()
+    }
+}
+
+/// Why an RDDM cannot be built or run as asked.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RddmError {
+    /// No diffusion steps.
+    #[error("RDDM needs at least 1 diffusion step, but 0 were asked for")]
+    NoSteps,
+    /// The noise is not a positive finite variance.
+    #[error("RDDM's final noise variance is {0}, but it must be positive and finite")]
+    NoiseVariance(f64),
+    /// A schedule's exponent is negative or not finite.
+    #[error("RDDM's schedule exponent is {0}, but it must be finite and at least 0")]
+    Exponent(f64),
+    /// More sampling steps than training steps, or none.
+    #[error("RDDM was asked for {asked} sampling steps, but it can take 1 to {available}")]
+    SamplingSteps {
+        /// Steps asked for.
+        asked: usize,
+        /// Steps of the schedule.
+        available: usize,
+    },
+    /// η outside [0, 1].
+    #[error("RDDM's eta is {0}, but it must lie in [0, 1]")]
+    Eta(f64),
+    /// DDIM's cumulative products do not fall from at most 1 to above 0.
+    #[error(
+        "the cumulative products of a DDIM schedule must fall strictly within (0, 1], but number {index} is {value}"
+    )]
+    NotADdimSchedule {
+        /// Index of the offending value.
+        index: usize,
+        /// The value.
+        value: f64,
+    },
+    /// The network has not as many outputs as the objective predicts.
+    #[error("the objective {objective:?} needs {expected} network output(s), but the network has {found}")]
+    Outputs {
+        /// The objective.
+        objective: Objective,
+        /// Outputs it needs.
+        expected: usize,
+        /// Outputs there are.
+        found: usize,
+    },
+    /// The UNet's configuration is wrong.
+    #[error(transparent)]
+    UNet(#[from] UNetConfigError),
+}
+
+/// Configuration of a [`ResidualSchedule`].
+///
+/// The defaults are the paper's: `T = 1000`, `α` decreasing and `β²` increasing linearly. For
+/// restoration the paper also uses `noise_variance = 0.01`, its code's default when a degraded
+/// picture conditions the network.
+#[derive(Config, Debug, PartialEq)]
+pub struct ResidualScheduleConfig {
+    /// Diffusion steps `T`. Default 1000.
+    #[config(default = 1000)]
+    pub steps: usize,
+    /// Shape of `α_t`. Default `Decreased { power: 1 }`.
+    #[config(default = "Coefficients::Decreased { power: 1.0 }")]
+    pub residual: Coefficients,
+    /// Shape of `β_t²`. Default `Increased { power: 1 }`.
+    #[config(default = "Coefficients::Increased { power: 1.0 }")]
+    pub noise: Coefficients,
+    /// `β̄_T²`, the official code's `sum_scale`. Default 1.
+    #[config(default = 1.0)]
+    pub noise_variance: f64,
+}
+
+impl ResidualScheduleConfig {
+    /// Computes the tables.
+    ///
+    /// # Errors
+    /// If there are no steps, or a variance or exponent is out of range.
+    ///
+    /// ```
+    /// use nabla_diffusion::rddm::ResidualScheduleConfig;
+    /// let schedule = ResidualScheduleConfig::new().with_noise_variance(0.01).init()?;
+    /// assert_eq!(schedule.steps(), 1000);
+    /// assert!((schedule.residual_sum(999) - 1.0).abs() < 1e-12);
+    /// assert!((schedule.noise_std(999) - 0.1).abs() < 1e-12);
+    /// # Ok::<(), nabla_diffusion::rddm::RddmError>(())
+    /// ```
+    pub fn init(&self) -> Result<ResidualSchedule, RddmError> {
+        if self.steps == 0 {
+            return Err(RddmError::NoSteps);
+        }
+        if !(self.noise_variance.is_finite() && self.noise_variance > 0.0) {
+            return Err(RddmError::NoiseVariance(self.noise_variance));
+        }
+        for coefficients in [self.residual, self.noise] {
+            if let Coefficients::Increased { power } | Coefficients::Decreased { power } =
+                coefficients
+                && !(power.is_finite() && power >= 0.0)
+            {
+                return Err(RddmError::Exponent(power));
+            }
+        }
+        Ok(ResidualSchedule::from_sums(
+            cumulative_sum(self.residual.values(self.steps, 1.0)),
+            cumulative_sum(self.noise.values(self.steps, self.noise_variance)),
+        ))
+    }
+}
+
+fn cumulative_sum(values: Vec<f64>) -> Vec<f64> {
+    let mut sum = 0.0;
+    values
+        .into_iter()
+        .map(|v| {
+            sum += v;
+            sum
+        })
+        .collect()
+}
+
+/// The tables `ᾱ_t` and `β̄_t²` of one RDDM; index `t` counts from 0 as in the official code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResidualSchedule {
+    residual_sum: Vec<f64>,
+    noise_variance: Vec<f64>,
+}
+
+impl ResidualSchedule {
+    fn from_sums(residual_sum: Vec<f64>, noise_variance: Vec<f64>) -> Self {
+        Self { residual_sum, noise_variance }
+    }
+
+    /// The RDDM that equals a DDIM with the cumulative products `alpha_bar` (decreasing, in
+    /// `(0, 1]`): `ᾱ_t = 1 − √alpha_bar_t`, `β̄_t² = 1 − alpha_bar_t`, with `I_in = 0`.
+    ///
+    /// # Errors
+    /// If the products do not fall strictly within `(0, 1]`.
+    pub fn from_ddim(alpha_bar: &[f64]) -> Result<Self, RddmError> {
+        if alpha_bar.is_empty() {
+            return Err(RddmError::NoSteps);
+        }
+        let mut previous = f64::INFINITY;
+        for (index, &value) in alpha_bar.iter().enumerate() {
+            if !(value > 0.0 && value < 1.0 && value < previous) {
+                return Err(RddmError::NotADdimSchedule { index, value });
+            }
+            previous = value;
+        }
+        Ok(Self::from_sums(
+            alpha_bar.iter().map(|a| 1.0 - a.sqrt()).collect(),
+            alpha_bar.iter().map(|a| 1.0 - a).collect(),
+        ))
+    }
+
+    /// Number of diffusion steps `T`.
+    pub fn steps(&self) -> usize {
+        self.residual_sum.len()
+    }
+
+    /// `ᾱ_t`.
+    ///
+    /// # Panics
+    /// If `t >= self.steps()`.
+    pub fn residual_sum(&self, t: usize) -> f64 {
+        self.residual_sum[t]
+    }
+
+    /// `β̄_t`.
+    ///
+    /// # Panics
+    /// If `t >= self.steps()`.
+    pub fn noise_std(&self, t: usize) -> f64 {
+        self.noise_variance[t].sqrt()
+    }
+
+    /// `I_t = I_0 + ᾱ_t I_res + β̄_t ε` for one `t` per example.
+    ///
+    /// - `clean`, `residual`, `noise`: `[batch, channels, height, width]`
+    /// - `t`: `batch` indices below [`steps`](Self::steps)
+    ///
+    /// # Panics
+    /// If a `t` is not below [`steps`](Self::steps).
+    pub fn diffuse(
+        &self,
+        clean: Tensor<4>,
+        residual: Tensor<4>,
+        noise: Tensor<4>,
+        t: &[usize],
+    ) -> Tensor<4> {
+        let device = clean.device();
+        clean
+            + residual * per_example(t.iter().map(|&t| self.residual_sum(t)), &device)
+            + noise * per_example(t.iter().map(|&t| self.noise_std(t)), &device)
+    }
+
+    /// The indices that a sampler of `count` steps visits, from `T − 1` down, and `None` for `I_0`.
+    ///
+    /// As the official code: `int(linspace(−1, T − 1, count + 1))`, reversed.
+    ///
+    /// # Errors
+    /// If `count` is 0 or more than [`steps`](Self::steps).
+    pub fn sampling_pairs(&self, count: usize) -> Result<Vec<(usize, Option<usize>)>, RddmError> {
+        let available = self.steps();
+        if count == 0 || count > available {
+            return Err(RddmError::SamplingSteps { asked: count, available });
+        }
+        // Position i of the linspace, truncated towards zero; −1 stands for the clean picture.
+        let at = |i: usize| {
+            let x = -1.0 + (available as f64) * (i as f64) / (count as f64);
+            (i > 0).then(|| x.max(0.0) as usize)
+        };
+        Ok((0..count).rev().map(|i| (at(i + 1).unwrap_or(0), at(i))).collect())
+    }
+}
+
+/// `[batch, 1, 1, 1]`.
+fn per_example(values: impl Iterator<Item = f64>, device: &Device) -> Tensor<4> {
+    let values: Vec<f32> = values.map(|v| v as f32).collect();
+    let batch = values.len();
+    Tensor::<1>::from_floats(values.as_slice(), device).reshape([batch, 1, 1, 1])
+}
+
+/// What the network is trained to predict.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// SM-Res: the residual; the noise follows from it.
+    Residual,
+    /// SM-N: the noise; the residual follows from it.
+    Noise,
+    /// SM-Res-N: the residual and the noise.
+    ResidualNoise,
+    /// The clean picture and the noise.
+    CleanNoise,
+}
+
+impl Objective {
+    /// Number of network outputs.
+    pub fn outputs(self) -> usize {
+        match self {
+            Self::Residual | Self::Noise => 1,
+            Self::ResidualNoise | Self::CleanNoise => 2,
+        }
+    }
+}
+
+/// How the networks that predict two things are arranged (the official `share_encoder`).
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Two separate UNets, the official default.
+    Separate,
+    /// One encoder; the residual's decoder sees only the bottleneck, the noise's has the skips.
+    Encoder,
+}
+
+/// The residual and noise networks of an RDDM.
+#[derive(Module, Debug)]
+pub struct ResidualNetwork {
+    first: UNet,
+    second: Option<UNet>,
+}
+
+impl ResidualNetwork {
+    /// Builds the networks that `objective` needs from one UNet configuration, whose `decoders`
+    /// field is set as `sharing` says.
+    ///
+    /// # Errors
+    /// If the UNet's configuration is wrong.
+    pub fn init(
+        config: &UNetConfig,
+        objective: Objective,
+        sharing: Sharing,
+        device: &Device,
+    ) -> Result<Self, RddmError> {
+        let single = config.clone().with_decoders(vec![Decoder::Skip]);
+        Ok(match (objective.outputs(), sharing) {
+            (1, _) => Self { first: single.init(device)?, second: None },
+            (_, Sharing::Separate) => {
+                Self { first: single.init(device)?, second: Some(single.init(device)?) }
+            }
+            (_, Sharing::Encoder) => Self {
+                first: config
+                    .clone()
+                    .with_decoders(vec![Decoder::NoSkip, Decoder::Skip])
+                    .init(device)?,
+                second: None,
+            },
+        })
+    }
+
+    /// The outputs, each `[batch, channels, height, width]`.
+    ///
+    /// - `x`: `I_t`, `[batch, channels, height, width]`
+    /// - `times`: the time that the residual and the noise network are told, `[batch]` each. A
+    ///   single network is told the first.
+    /// - `condition`: pictures to concatenate, `[batch, condition_channels, height, width]`
+    /// - `class`: `[batch]`
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        times: [Tensor<1>; 2],
+        condition: Option<Tensor<4>>,
+        class: Option<Tensor<1, Int>>,
+    ) -> Vec<Tensor<4>> {
+        let [residual_time, noise_time] = times;
+        match &self.second {
+            None => self.first.forward(x, residual_time, condition, class),
+            Some(second) => {
+                let mut outputs =
+                    self.first.forward(x.clone(), residual_time, condition.clone(), class.clone());
+                outputs.extend(second.forward(x, noise_time, condition, class));
+                outputs
+            }
+        }
+    }
+}
+
+/// Which of two predictions a sampler believes (the official `test_res_or_noise`).
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Both.
+    Both,
+    /// The residual; the noise follows from it.
+    Residual,
+    /// The noise; the residual follows from it.
+    Noise,
+}
+
+/// What a model says of one `I_t`: `I_t = clean + ᾱ_t residual + β̄_t noise`.
+#[derive(Clone, Debug)]
+pub struct ResidualPrediction {
+    /// `I_res`, `[batch, channels, height, width]`.
+    pub residual: Tensor<4>,
+    /// `ε`, `[batch, channels, height, width]`.
+    pub noise: Tensor<4>,
+    /// `I_0`, `[batch, channels, height, width]`.
+    pub clean: Tensor<4>,
+}
+
+impl ResidualSchedule {
+    /// The noise that explains `x` if the residual is `residual` (and `I_0 = input − residual`).
+    pub fn noise_from_residual(
+        &self,
+        x: Tensor<4>,
+        input: Tensor<4>,
+        residual: Tensor<4>,
+        t: &[usize],
+    ) -> Tensor<4> {
+        let device = x.device();
+        (x - input - residual * per_example(t.iter().map(|&t| self.residual_sum(t) - 1.0), &device))
+            / per_example(t.iter().map(|&t| self.noise_std(t)), &device)
+    }
+
+    /// The clean picture that explains `x` if the noise is `noise` and the residual leads to
+    /// `input`. At `ᾱ_t = 1` the equation has no solution; as in the official code the divisor is
+    /// kept at 1e-6 there.
+    pub fn clean_from_noise(
+        &self,
+        x: Tensor<4>,
+        input: Tensor<4>,
+        noise: Tensor<4>,
+        t: &[usize],
+    ) -> Tensor<4> {
+        let device = x.device();
+        (x - input * per_example(t.iter().map(|&t| self.residual_sum(t)), &device)
+            - noise * per_example(t.iter().map(|&t| self.noise_std(t)), &device))
+            / per_example(t.iter().map(|&t| (1.0 - self.residual_sum(t)).max(1e-6)), &device)
+    }
+
+    /// The prediction whose clean picture is `clean`: the residual and the noise that belong to it
+    /// at `x`. A correction of the clean picture (OmniSSR's, say) enters the sampler here.
+    pub fn prediction_of_clean(
+        &self,
+        x: Tensor<4>,
+        input: Tensor<4>,
+        clean: Tensor<4>,
+        t: &[usize],
+    ) -> ResidualPrediction {
+        let residual = input.clone() - clean.clone();
+        let noise = self.noise_from_residual(x, input, residual.clone(), t);
+        ResidualPrediction { residual, noise, clean }
+    }
+
+    /// Completes the network's `outputs` to a prediction.
+    ///
+    /// With `clip`, residual and clean picture are held to `[−1, 1]`, the official default.
+    ///
+    /// # Errors
+    /// If there are not as many outputs as `objective` has.
+    #[allow(clippy::too_many_arguments)]
+    pub fn prediction(
+        &self,
+        objective: Objective,
+        trust: Trust,
+        outputs: Vec<Tensor<4>>,
+        x: Tensor<4>,
+        input: Tensor<4>,
+        t: &[usize],
+        clip: bool,
+    ) -> Result<ResidualPrediction, RddmError> {
+        let found = outputs.len();
+        let expected = objective.outputs();
+        let mismatch = RddmError::Outputs { objective, expected, found };
+        if found != expected {
+            return Err(mismatch);
+        }
+        let clamp = |x: Tensor<4>| if clip { x.clamp(-1.0, 1.0) } else { x };
+        let mut outputs = outputs.into_iter();
+        let first = outputs.next().ok_or(mismatch)?;
+        let of_residual = |residual: Tensor<4>| {
+            let residual = clamp(residual);
+            let noise = self.noise_from_residual(x.clone(), input.clone(), residual.clone(), t);
+            let clean = clamp(input.clone() - residual.clone());
+            ResidualPrediction { residual, noise, clean }
+        };
+        let of_noise = |noise: Tensor<4>| {
+            let clean = clamp(self.clean_from_noise(x.clone(), input.clone(), noise.clone(), t));
+            let residual = clamp(input.clone() - clean.clone());
+            ResidualPrediction { residual, noise, clean }
+        };
+        Ok(match (objective, outputs.next()) {
+            (Objective::Noise, _) => of_noise(first),
+            (Objective::Residual, _) | (_, None) => of_residual(first),
+            (_, Some(noise)) => {
+                let residual = match objective {
+                    Objective::CleanNoise => input.clone() - first.clone(),
+                    _ => first.clone(),
+                };
+                match (trust, objective) {
+                    (Trust::Residual, _) => of_residual(residual),
+                    (Trust::Noise, _) => of_noise(noise),
+                    (Trust::Both, Objective::CleanNoise) => ResidualPrediction {
+                        residual: clamp(residual),
+                        noise,
+                        clean: clamp(first),
+                    },
+                    (Trust::Both, _) => {
+                        let residual = clamp(residual);
+                        let device = x.device();
+                        let sum = per_example(t.iter().map(|&t| self.residual_sum(t)), &device);
+                        let std = per_example(t.iter().map(|&t| self.noise_std(t)), &device);
+                        let clean = clamp(
+                            x.clone() - residual.clone() * sum - noise.clone() * std,
+                        );
+                        ResidualPrediction { residual, noise, clean }
+                    }
+                }
+            }
+        })
+    }
+
+    /// One reverse step from index `t` to `next` (`None` for the clean picture itself).
+    ///
+    /// - `x`: `I_t`
+    /// - `eta`: 0 deterministic, 1 ancestral
+    /// - `fresh`: the noise `z`, needed only if `eta > 0`
+    /// - `remove`: what is removed in this step, see [`Removal`]
+    ///
+    /// # Panics
+    /// If `t` or `next` is not below [`steps`](Self::steps).
+    #[allow(clippy::too_many_arguments)]
+    pub fn reverse_step(
+        &self,
+        x: Tensor<4>,
+        prediction: &ResidualPrediction,
+        t: usize,
+        next: Option<usize>,
+        eta: f64,
+        fresh: Option<Tensor<4>>,
+        remove: Removal,
+    ) -> Tensor<4> {
+        let Some(next) = next else {
+            return match remove {
+                Removal::ResidualAndNoise | Removal::Resample => prediction.clean.clone(),
+                Removal::Residual => {
+                    x - prediction.residual.clone().mul_scalar(self.residual_sum(t))
+                }
+                Removal::Noise => x - prediction.noise.clone().mul_scalar(self.noise_std(t)),
+            };
+        };
+        let alpha = self.residual_sum[t] - self.residual_sum[next];
+        let (now, then) = (self.noise_variance[t], self.noise_variance[next]);
+        let sigma2 = eta * (now - then) * then / now;
+        let kept = (then - sigma2).max(0.0).sqrt();
+        let less_residual = |x: Tensor<4>| x - prediction.residual.clone().mul_scalar(alpha);
+        let less_noise =
+            |x: Tensor<4>| x - prediction.noise.clone().mul_scalar(now.sqrt() - kept);
+        let x = match remove {
+            Removal::ResidualAndNoise => less_noise(less_residual(x)),
+            Removal::Residual => less_residual(x),
+            Removal::Noise => less_noise(x),
+            Removal::Resample => {
+                let ratio = kept / now.sqrt();
+                x.mul_scalar(ratio)
+                    + prediction.clean.clone().mul_scalar(1.0 - ratio)
+                    + prediction
+                        .residual
+                        .clone()
+                        .mul_scalar(self.residual_sum[next] - self.residual_sum[t] * ratio)
+            }
+        };
+        match fresh {
+            Some(z) if sigma2 > 0.0 => x + z.mul_scalar(sigma2.sqrt()),
+            _ => x,
+        }
+    }
+}
+
+/// What one reverse step removes.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Residual and noise together (the official `use_pred_noise`), the default.
+    ResidualAndNoise,
+    /// The same step written with the predicted clean picture (the official `use_x_start`). It
+    /// differs where the prediction was clipped, and follows a corrected clean picture.
+    Resample,
+    /// Only the residual: half of a partially path-independent generation.
+    Residual,
+    /// Only the noise: the other half.
+    Noise,
+}
+
+/// The order in which a sampler removes residual and noise.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Both in each step.
+    Together,
+    /// First all residual (the noise time held at its end), then all noise.
+    ResidualFirst,
+    /// First all noise, then all residual.
+    NoiseFirst,
+}
