@@ -41,10 +41,14 @@ VISER = ("pip", "viser", "1.0.0")
 PMNDRS = ("npm", "@pmndrs/assets", "1.7.0")
 BLENDER = ("apt", "blender-data", "3.4.1+dfsg-2")
 
-# (name, split, package, path inside, scene). Both packages hold nine scenes under two names
+WORLD = "usr/share/blender/datafiles/studiolights/world/"
+
+# (name, split, package, path inside, scene). viser and @pmndrs/assets share nine scenes
 # (apartment = lebombo, city = potsdamer_platz, dawn = kiara_1_dawn, forest = forest_slope,
 # lobby = st_fagans_interior, night = dikhololo_night, park = rooitou_park,
-# studio = studio_small_03, warehouse = empty_warehouse_01): the 1024 x 512 one is taken.
+# studio = studio_small_03, warehouse = empty_warehouse_01), and of Blender's eight, `sunset` is
+# viser's venice_sunset and `sunrise` is @pmndrs/assets' sunrise: each scene is taken once, at
+# 1024 x 512 where there is one.
 # `sky` is left out: its lower half is a mirror image, not a photograph.
 PANORAMAS = [
     ("dikhololo_night", "held_out", VISER, "viser/client/build/hdri/dikhololo_night_1k.hdr", "night, outdoor"),
@@ -60,10 +64,16 @@ PANORAMAS = [
     ("lebombo", "training", VISER, "viser/client/build/hdri/lebombo_1k.hdr", "indoor"),
     ("rooitou_park", "training", VISER, "viser/client/build/hdri/rooitou_park_1k.hdr", "outdoor, lawn"),
     ("studio_small", "training", VISER, "viser/client/build/hdri/studio_small_03_1k.hdr", "indoor, studio"),
+    ("blender_city", "training", BLENDER, WORLD + "city.exr", "city"),
+    ("blender_courtyard", "training", BLENDER, WORLD + "courtyard.exr", "outdoor, courtyard"),
+    ("blender_forest", "training", BLENDER, WORLD + "forest.exr", "outdoor, park"),
+    ("blender_interior", "training", BLENDER, WORLD + "interior.exr", "indoor, hotel room"),
+    ("blender_night", "training", BLENDER, WORLD + "night.exr", "night, outdoor"),
+    ("blender_studio", "training", BLENDER, WORLD + "studio.exr", "indoor, studio"),
+    ("sunrise", "training", BLENDER, WORLD + "sunrise.exr", "outdoor, field"),
     ("esplanade", "training", PMNDRS, "hdri/esplanade.exr.js", "indoor, shops"),
     ("hall", "training", PMNDRS, "hdri/hall.exr.js", "indoor"),
     ("lab", "training", PMNDRS, "hdri/lab.exr.js", "indoor"),
-    ("sunrise", "training", PMNDRS, "hdri/sunrise.exr.js", "outdoor, field"),
     ("sunset", "training", PMNDRS, "hdri/sunset.exr.js", "city"),
 ]
 SAMPLE = "st_fagans_interior"
@@ -121,7 +131,8 @@ def read_panorama(path, cache):
 
 
 def tone_map(rgb):
-    rgb = np.maximum(rgb, 0.0)
+    # A sample that overflowed half precision is brighter than white.
+    rgb = np.nan_to_num(np.maximum(rgb, 0.0), nan=65504.0, posinf=65504.0)
     white = np.percentile(rgb @ np.array([0.2126, 0.7152, 0.0722]), 95)
     return np.floor(255.0 * np.clip(rgb / white, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)
 
@@ -207,3 +218,88 @@ def make_panoramas(cache):
                 if s == split:
                     f.write(f'    "{name}", # {scene}\n')
             f.write("]\n" + ("\n" if split == "training" else ""))
+
+
+# ---------------------------------------------------------------- photographs
+
+SKIMAGE = ("pip", "scikit-image", "0.26.0")
+SKLEARN = ("pip", "scikit-learn", "1.7.0")
+SCIPY = ("pip", "scipy", "1.9.3")
+IMGAUG = ("pip", "imgaug", "0.4.0")
+PALAPELI = ("apt", "palapeli-data", "4:22.12.3-1")
+LOMIRI16 = ("apt", "lomiri-wallpapers-16.04", "20.04.0-2")
+LOMIRI20 = ("apt", "lomiri-wallpapers-20.04", "20.04.0-2")
+
+PD = "public domain"
+QUALITY = 94
+# (name, package, path inside, author, licence, integer reduction factor)
+PHOTOS = [
+    ("astronaut", SKIMAGE, "skimage/data/astronaut.png", "NASA", PD, 1),
+    ("brick", SKIMAGE, "skimage/data/brick.png", "CC0Textures (Bricks25)", "CC0-1.0", 1),
+    ("camera", SKIMAGE, "skimage/data/camera.png", "Lav Varshney", "CC0-1.0", 1),
+    ("chelsea", SKIMAGE, "skimage/data/chelsea.png", "Stefan van der Walt", "CC0-1.0", 1),
+    ("coffee", SKIMAGE, "skimage/data/coffee.png", "Rachel Michetti", "CC0-1.0", 1),
+    ("grass", SKIMAGE, "skimage/data/grass.png", "linolafett", "CC0-1.0", 1),
+    ("gravel", SKIMAGE, "skimage/data/gravel.png", "CC0Textures (Gravel04)", "CC0-1.0", 1),
+    ("hubble_deep_field", SKIMAGE, "skimage/data/hubble_deep_field.jpg", "NASA", PD, 1),
+    ("retina", SKIMAGE, "skimage/data/retina.jpg", "Mikael Haeggstroem", "CC0-1.0", 2),
+    ("rocket", SKIMAGE, "skimage/data/rocket.jpg", "SpaceX", PD, 1),
+    ("china", SKLEARN, "sklearn/datasets/images/china.jpg", "danielbuechele (Flickr)", "CC-BY-2.0", 1),
+    ("flower", SKLEARN, "sklearn/datasets/images/flower.jpg", "vultilion (Flickr)", "CC-BY-2.0", 1),
+    ("ascent", SCIPY, "scipy/misc/ascent.dat", "accent-to-the-top (public-domain-image.com)", PD, 1),
+    ("raccoon", SCIPY, "scipy/misc/face.dat", "Judy Weggelaar (public-domain-image.com)", PD, 1),
+    ("quokka", IMGAUG, "imgaug/quokka.jpg", "see imgaug's README", "CC-BY-SA-4.0", 1),
+    ("cincinnati_bridge", PALAPELI, "usr/share/palapeli/collection/cincinnati-bridge.jpg", "Derek Jensen", PD, 1),
+    ("citrus_fruits", PALAPELI, "usr/share/palapeli/collection/citrus-fruits.jpg", "US Department of Agriculture", PD, 1),
+    ("honey_bee", PALAPELI, "usr/share/palapeli/collection/european-honey-bee.jpg", "John Severns", PD, 2),
+    ("aitzgorri", LOMIRI16, "usr/share/backgrounds/aitzgorri_by_Aitzol_Berasategi.jpg", "Aitzol Berasategi, 2018", "CC-BY-4.0", 2),
+    ("bridge_cables", LOMIRI16, "usr/share/backgrounds/Bridge_by_Sander_Klootwijk.jpg", "Sander Klootwijk, 2018", "CC-BY-SA-4.0", 4),
+    ("dragonfly", LOMIRI16, "usr/share/backgrounds/Dragonfly_by_Bolly.jpg", "Bolly, 2018", "CC-BY-SA-4.0", 3),
+    ("greenfinch", LOMIRI16, "usr/share/backgrounds/free_by_Peter_Nerlich.jpg", "Peter Nerlich, 2018", "CC-BY-SA-4.0", 3),
+    ("friends", LOMIRI16, "usr/share/backgrounds/friends_by_Aitzol_Berasategi.jpg", "Aitzol Berasategi, 2018", "CC-BY-4.0", 2),
+    ("clock", LOMIRI16, "usr/share/backgrounds/greentock_by_Peter_Nerlich.jpg", "Peter Nerlich, 2018", "CC-BY-SA-4.0", 2),
+    ("life", LOMIRI16, "usr/share/backgrounds/life_by_Aitzol_Berasategi.jpg", "Aitzol Berasategi, 2018", "CC-BY-4.0", 2),
+    ("picos_de_europa", LOMIRI16, "usr/share/backgrounds/picosdeeuropa_by_Aitzol_Berasategi.jpg", "Aitzol Berasategi, 2018", "CC-BY-4.0", 2),
+    ("fig", LOMIRI16, "usr/share/backgrounds/Picture_0B_by_freespace.jpg", "Trevor 'Freespace', 2018", "CC-BY-4.0", 2),
+    ("brushes", LOMIRI16, "usr/share/backgrounds/Picture_1A_by_freespace.jpg", "Trevor 'Freespace', 2018", "CC-BY-4.0", 1),
+    ("dandelion", LOMIRI16, "usr/share/backgrounds/seeding_by_Clements_Engelhardt.jpg", "Clemens Engelhardt, 2018", "CC0-1.0", 4),
+    ("hilltop", LOMIRI16, "usr/share/backgrounds/sunset_by_Aitzol_Berasategi.jpg", "Aitzol Berasategi, 2018", "CC-BY-4.0", 3),
+    ("wine", LOMIRI16, "usr/share/backgrounds/Wine_by_Jakkub_Mede.jpg", "Jakub Mede, 2018", "CC-BY-4.0", 2),
+    ("nuthatch", LOMIRI20, "usr/share/backgrounds/Kleiber_by_Lukas_Baubkus.jpg", "Lukas Baubkus, 2021", "CC-BY-SA-3.0", 4),
+]
+
+
+def read_scipy_dat(path):
+    """scipy.misc keeps `face` as bz2 of raw RGB bytes and `ascent` as a pickled array."""
+    if path.endswith("face.dat"):
+        import bz2
+
+        with open(path, "rb") as f:
+            return np.frombuffer(bz2.decompress(f.read()), np.uint8).reshape(768, 1024, 3)
+    import pickle
+
+    with open(path, "rb") as f:
+        return np.asarray(pickle.load(f)).astype(np.uint8)
+
+
+def make_photos(cache):
+    out = os.path.join(HERE, "photos")
+    shutil.rmtree(out, ignore_errors=True)
+    os.makedirs(out)
+    for name, package, path, _, _, factor in PHOTOS:
+        path = os.path.join(fetch(package, cache), path)
+        if path.endswith(".dat"):
+            picture = Image.fromarray(read_scipy_dat(path))
+        else:
+            picture = Image.open(path)
+        if picture.mode not in ("L", "RGB"):
+            picture = picture.convert("RGB")
+        if factor > 1:
+            size = (picture.width // factor, picture.height // factor)
+            box = (0, 0, size[0] * factor, size[1] * factor)
+            picture = picture.resize(size, Image.Resampling.LANCZOS, box=box)
+        # A JPEG that is taken as it is stays byte for byte: no second loss.
+        if factor == 1 and path.endswith(".jpg"):
+            shutil.copyfile(path, os.path.join(out, name + ".jpg"))
+        else:
+            picture.save(os.path.join(out, name + ".jpg"), quality=QUALITY, subsampling=0, optimize=True)
