@@ -17,9 +17,6 @@ The percentile is over the pixels of the equirectangular picture, without a weig
 
 import argparse
 import base64
-import glob
-import io
-import lzma
 import os
 import re
 import shutil
@@ -27,7 +24,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-import zlib
 
 import cv2
 import numpy as np
@@ -207,7 +203,10 @@ def make_panoramas(cache):
             low = np.clip(np.floor(x + 0.5), 0, 255).astype(np.uint8)
             h, w = low.shape[:2]
             write_png(os.path.join(sample, f"panorama_{w}x{h}.png"), low, GPANO.format(w=w, h=h))
-    with open(os.path.join(out, "split.toml"), "w") as f:
+
+
+def write_split():
+    with open(os.path.join(HERE, "panoramas", "split.toml"), "w") as f:
         f.write("# The split of the panoramas by name, fixed once (written by make_assets.py).\n"
                 "# No scene stands on both sides. `sample` is the held-out panorama that the\n"
                 "# program carries inside.\n\n")
@@ -225,7 +224,6 @@ def make_panoramas(cache):
 SKIMAGE = ("pip", "scikit-image", "0.26.0")
 SKLEARN = ("pip", "scikit-learn", "1.7.0")
 SCIPY = ("pip", "scipy", "1.9.3")
-IMGAUG = ("pip", "imgaug", "0.4.0")
 PALAPELI = ("apt", "palapeli-data", "4:22.12.3-1")
 LOMIRI16 = ("apt", "lomiri-wallpapers-16.04", "20.04.0-2")
 LOMIRI20 = ("apt", "lomiri-wallpapers-20.04", "20.04.0-2")
@@ -242,13 +240,12 @@ PHOTOS = [
     ("grass", SKIMAGE, "skimage/data/grass.png", "linolafett", "CC0-1.0", 1),
     ("gravel", SKIMAGE, "skimage/data/gravel.png", "CC0Textures (Gravel04)", "CC0-1.0", 1),
     ("hubble_deep_field", SKIMAGE, "skimage/data/hubble_deep_field.jpg", "NASA", PD, 1),
-    ("retina", SKIMAGE, "skimage/data/retina.jpg", "Mikael Haeggstroem", "CC0-1.0", 2),
+    ("retina", SKIMAGE, "skimage/data/retina.jpg", "Mikael Häggström", "CC0-1.0", 2),
     ("rocket", SKIMAGE, "skimage/data/rocket.jpg", "SpaceX", PD, 1),
     ("china", SKLEARN, "sklearn/datasets/images/china.jpg", "danielbuechele (Flickr)", "CC-BY-2.0", 1),
     ("flower", SKLEARN, "sklearn/datasets/images/flower.jpg", "vultilion (Flickr)", "CC-BY-2.0", 1),
-    ("ascent", SCIPY, "scipy/misc/ascent.dat", "accent-to-the-top (public-domain-image.com)", PD, 1),
-    ("raccoon", SCIPY, "scipy/misc/face.dat", "Judy Weggelaar (public-domain-image.com)", PD, 1),
-    ("quokka", IMGAUG, "imgaug/quokka.jpg", "see imgaug's README", "CC-BY-SA-4.0", 1),
+    ("ascent", SCIPY, "scipy/misc/ascent.dat", "unnamed (public-domain-image.com, accent-to-the-top)", PD, 1),
+    ("raccoon", SCIPY, "scipy/misc/face.dat", "unnamed (public-domain-image.com, raccoon)", PD, 1),
     ("cincinnati_bridge", PALAPELI, "usr/share/palapeli/collection/cincinnati-bridge.jpg", "Derek Jensen", PD, 1),
     ("citrus_fruits", PALAPELI, "usr/share/palapeli/collection/citrus-fruits.jpg", "US Department of Agriculture", PD, 1),
     ("honey_bee", PALAPELI, "usr/share/palapeli/collection/european-honey-bee.jpg", "John Severns", PD, 2),
@@ -303,3 +300,71 @@ def make_photos(cache):
             shutil.copyfile(path, os.path.join(out, name + ".jpg"))
         else:
             picture.save(os.path.join(out, name + ".jpg"), quality=QUALITY, subsampling=0, optimize=True)
+
+
+# ---------------------------------------------------------------- the table of sources
+
+README_HEAD = """# Pictures of the repository
+
+`make_assets.py` rebuilds every file of this folder (but `prior*`) from published packages of
+exact versions; this table is written by it.
+
+* `panoramas/*.png`: equirectangular panoramas, 8-bit RGB, tone-mapped once: linear light (negative
+  samples clipped) divided by the 95th percentile of its luminance, clamped to [0, 1], gamma 1/2.2.
+  No scene stands twice. `panoramas/split.toml` is the split by name into training and held-out.
+  In `sunrise`, `hall`, `lab`, `esplanade` and `workshop` the package's own lossy EXR compression left dark
+  specks around the sun and the lamps.
+* `photos/*.jpg`: photographs that the prior is trained on. JPEG files of the packages that needed
+  no reduction are byte for byte those of the package; the others were reduced by an integer factor
+  (Lanczos) and saved at quality {quality}, 4:4:4. None is a painting, a rendering or a logo.
+* `sample/`: the ground truth of the README's command, and its x4 degradation (bicubic, antialiased,
+  wrapped in longitude), both with GPano metadata as a camera writes it.
+
+The licences are those of the authors of the pictures, not that of Nabla's code. CC-BY and CC-BY-SA
+files carry the attribution below; the reduced files of CC-BY-SA authors are under the same CC-BY-SA
+licence.
+"""
+
+
+def source(package):
+    registry = {"pip": "PyPI", "npm": "npm", "apt": "Debian"}[package[0]]
+    return f"{registry} `{package[1]}` {package[2]}"
+
+
+def write_readme():
+    authors = {
+        VISER: "Poly Haven (HDRI Haven)",
+        PMNDRS: "Poly Haven (HDRI Haven), packed by Antoine Bernier",
+        BLENDER: "Greg Zaal (HDRI Haven)",
+    }
+    lines = [README_HEAD.format(quality=QUALITY), "## Panoramas\n"]
+    lines.append("| file | split | size | scene | source | path inside | author | licence |")
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for name, split, package, path, scene in PANORAMAS:
+        w, h = Image.open(os.path.join(HERE, "panoramas", name + ".png")).size
+        lines.append(f"| `{name}.png` | {split.replace('_', '-')} | {w}x{h} | {scene} | {source(package)} | `{path}` "
+                     f"| {authors[package]} | CC0-1.0 |")
+    lines += ["", f"`sample/panorama_1024x512.png` is `{SAMPLE}` with GPano metadata; "
+              "`sample/panorama_256x128.png` is its x4 degradation.", "", "## Photographs\n"]
+    lines.append("| file | size | source | path inside | author | licence | what was done |")
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, package, path, author, licence, factor in PHOTOS:
+        w, h = Image.open(os.path.join(HERE, "photos", name + ".jpg")).size
+        done = f"reduced by {factor}, JPEG" if factor > 1 else "as it is" if path.endswith(".jpg") else "JPEG"
+        lines.append(f"| `{name}.jpg` | {w}x{h} | {source(package)} | `{path}` | {author} | {licence} | {done} |")
+    with open(os.path.join(HERE, "README.md"), "w") as f:
+        f.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="rebuild the pictures of the repository")
+    parser.add_argument("--cache", default="/tmp/nabla-assets", help="folder for the packages")
+    parser.add_argument("--only", choices=["panoramas", "photos", "readme"])
+    args = parser.parse_args()
+    os.makedirs(args.cache, exist_ok=True)
+    if args.only in (None, "panoramas"):
+        make_panoramas(args.cache)
+        write_split()
+    if args.only in (None, "photos"):
+        make_photos(args.cache)
+    write_readme()
