@@ -1,0 +1,359 @@
+//! What a diffusion model predicts, and the trait that samplers see of it.
+//!
+//! Given `x_t = √ᾱ x_0 + √(1 − ᾱ) ε`, a network may be trained to predict the noise `ε`, the clean
+//! picture `x_0`, or the velocity `v`; at a known `ᾱ` each one gives the two others:
+//!
+//! ```text
+//! v   = √ᾱ ε − √(1 − ᾱ) x_0
+//! x_0 = √ᾱ x_t − √(1 − ᾱ) v
+//! ε   = √(1 − ᾱ) x_t + √ᾱ v
+//! ```
+//!
+//! Sources: Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, arXiv 2006.11239
+//! (`ε`); Salimans, Ho, *Progressive Distillation for Fast Sampling of Diffusion Models*, 2022,
+//! arXiv 2202.00512 (`v`).
+
+use burn::config::Config;
+use burn::tensor::Tensor;
+
+use crate::schedule::{NoiseLevel, NoiseSchedule};
+
+/// Why a sampler cannot be built or cannot take a step.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SamplerError {
+    /// `x_0` does not follow from `ε` where nothing is left of the picture.
+    #[error(
+        "the model predicts the noise, which says nothing of the picture at timestep {timestep}, \
+         where alpha-bar is 0: use a model that predicts the sample or the velocity, or a schedule \
+         without zero terminal SNR"
+    )]
+    NoSignal {
+        /// What the network was told.
+        timestep: f64,
+    },
+    /// The model's output does not fit the picture.
+    #[error(
+        "the model's output has the shape {found:?}, but for a picture of the shape {picture:?} it \
+         must have the same shape, or twice the channels if it also predicts the variance"
+    )]
+    OutputShape {
+        /// Shape of the output.
+        found: [usize; 4],
+        /// Shape of the picture.
+        picture: [usize; 4],
+    },
+    /// A learned variance was asked for, but the model gives none.
+    #[error("the sampler is to use the learned variance, but the model predicts none")]
+    NoLearnedVariance,
+    /// The limit of clipping is not positive and finite.
+    #[error("the clip range is {0}, but it must be positive and finite")]
+    Clip(f64),
+    /// η outside [0, 1].
+    #[error("DDIM's eta is {0}, but it must lie in [0, 1]")]
+    Eta(f64),
+    /// No iterations of the inversion.
+    #[error("DDIM inversion needs at least 1 fixed-point iteration, but 0 were asked for")]
+    NoIterations,
+}
+
+/// What a network predicts.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Prediction {
+    /// The noise `ε`.
+    Epsilon,
+    /// The clean picture `x_0`.
+    Sample,
+    /// The velocity `v = √ᾱ ε − √(1 − ᾱ) x_0`.
+    Velocity,
+}
+
+impl Prediction {
+    /// Turns a prediction of this kind into one of the kind `to`.
+    ///
+    /// - `output`: the prediction; `x`: the noisy picture `x_t`; both of one shape
+    /// - `alpha_bar`: `ᾱ` of `x_t`. From `ε` it must be above 0, from `x_0` below 1; otherwise the
+    ///   result is not finite.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nabla_diffusion::denoiser::Prediction;
+    ///
+    /// let device = Device::flex();
+    /// let (sample, noise) = (Tensor::<1>::from_floats([0.5], &device), Tensor::from_floats([-1.0], &device));
+    /// let x = sample.clone() * 0.64_f64.sqrt() + noise.clone() * 0.36_f64.sqrt();
+    /// let back = Prediction::Epsilon.convert(Prediction::Sample, noise, x, 0.64);
+    /// assert!((back - sample).abs().into_scalar::<f32>() < 1e-6);
+    /// ```
+    pub fn convert<const D: usize>(
+        self,
+        to: Self,
+        output: Tensor<D>,
+        x: Tensor<D>,
+        alpha_bar: f64,
+    ) -> Tensor<D> {
+        let (signal, noise) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
+        match (self, to) {
+            (Self::Epsilon, Self::Sample) => (x - output * noise) / signal,
+            (Self::Epsilon, Self::Velocity) => (output - x * noise) / signal,
+            (Self::Sample, Self::Epsilon) => (x - output * signal) / noise,
+            (Self::Sample, Self::Velocity) => (x * signal - output) / noise,
+            (Self::Velocity, Self::Sample) => x * signal - output * noise,
+            (Self::Velocity, Self::Epsilon) => x * noise + output * signal,
+            _ => output,
+        }
+    }
+
+    /// What a network of this kind is trained to give for `x_t` made of `sample` and `noise`.
+    ///
+    /// - `sample`, `noise`: `[batch, channels, height, width]`
+    /// - `index`: `batch` indices into `schedule`
+    ///
+    /// # Panics
+    /// If an index is not below `schedule.steps()`, or the shapes do not agree.
+    pub fn target(
+        self,
+        sample: Tensor<4>,
+        noise: Tensor<4>,
+        schedule: &NoiseSchedule,
+        index: &[usize],
+    ) -> Tensor<4> {
+        match self {
+            Self::Epsilon => noise,
+            Self::Sample => sample,
+            Self::Velocity => {
+                let (signal, scale) = schedule.scales(index, &sample.device());
+                noise * signal - sample * scale
+            }
+        }
+    }
+}
+
+/// A diffusion model with its condition already bound to it: what samplers and guidance see.
+///
+/// A conditional network becomes one by a closure that holds the condition ([`denoiser`]), or by a
+/// struct of the network and the condition; classifier-free guidance is then a denoiser made of
+/// two.
+pub trait Denoiser {
+    /// What [`predict`](Self::predict) predicts.
+    fn prediction(&self) -> Prediction;
+
+    /// The prediction for `x`.
+    ///
+    /// - `x`: `[batch, channels, height, width]`, all at the same noise level
+    /// - returns the same shape, or twice the channels if the model also predicts the variance
+    ///   (the first half is then the prediction, the second lies in `[−1, 1]`)
+    fn predict(&self, x: Tensor<4>, level: NoiseLevel) -> Tensor<4>;
+}
+
+/// A denoiser made of a closure.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_diffusion::denoiser::{denoiser, Denoiser, Prediction};
+/// use nabla_diffusion::schedule::NoiseLevel;
+///
+/// // The denoiser of a data set whose only picture is black.
+/// let model = denoiser(Prediction::Sample, |x, _level| x.zeros_like());
+/// let x = Tensor::ones([1, 3, 8, 8], &Device::flex());
+/// let level = NoiseLevel { timestep: 10.0, alpha_bar: 0.9 };
+/// assert_eq!(model.predict(x, level).max().into_scalar::<f32>(), 0.0);
+/// ```
+pub fn denoiser<F>(prediction: Prediction, predict: F) -> ClosureDenoiser<F>
+where
+    F: Fn(Tensor<4>, NoiseLevel) -> Tensor<4>,
+{
+    ClosureDenoiser {
+        prediction,
+        predict,
+    }
+}
+
+/// See [`denoiser`].
+#[derive(Clone, Copy, Debug)]
+pub struct ClosureDenoiser<F> {
+    prediction: Prediction,
+    predict: F,
+}
+
+impl<F> Denoiser for ClosureDenoiser<F>
+where
+    F: Fn(Tensor<4>, NoiseLevel) -> Tensor<4>,
+{
+    fn prediction(&self) -> Prediction {
+        self.prediction
+    }
+
+    fn predict(&self, x: Tensor<4>, level: NoiseLevel) -> Tensor<4> {
+        (self.predict)(x, level)
+    }
+}
+
+/// What a model says of one `x_t = √ᾱ sample + √(1 − ᾱ) epsilon`.
+#[derive(Clone, Debug)]
+pub struct Denoised {
+    /// `x_0`, `[batch, channels, height, width]`.
+    pub sample: Tensor<4>,
+    /// `ε`, `[batch, channels, height, width]`.
+    pub epsilon: Tensor<4>,
+    /// The variance's place between its bounds, in `[−1, 1]`, if the model predicts it.
+    pub variance: Option<Tensor<4>>,
+}
+
+impl Denoised {
+    /// Asks `model` about `x`, `[batch, channels, height, width]`.
+    ///
+    /// # Errors
+    /// If the model's output has the wrong shape, or it predicts `ε` where `ᾱ` is 0.
+    pub fn predict(
+        model: &dyn Denoiser,
+        x: &Tensor<4>,
+        level: NoiseLevel,
+    ) -> Result<Self, SamplerError> {
+        Self::from_output(
+            model.predict(x.clone(), level),
+            x,
+            level,
+            model.prediction(),
+        )
+    }
+
+    /// Reads a model's output for `x`.
+    ///
+    /// - `output`: `[batch, channels, height, width]`, or with twice the channels
+    /// - `x`: `[batch, channels, height, width]`
+    ///
+    /// # Errors
+    /// If the output has the wrong shape, or is an `ε` where `ᾱ` is 0.
+    pub fn from_output(
+        output: Tensor<4>,
+        x: &Tensor<4>,
+        level: NoiseLevel,
+        prediction: Prediction,
+    ) -> Result<Self, SamplerError> {
+        if prediction == Prediction::Epsilon && level.alpha_bar == 0.0 {
+            return Err(SamplerError::NoSignal {
+                timestep: level.timestep,
+            });
+        }
+        let (found, picture) = (output.dims(), x.dims());
+        let [batch, channels, height, width] = picture;
+        let (output, variance) = if found == picture {
+            (output, None)
+        } else if found == [batch, 2 * channels, height, width] {
+            let variance = output.clone().slice_dim(1, channels..2 * channels);
+            (output.slice_dim(1, 0..channels), Some(variance))
+        } else {
+            return Err(SamplerError::OutputShape { found, picture });
+        };
+        let as_kind = |kind| prediction.convert(kind, output.clone(), x.clone(), level.alpha_bar);
+        Ok(Self {
+            sample: as_kind(Prediction::Sample),
+            epsilon: as_kind(Prediction::Epsilon),
+            variance,
+        })
+    }
+
+    /// The noise that, with the present `sample`, makes up `x`.
+    ///
+    /// A sampler keeps the model's `epsilon` when `sample` is clipped or replaced; this replaces it
+    /// too.
+    pub fn rederive_epsilon(mut self, x: &Tensor<4>, level: NoiseLevel) -> Self {
+        self.epsilon = Prediction::Sample.convert(
+            Prediction::Epsilon,
+            self.sample.clone(),
+            x.clone(),
+            level.alpha_bar,
+        );
+        self
+    }
+
+    pub(crate) fn clip(mut self, range: Option<f64>) -> Self {
+        if let Some(range) = range {
+            self.sample = self.sample.clamp(-range, range);
+        }
+        self
+    }
+}
+
+/// Where a sampler is, for the hook that sees every step.
+#[derive(Clone, Copy, Debug)]
+pub struct SamplerStep<'a> {
+    /// Index into the sampler's schedule: falls from `steps − 1` to 0.
+    pub index: usize,
+    /// Steps of the sampler's schedule.
+    pub steps: usize,
+    /// The noise level of `x`.
+    pub level: NoiseLevel,
+    /// `x_t`, `[batch, channels, height, width]`.
+    pub x: &'a Tensor<4>,
+}
+
+/// Sees every step of a sampler between the model's prediction and the update, and may replace the
+/// prediction: range-space projection (OmniSSR), data consistency (DDS), guidance that changes
+/// `sample` and `epsilon` differently (CFG++), progress bars.
+pub type SamplerHook<'a> = dyn FnMut(SamplerStep<'_>, Denoised) -> Denoised + 'a;
+
+pub(crate) fn check_clip(clip: Option<f64>) -> Result<(), SamplerError> {
+    match clip {
+        Some(range) if !(range > 0.0 && range.is_finite()) => Err(SamplerError::Clip(range)),
+        _ => Ok(()),
+    }
+}
+
+/// The exact denoiser of Gaussian data with independent pixels, `x_0 ~ N(μ, diag(s²))`:
+///
+/// ```text
+/// E[x_0 | x_t] = μ + √ᾱ s² / (ᾱ s² + 1 − ᾱ) (x_t − √ᾱ μ)
+/// ```
+///
+/// A model without an error of its own, to measure a sampler's.
+#[derive(Clone, Debug)]
+pub struct GaussianDenoiser {
+    mean: Tensor<4>,
+    variance: Tensor<4>,
+    prediction: Prediction,
+}
+
+impl GaussianDenoiser {
+    /// - `mean`: `μ`; `variance`: `s²`, positive; both `[1 or batch, channels, height, width]`
+    /// - `prediction`: the form in which [`predict`](Denoiser::predict) gives its answer
+    pub fn new(mean: Tensor<4>, variance: Tensor<4>, prediction: Prediction) -> Self {
+        Self {
+            mean,
+            variance,
+            prediction,
+        }
+    }
+
+    /// `√ᾱ μ` and `ᾱ s² + 1 − ᾱ`: mean and variance of `x_t`.
+    fn marginal(&self, alpha_bar: f64) -> (Tensor<4>, Tensor<4>) {
+        (
+            self.mean.clone() * alpha_bar.sqrt(),
+            self.variance.clone() * alpha_bar + (1.0 - alpha_bar),
+        )
+    }
+
+    /// Where the probability-flow ordinary differential equation takes `x` from the level
+    /// `alpha_bar` to the level `to`: the affine map between the two Gaussians that keeps the
+    /// quantile of every pixel.
+    ///
+    /// - `x`: `[batch, channels, height, width]`
+    pub fn transport(&self, x: Tensor<4>, alpha_bar: f64, to: f64) -> Tensor<4> {
+        let (mean, variance) = self.marginal(alpha_bar);
+        let (mean_to, variance_to) = self.marginal(to);
+        (x - mean) * (variance_to / variance).sqrt() + mean_to
+    }
+}
+
+impl Denoiser for GaussianDenoiser {
+    fn prediction(&self) -> Prediction {
+        self.prediction
+    }
+
+    fn predict(&self, x: Tensor<4>, level: NoiseLevel) -> Tensor<4> {
+        let (mean, variance) = self.marginal(level.alpha_bar);
+        let gain = self.variance.clone() * level.signal() / variance;
+        let sample = self.mean.clone() + (x.clone() - mean) * gain;
+        Prediction::Sample.convert(self.prediction, sample, x, level.alpha_bar)
+    }
+}
