@@ -1,0 +1,295 @@
+//! The contract that each experiment of this crate fulfils.
+
+use crate::measurement::{Measurement, TableError};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::error::Error;
+use std::path::PathBuf;
+
+/// The paper that a method comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paper {
+    /// The full title.
+    pub title: Cow<'static, str>,
+    /// The authors, shortened with `et al.` where they are many.
+    pub authors: Cow<'static, str>,
+    /// The year of the first public version.
+    pub year: u16,
+    /// The arXiv number such as `2404.10312`, where it is known for certain.
+    pub arxiv: Option<Cow<'static, str>>,
+}
+
+impl Paper {
+    /// A paper with an arXiv number.
+    pub const fn new(
+        title: &'static str,
+        authors: &'static str,
+        year: u16,
+        arxiv: &'static str,
+    ) -> Self {
+        Self {
+            title: Cow::Borrowed(title),
+            authors: Cow::Borrowed(authors),
+            year,
+            arxiv: Some(Cow::Borrowed(arxiv)),
+        }
+    }
+
+    /// A paper whose arXiv number is not known for certain.
+    pub const fn without_arxiv(title: &'static str, authors: &'static str, year: u16) -> Self {
+        Self {
+            title: Cow::Borrowed(title),
+            authors: Cow::Borrowed(authors),
+            year,
+            arxiv: None,
+        }
+    }
+
+    /// The address of the paper's abstract page, where its arXiv number is known.
+    pub fn url(&self) -> Option<String> {
+        self.arxiv
+            .as_ref()
+            .map(|id| format!("https://arxiv.org/abs/{id}"))
+    }
+}
+
+/// Where an experiment says how far it is; a program shows it, a test ignores it.
+///
+/// An experiment calls [`begin`](ProgressSink::begin) for each of its stages and
+/// [`advance`](ProgressSink::advance) within it.
+pub trait ProgressSink: Send + Sync {
+    /// A stage of `steps` steps begins, ending the one before.
+    fn begin(&self, stage: &str, steps: u64);
+    /// `steps` further steps of the stage are done.
+    fn advance(&self, steps: u64);
+    /// A remark that belongs in a log.
+    fn note(&self, line: &str);
+}
+
+/// The progress sink that shows nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoProgress;
+
+impl ProgressSink for NoProgress {
+    fn begin(&self, _stage: &str, _steps: u64) {}
+    fn advance(&self, _steps: u64) {}
+    fn note(&self, _line: &str) {}
+}
+
+/// The fewest seeds that a result may rest on.
+pub const MIN_SEEDS: usize = 3;
+
+/// What an experiment is given to run with.
+pub struct ClaimContext<'a> {
+    /// Whether to run the form of seconds that only shows that the experiment works; its numbers
+    /// are never results.
+    pub quick: bool,
+    /// One run of each variant per seed: at least [`MIN_SEEDS`] unless `quick`, all different.
+    pub seeds: Vec<u64>,
+    /// Where tensors live.
+    pub device: Device,
+    /// The device in words, such as `AMD EPYC 9R14, 2 threads`, as results name it.
+    pub device_name: String,
+    /// The folder with the files that the repository carries (models, panoramas).
+    pub assets: PathBuf,
+    /// Where to say how far the run is.
+    pub progress: &'a dyn ProgressSink,
+}
+
+impl<'a> ClaimContext<'a> {
+    /// The context of a full run: seeds 0, 1, 2, the folder `assets`, and the device's name as
+    /// [`describe_device`](crate::describe_device) gives it.
+    pub fn new(device: Device, progress: &'a dyn ProgressSink) -> Self {
+        Self {
+            quick: false,
+            seeds: vec![0, 1, 2],
+            device_name: crate::describe_device(&device),
+            device,
+            assets: PathBuf::from("assets"),
+            progress,
+        }
+    }
+
+    /// The context of a quick run: as [`ClaimContext::new`], with seed 0 alone.
+    pub fn quick(device: Device, progress: &'a dyn ProgressSink) -> Self {
+        Self {
+            quick: true,
+            seeds: vec![0],
+            ..Self::new(device, progress)
+        }
+    }
+
+    /// Exchanges the seeds.
+    pub fn with_seeds(mut self, seeds: Vec<u64>) -> Self {
+        self.seeds = seeds;
+        self
+    }
+
+    /// Exchanges the folder of carried files.
+    pub fn with_assets(mut self, assets: impl Into<PathBuf>) -> Self {
+        self.assets = assets.into();
+        self
+    }
+
+    /// Exchanges the device's name, where the caller knows a better one.
+    pub fn with_device_name(mut self, name: impl Into<String>) -> Self {
+        self.device_name = name.into();
+        self
+    }
+
+    /// Checks the seeds.
+    ///
+    /// # Errors
+    /// [`ClaimError::TooFewSeeds`] for fewer than [`MIN_SEEDS`] in a full run or none at all, and
+    /// [`ClaimError::RepeatedSeed`] for a seed given twice.
+    pub fn validate(&self) -> Result<(), ClaimError> {
+        let needed = if self.quick { 1 } else { MIN_SEEDS };
+        if self.seeds.len() < needed {
+            return Err(ClaimError::TooFewSeeds {
+                given: self.seeds.len(),
+                needed,
+            });
+        }
+        for (i, seed) in self.seeds.iter().enumerate() {
+            if self.seeds[..i].contains(seed) {
+                return Err(ClaimError::RepeatedSeed(*seed));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An experiment that measures what a paper claims of its method.
+///
+/// The method and its baselines run on the same data with the same budget, once per seed of the
+/// context. Whatever comes out is reported: an experiment is not tuned until it flatters.
+///
+/// ```
+/// use nabla_claims::{
+///     Check, Claim, ClaimContext, ClaimError, Measurement, Metric, Paper, Table, Variant,
+/// };
+///
+/// /// Halving beats doing nothing.
+/// struct Halving;
+///
+/// impl Claim for Halving {
+///     fn slug(&self) -> &str {
+///         "halving"
+///     }
+///     fn paper(&self) -> Paper {
+///         Paper::new("On Halving", "A. Author", 2024, "2401.00001")
+///     }
+///     fn statement(&self) -> &str {
+///         "Halving a number makes it smaller."
+///     }
+///     fn criterion(&self) -> &str {
+///         "The mean size is lower than without halving."
+///     }
+///     fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
+///         let mut table = Table::new(
+///             &context.seeds,
+///             [Metric::lower("size", "")],
+///             [Variant::method("halving"), Variant::baseline("nothing")],
+///             ["numbers"],
+///         )?;
+///         for &seed in &context.seeds {
+///             let x = 1.0 + seed as f64;
+///             table.record("numbers", "halving", "size", seed, x / 2.0)?;
+///             table.record("numbers", "nothing", "size", seed, x)?;
+///         }
+///         let check = table.compare("numbers", "size", "halving", "nothing")?;
+///         Ok(Measurement::new(table, vec![check]))
+///     }
+/// }
+/// # use nabla_claims::{NoProgress, Verdict, run_claim};
+/// # let device = burn::tensor::Device::default();
+/// # let result = run_claim(&Halving, &ClaimContext::quick(device, &NoProgress)).unwrap();
+/// # assert_eq!(result.verdict, Verdict::Held);
+/// ```
+pub trait Claim: Send + Sync {
+    /// The method's name in commands and file names: lower case, digits and hyphens.
+    fn slug(&self) -> &str;
+    /// The paper that makes the claim.
+    fn paper(&self) -> Paper;
+    /// What the paper claims, in a sentence or two.
+    fn statement(&self) -> &str;
+    /// What has to come out for the claim to hold here, fixed before measuring.
+    fn criterion(&self) -> &str;
+    /// Measures.
+    ///
+    /// # Errors
+    /// Whatever keeps the experiment from a measurement; a claim that does not hold is not an
+    /// error but a [`Check`](crate::Check) that does not hold.
+    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError>;
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// A slug without an experiment.
+    #[error("there is no claim named '{slug}'{}; 'nabla claims list' shows all", nearest.as_ref().map(|n| format!(" (did you mean '{n}'?)")).unwrap_or_default())]
+    Unknown {
+        /// The slug asked for.
+        slug: String,
+        /// The most similar slug that has an experiment.
+        nearest: Option<String>,
+    },
+    /// A method of the mission whose experiment is not written yet.
+    #[error("the method '{0}' is planned; it has no claim to run yet")]
+    Planned(String),
+    /// Too few seeds for a result.
+    #[error("{given} seeds were given; a full run needs at least {needed}")]
+    TooFewSeeds {
+        /// The number of seeds given.
+        given: usize,
+        /// The number of seeds needed.
+        needed: usize,
+    },
+    /// The same seed twice: its runs would count double.
+    #[error("seed {0} was given twice; the seeds have to differ")]
+    RepeatedSeed(u64),
+    /// The experiment recorded its numbers wrongly.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The experiment's table is for other seeds than it was given.
+    #[error("the claim '{slug}' measured seeds {measured:?}, but was given {given:?}")]
+    OtherSeeds {
+        /// The claim.
+        slug: String,
+        /// The seeds of its table.
+        measured: Vec<u64>,
+        /// The seeds of the context.
+        given: Vec<u64>,
+    },
+    /// The experiment judged nothing.
+    #[error("the claim '{0}' returned no checks; a verdict needs at least one")]
+    NoChecks(String),
+    /// A file that the experiment needs.
+    #[error("cannot read '{}', which the claim needs: {reason}", path.display())]
+    Asset {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be read.
+        reason: String,
+    },
+    /// A failure of the method or a baseline.
+    #[error("{0}")]
+    Experiment(#[source] Box<dyn Error + Send + Sync>),
+    /// The experiment panicked, which a device that runs out of memory can cause.
+    #[error("the claim '{slug}' stopped: {message}")]
+    Panicked {
+        /// The claim.
+        slug: String,
+        /// What the panic said.
+        message: String,
+    },
+}
+
+impl ClaimError {
+    /// Wraps a method's own error: `.map_err(ClaimError::experiment)?`.
+    pub fn experiment(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Experiment(error.into())
+    }
+}

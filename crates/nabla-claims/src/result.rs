@@ -1,0 +1,442 @@
+//! The record of a measured claim, as `results/<slug>.json` holds it.
+
+use crate::claim::Paper;
+use crate::measurement::{Check, Table};
+use crate::plot::LinePlot;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The version of the file format that this crate writes and reads.
+pub const RESULT_FORMAT: u32 = 1;
+
+/// What became of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every check holds.
+    Held,
+    /// Some checks hold.
+    HeldInPart,
+    /// No check holds.
+    NotHeld,
+}
+
+impl Verdict {
+    /// The verdict on these checks; `None` if there are none.
+    pub fn of(checks: &[Check]) -> Option<Self> {
+        let holding = checks.iter().filter(|check| check.holds).count();
+        match (holding, checks.len()) {
+            (_, 0) => None,
+            (0, _) => Some(Self::NotHeld),
+            (some, all) if some == all => Some(Self::Held),
+            _ => Some(Self::HeldInPart),
+        }
+    }
+
+    /// The verdict in words: `held`, `held in part` or `not held`.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::HeldInPart => "held in part",
+            Self::NotHeld => "not held",
+        }
+    }
+}
+
+/// The state of the source that a result was measured with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The commit's full hash, or `unknown` outside a checkout.
+    pub hash: String,
+    /// Whether the working tree differed from the commit, results and reports aside.
+    pub dirty: bool,
+}
+
+impl Commit {
+    /// The commit of the working tree around `directory`, as `git` tells it.
+    ///
+    /// Results and reports do not count as differences, since the first result written would
+    /// mark all that follow. Where `git` or the checkout is missing, or the checkout is not one
+    /// of Nabla, the commit is the one that the environment variable `NABLA_COMMIT` named when
+    /// this crate was built, else `unknown`.
+    pub fn around(directory: &Path) -> Self {
+        Self::from_git(directory).unwrap_or_else(|| Self {
+            hash: option_env!("NABLA_COMMIT").unwrap_or("unknown").to_owned(),
+            dirty: false,
+        })
+    }
+
+    fn from_git(directory: &Path) -> Option<Self> {
+        let top = PathBuf::from(git(directory, &["rev-parse", "--show-toplevel"])?);
+        // An installed program may run inside any checkout; only Nabla's own says what it is.
+        if !top.join("crates/nabla-claims/Cargo.toml").is_file() {
+            return None;
+        }
+        let hash = git(&top, &["rev-parse", "HEAD"])?;
+        let outside = [
+            ":(exclude)results",
+            ":(exclude)RESULTS.md",
+            ":(exclude)RESULTS.html",
+        ];
+        let mut status = vec!["status", "--porcelain", "--", "."];
+        status.extend(outside);
+        let dirty = !git(&top, &status)?.is_empty();
+        Some(Self { hash, dirty })
+    }
+
+    /// The first twelve digits of the hash, with a `+` if the tree was dirty.
+    pub fn short(&self) -> String {
+        let hash: String = self.hash.chars().take(12).collect();
+        if self.dirty { format!("{hash}+") } else { hash }
+    }
+}
+
+fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(directory)
+        .args(arguments)
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+/// A device in words: the processor's model name and the number of threads for the CPU backends,
+/// the backend's own words for others.
+pub fn describe_device(device: &Device) -> String {
+    let backend = format!("{device:?}");
+    let lower = backend.to_lowercase();
+    let on_cpu = ["flex", "ndarray", "cpu"]
+        .iter()
+        .any(|name| lower.contains(name));
+    if !on_cpu {
+        return backend;
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let plural = if threads == 1 { "" } else { "s" };
+    format!("{}, {threads} thread{plural}", processor_name())
+}
+
+fn processor_name() -> String {
+    let linux = || {
+        let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let macos = || {
+        let brand = ["-n", "machdep.cpu.brand_string"];
+        let output = Command::new("sysctl").args(brand).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let name = if cfg!(target_os = "linux") {
+        linux()
+    } else if cfg!(target_os = "macos") {
+        macos()
+    } else {
+        std::env::var("PROCESSOR_IDENTIFIER").ok()
+    };
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH))
+}
+
+/// A measured claim with all that it takes to judge and to repeat it.
+///
+/// The fields are in the order in which the file has them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClaimResult {
+    /// [`RESULT_FORMAT`].
+    pub format: u32,
+    /// The method's slug.
+    pub slug: String,
+    /// Whether this is a quick run, whose numbers are not results.
+    pub quick: bool,
+    /// The paper.
+    pub paper: Paper,
+    /// What the paper claims.
+    pub claim: String,
+    /// What had to come out.
+    pub criterion: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// The criterion statement by statement.
+    pub checks: Vec<Check>,
+    /// Remarks.
+    pub notes: Vec<String>,
+    /// The numbers, with the seeds.
+    pub measured: Table,
+    /// The curves.
+    pub plots: Vec<LinePlot>,
+    /// The device in words.
+    pub device: String,
+    /// The wall time of the experiment.
+    pub seconds: f64,
+    /// The version of Nabla.
+    pub version: String,
+    /// The commit of the working tree at run time.
+    pub commit: Commit,
+    /// When the experiment ended: UTC, RFC 3339.
+    pub date: String,
+}
+
+/// Why a result was not written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultError {
+    /// A quick run offered as a result.
+    #[error("the quick run of '{0}' is not a result; only full runs are written to results")]
+    QuickIsNoResult(String),
+    /// A full run offered as a quick one.
+    #[error("the run of '{0}' is a full one; save it among the results instead")]
+    NotQuick(String),
+    /// The file system refused.
+    #[error("cannot {action} '{}': {source}", path.display())]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A file that is not JSON, or not a claim's result.
+    #[error("'{}' is not a claim result: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and where.
+        source: serde_json::Error,
+    },
+    /// A result that contradicts itself or its file name.
+    #[error("'{}' is not a valid claim result: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl ClaimResult {
+    /// The result as the text of its file: indented JSON, keys always in the same order.
+    ///
+    /// # Errors
+    /// None arise from a result that [`run_claim`](crate::run_claim) made.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+
+    /// Writes the result to `<directory>/<slug>.json`, making the directory if need be, and
+    /// returns that path. The file appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`ResultError::QuickIsNoResult`] for a quick run, [`ResultError::Io`] if the file system
+    /// refuses.
+    pub fn save(&self, directory: &Path) -> Result<PathBuf, ResultError> {
+        if self.quick {
+            return Err(ResultError::QuickIsNoResult(self.slug.clone()));
+        }
+        std::fs::create_dir_all(directory).map_err(|source| ResultError::Io {
+            action: "write",
+            path: directory.to_owned(),
+            source,
+        })?;
+        let path = directory.join(format!("{}.json", self.slug));
+        self.write(&path)?;
+        Ok(path)
+    }
+
+    /// Writes a quick run to a path of the caller's choice, for inspection; the file is marked
+    /// `"quick": true` and [`read_result`] refuses it among results.
+    ///
+    /// # Errors
+    /// [`ResultError::NotQuick`] for a full run, [`ResultError::Io`] if the file system refuses.
+    pub fn save_quick(&self, path: &Path) -> Result<(), ResultError> {
+        if !self.quick {
+            return Err(ResultError::NotQuick(self.slug.clone()));
+        }
+        self.write(path)
+    }
+
+    fn write(&self, path: &Path) -> Result<(), ResultError> {
+        let text = self.to_json().map_err(|source| ResultError::Malformed {
+            path: path.to_owned(),
+            source,
+        })?;
+        write_whole(path, text.as_bytes())
+    }
+
+    fn contradiction(&self, stem: &str) -> Option<String> {
+        if self.format != RESULT_FORMAT {
+            return Some(format!(
+                "its format is {}, expected {RESULT_FORMAT}",
+                self.format
+            ));
+        }
+        if self.quick {
+            return Some("it is a quick run, whose numbers are not results".to_owned());
+        }
+        if self.slug != stem {
+            return Some(format!(
+                "it is the result of '{}', expected '{stem}'",
+                self.slug
+            ));
+        }
+        if Verdict::of(&self.checks) != Some(self.verdict) {
+            let words = self.verdict.words();
+            return Some(format!(
+                "its verdict '{words}' does not follow from its checks"
+            ));
+        }
+        if self.measured.seeds().len() < crate::MIN_SEEDS {
+            let seeds = self.measured.seeds().len();
+            return Some(format!(
+                "it has {seeds} seeds, expected at least {}",
+                crate::MIN_SEEDS
+            ));
+        }
+        if self.date.parse::<jiff::Timestamp>().is_err() {
+            return Some(format!("its date '{}' is not an RFC 3339 time", self.date));
+        }
+        self.measured
+            .check_complete()
+            .err()
+            .map(|error| error.to_string())
+    }
+}
+
+/// Reads one result and checks that it does not contradict itself: format, name, verdict, seeds,
+/// date and the derived numbers of its table.
+///
+/// # Errors
+/// A [`ResultError`] that names the file.
+pub fn read_result(path: &Path) -> Result<ClaimResult, ResultError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ResultError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let result: ClaimResult =
+        serde_json::from_str(&text).map_err(|source| ResultError::Malformed {
+            path: path.to_owned(),
+            source,
+        })?;
+    let stem = path
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default();
+    match result.contradiction(stem) {
+        None => Ok(result),
+        Some(reason) => Err(ResultError::Invalid {
+            path: path.to_owned(),
+            reason,
+        }),
+    }
+}
+
+/// Writes a file so that it appears whole or not at all: beside its place first, then renamed.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ResultError> {
+    let io = |source| ResultError::Io {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    };
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".nabla-");
+    #[cfg(unix)]
+    {
+        // Temporary files are private by default; this one becomes an ordinary file.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o644));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path).map_err(|error| io(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_follow_from_checks() {
+        let check = |holds| Check::new("a", holds, "b");
+        assert_eq!(Verdict::of(&[]), None);
+        assert_eq!(
+            Verdict::of(&[check(true), check(true)]),
+            Some(Verdict::Held)
+        );
+        assert_eq!(
+            Verdict::of(&[check(true), check(false)]),
+            Some(Verdict::HeldInPart)
+        );
+        assert_eq!(Verdict::of(&[check(false)]), Some(Verdict::NotHeld));
+    }
+
+    /// A checkout of our own making: clean, dirty by a result only, dirty by a source file.
+    #[test]
+    fn the_commit_is_the_checkouts_and_results_do_not_make_it_dirty() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path();
+        if git(top, &["init", "-q", "."]).is_none() {
+            return; // without git there is nothing to ask
+        }
+        assert_eq!(
+            Commit::from_git(top),
+            None,
+            "a checkout that is not Nabla's"
+        );
+        std::fs::create_dir_all(top.join("crates/nabla-claims")).unwrap();
+        std::fs::write(top.join("crates/nabla-claims/Cargo.toml"), "").unwrap();
+        git(top, &["add", "."]).unwrap();
+        let author = ["-c", "user.name=a", "-c", "user.email=a@example.org"];
+        let commit = [
+            "commit",
+            "-q",
+            "--no-gpg-sign",
+            "--no-verify",
+            "-m",
+            "first",
+        ];
+        git(top, &[author.as_slice(), commit.as_slice()].concat()).unwrap();
+        let clean = Commit::around(top);
+        assert_eq!(clean.hash, git(top, &["rev-parse", "HEAD"]).unwrap());
+        assert!(!clean.dirty);
+        std::fs::create_dir(top.join("results")).unwrap();
+        std::fs::write(top.join("results/a.json"), "{}").unwrap();
+        std::fs::write(top.join("RESULTS.md"), "").unwrap();
+        assert!(!Commit::around(&top.join("results")).dirty);
+        std::fs::write(top.join("crates/nabla-claims/Cargo.toml"), "# changed").unwrap();
+        let dirty = Commit::around(top);
+        assert!(dirty.dirty);
+        assert_eq!(dirty.short(), format!("{}+", &clean.hash[..12]));
+    }
+
+    #[test]
+    fn devices_are_named() {
+        let name = describe_device(&Device::default());
+        assert!(name.contains("thread"), "{name}");
+    }
+
+    #[test]
+    fn files_appear_whole_and_leave_nothing_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        write_whole(&path, b"one").unwrap();
+        write_whole(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let error = write_whole(&folder.path().join("no/where.txt"), b"").unwrap_err();
+        assert!(error.to_string().starts_with("cannot write '"), "{error}");
+    }
+}

@@ -1,0 +1,429 @@
+//! A claim with numbers in closed form goes the whole way: run, save, read, report.
+
+use burn::tensor::Device;
+use nabla_claims::plot::{LinePlot, Series};
+use nabla_claims::report::{method_table_markdown, render_html, render_markdown};
+use nabla_claims::{
+    Check, Claim, ClaimContext, ClaimError, ClaimResult, Commit, Measurement, Metric, NoProgress,
+    Paper, ProgressSink, ResultError, RunError, Table, Variant, Verdict, read_result, read_results,
+    run_claim, run_claims, write_report,
+};
+use std::path::Path;
+use std::sync::Mutex;
+
+/// Gradient descent on x²/2 with step η multiplies x by (1 − η): after k steps from x₀ = 1 + seed
+/// exactly x₀ (1 − η)^k is left. The claim "0.5 beats 0.1" holds; "0.5 ends at zero" does not.
+struct Quadratic;
+
+const STEPS: i32 = 10;
+
+impl Claim for Quadratic {
+    fn slug(&self) -> &str {
+        "rddm" // a slug of the mission, so that the report finds its name
+    }
+    fn paper(&self) -> Paper {
+        Paper::new("On <Quadratics> & Steps", "A. Author", 2024, "2401.00001")
+    }
+    fn statement(&self) -> &str {
+        "Larger steps get *nearer* to the minimum."
+    }
+    fn criterion(&self) -> &str {
+        "Step 0.5 ends nearer than step 0.1, and at zero."
+    }
+    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
+        let metrics = [
+            Metric::lower("distance", ""),
+            Metric::higher("gain", "dB"),
+            Metric::informative("steps", ""),
+        ];
+        let variants = [
+            Variant::method("step 0.5"),
+            Variant::ablation("step 0.3"),
+            Variant::baseline("step 0.1"),
+        ];
+        let mut table = Table::new(&context.seeds, metrics, variants, ["from 1", "from 2"])?;
+        let mut plot = LinePlot::new("Descent", "step", "distance").log_y();
+        context
+            .progress
+            .begin("descent", context.seeds.len() as u64);
+        for &seed in &context.seeds {
+            for (group, scale) in [("from 1", 1.0), ("from 2", 2.0)] {
+                for (name, eta) in [("step 0.5", 0.5), ("step 0.3", 0.3), ("step 0.1", 0.1)] {
+                    if name == "step 0.3" && group == "from 2" {
+                        continue; // a variant may lack a group
+                    }
+                    let mut x = scale * (1.0 + seed as f64);
+                    let start = x;
+                    for _ in 0..STEPS {
+                        x -= eta * x;
+                    }
+                    table.record(group, name, "distance", seed, x)?;
+                    table.record(group, name, "gain", seed, 20.0 * (start / x).log10())?;
+                    table.record(group, name, "steps", seed, f64::from(STEPS))?;
+                }
+            }
+            context.progress.advance(1);
+        }
+        for (name, eta) in [("step 0.5", 0.5_f64), ("step 0.1", 0.1)] {
+            let curve = (0..=STEPS).map(|k| [f64::from(k), (1.0 - eta).powi(k)]);
+            plot = plot.with_series(Series::new(name, curve));
+        }
+        let nearer = table.compare("from 1", "distance", "step 0.5", "step 0.1")?;
+        let left = table.mean("from 1", "step 0.5", "distance")?;
+        let zero = Check::new(
+            "step 0.5 ends at zero",
+            left == 0.0,
+            format!("{left:.3e} is left"),
+        );
+        Ok(Measurement::new(table, vec![nearer, zero])
+            .with_plot(plot)
+            .with_note("Ten steps leave 2^-10 of the start."))
+    }
+}
+
+/// Breaks the contract in the way its name says.
+struct Broken(&'static str);
+
+impl Claim for Broken {
+    fn slug(&self) -> &str {
+        self.0
+    }
+    fn paper(&self) -> Paper {
+        Quadratic.paper()
+    }
+    fn statement(&self) -> &str {
+        ""
+    }
+    fn criterion(&self) -> &str {
+        ""
+    }
+    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
+        match self.0 {
+            "panics" => panic!("out of memory"),
+            "fails" => Err(ClaimError::experiment("the loss is NaN")),
+            "no-checks" => Ok(Measurement::new(Quadratic.run(context)?.table, vec![])),
+            "other-seeds" => {
+                let other = ClaimContext::new(Device::default(), &NoProgress);
+                Quadratic.run(&other.with_seeds(vec![7, 8, 9]))
+            }
+            "gap" => {
+                let metrics = [Metric::lower("e", "")];
+                let mut table = Table::new(&context.seeds, metrics, [Variant::method("m")], ["g"])?;
+                table.record("g", "m", "e", context.seeds[0], 1.0)?;
+                Ok(Measurement::new(table, vec![Check::new("", true, "")]))
+            }
+            other => panic!("no such fault: {other}"),
+        }
+    }
+}
+
+fn context() -> ClaimContext<'static> {
+    ClaimContext::new(Device::default(), &NoProgress)
+}
+
+/// The toy's result with all that depends on the machine and the hour replaced.
+fn fixed_result() -> ClaimResult {
+    let mut result = run_claim(&Quadratic, &context()).unwrap();
+    result.device = "Test CPU, 2 threads".to_owned();
+    result.seconds = 1.5;
+    result.commit = Commit {
+        hash: "0123456789abcdef0123".to_owned(),
+        dirty: true,
+    };
+    result.date = "2026-01-02T03:04:05Z".to_owned();
+    result.version = "0.0.0".to_owned();
+    result
+}
+
+/// Compares with the committed file; `UPDATE_SNAPSHOTS=1` writes it instead.
+fn assert_snapshot(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/snapshots")
+        .join(name);
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        text == expected,
+        "'{}' differs; look at the new text and, if it is right, run with UPDATE_SNAPSHOTS=1:\n{text}",
+        path.display()
+    );
+}
+
+/// Leaves out the drawings, which have tests of their own.
+fn without_drawings(page: &str) -> String {
+    let mut parts = page.split("<svg");
+    let mut text = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (drawing, rest) = part.split_once("</svg>").unwrap();
+        let label = drawing
+            .split("aria-label=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
+        text.push_str(&format!("<svg {label}/>{rest}"));
+    }
+    text
+}
+
+#[test]
+fn the_measured_numbers_are_the_closed_form() {
+    let result = run_claim(&Quadratic, &context()).unwrap();
+    // x₀ = 1, 2, 3 has mean 2 and spread 1.
+    for (variant, factor) in [("step 0.5", 0.5_f64), ("step 0.1", 0.9)] {
+        let s = result
+            .measured
+            .summary("from 1", variant, "distance")
+            .unwrap();
+        let left = factor.powi(STEPS);
+        assert!((s.mean - 2.0 * left).abs() < 1e-12 && (s.spread.unwrap() - left).abs() < 1e-12);
+    }
+    assert_eq!(result.verdict, Verdict::HeldInPart);
+    assert_eq!(
+        result.checks.iter().map(|c| c.holds).collect::<Vec<_>>(),
+        [true, false]
+    );
+    assert!(!result.device.is_empty() && !result.quick);
+    assert!(
+        result.date.ends_with('Z') && result.date.len() == 20,
+        "{}",
+        result.date
+    );
+}
+
+#[test]
+fn a_result_survives_its_file_and_the_file_is_stable() {
+    let folder = tempfile::tempdir().unwrap();
+    let result = fixed_result();
+    let path = result.save(&folder.path().join("results")).unwrap();
+    assert!(path.ends_with("results/rddm.json"));
+    let read = read_result(&path).unwrap();
+    // JSON text may round the last bit of a number; the text itself is the same again.
+    assert_eq!(read.checks, result.checks);
+    assert_eq!(read.plots.len(), 1);
+    assert_eq!(read.to_json().unwrap(), result.to_json().unwrap());
+    assert_snapshot("rddm.json", &std::fs::read_to_string(&path).unwrap());
+}
+
+#[test]
+fn quick_runs_never_become_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let quick = ClaimContext::quick(Device::default(), &NoProgress);
+    let result = run_claim(&Quadratic, &quick).unwrap();
+    assert_eq!(result.measured.seeds(), [0]);
+    assert!(matches!(
+        result.save(folder.path()),
+        Err(ResultError::QuickIsNoResult(_))
+    ));
+    let claims: [&dyn Claim; 1] = [&Quadratic];
+    let summary = run_claims(claims, &quick, Some(folder.path()), |_| {});
+    assert!(summary.failures.is_empty() && summary.results[0].1.is_none());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // Saved by hand among the results, it is still none.
+    let path = folder.path().join("rddm.json");
+    result.save_quick(&path).unwrap();
+    let error = read_result(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("rddm.json") && error.contains("quick run"),
+        "{error}"
+    );
+    let full = run_claim(&Quadratic, &context()).unwrap();
+    assert!(matches!(
+        full.save_quick(&path),
+        Err(ResultError::NotQuick(_))
+    ));
+}
+
+#[test]
+fn too_few_or_repeated_seeds_are_an_error() {
+    let error =
+        |context: ClaimContext<'_>| run_claim(&Quadratic, &context).unwrap_err().to_string();
+    assert_eq!(
+        error(context().with_seeds(vec![1, 2])),
+        "2 seeds were given; a full run needs at least 3"
+    );
+    assert_eq!(
+        error(context().with_seeds(vec![1, 2, 1])),
+        "seed 1 was given twice; the seeds have to differ"
+    );
+    let quick = ClaimContext::quick(Device::default(), &NoProgress).with_seeds(vec![]);
+    assert!(matches!(
+        run_claim(&Quadratic, &quick),
+        Err(ClaimError::TooFewSeeds {
+            given: 0,
+            needed: 1
+        })
+    ));
+}
+
+#[test]
+fn a_failure_costs_no_other_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let faults = ["panics", "fails", "no-checks", "other-seeds", "gap"].map(Broken);
+    let mut claims: Vec<&dyn Claim> = faults.iter().map(|fault| fault as &dyn Claim).collect();
+    claims.insert(2, &Quadratic);
+    let mut order = Vec::new();
+    let summary = run_claims(claims, &context(), Some(folder.path()), |slug| {
+        order.push(slug.to_owned())
+    });
+    assert_eq!(
+        order,
+        ["panics", "fails", "rddm", "no-checks", "other-seeds", "gap"]
+    );
+    assert_eq!(summary.results.len(), 1);
+    assert!(summary.results[0].1.as_ref().unwrap().is_file());
+    let errors: Vec<String> = summary
+        .failures
+        .iter()
+        .map(|(_, error)| error.to_string())
+        .collect();
+    assert_eq!(
+        errors,
+        [
+            "the claim 'panics' stopped: out of memory",
+            "the loss is NaN",
+            "the claim 'no-checks' returned no checks; a verdict needs at least one",
+            "the claim 'other-seeds' measured seeds [7, 8, 9], but was given [0, 1, 2]",
+            "the cell 'g' / 'm' / 'e' has no value for seed 1; every cell needs one value per seed or none",
+        ]
+    );
+    // A result that cannot be kept is reported, and still handed back.
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let claims: [&dyn Claim; 1] = [&Quadratic];
+    let summary = run_claims(claims, &context(), Some(&file), |_| {});
+    assert_eq!(summary.results.len(), 1);
+    assert!(matches!(
+        summary.failures[0].1,
+        RunError::Result(ResultError::Io { .. })
+    ));
+}
+
+#[test]
+fn malformed_files_are_named_and_hide_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let results = folder.path();
+    let good = fixed_result();
+    good.save(results).unwrap();
+    let text = good.to_json().unwrap();
+    let with = |from: &str, to: &str| {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "{from}");
+        changed
+    };
+    let bad = [
+        ("empty.json", String::new(), "is not a claim result"),
+        ("list.json", "[1, 2]".to_owned(), "is not a claim result"),
+        (
+            "other.json",
+            "{\"hello\": 1}".to_owned(),
+            "is not a claim result",
+        ),
+        (
+            "truncated.json",
+            text[..text.len() / 2].to_owned(),
+            "is not a claim result",
+        ),
+        (
+            "renamed.json",
+            text.clone(),
+            "it is the result of 'rddm', expected 'renamed'",
+        ),
+        (
+            "format.json",
+            with("\"format\": 1", "\"format\": 9"),
+            "its format is 9, expected 1",
+        ),
+        (
+            "flattered.json",
+            with("held_in_part", "held"),
+            "it is the result of",
+        ),
+    ];
+    for (name, text, _) in &bad {
+        std::fs::write(results.join(name), text).unwrap();
+    }
+    std::fs::write(results.join("notes.txt"), "not read").unwrap();
+    let found = read_results(results).unwrap();
+    assert_eq!(found.results.len(), 1);
+    assert_eq!(found.problems.len(), bad.len());
+    for (name, _, reason) in &bad {
+        let hit = found
+            .problems
+            .iter()
+            .map(ToString::to_string)
+            .find(|e| e.contains(name));
+        let error = hit.unwrap_or_else(|| panic!("no problem names {name}"));
+        assert!(error.contains(reason), "{error}");
+    }
+    let (markdown, html) = (results.join("RESULTS.md"), results.join("r.html"));
+    let reported = write_report(results, &markdown, &html).unwrap();
+    assert_eq!(reported.problems.len(), bad.len());
+    for file in [markdown, html] {
+        let text = std::fs::read_to_string(file).unwrap();
+        assert!(text.contains("truncated.json") && text.contains("RDDM"));
+    }
+    // A verdict that its checks do not support.
+    std::fs::write(results.join("rddm.json"), with("held_in_part", "held")).unwrap();
+    let error = read_result(&results.join("rddm.json"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("its verdict 'held' does not follow from its checks"),
+        "{error}"
+    );
+    // No folder at all holds nothing; a file in its place is an error.
+    assert!(
+        read_results(&results.join("nowhere"))
+            .unwrap()
+            .results
+            .is_empty()
+    );
+    assert!(read_results(&results.join("notes.txt")).is_err());
+}
+
+#[test]
+fn reports_are_the_committed_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    fixed_result().save(folder.path()).unwrap();
+    let found = read_results(folder.path()).unwrap();
+    assert_snapshot("RESULTS.md", &render_markdown(&found));
+    let page = render_html(&found).unwrap();
+    assert_snapshot("results.html", &without_drawings(&page));
+    // Three metrics and one curve are drawn, and nothing is loaded from elsewhere.
+    assert_eq!(page.matches("<svg").count(), 4);
+    for reference in ["src=", "@import", "url(", "<link", "<script"] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+    assert!(page.contains("On &lt;Quadratics&gt; &amp; Steps"));
+    if let Some(path) = std::env::var_os("SHOW_REPORT") {
+        std::fs::write(path, &page).unwrap();
+    }
+    let table = method_table_markdown(&found);
+    assert!(
+        table
+            .lines()
+            .any(|l| l.starts_with("| RDDM |") && l.ends_with("held in part |"))
+    );
+}
+
+#[test]
+fn progress_is_passed_on() {
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<String>>);
+    impl ProgressSink for Recorder {
+        fn begin(&self, stage: &str, steps: u64) {
+            self.0.lock().unwrap().push(format!("{stage} {steps}"));
+        }
+        fn advance(&self, steps: u64) {
+            self.0.lock().unwrap().push(format!("+{steps}"));
+        }
+        fn note(&self, _line: &str) {}
+    }
+    let recorder = Recorder::default();
+    run_claim(&Quadratic, &ClaimContext::new(Device::default(), &recorder)).unwrap();
+    assert_eq!(*recorder.0.lock().unwrap(), ["descent 3", "+1", "+1", "+1"]);
+}
