@@ -4,6 +4,8 @@ pub mod ddim;
 pub mod ddpm;
 pub mod denoiser;
 pub mod ema;
+pub mod kernels;
+pub mod rddm;
 pub mod schedule;
 pub mod seeded_noise;
 pub mod unet;

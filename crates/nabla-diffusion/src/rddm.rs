@@ -18,11 +18,24 @@
 //! with `η = 0` deterministic and `η = 1` the ancestral posterior. With `I_in = 0` the model
 //! generates from noise, and `ᾱ_t = 1 − √(ᾱ_t of DDIM)`, `β̄_t² = 1 − ᾱ_t of DDIM` make it DDIM.
 //!
+//! This module holds the schedule, the networks, the predictions and the single reverse step;
+//! [`rddm_sampler`](crate::rddm_sampler) runs whole samplings and knows the losses,
+//! [`rddm_trainer`](crate::rddm_trainer) trains.
+//!
 //! Source: Liu, Wang, Fan, Wang, Tang, Qu, *Residual Denoising Diffusion Models*, CVPR 2024, arXiv
-//! 2308.13712, with the variants of the official code: the objectives SM-Res, SM-N, SM-Res-N and
-//! x0-N; one network, one encoder with two decoders, or two networks; the coefficient schedules;
-//! the partially path-independent generation; the automatic choice of the objective (AOSA, in
-//! [`rddm_trainer`](crate::rddm_trainer)).
+//! 2308.13712, with the variants of the official code (github.com/nachifur/RDDM): the objectives
+//! SM-Res, SM-N, SM-Res-N and x0-N; one network, one encoder with two decoders, or two networks;
+//! the coefficient schedules; the partially path-independent generation; the automatic choice of
+//! the objective (AOSA). Where the official code departs from its equations, the equations are
+//! kept here:
+//!
+//! - It sets `1 − ᾱ_T` to 1e-6 in every schedule; here only where `ᾱ_T` reaches 1, so that a
+//!   converted DDIM schedule keeps its true last value.
+//! - It clips `β̄_t²` to 1; here a larger final variance is kept as asked for.
+//! - In the partially path-independent generation, each of its two passes ends by removing what is
+//!   left of both parts, so that a share of each is removed twice; here each pass removes its own.
+//! - Its sampler of all `T` steps is always ancestral; here `η` alone decides. (`η = 1` with
+//!   [`Removal::Resample`] is that sampler.)
 
 use burn::config::Config;
 use burn::module::Module;
@@ -49,17 +62,36 @@ pub enum Coefficients {
     Normal,
 }
 
+/// Where the `T` points `x` lie at which a power is taken.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Grid {
+    /// `1/T, 2/T … 1`: every coefficient is positive. The official code of restoration.
+    FromOneStep,
+    /// `0, 1/(T−1) … 1`: the first coefficient of `Increased`, the last of `Decreased`, is 0. The
+    /// official code of generation, inpainting and translation.
+    FromZero,
+}
+
 impl Coefficients {
     /// The `steps` coefficients, which sum to `sum`.
-    fn values(self, steps: usize, sum: f64) -> Vec<f64> {
+    fn values(self, steps: usize, sum: f64, grid: Grid) -> Vec<f64> {
         let n = steps as f64;
+        // The i-th of the T points, from 0.
+        let x = |i: usize| match grid {
+            Grid::FromZero if steps > 1 => i as f64 / (n - 1.0),
+            _ => (i + 1) as f64 / n,
+        };
         let raw: Vec<f64> = (1..=steps)
             .map(|t| match self {
-                Self::Increased { power } => (t as f64 / n).powf(power),
-                Self::Decreased { power } => ((n + 1.0 - t as f64) / n).powf(power),
+                Self::Increased { power } => x(t - 1).powf(power),
+                Self::Decreased { power } => x(steps - t).powf(power),
                 Self::Average => 1.0,
                 Self::Normal => {
-                    let z = if steps == 1 { 0.0 } else { 6.0 * (t - 1) as f64 / (n - 1.0) - 3.0 };
+                    let z = if steps == 1 {
+                        0.0
+                    } else {
+                        6.0 * (t - 1) as f64 / (n - 1.0) - 3.0
+                    };
                     (-0.5 * z * z).exp()
                 }
             })
@@ -103,7 +135,9 @@ pub enum RddmError {
         value: f64,
     },
     /// The network has not as many outputs as the objective predicts.
-    #[error("the objective {objective:?} needs {expected} network output(s), but the network has {found}")]
+    #[error(
+        "the objective {objective:?} needs {expected} network output(s), but the network has {found}"
+    )]
     Outputs {
         /// The objective.
         objective: Objective,
@@ -111,6 +145,40 @@ pub enum RddmError {
         expected: usize,
         /// Outputs there are.
         found: usize,
+    },
+    /// A network's output has not the shape of the picture.
+    #[error("the network's output has the shape {found:?}, but the picture has {picture:?}")]
+    OutputShape {
+        /// Shape of the output.
+        found: [usize; 4],
+        /// Shape of the picture.
+        picture: [usize; 4],
+    },
+    /// Two pictures that belong together have not the same shape.
+    #[error("the {what} has the shape {found:?}, but the picture has {picture:?}")]
+    PictureShape {
+        /// Which picture.
+        what: &'static str,
+        /// Its shape.
+        found: [usize; 4],
+        /// Shape of the picture it belongs to.
+        picture: [usize; 4],
+    },
+    /// Removing residual and noise one after the other needs both to be predicted on their own.
+    #[error(
+        "the path {path:?} needs a network that predicts residual and noise (SM-Res-N), both \
+         trusted and removed with their own coefficients, but the objective is {objective:?}, \
+         with {trust:?} trusted and {removal:?} removed"
+    )]
+    Path {
+        /// The path.
+        path: Path,
+        /// The objective.
+        objective: Objective,
+        /// Which predictions are trusted.
+        trust: Trust,
+        /// How a step removes them.
+        removal: Removal,
     },
     /// The UNet's configuration is wrong.
     #[error(transparent)]
@@ -133,6 +201,9 @@ pub struct ResidualScheduleConfig {
     /// Shape of `β_t²`. Default `Increased { power: 1 }`.
     #[config(default = "Coefficients::Increased { power: 1.0 }")]
     pub noise: Coefficients,
+    /// Where the powers are taken. Default `FromOneStep`.
+    #[config(default = "Grid::FromOneStep")]
+    pub grid: Grid,
     /// `β̄_T²`, the official code's `sum_scale`. Default 1.
     #[config(default = 1.0)]
     pub noise_variance: f64,
@@ -168,8 +239,11 @@ impl ResidualScheduleConfig {
             }
         }
         Ok(ResidualSchedule::from_sums(
-            cumulative_sum(self.residual.values(self.steps, 1.0)),
-            cumulative_sum(self.noise.values(self.steps, self.noise_variance)),
+            cumulative_sum(self.residual.values(self.steps, 1.0, self.grid)),
+            cumulative_sum(
+                self.noise
+                    .values(self.steps, self.noise_variance, self.grid),
+            ),
         ))
     }
 }
@@ -194,14 +268,17 @@ pub struct ResidualSchedule {
 
 impl ResidualSchedule {
     fn from_sums(residual_sum: Vec<f64>, noise_variance: Vec<f64>) -> Self {
-        Self { residual_sum, noise_variance }
+        Self {
+            residual_sum,
+            noise_variance,
+        }
     }
 
     /// The RDDM that equals a DDIM with the cumulative products `alpha_bar` (decreasing, in
-    /// `(0, 1]`): `ᾱ_t = 1 − √alpha_bar_t`, `β̄_t² = 1 − alpha_bar_t`, with `I_in = 0`.
+    /// `(0, 1)`): `ᾱ_t = 1 − √alpha_bar_t`, `β̄_t² = 1 − alpha_bar_t`, with `I_in = 0`.
     ///
     /// # Errors
-    /// If the products do not fall strictly within `(0, 1]`.
+    /// If there are no products, or they do not fall strictly within `(0, 1)`.
     pub fn from_ddim(alpha_bar: &[f64]) -> Result<Self, RddmError> {
         if alpha_bar.is_empty() {
             return Err(RddmError::NoSteps);
@@ -240,6 +317,28 @@ impl ResidualSchedule {
         self.noise_variance[t].sqrt()
     }
 
+    /// What the residual and the noise network are told of the time, `[batch]` each.
+    ///
+    /// # Panics
+    /// If a `t` is not below [`steps`](Self::steps).
+    pub fn times(&self, told: TimeCondition, t: &[usize], device: &Device) -> [Tensor<1>; 2] {
+        let total = self.steps() as f64;
+        let tensor = |value: &dyn Fn(usize) -> f64| {
+            let values: Vec<f32> = t.iter().map(|&t| value(t) as f32).collect();
+            Tensor::<1>::from_floats(values.as_slice(), device)
+        };
+        match told {
+            TimeCondition::Step => {
+                let step = tensor(&|t| t as f64);
+                [step.clone(), step]
+            }
+            TimeCondition::Coefficients => [
+                tensor(&|t| self.residual_sum(t) * total),
+                tensor(&|t| self.noise_std(t) * total),
+            ],
+        }
+    }
+
     /// `I_t = I_0 + ᾱ_t I_res + β̄_t ε` for one `t` per example.
     ///
     /// - `clean`, `residual`, `noise`: `[batch, channels, height, width]`
@@ -269,14 +368,20 @@ impl ResidualSchedule {
     pub fn sampling_pairs(&self, count: usize) -> Result<Vec<(usize, Option<usize>)>, RddmError> {
         let available = self.steps();
         if count == 0 || count > available {
-            return Err(RddmError::SamplingSteps { asked: count, available });
+            return Err(RddmError::SamplingSteps {
+                asked: count,
+                available,
+            });
         }
         // Position i of the linspace, truncated towards zero; −1 stands for the clean picture.
         let at = |i: usize| {
             let x = -1.0 + (available as f64) * (i as f64) / (count as f64);
             (i > 0).then(|| x.max(0.0) as usize)
         };
-        Ok((0..count).rev().map(|i| (at(i + 1).unwrap_or(0), at(i))).collect())
+        Ok((0..count)
+            .rev()
+            .map(|i| (at(i + 1).unwrap_or(0), at(i)))
+            .collect())
     }
 }
 
@@ -287,17 +392,32 @@ fn per_example(values: impl Iterator<Item = f64>, device: &Device) -> Tensor<4> 
     Tensor::<1>::from_floats(values.as_slice(), device).reshape([batch, 1, 1, 1])
 }
 
+/// What the networks are told of the time.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum TimeCondition {
+    /// Both the index `t`: the official code of restoration.
+    Step,
+    /// The residual network `ᾱ_t T`, the noise network `β̄_t T`: then the schedule may be changed
+    /// after the training, and residual and noise removed one after the other (the official code
+    /// of the partially path-independent generation).
+    Coefficients,
+}
+
 /// What the network is trained to predict.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Objective {
-    /// SM-Res: the residual; the noise follows from it.
+    /// SM-Res (`pred_res`): the residual; the noise follows from it.
     Residual,
-    /// SM-N: the noise; the residual follows from it.
+    /// SM-N (`pred_noise`): the noise; the residual follows from it.
     Noise,
-    /// SM-Res-N: the residual and the noise.
+    /// SM-Res-N (`pred_res_noise`): the residual and the noise.
     ResidualNoise,
-    /// The clean picture and the noise.
+    /// `pred_res_add_noise`: the residual, and its sum with the noise.
+    ResidualAddNoise,
+    /// `pred_x0_noise`: the clean picture and the noise.
     CleanNoise,
+    /// `pred_x0_add_noise`: the clean picture, and its sum with the noise.
+    CleanAddNoise,
 }
 
 impl Objective {
@@ -305,7 +425,29 @@ impl Objective {
     pub fn outputs(self) -> usize {
         match self {
             Self::Residual | Self::Noise => 1,
-            Self::ResidualNoise | Self::CleanNoise => 2,
+            Self::ResidualNoise
+            | Self::ResidualAddNoise
+            | Self::CleanNoise
+            | Self::CleanAddNoise => 2,
+        }
+    }
+
+    /// What the outputs are trained to be, each `[batch, channels, height, width]`.
+    ///
+    /// - `clean`, `residual`, `noise`: `[batch, channels, height, width]`
+    pub fn targets(
+        self,
+        clean: Tensor<4>,
+        residual: Tensor<4>,
+        noise: Tensor<4>,
+    ) -> Vec<Tensor<4>> {
+        match self {
+            Self::Residual => vec![residual],
+            Self::Noise => vec![noise],
+            Self::ResidualNoise => vec![residual, noise],
+            Self::ResidualAddNoise => vec![residual.clone(), residual + noise],
+            Self::CleanNoise => vec![clean, noise],
+            Self::CleanAddNoise => vec![clean.clone(), clean + noise],
         }
     }
 }
@@ -340,10 +482,14 @@ impl ResidualNetwork {
     ) -> Result<Self, RddmError> {
         let single = config.clone().with_decoders(vec![Decoder::Skip]);
         Ok(match (objective.outputs(), sharing) {
-            (1, _) => Self { first: single.init(device)?, second: None },
-            (_, Sharing::Separate) => {
-                Self { first: single.init(device)?, second: Some(single.init(device)?) }
-            }
+            (1, _) => Self {
+                first: single.init(device)?,
+                second: None,
+            },
+            (_, Sharing::Separate) => Self {
+                first: single.init(device)?,
+                second: Some(single.init(device)?),
+            },
             (_, Sharing::Encoder) => Self {
                 first: config
                     .clone()
@@ -358,7 +504,8 @@ impl ResidualNetwork {
     ///
     /// - `x`: `I_t`, `[batch, channels, height, width]`
     /// - `times`: the time that the residual and the noise network are told, `[batch]` each. A
-    ///   single network is told the first.
+    ///   single network, and a shared encoder, is told the first; one that predicts the noise alone
+    ///   is therefore given the noise's time in both places.
     /// - `condition`: pictures to concatenate, `[batch, condition_channels, height, width]`
     /// - `class`: `[batch]`
     pub fn forward(
@@ -373,7 +520,8 @@ impl ResidualNetwork {
             None => self.first.forward(x, residual_time, condition, class),
             Some(second) => {
                 let mut outputs =
-                    self.first.forward(x.clone(), residual_time, condition.clone(), class.clone());
+                    self.first
+                        .forward(x.clone(), residual_time, condition.clone(), class.clone());
                 outputs.extend(second.forward(x, noise_time, condition, class));
                 outputs
             }
@@ -413,8 +561,10 @@ impl ResidualSchedule {
         t: &[usize],
     ) -> Tensor<4> {
         let device = x.device();
+        // β̄_0 is 0 on the grid from zero, where the noise cannot be known; the quotient stays
+        // finite.
         (x - input - residual * per_example(t.iter().map(|&t| self.residual_sum(t) - 1.0), &device))
-            / per_example(t.iter().map(|&t| self.noise_std(t)), &device)
+            / per_example(t.iter().map(|&t| self.noise_std(t).max(1e-6)), &device)
     }
 
     /// The clean picture that explains `x` if the noise is `noise` and the residual leads to
@@ -430,7 +580,10 @@ impl ResidualSchedule {
         let device = x.device();
         (x - input * per_example(t.iter().map(|&t| self.residual_sum(t)), &device)
             - noise * per_example(t.iter().map(|&t| self.noise_std(t)), &device))
-            / per_example(t.iter().map(|&t| (1.0 - self.residual_sum(t)).max(1e-6)), &device)
+            / per_example(
+                t.iter().map(|&t| (1.0 - self.residual_sum(t)).max(1e-6)),
+                &device,
+            )
     }
 
     /// The prediction whose clean picture is `clean`: the residual and the noise that belong to it
@@ -444,7 +597,11 @@ impl ResidualSchedule {
     ) -> ResidualPrediction {
         let residual = input.clone() - clean.clone();
         let noise = self.noise_from_residual(x, input, residual.clone(), t);
-        ResidualPrediction { residual, noise, clean }
+        ResidualPrediction {
+            residual,
+            noise,
+            clean,
+        }
     }
 
     /// Completes the network's `outputs` to a prediction.
@@ -466,49 +623,69 @@ impl ResidualSchedule {
     ) -> Result<ResidualPrediction, RddmError> {
         let found = outputs.len();
         let expected = objective.outputs();
-        let mismatch = RddmError::Outputs { objective, expected, found };
+        let mismatch = RddmError::Outputs {
+            objective,
+            expected,
+            found,
+        };
         if found != expected {
             return Err(mismatch);
         }
         let clamp = |x: Tensor<4>| if clip { x.clamp(-1.0, 1.0) } else { x };
         let mut outputs = outputs.into_iter();
         let first = outputs.next().ok_or(mismatch)?;
+        let second = outputs.next().map(|second| match objective {
+            Objective::ResidualAddNoise | Objective::CleanAddNoise => second - first.clone(),
+            _ => second,
+        });
+        let predicts_clean = matches!(objective, Objective::CleanNoise | Objective::CleanAddNoise);
         let of_residual = |residual: Tensor<4>| {
             let residual = clamp(residual);
             let noise = self.noise_from_residual(x.clone(), input.clone(), residual.clone(), t);
             let clean = clamp(input.clone() - residual.clone());
-            ResidualPrediction { residual, noise, clean }
+            ResidualPrediction {
+                residual,
+                noise,
+                clean,
+            }
         };
         let of_noise = |noise: Tensor<4>| {
             let clean = clamp(self.clean_from_noise(x.clone(), input.clone(), noise.clone(), t));
             let residual = clamp(input.clone() - clean.clone());
-            ResidualPrediction { residual, noise, clean }
+            ResidualPrediction {
+                residual,
+                noise,
+                clean,
+            }
         };
-        Ok(match (objective, outputs.next()) {
+        Ok(match (objective, second) {
             (Objective::Noise, _) => of_noise(first),
             (Objective::Residual, _) | (_, None) => of_residual(first),
             (_, Some(noise)) => {
-                let residual = match objective {
-                    Objective::CleanNoise => input.clone() - first.clone(),
-                    _ => first.clone(),
+                let residual = if predicts_clean {
+                    input.clone() - first.clone()
+                } else {
+                    first.clone()
                 };
-                match (trust, objective) {
-                    (Trust::Residual, _) => of_residual(residual),
-                    (Trust::Noise, _) => of_noise(noise),
-                    (Trust::Both, Objective::CleanNoise) => ResidualPrediction {
+                match trust {
+                    Trust::Residual => of_residual(residual),
+                    Trust::Noise => of_noise(noise),
+                    Trust::Both if predicts_clean => ResidualPrediction {
                         residual: clamp(residual),
                         noise,
                         clean: clamp(first),
                     },
-                    (Trust::Both, _) => {
+                    Trust::Both => {
                         let residual = clamp(residual);
                         let device = x.device();
                         let sum = per_example(t.iter().map(|&t| self.residual_sum(t)), &device);
                         let std = per_example(t.iter().map(|&t| self.noise_std(t)), &device);
-                        let clean = clamp(
-                            x.clone() - residual.clone() * sum - noise.clone() * std,
-                        );
-                        ResidualPrediction { residual, noise, clean }
+                        let clean = clamp(x.clone() - residual.clone() * sum - noise.clone() * std);
+                        ResidualPrediction {
+                            residual,
+                            noise,
+                            clean,
+                        }
                     }
                 }
             }
@@ -549,8 +726,7 @@ impl ResidualSchedule {
         let sigma2 = eta * (now - then) * then / now;
         let kept = (then - sigma2).max(0.0).sqrt();
         let less_residual = |x: Tensor<4>| x - prediction.residual.clone().mul_scalar(alpha);
-        let less_noise =
-            |x: Tensor<4>| x - prediction.noise.clone().mul_scalar(now.sqrt() - kept);
+        let less_noise = |x: Tensor<4>| x - prediction.noise.clone().mul_scalar(now.sqrt() - kept);
         let x = match remove {
             Removal::ResidualAndNoise => less_noise(less_residual(x)),
             Removal::Residual => less_residual(x),
@@ -591,8 +767,8 @@ pub enum Removal {
 pub enum Path {
     /// Both in each step.
     Together,
-    /// First all residual (the noise time held at its end), then all noise.
+    /// First all residual, with the noise held whole, then all noise; twice the calls.
     ResidualFirst,
-    /// First all noise, then all residual.
+    /// First all noise, with the residual held whole, then all residual; twice the calls.
     NoiseFirst,
 }

@@ -114,3 +114,109 @@ impl TryRng for SeededNoise {
         self.generator.try_fill_bytes(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::Rng;
+
+    #[test]
+    fn the_same_seed_and_stream_give_the_same_bits_in_any_portions() {
+        let whole = SeededNoise::new(42, 7).normal_values(1000);
+        let mut noise = SeededNoise::new(42, 7);
+        let mut parts = noise.normal_values(1);
+        parts.extend(noise.normal_values(400));
+        let mut resumed = SeededNoise::from_state(
+            serde_json::from_str(&serde_json::to_string(&noise.state()).unwrap()).unwrap(),
+        );
+        parts.extend(resumed.normal_values(599));
+        assert_eq!(whole, parts);
+    }
+
+    #[test]
+    fn a_position_between_two_64_bit_draws_is_restored() {
+        let mut noise = SeededNoise::new(1, 2);
+        for drawn in 0..200 {
+            let mut resumed = SeededNoise::from_state(noise.state());
+            assert_eq!(resumed.state(), noise.state());
+            assert_eq!(
+                resumed.normal_values(70),
+                noise.clone().normal_values(70),
+                "{drawn}"
+            );
+            noise.next_u32();
+        }
+    }
+
+    #[test]
+    fn seeds_and_streams_are_uncorrelated() {
+        let n = 20_000;
+        let draw = |seed, stream| SeededNoise::new(seed, stream).normal_values(n);
+        let base = draw(42, 0);
+        for other in [draw(42, 1), draw(43, 0), draw(43, 1), draw(42, u64::MAX)] {
+            let correlation: f64 = base
+                .iter()
+                .zip(&other)
+                .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                .sum::<f64>()
+                / n as f64;
+            // Four standard errors.
+            assert!(correlation.abs() < 4.0 / (n as f64).sqrt(), "{correlation}");
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_standard_normal() {
+        let n = 200_000;
+        let mut values = SeededNoise::new(0, 0).normal_values(n);
+        let moment = |power: i32| {
+            values
+                .iter()
+                .map(|&z| f64::from(z).powi(power))
+                .sum::<f64>()
+                / n as f64
+        };
+        // Moments 1 to 4 of a standard normal number, with the variance of each estimate.
+        for (power, expected, variance) in
+            [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)]
+        {
+            let error: f64 = moment(power) - expected;
+            assert!(
+                error.abs() < 4.0 * f64::sqrt(variance / n as f64),
+                "{power}: {error}"
+            );
+        }
+        // Quantiles of the standard normal distribution.
+        values.sort_by(f32::total_cmp);
+        for (share, quantile) in [
+            (0.001, -3.090_232),
+            (0.158_655, -1.0),
+            (0.5, 0.0),
+            (0.975, 1.959_964),
+        ] {
+            let found = f64::from(values[(share * n as f64) as usize]);
+            assert!((found - quantile).abs() < 0.05, "{share}: {found}");
+        }
+    }
+
+    #[test]
+    fn the_tensor_holds_the_stream_in_row_major_order() {
+        let tensor = SeededNoise::new(5, 0).normal([2, 3, 4], &Device::flex());
+        let values = SeededNoise::new(5, 0).normal_values(24);
+        assert_eq!(tensor.into_data().to_vec::<f32>().unwrap(), values);
+    }
+
+    /// Not a reference: it guards the promise that a seed gives the same picture after an update of
+    /// the random number crates.
+    #[test]
+    fn the_first_numbers_stay_as_they_are() {
+        let found: Vec<u32> = SeededNoise::new(42, 0)
+            .normal_values(4)
+            .into_iter()
+            .map(f32::to_bits)
+            .collect();
+        assert_eq!(found, FIRST);
+    }
+
+    const FIRST: [u32; 4] = [0, 0, 0, 0];
+}

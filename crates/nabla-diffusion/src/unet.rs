@@ -26,6 +26,8 @@ use burn::tensor::ops::{
 };
 use burn::tensor::{Device, Int, Tensor};
 
+use crate::kernels;
+
 /// The normalisation in front of every convolution of a residual block.
 #[derive(Config, Debug, PartialEq)]
 pub enum Normalization {
@@ -367,7 +369,7 @@ impl UNet {
         let [_, _, height, width] = x.dims();
         let x = space_to_depth(pad_to_multiple(x, self.multiple), self.patch);
 
-        let mut h = self.stem.forward(x);
+        let mut h = convolve(&self.stem, x);
         let mut skips = vec![h.clone()];
         for level in &self.encoder {
             for (i, block) in level.blocks.iter().enumerate() {
@@ -415,15 +417,18 @@ impl DecoderBranch {
             }
             if let Some(upsample) = &level.upsample {
                 let [_, _, height, width] = h.dims();
-                h = upsample.forward(interpolate(
-                    h,
-                    InterpolateOptions::new(InterpolateMode::Nearest)
-                        .with_align_corners(false)
-                        .with_output_size([2 * height, 2 * width]),
-                ));
+                h = convolve(
+                    upsample,
+                    interpolate(
+                        h,
+                        InterpolateOptions::new(InterpolateMode::Nearest)
+                            .with_align_corners(false)
+                            .with_output_size([2 * height, 2 * width]),
+                    ),
+                );
             }
         }
-        self.head.forward(silu(normalize(&self.norm, h)))
+        convolve(&self.head, kernels::silu(normalize(&self.norm, h)))
     }
 }
 
@@ -468,7 +473,7 @@ impl ResidualBlock {
     }
 
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
-        let h = self.conv_in.forward(silu(normalize(&self.norm_in, x.clone())));
+        let h = convolve(&self.conv_in, kernels::silu(normalize(&self.norm_in, x.clone())));
         let [batch, channels, _, _] = h.dims();
         // [batch, 2 * channels] -> two of [batch, channels, 1, 1]
         let modulation = self.modulation.forward(time.clone());
@@ -476,7 +481,7 @@ impl ResidualBlock {
         let shift = modulation.slice([0..batch, channels..2 * channels]);
         let h = normalize(&self.norm_out, h) * (scale.reshape([batch, channels, 1, 1]) + 1.0)
             + shift.reshape([batch, channels, 1, 1]);
-        let h = self.conv_out.forward(silu(h));
+        let h = convolve(&self.conv_out, kernels::silu(h));
         match &self.shortcut {
             Some(shortcut) => h + shortcut.forward(x),
             None => h + x,
@@ -588,6 +593,14 @@ fn conv3x3(input: usize, output: usize, stride: usize) -> Conv2dConfig {
     Conv2dConfig::new([input, output], [3, 3])
         .with_stride([stride, stride])
         .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+}
+
+/// A [`conv3x3`] of stride 1 through the kernel written for it.
+fn convolve(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    match &conv.bias {
+        Some(bias) => kernels::conv3x3(x, conv.weight.val(), bias.val()),
+        None => conv.forward(x),
+    }
 }
 
 fn zero(config: Conv2dConfig) -> Conv2dConfig {

@@ -1,0 +1,530 @@
+//! The two operations a UNet spends its time in, written for Burn's pure-Rust CPU backend.
+//!
+//! Burn's `flex` backend computes a 3x3 convolution through a channels-last copy of the picture
+//! and a sigmoid through one `exp` call per sample; a UNet then takes three times PyTorch's time
+//! (`docs/src/backends.md`). Here the convolution gathers shifted rows of the channels-first
+//! picture into a tile that fits the cache and multiplies it with `faer`, and the exponential is a
+//! polynomial that the compiler vectorises. Other backends run Burn's own operations.
+//!
+//! Results do not depend on the number of threads: every sum has a fixed order.
+
+use burn::backend::autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::ops::{ActivationOps, FloatTensorOps, ModuleOps};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Tensor, TensorData};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+/// A convolution with kernel 3, stride 1 and zero padding 1.
+///
+/// - `x`: `[batch, channels_in, height, width]`
+/// - `weight`: `[channels_out, channels_in, 3, 3]`
+/// - `bias`: `[channels_out]`
+/// - returns `[batch, channels_out, height, width]`
+pub fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::conv3x3(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    ))
+}
+
+/// `x · sigmoid(x)`.
+pub fn silu(x: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::silu(x.into_dispatch()))
+}
+
+/// The kernels, for each backend that a UNet runs on.
+#[backend_extension(Flex, Autodiff, Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
+trait Kernels: Backend {
+    fn conv3x3(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::conv2d(x, weight, Some(bias), same_convolution())
+    }
+
+    fn conv3x3_weight_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::conv2d_weight_backward(x, weight, grad, same_convolution())
+    }
+
+    fn conv3x3_x_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::conv2d_x_backward(x, weight, grad, same_convolution())
+    }
+
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_mul(x.clone(), Self::sigmoid(x))
+    }
+
+    fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        // d/dx x s(x) = s + x s (1 - s)
+        let s = Self::sigmoid(x.clone());
+        let through_sigmoid =
+            Self::sigmoid_backward(s.clone(), Self::float_mul(grad.clone(), x));
+        Self::float_add(Self::float_mul(grad, s), through_sigmoid)
+    }
+}
+
+fn same_convolution() -> ConvOptions<2> {
+    ConvOptions::new([1, 1], [1, 1], [1, 1], 1)
+}
+
+impl Kernels for Flex {
+    fn conv3x3(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return Self::conv2d(x, weight, Some(bias), same_convolution());
+        }
+        let (shape, outputs) = (dims(&x), weight.shape()[0]);
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let y = convolve(x.storage(), shape, weight.storage(), Some(bias.storage()), outputs);
+        float([shape[0], outputs, shape[2], shape[3]], y)
+    }
+
+    fn conv3x3_weight_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return Self::conv2d_weight_backward(x, weight, grad, same_convolution());
+        }
+        let (shape, outputs) = (dims(&x), weight.shape()[0]);
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        let dw = weight_gradient(x.storage(), shape, grad.storage(), outputs);
+        float([outputs, shape[1], 3, 3], dw)
+    }
+
+    fn conv3x3_x_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return Self::conv2d_x_backward(x, weight, grad, same_convolution());
+        }
+        let shape = dims(&grad);
+        let inputs = weight.shape()[1];
+        let (grad, weight) = (grad.to_contiguous(), weight.to_contiguous());
+        // The adjoint of a convolution is the convolution with the flipped, transposed kernel.
+        let w: &[f32] = weight.storage();
+        let mut flipped = vec![0.0; w.len()];
+        for o in 0..shape[1] {
+            for i in 0..inputs {
+                for k in 0..9 {
+                    flipped[(i * shape[1] + o) * 9 + 8 - k] = w[(o * inputs + i) * 9 + k];
+                }
+            }
+        }
+        let dx = convolve(grad.storage(), shape, &flipped, None, inputs);
+        float([shape[0], inputs, shape[2], shape[3]], dx)
+    }
+
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return Self::float_mul(x.clone(), Self::sigmoid(x));
+        }
+        let shape = dims(&x);
+        let x = x.to_contiguous();
+        let x: &[f32] = x.storage();
+        let mut y = vec![0.0; x.len()];
+        let arch = pulp::Arch::new();
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+            arch.dispatch(|| {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = x * sigmoid(x);
+                }
+            });
+        });
+        float(shape, y)
+    }
+
+    fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            let s = Self::sigmoid(x.clone());
+            let through = Self::sigmoid_backward(s.clone(), Self::float_mul(grad.clone(), x));
+            return Self::float_add(Self::float_mul(grad, s), through);
+        }
+        let shape = dims(&x);
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
+        let mut dx = vec![0.0; x.len()];
+        let arch = pulp::Arch::new();
+        dx.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK).zip(grad.par_chunks(CHUNK)))
+            .for_each(|(dx, (x, grad))| {
+                arch.dispatch(|| {
+                    for (dx, (&x, &g)) in dx.iter_mut().zip(x.iter().zip(grad)) {
+                        let s = sigmoid(x);
+                        *dx = g * s * (1.0 + x * (1.0 - s));
+                    }
+                });
+            });
+        float(shape, dx)
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+impl<R: burn::backend::cubecl::CubeRuntime> Kernels for burn::backend::cubecl::CubeBackend<R> {}
+
+impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
+    fn conv3x3(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Conv3x3;
+
+        impl<B: Kernels> Backward<B, 3> for Conv3x3 {
+            type State = (FloatTensor<B>, FloatTensor<B>);
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 3>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let [node_x, node_weight, node_bias] = ops.parents;
+                let grad = grads.consume::<B>(&ops.node);
+                let (x, weight) = ops.state;
+                if let Some(node) = node_x {
+                    let dx = B::conv3x3_x_backward(x.clone(), weight.clone(), grad.clone());
+                    grads.register::<B>(node.id, dx);
+                }
+                if let Some(node) = node_weight {
+                    let dw = B::conv3x3_weight_backward(x, weight, grad.clone());
+                    grads.register::<B>(node.id, dw);
+                }
+                if let Some(node) = node_bias {
+                    // [batch, channels, height, width] -> [channels]
+                    let shape = grad.shape();
+                    let [batch, channels, pixels] = [shape[0], shape[1], shape[2] * shape[3]];
+                    let db = B::float_reshape(grad, [batch, channels, pixels].into());
+                    let db = B::float_sum_dim(B::float_sum_dim(db, 2), 0);
+                    grads.register::<B>(node.id, B::float_reshape(db, [channels].into()));
+                }
+            }
+        }
+
+        match Conv3x3
+            .prepare::<C>([x.node(), weight.node(), bias.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let (x, weight) = (x.primitive().clone(), weight.primitive().clone());
+                let y = B::conv3x3(x.clone(), weight.clone(), bias.into_primitive());
+                prep.finish((x, weight), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::conv3x3(
+                x.into_primitive(),
+                weight.into_primitive(),
+                bias.into_primitive(),
+            )),
+        }
+    }
+
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Silu;
+
+        impl<B: Kernels> Backward<B, 1> for Silu {
+            type State = FloatTensor<B>;
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 1>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let [node] = ops.parents;
+                let grad = grads.consume::<B>(&ops.node);
+                if let Some(node) = node {
+                    grads.register::<B>(node.id, B::silu_backward(ops.state, grad));
+                }
+            }
+        }
+
+        match Silu.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let x = x.primitive().clone();
+                prep.finish(x.clone(), B::silu(x))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::silu(x.into_primitive())),
+        }
+    }
+}
+
+/// Samples that one task of an elementwise operation handles.
+const CHUNK: usize = 1 << 14;
+
+/// `f32`s of a gathered tile: half a megabyte, which the second-level cache holds.
+const TILE: usize = 1 << 17;
+
+fn dims(x: &FloatTensor<Flex>) -> [usize; 4] {
+    let shape = x.shape();
+    [shape[0], shape[1], shape[2], shape[3]]
+}
+
+fn float(shape: [usize; 4], data: Vec<f32>) -> FloatTensor<Flex> {
+    FloatTensor::<Flex>::from_data(TensorData::new(data, shape))
+}
+
+/// `1 / (1 + e⁻ˣ)`, without branches so that it vectorises.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `eˣ` to two units in the last place; saturates outside ±87.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // x = n ln 2 + r, |r| <= ln 2 / 2; adding and subtracting 1.5 * 2^23 rounds to nearest.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 87.0);
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    // ln 2 in two parts, the first with trailing zeros so that n times it is exact.
+    let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    // The polynomial of Cephes' expf.
+    let mut p = 1.987_569_2e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_3e-1] {
+        p = p * r + c;
+    }
+    let p = p * r * r + r + 1.0;
+    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// `y = w * x (+ bias)`: `[batch, inputs, height, width]` to `[batch, outputs, height, width]`.
+fn convolve(
+    x: &[f32],
+    shape: [usize; 4],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    outputs: usize,
+) -> Vec<f32> {
+    let [batch, inputs, height, width] = shape;
+    let mut y = vec![0.0; batch * outputs * height * width];
+    if y.is_empty() {
+        return y;
+    }
+    let depth = 9 * inputs;
+    let weight = MatRef::from_row_major_slice(weight, outputs, depth);
+
+    // All rows of the batch in a line, cut into tiles whose gathered columns fit the cache.
+    let rows = batch * height;
+    let rows_per_tile = (TILE / (depth * width).max(1)).clamp(1, rows);
+    let tiles: Vec<Vec<f32>> = (0..rows.div_ceil(rows_per_tile))
+        .into_par_iter()
+        .map_init(Vec::new, |columns: &mut Vec<f32>, tile| {
+            let first = tile * rows_per_tile;
+            let count = rows_per_tile.min(rows - first);
+            let n = count * width;
+            columns.resize(depth * n, 0.0);
+            gather(x, shape, 0..inputs, first..first + count, columns);
+            let mut out = vec![0.0; outputs * n];
+            matmul(
+                MatMut::from_row_major_slice_mut(&mut out, outputs, n),
+                Accum::Replace,
+                weight,
+                MatRef::from_row_major_slice(columns, depth, n),
+                1.0,
+                Par::Seq,
+            );
+            out
+        })
+        .collect();
+
+    y.par_chunks_mut(height * width).enumerate().for_each(|(plane, y)| {
+        let (b, channel) = (plane / outputs, plane % outputs);
+        let offset = bias.map_or(0.0, |bias| bias[channel]);
+        for (r, y) in y.chunks_exact_mut(width).enumerate() {
+            let row = b * height + r;
+            let (tile, local) = (row / rows_per_tile, row % rows_per_tile);
+            let n = rows_per_tile.min(rows - tile * rows_per_tile) * width;
+            let start = channel * n + local * width;
+            for (y, v) in y.iter_mut().zip(&tiles[tile][start..start + width]) {
+                *y = v + offset;
+            }
+        }
+    });
+    y
+}
+
+/// `dw[o, i, ky, kx] = Σ grad[b, o, r, c] x[b, i, r + ky − 1, c + kx − 1]`.
+fn weight_gradient(x: &[f32], shape: [usize; 4], grad: &[f32], outputs: usize) -> Vec<f32> {
+    /// Input channels that one task handles.
+    const BLOCK: usize = 16;
+    let [batch, inputs, height, width] = shape;
+    let area = height * width;
+    let blocks: Vec<Vec<f32>> = (0..inputs.div_ceil(BLOCK))
+        .into_par_iter()
+        .map(|block| {
+            let channels = block * BLOCK..((block + 1) * BLOCK).min(inputs);
+            let depth = 9 * channels.len();
+            let rows_per_tile = (TILE / (depth * width).max(1)).clamp(1, height.max(1));
+            let mut columns = Vec::new();
+            let mut dw = vec![0.0; outputs * depth];
+            for b in 0..batch {
+                for first in (0..height).step_by(rows_per_tile) {
+                    let count = rows_per_tile.min(height - first);
+                    let n = count * width;
+                    columns.resize(depth * n, 0.0);
+                    let row = b * height + first;
+                    gather(x, shape, channels.clone(), row..row + count, &mut columns);
+                    let grad = &grad[b * outputs * area..(b + 1) * outputs * area];
+                    let grad = MatRef::from_row_major_slice(grad, outputs, area);
+                    matmul(
+                        MatMut::from_row_major_slice_mut(&mut dw, outputs, depth),
+                        Accum::Add,
+                        grad.subcols(first * width, n),
+                        MatRef::from_row_major_slice(&columns, depth, n).transpose(),
+                        1.0,
+                        Par::Seq,
+                    );
+                }
+            }
+            dw
+        })
+        .collect();
+    let mut dw = vec![0.0; outputs * inputs * 9];
+    for (o, dw) in dw.chunks_exact_mut(9 * inputs).enumerate() {
+        let mut start = 0;
+        for block in &blocks {
+            let depth = block.len() / outputs;
+            dw[start..start + depth].copy_from_slice(&block[o * depth..(o + 1) * depth]);
+            start += depth;
+        }
+    }
+    dw
+}
+
+/// Fills `columns`, `[9 * channels, rows * width]`, with the 3x3 neighbourhoods of the picture
+/// `x`, `[batch, inputs, height, width]`. Rows count through the whole batch.
+fn gather(
+    x: &[f32],
+    [_, inputs, height, width]: [usize; 4],
+    channels: std::ops::Range<usize>,
+    rows: std::ops::Range<usize>,
+    columns: &mut [f32],
+) {
+    let n = rows.len() * width;
+    for (k, column) in columns.chunks_exact_mut(n).enumerate() {
+        let (channel, ky, kx) = (channels.start + k / 9, k / 3 % 3, k % 3);
+        for (row, out) in rows.clone().zip(column.chunks_exact_mut(width)) {
+            let (b, r) = (row / height, row % height + ky);
+            if r == 0 || r > height {
+                out.fill(0.0);
+                continue;
+            }
+            let start = ((b * inputs + channel) * height + r - 1) * width;
+            let line = &x[start..start + width];
+            match kx {
+                0 => {
+                    out[0] = 0.0;
+                    out[1..].copy_from_slice(&line[..width - 1]);
+                }
+                1 => out.copy_from_slice(line),
+                _ => {
+                    out[..width - 1].copy_from_slice(&line[1..]);
+                    out[width - 1] = 0.0;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::module::conv2d;
+    use burn::tensor::{Device, Distribution, Tolerance};
+
+    fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    }
+
+    /// Burn's own convolution and gradients are the reference.
+    #[test]
+    fn convolution_and_its_gradients_are_burns() {
+        let device = Device::flex().autodiff();
+        for [batch, inputs, outputs, height, width] in
+            [[1, 1, 1, 1, 1], [2, 3, 5, 4, 7], [1, 17, 33, 9, 1], [3, 40, 16, 33, 20]]
+        {
+            let x = random([batch, inputs, height, width], &device).require_grad();
+            let w = random([outputs, inputs, 3, 3], &device).require_grad();
+            let b = random([outputs], &device).require_grad();
+            let weigh = random([batch, outputs, height, width], &device);
+            let ours = conv3x3(x.clone(), w.clone(), b.clone());
+            let burns = conv2d(x.clone(), w.clone(), Some(b.clone()), same_convolution());
+            let tolerance = Tolerance::<f32>::absolute(2e-3).set_relative(1e-4);
+            ours.to_data().assert_approx_eq(&burns.to_data(), tolerance);
+            let ours = (ours * weigh.clone()).sum().backward();
+            let burns = (burns * weigh).sum().backward();
+            macro_rules! same {
+                ($v:expr) => {
+                    $v.grad(&ours).unwrap().into_data().assert_approx_eq::<f32>(
+                        &$v.grad(&burns).unwrap().into_data(),
+                        tolerance,
+                    )
+                };
+            }
+            same!(x);
+            same!(w);
+            same!(b);
+        }
+    }
+
+    #[test]
+    fn silu_is_within_rounding_of_its_closed_form() {
+        let device = Device::flex().autodiff();
+        let xs: Vec<f32> = (-4000..=4000).map(|i| i as f32 * 0.03).collect();
+        let n = xs.len();
+        let x = Tensor::<1>::from_floats(xs.as_slice(), &device)
+            .reshape([1, 1, 1, n])
+            .require_grad();
+        let y = silu(x.clone());
+        let grads = y.clone().sum().backward();
+        let y = y.into_data().to_vec::<f32>().unwrap();
+        let dy = x.grad(&grads).unwrap().into_data().to_vec::<f32>().unwrap();
+        for ((&x, y), dy) in xs.iter().zip(y).zip(dy) {
+            let x = f64::from(x);
+            let s = 1.0 / (1.0 + (-x).exp());
+            let close = |a: f32, b: f64| (f64::from(a) - b).abs() <= 1e-6 * (1.0 + b.abs());
+            assert!(close(y, x * s), "silu({x}) = {y}");
+            assert!(close(dy, s * (1.0 + x * (1.0 - s))), "silu'({x}) = {dy}");
+        }
+    }
+
+    #[test]
+    fn the_thread_count_does_not_change_a_bit() {
+        let device = Device::flex();
+        let (x, w) = (random([2, 24, 31, 17], &device), random([20, 24, 3, 3], &device));
+        let b = random([20], &device);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| conv3x3(x.clone(), w.clone(), b.clone()).into_data())
+        };
+        assert_eq!(run(1), run(3));
+    }
+}

@@ -1,0 +1,689 @@
+//! RDDM run whole: the model that is asked, the loss it is trained with, the sampler.
+//!
+//! [`RddmConfig`] says what a network is told and what it predicts, which training and sampling
+//! have to agree on; [`RddmSamplingConfig`] says how pictures are drawn, which may be changed
+//! afterwards. A run starts from `I_T = I_in + β̄_T ε` and goes down the time pairs of
+//! [`ResidualSchedule::sampling_pairs`]; each step asks the network, lets a hook see (and replace)
+//! what it predicts, and takes the reverse step of [`rddm`](crate::rddm):
+//!
+//! ```text
+//! (I_res, ε, I_0) = hook(prediction(network(I_t, t)))
+//! I_{t'} = I_t − (ᾱ_t − ᾱ_{t'}) I_res − (β̄_t − √(β̄_{t'}² − σ²)) ε + σ z
+//! ```
+//!
+//! With the paths of the partially path-independent generation, residual and noise have an index
+//! each, `I_{a,b} = I_0 + ᾱ_a I_res + β̄_b ε`, and one falls to the clean picture before the other.
+//!
+//! Source: Liu et al., *Residual Denoising Diffusion Models*, CVPR 2024, arXiv 2308.13712.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::rddm::{
+    Objective, Path, RddmError, Removal, ResidualNetwork, ResidualPrediction, ResidualSchedule,
+    TimeCondition, Trust,
+};
+use crate::seeded_noise::SeededNoise;
+use crate::unet::UNet;
+
+/// A network that predicts what an [`Objective`] asks for.
+///
+/// It is implemented for [`ResidualNetwork`], for a [`UNet`] and for closures of the same form (by
+/// which a class, say, is bound to a network).
+pub trait ResidualDenoiser {
+    /// The outputs, each `[batch, channels, height, width]`, in the order of the objective.
+    ///
+    /// - `x`: `I_t`, `[batch, channels, height, width]`
+    /// - `times`: what the residual and the noise network are told of the time, `[batch]` each
+    /// - `condition`: pictures to see beside `x`, `[batch, condition_channels, height, width]`
+    fn predict(
+        &self,
+        x: Tensor<4>,
+        times: [Tensor<1>; 2],
+        condition: Option<Tensor<4>>,
+    ) -> Vec<Tensor<4>>;
+}
+
+impl<F> ResidualDenoiser for F
+where
+    F: Fn(Tensor<4>, [Tensor<1>; 2], Option<Tensor<4>>) -> Vec<Tensor<4>>,
+{
+    fn predict(
+        &self,
+        x: Tensor<4>,
+        times: [Tensor<1>; 2],
+        condition: Option<Tensor<4>>,
+    ) -> Vec<Tensor<4>> {
+        self(x, times, condition)
+    }
+}
+
+impl ResidualDenoiser for ResidualNetwork {
+    fn predict(
+        &self,
+        x: Tensor<4>,
+        times: [Tensor<1>; 2],
+        condition: Option<Tensor<4>>,
+    ) -> Vec<Tensor<4>> {
+        self.forward(x, times, condition, None)
+    }
+}
+
+impl ResidualDenoiser for UNet {
+    fn predict(
+        &self,
+        x: Tensor<4>,
+        [time, _]: [Tensor<1>; 2],
+        condition: Option<Tensor<4>>,
+    ) -> Vec<Tensor<4>> {
+        self.forward(x, time, condition, None)
+    }
+}
+
+/// The distance between prediction and target.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Mean absolute difference; the official code's for restoration.
+    L1,
+    /// Mean squared difference; the official code's for generation.
+    L2,
+}
+
+impl Loss {
+    /// The mean distance, `[1]`.
+    pub fn between(self, prediction: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
+        let difference = prediction - target;
+        match self {
+            Self::L1 => difference.abs().mean(),
+            Self::L2 => difference.square().mean(),
+        }
+    }
+}
+
+/// What the network of an RDDM is told and predicts: what training and sampling agree on.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub struct RddmConfig {
+    /// What the network predicts. Default `ResidualNoise`.
+    #[config(default = "Objective::ResidualNoise")]
+    pub objective: Objective,
+    /// What it is told of the time. Default `Step`.
+    #[config(default = "TimeCondition::Step")]
+    pub time: TimeCondition,
+    /// Whether it sees `I_in` beside `I_t` (the official `condition`): for restoration. Default
+    /// false.
+    #[config(default = false)]
+    pub condition_on_input: bool,
+}
+
+impl RddmConfig {
+    /// The model over `schedule`.
+    ///
+    /// ```
+    /// use nabla_diffusion::rddm::{Objective, ResidualScheduleConfig};
+    /// use nabla_diffusion::rddm_sampler::RddmConfig;
+    ///
+    /// let rddm = RddmConfig::new()
+    ///     .with_objective(Objective::Residual)
+    ///     .with_condition_on_input(true)
+    ///     .init(ResidualScheduleConfig::new().with_noise_variance(0.01).init()?);
+    /// assert_eq!(rddm.schedule().steps(), 1000);
+    /// # Ok::<(), nabla_diffusion::rddm::RddmError>(())
+    /// ```
+    pub fn init(&self, schedule: ResidualSchedule) -> Rddm {
+        Rddm {
+            schedule,
+            config: *self,
+        }
+    }
+}
+
+/// A residual denoising diffusion model without its network: schedule and conventions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rddm {
+    schedule: ResidualSchedule,
+    config: RddmConfig,
+}
+
+/// A picture, or a batch of them, that a network may see.
+#[derive(Clone, Debug)]
+pub struct RddmInput {
+    /// `I_in`, `[batch, channels, height, width]`: the degraded picture, or zeros to generate.
+    pub input: Tensor<4>,
+    /// Further pictures for the network to see (the official `input_condition`, a mask, say),
+    /// `[batch, any, height, width]`.
+    pub condition: Option<Tensor<4>>,
+}
+
+impl RddmInput {
+    /// The degraded picture alone, `[batch, channels, height, width]`.
+    pub fn new(input: Tensor<4>) -> Self {
+        Self {
+            input,
+            condition: None,
+        }
+    }
+
+    /// Adds further pictures for the network to see, `[batch, any, height, width]`.
+    #[must_use]
+    pub fn with_condition(mut self, condition: Tensor<4>) -> Self {
+        self.condition = Some(condition);
+        self
+    }
+}
+
+impl Rddm {
+    /// The schedule.
+    pub fn schedule(&self) -> &ResidualSchedule {
+        &self.schedule
+    }
+
+    /// What the network is told and predicts.
+    pub fn config(&self) -> RddmConfig {
+        self.config
+    }
+
+    /// The same conventions with another schedule: a network that is told the coefficients may be
+    /// sampled with a schedule that it was not trained with.
+    pub fn with_schedule(&self, schedule: ResidualSchedule) -> Self {
+        Self {
+            schedule,
+            config: self.config,
+        }
+    }
+
+    /// The network's outputs for `x = I_t`.
+    ///
+    /// - `x`: `[batch, channels, height, width]`
+    /// - `given`: what it was made of
+    /// - `t`: one index per example
+    ///
+    /// # Errors
+    /// If the network has not the outputs that the objective needs, or of another shape than `x`.
+    ///
+    /// # Panics
+    /// If a `t` is not below the number of steps.
+    pub fn outputs(
+        &self,
+        model: &dyn ResidualDenoiser,
+        x: Tensor<4>,
+        given: &RddmInput,
+        t: &[usize],
+    ) -> Result<Vec<Tensor<4>>, RddmError> {
+        let times = self.schedule.times(self.config.time, t, &x.device());
+        self.ask(model, x, given, times)
+    }
+
+    fn ask(
+        &self,
+        model: &dyn ResidualDenoiser,
+        x: Tensor<4>,
+        given: &RddmInput,
+        times: [Tensor<1>; 2],
+    ) -> Result<Vec<Tensor<4>>, RddmError> {
+        // A network that predicts the noise alone is told the noise's time.
+        let [residual_time, noise_time] = times;
+        let times = match self.config.objective {
+            Objective::Noise => [noise_time.clone(), noise_time],
+            _ => [residual_time, noise_time],
+        };
+        let seen = self.config.condition_on_input.then(|| given.input.clone());
+        let seen: Vec<Tensor<4>> = seen.into_iter().chain(given.condition.clone()).collect();
+        let condition = (!seen.is_empty()).then(|| Tensor::cat(seen, 1));
+        let picture = x.dims();
+        let outputs = model.predict(x, times, condition);
+        let objective = self.config.objective;
+        let (expected, found) = (objective.outputs(), outputs.len());
+        if found != expected {
+            return Err(RddmError::Outputs {
+                objective,
+                expected,
+                found,
+            });
+        }
+        match outputs.iter().map(Tensor::dims).find(|&s| s != picture) {
+            Some(found) => Err(RddmError::OutputShape { found, picture }),
+            None => Ok(outputs),
+        }
+    }
+
+    /// The training loss, `[1]`: the distance of each output from its target, averaged over the
+    /// batch, summed over the outputs.
+    ///
+    /// - `clean`: `I_0`, `[batch, channels, height, width]`
+    /// - `given`: `I_in` and what else the network sees
+    /// - `t`: one index per example; `noise`: `ε`, `[batch, channels, height, width]`
+    ///
+    /// # Errors
+    /// As [`outputs`](Self::outputs), or if the pictures have not one shape.
+    ///
+    /// # Panics
+    /// If a `t` is not below the number of steps, or there is not one per example.
+    pub fn loss(
+        &self,
+        model: &dyn ResidualDenoiser,
+        clean: Tensor<4>,
+        given: &RddmInput,
+        t: &[usize],
+        noise: Tensor<4>,
+        loss: Loss,
+    ) -> Result<Tensor<1>, RddmError> {
+        check_shape("degraded picture", &given.input, &clean)?;
+        check_shape("noise", &noise, &clean)?;
+        let device = clean.device();
+        let residual = given.input.clone() - clean.clone();
+        let x = self
+            .schedule
+            .diffuse(clean.clone(), residual.clone(), noise.clone(), t);
+        let outputs = self.outputs(model, x, given, t)?;
+        let targets = self.config.objective.targets(clean, residual, noise);
+        Ok(outputs
+            .into_iter()
+            .zip(targets)
+            .map(|(output, target)| loss.between(output, target))
+            .reduce(|sum, next| sum + next)
+            .unwrap_or_else(|| Tensor::zeros([1], &device)))
+    }
+
+    /// The sampler.
+    ///
+    /// # Errors
+    /// If the number of steps or `eta` is out of range, or the path is one that the objective
+    /// cannot take.
+    pub fn sampler(&self, config: RddmSamplingConfig) -> Result<RddmSampler, RddmError> {
+        if !(0.0..=1.0).contains(&config.eta) {
+            return Err(RddmError::Eta(config.eta));
+        }
+        let pairs = self.schedule.sampling_pairs(config.steps)?;
+        let objective = self.config.objective;
+        let apart = matches!(
+            objective,
+            Objective::ResidualNoise | Objective::ResidualAddNoise
+        ) && config.trust == Trust::Both
+            && config.removal == Removal::ResidualAndNoise;
+        if config.path != Path::Together && !apart {
+            return Err(RddmError::Path {
+                path: config.path,
+                objective,
+                trust: config.trust,
+                removal: config.removal,
+            });
+        }
+        let last = Some(self.schedule.steps() - 1);
+        let pairs = || pairs.iter().map(|&(t, next)| (Some(t), next));
+        let moves = match config.path {
+            Path::Together => pairs().map(|pair| Move::new(pair, pair)).collect(),
+            Path::ResidualFirst => pairs()
+                .map(|pair| Move::new(pair, (last, last)))
+                .chain(pairs().map(|pair| Move::new((None, None), pair)))
+                .collect(),
+            Path::NoiseFirst => pairs()
+                .map(|pair| Move::new((last, last), pair))
+                .chain(pairs().map(|pair| Move::new(pair, (None, None))))
+                .collect(),
+        };
+        Ok(RddmSampler {
+            rddm: self.clone(),
+            config,
+            moves,
+        })
+    }
+}
+
+fn check_shape(
+    what: &'static str,
+    found: &Tensor<4>,
+    picture: &Tensor<4>,
+) -> Result<(), RddmError> {
+    let (found, picture) = (found.dims(), picture.dims());
+    if found == picture {
+        Ok(())
+    } else {
+        Err(RddmError::PictureShape {
+            what,
+            found,
+            picture,
+        })
+    }
+}
+
+/// How pictures are drawn from an [`Rddm`].
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct RddmSamplingConfig {
+    /// Steps, from 1 to the schedule's. Default 10, the official number for generation and the
+    /// upper end for restoration (2 to 10).
+    #[config(default = 10)]
+    pub steps: usize,
+    /// Share of fresh noise, in `[0, 1]`. Default 0: deterministic; the official code uses nothing
+    /// else for restoration.
+    #[config(default = 0.0)]
+    pub eta: f64,
+    /// Which of two predictions is believed. Default `Both`.
+    #[config(default = "Trust::Both")]
+    pub trust: Trust,
+    /// How a step removes them. Default `ResidualAndNoise`.
+    #[config(default = "Removal::ResidualAndNoise")]
+    pub removal: Removal,
+    /// In which order. Default `Together`; the other paths need an objective with residual and
+    /// noise, `Trust::Both` and `Removal::ResidualAndNoise`.
+    #[config(default = "Path::Together")]
+    pub path: Path,
+    /// Whether predicted residuals and clean pictures are held to `[−1, 1]`. Default true.
+    #[config(default = true)]
+    pub clip: bool,
+}
+
+/// One move of the sampler: the indices of residual and noise before and after; `None` is 0.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    residual: (Option<usize>, Option<usize>),
+    noise: (Option<usize>, Option<usize>),
+}
+
+impl Move {
+    fn new(
+        residual: (Option<usize>, Option<usize>),
+        noise: (Option<usize>, Option<usize>),
+    ) -> Self {
+        Self { residual, noise }
+    }
+}
+
+/// Where a sampler is when its hook is called.
+#[derive(Clone, Copy, Debug)]
+pub struct RddmStep<'a> {
+    /// Steps taken so far, from 0.
+    pub index: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// `ᾱ`: how much of the residual `x` contains.
+    pub residual_sum: f64,
+    /// `β̄`: the standard deviation of the noise in `x`.
+    pub noise_std: f64,
+    /// `I_t`, `[batch, channels, height, width]`.
+    pub x: &'a Tensor<4>,
+    /// `I_in`, `[batch, channels, height, width]`.
+    pub input: &'a Tensor<4>,
+}
+
+impl RddmStep<'_> {
+    /// The prediction whose clean picture is `clean`, `[batch, channels, height, width]`: the
+    /// residual leads to `I_in`, the noise explains the rest of `x`. A correction of the clean
+    /// picture (OmniSSR's, say) enters here.
+    pub fn prediction_of_clean(&self, clean: Tensor<4>) -> ResidualPrediction {
+        let residual = self.input.clone() - clean.clone();
+        let noise = if self.noise_std > 0.0 {
+            (self.x.clone() - clean.clone() - residual.clone() * self.residual_sum)
+                / self.noise_std.max(1e-6)
+        } else {
+            clean.zeros_like()
+        };
+        ResidualPrediction {
+            residual,
+            noise,
+            clean,
+        }
+    }
+}
+
+/// What sees, and may replace, the prediction of every step.
+pub type RddmHook<'a> = dyn FnMut(RddmStep<'_>, ResidualPrediction) -> ResidualPrediction + 'a;
+
+/// The sampler; see the [module documentation](self).
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_diffusion::rddm::{Objective, ResidualScheduleConfig};
+/// use nabla_diffusion::rddm_sampler::{RddmConfig, RddmInput, RddmSamplingConfig};
+/// use nabla_diffusion::seeded_noise::SeededNoise;
+///
+/// let device = Device::flex();
+/// let rddm = RddmConfig::new()
+///     .with_objective(Objective::Residual)
+///     .with_condition_on_input(true)
+///     .init(ResidualScheduleConfig::new().with_noise_variance(0.01).init()?);
+/// // A network that knows that the clean pictures are black: I_res = I_in − 0.
+/// let network = |_x: Tensor<4>, _times: [Tensor<1>; 2], condition: Option<Tensor<4>>| {
+///     condition.into_iter().collect()
+/// };
+/// let degraded = RddmInput::new(Tensor::ones([1, 3, 8, 8], &device) * 0.5);
+/// let mut noise = SeededNoise::new(42, 0);
+/// let sampler = rddm.sampler(RddmSamplingConfig::new().with_steps(5))?;
+/// let restored = sampler.restore(&network, &degraded, &mut noise)?; // [1, 3, 8, 8]
+/// assert!(restored.abs().max().into_scalar::<f32>() < 1e-6);
+/// # Ok::<(), nabla_diffusion::rddm::RddmError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct RddmSampler {
+    rddm: Rddm,
+    config: RddmSamplingConfig,
+    moves: Vec<Move>,
+}
+
+impl RddmSampler {
+    /// Calls of the network in one run.
+    pub fn calls(&self) -> usize {
+        self.moves.len()
+    }
+
+    /// The model.
+    pub fn rddm(&self) -> &Rddm {
+        &self.rddm
+    }
+
+    /// `I_T = I_in + β̄_T ε`, `[batch, channels, height, width]`.
+    pub fn start(&self, input: &Tensor<4>, noise: &mut SeededNoise) -> Tensor<4> {
+        let schedule = &self.rddm.schedule;
+        let std = schedule.noise_std(schedule.steps() - 1);
+        input.clone() + noise.normal(input.dims(), &input.device()) * std
+    }
+
+    /// Restores degraded pictures; `[batch, channels, height, width]` as they are.
+    ///
+    /// # Errors
+    /// If the network has not the outputs that the objective needs, or of another shape.
+    pub fn restore(
+        &self,
+        model: &dyn ResidualDenoiser,
+        given: &RddmInput,
+        noise: &mut SeededNoise,
+    ) -> Result<Tensor<4>, RddmError> {
+        let x = self.start(&given.input, noise);
+        self.run(model, x, given, noise, &mut |_, prediction| prediction)
+    }
+
+    /// Generates pictures from noise, `I_in = 0`; `[batch, channels, height, width]` as `shape`
+    /// says.
+    ///
+    /// # Errors
+    /// If the network has not the outputs that the objective needs, or of another shape.
+    pub fn generate(
+        &self,
+        model: &dyn ResidualDenoiser,
+        shape: [usize; 4],
+        device: &Device,
+        noise: &mut SeededNoise,
+    ) -> Result<Tensor<4>, RddmError> {
+        self.restore(model, &RddmInput::new(Tensor::zeros(shape, device)), noise)
+    }
+
+    /// The whole run from a given start, with a hook.
+    ///
+    /// - `x`: `I_T` as [`start`](Self::start) makes it, `[batch, channels, height, width]`
+    /// - `given`: `I_in` and what else the network sees
+    /// - `noise`: the fresh noise of the steps; not touched if `eta` is 0
+    ///
+    /// # Errors
+    /// If the network has not the outputs that the objective needs, or of another shape, or the
+    /// pictures differ in shape.
+    pub fn run(
+        &self,
+        model: &dyn ResidualDenoiser,
+        mut x: Tensor<4>,
+        given: &RddmInput,
+        noise: &mut SeededNoise,
+        hook: &mut RddmHook<'_>,
+    ) -> Result<Tensor<4>, RddmError> {
+        check_shape("degraded picture", &given.input, &x)?;
+        let schedule = &self.rddm.schedule;
+        let steps = self.moves.len();
+        let residual_sum = |t: Option<usize>| t.map_or(0.0, |t| schedule.residual_sum(t));
+        let noise_std = |t: Option<usize>| t.map_or(0.0, |t| schedule.noise_std(t));
+        for (index, &step) in self.moves.iter().enumerate() {
+            let prediction = self.prediction(model, &x, given, step)?;
+            let here = RddmStep {
+                index,
+                steps,
+                residual_sum: residual_sum(step.residual.0),
+                noise_std: noise_std(step.noise.0),
+                x: &x,
+                input: &given.input,
+            };
+            let prediction = hook(here, prediction);
+            check_shape("hook's clean picture", &prediction.clean, &x)?;
+            // Fresh noise only where some remains: in the last step there is none to renew.
+            let (now, then) = (noise_std(step.noise.0), noise_std(step.noise.1));
+            let sigma2 = if now > then && now > 0.0 {
+                let (now, then) = (now * now, then * then);
+                self.config.eta * (now - then) * then / now
+            } else {
+                0.0
+            };
+            let fresh = (sigma2 > 0.0).then(|| noise.normal(x.dims(), &x.device()));
+            x = match (self.config.path, step.residual, step.noise) {
+                (Path::Together, (Some(t), next), _) => schedule.reverse_step(
+                    x,
+                    &prediction,
+                    t,
+                    next,
+                    self.config.eta,
+                    fresh,
+                    self.config.removal,
+                ),
+                (_, (_, None), (_, None)) => prediction.clean,
+                (_, residual, _) => {
+                    let alpha = residual_sum(residual.0) - residual_sum(residual.1);
+                    let beta = now - (then * then - sigma2).max(0.0).sqrt();
+                    let x = x - prediction.residual * alpha - prediction.noise * beta;
+                    match fresh {
+                        Some(z) => x + z * sigma2.sqrt(),
+                        None => x,
+                    }
+                }
+            };
+        }
+        Ok(x)
+    }
+
+    /// What the model says of `x`, whose residual and noise have the indices of `step`.
+    fn prediction(
+        &self,
+        model: &dyn ResidualDenoiser,
+        x: &Tensor<4>,
+        given: &RddmInput,
+        step: Move,
+    ) -> Result<ResidualPrediction, RddmError> {
+        let schedule = &self.rddm.schedule;
+        let config = self.rddm.config;
+        let [batch, ..] = x.dims();
+        if let (Path::Together, Some(t)) = (self.config.path, step.residual.0) {
+            let t = vec![t; batch];
+            let outputs = self.rddm.outputs(model, x.clone(), given, &t)?;
+            return schedule.prediction(
+                config.objective,
+                self.config.trust,
+                outputs,
+                x.clone(),
+                given.input.clone(),
+                &t,
+                self.config.clip,
+            );
+        }
+        let device = x.device();
+        // What is gone has no index: the network is told the beginning of the schedule.
+        let told = |t: Option<usize>| {
+            let [residual, noise] =
+                schedule.times(config.time, &vec![t.unwrap_or(0); batch], &device);
+            match (t, config.time) {
+                (None, TimeCondition::Coefficients) => [residual * 0.0, noise * 0.0],
+                _ => [residual, noise],
+            }
+        };
+        let [residual_time, _] = told(step.residual.0);
+        let [_, noise_time] = told(step.noise.0);
+        let outputs = self
+            .rddm
+            .ask(model, x.clone(), given, [residual_time, noise_time])?;
+        let [first, second]: [Tensor<4>; 2] =
+            outputs
+                .try_into()
+                .map_err(|outputs: Vec<_>| RddmError::Outputs {
+                    objective: config.objective,
+                    expected: 2,
+                    found: outputs.len(),
+                })?;
+        let noise = match config.objective {
+            Objective::ResidualAddNoise => second - first.clone(),
+            _ => second,
+        };
+        let clamp = |x: Tensor<4>| {
+            if self.config.clip {
+                x.clamp(-1.0, 1.0)
+            } else {
+                x
+            }
+        };
+        let residual = clamp(first);
+        let alpha = step.residual.0.map_or(0.0, |t| schedule.residual_sum(t));
+        let beta = step.noise.0.map_or(0.0, |t| schedule.noise_std(t));
+        let clean = clamp(x.clone() - residual.clone() * alpha - noise.clone() * beta);
+        Ok(ResidualPrediction {
+            residual,
+            noise,
+            clean,
+        })
+    }
+}
+
+/// Builds a network whose first weights are those of `seed`, whatever was drawn before.
+///
+/// Burn's layers draw their weights from one generator of the backend, lazily. This seeds it, builds
+/// and draws at once, one caller at a time. (Other draws from the backend's generator at the same
+/// time, in another thread, would mix in; nothing else in this crate draws from it.)
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nabla_diffusion::rddm_sampler::seeded_weights;
+/// use nabla_diffusion::unet::UNetConfig;
+///
+/// let device = Device::flex();
+/// let config = UNetConfig::new(3, 3).with_base_channels(32);
+/// let unet = seeded_weights(42, &device, || config.init(&device))?;
+/// # let _ = unet;
+/// # Ok::<(), nabla_diffusion::unet::UNetConfigError>(())
+/// ```
+///
+/// # Errors
+/// As `build`.
+pub fn seeded_weights<M: Module, E>(
+    seed: u64,
+    device: &Device,
+    build: impl FnOnce() -> Result<M, E>,
+) -> Result<M, E> {
+    use burn::module::{ModuleVisitor, Param};
+    use std::sync::{Mutex, PoisonError};
+
+    struct Draw;
+    impl ModuleVisitor for Draw {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let _ = param.val();
+        }
+    }
+
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    device.seed(seed);
+    let module = build()?;
+    module.visit(&mut Draw);
+    Ok(module)
+}
