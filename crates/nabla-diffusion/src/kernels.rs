@@ -42,6 +42,19 @@ pub fn silu(x: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as Kernels>::silu(x.into_dispatch()))
 }
 
+/// `silu(x · (1 + scale) + shift)`: what stands between the two convolutions of a residual block.
+///
+/// - `x`: `[batch, channels, height, width]`
+/// - `scale`, `shift`: `[batch, channels]`
+/// - returns the shape of `x`
+pub fn modulated_silu(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::modulated_silu(
+        x.into_dispatch(),
+        scale.into_dispatch(),
+        shift.into_dispatch(),
+    ))
+}
+
 /// The kernels, for each backend that a UNet runs on.
 #[backend_extension(Flex, Autodiff, Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
 trait Kernels: Backend {
@@ -53,6 +66,21 @@ trait Kernels: Backend {
         Self::conv2d(x, weight, Some(bias), same_convolution())
     }
 
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_mul(x.clone(), Self::sigmoid(x))
+    }
+
+    fn modulated_silu(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::silu(modulate::<Self>(x, scale, shift))
+    }
+}
+
+/// The gradients of [`Kernels`], which the autodiff backend asks of the backend below.
+trait KernelGradients: Kernels {
     fn conv3x3_weight_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -69,8 +97,27 @@ trait Kernels: Backend {
         Self::conv2d_x_backward(x, weight, grad, same_convolution())
     }
 
-    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_mul(x.clone(), Self::sigmoid(x))
+    /// The gradients by `x`, `scale` and `shift`.
+    fn modulated_silu_backward(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        let [batch, channels, height, width] = dims(&x);
+        let u = modulate::<Self>(x.clone(), scale.clone(), shift);
+        let du = Self::silu_backward(u, grad);
+        let gain = Self::float_add_scalar(scale, 1.0.into());
+        let gain = Self::float_reshape(gain, [batch, channels, 1, 1].into());
+        let sum = |v: FloatTensor<Self>| {
+            let v = Self::float_reshape(v, [batch, channels, height * width].into());
+            Self::float_reshape(Self::float_sum_dim(v, 2), [batch, channels].into())
+        };
+        [
+            Self::float_mul(du.clone(), gain),
+            sum(Self::float_mul(du.clone(), x)),
+            sum(du),
+        ]
     }
 
     fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -80,6 +127,19 @@ trait Kernels: Backend {
             Self::sigmoid_backward(s.clone(), Self::float_mul(grad.clone(), x));
         Self::float_add(Self::float_mul(grad, s), through_sigmoid)
     }
+}
+
+/// `x · (1 + scale) + shift`.
+fn modulate<B: Backend>(
+    x: FloatTensor<B>,
+    scale: FloatTensor<B>,
+    shift: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let [batch, channels, _, _] = dims(&x);
+    let gain = B::float_add_scalar(scale, 1.0.into());
+    let gain = B::float_reshape(gain, [batch, channels, 1, 1].into());
+    let shift = B::float_reshape(shift, [batch, channels, 1, 1].into());
+    B::float_add(B::float_mul(x, gain), shift)
 }
 
 fn same_convolution() -> ConvOptions<2> {
@@ -101,6 +161,55 @@ impl Kernels for Flex {
         float([shape[0], outputs, shape[2], shape[3]], y)
     }
 
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return Self::float_mul(x.clone(), Self::sigmoid(x));
+        }
+        let shape = dims(&x);
+        let x = x.to_contiguous();
+        let x: &[f32] = x.storage();
+        let mut y = vec![0.0; x.len()];
+        let arch = pulp::Arch::new();
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+            arch.dispatch(|| {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = x * sigmoid(x);
+                }
+            });
+        });
+        float(shape, y)
+    }
+
+    fn modulated_silu(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return Self::silu(modulate::<Self>(x, scale, shift));
+        }
+        let shape = dims(&x);
+        let area = shape[2] * shape[3];
+        let (x, scale, shift) = (x.to_contiguous(), scale.to_contiguous(), shift.to_contiguous());
+        let (x, scale, shift): (&[f32], &[f32], &[f32]) =
+            (x.storage(), scale.storage(), shift.storage());
+        let mut y = vec![0.0; x.len()];
+        let arch = pulp::Arch::new();
+        y.par_chunks_mut(area.max(1)).enumerate().for_each(|(plane, y)| {
+            let (gain, shift) = (1.0 + scale[plane], shift[plane]);
+            let x = &x[plane * area..(plane + 1) * area];
+            arch.dispatch(|| {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    let u = x * gain + shift;
+                    *y = u * sigmoid(u);
+                }
+            });
+        });
+        float(shape, y)
+    }
+}
+
+impl KernelGradients for Flex {
     fn conv3x3_weight_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -140,23 +249,60 @@ impl Kernels for Flex {
         float([shape[0], inputs, shape[2], shape[3]], dx)
     }
 
-    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        if x.dtype() != DType::F32 {
-            return Self::float_mul(x.clone(), Self::sigmoid(x));
-        }
+    fn modulated_silu_backward(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
         let shape = dims(&x);
-        let x = x.to_contiguous();
-        let x: &[f32] = x.storage();
-        let mut y = vec![0.0; x.len()];
+        let planes = [shape[0], shape[1]];
+        let area = shape[2] * shape[3];
+        let (x, scale, shift, grad) = (
+            x.to_contiguous(),
+            scale.to_contiguous(),
+            shift.to_contiguous(),
+            grad.to_contiguous(),
+        );
+        let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
+        let (scale, shift): (&[f32], &[f32]) = (scale.storage(), shift.storage());
+        let mut dx = vec![0.0; x.len()];
         let arch = pulp::Arch::new();
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-            arch.dispatch(|| {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = x * sigmoid(x);
-                }
-            });
-        });
-        float(shape, y)
+        let sums: Vec<[f32; 2]> = dx
+            .par_chunks_mut(area.max(1))
+            .enumerate()
+            .map(|(plane, dx)| {
+                let (gain, shift) = (1.0 + scale[plane], shift[plane]);
+                let range = plane * area..(plane + 1) * area;
+                let (x, grad) = (&x[range.clone()], &grad[range]);
+                arch.dispatch(|| {
+                    // Sums in lanes, which vectorise, and in a fixed order.
+                    let (mut by_scale, mut by_shift) = ([0.0; LANES], [0.0; LANES]);
+                    for ((dx, x), grad) in dx
+                        .chunks_mut(LANES)
+                        .zip(x.chunks(LANES))
+                        .zip(grad.chunks(LANES))
+                    {
+                        for (lane, (dx, (&x, &g))) in
+                            dx.iter_mut().zip(x.iter().zip(grad)).enumerate()
+                        {
+                            let u = x * gain + shift;
+                            let s = sigmoid(u);
+                            let du = g * s * (1.0 + u * (1.0 - s));
+                            *dx = du * gain;
+                            by_scale[lane] += du * x;
+                            by_shift[lane] += du;
+                        }
+                    }
+                    [by_scale.iter().sum(), by_shift.iter().sum()]
+                })
+            })
+            .collect();
+        let matrix = |i: usize| {
+            let values: Vec<f32> = sums.iter().map(|s| s[i]).collect();
+            FloatTensor::<Flex>::from_data(TensorData::new(values, planes))
+        };
+        [float(shape, dx), matrix(0), matrix(1)]
     }
 
     fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -187,7 +333,13 @@ impl Kernels for Flex {
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 impl<R: burn::backend::cubecl::CubeRuntime> Kernels for burn::backend::cubecl::CubeBackend<R> {}
 
-impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+impl<R: burn::backend::cubecl::CubeRuntime> KernelGradients
+    for burn::backend::cubecl::CubeBackend<R>
+{
+}
+
+impl<B: KernelGradients, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn conv3x3(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -196,7 +348,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         #[derive(Debug)]
         struct Conv3x3;
 
-        impl<B: Kernels> Backward<B, 3> for Conv3x3 {
+        impl<B: KernelGradients> Backward<B, 3> for Conv3x3 {
             type State = (FloatTensor<B>, FloatTensor<B>);
 
             fn backward(
@@ -249,7 +401,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         #[derive(Debug)]
         struct Silu;
 
-        impl<B: Kernels> Backward<B, 1> for Silu {
+        impl<B: KernelGradients> Backward<B, 1> for Silu {
             type State = FloatTensor<B>;
 
             fn backward(
@@ -274,7 +426,57 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(B::silu(x.into_primitive())),
         }
     }
+
+    fn modulated_silu(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct ModulatedSilu;
+
+        impl<B: KernelGradients> Backward<B, 3> for ModulatedSilu {
+            type State = [FloatTensor<B>; 3];
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 3>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let parents = ops.parents;
+                let grad = grads.consume::<B>(&ops.node);
+                let [x, scale, shift] = ops.state;
+                let gradients = B::modulated_silu_backward(x, scale, shift, grad);
+                for (node, gradient) in parents.into_iter().zip(gradients) {
+                    if let Some(node) = node {
+                        grads.register::<B>(node.id, gradient);
+                    }
+                }
+            }
+        }
+
+        match ModulatedSilu
+            .prepare::<C>([x.node(), scale.node(), shift.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let [x, scale, shift] = [x, scale, shift].map(|v| v.primitive().clone());
+                let y = B::modulated_silu(x.clone(), scale.clone(), shift.clone());
+                prep.finish([x, scale, shift], y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::modulated_silu(
+                x.into_primitive(),
+                scale.into_primitive(),
+                shift.into_primitive(),
+            )),
+        }
+    }
 }
+
+/// Partial sums that are kept side by side.
+const LANES: usize = 16;
 
 /// Samples that one task of an elementwise operation handles.
 const CHUNK: usize = 1 << 14;
@@ -282,7 +484,7 @@ const CHUNK: usize = 1 << 14;
 /// `f32`s of a gathered tile: half a megabyte, which the second-level cache holds.
 const TILE: usize = 1 << 17;
 
-fn dims(x: &FloatTensor<Flex>) -> [usize; 4] {
+fn dims(x: &impl TensorMetadata) -> [usize; 4] {
     let shape = x.shape();
     [shape[0], shape[1], shape[2], shape[3]]
 }
@@ -495,6 +697,34 @@ mod tests {
         }
     }
 
+    /// The composition of Burn's own operations is the reference.
+    #[test]
+    fn modulated_silu_and_its_gradients_are_burns() {
+        let device = Device::flex().autodiff();
+        for [batch, channels, height, width] in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 2, 16, 17]] {
+            let x = random([batch, channels, height, width], &device).require_grad();
+            let scale = random([batch, channels], &device).require_grad();
+            let shift = random([batch, channels], &device).require_grad();
+            let weigh = random([batch, channels, height, width], &device);
+            let ours = modulated_silu(x.clone(), scale.clone(), shift.clone());
+            let wide = |v: Tensor<2>| v.reshape([batch, channels, 1, 1]);
+            let burns = burn::tensor::activation::silu(
+                x.clone() * (wide(scale.clone()) + 1.0) + wide(shift.clone()),
+            );
+            let tolerance = Tolerance::<f32>::absolute(1e-4).set_relative(1e-4);
+            ours.to_data().assert_approx_eq(&burns.to_data(), tolerance);
+            let ours = (ours * weigh.clone()).sum().backward();
+            let burns = (burns * weigh).sum().backward();
+            for (a, b) in [
+                (x.grad(&ours).unwrap().into_data(), x.grad(&burns).unwrap().into_data()),
+                (scale.grad(&ours).unwrap().into_data(), scale.grad(&burns).unwrap().into_data()),
+                (shift.grad(&ours).unwrap().into_data(), shift.grad(&burns).unwrap().into_data()),
+            ] {
+                a.assert_approx_eq::<f32>(&b, tolerance);
+            }
+        }
+    }
+
     #[test]
     fn silu_is_within_rounding_of_its_closed_form() {
         let device = Device::flex().autodiff();
@@ -505,8 +735,8 @@ mod tests {
             .require_grad();
         let y = silu(x.clone());
         let grads = y.clone().sum().backward();
-        let y = y.into_data().to_vec::<f32>().unwrap();
-        let dy = x.grad(&grads).unwrap().into_data().to_vec::<f32>().unwrap();
+        let y = y.into_data().try_to_vec::<f32>().unwrap();
+        let dy = x.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap();
         for ((&x, y), dy) in xs.iter().zip(y).zip(dy) {
             let x = f64::from(x);
             let s = 1.0 / (1.0 + (-x).exp());

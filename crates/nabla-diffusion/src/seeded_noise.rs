@@ -203,7 +203,7 @@ mod tests {
     fn the_tensor_holds_the_stream_in_row_major_order() {
         let tensor = SeededNoise::new(5, 0).normal([2, 3, 4], &Device::flex());
         let values = SeededNoise::new(5, 0).normal_values(24);
-        assert_eq!(tensor.into_data().to_vec::<f32>().unwrap(), values);
+        assert_eq!(tensor.into_data().try_to_vec::<f32>().unwrap(), values);
     }
 
     /// Not a reference: it guards the promise that a seed gives the same picture after an update of

@@ -475,13 +475,12 @@ impl ResidualBlock {
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
         let h = convolve(&self.conv_in, kernels::silu(normalize(&self.norm_in, x.clone())));
         let [batch, channels, _, _] = h.dims();
-        // [batch, 2 * channels] -> two of [batch, channels, 1, 1]
+        // [batch, 2 * channels] -> two of [batch, channels]
         let modulation = self.modulation.forward(time.clone());
         let scale = modulation.clone().slice([0..batch, 0..channels]);
         let shift = modulation.slice([0..batch, channels..2 * channels]);
-        let h = normalize(&self.norm_out, h) * (scale.reshape([batch, channels, 1, 1]) + 1.0)
-            + shift.reshape([batch, channels, 1, 1]);
-        let h = convolve(&self.conv_out, kernels::silu(h));
+        let h = kernels::modulated_silu(normalize(&self.norm_out, h), scale, shift);
+        let h = convolve(&self.conv_out, h);
         match &self.shortcut {
             Some(shortcut) => h + shortcut.forward(x),
             None => h + x,
