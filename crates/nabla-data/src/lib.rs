@@ -1,5 +1,32 @@
 //! Readers and writers of the real formats, and the small data sets that the repository carries.
+//!
+//! * [`Picture`]: PNG, JPEG, WebP and TIFF in and out, Radiance HDR in, as a [`Raster`] with alpha,
+//!   depth and [`Metadata`]. Readers are total: any bytes give a picture or one clear sentence.
+//!   Files are written whole or not at all ([`write_atomically`], [`check_writable`]).
+//! * [`PhotoSphere`]: the GPano metadata by which viewers know a panorama; [`Metadata::resized`]
+//!   keeps it true when a picture changes size.
+//! * [`PanoramaSet`] and [`PhotoSet`]: the panoramas, with their split, and the photographs of
+//!   `assets/`; [`sample_panorama`] is built in.
 
+mod atomic_file;
+mod dataset;
+mod embedded;
+mod exif;
+mod file_format;
+mod image_file;
+mod image_reader;
+mod image_writer;
+mod metadata;
+mod photosphere;
 mod raster;
+mod tone_map;
 
+pub use atomic_file::{OutputError, check_writable, write_atomically};
+pub use dataset::{DataSetError, PanoramaSet, PhotoSet, Split};
+pub use embedded::{SAMPLE_PANORAMA, SAMPLE_PANORAMA_SMALL, sample_panorama};
+pub use file_format::{BitDepth, FileFormat};
+pub use image_file::{ImageFileError, Picture, ReadOptions, WriteOptions};
+pub use metadata::Metadata;
+pub use photosphere::{PhotoSphere, XmpError, resize_xmp};
 pub use raster::{Raster, RasterSizeError};
+pub use tone_map::tone_map;

@@ -48,15 +48,30 @@ impl Raster {
         data: Vec<f32>,
     ) -> Result<Self, RasterSizeError> {
         if data.len() == channels * height * width {
-            Ok(Self { channels, height, width, data })
+            Ok(Self {
+                channels,
+                height,
+                width,
+                data,
+            })
         } else {
-            Err(RasterSizeError { channels, height, width, len: data.len() })
+            Err(RasterSizeError {
+                channels,
+                height,
+                width,
+                len: data.len(),
+            })
         }
     }
 
     /// A raster of zeros.
     pub fn zeros(channels: usize, height: usize, width: usize) -> Self {
-        Self { channels, height, width, data: vec![0.0; channels * height * width] }
+        Self {
+            channels,
+            height,
+            width,
+            data: vec![0.0; channels * height * width],
+        }
     }
 
     /// A raster whose sample at `(channel, row, column)` is `f(channel, row, column)`.
@@ -74,7 +89,12 @@ impl Raster {
                 }
             }
         }
-        Self { channels, height, width, data }
+        Self {
+            channels,
+            height,
+            width,
+            data,
+        }
     }
 
     /// `[channels, height, width]`.

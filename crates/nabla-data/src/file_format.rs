@@ -1,0 +1,111 @@
+//! The image formats that are read and written, and what each can hold.
+
+use std::fmt;
+use std::path::Path;
+
+/// An image file format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileFormat {
+    /// Portable Network Graphics: lossless, 8 and 16 bit, alpha.
+    Png,
+    /// JPEG: lossy, 8 bit, no alpha, at most 65535 pixels a side.
+    Jpeg,
+    /// WebP: written lossless, 8 bit, alpha, at most 16383 pixels a side.
+    WebP,
+    /// TIFF: lossless (deflate), 8 and 16 bit and float, alpha.
+    Tiff,
+    /// Radiance HDR: read only.
+    Hdr,
+}
+
+impl FileFormat {
+    /// The formats that can be written.
+    pub const WRITABLE: [FileFormat; 4] = [Self::Png, Self::Jpeg, Self::WebP, Self::Tiff];
+
+    /// The format that the extension of `path` names, whatever its case; `None` if there is no
+    /// extension or it is not one of ours.
+    ///
+    /// ```
+    /// use nabla_data::FileFormat;
+    /// assert_eq!(FileFormat::from_path("a/b.JPeG".as_ref()), Some(FileFormat::Jpeg));
+    /// assert_eq!(FileFormat::from_path("a/b.gif".as_ref()), None);
+    /// ```
+    pub fn from_path(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "png" => Some(Self::Png),
+            "jpg" | "jpeg" | "jpe" | "jfif" => Some(Self::Jpeg),
+            "webp" => Some(Self::WebP),
+            "tif" | "tiff" => Some(Self::Tiff),
+            "hdr" | "pic" => Some(Self::Hdr),
+            _ => None,
+        }
+    }
+
+    /// The extension that files of this format usually have, without the dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Jpeg => "jpg",
+            Self::WebP => "webp",
+            Self::Tiff => "tif",
+            Self::Hdr => "hdr",
+        }
+    }
+
+    /// Whether a file of this format can be written with samples of `depth`.
+    pub fn can_write(self, depth: BitDepth) -> bool {
+        match self {
+            Self::Png => depth != BitDepth::Float,
+            Self::Tiff => true,
+            Self::Jpeg | Self::WebP => depth == BitDepth::Eight,
+            Self::Hdr => false,
+        }
+    }
+
+    /// Whether a file of this format can hold an alpha channel.
+    pub fn has_alpha(self) -> bool {
+        !matches!(self, Self::Jpeg | Self::Hdr)
+    }
+
+    /// The longest side, in pixels, that a file of this format can have.
+    pub fn max_side(self) -> u64 {
+        match self {
+            Self::Jpeg => 65_535,
+            Self::WebP => 16_383,
+            Self::Png | Self::Tiff | Self::Hdr => i32::MAX as u64,
+        }
+    }
+}
+
+impl fmt::Display for FileFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Png => "PNG",
+            Self::Jpeg => "JPEG",
+            Self::WebP => "WebP",
+            Self::Tiff => "TIFF",
+            Self::Hdr => "Radiance HDR",
+        })
+    }
+}
+
+/// How many bits a sample has in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BitDepth {
+    /// 8-bit unsigned integers.
+    Eight,
+    /// 16-bit unsigned integers.
+    Sixteen,
+    /// 32-bit floating point.
+    Float,
+}
+
+impl fmt::Display for BitDepth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Eight => "8-bit",
+            Self::Sixteen => "16-bit",
+            Self::Float => "32-bit float",
+        })
+    }
+}

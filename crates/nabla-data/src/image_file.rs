@@ -1,0 +1,285 @@
+//! Pictures as they come from files and go to files: samples, transparency, depth, metadata.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::atomic_file::{OutputError, write_atomically};
+use crate::file_format::{BitDepth, FileFormat};
+use crate::metadata::Metadata;
+use crate::{Raster, image_reader, image_writer};
+
+/// A picture read from a file, or to be written to one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
+    /// The samples, `[1 or 3, height, width]`, nominally in `[0, 1]`; grey has one channel.
+    pub raster: Raster,
+    /// Opacity, `[1, height, width]` in `[0, 1]`; `None` if the file has no alpha channel. It is not
+    /// multiplied into `raster`.
+    pub alpha: Option<Raster>,
+    /// The depth of the file that was read, and of the file to write unless [`WriteOptions`] says
+    /// another.
+    pub bit_depth: BitDepth,
+    /// Colour profile, Exif and XMP. The Exif orientation has been applied to `raster` and reset.
+    pub metadata: Metadata,
+}
+
+/// What is refused before memory is reserved for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Pixels of the largest picture that is read. Default: 512 Mi.
+    pub max_pixels: u64,
+    /// Bytes that the file, and the samples decoded from it, may take. Default: 8 GiB.
+    pub max_bytes: u64,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self {
+            max_pixels: 512 << 20,
+            max_bytes: 8 << 30,
+        }
+    }
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Depth of the file; by default that of the picture where the format has it, else 8 bit.
+    pub bit_depth: Option<BitDepth>,
+    /// Quality of JPEG, 1 to 100. Default: 95 (without chroma subsampling).
+    pub jpeg_quality: u8,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self {
+            bit_depth: None,
+            jpeg_quality: 95,
+        }
+    }
+}
+
+/// An image file that cannot be read or written; each message is one sentence that names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageFileError {
+    /// The operating system refused.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A folder.
+    #[error("{} is a folder, but an image file is expected", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// No bytes at all.
+    #[error("{} is empty, but an image file is expected", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// None of the formats.
+    #[error("{} is not an image in PNG, JPEG, WebP, TIFF or Radiance HDR format", path.display())]
+    NotAnImage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The decoder failed.
+    #[error("{} is a damaged or truncated {format} file: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: FileFormat,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// A colour type or a feature that the decoder does not know.
+    #[error("{} uses a feature of {format} that is not supported: {reason}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: FileFormat,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// More pixels or bytes than [`ReadOptions`] allow.
+    #[error("{} is too large: {size}, but at most {limit} are allowed", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        size: String,
+        /// What is allowed.
+        limit: String,
+    },
+    /// The extension of an output names no format that can be written.
+    #[error("cannot write {}: its extension must be .png, .jpg, .webp or .tif", path.display())]
+    UnknownExtension {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The format of an output cannot hold the picture.
+    #[error("cannot write {}: {reason}", path.display())]
+    CannotHold {
+        /// The output.
+        path: PathBuf,
+        /// Why, and what would do.
+        reason: String,
+    },
+    /// The encoder failed.
+    #[error("cannot write {} as {format}: {reason}", path.display())]
+    Encode {
+        /// The output.
+        path: PathBuf,
+        /// Its format.
+        format: FileFormat,
+        /// What the encoder said.
+        reason: String,
+    },
+    /// The output file cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+impl Picture {
+    /// A picture without transparency or metadata.
+    pub fn new(raster: Raster, bit_depth: BitDepth) -> Self {
+        Self {
+            raster,
+            alpha: None,
+            bit_depth,
+            metadata: Metadata::default(),
+        }
+    }
+
+    /// Width and height, pixels.
+    pub fn size(&self) -> [u32; 2] {
+        let side = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        [side(self.raster.width()), side(self.raster.height())]
+    }
+
+    /// Reads an image file; its format is told by its contents, not by its name.
+    ///
+    /// Radiance HDR is tone-mapped ([`tone_map`](crate::tone_map)) and counts as 16-bit. Of a file
+    /// with several pictures the first is read.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, is empty, is not an image, is damaged, truncated or too large
+    /// ([`ReadOptions::default`]), or uses an unsupported colour type.
+    ///
+    /// ```
+    /// use nabla_data::{BitDepth, Picture, Raster, WriteOptions};
+    /// let folder = tempfile::tempdir()?;
+    /// let path = folder.path().join("grey.png");
+    /// let picture = Picture::new(Raster::new(1, 1, 2, vec![0.0, 1.0])?, BitDepth::Sixteen);
+    /// picture.write(&path, &WriteOptions::default())?;
+    /// assert_eq!(Picture::read(&path)?, picture);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read(path: &Path) -> Result<Self, ImageFileError> {
+        Self::read_with(path, &ReadOptions::default())
+    }
+
+    /// [`Picture::read`] with other limits.
+    ///
+    /// # Errors
+    /// Those of [`Picture::read`].
+    pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Self, ImageFileError> {
+        let failed = |source| ImageFileError::Read {
+            path: path.into(),
+            source,
+        };
+        let file = File::open(path).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        if about.is_dir() {
+            return Err(ImageFileError::Folder { path: path.into() });
+        }
+        let mut bytes = Vec::new();
+        // One byte more than allowed tells an endless device from a file that just fits.
+        if about.len() <= options.max_bytes {
+            file.take(options.max_bytes.saturating_add(1))
+                .read_to_end(&mut bytes)
+                .map_err(failed)?;
+        }
+        if about.len().max(bytes.len() as u64) > options.max_bytes {
+            return Err(ImageFileError::TooLarge {
+                path: path.into(),
+                size: format!("the file has {} bytes", about.len().max(bytes.len() as u64)),
+                limit: format!("{} bytes", options.max_bytes),
+            });
+        }
+        Self::decode(&bytes, path, options)
+    }
+
+    /// Reads an image from memory; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// Those of [`Picture::read`].
+    pub fn decode(
+        bytes: &[u8],
+        name: &Path,
+        options: &ReadOptions,
+    ) -> Result<Self, ImageFileError> {
+        image_reader::decode(bytes, name, options)
+    }
+
+    /// The depth with which `write` would write to a file of `format`.
+    pub fn depth_for(&self, format: FileFormat, options: &WriteOptions) -> BitDepth {
+        match options.bit_depth {
+            Some(depth) => depth,
+            None if format.can_write(self.bit_depth) => self.bit_depth,
+            None => BitDepth::Eight,
+        }
+    }
+
+    /// Tells, before a long job, whether a picture of `size` (`[width, height]`, pixels) with the
+    /// transparency and metadata of this one could be written to `path`.
+    ///
+    /// # Errors
+    /// If the extension names no format that can be written, or if that format has no such depth,
+    /// no alpha channel, no pictures of this size, or no room for the metadata; not whether the
+    /// folder can be written, see [`check_writable`](crate::check_writable).
+    pub fn check(
+        &self,
+        path: &Path,
+        size: [u32; 2],
+        options: &WriteOptions,
+    ) -> Result<FileFormat, ImageFileError> {
+        image_writer::check(self, path, size, options)
+    }
+
+    /// Writes the picture in the format that the extension of `path` names. Samples are clamped to
+    /// `[0, 1]` and rounded, except in float TIFF. Metadata is written as it is: after a change of
+    /// size see [`Metadata::resized`].
+    ///
+    /// The file appears under its name when it is complete ([`write_atomically`]).
+    ///
+    /// # Errors
+    /// Those of [`Picture::check`], and if the folder or the disk refuses.
+    pub fn write(&self, path: &Path, options: &WriteOptions) -> Result<(), ImageFileError> {
+        let format = self.check(path, self.size(), options)?;
+        write_atomically(path, |out| {
+            image_writer::encode(self, path, format, options, out)
+        })
+    }
+
+    /// The picture with three channels: grey is repeated.
+    #[must_use]
+    pub fn into_rgb(mut self) -> Self {
+        if self.raster.channels() == 1 {
+            let [_, height, width] = self.raster.shape();
+            let grey = &self.raster;
+            self.raster = Raster::from_fn(3, height, width, |_, y, x| grey.get(0, y, x));
+            // A grey profile does not describe three channels.
+            self.metadata.icc = None;
+        }
+        self
+    }
+}

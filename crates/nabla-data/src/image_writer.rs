@@ -1,0 +1,335 @@
+//! From a [`Picture`] to the bytes of an image file.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::io::{Seek, Write};
+use std::path::Path;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+use tiff::encoder::colortype::{
+    ColorType, Gray8, Gray16, RGB8, RGB16, RGB32Float, RGBA8, RGBA16, RGBA32Float,
+};
+use tiff::encoder::{Compression, DeflateLevel, TiffEncoder, TiffValue};
+use tiff::tags::{Predictor, SampleFormat, Tag};
+
+use crate::exif::Portable;
+use crate::file_format::{BitDepth, FileFormat};
+use crate::image_file::{ImageFileError, Picture, WriteOptions};
+
+/// The keyword of the PNG chunk and the header of the JPEG segment that hold XMP.
+const PNG_XMP_KEYWORD: &str = "XML:com.adobe.xmp";
+const JPEG_XMP_HEADER: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+/// Bytes that a JPEG segment holds after its length.
+const JPEG_SEGMENT: usize = 65_533;
+const TIFF_XMP: Tag = Tag::Unknown(700);
+
+pub(crate) fn check(
+    picture: &Picture,
+    path: &Path,
+    size: [u32; 2],
+    options: &WriteOptions,
+) -> Result<FileFormat, ImageFileError> {
+    let format = FileFormat::from_path(path)
+        .filter(|f| FileFormat::WRITABLE.contains(f))
+        .ok_or_else(|| ImageFileError::UnknownExtension { path: path.into() })?;
+    let reason = if let Some(depth) = options.bit_depth.filter(|&d| !format.can_write(d)) {
+        let others = if depth == BitDepth::Float {
+            "TIFF"
+        } else {
+            "PNG or TIFF"
+        };
+        format!("{format} has no {depth} samples, {others} has")
+    } else if picture.alpha.is_some() && !format.has_alpha() {
+        format!("{format} has no alpha channel, PNG, WebP and TIFF have")
+    } else if size.contains(&0) {
+        format!(
+            "a picture of {} x {} pixels has nothing to write",
+            size[0], size[1]
+        )
+    } else if size.iter().any(|&side| u64::from(side) > format.max_side()) {
+        format!(
+            "{format} holds at most {} pixels a side, but the picture has {} x {}",
+            format.max_side(),
+            size[0],
+            size[1]
+        )
+    } else if !matches!(picture.raster.channels(), 1 | 3) {
+        format!(
+            "the raster has {} channels, but 1 or 3 are expected",
+            picture.raster.channels()
+        )
+    } else if format == FileFormat::Jpeg && !(1..=100).contains(&options.jpeg_quality) {
+        format!(
+            "the JPEG quality is {}, but 1 to 100 is expected",
+            options.jpeg_quality
+        )
+    } else if let Some(kind) = too_much_metadata(picture, format) {
+        format!("its {kind} metadata is larger than the 64 KiB that JPEG can hold")
+    } else {
+        return Ok(format);
+    };
+    Err(ImageFileError::CannotHold {
+        path: path.into(),
+        reason,
+    })
+}
+
+fn too_much_metadata(picture: &Picture, format: FileFormat) -> Option<&'static str> {
+    let longer = |block: &Option<Vec<u8>>, header: usize| {
+        format == FileFormat::Jpeg
+            && block
+                .as_ref()
+                .is_some_and(|b| b.len() + header > JPEG_SEGMENT)
+    };
+    if longer(&picture.metadata.exif, b"Exif\0\0".len()) {
+        Some("Exif")
+    } else if longer(&picture.metadata.xmp, JPEG_XMP_HEADER.len()) {
+        Some("XMP")
+    } else {
+        None
+    }
+}
+
+pub(crate) fn encode<W: Write + Seek>(
+    picture: &Picture,
+    path: &Path,
+    format: FileFormat,
+    options: &WriteOptions,
+    out: &mut W,
+) -> Result<(), ImageFileError> {
+    if let Some(alpha) = &picture.alpha
+        && alpha.shape() != [1, picture.raster.height(), picture.raster.width()]
+    {
+        let reason = format!(
+            "the alpha channel is {:?}, but the picture is {:?}",
+            alpha.shape(),
+            picture.raster.shape()
+        );
+        return Err(ImageFileError::CannotHold {
+            path: path.into(),
+            reason,
+        });
+    }
+    let depth = picture.depth_for(format, options);
+    let result: Result<(), Box<dyn Error>> = match format {
+        FileFormat::Png => png(picture, depth, out),
+        FileFormat::Jpeg => jpeg(picture, options.jpeg_quality, out),
+        FileFormat::WebP => webp(picture, out),
+        FileFormat::Tiff => tiff_of(picture, depth, out),
+        FileFormat::Hdr => return Err(ImageFileError::UnknownExtension { path: path.into() }),
+    };
+    result.map_err(|e| ImageFileError::Encode {
+        path: path.into(),
+        format,
+        reason: e
+            .to_string()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" "),
+    })
+}
+
+/// The samples of rows `rows`, interleaved, each turned into a file's sample by `sample`. With
+/// `channels` 4 of a grey picture, grey stands in all three colours.
+fn interleaved<T>(
+    picture: &Picture,
+    rows: std::ops::Range<usize>,
+    channels: usize,
+    sample: impl Fn(f32) -> T,
+) -> Vec<T> {
+    let raster = &picture.raster;
+    let mut out = Vec::with_capacity(rows.len() * raster.width() * channels);
+    for y in rows {
+        for x in 0..raster.width() {
+            for c in 0..channels {
+                let is_alpha = picture.alpha.is_some() && c + 1 == channels;
+                out.push(sample(match &picture.alpha {
+                    Some(alpha) if is_alpha => alpha.get(0, y, x),
+                    _ => raster.get(c.min(raster.channels() - 1), y, x),
+                }));
+            }
+        }
+    }
+    out
+}
+
+fn eight(v: f32) -> u8 {
+    // A float that is not a number becomes 0 by the cast.
+    (v.clamp(0.0, 1.0) * 255.0).round() as u8
+}
+
+fn sixteen(v: f32) -> u16 {
+    (v.clamp(0.0, 1.0) * 65535.0).round() as u16
+}
+
+fn png<W: Write>(picture: &Picture, depth: BitDepth, out: &mut W) -> Result<(), Box<dyn Error>> {
+    let [width, height] = picture.size();
+    let channels = picture.raster.channels() + usize::from(picture.alpha.is_some());
+    let mut info = png::Info::with_size(width, height);
+    info.color_type = match channels {
+        1 => png::ColorType::Grayscale,
+        2 => png::ColorType::GrayscaleAlpha,
+        3 => png::ColorType::Rgb,
+        _ => png::ColorType::Rgba,
+    };
+    let wide = depth == BitDepth::Sixteen;
+    info.bit_depth = if wide {
+        png::BitDepth::Sixteen
+    } else {
+        png::BitDepth::Eight
+    };
+    info.icc_profile = picture.metadata.icc.as_deref().map(Cow::Borrowed);
+    info.exif_metadata = picture.metadata.exif.as_deref().map(Cow::Borrowed);
+    let mut encoder = png::Encoder::with_info(out, info)?;
+    encoder.set_compression(png::Compression::Balanced);
+    if let Some(xmp) = &picture.metadata.xmp {
+        let text = std::str::from_utf8(xmp)?;
+        encoder.add_itxt_chunk(PNG_XMP_KEYWORD.into(), text.into())?;
+    }
+    let mut writer = encoder.write_header()?;
+    let mut stream = writer.stream_writer()?;
+    for y in 0..picture.raster.height() {
+        if wide {
+            let row = interleaved(picture, y..y + 1, channels, |v| sixteen(v).to_be_bytes());
+            stream.write_all(row.as_flattened())?;
+        } else {
+            stream.write_all(&interleaved(picture, y..y + 1, channels, eight))?;
+        }
+    }
+    stream.finish()?;
+    writer.finish()?;
+    Ok(())
+}
+
+fn jpeg<W: Write>(picture: &Picture, quality: u8, out: &mut W) -> Result<(), Box<dyn Error>> {
+    let [width, height] = picture.size();
+    let channels = picture.raster.channels();
+    let samples = interleaved(picture, 0..picture.raster.height(), channels, eight);
+    let mut file = Vec::new();
+    let mut encoder = JpegEncoder::new_with_quality(&mut file, quality);
+    if let Some(icc) = &picture.metadata.icc {
+        encoder.set_icc_profile(icc.clone())?;
+    }
+    if let Some(exif) = &picture.metadata.exif {
+        encoder.set_exif_metadata(exif.clone())?;
+    }
+    let colour = if channels == 1 {
+        ExtendedColorType::L8
+    } else {
+        ExtendedColorType::Rgb8
+    };
+    encoder.write_image(&samples, width, height, colour)?;
+    let Some(xmp) = &picture.metadata.xmp else {
+        return Ok(out.write_all(&file)?);
+    };
+    let at = after_jfif_and_exif(&file).ok_or("the JPEG encoder wrote no header")?;
+    let length = u16::try_from(2 + JPEG_XMP_HEADER.len() + xmp.len())?;
+    out.write_all(&file[..at])?;
+    out.write_all(&[0xff, 0xe1])?;
+    out.write_all(&length.to_be_bytes())?;
+    out.write_all(JPEG_XMP_HEADER)?;
+    out.write_all(xmp)?;
+    Ok(out.write_all(&file[at..])?)
+}
+
+/// The offset behind the start marker and the APP0 and APP1 segments of a JPEG file.
+fn after_jfif_and_exif(file: &[u8]) -> Option<usize> {
+    let mut at = file.starts_with(&[0xff, 0xd8]).then_some(2)?;
+    while let [0xff, 0xe0 | 0xe1, high, low] = *file.get(at..at + 4)? {
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    }
+    Some(at)
+}
+
+fn webp<W: Write>(picture: &Picture, out: &mut W) -> Result<(), Box<dyn Error>> {
+    let [width, height] = picture.size();
+    let channels = picture.raster.channels() + usize::from(picture.alpha.is_some());
+    let samples = interleaved(picture, 0..picture.raster.height(), channels, eight);
+    let mut encoder = image_webp::WebPEncoder::new(out);
+    if let Some(icc) = &picture.metadata.icc {
+        encoder.set_icc_profile(icc.clone());
+    }
+    if let Some(exif) = &picture.metadata.exif {
+        encoder.set_exif_metadata(exif.clone());
+    }
+    if let Some(xmp) = &picture.metadata.xmp {
+        encoder.set_xmp_metadata(xmp.clone());
+    }
+    let colour = match channels {
+        1 => image_webp::ColorType::L8,
+        2 => image_webp::ColorType::La8,
+        3 => image_webp::ColorType::Rgb8,
+        _ => image_webp::ColorType::Rgba8,
+    };
+    Ok(encoder.encode(&samples, width, height, colour)?)
+}
+
+fn tiff_of<W: Write + Seek>(
+    picture: &Picture,
+    depth: BitDepth,
+    out: &mut W,
+) -> Result<(), Box<dyn Error>> {
+    let grey = picture.raster.channels() == 1 && picture.alpha.is_none();
+    match (depth, grey, picture.alpha.is_some()) {
+        (BitDepth::Eight, true, _) => tiff_with::<Gray8, _>(picture, 1, eight, out),
+        (BitDepth::Eight, _, true) => tiff_with::<RGBA8, _>(picture, 4, eight, out),
+        (BitDepth::Eight, _, false) => tiff_with::<RGB8, _>(picture, 3, eight, out),
+        (BitDepth::Sixteen, true, _) => tiff_with::<Gray16, _>(picture, 1, sixteen, out),
+        (BitDepth::Sixteen, _, true) => tiff_with::<RGBA16, _>(picture, 4, sixteen, out),
+        (BitDepth::Sixteen, _, false) => tiff_with::<RGB16, _>(picture, 3, sixteen, out),
+        (BitDepth::Float, _, true) => tiff_with::<RGBA32Float, _>(picture, 4, |v| v, out),
+        // Grey too: few readers know grey floating point.
+        (BitDepth::Float, _, false) => tiff_with::<RGB32Float, _>(picture, 3, |v| v, out),
+    }
+}
+
+fn tiff_with<C: ColorType, W: Write + Seek>(
+    picture: &Picture,
+    channels: usize,
+    sample: impl Fn(f32) -> C::Inner,
+    out: &mut W,
+) -> Result<(), Box<dyn Error>>
+where
+    [C::Inner]: TiffValue,
+{
+    let [width, height] = picture.size();
+    let samples = interleaved(picture, 0..picture.raster.height(), channels, sample);
+    let predictor = if C::SAMPLE_FORMAT.contains(&SampleFormat::IEEEFP) {
+        Predictor::None
+    } else {
+        Predictor::Horizontal
+    };
+    let mut encoder = TiffEncoder::new(out)?
+        .with_compression(Compression::Deflate(DeflateLevel::Balanced))
+        .with_predictor(predictor);
+    let entries = picture.metadata.exif.as_deref().map(Portable::read);
+    let pointers = match &entries {
+        Some(entries) => entries.write_subdirectories(&mut encoder)?,
+        None => Vec::new(),
+    };
+    let mut image = encoder.new_image::<C>(width, height)?;
+    if let Some(entries) = &entries {
+        entries.write_main(&pointers, image.encoder())?;
+    }
+    if let Some(icc) = &picture.metadata.icc {
+        let entry = image
+            .encoder()
+            .write_entry_bytes(tiff::tags::Type::UNDEFINED, icc)?;
+        extend(&mut image, Tag::IccProfile, entry);
+    }
+    if let Some(xmp) = &picture.metadata.xmp {
+        image.encoder().write_tag(TIFF_XMP, xmp.as_slice())?;
+    }
+    Ok(image.write_data(&samples)?)
+}
+
+fn extend<W: Write + Seek, C: ColorType>(
+    image: &mut tiff::encoder::ImageEncoder<'_, W, C, tiff::encoder::TiffKindStandard>,
+    tag: Tag,
+    entry: tiff::decoder::ifd::Entry,
+) {
+    let mut directory = tiff::Directory::empty();
+    directory.extend([(tag, entry)]);
+    image.encoder().extend_from(&directory);
+}

@@ -1,0 +1,76 @@
+//! What an image file carries beside its samples.
+
+use crate::exif;
+use crate::photosphere::{PhotoSphere, XmpError, resize_xmp};
+
+/// The colour profile, the Exif data and the XMP packet of an image file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// ICC colour profile.
+    pub icc: Option<Vec<u8>>,
+    /// Exif data, from its TIFF header on (without `Exif\0\0`).
+    pub exif: Option<Vec<u8>>,
+    /// XMP packet.
+    pub xmp: Option<Vec<u8>>,
+}
+
+impl Metadata {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The metadata of the picture after its size changed from `from` to `to` (`[width, height]`,
+    /// pixels): see [`resize_xmp`]; the Exif tags that state the size are set.
+    ///
+    /// # Errors
+    /// If the XMP packet cannot be understood. [`Metadata::without_xmp`] is what can be kept then.
+    ///
+    /// ```
+    /// use nabla_data::{Metadata, PhotoSphere};
+    /// let metadata = Metadata { xmp: Some(PhotoSphere::full(256, 128).to_xmp()), ..Metadata::default() };
+    /// let larger = metadata.resized([256, 128], [512, 256])?;
+    /// assert_eq!(larger.photosphere()?, Some(PhotoSphere::full(512, 256)));
+    /// # Ok::<(), nabla_data::XmpError>(())
+    /// ```
+    pub fn resized(&self, from: [u32; 2], to: [u32; 2]) -> Result<Self, XmpError> {
+        let mut resized = self.clone();
+        if let Some(xmp) = &self.xmp {
+            resized.xmp = Some(resize_xmp(xmp, from, to)?);
+        }
+        if let Some(block) = &mut resized.exif {
+            exif::set_pixel_size(block, to[0], to[1]);
+        }
+        Ok(resized)
+    }
+
+    /// The metadata without its XMP packet.
+    #[must_use]
+    pub fn without_xmp(self) -> Self {
+        Self { xmp: None, ..self }
+    }
+
+    /// The GPano properties; `None` if there are none.
+    ///
+    /// # Errors
+    /// If the XMP packet cannot be understood.
+    pub fn photosphere(&self) -> Result<Option<PhotoSphere>, XmpError> {
+        match &self.xmp {
+            Some(xmp) => PhotoSphere::read(xmp),
+            None => Ok(None),
+        }
+    }
+
+    /// Adds GPano properties to a picture that has none; one that has them keeps its own.
+    ///
+    /// # Errors
+    /// If the XMP packet cannot be understood.
+    pub fn with_photosphere(mut self, sphere: &PhotoSphere) -> Result<Self, XmpError> {
+        self.xmp = match self.xmp.take() {
+            None => Some(sphere.to_xmp()),
+            Some(xmp) if PhotoSphere::read(&xmp)?.is_some() => Some(xmp),
+            Some(xmp) => Some(sphere.added_to(&xmp)?),
+        };
+        Ok(self)
+    }
+}
