@@ -22,7 +22,7 @@
 //!
 //! Papers of methods that have a note in the design's `methods/` are from there; the others were
 //! inferred from the short name, and each arXiv number was checked against public citations of
-//! the title. Four short names fit several papers; these have none until their notes exist.
+//! the title. Five short names fit several papers; these have none until their notes exist.
 
 use crate::claim::{Claim, ClaimError, Paper};
 

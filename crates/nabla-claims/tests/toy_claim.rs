@@ -1,5 +1,7 @@
 //! A claim with numbers in closed form goes the whole way: run, save, read, report.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
+
 use burn::tensor::Device;
 use nabla_claims::plot::{LinePlot, Series};
 use nabla_claims::report::{method_table_markdown, render_html, render_markdown};
