@@ -1,0 +1,552 @@
+//! A panorama as the six faces of a cube, and back.
+//!
+//! A face is the picture on a plane that touches the sphere with a field of view of 90 degrees
+//! (see [`crate::TangentProjection`] for the equations), sampled at pixel centres. The faces are
+//! oriented as somebody in the middle of the cube sees them: who looks to the front and turns
+//! right sees `Right`, `Back` and `Left` upright; who looks to the front and tips the head back or
+//! forward sees `Up`, whose lower border is that of the front, and `Down`, whose upper border is.
+//!
+//! | face | looks to | right | top |
+//! |---|---|---|---|
+//! | `Front` | `+z`, longitude 0 | `+x` | `+y` |
+//! | `Right` | `+x`, longitude 90° | `−z` | `+y` |
+//! | `Back` | `−z`, longitude ±180° | `−x` | `+y` |
+//! | `Left` | `−x`, longitude −90° | `+z` | `+y` |
+//! | `Up` | `+y`, north pole | `+x` | `−z` |
+//! | `Down` | `−y`, south pole | `+x` | `+z` |
+//!
+//! **Seams.** Close to the border of a face its pixel centres end half a pixel short of the edge
+//! of the cube, and an interpolation kernel reaches further still. What lies there is taken from
+//! the neighbouring face: the plane of the face goes on beyond its border, and the face that owns
+//! the direction of such a pixel is interpolated there. (To repeat the neighbour's outermost row
+//! instead, as is usual, misplaces it by up to half a pixel along the edge.)
+
+use std::f64::consts::{FRAC_PI_2, PI};
+
+use nabla_data::Raster;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::erp::{Erp, ErpError};
+use crate::gnomonic::{Axes, Lattice, LookTable, rows_mut};
+use crate::resample::{Interpolation, ONE, PAD, Pixel, ResampleError, Sampler};
+
+/// A face of the cube; [the module](self) says how it is oriented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CubeFace {
+    /// Longitude 0.
+    Front,
+    /// Longitude 90 degrees.
+    Right,
+    /// Longitude 180 degrees.
+    Back,
+    /// Longitude −90 degrees.
+    Left,
+    /// The north pole.
+    Up,
+    /// The south pole.
+    Down,
+}
+
+impl CubeFace {
+    /// The faces in the order of [`Cubemap::faces`].
+    pub const ALL: [Self; 6] = [
+        Self::Front,
+        Self::Right,
+        Self::Back,
+        Self::Left,
+        Self::Up,
+        Self::Down,
+    ];
+
+    fn axes(self) -> Axes {
+        let (longitude, latitude) = self.centre();
+        let axes = Axes::new(longitude, latitude);
+        // The axes are those of the coordinates; the sines of their angles are rounded.
+        let exact = |v: [f64; 3]| v.map(f64::round);
+        Axes {
+            right: exact(axes.right),
+            up: exact(axes.up),
+            forward: exact(axes.forward),
+        }
+    }
+
+    fn centre(self) -> (f64, f64) {
+        match self {
+            Self::Front => (0.0, 0.0),
+            Self::Right => (FRAC_PI_2, 0.0),
+            Self::Back => (-PI, 0.0),
+            Self::Left => (-FRAC_PI_2, 0.0),
+            Self::Up => (0.0, FRAC_PI_2),
+            Self::Down => (0.0, -FRAC_PI_2),
+        }
+    }
+
+    /// The face that sees a direction, and where: `u` to the right and `v` up, from −1 to 1.
+    /// Where faces meet it is the first of: front and back, left and right, up and down.
+    ///
+    /// ```
+    /// use nabla_panorama::{CubeFace, direction};
+    /// let (face, u, v) = CubeFace::of(direction(std::f64::consts::FRAC_PI_2, 0.1));
+    /// assert_eq!(face, CubeFace::Right);
+    /// assert!(u.abs() < 1e-12 && (v - 0.1f64.tan()).abs() < 1e-12);
+    /// ```
+    pub fn of([x, y, z]: [f64; 3]) -> (Self, f64, f64) {
+        let (face, right, up, forward) = if z.abs() >= x.abs() && z.abs() >= y.abs() {
+            if z >= 0.0 {
+                (Self::Front, x, y, z)
+            } else {
+                (Self::Back, -x, y, -z)
+            }
+        } else if x.abs() >= y.abs() {
+            if x >= 0.0 {
+                (Self::Right, -z, y, x)
+            } else {
+                (Self::Left, z, y, -x)
+            }
+        } else if y >= 0.0 {
+            (Self::Up, x, -z, y)
+        } else {
+            (Self::Down, x, z, -y)
+        };
+        if forward == 0.0 {
+            (face, 0.0, 0.0)
+        } else {
+            (face, right / forward, up / forward)
+        }
+    }
+}
+
+/// How the six faces are put together in one picture. None of them turns a face.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CubeLayout {
+    /// One row of six: front, right, back, left, up, down.
+    #[default]
+    Strip,
+    /// Two rows of three: right, left, up; down, front, back (the order of FFmpeg's `c3x2`).
+    Dice,
+    /// The unfolded cube, four by three faces: up above and down below the front, and left, front,
+    /// right, back in the middle row. The six empty places are 0.
+    Cross,
+}
+
+impl CubeLayout {
+    /// `(rows, columns)` of faces.
+    pub fn shape(self) -> (usize, usize) {
+        match self {
+            Self::Strip => (1, 6),
+            Self::Dice => (2, 3),
+            Self::Cross => (3, 4),
+        }
+    }
+
+    /// `(row, column)` of a face.
+    pub fn place(self, face: CubeFace) -> (usize, usize) {
+        use CubeFace::{Back, Down, Front, Left, Right, Up};
+        match (self, face) {
+            (Self::Strip, face) => (0, face as usize),
+            (Self::Dice, Right) => (0, 0),
+            (Self::Dice, Left) => (0, 1),
+            (Self::Dice, Up) => (0, 2),
+            (Self::Dice, Down) => (1, 0),
+            (Self::Dice, Front) => (1, 1),
+            (Self::Dice, Back) => (1, 2),
+            (Self::Cross, Up) => (0, 1),
+            (Self::Cross, Left) => (1, 0),
+            (Self::Cross, Front) => (1, 1),
+            (Self::Cross, Right) => (1, 2),
+            (Self::Cross, Back) => (1, 3),
+            (Self::Cross, Down) => (2, 1),
+        }
+    }
+}
+
+/// A cube or projection that cannot be, or pictures that do not belong to it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CubemapError {
+    /// There are not six faces.
+    #[error("a cube has 6 faces, but {found} were given")]
+    FaceCount {
+        /// Faces given.
+        found: usize,
+    },
+    /// A face has another shape than it should.
+    #[error("the face {face:?} has the shape {found:?}, but it should have {expected:?}")]
+    FaceShape {
+        /// The face.
+        face: CubeFace,
+        /// `[channels, size, size]`.
+        expected: [usize; 3],
+        /// `[channels, height, width]`.
+        found: [usize; 3],
+    },
+    /// A picture does not consist of square faces in this layout.
+    #[error("a cube in the layout {layout:?} cannot be {width} x {height} pixels")]
+    LayoutSize {
+        /// The layout.
+        layout: CubeLayout,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+    /// Faces cannot have this size.
+    #[error(
+        "the faces of a cube must be 1 to {} pixels wide, not {size}",
+        Erp::MAX_WIDTH
+    )]
+    FaceSize {
+        /// Pixels.
+        size: usize,
+    },
+    /// The picture is no panorama.
+    #[error(transparent)]
+    Erp(#[from] ErpError),
+    /// The panorama has another size than the projection.
+    #[error(
+        "the projection is for panoramas of {} x {}, but this picture is {width} x {height}",
+        expected.width(),
+        expected.height()
+    )]
+    WrongPanorama {
+        /// What the projection is for.
+        expected: Erp,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+    /// A picture cannot be resampled.
+    #[error(transparent)]
+    Resample(#[from] ResampleError),
+}
+
+/// Six square faces of equal shape, in the order of [`CubeFace::ALL`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cubemap {
+    faces: Vec<Raster>,
+}
+
+impl Cubemap {
+    /// Takes the faces, each `[channels, size, size]`: front, right, back, left, up, down.
+    ///
+    /// # Errors
+    /// If there are not six, or they are empty, not square or not alike.
+    pub fn from_faces(faces: Vec<Raster>) -> Result<Self, CubemapError> {
+        let [channels, size, _] = match faces.first() {
+            Some(front) if faces.len() == 6 => front.shape(),
+            _ => return Err(CubemapError::FaceCount { found: faces.len() }),
+        };
+        let expected = [channels.max(1), size.max(1), size.max(1)];
+        for (face, raster) in CubeFace::ALL.into_iter().zip(&faces) {
+            if raster.shape() != expected {
+                return Err(CubemapError::FaceShape {
+                    face,
+                    expected,
+                    found: raster.shape(),
+                });
+            }
+        }
+        Ok(Self { faces })
+    }
+
+    /// Cuts a picture of all faces into them.
+    ///
+    /// # Errors
+    /// If its size is not that of square faces in this layout.
+    ///
+    /// ```
+    /// use nabla_data::Raster;
+    /// use nabla_panorama::{CubeLayout, Cubemap};
+    /// let cross = Raster::zeros(3, 48, 64);
+    /// let cube = Cubemap::from_layout(&cross, CubeLayout::Cross)?;
+    /// assert_eq!(cube.to_layout(CubeLayout::Strip).shape(), [3, 16, 96]);
+    /// # Ok::<(), nabla_panorama::CubemapError>(())
+    /// ```
+    pub fn from_layout(picture: &Raster, layout: CubeLayout) -> Result<Self, CubemapError> {
+        let [channels, height, width] = picture.shape();
+        let (rows, columns) = layout.shape();
+        let size = height / rows;
+        if size == 0 || size * rows != height || size * columns != width {
+            return Err(CubemapError::LayoutSize {
+                layout,
+                height,
+                width,
+            });
+        }
+        Self::from_faces(
+            CubeFace::ALL
+                .into_iter()
+                .map(|face| {
+                    let (row, column) = layout.place(face);
+                    Raster::from_fn(channels, size, size, |c, y, x| {
+                        picture.get(c, row * size + y, column * size + x)
+                    })
+                })
+                .collect(),
+        )
+    }
+
+    /// All faces in one picture.
+    pub fn to_layout(&self, layout: CubeLayout) -> Raster {
+        let (rows, columns) = layout.shape();
+        let size = self.size();
+        let width = columns * size;
+        let mut out = Raster::zeros(self.channels(), rows * size, width);
+        for (face, raster) in CubeFace::ALL.into_iter().zip(&self.faces) {
+            let (row, column) = layout.place(face);
+            for channel in 0..self.channels() {
+                let lines = out.plane_mut(channel)[row * size * width..].chunks_mut(width);
+                for (to, from) in lines.zip(raster.plane(channel).chunks(size)) {
+                    to[column * size..][..size].copy_from_slice(from);
+                }
+            }
+        }
+        out
+    }
+
+    /// Front, right, back, left, up, down.
+    pub fn faces(&self) -> &[Raster] {
+        &self.faces
+    }
+
+    /// One face.
+    pub fn face(&self, face: CubeFace) -> &Raster {
+        &self.faces[face as usize]
+    }
+
+    /// The faces, without a copy.
+    pub fn into_faces(self) -> Vec<Raster> {
+        self.faces
+    }
+
+    /// Pixels along an edge.
+    pub fn size(&self) -> usize {
+        self.faces[0].height()
+    }
+
+    /// Channels.
+    pub fn channels(&self) -> usize {
+        self.faces[0].channels()
+    }
+}
+
+/// The way between an equirectangular panorama and a cube.
+///
+/// Faces a quarter as wide as the panorama (half its height) sample the horizon somewhat more
+/// coarsely in their middle than the panorama does (2 against `π/2` of the radius for as many
+/// pixels); faces of `W/π` sample it alike.
+///
+/// ```
+/// use nabla_data::Raster;
+/// use nabla_panorama::{CubeFace, CubemapProjection, Erp, Interpolation};
+/// let panorama = Raster::from_fn(1, 64, 128, |_, y, _| 1.0 - y as f32 / 64.0);
+/// let way = CubemapProjection::new(Erp::of(&panorama)?, 32, Interpolation::BICUBIC)?;
+/// let cube = way.to_cubemap(&panorama)?;
+/// let mean = |face| cube.face(face).data().iter().sum::<f32>() / 1024.0;
+/// assert!(mean(CubeFace::Up) > 0.8 && mean(CubeFace::Down) < 0.2);
+/// assert_eq!(way.to_erp(&cube)?.shape(), [1, 64, 128]);
+/// # Ok::<(), nabla_panorama::CubemapError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct CubemapProjection {
+    erp: Erp,
+    size: usize,
+    interpolation: Interpolation,
+    /// Faces on the horizon, up, down.
+    tables: [LookTable; 3],
+    /// `[width]`: sine and cosine of the longitude of each column.
+    turns: Vec<[f64; 2]>,
+}
+
+impl CubemapProjection {
+    /// Prepares the way between panoramas of size `erp` and faces of `size` pixels squared.
+    ///
+    /// # Errors
+    /// If `size` is 0 or above [`Erp::MAX_WIDTH`] or the kernel is not finite.
+    pub fn new(erp: Erp, size: usize, interpolation: Interpolation) -> Result<Self, CubemapError> {
+        if !(1..=Erp::MAX_WIDTH).contains(&size) {
+            return Err(CubemapError::FaceSize { size });
+        }
+        interpolation.check()?;
+        let lattice = Lattice {
+            erp,
+            corners: false,
+        };
+        Ok(Self {
+            erp,
+            size,
+            interpolation,
+            tables: [0.0, FRAC_PI_2, -FRAC_PI_2]
+                .map(|latitude| LookTable::new(lattice, latitude, 1.0, size)),
+            turns: (0..erp.width())
+                .map(|column| erp.longitude(column as f64).sin_cos().into())
+                .collect(),
+        })
+    }
+
+    /// The size of the panorama.
+    pub fn erp(&self) -> Erp {
+        self.erp
+    }
+
+    /// Pixels along an edge of the cube.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Projects a panorama `[channels, H, W]` onto the faces of a cube.
+    ///
+    /// # Errors
+    /// If the panorama has another size than the projection or no channels.
+    pub fn to_cubemap(&self, panorama: &Raster) -> Result<Cubemap, CubemapError> {
+        if Erp::of(panorama) != Ok(self.erp) {
+            return Err(CubemapError::WrongPanorama {
+                expected: self.erp,
+                height: panorama.height(),
+                width: panorama.width(),
+            });
+        }
+        let sampler = Sampler::erp(panorama, self.interpolation)?;
+        let faces = CubeFace::ALL.map(|face| {
+            let table = match face {
+                CubeFace::Up => &self.tables[1],
+                CubeFace::Down => &self.tables[2],
+                _ => &self.tables[0],
+            };
+            table.look(&sampler, face.centre().0)
+        });
+        Cubemap::from_faces(faces.into())
+    }
+
+    /// Projects a cube onto a panorama `[channels, H, W]`.
+    ///
+    /// # Errors
+    /// If the faces of the cube have another size than the projection.
+    pub fn to_erp(&self, cube: &Cubemap) -> Result<Raster, CubemapError> {
+        let channels = cube.channels();
+        let expected = [channels, self.size, self.size];
+        for (face, raster) in CubeFace::ALL.into_iter().zip(&cube.faces) {
+            if raster.shape() != expected {
+                return Err(CubemapError::FaceShape {
+                    face,
+                    expected,
+                    found: raster.shape(),
+                });
+            }
+        }
+        let samplers = joined_samplers(cube, self.interpolation)?;
+        let mut out = Raster::zeros(channels, self.erp.height(), self.erp.width());
+        rows_mut(&mut out)
+            .into_par_iter()
+            .enumerate()
+            .for_each_init(
+                || [const { (Vec::new(), Vec::new()) }; 6],
+                |sightings, (row, mut lines)| {
+                    self.look_up(row, sightings);
+                    for (sampler, (columns, positions)) in samplers.iter().zip(sightings) {
+                        for (group, lines) in lines.chunks_mut(4).enumerate() {
+                            sampler.sample_each(group, positions, |i, pixel| {
+                                for (line, value) in lines.iter_mut().zip(pixel) {
+                                    line[columns[i] as usize] = value;
+                                }
+                            });
+                        }
+                    }
+                },
+            );
+        Ok(out)
+    }
+
+    /// The pixels of a row of the panorama that each face sees, and where.
+    fn look_up(&self, row: usize, sightings: &mut [(Vec<u32>, Vec<[i32; 2]>); 6]) {
+        for (columns, positions) in sightings.iter_mut() {
+            columns.clear();
+            positions.clear();
+        }
+        let (y, cos_lat) = self.erp.latitude(row as f64).sin_cos();
+        let half = self.size as f64 / 2.0;
+        let scale = f64::from(ONE);
+        for (column, &[sin, cos]) in self.turns.iter().enumerate() {
+            let (face, u, v) = CubeFace::of([cos_lat * sin, y, cos_lat * cos]);
+            let (columns, positions) = &mut sightings[face as usize];
+            columns.push(column as u32);
+            positions.push([
+                ((half * (1.0 + u) - 0.5) * scale).round_ties_even() as i32,
+                ((half * (1.0 - v) - 0.5) * scale).round_ties_even() as i32,
+            ]);
+        }
+    }
+}
+
+/// How many pixels beyond a face the widest kernel reaches from a position on the face.
+const REACH: usize = 3;
+
+/// The faces, prepared to be sampled, with what lies beyond their borders filled in from their
+/// neighbours.
+fn joined_samplers(
+    cube: &Cubemap,
+    interpolation: Interpolation,
+) -> Result<Vec<Sampler>, CubemapError> {
+    let size = cube.size();
+    let mut samplers = cube
+        .faces
+        .iter()
+        .map(|face| Sampler::planar(face, interpolation))
+        .collect::<Result<Vec<_>, _>>()?;
+    // Pixel `i` of the padded picture and its coordinate on the plane.
+    let coordinate = |i: usize| (2.0 * (i as f64 - PAD as f64) + 1.0) / size as f64 - 1.0;
+    let inside = PAD..PAD + size;
+    let around: Vec<(usize, usize)> = (PAD - REACH..PAD + size + REACH)
+        .flat_map(|row| {
+            let columns: Vec<usize> = if inside.contains(&row) {
+                (PAD - REACH..PAD)
+                    .chain(PAD + size..PAD + size + REACH)
+                    .collect()
+            } else {
+                (PAD - REACH..PAD + size + REACH).collect()
+            };
+            columns.into_iter().map(move |column| (column, row))
+        })
+        .collect();
+    // The neighbour is itself interpolated close to its border: the second round corrects what the
+    // first took from repeated pixels.
+    for _ in 0..2 {
+        let fillings: Vec<Vec<Vec<Pixel>>> = CubeFace::ALL
+            .into_par_iter()
+            .map(|face| {
+                let axes = face.axes();
+                let looks: Vec<(usize, [i32; 2])> = around
+                    .iter()
+                    .map(|&(column, row)| {
+                        let d = axes.direction(coordinate(column), -coordinate(row));
+                        let (owner, u, v) = CubeFace::of(d);
+                        let half = size as f64 / 2.0;
+                        let point = (half * (1.0 + u) - 0.5, half * (1.0 - v) - 0.5);
+                        (owner as usize, samplers[owner as usize].position(point))
+                    })
+                    .collect();
+                (0..samplers[0].groups())
+                    .map(|group| {
+                        let mut values = vec![[0.0; 4]; looks.len()];
+                        for (value, (owner, position)) in values.iter_mut().zip(&looks) {
+                            let position = std::slice::from_ref(position);
+                            samplers[*owner].sample_each(group, position, |_, p| *value = p);
+                        }
+                        values
+                    })
+                    .collect()
+            })
+            .collect();
+        for (sampler, groups) in samplers.iter_mut().zip(&fillings) {
+            for (group, values) in groups.iter().enumerate() {
+                for (&(column, row), &value) in around.iter().zip(values) {
+                    *sampler.padded_mut(group, column, row) = value;
+                }
+            }
+        }
+    }
+    Ok(samplers)
+}

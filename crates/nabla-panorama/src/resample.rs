@@ -1,0 +1,702 @@
+//! Interpolation between pixels: at any position of a picture, and to any other size.
+//!
+//! A picture is a lattice of samples `f[j]`; its value at a position `x` in between is
+//! `Σ_j f[j] k(x − j)` with one of these kernels, in each direction:
+//!
+//! * nearest: `k = 1` on `[−½, ½)`;
+//! * bilinear: `k(x) = 1 − |x|` on `|x| < 1`;
+//! * bicubic, the cubic convolution of R. Keys, "Cubic convolution interpolation for digital image
+//!   processing" (1981), with his `a = −½`, for which alone it reproduces parabolas:
+//!   `k(x) = (a+2)|x|³ − (a+3)|x|² + 1` on `|x| ≤ 1`, `a|x|³ − 5a|x|² + 8a|x| − 4a` on `|x| < 2`;
+//! * Lanczos: `k(x) = sinc(x) sinc(x/3)` on `|x| < 3`, divided by the sum of its taps.
+//!
+//! What lies beyond the border is part of the interpolation: an equirectangular panorama goes on
+//! at its other side and over its poles ([`Erp::wrap`]), a planar picture repeats its outermost
+//! pixels. Positions count pixel centres: `(0, 0)` is the centre of the first pixel.
+//!
+//! [`resize_planar`] and [`resize_erp`] align the outer edges of the pictures (output pixel `i`
+//! lies at `(i + ½)·n/m − ½`) and, when they shrink, stretch the kernel by `n/m`, so that it also
+//! removes what the smaller picture cannot show. At the borders of a planar picture the taps that
+//! fall outside are left out and the others divided by their sum. All of this is what Pillow does,
+//! whose bicubic filter made the low-resolution panoramas of OmniSSR.
+
+use std::f64::consts::PI;
+
+use nabla_data::Raster;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::erp::{Erp, ErpError};
+
+/// How to interpolate between pixels; [the module](self) has the equations.
+///
+/// The default is [`Self::BICUBIC`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// The pixel whose centre is nearest.
+    Nearest,
+    /// 2 x 2 pixels.
+    Bilinear,
+    /// 4 x 4 pixels, cubic convolution.
+    Bicubic {
+        /// The slope of the kernel at 1: −0.5 in Pillow and MATLAB, −0.75 in PyTorch and OpenCV.
+        a: f32,
+    },
+    /// 6 x 6 pixels, the windowed sinc.
+    Lanczos3,
+}
+
+impl Interpolation {
+    /// Cubic convolution with Keys' `a = −0.5`.
+    pub const BICUBIC: Self = Self::Bicubic { a: -0.5 };
+
+    /// The distance from the centre, in pixels, from which on the kernel is zero.
+    pub fn support(self) -> f64 {
+        match self {
+            Self::Nearest => 0.5,
+            Self::Bilinear => 1.0,
+            Self::Bicubic { .. } => 2.0,
+            Self::Lanczos3 => 3.0,
+        }
+    }
+
+    /// The kernel at a distance of `x` pixels, before its taps are divided by their sum.
+    ///
+    /// ```
+    /// use nabla_panorama::Interpolation;
+    /// assert_eq!(Interpolation::BICUBIC.kernel(0.5), 0.5625);
+    /// assert_eq!(Interpolation::BICUBIC.kernel(-1.5), -0.0625);
+    /// ```
+    pub fn kernel(self, x: f64) -> f64 {
+        let d = x.abs();
+        match self {
+            Self::Nearest => f64::from((-0.5..0.5).contains(&x)),
+            Self::Bilinear => (1.0 - d).max(0.0),
+            Self::Bicubic { a } => {
+                let a = f64::from(a);
+                if d <= 1.0 {
+                    ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
+                } else if d < 2.0 {
+                    a * (((d - 5.0) * d + 8.0) * d - 4.0)
+                } else {
+                    0.0
+                }
+            }
+            Self::Lanczos3 if d < 3.0 => sinc(x) * sinc(x / 3.0),
+            Self::Lanczos3 => 0.0,
+        }
+    }
+
+    pub(crate) fn check(self) -> Result<(), ResampleError> {
+        match self {
+            Self::Bicubic { a } if !a.is_finite() => Err(ResampleError::Kernel { a }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Default for Interpolation {
+    fn default() -> Self {
+        Self::BICUBIC
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        1.0
+    } else {
+        (PI * x).sin() / (PI * x)
+    }
+}
+
+/// A picture or size that cannot be resampled.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ResampleError {
+    /// The panorama, given or wanted, has a size that no panorama has.
+    #[error(transparent)]
+    Erp(#[from] ErpError),
+    /// The picture has no samples.
+    #[error("a picture of {channels} x {height} x {width} has nothing to resample")]
+    Empty {
+        /// Channels.
+        channels: usize,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+    /// The picture, given or wanted, is too large for fixed-point coordinates.
+    #[error(
+        "a picture may be resampled at sizes from 1 to {} pixels, but this one is \
+         {width} x {height}",
+        Erp::MAX_WIDTH
+    )]
+    Size {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+    /// The parameter of the cubic kernel is not a number.
+    #[error("the cubic kernel needs a finite parameter, but a = {a}")]
+    Kernel {
+        /// The parameter.
+        a: f32,
+    },
+}
+
+fn check_planar(picture: &Raster) -> Result<(), ResampleError> {
+    let [channels, height, width] = picture.shape();
+    if channels * height * width == 0 {
+        Err(ResampleError::Empty {
+            channels,
+            height,
+            width,
+        })
+    } else {
+        check_size(height, width)
+    }
+}
+
+fn check_erp(picture: &Raster) -> Result<Erp, ResampleError> {
+    let erp = Erp::of(picture)?;
+    check_planar(picture)?;
+    Ok(erp)
+}
+
+fn check_size(height: usize, width: usize) -> Result<(), ResampleError> {
+    let sizes = 1..=Erp::MAX_WIDTH;
+    if sizes.contains(&height) && sizes.contains(&width) {
+        Ok(())
+    } else {
+        Err(ResampleError::Size { height, width })
+    }
+}
+
+/// Positions are fixed-point numbers with this many fractional bits: exact to add and to wrap, so
+/// that a panorama turned by whole pixels gives the same samples bit for bit.
+const FRACTION_BITS: u32 = 16;
+
+/// One pixel in fixed point.
+pub(crate) const ONE: i32 = 1 << FRACTION_BITS;
+
+/// A coordinate in pixels as a fixed-point number; the nearest one there is if it is out of range.
+pub(crate) fn fixed(coordinate: f64) -> i32 {
+    (coordinate * f64::from(ONE)).round() as i32
+}
+
+/// Four channels of a pixel side by side, so that one vector register holds it.
+pub(crate) type Pixel = [f32; 4];
+
+/// Pixels around the picture that the sampler holds, so that no tap needs a test: the taps of a
+/// position at most [`MARGIN`] outside.
+pub(crate) const PAD: usize = 8;
+
+/// The farthest that a position may lie outside the outermost pixel centres. Beyond it a planar
+/// picture is constant, as all taps of the widest kernel are the same pixel.
+const MARGIN: i32 = 4;
+
+/// Steps of the table of Lanczos weights, which are interpolated linearly (error below 1e-6).
+const LANCZOS_STEPS: usize = 1024;
+
+/// A picture prepared to be sampled at any position.
+///
+/// Its memory is 16 bytes per pixel for each four channels begun.
+///
+/// ```
+/// use nabla_data::Raster;
+/// use nabla_panorama::{Interpolation, Sampler};
+/// let erp = Raster::from_fn(1, 4, 8, |_, _, column| column as f32);
+/// let sampler = Sampler::erp(&erp, Interpolation::Bilinear)?;
+/// // Half-way between the last column and the first, which meet at the 180-degree meridian.
+/// assert_eq!(sampler.sample(&[(7.5, 1.0), (-0.5, 1.0)]).data(), [3.5, 3.5]);
+/// # Ok::<(), nabla_panorama::ResampleError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    /// Four channels each, `[height + 2 PAD, width + 2 PAD]`.
+    groups: Vec<Vec<Pixel>>,
+    channels: usize,
+    height: usize,
+    width: usize,
+    sphere: Option<Erp>,
+    interpolation: Interpolation,
+    lanczos: Vec<[f32; 6]>,
+}
+
+impl Sampler {
+    /// Prepares an equirectangular panorama `[channels, height, 2 height]`, which goes on at its
+    /// other side and over its poles.
+    ///
+    /// # Errors
+    /// If the picture is empty or not a panorama, or the kernel is not finite.
+    pub fn erp(panorama: &Raster, interpolation: Interpolation) -> Result<Self, ResampleError> {
+        let erp = check_erp(panorama)?;
+        Self::new(panorama, interpolation, Some(erp))
+    }
+
+    /// Prepares a planar picture `[channels, height, width]`, whose outermost pixels are repeated
+    /// beyond its border.
+    ///
+    /// # Errors
+    /// If the picture is empty or larger than [`Erp::MAX_WIDTH`], or the kernel is not finite.
+    pub fn planar(picture: &Raster, interpolation: Interpolation) -> Result<Self, ResampleError> {
+        check_planar(picture)?;
+        Self::new(picture, interpolation, None)
+    }
+
+    fn new(
+        picture: &Raster,
+        interpolation: Interpolation,
+        sphere: Option<Erp>,
+    ) -> Result<Self, ResampleError> {
+        interpolation.check()?;
+        let [channels, height, width] = picture.shape();
+        let lanczos = match interpolation {
+            Interpolation::Lanczos3 => (0..=LANCZOS_STEPS)
+                .map(|i| {
+                    let t = i as f64 / LANCZOS_STEPS as f64;
+                    let taps: [f64; 6] =
+                        std::array::from_fn(|k| interpolation.kernel(t + 2.0 - k as f64));
+                    let sum: f64 = taps.iter().sum();
+                    taps.map(|w| (w / sum) as f32)
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        let groups = (0..channels)
+            .step_by(4)
+            .map(|first| interleave(picture, first, sphere))
+            .collect();
+        Ok(Self {
+            groups,
+            channels,
+            height,
+            width,
+            sphere,
+            interpolation,
+            lanczos,
+        })
+    }
+
+    /// Samples the picture at `points`, each a `(column, row)`; gives `[channels, 1, points]`.
+    ///
+    /// Any finite position has a value: a panorama wraps, a planar picture is constant beyond its
+    /// border. A position that is not a number counts as 0.
+    pub fn sample(&self, points: &[(f64, f64)]) -> Raster {
+        let positions: Vec<_> = points.iter().map(|&p| self.position(p)).collect();
+        let mut out = Raster::zeros(self.channels, 1, points.len());
+        for group in 0..self.groups.len() {
+            self.sample_each(group, &positions, |i, pixel| {
+                for (channel, value) in (4 * group..self.channels).zip(pixel) {
+                    out.plane_mut(channel)[i] = value;
+                }
+            });
+        }
+        out
+    }
+
+    /// The fixed-point position of a point, inside the picture or its margin.
+    pub(crate) fn position(&self, (column, row): (f64, f64)) -> [i32; 2] {
+        match self.sphere {
+            Some(erp) => {
+                let (h, w) = (erp.height() as f64, erp.width() as f64);
+                let row = (row + 0.5).rem_euclid(2.0 * h);
+                let (row, turn) = if row <= h {
+                    (row, 0.0)
+                } else {
+                    (2.0 * h - row, h)
+                };
+                [fixed((column + turn).rem_euclid(w)), fixed(row - 0.5)]
+            }
+            None => {
+                let clamp = |x: f64, n: usize| {
+                    fixed(x.clamp(f64::from(-MARGIN), (n as f64 - 1.0) + f64::from(MARGIN)))
+                };
+                [clamp(column, self.width), clamp(row, self.height)]
+            }
+        }
+    }
+
+    /// The number of groups of four channels.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Channels of the picture.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// A pixel of the picture or of the [`PAD`] pixels around it, counted from the outermost one.
+    pub(crate) fn padded_mut(&mut self, group: usize, column: usize, row: usize) -> &mut Pixel {
+        let stride = self.width + 2 * PAD;
+        &mut self.groups[group][row * stride + column]
+    }
+
+    /// Calls `emit` with the index and the value of each position, all of which must lie in the
+    /// picture or at most [`MARGIN`] outside.
+    pub(crate) fn sample_each(
+        &self,
+        group: usize,
+        positions: &[[i32; 2]],
+        emit: impl FnMut(usize, Pixel),
+    ) {
+        let plane = Padded {
+            data: &self.groups[group],
+            stride: self.width + 2 * PAD,
+        };
+        match self.interpolation {
+            Interpolation::Nearest => plane.sample(positions, ONE / 2, |_| [1.0], emit),
+            Interpolation::Bilinear => plane.sample(positions, 0, |t| [1.0 - t, t], emit),
+            Interpolation::Bicubic { a } => {
+                plane.sample(positions, 0, |t| cubic_weights(a, t), emit);
+            }
+            Interpolation::Lanczos3 => {
+                let table = &self.lanczos;
+                let weights = |t: f32| {
+                    let x = t * LANCZOS_STEPS as f32;
+                    let i = x as usize;
+                    let s = x - i as f32;
+                    let (a, b) = (&table[i], &table[i + 1]);
+                    std::array::from_fn(|k| a[k] + s * (b[k] - a[k]))
+                };
+                plane.sample::<6>(positions, 0, weights, emit);
+            }
+        }
+    }
+}
+
+/// The four weights of cubic convolution at a fraction `t` of a pixel past the second tap.
+#[inline(always)]
+fn cubic_weights(a: f32, t: f32) -> [f32; 4] {
+    let s = 1.0 - t;
+    let inner = |d: f32| ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0;
+    // Beyond 1 the kernel is a(d − 1)(d − 2)²; the outer taps lie at d = 1 + t and 1 + s.
+    [a * t * s * s, inner(t), inner(s), a * s * t * t]
+}
+
+#[derive(Clone, Copy)]
+struct Padded<'a> {
+    data: &'a [Pixel],
+    stride: usize,
+}
+
+impl Padded<'_> {
+    /// Samples with `N x N` taps, of which number `(N − 1)/2` is the pixel at or before the
+    /// position moved by `shift`.
+    #[inline(always)]
+    fn sample<const N: usize>(
+        self,
+        positions: &[[i32; 2]],
+        shift: i32,
+        weights: impl Fn(f32) -> [f32; N],
+        mut emit: impl FnMut(usize, Pixel),
+    ) {
+        let scale = 1.0 / ONE as f32;
+        let first = (PAD - (N - 1) / 2) as i32;
+        for (i, &[x, y]) in positions.iter().enumerate() {
+            let (x, y) = (x + shift, y + shift);
+            let wx = weights((x & (ONE - 1)) as f32 * scale);
+            let wy = weights((y & (ONE - 1)) as f32 * scale);
+            let column = ((x >> FRACTION_BITS) + first) as usize;
+            let row = ((y >> FRACTION_BITS) + first) as usize;
+            let mut sum = [0.0; 4];
+            let mut start = row * self.stride + column;
+            for w in wy {
+                let taps = &self.data[start..start + N];
+                let mut line = [0.0; 4];
+                for (tap, w) in taps.iter().zip(wx) {
+                    for c in 0..4 {
+                        line[c] += w * tap[c];
+                    }
+                }
+                for c in 0..4 {
+                    sum[c] += w * line[c];
+                }
+                start += self.stride;
+            }
+            emit(i, sum);
+        }
+    }
+}
+
+/// Four channels from `first` on, with [`PAD`] pixels around them; missing channels are 0.
+fn interleave(picture: &Raster, first: usize, sphere: Option<Erp>) -> Vec<Pixel> {
+    let [channels, height, width] = picture.shape();
+    let stride = width + 2 * PAD;
+    let mut out = vec![[0.0; 4]; stride * (height + 2 * PAD)];
+    out.par_chunks_mut(stride)
+        .enumerate()
+        .for_each(|(i, line)| {
+            let row = i as i64 - PAD as i64;
+            let (row, turn) = match sphere {
+                Some(erp) => {
+                    let (turn, row) = erp.wrap(0, row);
+                    (row, turn)
+                }
+                None => (row.clamp(0, height as i64 - 1) as usize, 0),
+            };
+            for (c, channel) in (first..channels).take(4).enumerate() {
+                let source = &picture.plane(channel)[row * width..][..width];
+                let (head, tail) = source.split_at(turn);
+                for (pixel, &value) in line[PAD..].iter_mut().zip(tail.iter().chain(head)) {
+                    pixel[c] = value;
+                }
+            }
+            for i in 0..PAD {
+                let (left, right) = match sphere {
+                    Some(_) => (
+                        line[PAD + (i + width * PAD - PAD) % width],
+                        line[PAD + i % width],
+                    ),
+                    None => (line[PAD], line[PAD + width - 1]),
+                };
+                line[i] = left;
+                line[PAD + width + i] = right;
+            }
+        });
+    out
+}
+
+/// The taps of each output sample along one axis.
+struct Taps {
+    /// The first input sample; outside the picture where the axis wraps.
+    starts: Vec<i64>,
+    /// `[outputs, count]`.
+    weights: Vec<f32>,
+    count: usize,
+}
+
+/// Where output samples lie between input samples.
+#[derive(Clone, Copy, PartialEq)]
+enum Alignment {
+    /// The outer edges of the outermost pixels coincide.
+    Edges,
+    /// The centres of the outermost pixels coincide.
+    Corners,
+}
+
+impl Taps {
+    fn new(
+        input: usize,
+        output: usize,
+        interpolation: Interpolation,
+        alignment: Alignment,
+        wraps: bool,
+    ) -> Self {
+        let scale = match alignment {
+            Alignment::Edges => input as f64 / output as f64,
+            Alignment::Corners => (input as f64 - 1.0) / (output as f64 - 1.0).max(1.0),
+        };
+        let stretch = match interpolation {
+            Interpolation::Nearest => 1.0,
+            _ => scale.max(1.0),
+        };
+        let support = interpolation.support() * stretch;
+        let mut rows = Vec::with_capacity(output);
+        for i in 0..output {
+            // Position from the left edge of the first pixel.
+            let centre = match alignment {
+                Alignment::Edges => (i as f64 + 0.5) * scale,
+                Alignment::Corners => i as f64 * scale + 0.5,
+            };
+            if interpolation == Interpolation::Nearest {
+                rows.push((centre.floor() as i64, vec![1.0]));
+                continue;
+            }
+            let mut first = (centre - support + 0.5).floor() as i64;
+            let mut end = (centre + support + 0.5).floor() as i64;
+            if !wraps {
+                first = first.max(0);
+                end = end.min(input as i64);
+            }
+            let mut taps: Vec<f64> = (first..end)
+                .map(|j| interpolation.kernel((j as f64 - centre + 0.5) / stretch))
+                .collect();
+            let sum: f64 = taps.iter().sum();
+            taps.iter_mut().for_each(|w| *w /= sum);
+            rows.push((first, taps));
+        }
+        // One number of taps for all: shorter rows get zeros, on the side where there is room.
+        let count = rows.iter().map(|(_, taps)| taps.len()).max().unwrap_or(0);
+        let mut starts = Vec::with_capacity(output);
+        let mut weights = Vec::with_capacity(output * count);
+        for (first, taps) in rows {
+            let start = if wraps {
+                first
+            } else {
+                first.min(input.saturating_sub(count) as i64)
+            };
+            let before = (first - start) as usize;
+            starts.push(start);
+            weights.extend(std::iter::repeat_n(0.0, before));
+            weights.extend(taps.iter().map(|&w| w as f32));
+            weights.extend(std::iter::repeat_n(0.0, count - before - taps.len()));
+        }
+        Self {
+            starts,
+            weights,
+            count,
+        }
+    }
+
+    fn of(&self, output: usize) -> (i64, &[f32]) {
+        (
+            self.starts[output],
+            &self.weights[output * self.count..][..self.count],
+        )
+    }
+}
+
+/// Resizes a planar picture to `[channels, height, width]`, as Pillow does in `F` mode.
+///
+/// # Errors
+/// If the picture is empty, a size is zero or above [`Erp::MAX_WIDTH`], or the kernel is not
+/// finite.
+///
+/// ```
+/// use nabla_data::Raster;
+/// use nabla_panorama::{Interpolation, resize_planar};
+/// let picture = Raster::new(1, 1, 4, vec![0.0, 1.0, 2.0, 3.0])?;
+/// let half = resize_planar(&picture, 1, 2, Interpolation::Bilinear)?;
+/// assert!((half.get(0, 0, 0) - 5.0 / 7.0).abs() < 1e-6);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn resize_planar(
+    picture: &Raster,
+    height: usize,
+    width: usize,
+    interpolation: Interpolation,
+) -> Result<Raster, ResampleError> {
+    resize_plane(picture, height, width, interpolation, Alignment::Edges)
+}
+
+/// Resizes a planar picture so that the centres of its outermost pixels stay where they are
+/// (`align_corners` of PyTorch).
+pub(crate) fn resize_corners(
+    picture: &Raster,
+    height: usize,
+    width: usize,
+    interpolation: Interpolation,
+) -> Result<Raster, ResampleError> {
+    resize_plane(picture, height, width, interpolation, Alignment::Corners)
+}
+
+fn resize_plane(
+    picture: &Raster,
+    height: usize,
+    width: usize,
+    interpolation: Interpolation,
+    alignment: Alignment,
+) -> Result<Raster, ResampleError> {
+    check_planar(picture)?;
+    check_size(height, width)?;
+    interpolation.check()?;
+    let columns = Taps::new(picture.width(), width, interpolation, alignment, false);
+    let rows = Taps::new(picture.height(), height, interpolation, alignment, false);
+    Ok(resize(picture, &rows, &columns, None))
+}
+
+/// Resizes an equirectangular panorama to `height` rows and `2 * height` columns; its filters go
+/// on at its other side and over its poles.
+///
+/// # Errors
+/// If the picture is empty or not a panorama, the new size is none or too large for one
+/// ([`Erp::MAX_WIDTH`]), or the kernel is not finite.
+///
+/// ```
+/// use nabla_data::Raster;
+/// use nabla_panorama::{Interpolation, resize_erp};
+/// let small = Raster::zeros(3, 64, 128);
+/// assert_eq!(resize_erp(&small, 256, Interpolation::BICUBIC)?.shape(), [3, 256, 512]);
+/// # Ok::<(), nabla_panorama::ResampleError>(())
+/// ```
+pub fn resize_erp(
+    panorama: &Raster,
+    height: usize,
+    interpolation: Interpolation,
+) -> Result<Raster, ResampleError> {
+    let erp = check_erp(panorama)?;
+    let target = Erp::new(height, height.saturating_mul(2))?;
+    interpolation.check()?;
+    let edges = Alignment::Edges;
+    let columns = Taps::new(erp.width(), target.width(), interpolation, edges, true);
+    let rows = Taps::new(erp.height(), height, interpolation, edges, true);
+    Ok(resize(panorama, &rows, &columns, Some(erp)))
+}
+
+/// Row by row: first the rows under the taps are added up, then that line is resized.
+fn resize(picture: &Raster, rows: &Taps, columns: &Taps, sphere: Option<Erp>) -> Raster {
+    let [channels, height, width] = picture.shape();
+    let (new_height, new_width) = (rows.starts.len(), columns.starts.len());
+    // The line goes on beyond its ends by as much as the taps reach.
+    let left = columns.starts.iter().copied().min().unwrap_or(0).min(0);
+    let right = columns.starts.iter().copied().max().unwrap_or(0) + columns.count as i64;
+    let before = left.unsigned_abs() as usize;
+    let length = before + (right.max(width as i64)) as usize;
+    let starts: Vec<usize> = columns.starts.iter().map(|s| (s - left) as usize).collect();
+
+    let mut out = Raster::zeros(channels, new_height, new_width);
+    out.data_mut()
+        .par_chunks_mut(new_width)
+        .enumerate()
+        .for_each_init(
+            || vec![0.0f32; length],
+            |line, (index, out)| {
+                let (channel, row) = (index / new_height, index % new_height);
+                let plane = picture.plane(channel);
+                let middle = &mut line[before..before + width];
+                middle.fill(0.0);
+                let (start, weights) = rows.of(row);
+                for (k, &weight) in weights.iter().enumerate() {
+                    let row = start + k as i64;
+                    let (row, turn) = match sphere {
+                        Some(erp) => {
+                            let (turn, row) = erp.wrap(0, row);
+                            (row, turn)
+                        }
+                        None => (row.clamp(0, height as i64 - 1) as usize, 0),
+                    };
+                    let (head, tail) = plane[row * width..][..width].split_at(turn);
+                    let (first, second) = middle.split_at_mut(width - turn);
+                    add_scaled(first, weight, tail);
+                    add_scaled(second, weight, head);
+                }
+                if sphere.is_some() {
+                    for i in (0..before).rev() {
+                        line[i] = line[i + width];
+                    }
+                    for i in before + width..length {
+                        line[i] = line[i - width];
+                    }
+                }
+                match columns.count {
+                    4 => convolve::<4>(line, &starts, &columns.weights, out),
+                    6 => convolve::<6>(line, &starts, &columns.weights, out),
+                    count => {
+                        let weights = columns.weights.chunks_exact(count);
+                        for ((out, &start), weights) in out.iter_mut().zip(&starts).zip(weights) {
+                            let taps = &line[start..start + count];
+                            *out = taps.iter().zip(weights).map(|(v, w)| v * w).sum();
+                        }
+                    }
+                }
+            },
+        );
+    out
+}
+
+fn add_scaled(sum: &mut [f32], weight: f32, values: &[f32]) {
+    for (sum, value) in sum.iter_mut().zip(values) {
+        *sum += weight * value;
+    }
+}
+
+fn convolve<const N: usize>(line: &[f32], starts: &[usize], weights: &[f32], out: &mut [f32]) {
+    for ((out, &start), weights) in out.iter_mut().zip(starts).zip(weights.chunks_exact(N)) {
+        let taps = &line[start..start + N];
+        *out = (0..N).map(|k| taps[k] * weights[k]).sum();
+    }
+}
