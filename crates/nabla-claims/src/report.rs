@@ -620,10 +620,10 @@ mod tests {
     #[test]
     fn the_method_table_replaces_what_is_between_its_markers() {
         let folder = ResultsFolder::default();
-        let document = format!("before\n{TABLE_BEGIN}\nold\n{TABLE_END}\nafter\n");
+        let document = format!("before\n{TABLE_BEGIN}\na stale row\n{TABLE_END}\nafter\n");
         let once = insert_method_table(&document, &folder).unwrap();
         assert!(once.starts_with("before\n") && once.ends_with("\nafter\n"));
-        assert!(once.contains("| OmniSSR | `omnissr` |") && !once.contains("old"));
+        assert!(once.contains("| OmniSSR | `omnissr` |") && !once.contains("stale row"));
         assert_eq!(insert_method_table(&once, &folder).unwrap(), once);
         let error = insert_method_table("nothing", &folder).unwrap_err();
         assert!(error.to_string().contains(TABLE_BEGIN));
