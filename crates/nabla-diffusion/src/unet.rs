@@ -224,8 +224,36 @@ impl UNetConfig {
             middle_attention,
             decoders,
             patch: self.patch,
-            multiple: self.patch << (levels - 1),
+            multiple: self.multiple(),
         })
+    }
+
+    /// The side of the finest square of pixels that the network's pyramid treats as one; heights and
+    /// widths are padded to a multiple of it.
+    pub fn multiple(&self) -> usize {
+        self.patch << self.multipliers.len().saturating_sub(1)
+    }
+
+    /// How far, in pixels, an input pixel reaches in the output of a network without normalisation
+    /// and attention, along each axis.
+    pub fn receptive_radius(&self) -> usize {
+        let levels = self.multipliers.len();
+        (0..levels)
+            .map(|level| {
+                // Two convolutions of kernel 3 in each block of the encoder and of the decoder.
+                let mut convolutions = 2 * (2 * self.blocks_per_level + 1);
+                if level == 0 {
+                    convolutions += 2; // the stem and the head
+                }
+                if level + 1 < levels {
+                    convolutions += 2; // towards the coarser level and back
+                } else {
+                    convolutions += 4; // the bottleneck
+                }
+                // One more for the pixels that share a cell of this level.
+                (convolutions + 1) * (self.patch << level)
+            })
+            .sum()
     }
 
     fn level_channels(&self) -> Vec<usize> {
