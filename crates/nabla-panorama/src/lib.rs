@@ -1,13 +1,24 @@
 //! 360-degree panoramas: spherical geometry, metrics, and OmniSSR super-resolution.
 
+pub mod colour_fix;
 pub mod cubemap;
+pub mod degradation;
 mod erp;
 mod gnomonic;
+pub mod metrics;
 pub mod resample;
 pub mod tangent;
 
+pub use colour_fix::{ColourFix, ColourFixError, adain, wavelet_colour_fix};
 pub use cubemap::{CubeFace, CubeLayout, Cubemap, CubemapError, CubemapProjection};
+pub use degradation::{
+    BicubicDown, Boundary, DegradationError, LinearOperator, gradient_decomposition,
+};
 pub use erp::{Erp, ErpError, direction, longitude_latitude};
+pub use metrics::{
+    Evaluation, MetricError, POLE_LATITUDE_DEGREES, PoleError, SeamError, SsimWeights, evaluate,
+    latitude_weights, pole_error, psnr, seam_error, ssim, to_8_bit, ws_psnr, ws_ssim, ws_ssim_with,
+};
 pub use resample::{Interpolation, ResampleError, Sampler, resize_erp, resize_planar};
 pub use tangent::{
     Blend, Convention, TangentError, TangentGrid, TangentGridError, TangentOptions, TangentPlane,
