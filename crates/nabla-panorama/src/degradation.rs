@@ -70,6 +70,18 @@ pub enum DegradationError {
         /// Rows.
         height: usize,
     },
+    /// A side is longer than [`BicubicDown::MAX_SIDE`].
+    #[error(
+        "a picture to reduce may be at most {} pixels long on a side, but this one is \
+         {width} x {height}",
+        BicubicDown::MAX_SIDE
+    )]
+    TooLarge {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
     /// The scale does not divide the size.
     #[error(
         "a picture of {width} x {height} cannot be reduced by {scale}: both sides must be \
@@ -481,6 +493,9 @@ impl BicubicDown {
     /// The greatest scale.
     pub const MAX_SCALE: usize = 16;
 
+    /// The longest side, in pixels, of a picture that is reduced.
+    pub const MAX_SIDE: usize = 1 << 20;
+
     /// The operator that reduces a panorama of size `erp` by `scale` (2 to [`Self::MAX_SCALE`]):
     /// columns wrap, rows are reflected.
     ///
@@ -523,7 +538,8 @@ impl BicubicDown {
     /// ```
     ///
     /// # Errors
-    /// If the scale is out of range or does not divide both sides, or if a side is zero.
+    /// If the scale is out of range or does not divide both sides, or if a side is zero or above
+    /// [`Self::MAX_SIDE`].
     pub fn with_boundaries(
         scale: usize,
         [height, width]: [usize; 2],
@@ -535,6 +551,9 @@ impl BicubicDown {
         }
         if height == 0 || width == 0 {
             return Err(DegradationError::Empty { width, height });
+        }
+        if height.max(width) > Self::MAX_SIDE {
+            return Err(DegradationError::TooLarge { width, height });
         }
         if !height.is_multiple_of(scale) || !width.is_multiple_of(scale) {
             return Err(DegradationError::NotDivisible {
@@ -742,6 +761,8 @@ mod tests {
         );
         let empty = BicubicDown::with_boundaries(2, [0, 4], Boundary::Wrap, Boundary::Wrap);
         assert!(matches!(empty, Err(DegradationError::Empty { .. })));
+        let huge = BicubicDown::with_boundaries(2, [2, 1 << 40], Boundary::Wrap, Boundary::Wrap);
+        assert!(matches!(huge, Err(DegradationError::TooLarge { .. })));
     }
 
     #[test]
