@@ -2,11 +2,14 @@
 //!
 //! The bytes go to a temporary file in the folder of the output, which is renamed over the output
 //! when everything has been written. A failure or an interrupt before that leaves an older file of
-//! the same name as it was.
+//! the same name as it was. A program that is told to end calls [`remove_unfinished_files`], so
+//! that no temporary file stays either.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
@@ -45,7 +48,56 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-fn temporary_file(path: &Path) -> Result<NamedTempFile, OutputError> {
+/// The temporary files that exist now. Whoever makes, renames or removes one holds the lock.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // The set is whole between any two statements that hold the lock.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the temporary files of all outputs that are being written, and lets no thread begin or
+/// finish another one. For a program that ends because it was interrupted: outputs stay as they
+/// were, and nothing lies beside them.
+pub fn remove_unfinished_files() {
+    let files = unfinished();
+    for file in files.iter() {
+        // A file that cannot be removed has no better end in store.
+        let _ = fs::remove_file(file);
+    }
+    std::mem::forget(files);
+}
+
+/// A temporary file that is listed as unfinished until it is dropped or persisted.
+struct PartialFile {
+    /// `None` once it has its name.
+    file: Option<NamedTempFile>,
+    path: PathBuf,
+}
+
+impl PartialFile {
+    fn persist(mut self, path: &Path) -> io::Result<()> {
+        let mut files = unfinished();
+        let persisted = match self.file.take() {
+            Some(file) => file.persist(path).map(drop).map_err(|e| e.error),
+            None => Ok(()),
+        };
+        files.remove(&self.path);
+        persisted
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let mut files = unfinished();
+            self.file = None;
+            files.remove(&self.path);
+        }
+    }
+}
+
+fn temporary_file(path: &Path) -> Result<PartialFile, OutputError> {
     let folder = folder_of(path);
     if !folder.is_dir() {
         return Err(OutputError::NoFolder {
@@ -64,12 +116,18 @@ fn temporary_file(path: &Path) -> Result<NamedTempFile, OutputError> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    builder
+    let mut files = unfinished();
+    let file = builder
         .tempfile_in(folder)
         .map_err(|source| OutputError::Io {
             path: path.into(),
             source,
-        })
+        })?;
+    files.insert(file.path().to_owned());
+    Ok(PartialFile {
+        path: file.path().to_owned(),
+        file: Some(file),
+    })
 }
 
 /// Tells, before a long job, whether `path` can be written: its folder exists, a file can be made
@@ -108,19 +166,20 @@ pub fn write_atomically<E: From<OutputError>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut file = temporary_file(path)?;
+    let mut partial = temporary_file(path)?;
     let io = |source| OutputError::Io {
         path: path.into(),
         source,
     };
-    {
+    if let Some(file) = &mut partial.file {
         let mut out = BufWriter::with_capacity(1 << 16, file.as_file_mut());
         write(&mut out)?;
         out.flush().map_err(io)?;
+        drop(out);
+        // Without this a crash of the machine could leave a renamed file without its contents.
+        file.as_file().sync_all().map_err(io)?;
     }
-    // Without this a crash of the machine could leave a renamed file without its contents.
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
+    partial.persist(path).map_err(io)?;
     Ok(())
 }
 

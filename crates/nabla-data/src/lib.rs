@@ -2,7 +2,8 @@
 //!
 //! * [`Picture`]: PNG, JPEG, WebP and TIFF in and out, Radiance HDR in, as a [`Raster`] with alpha,
 //!   depth and [`Metadata`]. Readers are total: any bytes give a picture or one clear sentence.
-//!   Files are written whole or not at all ([`write_atomically`], [`check_writable`]).
+//!   Files are written whole or not at all ([`write_atomically`], [`check_writable`]);
+//!   an interrupted program leaves nothing beside them ([`remove_unfinished_files`]).
 //! * [`PhotoSphere`]: the GPano metadata by which viewers know a panorama; [`Metadata::resized`]
 //!   keeps it true when a picture changes size.
 //! * [`PanoramaSet`] and [`PhotoSet`]: the panoramas, with their split, and the photographs of
@@ -21,7 +22,7 @@ mod photosphere;
 mod raster;
 mod tone_map;
 
-pub use atomic_file::{OutputError, check_writable, write_atomically};
+pub use atomic_file::{OutputError, check_writable, remove_unfinished_files, write_atomically};
 pub use dataset::{DataSetError, PanoramaSet, PhotoSet, Split};
 pub use embedded::{SAMPLE_PANORAMA, SAMPLE_PANORAMA_SMALL, sample_panorama};
 pub use file_format::{BitDepth, FileFormat};
