@@ -330,7 +330,7 @@ impl Rddm {
     }
 }
 
-fn check_shape(
+pub(crate) fn check_shape(
     what: &'static str,
     found: &Tensor<4>,
     picture: &Tensor<4>,

@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ema::{Ema, EmaConfig, EmaError};
 use crate::rddm::{Objective, RddmError};
-use crate::rddm_sampler::{Loss, Rddm, RddmInput, ResidualDenoiser};
+use crate::rddm_sampler::{Loss, Rddm, RddmConfig, RddmInput, ResidualDenoiser, check_shape};
 use crate::seeded_noise::{NoiseState, SeededNoise};
 
 /// Why a training does not start or go on.
@@ -972,6 +972,61 @@ pub struct Selection {
     pub shares: Vec<f32>,
 }
 
+impl Rddm {
+    /// The loss of the objective selection, `[1]`; see the [module documentation](self).
+    ///
+    /// - `model`: has one output, told the time of the residual; the objective of the model is not
+    ///   used
+    /// - `share`: `λ`, `[1]`
+    /// - the others as for [`loss`](Self::loss)
+    ///
+    /// # Errors
+    /// As [`loss`](Self::loss).
+    ///
+    /// # Panics
+    /// As [`loss`](Self::loss).
+    #[allow(clippy::too_many_arguments)]
+    pub fn selection_loss(
+        &self,
+        model: &dyn ResidualDenoiser,
+        clean: Tensor<4>,
+        given: &RddmInput,
+        t: &[usize],
+        noise: Tensor<4>,
+        loss: Loss,
+        share: Tensor<1>,
+    ) -> Result<Tensor<1>, RddmError> {
+        check_shape("degraded picture", &given.input, &clean)?;
+        check_shape("noise", &noise, &clean)?;
+        let schedule = self.schedule();
+        let one_output = RddmConfig {
+            objective: Objective::Residual,
+            ..self.config()
+        }
+        .init(schedule.clone());
+        let input = given.input.clone();
+        let residual = input.clone() - clean.clone();
+        let x = schedule.diffuse(clean, residual.clone(), noise.clone(), t);
+        let output = one_output
+            .outputs(model, x.clone(), given, t)?
+            .swap_remove(0);
+        let rest = share.clone().neg() + 1.0;
+        let (of_output, of_derived) = (
+            share.clone().reshape([1, 1, 1, 1]),
+            rest.clone().reshape([1, 1, 1, 1]),
+        );
+        // The residual if the output is the noise, and the noise if it is the residual.
+        let clean_of_noise = schedule
+            .clean_from_noise(x.clone(), input.clone(), output.clone(), t)
+            .clamp(-1.0, 1.0);
+        let noise_of_residual = schedule.noise_from_residual(x, input.clone(), output.clone(), t);
+        let as_residual =
+            output.clone() * of_output.clone() + (input - clean_of_noise) * of_derived.clone();
+        let as_noise = noise_of_residual * of_output + output * of_derived;
+        Ok(loss.between(as_residual, residual) * share + loss.between(as_noise, noise) * rest)
+    }
+}
+
 /// The learned share of the residual.
 #[derive(Module, Debug)]
 struct Share {
@@ -1008,13 +1063,6 @@ pub fn select_objective<M: Module + ResidualDenoiser>(
         });
     }
     let device = device_of(&network)?;
-    let schedule = rddm.schedule();
-    // One output, told the time of the residual, as the official code.
-    let one_output = crate::rddm_sampler::RddmConfig {
-        objective: Objective::Residual,
-        ..rddm.config()
-    }
-    .init(schedule.clone());
     let mut share = Share {
         value: Param::from_tensor(Tensor::from_floats([0.5], &device)),
     };
@@ -1026,33 +1074,16 @@ pub fn select_objective<M: Module + ResidualDenoiser>(
         let mut accumulator = GradientsAccumulator::new();
         let mut share_accumulator = GradientsAccumulator::new();
         for _ in 0..config.accumulate {
-            let Example {
-                clean,
-                given,
-                t,
-                noise,
-            } = draws.example(source, config.batch, schedule.steps(), &device)?;
-            let residual = given.input.clone() - clean.clone();
-            let x = schedule.diffuse(clean, residual.clone(), noise.clone(), &t);
-            let output = one_output
-                .outputs(&network, x.clone(), &given, &t)?
-                .swap_remove(0);
-            let lambda = share.value.val(); // [1]
-            let wide = lambda.clone().reshape([1, 1, 1, 1]);
-            let rest = wide.clone().neg() + 1.0;
-            // The residual if the output is the noise, and the noise if it is the residual.
-            let input = given.input;
-            let clean_of_noise = schedule
-                .clean_from_noise(x.clone(), input.clone(), output.clone(), &t)
-                .clamp(-1.0, 1.0);
-            let noise_of_residual =
-                schedule.noise_from_residual(x, input.clone(), output.clone(), &t);
-            let as_residual =
-                output.clone() * wide.clone() + (input - clean_of_noise) * rest.clone();
-            let as_noise = noise_of_residual * wide + output * rest;
-            let loss = (config.loss.between(as_residual, residual) * lambda.clone()
-                + config.loss.between(as_noise, noise) * (lambda.neg() + 1.0))
-                / config.accumulate as f64;
+            let example = draws.example(source, config.batch, rddm.schedule().steps(), &device)?;
+            let loss = rddm.selection_loss(
+                &network,
+                example.clean,
+                &example.given,
+                &example.t,
+                example.noise,
+                config.loss,
+                share.value.val(),
+            )? / config.accumulate as f64;
             if !scalar(loss.clone().without_autodiff())?.is_finite() {
                 return Err(RddmTrainingError::NotFinite { what: "loss", step });
             }
