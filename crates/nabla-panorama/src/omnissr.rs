@@ -1,0 +1,830 @@
+//! OmniSSR: super-resolution of 360-degree panoramas with a planar diffusion prior.
+//!
+//! A low-resolution equirectangular panorama `y` gets `s` times as many pixels along each side. A
+//! prior that knows only planar pictures runs on 18 tangent planes `x⁽ⁱ⁾` at once, and two corrections of
+//! its clean prediction at every step make the planes agree with one another and with `y`:
+//!
+//! * *Octadecaplex tangent information interaction* (OTII): the planes are blended into a panorama,
+//!   where overlapping planes meet, and projected back;
+//! * *gradient decomposition* (GD): the panorama moves in the range of the degradation `A` only,
+//!   `Ẽ = E − γ A†(A E − y)`.
+//!
+//! ```text
+//! E_up = bicubic(y, s),   x_init = ERP→TP(E_up),   z_N from x_init and noise
+//! for k = N − 1 … 0:
+//!   z_0 = prior(z_k, k | x_init)
+//!   x   = clamp(decode(z_0))
+//!   E   = clamp(TP→ERP(x));   E ← E − γ_e A†(A E − y)                    OTII, GD
+//!   x̃   = clamp(ERP→TP(E))                                               OTII
+//!   z_0 ← (1 − γ_l) z_0 + γ_l encode(x̃)
+//!   z_{k−1} = step(z_k, z_0)
+//! x = colour_fix(finish(z_0), x_init)
+//! E = TP→ERP(x);   E ← E − γ_p A†(A E − y)                               post-processing
+//! ```
+//!
+//! The pipeline is generic over the [`TangentPrior`], which brings its sampler: a latent one with
+//! its encoder and decoder, or one of pixels, for which both are the identity. Two are here:
+//! [`SuperResolutionPrior`] (RDDM, what the program carries) and [`AncestralPrior`] (any noise
+//! predictor, with the paper's ancestral sampler).
+//!
+//! Source: Li, Sheng, Li, Zhang, *OmniSSR: Zero-shot Omnidirectional Image Super-Resolution using
+//! Stable Diffusion Model*, ECCV 2024, arXiv 2404.10312, with two differences to the official code:
+//! samples lie at pixel centres, which makes its fourfold enlargement before each projection
+//! needless ([`TangentOptions::official`] is its way), and `A` acts on the whole panorama, around
+//! the 180-degree meridian, instead of on blocks.
+
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use nabla_data::Raster;
+use nabla_diffusion::ddpm::DdpmConfig;
+use nabla_diffusion::denoiser::{Denoiser, SamplerError};
+use nabla_diffusion::prior::SuperResolutionPrior;
+use nabla_diffusion::rddm::RddmError;
+use nabla_diffusion::rddm_sampler::{RddmInput, RddmSamplingConfig, ResidualDenoiser};
+use nabla_diffusion::schedule::{NoiseSchedule, ScheduleError, Spacing};
+use nabla_diffusion::seeded_noise::SeededNoise;
+
+use crate::{
+    BicubicDown, ColourFix, ColourFixError, DegradationError, Erp, ErpError, Interpolation,
+    ResampleError, TangentError, TangentGrid, TangentOptions, TangentProjection,
+    gradient_decomposition, resize_erp,
+};
+
+/// Why a panorama cannot be made larger.
+#[derive(Debug, thiserror::Error)]
+pub enum OmniSsrError {
+    /// A strength outside [0, 1].
+    #[error("OmniSSR's {field} is {value}, but it must lie in [0, 1]")]
+    Gamma {
+        /// Which one.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// The panorama has not three channels.
+    #[error("OmniSSR needs a panorama of 3 channels (red, green, blue), but this one has {0}")]
+    Channels(usize),
+    /// The panorama has another size than the one OmniSSR was set up for.
+    #[error(
+        "OmniSSR was set up for panoramas of {} x {expected} pixels, but this one is \
+         {width} x {height}",
+        2 * expected
+    )]
+    Size {
+        /// Rows expected.
+        expected: usize,
+        /// Columns found.
+        width: usize,
+        /// Rows found.
+        height: usize,
+    },
+    /// A sample is not a number or infinite.
+    #[error("the panorama holds a sample that is not finite: channel {channel}, row {row}, column {column}")]
+    NotFinite {
+        /// Channel, 0 for red.
+        channel: usize,
+        /// Row.
+        row: usize,
+        /// Column.
+        column: usize,
+    },
+    /// The prior needs planes whose side is a multiple of its own.
+    #[error("the prior needs tangent planes whose side is a multiple of {multiple}, but it is {side}")]
+    PlaneSide {
+        /// The multiple.
+        multiple: usize,
+        /// The side.
+        side: usize,
+    },
+    /// The observer broke off.
+    #[error("the super-resolution was cancelled")]
+    Cancelled,
+    /// The size is not that of a panorama.
+    #[error(transparent)]
+    Erp(#[from] ErpError),
+    /// The planes cannot be set up.
+    #[error(transparent)]
+    Tangent(#[from] TangentError),
+    /// The degradation cannot be set up.
+    #[error(transparent)]
+    Degradation(#[from] DegradationError),
+    /// The panorama cannot be enlarged.
+    #[error(transparent)]
+    Resample(#[from] ResampleError),
+    /// The colours cannot be corrected.
+    #[error(transparent)]
+    ColourFix(#[from] ColourFixError),
+    /// The sampler of the RDDM prior fails.
+    #[error(transparent)]
+    Rddm(#[from] RddmError),
+    /// The ancestral sampler fails.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// The schedule does not have as many steps as asked for.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+}
+
+/// How a prior is to run.
+#[derive(Clone, Copy)]
+pub struct PriorRun<'a> {
+    /// Steps of its sampler.
+    pub steps: usize,
+    /// Greatest side, in pixels, of what its network computes at once; 0 for whole planes.
+    pub tile: usize,
+    /// To be called after each plane of each step; `false` asks the prior to end as soon as it can,
+    /// whatever it returns then.
+    pub plane_done: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for PriorRun<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PriorRun")
+            .field("steps", &self.steps)
+            .field("tile", &self.tile)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What OmniSSR makes of a clean prediction: `[planes, channels, P, P]` of the prior's latents to
+/// the same.
+pub type Correction<'a> = dyn FnMut(Tensor<4>) -> Tensor<4> + 'a;
+
+/// A generative prior of planar pictures, with its sampler.
+///
+/// Pixels are `[planes, 3, P, P]` in `[−1, 1]`; latents have whatever shape the prior gives them.
+pub trait TangentPrior {
+    /// Where its tensors live.
+    fn device(&self) -> Device;
+
+    /// Steps of its sampler unless told otherwise.
+    fn default_steps(&self) -> usize;
+
+    /// The side of a plane must be a multiple of this.
+    fn multiple(&self) -> usize {
+        1
+    }
+
+    /// The colour fix that it needs: the paper's for latent priors, whose colours drift.
+    fn colour_fix(&self) -> ColourFix {
+        ColourFix::None
+    }
+
+    /// Pixels to latents. A variational encoder draws from `noise`.
+    fn encode(&self, pixels: Tensor<4>, noise: &mut SeededNoise) -> Tensor<4> {
+        let _ = noise;
+        pixels
+    }
+
+    /// Latents to pixels, not clamped.
+    fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        latents
+    }
+
+    /// Runs the sampler from the noised latents of `init` down to clean ones.
+    ///
+    /// - `init`: the planes of the enlarged panorama, `x_init`: the start and the condition, pixels
+    /// - `correct`: to be called with every clean prediction `z_0` before the update that uses it
+    /// - returns `z_0` of the last step, latents
+    ///
+    /// # Errors
+    /// If the sampler cannot take so many steps, or the network does not fit.
+    fn sample(
+        &self,
+        init: &Tensor<4>,
+        run: PriorRun<'_>,
+        noise: &mut SeededNoise,
+        correct: &mut Correction<'_>,
+    ) -> Result<Tensor<4>, OmniSsrError>;
+
+    /// The final decoding, which may look at `init` (StableSR's controllable feature wrapping).
+    fn finish(&self, latents: Tensor<4>, init: &Tensor<4>) -> Tensor<4> {
+        let _ = init;
+        self.decode(latents)
+    }
+}
+
+impl<P: TangentPrior + ?Sized> TangentPrior for &P {
+    fn device(&self) -> Device {
+        (**self).device()
+    }
+    fn default_steps(&self) -> usize {
+        (**self).default_steps()
+    }
+    fn multiple(&self) -> usize {
+        (**self).multiple()
+    }
+    fn colour_fix(&self) -> ColourFix {
+        (**self).colour_fix()
+    }
+    fn encode(&self, pixels: Tensor<4>, noise: &mut SeededNoise) -> Tensor<4> {
+        (**self).encode(pixels, noise)
+    }
+    fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        (**self).decode(latents)
+    }
+    fn sample(
+        &self,
+        init: &Tensor<4>,
+        run: PriorRun<'_>,
+        noise: &mut SeededNoise,
+        correct: &mut Correction<'_>,
+    ) -> Result<Tensor<4>, OmniSsrError> {
+        (**self).sample(init, run, noise, correct)
+    }
+    fn finish(&self, latents: Tensor<4>, init: &Tensor<4>) -> Tensor<4> {
+        (**self).finish(latents, init)
+    }
+}
+
+/// The RDDM prior of pixels; its sampler is RDDM's, with `x_init` as the degraded picture.
+impl TangentPrior for SuperResolutionPrior {
+    fn device(&self) -> Device {
+        SuperResolutionPrior::device(self).clone()
+    }
+
+    fn default_steps(&self) -> usize {
+        self.config().sampling_steps
+    }
+
+    fn sample(
+        &self,
+        init: &Tensor<4>,
+        run: PriorRun<'_>,
+        noise: &mut SeededNoise,
+        correct: &mut Correction<'_>,
+    ) -> Result<Tensor<4>, OmniSsrError> {
+        let predictor = self.predictor(run.tile);
+        // Plane by plane, which bounds the memory and shows the progress.
+        let network = |x: Tensor<4>, times: [Tensor<1>; 2], condition: Option<Tensor<4>>| {
+            let [planes, ..] = x.dims();
+            let mut outputs: Vec<Vec<Tensor<4>>> = Vec::new();
+            for plane in 0..planes {
+                let one = plane..plane + 1;
+                let x = x.clone().slice_dim(0, one.clone());
+                let times = times.clone().map(|t| t.slice_dim(0, one.clone()));
+                let condition = condition.clone().map(|c| c.slice_dim(0, one));
+                if outputs.is_empty() || (run.plane_done)() {
+                    outputs.push(predictor.predict(x, times, condition));
+                } else {
+                    // Cancelled: anything will do.
+                    let nothing = outputs[0].clone();
+                    outputs.push(nothing);
+                }
+            }
+            let _ = (run.plane_done)();
+            (0..outputs.first().map_or(0, Vec::len))
+                .map(|i| Tensor::cat(outputs.iter().map(|o| o[i].clone()).collect(), 0))
+                .collect::<Vec<_>>()
+        };
+        let sampler = self.rddm().sampler(RddmSamplingConfig::new().with_steps(run.steps))?;
+        let x = sampler.start(init, noise);
+        let given = RddmInput::new(init.clone());
+        Ok(sampler.run(&network, x, &given, noise, &mut |step, prediction| {
+            step.prediction_of_clean(correct(prediction.clean))
+        })?)
+    }
+}
+
+/// Any diffusion model of pixels that predicts noise, picture or velocity, with the paper's
+/// ancestral sampler: `N` of the training steps, evenly spaced, from `x_init` noised to the last.
+///
+/// `bind` gives the denoiser its condition, the planes `[planes, 3, P, P]` of the enlarged panorama.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_diffusion::denoiser::{Denoiser, GaussianDenoiser, Prediction};
+/// use nabla_diffusion::schedule::NoiseScheduleConfig;
+/// use nabla_panorama::omnissr::AncestralPrior;
+///
+/// let device = Device::flex();
+/// // A "model" that knows the enlarged picture up to a standard deviation of 0.1.
+/// let prior = AncestralPrior::new(NoiseScheduleConfig::new().init()?, device, |init: &Tensor<4>| {
+///     let variance = init.ones_like() * 0.01;
+///     Box::new(GaussianDenoiser::new(init.clone(), variance, Prediction::Epsilon)) as Box<dyn Denoiser>
+/// });
+/// # let _ = prior;
+/// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct AncestralPrior<F> {
+    schedule: NoiseSchedule,
+    device: Device,
+    bind: F,
+}
+
+impl<F> AncestralPrior<F>
+where
+    F: Fn(&Tensor<4>) -> Box<dyn Denoiser>,
+{
+    /// A prior over the training schedule `schedule` on `device`.
+    pub fn new(schedule: NoiseSchedule, device: Device, bind: F) -> Self {
+        Self { schedule, device, bind }
+    }
+}
+
+impl<F> TangentPrior for AncestralPrior<F>
+where
+    F: Fn(&Tensor<4>) -> Box<dyn Denoiser>,
+{
+    fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    /// The paper's 200, or as many as the schedule has.
+    fn default_steps(&self) -> usize {
+        self.schedule.steps().min(200)
+    }
+
+    fn colour_fix(&self) -> ColourFix {
+        ColourFix::Adain
+    }
+
+    fn sample(
+        &self,
+        init: &Tensor<4>,
+        run: PriorRun<'_>,
+        noise: &mut SeededNoise,
+        correct: &mut Correction<'_>,
+    ) -> Result<Tensor<4>, OmniSsrError> {
+        let schedule = self.schedule.respace(Spacing::Linspace, run.steps)?;
+        let last = schedule.level(schedule.steps() - 1);
+        let z = noise.normal(init.dims(), &self.device);
+        let start = init.clone() * last.signal() + z * last.noise();
+        let sampler = DdpmConfig::new().init(schedule)?;
+        let denoiser = (self.bind)(init);
+        let [planes, ..] = init.dims();
+        Ok(sampler.sample_with_hook(denoiser.as_ref(), start, noise, &mut |_, mut denoised| {
+            // The denoiser is asked for all planes at once.
+            for _ in 0..planes {
+                let _ = (run.plane_done)();
+            }
+            denoised.sample = correct(denoised.sample);
+            denoised
+        })?)
+    }
+}
+
+/// Configuration of [`OmniSsr`]. The defaults are the paper's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OmniSsrConfig {
+    /// Factor `s` of enlargement along each side.
+    pub scale: usize,
+    /// Steps `N` of the prior's sampler. Default: the prior's own (the paper's is 200 for Stable
+    /// Diffusion).
+    pub steps: Option<usize>,
+    /// `γ_l`, how much of the corrected planes enters the clean prediction, in `[0, 1]`. With 0
+    /// there is neither OTII nor GD within the steps. Default 0.5.
+    pub gamma_latent: f64,
+    /// `γ_e`, strength of GD within the steps, in `[0, 1]`. Default 1.
+    pub gamma_erp: f64,
+    /// `γ_p`, strength of GD on the final panorama, in `[0, 1]`. Default 1.
+    pub gamma_post: f64,
+    /// How the colours of the final planes are corrected. Default: as the prior needs it.
+    pub colour_fix: Option<ColourFix>,
+    /// The tangent planes. Default: the octadecaplex with 75 degrees.
+    pub grid: TangentGrid,
+    /// Side `P` of a plane, pixels. Default: half the height of the large panorama, at which both
+    /// sample alike, rounded up to what the prior needs.
+    pub plane_size: Option<usize>,
+    /// How panorama and planes are resampled.
+    pub tangent: TangentOptions,
+    /// Seed of the noise. Default 42.
+    pub seed: u64,
+    /// Greatest side, in pixels, of what the network computes at once; 0 for whole planes. Default
+    /// 1024.
+    pub tile: usize,
+}
+
+impl OmniSsrConfig {
+    /// The paper's configuration for the factor `scale`.
+    pub fn new(scale: usize) -> Self {
+        Self {
+            scale,
+            steps: None,
+            gamma_latent: 0.5,
+            gamma_erp: 1.0,
+            gamma_post: 1.0,
+            colour_fix: None,
+            grid: TangentGrid::octadecaplex(),
+            plane_size: None,
+            tangent: TangentOptions::default(),
+            seed: 42,
+            tile: 1024,
+        }
+    }
+
+    /// Prepares the super-resolution of panoramas of the size `low`.
+    ///
+    /// # Errors
+    /// If a strength is out of range, the enlarged panorama is too large, or planes or degradation
+    /// cannot be set up.
+    pub fn init<P: TangentPrior>(&self, prior: P, low: Erp) -> Result<OmniSsr<P>, OmniSsrError> {
+        for (field, value) in [
+            ("gamma_latent", self.gamma_latent),
+            ("gamma_erp", self.gamma_erp),
+            ("gamma_post", self.gamma_post),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(OmniSsrError::Gamma { field, value });
+            }
+        }
+        let height = low.height().saturating_mul(self.scale);
+        let high = Erp::new(height, height.saturating_mul(2))?;
+        let operator = BicubicDown::new(self.scale, high)?;
+        let multiple = prior.multiple().max(1);
+        let side = self.plane_size.unwrap_or_else(|| height.div_ceil(2).next_multiple_of(multiple));
+        if side % multiple != 0 {
+            return Err(OmniSsrError::PlaneSide { multiple, side });
+        }
+        let projection = TangentProjection::new(self.grid.clone(), high, side, self.tangent)?;
+        Ok(OmniSsr { prior, projection, operator, low, config: self.clone() })
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OmniSsrStep {
+    /// Planes that the network has predicted, over all steps.
+    pub done: usize,
+    /// Planes that it predicts in all.
+    pub total: usize,
+}
+
+/// What one run gave, before it is made a file.
+#[derive(Clone, Debug)]
+pub struct OmniSsrOutput {
+    /// The panorama, `[3, s h, s w]`, not clamped (8-bit files clamp).
+    pub panorama: Raster,
+    /// How much the prior's final planes disagree where they overlap
+    /// ([`TangentProjection::spread`]), in the squared unit of the samples.
+    pub spread: f64,
+    /// The greatest difference between `A` of the panorama and the input.
+    pub inconsistency: f64,
+}
+
+/// OmniSSR; see the [module documentation](self).
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use burn::tensor::Device;
+/// use nabla_data::Raster;
+/// use nabla_diffusion::prior::SuperResolutionPrior;
+/// use nabla_panorama::{Erp, OmniSsrConfig};
+///
+/// let low = Raster::from_fn(3, 16, 32, |c, y, x| (c + y + x) as f32 / 50.0);
+/// let prior = SuperResolutionPrior::embedded(&Device::flex())?;
+/// let config = OmniSsrConfig { steps: Some(1), ..OmniSsrConfig::new(2) };
+/// let omnissr = config.init(&prior, Erp::of(&low)?)?;
+/// let high = omnissr.upscale(&low, &mut |_| ControlFlow::Continue(()))?;
+/// assert_eq!(high.shape(), [3, 32, 64]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OmniSsr<P> {
+    prior: P,
+    projection: TangentProjection,
+    operator: BicubicDown,
+    low: Erp,
+    config: OmniSsrConfig,
+}
+
+impl<P: TangentPrior> OmniSsr<P> {
+    /// The prior.
+    pub fn prior(&self) -> &P {
+        &self.prior
+    }
+
+    /// The projection between the large panorama and the planes.
+    pub fn projection(&self) -> &TangentProjection {
+        &self.projection
+    }
+
+    /// The degradation `A`.
+    pub fn operator(&self) -> &BicubicDown {
+        &self.operator
+    }
+
+    /// Steps of the prior's sampler.
+    pub fn steps(&self) -> usize {
+        self.config.steps.unwrap_or_else(|| self.prior.default_steps())
+    }
+
+    /// Enlarges `low`, `[3, h, 2h]` in `[0, 1]`, to `[3, s h, 2 s h]`.
+    ///
+    /// `observe` sees the network at work, and may break off.
+    ///
+    /// # Errors
+    /// If the panorama has another size than this was set up for, other channels or samples that are
+    /// not finite; if the sampler cannot take so many steps; [`OmniSsrError::Cancelled`] after a
+    /// break.
+    pub fn upscale(
+        &self,
+        low: &Raster,
+        observe: &mut dyn FnMut(OmniSsrStep) -> ControlFlow<()>,
+    ) -> Result<Raster, OmniSsrError> {
+        Ok(self.run(low, observe)?.panorama)
+    }
+
+    /// [`upscale`](Self::upscale) with what can be told of the result.
+    ///
+    /// # Errors
+    /// As [`upscale`](Self::upscale).
+    pub fn run(
+        &self,
+        low: &Raster,
+        observe: &mut dyn FnMut(OmniSsrStep) -> ControlFlow<()>,
+    ) -> Result<OmniSsrOutput, OmniSsrError> {
+        self.check(low)?;
+        let config = &self.config;
+        let device = self.prior.device();
+        let enlarged = resize_erp(low, self.projection.erp().height(), Interpolation::BICUBIC)?;
+        let init = self.to_tensor(&self.projection.to_tangent(&enlarged)?, &device);
+        drop(enlarged);
+
+        let cancelled = Cell::new(false);
+        let done = Cell::new(0);
+        let total = self.steps() * self.projection.planes().len();
+        let observe = RefCell::new(observe);
+        let plane_done = || {
+            done.set((done.get() + 1).min(total));
+            if !cancelled.get() {
+                let step = OmniSsrStep { done: done.get(), total };
+                cancelled.set((observe.borrow_mut())(step).is_break());
+            }
+            !cancelled.get()
+        };
+        let run = PriorRun { steps: self.steps(), tile: config.tile, plane_done: &plane_done };
+
+        let mut noise = SeededNoise::new(config.seed, 0);
+        // An encoder's noise comes from a stream of its own: the sampler's does not move with it.
+        let mut encoder_noise = SeededNoise::new(config.seed, 1);
+        let mut failure = None;
+        let mut correct = |clean: Tensor<4>| {
+            if config.gamma_latent == 0.0 || cancelled.get() || failure.is_some() {
+                return clean;
+            }
+            match self.correct(clean.clone(), low, &mut encoder_noise) {
+                Ok(corrected) => corrected,
+                Err(error) => {
+                    failure = Some(error);
+                    clean
+                }
+            }
+        };
+        let clean = self.prior.sample(&init, run, &mut noise, &mut correct)?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if cancelled.get() {
+            return Err(OmniSsrError::Cancelled);
+        }
+
+        let fix = config.colour_fix.unwrap_or_else(|| self.prior.colour_fix());
+        let mut planes = self.to_rasters(self.prior.finish(clean, &init));
+        if fix != ColourFix::None {
+            let style = self.to_rasters(init);
+            planes = planes
+                .into_iter()
+                .zip(&style)
+                .map(|(plane, style)| fix.apply(plane, style))
+                .collect::<Result<_, _>>()?;
+        }
+        let spread = self.projection.spread(&planes)?;
+        let panorama = self.projection.to_erp(&planes)?;
+        drop(planes);
+        let gamma = config.gamma_post as f32;
+        let panorama = gradient_decomposition(&self.operator, &panorama, low, gamma)?;
+        let inconsistency = crate::LinearOperator::apply(&self.operator, &panorama)?
+            .data()
+            .iter()
+            .zip(low.data())
+            .map(|(a, y)| f64::from((a - y).abs()))
+            .fold(0.0, f64::max);
+        Ok(OmniSsrOutput { panorama, spread, inconsistency })
+    }
+
+    fn check(&self, low: &Raster) -> Result<(), OmniSsrError> {
+        let [channels, height, width] = low.shape();
+        if channels != 3 {
+            return Err(OmniSsrError::Channels(channels));
+        }
+        if Erp::new(height, width)? != self.low {
+            return Err(OmniSsrError::Size { expected: self.low.height(), width, height });
+        }
+        match low.data().iter().position(|v| !v.is_finite()) {
+            Some(i) => Err(OmniSsrError::NotFinite {
+                channel: i / (height * width),
+                row: i / width % height,
+                column: i % width,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// OTII and GD: `z_0` to `(1 − γ_l) z_0 + γ_l encode(x̃)`.
+    fn correct(
+        &self,
+        clean: Tensor<4>,
+        low: &Raster,
+        noise: &mut SeededNoise,
+    ) -> Result<Tensor<4>, OmniSsrError> {
+        let config = &self.config;
+        let device = clean.device();
+        let planes = self.to_rasters(self.prior.decode(clean.clone()).clamp(-1.0, 1.0));
+        let clamp = |panorama: Raster| panorama.map(|v| v.clamp(0.0, 1.0));
+        let mut panorama = clamp(self.projection.to_erp(&planes)?);
+        drop(planes);
+        if config.gamma_erp > 0.0 {
+            let gamma = config.gamma_erp as f32;
+            panorama = gradient_decomposition(&self.operator, &panorama, low, gamma)?;
+        }
+        let planes = self.to_tensor(&self.projection.to_tangent(&panorama)?, &device);
+        let corrected = self.prior.encode(planes.clamp(-1.0, 1.0), noise);
+        Ok(clean * (1.0 - config.gamma_latent) + corrected * config.gamma_latent)
+    }
+
+    /// Planes in `[0, 1]` to `[planes, 3, P, P]` in `[−1, 1]`.
+    fn to_tensor(&self, planes: &[Raster], device: &Device) -> Tensor<4> {
+        let side = self.projection.plane_size();
+        let values: Vec<f32> =
+            planes.iter().flat_map(|plane| plane.data()).map(|v| 2.0 * v - 1.0).collect();
+        Tensor::from_data(TensorData::new(values, [planes.len(), 3, side, side]), device)
+    }
+
+    /// `[planes, 3, P, P]` in `[−1, 1]` to planes in `[0, 1]`.
+    fn to_rasters(&self, planes: Tensor<4>) -> Vec<Raster> {
+        let [count, channels, height, width] = planes.dims();
+        let planes = planes * 0.5 + 0.5;
+        (0..count)
+            .map(|i| {
+                let plane = planes.clone().slice_dim(0, i..i + 1).into_data();
+                let mut values = plane.iter::<f32>();
+                Raster::from_fn(channels, height, width, |_, _, _| values.next().unwrap_or(0.0))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LinearOperator, ws_psnr};
+    use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
+    use nabla_diffusion::schedule::NoiseScheduleConfig;
+    use proptest::prelude::*;
+
+    /// A smooth picture of the sphere.
+    fn scene(height: usize) -> Raster {
+        let erp = Erp::new(height, 2 * height).unwrap();
+        Raster::from_fn(3, height, 2 * height, |c, y, x| {
+            let d = crate::direction(erp.longitude(x as f64), erp.latitude(y as f64));
+            let wave = (7.0 * d[0] + c as f64).sin() * (9.0 * d[1]).cos() + (8.0 * d[2]).sin();
+            (0.5 + 0.2 * wave) as f32
+        })
+    }
+
+    fn go(_: OmniSsrStep) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// A prior that knows the planes up to a standard deviation and draws the rest.
+    fn gaussian(deviation: f64) -> impl TangentPrior {
+        AncestralPrior::new(
+            NoiseScheduleConfig::new().init().unwrap(),
+            Device::flex(),
+            move |init: &Tensor<4>| {
+                let variance = init.ones_like() * deviation * deviation;
+                Box::new(GaussianDenoiser::new(init.clone(), variance, Prediction::Epsilon)) as _
+            },
+        )
+    }
+
+    #[test]
+    fn the_result_reduces_to_the_input() {
+        let high = scene(64);
+        for scale in [2, 4] {
+            let low = BicubicDown::new(scale, Erp::of(&high).unwrap()).unwrap().apply(&high).unwrap();
+            let config = OmniSsrConfig { steps: Some(10), ..OmniSsrConfig::new(scale) };
+            let omnissr = config.init(gaussian(0.1), Erp::of(&low).unwrap()).unwrap();
+            let out = omnissr.run(&low, &mut go).unwrap();
+            assert_eq!(out.panorama.shape(), high.shape());
+            assert!(out.inconsistency < 1e-4, "{}", out.inconsistency);
+        }
+    }
+
+    /// With planes that agree and an exact input nothing is left to correct.
+    #[test]
+    fn a_prior_that_draws_nothing_gives_the_enlarged_panorama() {
+        let low = scene(32);
+        let config = OmniSsrConfig {
+            steps: Some(5),
+            gamma_post: 0.0,
+            gamma_erp: 0.0,
+            colour_fix: Some(ColourFix::None),
+            ..OmniSsrConfig::new(2)
+        };
+        let omnissr = config.init(gaussian(1e-4), Erp::of(&low).unwrap()).unwrap();
+        let out = omnissr.upscale(&low, &mut go).unwrap();
+        let enlarged = resize_erp(&low, 64, Interpolation::BICUBIC).unwrap();
+        assert!(ws_psnr(&out, &enlarged).unwrap() > 40.0);
+    }
+
+    /// The paper's reason for OTII: what the planes draw independently is made to agree.
+    #[test]
+    fn interaction_makes_overlapping_planes_agree() {
+        let low = scene(32);
+        let spread = |gamma_latent| {
+            let config = OmniSsrConfig {
+                steps: Some(20),
+                gamma_latent,
+                colour_fix: Some(ColourFix::None),
+                ..OmniSsrConfig::new(2)
+            };
+            let omnissr = config.init(gaussian(0.2), Erp::of(&low).unwrap()).unwrap();
+            omnissr.run(&low, &mut go).unwrap().spread
+        };
+        let (alone, together) = (spread(0.0), spread(0.5));
+        assert!(together < 0.5 * alone, "{together} against {alone}");
+    }
+
+    #[test]
+    fn the_seed_decides_every_bit() {
+        let low = scene(16);
+        let run = |seed| {
+            let config = OmniSsrConfig { steps: Some(3), seed, ..OmniSsrConfig::new(2) };
+            let omnissr = config.init(gaussian(0.1), Erp::of(&low).unwrap()).unwrap();
+            omnissr.upscale(&low, &mut go).unwrap()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+
+    #[test]
+    fn progress_reaches_its_end_and_a_break_ends_the_run() {
+        let low = scene(16);
+        let config = OmniSsrConfig { steps: Some(3), ..OmniSsrConfig::new(2) };
+        let omnissr = config.init(gaussian(0.1), Erp::of(&low).unwrap()).unwrap();
+        let mut steps = Vec::new();
+        omnissr
+            .upscale(&low, &mut |step| {
+                steps.push(step.done);
+                assert_eq!(step.total, 54);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(steps, (1..=54).collect::<Vec<_>>());
+        let error = omnissr.upscale(&low, &mut |_| ControlFlow::Break(())).unwrap_err();
+        assert!(matches!(error, OmniSsrError::Cancelled));
+    }
+
+    #[test]
+    fn wrong_panoramas_and_strengths_are_told() {
+        let low = scene(16);
+        let erp = Erp::of(&low).unwrap();
+        let error = |config: OmniSsrConfig, picture: &Raster| {
+            match config.init(gaussian(0.1), erp) {
+                Ok(omnissr) => omnissr.upscale(picture, &mut go).unwrap_err().to_string(),
+                Err(error) => error.to_string(),
+            }
+        };
+        let config = OmniSsrConfig { steps: Some(1), ..OmniSsrConfig::new(2) };
+        let wrong = OmniSsrConfig { gamma_latent: 1.5, ..config.clone() };
+        assert!(error(wrong, &low).contains("gamma_latent is 1.5"));
+        assert!(error(OmniSsrConfig { scale: 0, ..config.clone() }, &low).len() > 10);
+        assert!(error(OmniSsrConfig { scale: 5000, ..config.clone() }, &low).contains("at most"));
+        let wrong = OmniSsrConfig { steps: Some(0), ..config.clone() };
+        assert!(error(wrong, &low).contains("0 steps"));
+        assert!(error(config.clone(), &scene(32)).contains("set up for panoramas of 32 x 16"));
+        assert!(error(config.clone(), &Raster::zeros(1, 16, 32)).contains("has 1"));
+        let mut broken = low.clone();
+        broken.data_mut()[16 * 32 + 33] = f32::NAN;
+        assert!(error(config, &broken).contains("channel 1, row 1, column 1"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        /// Turning the camera by whole longitudes of the grid's symmetry turns the result.
+        #[test]
+        fn no_longitude_is_special(turn in 1usize..3) {
+            let low = scene(12);
+            // The octadecaplex has a threefold symmetry about the poles.
+            let shift = turn * 24 / 3;
+            let turned = Raster::from_fn(3, 12, 24, |c, y, x| low.get(c, y, (x + shift) % 24));
+            let config = OmniSsrConfig { steps: Some(1), ..OmniSsrConfig::new(2) };
+            let omnissr = config.init(gaussian(1e-3), Erp::of(&low).unwrap()).unwrap();
+            let a = omnissr.upscale(&low, &mut go).unwrap();
+            let b = omnissr.upscale(&turned, &mut go).unwrap();
+            for c in 0..3 {
+                for y in 0..24 {
+                    for x in 0..48 {
+                        let d = a.get(c, y, (x + 2 * shift) % 48) - b.get(c, y, x);
+                        prop_assert!(d.abs() < 0.02, "{d}");
+                    }
+                }
+            }
+        }
+    }
+}

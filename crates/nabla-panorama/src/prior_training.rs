@@ -1,0 +1,426 @@
+//! Training the super-resolution prior on photographs and on views of panoramas.
+//!
+//! A sharp crop `I_0` comes from a photograph, or from a tangent plane of a training panorama, which
+//! is a planar picture too. It is reduced by antialiased bicubic interpolation, rounded to 8 bit and
+//! enlarged again:
+//!
+//! ```text
+//! I_in = bicubic(round(bicubic(I_0, 1/s_y, 1/s_x)), s_y, s_x)
+//! ```
+//!
+//! The degradation is planar: the prior knows nothing of the sphere, as OmniSSR's does not. But the
+//! factors differ between rows and columns in part of the examples, since a panorama's pixels are
+//! narrower than high away from the horizon. Each crop is turned and mirrored at random.
+//!
+//! Everything is drawn from one seed ([`PriorRecipe`]), so that the same recipe gives the same file.
+
+use std::error::Error;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use nabla_data::{DataSetError, PanoramaSet, PhotoSet, Raster, Split};
+use nabla_diffusion::prior::{PriorConfig, PriorError, SuperResolutionPrior};
+use nabla_diffusion::rddm_sampler::seeded_weights;
+use nabla_diffusion::rddm_trainer::{
+    Batch, BatchError, BatchSource, Rate, RddmTrainer, RddmTrainerConfig, RddmTrainingError,
+    TrainingStep,
+};
+use nabla_diffusion::ema::EmaConfig;
+use nabla_diffusion::seeded_noise::SeededNoise;
+use rand::RngExt;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Erp, ErpError, Interpolation, ResampleError, TangentError, TangentGrid, TangentOptions,
+    TangentProjection, resize_planar,
+};
+
+/// Why a prior cannot be trained.
+#[derive(Debug, thiserror::Error)]
+pub enum PriorTrainingError {
+    /// The pictures cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataSetError),
+    /// A panorama is not one.
+    #[error(transparent)]
+    Erp(#[from] ErpError),
+    /// A panorama cannot be projected.
+    #[error(transparent)]
+    Tangent(#[from] TangentError),
+    /// A picture cannot be resampled.
+    #[error(transparent)]
+    Resample(#[from] ResampleError),
+    /// A value of the recipe is out of range.
+    #[error("the recipe's {field} is {value}, but it must be {expected}")]
+    Recipe {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// The model cannot be built or stored.
+    #[error(transparent)]
+    Prior(#[from] PriorError),
+    /// The training fails.
+    #[error(transparent)]
+    Training(#[from] RddmTrainingError),
+}
+
+/// Crops and their degradation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PriorData {
+    /// Side of a crop, pixels. Default 80.
+    pub crop: usize,
+    /// Share of crops from panoramas (the others are from photographs), in `[0, 1]`. Default 0.5.
+    pub panorama_share: f64,
+    /// Share of crops with equal factors in rows and columns, in `[0, 1]`. Default 0.6.
+    pub isotropic_share: f64,
+    /// Factors of reduction, of which one is drawn. Default 2 and 4.
+    pub factors: [f64; 2],
+}
+
+impl Default for PriorData {
+    fn default() -> Self {
+        Self { crop: 80, panorama_share: 0.5, isotropic_share: 0.6, factors: [2.0, 4.0] }
+    }
+}
+
+/// Everything that decides the weights: with the pictures, the whole recipe of the prior.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PriorRecipe {
+    /// Crops and degradation.
+    pub data: PriorData,
+    /// The training; its seed is that of the first weights too.
+    pub training: RddmTrainerConfig,
+    /// The model.
+    pub model: PriorConfig,
+}
+
+impl Default for PriorRecipe {
+    /// The recipe of the embedded prior.
+    fn default() -> Self {
+        Self {
+            data: PriorData::default(),
+            training: RddmTrainerConfig::new(10_000)
+                .with_batch(8)
+                .with_learning_rate(5e-4)
+                .with_rate(Rate::WarmupCosine { warmup: 300, floor: 0.01 })
+                .with_ema(EmaConfig::new().with_decay(0.98))
+                .with_checkpoint_every(500),
+            model: PriorConfig::new(),
+        }
+    }
+}
+
+impl PriorRecipe {
+    /// Trains, or goes on where the checkpoint in `folder` is.
+    ///
+    /// - `assets`: the folder with `photos/` and `panoramas/`
+    /// - `folder`: where checkpoints go
+    /// - `observe`: sees every step; a break saves a checkpoint and returns
+    /// - returns the trainer, whose [`average`](RddmTrainer::average) is the prior's network
+    ///
+    /// # Errors
+    /// If the pictures cannot be read, a value of the recipe is out of range, the checkpoint is of
+    /// another recipe or the disk refuses.
+    pub fn train(
+        &self,
+        assets: &Path,
+        folder: &Path,
+        device: &Device,
+        observe: &mut dyn FnMut(TrainingStep) -> ControlFlow<()>,
+    ) -> Result<TrainedPrior, PriorTrainingError> {
+        let mut pictures = PriorPictures::open(assets, self.data)?;
+        let training_device = device.clone().autodiff();
+        let network = seeded_weights(self.training.seed, &training_device, || {
+            self.model.init_network(&training_device)
+        })?;
+        let rddm = self.model.rddm()?;
+        let mut trainer = if RddmTrainer::<nabla_diffusion::rddm::ResidualNetwork>::has_checkpoint(folder) {
+            RddmTrainer::resume(self.training, rddm, network, folder)?
+        } else {
+            RddmTrainer::new(self.training, rddm, network)?
+        };
+        trainer.run(&mut pictures, Some(folder), observe)?;
+        let prior =
+            SuperResolutionPrior::new(self.model.clone(), trainer.average().clone(), device)?;
+        Ok(TrainedPrior {
+            finished: trainer.step() >= self.training.steps,
+            losses: trainer.losses().to_vec(),
+            prior,
+        })
+    }
+}
+
+/// What a training gave.
+#[derive(Clone, Debug)]
+pub struct TrainedPrior {
+    /// The prior, with the average of the weights.
+    pub prior: SuperResolutionPrior,
+    /// The loss of every step.
+    pub losses: Vec<f32>,
+    /// Whether all steps are done.
+    pub finished: bool,
+}
+
+/// The pictures that the prior is trained on, in memory.
+#[derive(Clone, Debug)]
+pub struct PriorPictures {
+    photos: Vec<Raster>,
+    views: Vec<Raster>,
+    data: PriorData,
+}
+
+/// One crop as it is drawn: where from, and what is done to it.
+#[derive(Clone, Copy, Debug)]
+struct Draw {
+    view: bool,
+    picture: usize,
+    top: usize,
+    left: usize,
+    symmetry: u8,
+    factors: [f64; 2],
+    shift: [usize; 2],
+}
+
+/// Pixels around a crop that are degraded with it, so that its borders are like its middle.
+const MARGIN: usize = 16;
+
+impl PriorPictures {
+    /// Reads `assets/photos` and the training side of `assets/panoramas`, of which the 18 tangent
+    /// planes of the octadecaplex are taken.
+    ///
+    /// # Errors
+    /// If a folder or file cannot be read, a picture is smaller than a crop, or a value of `data` is
+    /// out of range.
+    pub fn open(assets: &Path, data: PriorData) -> Result<Self, PriorTrainingError> {
+        let wrong = |field, value, expected| PriorTrainingError::Recipe { field, value, expected };
+        if data.crop == 0 || data.crop % 8 != 0 {
+            return Err(wrong("crop", data.crop as f64, "a positive multiple of 8"));
+        }
+        for (field, share) in [
+            ("panorama_share", data.panorama_share),
+            ("isotropic_share", data.isotropic_share),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(wrong(field, share, "in [0, 1]"));
+            }
+        }
+        for factor in data.factors {
+            if !(1.0..=8.0).contains(&factor) {
+                return Err(wrong("factor", factor, "between 1 and 8"));
+            }
+        }
+        let photos = PhotoSet::open(&assets.join("photos"))?;
+        let photos: Vec<Raster> = (0..photos.len())
+            .into_par_iter()
+            .map(|i| photos.load(i).map(|p| p.raster))
+            .collect::<Result<_, _>>()?;
+        let panoramas = PanoramaSet::open(&assets.join("panoramas"))?;
+        let mut views = Vec::new();
+        for name in panoramas.names(Split::Training) {
+            let panorama = panoramas.load(name)?.raster;
+            let erp = Erp::of(&panorama)?;
+            let projection = TangentProjection::new(
+                TangentGrid::octadecaplex(),
+                erp,
+                erp.height() / 2,
+                TangentOptions::default(),
+            )?;
+            views.extend(
+                projection
+                    .to_tangent(&panorama)?
+                    .into_iter()
+                    .map(|view| view.map(|v| v.clamp(0.0, 1.0))),
+            );
+        }
+        let side = data.crop + 2 * MARGIN + SHIFTS;
+        let smallest = photos
+            .iter()
+            .chain(&views)
+            .map(|p| p.height().min(p.width()))
+            .min()
+            .unwrap_or(0);
+        if smallest < side {
+            return Err(wrong("crop", data.crop as f64, "smaller than every picture by 40"));
+        }
+        Ok(Self { photos, views, data })
+    }
+
+    /// Number of photographs and of views of panoramas.
+    pub fn len(&self) -> [usize; 2] {
+        [self.photos.len(), self.views.len()]
+    }
+
+    /// Whether there are no pictures.
+    pub fn is_empty(&self) -> bool {
+        self.len() == [0, 0]
+    }
+
+    fn draw(&self, draw: &mut SeededNoise) -> Draw {
+        let view = draw.random_bool(self.data.panorama_share);
+        let pictures = if view { &self.views } else { &self.photos };
+        let picture = draw.random_range(0..pictures.len());
+        let side = self.side();
+        let [_, height, width] = pictures[picture].shape();
+        let factor = self.data.factors[draw.random_range(0..self.data.factors.len())];
+        let factors = if draw.random_bool(self.data.isotropic_share) {
+            [factor; 2]
+        } else {
+            // The pixels of a panorama are narrower than high by the cosine of the latitude.
+            let other = (factor * draw.random_range(0.3..1.2)).max(1.0);
+            [factor * draw.random_range(0.9..1.1), other]
+        };
+        Draw {
+            view,
+            picture,
+            top: draw.random_range(0..=height - side),
+            left: draw.random_range(0..=width - side),
+            symmetry: draw.random_range(0..8),
+            factors,
+            shift: [draw.random_range(0..SHIFTS), draw.random_range(0..SHIFTS)],
+        }
+    }
+
+    fn side(&self) -> usize {
+        self.data.crop + 2 * MARGIN + SHIFTS
+    }
+
+    /// `[I_0, I_in]`, each `[3, crop, crop]` in `[0, 1]`.
+    fn crop(&self, draw: Draw) -> Result<[Raster; 2], ResampleError> {
+        let source = if draw.view { &self.views } else { &self.photos };
+        let source = &source[draw.picture];
+        let side = self.side();
+        let sharp = Raster::from_fn(3, side, side, |c, y, x| {
+            let [y, x] = if draw.symmetry & 1 == 0 { [y, x] } else { [x, y] };
+            let y = if draw.symmetry & 2 == 0 { y } else { side - 1 - y };
+            let x = if draw.symmetry & 4 == 0 { x } else { side - 1 - x };
+            source.get(c, draw.top + y, draw.left + x)
+        });
+        let small = draw.factors.map(|f| ((side as f64 / f).round() as usize).max(1));
+        let low = resize_planar(&sharp, small[0], small[1], Interpolation::BICUBIC)?
+            .map(|v| (v.clamp(0.0, 1.0) * 255.0).round() / 255.0);
+        let enlarged = resize_planar(&low, side, side, Interpolation::BICUBIC)?;
+        // The grid of the reduction lies anywhere, as it does on a tangent plane.
+        let cut = |picture: &Raster| {
+            Raster::from_fn(3, self.data.crop, self.data.crop, |c, y, x| {
+                picture.get(c, MARGIN + draw.shift[0] + y, MARGIN + draw.shift[1] + x)
+            })
+        };
+        Ok([cut(&sharp), cut(&enlarged)])
+    }
+}
+
+/// Positions of the reduction's grid under a crop.
+const SHIFTS: usize = 8;
+
+impl BatchSource for PriorPictures {
+    fn batch(
+        &mut self,
+        size: usize,
+        draw: &mut SeededNoise,
+        device: &Device,
+    ) -> Result<Batch, BatchError> {
+        let draws: Vec<Draw> = (0..size).map(|_| self.draw(draw)).collect();
+        let crops: Vec<[Raster; 2]> = draws
+            .into_par_iter()
+            .map(|draw| self.crop(draw))
+            .collect::<Result<_, _>>()
+            .map_err(|error| Box::new(error) as Box<dyn Error + Send + Sync>)?;
+        let tensor = |part: usize| {
+            let values: Vec<f32> = crops
+                .iter()
+                .flat_map(|crop| crop[part].data())
+                .map(|v| 2.0 * v - 1.0)
+                .collect();
+            let shape = [size, 3, self.data.crop, self.data.crop];
+            Tensor::<4>::from_data(TensorData::new(values, shape), device)
+        };
+        Ok(Batch::restoration(tensor(0), tensor(1)))
+    }
+}
+
+/// The checkpoints' folder under the folder of a prior that is trained.
+pub fn checkpoint_folder(prior: &Path) -> PathBuf {
+    prior.join("checkpoint")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assets() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets")
+    }
+
+    #[test]
+    fn crops_are_degraded_but_have_the_means_of_the_sharp_ones() {
+        let mut pictures = PriorPictures::open(&assets(), PriorData::default()).unwrap();
+        assert_eq!(pictures.len(), [31, 16 * 18]);
+        let device = Device::flex();
+        let mut draw = SeededNoise::new(0, 0);
+        let batch = pictures.batch(16, &mut draw, &device).unwrap();
+        let degraded = batch.degraded.unwrap();
+        assert_eq!(batch.clean.dims(), [16, 3, 80, 80]);
+        let mean = |x: &Tensor<4>| x.clone().mean().into_scalar::<f32>();
+        assert!((mean(&batch.clean) - mean(&degraded)).abs() < 0.01);
+        let error = (batch.clean.clone() - degraded.clone()).square().mean().into_scalar::<f32>();
+        assert!(error > 1e-4 && error < 0.1, "{error}");
+        // Less detail: the mean step between neighbours falls.
+        let detail = |x: &Tensor<4>| {
+            let right = x.clone().slice_dim(3, 1..80) - x.clone().slice_dim(3, 0..79);
+            right.abs().mean().into_scalar::<f32>()
+        };
+        assert!(detail(&degraded) < detail(&batch.clean));
+        // The position of the stream alone decides.
+        let again = pictures.batch(16, &mut SeededNoise::new(0, 0), &device).unwrap();
+        assert_eq!(again.clean.into_data(), batch.clean.into_data());
+    }
+
+    #[test]
+    fn a_wrong_recipe_is_told() {
+        let error = |data: PriorData| {
+            PriorPictures::open(&assets(), data).unwrap_err().to_string()
+        };
+        let default = PriorData::default();
+        assert!(error(PriorData { crop: 7, ..default }).contains("crop is 7"));
+        assert!(error(PriorData { crop: 800, ..default }).contains("smaller than every picture"));
+        assert!(error(PriorData { panorama_share: 1.5, ..default }).contains("in [0, 1]"));
+        assert!(error(PriorData { factors: [0.5, 2.0], ..default }).contains("factor is 0.5"));
+    }
+
+    /// Ten steps are five, a checkpoint, and five more, to the bit; and the file is the same.
+    #[test]
+    fn a_resumed_training_gives_the_same_file() {
+        let recipe = PriorRecipe {
+            training: RddmTrainerConfig::new(4).with_batch(2).with_checkpoint_every(1),
+            model: PriorConfig::new().with_network(
+                PriorConfig::new().network.with_base_channels(8).with_blocks_per_level(1),
+            ),
+            ..PriorRecipe::default()
+        };
+        let device = Device::flex();
+        let run = |stops: &[usize]| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut trained = None;
+            for &stop in stops {
+                let result = recipe.train(&assets(), folder.path(), &device, &mut |step| {
+                    if step.step >= stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                trained = Some(result.unwrap());
+            }
+            let trained = trained.unwrap();
+            assert!(trained.finished);
+            trained.prior.save(folder.path()).unwrap();
+            let file = folder.path().join(nabla_diffusion::prior::WEIGHTS_FILE);
+            (trained.losses, std::fs::read(file).unwrap())
+        };
+        assert_eq!(run(&[4]), run(&[2, 4]));
+    }
+}
