@@ -12,6 +12,7 @@
 mod claim;
 mod measurement;
 pub mod plot;
+pub mod rddm;
 pub mod registry;
 pub mod report;
 mod result;

@@ -25,6 +25,7 @@
 //! the title. Five short names fit several papers; these have none until their notes exist.
 
 use crate::claim::{Claim, ClaimError, Paper};
+use crate::rddm::RddmClaim;
 
 /// How far a method is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -572,7 +573,7 @@ pub static METHODS: [Method; METHOD_COUNT] = [
             "2308.13712",
         )),
         state: State::Done,
-        claim: None,
+        claim: Some(|| Box::new(RddmClaim)),
     },
     planned(
         "filterprompt",

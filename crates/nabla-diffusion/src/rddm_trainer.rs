@@ -691,8 +691,8 @@ impl<M: Module + ResidualDenoiser> RddmTrainer<M> {
     /// Saves a checkpoint in `folder`, in place of the one that is there.
     ///
     /// It is a folder `step-N` of its own that gets its name only when it is whole: a training that
-    /// is killed while it saves leaves the checkpoint before. A subfolder of the network's average
-    /// alone is `step-N/average.bpk`.
+    /// is killed while it saves leaves the checkpoint before. The average to sample with is the
+    /// file `average.bpk` in it, a record of Burn.
     ///
     /// # Errors
     /// If a file cannot be written.
