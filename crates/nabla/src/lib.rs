@@ -1,1 +1,51 @@
-//! Everything you can do with a gradient: the facade of the Nabla crates.
+//! Everything you can do with a gradient, as one toolkit on [Burn](https://burn.dev): published
+//! methods as parts that work on any Burn model, and a measured claim for each.
+//!
+//! This crate is the facade. It has nothing of its own but the names under which the crates of
+//! Nabla are found together:
+//!
+//! * [`data`]: pictures in PNG, JPEG, WebP and TIFF with their metadata, and the data sets that the
+//!   repository carries;
+//! * [`panorama`]: 360-degree panoramas, their geometry, their metrics, and super-resolution;
+//! * [`diffusion`]: noise schedules, denoisers, samplers, training, and the embedded prior;
+//! * [`claims`]: the methods with their papers, and the experiments that measure what those claim.
+//!
+//! The program `nabla` (crate `nabla-cli`) does the same jobs on files.
+//!
+//! # Devices
+//! A Burn `Device` says where tensors live. The pure-Rust CPU backend is always there; the features
+//! `cuda` and `wgpu` add the GPU backends, which load their drivers at run time.
+//!
+//! # Example
+//! Enlarge the built-in sample by Lanczos interpolation that knows the sphere, and compare it with
+//! the truth:
+//!
+//! ```
+//! use nabla::prelude::*;
+//!
+//! let (truth, small) = sample_panorama()?;
+//! let large = resize_erp(&small.raster, truth.raster.height(), Interpolation::Lanczos3)?;
+//! let measured = evaluate(&to_8_bit(large), &truth.raster)?;
+//! assert!(measured.ws_psnr > 20.0 && measured.ws_ssim > 0.5);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub use nabla_claims as claims;
+pub use nabla_data as data;
+pub use nabla_diffusion as diffusion;
+pub use nabla_panorama as panorama;
+
+/// The names that most programs need: `use nabla::prelude::*`.
+pub mod prelude {
+    pub use nabla_claims::{Claim, ClaimContext, ClaimResult, METHODS, Verdict, run_claim};
+    pub use nabla_data::{
+        BitDepth, FileFormat, Metadata, PhotoSphere, Picture, Raster, ReadOptions, WriteOptions,
+        sample_panorama,
+    };
+    pub use nabla_diffusion::prior::SuperResolutionPrior;
+    pub use nabla_panorama::{
+        BicubicDown, CubeLayout, Cubemap, CubemapProjection, Erp, Evaluation, Interpolation,
+        LinearOperator, OmniSsr, OmniSsrConfig, TangentGrid, TangentOptions, TangentPrior,
+        TangentProjection, evaluate, resize_erp, to_8_bit, ws_psnr, ws_ssim,
+    };
+}

@@ -1,0 +1,254 @@
+//! `nabla claims`: the experiments that measure what the papers claim.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use nabla::claims::report::insert_method_table;
+use nabla::claims::{
+    Claim, ClaimContext, ClaimResult, ProgressSink, RunError, Verdict, claim, claims, read_results,
+    run_claims, write_report,
+};
+use nabla::data::{OutputError, write_atomically};
+use serde::Serialize;
+
+use crate::devices::DeviceChoice;
+use crate::errors::Failure;
+use crate::output::{print, print_json};
+use crate::progress::{Progress, duration};
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// List the claims that can be run, and what became of them
+    List(ListArguments),
+    /// Measure claims: the method and its baselines on the same data, over several seeds
+    Run(RunArguments),
+    /// Render the results to RESULTS.md and RESULTS.html
+    Report(ReportArguments),
+}
+
+#[derive(Args)]
+struct ListArguments {
+    /// The folder with the results
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct RunArguments {
+    /// The methods, by the names of `nabla claims list`; all if none is given
+    #[arg(value_name = "SLUG")]
+    slugs: Vec<String>,
+    /// Only show in seconds that the experiments work; nothing is written among the results
+    #[arg(long)]
+    quick: bool,
+    /// Seeds, one run each [default: 0,1,2, with --quick 0]
+    #[arg(long, value_name = "SEED,..", value_delimiter = ',')]
+    seeds: Vec<u64>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceChoice,
+    /// The folder that the results are written to
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+    /// The folder with the files that the repository carries
+    #[arg(long, value_name = "DIR", default_value = "assets")]
+    assets: PathBuf,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ReportArguments {
+    /// The folder with the results
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+    /// The Markdown file to write
+    #[arg(long, value_name = "FILE", default_value = "RESULTS.md")]
+    markdown: PathBuf,
+    /// The HTML page to write
+    #[arg(long, value_name = "FILE", default_value = "RESULTS.html")]
+    html: PathBuf,
+    /// A document to put the table of methods into, between its two marker lines
+    #[arg(long, value_name = "FILE")]
+    readme: Option<PathBuf>,
+}
+
+/// Does the job.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.task {
+        Task::List(arguments) => list(arguments),
+        Task::Run(arguments) => measure(arguments),
+        Task::Report(arguments) => report(arguments),
+    }
+}
+
+#[derive(Serialize)]
+struct Listed {
+    slug: String,
+    claim: String,
+    criterion: String,
+    verdict: Option<Verdict>,
+}
+
+fn list(arguments: &ListArguments) -> Result<(), Failure> {
+    let folder = read_results(&arguments.results)?;
+    for problem in &folder.problems {
+        eprintln!("nabla: {problem}");
+    }
+    let listed: Vec<Listed> = claims()
+        .iter()
+        .map(|claim| Listed {
+            slug: claim.slug().to_owned(),
+            claim: claim.statement().to_owned(),
+            criterion: claim.criterion().to_owned(),
+            verdict: folder.result(claim.slug()).map(|result| result.verdict),
+        })
+        .collect();
+    if arguments.json {
+        return print_json(&listed);
+    }
+    let mut text = String::new();
+    for Listed { slug, claim, criterion, verdict } in &listed {
+        let verdict = verdict.map_or("not measured", Verdict::words);
+        text.push_str(&format!(
+            "{slug}: {verdict}\n  claim:     {claim}\n  criterion: {criterion}\n"
+        ));
+    }
+    if listed.is_empty() {
+        text.push_str("no method has a claim to run yet\n");
+    }
+    print(&text)
+}
+
+fn measure(arguments: &RunArguments) -> Result<(), Failure> {
+    let chosen: Vec<Box<dyn Claim>> = if arguments.slugs.is_empty() {
+        claims()
+    } else {
+        let slugs = arguments.slugs.iter();
+        slugs.map(|slug| claim(slug)).collect::<Result<_, _>>()?
+    };
+    let progress = Progress::new();
+    let device = arguments.device.open()?;
+    let mut context = if arguments.quick {
+        ClaimContext::quick(device, &progress)
+    } else {
+        ClaimContext::new(device, &progress)
+    }
+    .with_assets(&arguments.assets);
+    if !arguments.seeds.is_empty() {
+        context = context.with_seeds(arguments.seeds.clone());
+    }
+    context.validate()?;
+    if !arguments.quick {
+        // A long run must not end in a folder that cannot be written.
+        check_folder(&arguments.results)?;
+    }
+    let chosen = chosen.iter().map(|claim| claim.as_ref());
+    let summary = run_claims(chosen, &context, Some(&arguments.results), |slug| {
+        progress.note(&format!("{slug} ..."));
+    });
+    progress.finish();
+    if arguments.json {
+        let results: Vec<&ClaimResult> = summary.results.iter().map(|(r, _)| r).collect();
+        print_json(&results)?;
+    } else {
+        let texts = summary.results.iter();
+        let texts: Vec<String> = texts.map(|(r, path)| text(r, path.as_deref())).collect();
+        print(&texts.concat())?;
+    }
+    let failures: Vec<String> = summary
+        .failures
+        .iter()
+        .map(|(slug, error)| format!("{slug}: {error}"))
+        .collect();
+    match summary.failures.into_iter().next() {
+        None => Ok(()),
+        Some((_, RunError::Claim(error))) if failures.len() == 1 => Err(error.into()),
+        Some(_) => Err(Failure::run(failures.join("; "))),
+    }
+}
+
+fn check_folder(folder: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(folder).map_err(|e| {
+        Failure::input(format!("cannot write results to {}: {e}", folder.display()))
+    })?;
+    nabla::data::check_writable(&folder.join("claim.json"))?;
+    Ok(())
+}
+
+fn text(result: &ClaimResult, path: Option<&Path>) -> String {
+    let mut text = format!(
+        "{}: {} ({}, {})\n",
+        result.slug,
+        result.verdict.words(),
+        duration(result.seconds),
+        result.device
+    );
+    for check in &result.checks {
+        let mark = if check.holds { "holds" } else { "does not hold" };
+        text.push_str(&format!("  {mark}: {} ({})\n", check.text, check.detail));
+    }
+    for note in &result.notes {
+        text.push_str(&format!("  {note}\n"));
+    }
+    match path {
+        Some(path) => text.push_str(&format!("  written to {}\n", path.display())),
+        None if result.quick => text.push_str("  a quick run, whose numbers are not results\n"),
+        None => {}
+    }
+    text
+}
+
+fn report(arguments: &ReportArguments) -> Result<(), Failure> {
+    let document = match &arguments.readme {
+        None => None,
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))?;
+            Some((path, text))
+        }
+    };
+    let folder = write_report(&arguments.results, &arguments.markdown, &arguments.html)?;
+    for problem in &folder.problems {
+        eprintln!("nabla: {problem}");
+    }
+    let mut text = format!(
+        "{} results in {} and {}\n",
+        folder.results.len(),
+        arguments.markdown.display(),
+        arguments.html.display()
+    );
+    if let Some((path, document)) = document {
+        let document = insert_method_table(&document, &folder)?;
+        write_atomically(path, |out| {
+            use std::io::Write;
+            out.write_all(document.as_bytes()).map_err(|source| OutputError::Io {
+                path: path.clone(),
+                source,
+            })
+        })?;
+        text.push_str(&format!("table of methods in {}\n", path.display()));
+    }
+    if folder.problems.is_empty() {
+        print(&text)
+    } else {
+        print(&text)?;
+        Err(Failure::input(format!(
+            "{} files in {} are no results",
+            folder.problems.len(),
+            arguments.results.display()
+        )))
+    }
+}

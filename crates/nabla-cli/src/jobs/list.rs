@@ -1,0 +1,67 @@
+//! `nabla list`: every method of the mission.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use nabla::claims::report::method_table_text;
+use nabla::claims::{METHODS, Paper, State, Verdict, read_results};
+use serde::Serialize;
+
+use crate::errors::Failure;
+use crate::output::{print, print_json};
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    /// The folder with the results of claims
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    slug: &'static str,
+    name: &'static str,
+    #[serde(rename = "crate")]
+    crate_name: &'static str,
+    state: &'static str,
+    paper: Option<Paper>,
+    claim: Option<Measured>,
+}
+
+/// What a result says of a method's claim.
+#[derive(Serialize)]
+struct Measured {
+    verdict: Verdict,
+    date: String,
+    device: String,
+}
+
+/// Does the job.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let folder = read_results(&arguments.results)?;
+    for problem in &folder.problems {
+        eprintln!("nabla: {problem}");
+    }
+    if arguments.json {
+        let methods = METHODS.iter().map(|method| Listed {
+            slug: method.slug,
+            name: method.name,
+            crate_name: method.crate_name,
+            state: method.state.word(),
+            paper: method.paper.clone(),
+            claim: folder.result(method.slug).map(|result| Measured {
+                verdict: result.verdict,
+                date: result.date.clone(),
+                device: result.device.clone(),
+            }),
+        });
+        return print_json(&methods.collect::<Vec<_>>());
+    }
+    let done = METHODS.iter().filter(|m| m.state == State::Done).count();
+    let table = method_table_text(&folder);
+    print(&format!("{table}\n{done} of {} methods are done.\n", METHODS.len()))
+}

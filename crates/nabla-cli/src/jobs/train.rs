@@ -1,0 +1,253 @@
+//! `nabla train`: the training of the networks that other jobs use.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use nabla::claims::ProgressSink;
+use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
+use nabla::data::{OutputError, write_atomically};
+use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};
+use nabla::panorama::prior_training::{PriorRecipe, PriorTrainingError, checkpoint_folder};
+use serde::Serialize;
+
+use crate::devices::DeviceChoice;
+use crate::errors::Failure;
+use crate::output::{print, print_json};
+use crate::progress::{Progress, duration};
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Train a super-resolution prior for `nabla upscale --model DIR`, or go on with it
+    Prior(PriorArguments),
+}
+
+#[derive(Args)]
+struct PriorArguments {
+    /// The folder of the prior; a training that was broken off in it goes on
+    #[arg(short, long, value_name = "DIR", required_unless_present = "print_recipe")]
+    out: Option<PathBuf>,
+    /// A recipe (TOML); what it leaves out is as in the embedded prior's
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Steps of the training, instead of the recipe's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    steps: Option<u32>,
+    /// Seed of everything random, instead of the recipe's
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The folder with `photos/` and `panoramas/`
+    #[arg(long, value_name = "DIR", default_value = "assets")]
+    assets: PathBuf,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceChoice,
+    /// Print the whole recipe and do nothing
+    #[arg(long)]
+    print_recipe: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does the job.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.task {
+        Task::Prior(arguments) => prior(arguments),
+    }
+}
+
+#[derive(Serialize)]
+struct Trained {
+    folder: PathBuf,
+    steps: usize,
+    parameters: usize,
+    /// Mean over the last hundred steps.
+    loss: f64,
+    seconds: f64,
+}
+
+impl From<PriorTrainingError> for Failure {
+    fn from(error: PriorTrainingError) -> Self {
+        match error {
+            PriorTrainingError::Training(_) => Self::run(error),
+            other => Self::input(other),
+        }
+    }
+}
+
+fn prior(arguments: &PriorArguments) -> Result<(), Failure> {
+    let recipe = recipe(arguments)?;
+    let text = toml::to_string_pretty(&recipe).map_err(Failure::run)?;
+    let folder = match (&arguments.out, arguments.print_recipe) {
+        (_, true) | (None, _) => return print(&text),
+        (Some(folder), false) => folder,
+    };
+    let device = arguments.device.open()?;
+    fs::create_dir_all(folder)
+        .map_err(|e| Failure::input(format!("cannot write to {}: {e}", folder.display())))?;
+    write(&folder.join("recipe.toml"), text.as_bytes())?;
+
+    let progress = Progress::new();
+    let begun = Instant::now();
+    let (mut sum, mut done) = (0.0, None);
+    let checkpoints = checkpoint_folder(folder);
+    let trained = recipe.train(&arguments.assets, &checkpoints, &device, &mut |step| {
+        if done.is_none() {
+            progress.begin("training the prior", step.steps as u64);
+            progress.advance(step.step as u64);
+        } else {
+            progress.advance(1);
+        }
+        done = Some(step.step);
+        sum += f64::from(step.loss);
+        if step.step % REPORTED == 0 {
+            progress.note(&format!(
+                "step {}: loss {:.5}, learning rate {:.1e}",
+                step.step,
+                sum / REPORTED as f64,
+                step.learning_rate
+            ));
+            sum = 0.0;
+        }
+        ControlFlow::Continue(())
+    })?;
+    progress.finish();
+    trained.prior.save(folder)?;
+    let losses = &trained.losses;
+    let table: String = std::iter::once("step,loss\n".to_owned())
+        .chain(losses.iter().enumerate().map(|(i, loss)| format!("{},{loss}\n", i + 1)))
+        .collect();
+    write(&folder.join("loss.csv"), table.as_bytes())?;
+    write_svg(&folder.join("loss.svg"), &curve(losses)?)?;
+
+    let tail = &losses[losses.len().saturating_sub(REPORTED)..];
+    let trained = Trained {
+        folder: folder.clone(),
+        steps: losses.len(),
+        parameters: trained.prior.parameters(),
+        loss: tail.iter().map(|&l| f64::from(l)).sum::<f64>() / tail.len().max(1) as f64,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    if arguments.json {
+        return print_json(&trained);
+    }
+    print(&format!(
+        "{} steps in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, loss.csv and \
+         loss.svg in {}\nuse it with: nabla upscale IN -o OUT --model {}\n",
+        trained.steps,
+        duration(trained.seconds),
+        trained.loss,
+        folder.display(),
+        folder.display()
+    ))
+}
+
+/// Steps over which the loss is averaged where it is told.
+const REPORTED: usize = 100;
+
+/// The recipe of the command line: the defaults, overlaid by the file, overlaid by the flags.
+fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
+    let mut recipe = PriorRecipe::default();
+    if let Some(path) = &arguments.recipe {
+        let wrong = |reason: &dyn std::fmt::Display| {
+            Failure::input(format!("{} is not a recipe: {reason}", path.display()))
+        };
+        let text = fs::read_to_string(path)
+            .map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))?;
+        let given: toml::Table = toml::from_str(&text).map_err(|e| wrong(&e.message()))?;
+        let mut whole = toml::Table::try_from(&recipe).map_err(|e| wrong(&e))?;
+        overlay(&mut whole, given);
+        recipe = whole.try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
+    }
+    if let Some(steps) = arguments.steps {
+        recipe.training.steps = steps as usize;
+    }
+    if let Some(seed) = arguments.seed {
+        recipe.training.seed = seed;
+    }
+    Ok(recipe)
+}
+
+/// Puts the values of `given` over those of `whole`, table by table.
+fn overlay(whole: &mut toml::Table, given: toml::Table) {
+    for (key, value) in given {
+        match (whole.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => overlay(inner, value),
+            (_, value) => {
+                whole.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The loss over the steps, averaged over windows so that the trend shows.
+fn curve(losses: &[f32]) -> Result<String, Failure> {
+    let window = (losses.len() / 200).max(1);
+    let points = losses.chunks(window).enumerate().map(|(i, chunk)| {
+        let mean = chunk.iter().map(|&l| f64::from(l)).sum::<f64>() / chunk.len() as f64;
+        [(i * window) as f64 + 0.5 * chunk.len() as f64, mean]
+    });
+    let plot = LinePlot::new(
+        "Training of the prior",
+        "step",
+        &format!("L1 loss, mean of {window} steps"),
+    )
+    .log_y()
+    .with_series(Series::new("training loss", points));
+    line_plot(&plot, Theme::Light).map_err(Failure::run)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    use std::io::Write;
+    Ok(write_atomically(path, |out| {
+        out.write_all(bytes).map_err(|source| OutputError::Io { path: path.into(), source })
+    })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(recipe: Option<PathBuf>) -> PriorArguments {
+        PriorArguments {
+            out: None,
+            recipe,
+            steps: None,
+            seed: Some(7),
+            assets: "assets".into(),
+            device: DeviceChoice::Cpu,
+            print_recipe: true,
+            json: false,
+        }
+    }
+
+    #[test]
+    fn a_recipe_file_changes_only_what_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recipe.toml");
+        fs::write(&path, "[training]\nsteps = 12\n[model.network]\nbase_channels = 16\n").unwrap();
+        let found = recipe(&arguments(Some(path.clone()))).unwrap();
+        let mut expected = PriorRecipe::default();
+        expected.training.steps = 12;
+        expected.training.seed = 7;
+        expected.model.network.base_channels = 16;
+        assert_eq!(found, expected);
+        // What the job writes is a recipe for it.
+        fs::write(&path, toml::to_string_pretty(&found).unwrap()).unwrap();
+        assert_eq!(recipe(&arguments(Some(path.clone()))).unwrap(), expected);
+
+        fs::write(&path, "[training]\nsteps = \"many\"\n").unwrap();
+        let told = recipe(&arguments(Some(path))).unwrap_err().to_string();
+        assert!(told.contains("is not a recipe"), "{told}");
+    }
+}

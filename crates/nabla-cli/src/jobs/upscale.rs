@@ -1,0 +1,475 @@
+//! `nabla upscale`: a sharper panorama, by OmniSSR with the embedded prior or another one.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use nabla::claims::ProgressSink;
+use nabla::data::{
+    FileFormat, OutputError, Picture, Raster, ReadOptions, WriteOptions, check_writable,
+    sample_panorama,
+};
+use nabla::diffusion::prior::SuperResolutionPrior;
+use nabla::panorama::{
+    BicubicDown, Erp, Evaluation, Interpolation, LinearOperator, OmniSsr, OmniSsrConfig, evaluate,
+    resize_erp, to_8_bit,
+};
+use serde::Serialize;
+
+use crate::devices::DeviceChoice;
+use crate::errors::Failure;
+use crate::jobs::evaluate::comparison;
+use crate::output::{print, print_json};
+use crate::picture_files::{is_same_file, panorama_metadata, read_panorama};
+use crate::progress::{Progress, duration};
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    /// A panorama, or a folder of them; without it the bundled sample is upscaled and measured
+    #[arg(value_name = "IN")]
+    input: Option<PathBuf>,
+    /// The file or folder to write
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// Upscale the bundled sample, the same as without IN
+    #[arg(long, conflicts_with = "input")]
+    sample: bool,
+    /// How many times larger, each way
+    #[arg(long, value_enum, default_value_t)]
+    scale: Scale,
+    /// Steps of the sampler [default: what the model was made for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    steps: Option<u32>,
+    /// A model that `nabla train prior` made [default: the embedded one]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Seed of the noise; the same seed gives the same picture
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceChoice,
+    /// The most pixels along a side that the network sees at once; less needs less memory
+    #[arg(long, value_name = "PIXELS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
+    tile: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Scale {
+    #[value(name = "2")]
+    Two,
+    #[default]
+    #[value(name = "4")]
+    Four,
+}
+
+impl Scale {
+    fn factor(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+        }
+    }
+}
+
+/// What became of one panorama.
+#[derive(Debug, Serialize)]
+struct Upscaled {
+    /// `null` for the sample.
+    input: Option<PathBuf>,
+    output: PathBuf,
+    width: u32,
+    height: u32,
+    scale: usize,
+    steps: usize,
+    seed: u64,
+    device: DeviceChoice,
+    seconds: f64,
+    /// The greatest difference between the input and the result when it is reduced again.
+    inconsistency: f64,
+}
+
+#[derive(Serialize)]
+struct Folder {
+    done: Vec<Upscaled>,
+    failed: Vec<Failed>,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    input: PathBuf,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Sample {
+    #[serde(flatten)]
+    upscaled: Upscaled,
+    bicubic_output: PathBuf,
+    reference_output: PathBuf,
+    ours: Evaluation,
+    bicubic: Evaluation,
+    lanczos: Evaluation,
+}
+
+/// Does the job.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let Some(input) = &arguments.input else {
+        return sample(arguments);
+    };
+    let Some(output) = &arguments.output else {
+        return Err(Failure::input(
+            "an output is needed: nabla upscale IN -o OUT",
+        ));
+    };
+    if input.is_dir() {
+        return folder(arguments, input, output);
+    }
+    let output = match (output.is_dir(), input.file_name()) {
+        (true, Some(name)) => output.join(output_name(name)),
+        _ => output.clone(),
+    };
+    // What is wrong with the file is told before the device and the model are made ready.
+    let job = Job::prepare(arguments, input, &output)?;
+    let engine = Engine::new(arguments)?;
+    let upscaled = job.run(&engine)?;
+    if arguments.json {
+        print_json(&upscaled)
+    } else {
+        print(&line(&upscaled))
+    }
+}
+
+fn line(upscaled: &Upscaled) -> String {
+    format!(
+        "{}: {} x {} pixels in {}\n",
+        upscaled.output.display(),
+        upscaled.width,
+        upscaled.height,
+        duration(upscaled.seconds)
+    )
+}
+
+/// The name of an output in a folder: that of the input, unless its format is read only.
+fn output_name(name: &OsStr) -> PathBuf {
+    let name = PathBuf::from(name);
+    match FileFormat::from_path(&name) {
+        Some(FileFormat::Hdr) => name.with_extension("png"),
+        _ => name,
+    }
+}
+
+/// The network, made ready once for all pictures.
+struct Engine<'a> {
+    prior: SuperResolutionPrior,
+    arguments: &'a Arguments,
+    progress: Progress,
+}
+
+impl<'a> Engine<'a> {
+    fn new(arguments: &'a Arguments) -> Result<Self, Failure> {
+        let device = arguments.device.open()?;
+        let prior = match &arguments.model {
+            Some(folder) => SuperResolutionPrior::load(folder, &device)?,
+            None => SuperResolutionPrior::embedded(&device)?,
+        };
+        Ok(Self {
+            prior,
+            arguments,
+            progress: Progress::new(),
+        })
+    }
+
+    /// Upscales `[3, h, 2h]`; `name` is what the progress calls it. Also: the steps that it took,
+    /// and the greatest difference to `low` when it is reduced again.
+    fn upscale(&self, name: &str, low: &Raster) -> Result<(Raster, usize, f64), Failure> {
+        let config = OmniSsrConfig {
+            steps: self.arguments.steps.map(|steps| steps as usize),
+            seed: self.arguments.seed,
+            tile: self.arguments.tile as usize,
+            ..OmniSsrConfig::new(self.arguments.scale.factor())
+        };
+        let omnissr: OmniSsr<_> = config.init(&self.prior, Erp::of(low).map_err(Failure::input)?)?;
+        let total = omnissr.steps() * omnissr.projection().planes().len();
+        self.progress.begin(name, total as u64);
+        let mut done = 0;
+        let output = omnissr.run(low, &mut |step| {
+            self.progress.advance(step.done.saturating_sub(done) as u64);
+            done = step.done;
+            ControlFlow::Continue(())
+        });
+        self.progress.finish();
+        let output = output?;
+        Ok((output.panorama, omnissr.steps(), output.inconsistency))
+    }
+}
+
+/// One panorama that has been read, and whose output can be written.
+struct Job {
+    input: PathBuf,
+    output: PathBuf,
+    picture: Picture,
+    size: [u32; 2],
+}
+
+impl Job {
+    fn prepare(arguments: &Arguments, input: &Path, output: &Path) -> Result<Self, Failure> {
+        if is_same_file(input, output) {
+            return Err(Failure::input(format!(
+                "{} is the input, another output is needed",
+                output.display()
+            )));
+        }
+        let scale = arguments.scale.factor() as u64;
+        let defaults = ReadOptions::default();
+        let options = ReadOptions {
+            // The output must be one that can be read again.
+            max_pixels: defaults.max_pixels / (scale * scale),
+            ..defaults
+        };
+        let (picture, erp) = read_panorama(input, &options)?;
+        let height = erp.height() * arguments.scale.factor();
+        let large = Erp::new(height, 2 * height).map_err(|e| {
+            Failure::input(format!("{} cannot be upscaled: {e}", input.display()))
+        })?;
+        let size = [large.width() as u32, large.height() as u32];
+        picture.check(output, size, &WriteOptions::default())?;
+        check_writable(output)?;
+        Ok(Self {
+            input: input.into(),
+            output: output.into(),
+            picture,
+            size,
+        })
+    }
+
+    fn run(mut self, engine: &Engine<'_>) -> Result<Upscaled, Failure> {
+        let begun = Instant::now();
+        let name = self.input.file_name().unwrap_or(self.input.as_os_str());
+        let name = name.to_string_lossy().into_owned();
+        let (from, depth) = (self.picture.size(), self.picture.bit_depth);
+        let mut result = Picture::new(Raster::zeros(0, 0, 0), depth);
+        result.metadata = panorama_metadata(&self.picture.metadata, from, self.size, &mut |note| {
+            engine.progress.note(&format!("{}: {note}", self.input.display()));
+        });
+        if let Some(alpha) = self.picture.alpha.take() {
+            let alpha = resize_erp(&alpha, self.size[1] as usize, Interpolation::BICUBIC)?;
+            result.alpha = Some(alpha.map(|v| v.clamp(0.0, 1.0)));
+        }
+        let grey = self.picture.raster.channels() == 1;
+        let low = self.picture.into_rgb().raster;
+        let (large, steps, inconsistency) = engine.upscale(&name, &low)?;
+        drop(low);
+        result.raster = if grey { mean_of_channels(&large) } else { large };
+        result.write(&self.output, &WriteOptions::default())?;
+        Ok(Upscaled {
+            input: Some(self.input),
+            output: self.output,
+            width: self.size[0],
+            height: self.size[1],
+            scale: engine.arguments.scale.factor(),
+            steps,
+            seed: engine.arguments.seed,
+            device: engine.arguments.device,
+            seconds: begun.elapsed().as_secs_f64(),
+            inconsistency,
+        })
+    }
+}
+
+/// A grey picture that was computed as a coloured one is grey again.
+fn mean_of_channels(raster: &Raster) -> Raster {
+    let [channels, height, width] = raster.shape();
+    Raster::from_fn(1, height, width, |_, y, x| {
+        (0..channels).map(|c| raster.get(c, y, x)).sum::<f32>() / channels as f32
+    })
+}
+
+fn folder(arguments: &Arguments, input: &Path, output: &Path) -> Result<(), Failure> {
+    if is_same_file(input, output) {
+        return Err(Failure::input(format!(
+            "{} is the input, another output is needed",
+            output.display()
+        )));
+    }
+    let read_failed =
+        |e: std::io::Error| Failure::input(format!("cannot read {}: {e}", input.display()));
+    let mut files = Vec::new();
+    for entry in fs::read_dir(input).map_err(read_failed)? {
+        let path = entry.map_err(read_failed)?.path();
+        if path.is_file() && FileFormat::from_path(&path).is_some() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(Failure::input(format!(
+            "{} holds no PNG, JPEG, WebP, TIFF or Radiance HDR files",
+            input.display()
+        )));
+    }
+    if output.exists() && !output.is_dir() {
+        return Err(Failure::input(format!(
+            "{} is a file, but the output of a folder is a folder",
+            output.display()
+        )));
+    }
+    let engine = Engine::new(arguments)?;
+    let made = !output.is_dir();
+    if made {
+        fs::create_dir(output).map_err(|source| OutputError::Io {
+            path: output.into(),
+            source,
+        })?;
+    }
+    let mut all = Folder {
+        done: Vec::new(),
+        failed: Vec::new(),
+    };
+    let mut taken = BTreeSet::new();
+    for path in files {
+        let name = output_name(path.file_name().unwrap_or_default());
+        let outcome = if taken.insert(name.clone()) {
+            Job::prepare(arguments, &path, &output.join(&name)).and_then(|job| job.run(&engine))
+        } else {
+            Err(Failure::input(format!(
+                "{} would overwrite what another picture became",
+                path.display()
+            )))
+        };
+        match outcome {
+            Ok(upscaled) => {
+                if !arguments.json {
+                    print(&line(&upscaled))?;
+                }
+                all.done.push(upscaled);
+            }
+            Err(failure) => {
+                engine.progress.note(&format!("nabla: {failure}"));
+                all.failed.push(Failed {
+                    input: path,
+                    reason: failure.to_string(),
+                });
+            }
+        }
+    }
+    if made && all.done.is_empty() {
+        // It is empty; where it cannot be removed it does no harm.
+        let _ = fs::remove_dir(output);
+    }
+    if arguments.json {
+        print_json(&all)?;
+    }
+    match (all.failed.len(), all.failed.len() + all.done.len()) {
+        (0, _) => Ok(()),
+        (failed, total) => Err(Failure::input(format!(
+            "{failed} of {total} pictures were not upscaled"
+        ))),
+    }
+}
+
+/// `stem` of `path` with something added, as in `a_x4.png`, `a_x4_bicubic.png`.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push("_");
+    name.push(what);
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+fn sample(arguments: &Arguments) -> Result<(), Failure> {
+    let scale = arguments.scale.factor();
+    let output = match &arguments.output {
+        Some(output) => output.clone(),
+        None => PathBuf::from(format!("nabla_sample_x{scale}.png")),
+    };
+    let (truth, small) = sample_panorama()?;
+    let low = match arguments.scale {
+        Scale::Four => small.raster,
+        Scale::Two => {
+            let erp = Erp::of(&truth.raster).map_err(Failure::input)?;
+            let operator = BicubicDown::new(scale, erp).map_err(Failure::input)?;
+            to_8_bit(operator.apply(&truth.raster).map_err(Failure::input)?)
+        }
+    };
+    let (bicubic_output, reference_output) = (beside(&output, "bicubic"), beside(&output, "reference"));
+    let options = WriteOptions::default();
+    for path in [&output, &bicubic_output, &reference_output] {
+        truth.check(path, truth.size(), &options)?;
+        check_writable(path)?;
+    }
+    let engine = Engine::new(arguments)?;
+    let begun = Instant::now();
+    let (large, steps, inconsistency) = engine.upscale("sample panorama", &low)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let enlarged = |interpolation| {
+        resize_erp(&low, truth.raster.height(), interpolation).map(to_8_bit)
+    };
+    let large = to_8_bit(large);
+    let bicubic = enlarged(Interpolation::BICUBIC)?;
+    let lanczos = enlarged(Interpolation::Lanczos3)?;
+    let ours = evaluate(&large, &truth.raster)?;
+    let sample = Sample {
+        upscaled: Upscaled {
+            input: None,
+            output,
+            width: truth.size()[0],
+            height: truth.size()[1],
+            scale,
+            steps,
+            seed: arguments.seed,
+            device: arguments.device,
+            seconds,
+            inconsistency,
+        },
+        bicubic_output,
+        reference_output,
+        ours,
+        bicubic: evaluate(&bicubic, &truth.raster)?,
+        lanczos: evaluate(&lanczos, &truth.raster)?,
+    };
+    let like = |raster: Raster| Picture {
+        raster,
+        ..truth.clone()
+    };
+    like(large).write(&sample.upscaled.output, &options)?;
+    like(bicubic).write(&sample.bicubic_output, &options)?;
+    truth.write(&sample.reference_output, &options)?;
+    if arguments.json {
+        return print_json(&sample);
+    }
+    let table = comparison(&[
+        ("nabla", &sample.ours),
+        ("bicubic", &sample.bicubic),
+        ("lanczos", &sample.lanczos),
+    ]);
+    print(&format!(
+        "{}beside it {} and the truth {}\n\n{table}",
+        line(&sample.upscaled),
+        sample.bicubic_output.display(),
+        sample.reference_output.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_beside_an_output_keep_its_folder_and_extension() {
+        assert_eq!(beside(Path::new("a/b.png"), "c"), Path::new("a/b_c.png"));
+        assert_eq!(output_name(OsStr::new("sky.hdr")), Path::new("sky.png"));
+        assert_eq!(output_name(OsStr::new("sky.JPG")), Path::new("sky.JPG"));
+    }
+}

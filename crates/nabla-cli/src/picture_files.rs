@@ -1,0 +1,133 @@
+//! Panoramas in files: reading one, and what belongs to it beside its colours.
+
+use std::path::Path;
+
+use nabla::data::{FileFormat, Metadata, PhotoSphere, Picture, Raster, ReadOptions};
+use nabla::panorama::Erp;
+
+use crate::errors::Failure;
+
+/// Reads a picture that must be an equirectangular panorama.
+pub fn read_panorama(path: &Path, options: &ReadOptions) -> Result<(Picture, Erp), Failure> {
+    let picture = Picture::read_with(path, options)?;
+    let erp = Erp::of(&picture.raster)
+        .map_err(|e| Failure::input(format!("{} is no panorama: {e}", path.display())))?;
+    Ok((picture, erp))
+}
+
+/// Whether both paths name the same existing file.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// Whether a path names an image file that can be written, to judge by its extension.
+pub fn is_writable_image(path: &Path) -> bool {
+    FileFormat::from_path(path).is_some_and(|f| FileFormat::WRITABLE.contains(&f))
+}
+
+/// Colours and opacity as channels of one raster, so that both go the same way.
+pub fn join_alpha(picture: &Picture) -> Raster {
+    match &picture.alpha {
+        None => picture.raster.clone(),
+        Some(alpha) => {
+            let [channels, height, width] = picture.raster.shape();
+            let (colours, opacity) = (&picture.raster, alpha);
+            Raster::from_fn(channels + 1, height, width, |c, y, x| match c {
+                c if c < channels => colours.get(c, y, x),
+                _ => opacity.get(0, y, x),
+            })
+        }
+    }
+}
+
+/// The opposite of [`join_alpha`] for the picture that `like` became.
+pub fn split_alpha(joined: Raster, like: &Picture, metadata: Metadata) -> Picture {
+    let [_, height, width] = joined.shape();
+    let channels = like.raster.channels();
+    let mut picture = Picture::new(Raster::zeros(0, 0, 0), like.bit_depth);
+    picture.metadata = metadata;
+    if like.alpha.is_some() {
+        let plane = |first: usize, count: usize| {
+            Raster::from_fn(count, height, width, |c, y, x| joined.get(first + c, y, x))
+        };
+        picture.alpha = Some(plane(channels, 1));
+        picture.raster = plane(0, channels);
+    } else {
+        picture.raster = joined;
+    }
+    picture
+}
+
+/// The metadata of a panorama of `from` pixels that became one of `to` pixels, `[width, height]`.
+///
+/// What cannot be understood is left out with a note. A picture without GPano properties gets them:
+/// whoever upscales or makes a panorama has said that it is one.
+pub fn panorama_metadata(
+    metadata: &Metadata,
+    from: [u32; 2],
+    to: [u32; 2],
+    note: &mut dyn FnMut(&str),
+) -> Metadata {
+    let resized = metadata.resized(from, to).or_else(|error| {
+        note(&format!("{error}, so it is left out"));
+        metadata.clone().without_xmp().resized(from, to)
+    });
+    let carried = resized.unwrap_or_default();
+    let sphere = PhotoSphere::full(to[0], to[1]);
+    carried.clone().with_photosphere(&sphere).unwrap_or_else(|error| {
+        note(&format!("{error}, so no panorama properties were added"));
+        carried
+    })
+}
+
+/// The metadata of a picture that is no panorama any more: its XMP, which says that it is one, is
+/// left out.
+pub fn planar_metadata(metadata: &Metadata, from: [u32; 2], to: [u32; 2]) -> Metadata {
+    let planar = metadata.clone().without_xmp();
+    planar.resized(from, to).unwrap_or(planar)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nabla::data::BitDepth;
+
+    #[test]
+    fn alpha_is_joined_and_split_again() {
+        let mut picture = Picture::new(
+            Raster::from_fn(3, 2, 4, |c, y, x| (c + y + x) as f32 / 8.0),
+            BitDepth::Sixteen,
+        );
+        assert_eq!(split_alpha(join_alpha(&picture), &picture, Metadata::default()), picture);
+        picture.alpha = Some(Raster::from_fn(1, 2, 4, |_, y, x| (y * x) as f32 / 3.0));
+        assert_eq!(join_alpha(&picture).channels(), 4);
+        assert_eq!(split_alpha(join_alpha(&picture), &picture, Metadata::default()), picture);
+    }
+
+    #[test]
+    fn panoramas_say_that_they_are_and_others_do_not() {
+        let mut notes = Vec::new();
+        let mut note = |text: &str| notes.push(text.to_owned());
+        let sphere = |m: &Metadata| m.photosphere().unwrap();
+        let none = Metadata::default();
+        let made = panorama_metadata(&none, [8, 4], [16, 8], &mut note);
+        assert_eq!(sphere(&made), Some(PhotoSphere::full(16, 8)));
+        let again = panorama_metadata(&made, [16, 8], [32, 16], &mut note);
+        assert_eq!(sphere(&again), Some(PhotoSphere::full(32, 16)));
+        assert_eq!(sphere(&planar_metadata(&made, [16, 8], [4, 4])), None);
+        assert!(notes.is_empty());
+    }
+
+    #[test]
+    fn metadata_that_is_damaged_is_left_out_with_a_note() {
+        let mut notes = Vec::new();
+        let damaged = Metadata { xmp: Some(vec![0xff, b'<']), ..Metadata::default() };
+        let made =
+            panorama_metadata(&damaged, [8, 4], [16, 8], &mut |text| notes.push(text.to_owned()));
+        assert_eq!(made.photosphere().unwrap(), Some(PhotoSphere::full(16, 8)));
+        assert_eq!(notes.len(), 1);
+    }
+}
