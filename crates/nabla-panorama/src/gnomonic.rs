@@ -4,7 +4,7 @@ use nabla_data::Raster;
 use rayon::prelude::*;
 
 use crate::erp::{Erp, direction, longitude_latitude};
-use crate::resample::{ONE, Pixel, Sampler, fixed};
+use crate::resample::{ONE, Sampler, fixed};
 
 /// How the pixels of panorama and plane are laid out: see [`crate::Convention`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,6 +94,9 @@ pub(crate) fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
+/// Pixels along a side of the squares in which planes are sampled.
+const TILE: usize = 16;
+
 /// Where in a panorama the pixels of a plane look: fixed-point `[columns from the centre, row]` of
 /// each pixel, `[size, size]`. Planes of one latitude share it, as they differ by a turn only.
 #[derive(Clone, Debug)]
@@ -142,45 +145,44 @@ impl LookTable {
         let turn = self.lattice.columns_per_turn() as i64 * i64::from(ONE);
         let centre = i64::from(fixed(self.lattice.pixel_of(longitude, 0.0).0));
         let mut plane = Raster::zeros(sampler.channels(), size, size);
-        rows_mut(&mut plane)
-            .into_par_iter()
-            .enumerate()
-            .for_each_init(
-                || vec![[0i32; 2]; size],
-                |positions, (row, mut lines)| {
-                    let offsets = &self.offsets[row * size..][..size];
-                    for (position, &[column, row]) in positions.iter_mut().zip(offsets) {
-                        let mut column = centre + i64::from(column);
-                        // At most one turn off, as centre and offset are within half a turn each.
-                        column += if column < 0 { turn } else { 0 };
-                        column -= if column >= turn { turn } else { 0 };
-                        *position = [column as i32, row];
+        // Square tiles: neighbours in both directions read the same part of the panorama, whose
+        // rows are far apart in memory.
+        let mut rows = rows_mut(&mut plane);
+        rows.par_chunks_mut(TILE).enumerate().for_each_init(
+            || (Vec::with_capacity(TILE * TILE), vec![[0.0; 4]; TILE * TILE]),
+            |(positions, pixels), (band, rows)| {
+                for left in (0..size).step_by(TILE) {
+                    let width = TILE.min(size - left);
+                    positions.clear();
+                    for row in band * TILE..band * TILE + rows.len() {
+                        let offsets = &self.offsets[row * size + left..][..width];
+                        positions.extend(offsets.iter().map(|&[column, row]| {
+                            let column = centre + i64::from(column);
+                            // Within half a turn each, centre and offset are at most one turn off.
+                            let column = match column {
+                                c if c < 0 => c + turn,
+                                c if c >= turn => c - turn,
+                                c => c,
+                            };
+                            [column as i32, row]
+                        }));
                     }
                     for group in 0..sampler.groups() {
-                        sample_row(sampler, group, positions, &mut lines);
+                        sampler.sample_each(group, positions, |i, pixel| pixels[i] = pixel);
+                        for (lines, pixels) in rows.iter_mut().zip(pixels.chunks(width)) {
+                            let lines = lines[4 * group..].iter_mut().take(4);
+                            for (c, line) in lines.enumerate() {
+                                let line = &mut line[left..left + width];
+                                for (value, pixel) in line.iter_mut().zip(pixels) {
+                                    *value = pixel[c];
+                                }
+                            }
+                        }
                     }
-                },
-            );
+                }
+            },
+        );
         plane
-    }
-}
-
-/// Samples one row of a planar raster, given as one line for each channel.
-pub(crate) fn sample_row(
-    sampler: &Sampler,
-    group: usize,
-    positions: &[[i32; 2]],
-    lines: &mut [&mut [f32]],
-) {
-    match &mut lines[4 * group..] {
-        [a, b, c] => sampler.sample_each(group, positions, |i, p: Pixel| {
-            (a[i], b[i], c[i]) = (p[0], p[1], p[2]);
-        }),
-        rest => sampler.sample_each(group, positions, |i, p: Pixel| {
-            for (line, value) in rest.iter_mut().zip(p) {
-                line[i] = value;
-            }
-        }),
     }
 }
 

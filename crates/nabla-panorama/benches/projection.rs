@@ -1,0 +1,236 @@
+//! Panorama to planes and back, against the Python packages that people use for it.
+//!
+//! ```text
+//! NABLA_PYTHON=python3 cargo bench --profile release -p nabla-panorama --bench projection
+//! ```
+//!
+//! `NABLA_PYTHON` names a Python with the packages of `peers/projection.py`; without it only our
+//! own numbers are printed. All take the same panorama (2048 x 1024, three channels of `f32`) and
+//! sample as many points (planes and faces of 512 x 512) on two threads. They take turns, and the
+//! median counts. Tables of positions are made beforehand, as far as a package keeps them.
+//! The loss is that of the round trip, in dB of WS-PSNR: for a held-out panorama as it is, at half
+//! that size, and for the timed one.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use nabla_data::{PanoramaSet, Raster};
+use nabla_panorama::{
+    CubemapProjection, Erp, Interpolation, TangentGrid, TangentOptions, TangentProjection,
+    resize_erp, ws_psnr,
+};
+
+type Error = Box<dyn std::error::Error>;
+
+const ROUNDS: usize = 15;
+const PEERS: [&str; 3] = ["py360convert", "equilib", "OpenCV remap"];
+
+/// The other programs, which answer over a pipe.
+struct Peers {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    folder: PathBuf,
+}
+
+impl Peers {
+    fn start(python: &str, folder: &Path, panorama: &Raster, plane: usize) -> Result<Self, Error> {
+        let [channels, height, width] = panorama.shape();
+        let mut bytes = Vec::with_capacity(4 * panorama.data().len());
+        for i in 0..height * width {
+            for c in 0..channels {
+                bytes.extend(panorama.plane(c)[i].to_le_bytes());
+            }
+        }
+        fs::write(folder.join("erp.f32"), bytes)?;
+        let grid = TangentGrid::octadecaplex();
+        let sizes = serde_json::json!({
+            "height": height, "plane": plane, "fov": grid.fov(), "rows": grid.rows(),
+        });
+        fs::write(folder.join("sizes.json"), sizes.to_string())?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/projection.py");
+        let mut child = Command::new(python)
+            .arg(script)
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take().ok_or("no pipe to Python")?;
+        let output = BufReader::new(child.stdout.take().ok_or("no pipe from Python")?);
+        Ok(Self {
+            child,
+            input,
+            output,
+            folder: folder.into(),
+        })
+    }
+
+    fn ask(&mut self, question: &str) -> Result<String, Error> {
+        writeln!(self.input, "{question}")?;
+        let mut answer = String::new();
+        if self.output.read_line(&mut answer)? == 0 {
+            return Err(format!("Python gave up at {question:?}").into());
+        }
+        Ok(answer.trim().into())
+    }
+
+    fn run(&mut self, name: &str) -> Result<f64, Error> {
+        Ok(self.ask(&format!("run {name}"))?.parse()?)
+    }
+
+    /// The panorama that came back, `[3, height, width]`, if the job has one.
+    fn result(&mut self, name: &str, erp: Erp) -> Result<Option<Raster>, Error> {
+        if self.ask(&format!("save {name}"))? != "ok" {
+            return Ok(None);
+        }
+        let file = name.replace(['/', ' '], "_") + ".f32";
+        let bytes = fs::read(self.folder.join(file))?;
+        let values: Vec<f32> = bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+        let width = erp.width();
+        Ok(Some(Raster::from_fn(3, erp.height(), width, |c, y, x| {
+            values[(y * width + x) * 3 + c]
+        })))
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        // Closing the pipe would do; asking first lets Python end in order.
+        let _ = writeln!(self.input, "quit");
+        let _ = self.child.wait();
+    }
+}
+
+/// A way there and perhaps back, which gives the panorama that comes back.
+type Job = Box<dyn Fn(&Raster) -> Result<Option<Raster>, Error>>;
+
+fn ours(job: &str, erp: Erp, plane: usize, interpolation: Interpolation) -> Result<Job, Error> {
+    if job == "cube" {
+        let way = CubemapProjection::new(erp, plane, interpolation)?;
+        return Ok(Box::new(move |p| {
+            Ok(Some(way.to_erp(&way.to_cubemap(p)?)?))
+        }));
+    }
+    let options = TangentOptions {
+        to_tangent: interpolation,
+        to_erp: interpolation,
+        ..TangentOptions::default()
+    };
+    let way = TangentProjection::new(TangentGrid::octadecaplex(), erp, plane, options)?;
+    Ok(if job == "tangent" {
+        Box::new(move |p| Ok(Some(way.to_erp(&way.to_tangent(p)?)?)))
+    } else {
+        Box::new(move |p| {
+            std::hint::black_box(way.to_tangent(p)?);
+            Ok(None)
+        })
+    })
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn loss(source: &Raster, back: Option<&Raster>) -> Result<String, Error> {
+    Ok(match back {
+        Some(back) => format!("{:.2}", ws_psnr(source, back)?),
+        None => "-".into(),
+    })
+}
+
+fn main() -> Result<(), Error> {
+    // `cargo test --benches` runs it without this argument: nothing to measure then.
+    if !std::env::args().any(|a| a == "--bench") {
+        return Ok(());
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(2)
+        .build_global()?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/panoramas");
+    let set = PanoramaSet::open(&folder)?;
+    let small = set.load(set.sample())?.raster;
+    let large = resize_erp(&small, 1024, Interpolation::BICUBIC)?;
+    let half = resize_erp(&small, 256, Interpolation::BICUBIC)?;
+    let panoramas = [&large, &small, &half];
+    let python = std::env::var("NABLA_PYTHON").ok();
+    let folders = [(); 3].map(|()| tempfile::tempdir());
+    let mut peers = Vec::new();
+    for (panorama, folder) in panoramas.iter().zip(&folders) {
+        let folder = folder.as_ref().map_err(|e| e.to_string())?.path();
+        if let Some(python) = &python {
+            let plane = panorama.height() / 2;
+            peers.push(Peers::start(python, folder, panorama, plane)?);
+        }
+    }
+
+    println!("{} in {} rounds, medians", set.sample(), ROUNDS);
+    println!(
+        "{:<11} {:<9} {:<13} {:>9} {:>6} {:>9} {:>9} {:>9}",
+        "job", "kernel", "program", "ms", "ratio", "dB 2048", "dB 1024", "dB 512"
+    );
+    for job in ["cube", "tangent", "to_tangent"] {
+        for (kernel, interpolation) in [
+            ("bilinear", Interpolation::Bilinear),
+            ("bicubic", Interpolation::BICUBIC),
+            ("lanczos3", Interpolation::Lanczos3),
+        ] {
+            let mut names = Vec::new();
+            if !peers.is_empty() && kernel != "lanczos3" {
+                names = PEERS
+                    .iter()
+                    .filter(|p| job != "tangent" || **p == "OpenCV remap")
+                    .map(|p| format!("{job}/{kernel}/{p}"))
+                    .collect();
+            }
+            let mut backs = Vec::new();
+            for panorama in panoramas {
+                let way = ours(
+                    job,
+                    Erp::of(panorama)?,
+                    panorama.height() / 2,
+                    interpolation,
+                )?;
+                backs.push(loss(panorama, way(panorama)?.as_ref())?);
+            }
+            let way = ours(job, Erp::of(&large)?, 512, interpolation)?;
+            let (mut own, mut theirs) = (Vec::new(), vec![Vec::new(); names.len()]);
+            for _ in 0..ROUNDS {
+                let start = Instant::now();
+                std::hint::black_box(way(&large)?);
+                own.push(1000.0 * start.elapsed().as_secs_f64());
+                for (name, times) in names.iter().zip(&mut theirs) {
+                    times.push(peers[0].run(name)?);
+                }
+            }
+            let own = median(own);
+            let [a, b, c] = &backs[..] else { continue };
+            println!(
+                "{job:<11} {kernel:<9} {:<13} {own:>9.1} {:>6.2} {a:>9} {b:>9} {c:>9}",
+                "Nabla", 1.0
+            );
+            for (name, times) in names.iter().zip(theirs) {
+                let mut losses = Vec::new();
+                for (peer, panorama) in peers.iter_mut().zip(panoramas) {
+                    peer.run(name)?;
+                    let back = peer.result(name, Erp::of(panorama)?)?;
+                    losses.push(loss(panorama, back.as_ref())?);
+                }
+                let time = median(times);
+                let program = name.rsplit('/').next().unwrap_or_default();
+                let [a, b, c] = &losses[..] else { continue };
+                println!(
+                    "{job:<11} {kernel:<9} {program:<13} {time:>9.1} {:>6.2} {a:>9} {b:>9} {c:>9}",
+                    time / own
+                );
+            }
+        }
+    }
+    Ok(())
+}
