@@ -11,6 +11,7 @@
 
 mod claim;
 mod measurement;
+pub mod omnissr;
 pub mod plot;
 pub mod rddm;
 pub mod registry;

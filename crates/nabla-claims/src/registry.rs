@@ -597,7 +597,7 @@ pub static METHODS: [Method; METHOD_COUNT] = [
             "2404.10312",
         )),
         state: State::Done,
-        claim: None,
+        claim: Some(|| Box::new(crate::omnissr::OmniSsrClaim)),
     },
     planned(
         "gdss",

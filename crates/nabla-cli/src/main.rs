@@ -35,6 +35,8 @@ enum Job {
     Evaluate(jobs::evaluate::Arguments),
     /// Turn a panorama into tangent planes or a cube map, and back
     Project(jobs::project::Arguments),
+    /// Train the networks that other jobs use
+    Train(jobs::train::Arguments),
     /// List, run and report the measured claims of the methods
     Claims(jobs::claims::Arguments),
     /// List every method with its paper, its state and what became of its claim
@@ -48,6 +50,7 @@ fn run(job: Job) -> Result<(), Failure> {
         Job::Upscale(arguments) => jobs::upscale::run(&arguments),
         Job::Evaluate(arguments) => jobs::evaluate::run(&arguments),
         Job::Project(arguments) => jobs::project::run(&arguments),
+        Job::Train(arguments) => jobs::train::run(&arguments),
         Job::Claims(arguments) => jobs::claims::run(&arguments),
         Job::List(arguments) => jobs::list::run(&arguments),
         Job::Doctor(arguments) => jobs::doctor::run(&arguments),
@@ -65,7 +68,11 @@ fn main() -> ExitCode {
                 | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
                     // Nobody is left to tell if the text cannot be written.
                     let _ = error.print();
-                    return if error.use_stderr() { Err(None) } else { Ok(()) };
+                    return if error.use_stderr() {
+                        Err(None)
+                    } else {
+                        Ok(())
+                    };
                 }
                 _ => return Err(Some(Failure::usage(&error))),
             },

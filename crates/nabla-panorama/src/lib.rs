@@ -6,6 +6,8 @@ pub mod degradation;
 mod erp;
 mod gnomonic;
 pub mod metrics;
+pub mod omnissr;
+pub mod prior_training;
 pub mod resample;
 pub mod tangent;
 
@@ -18,6 +20,9 @@ pub use erp::{Erp, ErpError, direction, longitude_latitude};
 pub use metrics::{
     Evaluation, MetricError, POLE_LATITUDE_DEGREES, PoleError, SeamError, SsimWeights, evaluate,
     latitude_weights, pole_error, psnr, seam_error, ssim, to_8_bit, ws_psnr, ws_ssim, ws_ssim_with,
+};
+pub use omnissr::{
+    OmniSsr, OmniSsrConfig, OmniSsrError, OmniSsrOutput, OmniSsrStep, PriorRun, TangentPrior,
 };
 pub use resample::{Interpolation, ResampleError, Sampler, resize_erp, resize_planar};
 pub use tangent::{

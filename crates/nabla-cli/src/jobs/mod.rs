@@ -5,4 +5,5 @@ pub mod doctor;
 pub mod evaluate;
 pub mod list;
 pub mod project;
+pub mod train;
 pub mod upscale;

@@ -1,0 +1,326 @@
+//! OmniSSR's parts against each other and against interpolation, on held-out panoramas.
+//!
+//! Each panorama is reduced by the operator `A` and rounded to 8 bit, as a file of it would be, and
+//! enlarged again by every variant. What comes out is rounded to 8 bit too before it is measured.
+//! The prior is the embedded one, the same for all; where OTII is left out there is no panorama
+//! within the steps that GD could act on, so "planes + GD" is GD on the final panorama alone, which
+//! is the ablation of the paper.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::{Tensor, TensorData};
+use nabla_data::{PanoramaSet, Raster, Split};
+use nabla_diffusion::prior::SuperResolutionPrior;
+use nabla_panorama::{
+    BicubicDown, Erp, Interpolation, LinearOperator, OmniSsrConfig, evaluate,
+    gradient_decomposition, resize_erp, to_8_bit,
+};
+
+use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
+use crate::measurement::{Measurement, Metric, Table, Variant};
+
+const BICUBIC: &str = "bicubic";
+const LANCZOS: &str = "Lanczos";
+const BICUBIC_GD: &str = "bicubic + GD";
+const ON_ERP: &str = "prior on the ERP image";
+const PLANES: &str = "prior on planes";
+const PLANES_GD: &str = "planes + GD";
+const PLANES_OTII: &str = "planes + OTII";
+const OMNISSR: &str = "OmniSSR (planes + OTII + GD)";
+
+const PSNR: &str = "WS-PSNR";
+const SSIM: &str = "WS-SSIM";
+const SEAM: &str = "seam error";
+const POLE: &str = "pole error";
+const SPREAD: &str = "disagreement of planes";
+const CONSISTENCY: &str = "max |AE − y|";
+
+/// What the published method is without, or with, its parts: `(name, γ_l, γ_e, γ_p)`.
+const PIPELINES: [(&str, f64, f64, f64); 4] = [
+    (PLANES, 0.0, 0.0, 0.0),
+    (PLANES_GD, 0.0, 0.0, 1.0),
+    (PLANES_OTII, 0.5, 0.0, 0.0),
+    (OMNISSR, 0.5, 1.0, 1.0),
+];
+
+/// The experiment; see the [module documentation](self).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OmniSsrClaim;
+
+impl Claim for OmniSsrClaim {
+    fn slug(&self) -> &str {
+        "omnissr"
+    }
+
+    fn paper(&self) -> Paper {
+        Paper::new(
+            "OmniSSR: Zero-shot Omnidirectional Image Super-Resolution using Stable Diffusion Model",
+            "Li, Sheng, Li, Zhang",
+            2024,
+            "2404.10312",
+        )
+    }
+
+    fn statement(&self) -> &str {
+        "A planar diffusion prior on tangent planes super-resolves 360-degree panoramas without \
+         training on them; octadecaplex tangent information interaction (OTII) and gradient \
+         decomposition (GD) each improve the result, and both together most."
+    }
+
+    fn criterion(&self) -> &str {
+        "Mean over the held-out panoramas and seeds, at x2 and x4: OmniSSR has higher WS-PSNR and \
+         WS-SSIM than bicubic and Lanczos; lower seam error and pole error than the same prior on \
+         the ERP image; higher WS-PSNR than the prior on planes with neither part, with OTII alone \
+         and with GD alone, each of which beats neither; its planes disagree less than without OTII."
+    }
+
+    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
+        let prior =
+            SuperResolutionPrior::embedded(&context.device).map_err(ClaimError::experiment)?;
+        let panoramas = panoramas(context)?;
+        let scales: &[usize] = if context.quick { &[4] } else { &[2, 4] };
+        let groups: Vec<String> = scales.iter().map(|s| format!("x{s}")).collect();
+        let mut table = Table::new(
+            &context.seeds,
+            [
+                Metric::higher(PSNR, "dB"),
+                Metric::higher(SSIM, ""),
+                Metric::lower(SEAM, ""),
+                Metric::lower(POLE, ""),
+                Metric::lower(SPREAD, ""),
+                Metric::lower(CONSISTENCY, ""),
+            ],
+            [
+                Variant::method(OMNISSR),
+                Variant::ablation(PLANES_OTII),
+                Variant::ablation(PLANES_GD),
+                Variant::ablation(PLANES),
+                Variant::baseline(ON_ERP),
+                Variant::baseline(BICUBIC_GD),
+                Variant::baseline(LANCZOS),
+                Variant::baseline(BICUBIC),
+            ],
+            groups.clone(),
+        )?;
+        let mut wins = Vec::new();
+        for (&scale, group) in scales.iter().zip(&groups) {
+            wins.push(measure(context, &prior, &panoramas, scale, group, &mut table)?);
+        }
+        let mut checks = Vec::new();
+        for group in &groups {
+            for metric in [PSNR, SSIM] {
+                for baseline in [BICUBIC, LANCZOS] {
+                    checks.push(table.compare(group, metric, OMNISSR, baseline)?);
+                }
+            }
+            for metric in [SEAM, POLE] {
+                checks.push(table.compare(group, metric, OMNISSR, ON_ERP)?);
+            }
+            for (better, worse) in [
+                (OMNISSR, PLANES_GD),
+                (OMNISSR, PLANES_OTII),
+                (PLANES_GD, PLANES),
+                (PLANES_OTII, PLANES),
+            ] {
+                checks.push(table.compare(group, PSNR, better, worse)?);
+            }
+            checks.push(table.compare(group, SPREAD, OMNISSR, PLANES)?);
+        }
+        let steps = steps(context, &prior);
+        let mut measurement = Measurement::new(table, checks).with_note(format!(
+            "{} held-out panoramas, the embedded prior with {steps} steps per plane, 8-bit input \
+             and output.",
+            panoramas.len()
+        ));
+        for (group, (won, of)) in groups.iter().zip(wins) {
+            measurement = measurement.with_note(format!(
+                "{group}: OmniSSR has higher WS-PSNR than bicubic on {won} of {of} panoramas \
+                 (mean over the seeds)."
+            ));
+        }
+        Ok(measurement)
+    }
+}
+
+/// Steps of the prior's sampler.
+fn steps(context: &ClaimContext<'_>, prior: &SuperResolutionPrior) -> usize {
+    if context.quick { 2 } else { prior.config().sampling_steps }
+}
+
+/// The held-out panoramas; in the quick form two of them, small.
+fn panoramas(context: &ClaimContext<'_>) -> Result<Vec<Raster>, ClaimError> {
+    let folder = context.assets.join("panoramas");
+    let asset = |error: nabla_data::DataSetError| ClaimError::Asset {
+        path: folder.clone(),
+        reason: error.to_string(),
+    };
+    let set = PanoramaSet::open(&folder).map_err(asset)?;
+    let names = set.names(Split::HeldOut);
+    let count = if context.quick { 2 } else { names.len() };
+    names[..count.min(names.len())]
+        .iter()
+        .map(|name| {
+            let panorama = set.load(name).map_err(asset)?.raster;
+            if context.quick {
+                resize_erp(&panorama, 64, Interpolation::BICUBIC)
+                    .map(to_8_bit)
+                    .map_err(ClaimError::experiment)
+            } else {
+                Ok(panorama)
+            }
+        })
+        .collect()
+}
+
+/// Sums of the metrics over the panoramas.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    psnr: f64,
+    ssim: f64,
+    seam: f64,
+    pole: f64,
+    spread: f64,
+    inconsistency: f64,
+}
+
+impl Sums {
+    /// Adds what is measured of `picture`, and returns its WS-PSNR.
+    fn add(
+        &mut self,
+        picture: Raster,
+        truth: &Raster,
+        low: &Raster,
+        operator: &BicubicDown,
+    ) -> Result<f64, ClaimError> {
+        let picture = to_8_bit(picture);
+        let found = evaluate(&picture, truth).map_err(ClaimError::experiment)?;
+        self.psnr += found.ws_psnr;
+        self.ssim += found.ws_ssim;
+        self.seam += found.seam_error;
+        self.pole += found.pole_error;
+        let reduced = operator.apply(&picture).map_err(ClaimError::experiment)?;
+        self.inconsistency += reduced
+            .data()
+            .iter()
+            .zip(low.data())
+            .map(|(a, b)| f64::from((a - b).abs()))
+            .fold(0.0, f64::max);
+        Ok(found.ws_psnr)
+    }
+}
+
+/// Fills `group`; returns on how many of the panoramas OmniSSR beats bicubic.
+fn measure(
+    context: &ClaimContext<'_>,
+    prior: &SuperResolutionPrior,
+    panoramas: &[Raster],
+    scale: usize,
+    group: &str,
+    table: &mut Table,
+) -> Result<(usize, usize), ClaimError> {
+    let variants = 2 + PIPELINES.len() as u64;
+    context.progress.begin(
+        &format!("OmniSSR, {group}"),
+        panoramas.len() as u64 * context.seeds.len() as u64 * variants,
+    );
+    let steps = steps(context, prior);
+    let interpolations = [BICUBIC, LANCZOS, BICUBIC_GD];
+    let drawn = [ON_ERP, PLANES, PLANES_GD, PLANES_OTII, OMNISSR];
+    let mut fixed = [Sums::default(); 3];
+    let mut sums = vec![[Sums::default(); 5]; context.seeds.len()];
+    let mut won = 0;
+    for truth in panoramas {
+        let erp = Erp::of(truth).map_err(ClaimError::experiment)?;
+        let operator = BicubicDown::new(scale, erp).map_err(ClaimError::experiment)?;
+        let low = to_8_bit(operator.apply(truth).map_err(ClaimError::experiment)?);
+        let low_erp = Erp::of(&low).map_err(ClaimError::experiment)?;
+        let enlarge = |interpolation| {
+            resize_erp(&low, erp.height(), interpolation).map_err(ClaimError::experiment)
+        };
+        let bicubic = enlarge(Interpolation::BICUBIC)?;
+        let bicubic_psnr = fixed[0].add(bicubic.clone(), truth, &low, &operator)?;
+        fixed[1].add(enlarge(Interpolation::Lanczos3)?, truth, &low, &operator)?;
+        let consistent = gradient_decomposition(&operator, &bicubic, &low, 1.0)
+            .map_err(ClaimError::experiment)?;
+        fixed[2].add(consistent, truth, &low, &operator)?;
+
+        let mut mean_psnr = 0.0;
+        for (&seed, sums) in context.seeds.iter().zip(&mut sums) {
+            let on_erp = restore(prior, &bicubic, steps, seed)?;
+            sums[0].add(on_erp, truth, &low, &operator)?;
+            context.progress.advance(1);
+            for ((name, gamma_latent, gamma_erp, gamma_post), sums) in
+                PIPELINES.into_iter().zip(&mut sums[1..])
+            {
+                let config = OmniSsrConfig {
+                    steps: Some(steps),
+                    gamma_latent,
+                    gamma_erp,
+                    gamma_post,
+                    seed,
+                    ..OmniSsrConfig::new(scale)
+                };
+                let out = config
+                    .init(prior, low_erp)
+                    .and_then(|o| o.run(&low, &mut |_| ControlFlow::Continue(())))
+                    .map_err(ClaimError::experiment)?;
+                sums.spread += out.spread;
+                let psnr = sums.add(out.panorama, truth, &low, &operator)?;
+                if name == OMNISSR {
+                    mean_psnr += psnr / context.seeds.len() as f64;
+                }
+                context.progress.advance(1);
+            }
+        }
+        won += usize::from(mean_psnr > bicubic_psnr);
+    }
+
+    let count = panoramas.len() as f64;
+    for (variant, sums) in interpolations.into_iter().zip(fixed) {
+        for (metric, sum) in [
+            (PSNR, sums.psnr),
+            (SSIM, sums.ssim),
+            (SEAM, sums.seam),
+            (POLE, sums.pole),
+            (CONSISTENCY, sums.inconsistency),
+        ] {
+            table.record_for_every_seed(group, variant, metric, sum / count)?;
+        }
+    }
+    for (&seed, sums) in context.seeds.iter().zip(sums) {
+        for (variant, sums) in drawn.into_iter().zip(sums) {
+            for (metric, sum) in [
+                (PSNR, sums.psnr),
+                (SSIM, sums.ssim),
+                (SEAM, sums.seam),
+                (POLE, sums.pole),
+                (CONSISTENCY, sums.inconsistency),
+            ] {
+                table.record(group, variant, metric, seed, sum / count)?;
+            }
+            // The ERP image alone has no planes that could disagree.
+            if variant != ON_ERP {
+                table.record(group, variant, SPREAD, seed, sums.spread / count)?;
+            }
+        }
+    }
+    Ok((won, panoramas.len()))
+}
+
+/// The prior on the ERP image as if it were a planar picture.
+fn restore(
+    prior: &SuperResolutionPrior,
+    enlarged: &Raster,
+    steps: usize,
+    seed: u64,
+) -> Result<Raster, ClaimError> {
+    let [channels, height, width] = enlarged.shape();
+    let values: Vec<f32> = enlarged.data().iter().map(|v| 2.0 * v - 1.0).collect();
+    let input = Tensor::<4>::from_data(
+        TensorData::new(values, [1, channels, height, width]),
+        prior.device(),
+    );
+    let sharp = prior.restore(input, steps, seed).map_err(ClaimError::experiment)?;
+    let values: Vec<f32> = (sharp * 0.5 + 0.5).into_data().iter::<f32>().collect();
+    Raster::new(channels, height, width, values).map_err(ClaimError::experiment)
+}
