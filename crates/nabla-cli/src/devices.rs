@@ -108,7 +108,11 @@ pub fn self_check(device: &Device) -> Result<SelfCheck, String> {
     caught(|| {
         let matrix = Tensor::<2>::ones([512, 512], device);
         let matmul = repeat(2.0 * 512f64.powi(3), || {
-            matrix.clone().matmul(matrix.clone()).sum().into_scalar::<f32>();
+            matrix
+                .clone()
+                .matmul(matrix.clone())
+                .sum()
+                .into_scalar::<f32>();
         });
         let picture = Tensor::<4>::ones([1, 32, 128, 128], device);
         let weight = Tensor::<4>::ones([32, 32, 3, 3], device);
@@ -180,7 +184,9 @@ fn arithmetic(device: &Device) -> Result<(), String> {
     })?;
     let exact_product = (0..N * N).map(|i| {
         let (row, column) = (i / N, i % N);
-        (0..N).map(|k| number(row * N + k) * number(k * N + column)).sum()
+        (0..N)
+            .map(|k| number(row * N + k) * number(k * N + column))
+            .sum()
     });
     let pixel = |c: usize, y: usize, x: usize| match (y.checked_sub(1), x.checked_sub(1)) {
         (Some(y), Some(x)) if y < SIDE && x < SIDE => number((c * SIDE + y) * SIDE + x),

@@ -10,7 +10,9 @@ use nabla::claims::report::ReportError;
 use nabla::claims::{ClaimError, ResultError};
 use nabla::data::{DataSetError, ImageFileError, OutputError};
 use nabla::diffusion::prior::PriorError;
-use nabla::panorama::{CubemapError, MetricError, OmniSsrError, ResampleError, TangentError, TangentGridError};
+use nabla::panorama::{
+    CubemapError, MetricError, OmniSsrError, ResampleError, TangentError, TangentGridError,
+};
 
 /// Why a job was not done, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +128,9 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> String {
 /// The failure that a panic becomes when nothing else caught it.
 pub fn told_panic(panic: &(dyn Any + Send)) -> Failure {
     let place = PLACE.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let place = place.map(|place| format!(" at {place}")).unwrap_or_default();
+    let place = place
+        .map(|place| format!(" at {place}"))
+        .unwrap_or_default();
     Failure::run(format!(
         "nabla stopped by a fault of its own, please report it: {}{place}",
         panic_message(panic)

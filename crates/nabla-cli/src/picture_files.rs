@@ -77,10 +77,13 @@ pub fn panorama_metadata(
     });
     let carried = resized.unwrap_or_default();
     let sphere = PhotoSphere::full(to[0], to[1]);
-    carried.clone().with_photosphere(&sphere).unwrap_or_else(|error| {
-        note(&format!("{error}, so no panorama properties were added"));
-        carried
-    })
+    carried
+        .clone()
+        .with_photosphere(&sphere)
+        .unwrap_or_else(|error| {
+            note(&format!("{error}, so no panorama properties were added"));
+            carried
+        })
 }
 
 /// The metadata of a picture that is no panorama any more: its XMP, which says that it is one, is
@@ -101,10 +104,16 @@ mod tests {
             Raster::from_fn(3, 2, 4, |c, y, x| (c + y + x) as f32 / 8.0),
             BitDepth::Sixteen,
         );
-        assert_eq!(split_alpha(join_alpha(&picture), &picture, Metadata::default()), picture);
+        assert_eq!(
+            split_alpha(join_alpha(&picture), &picture, Metadata::default()),
+            picture
+        );
         picture.alpha = Some(Raster::from_fn(1, 2, 4, |_, y, x| (y * x) as f32 / 3.0));
         assert_eq!(join_alpha(&picture).channels(), 4);
-        assert_eq!(split_alpha(join_alpha(&picture), &picture, Metadata::default()), picture);
+        assert_eq!(
+            split_alpha(join_alpha(&picture), &picture, Metadata::default()),
+            picture
+        );
     }
 
     #[test]
@@ -124,9 +133,13 @@ mod tests {
     #[test]
     fn metadata_that_is_damaged_is_left_out_with_a_note() {
         let mut notes = Vec::new();
-        let damaged = Metadata { xmp: Some(vec![0xff, b'<']), ..Metadata::default() };
-        let made =
-            panorama_metadata(&damaged, [8, 4], [16, 8], &mut |text| notes.push(text.to_owned()));
+        let damaged = Metadata {
+            xmp: Some(vec![0xff, b'<']),
+            ..Metadata::default()
+        };
+        let made = panorama_metadata(&damaged, [8, 4], [16, 8], &mut |text| {
+            notes.push(text.to_owned())
+        });
         assert_eq!(made.photosphere().unwrap(), Some(PhotoSphere::full(16, 8)));
         assert_eq!(notes.len(), 1);
     }

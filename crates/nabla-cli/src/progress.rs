@@ -31,9 +31,9 @@ impl Progress {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
             // Only a template that is wrong would be refused; the default does then.
-            if let Ok(style) = ProgressStyle::with_template(
-                "{msg} [{wide_bar}] {pos}/{len} {elapsed}, {eta} left",
-            ) {
+            if let Ok(style) =
+                ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len} {elapsed}, {eta} left")
+            {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar

@@ -4,9 +4,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use burn::tensor::Device;
 use nabla::data::{BitDepth, Metadata, PhotoSphere, Picture, Raster, WriteOptions};
+use nabla::diffusion::prior::{PriorConfig, SuperResolutionPrior};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -39,11 +41,25 @@ impl Desk {
     }
 
     fn put(&self, name: &str, picture: &Picture) {
-        picture.write(&self.path(name), &WriteOptions::default()).unwrap();
+        picture
+            .write(&self.path(name), &WriteOptions::default())
+            .unwrap();
     }
 
     fn get(&self, name: &str) -> Picture {
         Picture::read(&self.path(name)).unwrap()
+    }
+
+    /// A folder `model` with a network that is small, and has learnt nothing.
+    fn put_model(&self) {
+        let device = Device::flex();
+        let mut config = PriorConfig::new();
+        config.network.base_channels = 8;
+        config.network.head_channels = 8;
+        let network = config.init_network(&device).unwrap();
+        let prior = SuperResolutionPrior::new(config, network, &device).unwrap();
+        fs::create_dir(self.path("model")).unwrap();
+        prior.save(&self.path("model")).unwrap();
     }
 
     fn nabla(&self, line: &str) -> Output {
@@ -75,7 +91,10 @@ impl Desk {
         assert_eq!(output.status.code(), Some(2), "{line}: {error}");
         assert_eq!(error.trim_end().lines().count(), 1, "{line}: {error}");
         assert!(error.starts_with("nabla: "), "{line}: {error}");
-        assert!(error.contains(told), "{line}: {error:?} should contain {told:?}");
+        assert!(
+            error.contains(told),
+            "{line}: {error:?} should contain {told:?}"
+        );
         assert!(output.stdout.is_empty(), "{line}");
         assert_eq!(files(self.folder.path()), before, "{line}");
     }
@@ -102,12 +121,21 @@ fn a_wrong_command_line_gets_one_sentence() {
     let desk = Desk::new();
     desk.refused("paint", "'paint'");
     desk.refused("evaluate pano.png", "<REF>");
-    desk.refused("upscale pano.png -o out.png --scale 3", "[possible values: 2, 4]");
+    desk.refused(
+        "upscale pano.png -o out.png --scale 3",
+        "[possible values: 2, 4]",
+    );
     desk.refused("upscale pano.png -o out.png --steps 0", "--steps");
     desk.refused("upscale pano.png -o out.png --steps many", "--steps");
-    desk.refused("upscale pano.png -o out.png --device abacus", "cpu, cuda, wgpu");
+    desk.refused(
+        "upscale pano.png -o out.png --device abacus",
+        "cpu, cuda, wgpu",
+    );
     desk.refused("upscale pano.png", "nabla upscale IN -o OUT");
-    desk.refused("project pano.png -o out.png --to globe", "tangent, cubemap, erp");
+    desk.refused(
+        "project pano.png -o out.png --to globe",
+        "tangent, cubemap, erp",
+    );
     desk.refused("claims run no-such-claim", "no-such-claim");
     desk.refused("claims run adamp", "planned");
 }
@@ -116,7 +144,16 @@ fn a_wrong_command_line_gets_one_sentence() {
 fn help_and_version_are_no_errors() {
     let desk = Desk::new();
     assert!(desk.done("--version").starts_with("nabla "));
-    for job in ["", "upscale", "evaluate", "project", "claims", "claims run", "list", "doctor"] {
+    for job in [
+        "",
+        "upscale",
+        "evaluate",
+        "project",
+        "claims",
+        "claims run",
+        "list",
+        "doctor",
+    ] {
         let help = desk.done(&format!("{job} --help"));
         assert!(help.contains("Usage:"), "{job}");
     }
@@ -171,7 +208,12 @@ fn huge_png() -> Vec<u8> {
         }
     }
     header.extend((!crc).to_be_bytes());
-    [&b"\x89PNG\r\n\x1a\n\0\0\0\r"[..], &header, b"\0\0\0\0IDAT\x35\xaf\x06\x1e"].concat()
+    [
+        &b"\x89PNG\r\n\x1a\n\0\0\0\r"[..],
+        &header,
+        b"\0\0\0\0IDAT\x35\xaf\x06\x1e",
+    ]
+    .concat()
 }
 
 #[test]
@@ -187,14 +229,23 @@ fn wrong_outputs_are_refused_before_the_work() {
     desk.refused("upscale pano.png -o ./pano.png", "is the input");
     desk.refused("upscale pano.png -o .", "is the input");
     desk.refused("upscale . -o .", "is the input");
-    desk.refused("upscale . -o pano.png", "the output of a folder is a folder");
+    desk.refused(
+        "upscale . -o pano.png",
+        "the output of a folder is a folder",
+    );
     desk.refused("upscale glass.png -o out.jpg", "alpha");
     desk.refused("upscale -o no/where/out.png", "does not exist");
     desk.refused("project pano.png -o pano.png --to cubemap", "is the input");
     desk.refused("project pano.png -o . --to tangent", "not empty");
-    desk.refused("project glass.png -o glass.png --to tangent", "is the input");
+    desk.refused(
+        "project glass.png -o glass.png --to tangent",
+        "is the input",
+    );
     desk.refused("project pano.png -o glass.png --to tangent", "it is a file");
-    desk.refused("project pano.png -o out --to cubemap --layout dice", "--layout");
+    desk.refused(
+        "project pano.png -o out --to cubemap --layout dice",
+        "--layout",
+    );
     desk.refused("project pano.png -o out --to tangent --fov 20", "plane");
     desk.refused("claims report --markdown no/where.md", "no/where.md");
 }
@@ -216,22 +267,34 @@ fn a_folder_that_cannot_be_written_is_told() {
 #[test]
 fn unknown_and_wrong_models_are_told() {
     let desk = Desk::new();
-    desk.refused("upscale pano.png -o out.png --model nowhere", "no model folder nowhere");
+    desk.refused(
+        "upscale pano.png -o out.png --model nowhere",
+        "no model folder nowhere",
+    );
     fs::create_dir(desk.path("model")).unwrap();
     desk.refused("upscale pano.png -o out.png --model model", "holds no");
     fs::write(desk.path("model/prior.json"), "{").unwrap();
     fs::write(desk.path("model/model.safetensors"), "no weights").unwrap();
     desk.refused("upscale pano.png -o out.png --model model", "prior.json");
-    // The configuration of the embedded model, without its weights.
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/prior/prior.json");
-    fs::copy(config, desk.path("model/prior.json")).unwrap();
-    desk.refused("upscale pano.png -o out.png --model model", "model.safetensors");
+    fs::remove_dir_all(desk.path("model")).unwrap();
+    desk.put_model();
+    let config = fs::read_to_string(desk.path("model/prior.json")).unwrap();
+    let other = config.replace("\"base_channels\": 8", "\"base_channels\": 16");
+    assert_ne!(config, other);
+    fs::write(desk.path("model/prior.json"), other).unwrap();
+    desk.refused(
+        "upscale pano.png -o out.png --model model",
+        "model.safetensors",
+    );
 }
 
 #[test]
 fn devices_that_are_not_built_in_are_told() {
     let desk = Desk::new();
-    for (device, built_in) in [("cuda", cfg!(feature = "cuda")), ("wgpu", cfg!(feature = "wgpu"))] {
+    for (device, built_in) in [
+        ("cuda", cfg!(feature = "cuda")),
+        ("wgpu", cfg!(feature = "wgpu")),
+    ] {
         if !built_in {
             let line = format!("upscale pano.png -o out.png --device {device}");
             desk.refused(&line, &format!("--features {device}"));
@@ -245,7 +308,12 @@ fn lists_and_checks_are_told_to_people_and_programs() {
     assert!(desk.done("list").contains("omnissr"));
     let listed = desk.json("list --json");
     assert_eq!(listed.as_array().unwrap().len(), 56);
-    let omnissr = listed.as_array().unwrap().iter().find(|m| m["slug"] == "omnissr").unwrap();
+    let omnissr = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|m| m["slug"] == "omnissr")
+        .unwrap();
     assert_eq!(omnissr["paper"]["arxiv"], "2404.10312");
     assert!(omnissr["state"].is_string() && omnissr["claim"].is_null());
     desk.done("claims list");
@@ -256,7 +324,10 @@ fn lists_and_checks_are_told_to_people_and_programs() {
     assert_eq!(doctor["nabla"], env!("CARGO_PKG_VERSION"));
     assert!(doctor["threads"].as_u64().unwrap() > 0);
     let cpu = &doctor["devices"][0];
-    assert_eq!((&cpu["device"], &cpu["state"]), (&"cpu".into(), &"works".into()));
+    assert_eq!(
+        (&cpu["device"], &cpu["state"]),
+        (&"cpu".into(), &"works".into())
+    );
     assert!(cpu["check"]["matmul_gflops"].as_f64().unwrap() > 0.0);
 }
 
@@ -289,7 +360,10 @@ fn equal_pictures_have_no_error_and_others_have() {
     assert_eq!(equal["ws_psnr"], Value::Null);
     assert_eq!(equal["ws_ssim"], 1.0);
     let differ = desk.json("evaluate a.png b.tif --json");
-    assert!((differ["psnr"].as_f64().unwrap() - 20.0).abs() < 0.5, "{differ}");
+    assert!(
+        (differ["psnr"].as_f64().unwrap() - 20.0).abs() < 0.5,
+        "{differ}"
+    );
 }
 
 /// What comes back from planes and faces is the panorama, within what resampling loses.
@@ -303,8 +377,14 @@ fn projections_come_back() {
     assert_eq!(made["files"].as_array().unwrap().len(), 18);
     desk.done("project a.png -o faces --to cubemap");
     assert_eq!(desk.get("faces/front.png").size(), [32, 32]);
-    for (layout, size) in [("strip", [192, 32]), ("dice", [96, 64]), ("cross", [128, 96])] {
-        desk.done(&format!("project a.png -o {layout}.png --to cubemap --layout {layout}"));
+    for (layout, size) in [
+        ("strip", [192, 32]),
+        ("dice", [96, 64]),
+        ("cross", [128, 96]),
+    ] {
+        desk.done(&format!(
+            "project a.png -o {layout}.png --to cubemap --layout {layout}"
+        ));
         assert_eq!(desk.get(&format!("{layout}.png")).size(), size);
     }
     for input in ["planes", "faces", "strip.png", "dice.png", "cross.png"] {
@@ -313,7 +393,10 @@ fn projections_come_back() {
         assert_eq!(back.size(), [128, 64], "{input}");
         assert_eq!(back.bit_depth, BitDepth::Sixteen, "{input}");
         assert!(back.alpha.is_some(), "{input}");
-        assert_eq!(back.metadata.photosphere().unwrap(), Some(PhotoSphere::full(128, 64)));
+        assert_eq!(
+            back.metadata.photosphere().unwrap(),
+            Some(PhotoSphere::full(128, 64))
+        );
         let errors = back.raster.data().iter().zip(picture.raster.data());
         let worst = errors.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 0.03, "{input}: {worst}");
@@ -331,9 +414,18 @@ fn a_damaged_folder_of_planes_is_told() {
     desk.refused("project planes -o out.png --to erp", "plane_07.png");
     for (wrong, told) in [
         ("{".to_owned(), "tangent.json"),
-        (description.replace("plane_07.png", "../pano.png"), "not the name of a file"),
-        (description.replace("\"fov\": 75.0", "\"fov\": 1e9"), "field of view"),
-        (description.replacen("\"plane_07.png\",", "", 1), "names 17 planes"),
+        (
+            description.replace("plane_07.png", "../pano.png"),
+            "not the name of a file",
+        ),
+        (
+            description.replace("\"fov\": 75.0", "\"fov\": 1e9"),
+            "field of view",
+        ),
+        (
+            description.replacen("\"plane_07.png\",", "", 1),
+            "names 17 planes",
+        ),
     ] {
         fs::write(desk.path("planes/tangent.json"), wrong).unwrap();
         desk.refused("project planes -o out.png --to erp", told);
@@ -343,6 +435,7 @@ fn a_damaged_folder_of_planes_is_told() {
 #[test]
 fn a_panorama_is_upscaled_with_all_that_belongs_to_it() {
     let desk = Desk::new();
+    desk.put_model();
     let mut picture = panorama(16, BitDepth::Sixteen);
     picture.alpha = Some(Raster::from_fn(1, 16, 32, |_, y, _| f32::from(y as u8 / 8)));
     let sphere = |w| PhotoSphere {
@@ -355,54 +448,73 @@ fn a_panorama_is_upscaled_with_all_that_belongs_to_it() {
         ..Metadata::default()
     };
     desk.put("a.png", &picture);
-    let told = desk.json("upscale a.png -o b.tif --scale 2 --steps 1 --json");
+    let told = desk.json("upscale a.png -o b.tif --scale 2 --steps 1 --model model --json");
     assert_eq!((&told["width"], &told["height"]), (&64.into(), &32.into()));
     let large = desk.get("b.tif");
-    assert_eq!((large.size(), large.bit_depth), ([64, 32], BitDepth::Sixteen));
+    assert_eq!(
+        (large.size(), large.bit_depth),
+        ([64, 32], BitDepth::Sixteen)
+    );
     assert_eq!(large.metadata.icc.as_deref(), Some(&b"a profile"[..]));
     assert_eq!(large.metadata.photosphere().unwrap(), Some(sphere(64)));
     let alpha = large.alpha.unwrap();
     assert!(alpha.get(0, 0, 0) < 0.01 && alpha.get(0, 31, 63) > 0.99);
     // The same seed gives the same file, another one another.
-    desk.done("upscale a.png -o c.tif --scale 2 --steps 1");
-    desk.done("upscale a.png -o d.tif --scale 2 --steps 1 --tile 16");
-    assert_eq!(fs::read(desk.path("b.tif")).unwrap(), fs::read(desk.path("c.tif")).unwrap());
+    desk.done("upscale a.png -o c.tif --scale 2 --steps 1 --model model");
+    desk.done("upscale a.png -o d.tif --scale 2 --steps 1 --model model --tile 16");
+    assert_eq!(
+        fs::read(desk.path("b.tif")).unwrap(),
+        fs::read(desk.path("c.tif")).unwrap()
+    );
     let (a, b) = (desk.get("b.tif").raster, desk.get("d.tif").raster);
-    let worst = a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let worst = a
+        .data()
+        .iter()
+        .zip(b.data())
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
     assert!(worst < 1e-3, "tiles must not show: {worst}");
 }
 
 #[test]
 fn grey_stays_grey_and_a_panorama_is_declared_one() {
     let desk = Desk::new();
+    desk.put_model();
     let grey = Picture::new(
         Raster::from_fn(1, 16, 32, |_, y, x| (x + y) as f32 / 64.0),
         BitDepth::Eight,
     );
     desk.put("grey.png", &grey);
-    desk.done("upscale grey.png -o out.png --scale 2 --steps 1");
+    desk.done("upscale grey.png -o out.png --scale 2 --steps 1 --model model");
     let large = desk.get("out.png");
     assert_eq!(large.raster.shape(), [1, 32, 64]);
-    assert_eq!(large.metadata.photosphere().unwrap(), Some(PhotoSphere::full(64, 32)));
+    assert_eq!(
+        large.metadata.photosphere().unwrap(),
+        Some(PhotoSphere::full(64, 32))
+    );
 }
 
 #[test]
 fn a_folder_is_upscaled_as_far_as_it_can_be() {
     let desk = Desk::new();
+    desk.put_model();
     fs::create_dir(desk.path("in")).unwrap();
     for name in ["in/a.jpg", "in/b.webp"] {
         desk.put(name, &panorama(16, BitDepth::Eight));
     }
-    desk.done("upscale in -o out --scale 2 --steps 1");
+    desk.done("upscale in -o out --scale 2 --steps 1 --model model");
     for name in ["out/a.jpg", "out/b.webp"] {
         assert_eq!(desk.get(name).size(), [64, 32]);
     }
     fs::write(desk.path("in/c.png"), "broken").unwrap();
     fs::write(desk.path("in/notes.txt"), "not looked at").unwrap();
-    let output = desk.nabla("upscale in -o out --scale 2 --steps 1 --json");
+    let output = desk.nabla("upscale in -o out --scale 2 --steps 1 --model model --json");
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("c.png is not an image") && error.contains("1 of 3"), "{error}");
+    assert!(
+        error.contains("c.png is not an image") && error.contains("1 of 3"),
+        "{error}"
+    );
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(told["done"].as_array().unwrap().len(), 2);
     assert_eq!(told["failed"].as_array().unwrap().len(), 1);
@@ -414,12 +526,22 @@ fn a_folder_is_upscaled_as_far_as_it_can_be() {
 fn an_interrupt_leaves_no_file() {
     use std::time::Duration;
     let desk = Desk::new();
+    desk.put_model();
     desk.put("large.png", &panorama(256, BitDepth::Eight));
     let before = files(desk.folder.path());
     let mut child = Command::new(env!("CARGO_BIN_EXE_nabla"))
-        .args(["upscale", "large.png", "-o", "out.png", "--steps", "5"])
+        .args([
+            "upscale",
+            "large.png",
+            "-o",
+            "out.png",
+            "--model",
+            "model",
+            "--steps",
+            "100",
+        ])
         .current_dir(desk.folder.path())
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     std::thread::sleep(Duration::from_millis(1500));
@@ -427,7 +549,10 @@ fn an_interrupt_leaves_no_file() {
         .args(["-s", "INT", &child.id().to_string()])
         .status()
         .unwrap();
-    assert!(told.success(), "the job had ended before it was interrupted");
+    assert!(
+        told.success(),
+        "the job had ended before it was interrupted"
+    );
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130));
     assert_eq!(files(desk.folder.path()), before);

@@ -120,7 +120,13 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
         return print_json(&listed);
     }
     let mut text = String::new();
-    for Listed { slug, claim, criterion, verdict } in &listed {
+    for Listed {
+        slug,
+        claim,
+        criterion,
+        verdict,
+    } in &listed
+    {
         let verdict = verdict.map_or("not measured", Verdict::words);
         text.push_str(&format!(
             "{slug}: {verdict}\n  claim:     {claim}\n  criterion: {criterion}\n"
@@ -197,7 +203,11 @@ fn text(result: &ClaimResult, path: Option<&Path>) -> String {
         result.device
     );
     for check in &result.checks {
-        let mark = if check.holds { "holds" } else { "does not hold" };
+        let mark = if check.holds {
+            "holds"
+        } else {
+            "does not hold"
+        };
         text.push_str(&format!("  {mark}: {} ({})\n", check.text, check.detail));
     }
     for note in &result.notes {
@@ -234,10 +244,11 @@ fn report(arguments: &ReportArguments) -> Result<(), Failure> {
         let document = insert_method_table(&document, &folder)?;
         write_atomically(path, |out| {
             use std::io::Write;
-            out.write_all(document.as_bytes()).map_err(|source| OutputError::Io {
-                path: path.clone(),
-                source,
-            })
+            out.write_all(document.as_bytes())
+                .map_err(|source| OutputError::Io {
+                    path: path.clone(),
+                    source,
+                })
         })?;
         text.push_str(&format!("table of methods in {}\n", path.display()));
     }

@@ -54,7 +54,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         processor: describe_device(&cpu),
         threads: thread::available_parallelism().map_or(1, NonZero::get),
-        features: DeviceChoice::ALL.into_iter().filter(|d| d.is_built_in()).collect(),
+        features: DeviceChoice::ALL
+            .into_iter()
+            .filter(|d| d.is_built_in())
+            .collect(),
         devices: DeviceChoice::ALL.into_iter().map(look_at).collect(),
     };
     if arguments.json {
@@ -62,8 +65,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         print(&text(&report))?;
     }
-    match report.devices.iter().find(|d| d.device == DeviceChoice::Cpu) {
-        Some(DeviceReport { state: "fails", reason, .. }) => Err(Failure::run(format!(
+    match report
+        .devices
+        .iter()
+        .find(|d| d.device == DeviceChoice::Cpu)
+    {
+        Some(DeviceReport {
+            state: "fails",
+            reason,
+            ..
+        }) => Err(Failure::run(format!(
             "the processor computes wrongly: {}",
             reason.as_deref().unwrap_or("no reason")
         ))),
@@ -80,7 +91,10 @@ fn look_at(device: DeviceChoice) -> DeviceReport {
         reason: Some(reason),
     };
     if !device.is_built_in() {
-        return failed("not built in", format!("build nabla with '--features {device}'"));
+        return failed(
+            "not built in",
+            format!("build nabla with '--features {device}'"),
+        );
     }
     let opened = match device.open() {
         Ok(opened) => opened,

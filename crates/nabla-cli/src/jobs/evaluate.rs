@@ -48,17 +48,41 @@ fn text(evaluation: &Evaluation) -> String {
     [
         row("PSNR", decibel(evaluation.psnr), "dB, higher is better"),
         row("SSIM", index(evaluation.ssim), "of 1, higher is better"),
-        row("WS-PSNR", decibel(evaluation.ws_psnr), "dB, each pixel weighted by its area"),
-        row("WS-SSIM", index(evaluation.ws_ssim), "of 1, each pixel weighted by its area"),
-        row("seam error", index(evaluation.seam_error), "break at the 180-degree meridian, 0 is none"),
-        row("pole error", index(evaluation.pole_error), "around both poles, lower is better"),
+        row(
+            "WS-PSNR",
+            decibel(evaluation.ws_psnr),
+            "dB, each pixel weighted by its area",
+        ),
+        row(
+            "WS-SSIM",
+            index(evaluation.ws_ssim),
+            "of 1, each pixel weighted by its area",
+        ),
+        row(
+            "seam error",
+            index(evaluation.seam_error),
+            "break at the 180-degree meridian, 0 is none",
+        ),
+        row(
+            "pole error",
+            index(evaluation.pole_error),
+            "around both poles, lower is better",
+        ),
     ]
     .concat()
 }
 
 /// The measures of several pictures against one reference, a line each.
 pub fn comparison(rows: &[(&str, &Evaluation)]) -> String {
-    let head = ["", "WS-PSNR", "WS-SSIM", "PSNR", "SSIM", "seam error", "pole error"];
+    let head = [
+        "",
+        "WS-PSNR",
+        "WS-SSIM",
+        "PSNR",
+        "SSIM",
+        "seam error",
+        "pole error",
+    ];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for (name, e) in rows {
         lines.push(vec![

@@ -63,5 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let done = METHODS.iter().filter(|m| m.state == State::Done).count();
     let table = method_table_text(&folder);
-    print(&format!("{table}\n{done} of {} methods are done.\n", METHODS.len()))
+    print(&format!(
+        "{table}\n{done} of {} methods are done.\n",
+        METHODS.len()
+    ))
 }

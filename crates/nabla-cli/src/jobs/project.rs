@@ -181,19 +181,26 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             0 | 1 => String::new(),
             n => format!("{n} files of "),
         };
-        print(&format!("{}: {count}{width} x {height} pixels\n", made.output.display()))
+        print(&format!(
+            "{}: {count}{width} x {height} pixels\n",
+            made.output.display()
+        ))
     }
 }
 
 fn to_tangent(arguments: &Arguments) -> Result<Made, Failure> {
     let (picture, erp) = read_panorama(&arguments.input, &ReadOptions::default())?;
-    let size = arguments.size.map_or(erp.height().div_ceil(2), |s| s as usize);
+    let size = arguments
+        .size
+        .map_or(erp.height().div_ceil(2), |s| s as usize);
     let grid = grid(arguments)?;
     let interpolation = arguments.interpolation.into();
     let projection = projection(grid.clone(), erp, size, interpolation)?;
     let folder = OutputFolder::check(&arguments.output)?;
     let planes = projection.to_tangent(&join_alpha(&picture))?;
-    let names: Vec<String> = (0..planes.len()).map(|i| format!("plane_{i:02}.png")).collect();
+    let names: Vec<String> = (0..planes.len())
+        .map(|i| format!("plane_{i:02}.png"))
+        .collect();
     let pixels = [size as u32; 2];
     let metadata = planar_metadata(&picture.metadata, picture.size(), pixels);
     let files = names.iter().cloned().zip(planes);
@@ -217,9 +224,7 @@ fn to_tangent(arguments: &Arguments) -> Result<Made, Failure> {
 fn grid(arguments: &Arguments) -> Result<TangentGrid, Failure> {
     let fov = arguments.fov;
     Ok(match arguments.planes {
-        Planes::Octadecaplex => {
-            TangentGrid::new(TangentGrid::octadecaplex().rows().to_vec(), fov)?
-        }
+        Planes::Octadecaplex => TangentGrid::new(TangentGrid::octadecaplex().rows().to_vec(), fov)?,
         Planes::ThreeRows => TangentGrid::three_rows(fov)?,
         Planes::FiveRows => TangentGrid::five_rows(fov)?,
         Planes::SixRows => TangentGrid::six_rows(fov)?,
@@ -242,7 +247,9 @@ fn projection(
 
 fn to_cubemap(arguments: &Arguments) -> Result<Made, Failure> {
     let (picture, erp) = read_panorama(&arguments.input, &ReadOptions::default())?;
-    let size = arguments.size.map_or(erp.height().div_ceil(2), |s| s as usize);
+    let size = arguments
+        .size
+        .map_or(erp.height().div_ceil(2), |s| s as usize);
     let projection = CubemapProjection::new(erp, size, arguments.interpolation.into())?;
     if !is_writable_image(&arguments.output) {
         if arguments.layout.is_some() {
@@ -300,7 +307,9 @@ fn to_erp(arguments: &Arguments) -> Result<Made, Failure> {
     };
     let size = [joined.width() as u32, joined.height() as u32];
     let metadata = planar_metadata(&like.metadata, like.size(), size);
-    let metadata = panorama_metadata(&metadata, size, size, &mut |note| eprintln!("nabla: {note}"));
+    let metadata = panorama_metadata(&metadata, size, size, &mut |note| {
+        eprintln!("nabla: {note}")
+    });
     split_alpha(joined, &like, metadata).write(&arguments.output, &options)?;
     Ok(Made {
         output: arguments.output.clone(),
@@ -323,7 +332,10 @@ fn tangent_to_erp(
 ) -> Result<(Raster, Picture), Failure> {
     let path = arguments.input.join(TANGENT_FILE);
     let wrong = |reason: String| {
-        Failure::input(format!("{} does not describe tangent planes: {reason}", path.display()))
+        Failure::input(format!(
+            "{} does not describe tangent planes: {reason}",
+            path.display()
+        ))
     };
     let text = fs::read_to_string(&path).map_err(|e| wrong(e.to_string()))?;
     let file: TangentFile = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
@@ -336,7 +348,9 @@ fn tangent_to_erp(
     let erp = Erp::new(height, height.saturating_mul(2)).map_err(|e| wrong(e.to_string()))?;
     if file.planes.len() != grid.len() {
         let (named, needed) = (file.planes.len(), grid.len());
-        return Err(wrong(format!("it names {named} planes, but its rows have {needed}")));
+        return Err(wrong(format!(
+            "it names {named} planes, but its rows have {needed}"
+        )));
     }
     let (planes, like) = read_alike(file.planes.iter().map(|name| arguments.input.join(name)))?;
     check_output(arguments, &like, erp)?;
@@ -373,13 +387,14 @@ fn read_cube(arguments: &Arguments) -> Result<(Cubemap, Picture), Failure> {
             )));
         }
     };
-    Ok((Cubemap::from_layout(&join_alpha(&picture), layout.into())?, picture))
+    Ok((
+        Cubemap::from_layout(&join_alpha(&picture), layout.into())?,
+        picture,
+    ))
 }
 
 /// Reads pictures that must have one shape; the first of them stands for all.
-fn read_alike(
-    paths: impl Iterator<Item = PathBuf>,
-) -> Result<(Vec<Raster>, Picture), Failure> {
+fn read_alike(paths: impl Iterator<Item = PathBuf>) -> Result<(Vec<Raster>, Picture), Failure> {
     let mut rasters: Vec<Raster> = Vec::new();
     let mut first: Option<(Picture, PathBuf)> = None;
     for path in paths {
@@ -414,7 +429,10 @@ impl<'a> OutputFolder<'a> {
     /// Tells, before the work, whether the folder can be filled: it is absent or empty.
     fn check(path: &'a Path) -> Result<Self, Failure> {
         let told = |reason: &str| {
-            Err(Failure::input(format!("cannot write to the folder {}: {reason}", path.display())))
+            Err(Failure::input(format!(
+                "cannot write to the folder {}: {reason}",
+                path.display()
+            )))
         };
         match fs::read_dir(path) {
             Ok(mut entries) => {
@@ -422,12 +440,18 @@ impl<'a> OutputFolder<'a> {
                     return told("it is not empty");
                 }
                 check_writable(&path.join("picture.png"))?;
-                Ok(Self { path, existed: true })
+                Ok(Self {
+                    path,
+                    existed: true,
+                })
             }
             Err(_) if path.exists() => told("it is a file"),
             Err(_) => {
                 check_writable(path)?;
-                Ok(Self { path, existed: false })
+                Ok(Self {
+                    path,
+                    existed: false,
+                })
             }
         }
     }

@@ -197,7 +197,8 @@ impl<'a> Engine<'a> {
             tile: self.arguments.tile as usize,
             ..OmniSsrConfig::new(self.arguments.scale.factor())
         };
-        let omnissr: OmniSsr<_> = config.init(&self.prior, Erp::of(low).map_err(Failure::input)?)?;
+        let omnissr: OmniSsr<_> =
+            config.init(&self.prior, Erp::of(low).map_err(Failure::input)?)?;
         let total = omnissr.steps() * omnissr.projection().planes().len();
         self.progress.begin(name, total as u64);
         let mut done = 0;
@@ -237,9 +238,8 @@ impl Job {
         };
         let (picture, erp) = read_panorama(input, &options)?;
         let height = erp.height() * arguments.scale.factor();
-        let large = Erp::new(height, 2 * height).map_err(|e| {
-            Failure::input(format!("{} cannot be upscaled: {e}", input.display()))
-        })?;
+        let large = Erp::new(height, 2 * height)
+            .map_err(|e| Failure::input(format!("{} cannot be upscaled: {e}", input.display())))?;
         let size = [large.width() as u32, large.height() as u32];
         picture.check(output, size, &WriteOptions::default())?;
         check_writable(output)?;
@@ -258,7 +258,9 @@ impl Job {
         let (from, depth) = (self.picture.size(), self.picture.bit_depth);
         let mut result = Picture::new(Raster::zeros(0, 0, 0), depth);
         result.metadata = panorama_metadata(&self.picture.metadata, from, self.size, &mut |note| {
-            engine.progress.note(&format!("{}: {note}", self.input.display()));
+            engine
+                .progress
+                .note(&format!("{}: {note}", self.input.display()));
         });
         if let Some(alpha) = self.picture.alpha.take() {
             let alpha = resize_erp(&alpha, self.size[1] as usize, Interpolation::BICUBIC)?;
@@ -268,7 +270,11 @@ impl Job {
         let low = self.picture.into_rgb().raster;
         let (large, steps, inconsistency) = engine.upscale(&name, &low)?;
         drop(low);
-        result.raster = if grey { mean_of_channels(&large) } else { large };
+        result.raster = if grey {
+            mean_of_channels(&large)
+        } else {
+            large
+        };
         result.write(&self.output, &WriteOptions::default())?;
         Ok(Upscaled {
             input: Some(self.input),
@@ -403,7 +409,8 @@ fn sample(arguments: &Arguments) -> Result<(), Failure> {
             to_8_bit(operator.apply(&truth.raster).map_err(Failure::input)?)
         }
     };
-    let (bicubic_output, reference_output) = (beside(&output, "bicubic"), beside(&output, "reference"));
+    let (bicubic_output, reference_output) =
+        (beside(&output, "bicubic"), beside(&output, "reference"));
     let options = WriteOptions::default();
     for path in [&output, &bicubic_output, &reference_output] {
         truth.check(path, truth.size(), &options)?;
@@ -413,9 +420,8 @@ fn sample(arguments: &Arguments) -> Result<(), Failure> {
     let begun = Instant::now();
     let (large, steps, inconsistency) = engine.upscale("sample panorama", &low)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let enlarged = |interpolation| {
-        resize_erp(&low, truth.raster.height(), interpolation).map(to_8_bit)
-    };
+    let enlarged =
+        |interpolation| resize_erp(&low, truth.raster.height(), interpolation).map(to_8_bit);
     let large = to_8_bit(large);
     let bicubic = enlarged(Interpolation::BICUBIC)?;
     let lanczos = enlarged(Interpolation::Lanczos3)?;
