@@ -357,8 +357,7 @@ pub struct CubemapProjection {
     interpolation: Interpolation,
     /// Faces on the horizon, up, down.
     tables: [LookTable; 3],
-    /// `[width]`: sine and cosine of the longitude of each column.
-    turns: Vec<[f64; 2]>,
+    columns: Vec<Column>,
 }
 
 impl CubemapProjection {
@@ -381,8 +380,8 @@ impl CubemapProjection {
             interpolation,
             tables: [0.0, FRAC_PI_2, -FRAC_PI_2]
                 .map(|latitude| LookTable::new(lattice, latitude, 1.0, size)),
-            turns: (0..erp.width())
-                .map(|column| erp.longitude(column as f64).sin_cos().into())
+            columns: (0..erp.width())
+                .map(|column| Column::new(erp.longitude(column as f64)))
                 .collect(),
         })
     }
@@ -466,17 +465,52 @@ impl CubemapProjection {
             columns.clear();
             positions.clear();
         }
-        let (y, cos_lat) = self.erp.latitude(row as f64).sin_cos();
+        let (sin_lat, cos_lat) = self.erp.latitude(row as f64).sin_cos();
+        let (tan, cot) = (sin_lat / cos_lat, cos_lat / sin_lat);
         let half = self.size as f64 / 2.0;
-        let scale = f64::from(ONE);
-        for (column, &[sin, cos]) in self.turns.iter().enumerate() {
-            let (face, u, v) = CubeFace::of([cos_lat * sin, y, cos_lat * cos]);
+        // A number that is not negative is rounded by adding a half and cutting off the rest.
+        let to_fixed = |x: f64| ((half + half * x + 0.5) * f64::from(ONE) + 0.5) as i32 - ONE;
+        for (column, c) in self.columns.iter().enumerate() {
+            // `CubeFace::of` by products: the direction is (cos φ sin λ, sin φ, cos φ cos λ), and
+            // the side face of this longitude sees it at v = tan φ / cos(λ − λ₀).
+            let v = tan * c.sec;
+            let (face, u, v) = if v.abs() <= 1.0 {
+                (c.side, c.tan, v)
+            } else if tan > 0.0 {
+                (CubeFace::Up, cot * c.sin, -cot * c.cos)
+            } else {
+                (CubeFace::Down, -cot * c.sin, -cot * c.cos)
+            };
             let (columns, positions) = &mut sightings[face as usize];
             columns.push(column as u32);
-            positions.push([
-                ((half * (1.0 + u) - 0.5) * scale).round_ties_even() as i32,
-                ((half * (1.0 - v) - 0.5) * scale).round_ties_even() as i32,
-            ]);
+            positions.push([to_fixed(u), to_fixed(-v)]);
+        }
+    }
+}
+
+/// What all pixels of a column of the panorama have in common.
+#[derive(Clone, Copy, Debug)]
+struct Column {
+    /// The face on the horizon.
+    side: CubeFace,
+    /// Tangent and secant of the longitude from the centre of that face.
+    tan: f64,
+    sec: f64,
+    /// Sine and cosine of the longitude.
+    sin: f64,
+    cos: f64,
+}
+
+impl Column {
+    fn new(longitude: f64) -> Self {
+        let (sin, cos) = longitude.sin_cos();
+        let (side, tan, _) = CubeFace::of([sin, 0.0, cos]);
+        Self {
+            side,
+            tan,
+            sec: 1.0 / sin.abs().max(cos.abs()),
+            sin,
+            cos,
         }
     }
 }
@@ -661,6 +695,33 @@ mod tests {
             seams < 2.0 * middle,
             "{seams} at the seams, {middle} inside"
         );
+    }
+
+    #[test]
+    fn pixels_are_looked_up_where_their_direction_is() {
+        let erp = Erp::new(30, 60).unwrap();
+        let way = CubemapProjection::new(erp, 16, Interpolation::BICUBIC).unwrap();
+        let mut sightings = [const { (Vec::new(), Vec::new()) }; 6];
+        for row in 0..30 {
+            way.look_up(row, &mut sightings);
+            let mut seen = 0;
+            for (face, (columns, positions)) in CubeFace::ALL.into_iter().zip(&sightings) {
+                seen += columns.len();
+                for (&column, position) in columns.iter().zip(positions) {
+                    let at = (erp.longitude(f64::from(column)), erp.latitude(row as f64));
+                    let (owner, u, v) = CubeFace::of(direction(at.0, at.1));
+                    // On an edge either face will do.
+                    if u.abs().max(v.abs()) < 1.0 - 1e-9 {
+                        assert_eq!(owner, face);
+                        for (p, x) in position.iter().zip([u, -v]) {
+                            let exact = (8.0 + 8.0 * x - 0.5) * f64::from(ONE);
+                            assert!((f64::from(*p) - exact).abs() < 0.51);
+                        }
+                    }
+                }
+            }
+            assert_eq!(seen, 60);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 Started by it with one argument, a folder with `erp.f32` ([height, width, 3], little-endian f32)
 and `sizes.json`. Reads commands, one a line, from standard input and answers each with one line:
 
-    run NAME    one run; answers its milliseconds
+    run NAME    one run; answers its milliseconds by the clock and of the processors
     save NAME   writes NAME's last panorama to NAME.f32; answers "ok", or "none" if it has none
     quit
 
@@ -207,9 +207,10 @@ for line in sys.stdin:
             # Maps are made before the clock starts, and caches filled.
             runs[name] = makers[name]()
             runs[name]()
-        start = time.perf_counter()
+        start, work = time.perf_counter(), time.process_time()
         last[name] = runs[name]()
-        print(1000 * (time.perf_counter() - start), flush=True)
+        wall, work = time.perf_counter() - start, time.process_time() - work
+        print(1000 * wall, 1000 * work, flush=True)
     elif command == "save":
         out = last.get(name)
         if out is None:
