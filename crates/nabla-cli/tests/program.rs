@@ -17,11 +17,16 @@ struct Desk {
     folder: TempDir,
 }
 
+/// Smooth on the sphere: what depends on the longitude vanishes at the poles.
 fn panorama(height: usize, depth: BitDepth) -> Picture {
-    let wave = |i: usize, n: usize| (i as f32 + 0.5) / n as f32 * std::f32::consts::TAU;
+    use std::f32::consts::{PI, TAU};
     Picture::new(
         Raster::from_fn(3, height, 2 * height, |c, y, x| {
-            0.5 + 0.25 * (wave(x, 2 * height) * (c + 1) as f32).sin() + 0.2 * wave(y, height).cos()
+            let longitude = (x as f32 + 0.5) / (2 * height) as f32 * TAU;
+            let from_pole = (y as f32 + 0.5) / height as f32 * PI;
+            let turns = (c + 1) as f32;
+            0.5 + 0.25 * from_pole.sin().powf(turns) * (turns * longitude).sin()
+                + 0.2 * from_pole.cos()
         }),
         depth,
     )
