@@ -121,7 +121,7 @@ impl TangentGrid {
     ///
     /// With the true field of 75 degrees, 2.2 planes see a pixel on average. The published code
     /// takes `h = F/2` instead of `tan(F/2)`, which is a true field of 66.4 degrees and 1.75
-    /// planes; the smallest without a hole is 65.4 (73.6 in its way of counting).
+    /// planes; the smallest without a hole is 65.6 (73.8 in its way of counting).
     pub fn octadecaplex() -> Self {
         Self {
             rows: vec![(-67.5, 3), (-22.5, 6), (22.5, 6), (67.5, 3)],
@@ -129,7 +129,8 @@ impl TangentGrid {
         }
     }
 
-    /// The official grid of three rows: 3, 4 and 3 planes at −60, 0 and 60 degrees.
+    /// The official grid of three rows: 3, 4 and 3 planes at −60, 0 and 60 degrees. It
+    /// needs a field of 90.2 degrees.
     ///
     /// # Errors
     /// If the field of view in degrees leaves a hole or is out of range.
@@ -138,6 +139,7 @@ impl TangentGrid {
     }
 
     /// The official grid of five rows: 3, 6, 8, 6 and 3 planes at ±72.2, ±36.1 and 0 degrees.
+    /// It needs a field of 54.2 degrees.
     ///
     /// # Errors
     /// As [`Self::three_rows`].
@@ -149,7 +151,7 @@ impl TangentGrid {
     }
 
     /// The official grid of six rows: 3, 8, 12, 12, 8 and 3 planes at ±75.2, ±45.93 and ±15.72
-    /// degrees.
+    /// degrees. It needs a field of 42.3 degrees.
     ///
     /// # Errors
     /// As [`Self::three_rows`].
