@@ -200,11 +200,11 @@ fn curve(losses: &[f32]) -> Result<String, Failure> {
     let plot = LinePlot::new(
         "Training of the prior",
         "step",
-        &format!("L1 loss, mean of {window} steps"),
+        format!("L1 loss, mean of {window} steps"),
     )
     .log_y()
     .with_series(Series::new("training loss", points));
-    line_plot(&plot, Theme::Light).map_err(Failure::run)
+    line_plot(&plot, Theme::Standalone).map_err(Failure::run)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
