@@ -1,5 +1,6 @@
-//! One table of the time that a small CNN and the UNet take on every CPU backend built in, and, if
-//! `NABLA_PYTHON` names a Python with PyTorch, on PyTorch with the same networks in the same run.
+//! One table of the time that a small CNN and the prior's UNet take on Burn's CPU backend, and, if
+//! `NABLA_PYTHON` names a Python with PyTorch, on PyTorch with the same networks and threads in the
+//! same run, with the ratio.
 //!
 //! ```text
 //! NABLA_PYTHON=python3 cargo bench -p nabla-diffusion --bench unet_backends
@@ -12,7 +13,8 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{PaddingConfig2d, Relu};
 use burn::tensor::{Device, Distribution, Tensor};
-use nabla_diffusion::unet::{Normalization, UNetConfig};
+use nabla_diffusion::kernels::conv3x3;
+use nabla_diffusion::prior::PriorConfig;
 
 /// Three 3x3 convolutions with ReLU between them.
 #[derive(Module, Debug)]
@@ -30,9 +32,9 @@ impl SmallCnn {
         Self { layers: vec![conv(3, 32), conv(32, 64), conv(64, 32)] }
     }
 
-    fn forward(&self, mut x: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, mut x: Tensor<4>, convolve: impl Fn(&Conv2d, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
         for layer in &self.layers {
-            x = Relu::new().forward(layer.forward(x));
+            x = Relu::new().forward(convolve(layer, x));
         }
         x
     }
@@ -52,17 +54,7 @@ fn seconds(mut call: impl FnMut()) -> f64 {
     times[times.len() / 2]
 }
 
-fn unet_config() -> UNetConfig {
-    UNetConfig::new(3, 3)
-        .with_condition_channels(3)
-        .with_patch(4)
-        .with_base_channels(64)
-        .with_multipliers(vec![1, 2])
-        .with_attention_levels(vec![])
-        .with_middle_attention(false)
-        .with_normalization(Normalization::None)
-}
-
+/// Milliseconds by name of what is measured.
 fn measure(device: Device) -> Vec<(&'static str, f64)> {
     let random = |shape: [usize; 4], device: &Device| {
         Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), device)
@@ -73,47 +65,71 @@ fn measure(device: Device) -> Vec<(&'static str, f64)> {
     let training = device.clone().autodiff();
     let cnn = SmallCnn::new(&training);
     let batch = random([8, 3, 64, 64], &training);
-    let cnn_time = seconds(|| {
-        let loss = cnn.forward(batch.clone()).powi_scalar(2).mean();
-        let grads = loss.backward();
-        finish(cnn.layers[0].weight.val().grad(&grads).unwrap_or_else(|| unreachable!()));
+    let train_cnn = |convolve: &dyn Fn(&Conv2d, Tensor<4>) -> Tensor<4>| {
+        seconds(|| {
+            let loss = cnn.forward(batch.clone(), convolve).powi_scalar(2).mean();
+            let grads = loss.backward();
+            if let Some(gradient) = cnn.layers[0].weight.val().grad(&grads) {
+                finish(gradient);
+            }
+        })
+    };
+    let burns = train_cnn(&|conv, x| conv.forward(x));
+    let ours = train_cnn(&|conv, x| match &conv.bias {
+        Some(bias) => conv3x3(x, conv.weight.val(), bias.val()),
+        None => conv.forward(x),
     });
 
-    let config = unet_config();
+    let config = PriorConfig::new().network;
     let unet = config.init(&device).unwrap_or_else(|e| panic!("{e}"));
-    println!("UNet parameters: {}", unet.num_params());
+    println!("the UNet has {} parameters", unet.num_params());
     let tile = random([1, 3, 256, 256], &device);
-    let step_time = seconds(|| {
+    let step = seconds(|| {
         let t = Tensor::<1>::from_floats([500.0], &device);
         finish(unet.forward(tile.clone(), t, Some(tile.clone()), None).swap_remove(0));
     });
 
     let unet = config.init(&training).unwrap_or_else(|e| panic!("{e}"));
     let batch = random([16, 3, 64, 64], &training);
-    let train_time = seconds(|| {
+    let train = seconds(|| {
         let t = Tensor::<1>::from_floats([500.0; 16], &training);
         let y = unet.forward(batch.clone(), t, Some(batch.clone()), None).swap_remove(0);
         let grads = (y - batch.clone()).abs().mean().backward();
         std::hint::black_box(&grads);
     });
     vec![
-        ("small CNN 8x3x64x64, forward + backward", cnn_time),
-        ("UNet 1x3x256x256, forward", step_time),
-        ("UNet 16x3x64x64, forward + backward", train_time),
+        ("small CNN, Burn's convolutions, 8x3x64x64, forward + backward", burns),
+        ("small CNN, Nabla's convolutions, 8x3x64x64, forward + backward", ours),
+        ("UNet of the prior, 1x3x256x256, forward (one denoising step)", step),
+        ("UNet of the prior, 16x3x64x64, forward + backward", train),
     ]
+    .into_iter()
+    .map(|(name, seconds)| (name, 1e3 * seconds))
+    .collect()
+}
+
+/// PyTorch's milliseconds in the order of [`measure`].
+fn peer() -> Option<Vec<f64>> {
+    let python = std::env::var("NABLA_PYTHON").ok()?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/unet_peer.py");
+    let out = Command::new(python).arg(script).output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let times: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    if times.len() != 3 {
+        eprintln!("PyTorch gave no times: {}", String::from_utf8_lossy(&out.stderr));
+        return None;
+    }
+    Some(vec![times[0], times[0], times[1], times[2]])
 }
 
 fn main() {
     let ours = measure(Device::flex());
-    for (name, s) in &ours {
-        println!("flex  {name}: {:.1} ms", s * 1e3);
-    }
-    if let Ok(python) = std::env::var("NABLA_PYTHON") {
-        let out = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/unet_peer.py"))
-            .output();
-        if let Ok(out) = out {
-            print!("{}", String::from_utf8_lossy(&out.stdout));
+    let peer = peer();
+    println!("{:64} {:>9} {:>9} {:>6}", "", "flex", "PyTorch", "ratio");
+    for (i, (name, ms)) in ours.iter().enumerate() {
+        match &peer {
+            Some(peer) => println!("{name:64} {ms:6.1} ms {:6.1} ms {:6.2}", peer[i], ms / peer[i]),
+            None => println!("{name:64} {ms:6.1} ms"),
         }
     }
 }

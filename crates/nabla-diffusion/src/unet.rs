@@ -293,7 +293,7 @@ impl UNetConfig {
             return Err(UNetConfigError::NoSuchLevel { level, levels });
         }
         // The sinusoidal embedding needs a sine and a cosine.
-        if self.base_channels % 2 != 0 {
+        if !self.base_channels.is_multiple_of(2) {
             return Err(UNetConfigError::Indivisible {
                 level: 0,
                 channels: self.base_channels,
@@ -482,7 +482,7 @@ impl ResidualBlock {
         // A concatenation may have a width that the groups do not divide; the groups of the
         // block's own width, which the configuration guarantees, then serve both.
         let input_normalization = match normalization {
-            Normalization::Group { groups } if input % groups != 0 => {
+            Normalization::Group { groups } if !input.is_multiple_of(*groups) => {
                 Normalization::Group { groups: greatest_common_divisor(input, *groups) }
             }
             other => other.clone(),

@@ -436,7 +436,7 @@ impl OmniSsrConfig {
         let operator = BicubicDown::new(self.scale, high)?;
         let multiple = prior.multiple().max(1);
         let side = self.plane_size.unwrap_or_else(|| height.div_ceil(2).next_multiple_of(multiple));
-        if side % multiple != 0 {
+        if !side.is_multiple_of(multiple) {
             return Err(OmniSsrError::PlaneSide { multiple, side });
         }
         let projection = TangentProjection::new(self.grid.clone(), high, side, self.tangent)?;

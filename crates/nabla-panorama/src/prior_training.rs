@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_data::{DataSetError, PanoramaSet, PhotoSet, Raster, Split};
 use nabla_diffusion::prior::{PriorConfig, PriorError, SuperResolutionPrior};
+use nabla_diffusion::rddm::ResidualNetwork;
 use nabla_diffusion::rddm_sampler::seeded_weights;
 use nabla_diffusion::rddm_trainer::{
     Batch, BatchError, BatchSource, Rate, RddmTrainer, RddmTrainerConfig, RddmTrainingError,
@@ -142,7 +143,7 @@ impl PriorRecipe {
             self.model.init_network(&training_device)
         })?;
         let rddm = self.model.rddm()?;
-        let mut trainer = if RddmTrainer::<nabla_diffusion::rddm::ResidualNetwork>::has_checkpoint(folder) {
+        let mut trainer = if RddmTrainer::<ResidualNetwork>::has_checkpoint(folder) {
             RddmTrainer::resume(self.training, rddm, network, folder)?
         } else {
             RddmTrainer::new(self.training, rddm, network)?
@@ -201,7 +202,7 @@ impl PriorPictures {
     /// out of range.
     pub fn open(assets: &Path, data: PriorData) -> Result<Self, PriorTrainingError> {
         let wrong = |field, value, expected| PriorTrainingError::Recipe { field, value, expected };
-        if data.crop == 0 || data.crop % 8 != 0 {
+        if data.crop == 0 || !data.crop.is_multiple_of(8) {
             return Err(wrong("crop", data.crop as f64, "a positive multiple of 8"));
         }
         for (field, share) in [
