@@ -104,7 +104,9 @@ impl Claim for OmniSsrClaim {
         )?;
         let mut wins = Vec::new();
         for (&scale, group) in scales.iter().zip(&groups) {
-            wins.push(measure(context, &prior, &panoramas, scale, group, &mut table)?);
+            wins.push(measure(
+                context, &prior, &panoramas, scale, group, &mut table,
+            )?);
         }
         let mut checks = Vec::new();
         for group in &groups {
@@ -144,7 +146,11 @@ impl Claim for OmniSsrClaim {
 
 /// Steps of the prior's sampler.
 fn steps(context: &ClaimContext<'_>, prior: &SuperResolutionPrior) -> usize {
-    if context.quick { 2 } else { prior.config().sampling_steps }
+    if context.quick {
+        2
+    } else {
+        prior.config().sampling_steps
+    }
 }
 
 /// The held-out panoramas; in the quick form two of them, small.
@@ -320,7 +326,9 @@ fn restore(
         TensorData::new(values, [1, channels, height, width]),
         prior.device(),
     );
-    let sharp = prior.restore(input, steps, seed).map_err(ClaimError::experiment)?;
+    let sharp = prior
+        .restore(input, steps, seed)
+        .map_err(ClaimError::experiment)?;
     let values: Vec<f32> = (sharp * 0.5 + 0.5).into_data().iter::<f32>().collect();
     Raster::new(channels, height, width, values).map_err(ClaimError::experiment)
 }

@@ -29,10 +29,16 @@ impl SmallCnn {
                 .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
                 .init(device)
         };
-        Self { layers: vec![conv(3, 32), conv(32, 64), conv(64, 32)] }
+        Self {
+            layers: vec![conv(3, 32), conv(32, 64), conv(64, 32)],
+        }
     }
 
-    fn forward(&self, mut x: Tensor<4>, convolve: impl Fn(&Conv2d, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
+    fn forward(
+        &self,
+        mut x: Tensor<4>,
+        convolve: impl Fn(&Conv2d, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
         for layer in &self.layers {
             x = Relu::new().forward(convolve(layer, x));
         }
@@ -86,21 +92,35 @@ fn measure(device: Device) -> Vec<(&'static str, f64)> {
     let tile = random([1, 3, 256, 256], &device);
     let step = seconds(|| {
         let t = Tensor::<1>::from_floats([500.0], &device);
-        finish(unet.forward(tile.clone(), t, Some(tile.clone()), None).swap_remove(0));
+        finish(
+            unet.forward(tile.clone(), t, Some(tile.clone()), None)
+                .swap_remove(0),
+        );
     });
 
     let unet = config.init(&training).unwrap_or_else(|e| panic!("{e}"));
     let batch = random([16, 3, 64, 64], &training);
     let train = seconds(|| {
         let t = Tensor::<1>::from_floats([500.0; 16], &training);
-        let y = unet.forward(batch.clone(), t, Some(batch.clone()), None).swap_remove(0);
+        let y = unet
+            .forward(batch.clone(), t, Some(batch.clone()), None)
+            .swap_remove(0);
         let grads = (y - batch.clone()).abs().mean().backward();
         std::hint::black_box(&grads);
     });
     vec![
-        ("small CNN, Burn's convolutions, 8x3x64x64, forward + backward", burns),
-        ("small CNN, Nabla's convolutions, 8x3x64x64, forward + backward", ours),
-        ("UNet of the prior, 1x3x256x256, forward (one denoising step)", step),
+        (
+            "small CNN, Burn's convolutions, 8x3x64x64, forward + backward",
+            burns,
+        ),
+        (
+            "small CNN, Nabla's convolutions, 8x3x64x64, forward + backward",
+            ours,
+        ),
+        (
+            "UNet of the prior, 1x3x256x256, forward (one denoising step)",
+            step,
+        ),
         ("UNet of the prior, 16x3x64x64, forward + backward", train),
     ]
     .into_iter()
@@ -114,9 +134,15 @@ fn peer() -> Option<Vec<f64>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/unet_peer.py");
     let out = Command::new(python).arg(script).output().ok()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    let times: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let times: Vec<f64> = text
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
     if times.len() != 3 {
-        eprintln!("PyTorch gave no times: {}", String::from_utf8_lossy(&out.stderr));
+        eprintln!(
+            "PyTorch gave no times: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         return None;
     }
     Some(vec![times[0], times[0], times[1], times[2]])
@@ -128,7 +154,11 @@ fn main() {
     println!("{:64} {:>9} {:>9} {:>6}", "", "flex", "PyTorch", "ratio");
     for (i, (name, ms)) in ours.iter().enumerate() {
         match &peer {
-            Some(peer) => println!("{name:64} {ms:6.1} ms {:6.1} ms {:6.2}", peer[i], ms / peer[i]),
+            Some(peer) => println!(
+                "{name:64} {ms:6.1} ms {:6.1} ms {:6.2}",
+                peer[i],
+                ms / peer[i]
+            ),
             None => println!("{name:64} {ms:6.1} ms"),
         }
     }

@@ -123,8 +123,7 @@ trait KernelGradients: Kernels {
     fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         // d/dx x s(x) = s + x s (1 - s)
         let s = Self::sigmoid(x.clone());
-        let through_sigmoid =
-            Self::sigmoid_backward(s.clone(), Self::float_mul(grad.clone(), x));
+        let through_sigmoid = Self::sigmoid_backward(s.clone(), Self::float_mul(grad.clone(), x));
         Self::float_add(Self::float_mul(grad, s), through_sigmoid)
     }
 }
@@ -156,8 +155,18 @@ impl Kernels for Flex {
             return Self::conv2d(x, weight, Some(bias), same_convolution());
         }
         let (shape, outputs) = (dims(&x), weight.shape()[0]);
-        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let y = convolve(x.storage(), shape, weight.storage(), Some(bias.storage()), outputs);
+        let (x, weight, bias) = (
+            x.to_contiguous(),
+            weight.to_contiguous(),
+            bias.to_contiguous(),
+        );
+        let y = convolve(
+            x.storage(),
+            shape,
+            weight.storage(),
+            Some(bias.storage()),
+            outputs,
+        );
         float([shape[0], outputs, shape[2], shape[3]], y)
     }
 
@@ -170,13 +179,15 @@ impl Kernels for Flex {
         let x: &[f32] = x.storage();
         let mut y = vec![0.0; x.len()];
         let arch = pulp::Arch::new();
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-            arch.dispatch(|| {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = x * sigmoid(x);
-                }
+        y.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK))
+            .for_each(|(y, x)| {
+                arch.dispatch(|| {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = x * sigmoid(x);
+                    }
+                });
             });
-        });
         float(shape, y)
     }
 
@@ -190,21 +201,27 @@ impl Kernels for Flex {
         }
         let shape = dims(&x);
         let area = shape[2] * shape[3];
-        let (x, scale, shift) = (x.to_contiguous(), scale.to_contiguous(), shift.to_contiguous());
+        let (x, scale, shift) = (
+            x.to_contiguous(),
+            scale.to_contiguous(),
+            shift.to_contiguous(),
+        );
         let (x, scale, shift): (&[f32], &[f32], &[f32]) =
             (x.storage(), scale.storage(), shift.storage());
         let mut y = vec![0.0; x.len()];
         let arch = pulp::Arch::new();
-        y.par_chunks_mut(area.max(1)).enumerate().for_each(|(plane, y)| {
-            let (gain, shift) = (1.0 + scale[plane], shift[plane]);
-            let x = &x[plane * area..(plane + 1) * area];
-            arch.dispatch(|| {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    let u = x * gain + shift;
-                    *y = u * sigmoid(u);
-                }
+        y.par_chunks_mut(area.max(1))
+            .enumerate()
+            .for_each(|(plane, y)| {
+                let (gain, shift) = (1.0 + scale[plane], shift[plane]);
+                let x = &x[plane * area..(plane + 1) * area];
+                arch.dispatch(|| {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        let u = x * gain + shift;
+                        *y = u * sigmoid(u);
+                    }
+                });
             });
-        });
         float(shape, y)
     }
 }
@@ -510,7 +527,13 @@ fn exp(x: f32) -> f32 {
     let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
     // The polynomial of Cephes' expf.
     let mut p = 1.987_569_2e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_3e-1] {
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        5.000_000_3e-1,
+    ] {
         p = p * r + c;
     }
     let p = p * r * r + r + 1.0;
@@ -557,19 +580,21 @@ fn convolve(
         })
         .collect();
 
-    y.par_chunks_mut(height * width).enumerate().for_each(|(plane, y)| {
-        let (b, channel) = (plane / outputs, plane % outputs);
-        let offset = bias.map_or(0.0, |bias| bias[channel]);
-        for (r, y) in y.chunks_exact_mut(width).enumerate() {
-            let row = b * height + r;
-            let (tile, local) = (row / rows_per_tile, row % rows_per_tile);
-            let n = rows_per_tile.min(rows - tile * rows_per_tile) * width;
-            let start = channel * n + local * width;
-            for (y, v) in y.iter_mut().zip(&tiles[tile][start..start + width]) {
-                *y = v + offset;
+    y.par_chunks_mut(height * width)
+        .enumerate()
+        .for_each(|(plane, y)| {
+            let (b, channel) = (plane / outputs, plane % outputs);
+            let offset = bias.map_or(0.0, |bias| bias[channel]);
+            for (r, y) in y.chunks_exact_mut(width).enumerate() {
+                let row = b * height + r;
+                let (tile, local) = (row / rows_per_tile, row % rows_per_tile);
+                let n = rows_per_tile.min(rows - tile * rows_per_tile) * width;
+                let start = channel * n + local * width;
+                for (y, v) in y.iter_mut().zip(&tiles[tile][start..start + width]) {
+                    *y = v + offset;
+                }
             }
-        }
-    });
+        });
     y
 }
 
@@ -670,9 +695,12 @@ mod tests {
     #[test]
     fn convolution_and_its_gradients_are_burns() {
         let device = Device::flex().autodiff();
-        for [batch, inputs, outputs, height, width] in
-            [[1, 1, 1, 1, 1], [2, 3, 5, 4, 7], [1, 17, 33, 9, 1], [3, 40, 16, 33, 20]]
-        {
+        for [batch, inputs, outputs, height, width] in [
+            [1, 1, 1, 1, 1],
+            [2, 3, 5, 4, 7],
+            [1, 17, 33, 9, 1],
+            [3, 40, 16, 33, 20],
+        ] {
             let x = random([batch, inputs, height, width], &device).require_grad();
             let w = random([outputs, inputs, 3, 3], &device).require_grad();
             let b = random([outputs], &device).require_grad();
@@ -685,10 +713,10 @@ mod tests {
             let burns = (burns * weigh).sum().backward();
             macro_rules! same {
                 ($v:expr) => {
-                    $v.grad(&ours).unwrap().into_data().assert_approx_eq::<f32>(
-                        &$v.grad(&burns).unwrap().into_data(),
-                        tolerance,
-                    )
+                    $v.grad(&ours)
+                        .unwrap()
+                        .into_data()
+                        .assert_approx_eq::<f32>(&$v.grad(&burns).unwrap().into_data(), tolerance)
                 };
             }
             same!(x);
@@ -716,9 +744,18 @@ mod tests {
             let ours = (ours * weigh.clone()).sum().backward();
             let burns = (burns * weigh).sum().backward();
             for (a, b) in [
-                (x.grad(&ours).unwrap().into_data(), x.grad(&burns).unwrap().into_data()),
-                (scale.grad(&ours).unwrap().into_data(), scale.grad(&burns).unwrap().into_data()),
-                (shift.grad(&ours).unwrap().into_data(), shift.grad(&burns).unwrap().into_data()),
+                (
+                    x.grad(&ours).unwrap().into_data(),
+                    x.grad(&burns).unwrap().into_data(),
+                ),
+                (
+                    scale.grad(&ours).unwrap().into_data(),
+                    scale.grad(&burns).unwrap().into_data(),
+                ),
+                (
+                    shift.grad(&ours).unwrap().into_data(),
+                    shift.grad(&burns).unwrap().into_data(),
+                ),
             ] {
                 a.assert_approx_eq::<f32>(&b, tolerance);
             }
@@ -736,7 +773,12 @@ mod tests {
         let y = silu(x.clone());
         let grads = y.clone().sum().backward();
         let y = y.into_data().try_to_vec::<f32>().unwrap();
-        let dy = x.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap();
+        let dy = x
+            .grad(&grads)
+            .unwrap()
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap();
         for ((&x, y), dy) in xs.iter().zip(y).zip(dy) {
             let x = f64::from(x);
             let s = 1.0 / (1.0 + (-x).exp());
@@ -749,10 +791,16 @@ mod tests {
     #[test]
     fn the_thread_count_does_not_change_a_bit() {
         let device = Device::flex();
-        let (x, w) = (random([2, 24, 31, 17], &device), random([20, 24, 3, 3], &device));
+        let (x, w) = (
+            random([2, 24, 31, 17], &device),
+            random([20, 24, 3, 3], &device),
+        );
         let b = random([20], &device);
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             pool.install(|| conv3x3(x.clone(), w.clone(), b.clone()).into_data())
         };
         assert_eq!(run(1), run(3));

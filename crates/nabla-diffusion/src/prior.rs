@@ -29,9 +29,7 @@ use burn::tensor::{DType, Device, Tensor};
 use crate::rddm::{
     Objective, RddmError, ResidualNetwork, ResidualScheduleConfig, Sharing, TimeCondition,
 };
-use crate::rddm_sampler::{
-    Rddm, RddmConfig, RddmInput, RddmSamplingConfig, ResidualDenoiser,
-};
+use crate::rddm_sampler::{Rddm, RddmConfig, RddmInput, RddmSamplingConfig, ResidualDenoiser};
 use crate::seeded_noise::SeededNoise;
 use crate::unet::{Normalization, UNetConfig};
 
@@ -138,7 +136,10 @@ impl PriorConfig {
     /// If the configuration is not that of a network, or of one that cannot be tiled.
     pub fn init_network(&self, device: &Device) -> Result<ResidualNetwork, PriorError> {
         for (feature, present) in [
-            ("normalisation", self.network.normalization != Normalization::None),
+            (
+                "normalisation",
+                self.network.normalization != Normalization::None,
+            ),
             (
                 "attention",
                 self.network.middle_attention || !self.network.attention_levels.is_empty(),
@@ -148,7 +149,12 @@ impl PriorConfig {
                 return Err(PriorError::NotLocal { feature });
             }
         }
-        Ok(ResidualNetwork::init(&self.network, self.objective, Sharing::Separate, device)?)
+        Ok(ResidualNetwork::init(
+            &self.network,
+            self.objective,
+            Sharing::Separate,
+            device,
+        )?)
     }
 
     /// The model without its network.
@@ -196,7 +202,12 @@ impl SuperResolutionPrior {
         network: ResidualNetwork,
         device: &Device,
     ) -> Result<Self, PriorError> {
-        Ok(Self { network, rddm: config.rddm()?, config, device: device.clone() })
+        Ok(Self {
+            network,
+            rddm: config.rddm()?,
+            config,
+            device: device.clone(),
+        })
     }
 
     /// The prior that the crate carries, trained by `nabla train prior` (`docs/src/prior.md`).
@@ -219,15 +230,24 @@ impl SuperResolutionPrior {
     /// configuration; the message names the file and the tensor.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, PriorError> {
         if !folder.is_dir() {
-            return Err(PriorError::NoFolder { path: folder.into() });
+            return Err(PriorError::NoFolder {
+                path: folder.into(),
+            });
         }
         let read = |file: &'static str| {
             let path = folder.join(file);
             fs::read(&path).map_err(|source| {
                 if source.kind() == io::ErrorKind::NotFound {
-                    PriorError::NoFile { folder: folder.into(), file }
+                    PriorError::NoFile {
+                        folder: folder.into(),
+                        file,
+                    }
                 } else {
-                    PriorError::Io { doing: "read", path, source }
+                    PriorError::Io {
+                        doing: "read",
+                        path,
+                        source,
+                    }
                 }
             })
         };
@@ -264,7 +284,9 @@ impl SuperResolutionPrior {
         let mut network = config.init_network(device)?;
         let mut store = SafetensorsStore::from_bytes(Some(weights))
             .with_from_adapter(FloatCastAdapter::to(DType::F32));
-        network.load_from(&mut store).map_err(|error| wrong(error.to_string()))?;
+        network
+            .load_from(&mut store)
+            .map_err(|error| wrong(error.to_string()))?;
         Self::new(config, network, device)
     }
 
@@ -280,7 +302,11 @@ impl SuperResolutionPrior {
             let part = folder.join(format!(".{file}.part"));
             fs::write(&part, bytes)
                 .and_then(|()| fs::rename(&part, &path))
-                .map_err(|source| PriorError::Io { doing: "write", path, source })
+                .map_err(|source| PriorError::Io {
+                    doing: "write",
+                    path,
+                    source,
+                })
         };
         fs::create_dir_all(folder).map_err(|source| PriorError::Io {
             doing: "write",
@@ -296,12 +322,18 @@ impl SuperResolutionPrior {
             .clear_metadata()
             .metadata("format", "pt")
             .with_to_adapter(FloatCastAdapter::to(DType::F16));
-        self.network.save_into(&mut store).map_err(|error| failed(error.to_string()))?;
-        let bytes = store.get_bytes().map_err(|error| failed(error.to_string()))?;
+        self.network
+            .save_into(&mut store)
+            .map_err(|error| failed(error.to_string()))?;
+        let bytes = store
+            .get_bytes()
+            .map_err(|error| failed(error.to_string()))?;
         write(WEIGHTS_FILE, &bytes)?;
-        let json = serde_json::to_string_pretty(&self.config).map_err(|error| {
-            PriorError::Config { path: folder.join(CONFIG_FILE), reason: error.to_string() }
-        })?;
+        let json =
+            serde_json::to_string_pretty(&self.config).map_err(|error| PriorError::Config {
+                path: folder.join(CONFIG_FILE),
+                reason: error.to_string(),
+            })?;
         write(CONFIG_FILE, format!("{json}\n").as_bytes())
     }
 
@@ -359,7 +391,9 @@ impl SuperResolutionPrior {
         steps: usize,
         seed: u64,
     ) -> Result<Tensor<4>, PriorError> {
-        let sampler = self.rddm.sampler(RddmSamplingConfig::new().with_steps(steps))?;
+        let sampler = self
+            .rddm
+            .sampler(RddmSamplingConfig::new().with_steps(steps))?;
         let mut noise = SeededNoise::new(seed, 0);
         Ok(sampler.restore(&self.predictor(0), &RddmInput::new(enlarged), &mut noise)?)
     }
@@ -385,7 +419,12 @@ impl TiledPredictor<'_> {
             .map(|start| {
                 let end = (start + self.tile).min(side);
                 let first = start.saturating_sub(self.margin);
-                [first, (end + self.margin).min(side) - first, start - first, end - start]
+                [
+                    first,
+                    (end + self.margin).min(side) - first,
+                    start - first,
+                    end - start,
+                ]
             })
             .collect()
     }
@@ -414,7 +453,9 @@ impl ResidualDenoiser for TiledPredictor<'_> {
                             .slice_dim(3, left..left + wide)
                     };
                     let times = times.clone().map(|t| t.slice_dim(0, b..b + 1));
-                    let outputs = self.network.predict(cut(&x), times, condition.as_ref().map(cut));
+                    let outputs = self
+                        .network
+                        .predict(cut(&x), times, condition.as_ref().map(cut));
                     let keep = |y: Tensor<4>| {
                         y.slice_dim(2, skip_rows..skip_rows + keep_rows)
                             .slice_dim(3, skip_columns..skip_columns + keep_columns)
@@ -434,7 +475,10 @@ fn join(parts: Vec<Vec<Tensor<4>>>, dim: usize) -> Vec<Tensor<4>> {
     let outputs = parts.first().map_or(0, Vec::len);
     (0..outputs)
         .map(|i| {
-            let parts: Vec<_> = parts.iter().filter_map(|part| part.get(i).cloned()).collect();
+            let parts: Vec<_> = parts
+                .iter()
+                .filter_map(|part| part.get(i).cloned())
+                .collect();
             match <[Tensor<4>; 1]>::try_from(parts) {
                 Ok([only]) => only,
                 Err(parts) => Tensor::cat(parts, dim),
@@ -452,7 +496,9 @@ mod tests {
     /// A small network whose last convolutions are not zero, as after training.
     fn prior(device: &Device) -> SuperResolutionPrior {
         let config = PriorConfig::new().with_network(
-            PriorConfig::default_network().with_base_channels(8).with_blocks_per_level(1),
+            PriorConfig::default_network()
+                .with_base_channels(8)
+                .with_blocks_per_level(1),
         );
         let network = seeded_weights(3, device, || config.init_network(device)).unwrap();
         let prior = SuperResolutionPrior::new(config, network, device).unwrap();
@@ -496,9 +542,15 @@ mod tests {
         let y = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let times = || [0, 1].map(|_| Tensor::<1>::from_floats([300.0, 700.0], &device));
         let run = |tile| {
-            prior.predictor(tile).predict(x.clone(), times(), Some(y.clone())).remove(0)
+            prior
+                .predictor(tile)
+                .predict(x.clone(), times(), Some(y.clone()))
+                .remove(0)
         };
-        let whole = prior.network.predict(x.clone(), times(), Some(y.clone())).remove(0);
+        let whole = prior
+            .network
+            .predict(x.clone(), times(), Some(y.clone()))
+            .remove(0);
         assert!(whole.clone().abs().mean().into_scalar::<f32>() > 1e-3);
         assert!(prior.predictor(64).cuts(424).len() > 3);
         for tile in [0, 64, 100] {
@@ -515,16 +567,30 @@ mod tests {
         let side = 2 * radius + 64;
         let zero = Tensor::<4>::zeros([1, 3, side, side], &device);
         let centre = side / 2..side / 2 + 1;
-        let spot = zero.clone().slice_fill([0..1, 0..3, centre.clone(), centre], 5.0);
+        let spot = zero
+            .clone()
+            .slice_fill([0..1, 0..3, centre.clone(), centre], 5.0);
         let times = || [0, 1].map(|_| Tensor::<1>::from_floats([300.0], &device));
-        let run = |x: Tensor<4>| prior.network.predict(x, times(), Some(zero.clone())).remove(0);
-        let reached = (run(spot) - run(zero.clone())).abs().sum_dim(1).squeeze_dim::<3>(1);
+        let run = |x: Tensor<4>| {
+            prior
+                .network
+                .predict(x, times(), Some(zero.clone()))
+                .remove(0)
+        };
+        let reached = (run(spot) - run(zero.clone()))
+            .abs()
+            .sum_dim(1)
+            .squeeze_dim::<3>(1);
         let values = reached.into_data().try_to_vec::<f32>().unwrap();
         let far = values
             .iter()
             .enumerate()
             .filter(|(_, v)| **v > 0.0)
-            .map(|(i, _)| (i % side).abs_diff(side / 2).max((i / side).abs_diff(side / 2)))
+            .map(|(i, _)| {
+                (i % side)
+                    .abs_diff(side / 2)
+                    .max((i / side).abs_diff(side / 2))
+            })
             .max()
             .unwrap();
         assert!(far <= radius, "{far} > {radius}");
@@ -554,7 +620,9 @@ mod tests {
         let device = Device::flex();
         let folder = tempfile::tempdir().unwrap();
         let error = |path: &Path| {
-            let text = SuperResolutionPrior::load(path, &device).unwrap_err().to_string();
+            let text = SuperResolutionPrior::load(path, &device)
+                .unwrap_err()
+                .to_string();
             assert!(!text.contains('\n'), "{text}");
             text
         };
@@ -563,12 +631,20 @@ mod tests {
         prior(&device).save(folder.path()).unwrap();
         let config = folder.path().join(CONFIG_FILE);
         let text = fs::read_to_string(&config).unwrap();
-        fs::write(&config, text.replace("\"base_channels\": 8", "\"base_channels\": 16")).unwrap();
+        fs::write(
+            &config,
+            text.replace("\"base_channels\": 8", "\"base_channels\": 16"),
+        )
+        .unwrap();
         let told = error(folder.path());
         assert!(told.contains("stem") || told.contains("first"), "{told}");
         fs::write(&config, text.replace("\"patch\": 4", "\"patch\": 0")).unwrap();
         assert!(error(folder.path()).contains("patch is 0"));
-        fs::write(&config, text.replace("\"None\"", "{\"Group\": {\"groups\": 8}}")).unwrap();
+        fs::write(
+            &config,
+            text.replace("\"None\"", "{\"Group\": {\"groups\": 8}}"),
+        )
+        .unwrap();
         assert!(error(folder.path()).contains("normalisation"));
         fs::write(&config, "{").unwrap();
         assert!(error(folder.path()).contains("is not the configuration of a prior"));
@@ -581,6 +657,9 @@ mod tests {
     fn the_embedded_prior_fits_eight_mebibytes() {
         const { assert!(EMBEDDED_WEIGHTS.len() <= 8 << 20) };
         let prior = SuperResolutionPrior::embedded(&Device::flex()).unwrap();
-        assert_eq!(2 * prior.parameters() / 100_000, EMBEDDED_WEIGHTS.len() / 100_000);
+        assert_eq!(
+            2 * prior.parameters() / 100_000,
+            EMBEDDED_WEIGHTS.len() / 100_000
+        );
     }
 }

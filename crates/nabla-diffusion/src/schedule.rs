@@ -709,10 +709,7 @@ impl NoiseSchedule {
         let roots: Vec<f64> = self.alpha_bar.iter().map(|a| a.sqrt()).collect();
         let (first, last) = (roots[0], roots[roots.len() - 1]);
         if roots.len() < 2 {
-            return Err(ScheduleError::AlphaBar {
-                index: 0,
-                value: 0.0,
-            });
+            return Err(ScheduleError::SingleStep);
         }
         let alpha_bar = roots
             .iter()

@@ -21,9 +21,7 @@ use burn::nn::{
 };
 use burn::tensor::activation::silu;
 use burn::tensor::module::{attention, interpolate};
-use burn::tensor::ops::{
-    AttentionModuleOptions, InterpolateMode, InterpolateOptions, PadMode,
-};
+use burn::tensor::ops::{AttentionModuleOptions, InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::kernels;
@@ -61,7 +59,9 @@ pub enum UNetConfigError {
         field: &'static str,
     },
     /// Channels that do not divide.
-    #[error("the UNet has {channels} channels at level {level}, which {field} = {divisor} does not divide")]
+    #[error(
+        "the UNet has {channels} channels at level {level}, which {field} = {divisor} does not divide"
+    )]
     Indivisible {
         /// Pyramid level, 0 the finest.
         level: usize,
@@ -158,8 +158,12 @@ impl UNetConfig {
         };
 
         let area = self.patch * self.patch;
-        let stem = conv3x3((self.in_channels + self.condition_channels) * area, channels[0], 1)
-            .init(device);
+        let stem = conv3x3(
+            (self.in_channels + self.condition_channels) * area,
+            channels[0],
+            1,
+        )
+        .init(device);
 
         // The encoder; `skips` is the stack of feature widths that a decoder pops.
         let mut width = channels[0];
@@ -174,12 +178,15 @@ impl UNetConfig {
                 width = output;
                 skips.push(width);
             }
-            let downsample =
-                (level + 1 < levels).then(|| conv3x3(width, width, 2).init(device));
+            let downsample = (level + 1 < levels).then(|| conv3x3(width, width, 2).init(device));
             if downsample.is_some() {
                 skips.push(width);
             }
-            encoder.push(EncoderLevel { blocks, attentions, downsample });
+            encoder.push(EncoderLevel {
+                blocks,
+                attentions,
+                downsample,
+            });
         }
 
         let middle_attention = self.middle_attention.then(|| self.attention(width, device));
@@ -203,7 +210,11 @@ impl UNetConfig {
                         width = channels[level];
                     }
                     let upsample = (level > 0).then(|| conv3x3(width, width, 1).init(device));
-                    decoder.push(DecoderLevel { blocks, attentions, upsample });
+                    decoder.push(DecoderLevel {
+                        blocks,
+                        attentions,
+                        upsample,
+                    });
                 }
                 DecoderBranch {
                     levels: decoder,
@@ -257,7 +268,10 @@ impl UNetConfig {
     }
 
     fn level_channels(&self) -> Vec<usize> {
-        self.multipliers.iter().map(|m| m * self.base_channels).collect()
+        self.multipliers
+            .iter()
+            .map(|m| m * self.base_channels)
+            .collect()
     }
 
     fn attention(&self, channels: usize, device: &Device) -> SelfAttention {
@@ -286,7 +300,9 @@ impl UNetConfig {
         }
         let channels = self.level_channels();
         if channels.contains(&0) {
-            return Err(UNetConfigError::Zero { field: "channel multiplier" });
+            return Err(UNetConfigError::Zero {
+                field: "channel multiplier",
+            });
         }
         let levels = channels.len();
         if let Some(&level) = self.attention_levels.iter().find(|&&level| level >= levels) {
@@ -310,7 +326,9 @@ impl UNetConfig {
             };
             if let Normalization::Group { groups } = self.normalization {
                 if groups == 0 {
-                    return Err(UNetConfigError::Zero { field: "normalization groups" });
+                    return Err(UNetConfigError::Zero {
+                        field: "normalization groups",
+                    });
                 }
                 if width % groups != 0 {
                     return Err(indivisible("normalization groups", groups));
@@ -423,7 +441,9 @@ impl UNet {
             .iter()
             .map(|decoder| {
                 let y = decoder.forward(h.clone(), skips.clone(), &time);
-                depth_to_space(y, self.patch).slice_dim(2, 0..height).slice_dim(3, 0..width)
+                depth_to_space(y, self.patch)
+                    .slice_dim(2, 0..height)
+                    .slice_dim(3, 0..width)
             })
             .collect()
     }
@@ -483,7 +503,9 @@ impl ResidualBlock {
         // block's own width, which the configuration guarantees, then serve both.
         let input_normalization = match normalization {
             Normalization::Group { groups } if !input.is_multiple_of(*groups) => {
-                Normalization::Group { groups: greatest_common_divisor(input, *groups) }
+                Normalization::Group {
+                    groups: greatest_common_divisor(input, *groups),
+                }
             }
             other => other.clone(),
         };
@@ -501,7 +523,10 @@ impl ResidualBlock {
     }
 
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
-        let h = convolve(&self.conv_in, kernels::silu(normalize(&self.norm_in, x.clone())));
+        let h = convolve(
+            &self.conv_in,
+            kernels::silu(normalize(&self.norm_in, x.clone())),
+        );
         let [batch, channels, _, _] = h.dims();
         // [batch, 2 * channels] -> two of [batch, channels]
         let modulation = self.modulation.forward(time.clone());
@@ -534,10 +559,22 @@ impl SelfAttention {
             // [batch, 3, heads, head_channels, pixels]
             .reshape([batch, 3, self.heads, channels / self.heads, height * width]);
         // [batch, heads, pixels, head_channels]
-        let part = |i: usize| qkv.clone().slice_dim(1, i..i + 1).squeeze_dim::<4>(1).swap_dims(2, 3);
-        let out = attention(part(0), part(1), part(2), None, None, AttentionModuleOptions::default())
-            .swap_dims(2, 3)
-            .reshape([batch, channels, height, width]);
+        let part = |i: usize| {
+            qkv.clone()
+                .slice_dim(1, i..i + 1)
+                .squeeze_dim::<4>(1)
+                .swap_dims(2, 3)
+        };
+        let out = attention(
+            part(0),
+            part(1),
+            part(2),
+            None,
+            None,
+            AttentionModuleOptions::default(),
+        )
+        .swap_dims(2, 3)
+        .reshape([batch, channels, height, width]);
         x + self.projection.forward(out)
     }
 }
@@ -572,8 +609,9 @@ impl TimeEmbedding {
 /// - returns `[batch, channels]`; `channels` must be even.
 pub fn sinusoidal_embedding(timestep: Tensor<1>, channels: usize) -> Tensor<2> {
     let half = channels / 2;
-    let frequencies: Vec<f32> =
-        (0..half).map(|i| (-(10_000f64.ln()) * i as f64 / half as f64).exp() as f32).collect();
+    let frequencies: Vec<f32> = (0..half)
+        .map(|i| (-(10_000f64.ln()) * i as f64 / half as f64).exp() as f32)
+        .collect();
     let device = timestep.device();
     let [batch] = timestep.dims();
     let phase = timestep.reshape([batch, 1])
@@ -636,7 +674,9 @@ fn zero(config: Conv2dConfig) -> Conv2dConfig {
 
 fn norm(channels: usize, normalization: &Normalization, device: &Device) -> Option<GroupNorm> {
     match normalization {
-        Normalization::Group { groups } => Some(GroupNormConfig::new(*groups, channels).init(device)),
+        Normalization::Group { groups } => {
+            Some(GroupNormConfig::new(*groups, channels).init(device))
+        }
         Normalization::None => None,
     }
 }
@@ -649,5 +689,9 @@ fn normalize(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
+    }
 }

@@ -19,7 +19,12 @@ fn point(values: &[f64], device: &Device) -> Point {
 }
 
 fn position(ema: &Ema<Point>) -> Vec<f32> {
-    ema.average().position.val().into_data().to_vec().unwrap()
+    ema.average()
+        .position
+        .val()
+        .into_data()
+        .try_to_vec()
+        .unwrap()
 }
 
 fn floats(value: &Value) -> Vec<f64> {

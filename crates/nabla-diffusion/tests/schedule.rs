@@ -51,10 +51,18 @@ fn tables_agree_with_diffusers() {
     for (name, table) in reference()["tables"].as_object().unwrap() {
         let schedule = config(name).init().unwrap();
         let (betas, alpha_bars) = (floats(&table["beta"]), floats(&table["alpha_bar"]));
+        // diffusers computes in f32; where ᾱ falls to 0 the ratio of two small numbers loses digits.
+        let tolerance = |beta: f64| {
+            if name == "zero_terminal" {
+                1e-6 + 1e-4 * beta
+            } else {
+                1e-6
+            }
+        };
         for (i, index) in floats(&table["index"]).into_iter().enumerate() {
             let index = index as usize;
             assert!(
-                (schedule.beta(index) - betas[i]).abs() < 1e-6,
+                (schedule.beta(index) - betas[i]).abs() < tolerance(betas[i]),
                 "{name}: beta {index} is {}, diffusers has {}",
                 schedule.beta(index),
                 betas[i]
@@ -102,8 +110,8 @@ fn spacings_agree_with_diffusers() {
 #[test]
 fn karras_levels_agree_with_diffusers() {
     let karras = &reference()["karras"];
-    // diffusers computes them in f32.
-    let close = |a: f64, b: f64| (a - b).abs() <= 1e-5 * b.abs().max(1e-3);
+    // diffusers computes them in f32, with a seventh power that multiplies the rounding.
+    let close = |a: f64, b: f64| (a - b).abs() <= 3e-5 * b.abs().max(1e-3);
     for (ours, theirs) in KarrasSigmas::new()
         .sigmas(18)
         .unwrap()
@@ -145,7 +153,10 @@ fn zero_terminal_snr_keeps_the_first_step_and_empties_the_last() {
     assert_eq!(after.log_snr(999), f64::NEG_INFINITY);
     assert_eq!(after.sigma(999), f64::INFINITY);
     assert_eq!(after.beta(999), 1.0);
-    assert_eq!(after.rescale_zero_terminal_snr().unwrap(), after);
+    let again = after.rescale_zero_terminal_snr().unwrap();
+    for (a, b) in again.alpha_bars().iter().zip(after.alpha_bars()) {
+        assert!((a - b).abs() < 1e-15, "{a} {b}");
+    }
 }
 
 #[test]

@@ -16,7 +16,11 @@ impl ModuleMapper for Fill<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|x| {
             let fan: usize = x.dims().iter().skip(1).product();
-            let scale = if D == 1 { 0.1 } else { 0.7 / (fan as f64).sqrt() };
+            let scale = if D == 1 {
+                0.1
+            } else {
+                0.7 / (fan as f64).sqrt()
+            };
             let values = self.0.normal_values(x.shape().num_elements());
             (Tensor::from_data(TensorData::new(values, x.dims()), &x.device()) * scale)
                 .detach()
@@ -33,11 +37,21 @@ struct Along<'a> {
 
 impl ModuleVisitor for Along<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = param.val().grad(self.gradients).expect("a gradient for every parameter");
+        let gradient = param
+            .val()
+            .grad(self.gradients)
+            .expect("a gradient for every parameter");
         let gradient = gradient.into_data().try_to_vec::<f32>().unwrap();
         // Along the gradient itself the difference is the largest, and so the best measured.
-        let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-        let direction = gradient.iter().map(|g| (f64::from(*g) / norm.max(1e-30)) as f32).collect();
+        let norm = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        let direction = gradient
+            .iter()
+            .map(|g| (f64::from(*g) / norm.max(1e-30)) as f32)
+            .collect();
         self.found.push((param.id, direction, norm));
     }
 }
@@ -70,23 +84,39 @@ fn check(config: UNetConfig, shape: [usize; 4]) {
     let weigh = noise.normal(shape, &device);
     let time = Tensor::<1>::from_floats([37.0, 701.0], &device);
     let loss = |unet: &UNet| {
-        let y = unet.forward(x.clone(), time.clone(), Some(condition.clone()), None).remove(0);
+        let y = unet
+            .forward(x.clone(), time.clone(), Some(condition.clone()), None)
+            .remove(0);
         (y * weigh.clone()).sum()
     };
     let gradients = loss(&unet).backward();
-    let mut along = Along { gradients: &gradients, found: Vec::new() };
+    let mut along = Along {
+        gradients: &gradients,
+        found: Vec::new(),
+    };
     unet.visit(&mut along);
     assert!(along.found.len() > 20);
     let value = |unet: &UNet| {
-        let y = unet.forward(x.clone(), time.clone(), Some(condition.clone()), None).remove(0);
+        let y = unet
+            .forward(x.clone(), time.clone(), Some(condition.clone()), None)
+            .remove(0);
         let y = y.into_data().try_to_vec::<f32>().unwrap();
         let w = weigh.to_data().try_to_vec::<f32>().unwrap();
         // In double precision: the difference of two large sums is small.
-        y.iter().zip(w).map(|(y, w)| f64::from(*y) * f64::from(w)).sum::<f64>()
+        y.iter()
+            .zip(w)
+            .map(|(y, w)| f64::from(*y) * f64::from(w))
+            .sum::<f64>()
     };
     for (index, (id, direction, expected)) in along.found.iter().enumerate() {
         let h = 2e-3;
-        let moved = |by| value(&unet.clone().map(&mut Move { id: *id, direction, by }));
+        let moved = |by| {
+            value(&unet.clone().map(&mut Move {
+                id: *id,
+                direction,
+                by,
+            }))
+        };
         let found = (moved(h) - moved(-h)) / (2.0 * h);
         assert!(
             (found - expected).abs() < 0.02 * expected.abs() + 0.02,

@@ -81,7 +81,9 @@ pub enum OmniSsrError {
         height: usize,
     },
     /// A sample is not a number or infinite.
-    #[error("the panorama holds a sample that is not finite: channel {channel}, row {row}, column {column}")]
+    #[error(
+        "the panorama holds a sample that is not finite: channel {channel}, row {row}, column {column}"
+    )]
     NotFinite {
         /// Channel, 0 for red.
         channel: usize,
@@ -91,7 +93,9 @@ pub enum OmniSsrError {
         column: usize,
     },
     /// The prior needs planes whose side is a multiple of its own.
-    #[error("the prior needs tangent planes whose side is a multiple of {multiple}, but it is {side}")]
+    #[error(
+        "the prior needs tangent planes whose side is a multiple of {multiple}, but it is {side}"
+    )]
     PlaneSide {
         /// The multiple.
         multiple: usize,
@@ -279,12 +283,16 @@ impl TangentPrior for SuperResolutionPrior {
                 .map(|i| Tensor::cat(outputs.iter().map(|o| o[i].clone()).collect(), 0))
                 .collect::<Vec<_>>()
         };
-        let sampler = self.rddm().sampler(RddmSamplingConfig::new().with_steps(run.steps))?;
+        let sampler = self
+            .rddm()
+            .sampler(RddmSamplingConfig::new().with_steps(run.steps))?;
         let x = sampler.start(init, noise);
         let given = RddmInput::new(init.clone());
-        Ok(sampler.run(&network, x, &given, noise, &mut |step, prediction| {
-            step.prediction_of_clean(correct(prediction.clean))
-        })?)
+        Ok(
+            sampler.run(&network, x, &given, noise, &mut |step, prediction| {
+                step.prediction_of_clean(correct(prediction.clean))
+            })?,
+        )
     }
 }
 
@@ -321,7 +329,11 @@ where
 {
     /// A prior over the training schedule `schedule` on `device`.
     pub fn new(schedule: NoiseSchedule, device: Device, bind: F) -> Self {
-        Self { schedule, device, bind }
+        Self {
+            schedule,
+            device,
+            bind,
+        }
     }
 }
 
@@ -356,14 +368,16 @@ where
         let sampler = DdpmConfig::new().init(schedule)?;
         let denoiser = (self.bind)(init);
         let [planes, ..] = init.dims();
-        Ok(sampler.sample_with_hook(denoiser.as_ref(), start, noise, &mut |_, mut denoised| {
-            // The denoiser is asked for all planes at once.
-            for _ in 0..planes {
-                let _ = (run.plane_done)();
-            }
-            denoised.sample = correct(denoised.sample);
-            denoised
-        })?)
+        Ok(
+            sampler.sample_with_hook(denoiser.as_ref(), start, noise, &mut |_, mut denoised| {
+                // The denoiser is asked for all planes at once.
+                for _ in 0..planes {
+                    let _ = (run.plane_done)();
+                }
+                denoised.sample = correct(denoised.sample);
+                denoised
+            })?,
+        )
     }
 }
 
@@ -435,12 +449,20 @@ impl OmniSsrConfig {
         let high = Erp::new(height, height.saturating_mul(2))?;
         let operator = BicubicDown::new(self.scale, high)?;
         let multiple = prior.multiple().max(1);
-        let side = self.plane_size.unwrap_or_else(|| height.div_ceil(2).next_multiple_of(multiple));
+        let side = self
+            .plane_size
+            .unwrap_or_else(|| height.div_ceil(2).next_multiple_of(multiple));
         if !side.is_multiple_of(multiple) {
             return Err(OmniSsrError::PlaneSide { multiple, side });
         }
         let projection = TangentProjection::new(self.grid.clone(), high, side, self.tangent)?;
-        Ok(OmniSsr { prior, projection, operator, low, config: self.clone() })
+        Ok(OmniSsr {
+            prior,
+            projection,
+            operator,
+            low,
+            config: self.clone(),
+        })
     }
 }
 
@@ -509,7 +531,9 @@ impl<P: TangentPrior> OmniSsr<P> {
 
     /// Steps of the prior's sampler.
     pub fn steps(&self) -> usize {
-        self.config.steps.unwrap_or_else(|| self.prior.default_steps())
+        self.config
+            .steps
+            .unwrap_or_else(|| self.prior.default_steps())
     }
 
     /// Enlarges `low`, `[3, h, 2h]` in `[0, 1]`, to `[3, s h, 2 s h]`.
@@ -551,12 +575,19 @@ impl<P: TangentPrior> OmniSsr<P> {
         let plane_done = || {
             done.set((done.get() + 1).min(total));
             if !cancelled.get() {
-                let step = OmniSsrStep { done: done.get(), total };
+                let step = OmniSsrStep {
+                    done: done.get(),
+                    total,
+                };
                 cancelled.set((observe.borrow_mut())(step).is_break());
             }
             !cancelled.get()
         };
-        let run = PriorRun { steps: self.steps(), tile: config.tile, plane_done: &plane_done };
+        let run = PriorRun {
+            steps: self.steps(),
+            tile: config.tile,
+            plane_done: &plane_done,
+        };
 
         let mut noise = SeededNoise::new(config.seed, 0);
         // An encoder's noise comes from a stream of its own: the sampler's does not move with it.
@@ -603,7 +634,11 @@ impl<P: TangentPrior> OmniSsr<P> {
             .zip(low.data())
             .map(|(a, y)| f64::from((a - y).abs()))
             .fold(0.0, f64::max);
-        Ok(OmniSsrOutput { panorama, spread, inconsistency })
+        Ok(OmniSsrOutput {
+            panorama,
+            spread,
+            inconsistency,
+        })
     }
 
     fn check(&self, low: &Raster) -> Result<(), OmniSsrError> {
@@ -612,7 +647,11 @@ impl<P: TangentPrior> OmniSsr<P> {
             return Err(OmniSsrError::Channels(channels));
         }
         if Erp::new(height, width)? != self.low {
-            return Err(OmniSsrError::Size { expected: self.low.height(), width, height });
+            return Err(OmniSsrError::Size {
+                expected: self.low.height(),
+                width,
+                height,
+            });
         }
         match low.data().iter().position(|v| !v.is_finite()) {
             Some(i) => Err(OmniSsrError::NotFinite {
@@ -649,9 +688,15 @@ impl<P: TangentPrior> OmniSsr<P> {
     /// Planes in `[0, 1]` to `[planes, 3, P, P]` in `[−1, 1]`.
     fn to_tensor(&self, planes: &[Raster], device: &Device) -> Tensor<4> {
         let side = self.projection.plane_size();
-        let values: Vec<f32> =
-            planes.iter().flat_map(|plane| plane.data()).map(|v| 2.0 * v - 1.0).collect();
-        Tensor::from_data(TensorData::new(values, [planes.len(), 3, side, side]), device)
+        let values: Vec<f32> = planes
+            .iter()
+            .flat_map(|plane| plane.data())
+            .map(|v| 2.0 * v - 1.0)
+            .collect();
+        Tensor::from_data(
+            TensorData::new(values, [planes.len(), 3, side, side]),
+            device,
+        )
     }
 
     /// `[planes, 3, P, P]` in `[−1, 1]` to planes in `[0, 1]`.
@@ -662,7 +707,9 @@ impl<P: TangentPrior> OmniSsr<P> {
             .map(|i| {
                 let plane = planes.clone().slice_dim(0, i..i + 1).into_data();
                 let mut values = plane.iter::<f32>();
-                Raster::from_fn(channels, height, width, |_, _, _| values.next().unwrap_or(0.0))
+                Raster::from_fn(channels, height, width, |_, _, _| {
+                    values.next().unwrap_or(0.0)
+                })
             })
             .collect()
     }
@@ -697,7 +744,11 @@ mod tests {
             Device::flex(),
             move |init: &Tensor<4>| {
                 let variance = init.ones_like() * deviation * deviation;
-                Box::new(GaussianDenoiser::new(init.clone(), variance, Prediction::Epsilon)) as _
+                Box::new(GaussianDenoiser::new(
+                    init.clone(),
+                    variance,
+                    Prediction::Epsilon,
+                )) as _
             },
         )
     }
@@ -706,8 +757,14 @@ mod tests {
     fn the_result_reduces_to_the_input() {
         let high = scene(64);
         for scale in [2, 4] {
-            let low = BicubicDown::new(scale, Erp::of(&high).unwrap()).unwrap().apply(&high).unwrap();
-            let config = OmniSsrConfig { steps: Some(10), ..OmniSsrConfig::new(scale) };
+            let low = BicubicDown::new(scale, Erp::of(&high).unwrap())
+                .unwrap()
+                .apply(&high)
+                .unwrap();
+            let config = OmniSsrConfig {
+                steps: Some(10),
+                ..OmniSsrConfig::new(scale)
+            };
             let omnissr = config.init(gaussian(0.1), Erp::of(&low).unwrap()).unwrap();
             let out = omnissr.run(&low, &mut go).unwrap();
             assert_eq!(out.panorama.shape(), high.shape());
@@ -754,7 +811,11 @@ mod tests {
     fn the_seed_decides_every_bit() {
         let low = scene(16);
         let run = |seed| {
-            let config = OmniSsrConfig { steps: Some(3), seed, ..OmniSsrConfig::new(2) };
+            let config = OmniSsrConfig {
+                steps: Some(3),
+                seed,
+                ..OmniSsrConfig::new(2)
+            };
             let omnissr = config.init(gaussian(0.1), Erp::of(&low).unwrap()).unwrap();
             omnissr.upscale(&low, &mut go).unwrap()
         };
@@ -765,7 +826,10 @@ mod tests {
     #[test]
     fn progress_reaches_its_end_and_a_break_ends_the_run() {
         let low = scene(16);
-        let config = OmniSsrConfig { steps: Some(3), ..OmniSsrConfig::new(2) };
+        let config = OmniSsrConfig {
+            steps: Some(3),
+            ..OmniSsrConfig::new(2)
+        };
         let omnissr = config.init(gaussian(0.1), Erp::of(&low).unwrap()).unwrap();
         let mut steps = Vec::new();
         omnissr
@@ -776,7 +840,9 @@ mod tests {
             })
             .unwrap();
         assert_eq!(steps, (1..=54).collect::<Vec<_>>());
-        let error = omnissr.upscale(&low, &mut |_| ControlFlow::Break(())).unwrap_err();
+        let error = omnissr
+            .upscale(&low, &mut |_| ControlFlow::Break(()))
+            .unwrap_err();
         assert!(matches!(error, OmniSsrError::Cancelled));
     }
 
@@ -784,18 +850,45 @@ mod tests {
     fn wrong_panoramas_and_strengths_are_told() {
         let low = scene(16);
         let erp = Erp::of(&low).unwrap();
-        let error = |config: OmniSsrConfig, picture: &Raster| {
-            match config.init(gaussian(0.1), erp) {
-                Ok(omnissr) => omnissr.upscale(picture, &mut go).unwrap_err().to_string(),
-                Err(error) => error.to_string(),
-            }
+        let error = |config: OmniSsrConfig, picture: &Raster| match config.init(gaussian(0.1), erp)
+        {
+            Ok(omnissr) => omnissr.upscale(picture, &mut go).unwrap_err().to_string(),
+            Err(error) => error.to_string(),
         };
-        let config = OmniSsrConfig { steps: Some(1), ..OmniSsrConfig::new(2) };
-        let wrong = OmniSsrConfig { gamma_latent: 1.5, ..config.clone() };
+        let config = OmniSsrConfig {
+            steps: Some(1),
+            ..OmniSsrConfig::new(2)
+        };
+        let wrong = OmniSsrConfig {
+            gamma_latent: 1.5,
+            ..config.clone()
+        };
         assert!(error(wrong, &low).contains("gamma_latent is 1.5"));
-        assert!(error(OmniSsrConfig { scale: 0, ..config.clone() }, &low).len() > 10);
-        assert!(error(OmniSsrConfig { scale: 5000, ..config.clone() }, &low).contains("at most"));
-        let wrong = OmniSsrConfig { steps: Some(0), ..config.clone() };
+        assert!(
+            error(
+                OmniSsrConfig {
+                    scale: 0,
+                    ..config.clone()
+                },
+                &low
+            )
+            .len()
+                > 10
+        );
+        assert!(
+            error(
+                OmniSsrConfig {
+                    scale: 5000,
+                    ..config.clone()
+                },
+                &low
+            )
+            .contains("at most")
+        );
+        let wrong = OmniSsrConfig {
+            steps: Some(0),
+            ..config.clone()
+        };
         assert!(error(wrong, &low).contains("0 steps"));
         assert!(error(config.clone(), &scene(32)).contains("set up for panoramas of 32 x 16"));
         assert!(error(config.clone(), &Raster::zeros(1, 16, 32)).contains("has 1"));

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_data::{DataSetError, PanoramaSet, PhotoSet, Raster, Split};
+use nabla_diffusion::ema::EmaConfig;
 use nabla_diffusion::prior::{PriorConfig, PriorError, SuperResolutionPrior};
 use nabla_diffusion::rddm::ResidualNetwork;
 use nabla_diffusion::rddm_sampler::seeded_weights;
@@ -27,7 +28,6 @@ use nabla_diffusion::rddm_trainer::{
     Batch, BatchError, BatchSource, Rate, RddmTrainer, RddmTrainerConfig, RddmTrainingError,
     TrainingStep,
 };
-use nabla_diffusion::ema::EmaConfig;
 use nabla_diffusion::seeded_noise::SeededNoise;
 use rand::RngExt;
 use rayon::prelude::*;
@@ -87,7 +87,12 @@ pub struct PriorData {
 
 impl Default for PriorData {
     fn default() -> Self {
-        Self { crop: 80, panorama_share: 0.5, isotropic_share: 0.6, factors: [2.0, 4.0] }
+        Self {
+            crop: 80,
+            panorama_share: 0.5,
+            isotropic_share: 0.6,
+            factors: [2.0, 4.0],
+        }
     }
 }
 
@@ -111,7 +116,10 @@ impl Default for PriorRecipe {
             training: RddmTrainerConfig::new(10_000)
                 .with_batch(8)
                 .with_learning_rate(5e-4)
-                .with_rate(Rate::WarmupCosine { warmup: 300, floor: 0.01 })
+                .with_rate(Rate::WarmupCosine {
+                    warmup: 300,
+                    floor: 0.01,
+                })
                 .with_ema(EmaConfig::new().with_decay(0.98))
                 .with_checkpoint_every(500),
             model: PriorConfig::new(),
@@ -201,7 +209,11 @@ impl PriorPictures {
     /// If a folder or file cannot be read, a picture is smaller than a crop, or a value of `data` is
     /// out of range.
     pub fn open(assets: &Path, data: PriorData) -> Result<Self, PriorTrainingError> {
-        let wrong = |field, value, expected| PriorTrainingError::Recipe { field, value, expected };
+        let wrong = |field, value, expected| PriorTrainingError::Recipe {
+            field,
+            value,
+            expected,
+        };
         if data.crop == 0 || !data.crop.is_multiple_of(8) {
             return Err(wrong("crop", data.crop as f64, "a positive multiple of 8"));
         }
@@ -249,9 +261,17 @@ impl PriorPictures {
             .min()
             .unwrap_or(0);
         if smallest < side {
-            return Err(wrong("crop", data.crop as f64, "smaller than every picture by 40"));
+            return Err(wrong(
+                "crop",
+                data.crop as f64,
+                "smaller than every picture by 40",
+            ));
         }
-        Ok(Self { photos, views, data })
+        Ok(Self {
+            photos,
+            views,
+            data,
+        })
     }
 
     /// Number of photographs and of views of panoramas.
@@ -299,12 +319,26 @@ impl PriorPictures {
         let source = &source[draw.picture];
         let side = self.side();
         let sharp = Raster::from_fn(3, side, side, |c, y, x| {
-            let [y, x] = if draw.symmetry & 1 == 0 { [y, x] } else { [x, y] };
-            let y = if draw.symmetry & 2 == 0 { y } else { side - 1 - y };
-            let x = if draw.symmetry & 4 == 0 { x } else { side - 1 - x };
+            let [y, x] = if draw.symmetry & 1 == 0 {
+                [y, x]
+            } else {
+                [x, y]
+            };
+            let y = if draw.symmetry & 2 == 0 {
+                y
+            } else {
+                side - 1 - y
+            };
+            let x = if draw.symmetry & 4 == 0 {
+                x
+            } else {
+                side - 1 - x
+            };
             source.get(c, draw.top + y, draw.left + x)
         });
-        let small = draw.factors.map(|f| ((side as f64 / f).round() as usize).max(1));
+        let small = draw
+            .factors
+            .map(|f| ((side as f64 / f).round() as usize).max(1));
         let low = resize_planar(&sharp, small[0], small[1], Interpolation::BICUBIC)?
             .map(|v| (v.clamp(0.0, 1.0) * 255.0).round() / 255.0);
         let enlarged = resize_planar(&low, side, side, Interpolation::BICUBIC)?;
@@ -371,7 +405,10 @@ mod tests {
         assert_eq!(batch.clean.dims(), [16, 3, 80, 80]);
         let mean = |x: &Tensor<4>| x.clone().mean().into_scalar::<f32>();
         assert!((mean(&batch.clean) - mean(&degraded)).abs() < 0.01);
-        let error = (batch.clean.clone() - degraded.clone()).square().mean().into_scalar::<f32>();
+        let error = (batch.clean.clone() - degraded.clone())
+            .square()
+            .mean()
+            .into_scalar::<f32>();
         assert!(error > 1e-4 && error < 0.1, "{error}");
         // Less detail: the mean step between neighbours falls.
         let detail = |x: &Tensor<4>| {
@@ -380,29 +417,56 @@ mod tests {
         };
         assert!(detail(&degraded) < detail(&batch.clean));
         // The position of the stream alone decides.
-        let again = pictures.batch(16, &mut SeededNoise::new(0, 0), &device).unwrap();
+        let again = pictures
+            .batch(16, &mut SeededNoise::new(0, 0), &device)
+            .unwrap();
         assert_eq!(again.clean.into_data(), batch.clean.into_data());
     }
 
     #[test]
     fn a_wrong_recipe_is_told() {
         let error = |data: PriorData| {
-            PriorPictures::open(&assets(), data).unwrap_err().to_string()
+            PriorPictures::open(&assets(), data)
+                .unwrap_err()
+                .to_string()
         };
         let default = PriorData::default();
         assert!(error(PriorData { crop: 7, ..default }).contains("crop is 7"));
-        assert!(error(PriorData { crop: 800, ..default }).contains("smaller than every picture"));
-        assert!(error(PriorData { panorama_share: 1.5, ..default }).contains("in [0, 1]"));
-        assert!(error(PriorData { factors: [0.5, 2.0], ..default }).contains("factor is 0.5"));
+        assert!(
+            error(PriorData {
+                crop: 800,
+                ..default
+            })
+            .contains("smaller than every picture")
+        );
+        assert!(
+            error(PriorData {
+                panorama_share: 1.5,
+                ..default
+            })
+            .contains("in [0, 1]")
+        );
+        assert!(
+            error(PriorData {
+                factors: [0.5, 2.0],
+                ..default
+            })
+            .contains("factor is 0.5")
+        );
     }
 
     /// Ten steps are five, a checkpoint, and five more, to the bit; and the file is the same.
     #[test]
     fn a_resumed_training_gives_the_same_file() {
         let recipe = PriorRecipe {
-            training: RddmTrainerConfig::new(4).with_batch(2).with_checkpoint_every(1),
+            training: RddmTrainerConfig::new(4)
+                .with_batch(2)
+                .with_checkpoint_every(1),
             model: PriorConfig::new().with_network(
-                PriorConfig::new().network.with_base_channels(8).with_blocks_per_level(1),
+                PriorConfig::new()
+                    .network
+                    .with_base_channels(8)
+                    .with_blocks_per_level(1),
             ),
             ..PriorRecipe::default()
         };
@@ -412,7 +476,11 @@ mod tests {
             let mut trained = None;
             for &stop in stops {
                 let result = recipe.train(&assets(), folder.path(), &device, &mut |step| {
-                    if step.step >= stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    if step.step >= stop {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
                 });
                 trained = Some(result.unwrap());
             }

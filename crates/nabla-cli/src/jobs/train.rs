@@ -34,7 +34,12 @@ enum Task {
 #[derive(Args)]
 struct PriorArguments {
     /// The folder of the prior; a training that was broken off in it goes on
-    #[arg(short, long, value_name = "DIR", required_unless_present = "print_recipe")]
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        required_unless_present = "print_recipe"
+    )]
     out: Option<PathBuf>,
     /// A recipe (TOML); what it leaves out is as in the embedded prior's
     #[arg(long, value_name = "FILE")]
@@ -125,7 +130,12 @@ fn prior(arguments: &PriorArguments) -> Result<(), Failure> {
     trained.prior.save(folder)?;
     let losses = &trained.losses;
     let table: String = std::iter::once("step,loss\n".to_owned())
-        .chain(losses.iter().enumerate().map(|(i, loss)| format!("{},{loss}\n", i + 1)))
+        .chain(
+            losses
+                .iter()
+                .enumerate()
+                .map(|(i, loss)| format!("{},{loss}\n", i + 1)),
+        )
         .collect();
     write(&folder.join("loss.csv"), table.as_bytes())?;
     write_svg(&folder.join("loss.svg"), &curve(losses)?)?;
@@ -167,7 +177,9 @@ fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
         let given: toml::Table = toml::from_str(&text).map_err(|e| wrong(&e.message()))?;
         let mut whole = toml::Table::try_from(&recipe).map_err(|e| wrong(&e))?;
         overlay(&mut whole, given);
-        recipe = whole.try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
+        recipe = whole
+            .try_into()
+            .map_err(|e: toml::de::Error| wrong(&e.message()))?;
     }
     if let Some(steps) = arguments.steps {
         recipe.training.steps = steps as usize;
@@ -210,7 +222,10 @@ fn curve(losses: &[f32]) -> Result<String, Failure> {
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     use std::io::Write;
     Ok(write_atomically(path, |out| {
-        out.write_all(bytes).map_err(|source| OutputError::Io { path: path.into(), source })
+        out.write_all(bytes).map_err(|source| OutputError::Io {
+            path: path.into(),
+            source,
+        })
     })?)
 }
 
@@ -235,7 +250,11 @@ mod tests {
     fn a_recipe_file_changes_only_what_it_names() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("recipe.toml");
-        fs::write(&path, "[training]\nsteps = 12\n[model.network]\nbase_channels = 16\n").unwrap();
+        fs::write(
+            &path,
+            "[training]\nsteps = 12\n[model.network]\nbase_channels = 16\n",
+        )
+        .unwrap();
         let found = recipe(&arguments(Some(path.clone()))).unwrap();
         let mut expected = PriorRecipe::default();
         expected.training.steps = 12;
