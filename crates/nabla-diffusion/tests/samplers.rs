@@ -386,8 +386,9 @@ fn ddpm_tends_to_the_data_distribution() {
         });
         // Constant variance 1 is the fixed point of the whole process; no order to measure there.
         if variance < 1.0 {
+            // The error falls as ln N / N, whose order reaches 1 slowly from below.
             assert!(
-                found.iter().all(|order| *order > 0.9),
+                found.iter().all(|order| (0.85..1.05).contains(order)) && found.is_sorted(),
                 "{variance}: {found:?}"
             );
         }
