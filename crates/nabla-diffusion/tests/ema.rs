@@ -1,5 +1,7 @@
 //! The weight average against diffusers' `EMAModel` and its closed form.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
+
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};

@@ -1,5 +1,7 @@
 //! Noise schedules against diffusers and against their own identities.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
+
 use nabla_diffusion::schedule::{
     BetaSchedule, KarrasSigmas, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
     alpha_bar_from_sigma, sigma_from_alpha_bar,
