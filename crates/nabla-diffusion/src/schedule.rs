@@ -457,7 +457,7 @@ impl NoiseSchedule {
         let mut previous = 1.0;
         for (index, &value) in alpha_bar.iter().enumerate() {
             let last = index + 1 == alpha_bar.len();
-            if !(value < previous && (value > 0.0 || (last && index > 0 && value == 0.0))) {
+            if !(value < previous && (value > 0.0 || (last && value == 0.0))) {
                 return Err(ScheduleError::AlphaBar { index, value });
             }
             previous = value;
