@@ -348,13 +348,10 @@ impl KernelGradients for Flex {
 }
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl<R: burn::backend::cubecl::CubeRuntime> Kernels for burn::backend::cubecl::CubeBackend<R> {}
+impl Kernels for burn::backend::Cube {}
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl<R: burn::backend::cubecl::CubeRuntime> KernelGradients
-    for burn::backend::cubecl::CubeBackend<R>
-{
-}
+impl KernelGradients for burn::backend::Cube {}
 
 impl<B: KernelGradients, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn conv3x3(
