@@ -14,7 +14,7 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
-use burn::backend::ops::{ActivationOps, FloatTensorOps, ModuleOps};
+use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::ops::ConvOptions;
@@ -67,7 +67,7 @@ trait Kernels: Backend {
     }
 
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_mul(x.clone(), Self::sigmoid(x))
+        composed_silu::<Self>(x)
     }
 
     fn modulated_silu(
@@ -104,28 +104,48 @@ trait KernelGradients: Kernels {
         shift: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
-        let [batch, channels, height, width] = dims(&x);
-        let u = modulate::<Self>(x.clone(), scale.clone(), shift);
-        let du = Self::silu_backward(u, grad);
-        let gain = Self::float_add_scalar(scale, 1.0.into());
-        let gain = Self::float_reshape(gain, [batch, channels, 1, 1].into());
-        let sum = |v: FloatTensor<Self>| {
-            let v = Self::float_reshape(v, [batch, channels, height * width].into());
-            Self::float_reshape(Self::float_sum_dim(v, 2), [batch, channels].into())
-        };
-        [
-            Self::float_mul(du.clone(), gain),
-            sum(Self::float_mul(du.clone(), x)),
-            sum(du),
-        ]
+        composed_modulated_silu_backward::<Self>(x, scale, shift, grad)
     }
 
     fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        // d/dx x s(x) = s + x s (1 - s)
-        let s = Self::sigmoid(x.clone());
-        let through_sigmoid = Self::sigmoid_backward(s.clone(), Self::float_mul(grad.clone(), x));
-        Self::float_add(Self::float_mul(grad, s), through_sigmoid)
+        composed_silu_backward::<Self>(x, grad)
     }
+}
+
+/// [`Kernels::silu`] of Burn's operations.
+fn composed_silu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_mul(x.clone(), B::sigmoid(x))
+}
+
+/// [`KernelGradients::silu_backward`] of Burn's operations.
+fn composed_silu_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    // d/dx x s(x) = s + x s (1 - s)
+    let s = B::sigmoid(x.clone());
+    let through_sigmoid = B::sigmoid_backward(s.clone(), B::float_mul(grad.clone(), x));
+    B::float_add(B::float_mul(grad, s), through_sigmoid)
+}
+
+/// [`KernelGradients::modulated_silu_backward`] of Burn's operations.
+fn composed_modulated_silu_backward<B: KernelGradients>(
+    x: FloatTensor<B>,
+    scale: FloatTensor<B>,
+    shift: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> [FloatTensor<B>; 3] {
+    let [batch, channels, height, width] = dims(&x);
+    let u = modulate::<B>(x.clone(), scale.clone(), shift);
+    let du = B::silu_backward(u, grad);
+    let gain = B::float_add_scalar(scale, 1.0.into());
+    let gain = B::float_reshape(gain, [batch, channels, 1, 1].into());
+    let sum = |v: FloatTensor<B>| {
+        let v = B::float_reshape(v, [batch, channels, height * width].into());
+        B::float_reshape(B::float_sum_dim(v, 2), [batch, channels].into())
+    };
+    [
+        B::float_mul(du.clone(), gain),
+        sum(B::float_mul(du.clone(), x)),
+        sum(du),
+    ]
 }
 
 /// `x · (1 + scale) + shift`.
@@ -172,7 +192,7 @@ impl Kernels for Flex {
 
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         if x.dtype() != DType::F32 {
-            return Self::float_mul(x.clone(), Self::sigmoid(x));
+            return composed_silu::<Self>(x);
         }
         let shape = dims(&x);
         let x = x.to_contiguous();
@@ -272,6 +292,9 @@ impl KernelGradients for Flex {
         shift: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
+        if x.dtype() != DType::F32 {
+            return composed_modulated_silu_backward::<Self>(x, scale, shift, grad);
+        }
         let shape = dims(&x);
         let planes = [shape[0], shape[1]];
         let area = shape[2] * shape[3];
@@ -324,9 +347,7 @@ impl KernelGradients for Flex {
 
     fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         if x.dtype() != DType::F32 {
-            let s = Self::sigmoid(x.clone());
-            let through = Self::sigmoid_backward(s.clone(), Self::float_mul(grad.clone(), x));
-            return Self::float_add(Self::float_mul(grad, s), through);
+            return composed_silu_backward::<Self>(x, grad);
         }
         let shape = dims(&x);
         let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
