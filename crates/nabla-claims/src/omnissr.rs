@@ -8,9 +8,9 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::{Tensor, TensorData};
 use nabla_data::{PanoramaSet, Raster, Split};
 use nabla_diffusion::prior::SuperResolutionPrior;
+use nabla_panorama::pixels::{to_rasters, to_tensor};
 use nabla_panorama::{
     BicubicDown, Erp, Interpolation, LinearOperator, OmniSsrConfig, evaluate,
     gradient_decomposition, resize_erp, to_8_bit,
@@ -190,6 +190,17 @@ struct Sums {
 }
 
 impl Sums {
+    /// What every variant has.
+    fn metrics(&self) -> [(&'static str, f64); 5] {
+        [
+            (PSNR, self.psnr),
+            (SSIM, self.ssim),
+            (SEAM, self.seam),
+            (POLE, self.pole),
+            (CONSISTENCY, self.inconsistency),
+        ]
+    }
+
     /// Adds what is measured of `picture`, and returns its WS-PSNR.
     fn add(
         &mut self,
@@ -283,25 +294,13 @@ fn measure(
 
     let count = panoramas.len() as f64;
     for (variant, sums) in interpolations.into_iter().zip(fixed) {
-        for (metric, sum) in [
-            (PSNR, sums.psnr),
-            (SSIM, sums.ssim),
-            (SEAM, sums.seam),
-            (POLE, sums.pole),
-            (CONSISTENCY, sums.inconsistency),
-        ] {
+        for (metric, sum) in sums.metrics() {
             table.record_for_every_seed(group, variant, metric, sum / count)?;
         }
     }
     for (&seed, sums) in context.seeds.iter().zip(sums) {
         for (variant, sums) in drawn.into_iter().zip(sums) {
-            for (metric, sum) in [
-                (PSNR, sums.psnr),
-                (SSIM, sums.ssim),
-                (SEAM, sums.seam),
-                (POLE, sums.pole),
-                (CONSISTENCY, sums.inconsistency),
-            ] {
+            for (metric, sum) in sums.metrics() {
                 table.record(group, variant, metric, seed, sum / count)?;
             }
             // The ERP image alone has no planes that could disagree.
@@ -320,15 +319,10 @@ fn restore(
     steps: usize,
     seed: u64,
 ) -> Result<Raster, ClaimError> {
-    let [channels, height, width] = enlarged.shape();
-    let values: Vec<f32> = enlarged.data().iter().map(|v| 2.0 * v - 1.0).collect();
-    let input = Tensor::<4>::from_data(
-        TensorData::new(values, [1, channels, height, width]),
-        prior.device(),
-    );
     let sharp = prior
-        .restore(input, steps, seed)
+        .restore(to_tensor([enlarged], prior.device()), steps, seed)
         .map_err(ClaimError::experiment)?;
-    let values: Vec<f32> = (sharp * 0.5 + 0.5).into_data().iter::<f32>().collect();
-    Raster::new(channels, height, width, values).map_err(ClaimError::experiment)
+    to_rasters(sharp)
+        .pop()
+        .ok_or_else(|| ClaimError::experiment("the prior returned no picture"))
 }

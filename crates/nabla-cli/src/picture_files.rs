@@ -15,11 +15,14 @@ pub fn read_panorama(path: &Path, options: &ReadOptions) -> Result<(Picture, Erp
     Ok((picture, erp))
 }
 
-/// Whether both paths name the same existing file.
-pub fn is_same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
+/// Refuses an output that is the input: both paths name the same existing file or folder.
+pub fn check_not_the_input(input: &Path, output: &Path) -> Result<(), Failure> {
+    match (input.canonicalize(), output.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => Err(Failure::input(format!(
+            "{} is the input, another output is needed",
+            output.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

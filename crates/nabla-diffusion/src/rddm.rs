@@ -586,24 +586,6 @@ impl ResidualSchedule {
             )
     }
 
-    /// The prediction whose clean picture is `clean`: the residual and the noise that belong to it
-    /// at `x`. A correction of the clean picture (OmniSSR's, say) enters the sampler here.
-    pub fn prediction_of_clean(
-        &self,
-        x: Tensor<4>,
-        input: Tensor<4>,
-        clean: Tensor<4>,
-        t: &[usize],
-    ) -> ResidualPrediction {
-        let residual = input.clone() - clean.clone();
-        let noise = self.noise_from_residual(x, input, residual.clone(), t);
-        ResidualPrediction {
-            residual,
-            noise,
-            clean,
-        }
-    }
-
     /// Completes the network's `outputs` to a prediction.
     ///
     /// With `clip`, residual and clean picture are held to `[−1, 1]`, the official default.

@@ -7,6 +7,7 @@ mod erp;
 mod gnomonic;
 pub mod metrics;
 pub mod omnissr;
+pub mod pixels;
 pub mod prior_training;
 pub mod resample;
 pub mod tangent;

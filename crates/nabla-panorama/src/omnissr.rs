@@ -36,7 +36,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use nabla_data::Raster;
 use nabla_diffusion::ddpm::DdpmConfig;
 use nabla_diffusion::denoiser::{Denoiser, SamplerError};
@@ -46,6 +46,7 @@ use nabla_diffusion::rddm_sampler::{RddmInput, RddmSamplingConfig, ResidualDenoi
 use nabla_diffusion::schedule::{NoiseSchedule, ScheduleError, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
 
+use crate::pixels::{to_rasters, to_tensor};
 use crate::{
     BicubicDown, ColourFix, ColourFixError, DegradationError, Erp, ErpError, Interpolation,
     ResampleError, TangentError, TangentGrid, TangentOptions, TangentProjection,
@@ -565,7 +566,7 @@ impl<P: TangentPrior> OmniSsr<P> {
         let config = &self.config;
         let device = self.prior.device();
         let enlarged = resize_erp(low, self.projection.erp().height(), Interpolation::BICUBIC)?;
-        let init = self.to_tensor(&self.projection.to_tangent(&enlarged)?, &device);
+        let init = to_tensor(&self.projection.to_tangent(&enlarged)?, &device);
         drop(enlarged);
 
         let cancelled = Cell::new(false);
@@ -614,9 +615,9 @@ impl<P: TangentPrior> OmniSsr<P> {
         }
 
         let fix = config.colour_fix.unwrap_or_else(|| self.prior.colour_fix());
-        let mut planes = self.to_rasters(self.prior.finish(clean, &init));
+        let mut planes = to_rasters(self.prior.finish(clean, &init));
         if fix != ColourFix::None {
-            let style = self.to_rasters(init);
+            let style = to_rasters(init);
             planes = planes
                 .into_iter()
                 .zip(&style)
@@ -672,7 +673,7 @@ impl<P: TangentPrior> OmniSsr<P> {
     ) -> Result<Tensor<4>, OmniSsrError> {
         let config = &self.config;
         let device = clean.device();
-        let planes = self.to_rasters(self.prior.decode(clean.clone()).clamp(-1.0, 1.0));
+        let planes = to_rasters(self.prior.decode(clean.clone()).clamp(-1.0, 1.0));
         let clamp = |panorama: Raster| panorama.map(|v| v.clamp(0.0, 1.0));
         let mut panorama = clamp(self.projection.to_erp(&planes)?);
         drop(planes);
@@ -680,38 +681,9 @@ impl<P: TangentPrior> OmniSsr<P> {
             let gamma = config.gamma_erp as f32;
             panorama = gradient_decomposition(&self.operator, &panorama, low, gamma)?;
         }
-        let planes = self.to_tensor(&self.projection.to_tangent(&panorama)?, &device);
+        let planes = to_tensor(&self.projection.to_tangent(&panorama)?, &device);
         let corrected = self.prior.encode(planes.clamp(-1.0, 1.0), noise);
         Ok(clean * (1.0 - config.gamma_latent) + corrected * config.gamma_latent)
-    }
-
-    /// Planes in `[0, 1]` to `[planes, 3, P, P]` in `[−1, 1]`.
-    fn to_tensor(&self, planes: &[Raster], device: &Device) -> Tensor<4> {
-        let side = self.projection.plane_size();
-        let values: Vec<f32> = planes
-            .iter()
-            .flat_map(|plane| plane.data())
-            .map(|v| 2.0 * v - 1.0)
-            .collect();
-        Tensor::from_data(
-            TensorData::new(values, [planes.len(), 3, side, side]),
-            device,
-        )
-    }
-
-    /// `[planes, 3, P, P]` in `[−1, 1]` to planes in `[0, 1]`.
-    fn to_rasters(&self, planes: Tensor<4>) -> Vec<Raster> {
-        let [count, channels, height, width] = planes.dims();
-        let planes = planes * 0.5 + 0.5;
-        (0..count)
-            .map(|i| {
-                let plane = planes.clone().slice_dim(0, i..i + 1).into_data();
-                let mut values = plane.iter::<f32>();
-                Raster::from_fn(channels, height, width, |_, _, _| {
-                    values.next().unwrap_or(0.0)
-                })
-            })
-            .collect()
     }
 }
 

@@ -18,7 +18,7 @@ use std::error::Error;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use nabla_data::{DataSetError, PanoramaSet, PhotoSet, Raster, Split};
 use nabla_diffusion::ema::EmaConfig;
 use nabla_diffusion::prior::{PriorConfig, PriorError, SuperResolutionPrior};
@@ -33,6 +33,7 @@ use rand::RngExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::pixels::to_tensor;
 use crate::{
     Erp, ErpError, Interpolation, ResampleError, TangentError, TangentGrid, TangentOptions,
     TangentProjection, resize_planar,
@@ -368,15 +369,7 @@ impl BatchSource for PriorPictures {
             .map(|draw| self.crop(draw))
             .collect::<Result<_, _>>()
             .map_err(|error| Box::new(error) as Box<dyn Error + Send + Sync>)?;
-        let tensor = |part: usize| {
-            let values: Vec<f32> = crops
-                .iter()
-                .flat_map(|crop| crop[part].data())
-                .map(|v| 2.0 * v - 1.0)
-                .collect();
-            let shape = [size, 3, self.data.crop, self.data.crop];
-            Tensor::<4>::from_data(TensorData::new(values, shape), device)
-        };
+        let tensor = |part: usize| to_tensor(crops.iter().map(|crop| &crop[part]), device);
         Ok(Batch::restoration(tensor(0), tensor(1)))
     }
 }
@@ -389,6 +382,7 @@ pub fn checkpoint_folder(prior: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Tensor;
 
     fn assets() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets")

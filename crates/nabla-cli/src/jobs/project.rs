@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::errors::Failure;
 use crate::output::{print, print_json};
 use crate::picture_files::{
-    is_same_file, is_writable_image, join_alpha, panorama_metadata, planar_metadata, read_panorama,
-    split_alpha,
+    check_not_the_input, is_writable_image, join_alpha, panorama_metadata, planar_metadata,
+    read_panorama, split_alpha,
 };
 
 /// The command line of the job.
@@ -162,12 +162,7 @@ struct Made {
 
 /// Does the job.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    if is_same_file(&arguments.input, &arguments.output) {
-        return Err(Failure::input(format!(
-            "{} is the input, another output is needed",
-            arguments.output.display()
-        )));
-    }
+    check_not_the_input(&arguments.input, &arguments.output)?;
     let made = match arguments.to {
         Target::Tangent => to_tangent(arguments)?,
         Target::Cubemap => to_cubemap(arguments)?,

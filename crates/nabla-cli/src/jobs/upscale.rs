@@ -24,7 +24,7 @@ use crate::devices::DeviceChoice;
 use crate::errors::Failure;
 use crate::jobs::evaluate::comparison;
 use crate::output::{print, print_json};
-use crate::picture_files::{is_same_file, panorama_metadata, read_panorama};
+use crate::picture_files::{check_not_the_input, panorama_metadata, read_panorama};
 use crate::progress::{Progress, duration};
 
 /// The command line of the job.
@@ -223,12 +223,7 @@ struct Job {
 
 impl Job {
     fn prepare(arguments: &Arguments, input: &Path, output: &Path) -> Result<Self, Failure> {
-        if is_same_file(input, output) {
-            return Err(Failure::input(format!(
-                "{} is the input, another output is needed",
-                output.display()
-            )));
-        }
+        check_not_the_input(input, output)?;
         let scale = arguments.scale.factor() as u64;
         let defaults = ReadOptions::default();
         let options = ReadOptions {
@@ -300,12 +295,7 @@ fn mean_of_channels(raster: &Raster) -> Raster {
 }
 
 fn folder(arguments: &Arguments, input: &Path, output: &Path) -> Result<(), Failure> {
-    if is_same_file(input, output) {
-        return Err(Failure::input(format!(
-            "{} is the input, another output is needed",
-            output.display()
-        )));
-    }
+    check_not_the_input(input, output)?;
     let read_failed =
         |e: std::io::Error| Failure::input(format!("cannot read {}: {e}", input.display()));
     let mut files = Vec::new();
