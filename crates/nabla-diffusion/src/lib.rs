@@ -10,5 +10,6 @@ pub mod rddm;
 pub mod rddm_sampler;
 pub mod rddm_trainer;
 pub mod schedule;
-pub mod seeded_noise;
+/// Random numbers that are the same on every device; see [`nabla_grad::seeded_noise`].
+pub use nabla_grad::seeded_noise;
 pub mod unet;

@@ -36,7 +36,7 @@ pub struct NoiseState {
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use nabla_diffusion::seeded_noise::SeededNoise;
+/// use nabla_grad::seeded_noise::SeededNoise;
 /// use rand::RngExt;
 ///
 /// let mut noise = SeededNoise::new(42, 0);

@@ -1,0 +1,23 @@
+//! Taking a gradient, and taking it apart: the ground that Nabla's methods share.
+//!
+//! * [`flat`]: a module's parameters and gradients as one flat vector, and back;
+//! * [`per_example`]: the gradient of every example of a batch;
+//! * [`curvature`]: products with the Hessian, the Gauss-Newton matrix and the empirical Fisher;
+//! * [`trace`]: Hutchinson's and Hutch++'s estimates of a trace;
+//! * [`spectrum`]: power iteration, Lanczos, the density of eigenvalues;
+//! * [`decomposition`]: the parts of one vector along and across another;
+//! * [`proximal`]: proximal operators and projections;
+//! * [`compressor`] and [`sketch`]: fewer numbers for a vector, with the constants that convergence
+//!   theory asks for;
+//! * [`seeded_noise`]: random numbers that are the same on every device.
+
+pub mod compressor;
+pub mod curvature;
+pub mod decomposition;
+pub mod flat;
+pub mod per_example;
+pub mod proximal;
+pub mod seeded_noise;
+pub mod sketch;
+pub mod spectrum;
+pub mod trace;

@@ -1,0 +1,5 @@
+//! Stepping along a gradient: optimizers that Burn's learner takes, and solvers.
+
+pub mod adabelief;
+pub mod adamp;
+pub mod diffgrad;
