@@ -235,6 +235,11 @@ pub struct RddmTrainerConfig {
     /// Distance of prediction and target. Default `L1`.
     #[config(default = "Loss::L1")]
     pub loss: Loss,
+    /// Share of examples at the last index, `t = T − 1`, where every sampler starts, in `[0, 1]`;
+    /// the others are drawn from all. A model that is to sample in one or two steps is used there
+    /// most. Default 0, the paper's.
+    #[config(default = 0.0)]
+    pub first_step_share: f64,
     /// Highest learning rate. Default 8e-5.
     #[config(default = 8e-5)]
     pub learning_rate: f64,
@@ -307,6 +312,13 @@ impl RddmTrainerConfig {
             if !(value > 0.0 && value.is_finite()) {
                 return Err(wrong(field, value, "positive and finite"));
             }
+        }
+        if !(0.0..=1.0).contains(&self.first_step_share) {
+            return Err(wrong(
+                "first_step_share",
+                self.first_step_share,
+                "in [0, 1]",
+            ));
         }
         if let Rate::WarmupCosine { floor, .. } = self.rate
             && !(0.0..=1.0).contains(&floor)
@@ -387,6 +399,7 @@ impl Draws {
         source: &mut dyn BatchSource,
         size: usize,
         steps: usize,
+        first_step_share: f64,
         device: &Device,
     ) -> Result<Example, RddmTrainingError> {
         let Batch {
@@ -403,7 +416,14 @@ impl Draws {
         let input = degraded.unwrap_or_else(|| clean.zeros_like());
         Ok(Example {
             t: (0..shape[0])
-                .map(|_| self.time.random_range(0..steps))
+                .map(|_| {
+                    let first = first_step_share > 0.0 && self.time.random_bool(first_step_share);
+                    if first {
+                        steps - 1
+                    } else {
+                        self.time.random_range(0..steps)
+                    }
+                })
                 .collect(),
             noise: self.noise.normal(shape, device),
             given: RddmInput { input, condition },
@@ -616,6 +636,7 @@ impl<M: Module + ResidualDenoiser> RddmTrainer<M> {
                 source,
                 self.config.batch,
                 self.rddm.schedule().steps(),
+                self.config.first_step_share,
                 &self.device,
             )?;
             let part = self.rddm.loss(
@@ -1074,7 +1095,8 @@ pub fn select_objective<M: Module + ResidualDenoiser>(
         let mut accumulator = GradientsAccumulator::new();
         let mut share_accumulator = GradientsAccumulator::new();
         for _ in 0..config.accumulate {
-            let example = draws.example(source, config.batch, rddm.schedule().steps(), &device)?;
+            let example =
+                draws.example(source, config.batch, rddm.schedule().steps(), 0.0, &device)?;
             let loss = rddm.selection_loss(
                 &network,
                 example.clean,

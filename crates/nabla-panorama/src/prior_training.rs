@@ -1,16 +1,16 @@
 //! Training the super-resolution prior on photographs and on views of panoramas.
 //!
-//! A sharp crop `I_0` comes from a photograph, or from a tangent plane of a training panorama, which
-//! is a planar picture too. It is reduced by antialiased bicubic interpolation, rounded to 8 bit and
-//! enlarged again:
+//! A sharp crop `I_0` and the same crop `I_in` from fewer pixels come from two sources:
 //!
-//! ```text
-//! I_in = bicubic(round(bicubic(I_0, 1/s_y, 1/s_x)), s_y, s_x)
-//! ```
+//! * a photograph, reduced by antialiased bicubic interpolation, rounded to 8 bit and enlarged
+//!   again, `I_in = bicubic(round(bicubic(I_0, 1/s_y, 1/s_x)), s_y, s_x)`, with different factors in
+//!   rows and columns in part of the examples, since a panorama's pixels are narrower than high away
+//!   from the horizon;
+//! * tangent planes of a training panorama `E`, which are planar pictures too:
+//!   `I_0 = ERP→TP(E)` and `I_in = ERP→TP(bicubic(round(A E), s))`, as [OmniSSR](crate::omnissr)
+//!   shows them to the prior.
 //!
-//! The degradation is planar: the prior knows nothing of the sphere, as OmniSSR's does not. But the
-//! factors differ between rows and columns in part of the examples, since a panorama's pixels are
-//! narrower than high away from the horizon. Each crop is turned and mirrored at random.
+//! Each crop is turned and mirrored at random.
 //!
 //! Everything is drawn from one seed ([`PriorRecipe`]), so that the same recipe gives the same file.
 
@@ -23,7 +23,7 @@ use nabla_data::{DataSetError, PanoramaSet, PhotoSet, Raster, Split};
 use nabla_diffusion::ema::EmaConfig;
 use nabla_diffusion::prior::{PriorConfig, PriorError, SuperResolutionPrior};
 use nabla_diffusion::rddm::ResidualNetwork;
-use nabla_diffusion::rddm_sampler::seeded_weights;
+use nabla_diffusion::rddm_sampler::{Loss, seeded_weights};
 use nabla_diffusion::rddm_trainer::{
     Batch, BatchError, BatchSource, Rate, RddmTrainer, RddmTrainerConfig, RddmTrainingError,
     TrainingStep,
@@ -35,8 +35,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::pixels::to_tensor;
 use crate::{
-    Erp, ErpError, Interpolation, ResampleError, TangentError, TangentGrid, TangentOptions,
-    TangentProjection, resize_planar,
+    BicubicDown, DegradationError, Erp, ErpError, Interpolation, LinearOperator, ResampleError,
+    TangentError, TangentGrid, TangentOptions, TangentProjection, resize_erp, resize_planar,
 };
 
 /// Why a prior cannot be trained.
@@ -54,6 +54,9 @@ pub enum PriorTrainingError {
     /// A picture cannot be resampled.
     #[error(transparent)]
     Resample(#[from] ResampleError),
+    /// A panorama cannot be reduced.
+    #[error(transparent)]
+    Degradation(#[from] DegradationError),
     /// A value of the recipe is out of range.
     #[error("the recipe's {field} is {value}, but it must be {expected}")]
     Recipe {
@@ -80,10 +83,12 @@ pub struct PriorData {
     pub crop: usize,
     /// Share of crops from panoramas (the others are from photographs), in `[0, 1]`. Default 0.5.
     pub panorama_share: f64,
-    /// Share of crops with equal factors in rows and columns, in `[0, 1]`. Default 0.6.
+    /// Share of the photographs' crops with equal factors in rows and columns, in `[0, 1]`. Default
+    /// 0.6.
     pub isotropic_share: f64,
-    /// Factors of reduction, of which one is drawn. Default 2 and 4.
-    pub factors: [f64; 2],
+    /// Factors of reduction, of which one is drawn; they must divide the panoramas' height. Default
+    /// 2 and 4.
+    pub factors: [usize; 2],
 }
 
 impl Default for PriorData {
@@ -92,7 +97,7 @@ impl Default for PriorData {
             crop: 80,
             panorama_share: 0.5,
             isotropic_share: 0.6,
-            factors: [2.0, 4.0],
+            factors: [2, 4],
         }
     }
 }
@@ -114,9 +119,11 @@ impl Default for PriorRecipe {
     fn default() -> Self {
         Self {
             data: PriorData::default(),
-            training: RddmTrainerConfig::new(10_000)
+            training: RddmTrainerConfig::new(30_000)
                 .with_batch(8)
-                .with_learning_rate(5e-4)
+                .with_loss(Loss::L2)
+                .with_first_step_share(0.5)
+                .with_learning_rate(1e-3)
                 .with_rate(Rate::WarmupCosine {
                     warmup: 300,
                     floor: 0.01,
@@ -183,8 +190,17 @@ pub struct TrainedPrior {
 #[derive(Clone, Debug)]
 pub struct PriorPictures {
     photos: Vec<Raster>,
-    views: Vec<Raster>,
+    views: Vec<View>,
     data: PriorData,
+}
+
+/// A tangent plane of a training panorama.
+#[derive(Clone, Debug)]
+struct View {
+    /// `I_0`.
+    sharp: Raster,
+    /// `I_in` for each of the factors.
+    enlarged: [Raster; 2],
 }
 
 /// One crop as it is drawn: where from, and what is done to it.
@@ -195,16 +211,20 @@ struct Draw {
     top: usize,
     left: usize,
     symmetry: u8,
+    choice: usize,
     factors: [f64; 2],
     shift: [usize; 2],
 }
+
+/// The panorama is turned around its axis by a sixteenth for a second set of planes.
+const TURNS: [usize; 2] = [0, 1];
 
 /// Pixels around a crop that are degraded with it, so that its borders are like its middle.
 const MARGIN: usize = 16;
 
 impl PriorPictures {
     /// Reads `assets/photos` and the training side of `assets/panoramas`, of which the 18 tangent
-    /// planes of the octadecaplex are taken.
+    /// planes of the octadecaplex are taken twice, a sixteenth of a turn apart.
     ///
     /// # Errors
     /// If a folder or file cannot be read, a picture is smaller than a crop, or a value of `data` is
@@ -227,8 +247,8 @@ impl PriorPictures {
             }
         }
         for factor in data.factors {
-            if !(1.0..=8.0).contains(&factor) {
-                return Err(wrong("factor", factor, "between 1 and 8"));
+            if !(1..=8).contains(&factor) {
+                return Err(wrong("factor", factor as f64, "between 1 and 8"));
             }
         }
         let photos = PhotoSet::open(&assets.join("photos"))?;
@@ -240,24 +260,14 @@ impl PriorPictures {
         let mut views = Vec::new();
         for name in panoramas.names(Split::Training) {
             let panorama = panoramas.load(name)?.raster;
-            let erp = Erp::of(&panorama)?;
-            let projection = TangentProjection::new(
-                TangentGrid::octadecaplex(),
-                erp,
-                erp.height() / 2,
-                TangentOptions::default(),
-            )?;
-            views.extend(
-                projection
-                    .to_tangent(&panorama)?
-                    .into_iter()
-                    .map(|view| view.map(|v| v.clamp(0.0, 1.0))),
-            );
+            for turn in TURNS {
+                views.extend(views_of(&turned(&panorama, turn), data.factors)?);
+            }
         }
         let side = data.crop + 2 * MARGIN + SHIFTS;
         let smallest = photos
             .iter()
-            .chain(&views)
+            .chain(views.iter().map(|view| &view.sharp))
             .map(|p| p.height().min(p.width()))
             .min()
             .unwrap_or(0);
@@ -287,11 +297,19 @@ impl PriorPictures {
 
     fn draw(&self, draw: &mut SeededNoise) -> Draw {
         let view = draw.random_bool(self.data.panorama_share);
-        let pictures = if view { &self.views } else { &self.photos };
-        let picture = draw.random_range(0..pictures.len());
-        let side = self.side();
-        let [_, height, width] = pictures[picture].shape();
-        let factor = self.data.factors[draw.random_range(0..self.data.factors.len())];
+        let (pictures, side) = if view {
+            (self.views.len(), self.data.crop)
+        } else {
+            (self.photos.len(), self.side())
+        };
+        let picture = draw.random_range(0..pictures);
+        let [_, height, width] = if view {
+            self.views[picture].sharp.shape()
+        } else {
+            self.photos[picture].shape()
+        };
+        let choice = draw.random_range(0..self.data.factors.len());
+        let factor = self.data.factors[choice] as f64;
         let factors = if draw.random_bool(self.data.isotropic_share) {
             [factor; 2]
         } else {
@@ -305,6 +323,7 @@ impl PriorPictures {
             top: draw.random_range(0..=height - side),
             left: draw.random_range(0..=width - side),
             symmetry: draw.random_range(0..8),
+            choice,
             factors,
             shift: [draw.random_range(0..SHIFTS), draw.random_range(0..SHIFTS)],
         }
@@ -316,41 +335,82 @@ impl PriorPictures {
 
     /// `[I_0, I_in]`, each `[3, crop, crop]` in `[0, 1]`.
     fn crop(&self, draw: Draw) -> Result<[Raster; 2], ResampleError> {
-        let source = if draw.view { &self.views } else { &self.photos };
-        let source = &source[draw.picture];
+        let crop = self.data.crop;
+        if draw.view {
+            let view = &self.views[draw.picture];
+            let enlarged = &view.enlarged[draw.choice];
+            return Ok([&view.sharp, enlarged].map(|picture| draw.cut(picture, crop)));
+        }
         let side = self.side();
-        let sharp = Raster::from_fn(3, side, side, |c, y, x| {
-            let [y, x] = if draw.symmetry & 1 == 0 {
-                [y, x]
-            } else {
-                [x, y]
-            };
-            let y = if draw.symmetry & 2 == 0 {
-                y
-            } else {
-                side - 1 - y
-            };
-            let x = if draw.symmetry & 4 == 0 {
-                x
-            } else {
-                side - 1 - x
-            };
-            source.get(c, draw.top + y, draw.left + x)
-        });
+        let sharp = draw.cut(&self.photos[draw.picture], side);
         let small = draw
             .factors
             .map(|f| ((side as f64 / f).round() as usize).max(1));
-        let low = resize_planar(&sharp, small[0], small[1], Interpolation::BICUBIC)?
-            .map(|v| (v.clamp(0.0, 1.0) * 255.0).round() / 255.0);
-        let enlarged = resize_planar(&low, side, side, Interpolation::BICUBIC)?;
+        let low = resize_planar(&sharp, small[0], small[1], Interpolation::BICUBIC)?;
+        let enlarged = resize_planar(&eight_bit(low), side, side, Interpolation::BICUBIC)?;
         // The grid of the reduction lies anywhere, as it does on a tangent plane.
-        let cut = |picture: &Raster| {
-            Raster::from_fn(3, self.data.crop, self.data.crop, |c, y, x| {
+        Ok([sharp, enlarged].map(|picture| {
+            Raster::from_fn(3, crop, crop, |c, y, x| {
                 picture.get(c, MARGIN + draw.shift[0] + y, MARGIN + draw.shift[1] + x)
             })
-        };
-        Ok([cut(&sharp), cut(&enlarged)])
+        }))
     }
+}
+
+impl Draw {
+    /// A square of the picture, turned and mirrored.
+    fn cut(&self, picture: &Raster, side: usize) -> Raster {
+        let symmetry = self.symmetry;
+        Raster::from_fn(3, side, side, |c, y, x| {
+            let [y, x] = if symmetry & 1 == 0 { [y, x] } else { [x, y] };
+            let y = if symmetry & 2 == 0 { y } else { side - 1 - y };
+            let x = if symmetry & 4 == 0 { x } else { side - 1 - x };
+            picture.get(c, self.top + y, self.left + x)
+        })
+    }
+}
+
+/// Samples as a file of 8 bit holds them.
+fn eight_bit(picture: Raster) -> Raster {
+    picture.map(|v| (v.clamp(0.0, 1.0) * 255.0).round() / 255.0)
+}
+
+/// The panorama turned around its axis by sixteenths.
+fn turned(panorama: &Raster, sixteenths: usize) -> Raster {
+    let [channels, height, width] = panorama.shape();
+    let shift = sixteenths * width / 16;
+    Raster::from_fn(channels, height, width, |c, y, x| {
+        panorama.get(c, y, (x + shift) % width)
+    })
+}
+
+/// The tangent planes of a panorama, sharp and enlarged from fewer pixels.
+fn views_of(panorama: &Raster, factors: [usize; 2]) -> Result<Vec<View>, PriorTrainingError> {
+    let erp = Erp::of(panorama)?;
+    let projection = TangentProjection::new(
+        TangentGrid::octadecaplex(),
+        erp,
+        erp.height() / 2,
+        TangentOptions::default(),
+    )?;
+    let planes = |panorama: &Raster| -> Result<Vec<Raster>, PriorTrainingError> {
+        let planes = projection.to_tangent(panorama)?.into_iter();
+        Ok(planes.map(|p| p.map(|v| v.clamp(0.0, 1.0))).collect())
+    };
+    let enlarged = |factor: usize| -> Result<Vec<Raster>, PriorTrainingError> {
+        let low = eight_bit(BicubicDown::new(factor, erp)?.apply(panorama)?);
+        planes(&resize_erp(&low, erp.height(), Interpolation::BICUBIC)?)
+    };
+    let [first, second] = factors;
+    Ok(planes(panorama)?
+        .into_iter()
+        .zip(enlarged(first)?)
+        .zip(enlarged(second)?)
+        .map(|((sharp, first), second)| View {
+            sharp,
+            enlarged: [first, second],
+        })
+        .collect())
 }
 
 /// Positions of the reduction's grid under a crop.
@@ -391,7 +451,7 @@ mod tests {
     #[test]
     fn crops_are_degraded_but_have_the_means_of_the_sharp_ones() {
         let mut pictures = PriorPictures::open(&assets(), PriorData::default()).unwrap();
-        assert_eq!(pictures.len(), [31, 16 * 18]);
+        assert_eq!(pictures.len(), [31, 16 * 18 * 2]);
         let device = Device::flex();
         let mut draw = SeededNoise::new(0, 0);
         let batch = pictures.batch(16, &mut draw, &device).unwrap();
@@ -442,10 +502,10 @@ mod tests {
         );
         assert!(
             error(PriorData {
-                factors: [0.5, 2.0],
+                factors: [0, 2],
                 ..default
             })
-            .contains("factor is 0.5")
+            .contains("factor is 0")
         );
     }
 
