@@ -16,7 +16,8 @@
 //! ```
 
 use crate::measurement::{Role, Summary, significant};
-use crate::result::{ResultError, write_whole};
+use crate::result::ResultError;
+use nabla_data::write_bytes_atomically;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -732,9 +733,9 @@ fn thin(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
 /// Writes a plot to a file, which appears whole or not at all.
 ///
 /// # Errors
-/// [`ResultError::Io`] if the file system refuses.
+/// [`ResultError::Output`] if the file cannot be written.
 pub fn write_svg(path: &Path, svg: &str) -> Result<(), ResultError> {
-    write_whole(path, svg.as_bytes())
+    Ok(write_bytes_atomically(path, svg.as_bytes())?)
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use crate::claim::Paper;
 use crate::measurement::{Direction, Metric, Table};
 use crate::plot::{DotPanel, DotPlot, DotRow, PlotError, Theme, dot_plot, line_plot};
 use crate::registry::{METHOD_COUNT, METHODS, Method, State, method};
-use crate::result::{ClaimResult, ResultError, Verdict, read_result, write_whole};
+use crate::result::{ClaimResult, ResultError, Verdict, read_result};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use nabla_data::write_bytes_atomically;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -97,8 +98,9 @@ pub fn write_report(
 ) -> Result<ResultsFolder, ReportError> {
     let folder = read_results(results)?;
     let page = render_html(&folder)?;
-    write_whole(markdown, render_markdown(&folder).as_bytes())?;
-    write_whole(html, page.as_bytes())?;
+    write_bytes_atomically(markdown, render_markdown(&folder).as_bytes())
+        .map_err(ResultError::from)?;
+    write_bytes_atomically(html, page.as_bytes()).map_err(ResultError::from)?;
     Ok(folder)
 }
 

@@ -4,8 +4,9 @@ use crate::claim::Paper;
 use crate::measurement::{Check, Table};
 use crate::plot::LinePlot;
 use burn::tensor::Device;
+use nabla_data::{OutputError, write_bytes_atomically};
 use serde::{Deserialize, Serialize};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -193,6 +194,9 @@ pub enum ResultError {
     /// A full run offered as a quick one.
     #[error("the run of '{0}' is a full one; save it among the results instead")]
     NotQuick(String),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// The file system refused.
     #[error("cannot {action} '{}': {source}", path.display())]
     Io {
@@ -267,7 +271,7 @@ impl ClaimResult {
             path: path.to_owned(),
             source,
         })?;
-        write_whole(path, text.as_bytes())
+        Ok(write_bytes_atomically(path, text.as_bytes())?)
     }
 
     fn contradiction(&self, stem: &str) -> Option<String> {
@@ -338,32 +342,6 @@ pub fn read_result(path: &Path) -> Result<ClaimResult, ResultError> {
     }
 }
 
-/// Writes a file so that it appears whole or not at all: beside its place first, then renamed.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ResultError> {
-    let io = |source| ResultError::Io {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    };
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".nabla-");
-    #[cfg(unix)]
-    {
-        // Temporary files are private by default; this one becomes an ordinary file.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o644));
-    }
-    let mut file = builder.tempfile_in(folder).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,17 +404,5 @@ mod tests {
     fn devices_are_named() {
         let name = describe_device(&Device::default());
         assert!(name.contains("thread"), "{name}");
-    }
-
-    #[test]
-    fn files_appear_whole_and_leave_nothing_beside_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.txt");
-        write_whole(&path, b"one").unwrap();
-        write_whole(&path, b"two").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"two");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        let error = write_whole(&folder.path().join("no/where.txt"), b"").unwrap_err();
-        assert!(error.to_string().starts_with("cannot write '"), "{error}");
     }
 }

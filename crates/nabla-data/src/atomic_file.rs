@@ -183,6 +183,27 @@ pub fn write_atomically<E: From<OutputError>>(
     Ok(())
 }
 
+/// Writes `bytes` to `path` as [`write_atomically`] does.
+///
+/// # Errors
+/// An [`OutputError`]; `path` is as it was then.
+///
+/// ```
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("out.json");
+/// nabla_data::write_bytes_atomically(&path, b"{}")?;
+/// assert_eq!(std::fs::read(&path)?, b"{}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    write_atomically(path, |out| {
+        out.write_all(bytes).map_err(|source| OutputError::Io {
+            path: path.into(),
+            source,
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

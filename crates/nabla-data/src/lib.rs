@@ -22,7 +22,9 @@ mod photosphere;
 mod raster;
 mod tone_map;
 
-pub use atomic_file::{OutputError, check_writable, remove_unfinished_files, write_atomically};
+pub use atomic_file::{
+    OutputError, check_writable, remove_unfinished_files, write_atomically, write_bytes_atomically,
+};
 pub use dataset::{DataSetError, PanoramaSet, PhotoSet, Split};
 pub use embedded::{SAMPLE_PANORAMA, SAMPLE_PANORAMA_SMALL, sample_panorama};
 pub use file_format::{BitDepth, FileFormat};

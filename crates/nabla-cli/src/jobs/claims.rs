@@ -9,7 +9,7 @@ use nabla::claims::{
     Claim, ClaimContext, ClaimResult, ProgressSink, RunError, Verdict, claim, claims, read_results,
     run_claims, write_report,
 };
-use nabla::data::{OutputError, write_atomically};
+use nabla::data::write_bytes_atomically;
 use serde::Serialize;
 
 use crate::devices::DeviceChoice;
@@ -242,14 +242,7 @@ fn report(arguments: &ReportArguments) -> Result<(), Failure> {
     );
     if let Some((path, document)) = document {
         let document = insert_method_table(&document, &folder)?;
-        write_atomically(path, |out| {
-            use std::io::Write;
-            out.write_all(document.as_bytes())
-                .map_err(|source| OutputError::Io {
-                    path: path.clone(),
-                    source,
-                })
-        })?;
+        write_bytes_atomically(path, document.as_bytes())?;
         text.push_str(&format!("table of methods in {}\n", path.display()));
     }
     if folder.problems.is_empty() {

@@ -5,12 +5,11 @@
 //! can also be one picture of all faces.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use nabla::data::{
-    OutputError, Picture, Raster, ReadOptions, WriteOptions, check_writable, write_atomically,
+    OutputError, Picture, Raster, ReadOptions, WriteOptions, check_writable, write_bytes_atomically,
 };
 use nabla::panorama::{
     CubeFace, CubeLayout, Cubemap, CubemapProjection, Erp, Interpolation, TangentGrid,
@@ -489,12 +488,7 @@ impl<'a> OutputFolder<'a> {
         if let Some(description) = description {
             let path = self.path.join(TANGENT_FILE);
             let text = serde_json::to_string_pretty(description).map_err(Failure::run)?;
-            write_atomically(&path, |out| {
-                writeln!(out, "{text}").map_err(|source| OutputError::Io {
-                    path: path.clone(),
-                    source,
-                })
-            })?;
+            write_bytes_atomically(&path, format!("{text}\n").as_bytes())?;
         }
         Ok(())
     }

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use nabla::claims::ProgressSink;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
-use nabla::data::{OutputError, write_atomically};
+use nabla::data::write_bytes_atomically;
 use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};
+use nabla::diffusion::rddm_sampler::Loss;
 use nabla::panorama::prior_training::{PriorRecipe, PriorTrainingError, checkpoint_folder};
 use serde::Serialize;
 
@@ -100,7 +101,7 @@ fn prior(arguments: &PriorArguments) -> Result<(), Failure> {
     let device = arguments.device.open()?;
     fs::create_dir_all(folder)
         .map_err(|e| Failure::input(format!("cannot write to {}: {e}", folder.display())))?;
-    write(&folder.join("recipe.toml"), text.as_bytes())?;
+    write_bytes_atomically(&folder.join("recipe.toml"), text.as_bytes())?;
 
     let progress = Progress::new();
     let begun = Instant::now();
@@ -137,8 +138,11 @@ fn prior(arguments: &PriorArguments) -> Result<(), Failure> {
                 .map(|(i, loss)| format!("{},{loss}\n", i + 1)),
         )
         .collect();
-    write(&folder.join("loss.csv"), table.as_bytes())?;
-    write_svg(&folder.join("loss.svg"), &curve(losses)?)?;
+    write_bytes_atomically(&folder.join("loss.csv"), table.as_bytes())?;
+    write_svg(
+        &folder.join("loss.svg"),
+        &curve(losses, recipe.training.loss)?,
+    )?;
 
     let tail = &losses[losses.len().saturating_sub(REPORTED)..];
     let trained = Trained {
@@ -203,7 +207,7 @@ fn overlay(whole: &mut toml::Table, given: toml::Table) {
 }
 
 /// The loss over the steps, averaged over windows so that the trend shows.
-fn curve(losses: &[f32]) -> Result<String, Failure> {
+fn curve(losses: &[f32], loss: Loss) -> Result<String, Failure> {
     let window = (losses.len() / 200).max(1);
     let points = losses.chunks(window).enumerate().map(|(i, chunk)| {
         let mean = chunk.iter().map(|&l| f64::from(l)).sum::<f64>() / chunk.len() as f64;
@@ -212,21 +216,11 @@ fn curve(losses: &[f32]) -> Result<String, Failure> {
     let plot = LinePlot::new(
         "Training of the prior",
         "step",
-        format!("L1 loss, mean of {window} steps"),
+        format!("{loss:?} loss, mean of {window} steps"),
     )
     .log_y()
     .with_series(Series::new("training loss", points));
     line_plot(&plot, Theme::Standalone).map_err(Failure::run)
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    use std::io::Write;
-    Ok(write_atomically(path, |out| {
-        out.write_all(bytes).map_err(|source| OutputError::Io {
-            path: path.into(),
-            source,
-        })
-    })?)
 }
 
 #[cfg(test)]
