@@ -8,6 +8,7 @@
 //!   keeps it true when a picture changes size.
 //! * [`PanoramaSet`] and [`PhotoSet`]: the panoramas, with their split, and the photographs of
 //!   `assets/`; [`sample_panorama`] is built in.
+//! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format.
 
 mod atomic_file;
 mod dataset;
@@ -17,6 +18,7 @@ mod file_format;
 mod image_file;
 mod image_reader;
 mod image_writer;
+mod libsvm;
 mod metadata;
 mod photosphere;
 mod raster;
@@ -29,6 +31,7 @@ pub use dataset::{DataSetError, PanoramaSet, PhotoSet, Split};
 pub use embedded::{SAMPLE_PANORAMA, SAMPLE_PANORAMA_SMALL, sample_panorama};
 pub use file_format::{BitDepth, FileFormat};
 pub use image_file::{ImageFileError, Picture, ReadOptions, WriteOptions};
+pub use libsvm::{LabelledRows, LibsvmError};
 pub use metadata::Metadata;
 pub use photosphere::{PhotoSphere, XmpError, resize_xmp};
 pub use raster::{Raster, RasterSizeError};

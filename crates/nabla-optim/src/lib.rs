@@ -3,3 +3,4 @@
 pub mod adabelief;
 pub mod adamp;
 pub mod diffgrad;
+pub mod normalized_lr;
