@@ -9,11 +9,13 @@
 //! * [`proximal`]: proximal operators and projections;
 //! * [`compressor`] and [`sketch`]: fewer numbers for a vector, with the constants that convergence
 //!   theory asks for;
+//! * [`elementwise`]: operations on the elements of several tensors in one pass, for optimizers;
 //! * [`seeded_noise`]: random numbers that are the same on every device.
 
 pub mod compressor;
 pub mod curvature;
 pub mod decomposition;
+pub mod elementwise;
 pub mod flat;
 pub mod per_example;
 pub mod proximal;

@@ -1,0 +1,690 @@
+//! Operations on the elements of several tensors, in one pass over memory and in place.
+//!
+//! Every operation of Burn on whole tensors reads its inputs from memory and writes a fresh output.
+//! An optimizer's step is a dozen such operations, and with more parameters than the cache holds
+//! its time is that of the memory. Here such a step is one function of the numbers at one place,
+//! `written, read -> written`, which runs once over all tensors; the ones that it writes are
+//! updated where they are, if nobody else holds them.
+//!
+//! * [`Dense`] takes a tensor of `f32`s out of Burn's CPU backend `flex`, and gives any other tensor
+//!   back, for which a method runs Burn's own operations;
+//! * [`update`] runs a [`Kernel`], and [`update_channels`] one that takes a number for each of the
+//!   [`Channels`] of a tensor, or gives sums over them;
+//! * [`all_finite`] looks for NaN and infinity.
+//!
+//! Results do not depend on the number of threads: memory is cut at fixed places, and sums have a
+//! fixed order.
+
+use std::array::from_fn;
+
+use burn::backend::Flex;
+use burn::backend::TensorMetadata;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Tensor, TensorData};
+use rayon::prelude::*;
+
+/// Elements that one task handles.
+const CHUNK: usize = 1 << 14;
+
+/// Elements that are loaded, computed and stored side by side. The compiler turns a loop over them
+/// into vector instructions, and partial sums are kept apart by their place among them.
+const LANES: usize = 16;
+
+/// Rows that one task handles at least where each of them has sums for every column.
+const ROWS: usize = 64;
+
+/// A tensor of `f32`s of the CPU backend, whose numbers lie one after the other.
+#[derive(Debug)]
+pub struct Dense(FloatTensor<Flex>);
+
+impl Dense {
+    /// Takes `tensor` out of Burn.
+    ///
+    /// # Errors
+    /// Gives `tensor` back if it is on another device, tracked by autodiff, or not of `f32`s.
+    pub fn take<const D: usize>(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
+        if tensor.dtype() != DType::F32 {
+            return Err(tensor);
+        }
+        // A conversion that fails drops the tensor.
+        let kept = tensor.clone();
+        let Ok(primitive) = tensor.try_into_primitive::<Flex>() else {
+            return Err(kept);
+        };
+        let whole = primitive.is_contiguous()
+            && primitive.layout().start_offset() == 0
+            && primitive.storage::<f32>().len() == primitive.layout().num_elements();
+        Ok(Self(if whole {
+            primitive
+        } else {
+            primitive.to_contiguous()
+        }))
+    }
+
+    /// Takes all of `tensors`, or gives all of them back.
+    ///
+    /// # Errors
+    /// Gives `tensors` back if [`take`](Self::take) would give back one of them.
+    pub fn take_all<const D: usize, const N: usize>(
+        tensors: [Tensor<D>; N],
+    ) -> Result<[Self; N], [Tensor<D>; N]> {
+        let kept = tensors.clone();
+        let taken: Vec<Self> = tensors
+            .into_iter()
+            .filter_map(|tensor| Self::take(tensor).ok())
+            .collect();
+        taken.try_into().map_err(|_| kept)
+    }
+
+    /// Zeros in the shape of this tensor.
+    pub fn zeros_like(&self) -> Self {
+        let shape = self.0.shape();
+        let zeros = vec![0.0f32; shape.num_elements()];
+        Self(FloatTensor::<Flex>::from_data(TensorData::new(
+            zeros, shape,
+        )))
+    }
+
+    /// The numbers, in row-major order.
+    pub fn values(&self) -> &[f32] {
+        self.0.storage()
+    }
+
+    /// The numbers, to be written. If somebody else holds the tensor, it is copied first.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.0.storage_mut()
+    }
+
+    /// Gives the tensor to Burn.
+    pub fn into_tensor<const D: usize>(self) -> Tensor<D> {
+        Tensor::from_primitive::<Flex>(self.0)
+    }
+}
+
+/// A function of the numbers at one place of several tensors.
+///
+/// Mark `apply` `#[inline(always)]`, or it is not compiled for the processor's vector instructions.
+pub trait Kernel<const W: usize, const R: usize, const S: usize>: Sync {
+    /// New values for `written`, and terms of sums. `scale` is the number of the channel, or 1.
+    fn apply(&self, written: [f32; W], read: [f32; R], scale: f32) -> ([f32; W], [f32; S]);
+}
+
+/// How the numbers of a tensor fall into channels: as `[outer, channels, inner]` in row-major order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channels {
+    outer: usize,
+    channels: usize,
+    inner: usize,
+}
+
+impl Channels {
+    /// The channels along dimension `dim` of `shape`; none if it has no such dimension.
+    pub fn along(shape: &[usize], dim: usize) -> Option<Self> {
+        Some(Self {
+            channels: *shape.get(dim)?,
+            outer: shape[..dim].iter().product(),
+            inner: shape[dim + 1..].iter().product(),
+        })
+    }
+
+    /// All of `len` numbers as one channel.
+    pub fn whole(len: usize) -> Self {
+        Self {
+            outer: 1,
+            channels: 1,
+            inner: len,
+        }
+    }
+
+    /// The number of channels.
+    pub fn count(&self) -> usize {
+        self.channels
+    }
+
+    /// The numbers of each channel.
+    pub fn size(&self) -> usize {
+        self.outer * self.inner
+    }
+
+    /// `[outer, channels, inner]`.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.outer, self.channels, self.inner]
+    }
+
+    fn len(&self) -> usize {
+        self.outer * self.channels * self.inner
+    }
+
+    /// Whether neighbours in memory are of neighbouring channels.
+    fn interleaved(&self) -> bool {
+        self.inner == 1
+    }
+
+    /// Elements that one task handles: whole rows of interleaved channels, whole runs of a channel,
+    /// or a part of one long run.
+    fn chunk(&self) -> usize {
+        if self.interleaved() {
+            self.channels.max(1) * CHUNK.div_ceil(self.channels.max(1)).max(ROWS)
+        } else if self.inner < CHUNK {
+            self.inner.max(1) * (CHUNK / self.inner.max(1))
+        } else {
+            CHUNK
+        }
+    }
+
+    /// The number of elements from `start` on, `left` at most, that are of the same channel.
+    fn run(&self, start: usize, left: usize) -> usize {
+        (self.inner - start % self.inner).min(left)
+    }
+
+    /// The channel of the element at `place`.
+    fn channel(&self, place: usize) -> usize {
+        place / self.inner % self.channels
+    }
+}
+
+/// The part of the tensors that one task handles.
+struct Task<'a, const W: usize, const R: usize> {
+    /// The place of its first element.
+    start: usize,
+    len: usize,
+    written: [&'a mut [f32]; W],
+    read: [&'a [f32]; R],
+}
+
+/// Cuts tensors of `len` numbers into tasks of `chunk` numbers.
+fn tasks<'a, const W: usize, const R: usize>(
+    written: [&'a mut [f32]; W],
+    read: [&'a [f32]; R],
+    len: usize,
+    chunk: usize,
+) -> Vec<Task<'a, W, R>> {
+    let agree = written.iter().all(|w| w.len() == len) && read.iter().all(|r| r.len() == len);
+    assert!(
+        agree,
+        "the tensors of an elementwise operation have one length"
+    );
+    let mut written = written.map(|w| w.chunks_mut(chunk));
+    let mut read = read.map(|r| r.chunks(chunk));
+    (0..len)
+        .step_by(chunk)
+        .map(|start| Task {
+            start,
+            len: chunk.min(len - start),
+            written: written.each_mut().map(|w| w.next().unwrap_or_default()),
+            read: read.each_mut().map(|r| r.next().unwrap_or_default()),
+        })
+        .collect()
+}
+
+/// The `LANES` numbers from `start` on, zeros behind `end`.
+#[inline(always)]
+fn load(from: &[f32], start: usize, end: usize) -> [f32; LANES] {
+    match from[start..end].first_chunk() {
+        Some(block) => *block,
+        None => {
+            let rest = &from[start..end];
+            let mut block = [0.0; LANES];
+            block[..rest.len()].copy_from_slice(rest);
+            block
+        }
+    }
+}
+
+/// Stores `block` from `start` on, up to `end`.
+#[inline(always)]
+fn store(to: &mut [f32], start: usize, end: usize, block: &[f32; LANES]) {
+    match to[start..end].first_chunk_mut() {
+        Some(place) => *place = *block,
+        None => {
+            let rest = &mut to[start..end];
+            let n = rest.len();
+            rest.copy_from_slice(&block[..n]);
+        }
+    }
+}
+
+impl<const W: usize, const R: usize> Task<'_, W, R> {
+    /// Runs `kernel` on the `LANES` places from `at` on, up to `end`, and adds its terms to `sums`.
+    ///
+    /// Blocks are copied to and fro because the compiler knows of a local array, but not of slices
+    /// in an array, that nothing else overlaps it.
+    #[inline(always)]
+    fn block<const S: usize>(
+        &mut self,
+        kernel: &impl Kernel<W, R, S>,
+        at: usize,
+        end: usize,
+        scale: &[f32; LANES],
+        sums: &mut [[f32; LANES]; S],
+    ) {
+        let mut written = [[0.0; LANES]; W];
+        for (block, from) in written.iter_mut().zip(&self.written) {
+            *block = load(from, at, end);
+        }
+        let mut read = [[0.0; LANES]; R];
+        for (block, from) in read.iter_mut().zip(&self.read) {
+            *block = load(from, at, end);
+        }
+        let mut new = [[0.0; LANES]; W];
+        let mut terms = [[0.0; LANES]; S];
+        for lane in 0..LANES {
+            let mut w = [0.0; W];
+            for k in 0..W {
+                w[k] = written[k][lane];
+            }
+            let mut r = [0.0; R];
+            for k in 0..R {
+                r[k] = read[k][lane];
+            }
+            let (w, t) = kernel.apply(w, r, scale[lane]);
+            for k in 0..W {
+                new[k][lane] = w[k];
+            }
+            for k in 0..S {
+                terms[k][lane] = t[k];
+            }
+        }
+        for (to, block) in self.written.iter_mut().zip(&new) {
+            store(to, at, end, block);
+        }
+        // Lanes behind the end hold what the kernel makes of zeros.
+        let lanes = (end - at).min(LANES);
+        for (sums, terms) in sums.iter_mut().zip(&terms) {
+            if lanes == LANES {
+                for lane in 0..LANES {
+                    sums[lane] += terms[lane];
+                }
+            } else {
+                for lane in 0..lanes {
+                    sums[lane] += terms[lane];
+                }
+            }
+        }
+    }
+}
+
+/// A task with what it runs: a closure would be called three times, once for each instruction set,
+/// and a function that is called more than once need not be inlined.
+struct Job<'a, K, const W: usize, const R: usize> {
+    kernel: &'a K,
+    channels: Channels,
+    scales: Option<&'a [f32]>,
+    task: Task<'a, W, R>,
+}
+
+impl<K, const W: usize, const R: usize> Job<'_, K, W, R> {
+    /// Runs of one channel after another; the sums of each run.
+    #[inline(always)]
+    fn runs<const S: usize>(&mut self) -> Vec<[f32; S]>
+    where
+        K: Kernel<W, R, S>,
+    {
+        let mut parts = Vec::new();
+        let mut at = 0;
+        while at < self.task.len {
+            let place = self.task.start + at;
+            let end = at + self.channels.run(place, self.task.len - at);
+            let scale = self.scales.map_or(1.0, |s| s[self.channels.channel(place)]);
+            let mut sums = [[0.0; LANES]; S];
+            while at < end {
+                self.task
+                    .block(self.kernel, at, end, &[scale; LANES], &mut sums);
+                at += LANES;
+            }
+            at = end;
+            parts.push(sums.map(|lanes| lanes.iter().sum()));
+        }
+        parts
+    }
+
+    /// Whole rows, whose columns are the channels; the sums of each column.
+    #[inline(always)]
+    fn columns<const S: usize>(&mut self) -> Vec<[f32; S]>
+    where
+        K: Kernel<W, R, S>,
+    {
+        let columns = self.channels.channels;
+        let blocks = columns.div_ceil(LANES);
+        let mut sums = vec![[[0.0; LANES]; S]; if S == 0 { 0 } else { blocks }];
+        let mut none = [[0.0; LANES]; S];
+        for row in (0..self.task.len).step_by(columns.max(1)) {
+            for block in 0..blocks {
+                let column = block * LANES;
+                let scale = match self.scales {
+                    Some(scales) => load(scales, column, columns),
+                    None => [1.0; LANES],
+                };
+                let sums = sums.get_mut(block).unwrap_or(&mut none);
+                self.task
+                    .block(self.kernel, row + column, row + columns, &scale, sums);
+            }
+        }
+        if S == 0 {
+            return Vec::new();
+        }
+        (0..columns)
+            .map(|c| from_fn(|k| sums[c / LANES][k][c % LANES]))
+            .collect()
+    }
+}
+
+/// [`Job`] by the number of its sums.
+struct Summing<'a, K, const W: usize, const R: usize, const S: usize>(Job<'a, K, W, R>);
+
+impl<K: Kernel<W, R, S>, const W: usize, const R: usize, const S: usize> pulp::NullaryFnOnce
+    for Summing<'_, K, W, R, S>
+{
+    type Output = Vec<[f32; S]>;
+
+    #[inline(always)]
+    fn call(mut self) -> Self::Output {
+        if self.0.channels.interleaved() {
+            self.0.columns()
+        } else {
+            self.0.runs()
+        }
+    }
+}
+
+/// Runs `kernel` at every place of the tensors, which all have the same number of elements.
+pub fn update<const W: usize, const R: usize>(
+    kernel: &impl Kernel<W, R, 0>,
+    written: [&mut Dense; W],
+    read: [&Dense; R],
+) {
+    let len = written
+        .first()
+        .map(|w| w.values().len())
+        .or(read.first().map(|r| r.values().len()));
+    let whole = Channels::whole(len.unwrap_or(0));
+    update_channels(kernel, whole, None, written, read);
+}
+
+/// Runs `kernel` at every place of the tensors with the number `scales[channel]` of its channel, and
+/// returns the sums of its terms for each channel.
+///
+/// # Panics
+/// If a tensor or `scales` has not the number of elements that `channels` says.
+pub fn update_channels<const W: usize, const R: usize, const S: usize>(
+    kernel: &impl Kernel<W, R, S>,
+    channels: Channels,
+    scales: Option<&[f32]>,
+    written: [&mut Dense; W],
+    read: [&Dense; R],
+) -> Vec<[f64; S]> {
+    if let Some(scales) = scales {
+        assert_eq!(
+            scales.len(),
+            channels.channels,
+            "there is one scale per channel"
+        );
+    }
+    let written = written.map(Dense::values_mut);
+    let read = read.map(Dense::values);
+    let chunk = channels.chunk();
+    let arch = pulp::Arch::new();
+    // For each task, the sums of its runs or columns.
+    let parts: Vec<Vec<[f32; S]>> = tasks(written, read, channels.len(), chunk)
+        .into_par_iter()
+        .map(|task| {
+            arch.dispatch(Summing(Job {
+                kernel,
+                channels,
+                scales,
+                task,
+            }))
+        })
+        .collect();
+
+    let mut sums = vec![[0.0; S]; channels.channels];
+    for (task, parts) in parts.iter().enumerate() {
+        let (mut at, end) = (task * chunk, channels.len().min((task + 1) * chunk));
+        for (i, part) in parts.iter().enumerate() {
+            let channel = if channels.interleaved() {
+                i
+            } else {
+                let channel = channels.channel(at);
+                at += channels.run(at, end - at);
+                channel
+            };
+            for (sum, &part) in sums[channel].iter_mut().zip(part) {
+                *sum += f64::from(part);
+            }
+        }
+    }
+    sums
+}
+
+/// Whether no number of `tensor` is NaN or infinite. On a GPU, this waits for the tensor.
+pub fn all_finite<const D: usize>(tensor: Tensor<D>) -> bool {
+    match Dense::take(tensor) {
+        // Without an early exit inside a chunk, which would keep it from being vectorised.
+        Ok(dense) => dense
+            .values()
+            .par_chunks(CHUNK)
+            .all(|chunk| chunk.iter().fold(true, |all, x| all & x.is_finite())),
+        // Zero times NaN or infinity is NaN, and then so is the sum.
+        Err(tensor) => tensor
+            .mul_scalar(0.0)
+            .sum()
+            .into_data()
+            .iter::<f64>()
+            .all(|zero| zero == 0.0),
+    }
+}
+
+/// `eˣ` to two units in the last place; saturates outside ±87.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    // x = n ln 2 + r, |r| <= ln 2 / 2; adding and subtracting 1.5 * 2^23 rounds to nearest.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 87.0);
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    // ln 2 in two parts, the first with trailing zeros so that n times it is exact.
+    let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    // The polynomial of Cephes' expf.
+    let mut p = 1.987_569_2e-4;
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        5.000_000_3e-1,
+    ] {
+        p = p * r + c;
+    }
+    let p = p * r * r + r + 1.0;
+    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// `1 / (1 + e⁻ˣ)`, without branches so that it vectorises.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution};
+
+    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+    }
+
+    fn dense<const D: usize>(tensor: Tensor<D>) -> Dense {
+        Dense::take(tensor).unwrap()
+    }
+
+    /// `a <- a b + c`.
+    struct MultiplyAdd;
+    impl Kernel<1, 2, 0> for MultiplyAdd {
+        #[inline(always)]
+        fn apply(&self, [a]: [f32; 1], [b, c]: [f32; 2], _: f32) -> ([f32; 1], [f32; 0]) {
+            ([a * b + c], [])
+        }
+    }
+
+    /// `a <- a + scale b`, with the sums of `a b`, `b²` and 1.
+    struct AddAndSum;
+    impl Kernel<1, 1, 3> for AddAndSum {
+        #[inline(always)]
+        fn apply(&self, [a]: [f32; 1], [b]: [f32; 1], scale: f32) -> ([f32; 1], [f32; 3]) {
+            ([a + scale * b], [a * b, b * b, 1.0])
+        }
+    }
+
+    #[test]
+    fn a_kernel_runs_at_every_place() {
+        for len in [0, 1, 15, 16, 17, CHUNK - 1, CHUNK, 3 * CHUNK + 5] {
+            let [a, b, c] = [random([len]), random([len]), random([len])];
+            let expected = a.clone() * b.clone() + c.clone();
+            let mut y = dense(a);
+            update(&MultiplyAdd, [&mut y], [&dense(b), &dense(c)]);
+            let burns = expected.into_data().try_to_vec::<f32>().unwrap();
+            for (ours, burns) in y.values().iter().zip(&burns) {
+                assert!((ours - burns).abs() <= 1e-6 * (1.0 + burns.abs()));
+            }
+            assert_eq!(y.into_tensor::<1>().dims(), [len]);
+        }
+    }
+
+    const SHAPES: [[usize; 3]; 9] = [
+        [1, 5, 7],
+        [3, 4, 1],
+        [2, 3, 33],
+        [1, 1, 1],
+        [300, 70, 1],
+        [1, 20_000, 1],
+        [2, 3, CHUNK + 9],
+        [1, 2, CHUNK],
+        [40, 3, 900],
+    ];
+
+    /// A loop in double precision is the reference.
+    #[test]
+    fn sums_and_scales_are_those_of_each_channel() {
+        for shape in SHAPES {
+            let channels = Channels::along(&shape, 1).unwrap();
+            let [a, b] = [random(shape), random(shape)];
+            let [va, vb] = [&a, &b].map(|t| t.to_data().try_to_vec::<f32>().unwrap());
+            let scales: Vec<f32> = (0..shape[1]).map(|c| (c % 7) as f32 - 1.5).collect();
+            let mut exact = vec![[0.0f64; 3]; shape[1]];
+            for (i, (a, b)) in va.iter().zip(&vb).enumerate() {
+                let (a, b) = (f64::from(*a), f64::from(*b));
+                let channel = &mut exact[i / shape[2] % shape[1]];
+                for (sum, term) in channel.iter_mut().zip([a * b, b * b, 1.0]) {
+                    *sum += term;
+                }
+            }
+            for scales in [None, Some(scales.as_slice())] {
+                let (mut y, b) = (dense(a.clone()), dense(b.clone()));
+                let sums = update_channels(&AddAndSum, channels, scales, [&mut y], [&b]);
+                assert_eq!(sums.len(), shape[1]);
+                let size = channels.size() as f64;
+                for (ours, exact) in sums.iter().zip(&exact) {
+                    assert_eq!(ours[2], size);
+                    for (ours, exact) in ours.iter().zip(exact) {
+                        assert!((ours - exact).abs() <= 1e-5 * size, "{ours} {exact}");
+                    }
+                }
+                for (i, y) in y.values().iter().enumerate() {
+                    let scale = scales.map_or(1.0, |s| s[i / shape[2] % shape[1]]);
+                    let term = scale * vb[i];
+                    let bound = 1e-6 * (va[i].abs() + term.abs());
+                    assert!((y - (va[i] + term)).abs() <= bound);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_thread_count_does_not_change_a_bit() {
+        for shape in SHAPES {
+            let channels = Channels::along(&shape, 1).unwrap();
+            let [a, b] = [random(shape), random(shape)];
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
+                pool.install(|| {
+                    let (mut y, b) = (dense(a.clone()), dense(b.clone()));
+                    update_channels(&AddAndSum, channels, None, [&mut y], [&b])
+                })
+            };
+            assert_eq!(run(1), run(3));
+        }
+    }
+
+    #[test]
+    fn a_tensor_of_ones_own_is_written_in_place_and_a_shared_one_is_not() {
+        let (b, c) = (dense(random([100])), dense(random([100])));
+        let mut y = dense(random([100]));
+        let place = y.values().as_ptr();
+        update(&MultiplyAdd, [&mut y], [&b, &c]);
+        assert_eq!(y.values().as_ptr(), place);
+        let tensor: Tensor<1> = y.into_tensor();
+        let before = tensor.to_data();
+        let mut y = dense(tensor.clone());
+        update(&MultiplyAdd, [&mut y], [&b, &c]);
+        assert_eq!(tensor.to_data(), before);
+        assert_ne!(y.into_tensor::<1>().to_data(), before);
+    }
+
+    #[test]
+    fn views_are_read_in_their_own_order() {
+        let x = random([6, 5]);
+        for view in [
+            x.clone().transpose(),
+            x.clone().slice([1..4, 1..3]),
+            x.clone().flip([0]),
+        ] {
+            let expected = view.to_data().try_to_vec::<f32>().unwrap();
+            assert_eq!(dense(view).values(), expected);
+        }
+    }
+
+    #[test]
+    fn other_tensors_are_given_back() {
+        let x = random([3]);
+        let back = Dense::take(x.clone().cast(burn::tensor::FloatDType::F64)).unwrap_err();
+        assert_eq!(back.dtype(), DType::F64);
+        let tracked = Tensor::<1>::ones([3], &Device::flex().autodiff()).require_grad();
+        assert!(Dense::take(tracked).is_err());
+        let mixed = [x.clone(), x.cast(burn::tensor::FloatDType::F64)];
+        assert!(Dense::take_all(mixed).is_err());
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_found_wherever_it_is() {
+        let device = Device::flex();
+        for place in [0, 17, CHUNK - 1, CHUNK, 2 * CHUNK + 3] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut values = vec![1.0f32; 2 * CHUNK + 4];
+                assert!(all_finite(Tensor::<1>::from_floats(
+                    values.as_slice(),
+                    &device
+                )));
+                values[place] = bad;
+                let tensor = Tensor::<1>::from_floats(values.as_slice(), &device);
+                assert!(!all_finite(tensor.clone()));
+                let double = tensor.cast(burn::tensor::FloatDType::F64);
+                assert!(!all_finite(double));
+            }
+        }
+        let double = random([7]).cast(burn::tensor::FloatDType::F64);
+        assert!(all_finite(double));
+        assert!(all_finite(random([0])));
+    }
+
+    #[test]
+    fn the_sigmoid_is_within_rounding_of_its_closed_form() {
+        for i in -4000..=4000 {
+            let x = i as f32 * 0.03;
+            let exact = 1.0 / (1.0 + (-f64::from(x)).exp());
+            assert!((f64::from(sigmoid(x)) - exact).abs() <= 1e-6 * exact + 1e-37);
+        }
+    }
+}
