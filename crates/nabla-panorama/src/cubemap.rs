@@ -22,14 +22,15 @@
 //! instead, as is usual, misplaces it by up to half a pixel along the edge.)
 
 use std::f64::consts::{FRAC_PI_2, PI};
+use std::ops::Range;
 
 use nabla_data::Raster;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::erp::{Erp, ErpError};
-use crate::gnomonic::{Axes, Lattice, LookTable, rows_mut};
-use crate::resample::{Interpolation, ONE, PAD, Pixel, ResampleError, Sampler};
+use crate::erp::{Erp, ErpError, direction};
+use crate::gnomonic::{Axes, Lattice, LookTable, look, rows_mut};
+use crate::resample::{Frame, Interpolation, ONE, ResampleError, Sampler, fixed, store};
 
 /// A face of the cube; [the module](self) says how it is oriented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -357,7 +358,15 @@ pub struct CubemapProjection {
     interpolation: Interpolation,
     /// Faces on the horizon, up, down.
     tables: [LookTable; 3],
-    columns: Vec<Column>,
+    sides: Vec<Side>,
+    /// Tangent and secant of the longitude of each column from the centre of its side face, in
+    /// half widths of a face in fixed point.
+    sights: Vec<[f64; 2]>,
+    /// Sine and cosine of the longitude of each column, in the same unit.
+    turns: Vec<[f64; 2]>,
+    frame: Frame,
+    /// What lies in the frame of each face.
+    beyond: [Vec<Stretch>; 6],
 }
 
 impl CubemapProjection {
@@ -374,15 +383,36 @@ impl CubemapProjection {
             erp,
             corners: false,
         };
+        let frame = Frame {
+            height: size,
+            width: size,
+            // From a position on a face, and the nearest pixel may be one beyond it.
+            reach: interpolation.support().ceil() as usize,
+        };
+        let scale = size as f64 / 2.0 * f64::from(ONE);
+        let turns: Vec<[f64; 2]> = (0..erp.width())
+            .map(|column| {
+                let (sin, cos) = erp.longitude(column as f64).sin_cos();
+                [sin, cos]
+            })
+            .collect();
         Ok(Self {
             erp,
             size,
             interpolation,
             tables: [0.0, FRAC_PI_2, -FRAC_PI_2]
                 .map(|latitude| LookTable::new(lattice, latitude, 1.0, size)),
-            columns: (0..erp.width())
-                .map(|column| Column::new(erp.longitude(column as f64)))
+            sides: Side::all(erp),
+            sights: turns
+                .iter()
+                .map(|&[sin, cos]| {
+                    let (_, tan, _) = CubeFace::of([sin, 0.0, cos]);
+                    [tan, 1.0 / sin.abs().max(cos.abs())].map(|x| scale * x)
+                })
                 .collect(),
+            turns: turns.iter().map(|turn| turn.map(|x| scale * x)).collect(),
+            beyond: CubeFace::ALL.map(|face| Stretch::all(face, frame)),
+            frame,
         })
     }
 
@@ -409,15 +439,15 @@ impl CubemapProjection {
             });
         }
         let sampler = Sampler::erp(panorama, self.interpolation)?;
-        let faces = CubeFace::ALL.map(|face| {
+        let looks = CubeFace::ALL.map(|face| {
             let table = match face {
                 CubeFace::Up => &self.tables[1],
                 CubeFace::Down => &self.tables[2],
                 _ => &self.tables[0],
             };
-            table.look(&sampler, face.centre().0)
+            (table, face.centre().0)
         });
-        Cubemap::from_faces(faces.into())
+        Cubemap::from_faces(look(&sampler, &looks))
     }
 
     /// Projects a cube onto a panorama `[channels, H, W]`.
@@ -436,159 +466,209 @@ impl CubemapProjection {
                 });
             }
         }
-        let samplers = joined_samplers(cube, self.interpolation)?;
+        let samplers = self.joined_samplers(cube)?;
         let mut out = Raster::zeros(channels, self.erp.height(), self.erp.width());
         rows_mut(&mut out)
             .into_par_iter()
             .enumerate()
-            .for_each_init(
-                || [const { (Vec::new(), Vec::new()) }; 6],
-                |sightings, (row, mut lines)| {
-                    self.look_up(row, sightings);
-                    for (sampler, (columns, positions)) in samplers.iter().zip(sightings) {
-                        for (group, lines) in lines.chunks_mut(4).enumerate() {
-                            sampler.sample_each(group, positions, |i, pixel| {
-                                for (line, value) in lines.iter_mut().zip(pixel) {
-                                    line[columns[i] as usize] = value;
-                                }
-                            });
-                        }
-                    }
-                },
-            );
+            .for_each(|(row, mut lines)| {
+                for run in self.runs(row) {
+                    let points = self.points(&run);
+                    let sampler = &samplers[run.face as usize];
+                    let position = |point| self.position(run.factors, point);
+                    sampler.sample_line(
+                        run.columns.start,
+                        points,
+                        position,
+                        |columns, channel, values| store(&mut lines[channel][columns], values),
+                    );
+                }
+            });
         Ok(out)
     }
 
-    /// The pixels of a row of the panorama that each face sees, and where.
-    fn look_up(&self, row: usize, sightings: &mut [(Vec<u32>, Vec<[i32; 2]>); 6]) {
-        for (columns, positions) in sightings.iter_mut() {
-            columns.clear();
-            positions.clear();
-        }
+    /// Which face sees which pixels of a row of the panorama.
+    fn runs(&self, row: usize) -> Vec<Run> {
         let (sin_lat, cos_lat) = self.erp.latitude(row as f64).sin_cos();
         let (tan, cot) = (sin_lat / cos_lat, cos_lat / sin_lat);
-        let half = self.size as f64 / 2.0;
-        // A number that is not negative is rounded by adding a half and cutting off the rest.
-        let to_fixed = |x: f64| ((half + half * x + 0.5) * f64::from(ONE) + 0.5) as i32 - ONE;
-        for (column, c) in self.columns.iter().enumerate() {
-            // `CubeFace::of` by products: the direction is (cos φ sin λ, sin φ, cos φ cos λ), and
-            // the side face of this longitude sees it at v = tan φ / cos(λ − λ₀).
-            let v = tan * c.sec;
-            let (face, u, v) = if v.abs() <= 1.0 {
-                (c.side, c.tan, v)
-            } else if tan > 0.0 {
-                (CubeFace::Up, cot * c.sin, -cot * c.cos)
-            } else {
-                (CubeFace::Down, -cot * c.sin, -cot * c.cos)
-            };
-            let (columns, positions) = &mut sightings[face as usize];
-            columns.push(column as u32);
-            positions.push([to_fixed(u), to_fixed(-v)]);
+        let (cap, cap_factors) = if tan > 0.0 {
+            (CubeFace::Up, [cot, cot])
+        } else {
+            (CubeFace::Down, [-cot, cot])
+        };
+        // `CubeFace::of` by products: the direction is (cos φ sin λ, sin φ, cos φ cos λ), and the
+        // side face of this longitude sees it at v = tan φ / cos(λ − λ₀).
+        let beyond = |[_, sec]: &[f64; 2]| (tan * sec).abs() > self.scale();
+        let mut runs: Vec<Run> = Vec::new();
+        let mut push = |face, factors, columns: Range<usize>| match runs.last_mut() {
+            _ if columns.is_empty() => {}
+            Some(last) if last.face == face => last.columns.end = columns.end,
+            _ => runs.push(Run {
+                face,
+                columns,
+                factors,
+            }),
+        };
+        for side in &self.sides {
+            let (before, after) = (side.start..side.middle, side.middle..side.end);
+            let start = side.start + self.sights[before].partition_point(beyond);
+            let end = side.middle + self.sights[after].partition_point(|p| !beyond(p));
+            push(cap, cap_factors, side.start..start);
+            push(side.face, [1.0, -tan], start..end);
+            push(cap, cap_factors, end..side.end);
         }
+        runs
     }
-}
 
-/// What all pixels of a column of the panorama have in common.
-#[derive(Clone, Copy, Debug)]
-struct Column {
-    /// The face on the horizon.
-    side: CubeFace,
-    /// Tangent and secant of the longitude from the centre of that face.
-    tan: f64,
-    sec: f64,
-    /// Sine and cosine of the longitude.
-    sin: f64,
-    cos: f64,
-}
-
-impl Column {
-    fn new(longitude: f64) -> Self {
-        let (sin, cos) = longitude.sin_cos();
-        let (side, tan, _) = CubeFace::of([sin, 0.0, cos]);
-        Self {
-            side,
-            tan,
-            sec: 1.0 / sin.abs().max(cos.abs()),
-            sin,
-            cos,
-        }
+    /// What the columns of a run have in common with those of other rows.
+    fn points(&self, run: &Run) -> &[[f64; 2]] {
+        let points = match run.face {
+            CubeFace::Up | CubeFace::Down => &self.turns,
+            _ => &self.sights,
+        };
+        &points[run.columns.clone()]
     }
-}
 
-/// How many pixels beyond a face the widest kernel reaches from a position on the face.
-const REACH: usize = 3;
+    /// The fixed-point position on its face of a pixel of a run.
+    #[inline(always)]
+    fn position(&self, factors: [f64; 2], point: [f64; 2]) -> [i32; 2] {
+        let centre = self.scale() - 0.5 * f64::from(ONE);
+        [
+            to_nearest(centre + factors[0] * point[0]),
+            to_nearest(centre + factors[1] * point[1]),
+        ]
+    }
 
-/// The faces, prepared to be sampled, with what lies beyond their borders filled in from their
-/// neighbours.
-fn joined_samplers(
-    cube: &Cubemap,
-    interpolation: Interpolation,
-) -> Result<Vec<Sampler>, CubemapError> {
-    let size = cube.size();
-    let mut samplers = cube
-        .faces
-        .iter()
-        .map(|face| Sampler::planar(face, interpolation))
-        .collect::<Result<Vec<_>, _>>()?;
-    // Pixel `i` of the padded picture and its coordinate on the plane.
-    let coordinate = |i: usize| (2.0 * (i as f64 - PAD as f64) + 1.0) / size as f64 - 1.0;
-    let inside = PAD..PAD + size;
-    let around: Vec<(usize, usize)> = (PAD - REACH..PAD + size + REACH)
-        .flat_map(|row| {
-            let columns: Vec<usize> = if inside.contains(&row) {
-                (PAD - REACH..PAD)
-                    .chain(PAD + size..PAD + size + REACH)
-                    .collect()
-            } else {
-                (PAD - REACH..PAD + size + REACH).collect()
-            };
-            columns.into_iter().map(move |column| (column, row))
-        })
-        .collect();
-    // The neighbour is itself interpolated close to its border: the second round corrects what the
-    // first took from repeated pixels.
-    for _ in 0..2 {
-        let fillings: Vec<Vec<Vec<Pixel>>> = CubeFace::ALL
-            .into_par_iter()
-            .map(|face| {
-                let axes = face.axes();
-                let looks: Vec<(usize, [i32; 2])> = around
-                    .iter()
-                    .map(|&(column, row)| {
-                        let d = axes.direction(coordinate(column), -coordinate(row));
-                        let (owner, u, v) = CubeFace::of(d);
-                        let half = size as f64 / 2.0;
-                        let point = (half * (1.0 + u) - 0.5, half * (1.0 - v) - 0.5);
-                        (owner as usize, samplers[owner as usize].position(point))
-                    })
-                    .collect();
-                (0..samplers[0].groups())
-                    .map(|group| {
-                        let mut values = vec![[0.0; 4]; looks.len()];
-                        for (value, (owner, position)) in values.iter_mut().zip(&looks) {
-                            let position = std::slice::from_ref(position);
-                            samplers[*owner].sample_each(group, position, |_, p| *value = p);
-                        }
-                        values
-                    })
-                    .collect()
-            })
-            .collect();
-        for (sampler, groups) in samplers.iter_mut().zip(&fillings) {
-            for (group, values) in groups.iter().enumerate() {
-                for (&(column, row), &value) in around.iter().zip(values) {
-                    *sampler.padded_mut(group, column, row) = value;
-                }
+    /// Half the width of a face in fixed point.
+    fn scale(&self) -> f64 {
+        self.size as f64 / 2.0 * f64::from(ONE)
+    }
+
+    /// The faces, ready to be sampled, with what lies beyond their borders taken from their
+    /// neighbours.
+    fn joined_samplers<'a>(&self, cube: &'a Cubemap) -> Result<Vec<Sampler<'a>>, CubemapError> {
+        let mut samplers = cube
+            .faces
+            .iter()
+            .map(|face| Sampler::planar(face, self.interpolation))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (channels, cells) = (cube.channels(), self.frame.len());
+        // The neighbour is itself interpolated close to its border: the second round corrects what
+        // the first took from repeated pixels.
+        for _ in 0..2 {
+            let frames: Vec<Vec<f32>> = self
+                .beyond
+                .par_iter()
+                .map(|stretches| {
+                    let mut pixels = vec![0.0; channels * cells];
+                    for stretch in stretches {
+                        let sampler = &samplers[stretch.owner as usize];
+                        sampler.sample_line(
+                            stretch.first,
+                            &stretch.positions,
+                            |p| p,
+                            |points, channel, values| {
+                                store(&mut pixels[channel * cells..][points], values);
+                            },
+                        );
+                    }
+                    pixels
+                })
+                .collect();
+            for (sampler, pixels) in samplers.iter_mut().zip(frames) {
+                sampler.set_frame(self.frame, pixels);
             }
         }
+        Ok(samplers)
     }
-    Ok(samplers)
+}
+
+/// The nearest whole number, below 2^31 in size.
+#[inline(always)]
+fn to_nearest(x: f64) -> i32 {
+    // Above 2^52 the last digit of a number stands for 1: an addition instead of a conversion,
+    // which has no vector instruction.
+    (x + 1.5 * (1u64 << 52) as f64).to_bits() as i32
+}
+
+/// Columns of the panorama that see the same face on the horizon.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    face: CubeFace,
+    start: usize,
+    /// The first column right of the centre of the face, if that is among them.
+    middle: usize,
+    end: usize,
+}
+
+impl Side {
+    fn all(erp: Erp) -> Vec<Self> {
+        let mut sides: Vec<Self> = Vec::new();
+        for column in 0..erp.width() {
+            let longitude = erp.longitude(column as f64);
+            let (face, tan, _) = CubeFace::of(direction(longitude, 0.0));
+            match sides.last_mut() {
+                Some(side) if side.face == face => side.end = column + 1,
+                _ => sides.push(Self {
+                    face,
+                    start: column,
+                    middle: column,
+                    end: column + 1,
+                }),
+            }
+            if let (Some(side), true) = (sides.last_mut(), tan < 0.0) {
+                side.middle = column + 1;
+            }
+        }
+        sides
+    }
+}
+
+/// Pixels of a row of the panorama that a face sees.
+#[derive(Clone, Debug)]
+struct Run {
+    face: CubeFace,
+    columns: Range<usize>,
+    /// What [`CubemapProjection::points`] are multiplied by.
+    factors: [f64; 2],
+}
+
+/// Successive pixels of a frame around a face that lie on the same other face.
+#[derive(Clone, Debug)]
+struct Stretch {
+    owner: CubeFace,
+    /// The number of the first in the frame.
+    first: usize,
+    /// Where they lie on the other face.
+    positions: Vec<[i32; 2]>,
+}
+
+impl Stretch {
+    fn all(face: CubeFace, frame: Frame) -> Vec<Self> {
+        let axes = face.axes();
+        let half = frame.width as f64 / 2.0;
+        let coordinate = |i: i64| (i as f64 + 0.5) / half - 1.0;
+        let mut stretches: Vec<Self> = Vec::new();
+        for (cell, (column, row)) in frame.cells().enumerate() {
+            let d = axes.direction(coordinate(column), -coordinate(row));
+            let (owner, u, v) = CubeFace::of(d);
+            let position = [u, -v].map(|x| fixed(half * (1.0 + x) - 0.5));
+            match stretches.last_mut() {
+                Some(last) if last.owner == owner => last.positions.push(position),
+                _ => stretches.push(Self {
+                    owner,
+                    first: cell,
+                    positions: vec![position],
+                }),
+            }
+        }
+        stretches
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::erp::direction;
 
     /// A panorama given by a function of the direction.
     fn panorama(height: usize, f: impl Fn([f64; 3]) -> f64) -> Raster {
@@ -701,18 +781,18 @@ mod tests {
     fn pixels_are_looked_up_where_their_direction_is() {
         let erp = Erp::new(30, 60).unwrap();
         let way = CubemapProjection::new(erp, 16, Interpolation::BICUBIC).unwrap();
-        let mut sightings = [const { (Vec::new(), Vec::new()) }; 6];
         for row in 0..30 {
-            way.look_up(row, &mut sightings);
             let mut seen = 0;
-            for (face, (columns, positions)) in CubeFace::ALL.into_iter().zip(&sightings) {
-                seen += columns.len();
-                for (&column, position) in columns.iter().zip(positions) {
-                    let at = (erp.longitude(f64::from(column)), erp.latitude(row as f64));
+            for run in way.runs(row) {
+                assert_eq!(run.columns.start, seen);
+                seen = run.columns.end;
+                for (column, &point) in run.columns.clone().zip(way.points(&run)) {
+                    let at = (erp.longitude(column as f64), erp.latitude(row as f64));
                     let (owner, u, v) = CubeFace::of(direction(at.0, at.1));
                     // On an edge either face will do.
                     if u.abs().max(v.abs()) < 1.0 - 1e-9 {
-                        assert_eq!(owner, face);
+                        assert_eq!(owner, run.face);
+                        let position = way.position(run.factors, point);
                         for (p, x) in position.iter().zip([u, -v]) {
                             let exact = (8.0 + 8.0 * x - 0.5) * f64::from(ONE);
                             assert!((f64::from(*p) - exact).abs() < 0.51);

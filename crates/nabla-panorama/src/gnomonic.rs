@@ -4,7 +4,7 @@ use nabla_data::Raster;
 use rayon::prelude::*;
 
 use crate::erp::{Erp, direction, longitude_latitude};
-use crate::resample::{ONE, Sampler, fixed};
+use crate::resample::{ONE, Sampler, fixed, store};
 
 /// How the pixels of panorama and plane are laid out: see [`crate::Convention`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,8 +94,9 @@ pub(crate) fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
-/// Pixels along a side of the squares in which planes are sampled.
-const TILE: usize = 16;
+/// Columns and rows of the tiles in which planes are sampled: neighbours in both directions read
+/// the same part of the panorama, whose rows are far apart in memory.
+const TILE: [usize; 2] = [128, 16];
 
 /// Where in a panorama the pixels of a plane look: fixed-point `[columns from the centre, row]` of
 /// each pixel, `[size, size]`. Planes of one latitude share it, as they differ by a turn only.
@@ -138,51 +139,90 @@ impl LookTable {
         }
     }
 
-    /// The plane that touches at `longitude`, `[channels, size, size]`, sampled from a panorama of
-    /// the table's lattice.
-    pub(crate) fn look(&self, sampler: &Sampler, longitude: f64) -> Raster {
-        let size = self.size;
-        let turn = self.lattice.columns_per_turn() as i64 * i64::from(ONE);
-        let centre = i64::from(fixed(self.lattice.pixel_of(longitude, 0.0).0));
-        let mut plane = Raster::zeros(sampler.channels(), size, size);
-        // Square tiles: neighbours in both directions read the same part of the panorama, whose
-        // rows are far apart in memory.
-        let mut rows = rows_mut(&mut plane);
-        rows.par_chunks_mut(TILE).enumerate().for_each_init(
-            || (Vec::with_capacity(TILE * TILE), vec![[0.0; 4]; TILE * TILE]),
-            |(positions, pixels), (band, rows)| {
-                for left in (0..size).step_by(TILE) {
-                    let width = TILE.min(size - left);
-                    positions.clear();
-                    for row in band * TILE..band * TILE + rows.len() {
-                        let offsets = &self.offsets[row * size + left..][..width];
-                        positions.extend(offsets.iter().map(|&[column, row]| {
-                            let column = centre + i64::from(column);
-                            // Within half a turn each, centre and offset are at most one turn off.
-                            let column = match column {
-                                c if c < 0 => c + turn,
-                                c if c >= turn => c - turn,
-                                c => c,
-                            };
-                            [column as i32, row]
-                        }));
-                    }
-                    for group in 0..sampler.groups() {
-                        sampler.sample_each(group, positions, |i, pixel| pixels[i] = pixel);
-                        for (lines, pixels) in rows.iter_mut().zip(pixels.chunks(width)) {
-                            let lines = lines[4 * group..].iter_mut().take(4);
-                            for (c, line) in lines.enumerate() {
-                                let line = &mut line[left..left + width];
-                                for (value, pixel) in line.iter_mut().zip(pixels) {
-                                    *value = pixel[c];
-                                }
-                            }
-                        }
-                    }
-                }
-            },
-        );
-        plane
+    /// The columns of the panorama, as fixed-point numbers, where the centre of a plane at
+    /// `longitude` lies, and that make one turn.
+    fn turn(&self, longitude: f64) -> [i32; 2] {
+        let turn = self.lattice.columns_per_turn() as i32 * ONE;
+        [fixed(self.lattice.pixel_of(longitude, 0.0).0), turn]
+    }
+}
+
+/// Planes `[channels, size, size]`, each of which a table and the longitude where it touches
+/// describe, sampled from a panorama of the tables' lattice.
+pub(crate) fn look(sampler: &Sampler, looks: &[(&LookTable, f64)]) -> Vec<Raster> {
+    let channels = sampler.channels();
+    let mut planes: Vec<Raster> = looks
+        .iter()
+        .map(|(table, _)| Raster::zeros(channels, table.size, table.size))
+        .collect();
+    let bands: Vec<Band> = looks
+        .iter()
+        .zip(&mut planes)
+        .flat_map(|(&(table, longitude), plane)| Band::of(plane, table, longitude))
+        .collect();
+    bands.into_par_iter().for_each(|band| band.look(sampler));
+    planes
+}
+
+/// Some rows of a plane to be sampled.
+struct Band<'a> {
+    /// Their samples, by channel.
+    lines: Vec<&'a mut [f32]>,
+    offsets: &'a [[i32; 2]],
+    size: usize,
+    centre: i32,
+    turn: i32,
+}
+
+impl<'a> Band<'a> {
+    /// The bands that a plane consists of.
+    fn of(plane: &'a mut Raster, table: &'a LookTable, longitude: f64) -> Vec<Self> {
+        let (channels, size) = (plane.channels(), table.size);
+        let [centre, turn] = table.turn(longitude);
+        let mut bands: Vec<Self> = table
+            .offsets
+            .chunks(TILE[1] * size)
+            .map(|offsets| Self {
+                lines: Vec::with_capacity(channels),
+                offsets,
+                size,
+                centre,
+                turn,
+            })
+            .collect();
+        for channel in plane.data_mut().chunks_mut(size * size) {
+            for (band, lines) in bands.iter_mut().zip(channel.chunks_mut(TILE[1] * size)) {
+                band.lines.push(lines);
+            }
+        }
+        bands
+    }
+
+    fn look(mut self, sampler: &Sampler) {
+        let Self { centre, turn, .. } = self;
+        // Centre and offset are within half a turn each, so that at most one turn is to be taken
+        // off or put on; before they are added, as a sum of more than a turn might overflow.
+        let (least, end) = (-centre, turn - centre);
+        let position = move |[column, row]: [i32; 2]| {
+            let on = if column < least { turn } else { 0 };
+            let off = if column >= end { turn } else { 0 };
+            [
+                column
+                    .wrapping_add(centre)
+                    .wrapping_add(on)
+                    .wrapping_sub(off),
+                row,
+            ]
+        };
+        let (size, offsets) = (self.size, self.offsets);
+        let lines = (0..size).step_by(TILE[0]).flat_map(|left| {
+            let width = TILE[0].min(size - left);
+            let firsts = (left..offsets.len()).step_by(size);
+            firsts.map(move |first| (first, &offsets[first..][..width]))
+        });
+        sampler.sample_each(lines, position, |points, channel, values| {
+            store(&mut self.lines[channel][points], values);
+        });
     }
 }
 

@@ -20,7 +20,9 @@
 //! fall outside are left out and the others divided by their sum. All of this is what Pillow does,
 //! whose bicubic filter made the low-resolution panoramas of OmniSSR.
 
+use std::borrow::Cow;
 use std::f64::consts::PI;
+use std::ops::Range;
 
 use nabla_data::Raster;
 use rayon::prelude::*;
@@ -187,13 +189,6 @@ pub(crate) fn fixed(coordinate: f64) -> i32 {
     (coordinate * f64::from(ONE)).round() as i32
 }
 
-/// Four channels of a pixel side by side, so that one vector register holds it.
-pub(crate) type Pixel = [f32; 4];
-
-/// Pixels around the picture that the sampler holds, so that no tap needs a test: the taps of a
-/// position at most [`MARGIN`] outside.
-pub(crate) const PAD: usize = 8;
-
 /// The farthest that a position may lie outside the outermost pixel centres. Beyond it a planar
 /// picture is constant, as all taps of the widest kernel are the same pixel.
 const MARGIN: i32 = 4;
@@ -201,9 +196,33 @@ const MARGIN: i32 = 4;
 /// Steps of the table of Lanczos weights, which are interpolated linearly (error below 1e-6).
 const LANCZOS_STEPS: usize = 1024;
 
-/// A picture prepared to be sampled at any position.
+/// Positions that are sampled together.
+pub(crate) const BATCH: usize = 16;
+
+/// A channel's values at the positions of a batch.
+pub(crate) type Values = [f32; BATCH];
+
+/// Writes the values of a batch, as many as the line has room for.
+#[inline(always)]
+pub(crate) fn store(line: &mut [f32], values: &Values) {
+    // Of a known length it is two registers rather than a call; the rest is kept apart, or the
+    // compiler makes one call of both.
+    match line.first_chunk_mut() {
+        Some(full) => *full = *values,
+        None => store_end(line, values),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn store_end(line: &mut [f32], values: &Values) {
+    line.copy_from_slice(&values[..line.len()]);
+}
+
+/// A picture that can be sampled at any position.
 ///
-/// Its memory is 16 bytes per pixel for each four channels begun.
+/// It reads the picture where it is, channel by channel. Positions whose taps all lie inside need
+/// no test, and the taps of the few others are put together first.
 ///
 /// ```
 /// use nabla_data::Raster;
@@ -215,45 +234,70 @@ const LANCZOS_STEPS: usize = 1024;
 /// # Ok::<(), nabla_panorama::ResampleError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Sampler {
-    /// Four channels each, `[height + 2 PAD, width + 2 PAD]`.
-    groups: Vec<Vec<Pixel>>,
-    channels: usize,
-    height: usize,
-    width: usize,
-    sphere: Option<Erp>,
+pub struct Sampler<'a> {
+    picture: Cow<'a, Raster>,
+    border: Border,
     interpolation: Interpolation,
     lanczos: Vec<[f32; 6]>,
 }
 
-impl Sampler {
-    /// Prepares an equirectangular panorama `[channels, height, 2 height]`, which goes on at its
+/// What lies beyond the border of a picture.
+#[derive(Clone, Debug)]
+enum Border {
+    /// The other side of the sphere.
+    Sphere(Erp),
+    /// The outermost pixels, again and again.
+    Repeat,
+    /// A frame, whose pixels are `[channels, cells]`.
+    Frame(Frame, Vec<f32>),
+}
+
+impl<'a> Sampler<'a> {
+    /// Samples an equirectangular panorama `[channels, height, 2 height]`, which goes on at its
     /// other side and over its poles.
     ///
     /// # Errors
     /// If the picture is empty or not a panorama, or the kernel is not finite.
-    pub fn erp(panorama: &Raster, interpolation: Interpolation) -> Result<Self, ResampleError> {
-        let erp = check_erp(panorama)?;
-        Self::new(panorama, interpolation, Some(erp))
+    pub fn erp(panorama: &'a Raster, interpolation: Interpolation) -> Result<Self, ResampleError> {
+        Self::erp_of(Cow::Borrowed(panorama), interpolation)
     }
 
-    /// Prepares a planar picture `[channels, height, width]`, whose outermost pixels are repeated
+    /// Samples a planar picture `[channels, height, width]`, whose outermost pixels are repeated
     /// beyond its border.
     ///
     /// # Errors
     /// If the picture is empty or larger than [`Erp::MAX_WIDTH`], or the kernel is not finite.
-    pub fn planar(picture: &Raster, interpolation: Interpolation) -> Result<Self, ResampleError> {
-        check_planar(picture)?;
-        Self::new(picture, interpolation, None)
+    pub fn planar(
+        picture: &'a Raster,
+        interpolation: Interpolation,
+    ) -> Result<Self, ResampleError> {
+        Self::planar_of(Cow::Borrowed(picture), interpolation)
+    }
+
+    /// [`Self::erp`] of a panorama that may belong to the sampler.
+    pub(crate) fn erp_of(
+        panorama: Cow<'a, Raster>,
+        interpolation: Interpolation,
+    ) -> Result<Self, ResampleError> {
+        let erp = check_erp(&panorama)?;
+        Self::new(panorama, interpolation, Border::Sphere(erp))
+    }
+
+    /// [`Self::planar`] of a picture that may belong to the sampler.
+    pub(crate) fn planar_of(
+        picture: Cow<'a, Raster>,
+        interpolation: Interpolation,
+    ) -> Result<Self, ResampleError> {
+        check_planar(&picture)?;
+        Self::new(picture, interpolation, Border::Repeat)
     }
 
     fn new(
-        picture: &Raster,
+        picture: Cow<'a, Raster>,
         interpolation: Interpolation,
-        sphere: Option<Erp>,
+        border: Border,
     ) -> Result<Self, ResampleError> {
         interpolation.check()?;
-        let [channels, height, width] = picture.shape();
         let lanczos = match interpolation {
             Interpolation::Lanczos3 => (0..=LANCZOS_STEPS)
                 .map(|i| {
@@ -266,16 +310,9 @@ impl Sampler {
                 .collect(),
             _ => Vec::new(),
         };
-        let groups = (0..channels)
-            .step_by(4)
-            .map(|first| interleave(picture, first, sphere))
-            .collect();
         Ok(Self {
-            groups,
-            channels,
-            height,
-            width,
-            sphere,
+            picture,
+            border,
             interpolation,
             lanczos,
         })
@@ -287,21 +324,22 @@ impl Sampler {
     /// border. A position that is not a number counts as 0.
     pub fn sample(&self, points: &[(f64, f64)]) -> Raster {
         let positions: Vec<_> = points.iter().map(|&p| self.position(p)).collect();
-        let mut out = Raster::zeros(self.channels, 1, points.len());
-        for group in 0..self.groups.len() {
-            self.sample_each(group, &positions, |i, pixel| {
-                for (channel, value) in (4 * group..self.channels).zip(pixel) {
-                    out.plane_mut(channel)[i] = value;
-                }
-            });
-        }
+        let mut out = Raster::zeros(self.channels(), 1, points.len());
+        self.sample_line(
+            0,
+            &positions,
+            |p| p,
+            |points, channel, values| {
+                store(&mut out.plane_mut(channel)[points], values);
+            },
+        );
         out
     }
 
     /// The fixed-point position of a point, inside the picture or its margin.
     pub(crate) fn position(&self, (column, row): (f64, f64)) -> [i32; 2] {
-        match self.sphere {
-            Some(erp) => {
+        match self.border {
+            Border::Sphere(erp) => {
                 let (h, w) = (erp.height() as f64, erp.width() as f64);
                 let row = (row + 0.5).rem_euclid(2.0 * h);
                 let (row, turn) = if row <= h {
@@ -311,44 +349,54 @@ impl Sampler {
                 };
                 [fixed((column + turn).rem_euclid(w)), fixed(row - 0.5)]
             }
-            None => {
+            _ => {
                 let clamp = |x: f64, n: usize| {
                     fixed(x.clamp(f64::from(-MARGIN), (n as f64 - 1.0) + f64::from(MARGIN)))
                 };
-                [clamp(column, self.width), clamp(row, self.height)]
+                [
+                    clamp(column, self.picture.width()),
+                    clamp(row, self.picture.height()),
+                ]
             }
         }
     }
 
-    /// The number of groups of four channels.
-    pub(crate) fn groups(&self) -> usize {
-        self.groups.len()
-    }
-
     /// Channels of the picture.
     pub(crate) fn channels(&self) -> usize {
-        self.channels
+        self.picture.channels()
     }
 
-    /// A pixel of the picture or of the [`PAD`] pixels around it, counted from the outermost one.
-    pub(crate) fn padded_mut(&mut self, group: usize, column: usize, row: usize) -> &mut Pixel {
-        let stride = self.width + 2 * PAD;
-        &mut self.groups[group][row * stride + column]
+    /// Puts a frame of pixels around the picture, `[channels, cells]`.
+    pub(crate) fn set_frame(&mut self, frame: Frame, pixels: Vec<f32>) {
+        self.border = Border::Frame(frame, pixels);
     }
 
-    /// Calls `emit` with the index and the value of each position, all of which must lie in the
-    /// picture or at most [`MARGIN`] outside.
-    pub(crate) fn sample_each(
+    /// [`Self::sample_each`] of one line.
+    pub(crate) fn sample_line<T: Copy>(
         &self,
-        group: usize,
-        positions: &[[i32; 2]],
-        emit: impl FnMut(usize, Pixel),
+        first: usize,
+        points: &[T],
+        position: impl Fn(T) -> [i32; 2],
+        emit: impl FnMut(Range<usize>, usize, &Values),
+    ) {
+        self.sample_each(std::iter::once((first, points)), position, emit);
+    }
+
+    /// Samples the picture at the `position` of each point of the `lines`, which come with the
+    /// number of their first point. Calls `emit` for each [`BATCH`] of points and each channel,
+    /// with the numbers of the points, the channel and the values; where a line ends, there may be
+    /// more values than points.
+    pub(crate) fn sample_each<'p, T: Copy + 'p>(
+        &self,
+        lines: impl Iterator<Item = (usize, &'p [T])>,
+        position: impl Fn(T) -> [i32; 2],
+        emit: impl FnMut(Range<usize>, usize, &Values),
     ) {
         match self.interpolation {
-            Interpolation::Nearest => self.gather(group, positions, ONE / 2, |_| [1.0], emit),
-            Interpolation::Bilinear => self.gather(group, positions, 0, |t| [1.0 - t, t], emit),
+            Interpolation::Nearest => self.gather(lines, position, ONE / 2, |_| [1.0], emit),
+            Interpolation::Bilinear => self.gather(lines, position, 0, |t| [1.0 - t, t], emit),
             Interpolation::Bicubic { a } => {
-                self.gather(group, positions, 0, |t| cubic_weights(a, t), emit);
+                self.gather(lines, position, 0, |t| cubic_weights(a, t), emit);
             }
             Interpolation::Lanczos3 => {
                 let table = &self.lanczos;
@@ -357,30 +405,124 @@ impl Sampler {
                     let i = x as usize;
                     let s = x - i as f32;
                     let (a, b) = (&table[i], &table[i + 1]);
-                    std::array::from_fn(|k| a[k] + s * (b[k] - a[k]))
+                    let mut taps = [0.0; 6];
+                    for k in 0..6 {
+                        taps[k] = a[k] + s * (b[k] - a[k]);
+                    }
+                    taps
                 };
-                self.gather::<6>(group, positions, 0, weights, emit);
+                self.gather::<6, T>(lines, position, 0, weights, emit);
             }
         }
     }
 
     #[inline(always)]
-    fn gather<const N: usize>(
+    fn gather<'p, const N: usize, T: Copy + 'p>(
         &self,
-        group: usize,
-        positions: &[[i32; 2]],
+        lines: impl Iterator<Item = (usize, &'p [T])>,
+        position: impl Fn(T) -> [i32; 2],
         shift: i32,
         weights: impl Fn(f32) -> [f32; N],
-        emit: impl FnMut(usize, Pixel),
+        emit: impl FnMut(Range<usize>, usize, &Values),
     ) {
         pulp::Arch::new().dispatch(Gather {
-            data: &self.groups[group],
-            stride: self.width + 2 * PAD,
-            positions,
+            sampler: self,
+            lines,
+            position,
             shift,
             weights,
             emit,
         });
+    }
+
+    /// Where in a channel the `N x N` taps from a column and row on are; beyond its last sample,
+    /// where in the frame.
+    fn addresses<const N: usize>(&self, column: i32, row: i32) -> [[u32; N]; N] {
+        let [_, height, width] = self.picture.shape();
+        let at = |row: usize, column: usize| (row * width + column) as u32;
+        let columns: [i32; N] = std::array::from_fn(|k| column + k as i32);
+        let rows: [i32; N] = std::array::from_fn(|k| row + k as i32);
+        let within = |x: i32, n: usize| x.clamp(0, n as i32 - 1) as usize;
+        match &self.border {
+            Border::Sphere(erp) => rows.map(|y| {
+                columns.map(|x| {
+                    let (x, y) = erp.wrap(x.into(), y.into());
+                    at(y, x)
+                })
+            }),
+            Border::Repeat => {
+                let columns = columns.map(|x| within(x, width));
+                rows.map(|y| columns.map(|x| at(within(y, height), x)))
+            }
+            Border::Frame(frame, _) => rows.map(|y| {
+                columns.map(|x| match frame.cell(x, y) {
+                    Some(cell) => (height * width + cell) as u32,
+                    None => at(within(y, height), within(x, width)),
+                })
+            }),
+        }
+    }
+
+    /// The sample of a channel, whose plane is given, at an address.
+    #[inline(always)]
+    fn at(&self, channel: usize, plane: &[f32], address: u32) -> f32 {
+        let address = address as usize;
+        match (plane.get(address), &self.border) {
+            (Some(&value), _) => value,
+            (None, Border::Frame(frame, pixels)) => {
+                pixels[channel * frame.len() + address - plane.len()]
+            }
+            // Only a frame has addresses beyond the plane.
+            (None, _) => 0.0,
+        }
+    }
+}
+
+/// Pixels around a picture, as far as `reach`: those above it, those below, then those to its left
+/// and to its right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) reach: usize,
+}
+
+impl Frame {
+    /// The number of pixels.
+    pub(crate) fn len(&self) -> usize {
+        2 * self.reach * (self.width + 2 * self.reach + self.height)
+    }
+
+    /// `(column, row)` of the pixels in order, counted from the first pixel of the picture.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let [h, w, r] = [self.height, self.width, self.reach].map(|n| n as i64);
+        let above = (-r..0)
+            .chain(h..h + r)
+            .flat_map(move |y| (-r..w + r).map(move |x| (x, y)));
+        let beside = [-r..0, w..w + r].map(|columns| (columns, 0..h));
+        above.chain(beside.into_iter().flat_map(|(columns, rows)| {
+            rows.flat_map(move |y| columns.clone().map(move |x| (x, y)))
+        }))
+    }
+
+    /// The number of the pixel at a column and row, or nothing inside the picture. Beyond the
+    /// frame it is the nearest one.
+    fn cell(&self, column: i32, row: i32) -> Option<usize> {
+        let [h, w, r] = [self.height, self.width, self.reach].map(|n| n as i32);
+        let (x, y) = (column.clamp(-r, w + r - 1), row.clamp(-r, h + r - 1));
+        let long = w + 2 * r;
+        let cell = if y < 0 {
+            (y + r) * long + x + r
+        } else if y >= h {
+            (y - h + r) * long + x + r
+        } else if x < 0 {
+            2 * r * long + y * r + x + r
+        } else if x >= w {
+            2 * r * long + (h + y) * r + x - w
+        } else {
+            return None;
+        };
+        Some(cell as usize)
     }
 }
 
@@ -393,40 +535,52 @@ fn cubic_weights(a: f32, t: f32) -> [f32; 4] {
     [a * t * s * s, inner(t), inner(s), a * s * t * t]
 }
 
-/// Positions whose weights are computed together.
-const BATCH: usize = 16;
-
-/// Samples a padded picture with `N x N` taps, of which number `(N − 1)/2` is the pixel at or
-/// before the position moved by `shift`. It is one function for the compiler to vectorise, for
-/// each instruction set that [`pulp`] finds at run time. No operations are fused, so that all of
-/// them give the same bits.
-struct Gather<'a, const N: usize, W, E> {
-    data: &'a [Pixel],
-    stride: usize,
-    positions: &'a [[i32; 2]],
+/// Samples with `N x N` taps, of which number `(N − 1)/2` is the pixel at or before the position
+/// moved by `shift`. It is one function for the compiler to vectorise, for each instruction set
+/// that [`pulp`] finds at run time. No operations are fused, so that all of them give the same
+/// bits.
+struct Gather<'a, const N: usize, L, P, W, E> {
+    sampler: &'a Sampler<'a>,
+    lines: L,
+    position: P,
     shift: i32,
     weights: W,
     emit: E,
 }
 
-impl<const N: usize, W, E> pulp::WithSimd for Gather<'_, N, W, E>
+impl<'p, const N: usize, T, L, P, W, E> pulp::WithSimd for Gather<'_, N, L, P, W, E>
 where
+    T: Copy + 'p,
+    L: Iterator<Item = (usize, &'p [T])>,
+    P: Fn(T) -> [i32; 2],
     W: Fn(f32) -> [f32; N],
-    E: FnMut(usize, Pixel),
+    E: FnMut(Range<usize>, usize, &Values),
 {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(mut self, _: S) {
-        let first = (PAD - (N - 1) / 2) as i32;
-        for (batch, positions) in self.positions.chunks(BATCH).enumerate() {
-            // Weights by tap and position; a batch that is not full has zeros at its end.
-            let (mut wx, mut wy) = ([[0f32; BATCH]; N], [[0f32; BATCH]; N]);
+        let [channels, height, width] = self.sampler.picture.shape();
+        let before = ((N - 1) / 2) as i32;
+        // The last column and row from which all taps are inside, if there are any.
+        let (right, bottom) = (width as i32 - N as i32, height as i32 - N as i32);
+        for (start, points) in
+            (self.lines).flat_map(|(start, line)| (start..).step_by(BATCH).zip(line.chunks(BATCH)))
+        {
+            let numbers = start..start + points.len();
+            // A batch that is not full repeats its last point.
+            let points: [T; BATCH] = match points.try_into() {
+                Ok(full) => full,
+                Err(_) => repeat_last(points),
+            };
             let (mut xs, mut ys) = ([0i32; BATCH], [0i32; BATCH]);
-            for (i, &[x, y]) in positions.iter().enumerate() {
+            for i in 0..BATCH {
+                let [x, y] = (self.position)(points[i]);
                 (xs[i], ys[i]) = (x + self.shift, y + self.shift);
             }
-            for (w, x) in [(&mut wx, &xs), (&mut wy, &ys)] {
+            // Weights by tap and position.
+            let mut weights = [[[0f32; BATCH]; N]; 2];
+            for (w, x) in weights.iter_mut().zip([&xs, &ys]) {
                 for i in 0..BATCH {
                     let taps = (self.weights)((x[i] & (ONE - 1)) as f32 * (1.0 / ONE as f32));
                     for k in 0..N {
@@ -434,66 +588,225 @@ where
                     }
                 }
             }
-            let mut pixels = [[0f32; 4]; BATCH];
-            for i in 0..positions.len() {
-                let column = ((xs[i] >> FRACTION_BITS) + first) as usize;
-                let row = ((ys[i] >> FRACTION_BITS) + first) as usize;
-                let mut start = row * self.stride + column;
-                let mut sum = f32x4::ZERO;
-                for wy in &wy {
-                    let taps = &self.data[start..start + N];
-                    let mut line = f32x4::ZERO;
-                    for (tap, wx) in taps.iter().zip(&wx) {
-                        line += f32x4::splat(wx[i]) * f32x4::new(*tap);
-                    }
-                    sum += f32x4::splat(wy[i]) * line;
-                    start += self.stride;
-                }
-                pixels[i] = sum.to_array();
+            let mut batch = Batch {
+                columns: [0; BATCH],
+                rows: [0; BATCH],
+                inside: [false; BATCH],
+                weights,
+            };
+            for i in 0..BATCH {
+                batch.columns[i] = (xs[i] >> FRACTION_BITS) - before;
+                batch.rows[i] = (ys[i] >> FRACTION_BITS) - before;
+                let (x, y) = (batch.columns[i], batch.rows[i]);
+                batch.inside[i] = (x >= 0) & (x <= right) & (y >= 0) & (y <= bottom);
             }
-            for (i, &pixel) in pixels.iter().enumerate().take(positions.len()) {
-                (self.emit)(batch * BATCH + i, pixel);
+            for first in (0..channels).step_by(4) {
+                let mut emit = |values: &[Values]| {
+                    for (channel, values) in (first..).zip(values) {
+                        (self.emit)(numbers.clone(), channel, values);
+                    }
+                };
+                match channels - first {
+                    1 => emit(&batch.values::<1>(self.sampler, first)),
+                    2 => emit(&batch.values::<2>(self.sampler, first)),
+                    3 => emit(&batch.values::<3>(self.sampler, first)),
+                    _ => emit(&batch.values::<4>(self.sampler, first)),
+                }
             }
         }
     }
 }
 
-/// Four channels from `first` on, with [`PAD`] pixels around them; missing channels are 0.
-fn interleave(picture: &Raster, first: usize, sphere: Option<Erp>) -> Vec<Pixel> {
-    let [channels, height, width] = picture.shape();
-    let stride = width + 2 * PAD;
-    let mut out = vec![[0.0; 4]; stride * (height + 2 * PAD)];
-    out.par_chunks_mut(stride)
-        .enumerate()
-        .for_each(|(i, line)| {
-            let row = i as i64 - PAD as i64;
-            let (row, turn) = match sphere {
-                Some(erp) => {
-                    let (turn, row) = erp.wrap(0, row);
-                    (row, turn)
-                }
-                None => (row.clamp(0, height as i64 - 1) as usize, 0),
+/// Points with the last of them as often as is needed.
+#[inline(never)]
+fn repeat_last<T: Copy>(points: &[T]) -> [T; BATCH] {
+    std::array::from_fn(|i| points[i.min(points.len() - 1)])
+}
+
+/// Positions to be sampled together.
+struct Batch<const N: usize> {
+    /// Of the first of the `N x N` taps.
+    columns: [i32; BATCH],
+    rows: [i32; BATCH],
+    /// Whether all taps are.
+    inside: [bool; BATCH],
+    /// Along the columns and the rows, by tap.
+    weights: [[Values; N]; 2],
+}
+
+impl<const N: usize> Batch<N> {
+    /// The values in `C` channels from `first` on.
+    #[inline(always)]
+    fn values<const C: usize>(&self, sampler: &Sampler, first: usize) -> [Values; C] {
+        let [_, height, width] = sampler.picture.shape();
+        if self.inside.iter().fold(true, |all, &inside| all & inside) {
+            let data = &sampler.picture.data()[first * height * width..];
+            let mut starts = [0; BATCH];
+            for (i, start) in starts.iter_mut().enumerate() {
+                *start = self.start(i, width);
+            }
+            combine(data, [height * width, width], &starts, &self.weights)
+        } else {
+            let patches = self.patches::<C>(sampler, first);
+            let data = patches.as_flattened().as_flattened().as_flattened();
+            let starts = std::array::from_fn(|i| (i * N * N) as u32);
+            combine(data, [BATCH * N * N, N], &starts, &self.weights)
+        }
+    }
+
+    /// The address of the first tap, if it is inside.
+    #[inline(always)]
+    fn start(&self, i: usize, width: usize) -> u32 {
+        (self.rows[i] as u32)
+            .wrapping_mul(width as u32)
+            .wrapping_add(self.columns[i] as u32)
+    }
+
+    /// The taps in `C` channels from `first` on, of which some are beyond the border.
+    fn patches<const C: usize>(
+        &self,
+        sampler: &Sampler,
+        first: usize,
+    ) -> [[[[f32; N]; N]; BATCH]; C] {
+        let width = sampler.picture.width();
+        let mut patches = [[[[0.0; N]; N]; BATCH]; C];
+        for i in 0..BATCH {
+            let start = self.start(i, width) as usize;
+            let beyond = if self.inside[i] {
+                None
+            } else {
+                Some(sampler.addresses::<N>(self.columns[i], self.rows[i]))
             };
-            for (c, channel) in (first..channels).take(4).enumerate() {
-                let source = &picture.plane(channel)[row * width..][..width];
-                let (head, tail) = source.split_at(turn);
-                for (pixel, &value) in line[PAD..].iter_mut().zip(tail.iter().chain(head)) {
-                    pixel[c] = value;
+            for (c, patches) in patches.iter_mut().enumerate() {
+                let channel = first + c;
+                let plane = sampler.picture.plane(channel);
+                for (k, line) in patches[i].iter_mut().enumerate() {
+                    *line = match beyond {
+                        None => taps(plane, start + k * width),
+                        Some(addresses) => {
+                            addresses[k].map(|address| sampler.at(channel, plane, address))
+                        }
+                    };
                 }
             }
-            for i in 0..PAD {
-                let (left, right) = match sphere {
-                    Some(_) => (
-                        line[PAD + (i + width * PAD - PAD) % width],
-                        line[PAD + i % width],
-                    ),
-                    None => (line[PAD], line[PAD + width - 1]),
-                };
-                line[i] = left;
-                line[PAD + width + i] = right;
-            }
-        });
-    out
+        }
+        patches
+    }
+}
+
+/// `M` samples from `start` on.
+#[inline(always)]
+fn taps<const M: usize>(samples: &[f32], start: usize) -> [f32; M] {
+    let mut taps = [0.0; M];
+    taps.copy_from_slice(&samples[start..start + M]);
+    taps
+}
+
+/// Four values of a batch.
+#[inline(always)]
+fn quarter(values: &Values, first: usize) -> f32x4 {
+    f32x4::new(taps(values, first))
+}
+
+/// The values of `C` channels: the sums over the taps of `wx wy` times the sample, for
+/// `[wx, wy]` by tap and position. In the samples, channels and rows are as far apart as `strides`
+/// say, and the first taps are at the addresses `starts`.
+#[inline(always)]
+fn combine<const N: usize, const C: usize>(
+    samples: &[f32],
+    [plane, row]: [usize; 2],
+    starts: &[u32; BATCH],
+    weights: &[[Values; N]; 2],
+) -> [Values; C] {
+    // Of 32 bits, so that the compiler knows that no sum overflows.
+    let (plane, row) = (plane as u32 as usize, row as u32 as usize);
+    let tap = |c: usize, k: usize| c * plane + k * row;
+    let reach = tap(C - 1, N - 1) + N;
+    for c in 0..C {
+        for k in 0..N {
+            assert!(tap(c, k) + N.min(4) <= reach && tap(c, k) + N <= reach);
+        }
+    }
+    let [wx, wy] = weights;
+    let mut values = [[0.0; BATCH]; C];
+    for first in (0..BATCH).step_by(4) {
+        // One test of an address for each position: that its taps lie in their window is the same
+        // for all, and tested above.
+        let mut windows: [&[f32]; 4] = [&[]; 4];
+        for i in 0..4 {
+            let start = starts[first + i] as usize;
+            windows[i] = &samples[start..start + reach];
+        }
+        for c in 0..C {
+            let sums = match N {
+                1 => {
+                    let mut nearest = [0.0; 4];
+                    for i in 0..4 {
+                        nearest[i] = windows[i][tap(c, 0)];
+                    }
+                    f32x4::new(nearest)
+                }
+                2 => {
+                    let down = quarter(&wy[1], first).to_array();
+                    let rows = [tap(c, 0), tap(c, 1)];
+                    let [a, b, c, d] = two_columns(&windows[..2], rows, &down[..2]).to_array();
+                    let [e, f, g, h] = two_columns(&windows[2..], rows, &down[2..]).to_array();
+                    let (left, right) = (f32x4::new([a, c, e, g]), f32x4::new([b, d, f, h]));
+                    left + quarter(&wx[1], first) * (right - left)
+                }
+                _ => {
+                    // Four taps of a row at a time: the first four, then the last four.
+                    let left = four_columns(&windows, tap(c, 0), row, wy, first);
+                    let mut sum = quarter(&wx[0], first) * left[0];
+                    for k in 1..4 {
+                        sum += quarter(&wx[k], first) * left[k];
+                    }
+                    if N > 4 {
+                        let right = four_columns(&windows, tap(c, 0) + N - 4, row, wy, first);
+                        for k in 4..N {
+                            sum += quarter(&wx[k], first) * right[k - (N - 4)];
+                        }
+                    }
+                    sum
+                }
+            };
+            values[c][first..first + 4].copy_from_slice(&sums.to_array());
+        }
+    }
+    values
+}
+
+/// Between two rows, two columns of one position and two of another, as they fill a register.
+#[inline(always)]
+fn two_columns(windows: &[&[f32]], rows: [usize; 2], down: &[f32]) -> f32x4 {
+    let line = |row| {
+        let [a, b] = taps(windows[0], row);
+        let [c, d] = taps(windows[1], row);
+        f32x4::new([a, b, c, d])
+    };
+    let (upper, lower) = (line(rows[0]), line(rows[1]));
+    upper + f32x4::new([down[0], down[0], down[1], down[1]]) * (lower - upper)
+}
+
+/// Of four positions, the sums over the rows of `wy` times the sample in four columns from
+/// `offset` on: by column.
+#[inline(always)]
+fn four_columns<const N: usize>(
+    windows: &[&[f32]; 4],
+    offset: usize,
+    row: usize,
+    wy: &[Values; N],
+    first: usize,
+) -> [f32x4; 4] {
+    let mut sums = [f32x4::ZERO; 4];
+    for i in 0..4 {
+        for (k, wy) in wy.iter().enumerate() {
+            let line = f32x4::new(taps(windows[i], offset + k * row));
+            let line = f32x4::splat(wy[first + i]) * line;
+            sums[i] = if k == 0 { line } else { sums[i] + line };
+        }
+    }
+    f32x4::transpose(sums)
 }
 
 /// The taps of each output sample along one axis.
@@ -911,7 +1224,8 @@ mod tests {
             turns in -3i32..4,
             kind in 0usize..5,
         ) {
-            let sampler = Sampler::erp(&noise(3, 8), ALL[kind]).unwrap();
+            let panorama = noise(3, 8);
+            let sampler = Sampler::erp(&panorama, ALL[kind]).unwrap();
             // Positions are multiples of 2^-16 pixels: take one, so that all are exact.
             let snap = |v: f64| (v * 65536.0).round() / 65536.0;
             let (x, y) = (snap(x), snap(y));

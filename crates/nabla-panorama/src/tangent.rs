@@ -31,18 +31,19 @@
 //! with a fourfold enlargement before each projection; [`Convention::Official`] and
 //! [`TangentOptions::pre_upsample`] are there to repeat it.
 
+use std::borrow::Cow;
 use std::f64::consts::PI;
 
 use nabla_data::Raster;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use wide::{f32x4, f32x8, i32x8};
+use wide::{f32x8, i32x8};
 
 use crate::erp::{Erp, ErpError, direction, longitude_latitude};
-use crate::gnomonic::{Axes, Lattice, LookTable, dot, rows_mut};
+use crate::gnomonic::{Axes, Lattice, LookTable, dot, look, rows_mut};
 use crate::resample::{
-    FRACTION_BITS, Interpolation, ONE, ResampleError, Sampler, resize_corners, resize_erp,
-    resize_planar,
+    BATCH, FRACTION_BITS, Interpolation, ONE, ResampleError, Sampler, Values, resize_corners,
+    resize_erp, resize_planar,
 };
 
 /// A set of tangent planes that cannot be used.
@@ -510,8 +511,9 @@ pub enum TangentError {
 /// has the equations.
 ///
 /// It holds 8 bytes for each pixel of one plane of each row of the grid (32 MiB for the
-/// octadecaplex at 1024 x 1024). While projecting, the source is held once more as four channels
-/// side by side (16 bytes for each pixel of each four channels begun).
+/// octadecaplex at 1024 x 1024), and 8 for each column of the panorama and each plane. While
+/// projecting, it holds nothing but the source and what it makes (and, with
+/// [`TangentOptions::pre_upsample`], the enlarged source).
 ///
 /// Results do not depend on the number of threads.
 ///
@@ -668,12 +670,12 @@ impl TangentProjection {
             (Convention::PixelCentre, 1) => Sampler::erp(panorama, interpolation)?,
             (Convention::PixelCentre, _) => {
                 let large = resize_erp(panorama, height, Interpolation::BICUBIC)?;
-                Sampler::erp(&large, interpolation)?
+                Sampler::erp_of(Cow::Owned(large), interpolation)?
             }
             (Convention::Official, 1) => Sampler::planar(panorama, interpolation)?,
             (Convention::Official, _) => {
                 let large = resize_corners(panorama, height, width, OFFICIAL_CUBIC)?;
-                Sampler::planar(&large, interpolation)?
+                Sampler::planar_of(Cow::Owned(large), interpolation)?
             }
         };
         let tables = self
@@ -682,10 +684,9 @@ impl TangentProjection {
             .iter()
             .zip(&self.tables)
             .flat_map(|(&(_, columns), table)| std::iter::repeat_n(table, columns));
-        Ok(tables
-            .zip(&self.planes)
-            .map(|(table, plane)| table.look(&sampler, plane.longitude))
-            .collect())
+        let longitudes = self.planes.iter().map(|plane| plane.longitude);
+        let looks: Vec<_> = tables.zip(longitudes).collect();
+        Ok(look(&sampler, &looks))
     }
 
     /// Blends the planes, each `[channels, P, P]`, into a panorama `[channels, H, W]`.
@@ -700,35 +701,33 @@ impl TangentProjection {
             .into_par_iter()
             .enumerate()
             .for_each_init(
-                || {
-                    (
-                        Sightings::default(),
-                        vec![[0f32; 4]; width],
-                        vec![0f32; width],
-                    )
-                },
-                |(sightings, sums, weights), (row, mut lines)| {
-                    for (group, lines) in lines.chunks_mut(4).enumerate() {
-                        sums.fill([0.0; 4]);
-                        weights.fill(0.0);
-                        for (plane, sampler) in samplers.iter().enumerate() {
-                            self.look_up(plane, row, sightings);
-                            let (columns, positions) = (sightings.columns(), sightings.positions());
-                            let own = sightings.weights();
-                            sampler.sample_each(group, positions, |i, pixel| {
-                                let column = columns[i] as usize;
-                                let g = own[i];
-                                let sum = &mut sums[column];
-                                let add = f32x4::splat(g) * f32x4::new(pixel);
-                                *sum = (f32x4::new(*sum) + add).to_array();
-                                weights[column] += g;
-                            });
+                || (Sightings::default(), vec![0f32; width]),
+                |(sightings, total), (row, mut lines)| {
+                    total.fill(0.0);
+                    for (plane, sampler) in samplers.iter().enumerate() {
+                        self.look_up(plane, row, sightings);
+                        let (columns, weights) = (sightings.columns(), sightings.weights());
+                        for (columns, weights) in columns.chunks(BATCH).zip(weights.chunks(BATCH)) {
+                            add_at(total, columns, weights, &[1.0; BATCH]);
                         }
-                        for (c, line) in lines.iter_mut().enumerate() {
-                            for ((value, sum), &g) in line.iter_mut().zip(&*sums).zip(&*weights) {
-                                // Every pixel is seen; the guard is against rounding on borders.
-                                *value = if g > 0.0 { sum[c] / g } else { 0.0 };
-                            }
+                        let positions = sightings.positions();
+                        sampler.sample_line(
+                            0,
+                            positions,
+                            |p| p,
+                            |points, channel, values| {
+                                let (columns, own) = (&columns[points.clone()], &weights[points]);
+                                add_at(lines[channel], columns, own, values);
+                            },
+                        );
+                    }
+                    for total in total.iter_mut() {
+                        // Every pixel is seen; the guard is against rounding on borders.
+                        *total = if *total > 0.0 { 1.0 / *total } else { 0.0 };
+                    }
+                    for line in lines {
+                        for (value, inverse) in line.iter_mut().zip(&*total) {
+                            *value *= inverse;
                         }
                     }
                 },
@@ -750,34 +749,41 @@ impl TangentProjection {
             .into_par_iter()
             .map_init(Sightings::default, |sightings, row| {
                 let mut variance = 0.0;
+                // For each channel the first plane's value, then of the differences to it the sums
+                // of these and of their squares.
+                let mut first = vec![0f32; channels * width];
+                let mut sums = vec![[0f32; 2]; channels * width];
                 let mut seen = vec![0u32; width];
-                for group in 0..channels.div_ceil(4) {
-                    // Of the differences to the first plane: sums of these and of their squares.
-                    let mut first = vec![[0f32; 4]; width];
-                    let mut sums = vec![[[0f32; 4]; 2]; width];
-                    seen.fill(0);
-                    for (plane, sampler) in samplers.iter().enumerate() {
-                        self.look_up(plane, row, sightings);
-                        let columns = sightings.columns();
-                        sampler.sample_each(group, sightings.positions(), |i, pixel| {
-                            let column = columns[i] as usize;
-                            if seen[column] == 0 {
-                                first[column] = pixel;
+                for (plane, sampler) in samplers.iter().enumerate() {
+                    self.look_up(plane, row, sightings);
+                    let columns = sightings.columns();
+                    let positions = sightings.positions();
+                    sampler.sample_line(
+                        0,
+                        positions,
+                        |p| p,
+                        |points, channel, values| {
+                            for (&column, &value) in columns[points].iter().zip(values) {
+                                let column = column as usize;
+                                let at = channel * width + column;
+                                if seen[column] == 0 {
+                                    first[at] = value;
+                                }
+                                let d = value - first[at];
+                                sums[at][0] += d;
+                                sums[at][1] += d * d;
                             }
-                            seen[column] += 1;
-                            for c in 0..4 {
-                                let d = pixel[c] - first[column][c];
-                                sums[column][0][c] += d;
-                                sums[column][1][c] += d * d;
-                            }
-                        });
+                        },
+                    );
+                    for &column in columns {
+                        seen[column as usize] += 1;
                     }
-                    for (&n, [sum, squares]) in seen.iter().zip(&sums) {
+                }
+                for sums in sums.chunks(width) {
+                    for (&n, [sum, squares]) in seen.iter().zip(sums) {
                         if n >= 2 {
-                            for c in 0..4 {
-                                let mean = f64::from(sum[c]) / f64::from(n);
-                                variance += f64::from(squares[c]) / f64::from(n) - mean * mean;
-                            }
+                            let mean = f64::from(*sum) / f64::from(n);
+                            variance += f64::from(*squares) / f64::from(n) - mean * mean;
                         }
                     }
                 }
@@ -814,7 +820,10 @@ impl TangentProjection {
         out
     }
 
-    fn samplers(&self, planes: &[Raster]) -> Result<(Vec<Sampler>, usize), TangentError> {
+    fn samplers<'a>(
+        &self,
+        planes: &'a [Raster],
+    ) -> Result<(Vec<Sampler<'a>>, usize), TangentError> {
         if planes.len() != self.planes.len() {
             return Err(TangentError::WrongPlaneCount {
                 expected: self.planes.len(),
@@ -835,19 +844,17 @@ impl TangentProjection {
         }
         let factor = self.options.pre_upsample;
         let large = size * factor;
-        let sampler = |plane: &Raster| {
-            let interpolation = self.options.to_erp;
-            match (self.options.convention, factor) {
-                (_, 1) => Sampler::planar(plane, interpolation),
-                (Convention::PixelCentre, _) => Sampler::planar(
-                    &resize_planar(plane, large, large, Interpolation::BICUBIC)?,
-                    interpolation,
-                ),
-                (Convention::Official, _) => Sampler::planar(
-                    &resize_corners(plane, large, large, OFFICIAL_CUBIC)?,
-                    interpolation,
-                ),
-            }
+        let sampler = |plane: &'a Raster| {
+            let plane = match (self.options.convention, factor) {
+                (_, 1) => Cow::Borrowed(plane),
+                (Convention::PixelCentre, _) => {
+                    Cow::Owned(resize_planar(plane, large, large, Interpolation::BICUBIC)?)
+                }
+                (Convention::Official, _) => {
+                    Cow::Owned(resize_corners(plane, large, large, OFFICIAL_CUBIC)?)
+                }
+            };
+            Sampler::planar_of(plane, self.options.to_erp)
         };
         let samplers = planes.par_iter().map(sampler).collect::<Result<_, _>>()?;
         Ok((samplers, channels))
@@ -939,6 +946,27 @@ impl TangentProjection {
             Window::Nothing
         } else {
             Window::Within(delta + turn)
+        }
+    }
+}
+
+/// Adds the first of the `values` times the `weights` to the line at `columns`.
+#[inline(always)]
+fn add_at(line: &mut [f32], columns: &[u32], weights: &[f32], values: &Values) {
+    let first = columns[0] as usize;
+    let runs = columns[BATCH.min(columns.len()) - 1] as usize == first + BATCH - 1;
+    // Mostly the columns follow each other.
+    if let (true, Some(line), Ok(weights)) = (
+        runs,
+        line[first..].first_chunk_mut::<BATCH>(),
+        <&Values>::try_from(weights),
+    ) {
+        for i in 0..BATCH {
+            line[i] += weights[i] * values[i];
+        }
+    } else {
+        for ((&column, g), value) in columns.iter().zip(weights).zip(values) {
+            line[column as usize] += g * value;
         }
     }
 }
