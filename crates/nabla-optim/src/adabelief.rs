@@ -1,1 +1,483 @@
-//! Being written.
+//! AdaBelief: the belief in a gradient is how near it is to its moving average.
+//!
+//! A drop-in replacement for Adam. The denominator is not the size of the gradient but its variance
+//! about its moving average: where the gradient is as predicted the step is long, where it is not the
+//! step is short. With the gradient `g`, the learning rate α and `t` steps so far, this one included:
+//!
+//! ```text
+//! m ← β₁ m + (1 − β₁) g
+//! s ← β₂ s + (1 − β₂) (g − m)² + ε                          (m is the updated one)
+//! w ← w − α/(1 − β₁ᵗ) · m / (√s/√(1 − β₂ᵗ) + ε)
+//! ```
+//!
+//! The ε of the second line stays in the state, so that `s` settles `ε/(1 − β₂)` above the variance;
+//! so it does in the authors' code and in the paper's algorithm. As a square root is taken, ε is the
+//! square of what Adam calls by this name.
+//!
+//! Options, all as in `adabelief-pytorch` 0.2:
+//! * AMSGrad divides by the root of the highest `s` so far. The theory of the paper needs it;
+//! * rectification as in RAdam: with `ρ∞ = 2/(1 − β₂) − 1` and `ρ = ρ∞ − 2tβ₂ᵗ/(1 − β₂ᵗ)`, a step
+//!   is, once ρ ≥ 5,
+//!   `w ← w − α R/(1 − β₁ᵗ) · m / (√s + ε)`,
+//!   `R² = (1 − β₂ᵗ) (ρ − 4)(ρ − 2) ρ∞ / ((ρ∞ − 4)(ρ∞ − 2) ρ)`,
+//!   where AMSGrad has no effect. Before, there is no step, or that of SGD with momentum,
+//!   `w ← w − α/(1 − β₁ᵗ) · m`. With β₂ = 0.999, the first rectified step is the sixth;
+//! * [weight decay](crate::weight_decay) of all kinds.
+//!
+//! Clip gradients by their norm, not by value: clipped values are as predicted, `s` vanishes, and the
+//! step explodes.
+//!
+//! The state has 2 floats per parameter, 3 with AMSGrad.
+//!
+//! Source: Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris, Duncan, *AdaBelief Optimizer:
+//! Adapting Stepsizes by the Belief in Observed Gradients*, 2020, arXiv 2010.07468; their code,
+//! github.com/juntang-zhuang/Adabelief-Optimizer.
+
+use burn::config::Config;
+use burn::grad_clipping::GradientClippingConfig;
+use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
+use burn::store::burn_pack;
+use burn::tensor::{Device, Tensor};
+use nabla_grad::elementwise::{Dense, Kernel, update};
+
+use crate::RecordState;
+use crate::optimizer_config::{self, OptimizerConfigError};
+use crate::precision::{bias_correction, in_full_precision, like};
+use crate::weight_decay::WeightDecayMode;
+
+/// Configuration of [`AdaBelief`]. The defaults are those of `adabelief-pytorch` since 0.1; the
+/// presets are the rows of the authors' table, each with the learning rate to use with it.
+///
+/// A large ε (1e-8) suits tasks where SGD is better than Adam, a small one (1e-12 to 1e-16) those
+/// where Adam is better.
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::optim::GradientsParams;
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_optim::adabelief::AdaBeliefConfig;
+///
+/// let device = Device::flex().autodiff();
+/// let layer: Linear = LinearConfig::new(4, 2).init(&device);
+/// let mut optimizer = AdaBeliefConfig::new().with_weight_decay(1e-2).init()?;
+/// let loss = layer.forward(Tensor::<2>::ones([1, 4], &device)).sum();
+/// let grads = GradientsParams::from_grads(loss.backward(), &layer);
+/// let layer = optimizer.step(1e-3, layer, grads);
+/// # let _ = layer;
+/// # Ok::<(), nabla_optim::optimizer_config::OptimizerConfigError>(())
+/// ```
+#[derive(Config, Debug)]
+pub struct AdaBeliefConfig {
+    /// Decay rate of the gradient's average, β₁. Default 0.9.
+    #[config(default = 0.9)]
+    pub beta_1: f64,
+    /// Decay rate of its variance, β₂. Default 0.999.
+    #[config(default = 0.999)]
+    pub beta_2: f64,
+    /// Added to the variance and to its root, ε. Default 1e-16.
+    #[config(default = 1e-16)]
+    pub epsilon: f64,
+    /// Weight decay, λ. Default 0.
+    #[config(default = 0.0)]
+    pub weight_decay: f64,
+    /// How weights decay. Default [`WeightDecayMode::Decoupled`].
+    #[config(default = "WeightDecayMode::Decoupled")]
+    pub weight_decay_mode: WeightDecayMode,
+    /// Whether steps are rectified while the variance is uncertain. Default true.
+    #[config(default = true)]
+    pub rectify: bool,
+    /// Whether there is a step of SGD where there is no rectified one. Default true.
+    #[config(default = true)]
+    pub degenerated_to_sgd: bool,
+    /// Whether the highest variance so far is the denominator. Default false.
+    #[config(default = false)]
+    pub amsgrad: bool,
+    /// Gradient clipping for [`init`](Self::init). Default none.
+    pub grad_clipping: Option<GradientClippingConfig>,
+}
+
+impl AdaBeliefConfig {
+    /// Small pictures (CIFAR): learning rate 1e-3.
+    pub fn vision() -> Self {
+        Self::new()
+            .with_epsilon(1e-8)
+            .with_weight_decay(5e-4)
+            .with_weight_decay_mode(WeightDecayMode::Coupled)
+            .with_rectify(false)
+    }
+
+    /// ImageNet: learning rate 1e-3.
+    pub fn imagenet() -> Self {
+        Self::new()
+            .with_epsilon(1e-8)
+            .with_weight_decay(1e-2)
+            .with_rectify(false)
+    }
+
+    /// A transformer for translation: learning rate 5e-4.
+    pub fn transformer() -> Self {
+        Self::new().with_weight_decay(1e-4)
+    }
+
+    /// A small generative adversarial network: learning rate 2e-4.
+    pub fn gan() -> Self {
+        Self::new()
+            .with_beta_1(0.5)
+            .with_epsilon(1e-12)
+            .with_rectify(false)
+    }
+
+    /// A generative adversarial network with spectral normalisation: learning rate 2e-4.
+    pub fn spectral_normalisation_gan() -> Self {
+        Self::new().with_beta_1(0.5)
+    }
+
+    /// An LSTM of `layers` layers for language modelling: learning rate 1e-3 for one layer, 1e-2 for
+    /// more.
+    pub fn lstm(layers: usize) -> Self {
+        Self::new()
+            .with_epsilon(if layers <= 1 { 1e-16 } else { 1e-12 })
+            .with_weight_decay(1.2e-6)
+            .with_weight_decay_mode(WeightDecayMode::Coupled)
+            .with_rectify(false)
+    }
+
+    /// Reinforcement learning.
+    pub fn reinforcement_learning() -> Self {
+        Self::new().with_epsilon(1e-10)
+    }
+
+    /// The optimizer, for a parameter group.
+    ///
+    /// # Errors
+    /// If a value is not in its range.
+    pub fn build(&self) -> Result<AdaBelief, OptimizerConfigError> {
+        Ok(AdaBelief {
+            beta_1: optimizer_config::decay_rate("beta_1", self.beta_1)?,
+            beta_2: optimizer_config::decay_rate("beta_2", self.beta_2)?,
+            epsilon: optimizer_config::epsilon(self.epsilon)?,
+            weight_decay: optimizer_config::non_negative("weight_decay", self.weight_decay)?,
+            weight_decay_mode: self.weight_decay_mode,
+            rectify: self.rectify,
+            degenerated_to_sgd: self.degenerated_to_sgd,
+            amsgrad: self.amsgrad,
+        })
+    }
+
+    /// The optimizer, for a module.
+    ///
+    /// # Errors
+    /// If a value is not in its range.
+    pub fn init(&self) -> Result<ModuleOptimizer, OptimizerConfigError> {
+        let clipping = self.grad_clipping.as_ref();
+        Ok(optimizer_config::for_module(self.build()?, clipping))
+    }
+}
+
+/// The optimizer AdaBelief; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct AdaBelief {
+    beta_1: f64,
+    beta_2: f64,
+    epsilon: f64,
+    weight_decay: f64,
+    weight_decay_mode: WeightDecayMode,
+    rectify: bool,
+    degenerated_to_sgd: bool,
+    amsgrad: bool,
+}
+
+/// State of [`AdaBelief`] for one parameter.
+#[derive(RecordState, Clone, Debug)]
+pub struct AdaBeliefState<const D: usize> {
+    /// Moving average of the gradient, `m`.
+    pub moment_1: Tensor<D>,
+    /// Moving average of the gradient's squared distance from it, `s`.
+    pub variance: Tensor<D>,
+    /// The highest variance so far, with AMSGrad.
+    pub max_variance: Option<Tensor<D>>,
+    /// Steps so far, `t`.
+    pub time: usize,
+}
+
+/// `w ← decay w − step · m / (√s · root + ε)`, or without the denominator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct StepSize {
+    step: f64,
+    /// The factor of `√s`, if it divides.
+    root: Option<f64>,
+    /// Whether `s` is the highest one so far.
+    max: bool,
+}
+
+impl AdaBelief {
+    /// The sizes of step number `time`.
+    fn step_size(&self, lr: f64, time: usize) -> StepSize {
+        let correction_1 = bias_correction(self.beta_1, time);
+        let correction_2 = bias_correction(self.beta_2, time);
+        if !self.rectify {
+            return StepSize {
+                step: lr / correction_1,
+                root: Some(1.0 / correction_2.sqrt()),
+                max: self.amsgrad,
+            };
+        }
+        let rho_inf = 2.0 / (1.0 - self.beta_2) - 1.0;
+        let rho = rho_inf - 2.0 * time as f64 * (1.0 - correction_2) / correction_2;
+        if rho >= 5.0 {
+            let squared = correction_2 * (rho - 4.0) / (rho_inf - 4.0) * (rho - 2.0) / rho
+                * rho_inf
+                / (rho_inf - 2.0);
+            StepSize {
+                step: lr * squared.sqrt() / correction_1,
+                root: Some(1.0),
+                max: false,
+            }
+        } else {
+            StepSize {
+                step: if self.degenerated_to_sgd {
+                    lr / correction_1
+                } else {
+                    0.0
+                },
+                root: None,
+                max: false,
+            }
+        }
+    }
+}
+
+impl Optimizer for AdaBelief {
+    type State<const D: usize> = AdaBeliefState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<Self::State<D>>,
+    ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let (tensor, state) = in_full_precision(tensor, grad, |w, g| {
+            let state = state.unwrap_or_else(|| AdaBeliefState {
+                moment_1: w.zeros_like(),
+                variance: w.zeros_like(),
+                max_variance: None,
+                time: 0,
+            });
+            let time = state.time + 1;
+            let m = like(state.moment_1, &w);
+            let s = like(state.variance, &w);
+            let max = self.amsgrad.then(|| match state.max_variance {
+                Some(max) => like(max, &w),
+                // Also where a record without AMSGrad was loaded.
+                None => w.zeros_like(),
+            });
+            let decay = self.weight_decay_mode.factor(lr, self.weight_decay);
+            let size = self.step_size(lr, time);
+            let ([w, m, s], max) = match max {
+                None => (self.without_max(decay, size, [w, m, s, g]), None),
+                Some(max) => {
+                    let [w, m, s, max] = self.with_max(decay, size, [w, m, s, max, g]);
+                    ([w, m, s], Some(max))
+                }
+            };
+            let state = AdaBeliefState {
+                moment_1: m,
+                variance: s,
+                max_variance: max,
+                time,
+            };
+            (w, state)
+        });
+        (tensor, Some(state))
+    }
+
+    fn to_device<const D: usize>(mut state: Self::State<D>, device: &Device) -> Self::State<D> {
+        state.moment_1 = state.moment_1.to_device(device);
+        state.variance = state.variance.to_device(device);
+        state.max_variance = state.max_variance.map(|max| max.to_device(device));
+        state
+    }
+}
+
+impl AdaBelief {
+    /// The step from `[w, m, s, g]` to `[w, m, s]`.
+    fn without_max<const D: usize>(
+        &self,
+        decay: f64,
+        size: StepSize,
+        tensors: [Tensor<D>; 4],
+    ) -> [Tensor<D>; 3] {
+        match Dense::take_all(tensors) {
+            Ok([mut w, mut m, mut s, g]) => {
+                let numbers = Numbers::new(self, decay, size);
+                match size.root {
+                    Some(_) => update(&Divided(numbers), [&mut w, &mut m, &mut s], [&g]),
+                    None => update(&Undivided(numbers), [&mut w, &mut m, &mut s], [&g]),
+                }
+                [w, m, s].map(Dense::into_tensor)
+            }
+            Err([w, m, s, g]) => {
+                let (w, m, s) = self.composed_moments(decay, w, m, s, g);
+                let w = self.composed_step(size, w, m.clone(), s.clone());
+                [w, m, s]
+            }
+        }
+    }
+
+    /// The step from `[w, m, s, max, g]` to `[w, m, s, max]`.
+    fn with_max<const D: usize>(
+        &self,
+        decay: f64,
+        size: StepSize,
+        tensors: [Tensor<D>; 5],
+    ) -> [Tensor<D>; 4] {
+        match Dense::take_all(tensors) {
+            Ok([mut w, mut m, mut s, mut max, g]) => {
+                let numbers = Numbers::new(self, decay, size);
+                let written = [&mut w, &mut m, &mut s, &mut max];
+                match (size.root, size.max) {
+                    (Some(_), true) => update(&DividedByMax(numbers), written, [&g]),
+                    (Some(_), false) => update(&Divided(numbers), written, [&g]),
+                    (None, _) => update(&Undivided(numbers), written, [&g]),
+                }
+                [w, m, s, max].map(Dense::into_tensor)
+            }
+            Err([w, m, s, max, g]) => {
+                let (w, m, s) = self.composed_moments(decay, w, m, s, g);
+                let max = max.max_pair(s.clone());
+                let divisor = if size.max { &max } else { &s };
+                let w = self.composed_step(size, w, m.clone(), divisor.clone());
+                [w, m, s, max]
+            }
+        }
+    }
+
+    /// The decayed weights and the moments, of Burn's operations.
+    fn composed_moments<const D: usize>(
+        &self,
+        decay: f64,
+        w: Tensor<D>,
+        m: Tensor<D>,
+        s: Tensor<D>,
+        g: Tensor<D>,
+    ) -> (Tensor<D>, Tensor<D>, Tensor<D>) {
+        let coupling = self.weight_decay_mode.coupling(self.weight_decay);
+        let g = g + w.clone() * coupling;
+        let m = m * self.beta_1 + g.clone() * (1.0 - self.beta_1);
+        let residual = g - m.clone();
+        let s = s * self.beta_2 + residual.square() * (1.0 - self.beta_2) + self.epsilon;
+        (w * decay, m, s)
+    }
+
+    /// The step, of Burn's operations.
+    fn composed_step<const D: usize>(
+        &self,
+        size: StepSize,
+        w: Tensor<D>,
+        m: Tensor<D>,
+        s: Tensor<D>,
+    ) -> Tensor<D> {
+        match size.root {
+            Some(root) => w - m / (s.sqrt() * root + self.epsilon) * size.step,
+            None => w - m * size.step,
+        }
+    }
+}
+
+/// What is the same for all elements.
+#[derive(Clone, Copy)]
+struct Numbers {
+    decay: f32,
+    coupling: f32,
+    beta_1: f32,
+    rest_1: f32,
+    beta_2: f32,
+    rest_2: f32,
+    epsilon: f32,
+    step: f32,
+    root: f32,
+}
+
+impl Numbers {
+    fn new(options: &AdaBelief, decay: f64, size: StepSize) -> Self {
+        let coupling = options.weight_decay_mode.coupling(options.weight_decay);
+        Self {
+            decay: decay as f32,
+            coupling: coupling as f32,
+            beta_1: options.beta_1 as f32,
+            rest_1: (1.0 - options.beta_1) as f32,
+            beta_2: options.beta_2 as f32,
+            rest_2: (1.0 - options.beta_2) as f32,
+            epsilon: options.epsilon as f32,
+            step: size.step as f32,
+            root: size.root.unwrap_or(0.0) as f32,
+        }
+    }
+
+    /// The new `m` and `s`.
+    #[inline(always)]
+    fn moments(&self, w: f32, m: f32, s: f32, g: f32) -> (f32, f32) {
+        let g = g + self.coupling * w;
+        let m = self.beta_1 * m + self.rest_1 * g;
+        let residual = g - m;
+        let s = self.beta_2 * s + self.rest_2 * (residual * residual) + self.epsilon;
+        (m, s)
+    }
+
+    /// `decay w − step m / (√s root + ε)`.
+    #[inline(always)]
+    fn divided(&self, w: f32, m: f32, s: f32) -> f32 {
+        self.decay * w - self.step * (m / (s.sqrt() * self.root + self.epsilon))
+    }
+}
+
+/// The step that divides by `√s`.
+struct Divided(Numbers);
+
+impl Kernel<3, 1, 0> for Divided {
+    #[inline(always)]
+    fn apply(&self, [w, m, s]: [f32; 3], [g]: [f32; 1], _: f32) -> ([f32; 3], [f32; 0]) {
+        let (m, s) = self.0.moments(w, m, s, g);
+        ([self.0.divided(w, m, s), m, s], [])
+    }
+}
+
+impl Kernel<4, 1, 0> for Divided {
+    #[inline(always)]
+    fn apply(&self, [w, m, s, max]: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
+        let (m, s) = self.0.moments(w, m, s, g);
+        ([self.0.divided(w, m, s), m, s, max.max(s)], [])
+    }
+}
+
+/// The step that divides by the root of the highest `s`.
+struct DividedByMax(Numbers);
+
+impl Kernel<4, 1, 0> for DividedByMax {
+    #[inline(always)]
+    fn apply(&self, [w, m, s, max]: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
+        let (m, s) = self.0.moments(w, m, s, g);
+        let max = max.max(s);
+        ([self.0.divided(w, m, max), m, s, max], [])
+    }
+}
+
+/// The step of SGD, or none.
+struct Undivided(Numbers);
+
+impl Kernel<3, 1, 0> for Undivided {
+    #[inline(always)]
+    fn apply(&self, [w, m, s]: [f32; 3], [g]: [f32; 1], _: f32) -> ([f32; 3], [f32; 0]) {
+        let (m, s) = self.0.moments(w, m, s, g);
+        ([self.0.decay * w - self.0.step * m, m, s], [])
+    }
+}
+
+impl Kernel<4, 1, 0> for Undivided {
+    #[inline(always)]
+    fn apply(&self, [w, m, s, max]: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
+        let (m, s) = self.0.moments(w, m, s, g);
+        ([self.0.decay * w - self.0.step * m, m, s, max.max(s)], [])
+    }
+}

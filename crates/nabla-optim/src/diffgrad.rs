@@ -1,1 +1,358 @@
-//! Being written.
+//! diffGrad: Adam with a friction on the parameters whose gradient does not change.
+//!
+//! A drop-in variant of Adam. A gradient that is the same in two successive steps is taken for a sign
+//! that an optimum is near, and halves the step; where it changes fast, the step is Adam's. With the
+//! gradient `g`, the one before `g'` (0 at first), the learning rate η and `t` steps so far:
+//!
+//! ```text
+//! m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
+//! ξ = 1/(1 + exp(−|g' − g|))                               in [½, 1)
+//! w ← w − η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · ξ m / (√v + ε)
+//! ```
+//!
+//! The last line is that of the authors' code and of the other implementations; the paper's own,
+//! `w − η ξ m̂/(√v̂ + ε)`, differs by the size of ε and is [`EpsilonPlacement::Corrected`].
+//!
+//! ξ depends on the size of the gradient, which Adam does not: undo a scaling of the loss before the
+//! step. Where gradients are small, as they mostly are in networks, ξ is nearly ½ everywhere, and
+//! the method is nearly Adam with half the learning rate; [`DiffGrad::friction`] shows how nearly.
+//!
+//! Coupled weight decay is added to the gradient before anything else, so that it is part of the
+//! difference, as in the authors' code; [decoupled decay](crate::weight_decay) leaves it out.
+//!
+//! [`Friction::Sigmoid`] is the published and recommended coefficient. The paper compares others in a
+//! table which we could not check; the enumeration has those that public code documents, and says of
+//! each where it is from. They are for experiments.
+//!
+//! The regret bound of the paper is proved as Adam's first one was, and like it does not exclude that
+//! the method diverges on a convex problem.
+//!
+//! The state has 3 floats per parameter.
+//!
+//! Source: Dubey, Chakraborty, Roy, Mukherjee, Singh, Chaudhuri, *diffGrad: An Optimization Method for
+//! Convolutional Neural Networks*, 2019, arXiv 1909.11015; their code,
+//! github.com/shivram1987/diffGrad, in its second version: in the first, `g'` was the buffer of `g`,
+//! and ξ always ½.
+
+use burn::config::Config;
+use burn::grad_clipping::GradientClippingConfig;
+use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
+use burn::store::burn_pack;
+use burn::tensor::activation;
+use burn::tensor::{Device, Tensor};
+use nabla_grad::elementwise::{Dense, Kernel, sigmoid, update};
+
+use crate::RecordState;
+use crate::optimizer_config::{self, OptimizerConfigError};
+use crate::precision::{bias_correction, in_full_precision, like};
+use crate::weight_decay::WeightDecayMode;
+
+/// The friction coefficient ξ as a function of the gradients; σ is the logistic function.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Friction {
+    /// `σ(|g' − g|)`, in [½, 1): the method (version 0).
+    Sigmoid,
+    /// `σ(g' − g)`, in (0, 1): version 1 of the implementations by L. Wright
+    /// (lessw2020/Best-Deep-Learning-Optimizers) after the paper's table.
+    SignedSigmoid,
+    /// `9 σ(½|g' − g|) − 4`, in [½, 5): version 2 of the same.
+    WideSigmoid,
+    /// `2σ(|g' − g|) − 1 = tanh(½|g' − g|)`, in [0, 1): no step at all where the gradient is the same.
+    Tanh,
+    /// `σ(|m' − m|)`, in [½, 1): the difference of successive averages instead of gradients.
+    MomentumSigmoid,
+}
+
+/// Where ε is added to the denominator.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum EpsilonPlacement {
+    /// To `√v`, whose bias the step size corrects: the authors' code.
+    Uncorrected,
+    /// To `√(v/(1 − β₂ᵗ))`: the paper.
+    Corrected,
+}
+
+/// Configuration of [`DiffGrad`]. The learning rate of the paper's experiments is 1e-3.
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::optim::GradientsParams;
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_optim::diffgrad::DiffGradConfig;
+///
+/// let device = Device::flex().autodiff();
+/// let layer: Linear = LinearConfig::new(4, 2).init(&device);
+/// let mut optimizer = DiffGradConfig::new().init()?;
+/// let loss = layer.forward(Tensor::<2>::ones([1, 4], &device)).sum();
+/// let grads = GradientsParams::from_grads(loss.backward(), &layer);
+/// let layer = optimizer.step(1e-3, layer, grads);
+/// # let _ = layer;
+/// # Ok::<(), nabla_optim::optimizer_config::OptimizerConfigError>(())
+/// ```
+#[derive(Config, Debug)]
+pub struct DiffGradConfig {
+    /// Decay rate of the gradient's average, β₁. Default 0.9.
+    #[config(default = 0.9)]
+    pub beta_1: f64,
+    /// Decay rate of its square's average, β₂. Default 0.999.
+    #[config(default = 0.999)]
+    pub beta_2: f64,
+    /// Added to the denominator, ε. Default 1e-8.
+    #[config(default = 1e-8)]
+    pub epsilon: f64,
+    /// Where. Default [`EpsilonPlacement::Uncorrected`].
+    #[config(default = "EpsilonPlacement::Uncorrected")]
+    pub epsilon_placement: EpsilonPlacement,
+    /// Weight decay, λ. Default 0.
+    #[config(default = 0.0)]
+    pub weight_decay: f64,
+    /// How weights decay. Default [`WeightDecayMode::Coupled`].
+    #[config(default = "WeightDecayMode::Coupled")]
+    pub weight_decay_mode: WeightDecayMode,
+    /// The friction coefficient. Default [`Friction::Sigmoid`].
+    #[config(default = "Friction::Sigmoid")]
+    pub friction: Friction,
+    /// Gradient clipping for [`init`](Self::init). Default none.
+    pub grad_clipping: Option<GradientClippingConfig>,
+}
+
+impl DiffGradConfig {
+    /// The optimizer, for a parameter group.
+    ///
+    /// # Errors
+    /// If a value is not in its range.
+    pub fn build(&self) -> Result<DiffGrad, OptimizerConfigError> {
+        Ok(DiffGrad {
+            beta_1: optimizer_config::decay_rate("beta_1", self.beta_1)?,
+            beta_2: optimizer_config::decay_rate("beta_2", self.beta_2)?,
+            epsilon: optimizer_config::epsilon(self.epsilon)?,
+            epsilon_placement: self.epsilon_placement,
+            weight_decay: optimizer_config::non_negative("weight_decay", self.weight_decay)?,
+            weight_decay_mode: self.weight_decay_mode,
+            friction: self.friction,
+        })
+    }
+
+    /// The optimizer, for a module.
+    ///
+    /// # Errors
+    /// If a value is not in its range.
+    pub fn init(&self) -> Result<ModuleOptimizer, OptimizerConfigError> {
+        let clipping = self.grad_clipping.as_ref();
+        Ok(optimizer_config::for_module(self.build()?, clipping))
+    }
+}
+
+/// The optimizer diffGrad; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct DiffGrad {
+    beta_1: f64,
+    beta_2: f64,
+    epsilon: f64,
+    epsilon_placement: EpsilonPlacement,
+    weight_decay: f64,
+    weight_decay_mode: WeightDecayMode,
+    friction: Friction,
+}
+
+/// State of [`DiffGrad`] for one parameter.
+#[derive(RecordState, Clone, Debug)]
+pub struct DiffGradState<const D: usize> {
+    /// Moving average of the gradient, `m`.
+    pub moment_1: Tensor<D>,
+    /// Moving average of its square, `v`.
+    pub moment_2: Tensor<D>,
+    /// The last gradient, `g'`, with coupled weight decay.
+    pub previous_grad: Tensor<D>,
+    /// Steps so far, `t`.
+    pub time: usize,
+}
+
+impl DiffGrad {
+    /// The friction coefficient ξ of a step along `grad` from `state` (none before the first step),
+    /// without weight decay. Its mean says how far the method is from Adam at half the learning rate.
+    pub fn friction<const D: usize>(
+        &self,
+        state: Option<&DiffGradState<D>>,
+        grad: Tensor<D>,
+    ) -> Tensor<D> {
+        let (previous, m) = match state {
+            Some(state) => (
+                like(state.previous_grad.clone(), &grad),
+                like(state.moment_1.clone(), &grad),
+            ),
+            None => (grad.zeros_like(), grad.zeros_like()),
+        };
+        let new_m = m.clone() * self.beta_1 + grad.clone() * (1.0 - self.beta_1);
+        self.composed_friction(previous - grad, m - new_m)
+    }
+
+    /// ξ, from the differences of the gradients and of their averages.
+    fn composed_friction<const D: usize>(&self, grad: Tensor<D>, m: Tensor<D>) -> Tensor<D> {
+        match self.friction {
+            Friction::Sigmoid => activation::sigmoid(grad.abs()),
+            Friction::SignedSigmoid => activation::sigmoid(grad),
+            Friction::WideSigmoid => activation::sigmoid(grad.abs() * 0.5) * 9.0 - 4.0,
+            Friction::Tanh => activation::sigmoid(grad.abs()) * 2.0 - 1.0,
+            Friction::MomentumSigmoid => activation::sigmoid(m.abs()),
+        }
+    }
+
+    /// The step size, and the factor of `√v` in the denominator.
+    fn step_size(&self, lr: f64, time: usize) -> (f64, f64) {
+        let correction_1 = bias_correction(self.beta_1, time);
+        let root = bias_correction(self.beta_2, time).sqrt();
+        match self.epsilon_placement {
+            EpsilonPlacement::Uncorrected => (lr * root / correction_1, 1.0),
+            EpsilonPlacement::Corrected => (lr / correction_1, 1.0 / root),
+        }
+    }
+}
+
+impl Optimizer for DiffGrad {
+    type State<const D: usize> = DiffGradState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<Self::State<D>>,
+    ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let (tensor, state) = in_full_precision(tensor, grad, |w, g| {
+            let state = state.unwrap_or_else(|| DiffGradState {
+                moment_1: w.zeros_like(),
+                moment_2: w.zeros_like(),
+                previous_grad: w.zeros_like(),
+                time: 0,
+            });
+            let time = state.time + 1;
+            let m = like(state.moment_1, &w);
+            let v = like(state.moment_2, &w);
+            let previous = like(state.previous_grad, &w);
+            let [w, m, v, previous] = match Dense::take_all([w, m, v, previous, g]) {
+                Ok([w, m, v, previous, g]) => self
+                    .fused(lr, time, [w, m, v, previous], &g)
+                    .map(Dense::into_tensor),
+                Err(tensors) => self.composed(lr, time, tensors),
+            };
+            let state = DiffGradState {
+                moment_1: m,
+                moment_2: v,
+                previous_grad: previous,
+                time,
+            };
+            (w, state)
+        });
+        (tensor, Some(state))
+    }
+
+    fn to_device<const D: usize>(mut state: Self::State<D>, device: &Device) -> Self::State<D> {
+        state.moment_1 = state.moment_1.to_device(device);
+        state.moment_2 = state.moment_2.to_device(device);
+        state.previous_grad = state.previous_grad.to_device(device);
+        state
+    }
+}
+
+impl DiffGrad {
+    /// The step from `[w, m, v, g', g]` to `[w, m, v, g]`, of Burn's operations.
+    fn composed<const D: usize>(
+        &self,
+        lr: f64,
+        time: usize,
+        [w, m, v, previous, g]: [Tensor<D>; 5],
+    ) -> [Tensor<D>; 4] {
+        let coupling = self.weight_decay_mode.coupling(self.weight_decay);
+        let g = g + w.clone() * coupling;
+        let new_m = m.clone() * self.beta_1 + g.clone() * (1.0 - self.beta_1);
+        let v = v * self.beta_2 + g.clone().square() * (1.0 - self.beta_2);
+        let xi = self.composed_friction(previous - g.clone(), m - new_m.clone());
+        let (step, root) = self.step_size(lr, time);
+        let denominator = v.clone().sqrt() * root + self.epsilon;
+        let decay = self.weight_decay_mode.factor(lr, self.weight_decay);
+        let w = w * decay - xi * new_m.clone() / denominator * step;
+        [w, new_m, v, g]
+    }
+
+    /// The step from `[w, m, v, g']` and `g` to `[w, m, v, g]`, in one pass.
+    fn fused(
+        &self,
+        lr: f64,
+        time: usize,
+        [mut w, mut m, mut v, mut previous]: [Dense; 4],
+        g: &Dense,
+    ) -> [Dense; 4] {
+        let (step, root) = self.step_size(lr, time);
+        let numbers = Numbers {
+            decay: self.weight_decay_mode.factor(lr, self.weight_decay) as f32,
+            coupling: self.weight_decay_mode.coupling(self.weight_decay) as f32,
+            beta_1: self.beta_1 as f32,
+            rest_1: (1.0 - self.beta_1) as f32,
+            beta_2: self.beta_2 as f32,
+            rest_2: (1.0 - self.beta_2) as f32,
+            epsilon: self.epsilon as f32,
+            step: step as f32,
+            root: root as f32,
+        };
+        // `previous` has a buffer of its own, into which the gradient is copied.
+        let written = [&mut w, &mut m, &mut v, &mut previous];
+        // One function for each coefficient, for a choice per element would not be vectorised.
+        match self.friction {
+            Friction::Sigmoid => {
+                let xi = |g: f32, _| sigmoid(g.abs());
+                update(&Step { numbers, xi }, written, [g]);
+            }
+            Friction::SignedSigmoid => {
+                let xi = |g: f32, _| sigmoid(g);
+                update(&Step { numbers, xi }, written, [g]);
+            }
+            Friction::WideSigmoid => {
+                let xi = |g: f32, _| 9.0 * sigmoid(0.5 * g.abs()) - 4.0;
+                update(&Step { numbers, xi }, written, [g]);
+            }
+            Friction::Tanh => {
+                let xi = |g: f32, _| 2.0 * sigmoid(g.abs()) - 1.0;
+                update(&Step { numbers, xi }, written, [g]);
+            }
+            Friction::MomentumSigmoid => {
+                let xi = |_, m: f32| sigmoid(m.abs());
+                update(&Step { numbers, xi }, written, [g]);
+            }
+        }
+        [w, m, v, previous]
+    }
+}
+
+/// What is the same for all elements.
+#[derive(Clone, Copy)]
+struct Numbers {
+    decay: f32,
+    coupling: f32,
+    beta_1: f32,
+    rest_1: f32,
+    beta_2: f32,
+    rest_2: f32,
+    epsilon: f32,
+    step: f32,
+    root: f32,
+}
+
+/// The step with the coefficient `xi` of the differences of the gradients and of their averages.
+struct Step<F> {
+    numbers: Numbers,
+    xi: F,
+}
+
+impl<F: Fn(f32, f32) -> f32 + Sync> Kernel<4, 1, 0> for Step<F> {
+    #[inline(always)]
+    fn apply(&self, [w, m, v, previous]: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
+        let n = &self.numbers;
+        let g = g + n.coupling * w;
+        let new_m = n.beta_1 * m + n.rest_1 * g;
+        let v = n.beta_2 * v + n.rest_2 * (g * g);
+        let xi = (self.xi)(previous - g, m - new_m);
+        let w = n.decay * w - n.step * (xi * new_m / (v.sqrt() * n.root + n.epsilon));
+        ([w, new_m, v, g], [])
+    }
+}

@@ -1,6 +1,26 @@
 //! Stepping along a gradient: optimizers that Burn's learner takes, and solvers.
+//!
+//! * [`adamp`]: AdamP and SGDP, which keep momentum from inflating scale-invariant weights;
+//! * [`diffgrad`]: diffGrad, Adam with a friction where the gradient does not change;
+//! * [`adabelief`]: AdaBelief, whose steps are long where the gradient is as expected;
+//! * [`normalized_lr`]: Normalized LR+GD and perceptrons, for a separating hyperplane;
+//! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
+//! * [`optimizer_config`]: why a configuration is refused;
+//! * [`checked_step`]: a step that refuses gradients with NaN or infinity;
+//! * [`checked_record`]: loading an optimizer's record, or the reason why it does not fit.
+//!
+//! An optimizer is a Burn `Optimizer`: `XConfig::init` makes one for a whole module, and
+//! `XConfig::build` one for a parameter group of a `ModuleOptimizer`.
 
 pub mod adabelief;
 pub mod adamp;
+pub mod checked_record;
+pub mod checked_step;
 pub mod diffgrad;
 pub mod normalized_lr;
+pub mod optimizer_config;
+mod precision;
+pub mod weight_decay;
+
+// Burn's derive of `RecordState` looks for these in the root of the crate.
+pub(crate) use burn::optim::{RecordState, StateSink, StateSource};

@@ -1,0 +1,152 @@
+//! Loading an optimizer's record, or the reason why it does not fit.
+//!
+//! `ModuleOptimizer::load_record` leaves a parameter whose state it does not understand without state,
+//! so that the record of another optimizer quietly starts the moments from zero, and it panics on a
+//! record whose tensors are not what their names say. [`checked_load`] compares the record with the
+//! module first, and with what the optimizer has taken from it afterwards.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{ModuleOptimizer, OptimizerRecord};
+use burn::store::RecordError;
+use burn::store::burn_pack::Reader;
+use burn::tensor::{Bytes, Tensor};
+
+/// Why a record cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The bytes are not a record.
+    #[error("the optimizer's record cannot be read: {0}")]
+    Unreadable(#[from] RecordError),
+    /// The bytes are a record, but its parts do not fit together.
+    #[error("the optimizer's record is damaged: {0}")]
+    Damaged(String),
+    /// A state belongs to a parameter that the module does not have.
+    #[error(
+        "the optimizer's record has a state for the parameter number {0}, which the module does not \
+         have: load the module from its record first"
+    )]
+    UnknownParameter(u64),
+    /// A state has another shape than its parameter.
+    #[error(
+        "the state {state:?} of the optimizer's record has the shape {found:?}, but its parameter has \
+         the shape {expected:?}"
+    )]
+    Shape {
+        /// Name of the state.
+        state: String,
+        /// Shape of the parameter.
+        expected: Vec<usize>,
+        /// Shape of the state.
+        found: Vec<usize>,
+    },
+    /// The record is another optimizer's, or a part of it is missing.
+    #[error(
+        "the optimizer understands {understood} of the {stored} tensors of the record: it is another \
+         optimizer's record, or incomplete"
+    )]
+    OtherOptimizer {
+        /// Tensors in the record.
+        stored: usize,
+        /// Tensors that the optimizer has taken from it.
+        understood: usize,
+    },
+}
+
+/// Loads the record `bytes` (of [`ModuleOptimizer::into_bytes`] or of a file) into `optimizer`, which
+/// then goes on with `module` with the same bits.
+///
+/// # Errors
+/// If the bytes are not a record, or not one of this optimizer for this module.
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::tensor::Device;
+/// use nabla_optim::adabelief::AdaBeliefConfig;
+/// use nabla_optim::checked_record::checked_load;
+///
+/// let layer: Linear = LinearConfig::new(4, 2).init(&Device::flex().autodiff());
+/// let optimizer = AdaBeliefConfig::new().init()?;
+/// // ... after some steps:
+/// let bytes = optimizer.into_bytes()?;
+/// let resumed = checked_load(AdaBeliefConfig::new().init()?, bytes, &layer)?;
+/// # let _ = resumed;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn checked_load<M: Module>(
+    optimizer: ModuleOptimizer,
+    bytes: Bytes,
+    module: &M,
+) -> Result<ModuleOptimizer, LoadError> {
+    let mut shapes = Shapes::default();
+    module.visit(&mut shapes);
+
+    // Burn's readers are not proof against every byte.
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let reader = Reader::from_bytes(bytes.clone()).map_err(RecordError::from)?;
+        let mut states = Vec::new();
+        let mut ranks = Vec::new();
+        for (name, value) in reader.scalars() {
+            if let Some(id) = name.strip_suffix(".__rank") {
+                ranks.push((id.to_string(), usize::try_from(*value).ok()));
+            }
+        }
+        for tensor in reader.into_tensors().map_err(RecordError::from)? {
+            let (name, _, shape, id, _) = tensor.into_parts().map_err(RecordError::from)?;
+            states.push((name, shape.to_vec(), id));
+        }
+        Ok::<_, RecordError>((states, ranks))
+    }));
+    let (states, ranks) =
+        read.map_err(|_| LoadError::Damaged("it cannot be taken apart".into()))??;
+
+    for (id, rank) in ranks {
+        let shape = id.parse().ok().and_then(|id| shapes.0.get(&id));
+        match (shape, rank) {
+            (Some(shape), Some(rank)) if shape.len() == rank => {}
+            (Some(shape), _) => {
+                return Err(LoadError::Damaged(format!(
+                    "the parameter number {id} has {} dimensions, but its state has another number",
+                    shape.len()
+                )));
+            }
+            (None, _) => return Err(LoadError::UnknownParameter(id.parse().unwrap_or(0))),
+        }
+    }
+    for (state, found, id) in &states {
+        let id =
+            id.ok_or_else(|| LoadError::Damaged(format!("{state:?} belongs to no parameter")))?;
+        let expected = shapes.0.get(&id).ok_or(LoadError::UnknownParameter(id))?;
+        if found != expected {
+            return Err(LoadError::Shape {
+                state: state.clone(),
+                expected: expected.clone(),
+                found: found.clone(),
+            });
+        }
+    }
+
+    let loaded = catch_unwind(AssertUnwindSafe(|| {
+        let record = OptimizerRecord::from_bytes(bytes)?;
+        Ok::<_, RecordError>(optimizer.load_record(record))
+    }));
+    let loaded =
+        loaded.map_err(|_| LoadError::Damaged("its states cannot be rebuilt".into()))??;
+    let (stored, understood) = (states.len(), loaded.to_record().len());
+    if understood < stored {
+        return Err(LoadError::OtherOptimizer { stored, understood });
+    }
+    Ok(loaded)
+}
+
+/// The shapes of a module's parameters by their numbers.
+#[derive(Default)]
+struct Shapes(BTreeMap<u64, Vec<usize>>);
+
+impl ModuleVisitor for Shapes {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.insert(param.id.val(), param.shape().to_vec());
+    }
+}
