@@ -1,1 +1,1011 @@
-//! Being written.
+//! Eigenvalues of a symmetric matrix that is known by its products with vectors.
+//!
+//! * [`top_eigenpairs`]: power iteration for the eigenvalues that are largest in absolute value, each
+//!   in the complement of those before (deflation).
+//! * [`lanczos`]: the tridiagonal matrix `T = Vᵀ A V` of a Krylov space, whose eigenvalues (Ritz
+//!   values) approach the outer ones of `A` much faster than power iteration does.
+//! * [`spectral_density`]: stochastic Lanczos quadrature. From a random start `v`, the eigenvalues
+//!   `θ_i` of `T` and the squared first elements `τ_i²` of its eigenvectors are the nodes and weights
+//!   of Gauss quadrature in the spectrum as `v` sees it; averaged over starts and smoothed,
+//!
+//! ```text
+//! T = Y diag(θ) Yᵀ,   τ_i = Y_{1i},   vᵀ f(A) v ≈ Σ_i τ_i² f(θ_i)     (exact for degree f ≤ 2m − 1)
+//! φ(t) = 1/d Σ_j N(t; λ_j, σ²) ≈ 1/runs Σ_v Σ_i τ_i² N(t; θ_i, σ²)
+//! ```
+//!
+//! Lanczos vectors lose their orthogonality as soon as a Ritz value has converged, and then copies
+//! of it appear. [`LanczosConfig::reorthogonalise`] keeps all `m` vectors on the host (`8 m d` bytes)
+//! and makes every new one orthogonal to them, twice; without it two vectors are kept, and the
+//! density is still good.
+//!
+//! Sources: Golub, Meurant, *Matrices, Moments and Quadrature*, 1994; Ubaru, Chen, Saad, *Fast
+//! Estimation of tr(f(A)) via Stochastic Lanczos Quadrature*, 2017; Ghorbani, Krishnan, Xiao, *An
+//! Investigation into Neural Net Optimization via Hessian Eigenvalue Density*, 2019, arXiv
+//! 1901.10159, algorithms 1 and 2; Yao, Gholami, Keutzer, Mahoney, *PyHessian: Neural Networks
+//! Through the Lens of the Hessian*, 2020, arXiv 1912.07145, whose defaults these are.
+
+use std::f64::consts::PI;
+
+use burn::config::Config;
+use faer::diag::Diag;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::evd::{
+    ComputeEigenvectors, self_adjoint_evd_scratch, tridiagonal_self_adjoint_evd,
+};
+use faer::{Mat, Par, Spec};
+
+use crate::curvature::{CurvatureError, CurvatureOperator, add_scaled, dot, norm};
+use crate::seeded_noise::SeededNoise;
+use crate::trace::Probe;
+
+/// Why a spectrum cannot be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum SpectrumError {
+    /// A field of a configuration is out of range.
+    #[error("the {field} is {value}, but it must be {range}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// More eigenvalues than there are.
+    #[error("{asked} eigenvalues were asked for, but the matrix has {dim} rows")]
+    TooMany {
+        /// How many were asked for.
+        asked: usize,
+        /// Rows of the matrix.
+        dim: usize,
+    },
+    /// The matrix is empty.
+    #[error("the matrix has no rows, so it has no spectrum")]
+    Empty,
+    /// A start that is no direction.
+    #[error(
+        "the start of the Lanczos iteration has the norm {0}, but it must be positive and finite"
+    )]
+    Start(f64),
+    /// A start of another length than the matrix.
+    #[error(
+        "the start of the Lanczos iteration has {found} elements, but the matrix has {dim} rows"
+    )]
+    StartLength {
+        /// Rows of the matrix.
+        dim: usize,
+        /// Elements of the start.
+        found: usize,
+    },
+    /// No quadrature to make a density of.
+    #[error("there is no quadrature to make a density of")]
+    NoQuadrature,
+    /// The eigenvalues of the tridiagonal matrix were not found.
+    #[error("the eigenvalues of the {0} × {0} tridiagonal matrix did not converge")]
+    NoConvergence(usize),
+    /// A product failed.
+    #[error(transparent)]
+    Curvature(#[from] CurvatureError),
+}
+
+/// Configuration of [`top_eigenpairs`]. The defaults are PyHessian's.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct PowerConfig {
+    /// Eigenvalues to find. Default 1.
+    #[config(default = 1)]
+    pub count: usize,
+    /// Products for each of them at most. Default 100.
+    #[config(default = 100)]
+    pub iterations: usize,
+    /// An eigenvalue has converged once it changes by less than this share of itself. Default 1e-3.
+    /// The error is larger than the last change where the next eigenvalue is near: look at
+    /// [`Eigenpair::residual`].
+    #[config(default = 1e-3)]
+    pub tolerance: f64,
+}
+
+/// An eigenvalue with its eigenvector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eigenpair {
+    /// `λ = vᵀ A v`.
+    pub value: f64,
+    /// `v`, of norm 1.
+    pub vector: Vec<f64>,
+    /// `‖A v − λ v‖₂`: an eigenvalue of a symmetric `A` is not farther from `λ` than this.
+    pub residual: f64,
+    /// Products that it took.
+    pub iterations: usize,
+    /// Whether the change fell below the tolerance before the limit of iterations.
+    pub converged: bool,
+}
+
+/// The eigenpairs that are largest in absolute value, by power iteration from Gaussian starts.
+///
+/// It does not converge between eigenvalues of the same absolute value and opposite signs; use
+/// [`lanczos`] there.
+///
+/// # Errors
+/// If the configuration is out of range, more eigenvalues are asked for than there are, or a product
+/// fails.
+pub fn top_eigenpairs(
+    operator: &impl CurvatureOperator,
+    config: &PowerConfig,
+    noise: &mut SeededNoise,
+) -> Result<Vec<Eigenpair>, SpectrumError> {
+    let dim = checked_dim(operator)?;
+    positive("number of iterations", config.iterations)?;
+    positive("number of eigenvalues", config.count)?;
+    if !(config.tolerance >= 0.0 && config.tolerance.is_finite()) {
+        return Err(SpectrumError::Field {
+            field: "tolerance",
+            value: config.tolerance,
+            range: "finite and at least 0",
+        });
+    }
+    if config.count > dim {
+        return Err(SpectrumError::TooMany {
+            asked: config.count,
+            dim,
+        });
+    }
+    let precision = precision(operator);
+    let mut found: Vec<Eigenpair> = Vec::with_capacity(config.count);
+    while found.len() < config.count {
+        let mut v = loop {
+            let mut start = Probe::Gaussian.draw(dim, noise);
+            orthogonalise(&mut start, found.iter().map(|pair| &pair.vector));
+            if normalise(&mut start) {
+                break start;
+            }
+        };
+        let mut last: Option<f64> = None;
+        let mut iterations = 0;
+        let pair = loop {
+            let mut product = operator.apply_values(&v)?;
+            iterations += 1;
+            let value = dot(&v, &product);
+            let mut error = product.clone();
+            add_scaled(&mut error, -value, &v);
+            let residual = norm(&error);
+            let settled = last
+                .is_some_and(|last| (value - last).abs() < config.tolerance * (last.abs() + 1e-6));
+            last = Some(value);
+            let before = norm(&product);
+            orthogonalise(&mut product, found.iter().map(|pair| &pair.vector));
+            // Where only rounding is left, v is in the kernel of what is left of the matrix.
+            let vanished = norm(&product) <= 10.0 * precision * before || !normalise(&mut product);
+            let converged = settled || vanished;
+            if converged || iterations == config.iterations {
+                break Eigenpair {
+                    value,
+                    vector: v,
+                    residual,
+                    iterations,
+                    converged,
+                };
+            }
+            v = product;
+        };
+        found.push(pair);
+    }
+    Ok(found)
+}
+
+/// Configuration of [`lanczos`].
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub struct LanczosConfig {
+    /// Steps `m`, one product each; no more than the matrix has rows. Default 100.
+    #[config(default = 100)]
+    pub steps: usize,
+    /// Keep all vectors, and make each new one orthogonal to them. Default true.
+    #[config(default = true)]
+    pub reorthogonalise: bool,
+}
+
+/// The tridiagonal matrix `T` of a Lanczos iteration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tridiagonal {
+    /// `α_1 … α_m`, the diagonal.
+    pub alpha: Vec<f64>,
+    /// `β_1 … β_(m−1)`, beside the diagonal.
+    pub beta: Vec<f64>,
+    /// `β_m`: what is left of the next vector. It is 0 if the Krylov space was exhausted before (or
+    /// with) the last step; `T` then has eigenvalues of the matrix itself.
+    pub remainder: f64,
+    /// `v_1 … v_m`, if they were kept.
+    pub basis: Option<Vec<Vec<f64>>>,
+}
+
+/// A Ritz pair.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RitzPair {
+    /// `θ`, an eigenvalue of `T`.
+    pub value: f64,
+    /// `V y`, if the Lanczos vectors were kept.
+    pub vector: Option<Vec<f64>>,
+    /// `‖A V y − θ V y‖₂ = β_m |y_m|`: an eigenvalue of the matrix is not farther from `θ`.
+    pub residual: f64,
+}
+
+/// Nodes and weights of Gauss quadrature in the spectrum of a matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quadrature {
+    /// `θ_i`, ascending.
+    pub nodes: Vec<f64>,
+    /// `τ_i²`, with the sum 1.
+    pub weights: Vec<f64>,
+}
+
+impl Quadrature {
+    /// `Σ_i τ_i² f(θ_i)`, an estimate of `tr f(A) / d`.
+    pub fn integrate(&self, f: impl Fn(f64) -> f64) -> f64 {
+        self.nodes
+            .iter()
+            .zip(&self.weights)
+            .map(|(&node, weight)| weight * f(node))
+            .sum()
+    }
+}
+
+impl Tridiagonal {
+    /// Eigenvalues, ascending, and eigenvectors (columns) of `T`.
+    fn eigen(&self) -> Result<(Vec<f64>, Mat<f64>), SpectrumError> {
+        let m = self.alpha.len();
+        let mut diagonal = Diag::<f64>::zeros(m);
+        let mut beside = Diag::<f64>::zeros(m);
+        for (i, &alpha) in self.alpha.iter().enumerate() {
+            diagonal[i] = alpha;
+        }
+        for (i, &beta) in self.beta.iter().enumerate() {
+            beside[i] = beta;
+        }
+        let mut values = Diag::<f64>::zeros(m);
+        let mut vectors = Mat::<f64>::zeros(m, m);
+        let scratch =
+            self_adjoint_evd_scratch::<f64>(m, ComputeEigenvectors::Yes, Par::Seq, Spec::default());
+        tridiagonal_self_adjoint_evd(
+            diagonal.as_ref(),
+            beside.as_ref(),
+            values.as_mut(),
+            Some(vectors.as_mut()),
+            Par::Seq,
+            MemStack::new(&mut MemBuffer::new(scratch)),
+            Spec::default(),
+        )
+        .map_err(|_| SpectrumError::NoConvergence(m))?;
+        let values = (0..m).map(|i| values[i]).collect();
+        Ok((values, vectors))
+    }
+
+    /// The Ritz pairs, with ascending values.
+    ///
+    /// # Errors
+    /// If the eigenvalues of `T` cannot be computed.
+    pub fn ritz_pairs(&self) -> Result<Vec<RitzPair>, SpectrumError> {
+        let (values, vectors) = self.eigen()?;
+        let last = values.len() - 1;
+        let pairs = values.into_iter().enumerate().map(|(i, value)| RitzPair {
+            value,
+            vector: self.basis.as_ref().map(|basis| {
+                let mut sum = vec![0.0; basis[0].len()];
+                for (j, v) in basis.iter().enumerate() {
+                    add_scaled(&mut sum, vectors[(j, i)], v);
+                }
+                sum
+            }),
+            residual: self.remainder * vectors[(last, i)].abs(),
+        });
+        Ok(pairs.collect())
+    }
+
+    /// Gauss quadrature in the spectrum as the start sees it.
+    ///
+    /// # Errors
+    /// If the eigenvalues of `T` cannot be computed.
+    pub fn quadrature(&self) -> Result<Quadrature, SpectrumError> {
+        let (nodes, vectors) = self.eigen()?;
+        let weights = (0..nodes.len()).map(|i| vectors[(0, i)].powi(2)).collect();
+        Ok(Quadrature { nodes, weights })
+    }
+}
+
+/// The Lanczos iteration from `start`, `[dim]`, of any length but 0.
+///
+/// # Errors
+/// If there is no step, the start is no direction of the matrix's space, or a product fails.
+pub fn lanczos(
+    operator: &impl CurvatureOperator,
+    start: &[f64],
+    config: &LanczosConfig,
+) -> Result<Tridiagonal, SpectrumError> {
+    let dim = checked_dim(operator)?;
+    positive("number of Lanczos steps", config.steps)?;
+    if start.len() != dim {
+        return Err(SpectrumError::StartLength {
+            dim,
+            found: start.len(),
+        });
+    }
+    let mut v = start.to_vec();
+    let length = norm(&v);
+    if !(length.is_finite() && normalise(&mut v)) {
+        return Err(SpectrumError::Start(length));
+    }
+    let steps = config.steps.min(dim);
+    let precision = precision(operator);
+    let mut alpha = Vec::with_capacity(steps);
+    let mut beta: Vec<f64> = Vec::with_capacity(steps);
+    let mut basis: Vec<Vec<f64>> = Vec::new();
+    let mut before: Vec<f64> = Vec::new();
+    let mut scale = 0.0_f64;
+    let remainder = loop {
+        let mut w = operator.apply_values(&v)?;
+        if let Some(&last) = beta.last() {
+            add_scaled(&mut w, -last, &before);
+        }
+        let along = dot(&v, &w);
+        add_scaled(&mut w, -along, &v);
+        alpha.push(along);
+        if config.reorthogonalise {
+            basis.push(v.clone());
+            orthogonalise(&mut w, basis.iter());
+        }
+        let mut left = norm(&w);
+        scale = scale.max(along.abs()).max(left);
+        if left <= 10.0 * precision * scale || alpha.len() == dim {
+            left = 0.0;
+        }
+        if left == 0.0 || alpha.len() == steps {
+            break left;
+        }
+        w.iter_mut().for_each(|x| *x /= left);
+        beta.push(left);
+        before = std::mem::replace(&mut v, w);
+    };
+    Ok(Tridiagonal {
+        alpha,
+        beta,
+        remainder,
+        basis: config.reorthogonalise.then_some(basis),
+    })
+}
+
+/// Configuration of [`spectral_density`]. The defaults are PyHessian's.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct DensityConfig {
+    /// Lanczos steps of a run. Default 100.
+    #[config(default = 100)]
+    pub steps: usize,
+    /// Runs, each from a start of its own. Default 1; Ghorbani et al. take 10.
+    #[config(default = 1)]
+    pub runs: usize,
+    /// Distribution of the starts. Default [`Probe::Rademacher`].
+    #[config(default = "Probe::Rademacher")]
+    pub probe: Probe,
+    /// Keep the Lanczos vectors orthogonal. Default true.
+    #[config(default = true)]
+    pub reorthogonalise: bool,
+    /// Points of the grid, at least 32. Default 10,000.
+    #[config(default = 10_000)]
+    pub points: usize,
+    /// Standard deviation `σ` of the Gaussians, at least the spacing of the grid. By default
+    /// `√(1e-5 · max(1, range))` with the range of all nodes, and not less than two spacings.
+    pub sigma: Option<f64>,
+    /// First and last point of the grid. By default the range of all nodes, extended by 0.01 or
+    /// `4 σ`, whichever is more.
+    pub bounds: Option<[f64; 2]>,
+}
+
+/// A density of eigenvalues; over all real numbers it integrates to 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpectralDensity {
+    /// Equidistant points, ascending.
+    pub grid: Vec<f64>,
+    /// The density at each of them.
+    pub density: Vec<f64>,
+    /// The standard deviation of the Gaussians.
+    pub sigma: f64,
+}
+
+impl SpectralDensity {
+    /// The mean density of the quadratures on a grid; only `points`, `sigma` and `bounds` of the
+    /// configuration matter.
+    ///
+    /// # Errors
+    /// If there is no quadrature, or the configuration is out of range.
+    pub fn of(quadratures: &[Quadrature], config: &DensityConfig) -> Result<Self, SpectrumError> {
+        let field = |field, value, range| {
+            Err(SpectrumError::Field {
+                field,
+                value,
+                range,
+            })
+        };
+        if config.points < 32 {
+            return field("number of grid points", config.points as f64, "at least 32");
+        }
+        let nodes = || quadratures.iter().flat_map(|q| q.nodes.iter().copied());
+        let (low, high) = nodes().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), node| {
+            (low.min(node), high.max(node))
+        });
+        if low > high {
+            return Err(SpectrumError::NoQuadrature);
+        }
+        let intervals = (config.points - 1) as f64;
+        let range = match config.bounds {
+            Some([first, last]) => last - first,
+            None => high - low,
+        };
+        if !(range >= 0.0 && range.is_finite()) || config.bounds.is_some() && range == 0.0 {
+            return field("width of the grid", range, "positive and finite");
+        }
+        let sigma = match config.sigma {
+            Some(sigma) => sigma,
+            // With a margin of 4 σ on each side, two spacings are σ = 2 (range + 8 σ) / intervals.
+            None => (1e-5 * (range + 0.02).max(1.0))
+                .sqrt()
+                .max(2.0 * range / (intervals - 16.0)),
+        };
+        let [first, last] = config.bounds.unwrap_or_else(|| {
+            let margin = (4.0 * sigma).max(0.01);
+            [low - margin, high + margin]
+        });
+        let spacing = (last - first) / intervals;
+        if !(sigma >= spacing && sigma.is_finite()) {
+            // A narrower Gaussian can fall between two points and be lost.
+            return field("standard deviation", sigma, "at least the grid's spacing");
+        }
+
+        let grid: Vec<f64> = (0..config.points)
+            .map(|i| first + spacing * i as f64)
+            .collect();
+        let runs = quadratures.len() as f64;
+        let height = 1.0 / (runs * sigma * (2.0 * PI).sqrt());
+        let mut density = vec![0.0; grid.len()];
+        for quadrature in quadratures {
+            for (&node, &weight) in quadrature.nodes.iter().zip(&quadrature.weights) {
+                // Farther than 40 σ the exponential is 0 in f64.
+                let reach = |x: f64| grid.partition_point(|&t| t < x);
+                let near = reach(node - 40.0 * sigma)..reach(node + 40.0 * sigma);
+                for (t, sum) in grid[near.clone()].iter().zip(&mut density[near]) {
+                    let z = (t - node) / sigma;
+                    *sum += weight * height * (-0.5 * z * z).exp();
+                }
+            }
+        }
+        Ok(Self {
+            grid,
+            density,
+            sigma,
+        })
+    }
+
+    /// `∫ f(t) φ(t) dt` over the grid, by the trapezoidal rule.
+    pub fn integrate(&self, f: impl Fn(f64) -> f64) -> f64 {
+        let values: Vec<f64> = self
+            .grid
+            .iter()
+            .zip(&self.density)
+            .map(|(&t, density)| density * f(t))
+            .collect();
+        let pairs = self.grid.windows(2).zip(values.windows(2));
+        pairs
+            .map(|(t, value)| (t[1] - t[0]) * (value[0] + value[1]) / 2.0)
+            .sum()
+    }
+}
+
+/// One Gauss quadrature per run, each from a random start.
+///
+/// # Errors
+/// If there is no run or step, the matrix is empty, or a product fails.
+pub fn spectral_quadratures(
+    operator: &impl CurvatureOperator,
+    config: &DensityConfig,
+    noise: &mut SeededNoise,
+) -> Result<Vec<Quadrature>, SpectrumError> {
+    let dim = checked_dim(operator)?;
+    positive("number of runs", config.runs)?;
+    let lanczos_config = LanczosConfig {
+        steps: config.steps,
+        reorthogonalise: config.reorthogonalise,
+    };
+    (0..config.runs)
+        .map(|_| {
+            let start = config.probe.draw(dim, noise);
+            lanczos(operator, &start, &lanczos_config)?.quadrature()
+        })
+        .collect()
+}
+
+/// The density of eigenvalues by stochastic Lanczos quadrature; see the
+/// [module documentation](self).
+///
+/// # Errors
+/// If the configuration is out of range, the matrix is empty, or a product fails.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_grad::curvature::FunctionOperator;
+/// use nabla_grad::seeded_noise::SeededNoise;
+/// use nabla_grad::spectrum::{DensityConfig, spectral_density};
+///
+/// let twice = FunctionOperator::new(50, Device::flex(), |v: &Tensor<1>| Ok(v.clone() * 2.0));
+/// let density = spectral_density(&twice, &DensityConfig::new(), &mut SeededNoise::new(1, 0))?;
+/// assert!((density.integrate(|t| t) - 2.0).abs() < 1e-3);
+/// # Ok::<(), nabla_grad::spectrum::SpectrumError>(())
+/// ```
+pub fn spectral_density(
+    operator: &impl CurvatureOperator,
+    config: &DensityConfig,
+    noise: &mut SeededNoise,
+) -> Result<SpectralDensity, SpectrumError> {
+    let quadratures = spectral_quadratures(operator, config, noise)?;
+    SpectralDensity::of(&quadratures, config)
+}
+
+fn checked_dim(operator: &impl CurvatureOperator) -> Result<usize, SpectrumError> {
+    match operator.dim() {
+        0 => Err(SpectrumError::Empty),
+        dim => Ok(dim),
+    }
+}
+
+/// What the operator's own rounding leaves of a vector of norm 1 that should be 0.
+fn precision(operator: &impl CurvatureOperator) -> f64 {
+    let info = operator.dtype().finfo();
+    info.map_or(f64::EPSILON, |info| info.epsilon)
+}
+
+fn positive(field: &'static str, value: usize) -> Result<(), SpectrumError> {
+    if value > 0 {
+        Ok(())
+    } else {
+        Err(SpectrumError::Field {
+            field,
+            value: 0.0,
+            range: "positive",
+        })
+    }
+}
+
+/// Takes the shares of an orthonormal basis out of `v`; twice, which is enough (Kahan; Parlett,
+/// *The Symmetric Eigenvalue Problem*, 1980).
+fn orthogonalise<'a>(v: &mut [f64], basis: impl Iterator<Item = &'a Vec<f64>> + Clone) {
+    for _ in 0..2 {
+        for b in basis.clone() {
+            let share = dot(b, v);
+            add_scaled(v, -share, b);
+        }
+    }
+}
+
+/// `v / ‖v‖`; false, and `v` as before, if the norm is 0.
+fn normalise(v: &mut [f64]) -> bool {
+    let length = norm(v);
+    if length > 0.0 {
+        v.iter_mut().for_each(|x| *x /= length);
+    }
+    length > 0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Tensor};
+    use faer::Side;
+
+    use crate::curvature::tests::{
+        dense, distance, network_gradient, product, reference, symmetric, theta, vector,
+    };
+    use crate::curvature::{
+        DenseOperator, DifferenceConfig, FunctionOperator, Hessian, Order, Step,
+    };
+
+    const DIM: usize = 24;
+    const STEPS: usize = 8;
+
+    /// The matrix and the start of `tests/reference/curvature_reference.py`.
+    fn matrix() -> DenseOperator {
+        let rows: Vec<Vec<f64>> = (0..DIM)
+            .map(|i| {
+                (0..DIM)
+                    .map(|j| (((i * j * (i + j) + 3 * (i + j)) % 31) as f64 - 15.0) / 16.0)
+                    .collect()
+            })
+            .collect();
+        dense(&rows)
+    }
+
+    fn start() -> Vec<f64> {
+        (0..DIM)
+            .map(|i| (((5 * i + 1) % 7) as f64 - 3.0) / 4.0)
+            .collect()
+    }
+
+    fn eigenvalues(rows: &[Vec<f64>]) -> Vec<f64> {
+        let dim = rows.len();
+        Mat::<f64>::from_fn(dim, dim, |i, j| rows[i][j])
+            .self_adjoint_eigenvalues(Side::Lower)
+            .unwrap()
+    }
+
+    fn steps(steps: usize, reorthogonalise: bool) -> LanczosConfig {
+        LanczosConfig {
+            steps,
+            reorthogonalise,
+        }
+    }
+
+    #[test]
+    fn lanczos_gives_the_tridiagonal_matrix_of_scipy() {
+        for reorthogonalise in [true, false] {
+            let found = lanczos(&matrix(), &start(), &steps(STEPS, reorthogonalise)).unwrap();
+            let mut beta = found.beta.clone();
+            beta.push(found.remainder);
+            assert!(distance(&found.alpha, &reference("matrix", "alpha")) < 1e-11);
+            assert!(distance(&beta, &reference("matrix", "beta")) < 1e-11);
+            assert_eq!(found.basis.is_some(), reorthogonalise);
+
+            let quadrature = found.quadrature().unwrap();
+            assert!(distance(&quadrature.nodes, &reference("matrix", "nodes")) < 1e-11);
+            assert!(distance(&quadrature.weights, &reference("matrix", "weights")) < 1e-11);
+            // Gauss quadrature is exact up to the degree 2 m − 1.
+            for (k, exact) in reference("matrix", "moments").iter().enumerate() {
+                let moment = quadrature.integrate(|x| x.powi(k as i32));
+                assert!((moment - exact).abs() < 1e-10 * exact.abs().max(1.0), "{k}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_density_is_pyhessians() {
+        let quadrature = Quadrature {
+            nodes: reference("matrix", "nodes"),
+            weights: reference("matrix", "weights"),
+        };
+        let config = DensityConfig::new()
+            .with_points(241)
+            .with_sigma(Some(0.5))
+            .with_bounds(Some([-12.0, 12.0]));
+        // Twice the same run has the same mean.
+        let found = SpectralDensity::of(&[quadrature.clone(), quadrature], &config).unwrap();
+        assert!(distance(&found.density, &reference("matrix", "density")) < 1e-12);
+        assert_eq!((found.grid[0], found.grid.len()), (-12.0, 241));
+        assert!((found.grid[240] - 12.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn all_steps_of_lanczos_give_all_eigenvalues_with_their_vectors() {
+        let exact = reference("matrix", "eigenvalues");
+        let found = lanczos(&matrix(), &start(), &LanczosConfig::new()).unwrap();
+        assert_eq!((found.alpha.len(), found.remainder), (DIM, 0.0));
+        let pairs = found.ritz_pairs().unwrap();
+        let values: Vec<f64> = pairs.iter().map(|pair| pair.value).collect();
+        assert!(distance(&values, &exact) < 1e-11);
+        for pair in pairs {
+            assert_eq!(pair.residual, 0.0);
+            let v = pair.vector.unwrap();
+            let mut error = matrix().apply_values(&v).unwrap();
+            add_scaled(&mut error, -pair.value, &v);
+            assert!(norm(&error) < 1e-11 && (norm(&v) - 1.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_ritz_values_residual_is_what_it_says_and_bounds_its_error() {
+        let (rows, operator) = symmetric(60, 2);
+        let exact = eigenvalues(&rows);
+        let start = Probe::Gaussian.draw(60, &mut SeededNoise::new(3, 0));
+        let found = lanczos(&operator, &start, &steps(40, true)).unwrap();
+        let pairs = found.ritz_pairs().unwrap();
+        assert_eq!(pairs.len(), 40);
+        for pair in &pairs {
+            let v = pair.vector.as_ref().unwrap();
+            let mut error = product(&rows, v);
+            add_scaled(&mut error, -pair.value, v);
+            assert!((norm(&error) - pair.residual).abs() < 1e-10);
+            let nearest = exact
+                .iter()
+                .map(|x| (x - pair.value).abs())
+                .fold(f64::INFINITY, f64::min);
+            assert!(nearest <= pair.residual + 1e-10);
+        }
+        // The outer ones have converged.
+        assert!((pairs[0].value - exact[0]).abs() < 1e-5);
+        assert!((pairs[39].value - exact[59]).abs() < 1e-5);
+    }
+
+    #[test]
+    fn orthogonality_is_kept_only_if_asked_for() {
+        // One eigenvalue far off converges early: what follows loses its orthogonality to it.
+        let mut rows: Vec<Vec<f64>> = symmetric(80, 5).0;
+        rows[0][0] += 1000.0;
+        let operator = dense(&rows);
+        let exact = eigenvalues(&rows);
+        let start = Probe::Gaussian.draw(80, &mut SeededNoise::new(4, 0));
+        let copies = |reorthogonalise| {
+            let found = lanczos(&operator, &start, &steps(60, reorthogonalise)).unwrap();
+            if let Some(basis) = &found.basis {
+                for (i, a) in basis.iter().enumerate() {
+                    for (j, b) in basis.iter().enumerate() {
+                        let expected = f64::from(u8::from(i == j));
+                        assert!((dot(a, b) - expected).abs() < 1e-13);
+                    }
+                }
+            }
+            let pairs = found.ritz_pairs().unwrap();
+            let near = |pair: &&RitzPair| (pair.value - exact[79]).abs() < 1e-6;
+            pairs.iter().filter(near).count()
+        };
+        assert_eq!(copies(true), 1);
+        assert!(copies(false) > 1);
+    }
+
+    #[test]
+    fn lanczos_stops_when_the_krylov_space_is_exhausted() {
+        // 2 I + u uᵀ has two distinct eigenvalues.
+        let u = Probe::Gaussian.draw(30, &mut SeededNoise::new(6, 0));
+        let rows: Vec<Vec<f64>> = (0..30)
+            .map(|i| {
+                (0..30)
+                    .map(|j| u[i] * u[j] + 2.0 * f64::from(u8::from(i == j)))
+                    .collect()
+            })
+            .collect();
+        let start = Probe::Gaussian.draw(30, &mut SeededNoise::new(7, 0));
+        let found = lanczos(&dense(&rows), &start, &LanczosConfig::new()).unwrap();
+        assert_eq!((found.alpha.len(), found.remainder), (2, 0.0));
+        let values = found.quadrature().unwrap().nodes;
+        assert!(distance(&values, &[2.0, 2.0 + dot(&u, &u)]) < 1e-12);
+        // A matrix of zeros is exhausted at once, also in f32.
+        let zero = FunctionOperator::new(5, Device::flex(), |v: &Tensor<1>| Ok(v.zeros_like()));
+        let found = lanczos(&zero, &[1.0; 5], &LanczosConfig::new()).unwrap();
+        assert_eq!((found.alpha, found.remainder), (vec![0.0], 0.0));
+    }
+
+    #[test]
+    fn power_iteration_finds_the_largest_by_absolute_value() {
+        let (rows, operator) = symmetric(30, 8);
+        let mut exact = eigenvalues(&rows);
+        exact.sort_by(|a, b| b.abs().total_cmp(&a.abs()));
+        let config = PowerConfig {
+            count: 3,
+            iterations: 20_000,
+            tolerance: 1e-13,
+        };
+        let found = top_eigenpairs(&operator, &config, &mut SeededNoise::new(2, 0)).unwrap();
+        for (pair, exact) in found.iter().zip(&exact) {
+            assert!(pair.converged);
+            assert!((pair.value - exact).abs() < 1e-6, "{} {exact}", pair.value);
+            let mut error = product(&rows, &pair.vector);
+            add_scaled(&mut error, -pair.value, &pair.vector);
+            assert!((norm(&error) - pair.residual).abs() < 1e-8);
+            assert!(pair.residual < 1e-3);
+        }
+        // The limit of iterations is kept and told.
+        let config = PowerConfig {
+            iterations: 3,
+            ..config
+        };
+        let found = top_eigenpairs(&operator, &config, &mut SeededNoise::new(2, 0)).unwrap();
+        assert!(!found[0].converged);
+        assert_eq!(found[0].iterations, 3);
+        // An eigenvalue is within the residual even so.
+        let nearest = exact.iter().map(|x| (x - found[0].value).abs());
+        assert!(nearest.fold(f64::INFINITY, f64::min) <= found[0].residual);
+    }
+
+    #[test]
+    fn deflation_goes_on_into_the_kernel() {
+        let mut rows = vec![vec![0.0; 4]; 4];
+        rows[1][1] = -3.0;
+        rows[2][2] = 2.0;
+        let config = PowerConfig::new().with_count(4).with_tolerance(1e-12);
+        let found = top_eigenpairs(&dense(&rows), &config, &mut SeededNoise::new(1, 0)).unwrap();
+        let values: Vec<f64> = found.iter().map(|pair| pair.value).collect();
+        assert!(
+            distance(&values, &[-3.0, 2.0, 0.0, 0.0]) < 1e-9,
+            "{values:?}"
+        );
+        for (i, pair) in found.iter().enumerate() {
+            for other in &found[..i] {
+                assert!(dot(&pair.vector, &other.vector).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn a_networks_hessian_has_torchs_eigenvalues() {
+        let exact = reference("network", "hessian_eigenvalues");
+        let config = DifferenceConfig {
+            step: Step::Automatic,
+            order: Order::Fourth,
+        };
+        let hessian = Hessian::new(network_gradient, vector(&theta()), config).unwrap();
+        let start = Probe::Gaussian.draw(exact.len(), &mut SeededNoise::new(9, 0));
+        let found = lanczos(&hessian, &start, &LanczosConfig::new()).unwrap();
+        let found = found.quadrature().unwrap().nodes;
+        // A Krylov space has a fivefold eigenvalue (0 here) once.
+        let near = |x: f64, of: &[f64]| of.iter().any(|y| (x - y).abs() < 1e-7);
+        assert!(found.iter().all(|&x| near(x, &exact)), "{found:?}");
+        assert!(exact.iter().all(|&x| near(x, &found)), "{found:?}");
+        let config = PowerConfig {
+            count: 2,
+            iterations: 1000,
+            tolerance: 1e-10,
+        };
+        let found = top_eigenpairs(&hessian, &config, &mut SeededNoise::new(9, 0)).unwrap();
+        assert!((found[0].value - exact[30]).abs() < 1e-6);
+        assert!((found[1].value - exact[29]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_density_has_the_moments_of_the_spectrum() {
+        let (rows, operator) = symmetric(100, 10);
+        let exact = eigenvalues(&rows);
+        let config = DensityConfig::new()
+            .with_steps(40)
+            .with_runs(20)
+            .with_sigma(Some(0.2));
+        let quadratures =
+            spectral_quadratures(&operator, &config, &mut SeededNoise::new(1, 0)).unwrap();
+        let density = spectral_density(&operator, &config, &mut SeededNoise::new(1, 0)).unwrap();
+        assert!((density.integrate(|_| 1.0) - 1.0).abs() < 1e-4);
+        for power in [1, 2, 4] {
+            let true_moment = exact.iter().map(|x| x.powi(power)).sum::<f64>() / 100.0;
+            let runs: Vec<f64> = quadratures
+                .iter()
+                .map(|q| q.integrate(|x| x.powi(power)))
+                .collect();
+            let mean = runs.iter().sum::<f64>() / 20.0;
+            let variance = runs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 19.0;
+            let error = (variance / 20.0).sqrt();
+            assert!(
+                (mean - true_moment).abs() < 4.0 * error + 1e-9,
+                "{power}: {mean} ± {error} for {true_moment}"
+            );
+            // Smoothing adds moments of the Gaussian: E (x + σ z)^k.
+            let s2 = 0.2_f64.powi(2);
+            let second = runs_mean(&quadratures, 2);
+            let smoothed = match power {
+                1 => mean,
+                2 => mean + s2,
+                _ => mean + 6.0 * s2 * second + 3.0 * s2 * s2,
+            };
+            let found = density.integrate(|x| x.powi(power));
+            assert!(
+                (found - smoothed).abs() < 2e-3 * smoothed.abs().max(1.0),
+                "{power}: {found} {smoothed}"
+            );
+        }
+    }
+
+    fn runs_mean(quadratures: &[Quadrature], power: i32) -> f64 {
+        let sum: f64 = quadratures
+            .iter()
+            .map(|q| q.integrate(|x| x.powi(power)))
+            .sum();
+        sum / quadratures.len() as f64
+    }
+
+    /// Against the smoothed histogram of all eigenvalues, in the L1 distance of densities.
+    #[test]
+    fn the_density_approaches_that_of_the_dense_eigenvalues() {
+        let (rows, operator) = symmetric(100, 12);
+        let exact = Quadrature {
+            nodes: eigenvalues(&rows),
+            weights: vec![0.01; 100],
+        };
+        let base = DensityConfig::new()
+            .with_points(500)
+            .with_sigma(Some(1.5))
+            .with_bounds(Some([-35.0, 35.0]));
+        let exact = SpectralDensity::of(&[exact], &base).unwrap();
+        let distance = |runs, reorthogonalise| {
+            let config = base
+                .with_steps(60)
+                .with_runs(runs)
+                .with_reorthogonalise(reorthogonalise);
+            let found = spectral_density(&operator, &config, &mut SeededNoise::new(5, 0)).unwrap();
+            assert_eq!(found.grid, exact.grid);
+            let pairs = found.density.iter().zip(&exact.density);
+            pairs.map(|(a, b)| (a - b).abs()).sum::<f64>() * (found.grid[1] - found.grid[0])
+        };
+        let (one, many) = (distance(1, true), distance(40, true));
+        assert!(many < 0.05 && many < 0.5 * one, "{one} {many}");
+        // Lost orthogonality does the density no harm.
+        assert!(distance(40, false) < 0.05);
+    }
+
+    #[test]
+    fn the_default_grid_holds_all_of_the_density() {
+        for scale in [1e-6, 1.0, 1e6] {
+            let quadrature = Quadrature {
+                nodes: vec![-3.0 * scale, 0.1 * scale, 5.0 * scale],
+                weights: vec![0.25, 0.5, 0.25],
+            };
+            let config = DensityConfig::new();
+            let found = SpectralDensity::of(&[quadrature], &config).unwrap();
+            let all = found.integrate(|_| 1.0);
+            assert!((all - 1.0).abs() < 1e-3, "{scale}: {all}");
+            let mean = found.integrate(|t| t);
+            assert!(
+                (mean - 0.55 * scale).abs() < 1e-3 * (scale + 1.0),
+                "{scale}"
+            );
+            assert!(
+                found.sigma >= 1.99 * (found.grid[1] - found.grid[0]),
+                "{scale}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_bits() {
+        let (_, operator) = symmetric(20, 3);
+        let run = |seed| {
+            let mut noise = SeededNoise::new(seed, 1);
+            let config = DensityConfig::new().with_steps(5).with_points(64);
+            (
+                top_eigenpairs(&operator, &PowerConfig::new(), &mut noise).unwrap(),
+                spectral_density(&operator, &config, &mut noise).unwrap(),
+            )
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1).1, run(2).1);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let (_, operator) = symmetric(4, 3);
+        let mut noise = SeededNoise::new(1, 0);
+        let mut refused = |config: PowerConfig| {
+            top_eigenpairs(&operator, &config, &mut noise).expect_err("out of range")
+        };
+        assert!(matches!(
+            refused(PowerConfig::new().with_count(5)),
+            SpectrumError::TooMany { asked: 5, dim: 4 }
+        ));
+        for config in [
+            PowerConfig::new().with_count(0),
+            PowerConfig::new().with_iterations(0),
+            PowerConfig::new().with_tolerance(f64::NAN),
+        ] {
+            assert!(matches!(refused(config), SpectrumError::Field { .. }));
+        }
+        let config = LanczosConfig::new();
+        for start in [[0.0; 4], [f64::NAN; 4]] {
+            let refused = lanczos(&operator, &start, &config);
+            assert!(matches!(refused, Err(SpectrumError::Start(_))));
+        }
+        assert!(matches!(
+            lanczos(&operator, &[1.0; 3], &config),
+            Err(SpectrumError::StartLength { dim: 4, found: 3 })
+        ));
+        let quadrature = Quadrature {
+            nodes: vec![1.0],
+            weights: vec![1.0],
+        };
+        let config = DensityConfig::new();
+        for config in [
+            config.with_points(31),
+            config.with_sigma(Some(0.0)),
+            config.with_sigma(Some(f64::NAN)),
+            config.with_bounds(Some([1.0, 1.0])),
+            config.with_bounds(Some([0.0, f64::INFINITY])),
+            // Too narrow for the grid.
+            config.with_bounds(Some([-1e6, 1e6])).with_sigma(Some(1.0)),
+        ] {
+            let refused = SpectralDensity::of(std::slice::from_ref(&quadrature), &config);
+            assert!(
+                matches!(refused, Err(SpectrumError::Field { .. })),
+                "{config:?}"
+            );
+        }
+        assert!(matches!(
+            SpectralDensity::of(&[], &config),
+            Err(SpectrumError::NoQuadrature)
+        ));
+    }
+}
