@@ -30,6 +30,8 @@
 //!
 //! All of it takes the loss to be a fixed and smooth function of the parameters: no dropout, no
 //! statistics that are updated on the way; at a kink (ReLU) the difference is that of the two sides.
+//! A gradient in `f64` is only as good as Burn's: the backward of a division by a number rounds its
+//! inverse to `f32` (Burn 0.22), the multiplication by that inverse does not.
 //!
 //! Sources: Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994 (which states the
 //! difference and its trouble); Schraudolph, *Fast Curvature Matrix-Vector Products for
