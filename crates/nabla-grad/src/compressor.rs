@@ -30,7 +30,7 @@
 //!
 //! Sources: Stich, Cordonnier, Jaggi, *Sparsified SGD with Memory*, NeurIPS 2018, arXiv 1809.07599,
 //! definition 2.1 and appendix A (RandK, TopK); Karimireddy et al., *Error Feedback Fixes SignSGD
-//! and other Gradient Compression Schemes*, ICML 2019, arXiv 1901.09847, lemma 8 (sign); Alistarh et
+//! and other Gradient Compression Schemes*, ICML 2019, arXiv 1901.09847 (sign); Alistarh et
 //! al., *QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding*, NeurIPS 2017,
 //! arXiv 1610.02132, lemma 3.1; Horváth et al., *Natural Compression for Distributed Deep
 //! Learning*, 2019, arXiv 1905.10988, theorem 1; Beznosikov et al., *On Biased Compression for

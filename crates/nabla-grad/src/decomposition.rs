@@ -19,9 +19,9 @@
 //! Everything is differentiable.
 //!
 //! Sources: Heo et al., *AdamP: Slowing Down the Slowdown for Momentum Optimizers on
-//! Scale-invariant Weights*, ICLR 2021, arXiv 2006.08217, eq. 7; Sadat, Hilliges, Weber,
+//! Scale-invariant Weights*, ICLR 2021, arXiv 2006.08217; Sadat, Hilliges, Weber,
 //! *Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion Models*, ICLR
-//! 2025, arXiv 2410.02416, eq. 7; Yu et al., *Gradient Surgery for Multi-Task Learning*, NeurIPS
+//! 2025, arXiv 2410.02416; Yu et al., *Gradient Surgery for Multi-Task Learning*, NeurIPS
 //! 2020, arXiv 2001.06782, algorithm 1.
 
 use burn::tensor::Tensor;

@@ -97,7 +97,7 @@ pub enum SketchError {
 /// use nabla_grad::sketch::{CountSketch, LinearSketch};
 ///
 /// let mut gradient = Tensor::<1>::ones([10_000], &Device::flex());
-/// gradient = gradient.slice_fill([123..124], 500.0);
+/// gradient = gradient.slice_fill(123..124, 500.0);
 /// let sketch = CountSketch::new(5, 200, 10_000, &mut SeededNoise::new(42, 0))?;
 /// // Two workers: the sketch of the sum is the sum of the sketches.
 /// let sum = sketch.apply(&gradient)? + sketch.apply(&gradient)?; // [1000]
@@ -985,6 +985,6 @@ mod tests {
                 dimension: 5
             }
         );
-        assert!(count.estimate(&table.slice([0..3]), &[0]).is_err());
+        assert!(count.estimate(&table.slice(0..3), &[0]).is_err());
     }
 }
