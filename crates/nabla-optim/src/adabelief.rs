@@ -481,3 +481,157 @@ impl Kernel<4, 1, 0> for Undivided {
         ([self.0.decay * w - self.0.step * m, m, s, max.max(s)], [])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::DType;
+
+    fn vector(x: &[f64]) -> Tensor<1> {
+        let data = burn::tensor::TensorData::new(x.to_vec(), [x.len()]);
+        Tensor::from_data(data, (&Device::flex(), DType::F64))
+    }
+
+    /// The weight after each of the steps along `grads`, from 1.
+    fn run(config: &AdaBeliefConfig, lr: f64, grads: &[f64]) -> Vec<f64> {
+        let optimizer = config.build().unwrap();
+        let (mut w, mut state) = (vector(&[1.0]), None);
+        grads
+            .iter()
+            .map(|&g| {
+                (w, state) = optimizer.step(lr, w.clone(), vector(&[g]), state.take());
+                w.clone().into_scalar()
+            })
+            .collect()
+    }
+
+    fn assert_close(a: f64, b: f64) {
+        assert!((a - b).abs() <= 1e-11 * (1.0 + b.abs()), "{a} {b}");
+    }
+
+    /// `m = (1 - β₁) g` and `g - m = β₁ g`, so that the first step is `1/β₁` of Adam's.
+    #[test]
+    fn the_first_step_is_longer_than_adams() {
+        let config = AdaBeliefConfig::new().with_rectify(false).with_epsilon(0.0);
+        for (g, beta) in [(3.0, 0.9), (-0.2, 0.5)] {
+            let w = run(&config.clone().with_beta_1(beta), 0.01, &[g])[0];
+            assert_close(w, 1.0 - 0.01 / beta * g.signum());
+        }
+    }
+
+    /// With a constant gradient, nothing deviates from the prediction: steps grow. The loop is the
+    /// reference.
+    #[test]
+    fn steps_grow_where_the_gradient_is_as_predicted() {
+        let config = AdaBeliefConfig::new()
+            .with_rectify(false)
+            .with_epsilon(1e-12);
+        let weights = run(&config, 0.01, &[0.5; 100]);
+        let (mut w, mut m, mut s) = (1.0f64, 0.0, 0.0);
+        for (t, ours) in weights.iter().enumerate() {
+            let t = t as i32 + 1;
+            m = 0.9 * m + 0.1 * 0.5;
+            s = 0.999 * s + 0.001 * (0.5 - m) * (0.5 - m) + 1e-12;
+            let denominator = (s / (1.0 - 0.999f64.powi(t))).sqrt() + 1e-12;
+            w -= 0.01 * m / (1.0 - 0.9f64.powi(t)) / denominator;
+            assert_close(*ours, w);
+        }
+        let (first, last) = (1.0 - weights[0], weights[98] - weights[99]);
+        assert!(last > 2.0 * first, "{first} {last}");
+    }
+
+    /// ε is in the recursion: with a gradient of 0, `s = ε (1 - β₂ᵗ)/(1 - β₂)`.
+    #[test]
+    fn epsilon_accumulates_in_the_state() {
+        let optimizer = AdaBeliefConfig::new().with_epsilon(1e-6).build().unwrap();
+        let (mut w, mut state) = (vector(&[1.0]), None);
+        for _ in 0..2000 {
+            (w, state) = optimizer.step(0.1, w, vector(&[0.0]), state);
+        }
+        let s: f64 = state.unwrap().variance.into_scalar();
+        assert_close(s / 1e-6, (1.0 - 0.999f64.powi(2000)) / 0.001);
+    }
+
+    /// ρ is 4.996 after five steps and 5.994 after six. The loop is the reference.
+    #[test]
+    fn rectification_begins_with_the_sixth_step() {
+        let grads: Vec<f64> = (0..10).map(|t| (f64::from(t) * 1.7).sin()).collect();
+        let none = AdaBeliefConfig::new().with_degenerated_to_sgd(false);
+        let weights = run(&none, 0.01, &grads);
+        assert_eq!(weights[..5], [1.0; 5]);
+        assert_ne!(weights[5], 1.0);
+
+        let weights = run(&AdaBeliefConfig::new(), 0.01, &grads);
+        let (mut w, mut m, mut s) = (1.0f64, 0.0, 0.0);
+        for (t, (g, ours)) in grads.iter().zip(&weights).enumerate() {
+            let t = t as i32 + 1;
+            m = 0.9 * m + 0.1 * g;
+            s = 0.999 * s + 0.001 * (g - m) * (g - m) + 1e-16;
+            let (c1, b2) = (1.0 - 0.9f64.powi(t), 0.999f64.powi(t));
+            let rho = 1999.0 - 2.0 * f64::from(t) * b2 / (1.0 - b2);
+            if t <= 5 {
+                assert!(rho < 5.0);
+                w -= 0.01 / c1 * m;
+            } else {
+                assert!(rho >= 5.0);
+                let r = (1.0 - b2) * (rho - 4.0) / 1995.0 * (rho - 2.0) / rho * 1999.0 / 1997.0;
+                w -= 0.01 * r.sqrt() / c1 * m / (s.sqrt() + 1e-16);
+            }
+            assert!((ours - w).abs() <= 1e-9, "{t}: {ours} {w}");
+        }
+    }
+
+    /// AMSGrad never divides by less than it has: a burst of gradients shortens later steps for good.
+    #[test]
+    fn amsgrad_remembers_the_highest_variance() {
+        let mut grads = vec![0.1; 300];
+        grads[0] = 10.0;
+        let config = AdaBeliefConfig::new().with_rectify(false).with_beta_2(0.9);
+        let step = |w: Vec<f64>| w[298] - w[299];
+        let plain = step(run(&config, 0.01, &grads));
+        let amsgrad = step(run(&config.with_amsgrad(true), 0.01, &grads));
+        assert!(amsgrad > 0.0 && amsgrad < 0.1 * plain, "{amsgrad} {plain}");
+    }
+
+    /// The step of SGD has the same decay as the others.
+    #[test]
+    fn decays_are_those_of_their_mode() {
+        let after = |mode: WeightDecayMode| {
+            let config = AdaBeliefConfig::new()
+                .with_weight_decay(0.1)
+                .with_weight_decay_mode(mode);
+            run(&config, 0.01, &[0.0])[0]
+        };
+        assert_close(after(WeightDecayMode::Decoupled), 1.0 - 0.001);
+        assert_close(after(WeightDecayMode::Fixed), 1.0 - 0.1);
+        // The gradient is 0.1, the bias-corrected average, too.
+        assert_close(after(WeightDecayMode::Coupled), 1.0 - 0.01 * 0.1);
+    }
+
+    #[test]
+    fn configurations_are_checked_and_presets_valid() {
+        let config = AdaBeliefConfig::new();
+        for bad in [
+            config.clone().with_beta_1(1.0),
+            config.clone().with_beta_2(-0.1),
+            config.clone().with_epsilon(1e-40),
+            config.clone().with_weight_decay(f64::NAN),
+        ] {
+            assert!(bad.build().is_err() && bad.init().is_err());
+        }
+        for preset in [
+            AdaBeliefConfig::vision(),
+            AdaBeliefConfig::imagenet(),
+            AdaBeliefConfig::transformer(),
+            AdaBeliefConfig::gan(),
+            AdaBeliefConfig::spectral_normalisation_gan(),
+            AdaBeliefConfig::lstm(1),
+            AdaBeliefConfig::lstm(2),
+            AdaBeliefConfig::reinforcement_learning(),
+        ] {
+            assert!(preset.init().is_ok());
+        }
+        let clipped = config.with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)));
+        assert!(clipped.init().unwrap().has_gradient_clipping());
+    }
+}
