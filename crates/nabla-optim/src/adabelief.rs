@@ -46,7 +46,9 @@ use crate::precision::{bias_correction, in_full_precision, like};
 use crate::weight_decay::WeightDecayMode;
 
 /// Configuration of [`AdaBelief`]. The defaults are those of `adabelief-pytorch` since 0.1; the
-/// presets are the rows of the authors' table, each with the learning rate to use with it.
+/// presets are the rows of the authors' table, each with the learning rate to use with it. What a row
+/// leaves open, whether the decay of [`lstm`](Self::lstm) is coupled and whether it and
+/// [`gan`](Self::gan) rectify, is as in 0.0.5, the version of the paper's results: coupled and no.
 ///
 /// A large ε (1e-8) suits tasks where SGD is better than Adam, a small one (1e-12 to 1e-16) those
 /// where Adam is better.
