@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    def __init__(self, channels=3, condition=3, base=64, multipliers=(1, 2), blocks=2, patch=4):
+    def __init__(self, channels=3, condition=3, base=64, multipliers=(1,), blocks=2, patch=4):
         super().__init__()
         widths = [base * m for m in multipliers]
         t = 4 * base

@@ -3,7 +3,10 @@
 //! * [`adamp`]: AdamP and SGDP, which keep momentum from inflating scale-invariant weights;
 //! * [`diffgrad`]: diffGrad, Adam with a friction where the gradient does not change;
 //! * [`adabelief`]: AdaBelief, whose steps are long where the gradient is as expected;
+//! * [`m_fac`]: M-FAC, products with the inverse empirical Fisher matrix, for pruning and steps;
 //! * [`normalized_lr`]: Normalized LR+GD and perceptrons, for a separating hyperplane;
+//! * [`matrix_sensing`]: low-rank matrices from measurements by their factors;
+//! * [`rate_fit`]: how fast an error falls;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
 //! * [`optimizer_config`]: why a configuration is refused;
 //! * [`checked_step`]: a step that refuses gradients with NaN or infinity;
@@ -17,9 +20,12 @@ pub mod adamp;
 pub mod checked_record;
 pub mod checked_step;
 pub mod diffgrad;
+pub mod m_fac;
+pub mod matrix_sensing;
 pub mod normalized_lr;
 pub mod optimizer_config;
 mod precision;
+pub mod rate_fit;
 pub mod weight_decay;
 
 // Burn's derive of `RecordState` looks for these in the root of the crate.

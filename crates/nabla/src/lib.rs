@@ -8,6 +8,9 @@
 //!   repository carries;
 //! * [`panorama`]: 360-degree panoramas, their geometry, their metrics, and super-resolution;
 //! * [`diffusion`]: noise schedules, denoisers, samplers, training, and the embedded prior;
+//! * [`grad`]: a module's gradients taken apart: flat vectors, per-example gradients, curvature,
+//!   traces and spectra, proximal operators, compressors and sketches;
+//! * [`optim`]: optimizers that Burn's learner takes, and solvers;
 //! * [`claims`]: the methods with their papers, and the experiments that measure what those claim.
 //!
 //! The program `nabla` (crate `nabla-cli`) does the same jobs on files.
@@ -33,6 +36,8 @@
 pub use nabla_claims as claims;
 pub use nabla_data as data;
 pub use nabla_diffusion as diffusion;
+pub use nabla_grad as grad;
+pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
 
 /// The names that most programs need: `use nabla::prelude::*`.
