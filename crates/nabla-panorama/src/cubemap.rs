@@ -29,7 +29,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::erp::{Erp, ErpError, direction};
-use crate::gnomonic::{Axes, Lattice, LookTable, look, rows_mut};
+use crate::gnomonic::{Axes, Band, Lattice, LookTable, look, reshape};
 use crate::resample::{Frame, Interpolation, ONE, ResampleError, Sampler, fixed, store};
 
 /// A face of the cube; [the module](self) says how it is oriented.
@@ -340,6 +340,9 @@ impl Cubemap {
 /// coarsely in their middle than the panorama does (2 against `π/2` of the radius for as many
 /// pixels); faces of `W/π` sample it alike.
 ///
+/// It holds 24 bytes for each pixel of a face and 32 for each column of the panorama, besides
+/// where the pixels around the faces lie. Results do not depend on the number of threads.
+///
 /// ```
 /// use nabla_data::Raster;
 /// use nabla_panorama::{CubeFace, CubemapProjection, Erp, Interpolation};
@@ -431,6 +434,21 @@ impl CubemapProjection {
     /// # Errors
     /// If the panorama has another size than the projection or no channels.
     pub fn to_cubemap(&self, panorama: &Raster) -> Result<Cubemap, CubemapError> {
+        let mut cube = Cubemap { faces: Vec::new() };
+        self.to_cubemap_into(panorama, &mut cube)?;
+        Ok(cube)
+    }
+
+    /// As [`Self::to_cubemap`], but writes over `cube` if its shape allows it. Who projects again
+    /// and again saves the time that fresh memory costs.
+    ///
+    /// # Errors
+    /// As [`Self::to_cubemap`]; then `cube` stays as it is.
+    pub fn to_cubemap_into(
+        &self,
+        panorama: &Raster,
+        cube: &mut Cubemap,
+    ) -> Result<(), CubemapError> {
         if Erp::of(panorama) != Ok(self.erp) {
             return Err(CubemapError::WrongPanorama {
                 expected: self.erp,
@@ -447,7 +465,8 @@ impl CubemapProjection {
             };
             (table, face.centre().0)
         });
-        Cubemap::from_faces(look(&sampler, &looks))
+        look(&sampler, &looks, &mut cube.faces);
+        Ok(())
     }
 
     /// Projects a cube onto a panorama `[channels, H, W]`.
@@ -455,6 +474,16 @@ impl CubemapProjection {
     /// # Errors
     /// If the faces of the cube have another size than the projection.
     pub fn to_erp(&self, cube: &Cubemap) -> Result<Raster, CubemapError> {
+        let mut panorama = Raster::zeros(0, 0, 0);
+        self.to_erp_into(cube, &mut panorama)?;
+        Ok(panorama)
+    }
+
+    /// As [`Self::to_erp`], but writes over `panorama` if its shape allows it.
+    ///
+    /// # Errors
+    /// As [`Self::to_erp`]; then `panorama` stays as it is.
+    pub fn to_erp_into(&self, cube: &Cubemap, panorama: &mut Raster) -> Result<(), CubemapError> {
         let channels = cube.channels();
         let expected = [channels, self.size, self.size];
         for (face, raster) in CubeFace::ALL.into_iter().zip(&cube.faces) {
@@ -467,24 +496,33 @@ impl CubemapProjection {
             }
         }
         let samplers = self.joined_samplers(cube)?;
-        let mut out = Raster::zeros(channels, self.erp.height(), self.erp.width());
-        rows_mut(&mut out)
+        reshape(panorama, [channels, self.erp.height(), self.erp.width()]);
+        let width = self.erp.width();
+        Band::of_panorama(panorama)
             .into_par_iter()
-            .enumerate()
-            .for_each(|(row, mut lines)| {
-                for run in self.runs(row) {
-                    let points = self.points(&run);
-                    let sampler = &samplers[run.face as usize];
-                    let position = |point| self.position(run.factors, point);
-                    sampler.sample_line(
-                        run.columns.start,
-                        points,
-                        position,
-                        |columns, channel, values| store(&mut lines[channel][columns], values),
-                    );
-                }
+            .for_each_init(Vec::new, |scratch, band| {
+                band.fill(scratch, |rows, samples| {
+                    let plane = rows.len() * width;
+                    for (i, row) in rows.enumerate() {
+                        for run in self.runs(row) {
+                            let points = self.points(&run);
+                            let sampler = &samplers[run.face as usize];
+                            let factors = run.factors;
+                            let position = |point| self.position(factors, point);
+                            let first = i * width + run.columns.start;
+                            sampler.sample_line(
+                                first,
+                                points,
+                                position,
+                                |points, channel, values| {
+                                    store(&mut samples[channel * plane..][points], values);
+                                },
+                            );
+                        }
+                    }
+                });
             });
-        Ok(out)
+        Ok(())
     }
 
     /// Which face sees which pixels of a row of the panorama.
@@ -748,6 +786,24 @@ mod tests {
             let back = way.to_erp(&way.to_cubemap(&source).unwrap()).unwrap();
             let difference = largest_difference(&source, &back);
             assert!(difference < tolerance, "{interpolation:?}: {difference}");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_written_over_leaves_no_trace() {
+        let way = |size| {
+            let erp = Erp::new(32, 64).unwrap();
+            CubemapProjection::new(erp, size, Interpolation::BICUBIC).unwrap()
+        };
+        let (source, other) = (panorama(32, waves), panorama(32, |d| d[1]));
+        let mut made = way(16).to_cubemap(&other).unwrap();
+        let mut back = way(16).to_erp(&made).unwrap();
+        for size in [16, 12] {
+            let way = way(size);
+            way.to_cubemap_into(&source, &mut made).unwrap();
+            assert_eq!(made, way.to_cubemap(&source).unwrap());
+            way.to_erp_into(&made, &mut back).unwrap();
+            assert_eq!(back, way.to_erp(&made).unwrap());
         }
     }
 

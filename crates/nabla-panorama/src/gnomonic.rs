@@ -1,5 +1,7 @@
 //! The plane that touches the sphere: where its pixels look, and sampling a panorama there.
 
+use std::ops::Range;
+
 use nabla_data::Raster;
 use rayon::prelude::*;
 
@@ -139,100 +141,109 @@ impl LookTable {
         }
     }
 
-    /// The columns of the panorama, as fixed-point numbers, where the centre of a plane at
-    /// `longitude` lies, and that make one turn.
-    fn turn(&self, longitude: f64) -> [i32; 2] {
+    /// Samples `rows` of the plane that touches at `longitude` into `samples`
+    /// `[channels, rows, size]`.
+    fn look(&self, sampler: &Sampler, longitude: f64, rows: Range<usize>, samples: &mut [f32]) {
+        let size = self.size;
+        let offsets = &self.offsets[rows.start * size..rows.end * size];
         let turn = self.lattice.columns_per_turn() as i32 * ONE;
-        [fixed(self.lattice.pixel_of(longitude, 0.0).0), turn]
-    }
-}
-
-/// Planes `[channels, size, size]`, each of which a table and the longitude where it touches
-/// describe, sampled from a panorama of the tables' lattice.
-pub(crate) fn look(sampler: &Sampler, looks: &[(&LookTable, f64)]) -> Vec<Raster> {
-    let channels = sampler.channels();
-    let mut planes: Vec<Raster> = looks
-        .iter()
-        .map(|(table, _)| Raster::zeros(channels, table.size, table.size))
-        .collect();
-    let bands: Vec<Band> = looks
-        .iter()
-        .zip(&mut planes)
-        .flat_map(|(&(table, longitude), plane)| Band::of(plane, table, longitude))
-        .collect();
-    bands.into_par_iter().for_each(|band| band.look(sampler));
-    planes
-}
-
-/// Some rows of a plane to be sampled.
-struct Band<'a> {
-    /// Their samples, by channel.
-    lines: Vec<&'a mut [f32]>,
-    offsets: &'a [[i32; 2]],
-    size: usize,
-    centre: i32,
-    turn: i32,
-}
-
-impl<'a> Band<'a> {
-    /// The bands that a plane consists of.
-    fn of(plane: &'a mut Raster, table: &'a LookTable, longitude: f64) -> Vec<Self> {
-        let (channels, size) = (plane.channels(), table.size);
-        let [centre, turn] = table.turn(longitude);
-        let mut bands: Vec<Self> = table
-            .offsets
-            .chunks(TILE[1] * size)
-            .map(|offsets| Self {
-                lines: Vec::with_capacity(channels),
-                offsets,
-                size,
-                centre,
-                turn,
-            })
-            .collect();
-        for channel in plane.data_mut().chunks_mut(size * size) {
-            for (band, lines) in bands.iter_mut().zip(channel.chunks_mut(TILE[1] * size)) {
-                band.lines.push(lines);
-            }
-        }
-        bands
-    }
-
-    fn look(mut self, sampler: &Sampler) {
-        let Self { centre, turn, .. } = self;
+        let centre = fixed(self.lattice.pixel_of(longitude, 0.0).0);
         // Centre and offset are within half a turn each, so that at most one turn is to be taken
         // off or put on; before they are added, as a sum of more than a turn might overflow.
         let (least, end) = (-centre, turn - centre);
         let position = move |[column, row]: [i32; 2]| {
             let on = if column < least { turn } else { 0 };
             let off = if column >= end { turn } else { 0 };
-            [
-                column
-                    .wrapping_add(centre)
-                    .wrapping_add(on)
-                    .wrapping_sub(off),
-                row,
-            ]
+            let column = column.wrapping_add(centre);
+            [column.wrapping_add(on).wrapping_sub(off), row]
         };
-        let (size, offsets) = (self.size, self.offsets);
         let lines = (0..size).step_by(TILE[0]).flat_map(|left| {
             let width = TILE[0].min(size - left);
             let firsts = (left..offsets.len()).step_by(size);
             firsts.map(move |first| (first, &offsets[first..][..width]))
         });
         sampler.sample_each(lines, position, |points, channel, values| {
-            store(&mut self.lines[channel][points], values);
+            store(&mut samples[channel * offsets.len()..][points], values);
         });
     }
 }
 
-/// The rows of a raster, each with its line in every channel, for threads to write.
-pub(crate) fn rows_mut(raster: &mut Raster) -> Vec<Vec<&mut [f32]>> {
-    let [channels, height, width] = raster.shape();
-    let mut rows: Vec<Vec<&mut [f32]>> =
-        (0..height).map(|_| Vec::with_capacity(channels)).collect();
-    for (i, line) in raster.data_mut().chunks_mut(width).enumerate() {
-        rows[i % height].push(line);
+/// Samples planes `[channels, size, size]`, each of which a table and the longitude where it
+/// touches describe, from a panorama of the tables' lattice. They take the place of `planes`, and
+/// the memory of those that have the right shape.
+pub(crate) fn look(sampler: &Sampler, looks: &[(&LookTable, f64)], planes: &mut Vec<Raster>) {
+    planes.truncate(looks.len());
+    for (i, (table, _)) in looks.iter().enumerate() {
+        let shape = [sampler.channels(), table.size, table.size];
+        match planes.get_mut(i) {
+            Some(plane) => reshape(plane, shape),
+            None => planes.push(Raster::zeros(shape[0], shape[1], shape[2])),
+        }
     }
-    rows
+    let bands: Vec<_> = looks
+        .iter()
+        .zip(planes)
+        .flat_map(|(look, plane)| Band::of(plane, TILE[1]).into_iter().map(move |b| (look, b)))
+        .collect();
+    bands
+        .into_par_iter()
+        .for_each_init(Vec::new, |scratch, (&(table, longitude), band)| {
+            band.fill(scratch, |rows, samples| {
+                table.look(sampler, longitude, rows, samples)
+            });
+        });
+}
+
+/// Makes a raster one of this shape, of any samples, unless it is one.
+pub(crate) fn reshape(raster: &mut Raster, shape: [usize; 3]) {
+    if raster.shape() != shape {
+        *raster = Raster::zeros(shape[0], shape[1], shape[2]);
+    }
+}
+
+/// Some rows of a raster, for a thread to write.
+pub(crate) struct Band<'a> {
+    rows: Range<usize>,
+    /// Their samples in each channel.
+    channels: Vec<&'a mut [f32]>,
+}
+
+impl<'a> Band<'a> {
+    /// The bands of `height` rows, the last perhaps of fewer, that a raster consists of.
+    pub(crate) fn of(raster: &'a mut Raster, height: usize) -> Vec<Self> {
+        let [channels, all, width] = raster.shape();
+        let mut bands: Vec<Self> = (0..all)
+            .step_by(height)
+            .map(|first| Self {
+                rows: first..all.min(first + height),
+                channels: Vec::with_capacity(channels),
+            })
+            .collect();
+        for plane in raster.data_mut().chunks_mut(all * width) {
+            for (band, samples) in bands.iter_mut().zip(plane.chunks_mut(height * width)) {
+                band.channels.push(samples);
+            }
+        }
+        bands
+    }
+
+    /// Bands of a panorama, long enough for [`Self::fill`].
+    pub(crate) fn of_panorama(panorama: &'a mut Raster) -> Vec<Self> {
+        let height = (1usize << 13).div_ceil(panorama.width().max(1));
+        Self::of(panorama, height)
+    }
+
+    /// Lets `write` fill the rows `[channels, rows, width]`, whose samples may be any before.
+    ///
+    /// It does so in `scratch`, which stays in the processor's cache, and from where they are
+    /// copied at once: a long copy does not read before it writes, as scattered samples would make
+    /// the processor do, at the expense of most of the time.
+    pub(crate) fn fill(self, scratch: &mut Vec<f32>, write: impl FnOnce(Range<usize>, &mut [f32])) {
+        let length = self.channels.first().map_or(0, |samples| samples.len());
+        scratch.resize(self.channels.len() * length, 0.0);
+        write(self.rows, scratch);
+        for (to, from) in self.channels.into_iter().zip(scratch.chunks(length.max(1))) {
+            to.copy_from_slice(from);
+        }
+    }
 }

@@ -238,7 +238,8 @@ pub struct Sampler<'a> {
     picture: Cow<'a, Raster>,
     border: Border,
     interpolation: Interpolation,
-    lanczos: Vec<[f32; 6]>,
+    /// The weights of the six taps, and two zeros.
+    lanczos: Vec<[f32; 8]>,
 }
 
 /// What lies beyond the border of a picture.
@@ -302,7 +303,7 @@ impl<'a> Sampler<'a> {
             Interpolation::Lanczos3 => (0..=LANCZOS_STEPS)
                 .map(|i| {
                     let t = i as f64 / LANCZOS_STEPS as f64;
-                    let taps: [f64; 6] =
+                    let taps: [f64; 8] =
                         std::array::from_fn(|k| interpolation.kernel(t + 2.0 - k as f64));
                     let sum: f64 = taps.iter().sum();
                     taps.map(|w| (w / sum) as f32)
@@ -393,25 +394,24 @@ impl<'a> Sampler<'a> {
         emit: impl FnMut(Range<usize>, usize, &Values),
     ) {
         match self.interpolation {
-            Interpolation::Nearest => self.gather(lines, position, ONE / 2, |_| [1.0], emit),
-            Interpolation::Bilinear => self.gather(lines, position, 0, |t| [1.0 - t, t], emit),
+            Interpolation::Nearest => {
+                self.gather(lines, position, ONE / 2, |_| [[1.0; BATCH]], emit)
+            }
+            Interpolation::Bilinear => {
+                self.gather(lines, position, 0, |t| each(t, |t| [1.0 - t, t]), emit);
+            }
             Interpolation::Bicubic { a } => {
-                self.gather(lines, position, 0, |t| cubic_weights(a, t), emit);
+                self.gather(
+                    lines,
+                    position,
+                    0,
+                    |t| each(t, |t| cubic_weights(a, t)),
+                    emit,
+                );
             }
             Interpolation::Lanczos3 => {
                 let table = &self.lanczos;
-                let weights = |t: f32| {
-                    let x = t * LANCZOS_STEPS as f32;
-                    let i = x as usize;
-                    let s = x - i as f32;
-                    let (a, b) = (&table[i], &table[i + 1]);
-                    let mut taps = [0.0; 6];
-                    for k in 0..6 {
-                        taps[k] = a[k] + s * (b[k] - a[k]);
-                    }
-                    taps
-                };
-                self.gather::<6, T>(lines, position, 0, weights, emit);
+                self.gather(lines, position, 0, |t| lanczos_weights(table, t), emit);
             }
         }
     }
@@ -422,7 +422,7 @@ impl<'a> Sampler<'a> {
         lines: impl Iterator<Item = (usize, &'p [T])>,
         position: impl Fn(T) -> [i32; 2],
         shift: i32,
-        weights: impl Fn(f32) -> [f32; N],
+        weights: impl Fn(&Values) -> [Values; N],
         emit: impl FnMut(Range<usize>, usize, &Values),
     ) {
         pulp::Arch::new().dispatch(Gather {
@@ -535,6 +535,43 @@ fn cubic_weights(a: f32, t: f32) -> [f32; 4] {
     [a * t * s * s, inner(t), inner(s), a * s * t * t]
 }
 
+/// Weights by tap and position.
+#[inline(always)]
+fn each<const N: usize>(fractions: &Values, weights: impl Fn(f32) -> [f32; N]) -> [Values; N] {
+    let mut all = [[0.0; BATCH]; N];
+    for i in 0..BATCH {
+        let taps = weights(fractions[i]);
+        for k in 0..N {
+            all[k][i] = taps[k];
+        }
+    }
+    all
+}
+
+/// The weights of Lanczos by tap and position.
+#[inline(always)]
+fn lanczos_weights(table: &[[f32; 8]], fractions: &Values) -> [Values; 6] {
+    let mut all = [[0.0; BATCH]; 6];
+    for first in (0..BATCH).step_by(4) {
+        let (mut left, mut right) = ([f32x4::ZERO; 4], [f32x4::ZERO; 4]);
+        for i in 0..4 {
+            let x = fractions[first + i] * LANCZOS_STEPS as f32;
+            let step = x as usize;
+            let s = f32x4::splat(x - step as f32);
+            let (a, b) = (&table[step], &table[step + 1]);
+            for (weights, k) in [(&mut left, 0), (&mut right, 4)] {
+                let (a, b) = (f32x4::new(taps(a, k)), f32x4::new(taps(b, k)));
+                weights[i] = a + s * (b - a);
+            }
+        }
+        let (left, right) = (f32x4::transpose(left), f32x4::transpose(right));
+        for (all, weights) in all.iter_mut().zip(left.iter().chain(&right)) {
+            all[first..first + 4].copy_from_slice(&weights.to_array());
+        }
+    }
+    all
+}
+
 /// Samples with `N x N` taps, of which number `(N − 1)/2` is the pixel at or before the position
 /// moved by `shift`. It is one function for the compiler to vectorise, for each instruction set
 /// that [`pulp`] finds at run time. No operations are fused, so that all of them give the same
@@ -553,7 +590,7 @@ where
     T: Copy + 'p,
     L: Iterator<Item = (usize, &'p [T])>,
     P: Fn(T) -> [i32; 2],
-    W: Fn(f32) -> [f32; N],
+    W: Fn(&Values) -> [Values; N],
     E: FnMut(Range<usize>, usize, &Values),
 {
     type Output = ();
@@ -578,16 +615,13 @@ where
                 let [x, y] = (self.position)(points[i]);
                 (xs[i], ys[i]) = (x + self.shift, y + self.shift);
             }
-            // Weights by tap and position.
-            let mut weights = [[[0f32; BATCH]; N]; 2];
-            for (w, x) in weights.iter_mut().zip([&xs, &ys]) {
+            let (mut right_of, mut below) = ([0f32; BATCH], [0f32; BATCH]);
+            for (fractions, x) in [(&mut right_of, &xs), (&mut below, &ys)] {
                 for i in 0..BATCH {
-                    let taps = (self.weights)((x[i] & (ONE - 1)) as f32 * (1.0 / ONE as f32));
-                    for k in 0..N {
-                        w[k][i] = taps[k];
-                    }
+                    fractions[i] = (x[i] & (ONE - 1)) as f32 * (1.0 / ONE as f32);
                 }
             }
+            let weights = [(self.weights)(&right_of), (self.weights)(&below)];
             let mut batch = Batch {
                 columns: [0; BATCH],
                 rows: [0; BATCH],
@@ -662,7 +696,10 @@ impl<const N: usize> Batch<N> {
             .wrapping_add(self.columns[i] as u32)
     }
 
-    /// The taps in `C` channels from `first` on, of which some are beyond the border.
+    /// The taps in `C` channels from `first` on, of which some are beyond the border. It is rarely
+    /// needed, and kept apart so that the compiler does not prepare for it.
+    #[cold]
+    #[inline(never)]
     fn patches<const C: usize>(
         &self,
         sampler: &Sampler,
@@ -1139,6 +1176,66 @@ mod tests {
             Sampler::erp(&picture, interpolation)
                 .unwrap()
                 .sample(&[(f64::NAN, f64::INFINITY)]);
+        }
+    }
+
+    #[test]
+    fn the_pixels_of_a_frame_are_numbered_in_order() {
+        for (height, width, reach) in [(4, 5, 3), (1, 1, 2), (3, 2, 1)] {
+            let frame = Frame {
+                height,
+                width,
+                reach,
+            };
+            let mut cells = 0;
+            for (i, (column, row)) in frame.cells().enumerate() {
+                assert_eq!(frame.cell(column as i32, row as i32), Some(i));
+                cells = i + 1;
+            }
+            assert_eq!(frame.len(), cells);
+            assert_eq!(frame.cell(0, 0), None);
+            assert_eq!(frame.cell(-100, -100), Some(0));
+        }
+    }
+
+    #[test]
+    fn borders_are_sampled_as_the_middle_is() {
+        // The same pixels once as a border and once amidst of what lies beyond it, bit for bit.
+        let (height, width) = (6i64, 12i64);
+        let small = noise(5, 6);
+        let erp = Erp::of(&small).unwrap();
+        let large = |at: &dyn Fn(i64, i64) -> (usize, usize)| {
+            Raster::from_fn(5, 22, 28, |c, y, x| {
+                let (x, y) = at(x as i64 - 8, y as i64 - 8);
+                small.get(c, y, x)
+            })
+        };
+        let wrapped = large(&|x, y| erp.wrap(x, y));
+        let repeated = large(&|x, y| {
+            (
+                x.clamp(0, width - 1) as usize,
+                y.clamp(0, height - 1) as usize,
+            )
+        });
+        let points: Vec<(f64, f64)> = (0..400)
+            .map(|i| {
+                (
+                    f64::from(i % 25) / 2.0 - 0.25,
+                    f64::from(i / 25) * 0.375 - 0.5,
+                )
+            })
+            .filter(|&(x, _)| (0.0..12.0).contains(&x))
+            .collect();
+        let inside: Vec<_> = points.iter().map(|(x, y)| (x + 8.0, y + 8.0)).collect();
+        for interpolation in ALL {
+            let pairs = [
+                (Sampler::erp(&small, interpolation), &wrapped),
+                (Sampler::planar(&small, interpolation), &repeated),
+            ];
+            for (border, large) in pairs {
+                let middle = Sampler::planar(large, interpolation).unwrap();
+                assert!(border.unwrap().sample(&points) == middle.sample(&inside));
+            }
         }
     }
 

@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use wide::{f32x8, i32x8};
 
 use crate::erp::{Erp, ErpError, direction, longitude_latitude};
-use crate::gnomonic::{Axes, Lattice, LookTable, dot, look, rows_mut};
+use crate::gnomonic::{Axes, Band, Lattice, LookTable, dot, look, reshape};
 use crate::resample::{
     BATCH, FRACTION_BITS, Interpolation, ONE, ResampleError, Sampler, Values, resize_corners,
     resize_erp, resize_planar,
@@ -655,6 +655,21 @@ impl TangentProjection {
     /// # Errors
     /// If the panorama has another size than the projection or no channels.
     pub fn to_tangent(&self, panorama: &Raster) -> Result<Vec<Raster>, TangentError> {
+        let mut planes = Vec::new();
+        self.to_tangent_into(panorama, &mut planes)?;
+        Ok(planes)
+    }
+
+    /// As [`Self::to_tangent`], but writes over `planes` where their shape allows it. Who projects
+    /// again and again saves what fresh memory costs, a fifth to a third of the time.
+    ///
+    /// # Errors
+    /// As [`Self::to_tangent`]; then `planes` stay as they are.
+    pub fn to_tangent_into(
+        &self,
+        panorama: &Raster,
+        planes: &mut Vec<Raster>,
+    ) -> Result<(), TangentError> {
         let [_, height, width] = panorama.shape();
         if Erp::of(panorama) != Ok(self.erp) {
             return Err(TangentError::WrongPanorama {
@@ -686,7 +701,8 @@ impl TangentProjection {
             .flat_map(|(&(_, columns), table)| std::iter::repeat_n(table, columns));
         let longitudes = self.planes.iter().map(|plane| plane.longitude);
         let looks: Vec<_> = tables.zip(longitudes).collect();
-        Ok(look(&sampler, &looks))
+        look(&sampler, &looks, planes);
+        Ok(())
     }
 
     /// Blends the planes, each `[channels, P, P]`, into a panorama `[channels, H, W]`.
@@ -694,45 +710,79 @@ impl TangentProjection {
     /// # Errors
     /// If there are not as many planes as the grid has, or they have other shapes.
     pub fn to_erp(&self, planes: &[Raster]) -> Result<Raster, TangentError> {
+        let mut panorama = Raster::zeros(0, 0, 0);
+        self.to_erp_into(planes, &mut panorama)?;
+        Ok(panorama)
+    }
+
+    /// As [`Self::to_erp`], but writes over `panorama` if its shape allows it (see
+    /// [`Self::to_tangent_into`]).
+    ///
+    /// # Errors
+    /// As [`Self::to_erp`]; then `panorama` stays as it is.
+    pub fn to_erp_into(
+        &self,
+        planes: &[Raster],
+        panorama: &mut Raster,
+    ) -> Result<(), TangentError> {
         let (samplers, channels) = self.samplers(planes)?;
         let width = self.erp.width();
-        let mut out = Raster::zeros(channels, self.erp.height(), width);
-        rows_mut(&mut out)
-            .into_par_iter()
-            .enumerate()
-            .for_each_init(
-                || (Sightings::default(), vec![0f32; width]),
-                |(sightings, total), (row, mut lines)| {
-                    total.fill(0.0);
-                    for (plane, sampler) in samplers.iter().enumerate() {
-                        self.look_up(plane, row, sightings);
-                        let (columns, weights) = (sightings.columns(), sightings.weights());
-                        for (columns, weights) in columns.chunks(BATCH).zip(weights.chunks(BATCH)) {
-                            add_at(total, columns, weights, &[1.0; BATCH]);
-                        }
-                        let positions = sightings.positions();
-                        sampler.sample_line(
-                            0,
-                            positions,
-                            |p| p,
-                            |points, channel, values| {
-                                let (columns, own) = (&columns[points.clone()], &weights[points]);
-                                add_at(lines[channel], columns, own, values);
-                            },
-                        );
+        reshape(panorama, [channels, self.erp.height(), width]);
+        Band::of_panorama(panorama).into_par_iter().for_each_init(
+            || (Sightings::default(), vec![0f32; width], Vec::new()),
+            |(sightings, total, scratch), band| {
+                band.fill(scratch, |rows, samples| {
+                    samples.fill(0.0);
+                    let plane = rows.len() * width;
+                    for (i, row) in rows.enumerate() {
+                        let mut lines = samples
+                            .chunks_mut(plane)
+                            .map(|c| &mut c[i * width..][..width])
+                            .collect::<Vec<_>>();
+                        self.blend(&samplers, row, sightings, total, &mut lines);
                     }
-                    for total in total.iter_mut() {
-                        // Every pixel is seen; the guard is against rounding on borders.
-                        *total = if *total > 0.0 { 1.0 / *total } else { 0.0 };
-                    }
-                    for line in lines {
-                        for (value, inverse) in line.iter_mut().zip(&*total) {
-                            *value *= inverse;
-                        }
-                    }
+                });
+            },
+        );
+        Ok(())
+    }
+
+    /// Blends what the planes show of a row of the panorama into its lines in every channel, which
+    /// are 0 before.
+    fn blend(
+        &self,
+        samplers: &[Sampler],
+        row: usize,
+        sightings: &mut Sightings,
+        total: &mut [f32],
+        lines: &mut [&mut [f32]],
+    ) {
+        total.fill(0.0);
+        for (plane, sampler) in samplers.iter().enumerate() {
+            self.look_up(plane, row, sightings);
+            let (columns, weights) = (sightings.columns(), sightings.weights());
+            for (columns, weights) in columns.chunks(BATCH).zip(weights.chunks(BATCH)) {
+                add_at(total, columns, weights, &[1.0; BATCH]);
+            }
+            sampler.sample_line(
+                0,
+                sightings.positions(),
+                |p| p,
+                |points, channel, values| {
+                    let (columns, own) = (&columns[points.clone()], &weights[points]);
+                    add_at(lines[channel], columns, own, values);
                 },
             );
-        Ok(out)
+        }
+        for total in total.iter_mut() {
+            // Every pixel is seen; the guard is against rounding on borders.
+            *total = if *total > 0.0 { 1.0 / *total } else { 0.0 };
+        }
+        for line in lines {
+            for (value, inverse) in line.iter_mut().zip(&*total) {
+                *value *= inverse;
+            }
+        }
     }
 
     /// How much overlapping planes disagree: the variance between the planes that see a pixel,
@@ -1421,6 +1471,22 @@ mod tests {
                     let (a, b) = (back.get(c, y, (x + shift) % 96), turned_back.get(c, y, x));
                     assert!((a - b).abs() < 1e-5);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn memory_that_is_written_over_leaves_no_trace() {
+        let (a, b) = (smooth(32), smooth(32).map(|v| 1.0 - v));
+        let mut planes = vec![Raster::zeros(1, 2, 3); 20];
+        let mut back = Raster::zeros(3, 32, 64).map(|_| f32::NAN);
+        for size in [16, 11] {
+            let way = projection(Erp::of(&a).unwrap(), size, TangentOptions::default());
+            for panorama in [&a, &b] {
+                way.to_tangent_into(panorama, &mut planes).unwrap();
+                assert!(planes == way.to_tangent(panorama).unwrap());
+                way.to_erp_into(&planes, &mut back).unwrap();
+                assert!(back == way.to_erp(&planes).unwrap());
             }
         }
     }
