@@ -119,7 +119,7 @@ impl Default for PriorRecipe {
     fn default() -> Self {
         Self {
             data: PriorData::default(),
-            training: RddmTrainerConfig::new(30_000)
+            training: RddmTrainerConfig::new(36_000)
                 .with_batch(8)
                 .with_loss(Loss::L2)
                 .with_first_step_share(0.5)
