@@ -383,7 +383,8 @@ mod tests {
         #[test]
         fn any_text_gives_a_table_or_an_error(text in "[-0-9.:eE #a-z\\n+]{0,200}") {
             if let Ok(rows) = LabelledRows::parse(&text, None) {
-                prop_assert_eq!(rows.to_string().parse::<LabelledRows>().unwrap().labels(), rows.labels());
+                let again: LabelledRows = rows.to_string().parse().unwrap();
+                prop_assert_eq!(again.labels(), rows.labels());
             }
         }
 

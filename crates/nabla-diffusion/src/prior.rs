@@ -658,9 +658,8 @@ mod tests {
     fn the_embedded_prior_fits_eight_mebibytes() {
         const { assert!(EMBEDDED_WEIGHTS.len() <= 8 << 20) };
         let prior = SuperResolutionPrior::embedded(&Device::flex()).unwrap();
-        assert_eq!(
-            2 * prior.parameters() / 100_000,
-            EMBEDDED_WEIGHTS.len() / 100_000
-        );
+        // Half precision, and a header of names.
+        let header = EMBEDDED_WEIGHTS.len() - 2 * prior.parameters();
+        assert!(header < 16 << 10, "{header}");
     }
 }
