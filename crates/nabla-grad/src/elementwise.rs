@@ -42,7 +42,10 @@ impl Dense {
     ///
     /// # Errors
     /// Gives `tensor` back if it is on another device, tracked by autodiff, or not of `f32`s.
-    #[allow(clippy::result_large_err, reason = "the tensor goes on to Burn's operations")]
+    #[allow(
+        clippy::result_large_err,
+        reason = "the tensor goes on to Burn's operations"
+    )]
     pub fn take<const D: usize>(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
         if tensor.dtype() != DType::F32 {
             return Err(tensor);
