@@ -6,7 +6,7 @@
 //! within the steps that GD could act on, so "planes + GD" is GD on the final panorama alone, which
 //! is the ablation of the paper.
 //!
-//! The prior runs with the steps that it was made for, and at x4 also with [`MANY_STEPS`]: there it
+//! The prior runs with the steps that it was made for, and at x4 also with 5: there it
 //! draws the detail instead of predicting its mean, as the paper's 200-step sampler does, and the
 //! planes can disagree.
 

@@ -163,16 +163,20 @@ def opencv_to_tangent(mode):
     there = [erp_maps(directions(*axes(*c), P, h)) for c in centres]
 
     def run():
-        for x, y in there:
-            cv2.remap(erp, x, y, CUBIC[mode], borderMode=cv2.BORDER_WRAP)
+        # All planes at once, as in the other programs: one who asks for them wants to hold them.
+        planes = [cv2.remap(erp, x, y, CUBIC[mode], borderMode=cv2.BORDER_WRAP) for x, y in there]
+        assert len(planes) == len(centres)
 
     return run
 
 
 def py360_to_tangent(mode):
     def run():
-        for lon, lat in np.degrees(centres):
+        planes = [
             py360convert.e2p(erp, (FOV, FOV), lon, lat, (P, P), mode=mode)
+            for lon, lat in np.degrees(centres)
+        ]
+        assert len(planes) == len(centres)
 
     return run
 
@@ -181,8 +185,10 @@ def equilib_to_tangent(mode, equi):
     there = Equi2Pers(height=P, width=P, fov_x=FOV, mode=mode)
 
     def run():
-        for lon, lat in centres:
-            there(equi=equi, rots={"roll": 0.0, "pitch": -lat, "yaw": -lon})
+        planes = [
+            there(equi=equi, rots={"roll": 0.0, "pitch": -lat, "yaw": -lon}) for lon, lat in centres
+        ]
+        assert len(planes) == len(centres)
 
     return run
 
@@ -207,6 +213,7 @@ for line in sys.stdin:
             # Maps are made before the clock starts, and caches filled.
             runs[name] = makers[name]()
             runs[name]()
+        last.pop(name, None)
         start, work = time.perf_counter(), time.process_time()
         last[name] = runs[name]()
         wall, work = time.perf_counter() - start, time.process_time() - work
