@@ -21,6 +21,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, TensorData};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use nabla_grad::elementwise::sigmoid;
 use rayon::prelude::*;
 
 /// A convolution with kernel 3, stride 1 and zero padding 1.
@@ -526,36 +527,6 @@ fn dims(x: &impl TensorMetadata) -> [usize; 4] {
 
 fn float(shape: [usize; 4], data: Vec<f32>) -> FloatTensor<Flex> {
     FloatTensor::<Flex>::from_data(TensorData::new(data, shape))
-}
-
-/// `1 / (1 + e⁻ˣ)`, without branches so that it vectorises.
-#[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
-/// `eˣ` to two units in the last place; saturates outside ±87.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    // x = n ln 2 + r, |r| <= ln 2 / 2; adding and subtracting 1.5 * 2^23 rounds to nearest.
-    const ROUND: f32 = 12_582_912.0;
-    let x = x.clamp(-87.0, 87.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
-    // ln 2 in two parts, the first with trailing zeros so that n times it is exact.
-    let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
-    // The polynomial of Cephes' expf.
-    let mut p = 1.987_569_2e-4;
-    for c in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        5.000_000_3e-1,
-    ] {
-        p = p * r + c;
-    }
-    let p = p * r * r + r + 1.0;
-    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
 
 /// `y = w * x (+ bias)`: `[batch, inputs, height, width]` to `[batch, outputs, height, width]`.

@@ -206,12 +206,12 @@ impl LinearMeasurement for GaussianSensing {
         let vector = Mat::from_fn(self.rows * self.columns, 1, |i, _| {
             matrix[(i % self.rows, i / self.rows)]
         });
-        entries(product(self.matrices.as_ref(), vector.as_ref()).as_ref())
+        entries((self.matrices.as_ref() * vector.as_ref()).as_ref())
     }
 
     fn adjoint(&self, z: &[f64]) -> Mat<f64> {
         let z = Mat::from_fn(z.len(), 1, |i, _| z[i]);
-        let sum = product(self.matrices.transpose(), z.as_ref());
+        let sum = self.matrices.transpose() * z.as_ref();
         Mat::from_fn(self.rows, self.columns, |i, j| sum[(j * self.rows + i, 0)])
     }
 }
@@ -328,7 +328,7 @@ impl<A: LinearMeasurement> SymmetricFactors<A> {
 
     /// `XXᵀ`.
     pub fn matrix(&self) -> Mat<f64> {
-        product(self.x.as_ref(), self.x.transpose())
+        self.x.as_ref() * self.x.transpose()
     }
 
     /// `L = ¼ ‖𝒜(XXᵀ) − y‖²`.
@@ -345,7 +345,8 @@ impl<A: LinearMeasurement> SymmetricFactors<A> {
         let residual = self.problem.residual(self.matrix().as_ref());
         let e = self.problem.operator.adjoint(&residual);
         let symmetric = Mat::from_fn(e.nrows(), e.ncols(), |i, j| 0.5 * (e[(i, j)] + e[(j, i)]));
-        descend(&mut self.x, symmetric.as_ref(), None, step_size);
+        let old = self.x.clone();
+        descend(&mut self.x, symmetric.as_ref(), old.as_ref(), step_size);
         finite(&self.x)
     }
 }
@@ -411,12 +412,12 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
 
     /// `FGᵀ`.
     pub fn matrix(&self) -> Mat<f64> {
-        product(self.f.as_ref(), self.g.transpose())
+        self.f.as_ref() * self.g.transpose()
     }
 
     /// `FᵀF − GᵀG`, which gradient descent about conserves, `[k, k]`.
     pub fn imbalance(&self) -> Mat<f64> {
-        product(self.f.transpose(), self.f.as_ref()) - product(self.g.transpose(), self.g.as_ref())
+        self.f.transpose() * self.f.as_ref() - self.g.transpose() * self.g.as_ref()
     }
 
     /// `L = ½ ‖𝒜(FGᵀ) − y‖²`, by which a user sees that the error is small: the truth is not known.
@@ -433,8 +434,8 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
         let residual = self.problem.residual(self.matrix().as_ref());
         let e = self.problem.operator.adjoint(&residual);
         let old = self.f.clone();
-        descend(&mut self.f, e.as_ref(), Some(self.g.as_ref()), step_size);
-        descend(&mut self.g, e.transpose(), Some(old.as_ref()), step_size);
+        descend(&mut self.f, e.as_ref(), self.g.as_ref(), step_size);
+        descend(&mut self.g, e.transpose(), old.as_ref(), step_size);
         finite(&self.f)?;
         finite(&self.g)
     }
@@ -463,9 +464,9 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
         }
         let scaled = Mat::from_fn(k, k, |i, j| v[(i, j)] * s[j] / beta);
         // Bᵀ (S/β) B
-        let stretch = product(scaled.as_ref(), v.transpose());
-        self.g = product(self.g.as_ref(), stretch.as_ref());
-        let rotated = product(u, v.transpose());
+        let stretch = scaled.as_ref() * v.transpose();
+        self.g = self.g.as_ref() * stretch.as_ref();
+        let rotated = u * v.transpose();
         self.f = Mat::from_fn(rotated.nrows(), k, |i, j| beta * rotated[(i, j)]);
         Ok(())
     }
@@ -484,23 +485,9 @@ pub fn squared_distance(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Result<f64, M
     }
 }
 
-/// `X ← X − η E Y`, where `Y` is `X` itself if it is not given.
-fn descend(x: &mut Mat<f64>, e: MatRef<'_, f64>, y: Option<MatRef<'_, f64>>, step_size: f64) {
-    let own;
-    let y = match y {
-        Some(y) => y,
-        None => {
-            own = x.clone();
-            own.as_ref()
-        }
-    };
+/// `X ← X − η E Y`.
+fn descend(x: &mut Mat<f64>, e: MatRef<'_, f64>, y: MatRef<'_, f64>, step_size: f64) {
     matmul(x.as_mut(), Accum::Add, e, y, -step_size, Par::Seq);
-}
-
-fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
-    let mut out = Mat::zeros(a.nrows(), b.ncols());
-    matmul(out.as_mut(), Accum::Replace, a, b, 1.0, Par::Seq);
-    out
 }
 
 /// Column after column.
