@@ -23,7 +23,7 @@ pub use metrics::{
     latitude_weights, pole_error, psnr, seam_error, ssim, to_8_bit, ws_psnr, ws_ssim, ws_ssim_with,
 };
 pub use omnissr::{
-    OmniSsr, OmniSsrConfig, OmniSsrError, OmniSsrOutput, OmniSsrStep, PriorRun, TangentPrior,
+    Merge, OmniSsr, OmniSsrConfig, OmniSsrError, OmniSsrOutput, OmniSsrStep, PriorRun, TangentPrior,
 };
 pub use resample::{Interpolation, ResampleError, Sampler, resize_erp, resize_planar};
 pub use tangent::{

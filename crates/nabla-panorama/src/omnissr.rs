@@ -14,12 +14,14 @@
 //! for k = N − 1 … 0:
 //!   z_0 = prior(z_k, k | x_init)
 //!   x   = clamp(decode(z_0))
-//!   E   = clamp(TP→ERP(x));   E ← E − γ_e A†(A E − y)                    OTII, GD
+//!   E   = clamp(merge(x));   E ← E − γ_e A†(A E − y)                     OTII, GD
 //!   x̃   = clamp(ERP→TP(E))                                               OTII
 //!   z_0 ← (1 − γ_l) z_0 + γ_l encode(x̃)
 //!   z_{k−1} = step(z_k, z_0)
 //! x = colour_fix(finish(z_0), x_init)
-//! E = TP→ERP(x);   E ← E − γ_p A†(A E − y)                               post-processing
+//! E = merge(x);   E ← E − γ_p A†(A E − y)                                post-processing
+//!
+//! merge(x) = E_up + TP→ERP(x − x_init), or TP→ERP(x) in the published code   (see Merge)
 //! ```
 //!
 //! The pipeline is generic over the [`TangentPrior`], which brings its sampler: a latent one with
@@ -28,10 +30,11 @@
 //! predictor, with the paper's ancestral sampler).
 //!
 //! Source: Li, Sheng, Li, Zhang, *OmniSSR: Zero-shot Omnidirectional Image Super-Resolution using
-//! Stable Diffusion Model*, ECCV 2024, arXiv 2404.10312, with two differences to the official code:
-//! samples lie at pixel centres, which makes its fourfold enlargement before each projection
-//! needless ([`TangentOptions::official`] is its way), and `A` acts on the whole panorama, around
-//! the 180-degree meridian, instead of on blocks.
+//! Stable Diffusion Model*, ECCV 2024, arXiv 2404.10312, with three differences to the official
+//! code: samples lie at pixel centres, which makes its fourfold enlargement before each projection
+//! needless ([`TangentOptions::official`] is its way); what the planes cannot hold of the panorama
+//! is not lost in the exchange ([`Merge`]); and `A` acts on the whole panorama, around the
+//! 180-degree meridian, instead of on blocks.
 
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
@@ -45,6 +48,7 @@ use nabla_diffusion::rddm::RddmError;
 use nabla_diffusion::rddm_sampler::{RddmInput, RddmSamplingConfig, ResidualDenoiser};
 use nabla_diffusion::schedule::{NoiseSchedule, ScheduleError, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
+use serde::{Deserialize, Serialize};
 
 use crate::pixels::{to_rasters, to_tensor};
 use crate::{
@@ -382,7 +386,23 @@ where
     }
 }
 
-/// Configuration of [`OmniSsr`]. The defaults are the paper's.
+/// What of the planes `x` is merged into the panorama `E`, in OTII and at the end.
+///
+/// Without resampling both are the same, since `x_init = ERP→TP(E_up)`. With it, whatever the planes
+/// cannot hold of the panorama is lost in each exchange with [`Pictures`](Self::Pictures): above all
+/// near the poles, where a panorama's pixels lie much closer along its rows than a plane's. With
+/// [`Changes`](Self::Changes) a prior that changes nothing gives exactly the enlarged panorama.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Merge {
+    /// What the prior changed: `E = E_up + TP→ERP(x − x_init)`.
+    #[default]
+    Changes,
+    /// The planes themselves, as in the published code: `E = TP→ERP(x)`.
+    Pictures,
+}
+
+/// Configuration of [`OmniSsr`]. The defaults are the paper's, but for `merge`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OmniSsrConfig {
     /// Factor `s` of enlargement along each side.
@@ -406,6 +426,8 @@ pub struct OmniSsrConfig {
     pub plane_size: Option<usize>,
     /// How panorama and planes are resampled.
     pub tangent: TangentOptions,
+    /// What of the planes is merged into the panorama. Default: their changes.
+    pub merge: Merge,
     /// Seed of the noise. Default 42.
     pub seed: u64,
     /// Greatest side, in pixels, of what the network computes at once; 0 for whole planes. Default
@@ -426,6 +448,7 @@ impl OmniSsrConfig {
             grid: TangentGrid::octadecaplex(),
             plane_size: None,
             tangent: TangentOptions::default(),
+            merge: Merge::default(),
             seed: 42,
             tile: 1024,
         }
@@ -567,7 +590,11 @@ impl<P: TangentPrior> OmniSsr<P> {
         let device = self.prior.device();
         let enlarged = resize_erp(low, self.projection.erp().height(), Interpolation::BICUBIC)?;
         let init = to_tensor(&self.projection.to_tangent(&enlarged)?, &device);
-        drop(enlarged);
+        let start = Start {
+            low,
+            enlarged,
+            init,
+        };
 
         let cancelled = Cell::new(false);
         let done = Cell::new(0);
@@ -598,7 +625,7 @@ impl<P: TangentPrior> OmniSsr<P> {
             if config.gamma_latent == 0.0 || cancelled.get() || failure.is_some() {
                 return clean;
             }
-            match self.correct(clean.clone(), low, &mut encoder_noise) {
+            match self.correct(clean.clone(), &start, &mut encoder_noise) {
                 Ok(corrected) => corrected,
                 Err(error) => {
                     failure = Some(error);
@@ -606,7 +633,9 @@ impl<P: TangentPrior> OmniSsr<P> {
                 }
             }
         };
-        let clean = self.prior.sample(&init, run, &mut noise, &mut correct)?;
+        let clean = self
+            .prior
+            .sample(&start.init, run, &mut noise, &mut correct)?;
         if let Some(error) = failure {
             return Err(error);
         }
@@ -615,9 +644,9 @@ impl<P: TangentPrior> OmniSsr<P> {
         }
 
         let fix = config.colour_fix.unwrap_or_else(|| self.prior.colour_fix());
-        let mut planes = to_rasters(self.prior.finish(clean, &init));
+        let mut planes = to_rasters(self.prior.finish(clean, &start.init));
         if fix != ColourFix::None {
-            let style = to_rasters(init);
+            let style = to_rasters(start.init.clone());
             planes = planes
                 .into_iter()
                 .zip(&style)
@@ -625,8 +654,7 @@ impl<P: TangentPrior> OmniSsr<P> {
                 .collect::<Result<_, _>>()?;
         }
         let spread = self.projection.spread(&planes)?;
-        let panorama = self.projection.to_erp(&planes)?;
-        drop(planes);
+        let panorama = self.merge(planes, &start)?;
         let gamma = config.gamma_post as f32;
         let panorama = gradient_decomposition(&self.operator, &panorama, low, gamma)?;
         let inconsistency = crate::LinearOperator::apply(&self.operator, &panorama)?
@@ -664,27 +692,48 @@ impl<P: TangentPrior> OmniSsr<P> {
         }
     }
 
+    /// TP→ERP of `planes`, as [`Merge`] has it.
+    fn merge(&self, planes: Vec<Raster>, start: &Start<'_>) -> Result<Raster, OmniSsrError> {
+        Ok(match self.config.merge {
+            Merge::Pictures => self.projection.to_erp(&planes)?,
+            Merge::Changes => {
+                let before = to_rasters(start.init.clone());
+                self.projection
+                    .merge_changes(&start.enlarged, &before, planes)?
+            }
+        })
+    }
+
     /// OTII and GD: `z_0` to `(1 − γ_l) z_0 + γ_l encode(x̃)`.
     fn correct(
         &self,
         clean: Tensor<4>,
-        low: &Raster,
+        start: &Start<'_>,
         noise: &mut SeededNoise,
     ) -> Result<Tensor<4>, OmniSsrError> {
         let config = &self.config;
         let device = clean.device();
         let planes = to_rasters(self.prior.decode(clean.clone()).clamp(-1.0, 1.0));
         let clamp = |panorama: Raster| panorama.map(|v| v.clamp(0.0, 1.0));
-        let mut panorama = clamp(self.projection.to_erp(&planes)?);
-        drop(planes);
+        let mut panorama = clamp(self.merge(planes, start)?);
         if config.gamma_erp > 0.0 {
             let gamma = config.gamma_erp as f32;
-            panorama = gradient_decomposition(&self.operator, &panorama, low, gamma)?;
+            panorama = gradient_decomposition(&self.operator, &panorama, start.low, gamma)?;
         }
         let planes = to_tensor(&self.projection.to_tangent(&panorama)?, &device);
         let corrected = self.prior.encode(planes.clamp(-1.0, 1.0), noise);
         Ok(clean * (1.0 - config.gamma_latent) + corrected * config.gamma_latent)
     }
+}
+
+/// What a run begins with.
+struct Start<'a> {
+    /// `y`
+    low: &'a Raster,
+    /// `E_up`
+    enlarged: Raster,
+    /// `x_init`, `[planes, 3, P, P]` in `[−1, 1]`.
+    init: Tensor<4>,
 }
 
 #[cfg(test)]
@@ -755,10 +804,20 @@ mod tests {
             colour_fix: Some(ColourFix::None),
             ..OmniSsrConfig::new(2)
         };
-        let omnissr = config.init(gaussian(1e-4), Erp::of(&low).unwrap()).unwrap();
-        let out = omnissr.upscale(&low, &mut go).unwrap();
         let enlarged = resize_erp(&low, 64, Interpolation::BICUBIC).unwrap();
-        assert!(ws_psnr(&out, &enlarged).unwrap() > 40.0);
+        let psnr = |merge| {
+            let config = OmniSsrConfig {
+                merge,
+                ..config.clone()
+            };
+            let omnissr = config.init(gaussian(1e-4), Erp::of(&low).unwrap()).unwrap();
+            let out = omnissr.upscale(&low, &mut go).unwrap();
+            ws_psnr(&out, &enlarged).unwrap()
+        };
+        let (pictures, changes) = (psnr(Merge::Pictures), psnr(Merge::Changes));
+        assert!(pictures > 40.0, "{pictures}");
+        // The noise of the prior is all that is left.
+        assert!(changes > 75.0, "{changes}");
     }
 
     /// The paper's reason for OTII: what the planes draw independently is made to agree.

@@ -670,14 +670,8 @@ impl TangentProjection {
         panorama: &Raster,
         planes: &mut Vec<Raster>,
     ) -> Result<(), TangentError> {
+        self.check_panorama(panorama)?;
         let [_, height, width] = panorama.shape();
-        if Erp::of(panorama) != Ok(self.erp) {
-            return Err(TangentError::WrongPanorama {
-                expected: self.erp,
-                height,
-                width,
-            });
-        }
         let factor = self.options.pre_upsample;
         let interpolation = self.options.to_tangent;
         let (height, width) = (height * factor, width * factor);
@@ -745,6 +739,55 @@ impl TangentProjection {
             },
         );
         Ok(())
+    }
+
+    /// What was done on the planes of a panorama, `E + TP→ERP(after − before)`, where `before` is
+    /// `ERP→TP(E)`.
+    ///
+    /// Unlike `TP→ERP(after)` it takes nothing from the panorama that the planes cannot hold: where
+    /// nothing was done, the panorama stays as it is.
+    ///
+    /// ```
+    /// # use nabla_data::Raster;
+    /// # use nabla_panorama::{Erp, TangentGrid, TangentOptions, TangentProjection};
+    /// let panorama = Raster::from_fn(1, 64, 128, |_, y, x| ((x * y) % 7) as f32);
+    /// let grid = TangentGrid::octadecaplex();
+    /// let projection =
+    ///     TangentProjection::new(grid, Erp::of(&panorama)?, 32, TangentOptions::default())?;
+    /// let planes = projection.to_tangent(&panorama)?;
+    /// let brighter = planes.iter().map(|plane| plane.clone().map(|v| v + 1.0)).collect();
+    /// let merged = projection.merge_changes(&panorama, &planes, brighter)?;
+    /// for (merged, before) in merged.data().iter().zip(panorama.data()) {
+    ///     assert!((merged - before - 1.0).abs() < 1e-5);
+    /// }
+    /// # Ok::<(), nabla_panorama::TangentError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::to_erp`], for `before` and `after`; and if the panorama has another size than the
+    /// projection, or another number of channels than the planes.
+    pub fn merge_changes(
+        &self,
+        panorama: &Raster,
+        before: &[Raster],
+        after: Vec<Raster>,
+    ) -> Result<Raster, TangentError> {
+        self.check_panorama(panorama)?;
+        let expected = [panorama.channels(), self.plane_size, self.plane_size];
+        for planes in [before, &after] {
+            self.check_planes(planes, expected)?;
+        }
+        let mut changes = after;
+        for (change, before) in changes.iter_mut().zip(before) {
+            for (change, before) in change.data_mut().iter_mut().zip(before.data()) {
+                *change -= before;
+            }
+        }
+        let mut merged = self.to_erp(&changes)?;
+        for (merged, before) in merged.data_mut().iter_mut().zip(panorama.data()) {
+            *merged += before;
+        }
+        Ok(merged)
     }
 
     /// Blends what the planes show of a row of the panorama into its lines in every channel, which
@@ -870,28 +913,42 @@ impl TangentProjection {
         out
     }
 
-    fn samplers<'a>(
-        &self,
-        planes: &'a [Raster],
-    ) -> Result<(Vec<Sampler<'a>>, usize), TangentError> {
+    fn check_panorama(&self, panorama: &Raster) -> Result<(), TangentError> {
+        let [_, height, width] = panorama.shape();
+        if Erp::of(panorama) == Ok(self.erp) {
+            return Ok(());
+        }
+        Err(TangentError::WrongPanorama {
+            expected: self.erp,
+            height,
+            width,
+        })
+    }
+
+    fn check_planes(&self, planes: &[Raster], expected: [usize; 3]) -> Result<(), TangentError> {
         if planes.len() != self.planes.len() {
             return Err(TangentError::WrongPlaneCount {
                 expected: self.planes.len(),
                 found: planes.len(),
             });
         }
+        match planes.iter().position(|plane| plane.shape() != expected) {
+            None => Ok(()),
+            Some(index) => Err(TangentError::WrongPlane {
+                index,
+                expected,
+                found: planes[index].shape(),
+            }),
+        }
+    }
+
+    fn samplers<'a>(
+        &self,
+        planes: &'a [Raster],
+    ) -> Result<(Vec<Sampler<'a>>, usize), TangentError> {
         let size = self.plane_size;
         let channels = planes.first().map_or(0, Raster::channels);
-        let expected = [channels, size, size];
-        for (index, plane) in planes.iter().enumerate() {
-            if plane.shape() != expected {
-                return Err(TangentError::WrongPlane {
-                    index,
-                    expected,
-                    found: plane.shape(),
-                });
-            }
-        }
+        self.check_planes(planes, [channels, size, size])?;
         let factor = self.options.pre_upsample;
         let large = size * factor;
         let sampler = |plane: &'a Raster| {

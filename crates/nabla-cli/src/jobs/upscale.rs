@@ -15,8 +15,8 @@ use nabla::data::{
 };
 use nabla::diffusion::prior::SuperResolutionPrior;
 use nabla::panorama::{
-    BicubicDown, Erp, Evaluation, Interpolation, LinearOperator, OmniSsr, OmniSsrConfig, evaluate,
-    resize_erp, to_8_bit,
+    BicubicDown, Erp, Evaluation, Interpolation, LinearOperator, Merge, OmniSsr, OmniSsrConfig,
+    evaluate, resize_erp, to_8_bit,
 };
 use serde::Serialize;
 
@@ -57,9 +57,30 @@ pub struct Arguments {
     /// The most pixels along a side that the network sees at once; less needs less memory
     #[arg(long, value_name = "PIXELS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
     tile: u32,
+    /// What of the tangent planes is merged into the panorama
+    #[arg(long, value_enum, default_value_t)]
+    merge: MergeChoice,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum MergeChoice {
+    /// What the model changed in them, so that resampling takes nothing from the rest
+    #[default]
+    Changes,
+    /// The planes themselves, as in the published code
+    Pictures,
+}
+
+impl From<MergeChoice> for Merge {
+    fn from(choice: MergeChoice) -> Self {
+        match choice {
+            MergeChoice::Changes => Self::Changes,
+            MergeChoice::Pictures => Self::Pictures,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -195,6 +216,7 @@ impl<'a> Engine<'a> {
             steps: self.arguments.steps.map(|steps| steps as usize),
             seed: self.arguments.seed,
             tile: self.arguments.tile as usize,
+            merge: self.arguments.merge.into(),
             ..OmniSsrConfig::new(self.arguments.scale.factor())
         };
         let omnissr: OmniSsr<_> =
