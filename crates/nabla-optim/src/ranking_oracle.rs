@@ -701,4 +701,55 @@ mod tests {
             assert!(NoisyFunctionOracle::new(|x: &[f64]| x[0], noise, 0).is_err());
         }
     }
+
+    /// A linear layer learns what another one does from the order of its losses alone; a parameter that
+    /// requires no gradient is no coordinate.
+    #[test]
+    fn a_module_learns_from_the_order_of_its_losses() {
+        use crate::zeroth_order::LineSearch;
+        use crate::zo_rank_sgd::{ZoRankSgd, ZoRankSgdConfig};
+        use burn::nn::{Linear, LinearConfig};
+        use burn::tensor::Device;
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let x = SeededNoise::new(0, 0).normal([20, 3], &device);
+            let model: Linear = LinearConfig::new(3, 1).init(&device);
+            let target = x.clone().sum_dim(1);
+            let loss = |model: &Linear| {
+                let error = model.forward(x.clone()) - target.clone();
+                f64::from(error.square().mean().into_scalar::<f32>())
+            };
+            let mut oracle = ModuleOracle::new(model, loss).unwrap();
+            let zero = vec![0.0; 4];
+            let before = loss(&oracle.module(&zero).unwrap());
+            let config = ZoRankSgdConfig::new()
+                .with_step_size(0.5)
+                .with_line_search(Some(LineSearch::new()));
+            assert_eq!(oracle.start().unwrap().len(), 4);
+            let mut run = ZoRankSgd::new(config, zero).unwrap();
+            for _ in 0..60 {
+                run.step(&mut oracle).unwrap();
+            }
+            let after = loss(&oracle.module(run.point()).unwrap());
+            assert!(after < 0.02 * before, "{before} {after}");
+            // What the layer has is the point, in 32 bits.
+            let layer = oracle.module(run.point()).unwrap();
+            let bias: Vec<f64> = match layer.bias {
+                Some(bias) => bias.val().into_data().iter::<f64>().collect(),
+                None => Vec::new(),
+            };
+            assert_eq!(bias, [f64::from(run.point()[3] as f32)]);
+            assert!(oracle.module(&[0.0; 3]).is_err());
+
+            let mut frozen = layer.weight;
+            frozen = frozen.set_require_grad(false);
+            let model = Linear {
+                weight: frozen,
+                bias: oracle.module(&[0.0; 4]).unwrap().bias,
+            };
+            assert_eq!(
+                ModuleOracle::new(model, loss).unwrap().start().unwrap(),
+                [0.0]
+            );
+        }
+    }
 }

@@ -483,7 +483,7 @@ mod tests {
             written,
             "nabla-ranking 1\n\
              {\"question\":4,\"candidates\":3,\"best\":2,\"dimension\":1}\n\
-             {\"id\":1,\"point\":[0.1]}\n{\"id\":2,\"point\":[-2.0]}\n{\"id\":3,\"point\":[1e300]}\n"
+             {\"id\":1,\"point\":[0.1]}\n{\"id\":2,\"point\":[-2.0]}\n{\"id\":3,\"point\":[1e+300]}\n"
         );
         // The last line needs no end.
         assert_eq!(ask(b"2>3").0.unwrap(), [1, 2]);

@@ -170,7 +170,7 @@ fn an_order_is_enough_for_the_quadratic_and_the_line_search_goes_further() {
     };
     let searched = run(&searching());
     let fixed = [0.02, 0.05, 0.2].map(|step| run(&plain(step)));
-    println!("quadratic: line search {searched:.3e}, without {fixed:.3e?}");
+    println!("quadratic: line search {searched:.3e}, without {fixed:?}");
     assert!(searched < 2e-3, "{searched}");
     for fixed in fixed {
         assert!(fixed > 10.0 * searched && fixed < 10.0, "{fixed}");
@@ -208,7 +208,7 @@ fn more_points_and_longer_orders_descend_further() {
     };
     let orders = [1, 3, 10, 100].map(|k| run(100, k));
     let sizes = [5, 20, 100].map(|m| run(m, m));
-    println!("m = 100, k = 1, 3, 10, 100: {orders:.3e?}; m = k = 5, 20, 100: {sizes:.3e?}");
+    println!("m = 100, k = 1, 3, 10, 100: {orders:?}; m = k = 5, 20, 100: {sizes:?}");
     for values in [&orders[..], &sizes[..]] {
         assert!(values.windows(2).all(|w| w[1] < w[0]), "{values:?}");
     }
@@ -226,7 +226,7 @@ fn noise_slows_the_descent_but_does_not_end_it() {
         })
     };
     let found = [0.0, 0.1, 1.0].map(run);
-    println!("noise 0, 0.1, 1: {found:.3e?}");
+    println!("noise 0, 0.1, 1: {found:?}");
     assert!(
         found[0] < found[1] && found[1] < found[2] && found[2] < 20.0,
         "{found:?}"
@@ -282,7 +282,7 @@ fn the_order_of_the_papers_comparison() {
         ("Rosenbrock", rosenbrock, 1e-3),
     ] {
         let found = [ranked(f), values(f, step), compared(f), jumped(f)];
-        println!("{name}: rank, values, comparisons, jumps {found:.3e?}");
+        println!("{name}: rank, values, comparisons, jumps {found:?}");
         assert!(found[0] < found[2] && found[0] < found[3], "{found:?}");
     }
 }
