@@ -9,8 +9,8 @@
 //! * [`zo_rank_sgd`]: ZO-RankSGD, descent where only the order of points is known;
 //! * [`ranking_oracle`]: what puts points in order: a function, with noise, a Burn module;
 //! * [`ranking_protocol`]: the same by a person or a program, over lines of text;
-//! * [`zo_sgd`], [`scobo`], [`gld`]: descent by values, by comparisons and by random jumps, which
-//!   ZO-RankSGD is measured against;
+//! * [`zo_sgd`], [`scobo`], [`gld`], [`cma_es`]: descent by values, by comparisons, by random jumps and
+//!   by evolution, which ZO-RankSGD is measured against;
 //! * [`zeroth_order`]: perturbations, schedules and the line search of these;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
@@ -25,6 +25,7 @@ pub mod adabelief;
 pub mod adamp;
 pub mod checked_record;
 pub mod checked_step;
+pub mod cma_es;
 pub mod diffgrad;
 pub mod gld;
 pub mod m_fac;

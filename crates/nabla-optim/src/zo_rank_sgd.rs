@@ -15,16 +15,16 @@
 //! average: `⟨∇f, E g⟩ ≥ ‖∇f‖ − C_d μ L`. An order tells nothing of the gradient's length, so `g` has
 //! about one length wherever it is taken: a constant η ends in a neighbourhood of the minimum whose
 //! size is about η. For an `L`-smooth function, `η_t = 1/√(dt)` with μ falling like `1/√t` reaches
-//! `min ‖∇f(x_t)‖ = O(√(d log T/T))` ([`with_theory_schedule`](ZoRankSgdConfig::with_theory_schedule)).
+//! `min ‖∇f(x_t)‖ = O(√(d/T) log T)` ([`with_theory_schedule`](ZoRankSgdConfig::with_theory_schedule)).
 //!
 //! How noisy `g` is depends on the graph. With two independent edges' mean product
 //! `M₁ = ‖E g_{12}‖²` and that of two edges which share a point, `M₂ = E⟨g_{12}, g_{13}⟩`,
 //!
 //! ```text
-//! E‖g‖² = 2d/|E| + N(E)/|E|² M₂ + (|E|² − |E| − N(E))/|E|² M₁         ([`second_moment`])
+//! E‖g‖² = 2d/|E| + N(E)/|E|² M₂ + (|E|² − |E| − N(E))/|E|² M₁
 //! ```
 //!
-//! of which only `M₁` is signal. For large m the second term is what is left of the rest: about
+//! ([`second_moment`]), of which only `M₁` is signal. For large m the second term is what is left of the rest: about
 //! `4/m M₂` for `k = m`, but `M₂/k` for a short list of many points.
 //!
 //! **Line search** ([`LineSearch`], algorithm 2), with the same oracle: the best of
@@ -38,7 +38,7 @@
 //! the next estimate does not replace `g` but is averaged with all since the last move, so that the
 //! direction's variance falls until there is progress.
 //!
-//! Further means against variance, of which the second is our addition: several rankings per estimate
+//! Further means against variance, both our additions: several rankings per estimate
 //! ([`rankings`](ZoRankSgdConfig::rankings)), averaged, for a person who can compare 5 things but not
 //! 50; and directions that are orthogonal to each other ([`Directions::Orthogonal`]).
 //!

@@ -5,8 +5,11 @@
 use std::ops::ControlFlow;
 
 use nabla_grad::seeded_noise::SeededNoise;
+use nabla_optim::cma_es::CmaEs;
 use nabla_optim::gld::{GradientlessDescent, Radii};
-use nabla_optim::ranking_oracle::{FunctionOracle, NoisyFunctionOracle, RankingOracle, ValueNoise};
+use nabla_optim::ranking_oracle::{
+    FunctionOracle, NoisyFunctionOracle, Ranking, RankingOracle, ValueNoise,
+};
 use nabla_optim::scobo::{Scobo, ScoboConfig};
 use nabla_optim::zeroth_order::{Directions, LineSearch};
 use nabla_optim::zo_rank_sgd::{EdgeWeights, ZoRankSgd, ZoRankSgdConfig};
@@ -107,6 +110,42 @@ fn every_step_is_that_of_the_authors_code() {
     }
     // Both branches of the line search are there.
     assert!(stays >= 4, "{stays}");
+}
+
+/// A run of the package cmaes; `reference/cma_es.py`.
+#[derive(Deserialize)]
+struct Evolution {
+    candidates: usize,
+    sigma: f64,
+    start: Vec<f64>,
+    steps: Vec<Generation>,
+}
+
+#[derive(Deserialize)]
+struct Generation {
+    points: Vec<f64>,
+    order: Vec<usize>,
+    mean: Vec<f64>,
+    sigma: f64,
+}
+
+#[test]
+fn cma_es_learns_as_the_package_does() {
+    let cases: Vec<Evolution> =
+        serde_json::from_str(include_str!("reference/cma_es.json")).unwrap();
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let mut run = CmaEs::new(case.start, case.sigma, case.candidates, 0).unwrap();
+        for (i, step) in case.steps.into_iter().enumerate() {
+            let ranking = Ranking::new(case.candidates, step.order).unwrap();
+            run.update(&step.points, &ranking).unwrap();
+            let close = |a: f64, b: f64| (a - b).abs() < 1e-9 * (1.0 + b.abs());
+            assert!(close(run.sigma() / step.sigma, 1.0), "{i}: {}", run.sigma());
+            for (&a, &b) in run.point().iter().zip(&step.mean) {
+                assert!(close(a, b), "{i}: {a} {b}");
+            }
+        }
+    }
 }
 
 fn quadratic(x: &[f64]) -> f64 {
@@ -233,8 +272,8 @@ fn noise_slows_the_descent_but_does_not_end_it() {
     );
 }
 
-/// The methods of the paper's comparison with the same 6000 queries on the quadratic: ZO-RankSGD is
-/// between those that see values and those that compare with `x` only.
+/// The methods of the paper's comparison with the same 6000 queries: ZO-RankSGD is better than those
+/// that compare with `x` only or jump at random, and about as good as CMA-ES.
 #[test]
 fn the_order_of_the_papers_comparison() {
     const BUDGET: u64 = 6000;
@@ -277,12 +316,30 @@ fn the_order_of_the_papers_comparison() {
             f(run.point())
         })
     };
+    let evolved = |f: fn(&[f64]) -> f64| {
+        mean(|seed| {
+            let mut run = CmaEs::new(start(seed), 0.5, 15, seed).unwrap();
+            while run.queries() + 15 <= BUDGET {
+                run.step(&mut FunctionOracle::new(f)).unwrap();
+            }
+            f(run.point())
+        })
+    };
     for (name, f, step) in [
         ("quadratic", quadratic as fn(&[f64]) -> f64, 0.1),
         ("Rosenbrock", rosenbrock, 1e-3),
     ] {
-        let found = [ranked(f), values(f, step), compared(f), jumped(f)];
-        println!("{name}: rank, values, comparisons, jumps {found:?}");
+        let found = [
+            ranked(f),
+            values(f, step),
+            compared(f),
+            jumped(f),
+            evolved(f),
+        ];
+        println!("{name}: rank, values, comparisons, jumps, evolution {found:?}");
         assert!(found[0] < found[2] && found[0] < found[3], "{found:?}");
+        // Evolution is about as good.
+        let ratio = found[0] / found[4];
+        assert!((0.1..10.0).contains(&ratio), "{found:?}");
     }
 }
