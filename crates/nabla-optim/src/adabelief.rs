@@ -46,9 +46,8 @@ use crate::precision::{bias_correction, in_full_precision, like};
 use crate::weight_decay::WeightDecayMode;
 
 /// Configuration of [`AdaBelief`]. The defaults are those of `adabelief-pytorch` since 0.1; the
-/// presets are the rows of the authors' table, each with the learning rate to use with it. What a row
-/// leaves open, whether the decay of [`lstm`](Self::lstm) is coupled and whether it and
-/// [`gan`](Self::gan) rectify, is as in 0.0.5, the version of the paper's results: coupled and no.
+/// presets are the rows of the table of hyper-parameters in the authors' repository, each with the
+/// learning rate to use with it.
 ///
 /// A large ε (1e-8) suits tasks where SGD is better than Adam, a small one (1e-12 to 1e-16) those
 /// where Adam is better.
@@ -116,6 +115,11 @@ impl AdaBeliefConfig {
             .with_rectify(false)
     }
 
+    /// Object detection (PASCAL VOC): learning rate 1e-4.
+    pub fn object_detection() -> Self {
+        Self::vision().with_weight_decay(1e-4)
+    }
+
     /// A transformer for translation: learning rate 5e-4.
     pub fn transformer() -> Self {
         Self::new().with_weight_decay(1e-4)
@@ -144,9 +148,14 @@ impl AdaBeliefConfig {
             .with_rectify(false)
     }
 
-    /// Reinforcement learning.
+    /// Reinforcement learning with a value network (Rainbow): learning rate 1e-4.
     pub fn reinforcement_learning() -> Self {
         Self::new().with_epsilon(1e-10)
+    }
+
+    /// Reinforcement learning with continuous actions (HalfCheetah-v2): learning rate 1e-3.
+    pub fn continuous_control() -> Self {
+        Self::new().with_epsilon(1e-12)
     }
 
     /// The optimizer, for a parameter group.
@@ -611,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn configurations_are_checked_and_presets_valid() {
+    fn configurations_are_checked() {
         let config = AdaBeliefConfig::new();
         for bad in [
             config.clone().with_beta_1(1.0),
@@ -621,19 +630,43 @@ mod tests {
         ] {
             assert!(bad.build().is_err() && bad.init().is_err());
         }
-        for preset in [
-            AdaBeliefConfig::vision(),
-            AdaBeliefConfig::imagenet(),
-            AdaBeliefConfig::transformer(),
-            AdaBeliefConfig::gan(),
-            AdaBeliefConfig::spectral_normalisation_gan(),
-            AdaBeliefConfig::lstm(1),
-            AdaBeliefConfig::lstm(2),
-            AdaBeliefConfig::reinforcement_learning(),
-        ] {
-            assert!(preset.init().is_ok());
-        }
         let clipped = config.with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)));
         assert!(clipped.init().unwrap().has_gradient_clipping());
+    }
+
+    /// The table of the authors' README: β₁, ε, decay, whether it is decoupled, rectification. β₂ is
+    /// 0.999 and AMSGrad off in all rows.
+    #[test]
+    fn presets_are_the_authors_table() {
+        let row = |config: AdaBeliefConfig| {
+            assert!(config.init().is_ok() && config.beta_2 == 0.999 && !config.amsgrad);
+            let decoupled = config.weight_decay_mode == WeightDecayMode::Decoupled;
+            let decay = (config.weight_decay, config.weight_decay == 0.0 || decoupled);
+            (config.beta_1, config.epsilon, decay, config.rectify)
+        };
+        type C = AdaBeliefConfig;
+        assert_eq!(row(C::vision()), (0.9, 1e-8, (5e-4, false), false));
+        assert_eq!(row(C::imagenet()), (0.9, 1e-8, (1e-2, true), false));
+        assert_eq!(
+            row(C::object_detection()),
+            (0.9, 1e-8, (1e-4, false), false)
+        );
+        assert_eq!(row(C::lstm(1)), (0.9, 1e-16, (1.2e-6, false), false));
+        assert_eq!(row(C::lstm(2)), (0.9, 1e-12, (1.2e-6, false), false));
+        assert_eq!(row(C::lstm(3)), (0.9, 1e-12, (1.2e-6, false), false));
+        assert_eq!(row(C::gan()), (0.5, 1e-12, (0.0, true), false));
+        assert_eq!(
+            row(C::spectral_normalisation_gan()),
+            (0.5, 1e-16, (0.0, true), true)
+        );
+        assert_eq!(row(C::transformer()), (0.9, 1e-16, (1e-4, true), true));
+        assert_eq!(
+            row(C::reinforcement_learning()),
+            (0.9, 1e-10, (0.0, true), true)
+        );
+        assert_eq!(
+            row(C::continuous_control()),
+            (0.9, 1e-12, (0.0, true), true)
+        );
     }
 }

@@ -20,9 +20,9 @@
 //! Coupled weight decay is added to the gradient before anything else, so that it is part of the
 //! difference, as in the authors' code; [decoupled decay](crate::weight_decay) leaves it out.
 //!
-//! [`Friction::Sigmoid`] is the published and recommended coefficient. The paper compares others in a
-//! table which we could not check; the enumeration has those that public code documents, and says of
-//! each where it is from. They are for experiments.
+//! [`Friction::Sigmoid`] is the published and recommended coefficient. The paper compares five others,
+//! DFC1 to DFC5, in its section "Experiments With diffGrad Variants", of which DFC3 to DFC5 do best at
+//! batches of 64 and 128 there; two more are from public code. [`Friction`] has all.
 //!
 //! The regret bound of the paper is proved as Adam's first one was, and like it does not exclude that
 //! the method diverges on a convex problem.
@@ -50,16 +50,27 @@ use crate::weight_decay::WeightDecayMode;
 /// The friction coefficient ξ as a function of the gradients; σ is the logistic function.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Friction {
-    /// `σ(|g' − g|)`, in [½, 1): the method (version 0).
+    /// `σ(|g' − g|)`, in [½, 1): the method, the paper's DFC.
     Sigmoid,
-    /// `σ(g' − g)`, in (0, 1): version 1 of the implementations by L. Wright
-    /// (lessw2020/Best-Deep-Learning-Optimizers) after the paper's table.
+    /// `σ(g' − g)`, in (0, 1): DFC1.
     SignedSigmoid,
-    /// `9 σ(½|g' − g|) − 4`, in [½, 5): version 2 of the same.
+    /// `9 σ(½|g' − g|) − 4`, in [½, 5): DFC2, whose brackets are misprinted in the journal, but not its
+    /// range.
     WideSigmoid,
+    /// `σ(ν|g' − g| − μ)`: DFC3, with the mean μ and the standard deviation ν of the absolute gradients
+    /// of the batch. Taken here over the elements of the parameter's gradient, which is all that an
+    /// optimizer sees of a batch. Below ½ where the change is small, whatever the paper says of the
+    /// range.
+    DeviationSigmoid,
+    /// `σ(ν²|g' − g| − μ)`: DFC4, as DFC3.
+    SquaredDeviationSigmoid,
+    /// `σ(√ν|g' − g| − μ)`: DFC5, as DFC3.
+    RootDeviationSigmoid,
     /// `2σ(|g' − g|) − 1 = tanh(½|g' − g|)`, in [0, 1): no step at all where the gradient is the same.
+    /// Not of the paper.
     Tanh,
-    /// `σ(|m' − m|)`, in [½, 1): the difference of successive averages instead of gradients.
+    /// `σ(|m' − m|)`, in [½, 1): the difference of successive averages instead of gradients. Not of the
+    /// paper.
     MomentumSigmoid,
 }
 
@@ -184,16 +195,34 @@ impl DiffGrad {
             None => (grad.zeros_like(), grad.zeros_like()),
         };
         let new_m = m.clone() * self.beta_1 + grad.clone() * (1.0 - self.beta_1);
-        self.composed_friction(previous - grad, m - new_m)
+        self.composed_friction(&grad, previous - grad.clone(), m - new_m)
     }
 
-    /// ξ, from the differences of the gradients and of their averages.
-    fn composed_friction<const D: usize>(&self, grad: Tensor<D>, m: Tensor<D>) -> Tensor<D> {
+    /// ξ, from the gradient `g` and the differences of the gradients and of their averages.
+    fn composed_friction<const D: usize>(
+        &self,
+        g: &Tensor<D>,
+        difference: Tensor<D>,
+        m: Tensor<D>,
+    ) -> Tensor<D> {
         match self.friction {
-            Friction::Sigmoid => activation::sigmoid(grad.abs()),
-            Friction::SignedSigmoid => activation::sigmoid(grad),
-            Friction::WideSigmoid => activation::sigmoid(grad.abs() * 0.5) * 9.0 - 4.0,
-            Friction::Tanh => activation::sigmoid(grad.abs()) * 2.0 - 1.0,
+            Friction::Sigmoid => activation::sigmoid(difference.abs()),
+            Friction::SignedSigmoid => activation::sigmoid(difference),
+            Friction::WideSigmoid => activation::sigmoid(difference.abs() * 0.5) * 9.0 - 4.0,
+            friction @ (Friction::DeviationSigmoid
+            | Friction::SquaredDeviationSigmoid
+            | Friction::RootDeviationSigmoid) => {
+                let size = g.clone().abs();
+                let mean = size.clone().mean().reshape([1; D]);
+                let variance = (size - mean.clone()).square().mean().reshape([1; D]);
+                let factor = match friction {
+                    Friction::SquaredDeviationSigmoid => variance,
+                    Friction::RootDeviationSigmoid => variance.sqrt().sqrt(),
+                    _ => variance.sqrt(),
+                };
+                activation::sigmoid(difference.abs() * factor - mean)
+            }
+            Friction::Tanh => activation::sigmoid(difference.abs()) * 2.0 - 1.0,
             Friction::MomentumSigmoid => activation::sigmoid(m.abs()),
         }
     }
@@ -267,12 +296,25 @@ impl DiffGrad {
         let g = g + w.clone() * coupling;
         let new_m = m.clone() * self.beta_1 + g.clone() * (1.0 - self.beta_1);
         let v = v * self.beta_2 + g.clone().square() * (1.0 - self.beta_2);
-        let xi = self.composed_friction(previous - g.clone(), m - new_m.clone());
+        let xi = self.composed_friction(&g, previous - g.clone(), m - new_m.clone());
         let (step, root) = self.step_size(lr, time);
         let denominator = v.clone().sqrt() * root + self.epsilon;
         let decay = self.weight_decay_mode.factor(lr, self.weight_decay);
         let w = w * decay - xi * new_m.clone() / denominator * step;
         [w, new_m, v, g]
+    }
+
+    /// The mean and the variance of the absolute gradients, with coupled weight decay.
+    fn mean_and_variance(&self, w: &Dense, g: &Dense) -> (f64, f64) {
+        let coupling = self.weight_decay_mode.coupling(self.weight_decay) as f32;
+        let sizes = || {
+            let pairs = w.values().iter().zip(g.values());
+            pairs.map(|(w, g)| f64::from((g + coupling * w).abs()))
+        };
+        let count = g.values().len().max(1) as f64;
+        let mean = sizes().sum::<f64>() / count;
+        let variance = sizes().map(|size| (size - mean).powi(2)).sum::<f64>() / count;
+        (mean, variance)
     }
 
     /// The step from `[w, m, v, g']` and `g` to `[w, m, v, g]`, in one pass.
@@ -295,27 +337,45 @@ impl DiffGrad {
             step: step as f32,
             root: root as f32,
         };
-        // `previous` has a buffer of its own, into which the gradient is copied.
-        let written = [&mut w, &mut m, &mut v, &mut previous];
-        // One function for each coefficient, for a choice per element would not be vectorised.
+        // `previous` has a buffer of its own, into which the gradient is copied. One function for each
+        // coefficient, for a choice per element would not be vectorised.
         match self.friction {
             Friction::Sigmoid => {
+                let written = [&mut w, &mut m, &mut v, &mut previous];
                 let xi = |g: f32, _| sigmoid(g.abs());
                 update(&Step { numbers, xi }, written, [g]);
             }
             Friction::SignedSigmoid => {
+                let written = [&mut w, &mut m, &mut v, &mut previous];
                 let xi = |g: f32, _| sigmoid(g);
                 update(&Step { numbers, xi }, written, [g]);
             }
             Friction::WideSigmoid => {
+                let written = [&mut w, &mut m, &mut v, &mut previous];
                 let xi = |g: f32, _| 9.0 * sigmoid(0.5 * g.abs()) - 4.0;
                 update(&Step { numbers, xi }, written, [g]);
             }
+            friction @ (Friction::DeviationSigmoid
+            | Friction::SquaredDeviationSigmoid
+            | Friction::RootDeviationSigmoid) => {
+                let (mean, variance) = self.mean_and_variance(&w, g);
+                let factor = match friction {
+                    Friction::SquaredDeviationSigmoid => variance,
+                    Friction::RootDeviationSigmoid => variance.sqrt().sqrt(),
+                    _ => variance.sqrt(),
+                };
+                let (factor, mean) = (factor as f32, mean as f32);
+                let written = [&mut w, &mut m, &mut v, &mut previous];
+                let xi = |g: f32, _| sigmoid(factor * g.abs() - mean);
+                update(&Step { numbers, xi }, written, [g]);
+            }
             Friction::Tanh => {
+                let written = [&mut w, &mut m, &mut v, &mut previous];
                 let xi = |g: f32, _| 2.0 * sigmoid(g.abs()) - 1.0;
                 update(&Step { numbers, xi }, written, [g]);
             }
             Friction::MomentumSigmoid => {
+                let written = [&mut w, &mut m, &mut v, &mut previous];
                 let xi = |_, m: f32| sigmoid(m.abs());
                 update(&Step { numbers, xi }, written, [g]);
             }
@@ -467,6 +527,7 @@ mod tests {
                 Friction::Sigmoid,
                 Friction::SignedSigmoid,
                 Friction::WideSigmoid,
+                Friction::DeviationSigmoid,
                 Friction::Tanh,
                 Friction::MomentumSigmoid,
             ] {
@@ -486,8 +547,11 @@ mod tests {
                         Friction::Sigmoid => logistic(d.abs()),
                         Friction::SignedSigmoid => logistic(d),
                         Friction::WideSigmoid => 9.0 * logistic(0.5 * d.abs()) - 4.0,
+                        // One number has no deviation.
+                        Friction::DeviationSigmoid => logistic(-g.abs()),
                         Friction::Tanh => (0.5 * d.abs()).tanh(),
                         Friction::MomentumSigmoid => logistic((m_last - m).abs()),
+                        other => unreachable!("{other:?} is tested over whole gradients"),
                     };
                     let (c1, c2) = (1.0 - 0.9f64.powi(t), 1.0 - 0.999f64.powi(t));
                     w -= match placement {
@@ -502,6 +566,58 @@ mod tests {
                     assert!(
                         (ours - w).abs() < 1e-12,
                         "{friction:?} {placement:?}: {ours} {w}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// DFC3 to DFC5 at the second step, from the mean 2 and the variance 2/3 of the absolute gradients,
+    /// with and without coupled decay, of Burn's operations (64 bits) and in one pass (32 bits).
+    #[test]
+    fn the_papers_coefficients_of_the_whole_gradient() {
+        let (first, second) = ([0.5, 0.5, -1.0], [1.0, -2.0, 3.0]);
+        for (friction, power) in [
+            (Friction::RootDeviationSigmoid, 0.5),
+            (Friction::DeviationSigmoid, 1.0),
+            (Friction::SquaredDeviationSigmoid, 2.0),
+        ] {
+            let config = DiffGradConfig::new().with_friction(friction);
+            let optimizer = config.build().unwrap();
+            let deviation = f64::sqrt(2.0 / 3.0).powf(power);
+            let expected: Vec<f64> = first
+                .iter()
+                .zip(second)
+                .map(|(a, b): (&f64, f64)| logistic(deviation * (a - b).abs() - 2.0))
+                .collect();
+            for dtype in [DType::F64, DType::F32] {
+                let vector = |x: [f64; 3]| vector(&x).cast(dtype);
+                let (w, state) = optimizer.step(0.1, vector([1.0; 3]), vector(first), None);
+                let state = state.unwrap();
+                let found = optimizer.friction(Some(&state), vector(second));
+                let found: Vec<f64> = found.into_data().iter().collect();
+                let adam = DiffGradConfig::new().with_friction(Friction::Sigmoid);
+                let adam = adam.build().unwrap();
+                let step = |optimizer: &DiffGrad| {
+                    let (new, _) =
+                        optimizer.step(0.1, w.clone(), vector(second), Some(state.clone()));
+                    (w.clone() - new)
+                        .into_data()
+                        .iter::<f64>()
+                        .collect::<Vec<_>>()
+                };
+                // The steps of two coefficients have the proportion of the coefficients.
+                let (ours, plain) = (step(&optimizer), step(&adam));
+                for i in 0..3 {
+                    assert!(
+                        (found[i] - expected[i]).abs() < 1e-6,
+                        "{friction:?}: {found:?}"
+                    );
+                    let sigmoid = logistic((first[i] - second[i]).abs());
+                    let share = ours[i] / plain[i] * sigmoid;
+                    assert!(
+                        (share - expected[i]).abs() < 1e-5,
+                        "{friction:?}: {share} {expected:?}"
                     );
                 }
             }

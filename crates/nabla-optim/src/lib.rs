@@ -6,6 +6,12 @@
 //! * [`m_fac`]: M-FAC, products with the inverse empirical Fisher matrix, for pruning and steps;
 //! * [`normalized_lr`]: Normalized LR+GD and perceptrons, for a separating hyperplane;
 //! * [`matrix_sensing`]: low-rank matrices from measurements by their factors;
+//! * [`zo_rank_sgd`]: ZO-RankSGD, descent where only the order of points is known;
+//! * [`ranking_oracle`]: what puts points in order: a function, with noise, a Burn module;
+//! * [`ranking_protocol`]: the same by a person or a program, over lines of text;
+//! * [`zo_sgd`], [`scobo`], [`gld`], [`cma_es`]: descent by values, by comparisons, by random jumps and
+//!   by evolution, which ZO-RankSGD is measured against;
+//! * [`zeroth_order`]: perturbations, schedules and the line search of these;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
 //! * [`optimizer_config`]: why a configuration is refused;
@@ -19,14 +25,22 @@ pub mod adabelief;
 pub mod adamp;
 pub mod checked_record;
 pub mod checked_step;
+pub mod cma_es;
 pub mod diffgrad;
+pub mod gld;
 pub mod m_fac;
 pub mod matrix_sensing;
 pub mod normalized_lr;
 pub mod optimizer_config;
 mod precision;
+pub mod ranking_oracle;
+pub mod ranking_protocol;
 pub mod rate_fit;
+pub mod scobo;
 pub mod weight_decay;
+pub mod zeroth_order;
+pub mod zo_rank_sgd;
+pub mod zo_sgd;
 
 // Burn's derive of `RecordState` looks for these in the root of the crate.
 pub(crate) use burn::optim::{RecordState, StateSink, StateSource};

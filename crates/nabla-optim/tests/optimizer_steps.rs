@@ -45,10 +45,13 @@ fn sgdps() -> Vec<SgdP> {
     .collect()
 }
 
-const FRICTIONS: [Friction; 5] = [
+const FRICTIONS: [Friction; 8] = [
     Friction::Sigmoid,
     Friction::SignedSigmoid,
     Friction::WideSigmoid,
+    Friction::DeviationSigmoid,
+    Friction::SquaredDeviationSigmoid,
+    Friction::RootDeviationSigmoid,
     Friction::Tanh,
     Friction::MomentumSigmoid,
 ];

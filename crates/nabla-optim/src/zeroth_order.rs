@@ -1,0 +1,271 @@
+//! What descents without gradients share: perturbations, schedules, the line search, and why a run
+//! stops.
+
+use burn::config::Config;
+use nabla_grad::seeded_noise::SeededNoise;
+
+/// Why a run cannot begin, go on or be resumed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ZerothOrderError {
+    /// A number of the configuration that is too small.
+    #[error("the {name} is {value}, but it must be at least {least}")]
+    Count {
+        /// Which one.
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// The least it may be.
+        least: usize,
+    },
+    /// More points to be named than there are.
+    #[error(
+        "the best {best} of {candidates} points are asked for, but it must be 1 to {candidates}"
+    )]
+    Best {
+        /// How many are asked for.
+        best: usize,
+        /// Of how many points.
+        candidates: usize,
+    },
+    /// A number of the configuration that is not in its range.
+    #[error("the {name} is {value}, but it must be {expected}")]
+    Value {
+        /// Which one.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// Nowhere to start.
+    #[error("the start has no coordinates")]
+    Empty,
+    /// A coordinate of the start or of a saved state that is no number.
+    #[error("coordinate {index} of the {vector} is {value}, but it must be finite")]
+    NotFinite {
+        /// Which vector.
+        vector: &'static str,
+        /// Which coordinate, from 0.
+        index: usize,
+        /// Its value.
+        value: f64,
+    },
+    /// An answer to another question.
+    #[error(
+        "the answer names {best} of {candidates} points, but the question is for {expected_best} of \
+         {expected_candidates}"
+    )]
+    Answer {
+        /// Named in the answer.
+        best: usize,
+        /// Points of the answer.
+        candidates: usize,
+        /// Asked for.
+        expected_best: usize,
+        /// Points of the question.
+        expected_candidates: usize,
+    },
+    /// The steps have left the finite numbers.
+    #[error("the point is not finite any more: lower the step size")]
+    Diverged,
+    /// A saved state that no run can have.
+    #[error("the saved state does not fit: {0}")]
+    State(&'static str),
+}
+
+/// Why a run with an oracle stopped.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum RunError<E: std::error::Error + 'static> {
+    /// The oracle did not answer. The run is as before the question and can go on.
+    #[error("the oracle did not answer: {0}")]
+    Oracle(#[source] E),
+    /// The run cannot go on.
+    #[error(transparent)]
+    Run(#[from] ZerothOrderError),
+}
+
+/// What the perturbations `ξ` are.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Directions {
+    /// Independent `N(0, I)`, of length about `√d`: the paper.
+    Gaussian,
+    /// Independent and uniform on the unit sphere. Steps and perturbations are `√d` times shorter than
+    /// with Gaussian ones of the same μ and η.
+    Sphere,
+    /// Of length 1 and each orthogonal to the others, up to `d` at a time; as the others, any one of
+    /// them is uniform on the sphere.
+    Orthogonal,
+}
+
+/// How a step size or a perturbation changes over the iterations `t = 1, 2, …`.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// Not at all.
+    Constant,
+    /// By `1/√t`.
+    InverseSquareRoot,
+}
+
+impl Schedule {
+    pub(crate) fn at(self, value: f64, iteration: u64) -> f64 {
+        match self {
+            Self::Constant => value,
+            Self::InverseSquareRoot => value / (iteration as f64).sqrt(),
+        }
+    }
+}
+
+/// How far to go along the direction; see [`zo_rank_sgd`](crate::zo_rank_sgd).
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct LineSearch {
+    /// Points in the question, `l`, with the one where the run is. Default 5.
+    #[config(default = 5)]
+    pub candidates: usize,
+    /// Each step is shorter than the one before by this factor, `γ`, in (0, 1). Default 0.5.
+    #[config(default = 0.5)]
+    pub shrink: f64,
+    /// Whether the best perturbed point of each ranking takes the place of a step. Default false.
+    #[config(default = false)]
+    pub best_perturbed: bool,
+    /// Whether the direction is the mean of all estimates since the last move. Default false.
+    #[config(default = false)]
+    pub accumulate: bool,
+}
+
+impl LineSearch {
+    /// The variant for human feedback (algorithm 3), with `candidates` points in the question.
+    pub fn human_feedback(candidates: usize) -> Self {
+        Self::new()
+            .with_candidates(candidates)
+            .with_best_perturbed(true)
+            .with_accumulate(true)
+    }
+
+    /// # Errors
+    /// If a value is not in its range; `others` of the points are neither steps nor the present one.
+    pub(crate) fn check(self, others: usize) -> Result<(), ZerothOrderError> {
+        let name = "number of points in the line search";
+        least(name, self.candidates, others.saturating_add(2))?;
+        if self.shrink > 0.0 && self.shrink < 1.0 {
+            Ok(())
+        } else {
+            Err(ZerothOrderError::Value {
+                name: "shrinking factor of the line search",
+                value: self.shrink,
+                expected: "greater than 0 and less than 1",
+            })
+        }
+    }
+
+    /// `x − η γ^i g`.
+    pub(crate) fn trial(
+        self,
+        point: &[f64],
+        step_size: f64,
+        direction: &[f64],
+        i: usize,
+    ) -> Vec<f64> {
+        let shrink = self.shrink.powi(i32::try_from(i).unwrap_or(i32::MAX));
+        moved(point, -step_size * shrink, direction)
+    }
+}
+
+pub(crate) fn least(
+    name: &'static str,
+    value: usize,
+    least: usize,
+) -> Result<(), ZerothOrderError> {
+    if value >= least {
+        Ok(())
+    } else {
+        Err(ZerothOrderError::Count { name, value, least })
+    }
+}
+
+pub(crate) fn positive(name: &'static str, value: f64) -> Result<(), ZerothOrderError> {
+    if value > 0.0 && value.is_finite() {
+        Ok(())
+    } else {
+        Err(ZerothOrderError::Value {
+            name,
+            value,
+            expected: "positive and finite",
+        })
+    }
+}
+
+pub(crate) fn finite(vector: &'static str, values: &[f64]) -> Result<(), ZerothOrderError> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(ZerothOrderError::NotFinite {
+            vector,
+            index,
+            value: values[index],
+        }),
+    }
+}
+
+/// The coordinates of a start.
+pub(crate) fn start<X: Into<f64>>(
+    start: impl IntoIterator<Item = X>,
+) -> Result<Vec<f64>, ZerothOrderError> {
+    let point: Vec<f64> = start.into_iter().map(Into::into).collect();
+    if point.is_empty() {
+        return Err(ZerothOrderError::Empty);
+    }
+    finite("point", &point)?;
+    Ok(point)
+}
+
+/// `sum ← sum + factor · vector`.
+pub(crate) fn add(sum: &mut [f64], factor: f64, vector: &[f64]) {
+    for (s, v) in sum.iter_mut().zip(vector) {
+        *s += factor * v;
+    }
+}
+
+/// `point + factor · vector`.
+pub(crate) fn moved(point: &[f64], factor: f64, vector: &[f64]) -> Vec<f64> {
+    let mut moved = point.to_vec();
+    add(&mut moved, factor, vector);
+    moved
+}
+
+pub(crate) fn norm(vector: &[f64]) -> f64 {
+    vector.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+impl Directions {
+    /// `count` perturbations of `dimension` coordinates, `[count, dimension]` row-major, from one
+    /// stream of a seed.
+    pub fn draw(self, count: usize, dimension: usize, seed: u64, stream: u64) -> Vec<f64> {
+        let mut noise = SeededNoise::new(seed, stream);
+        let mut rows: Vec<f64> = Vec::with_capacity(count * dimension);
+        while rows.len() < count * dimension {
+            let normal = noise.normal_values(dimension);
+            let mut row: Vec<f64> = normal.into_iter().map(f64::from).collect();
+            if self != Self::Gaussian {
+                // Twice, as the first projection leaves an error of the size of rounding over what
+                // remains of the row.
+                let drawn = norm(&row);
+                if self == Self::Orthogonal {
+                    let first = rows.len() / dimension / dimension * dimension;
+                    for _ in 0..2 {
+                        for other in rows[first * dimension..].chunks_exact(dimension) {
+                            let dot: f64 = other.iter().zip(&row).map(|(a, b)| a * b).sum();
+                            add(&mut row, -dot, other);
+                        }
+                    }
+                }
+                let length = norm(&row);
+                // Numbers that have no direction of their own are drawn again.
+                if length <= 1e-6 * drawn {
+                    continue;
+                }
+                row.iter_mut().for_each(|r| *r /= length);
+            }
+            rows.extend(row);
+        }
+        rows
+    }
+}
