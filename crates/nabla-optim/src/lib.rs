@@ -6,6 +6,7 @@
 //! * [`m_fac`]: M-FAC, products with the inverse empirical Fisher matrix, for pruning and steps;
 //! * [`normalized_lr`]: Normalized LR+GD and perceptrons, for a separating hyperplane;
 //! * [`matrix_sensing`]: low-rank matrices from measurements by their factors;
+//! * [`block_coordinate_descent`]: block coordinate descent, for regression, classification and graphs;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
 //! * [`optimizer_config`]: why a configuration is refused;
@@ -17,6 +18,7 @@
 
 pub mod adabelief;
 pub mod adamp;
+pub mod block_coordinate_descent;
 pub mod checked_record;
 pub mod checked_step;
 pub mod diffgrad;
