@@ -386,7 +386,7 @@ impl BlockCoordinateDescentConfig {
             return Err(BlockDescentError::Tolerance(self.tolerance));
         }
         penalty.check(n)?;
-        self.check_update(problem, penalty)?;
+        self.check_update(penalty)?;
         let (low, high) = penalty.bounds();
         let nearest = vec![0.0_f64.clamp(low, high); n];
         let x = match start {
@@ -412,11 +412,7 @@ impl BlockCoordinateDescentConfig {
         Descent::new(self, problem, penalty, x, &nearest)?.run(observe)
     }
 
-    fn check_update<P: SmoothProblem>(
-        &self,
-        problem: &P,
-        penalty: &Penalty,
-    ) -> Result<(), BlockDescentError> {
+    fn check_update(&self, penalty: &Penalty) -> Result<(), BlockDescentError> {
         let refused = |update, why| Err(BlockDescentError::Update { update, why });
         let grouped = matches!(penalty, Penalty::GroupL1 { .. });
         match self.update {
@@ -741,6 +737,11 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
         self.problem.change(&mut self.state, &self.x, block, &delta) + penalty
     }
 
+    /// What a change of the objective can be off by: a line search must not end the descent for it.
+    fn rounding(&self) -> f64 {
+        f64::EPSILON * self.objective.abs()
+    }
+
     fn propose(&mut self, block: &[usize]) -> Result<Proposal, BlockDescentError> {
         let g = self.problem.gradient(&self.state, &self.x, block);
         let x: Vec<f64> = block.iter().map(|&i| self.x[i]).collect();
@@ -787,7 +788,7 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
                 let alpha = halving_search(|alpha| {
                     let point = step.point(&x, alpha);
                     let expected = step.expected(&x, &point, alpha);
-                    sufficient(self.change(block, &point), expected)
+                    sufficient(self.change(block, &point) - self.rounding(), expected)
                 });
                 if alpha > 0.0 {
                     step.point(&x, alpha)
@@ -882,9 +883,16 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
             x.iter().zip(&delta).map(|(x, d)| x + alpha * d).collect()
         };
         let alpha = if *self.penalty == Penalty::None {
-            interpolating_search(slope, |alpha| self.change(block, &at(alpha)))
+            interpolating_search(slope, |alpha| {
+                self.change(block, &at(alpha)) - self.rounding()
+            })
         } else {
-            halving_search(|alpha| sufficient(self.change(block, &at(alpha)), -alpha * slope))
+            halving_search(|alpha| {
+                sufficient(
+                    self.change(block, &at(alpha)) - self.rounding(),
+                    -alpha * slope,
+                )
+            })
         };
         if alpha > 0.0 { at(alpha) } else { x.to_vec() }
     }

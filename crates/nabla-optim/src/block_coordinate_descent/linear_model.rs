@@ -27,6 +27,14 @@ pub trait PredictionLoss {
     /// `∂²φ_r/∂z_c∂z_e`, given `z` and its `slope`.
     fn second(&self, example: usize, z: &[f64], slope: &[f64], c: usize, e: usize) -> f64;
 
+    /// `φ_r(z + δ) − φ_r(z)`, given the `slope` at `z`; worth writing where it can be had without the
+    /// cancellation of the difference, for line searches near the minimum.
+    fn change(&self, example: usize, z: &[f64], slope: &[f64], delta: &[f64]) -> f64 {
+        let _ = slope;
+        let new: Vec<f64> = z.iter().zip(delta).map(|(z, d)| z + d).collect();
+        self.value(example, &new) - self.value(example, z)
+    }
+
     /// Entry `(c, e)` of a matrix that is at least the second derivatives everywhere, over a set of
     /// `distinct` outputs to which `c` and `e` belong.
     fn bound(&self, distinct: usize, c: usize, e: usize) -> f64;
@@ -61,6 +69,10 @@ impl PredictionLoss for SquaredLoss {
 
     fn second(&self, _: usize, _: &[f64], _: &[f64], _: usize, _: usize) -> f64 {
         1.0
+    }
+
+    fn change(&self, _: usize, _: &[f64], slope: &[f64], delta: &[f64]) -> f64 {
+        delta[0] * (slope[0] + 0.5 * delta[0])
     }
 
     fn bound(&self, _: usize, _: usize, _: usize) -> f64 {
@@ -101,6 +113,16 @@ impl PredictionLoss for LogisticLoss {
         // σ(z) σ(−z), without cancellation.
         let e = (-z[0].abs()).exp();
         e / (1.0 + e).powi(2)
+    }
+
+    fn change(&self, example: usize, z: &[f64], slope: &[f64], delta: &[f64]) -> f64 {
+        // log((1 + exp(−y (z + δ))) / (1 + exp(−y z)))
+        let t = -self.labels[example] * delta[0];
+        if t < LARGE {
+            (slope[0].abs() * t.exp_m1()).ln_1p()
+        } else {
+            self.value(example, &[z[0] + delta[0]]) - self.value(example, z)
+        }
     }
 
     fn bound(&self, _: usize, _: usize, _: usize) -> f64 {
@@ -166,6 +188,18 @@ impl PredictionLoss for SoftmaxLoss {
         }
     }
 
+    fn change(&self, example: usize, z: &[f64], slope: &[f64], delta: &[f64]) -> f64 {
+        if delta.iter().any(|&d| d > LARGE) {
+            let new: Vec<f64> = z.iter().zip(delta).map(|(z, d)| z + d).collect();
+            return self.value(example, &new) - self.value(example, z);
+        }
+        // log Σ_c p_c exp(δ_c) − δ_y
+        let shares = slope.iter().zip(delta);
+        let sum: f64 = shares.map(|(s, d)| s * d.exp_m1()).sum();
+        let own = delta[self.classes[example]];
+        (sum + own.exp_m1()).ln_1p() - own
+    }
+
     /// Böhning's `½ (I − 11ᵀ/m)`: with a set of fewer outputs than all, the others are one more
     /// class, whose row and column are left out.
     fn bound(&self, distinct: usize, c: usize, e: usize) -> f64 {
@@ -192,6 +226,9 @@ impl PredictionLoss for SoftmaxLoss {
         }
     }
 }
+
+/// Exponents above this are not worth the accuracy, and may overflow.
+const LARGE: f64 = 30.0;
 
 /// `p log p`.
 fn entropy_term(p: f64) -> f64 {
@@ -613,14 +650,14 @@ impl<L: PredictionLoss> SmoothProblem for LinearModel<L> {
         let k = self.loss.outputs();
         self.touch(state, block, delta);
         let mut change = 0.0;
-        let mut new = vec![0.0; k];
         for &r in &state.touched {
             let range = r * k..(r + 1) * k;
-            let old = &state.predictions[range.clone()];
-            for ((n, o), m) in new.iter_mut().zip(old).zip(&state.moved[range]) {
-                *n = o + m;
-            }
-            change += self.loss.value(r, &new) - self.loss.value(r, old);
+            change += self.loss.change(
+                r,
+                &state.predictions[range.clone()],
+                &state.slopes[range.clone()],
+                &state.moved[range],
+            );
         }
         self.untouch(state);
         change + self.l2_change(x, block, delta)
@@ -634,12 +671,12 @@ impl<L: PredictionLoss> SmoothProblem for LinearModel<L> {
         for &r in &state.touched {
             let range = r * k..(r + 1) * k;
             let z = &mut state.predictions[range.clone()];
-            let before = self.loss.value(r, z);
-            for (z, m) in z.iter_mut().zip(&state.moved[range.clone()]) {
+            let moved = &state.moved[range.clone()];
+            let slope = &mut state.slopes[range];
+            change += self.loss.change(r, z, slope, moved);
+            for (z, m) in z.iter_mut().zip(moved) {
                 *z += m;
             }
-            change += self.loss.value(r, z) - before;
-            let slope = &mut state.slopes[range];
             old_slope.copy_from_slice(slope);
             self.loss.slope(r, z, slope);
             if let Some(gradient) = &mut state.gradient {

@@ -101,6 +101,8 @@ def run(kind, a, b, partition, selection, update, size, l1, args):
         x, args = update_rules.update(update, x, a, b, loss, args=args, block=block, iteration=i)
     if selection in ["RedBlackTree", "TreePartitions"]:
         return values, [list(b) for b in dict.fromkeys(tuple(b) for b in chosen)]
+    if kind == "sf" and blocks is not None:
+        return values, blocks.tolist()
     return values, None
 
 
@@ -146,7 +148,7 @@ def main():
     positive = [
         ("VB", "gsq-nn", update, size)
         for size in [3, 5]
-        for update in ["qp-nn", "TMP-NN", "Lb-NN"]
+        for update in (["Lb-NN"] if size == 3 else ["qp-nn", "TMP-NN", "Lb-NN"])
     ]
     add("A+", "lsl1nn", x, y, positive, l1=100)
     x, y = data("breast_cancer", 30)
