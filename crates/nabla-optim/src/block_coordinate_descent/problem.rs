@@ -226,8 +226,21 @@ impl Penalty {
             _ => block
                 .iter()
                 .zip(delta)
-                .map(|(&i, d)| self.coordinate_value(x[i] + d) - self.coordinate_value(x[i]))
+                .map(|(&i, d)| self.coordinate_change(x[i], *d))
                 .sum(),
+        }
+    }
+
+    /// `g_i(x + d) − g_i(x)`, without cancellation where the sign stays.
+    pub(super) fn coordinate_change(&self, x: f64, d: f64) -> f64 {
+        let new = x + d;
+        let (low, high) = self.bounds();
+        if new < low || new > high {
+            f64::INFINITY
+        } else if new * x > 0.0 {
+            self.l1() * d * x.signum()
+        } else {
+            self.l1() * (new.abs() - x.abs())
         }
     }
 

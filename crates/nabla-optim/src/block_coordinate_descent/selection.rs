@@ -425,8 +425,7 @@ impl Selector {
                     if self.rule == Selection::ProximalLength {
                         d
                     } else {
-                        let g_change =
-                            view.penalty.coordinate_value(new) - view.penalty.coordinate_value(x);
+                        let g_change = view.penalty.coordinate_change(x, d);
                         (-(g * d + 0.5 * l * d * d + g_change)).max(0.0)
                     }
                 })

@@ -171,7 +171,12 @@ def main():
     )
     x, y = data("digits", 64)
     one_hot = np.eye(10)[y.astype(int)]
-    some = [c for c in fixed if c[0] == "Sort" and c[1] in ["GS", "GSL", "GSD"]]
+    # Not 5 of the 10 classes: the slopes of both halves have the same size.
+    some = [
+        ("Sort", selection, update, 4)
+        for selection in ["GS", "GSL", "GSD"]
+        for update in ["Lb", "Hb"]
+    ]
     used = x.any(0)
     add("C", "sf", x[:, used][:, :40], one_hot, some + variable + [("VB", "GS", "LS", 5)])
     json.dump({"steps": STEPS, "cases": cases}, sys.stdout)
