@@ -110,6 +110,9 @@ pub(super) fn halving_search(mut accepts: impl FnMut(f64) -> bool) -> f64 {
 /// Passes of coordinate descent over the model of a block.
 const PASSES: usize = 1000;
 
+/// After so many passes the free coordinates are solved for even if they still change.
+const POLISH_EVERY: usize = 8;
+
 /// The minimum of `g·d + ½ dᵀ H d + Σ g_i(x_i + d_i)` as `x + d`, for a penalty of single
 /// coordinates: coordinate descent finds which of them lie on a kink, and a linear system the others.
 pub(super) fn proximal_quadratic(
@@ -124,7 +127,7 @@ pub(super) fn proximal_quadratic(
     let mut at = x.to_vec();
     let mut slope = gradient.to_vec();
     let mut last_faces: Vec<Option<i8>> = at.iter().map(|&x| pattern(penalty, x)).collect();
-    for _ in 0..PASSES {
+    for pass in 0..PASSES {
         let mut moved = 0.0_f64;
         for i in 0..n {
             let hii = h[(i, i)].max(floor);
@@ -139,10 +142,19 @@ pub(super) fn proximal_quadratic(
             }
         }
         let faces: Vec<Option<i8>> = at.iter().map(|&x| pattern(penalty, x)).collect();
-        if faces == last_faces
-            && let Some(polished) = polish(h, gradient, x, &at, penalty)?
-        {
-            return Ok(polished);
+        if faces == last_faces || pass % POLISH_EVERY == POLISH_EVERY - 1 {
+            match polish(h, gradient, x, &at, penalty)? {
+                Polished::Minimum(point) => return Ok(point),
+                Polished::Lower(point) => {
+                    at = point;
+                    moved = f64::INFINITY;
+                    slope = model_slope(h, gradient, x, &at);
+                }
+                Polished::Released(point) => {
+                    at = point;
+                    slope = model_slope(h, gradient, x, &at);
+                }
+            }
         }
         if moved <= 1e-15 {
             break;
@@ -161,14 +173,33 @@ fn pattern(penalty: &Penalty, x: f64) -> Option<i8> {
     }
 }
 
-/// The minimum with the coordinates that lie on a kink held there, if it is that of all.
+/// The slopes of the model without the penalty.
+fn model_slope(h: &Mat<f64>, gradient: &[f64], x: &[f64], at: &[f64]) -> Vec<f64> {
+    let n = x.len();
+    (0..n)
+        .map(|i| gradient[i] + (0..n).map(|j| h[(i, j)] * (at[j] - x[j])).sum::<f64>())
+        .collect()
+}
+
+/// What became of a point whose free coordinates were solved for.
+enum Polished {
+    /// The minimum of the model.
+    Minimum(Vec<f64>),
+    /// A point on the way to it, where a coordinate has come to its kink.
+    Lower(Vec<f64>),
+    /// The minimum with the others held, of which some are not rightly so.
+    Released(Vec<f64>),
+}
+
+/// Moves the free coordinates to their joint minimum with the others held on their kinks, or as far
+/// towards it as none of them crosses a kink: an active-set step.
 fn polish(
     h: &Mat<f64>,
     gradient: &[f64],
     x: &[f64],
     at: &[f64],
     penalty: &Penalty,
-) -> Result<Option<Vec<f64>>, BlockDescentError> {
+) -> Result<Polished, BlockDescentError> {
     let n = x.len();
     let free: Vec<usize> = (0..n).filter(|&i| penalty.face(at[i]).is_none()).collect();
     let mut out = at.to_vec();
@@ -183,21 +214,49 @@ fn polish(
             .collect();
         let block = Mat::from_fn(free.len(), free.len(), |a, b| h[(free[a], free[b])]);
         let d = solve_positive(&block, &right)?;
+        // The share of the way to the first kink, and where that is.
+        let mut first: Option<(f64, usize, f64)> = None;
         for (&i, d) in free.iter().zip(&d) {
-            out[i] = x[i] + d;
-            if pattern(penalty, out[i]) != pattern(penalty, at[i]) {
-                return Ok(None);
+            let (mut low, mut high) = penalty.bounds();
+            if penalty.l1() > 0.0 {
+                if at[i] > 0.0 {
+                    low = low.max(0.0);
+                } else {
+                    high = high.min(0.0);
+                }
             }
+            let to = x[i] + d;
+            let kink = if to <= low {
+                low
+            } else if to >= high {
+                high
+            } else {
+                out[i] = to;
+                continue;
+            };
+            out[i] = to;
+            let share = (kink - at[i]) / (to - at[i]);
+            if first.is_none_or(|(least, ..)| share < least) {
+                first = Some((share, i, kink));
+            }
+        }
+        if let Some((share, i, kink)) = first {
+            for &j in &free {
+                out[j] = at[j] + share * (out[j] - at[j]);
+            }
+            out[i] = kink;
+            return Ok(Polished::Lower(out));
         }
     }
     let size = gradient.iter().fold(penalty.l1(), |m, g| m.max(g.abs()));
-    for i in 0..n {
-        let slope: f64 = (0..n).map(|j| h[(i, j)] * (out[j] - x[j])).sum::<f64>() + gradient[i];
-        if penalty.coordinate_subgradient(out[i], slope).abs() > 1e-9 * size {
-            return Ok(None);
-        }
-    }
-    Ok(Some(out))
+    let slope = model_slope(h, gradient, x, &out);
+    let held =
+        (0..n).all(|i| penalty.coordinate_subgradient(out[i], slope[i]).abs() <= 1e-9 * size);
+    Ok(if held {
+        Polished::Minimum(out)
+    } else {
+        Polished::Released(out)
+    })
 }
 
 /// The direction and the box of a two-metric step over a block.
