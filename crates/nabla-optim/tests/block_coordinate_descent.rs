@@ -518,6 +518,7 @@ fn message_passing_makes_greedy_trees_fast() {
         )
         .objective;
         let general = (n as f64).cbrt() as usize;
+        let mut found = BTreeMap::new();
         let mut rules = vec![
             (
                 "general gs",
