@@ -325,7 +325,8 @@ impl Penalty {
         if x >= high {
             right = f64::INFINITY;
         }
-        0.0_f64.clamp(left, right)
+        // Not `clamp`, which panics for NaN.
+        0.0_f64.max(left).min(right)
     }
 
     /// Whether coordinate `i` lies on a kink of `g` or on a bound, and on which: −1, 0 or 1, or
