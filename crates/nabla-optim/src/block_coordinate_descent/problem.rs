@@ -209,16 +209,18 @@ impl Penalty {
         match self {
             Self::None => 0.0,
             Self::GroupL1 { weight, groups } => {
-                let moved = |i: usize| match block.binary_search(&i) {
-                    Ok(at) => x[i] + delta[at],
-                    Err(_) => x[i],
-                };
+                let step = |i: usize| block.binary_search(&i).map_or(0.0, |at| delta[at]);
                 let mut sum = 0.0;
                 for group in groups {
                     if group.iter().any(|i| block.binary_search(i).is_ok()) {
-                        let new: f64 = group.iter().map(|&i| moved(i).powi(2)).sum();
                         let old: f64 = group.iter().map(|&i| x[i] * x[i]).sum();
-                        sum += new.sqrt() - old.sqrt();
+                        let new: f64 = group.iter().map(|&i| (x[i] + step(i)).powi(2)).sum();
+                        let norms = new.sqrt() + old.sqrt();
+                        // The difference of the squares by that of the roots, without cancellation.
+                        if norms > 0.0 {
+                            let squares = |&i: &usize| step(i) * (2.0 * x[i] + step(i));
+                            sum += group.iter().map(squares).sum::<f64>() / norms;
+                        }
                     }
                 }
                 weight * sum
