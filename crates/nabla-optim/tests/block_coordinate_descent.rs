@@ -287,7 +287,7 @@ fn lattice(side: usize) -> LabelPropagation {
         }
     }
     let known: Vec<Option<f64>> = (0..side * side)
-        .map(|i| (i >= 3 && (i - 3) % 11 == 0).then(|| (i % 7) as f64 - 3.5))
+        .map(|i| (i >= 3 && (i - 3) % 11 == 0).then_some((i % 7) as f64 - 3.5))
         .collect();
     LabelPropagation::new(&edges, &known).unwrap()
 }
