@@ -12,6 +12,7 @@
 //! * [`zo_sgd`], [`scobo`], [`gld`], [`cma_es`]: descent by values, by comparisons, by random jumps and
 //!   by evolution, which ZO-RankSGD is measured against;
 //! * [`zeroth_order`]: perturbations, schedules and the line search of these;
+//! * [`block_coordinate_descent`]: block coordinate descent, for regression, classification and graphs;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
 //! * [`optimizer_config`]: why a configuration is refused;
@@ -23,6 +24,7 @@
 
 pub mod adabelief;
 pub mod adamp;
+pub mod block_coordinate_descent;
 pub mod checked_record;
 pub mod checked_step;
 pub mod cma_es;

@@ -1,0 +1,192 @@
+//! Which sets of coordinates may be updated together: partitions fixed before the first step, or
+//! blocks chosen anew in every step.
+
+use nabla_grad::seeded_noise::SeededNoise;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::BlockDescentError;
+use super::message_passing::{DealOrder, forest_partition, red_black_partition};
+use super::problem::{Curvature, SmoothProblem, check_cover};
+
+/// The blocks that a rule selects from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Blocks {
+    /// A partition that stays as it is.
+    Fixed(Partition),
+    /// Any set of `size` coordinates, chosen anew in every step.
+    Variable {
+        /// Coordinates of a block.
+        size: usize,
+    },
+    /// Any set of coordinates that depend on each other like a forest, as large as it gets: in every
+    /// step coordinates are added in the order of their scores where they close no cycle.
+    Forest,
+}
+
+/// Partitions of the coordinates. Where `size` does not divide their number the last block is
+/// smaller.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Partition {
+    /// Neighbouring coordinates.
+    Order {
+        /// Coordinates of a block.
+        size: usize,
+    },
+    /// At random, once.
+    Random {
+        /// Coordinates of a block.
+        size: usize,
+    },
+    /// By rising Lipschitz constants `L_i`, so that a block has constants of one size: what the
+    /// paper recommends for the greedy rules.
+    Sort {
+        /// Coordinates of a block.
+        size: usize,
+    },
+    /// Small and large Lipschitz constants by turns, so that the blocks have about the same.
+    Average {
+        /// Coordinates of a block.
+        size: usize,
+    },
+    /// As [`Sort`](Self::Sort), by the row sums `Σ_j |H_ij|` of the bound.
+    BoundSort {
+        /// Coordinates of a block.
+        size: usize,
+    },
+    /// As [`Average`](Self::Average), by the row sums `Σ_j |H_ij|` of the bound.
+    BoundAverage {
+        /// Coordinates of a block.
+        size: usize,
+    },
+    /// Sets without an edge in the graph of the second derivatives, by colouring: the matrix update
+    /// of a block is that of its coordinates one by one.
+    RedBlack(DealOrder),
+    /// Sets that are forests in the graph of the second derivatives, for message passing.
+    Forests(DealOrder),
+    /// Given by the user.
+    Explicit(Vec<Vec<usize>>),
+}
+
+/// The graph of the second derivatives: the other coordinates of each row of the bound.
+pub(super) fn neighbours<P: SmoothProblem>(problem: &P, state: &P::State) -> Vec<Vec<usize>> {
+    (0..problem.dimension())
+        .map(|i| {
+            let row = problem.curvature_row(state, Curvature::Bound, i);
+            let others = row.into_iter().filter(|&(j, value)| j != i && value != 0.0);
+            others.map(|(j, _)| j).collect()
+        })
+        .collect()
+}
+
+/// `Σ_j |H_ij|` of the bound, a diagonal matrix that is above it.
+pub(super) fn row_sums<P: SmoothProblem>(problem: &P, state: &P::State) -> Vec<f64> {
+    (0..problem.dimension())
+        .map(|i| {
+            let row = problem.curvature_row(state, Curvature::Bound, i);
+            row.iter().map(|(_, value)| value.abs()).sum()
+        })
+        .collect()
+}
+
+impl Partition {
+    /// The blocks, each sorted.
+    pub(super) fn blocks<P: SmoothProblem>(
+        &self,
+        problem: &P,
+        state: &P::State,
+        lipschitz: &[f64],
+        noise: &mut SeededNoise,
+    ) -> Result<Vec<Vec<usize>>, BlockDescentError> {
+        let n = problem.dimension();
+        match self {
+            Self::Order { size } => chunks((0..n).collect(), *size),
+            Self::Random { size } => {
+                let mut order: Vec<usize> = (0..n).collect();
+                order.shuffle(noise);
+                chunks(order, *size)
+            }
+            Self::Sort { size } => chunks(rising(lipschitz), *size),
+            Self::Average { size } => chunks(by_turns(rising(lipschitz)), *size),
+            Self::BoundSort { size } => chunks(rising(&row_sums(problem, state)), *size),
+            Self::BoundAverage { size } => {
+                chunks(by_turns(rising(&row_sums(problem, state))), *size)
+            }
+            Self::RedBlack(deal) => {
+                let order = deal_order(*deal, lipschitz);
+                Ok(red_black_partition(&neighbours(problem, state), &order))
+            }
+            Self::Forests(deal) => {
+                let order = deal_order(*deal, lipschitz);
+                Ok(forest_partition(&neighbours(problem, state), &order))
+            }
+            Self::Explicit(blocks) => {
+                check_cover("block", blocks, n)?;
+                let mut blocks: Vec<Vec<usize>> =
+                    blocks.iter().filter(|b| !b.is_empty()).cloned().collect();
+                for block in &mut blocks {
+                    block.sort_unstable();
+                }
+                Ok(blocks)
+            }
+        }
+    }
+}
+
+fn deal_order(deal: DealOrder, lipschitz: &[f64]) -> Vec<usize> {
+    match deal {
+        DealOrder::Index => (0..lipschitz.len()).collect(),
+        DealOrder::Lipschitz => falling(lipschitz),
+    }
+}
+
+/// The places of the numbers from the lowest to the highest; equal ones in the order they come.
+pub(super) fn rising(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    order
+}
+
+/// The places of the numbers from the highest to the lowest; equal ones in the order they come.
+pub(super) fn falling(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+    order
+}
+
+/// The first, the last, the second, the last but one, and so on.
+fn by_turns(order: Vec<usize>) -> Vec<usize> {
+    let n = order.len();
+    (0..n)
+        .map(|i| {
+            if i % 2 == 0 {
+                order[i / 2]
+            } else {
+                order[n - 1 - i / 2]
+            }
+        })
+        .collect()
+}
+
+fn chunks(order: Vec<usize>, size: usize) -> Result<Vec<Vec<usize>>, BlockDescentError> {
+    check_size(size, order.len())?;
+    Ok(order
+        .chunks(size)
+        .map(|block| {
+            let mut block = block.to_vec();
+            block.sort_unstable();
+            block
+        })
+        .collect())
+}
+
+/// That a block can have so many of `dimension` coordinates.
+pub(super) fn check_size(size: usize, dimension: usize) -> Result<(), BlockDescentError> {
+    if (1..=dimension).contains(&size) {
+        Ok(())
+    } else {
+        Err(BlockDescentError::BlockSize { size, dimension })
+    }
+}
