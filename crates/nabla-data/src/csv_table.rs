@@ -227,16 +227,28 @@ mod tests {
         };
         let expected = parse("a,b,kind\n1,2,x\n3,4,\"y, z\"\n", "kind");
         assert_eq!(expected.labels(), ["x", "y, z"]);
-        assert_eq!(parse("kind;a;b\r\nx;1;2\r\n\"y, z\";3;4\r\n", "kind"), expected);
-        assert_eq!(parse("\u{feff}a\tkind\tb\n1\tx\t2\n3\ty, z\t4\n", "kind"), expected);
+        assert_eq!(
+            parse("kind;a;b\r\nx;1;2\r\n\"y, z\";3;4\r\n", "kind"),
+            expected
+        );
+        assert_eq!(
+            parse("\u{feff}a\tkind\tb\n1\tx\t2\n3\ty, z\t4\n", "kind"),
+            expected
+        );
         // Without a header, columns have numbers; a label that is a text is no header.
         let plain = parse("x,1,2\ny,3,4\n", "1");
-        assert_eq!((plain.len(), plain.features()), (2, &["2".to_owned(), "3".into()][..]));
+        assert_eq!(
+            (plain.len(), plain.features()),
+            (2, &["2".to_owned(), "3".into()][..])
+        );
         let first = CsvTable::parse(b"x,1,2\ny,3,4\n", &LabelColumn::First).unwrap();
         assert_eq!(first, plain);
         // All columns numeric, with a header that names the label.
         let named = parse("a,class\n5,0\n6,1\n", "class");
-        assert_eq!((named.row(1), named.labels()), (&[6.0][..], &["0".to_owned(), "1".into()][..]));
+        assert_eq!(
+            (named.row(1), named.labels()),
+            (&[6.0][..], &["0".to_owned(), "1".into()][..])
+        );
     }
 
     #[test]

@@ -261,8 +261,14 @@ mod tests {
         assert_eq!(one(9, &[0xff]), IdxValues::I8(vec![-1]));
         assert_eq!(one(11, &[1, 2]), IdxValues::I16(vec![258]));
         assert_eq!(one(12, &[0, 0, 1, 0]), IdxValues::I32(vec![256]));
-        assert_eq!(one(13, &[0x40, 0x49, 0x0f, 0xdb]), IdxValues::F32(vec![std::f32::consts::PI]));
-        assert_eq!(one(14, &[0xbf, 0xf0, 0, 0, 0, 0, 0, 0]), IdxValues::F64(vec![-1.0]));
+        assert_eq!(
+            one(13, &[0x40, 0x49, 0x0f, 0xdb]),
+            IdxValues::F32(vec![std::f32::consts::PI])
+        );
+        assert_eq!(
+            one(14, &[0xbf, 0xf0, 0, 0, 0, 0, 0, 0]),
+            IdxValues::F64(vec![-1.0])
+        );
     }
 
     proptest! {

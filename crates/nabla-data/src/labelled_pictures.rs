@@ -460,7 +460,8 @@ mod tests {
     /// Sums and class counts of the arrays that numpy read from the packages' own files.
     #[test]
     fn the_built_in_sets_are_those_of_the_packages() {
-        let sum = |set: &LabelledPictures| -> u64 { set.pixels.iter().map(|&p| u64::from(p)).sum() };
+        let sum =
+            |set: &LabelledPictures| -> u64 { set.pixels.iter().map(|&p| u64::from(p)).sum() };
         let counts = |set: &LabelledPictures| {
             let mut counts = [0; 10];
             set.labels.iter().for_each(|&l| counts[usize::from(l)] += 1);
@@ -499,7 +500,11 @@ mod tests {
         let inner = root.join("cifar-10-batches-bin");
         fs::create_dir(&inner).unwrap();
         for batch in 1..=5 {
-            fs::write(inner.join(format!("data_batch_{batch}.bin")), cifar(&[batch, 9])).unwrap();
+            fs::write(
+                inner.join(format!("data_batch_{batch}.bin")),
+                cifar(&[batch, 9]),
+            )
+            .unwrap();
         }
         assert!(told(root).contains("test_batch.bin"));
         fs::write(inner.join("test_batch.bin"), cifar(&[3])).unwrap();
@@ -519,17 +524,40 @@ mod tests {
             shape: shape.to_vec(),
             values: IdxValues::U8(vec![1; shape.iter().product()]),
         };
-        fs::write(fashion.join("train-images-idx3-ubyte"), array(&[2, 4, 5]).encode()).unwrap();
+        fs::write(
+            fashion.join("train-images-idx3-ubyte"),
+            array(&[2, 4, 5]).encode(),
+        )
+        .unwrap();
         assert!(told(&fashion).contains("train-labels-idx1-ubyte"));
-        fs::write(fashion.join("train-labels-idx1-ubyte"), array(&[3]).encode()).unwrap();
+        fs::write(
+            fashion.join("train-labels-idx1-ubyte"),
+            array(&[3]).encode(),
+        )
+        .unwrap();
         assert!(told(&fashion).contains("2 pictures, but 3 labels"));
-        fs::write(fashion.join("train-labels-idx1-ubyte"), array(&[2]).encode()).unwrap();
-        fs::write(fashion.join("t10k-images.idx3-ubyte"), array(&[1, 4, 6]).encode()).unwrap();
+        fs::write(
+            fashion.join("train-labels-idx1-ubyte"),
+            array(&[2]).encode(),
+        )
+        .unwrap();
+        fs::write(
+            fashion.join("t10k-images.idx3-ubyte"),
+            array(&[1, 4, 6]).encode(),
+        )
+        .unwrap();
         fs::write(fashion.join("t10k-labels.idx1-ubyte"), array(&[1]).encode()).unwrap();
         assert!(told(&fashion).contains("[1, 4, 5], but the test pictures [1, 4, 6]"));
-        fs::write(fashion.join("t10k-images.idx3-ubyte"), array(&[1, 4, 5]).encode()).unwrap();
+        fs::write(
+            fashion.join("t10k-images.idx3-ubyte"),
+            array(&[1, 4, 5]).encode(),
+        )
+        .unwrap();
         let [training, _] = LabelledPictures::read_folder(&fashion).unwrap();
-        assert_eq!((training.shape(), &training.classes()[1][..]), ([1, 4, 5], "trouser"));
+        assert_eq!(
+            (training.shape(), &training.classes()[1][..]),
+            ([1, 4, 5], "trouser")
+        );
         fs::write(fashion.join("t10k-images.idx3-ubyte"), "text").unwrap();
         assert!(told(&fashion).contains("is not IDX"));
     }

@@ -603,9 +603,8 @@ impl<M: Module + ResidualDenoiser> RddmTrainer<M> {
             return Err(RddmTrainingError::NotFinite { what: "loss", step });
         }
         let mut gradients = accumulator.grads();
-        let gradient_norm =
-            clip_norm(&self.network, &mut gradients, self.config.gradient_clip)
-                .map_err(|e| RddmTrainingError::Device(e.0))?;
+        let gradient_norm = clip_norm(&self.network, &mut gradients, self.config.gradient_clip)
+            .map_err(|e| RddmTrainingError::Device(e.0))?;
         if !gradient_norm.is_finite() {
             return Err(RddmTrainingError::NotFinite {
                 what: "gradient",

@@ -42,8 +42,8 @@ impl Augmentation {
                 for x in 0..width {
                     let from_x = if mirrored { width - 1 - x } else { x } as i64 + right;
                     let from_y = y as i64 + down;
-                    let inside = (0..height as i64).contains(&from_y)
-                        && (0..width as i64).contains(&from_x);
+                    let inside =
+                        (0..height as i64).contains(&from_y) && (0..width as i64).contains(&from_x);
                     picture[(c * height + y) * width + x] = if inside {
                         source[(c * height + from_y as usize) * width + from_x as usize]
                     } else {
@@ -73,9 +73,10 @@ mod tests {
             let mut changed = picture.clone();
             change.apply(&mut changed, shape, &mut draw);
             // The middle of a 3 x 3 picture shows where it came from; mirrored, columns fall.
-            let falls = changed[4] != 0.0 && [3, 5].iter().any(|&i| {
-                changed[i] != 0.0 && (changed[i] - changed[4]) * (i as f32 - 4.0) < 0.0
-            });
+            let falls = changed[4] != 0.0
+                && [3, 5].iter().any(|&i| {
+                    changed[i] != 0.0 && (changed[i] - changed[4]) * (i as f32 - 4.0) < 0.0
+                });
             mirrored += usize::from(falls);
             kept += usize::from(changed == picture);
             // Both channels move together.

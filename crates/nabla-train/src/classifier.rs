@@ -24,7 +24,9 @@ pub enum ModelError {
         features: usize,
     },
     /// The pictures are too small.
-    #[error("a {model} with {layers} reductions by 2 needs pictures of {needed} pixels a side, but they have {found}")]
+    #[error(
+        "a {model} with {layers} reductions by 2 needs pictures of {needed} pixels a side, but they have {found}"
+    )]
     TooSmall {
         /// The model.
         model: &'static str,

@@ -53,7 +53,9 @@ impl CnnConfig {
             return Err(ModelError::TooSmall {
                 model: "cnn",
                 layers: self.channels.len(),
-                needed: 1_usize.checked_shl(self.channels.len() as u32).unwrap_or(usize::MAX),
+                needed: 1_usize
+                    .checked_shl(self.channels.len() as u32)
+                    .unwrap_or(usize::MAX),
                 found: side,
             });
         }

@@ -121,7 +121,9 @@ impl Default for Comparison {
     fn default() -> Self {
         let contender = |name: &str| Contender {
             label: None,
-            optimizer: OptimizerConfig::new(name.parse().unwrap_or(OptimizerConfig::default().method)),
+            optimizer: OptimizerConfig::new(
+                name.parse().unwrap_or(OptimizerConfig::default().method),
+            ),
         };
         Self {
             experiment: Experiment::default(),
@@ -498,10 +500,7 @@ struct Store<'a> {
 }
 
 impl<'a> Store<'a> {
-    fn open(
-        comparison: &'a Comparison,
-        folder: Option<&Path>,
-    ) -> Result<Self, ComparisonError> {
+    fn open(comparison: &'a Comparison, folder: Option<&Path>) -> Result<Self, ComparisonError> {
         let path = folder.map(|folder| folder.join(RUNS_FILE));
         let mut runs = Vec::new();
         if let Some(path) = &path {
@@ -621,7 +620,8 @@ impl Run<'_> {
                     .epochs
                     .iter()
                     .find(|e| !e.test_loss.is_finite());
-                let told = lost.map(|e| format!("the test loss is not finite in epoch {}", e.epoch));
+                let told =
+                    lost.map(|e| format!("the test loss is not finite in epoch {}", e.epoch));
                 epochs.retain(|e: &EpochRecord| e.test_loss.is_finite());
                 record(epochs, told, times, outcome.state_bytes)
             }

@@ -331,7 +331,9 @@ impl DataConfig {
             None => {
                 let training = self.table(path, None)?;
                 let test = self.test.as_deref();
-                let test = test.map(|t| self.table(t, Some(training.width))).transpose()?;
+                let test = test
+                    .map(|t| self.table(t, Some(training.width)))
+                    .transpose()?;
                 of_tables(training, test)
             }
         }
@@ -451,7 +453,10 @@ fn standardize(training: &mut Examples, test: &mut Examples, shape: InputShape) 
     let means: Vec<f64> = sums.iter().map(|s| s[0] / count).collect();
     for row in training.features.chunks_exact(groups * group) {
         for ((sum, values), mean) in sums.iter_mut().zip(row.chunks_exact(group)).zip(&means) {
-            sum[1] += values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>();
+            sum[1] += values
+                .iter()
+                .map(|&v| (f64::from(v) - mean).powi(2))
+                .sum::<f64>();
         }
     }
     let scales: Vec<f64> = sums
@@ -523,11 +528,16 @@ mod tests {
     fn tables_are_read_with_their_labels_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let [a, b, c] = ["a.csv", "b.libsvm", "c.csv"].map(|n| folder.path().join(n));
-        let rows: String = (0..10).map(|i| format!("{i},{},{}\n", 5, i % 2 * 10 + 2)).collect();
+        let rows: String = (0..10)
+            .map(|i| format!("{i},{},{}\n", 5, i % 2 * 10 + 2))
+            .collect();
         fs::write(&a, &rows).unwrap();
         let set = config(&a).open().unwrap();
         assert_eq!(set.classes, ["2", "12"]);
-        assert_eq!((set.training.len(), set.test.len(), set.shape), (8, 2, InputShape::Row(2)));
+        assert_eq!(
+            (set.training.len(), set.test.len(), set.shape),
+            (8, 2, InputShape::Row(2))
+        );
         // The second column does not vary.
         assert!(set.training.features.chunks(2).all(|r| r[1] == 0.0));
 
@@ -536,7 +546,10 @@ mod tests {
         libsvm.test = Some(b.clone());
         libsvm.standardization = Standardization::None;
         let set = libsvm.open().unwrap();
-        assert_eq!((&set.classes[..], &set.training.labels[..]), (&["-1".to_owned(), "1".into()][..], &[1, 0, 1][..]));
+        assert_eq!(
+            (&set.classes[..], &set.training.labels[..]),
+            (&["-1".to_owned(), "1".into()][..], &[1, 0, 1][..])
+        );
         assert_eq!(set.training.features, [2., 0., 0., 0., 0., 1., 0., 1., 0.]);
         assert_eq!(set.training, set.test);
 
@@ -557,7 +570,10 @@ mod tests {
         assert!(told(&config(Path::new("nowhere"))).contains("no data set \"nowhere\""));
         wrong.test_share = 1.0;
         assert!(told(&wrong).contains("test share of the data is 1"));
-        let small = DataConfig { test_share: 1e-6, ..DataConfig::default() };
+        let small = DataConfig {
+            test_share: 1e-6,
+            ..DataConfig::default()
+        };
         assert!(told(&small).contains("of 1797 examples"));
         let huge = folder.path().join("huge.libsvm");
         fs::write(&huge, "1 4294967295:1\n0 1:1\n").unwrap();

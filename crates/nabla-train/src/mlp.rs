@@ -31,7 +31,12 @@ impl MlpConfig {
     ///
     /// # Errors
     /// If a layer has no units or more than 65536.
-    pub fn init(&self, features: usize, classes: usize, device: &Device) -> Result<Mlp, ModelError> {
+    pub fn init(
+        &self,
+        features: usize,
+        classes: usize,
+        device: &Device,
+    ) -> Result<Mlp, ModelError> {
         let mut inputs = features;
         let mut hidden = Vec::new();
         for &units in &self.hidden {

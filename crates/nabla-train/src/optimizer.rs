@@ -91,7 +91,9 @@ pub enum OptimizerError {
         names: Vec<String>,
     },
     /// M-FAC has one learning rate.
-    #[error("m-fac steps along all parameters together, so a group cannot have a learning rate of its own")]
+    #[error(
+        "m-fac steps along all parameters together, so a group cannot have a learning rate of its own"
+    )]
     GroupRate,
     /// The model has no parameters.
     #[error(transparent)]
@@ -476,7 +478,12 @@ impl Method {
     /// The rates and thresholds that Burn does not check.
     fn validate(&self) -> Result<(), OptimizerError> {
         let rate = |field, value: f64| {
-            check(field, value, (0.0..1.0).contains(&value), "at least 0 and less than 1")
+            check(
+                field,
+                value,
+                (0.0..1.0).contains(&value),
+                "at least 0 and less than 1",
+            )
         };
         let positive = |field, value: f64| {
             // Burn keeps it in 32 bits.
@@ -704,7 +711,9 @@ impl OptimizerConfig {
                 let decay: Vec<f32> = treatments
                     .iter()
                     .zip(layout.entries())
-                    .flat_map(|(t, entry)| std::iter::repeat_n(t.decay as f32, entry.num_elements()))
+                    .flat_map(|(t, entry)| {
+                        std::iter::repeat_n(t.decay as f32, entry.num_elements())
+                    })
                     .collect();
                 let decay = decay.iter().any(|&d| d > 0.0).then(|| {
                     let data = TensorData::new(decay, [layout.total_length()]);
@@ -891,7 +900,10 @@ impl OptimizerConfig {
 fn decay_groups(all: &[Treatment]) -> Vec<(f64, ParamGroup)> {
     let mut groups: Vec<(f64, Vec<String>)> = Vec::new();
     for treatment in all {
-        match groups.iter_mut().find(|(decay, _)| *decay == treatment.decay) {
+        match groups
+            .iter_mut()
+            .find(|(decay, _)| *decay == treatment.decay)
+        {
             Some((_, names)) => names.push(treatment.name.clone()),
             None => groups.push((treatment.decay, vec![treatment.name.clone()])),
         }
@@ -1084,7 +1096,10 @@ mod tests {
             assert_eq!(toml::from_str::<OptimizerConfig>(&text).unwrap(), config);
         }
         let told = "newton".parse::<Method>().unwrap_err().to_string();
-        assert!(told.contains("no optimizer \"newton\", only sgd, momentum"), "{told}");
+        assert!(
+            told.contains("no optimizer \"newton\", only sgd, momentum"),
+            "{told}"
+        );
     }
 
     #[test]
@@ -1096,8 +1111,15 @@ mod tests {
         assert!(told("learning_rate = 0.0").contains("the learning rate of the optimizer is 0"));
         assert!(told("weight_decay = -1.0").contains("weight decay"));
         assert!(told("method = { name = \"adam\", beta_2 = 1.0 }").contains("beta_2"));
-        assert!(told("[[groups]]\nparameters = \"a\"\nlearning_rate_factor = -1.0").contains("factor"));
+        assert!(
+            told("[[groups]]\nparameters = \"a\"\nlearning_rate_factor = -1.0").contains("factor")
+        );
         let unknown = toml::from_str::<OptimizerConfig>("method = { name = \"adam\", beta = 1.0 }");
-        assert!(unknown.unwrap_err().to_string().contains("unknown field `beta`"));
+        assert!(
+            unknown
+                .unwrap_err()
+                .to_string()
+                .contains("unknown field `beta`")
+        );
     }
 }

@@ -131,7 +131,10 @@ impl Block {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let x = relu(self.norm_1.forward(self.convolution_1.forward(input.clone())));
+        let x = relu(
+            self.norm_1
+                .forward(self.convolution_1.forward(input.clone())),
+        );
         let x = self.norm_2.forward(self.convolution_2.forward(x));
         relu(x + self.skip(input))
     }
@@ -207,9 +210,12 @@ mod tests {
             );
         }
         assert!(
-            ResNetConfig { depth: 21, width: 16 }
-                .init([3, 32, 32], 10, &device)
-                .is_err()
+            ResNetConfig {
+                depth: 21,
+                width: 16
+            }
+            .init([3, 32, 32], 10, &device)
+            .is_err()
         );
     }
 
@@ -219,7 +225,9 @@ mod tests {
         let device = Device::flex();
         let block = Block::new(1, 2, 2, &device);
         let x = Tensor::<1>::from_floats(
-            [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14.],
+            [
+                0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14.,
+            ],
             &device,
         );
         let y = block.forward(x.reshape([1, 1, 3, 5]));

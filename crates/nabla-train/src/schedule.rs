@@ -120,15 +120,15 @@ impl Schedule {
                 })
             }
         };
-        let share = |field, value: f64| {
-            within(field, value, (0.0..=1.0).contains(&value), "in [0, 1]")
-        };
+        let share =
+            |field, value: f64| within(field, value, (0.0..=1.0).contains(&value), "in [0, 1]");
         let warmup = (0.0..1.0).contains(&self.warmup);
         within("warmup", self.warmup, warmup, "at least 0 and less than 1")?;
         match &self.decay {
             Decay::Constant => Ok(()),
             Decay::Step { at, factor } => {
-                at.iter().try_for_each(|&value| share("place of a step", value))?;
+                at.iter()
+                    .try_for_each(|&value| share("place of a step", value))?;
                 let holds = *factor > 0.0 && factor.is_finite();
                 within("factor", *factor, holds, "positive and finite")
             }
@@ -151,9 +151,7 @@ impl Schedule {
                 let passed = at.iter().filter(|&&at| share >= at).count();
                 factor.powi(passed as i32)
             }
-            Decay::Cosine { floor } => {
-                floor + (1.0 - floor) * 0.5 * (1.0 + (PI * progress).cos())
-            }
+            Decay::Cosine { floor } => floor + (1.0 - floor) * 0.5 * (1.0 + (PI * progress).cos()),
             Decay::Linear { floor } => 1.0 - (1.0 - floor) * progress,
         }
     }
@@ -163,7 +161,7 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// Values of torch.optim.lr_scheduler (see `tests/reference/schedules.py`).
+    /// Values of torch.optim.lr_scheduler (see `tests/reference/training.py`).
     #[test]
     fn schedules_are_those_of_torch() {
         let at = |decay: &Decay, warmup, steps, t| {

@@ -249,11 +249,7 @@ impl<'a, M: Classifier> Trainer<'a, M> {
     ///
     /// # Errors
     /// If a value of the configuration is out of range or does not fit the data or the model.
-    pub fn new(
-        config: TrainingConfig,
-        data: &'a DataSet,
-        model: M,
-    ) -> Result<Self, TrainingError> {
+    pub fn new(config: TrainingConfig, data: &'a DataSet, model: M) -> Result<Self, TrainingError> {
         config.validate()?;
         if !config.augmentation.is_none() && !matches!(data.shape, InputShape::Picture(_)) {
             return Err(TrainingError::AugmentationOfRows);
@@ -382,8 +378,8 @@ impl<'a, M: Classifier> Trainer<'a, M> {
                 source,
             })?;
         }
-        let learning_rate = self.config.optimizer.learning_rate()
-            * self.config.schedule.share(step, self.steps());
+        let learning_rate =
+            self.config.optimizer.learning_rate() * self.config.schedule.share(step, self.steps());
         self.model = self
             .stepper
             .step(learning_rate, self.model.clone(), gradients)?;
