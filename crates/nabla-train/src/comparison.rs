@@ -363,6 +363,13 @@ impl Comparison {
             open.map_err(|e: crate::data_set::DataError| ComparisonError::Data(Box::new(e.into())))
         };
         let whole = data(self.experiment.data.open())?;
+        for contender in &self.contenders {
+            let mut experiment = self.experiment.clone();
+            experiment.training.optimizer = contender.optimizer.clone();
+            experiment
+                .check(&whole, device)
+                .map_err(|source| failed(contender.label(), source))?;
+        }
         let mut store = Store::open(self, folder)?;
         let mut number = 0;
         if self.trials > 1 {

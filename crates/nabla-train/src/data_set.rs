@@ -49,9 +49,9 @@ pub enum DataError {
         /// What it must be.
         expected: &'static str,
     },
-    /// A test file beside a source that has its own.
-    #[error("the data set {0:?} has a test set of its own, so a test file cannot be given")]
-    TestNotNeeded(String),
+    /// A test file for another source than a table.
+    #[error("a test file goes with a CSV or LIBSVM file only, not with {0:?}")]
+    TestFile(String),
     /// The tables differ in features.
     #[error("the training table has {training} features, but the test table {test}")]
     Features {
@@ -321,7 +321,7 @@ impl DataConfig {
             source => return Err(DataError::NoSource(source.into())),
         };
         match pictures {
-            Some(_) if self.test.is_some() => Err(DataError::TestNotNeeded(self.source.clone())),
+            Some(_) if self.test.is_some() => Err(DataError::TestFile(self.source.clone())),
             Some((training, test)) => Ok(Loaded {
                 shape: InputShape::Picture(training.shape()),
                 classes: training.classes().to_vec(),
@@ -566,7 +566,7 @@ mod tests {
         fs::write(&c, many).unwrap();
         assert!(told(&config(&c)).contains("1001 different labels"));
         wrong.source = "digits".into();
-        assert!(told(&wrong).contains("test set of its own"));
+        assert!(told(&wrong).contains("with a CSV or LIBSVM file only, not with \"digits\""));
         assert!(told(&config(Path::new("nowhere"))).contains("no data set \"nowhere\""));
         wrong.test_share = 1.0;
         assert!(told(&wrong).contains("test share of the data is 1"));

@@ -157,6 +157,26 @@ impl Experiment {
         checkpoint: Option<&Path>,
         observe: Observer<'_>,
     ) -> Result<Outcome, TrainingError> {
+        self.start(data, device, checkpoint, usize::MAX, observe)
+    }
+
+    /// Refuses what [`run_on`](Self::run_on) would refuse before its first step, without a checkpoint.
+    ///
+    /// # Errors
+    /// If a value is out of range, or does not fit the data or the model.
+    pub fn check(&self, data: &DataSet, device: &Device) -> Result<(), TrainingError> {
+        let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
+        self.start(data, device, None, 0, go).map(drop)
+    }
+
+    fn start(
+        &self,
+        data: &DataSet,
+        device: &Device,
+        checkpoint: Option<&Path>,
+        most: usize,
+        observe: Observer<'_>,
+    ) -> Result<Outcome, TrainingError> {
         let device = device.clone().autodiff();
         let (features, classes) = (data.shape.features(), data.classes.len());
         let picture = |model| match data.shape {
@@ -168,6 +188,7 @@ impl Experiment {
             experiment: self,
             data,
             checkpoint,
+            most,
         };
         match &self.model {
             ModelConfig::LogisticRegression(c) => {
@@ -193,6 +214,8 @@ struct Job<'a> {
     experiment: &'a Experiment,
     data: &'a DataSet,
     checkpoint: Option<&'a Path>,
+    /// Steps at most.
+    most: usize,
 }
 
 impl Job<'_> {
@@ -206,7 +229,7 @@ impl Job<'_> {
         if let Some(path) = self.checkpoint.filter(|path| path.exists()) {
             trainer = trainer.resume(path, &identity)?;
         }
-        while trainer.step() < trainer.steps() {
+        while trainer.step() < trainer.steps().min(self.most) {
             let stop = observe(trainer.train_step()?).is_break();
             if let Some(path) = self.checkpoint
                 && (stop || trainer.is_checkpoint_due())
