@@ -37,8 +37,8 @@ use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{
     AdaGradConfig, AdafactorConfig, AdamConfig, AdamWConfig, AdanConfig, AdjustLrFn,
-    GradientsParams, LambConfig, LionConfig, ModuleOptimizer, MuonConfig, Optimizer, RmsPropConfig,
-    SgdConfig,
+    GradientsParams, LambConfig, LionConfig, ModuleOptimizer, MuonConfig, Optimizer,
+    OptimizerRecord, RmsPropConfig, SgdConfig,
 };
 use burn::store::burn_pack::Reader;
 use burn::tensor::{Bytes, Tensor, TensorData};
@@ -728,7 +728,10 @@ impl OptimizerConfig {
                     velocity: c.momentum > 0.0,
                 }
             }
-            _ => Rule::PerParameter(self.per_parameter(&treatments)?),
+            method => Rule::PerParameter {
+                optimizer: self.per_parameter(&treatments)?,
+                factored: matches!(method, Method::Adafactor(_)),
+            },
         };
         let mut rates: Vec<(f64, Vec<String>)> = Vec::new();
         for treatment in treatments.into_iter().filter(|t| t.rate != 1.0) {
@@ -929,7 +932,11 @@ fn assemble<O: Optimizer>(
 
 #[derive(Clone)]
 enum Rule {
-    PerParameter(ModuleOptimizer),
+    PerParameter {
+        optimizer: ModuleOptimizer,
+        /// Whether states have other shapes than their parameters.
+        factored: bool,
+    },
     MFac {
         optimizer: Box<MFac>,
         /// The decay of each number, `[d]`.
@@ -966,7 +973,7 @@ impl Stepper {
         gradients: GradientsParams,
     ) -> Result<M, OptimizerError> {
         match &mut self.rule {
-            Rule::PerParameter(optimizer) => {
+            Rule::PerParameter { optimizer, .. } => {
                 if self.rates.is_empty() {
                     return Ok(optimizer.step(rate, module, gradients));
                 }
@@ -1003,7 +1010,7 @@ impl Stepper {
     /// If the state cannot be read.
     pub fn state_bytes(&self) -> Result<u64, OptimizerError> {
         match &self.rule {
-            Rule::PerParameter(optimizer) => {
+            Rule::PerParameter { optimizer, .. } => {
                 let failed = |e: &dyn std::fmt::Display| OptimizerError::Record(e.to_string());
                 let bytes = optimizer.into_bytes().map_err(|e| failed(&e))?;
                 let reader = Reader::from_bytes(bytes).map_err(|e| failed(&e))?;
@@ -1032,7 +1039,7 @@ impl Stepper {
     /// If it cannot be read from the device.
     pub fn to_bytes(&self) -> Result<Vec<u8>, OptimizerError> {
         match &self.rule {
-            Rule::PerParameter(optimizer) => {
+            Rule::PerParameter { optimizer, .. } => {
                 let bytes = optimizer.into_bytes();
                 let bytes = bytes.map_err(|e| OptimizerError::Record(e.to_string()))?;
                 Ok(bytes.to_vec())
@@ -1052,9 +1059,20 @@ impl Stepper {
     /// If the bytes are damaged, or those of another optimizer or model.
     pub fn load<M: Module>(self, bytes: Vec<u8>, module: &M) -> Result<Self, OptimizerError> {
         let rule = match self.rule {
-            Rule::PerParameter(optimizer) => {
+            Rule::PerParameter {
+                optimizer,
+                factored,
+            } => {
                 let bytes = Bytes::from_bytes_vec(bytes);
-                Rule::PerParameter(checked_load(optimizer, bytes, module)?)
+                let optimizer = if factored {
+                    load_factored(optimizer, bytes)?
+                } else {
+                    checked_load(optimizer, bytes, module)?
+                };
+                Rule::PerParameter {
+                    optimizer,
+                    factored,
+                }
             }
             Rule::MFac {
                 optimizer,
@@ -1078,6 +1096,23 @@ impl Stepper {
         };
         Ok(Self { rule, ..self })
     }
+}
+
+/// Loads a record whose states have not the shapes of their parameters, which
+/// [`checked_load`] would refuse.
+fn load_factored(
+    optimizer: ModuleOptimizer,
+    bytes: Bytes,
+) -> Result<ModuleOptimizer, OptimizerError> {
+    let record = OptimizerRecord::from_bytes(bytes)
+        .map_err(|error| OptimizerError::Record(error.to_string()))?;
+    let stored = record.len();
+    let loaded = optimizer.load_record(record);
+    let understood = loaded.to_record().len();
+    if understood < stored {
+        return Err(LoadError::OtherOptimizer { stored, understood }.into());
+    }
+    Ok(loaded)
 }
 
 #[cfg(test)]

@@ -363,7 +363,7 @@ fn states_have_the_size_that_the_table_says() {
 #[test]
 fn models_learn_the_digits() {
     for (model, least) in [
-        (mlp(), 0.85),
+        (ModelConfig::Mlp(MlpConfig::default()), 0.85),
         (ModelConfig::Cnn(CnnConfig::default()), 0.95),
     ] {
         let mut experiment = Experiment {
