@@ -438,6 +438,15 @@ fn scalar(x: Tensor<1>) -> Result<f32, RddmTrainingError> {
         .map_err(|e| RddmTrainingError::Device(e.to_string()))
 }
 
+/// The norm of the gradients, which are limited to `clip` (0 for no limit).
+fn limit_gradients<M: Module>(
+    network: &M,
+    gradients: &mut GradientsParams,
+    clip: f64,
+) -> Result<f32, RddmTrainingError> {
+    clip_norm(network, gradients, clip).map_err(|error| RddmTrainingError::Device(error.0))
+}
+
 fn device_of<M: Module>(network: &M) -> Result<Device, RddmTrainingError> {
     match network.devices().into_iter().next() {
         Some(device) if device.is_autodiff() => Ok(device),
