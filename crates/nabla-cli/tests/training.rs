@@ -247,7 +247,10 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
         ("--data broken.libsvm", "line 1 is no LIBSVM example"),
         ("--data empty", "holds neither MNIST files"),
         ("--data mnist", "the IDX data is damaged or truncated"),
-        ("--data digits --test table.csv", "goes with a CSV or LIBSVM file only"),
+        (
+            "--data digits --test table.csv",
+            "goes with a CSV or LIBSVM file only",
+        ),
         ("--data table.csv --model cnn", "a cnn needs pictures"),
         ("--batch 0", "the training's batch is 0"),
         ("--epochs 0", "the training's number of epochs is 0"),

@@ -717,13 +717,13 @@ impl OptimizerConfig {
                     .collect();
                 let decay = decay.iter().any(|&d| d > 0.0).then(|| {
                     let data = TensorData::new(decay, [layout.total_length()]);
-                    Tensor::from_data(data, layout.device())
+                    Box::new(Tensor::from_data(data, layout.device()))
                 });
                 let optimizer = Box::new(config.init(module)?);
                 Rule::MFac {
                     optimizer,
                     decay,
-                    layout,
+                    layout: Box::new(layout),
                     window: c.window,
                     velocity: c.momentum > 0.0,
                 }
@@ -940,8 +940,8 @@ enum Rule {
     MFac {
         optimizer: Box<MFac>,
         /// The decay of each number, `[d]`.
-        decay: Option<Tensor<1>>,
-        layout: ParameterLayout,
+        decay: Option<Box<Tensor<1>>>,
+        layout: Box<ParameterLayout>,
         window: usize,
         velocity: bool,
     },
@@ -995,7 +995,7 @@ impl Stepper {
                     Some(decay) => {
                         let w = layout.flatten_parameters(&module)?;
                         let g = layout.flatten_gradients(&gradients)?;
-                        layout.to_gradients(g + w * decay.clone())?
+                        layout.to_gradients(g + w * (**decay).clone())?
                     }
                 };
                 Ok(optimizer.step(rate, module, &gradients)?)
@@ -1088,7 +1088,7 @@ impl Stepper {
                 Rule::MFac {
                     optimizer: Box::new(optimizer.load_record(record)?),
                     decay,
-                    layout: ParameterLayout::trainable(module)?,
+                    layout: Box::new(ParameterLayout::trainable(module)?),
                     window,
                     velocity,
                 }

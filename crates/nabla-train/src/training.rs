@@ -84,6 +84,12 @@ pub enum TrainingError {
         /// Which.
         source: StepError,
     },
+    /// The norm of gradients that are finite is not.
+    #[error("the gradient's norm overflows in step {step}: lower the learning rate")]
+    Overflow {
+        /// The step, from 1.
+        step: usize,
+    },
     /// A norm cannot be read.
     #[error(transparent)]
     Clipping(#[from] ClippingError),
@@ -95,7 +101,10 @@ pub enum TrainingError {
 impl TrainingError {
     /// Whether the numbers ran away, rather than the input being wrong.
     pub fn is_divergence(&self) -> bool {
-        matches!(self, Self::Diverged { .. } | Self::Gradient { .. })
+        matches!(
+            self,
+            Self::Diverged { .. } | Self::Gradient { .. } | Self::Overflow { .. }
+        )
     }
 }
 
@@ -337,7 +346,8 @@ impl<'a, M: Classifier> Trainer<'a, M> {
     /// Trains one step; after the last one of an epoch, measures on the test examples.
     ///
     /// # Errors
-    /// If the loss or its gradient is not finite; the weights are then as before.
+    /// If the loss or its gradient is not finite: the weights are then as before; or if the loss of the test
+    /// examples after an epoch is not.
     pub fn train_step(&mut self) -> Result<Progress<'_>, TrainingError> {
         let begun = Instant::now();
         let step = self.step();
@@ -374,10 +384,10 @@ impl<'a, M: Classifier> Trainer<'a, M> {
         }
         let gradient_norm = clip_norm(&self.model, &mut gradients, self.config.clip_norm)?;
         if !gradient_norm.is_finite() {
-            check_gradients(&self.model, &gradients).map_err(|source| TrainingError::Gradient {
-                step: step + 1,
-                source,
-            })?;
+            let step = step + 1;
+            check_gradients(&self.model, &gradients)
+                .map_err(|source| TrainingError::Gradient { step, source })?;
+            return Err(TrainingError::Overflow { step });
         }
         let learning_rate =
             self.config.optimizer.learning_rate() * self.config.schedule.share(step, self.steps());
@@ -414,6 +424,12 @@ impl<'a, M: Classifier> Trainer<'a, M> {
         let tally = std::mem::take(&mut self.tally);
         let examples = tally.examples.max(1) as f64;
         let (test_loss, test_accuracy) = evaluate(&self.model, &self.data.test, self.data.shape)?;
+        if !test_loss.is_finite() {
+            return Err(TrainingError::Diverged {
+                step: self.step(),
+                loss: test_loss as f32,
+            });
+        }
         self.history.epochs.push(EpochRecord {
             epoch,
             training_loss: tally.loss / examples,

@@ -120,6 +120,7 @@ impl From<TrainingError> for Failure {
         match error {
             TrainingError::Diverged { .. }
             | TrainingError::Gradient { .. }
+            | TrainingError::Overflow { .. }
             | TrainingError::Clipping(_)
             | TrainingError::Device(_) => Self::run(error),
             other => Self::input(other),
