@@ -313,8 +313,9 @@ def make_photos(cache):
 
 README_HEAD = """# Pictures of the repository
 
-`make_assets.py` rebuilds every file of this folder (but `prior*`) from published packages of
-exact versions; this table is written by it.
+`make_assets.py` rebuilds every file of this folder (but `prior*`, and `digits` and `fashion`, which
+are `make_labelled_pictures.py`'s) from published packages of exact versions; this table is written
+by it.
 
 * `panoramas/*.png`: equirectangular panoramas, 8-bit RGB, tone-mapped once: linear light (negative
   samples clipped) divided by the 95th percentile of its luminance, clamped to [0, 1], gamma 1/2.2.
@@ -326,6 +327,13 @@ exact versions; this table is written by it.
   (Lanczos) and saved at quality {quality}, 4:4:4. None is a painting, a rendering or a logo.
 * `sample/`: the ground truth of the README's command, and its x4 degradation (bicubic, antialiased,
   wrapped in longitude, reflected at the poles), both with GPano metadata as a camera writes it.
+* `digits/`: 1797 handwritten digits, 8 x 8, as IDX files: the test set of "Optical Recognition of
+  Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998,
+  doi 10.24432/C50P49), CC BY 4.0, from PyPI `scikit-learn` 1.7.0
+  (`sklearn/datasets/data/digits.csv.gz`); the values are as they were, the format is another.
+* `fashion/`: of each class of Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, 2017) the first 550
+  pictures of the training set and the first 100 of the test set, 28 x 28, as IDX files; MIT licence,
+  copyright 2017 Zalando SE; from Debian `dataset-fashion-mnist` 0.0~git20200523.55506a9-1.
 
 The licences are those of the authors of the pictures, not that of Nabla's code. CC-BY and CC-BY-SA
 files carry the attribution below; the reduced files of CC-BY-SA authors are under the same CC-BY-SA

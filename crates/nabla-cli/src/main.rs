@@ -3,13 +3,16 @@
 //! Exit codes: 0 done; 1 a claim or a job failed while it ran; 2 the input or the command line is
 //! wrong; 130 interrupted. Whatever goes wrong is told in one line on the standard error.
 
+mod dashboard;
 mod devices;
 mod errors;
 mod interrupt;
 mod jobs;
+mod loss_plot;
 mod output;
 mod picture_files;
 mod progress;
+mod recipe_file;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -35,8 +38,10 @@ enum Job {
     Evaluate(jobs::evaluate::Arguments),
     /// Turn a panorama into tangent planes or a cube map, and back
     Project(jobs::project::Arguments),
-    /// Train the networks that other jobs use
+    /// Train a classifier with any optimizer, or the networks that other jobs use
     Train(jobs::train::Arguments),
+    /// Compare optimizers, each with the learning rate that suits it
+    Compare(jobs::compare::Arguments),
     /// List, run and report the measured claims of the methods
     Claims(jobs::claims::Arguments),
     /// List every method with its paper, its state and what became of its claim
@@ -51,6 +56,7 @@ fn run(job: Job) -> Result<(), Failure> {
         Job::Evaluate(arguments) => jobs::evaluate::run(&arguments),
         Job::Project(arguments) => jobs::project::run(&arguments),
         Job::Train(arguments) => jobs::train::run(&arguments),
+        Job::Compare(arguments) => jobs::compare::run(&arguments),
         Job::Claims(arguments) => jobs::claims::run(&arguments),
         Job::List(arguments) => jobs::list::run(&arguments),
         Job::Doctor(arguments) => jobs::doctor::run(&arguments),

@@ -8,16 +8,21 @@
 //!   keeps it true when a picture changes size.
 //! * [`PanoramaSet`] and [`PhotoSet`]: the panoramas, with their split, and the photographs of
 //!   `assets/`; [`sample_panorama`] is built in.
-//! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format.
+//! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format; [`CsvTable`]: dense ones in CSV.
+//! * [`LabelledPictures`]: MNIST, Fashion-MNIST ([`IdxArray`]) and CIFAR-10 in their published files;
+//!   [`digits`] and a [`fashion_sample`] are built in.
 
 mod atomic_file;
+mod csv_table;
 mod dataset;
 mod embedded;
 mod exif;
 mod file_format;
+mod idx;
 mod image_file;
 mod image_reader;
 mod image_writer;
+mod labelled_pictures;
 mod libsvm;
 mod metadata;
 mod photosphere;
@@ -27,10 +32,13 @@ mod tone_map;
 pub use atomic_file::{
     OutputError, check_writable, remove_unfinished_files, write_atomically, write_bytes_atomically,
 };
+pub use csv_table::{CsvError, CsvTable, LabelColumn};
 pub use dataset::{DataSetError, PanoramaSet, PhotoSet, Split};
 pub use embedded::{SAMPLE_PANORAMA, SAMPLE_PANORAMA_SMALL, sample_panorama};
 pub use file_format::{BitDepth, FileFormat};
+pub use idx::{IdxArray, IdxError, IdxValues};
 pub use image_file::{ImageFileError, Picture, ReadOptions, WriteOptions};
+pub use labelled_pictures::{LabelledPictures, LabelledPicturesError, digits, fashion_sample};
 pub use libsvm::{LabelledRows, LibsvmError};
 pub use metadata::Metadata;
 pub use photosphere::{PhotoSphere, XmpError, resize_xmp};

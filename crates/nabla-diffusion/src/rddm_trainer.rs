@@ -35,12 +35,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::config::Config;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::optim::{
     AdamWConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer, OptimizerRecord,
 };
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor};
+use nabla_grad::clipping::clip_norm;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -437,57 +438,13 @@ fn scalar(x: Tensor<1>) -> Result<f32, RddmTrainingError> {
         .map_err(|e| RddmTrainingError::Device(e.to_string()))
 }
 
-/// The squares of a network's gradients, summed per parameter.
-struct Squares<'a> {
-    gradients: &'a GradientsParams,
-    sums: Vec<Tensor<1>>,
-}
-
-impl ModuleVisitor for Squares<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.sums.push(gradient.square().sum());
-        }
-    }
-}
-
-/// Multiplies a network's gradients.
-struct Scale<'a> {
-    gradients: &'a mut GradientsParams,
-    factor: f64,
-}
-
-impl ModuleVisitor for Scale<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            self.gradients
-                .register::<D>(param.id, gradient * self.factor);
-        }
-    }
-}
-
 /// The norm of the gradients, which are limited to `clip` (0 for no limit).
 fn limit_gradients<M: Module>(
     network: &M,
     gradients: &mut GradientsParams,
     clip: f64,
 ) -> Result<f32, RddmTrainingError> {
-    let mut squares = Squares {
-        gradients,
-        sums: Vec::new(),
-    };
-    network.visit(&mut squares);
-    if squares.sums.is_empty() {
-        return Ok(0.0);
-    }
-    // One reading from the device instead of one per parameter.
-    let norm = scalar(Tensor::cat(squares.sums, 0).sum().sqrt())?;
-    if clip > 0.0 && f64::from(norm) > clip {
-        // As PyTorch's clip_grad_norm_.
-        let factor = clip / (f64::from(norm) + 1e-6);
-        network.visit(&mut Scale { gradients, factor });
-    }
-    Ok(norm)
+    clip_norm(network, gradients, clip).map_err(|error| RddmTrainingError::Device(error.0))
 }
 
 fn device_of<M: Module>(network: &M) -> Result<Device, RddmTrainingError> {
@@ -655,8 +612,8 @@ impl<M: Module + ResidualDenoiser> RddmTrainer<M> {
             return Err(RddmTrainingError::NotFinite { what: "loss", step });
         }
         let mut gradients = accumulator.grads();
-        let gradient_norm =
-            limit_gradients(&self.network, &mut gradients, self.config.gradient_clip)?;
+        let gradient_norm = clip_norm(&self.network, &mut gradients, self.config.gradient_clip)
+            .map_err(|e| RddmTrainingError::Device(e.0))?;
         if !gradient_norm.is_finite() {
             return Err(RddmTrainingError::NotFinite {
                 what: "gradient",

@@ -9,9 +9,11 @@
 //! * [`proximal`]: proximal operators and projections;
 //! * [`compressor`] and [`sketch`]: fewer numbers for a vector, with the constants that convergence
 //!   theory asks for;
+//! * [`clipping`]: gradients limited by their norm or by value;
 //! * [`elementwise`]: operations on the elements of several tensors in one pass, for optimizers;
 //! * [`seeded_noise`]: random numbers that are the same on every device.
 
+pub mod clipping;
 pub mod compressor;
 pub mod curvature;
 pub mod decomposition;

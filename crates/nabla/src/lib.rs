@@ -11,6 +11,7 @@
 //! * [`grad`]: a module's gradients taken apart: flat vectors, per-example gradients, curvature,
 //!   traces and spectra, proximal operators, compressors and sketches;
 //! * [`optim`]: optimizers that Burn's learner takes, and solvers;
+//! * [`train`]: classifiers on real data sets, and comparisons of optimizers;
 //! * [`claims`]: the methods with their papers, and the experiments that measure what those claim.
 //!
 //! The program `nabla` (crate `nabla-cli`) does the same jobs on files.
@@ -39,6 +40,7 @@ pub use nabla_diffusion as diffusion;
 pub use nabla_grad as grad;
 pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
+pub use nabla_train as train;
 
 /// The names that most programs need: `use nabla::prelude::*`.
 pub mod prelude {

@@ -1,9 +1,12 @@
 //! The jobs of the program, one file each.
 
 pub mod claims;
+pub mod compare;
 pub mod doctor;
 pub mod evaluate;
+mod experiment_flags;
 pub mod list;
 pub mod project;
 pub mod train;
+mod train_model;
 pub mod upscale;

@@ -1,4 +1,4 @@
-//! `nabla train`: the training of the networks that other jobs use.
+//! `nabla train`: a classifier on a data set, or the networks that other jobs use.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -16,8 +16,11 @@ use serde::Serialize;
 
 use crate::devices::DeviceChoice;
 use crate::errors::Failure;
+use crate::jobs::train_model;
+use crate::loss_plot::averaged;
 use crate::output::{print, print_json};
 use crate::progress::{Progress, duration};
+use crate::recipe_file::{read_toml, wrong_toml};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -28,6 +31,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Train a classifier on a data set with any optimizer, or go on with it
+    Model(Box<train_model::Arguments>),
     /// Train a super-resolution prior for `nabla upscale --model DIR`, or go on with it
     Prior(PriorArguments),
 }
@@ -68,6 +73,7 @@ struct PriorArguments {
 /// Does the job.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.task {
+        Task::Model(arguments) => train_model::run(arguments),
         Task::Prior(arguments) => prior(arguments),
     }
 }
@@ -173,12 +179,8 @@ const REPORTED: usize = 100;
 fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
     let mut recipe = PriorRecipe::default();
     if let Some(path) = &arguments.recipe {
-        let wrong = |reason: &dyn std::fmt::Display| {
-            Failure::input(format!("{} is not a recipe: {reason}", path.display()))
-        };
-        let text = fs::read_to_string(path)
-            .map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))?;
-        let given: toml::Table = toml::from_str(&text).map_err(|e| wrong(&e.message()))?;
+        let wrong = |reason: &dyn std::fmt::Display| wrong_toml(path, "a recipe", reason);
+        let given: toml::Table = read_toml(path, "a recipe")?;
         let mut whole = toml::Table::try_from(&recipe).map_err(|e| wrong(&e))?;
         overlay(&mut whole, given);
         recipe = whole
@@ -208,11 +210,7 @@ fn overlay(whole: &mut toml::Table, given: toml::Table) {
 
 /// The loss over the steps, averaged over windows so that the trend shows.
 fn curve(losses: &[f32], loss: Loss) -> Result<String, Failure> {
-    let window = (losses.len() / 200).max(1);
-    let points = losses.chunks(window).enumerate().map(|(i, chunk)| {
-        let mean = chunk.iter().map(|&l| f64::from(l)).sum::<f64>() / chunk.len() as f64;
-        [(i * window) as f64 + 0.5 * chunk.len() as f64, mean]
-    });
+    let (window, points) = averaged(losses);
     let plot = LinePlot::new(
         "Training of the prior",
         "step",

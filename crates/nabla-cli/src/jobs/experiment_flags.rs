@@ -1,0 +1,129 @@
+//! The flags by which `nabla train model` and `nabla compare` choose data, model and training.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use nabla::train::cnn::CnnConfig;
+use nabla::train::data_set::DataConfig;
+use nabla::train::experiment::{Experiment, ModelConfig};
+use nabla::train::logistic_regression::LogisticRegressionConfig;
+use nabla::train::mlp::MlpConfig;
+use nabla::train::optimizer::Method;
+use nabla::train::resnet::ResNetConfig;
+use nabla::train::schedule::Decay;
+use nabla::train::training::TrainingError;
+
+use crate::errors::Failure;
+
+/// What each flag says goes over what a file says.
+#[derive(Args)]
+pub struct ExperimentFlags {
+    /// `digits` or `fashion` (built in), a folder (MNIST, Fashion-MNIST, CIFAR-10), a CSV or LIBSVM file
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<String>,
+    /// The test examples of a CSV or LIBSVM file; without them a share of it is held out
+    #[arg(long, value_name = "FILE")]
+    test: Option<PathBuf>,
+    /// The model, with its default sizes
+    #[arg(long, value_enum)]
+    model: Option<ModelChoice>,
+    /// Times that every example is met
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Examples of a step
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Seed of everything random
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How the learning rate falls
+    #[arg(long, value_enum)]
+    schedule: Option<ScheduleChoice>,
+    /// The share of the training in which the learning rate rises
+    #[arg(long, value_name = "SHARE")]
+    warmup: Option<f64>,
+    /// Highest norm of the gradient, 0 for no limit
+    #[arg(long, value_name = "NORM")]
+    clip_norm: Option<f64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModelChoice {
+    /// One linear layer
+    Logistic,
+    /// Two hidden layers of 128 and 64 units
+    Mlp,
+    /// Two convolutions with batch normalisation
+    Cnn,
+    /// The ResNet-20 of CIFAR-10
+    Resnet20,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScheduleChoice {
+    /// Not at all
+    Constant,
+    /// By 10 at 1/2 and 3/4
+    Step,
+    /// To 0 along a cosine
+    Cosine,
+    /// To 0 along a line
+    Linear,
+}
+
+impl ExperimentFlags {
+    /// Puts what the flags say over the experiment.
+    pub fn apply(&self, experiment: &mut Experiment) {
+        let DataConfig { source, test, .. } = &mut experiment.data;
+        if let Some(data) = &self.data {
+            source.clone_from(data);
+            // The test file of another table is no longer meant.
+            *test = None;
+        }
+        if self.test.is_some() {
+            test.clone_from(&self.test);
+        }
+        if let Some(model) = self.model {
+            experiment.model = match model {
+                ModelChoice::Logistic => {
+                    ModelConfig::LogisticRegression(LogisticRegressionConfig::default())
+                }
+                ModelChoice::Mlp => ModelConfig::Mlp(MlpConfig::default()),
+                ModelChoice::Cnn => ModelConfig::Cnn(CnnConfig::default()),
+                ModelChoice::Resnet20 => ModelConfig::ResNet(ResNetConfig::default()),
+            };
+        }
+        let training = &mut experiment.training;
+        training.epochs = self.epochs.unwrap_or(training.epochs);
+        training.batch = self.batch.unwrap_or(training.batch);
+        training.seed = self.seed.unwrap_or(training.seed);
+        training.clip_norm = self.clip_norm.unwrap_or(training.clip_norm);
+        training.schedule.warmup = self.warmup.unwrap_or(training.schedule.warmup);
+        if let Some(schedule) = self.schedule {
+            training.schedule.decay = match schedule {
+                ScheduleChoice::Constant => Decay::Constant,
+                ScheduleChoice::Step => Decay::steps(),
+                ScheduleChoice::Cosine => Decay::Cosine { floor: 0.0 },
+                ScheduleChoice::Linear => Decay::Linear { floor: 0.0 },
+            };
+        }
+    }
+}
+
+/// The optimizer of a name, as a value of a flag.
+pub fn method(name: &str) -> Result<Method, String> {
+    name.parse::<Method>().map_err(|e| e.to_string())
+}
+
+impl From<TrainingError> for Failure {
+    fn from(error: TrainingError) -> Self {
+        match error {
+            TrainingError::Diverged { .. }
+            | TrainingError::Gradient { .. }
+            | TrainingError::Overflow { .. }
+            | TrainingError::Clipping(_)
+            | TrainingError::Device(_) => Self::run(error),
+            other => Self::input(other),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! `nabla train model`: a classifier on a real data set.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::Args;
+use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
+use nabla::data::write_bytes_atomically;
+use nabla::train::experiment::{Experiment, Outcome};
+use nabla::train::history::{EpochRecord, Timing};
+use nabla::train::optimizer::{Method, OptimizerConfig};
+use serde::Serialize;
+
+use crate::dashboard::Dashboard;
+use crate::devices::DeviceChoice;
+use crate::errors::Failure;
+use crate::jobs::experiment_flags::{ExperimentFlags, method};
+use crate::loss_plot::averaged;
+use crate::output::{print, print_json};
+use crate::progress::duration;
+use crate::recipe_file::read_toml;
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    /// The folder of the training; one that was broken off in it goes on. Without it, nothing is written
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// An experiment (TOML); what it leaves out is as `--print-config` shows
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: ExperimentFlags,
+    /// sgd, momentum, adagrad, rmsprop, adam, adamw, adan, lamb, lion, adafactor, muon, adamp, sgdp,
+    /// diffgrad, adabelief or m-fac
+    #[arg(long, value_name = "NAME", value_parser = method)]
+    optimizer: Option<Method>,
+    /// Highest learning rate; the optimizer's customary one if there is none
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
+    /// Weight decay of matrices and kernels
+    #[arg(long, value_name = "DECAY")]
+    weight_decay: Option<f64>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceChoice,
+    /// Print the whole experiment and do nothing
+    #[arg(long)]
+    print_config: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// The experiment of the command line: the defaults, the file, the flags.
+    fn experiment(&self) -> Result<Experiment, Failure> {
+        let mut experiment = match &self.config {
+            Some(path) => read_toml(path, "an experiment")?,
+            None => Experiment::default(),
+        };
+        self.flags.apply(&mut experiment);
+        let optimizer = &mut experiment.training.optimizer;
+        if let Some(method) = self.optimizer {
+            *optimizer = OptimizerConfig {
+                // The learning rate of another optimizer is no good for this one.
+                learning_rate: None,
+                method,
+                ..optimizer.clone()
+            };
+        }
+        optimizer.learning_rate = self.learning_rate.or(optimizer.learning_rate);
+        optimizer.weight_decay = self.weight_decay.unwrap_or(optimizer.weight_decay);
+        Ok(experiment)
+    }
+}
+
+#[derive(Serialize)]
+struct Trained<'a> {
+    folder: Option<&'a PathBuf>,
+    model: String,
+    optimizer: &'static str,
+    learning_rate: f64,
+    parameters: usize,
+    state_bytes: u64,
+    steps: usize,
+    epochs: &'a [EpochRecord],
+    seconds: Timing,
+}
+
+/// Does the job.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let experiment = arguments.experiment()?;
+    let text = toml::to_string_pretty(&experiment).map_err(Failure::run)?;
+    if arguments.print_config {
+        return print(&text);
+    }
+    let device = arguments.device.open()?;
+    let checkpoint = arguments
+        .out
+        .as_ref()
+        .map(|f| f.join("checkpoint.safetensors"));
+    let mut dashboard = None;
+    let mut failure = None;
+    let outcome = experiment.run(&device, checkpoint.as_deref(), &mut |progress| {
+        // A wrong experiment has been refused by now: only a right one makes a folder.
+        if dashboard.is_none()
+            && let Some(folder) = &arguments.out
+        {
+            let begun = fs::create_dir_all(folder)
+                .map_err(|e| Failure::input(format!("cannot write to {}: {e}", folder.display())))
+                .and_then(|()| {
+                    let file = folder.join("experiment.toml");
+                    Ok(write_bytes_atomically(&file, text.as_bytes())?)
+                });
+            if let Err(error) = begun {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        let epochs = experiment.training.epochs;
+        dashboard
+            .get_or_insert_with(|| Dashboard::new(epochs))
+            .step(&progress);
+        ControlFlow::Continue(())
+    });
+    if let Some(dashboard) = &dashboard {
+        dashboard.finish();
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let outcome = outcome?;
+    if let Some(folder) = &arguments.out {
+        write_files(folder, &experiment, &outcome)?;
+    }
+    let optimizer = &experiment.training.optimizer;
+    let history = &outcome.history;
+    let trained = Trained {
+        folder: arguments.out.as_ref(),
+        model: experiment.model.name(),
+        optimizer: optimizer.method.name(),
+        learning_rate: optimizer.learning_rate(),
+        parameters: outcome.parameters,
+        state_bytes: outcome.state_bytes,
+        steps: history.steps.len(),
+        epochs: &history.epochs,
+        seconds: history.timing,
+    };
+    if arguments.json {
+        return print_json(&trained);
+    }
+    let last = history.last().map_or(f64::NAN, |e| 100.0 * e.test_accuracy);
+    let steps = trained.steps.max(1) as f64;
+    let mut told = format!(
+        "{} with {} parameters on {}, {} at learning rate {}: {last:.2} % right after {} epochs\n\
+         {} in steps ({:.2} ms a step, {:.2} ms of it {}), {} to measure; optimizer state {} KiB\n",
+        trained.model,
+        trained.parameters,
+        experiment.data.source,
+        trained.optimizer,
+        trained.learning_rate,
+        trained.epochs.len(),
+        duration(history.timing.steps),
+        1e3 * history.timing.steps / steps,
+        1e3 * history.timing.optimizer / steps,
+        trained.optimizer,
+        duration(history.timing.evaluation),
+        trained.state_bytes.div_ceil(1024),
+    );
+    if let Some(folder) = &arguments.out {
+        told += &format!(
+            "model.safetensors, experiment.toml, history.json, epochs.csv, steps.csv, loss.svg and \
+             accuracy.svg in {}\n",
+            folder.display()
+        );
+    }
+    print(&told)
+}
+
+fn write_files(
+    folder: &std::path::Path,
+    experiment: &Experiment,
+    outcome: &Outcome,
+) -> Result<(), Failure> {
+    let history = &outcome.history;
+    let write = |name: &str, bytes: &[u8]| write_bytes_atomically(&folder.join(name), bytes);
+    write("model.safetensors", &outcome.weights)?;
+    write("epochs.csv", history.epochs_csv().as_bytes())?;
+    write("steps.csv", history.steps_csv().as_bytes())?;
+    let json = serde_json::to_vec_pretty(history).map_err(Failure::run)?;
+    write("history.json", &json)?;
+
+    let title = format!(
+        "{} on {}, {}",
+        experiment.model.name(),
+        experiment.data.source,
+        experiment.training.optimizer.method.name()
+    );
+    let losses: Vec<f32> = history.steps.iter().map(|s| s.loss).collect();
+    let (window, points) = averaged(&losses);
+    let per_epoch = history.steps.len() as f64 / history.epochs.len().max(1) as f64;
+    let test = history
+        .epochs
+        .iter()
+        .map(|e| [e.epoch as f64 * per_epoch, e.test_loss]);
+    let training = match window {
+        1 => "training".to_owned(),
+        steps => format!("training, mean of {steps} steps"),
+    };
+    let loss = LinePlot::new(&title, "step", "cross-entropy")
+        .log_y()
+        .with_series(Series::new(training, points))
+        .with_series(Series::new("test", test));
+    let accuracy = |value: fn(&EpochRecord) -> f64| {
+        let epochs = history.epochs.iter();
+        epochs.map(move |e| [e.epoch as f64, 100.0 * value(e)])
+    };
+    let accuracy = LinePlot::new(&title, "epoch", "right answers, %")
+        .with_series(Series::new("training", accuracy(|e| e.training_accuracy)))
+        .with_series(Series::new("test", accuracy(|e| e.test_accuracy)));
+    for (name, plot) in [("loss.svg", loss), ("accuracy.svg", accuracy)] {
+        let svg = line_plot(&plot, Theme::Standalone).map_err(Failure::run)?;
+        write_svg(&folder.join(name), &svg)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! A small convolutional network.
+//!
+//! Each stage is a convolution of 3 x 3 with padding 1, batch normalisation (which may be left out),
+//! rectified units and max pooling of 2 x 2; a linear layer scores the classes. Kernels and the matrix
+//! are drawn by [He's rule](crate::initialization); biases and shifts begin at 0, gains at 1. A
+//! convolution before a normalisation has no bias.
+
+use burn::module::{Initializer, Module};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, PaddingConfig2d};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::classifier::{Classifier, ModelError, check_width};
+use crate::mlp::linear;
+
+/// Configuration of [`Cnn`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CnnConfig {
+    /// Channels of each stage, which halves the picture. Default 16 and 32.
+    pub channels: Vec<usize>,
+    /// Whether there is batch normalisation. Default yes.
+    pub batch_norm: bool,
+}
+
+impl Default for CnnConfig {
+    fn default() -> Self {
+        Self {
+            channels: vec![16, 32],
+            batch_norm: true,
+        }
+    }
+}
+
+impl CnnConfig {
+    /// The model for pictures of `shape` (channels, height, width), with weights to be
+    /// [drawn](crate::initialization::he_normal).
+    ///
+    /// # Errors
+    /// If a stage has no channels, or the pictures are too small to be halved so often.
+    pub fn init(
+        &self,
+        shape: [usize; 3],
+        classes: usize,
+        device: &Device,
+    ) -> Result<Cnn, ModelError> {
+        let [mut inputs, mut height, mut width] = shape;
+        let side = height.min(width);
+        if side.checked_shr(self.channels.len() as u32).unwrap_or(0) == 0 {
+            return Err(ModelError::TooSmall {
+                model: "cnn",
+                layers: self.channels.len(),
+                needed: 1_usize
+                    .checked_shl(self.channels.len() as u32)
+                    .unwrap_or(usize::MAX),
+                found: side,
+            });
+        }
+        let mut stages = Vec::new();
+        for &channels in &self.channels {
+            check_width("cnn", "number of channels", channels)?;
+            stages.push(Stage {
+                convolution: convolution(inputs, channels, 1, !self.batch_norm, device),
+                norm: self
+                    .batch_norm
+                    .then(|| BatchNormConfig::new(channels).init(device)),
+                pool: MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init(),
+            });
+            (inputs, height, width) = (channels, height / 2, width / 2);
+        }
+        Ok(Cnn {
+            stages,
+            output: linear(inputs * height * width, classes, device),
+            shape,
+        })
+    }
+}
+
+/// A 3 x 3 convolution of zeros, whose kernel is to be drawn.
+pub(crate) fn convolution(
+    inputs: usize,
+    outputs: usize,
+    stride: usize,
+    bias: bool,
+    device: &Device,
+) -> Conv2d {
+    Conv2dConfig::new([inputs, outputs], [3, 3])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .with_bias(bias)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
+}
+
+/// One stage of [`Cnn`].
+#[derive(Module, Debug)]
+pub struct Stage {
+    /// `[channels_out, channels_in, 3, 3]`.
+    pub convolution: Conv2d,
+    /// Batch normalisation.
+    pub norm: Option<BatchNorm>,
+    /// Max pooling of 2 x 2.
+    pub pool: MaxPool2d,
+}
+
+/// The model.
+#[derive(Module, Debug)]
+pub struct Cnn {
+    /// The stages.
+    pub stages: Vec<Stage>,
+    /// The last layer.
+    pub output: Linear,
+    /// Channels, height and width of the pictures.
+    #[module(skip)]
+    pub shape: [usize; 3],
+}
+
+impl Classifier for Cnn {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        let [batch, _] = input.dims();
+        let [channels, height, width] = self.shape;
+        let mut x = input.reshape([batch, channels, height, width]);
+        for stage in &self.stages {
+            x = stage.convolution.forward(x);
+            if let Some(norm) = &stage.norm {
+                x = norm.forward(x);
+            }
+            x = stage.pool.forward(relu(x)); // [batch, channels, height/2, width/2]
+        }
+        self.output.forward(x.flatten(1, 3))
+    }
+}

@@ -1,0 +1,669 @@
+//! Several optimizers at one task, each with the learning rate that suits it.
+//!
+//! 1. *Search.* Each optimizer gets the same number `n` of trials. With its own middle `η₀` (its
+//!    [learning rate](crate::optimizer::OptimizerConfig::learning_rate)) and the spacing `s`, trial `k` has
+//!    the learning rate `η₀ s^(k − (n − 1)/2)`, rounded down in the exponent for even `n`. It trains on the
+//!    training examples without the [validation
+//!    part](crate::data_set::DataConfig::open_for_validation), and is measured on that. The seed is the
+//!    experiment's. The best accuracy wins, of equal ones the lowest loss; a trial that diverges is the
+//!    worst.
+//! 2. *Final.* With that learning rate it trains on all training examples, once per seed, and is measured on
+//!    the test examples, which the search has not seen.
+//!
+//! A best learning rate at an end of the grid is told
+//! ([`Standing::at_edge`]): the optimizer might do better beyond it.
+//!
+//! Every run that is over is in a file, and is not done again.
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use nabla_data::{OutputError, write_bytes_atomically};
+use serde::{Deserialize, Serialize};
+
+use crate::data_set::DataSet;
+use crate::experiment::Experiment;
+use crate::history::EpochRecord;
+use crate::optimizer::OptimizerConfig;
+use crate::training::{Progress, TrainingError};
+
+/// Why a comparison is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ComparisonError {
+    /// A training.
+    #[error("{label}: {source}")]
+    Training {
+        /// The optimizer's label.
+        label: String,
+        /// The error.
+        source: Box<TrainingError>,
+    },
+    /// The data.
+    #[error(transparent)]
+    Data(Box<TrainingError>),
+    /// A value that is out of range.
+    #[error("the comparison's {field} is {value}, but it must be {expected}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// Two optimizers or seeds are the same.
+    #[error("the {what} {value} is there twice")]
+    Repeated {
+        /// Label or seed.
+        what: &'static str,
+        /// It.
+        value: String,
+    },
+    /// The file of runs cannot be read.
+    #[error("cannot read {}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The file of runs is another comparison's.
+    #[error("{} holds the runs of another comparison: choose another folder", path.display())]
+    OtherComparison {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file of runs cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// One of the optimizers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contender {
+    /// Its name in tables and plots; the method's, if there is none.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// The optimizer; its learning rate is the middle of the search.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+}
+
+impl Contender {
+    /// Its label.
+    pub fn label(&self) -> &str {
+        let name = || self.optimizer.method.name();
+        self.label.as_deref().unwrap_or_else(name)
+    }
+}
+
+/// A comparison; see the [module documentation](self).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Comparison {
+    /// The task; its optimizer is replaced.
+    pub experiment: Experiment,
+    /// The optimizers. Default: momentum, AdamW, AdamP, AdaBelief and diffGrad.
+    pub contenders: Vec<Contender>,
+    /// Learning rates that are tried for each. Default 5.
+    pub trials: usize,
+    /// The ratio of neighbouring learning rates, above 1. Default √10.
+    pub spacing: f64,
+    /// Seeds of the final runs. Default 1, 2 and 3.
+    pub seeds: Vec<u64>,
+}
+
+impl Default for Comparison {
+    fn default() -> Self {
+        let contender = |name: &str| Contender {
+            label: None,
+            optimizer: OptimizerConfig::new(
+                name.parse().unwrap_or(OptimizerConfig::default().method),
+            ),
+        };
+        Self {
+            experiment: Experiment::default(),
+            contenders: ["momentum", "adamw", "adamp", "adabelief", "diffgrad"]
+                .map(contender)
+                .to_vec(),
+            trials: 5,
+            spacing: 10_f64.sqrt(),
+            seeds: vec![1, 2, 3],
+        }
+    }
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// To choose the learning rate.
+    Search,
+    /// To be reported.
+    Final,
+}
+
+/// A run that is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The optimizer's label.
+    pub label: String,
+    /// What it was for.
+    pub phase: Phase,
+    /// The highest learning rate of the schedule.
+    pub learning_rate: f64,
+    /// The seed.
+    pub seed: u64,
+    /// The epochs; fewer than were asked for if it diverged.
+    pub epochs: Vec<EpochRecord>,
+    /// Why it ended early.
+    pub diverged: Option<String>,
+    /// Steps done.
+    pub steps: usize,
+    /// Seconds of a step, all in all.
+    pub step_seconds: f64,
+    /// Seconds of the optimizer's part of a step.
+    pub optimizer_seconds: f64,
+    /// Bytes that the optimizer keeps between two steps.
+    pub state_bytes: u64,
+}
+
+impl RunRecord {
+    /// What the search compares: the higher the better.
+    fn rank(&self) -> (f64, f64) {
+        match (&self.diverged, self.epochs.last()) {
+            (None, Some(last)) if last.test_loss.is_finite() => {
+                (last.test_accuracy, -last.test_loss)
+            }
+            _ => (f64::NEG_INFINITY, f64::NEG_INFINITY),
+        }
+    }
+}
+
+/// Mean and spread over the seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation of the sample; 0 for one seed.
+    pub deviation: f64,
+    /// Least.
+    pub min: f64,
+    /// Highest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of some values; `None` if there are none.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len() as f64;
+        if values.is_empty() {
+            return None;
+        }
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        Some(Self {
+            mean,
+            deviation: (squares / (n - 1.0).max(1.0)).sqrt(),
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        })
+    }
+}
+
+/// What came out for one optimizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its label.
+    pub label: String,
+    /// The method's name.
+    pub method: String,
+    /// The learning rate that the search found; `None` if all trials diverged.
+    pub learning_rate: Option<f64>,
+    /// Whether it is the lowest or the highest that was tried.
+    pub at_edge: bool,
+    /// Mean training loss of the last epoch, over the seeds that did not diverge.
+    pub training_loss: Option<Spread>,
+    /// Test loss after it.
+    pub test_loss: Option<Spread>,
+    /// Test accuracy after it, in `[0, 1]`.
+    pub test_accuracy: Option<Spread>,
+    /// The test accuracy of every seed, in their order; `None` where it diverged.
+    pub accuracies: Vec<Option<f64>>,
+    /// The mean over the seeds of every epoch.
+    pub curve: Vec<EpochRecord>,
+    /// Seconds of a step.
+    pub step_seconds: Option<f64>,
+    /// Seconds of the optimizer's part of it.
+    pub optimizer_seconds: Option<f64>,
+    /// Bytes that the optimizer keeps between two steps.
+    pub state_bytes: Option<u64>,
+}
+
+/// What a comparison is doing.
+#[derive(Clone, Copy, Debug)]
+pub enum ComparisonEvent<'a> {
+    /// A run begins.
+    Begin {
+        /// Its number, from 0.
+        run: usize,
+        /// The number of runs in all.
+        runs: usize,
+        /// The optimizer's label.
+        label: &'a str,
+        /// What it is for.
+        phase: Phase,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// Its seed.
+        seed: u64,
+    },
+    /// A step of it.
+    Step(Progress<'a>),
+    /// It is over, now or in an earlier call.
+    End(&'a RunRecord),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Runs {
+    comparison: Comparison,
+    runs: Vec<RunRecord>,
+}
+
+/// The file of runs in a folder.
+pub const RUNS_FILE: &str = "runs.json";
+
+impl Comparison {
+    fn validate(&self) -> Result<(), ComparisonError> {
+        let check = |field, value: f64, holds, expected| {
+            if holds {
+                Ok(())
+            } else {
+                Err(ComparisonError::Field {
+                    field,
+                    value,
+                    expected,
+                })
+            }
+        };
+        let n = self.contenders.len();
+        check("number of optimizers", n as f64, n > 0, "at least 1")?;
+        check(
+            "number of trials",
+            self.trials as f64,
+            (1..=101).contains(&self.trials),
+            "between 1 and 101",
+        )?;
+        let spacing = self.spacing > 1.0 && self.spacing.is_finite();
+        check("spacing", self.spacing, spacing, "more than 1 and finite")?;
+        let n = self.seeds.len();
+        check("number of seeds", n as f64, n > 0, "at least 1")?;
+        for (i, seed) in self.seeds.iter().enumerate() {
+            if self.seeds[..i].contains(seed) {
+                return Err(ComparisonError::Repeated {
+                    what: "seed",
+                    value: seed.to_string(),
+                });
+            }
+        }
+        for (i, contender) in self.contenders.iter().enumerate() {
+            let label = contender.label();
+            if self.contenders[..i].iter().any(|c| c.label() == label) {
+                return Err(ComparisonError::Repeated {
+                    what: "optimizer",
+                    value: label.to_owned(),
+                });
+            }
+            contender
+                .optimizer
+                .validate()
+                .map_err(|source| failed(label, source.into()))?;
+        }
+        let training = self.experiment.training.validate();
+        training.map_err(|e| ComparisonError::Data(Box::new(e)))
+    }
+
+    /// The learning rates of the search for one optimizer, rising.
+    pub fn grid(&self, optimizer: &OptimizerConfig) -> Vec<f64> {
+        let middle = (self.trials as i32 - 1) / 2;
+        (0..self.trials as i32)
+            .map(|k| optimizer.learning_rate() * self.spacing.powi(k - middle))
+            .collect()
+    }
+
+    /// The number of runs in all.
+    pub fn runs(&self) -> usize {
+        // One learning rate needs no search.
+        let search = if self.trials > 1 { self.trials } else { 0 };
+        self.contenders.len() * (search + self.seeds.len())
+    }
+
+    /// Compares, or goes on.
+    ///
+    /// - `device`: where to compute, without autodiff
+    /// - `folder`: where the runs that are over are kept, in [`RUNS_FILE`]
+    /// - `observe`: sees every step; a break returns what is known by then
+    /// - returns what came out, in the order of the contenders, and every run
+    ///
+    /// # Errors
+    /// If a value is out of range, the data cannot be read, the folder holds another comparison, or the disk
+    /// refuses. A run that diverges is no error.
+    pub fn run(
+        &self,
+        device: &Device,
+        folder: Option<&Path>,
+        observe: &mut dyn FnMut(ComparisonEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<(Vec<Standing>, Vec<RunRecord>), ComparisonError> {
+        self.validate()?;
+        let data = |open: Result<DataSet, _>| {
+            open.map_err(|e: crate::data_set::DataError| ComparisonError::Data(Box::new(e.into())))
+        };
+        let whole = data(self.experiment.data.open())?;
+        for contender in &self.contenders {
+            let mut experiment = self.experiment.clone();
+            experiment.training.optimizer = contender.optimizer.clone();
+            experiment
+                .check(&whole, device)
+                .map_err(|source| failed(contender.label(), source))?;
+        }
+        let mut store = Store::open(self, folder)?;
+        let mut number = 0;
+        if self.trials > 1 {
+            let tuning = data(self.experiment.data.open_for_validation())?;
+            for contender in &self.contenders {
+                for rate in self.grid(&contender.optimizer) {
+                    let run = Run {
+                        comparison: self,
+                        contender,
+                        data: &tuning,
+                        phase: Phase::Search,
+                        rate,
+                        seed: self.experiment.training.seed,
+                        number,
+                    };
+                    number += 1;
+                    if run.done(device, &mut store, observe)?.is_break() {
+                        return Ok((self.standings(&store.runs), store.runs));
+                    }
+                }
+            }
+        }
+        for contender in &self.contenders {
+            let rate = self.chosen(contender, &store.runs);
+            for &seed in &self.seeds {
+                // Where every trial diverged there is nothing to report.
+                let Some(rate) = rate else {
+                    number += 1;
+                    continue;
+                };
+                let run = Run {
+                    comparison: self,
+                    contender,
+                    data: &whole,
+                    phase: Phase::Final,
+                    rate,
+                    seed,
+                    number,
+                };
+                number += 1;
+                if run.done(device, &mut store, observe)?.is_break() {
+                    return Ok((self.standings(&store.runs), store.runs));
+                }
+            }
+        }
+        Ok((self.standings(&store.runs), store.runs))
+    }
+
+    /// The learning rate of the best trial.
+    fn chosen(&self, contender: &Contender, runs: &[RunRecord]) -> Option<f64> {
+        if self.trials == 1 {
+            return Some(contender.optimizer.learning_rate());
+        }
+        let trials = runs
+            .iter()
+            .filter(|r| r.phase == Phase::Search && r.label == contender.label());
+        let best = trials.max_by(|a, b| {
+            let ((a, a_loss), (b, b_loss)) = (a.rank(), b.rank());
+            a.total_cmp(&b).then(a_loss.total_cmp(&b_loss))
+        })?;
+        best.rank().0.is_finite().then_some(best.learning_rate)
+    }
+
+    fn standings(&self, runs: &[RunRecord]) -> Vec<Standing> {
+        let standing = |contender: &Contender| {
+            let label = contender.label();
+            let rate = self.chosen(contender, runs);
+            let grid = self.grid(&contender.optimizer);
+            let all: Vec<&RunRecord> = runs
+                .iter()
+                .filter(|r| r.phase == Phase::Final && r.label == label)
+                .collect();
+            let whole: Vec<&&RunRecord> = all.iter().filter(|r| r.diverged.is_none()).collect();
+            let last = |value: fn(&EpochRecord) -> f64| {
+                let values = whole.iter().filter_map(|r| r.epochs.last().map(value));
+                Spread::of(&values.collect::<Vec<_>>())
+            };
+            let mean = |value: fn(&RunRecord) -> f64| {
+                let values: Vec<f64> = whole.iter().map(|r| value(r)).collect();
+                Spread::of(&values).map(|s| s.mean)
+            };
+            let epochs = whole.iter().map(|r| r.epochs.len()).min().unwrap_or(0);
+            let curve = (0..epochs).map(|i| {
+                let mean = |value: fn(&EpochRecord) -> f64| {
+                    let sum: f64 = whole.iter().map(|r| value(&r.epochs[i])).sum();
+                    sum / whole.len() as f64
+                };
+                EpochRecord {
+                    epoch: i + 1,
+                    training_loss: mean(|e| e.training_loss),
+                    training_accuracy: mean(|e| e.training_accuracy),
+                    test_loss: mean(|e| e.test_loss),
+                    test_accuracy: mean(|e| e.test_accuracy),
+                }
+            });
+            Standing {
+                label: label.to_owned(),
+                method: contender.optimizer.method.name().to_owned(),
+                at_edge: self.trials > 1
+                    && rate.is_some()
+                    && (rate == grid.first().copied() || rate == grid.last().copied()),
+                learning_rate: rate,
+                training_loss: last(|e| e.training_loss),
+                test_loss: last(|e| e.test_loss),
+                test_accuracy: last(|e| e.test_accuracy),
+                accuracies: all
+                    .iter()
+                    .map(|r| {
+                        let last = r.epochs.last().map(|e| e.test_accuracy);
+                        last.filter(|_| r.diverged.is_none())
+                    })
+                    .collect(),
+                curve: curve.collect(),
+                step_seconds: mean(|r| r.step_seconds),
+                optimizer_seconds: mean(|r| r.optimizer_seconds),
+                state_bytes: whole.first().map(|r| r.state_bytes),
+            }
+        };
+        self.contenders.iter().map(standing).collect()
+    }
+}
+
+fn failed(label: &str, source: TrainingError) -> ComparisonError {
+    ComparisonError::Training {
+        label: label.to_owned(),
+        source: Box::new(source),
+    }
+}
+
+/// The runs that are over.
+struct Store<'a> {
+    comparison: &'a Comparison,
+    path: Option<PathBuf>,
+    runs: Vec<RunRecord>,
+}
+
+impl<'a> Store<'a> {
+    fn open(comparison: &'a Comparison, folder: Option<&Path>) -> Result<Self, ComparisonError> {
+        let path = folder.map(|folder| folder.join(RUNS_FILE));
+        let mut runs = Vec::new();
+        if let Some(path) = &path {
+            let unreadable = |reason: String| ComparisonError::Read {
+                path: path.clone(),
+                reason,
+            };
+            match fs::read(path) {
+                Ok(bytes) => {
+                    let stored: Runs = serde_json::from_slice(&bytes)
+                        .map_err(|e| unreadable(format!("it is damaged: {e}")))?;
+                    if stored.comparison != *comparison {
+                        return Err(ComparisonError::OtherComparison { path: path.clone() });
+                    }
+                    runs = stored.runs;
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(unreadable(e.to_string())),
+            }
+        }
+        Ok(Self {
+            comparison,
+            path,
+            runs,
+        })
+    }
+
+    fn push(&mut self, run: RunRecord) -> Result<(), ComparisonError> {
+        self.runs.push(run);
+        if let Some(path) = &self.path {
+            let all = Runs {
+                comparison: self.comparison.clone(),
+                runs: self.runs.clone(),
+            };
+            let text = serde_json::to_vec_pretty(&all).map_err(|e| ComparisonError::Read {
+                path: path.clone(),
+                reason: e.to_string(),
+            })?;
+            write_bytes_atomically(path, &text)?;
+        }
+        Ok(())
+    }
+}
+
+struct Run<'a> {
+    comparison: &'a Comparison,
+    contender: &'a Contender,
+    data: &'a DataSet,
+    phase: Phase,
+    rate: f64,
+    seed: u64,
+    number: usize,
+}
+
+impl Run<'_> {
+    /// Does the run, unless it is in the store.
+    fn done(
+        &self,
+        device: &Device,
+        store: &mut Store<'_>,
+        observe: &mut dyn FnMut(ComparisonEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ComparisonError> {
+        let label = self.contender.label();
+        let begin = ComparisonEvent::Begin {
+            run: self.number,
+            runs: self.comparison.runs(),
+            label,
+            phase: self.phase,
+            learning_rate: self.rate,
+            seed: self.seed,
+        };
+        if observe(begin).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let is_this = |r: &&RunRecord| {
+            r.label == label
+                && r.phase == self.phase
+                && r.learning_rate.to_bits() == self.rate.to_bits()
+                && r.seed == self.seed
+        };
+        if let Some(known) = store.runs.iter().find(is_this) {
+            return Ok(observe(ComparisonEvent::End(known)));
+        }
+        let mut experiment = self.comparison.experiment.clone();
+        experiment.training.seed = self.seed;
+        experiment.training.optimizer = OptimizerConfig {
+            learning_rate: Some(self.rate),
+            ..self.contender.optimizer.clone()
+        };
+        let mut epochs: Vec<EpochRecord> = Vec::new();
+        let mut steps = 0;
+        let outcome = experiment.run_on(self.data, device, None, &mut |progress| {
+            epochs.extend(progress.epoch);
+            steps = progress.step;
+            observe(ComparisonEvent::Step(progress))
+        });
+        let record = |epochs, diverged, [step, optimizer]: [f64; 2], state_bytes| RunRecord {
+            label: label.to_owned(),
+            phase: self.phase,
+            learning_rate: self.rate,
+            seed: self.seed,
+            epochs,
+            diverged,
+            steps,
+            step_seconds: step,
+            optimizer_seconds: optimizer,
+            state_bytes,
+        };
+        let record = match outcome {
+            Ok(outcome) if !outcome.finished => return Ok(ControlFlow::Break(())),
+            Ok(outcome) => {
+                let timing = outcome.history.timing;
+                let times = [timing.steps, timing.optimizer].map(|s| s / steps.max(1) as f64);
+                record(epochs, None, times, outcome.state_bytes)
+            }
+            Err(error) if error.is_divergence() => {
+                record(epochs, Some(error.to_string()), [0.0; 2], 0)
+            }
+            Err(error) => return Err(failed(label, error)),
+        };
+        let flow = observe(ComparisonEvent::End(&record));
+        store.push(record)?;
+        Ok(flow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_optimizer_gets_the_same_budget_around_its_own_middle() {
+        let comparison = Comparison {
+            spacing: 10.0,
+            trials: 4,
+            ..Comparison::default()
+        };
+        for contender in &comparison.contenders {
+            let grid = comparison.grid(&contender.optimizer);
+            let middle = contender.optimizer.learning_rate();
+            let expected = [0.1, 1.0, 10.0, 100.0].map(|f| f * middle);
+            for (found, expected) in grid.iter().zip(expected) {
+                assert!((found / expected - 1.0).abs() < 1e-12);
+            }
+            assert_eq!(grid.len(), 4);
+        }
+        assert_eq!(comparison.runs(), 5 * (4 + 3));
+    }
+
+    #[test]
+    fn spreads_are_those_of_the_sample() {
+        let spread = Spread::of(&[1.0, 2.0, 3.0, 6.0]).unwrap();
+        assert_eq!((spread.mean, spread.min, spread.max), (3.0, 1.0, 6.0));
+        // numpy.std([1, 2, 3, 6], ddof=1)
+        assert!((spread.deviation - 2.160_246_899_469_287).abs() < 1e-15);
+        assert_eq!(Spread::of(&[4.0]).unwrap().deviation, 0.0);
+        assert_eq!(Spread::of(&[]), None);
+    }
+}

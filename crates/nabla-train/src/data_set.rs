@@ -1,0 +1,582 @@
+//! Examples with a class each, from the formats that data sets come in.
+//!
+//! | source | what |
+//! |---|---|
+//! | `digits` | scikit-learn's handwritten digits, built in: 1797 pictures of 8 x 8 |
+//! | `fashion` | a tenth of Fashion-MNIST, built in: 5500 + 1000 pictures of 28 x 28 |
+//! | a folder | MNIST, Fashion-MNIST (IDX, plain or gzip) or CIFAR-10 (binary version) |
+//! | a file `.csv`, `.tsv` | a table with a column of labels |
+//! | another file | LIBSVM |
+//!
+//! Where a source has no test set, a share of it is held out, drawn by a seed of its own, so that all
+//! trainings are measured on the same examples. Features are standardised by the mean and the spread of
+//! the training examples: pictures per channel, tables per feature; a feature that does not vary
+//! becomes 0.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use nabla_data::{
+    CsvError, CsvTable, LabelColumn, LabelledPictures, LabelledPicturesError, LabelledRows,
+    LibsvmError, digits, fashion_sample,
+};
+use nabla_grad::seeded_noise::SeededNoise;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// Why there is no data set.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Pictures.
+    #[error(transparent)]
+    Pictures(#[from] LabelledPicturesError),
+    /// A table.
+    #[error(transparent)]
+    Csv(#[from] CsvError),
+    /// A sparse table.
+    #[error(transparent)]
+    Libsvm(#[from] LibsvmError),
+    /// Neither a name nor a path.
+    #[error("there is no data set {0:?}: it is neither digits, fashion, nor a file or folder")]
+    NoSource(String),
+    /// A share that is out of range.
+    #[error("the {field} of the data is {value}, but it must be {expected}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A test file for another source than a table.
+    #[error("a test file goes with a CSV or LIBSVM file only, not with {0:?}")]
+    TestFile(String),
+    /// The tables differ in features.
+    #[error("the training table has {training} features, but the test table {test}")]
+    Features {
+        /// Of the training table.
+        training: usize,
+        /// Of the test table.
+        test: usize,
+    },
+    /// A label that only the test set has.
+    #[error("the test set has the label {0:?}, which no training example has")]
+    UnknownLabel(String),
+    /// So many labels that they are no classes.
+    #[error("the examples have {0} different labels, so they are no classes (at most 1000 are)")]
+    TooManyClasses(usize),
+    /// One class.
+    #[error("all training examples have the label {0:?}, so there is nothing to learn")]
+    OneClass(String),
+    /// The dense table would not fit.
+    #[error("{examples} examples of {features} features are more than 2^31 numbers")]
+    TooLarge {
+        /// Examples.
+        examples: usize,
+        /// Features.
+        features: usize,
+    },
+    /// A part without examples.
+    #[error("of {0} examples, the shares leave no training or no test examples")]
+    TooFew(usize),
+}
+
+/// How features are standardised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standardization {
+    /// Pictures per channel, tables per feature.
+    #[default]
+    Auto,
+    /// Not at all; pictures have values in `[0, 1]`.
+    None,
+}
+
+/// Where the examples are from, and how they are split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// A name or a path; see the [module documentation](self). Default `digits`.
+    pub source: String,
+    /// The test examples of a table, in the same format; a share of the table if there is none.
+    pub test: Option<PathBuf>,
+    /// The share of examples that is held out for the test, in `(0, 1)`, where the source has no test
+    /// set. Default 0.2.
+    pub test_share: f64,
+    /// The share of the training examples on which learning rates are chosen, in `(0, 1)`. Default
+    /// 0.2.
+    pub validation_share: f64,
+    /// The seed of both splits. Default 0.
+    pub split_seed: u64,
+    /// The column of a CSV file's labels: `first`, `last`, or its name or number. Default `last`.
+    pub label_column: String,
+    /// Default `auto`.
+    pub standardization: Standardization,
+    /// Only so many training examples, drawn by the split's seed.
+    pub limit: Option<usize>,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: "digits".into(),
+            test: None,
+            test_share: 0.2,
+            validation_share: 0.2,
+            split_seed: 0,
+            label_column: "last".into(),
+            standardization: Standardization::Auto,
+            limit: None,
+        }
+    }
+}
+
+/// What an example is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InputShape {
+    /// Channels, height and width of a picture.
+    Picture([usize; 3]),
+    /// Numbers of a row.
+    Row(usize),
+}
+
+impl InputShape {
+    /// Numbers of an example.
+    pub fn features(self) -> usize {
+        match self {
+            Self::Picture(shape) => shape.iter().product(),
+            Self::Row(features) => features,
+        }
+    }
+}
+
+/// Examples in memory.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Examples {
+    /// `[examples, features]`, row by row.
+    pub features: Vec<f32>,
+    /// The class of each.
+    pub labels: Vec<u32>,
+}
+
+impl Examples {
+    /// Number of examples.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    fn chosen(&self, indices: &[usize], width: usize) -> Self {
+        Self {
+            features: indices
+                .iter()
+                .flat_map(|&i| &self.features[i * width..(i + 1) * width])
+                .copied()
+                .collect(),
+            labels: indices.iter().map(|&i| self.labels[i]).collect(),
+        }
+    }
+}
+
+/// Examples to train on and to measure with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataSet {
+    /// Its name or path.
+    pub name: String,
+    /// What an example is.
+    pub shape: InputShape,
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// To train on.
+    pub training: Examples,
+    /// To measure with: the test set, or the validation part.
+    pub test: Examples,
+}
+
+/// A random order of `0..count`, the same for the same stream.
+pub(crate) fn permutation(count: usize, draw: &mut SeededNoise) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    // Fisher and Yates.
+    for i in (1..count).rev() {
+        order.swap(i, draw.random_range(0..=i));
+    }
+    order
+}
+
+/// Streams of the split's seed.
+const TEST_STREAM: u64 = 0;
+const VALIDATION_STREAM: u64 = 1;
+const LIMIT_STREAM: u64 = 2;
+
+/// Most numbers of a dense table.
+const MAX_NUMBERS: usize = 1 << 31;
+const MAX_CLASSES: usize = 1000;
+
+struct Loaded {
+    shape: InputShape,
+    classes: Vec<String>,
+    training: Examples,
+    test: Option<Examples>,
+}
+
+impl DataConfig {
+    /// The training and the test examples.
+    ///
+    /// # Errors
+    /// If the source cannot be read, is no classification, or leaves a part empty.
+    pub fn open(&self) -> Result<DataSet, DataError> {
+        self.split(false)
+    }
+
+    /// The training examples without the validation part, and that part in place of the test examples,
+    /// which are not looked at.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for_validation(&self) -> Result<DataSet, DataError> {
+        self.split(true)
+    }
+
+    fn split(&self, validation: bool) -> Result<DataSet, DataError> {
+        for (field, value) in [
+            ("test share", self.test_share),
+            ("validation share", self.validation_share),
+        ] {
+            if !(value > 0.0 && value < 1.0) {
+                return Err(DataError::Field {
+                    field,
+                    value,
+                    expected: "more than 0 and less than 1",
+                });
+            }
+        }
+        let loaded = self.load()?;
+        let width = loaded.shape.features();
+        let (mut training, mut test) = match loaded.test {
+            Some(test) => (loaded.training, test),
+            None => self.held_out(&loaded.training, width, self.test_share, TEST_STREAM)?,
+        };
+        if let Some(limit) = self.limit
+            && limit < training.len()
+        {
+            let mut draw = SeededNoise::new(self.split_seed, LIMIT_STREAM);
+            let mut order = permutation(training.len(), &mut draw);
+            order.truncate(limit);
+            training = training.chosen(&order, width);
+        }
+        if validation {
+            (training, test) =
+                self.held_out(&training, width, self.validation_share, VALIDATION_STREAM)?;
+        }
+        if training.is_empty() || test.is_empty() {
+            return Err(DataError::TooFew(training.len() + test.len()));
+        }
+        if self.standardization == Standardization::Auto {
+            standardize(&mut training, &mut test, loaded.shape);
+        }
+        Ok(DataSet {
+            name: self.source.clone(),
+            shape: loaded.shape,
+            classes: loaded.classes,
+            training,
+            test,
+        })
+    }
+
+    fn held_out(
+        &self,
+        all: &Examples,
+        width: usize,
+        share: f64,
+        stream: u64,
+    ) -> Result<(Examples, Examples), DataError> {
+        let count = (share * all.len() as f64).round() as usize;
+        if count == 0 || count >= all.len() {
+            return Err(DataError::TooFew(all.len()));
+        }
+        let order = permutation(all.len(), &mut SeededNoise::new(self.split_seed, stream));
+        let (test, training) = order.split_at(count);
+        Ok((all.chosen(training, width), all.chosen(test, width)))
+    }
+
+    fn load(&self) -> Result<Loaded, DataError> {
+        let path = Path::new(&self.source);
+        let pictures = match self.source.as_str() {
+            "digits" => Some((digits()?, None)),
+            "fashion" => {
+                let [training, test] = fashion_sample()?;
+                Some((training, Some(test)))
+            }
+            _ if path.is_dir() => {
+                let [training, test] = LabelledPictures::read_folder(path)?;
+                Some((training, Some(test)))
+            }
+            _ if path.is_file() => None,
+            source => return Err(DataError::NoSource(source.into())),
+        };
+        match pictures {
+            Some(_) if self.test.is_some() => Err(DataError::TestFile(self.source.clone())),
+            Some((training, test)) => Ok(Loaded {
+                shape: InputShape::Picture(training.shape()),
+                classes: training.classes().to_vec(),
+                training: of_pictures(&training),
+                test: test.as_ref().map(of_pictures),
+            }),
+            None => {
+                let training = self.table(path, None)?;
+                let test = self.test.as_deref();
+                let test = test
+                    .map(|t| self.table(t, Some(training.width)))
+                    .transpose()?;
+                of_tables(training, test)
+            }
+        }
+    }
+
+    fn table(&self, path: &Path, width: Option<usize>) -> Result<Table, DataError> {
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        let (labels, width, features) = if extension == "csv" || extension == "tsv" {
+            let label = match self.label_column.as_str() {
+                "first" => LabelColumn::First,
+                "last" => LabelColumn::Last,
+                name => LabelColumn::Named(name.into()),
+            };
+            let table = CsvTable::read(path, &label)?;
+            let found = table.features().len();
+            if let Some(training) = width.filter(|&w| w != found) {
+                return Err(DataError::Features {
+                    training,
+                    test: found,
+                });
+            }
+            check_size(table.len(), found)?;
+            let rows = (0..table.len()).flat_map(|i| table.row(i));
+            let features = rows.map(|&v| v as f32).collect();
+            (table.labels().to_vec(), found, features)
+        } else {
+            let rows = LabelledRows::read(path, width)?;
+            check_size(rows.len(), rows.features())?;
+            let mut features = vec![0.0; rows.len() * rows.features()];
+            for i in 0..rows.len() {
+                for (column, value) in rows.row(i) {
+                    features[i * rows.features() + column] = value as f32;
+                }
+            }
+            let labels = rows.labels().iter().map(f64::to_string).collect();
+            (labels, rows.features(), features)
+        };
+        Ok(Table {
+            labels,
+            width,
+            features,
+        })
+    }
+}
+
+struct Table {
+    labels: Vec<String>,
+    width: usize,
+    features: Vec<f32>,
+}
+
+fn check_size(examples: usize, features: usize) -> Result<(), DataError> {
+    match examples.checked_mul(features) {
+        Some(numbers) if numbers <= MAX_NUMBERS => Ok(()),
+        _ => Err(DataError::TooLarge { examples, features }),
+    }
+}
+
+fn of_pictures(pictures: &LabelledPictures) -> Examples {
+    let white = f32::from(pictures.white());
+    Examples {
+        features: (0..pictures.len())
+            .flat_map(|i| pictures.pixels(i))
+            .map(|&pixel| f32::from(pixel) / white)
+            .collect(),
+        labels: pictures.labels().iter().map(|&l| l.into()).collect(),
+    }
+}
+
+fn of_tables(training: Table, test: Option<Table>) -> Result<Loaded, DataError> {
+    let mut classes = training.labels.clone();
+    // Numbers by their size, other texts by the alphabet behind them.
+    let key = |label: &String| label.parse::<f64>().unwrap_or(f64::INFINITY);
+    classes.sort_by(|a, b| key(a).total_cmp(&key(b)).then_with(|| a.cmp(b)));
+    classes.dedup();
+    match classes.as_slice() {
+        [one] => return Err(DataError::OneClass(one.clone())),
+        many if many.len() > MAX_CLASSES => return Err(DataError::TooManyClasses(many.len())),
+        _ => {}
+    }
+    let numbers: BTreeMap<&str, u32> = (0..).zip(&classes).map(|(i, c)| (c.as_str(), i)).collect();
+    let examples = |table: Table| {
+        let number = |label: &String| {
+            let found = numbers.get(label.as_str()).copied();
+            found.ok_or_else(|| DataError::UnknownLabel(label.clone()))
+        };
+        Ok::<_, DataError>(Examples {
+            labels: table.labels.iter().map(number).collect::<Result<_, _>>()?,
+            features: table.features,
+        })
+    };
+    let shape = InputShape::Row(training.width);
+    let training = examples(training)?;
+    let test = test.map(examples).transpose()?;
+    Ok(Loaded {
+        shape,
+        training,
+        test,
+        classes,
+    })
+}
+
+/// Takes the mean of the training examples off both parts and divides by their spread.
+fn standardize(training: &mut Examples, test: &mut Examples, shape: InputShape) {
+    // `group` neighbouring features share a mean.
+    let (groups, group) = match shape {
+        InputShape::Picture([channels, height, width]) => (channels, height * width),
+        InputShape::Row(features) => (features, 1),
+    };
+    let mut sums = vec![[0.0_f64; 2]; groups];
+    for row in training.features.chunks_exact(groups * group) {
+        for (sum, values) in sums.iter_mut().zip(row.chunks_exact(group)) {
+            sum[0] += values.iter().map(|&v| f64::from(v)).sum::<f64>();
+        }
+    }
+    let count = (training.len() * group) as f64;
+    let means: Vec<f64> = sums.iter().map(|s| s[0] / count).collect();
+    for row in training.features.chunks_exact(groups * group) {
+        for ((sum, values), mean) in sums.iter_mut().zip(row.chunks_exact(group)).zip(&means) {
+            sum[1] += values
+                .iter()
+                .map(|&v| (f64::from(v) - mean).powi(2))
+                .sum::<f64>();
+        }
+    }
+    let scales: Vec<f64> = sums
+        .iter()
+        .map(|s| (s[1] / count).sqrt())
+        .map(|spread| if spread > 1e-12 { 1.0 / spread } else { 0.0 })
+        .collect();
+    for part in [training, test] {
+        for row in part.features.chunks_exact_mut(groups * group) {
+            for (i, value) in row.iter_mut().enumerate() {
+                let g = i / group;
+                *value = ((f64::from(*value) - means[g]) * scales[g]) as f32;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn config(source: &Path) -> DataConfig {
+        DataConfig {
+            source: source.display().to_string(),
+            ..DataConfig::default()
+        }
+    }
+
+    #[test]
+    fn the_digits_are_split_once_and_standardised_by_the_training_part() {
+        let set = DataConfig::default().open().unwrap();
+        assert_eq!((set.training.len(), set.test.len()), (1438, 359));
+        assert_eq!(set.shape, InputShape::Picture([1, 8, 8]));
+        let moments = |x: &[f32]| {
+            let n = x.len() as f64;
+            let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+            let square = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
+            (mean, square - mean * mean)
+        };
+        let (mean, variance) = moments(&set.training.features);
+        assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-5);
+        let (mean, variance) = moments(&set.test.features);
+        assert!(mean.abs() > 1e-6 && mean.abs() < 0.05 && (variance - 1.0).abs() < 0.05);
+
+        // The validation part comes from the training part: no test example is in it.
+        let raw = DataConfig {
+            standardization: Standardization::None,
+            ..DataConfig::default()
+        };
+        let (whole, tuning) = (raw.open().unwrap(), raw.open_for_validation().unwrap());
+        assert_eq!((tuning.training.len(), tuning.test.len()), (1150, 288));
+        let rows = |e: &Examples| {
+            let mut rows: Vec<Vec<u32>> = e
+                .features
+                .chunks(64)
+                .map(|r| r.iter().map(|v| v.to_bits()).collect())
+                .collect();
+            rows.sort();
+            rows
+        };
+        let mut both = rows(&tuning.training);
+        both.extend(rows(&tuning.test));
+        both.sort();
+        assert_eq!(both, rows(&whole.training));
+    }
+
+    #[test]
+    fn tables_are_read_with_their_labels_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b, c] = ["a.csv", "b.libsvm", "c.csv"].map(|n| folder.path().join(n));
+        let rows: String = (0..10)
+            .map(|i| format!("{i},{},{}\n", 5, i % 2 * 10 + 2))
+            .collect();
+        fs::write(&a, &rows).unwrap();
+        let set = config(&a).open().unwrap();
+        assert_eq!(set.classes, ["2", "12"]);
+        assert_eq!(
+            (set.training.len(), set.test.len(), set.shape),
+            (8, 2, InputShape::Row(2))
+        );
+        // The second column does not vary.
+        assert!(set.training.features.chunks(2).all(|r| r[1] == 0.0));
+
+        fs::write(&b, "+1 1:2\n-1 3:1\n+1 2:1\n").unwrap();
+        let mut libsvm = config(&b);
+        libsvm.test = Some(b.clone());
+        libsvm.standardization = Standardization::None;
+        let set = libsvm.open().unwrap();
+        assert_eq!(
+            (&set.classes[..], &set.training.labels[..]),
+            (&["-1".to_owned(), "1".into()][..], &[1, 0, 1][..])
+        );
+        assert_eq!(set.training.features, [2., 0., 0., 0., 0., 1., 0., 1., 0.]);
+        assert_eq!(set.training, set.test);
+
+        let told = |config: &DataConfig| config.open().unwrap_err().to_string();
+        let mut wrong = config(&a);
+        wrong.test = Some(c.clone());
+        fs::write(&c, "1,2,3\n").unwrap();
+        assert!(told(&wrong).contains("has the label \"3\""));
+        fs::write(&c, "1,2\n").unwrap();
+        assert!(told(&wrong).contains("2 features, but the test table 1"));
+        fs::write(&c, "1,2\n2,2\n").unwrap();
+        assert!(told(&config(&c)).contains("all training examples"));
+        let many: String = (0..1001).map(|i| format!("1,{i}.5\n")).collect();
+        fs::write(&c, many).unwrap();
+        assert!(told(&config(&c)).contains("1001 different labels"));
+        wrong.source = "digits".into();
+        assert!(told(&wrong).contains("with a CSV or LIBSVM file only, not with \"digits\""));
+        assert!(told(&config(Path::new("nowhere"))).contains("no data set \"nowhere\""));
+        wrong.test_share = 1.0;
+        assert!(told(&wrong).contains("test share of the data is 1"));
+        let small = DataConfig {
+            test_share: 1e-6,
+            ..DataConfig::default()
+        };
+        assert!(told(&small).contains("of 1797 examples"));
+        let huge = folder.path().join("huge.libsvm");
+        fs::write(&huge, "1 4294967295:1\n0 1:1\n").unwrap();
+        assert!(told(&config(&huge)).contains("more than 2^31"));
+    }
+}

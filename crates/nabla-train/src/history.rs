@@ -1,0 +1,86 @@
+//! What happened in a training, step by step and epoch by epoch.
+
+use serde::{Deserialize, Serialize};
+
+/// One step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Mean loss over the batch, before the step.
+    pub loss: f32,
+    /// Euclidean norm of the gradient before it was limited.
+    pub gradient_norm: f32,
+    /// The learning rate.
+    pub learning_rate: f64,
+}
+
+/// One epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Epochs done, this one included.
+    pub epoch: usize,
+    /// Mean loss of the epoch's examples, each when its batch was met.
+    pub training_loss: f64,
+    /// Their share that was classified rightly then.
+    pub training_accuracy: f64,
+    /// Mean loss of the test examples after the epoch.
+    pub test_loss: f64,
+    /// Their share that is classified rightly.
+    pub test_accuracy: f64,
+}
+
+/// Where the time went, in seconds of the wall clock. It is no part of what is reproducible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Steps in all: batches, forward, backward, optimizer.
+    pub steps: f64,
+    /// The optimizer's part of it, with the limits on the gradient.
+    pub optimizer: f64,
+    /// Measuring on the test examples.
+    pub evaluation: f64,
+}
+
+/// A training so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// Every step.
+    pub steps: Vec<StepRecord>,
+    /// Every epoch that is whole.
+    pub epochs: Vec<EpochRecord>,
+    /// The time.
+    pub timing: Timing,
+}
+
+impl History {
+    /// The last epoch, if one is whole.
+    pub fn last(&self) -> Option<&EpochRecord> {
+        self.epochs.last()
+    }
+
+    /// The epochs as CSV, with a header.
+    pub fn epochs_csv(&self) -> String {
+        let mut text =
+            String::from("epoch,training_loss,training_accuracy,test_loss,test_accuracy\n");
+        for e in &self.epochs {
+            text += &format!(
+                "{},{},{},{},{}\n",
+                e.epoch, e.training_loss, e.training_accuracy, e.test_loss, e.test_accuracy
+            );
+        }
+        text
+    }
+
+    /// The steps as CSV, with a header.
+    pub fn steps_csv(&self) -> String {
+        let mut text = String::from("step,loss,gradient_norm,learning_rate\n");
+        for (i, s) in self.steps.iter().enumerate() {
+            text += &format!(
+                "{},{},{},{}\n",
+                i + 1,
+                s.loss,
+                s.gradient_norm,
+                s.learning_rate
+            );
+        }
+        text
+    }
+}

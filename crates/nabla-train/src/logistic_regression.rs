@@ -1,0 +1,38 @@
+//! Multinomial logistic regression: one linear layer before the softmax.
+//!
+//! `p(class | x) = softmax(x W + b)`. The loss is convex in `W` and `b`, which begin at 0.
+
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::classifier::Classifier;
+
+/// Configuration of [`LogisticRegression`], which has nothing to choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogisticRegressionConfig {}
+
+impl LogisticRegressionConfig {
+    /// The model with all weights 0.
+    pub fn init(&self, features: usize, classes: usize, device: &Device) -> LogisticRegression {
+        let mut output = LinearConfig::new(features, classes).init(device);
+        output.weight = Param::from_tensor(Tensor::zeros([features, classes], device));
+        output.bias = Some(Param::from_tensor(Tensor::zeros([classes], device)));
+        LogisticRegression { output }
+    }
+}
+
+/// The model.
+#[derive(Module, Debug)]
+pub struct LogisticRegression {
+    /// `W`, `[features, classes]`, and `b`.
+    pub output: Linear,
+}
+
+impl Classifier for LogisticRegression {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.output.forward(input)
+    }
+}

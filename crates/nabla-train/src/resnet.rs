@@ -1,0 +1,239 @@
+//! The residual networks of the CIFAR-10 experiments: ResNet-20 and its deeper relatives.
+//!
+//! ```text
+//! 3x3 convolution to 16 channels, batch normalisation, ReLU
+//! 3 stages of n blocks with 16, 32 and 64 channels; the first block of stages 2 and 3 halves the picture
+//! block: y = ReLU(x' + BN(conv(ReLU(BN(conv(x))))))
+//! global average pooling, a linear layer                          6n + 2 layers; n = 3 is ResNet-20
+//! ```
+//!
+//! The shortcut is option A of the paper, without parameters: `x'` is `x` or, where the shape changes,
+//! every second pixel of `x` with channels of zeros behind its own. Convolutions have no bias. For
+//! colour pictures and 10 classes ResNet-20 has 269,722 parameters (the paper: 0.27 M).
+//!
+//! Weights are drawn by [He's rule](crate::initialization), as in the paper; it trains with SGD,
+//! momentum 0.9, weight decay 1e-4, batches of 128, learning rate 0.1 divided by 10 at 1/2 and 3/4
+//! of 64k steps, and pictures padded by 4, cropped at random and mirrored.
+//!
+//! Source: He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition*, 2015, arXiv
+//! 1512.03385, section 4.2.
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::pool::{AvgPool2d, AvgPool2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Linear};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::classifier::{Classifier, ModelError, check_width};
+use crate::cnn::convolution;
+use crate::mlp::linear;
+
+/// Configuration of [`ResNet`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResNetConfig {
+    /// Layers with weights, `6n + 2`. Default 20.
+    pub depth: usize,
+    /// Channels of the first stage; the others have 2 and 4 times as many. Default 16.
+    pub width: usize,
+}
+
+impl Default for ResNetConfig {
+    fn default() -> Self {
+        Self {
+            depth: 20,
+            width: 16,
+        }
+    }
+}
+
+impl ResNetConfig {
+    /// The model for pictures of `shape` (channels, height, width), with weights to be
+    /// [drawn](crate::initialization::he_normal).
+    ///
+    /// # Errors
+    /// If the depth is not `6n + 2` or the width 0, or the pictures are smaller than 4 pixels.
+    pub fn init(
+        &self,
+        shape: [usize; 3],
+        classes: usize,
+        device: &Device,
+    ) -> Result<ResNet, ModelError> {
+        if self.depth % 6 != 2 || !(8..=1202).contains(&self.depth) {
+            return Err(ModelError::Size {
+                model: "resnet",
+                field: "depth",
+                value: self.depth,
+                expected: "6n + 2 with n from 1 to 200",
+            });
+        }
+        check_width("resnet", "width", self.width)?;
+        let [channels, height, width] = shape;
+        if height.min(width) < 4 {
+            return Err(ModelError::TooSmall {
+                model: "resnet",
+                layers: 2,
+                needed: 4,
+                found: height.min(width),
+            });
+        }
+        let mut blocks = Vec::new();
+        let mut inputs = self.width;
+        for stage in 0..3 {
+            let outputs = self.width << stage;
+            for block in 0..(self.depth - 2) / 6 {
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                blocks.push(Block::new(inputs, outputs, stride, device));
+                inputs = outputs;
+            }
+        }
+        Ok(ResNet {
+            convolution: convolution(channels, self.width, 1, false, device),
+            norm: BatchNormConfig::new(self.width).init(device),
+            blocks,
+            output: linear(inputs, classes, device),
+            shape,
+        })
+    }
+}
+
+/// A residual block of two convolutions.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// `[channels_out, channels_in, 3, 3]`, with the stride of the block.
+    pub convolution_1: Conv2d,
+    /// After it.
+    pub norm_1: BatchNorm,
+    /// `[channels_out, channels_out, 3, 3]`.
+    pub convolution_2: Conv2d,
+    /// After it.
+    pub norm_2: BatchNorm,
+    /// Takes every second pixel, where the block halves the picture.
+    pub shortcut: Option<AvgPool2d>,
+}
+
+impl Block {
+    fn new(inputs: usize, outputs: usize, stride: usize, device: &Device) -> Self {
+        Self {
+            convolution_1: convolution(inputs, outputs, stride, false, device),
+            norm_1: BatchNormConfig::new(outputs).init(device),
+            convolution_2: convolution(outputs, outputs, 1, false, device),
+            norm_2: BatchNormConfig::new(outputs).init(device),
+            // The average of one pixel is the pixel.
+            shortcut: (stride > 1).then(|| {
+                AvgPool2dConfig::new([1, 1])
+                    .with_strides([stride, stride])
+                    .init()
+            }),
+        }
+    }
+
+    fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        let x = relu(
+            self.norm_1
+                .forward(self.convolution_1.forward(input.clone())),
+        );
+        let x = self.norm_2.forward(self.convolution_2.forward(x));
+        relu(x + self.skip(input))
+    }
+
+    /// `x'`: option A.
+    fn skip(&self, input: Tensor<4>) -> Tensor<4> {
+        let Some(shortcut) = &self.shortcut else {
+            return input;
+        };
+        let kept = shortcut.forward(input);
+        let [batch, channels, height, width] = kept.dims();
+        let [outputs, ..] = self.convolution_1.weight.dims();
+        let shape = [batch, outputs - channels, height, width];
+        let zeros = Tensor::zeros(shape, (&kept.device(), kept.dtype()));
+        Tensor::cat(vec![kept, zeros], 1)
+    }
+}
+
+/// The model.
+#[derive(Module, Debug)]
+pub struct ResNet {
+    /// The first convolution.
+    pub convolution: Conv2d,
+    /// After it.
+    pub norm: BatchNorm,
+    /// The `3n` blocks.
+    pub blocks: Vec<Block>,
+    /// The last layer.
+    pub output: Linear,
+    /// Channels, height and width of the pictures.
+    #[module(skip)]
+    pub shape: [usize; 3],
+}
+
+impl Classifier for ResNet {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        let [batch, _] = input.dims();
+        let [channels, height, width] = self.shape;
+        let x = input.reshape([batch, channels, height, width]);
+        let mut x = relu(self.norm.forward(self.convolution.forward(x)));
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        let [batch, channels, height, width] = x.dims();
+        let pooled = x.reshape([batch, channels, height * width]).mean_dim(2);
+        self.output.forward(pooled.reshape([batch, channels]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameters_are_those_of_the_paper() {
+        let device = Device::flex();
+        let count = |depth| {
+            let config = ResNetConfig { depth, width: 16 };
+            config.init([3, 32, 32], 10, &device).unwrap().num_params()
+        };
+        // Table 6 of the paper: 0.27 M, 0.46 M, 0.66 M, 0.85 M, 1.7 M. The exact numbers are those of
+        // github.com/akamaster/pytorch_resnet_cifar10 (option A). Burn counts the running mean and
+        // variance of each normalisation too, which are no parameters.
+        let buffers = |depth: usize| {
+            let n = (depth - 2) / 6;
+            2 * (16 + 2 * n * 16 + 2 * n * 32 + 2 * n * 64)
+        };
+        for (depth, expected) in [(20, 269_722), (32, 464_154), (56, 853_018)] {
+            let found = count(depth);
+            assert!(
+                found == expected || found == expected + buffers(depth),
+                "{depth}: {found}"
+            );
+        }
+        assert!(
+            ResNetConfig {
+                depth: 21,
+                width: 16
+            }
+            .init([3, 32, 32], 10, &device)
+            .is_err()
+        );
+    }
+
+    /// With kernels of zero a block is ReLU of its shortcut.
+    #[test]
+    fn the_shortcut_takes_every_second_pixel_and_pads_channels_with_zeros() {
+        let device = Device::flex();
+        let block = Block::new(1, 2, 2, &device);
+        let x = Tensor::<1>::from_floats(
+            [
+                0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14.,
+            ],
+            &device,
+        );
+        let y = block.forward(x.reshape([1, 1, 3, 5]));
+        assert_eq!(y.dims(), [1, 2, 2, 3]);
+        let found: Vec<f32> = y.into_data().iter::<f32>().collect();
+        let expected = [0., 2., 4., 10., 12., 14., 0., 0., 0., 0., 0., 0.];
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,225 @@
+//! Learning rates over the steps of a training.
+//!
+//! With `S` steps, of which the first `W = ⌈warmup · S⌉` warm up, step `t` (from 0) has the learning
+//! rate `η · f(t)`:
+//!
+//! ```text
+//! warm-up    f = (t + 1)/W                                          for t < W
+//! p = (t − W)/(S − W)                                               after it
+//! constant   f = 1
+//! step       f = factorᵏ, k of the given shares of the training are over (t/S ≥ share)
+//! cosine     f = floor + (1 − floor)(1 + cos(π p))/2
+//! linear     f = 1 − (1 − floor) p
+//! ```
+//!
+//! Sources: the steps are those of He et al. 2015 (arXiv 1512.03385, divided by 10 at 1/2 and 3/4);
+//! the cosine: Loshchilov, Hutter, *SGDR: Stochastic Gradient Descent with Warm Restarts*, 2016, arXiv
+//! 1608.03983, without restarts; the warm-up: Goyal et al., *Accurate, Large Minibatch SGD*, 2017,
+//! arXiv 1706.02677.
+
+use std::f64::consts::PI;
+
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Decay {
+    /// Not at all.
+    Constant,
+    /// By `factor` at each of the shares `at` of the training.
+    Step {
+        /// Shares of the training, in `[0, 1]`. Default 0.5 and 0.75.
+        #[serde(default = "half_and_three_quarters")]
+        at: Vec<f64>,
+        /// Default 0.1.
+        #[serde(default = "a_tenth")]
+        factor: f64,
+    },
+    /// Along half a wave of the cosine.
+    Cosine {
+        /// The last share, in `[0, 1]`. Default 0.
+        #[serde(default)]
+        floor: f64,
+    },
+    /// Along a line.
+    Linear {
+        /// The last share, in `[0, 1]`. Default 0.
+        #[serde(default)]
+        floor: f64,
+    },
+}
+
+fn half_and_three_quarters() -> Vec<f64> {
+    vec![0.5, 0.75]
+}
+
+fn a_tenth() -> f64 {
+    0.1
+}
+
+impl Default for Decay {
+    fn default() -> Self {
+        Self::Cosine { floor: 0.0 }
+    }
+}
+
+impl Decay {
+    /// The decay by steps with the defaults.
+    pub fn steps() -> Self {
+        Self::Step {
+            at: half_and_three_quarters(),
+            factor: a_tenth(),
+        }
+    }
+}
+
+/// A schedule of learning rates; see the [module documentation](self).
+///
+/// ```
+/// use nabla_train::schedule::{Decay, Schedule};
+/// let schedule = Schedule { decay: Decay::Linear { floor: 0.0 }, warmup: 0.5 };
+/// let shares: Vec<f64> = (0..4).map(|t| schedule.share(t, 4)).collect();
+/// assert_eq!(shares, [0.5, 1.0, 1.0, 0.5]);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    /// After the warm-up. Default: cosine to 0.
+    pub decay: Decay,
+    /// The share of the training that warms up, in `[0, 1)`. Default 0.
+    pub warmup: f64,
+}
+
+/// A value that is not in its range.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("the schedule's {field} is {value}, but it must be {expected}")]
+pub struct ScheduleError {
+    /// The field.
+    pub field: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// What it must be.
+    pub expected: &'static str,
+}
+
+impl Schedule {
+    /// Refuses values that are out of range.
+    ///
+    /// # Errors
+    /// With the value.
+    pub fn validate(&self) -> Result<(), ScheduleError> {
+        let within = |field, value: f64, holds, expected| {
+            if holds {
+                Ok(())
+            } else {
+                Err(ScheduleError {
+                    field,
+                    value,
+                    expected,
+                })
+            }
+        };
+        let share =
+            |field, value: f64| within(field, value, (0.0..=1.0).contains(&value), "in [0, 1]");
+        let warmup = (0.0..1.0).contains(&self.warmup);
+        within("warmup", self.warmup, warmup, "at least 0 and less than 1")?;
+        match &self.decay {
+            Decay::Constant => Ok(()),
+            Decay::Step { at, factor } => {
+                at.iter()
+                    .try_for_each(|&value| share("place of a step", value))?;
+                let holds = *factor > 0.0 && factor.is_finite();
+                within("factor", *factor, holds, "positive and finite")
+            }
+            Decay::Cosine { floor } | Decay::Linear { floor } => share("floor", *floor),
+        }
+    }
+
+    /// `f(t)`: the share of the learning rate in step `step` (from 0) of `steps`.
+    pub fn share(&self, step: usize, steps: usize) -> f64 {
+        let warm = (self.warmup * steps as f64).ceil() as usize;
+        if step < warm {
+            return (step + 1) as f64 / warm as f64;
+        }
+        let progress = (step - warm) as f64 / (steps.max(warm + 1) - warm) as f64;
+        let progress = progress.min(1.0);
+        match &self.decay {
+            Decay::Constant => 1.0,
+            Decay::Step { at, factor } => {
+                let share = step as f64 / steps.max(1) as f64;
+                let passed = at.iter().filter(|&&at| share >= at).count();
+                factor.powi(passed as i32)
+            }
+            Decay::Cosine { floor } => floor + (1.0 - floor) * 0.5 * (1.0 + (PI * progress).cos()),
+            Decay::Linear { floor } => 1.0 - (1.0 - floor) * progress,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of torch.optim.lr_scheduler (see `tests/reference/training.py`).
+    #[test]
+    fn schedules_are_those_of_torch() {
+        let at = |decay: &Decay, warmup, steps, t| {
+            let schedule = Schedule {
+                decay: decay.clone(),
+                warmup,
+            };
+            schedule.validate().unwrap();
+            schedule.share(t, steps)
+        };
+        // CosineAnnealingLR(T_max=10, eta_min=0.1) of rate 1.
+        let cosine = Decay::Cosine { floor: 0.1 };
+        for (t, expected) in [
+            (0, 1.0),
+            (3, 0.814_503_363_531_612_9),
+            (5, 0.55),
+            (9, 0.122_024_567_667_180_92),
+        ] {
+            assert!((at(&cosine, 0.0, 10, t) - expected).abs() < 1e-12, "{t}");
+        }
+        // MultiStepLR(milestones=[5, 7], gamma=0.1) of ten steps.
+        let step = Decay::Step {
+            at: vec![0.5, 0.7],
+            factor: 0.1,
+        };
+        let found: Vec<f64> = (0..10).map(|t| at(&step, 0.0, 10, t)).collect();
+        let expected = [1.0, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01, 0.01];
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-12);
+        }
+        let warm: Vec<f64> = (0..8).map(|t| at(&Decay::Constant, 0.5, 8, t)).collect();
+        assert_eq!(warm, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        let told = |schedule: Schedule| schedule.validate().unwrap_err().to_string();
+        let warmup = Schedule {
+            warmup: 1.0,
+            ..Schedule::default()
+        };
+        assert_eq!(
+            told(warmup),
+            "the schedule's warmup is 1, but it must be at least 0 and less than 1"
+        );
+        for decay in [
+            Decay::Cosine { floor: -0.1 },
+            Decay::Linear { floor: f64::NAN },
+            Decay::Step {
+                at: vec![1.5],
+                factor: 0.1,
+            },
+            Decay::Step {
+                at: vec![0.5],
+                factor: 0.0,
+            },
+        ] {
+            told(Schedule { decay, warmup: 0.0 });
+        }
+    }
+}
