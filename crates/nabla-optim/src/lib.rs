@@ -6,6 +6,7 @@
 //! * [`m_fac`]: M-FAC, products with the inverse empirical Fisher matrix, for pruning and steps;
 //! * [`normalized_lr`]: Normalized LR+GD and perceptrons, for a separating hyperplane;
 //! * [`matrix_sensing`]: low-rank matrices from measurements by their factors;
+//! * [`convex_relu`]: two-layer ReLU networks to global optimality, by convex programs;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
 //! * [`optimizer_config`]: why a configuration is refused;
@@ -19,6 +20,7 @@ pub mod adabelief;
 pub mod adamp;
 pub mod checked_record;
 pub mod checked_step;
+pub mod convex_relu;
 pub mod diffgrad;
 pub mod m_fac;
 pub mod matrix_sensing;
