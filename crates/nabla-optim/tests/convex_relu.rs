@@ -2,6 +2,9 @@
 //!
 //! `reference/convex_relu.py` made the values.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
+
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use nabla_optim::convex_relu::{
@@ -10,7 +13,6 @@ use nabla_optim::convex_relu::{
     PatternSampling, Penalty, PrimalStep, SampledProgram, TwoLayerRelu,
 };
 use serde::Deserialize;
-use std::collections::HashMap;
 
 #[derive(Deserialize)]
 struct Reference {
@@ -102,6 +104,7 @@ fn the_optima_of_cvxpy_are_found_by_both_solvers() {
             assert!(outer.lower_bound <= optimum + 1e-6);
             assert!(outer.lower_bound > optimum - 1e-3);
         }
+        assert!(expected.gated < expected.relu);
         let robust = InteriorPoint::new()
             .with_epsilon(reference.epsilon)
             .solve(&problem, &patterns, Form::Relu)
@@ -206,12 +209,16 @@ fn no_back_propagation_is_better_than_the_program_of_all_patterns() {
         let mut last = f64::INFINITY;
         for units in [30, 300, 3000] {
             let sampled = SampledProgram::new(units).solve(&problem, go).unwrap();
-            assert!(sampled.converged);
+            let gap = sampled.objective - sampled.lower_bound;
+            assert!(
+                (0.0..0.02 * optimum).contains(&gap),
+                "{loss:?} {units}: {gap}"
+            );
             assert!(sampled.objective > optimum - 1e-6);
             let network = sampled.network().objective(&problem).unwrap();
             assert!((network - sampled.objective).abs() < 1e-9);
             // The draws of the smaller program are the first ones of the larger.
-            assert!(sampled.objective < last + 1e-5);
+            assert!(sampled.objective < last + gap);
             last = sampled.objective;
             println!("  sampled {units}: {last:.6}");
         }
@@ -275,7 +282,7 @@ fn block_descent_reaches_what_the_factored_step_reaches() {
     let reference = Reference::read();
     let descent = PrimalStep::BlockDescent {
         tolerance: 1e-6,
-        max_sweeps: 200,
+        max_sweeps: 60,
         seed: 1,
     };
     for loss in [Loss::Squared, Loss::BinaryCrossEntropy] {
@@ -289,13 +296,13 @@ fn block_descent_reaches_what_the_factored_step_reaches() {
                 Admm::new()
                     .with_primal_step(descent)
                     .with_tolerance(1e-5)
-                    .with_max_iterations(3000)
+                    .with_max_iterations(2000)
                     .solve(&problem, &patterns, form, go)
                     .unwrap()
             };
             let solution = solve();
             println!("{loss:?} {form:?} {} {optimum}", solution.objective);
-            assert!((solution.objective - optimum).abs() < 2e-3);
+            assert!((solution.objective - optimum).abs() < 5e-3);
             assert!(solution.lower_bound <= optimum + 1e-6);
             if loss == Loss::Squared && form == Form::Gated {
                 assert_eq!(solution, solve());

@@ -23,9 +23,11 @@
 //!   (algorithm 3.2), for losses with a gradient: `O(nd)` for each block step and no factorisation.
 //!
 //! ADMM converges for every `ρ`, and linearly for small enough `γ`; how fast depends on `ρ`. The paper
-//! fixes `ρ` by hand for each data set ([`Penalty::Fixed`]); [`Penalty::Balanced`] adapts it to keep the
-//! two residuals alike (Boyd et al., *Distributed Optimization and Statistical Learning via ADMM*, 2011,
-//! §3.4.1) for a limited number of iterations, after which the theory of a fixed `ρ` holds.
+//! fixes `ρ` by hand for each data set ([`Penalty::Fixed`]). Small multiples of `β` suit features of a
+//! size of 1, as `ρ λ_i` has a length of up to `β`; [`Penalty::Balanced`] starts there, and for a limited
+//! number of iterations moves `ρ` by up to 32 times either way to keep the two residuals alike (Boyd et
+//! al., *Distributed Optimization and Statistical Learning via ADMM*, 2011, §3.4.1). After that the
+//! theory of a fixed `ρ` holds.
 
 use std::ops::ControlFlow;
 
@@ -49,14 +51,51 @@ use super::ridge_system::RidgeSystem;
 pub enum Penalty {
     /// The same in all iterations.
     Fixed(f64),
-    /// From `start`, doubled or halved where one relative residual is 10 times the other.
+    /// From `start · β`, doubled or halved where one relative residual is 10 times the other.
     Balanced {
-        /// The first `ρ`.
+        /// The first `ρ`, in multiples of `β`.
         start: f64,
         /// After so many iterations it is fixed.
         until: usize,
     },
 }
+
+impl Penalty {
+    pub(super) fn first(self, beta: f64) -> f64 {
+        match self {
+            Self::Fixed(rho) => rho,
+            Self::Balanced { start, .. } => start * beta,
+        }
+    }
+
+    /// By what `rho` is to be multiplied.
+    pub(super) fn factor(self, seen: &AdmmStep, beta: f64) -> f64 {
+        let Self::Balanced { start, until } = self else {
+            return 1.0;
+        };
+        let factor = if seen.iteration > until || !seen.iteration.is_multiple_of(BALANCE_EVERY) {
+            1.0
+        } else if seen.primal_residual > 10.0 * seen.dual_residual {
+            2.0
+        } else if seen.dual_residual > 10.0 * seen.primal_residual {
+            0.5
+        } else {
+            1.0
+        };
+        // Far from where it is well-posed the residuals say nothing about the penalty.
+        let distance = seen.rho * factor / (start * beta);
+        if (1.0 / BALANCE_RANGE..=BALANCE_RANGE).contains(&distance) {
+            factor
+        } else {
+            1.0
+        }
+    }
+}
+
+/// The penalty is changed only after so many iterations, for the residuals to settle.
+const BALANCE_EVERY: usize = 50;
+/// And stays within so many times its start.
+const BALANCE_RANGE: f64 = 32.0;
 
 /// How `u` is updated.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,7 +139,7 @@ pub enum PrimalStep {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admm {
-    /// `ρ`. Default balanced from 0.1 for 1000 iterations.
+    /// `ρ`. Default balanced from 2 β for 1000 iterations.
     pub penalty: Penalty,
     /// `γ/ρ`, the step of the dual updates. Default 1; below the golden ratio 1.618.
     pub dual_step: f64,
@@ -118,7 +157,7 @@ impl Default for Admm {
     fn default() -> Self {
         Self {
             penalty: Penalty::Balanced {
-                start: 0.1,
+                start: 2.0,
                 until: 1000,
             },
             dual_step: 1.0,
@@ -174,21 +213,13 @@ impl Squares {
     }
 
     fn relative(&self) -> f64 {
-        relative(
-            self.difference.sqrt(),
-            self.left.sqrt().max(self.right.sqrt()),
-        )
+        let whole = self.left.sqrt().max(self.right.sqrt());
+        self.difference.sqrt() / whole.max(SMALLEST_WHOLE)
     }
 }
 
-/// 0 of 0 is 0.
-fn relative(part: f64, whole: f64) -> f64 {
-    if part == 0.0 {
-        0.0
-    } else {
-        part / whole.max(1e-12)
-    }
-}
+/// Weights and outputs that all vanish converge too.
+const SMALLEST_WHOLE: f64 = 1e-3;
 
 impl Admm {
     /// The defaults.
@@ -238,8 +269,8 @@ impl Admm {
         self
     }
 
-    fn check(&self, loss: Loss) -> Result<f64, ConvexReluError> {
-        let (Penalty::Fixed(rho) | Penalty::Balanced { start: rho, .. }) = self.penalty;
+    fn check(&self, loss: Loss, beta: f64) -> Result<f64, ConvexReluError> {
+        let rho = self.penalty.first(beta);
         positive("penalty of ADMM", rho)?;
         let golden = 0.5 * (1.0 + 5f64.sqrt());
         let holds = self.dual_step > 0.0 && self.dual_step < golden;
@@ -285,7 +316,7 @@ impl Admm {
         mut observe: impl FnMut(AdmmStep) -> ControlFlow<()>,
     ) -> Result<ConvexReluSolution, ConvexReluError> {
         let program = Program::new(problem, patterns, form)?;
-        let mut rho = self.check(program.loss)?;
+        let mut rho = self.check(program.loss, program.beta)?;
         let (n, d, blocks) = (program.examples(), program.width(), program.blocks());
         let factored = matches!(self.primal_step, PrimalStep::Factored { .. });
         // The loss of the closed form stays with u.
@@ -313,12 +344,12 @@ impl Admm {
                 tolerance,
                 max_sweeps,
                 seed,
-            } => Step::Descent(BlockDescent {
+            } => Step::Descent(Box::new(BlockDescent {
                 noise: SeededNoise::new(seed, 0),
                 squared_singular_value: largest_squared_singular_value(program.x),
                 tolerance,
                 max_sweeps,
-            }),
+            })),
         };
 
         let mut converged = false;
@@ -341,7 +372,7 @@ impl Admm {
                 return Err(ConvexReluError::Diverged("dual step or penalty of ADMM"));
             }
             let primal_residual = squares.relative();
-            let dual_residual = dual_residual(&program, &state, &v, s, t);
+            let dual_residual = dual_residual(&program, &state, &v, s, t, rho);
             let (objective, violation) = program.evaluate(state.v.as_ref());
             let seen = AdmmStep {
                 iteration,
@@ -355,16 +386,8 @@ impl Admm {
             if observe(seen).is_break() || converged {
                 break;
             }
-            if let Penalty::Balanced { until, .. } = self.penalty
-                && iteration <= until
-            {
-                let factor = if primal_residual > 10.0 * dual_residual {
-                    2.0
-                } else if dual_residual > 10.0 * primal_residual {
-                    0.5
-                } else {
-                    continue;
-                };
+            let factor = self.penalty.factor(&seen, program.beta);
+            if factor != 1.0 {
                 rho *= factor;
                 state.rescale(1.0 / factor);
                 if let Step::Factored(system, by_weights) = &mut step
@@ -460,6 +483,7 @@ fn dual_residual(
     v: &Mat<f64>,
     s: Option<Mat<f64>>,
     t: Option<Vec<f64>>,
+    rho: f64,
 ) -> f64 {
     let moved_slack = state.cone.as_ref().zip(s).map(|([new, _], old)| new - old);
     let moved_copy = match (&state.copy, t) {
@@ -467,7 +491,8 @@ fn dual_residual(
         _ => vec![0.0; program.examples()],
     };
     let moved = &state.v - v + program.adjoint(&moved_copy, moved_slack.as_ref());
-    relative(moved.norm_l2(), state.lambda.norm_l2())
+    // The parts of ρλ have lengths up to β.
+    moved.norm_l2() / state.lambda.norm_l2().max(program.beta / rho)
 }
 
 /// From the duals: `ρτ` or the slope of the loss, and `−ρν` as multipliers.
@@ -498,7 +523,7 @@ fn lower_bound(program: &Program<'_>, state: &State, rho: f64) -> f64 {
 
 enum Step {
     Factored(RidgeSystem, bool),
-    Descent(BlockDescent),
+    Descent(Box<BlockDescent>),
 }
 
 impl Step {

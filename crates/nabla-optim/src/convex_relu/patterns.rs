@@ -711,7 +711,7 @@ mod tests {
         // Campi and Garatti: the failure is at most Σ_{i<variables} C(N, i) ξ^i (1−ξ)^(N−i).
         for (n, violation, failure) in [(10, 0.1, 0.05), (40, 0.05, 1e-3), (5, 0.3, 0.2)] {
             let samples = sample_size(n, violation, failure).unwrap();
-            let mut log_term = samples as f64 * (1.0 - violation as f64).ln();
+            let mut log_term = samples as f64 * (1.0f64 - violation).ln();
             let mut tail = 0.0;
             for i in 0..=n {
                 tail += log_term.exp();

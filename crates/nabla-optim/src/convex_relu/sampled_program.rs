@@ -21,7 +21,7 @@ use faer::{Mat, MatRef, Side};
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 
-use super::admm::AdmmStep;
+use super::admm::{AdmmStep, Penalty};
 use super::error::{ConvexReluError, counted, positive};
 use super::network::TwoLayerRelu;
 use super::problem::ConvexReluProblem;
@@ -46,8 +46,8 @@ pub struct SampledProgram {
     pub units: usize,
     /// Of the units. Default 0.
     pub seed: u64,
-    /// The first penalty of ADMM, balanced for 1000 iterations. Default 0.1.
-    pub penalty: f64,
+    /// `ρ` of ADMM. Default balanced from 2 β for 1000 iterations.
+    pub penalty: Penalty,
     /// The duality gap, relative to the objective or 1, at which it ends. Default 1e-6.
     pub tolerance: f64,
     /// Default 20 000.
@@ -59,7 +59,10 @@ impl Default for SampledProgram {
         Self {
             units: 1000,
             seed: 0,
-            penalty: 0.1,
+            penalty: Penalty::Balanced {
+                start: 2.0,
+                until: 1000,
+            },
             tolerance: 1e-6,
             max_iterations: 20_000,
         }
@@ -105,8 +108,6 @@ impl SampledSolution {
 
 /// How often the gap is taken.
 const CHECK_EVERY: usize = 10;
-/// After so many iterations the penalty stays.
-const BALANCE_UNTIL: usize = 1000;
 
 impl SampledProgram {
     /// With `units` drawn units, and defaults.
@@ -121,6 +122,13 @@ impl SampledProgram {
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Another penalty.
+    #[must_use]
+    pub fn with_penalty(mut self, penalty: Penalty) -> Self {
+        self.penalty = penalty;
         self
     }
 
@@ -149,7 +157,8 @@ impl SampledProgram {
         mut observe: impl FnMut(AdmmStep) -> ControlFlow<()>,
     ) -> Result<SampledSolution, ConvexReluError> {
         counted("number of drawn units", self.units)?;
-        positive("penalty of ADMM", self.penalty)?;
+        let mut rho = self.penalty.first(problem.beta());
+        positive("penalty of ADMM", rho)?;
         positive("tolerance of the sampled program", self.tolerance)?;
         counted("number of iterations of ADMM", self.max_iterations)?;
         let (n, units) = (problem.len(), self.units);
@@ -159,7 +168,6 @@ impl SampledProgram {
         let phi = Mat::from_fn(n, units, |k, j| heights[(k, j)].max(0.0));
         let system = Ridge::new(phi.as_ref())?;
 
-        let mut rho = self.penalty;
         let mut a = Mat::<f64>::zeros(units, 1);
         let mut lambda = Mat::<f64>::zeros(units, 1);
         let mut t = Mat::<f64>::zeros(n, 1);
@@ -207,7 +215,7 @@ impl SampledProgram {
             let apart = (&alpha - &a).norm_l2().hypot((&outputs - &t).norm_l2());
             let primal = share(apart, a.norm_l2().hypot(t.norm_l2()));
             let moved = (&a - &old.0) + phi.transpose() * (&t - &old.1);
-            let dual = share(moved.norm_l2(), lambda.norm_l2());
+            let dual = share(moved.norm_l2(), lambda.norm_l2().max(beta / rho));
             let seen = AdmmStep {
                 iteration,
                 objective: best.0,
@@ -219,17 +227,11 @@ impl SampledProgram {
             if observe(seen).is_break() {
                 break;
             }
-            if iteration <= BALANCE_UNTIL {
-                let factor = if primal > 10.0 * dual {
-                    2.0
-                } else if dual > 10.0 * primal {
-                    0.5
-                } else {
-                    continue;
-                };
+            let factor = self.penalty.factor(&seen, beta);
+            if factor != 1.0 {
                 rho *= factor;
-                lambda = lambda * (1.0 / factor);
-                tau = tau * (1.0 / factor);
+                lambda *= 1.0 / factor;
+                tau *= 1.0 / factor;
             }
         }
         Ok(SampledSolution {
