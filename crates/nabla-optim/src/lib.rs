@@ -13,6 +13,7 @@
 //!   by evolution, which ZO-RankSGD is measured against;
 //! * [`zeroth_order`]: perturbations, schedules and the line search of these;
 //! * [`block_coordinate_descent`]: block coordinate descent, for regression, classification and graphs;
+//! * [`convex_relu`]: two-layer ReLU networks to global optimality, by convex programs;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
 //! * [`optimizer_config`]: why a configuration is refused;
@@ -28,6 +29,7 @@ pub mod block_coordinate_descent;
 pub mod checked_record;
 pub mod checked_step;
 pub mod cma_es;
+pub mod convex_relu;
 pub mod diffgrad;
 pub mod gld;
 pub mod m_fac;
