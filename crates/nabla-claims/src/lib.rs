@@ -10,7 +10,9 @@
 //! [`METHODS`] lists the methods of the mission with their papers.
 
 mod claim;
+pub mod matrix_sensing;
 mod measurement;
+pub mod normalized_lr;
 pub mod omnissr;
 pub mod plot;
 pub mod rddm;

@@ -140,28 +140,32 @@ pub static METHODS: [Method; METHOD_COUNT] = [
             "2107.03356",
         ),
     ),
-    planned(
-        "normalized-lr",
-        "Normalized GD",
-        "nabla-optim",
-        Paper::new(
+    Method {
+        slug: "normalized-lr",
+        name: "Normalized GD",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent with Large Step Sizes",
             "Tyurin",
             2024,
             "2412.08424",
-        ),
-    ),
-    planned(
-        "matrix-sensing",
-        "Over-parameterised matrix sensing",
-        "nabla-optim",
-        Paper::new(
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::normalized_lr::NormalizedLrClaim)),
+    },
+    Method {
+        slug: "matrix-sensing",
+        name: "Over-parameterised matrix sensing",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of Symmetry and Initialization",
             "Xiong, Ding, Du",
             2023,
             "2310.01769",
-        ),
-    ),
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::matrix_sensing::MatrixSensingClaim)),
+    },
     planned(
         "block-coordinate-descent",
         "Block coordinate descent",
