@@ -10,6 +10,7 @@
 //! [`METHODS`] lists the methods of the mission with their papers.
 
 mod claim;
+pub mod convex_relu;
 pub mod matrix_sensing;
 mod measurement;
 pub mod normalized_lr;

@@ -188,17 +188,19 @@ pub static METHODS: [Method; METHOD_COUNT] = [
             "2303.03751",
         ),
     ),
-    planned(
-        "convex-relu",
-        "Convex ReLU training",
-        "nabla-optim",
-        Paper::new(
+    Method {
+        slug: "convex-relu",
+        name: "Convex ReLU training",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "Efficient Global Optimization of Two-layer ReLU Networks: Quadratic-time Algorithms and Adversarial Training",
             "Bai, Gautam, Sojoudi",
             2022,
             "2201.01965",
-        ),
-    ),
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::convex_relu::ConvexReluClaim)),
+    },
     planned(
         "sequential-gradient-coding",
         "Sequential Gradient Coding",
