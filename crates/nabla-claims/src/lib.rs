@@ -9,6 +9,7 @@
 //!
 //! [`METHODS`] lists the methods of the mission with their papers.
 
+pub mod adamp;
 mod claim;
 mod measurement;
 pub mod omnissr;
@@ -18,6 +19,8 @@ pub mod registry;
 pub mod report;
 mod result;
 mod runner;
+mod training_contest;
+mod trajectory;
 
 pub use claim::{Claim, ClaimContext, ClaimError, MIN_SEEDS, NoProgress, Paper, ProgressSink};
 pub use measurement::{
