@@ -306,7 +306,8 @@ fn sphere(
             table.record(SPHERE, name, NORM, seed, norm(end) / norm(&points[0]))?;
             table.record(SPHERE, name, TURN, seed, last_turns(&points))?;
             if name == MOMENTUM {
-                lemma.push(lemma_error(&points, BETA));
+                // Burn keeps β in 32 bits.
+                lemma.push(lemma_error(&points, f64::from(BETA as f32)));
             }
             if i == 0 {
                 let curve = points.iter().enumerate().step_by(steps / 100);

@@ -9,8 +9,10 @@
 //!
 //! [`METHODS`] lists the methods of the mission with their papers.
 
+pub mod adabelief;
 pub mod adamp;
 mod claim;
+pub mod diffgrad;
 mod measurement;
 pub mod omnissr;
 pub mod plot;

@@ -109,28 +109,32 @@ pub static METHODS: [Method; METHOD_COUNT] = [
         state: State::Done,
         claim: Some(|| Box::new(crate::adamp::AdamPClaim)),
     },
-    planned(
-        "diffgrad",
-        "diffGrad",
-        "nabla-optim",
-        Paper::new(
+    Method {
+        slug: "diffgrad",
+        name: "diffGrad",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "diffGrad: An Optimization Method for Convolutional Neural Networks",
             "Dubey et al.",
             2019,
             "1909.11015",
-        ),
-    ),
-    planned(
-        "adabelief",
-        "AdaBelief",
-        "nabla-optim",
-        Paper::new(
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::diffgrad::DiffGradClaim)),
+    },
+    Method {
+        slug: "adabelief",
+        name: "AdaBelief",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
             "Zhuang et al.",
             2020,
             "2010.07468",
-        ),
-    ),
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::adabelief::AdaBeliefClaim)),
+    },
     planned(
         "m-fac",
         "M-FAC",

@@ -149,6 +149,19 @@ impl Contest {
         &self.comparison.experiment.training
     }
 
+    /// Numbers that are trained: kernels of 3 x 3 without biases, gains and shifts, the last layer.
+    pub(crate) fn parameters(&self) -> usize {
+        let InputShape::Picture([mut inputs, mut height, mut width]) = self.data.shape else {
+            return 0;
+        };
+        let mut count = 0;
+        for &channels in &self.network.channels {
+            count += 9 * inputs * channels + 2 * channels;
+            (inputs, height, width) = (channels, height / 2, width / 2);
+        }
+        count + (inputs * height * width + 1) * self.data.classes.len()
+    }
+
     /// Steps of an epoch.
     pub(crate) fn steps_per_epoch(&self) -> usize {
         let batch = self.comparison.experiment.training.batch;
@@ -290,5 +303,59 @@ impl Contest {
             plot = plot.with_series(Series::new(label, points));
         }
         Ok(plot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::NoProgress;
+    use crate::measurement::Variant;
+    use burn::tensor::Device;
+
+    /// A watched training is that of [`Experiment`] bit by bit, and so is the count of parameters.
+    #[test]
+    fn a_watched_training_is_the_experiments() {
+        let context = ClaimContext::quick(Device::flex(), &NoProgress);
+        let sgd = contender("SGD", Method::Momentum(Default::default()), 1e-4);
+        let contest = Contest::new(&context, 9, vec![sgd]).unwrap();
+        let mut seen = 0;
+        let trained = contest
+            .train(
+                &context,
+                contest.training().clone(),
+                &contest.contenders()[0].optimizer,
+                0.03,
+                5,
+                &mut |_| {
+                    seen += 1;
+                    Ok(())
+                },
+            )
+            .unwrap();
+        assert_eq!(seen, contest.steps_per_epoch() + 1);
+        let mut experiment = contest.comparison.experiment.clone();
+        experiment.training.seed = 5;
+        experiment.training.optimizer = OptimizerConfig {
+            learning_rate: Some(0.03),
+            ..contest.contenders()[0].optimizer.clone()
+        };
+        let go = &mut |_: nabla_train::training::Progress<'_>| ControlFlow::Continue(());
+        let whole = experiment.run(&Device::flex(), None, go).unwrap();
+        assert_eq!(trained.epochs, whole.history.epochs);
+        assert_eq!(trained.steps, whole.history.steps);
+        assert_eq!(contest.parameters(), whole.parameters);
+    }
+
+    #[test]
+    fn what_diverged_has_no_accuracy() {
+        let trained = Trained {
+            epochs: Vec::new(),
+            steps: Vec::new(),
+            diverged: true,
+        };
+        let mut table = Table::new(&[0], metrics(), [Variant::method("SGD")], ["task"]).unwrap();
+        trained.record(&mut table, "task", "SGD", 1e9, 0).unwrap();
+        assert!(table.mean("task", "SGD", ACCURACY).unwrap().is_nan());
     }
 }
