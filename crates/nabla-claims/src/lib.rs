@@ -9,8 +9,11 @@
 //!
 //! [`METHODS`] lists the methods of the mission with their papers.
 
+pub mod adabelief;
+pub mod adamp;
 mod claim;
 pub mod convex_relu;
+pub mod diffgrad;
 pub mod matrix_sensing;
 mod measurement;
 pub mod normalized_lr;
@@ -21,6 +24,8 @@ pub mod registry;
 pub mod report;
 mod result;
 mod runner;
+mod training_contest;
+mod trajectory;
 
 pub use claim::{Claim, ClaimContext, ClaimError, MIN_SEEDS, NoProgress, Paper, ProgressSink};
 pub use measurement::{

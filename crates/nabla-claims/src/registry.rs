@@ -96,39 +96,45 @@ pub const METHOD_COUNT: usize = 56;
 
 /// The methods of the mission, crate by crate in the order of the design's table.
 pub static METHODS: [Method; METHOD_COUNT] = [
-    planned(
-        "adamp",
-        "AdamP",
-        "nabla-optim",
-        Paper::new(
+    Method {
+        slug: "adamp",
+        name: "AdamP",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights",
             "Heo et al.",
             2020,
             "2006.08217",
-        ),
-    ),
-    planned(
-        "diffgrad",
-        "diffGrad",
-        "nabla-optim",
-        Paper::new(
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::adamp::AdamPClaim)),
+    },
+    Method {
+        slug: "diffgrad",
+        name: "diffGrad",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "diffGrad: An Optimization Method for Convolutional Neural Networks",
             "Dubey et al.",
             2019,
             "1909.11015",
-        ),
-    ),
-    planned(
-        "adabelief",
-        "AdaBelief",
-        "nabla-optim",
-        Paper::new(
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::diffgrad::DiffGradClaim)),
+    },
+    Method {
+        slug: "adabelief",
+        name: "AdaBelief",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
             "Zhuang et al.",
             2020,
             "2010.07468",
-        ),
-    ),
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::adabelief::AdaBeliefClaim)),
+    },
     planned(
         "m-fac",
         "M-FAC",
@@ -801,8 +807,8 @@ mod tests {
     fn unknown_and_planned_slugs_are_told_apart() {
         let error = |slug: &str| claim(slug).err().unwrap().to_string();
         assert_eq!(
-            error("adamp"),
-            "the method 'adamp' is planned; it has no claim to run yet"
+            error("m-fac"),
+            "the method 'm-fac' is planned; it has no claim to run yet"
         );
         assert_eq!(
             error("no-such-method"),

@@ -1,0 +1,448 @@
+//! AdaBelief against Adam and momentum: streams of gradients, valleys, and a training.
+//!
+//! * **Streams of gradients.** The three cases of the paper's first figure and table, as a stream of
+//!   gradients each: small ones that hardly change (a plain, where the ideal step is large), large ones
+//!   that change their sign (a narrow valley, where it is small), and large ones that hardly change
+//!   (a slope, where it is large). Told is the mean length of the last steps in units of the learning
+//!   rate.
+//! * **Valleys.** The functions of the paper's figure of trajectories: `|x| + |y|`,
+//!   `|x + y| + |x − y|/10`, `(x + y)² + (x − y)²/10`, Beale's and Rosenbrock's. An optimizer has
+//!   arrived when its distance to the minimum is a hundredth of what it was. All have the learning
+//!   rate 1e-3 first, and then the best of five. The starting points are ours.
+//! * **Training.** With searched learning rates. AdaBelief has the values of the authors' repository
+//!   for small pictures: ε = 1e-8, coupled decay of 5e-4, no rectification.
+
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
+use nabla_diffusion::seeded_noise::SeededNoise;
+use nabla_optim::adabelief::{AdaBelief, AdaBeliefConfig};
+use nabla_train::optimizer::{
+    AdaBelief as AdaBeliefFields, Adam as AdamFields, DecayName, Method, Momentum,
+};
+
+use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
+use crate::measurement::{Check, Measurement, Metric, Table, Variant};
+use crate::plot::{LinePlot, Series};
+use crate::training_contest::{self, ACCURACY, Contest, contender};
+use crate::trajectory::{distance, walk};
+
+const ADABELIEF: &str = "AdaBelief";
+const ADAM: &str = "Adam";
+const ADAMW: &str = "AdamW";
+const SGD: &str = "SGD with momentum";
+
+const PLAIN: &str = "small gradients that hardly change";
+const NARROW: &str = "large gradients that change their sign";
+const SLOPE: &str = "large gradients that hardly change";
+const TRAINING: &str = "Fashion-MNIST, searched rates";
+
+const STEP: &str = "mean step over the rate";
+const STEPS: &str = "steps at 1e-3";
+const BEST_STEPS: &str = "steps, best rate";
+
+/// The streams: mean, size of the part that changes its sign each time, and noise of the gradient.
+const STREAMS: [(&str, f64, f64, f64); 3] = [
+    (PLAIN, 0.01, 0.0, 0.001),
+    (NARROW, 0.0, 1.0, 0.1),
+    (SLOPE, 1.0, 0.0, 0.1),
+];
+const RATE: f64 = 1e-3;
+const RATES: [f64; 5] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2];
+/// The share of the first distance to the minimum at which an optimizer has arrived.
+const NEAR: f64 = 1e-2;
+const EPOCHS: usize = 8;
+
+/// The experiment; see the [module documentation](self).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AdaBeliefClaim;
+
+impl Claim for AdaBeliefClaim {
+    fn slug(&self) -> &str {
+        "adabelief"
+    }
+
+    fn paper(&self) -> Paper {
+        Paper::new(
+            "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
+            "Zhuang et al.",
+            2020,
+            "2010.07468",
+        )
+    }
+
+    fn statement(&self) -> &str {
+        "Dividing by the deviation of the gradient from its moving average gives large steps where \
+         gradients are as predicted and small ones where they are not: AdaBelief reaches the minima of \
+         test functions faster than Adam and SGD, and trains networks as fast as adaptive methods with \
+         a generalisation as good as SGD's, better than Adam's."
+    }
+
+    fn criterion(&self) -> &str {
+        "Mean of the seeds. Streams: AdaBelief's step is larger than SGD's where small gradients hardly \
+         change, smaller than SGD's where large ones change their sign, and larger than Adam's where large \
+         ones hardly change. Valleys: on each of the five functions AdaBelief needs fewer steps than Adam \
+         and fewer than SGD, at the rate 1e-3 and at the best of five each. Training with searched rates: \
+         higher test accuracy than Adam and AdamW, and not lower than SGD's by more than SGD's \
+         spread."
+    }
+
+    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
+        let groups: Vec<&str> = STREAMS
+            .iter()
+            .map(|(name, ..)| *name)
+            .chain(Valley::ALL.map(Valley::name))
+            .chain([TRAINING])
+            .collect();
+        let mut table = Table::new(
+            &context.seeds,
+            [
+                Metric::informative(STEP, ""),
+                Metric::lower(STEPS, ""),
+                Metric::lower(BEST_STEPS, ""),
+            ]
+            .into_iter()
+            .chain(training_contest::metrics()),
+            [
+                Variant::method(ADABELIEF),
+                Variant::baseline(ADAM),
+                Variant::baseline(ADAMW),
+                Variant::baseline(SGD),
+            ],
+            groups,
+        )?;
+        let mut checks = Vec::new();
+        let mut notes = Vec::new();
+        let lengths = streams(context, &mut table, &mut checks)?;
+        let distances = valleys(context, &mut table, &mut checks)?;
+
+        let fields = AdaBeliefFields {
+            epsilon: 1e-8,
+            weight_decay_mode: DecayName::Coupled,
+            rectify: false,
+            ..AdaBeliefFields::default()
+        };
+        let adam = AdamFields::default();
+        let contenders = vec![
+            contender(ADABELIEF, Method::AdaBelief(fields), 5e-4),
+            contender(ADAM, Method::Adam(adam), 5e-4),
+            contender(ADAMW, Method::AdamW(adam), 1e-2),
+            contender(SGD, Method::Momentum(Momentum::default()), 5e-4),
+        ];
+        let contest = Contest::new(context, EPOCHS, contenders)?;
+        notes.push(format!(
+            "{} Weight decay: coupled, 5e-4, but decoupled, 1e-2, for AdamW.",
+            contest.describe()
+        ));
+        let accuracy = contest.hold(context, TRAINING, &mut table, &mut notes, &mut |_, _| {})?;
+        for baseline in [ADAM, ADAMW] {
+            checks.push(table.compare(TRAINING, ACCURACY, ADABELIEF, baseline)?);
+        }
+        let ours = table.summary(TRAINING, ADABELIEF, ACCURACY)?;
+        let theirs = table.summary(TRAINING, SGD, ACCURACY)?;
+        checks.push(Check::new(
+            format!(
+                "{TRAINING}: {ADABELIEF}'s {ACCURACY} is not below {SGD}'s by more than its spread"
+            ),
+            ours.mean >= theirs.mean - theirs.spread.unwrap_or(0.0),
+            format!("{ours} % against {theirs} %"),
+        ));
+        let mut measurement = Measurement::new(table, checks).with_plot(lengths);
+        measurement.plots.extend(distances);
+        measurement.plots.push(accuracy);
+        measurement.notes = notes;
+        Ok(measurement)
+    }
+}
+
+fn sgd() -> Sgd {
+    let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
+    SgdConfig::new().with_momentum(Some(momentum)).build()
+}
+
+fn adam() -> Adam {
+    AdamConfig::new().with_epsilon(1e-8).build()
+}
+
+/// AdaBelief as in the paper's algorithm, with Adam's ε squared.
+fn adabelief() -> Result<AdaBelief, ClaimError> {
+    let config = AdaBeliefConfig::new().with_rectify(false);
+    config.build().map_err(ClaimError::experiment)
+}
+
+/// The lengths of the steps over the learning rate along a stream of gradients.
+fn step_lengths<O: Optimizer>(
+    optimizer: &O,
+    (mean, alternating, noise): (f64, f64, f64),
+    seed: u64,
+    steps: usize,
+) -> Result<Vec<f64>, ClaimError> {
+    let mut draw = SeededNoise::new(seed, 0);
+    let mut sign = 1.0;
+    let gradient = |_: &[f64; 1]| {
+        sign = -sign;
+        let drawn = f64::from(draw.normal_values(1)[0]);
+        [mean + sign * alternating + noise * drawn]
+    };
+    let points = walk(optimizer, RATE, [0.0], steps, gradient, |_| false)?;
+    let length = |w: &[[f64; 1]]| (w[1][0] - w[0][0]).abs() / RATE;
+    Ok(points.windows(2).map(length).collect())
+}
+
+fn streams(
+    context: &ClaimContext<'_>,
+    table: &mut Table,
+    checks: &mut Vec<Check>,
+) -> Result<LinePlot, ClaimError> {
+    let steps = if context.quick { 200 } else { 2000 };
+    let runs = STREAMS.len() * context.seeds.len();
+    context.progress.begin("streams of gradients", runs as u64);
+    let title = format!("Length of a step over the learning rate: {SLOPE}");
+    let mut plot = LinePlot::new(title, "step", "|Δw| / α").log_y();
+    for (group, mean, alternating, noise) in STREAMS {
+        let stream = (mean, alternating, noise);
+        for (i, &seed) in context.seeds.iter().enumerate() {
+            let lengths = [
+                (ADABELIEF, step_lengths(&adabelief()?, stream, seed, steps)?),
+                (ADAM, step_lengths(&adam(), stream, seed, steps)?),
+                (SGD, step_lengths(&sgd(), stream, seed, steps)?),
+            ];
+            for (name, lengths) in lengths {
+                let last = &lengths[lengths.len() / 2..];
+                let mean = last.iter().sum::<f64>() / last.len() as f64;
+                table.record(group, name, STEP, seed, mean)?;
+                if group == SLOPE && i == 0 {
+                    let curve = lengths.iter().enumerate().step_by(steps / 200);
+                    let curve = curve.map(|(t, length)| [(t + 1) as f64, *length]);
+                    plot = plot.with_series(Series::new(name, curve));
+                }
+            }
+            context.progress.advance(1);
+        }
+    }
+    for (group, relation, other) in [
+        (PLAIN, "larger", SGD),
+        (NARROW, "smaller", SGD),
+        (SLOPE, "larger", ADAM),
+    ] {
+        let ours = table.summary(group, ADABELIEF, STEP)?;
+        let theirs = table.summary(group, other, STEP)?;
+        let holds = match relation {
+            "larger" => ours.mean > theirs.mean,
+            _ => ours.mean < theirs.mean,
+        };
+        checks.push(Check::new(
+            format!("{group}: {ADABELIEF}'s step is {relation} than {other}'s"),
+            holds,
+            format!("{ours} against {theirs}, in units of the learning rate"),
+        ));
+    }
+    Ok(plot)
+}
+
+/// The functions of the plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Valley {
+    Absolute,
+    InseparableAbsolute,
+    InseparableSquare,
+    Beale,
+    Rosenbrock,
+}
+
+impl Valley {
+    const ALL: [Self; 5] = [
+        Self::Absolute,
+        Self::InseparableAbsolute,
+        Self::InseparableSquare,
+        Self::Beale,
+        Self::Rosenbrock,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Absolute => "|x| + |y|",
+            Self::InseparableAbsolute => "|x + y| + |x − y|/10",
+            Self::InseparableSquare => "(x + y)² + (x − y)²/10",
+            Self::Beale => "Beale's function",
+            Self::Rosenbrock => "Rosenbrock's function",
+        }
+    }
+
+    fn minimum(self) -> [f64; 2] {
+        match self {
+            Self::Beale => [3.0, 0.5],
+            Self::Rosenbrock => [1.0, 1.0],
+            _ => [0.0, 0.0],
+        }
+    }
+
+    /// Where a walk begins, about which it is drawn.
+    fn start(self) -> [f64; 2] {
+        match self {
+            Self::Beale => [1.0, 1.5],
+            Self::Rosenbrock => [-1.0, 1.5],
+            _ => [-1.0, 2.0],
+        }
+    }
+
+    /// The value and the gradient, which is 0 in an edge.
+    fn at(self, &[x, y]: &[f64; 2]) -> (f64, [f64; 2]) {
+        let sign = |v: f64| if v == 0.0 { 0.0 } else { v.signum() };
+        let (sum, difference) = (x + y, x - y);
+        match self {
+            Self::Absolute => (x.abs() + y.abs(), [sign(x), sign(y)]),
+            Self::InseparableAbsolute => {
+                let (a, b) = (sign(sum), 0.1 * sign(difference));
+                (sum.abs() + 0.1 * difference.abs(), [a + b, a - b])
+            }
+            Self::InseparableSquare => {
+                let (a, b) = (2.0 * sum, 0.2 * difference);
+                (sum * sum + 0.1 * difference * difference, [a + b, a - b])
+            }
+            Self::Beale => {
+                let terms = [(1.5, 1), (2.25, 2), (2.625, 3)];
+                terms
+                    .iter()
+                    .fold((0.0, [0.0; 2]), |(f, [gx, gy]), &(c, n)| {
+                        let r = c - x + x * y.powi(n);
+                        let by_x = 2.0 * r * (y.powi(n) - 1.0);
+                        let by_y = 2.0 * r * f64::from(n) * x * y.powi(n - 1);
+                        (f + r * r, [gx + by_x, gy + by_y])
+                    })
+            }
+            Self::Rosenbrock => {
+                let across = y - x * x;
+                let value = (1.0 - x).powi(2) + 100.0 * across * across;
+                (
+                    value,
+                    [-2.0 * (1.0 - x) - 400.0 * x * across, 200.0 * across],
+                )
+            }
+        }
+    }
+
+    fn walk<O: Optimizer>(
+        self,
+        optimizer: &O,
+        rate: f64,
+        start: [f64; 2],
+        steps: usize,
+    ) -> Result<Vec<[f64; 2]>, ClaimError> {
+        walk(
+            optimizer,
+            rate,
+            start,
+            steps,
+            |x| self.at(x).1,
+            |x| distance(x, &self.minimum()) <= NEAR * distance(&start, &self.minimum()),
+        )
+    }
+
+    /// The number of steps of a walk that arrived, or infinity.
+    fn steps(self, points: &[[f64; 2]]) -> f64 {
+        let from = |x: &[f64; 2]| distance(x, &self.minimum());
+        match points {
+            [first, .., last] if from(last) <= NEAR * from(first) => (points.len() - 1) as f64,
+            _ => f64::INFINITY,
+        }
+    }
+}
+
+fn valleys(
+    context: &ClaimContext<'_>,
+    table: &mut Table,
+    checks: &mut Vec<Check>,
+) -> Result<Vec<LinePlot>, ClaimError> {
+    let names = [ADABELIEF, ADAM, SGD];
+    let steps = if context.quick { 300 } else { 10_000 };
+    let runs = Valley::ALL.len() * context.seeds.len() * names.len();
+    context.progress.begin("valleys", runs as u64);
+    let mut plots = Vec::new();
+    for valley in Valley::ALL {
+        let group = valley.name();
+        let mut plot = LinePlot::new(
+            format!("{group}: distance to the minimum, at the rate 1e-3"),
+            "step",
+            "distance",
+        )
+        .log_y();
+        for (i, &seed) in context.seeds.iter().enumerate() {
+            let drawn = SeededNoise::new(seed, 1).normal_values(2);
+            let [x, y] = valley.start();
+            let start = [x + 0.1 * f64::from(drawn[0]), y + 0.1 * f64::from(drawn[1])];
+            for name in names {
+                let mut best = f64::INFINITY;
+                for rate in RATES {
+                    let points = match name {
+                        ADABELIEF => valley.walk(&adabelief()?, rate, start, steps)?,
+                        ADAM => valley.walk(&adam(), rate, start, steps)?,
+                        _ => valley.walk(&sgd(), rate, start, steps)?,
+                    };
+                    let needed = valley.steps(&points);
+                    best = best.min(needed);
+                    if rate != RATE {
+                        continue;
+                    }
+                    table.record(group, name, STEPS, seed, needed)?;
+                    if i == 0 {
+                        let every = (points.len() / 200).max(1);
+                        let curve = points.iter().enumerate().step_by(every);
+                        let curve = curve.map(|(t, x)| [t as f64, distance(x, &valley.minimum())]);
+                        plot = plot.with_series(Series::new(name, curve));
+                    }
+                }
+                table.record(group, name, BEST_STEPS, seed, best)?;
+                context.progress.advance(1);
+            }
+        }
+        for metric in [STEPS, BEST_STEPS] {
+            for baseline in [ADAM, SGD] {
+                checks.push(table.compare(group, metric, ADABELIEF, baseline)?);
+            }
+        }
+        plots.push(plot);
+    }
+    Ok(plots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trajectory::gradient_error;
+
+    #[test]
+    fn the_gradients_are_the_functions_and_vanish_where_the_minima_are() {
+        for valley in Valley::ALL {
+            for x in [[0.3, -0.7], [-1.2, 0.4], [1.1, 1.9]] {
+                let (_, gradient) = valley.at(&x);
+                let error = gradient_error(|x| valley.at(x).0, &gradient, &x);
+                assert!(error < 1e-5, "{valley:?} at {x:?}: {error}");
+            }
+            let (value, gradient) = valley.at(&valley.minimum());
+            assert_eq!((value, gradient), (0.0, [0.0, 0.0]), "{valley:?}");
+        }
+    }
+
+    /// With a constant gradient Adam's step is the rate; AdaBelief's grows, for what it deviates
+    /// from its average by vanishes; momentum's is the gradient over 1 − 0.9.
+    #[test]
+    fn steps_along_a_constant_gradient_are_those_of_closed_forms() {
+        let stream = (0.5, 0.0, 0.0);
+        let adam = step_lengths(&adam(), stream, 0, 50).unwrap();
+        assert!(adam.iter().all(|l| (l - 1.0).abs() < 1e-3), "{adam:?}");
+        let belief = step_lengths(&adabelief().unwrap(), stream, 0, 50).unwrap();
+        assert!((belief[0] - 1.0 / 0.9).abs() < 1e-6);
+        assert!(belief.windows(2).all(|w| w[1] > w[0]));
+        let sgd = step_lengths(&sgd(), stream, 0, 200).unwrap();
+        assert!((sgd[199] - 5.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_walk_that_does_not_arrive_needs_infinitely_many_steps() {
+        let valley = Valley::InseparableSquare;
+        let far = valley.walk(&sgd(), 1e-6, [1.0, 2.0], 5).unwrap();
+        assert_eq!(valley.steps(&far), f64::INFINITY);
+        let near = valley.walk(&sgd(), 0.1, [1.0, 2.0], 5000).unwrap();
+        assert_eq!(valley.steps(&near), (near.len() - 1) as f64);
+    }
+}

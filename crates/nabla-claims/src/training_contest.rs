@@ -1,0 +1,361 @@
+//! Trainings of one small network by several optimizers, each with a learning rate that was searched
+//! with the same budget: what the claims of optimizers share.
+//!
+//! The task is the sample of Fashion-MNIST that the repository carries: 1000 training and all 1000
+//! test pictures, a network of two convolutions with batch normalisation, batches of 32 and a
+//! learning rate that falls to 0 along a cosine. The search is that of [`nabla_train::comparison`].
+
+use std::ops::ControlFlow;
+
+use nabla_train::cnn::{Cnn, CnnConfig};
+use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
+use nabla_train::data_set::{DataConfig, DataSet, InputShape};
+use nabla_train::experiment::{Experiment, ModelConfig};
+use nabla_train::history::{EpochRecord, StepRecord};
+use nabla_train::initialization::he_normal;
+use nabla_train::optimizer::{Method, OptimizerConfig};
+use nabla_train::training::{Trainer, TrainingConfig};
+
+use crate::claim::{ClaimContext, ClaimError};
+use crate::measurement::{Metric, Table, TableError};
+use crate::plot::{LinePlot, Series};
+
+pub(crate) const ACCURACY: &str = "test accuracy";
+pub(crate) const LOSS: &str = "test loss";
+pub(crate) const RATE: &str = "learning rate";
+
+/// The metrics of a training.
+pub(crate) fn metrics() -> [Metric; 3] {
+    [
+        Metric::higher(ACCURACY, "%"),
+        Metric::lower(LOSS, ""),
+        Metric::informative(RATE, ""),
+    ]
+}
+
+/// A contender.
+pub(crate) fn contender(label: &str, method: Method, weight_decay: f64) -> Contender {
+    Contender {
+        label: Some(label.to_owned()),
+        optimizer: OptimizerConfig {
+            weight_decay,
+            ..OptimizerConfig::new(method)
+        },
+    }
+}
+
+/// The task and who takes part.
+pub(crate) struct Contest {
+    comparison: Comparison,
+    network: CnnConfig,
+    data: DataSet,
+}
+
+/// What one training gave.
+pub(crate) struct Trained {
+    /// Its epochs, fewer than asked for if it diverged.
+    pub(crate) epochs: Vec<EpochRecord>,
+    /// Its steps.
+    pub(crate) steps: Vec<StepRecord>,
+    /// Whether it diverged.
+    pub(crate) diverged: bool,
+}
+
+impl Trained {
+    /// The last epoch's accuracy in percent and loss on the test pictures; NaN if it diverged.
+    fn last(&self) -> (f64, f64) {
+        match self.epochs.last() {
+            Some(last) if !self.diverged => (100.0 * last.test_accuracy, last.test_loss),
+            _ => (f64::NAN, f64::NAN),
+        }
+    }
+
+    /// Records what it gave.
+    pub(crate) fn record(
+        &self,
+        table: &mut Table,
+        group: &str,
+        label: &str,
+        rate: f64,
+        seed: u64,
+    ) -> Result<(), TableError> {
+        let (accuracy, loss) = self.last();
+        table.record(group, label, ACCURACY, seed, accuracy)?;
+        table.record(group, label, LOSS, seed, loss)?;
+        table.record(group, label, RATE, seed, rate)
+    }
+}
+
+impl Contest {
+    /// The task for `epochs` epochs; much smaller in the quick form.
+    pub(crate) fn new(
+        context: &ClaimContext<'_>,
+        epochs: usize,
+        contenders: Vec<Contender>,
+    ) -> Result<Self, ClaimError> {
+        let network = CnnConfig {
+            channels: vec![4, 8],
+            batch_norm: true,
+        };
+        let experiment = Experiment {
+            data: DataConfig {
+                source: "fashion".into(),
+                limit: Some(if context.quick { 160 } else { 1000 }),
+                ..DataConfig::default()
+            },
+            model: ModelConfig::Cnn(network.clone()),
+            training: TrainingConfig {
+                epochs: if context.quick { 1 } else { epochs },
+                batch: 32,
+                ..TrainingConfig::default()
+            },
+        };
+        let data = experiment.data.open().map_err(ClaimError::experiment)?;
+        let comparison = Comparison {
+            experiment,
+            contenders,
+            trials: if context.quick { 2 } else { 5 },
+            ..Comparison::default()
+        };
+        Ok(Self {
+            comparison,
+            network,
+            data,
+        })
+    }
+
+    /// The task in words.
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "Training: {} of the bundled Fashion-MNIST pictures, {} of them for the test, a network of \
+             two convolutions (4 and 8 channels) with batch normalisation, {} epochs in batches of {}; \
+             {} learning rates, √10 apart, were tried for each optimizer on a fifth of the training \
+             pictures.",
+            self.data.training.len() + self.data.test.len(),
+            self.data.test.len(),
+            self.comparison.experiment.training.epochs,
+            self.comparison.experiment.training.batch,
+            self.comparison.trials,
+        )
+    }
+
+    /// The contenders.
+    pub(crate) fn contenders(&self) -> &[Contender] {
+        &self.comparison.contenders
+    }
+
+    /// The configuration of the trainings.
+    pub(crate) fn training(&self) -> &TrainingConfig {
+        &self.comparison.experiment.training
+    }
+
+    /// Numbers that are trained: kernels of 3 x 3 without biases, gains and shifts, the last layer.
+    pub(crate) fn parameters(&self) -> usize {
+        let InputShape::Picture([mut inputs, mut height, mut width]) = self.data.shape else {
+            return 0;
+        };
+        let mut count = 0;
+        for &channels in &self.network.channels {
+            count += 9 * inputs * channels + 2 * channels;
+            (inputs, height, width) = (channels, height / 2, width / 2);
+        }
+        count + (inputs * height * width + 1) * self.data.classes.len()
+    }
+
+    /// Steps of an epoch.
+    pub(crate) fn steps_per_epoch(&self) -> usize {
+        let batch = self.comparison.experiment.training.batch;
+        self.data.training.len().div_ceil(batch)
+    }
+
+    /// The best learning rate of each contender; notes in words which of them are at an end of what was
+    /// tried.
+    pub(crate) fn search(
+        &self,
+        context: &ClaimContext<'_>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<f64>, ClaimError> {
+        let runs = self.comparison.trials * self.comparison.contenders.len();
+        context
+            .progress
+            .begin("search of learning rates", runs as u64);
+        let mut observe = |event: ComparisonEvent<'_>| match event {
+            // The trainings with these rates are done where their weights can be watched.
+            ComparisonEvent::Begin {
+                phase: Phase::Final,
+                ..
+            } => ControlFlow::Break(()),
+            ComparisonEvent::End(_) => {
+                context.progress.advance(1);
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Continue(()),
+        };
+        let (standings, _) = self
+            .comparison
+            .run(&context.device, None, &mut observe)
+            .map_err(ClaimError::experiment)?;
+        let edge: Vec<&str> = standings
+            .iter()
+            .filter(|s| s.at_edge)
+            .map(|s| s.label.as_str())
+            .collect();
+        if !edge.is_empty() {
+            notes.push(format!(
+                "The best learning rate is the lowest or highest that was tried for: {}.",
+                edge.join(", ")
+            ));
+        }
+        standings
+            .iter()
+            .map(|s| {
+                s.learning_rate.ok_or_else(|| {
+                    ClaimError::experiment(format!("{} diverged at every learning rate", s.label))
+                })
+            })
+            .collect()
+    }
+
+    /// Trains a network; `watch` sees it before the first and after each step.
+    pub(crate) fn train(
+        &self,
+        context: &ClaimContext<'_>,
+        mut training: TrainingConfig,
+        optimizer: &OptimizerConfig,
+        rate: f64,
+        seed: u64,
+        watch: &mut dyn FnMut(&Cnn) -> Result<(), ClaimError>,
+    ) -> Result<Trained, ClaimError> {
+        training.seed = seed;
+        training.optimizer = OptimizerConfig {
+            learning_rate: Some(rate),
+            ..optimizer.clone()
+        };
+        let InputShape::Picture(shape) = self.data.shape else {
+            return Err(ClaimError::experiment("the examples are no pictures"));
+        };
+        let device = context.device.clone().autodiff();
+        let model = self
+            .network
+            .init(shape, self.data.classes.len(), &device)
+            .map_err(ClaimError::experiment)?;
+        let model = he_normal(model, seed).map_err(ClaimError::experiment)?;
+        let mut trainer =
+            Trainer::new(training, &self.data, model).map_err(ClaimError::experiment)?;
+        watch(trainer.model())?;
+        let mut diverged = false;
+        while trainer.step() < trainer.steps() && !diverged {
+            match trainer.train_step() {
+                Ok(_) => watch(trainer.model())?,
+                Err(error) if error.is_divergence() => diverged = true,
+                Err(error) => return Err(ClaimError::experiment(error)),
+            }
+        }
+        context.progress.advance(1);
+        Ok(Trained {
+            epochs: trainer.history().epochs.clone(),
+            steps: trainer.history().steps.clone(),
+            diverged,
+        })
+    }
+
+    /// Searches the learning rates, trains with them once per seed and records what comes out; `see` gets
+    /// every training, with its optimizer's label. Returns the curves of the mean test accuracy.
+    pub(crate) fn hold(
+        &self,
+        context: &ClaimContext<'_>,
+        group: &str,
+        table: &mut Table,
+        notes: &mut Vec<String>,
+        see: &mut dyn FnMut(&str, &Trained),
+    ) -> Result<LinePlot, ClaimError> {
+        let rates = self.search(context, notes)?;
+        let runs = rates.len() * context.seeds.len();
+        context.progress.begin("trainings", runs as u64);
+        let mut plot = LinePlot::new(
+            "Fashion-MNIST: mean test accuracy with the searched learning rates",
+            "epoch",
+            "test accuracy (%)",
+        );
+        for (contender, &rate) in self.contenders().iter().zip(&rates) {
+            let label = contender.label();
+            let mut curve = vec![0.0; self.training().epochs];
+            for &seed in &context.seeds {
+                let optimizer = &contender.optimizer;
+                let training = self.training().clone();
+                let trained =
+                    self.train(context, training, optimizer, rate, seed, &mut |_| Ok(()))?;
+                trained.record(table, group, label, rate, seed)?;
+                for (i, sum) in curve.iter_mut().enumerate() {
+                    *sum += trained
+                        .epochs
+                        .get(i)
+                        .map_or(f64::NAN, |e| 100.0 * e.test_accuracy);
+                }
+                see(label, &trained);
+            }
+            let seeds = context.seeds.len() as f64;
+            let points = curve
+                .iter()
+                .enumerate()
+                .filter(|(_, sum)| sum.is_finite())
+                .map(|(i, sum)| [(i + 1) as f64, sum / seeds]);
+            plot = plot.with_series(Series::new(label, points));
+        }
+        Ok(plot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::NoProgress;
+    use crate::measurement::Variant;
+    use burn::tensor::Device;
+
+    /// A watched training is that of [`Experiment`] bit by bit, and so is the count of parameters.
+    #[test]
+    fn a_watched_training_is_the_experiments() {
+        let context = ClaimContext::quick(Device::flex(), &NoProgress);
+        let sgd = contender("SGD", Method::Momentum(Default::default()), 1e-4);
+        let contest = Contest::new(&context, 9, vec![sgd]).unwrap();
+        let mut seen = 0;
+        let trained = contest
+            .train(
+                &context,
+                contest.training().clone(),
+                &contest.contenders()[0].optimizer,
+                0.03,
+                5,
+                &mut |_| {
+                    seen += 1;
+                    Ok(())
+                },
+            )
+            .unwrap();
+        assert_eq!(seen, contest.steps_per_epoch() + 1);
+        let mut experiment = contest.comparison.experiment.clone();
+        experiment.training.seed = 5;
+        experiment.training.optimizer = OptimizerConfig {
+            learning_rate: Some(0.03),
+            ..contest.contenders()[0].optimizer.clone()
+        };
+        let go = &mut |_: nabla_train::training::Progress<'_>| ControlFlow::Continue(());
+        let whole = experiment.run(&Device::flex(), None, go).unwrap();
+        assert_eq!(trained.epochs, whole.history.epochs);
+        assert_eq!(trained.steps, whole.history.steps);
+        assert_eq!(contest.parameters(), whole.parameters);
+    }
+
+    #[test]
+    fn what_diverged_has_no_accuracy() {
+        let trained = Trained {
+            epochs: Vec::new(),
+            steps: Vec::new(),
+            diverged: true,
+        };
+        let mut table = Table::new(&[0], metrics(), [Variant::method("SGD")], ["task"]).unwrap();
+        trained.record(&mut table, "task", "SGD", 1e9, 0).unwrap();
+        assert!(table.mean("task", "SGD", ACCURACY).unwrap().is_nan());
+    }
+}
