@@ -14,6 +14,7 @@ pub mod adamp;
 mod claim;
 pub mod convex_relu;
 pub mod diffgrad;
+pub mod m_fac;
 pub mod matrix_sensing;
 mod measurement;
 pub mod normalized_lr;

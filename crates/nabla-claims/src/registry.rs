@@ -135,17 +135,19 @@ pub static METHODS: [Method; METHOD_COUNT] = [
         state: State::Done,
         claim: Some(|| Box::new(crate::adabelief::AdaBeliefClaim)),
     },
-    planned(
-        "m-fac",
-        "M-FAC",
-        "nabla-optim",
-        Paper::new(
+    Method {
+        slug: "m-fac",
+        name: "M-FAC",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
             "Frantar, Kurtic, Alistarh",
             2021,
             "2107.03356",
-        ),
-    ),
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::m_fac::MFacClaim)),
+    },
     Method {
         slug: "normalized-lr",
         name: "Normalized GD",
