@@ -434,7 +434,8 @@ mod tests {
         assert!((belief[0] - 1.0 / 0.9).abs() < 1e-6);
         assert!(belief.windows(2).all(|w| w[1] > w[0]));
         let sgd = step_lengths(&sgd(), stream, 0, 200).unwrap();
-        assert!((sgd[199] - 5.0).abs() < 1e-6);
+        // Burn keeps the 0.9 in 32 bits.
+        assert!((sgd[199] - 5.0).abs() < 1e-5);
     }
 
     #[test]

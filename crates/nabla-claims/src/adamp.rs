@@ -30,7 +30,7 @@ use nabla_train::training::TrainingConfig;
 use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
 use crate::measurement::{Check, Measurement, Metric, Table, TableError, Variant};
 use crate::plot::{LinePlot, Series};
-use crate::training_contest::{self, ACCURACY, Contest, contender};
+use crate::training_contest::{self, ACCURACY, Contest, contender, kernels, mean_of_kernels};
 use crate::trajectory::{angle, dot, norm, walk};
 
 const GD: &str = "SGD without momentum";
@@ -142,7 +142,19 @@ impl Claim for AdamPClaim {
             contest.describe()
         ));
         let kernels = constant(context, &contest, &mut table, &mut checks)?;
-        let accuracy = contest.hold(context, SEARCHED, &mut table, &mut notes, &mut |_, _| {})?;
+        let mut growths = Vec::new();
+        let accuracy = contest.hold(
+            context,
+            SEARCHED,
+            &mut table,
+            &mut notes,
+            &mut |label, run| {
+                growths.push((label.to_owned(), run.growth));
+            },
+        )?;
+        for ((label, growth), seed) in growths.iter().zip(context.seeds.iter().cycle()) {
+            table.record(SEARCHED, label, NORM, *seed, *growth)?;
+        }
         for (method, baseline) in PAIRS {
             checks.push(table.compare(SEARCHED, ACCURACY, method, baseline)?);
         }
@@ -468,29 +480,6 @@ fn valley(
     Ok(plot)
 }
 
-/// The kernels of a network, each as one vector.
-fn kernels(model: &Cnn) -> Result<Vec<Vec<f64>>, ClaimError> {
-    let read = |stage: &nabla_train::cnn::Stage| {
-        let data = stage
-            .convolution
-            .weight
-            .val()
-            .without_autodiff()
-            .into_data();
-        let values = data
-            .try_to_vec::<f32>()
-            .map_err(|e| ClaimError::experiment(format!("cannot read a kernel: {e}")))?;
-        Ok(values.into_iter().map(f64::from).collect())
-    };
-    model.stages.iter().map(read).collect()
-}
-
-/// The mean over the kernels of `f` of each before and after.
-fn mean(before: &[Vec<f64>], after: &[Vec<f64>], f: impl Fn(&[f64], &[f64]) -> f64) -> f64 {
-    let sum: f64 = before.iter().zip(after).map(|(a, b)| f(a, b)).sum();
-    sum / before.len() as f64
-}
-
 fn constant(
     context: &ClaimContext<'_>,
     contest: &Contest,
@@ -524,9 +513,9 @@ fn constant(
                 if growth.is_empty() {
                     first = now.clone();
                 } else {
-                    turns.push(mean(&before, &now, angle));
+                    turns.push(mean_of_kernels(&before, &now, angle));
                 }
-                growth.push(mean(&first, &now, |a, b| norm(b) / norm(a)));
+                growth.push(mean_of_kernels(&first, &now, |a, b| norm(b) / norm(a)));
                 before = now;
                 Ok(())
             };

@@ -7,7 +7,7 @@
 
 use std::ops::ControlFlow;
 
-use nabla_train::cnn::{Cnn, CnnConfig};
+use nabla_train::cnn::{Cnn, CnnConfig, Stage};
 use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
 use nabla_train::data_set::{DataConfig, DataSet, InputShape};
 use nabla_train::experiment::{Experiment, ModelConfig};
@@ -19,6 +19,7 @@ use nabla_train::training::{Trainer, TrainingConfig};
 use crate::claim::{ClaimContext, ClaimError};
 use crate::measurement::{Metric, Table, TableError};
 use crate::plot::{LinePlot, Series};
+use crate::trajectory::norm;
 
 pub(crate) const ACCURACY: &str = "test accuracy";
 pub(crate) const LOSS: &str = "test loss";
@@ -57,6 +58,8 @@ pub(crate) struct Trained {
     pub(crate) epochs: Vec<EpochRecord>,
     /// Its steps.
     pub(crate) steps: Vec<StepRecord>,
+    /// The norm of a kernel at the end over that at first, the mean of the kernels.
+    pub(crate) growth: f64,
     /// Whether it diverged.
     pub(crate) diverged: bool,
 }
@@ -242,6 +245,7 @@ impl Contest {
         let model = he_normal(model, seed).map_err(ClaimError::experiment)?;
         let mut trainer =
             Trainer::new(training, &self.data, model).map_err(ClaimError::experiment)?;
+        let first = kernels(trainer.model())?;
         watch(trainer.model())?;
         let mut diverged = false;
         while trainer.step() < trainer.steps() && !diverged {
@@ -255,6 +259,7 @@ impl Contest {
         Ok(Trained {
             epochs: trainer.history().epochs.clone(),
             steps: trainer.history().steps.clone(),
+            growth: mean_of_kernels(&first, &kernels(trainer.model())?, |a, b| norm(b) / norm(a)),
             diverged,
         })
     }
@@ -306,6 +311,29 @@ impl Contest {
     }
 }
 
+/// The kernels of a network, each as one vector.
+pub(crate) fn kernels(model: &Cnn) -> Result<Vec<Vec<f64>>, ClaimError> {
+    let read = |stage: &Stage| {
+        let weight = stage.convolution.weight.val().without_autodiff();
+        let values = weight
+            .into_data()
+            .try_to_vec::<f32>()
+            .map_err(|e| ClaimError::experiment(format!("cannot read a kernel: {e}")))?;
+        Ok(values.into_iter().map(f64::from).collect())
+    };
+    model.stages.iter().map(read).collect()
+}
+
+/// The mean of `f` of each kernel before and after.
+pub(crate) fn mean_of_kernels(
+    before: &[Vec<f64>],
+    after: &[Vec<f64>],
+    f: impl Fn(&[f64], &[f64]) -> f64,
+) -> f64 {
+    let sum: f64 = before.iter().zip(after).map(|(a, b)| f(a, b)).sum();
+    sum / before.len() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,6 +380,7 @@ mod tests {
         let trained = Trained {
             epochs: Vec::new(),
             steps: Vec::new(),
+            growth: 1.0,
             diverged: true,
         };
         let mut table = Table::new(&[0], metrics(), [Variant::method("SGD")], ["task"]).unwrap();
