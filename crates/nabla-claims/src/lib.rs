@@ -9,6 +9,7 @@
 //!
 //! [`METHODS`] lists the methods of the mission with their papers.
 
+pub mod block_coordinate_descent;
 mod claim;
 mod measurement;
 pub mod omnissr;
@@ -18,6 +19,7 @@ pub mod registry;
 pub mod report;
 mod result;
 mod runner;
+pub mod zo_rank_sgd;
 
 pub use claim::{Claim, ClaimContext, ClaimError, MIN_SEEDS, NoProgress, Paper, ProgressSink};
 pub use measurement::{
