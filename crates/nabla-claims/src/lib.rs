@@ -11,6 +11,7 @@
 
 pub mod adabelief;
 pub mod adamp;
+pub mod block_coordinate_descent;
 mod claim;
 pub mod convex_relu;
 pub mod diffgrad;
@@ -27,6 +28,7 @@ mod result;
 mod runner;
 mod training_contest;
 mod trajectory;
+pub mod zo_rank_sgd;
 
 pub use claim::{Claim, ClaimContext, ClaimError, MIN_SEEDS, NoProgress, Paper, ProgressSink};
 pub use measurement::{

@@ -174,28 +174,32 @@ pub static METHODS: [Method; METHOD_COUNT] = [
         state: State::Done,
         claim: Some(|| Box::new(crate::matrix_sensing::MatrixSensingClaim)),
     },
-    planned(
-        "block-coordinate-descent",
-        "Block coordinate descent",
-        "nabla-optim",
-        Paper::new(
+    Method {
+        slug: "block-coordinate-descent",
+        name: "Block coordinate descent",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "Let's Make Block Coordinate Descent Converge Faster: Faster Greedy Rules, Message-Passing, Active-Set Complexity, and Superlinear Convergence",
             "Nutini, Laradji, Schmidt",
             2017,
             "1712.08859",
-        ),
-    ),
-    planned(
-        "zo-ranksgd",
-        "ZO-RankSGD",
-        "nabla-optim",
-        Paper::new(
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::block_coordinate_descent::BlockCoordinateDescentClaim)),
+    },
+    Method {
+        slug: "zo-ranksgd",
+        name: "ZO-RankSGD",
+        crate_name: "nabla-optim",
+        paper: Some(Paper::new(
             "Zeroth-Order Optimization Meets Human Feedback: Provable Learning via Ranking Oracles",
             "Tang, Rybin, Chang",
             2023,
             "2303.03751",
-        ),
-    ),
+        )),
+        state: State::Done,
+        claim: Some(|| Box::new(crate::zo_rank_sgd::ZoRankSgdClaim)),
+    },
     Method {
         slug: "convex-relu",
         name: "Convex ReLU training",
