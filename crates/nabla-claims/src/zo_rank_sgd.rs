@@ -210,7 +210,7 @@ impl Size {
         Self {
             queries: 6000,
             job_queries: 3000,
-            settings: (-3..=3).map(|i| 10_f64.powf(0.5 * f64::from(i))).collect(),
+            settings: (-4..=4).map(|i| 10_f64.powf(0.5 * f64::from(i))).collect(),
             tuning: 2,
             pictures: 300,
         }
