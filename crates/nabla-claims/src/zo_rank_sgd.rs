@@ -209,8 +209,8 @@ impl Size {
     fn full() -> Self {
         Self {
             queries: 6000,
-            job_queries: 6000,
-            settings: (-3..=3).map(|i| 10_f64.powf(0.5 * f64::from(i))).collect(),
+            job_queries: 3000,
+            settings: (-4..=4).map(|i| 10_f64.powf(0.5 * f64::from(i))).collect(),
             tuning: 2,
             pictures: 300,
         }
