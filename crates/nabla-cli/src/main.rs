@@ -42,6 +42,8 @@ enum Job {
     Train(jobs::train::Arguments),
     /// Compare optimizers, each with the learning rate that suits it
     Compare(jobs::compare::Arguments),
+    /// Solve a LIBSVM problem: a model with a certificate of how good it is
+    Solve(jobs::solve::Arguments),
     /// List, run and report the measured claims of the methods
     Claims(jobs::claims::Arguments),
     /// List every method with its paper, its state and what became of its claim
@@ -57,6 +59,7 @@ fn run(job: Job) -> Result<(), Failure> {
         Job::Project(arguments) => jobs::project::run(&arguments),
         Job::Train(arguments) => jobs::train::run(&arguments),
         Job::Compare(arguments) => jobs::compare::run(&arguments),
+        Job::Solve(arguments) => jobs::solve::run(&arguments),
         Job::Claims(arguments) => jobs::claims::run(&arguments),
         Job::List(arguments) => jobs::list::run(&arguments),
         Job::Doctor(arguments) => jobs::doctor::run(&arguments),

@@ -1,0 +1,204 @@
+//! The examples that a solver reads, and where it writes to.
+
+use std::collections::BTreeSet;
+use std::io::{Read, stdin};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nabla::claims::plot::{LinePlot, Theme, line_plot, write_svg};
+use nabla::data::{LabelledRows, LibsvmError, check_writable, write_bytes_atomically};
+
+use crate::errors::Failure;
+
+/// More weights than this are a wrong index rather than a problem: 800 MB.
+const MOST_WEIGHTS: usize = 100_000_000;
+
+/// Which examples.
+#[derive(Args)]
+pub struct DataFlags {
+    /// The examples, a LIBSVM file; `-` for the standard input
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+    /// Number of features, where DATA does not show the last ones
+    #[arg(long, value_name = "N")]
+    features: Option<usize>,
+    /// Examples to test the model on, a LIBSVM file
+    #[arg(long, value_name = "FILE")]
+    pub test: Option<PathBuf>,
+}
+
+/// Where the result goes.
+#[derive(Args)]
+pub struct OutputFlags {
+    /// The model, a JSON file; without it no model is kept
+    #[arg(short, long = "out", value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Every step, a CSV file; of many steps one in 2, 4, 8 …
+    #[arg(long, value_name = "FILE.csv")]
+    pub trace: Option<PathBuf>,
+    /// A plot of the steps, an SVG file
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Examples to solve for and, if there are any, to test on, of as many features.
+pub struct Examples {
+    pub rows: LabelledRows,
+    pub test: Option<LabelledRows>,
+}
+
+impl DataFlags {
+    /// Reads the examples.
+    pub fn read(&self) -> Result<Examples, Failure> {
+        let rows = read(&self.data, self.features)?;
+        if rows.features() == 0 {
+            return Err(Failure::input(format!(
+                "the examples of {} have no features",
+                name(&self.data)
+            )));
+        }
+        check_weights(rows.features() + 1)?;
+        let test = self.test.as_deref();
+        let test = test.map(|path| read_for(path, rows.features()));
+        Ok(Examples {
+            test: test.transpose()?,
+            rows,
+        })
+    }
+
+    /// What the examples are called in a title.
+    pub fn title(&self) -> String {
+        let stem = self.data.file_stem().map(|s| s.to_string_lossy());
+        match stem {
+            Some(stem) if self.data != Path::new("-") => stem.into_owned(),
+            _ => "the standard input".to_owned(),
+        }
+    }
+}
+
+impl OutputFlags {
+    /// Refuses outputs that cannot be written, or that would replace each other or an input, before
+    /// the work begins.
+    pub fn check(&self, data: &DataFlags) -> Result<(), Failure> {
+        let mut met: BTreeSet<&Path> = BTreeSet::from([data.data.as_path()]);
+        met.extend(data.test.as_deref());
+        for path in [&self.model, &self.trace, &self.plot].into_iter().flatten() {
+            if !met.insert(path) {
+                return Err(Failure::input(format!(
+                    "{} is named twice, but every output needs a file of its own",
+                    path.display()
+                )));
+            }
+            check_writable(path)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the trace and the plot that were asked for.
+    pub fn write_steps(
+        &self,
+        csv: impl FnOnce() -> String,
+        plot: impl FnOnce() -> LinePlot,
+    ) -> Result<(), Failure> {
+        if let Some(path) = &self.trace {
+            write_bytes_atomically(path, csv().as_bytes())?;
+        }
+        if let Some(path) = &self.plot {
+            let svg = line_plot(&plot(), Theme::Standalone).map_err(Failure::run)?;
+            write_svg(path, &svg)?;
+        }
+        Ok(())
+    }
+
+    /// What was written, as the last line of the text.
+    pub fn told(&self) -> String {
+        let parts = [
+            ("model", &self.model),
+            ("steps", &self.trace),
+            ("plot", &self.plot),
+        ];
+        let written: Vec<String> = parts
+            .iter()
+            .filter_map(|(what, path)| Some(format!("{what} in {}", path.as_ref()?.display())))
+            .collect();
+        match written.is_empty() {
+            true => String::new(),
+            false => written.join(", ") + "\n",
+        }
+    }
+}
+
+/// The name of an input in a message.
+fn name(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "the standard input".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+/// The examples of a file or of the standard input.
+fn read(path: &Path, features: Option<usize>) -> Result<LabelledRows, Failure> {
+    if path != Path::new("-") {
+        return LabelledRows::read(path, features).map_err(Failure::input);
+    }
+    let mut text = String::new();
+    stdin()
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::input(format!("cannot read the standard input: {e}")))?;
+    LabelledRows::parse(&text, features)
+        .map_err(|e| Failure::input(format!("the standard input: {e}")))
+}
+
+/// Examples for a model of so many features: fewer do, more are refused.
+pub fn read_for(path: &Path, features: usize) -> Result<LabelledRows, Failure> {
+    read(path, None).and_then(|rows| match rows.features() <= features {
+        true => with_features(&rows, features).map_err(Failure::input),
+        false => Err(Failure::input(format!(
+            "{} has a feature {}, but the model has {features} features",
+            name(path),
+            rows.features()
+        ))),
+    })
+}
+
+fn with_features(rows: &LabelledRows, features: usize) -> Result<LabelledRows, LibsvmError> {
+    let mut out = LabelledRows::new(features);
+    for (i, &label) in rows.labels().iter().enumerate() {
+        out.push(label, rows.row(i))?;
+    }
+    Ok(out)
+}
+
+/// Refuses more weights than fit in memory.
+pub fn check_weights(count: usize) -> Result<(), Failure> {
+    match count <= MOST_WEIGHTS {
+        true => Ok(()),
+        false => Err(Failure::input(format!(
+            "the problem has {count} weights, but more than {MOST_WEIGHTS} do not fit: is an index \
+             of a feature wrong?"
+        ))),
+    }
+}
+
+/// Labels of two classes, −1 and 1; with `positive`, this label is 1 and all others are −1.
+pub fn two_classes(rows: LabelledRows, positive: Option<f64>) -> Result<LabelledRows, Failure> {
+    let labels = rows.labels();
+    match positive {
+        None => match labels.iter().position(|&y| y != 1.0 && y != -1.0) {
+            None => Ok(rows),
+            Some(i) => Err(Failure::input(format!(
+                "example {} has the label {}, but it must be -1 or 1: --positive LABEL says which \
+                 label is to be 1, against all others",
+                i + 1,
+                labels[i]
+            ))),
+        },
+        Some(label) if !labels.contains(&label) => Err(Failure::input(format!(
+            "no example has the label {label}, which --positive names"
+        ))),
+        Some(label) => Ok(rows.map_labels(|y| if y == label { 1.0 } else { -1.0 })),
+    }
+}

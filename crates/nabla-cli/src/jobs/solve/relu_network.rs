@@ -1,0 +1,516 @@
+//! `nabla solve relu`: a two-layer ReLU network by its convex program.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use nabla::claims::ProgressSink;
+use nabla::claims::plot::{LinePlot, Series};
+use nabla::data::LabelledRows;
+use nabla::optim::convex_relu::{
+    ActivationPatterns, Admm, AdmmStep, Attack, ConvexReluError, ConvexReluProblem, DenseExamples,
+    Form, InteriorPoint, Loss, PatternSampling, SampledProgram, TwoLayerRelu,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::model_file::{Measured, Model, Predictor, Task, dense};
+use super::problem_file::{DataFlags, OutputFlags, two_classes};
+use super::steps::{Approach, Steps};
+use crate::errors::Failure;
+use crate::output::{print, print_json};
+use crate::progress::{Progress, duration};
+
+/// The most patterns that `--all-patterns` lists.
+const MOST_PATTERNS: usize = 20_000;
+
+/// Data sets whose patterns are drawn for robust training: the examples, and perturbed copies.
+const PERTURBED_COPIES: usize = 5;
+
+/// The command line.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    output: OutputFlags,
+    /// What is lowered, a sum over the examples
+    #[arg(long, value_enum, default_value_t = LossChoice::CrossEntropy)]
+    loss: LossChoice,
+    /// β of β/2 times the squares of all weights
+    #[arg(
+        long,
+        value_name = "WEIGHT",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
+    beta: f64,
+    /// How the program is solved; interior-point is exact, for small problems
+    #[arg(long, value_enum)]
+    method: Option<Method>,
+    /// Activation patterns that are drawn, each with two hidden units at most; 20
+    #[arg(long, value_name = "N", conflicts_with_all = ["all_patterns", "units"])]
+    patterns: Option<usize>,
+    /// All activation patterns, so that no network of any width is better; for few features
+    #[arg(long, conflicts_with = "units")]
+    all_patterns: bool,
+    /// Hidden units that are drawn, for --method drawn-units; 1000
+    #[arg(long, value_name = "N")]
+    units: Option<usize>,
+    /// Trains for the worst case where every feature may move by as much
+    #[arg(long, value_name = "RADIUS", allow_negative_numbers = true)]
+    robust: Option<f64>,
+    /// Hidden units without a bias
+    #[arg(long)]
+    no_bias: bool,
+    /// The label that becomes 1, against all others, for two classes
+    #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
+    positive: Option<f64>,
+    /// Of relative residuals (admm) or the relative gap; 1e-6, with interior-point 1e-8
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    tolerance: Option<f64>,
+    /// The most steps; 20 000, with interior-point 200
+    #[arg(long, value_name = "N")]
+    max_iterations: Option<usize>,
+    /// Seed of what is drawn
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum LossChoice {
+    /// ½ (f(x) − y)², for regression
+    Squared,
+    /// max(0, 1 − y f(x)), labels −1 and 1
+    Hinge,
+    /// log(1 + exp(−2 y f(x))), labels −1 and 1
+    CrossEntropy,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Method {
+    /// The alternating direction method of multipliers
+    Admm,
+    /// An interior-point method
+    InteriorPoint,
+    /// The first layer is drawn, the second is found
+    DrawnUnits,
+}
+
+impl From<ConvexReluError> for Failure {
+    fn from(error: ConvexReluError) -> Self {
+        match error {
+            ConvexReluError::Factorization(_)
+            | ConvexReluError::InteriorPoint(_)
+            | ConvexReluError::Diverged(_) => Self::run(error),
+            other => Self::input(other),
+        }
+    }
+}
+
+/// A network with what its solver says of it.
+struct Trained {
+    network: TwoLayerRelu,
+    objective: f64,
+    lower_bound: f64,
+    violation: f64,
+    iterations: usize,
+    converged: bool,
+    patterns: Option<usize>,
+    configuration: Value,
+    steps: Vec<AdmmStep>,
+}
+
+/// What came out, for the model file and `--json`.
+#[derive(Serialize)]
+struct Solved {
+    loss: &'static str,
+    beta: f64,
+    method: &'static str,
+    examples: usize,
+    features: usize,
+    /// Activation patterns of the program.
+    patterns: Option<usize>,
+    hidden_units: usize,
+    converged: bool,
+    iterations: usize,
+    certificate: Certificate,
+    robust: Option<Robust>,
+    seconds: f64,
+    training: Measured,
+    test: Option<Measured>,
+}
+
+#[derive(Serialize)]
+struct Certificate {
+    /// Of the convex program.
+    objective: f64,
+    /// No point of the program is lower.
+    lower_bound: f64,
+    duality_gap: f64,
+    relative_gap: f64,
+    /// How far the worst constraint is violated.
+    violation: f64,
+    /// Loss and β/2 times the squares of the weights of the network itself.
+    network_objective: f64,
+    /// What the lower bound is one of: every network, or those of the program.
+    bounds_every_network: bool,
+}
+
+#[derive(Serialize)]
+struct Robust {
+    radius: f64,
+    /// Under projected gradient attacks of this radius.
+    attacked_training: Measured,
+    attacked_test: Option<Measured>,
+}
+
+fn loss(choice: LossChoice) -> Loss {
+    match choice {
+        LossChoice::Squared => Loss::Squared,
+        LossChoice::Hinge => Loss::Hinge,
+        LossChoice::CrossEntropy => Loss::BinaryCrossEntropy,
+    }
+}
+
+fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::Admm => "ADMM",
+        Method::InteriorPoint => "interior-point method",
+        Method::DrawnUnits => "drawn units",
+    }
+}
+
+impl Arguments {
+    /// The method, which has to fit the other flags.
+    fn method(&self) -> Result<Method, Failure> {
+        let wrong = |text: &str| Err(Failure::input(text));
+        match (self.method, self.robust, self.units) {
+            (Some(Method::Admm | Method::DrawnUnits), Some(_), _) => {
+                wrong("--robust is solved by --method interior-point only")
+            }
+            (Some(Method::Admm | Method::InteriorPoint), _, Some(_)) | (None, Some(_), Some(_)) => {
+                wrong("--units is for --method drawn-units")
+            }
+            (Some(Method::DrawnUnits), ..) if self.patterns.is_some() || self.all_patterns => {
+                wrong("--method drawn-units has no patterns: --units says how many are drawn")
+            }
+            (Some(method), ..) => Ok(method),
+            (None, Some(_), None) => Ok(Method::InteriorPoint),
+            (None, None, Some(_)) => Ok(Method::DrawnUnits),
+            (None, None, None) => Ok(Method::Admm),
+        }
+    }
+
+    fn patterns(&self, problem: &ConvexReluProblem) -> Result<ActivationPatterns, Failure> {
+        if self.all_patterns {
+            return Ok(ActivationPatterns::enumerate(problem, MOST_PATTERNS)?);
+        }
+        let sampling = PatternSampling::new(self.patterns.unwrap_or(20)).with_seed(self.seed);
+        Ok(match self.robust {
+            Some(radius) => {
+                ActivationPatterns::sample_perturbed(problem, sampling, radius, PERTURBED_COPIES)?
+            }
+            None => ActivationPatterns::sample(problem, sampling)?,
+        })
+    }
+
+    fn train(&self, method: Method, problem: &ConvexReluProblem) -> Result<Trained, Failure> {
+        let progress = Progress::new();
+        let mut steps = Steps::new();
+        let go_on = ControlFlow::Continue(());
+        match method {
+            Method::DrawnUnits => {
+                let mut program =
+                    SampledProgram::new(self.units.unwrap_or(1000)).with_seed(self.seed);
+                program.tolerance = self.tolerance.unwrap_or(program.tolerance);
+                program.max_iterations = self.max_iterations.unwrap_or(program.max_iterations);
+                let (limit, tolerance) = (program.max_iterations, program.tolerance);
+                let mut approach = Approach::new(&progress, "solving", limit, tolerance);
+                let solution = program.solve(problem, |step| {
+                    approach.at(step.iteration, None);
+                    steps.push(step);
+                    go_on
+                })?;
+                Ok(Trained {
+                    network: solution.network(),
+                    objective: solution.objective,
+                    lower_bound: solution.lower_bound,
+                    violation: 0.0,
+                    iterations: solution.iterations,
+                    converged: solution.converged,
+                    patterns: None,
+                    configuration: json!(program),
+                    steps: steps.finish(),
+                })
+            }
+            Method::Admm => {
+                let patterns = self.patterns(problem)?;
+                let mut admm = Admm::new();
+                admm.tolerance = self.tolerance.unwrap_or(admm.tolerance);
+                admm.max_iterations = self.max_iterations.unwrap_or(admm.max_iterations);
+                let (limit, tolerance) = (admm.max_iterations, admm.tolerance);
+                let mut approach = Approach::new(&progress, "solving", limit, tolerance);
+                let solution = admm.solve(problem, &patterns, Form::Relu, |step| {
+                    let residual = step.primal_residual.max(step.dual_residual);
+                    approach.at(step.iteration, Some(residual));
+                    steps.push(step);
+                    go_on
+                })?;
+                Ok(Trained {
+                    network: solution.network(),
+                    objective: solution.objective,
+                    lower_bound: solution.lower_bound,
+                    violation: solution.violation,
+                    iterations: solution.iterations,
+                    converged: solution.converged,
+                    patterns: Some(patterns.len()),
+                    configuration: json!(admm),
+                    steps: steps.finish(),
+                })
+            }
+            Method::InteriorPoint => {
+                let patterns = self.patterns(problem)?;
+                let mut solver = InteriorPoint::new().with_epsilon(self.robust.unwrap_or(0.0));
+                solver.tolerance = self.tolerance.unwrap_or(solver.tolerance);
+                solver.max_iterations = self.max_iterations.unwrap_or(solver.max_iterations);
+                progress.begin("solving", 1);
+                let solution = solver.solve(problem, &patterns, Form::Relu)?;
+                Ok(Trained {
+                    network: solution.network(),
+                    objective: solution.objective,
+                    lower_bound: solution.lower_bound,
+                    violation: solution.violation,
+                    iterations: solution.iterations,
+                    converged: solution.converged,
+                    patterns: Some(patterns.len()),
+                    configuration: json!(solver),
+                    steps: Vec::new(),
+                })
+            }
+        }
+    }
+}
+
+/// Does it.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let output = &arguments.output;
+    output.check(&arguments.data)?;
+    let method = arguments.method()?;
+    if method == Method::InteriorPoint && (output.trace.is_some() || output.plot.is_some()) {
+        return Err(Failure::input(
+            "the interior-point method has no steps to write or plot",
+        ));
+    }
+    let begun = Instant::now();
+    let examples = arguments.data.read()?;
+    let loss = loss(arguments.loss);
+    let known = |rows: LabelledRows| match loss.is_classification() {
+        true => two_classes(rows, arguments.positive),
+        false if arguments.positive.is_some() => Err(Failure::input(
+            "--positive is for the losses of two classes: hinge, cross-entropy",
+        )),
+        false => Ok(rows),
+    };
+    let inputs = dense(&known(examples.rows.clone())?)?;
+    let bias = !arguments.no_bias;
+    let problem = ConvexReluProblem::new(&inputs, loss, arguments.beta, bias)?;
+    let trained = arguments.train(method, &problem)?;
+    let network_objective = trained.network.objective(&problem)?;
+    let hidden_units = trained.network.units();
+    let mut configuration = json!({
+        "loss": loss, "beta": arguments.beta, "solver": trained.configuration,
+        "patterns": trained.patterns, "all_patterns": arguments.all_patterns,
+        "seed": arguments.seed,
+    });
+    configuration["method"] = method_name(method).into();
+    let robust = match arguments.robust {
+        Some(radius) => {
+            let attack = |examples: &DenseExamples| -> Result<Vec<f64>, Failure> {
+                let moved = Attack::pgd(radius).perturb(&trained.network, examples, loss)?;
+                Ok(trained.network.outputs(moved.features())?)
+            };
+            let test = match &examples.test {
+                // Labels of the test that are no class cannot be attacked.
+                Some(test) => {
+                    let test = dense(&known_test(test, arguments, loss)?)?;
+                    Some((attack(&test)?, test.labels().to_vec()))
+                }
+                None => None,
+            };
+            Some((radius, attack(&inputs)?, test))
+        }
+        None => None,
+    };
+    let mut model = Model {
+        nabla: env!("CARGO_PKG_VERSION").to_owned(),
+        method: "relu".to_owned(),
+        features: examples.rows.features(),
+        bias,
+        positive: arguments.positive,
+        task: match loss.is_classification() {
+            true => Task::TwoClasses,
+            false => Task::Regression,
+        },
+        configuration,
+        result: Value::Null,
+        predictor: Predictor::Network(trained.network),
+    };
+    let attacked = |outputs: &[f64], labels: &[f64]| {
+        let found: Vec<f64> = outputs.iter().map(|&f| model.label(&[f])).collect();
+        model.measure(&found, labels)
+    };
+    let gap = (trained.objective - trained.lower_bound).max(0.0);
+    let solved = Solved {
+        loss: loss.name(),
+        beta: arguments.beta,
+        method: method_name(method),
+        examples: inputs.len(),
+        features: model.features,
+        patterns: trained.patterns,
+        hidden_units,
+        converged: trained.converged,
+        iterations: trained.iterations,
+        certificate: Certificate {
+            objective: trained.objective,
+            lower_bound: trained.lower_bound,
+            duality_gap: gap,
+            relative_gap: gap / trained.objective.abs().max(1.0),
+            violation: trained.violation,
+            network_objective,
+            bounds_every_network: arguments.all_patterns && arguments.robust.is_none(),
+        },
+        robust: robust.map(|(radius, training, test)| Robust {
+            radius,
+            attacked_training: attacked(&training, inputs.labels()),
+            attacked_test: test.map(|(outputs, labels)| attacked(&outputs, &labels)),
+        }),
+        seconds: begun.elapsed().as_secs_f64(),
+        training: model.measured_on(&examples.rows)?,
+        test: match &examples.test {
+            Some(test) => Some(model.measured_on(test)?),
+            None => None,
+        },
+    };
+    model.result = serde_json::to_value(&solved).map_err(Failure::run)?;
+    if let Some(path) = &output.model {
+        model.write(path)?;
+    }
+    let title = format!(
+        "ReLU network by {} on {}",
+        solved.method,
+        arguments.data.title()
+    );
+    let (steps, bound) = (&trained.steps, trained.lower_bound);
+    output.write_steps(|| csv(steps), || plot(title, steps, bound))?;
+    if output.json {
+        return print_json(&model.result);
+    }
+    print(&(told(&solved) + &output.told()))
+}
+
+/// The test examples with the labels that the loss takes.
+fn known_test(
+    test: &LabelledRows,
+    arguments: &Arguments,
+    loss: Loss,
+) -> Result<LabelledRows, Failure> {
+    match (loss.is_classification(), arguments.positive) {
+        (false, _) => Ok(test.clone()),
+        // A test set may lack the class.
+        (true, Some(label)) => {
+            let test = test.clone();
+            Ok(test.map_labels(|y| if y == label { 1.0 } else { -1.0 }))
+        }
+        (true, None) => two_classes(test.clone(), None),
+    }
+}
+
+fn told(solved: &Solved) -> String {
+    let certificate = &solved.certificate;
+    let patterns = match solved.patterns {
+        Some(count) => format!("{count} activation patterns, "),
+        None => String::new(),
+    };
+    let mut text = format!(
+        "{} loss, beta {}: {} examples of {} features\n\
+         {}: {patterns}{} hidden units, {} steps in {}; {}\n",
+        solved.loss,
+        solved.beta,
+        solved.examples,
+        solved.features,
+        solved.method,
+        solved.hidden_units,
+        solved.iterations,
+        duration(solved.seconds),
+        match solved.converged {
+            true => "the tolerance was reached",
+            false => "the tolerance was NOT reached",
+        }
+    );
+    let every = match (certificate.bounds_every_network, solved.patterns) {
+        (true, _) => "no network of any width is lower than",
+        (false, Some(_)) => "no network of these patterns is lower than",
+        (false, None) => "no weights of these units are lower than",
+    };
+    text += &format!(
+        "objective {:.8}, of the network itself {:.8}\n\
+         certificate: {every} {:.8} (duality gap {:.2e}, {:.2e} of the objective); worst constraint \
+         violated by {:.2e}\n",
+        certificate.objective,
+        certificate.network_objective,
+        certificate.lower_bound,
+        certificate.duality_gap,
+        certificate.relative_gap,
+        certificate.violation,
+    );
+    text += &solved.training.told("training");
+    if let Some(measured) = &solved.test {
+        text += &measured.told("test");
+    }
+    if let Some(robust) = &solved.robust {
+        let attacked = |what: &str| format!("{what}, attacked within {}", robust.radius);
+        text += &robust.attacked_training.told(&attacked("training"));
+        if let Some(measured) = &robust.attacked_test {
+            text += &measured.told(&attacked("test"));
+        }
+    }
+    text
+}
+
+fn csv(steps: &[AdmmStep]) -> String {
+    let mut text = "step,objective,violation,primal_residual,dual_residual,rho\n".to_owned();
+    for step in steps {
+        text += &format!(
+            "{},{},{},{},{},{}\n",
+            step.iteration,
+            step.objective,
+            step.violation,
+            step.primal_residual,
+            step.dual_residual,
+            step.rho
+        );
+    }
+    text
+}
+
+fn plot(title: String, steps: &[AdmmStep], bound: f64) -> LinePlot {
+    let points = |value: &dyn Fn(&AdmmStep) -> f64| -> Vec<[f64; 2]> {
+        let steps = steps.iter();
+        steps.map(|s| [s.iteration as f64, value(s)]).collect()
+    };
+    LinePlot::new(title, "step", "distance from the optimum")
+        .log_y()
+        .with_series(Series::new(
+            "objective less its lower bound",
+            points(&|s| s.objective - bound),
+        ))
+        .with_series(Series::new(
+            "primal residual, relative",
+            points(&|s| s.primal_residual),
+        ))
+        .with_series(Series::new(
+            "dual residual, relative",
+            points(&|s| s.dual_residual),
+        ))
+}

@@ -1,0 +1,295 @@
+//! `nabla solve separate`: a hyperplane with all examples of two classes on their sides.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use nabla::claims::plot::{LinePlot, Series};
+use nabla::data::LabelledRows;
+use nabla::optim::normalized_lr::{
+    Rule, SeparatorError, SeparatorStep, iteration_bound, maximal_margin, radius, separate,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::model_file::{Measured, Model, Predictor, Task};
+use super::problem_file::{DataFlags, OutputFlags, two_classes};
+use super::steps::{Approach, Steps};
+use crate::errors::Failure;
+use crate::output::{print, print_json};
+use crate::progress::{Progress, duration};
+
+/// The command line.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    output: OutputFlags,
+    /// How the hyperplane moves
+    #[arg(long, value_enum, default_value_t = RuleChoice::NormalizedLr)]
+    rule: RuleChoice,
+    /// γ, the step size of normalized-lr and lr
+    #[arg(
+        long,
+        value_name = "STEP",
+        default_value_t = 10.0,
+        allow_negative_numbers = true
+    )]
+    step_size: f64,
+    /// Adds a feature that is 1 in all examples: the hyperplane need not pass through the origin
+    #[arg(long)]
+    bias: bool,
+    /// The label that becomes 1, against all others
+    #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
+    positive: Option<f64>,
+    /// The most steps
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    max_iterations: usize,
+    /// How closely the largest margin there is is searched for, as a share of it
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value_t = 0.01,
+        allow_negative_numbers = true
+    )]
+    margin_tolerance: f64,
+    /// The most steps of this search; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    margin_iterations: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum RuleChoice {
+    /// Normalized LR+GD: logistic regression by gradient descent, the gradient divided by its weights
+    NormalizedLr,
+    /// LR+GD: logistic regression by gradient descent
+    Lr,
+    /// All examples on the wrong side, divided by the number of all
+    BatchPerceptron,
+    /// All examples on the wrong side, divided by their number
+    NormalizedBatchPerceptron,
+    /// One example on the wrong side
+    Perceptron,
+}
+
+impl Arguments {
+    fn rule(&self) -> Rule {
+        match self.rule {
+            RuleChoice::NormalizedLr => Rule::NormalizedGradientDescent(self.step_size),
+            RuleChoice::Lr => Rule::GradientDescent(self.step_size),
+            RuleChoice::BatchPerceptron => Rule::BatchPerceptron,
+            RuleChoice::NormalizedBatchPerceptron => Rule::NormalizedBatchPerceptron,
+            RuleChoice::Perceptron => Rule::Perceptron,
+        }
+    }
+}
+
+fn rule_name(rule: Rule) -> String {
+    match rule {
+        Rule::NormalizedGradientDescent(step) => format!("normalized LR+GD with step size {step}"),
+        Rule::GradientDescent(step) => format!("LR+GD with step size {step}"),
+        Rule::BatchPerceptron => "batch perceptron".to_owned(),
+        Rule::NormalizedBatchPerceptron => "normalized batch perceptron".to_owned(),
+        Rule::Perceptron => "perceptron".to_owned(),
+    }
+}
+
+/// `C` of the theorem that a rule takes at most `C/μ²` steps, where `μ` is the largest margin; there is
+/// none for LR+GD with an arbitrary step size.
+fn bound_factor(rule: Rule, rows: &LabelledRows) -> Option<f64> {
+    let radius = radius(rows);
+    match rule {
+        Rule::NormalizedGradientDescent(step) => {
+            Some(iteration_bound(radius, 1.0, rows.len(), step))
+        }
+        Rule::GradientDescent(_) => None,
+        Rule::BatchPerceptron => Some(rows.len() as f64 * radius * radius),
+        Rule::NormalizedBatchPerceptron | Rule::Perceptron => Some(radius * radius),
+    }
+}
+
+impl From<SeparatorError> for Failure {
+    fn from(error: SeparatorError) -> Self {
+        Self::input(error)
+    }
+}
+
+/// What came out, for the model file and `--json`.
+#[derive(Serialize)]
+struct Separated {
+    examples: usize,
+    features: usize,
+    separated: bool,
+    iterations: usize,
+    /// Examples on the wrong side.
+    wrong: usize,
+    certificate: Certificate,
+    seconds: f64,
+    training: Measured,
+    test: Option<Measured>,
+}
+
+#[derive(Serialize)]
+struct Certificate {
+    /// The least distance of an example from the hyperplane, negative on the wrong side.
+    margin: f64,
+    /// The largest that any hyperplane has, where it was found.
+    largest_margin: Option<f64>,
+    /// The largest distance of an example from the origin.
+    radius: f64,
+    /// The steps that the theorem allows, where there is one and the largest margin is known.
+    iteration_bound: Option<f64>,
+    /// Without a hyperplane: as the theorem would have been wrong otherwise, none has a larger margin.
+    margin_at_most: Option<f64>,
+}
+
+/// Does it.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    arguments.output.check(&arguments.data)?;
+    let begun = Instant::now();
+    let examples = arguments.data.read()?;
+    let rows = examples.rows;
+    let mut inputs = two_classes(rows.clone(), arguments.positive)?;
+    if arguments.bias {
+        inputs = inputs.with_bias();
+    }
+    let rule = arguments.rule();
+    let progress = Progress::new();
+    let mut approach = Approach::new(&progress, "separating", arguments.max_iterations, 0.0);
+    let mut steps = Steps::new();
+    let found = separate(&inputs, rule, arguments.max_iterations, &mut |step| {
+        approach.at(step.iteration, None);
+        steps.push(step);
+        ControlFlow::Continue(())
+    })?;
+    let steps = steps.finish();
+    let largest_margin = match found.separated && arguments.margin_iterations > 0 {
+        true => {
+            progress.finish();
+            let limit = arguments.margin_iterations;
+            maximal_margin(&inputs, arguments.margin_tolerance, limit)?
+        }
+        false => None,
+    };
+    progress.finish();
+    let factor = bound_factor(rule, &inputs);
+    let bound = |margin: f64| factor.map(|factor| factor / (margin * margin));
+    let allowed = |factor: f64| (factor / found.iterations as f64).sqrt();
+    let mut model = Model {
+        nabla: env!("CARGO_PKG_VERSION").to_owned(),
+        method: "separate".to_owned(),
+        features: rows.features(),
+        bias: arguments.bias,
+        positive: arguments.positive,
+        task: Task::TwoClasses,
+        configuration: json!({ "rule": rule, "max_iterations": arguments.max_iterations }),
+        result: Value::Null,
+        predictor: Predictor::Linear(vec![found.theta]),
+    };
+    let test = examples.test;
+    let separated = Separated {
+        examples: rows.len(),
+        features: rows.features(),
+        separated: found.separated,
+        iterations: found.iterations,
+        wrong: steps.last().map_or(0, |step| step.wrong),
+        certificate: Certificate {
+            margin: found.margin,
+            largest_margin,
+            radius: radius(&inputs),
+            iteration_bound: largest_margin.and_then(bound),
+            margin_at_most: match found.separated || found.iterations == 0 {
+                true => None,
+                false => factor.map(allowed),
+            },
+        },
+        seconds: begun.elapsed().as_secs_f64(),
+        training: model.measured_on(&rows)?,
+        test: test.map(|test| model.measured_on(&test)).transpose()?,
+    };
+    let output = &arguments.output;
+    model.result = serde_json::to_value(&separated).map_err(Failure::run)?;
+    if let Some(path) = &output.model {
+        model.write(path)?;
+    }
+    let title = format!("{} on {}", rule_name(rule), arguments.data.title());
+    output.write_steps(|| csv(&steps), || plot(title, &steps))?;
+    if output.json {
+        return print_json(&model.result);
+    }
+    let told = told(rule, &separated);
+    print(&(told + &output.told()))
+}
+
+fn told(rule: Rule, separated: &Separated) -> String {
+    let Certificate {
+        margin,
+        largest_margin,
+        radius,
+        iteration_bound,
+        margin_at_most,
+    } = separated.certificate;
+    let mut text = format!(
+        "{}: {} examples of {} features\n",
+        rule_name(rule),
+        separated.examples,
+        separated.features
+    );
+    let (steps, time) = (separated.iterations, duration(separated.seconds));
+    if separated.separated {
+        text += &format!("separated after {steps} steps, in {time}\n");
+        text += &format!("certificate: every example is {margin:.4e} or more from the hyperplane");
+        text += &match largest_margin {
+            Some(largest) => format!("; the largest margin there is: {largest:.4e}\n"),
+            None => String::from("; the largest margin there is was not found\n"),
+        };
+        if let Some(bound) = iteration_bound {
+            text += &format!(
+                "the theorem allows {bound:.0} steps at this margin and the radius {radius:.4}\n"
+            );
+        }
+    } else {
+        text += &format!(
+            "NOT separated within {steps} steps ({time}): {} examples on the wrong side\n",
+            separated.wrong
+        );
+        text += &match margin_at_most {
+            Some(most) => format!(
+                "certificate: by the theorem no hyperplane has a margin above {most:.4e} (radius \
+                 {radius:.4}); there may be none at all\n"
+            ),
+            None => "no certificate: no theorem bounds the steps of this rule\n".to_owned(),
+        };
+    }
+    text += &separated.training.told("training");
+    if let Some(measured) = &separated.test {
+        text += &measured.told("test");
+    }
+    text
+}
+
+fn csv(steps: &[SeparatorStep]) -> String {
+    let mut text = "step,loss,least_margin,wrong\n".to_owned();
+    for step in steps {
+        text += &format!(
+            "{},{},{},{}\n",
+            step.iteration, step.loss, step.least_margin, step.wrong
+        );
+    }
+    text
+}
+
+fn plot(title: String, steps: &[SeparatorStep]) -> LinePlot {
+    let points = |value: fn(&SeparatorStep) -> f64| {
+        let steps = steps.iter();
+        steps.map(move |step| [step.iteration as f64, value(step)])
+    };
+    LinePlot::new(title, "step", "examples; loss")
+        .log_y()
+        .with_series(Series::new(
+            "examples on the wrong side",
+            points(|step| step.wrong as f64),
+        ))
+        .with_series(Series::new("mean logistic loss", points(|step| step.loss)))
+}

@@ -1,0 +1,506 @@
+//! `nabla solve` from outside, on real data, against the optima of scikit-learn and CVXPY that
+//! `nabla-optim` keeps.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder to work in, with the reference data.
+struct Desk(TempDir);
+
+fn reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-optim/tests/reference")
+}
+
+/// What other programs found.
+fn optima(file: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(reference().join(file)).unwrap()).unwrap()
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self(tempfile::tempdir().unwrap());
+        for name in ["breast_cancer", "diabetes", "digits"] {
+            let file = format!("{name}.libsvm");
+            fs::copy(reference().join(&file), desk.path(name)).unwrap();
+        }
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn get(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn nabla(&self, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_nabla"))
+            .args(line.split_whitespace())
+            .current_dir(self.0.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a line that must succeed, and returns its standard output.
+    fn done(&self, line: &str) -> String {
+        let output = self.nabla(line);
+        let [out, err] = [output.stdout, output.stderr].map(|s| String::from_utf8(s).unwrap());
+        assert!(output.status.success(), "{line}: {out}{err}");
+        out
+    }
+
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.done(&format!("{line} --json"))).unwrap()
+    }
+
+    fn model(&self, name: &str) -> Value {
+        serde_json::from_str(&self.get(name)).unwrap()
+    }
+
+    /// Runs a line that must be refused with code 2 and one sentence, and change no file.
+    fn refused(&self, line: &str, told: &str) {
+        let before = files(self.0.path());
+        let output = self.nabla(line);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
+        assert_eq!(error.trim_end().lines().count(), 1, "{line}: {error}");
+        assert!(error.starts_with("nabla: "), "{line}: {error}");
+        assert!(
+            error.contains(told),
+            "{line}: {error:?} should contain {told:?}"
+        );
+        assert!(output.stdout.is_empty(), "{line}");
+        assert_eq!(files(self.0.path()), before, "{line}");
+    }
+}
+
+/// Every file of a folder, with its bytes.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let mut all: Vec<_> = paths.map(|p| (p.clone(), fs::read(&p).unwrap())).collect();
+    all.sort();
+    all
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    let values = value.as_array().unwrap().iter();
+    values.map(|v| v.as_f64().unwrap()).collect()
+}
+
+fn near(found: f64, expected: f64, tolerance: f64) {
+    assert!(
+        (found - expected).abs() <= tolerance * expected.abs().max(1.0),
+        "{found} is not {expected}"
+    );
+}
+
+/// The objective of scikit-learn and others, their weights, and a gap that holds what it promises.
+#[test]
+fn block_descent_finds_the_optima_of_others() {
+    let desk = Desk::new();
+    let optima = optima("block_coordinate_descent.json");
+    let problems = [
+        ("ridge", "diabetes --l2 0.1"),
+        ("lasso", "diabetes --l1 100"),
+        ("positive_lasso", "diabetes --l1 100 --non-negative"),
+        ("non_negative", "diabetes --non-negative"),
+        ("box", "diabetes --bounds=-200,300"),
+        ("logistic", "breast_cancer --loss logistic"),
+        ("l1_logistic", "breast_cancer --loss logistic --l1 5"),
+        ("softmax", "digits --loss softmax --features 64"),
+    ];
+    for (name, line) in problems {
+        let line = format!("solve bcd {line} -o model.json --tolerance 1e-9");
+        let found = desk.json(&line);
+        let expected = &optima[name];
+        let objective = expected["objective"].as_f64().unwrap();
+        assert_eq!(found["converged"], true, "{name}");
+        near(found["objective"].as_f64().unwrap(), objective, 1e-9);
+        let gap = &found["certificate"]["duality_gap"];
+        if let Some(gap) = gap.as_f64() {
+            let above = found["objective"].as_f64().unwrap() - objective;
+            assert!(above <= gap + 1e-9 * objective, "{name}: {above} {gap}");
+            assert!(gap <= 1e-6 * objective, "{name}: {gap}");
+        } else {
+            assert_eq!(name, "non_negative");
+        }
+        let model = desk.model("model.json");
+        assert_eq!(model["result"], found, "{name}");
+        let weights: Vec<Vec<f64>> = model["predictor"]["linear"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(numbers)
+            .collect();
+        // The reference has the outputs of a feature side by side.
+        let outputs = weights.len();
+        let x = numbers(&expected["x"]);
+        let size = x.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+        for (i, x) in x.iter().enumerate() {
+            near(weights[i % outputs][i / outputs] / size, x / size, 1e-5);
+        }
+    }
+}
+
+/// Whatever the blocks, the rule and the update: the same minimum.
+#[test]
+fn every_way_leads_to_the_same_minimum() {
+    let desk = Desk::new();
+    let optima = optima("block_coordinate_descent.json");
+    let objective = optima["logistic"]["objective"].as_f64().unwrap();
+    for flags in [
+        "--rule cyclic --blocks fixed --block-size 6",
+        "--rule random --block-size 10",
+        "--rule gsl --partition average --block-size 6",
+        "--rule gsq --blocks fixed --block-size 5 --update matrix",
+        "--rule mi --block-size 10",
+        "--rule gs --update backtracking",
+        "--rule omp",
+    ] {
+        let line = format!("solve bcd breast_cancer --loss logistic --tolerance 1e-5 {flags}");
+        let found = desk.json(&line);
+        assert_eq!(found["converged"], true, "{flags}");
+        near(found["objective"].as_f64().unwrap(), objective, 1e-6);
+    }
+    let objective = optima["group_lasso"]["objective"].as_f64().unwrap();
+    // The reference's groups are of 2, 2, 4 and 2: only a bound for those of 2.
+    let pairs = desk.json("solve bcd diabetes --group-l1 150 --group-size 2 --tolerance 1e-9");
+    assert_eq!(pairs["converged"], true);
+    assert!(pairs["objective"].as_f64().unwrap() > objective);
+    assert!(pairs["certificate"]["duality_gap"].as_f64().unwrap() < 1.0);
+}
+
+/// A limit of the steps is a result, and the gap says how good it is.
+#[test]
+fn a_solver_that_is_stopped_tells_how_far_it_is() {
+    let desk = Desk::new();
+    let optima = optima("block_coordinate_descent.json");
+    let objective = optima["logistic"]["objective"].as_f64().unwrap();
+    let line = "solve bcd breast_cancer --loss logistic --max-iterations 20";
+    assert!(desk.done(line).contains("NOT reached"));
+    let found = desk.json(line);
+    assert_eq!(
+        (&found["converged"], &found["iterations"]),
+        (&false.into(), &20.into())
+    );
+    let above = found["objective"].as_f64().unwrap() - objective;
+    let gap = found["certificate"]["duality_gap"].as_f64().unwrap();
+    assert!(0.0 < above && above <= gap, "{above} {gap}");
+}
+
+#[test]
+fn steps_are_written_and_plotted() {
+    let desk = Desk::new();
+    let told = desk.done(
+        "solve bcd breast_cancer --loss logistic -o m.json --trace steps.csv --plot steps.svg",
+    );
+    assert!(told.ends_with("model in m.json, steps in steps.csv, plot in steps.svg\n"));
+    let csv = desk.get("steps.csv");
+    let mut lines = csv.lines();
+    assert_eq!(
+        lines.next(),
+        Some("problem,step,epochs,objective,relative_residual,free")
+    );
+    let rows: Vec<Vec<&str>> = lines.map(|l| l.split(',').collect()).collect();
+    let objective = |row: &[&str]| row[3].parse::<f64>().unwrap();
+    // At 0 every example costs log 2, and no step makes it worse.
+    near(objective(&rows[0]), 569.0 * 2f64.ln(), 1e-12);
+    assert!(
+        rows.windows(2)
+            .all(|pair| objective(&pair[1]) <= objective(&pair[0]) + 1e-9)
+    );
+    let result = &desk.model("m.json")["result"];
+    near(
+        objective(rows.last().unwrap()),
+        result["objective"].as_f64().unwrap(),
+        1e-9,
+    );
+    assert!(
+        desk.get("steps.svg")
+            .contains("objective less its lower bound")
+    );
+}
+
+/// The first 400 examples to learn from and the others to test on, by two ways.
+#[test]
+fn a_model_predicts_what_it_was_measured_with() {
+    let desk = Desk::new();
+    let text = desk.get("breast_cancer");
+    let lines: Vec<&str> = text.lines().collect();
+    desk.put("train", &(lines[..400].join("\n") + "\n"));
+    desk.put("held", &(lines[400..].join("\n") + "\n"));
+    for solver in [
+        "bcd train --loss logistic --bias",
+        "bcd train --loss softmax",
+        "separate train --bias --max-iterations 200",
+        "relu train --units 100 --tolerance 1e-3",
+    ] {
+        let found = desk.json(&format!("solve {solver} --test held -o model.json"));
+        let accuracy = found["test"]["accuracy"].as_f64().unwrap();
+        assert!(accuracy > 0.9, "{solver}: {accuracy}");
+        let predicted = desk.json("solve predict model.json held -o labels.csv");
+        assert_eq!(predicted["measured"], found["test"], "{solver}");
+        let known = desk.json("solve predict model.json train");
+        assert_eq!(known["measured"], found["training"], "{solver}");
+        let csv = desk.get("labels.csv");
+        let labels: Vec<&str> = csv
+            .lines()
+            .skip(1)
+            .map(|l| l.split(',').next().unwrap())
+            .collect();
+        let right = labels
+            .iter()
+            .zip(&lines[400..])
+            .filter(|(label, line)| line.split(' ').next() == Some(label))
+            .count();
+        near(right as f64 / 169.0, accuracy, 1e-12);
+    }
+}
+
+#[test]
+fn one_label_against_the_others() {
+    let desk = Desk::new();
+    let found = desk.json("solve bcd digits --loss logistic --positive 3 -o model.json");
+    assert!(found["training"]["accuracy"].as_f64().unwrap() > 0.97);
+    let predicted = desk.json("solve predict model.json digits");
+    assert_eq!(predicted["measured"], found["training"]);
+    let text = desk.get("digits");
+    let threes = text.lines().filter(|l| l.starts_with("3 ")).count();
+    let found = numbers(&predicted["labels"]);
+    let ones = found.iter().filter(|&&y| y == 1.0).count();
+    assert!(ones.abs_diff(threes) <= 5, "{ones} {threes}");
+}
+
+/// Two examples on either side of a plane at a distance that can be seen.
+#[test]
+fn a_hyperplane_within_the_steps_of_the_theorem() {
+    let desk = Desk::new();
+    // The margin is 1, of the hyperplane whose normal is the first axis.
+    desk.put("two", "1 1:1 2:3\n1 1:1 2:-3\n-1 1:-1 2:2\n-1 1:-2 2:-3\n");
+    for rule in [
+        "normalized-lr --step-size 0.1",
+        "normalized-lr --step-size 100",
+        "batch-perceptron",
+        "normalized-batch-perceptron",
+        "perceptron",
+    ] {
+        let found = desk.json(&format!(
+            "solve separate two --rule {rule} --margin-tolerance 1e-6"
+        ));
+        let certificate = &found["certificate"];
+        let value = |name: &str| certificate[name].as_f64().unwrap();
+        assert_eq!(found["separated"], true, "{rule}");
+        near(value("largest_margin"), 1.0, 1e-5);
+        near(value("radius"), 13f64.sqrt(), 1e-12);
+        assert!(0.0 < value("margin") && value("margin") <= 1.0 + 1e-9);
+        let steps = found["iterations"].as_f64().unwrap();
+        assert!(steps <= value("iteration_bound"), "{rule}");
+    }
+    let found = desk.json("solve separate breast_cancer --bias --max-iterations 30");
+    assert_eq!(found["separated"], false);
+    assert!(found["certificate"]["margin_at_most"].as_f64().unwrap() > 0.0);
+    let told = desk.done("solve separate breast_cancer --bias --max-iterations 30");
+    assert!(told.contains("NOT separated within 30 steps"), "{told}");
+}
+
+/// CVXPY's optimum over all patterns bounds nothing here, as the reference has 14 of them: the program of
+/// all patterns is below, and its lower bound below that of CVXPY.
+#[test]
+fn all_patterns_are_below_the_optimum_of_some() {
+    let desk = Desk::new();
+    let reference = optima("convex_relu.json");
+    let mut text = String::new();
+    let examples = reference["x"].as_array().unwrap().iter().map(numbers);
+    for (x, y) in examples.zip(numbers(&reference["y"])) {
+        text += &format!("{y} 1:{} 2:{}\n", x[0], x[1]);
+    }
+    desk.put("cancer", &text);
+    for loss in ["squared", "hinge", "cross-entropy"] {
+        let key = loss.replace("cross", "binary-cross");
+        let some = reference["optima"][key]["relu"].as_f64().unwrap();
+        let line = format!("solve relu cancer --loss {loss} --beta 0.05");
+        let all = desk.json(&format!(
+            "{line} --all-patterns --tolerance 1e-5 -o model.json"
+        ));
+        assert_eq!(all["patterns"], reference["patterns_found"]);
+        let certificate = &all["certificate"];
+        let value = |name: &str| certificate[name].as_f64().unwrap();
+        assert_eq!(certificate["bounds_every_network"], true);
+        assert!(value("lower_bound") <= value("objective") && value("lower_bound") < some);
+        assert!(value("relative_gap") < 0.02, "{certificate}");
+        near(value("network_objective"), value("objective"), 1e-3);
+        // The best of these is not below the bound of all.
+        let few = desk.json(&format!("{line} --patterns 10 --method interior-point"));
+        let few = few["certificate"]["network_objective"].as_f64().unwrap();
+        assert!(few >= value("lower_bound"), "{few}");
+    }
+}
+
+/// The worst loss of the program bounds what an attack finds.
+#[test]
+fn a_robust_network_withstands_attacks() {
+    let desk = Desk::new();
+    desk.put("xor", "1 1:1 2:1\n1 1:-1 2:-1\n-1 1:1 2:-1\n-1 1:-1 2:1\n");
+    let found = desk.json(
+        "solve relu xor --loss hinge --beta 0.01 --robust 0.3 --patterns 40 --test xor -o m.json",
+    );
+    for part in ["attacked_training", "attacked_test"] {
+        assert_eq!(found["robust"][part]["accuracy"], 1.0, "{part}");
+    }
+    assert_eq!(
+        desk.json("solve predict m.json xor")["measured"]["wrong"],
+        0
+    );
+}
+
+#[test]
+fn labels_spread_over_near_examples() {
+    let desk = Desk::new();
+    let line = "solve bcd digits --loss label-propagation";
+    let found = desk.json(&format!(
+        "{line} --known 60 -o labels.json --trace steps.csv"
+    ));
+    assert_eq!(found["converged"], true);
+    assert_eq!(found["unknowns"], 140);
+    // Guessing would be right in a tenth.
+    assert!(
+        found["test"]["accuracy"].as_f64().unwrap() > 0.85,
+        "{found}"
+    );
+    let labels = numbers(&desk.model("labels.json")["predictor"]["labels"]);
+    assert_eq!(labels.len(), 200);
+    desk.refused("solve predict labels.json digits", "its own file only");
+    // Two moons' worth: a chain of points with its ends known.
+    desk.put(
+        "chain",
+        "1 1:0\n0 1:1\n0 1:2.1\n0 1:3.3\n0 1:4.4\n-1 1:5.4\n",
+    );
+    let line = "solve bcd chain --loss label-propagation --neighbours 1";
+    desk.refused(&format!("{line} --known 1"), "at least 3");
+    let found = desk
+        .json("solve bcd chain --loss label-propagation --neighbours 2 --unknown 0 -o chain.json");
+    assert_eq!(found["unknowns"], 4);
+    let labels = numbers(&desk.model("chain.json")["predictor"]["labels"]);
+    assert_eq!(labels, [1.0, 1.0, 1.0, -1.0, -1.0, -1.0]);
+}
+
+#[test]
+fn the_standard_input_is_read_and_the_seed_decides() {
+    let desk = Desk::new();
+    let from_input = |line: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_nabla"))
+            .args(line.split_whitespace())
+            .current_dir(desk.0.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let text = desk.get("diabetes");
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        assert!(child.wait_with_output().unwrap().status.success(), "{line}");
+    };
+    let line = "--rule random --max-iterations 7 --json";
+    from_input(&format!("solve bcd - {line} -o a.json"));
+    desk.done(&format!("solve bcd diabetes {line} -o b.json"));
+    desk.done(&format!("solve bcd diabetes {line} -o c.json --seed 1"));
+    let weights = |name: &str| desk.model(name)["predictor"].clone();
+    assert_eq!(weights("a.json"), weights("b.json"));
+    assert_ne!(weights("a.json"), weights("c.json"));
+}
+
+#[test]
+fn bad_input_gets_one_sentence() {
+    let desk = Desk::new();
+    desk.put("empty", "# nothing\n");
+    desk.put("nan", "1 1:nan\n-1 1:2\n");
+    desk.put("torn", "1 1:2\n-1 1:2 3\n");
+    desk.put("wide", "1 1:2 9:1\n-1 1:1\n");
+    desk.put("bare", "1\n-1\n");
+    desk.put("huge", "1 4000000000:1\n-1 1:1\n");
+    desk.put("one", "1 1:1\n1 1:2\n");
+    desk.refused("solve bcd nothing", "cannot read nothing");
+    desk.refused("solve bcd empty", "no LIBSVM examples");
+    desk.refused("solve bcd nan", "line 1 is no LIBSVM example");
+    desk.refused("solve separate torn", "line 2 is no LIBSVM example");
+    desk.refused("solve bcd bare", "have no features");
+    desk.refused("solve bcd huge", "4000000001 weights");
+    desk.refused("solve relu huge", "weights");
+    desk.refused(
+        "solve bcd one --loss softmax",
+        "at least 2 classes, but there are 1",
+    );
+    desk.refused("solve bcd wide --features 3", "9 features");
+    for solver in [
+        "bcd diabetes --loss logistic",
+        "separate diabetes",
+        "relu diabetes",
+    ] {
+        desk.refused(
+            &format!("solve {solver} -o model.json"),
+            "example 1 has the label 151, but it must be -1 or 1",
+        );
+    }
+    desk.refused(
+        "solve separate digits --positive 12",
+        "no example has the label 12",
+    );
+    desk.refused("solve bcd diabetes --l2 -1", "l2 weight is -1");
+    desk.refused("solve bcd diabetes --l1 nan", "penalty weight is NaN");
+    desk.refused("solve bcd diabetes --tolerance -1", "tolerance is -1");
+    desk.refused("solve bcd diabetes --block-size 11", "1 to 10");
+    desk.refused("solve bcd diabetes --bounds=2,1", "the lower must be less");
+    desk.refused("solve bcd diabetes --bounds=2", "it must have 2");
+    desk.refused("solve bcd diabetes --rule best", "'best'");
+    desk.refused("solve bcd diabetes --update two-metric", "two-metric");
+    desk.refused("solve bcd diabetes --known 5", "--known is for");
+    desk.refused(
+        "solve bcd digits --loss label-propagation",
+        "--unknown LABEL",
+    );
+    desk.refused(
+        "solve separate breast_cancer --step-size 0",
+        "step size is 0",
+    );
+    desk.refused("solve relu breast_cancer --beta 0", "regularizer is 0");
+    desk.refused(
+        "solve relu breast_cancer --units 3 --robust 0.1",
+        "--units is for",
+    );
+    desk.refused("solve relu breast_cancer --all-patterns", "sample patterns");
+    desk.refused("solve bcd diabetes -o diabetes", "named twice");
+    desk.refused("solve bcd diabetes -o no/model.json", "does not exist");
+    desk.refused("solve predict diabetes diabetes", "is not a model");
+
+    desk.done("solve bcd diabetes -o model.json");
+    desk.refused(
+        "solve predict model.json digits",
+        "but the model has 10 features",
+    );
+    desk.refused(
+        "solve bcd diabetes --test digits",
+        "but the model has 10 features",
+    );
+    let mut model = desk.model("model.json");
+    model["features"] = 11.into();
+    desk.put("torn.json", &model.to_string());
+    desk.refused("solve predict torn.json diabetes", "1 times 11 numbers");
+}
