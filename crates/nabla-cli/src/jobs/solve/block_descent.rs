@@ -454,8 +454,8 @@ impl Certificate {
 fn loss_name(loss: Loss) -> &'static str {
     match loss {
         Loss::LeastSquares => "least squares",
-        Loss::Logistic => "logistic",
-        Loss::Softmax => "softmax",
+        Loss::Logistic => "logistic regression",
+        Loss::Softmax => "softmax regression",
         Loss::LabelPropagation => "label propagation",
     }
 }
@@ -617,17 +617,22 @@ fn finish(
     if let Some(path) = &output.model {
         model.write(path)?;
     }
-    let title = format!("{} of {}", solved.loss, arguments.data.title());
+    let title = format!("{} on {}", solved.loss, arguments.data.title());
     output.write_steps(|| csv(&descents), || plot(title, &descents))?;
     if output.json {
         return print_json(&model.result);
     }
+    let (penalties, unknowns) = match arguments.loss {
+        Loss::LabelPropagation => (String::new(), "labels to find"),
+        _ => (
+            format!(", l2 {}, penalty {}", solved.l2, solved.penalty),
+            "weights",
+        ),
+    };
     let mut text = format!(
-        "{}, l2 {}, penalty {}: {} examples of {} features, {} unknowns\n\
+        "{}{penalties}: {} examples of {} features, {} {unknowns}\n\
          objective {:.10} after {} steps ({:.1} rounds) in {}; {}\n",
         solved.loss,
-        solved.l2,
-        solved.penalty,
         solved.examples,
         solved.features,
         solved.unknowns,

@@ -31,7 +31,7 @@ pub struct DataFlags {
 #[derive(Args)]
 pub struct OutputFlags {
     /// The model, a JSON file; without it no model is kept
-    #[arg(short, long = "out", value_name = "MODEL")]
+    #[arg(short = 'o', long = "out", value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Every step, a CSV file; of many steps one in 2, 4, 8 …
     #[arg(long, value_name = "FILE.csv")]
