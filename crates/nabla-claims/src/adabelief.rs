@@ -7,8 +7,9 @@
 //!   rate.
 //! * **Valleys.** The functions of the paper's figure of trajectories: `|x| + |y|`,
 //!   `|x + y| + |x − y|/10`, `(x + y)² + (x − y)²/10`, Beale's and Rosenbrock's. An optimizer has
-//!   arrived when its distance to the minimum is a hundredth of what it was. All have the learning
-//!   rate 1e-3 first, and then the best of five. The starting points are ours.
+//!   arrived when its distance to the minimum is a hundredth of what it was; where that takes more
+//!   than 10,000 steps, it needs infinitely many. All have the learning rate 1e-3 first, and then the
+//!   best of five. The starting points are ours.
 //! * **Training.** With searched learning rates. AdaBelief has the values of the authors' repository
 //!   for small pictures: ε = 1e-8, coupled decay of 5e-4, no rectification.
 
