@@ -813,8 +813,8 @@ mod tests {
     fn unknown_and_planned_slugs_are_told_apart() {
         let error = |slug: &str| claim(slug).err().unwrap().to_string();
         assert_eq!(
-            error("m-fac"),
-            "the method 'm-fac' is planned; it has no claim to run yet"
+            error("dadao"),
+            "the method 'dadao' is planned; it has no claim to run yet"
         );
         assert_eq!(
             error("no-such-method"),
