@@ -392,8 +392,8 @@ fn verdict(verdict: Verdict) -> Markup {
 fn html_section(result: &ClaimResult) -> Result<Markup, PlotError> {
     let table = &result.measured;
     let mut plots = Vec::new();
-    for metric in table.metrics() {
-        match dot_plot(&metric_plot(table, metric), Theme::Page) {
+    for plot in table.metrics().iter().flat_map(|m| metric_plots(table, m)) {
+        match dot_plot(&plot, Theme::Page) {
             Ok(svg) => plots.push(svg),
             // A metric that is infinite throughout still has its row in the table.
             Err(PlotError::NothingToShow(_)) => {}
@@ -454,15 +454,31 @@ fn html_section(result: &ClaimResult) -> Result<Markup, PlotError> {
     })
 }
 
-/// The dot plot of one metric: a panel per group that has a finite value of it.
-fn metric_plot(table: &Table, metric: &Metric) -> DotPlot {
-    let used = |name: &str| {
-        table
-            .groups()
-            .iter()
-            .any(|group| table.has(group, name, &metric.name))
-    };
-    let variants: Vec<_> = table.variants().iter().filter(|v| used(&v.name)).collect();
+/// The dot plots of one metric: a panel per group that has a finite value of it, side by side where
+/// they have the same variants.
+fn metric_plots(table: &Table, metric: &Metric) -> Vec<DotPlot> {
+    let mut alike: Vec<(Vec<&crate::Variant>, Vec<&String>)> = Vec::new();
+    for group in table.groups() {
+        let has = |v: &&crate::Variant| table.has(group, &v.name, &metric.name);
+        let variants: Vec<_> = table.variants().iter().filter(has).collect();
+        match alike.iter_mut().find(|(others, _)| *others == variants) {
+            Some((_, groups)) => groups.push(group),
+            None => alike.push((variants, vec![group])),
+        }
+    }
+    alike.retain(|(variants, _)| !variants.is_empty());
+    alike
+        .into_iter()
+        .map(|(variants, groups)| metric_plot(table, metric, &variants, &groups))
+        .collect()
+}
+
+fn metric_plot(
+    table: &Table,
+    metric: &Metric,
+    variants: &[&crate::Variant],
+    groups: &[&String],
+) -> DotPlot {
     let row = |group: &str, variant: &crate::Variant| {
         let values = table.values(group, &variant.name, &metric.name).ok()?;
         Some(DotRow {
@@ -471,8 +487,8 @@ fn metric_plot(table: &Table, metric: &Metric) -> DotPlot {
             values,
         })
     };
-    let panels = table.groups().iter().map(|group| DotPanel {
-        title: group.clone(),
+    let panels = groups.iter().map(|group| DotPanel {
+        title: (*group).clone(),
         rows: variants.iter().map(|variant| row(group, variant)).collect(),
     });
     let has_value = |panel: &DotPanel| {
