@@ -395,8 +395,9 @@ fn reports_are_the_committed_ones() {
     assert_snapshot("RESULTS.md", &render_markdown(&found));
     let page = render_html(&found).unwrap();
     assert_snapshot("results.html", &without_drawings(&page));
-    // Three metrics and one curve are drawn, and nothing is loaded from elsewhere.
-    assert_eq!(page.matches("<svg").count(), 4);
+    // Three metrics, for the groups with and those without all variants, and one curve are drawn, and
+    // nothing is loaded from elsewhere.
+    assert_eq!(page.matches("<svg").count(), 7);
     for reference in ["src=", "@import", "url(", "<link", "<script"] {
         assert!(!page.contains(reference), "{reference}");
     }
