@@ -429,9 +429,26 @@ impl SlidingFisher {
     /// # Errors
     /// If it has another length or is not finite; the window is then as before.
     pub fn push(&mut self, gradient: &Tensor<1>) -> Result<(), MFacError> {
+        self.replace_oldest(gradient).map(drop)
+    }
+
+    /// [`push`](Self::push), then `F⁻¹ g` of the same gradient, `[d]`: the products of the rows with it
+    /// are taken once.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_solve(&mut self, gradient: &Tensor<1>) -> Result<Tensor<1>, MFacError> {
+        let products = self.replace_oldest(gradient)?;
+        self.solve_from(gradient, products)
+    }
+
+    /// Returns the products of the rows with `gradient`, `[m]`.
+    fn replace_oldest(&mut self, gradient: &Tensor<1>) -> Result<Vec<f64>, MFacError> {
         check_length(self.dimension, gradient)?;
         let gradient = gradient.clone().without_autodiff();
-        let squared = number((gradient.clone() * gradient.clone()).sum())?;
+        // As a product of matrices it needs no memory of its own.
+        let column = gradient.clone().unsqueeze_dim::<2>(1);
+        let squared = number(gradient.clone().unsqueeze_dim::<2>(0).matmul(column).sum())?;
         if !squared.is_finite() {
             return Err(MFacError::NotFinite);
         }
@@ -450,13 +467,27 @@ impl SlidingFisher {
             .matmul(gradient.unsqueeze_dim(1))
             .squeeze_dim(1); // [m]
         self.gradients = Some(gradients);
-        for (i, product) in numbers(products)?.into_iter().enumerate() {
+        let products = numbers(products)?;
+        for (i, &product) in products.iter().enumerate() {
             self.gram[(row, i)] = product;
             self.gram[(i, row)] = product;
         }
         self.factor = Elimination::of(&self.gram, self.damping)?;
         self.next = (row + 1) % window;
-        Ok(())
+        Ok(products)
+    }
+
+    /// `F⁻¹ x`, given the products of the rows with `x`, `[m]`.
+    fn solve_from(&self, x: &Tensor<1>, products: Vec<f64>) -> Result<Tensor<1>, MFacError> {
+        let rows = self.rows()?;
+        let mut c: Vec<f64> = products.iter().map(|c| c / self.damping).collect();
+        self.factor.solve(&mut c);
+        // The sign and the scale are those of the short vector, which saves passes over the long one.
+        for c in &mut c {
+            *c /= -self.damping;
+        }
+        let c = vector(&c, &rows.device(), rows.dtype()).unsqueeze_dim(0); // [1, m]
+        Ok(x.clone() / self.damping + c.matmul(rows.clone()).squeeze_dim(0))
     }
 
     /// `G`.
@@ -479,13 +510,7 @@ impl InverseFisher for SlidingFisher {
             .clone()
             .matmul(x.clone().unsqueeze_dim(1))
             .squeeze_dim(1); // [m]
-        let mut c: Vec<f64> = numbers(c)?.iter().map(|c| c / self.damping).collect();
-        self.factor.solve(&mut c);
-        for c in &mut c {
-            *c /= self.damping;
-        }
-        let c = vector(&c, &rows.device(), rows.dtype()).unsqueeze_dim(0); // [1, m]
-        Ok(x.clone() / self.damping - c.matmul(rows.clone()).squeeze_dim(0))
+        self.solve_from(x, numbers(c)?)
     }
 
     fn inverse_diagonal(&self) -> Result<Tensor<1>, MFacError> {
@@ -682,8 +707,7 @@ impl MFac {
         if let Some(mask) = &self.mask {
             g = g * mask.clone();
         }
-        self.fisher.push(&g)?;
-        let u = self.fisher.solve(&g)?;
+        let u = self.fisher.push_solve(&g)?;
         let beta = self.config.momentum;
         let update = match self.velocity.take() {
             _ if beta == 0.0 => u,
@@ -1042,6 +1066,7 @@ mod tests {
         let x = row(&gradients(1, 7), 0);
         for i in 0..all.nrows() {
             let g = vector(&row(&all, i), &device, DType::F32);
+            let mut before = fisher.clone();
             fisher.push(&g).unwrap();
             // The last M, or fewer at first; the mean divides by M all the same.
             let first = (i + 1).saturating_sub(M);
@@ -1049,6 +1074,9 @@ mod tests {
             let inverse = dense(&window, M, damping);
             let y = fisher.solve(&vector(&x, &device, DType::F32)).unwrap();
             assert_close(&numbers(y).unwrap(), &apply(&inverse, &x), 1e-3);
+            // In one call it is the same to the bit.
+            let own = fisher.solve(&g).unwrap().into_data();
+            assert_eq!(before.push_solve(&g).unwrap().into_data(), own);
         }
         let inverse = dense(
             &Mat::from_fn(M, D, |r, j| all[(all.nrows() - M + r, j)]),
