@@ -346,11 +346,8 @@ impl<'a> Network<'a> {
         let mut network = self.with_matrices(&weights)?;
         for part in 1..=parts {
             let goal = 1.0 - gradual_density(1.0, 1.0 - sparsity, part, parts);
-            let kept = || mask.iter().map(|&m| f32::from(u8::from(m)));
-            let there = Tensor::<1>::from_data(
-                TensorData::new(kept().collect::<Vec<f32>>(), [d]),
-                &weights.device(),
-            );
+            let there: Vec<f32> = mask.iter().map(|&m| f32::from(u8::from(m))).collect();
+            let there = Tensor::<1>::from_data(TensorData::new(there, [d]), &weights.device());
             if pruner == MAGNITUDE {
                 let score = values(&weights)?;
                 (weights, mask) = drop_least(&weights, &score, goal)?;

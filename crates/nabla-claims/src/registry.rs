@@ -63,6 +63,23 @@ pub struct Method {
     pub claim: Option<fn() -> Box<dyn Claim>>,
 }
 
+const fn done(
+    slug: &'static str,
+    name: &'static str,
+    crate_name: &'static str,
+    paper: Paper,
+    claim: fn() -> Box<dyn Claim>,
+) -> Method {
+    Method {
+        slug,
+        name,
+        crate_name,
+        paper: Some(paper),
+        state: State::Done,
+        claim: Some(claim),
+    }
+}
+
 const fn planned(
     slug: &'static str,
     name: &'static str,
@@ -96,123 +113,114 @@ pub const METHOD_COUNT: usize = 56;
 
 /// The methods of the mission, crate by crate in the order of the design's table.
 pub static METHODS: [Method; METHOD_COUNT] = [
-    Method {
-        slug: "adamp",
-        name: "AdamP",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+    done(
+        "adamp",
+        "AdamP",
+        "nabla-optim",
+        Paper::new(
             "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights",
             "Heo et al.",
             2020,
             "2006.08217",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::adamp::AdamPClaim)),
-    },
-    Method {
-        slug: "diffgrad",
-        name: "diffGrad",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+        ),
+        || Box::new(crate::adamp::AdamPClaim),
+    ),
+    done(
+        "diffgrad",
+        "diffGrad",
+        "nabla-optim",
+        Paper::new(
             "diffGrad: An Optimization Method for Convolutional Neural Networks",
             "Dubey et al.",
             2019,
             "1909.11015",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::diffgrad::DiffGradClaim)),
-    },
-    Method {
-        slug: "adabelief",
-        name: "AdaBelief",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+        ),
+        || Box::new(crate::diffgrad::DiffGradClaim),
+    ),
+    done(
+        "adabelief",
+        "AdaBelief",
+        "nabla-optim",
+        Paper::new(
             "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
             "Zhuang et al.",
             2020,
             "2010.07468",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::adabelief::AdaBeliefClaim)),
-    },
-    Method {
-        slug: "m-fac",
-        name: "M-FAC",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+        ),
+        || Box::new(crate::adabelief::AdaBeliefClaim),
+    ),
+    done(
+        "m-fac",
+        "M-FAC",
+        "nabla-optim",
+        Paper::new(
             "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
             "Frantar, Kurtic, Alistarh",
             2021,
             "2107.03356",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::m_fac::MFacClaim)),
-    },
-    Method {
-        slug: "normalized-lr",
-        name: "Normalized GD",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+        ),
+        || Box::new(crate::m_fac::MFacClaim),
+    ),
+    done(
+        "normalized-lr",
+        "Normalized GD",
+        "nabla-optim",
+        Paper::new(
             "From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent with Large Step Sizes",
             "Tyurin",
             2024,
             "2412.08424",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::normalized_lr::NormalizedLrClaim)),
-    },
-    Method {
-        slug: "matrix-sensing",
-        name: "Over-parameterised matrix sensing",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+        ),
+        || Box::new(crate::normalized_lr::NormalizedLrClaim),
+    ),
+    done(
+        "matrix-sensing",
+        "Over-parameterised matrix sensing",
+        "nabla-optim",
+        Paper::new(
             "How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of Symmetry and Initialization",
             "Xiong, Ding, Du",
             2023,
             "2310.01769",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::matrix_sensing::MatrixSensingClaim)),
-    },
-    Method {
-        slug: "block-coordinate-descent",
-        name: "Block coordinate descent",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+        ),
+        || Box::new(crate::matrix_sensing::MatrixSensingClaim),
+    ),
+    done(
+        "block-coordinate-descent",
+        "Block coordinate descent",
+        "nabla-optim",
+        Paper::new(
             "Let's Make Block Coordinate Descent Converge Faster: Faster Greedy Rules, Message-Passing, Active-Set Complexity, and Superlinear Convergence",
             "Nutini, Laradji, Schmidt",
             2017,
             "1712.08859",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::block_coordinate_descent::BlockCoordinateDescentClaim)),
-    },
-    Method {
-        slug: "zo-ranksgd",
-        name: "ZO-RankSGD",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+        ),
+        || Box::new(crate::block_coordinate_descent::BlockCoordinateDescentClaim),
+    ),
+    done(
+        "zo-ranksgd",
+        "ZO-RankSGD",
+        "nabla-optim",
+        Paper::new(
             "Zeroth-Order Optimization Meets Human Feedback: Provable Learning via Ranking Oracles",
             "Tang, Rybin, Chang",
             2023,
             "2303.03751",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::zo_rank_sgd::ZoRankSgdClaim)),
-    },
-    Method {
-        slug: "convex-relu",
-        name: "Convex ReLU training",
-        crate_name: "nabla-optim",
-        paper: Some(Paper::new(
+        ),
+        || Box::new(crate::zo_rank_sgd::ZoRankSgdClaim),
+    ),
+    done(
+        "convex-relu",
+        "Convex ReLU training",
+        "nabla-optim",
+        Paper::new(
             "Efficient Global Optimization of Two-layer ReLU Networks: Quadratic-time Algorithms and Adversarial Training",
             "Bai, Gautam, Sojoudi",
             2022,
             "2201.01965",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::convex_relu::ConvexReluClaim)),
-    },
+        ),
+        || Box::new(crate::convex_relu::ConvexReluClaim),
+    ),
     planned(
         "sequential-gradient-coding",
         "Sequential Gradient Coding",
@@ -580,19 +588,18 @@ pub static METHODS: [Method; METHOD_COUNT] = [
             "2306.06626",
         ),
     ),
-    Method {
-        slug: "rddm",
-        name: "RDDM",
-        crate_name: "nabla-diffusion",
-        paper: Some(Paper::new(
+    done(
+        "rddm",
+        "RDDM",
+        "nabla-diffusion",
+        Paper::new(
             "Residual Denoising Diffusion Models",
             "Liu et al.",
             2023,
             "2308.13712",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(RddmClaim)),
-    },
+        ),
+        || Box::new(RddmClaim),
+    ),
     planned(
         "filterprompt",
         "FilterPrompt",
@@ -604,19 +611,18 @@ pub static METHODS: [Method; METHOD_COUNT] = [
             "2404.13263",
         ),
     ),
-    Method {
-        slug: "omnissr",
-        name: "OmniSSR",
-        crate_name: "nabla-panorama",
-        paper: Some(Paper::new(
+    done(
+        "omnissr",
+        "OmniSSR",
+        "nabla-panorama",
+        Paper::new(
             "OmniSSR: Zero-shot Omnidirectional Image Super-Resolution using Stable Diffusion Model",
             "Li, Sheng, Li, Zhang",
             2024,
             "2404.10312",
-        )),
-        state: State::Done,
-        claim: Some(|| Box::new(crate::omnissr::OmniSsrClaim)),
-    },
+        ),
+        || Box::new(crate::omnissr::OmniSsrClaim),
+    ),
     planned(
         "gdss",
         "GDSS",

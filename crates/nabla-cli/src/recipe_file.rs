@@ -1,9 +1,10 @@
-//! Descriptions of trainings in TOML files.
+//! Descriptions of trainings in TOML files, and the folders that they are kept in.
 
 use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
+use nabla::data::write_bytes_atomically;
 use serde::de::DeserializeOwned;
 
 use crate::errors::Failure;
@@ -15,6 +16,18 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T, Fail
     let text = fs::read_to_string(path)
         .map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))?;
     toml::from_str(&text).map_err(|e| wrong_toml(path, kind, &e.message()))
+}
+
+/// Makes the folder of a training, if it is not there, with its description in it.
+///
+/// - `file`: the name of the description's file
+pub fn begin_folder(folder: &Path, file: &str, description: &str) -> Result<(), Failure> {
+    fs::create_dir_all(folder)
+        .map_err(|e| Failure::input(format!("cannot write to {}: {e}", folder.display())))?;
+    Ok(write_bytes_atomically(
+        &folder.join(file),
+        description.as_bytes(),
+    )?)
 }
 
 /// That a file is not what it should be.

@@ -3,19 +3,15 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
+
+mod desk;
 
 use burn::tensor::Device;
+use desk::{Desk, files};
 use nabla::data::{BitDepth, Metadata, PhotoSphere, Picture, Raster, WriteOptions};
 use nabla::diffusion::prior::{PriorConfig, SuperResolutionPrior};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A folder to work in, with a small panorama.
-struct Desk {
-    folder: TempDir,
-}
 
 /// Smooth on the sphere: what depends on the longitude vanishes at the poles.
 fn panorama(height: usize, depth: BitDepth) -> Picture {
@@ -32,98 +28,38 @@ fn panorama(height: usize, depth: BitDepth) -> Picture {
     )
 }
 
-impl Desk {
-    fn new() -> Self {
-        let desk = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        desk.put("pano.png", &panorama(16, BitDepth::Eight));
-        desk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn put(&self, name: &str, picture: &Picture) {
-        picture
-            .write(&self.path(name), &WriteOptions::default())
-            .unwrap();
-    }
-
-    fn get(&self, name: &str) -> Picture {
-        Picture::read(&self.path(name)).unwrap()
-    }
-
-    /// A folder `model` with a network that is small, and has learnt nothing.
-    fn put_model(&self) {
-        let device = Device::flex();
-        let mut config = PriorConfig::new();
-        config.network.base_channels = 8;
-        config.network.head_channels = 8;
-        let network = config.init_network(&device).unwrap();
-        let prior = SuperResolutionPrior::new(config, network, &device).unwrap();
-        fs::create_dir(self.path("model")).unwrap();
-        prior.save(&self.path("model")).unwrap();
-    }
-
-    fn nabla(&self, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_nabla"))
-            .args(line.split_whitespace())
-            .current_dir(self.folder.path())
-            .output()
-            .unwrap()
-    }
-
-    /// Runs a line that must succeed, and returns its standard output.
-    fn done(&self, line: &str) -> String {
-        let output = self.nabla(line);
-        let text = String::from_utf8(output.stdout).unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{line}: {text}{errors}");
-        text
-    }
-
-    fn json(&self, line: &str) -> Value {
-        serde_json::from_str(&self.done(line)).unwrap()
-    }
-
-    /// Runs a line that must be refused with code 2 and one sentence, and change no file.
-    fn refused(&self, line: &str, told: &str) {
-        let before = files(self.folder.path());
-        let output = self.nabla(line);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
-        assert_eq!(error.trim_end().lines().count(), 1, "{line}: {error}");
-        assert!(error.starts_with("nabla: "), "{line}: {error}");
-        assert!(
-            error.contains(told),
-            "{line}: {error:?} should contain {told:?}"
-        );
-        assert!(output.stdout.is_empty(), "{line}");
-        assert_eq!(files(self.folder.path()), before, "{line}");
-    }
+/// A folder with a small panorama.
+fn desk() -> Desk {
+    let desk = Desk::empty();
+    put(&desk, "pano.png", &panorama(16, BitDepth::Eight));
+    desk
 }
 
-/// Every file below a folder, with its size.
-fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.push((path.clone(), 0));
-            all.extend(files(&path));
-        } else {
-            all.push((path.clone(), path.metadata().unwrap().len()));
-        }
-    }
-    all.sort();
-    all
+fn put(desk: &Desk, name: &str, picture: &Picture) {
+    picture
+        .write(&desk.path(name), &WriteOptions::default())
+        .unwrap();
+}
+
+fn get(desk: &Desk, name: &str) -> Picture {
+    Picture::read(&desk.path(name)).unwrap()
+}
+
+/// A folder `model` with a network that is small, and has learnt nothing.
+fn put_model(desk: &Desk) {
+    let device = Device::flex();
+    let mut config = PriorConfig::new();
+    config.network.base_channels = 8;
+    config.network.head_channels = 8;
+    let network = config.init_network(&device).unwrap();
+    let prior = SuperResolutionPrior::new(config, network, &device).unwrap();
+    fs::create_dir(desk.path("model")).unwrap();
+    prior.save(&desk.path("model")).unwrap();
 }
 
 #[test]
 fn a_wrong_command_line_gets_one_sentence() {
-    let desk = Desk::new();
+    let desk = desk();
     desk.refused("paint", "'paint'");
     desk.refused("evaluate pano.png", "<REF>");
     desk.refused(
@@ -147,7 +83,7 @@ fn a_wrong_command_line_gets_one_sentence() {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    let desk = Desk::new();
+    let desk = desk();
     assert!(desk.done("--version").starts_with("nabla "));
     for job in [
         "",
@@ -174,14 +110,14 @@ fn help_and_version_are_no_errors() {
 /// Each reader of the program meets the same wrong files.
 #[test]
 fn wrong_inputs_get_one_sentence_and_leave_nothing() {
-    let desk = Desk::new();
+    let desk = desk();
     let whole = fs::read(desk.path("pano.png")).unwrap();
     fs::write(desk.path("empty.png"), "").unwrap();
     fs::write(desk.path("text.png"), "this is no image at all").unwrap();
     fs::write(desk.path("truncated.png"), &whole[..whole.len() / 2]).unwrap();
     fs::write(desk.path("huge.png"), huge_png()).unwrap();
     let square = Picture::new(Raster::zeros(3, 16, 16), BitDepth::Eight);
-    desk.put("square.png", &square);
+    put(&desk, "square.png", &square);
     fs::create_dir(desk.path("folder")).unwrap();
     let wrong = [
         ("empty.png", "is empty"),
@@ -202,7 +138,7 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
     desk.refused("upscale folder -o out", "holds no PNG");
     desk.refused("project folder -o out.png --to erp", "holds neither");
     desk.refused("project square.png -o out.png --to erp", "neither 6:1");
-    desk.put("larger.png", &panorama(32, BitDepth::Eight));
+    put(&desk, "larger.png", &panorama(32, BitDepth::Eight));
     desk.refused("evaluate larger.png pano.png", "must be of one size");
 }
 
@@ -227,10 +163,10 @@ fn huge_png() -> Vec<u8> {
 
 #[test]
 fn wrong_outputs_are_refused_before_the_work() {
-    let desk = Desk::new();
+    let desk = desk();
     let mut glass = panorama(16, BitDepth::Eight);
     glass.alpha = Some(Raster::zeros(1, 16, 32));
-    desk.put("glass.png", &glass);
+    put(&desk, "glass.png", &glass);
     desk.refused("upscale pano.png -o no/where/out.png", "does not exist");
     desk.refused("upscale pano.png -o out.gif", "extension");
     desk.refused("upscale pano.png -o out", "extension");
@@ -263,7 +199,7 @@ fn wrong_outputs_are_refused_before_the_work() {
 #[test]
 fn a_folder_that_cannot_be_written_is_told() {
     use std::os::unix::fs::PermissionsExt;
-    let desk = Desk::new();
+    let desk = desk();
     let closed = desk.path("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
@@ -275,7 +211,7 @@ fn a_folder_that_cannot_be_written_is_told() {
 
 #[test]
 fn unknown_and_wrong_models_are_told() {
-    let desk = Desk::new();
+    let desk = desk();
     desk.refused(
         "upscale pano.png -o out.png --model nowhere",
         "no model folder nowhere",
@@ -286,7 +222,7 @@ fn unknown_and_wrong_models_are_told() {
     fs::write(desk.path("model/model.safetensors"), "no weights").unwrap();
     desk.refused("upscale pano.png -o out.png --model model", "prior.json");
     fs::remove_dir_all(desk.path("model")).unwrap();
-    desk.put_model();
+    put_model(&desk);
     let config = fs::read_to_string(desk.path("model/prior.json")).unwrap();
     let other = config.replace("\"base_channels\": 8", "\"base_channels\": 16");
     assert_ne!(config, other);
@@ -299,7 +235,7 @@ fn unknown_and_wrong_models_are_told() {
 
 #[test]
 fn devices_that_are_not_built_in_are_told() {
-    let desk = Desk::new();
+    let desk = desk();
     for (device, built_in) in [
         ("cuda", cfg!(feature = "cuda")),
         ("wgpu", cfg!(feature = "wgpu")),
@@ -313,9 +249,9 @@ fn devices_that_are_not_built_in_are_told() {
 
 #[test]
 fn lists_and_checks_are_told_to_people_and_programs() {
-    let desk = Desk::new();
+    let desk = desk();
     assert!(desk.done("list").contains("omnissr"));
-    let listed = desk.json("list --json");
+    let listed = desk.json("list");
     assert_eq!(listed.as_array().unwrap().len(), 56);
     let omnissr = listed
         .as_array()
@@ -326,10 +262,10 @@ fn lists_and_checks_are_told_to_people_and_programs() {
     assert_eq!(omnissr["paper"]["arxiv"], "2404.10312");
     assert!(omnissr["state"].is_string() && omnissr["claim"].is_null());
     desk.done("claims list");
-    assert!(desk.json("claims list --json").is_array());
+    assert!(desk.json("claims list").is_array());
 
     assert!(desk.done("doctor").contains("works"));
-    let doctor = desk.json("doctor --json");
+    let doctor = desk.json("doctor");
     assert_eq!(doctor["nabla"], env!("CARGO_PKG_VERSION"));
     assert!(doctor["threads"].as_u64().unwrap() > 0);
     let cpu = &doctor["devices"][0];
@@ -342,7 +278,7 @@ fn lists_and_checks_are_told_to_people_and_programs() {
 
 #[test]
 fn a_report_of_no_results_is_a_report() {
-    let desk = Desk::new();
+    let desk = desk();
     let readme = "# A\n<!-- methods:begin -->\n<!-- methods:end -->\nthe end\n";
     fs::write(desk.path("README.md"), readme).unwrap();
     let told = desk.done("claims report --readme README.md");
@@ -359,16 +295,16 @@ fn a_report_of_no_results_is_a_report() {
 
 #[test]
 fn equal_pictures_have_no_error_and_others_have() {
-    let desk = Desk::new();
-    desk.put("a.png", &panorama(32, BitDepth::Eight));
+    let desk = desk();
+    put(&desk, "a.png", &panorama(32, BitDepth::Eight));
     let mut other = panorama(32, BitDepth::Eight);
     other.raster = other.raster.map(|v| (v + 0.1).min(1.0));
-    desk.put("b.tif", &other);
+    put(&desk, "b.tif", &other);
     assert!(desk.done("evaluate a.png b.tif").contains("WS-PSNR"));
-    let equal = desk.json("evaluate a.png a.png --json");
+    let equal = desk.json("evaluate a.png a.png");
     assert_eq!(equal["ws_psnr"], Value::Null);
     assert_eq!(equal["ws_ssim"], 1.0);
-    let differ = desk.json("evaluate a.png b.tif --json");
+    let differ = desk.json("evaluate a.png b.tif");
     assert!(
         (differ["psnr"].as_f64().unwrap() - 20.0).abs() < 0.5,
         "{differ}"
@@ -378,14 +314,14 @@ fn equal_pictures_have_no_error_and_others_have() {
 /// What comes back from planes and faces is the panorama, within what resampling loses.
 #[test]
 fn projections_come_back() {
-    let desk = Desk::new();
+    let desk = desk();
     let mut picture = panorama(64, BitDepth::Sixteen);
     picture.alpha = Some(Raster::from_fn(1, 64, 128, |_, y, _| y as f32 / 63.0));
-    desk.put("a.png", &picture);
-    let made = desk.json("project a.png -o planes --to tangent --json");
+    put(&desk, "a.png", &picture);
+    let made = desk.json("project a.png -o planes --to tangent");
     assert_eq!(made["files"].as_array().unwrap().len(), 18);
     desk.done("project a.png -o faces --to cubemap");
-    assert_eq!(desk.get("faces/front.png").size(), [32, 32]);
+    assert_eq!(get(&desk, "faces/front.png").size(), [32, 32]);
     for (layout, size) in [
         ("strip", [192, 32]),
         ("dice", [96, 64]),
@@ -394,11 +330,11 @@ fn projections_come_back() {
         desk.done(&format!(
             "project a.png -o {layout}.png --to cubemap --layout {layout}"
         ));
-        assert_eq!(desk.get(&format!("{layout}.png")).size(), size);
+        assert_eq!(get(&desk, &format!("{layout}.png")).size(), size);
     }
     for input in ["planes", "faces", "strip.png", "dice.png", "cross.png"] {
         desk.done(&format!("project {input} -o back.tif --to erp"));
-        let back = desk.get("back.tif");
+        let back = get(&desk, "back.tif");
         assert_eq!(back.size(), [128, 64], "{input}");
         assert_eq!(back.bit_depth, BitDepth::Sixteen, "{input}");
         assert!(back.alpha.is_some(), "{input}");
@@ -410,13 +346,13 @@ fn projections_come_back() {
         let worst = errors.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 0.03, "{input}: {worst}");
     }
-    let small = desk.json("project faces -o small.png --to erp --size 32 --json");
+    let small = desk.json("project faces -o small.png --to erp --size 32");
     assert_eq!(small["size"], serde_json::json!([64, 32]));
 }
 
 #[test]
 fn a_damaged_folder_of_planes_is_told() {
-    let desk = Desk::new();
+    let desk = desk();
     desk.done("project pano.png -o planes --to tangent");
     let description = fs::read_to_string(desk.path("planes/tangent.json")).unwrap();
     fs::remove_file(desk.path("planes/plane_07.png")).unwrap();
@@ -443,8 +379,8 @@ fn a_damaged_folder_of_planes_is_told() {
 
 #[test]
 fn a_panorama_is_upscaled_with_all_that_belongs_to_it() {
-    let desk = Desk::new();
-    desk.put_model();
+    let desk = desk();
+    put_model(&desk);
     let mut picture = panorama(16, BitDepth::Sixteen);
     picture.alpha = Some(Raster::from_fn(1, 16, 32, |_, y, _| f32::from(y as u8 / 8)));
     let sphere = |w| PhotoSphere {
@@ -456,10 +392,10 @@ fn a_panorama_is_upscaled_with_all_that_belongs_to_it() {
         xmp: Some(sphere(32).to_xmp()),
         ..Metadata::default()
     };
-    desk.put("a.png", &picture);
-    let told = desk.json("upscale a.png -o b.tif --scale 2 --steps 1 --model model --json");
+    put(&desk, "a.png", &picture);
+    let told = desk.json("upscale a.png -o b.tif --scale 2 --steps 1 --model model");
     assert_eq!((&told["width"], &told["height"]), (&64.into(), &32.into()));
-    let large = desk.get("b.tif");
+    let large = get(&desk, "b.tif");
     assert_eq!(
         (large.size(), large.bit_depth),
         ([64, 32], BitDepth::Sixteen)
@@ -475,7 +411,7 @@ fn a_panorama_is_upscaled_with_all_that_belongs_to_it() {
         fs::read(desk.path("b.tif")).unwrap(),
         fs::read(desk.path("c.tif")).unwrap()
     );
-    let (a, b) = (desk.get("b.tif").raster, desk.get("d.tif").raster);
+    let (a, b) = (get(&desk, "b.tif").raster, get(&desk, "d.tif").raster);
     let worst = a
         .data()
         .iter()
@@ -487,15 +423,15 @@ fn a_panorama_is_upscaled_with_all_that_belongs_to_it() {
 
 #[test]
 fn grey_stays_grey_and_a_panorama_is_declared_one() {
-    let desk = Desk::new();
-    desk.put_model();
+    let desk = desk();
+    put_model(&desk);
     let grey = Picture::new(
         Raster::from_fn(1, 16, 32, |_, y, x| (x + y) as f32 / 64.0),
         BitDepth::Eight,
     );
-    desk.put("grey.png", &grey);
+    put(&desk, "grey.png", &grey);
     desk.done("upscale grey.png -o out.png --scale 2 --steps 1 --model model");
-    let large = desk.get("out.png");
+    let large = get(&desk, "out.png");
     assert_eq!(large.raster.shape(), [1, 32, 64]);
     assert_eq!(
         large.metadata.photosphere().unwrap(),
@@ -505,15 +441,15 @@ fn grey_stays_grey_and_a_panorama_is_declared_one() {
 
 #[test]
 fn a_folder_is_upscaled_as_far_as_it_can_be() {
-    let desk = Desk::new();
-    desk.put_model();
+    let desk = desk();
+    put_model(&desk);
     fs::create_dir(desk.path("in")).unwrap();
     for name in ["in/a.jpg", "in/b.webp"] {
-        desk.put(name, &panorama(16, BitDepth::Eight));
+        put(&desk, name, &panorama(16, BitDepth::Eight));
     }
     desk.done("upscale in -o out --scale 2 --steps 1 --model model");
     for name in ["out/a.jpg", "out/b.webp"] {
-        assert_eq!(desk.get(name).size(), [64, 32]);
+        assert_eq!(get(&desk, name).size(), [64, 32]);
     }
     fs::write(desk.path("in/c.png"), "broken").unwrap();
     fs::write(desk.path("in/notes.txt"), "not looked at").unwrap();
@@ -534,10 +470,10 @@ fn a_folder_is_upscaled_as_far_as_it_can_be() {
 #[test]
 fn an_interrupt_leaves_no_file() {
     use std::time::Duration;
-    let desk = Desk::new();
-    desk.put_model();
-    desk.put("large.png", &panorama(256, BitDepth::Eight));
-    let before = files(desk.folder.path());
+    let desk = desk();
+    put_model(&desk);
+    put(&desk, "large.png", &panorama(256, BitDepth::Eight));
+    let before = files(desk.folder());
     let mut child = Command::new(env!("CARGO_BIN_EXE_nabla"))
         .args([
             "upscale",
@@ -549,7 +485,7 @@ fn an_interrupt_leaves_no_file() {
             "--steps",
             "100",
         ])
-        .current_dir(desk.folder.path())
+        .current_dir(desk.folder())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
@@ -564,5 +500,5 @@ fn an_interrupt_leaves_no_file() {
     );
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130));
-    assert_eq!(files(desk.folder.path()), before);
+    assert_eq!(files(desk.folder()), before);
 }

@@ -6,13 +6,12 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+mod desk;
+
+use desk::Desk;
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A folder to work in, with the reference data.
-struct Desk(TempDir);
 
 fn reference() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-optim/tests/reference")
@@ -23,76 +22,18 @@ fn optima(file: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(reference().join(file)).unwrap()).unwrap()
 }
 
-impl Desk {
-    fn new() -> Self {
-        let desk = Self(tempfile::tempdir().unwrap());
-        for name in ["breast_cancer", "diabetes", "digits"] {
-            let file = format!("{name}.libsvm");
-            fs::copy(reference().join(&file), desk.path(name)).unwrap();
-        }
-        desk
+/// A folder with the reference data.
+fn desk() -> Desk {
+    let desk = Desk::empty();
+    for name in ["breast_cancer", "diabetes", "digits"] {
+        let file = format!("{name}.libsvm");
+        fs::copy(reference().join(&file), desk.path(name)).unwrap();
     }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn put(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn get(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn nabla(&self, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_nabla"))
-            .args(line.split_whitespace())
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    /// Runs a line that must succeed, and returns its standard output.
-    fn done(&self, line: &str) -> String {
-        let output = self.nabla(line);
-        let [out, err] = [output.stdout, output.stderr].map(|s| String::from_utf8(s).unwrap());
-        assert!(output.status.success(), "{line}: {out}{err}");
-        out
-    }
-
-    fn json(&self, line: &str) -> Value {
-        serde_json::from_str(&self.done(&format!("{line} --json"))).unwrap()
-    }
-
-    fn model(&self, name: &str) -> Value {
-        serde_json::from_str(&self.get(name)).unwrap()
-    }
-
-    /// Runs a line that must be refused with code 2 and one sentence, and change no file.
-    fn refused(&self, line: &str, told: &str) {
-        let before = files(self.0.path());
-        let output = self.nabla(line);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
-        assert_eq!(error.trim_end().lines().count(), 1, "{line}: {error}");
-        assert!(error.starts_with("nabla: "), "{line}: {error}");
-        assert!(
-            error.contains(told),
-            "{line}: {error:?} should contain {told:?}"
-        );
-        assert!(output.stdout.is_empty(), "{line}");
-        assert_eq!(files(self.0.path()), before, "{line}");
-    }
+    desk
 }
 
-/// Every file of a folder, with its bytes.
-fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let paths = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    let mut all: Vec<_> = paths.map(|p| (p.clone(), fs::read(&p).unwrap())).collect();
-    all.sort();
-    all
+fn model(desk: &Desk, name: &str) -> Value {
+    serde_json::from_str(&desk.get(name)).unwrap()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -110,7 +51,7 @@ fn near(found: f64, expected: f64, tolerance: f64) {
 /// The objective of scikit-learn and others, their weights, and a gap that holds what it promises.
 #[test]
 fn block_descent_finds_the_optima_of_others() {
-    let desk = Desk::new();
+    let desk = desk();
     let optima = optima("block_coordinate_descent.json");
     let problems = [
         ("ridge", "diabetes --l2 0.1"),
@@ -137,7 +78,7 @@ fn block_descent_finds_the_optima_of_others() {
         } else {
             assert_eq!(name, "non_negative");
         }
-        let model = desk.model("model.json");
+        let model = model(&desk, "model.json");
         assert_eq!(model["result"], found, "{name}");
         let weights: Vec<Vec<f64>> = model["predictor"]["linear"]
             .as_array()
@@ -158,7 +99,7 @@ fn block_descent_finds_the_optima_of_others() {
 /// Whatever the blocks, the rule and the update: the same minimum.
 #[test]
 fn every_way_leads_to_the_same_minimum() {
-    let desk = Desk::new();
+    let desk = desk();
     let optima = optima("block_coordinate_descent.json");
     let objective = optima["logistic"]["objective"].as_f64().unwrap();
     for flags in [
@@ -186,7 +127,7 @@ fn every_way_leads_to_the_same_minimum() {
 /// A limit of the steps is a result, and the gap says how good it is.
 #[test]
 fn a_solver_that_is_stopped_tells_how_far_it_is() {
-    let desk = Desk::new();
+    let desk = desk();
     let optima = optima("block_coordinate_descent.json");
     let objective = optima["logistic"]["objective"].as_f64().unwrap();
     let line = "solve bcd breast_cancer --loss logistic --max-iterations 20";
@@ -203,7 +144,7 @@ fn a_solver_that_is_stopped_tells_how_far_it_is() {
 
 #[test]
 fn steps_are_written_and_plotted() {
-    let desk = Desk::new();
+    let desk = desk();
     let told = desk.done(
         "solve bcd breast_cancer --loss logistic -o m.json --trace steps.csv --plot steps.svg",
     );
@@ -222,7 +163,7 @@ fn steps_are_written_and_plotted() {
         rows.windows(2)
             .all(|pair| objective(&pair[1]) <= objective(&pair[0]) + 1e-9)
     );
-    let result = &desk.model("m.json")["result"];
+    let result = &model(&desk, "m.json")["result"];
     near(
         objective(rows.last().unwrap()),
         result["objective"].as_f64().unwrap(),
@@ -237,7 +178,7 @@ fn steps_are_written_and_plotted() {
 /// The first 400 examples to learn from and the others to test on, by two ways.
 #[test]
 fn a_model_predicts_what_it_was_measured_with() {
-    let desk = Desk::new();
+    let desk = desk();
     let text = desk.get("breast_cancer");
     let lines: Vec<&str> = text.lines().collect();
     desk.put("train", &(lines[..400].join("\n") + "\n"));
@@ -272,7 +213,7 @@ fn a_model_predicts_what_it_was_measured_with() {
 
 #[test]
 fn one_label_against_the_others() {
-    let desk = Desk::new();
+    let desk = desk();
     let found = desk.json("solve bcd digits --loss logistic --positive 3 -o model.json");
     assert!(found["training"]["accuracy"].as_f64().unwrap() > 0.97);
     let predicted = desk.json("solve predict model.json digits");
@@ -287,7 +228,7 @@ fn one_label_against_the_others() {
 /// Two examples on either side of a plane at a distance that can be seen.
 #[test]
 fn a_hyperplane_within_the_steps_of_the_theorem() {
-    let desk = Desk::new();
+    let desk = desk();
     // The margin is 1, of the hyperplane whose normal is the first axis.
     desk.put("two", "1 1:1 2:3\n1 1:1 2:-3\n-1 1:-1 2:2\n-1 1:-2 2:-3\n");
     for rule in [
@@ -320,7 +261,7 @@ fn a_hyperplane_within_the_steps_of_the_theorem() {
 /// those is above that optimum.
 #[test]
 fn the_bound_of_all_patterns_holds_for_every_network() {
-    let desk = Desk::new();
+    let desk = desk();
     let reference = optima("convex_relu.json");
     let examples = reference["x"].as_array().unwrap().iter().map(numbers);
     let lines: Vec<String> = examples
@@ -358,7 +299,7 @@ fn the_bound_of_all_patterns_holds_for_every_network() {
 /// The worst loss of the program bounds what an attack finds.
 #[test]
 fn a_robust_network_withstands_attacks() {
-    let desk = Desk::new();
+    let desk = desk();
     desk.put("xor", "1 1:1 2:1\n1 1:-1 2:-1\n-1 1:1 2:-1\n-1 1:-1 2:1\n");
     let found = desk.json(
         "solve relu xor --loss hinge --beta 0.01 --robust 0.3 --patterns 40 --test xor -o m.json",
@@ -374,7 +315,7 @@ fn a_robust_network_withstands_attacks() {
 
 #[test]
 fn labels_spread_over_near_examples() {
-    let desk = Desk::new();
+    let desk = desk();
     let line = "solve bcd digits --loss label-propagation";
     let found = desk.json(&format!(
         "{line} --known 60 -o labels.json --trace steps.csv"
@@ -386,7 +327,7 @@ fn labels_spread_over_near_examples() {
         found["test"]["accuracy"].as_f64().unwrap() > 0.85,
         "{found}"
     );
-    let labels = numbers(&desk.model("labels.json")["predictor"]["labels"]);
+    let labels = numbers(&model(&desk, "labels.json")["predictor"]["labels"]);
     assert_eq!(labels.len(), 200);
     desk.refused("solve predict labels.json digits", "its own file only");
     // Two moons' worth: a chain of points with its ends known.
@@ -399,13 +340,13 @@ fn labels_spread_over_near_examples() {
     let found = desk
         .json("solve bcd chain --loss label-propagation --neighbours 2 --unknown 0 -o chain.json");
     assert_eq!(found["unknowns"], 4);
-    let labels = numbers(&desk.model("chain.json")["predictor"]["labels"]);
+    let labels = numbers(&model(&desk, "chain.json")["predictor"]["labels"]);
     assert_eq!(labels, [1.0, 1.0, 1.0, -1.0, -1.0, -1.0]);
 }
 
 #[test]
 fn the_standard_input_is_read_and_the_seed_decides() {
-    let desk = Desk::new();
+    let desk = desk();
     let from_input = |line: &str| {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nabla"))
             .args(line.split_whitespace())
@@ -428,14 +369,14 @@ fn the_standard_input_is_read_and_the_seed_decides() {
     from_input(&format!("solve bcd - {line} -o a.json"));
     desk.done(&format!("solve bcd diabetes {line} -o b.json"));
     desk.done(&format!("solve bcd diabetes {line} -o c.json --seed 1"));
-    let weights = |name: &str| desk.model(name)["predictor"].clone();
+    let weights = |name: &str| model(&desk, name)["predictor"].clone();
     assert_eq!(weights("a.json"), weights("b.json"));
     assert_ne!(weights("a.json"), weights("c.json"));
 }
 
 #[test]
 fn bad_input_gets_one_sentence() {
-    let desk = Desk::new();
+    let desk = desk();
     desk.put("empty", "# nothing\n");
     desk.put("nan", "1 1:nan\n-1 1:2\n");
     desk.put("torn", "1 1:2\n-1 1:2 3\n");
@@ -505,7 +446,7 @@ fn bad_input_gets_one_sentence() {
         "solve bcd diabetes --test digits",
         "but the model has 10 features",
     );
-    let mut model = desk.model("model.json");
+    let mut model = model(&desk, "model.json");
     model["features"] = 11.into();
     desk.put("torn.json", &model.to_string());
     desk.refused("solve predict torn.json diabetes", "1 times 11 numbers");

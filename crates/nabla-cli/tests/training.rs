@@ -3,76 +3,11 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
+mod desk;
+
+use desk::{Desk, files};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A folder to work in.
-struct Desk(TempDir);
-
-impl Desk {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn nabla(&self, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_nabla"))
-            .args(line.split_whitespace())
-            .current_dir(self.0.path())
-            .output()
-            .unwrap()
-    }
-
-    /// Runs a line that must succeed, and returns what it said on both streams.
-    fn done(&self, line: &str) -> (String, String) {
-        let output = self.nabla(line);
-        let [out, err] = [output.stdout, output.stderr].map(|s| String::from_utf8(s).unwrap());
-        assert!(output.status.success(), "{line}: {out}{err}");
-        (out, err)
-    }
-
-    fn json(&self, line: &str) -> Value {
-        serde_json::from_str(&self.done(line).0).unwrap()
-    }
-
-    /// Runs a line that must end with `code` and one sentence, and change no file.
-    fn refused(&self, line: &str, code: i32, told: &str) {
-        let before = files(self.0.path());
-        let output = self.nabla(line);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{line}: {error}");
-        assert_eq!(error.trim_end().lines().count(), 1, "{line}: {error}");
-        assert!(error.starts_with("nabla: "), "{line}: {error}");
-        assert!(
-            error.contains(told),
-            "{line}: {error:?} should contain {told:?}"
-        );
-        assert!(output.stdout.is_empty(), "{line}");
-        assert_eq!(files(self.0.path()), before, "{line}");
-    }
-}
-
-/// Every file of a folder, with its bytes.
-fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.push((path.clone(), Vec::new()));
-            all.extend(files(&path));
-        } else {
-            all.push((path.clone(), fs::read(&path).unwrap()));
-        }
-    }
-    all.sort();
-    all
-}
 
 /// A table that a line separates, and its experiment.
 fn put_table(desk: &Desk) {
@@ -92,9 +27,9 @@ fn put_table(desk: &Desk) {
 
 #[test]
 fn a_training_leaves_its_weights_logs_and_plots() {
-    let desk = Desk::new();
+    let desk = Desk::empty();
     let line = "train model --epochs 2 --optimizer adamp --learning-rate 2e-3 --out digits";
-    let (out, err) = desk.done(line);
+    let (out, err) = desk.told(line);
     assert!(
         out.contains("mlp with 17226 parameters on digits, adamp at learning rate 0.002"),
         "{out}"
@@ -123,7 +58,7 @@ fn a_training_leaves_its_weights_logs_and_plots() {
     let history: Value = serde_json::from_slice(&history).unwrap();
     assert_eq!(history["epochs"].as_array().unwrap().len(), 2);
     // What it wrote is an experiment for it, which is done.
-    let config = "train model --config digits/experiment.toml --out digits --json";
+    let config = "train model --config digits/experiment.toml --out digits";
     let again = desk.json(config);
     assert_eq!(again["steps"], 46);
     assert_eq!(again["epochs"], history["epochs"]);
@@ -132,11 +67,11 @@ fn a_training_leaves_its_weights_logs_and_plots() {
 
 #[test]
 fn a_training_that_is_resumed_gives_the_same_files() {
-    let desk = Desk::new();
+    let desk = Desk::empty();
     put_table(&desk);
     desk.done("train model --config table.toml --epochs 5 --out whole");
     desk.done("train model --config table.toml --epochs 2 --out parts");
-    let (_, err) = desk.done("train model --config table.toml --epochs 5 --out parts");
+    let (_, err) = desk.told("train model --config table.toml --epochs 5 --out parts");
     assert_eq!(
         err.lines().count(),
         3,
@@ -154,23 +89,22 @@ fn a_training_that_is_resumed_gives_the_same_files() {
     }
     desk.refused(
         "train model --config table.toml --seed 9 --out parts",
-        2,
         "is of another training: it was made with \"seed\": 0, but \"seed\": 9 is asked for",
     );
     let path = desk.path("parts/checkpoint.safetensors");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 3]).unwrap();
     let line = "train model --config table.toml --epochs 5 --out parts";
-    desk.refused(line, 2, "cannot be resumed");
+    desk.refused(line, "cannot be resumed");
 }
 
 #[test]
 fn a_comparison_leaves_a_table_and_plots_and_goes_on() {
-    let desk = Desk::new();
+    let desk = Desk::empty();
     put_table(&desk);
     let line = "compare --data table.csv --epochs 2 --batch 8 --optimizers momentum,diffgrad,lion \
                 --trials 2 --seeds 4,5 --out all";
-    let (out, err) = desk.done(line);
+    let (out, err) = desk.told(line);
     let lines: Vec<&str> = out.lines().collect();
     assert!(
         lines[0].contains("test accuracy, %") && lines[0].contains("state, KiB"),
@@ -191,7 +125,7 @@ fn a_comparison_leaves_a_table_and_plots_and_goes_on() {
     }
     let before = files(&desk.path("all"));
     // Everything is known: the same files again.
-    let json = desk.json(&format!("{line} --json"));
+    let json = desk.json(line);
     assert_eq!(files(&desk.path("all")), before);
     let standings = json["standings"].as_array().unwrap();
     assert_eq!(standings.len(), 3);
@@ -203,7 +137,7 @@ fn a_comparison_leaves_a_table_and_plots_and_goes_on() {
     let mut runs: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     runs["runs"].as_array_mut().unwrap().truncate(6);
     fs::write(&path, serde_json::to_vec(&runs).unwrap()).unwrap();
-    let again = desk.json(&format!("{line} --json"));
+    let again = desk.json(line);
     for (a, b) in again["standings"].as_array().unwrap().iter().zip(standings) {
         assert_eq!(
             (&a["curve"], &a["accuracies"]),
@@ -212,14 +146,13 @@ fn a_comparison_leaves_a_table_and_plots_and_goes_on() {
     }
     desk.refused(
         "compare --data table.csv --epochs 3 --out all",
-        2,
         "runs of another comparison",
     );
 }
 
 #[test]
 fn wrong_inputs_get_one_sentence_and_leave_nothing() {
-    let desk = Desk::new();
+    let desk = Desk::empty();
     put_table(&desk);
     fs::write(desk.path("wrong.toml"), "[training]\nepoch = 3\n").unwrap();
     fs::write(desk.path("broken.csv"), "1,2,a\n3,b\n").unwrap();
@@ -261,46 +194,38 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
         ("--config wrong.toml", "unknown field `epoch`"),
         ("--config absent.toml", "cannot read absent.toml"),
     ] {
-        desk.refused(&format!("train model {flags} --out out"), 2, told);
+        desk.refused(&format!("train model {flags} --out out"), told);
         if !flags.starts_with("--config wrong") {
-            desk.refused(&format!("compare {flags} --out out"), 2, told);
+            desk.refused(&format!("compare {flags} --out out"), told);
         }
     }
     let train = |flags: &str| format!("train model --epochs 1 --out out {flags}");
     desk.refused(
         &train("--optimizer newton"),
-        2,
         "there is no optimizer \"newton\"",
     );
     desk.refused(
         &train("--learning-rate 0"),
-        2,
         "the learning rate of the optimizer is 0",
     );
     desk.refused(
         &train("--weight-decay=-1"),
-        2,
         "the weight decay of the optimizer is -1",
     );
-    desk.refused(&train("--out table.csv"), 2, "--out");
-    desk.refused(
-        "compare --optimizers sgd,newton",
-        2,
-        "no optimizer \"newton\"",
-    );
+    desk.refused(&train("--out table.csv"), "--out");
+    desk.refused("compare --optimizers sgd,newton", "no optimizer \"newton\"");
     desk.refused(
         "compare --optimizers sgd,sgd",
-        2,
         "the optimizer sgd is there twice",
     );
-    desk.refused("compare --seeds 1,1", 2, "the seed 1 is there twice");
-    desk.refused("compare --trials 0", 2, "number of trials is 0");
+    desk.refused("compare --seeds 1,1", "the seed 1 is there twice");
+    desk.refused("compare --trials 0", "number of trials is 0");
 }
 
 /// What runs away is a failure of the run, not of the input.
 #[test]
 fn a_training_that_diverges_says_so() {
-    let desk = Desk::new();
+    let desk = Desk::empty();
     let output = desk.nabla("train model --optimizer sgd --learning-rate 1e30");
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();

@@ -17,6 +17,8 @@ use burn::backend::autodiff::{
 use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::Conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, TensorData};
 use faer::linalg::matmul::matmul;
@@ -36,6 +38,21 @@ pub fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
         weight.into_dispatch(),
         bias.into_dispatch(),
     ))
+}
+
+/// What `conv` computes, through [`conv3x3`] where it is one.
+///
+/// - `x`: `[batch, channels_in, height, width]`
+pub fn convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    let same = conv.kernel_size == [3, 3]
+        && conv.stride == [1, 1]
+        && conv.dilation == [1, 1]
+        && conv.groups == 1
+        && conv.padding == PaddingConfig2d::Explicit(1, 1, 1, 1);
+    match &conv.bias {
+        Some(bias) if same => conv3x3(x, conv.weight.val(), bias.val()),
+        _ => conv.forward(x),
+    }
 }
 
 /// `x · sigmoid(x)`.

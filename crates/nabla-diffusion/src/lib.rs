@@ -12,4 +12,5 @@ pub mod rddm_trainer;
 pub mod schedule;
 /// Random numbers that are the same on every device; see [`nabla_grad::seeded_noise`].
 pub use nabla_grad::seeded_noise;
+pub mod stable_diffusion;
 pub mod unet;

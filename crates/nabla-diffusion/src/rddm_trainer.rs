@@ -42,6 +42,7 @@ use burn::optim::{
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor};
 use nabla_grad::clipping::clip_norm;
+use nabla_grad::fingerprint::fingerprint;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -931,14 +932,6 @@ fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-/// FNV-1a of 64 bits (Fowler, Noll, Vo), in hexadecimal: against damage, not against malice.
-fn fingerprint(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
 }
 
 /// What [`select_objective`] found.

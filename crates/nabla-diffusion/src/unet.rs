@@ -24,7 +24,7 @@ use burn::tensor::module::{attention, interpolate};
 use burn::tensor::ops::{AttentionModuleOptions, InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::kernels;
+use crate::kernels::{self, convolution};
 
 /// The normalisation in front of every convolution of a residual block.
 #[derive(Config, Debug, PartialEq)]
@@ -415,7 +415,7 @@ impl UNet {
         let [_, _, height, width] = x.dims();
         let x = space_to_depth(pad_to_multiple(x, self.multiple), self.patch);
 
-        let mut h = convolve(&self.stem, x);
+        let mut h = convolution(&self.stem, x);
         let mut skips = vec![h.clone()];
         for level in &self.encoder {
             for (i, block) in level.blocks.iter().enumerate() {
@@ -465,7 +465,7 @@ impl DecoderBranch {
             }
             if let Some(upsample) = &level.upsample {
                 let [_, _, height, width] = h.dims();
-                h = convolve(
+                h = convolution(
                     upsample,
                     interpolate(
                         h,
@@ -476,7 +476,7 @@ impl DecoderBranch {
                 );
             }
         }
-        convolve(&self.head, kernels::silu(normalize(&self.norm, h)))
+        convolution(&self.head, kernels::silu(normalize(&self.norm, h)))
     }
 }
 
@@ -523,7 +523,7 @@ impl ResidualBlock {
     }
 
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
-        let h = convolve(
+        let h = convolution(
             &self.conv_in,
             kernels::silu(normalize(&self.norm_in, x.clone())),
         );
@@ -533,7 +533,7 @@ impl ResidualBlock {
         let scale = modulation.clone().slice([0..batch, 0..channels]);
         let shift = modulation.slice([0..batch, channels..2 * channels]);
         let h = kernels::modulated_silu(normalize(&self.norm_out, h), scale, shift);
-        let h = convolve(&self.conv_out, h);
+        let h = convolution(&self.conv_out, h);
         match &self.shortcut {
             Some(shortcut) => h + shortcut.forward(x),
             None => h + x,
@@ -658,14 +658,6 @@ fn conv3x3(input: usize, output: usize, stride: usize) -> Conv2dConfig {
     Conv2dConfig::new([input, output], [3, 3])
         .with_stride([stride, stride])
         .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-}
-
-/// A [`conv3x3`] of stride 1 through the kernel written for it.
-fn convolve(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    match &conv.bias {
-        Some(bias) => kernels::conv3x3(x, conv.weight.val(), bias.val()),
-        None => conv.forward(x),
-    }
 }
 
 fn zero(config: Conv2dConfig) -> Conv2dConfig {

@@ -11,6 +11,7 @@
 //!   theory asks for;
 //! * [`clipping`]: gradients limited by their norm or by value;
 //! * [`elementwise`]: operations on the elements of several tensors in one pass, for optimizers;
+//! * [`fingerprint`]: by which a damaged checkpoint is known;
 //! * [`seeded_noise`]: random numbers that are the same on every device.
 
 pub mod clipping;
@@ -18,6 +19,7 @@ pub mod compressor;
 pub mod curvature;
 pub mod decomposition;
 pub mod elementwise;
+pub mod fingerprint;
 pub mod flat;
 pub mod per_example;
 pub mod proximal;

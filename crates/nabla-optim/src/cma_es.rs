@@ -19,7 +19,7 @@
 
 use faer::{Mat, Side};
 
-use crate::ranking_oracle::{Ranking, RankingOracle, RankingQuestion};
+use crate::ranking_oracle::{Ranking, RankingOracle, ask};
 use crate::zeroth_order::{
     Directions, RunError, ZerothOrderError, add, least, moved, norm, positive, start,
 };
@@ -191,12 +191,7 @@ impl CmaEs {
         for z in normal.chunks_exact(d) {
             points.extend(moved(&self.mean, self.sigma, &times(&root, z)));
         }
-        if points.iter().any(|p| !p.is_finite()) {
-            return Err(ZerothOrderError::Diverged.into());
-        }
-        let question = RankingQuestion::new(self.generations, lambda, d, points)
-            .map_err(|_| ZerothOrderError::Empty)?;
-        let ranking = oracle.rank(&question).map_err(RunError::Oracle)?;
+        let (question, ranking) = ask(oracle, self.generations, lambda, d, points)?;
         let points: Vec<f64> = question.points().flatten().copied().collect();
         Ok(self.learn(&points, &ranking, &inverse_root)?)
     }

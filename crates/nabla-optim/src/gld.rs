@@ -18,7 +18,7 @@
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 
-use crate::ranking_oracle::{RankingOracle, RankingQuestion};
+use crate::ranking_oracle::{RankingOracle, ask};
 use crate::zeroth_order::{Directions, RunError, ZerothOrderError, moved, positive, start};
 
 /// The lengths that are tried.
@@ -156,12 +156,7 @@ impl GradientlessDescent {
             points.extend(moved(&self.point, radius * length, v));
         }
         points.extend(&self.point);
-        if points.iter().any(|p| !p.is_finite()) {
-            return Err(ZerothOrderError::Diverged.into());
-        }
-        let question = RankingQuestion::new(self.iterations, 1, d, points)
-            .map_err(|_| ZerothOrderError::Empty)?;
-        let ranking = oracle.rank(&question).map_err(RunError::Oracle)?;
+        let (question, ranking) = ask(oracle, self.iterations, 1, d, points)?;
         self.point = question.point(ranking.best()[0]).to_vec();
         self.queries += radii.len() as u64;
         self.iterations += 1;

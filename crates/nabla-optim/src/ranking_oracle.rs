@@ -38,6 +38,8 @@ use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
 use nabla_grad::flat::{FlatError, ParameterLayout};
 use nabla_grad::seeded_noise::SeededNoise;
+
+use crate::zeroth_order::{RunError, ZerothOrderError};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -316,6 +318,29 @@ impl<O: RankingOracle + ?Sized> RankingOracle for &mut O {
     fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, Self::Error> {
         (**self).rank(question)
     }
+}
+
+/// The answer to a question for the best of some points, with the question.
+///
+/// - `points`: `[candidates, dimension]`, row by row
+pub(crate) fn ask<O>(
+    oracle: &mut O,
+    number: u64,
+    best: usize,
+    dimension: usize,
+    points: Vec<f64>,
+) -> Result<(RankingQuestion, Ranking), RunError<O::Error>>
+where
+    O: RankingOracle + ?Sized,
+    O::Error: 'static,
+{
+    if points.iter().any(|p| !p.is_finite()) {
+        return Err(ZerothOrderError::Diverged.into());
+    }
+    let question = RankingQuestion::new(number, best, dimension, points)
+        .map_err(|_| ZerothOrderError::Empty)?;
+    let ranking = oracle.rank(&question).map_err(RunError::Oracle)?;
+    Ok((question, ranking))
 }
 
 /// The order of a question's points by the values `value` gives them.

@@ -18,7 +18,7 @@
 
 use burn::config::Config;
 
-use crate::ranking_oracle::{RankingOracle, RankingQuestion};
+use crate::ranking_oracle::{RankingOracle, RankingQuestion, ask};
 use crate::zeroth_order::{
     Directions, LineSearch, RunError, Schedule, ZerothOrderError, add, least, moved, norm,
     positive, start,
@@ -105,22 +105,21 @@ impl Scobo {
         self.queries
     }
 
-    /// The best of `points`, `[n, d]`.
-    fn best<O>(&mut self, points: Vec<f64>, oracle: &mut O) -> Result<usize, RunError<O::Error>>
+    /// The question for the best of `points`, `[n, d]`, and its answer.
+    fn best<O>(
+        &mut self,
+        points: Vec<f64>,
+        oracle: &mut O,
+    ) -> Result<(RankingQuestion, usize), RunError<O::Error>>
     where
         O: RankingOracle + ?Sized,
         O::Error: 'static,
     {
         let d = self.point.len();
-        if points.iter().any(|p| !p.is_finite()) {
-            return Err(ZerothOrderError::Diverged.into());
-        }
-        let question = RankingQuestion::new(self.questions, 1, d, points)
-            .map_err(|_| ZerothOrderError::Empty)?;
-        let ranking = oracle.rank(&question).map_err(RunError::Oracle)?;
+        let (question, ranking) = ask(oracle, self.questions, 1, d, points)?;
         self.questions += 1;
         self.queries += question.candidates() as u64 - 1;
-        Ok(ranking.best()[0])
+        Ok((question, ranking.best()[0]))
     }
 
     /// One iteration.
@@ -138,7 +137,8 @@ impl Scobo {
         for z in directions.chunks_exact(d) {
             let mut points = moved(&self.point, self.config.radius, z);
             points.extend(&self.point);
-            let lower = self.best(points, oracle)? == 0;
+            let (_, best) = self.best(points, oracle)?;
+            let lower = best == 0;
             add(&mut sum, if lower { -1.0 } else { 1.0 }, z);
         }
         let direction = one_bit_direction(&sum, self.config.sparsity.unwrap_or(d));
@@ -150,9 +150,8 @@ impl Scobo {
                 let trial = |i| search.trial(&self.point, step, &direction, i);
                 let mut points: Vec<f64> = (0..search.candidates - 1).flat_map(trial).collect();
                 points.extend(&self.point);
-                let all = points.clone();
-                let best = self.best(points, oracle)?;
-                all[best * d..][..d].to_vec()
+                let (question, best) = self.best(points, oracle)?;
+                question.point(best).to_vec()
             }
         };
         if next.iter().any(|x| !x.is_finite()) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use burn::store::ModuleRecord;
 use burn::tensor::Bytes;
 use nabla_data::{OutputError, write_bytes_atomically};
+use nabla_grad::fingerprint::fingerprint;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
@@ -72,14 +73,6 @@ const PARTS: [&str; 3] = ["model", "optimizer", "state"];
 struct State {
     history: History,
     tally: Tally,
-}
-
-/// FNV-1a of 64 bits (Fowler, Noll, Vo): against damage, not against malice.
-fn fingerprint(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
 }
 
 pub(crate) fn save<M: Classifier>(

@@ -1,6 +1,5 @@
 //! `nabla compare`: several optimizers at one task, with learning rates that were searched alike.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +20,7 @@ use crate::errors::Failure;
 use crate::jobs::experiment_flags::{ExperimentFlags, method};
 use crate::output::{print, print_json, table};
 use crate::progress::Progress;
-use crate::recipe_file::read_toml;
+use crate::recipe_file::{begin_folder, read_toml};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -112,7 +111,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             ComparisonEvent::Begin { runs, .. } if !begun => {
                 // A wrong comparison has been refused by now: only a right one makes a folder.
                 if let Some(folder) = &arguments.out
-                    && let Err(error) = begin(folder, &text)
+                    && let Err(error) = begin_folder(folder, "comparison.toml", &text)
                 {
                     failure = Some(error);
                     return ControlFlow::Break(());
@@ -157,15 +156,6 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         );
     }
     print(&text)
-}
-
-fn begin(folder: &Path, text: &str) -> Result<(), Failure> {
-    fs::create_dir_all(folder)
-        .map_err(|e| Failure::input(format!("cannot write to {}: {e}", folder.display())))?;
-    Ok(write_bytes_atomically(
-        &folder.join("comparison.toml"),
-        text.as_bytes(),
-    )?)
 }
 
 /// A run that is over, in a line.

@@ -1,6 +1,5 @@
 //! `nabla train`: a classifier on a data set, or the networks that other jobs use.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +19,7 @@ use crate::jobs::train_model;
 use crate::loss_plot::averaged;
 use crate::output::{print, print_json};
 use crate::progress::{Progress, duration};
-use crate::recipe_file::{read_toml, wrong_toml};
+use crate::recipe_file::{begin_folder, read_toml, wrong_toml};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -105,9 +104,7 @@ fn prior(arguments: &PriorArguments) -> Result<(), Failure> {
         (Some(folder), false) => folder,
     };
     let device = arguments.device.open()?;
-    fs::create_dir_all(folder)
-        .map_err(|e| Failure::input(format!("cannot write to {}: {e}", folder.display())))?;
-    write_bytes_atomically(&folder.join("recipe.toml"), text.as_bytes())?;
+    begin_folder(folder, "recipe.toml", &text)?;
 
     let progress = Progress::new();
     let begun = Instant::now();
@@ -223,6 +220,8 @@ fn curve(losses: &[f32], loss: Loss) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn arguments(recipe: Option<PathBuf>) -> PriorArguments {

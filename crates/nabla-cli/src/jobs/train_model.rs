@@ -1,6 +1,5 @@
 //! `nabla train model`: a classifier on a real data set.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -19,7 +18,7 @@ use crate::jobs::experiment_flags::{ExperimentFlags, method};
 use crate::loss_plot::averaged;
 use crate::output::{print, print_json};
 use crate::progress::duration;
-use crate::recipe_file::read_toml;
+use crate::recipe_file::{begin_folder, read_toml};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -107,17 +106,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         // A wrong experiment has been refused by now: only a right one makes a folder.
         if dashboard.is_none()
             && let Some(folder) = &arguments.out
+            && let Err(error) = begin_folder(folder, "experiment.toml", &text)
         {
-            let begun = fs::create_dir_all(folder)
-                .map_err(|e| Failure::input(format!("cannot write to {}: {e}", folder.display())))
-                .and_then(|()| {
-                    let file = folder.join("experiment.toml");
-                    Ok(write_bytes_atomically(&file, text.as_bytes())?)
-                });
-            if let Err(error) = begun {
-                failure = Some(error);
-                return ControlFlow::Break(());
-            }
+            failure = Some(error);
+            return ControlFlow::Break(());
         }
         let epochs = experiment.training.epochs;
         dashboard

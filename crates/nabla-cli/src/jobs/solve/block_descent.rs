@@ -19,7 +19,6 @@ use super::model_file::{Measured, Model, Predictor, Task};
 use super::problem_file::{DataFlags, Examples, OutputFlags, check_weights, two_classes};
 use super::steps::{Approach, Steps};
 use crate::errors::Failure;
-use crate::output::{print, print_json};
 use crate::progress::{Progress, duration};
 
 /// Coordinates of a block, if there are as many: the paper's smallest.
@@ -612,17 +611,18 @@ fn finish(
     penalty: &Penalty,
     descents: Vec<Descent>,
 ) -> Result<(), Failure> {
-    let output = &arguments.output;
-    model.result = serde_json::to_value(solved).map_err(Failure::run)?;
-    if let Some(path) = &output.model {
-        model.write(path)?;
-    }
     let title = format!("{} on {}", solved.loss, arguments.data.title());
-    output.write_steps(|| csv(&descents), || plot(title, &descents))?;
-    if output.json {
-        return print_json(&model.result);
-    }
-    let (penalties, unknowns) = match arguments.loss {
+    arguments.output.finish(
+        model,
+        solved,
+        || csv(&descents),
+        || plot(title, &descents),
+        || told(arguments.loss, solved, penalty),
+    )
+}
+
+fn told(loss: Loss, solved: &Solved, penalty: &Penalty) -> String {
+    let (penalties, unknowns) = match loss {
         Loss::LabelPropagation => (String::new(), "labels to find"),
         _ => (
             format!(", l2 {}, penalty {}", solved.l2, solved.penalty),
@@ -658,7 +658,7 @@ fn finish(
     if let Some(measured) = &solved.test {
         text += &measured.told("test");
     }
-    print(&(text + &output.told()))
+    text
 }
 
 fn csv(descents: &[Descent]) -> String {

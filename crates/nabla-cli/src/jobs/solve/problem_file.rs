@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nabla::claims::plot::{LinePlot, Theme, line_plot, write_svg};
 use nabla::data::{LabelledRows, LibsvmError, check_writable, write_bytes_atomically};
+use serde::Serialize;
 
+use super::model_file::Model;
 use crate::errors::Failure;
+use crate::output::{print, print_json};
 
 /// More weights than this are a wrong index rather than a problem: 800 MB.
 const MOST_WEIGHTS: usize = 100_000_000;
@@ -97,12 +100,22 @@ impl OutputFlags {
         Ok(())
     }
 
-    /// Writes the trace and the plot that were asked for.
-    pub fn write_steps(
+    /// Writes the model, the trace and the plot that were asked for, and tells what came out.
+    ///
+    /// - `solved`: goes into the model, and is what `--json` prints
+    /// - `told`: the same as text
+    pub fn finish(
         &self,
+        model: &mut Model,
+        solved: &impl Serialize,
         csv: impl FnOnce() -> String,
         plot: impl FnOnce() -> LinePlot,
+        told: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
+        model.result = serde_json::to_value(solved).map_err(Failure::run)?;
+        if let Some(path) = &self.model {
+            model.write(path)?;
+        }
         if let Some(path) = &self.trace {
             write_bytes_atomically(path, csv().as_bytes())?;
         }
@@ -110,11 +123,14 @@ impl OutputFlags {
             let svg = line_plot(&plot(), Theme::Standalone).map_err(Failure::run)?;
             write_svg(path, &svg)?;
         }
-        Ok(())
+        if self.json {
+            return print_json(&model.result);
+        }
+        print(&(told() + &self.written()))
     }
 
     /// What was written, as the last line of the text.
-    pub fn told(&self) -> String {
+    fn written(&self) -> String {
         let parts = [
             ("model", &self.model),
             ("steps", &self.trace),

@@ -8,8 +8,9 @@ use nabla::claims::ProgressSink;
 use nabla::claims::plot::{LinePlot, Series};
 use nabla::data::LabelledRows;
 use nabla::optim::convex_relu::{
-    ActivationPatterns, Admm, AdmmStep, Attack, ConvexReluError, ConvexReluProblem, DenseExamples,
-    Form, InteriorPoint, Loss, PatternSampling, SampledProgram, TwoLayerRelu,
+    ActivationPatterns, Admm, AdmmStep, Attack, ConvexReluError, ConvexReluProblem,
+    ConvexReluSolution, DenseExamples, Form, InteriorPoint, Loss, PatternSampling, SampledProgram,
+    TwoLayerRelu,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,7 +19,6 @@ use super::model_file::{Measured, Model, Predictor, Task, dense};
 use super::problem_file::{DataFlags, OutputFlags, two_classes};
 use super::steps::{Approach, Steps};
 use crate::errors::Failure;
-use crate::output::{print, print_json};
 use crate::progress::{Progress, duration};
 
 /// The most patterns that `--all-patterns` lists.
@@ -119,6 +119,28 @@ struct Trained {
     patterns: Option<usize>,
     configuration: Value,
     steps: Vec<AdmmStep>,
+}
+
+impl Trained {
+    /// What a solver found for the program of these patterns.
+    fn of(
+        solution: &ConvexReluSolution,
+        patterns: &ActivationPatterns,
+        configuration: Value,
+        steps: Vec<AdmmStep>,
+    ) -> Self {
+        Self {
+            network: solution.network(),
+            objective: solution.objective,
+            lower_bound: solution.lower_bound,
+            violation: solution.violation,
+            iterations: solution.iterations,
+            converged: solution.converged,
+            patterns: Some(patterns.len()),
+            configuration,
+            steps,
+        }
+    }
 }
 
 /// What came out, for the model file and `--json`.
@@ -257,17 +279,12 @@ impl Arguments {
                     steps.push(step);
                     go_on
                 })?;
-                Ok(Trained {
-                    network: solution.network(),
-                    objective: solution.objective,
-                    lower_bound: solution.lower_bound,
-                    violation: solution.violation,
-                    iterations: solution.iterations,
-                    converged: solution.converged,
-                    patterns: Some(patterns.len()),
-                    configuration: json!(admm),
-                    steps: steps.finish(),
-                })
+                Ok(Trained::of(
+                    &solution,
+                    &patterns,
+                    json!(admm),
+                    steps.finish(),
+                ))
             }
             Method::InteriorPoint => {
                 let patterns = self.patterns(problem)?;
@@ -276,17 +293,7 @@ impl Arguments {
                 solver.max_iterations = self.max_iterations.unwrap_or(solver.max_iterations);
                 progress.begin("solving", 1);
                 let solution = solver.solve(problem, &patterns, Form::Relu)?;
-                Ok(Trained {
-                    network: solution.network(),
-                    objective: solution.objective,
-                    lower_bound: solution.lower_bound,
-                    violation: solution.violation,
-                    iterations: solution.iterations,
-                    converged: solution.converged,
-                    patterns: Some(patterns.len()),
-                    configuration: json!(solver),
-                    steps: Vec::new(),
-                })
+                Ok(Trained::of(&solution, &patterns, json!(solver), Vec::new()))
             }
         }
     }
@@ -392,21 +399,19 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             None => None,
         },
     };
-    model.result = serde_json::to_value(&solved).map_err(Failure::run)?;
-    if let Some(path) = &output.model {
-        model.write(path)?;
-    }
     let title = format!(
         "ReLU network by {} on {}",
         solved.method,
         arguments.data.title()
     );
     let (steps, bound) = (&trained.steps, trained.lower_bound);
-    output.write_steps(|| csv(steps), || plot(title, steps, bound))?;
-    if output.json {
-        return print_json(&model.result);
-    }
-    print(&(told(&solved) + &output.told()))
+    output.finish(
+        &mut model,
+        &solved,
+        || csv(steps),
+        || plot(title, steps, bound),
+        || told(&solved),
+    )
 }
 
 /// The test examples with the labels that the loss takes.

@@ -16,7 +16,6 @@ use super::model_file::{Measured, Model, Predictor, Task};
 use super::problem_file::{DataFlags, OutputFlags, two_classes};
 use super::steps::{Approach, Steps};
 use crate::errors::Failure;
-use crate::output::{print, print_json};
 use crate::progress::{Progress, duration};
 
 /// The command line.
@@ -208,18 +207,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         training: model.measured_on(&rows)?,
         test: test.map(|test| model.measured_on(&test)).transpose()?,
     };
-    let output = &arguments.output;
-    model.result = serde_json::to_value(&separated).map_err(Failure::run)?;
-    if let Some(path) = &output.model {
-        model.write(path)?;
-    }
     let title = format!("{} on {}", rule_name(rule), arguments.data.title());
-    output.write_steps(|| csv(&steps), || plot(title, &steps))?;
-    if output.json {
-        return print_json(&model.result);
-    }
-    let told = told(rule, &separated);
-    print(&(told + &output.told()))
+    arguments.output.finish(
+        &mut model,
+        &separated,
+        || csv(&steps),
+        || plot(title, &steps),
+        || told(rule, &separated),
+    )
 }
 
 fn told(rule: Rule, separated: &Separated) -> String {

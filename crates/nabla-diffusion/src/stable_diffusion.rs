@@ -1,0 +1,17 @@
+//! Stable Diffusion and its relatives, from the folders that people have on disk.
+//!
+//! A text becomes a sequence of vectors (CLIP), a UNet predicts the noise of a latent picture that
+//! attends to it, a sampler of this crate takes the noise away, and an autoencoder turns the latent into
+//! pixels. Everything is built from the configuration files of the folder, in `f32`, `f16` or `bf16`, on
+//! any of Burn's devices.
+//!
+//! Sources: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
+//! 2112.10752; Podell et al., *SDXL*, 2023, arXiv 2307.01952; Radford et al., *Learning Transferable
+//! Visual Models From Natural Language Supervision*, 2021, arXiv 2103.00020 (CLIP).
+
+pub mod attention;
+pub mod model_folder;
+pub mod resnet_block;
+pub mod transformer;
+pub mod unet2d_condition;
+pub mod weights;

@@ -1,0 +1,131 @@
+//! Attention over a sequence of vectors, with several heads.
+//!
+//! ```text
+//! softmax(q kᵀ/√d) v,   q = x W_q,   k = c W_k,   v = c W_v
+//! ```
+//!
+//! for each head of `d` channels, where the context `c` is `x` itself (self-attention) or another
+//! sequence, such as the words of a text (cross-attention). Burn's attention keeps a part of the scores
+//! at a time (Dao et al., *FlashAttention*, 2022, arXiv 2205.14135), so that a picture of 64 x 64
+//! positions needs no matrix of 4096 x 4096.
+//!
+//! Source: Vaswani et al., *Attention Is All You Need*, 2017, arXiv 1706.03762.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{DType, Tensor};
+
+use super::weights::{Scope, WeightsError};
+
+/// Attention with projections before and after it.
+#[derive(Module, Debug)]
+pub struct MultiHeadAttention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+    upcast: bool,
+}
+
+/// What the projections are called.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionNames {
+    /// `W_q`, `W_k`, `W_v` and the projection after.
+    pub projections: [&'static str; 4],
+    /// Whether `W_q`, `W_k` and `W_v` have an offset.
+    pub bias: bool,
+}
+
+impl AttentionNames {
+    /// Of `diffusers`, for transformers in a UNet.
+    pub const TRANSFORMER: Self = Self {
+        projections: ["to_q", "to_k", "to_v", "to_out.0"],
+        bias: false,
+    };
+    /// Of `diffusers`, for the attention of an autoencoder.
+    pub const AUTOENCODER: Self = Self {
+        bias: true,
+        ..Self::TRANSFORMER
+    };
+    /// Of `transformers`, for CLIP.
+    pub const CLIP: Self = Self {
+        projections: ["q_proj", "k_proj", "v_proj", "out_proj"],
+        bias: true,
+    };
+}
+
+impl MultiHeadAttention {
+    /// Takes it from `scope`.
+    ///
+    /// - `channels`: of `x` and the result; `context`: of `c`
+    /// - `heads`, each of `head_channels`
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn load(
+        scope: &Scope<'_>,
+        names: AttentionNames,
+        [channels, context]: [usize; 2],
+        [heads, head_channels]: [usize; 2],
+    ) -> Result<Self, WeightsError> {
+        let inner = heads * head_channels;
+        let project = |name: &str, input| match names.bias {
+            true => scope.at(name).linear(input, inner),
+            false => scope.at(name).linear_without_bias(input, inner),
+        };
+        let [q, k, v, out] = names.projections;
+        Ok(Self {
+            to_q: project(q, channels)?,
+            to_k: project(k, context)?,
+            to_v: project(v, context)?,
+            to_out: scope.at(out).linear(inner, channels)?,
+            heads,
+            upcast: false,
+        })
+    }
+
+    /// Whether the scores are computed in 32 bits, whatever the precision of the network.
+    pub fn with_upcast(mut self, upcast: bool) -> Self {
+        self.upcast = upcast;
+        self
+    }
+
+    /// Attends.
+    ///
+    /// - `x`: `[batch, length, channels]`
+    /// - `context`: `[batch, words, context channels]`; `x` itself where there is none
+    /// - `causal`: whether a position sees only those before it, and itself
+    /// - returns the shape of `x`
+    pub fn forward(&self, x: Tensor<3>, context: Option<Tensor<3>>, causal: bool) -> Tensor<3> {
+        let context = context.unwrap_or_else(|| x.clone());
+        let dtype = x.dtype();
+        // [batch, length, heads * d] -> [batch, heads, length, d]
+        let split = |y: Tensor<3>| {
+            let [batch, length, inner] = y.dims();
+            let y = if self.upcast { y.cast(DType::F32) } else { y };
+            y.reshape([batch, length, self.heads, inner / self.heads])
+                .swap_dims(1, 2)
+        };
+        let options = AttentionModuleOptions {
+            is_causal: causal,
+            ..AttentionModuleOptions::default()
+        };
+        let y = attention(
+            split(self.to_q.forward(x)),
+            split(self.to_k.forward(context.clone())),
+            split(self.to_v.forward(context)),
+            None,
+            None,
+            options,
+        );
+        let [batch, heads, length, d] = y.dims();
+        let y = y
+            .swap_dims(1, 2)
+            .reshape([batch, length, heads * d])
+            .cast(dtype);
+        self.to_out.forward(y)
+    }
+}

@@ -1,0 +1,376 @@
+//! A model in the layout of the `diffusers` library: a folder with a folder for each part.
+//!
+//! ```text
+//! model_index.json                     which class each part is of
+//! unet/config.json                     what the network is
+//! unet/diffusion_pytorch_model.safetensors
+//! vae/…, text_encoder/…, tokenizer/…, scheduler/scheduler_config.json
+//! ```
+//!
+//! Weights may be in one file, in several with an index (`….safetensors.index.json`), and in a variant
+//! (`….fp16.safetensors`).
+//!
+//! Configurations are read by [`Part::config`] into a struct that names what it understands. A key that
+//! the struct does not have is an error unless it is one of those that say nothing about the network
+//! (`_class_name`, `_diffusers_version` …) or its value is one that turns it off: a network with an
+//! option that is not known would be computed wrongly without a word.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::weights::{Precision, Weights, WeightsError};
+
+/// Why a model cannot be loaded from its folder.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelFolderError {
+    /// No folder.
+    #[error("there is no model folder {}", .0.display())]
+    NoFolder(PathBuf),
+    /// A file that is needed.
+    #[error("the model folder {} holds no {file}", folder.display())]
+    NoFile {
+        /// The folder.
+        folder: PathBuf,
+        /// The file, or the files of which one is needed.
+        file: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A configuration that is none.
+    #[error("{} cannot be understood: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A configuration of something that is not implemented.
+    #[error("{} has {key} = {value}, but {expected}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What is.
+        expected: String,
+    },
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+/// A folder with a model.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    path: PathBuf,
+    /// By the part's name: the library and the class.
+    parts: BTreeMap<String, [Option<String>; 2]>,
+    class: String,
+}
+
+impl ModelFolder {
+    /// Reads `model_index.json`.
+    ///
+    /// # Errors
+    /// If there is no such folder, or no such file in it, or it cannot be understood.
+    pub fn open(path: &Path) -> Result<Self, ModelFolderError> {
+        if !path.is_dir() {
+            return Err(ModelFolderError::NoFolder(path.to_owned()));
+        }
+        let file = path.join("model_index.json");
+        if !file.is_file() {
+            return Err(ModelFolderError::NoFile {
+                folder: path.to_owned(),
+                file: "model_index.json".to_owned(),
+            });
+        }
+        let index: BTreeMap<String, Value> = read_json(&file)?;
+        let class = index.get("_class_name").and_then(Value::as_str);
+        let Some(class) = class.map(str::to_owned) else {
+            return Err(ModelFolderError::Config {
+                path: file,
+                reason: "it has no _class_name".to_owned(),
+            });
+        };
+        // What is not a pair is an option of the pipeline.
+        let parts = index
+            .iter()
+            .filter(|(key, _)| !key.starts_with('_'))
+            .filter_map(|(key, value)| {
+                let pair = <[Option<String>; 2]>::deserialize(value).ok()?;
+                Some((key.clone(), pair))
+            })
+            .collect();
+        Ok(Self {
+            path: path.to_owned(),
+            parts,
+            class,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The class of the pipeline, such as `StableDiffusionPipeline`.
+    pub fn class(&self) -> &str {
+        &self.class
+    }
+
+    /// An option of the pipeline in `model_index.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be read any more.
+    pub fn option(&self, key: &str) -> Result<Option<Value>, ModelFolderError> {
+        let mut index: BTreeMap<String, Value> = read_json(&self.path.join("model_index.json"))?;
+        Ok(index.remove(key))
+    }
+
+    /// Whether the index names such a part.
+    pub fn has(&self, name: &str) -> bool {
+        matches!(self.parts.get(name), Some([_, Some(_)]))
+    }
+
+    /// A part, which must be of one of `classes`.
+    ///
+    /// # Errors
+    /// If the index does not name it, it is of another class, or its folder is missing.
+    pub fn part(&self, name: &str, classes: &[&str]) -> Result<Part, ModelFolderError> {
+        let index = || self.path.join("model_index.json");
+        let class = match self.parts.get(name) {
+            Some([_, Some(class)]) => class.clone(),
+            _ => {
+                return Err(ModelFolderError::Config {
+                    path: index(),
+                    reason: format!("it names no {name}"),
+                });
+            }
+        };
+        if !classes.contains(&class.as_str()) {
+            return Err(ModelFolderError::Unsupported {
+                path: index(),
+                key: name.to_owned(),
+                value: class,
+                expected: format!("it must be one of: {}", classes.join(", ")),
+            });
+        }
+        let folder = self.path.join(name);
+        if !folder.is_dir() {
+            return Err(ModelFolderError::NoFile {
+                folder: self.path.clone(),
+                file: format!("folder {name}, which model_index.json names"),
+            });
+        }
+        Ok(Part { folder, class })
+    }
+}
+
+/// A part of a model: a folder with a configuration, and maybe weights.
+#[derive(Clone, Debug)]
+pub struct Part {
+    folder: PathBuf,
+    class: String,
+}
+
+impl Part {
+    /// A folder with a part that stands alone.
+    ///
+    /// - `class`: what it is of
+    ///
+    /// # Errors
+    /// If there is no such folder.
+    pub fn open(folder: &Path, class: &str) -> Result<Self, ModelFolderError> {
+        if !folder.is_dir() {
+            return Err(ModelFolderError::NoFolder(folder.to_owned()));
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            class: class.to_owned(),
+        })
+    }
+
+    /// Its class, such as `UNet2DConditionModel`.
+    pub fn class(&self) -> &str {
+        &self.class
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A file that must be there.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn file(&self, name: &str) -> Result<PathBuf, ModelFolderError> {
+        let path = self.folder.join(name);
+        match path.is_file() {
+            true => Ok(path),
+            false => Err(ModelFolderError::NoFile {
+                folder: self.folder.clone(),
+                file: name.to_owned(),
+            }),
+        }
+    }
+
+    /// Its configuration, from `config.json` or another file.
+    ///
+    /// - `silent`: keys that say nothing about what is computed, beside those that begin with `_`
+    /// - `off`: keys of options that are not implemented, each with the value that turns it off. `null`
+    ///   and `false` turn off every option.
+    ///
+    /// # Errors
+    /// If the file is missing, a value is of the wrong kind, or there is a key that neither `T`, `silent`
+    /// nor `off` know.
+    pub fn config<T: DeserializeOwned>(
+        &self,
+        file: &str,
+        silent: &[&str],
+        off: &[(&str, Value)],
+    ) -> Result<T, ModelFolderError> {
+        let path = self.file(file)?;
+        let values: serde_json::Map<String, Value> = read_json(&path)?;
+        let mut unknown = BTreeSet::new();
+        let kept = Value::Object(values.clone());
+        let config = serde_ignored::deserialize(kept, |key| {
+            unknown.insert(key.to_string());
+        })
+        .map_err(|e: serde_json::Error| ModelFolderError::Config {
+            path: path.clone(),
+            reason: e.to_string(),
+        })?;
+        for key in unknown {
+            let value = values.get(&key).unwrap_or(&Value::Null);
+            let known = key.starts_with('_')
+                || silent.contains(&key.as_str())
+                || matches!(value, Value::Null | Value::Bool(false))
+                || off.iter().any(|(k, v)| *k == key && v == value);
+            if !known {
+                let expected = match off.iter().find(|(k, _)| *k == key) {
+                    Some((_, v)) => format!("only {v} is implemented"),
+                    None => "this option is not known".to_owned(),
+                };
+                return Err(ModelFolderError::Unsupported {
+                    path,
+                    key,
+                    value: value.to_string(),
+                    expected,
+                });
+            }
+        }
+        Ok(config)
+    }
+
+    /// That a value of its configuration is not implemented.
+    pub fn unsupported(
+        &self,
+        key: &str,
+        value: impl ToString,
+        expected: impl Into<String>,
+    ) -> ModelFolderError {
+        ModelFolderError::Unsupported {
+            path: self.folder.join("config.json"),
+            key: key.to_owned(),
+            value: value.to_string(),
+            expected: expected.into(),
+        }
+    }
+
+    /// Its weights: `stem.safetensors`, the files of `stem.safetensors.index.json`, or the same of the
+    /// `fp16` variant. In a precision of 16 bits the variant comes first.
+    ///
+    /// - `stem`: `diffusion_pytorch_model`, or `model` for text encoders
+    ///
+    /// # Errors
+    /// If there are none, or they cannot be read.
+    pub fn weights(
+        &self,
+        stem: &str,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Weights, ModelFolderError> {
+        let mut stems = [stem.to_owned(), format!("{stem}.fp16")];
+        if precision != Precision::F32 {
+            stems.reverse();
+        }
+        for stem in &stems {
+            let path = self.folder.join(format!("{stem}.safetensors"));
+            if path.is_file() {
+                return Ok(Weights::open(&[path], device, precision)?);
+            }
+            // The variant of an index is named before `json`, or like the file itself.
+            let plain = stem.trim_end_matches(".fp16");
+            for index in [
+                format!("{stem}.safetensors.index.json"),
+                format!("{plain}.safetensors.index{}.json", &stem[plain.len()..]),
+            ] {
+                let index = self.folder.join(index);
+                if index.is_file() {
+                    let paths = self.shards(&index)?;
+                    return Ok(Weights::open(&paths, device, precision)?);
+                }
+            }
+        }
+        let pickled = self.folder.join(format!("{stem}.bin")).is_file()
+            || self.folder.join(format!("pytorch_{stem}.bin")).is_file();
+        let hint = match pickled {
+            true => " (only a .bin, which may hold programs: convert it to safetensors)",
+            false => "",
+        };
+        Err(ModelFolderError::NoFile {
+            folder: self.folder.clone(),
+            file: format!("{stem}.safetensors{hint}"),
+        })
+    }
+
+    fn shards(&self, index: &Path) -> Result<Vec<PathBuf>, ModelFolderError> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let map: Index = read_json(index)?;
+        let names: BTreeSet<String> = map.weight_map.into_values().collect();
+        names
+            .iter()
+            .map(|name| {
+                // Names of files, not of places elsewhere.
+                if Path::new(name).components().count() != 1 || name.starts_with('.') {
+                    return Err(ModelFolderError::Config {
+                        path: index.to_owned(),
+                        reason: format!("{name:?} is not the name of a file beside it"),
+                    });
+                }
+                self.file(name)
+            })
+            .collect()
+    }
+}
+
+/// Reads a JSON file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelFolderError> {
+    let text = fs::read_to_string(path).map_err(|source| ModelFolderError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_str(&text).map_err(|e| ModelFolderError::Config {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    })
+}

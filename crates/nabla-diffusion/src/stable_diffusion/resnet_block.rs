@@ -1,0 +1,104 @@
+//! The residual block of latent diffusion's UNet and autoencoder.
+//!
+//! ```text
+//! h = conv(silu(norm(x))) + W silu(t),   y = shortcut(x) + conv(silu(norm(h)))
+//! ```
+//!
+//! with 3 x 3 convolutions, a `shortcut` that is the identity or a 1 x 1 convolution, and a time
+//! embedding `t` in the UNet only.
+//!
+//! Source: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
+//! 2112.10752.
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, Linear};
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
+
+use super::weights::{Scope, WeightsError};
+use crate::kernels::{self, convolution};
+
+/// The block; see the [module](self).
+#[derive(Module, Debug)]
+pub struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+/// How features are normalised.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNormOptions {
+    /// Groups of channels.
+    pub groups: usize,
+    /// What is added to the variance.
+    pub epsilon: f64,
+}
+
+impl ResnetBlock {
+    /// Takes it from `scope`.
+    ///
+    /// - `time`: channels of the time embedding, if there is one
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn load(
+        scope: &Scope<'_>,
+        [input, output]: [usize; 2],
+        time: Option<usize>,
+        norm: GroupNormOptions,
+    ) -> Result<Self, WeightsError> {
+        let group_norm = |name: &str, channels| {
+            scope
+                .at(name)
+                .group_norm(norm.groups, channels, norm.epsilon)
+        };
+        Ok(Self {
+            norm1: group_norm("norm1", input)?,
+            conv1: scope.at("conv1").conv2d(input, output, 3, 1)?,
+            time: time
+                .map(|time| scope.at("time_emb_proj").linear(time, output))
+                .transpose()?,
+            norm2: group_norm("norm2", output)?,
+            conv2: scope.at("conv2").conv2d(output, output, 3, 1)?,
+            shortcut: (input != output)
+                .then(|| scope.at("conv_shortcut").conv2d(input, output, 1, 1))
+                .transpose()?,
+        })
+    }
+
+    /// `y`.
+    ///
+    /// - `x`: `[batch, input, height, width]`
+    /// - `time`: `[batch, channels]`, if the block has one
+    /// - returns `[batch, output, height, width]`
+    pub fn forward(&self, x: Tensor<4>, time: Option<&Tensor<2>>) -> Tensor<4> {
+        self.forward_with(x, time, |h| h)
+    }
+
+    /// The same, where `change` is applied to what is added to the shortcut.
+    pub fn forward_with(
+        &self,
+        x: Tensor<4>,
+        time: Option<&Tensor<2>>,
+        change: impl FnOnce(Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let h = kernels::silu(self.norm1.forward(x.clone()));
+        let mut h = convolution(&self.conv1, h);
+        if let (Some(linear), Some(time)) = (&self.time, time) {
+            let shift = linear.forward(silu(time.clone())); // [batch, output]
+            let [batch, channels] = shift.dims();
+            h = h + shift.reshape([batch, channels, 1, 1]);
+        }
+        let h = kernels::silu(self.norm2.forward(h));
+        let h = change(convolution(&self.conv2, h));
+        match &self.shortcut {
+            Some(shortcut) => convolution(shortcut, x) + h,
+            None => x + h,
+        }
+    }
+}

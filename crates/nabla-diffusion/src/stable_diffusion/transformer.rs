@@ -1,0 +1,148 @@
+//! The spatial transformer of latent diffusion's UNet: positions attend to each other and to the text.
+//!
+//! ```text
+//! h = proj_in(norm(x)),  as a sequence of positions
+//! h ← h + attention(norm(h));   h ← h + attention(norm(h), text);   h ← h + feed-forward(norm(h))   (repeated)
+//! y = x + proj_out(h)
+//! ```
+//!
+//! The feed-forward layer is `W₂ (a · gelu(b))` with `[a, b] = W₁ h` (GEGLU; Shazeer, *GLU Variants
+//! Improve Transformer*, 2020, arXiv 2002.05202).
+//!
+//! Source: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
+//! 2112.10752.
+
+use burn::module::Module;
+use burn::nn::{GroupNorm, LayerNorm, Linear};
+use burn::tensor::Tensor;
+use burn::tensor::activation::gelu;
+
+use super::attention::{AttentionNames, MultiHeadAttention};
+use super::weights::{Scope, WeightsError};
+
+/// The transformer; see the [module](self).
+#[derive(Module, Debug)]
+pub struct SpatialTransformer {
+    norm: GroupNorm,
+    proj_in: Linear,
+    blocks: Vec<TransformerBlock>,
+    proj_out: Linear,
+}
+
+/// What a transformer is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct TransformerOptions {
+    /// Channels of the picture.
+    pub channels: usize,
+    /// Heads of the attention.
+    pub heads: usize,
+    /// Channels of the text.
+    pub context: usize,
+    /// How often the block is repeated.
+    pub layers: usize,
+    /// Groups of the normalisation.
+    pub groups: usize,
+    /// Whether scores are computed in 32 bits, whatever the network's precision.
+    pub upcast: bool,
+}
+
+impl SpatialTransformer {
+    /// Takes it from `scope`. `options.heads` must divide the channels.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn load(scope: &Scope<'_>, options: TransformerOptions) -> Result<Self, WeightsError> {
+        let c = options.channels;
+        Ok(Self {
+            norm: scope.at("norm").group_norm(options.groups, c, 1e-6)?,
+            // A convolution of kernel 1 in some models; the same numbers.
+            proj_in: scope.at("proj_in").linear(c, c)?,
+            blocks: (0..options.layers)
+                .map(|i| {
+                    let scope = scope.at("transformer_blocks").at(i);
+                    TransformerBlock::load(&scope, options)
+                })
+                .collect::<Result<_, _>>()?,
+            proj_out: scope.at("proj_out").linear(c, c)?,
+        })
+    }
+
+    /// `y`.
+    ///
+    /// - `x`: `[batch, channels, height, width]`
+    /// - `text`: `[batch, words, context]`
+    pub fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let h = self
+            .norm
+            .forward(x.clone())
+            .reshape([batch, channels, height * width])
+            .swap_dims(1, 2); // [batch, positions, channels]
+        let mut h = self.proj_in.forward(h);
+        for block in &self.blocks {
+            h = block.forward(h, text);
+        }
+        let y = self
+            .proj_out
+            .forward(h)
+            .swap_dims(1, 2)
+            .reshape([batch, channels, height, width]);
+        x + y
+    }
+}
+
+#[derive(Module, Debug)]
+struct TransformerBlock {
+    norm1: LayerNorm,
+    attn1: MultiHeadAttention,
+    norm2: LayerNorm,
+    attn2: MultiHeadAttention,
+    norm3: LayerNorm,
+    up: Linear,
+    down: Linear,
+}
+
+impl TransformerBlock {
+    fn load(scope: &Scope<'_>, options: TransformerOptions) -> Result<Self, WeightsError> {
+        let c = options.channels;
+        let norm = |name: &str| scope.at(name).layer_norm(c, 1e-5);
+        let attend = |name: &str, context| {
+            let heads = [options.heads, c / options.heads];
+            let names = AttentionNames::TRANSFORMER;
+            let attention = MultiHeadAttention::load(&scope.at(name), names, [c, context], heads)?;
+            Ok::<_, WeightsError>(attention.with_upcast(options.upcast))
+        };
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn1: attend("attn1", c)?,
+            norm2: norm("norm2")?,
+            attn2: attend("attn2", options.context)?,
+            norm3: norm("norm3")?,
+            up: scope.at("ff.net.0.proj").linear(c, 8 * c)?,
+            down: scope.at("ff.net.2").linear(4 * c, c)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>, text: &Tensor<3>) -> Tensor<3> {
+        let h = self
+            .attn1
+            .forward(self.norm1.forward(x.clone()), None, false);
+        let x = x + h;
+        let context = Some(text.clone());
+        let h = self
+            .attn2
+            .forward(self.norm2.forward(x.clone()), context, false);
+        let x = x + h;
+        let [value, gate] = halves(self.up.forward(self.norm3.forward(x.clone())));
+        x + self.down.forward(value * gelu(gate))
+    }
+}
+
+/// `[batch, length, 2 n]` to two of `[batch, length, n]`.
+fn halves(x: Tensor<3>) -> [Tensor<3>; 2] {
+    let half = x.dims()[2] / 2;
+    [
+        x.clone().slice_dim(2, 0..half),
+        x.slice_dim(2, half..2 * half),
+    ]
+}

@@ -1,0 +1,743 @@
+//! The weights of a trained network, by the names that the ecosystem gives them.
+//!
+//! [`Weights`] is a set of named tensors in files, of which nothing is read until it is asked for: a
+//! network of 3 GB needs its own 3 GB, and no more. A network is built by taking its layers from a
+//! [`Scope`], the names below a prefix, and says the shape that each tensor must have; what a file
+//! lacks, holds in another shape, or holds besides is an error that names the tensor.
+//!
+//! Where two publications of the same network call a tensor by different names, the architecture's
+//! code uses those of the `diffusers` library, and [`Weights::with_names`] says what the file calls
+//! them.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use burn::module::Param;
+use burn::nn::conv::Conv2d;
+use burn::nn::{Embedding, GroupNorm, LayerNorm, LayerNormConfig, Linear, PaddingConfig2d};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::tensor::{Dtype, Metadata};
+
+/// Why weights cannot be taken from a file.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file is damaged, or something else.
+    #[error("{} is not a file of weights: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor that the network needs.
+    #[error("{} holds no tensor {name}, which the network needs", path.display())]
+    Missing {
+        /// The file, or the first of several.
+        path: PathBuf,
+        /// What the file would call it.
+        name: String,
+    },
+    /// A tensor of another shape.
+    #[error(
+        "the tensor {name} in {} has the shape {found:?}, but the network needs {expected:?}",
+        path.display()
+    )]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What it must be.
+        expected: Vec<usize>,
+    },
+    /// Numbers of another kind.
+    #[error("the tensor {name} in {} holds {found}, but it must hold f32, f16 or bf16", path.display())]
+    Numbers {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Their kind.
+        found: String,
+    },
+    /// Tensors that the network has no place for.
+    #[error(
+        "{} holds the tensor {name}, for which the network has no place{}",
+        path.display(),
+        others(*.count)
+    )]
+    Unexpected {
+        /// The file.
+        path: PathBuf,
+        /// The first of them.
+        name: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// A change of a tensor that is not there or has another size, as by a LoRA for another network.
+    #[error("{change} changes the tensor {name}, {reason}")]
+    Change {
+        /// Where the change comes from.
+        change: String,
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+fn others(count: usize) -> String {
+    match count {
+        0 | 1 => String::new(),
+        2 => ", and one more".to_owned(),
+        n => format!(", and {} more", n - 1),
+    }
+}
+
+/// In what precision a network computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, of which 5 are the exponent.
+    F16,
+    /// 16 bits, of which 8 are the exponent.
+    Bf16,
+}
+
+impl Precision {
+    /// Burn's name of it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// Where a tensor is.
+#[derive(Clone, Debug)]
+struct Entry {
+    file: usize,
+    dtype: Option<DType>,
+    kind: String,
+    shape: Vec<usize>,
+    /// In bytes from the file's beginning.
+    start: u64,
+    length: usize,
+}
+
+/// A change that is added to a tensor when it is taken: `W + Δ`.
+pub trait WeightChange: fmt::Debug {
+    /// Who changes it, for errors.
+    fn name(&self) -> String;
+
+    /// `Δ`, as many numbers as the tensor, in its order; `shape` is the tensor's, as the file has it.
+    ///
+    /// # Errors
+    /// What is wrong, if the change does not fit the shape.
+    fn delta(&self, shape: &[usize]) -> Result<Vec<f32>, String>;
+}
+
+/// Turns a name of the `diffusers` library into that of a file.
+type Names = Box<dyn Fn(&str) -> String>;
+
+/// Named tensors in files; see the [module](self).
+pub struct Weights {
+    paths: Vec<PathBuf>,
+    files: RefCell<Vec<File>>,
+    entries: BTreeMap<String, Entry>,
+    taken: RefCell<BTreeSet<String>>,
+    names: Vec<Names>,
+    changes: BTreeMap<String, Vec<Box<dyn WeightChange>>>,
+    device: Device,
+    precision: Precision,
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weights")
+            .field("paths", &self.paths)
+            .field("tensors", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Weights {
+    /// The tensors of some `safetensors` files, which will be put on `device` in `precision`. Only the
+    /// headers are read.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or is no such file.
+    pub fn open(
+        paths: &[PathBuf],
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self, WeightsError> {
+        let mut entries = BTreeMap::new();
+        let mut files = Vec::new();
+        for (number, path) in paths.iter().enumerate() {
+            let (file, first, metadata) = header(path)?;
+            for (name, tensor) in metadata.tensors() {
+                let (start, end) = tensor.data_offsets;
+                let entry = Entry {
+                    file: number,
+                    dtype: dtype(tensor.dtype),
+                    kind: format!("{:?}", tensor.dtype).to_lowercase(),
+                    shape: tensor.shape.clone(),
+                    start: first + start as u64,
+                    length: end - start,
+                };
+                entries.insert(name, entry);
+            }
+            files.push(file);
+        }
+        Ok(Self {
+            paths: paths.to_vec(),
+            files: RefCell::new(files),
+            entries,
+            taken: RefCell::default(),
+            names: Vec::new(),
+            changes: BTreeMap::new(),
+            device: device.clone(),
+            precision,
+        })
+    }
+
+    /// The same tensors, where the file calls `name` what `names(name)` is. Of several, the first that
+    /// names a tensor that is there holds; a name that none of them finds is looked for as it is.
+    pub fn with_names(mut self, names: impl Fn(&str) -> String + 'static) -> Self {
+        self.names.push(Box::new(names));
+        self
+    }
+
+    /// The same tensors, to one of which (by its name in `diffusers`) something is added.
+    pub fn with_change(
+        mut self,
+        name: impl Into<String>,
+        change: impl WeightChange + 'static,
+    ) -> Self {
+        self.changes
+            .entry(name.into())
+            .or_default()
+            .push(Box::new(change));
+        self
+    }
+
+    /// All names that begin with `prefix`, as the files have them, in order.
+    pub fn names_below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        let names = self.entries.keys().map(String::as_str);
+        names.filter(move |name| name.starts_with(prefix))
+    }
+
+    /// The names themselves, without a prefix.
+    pub fn root(&self) -> Scope<'_> {
+        Scope {
+            weights: self,
+            prefix: String::new(),
+        }
+    }
+
+    /// Where the tensors will be.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What they will be.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Whether all tensors have been taken, and all changes applied: a network that leaves some is
+    /// another one than the file's.
+    ///
+    /// - `but`: tells names that may be left, such as tables of positions that older files hold
+    ///
+    /// # Errors
+    /// The first that has not.
+    pub fn finish(&self, but: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
+        let taken = self.taken.borrow();
+        let mut left = self
+            .entries
+            .iter()
+            .filter(|(name, _)| !taken.contains(*name) && !but(name));
+        if let Some((name, entry)) = left.next() {
+            return Err(WeightsError::Unexpected {
+                path: self.paths[entry.file].clone(),
+                name: name.clone(),
+                count: 1 + left.count(),
+            });
+        }
+        for (name, changes) in &self.changes {
+            let (there, _) = self.lookup(name);
+            if !taken.contains(&there)
+                && let Some(change) = changes.first()
+            {
+                return Err(WeightsError::Change {
+                    change: change.name(),
+                    name: name.clone(),
+                    reason: "which the network does not have".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, name: &str) -> (String, Option<&Entry>) {
+        let mut first = None;
+        for names in &self.names {
+            let there = names(name);
+            if let Some(entry) = self.entries.get(&there) {
+                return (there, Some(entry));
+            }
+            first.get_or_insert(there);
+        }
+        match self.entries.get(name) {
+            Some(entry) => (name.to_owned(), Some(entry)),
+            None => (first.unwrap_or_else(|| name.to_owned()), None),
+        }
+    }
+
+    /// The numbers of a tensor, in the file's precision unless it is changed.
+    fn read(&self, name: &str, expected: &[usize]) -> Result<TensorData, WeightsError> {
+        let (there, entry) = self.lookup(name);
+        let Some(entry) = entry else {
+            return Err(WeightsError::Missing {
+                path: self.paths.first().cloned().unwrap_or_default(),
+                name: there,
+            });
+        };
+        let path = || self.paths[entry.file].clone();
+        // A linear layer may be stored as a convolution of kernel 1, and the reverse.
+        let proper = |shape: &[usize]| {
+            let end = shape
+                .iter()
+                .rposition(|&n| n != 1)
+                .map_or(0, |last| last + 1);
+            shape[..end].to_vec()
+        };
+        if proper(&entry.shape) != proper(expected) {
+            return Err(WeightsError::Shape {
+                path: path(),
+                name: there,
+                found: entry.shape.clone(),
+                expected: expected.to_vec(),
+            });
+        }
+        let Some(dtype) = entry.dtype else {
+            return Err(WeightsError::Numbers {
+                path: path(),
+                name: there,
+                found: entry.kind.clone(),
+            });
+        };
+        let mut bytes = vec![0; entry.length];
+        {
+            let mut files = self.files.borrow_mut();
+            let file = &mut files[entry.file];
+            file.seek(SeekFrom::Start(entry.start))
+                .and_then(|_| file.read_exact(&mut bytes))
+                .map_err(|source| WeightsError::Io {
+                    path: path(),
+                    source,
+                })?;
+        }
+        self.taken.borrow_mut().insert(there);
+        let data =
+            TensorData::try_from_bytes_vec(bytes, expected.to_vec(), dtype).map_err(|e| {
+                WeightsError::Format {
+                    path: path(),
+                    reason: format!("the tensor {name} is cut off: {e:?}"),
+                }
+            })?;
+        let Some(changes) = self.changes.get(name) else {
+            return Ok(data);
+        };
+        let data = data.convert_dtype(DType::F32);
+        let mut values: Vec<f32> = data.try_to_vec().map_err(|e| WeightsError::Format {
+            path: path(),
+            reason: format!("the tensor {name} cannot be changed: {e:?}"),
+        })?;
+        for change in changes {
+            let wrong = |reason| WeightsError::Change {
+                change: change.name(),
+                name: name.to_owned(),
+                reason,
+            };
+            let delta = change.delta(&entry.shape).map_err(wrong)?;
+            if delta.len() != values.len() {
+                let (found, expected) = (delta.len(), values.len());
+                return Err(wrong(format!(
+                    "which has {expected} numbers, by {found} numbers"
+                )));
+            }
+            for (value, delta) in values.iter_mut().zip(delta) {
+                *value += delta;
+            }
+        }
+        Ok(TensorData::new(values, expected.to_vec()))
+    }
+}
+
+/// The header of a `safetensors` file, and where what follows it begins.
+fn header(path: &Path) -> Result<(File, u64, Metadata), WeightsError> {
+    let io = |source| WeightsError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let format = |reason: String| WeightsError::Format {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut file = File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    let mut count = [0; 8];
+    if length < 8 {
+        return Err(format(format!("it has {length} bytes")));
+    }
+    file.read_exact(&mut count).map_err(io)?;
+    let count = u64::from_le_bytes(count);
+    if count > length - 8 {
+        return Err(format(format!(
+            "its header has {count} bytes, but the file has {length}"
+        )));
+    }
+    let mut text = vec![0; count as usize];
+    file.read_exact(&mut text).map_err(io)?;
+    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
+    let end = metadata
+        .tensors()
+        .values()
+        .map(|t| t.data_offsets.1 as u64)
+        .max();
+    if let Some(end) = end
+        && 8 + count + end > length
+    {
+        return Err(format(format!(
+            "it is cut off: {} bytes of {}",
+            length,
+            8 + count + end
+        )));
+    }
+    Ok((file, 8 + count, metadata))
+}
+
+fn dtype(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F64 => Some(DType::F64),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+/// The tensors below a prefix.
+#[derive(Clone, Debug)]
+pub struct Scope<'a> {
+    weights: &'a Weights,
+    prefix: String,
+}
+
+impl Scope<'_> {
+    /// The tensors below `prefix.name`.
+    pub fn at(&self, name: impl fmt::Display) -> Self {
+        Self {
+            weights: self.weights,
+            prefix: self.full(name),
+        }
+    }
+
+    fn full(&self, name: impl fmt::Display) -> String {
+        match self.prefix.as_str() {
+            "" => name.to_string(),
+            prefix => format!("{prefix}.{name}"),
+        }
+    }
+
+    /// Where the tensors will be.
+    pub fn device(&self) -> &Device {
+        &self.weights.device
+    }
+
+    /// Whether there is such a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.lookup(&self.full(name)).1.is_some()
+    }
+
+    /// The shape of a tensor, as the file has it.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let (_, entry) = self.weights.lookup(&self.full(name));
+        entry.map(|entry| entry.shape.clone())
+    }
+
+    /// A tensor.
+    ///
+    /// # Errors
+    /// If there is none, it has another shape, or it cannot be read.
+    pub fn tensor<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, WeightsError> {
+        let data = self.weights.read(&self.full(name), &shape)?;
+        let dtype = self.weights.precision.dtype();
+        Ok(Tensor::from_data(
+            data.convert_dtype(dtype),
+            (self.device(), dtype),
+        ))
+    }
+
+    fn parameter<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<D>>, WeightsError> {
+        Ok(Param::from_tensor(self.tensor(name, shape)?))
+    }
+
+    /// `x Wᵀ + b`; the file has `weight`, `[output, input]`, and `bias`, `[output]`.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn linear(&self, input: usize, output: usize) -> Result<Linear, WeightsError> {
+        let bias = self.parameter("bias", [output])?;
+        Ok(Linear {
+            bias: Some(bias),
+            ..self.linear_without_bias(input, output)?
+        })
+    }
+
+    /// `x Wᵀ`.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn linear_without_bias(&self, input: usize, output: usize) -> Result<Linear, WeightsError> {
+        let weight = self.tensor("weight", [output, input])?;
+        Ok(Linear {
+            weight: Param::from_tensor(weight.transpose()),
+            bias: None,
+        })
+    }
+
+    /// A convolution of a square kernel, with zeros around the picture so that stride 1 keeps its size.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn conv2d(
+        &self,
+        input: usize,
+        output: usize,
+        kernel: usize,
+        stride: usize,
+    ) -> Result<Conv2d, WeightsError> {
+        let margin = kernel / 2;
+        Ok(Conv2d {
+            weight: self.parameter("weight", [output, input, kernel, kernel])?,
+            bias: Some(self.parameter("bias", [output])?),
+            stride: [stride; 2],
+            kernel_size: [kernel; 2],
+            dilation: [1; 2],
+            groups: 1,
+            padding: PaddingConfig2d::Explicit(margin, margin, margin, margin),
+        })
+    }
+
+    /// Group normalisation with a gain and an offset.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn group_norm(
+        &self,
+        groups: usize,
+        channels: usize,
+        epsilon: f64,
+    ) -> Result<GroupNorm, WeightsError> {
+        Ok(GroupNorm {
+            gamma: Some(self.parameter("weight", [channels])?),
+            beta: Some(self.parameter("bias", [channels])?),
+            num_groups: groups,
+            num_channels: channels,
+            epsilon,
+            affine: true,
+        })
+    }
+
+    /// Layer normalisation with a gain and an offset.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn layer_norm(&self, channels: usize, epsilon: f64) -> Result<LayerNorm, WeightsError> {
+        let mut norm = LayerNormConfig::new(channels)
+            .with_epsilon(epsilon)
+            .init(self.device());
+        norm.gamma = self.parameter("weight", [channels])?;
+        norm.beta = Some(self.parameter("bias", [channels])?);
+        Ok(norm)
+    }
+
+    /// A table of `count` vectors of `channels` numbers.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn embedding(&self, count: usize, channels: usize) -> Result<Embedding, WeightsError> {
+        Ok(Embedding {
+            weight: self.parameter("weight", [count, channels])?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::fs;
+
+    use burn::tensor::Tolerance;
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    /// Numbers 0, 1, 2 … in each tensor.
+    fn file(folder: &Path, name: &str, tensors: &[(&str, &[usize])]) -> PathBuf {
+        let bytes: Vec<Vec<u8>> = tensors
+            .iter()
+            .map(|(_, shape)| {
+                (0..shape.iter().product())
+                    .flat_map(|i: usize| half::f16::from_f32(i as f32).to_le_bytes())
+                    .collect()
+            })
+            .collect();
+        let views: HashMap<&str, TensorView<'_>> = tensors
+            .iter()
+            .zip(&bytes)
+            .map(|((name, shape), bytes)| {
+                let view = TensorView::new(Dtype::F16, shape.to_vec(), bytes).unwrap();
+                (*name, view)
+            })
+            .collect();
+        let path = folder.join(name);
+        fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        path
+    }
+
+    fn open(paths: &[PathBuf]) -> Result<Weights, WeightsError> {
+        Weights::open(paths, &Device::flex(), Precision::F32)
+    }
+
+    #[test]
+    fn layers_are_taken_from_several_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = [
+            file(
+                folder.path(),
+                "a",
+                &[("net.fc.weight", &[3, 2]), ("net.fc.bias", &[3])],
+            ),
+            file(
+                folder.path(),
+                "b",
+                &[("net.conv.weight", &[2, 4, 1, 1]), ("net.conv.bias", &[2])],
+            ),
+        ];
+        let weights = open(&paths).unwrap();
+        let net = weights.root().at("net");
+        let linear = net.at("fc").linear(2, 3).unwrap();
+        let x = Tensor::<2>::from_floats([[1.0, 10.0]], &Device::flex());
+        // W = [[0, 1], [2, 3], [4, 5]], b = [0, 1, 2]
+        let expected = TensorData::from([[10.0, 33.0, 56.0f32]]);
+        linear
+            .forward(x)
+            .into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::default());
+        assert!(weights.finish(|_| false).is_err());
+        // A convolution of kernel 1 is a linear layer.
+        let conv = net.at("conv").linear(4, 2).unwrap();
+        assert_eq!(conv.weight.dims(), [4, 2]);
+        weights.finish(|_| false).unwrap();
+    }
+
+    #[derive(Debug)]
+    struct Twice(usize);
+
+    impl WeightChange for Twice {
+        fn name(&self) -> String {
+            "a test".to_owned()
+        }
+
+        fn delta(&self, _: &[usize]) -> Result<Vec<f32>, String> {
+            Ok((0..self.0).map(|i| i as f32).collect())
+        }
+    }
+
+    #[test]
+    fn names_and_changes_are_those_of_diffusers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(folder.path(), "a", &[("first.w", &[4])]);
+        let weights = open(std::slice::from_ref(&path))
+            .unwrap()
+            .with_names(|name| name.replace("one", "first"))
+            .with_change("one.w", Twice(4));
+        let values = weights.root().at("one").tensor("w", [4]).unwrap();
+        let expected = TensorData::from([0.0, 2.0, 4.0, 6.0f32]);
+        values.into_data().assert_eq(&expected, true);
+        weights.finish(|_| false).unwrap();
+
+        let weights = open(&[path]).unwrap().with_change("first.w", Twice(3));
+        let error = weights
+            .root()
+            .tensor("first.w", [4])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("a test changes the tensor first.w"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_tensor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(folder.path(), "a", &[("w", &[2, 3]), ("spare", &[1])]);
+        let weights = open(std::slice::from_ref(&path)).unwrap();
+        let root = weights.root();
+        let told = |error: WeightsError| error.to_string();
+        let error = told(root.tensor("w", [3, 2]).unwrap_err());
+        assert!(
+            error.contains("tensor w in") && error.contains("[2, 3]"),
+            "{error}"
+        );
+        let error = told(root.tensor("v", [3, 2]).unwrap_err());
+        assert!(error.contains("holds no tensor v"), "{error}");
+        root.tensor("w", [2, 3]).unwrap();
+        let error = told(weights.finish(|_| false).unwrap_err());
+        assert!(error.contains("the tensor spare"), "{error}");
+        weights.finish(|name| name == "spare").unwrap();
+
+        let bytes = fs::read(&path).unwrap();
+        for (cut, told) in [(4, "4 bytes"), (40, "header"), (bytes.len() - 1, "cut off")] {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            let error = open(std::slice::from_ref(&path)).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+        assert!(matches!(
+            open(&[folder.path().join("none")]),
+            Err(WeightsError::Io { .. })
+        ));
+    }
+}
