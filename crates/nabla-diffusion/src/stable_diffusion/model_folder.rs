@@ -246,7 +246,9 @@ impl Part {
         off: &[(&str, Value)],
     ) -> Result<T, ModelFolderError> {
         let path = self.file(file)?;
-        let values: serde_json::Map<String, Value> = read_json(&path)?;
+        let mut values: serde_json::Map<String, Value> = read_json(&path)?;
+        // What is null is not said.
+        values.retain(|_, value| !value.is_null());
         let mut unknown = BTreeSet::new();
         let kept = Value::Object(values.clone());
         let config = serde_ignored::deserialize(kept, |key| {
@@ -260,7 +262,7 @@ impl Part {
             let value = values.get(&key).unwrap_or(&Value::Null);
             let known = key.starts_with('_')
                 || silent.contains(&key.as_str())
-                || matches!(value, Value::Null | Value::Bool(false))
+                || *value == Value::Bool(false)
                 || off.iter().any(|(k, v)| *k == key && v == value);
             if !known {
                 let expected = match off.iter().find(|(k, _)| *k == key) {
