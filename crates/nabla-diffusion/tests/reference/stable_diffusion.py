@@ -12,7 +12,7 @@ sizes. Beside the model lie
 
 Nothing is read from the network. Every model is first saved, then loaded from
 its folder, so the references are those of the rounded weights in the files.
-README.md beside this script says what each tensor is.
+tiny/README.md says what each tensor is.
 """
 
 import contextlib
