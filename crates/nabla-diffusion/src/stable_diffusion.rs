@@ -10,6 +10,7 @@
 //! Visual Models From Natural Language Supervision*, 2021, arXiv 2103.00020 (CLIP).
 
 pub mod attention;
+pub mod lora;
 pub mod model_folder;
 pub mod resnet_block;
 pub mod transformer;
