@@ -369,6 +369,10 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelFold
         path: path.to_owned(),
         source,
     })?;
+    // Python writes numbers that JSON does not have, such as `"lambda_min_clipped": -Infinity`.
+    let text = [": -Infinity", ": Infinity", ": NaN"]
+        .iter()
+        .fold(text, |text, number| text.replace(number, ": null"));
     serde_json::from_str(&text).map_err(|e| ModelFolderError::Config {
         path: path.to_owned(),
         reason: e.to_string(),
