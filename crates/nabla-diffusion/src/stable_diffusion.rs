@@ -13,6 +13,7 @@ pub mod attention;
 pub mod lora;
 pub mod model_folder;
 pub mod resnet_block;
+pub mod scheduler_config;
 pub mod transformer;
 pub mod unet2d_condition;
 pub mod weights;
