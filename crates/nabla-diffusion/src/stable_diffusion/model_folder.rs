@@ -147,7 +147,7 @@ impl ModelFolder {
         matches!(self.parts.get(name), Some([_, Some(_)]))
     }
 
-    /// A part, which must be of one of `classes`.
+    /// A part, which must be of one of `classes` if there are any.
     ///
     /// # Errors
     /// If the index does not name it, it is of another class, or its folder is missing.
@@ -162,7 +162,7 @@ impl ModelFolder {
                 });
             }
         };
-        if !classes.contains(&class.as_str()) {
+        if !classes.is_empty() && !classes.contains(&class.as_str()) {
             return Err(ModelFolderError::Unsupported {
                 path: index(),
                 key: name.to_owned(),
