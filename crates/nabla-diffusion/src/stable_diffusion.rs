@@ -10,8 +10,12 @@
 //! Visual Models From Natural Language Supervision*, 2021, arXiv 2103.00020 (CLIP).
 
 pub mod attention;
+pub mod autoencoder_kl;
+pub mod clip_text;
+pub mod clip_tokenizer;
 pub mod lora;
 pub mod model_folder;
+pub mod pipeline;
 pub mod resnet_block;
 pub mod scheduler_config;
 pub mod transformer;

@@ -19,6 +19,12 @@ use burn::tensor::{DType, Tensor};
 
 use super::weights::{Scope, WeightsError};
 
+/// Positions from which a single head is parted.
+const LONG: usize = 1024;
+
+/// In how many parts: never by the number of threads, so that results do not depend on it.
+const PARTS: usize = 4;
+
 /// Attention with projections before and after it.
 #[derive(Module, Debug)]
 pub struct MultiHeadAttention {
@@ -113,16 +119,26 @@ impl MultiHeadAttention {
             is_causal: causal,
             ..AttentionModuleOptions::default()
         };
-        let y = attention(
-            split(self.to_q.forward(x)),
-            split(self.to_k.forward(context.clone())),
-            split(self.to_v.forward(context)),
-            None,
-            None,
-            options,
-        );
-        let [batch, heads, length, d] = y.dims();
+        let q = split(self.to_q.forward(x));
+        let k = split(self.to_k.forward(context.clone()));
+        let v = split(self.to_v.forward(context));
+        let [batch, heads, length, d] = q.dims();
+        // The CPU backend computes a head in one thread: the queries of a long single one are parted.
+        let parts = match batch * heads == 1 && !causal && length >= LONG && length % PARTS == 0 {
+            true => PARTS,
+            false => 1,
+        };
+        let part = |y: Tensor<4>| match parts {
+            1 => y,
+            parts => y.repeat_dim(0, parts),
+        };
+        let q = match parts {
+            1 => q,
+            parts => q.reshape([parts, heads, length / parts, d]),
+        };
+        let y = attention(q, part(k), part(v), None, None, options);
         let y = y
+            .reshape([batch, heads, length, d])
             .swap_dims(1, 2)
             .reshape([batch, length, heads * d])
             .cast(dtype);
