@@ -8,6 +8,7 @@ use std::fs;
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_diffusion::ddim::DdimConfig;
 use nabla_diffusion::denoiser::{Denoised, Denoiser, GaussianDenoiser, Prediction, SamplerStep};
+use nabla_diffusion::dpm_solver_multistep::DpmSolverMultistepConfig;
 use nabla_diffusion::pndm::{PndmConfig, PndmMethod};
 use nabla_diffusion::sampler::{SamplerConfig, SamplerKind};
 use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule, NoiseScheduleConfig, Spacing};
@@ -229,7 +230,14 @@ fn orders_of_convergence() {
         (pndm(PndmMethod::Plms), 1.6, 9.0),
         (SamplerKind::Heun.config(), 1.6, 9.0),
         (SamplerKind::Lms.config(), 1.6, 9.0),
-        (SamplerKind::DpmSolverMultistep.config(), 1.6, 9.0),
+        (
+            // Not with the first-order end that it has in short schedules.
+            SamplerConfig::DpmSolverMultistep(
+                DpmSolverMultistepConfig::new().with_lower_order_final(false),
+            ),
+            1.6,
+            9.0,
+        ),
         (SamplerKind::UniPc.config(), 1.6, 9.0),
     ] {
         for prediction in [Prediction::Epsilon, Prediction::Velocity, Prediction::Sample] {
@@ -262,8 +270,9 @@ fn uneven_times_keep_the_order() {
         let found = pndm.init(schedule, &training).unwrap().sample(&model, start.clone());
         (found.unwrap() - exact).abs().max().into_scalar::<f32>()
     };
-    let order = (error(0) / error(1)).log2();
-    assert!(order > 1.6, "{order}");
+    // The coarsest pattern is not yet in the asymptotic range.
+    let order = (error(1) / error(3)).log2() / 2.0;
+    assert!(order > 1.7, "{order}");
 }
 
 #[test]
@@ -313,10 +322,4 @@ fn the_last_steps_alone_continue_a_noised_picture() {
         assert!(error < 0.1, "{kind}: {error}");
         assert!(sampler.last_steps(0).is_err() && sampler.last_steps(65).is_err());
     }
-}
-#[test]
-fn print_noise() {
-    let mut noise = nabla_diffusion::seeded_noise::SeededNoise::new(7, 0);
-    let all: Vec<f32> = (0..20).flat_map(|_| { let v: Vec<f32> = noise.normal([1, 2, 2, 2], &burn::tensor::Device::flex()).to_data().try_to_vec().unwrap(); v }).collect();
-    println!("NOISE {all:?}");
 }
