@@ -10,10 +10,12 @@
 //! Visual Models From Natural Language Supervision*, 2021, arXiv 2103.00020 (CLIP).
 
 pub mod attention;
+pub mod controllable_feature_wrapping;
 pub mod latent_diffusion_names;
 pub mod model_folder;
 pub mod resnet_block;
 pub mod spatial_feature_transform;
+pub mod stable_sr;
 pub mod time_aware_encoder;
 pub mod transformer;
 pub mod unet2d_condition;

@@ -156,6 +156,10 @@ impl LatentDiffusionNames {
     fn autoencoder(&self, name: &str) -> String {
         let found = || {
             let (half, rest) = name.split_once('.')?;
+            if rest.starts_with("fusion_layer_") {
+                // StableSR's, with names of their own.
+                return Some(name.replace(".conv_shortcut.", ".conv_out."));
+            }
             if let Some(rest) = rest.strip_prefix("mid_block.") {
                 let (kind, number, rest) = numbered(rest)?;
                 return Some(match kind {
@@ -192,9 +196,9 @@ impl LatentDiffusionNames {
 
     /// Whether `name` is a tensor of a checkpoint that no network needs: tables of the schedule,
     /// averages of the weights beside the weights themselves, what only the training needs, and what the
-    /// text encoder has for other uses. The latter are its last layer, if the model takes the state
-    /// before it (`text_layers` is how many layers it takes), the projection into the space of pictures,
-    /// and tables of positions.
+    /// text encoder has for other uses. The latter are the layer behind the `text_layers` that the model
+    /// takes (2.x takes the state before the last), the projection into the space of pictures, and tables
+    /// of positions.
     pub fn is_spare(name: &str, text_layers: usize) -> bool {
         const TABLES: [&str; 17] = [
             "alphas_cumprod",
@@ -222,11 +226,11 @@ impl LatentDiffusionNames {
             "first_stage_model.loss.",
             "usm_sharpener.",
         ];
-        let later_layer = name
+        let last_layer = name
             .strip_prefix("cond_stage_model.model.transformer.resblocks.")
             .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok())
-            .is_some_and(|layer| layer >= text_layers);
-        TABLES.contains(&name) || BELOW.iter().any(|below| name.starts_with(below)) || later_layer
+            .is_some_and(|layer| layer == text_layers);
+        TABLES.contains(&name) || BELOW.iter().any(|below| name.starts_with(below)) || last_layer
     }
 }
 

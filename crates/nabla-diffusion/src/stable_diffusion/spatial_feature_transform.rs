@@ -120,7 +120,10 @@ impl UNetFeatureTransforms {
     ///
     /// - `features`: of each level, the finest first
     pub fn change(&self, features: &[Tensor<4>], block: usize, h: Tensor<4>) -> Tensor<4> {
-        let level = self.levels.get(block).and_then(|&level| features.get(level));
+        let level = self
+            .levels
+            .get(block)
+            .and_then(|&level| features.get(level));
         match (self.transforms.get(block), level) {
             (Some(transform), Some(features)) => transform.forward(h, features.clone()),
             _ => h,

@@ -32,7 +32,7 @@ use crate::unet::sinusoidal_embedding;
 /// The sizes of a time-aware encoder, by the names of the published configuration. The defaults are the
 /// published model's.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct TimeAwareEncoderConfig {
     /// Channels of the latent. Default 4.
     pub in_channels: usize,
@@ -188,9 +188,8 @@ impl TimeAwareEncoder {
             projections: ["to_q", "to_k", "to_v", "proj_out"],
             bias: true,
         };
-        let resnet = |scope: &Scope<'_>, channels| {
-            ResnetBlock::load(scope, channels, Some(time), norm)
-        };
+        let resnet =
+            |scope: &Scope<'_>, channels| ResnetBlock::load(scope, channels, Some(time), norm);
         let attend = |scope: &Scope<'_>, channels| {
             PositionAttention::load(scope, "norm", names, channels, config.num_heads, norm)
         };
@@ -271,6 +270,8 @@ impl TimeAwareEncoder {
         h = self.middle_attention.forward(h);
         states.push(self.middle[1].forward(h, Some(&time)));
         let blocks = self.features.iter().zip(states);
-        blocks.map(|(block, h)| block.forward(h, Some(&time))).collect()
+        blocks
+            .map(|(block, h)| block.forward(h, Some(&time)))
+            .collect()
     }
 }

@@ -152,7 +152,8 @@ impl UNet2DConditionConfig {
         Ok(config)
     }
 
-    fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
+    /// Checks it for `part`, which errors name.
+    pub(super) fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
         let count = self.block_out_channels.len();
         let wrong = |key: &str, value: &dyn std::fmt::Debug, expected: &str| {
             Err(part.unsupported(key, format!("{value:?}"), expected))
@@ -575,7 +576,11 @@ pub(super) struct TimestepEmbedding {
 }
 
 impl TimestepEmbedding {
-    pub(super) fn load(scope: &Scope<'_>, input: usize, output: usize) -> Result<Self, WeightsError> {
+    pub(super) fn load(
+        scope: &Scope<'_>,
+        input: usize,
+        output: usize,
+    ) -> Result<Self, WeightsError> {
         Ok(Self {
             linear_1: scope.at("linear_1").linear(input, output)?,
             linear_2: scope.at("linear_2").linear(output, output)?,
