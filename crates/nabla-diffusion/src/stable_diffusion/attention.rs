@@ -12,11 +12,12 @@
 //! Source: Vaswani et al., *Attention Is All You Need*, 2017, arXiv 1706.03762.
 
 use burn::module::Module;
-use burn::nn::Linear;
+use burn::nn::{GroupNorm, Linear};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Tensor};
 
+use super::resnet_block::GroupNormOptions;
 use super::weights::{Scope, WeightsError};
 
 /// Positions from which a single head is parted.
@@ -143,5 +144,52 @@ impl MultiHeadAttention {
             .reshape([batch, length, heads * d])
             .cast(dtype);
         self.to_out.forward(y)
+    }
+}
+
+/// The positions of a picture attend to each other, beside a shortcut: `x + attention(norm(x))`.
+#[derive(Module, Debug)]
+pub struct PositionAttention {
+    norm: GroupNorm,
+    attention: MultiHeadAttention,
+}
+
+impl PositionAttention {
+    /// Takes it from `scope`.
+    ///
+    /// - `norm`: what the normalisation is called
+    /// - `heads` must divide `channels`
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn load(
+        scope: &Scope<'_>,
+        norm: &str,
+        names: AttentionNames,
+        channels: usize,
+        heads: usize,
+        options: GroupNormOptions,
+    ) -> Result<Self, WeightsError> {
+        let heads = [heads, channels / heads];
+        Ok(Self {
+            norm: scope
+                .at(norm)
+                .group_norm(options.groups, channels, options.epsilon)?,
+            attention: MultiHeadAttention::load(scope, names, [channels; 2], heads)?,
+        })
+    }
+
+    /// `x + attention(norm(x))`, `[batch, channels, height, width]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let h = self
+            .norm
+            .forward(x.clone())
+            .reshape([batch, channels, height * width])
+            .swap_dims(1, 2); // [batch, positions, channels]
+        let h = self.attention.forward(h, None, false);
+        x + h
+            .swap_dims(1, 2)
+            .reshape([batch, channels, height, width])
     }
 }

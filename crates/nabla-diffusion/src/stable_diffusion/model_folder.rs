@@ -251,7 +251,7 @@ impl Part {
         values.retain(|_, value| !value.is_null());
         let mut unknown = BTreeSet::new();
         let kept = Value::Object(values.clone());
-        let config = serde_ignored::deserialize(kept, |key| {
+        let config = serde_ignored::deserialize(kept.clone(), |key| {
             unknown.insert(key.to_string());
         })
         .map_err(|e: serde_json::Error| ModelFolderError::Config {
@@ -259,7 +259,9 @@ impl Part {
             reason: e.to_string(),
         })?;
         for key in unknown {
-            let value = values.get(&key).unwrap_or(&Value::Null);
+            // A key within another is named with both, parted by a dot.
+            let inner = key.split('.').try_fold(&kept, |value, key| value.get(key));
+            let value = values.get(&key).or(inner).unwrap_or(&Value::Null);
             let known = key.starts_with('_')
                 || silent.contains(&key.as_str())
                 || *value == Value::Bool(false)

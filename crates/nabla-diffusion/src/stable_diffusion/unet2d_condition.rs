@@ -152,7 +152,8 @@ impl UNet2DConditionConfig {
         Ok(config)
     }
 
-    fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
+    /// Checks it for `part`, which errors name.
+    pub(super) fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
         let count = self.block_out_channels.len();
         let wrong = |key: &str, value: &dyn std::fmt::Debug, expected: &str| {
             Err(part.unsupported(key, format!("{value:?}"), expected))
@@ -569,20 +570,24 @@ pub(super) fn nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
 
 /// `W₂ silu(W₁ x)`.
 #[derive(Module, Debug)]
-struct TimestepEmbedding {
+pub(super) struct TimestepEmbedding {
     linear_1: Linear,
     linear_2: Linear,
 }
 
 impl TimestepEmbedding {
-    fn load(scope: &Scope<'_>, input: usize, output: usize) -> Result<Self, WeightsError> {
+    pub(super) fn load(
+        scope: &Scope<'_>,
+        input: usize,
+        output: usize,
+    ) -> Result<Self, WeightsError> {
         Ok(Self {
             linear_1: scope.at("linear_1").linear(input, output)?,
             linear_2: scope.at("linear_2").linear(output, output)?,
         })
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.linear_2.forward(silu(self.linear_1.forward(x)))
     }
 }

@@ -5,9 +5,13 @@
 //! [`Scope`], the names below a prefix, and says the shape that each tensor must have; what a file
 //! lacks, holds in another shape, or holds besides is an error that names the tensor.
 //!
+//! A file is of the `safetensors` format, or a checkpoint that `torch.save` wrote; which of them, its
+//! first bytes say, not its name. A checkpoint is a pickle, a program that builds objects: of it only
+//! dictionaries, numbers, texts and tensors are understood, and nothing in it is ever run.
+//!
 //! Where two publications of the same network call a tensor by different names, the architecture's
 //! code uses those of the `diffusers` library, and [`Weights::with_names`] says what the file calls
-//! them.
+//! them. What one keeps as several tensors the other may keep as one: see [`Stored`].
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +19,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, GroupNorm, LayerNorm, LayerNormConfig, Linear, PaddingConfig2d};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use pytorch_reader::{DType as TorchDtype, PytorchError, PytorchReader};
 use safetensors::tensor::{Dtype, Metadata};
 
 /// Why weights cannot be taken from a file.
@@ -138,9 +144,133 @@ struct Entry {
     dtype: Option<DType>,
     kind: String,
     shape: Vec<usize>,
-    /// In bytes from the file's beginning.
-    start: u64,
-    length: usize,
+    place: Place,
+}
+
+/// Where the numbers of a tensor are.
+#[derive(Clone, Debug)]
+enum Place {
+    /// Of a file, from its beginning.
+    Bytes {
+        file: Arc<File>,
+        start: u64,
+        length: usize,
+    },
+    /// A checkpoint's storage, in whatever order of axes.
+    Checkpoint(pytorch_reader::Tensor),
+}
+
+impl Place {
+    fn read(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Bytes {
+                file,
+                start,
+                length,
+            } => {
+                let mut bytes = vec![0; *length];
+                let mut file = &**file;
+                file.seek(SeekFrom::Start(*start))?;
+                file.read_exact(&mut bytes)?;
+                Ok(bytes)
+            }
+            Self::Checkpoint(tensor) => tensor.read(),
+        }
+    }
+}
+
+/// What a file calls a tensor: by a name, or as some rows of a tensor of that name.
+///
+/// ```
+/// use nabla_diffusion::stable_diffusion::weights::{Rows, Stored};
+///
+/// // The queries of an attention whose three projections are one matrix.
+/// let queries = Stored::rows("attn.in_proj_weight", Rows::part(0, 3));
+/// assert_eq!(Stored::from("norm.weight".to_owned()).name(), "norm.weight");
+/// # let _ = queries;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    name: String,
+    rows: Option<Rows>,
+}
+
+impl Stored {
+    /// Some rows of the tensor `name`.
+    pub fn rows(name: impl Into<String>, rows: Rows) -> Self {
+        Self {
+            name: name.into(),
+            rows: Some(rows),
+        }
+    }
+
+    /// The name in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same, with something before the name.
+    pub fn below(self, prefix: &str) -> Self {
+        Self {
+            name: format!("{prefix}{}", self.name),
+            ..self
+        }
+    }
+
+    /// The shape of this part of a tensor of `shape`; `None` if it cannot be cut so.
+    fn shape(&self, shape: &[usize]) -> Option<Vec<usize>> {
+        let mut shape = shape.to_vec();
+        if let Some(Rows { of, blocks, .. }) = self.rows {
+            let rows = shape.first_mut()?;
+            if of == 0 || blocks == 0 || !rows.is_multiple_of(of * blocks) {
+                return None;
+            }
+            *rows /= of;
+        }
+        Some(shape)
+    }
+}
+
+impl From<String> for Stored {
+    fn from(name: String) -> Self {
+        Self { name, rows: None }
+    }
+}
+
+/// Which rows (indices of the first axis) of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    part: usize,
+    of: usize,
+    blocks: usize,
+}
+
+impl Rows {
+    /// The part number `part` of `of` of equal size.
+    pub fn part(part: usize, of: usize) -> Self {
+        Self {
+            part,
+            of,
+            blocks: 1,
+        }
+    }
+
+    /// That part of each of so many blocks of equal size, one after the other: what one projection is
+    /// where the projections of each head of an attention stand together.
+    pub fn of_each_block(self, blocks: usize) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// `bytes` are those of all rows.
+    fn cut(self, bytes: &[u8]) -> Vec<u8> {
+        let step = bytes.len() / (self.of * self.blocks).max(1);
+        (0..self.blocks)
+            .flat_map(|block| {
+                let start = (block * self.of + self.part) * step;
+                bytes.get(start..start + step).unwrap_or_default().to_vec()
+            })
+            .collect()
+    }
 }
 
 /// A change that is added to a tensor when it is taken: `W + Δ`.
@@ -156,12 +286,11 @@ pub trait WeightChange: fmt::Debug {
 }
 
 /// Turns a name of the `diffusers` library into that of a file.
-type Names = Box<dyn Fn(&str) -> String>;
+type Names = Box<dyn Fn(&str) -> Stored>;
 
 /// Named tensors in files; see the [module](self).
 pub struct Weights {
     paths: Vec<PathBuf>,
-    files: RefCell<Vec<File>>,
     entries: BTreeMap<String, Entry>,
     taken: RefCell<BTreeSet<String>>,
     names: Vec<Names>,
@@ -180,37 +309,26 @@ impl fmt::Debug for Weights {
 }
 
 impl Weights {
-    /// The tensors of some `safetensors` files, which will be put on `device` in `precision`. Only the
-    /// headers are read.
+    /// The tensors of some files, which will be put on `device` in `precision`. Only the headers are
+    /// read. Of a checkpoint those of its `state_dict` are taken, if it has one: what stands beside it
+    /// belongs to the training.
     ///
     /// # Errors
-    /// If a file cannot be read, or is no such file.
+    /// If a file cannot be read, or is neither of the `safetensors` format nor of PyTorch's.
     pub fn open(
         paths: &[PathBuf],
         device: &Device,
         precision: Precision,
     ) -> Result<Self, WeightsError> {
         let mut entries = BTreeMap::new();
-        let mut files = Vec::new();
         for (number, path) in paths.iter().enumerate() {
-            let (file, first, metadata) = header(path)?;
-            for (name, tensor) in metadata.tensors() {
-                let (start, end) = tensor.data_offsets;
-                let entry = Entry {
-                    file: number,
-                    dtype: dtype(tensor.dtype),
-                    kind: format!("{:?}", tensor.dtype).to_lowercase(),
-                    shape: tensor.shape.clone(),
-                    start: first + start as u64,
-                    length: end - start,
-                };
-                entries.insert(name, entry);
+            match is_checkpoint(path)? {
+                true => entries.extend(checkpoint(path, number)?),
+                false => entries.extend(safetensors(path, number)?),
             }
-            files.push(file);
         }
         Ok(Self {
             paths: paths.to_vec(),
-            files: RefCell::new(files),
             entries,
             taken: RefCell::default(),
             names: Vec::new(),
@@ -222,8 +340,8 @@ impl Weights {
 
     /// The same tensors, where the file calls `name` what `names(name)` is. Of several, the first that
     /// names a tensor that is there holds; a name that none of them finds is looked for as it is.
-    pub fn with_names(mut self, names: impl Fn(&str) -> String + 'static) -> Self {
-        self.names.push(Box::new(names));
+    pub fn with_names<N: Into<Stored>>(mut self, names: impl Fn(&str) -> N + 'static) -> Self {
+        self.names.push(Box::new(move |name| names(name).into()));
         self
     }
 
@@ -286,7 +404,7 @@ impl Weights {
         }
         for (name, changes) in &self.changes {
             let (there, _) = self.lookup(name);
-            if !taken.contains(&there)
+            if !taken.contains(there.name())
                 && let Some(change) = changes.first()
             {
                 return Err(WeightsError::Change {
@@ -299,18 +417,19 @@ impl Weights {
         Ok(())
     }
 
-    fn lookup(&self, name: &str) -> (String, Option<&Entry>) {
+    fn lookup(&self, name: &str) -> (Stored, Option<&Entry>) {
         let mut first = None;
         for names in &self.names {
             let there = names(name);
-            if let Some(entry) = self.entries.get(&there) {
+            if let Some(entry) = self.entries.get(there.name()) {
                 return (there, Some(entry));
             }
             first.get_or_insert(there);
         }
+        let same = Stored::from(name.to_owned());
         match self.entries.get(name) {
-            Some(entry) => (name.to_owned(), Some(entry)),
-            None => (first.unwrap_or_else(|| name.to_owned()), None),
+            Some(entry) => (same, Some(entry)),
+            None => (first.unwrap_or(same), None),
         }
     }
 
@@ -320,7 +439,7 @@ impl Weights {
         let Some(entry) = entry else {
             return Err(WeightsError::Missing {
                 path: self.paths.first().cloned().unwrap_or_default(),
-                name: there,
+                name: there.name,
             });
         };
         let path = || self.paths[entry.file].clone();
@@ -332,33 +451,37 @@ impl Weights {
                 .map_or(0, |last| last + 1);
             shape[..end].to_vec()
         };
-        if proper(&entry.shape) != proper(expected) {
-            return Err(WeightsError::Shape {
-                path: path(),
-                name: there,
-                found: entry.shape.clone(),
-                expected: expected.to_vec(),
-            });
-        }
+        let shape = match there.shape(&entry.shape) {
+            Some(shape) if proper(&shape) == proper(expected) => shape,
+            _ => {
+                let mut expected = expected.to_vec();
+                if let (Some(rows), Some(first)) = (there.rows, expected.first_mut()) {
+                    *first *= rows.of;
+                }
+                return Err(WeightsError::Shape {
+                    path: path(),
+                    name: there.name,
+                    found: entry.shape.clone(),
+                    expected,
+                });
+            }
+        };
         let Some(dtype) = entry.dtype else {
             return Err(WeightsError::Numbers {
                 path: path(),
-                name: there,
+                name: there.name,
                 found: entry.kind.clone(),
             });
         };
-        let mut bytes = vec![0; entry.length];
-        {
-            let mut files = self.files.borrow_mut();
-            let file = &mut files[entry.file];
-            file.seek(SeekFrom::Start(entry.start))
-                .and_then(|_| file.read_exact(&mut bytes))
-                .map_err(|source| WeightsError::Io {
-                    path: path(),
-                    source,
-                })?;
-        }
-        self.taken.borrow_mut().insert(there);
+        let bytes = entry.place.read().map_err(|source| WeightsError::Io {
+            path: path(),
+            source,
+        })?;
+        let bytes = match there.rows {
+            Some(rows) => rows.cut(&bytes),
+            None => bytes,
+        };
+        self.taken.borrow_mut().insert(there.name);
         let data =
             TensorData::try_from_bytes_vec(bytes, expected.to_vec(), dtype).map_err(|e| {
                 WeightsError::Format {
@@ -380,7 +503,7 @@ impl Weights {
                 name: name.to_owned(),
                 reason,
             };
-            let delta = change.delta(&entry.shape).map_err(wrong)?;
+            let delta = change.delta(&shape).map_err(wrong)?;
             if delta.len() != values.len() {
                 let (found, expected) = (delta.len(), values.len());
                 return Err(wrong(format!(
@@ -393,6 +516,84 @@ impl Weights {
         }
         Ok(TensorData::new(values, expected.to_vec()))
     }
+}
+
+/// Whether a file begins as those of `torch.save`: as an archive, or before PyTorch 1.6 as a pickle.
+fn is_checkpoint(path: &Path) -> Result<bool, WeightsError> {
+    let io = |source| WeightsError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut begin = Vec::new();
+    let file = File::open(path).map_err(io)?;
+    file.take(9).read_to_end(&mut begin).map_err(io)?;
+    // A file of safetensors begins with the length of its header, which begins with a brace.
+    let header = begin.get(8) == Some(&b'{');
+    Ok(!header && (begin.starts_with(b"PK\x03\x04") || begin.starts_with(&[0x80])))
+}
+
+/// The tensors of a checkpoint.
+fn checkpoint(path: &Path, number: usize) -> Result<Vec<(String, Entry)>, WeightsError> {
+    let wrong = |error: PytorchError| match error {
+        PytorchError::Io(source) => WeightsError::Io {
+            path: path.to_owned(),
+            source,
+        },
+        other => WeightsError::Format {
+            path: path.to_owned(),
+            reason: other.to_string(),
+        },
+    };
+    let reader = match PytorchReader::with_top_level_key(path, "state_dict") {
+        Err(PytorchError::KeyNotFound(_)) => PytorchReader::new(path),
+        found => found,
+    };
+    let tensors = reader.map_err(wrong)?.into_tensors();
+    Ok(tensors
+        .into_iter()
+        .map(|(name, tensor)| {
+            let entry = Entry {
+                file: number,
+                dtype: torch_dtype(tensor.dtype()),
+                kind: format!("{:?}", tensor.dtype()).to_lowercase(),
+                shape: tensor.shape().to_vec(),
+                place: Place::Checkpoint(tensor),
+            };
+            (name, entry)
+        })
+        .collect())
+}
+
+fn torch_dtype(dtype: TorchDtype) -> Option<DType> {
+    match dtype {
+        TorchDtype::F64 => Some(DType::F64),
+        TorchDtype::F32 => Some(DType::F32),
+        TorchDtype::F16 => Some(DType::F16),
+        TorchDtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+/// The tensors of a `safetensors` file.
+fn safetensors(path: &Path, number: usize) -> Result<Vec<(String, Entry)>, WeightsError> {
+    let (file, first, metadata) = header(path)?;
+    let file = Arc::new(file);
+    let entries = metadata.tensors().into_iter().map(|(name, tensor)| {
+        let (start, end) = tensor.data_offsets;
+        let entry = Entry {
+            file: number,
+            dtype: dtype(tensor.dtype),
+            kind: format!("{:?}", tensor.dtype).to_lowercase(),
+            shape: tensor.shape.clone(),
+            place: Place::Bytes {
+                file: Arc::clone(&file),
+                start: first + start as u64,
+                length: end - start,
+            },
+        };
+        (name, entry)
+    });
+    Ok(entries.collect())
 }
 
 /// The header of a `safetensors` file, and where what follows it begins.
@@ -483,8 +684,8 @@ impl Scope<'_> {
 
     /// The shape of a tensor, as the file has it.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let (_, entry) = self.weights.lookup(&self.full(name));
-        entry.map(|entry| entry.shape.clone())
+        let (there, entry) = self.weights.lookup(&self.full(name));
+        there.shape(&entry?.shape)
     }
 
     /// A tensor.

@@ -30,6 +30,14 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// Of a model without facts.
+    pub fn tensors_of(name: &str) -> Self {
+        Self {
+            bytes: fs::read(path(name).join("reference.safetensors")).unwrap(),
+            facts: Value::Null,
+        }
+    }
+
     pub fn of(name: &str) -> Self {
         let facts = fs::read_to_string(path(name).join("reference.json")).unwrap();
         Self {

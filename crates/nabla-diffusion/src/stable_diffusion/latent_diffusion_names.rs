@@ -1,0 +1,323 @@
+//! What the checkpoints of the original code call the tensors of Stable Diffusion.
+//!
+//! Our networks ask for their tensors by the names of the `diffusers` library. Checkpoints of a single
+//! file have the names of the code with which latent diffusion was published:
+//!
+//! | ours                                      | theirs                                                  |
+//! |-------------------------------------------|---------------------------------------------------------|
+//! | `unet.down_blocks.0.resnets.0.conv1`      | `model.diffusion_model.input_blocks.1.0.in_layers.2`    |
+//! | `vae.decoder.up_blocks.0.resnets.0.conv1` | `first_stage_model.decoder.up.3.block.0.conv1`          |
+//! | `text_encoder.text_model.….q_proj`        | `cond_stage_model.transformer.text_model.….q_proj` (1.x) |
+//! |                                           | the first third of `cond_stage_model.model.….attn.in_proj_weight` (2.x) |
+//!
+//! Their UNet counts its blocks through from the input on, the samplers between the levels included;
+//! their autoencoder counts levels from the finest, on the way up too; OpenCLIP keeps the three
+//! projections of an attention as one matrix.
+//!
+//! ```no_run
+//! use burn::tensor::Device;
+//! use nabla_diffusion::stable_diffusion::latent_diffusion_names::LatentDiffusionNames;
+//! use nabla_diffusion::stable_diffusion::unet2d_condition::{UNet2DCondition, UNet2DConditionConfig};
+//! use nabla_diffusion::stable_diffusion::weights::{Precision, Weights};
+//!
+//! let config: UNet2DConditionConfig = serde_json::from_str("…the sizes of SD 1.5…")?;
+//! let names = LatentDiffusionNames::new(&config, 4);
+//! let paths = ["v1-5-pruned-emaonly.ckpt".into()];
+//! let weights = Weights::open(&paths, &Device::flex(), Precision::F16)?
+//!     .with_names(move |name| names.find(name));
+//! let unet = UNet2DCondition::from_scope(&config, &weights.root().at("unet"))?;
+//! # let _ = unet;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Source: the names in the published checkpoints of Rombach et al., *High-Resolution Image Synthesis
+//! with Latent Diffusion Models*, 2022, arXiv 2112.10752.
+
+use super::unet2d_condition::UNet2DConditionConfig;
+use super::weights::{Rows, Stored};
+
+/// The names of one checkpoint; see the [module](self).
+#[derive(Clone, Debug)]
+pub struct LatentDiffusionNames {
+    /// Residual blocks of a level of the UNet on the way down.
+    layers: usize,
+    /// Whether each level of the UNet has attention on the way up.
+    attends_up: Vec<bool>,
+    /// Levels of the autoencoder.
+    autoencoder_levels: usize,
+    text: TextEncoderNames,
+}
+
+/// Which code's text encoder a checkpoint holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum TextEncoderNames {
+    /// That of `transformers`, as in Stable Diffusion 1.x.
+    #[default]
+    Transformers,
+    /// OpenCLIP's, as in Stable Diffusion 2.x.
+    OpenClip,
+}
+
+impl LatentDiffusionNames {
+    /// Of a checkpoint with this UNet and an autoencoder of so many levels.
+    pub fn new(unet: &UNet2DConditionConfig, autoencoder_levels: usize) -> Self {
+        Self {
+            layers: unet.layers_per_block,
+            attends_up: unet
+                .up_block_types
+                .iter()
+                .map(|kind| kind.starts_with("CrossAttn"))
+                .collect(),
+            autoencoder_levels,
+            text: TextEncoderNames::default(),
+        }
+    }
+
+    /// The same, with OpenCLIP's text encoder: Stable Diffusion 2.x.
+    pub fn with_open_clip(self) -> Self {
+        Self {
+            text: TextEncoderNames::OpenClip,
+            ..self
+        }
+    }
+
+    /// What the checkpoint calls `name`, which begins with `unet.`, `vae.` or `text_encoder.`; any other
+    /// name stays as it is.
+    pub fn find(&self, name: &str) -> Stored {
+        let found = match name.split_once('.') {
+            Some(("unet", rest)) => self
+                .unet(rest)
+                .map(|there| Stored::from(format!("model.diffusion_model.{there}"))),
+            Some(("vae", rest)) => {
+                Some(Stored::from(self.autoencoder(rest)).below("first_stage_model."))
+            }
+            Some(("text_encoder", rest)) => match self.text {
+                TextEncoderNames::Transformers => {
+                    Some(Stored::from(format!("cond_stage_model.transformer.{rest}")))
+                }
+                TextEncoderNames::OpenClip => {
+                    open_clip(rest).map(|there| there.below("cond_stage_model.model."))
+                }
+            },
+            _ => None,
+        };
+        found.unwrap_or_else(|| Stored::from(name.to_owned()))
+    }
+
+    /// Of the UNet, below its prefix.
+    fn unet(&self, name: &str) -> Option<String> {
+        for (ours, theirs) in [
+            ("conv_in.", "input_blocks.0.0."),
+            ("time_embedding.linear_1.", "time_embed.0."),
+            ("time_embedding.linear_2.", "time_embed.2."),
+            ("conv_norm_out.", "out.0."),
+            ("conv_out.", "out.2."),
+        ] {
+            if let Some(rest) = name.strip_prefix(ours) {
+                return Some(format!("{theirs}{rest}"));
+            }
+        }
+        if let Some(rest) = name.strip_prefix("mid_block.") {
+            let (kind, number, rest) = numbered(rest)?;
+            return Some(match kind {
+                "resnets" => format!("middle_block.{}.{}", 2 * number, residual_block(rest)),
+                _ => format!("middle_block.1.{rest}"),
+            });
+        }
+        let (way, level, rest) = numbered(name)?;
+        let (kind, number, rest) = numbered(rest)?;
+        let layers = self.layers;
+        // A level has its blocks, and then the way to the next.
+        let (blocks, first, last) = match way {
+            "down_blocks" => {
+                let first = 1 + level * (layers + 1);
+                ("input_blocks", first, first + layers)
+            }
+            "up_blocks" => {
+                let first = level * (layers + 1);
+                ("output_blocks", first, first + layers)
+            }
+            _ => return None,
+        };
+        Some(match kind {
+            "resnets" => format!("{blocks}.{}.0.{}", first + number, residual_block(rest)),
+            "attentions" => format!("{blocks}.{}.1.{rest}", first + number),
+            "downsamplers" => format!("{blocks}.{last}.0.op.{}", rest.strip_prefix("conv.")?),
+            "upsamplers" => {
+                // It stands with the level's last block, behind its attention.
+                let place = 1 + usize::from(*self.attends_up.get(level)?);
+                format!("{blocks}.{last}.{place}.{rest}")
+            }
+            _ => return None,
+        })
+    }
+
+    /// Of the autoencoder, below its prefix.
+    fn autoencoder(&self, name: &str) -> String {
+        let found = || {
+            let (half, rest) = name.split_once('.')?;
+            if rest.starts_with("fusion_layer_") {
+                // StableSR's, with names of their own.
+                return Some(name.replace(".conv_shortcut.", ".conv_out."));
+            }
+            if let Some(rest) = rest.strip_prefix("mid_block.") {
+                let (kind, number, rest) = numbered(rest)?;
+                return Some(match kind {
+                    "resnets" => {
+                        format!("{half}.mid.block_{}.{}", number + 1, shortcut(rest))
+                    }
+                    _ => format!("{half}.mid.attn_1.{}", autoencoder_attention(rest)),
+                });
+            }
+            if let Some(rest) = rest.strip_prefix("conv_norm_out.") {
+                return Some(format!("{half}.norm_out.{rest}"));
+            }
+            let (way, level, rest) = numbered(rest)?;
+            let (kind, number, rest) = numbered(rest)?;
+            let (way, level) = match way {
+                "down_blocks" => ("down", level),
+                "up_blocks" => ("up", self.autoencoder_levels.checked_sub(level + 1)?),
+                _ => return None,
+            };
+            Some(match kind {
+                "resnets" => format!("{half}.{way}.{level}.block.{number}.{}", shortcut(rest)),
+                "downsamplers" => format!("{half}.{way}.{level}.downsample.{rest}"),
+                "upsamplers" => format!("{half}.{way}.{level}.upsample.{rest}"),
+                _ => return None,
+            })
+        };
+        found().unwrap_or_else(|| name.to_owned())
+    }
+
+    /// Of the autoencoder `name`, which begins with `vae.`, where a file holds nothing else.
+    pub fn find_in_autoencoder(&self, name: &str) -> Stored {
+        Stored::from(self.autoencoder(name.strip_prefix("vae.").unwrap_or(name)))
+    }
+
+    /// Whether `name` is a tensor of a checkpoint that no network needs: tables of the schedule,
+    /// averages of the weights beside the weights themselves, what only the training needs, and what the
+    /// text encoder has for other uses. The latter are the layer behind the `text_layers` that the model
+    /// takes (2.x takes the state before the last), the projection into the space of pictures, and tables
+    /// of positions.
+    pub fn is_spare(name: &str, text_layers: usize) -> bool {
+        const TABLES: [&str; 17] = [
+            "alphas_cumprod",
+            "alphas_cumprod_prev",
+            "betas",
+            "cond_ids",
+            "cond_stage_model.model.attn_mask",
+            "cond_stage_model.model.logit_scale",
+            "cond_stage_model.model.text_projection",
+            "cond_stage_model.transformer.text_model.embeddings.position_ids",
+            "log_one_minus_alphas_cumprod",
+            "logvar",
+            "lvlb_weights",
+            "scale_factor",
+            "sqrt_alphas_cumprod",
+            "sqrt_one_minus_alphas_cumprod",
+            "sqrt_recip_alphas_cumprod",
+            "sqrt_recipm1_alphas_cumprod",
+            "model_ema",
+        ];
+        const BELOW: [&str; 5] = [
+            "model_ema.",
+            "posterior_",
+            "loss.",
+            "first_stage_model.loss.",
+            "usm_sharpener.",
+        ];
+        let last_layer = name
+            .strip_prefix("cond_stage_model.model.transformer.resblocks.")
+            .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok())
+            .is_some_and(|layer| layer == text_layers);
+        TABLES.contains(&name) || BELOW.iter().any(|below| name.starts_with(below)) || last_layer
+    }
+}
+
+/// `resnets.3.conv1.weight` as `("resnets", 3, "conv1.weight")`.
+fn numbered(name: &str) -> Option<(&str, usize, &str)> {
+    let mut parts = name.splitn(3, '.');
+    Some((parts.next()?, parts.next()?.parse().ok()?, parts.next()?))
+}
+
+/// Of a residual block of the UNet; other names within it stay.
+pub(super) fn residual_block(name: &str) -> String {
+    const NAMES: [(&str, &str); 6] = [
+        ("norm1", "in_layers.0"),
+        ("conv1", "in_layers.2"),
+        ("time_emb_proj", "emb_layers.1"),
+        ("norm2", "out_layers.0"),
+        ("conv2", "out_layers.3"),
+        ("conv_shortcut", "skip_connection"),
+    ];
+    first_renamed(name, &NAMES)
+}
+
+/// Of a residual block of the autoencoder.
+fn shortcut(name: &str) -> String {
+    first_renamed(name, &[("conv_shortcut", "nin_shortcut")])
+}
+
+fn autoencoder_attention(name: &str) -> String {
+    if let Some(rest) = name.strip_prefix("to_out.0.") {
+        return format!("proj_out.{rest}");
+    }
+    const NAMES: [(&str, &str); 4] = [
+        ("group_norm", "norm"),
+        ("to_q", "q"),
+        ("to_k", "k"),
+        ("to_v", "v"),
+    ];
+    first_renamed(name, &NAMES)
+}
+
+/// `name` with another first part, if it is one of `names`.
+fn first_renamed(name: &str, names: &[(&str, &str)]) -> String {
+    let (first, rest) = name.split_once('.').unwrap_or((name, ""));
+    match names.iter().find(|(ours, _)| *ours == first) {
+        Some((_, theirs)) => format!("{theirs}.{rest}"),
+        None => name.to_owned(),
+    }
+}
+
+/// Of OpenCLIP's text encoder.
+fn open_clip(name: &str) -> Option<Stored> {
+    let name = name.strip_prefix("text_model.")?;
+    for (ours, theirs) in [
+        (
+            "embeddings.token_embedding.weight",
+            "token_embedding.weight",
+        ),
+        (
+            "embeddings.position_embedding.weight",
+            "positional_embedding",
+        ),
+        ("final_layer_norm.weight", "ln_final.weight"),
+        ("final_layer_norm.bias", "ln_final.bias"),
+    ] {
+        if name == ours {
+            return Some(Stored::from(theirs.to_owned()));
+        }
+    }
+    let (_, layer, rest) = numbered(name.strip_prefix("encoder.")?)?;
+    let layer = format!("transformer.resblocks.{layer}");
+    if let Some(rest) = rest.strip_prefix("self_attn.") {
+        let (projection, number) = rest.split_once('.')?;
+        let part = match projection {
+            "q_proj" => 0,
+            "k_proj" => 1,
+            "v_proj" => 2,
+            _ => return Some(Stored::from(format!("{layer}.attn.{rest}"))),
+        };
+        let fused = format!("{layer}.attn.in_proj_{number}");
+        return Some(Stored::rows(fused, Rows::part(part, 3)));
+    }
+    let rest = match rest.strip_prefix("mlp.") {
+        Some(rest) => {
+            let rest = first_renamed(rest, &[("fc1", "c_fc"), ("fc2", "c_proj")]);
+            format!("mlp.{rest}")
+        }
+        None => first_renamed(rest, &[("layer_norm1", "ln_1"), ("layer_norm2", "ln_2")]),
+    };
+    Some(Stored::from(format!("{layer}.{rest}")))
+}
