@@ -24,8 +24,9 @@ use crate::elementwise::Dense;
 /// Columns that one task handles: their part of one vector is an eighth of a usual second-level cache.
 const CHUNK: usize = 1 << 14;
 
-/// Partial sums that are kept apart, which the compiler turns into vector registers.
-const LANES: usize = 32;
+/// Partial sums of a row that are kept apart. With those of `ROWS` rows they fit the vector registers
+/// of a processor without AVX-512, too.
+const LANES: usize = 16;
 
 /// Rows that are read together, so that the vector is loaded and stored once for all of them.
 const ROWS: usize = 4;
@@ -165,18 +166,20 @@ impl pulp::NullaryFnOnce for Dots<'_> {
     #[inline(always)]
     fn call(self) -> Self::Output {
         let (x, x_rest) = self.x.as_chunks::<LANES>();
-        let rows = self.rows.map(|row| row.as_chunks::<LANES>());
-        let mut sums = [[0.0; LANES]; ROWS];
-        for (at, x) in x.iter().enumerate() {
-            for (sums, (row, _)) in sums.iter_mut().zip(&rows) {
-                let row = &row[at];
-                for lane in 0..LANES {
-                    sums[lane] += row[lane] * x[lane];
-                }
+        let [a, b, c, d] = self.rows.map(|row| row.as_chunks::<LANES>().0);
+        let [mut sa, mut sb, mut sc, mut sd] = [[0.0; LANES]; ROWS];
+        for ((((x, a), b), c), d) in x.iter().zip(a).zip(b).zip(c).zip(d) {
+            for lane in 0..LANES {
+                sa[lane] += a[lane] * x[lane];
+                sb[lane] += b[lane] * x[lane];
+                sc[lane] += c[lane] * x[lane];
+                sd[lane] += d[lane] * x[lane];
             }
         }
+        let sums = [sa, sb, sc, sd];
         from_fn(|i| {
-            let rest = rows[i].1.iter().zip(x_rest).map(|(a, b)| a * b);
+            let rest = self.rows[i][self.x.len() - x_rest.len()..].iter();
+            let rest = rest.zip(x_rest).map(|(a, b)| a * b);
             sums[i].iter().sum::<f32>() + rest.sum::<f32>()
         })
     }
