@@ -97,10 +97,7 @@ impl Claim for PndmClaim {
             .chain(CALLS.iter().map(|&n| prior_group(n)));
         let mut table = Table::new(
             &context.seeds,
-            [
-                Metric::informative(SLOPE, ""),
-                Metric::lower(DISTANCE, ""),
-            ],
+            [Metric::informative(SLOPE, ""), Metric::lower(DISTANCE, "")],
             VARIANTS.map(|name| match name {
                 F_PNDM | S_PNDM => Variant::method(name),
                 PLMS | FON => Variant::ablation(name),
@@ -193,7 +190,9 @@ fn steps_for(config: SamplerConfig, calls: usize) -> Option<usize> {
         SamplerConfig::Pndm(pndm) => pndm.method.least_steps(),
         _ => 1,
     };
-    (least..=calls).rev().find(|&steps| config.calls(steps) <= calls)
+    (least..=calls)
+        .rev()
+        .find(|&steps| config.calls(steps) <= calls)
 }
 
 /// The levels at `steps` even steps of the time from `end` (not included) to `top`, rounded to the
@@ -242,7 +241,11 @@ const SPREAD: f64 = 0.3;
 fn exact() -> ClosureDenoiser<impl Fn(Tensor<4>, NoiseLevel) -> Tensor<4>> {
     denoiser(Prediction::Epsilon, |x, level| {
         let (shape, device) = (x.dims(), x.device());
-        let values: Vec<f64> = x.to_data().convert::<f64>().try_to_vec().unwrap_or_default();
+        let values: Vec<f64> = x
+            .to_data()
+            .convert::<f64>()
+            .try_to_vec()
+            .unwrap_or_default();
         let (signal, a) = (level.signal(), level.alpha_bar);
         let variance = a * SPREAD * SPREAD + 1.0 - a;
         let epsilon: Vec<f64> = values
@@ -290,7 +293,9 @@ fn mixture(
     table: &mut Table,
 ) -> Result<(), ClaimError> {
     let stages = VARIANTS.len() as u64 + 1;
-    context.progress.begin(&format!("mixture, seed {seed}"), stages);
+    context
+        .progress
+        .begin(&format!("mixture, seed {seed}"), stages);
     // Always on this machine's processor: the denoiser is computed here, in f64.
     let device = Device::flex();
     let training = continuous()?;
@@ -386,11 +391,7 @@ fn prior(
 }
 
 /// A held-out panorama, reduced by 4 and enlarged again: what the prior is given.
-fn enlarged(
-    context: &ClaimContext<'_>,
-    size: &Size,
-    seed: u64,
-) -> Result<Tensor<4>, ClaimError> {
+fn enlarged(context: &ClaimContext<'_>, size: &Size, seed: u64) -> Result<Tensor<4>, ClaimError> {
     let folder = context.assets.join("panoramas");
     let asset = |error: nabla_data::DataSetError| ClaimError::Asset {
         path: folder.clone(),

@@ -94,7 +94,9 @@ pub enum SamplerError {
         value: f64,
     },
     /// A sampler that starts in the middle of its schedule.
-    #[error("sampling is to start at step {start} of a schedule of {steps} steps, but it must lie in 1 to {steps}")]
+    #[error(
+        "sampling is to start at step {start} of a schedule of {steps} steps, but it must lie in 1 to {steps}"
+    )]
     Start {
         /// Steps that are to be done.
         start: usize,

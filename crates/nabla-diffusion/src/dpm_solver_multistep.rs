@@ -22,9 +22,7 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::denoiser::{
-    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
-};
+use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
 use crate::schedule::{NoiseLevel, NoiseSchedule};
 use crate::seeded_noise::SeededNoise;
 

@@ -19,9 +19,7 @@ use burn::config::Config;
 use burn::tensor::Tensor;
 
 use crate::ddim::transfer;
-use crate::denoiser::{
-    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
-};
+use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
 use crate::schedule::{NoiseSchedule, alpha_bar_from_sigma, sigma_from_alpha_bar};
 use crate::seeded_noise::SeededNoise;
 

@@ -15,9 +15,7 @@ use burn::config::Config;
 use burn::tensor::Tensor;
 
 use crate::ddim::transfer;
-use crate::denoiser::{
-    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
-};
+use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
 use crate::schedule::{NoiseLevel, NoiseSchedule};
 
 /// Configuration of [`Heun`].

@@ -14,9 +14,7 @@ use burn::config::Config;
 use burn::tensor::Tensor;
 
 use crate::ddim::transfer;
-use crate::denoiser::{
-    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
-};
+use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
 use crate::multistep::{adams_bashforth, weighted_sum};
 use crate::schedule::{NoiseSchedule, sigma_from_alpha_bar};
 

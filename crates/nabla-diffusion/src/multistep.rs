@@ -35,7 +35,12 @@ pub fn adams_bashforth(nodes: &[f64], from: f64, to: f64) -> Vec<f64> {
         others.map(|(_, &n)| (t - n) / (nodes[k] - n)).product()
     };
     (0..nodes.len())
-        .map(|k| points.iter().map(|&(p, w)| w * basis(k, centre + half * p)).sum())
+        .map(|k| {
+            points
+                .iter()
+                .map(|&(p, w)| w * basis(k, centre + half * p))
+                .sum()
+        })
         .collect()
 }
 

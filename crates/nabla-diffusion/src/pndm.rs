@@ -215,11 +215,7 @@ impl Pndm {
     ///
     /// # Errors
     /// If the model's output has the wrong shape.
-    pub fn sample(
-        &self,
-        model: &dyn Denoiser,
-        x: Tensor<4>,
-    ) -> Result<Tensor<4>, SamplerError> {
+    pub fn sample(&self, model: &dyn Denoiser, x: Tensor<4>) -> Result<Tensor<4>, SamplerError> {
         self.sample_with_hook(model, x, &mut |_, denoised| denoised)
     }
 
@@ -329,8 +325,7 @@ impl Pndm {
             PndmMethod::Fon => x.clone() + mean.clone() * way.length,
             _ => {
                 let kind = self.combined(questions);
-                let epsilon =
-                    kind.convert(Prediction::Epsilon, mean.clone(), x.clone(), from);
+                let epsilon = kind.convert(Prediction::Epsilon, mean.clone(), x.clone(), from);
                 transfer(x.clone(), epsilon, from, to)
             }
         }

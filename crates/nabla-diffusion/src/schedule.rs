@@ -453,10 +453,7 @@ impl NoiseSchedule {
     ///
     /// # Errors
     /// If there is no level, `ᾱ` does not fall so, or `final_alpha_bar` is not in `[ᾱ_0, 1]`.
-    pub fn from_levels(
-        levels: &[NoiseLevel],
-        final_alpha_bar: f64,
-    ) -> Result<Self, ScheduleError> {
+    pub fn from_levels(levels: &[NoiseLevel], final_alpha_bar: f64) -> Result<Self, ScheduleError> {
         Self::new(
             levels.iter().map(|l| l.alpha_bar).collect(),
             levels.iter().map(|l| l.timestep).collect(),

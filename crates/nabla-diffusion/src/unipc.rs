@@ -22,9 +22,7 @@ use burn::tensor::Tensor;
 use faer::Mat;
 use faer::linalg::solvers::Solve;
 
-use crate::denoiser::{
-    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
-};
+use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
 use crate::schedule::{NoiseLevel, NoiseSchedule};
 
 /// The function `B(h)`.
@@ -166,8 +164,8 @@ impl UniPc {
             UniPcB::B1 => minus_h,
             UniPcB::B2 => minus_h.exp_m1(),
         };
-        let mut next = x * (to.noise() / level.noise())
-            - sample.clone() * (to.signal() * minus_h.exp_m1());
+        let mut next =
+            x * (to.noise() / level.noise()) - sample.clone() * (to.signal() * minus_h.exp_m1());
         for (weight, difference) in weights(&ratios, minus_h, b).into_iter().zip(differences) {
             next = next - difference * (to.signal() * b * weight);
         }

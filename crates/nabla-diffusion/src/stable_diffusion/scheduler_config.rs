@@ -343,11 +343,9 @@ impl SchedulerConfig {
         match self.final_sigmas_type.as_deref() {
             None | Some("zero") => Ok(false),
             Some("sigma_min") => Ok(true),
-            Some(other) => Err(self.unsupported(
-                "final_sigmas_type",
-                other,
-                "it must be zero or sigma_min",
-            )),
+            Some(other) => {
+                Err(self.unsupported("final_sigmas_type", other, "it must be zero or sigma_min"))
+            }
         }
     }
 
@@ -395,7 +393,11 @@ impl SchedulerConfig {
             }
             (_, SamplerConfig::UniPc(_)) => self.unipc(kind == own)?,
             (SamplerKind::Euler, config) => {
-                self.only("interpolation_type", self.interpolation_type.as_deref(), "linear")?;
+                self.only(
+                    "interpolation_type",
+                    self.interpolation_type.as_deref(),
+                    "linear",
+                )?;
                 self.only("timestep_type", self.timestep_type.as_deref(), "discrete")?;
                 for (key, value) in [("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)] {
                     if let Some(value) = value {
