@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
 use std::fs;
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_diffusion::ddim::DdimConfig;
@@ -374,5 +375,63 @@ fn the_last_steps_alone_continue_a_noised_picture() {
         let error = (end - exact).abs().max().into_scalar::<f32>();
         assert!(error < 0.1, "{kind}: {error}");
         assert!(sampler.last_steps(0).is_err() && sampler.last_steps(65).is_err());
+    }
+}
+
+#[test]
+fn combined_velocities_lose_an_order() {
+    let plms = |combine| {
+        let config = PndmConfig::new().with_method(PndmMethod::Plms);
+        SamplerConfig::Pndm(config.with_combine_outputs(combine))
+    };
+    let [combined, converted] = [true, false].map(|c| order(plms(c), Prediction::Velocity));
+    println!("combined velocities: order {combined:.2}, noises: {converted:.2}");
+    assert!(combined < 1.4 && converted > 1.6, "{combined} {converted}");
+    let error = |combine| error(plms(combine), Prediction::Epsilon, 12);
+    assert_eq!(error(true), error(false));
+}
+
+#[test]
+fn the_folders_of_stable_diffusion_name_their_samplers() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny");
+    for (folder, kind, prediction) in [
+        ("sd15", SamplerKind::Plms, Prediction::Epsilon),
+        ("sd21", SamplerKind::Ddim, Prediction::Velocity),
+        ("sdxl", SamplerKind::Euler, Prediction::Epsilon),
+    ] {
+        let folder = tiny.join(folder);
+        let part = Part::open(&folder.join("scheduler"), "").unwrap();
+        let config = SchedulerConfig::load(&part).unwrap();
+        assert_eq!(config.kind().unwrap(), kind);
+        assert_eq!(config.prediction().unwrap(), prediction);
+        // Their grids in every spacing, of the samplers that the fixtures have.
+        let text = fs::read_to_string(folder.join("reference.json")).unwrap();
+        // As Python writes it.
+        let text = text.replace(": -Infinity", ": null");
+        let facts: Value = serde_json::from_str(&text).unwrap();
+        for (name, kind) in [
+            ("ddim", SamplerKind::Ddim),
+            ("euler", SamplerKind::Euler),
+            ("dpm", SamplerKind::DpmSolverMultistep),
+            ("unipc", SamplerKind::UniPc),
+        ] {
+            // Only the first of the folders has them.
+            let grids = facts["timesteps"][name].as_object();
+            for (spacing, by_steps) in grids.into_iter().flatten() {
+                let mut config = config.clone();
+                config.timestep_spacing = Some(spacing.clone());
+                for (steps, times) in by_steps.as_object().unwrap() {
+                    let steps: usize = steps.parse().unwrap();
+                    let made = config.sampler(kind, None, steps).unwrap();
+                    let times = floats(times);
+                    let found = (0..steps)
+                        .rev()
+                        .map(|i| made.sampler.schedule().timestep(i));
+                    for (found, expected) in found.zip(times) {
+                        assert!((found - expected).abs() < 1e-3, "{name} {spacing} {steps}");
+                    }
+                }
+            }
+        }
     }
 }
