@@ -128,8 +128,9 @@ impl Claim for PndmClaim {
         }
         Ok(Measurement::new(table, checks).with_plot(plot).with_note(
             "Heun's method takes two calls a step, so it has half as many steps, and at most as many \
-             calls as the group says. F-PNDM and FON start at 13 calls. The prior predicts the picture, \
-             from which ε follows.",
+             calls as the group says. F-PNDM and FON start at 13 calls. FON's derivative is a difference \
+             over one training step, as in the official code, so that its error has a floor. The prior \
+             predicts the picture, from which ε follows.",
         ))
     }
 }
