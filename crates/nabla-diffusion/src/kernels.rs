@@ -1,10 +1,11 @@
-//! The two operations a UNet spends its time in, written for Burn's pure-Rust CPU backend.
+//! The operations a UNet spends its time in, written for Burn's pure-Rust CPU backend.
 //!
 //! Burn's `flex` backend computes a 3x3 convolution through a channels-last copy of the picture
 //! and a sigmoid through one `exp` call per sample; a UNet then takes three times PyTorch's time
 //! (`docs/src/backends.md`). Here the convolution gathers shifted rows of the channels-first
 //! picture into a tile that fits the cache and multiplies it with `faer`, and the exponential is a
-//! polynomial that the compiler vectorises. Other backends run Burn's own operations.
+//! polynomial that the compiler vectorises. A group norm is two passes over the picture, with the
+//! activation in the last, where Burn's operations are nine. Other backends run Burn's own operations.
 //!
 //! Results do not depend on the number of threads: every sum has a fixed order.
 
@@ -17,10 +18,10 @@ use burn::backend::autodiff::{
 use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use nabla_grad::elementwise::sigmoid;
@@ -60,6 +61,40 @@ pub fn silu(x: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as Kernels>::silu(x.into_dispatch()))
 }
 
+/// `gamma · (x − mean)/√(variance + ε) + beta`, with a mean and a variance of each group of channels.
+///
+/// - `x`: `[batch, channels, height, width]`
+/// - returns the shape of `x`
+pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    match (&norm.gamma, &norm.beta) {
+        (Some(gamma), Some(beta)) => Tensor::from_dispatch(<Dispatch as Kernels>::group_norm(
+            x.into_dispatch(),
+            gamma.val().into_dispatch(),
+            beta.val().into_dispatch(),
+            norm.num_groups,
+            norm.epsilon,
+        )),
+        _ => norm.forward(x),
+    }
+}
+
+/// [`silu`] of [`group_norm`]: what stands before every convolution of a residual block.
+///
+/// - `x`: `[batch, channels, height, width]`
+/// - returns the shape of `x`
+pub fn group_norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    match (&norm.gamma, &norm.beta) {
+        (Some(gamma), Some(beta)) => Tensor::from_dispatch(<Dispatch as Kernels>::group_norm_silu(
+            x.into_dispatch(),
+            gamma.val().into_dispatch(),
+            beta.val().into_dispatch(),
+            norm.num_groups,
+            norm.epsilon,
+        )),
+        _ => silu(norm.forward(x)),
+    }
+}
+
 /// `silu(x · (1 + scale) + shift)`: what stands between the two convolutions of a residual block.
 ///
 /// - `x`: `[batch, channels, height, width]`
@@ -94,6 +129,27 @@ trait Kernels: Backend {
         shift: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         Self::silu(modulate::<Self>(x, scale, shift))
+    }
+
+    // The autodiff backend runs these as they stand, and so knows their gradients.
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        composed_group_norm::<Self>(x, gamma, beta, groups, epsilon)
+    }
+
+    fn group_norm_silu(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        Self::silu(composed_group_norm::<Self>(x, gamma, beta, groups, epsilon))
     }
 }
 
@@ -133,6 +189,40 @@ trait KernelGradients: Kernels {
 /// [`Kernels::silu`] of Burn's operations.
 fn composed_silu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_mul(x.clone(), B::sigmoid(x))
+}
+
+/// [`Kernels::group_norm`] of Burn's operations.
+fn composed_group_norm<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    groups: usize,
+    epsilon: f64,
+) -> FloatTensor<B> {
+    let [batch, channels, height, width] = dims(&x);
+    let dtype = x.dtype();
+    // A sum of squares leaves the range of 16 bits.
+    let narrow = matches!(dtype, DType::F16 | DType::BF16);
+    let x = match narrow {
+        true => B::float_cast(x, FloatDType::F32),
+        false => x,
+    };
+    let group = channels / groups * height * width;
+    let x = B::float_reshape(x, [batch, groups, group].into());
+    let mean = B::float_mean_dim(x.clone(), 2); // [batch, groups, 1]
+    let x = B::float_sub(x, mean);
+    let variance = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 2);
+    let deviation = B::float_sqrt(B::float_add_scalar(variance, epsilon.into()));
+    let x = B::float_reshape(
+        B::float_div(x, deviation),
+        [batch, channels, height, width].into(),
+    );
+    let x = match narrow {
+        true => B::float_cast(x, dtype.into()),
+        false => x,
+    };
+    let wide = |v| B::float_reshape(v, [1, channels, 1, 1].into());
+    B::float_add(B::float_mul(x, wide(gamma)), wide(beta))
 }
 
 /// [`KernelGradients::silu_backward`] of Burn's operations.
@@ -261,6 +351,32 @@ impl Kernels for Flex {
                 });
             });
         float(shape, y)
+    }
+
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return composed_group_norm::<Self>(x, gamma, beta, groups, epsilon);
+        }
+        normalize(x, gamma, beta, groups, epsilon, |u| u)
+    }
+
+    fn group_norm_silu(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return Self::silu(composed_group_norm::<Self>(x, gamma, beta, groups, epsilon));
+        }
+        normalize(x, gamma, beta, groups, epsilon, |u| u * sigmoid(u))
     }
 }
 
@@ -546,6 +662,81 @@ fn float(shape: [usize; 4], data: Vec<f32>) -> FloatTensor<Flex> {
     FloatTensor::<Flex>::from_data(TensorData::new(data, shape))
 }
 
+/// `activation(group_norm(x))` in `f32`.
+fn normalize(
+    x: FloatTensor<Flex>,
+    gamma: FloatTensor<Flex>,
+    beta: FloatTensor<Flex>,
+    groups: usize,
+    epsilon: f64,
+    activation: impl Fn(f32) -> f32 + Sync,
+) -> FloatTensor<Flex> {
+    let shape = dims(&x);
+    let [_, channels, height, width] = shape;
+    let (area, members) = (height * width, channels / groups);
+    let (x, gamma, beta) = (
+        x.to_contiguous(),
+        gamma.to_contiguous(),
+        beta.to_contiguous(),
+    );
+    let (x, gamma, beta): (&[f32], &[f32], &[f32]) = (x.storage(), gamma.storage(), beta.storage());
+    let mut y = vec![0.0; x.len()];
+    if y.is_empty() {
+        return float(shape, y);
+    }
+    let arch = pulp::Arch::new();
+    let count = (members * area) as f64;
+    y.par_chunks_mut(members * area)
+        .zip(x.par_chunks(members * area))
+        .enumerate()
+        .for_each(|(group, (y, x))| {
+            arch.dispatch(|| {
+                // Around the first number, so that a picture of one colour has no variance.
+                let origin = x[0];
+                let (sum, squares) = sums(x, origin);
+                let mean = sum / count;
+                let variance = (squares / count - mean * mean).max(0.0);
+                let scale = 1.0 / (variance + epsilon).sqrt();
+                let mean = f64::from(origin) + mean;
+                let first = group % groups * members;
+                let planes = y.chunks_exact_mut(area).zip(x.chunks_exact(area));
+                for (channel, (y, x)) in planes.enumerate() {
+                    let gain = (f64::from(gamma[first + channel]) * scale) as f32;
+                    let (mean, shift) = (mean as f32, beta[first + channel]);
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = activation((x - mean) * gain + shift);
+                    }
+                }
+            });
+        });
+    float(shape, y)
+}
+
+/// `Σ (x − origin)` and `Σ (x − origin)²`: in `f32` over short pieces, in `f64` over these.
+#[inline(always)]
+fn sums(x: &[f32], origin: f32) -> (f64, f64) {
+    let (mut sum, mut squares) = (0.0, 0.0);
+    for piece in x.chunks(64 * LANES) {
+        let (mut s, mut q) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        let whole = piece.as_chunks::<LANES>();
+        for x in whole.0 {
+            for lane in 0..LANES {
+                let d = x[lane] - origin;
+                s[lane] += d;
+                q[lane] += d * d;
+            }
+        }
+        for (lane, &x) in whole.1.iter().enumerate() {
+            let d = x - origin;
+            s[lane] += d;
+            q[lane] += d * d;
+        }
+        sum += s.iter().map(|&v| f64::from(v)).sum::<f64>();
+        squares += q.iter().map(|&v| f64::from(v)).sum::<f64>();
+    }
+    (sum, squares)
+}
+
 /// `y = w * x (+ bias)`: `[batch, inputs, height, width]` to `[batch, outputs, height, width]`.
 fn convolve(
     x: &[f32],
@@ -690,6 +881,7 @@ fn gather(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::module::Param;
     use burn::tensor::module::conv2d;
     use burn::tensor::{Device, Distribution, Tolerance};
 
@@ -766,6 +958,73 @@ mod tests {
                 a.assert_approx_eq::<f32>(&b, tolerance);
             }
         }
+    }
+
+    /// Burn's own group norm is the reference.
+    #[test]
+    fn group_norm_and_its_gradients_are_burns() {
+        use burn::nn::GroupNormConfig;
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            for ([batch, channels, height, width], groups) in
+                [([1, 4, 1, 1], 2), ([2, 6, 5, 7], 3), ([3, 8, 33, 40], 1)]
+            {
+                let mut norm = GroupNormConfig::new(groups, channels).init(&device);
+                norm.gamma = Some(Param::from_tensor(random([channels], &device)));
+                norm.beta = Some(Param::from_tensor(random([channels], &device)));
+                let x = random([batch, channels, height, width], &device) * 3.0 + 5.0;
+                let x = Tensor::from_data(x.into_data(), &device);
+                let tolerance = Tolerance::<f32>::absolute(1e-4).set_relative(1e-4);
+                let burns = norm.forward(x.clone());
+                let ours = group_norm(&norm, x.clone());
+                ours.into_data()
+                    .assert_approx_eq(&burns.clone().into_data(), tolerance);
+                let ours = group_norm_silu(&norm, x.clone());
+                ours.into_data()
+                    .assert_approx_eq(&silu(burns).into_data(), tolerance);
+            }
+        }
+        let device = Device::flex().autodiff();
+        let mut norm = GroupNormConfig::new(2, 6).init(&device);
+        norm.gamma = Some(Param::from_tensor(random([6], &device).require_grad()));
+        let x = random([2, 6, 5, 7], &device).require_grad();
+        let weigh = random([2, 6, 5, 7], &device);
+        let ours = (group_norm_silu(&norm, x.clone()) * weigh.clone())
+            .sum()
+            .backward();
+        let burns = (silu(norm.forward(x.clone())) * weigh).sum().backward();
+        let tolerance = Tolerance::<f32>::absolute(1e-4).set_relative(1e-4);
+        let gamma = norm.gamma.unwrap().val();
+        for (ours, burns) in [
+            (
+                x.grad(&ours).unwrap().into_data(),
+                x.grad(&burns).unwrap().into_data(),
+            ),
+            (
+                gamma.grad(&ours).unwrap().into_data(),
+                gamma.grad(&burns).unwrap().into_data(),
+            ),
+        ] {
+            ours.assert_approx_eq(&burns, tolerance);
+        }
+    }
+
+    /// A tiny spread beside a large mean, where the difference of large sums would be lost.
+    #[test]
+    fn group_norm_keeps_a_small_variance() {
+        use burn::nn::GroupNormConfig;
+        let device = Device::flex();
+        let norm = GroupNormConfig::new(1, 1).with_epsilon(0.0).init(&device);
+        let steps: Vec<f32> = (0..4096).map(|i| 1000.0 + (i % 2) as f32 / 64.0).collect();
+        let x = Tensor::<1>::from_floats(steps.as_slice(), &device).reshape([1, 1, 64, 64]);
+        let y: Vec<f32> = group_norm(&norm, x).into_data().try_to_vec().unwrap();
+        for (i, y) in y.into_iter().enumerate() {
+            let expected = if i % 2 == 0 { -1.0 } else { 1.0 };
+            assert!((y - expected).abs() < 1e-2, "{i}: {y}");
+        }
+        let flat = Tensor::<4>::full([1, 1, 8, 8], 0.1, &device);
+        let norm = GroupNormConfig::new(1, 1).with_epsilon(1e-12).init(&device);
+        let y: Vec<f32> = group_norm(&norm, flat).into_data().try_to_vec().unwrap();
+        assert!(y.into_iter().all(|y| y.abs() < 1e-6));
     }
 
     #[test]

@@ -10,6 +10,9 @@
 //! Visual Models From Natural Language Supervision*, 2021, arXiv 2103.00020 (CLIP).
 
 pub mod attention;
+pub mod autoencoder_kl;
+pub mod clip_text;
+pub mod clip_tokenizer;
 pub mod controllable_feature_wrapping;
 pub mod latent_diffusion_names;
 pub mod model_folder;

@@ -19,6 +19,13 @@ use burn::tensor::{DType, Tensor};
 
 use super::resnet_block::GroupNormOptions;
 use super::weights::{Scope, WeightsError};
+use crate::kernels::group_norm;
+
+/// Positions from which a single head is parted.
+const LONG: usize = 1024;
+
+/// In how many parts: never by the number of threads, so that results do not depend on it.
+const PARTS: usize = 4;
 
 /// Attention with projections before and after it.
 #[derive(Module, Debug)]
@@ -114,16 +121,26 @@ impl MultiHeadAttention {
             is_causal: causal,
             ..AttentionModuleOptions::default()
         };
-        let y = attention(
-            split(self.to_q.forward(x)),
-            split(self.to_k.forward(context.clone())),
-            split(self.to_v.forward(context)),
-            None,
-            None,
-            options,
-        );
-        let [batch, heads, length, d] = y.dims();
+        let q = split(self.to_q.forward(x));
+        let k = split(self.to_k.forward(context.clone()));
+        let v = split(self.to_v.forward(context));
+        let [batch, heads, length, d] = q.dims();
+        // The CPU backend computes a head in one thread: the queries of a long single one are parted.
+        let parts = match batch * heads == 1 && !causal && length >= LONG && length % PARTS == 0 {
+            true => PARTS,
+            false => 1,
+        };
+        let part = |y: Tensor<4>| match parts {
+            1 => y,
+            parts => y.repeat_dim(0, parts),
+        };
+        let q = match parts {
+            1 => q,
+            parts => q.reshape([parts, heads, length / parts, d]),
+        };
+        let y = attention(q, part(k), part(v), None, None, options);
         let y = y
+            .reshape([batch, heads, length, d])
             .swap_dims(1, 2)
             .reshape([batch, length, heads * d])
             .cast(dtype);
@@ -163,17 +180,19 @@ impl PositionAttention {
         })
     }
 
+    /// Whether the scores are computed in 32 bits, whatever the precision of the network.
+    pub fn with_upcast(mut self, upcast: bool) -> Self {
+        self.attention = self.attention.with_upcast(upcast);
+        self
+    }
+
     /// `x + attention(norm(x))`, `[batch, channels, height, width]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let h = self
-            .norm
-            .forward(x.clone())
+        let h = group_norm(&self.norm, x.clone())
             .reshape([batch, channels, height * width])
             .swap_dims(1, 2); // [batch, positions, channels]
         let h = self.attention.forward(h, None, false);
-        x + h
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width])
+        x + h.swap_dims(1, 2).reshape([batch, channels, height, width])
     }
 }

@@ -17,7 +17,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
 use super::weights::{Scope, WeightsError};
-use crate::kernels::{self, convolution};
+use crate::kernels::{convolution, group_norm_silu};
 
 /// The block; see the [module](self).
 #[derive(Module, Debug)]
@@ -87,14 +87,14 @@ impl ResnetBlock {
         time: Option<&Tensor<2>>,
         change: impl FnOnce(Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        let h = kernels::silu(self.norm1.forward(x.clone()));
+        let h = group_norm_silu(&self.norm1, x.clone());
         let mut h = convolution(&self.conv1, h);
         if let (Some(linear), Some(time)) = (&self.time, time) {
             let shift = linear.forward(silu(time.clone())); // [batch, output]
             let [batch, channels] = shift.dims();
             h = h + shift.reshape([batch, channels, 1, 1]);
         }
-        let h = kernels::silu(self.norm2.forward(h));
+        let h = group_norm_silu(&self.norm2, h);
         let h = change(convolution(&self.conv2, h));
         match &self.shortcut {
             Some(shortcut) => convolution(shortcut, x) + h,

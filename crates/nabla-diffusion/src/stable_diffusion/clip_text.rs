@@ -1,0 +1,415 @@
+//! CLIP's text encoder: token ids become the sequence of vectors that a UNet attends to.
+//!
+//! ```text
+//! h₀ = E[ids] + P
+//! h  = hᵢ + attention(norm(hᵢ)),   hᵢ₊₁ = h + W₂ σ(W₁ norm(h)),   i = 0 … layers − 1
+//! last = norm(h_layers),           pooled = last at the end of the text
+//! ```
+//!
+//! Attention is causal. `σ` is GELU, or in OpenAI's own weights its approximation `x·sigmoid(1.702 x)`.
+//!
+//! Which states a model takes differs. Stable Diffusion 1.5 and 2.1 take `last` (the file of 2.1 lacks
+//! OpenCLIP's last layer already). SDXL takes the state before the last layer, without the norm, of two
+//! encoders, and the pooled and projected text of the second. "Clip skip" `n` takes `h` of `n` layers
+//! before the last, with the norm: `encoder.normalize(output.skip(n))`.
+//!
+//! Sources: Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*,
+//! 2021, arXiv 2103.00020; Hendrycks and Gimpel, *Gaussian Error Linear Units*, 2016, arXiv 1606.08415.
+
+use burn::module::Module;
+use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::tensor::activation::{gelu, sigmoid};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::Deserialize;
+
+use super::attention::{AttentionNames, MultiHeadAttention};
+use super::model_folder::{ModelFolderError, Part};
+use super::weights::{Precision, Scope, Weights, WeightsError};
+
+/// Keys of a configuration that do not say what is computed by a trained network.
+const SILENT: &[&str] = &[
+    "attention_dropout",
+    "bos_token_id",
+    "dropout",
+    "dtype",
+    "initializer_factor",
+    "initializer_range",
+    "model_type",
+    "pad_token_id",
+    "torch_dtype",
+    "transformers_version",
+];
+
+/// An encoder's sizes, as in its `config.json`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ClipTextConfig {
+    /// Its class: `CLIPTextModel`, or `CLIPTextModelWithProjection`.
+    pub architectures: Vec<String>,
+    /// Tokens that there are.
+    pub vocab_size: usize,
+    /// Channels.
+    pub hidden_size: usize,
+    /// Channels within the two linear layers that follow an attention.
+    pub intermediate_size: usize,
+    /// Channels of the projected text, where there is one.
+    pub projection_dim: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads of an attention.
+    pub num_attention_heads: usize,
+    /// The longest text, in tokens.
+    pub max_position_embeddings: usize,
+    /// `quick_gelu`, or `gelu`.
+    pub hidden_act: String,
+    /// What is added to a variance.
+    pub layer_norm_eps: f64,
+    /// The token that ends a text. 2 is the mistake of older files: then the largest id ends it.
+    pub eos_token_id: u32,
+}
+
+/// What `transformers` takes for a key that is not there.
+impl Default for ClipTextConfig {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            projection_dim: 512,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".to_owned(),
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49407,
+        }
+    }
+}
+
+impl ClipTextConfig {
+    /// Reads and checks it. The class is that which the model's index names.
+    ///
+    /// # Errors
+    /// If the file is missing, or holds an option that is not implemented.
+    pub fn read(part: &Part) -> Result<Self, ModelFolderError> {
+        let mut config: Self = part.config("config.json", SILENT, &[])?;
+        config.architectures = vec![part.class().to_owned()];
+        if !["CLIPTextModel", "CLIPTextModelWithProjection"].contains(&part.class()) {
+            let expected = "only CLIPTextModel and CLIPTextModelWithProjection are implemented";
+            return Err(part.unsupported("architectures", part.class(), expected));
+        }
+        config.check(part)?;
+        Ok(config)
+    }
+
+    /// Checks its sizes for `part`, which errors name.
+    pub(super) fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
+        if Activation::named(&self.hidden_act).is_none() {
+            let expected = "only quick_gelu and gelu are implemented";
+            return Err(part.unsupported("hidden_act", &self.hidden_act, expected));
+        }
+        let (channels, heads) = (self.hidden_size, self.num_attention_heads);
+        if heads == 0 || channels % heads != 0 {
+            let expected = format!("it must divide hidden_size = {channels}");
+            return Err(part.unsupported("num_attention_heads", heads, expected));
+        }
+        Ok(())
+    }
+
+    /// Whether the pooled text is projected.
+    pub fn projects(&self) -> bool {
+        let with = "CLIPTextModelWithProjection";
+        self.architectures.iter().any(|class| class == with)
+    }
+}
+
+/// Why a text cannot be encoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClipTextError {
+    /// No text.
+    #[error("there is no text to encode")]
+    NoText,
+    /// Texts of several lengths.
+    #[error(
+        "the texts of a batch must have one length, but one has {first} tokens and one {other}"
+    )]
+    Ragged {
+        /// Tokens of the first.
+        first: usize,
+        /// Tokens of another.
+        other: usize,
+    },
+    /// A text that is empty, or too long.
+    #[error("a text has {length} tokens, but the encoder takes 1 to {longest}")]
+    Length {
+        /// Its tokens.
+        length: usize,
+        /// The most that there may be.
+        longest: usize,
+    },
+    /// A token of another tokenizer.
+    #[error("the token id {id} is none of the encoder's {count}: the tokenizer is another model's")]
+    Token {
+        /// The id.
+        id: u32,
+        /// Ids that there are.
+        count: usize,
+    },
+}
+
+/// What an encoder makes of some texts.
+#[derive(Clone, Debug)]
+pub struct ClipTextOutput {
+    /// The embedded tokens, and the state after each layer; all `[batch, length, channels]`, and none
+    /// with the final norm.
+    pub hidden: Vec<Tensor<3>>,
+    /// The state after the last layer, with the final norm: `[batch, length, channels]`.
+    pub last: Tensor<3>,
+    /// `last` where each text ends: `[batch, channels]`.
+    pub pooled: Tensor<2>,
+    /// The pooled text, projected: `[batch, projection_dim]`. Only of a `CLIPTextModelWithProjection`.
+    pub projected: Option<Tensor<2>>,
+}
+
+impl ClipTextOutput {
+    /// The state of `layers` layers before the last, without the final norm; that after the last for 0.
+    /// None if there are not so many.
+    pub fn skip(&self, layers: usize) -> Option<Tensor<3>> {
+        let last = self.hidden.len().checked_sub(1)?;
+        self.hidden.get(last.checked_sub(layers)?).cloned()
+    }
+}
+
+/// What stands between two linear layers.
+#[derive(Clone, Copy, Debug)]
+enum Activation {
+    QuickGelu,
+    Gelu,
+}
+
+impl Activation {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "quick_gelu" => Some(Self::QuickGelu),
+            "gelu" => Some(Self::Gelu),
+            _ => None,
+        }
+    }
+}
+
+/// The encoder; see the [module](self).
+#[derive(Module, Debug)]
+pub struct ClipTextEncoder {
+    tokens: Embedding,
+    positions: Tensor<3>,
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+    projection: Option<Linear>,
+    vocabulary: usize,
+    end: u32,
+}
+
+impl ClipTextEncoder {
+    /// The encoder of a folder, with its configuration.
+    ///
+    /// # Errors
+    /// If a file is missing, the configuration is of another network, or the weights are.
+    pub fn load(
+        part: &Part,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<(Self, ClipTextConfig), ModelFolderError> {
+        let config = ClipTextConfig::read(part)?;
+        let weights = Self::weights(part, device, precision)?;
+        Ok((Self::from_weights(&config, &weights)?, config))
+    }
+
+    /// The weights of a folder, in which tensors are called `text_model.…` whether the file says so or
+    /// leaves the prefix out.
+    ///
+    /// # Errors
+    /// As [`Part::weights`].
+    pub fn weights(
+        part: &Part,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Weights, ModelFolderError> {
+        let weights = part.weights("model", device, precision)?;
+        let short = |name: &str| name.strip_prefix("text_model.").unwrap_or(name).to_owned();
+        Ok(weights.with_names(str::to_owned).with_names(short))
+    }
+
+    /// The encoder of weights that are named `text_model.…`, all of which must be its own.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn from_weights(config: &ClipTextConfig, weights: &Weights) -> Result<Self, WeightsError> {
+        let encoder = Self::from_scope(config, &weights.root())?;
+        // A table of 0, 1, 2 … in older files.
+        weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
+        Ok(encoder)
+    }
+
+    /// The encoder of the weights below a prefix.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn from_scope(config: &ClipTextConfig, scope: &Scope<'_>) -> Result<Self, WeightsError> {
+        let text = scope.at("text_model");
+        let (channels, longest) = (config.hidden_size, config.max_position_embeddings);
+        let table = text.at("embeddings");
+        let projection = match config.projects() {
+            true => {
+                let scope = scope.at("text_projection");
+                Some(scope.linear_without_bias(channels, config.projection_dim)?)
+            }
+            false => None,
+        };
+        Ok(Self {
+            tokens: table
+                .at("token_embedding")
+                .embedding(config.vocab_size, channels)?,
+            positions: table
+                .at("position_embedding")
+                .tensor("weight", [longest, channels])?
+                .unsqueeze(),
+            layers: (0..config.num_hidden_layers)
+                .map(|i| Layer::load(config, &text.at("encoder.layers").at(i)))
+                .collect::<Result<_, _>>()?,
+            norm: text
+                .at("final_layer_norm")
+                .layer_norm(channels, config.layer_norm_eps)?,
+            projection,
+            vocabulary: config.vocab_size,
+            end: config.eos_token_id,
+        })
+    }
+
+    /// Encodes texts of one length.
+    ///
+    /// - `ids`: of each text its tokens, as a [`ClipTokenizer`](super::clip_tokenizer::ClipTokenizer)
+    ///   makes them
+    ///
+    /// # Errors
+    /// If there is no text, texts have several lengths, one is too long, or a token is not the encoder's.
+    pub fn forward(&self, ids: &[Vec<u32>]) -> Result<ClipTextOutput, ClipTextError> {
+        let (batch, length) = self.check(ids)?;
+        let [_, _, channels] = self.positions.dims();
+        let device = self.positions.device();
+        let data: Vec<i32> = ids.iter().flatten().map(|&id| id as i32).collect();
+        let table = Tensor::<2, Int>::from_data(TensorData::new(data, [batch, length]), &device);
+        let positions = self.positions.clone().narrow(1, 0, length);
+
+        let mut hidden = vec![self.tokens.forward(table) + positions]; // [batch, length, channels]
+        for layer in &self.layers {
+            let state = hidden[hidden.len() - 1].clone();
+            hidden.push(layer.forward(state));
+        }
+        let last = self.normalize(hidden[hidden.len() - 1].clone());
+
+        let ends: Vec<i32> = ids
+            .iter()
+            .enumerate()
+            .map(|(text, ids)| (text * length + self.end_of(ids)) as i32)
+            .collect();
+        let ends = Tensor::<1, Int>::from_data(TensorData::new(ends, [batch]), &device);
+        let pooled = last
+            .clone()
+            .reshape([batch * length, channels])
+            .select(0, ends); // [batch, channels]
+        let projected = self.projection.as_ref().map(|p| p.forward(pooled.clone()));
+        Ok(ClipTextOutput {
+            hidden,
+            last,
+            pooled,
+            projected,
+        })
+    }
+
+    /// The final norm, of any state, `[batch, length, channels]`.
+    pub fn normalize(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.norm.forward(hidden)
+    }
+
+    /// How many texts there are, and of how many tokens.
+    fn check(&self, ids: &[Vec<u32>]) -> Result<(usize, usize), ClipTextError> {
+        let Some(first) = ids.first() else {
+            return Err(ClipTextError::NoText);
+        };
+        let (length, longest) = (first.len(), self.positions.dims()[1]);
+        if let Some(other) = ids.iter().find(|other| other.len() != length) {
+            return Err(ClipTextError::Ragged {
+                first: length,
+                other: other.len(),
+            });
+        }
+        if length == 0 || length > longest {
+            return Err(ClipTextError::Length { length, longest });
+        }
+        let count = self.vocabulary;
+        match ids.iter().flatten().find(|&&id| id as usize >= count) {
+            Some(&id) => Err(ClipTextError::Token { id, count }),
+            None => Ok((ids.len(), length)),
+        }
+    }
+
+    /// Where a text ends, by the rule of `transformers`.
+    fn end_of(&self, ids: &[u32]) -> usize {
+        let end = match self.end {
+            // Once the wrong id in every published file; their true end is the largest id.
+            2 => ids.iter().copied().max(),
+            end => Some(end),
+        };
+        // A text without an end is pooled at its beginning.
+        ids.iter().position(|&id| Some(id) == end).unwrap_or(0)
+    }
+}
+
+/// Attention and two linear layers, each beside a shortcut.
+#[derive(Module, Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    attention: MultiHeadAttention,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    quick: bool,
+}
+
+impl Layer {
+    fn load(config: &ClipTextConfig, scope: &Scope<'_>) -> Result<Self, WeightsError> {
+        let (channels, inner) = (config.hidden_size, config.intermediate_size);
+        let heads = config.num_attention_heads;
+        let norm = |name| scope.at(name).layer_norm(channels, config.layer_norm_eps);
+        Ok(Self {
+            norm1: norm("layer_norm1")?,
+            attention: MultiHeadAttention::load(
+                &scope.at("self_attn"),
+                AttentionNames::CLIP,
+                [channels, channels],
+                [heads, channels / heads],
+            )?,
+            norm2: norm("layer_norm2")?,
+            fc1: scope.at("mlp.fc1").linear(channels, inner)?,
+            fc2: scope.at("mlp.fc2").linear(inner, channels)?,
+            quick: matches!(
+                Activation::named(&config.hidden_act),
+                Some(Activation::QuickGelu)
+            ),
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let attended = self
+            .attention
+            .forward(self.norm1.forward(x.clone()), None, true);
+        let x = x + attended;
+        let h = self.fc1.forward(self.norm2.forward(x.clone())); // [batch, length, inner]
+        let h = match self.quick {
+            true => h.clone() * sigmoid(h * 1.702),
+            false => gelu(h),
+        };
+        x + self.fc2.forward(h)
+    }
+}

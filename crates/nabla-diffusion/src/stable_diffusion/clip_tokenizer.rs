@@ -1,0 +1,343 @@
+//! CLIP's tokenizer: a text becomes the ids of its pieces.
+//!
+//! The text is lowered, its spaces are made one, and it is cut into words, digits and runs of signs.
+//! Each is spelled in bytes and merged pair by pair in the order of a learnt list (byte pair encoding;
+//! Sennrich et al., *Neural Machine Translation of Rare Words with Subword Units*, 2016, arXiv
+//! 1508.07909); a piece that ends a word is marked `</w>`. A beginning and an end are put around, the
+//! middle is cut to fit, and the rest is filled, so that every text has the length the encoder was
+//! trained with, 77.
+//!
+//! The merging is that of the `tokenizers` library; what it is set up with is here. Ids are those of
+//! `CLIPTokenizer` in `transformers`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::utils::{Lowercase, Sequence as Normalizers};
+use tokenizers::normalizers::{NFC, NormalizerWrapper, Replace};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+
+use super::model_folder::{ModelFolderError, Part, read_json};
+
+/// What a text is cut into before pieces are merged.
+const WORDS: &str = concat!(
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d",
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+);
+
+/// The longest text where no file says it.
+const LENGTH: usize = 77;
+
+/// Why a text cannot be tokenized.
+#[derive(Debug, thiserror::Error)]
+#[error("the text {text:?} cannot be tokenized: {reason}")]
+pub struct ClipTokenizerError {
+    /// The text.
+    pub text: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// A text as ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClipTokens {
+    /// Beginning, pieces, end and filling; as many as [`ClipTokenizer::length`].
+    pub ids: Vec<u32>,
+    /// How many of them are not filling.
+    pub used: usize,
+    /// How many pieces of the text did not fit and are lost.
+    pub cut: usize,
+}
+
+/// A tokenizer; see the [module](self).
+#[derive(Clone, Debug)]
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    begin: u32,
+    end: u32,
+    pad: u32,
+    length: usize,
+}
+
+impl ClipTokenizer {
+    /// The tokenizer of a folder: of `vocab.json` and `merges.txt`, or of `tokenizer.json` where they
+    /// are not; with `tokenizer_config.json` and `special_tokens_map.json` if they are there.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or a special token is not in the vocabulary.
+    pub fn load(part: &Part) -> Result<Self, ModelFolderError> {
+        let special = SpecialTokens::read(part.folder())?;
+        let [vocabulary, merges, whole] =
+            ["vocab.json", "merges.txt", "tokenizer.json"].map(|name| part.folder().join(name));
+        let (path, mut tokenizer) = if vocabulary.is_file() {
+            let merges = match merges.is_file() {
+                true => merges,
+                false => part.file("merges.txt")?,
+            };
+            let unknown = &special.unknown.content;
+            let tokenizer = byte_pairs(&vocabulary, &merges, unknown)?;
+            (vocabulary, tokenizer)
+        } else if whole.is_file() {
+            let tokenizer = Tokenizer::from_file(&whole).map_err(|e| damaged(&whole, e))?;
+            (whole, tokenizer)
+        } else {
+            return Err(ModelFolderError::NoFile {
+                folder: part.folder().to_owned(),
+                file: "vocab.json and merges.txt, nor tokenizer.json".to_owned(),
+            });
+        };
+        // A text is cut and filled here.
+        let _ = tokenizer.with_truncation(None);
+        tokenizer.with_padding(None);
+        for (id, token) in special.all() {
+            let found = tokenizer.token_to_id(&token.content);
+            let next = tokenizer.get_vocab_size(true) as u32;
+            // What is not in the vocabulary gets the next id.
+            if id.is_some_and(|id| found.unwrap_or(next) != id) || id.or(found).is_none() {
+                return Err(ModelFolderError::Config {
+                    path,
+                    reason: match id {
+                        Some(id) => format!("its token {} cannot have the id {id}", token.content),
+                        None => format!("it has no token {}", token.content),
+                    },
+                });
+            }
+            let added = match token.special {
+                true => tokenizer.add_special_tokens([token.added()]),
+                false => tokenizer.add_tokens([token.added()]),
+            };
+            added.map_err(|e| damaged(&path, e))?;
+        }
+        let id = |token: &Token| {
+            let id = tokenizer.token_to_id(&token.content);
+            id.ok_or_else(|| ModelFolderError::Config {
+                path: path.clone(),
+                reason: format!("it has no token {}", token.content),
+            })
+        };
+        Ok(Self {
+            begin: id(&special.begin)?,
+            end: id(&special.end)?,
+            pad: id(&special.pad)?,
+            length: special.length,
+            tokenizer,
+        })
+    }
+
+    /// How many ids every text has.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The id that fills a text.
+    pub fn pad(&self) -> u32 {
+        self.pad
+    }
+
+    /// The id that ends a text.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// The ids of a text.
+    ///
+    /// # Errors
+    /// If the vocabulary has no piece for a byte of it, nor one for what is unknown.
+    pub fn encode(&self, text: &str) -> Result<ClipTokens, ClipTokenizerError> {
+        let pieces = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|e| ClipTokenizerError {
+                text: text.to_owned(),
+                reason: e.to_string(),
+            })?;
+        let pieces = pieces.get_ids();
+        let kept = pieces.len().min(self.length - 2);
+        let mut ids = Vec::with_capacity(self.length);
+        ids.push(self.begin);
+        ids.extend_from_slice(&pieces[..kept]);
+        ids.push(self.end);
+        let used = ids.len();
+        ids.resize(self.length, self.pad);
+        Ok(ClipTokens {
+            ids,
+            used,
+            cut: pieces.len() - kept,
+        })
+    }
+}
+
+/// Byte pair encoding as CLIP was trained with it.
+fn byte_pairs(
+    vocabulary: &Path,
+    merges: &Path,
+    unknown: &str,
+) -> Result<Tokenizer, ModelFolderError> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let model = BPE::from_file(&text(vocabulary), &text(merges))
+        .continuing_subword_prefix(String::new())
+        .end_of_word_suffix("</w>".to_owned())
+        .unk_token(unknown.to_owned())
+        .build()
+        .map_err(|e| damaged(vocabulary, e))?;
+    let spaces = ReplacePattern::Regex(r"\s+".to_owned());
+    let words = SplitPattern::Regex(WORDS.to_owned());
+    let own = |e| damaged(vocabulary, e);
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer
+        .with_normalizer(Some(Normalizers::new(vec![
+            NormalizerWrapper::NFC(NFC),
+            NormalizerWrapper::Replace(Replace::new(spaces, " ").map_err(own)?),
+            NormalizerWrapper::Lowercase(Lowercase),
+        ])))
+        .map_err(own)?
+        .with_pre_tokenizer(Some(PreTokenizers::new(vec![
+            PreTokenizerWrapper::Split(
+                Split::new(words, SplitDelimiterBehavior::Removed, true).map_err(own)?,
+            ),
+            PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
+        ])));
+    Ok(tokenizer)
+}
+
+fn damaged(path: &Path, e: tokenizers::Error) -> ModelFolderError {
+    ModelFolderError::Config {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    }
+}
+
+/// A token that is found in a text as a whole.
+#[derive(Clone, Debug, Deserialize)]
+struct Token {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    /// Whether it is looked for after the text is lowered.
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+impl Token {
+    fn plain(content: &str) -> Self {
+        Self {
+            content: content.to_owned(),
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            special: true,
+        }
+    }
+
+    fn added(&self) -> AddedToken {
+        AddedToken::from(self.content.clone(), self.special)
+            .single_word(self.single_word)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+            .normalized(self.normalized)
+    }
+}
+
+/// The special tokens that the two configurations name.
+#[derive(Debug)]
+struct SpecialTokens {
+    begin: Token,
+    end: Token,
+    unknown: Token,
+    pad: Token,
+    /// By their ids.
+    others: BTreeMap<u32, Token>,
+    length: usize,
+}
+
+impl SpecialTokens {
+    fn read(folder: &Path) -> Result<Self, ModelFolderError> {
+        let optional = |name: &str| -> Result<(PathBuf, BTreeMap<String, Value>), _> {
+            let path = folder.join(name);
+            match path.is_file() {
+                true => read_json(&path).map(|values| (path, values)),
+                false => Ok((path, BTreeMap::new())),
+            }
+        };
+        let wrong = |path: &Path, key: &str, value: &Value| ModelFolderError::Config {
+            path: path.to_owned(),
+            reason: format!("{key} cannot be {value}"),
+        };
+        let (path, config) = optional("tokenizer_config.json")?;
+        let (map_path, map) = optional("special_tokens_map.json")?;
+
+        let mut others = BTreeMap::new();
+        let decoder = config.get("added_tokens_decoder");
+        if let Some(decoder) = decoder {
+            let read = BTreeMap::<u32, Token>::deserialize(decoder);
+            others = read.map_err(|_| wrong(&path, "added_tokens_decoder", decoder))?;
+        }
+        // Of older files the map holds; newer ones have everything in the configuration.
+        let sources = match decoder {
+            Some(_) => [(&path, &config), (&map_path, &map)],
+            None => [(&map_path, &map), (&path, &config)],
+        };
+        let token = |key: &str, otherwise: &str| {
+            let found = sources.iter().find_map(|(path, values)| {
+                let value = values.get(key).filter(|value| !value.is_null())?;
+                Some((path, value))
+            });
+            match found {
+                None => Ok(Token::plain(otherwise)),
+                Some((_, Value::String(content))) => Ok(Token::plain(content)),
+                Some((path, value)) => Token::deserialize(value)
+                    .map(|token| Token {
+                        special: true,
+                        ..token
+                    })
+                    .map_err(|_| wrong(path, key, value)),
+            }
+        };
+        let length = match config.get("model_max_length") {
+            None | Some(Value::Null) => LENGTH,
+            Some(value) => match value.as_f64() {
+                // Some files say 10³⁰, which means that no length was known.
+                Some(length) if length >= 1e6 => LENGTH,
+                Some(length) if length >= 2.0 => length as usize,
+                _ => return Err(wrong(&path, "model_max_length", value)),
+            },
+        };
+        Ok(Self {
+            begin: token("bos_token", "<|startoftext|>")?,
+            end: token("eos_token", "<|endoftext|>")?,
+            unknown: token("unk_token", "<|endoftext|>")?,
+            pad: token("pad_token", "<|endoftext|>")?,
+            others,
+            length,
+        })
+    }
+
+    /// All of them, each once, with their ids where those are given. Of two that are the same text the
+    /// later one says how it is looked for.
+    fn all(&self) -> Vec<(Option<u32>, &Token)> {
+        let named = [&self.begin, &self.end, &self.unknown, &self.pad];
+        let named = named.into_iter().map(|token| (None, token));
+        let others = self.others.iter().map(|(&id, token)| (Some(id), token));
+        let mut all: Vec<(Option<u32>, &Token)> = Vec::new();
+        for (id, token) in named.chain(others) {
+            all.retain(|(_, known)| known.content != token.content);
+            all.push((id, token));
+        }
+        all
+    }
+}
