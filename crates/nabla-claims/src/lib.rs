@@ -21,6 +21,7 @@ mod measurement;
 pub mod normalized_lr;
 pub mod omnissr;
 pub mod plot;
+pub mod pndm;
 pub mod rddm;
 pub mod registry;
 pub mod report;

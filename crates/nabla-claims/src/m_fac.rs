@@ -23,7 +23,6 @@ use nabla_optim::m_fac::{
 };
 use nabla_optim::rate_fit::power_rate;
 use nabla_train::classifier::Classifier;
-use nabla_train::comparison::Contender;
 use nabla_train::data_set::{DataConfig, DataSet, Examples};
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::{Mlp, MlpConfig};
@@ -35,7 +34,7 @@ use rand::RngExt;
 use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
 use crate::measurement::{Check, Measurement, Table, Variant};
 use crate::plot::{LinePlot, Series};
-use crate::training_contest::{self, ACCURACY, Contest, contender};
+use crate::training_contest::{self, ACCURACY, Contest, around, contender};
 
 const SURGEON: &str = "M-FAC";
 const AT_ONCE: &str = "M-FAC, one part";
@@ -208,12 +207,6 @@ impl Claim for MFacClaim {
         measurement.notes = notes;
         Ok(measurement)
     }
-}
-
-/// A contender whose rates are searched around `rate`.
-fn around(rate: f64, mut contender: Contender) -> Contender {
-    contender.optimizer.learning_rate = Some(rate);
-    contender
 }
 
 /// A trained network and its data.

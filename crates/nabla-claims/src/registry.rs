@@ -221,6 +221,18 @@ pub static METHODS: [Method; METHOD_COUNT] = [
         ),
         || Box::new(crate::convex_relu::ConvexReluClaim),
     ),
+    done(
+        "pndm",
+        "PNDM",
+        "nabla-diffusion",
+        Paper::new(
+            "Pseudo Numerical Methods for Diffusion Models on Manifolds",
+            "Liu et al.",
+            2022,
+            "2202.09778",
+        ),
+        || Box::new(crate::pndm::PndmClaim),
+    ),
     planned(
         "sequential-gradient-coding",
         "Sequential Gradient Coding",
@@ -487,17 +499,6 @@ pub static METHODS: [Method; METHOD_COUNT] = [
             "Park, Choo, Park",
             2021,
             "2106.01680",
-        ),
-    ),
-    planned(
-        "pndm",
-        "PNDM",
-        "nabla-diffusion",
-        Paper::new(
-            "Pseudo Numerical Methods for Diffusion Models on Manifolds",
-            "Liu et al.",
-            2022,
-            "2202.09778",
         ),
     ),
     planned(

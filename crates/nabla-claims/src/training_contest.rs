@@ -34,7 +34,20 @@ pub(crate) fn metrics() -> [Metric; 3] {
     ]
 }
 
-/// A contender.
+/// Learning rates that are tried for each in a wide search, √10 apart: a factor of a thousand.
+const WIDE: usize = 7;
+
+/// The middle of a wide search for methods that divide a step by the size of the gradients. Five rates
+/// around their customary 1e-3 end at 1e-2, which is the best of them for most on this small task.
+pub(crate) const ADAPTIVE: f64 = 3e-3;
+
+/// A contender whose search has the middle `rate`.
+pub(crate) fn around(rate: f64, mut contender: Contender) -> Contender {
+    contender.optimizer.learning_rate = Some(rate);
+    contender
+}
+
+/// A contender whose search has the customary rate as its middle.
 pub(crate) fn contender(label: &str, method: Method, weight_decay: f64) -> Contender {
     Contender {
         label: Some(label.to_owned()),
@@ -125,6 +138,14 @@ impl Contest {
             network,
             data,
         })
+    }
+
+    /// The task with a wider search for all contenders.
+    pub(crate) fn searched_widely(mut self, context: &ClaimContext<'_>) -> Self {
+        if !context.quick {
+            self.comparison.trials = WIDE;
+        }
+        self
     }
 
     /// The task in words.

@@ -34,6 +34,8 @@ struct CommandLine {
 enum Job {
     /// Make a 360-degree panorama sharper, or a folder of them; without IN the bundled sample
     Upscale(jobs::upscale::Arguments),
+    /// Make pictures from a text with a Stable Diffusion model: from noise, a picture, or within a mask
+    Sample(jobs::sample::Arguments),
     /// Compare a panorama with its reference: PSNR, SSIM, WS-PSNR, WS-SSIM, seam, poles
     Evaluate(jobs::evaluate::Arguments),
     /// Turn a panorama into tangent planes or a cube map, and back
@@ -55,6 +57,7 @@ enum Job {
 fn run(job: Job) -> Result<(), Failure> {
     match job {
         Job::Upscale(arguments) => jobs::upscale::run(&arguments),
+        Job::Sample(arguments) => jobs::sample::run(&arguments),
         Job::Evaluate(arguments) => jobs::evaluate::run(&arguments),
         Job::Project(arguments) => jobs::project::run(&arguments),
         Job::Train(arguments) => jobs::train::run(&arguments),

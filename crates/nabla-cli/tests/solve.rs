@@ -117,6 +117,14 @@ fn every_way_leads_to_the_same_minimum() {
         near(found["objective"].as_f64().unwrap(), objective, 1e-5);
     }
     let objective = optima["group_lasso"]["objective"].as_f64().unwrap();
+    let line = "solve bcd diabetes --group-l1 150 --tolerance 1e-9 --group-sizes";
+    let unequal = desk.json(&format!("{line} 2,2,4,2"));
+    assert_eq!(unequal["converged"], true);
+    near(unequal["objective"].as_f64().unwrap(), objective, 1e-6);
+    desk.refused(
+        &format!("{line} 2,2,4"),
+        "have 8 weights together, but it must be all 10",
+    );
     // The reference's groups are of 2, 2, 4 and 2: only a bound for those of 2.
     let pairs = desk.json("solve bcd diabetes --group-l1 150 --group-size 2 --tolerance 1e-9");
     assert_eq!(pairs["converged"], true);

@@ -9,6 +9,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 
 use crate::file_format::{BitDepth, FileFormat};
 use crate::image_file::{ImageFileError, Picture, ReadOptions};
+use crate::image_writer::PNG_XMP_KEYWORD;
 use crate::metadata::Metadata;
 use crate::{Raster, exif, tone_map};
 
@@ -119,6 +120,10 @@ fn decode_as(
             xmp.truncate(xmp.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1));
             xmp
         }),
+        texts: match format {
+            FileFormat::Png => png_texts(bytes).unwrap_or_default(),
+            _ => Vec::new(),
+        },
     };
     metadata.xmp = metadata.xmp.filter(|xmp| !xmp.is_empty());
     if format == FileFormat::Tiff {
@@ -257,4 +262,22 @@ fn explain(
             reason: line(&error),
         },
     }
+}
+
+/// The texts before the samples of a PNG file, without the XMP packet.
+fn png_texts(bytes: &[u8]) -> Result<Vec<(String, String)>, png::DecodingError> {
+    let reader = png::Decoder::new(Cursor::new(bytes)).read_info()?;
+    let info = reader.info();
+    let mut texts = Vec::new();
+    for chunk in &info.uncompressed_latin1_text {
+        texts.push((chunk.keyword.clone(), chunk.text.clone()));
+    }
+    for chunk in &info.compressed_latin1_text {
+        texts.push((chunk.keyword.clone(), chunk.get_text()?));
+    }
+    for chunk in &info.utf8_text {
+        texts.push((chunk.keyword.clone(), chunk.get_text()?));
+    }
+    texts.retain(|(keyword, _)| keyword != PNG_XMP_KEYWORD);
+    Ok(texts)
 }

@@ -18,7 +18,7 @@ use crate::file_format::{BitDepth, FileFormat};
 use crate::image_file::{ImageFileError, Picture, WriteOptions};
 
 /// The keyword of the PNG chunk and the header of the JPEG segment that hold XMP.
-const PNG_XMP_KEYWORD: &str = "XML:com.adobe.xmp";
+pub(crate) const PNG_XMP_KEYWORD: &str = "XML:com.adobe.xmp";
 const JPEG_XMP_HEADER: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 /// Bytes that a JPEG segment holds after its length.
 const JPEG_SEGMENT: usize = 65_533;
@@ -186,6 +186,14 @@ fn png<W: Write>(picture: &Picture, depth: BitDepth, out: &mut W) -> Result<(), 
     if let Some(xmp) = &picture.metadata.xmp {
         let text = std::str::from_utf8(xmp)?;
         encoder.add_itxt_chunk(PNG_XMP_KEYWORD.into(), text.into())?;
+    }
+    for (keyword, text) in &picture.metadata.texts {
+        // Other programs look for Latin-1 text in the older chunk.
+        if text.chars().all(|c| u32::from(c) < 256) {
+            encoder.add_text_chunk(keyword.clone(), text.clone())?;
+        } else {
+            encoder.add_itxt_chunk(keyword.clone(), text.clone())?;
+        }
     }
     let mut writer = encoder.write_header()?;
     let mut stream = writer.stream_writer()?;

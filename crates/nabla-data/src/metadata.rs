@@ -12,6 +12,9 @@ pub struct Metadata {
     pub exif: Option<Vec<u8>>,
     /// XMP packet.
     pub xmp: Option<Vec<u8>>,
+    /// Texts by keyword, such as the `parameters` of a generated picture; of PNG files only, and lost in
+    /// the others. A keyword has 1 to 79 Latin-1 characters.
+    pub texts: Vec<(String, String)>,
 }
 
 impl Metadata {

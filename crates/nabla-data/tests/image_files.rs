@@ -103,12 +103,19 @@ fn metadata_goes_through_every_format() {
         icc: Some(b"not a profile, but carried".to_vec()),
         exif: Some(EXIF.to_vec()),
         xmp: Some(sphere.to_xmp()),
+        texts: vec![
+            ("parameters".to_owned(), "a caf\u{e9}\nSteps: 3".to_owned()),
+            ("Comment".to_owned(), "\u{3b1} and \u{732b}".to_owned()),
+        ],
     };
     for format in FileFormat::WRITABLE {
         let path = folder.path().join(format!("a.{}", format.extension()));
         written.write(&path, &WriteOptions::default()).unwrap();
         let read = Picture::read(&path).unwrap().metadata;
         assert_eq!(read.icc, written.metadata.icc, "{format}");
+        if format == FileFormat::Png {
+            assert_eq!(read.texts, written.metadata.texts);
+        }
         assert_eq!(
             read.photosphere().unwrap().as_ref(),
             Some(&sphere),

@@ -32,6 +32,22 @@ use crate::denoiser::{Denoised, Denoiser, SamplerError, SamplerHook, SamplerStep
 use crate::schedule::NoiseSchedule;
 use crate::seeded_noise::SeededNoise;
 
+/// The deterministic step from the level `alpha_bar` to the level `to`:
+///
+/// ```text
+/// φ(x, ε) = √(ᾱ'/ᾱ) x − (ᾱ' − ᾱ) / (√ᾱ (√((1 − ᾱ') ᾱ) + √((1 − ᾱ) ᾱ'))) ε
+/// ```
+///
+/// which is `√ᾱ' x̂_0 + √(1 − ᾱ') ε` without the difference of two nearly equal numbers. The transfer
+/// of PNDM (Liu et al., arXiv 2202.09778, eq. 11), and a step `(σ' − σ) ε` of `x/√ᾱ`.
+///
+/// - `x`, `epsilon`: `[batch, channels, height, width]`
+/// - `alpha_bar`: `ᾱ`, above 0; `to`: `ᾱ'`
+pub fn transfer(x: Tensor<4>, epsilon: Tensor<4>, alpha_bar: f64, to: f64) -> Tensor<4> {
+    let roots = ((1.0 - to) * alpha_bar).sqrt() + ((1.0 - alpha_bar) * to).sqrt();
+    x * (to / alpha_bar).sqrt() - epsilon * ((to - alpha_bar) / (alpha_bar.sqrt() * roots))
+}
+
 /// Configuration of [`Ddim`].
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct DdimConfig {

@@ -51,6 +51,66 @@ pub enum SamplerError {
     /// η outside [0, 1].
     #[error("DDIM's eta is {0}, but it must lie in [0, 1]")]
     Eta(f64),
+    /// A sampler that works with `σ` meets an infinite one.
+    #[error(
+        "the sampler works with sigma, which is infinite at timestep {timestep}, where alpha-bar is \
+         0: use DDIM or DDPM, or a schedule without zero terminal SNR"
+    )]
+    InfiniteSigma {
+        /// What the network is told.
+        timestep: f64,
+    },
+    /// A multistep order that the sampler does not have.
+    #[error("the order of {sampler} is {order}, but it must lie in {least} to {most}")]
+    Order {
+        /// The sampler.
+        sampler: &'static str,
+        /// The order asked for.
+        order: usize,
+        /// The lowest.
+        least: usize,
+        /// The highest.
+        most: usize,
+    },
+    /// A schedule too short for the sampler's start.
+    #[error("{sampler} needs a schedule of at least {least} steps, but it has {steps}")]
+    TooFewSteps {
+        /// The sampler.
+        sampler: &'static str,
+        /// Steps of the schedule.
+        steps: usize,
+        /// Steps needed.
+        least: usize,
+    },
+    /// Time steps that a linear multistep method cannot interpolate between.
+    #[error(
+        "timestep number {index} of the schedule is {value}, but for a multistep sampler the \
+         timesteps must rise strictly"
+    )]
+    Times {
+        /// Index into the schedule.
+        index: usize,
+        /// The value.
+        value: f64,
+    },
+    /// A sampler that starts in the middle of its schedule.
+    #[error(
+        "sampling is to start at step {start} of a schedule of {steps} steps, but it must lie in 1 to {steps}"
+    )]
+    Start {
+        /// Steps that are to be done.
+        start: usize,
+        /// Steps there are.
+        steps: usize,
+    },
+    /// A name that is none of a sampler.
+    #[error("there is no sampler {name:?}; there are: {known}")]
+    UnknownSampler {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
     /// No iterations of the inversion.
     #[error("DDIM inversion needs at least 1 fixed-point iteration, but 0 were asked for")]
     NoIterations,
@@ -292,6 +352,65 @@ pub struct SamplerStep<'a> {
 /// prediction: range-space projection (OmniSSR), data consistency (DDS), guidance that changes
 /// `sample` and `epsilon` differently (CFG++), progress bars.
 pub type SamplerHook<'a> = dyn FnMut(SamplerStep<'_>, Denoised) -> Denoised + 'a;
+
+/// What a sampler of the probability-flow equation asks: the model, its clipping and the hook.
+pub(crate) struct Questions<'a, 'h> {
+    model: &'a dyn Denoiser,
+    hook: &'a mut SamplerHook<'h>,
+    clip: Option<f64>,
+    steps: usize,
+}
+
+impl<'a, 'h> Questions<'a, 'h> {
+    /// - `steps`: those of the sampler's schedule
+    pub(crate) fn new(
+        model: &'a dyn Denoiser,
+        hook: &'a mut SamplerHook<'h>,
+        clip: Option<f64>,
+        steps: usize,
+    ) -> Self {
+        Self {
+            model,
+            hook,
+            clip,
+            steps,
+        }
+    }
+
+    /// The kind that the model predicts.
+    pub(crate) fn prediction(&self) -> Prediction {
+        self.model.prediction()
+    }
+
+    /// The picture that the model sees in `x`, clipped, and as the hook leaves it; `epsilon` is what
+    /// makes up `x` with it.
+    pub(crate) fn ask(
+        &mut self,
+        x: &Tensor<4>,
+        index: usize,
+        level: NoiseLevel,
+    ) -> Result<Denoised, SamplerError> {
+        let denoised = Denoised::predict(self.model, x, level)?.clip(self.clip);
+        let step = SamplerStep {
+            index,
+            steps: self.steps,
+            level,
+            x,
+        };
+        Ok((self.hook)(step, denoised).rederive_epsilon(x, level))
+    }
+}
+
+/// That no `σ` of the schedule is infinite.
+pub(crate) fn check_sigmas(schedule: &NoiseSchedule) -> Result<(), SamplerError> {
+    let level = schedule.level(schedule.steps() - 1);
+    match level.alpha_bar > 0.0 {
+        true => Ok(()),
+        false => Err(SamplerError::InfiniteSigma {
+            timestep: level.timestep,
+        }),
+    }
+}
 
 pub(crate) fn check_clip(clip: Option<f64>) -> Result<(), SamplerError> {
     match clip {

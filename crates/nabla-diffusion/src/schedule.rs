@@ -446,6 +446,22 @@ impl NoiseSchedule {
         Self::new(alpha_bars.to_vec(), timestep, 1.0)
     }
 
+    /// From the levels that a sampler visits, the cleanest first, `ᾱ` falling strictly; the network
+    /// may be told any time step for each.
+    ///
+    /// - `final_alpha_bar`: `ᾱ` behind the last sampling step, usually 1
+    ///
+    /// # Errors
+    /// If there is no level, `ᾱ` does not fall so, or `final_alpha_bar` is not in `[ᾱ_0, 1]`.
+    pub fn from_levels(levels: &[NoiseLevel], final_alpha_bar: f64) -> Result<Self, ScheduleError> {
+        Self::new(
+            levels.iter().map(|l| l.alpha_bar).collect(),
+            levels.iter().map(|l| l.timestep).collect(),
+            1.0,
+        )?
+        .with_final_alpha_bar(final_alpha_bar)
+    }
+
     fn new(
         alpha_bar: Vec<f64>,
         timestep: Vec<f64>,
@@ -682,6 +698,31 @@ impl NoiseSchedule {
             .with_sigma_max(self.sigma(self.steps() - 1))
             .with_rho(rho);
         self.respace_to_sigmas(&sigmas.sigmas(count)?)
+    }
+
+    /// The noise level at a time between two steps: the logarithm of the signal-to-noise ratio is
+    /// linear between them. Before the first step and behind the last one it is theirs.
+    ///
+    /// - `timestep`: in units of training steps, as [`timestep`](Self::timestep)
+    pub fn level_at(&self, timestep: f64) -> NoiseLevel {
+        let above = self.timestep.partition_point(|&t| t < timestep);
+        let level = |index: usize| NoiseLevel {
+            timestep,
+            alpha_bar: self.alpha_bar[index],
+        };
+        if above == self.steps() {
+            return level(above - 1);
+        }
+        if above == 0 || self.timestep[above] == timestep {
+            return level(above);
+        }
+        let (t0, t1) = (self.timestep[above - 1], self.timestep[above]);
+        let weight = (timestep - t0) / (t1 - t0);
+        let log_snr = (1.0 - weight) * self.log_snr(above - 1) + weight * self.log_snr(above);
+        NoiseLevel {
+            timestep,
+            alpha_bar: 1.0 / (1.0 + (-log_snr).exp()),
+        }
     }
 
     /// The step at which this schedule has the noise level `sigma`, linearly interpolated in

@@ -11,6 +11,7 @@
 //!   theory asks for;
 //! * [`clipping`]: gradients limited by their norm or by value;
 //! * [`elementwise`]: operations on the elements of several tensors in one pass, for optimizers;
+//! * [`long_rows`]: products with a window of gradients, at the speed of the memory;
 //! * [`fingerprint`]: by which a damaged checkpoint is known;
 //! * [`seeded_noise`]: random numbers that are the same on every device.
 
@@ -21,6 +22,7 @@ pub mod decomposition;
 pub mod elementwise;
 pub mod fingerprint;
 pub mod flat;
+pub mod long_rows;
 pub mod per_example;
 pub mod proximal;
 pub mod seeded_noise;

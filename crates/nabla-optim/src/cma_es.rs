@@ -18,14 +18,15 @@
 //! Source: Hansen, *The CMA Evolution Strategy: A Tutorial*, 2016, arXiv 1604.00772.
 
 use faer::{Mat, Side};
+use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{Ranking, RankingOracle, ask};
 use crate::zeroth_order::{
-    Directions, RunError, ZerothOrderError, add, least, moved, norm, positive, start,
+    Directions, RunError, ZerothOrderError, add, finite, least, moved, norm, positive, start,
 };
 
 /// What depends only on the dimension and the number of points.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Constants {
     /// `w_i` from the best on, `[λ]`.
     weights: Vec<f64>,
@@ -84,7 +85,8 @@ impl Constants {
     }
 }
 
-/// A run of CMA-ES; see the [module](self).
+/// A run of CMA-ES; see the [module](self). It is saved and loaded through serde, and goes on to the
+/// same bits; loading checks it.
 ///
 /// ```
 /// use nabla_optim::cma_es::CmaEs;
@@ -97,7 +99,8 @@ impl Constants {
 /// assert!(f(run.point()) < 1e-6);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Saved", into = "Saved")]
 pub struct CmaEs {
     constants: Constants,
     /// `m`, `[d]`.
@@ -112,6 +115,61 @@ pub struct CmaEs {
     path: Vec<f64>,
     seed: u64,
     generations: u64,
+}
+
+/// A run as it is written.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    candidates: usize,
+    mean: Vec<f64>,
+    sigma: f64,
+    /// `[d · d]`.
+    covariance: Vec<f64>,
+    path_sigma: Vec<f64>,
+    path: Vec<f64>,
+    seed: u64,
+    generations: u64,
+}
+
+impl From<CmaEs> for Saved {
+    fn from(run: CmaEs) -> Self {
+        let d = run.mean.len();
+        Self {
+            candidates: run.constants.weights.len(),
+            covariance: (0..d * d).map(|i| run.covariance[(i / d, i % d)]).collect(),
+            mean: run.mean,
+            sigma: run.sigma,
+            path_sigma: run.path_sigma,
+            path: run.path,
+            seed: run.seed,
+            generations: run.generations,
+        }
+    }
+}
+
+impl TryFrom<Saved> for CmaEs {
+    type Error = ZerothOrderError;
+
+    fn try_from(saved: Saved) -> Result<Self, ZerothOrderError> {
+        let d = saved.mean.len();
+        let run = Self::new(saved.mean, saved.sigma, saved.candidates, saved.seed)?;
+        finite("covariance", &saved.covariance)?;
+        finite("path of the size", &saved.path_sigma)?;
+        finite("path of the mean", &saved.path)?;
+        let lengths = [saved.path_sigma.len(), saved.path.len()];
+        if lengths != [d, d] || saved.covariance.len() != d * d {
+            return Err(ZerothOrderError::State(
+                "its covariance or paths have other lengths than its mean",
+            ));
+        }
+        Ok(Self {
+            covariance: Mat::from_fn(d, d, |i, j| saved.covariance[i * d + j]),
+            path_sigma: saved.path_sigma,
+            path: saved.path,
+            generations: saved.generations,
+            ..run
+        })
+    }
 }
 
 impl CmaEs {
@@ -335,6 +393,24 @@ mod tests {
         assert!(f(run.point()) < 1e-8, "{}", f(run.point()));
         assert_eq!(run.point(), other.point());
         assert_eq!(run.queries(), 3600);
+    }
+
+    #[test]
+    fn a_saved_run_goes_on_to_the_same_bits() {
+        let f = |x: &[f64]| x[0] * x[0] + 30.0 * (x[1] - x[0]).powi(2) + x[2].powi(4);
+        let mut whole = CmaEs::new([0.1, -0.7, 0.3], 0.5, 7, 4).unwrap();
+        for _ in 0..20 {
+            let text = serde_json::to_string(&whole).unwrap();
+            let mut saved: CmaEs = serde_json::from_str(&text).unwrap();
+            saved.step(&mut FunctionOracle::new(f)).unwrap();
+            whole.step(&mut FunctionOracle::new(f)).unwrap();
+            assert_eq!(saved, whole);
+        }
+        let mut saved = serde_json::to_value(&whole).unwrap();
+        saved["path"] = serde_json::json!([0.0]);
+        let told = serde_json::from_value::<CmaEs>(saved).unwrap_err();
+        let expected = "its covariance or paths have other lengths than its mean";
+        assert!(told.to_string().contains(expected), "{told}");
     }
 
     #[test]

@@ -17,12 +17,14 @@
 
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
+use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, ask};
 use crate::zeroth_order::{Directions, RunError, ZerothOrderError, moved, positive, start};
 
 /// The lengths that are tried.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Radii {
     /// GLD-Search: from the largest to the smallest.
     Search {
@@ -40,7 +42,8 @@ pub enum Radii {
     },
 }
 
-/// A run of gradientless descent; see the [module](self).
+/// A run of gradientless descent; see the [module](self). It is saved and loaded through serde, and
+/// goes on to the same bits; loading checks it.
 ///
 /// ```
 /// use nabla_optim::gld::{GradientlessDescent, Radii};
@@ -54,13 +57,36 @@ pub enum Radii {
 /// assert!(f(run.point()) < 1e-2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Saved")]
 pub struct GradientlessDescent {
     radii: Radii,
     point: Vec<f64>,
     seed: u64,
     iterations: u64,
     queries: u64,
+}
+
+/// A run as it is written.
+#[derive(Deserialize)]
+struct Saved {
+    radii: Radii,
+    point: Vec<f64>,
+    seed: u64,
+    iterations: u64,
+    queries: u64,
+}
+
+impl TryFrom<Saved> for GradientlessDescent {
+    type Error = ZerothOrderError;
+
+    fn try_from(saved: Saved) -> Result<Self, ZerothOrderError> {
+        Ok(Self {
+            iterations: saved.iterations,
+            queries: saved.queries,
+            ..Self::new(saved.radii, saved.point, saved.seed)?
+        })
+    }
 }
 
 impl GradientlessDescent {
@@ -214,6 +240,29 @@ mod tests {
         }
         // Four standard errors.
         assert!((within as f64 - 2000.0).abs() < 127.0, "{within}");
+    }
+
+    #[test]
+    fn a_saved_run_goes_on_to_the_same_bits() {
+        let f = |x: &[f64]| x.iter().map(|x| x.powi(4)).sum::<f64>();
+        let radii = Radii::Fast {
+            radius: 1.0,
+            condition: 2.0,
+        };
+        let mut whole = GradientlessDescent::new(radii, [0.1, -0.7], 4).unwrap();
+        // The radius halves after four iterations.
+        for _ in 0..6 {
+            let text = serde_json::to_string(&whole).unwrap();
+            let mut saved: GradientlessDescent = serde_json::from_str(&text).unwrap();
+            saved.step(&mut FunctionOracle::new(f)).unwrap();
+            whole.step(&mut FunctionOracle::new(f)).unwrap();
+            assert_eq!(saved, whole);
+        }
+        let text = serde_json::to_string(&whole).unwrap();
+        let wrong = text.replace("\"condition\":2.0", "\"condition\":0.5");
+        let told = serde_json::from_str::<GradientlessDescent>(&wrong);
+        let told = told.unwrap_err().to_string();
+        assert!(told.contains("the condition number is 0.5"), "{told}");
     }
 
     #[test]

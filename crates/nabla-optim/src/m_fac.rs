@@ -55,6 +55,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use faer::prelude::Solve;
 use faer::{Mat, Side};
 use nabla_grad::flat::{FlatError, ParameterLayout};
+use nabla_grad::long_rows::{combination, products};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -221,18 +222,12 @@ impl InverseFisher for EmpiricalFisher {
 
     fn solve(&self, x: &Tensor<1>) -> Result<Tensor<1>, MFacError> {
         check_length(self.dimension(), x)?;
-        let vx = self
-            .v
-            .clone()
-            .matmul(x.clone().unsqueeze_dim(1))
-            .squeeze_dim(1); // [m]
-        let weights: Vec<f64> = numbers(vx)?
+        let weights: Vec<f64> = products(&self.v, x)
             .iter()
             .zip(&self.q)
-            .map(|(c, q)| c / q)
+            .map(|(c, q)| -c / q)
             .collect();
-        let weights = vector(&weights, &x.device(), x.dtype()).unsqueeze_dim(0); // [1, m]
-        Ok(x.clone() / self.damping - weights.matmul(self.v.clone()).squeeze_dim(0))
+        Ok(combination(&self.v, &weights, x, 1.0 / self.damping))
     }
 
     fn inverse_diagonal(&self) -> Result<Tensor<1>, MFacError> {
@@ -446,28 +441,21 @@ impl SlidingFisher {
     fn replace_oldest(&mut self, gradient: &Tensor<1>) -> Result<Vec<f64>, MFacError> {
         check_length(self.dimension, gradient)?;
         let gradient = gradient.clone().without_autodiff();
-        // As a product of matrices it needs no memory of its own.
-        let column = gradient.clone().unsqueeze_dim::<2>(1);
-        let squared = number(gradient.clone().unsqueeze_dim::<2>(0).matmul(column).sum())?;
-        if !squared.is_finite() {
+        let itself = gradient.clone().unsqueeze_dim::<2>(0); // [1, d]
+        if !products(&itself, &gradient)[0].is_finite() {
             return Err(MFacError::NotFinite);
         }
         let (window, row) = (self.window(), self.next);
-        let Some(gradients) = self.gradients.take() else {
+        let Some(rows) = self.gradients.take() else {
             return Err(MFacError::Device("the window of gradients is lost".into()));
         };
-        let device = gradients.device();
-        let gradient = gradient.cast(gradients.dtype()).to_device(&device);
-        let gradients = gradients.slice_assign(
+        let gradient = gradient.cast(rows.dtype()).to_device(&rows.device());
+        let rows = rows.slice_assign(
             [row..row + 1, 0..self.dimension],
             gradient.clone().unsqueeze_dim(0),
         );
-        let products = gradients
-            .clone()
-            .matmul(gradient.unsqueeze_dim(1))
-            .squeeze_dim(1); // [m]
-        self.gradients = Some(gradients);
-        let products = numbers(products)?;
+        let products = products(&rows, &gradient);
+        self.gradients = Some(rows);
         for (i, &product) in products.iter().enumerate() {
             self.gram[(row, i)] = product;
             self.gram[(i, row)] = product;
@@ -482,12 +470,10 @@ impl SlidingFisher {
         let rows = self.rows()?;
         let mut c: Vec<f64> = products.iter().map(|c| c / self.damping).collect();
         self.factor.solve(&mut c);
-        // The sign and the scale are those of the short vector, which saves passes over the long one.
         for c in &mut c {
             *c /= -self.damping;
         }
-        let c = vector(&c, &rows.device(), rows.dtype()).unsqueeze_dim(0); // [1, m]
-        Ok(x.clone() / self.damping + c.matmul(rows.clone()).squeeze_dim(0))
+        Ok(combination(rows, &c, x, 1.0 / self.damping))
     }
 
     /// `G`.
@@ -505,12 +491,7 @@ impl InverseFisher for SlidingFisher {
 
     fn solve(&self, x: &Tensor<1>) -> Result<Tensor<1>, MFacError> {
         check_length(self.dimension, x)?;
-        let rows = self.rows()?;
-        let c = rows
-            .clone()
-            .matmul(x.clone().unsqueeze_dim(1))
-            .squeeze_dim(1); // [m]
-        self.solve_from(x, numbers(c)?)
+        self.solve_from(x, products(self.rows()?, x))
     }
 
     fn inverse_diagonal(&self) -> Result<Tensor<1>, MFacError> {
@@ -907,10 +888,6 @@ fn numbers(x: Tensor<1>) -> Result<Vec<f64>, MFacError> {
         .convert::<f64>()
         .try_to_vec::<f64>()
         .map_err(|e| MFacError::Device(format!("{e:?}")))
-}
-
-fn number(x: Tensor<1>) -> Result<f64, MFacError> {
-    Ok(numbers(x)?.first().copied().unwrap_or(f64::NAN))
 }
 
 fn vector(x: &[f64], device: &Device, dtype: DType) -> Tensor<1> {

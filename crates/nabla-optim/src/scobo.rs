@@ -17,6 +17,7 @@
 //! Computational Harmonic Analysis, 2022, arXiv 2010.02479.
 
 use burn::config::Config;
+use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, RankingQuestion, ask};
 use crate::zeroth_order::{
@@ -48,7 +49,8 @@ pub struct ScoboConfig {
     pub seed: u64,
 }
 
-/// A run of SCOBO; see the [module](self).
+/// A run of SCOBO; see the [module](self). It is saved and loaded through serde, and goes on to the
+/// same bits; loading checks it.
 ///
 /// ```
 /// use nabla_optim::ranking_oracle::FunctionOracle;
@@ -63,13 +65,37 @@ pub struct ScoboConfig {
 /// assert!(f(run.point()) < 1e-2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Saved")]
 pub struct Scobo {
     config: ScoboConfig,
     point: Vec<f64>,
     iterations: u64,
     questions: u64,
     queries: u64,
+}
+
+/// A run as it is written.
+#[derive(Deserialize)]
+struct Saved {
+    config: ScoboConfig,
+    point: Vec<f64>,
+    iterations: u64,
+    questions: u64,
+    queries: u64,
+}
+
+impl TryFrom<Saved> for Scobo {
+    type Error = ZerothOrderError;
+
+    fn try_from(saved: Saved) -> Result<Self, ZerothOrderError> {
+        Ok(Self {
+            iterations: saved.iterations,
+            questions: saved.questions,
+            queries: saved.queries,
+            ..Self::new(saved.config, saved.point)?
+        })
+    }
 }
 
 impl Scobo {
@@ -219,7 +245,7 @@ pub fn one_bit_direction(c: &[f64], sparsity: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ranking_oracle::FunctionOracle;
+    use crate::ranking_oracle::{FunctionOracle, NoisyFunctionOracle, ValueNoise};
     use proptest::prelude::*;
 
     proptest! {
@@ -245,6 +271,32 @@ mod tests {
                 prop_assert!(dot(&g) >= scale * dot(&near) - 1e-9);
             }
         }
+    }
+
+    /// With an oracle whose noise depends on the number of the question, which is saved, too.
+    #[test]
+    fn a_saved_run_goes_on_to_the_same_bits() {
+        let noise = ValueNoise::Gaussian(0.1);
+        let oracle = || {
+            let f = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
+            NoisyFunctionOracle::new(f, noise, 9).unwrap()
+        };
+        let config = ScoboConfig::new()
+            .with_sparsity(Some(2))
+            .with_step_schedule(Schedule::InverseSquareRoot)
+            .with_line_search(Some(LineSearch::new()));
+        let mut whole = Scobo::new(config, [0.1, -0.7, 0.3]).unwrap();
+        for _ in 0..6 {
+            let text = serde_json::to_string(&whole).unwrap();
+            let mut saved: Scobo = serde_json::from_str(&text).unwrap();
+            saved.step(&mut oracle()).unwrap();
+            whole.step(&mut oracle()).unwrap();
+            assert_eq!(saved, whole);
+        }
+        let text = serde_json::to_string(&whole).unwrap();
+        let told = serde_json::from_str::<Scobo>(&text.replace("0.01", "-0.01"));
+        let told = told.unwrap_err().to_string();
+        assert!(told.contains("the radius is -0.01"), "{told}");
     }
 
     #[test]

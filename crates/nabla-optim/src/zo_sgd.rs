@@ -14,9 +14,10 @@
 //! Programming*, SIAM Journal on Optimization, 2013, arXiv 1309.5549.
 
 use burn::config::Config;
+use serde::{Deserialize, Serialize};
 
 use crate::zeroth_order::{
-    Directions, LineSearch, Schedule, ZerothOrderError, add, least, positive, start,
+    Directions, LineSearch, Schedule, ZerothOrderError, add, finite, least, positive, start,
 };
 
 /// Configuration of [`ZoSgd`].
@@ -44,7 +45,8 @@ pub struct ZoSgdConfig {
     pub seed: u64,
 }
 
-/// A run of ZO-SGD; see the [module](self).
+/// A run of ZO-SGD; see the [module](self). It is saved and loaded through serde, and goes on to the
+/// same bits; loading checks it.
 ///
 /// ```
 /// use nabla_optim::zo_sgd::{ZoSgd, ZoSgdConfig};
@@ -56,14 +58,39 @@ pub struct ZoSgdConfig {
 /// assert!(f(run.point()) < 1e-3);
 /// # Ok::<(), nabla_optim::zeroth_order::ZerothOrderError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Saved")]
 pub struct ZoSgd {
     config: ZoSgdConfig,
     point: Vec<f64>,
-    /// `f` there, if it is known.
+    /// `f` there, if it is known and a number, which every format can hold.
     value: Option<f64>,
     iterations: u64,
     queries: u64,
+}
+
+/// A run as it is written.
+#[derive(Deserialize)]
+struct Saved {
+    config: ZoSgdConfig,
+    point: Vec<f64>,
+    value: Option<f64>,
+    iterations: u64,
+    queries: u64,
+}
+
+impl TryFrom<Saved> for ZoSgd {
+    type Error = ZerothOrderError;
+
+    fn try_from(saved: Saved) -> Result<Self, ZerothOrderError> {
+        finite("value", saved.value.as_slice())?;
+        Ok(Self {
+            value: saved.value,
+            iterations: saved.iterations,
+            queries: saved.queries,
+            ..Self::new(saved.config, saved.point)?
+        })
+    }
 }
 
 impl ZoSgd {
@@ -141,7 +168,7 @@ impl ZoSgd {
             return Err(ZerothOrderError::Diverged);
         }
         self.point = best.1;
-        self.value = searched.then_some(best.0);
+        self.value = (searched && best.0.is_finite()).then_some(best.0);
         self.iterations += 1;
         Ok(())
     }
@@ -176,6 +203,28 @@ mod tests {
                 "{sum:?} {gradient:?}"
             );
             assert!(error < 0.05, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_saved_run_goes_on_to_the_same_bits() {
+        let f = |x: &[f64]| x.iter().map(|x| x.powi(4)).sum::<f64>();
+        for search in [None, Some(LineSearch::new())] {
+            let config = ZoSgdConfig::new()
+                .with_step_schedule(Schedule::InverseSquareRoot)
+                .with_line_search(search);
+            let mut whole = ZoSgd::new(config, [0.1, -0.7, 0.3]).unwrap();
+            for _ in 0..6 {
+                let text = serde_json::to_string(&whole).unwrap();
+                let mut saved: ZoSgd = serde_json::from_str(&text).unwrap();
+                saved.step(f).unwrap();
+                whole.step(f).unwrap();
+                assert_eq!(saved, whole);
+            }
+            let text = serde_json::to_string(&whole).unwrap();
+            let told = serde_json::from_str::<ZoSgd>(&text.replace("0.01", "-0.01"));
+            let told = told.unwrap_err().to_string();
+            assert!(told.contains("the smoothing is -0.01"), "{told}");
         }
     }
 

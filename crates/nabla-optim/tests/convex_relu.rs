@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use nabla_optim::convex_relu::{
     ActivationPatterns, Admm, AdmmStep, Attack, BackPropagation, ConvexReluError,
-    ConvexReluProblem, ConvexReluSolution, DenseExamples, Form, InteriorPoint, Loss,
+    ConvexReluProblem, ConvexReluSolution, DenseExamples, Form, GatedRelu, InteriorPoint, Loss,
     PatternSampling, Penalty, PrimalStep, SampledProgram, TwoLayerRelu,
 };
 use serde::Deserialize;
@@ -168,6 +168,13 @@ fn the_network_has_the_objective_of_the_program() {
             .map(|i| gated.v.as_ref().col(i).norm_l2())
             .sum();
         assert!((loss + reference.beta * lengths - gated.objective).abs() < 1e-9);
+        // It is what it was after saving, and a damaged file is refused.
+        let text = serde_json::to_string(&network).unwrap();
+        assert_eq!(serde_json::from_str::<GatedRelu>(&text).unwrap(), network);
+        let mut damaged = serde_json::to_value(&network).unwrap();
+        damaged["weights"][0] = serde_json::json!([1.0]);
+        let told = serde_json::from_value::<GatedRelu>(damaged).unwrap_err();
+        assert!(told.to_string().contains("has 1 numbers"), "{told}");
     }
 }
 

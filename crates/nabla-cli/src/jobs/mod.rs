@@ -7,6 +7,7 @@ pub mod evaluate;
 mod experiment_flags;
 pub mod list;
 pub mod project;
+pub mod sample;
 pub mod solve;
 pub mod train;
 mod train_model;

@@ -147,7 +147,7 @@ impl ModelFolder {
         matches!(self.parts.get(name), Some([_, Some(_)]))
     }
 
-    /// A part, which must be of one of `classes`.
+    /// A part, which must be of one of `classes` if there are any.
     ///
     /// # Errors
     /// If the index does not name it, it is of another class, or its folder is missing.
@@ -162,7 +162,7 @@ impl ModelFolder {
                 });
             }
         };
-        if !classes.contains(&class.as_str()) {
+        if !classes.is_empty() && !classes.contains(&class.as_str()) {
             return Err(ModelFolderError::Unsupported {
                 path: index(),
                 key: name.to_owned(),
@@ -373,8 +373,147 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelFold
         path: path.to_owned(),
         source,
     })?;
+    let text = without_infinities(&text);
     serde_json::from_str(&text).map_err(|e| ModelFolderError::Config {
         path: path.to_owned(),
         reason: e.to_string(),
     })
+}
+
+/// Python writes infinities and NaN into JSON, which has none: `null` instead, outside of strings.
+fn without_infinities(text: &str) -> String {
+    let mut found = String::with_capacity(text.len());
+    let mut rest = text;
+    let (mut quoted, mut escaped) = (false, false);
+    while let Some(c) = rest.chars().next() {
+        let word = ["-Infinity", "Infinity", "NaN"]
+            .into_iter()
+            .find(|word| !quoted && rest.starts_with(word));
+        if let Some(word) = word {
+            found += "null";
+            rest = &rest[word.len()..];
+            continue;
+        }
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+        found.push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn write(folder: &Path, name: &str, value: &Value) {
+        let path = folder.join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(path, value.to_string()).unwrap();
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Known {
+        size: usize,
+    }
+
+    #[test]
+    fn infinities_are_read_as_nothing() {
+        let text = r#"{"a": -Infinity, "b": [NaN, 1], "c": "NaN \" Infinity \\"}"#;
+        let value: Value = serde_json::from_str(&without_infinities(text)).unwrap();
+        assert_eq!(
+            value,
+            json!({"a": null, "b": [null, 1], "c": "NaN \" Infinity \\"})
+        );
+    }
+
+    #[test]
+    fn options_that_are_not_known_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |value: Value| {
+            write(folder.path(), "config.json", &value);
+            let part = Part::open(folder.path(), "Net").unwrap();
+            let known = part.config::<Known>("config.json", &["note"], &[("act", json!("silu"))]);
+            known
+                .map(|known| known.size)
+                .map_err(|error| error.to_string())
+        };
+        let plain = json!({"_class_name": "Net", "size": 3, "note": 1, "act": "silu", "a": null, "b": false});
+        assert_eq!(read(plain), Ok(3));
+        let told = read(json!({"size": 3, "act": "relu"})).unwrap_err();
+        assert!(
+            told.contains("act = \"relu\"") && told.contains("only \"silu\""),
+            "{told}"
+        );
+        let told = read(json!({"size": 3, "new": 2})).unwrap_err();
+        assert!(
+            told.contains("new = 2") && told.contains("not known"),
+            "{told}"
+        );
+        let told = read(json!({"size": "big"})).unwrap_err();
+        assert!(told.contains("cannot be understood"), "{told}");
+    }
+
+    #[test]
+    fn what_a_folder_lacks_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |error: ModelFolderError| error.to_string();
+        let none = told(ModelFolder::open(&folder.path().join("none")).unwrap_err());
+        assert!(none.contains("there is no model folder"), "{none}");
+        let empty = told(ModelFolder::open(folder.path()).unwrap_err());
+        assert!(empty.contains("holds no model_index.json"), "{empty}");
+        let index =
+            json!({"_class_name": "P", "unet": ["diffusers", "Net"], "vae": [null, null], "x": 1});
+        write(folder.path(), "model_index.json", &index);
+        let model = ModelFolder::open(folder.path()).unwrap();
+        assert_eq!(model.class(), "P");
+        assert!(model.has("unet") && !model.has("vae") && !model.has("x"));
+        let missing = told(model.part("vae", &["Vae"]).unwrap_err());
+        assert!(missing.contains("names no vae"), "{missing}");
+        let other = told(model.part("unet", &["UNet"]).unwrap_err());
+        assert!(
+            other.contains("unet = Net") && other.contains("UNet"),
+            "{other}"
+        );
+        let missing = told(model.part("unet", &["Net"]).unwrap_err());
+        assert!(missing.contains("holds no folder unet"), "{missing}");
+        fs::create_dir(folder.path().join("unet")).unwrap();
+        let part = model.part("unet", &["Net"]).unwrap();
+        let weights = || {
+            part.weights("w", &Device::flex(), Precision::F32)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(
+            weights().contains("holds no w.safetensors"),
+            "{}",
+            weights()
+        );
+        fs::write(folder.path().join("unet/w.bin"), b"").unwrap();
+        assert!(
+            weights().contains("convert it to safetensors"),
+            "{}",
+            weights()
+        );
+        write(
+            folder.path(),
+            "unet/w.safetensors.index.json",
+            &json!({"weight_map": {"a": "../x"}}),
+        );
+        assert!(
+            weights().contains("not the name of a file beside it"),
+            "{}",
+            weights()
+        );
+        write(
+            folder.path(),
+            "unet/w.safetensors.index.json",
+            &json!({"weight_map": {"a": "x"}}),
+        );
+        assert!(weights().contains("holds no x"), "{}", weights());
+    }
 }

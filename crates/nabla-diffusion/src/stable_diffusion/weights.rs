@@ -705,6 +705,21 @@ impl Scope<'_> {
         ))
     }
 
+    /// The numbers of a tensor of whatever shape, and its shape.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn values(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), WeightsError> {
+        let shape = self.shape(name).unwrap_or_default();
+        let data = self.weights.read(&self.full(name), &shape)?;
+        let values = data.convert_dtype(DType::F32).try_to_vec();
+        let values = values.map_err(|e| WeightsError::Format {
+            path: self.weights.paths.first().cloned().unwrap_or_default(),
+            reason: format!("the tensor {name} cannot be read: {e:?}"),
+        })?;
+        Ok((values, shape))
+    }
+
     fn parameter<const D: usize>(
         &self,
         name: &str,

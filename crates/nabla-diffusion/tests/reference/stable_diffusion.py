@@ -119,6 +119,8 @@ def learn_merges(count):
 
 def write_json(path, value):
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    # JSON has no infinity; where it is a default, null says the same.
+    text = text.replace(": -Infinity", ": null")
     # Lists of numbers on one line.
     text = regex.sub(r"\[[\d\s.,e+-]+\]", lambda numbers: " ".join(numbers[0].split()), text)
     path.write_text(text + "\n", encoding="utf-8")

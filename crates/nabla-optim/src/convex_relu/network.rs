@@ -307,11 +307,78 @@ impl ConvexReluSolution {
 }
 
 /// `f(x) = Σ_i 1[x·h_i ≥ 0] x·v_i`, where `x` ends with a 1 if there is a bias.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// It is saved and loaded through serde; loading checks it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "GatedLayer", into = "GatedLayer")]
 pub struct GatedRelu {
+    /// `h_1 … h_P`, `[d, P]`.
     gates: Mat<f64>,
+    /// `v_1 … v_P`, `[d, P]`.
     weights: Mat<f64>,
     bias: bool,
+}
+
+/// How a gated network is written.
+#[derive(Serialize, Deserialize)]
+struct GatedLayer {
+    /// Direction of each gate and, with a bias, that of the 1 as the last one, `[P][d]`.
+    gates: Vec<Vec<f64>>,
+    /// Weights behind each gate, `[P][d]`.
+    weights: Vec<Vec<f64>>,
+    /// Whether there is a bias.
+    bias: bool,
+}
+
+impl TryFrom<GatedLayer> for GatedRelu {
+    type Error = ConvexReluError;
+
+    fn try_from(layer: GatedLayer) -> Result<Self, ConvexReluError> {
+        let wrong = |reason: String| Err(ConvexReluError::Network(reason));
+        let d = layer.gates.first().map_or(0, Vec::len);
+        if d <= usize::from(layer.bias) {
+            return wrong("its gates take no features".into());
+        }
+        if layer.gates.len() != layer.weights.len() {
+            return wrong(format!(
+                "it has {} gates, but weights behind {}",
+                layer.gates.len(),
+                layer.weights.len()
+            ));
+        }
+        let vectors = || layer.gates.iter().chain(&layer.weights);
+        if let Some(vector) = vectors().find(|vector| vector.len() != d) {
+            return wrong(format!(
+                "one of its gates or weights has {} numbers, but {d} are expected",
+                vector.len()
+            ));
+        }
+        if let Some(number) = vectors().flatten().find(|number| !number.is_finite()) {
+            return wrong(format!(
+                "one of its numbers is {number}, but it must be finite"
+            ));
+        }
+        let matrix = |columns: &[Vec<f64>]| Mat::from_fn(d, columns.len(), |i, j| columns[j][i]);
+        Ok(Self {
+            gates: matrix(&layer.gates),
+            weights: matrix(&layer.weights),
+            bias: layer.bias,
+        })
+    }
+}
+
+impl From<GatedRelu> for GatedLayer {
+    fn from(network: GatedRelu) -> Self {
+        let columns = |matrix: &Mat<f64>| {
+            let column = |j| (0..matrix.nrows()).map(|i| matrix[(i, j)]).collect();
+            (0..matrix.ncols()).map(column).collect()
+        };
+        Self {
+            gates: columns(&network.gates),
+            weights: columns(&network.weights),
+            bias: network.bias,
+        }
+    }
 }
 
 impl GatedRelu {

@@ -51,6 +51,17 @@ pub struct Arguments {
     /// Weights of a group: neighbours, with softmax those of a feature
     #[arg(long, value_name = "N", requires = "group_l1", value_parser = at_least_one)]
     group_size: Option<usize>,
+    /// Weights of each group, neighbours, where they are not equally many: `--group-sizes 2,2,4`
+    #[arg(
+        long,
+        value_name = "N,N,...",
+        value_delimiter = ',',
+        num_args = 1,
+        requires = "group_l1",
+        conflicts_with = "group_size",
+        value_parser = at_least_one
+    )]
+    group_sizes: Vec<usize>,
     /// No weight below 0
     #[arg(long)]
     non_negative: bool,
@@ -224,9 +235,26 @@ impl Arguments {
     /// - `weights`: how many there are, `[features, outputs]`
     fn penalty(&self, weights: usize, outputs: usize) -> Result<Penalty, Failure> {
         if let Some(weight) = self.group_l1 {
-            let size = self.group_size.unwrap_or(outputs);
             let all: Vec<usize> = (0..weights).collect();
-            let groups = all.chunks(size).map(<[usize]>::to_vec).collect();
+            if self.group_sizes.is_empty() {
+                let size = self.group_size.unwrap_or(outputs);
+                let groups = all.chunks(size).map(<[usize]>::to_vec).collect();
+                return Ok(Penalty::GroupL1 { weight, groups });
+            }
+            let sum = self
+                .group_sizes
+                .iter()
+                .fold(0, |a: usize, &b| a.saturating_add(b));
+            if sum != weights {
+                return Err(Failure::input(format!(
+                    "the groups of --group-sizes have {sum} weights together, but it must be all \
+                     {weights} of the model"
+                )));
+            }
+            let mut rest = all.into_iter();
+            let groups = self.group_sizes.iter();
+            let groups = groups.map(|&size| rest.by_ref().take(size).collect());
+            let groups = groups.collect();
             return Ok(Penalty::GroupL1 { weight, groups });
         }
         Ok(match (self.l1, self.non_negative, &self.bounds[..]) {

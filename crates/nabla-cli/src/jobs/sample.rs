@@ -1,0 +1,418 @@
+//! `nabla sample`: pictures from a text, by a Stable Diffusion model in a folder.
+
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+use clap::{Args, ValueEnum};
+use nabla::claims::ProgressSink;
+use nabla::data::{
+    BitDepth, FileFormat, Picture, Raster, WriteOptions, check_writable, write_bytes_atomically,
+};
+use nabla::diffusion::sampler::SamplerKind;
+use nabla::diffusion::stable_diffusion::autoencoder_kl::TileOptions;
+use nabla::diffusion::stable_diffusion::lora::Lora;
+use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
+use nabla::diffusion::stable_diffusion::pipeline::{
+    LoadOptions, SamplingOptions, StableDiffusion, StableDiffusionError, Start, latent_file,
+};
+use nabla::diffusion::stable_diffusion::weights::Precision;
+use nabla::panorama::pixels::{to_rasters, to_tensor};
+use nabla::panorama::{Interpolation, resize_planar};
+use serde::Serialize;
+
+use crate::devices::DeviceChoice;
+use crate::errors::Failure;
+use crate::output::{print, print_json};
+use crate::progress::{Progress, duration};
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    /// A model in the diffusers layout: a folder with model_index.json, unet, vae, text_encoder …
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// What the picture shows
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// What it should not show
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
+    /// The PNG file to write; several are numbered
+    #[arg(short, long, value_name = "OUT", default_value = "sample.png")]
+    output: PathBuf,
+    /// How many pictures
+    #[arg(short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// Pixels, as 512 or 768x512 (width x height) [default: what the model was trained on, or the
+    /// size of --image]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    size: Option<[usize; 2]>,
+    /// Steps of the sampler
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// The sampler [default: the one that the model's folder names]
+    #[arg(long, value_name = "NAME", value_parser = sampler())]
+    sampler: Option<String>,
+    /// Spaces the noise levels as Karras et al. do
+    #[arg(long)]
+    karras: bool,
+    /// How strongly the text guides; 1 is not at all
+    #[arg(
+        long,
+        value_name = "SCALE",
+        default_value_t = 7.5,
+        allow_negative_numbers = true
+    )]
+    guidance_scale: f64,
+    /// How far the guided prediction's spread is brought back to the unguided one's, 0 to 1
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    guidance_rescale: f64,
+    /// Seed of the first picture; each further one has the next
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// A picture to start from
+    #[arg(long, value_name = "IN")]
+    image: Option<PathBuf>,
+    /// How much of --image is made anew, 0 to 1 [default: 0.8; with --mask 1]
+    #[arg(
+        long,
+        value_name = "SHARE",
+        requires = "image",
+        allow_negative_numbers = true
+    )]
+    strength: Option<f64>,
+    /// A picture that is white where --image is to be made anew, and black where it is kept
+    #[arg(long, value_name = "IN", requires = "image")]
+    mask: Option<PathBuf>,
+    /// A LoRA to merge, with a strength if it is not 1; may be given several times
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    lora: Vec<String>,
+    /// In what precision the model computes
+    #[arg(long, value_enum, default_value_t)]
+    precision: PrecisionChoice,
+    /// The most pixels along a side that the autoencoder works on at once; less needs less memory
+    #[arg(long, value_name = "PIXELS")]
+    tile: Option<usize>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceChoice,
+    /// A file for the latents, in the safetensors format
+    #[arg(long, value_name = "FILE")]
+    latents: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum PrecisionChoice {
+    /// 32 bits
+    #[default]
+    F32,
+    /// 16 bits, with an exponent of 5
+    F16,
+    /// 16 bits, with an exponent of 8
+    Bf16,
+}
+
+impl From<PrecisionChoice> for Precision {
+    fn from(choice: PrecisionChoice) -> Self {
+        match choice {
+            PrecisionChoice::F32 => Self::F32,
+            PrecisionChoice::F16 => Self::F16,
+            PrecisionChoice::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+impl From<StableDiffusionError> for Failure {
+    fn from(error: StableDiffusionError) -> Self {
+        match error {
+            StableDiffusionError::Cancelled => Self::run(error),
+            other => Self::input(other),
+        }
+    }
+}
+
+fn sampler() -> clap::builder::PossibleValuesParser {
+    SamplerKind::ALL.map(SamplerKind::name).into()
+}
+
+/// `512` or `768x512`, to height and width.
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let side = |text: &str| match text.parse::<usize>() {
+        Ok(side) if (1..=16_384).contains(&side) => Ok(side),
+        _ => Err("it must be 512, or 768x512, each at most 16384".to_owned()),
+    };
+    match text.split_once('x') {
+        Some((width, height)) => Ok([side(height)?, side(width)?]),
+        None => Ok([side(text)?; 2]),
+    }
+}
+
+/// `FILE` or `FILE:STRENGTH`.
+fn lora(text: &str) -> Result<Lora, Failure> {
+    let (file, strength) = match text.rsplit_once(':') {
+        Some((file, strength)) if !Path::new(text).is_file() => {
+            let strength = strength.parse().map_err(|_| {
+                Failure::input(format!("--lora {text}: {strength:?} is not a strength"))
+            })?;
+            (file, strength)
+        }
+        _ => (text, 1.0),
+    };
+    Lora::read(Path::new(file), strength).map_err(Failure::input)
+}
+
+/// What came out.
+#[derive(Serialize)]
+struct Sampled {
+    files: Vec<PathBuf>,
+    latents: Option<PathBuf>,
+    width: usize,
+    height: usize,
+    prompt: String,
+    negative: Option<String>,
+    steps: u32,
+    sampler: &'static str,
+    guidance_scale: f64,
+    /// Of each picture.
+    seeds: Vec<u64>,
+    device: DeviceChoice,
+    load_seconds: f64,
+    seconds: f64,
+}
+
+/// Does the job.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if FileFormat::from_path(&arguments.output) != Some(FileFormat::Png) {
+        return Err(Failure::input(format!(
+            "{} is not the name of a PNG file, which can hold what the picture was made with",
+            arguments.output.display()
+        )));
+    }
+    let files = outputs(&arguments.output, arguments.count);
+    for file in files.iter().chain(&arguments.latents) {
+        check_writable(file)?;
+    }
+    let picture = arguments.image.as_deref().map(Picture::read).transpose()?;
+    let mask = arguments.mask.as_deref().map(Picture::read).transpose()?;
+    let folder = ModelFolder::open(&arguments.model).map_err(Failure::input)?;
+    let loras = arguments.lora.iter().map(|text| lora(text));
+    let options = LoadOptions {
+        precision: arguments.precision.into(),
+        loras: loras.collect::<Result<_, _>>()?,
+        tiles: None,
+    };
+    let device = arguments.device.open()?;
+    let progress = Progress::new();
+    progress.begin("loading", 1);
+    let begun = Instant::now();
+    let mut model = StableDiffusion::load(&folder, &device, &options)?;
+    if let Some(tile) = arguments.tile {
+        let size = (tile / model.factor()).max(1);
+        let overlap = size / 4;
+        model = model.with_tiling(TileOptions { size, overlap })?;
+    }
+    let load_seconds = begun.elapsed().as_secs_f64();
+    progress.finish();
+
+    let begun = Instant::now();
+    let size = match (arguments.size, &picture) {
+        (Some(size), _) => size,
+        (None, Some(picture)) => {
+            let [width, height] = picture.size();
+            let whole = |side: u32| (side as usize / model.factor()).max(1) * model.factor();
+            [whole(height), whole(width)]
+        }
+        (None, None) => [model.native_size().unwrap_or(512); 2],
+    };
+    let fit = |raster: Raster| resize_planar(&raster, size[0], size[1], Interpolation::Lanczos3);
+    let start = match (picture, mask) {
+        (None, _) => Start::Noise,
+        (Some(picture), mask) => {
+            let picture = fit(picture.into_rgb().raster)?;
+            let picture = to_tensor([&picture], &device).clamp(-1.0, 1.0);
+            match mask {
+                None => Start::Picture {
+                    picture,
+                    strength: arguments.strength.unwrap_or(0.8),
+                },
+                Some(mask) => {
+                    let mask = fit(mask.into_rgb().raster)?;
+                    let mask: Tensor<4> = to_tensor([&mask], &device);
+                    Start::Masked {
+                        picture,
+                        mask: mask.mean_dim(1) * 0.5 + 0.5,
+                        strength: arguments.strength.unwrap_or(1.0),
+                    }
+                }
+            }
+        }
+    };
+    let sampler = match &arguments.sampler {
+        Some(name) => name.parse::<SamplerKind>().map_err(Failure::input)?,
+        None => model.scheduler().kind().map_err(Failure::input)?,
+    };
+    let mut sampling = SamplingOptions {
+        steps: arguments.steps as usize,
+        guidance_scale: arguments.guidance_scale,
+        guidance_rescale: arguments.guidance_rescale,
+        sampler: Some(sampler),
+        karras: arguments.karras.then_some(true),
+        ..SamplingOptions::new(size)
+    };
+    let positive = model.encode_text(&arguments.prompt)?;
+    let negative = match &arguments.negative {
+        Some(text) => model.encode_text(text)?,
+        None => model.encode_nothing()?,
+    };
+    for (what, cut) in [("prompt", positive.cut), ("negative prompt", negative.cut)] {
+        if cut > 0 {
+            progress.note(&format!(
+                "the {what} is too long: its last {cut} pieces are left out"
+            ));
+        }
+    }
+    let mut latents = Vec::new();
+    let mut seeds = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        sampling.seed = arguments.seed.wrapping_add(number as u64);
+        let name = match files.len() {
+            1 => "sampling".to_owned(),
+            all => format!("sampling {} of {all}", number + 1),
+        };
+        let mut done = 0;
+        let latent = model.sample(&positive, &negative, &start, &sampling, &mut |step| {
+            if done == 0 {
+                progress.begin(&name, step.total as u64);
+            }
+            progress.advance((step.done - done) as u64);
+            done = step.done;
+            ControlFlow::Continue(())
+        })?;
+        progress.finish();
+        progress.begin("decoding", 1);
+        let pixels = to_rasters(model.decode(latent.clone())?);
+        progress.finish();
+        for raster in pixels {
+            let raster = raster.map(|v| v.clamp(0.0, 1.0));
+            let mut picture = Picture::new(raster, BitDepth::Eight);
+            let text = parameters(arguments, sampler, &sampling);
+            picture.metadata.texts = vec![("parameters".to_owned(), text)];
+            picture.write(file, &WriteOptions::default())?;
+        }
+        latents.push(latent);
+        seeds.push(sampling.seed);
+    }
+    if let Some(path) = &arguments.latents {
+        let bytes = latent_file(Tensor::cat(latents, 0))?;
+        write_bytes_atomically(path, &bytes)?;
+    }
+    let sampled = Sampled {
+        files,
+        latents: arguments.latents.clone(),
+        width: size[1],
+        height: size[0],
+        prompt: arguments.prompt.clone(),
+        negative: arguments.negative.clone(),
+        steps: arguments.steps,
+        sampler: sampler.name(),
+        guidance_scale: arguments.guidance_scale,
+        seeds,
+        device: arguments.device,
+        load_seconds,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    if arguments.json {
+        return print_json(&sampled);
+    }
+    let names: Vec<_> = sampled
+        .files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    print(&format!(
+        "{}: {} x {} pixels in {} (loaded in {})\n",
+        names.join(", "),
+        sampled.width,
+        sampled.height,
+        duration(sampled.seconds),
+        duration(sampled.load_seconds)
+    ))
+}
+
+/// The output, or several numbered ones.
+fn outputs(output: &Path, count: u32) -> Vec<PathBuf> {
+    if count == 1 {
+        return vec![output.to_owned()];
+    }
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    (1..=count)
+        .map(|number| output.with_file_name(format!("{stem}_{number}.png")))
+        .collect()
+}
+
+/// What the picture was made with, in the form that other programs read.
+fn parameters(arguments: &Arguments, sampler: SamplerKind, sampling: &SamplingOptions) -> String {
+    let mut text = arguments.prompt.clone();
+    if let Some(negative) = &arguments.negative {
+        let _ = write!(text, "\nNegative prompt: {negative}");
+    }
+    let [height, width] = sampling.size;
+    let model = arguments.model.canonicalize();
+    let model = model.as_deref().unwrap_or(&arguments.model);
+    let _ = write!(
+        text,
+        "\nSteps: {}, Sampler: {}{}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model: {}",
+        sampling.steps,
+        sampler.name(),
+        if arguments.karras { " karras" } else { "" },
+        sampling.guidance_scale,
+        sampling.seed,
+        model.file_name().unwrap_or_default().to_string_lossy(),
+    );
+    if sampling.guidance_rescale != 0.0 {
+        let _ = write!(text, ", CFG rescale: {}", sampling.guidance_rescale);
+    }
+    if arguments.image.is_some() {
+        let usual = if arguments.mask.is_some() { 1.0 } else { 0.8 };
+        let strength = arguments.strength.unwrap_or(usual);
+        let _ = write!(text, ", Denoising strength: {strength}");
+    }
+    for lora in &arguments.lora {
+        let name = Path::new(lora).file_name().unwrap_or_default();
+        let _ = write!(text, ", Lora: {}", name.to_string_lossy());
+    }
+    let _ = write!(text, ", Version: nabla {}", env!("CARGO_PKG_VERSION"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_width_by_height() {
+        assert_eq!(size("512"), Ok([512, 512]));
+        assert_eq!(size("768x512"), Ok([512, 768]));
+        for wrong in ["", "0", "512x", "x512", "3x4x5", "99999", "-8"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn several_outputs_are_numbered() {
+        let names = outputs(Path::new("a/b.png"), 2);
+        assert_eq!(names, [Path::new("a/b_1.png"), Path::new("a/b_2.png")]);
+        assert_eq!(outputs(Path::new("b.png"), 1), [Path::new("b.png")]);
+    }
+}

@@ -1,0 +1,361 @@
+//! PNDM: pseudo numerical methods, which draw pictures in 20 to 100 calls of the network.
+//!
+//! A classical solver takes a weighted mean of gradients, and follows it along a straight line. A
+//! *pseudo* method keeps the weights, but follows DDIM's step, the [`transfer`] `φ`: it stays on the
+//! manifold of the noisy data wherever `ε` is exact. From the time `t` to `s < t`, with
+//! `e_t = ε_θ(x_t, t)`:
+//!
+//! ```text
+//! improved Euler    e¹ = e_t; x² = φ(x_t, e¹, t → s); e² = ε(x², s);  e' = (e¹ + e²)/2
+//! Runge and Kutta   m = (t + s)/2; e¹ = e_t; x² = φ(x_t, e¹, t → m); e² = ε(x², m);
+//!                   x³ = φ(x_t, e², t → m); e³ = ε(x³, m); x⁴ = φ(x_t, e³, t → s); e⁴ = ε(x⁴, s)
+//!                   e' = (e¹ + 2e² + 2e³ + e⁴)/6
+//! linear multistep  e' = (55 e_t − 59 e_{t+δ} + 37 e_{t+2δ} − 9 e_{t+3δ})/24
+//! x_s = φ(x_t, e', t → s)
+//! ```
+//!
+//! | [`PndmMethod`] | first steps | then | calls in S steps |
+//! |---|---|---|---|
+//! | `FPndm` | 3 × Runge and Kutta | linear multistep of order 4 | S + 9 |
+//! | `SPndm` | improved Euler | linear multistep of order 2 | S + 1 |
+//! | `Plms` | improved Euler | linear multistep of orders 2, 3, 4 | S + 1 |
+//! | `Fon` | as `FPndm`, along straight lines | the same | S + 9 |
+//!
+//! `SPndm` and `FPndm` converge with the second order: the transfer limits it, not the weights. `Fon` is
+//! the classical method that the paper compares with; its derivative is `φ(x, ε, t → t − 1) − x`. `Plms`
+//! is the start that Stable Diffusion uses (`skip_prk_steps`).
+//!
+//! Where the times of the schedule are uneven, the multistep weights are computed for them
+//! ([`adams_bashforth`]); the last step counts as long as the one before it.
+//!
+//! A network that predicts the velocity or the picture is asked for its `ε`. The diffusers library
+//! instead combines the network's own outputs ([`PndmConfig::combine_outputs`]), which loses an order
+//! for networks that predict the velocity.
+//!
+//! Sources: Liu, Ren, Lin, Zhao, *Pseudo Numerical Methods for Diffusion Models on Manifolds*, 2022,
+//! arXiv 2202.09778, eq. 9 to 14; `Plms` is from the code of Rombach et al., arXiv 2112.10752.
+
+use std::collections::VecDeque;
+
+use burn::config::Config;
+use burn::tensor::Tensor;
+
+use crate::ddim::transfer;
+use crate::denoiser::{
+    Denoiser, Prediction, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
+};
+use crate::multistep::{adams_bashforth, weighted_sum};
+use crate::schedule::{NoiseLevel, NoiseSchedule};
+
+/// Which of the methods; see the [module documentation](self).
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum PndmMethod {
+    /// Runge and Kutta's start, order 4: the paper's F-PNDM.
+    FPndm,
+    /// The improved Euler start, order 2: the paper's S-PNDM.
+    SPndm,
+    /// The improved Euler start, then the highest order up to 4: Stable Diffusion's PLMS.
+    Plms,
+    /// The classical method of order 4, the paper's baseline.
+    Fon,
+}
+
+impl PndmMethod {
+    fn runge_kutta_steps(self) -> usize {
+        match self {
+            Self::FPndm | Self::Fon => 3,
+            Self::SPndm | Self::Plms => 0,
+        }
+    }
+
+    fn order(self) -> usize {
+        match self {
+            Self::SPndm => 2,
+            _ => 4,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::FPndm => "F-PNDM",
+            Self::SPndm => "S-PNDM",
+            Self::Plms => "PLMS",
+            Self::Fon => "FON",
+        }
+    }
+
+    /// The fewest steps of a schedule for it: the start must not ask about the time behind the end.
+    pub fn least_steps(self) -> usize {
+        match self.runge_kutta_steps() {
+            0 => 2,
+            start => start + 1,
+        }
+    }
+
+    /// Calls of the network in so many steps.
+    pub fn calls(self, steps: usize) -> usize {
+        match self.runge_kutta_steps() {
+            0 => steps + 1,
+            start => steps + 3 * start,
+        }
+    }
+}
+
+/// Configuration of [`Pndm`].
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct PndmConfig {
+    /// The method. Default [`PndmMethod::FPndm`].
+    #[config(default = "PndmMethod::FPndm")]
+    pub method: PndmMethod,
+    /// Whether the network's outputs are combined, as in diffusers, and not `ε`: the same for a network
+    /// that predicts `ε`, of a lower order for others. Default false.
+    #[config(default = false)]
+    pub combine_outputs: bool,
+    /// Limits `x̂_0` to `[−clip, clip]` before the hook sees it. Default none.
+    pub clip: Option<f64>,
+}
+
+impl PndmConfig {
+    /// The sampler over `schedule`.
+    ///
+    /// - `training`: the schedule that `schedule` keeps some steps of. Runge and Kutta's start asks about
+    ///   the time half-way between two steps, and the classical method about the time one training step
+    ///   on: both are read from it. The paper's times are [`Spacing::Leading`] without an offset.
+    ///
+    /// # Errors
+    /// If the schedule has fewer than 4 steps (2 for `SPndm` and `Plms`), its times do not rise, an `ᾱ` is
+    /// 0, or `clip` is not positive and finite.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
+    /// use nabla_diffusion::pndm::PndmConfig;
+    /// use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
+    /// use nabla_diffusion::seeded_noise::SeededNoise;
+    ///
+    /// let device = Device::flex();
+    /// let model = GaussianDenoiser::new(
+    ///     Tensor::zeros([1, 3, 8, 8], &device),
+    ///     Tensor::ones([1, 3, 8, 8], &device) * 0.25,
+    ///     Prediction::Epsilon,
+    /// );
+    /// let training = NoiseScheduleConfig::new().init()?;
+    /// let schedule = training.respace(Spacing::Leading { offset: 0 }, 25)?;
+    /// let pndm = PndmConfig::new().init(schedule, &training)?;
+    /// let start = SeededNoise::new(42, 0).normal([2, 3, 8, 8], &device);
+    /// let pictures = pndm.sample(&model, start)?;
+    /// assert_eq!(pictures.dims(), [2, 3, 8, 8]);
+    /// assert_eq!(pndm.calls(), 34);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`Spacing::Leading`]: crate::schedule::Spacing::Leading
+    pub fn init(
+        &self,
+        schedule: NoiseSchedule,
+        training: &NoiseSchedule,
+    ) -> Result<Pndm, SamplerError> {
+        check_clip(self.clip)?;
+        check_sigmas(&schedule)?;
+        let (steps, least) = (schedule.steps(), self.method.least_steps());
+        if steps < least {
+            return Err(SamplerError::TooFewSteps {
+                sampler: self.method.name(),
+                steps,
+                least,
+            });
+        }
+        let fault = (1..steps).find(|&i| schedule.timestep(i) <= schedule.timestep(i - 1));
+        if let Some(index) = fault {
+            return Err(SamplerError::Times {
+                index,
+                value: schedule.timestep(index),
+            });
+        }
+        Ok(Pndm {
+            schedule,
+            training: training.clone(),
+            config: *self,
+        })
+    }
+}
+
+/// The sampler; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct Pndm {
+    schedule: NoiseSchedule,
+    training: NoiseSchedule,
+    config: PndmConfig,
+}
+
+/// From where to where a step goes, with the length that the straight lines of the classical method
+/// have.
+#[derive(Clone, Copy)]
+struct Way {
+    from: NoiseLevel,
+    to: NoiseLevel,
+    length: f64,
+}
+
+impl Pndm {
+    /// The schedule it steps along.
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    /// Calls of the network for one run.
+    pub fn calls(&self) -> usize {
+        self.config.method.calls(self.schedule.steps())
+    }
+
+    /// Draws pictures.
+    ///
+    /// - `x`: where to start, at the level of the schedule's last step: standard normal noise, or a
+    ///   noised picture; `[batch, channels, height, width]`
+    ///
+    /// # Errors
+    /// If the model's output has the wrong shape.
+    pub fn sample(&self, model: &dyn Denoiser, x: Tensor<4>) -> Result<Tensor<4>, SamplerError> {
+        self.sample_with_hook(model, x, &mut |_, denoised| denoised)
+    }
+
+    /// [`sample`](Self::sample) with a hook that sees, and may replace, the picture that is predicted in
+    /// every call of the network; the calls of one step have the same index.
+    ///
+    /// # Errors
+    /// If the model's output has the wrong shape.
+    pub fn sample_with_hook(
+        &self,
+        model: &dyn Denoiser,
+        mut x: Tensor<4>,
+        hook: &mut SamplerHook<'_>,
+    ) -> Result<Tensor<4>, SamplerError> {
+        let steps = self.schedule.steps();
+        let method = self.config.method;
+        let mut questions = Questions::new(model, hook, self.config.clip, steps);
+        // Gradients at the times of the schedule, the latest first.
+        let mut history: VecDeque<(f64, Tensor<4>)> = VecDeque::new();
+        for index in (0..steps).rev() {
+            let done = steps - 1 - index;
+            let way = self.way(index);
+            let gradient = self.gradient(&mut questions, &x, index, way.from)?;
+            history.push_front((way.from.timestep, gradient.clone()));
+            history.truncate(method.order());
+            let mean = if done < method.runge_kutta_steps() {
+                self.runge_kutta(&mut questions, &x, gradient, index, way)?
+            } else if done == 0 {
+                let ahead = self.follow(&questions, &x, &gradient, way);
+                (gradient + self.gradient(&mut questions, &ahead, index, way.to)?) * 0.5
+            } else {
+                let times: Vec<f64> = history.iter().map(|&(time, _)| time).collect();
+                let weights = adams_bashforth(&times, way.from.timestep, self.time_after(index));
+                weighted_sum(history.iter().map(|(_, g)| g), &weights, &x)
+            };
+            x = self.follow(&questions, &x, &mean, way);
+        }
+        Ok(x)
+    }
+
+    fn runge_kutta(
+        &self,
+        questions: &mut Questions<'_, '_>,
+        x: &Tensor<4>,
+        first: Tensor<4>,
+        index: usize,
+        way: Way,
+    ) -> Result<Tensor<4>, SamplerError> {
+        let middle = (way.from.timestep + way.to.timestep) / 2.0;
+        let half = Way {
+            to: self.training.level_at(middle),
+            length: way.length / 2.0,
+            ..way
+        };
+        let ahead = self.follow(questions, x, &first, half);
+        let second = self.gradient(questions, &ahead, index, half.to)?;
+        let ahead = self.follow(questions, x, &second, half);
+        let third = self.gradient(questions, &ahead, index, half.to)?;
+        let ahead = self.follow(questions, x, &third, way);
+        let fourth = self.gradient(questions, &ahead, index, way.to)?;
+        Ok((first + (second + third) * 2.0 + fourth) / 6.0)
+    }
+
+    /// What is averaged: `ε`, the network's output, or the derivative of the classical method.
+    fn gradient(
+        &self,
+        questions: &mut Questions<'_, '_>,
+        x: &Tensor<4>,
+        index: usize,
+        level: NoiseLevel,
+    ) -> Result<Tensor<4>, SamplerError> {
+        let epsilon = questions.ask(x, index, level)?.epsilon;
+        Ok(match self.config.method {
+            PndmMethod::Fon => {
+                let to = match level.timestep - 1.0 {
+                    time if time >= self.training.timestep(0) => {
+                        self.training.level_at(time).alpha_bar
+                    }
+                    _ => self.schedule.previous_alpha_bar(0),
+                };
+                transfer(x.clone(), epsilon, level.alpha_bar, to) - x.clone()
+            }
+            _ => {
+                let kind = self.combined(questions);
+                Prediction::Epsilon.convert(kind, epsilon, x.clone(), level.alpha_bar)
+            }
+        })
+    }
+
+    fn combined(&self, questions: &Questions<'_, '_>) -> Prediction {
+        match self.config.combine_outputs {
+            true => questions.prediction(),
+            false => Prediction::Epsilon,
+        }
+    }
+
+    /// Where a mean gradient leads.
+    fn follow(
+        &self,
+        questions: &Questions<'_, '_>,
+        x: &Tensor<4>,
+        mean: &Tensor<4>,
+        way: Way,
+    ) -> Tensor<4> {
+        let (from, to) = (way.from.alpha_bar, way.to.alpha_bar);
+        match self.config.method {
+            PndmMethod::Fon => x.clone() + mean.clone() * way.length,
+            _ => {
+                let kind = self.combined(questions);
+                let epsilon = kind.convert(Prediction::Epsilon, mean.clone(), x.clone(), from);
+                transfer(x.clone(), epsilon, from, to)
+            }
+        }
+    }
+
+    fn way(&self, index: usize) -> Way {
+        let from = self.schedule.level(index);
+        let alpha_bar = self.schedule.previous_alpha_bar(index);
+        let timestep = match index {
+            // Behind the first training step, time -1, nothing is left of the noise.
+            0 if alpha_bar == 1.0 => -1.0,
+            0 => self.training.timestep(0),
+            _ => self.schedule.timestep(index - 1),
+        };
+        Way {
+            from,
+            to: NoiseLevel {
+                timestep,
+                alpha_bar,
+            },
+            length: from.timestep - timestep,
+        }
+    }
+
+    /// The time to which the multistep weights of a step extend.
+    fn time_after(&self, index: usize) -> f64 {
+        let time = |i: usize| self.schedule.timestep(i);
+        match index {
+            0 => 2.0 * time(0) - time(1),
+            _ => time(index - 1),
+        }
+    }
+}

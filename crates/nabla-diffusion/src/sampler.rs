@@ -1,0 +1,340 @@
+//! All samplers by name, behind one call.
+//!
+//! | name | sampler | calls of the network in S steps | noise |
+//! |---|---|---|---|
+//! | `ddim` | [`ddim`](crate::ddim) | S | |
+//! | `ddpm` | [`ddpm`](crate::ddpm) | S | yes |
+//! | `pndm` | F-PNDM of [`pndm`](crate::pndm) | S + 9 | |
+//! | `s-pndm` | S-PNDM | S + 1 | |
+//! | `plms` | Stable Diffusion's PLMS | S + 1 | |
+//! | `euler` | [`euler`](crate::euler) | S | |
+//! | `euler-ancestral` | Euler ancestral | S | yes |
+//! | `heun` | [`heun`](crate::heun) | 2 S − 1 | |
+//! | `lms` | [`lms`](crate::lms) | S | |
+//! | `dpm++2m` | [`dpm_solver_multistep`](crate::dpm_solver_multistep) | S | |
+//! | `dpm++2m-sde` | its stochastic variant | S | yes |
+//! | `unipc` | [`unipc`](crate::unipc) | S | |
+//!
+//! Every sampler takes and gives pictures in the variance-preserving form
+//! `x = √ᾱ x_0 + √(1 − ᾱ) ε`, and turns them into `x/√ᾱ` itself if it works with `σ`. So the same standard
+//! normal start serves all of them, and nobody scales it by an "initial sigma".
+//!
+//! A run that starts from a noised picture instead of pure noise (SDEdit, image to image) goes along the
+//! cleanest steps only: [`Sampler::last_steps`].
+//!
+//! A hook sees the predicted picture in every call of the network, and may replace it. DDIM and DDPM use
+//! `sample` and `epsilon` of what it gives back; the others use `sample` alone, and the `ε` that follows
+//! from it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Tensor;
+
+use crate::ddim::DdimConfig;
+use crate::ddpm::DdpmConfig;
+use crate::denoiser::{Denoiser, SamplerError, SamplerHook};
+use crate::dpm_solver_multistep::DpmSolverMultistepConfig;
+use crate::euler::EulerConfig;
+use crate::heun::HeunConfig;
+use crate::lms::LmsConfig;
+use crate::pndm::{PndmConfig, PndmMethod};
+use crate::schedule::NoiseSchedule;
+use crate::seeded_noise::SeededNoise;
+use crate::unipc::UniPcConfig;
+
+/// A sampler's name; see the [module documentation](self).
+///
+/// ```
+/// use nabla_diffusion::sampler::SamplerKind;
+///
+/// let kind: SamplerKind = "dpm++2m".parse()?;
+/// assert_eq!(kind, SamplerKind::DpmSolverMultistep);
+/// assert!("dpm++3m".parse::<SamplerKind>().is_err());
+/// # Ok::<(), nabla_diffusion::denoiser::SamplerError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SamplerKind {
+    /// `ddim`
+    Ddim,
+    /// `ddpm`
+    Ddpm,
+    /// `pndm`: F-PNDM
+    Pndm,
+    /// `s-pndm`
+    SPndm,
+    /// `plms`
+    Plms,
+    /// `euler`
+    Euler,
+    /// `euler-ancestral`
+    EulerAncestral,
+    /// `heun`
+    Heun,
+    /// `lms`
+    Lms,
+    /// `dpm++2m`
+    DpmSolverMultistep,
+    /// `dpm++2m-sde`
+    DpmSolverMultistepSde,
+    /// `unipc`
+    UniPc,
+}
+
+impl SamplerKind {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Ddim,
+        Self::Ddpm,
+        Self::Pndm,
+        Self::SPndm,
+        Self::Plms,
+        Self::Euler,
+        Self::EulerAncestral,
+        Self::Heun,
+        Self::Lms,
+        Self::DpmSolverMultistep,
+        Self::DpmSolverMultistepSde,
+        Self::UniPc,
+    ];
+
+    /// The name, as commands take it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ddim => "ddim",
+            Self::Ddpm => "ddpm",
+            Self::Pndm => "pndm",
+            Self::SPndm => "s-pndm",
+            Self::Plms => "plms",
+            Self::Euler => "euler",
+            Self::EulerAncestral => "euler-ancestral",
+            Self::Heun => "heun",
+            Self::Lms => "lms",
+            Self::DpmSolverMultistep => "dpm++2m",
+            Self::DpmSolverMultistepSde => "dpm++2m-sde",
+            Self::UniPc => "unipc",
+        }
+    }
+
+    /// Its configuration with the defaults.
+    pub fn config(self) -> SamplerConfig {
+        let pndm = |method| SamplerConfig::Pndm(PndmConfig::new().with_method(method));
+        match self {
+            Self::Ddim => SamplerConfig::Ddim(DdimConfig::new()),
+            Self::Ddpm => SamplerConfig::Ddpm(DdpmConfig::new()),
+            Self::Pndm => pndm(PndmMethod::FPndm),
+            Self::SPndm => pndm(PndmMethod::SPndm),
+            Self::Plms => pndm(PndmMethod::Plms),
+            Self::Euler => SamplerConfig::Euler(EulerConfig::new()),
+            Self::EulerAncestral => SamplerConfig::Euler(EulerConfig::new().with_eta(1.0)),
+            Self::Heun => SamplerConfig::Heun(HeunConfig::new()),
+            Self::Lms => SamplerConfig::Lms(LmsConfig::new()),
+            Self::DpmSolverMultistep => {
+                SamplerConfig::DpmSolverMultistep(DpmSolverMultistepConfig::new())
+            }
+            Self::DpmSolverMultistepSde => SamplerConfig::DpmSolverMultistep(
+                DpmSolverMultistepConfig::new().with_stochastic(true),
+            ),
+            Self::UniPc => SamplerConfig::UniPc(UniPcConfig::new()),
+        }
+    }
+}
+
+impl fmt::Display for SamplerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SamplerKind {
+    type Err = SamplerError;
+
+    fn from_str(name: &str) -> Result<Self, SamplerError> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| SamplerError::UnknownSampler {
+            name: name.to_owned(),
+            known: Self::ALL.map(Self::name).join(", "),
+        })
+    }
+}
+
+/// A sampler with its options.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SamplerConfig {
+    /// See [`ddim`](crate::ddim).
+    Ddim(DdimConfig),
+    /// See [`ddpm`](crate::ddpm).
+    Ddpm(DdpmConfig),
+    /// See [`pndm`](crate::pndm).
+    Pndm(PndmConfig),
+    /// See [`euler`](crate::euler).
+    Euler(EulerConfig),
+    /// See [`heun`](crate::heun).
+    Heun(HeunConfig),
+    /// See [`lms`](crate::lms).
+    Lms(LmsConfig),
+    /// See [`dpm_solver_multistep`](crate::dpm_solver_multistep).
+    DpmSolverMultistep(DpmSolverMultistepConfig),
+    /// See [`unipc`](crate::unipc).
+    UniPc(UniPcConfig),
+}
+
+impl SamplerConfig {
+    /// The sampler over `schedule`.
+    ///
+    /// - `training`: the schedule that `schedule` keeps some steps of
+    ///
+    /// # Errors
+    /// If an option does not fit, or the sampler cannot run on the schedule.
+    pub fn init(
+        self,
+        schedule: NoiseSchedule,
+        training: &NoiseSchedule,
+    ) -> Result<Sampler, SamplerError> {
+        let sampler = Sampler {
+            config: self,
+            schedule,
+            training: training.clone(),
+        };
+        sampler.check()?;
+        Ok(sampler)
+    }
+
+    /// Calls of the network in so many steps.
+    pub fn calls(self, steps: usize) -> usize {
+        match self {
+            Self::Pndm(config) => config.method.calls(steps),
+            Self::Heun(_) => (2 * steps).saturating_sub(1),
+            _ => steps,
+        }
+    }
+}
+
+/// A sampler over its schedule; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    config: SamplerConfig,
+    schedule: NoiseSchedule,
+    training: NoiseSchedule,
+}
+
+impl Sampler {
+    /// What it was made with.
+    pub fn config(&self) -> SamplerConfig {
+        self.config
+    }
+
+    /// The schedule it steps along.
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    /// Calls of the network for one run; Heun's method needs one more if the schedule does not end at
+    /// `ᾱ = 1`.
+    pub fn calls(&self) -> usize {
+        self.config.calls(self.schedule.steps())
+    }
+
+    /// The sampler that only does the last `steps` steps, which lead from a noised picture to a clean one.
+    ///
+    /// Its start is at the level `schedule().level(steps - 1)`:
+    /// [`NoiseSchedule::add_noise`] of the new sampler's [`schedule`](Self::schedule) makes it.
+    ///
+    /// # Errors
+    /// If `steps` is 0 or more than there are, or too few for the sampler.
+    pub fn last_steps(&self, steps: usize) -> Result<Self, SamplerError> {
+        let schedule = self.schedule.truncate(steps);
+        let schedule = schedule.map_err(|_| SamplerError::Start {
+            start: steps,
+            steps: self.schedule.steps(),
+        })?;
+        self.config.init(schedule, &self.training)
+    }
+
+    /// Draws pictures.
+    ///
+    /// - `x`: where to start, at the level of the schedule's last step: standard normal noise, or a
+    ///   noised picture; `[batch, channels, height, width]`
+    /// - `noise`: the noise of the steps, for the samplers that add some
+    /// - returns `[batch, channels, height, width]`
+    ///
+    /// # Errors
+    /// If the model's output has the wrong shape, or it predicts `ε` where `ᾱ` is 0.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
+    /// use nabla_diffusion::sampler::SamplerKind;
+    /// use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
+    /// use nabla_diffusion::seeded_noise::SeededNoise;
+    ///
+    /// let device = Device::flex();
+    /// let model = GaussianDenoiser::new(
+    ///     Tensor::zeros([1, 3, 8, 8], &device),
+    ///     Tensor::ones([1, 3, 8, 8], &device) * 0.25,
+    ///     Prediction::Epsilon,
+    /// );
+    /// let training = NoiseScheduleConfig::new().init()?;
+    /// let schedule = training.respace(Spacing::Trailing, 20)?;
+    /// for kind in SamplerKind::ALL {
+    ///     let sampler = kind.config().init(schedule.clone(), &training)?;
+    ///     let mut noise = SeededNoise::new(42, 0);
+    ///     let start = noise.normal([1, 3, 8, 8], &device);
+    ///     let picture = sampler.sample(&model, start, &mut noise)?;
+    ///     assert!(picture.abs().max().into_scalar::<f32>() < 3.0, "{kind}");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn sample(
+        &self,
+        model: &dyn Denoiser,
+        x: Tensor<4>,
+        noise: &mut SeededNoise,
+    ) -> Result<Tensor<4>, SamplerError> {
+        self.sample_with_hook(model, x, noise, &mut |_, denoised| denoised)
+    }
+
+    /// [`sample`](Self::sample) with a hook that sees, and may replace, the picture predicted in every
+    /// call of the network; also where progress can be shown.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_with_hook(
+        &self,
+        model: &dyn Denoiser,
+        x: Tensor<4>,
+        noise: &mut SeededNoise,
+        hook: &mut SamplerHook<'_>,
+    ) -> Result<Tensor<4>, SamplerError> {
+        let schedule = self.schedule.clone();
+        match self.config {
+            SamplerConfig::Ddim(c) => c.init(schedule)?.sample_with_hook(model, x, noise, hook),
+            SamplerConfig::Ddpm(c) => c.init(schedule)?.sample_with_hook(model, x, noise, hook),
+            SamplerConfig::Pndm(c) => {
+                let pndm = c.init(schedule, &self.training)?;
+                pndm.sample_with_hook(model, x, hook)
+            }
+            SamplerConfig::Euler(c) => c.init(schedule)?.sample_with_hook(model, x, noise, hook),
+            SamplerConfig::Heun(c) => c.init(schedule)?.sample_with_hook(model, x, hook),
+            SamplerConfig::Lms(c) => c.init(schedule)?.sample_with_hook(model, x, hook),
+            SamplerConfig::DpmSolverMultistep(c) => {
+                c.init(schedule)?.sample_with_hook(model, x, noise, hook)
+            }
+            SamplerConfig::UniPc(c) => c.init(schedule)?.sample_with_hook(model, x, hook),
+        }
+    }
+
+    fn check(&self) -> Result<(), SamplerError> {
+        let schedule = self.schedule.clone();
+        match self.config {
+            SamplerConfig::Ddim(c) => c.init(schedule).map(drop),
+            SamplerConfig::Ddpm(c) => c.init(schedule).map(drop),
+            SamplerConfig::Pndm(c) => c.init(schedule, &self.training).map(drop),
+            SamplerConfig::Euler(c) => c.init(schedule).map(drop),
+            SamplerConfig::Heun(c) => c.init(schedule).map(drop),
+            SamplerConfig::Lms(c) => c.init(schedule).map(drop),
+            SamplerConfig::DpmSolverMultistep(c) => c.init(schedule).map(drop),
+            SamplerConfig::UniPc(c) => c.init(schedule).map(drop),
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! LoRA: a small change of a network, added to its weights when they are loaded.
+//!
+//! ```text
+//! W ← W + s (α/r) B A,   A: r x input,   B: output x r
+//! ```
+//!
+//! with the rank `r` and the file's `α` (`α = r` where it names none) and a strength `s` that the user
+//! chooses. For a convolution `A` has its kernel and `B` a kernel of 1; with a third matrix between them
+//! (`lora_mid`), `A` and `B` have kernels of 1.
+//!
+//! Two families of names are read: those of `diffusers` and PEFT (`unet.….to_q.lora_A.weight`, and the
+//! older `….to_q.lora.down.weight`, `….processor.to_q_lora.down.weight`,
+//! `….lora_linear_layer.down.weight`), and those of Kohya's scripts
+//! (`lora_unet_…_to_q.lora_down.weight`, `lora_te_…`, `lora_te1_…`, `lora_te2_…`), which have an
+//! underscore for every dot. Other kinds of changes (DoRA, LoHa, LoKr) are refused.
+//!
+//! Source: Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, 2021, arXiv 2106.09685;
+//! for convolutions, Kohya's `sd-scripts` and LyCORIS.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::weights::{Precision, WeightChange, Weights, WeightsError};
+
+/// Why a LoRA cannot be read or merged.
+#[derive(Debug, thiserror::Error)]
+pub enum LoraError {
+    /// The file.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// No change in it.
+    #[error("{} holds no LoRA: none of its tensors is named as one", .0.display())]
+    None(PathBuf),
+    /// Another kind of change.
+    #[error("{} holds the tensor {name}, which is {kind}: only LoRA is implemented", path.display())]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What it belongs to.
+        kind: &'static str,
+    },
+    /// A part without its other half.
+    #[error("{} changes {module}, but holds no {missing} for it", path.display())]
+    Half {
+        /// The file.
+        path: PathBuf,
+        /// What is changed.
+        module: String,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// For something that the model does not have.
+    #[error("{} changes {module}, which the model does not have: it is for another model", path.display())]
+    Module {
+        /// The file.
+        path: PathBuf,
+        /// What would be changed.
+        module: String,
+    },
+    /// A strength that is no number.
+    #[error("the strength of the LoRA {} is {strength}, but it must be finite", path.display())]
+    Strength {
+        /// The file.
+        path: PathBuf,
+        /// The strength.
+        strength: f64,
+    },
+}
+
+/// Which network a change is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LoraTarget {
+    /// The UNet.
+    UNet,
+    /// The text encoder, or the first of two.
+    TextEncoder,
+    /// The second text encoder.
+    TextEncoder2,
+}
+
+/// The low-rank change of one layer.
+#[derive(Clone, Debug, Default)]
+struct Update {
+    /// `A`.
+    down: Option<Values>,
+    /// `B`.
+    up: Option<Values>,
+    middle: Option<Values>,
+    alpha: Option<f64>,
+}
+
+/// Numbers and their shape.
+type Values = (Vec<f32>, Vec<usize>);
+
+/// A file of changes; see the [module](self).
+#[derive(Clone, Debug)]
+pub struct Lora {
+    path: PathBuf,
+    strength: f64,
+    /// By network, and the layer's name in the file without what says its network.
+    updates: BTreeMap<(LoraTarget, String), Update>,
+}
+
+/// Which part of an update a tensor is.
+enum Role {
+    Down,
+    Up,
+    Middle,
+    Alpha,
+}
+
+impl Lora {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, holds no LoRA, or another kind of change.
+    pub fn read(path: &Path, strength: f64) -> Result<Self, LoraError> {
+        if !strength.is_finite() {
+            return Err(LoraError::Strength {
+                path: path.to_owned(),
+                strength,
+            });
+        }
+        let weights = Weights::open(&[path.to_owned()], &Device::flex(), Precision::F32)?;
+        let root = weights.root();
+        let mut updates: BTreeMap<(LoraTarget, String), Update> = BTreeMap::new();
+        for name in weights.names_below("") {
+            for (part, kind) in [
+                ("dora_scale", "of a DoRA"),
+                ("lora_magnitude_vector", "of a DoRA"),
+                ("hada_w", "of a LoHa"),
+                ("lokr_w", "of a LoKr"),
+            ] {
+                if name.contains(part) {
+                    return Err(LoraError::Kind {
+                        path: path.to_owned(),
+                        name: name.to_owned(),
+                        kind,
+                    });
+                }
+            }
+            let Some((module, role)) = role(name) else {
+                continue;
+            };
+            let Some((target, module)) = target(&module) else {
+                continue;
+            };
+            let update = updates.entry((target, module)).or_default();
+            let values = root.values(name)?;
+            match role {
+                Role::Down => update.down = Some(values),
+                Role::Up => update.up = Some(values),
+                Role::Middle => update.middle = Some(values),
+                Role::Alpha => update.alpha = values.0.first().map(|&a| f64::from(a)),
+            }
+        }
+        if updates.is_empty() {
+            return Err(LoraError::None(path.to_owned()));
+        }
+        for ((_, module), update) in &updates {
+            for (missing, there) in [("down", &update.down), ("up", &update.up)] {
+                if there.is_none() {
+                    return Err(LoraError::Half {
+                        path: path.to_owned(),
+                        module: module.clone(),
+                        missing,
+                    });
+                }
+            }
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            strength,
+            updates,
+        })
+    }
+
+    /// Whether it changes this network.
+    pub fn changes(&self, target: LoraTarget) -> bool {
+        self.updates.keys().any(|(t, _)| *t == target)
+    }
+
+    /// Adds the changes of a network to its weights.
+    ///
+    /// # Errors
+    /// If one is for a layer that is not there. A change of another shape is told when the layer is taken.
+    pub fn merge(&self, target: LoraTarget, mut weights: Weights) -> Result<Weights, LoraError> {
+        // Kohya's names have lost the difference between a dot and an underscore.
+        let layers: BTreeMap<String, String> = weights
+            .names_below("")
+            .filter_map(|name| name.strip_suffix(".weight"))
+            .flat_map(|layer| {
+                // Some files of text encoders leave the outermost name out.
+                let inner = layer.strip_prefix("text_model.").unwrap_or(layer);
+                [
+                    layer.to_owned(),
+                    inner.to_owned(),
+                    format!("text_model.{inner}"),
+                ]
+                .map(|name| (name.replace('.', "_"), layer.to_owned()))
+            })
+            .collect();
+        for ((t, module), update) in &self.updates {
+            if *t != target {
+                continue;
+            }
+            let Some(layer) = layers.get(&module.replace('.', "_")) else {
+                return Err(LoraError::Module {
+                    path: self.path.clone(),
+                    module: module.clone(),
+                });
+            };
+            let change = LoraChange {
+                file: self.path.display().to_string(),
+                update: update.clone(),
+                strength: self.strength,
+            };
+            weights = weights.with_change(format!("{layer}.weight"), change);
+        }
+        Ok(weights)
+    }
+}
+
+/// The layer that a tensor is of, and its part in the change.
+fn role(name: &str) -> Option<(String, Role)> {
+    // The older names have the layer's name inside the processor's.
+    if let Some((attention, rest)) = name.split_once(".processor.") {
+        let (layer, part) = rest.split_once("_lora.")?;
+        let layer = match layer {
+            "to_out" => "to_out.0",
+            layer => layer,
+        };
+        let role = match part {
+            "down.weight" => Role::Down,
+            "up.weight" => Role::Up,
+            _ => return None,
+        };
+        return Some((format!("{attention}.{layer}"), role));
+    }
+    let endings = [
+        (".lora_A.weight", Role::Down),
+        (".lora_B.weight", Role::Up),
+        (".lora_A.default.weight", Role::Down),
+        (".lora_B.default.weight", Role::Up),
+        (".lora.down.weight", Role::Down),
+        (".lora.up.weight", Role::Up),
+        (".lora_linear_layer.down.weight", Role::Down),
+        (".lora_linear_layer.up.weight", Role::Up),
+        (".lora_down.weight", Role::Down),
+        (".lora_up.weight", Role::Up),
+        (".lora_mid.weight", Role::Middle),
+        (".alpha", Role::Alpha),
+    ];
+    endings
+        .into_iter()
+        .find_map(|(ending, role)| Some((name.strip_suffix(ending)?.to_owned(), role)))
+}
+
+/// The network of a layer, and the layer's name in it.
+fn target(module: &str) -> Option<(LoraTarget, String)> {
+    let prefixes = [
+        ("unet.", LoraTarget::UNet),
+        ("text_encoder.", LoraTarget::TextEncoder),
+        ("text_encoder_2.", LoraTarget::TextEncoder2),
+        ("lora_unet_", LoraTarget::UNet),
+        ("lora_te_", LoraTarget::TextEncoder),
+        ("lora_te1_", LoraTarget::TextEncoder),
+        ("lora_te2_", LoraTarget::TextEncoder2),
+        ("base_model.model.", LoraTarget::UNet),
+    ];
+    let found = prefixes
+        .into_iter()
+        .find_map(|(prefix, target)| Some((target, module.strip_prefix(prefix)?.to_owned())));
+    // Files of attention processors alone do not name the network.
+    found.or_else(|| {
+        let bare = ["down_blocks.", "mid_block.", "up_blocks."];
+        let unet = bare.iter().any(|prefix| module.starts_with(prefix));
+        unet.then(|| (LoraTarget::UNet, module.to_owned()))
+    })
+}
+
+#[derive(Debug)]
+struct LoraChange {
+    file: String,
+    update: Update,
+    strength: f64,
+}
+
+impl WeightChange for LoraChange {
+    fn name(&self) -> String {
+        format!("the LoRA {}", self.file)
+    }
+
+    fn delta(&self, shape: &[usize]) -> Result<Vec<f32>, String> {
+        let (Some((down, down_shape)), Some((up, up_shape))) = (&self.update.down, &self.update.up)
+        else {
+            return Err("of which a half is missing".to_owned());
+        };
+        let wrong = || {
+            format!("which has the shape {shape:?}, by matrices of {down_shape:?} and {up_shape:?}")
+        };
+        let matrix = |values: &[f32], size: [usize; 2]| {
+            Tensor::<2>::from_data(TensorData::new(values.to_vec(), size), &Device::flex())
+        };
+        let (Some(&rank), Some(&output)) = (down_shape.first(), up_shape.first()) else {
+            return Err(wrong());
+        };
+        if rank == 0 || output == 0 || up.len() != output * rank {
+            return Err(wrong());
+        }
+        let columns = down.len() / rank;
+        let (b, a) = (matrix(up, [output, rank]), matrix(down, [rank, columns]));
+        let product = match &self.update.middle {
+            None => b.matmul(a), // [output, columns]
+            Some((middle, _)) => {
+                // B M A with a kernel in M: [output, r] x [r, r', k] x [r', columns]
+                let kernel = middle.len() / (rank * rank);
+                if kernel == 0 || middle.len() != rank * rank * kernel {
+                    return Err(wrong());
+                }
+                b.matmul(matrix(middle, [rank, rank * kernel]))
+                    .reshape([output, rank, kernel])
+                    .swap_dims(1, 2)
+                    .reshape([output * kernel, rank])
+                    .matmul(a)
+                    .reshape([output, kernel, columns])
+                    .swap_dims(1, 2)
+                    .reshape([output, columns * kernel])
+            }
+        };
+        if shape.first() != Some(&output)
+            || shape.iter().product::<usize>() != product.shape().num_elements()
+        {
+            return Err(wrong());
+        }
+        let alpha = self.update.alpha.unwrap_or(rank as f64);
+        let delta = (product * (self.strength * alpha / rank as f64)).into_data();
+        delta
+            .try_to_vec()
+            .map_err(|e| format!("which failed: {e:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_between_the_two_has_the_kernel() {
+        // r = 2, kernel 1 x 2: Δ[o, i, k] = Σ B[o, r] M[r, s, k] A[s, i]
+        let (b, a) = (vec![1.0, 2.0], vec![3.0, 5.0]); // [1, 2] and [2, 1]
+        let middle = vec![1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 3.0]; // [2, 2, 1, 2]
+        let change = LoraChange {
+            file: "test".to_owned(),
+            update: Update {
+                down: Some((a, vec![2, 1, 1, 1])),
+                up: Some((b, vec![1, 2, 1, 1])),
+                middle: Some((middle, vec![2, 2, 1, 2])),
+                alpha: Some(1.0),
+            },
+            strength: 2.0,
+        };
+        // k = 0: [1 0; 2 0] A = [3, 6] -> 3 + 12; k = 1: [0 1; 0 3] A = [5, 15] -> 5 + 30
+        assert_eq!(change.delta(&[1, 1, 1, 2]).unwrap(), [15.0, 35.0]);
+        assert!(
+            change
+                .delta(&[1, 1, 1, 3])
+                .unwrap_err()
+                .contains("[1, 1, 1, 3]")
+        );
+    }
+
+    #[test]
+    fn names_of_every_kind_are_understood() {
+        for (name, layer) in [
+            (
+                "unet.mid_block.attentions.0.proj_in.lora_A.weight",
+                "mid_block.attentions.0.proj_in",
+            ),
+            ("unet.a.attn1.to_out.0.lora.up.weight", "a.attn1.to_out.0"),
+            (
+                "unet.a.attn1.processor.to_out_lora.down.weight",
+                "a.attn1.to_out.0",
+            ),
+            (
+                "mid_block.attn1.processor.to_q_lora.up.weight",
+                "mid_block.attn1.to_q",
+            ),
+            ("lora_unet_a_attn1_to_q.alpha", "a_attn1_to_q"),
+        ] {
+            let (module, _) = role(name).unwrap();
+            assert_eq!(
+                target(&module),
+                Some((LoraTarget::UNet, layer.to_owned())),
+                "{name}"
+            );
+        }
+        for (name, network) in [
+            (
+                "text_encoder.q_proj.lora_linear_layer.up.weight",
+                LoraTarget::TextEncoder,
+            ),
+            ("lora_te1_q_proj.lora_up.weight", LoraTarget::TextEncoder),
+            ("lora_te2_q_proj.lora_mid.weight", LoraTarget::TextEncoder2),
+        ] {
+            let (module, _) = role(name).unwrap();
+            assert_eq!(
+                target(&module).unwrap(),
+                (network, "q_proj".to_owned()),
+                "{name}"
+            );
+        }
+        assert!(role("unet.conv_in.weight").is_none());
+    }
+}

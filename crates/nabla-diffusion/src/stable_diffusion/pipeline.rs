@@ -1,0 +1,743 @@
+//! Text to picture: Stable Diffusion 1.x, 2.x and XL, whole.
+//!
+//! ```text
+//! c = text encoder(prompt),   c₀ = text encoder(negative prompt)
+//! ε̂ = ε(x, t, c₀) + s (ε(x, t, c) − ε(x, t, c₀))               classifier-free guidance
+//! x_T ~ N(0, I)  →  sampler  →  z_0,   picture = decoder(z_0/0.18215)
+//! ```
+//!
+//! - **From a picture** ([`Start::Picture`]): its latent is noised to the level of the last `⌊steps ·
+//!   strength⌋` steps, and only these are taken (SDEdit).
+//! - **Within a mask** ([`Start::Masked`]): where the mask is 0 the prediction is replaced by the picture's
+//!   latent and the noise that was added to it, so that every later step is what it would be of the noised
+//!   picture; at the end the picture's latent stands there. A UNet of 9 input channels, made for it, sees
+//!   mask and masked latent besides, and is left to itself.
+//! - **Guidance rescale** `φ` brings the standard deviation of the guided prediction back to that of the
+//!   conditional one, `φ` of the way.
+//!
+//! Pictures of one call are independent: number `i` is what the seed `seed + i` gives alone.
+//!
+//! Sources: Rombach et al., 2022, arXiv 2112.10752; Ho, Salimans, *Classifier-Free Diffusion Guidance*,
+//! 2022, arXiv 2207.12598; Meng et al., *SDEdit*, 2022, arXiv 2108.01073; Lugmayr et al., *RePaint*, 2022,
+//! arXiv 2201.09865 (the known region); Lin et al., *Common Diffusion Noise Schedules and Sample Steps are
+//! Flawed*, 2023, arXiv 2305.08891, section 3.4 (rescale).
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
+use burn::tensor::{DType, Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::Value;
+
+use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, TileOptions};
+use super::clip_text::{ClipTextConfig, ClipTextEncoder, ClipTextError};
+use super::clip_tokenizer::{ClipTokenizer, ClipTokenizerError};
+use super::lora::{Lora, LoraError, LoraTarget};
+use super::model_folder::{ModelFolder, ModelFolderError};
+use super::scheduler_config::{SchedulerConfig, SchedulerError};
+use super::unet2d_condition::{
+    AddedCondition, UNet2DCondition, UNet2DConditionConfig, nearest,
+};
+use super::weights::{Precision, Weights, WeightsError};
+use crate::denoiser::{Denoised, Denoiser, Prediction, SamplerError, SamplerStep};
+use crate::sampler::SamplerKind;
+use crate::schedule::NoiseLevel;
+use crate::seeded_noise::SeededNoise;
+
+/// Why no picture can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StableDiffusionError {
+    /// The folder.
+    #[error(transparent)]
+    Folder(#[from] ModelFolderError),
+    /// A LoRA.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The schedule or the sampler's options.
+    #[error(transparent)]
+    Scheduler(#[from] SchedulerError),
+    /// The sampler.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// The text.
+    #[error(transparent)]
+    Tokenizer(#[from] ClipTokenizerError),
+    /// The text encoder.
+    #[error(transparent)]
+    Text(#[from] ClipTextError),
+    /// The autoencoder.
+    #[error(transparent)]
+    Autoencoder(#[from] AutoencoderError),
+    /// Parts that do not fit together.
+    #[error("the parts of {folder} do not fit together: {reason}")]
+    Parts {
+        /// The folder.
+        folder: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A value that must be another.
+    #[error("the {what} is {value}, but it must be {expected}")]
+    Value {
+        /// What it is of.
+        what: &'static str,
+        /// The value.
+        value: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// The observer broke off.
+    #[error("the sampling was cancelled")]
+    Cancelled,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// In what precision it computes.
+    pub precision: Precision,
+    /// Changes to merge.
+    pub loras: Vec<Lora>,
+}
+
+/// A tokenizer and its text encoder.
+#[derive(Debug)]
+struct TextPart {
+    tokenizer: ClipTokenizer,
+    encoder: ClipTextEncoder,
+}
+
+/// A model; see the [module](self).
+#[derive(Debug)]
+pub struct StableDiffusion {
+    unet: UNet2DCondition,
+    config: UNet2DConditionConfig,
+    vae: AutoencoderKl,
+    latent_channels: usize,
+    texts: Vec<TextPart>,
+    scheduler: SchedulerConfig,
+    /// Whether the absent negative prompt is zeros instead of an empty text.
+    zeros_for_nothing: bool,
+    device: Device,
+    precision: Precision,
+}
+
+/// A text as the UNet takes it.
+#[derive(Clone, Debug)]
+pub struct Conditioning {
+    /// `[1, words, channels]`.
+    pub text: Tensor<3>,
+    /// `[1, channels]`, of SDXL.
+    pub pooled: Option<Tensor<2>>,
+    /// How many pieces of the text did not fit, and were left out.
+    pub cut: usize,
+}
+
+/// What sampling starts from.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// Noise alone.
+    Noise,
+    /// A picture.
+    Picture {
+        /// `[1, 3, height, width]` from −1 to 1.
+        picture: Tensor<4>,
+        /// How much of it is made anew: 0 is nothing, 1 everything.
+        strength: f64,
+    },
+    /// A picture of which a part is made anew.
+    Masked {
+        /// `[1, 3, height, width]` from −1 to 1.
+        picture: Tensor<4>,
+        /// Above ½ where it is made anew, `[1, 1, height, width]`.
+        mask: Tensor<4>,
+        /// How much of it is made anew there.
+        strength: f64,
+    },
+}
+
+/// How a picture is sampled.
+#[derive(Clone, Debug)]
+pub struct SamplingOptions {
+    /// Height and width, in pixels.
+    pub size: [usize; 2],
+    /// Steps of the sampler, before a strength takes some away.
+    pub steps: usize,
+    /// Strength of the guidance `s`; 1 is none.
+    pub guidance_scale: f64,
+    /// `φ`.
+    pub guidance_rescale: f64,
+    /// The sampler; without it, the folder's own.
+    pub sampler: Option<SamplerKind>,
+    /// Whether noise levels are spaced as Karras et al. do; without it, as the folder says.
+    pub karras: Option<bool>,
+    /// Of the noise.
+    pub seed: u64,
+}
+
+impl SamplingOptions {
+    /// The defaults that people know: 30 steps, guidance 7.5, no rescale, seed 42.
+    pub fn new(size: [usize; 2]) -> Self {
+        Self {
+            size,
+            steps: 30,
+            guidance_scale: 7.5,
+            guidance_rescale: 0.0,
+            sampler: None,
+            karras: None,
+            seed: 42,
+        }
+    }
+}
+
+/// Noise that a run takes from elsewhere than its seed.
+#[derive(Clone, Debug, Default)]
+pub struct GivenNoise {
+    /// Of the start, `[1, channels, height/8, width/8]`.
+    pub start: Option<Tensor<4>>,
+    /// Of the picture's latent, of the same shape.
+    pub posterior: Option<Tensor<4>>,
+    /// Of the masked picture's latent, of the same shape.
+    pub masked_posterior: Option<Tensor<4>>,
+}
+
+/// Where a run is.
+#[derive(Clone, Debug)]
+pub struct SamplingProgress<'a> {
+    /// Calls of the network that are done.
+    pub done: usize,
+    /// Calls that there are.
+    pub total: usize,
+    /// The latent predicted last, `[1, channels, height/8, width/8]`.
+    pub predicted: &'a Tensor<4>,
+}
+
+impl StableDiffusion {
+    /// Loads a folder; see [`ModelFolder`].
+    ///
+    /// # Errors
+    /// If a file is missing, a configuration is of a model that is not implemented, tensors are missing,
+    /// superfluous or of other shapes, the parts do not fit each other, or a LoRA does not fit.
+    pub fn load(
+        folder: &ModelFolder,
+        device: &Device,
+        options: &LoadOptions,
+    ) -> Result<Self, StableDiffusionError> {
+        let precision = options.precision;
+        let merge = |target: LoraTarget, weights: Weights| -> Result<Weights, LoraError> {
+            let loras = options.loras.iter();
+            loras.try_fold(weights, |weights, lora| lora.merge(target, weights))
+        };
+        let scheduler = SchedulerConfig::load(&folder.part("scheduler", &[])?)?;
+        let mut texts = Vec::new();
+        let mut widths = Vec::new();
+        let mut pooled = None;
+        for (tokenizer, encoder, target) in [
+            ("tokenizer", "text_encoder", LoraTarget::TextEncoder),
+            ("tokenizer_2", "text_encoder_2", LoraTarget::TextEncoder2),
+        ] {
+            if !folder.has(encoder) {
+                if options.loras.iter().any(|lora| lora.changes(target)) && texts.is_empty() {
+                    return Err(parts(folder, format!("it has no {encoder}, which a LoRA changes")));
+                }
+                continue;
+            }
+            let classes = ["CLIPTextModel", "CLIPTextModelWithProjection"];
+            let part = folder.part(encoder, &classes)?;
+            let config = ClipTextConfig::read(&part)?;
+            let weights = ClipTextEncoder::weights(&part, device, precision)?;
+            let weights = merge(target, weights)?;
+            let encoder = ClipTextEncoder::from_weights(&config, &weights)?;
+            let classes = ["CLIPTokenizer", "CLIPTokenizerFast"];
+            let tokenizer = ClipTokenizer::load(&folder.part(tokenizer, &classes)?)?;
+            widths.push(config.hidden_size);
+            if config.projects() {
+                pooled = Some(config.projection_dim);
+            }
+            texts.push(TextPart { tokenizer, encoder });
+        }
+        let part = folder.part("unet", &["UNet2DConditionModel"])?;
+        let config = UNet2DConditionConfig::read(&part)?;
+        let width: usize = widths.iter().sum();
+        if width != config.cross_attention_dim {
+            return Err(parts(
+                folder,
+                format!(
+                    "the text encoders give {width} channels, but the UNet takes {}",
+                    config.cross_attention_dim
+                ),
+            ));
+        }
+        if config.pooled_text_channels().is_some() && config.pooled_text_channels() != pooled {
+            return Err(parts(
+                folder,
+                format!(
+                    "the pooled text has {} channels, but the UNet takes {}",
+                    pooled.unwrap_or(0),
+                    config.pooled_text_channels().unwrap_or(0)
+                ),
+            ));
+        }
+        let weights = part.weights("diffusion_pytorch_model", device, precision)?;
+        let weights = merge(LoraTarget::UNet, weights)?;
+        let unet = UNet2DCondition::from_weights(&config, &weights)?;
+
+        let part = folder.part("vae", &["AutoencoderKL"])?;
+        let (vae, vae_config) = AutoencoderKl::load(&part, device, precision)?;
+        let latent_channels = vae_config.latent_channels;
+        let inpainting = 2 * latent_channels + 1;
+        if config.out_channels != latent_channels
+            || ![latent_channels, inpainting].contains(&config.in_channels)
+        {
+            return Err(parts(
+                folder,
+                format!(
+                    "the latent has {latent_channels} channels, but the UNet takes {} and gives {}",
+                    config.in_channels, config.out_channels
+                ),
+            ));
+        }
+        let zeros_for_nothing =
+            folder.option("force_zeros_for_empty_prompt")? == Some(Value::Bool(true));
+        Ok(Self {
+            unet,
+            config,
+            vae,
+            latent_channels,
+            texts,
+            scheduler,
+            zeros_for_nothing,
+            device: device.clone(),
+            precision,
+        })
+    }
+
+    /// The same model, whose autoencoder cuts large pictures otherwise.
+    ///
+    /// # Errors
+    /// If tiles overlap by more than a half.
+    pub fn with_tiling(mut self, tiles: TileOptions) -> Result<Self, StableDiffusionError> {
+        self.vae = self.vae.with_tiling(tiles)?;
+        Ok(self)
+    }
+
+    /// The autoencoder.
+    pub fn autoencoder(&self) -> &AutoencoderKl {
+        &self.vae
+    }
+
+    /// The scheduler's configuration.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// Height and width of the pictures that the model was trained on, if its configuration says.
+    pub fn native_size(&self) -> Option<usize> {
+        Some(self.config.sample_size? * self.vae.factor())
+    }
+
+    /// Of which heights and widths must be multiples.
+    pub fn factor(&self) -> usize {
+        self.vae.factor()
+    }
+
+    /// Whether the UNet sees mask and masked picture.
+    pub fn is_inpainting(&self) -> bool {
+        self.config.in_channels != self.latent_channels
+    }
+
+    /// Encodes a text; a negative one too.
+    ///
+    /// # Errors
+    /// If the tokenizer or the encoder fails.
+    pub fn encode_text(&self, text: &str) -> Result<Conditioning, StableDiffusionError> {
+        let mut parts = Vec::new();
+        let (mut pooled, mut cut) = (None, 0);
+        for part in &self.texts {
+            let tokens = part.tokenizer.encode(text)?;
+            cut = cut.max(tokens.cut);
+            let output = part.encoder.forward(&[tokens.ids])?;
+            // SDXL takes the state before the last layer.
+            let state = match self.config.pooled_text_channels() {
+                Some(_) => output.skip(1).unwrap_or(output.last),
+                None => output.last,
+            };
+            parts.push(state);
+            pooled = output.projected.or(pooled);
+        }
+        Ok(Conditioning {
+            text: Tensor::cat(parts, 2),
+            pooled,
+            cut,
+        })
+    }
+
+    /// What stands for a negative text that was not given.
+    ///
+    /// # Errors
+    /// As [`encode_text`](Self::encode_text).
+    pub fn encode_nothing(&self) -> Result<Conditioning, StableDiffusionError> {
+        let empty = self.encode_text("")?;
+        Ok(match self.zeros_for_nothing {
+            true => Conditioning {
+                text: empty.text.zeros_like(),
+                pooled: empty.pooled.map(|pooled| pooled.zeros_like()),
+                cut: 0,
+            },
+            false => empty,
+        })
+    }
+
+    /// A latent, `[1, channels, height/8, width/8]`.
+    ///
+    /// - `negative`: what to keep away from; used if the guidance is not 1
+    /// - `observe`: sees each call of the network, and may break off
+    ///
+    /// # Errors
+    /// If a size, a strength or an option of the sampler is wrong; [`StableDiffusionError::Cancelled`] after
+    /// a break.
+    pub fn sample(
+        &self,
+        positive: &Conditioning,
+        negative: &Conditioning,
+        start: &Start,
+        options: &SamplingOptions,
+        observe: &mut dyn FnMut(SamplingProgress<'_>) -> ControlFlow<()>,
+    ) -> Result<Tensor<4>, StableDiffusionError> {
+        let given = GivenNoise::default();
+        self.sample_with_noise(positive, negative, start, options, &given, observe)
+    }
+
+    /// [`sample`](Self::sample) with noise of which some is given.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_with_noise(
+        &self,
+        positive: &Conditioning,
+        negative: &Conditioning,
+        start: &Start,
+        options: &SamplingOptions,
+        given: &GivenNoise,
+        observe: &mut dyn FnMut(SamplingProgress<'_>) -> ControlFlow<()>,
+    ) -> Result<Tensor<4>, StableDiffusionError> {
+        self.check(start, options)?;
+        let factor = self.vae.factor();
+        let [height, width] = options.size.map(|side| side / factor);
+        let shape = [1, self.latent_channels, height, width];
+        let mut noise = SeededNoise::new(options.seed, 0);
+        let mut draw = |given: &Option<Tensor<4>>| match given {
+            Some(tensor) => tensor.clone(),
+            None => noise.normal(shape, &self.device),
+        };
+
+        let kind = match options.sampler {
+            Some(kind) => kind,
+            None => self.scheduler.kind()?,
+        };
+        let scheduled = self.scheduler.sampler(kind, options.karras, options.steps)?;
+        let (sampler, scale) = (scheduled.sampler, scheduled.start_scale);
+        let (sampler, x, known, extra) = match start {
+            Start::Noise => {
+                let x = draw(&given.start) * scale;
+                let extra = match self.is_inpainting() {
+                    // Everything is to be made anew, of a picture of which nothing is known.
+                    true => {
+                        let grey = Tensor::zeros([1, 3, options.size[0], options.size[1]], &self.device);
+                        let latent = self.encode(grey, None)?;
+                        let mask = latent.ones_like().slice_dim(1, 0..1);
+                        Some(Tensor::cat(vec![mask, latent], 1))
+                    }
+                    false => None,
+                };
+                (sampler, x, None, extra)
+            }
+            Start::Picture { picture, strength } => {
+                let latent = self.encode(picture.clone(), Some(draw(&given.posterior)))?;
+                let sampler = sampler.last_steps(kept(options.steps, *strength))?;
+                let x = noised(&sampler, latent, draw(&given.start));
+                (sampler, x, None, None)
+            }
+            Start::Masked {
+                picture,
+                mask,
+                strength,
+            } => {
+                let mask = nearest(mask.clone(), [height, width]).greater_elem(0.5).float();
+                let [latent, start] = [&given.posterior, &given.start].map(&mut draw);
+                let latent = self.encode(picture.clone(), Some(latent))?;
+                let (sampler, x) = match *strength < 1.0 {
+                    true => {
+                        let sampler = sampler.last_steps(kept(options.steps, *strength))?;
+                        let x = noised(&sampler, latent.clone(), start.clone());
+                        (sampler, x)
+                    }
+                    false => (sampler, start.clone() * scale),
+                };
+                if self.is_inpainting() {
+                    let new = nearest(mask.clone(), options.size);
+                    let masked = picture.clone() * (new.neg() + 1.0);
+                    let masked = self.encode(masked, Some(draw(&given.masked_posterior)))?;
+                    let extra = Tensor::cat(vec![mask, masked], 1);
+                    (sampler, x, None, Some(extra))
+                } else {
+                    (sampler, x, Some([mask, latent, start]), None)
+                }
+            }
+        };
+
+        let cancelled = Cell::new(false);
+        let guided = GuidedUNet::new(self, positive, negative, options, extra, &cancelled)?;
+        let total = sampler.calls();
+        let mut done = 0;
+        let latent = sampler.sample_with_hook(&guided, x, &mut noise, &mut |step, denoised| {
+            let denoised = match &known {
+                Some(known) => keep_known(denoised, known, &step),
+                None => denoised,
+            };
+            done += 1;
+            if !cancelled.get() {
+                let progress = SamplingProgress {
+                    done,
+                    total: total.max(done),
+                    predicted: &denoised.sample,
+                };
+                cancelled.set(observe(progress).is_break());
+            }
+            denoised
+        })?;
+        if cancelled.get() {
+            return Err(StableDiffusionError::Cancelled);
+        }
+        Ok(match known {
+            Some([mask, clean, _]) => latent * mask.clone() + clean * (mask.neg() + 1.0),
+            None => latent,
+        })
+    }
+
+    /// The picture of a latent, `[batch, 3, height, width]`, from −1 to 1.
+    ///
+    /// # Errors
+    /// If the latent has other channels.
+    pub fn decode(&self, latent: Tensor<4>) -> Result<Tensor<4>, StableDiffusionError> {
+        let picture = self.vae.decode(self.vae.denormalize(latent))?;
+        Ok(picture.clamp(-1.0, 1.0))
+    }
+
+    /// The latent of a picture, `[batch, 3, height, width]` from −1 to 1, as the UNet takes it: with noise
+    /// one that is drawn, without the likeliest.
+    ///
+    /// # Errors
+    /// If the size is not a multiple of [`factor`](Self::factor).
+    pub fn encode(
+        &self,
+        picture: Tensor<4>,
+        noise: Option<Tensor<4>>,
+    ) -> Result<Tensor<4>, StableDiffusionError> {
+        let posterior = self.vae.encode(picture)?;
+        let latent = match noise {
+            Some(noise) => posterior.sample(noise),
+            None => posterior.mode(),
+        };
+        Ok(self.vae.normalize(latent))
+    }
+
+    fn check(&self, start: &Start, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
+        let wrong = |what, value: String, expected: &str| {
+            Err(StableDiffusionError::Value {
+                what,
+                value,
+                expected: expected.to_owned(),
+            })
+        };
+        let factor = self.vae.factor();
+        let [height, width] = options.size;
+        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
+            let expected = format!("multiples of {factor}");
+            return wrong("size of the picture", format!("{width} x {height}"), &expected);
+        }
+        if !options.guidance_scale.is_finite() {
+            return wrong("guidance scale", options.guidance_scale.to_string(), "finite");
+        }
+        if !(0.0..=1.0).contains(&options.guidance_rescale) {
+            let value = options.guidance_rescale.to_string();
+            return wrong("guidance rescale", value, "in [0, 1]");
+        }
+        let (picture, strength) = match start {
+            Start::Noise => return Ok(()),
+            Start::Picture { .. } if self.is_inpainting() => {
+                return wrong(
+                    "UNet",
+                    "one for inpainting".to_owned(),
+                    "used with a mask, or without a picture",
+                );
+            }
+            Start::Picture { picture, strength } | Start::Masked { picture, strength, .. } => {
+                (picture, *strength)
+            }
+        };
+        if !(0.0..=1.0).contains(&strength) || kept(options.steps, strength) == 0 {
+            let expected = format!("in [0, 1], and leave at least one of {} steps", options.steps);
+            return wrong("strength", strength.to_string(), &expected);
+        }
+        let shape = picture.dims();
+        if shape != [1, 3, height, width] {
+            let expected = format!("{:?}", [1, 3, height, width]);
+            return wrong("shape of the picture", format!("{shape:?}"), &expected);
+        }
+        if let Start::Masked { mask, .. } = start
+            && mask.dims() != [1, 1, height, width]
+        {
+            let expected = format!("{:?}", [1, 1, height, width]);
+            return wrong("shape of the mask", format!("{:?}", mask.dims()), &expected);
+        }
+        Ok(())
+    }
+}
+
+fn parts(folder: &ModelFolder, reason: String) -> StableDiffusionError {
+    StableDiffusionError::Parts {
+        folder: folder.path().display().to_string(),
+        reason,
+    }
+}
+
+/// The bytes of a `safetensors` file with the tensor `latents`, `[batch, channels, height, width]`.
+///
+/// # Errors
+/// If they cannot be read from the device.
+pub fn latent_file(latents: Tensor<4>) -> Result<Vec<u8>, StableDiffusionError> {
+    let shape = latents.dims().to_vec();
+    let failed = |reason: String| StableDiffusionError::Value {
+        what: "tensor of the latents",
+        value: reason,
+        expected: "readable".to_owned(),
+    };
+    let data = latents.cast(DType::F32).into_data();
+    let view = TensorView::new(Dtype::F32, shape, data.as_bytes());
+    let view = view.map_err(|e| failed(e.to_string()))?;
+    safetensors::serialize([("latents", view)], None).map_err(|e| failed(e.to_string()))
+}
+
+/// Steps that a strength leaves.
+fn kept(steps: usize, strength: f64) -> usize {
+    ((steps as f64 * strength) as usize).min(steps)
+}
+
+/// A latent at the level where `sampler` starts.
+fn noised(sampler: &crate::sampler::Sampler, latent: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
+    let schedule = sampler.schedule();
+    schedule.add_noise(latent, noise, &[schedule.steps() - 1])
+}
+
+/// The prediction where the mask is 1; elsewhere the picture, and the noise that was added to it.
+fn keep_known(
+    denoised: Denoised,
+    [mask, latent, noise]: &[Tensor<4>; 3],
+    _step: &SamplerStep<'_>,
+) -> Denoised {
+    let keep = mask.clone().neg() + 1.0;
+    Denoised {
+        sample: denoised.sample * mask.clone() + latent.clone() * keep.clone(),
+        epsilon: denoised.epsilon * mask.clone() + noise.clone() * keep,
+        variance: denoised.variance,
+    }
+}
+
+/// The UNet with its text and guidance: what a sampler asks.
+struct GuidedUNet<'a> {
+    unet: &'a UNet2DCondition,
+    prediction: Prediction,
+    /// Of the negative and the positive text, or of the positive one alone.
+    text: Tensor<3>,
+    added: Option<AddedCondition>,
+    /// What is concatenated to the latent, `[1, channels, height, width]`.
+    extra: Option<Tensor<4>>,
+    scale: f64,
+    rescale: f64,
+    dtype: DType,
+    cancelled: &'a Cell<bool>,
+}
+
+impl<'a> GuidedUNet<'a> {
+    fn new(
+        model: &'a StableDiffusion,
+        positive: &Conditioning,
+        negative: &Conditioning,
+        options: &SamplingOptions,
+        extra: Option<Tensor<4>>,
+        cancelled: &'a Cell<bool>,
+    ) -> Result<Self, StableDiffusionError> {
+        let dtype = model.precision.dtype();
+        let texts: Vec<&Conditioning> = match options.guidance_scale == 1.0 {
+            true => vec![positive],
+            false => vec![negative, positive],
+        };
+        let text = Tensor::cat(texts.iter().map(|t| t.text.clone()).collect(), 0);
+        let pooled: Option<Vec<_>> = texts.iter().map(|t| t.pooled.clone()).collect();
+        let added = match (model.config.pooled_text_channels(), pooled) {
+            (Some(_), Some(pooled)) => {
+                let [height, width] = options.size.map(|side| side as f32);
+                let size = Tensor::<1>::from_floats([height, width, 0.0, 0.0, height, width], &model.device);
+                Some(AddedCondition {
+                    text: Tensor::cat(pooled, 0).cast(dtype),
+                    size: size.unsqueeze::<2>().repeat_dim(0, texts.len()),
+                })
+            }
+            _ => None,
+        };
+        Ok(Self {
+            unet: &model.unet,
+            prediction: model.scheduler.prediction()?,
+            text: text.cast(dtype),
+            added,
+            extra,
+            scale: options.guidance_scale,
+            rescale: options.guidance_rescale,
+            dtype,
+            cancelled,
+        })
+    }
+}
+
+impl Denoiser for GuidedUNet<'_> {
+    fn prediction(&self) -> Prediction {
+        self.prediction
+    }
+
+    fn predict(&self, x: Tensor<4>, level: NoiseLevel) -> Tensor<4> {
+        if self.cancelled.get() {
+            return x.zeros_like();
+        }
+        let device = x.device();
+        let copies = self.text.dims()[0];
+        let x = match &self.extra {
+            Some(extra) => Tensor::cat(vec![x, extra.clone()], 1),
+            None => x,
+        };
+        let x = x.repeat_dim(0, copies).cast(self.dtype);
+        let output = self
+            .unet
+            .forward(x, level.timesteps(copies, &device), &self.text, self.added.as_ref())
+            .cast(DType::F32);
+        if copies == 1 {
+            return output;
+        }
+        let without = output.clone().slice_dim(0, 0..1);
+        let with = output.slice_dim(0, 1..2);
+        let guided = without.clone() + (with.clone() - without) * self.scale;
+        if self.rescale == 0.0 {
+            return guided;
+        }
+        let deviation = |x: Tensor<4>| {
+            let numbers: Tensor<1> = x.flatten(0, 3);
+            numbers.var(0).sqrt().reshape([1, 1, 1, 1])
+        };
+        let ratio: Tensor<4> = deviation(with) / deviation(guided.clone());
+        guided * (ratio * self.rescale + (1.0 - self.rescale))
+    }
+}

@@ -1,0 +1,194 @@
+//! UniPC: a predictor and a corrector in the logarithm of the signal-to-noise ratio.
+//!
+//! As [`dpm_solver_multistep`](crate::dpm_solver_multistep), an exponential integrator of the predicted
+//! picture in `λ = −ln σ`. Each step also corrects the point it starts from with the prediction made
+//! there, at no further call of the network. From `x` at `λ` to `λ' = λ + h`, with `m_0` the prediction
+//! at `x`, `m_i` those before it, `r_i = (λ_i − λ)/h` and `D_i = (m_i − m_0)/r_i`,
+//!
+//! ```text
+//! predictor  x' = √((1 − ᾱ')/(1 − ᾱ)) x + √ᾱ' (1 − e^{−h}) m_0 − √ᾱ' B Σ_{i<p} ρ_i D_i
+//! corrector  the same with one more term, D = m' − m_0 of the prediction m' at the predicted x'
+//! ```
+//!
+//! where the `ρ` solve `Σ_i ρ_i r_i^{k−1} = k! φ_{k+1}(−h) (−h) / B` for `k = 1, 2, …` (`r = 1` for the
+//! corrector's last term), `φ_{k+1}(z) = (φ_k(z) − 1/k!)/z`, `φ_1(z) = (e^z − 1)/z`, and `B` is `−h`
+//! ([`UniPcB::B1`]) or `e^{−h} − 1` ([`UniPcB::B2`]). With a single unknown, `ρ = 1/2`.
+//!
+//! Source: Zhao, Bai, Rao, Zhou, Lu, *UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of
+//! Diffusion Models*, 2023, arXiv 2302.04867, algorithms 5 to 8.
+
+use burn::config::Config;
+use burn::tensor::Tensor;
+use faer::Mat;
+use faer::linalg::solvers::Solve;
+
+use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
+use crate::schedule::{NoiseLevel, NoiseSchedule};
+
+/// The function `B(h)`.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum UniPcB {
+    /// `B = −h`, better in fewer than 10 steps without guidance.
+    B1,
+    /// `B = e^{−h} − 1`.
+    B2,
+}
+
+/// Configuration of [`UniPc`].
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct UniPcConfig {
+    /// How many predictions the predictor uses, 1 to 3. Default 2.
+    #[config(default = 2)]
+    pub order: usize,
+    /// `B(h)`. Default [`UniPcB::B2`].
+    #[config(default = "UniPcB::B2")]
+    pub b: UniPcB,
+    /// Whether the order falls towards the end, to 1 in the last step. Towards `σ = 0` the last step has
+    /// order 1 in any case. Default true.
+    #[config(default = true)]
+    pub lower_order_final: bool,
+    /// Limits `x̂_0` to `[−clip, clip]` before the hook sees it. Default none.
+    pub clip: Option<f64>,
+}
+
+impl UniPcConfig {
+    /// The sampler over `schedule`.
+    ///
+    /// # Errors
+    /// If the order is not 1 to 3, `clip` is not positive and finite, or an `ᾱ` is 0.
+    pub fn init(&self, schedule: NoiseSchedule) -> Result<UniPc, SamplerError> {
+        check_clip(self.clip)?;
+        check_sigmas(&schedule)?;
+        if !(1..=3).contains(&self.order) {
+            return Err(SamplerError::Order {
+                sampler: "UniPC",
+                order: self.order,
+                least: 1,
+                most: 3,
+            });
+        }
+        Ok(UniPc {
+            schedule,
+            config: *self,
+        })
+    }
+}
+
+/// The sampler; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct UniPc {
+    schedule: NoiseSchedule,
+    config: UniPcConfig,
+}
+
+/// What a step goes on from.
+struct Point {
+    level: NoiseLevel,
+    sample: Tensor<4>,
+}
+
+impl UniPc {
+    /// The schedule it steps along.
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    /// Draws pictures.
+    ///
+    /// - `x`: where to start, at the level of the schedule's last step, in the variance-preserving
+    ///   form; `[batch, channels, height, width]`
+    /// - `hook`: sees, and may replace, the predicted picture of every step
+    ///
+    /// # Errors
+    /// If the model's output has the wrong shape.
+    pub fn sample_with_hook(
+        &self,
+        model: &dyn Denoiser,
+        mut x: Tensor<4>,
+        hook: &mut SamplerHook<'_>,
+    ) -> Result<Tensor<4>, SamplerError> {
+        let steps = self.schedule.steps();
+        let mut questions = Questions::new(model, hook, self.config.clip, steps);
+        // The latest first.
+        let mut points: Vec<Point> = Vec::new();
+        let mut corrected: Option<(Tensor<4>, usize)> = None;
+        for index in (0..steps).rev() {
+            let level = self.schedule.level(index);
+            let sample = questions.ask(&x, index, level)?.sample;
+            if let Some((start, order)) = corrected.take() {
+                x = self.update(start, &points[..order], level, Some(&sample));
+            }
+            points.insert(0, Point { level, sample });
+            points.truncate(self.config.order);
+            let to = NoiseLevel {
+                alpha_bar: self.schedule.previous_alpha_bar(index),
+                ..level
+            };
+            let mut order = points.len();
+            if self.config.lower_order_final {
+                order = order.min(index + 1);
+            }
+            if to.alpha_bar == 1.0 {
+                order = 1;
+            }
+            let next = self.update(x.clone(), &points[..order], to, None);
+            corrected = Some((x, order));
+            x = next;
+        }
+        Ok(x)
+    }
+
+    /// The step from the latest of `points` to the level `to`, corrected by the prediction there if it is
+    /// known.
+    fn update(
+        &self,
+        x: Tensor<4>,
+        points: &[Point],
+        to: NoiseLevel,
+        ahead: Option<&Tensor<4>>,
+    ) -> Tensor<4> {
+        let Point { level, sample } = &points[0];
+        let minus_h = (to.sigma() / level.sigma()).ln();
+        let ratio = |other: NoiseLevel| (other.sigma() / level.sigma()).ln() / minus_h;
+        let mut ratios: Vec<f64> = points[1..].iter().map(|p| ratio(p.level)).collect();
+        let mut differences: Vec<Tensor<4>> = points[1..]
+            .iter()
+            .zip(&ratios)
+            .map(|(p, r)| (p.sample.clone() - sample.clone()) / *r)
+            .collect();
+        if let Some(ahead) = ahead {
+            ratios.push(1.0);
+            differences.push(ahead.clone() - sample.clone());
+        }
+        let b = match self.config.b {
+            UniPcB::B1 => minus_h,
+            UniPcB::B2 => minus_h.exp_m1(),
+        };
+        let mut next =
+            x * (to.noise() / level.noise()) - sample.clone() * (to.signal() * minus_h.exp_m1());
+        for (weight, difference) in weights(&ratios, minus_h, b).into_iter().zip(differences) {
+            next = next - difference * (to.signal() * b * weight);
+        }
+        next
+    }
+}
+
+/// The `ρ` for the `r`.
+fn weights(ratios: &[f64], minus_h: f64, b: f64) -> Vec<f64> {
+    let count = ratios.len();
+    if count < 2 {
+        return vec![0.5; count];
+    }
+    let matrix = Mat::from_fn(count, count, |k, i| ratios[i].powi(k as i32));
+    // φ_{k+1}(−h) (−h), from φ_1 (−h) = e^{−h} − 1 on, and k!.
+    let mut phi = minus_h.exp_m1() / minus_h - 1.0;
+    let mut factorial = 1.0;
+    let right = Mat::from_fn(count, 1, |k, _| {
+        let value = phi * factorial / b;
+        factorial *= (k + 2) as f64;
+        phi = phi / minus_h - 1.0 / factorial;
+        value
+    });
+    let solution = matrix.partial_piv_lu().solve(&right);
+    (0..count).map(|i| solution[(i, 0)]).collect()
+}

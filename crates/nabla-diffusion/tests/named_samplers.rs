@@ -1,0 +1,325 @@
+//! Samplers by name and scheduler files: every call of the network against diffusers, orders of
+//! convergence against the closed form for Gaussian data.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
+
+use std::fs;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use nabla_diffusion::ddim::DdimConfig;
+use nabla_diffusion::denoiser::{Denoised, Denoiser, GaussianDenoiser, Prediction, SamplerStep};
+use nabla_diffusion::dpm_solver_multistep::DpmSolverMultistepConfig;
+use nabla_diffusion::pndm::{PndmConfig, PndmMethod};
+use nabla_diffusion::sampler::{SamplerConfig, SamplerKind};
+use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule, NoiseScheduleConfig, Spacing};
+use nabla_diffusion::seeded_noise::SeededNoise;
+use nabla_diffusion::stable_diffusion::model_folder::{ModelFolderError, Part};
+use nabla_diffusion::stable_diffusion::scheduler_config::SchedulerConfig;
+use serde_json::{Value, json};
+
+const SHAPE: [usize; 4] = [1, 2, 2, 2];
+
+fn reference() -> Value {
+    serde_json::from_str(include_str!("reference/sampler_reference.json")).unwrap()
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    let values = value.as_array().unwrap();
+    values.iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+fn tensor(value: &Value) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(floats(value), SHAPE), &Device::flex())
+}
+
+fn values(x: &Tensor<4>) -> Vec<f32> {
+    x.to_data().try_to_vec().unwrap()
+}
+
+fn scheduler(config: &Value) -> Result<SchedulerConfig, ModelFolderError> {
+    let folder = tempfile::tempdir().unwrap();
+    let text = serde_json::to_string(config).unwrap();
+    fs::write(folder.path().join("scheduler_config.json"), text).unwrap();
+    SchedulerConfig::load(&Part::open(folder.path(), "").unwrap())
+}
+
+/// The noise that the stochastic cases draw: the one the reference was made with.
+#[test]
+fn the_noise_is_that_of_the_reference() {
+    let recorded = floats(&reference()["noise"]);
+    let mut noise = SeededNoise::new(7, 0);
+    let drawn: Vec<f32> = (0..recorded.len() / 8)
+        .flat_map(|_| values(&noise.normal(SHAPE, &Device::flex())))
+        .collect();
+    for (drawn, recorded) in drawn.iter().zip(recorded) {
+        assert!((f64::from(*drawn) - recorded).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn every_call_of_the_network_agrees_with_diffusers() {
+    let reference = reference();
+    let mut worst = (0.0, String::new());
+    for case in reference["runs"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let config = scheduler(&case["config"]).unwrap();
+        let steps = case["steps"].as_u64().unwrap() as usize;
+        let made = config.sampler(config.kind().unwrap(), None, steps).unwrap();
+        let model = GaussianDenoiser::new(
+            tensor(&reference["mean"]),
+            tensor(&reference["variance"]),
+            config.prediction().unwrap(),
+        );
+        let calls = case["calls"].as_array().unwrap();
+        assert_eq!(made.sampler.calls(), calls.len(), "{name}");
+        let mut seen = Vec::new();
+        let start = tensor(&reference["start"]) * made.start_scale;
+        let mut hook = |step: SamplerStep<'_>, denoised: Denoised| {
+            seen.push((step.level.timestep, step.x.clone()));
+            denoised
+        };
+        let mut noise = SeededNoise::new(7, 0);
+        let end = made.sampler.sample_with_hook(&model, start, &mut noise, &mut hook);
+        let mut check = |found: &Tensor<4>, expected: &Value, place: String| {
+            for (found, expected) in values(found).iter().zip(floats(expected)) {
+                let error = (f64::from(*found) - expected).abs() / expected.abs().max(1.0);
+                assert!(error < 2e-5, "{place}: {found} instead of {expected}");
+                if error > worst.0 {
+                    worst = (error, place.clone());
+                }
+            }
+        };
+        for (index, ((timestep, x), call)) in seen.iter().zip(calls).enumerate() {
+            let expected = call["t"].as_f64().unwrap();
+            assert!(
+                (timestep - expected).abs() < 1e-3,
+                "{name}, call {index}: timestep {timestep} instead of {expected}"
+            );
+            check(x, &call["x"], format!("{name}, call {index}"));
+        }
+        check(&end.unwrap(), &case["end"], format!("{name}, end"));
+    }
+    println!("largest difference {:.2e} in {}", worst.0, worst.1);
+}
+
+#[test]
+fn time_steps_and_sigmas_are_those_of_diffusers() {
+    for case in reference()["grids"].as_array().unwrap() {
+        let config = scheduler(&case["config"]).unwrap();
+        let steps = case["steps"].as_u64().unwrap() as usize;
+        let made = config.sampler(config.kind().unwrap(), None, steps).unwrap();
+        let schedule = made.sampler.schedule();
+        let name = format!("{} in {steps} steps", case["config"]);
+        let times = floats(&case["timesteps"]);
+        assert_eq!(schedule.steps(), times.len(), "{name}");
+        for (index, expected) in times.iter().enumerate() {
+            let found = schedule.timestep(steps - 1 - index);
+            assert!((found - expected).abs() < 1e-3, "{name}: {found} for {expected}");
+        }
+        let Some(sigmas) = case.get("sigmas") else {
+            continue;
+        };
+        let sigmas = floats(sigmas);
+        let of = |alpha_bar: f64| ((1.0 - alpha_bar) / alpha_bar).sqrt();
+        let found = (0..steps).rev().map(|i| schedule.sigma(i));
+        let found = found.chain([of(schedule.previous_alpha_bar(0))]);
+        for (found, expected) in found.zip(sigmas) {
+            assert!((found / expected - 1.0).abs() < 2e-5 || found == expected, "{name}: {found} for {expected}");
+        }
+        let scale = case["init_noise_sigma"].as_f64().unwrap();
+        let top = schedule.sigma(steps - 1);
+        let expected = match made.start_scale {
+            1.0 if scale == 1.0 => 1.0,
+            start => start * (1.0 + top * top).sqrt(),
+        };
+        assert!((scale / expected - 1.0).abs() < 2e-5, "{name}: {scale} for {expected}");
+    }
+}
+
+#[test]
+fn unknown_classes_and_options_are_named() {
+    let named = |config: Value, key: &str, value: &str| {
+        let text = scheduler(&config).unwrap_err().to_string();
+        assert!(text.contains(key) && text.contains(value), "{text}");
+    };
+    named(json!({"_class_name": "FooScheduler"}), "_class_name", "FooScheduler");
+    named(json!({"_class_name": "DDIMScheduler", "warp": 2}), "warp", "2");
+    named(json!({"_class_name": "DDIMScheduler", "thresholding": true}), "thresholding", "true");
+    named(
+        json!({"_class_name": "DDIMScheduler", "beta_schedule": "wavy"}),
+        "beta_schedule",
+        "wavy",
+    );
+    named(
+        json!({"_class_name": "EulerDiscreteScheduler", "prediction_type": "flow_prediction"}),
+        "prediction_type",
+        "flow_prediction",
+    );
+    named(
+        json!({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}),
+        "solver_order",
+        "3",
+    );
+    named(
+        json!({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "odd"}),
+        "timestep_spacing",
+        "odd",
+    );
+}
+
+#[test]
+fn a_number_that_json_does_not_have_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"lambda_min_clipped\": -Infinity}";
+    fs::write(folder.path().join("scheduler_config.json"), text).unwrap();
+    let config = SchedulerConfig::load(&Part::open(folder.path(), "").unwrap()).unwrap();
+    assert_eq!(config.lambda_min_clipped, None);
+    assert_eq!(config.kind().unwrap(), SamplerKind::DpmSolverMultistep);
+}
+
+/// A schedule of 1024 steps so smooth that all grids below lie in it, with the middles of their steps.
+fn smooth() -> NoiseSchedule {
+    NoiseScheduleConfig::new()
+        .with_steps(1024)
+        .init()
+        .unwrap()
+}
+
+fn gaussian(prediction: Prediction) -> GaussianDenoiser {
+    let device = Device::flex();
+    let row = |values: [f32; 8]| {
+        Tensor::<1>::from_floats(values, &device).reshape(SHAPE)
+    };
+    GaussianDenoiser::new(
+        row([0.5, -0.4, 0.3, -0.2, 0.1, 0.0, -0.6, 0.7]),
+        row([0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5, 3.0]),
+        prediction,
+    )
+}
+
+/// The error of one run down to a level that is still noisy, where the equation is smooth.
+fn error(config: SamplerConfig, prediction: Prediction, steps: usize) -> f64 {
+    let training = smooth();
+    let stride = 768 / steps;
+    // From time 1000 down to 232.
+    let levels: Vec<NoiseLevel> =
+        (1..=steps).map(|k| training.level(232 + k * stride)).collect();
+    let end = training.alpha_bar(232);
+    let schedule = NoiseSchedule::from_levels(&levels, end).unwrap();
+    let start = SeededNoise::new(3, 0).normal(SHAPE, &Device::flex());
+    let model = gaussian(prediction);
+    let exact = model.transport(start.clone(), schedule.alpha_bar(steps - 1), end);
+    let sampler = config.init(schedule, &training).unwrap();
+    let found = sampler.sample(&model, start, &mut SeededNoise::new(0, 0)).unwrap();
+    (found - exact).abs().max().into_scalar::<f32>().into()
+}
+
+/// The order, from the errors in 12 and in 24 steps: coarse enough for `f32`.
+fn order(config: SamplerConfig, prediction: Prediction) -> f64 {
+    (error(config, prediction, 12) / error(config, prediction, 24)).log2()
+}
+
+#[test]
+fn orders_of_convergence() {
+    let pndm = |method| SamplerConfig::Pndm(PndmConfig::new().with_method(method));
+    for (config, least, most) in [
+        (SamplerConfig::Ddim(DdimConfig::new()), 0.8, 1.3),
+        (SamplerKind::Euler.config(), 0.8, 1.3),
+        (pndm(PndmMethod::SPndm), 1.6, 9.0),
+        (pndm(PndmMethod::FPndm), 1.6, 9.0),
+        (pndm(PndmMethod::Plms), 1.6, 9.0),
+        (SamplerKind::Heun.config(), 1.6, 9.0),
+        (SamplerKind::Lms.config(), 1.6, 9.0),
+        (
+            // Not with the first-order end that it has in short schedules.
+            SamplerConfig::DpmSolverMultistep(
+                DpmSolverMultistepConfig::new().with_lower_order_final(false),
+            ),
+            1.6,
+            9.0,
+        ),
+        (SamplerKind::UniPc.config(), 1.6, 9.0),
+    ] {
+        for prediction in [Prediction::Epsilon, Prediction::Velocity, Prediction::Sample] {
+            let order = order(config, prediction);
+            println!("{config:?} {prediction:?}: {order:.2}");
+            assert!((least..most).contains(&order), "{config:?} {prediction:?}: {order}");
+        }
+    }
+}
+
+#[test]
+fn uneven_times_keep_the_order() {
+    let training = smooth();
+    let model = gaussian(Prediction::Epsilon);
+    let start = SeededNoise::new(3, 0).normal(SHAPE, &Device::flex());
+    // Steps of two lengths in turn; halving each keeps the pattern.
+    let error = |halvings: usize| {
+        let mut times = vec![232];
+        for k in 0..12 {
+            let stride = if k % 2 == 0 { 32 } else { 96 };
+            for _ in 0..1 << halvings {
+                times.push(times[times.len() - 1] + (stride >> halvings));
+            }
+        }
+        let levels: Vec<NoiseLevel> = times[1..].iter().map(|&t| training.level(t)).collect();
+        let end = training.alpha_bar(232);
+        let schedule = NoiseSchedule::from_levels(&levels, end).unwrap();
+        let exact = model.transport(start.clone(), training.alpha_bar(1000), end);
+        let pndm = PndmConfig::new().with_method(PndmMethod::SPndm);
+        let found = pndm.init(schedule, &training).unwrap().sample(&model, start.clone());
+        (found.unwrap() - exact).abs().max().into_scalar::<f32>()
+    };
+    // The coarsest pattern is not yet in the asymptotic range.
+    let order = (error(1) / error(3)).log2() / 2.0;
+    assert!(order > 1.7, "{order}");
+}
+
+#[test]
+fn pndm_counts_its_calls_and_refuses_short_schedules() {
+    let training = NoiseScheduleConfig::new().init().unwrap();
+    let leading = |n| training.respace(Spacing::Leading { offset: 0 }, n).unwrap();
+    let model = gaussian(Prediction::Epsilon);
+    for (method, least, more) in [
+        (PndmMethod::FPndm, 4, 9),
+        (PndmMethod::Fon, 4, 9),
+        (PndmMethod::SPndm, 2, 1),
+        (PndmMethod::Plms, 2, 1),
+    ] {
+        let config = PndmConfig::new().with_method(method);
+        let refused = config.init(leading(least - 1), &training).unwrap_err();
+        assert!(refused.to_string().contains(&least.to_string()), "{refused}");
+        let pndm = config.init(leading(least), &training).unwrap();
+        let mut calls = 0;
+        let mut hook = |_: SamplerStep<'_>, denoised| {
+            calls += 1;
+            denoised
+        };
+        let start = SeededNoise::new(1, 0).normal(SHAPE, &Device::flex());
+        pndm.sample_with_hook(&model, start, &mut hook).unwrap();
+        assert_eq!((calls, pndm.calls()), (least + more, least + more));
+    }
+}
+
+#[test]
+fn the_last_steps_alone_continue_a_noised_picture() {
+    let training = smooth();
+    let schedule = training.respace(Spacing::Trailing, 64).unwrap();
+    let model = gaussian(Prediction::Epsilon);
+    let picture = model.predict(
+        Tensor::zeros(SHAPE, &Device::flex()),
+        NoiseLevel { timestep: 0.0, alpha_bar: 0.5 },
+    );
+    let z = SeededNoise::new(5, 0).normal(SHAPE, &Device::flex());
+    for kind in [SamplerKind::Ddim, SamplerKind::Plms, SamplerKind::UniPc, SamplerKind::Lms] {
+        let sampler = kind.config().init(schedule.clone(), &training).unwrap();
+        let part = sampler.last_steps(16).unwrap();
+        let start = part.schedule().add_noise(picture.clone(), z.clone(), &[15]);
+        let level = part.schedule().level(15);
+        let exact = model.transport(start.clone(), level.alpha_bar, 1.0);
+        let end = part.sample(&model, start, &mut SeededNoise::new(0, 0)).unwrap();
+        let error = (end - exact).abs().max().into_scalar::<f32>();
+        assert!(error < 0.1, "{kind}: {error}");
+        assert!(sampler.last_steps(0).is_err() && sampler.last_steps(65).is_err());
+    }
+}
