@@ -10,6 +10,7 @@ use nabla::claims::report::ReportError;
 use nabla::claims::{ClaimError, ResultError};
 use nabla::data::{DataSetError, ImageFileError, OutputError};
 use nabla::diffusion::prior::PriorError;
+use nabla::diffusion::stable_diffusion::model_folder::ModelFolderError;
 use nabla::panorama::{
     CubemapError, MetricError, OmniSsrError, ResampleError, TangentError, TangentGridError,
 };
@@ -80,6 +81,7 @@ input!(
     DataSetError,
     ImageFileError,
     MetricError,
+    ModelFolderError,
     OmniSsrError,
     OutputError,
     PriorError,

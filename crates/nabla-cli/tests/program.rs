@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 mod desk;
@@ -231,6 +232,59 @@ fn unknown_and_wrong_models_are_told() {
         "upscale pano.png -o out.png --model model",
         "model.safetensors",
     );
+}
+
+/// A folder `stablesr` with a StableSR of random weights.
+fn put_stable_sr(desk: &Desk) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../nabla-diffusion/tests/reference/tiny/stable_sr");
+    fs::create_dir(desk.path("stablesr")).unwrap();
+    for name in [
+        "stablesr_tiny.safetensors",
+        "vqgan_cfw_tiny.ckpt",
+        "config.json",
+    ] {
+        fs::copy(source.join(name), desk.path("stablesr").join(name)).unwrap();
+    }
+}
+
+#[test]
+fn stable_sr_upscales_whole_panoramas() {
+    let desk = desk();
+    put_stable_sr(&desk);
+    let line = "upscale pano.png --scale 2 --steps 3 --model stablesr";
+    let told = desk.json(&format!("{line} -o out.png"));
+    assert_eq!(
+        [&told["width"], &told["height"], &told["steps"]],
+        [64, 32, 3]
+    );
+    // It reduces to what it was made of.
+    assert!(told["inconsistency"].as_f64().unwrap() < 1e-4, "{told}");
+    assert_eq!(get(&desk, "out.png").size(), [64, 32]);
+    desk.done(&format!("{line} -o again.png"));
+    let bytes = |name| fs::read(desk.path(name)).unwrap();
+    assert_eq!(bytes("out.png"), bytes("again.png"));
+    desk.done(&format!("{line} -o seed.png --seed 1"));
+    assert_ne!(bytes("out.png"), bytes("seed.png"));
+    desk.done(&format!("{line} -o half.png --precision f16"));
+    assert_ne!(bytes("out.png"), bytes("half.png"));
+}
+
+#[test]
+fn folders_that_are_no_models_of_super_resolution_are_told() {
+    let desk = desk();
+    let line = "upscale pano.png -o out.png --steps 2 --model";
+    desk.refused("upscale pano.png -o out.png --precision f16", "--model");
+    put_model(&desk);
+    desk.refused(&format!("{line} model --precision f16"), "for StableSR");
+    fs::create_dir(desk.path("diffusers")).unwrap();
+    desk.put("diffusers/model_index.json", "{}");
+    desk.refused(&format!("{line} diffusers"), "from texts");
+    put_stable_sr(&desk);
+    fs::remove_file(desk.path("stablesr/vqgan_cfw_tiny.ckpt")).unwrap();
+    desk.refused(&format!("{line} stablesr"), "vqgan_cfw_*.ckpt");
+    fs::write(desk.path("stablesr/vqgan_cfw_a.ckpt"), "no weights").unwrap();
+    desk.refused(&format!("{line} stablesr"), "not a file of weights");
 }
 
 #[test]

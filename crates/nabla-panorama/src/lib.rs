@@ -10,6 +10,7 @@ pub mod omnissr;
 pub mod pixels;
 pub mod prior_training;
 pub mod resample;
+pub mod stable_sr_prior;
 pub mod tangent;
 
 pub use colour_fix::{ColourFix, ColourFixError, adain, wavelet_colour_fix};
@@ -26,6 +27,7 @@ pub use omnissr::{
     Merge, OmniSsr, OmniSsrConfig, OmniSsrError, OmniSsrOutput, OmniSsrStep, PriorRun, TangentPrior,
 };
 pub use resample::{Interpolation, ResampleError, Sampler, resize_erp, resize_planar};
+pub use stable_sr_prior::StableSrPrior;
 pub use tangent::{
     Blend, Convention, TangentError, TangentGrid, TangentGridError, TangentOptions, TangentPlane,
     TangentProjection,

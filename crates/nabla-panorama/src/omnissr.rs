@@ -27,7 +27,8 @@
 //! The pipeline is generic over the [`TangentPrior`], which brings its sampler: a latent one with
 //! its encoder and decoder, or one of pixels, for which both are the identity. Two are here:
 //! [`SuperResolutionPrior`] (RDDM, what the program carries) and [`AncestralPrior`] (any noise
-//! predictor, with the paper's ancestral sampler).
+//! predictor, with the paper's ancestral sampler); the paper's own is
+//! [`StableSrPrior`](crate::StableSrPrior).
 //!
 //! Source: Li, Sheng, Li, Zhang, *OmniSSR: Zero-shot Omnidirectional Image Super-Resolution using
 //! Stable Diffusion Model*, ECCV 2024, arXiv 2404.10312, with three differences to the official
@@ -48,6 +49,7 @@ use nabla_diffusion::rddm::RddmError;
 use nabla_diffusion::rddm_sampler::{RddmInput, RddmSamplingConfig, ResidualDenoiser};
 use nabla_diffusion::schedule::{NoiseSchedule, ScheduleError, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
+use nabla_diffusion::stable_diffusion::stable_sr::StableSrError;
 use serde::{Deserialize, Serialize};
 
 use crate::pixels::{to_rasters, to_tensor};
@@ -134,6 +136,9 @@ pub enum OmniSsrError {
     /// The schedule does not have as many steps as asked for.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// StableSR cannot take the planes.
+    #[error(transparent)]
+    StableSr(#[from] StableSrError),
 }
 
 /// How a prior is to run.
@@ -182,14 +187,24 @@ pub trait TangentPrior {
     }
 
     /// Pixels to latents. A variational encoder draws from `noise`.
-    fn encode(&self, pixels: Tensor<4>, noise: &mut SeededNoise) -> Tensor<4> {
+    ///
+    /// # Errors
+    /// If the planes do not have the size that the prior needs.
+    fn encode(
+        &self,
+        pixels: Tensor<4>,
+        noise: &mut SeededNoise,
+    ) -> Result<Tensor<4>, OmniSsrError> {
         let _ = noise;
-        pixels
+        Ok(pixels)
     }
 
     /// Latents to pixels, not clamped.
-    fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        latents
+    ///
+    /// # Errors
+    /// If the latents are not the prior's.
+    fn decode(&self, latents: Tensor<4>) -> Result<Tensor<4>, OmniSsrError> {
+        Ok(latents)
     }
 
     /// Runs the sampler from the noised latents of `init` down to clean ones.
@@ -209,7 +224,10 @@ pub trait TangentPrior {
     ) -> Result<Tensor<4>, OmniSsrError>;
 
     /// The final decoding, which may look at `init` (StableSR's controllable feature wrapping).
-    fn finish(&self, latents: Tensor<4>, init: &Tensor<4>) -> Tensor<4> {
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    fn finish(&self, latents: Tensor<4>, init: &Tensor<4>) -> Result<Tensor<4>, OmniSsrError> {
         let _ = init;
         self.decode(latents)
     }
@@ -228,10 +246,14 @@ impl<P: TangentPrior + ?Sized> TangentPrior for &P {
     fn colour_fix(&self) -> ColourFix {
         (**self).colour_fix()
     }
-    fn encode(&self, pixels: Tensor<4>, noise: &mut SeededNoise) -> Tensor<4> {
+    fn encode(
+        &self,
+        pixels: Tensor<4>,
+        noise: &mut SeededNoise,
+    ) -> Result<Tensor<4>, OmniSsrError> {
         (**self).encode(pixels, noise)
     }
-    fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+    fn decode(&self, latents: Tensor<4>) -> Result<Tensor<4>, OmniSsrError> {
         (**self).decode(latents)
     }
     fn sample(
@@ -243,7 +265,7 @@ impl<P: TangentPrior + ?Sized> TangentPrior for &P {
     ) -> Result<Tensor<4>, OmniSsrError> {
         (**self).sample(init, run, noise, correct)
     }
-    fn finish(&self, latents: Tensor<4>, init: &Tensor<4>) -> Tensor<4> {
+    fn finish(&self, latents: Tensor<4>, init: &Tensor<4>) -> Result<Tensor<4>, OmniSsrError> {
         (**self).finish(latents, init)
     }
 }
@@ -366,24 +388,46 @@ where
         noise: &mut SeededNoise,
         correct: &mut Correction<'_>,
     ) -> Result<Tensor<4>, OmniSsrError> {
-        let schedule = self.schedule.respace(Spacing::Linspace, run.steps)?;
-        let last = schedule.level(schedule.steps() - 1);
-        let z = noise.normal(init.dims(), &self.device);
-        let start = init.clone() * last.signal() + z * last.noise();
-        let sampler = DdpmConfig::new().init(schedule)?;
         let denoiser = (self.bind)(init);
         let [planes, ..] = init.dims();
-        Ok(
-            sampler.sample_with_hook(denoiser.as_ref(), start, noise, &mut |_, mut denoised| {
+        ancestral(
+            &self.schedule,
+            run.steps,
+            denoiser.as_ref(),
+            init,
+            noise,
+            &mut |clean| {
                 // The denoiser is asked for all planes at once.
                 for _ in 0..planes {
                     let _ = (run.plane_done)();
                 }
-                denoised.sample = correct(denoised.sample);
-                denoised
-            })?,
+                correct(clean)
+            },
         )
     }
+}
+
+/// The paper's sampler: `steps` of the training steps, evenly spaced, from `init` noised to the last,
+/// with fresh noise at each.
+pub(crate) fn ancestral(
+    schedule: &NoiseSchedule,
+    steps: usize,
+    denoiser: &dyn Denoiser,
+    init: &Tensor<4>,
+    noise: &mut SeededNoise,
+    correct: &mut Correction<'_>,
+) -> Result<Tensor<4>, OmniSsrError> {
+    let schedule = schedule.respace(Spacing::Linspace, steps)?;
+    let last = schedule.level(schedule.steps() - 1);
+    let z = noise.normal(init.dims(), &init.device());
+    let start = init.clone() * last.signal() + z * last.noise();
+    let sampler = DdpmConfig::new().init(schedule)?;
+    Ok(
+        sampler.sample_with_hook(denoiser, start, noise, &mut |_, mut denoised| {
+            denoised.sample = correct(denoised.sample);
+            denoised
+        })?,
+    )
 }
 
 /// What of the planes `x` is merged into the panorama `E`, in OTII and at the end.
@@ -644,7 +688,7 @@ impl<P: TangentPrior> OmniSsr<P> {
         }
 
         let fix = config.colour_fix.unwrap_or_else(|| self.prior.colour_fix());
-        let mut planes = to_rasters(self.prior.finish(clean, &start.init));
+        let mut planes = to_rasters(self.prior.finish(clean, &start.init)?);
         if fix != ColourFix::None {
             let style = to_rasters(start.init.clone());
             planes = planes
@@ -713,7 +757,7 @@ impl<P: TangentPrior> OmniSsr<P> {
     ) -> Result<Tensor<4>, OmniSsrError> {
         let config = &self.config;
         let device = clean.device();
-        let planes = to_rasters(self.prior.decode(clean.clone()).clamp(-1.0, 1.0));
+        let planes = to_rasters(self.prior.decode(clean.clone())?.clamp(-1.0, 1.0));
         let clamp = |panorama: Raster| panorama.map(|v| v.clamp(0.0, 1.0));
         let mut panorama = clamp(self.merge(planes, start)?);
         if config.gamma_erp > 0.0 {
@@ -721,7 +765,7 @@ impl<P: TangentPrior> OmniSsr<P> {
             panorama = gradient_decomposition(&self.operator, &panorama, start.low, gamma)?;
         }
         let planes = to_tensor(&self.projection.to_tangent(&panorama)?, &device);
-        let corrected = self.prior.encode(planes.clamp(-1.0, 1.0), noise);
+        let corrected = self.prior.encode(planes.clamp(-1.0, 1.0), noise)?;
         Ok(clean * (1.0 - config.gamma_latent) + corrected * config.gamma_latent)
     }
 }

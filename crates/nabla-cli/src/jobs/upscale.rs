@@ -1,4 +1,7 @@
 //! `nabla upscale`: a sharper panorama, by OmniSSR with the embedded prior or another one.
+//!
+//! What a model is, its folder says: `prior.json` is that of a prior that `nabla train prior` made,
+//! `stablesr_*.ckpt` or `.safetensors` that of a StableSR.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -14,9 +17,12 @@ use nabla::data::{
     sample_panorama,
 };
 use nabla::diffusion::prior::SuperResolutionPrior;
+use nabla::diffusion::stable_diffusion::stable_sr::StableSr;
+use nabla::diffusion::stable_diffusion::weights::Precision;
+use nabla::panorama::omnissr::TangentPrior;
 use nabla::panorama::{
     BicubicDown, Erp, Evaluation, Interpolation, LinearOperator, Merge, OmniSsr, OmniSsrConfig,
-    evaluate, resize_erp, to_8_bit,
+    StableSrPrior, evaluate, resize_erp, to_8_bit,
 };
 use serde::Serialize;
 
@@ -45,9 +51,13 @@ pub struct Arguments {
     /// Steps of the sampler [default: what the model was made for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
-    /// A model that `nabla train prior` made [default: the embedded one]
+    /// A model that `nabla train prior` made, or a folder with the files of StableSR [default: the
+    /// embedded one]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// In what precision StableSR computes [default: f32]
+    #[arg(long, value_enum, requires = "model")]
+    precision: Option<PrecisionChoice>,
     /// Seed of the noise; the same seed gives the same picture
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -79,6 +89,26 @@ impl From<MergeChoice> for Merge {
         match choice {
             MergeChoice::Changes => Self::Changes,
             MergeChoice::Pictures => Self::Pictures,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PrecisionChoice {
+    /// 32 bits
+    F32,
+    /// 16 bits, as models are published
+    F16,
+    /// 16 bits with the range of 32
+    Bf16,
+}
+
+impl From<PrecisionChoice> for Precision {
+    fn from(choice: PrecisionChoice) -> Self {
+        match choice {
+            PrecisionChoice::F32 => Self::F32,
+            PrecisionChoice::F16 => Self::F16,
+            PrecisionChoice::Bf16 => Self::Bf16,
         }
     }
 }
@@ -190,7 +220,7 @@ fn output_name(name: &OsStr) -> PathBuf {
 
 /// The network, made ready once for all pictures.
 struct Engine<'a> {
-    prior: SuperResolutionPrior,
+    prior: Box<dyn TangentPrior>,
     arguments: &'a Arguments,
     progress: Progress,
 }
@@ -198,9 +228,30 @@ struct Engine<'a> {
 impl<'a> Engine<'a> {
     fn new(arguments: &'a Arguments) -> Result<Self, Failure> {
         let device = arguments.device.open()?;
-        let prior = match &arguments.model {
-            Some(folder) => SuperResolutionPrior::load(folder, &device)?,
-            None => SuperResolutionPrior::embedded(&device)?,
+        let prior: Box<dyn TangentPrior> = match &arguments.model {
+            Some(folder) if StableSr::is_in(folder) => {
+                let precision = arguments.precision.map_or(Precision::F32, Precision::from);
+                let model = StableSr::load(folder, &device, precision)?;
+                Box::new(StableSrPrior::new(model))
+            }
+            Some(folder) if folder.join("model_index.json").is_file() => {
+                return Err(Failure::input(format!(
+                    "{} makes pictures from texts and does not take a small picture as a condition, as \
+                     super-resolution needs: give a folder with stablesr_*.ckpt and vqgan_cfw_*.ckpt",
+                    folder.display()
+                )));
+            }
+            Some(folder) => {
+                let prior = SuperResolutionPrior::load(folder, &device)?;
+                if arguments.precision.is_some() {
+                    return Err(Failure::input(format!(
+                        "--precision is for StableSR, but {} holds another prior",
+                        folder.display()
+                    )));
+                }
+                Box::new(prior)
+            }
+            None => Box::new(SuperResolutionPrior::embedded(&device)?),
         };
         Ok(Self {
             prior,
@@ -220,7 +271,7 @@ impl<'a> Engine<'a> {
             ..OmniSsrConfig::new(self.arguments.scale.factor())
         };
         let omnissr: OmniSsr<_> =
-            config.init(&self.prior, Erp::of(low).map_err(Failure::input)?)?;
+            config.init(&*self.prior, Erp::of(low).map_err(Failure::input)?)?;
         let total = omnissr.steps() * omnissr.projection().planes().len();
         self.progress.begin(name, total as u64);
         let mut done = 0;

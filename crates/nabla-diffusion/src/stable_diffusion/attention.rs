@@ -19,6 +19,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::resnet_block::GroupNormOptions;
 use super::weights::{Scope, WeightsError};
+use crate::kernels::group_norm;
 
 /// Positions from which a single head is parted.
 const LONG: usize = 1024;
@@ -179,17 +180,19 @@ impl PositionAttention {
         })
     }
 
+    /// Whether the scores are computed in 32 bits, whatever the precision of the network.
+    pub fn with_upcast(mut self, upcast: bool) -> Self {
+        self.attention = self.attention.with_upcast(upcast);
+        self
+    }
+
     /// `x + attention(norm(x))`, `[batch, channels, height, width]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let h = self
-            .norm
-            .forward(x.clone())
+        let h = group_norm(&self.norm, x.clone())
             .reshape([batch, channels, height * width])
             .swap_dims(1, 2); // [batch, positions, channels]
         let h = self.attention.forward(h, None, false);
-        x + h
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width])
+        x + h.swap_dims(1, 2).reshape([batch, channels, height, width])
     }
 }

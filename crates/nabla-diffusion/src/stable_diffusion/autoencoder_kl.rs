@@ -27,12 +27,12 @@ use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::attention::{AttentionNames, MultiHeadAttention};
+use super::attention::{AttentionNames, PositionAttention};
 use super::model_folder::{ModelFolderError, Part};
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::unet2d_condition::nearest;
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use crate::kernels::{convolution, group_norm, group_norm_silu};
+use crate::kernels::{convolution, group_norm_silu};
 
 /// What is added to a variance.
 const EPSILON: f64 = 1e-6;
@@ -130,17 +130,23 @@ impl AutoencoderKlConfig {
             &[],
             &[("mid_block_type", json!("UNetMidBlock2D"))],
         )?;
-        if config.act_fn != "silu" {
-            return Err(part.unsupported("act_fn", config.act_fn, "only silu is implemented"));
+        config.check(part)?;
+        Ok(config)
+    }
+
+    /// Checks it for `part`, which errors name.
+    pub(super) fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
+        if self.act_fn != "silu" {
+            return Err(part.unsupported("act_fn", &self.act_fn, "only silu is implemented"));
         }
-        let levels = config.block_out_channels.len();
+        let levels = self.block_out_channels.len();
         for (key, kinds, kind) in [
             (
                 "down_block_types",
-                &config.down_block_types,
+                &self.down_block_types,
                 "DownEncoderBlock2D",
             ),
-            ("up_block_types", &config.up_block_types, "UpDecoderBlock2D"),
+            ("up_block_types", &self.up_block_types, "UpDecoderBlock2D"),
         ] {
             if let Some(other) = kinds.iter().find(|other| *other != kind) {
                 let expected = format!("only {kind} is implemented");
@@ -152,16 +158,16 @@ impl AutoencoderKlConfig {
                 return Err(part.unsupported(key, format!("{kinds:?}"), expected));
             }
         }
-        let groups = config.norm_num_groups;
-        let channels = &config.block_out_channels;
+        let groups = self.norm_num_groups;
+        let channels = &self.block_out_channels;
         if groups == 0 || channels.iter().any(|channels| channels % groups != 0) {
             let expected = format!("it must divide each of block_out_channels = {channels:?}");
             return Err(part.unsupported("norm_num_groups", groups, expected));
         }
-        if config.layers_per_block == 0 {
+        if self.layers_per_block == 0 {
             return Err(part.unsupported("layers_per_block", 0, "it must be at least 1"));
         }
-        Ok(config)
+        Ok(())
     }
 
     /// How many pixels a position of the latent has across: 8 of Stable Diffusion.
@@ -398,6 +404,42 @@ impl AutoencoderKl {
     /// # Errors
     /// If `x` has another shape.
     pub fn encode(&self, x: Tensor<4>) -> Result<Posterior, AutoencoderError> {
+        self.check_picture(&x)?;
+        let [_, _, height, width] = x.dims();
+        let dtype = x.dtype();
+        let x = x.cast(self.encoder.conv_in.weight.dtype());
+        let size = [height / self.factor, width / self.factor];
+        let moments = tiled(x, self.cut(size), [self.factor, 1], |x| {
+            self.moments(x, &mut |_, _| {})
+        });
+        Ok(Posterior::new(moments.cast(dtype)))
+    }
+
+    /// The same without tiles, where `see(i, h)` is shown what the level `i` of the encoder computes
+    /// before its size is halved, `[batch, channels, height/2ⁱ, width/2ⁱ]`.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with(
+        &self,
+        x: Tensor<4>,
+        see: &mut dyn FnMut(usize, &Tensor<4>),
+    ) -> Result<Posterior, AutoencoderError> {
+        self.check_picture(&x)?;
+        let dtype = x.dtype();
+        let x = x.cast(self.encoder.conv_in.weight.dtype());
+        Ok(Posterior::new(self.moments(x, see).cast(dtype)))
+    }
+
+    fn moments(&self, x: Tensor<4>, see: &mut dyn FnMut(usize, &Tensor<4>)) -> Tensor<4> {
+        let h = self.encoder.forward(x, see);
+        match &self.quant {
+            Some(quant) => quant.forward(h),
+            None => h,
+        }
+    }
+
+    fn check_picture(&self, x: &Tensor<4>) -> Result<(), AutoencoderError> {
         let [_, channels, height, width] = x.dims();
         check_channels(channels, self.in_channels)?;
         let factor = self.factor;
@@ -408,21 +450,7 @@ impl AutoencoderKl {
                 factor,
             });
         }
-        let dtype = x.dtype();
-        let x = x.cast(self.encoder.conv_in.weight.dtype());
-        let moments = tiled(
-            x,
-            self.cut([height / factor, width / factor]),
-            [factor, 1],
-            |x| {
-                let h = self.encoder.forward(x);
-                match &self.quant {
-                    Some(quant) => quant.forward(h),
-                    None => h,
-                }
-            },
-        );
-        Ok(Posterior::new(moments.cast(dtype)))
+        Ok(())
     }
 
     /// The pictures of latents, `[batch, channels, 8 · height, 8 · width]`, about from −1 to 1.
@@ -433,6 +461,46 @@ impl AutoencoderKl {
     /// # Errors
     /// If `z` has other channels, or no position.
     pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, AutoencoderError> {
+        self.check_latent(&z)?;
+        let [_, _, height, width] = z.dims();
+        let dtype = z.dtype();
+        let z = z.cast(self.decoder.conv_in.weight.dtype());
+        let x = tiled(z, self.cut([height, width]), [1, self.factor], |z| {
+            self.picture(z, &mut |_, h| h)
+        });
+        Ok(x.cast(dtype))
+    }
+
+    /// The same without tiles, where what the level `i` of the decoder computes before its size is
+    /// doubled, `h`, becomes `change(i, h)`. Levels are counted as the encoder's, so that the last is 0
+    /// and has the picture's size.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_with(
+        &self,
+        z: Tensor<4>,
+        change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Result<Tensor<4>, AutoencoderError> {
+        self.check_latent(&z)?;
+        let dtype = z.dtype();
+        let z = z.cast(self.decoder.conv_in.weight.dtype());
+        Ok(self.picture(z, change).cast(dtype))
+    }
+
+    fn picture(
+        &self,
+        z: Tensor<4>,
+        change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let z = match &self.post_quant {
+            Some(post_quant) => post_quant.forward(z),
+            None => z,
+        };
+        self.decoder.forward(z, change)
+    }
+
+    fn check_latent(&self, z: &Tensor<4>) -> Result<(), AutoencoderError> {
         let [_, channels, height, width] = z.dims();
         check_channels(channels, self.latent_channels)?;
         let factor = self.factor;
@@ -443,16 +511,7 @@ impl AutoencoderKl {
                 factor,
             });
         }
-        let dtype = z.dtype();
-        let z = z.cast(self.decoder.conv_in.weight.dtype());
-        let x = tiled(z, self.cut([height, width]), [1, factor], |z| {
-            let z = match &self.post_quant {
-                Some(post_quant) => post_quant.forward(z),
-                None => z,
-            };
-            self.decoder.forward(z)
-        });
-        Ok(x.cast(dtype))
+        Ok(())
     }
 
     /// The tiles of something of a size in positions of the latent, if it is cut.
@@ -583,8 +642,7 @@ impl Level {
 #[derive(Module, Debug)]
 struct Middle {
     resnets: [ResnetBlock; 2],
-    norm: Option<GroupNorm>,
-    attention: Option<MultiHeadAttention>,
+    attention: Option<PositionAttention>,
 }
 
 impl Middle {
@@ -598,34 +656,26 @@ impl Middle {
             let scope = scope.at("resnets").at(i);
             ResnetBlock::load(&scope, [channels, channels], None, options)
         };
-        let (mut norm, mut attention) = (None, None);
-        if config.mid_block_add_attention {
-            let scope = scope.at("attentions.0");
-            let group_norm = scope.at("group_norm");
-            norm = Some(group_norm.group_norm(options.groups, channels, options.epsilon)?);
-            let sizes = [channels, channels];
-            let names = AttentionNames::AUTOENCODER;
-            let loaded = MultiHeadAttention::load(&scope, names, sizes, [1, channels])?;
-            attention = Some(loaded.with_upcast(true));
-        }
+        let attention = match config.mid_block_add_attention {
+            true => {
+                let scope = scope.at("attentions.0");
+                let names = AttentionNames::AUTOENCODER;
+                let loaded =
+                    PositionAttention::load(&scope, "group_norm", names, channels, 1, options)?;
+                Some(loaded.with_upcast(true))
+            }
+            false => None,
+        };
         Ok(Self {
             resnets: [resnet(0)?, resnet(1)?],
-            norm,
             attention,
         })
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let mut h = self.resnets[0].forward(x, None);
-        if let (Some(norm), Some(attention)) = (&self.norm, &self.attention) {
-            let [batch, channels, height, width] = h.dims();
-            let sequence = group_norm(norm, h.clone())
-                .reshape([batch, channels, height * width])
-                .swap_dims(1, 2); // [batch, positions, channels]
-            let attended = attention.forward(sequence, None, false);
-            h = h + attended
-                .swap_dims(1, 2)
-                .reshape([batch, channels, height, width]);
+        if let Some(attention) = &self.attention {
+            h = attention.forward(h);
         }
         self.resnets[1].forward(h, None)
     }
@@ -687,10 +737,11 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>, see: &mut dyn FnMut(usize, &Tensor<4>)) -> Tensor<4> {
         let mut h = convolution(&self.conv_in, x);
-        for level in &self.levels {
+        for (i, level) in self.levels.iter().enumerate() {
             h = level.blocks(h);
+            see(i, &h);
             if let Some(downsample) = &level.resize {
                 h = downsample.forward(h);
             }
@@ -750,10 +801,14 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, z: Tensor<4>) -> Tensor<4> {
+    fn forward(
+        &self,
+        z: Tensor<4>,
+        change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
         let mut h = self.middle.forward(convolution(&self.conv_in, z));
-        for level in &self.levels {
-            h = level.blocks(h);
+        for (i, level) in self.levels.iter().enumerate() {
+            h = change(self.levels.len() - 1 - i, level.blocks(h));
             if let Some(upsample) = &level.resize {
                 let [_, _, height, width] = h.dims();
                 h = convolution(upsample, nearest(h, [2 * height, 2 * width]));

@@ -99,16 +99,22 @@ impl ClipTextConfig {
             let expected = "only CLIPTextModel and CLIPTextModelWithProjection are implemented";
             return Err(part.unsupported("architectures", part.class(), expected));
         }
-        if Activation::named(&config.hidden_act).is_none() {
+        config.check(part)?;
+        Ok(config)
+    }
+
+    /// Checks its sizes for `part`, which errors name.
+    pub(super) fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
+        if Activation::named(&self.hidden_act).is_none() {
             let expected = "only quick_gelu and gelu are implemented";
-            return Err(part.unsupported("hidden_act", config.hidden_act, expected));
+            return Err(part.unsupported("hidden_act", &self.hidden_act, expected));
         }
-        let (channels, heads) = (config.hidden_size, config.num_attention_heads);
+        let (channels, heads) = (self.hidden_size, self.num_attention_heads);
         if heads == 0 || channels % heads != 0 {
             let expected = format!("it must divide hidden_size = {channels}");
             return Err(part.unsupported("num_attention_heads", heads, expected));
         }
-        Ok(config)
+        Ok(())
     }
 
     /// Whether the pooled text is projected.

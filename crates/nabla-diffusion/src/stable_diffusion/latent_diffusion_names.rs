@@ -321,3 +321,83 @@ fn open_clip(name: &str) -> Option<Stored> {
     };
     Some(Stored::from(format!("{layer}.{rest}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::stable_sr::StableSrConfig;
+    use super::*;
+
+    /// Stable Diffusion 1.x and 2.x have the same levels and blocks.
+    fn names() -> LatentDiffusionNames {
+        LatentDiffusionNames::new(&StableSrConfig::default().unet, 4)
+    }
+
+    /// By the conversion of `diffusers`, from the names of the original modules.
+    #[test]
+    fn names_are_those_of_the_original_code() {
+        let text = include_str!("../../tests/reference/tiny/stable_sr/names.json");
+        let parts: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(text).unwrap();
+        let mut count = 0;
+        for (part, prefix) in [
+            ("unet", "model.diffusion_model."),
+            ("vae", "first_stage_model."),
+            ("text_encoder", "cond_stage_model.model."),
+        ] {
+            for (ours, theirs) in &parts[part] {
+                let found = names().with_open_clip().find(&format!("{part}.{ours}"));
+                assert_eq!(found.name(), format!("{prefix}{theirs}"), "{part}.{ours}");
+                count += 1;
+            }
+        }
+        assert!(count > 130, "{count}");
+    }
+
+    #[test]
+    fn open_clip_keeps_three_projections_as_one() {
+        let names = names().with_open_clip();
+        for (part, projection) in ["q_proj", "k_proj", "v_proj"].iter().enumerate() {
+            let ours = format!("text_encoder.text_model.encoder.layers.7.self_attn.{projection}");
+            let theirs = "cond_stage_model.model.transformer.resblocks.7.attn.in_proj";
+            for number in ["weight", "bias"] {
+                let found = names.find(&format!("{ours}.{number}"));
+                let expected = Stored::rows(format!("{theirs}_{number}"), Rows::part(part, 3));
+                assert_eq!(found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_text_encoder_of_1_x_has_its_names_behind_a_prefix() {
+        let found = names().find("text_encoder.text_model.final_layer_norm.bias");
+        assert_eq!(
+            found.name(),
+            "cond_stage_model.transformer.text_model.final_layer_norm.bias"
+        );
+        assert_eq!(names().find("other.name").name(), "other.name");
+    }
+
+    #[test]
+    fn only_what_no_network_needs_is_spare() {
+        for name in [
+            "betas",
+            "posterior_mean_coef1",
+            "model_ema.decay",
+            "model_ema.diffusion_modelinput_blocks00weight",
+            "cond_stage_model.model.transformer.resblocks.23.ln_1.weight",
+            "cond_stage_model.model.logit_scale",
+        ] {
+            assert!(LatentDiffusionNames::is_spare(name, 23), "{name}");
+        }
+        for name in [
+            "model.diffusion_model.out.3.weight",
+            "first_stage_model.encoder.extra",
+            "cond_stage_model.model.transformer.resblocks.22.ln_1.weight",
+            "cond_stage_model.model.transformer.resblocks.24.ln_1.weight",
+            "betas.more",
+        ] {
+            assert!(!LatentDiffusionNames::is_spare(name, 23), "{name}");
+        }
+    }
+}

@@ -21,7 +21,7 @@ use burn::tensor::activation::relu;
 use super::resnet_block::GroupNormOptions;
 use super::unet2d_condition::UNet2DConditionConfig;
 use super::weights::{Scope, WeightsError};
-use crate::kernels::convolution;
+use crate::kernels::{convolution, group_norm};
 
 /// One transform; see the [module](self).
 #[derive(Module, Debug)]
@@ -63,7 +63,7 @@ impl SpatialFeatureTransform {
         let inner = relu(convolution(&self.shared, features)); // [batch, hidden, height, width]
         let gamma = convolution(&self.gamma, inner.clone());
         let beta = convolution(&self.beta, inner);
-        let h = self.norm.forward(h);
+        let h = group_norm(&self.norm, h);
         h.clone() + h * gamma + beta
     }
 }

@@ -927,6 +927,38 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_a_tensor_are_cut_by_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(folder.path(), "a", &[("fused", &[12, 1]), ("odd", &[5])]);
+        let weights = open(&[path]).unwrap().with_names(|name: &str| {
+            let rows = match name {
+                "k" => Rows::part(1, 3),
+                "k of heads" => Rows::part(1, 3).of_each_block(2),
+                "of odd" => return Stored::rows("odd", Rows::part(0, 2)),
+                _ => return Stored::from(name.to_owned()),
+            };
+            Stored::rows("fused", rows)
+        });
+        let root = weights.root();
+        for (name, expected) in [
+            ("k", [4.0, 5.0, 6.0, 7.0f32]),
+            ("k of heads", [2.0, 3.0, 8.0, 9.0]),
+        ] {
+            assert_eq!(root.shape(name), Some(vec![4, 1]));
+            let values = root.tensor(name, [4]).unwrap().into_data();
+            values.assert_eq(&TensorData::from(expected), true);
+        }
+        let error = root.tensor("k", [3]).unwrap_err().to_string();
+        assert!(
+            error.contains("[12, 1]") && error.contains("[9]"),
+            "{error}"
+        );
+        assert!(root.tensor("of odd", [2]).is_err());
+        let error = weights.finish(|_| false).unwrap_err().to_string();
+        assert!(error.contains("tensor odd"), "{error}");
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_the_tensor() {
         let folder = tempfile::tempdir().unwrap();
         let path = file(folder.path(), "a", &[("w", &[2, 3]), ("spare", &[1])]);

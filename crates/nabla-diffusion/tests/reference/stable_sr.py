@@ -6,7 +6,7 @@ STABLESR_DIR is a checkout of github.com/IceClear/StableSR, whose modules are
 imported from there (none of its code is here). What they import besides and
 this does not need (pytorch_lightning, torchvision, taming, most of basicsr,
 xformers ...) is replaced by empty stubs. Needed beside torch: einops,
-omegaconf, numpy, PIL, safetensors, and open_clip_torch for the text encoder
+omegaconf, numpy, PIL, safetensors, diffusers, and open_clip_torch for the text encoder
 (its transformer only; `pip install --no-deps` will do).
 
 The official classes run as they are. Only sizes that they hard-code are made
@@ -20,7 +20,9 @@ In OUT_DIR lie a model folder as a user would have it,
 * config.json: the sizes,
 
 and reference.safetensors with the inputs and outputs of every stage (README.md
-says which). All weights are rounded to f16 before they are used.
+says which). All weights are rounded to f16 before they are used. In names.json
+are the names that diffusers gives to tensors of a Stable Diffusion 1.x UNet, its
+autoencoder, and a text encoder of OpenCLIP, with those of the original code.
 """
 
 import contextlib
@@ -30,12 +32,15 @@ import importlib.machinery
 import io
 import json
 import math
+import re
 import sys
 import types
 from pathlib import Path
 from unittest import mock
 
 import torch
+from diffusers import AutoencoderKL as DiffusersAutoencoder  # noqa: F401, before the stubs
+from diffusers.loaders import single_file_utils
 from safetensors.torch import save_file
 
 GROUPS, SPADE_CHANNELS, GROWTH = 2, 4, 1
@@ -212,6 +217,61 @@ def randomize(module, generator):
     return module.eval()
 
 
+def names(text):
+    """What diffusers calls what the original code calls so, by diffusers' own conversion."""
+    with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
+        unet = openaimodel.UNetModel(
+            image_size=32, in_channels=4, model_channels=320, out_channels=4, num_res_blocks=2,
+            attention_resolutions=[4, 2, 1], channel_mult=[1, 2, 4, 4], num_heads=8,
+            use_spatial_transformer=True, transformer_depth=1, context_dim=768, legacy=False,
+        )
+        sizes = dict(
+            double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128,
+            ch_mult=[1, 2, 4, 4], num_res_blocks=2, attn_resolutions=[], dropout=0.0,
+        )
+        vae = AutoencoderKL(
+            ddconfig=sizes, lossconfig={"target": "torch.nn.Identity"}, embed_dim=4
+        )
+    theirs = []
+
+    def numbered(prefix, module):
+        """Each tensor filled with its place among the names."""
+        tensors = {}
+        for name, tensor in module.state_dict().items():
+            tensors[prefix + name] = torch.full([3] + [1] * (tensor.dim() - 1), len(theirs))
+            theirs.append(prefix + name)
+        return tensors
+
+    unet_config = {"layers_per_block": 2}
+    vae_config = {"down_block_types": [""] * 4, "up_block_types": [""] * 4}
+    text_model = types.SimpleNamespace(config=types.SimpleNamespace(hidden_size=1))
+    convert = single_file_utils
+    open_clip_tensors = numbered("cond_stage_model.model.", text)
+    # Its size would be taken for that of a third of the projections.
+    del open_clip_tensors["cond_stage_model.model.text_projection"]
+    parts = {
+        "unet": convert.convert_ldm_unet_checkpoint(
+            numbered("model.diffusion_model.", unet), unet_config
+        ),
+        "vae": convert.convert_ldm_vae_checkpoint(numbered("first_stage_model.", vae), vae_config),
+        "text_encoder": convert.convert_open_clip_checkpoint(text_model, open_clip_tensors),
+    }
+    # Not all: of each block one, of the middle and of what stands alone every kind.
+    kept = re.compile(
+        r"(_blocks.*(conv1|proj_in|conv|conv_shortcut)"
+        r"|mid_block.*0\.(?!transformer_blocks)[^.]*|mid_block.*to_(q|out\.0)"
+        r"|layers\.1\..*|^[^.]*|^[^.]*\.(?!down|up)[^.]*|^text_model\.[^.]*\.[^.]*)\.weight$"
+    )
+    return {
+        part: {
+            ours: theirs[int(tensor.flatten()[0])].split(".", 2 if part != "vae" else 1)[-1]
+            for ours, tensor in sorted(tensors.items())
+            if kept.search(ours)
+        }
+        for part, tensors in parts.items()
+    }
+
+
 def main():
     out = Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
@@ -264,6 +324,8 @@ def main():
         "lr_schedulers": [],
     }
     torch.save(checkpoint, out / "vqgan_cfw_tiny.ckpt")
+    pairs = json.dumps(names(text), indent=0)
+    (out / "names.json").write_text(pairs + "\n")
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
 
     reference = {}
