@@ -36,9 +36,7 @@ use super::clip_tokenizer::{ClipTokenizer, ClipTokenizerError};
 use super::lora::{Lora, LoraError, LoraTarget};
 use super::model_folder::{ModelFolder, ModelFolderError};
 use super::scheduler_config::{SchedulerConfig, SchedulerError};
-use super::unet2d_condition::{
-    AddedCondition, UNet2DCondition, UNet2DConditionConfig, nearest,
-};
+use super::unet2d_condition::{AddedCondition, UNet2DCondition, UNet2DConditionConfig, nearest};
 use super::weights::{Precision, Weights, WeightsError};
 use crate::denoiser::{Denoised, Denoiser, Prediction, SamplerError, SamplerStep};
 use crate::sampler::SamplerKind;
@@ -177,6 +175,11 @@ pub struct SamplingOptions {
     pub karras: Option<bool>,
     /// Of the noise.
     pub seed: u64,
+    /// Height and width that SDXL is told the picture had originally; without it, its size. Small ones make
+    /// it blurred.
+    pub original_size: Option<[usize; 2]>,
+    /// Top and left of the crop that SDXL is told.
+    pub crop: [usize; 2],
 }
 
 impl SamplingOptions {
@@ -190,6 +193,8 @@ impl SamplingOptions {
             sampler: None,
             karras: None,
             seed: 42,
+            original_size: None,
+            crop: [0; 2],
         }
     }
 }
@@ -229,7 +234,7 @@ impl StableDiffusion {
     ) -> Result<Self, StableDiffusionError> {
         let precision = options.precision;
         let merge = |target: LoraTarget, weights: Weights| -> Result<Weights, LoraError> {
-            let loras = options.loras.iter();
+            let mut loras = options.loras.iter();
             loras.try_fold(weights, |weights, lora| lora.merge(target, weights))
         };
         let scheduler = SchedulerConfig::load(&folder.part("scheduler", &[])?)?;
@@ -242,7 +247,10 @@ impl StableDiffusion {
         ] {
             if !folder.has(encoder) {
                 if options.loras.iter().any(|lora| lora.changes(target)) && texts.is_empty() {
-                    return Err(parts(folder, format!("it has no {encoder}, which a LoRA changes")));
+                    return Err(parts(
+                        folder,
+                        format!("it has no {encoder}, which a LoRA changes"),
+                    ));
                 }
                 continue;
             }
@@ -439,7 +447,9 @@ impl StableDiffusion {
             Some(kind) => kind,
             None => self.scheduler.kind()?,
         };
-        let scheduled = self.scheduler.sampler(kind, options.karras, options.steps)?;
+        let scheduled = self
+            .scheduler
+            .sampler(kind, options.karras, options.steps)?;
         let (sampler, scale) = (scheduled.sampler, scheduled.start_scale);
         let (sampler, x, known, extra) = match start {
             Start::Noise => {
@@ -447,7 +457,8 @@ impl StableDiffusion {
                 let extra = match self.is_inpainting() {
                     // Everything is to be made anew, of a picture of which nothing is known.
                     true => {
-                        let grey = Tensor::zeros([1, 3, options.size[0], options.size[1]], &self.device);
+                        let grey =
+                            Tensor::zeros([1, 3, options.size[0], options.size[1]], &self.device);
                         let latent = self.encode(grey, None)?;
                         let mask = latent.ones_like().slice_dim(1, 0..1);
                         Some(Tensor::cat(vec![mask, latent], 1))
@@ -467,7 +478,9 @@ impl StableDiffusion {
                 mask,
                 strength,
             } => {
-                let mask = nearest(mask.clone(), [height, width]).greater_elem(0.5).float();
+                let mask = nearest(mask.clone(), [height, width])
+                    .greater_elem(0.5)
+                    .float();
                 let [latent, start] = [&given.posterior, &given.start].map(&mut draw);
                 let latent = self.encode(picture.clone(), Some(latent))?;
                 let (sampler, x) = match *strength < 1.0 {
@@ -558,10 +571,18 @@ impl StableDiffusion {
         let [height, width] = options.size;
         if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
             let expected = format!("multiples of {factor}");
-            return wrong("size of the picture", format!("{width} x {height}"), &expected);
+            return wrong(
+                "size of the picture",
+                format!("{width} x {height}"),
+                &expected,
+            );
         }
         if !options.guidance_scale.is_finite() {
-            return wrong("guidance scale", options.guidance_scale.to_string(), "finite");
+            return wrong(
+                "guidance scale",
+                options.guidance_scale.to_string(),
+                "finite",
+            );
         }
         if !(0.0..=1.0).contains(&options.guidance_rescale) {
             let value = options.guidance_rescale.to_string();
@@ -576,12 +597,16 @@ impl StableDiffusion {
                     "used with a mask, or without a picture",
                 );
             }
-            Start::Picture { picture, strength } | Start::Masked { picture, strength, .. } => {
-                (picture, *strength)
-            }
+            Start::Picture { picture, strength }
+            | Start::Masked {
+                picture, strength, ..
+            } => (picture, *strength),
         };
         if !(0.0..=1.0).contains(&strength) || kept(options.steps, strength) == 0 {
-            let expected = format!("in [0, 1], and leave at least one of {} steps", options.steps);
+            let expected = format!(
+                "in [0, 1], and leave at least one of {} steps",
+                options.steps
+            );
             return wrong("strength", strength.to_string(), &expected);
         }
         let shape = picture.dims();
@@ -679,10 +704,14 @@ impl<'a> GuidedUNet<'a> {
         };
         let text = Tensor::cat(texts.iter().map(|t| t.text.clone()).collect(), 0);
         let pooled: Option<Vec<_>> = texts.iter().map(|t| t.pooled.clone()).collect();
+        let [top, left] = options.crop.map(|side| side as f32);
+        let [height, width] = options.size.map(|side| side as f32);
+        let original = options.original_size.unwrap_or(options.size);
+        let [high, wide] = original.map(|side| side as f32);
         let added = match (model.config.pooled_text_channels(), pooled) {
             (Some(_), Some(pooled)) => {
-                let [height, width] = options.size.map(|side| side as f32);
-                let size = Tensor::<1>::from_floats([height, width, 0.0, 0.0, height, width], &model.device);
+                let size = [high, wide, top, left, height, width];
+                let size = Tensor::<1>::from_floats(size, &model.device);
                 Some(AddedCondition {
                     text: Tensor::cat(pooled, 0).cast(dtype),
                     size: size.unsqueeze::<2>().repeat_dim(0, texts.len()),
@@ -722,7 +751,12 @@ impl Denoiser for GuidedUNet<'_> {
         let x = x.repeat_dim(0, copies).cast(self.dtype);
         let output = self
             .unet
-            .forward(x, level.timesteps(copies, &device), &self.text, self.added.as_ref())
+            .forward(
+                x,
+                level.timesteps(copies, &device),
+                &self.text,
+                self.added.as_ref(),
+            )
             .cast(DType::F32);
         if copies == 1 {
             return output;
