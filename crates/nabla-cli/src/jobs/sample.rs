@@ -210,7 +210,6 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = LoadOptions {
         precision: arguments.precision.into(),
         loras: loras.collect::<Result<_, _>>()?,
-        tiles: None,
     };
     let device = arguments.device.open()?;
     let progress = Progress::new();
