@@ -753,8 +753,11 @@ fn convolve(
     let depth = 9 * inputs;
     let weight = MatRef::from_row_major_slice(weight, outputs, depth);
 
-    // All rows of the batch in a line, cut into tiles whose gathered columns fit the cache.
     let rows = batch * height;
+    if rows * width < outputs {
+        return convolve_few(x, shape, weight, bias, outputs);
+    }
+    // All rows of the batch in a line, cut into tiles whose gathered columns fit the cache.
     let rows_per_tile = (TILE / (depth * width).max(1)).clamp(1, rows);
     let tiles: Vec<Vec<f32>> = (0..rows.div_ceil(rows_per_tile))
         .into_par_iter()
@@ -792,6 +795,58 @@ fn convolve(
                 }
             }
         });
+    y
+}
+
+/// [`convolve`] of fewer positions than output channels: most of the memory is the weights', which are
+/// read once.
+fn convolve_few(
+    x: &[f32],
+    shape: [usize; 4],
+    weight: MatRef<'_, f32>,
+    bias: Option<&[f32]>,
+    outputs: usize,
+) -> Vec<f32> {
+    /// Parts of the output channels, one for each task.
+    const PARTS: usize = 8;
+    let [batch, inputs, height, width] = shape;
+    let (area, positions, depth) = (height * width, batch * height * width, 9 * inputs);
+    let mut columns = vec![0.0; depth * positions];
+    columns
+        .par_chunks_mut(9 * positions)
+        .enumerate()
+        .for_each(|(channel, columns)| {
+            gather(x, shape, channel..channel + 1, 0..batch * height, columns);
+        });
+    let columns = MatRef::from_row_major_slice(&columns, depth, positions);
+    let part = outputs.div_ceil(PARTS);
+    let parts: Vec<Vec<f32>> = (0..outputs.div_ceil(part))
+        .into_par_iter()
+        .map(|task| {
+            let first = task * part;
+            let count = part.min(outputs - first);
+            let mut out = vec![0.0; count * positions];
+            matmul(
+                MatMut::from_row_major_slice_mut(&mut out, count, positions),
+                Accum::Replace,
+                weight.subrows(first, count),
+                columns,
+                1.0,
+                Par::Seq,
+            );
+            out
+        })
+        .collect();
+    let mut y = vec![0.0; outputs * positions];
+    y.par_chunks_mut(area).enumerate().for_each(|(plane, y)| {
+        let (b, channel) = (plane / outputs, plane % outputs);
+        let offset = bias.map_or(0.0, |bias| bias[channel]);
+        let start = channel % part * positions + b * area;
+        let line = &parts[channel / part][start..start + area];
+        for (y, v) in y.iter_mut().zip(line) {
+            *y = v + offset;
+        }
+    });
     y
 }
 

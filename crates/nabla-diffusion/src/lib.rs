@@ -20,5 +20,6 @@ pub mod schedule;
 /// Random numbers that are the same on every device; see [`nabla_grad::seeded_noise`].
 pub use nabla_grad::seeded_noise;
 pub mod stable_diffusion;
+pub mod transformer_kernels;
 pub mod unet;
 pub mod unipc;

@@ -5,27 +5,22 @@
 //! ```
 //!
 //! for each head of `d` channels, where the context `c` is `x` itself (self-attention) or another
-//! sequence, such as the words of a text (cross-attention). Burn's attention keeps a part of the scores
-//! at a time (Dao et al., *FlashAttention*, 2022, arXiv 2205.14135), so that a picture of 64 x 64
-//! positions needs no matrix of 4096 x 4096.
+//! sequence, such as the words of a text (cross-attention). A part of the scores is kept at a time (Dao et
+//! al., *FlashAttention*, 2022, arXiv 2205.14135), so that a picture of 64 x 64 positions needs no matrix of
+//! 4096 x 4096: see [`transformer_kernels`](crate::transformer_kernels).
 //!
 //! Source: Vaswani et al., *Attention Is All You Need*, 2017, arXiv 1706.03762.
 
 use burn::module::Module;
 use burn::nn::{GroupNorm, Linear};
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Tensor};
 
 use super::resnet_block::GroupNormOptions;
 use super::weights::{Scope, WeightsError};
 use crate::kernels::group_norm;
+use crate::transformer_kernels::attention;
 
-/// Positions from which a single head is parted.
-const LONG: usize = 1024;
 
-/// In how many parts: never by the number of threads, so that results do not depend on it.
-const PARTS: usize = 4;
 
 /// Attention with projections before and after it.
 #[derive(Module, Debug)]
@@ -110,40 +105,11 @@ impl MultiHeadAttention {
     pub fn forward(&self, x: Tensor<3>, context: Option<Tensor<3>>, causal: bool) -> Tensor<3> {
         let context = context.unwrap_or_else(|| x.clone());
         let dtype = x.dtype();
-        // [batch, length, heads * d] -> [batch, heads, length, d]
-        let split = |y: Tensor<3>| {
-            let [batch, length, inner] = y.dims();
-            let y = if self.upcast { y.cast(DType::F32) } else { y };
-            y.reshape([batch, length, self.heads, inner / self.heads])
-                .swap_dims(1, 2)
-        };
-        let options = AttentionModuleOptions {
-            is_causal: causal,
-            ..AttentionModuleOptions::default()
-        };
-        let q = split(self.to_q.forward(x));
-        let k = split(self.to_k.forward(context.clone()));
-        let v = split(self.to_v.forward(context));
-        let [batch, heads, length, d] = q.dims();
-        // The CPU backend computes a head in one thread: the queries of a long single one are parted.
-        let parts = match batch * heads == 1 && !causal && length >= LONG && length % PARTS == 0 {
-            true => PARTS,
-            false => 1,
-        };
-        let part = |y: Tensor<4>| match parts {
-            1 => y,
-            parts => y.repeat_dim(0, parts),
-        };
-        let q = match parts {
-            1 => q,
-            parts => q.reshape([parts, heads, length / parts, d]),
-        };
-        let y = attention(q, part(k), part(v), None, None, options);
-        let y = y
-            .reshape([batch, heads, length, d])
-            .swap_dims(1, 2)
-            .reshape([batch, length, heads * d])
-            .cast(dtype);
+        let wide = |y: Tensor<3>| if self.upcast { y.cast(DType::F32) } else { y };
+        let q = wide(self.to_q.forward(x));
+        let k = wide(self.to_k.forward(context.clone()));
+        let v = wide(self.to_v.forward(context));
+        let y = attention(q, k, v, self.heads, causal).cast(dtype);
         self.to_out.forward(y)
     }
 }

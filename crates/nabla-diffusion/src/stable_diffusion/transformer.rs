@@ -15,10 +15,10 @@
 use burn::module::Module;
 use burn::nn::{GroupNorm, LayerNorm, Linear};
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
 
 use super::attention::{AttentionNames, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
+use crate::transformer_kernels::linear_geglu;
 
 /// The transformer; see the [module](self).
 #[derive(Module, Debug)]
@@ -133,16 +133,7 @@ impl TransformerBlock {
             .attn2
             .forward(self.norm2.forward(x.clone()), context, false);
         let x = x + h;
-        let [value, gate] = halves(self.up.forward(self.norm3.forward(x.clone())));
-        x + self.down.forward(value * gelu(gate))
+        let h = linear_geglu(&self.up, self.norm3.forward(x.clone()));
+        x + self.down.forward(h)
     }
-}
-
-/// `[batch, length, 2 n]` to two of `[batch, length, n]`.
-fn halves(x: Tensor<3>) -> [Tensor<3>; 2] {
-    let half = x.dims()[2] / 2;
-    [
-        x.clone().slice_dim(2, 0..half),
-        x.slice_dim(2, half..2 * half),
-    ]
 }

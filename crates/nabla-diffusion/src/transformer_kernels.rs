@@ -1,0 +1,447 @@
+//! The two operations that a latent diffusion transformer spends its time in, written for Burn's pure-Rust
+//! CPU backend: attention over many positions, and the gated feed-forward layer.
+//!
+//! Attention keeps the scores of some queries with some keys, never all: with the running maximum `m` and
+//! sum `l` of each query,
+//!
+//! ```text
+//! m' = max(m, max_j s_j),   p_j = exp(s_j − m'),   l' = l exp(m − m') + Σ p_j
+//! o' = o exp(m − m') + Σ p_j v_j;   at the end  o/l
+//! ```
+//!
+//! (Milakov, Gimelshein, *Online normalizer calculation for softmax*, 2018, arXiv 1805.02867; Dao et al.,
+//! *FlashAttention*, 2022, arXiv 2205.14135). The feed-forward layer gates each part of its product while
+//! that is in the cache. Other backends, other precisions and autodiff run Burn's own operations.
+//!
+//! Results do not depend on the number of threads: every task is cut at fixed places.
+
+use burn::nn::Linear;
+use burn::tensor::Tensor;
+use burn::tensor::activation::gelu;
+use burn::tensor::ops::AttentionModuleOptions;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use nabla_grad::elementwise::{Dense, exp};
+use rayon::prelude::*;
+
+/// Queries that one task handles.
+const QUERIES: usize = 128;
+/// Keys whose scores are kept at a time.
+const KEYS: usize = 512;
+/// Numbers that are loaded, computed and stored side by side.
+const LANES: usize = 16;
+
+/// `softmax(q kᵀ/√d) v` for each head.
+///
+/// - `q`: `[batch, length, heads · d]`; `k`, `v`: `[batch, words, heads · d]`
+/// - `causal`: whether a position sees only those before it, and itself
+/// - returns the shape of `q`
+pub fn attention(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    heads: usize,
+    causal: bool,
+) -> Tensor<3> {
+    let ([batch, length, inner], [_, words, _]) = (q.dims(), k.dims());
+    match Dense::take_all([q, k, v]) {
+        Ok([q, k, v]) => {
+            let shape = Shape {
+                length,
+                words,
+                inner,
+                d: inner / heads,
+                causal,
+            };
+            shape.attend(batch, heads, q, &k, &v)
+        }
+        Err([q, k, v]) => {
+            // [batch, length, heads · d] -> [batch, heads, length, d]
+            let split = |x: Tensor<3>| {
+                let [batch, length, inner] = x.dims();
+                x.reshape([batch, length, heads, inner / heads])
+                    .swap_dims(1, 2)
+            };
+            let options = AttentionModuleOptions {
+                is_causal: causal,
+                ..AttentionModuleOptions::default()
+            };
+            let y =
+                burn::tensor::module::attention(split(q), split(k), split(v), None, None, options);
+            y.swap_dims(1, 2).reshape([batch, length, inner])
+        }
+    }
+}
+
+struct Shape {
+    length: usize,
+    words: usize,
+    /// Numbers from one position to the next.
+    inner: usize,
+    d: usize,
+    causal: bool,
+}
+
+impl Shape {
+    fn attend(&self, batch: usize, heads: usize, q: Dense, k: &Dense, v: &Dense) -> Tensor<3> {
+        let blocks = self.length.div_ceil(QUERIES);
+        let parts: Vec<Vec<f32>> = (0..batch * heads * blocks)
+            .into_par_iter()
+            .map_init(Vec::new, |scores, task| {
+                let (place, block) = (task / blocks, task % blocks);
+                let (b, head) = (place / heads, place % heads);
+                let of = |length: usize| {
+                    let start = b * length * self.inner + head * self.d;
+                    start..(b + 1) * length * self.inner
+                };
+                let q = &q.values()[of(self.length)];
+                let [k, v] = [k, v].map(|x| &x.values()[of(self.words)]);
+                self.block(block * QUERIES, [q, k, v], scores)
+            })
+            .collect();
+        let mut out = q;
+        if self.inner > 0 {
+            out.values_mut()
+                .par_chunks_mut(self.inner)
+                .enumerate()
+                .for_each(|(row, out)| {
+                    let (b, position) = (row / self.length, row % self.length);
+                    let (block, local) = (position / QUERIES, position % QUERIES);
+                    for (head, out) in out.chunks_exact_mut(self.d).enumerate() {
+                        let part = &parts[(b * heads + head) * blocks + block];
+                        out.copy_from_slice(&part[local * self.d..(local + 1) * self.d]);
+                    }
+                });
+        }
+        out.into_tensor()
+    }
+
+    /// The results of the queries from `first` on, `[queries, d]`. All of `q`, `k`, `v` begin at the head.
+    fn block(&self, first: usize, [q, k, v]: [&[f32]; 3], scores: &mut Vec<f32>) -> Vec<f32> {
+        let (d, stride) = (self.d, self.inner);
+        let rows = |x, from: usize, count: usize| {
+            MatRef::from_row_major_slice_with_stride(&x[from * stride..], count, d, stride)
+        };
+        let count = QUERIES.min(self.length - first);
+        let queries = rows(q, first, count);
+        let mut out = vec![0.0; count * d];
+        let mut highest = vec![f32::NEG_INFINITY; count];
+        let mut sums = vec![0.0f32; count];
+        let end = match self.causal {
+            true => self.words.min(first + count),
+            false => self.words,
+        };
+        let arch = pulp::Arch::new();
+        for start in (0..end).step_by(KEYS) {
+            let keys = KEYS.min(end - start);
+            scores.resize(count * keys, 0.0);
+            matmul(
+                MatMut::from_column_major_slice_mut(scores, keys, count),
+                Accum::Replace,
+                rows(k, start, keys),
+                queries.transpose(),
+                1.0 / (d as f32).sqrt(),
+                Par::Seq,
+            );
+            arch.dispatch(|| {
+                for (query, scores) in scores.chunks_exact_mut(keys).enumerate() {
+                    if self.causal {
+                        let seen = (first + query + 1).saturating_sub(start).min(keys);
+                        scores[seen..].fill(f32::NEG_INFINITY);
+                    }
+                    let before = highest[query];
+                    let now = maximum(scores).max(before);
+                    let shrink = exp(before - now);
+                    sums[query] = sums[query] * shrink + exponentials(scores, now);
+                    highest[query] = now;
+                    if shrink != 1.0 {
+                        for o in &mut out[query * d..(query + 1) * d] {
+                            *o *= shrink;
+                        }
+                    }
+                }
+            });
+            matmul(
+                MatMut::from_column_major_slice_mut(&mut out, d, count),
+                Accum::Add,
+                rows(v, start, keys).transpose(),
+                MatRef::from_column_major_slice(scores, keys, count),
+                1.0,
+                Par::Seq,
+            );
+        }
+        for (out, sum) in out.chunks_exact_mut(d.max(1)).zip(sums) {
+            for o in out {
+                *o /= sum;
+            }
+        }
+        out
+    }
+}
+
+#[inline(always)]
+fn maximum(values: &[f32]) -> f32 {
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane = if v > *lane { v } else { *lane };
+        }
+    }
+    let rest = rest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    lanes.into_iter().fold(rest, f32::max)
+}
+
+/// `exp(v − highest)` in place; their sum.
+#[inline(always)]
+fn exponentials(values: &mut [f32], highest: f32) -> f32 {
+    let (blocks, rest) = values.as_chunks_mut::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for block in blocks {
+        for (lane, v) in lanes.iter_mut().zip(block) {
+            *v = exp(*v - highest);
+            *lane += *v;
+        }
+    }
+    let mut sum = 0.0;
+    for v in rest {
+        *v = exp(*v - highest);
+        sum += *v;
+    }
+    lanes.into_iter().sum::<f32>() + sum
+}
+
+/// `a · gelu(b)` with `[a, b] = x Wᵀ + bias`: a gated linear layer (GEGLU).
+///
+/// - `x`: `[batch, length, input]`; `linear` to `2 n` channels
+/// - returns `[batch, length, n]`
+pub fn linear_geglu(linear: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let [batch, length, input] = x.dims();
+    let n = linear.weight.dims()[1] / 2;
+    let Some(bias) = &linear.bias else {
+        return gated(linear.forward(x), n);
+    };
+    // As it was stored: one row for each output.
+    let weight = linear.weight.val().transpose().reshape([1, 2 * n, input]);
+    let bias = bias.val().reshape([1, 1, 2 * n]);
+    let rows = batch * length;
+    let out = Tensor::<3>::empty([batch, length, n], (&x.device(), x.dtype()));
+    match Dense::take_all([x, weight, bias, out]) {
+        Ok([x, weight, bias, mut out]) => {
+            let (x, w, bias) = (x.values(), weight.values(), bias.values());
+            geglu(x, w, bias, [rows, input, n], out.values_mut());
+            out.into_tensor()
+        }
+        Err([x, ..]) => gated(linear.forward(x), n),
+    }
+}
+
+fn gated(x: Tensor<3>, n: usize) -> Tensor<3> {
+    let value = x.clone().slice_dim(2, 0..n);
+    value * gelu(x.slice_dim(2, n..2 * n))
+}
+
+/// [`linear_geglu`] of `x`, `[rows, input]`.
+fn geglu(x: &[f32], weight: &[f32], bias: &[f32], [rows, input, n]: [usize; 3], out: &mut [f32]) {
+    /// Rows and columns of the product that are in the cache at a time.
+    const ROWS: usize = 256;
+    const COLUMNS: usize = 128;
+    if out.is_empty() {
+        return;
+    }
+    let (across, down) = (n.div_ceil(COLUMNS), rows.div_ceil(ROWS));
+    let x = MatRef::from_row_major_slice(x, rows, input);
+    let weight = MatRef::from_row_major_slice(weight, 2 * n, input);
+    let arch = pulp::Arch::new();
+    let tiles: Vec<Vec<f32>> = (0..across * down)
+        .into_par_iter()
+        .map_init(Vec::new, |gates: &mut Vec<f32>, task| {
+            let (row, column) = (task / across * ROWS, task % across * COLUMNS);
+            let (high, wide) = (ROWS.min(rows - row), COLUMNS.min(n - column));
+            let mut values = vec![0.0; high * wide];
+            gates.resize(high * wide, 0.0);
+            for (to, first) in [(&mut values, column), (&mut *gates, n + column)] {
+                matmul(
+                    MatMut::from_row_major_slice_mut(to, high, wide),
+                    Accum::Replace,
+                    x.subrows(row, high),
+                    weight.subrows(first, wide).transpose(),
+                    1.0,
+                    Par::Seq,
+                );
+            }
+            let offsets = [column, n + column].map(|first| &bias[first..first + wide]);
+            arch.dispatch(|| {
+                for (values, gates) in values.chunks_exact_mut(wide).zip(gates.chunks_exact(wide)) {
+                    for (i, (v, g)) in values.iter_mut().zip(gates).enumerate() {
+                        *v = (*v + offsets[0][i]) * gelu_of(g + offsets[1][i]);
+                    }
+                }
+            });
+            values
+        })
+        .collect();
+    out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
+        let (block, local) = (row / ROWS, row % ROWS);
+        for (tile, out) in out.chunks_mut(COLUMNS).enumerate() {
+            let wide = out.len();
+            let part = &tiles[block * across + tile];
+            out.copy_from_slice(&part[local * wide..(local + 1) * wide]);
+        }
+    });
+}
+
+/// `x Φ(x)` with the distribution function of the normal distribution, to 1e-6 of `|x|`.
+#[inline(always)]
+fn gelu_of(x: f32) -> f32 {
+    // Abramowitz, Stegun, Handbook of Mathematical Functions, 7.1.26: erfc(z) = p(t) exp(−z²) to 1.5e-7.
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let mut p = 1.061_405_4;
+    for c in [-1.453_152_1, 1.421_413_8, -0.284_496_74, 0.254_829_6] {
+        p = p * t + c;
+    }
+    let tail = 0.5 * p * t * exp(-z * z);
+    x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::LinearConfig;
+    use burn::tensor::{Device, Distribution, Tolerance};
+
+    fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    }
+
+    /// In double precision, without any of the tricks.
+    fn exact(q: &Tensor<3>, k: &Tensor<3>, v: &Tensor<3>, heads: usize, causal: bool) -> Vec<f64> {
+        let [batch, length, inner] = q.dims();
+        let [_, words, _] = k.dims();
+        let d = inner / heads;
+        let [q, k, v] = [q, k, v].map(|x| x.to_data().try_to_vec::<f32>().unwrap());
+        let mut out = vec![0.0; q.len()];
+        for b in 0..batch {
+            for h in 0..heads {
+                for i in 0..length {
+                    let at = |row: usize, rows: usize| (b * rows + row) * inner + h * d;
+                    let seen = if causal { i + 1 } else { words };
+                    let scores: Vec<f64> = (0..seen)
+                        .map(|j| {
+                            let dot: f64 = (0..d)
+                                .map(|c| {
+                                    f64::from(q[at(i, length) + c]) * f64::from(k[at(j, words) + c])
+                                })
+                                .sum();
+                            (dot / (d as f64).sqrt()).exp()
+                        })
+                        .collect();
+                    let sum: f64 = scores.iter().sum();
+                    for c in 0..d {
+                        let value = |j: usize| f64::from(v[at(j, words) + c]);
+                        let total: f64 = scores.iter().enumerate().map(|(j, s)| s * value(j)).sum();
+                        out[at(i, length) + c] = total / sum;
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn attention_is_the_closed_form() {
+        let device = Device::flex();
+        for ([batch, length, words], heads, d, causal) in [
+            ([1, 3, 3], 1, 1, false),
+            ([2, 130, 77], 2, 5, false),
+            ([1, 200, 1100], 3, 8, false),
+            ([1, 600, 600], 2, 4, true),
+            ([2, 7, 7], 1, 16, true),
+        ] {
+            let q = random([batch, length, heads * d], &device) * 3.0;
+            let k = random([batch, words, heads * d], &device);
+            let v = random([batch, words, heads * d], &device);
+            let expected = exact(&q, &k, &v, heads, causal);
+            for device in [device.clone(), device.clone().autodiff()] {
+                let [q, k, v] = [&q, &k, &v].map(|x| Tensor::from_data(x.to_data(), &device));
+                let found = attention(q, k, v, heads, causal).into_data();
+                for (found, expected) in found.try_to_vec::<f32>().unwrap().iter().zip(&expected) {
+                    assert!(
+                        (f64::from(*found) - expected).abs() < 2e-5,
+                        "{found} {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let device = Device::flex();
+        let q = Tensor::<3>::full([1, 2, 4], 300.0, &device);
+        let v = random([1, 700, 4], &device);
+        let k = Tensor::<3>::full([1, 700, 4], 1.0, &device);
+        let found = attention(q, k, v.clone(), 1, false);
+        let mean = v.mean_dim(1).repeat_dim(1, 2).into_data();
+        found
+            .into_data()
+            .assert_approx_eq::<f32>(&mean, Tolerance::absolute(1e-5));
+    }
+
+    #[test]
+    fn the_gated_layer_is_burns() {
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            for ([batch, length, input], n) in [
+                ([1, 1, 1], 1),
+                ([2, 3, 5], 7),
+                ([1, 300, 40], 150),
+                ([3, 90, 8], 128),
+            ] {
+                let linear = LinearConfig::new(input, 2 * n).init(&device);
+                let x =
+                    Tensor::from_data(random([batch, length, input], &device).into_data(), &device);
+                let expected = gated(linear.forward(x.clone()), n).into_data();
+                linear_geglu(&linear, x)
+                    .into_data()
+                    .assert_approx_eq::<f32>(&expected, Tolerance::absolute(2e-6));
+            }
+        }
+    }
+
+    #[test]
+    fn gelu_is_near_its_closed_form() {
+        // Φ(x) at some places (scipy.stats.norm.cdf).
+        for (x, phi) in [
+            (-4.0, 3.167_124_183_311_998e-5),
+            (-1.0, 0.158_655_253_931_457_05),
+            (-0.1, 0.460_172_162_722_971),
+            (0.0, 0.5),
+            (0.5, 0.691_462_461_274_013),
+            (2.0, 0.977_249_868_051_820_8),
+            (9.0, 1.0),
+        ] {
+            let error = f64::from(gelu_of(x as f32)) - x * phi;
+            assert!(error.abs() < 1e-6 * f64::abs(x).max(0.1), "{x}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_thread_count_does_not_change_a_bit() {
+        let device = Device::flex();
+        let linear = LinearConfig::new(20, 300).init(&device);
+        let (q, k) = (random([2, 150, 12], &device), random([2, 600, 12], &device));
+        let x = random([1, 300, 20], &device);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| {
+                let a = attention(q.clone(), k.clone(), k.clone(), 3, false).into_data();
+                (a, linear_geglu(&linear, x.clone()).into_data())
+            })
+        };
+        assert_eq!(run(1), run(3));
+    }
+}
