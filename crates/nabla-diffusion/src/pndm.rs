@@ -45,7 +45,7 @@ use crate::denoiser::{
     Denoiser, Prediction, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
 };
 use crate::multistep::{adams_bashforth, weighted_sum};
-use crate::schedule::{NoiseLevel, NoiseSchedule};
+use crate::schedule::{NoiseLevel, NoiseSchedule, sigma_from_alpha_bar};
 
 /// Which of the methods; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -337,7 +337,10 @@ impl Pndm {
         let timestep = match index {
             // Behind the first training step, time -1, nothing is left of the noise.
             0 if alpha_bar == 1.0 => -1.0,
-            0 => self.training.timestep(0),
+            0 => {
+                let sigma = sigma_from_alpha_bar(alpha_bar);
+                self.training.timestep_of_sigma(sigma)
+            }
             _ => self.schedule.timestep(index - 1),
         };
         Way {

@@ -71,6 +71,8 @@ fn encoder(model: &str, name: &str, precision: Precision) -> ClipTextEncoder {
 fn ids_are_those_of_transformers() {
     let tokenizer = ClipTokenizer::load(&part("sd15", "tokenizer")).unwrap();
     let facts = fs::read_to_string(tiny("sd15").join("reference.json")).unwrap();
+    // Python writes an infinity of the samplers' options, which JSON does not have.
+    let facts = facts.replace("-Infinity", "null").replace("Infinity", "null");
     let facts: Value = serde_json::from_str(&facts).unwrap();
     let prompts = facts["prompts"].as_array().unwrap();
     assert!(prompts.len() > 40);

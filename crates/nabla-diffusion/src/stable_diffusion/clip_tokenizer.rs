@@ -110,6 +110,11 @@ impl ClipTokenizer {
                     },
                 });
             }
+            // What a `tokenizer.json` says of its own tokens holds.
+            let known = tokenizer.get_added_tokens_decoder();
+            if known.values().any(|known| known.content == token.content) {
+                continue;
+            }
             let added = match token.special {
                 true => tokenizer.add_special_tokens([token.added()]),
                 false => tokenizer.add_tokens([token.added()]),
