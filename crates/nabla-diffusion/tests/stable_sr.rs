@@ -205,3 +205,13 @@ fn the_kind_of_a_file_is_its_content() {
     let error = StableSr::load(folder.path(), &Device::flex(), Precision::F32).unwrap_err();
     assert!(error.to_string().contains("vqgan_cfw_x"), "{error}");
 }
+
+/// A folder of the published sizes, named by `NABLA_STABLE_SR`; it needs about 3 GiB.
+#[test]
+#[ignore = "needs the published files"]
+fn the_published_model_loads() {
+    let folder = std::env::var("NABLA_STABLE_SR").unwrap();
+    let device = Device::flex();
+    let model = StableSr::load(folder.as_ref(), &device, Precision::F16).unwrap();
+    assert_eq!(model.text().dims(), [1, 77, 1024]);
+}

@@ -958,6 +958,22 @@ mod tests {
         assert!(error.contains("tensor odd"), "{error}");
     }
 
+    /// The program in this pickle makes a file.
+    #[test]
+    fn what_a_pickle_holds_is_not_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, made) = (folder.path().join("a.ckpt"), folder.path().join("made"));
+        let command = format!("touch {}", made.display());
+        let mut pickle = b"\x80\x02cposix\nsystem\nX".to_vec();
+        pickle.extend((command.len() as u32).to_le_bytes());
+        pickle.extend(command.as_bytes());
+        pickle.extend(b"\x85R.");
+        fs::write(&path, pickle).unwrap();
+        let opened = open(&[path]);
+        assert!(!made.exists());
+        assert!(matches!(opened, Err(WeightsError::Format { .. })));
+    }
+
     #[test]
     fn what_is_wrong_is_told_with_the_tensor() {
         let folder = tempfile::tempdir().unwrap();
