@@ -116,14 +116,17 @@ impl Shape {
         out.into_tensor()
     }
 
+    /// Some positions of a head, `[count, d]`.
+    fn rows<'a>(&self, x: &'a [f32], first: usize, count: usize) -> MatRef<'a, f32> {
+        let x = &x[first * self.inner..];
+        MatRef::from_row_major_slice_with_stride(x, count, self.d, self.inner)
+    }
+
     /// The results of the queries from `first` on, `[queries, d]`. All of `q`, `k`, `v` begin at the head.
     fn block(&self, first: usize, [q, k, v]: [&[f32]; 3], scores: &mut Vec<f32>) -> Vec<f32> {
-        let (d, stride) = (self.d, self.inner);
-        let rows = |x, from: usize, count: usize| {
-            MatRef::from_row_major_slice_with_stride(&x[from * stride..], count, d, stride)
-        };
+        let d = self.d;
         let count = QUERIES.min(self.length - first);
-        let queries = rows(q, first, count);
+        let queries = self.rows(q, first, count);
         let mut out = vec![0.0; count * d];
         let mut highest = vec![f32::NEG_INFINITY; count];
         let mut sums = vec![0.0f32; count];
@@ -138,7 +141,7 @@ impl Shape {
             matmul(
                 MatMut::from_column_major_slice_mut(scores, keys, count),
                 Accum::Replace,
-                rows(k, start, keys),
+                self.rows(k, start, keys),
                 queries.transpose(),
                 1.0 / (d as f32).sqrt(),
                 Par::Seq,
@@ -164,7 +167,7 @@ impl Shape {
             matmul(
                 MatMut::from_column_major_slice_mut(&mut out, d, count),
                 Accum::Add,
-                rows(v, start, keys).transpose(),
+                self.rows(v, start, keys).transpose(),
                 MatRef::from_column_major_slice(scores, keys, count),
                 1.0,
                 Par::Seq,

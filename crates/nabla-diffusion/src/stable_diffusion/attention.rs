@@ -20,8 +20,6 @@ use super::weights::{Scope, WeightsError};
 use crate::kernels::group_norm;
 use crate::transformer_kernels::attention;
 
-
-
 /// Attention with projections before and after it.
 #[derive(Module, Debug)]
 pub struct MultiHeadAttention {
