@@ -358,7 +358,7 @@ fn the_standard_input_is_read_and_the_seed_decides() {
     let from_input = |line: &str| {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nabla"))
             .args(line.split_whitespace())
-            .current_dir(desk.0.path())
+            .current_dir(desk.folder())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

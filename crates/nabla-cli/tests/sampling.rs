@@ -1,0 +1,212 @@
+//! `nabla sample` from outside, on the tiny models of `nabla-diffusion`.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
+
+use std::fs;
+use std::path::Path;
+
+mod desk;
+
+use desk::Desk;
+use nabla::data::{BitDepth, Picture, Raster, WriteOptions};
+use safetensors::SafeTensors;
+
+/// A folder with the models, a picture and a mask.
+fn desk() -> Desk {
+    let desk = Desk::empty();
+    let tiny =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-diffusion/tests/reference/tiny");
+    for model in ["sd15", "sd21", "sdxl"] {
+        copy(&tiny.join(model), &desk.path(model));
+    }
+    let picture = Raster::from_fn(3, 40, 64, |c, y, x| {
+        0.5 + 0.4 * ((x * (c + 1) + y) as f32 / 9.0).sin()
+    });
+    let mask = Raster::from_fn(1, 40, 64, |_, _, x| f32::from(u8::from(x < 32)));
+    for (name, raster) in [("in.png", picture), ("mask.png", mask)] {
+        Picture::new(raster, BitDepth::Eight)
+            .write(&desk.path(name), &WriteOptions::default())
+            .unwrap();
+    }
+    desk
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+fn picture(desk: &Desk, name: &str) -> Picture {
+    Picture::read(&desk.path(name)).unwrap()
+}
+
+#[test]
+fn a_text_becomes_pictures_that_say_how_they_were_made() {
+    let desk = desk();
+    let line = "sample --model sd15 --prompt astronaut --negative horse --size 64x40 --steps 3";
+    let told = desk.json(&format!("{line} -n 2 -o out.png --latents all.safetensors"));
+    assert_eq!(told["files"], serde_json::json!(["out_1.png", "out_2.png"]));
+    assert_eq!(told["seeds"], serde_json::json!([42, 43]));
+    // The folder's own.
+    assert_eq!(told["sampler"], "plms");
+    let first = picture(&desk, "out_1.png");
+    assert_eq!(first.size(), [64, 40]);
+    let [(keyword, text)] = &first.metadata.texts[..] else {
+        panic!("{:?}", first.metadata.texts);
+    };
+    assert_eq!(keyword, "parameters");
+    for part in [
+        "astronaut\nNegative prompt: horse\nSteps: 3, Sampler: plms",
+        "Seed: 42",
+        "Size: 64x40",
+        "Model: sd15",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let bytes = fs::read(desk.path("all.safetensors")).unwrap();
+    let latents = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(latents.tensor("latents").unwrap().shape(), [2, 4, 5, 8]);
+
+    // A picture is that of its seed, alone or among others.
+    desk.done(&format!("{line} --seed 43 -o alone.png"));
+    assert_eq!(
+        picture(&desk, "alone.png").raster,
+        picture(&desk, "out_2.png").raster
+    );
+    assert_ne!(first.raster, picture(&desk, "out_2.png").raster);
+}
+
+#[test]
+fn every_sampler_model_and_precision_makes_a_picture() {
+    let desk = desk();
+    for sampler in [
+        "ddim",
+        "ddpm",
+        "pndm",
+        "s-pndm",
+        "plms",
+        "euler",
+        "euler-ancestral",
+        "heun",
+        "lms",
+        "dpm++2m",
+        "dpm++2m-sde",
+        "unipc",
+    ] {
+        let line =
+            format!("sample --model sd21 --prompt x --size 32 --steps 5 --sampler {sampler}");
+        desk.done(&format!("{line} -o {sampler}.png"));
+        assert_eq!(picture(&desk, &format!("{sampler}.png")).size(), [32, 32]);
+    }
+    let line = "sample --model sdxl --prompt x --size 32 --steps 2 --sampler dpm++2m --karras";
+    for precision in ["f32", "f16", "bf16"] {
+        desk.done(&format!(
+            "{line} --precision {precision} -o {precision}.png"
+        ));
+    }
+    let [f32, f16] = ["f32.png", "f16.png"].map(|name| picture(&desk, name).raster);
+    assert_ne!(f32, f16);
+}
+
+#[test]
+fn pictures_masks_and_loras_are_taken() {
+    let desk = desk();
+    let line = "sample --model sd15 --prompt x --image in.png --steps 6 --sampler ddim";
+    // The size is the picture's.
+    desk.done(&format!("{line} --strength 0.4 -o near.png"));
+    desk.done(&format!("{line} --strength 1 -o far.png"));
+    assert_eq!(picture(&desk, "near.png").size(), [64, 40]);
+    desk.done(&format!("{line} --mask mask.png -o part.png"));
+    desk.done(&format!("{line} --mask mask.png --seed 7 -o other.png"));
+    // White is made anew, so that two seeds differ there more than where the picture is kept.
+    let [part, other] = ["part.png", "other.png"].map(|name| picture(&desk, name).raster);
+    let difference = |columns: std::ops::Range<usize>| -> f32 {
+        let all = columns.flat_map(|x| (0..40).map(move |y| (y, x)));
+        all.map(|(y, x)| (part.get(0, y, x) - other.get(0, y, x)).abs())
+            .sum()
+    };
+    let (new, kept) = (difference(0..16), difference(48..64));
+    assert!(new > 0.0 && kept < new, "{new} {kept}");
+    let lora = "--lora sd15/lora/kohya.safetensors:0.5";
+    desk.done(&format!("{line} --strength 0.4 {lora} -o lora.png"));
+    let [near, lora] = ["near.png", "lora.png"].map(|name| picture(&desk, name).raster);
+    assert_ne!(near, lora);
+}
+
+#[test]
+fn what_is_wrong_gets_one_sentence() {
+    let desk = desk();
+    for (line, told) in [
+        ("--model none", "there is no model folder none"),
+        ("--model sd15/unet", "holds no model_index.json"),
+        ("--model sd15 -o out.jpg", "not the name of a PNG file"),
+        ("--model sd15 --size 65", "multiples of 8"),
+        ("--model sd15 --size big", "it must be 512"),
+        ("--model sd15 --sampler foo", "euler-ancestral"),
+        ("--model sd15 --strength 0.5", "--image"),
+        ("--model sd15 --image in.png --strength 2", "strength is 2"),
+        ("--model sd15 --steps 2000", "2000"),
+        ("--model sd15 --guidance-scale NaN", "guidance scale is NaN"),
+        (
+            "--model sd15 --lora none.safetensors",
+            "cannot read none.safetensors",
+        ),
+        (
+            "--model sd15 --lora in.png",
+            "in.png is not a file of weights",
+        ),
+        (
+            "--model sdxl --lora sd15/lora/peft.safetensors",
+            "sd15/lora/peft.safetensors",
+        ),
+    ] {
+        refused(&desk, line, told);
+    }
+    let weights = "sd15/unet/diffusion_pytorch_model.safetensors";
+    let config = "sd15/unet/config.json";
+    let text = desk.get(config);
+    desk.put(
+        config,
+        &text.replace("\"in_channels\"", "\"new_option\": 3, \"in_channels\""),
+    );
+    refused(&desk, "--model sd15", "new_option = 3");
+    desk.put(
+        config,
+        &text.replace("\"cross_attention_dim\": 16", "\"cross_attention_dim\": 24"),
+    );
+    refused(&desk, "--model sd15", "do not fit together");
+    desk.put(config, &text);
+    fs::copy(
+        desk.path("sd21/unet/diffusion_pytorch_model.safetensors"),
+        desk.path(weights),
+    )
+    .unwrap();
+    refused(&desk, "--model sd15", "has the shape");
+    fs::remove_file(desk.path(weights)).unwrap();
+    refused(
+        &desk,
+        "--model sd15",
+        "holds no diffusion_pytorch_model.safetensors",
+    );
+}
+
+/// As [`Desk::refused`], where the line before is "loading".
+fn refused(desk: &Desk, line: &str, told: &str) {
+    let output = desk.nabla(&format!("sample --prompt x --steps 2 {line}"));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{line}: {error}");
+    let last = error.trim_end().lines().last().unwrap_or_default();
+    assert!(last.starts_with("nabla: "), "{line}: {error}");
+    assert!(
+        last.contains(told),
+        "{line}: {error:?} should contain {told:?}"
+    );
+    assert!(!desk.path("sample.png").exists(), "{line}");
+}
