@@ -137,6 +137,10 @@ pub struct Conditioning {
 
 /// What sampling starts from.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one of it, and tensors in boxes are a burden to whoever makes it"
+)]
 pub enum Start {
     /// Noise alone.
     Noise,
