@@ -54,6 +54,32 @@ fn recorded(call: &Scope<'_>, name: &str) -> Result<Tensor<4>, WeightsError> {
     call.tensor(name, four)
 }
 
+/// How the difference that tiles make changes from column to column: a seam would be a column where it
+/// changes more than elsewhere.
+fn seam(joined: Tensor<4>, whole: Tensor<4>) -> String {
+    let difference = joined - whole;
+    let width = difference.dims()[3];
+    let step = difference.clone().slice_dim(3, 1..width) - difference.slice_dim(3, 0..width - 1);
+    let steps: Tensor<1> = step
+        .abs()
+        .mean_dim(2)
+        .mean_dim(1)
+        .mean_dim(0)
+        .reshape([width - 1]);
+    let mut steps: Vec<f32> = steps.into_data().iter().collect();
+    let at = steps
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .map_or(0, |(at, _)| at + 1);
+    steps.sort_by(f32::total_cmp);
+    let (median, most) = (steps[steps.len() / 2], steps[steps.len() - 1]);
+    format!(
+        "tiles: what they change differs from column to column by {median:.4} (median), at most {most:.4} \
+         (column {at} of {width})"
+    )
+}
+
 fn tell(name: &str, ours: (f64, Tensor<4>), theirs: f64, expected: Tensor<4>) {
     let (seconds, output) = ours;
     let expected = expected.cast(DType::F32);
@@ -124,13 +150,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             overlap: half / 4,
         };
         let tiling = vae.clone().with_tiling(tiles)?;
-        let (tiled, _) = seconds(|| decode(&tiling));
+        let (tiled, joined) = seconds(|| decode(&tiling));
         println!(
             "decode in tiles of a half: ours {tiled:.2} s, peak {:.0} MiB",
             peak()
         );
         let expected = recorded(&call, "decoded")?;
-        tell("decode", seconds(|| decode(&vae)), theirs[0], expected);
+        let (time, whole) = seconds(|| decode(&vae));
+        println!("{}", seam(joined, whole.clone()));
+        tell("decode", (time, whole), theirs[0], expected);
         println!("peak {:.0} MiB", peak());
         let encode = || match vae.encode(image.clone()) {
             Ok(posterior) => posterior.mode(),

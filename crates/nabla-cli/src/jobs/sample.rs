@@ -189,6 +189,18 @@ struct Sampled {
     device: DeviceChoice,
     load_seconds: f64,
     seconds: f64,
+    /// The most memory that the program has had, in MiB; `null` where the system does not tell.
+    peak_mib: Option<u64>,
+}
+
+/// Linux tells it.
+fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 1024)
 }
 
 /// Does the job.
@@ -330,6 +342,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         device: arguments.device,
         load_seconds,
         seconds: begun.elapsed().as_secs_f64(),
+        peak_mib: peak_mib(),
     };
     if arguments.json {
         return print_json(&sampled);
