@@ -10,8 +10,8 @@
 //!   arrived when its distance to the minimum is a hundredth of what it was; where that takes more
 //!   than 20,000 steps, it needs infinitely many. All have the learning rate 1e-3 first, as in the
 //!   paper, and then the best of nine. The authors have published neither the code nor the starting
-//!   points of their figure. The points, about which ours are drawn, are those that seiyab's
-//!   reproduction (github.com/seiyab/adabelief-toy-examples-pytorch) reads off it: |x| + |y| begins
+//!   points of their figure. The points, about which ours are drawn, are those of seiyab's
+//!   reproduction (github.com/seiyab/adabelief-toy-examples-pytorch), not the authors': |x| + |y| begins
 //!   near the x axis, for one. The authors' page says that SGD's step is about the rate times the
 //!   gradient, so its momentum is the moving average of the gradients, as Adam's is; momentum as in
 //!   PyTorch, whose steps are ten times as long, is there besides.
