@@ -11,6 +11,7 @@ mod jobs;
 mod loss_plot;
 mod output;
 mod picture_files;
+mod precision;
 mod progress;
 mod recipe_file;
 

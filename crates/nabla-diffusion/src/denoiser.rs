@@ -412,6 +412,23 @@ pub(crate) fn check_sigmas(schedule: &NoiseSchedule) -> Result<(), SamplerError>
     }
 }
 
+/// That a multistep sampler has the order: 1 to `most`.
+pub(crate) fn check_order(
+    sampler: &'static str,
+    order: usize,
+    most: usize,
+) -> Result<(), SamplerError> {
+    match (1..=most).contains(&order) {
+        true => Ok(()),
+        false => Err(SamplerError::Order {
+            sampler,
+            order,
+            least: 1,
+            most,
+        }),
+    }
+}
+
 pub(crate) fn check_clip(clip: Option<f64>) -> Result<(), SamplerError> {
     match clip {
         Some(range) if !(range > 0.0 && range.is_finite()) => Err(SamplerError::Clip(range)),

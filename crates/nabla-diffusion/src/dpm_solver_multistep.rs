@@ -22,8 +22,10 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
-use crate::schedule::{NoiseLevel, NoiseSchedule};
+use crate::denoiser::{
+    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
+};
+use crate::schedule::NoiseSchedule;
 use crate::seeded_noise::SeededNoise;
 
 /// Configuration of [`DpmSolverMultistep`].
@@ -54,14 +56,7 @@ impl DpmSolverMultistepConfig {
     pub fn init(&self, schedule: NoiseSchedule) -> Result<DpmSolverMultistep, SamplerError> {
         check_clip(self.clip)?;
         check_sigmas(&schedule)?;
-        if !(1..=2).contains(&self.order) {
-            return Err(SamplerError::Order {
-                sampler: "DPM-Solver++",
-                order: self.order,
-                least: 1,
-                most: 2,
-            });
-        }
+        check_order("DPM-Solver++", self.order, 2)?;
         Ok(DpmSolverMultistep {
             schedule,
             config: *self,
@@ -103,10 +98,7 @@ impl DpmSolverMultistep {
         let mut last: Option<(Tensor<4>, f64)> = None;
         for index in (0..steps).rev() {
             let level = self.schedule.level(index);
-            let to = NoiseLevel {
-                alpha_bar: self.schedule.previous_alpha_bar(index),
-                ..level
-            };
+            let to = self.schedule.level_after(index);
             let sample = questions.ask(&x, index, level)?.sample;
             // e^{−h} and h, which is infinite towards σ = 0.
             let decay = to.sigma() / level.sigma();

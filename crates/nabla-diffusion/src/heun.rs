@@ -16,7 +16,7 @@ use burn::tensor::Tensor;
 
 use crate::ddim::transfer;
 use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
-use crate::schedule::{NoiseLevel, NoiseSchedule};
+use crate::schedule::NoiseSchedule;
 
 /// Configuration of [`Heun`].
 #[derive(Config, Debug, Copy, PartialEq)]
@@ -72,7 +72,7 @@ impl Heun {
         let mut questions = Questions::new(model, hook, self.config.clip, steps);
         for index in (0..steps).rev() {
             let level = self.schedule.level(index);
-            let to = self.next_level(index);
+            let to = self.schedule.level_after(index);
             let mut epsilon = questions.ask(&x, index, level)?.epsilon;
             if to.alpha_bar < 1.0 {
                 let guess = transfer(x.clone(), epsilon.clone(), level.alpha_bar, to.alpha_bar);
@@ -81,15 +81,5 @@ impl Heun {
             x = transfer(x, epsilon, level.alpha_bar, to.alpha_bar);
         }
         Ok(x)
-    }
-
-    fn next_level(&self, index: usize) -> NoiseLevel {
-        NoiseLevel {
-            timestep: match index {
-                0 => self.schedule.timestep(0),
-                _ => self.schedule.timestep(index - 1),
-            },
-            alpha_bar: self.schedule.previous_alpha_bar(index),
-        }
     }
 }

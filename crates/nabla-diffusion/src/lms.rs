@@ -14,7 +14,9 @@ use burn::config::Config;
 use burn::tensor::Tensor;
 
 use crate::ddim::transfer;
-use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
+use crate::denoiser::{
+    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
+};
 use crate::multistep::{adams_bashforth, weighted_sum};
 use crate::schedule::{NoiseSchedule, sigma_from_alpha_bar};
 
@@ -36,14 +38,7 @@ impl LmsConfig {
     pub fn init(&self, schedule: NoiseSchedule) -> Result<Lms, SamplerError> {
         check_clip(self.clip)?;
         check_sigmas(&schedule)?;
-        if !(1..=4).contains(&self.order) {
-            return Err(SamplerError::Order {
-                sampler: "LMS",
-                order: self.order,
-                least: 1,
-                most: 4,
-            });
-        }
+        check_order("LMS", self.order, 4)?;
         Ok(Lms {
             schedule,
             config: *self,

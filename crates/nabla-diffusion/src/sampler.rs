@@ -31,17 +31,17 @@ use std::str::FromStr;
 
 use burn::tensor::Tensor;
 
-use crate::ddim::DdimConfig;
-use crate::ddpm::DdpmConfig;
+use crate::ddim::{Ddim, DdimConfig};
+use crate::ddpm::{Ddpm, DdpmConfig};
 use crate::denoiser::{Denoiser, SamplerError, SamplerHook};
-use crate::dpm_solver_multistep::DpmSolverMultistepConfig;
-use crate::euler::EulerConfig;
-use crate::heun::HeunConfig;
-use crate::lms::LmsConfig;
-use crate::pndm::{PndmConfig, PndmMethod};
+use crate::dpm_solver_multistep::{DpmSolverMultistep, DpmSolverMultistepConfig};
+use crate::euler::{Euler, EulerConfig};
+use crate::heun::{Heun, HeunConfig};
+use crate::lms::{Lms, LmsConfig};
+use crate::pndm::{Pndm, PndmConfig, PndmMethod};
 use crate::schedule::NoiseSchedule;
 use crate::seeded_noise::SeededNoise;
-use crate::unipc::UniPcConfig;
+use crate::unipc::{UniPc, UniPcConfig};
 
 /// A sampler's name; see the [module documentation](self).
 ///
@@ -191,13 +191,22 @@ impl SamplerConfig {
         schedule: NoiseSchedule,
         training: &NoiseSchedule,
     ) -> Result<Sampler, SamplerError> {
-        let sampler = Sampler {
+        let method = match self {
+            Self::Ddim(c) => Method::Ddim(c.init(schedule.clone())?),
+            Self::Ddpm(c) => Method::Ddpm(c.init(schedule.clone())?),
+            Self::Pndm(c) => Method::Pndm(c.init(schedule.clone(), training)?),
+            Self::Euler(c) => Method::Euler(c.init(schedule.clone())?),
+            Self::Heun(c) => Method::Heun(c.init(schedule.clone())?),
+            Self::Lms(c) => Method::Lms(c.init(schedule.clone())?),
+            Self::DpmSolverMultistep(c) => Method::DpmSolverMultistep(c.init(schedule.clone())?),
+            Self::UniPc(c) => Method::UniPc(c.init(schedule.clone())?),
+        };
+        Ok(Sampler {
             config: self,
+            method,
             schedule,
             training: training.clone(),
-        };
-        sampler.check()?;
-        Ok(sampler)
+        })
     }
 
     /// Calls of the network in so many steps.
@@ -210,10 +219,24 @@ impl SamplerConfig {
     }
 }
 
+/// The samplers themselves.
+#[derive(Clone, Debug)]
+enum Method {
+    Ddim(Ddim),
+    Ddpm(Ddpm),
+    Pndm(Pndm),
+    Euler(Euler),
+    Heun(Heun),
+    Lms(Lms),
+    DpmSolverMultistep(DpmSolverMultistep),
+    UniPc(UniPc),
+}
+
 /// A sampler over its schedule; see the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct Sampler {
     config: SamplerConfig,
+    method: Method,
     schedule: NoiseSchedule,
     training: NoiseSchedule,
 }
@@ -306,35 +329,15 @@ impl Sampler {
         noise: &mut SeededNoise,
         hook: &mut SamplerHook<'_>,
     ) -> Result<Tensor<4>, SamplerError> {
-        let schedule = self.schedule.clone();
-        match self.config {
-            SamplerConfig::Ddim(c) => c.init(schedule)?.sample_with_hook(model, x, noise, hook),
-            SamplerConfig::Ddpm(c) => c.init(schedule)?.sample_with_hook(model, x, noise, hook),
-            SamplerConfig::Pndm(c) => {
-                let pndm = c.init(schedule, &self.training)?;
-                pndm.sample_with_hook(model, x, hook)
-            }
-            SamplerConfig::Euler(c) => c.init(schedule)?.sample_with_hook(model, x, noise, hook),
-            SamplerConfig::Heun(c) => c.init(schedule)?.sample_with_hook(model, x, hook),
-            SamplerConfig::Lms(c) => c.init(schedule)?.sample_with_hook(model, x, hook),
-            SamplerConfig::DpmSolverMultistep(c) => {
-                c.init(schedule)?.sample_with_hook(model, x, noise, hook)
-            }
-            SamplerConfig::UniPc(c) => c.init(schedule)?.sample_with_hook(model, x, hook),
-        }
-    }
-
-    fn check(&self) -> Result<(), SamplerError> {
-        let schedule = self.schedule.clone();
-        match self.config {
-            SamplerConfig::Ddim(c) => c.init(schedule).map(drop),
-            SamplerConfig::Ddpm(c) => c.init(schedule).map(drop),
-            SamplerConfig::Pndm(c) => c.init(schedule, &self.training).map(drop),
-            SamplerConfig::Euler(c) => c.init(schedule).map(drop),
-            SamplerConfig::Heun(c) => c.init(schedule).map(drop),
-            SamplerConfig::Lms(c) => c.init(schedule).map(drop),
-            SamplerConfig::DpmSolverMultistep(c) => c.init(schedule).map(drop),
-            SamplerConfig::UniPc(c) => c.init(schedule).map(drop),
+        match &self.method {
+            Method::Ddim(ddim) => ddim.sample_with_hook(model, x, noise, hook),
+            Method::Ddpm(ddpm) => ddpm.sample_with_hook(model, x, noise, hook),
+            Method::Pndm(pndm) => pndm.sample_with_hook(model, x, hook),
+            Method::Euler(euler) => euler.sample_with_hook(model, x, noise, hook),
+            Method::Heun(heun) => heun.sample_with_hook(model, x, hook),
+            Method::Lms(lms) => lms.sample_with_hook(model, x, hook),
+            Method::DpmSolverMultistep(dpm) => dpm.sample_with_hook(model, x, noise, hook),
+            Method::UniPc(unipc) => unipc.sample_with_hook(model, x, hook),
         }
     }
 }

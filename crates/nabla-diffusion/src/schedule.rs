@@ -700,6 +700,18 @@ impl NoiseSchedule {
         self.respace_to_sigmas(&sigmas.sigmas(count)?)
     }
 
+    /// The level to which step `index` leads; behind the last one the network is told what it was told
+    /// there.
+    ///
+    /// # Panics
+    /// If `index` is not below the number of steps.
+    pub fn level_after(&self, index: usize) -> NoiseLevel {
+        NoiseLevel {
+            timestep: self.timestep(index.saturating_sub(1)),
+            alpha_bar: self.previous_alpha_bar(index),
+        }
+    }
+
     /// The noise level at a time between two steps: the logarithm of the signal-to-noise ratio is
     /// linear between them. Before the first step and behind the last one it is theirs.
     ///

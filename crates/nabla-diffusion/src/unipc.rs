@@ -22,7 +22,9 @@ use burn::tensor::Tensor;
 use faer::Mat;
 use faer::linalg::solvers::Solve;
 
-use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
+use crate::denoiser::{
+    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
+};
 use crate::schedule::{NoiseLevel, NoiseSchedule};
 
 /// The function `B(h)`.
@@ -59,14 +61,7 @@ impl UniPcConfig {
     pub fn init(&self, schedule: NoiseSchedule) -> Result<UniPc, SamplerError> {
         check_clip(self.clip)?;
         check_sigmas(&schedule)?;
-        if !(1..=3).contains(&self.order) {
-            return Err(SamplerError::Order {
-                sampler: "UniPC",
-                order: self.order,
-                least: 1,
-                most: 3,
-            });
-        }
+        check_order("UniPC", self.order, 3)?;
         Ok(UniPc {
             schedule,
             config: *self,
@@ -120,10 +115,7 @@ impl UniPc {
             }
             points.insert(0, Point { level, sample });
             points.truncate(self.config.order);
-            let to = NoiseLevel {
-                alpha_bar: self.schedule.previous_alpha_bar(index),
-                ..level
-            };
+            let to = self.schedule.level_after(index);
             let mut order = points.len();
             if self.config.lower_order_final {
                 order = order.min(index + 1);

@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, Device, Tensor};
+mod tiny_models;
+
+use burn::tensor::{Device, Tensor};
 use nabla_diffusion::stable_diffusion::autoencoder_kl::{
     AutoencoderError, AutoencoderKl, AutoencoderKlConfig, TileOptions,
 };
-use nabla_diffusion::stable_diffusion::model_folder::{ModelFolder, Part};
-use nabla_diffusion::stable_diffusion::weights::{Precision, Weights};
+use nabla_diffusion::stable_diffusion::model_folder::Part;
+use nabla_diffusion::stable_diffusion::weights::Precision;
+use tiny_models::{Reference, distance, folder, path};
 
 const MODELS: [&str; 3] = ["sd15", "sd21", "sdxl"];
 const PIXELS: [usize; 4] = [1, 3, 32, 48];
@@ -22,15 +24,8 @@ const TILES: TileOptions = TileOptions {
     overlap: 1,
 };
 
-fn tiny(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/reference/tiny")
-        .join(model)
-}
-
 fn part(model: &str) -> Part {
-    let folder = ModelFolder::open(&tiny(model)).unwrap();
-    folder.part("vae", &["AutoencoderKL"]).unwrap()
+    folder(model).part("vae", &["AutoencoderKL"]).unwrap()
 }
 
 fn load(model: &str, precision: Precision) -> AutoencoderKl {
@@ -39,18 +34,13 @@ fn load(model: &str, precision: Precision) -> AutoencoderKl {
 }
 
 fn recorded(model: &str, name: &str, shape: [usize; 4]) -> Tensor<4> {
-    let file = tiny(model).join("reference.safetensors");
-    let weights = Weights::open(&[file], &Device::flex(), Precision::F32).unwrap();
-    weights.root().tensor(name, shape).unwrap()
-}
-
-fn difference(a: Tensor<4>, b: Tensor<4>) -> f32 {
-    let most = (a.cast(DType::F32) - b.cast(DType::F32)).abs().max();
-    most.into_scalar()
+    let tensor = Reference::of(model).tensor(name);
+    assert_eq!(tensor.dims(), shape);
+    tensor
 }
 
 fn check(name: &str, ours: Tensor<4>, theirs: Tensor<4>, most: f32) {
-    let difference = difference(ours, theirs);
+    let difference = distance(ours, theirs);
     println!("{name}: {difference:.1e}");
     assert!(difference < most, "{name}: {difference}");
 }
@@ -94,7 +84,7 @@ fn tiles_are_those_of_diffusers() {
     }
     // The two differ, so that the one cannot pass for the other.
     let name = |kind: &str| recorded("sd15", &format!("vae.large_decoded_{kind}"), LARGE_PIXELS);
-    assert!(difference(name("tiled"), name("untiled")) > 1e-2);
+    assert!(distance(name("tiled"), name("untiled")) > 1e-2);
 }
 
 /// What fits a tile is computed whole, to the bit.
@@ -118,7 +108,7 @@ fn samples_follow_the_posterior() {
         .unwrap();
     let device = Device::flex();
     let none = posterior.sample(Tensor::zeros(POSITIONS, &device));
-    assert_eq!(difference(none, posterior.mode()), 0.0);
+    assert_eq!(distance(none, posterior.mode()), 0.0);
     let one = posterior.sample(Tensor::ones(POSITIONS, &device)) - posterior.mode();
     let variance = one.powi_scalar(2);
     check("variance", variance.log(), posterior.logvar, 1e-2);
@@ -207,7 +197,7 @@ fn wrong_folders_are_told() {
         (r#""latent_channels": 16"#, "conv_out"),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        for file in fs::read_dir(tiny("sd15").join("vae")).unwrap() {
+        for file in fs::read_dir(path("sd15").join("vae")).unwrap() {
             let file = file.unwrap();
             fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
         }

@@ -3,23 +3,20 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use burn::tensor::{DType, Device, Tensor};
+mod tiny_models;
+
+use burn::tensor::{Device, Tensor};
 use nabla_diffusion::stable_diffusion::clip_text::{ClipTextEncoder, ClipTextError};
 use nabla_diffusion::stable_diffusion::clip_tokenizer::ClipTokenizer;
-use nabla_diffusion::stable_diffusion::model_folder::{ModelFolder, Part};
+use nabla_diffusion::stable_diffusion::model_folder::Part;
 use nabla_diffusion::stable_diffusion::weights::Precision;
 use safetensors::SafeTensors;
 use serde_json::Value;
+use tiny_models::{Reference, distance, folder, path};
 
 const PROMPT: &str = "A photograph of an astronaut riding a horse, 4k!";
-
-fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/reference/tiny")
-        .join(name)
-}
 
 fn part(model: &str, name: &str) -> Part {
     let classes = [
@@ -27,38 +24,16 @@ fn part(model: &str, name: &str) -> Part {
         "CLIPTextModelWithProjection",
         "CLIPTokenizer",
     ];
-    let folder = ModelFolder::open(&tiny(model)).unwrap();
-    folder.part(name, &classes).unwrap()
+    folder(model).part(name, &classes).unwrap()
 }
 
-/// A recorded tensor's numbers, whole numbers among them.
-fn recorded(model: &str, name: &str) -> Vec<f64> {
-    let bytes = fs::read(tiny(model).join("reference.safetensors")).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let view = tensors.tensor(name).unwrap();
-    match view.dtype() {
-        safetensors::Dtype::F32 => {
-            let numbers = view.data().as_chunks::<4>().0.iter();
-            numbers.map(|b| f64::from(f32::from_le_bytes(*b))).collect()
-        }
-        safetensors::Dtype::I64 => {
-            let numbers = view.data().as_chunks::<8>().0.iter();
-            numbers.map(|b| i64::from_le_bytes(*b) as f64).collect()
-        }
-        other => panic!("{name} is of {other:?}"),
-    }
+fn recorded<const D: usize>(model: &str, name: &str) -> Tensor<D> {
+    Reference::of(model).tensor(name)
 }
 
 fn ids(model: &str, name: &str) -> Vec<u32> {
-    let numbers = recorded(model, name);
-    numbers.into_iter().map(|id| id as u32).collect()
-}
-
-fn difference<const D: usize>(ours: Tensor<D>, theirs: &[f64]) -> f64 {
-    let ours: Vec<f32> = ours.cast(DType::F32).into_data().try_to_vec().unwrap();
-    assert_eq!(ours.len(), theirs.len());
-    let differences = ours.iter().zip(theirs);
-    differences.fold(0.0, |most, (a, b)| (f64::from(*a) - b).abs().max(most))
+    let ids = Reference::of(model).integers(name);
+    ids.into_iter().map(|id| id as u32).collect()
 }
 
 fn encoder(model: &str, name: &str, precision: Precision) -> ClipTextEncoder {
@@ -70,12 +45,7 @@ fn encoder(model: &str, name: &str, precision: Precision) -> ClipTextEncoder {
 #[test]
 fn ids_are_those_of_transformers() {
     let tokenizer = ClipTokenizer::load(&part("sd15", "tokenizer")).unwrap();
-    let facts = fs::read_to_string(tiny("sd15").join("reference.json")).unwrap();
-    // Python writes an infinity of the samplers' options, which JSON does not have.
-    let facts = facts
-        .replace("-Infinity", "null")
-        .replace("Infinity", "null");
-    let facts: Value = serde_json::from_str(&facts).unwrap();
+    let facts = Reference::of("sd15").facts;
     let prompts = facts["prompts"].as_array().unwrap();
     assert!(prompts.len() > 40);
     for row in prompts {
@@ -131,7 +101,7 @@ fn states_are_those_of_transformers() {
             ("text.after_layer_0", output.hidden[1].clone()),
             ("text.embeds_clip_skip_1", skipped),
         ] {
-            let difference = difference(ours, &recorded(model, name));
+            let difference = distance(ours, recorded(model, name));
             println!("{model} {name}: {difference:.1e}");
             assert!(difference < 1e-5, "{model} {name}: {difference}");
         }
@@ -156,8 +126,8 @@ fn sdxl_takes_the_penultimate_states_and_a_projected_text() {
         let first = first.forward(&[ids("sdxl", ids_1)]).unwrap();
         let second = second.forward(&[ids("sdxl", ids_2)]).unwrap();
         let states = Tensor::cat(vec![first.skip(1).unwrap(), second.skip(1).unwrap()], 2);
-        let states = difference(states, &recorded("sdxl", embeds));
-        let text = difference(second.projected.unwrap(), &recorded("sdxl", pooled));
+        let states = distance(states, recorded("sdxl", embeds));
+        let text = distance(second.projected.unwrap(), recorded("sdxl", pooled));
         println!("sdxl {embeds}: {states:.1e}, {pooled}: {text:.1e}");
         assert!(states < 1e-5 && text < 1e-5, "{states} {text}");
     }
@@ -171,10 +141,8 @@ fn a_batch_is_its_texts() {
     let both = encoder.forward(&texts).unwrap();
     for (i, text) in texts.iter().enumerate() {
         let alone = encoder.forward(std::slice::from_ref(text)).unwrap();
-        let theirs: Vec<f32> = alone.pooled.into_data().try_to_vec().unwrap();
-        let theirs: Vec<f64> = theirs.into_iter().map(f64::from).collect();
         let ours = both.pooled.clone().narrow(0, i, 1);
-        assert!(difference(ours, &theirs) < 1e-6);
+        assert!(distance(ours, alone.pooled) < 1e-6);
     }
 }
 
@@ -186,7 +154,7 @@ fn sixteen_bits_are_near() {
             let encoder = encoder(model, "text_encoder", precision);
             let output = encoder.forward(&[ids(model, "text.ids")]).unwrap();
             assert_eq!(output.last.dtype(), precision.dtype());
-            let difference = difference(output.last, &recorded(model, "text.embeds"));
+            let difference = distance(output.last, recorded(model, "text.embeds"));
             println!("{model} {precision:?}: {difference:.1e}");
             assert!(difference < most, "{model} {precision:?}: {difference}");
         }
@@ -219,7 +187,7 @@ fn changed(
     files: &[(&str, &str)],
 ) -> (tempfile::TempDir, Part) {
     let folder = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(tiny(model).join(name)).unwrap() {
+    for file in fs::read_dir(path(model).join(name)).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
     }
@@ -345,5 +313,5 @@ fn names_without_their_prefix_are_read() {
     safetensors::serialize_to_file(short, None, &path).unwrap();
     let (encoder, _) = ClipTextEncoder::load(&part, &Device::flex(), Precision::F32).unwrap();
     let output = encoder.forward(&[ids("sd21", "text.ids")]).unwrap();
-    assert!(difference(output.last, &recorded("sd21", "text.embeds")) < 1e-5);
+    assert!(distance(output.last, recorded("sd21", "text.embeds")) < 1e-5);
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use nabla::claims::ProgressSink;
 use nabla::data::{
     BitDepth, FileFormat, Picture, Raster, WriteOptions, check_writable, write_bytes_atomically,
@@ -18,7 +18,6 @@ use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
 use nabla::diffusion::stable_diffusion::pipeline::{
     LoadOptions, SamplingOptions, StableDiffusion, StableDiffusionError, Start, latent_file,
 };
-use nabla::diffusion::stable_diffusion::weights::Precision;
 use nabla::panorama::pixels::{to_rasters, to_tensor};
 use nabla::panorama::{Interpolation, resize_planar};
 use serde::Serialize;
@@ -26,6 +25,7 @@ use serde::Serialize;
 use crate::devices::DeviceChoice;
 use crate::errors::Failure;
 use crate::output::{print, print_json};
+use crate::precision::PrecisionChoice;
 use crate::progress::{Progress, duration};
 
 /// The command line of the job.
@@ -112,24 +112,11 @@ pub struct Arguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum PrecisionChoice {
-    /// 32 bits
-    #[default]
-    F32,
-    /// 16 bits, with an exponent of 5
-    F16,
-    /// 16 bits, with an exponent of 8
-    Bf16,
-}
-
-impl From<PrecisionChoice> for Precision {
-    fn from(choice: PrecisionChoice) -> Self {
-        match choice {
-            PrecisionChoice::F32 => Self::F32,
-            PrecisionChoice::F16 => Self::F16,
-            PrecisionChoice::Bf16 => Self::Bf16,
-        }
+impl Arguments {
+    /// How much of the picture is made anew.
+    fn strength(&self) -> f64 {
+        let usual = if self.mask.is_some() { 1.0 } else { 0.8 };
+        self.strength.unwrap_or(usual)
     }
 }
 
@@ -255,7 +242,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             match mask {
                 None => Start::Picture {
                     picture,
-                    strength: arguments.strength.unwrap_or(0.8),
+                    strength: arguments.strength(),
                 },
                 Some(mask) => {
                     let mask = fit(mask.into_rgb().raster)?;
@@ -263,7 +250,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
                     Start::Masked {
                         picture,
                         mask: mask.mean_dim(1) * 0.5 + 0.5,
-                        strength: arguments.strength.unwrap_or(1.0),
+                        strength: arguments.strength(),
                     }
                 }
             }
@@ -396,9 +383,7 @@ fn parameters(arguments: &Arguments, sampler: SamplerKind, sampling: &SamplingOp
         let _ = write!(text, ", CFG rescale: {}", sampling.guidance_rescale);
     }
     if arguments.image.is_some() {
-        let usual = if arguments.mask.is_some() { 1.0 } else { 0.8 };
-        let strength = arguments.strength.unwrap_or(usual);
-        let _ = write!(text, ", Denoising strength: {strength}");
+        let _ = write!(text, ", Denoising strength: {}", arguments.strength());
     }
     for lora in &arguments.lora {
         let name = Path::new(lora).file_name().unwrap_or_default();

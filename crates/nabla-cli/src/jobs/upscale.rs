@@ -31,6 +31,7 @@ use crate::errors::Failure;
 use crate::jobs::evaluate::comparison;
 use crate::output::{print, print_json};
 use crate::picture_files::{check_not_the_input, panorama_metadata, read_panorama};
+use crate::precision::PrecisionChoice;
 use crate::progress::{Progress, duration};
 
 /// The command line of the job.
@@ -89,26 +90,6 @@ impl From<MergeChoice> for Merge {
         match choice {
             MergeChoice::Changes => Self::Changes,
             MergeChoice::Pictures => Self::Pictures,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PrecisionChoice {
-    /// 32 bits
-    F32,
-    /// 16 bits, as models are published
-    F16,
-    /// 16 bits with the range of 32
-    Bf16,
-}
-
-impl From<PrecisionChoice> for Precision {
-    fn from(choice: PrecisionChoice) -> Self {
-        match choice {
-            PrecisionChoice::F32 => Self::F32,
-            PrecisionChoice::F16 => Self::F16,
-            PrecisionChoice::Bf16 => Self::Bf16,
         }
     }
 }

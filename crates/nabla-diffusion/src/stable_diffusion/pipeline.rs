@@ -38,7 +38,7 @@ use super::model_folder::{ModelFolder, ModelFolderError};
 use super::scheduler_config::{SchedulerConfig, SchedulerError};
 use super::unet2d_condition::{AddedCondition, UNet2DCondition, UNet2DConditionConfig, nearest};
 use super::weights::{Precision, Weights, WeightsError};
-use crate::denoiser::{Denoised, Denoiser, Prediction, SamplerError, SamplerStep};
+use crate::denoiser::{Denoised, Denoiser, Prediction, SamplerError};
 use crate::sampler::SamplerKind;
 use crate::schedule::NoiseLevel;
 use crate::seeded_noise::SeededNoise;
@@ -511,9 +511,9 @@ impl StableDiffusion {
         let guided = GuidedUNet::new(self, positive, negative, options, extra, &cancelled)?;
         let total = sampler.calls();
         let mut done = 0;
-        let latent = sampler.sample_with_hook(&guided, x, &mut noise, &mut |step, denoised| {
+        let latent = sampler.sample_with_hook(&guided, x, &mut noise, &mut |_, denoised| {
             let denoised = match &known {
-                Some(known) => keep_known(denoised, known, &step),
+                Some(known) => keep_known(denoised, known),
                 None => denoised,
             };
             done += 1;
@@ -664,11 +664,7 @@ fn noised(sampler: &crate::sampler::Sampler, latent: Tensor<4>, noise: Tensor<4>
 }
 
 /// The prediction where the mask is 1; elsewhere the picture, and the noise that was added to it.
-fn keep_known(
-    denoised: Denoised,
-    [mask, latent, noise]: &[Tensor<4>; 3],
-    _step: &SamplerStep<'_>,
-) -> Denoised {
+fn keep_known(denoised: Denoised, [mask, latent, noise]: &[Tensor<4>; 3]) -> Denoised {
     let keep = mask.clone().neg() + 1.0;
     Denoised {
         sample: denoised.sample * mask.clone() + latent.clone() * keep.clone(),
