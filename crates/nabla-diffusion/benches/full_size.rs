@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device, Tensor};
-use nabla_diffusion::stable_diffusion::autoencoder_kl::{AutoencoderKl, TileOptions};
+use nabla_diffusion::stable_diffusion::autoencoder_kl::{AutoencoderKl, TileOptions, Tiling};
 use nabla_diffusion::stable_diffusion::model_folder::Part;
 use nabla_diffusion::stable_diffusion::unet2d_condition::{AddedCondition, UNet2DCondition};
 use nabla_diffusion::stable_diffusion::weights::{Precision, Scope, Weights, WeightsError};
@@ -57,7 +57,10 @@ fn recorded(call: &Scope<'_>, name: &str) -> Result<Tensor<4>, WeightsError> {
 /// How the difference that tiles make changes from column to column: a seam would be a column where it
 /// changes more than elsewhere.
 fn seam(joined: Tensor<4>, whole: Tensor<4>) -> String {
-    let difference = joined - whole;
+    let difference = joined - whole.clone();
+    let most = difference.clone().abs().max().into_scalar::<f32>();
+    let mean = difference.clone().abs().mean().into_scalar::<f32>();
+    let range = whole.abs().max().into_scalar::<f32>();
     let width = difference.dims()[3];
     let step = difference.clone().slice_dim(3, 1..width) - difference.slice_dim(3, 0..width - 1);
     let steps: Tensor<1> = step
@@ -73,10 +76,10 @@ fn seam(joined: Tensor<4>, whole: Tensor<4>) -> String {
         .max_by(|a, b| a.1.total_cmp(b.1))
         .map_or(0, |(at, _)| at + 1);
     steps.sort_by(f32::total_cmp);
-    let (median, most) = (steps[steps.len() / 2], steps[steps.len() - 1]);
+    let (median, step) = (steps[steps.len() / 2], steps[steps.len() - 1]);
     format!(
-        "tiles: what they change differs from column to column by {median:.4} (median), at most {most:.4} \
-         (column {at} of {width})"
+        "tiles change {mean:.4} in the mean and {most:.4} at most, of {range:.2}; from column to column this \
+         differs by {median:.4} (median), at most {step:.4} (column {at} of {width})"
     )
 }
 
@@ -145,19 +148,25 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(error) => panic!("{error}"),
         };
         let half = latent.dims()[2] / 2;
-        let tiles = TileOptions {
-            size: half,
-            overlap: half / 4,
-        };
-        let tiling = vae.clone().with_tiling(tiles)?;
-        let (tiled, joined) = seconds(|| decode(&tiling));
-        println!(
-            "decode in tiles of a half: ours {tiled:.2} s, peak {:.0} MiB",
-            peak()
-        );
+        let (size, overlap) = (half, half / 4);
+        let mut joined = Vec::new();
+        for (name, tiling) in [
+            ("seamless", Tiling::Seamless { size }),
+            ("faded", Tiling::Faded(TileOptions { size, overlap })),
+        ] {
+            let tiling = vae.clone().with_tiling(tiling)?;
+            let (tiled, picture) = seconds(|| decode(&tiling));
+            println!(
+                "decode in {name} tiles of a half: ours {tiled:.2} s, peak {:.0} MiB",
+                peak()
+            );
+            joined.push((name, picture));
+        }
         let expected = recorded(&call, "decoded")?;
         let (time, whole) = seconds(|| decode(&vae));
-        println!("{}", seam(joined, whole.clone()));
+        for (name, picture) in joined {
+            println!("{name} {}", seam(picture, whole.clone()));
+        }
         tell("decode", (time, whole), theirs[0], expected);
         println!("peak {:.0} MiB", peak());
         let encode = || match vae.encode(image.clone()) {

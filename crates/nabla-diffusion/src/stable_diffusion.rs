@@ -17,6 +17,7 @@ pub mod controllable_feature_wrapping;
 pub mod latent_diffusion_names;
 pub mod lora;
 pub mod model_folder;
+pub mod norm_statistics;
 pub mod pipeline;
 pub mod resnet_block;
 pub mod scheduler_config;

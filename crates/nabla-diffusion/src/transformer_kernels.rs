@@ -20,6 +20,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 use burn::tensor::ops::AttentionModuleOptions;
 use faer::linalg::matmul::matmul;
+use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use nabla_grad::elementwise::{Dense, exp};
 use rayon::prelude::*;
@@ -214,84 +215,186 @@ fn exponentials(values: &mut [f32], highest: f32) -> f32 {
     lanes.into_iter().sum::<f32>() + sum
 }
 
+/// `x Wᵀ + bias`, or without the bias if there is none.
+///
+/// - `x`: `[…, input]`
+/// - returns `[…, output]`
+pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    match DenseLayer::take(linear, x) {
+        Ok(layer) => layer.apply(),
+        Err(x) => linear.forward(x),
+    }
+}
+
 /// `a · gelu(b)` with `[a, b] = x Wᵀ + bias`: a gated linear layer (GEGLU).
 ///
-/// - `x`: `[batch, length, input]`; `linear` to `2 n` channels
-/// - returns `[batch, length, n]`
-pub fn linear_geglu(linear: &Linear, x: Tensor<3>) -> Tensor<3> {
-    let [batch, length, input] = x.dims();
-    let n = linear.weight.dims()[1] / 2;
-    let Some(bias) = &linear.bias else {
-        return gated(linear.forward(x), n);
-    };
-    // As it was stored: one row for each output.
-    let weight = linear.weight.val().transpose().reshape([1, 2 * n, input]);
-    let bias = bias.val().reshape([1, 1, 2 * n]);
-    let rows = batch * length;
-    let out = Tensor::<3>::empty([batch, length, n], (&x.device(), x.dtype()));
-    match Dense::take_all([x, weight, bias, out]) {
-        Ok([x, weight, bias, mut out]) => {
-            let (x, w, bias) = (x.values(), weight.values(), bias.values());
-            geglu(x, w, bias, [rows, input, n], out.values_mut());
-            out.into_tensor()
+/// - `x`: `[…, input]`; `linear` to `2 n` channels
+/// - returns `[…, n]`
+pub fn linear_geglu<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    match DenseLayer::take(linear, x) {
+        Ok(layer) => layer.apply_gated(),
+        Err(x) => gated(linear.forward(x)),
+    }
+}
+
+fn gated<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let n = x.dims()[D - 1] / 2;
+    let value = x.clone().slice_dim(D - 1, 0..n);
+    value * gelu(x.slice_dim(D - 1, n..2 * n))
+}
+
+/// A linear layer and what goes into it.
+struct DenseLayer<const D: usize> {
+    /// `[rows, input]`
+    x: Dense,
+    /// `[output, input]`
+    weight: Dense,
+    /// `[output]`
+    bias: Option<Dense>,
+    input: usize,
+    /// Of `x`, as it was.
+    shape: [usize; D],
+}
+
+impl<const D: usize> DenseLayer<D> {
+    #[allow(
+        clippy::result_large_err,
+        reason = "the tensor goes on to Burn's operations"
+    )]
+    fn take(linear: &Linear, x: Tensor<D>) -> Result<Self, Tensor<D>> {
+        let shape = x.dims();
+        let x = Dense::take(x)?;
+        // As it was stored: one row for each output.
+        let weight = Dense::take(linear.weight.val().transpose());
+        let bias = linear.bias.as_ref().map(|bias| Dense::take(bias.val()));
+        match (weight, bias.transpose()) {
+            (Ok(weight), Ok(bias)) => Ok(Self {
+                x,
+                weight,
+                bias,
+                input: shape[D - 1],
+                shape,
+            }),
+            _ => Err(x.into_tensor()),
         }
-        Err([x, ..]) => gated(linear.forward(x), n),
     }
-}
 
-fn gated(x: Tensor<3>, n: usize) -> Tensor<3> {
-    let value = x.clone().slice_dim(2, 0..n);
-    value * gelu(x.slice_dim(2, n..2 * n))
-}
-
-/// [`linear_geglu`] of `x`, `[rows, input]`.
-fn geglu(x: &[f32], weight: &[f32], bias: &[f32], [rows, input, n]: [usize; 3], out: &mut [f32]) {
-    /// Rows and columns of the product that are in the cache at a time.
-    const ROWS: usize = 256;
-    const COLUMNS: usize = 128;
-    if out.is_empty() {
-        return;
-    }
-    let (across, down) = (n.div_ceil(COLUMNS), rows.div_ceil(ROWS));
-    let x = MatRef::from_row_major_slice(x, rows, input);
-    let weight = MatRef::from_row_major_slice(weight, 2 * n, input);
-    let arch = pulp::Arch::new();
-    let tiles: Vec<Vec<f32>> = (0..across * down)
-        .into_par_iter()
-        .map_init(Vec::new, |gates: &mut Vec<f32>, task| {
-            let (row, column) = (task / across * ROWS, task % across * COLUMNS);
-            let (high, wide) = (ROWS.min(rows - row), COLUMNS.min(n - column));
-            let mut values = vec![0.0; high * wide];
-            gates.resize(high * wide, 0.0);
-            for (to, first) in [(&mut values, column), (&mut *gates, n + column)] {
-                matmul(
-                    MatMut::from_row_major_slice_mut(to, high, wide),
-                    Accum::Replace,
-                    x.subrows(row, high),
-                    weight.subrows(first, wide).transpose(),
-                    1.0,
-                    Par::Seq,
-                );
+    /// Some outputs of some rows: `tile = x Wᵀ + bias`.
+    ///
+    /// - `row`: the first of `x`; `output`: the first of the layer's
+    fn multiply(&self, mut tile: MatMut<'_, f32>, row: usize, output: usize) {
+        let (rows, outputs) = (tile.nrows(), tile.ncols());
+        let begin = match &self.bias {
+            Some(bias) => {
+                for i in 0..rows {
+                    row_of(&mut tile, i).copy_from_slice(&bias.values()[output..output + outputs]);
+                }
+                Accum::Add
             }
-            let offsets = [column, n + column].map(|first| &bias[first..first + wide]);
+            None => Accum::Replace,
+        };
+        matmul(
+            tile,
+            begin,
+            self.part(&self.x, row, rows),
+            self.part(&self.weight, output, outputs).transpose(),
+            1.0,
+            Par::Seq,
+        );
+    }
+
+    /// Some rows of the input or of the weight.
+    fn part<'a>(&self, x: &'a Dense, first: usize, count: usize) -> MatRef<'a, f32> {
+        let range = first * self.input..(first + count) * self.input;
+        MatRef::from_row_major_slice(&x.values()[range], count, self.input)
+    }
+
+    fn apply(&self) -> Tensor<D> {
+        let mut out = self.place(self.outputs());
+        for_each_tile(out.values_mut(), self.outputs(), |row, column, tile, ()| {
+            self.multiply(tile, row, column);
+        });
+        out.into_tensor()
+    }
+
+    fn apply_gated(&self) -> Tensor<D> {
+        let n = self.outputs() / 2;
+        let mut out = self.place(n);
+        let arch = pulp::Arch::new();
+        let compute = |row, column, mut tile: MatMut<'_, f32>, gates: &mut Vec<f32>| {
+            let (rows, columns) = (tile.nrows(), tile.ncols());
+            self.multiply(tile.rb_mut(), row, column);
+            gates.resize(rows * columns, 0.0);
+            let gate = MatMut::from_row_major_slice_mut(gates, rows, columns);
+            self.multiply(gate, row, n + column);
             arch.dispatch(|| {
-                for (values, gates) in values.chunks_exact_mut(wide).zip(gates.chunks_exact(wide)) {
-                    for (i, (v, g)) in values.iter_mut().zip(gates).enumerate() {
-                        *v = (*v + offsets[0][i]) * gelu_of(g + offsets[1][i]);
-                    }
+                for (i, gates) in gates.chunks_exact(columns).enumerate() {
+                    gate_by(row_of(&mut tile, i), gates);
                 }
             });
-            values
-        })
-        .collect();
-    out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
-        let (block, local) = (row / ROWS, row % ROWS);
-        for (tile, out) in out.chunks_mut(COLUMNS).enumerate() {
-            let wide = out.len();
-            let part = &tiles[block * across + tile];
-            out.copy_from_slice(&part[local * wide..(local + 1) * wide]);
+        };
+        for_each_tile(out.values_mut(), n, compute);
+        out.into_tensor()
+    }
+
+    /// For a result of so many channels.
+    fn place(&self, channels: usize) -> Dense {
+        let mut shape = self.shape;
+        shape[D - 1] = channels;
+        Dense::zeros(&shape)
+    }
+
+    fn outputs(&self) -> usize {
+        self.weight.values().len() / self.input.max(1)
+    }
+}
+
+/// A row of a matrix whose rows lie in one piece each.
+fn row_of<'a>(tile: &'a mut MatMut<'_, f32>, row: usize) -> &'a mut [f32] {
+    let tile = tile.rb_mut().try_as_row_major_mut();
+    tile.map_or(&mut [], |tile| tile.row_mut(row).as_slice_mut())
+}
+
+/// Calls `compute(row, column, tile, scratch)` for each tile of `out`, `[rows, columns]`, which begins at
+/// that row and column: as many rows as keep a tile's part of the input in the cache, and so few columns
+/// that all threads have some.
+fn for_each_tile<S: Default + Send>(
+    out: &mut [f32],
+    columns: usize,
+    compute: impl Fn(usize, usize, MatMut<'_, f32>, &mut S) + Sync,
+) {
+    const ROWS: usize = 512;
+    const COLUMNS: usize = 64;
+    let mut tiles = Vec::new();
+    for (block, out) in out.chunks_mut((ROWS * columns).max(1)).enumerate() {
+        let rows = out.len() / columns;
+        let mut rest = MatMut::from_row_major_slice_mut(out, rows, columns);
+        for column in (0..columns).step_by(COLUMNS) {
+            let (tile, others) = rest.split_at_col_mut(COLUMNS.min(columns - column));
+            tiles.push((block * ROWS, column, tile));
+            rest = others;
         }
-    });
+    }
+    tiles
+        .into_par_iter()
+        .for_each_init(S::default, |scratch, (row, column, tile)| {
+            compute(row, column, tile, scratch);
+        });
+}
+
+/// `values · gelu(gates)` in place.
+#[inline(always)]
+fn gate_by(values: &mut [f32], gates: &[f32]) {
+    let (blocks, rest) = values.as_chunks_mut::<LANES>();
+    let (gate_blocks, gate_rest) = gates.as_chunks::<LANES>();
+    for (values, gates) in blocks.iter_mut().zip(gate_blocks) {
+        for (v, &g) in values.iter_mut().zip(gates) {
+            *v *= gelu_of(g);
+        }
+    }
+    for (v, &g) in rest.iter_mut().zip(gate_rest) {
+        *v *= gelu_of(g);
+    }
 }
 
 /// `x Φ(x)` with the distribution function of the normal distribution, to 1e-6 of `|x|`.
@@ -404,7 +507,7 @@ mod tests {
                 let linear = LinearConfig::new(input, 2 * n).init(&device);
                 let x =
                     Tensor::from_data(random([batch, length, input], &device).into_data(), &device);
-                let expected = gated(linear.forward(x.clone()), n).into_data();
+                let expected = gated(linear.forward(x.clone())).into_data();
                 linear_geglu(&linear, x)
                     .into_data()
                     .assert_approx_eq::<f32>(&expected, Tolerance::absolute(2e-6));

@@ -6,8 +6,9 @@ use std::fs;
 mod tiny_models;
 
 use burn::tensor::{Device, Tensor};
+use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::stable_diffusion::autoencoder_kl::{
-    AutoencoderError, AutoencoderKl, AutoencoderKlConfig, TileOptions,
+    AutoencoderError, AutoencoderKl, AutoencoderKlConfig, TileOptions, Tiling,
 };
 use nabla_diffusion::stable_diffusion::model_folder::Part;
 use nabla_diffusion::stable_diffusion::weights::Precision;
@@ -67,7 +68,7 @@ fn pictures_and_latents_are_those_of_diffusers() {
 #[test]
 fn tiles_are_those_of_diffusers() {
     let whole = load("sd15", Precision::F32);
-    let tiled = whole.clone().with_tiling(TILES).unwrap();
+    let tiled = whole.clone().with_tiling(Tiling::Faded(TILES)).unwrap();
     let image = recorded("sd15", "image", LARGE_PIXELS) * 2.0 - 1.0;
     let latent = recorded("sd15", "vae.large_latent", LARGE_POSITIONS);
     for (kind, network) in [("untiled", whole), ("tiled", tiled)] {
@@ -87,13 +88,68 @@ fn tiles_are_those_of_diffusers() {
     assert!(distance(name("tiled"), name("untiled")) > 1e-2);
 }
 
+fn random(seed: u64, shape: [usize; 4]) -> Tensor<4> {
+    SeededNoise::new(seed, 0).normal(shape, &Device::flex())
+}
+
+/// Where the sample is the whole picture, so that the statistics are exact, nothing is left of the tiles:
+/// they see as much of their neighbourhood as the convolutions reach.
+#[test]
+fn seamless_tiles_are_the_whole_picture_where_the_sample_is() {
+    for model in MODELS {
+        let whole = load(model, Precision::F32);
+        let image = random(1, [2, 3, 128, 120]);
+        let latent = random(2, [2, 4, 16, 15]);
+        for size in [5, 8] {
+            let tiling = Tiling::Seamless { size };
+            let tiled = whole.clone().with_tiling(tiling).unwrap();
+            let decode = |network: &AutoencoderKl| network.decode(latent.clone()).unwrap();
+            let encode = |network: &AutoencoderKl| network.encode(image.clone()).unwrap().mean;
+            let name = format!("{model}, tiles of {size}");
+            check(&name, decode(&tiled), decode(&whole), 1e-4);
+            check(&name, encode(&tiled), encode(&whole), 1e-4);
+        }
+    }
+}
+
+/// A picture that is larger than the sample: nearer to the whole than faded tiles, and without a step
+/// from column to column.
+#[test]
+fn seamless_tiles_are_nearer_to_the_whole_than_faded_ones() {
+    let whole = load("sd15", Precision::F32);
+    // Darker on the left, so that tiles differ.
+    let slope: Vec<f32> = (0..48).map(|i| i as f32 / 16.0 - 1.5).collect();
+    let slope = Tensor::<1>::from_floats(slope.as_slice(), &Device::flex()).reshape([1, 1, 1, 48]);
+    let latent = random(3, [1, 4, 24, 48]) * 0.5 + slope;
+    let decode = |tiling| {
+        let network = whole.clone().with_tiling(tiling).unwrap();
+        network.decode(latent.clone()).unwrap()
+    };
+    let expected = decode(Tiling::Whole);
+    let (size, overlap) = (16, 4);
+    let [faded, seamless] = [
+        Tiling::Faded(TileOptions { size, overlap }),
+        Tiling::Seamless { size },
+    ]
+    .map(|tiling| decode(tiling) - expected.clone());
+    let most = |x: Tensor<4>| x.abs().max().into_scalar::<f32>();
+    let steps = |x: &Tensor<4>| {
+        let width = x.dims()[3];
+        x.clone().slice_dim(3, 1..width) - x.clone().slice_dim(3, 0..width - 1)
+    };
+    let numbers = [&faded, &seamless].map(|x| [most(x.clone()), most(steps(x))]);
+    println!("faded, seamless: largest difference, largest step {numbers:?}");
+    assert!(4.0 * numbers[1][0] < numbers[0][0], "{numbers:?}");
+    assert!(4.0 * numbers[1][1] < numbers[0][1], "{numbers:?}");
+}
+
 /// What fits a tile is computed whole, to the bit.
 #[test]
 fn a_small_picture_is_one_tile() {
     let whole = load("sd15", Precision::F32);
     let tiles = TileOptions::of(&AutoencoderKlConfig::read(&part("sd15")).unwrap());
     assert_eq!((tiles.size, tiles.overlap), (8, 2));
-    let tiled = whole.clone().with_tiling(tiles).unwrap();
+    let tiled = whole.clone().with_tiling(Tiling::Faded(tiles)).unwrap();
     let latent = recorded("sd15", "vae.large_latent", LARGE_POSITIONS);
     let ours = tiled.decode(latent.clone()).unwrap().into_data();
     ours.assert_eq(&whole.decode(latent).unwrap().into_data(), true);
@@ -178,9 +234,16 @@ fn wrong_pictures_are_told() {
     }
     for (size, overlap) in [(0, 0), (4, 3)] {
         let tiles = TileOptions { size, overlap };
-        let error = network.clone().with_tiling(tiles).unwrap_err();
+        let error = network
+            .clone()
+            .with_tiling(Tiling::Faded(tiles))
+            .unwrap_err();
         assert_eq!(error, AutoencoderError::Tiles { size, overlap });
     }
+    let error = network
+        .with_tiling(Tiling::Seamless { size: 0 })
+        .unwrap_err();
+    assert!(matches!(error, AutoencoderError::Tiles { size: 0, .. }));
 }
 
 #[test]

@@ -82,10 +82,15 @@ impl Dense {
 
     /// Zeros in the shape of this tensor.
     pub fn zeros_like(&self) -> Self {
-        let shape = self.0.shape();
-        let zeros = vec![0.0f32; shape.num_elements()];
+        Self::zeros(&self.0.shape())
+    }
+
+    /// Zeros, on the CPU backend.
+    pub fn zeros(shape: &[usize]) -> Self {
+        let zeros = vec![0.0f32; shape.iter().product()];
         Self(FloatTensor::<Flex>::from_data(TensorData::new(
-            zeros, shape,
+            zeros,
+            shape.to_vec(),
         )))
     }
 
@@ -484,7 +489,8 @@ pub fn exp(x: f32) -> f32 {
     // x = n ln 2 + r, |r| <= ln 2 / 2; adding and subtracting 1.5 * 2^23 rounds to nearest.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 87.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     // ln 2 in two parts, the first with trailing zeros so that n times it is exact.
     let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
     // The polynomial of Cephes' expf.
@@ -499,7 +505,8 @@ pub fn exp(x: f32) -> f32 {
         p = p * r + c;
     }
     let p = p * r * r + r + 1.0;
-    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    // The last bits of `rounded` are those of n; the shift leaves nothing of the others.
+    p * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
 /// `1 / (1 + e⁻ˣ)`, without branches so that it vectorises.

@@ -12,7 +12,7 @@ use nabla::data::{
     BitDepth, FileFormat, Picture, Raster, WriteOptions, check_writable, write_bytes_atomically,
 };
 use nabla::diffusion::sampler::SamplerKind;
-use nabla::diffusion::stable_diffusion::autoencoder_kl::TileOptions;
+use nabla::diffusion::stable_diffusion::autoencoder_kl::Tiling;
 use nabla::diffusion::stable_diffusion::lora::Lora;
 use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
 use nabla::diffusion::stable_diffusion::pipeline::{
@@ -217,8 +217,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut model = StableDiffusion::load(&folder, &device, &options)?;
     if let Some(tile) = arguments.tile {
         let size = (tile / model.factor()).max(1);
-        let overlap = size / 4;
-        model = model.with_tiling(TileOptions { size, overlap })?;
+        model = model.with_tiling(Tiling::Seamless { size })?;
     }
     let load_seconds = begun.elapsed().as_secs_f64();
     progress.finish();

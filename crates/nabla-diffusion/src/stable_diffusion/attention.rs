@@ -18,7 +18,7 @@ use burn::tensor::{DType, Tensor};
 use super::resnet_block::GroupNormOptions;
 use super::weights::{Scope, WeightsError};
 use crate::kernels::group_norm;
-use crate::transformer_kernels::attention;
+use crate::transformer_kernels::{attention, linear};
 
 /// Attention with projections before and after it.
 #[derive(Module, Debug)]
@@ -104,11 +104,11 @@ impl MultiHeadAttention {
         let context = context.unwrap_or_else(|| x.clone());
         let dtype = x.dtype();
         let wide = |y: Tensor<3>| if self.upcast { y.cast(DType::F32) } else { y };
-        let q = wide(self.to_q.forward(x));
-        let k = wide(self.to_k.forward(context.clone()));
-        let v = wide(self.to_v.forward(context));
+        let q = wide(linear(&self.to_q, x));
+        let k = wide(linear(&self.to_k, context.clone()));
+        let v = wide(linear(&self.to_v, context));
         let y = attention(q, k, v, self.heads, causal).cast(dtype);
-        self.to_out.forward(y)
+        linear(&self.to_out, y)
     }
 }
 

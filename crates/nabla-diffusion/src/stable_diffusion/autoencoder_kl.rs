@@ -11,24 +11,35 @@
 //! `(z − shift)·scale`, see [`AutoencoderKl::normalize`].
 //!
 //! # Tiles
-//! Memory and the time of the attention grow with the picture, so that a large one is computed in
-//! overlapping tiles ([`AutoencoderKl::with_tiling`]): each is encoded or decoded alone, and where two
-//! overlap the one fades into the other linearly, as in `diffusers`. A tile is not what the whole picture
-//! would be there, because group norms and the attention see all of what they are given; the fading hides
-//! the border, but a tile may differ in tone from the next.
+//! Memory and the time of the attention grow with the picture, so that a large one is computed in tiles
+//! ([`AutoencoderKl::with_tiling`]). Cut plainly, a tile is not what the whole picture would be there: its
+//! convolutions see zeros behind its border, and group norms and the attention see all of what they are
+//! given. There are two ways to join tiles.
+//!
+//! [`Tiling::Seamless`]: what has the size of the latent (the attention among it) is computed whole. The
+//! rest, which needs nearly all of the memory, is computed in tiles with as much of their neighbourhood as
+//! the convolutions reach, so that nothing of a border is left. All tiles' group norms have the same
+//! statistics: those of a smaller version of the picture, of the size of a tile, that keeps each channel's
+//! mean and spread. (Where that version is the picture itself, tiles change nothing.)
+//!
+//! [`Tiling::Faded`]: as in `diffusers`. Each tile is computed alone, and where two overlap the one fades
+//! into the other linearly. The fading hides the border, but a tile may differ in tone from the next.
 //!
 //! Sources: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
 //! 2112.10752; Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, arXiv 1312.6114.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::attention::{AttentionNames, PositionAttention};
 use super::model_folder::{ModelFolderError, Part};
+use super::norm_statistics::NormStatistics;
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::unet2d_condition::nearest;
 use super::weights::{Precision, Scope, Weights, WeightsError};
@@ -174,6 +185,17 @@ impl AutoencoderKlConfig {
     pub fn factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
+
+    /// How many positions of the latent around it a position of the encoder's outer part, and one of the
+    /// decoder's, depends on.
+    fn reach(&self) -> [usize; 2] {
+        let (factor, layers) = (self.factor(), self.layers_per_block);
+        // In pixels: convolutions of 3 x 3, one pixel of each level being 2ⁱ of the picture's.
+        let outer = || (0..self.block_out_channels.len().saturating_sub(1)).map(|i| 1 << i);
+        let down: usize = outer().map(|scale| (2 * layers + 2) * scale).sum();
+        let up: usize = outer().map(|scale| (2 * (layers + 1) + 1) * scale).sum();
+        [1 + down, 1 + up].map(|pixels| pixels.div_ceil(factor))
+    }
 }
 
 /// Why a picture cannot be encoded, or a latent decoded.
@@ -209,7 +231,22 @@ pub enum AutoencoderError {
     },
 }
 
-/// How a large picture is cut.
+/// How a large picture is computed; see the [module](self).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tiling {
+    /// At once.
+    #[default]
+    Whole,
+    /// In tiles of the same statistics, with their neighbourhood.
+    Seamless {
+        /// Height and width of a tile without its neighbourhood, in positions of the latent.
+        size: usize,
+    },
+    /// In overlapping tiles that fade into each other.
+    Faded(TileOptions),
+}
+
+/// How something large is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileOptions {
     /// Height and width of a tile, in positions of the latent.
@@ -274,8 +311,10 @@ pub struct AutoencoderKl {
     factor: usize,
     scale: f64,
     shift: f64,
-    /// Tile and overlap, in positions of the latent; all zero without tiles.
-    tiles: [usize; 2],
+    #[module(skip)]
+    tiling: Tiling,
+    /// How far the tiled parts of encoder and decoder reach, in positions of the latent.
+    reach: [usize; 2],
 }
 
 impl AutoencoderKl {
@@ -364,20 +403,25 @@ impl AutoencoderKl {
             factor: config.factor(),
             scale: config.scaling_factor,
             shift: config.shift_factor.unwrap_or(0.0),
-            tiles: [0; 2],
+            tiling: Tiling::Whole,
+            reach: config.reach(),
         })
     }
 
     /// The same, which computes what is larger than a tile in tiles.
     ///
     /// # Errors
-    /// If tiles overlap by more than a half.
-    pub fn with_tiling(mut self, tiles: TileOptions) -> Result<Self, AutoencoderError> {
-        let TileOptions { size, overlap } = tiles;
+    /// If tiles have no size, or fade by more than a half.
+    pub fn with_tiling(mut self, tiling: Tiling) -> Result<Self, AutoencoderError> {
+        let (size, overlap) = match tiling {
+            Tiling::Whole => (1, 0),
+            Tiling::Seamless { size } => (size, 0),
+            Tiling::Faded(TileOptions { size, overlap }) => (size, overlap),
+        };
         if size == 0 || 2 * overlap > size {
             return Err(AutoencoderError::Tiles { size, overlap });
         }
-        self.tiles = [size, overlap];
+        self.tiling = tiling;
         Ok(self)
     }
 
@@ -409,9 +453,18 @@ impl AutoencoderKl {
         let dtype = x.dtype();
         let x = x.cast(self.encoder.conv_in.weight.dtype());
         let size = [height / self.factor, width / self.factor];
-        let moments = tiled(x, self.cut(size), [self.factor, 1], |x| {
-            self.moments(x, &mut |_, _| {})
-        });
+        let moments = match self.cut(size) {
+            Tiling::Whole => self.moments(x, &mut |_, _| {}),
+            Tiling::Seamless { size } => {
+                let outer = |x, norms: &mut _| self.encoder.outer(x, norms, &mut |_, _| {});
+                let small = shrunk(&x, size + 2 * self.reach[0], self.factor);
+                let h = seamless(x, small, size, self.reach[0], [self.factor, 1], &outer);
+                self.quantized(self.encoder.inner(h, &mut |_, _| {}))
+            }
+            Tiling::Faded(tiles) => faded(x, tiles, [self.factor, 1], |x| {
+                self.moments(x, &mut |_, _| {})
+            }),
+        };
         Ok(Posterior::new(moments.cast(dtype)))
     }
 
@@ -432,7 +485,12 @@ impl AutoencoderKl {
     }
 
     fn moments(&self, x: Tensor<4>, see: &mut dyn FnMut(usize, &Tensor<4>)) -> Tensor<4> {
-        let h = self.encoder.forward(x, see);
+        let h = self.encoder.outer(x, &mut NormStatistics::Own, see);
+        self.quantized(self.encoder.inner(h, see))
+    }
+
+    /// `Q`.
+    fn quantized(&self, h: Tensor<4>) -> Tensor<4> {
         match &self.quant {
             Some(quant) => quant.forward(h),
             None => h,
@@ -465,9 +523,19 @@ impl AutoencoderKl {
         let [_, _, height, width] = z.dims();
         let dtype = z.dtype();
         let z = z.cast(self.decoder.conv_in.weight.dtype());
-        let x = tiled(z, self.cut([height, width]), [1, self.factor], |z| {
-            self.picture(z, &mut |_, h| h)
-        });
+        let x = match self.cut([height, width]) {
+            Tiling::Whole => self.picture(z, &mut |_, h| h),
+            Tiling::Seamless { size } => {
+                let small = shrunk(&z, size + 2 * self.reach[1], 1);
+                let [h, small] =
+                    [z, small].map(|z| self.decoder.inner(self.unquantized(z), &mut |_, h| h));
+                let outer = |h, norms: &mut _| self.decoder.outer(h, norms, &mut |_, h| h);
+                seamless(h, small, size, self.reach[1], [1, self.factor], &outer)
+            }
+            Tiling::Faded(tiles) => faded(z, tiles, [1, self.factor], |z| {
+                self.picture(z, &mut |_, h| h)
+            }),
+        };
         Ok(x.cast(dtype))
     }
 
@@ -493,11 +561,16 @@ impl AutoencoderKl {
         z: Tensor<4>,
         change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        let z = match &self.post_quant {
+        let h = self.decoder.inner(self.unquantized(z), change);
+        self.decoder.outer(h, &mut NormStatistics::Own, change)
+    }
+
+    /// `P`.
+    fn unquantized(&self, z: Tensor<4>) -> Tensor<4> {
+        match &self.post_quant {
             Some(post_quant) => post_quant.forward(z),
             None => z,
-        };
-        self.decoder.forward(z, change)
+        }
     }
 
     fn check_latent(&self, z: &Tensor<4>) -> Result<(), AutoencoderError> {
@@ -514,11 +587,16 @@ impl AutoencoderKl {
         Ok(())
     }
 
-    /// The tiles of something of a size in positions of the latent, if it is cut.
-    fn cut(&self, [height, width]: [usize; 2]) -> Option<TileOptions> {
-        let [size, overlap] = self.tiles;
-        let larger = size > 0 && (height > size || width > size);
-        larger.then_some(TileOptions { size, overlap })
+    /// How something of a size in positions of the latent is computed.
+    fn cut(&self, [height, width]: [usize; 2]) -> Tiling {
+        match self.tiling {
+            Tiling::Seamless { size } | Tiling::Faded(TileOptions { size, .. })
+                if height > size || width > size =>
+            {
+                self.tiling
+            }
+            _ => Tiling::Whole,
+        }
     }
 }
 
@@ -529,18 +607,93 @@ fn check_channels(found: usize, expected: usize) -> Result<(), AutoencoderError>
     }
 }
 
-/// `compute` of tiles of `x`, joined; of `x` itself without tiles.
+/// `compute` of `x` in tiles that see their neighbourhood and have the statistics of `small`; see the
+/// [module](self).
+///
+/// - `size`: of a tile, and `reach`: of its neighbourhood, in positions of the latent
+/// - `scales`: how many of its own positions `x`, and the result, has for one of the latent
+fn seamless(
+    x: Tensor<4>,
+    small: Tensor<4>,
+    size: usize,
+    reach: usize,
+    [source, target]: [usize; 2],
+    compute: &dyn Fn(Tensor<4>, &mut NormStatistics) -> Tensor<4>,
+) -> Tensor<4> {
+    let mut norms = NormStatistics::Record(Vec::new());
+    compute(small, &mut norms);
+    let norms = norms.recorded();
+    let [_, _, height, width] = x.dims();
+    let [height, width] = [height / source, width / source];
+    let around = |part: &Range<usize>, side: usize| {
+        part.start.saturating_sub(reach)..(part.end + reach).min(side)
+    };
+    let scaled = |part: Range<usize>, scale: usize| part.start * scale..part.end * scale;
+    let rows = spans(height, size).map(|rows| {
+        let columns = spans(width, size).map(|columns| {
+            let (top, left) = (around(&rows, height), around(&columns, width));
+            let window = x
+                .clone()
+                .slice_dim(2, scaled(top.clone(), source))
+                .slice_dim(3, scaled(left.clone(), source));
+            let own = |part: &Range<usize>, around: &Range<usize>| {
+                scaled(part.start - around.start..part.end - around.start, target)
+            };
+            compute(window, &mut norms.clone())
+                .slice_dim(2, own(&rows, &top))
+                .slice_dim(3, own(&columns, &left))
+        });
+        Tensor::cat(columns.collect(), 3)
+    });
+    Tensor::cat(rows.collect(), 2)
+}
+
+/// A smaller version of `x` of about as many positions as a square of `side`, each of `unit` numbers along
+/// a side: every so manyth number, shifted and stretched so that each channel keeps its mean and spread.
+fn shrunk(x: &Tensor<4>, side: usize, unit: usize) -> Tensor<4> {
+    let [_, _, height, width] = x.dims();
+    let positions = (height / unit * (width / unit)) as f64;
+    let scale = (side as f64 / positions.sqrt()).min(1.0);
+    let mut small = x.clone();
+    for (dim, length) in [(2, height), (3, width)] {
+        let kept = ((length / unit) as f64 * scale).round().max(1.0) as usize * unit;
+        let step = length as f64 / kept as f64;
+        let places: Vec<i32> = (0..kept)
+            .map(|i| ((i as f64 + 0.5) * step) as i32)
+            .collect();
+        let places = TensorData::new(places, [kept]);
+        let places = Tensor::<1, Int>::from_data(places, &x.device());
+        small = small.select(dim, places);
+    }
+    let dtype = x.dtype();
+    let moments = |x: &Tensor<4>| {
+        let x = x.clone().cast(DType::F32);
+        let mean = x.clone().mean_dim(3).mean_dim(2);
+        let variance = (x - mean.clone()).powi_scalar(2).mean_dim(3).mean_dim(2);
+        [mean, variance.sqrt()]
+    };
+    let [mean, spread] = moments(x);
+    let [small_mean, small_spread] = moments(&small);
+    // A channel of one value has no spread to restore.
+    let stretch = (spread / small_spread.clamp_min(f32::MIN_POSITIVE)).clamp_max(2.0);
+    ((small.cast(DType::F32) - small_mean) * stretch + mean).cast(dtype)
+}
+
+/// The parts of `side` that tiles of `size` have, of about the same length.
+fn spans(side: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = side.div_ceil(size);
+    (0..count).map(move |i| i * side / count..(i + 1) * side / count)
+}
+
+/// `compute` of tiles of `x` that fade into each other.
 ///
 /// - `scales`: how many of its own positions `x`, and the result, has for one of the latent
-fn tiled(
+fn faded(
     x: Tensor<4>,
-    tiles: Option<TileOptions>,
+    TileOptions { size, overlap }: TileOptions,
     scales: [usize; 2],
     compute: impl Fn(Tensor<4>) -> Tensor<4>,
 ) -> Tensor<4> {
-    let Some(TileOptions { size, overlap }) = tiles else {
-        return compute(x);
-    };
     let [_, _, height, width] = x.dims();
     let [source, target] = scales;
     let (tile, step) = (size * source, (size - overlap) * source);
@@ -557,10 +710,10 @@ fn tiled(
         for (j, left) in (0..width).step_by(step).enumerate() {
             let mut y = piece(top, left);
             if let Some(above) = above.get(j) {
-                y = faded(above, y, 2, fade);
+                y = mixed(above, y, 2, fade);
             }
             if let Some(before) = row.last() {
-                y = faded(before, y, 3, fade);
+                y = mixed(before, y, 3, fade);
             }
             row.push(y);
         }
@@ -577,7 +730,7 @@ fn tiled(
 }
 
 /// `after`, into whose beginning along `dim` the end of `before` fades: `(1 − t)·before + t·after`.
-fn faded(before: &Tensor<4>, after: Tensor<4>, dim: usize, fade: usize) -> Tensor<4> {
+fn mixed(before: &Tensor<4>, after: Tensor<4>, dim: usize, fade: usize) -> Tensor<4> {
     let (length, other) = (after.dims()[dim], before.dims()[dim]);
     let fade = fade.min(length).min(other);
     if fade == 0 {
@@ -591,10 +744,10 @@ fn faded(before: &Tensor<4>, after: Tensor<4>, dim: usize, fade: usize) -> Tenso
         .reshape(shape);
     let end = before.clone().narrow(dim, other - fade, fade);
     let start = after.clone().narrow(dim, 0, fade);
-    let mixed = end * (t.clone().neg() + 1.0) + start * t;
+    let both = end * (t.clone().neg() + 1.0) + start * t;
     match length == fade {
-        true => mixed,
-        false => Tensor::cat(vec![mixed, after.narrow(dim, fade, length - fade)], dim),
+        true => both,
+        false => Tensor::cat(vec![both, after.narrow(dim, fade, length - fade)], dim),
     }
 }
 
@@ -631,10 +784,9 @@ impl Level {
         })
     }
 
-    fn blocks(&self, x: Tensor<4>) -> Tensor<4> {
-        self.resnets
-            .iter()
-            .fold(x, |h, resnet| resnet.forward(h, None))
+    fn blocks(&self, x: Tensor<4>, norms: &mut NormStatistics) -> Tensor<4> {
+        let blocks = self.resnets.iter();
+        blocks.fold(x, |h, resnet| resnet.forward_normalized(h, norms))
     }
 }
 
@@ -737,14 +889,30 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, x: Tensor<4>, see: &mut dyn FnMut(usize, &Tensor<4>)) -> Tensor<4> {
+    /// What is larger than the latent: all levels but the last.
+    fn outer(
+        &self,
+        x: Tensor<4>,
+        norms: &mut NormStatistics,
+        see: &mut dyn FnMut(usize, &Tensor<4>),
+    ) -> Tensor<4> {
         let mut h = convolution(&self.conv_in, x);
         for (i, level) in self.levels.iter().enumerate() {
-            h = level.blocks(h);
+            let Some(downsample) = &level.resize else {
+                break;
+            };
+            h = level.blocks(h, norms);
             see(i, &h);
-            if let Some(downsample) = &level.resize {
-                h = downsample.forward(h);
-            }
+            h = downsample.forward(h);
+        }
+        h
+    }
+
+    /// What has the size of the latent.
+    fn inner(&self, mut h: Tensor<4>, see: &mut dyn FnMut(usize, &Tensor<4>)) -> Tensor<4> {
+        if let Some(level) = self.levels.last() {
+            h = level.blocks(h, &mut NormStatistics::Own);
+            see(self.levels.len() - 1, &h);
         }
         let h = group_norm_silu(&self.norm_out, self.middle.forward(h));
         convolution(&self.conv_out, h)
@@ -801,19 +969,37 @@ impl Decoder {
         })
     }
 
-    fn forward(
+    /// What has the size of the latent.
+    fn inner(
         &self,
         z: Tensor<4>,
         change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        let mut h = self.middle.forward(convolution(&self.conv_in, z));
-        for (i, level) in self.levels.iter().enumerate() {
-            h = change(self.levels.len() - 1 - i, level.blocks(h));
-            if let Some(upsample) = &level.resize {
+        let h = self.middle.forward(convolution(&self.conv_in, z));
+        match self.levels.first() {
+            Some(level) => {
+                let h = level.blocks(h, &mut NormStatistics::Own);
+                change(self.levels.len() - 1, h)
+            }
+            None => h,
+        }
+    }
+
+    /// What is larger than the latent: all levels but the first.
+    fn outer(
+        &self,
+        mut h: Tensor<4>,
+        norms: &mut NormStatistics,
+        change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let last = self.levels.len().saturating_sub(1);
+        for (i, pair) in self.levels.windows(2).enumerate() {
+            if let Some(upsample) = &pair[0].resize {
                 let [_, _, height, width] = h.dims();
                 h = convolution(upsample, nearest(h, [2 * height, 2 * width]));
             }
+            h = change(last - 1 - i, pair[1].blocks(h, norms));
         }
-        convolution(&self.conv_out, group_norm_silu(&self.norm_out, h))
+        convolution(&self.conv_out, norms.group_norm_silu(&self.norm_out, h))
     }
 }

@@ -25,6 +25,7 @@ use serde::Deserialize;
 use super::attention::{AttentionNames, MultiHeadAttention};
 use super::model_folder::{ModelFolderError, Part};
 use super::weights::{Precision, Scope, Weights, WeightsError};
+use crate::transformer_kernels::linear;
 
 /// Keys of a configuration that do not say what is computed by a trained network.
 const SILENT: &[&str] = &[
@@ -318,7 +319,7 @@ impl ClipTextEncoder {
             .clone()
             .reshape([batch * length, channels])
             .select(0, ends); // [batch, channels]
-        let projected = self.projection.as_ref().map(|p| p.forward(pooled.clone()));
+        let projected = self.projection.as_ref().map(|p| linear(p, pooled.clone()));
         Ok(ClipTextOutput {
             hidden,
             last,
@@ -405,11 +406,11 @@ impl Layer {
             .attention
             .forward(self.norm1.forward(x.clone()), None, true);
         let x = x + attended;
-        let h = self.fc1.forward(self.norm2.forward(x.clone())); // [batch, length, inner]
+        let h = linear(&self.fc1, self.norm2.forward(x.clone())); // [batch, length, inner]
         let h = match self.quick {
             true => h.clone() * sigmoid(h * 1.702),
             false => gelu(h),
         };
-        x + self.fc2.forward(h)
+        x + linear(&self.fc2, h)
     }
 }

@@ -30,7 +30,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
 
-use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, TileOptions};
+use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, Tiling};
 use super::clip_text::{ClipTextConfig, ClipTextEncoder, ClipTextError};
 use super::clip_tokenizer::{ClipTokenizer, ClipTokenizerError};
 use super::lora::{Lora, LoraError, LoraTarget};
@@ -332,8 +332,8 @@ impl StableDiffusion {
     ///
     /// # Errors
     /// If tiles overlap by more than a half.
-    pub fn with_tiling(mut self, tiles: TileOptions) -> Result<Self, StableDiffusionError> {
-        self.vae = self.vae.with_tiling(tiles)?;
+    pub fn with_tiling(mut self, tiling: Tiling) -> Result<Self, StableDiffusionError> {
+        self.vae = self.vae.with_tiling(tiling)?;
         Ok(self)
     }
 

@@ -16,8 +16,10 @@ use burn::nn::{GroupNorm, Linear};
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
+use super::norm_statistics::NormStatistics;
 use super::weights::{Scope, WeightsError};
-use crate::kernels::{convolution, group_norm_silu};
+use crate::kernels::convolution;
+use crate::transformer_kernels::linear;
 
 /// The block; see the [module](self).
 #[derive(Module, Debug)]
@@ -87,14 +89,29 @@ impl ResnetBlock {
         time: Option<&Tensor<2>>,
         change: impl FnOnce(Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        let h = group_norm_silu(&self.norm1, x.clone());
+        self.compute(x, time, &mut NormStatistics::Own, change)
+    }
+
+    /// `y` of a block without a time embedding, whose norms have these statistics.
+    pub fn forward_normalized(&self, x: Tensor<4>, norms: &mut NormStatistics) -> Tensor<4> {
+        self.compute(x, None, norms, |h| h)
+    }
+
+    fn compute(
+        &self,
+        x: Tensor<4>,
+        time: Option<&Tensor<2>>,
+        norms: &mut NormStatistics,
+        change: impl FnOnce(Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let h = norms.group_norm_silu(&self.norm1, x.clone());
         let mut h = convolution(&self.conv1, h);
-        if let (Some(linear), Some(time)) = (&self.time, time) {
-            let shift = linear.forward(silu(time.clone())); // [batch, output]
+        if let (Some(project), Some(time)) = (&self.time, time) {
+            let shift = linear(project, silu(time.clone())); // [batch, output]
             let [batch, channels] = shift.dims();
             h = h + shift.reshape([batch, channels, 1, 1]);
         }
-        let h = group_norm_silu(&self.norm2, h);
+        let h = norms.group_norm_silu(&self.norm2, h);
         let h = change(convolution(&self.conv2, h));
         match &self.shortcut {
             Some(shortcut) => convolution(shortcut, x) + h,

@@ -18,7 +18,8 @@ use burn::tensor::Tensor;
 
 use super::attention::{AttentionNames, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
-use crate::transformer_kernels::linear_geglu;
+use crate::kernels::group_norm;
+use crate::transformer_kernels::{linear, linear_geglu};
 
 /// The transformer; see the [module](self).
 #[derive(Module, Debug)]
@@ -73,18 +74,14 @@ impl SpatialTransformer {
     /// - `text`: `[batch, words, context]`
     pub fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let h = self
-            .norm
-            .forward(x.clone())
+        let h = group_norm(&self.norm, x.clone())
             .reshape([batch, channels, height * width])
             .swap_dims(1, 2); // [batch, positions, channels]
-        let mut h = self.proj_in.forward(h);
+        let mut h = linear(&self.proj_in, h);
         for block in &self.blocks {
             h = block.forward(h, text);
         }
-        let y = self
-            .proj_out
-            .forward(h)
+        let y = linear(&self.proj_out, h)
             .swap_dims(1, 2)
             .reshape([batch, channels, height, width]);
         x + y
@@ -134,6 +131,6 @@ impl TransformerBlock {
             .forward(self.norm2.forward(x.clone()), context, false);
         let x = x + h;
         let h = linear_geglu(&self.up, self.norm3.forward(x.clone()));
-        x + self.down.forward(h)
+        x + linear(&self.down, h)
     }
 }

@@ -29,6 +29,7 @@ use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::transformer::{SpatialTransformer, TransformerOptions};
 use super::weights::{Precision, Scope, Weights, WeightsError};
 use crate::kernels::{self, convolution};
+use crate::transformer_kernels::linear;
 use crate::unet::sinusoidal_embedding;
 
 /// One number for all levels, or one for each.
@@ -588,6 +589,6 @@ impl TimestepEmbedding {
     }
 
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.linear_2.forward(silu(self.linear_1.forward(x)))
+        linear(&self.linear_2, silu(linear(&self.linear_1, x)))
     }
 }
