@@ -66,16 +66,7 @@ pub fn silu(x: Tensor<4>) -> Tensor<4> {
 /// - `x`: `[batch, channels, height, width]`
 /// - returns the shape of `x`
 pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
-    match (&norm.gamma, &norm.beta) {
-        (Some(gamma), Some(beta)) => Tensor::from_dispatch(<Dispatch as Kernels>::group_norm(
-            x.into_dispatch(),
-            gamma.val().into_dispatch(),
-            beta.val().into_dispatch(),
-            norm.num_groups,
-            norm.epsilon,
-        )),
-        _ => norm.forward(x),
-    }
+    normalized(norm, x, false)
 }
 
 /// [`silu`] of [`group_norm`]: what stands before every convolution of a residual block.
@@ -83,15 +74,21 @@ pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
 /// - `x`: `[batch, channels, height, width]`
 /// - returns the shape of `x`
 pub fn group_norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    normalized(norm, x, true)
+}
+
+fn normalized(norm: &GroupNorm, x: Tensor<4>, with_silu: bool) -> Tensor<4> {
     match (&norm.gamma, &norm.beta) {
-        (Some(gamma), Some(beta)) => Tensor::from_dispatch(<Dispatch as Kernels>::group_norm_silu(
+        (Some(gamma), Some(beta)) => Tensor::from_dispatch(<Dispatch as Kernels>::group_norm(
             x.into_dispatch(),
             gamma.val().into_dispatch(),
             beta.val().into_dispatch(),
             norm.num_groups,
             norm.epsilon,
+            with_silu,
         )),
-        _ => silu(norm.forward(x)),
+        _ if with_silu => silu(norm.forward(x)),
+        _ => norm.forward(x),
     }
 }
 
@@ -131,25 +128,16 @@ trait Kernels: Backend {
         Self::silu(modulate::<Self>(x, scale, shift))
     }
 
-    // The autodiff backend runs these as they stand, and so knows their gradients.
+    // The autodiff backend runs this as it stands, and so knows its gradients.
     fn group_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         groups: usize,
         epsilon: f64,
+        with_silu: bool,
     ) -> FloatTensor<Self> {
-        composed_group_norm::<Self>(x, gamma, beta, groups, epsilon)
-    }
-
-    fn group_norm_silu(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        Self::silu(composed_group_norm::<Self>(x, gamma, beta, groups, epsilon))
+        composed_group_norm::<Self>(x, gamma, beta, groups, epsilon, with_silu)
     }
 }
 
@@ -192,12 +180,13 @@ fn composed_silu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 }
 
 /// [`Kernels::group_norm`] of Burn's operations.
-fn composed_group_norm<B: Backend>(
+fn composed_group_norm<B: Kernels>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,
     beta: FloatTensor<B>,
     groups: usize,
     epsilon: f64,
+    with_silu: bool,
 ) -> FloatTensor<B> {
     let [batch, channels, height, width] = dims(&x);
     let dtype = x.dtype();
@@ -222,7 +211,11 @@ fn composed_group_norm<B: Backend>(
         false => x,
     };
     let wide = |v| B::float_reshape(v, [1, channels, 1, 1].into());
-    B::float_add(B::float_mul(x, wide(gamma)), wide(beta))
+    let y = B::float_add(B::float_mul(x, wide(gamma)), wide(beta));
+    match with_silu {
+        true => B::silu(y),
+        false => y,
+    }
 }
 
 /// [`KernelGradients::silu_backward`] of Burn's operations.
@@ -359,24 +352,15 @@ impl Kernels for Flex {
         beta: FloatTensor<Self>,
         groups: usize,
         epsilon: f64,
+        with_silu: bool,
     ) -> FloatTensor<Self> {
         if x.dtype() != DType::F32 {
-            return composed_group_norm::<Self>(x, gamma, beta, groups, epsilon);
+            return composed_group_norm::<Self>(x, gamma, beta, groups, epsilon, with_silu);
         }
-        normalize(x, gamma, beta, groups, epsilon, |u| u)
-    }
-
-    fn group_norm_silu(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        if x.dtype() != DType::F32 {
-            return Self::silu(composed_group_norm::<Self>(x, gamma, beta, groups, epsilon));
+        match with_silu {
+            true => normalize(x, gamma, beta, groups, epsilon, |u| u * sigmoid(u)),
+            false => normalize(x, gamma, beta, groups, epsilon, |u| u),
         }
-        normalize(x, gamma, beta, groups, epsilon, |u| u * sigmoid(u))
     }
 }
 

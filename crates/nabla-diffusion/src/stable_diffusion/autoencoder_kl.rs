@@ -43,7 +43,7 @@ use super::norm_statistics::NormStatistics;
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::unet2d_condition::nearest;
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use crate::kernels::{convolution, group_norm_silu};
+use crate::kernels::convolution;
 
 /// What is added to a variance.
 const EPSILON: f64 = 1e-6;
@@ -833,14 +833,38 @@ impl Middle {
     }
 }
 
+/// What is computed last.
+#[derive(Module, Debug)]
+struct End {
+    norm: GroupNorm,
+    conv: Conv2d,
+}
+
+impl End {
+    fn load(
+        config: &AutoencoderKlConfig,
+        scope: &Scope<'_>,
+        [input, output]: [usize; 2],
+    ) -> Result<Self, WeightsError> {
+        let norm = scope.at("conv_norm_out");
+        Ok(Self {
+            norm: norm.group_norm(config.norm_num_groups, input, EPSILON)?,
+            conv: scope.at("conv_out").conv2d(input, output, 3, 1)?,
+        })
+    }
+
+    fn forward(&self, h: Tensor<4>, norms: &mut NormStatistics) -> Tensor<4> {
+        convolution(&self.conv, norms.group_norm_silu(&self.norm, h))
+    }
+}
+
 /// `E`.
 #[derive(Module, Debug)]
 struct Encoder {
     conv_in: Conv2d,
     levels: Vec<Level>,
     middle: Middle,
-    norm_out: GroupNorm,
-    conv_out: Conv2d,
+    end: End,
 }
 
 impl Encoder {
@@ -878,14 +902,7 @@ impl Encoder {
             conv_in,
             levels,
             middle: Middle::load(config, &scope.at("mid_block"), width)?,
-            norm_out: scope.at("conv_norm_out").group_norm(
-                config.norm_num_groups,
-                width,
-                EPSILON,
-            )?,
-            conv_out: scope
-                .at("conv_out")
-                .conv2d(width, 2 * config.latent_channels, 3, 1)?,
+            end: End::load(config, scope, [width, 2 * config.latent_channels])?,
         })
     }
 
@@ -914,8 +931,8 @@ impl Encoder {
             h = level.blocks(h, &mut NormStatistics::Own);
             see(self.levels.len() - 1, &h);
         }
-        let h = group_norm_silu(&self.norm_out, self.middle.forward(h));
-        convolution(&self.conv_out, h)
+        let h = self.middle.forward(h);
+        self.end.forward(h, &mut NormStatistics::Own)
     }
 }
 
@@ -925,8 +942,7 @@ struct Decoder {
     conv_in: Conv2d,
     middle: Middle,
     levels: Vec<Level>,
-    norm_out: GroupNorm,
-    conv_out: Conv2d,
+    end: End,
 }
 
 impl Decoder {
@@ -958,14 +974,7 @@ impl Decoder {
             conv_in,
             middle,
             levels,
-            norm_out: scope.at("conv_norm_out").group_norm(
-                config.norm_num_groups,
-                width,
-                EPSILON,
-            )?,
-            conv_out: scope
-                .at("conv_out")
-                .conv2d(width, config.out_channels, 3, 1)?,
+            end: End::load(config, scope, [width, config.out_channels])?,
         })
     }
 
@@ -1000,6 +1009,6 @@ impl Decoder {
             }
             h = change(last - 1 - i, pair[1].blocks(h, norms));
         }
-        convolution(&self.conv_out, norms.group_norm_silu(&self.norm_out, h))
+        self.end.forward(h, norms)
     }
 }
