@@ -304,7 +304,9 @@ fn byte_pairs(
 fn byte_letters() -> Vec<char> {
     let printed = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let (first, rest): (Vec<u8>, Vec<u8>) = (0..=255).partition(printed);
-    let rest = (0x100u32..).zip(rest).filter_map(|(letter, _)| char::from_u32(letter));
+    let rest = (0x100u32..)
+        .zip(rest)
+        .filter_map(|(letter, _)| char::from_u32(letter));
     first.into_iter().map(char::from).chain(rest).collect()
 }
 

@@ -101,9 +101,7 @@ impl LatentDiffusionNames {
                 let there = format!("{UNET}{there}");
                 Stored::from(there)
             }),
-            Some(("vae", rest)) => {
-                Some(Stored::from(self.autoencoder(rest)).below(AUTOENCODER))
-            }
+            Some(("vae", rest)) => Some(Stored::from(self.autoencoder(rest)).below(AUTOENCODER)),
             Some(("text_encoder", rest)) => match self.text {
                 TextEncoderNames::Transformers => {
                     Some(Stored::from(format!("cond_stage_model.transformer.{rest}")))

@@ -989,7 +989,10 @@ mod tests {
         let weights = weights.with_changes(Counting("other.w", 4));
         weights.root().tensor("first.w", [4]).unwrap();
         let error = weights.finish(|_| false).unwrap_err().to_string();
-        assert!(error.contains("a test changes the tensor other.w"), "{error}");
+        assert!(
+            error.contains("a test changes the tensor other.w"),
+            "{error}"
+        );
 
         let weights = open(&[path]).unwrap().with_changes(Counting("first.w", 3));
         let error = weights
@@ -1031,10 +1034,7 @@ mod tests {
         let all = open(&[path]).unwrap();
         let one = all.only(|name| name.starts_with("one."), Precision::F16);
         assert_eq!(one.names_below("").collect::<Vec<_>>(), ["one.w"]);
-        assert_eq!(
-            one.root().tensor("one.w", [2]).unwrap().dtype(),
-            DType::F16
-        );
+        assert_eq!(one.root().tensor("one.w", [2]).unwrap().dtype(), DType::F16);
         one.finish(|_| false).unwrap();
         assert!(all.finish(|_| false).is_err());
     }
