@@ -4,8 +4,8 @@
     python single_file.py SCRIPTS BPE
 
 * SCRIPTS: a folder with two scripts of the diffusers repository (folder `scripts`, Apache 2.0), which turn
-  folders into single files: convert_diffusers_to_original_stable_diffusion.py (as of commit 11f1a54e) and
-  convert_diffusers_to_original_sdxl.py (0c238d82);
+  folders into single files: convert_diffusers_to_original_stable_diffusion.py and
+  convert_diffusers_to_original_sdxl.py, both as of commit 58eb52c0;
 * BPE: bpe_simple_vocab_16e6.txt.gz, which open_clip's tokenizer has too.
 
 From the folders of tiny/ (see stable_diffusion.py) it writes
