@@ -123,6 +123,26 @@ const SAMPLERS: [(&str, SamplerKind, bool); 8] = [
 ];
 
 #[test]
+fn skipped_layers_are_those_of_diffusers() {
+    for name in ["sd15", "sd21"] {
+        let text = model(name).encode_text_skipping(PROMPT, 1).unwrap().text;
+        let expected = Reference::of(name).tensor::<3>("text.embeds_clip_skip_1");
+        let difference = distance(text, expected);
+        assert!(difference < 1e-5, "{name}: {difference}");
+    }
+    // SDXL gives the state before the last layer of each encoder anyway.
+    let model = model("sdxl");
+    let reference = Reference::of("sdxl");
+    let plain = model.encode_text(PROMPT).unwrap();
+    let skipped = model.encode_text_skipping(PROMPT, 1).unwrap();
+    let difference = distance(plain.text.clone(), reference.tensor("text.embeds"));
+    assert!(difference < 1e-5, "{difference}");
+    assert!(distance(plain.text, skipped.text) > 0.1);
+    let pooled = [plain.pooled, skipped.pooled].map(|pooled| pooled.unwrap().into_data());
+    assert_eq!(pooled[0], pooled[1]);
+}
+
+#[test]
 fn a_picture_becomes_the_same_picture() {
     let model = model("sd15");
     let reference = Reference::of("sd15");

@@ -173,6 +173,11 @@ impl Lora {
         })
     }
 
+    /// The file that it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether it changes this network.
     pub fn changes(&self, target: LoraTarget) -> bool {
         self.updates.keys().any(|(t, _)| *t == target)

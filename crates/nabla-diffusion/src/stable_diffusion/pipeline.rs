@@ -283,8 +283,12 @@ impl StableDiffusion {
             (LoraTarget::TextEncoder2, "text_encoder_2"),
         ] {
             let there = config.texts.iter().any(|text| text.target == target);
-            if !there && options.loras.iter().any(|lora| lora.changes(target)) {
-                return Err(wrong(format!("it has no {name}, which a LoRA changes")));
+            let mut loras = options.loras.iter();
+            if !there && let Some(lora) = loras.find(|lora| lora.changes(target)) {
+                return Err(wrong(format!(
+                    "it has no {name}, which the LoRA {} changes",
+                    lora.path().display()
+                )));
             }
         }
         let levels = config.autoencoder.block_out_channels.len();
