@@ -348,22 +348,25 @@ fn kinds_are_told_by_shapes() {
     }
 }
 
+/// The numbers and the shape of a tensor in `sdxl/lora/reference.safetensors`.
+fn recorded_with_lora(name: &str) -> (Vec<f32>, Vec<usize>) {
+    let bytes = fs::read(path("sdxl").join("lora/reference.safetensors")).unwrap();
+    let recorded = SafeTensors::deserialize(&bytes).unwrap();
+    let view = recorded.tensor(name).unwrap();
+    let numbers = view.data().as_chunks::<4>().0.iter();
+    (
+        numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        view.shape().to_vec(),
+    )
+}
+
 /// By `load_lora_weights` of diffusers, and the text encoders by `W + s (α/r) B A` in PyTorch.
 #[test]
 fn a_lora_in_the_original_names_is_merged() {
     let device = Device::flex();
-    let lora = path("sdxl").join("lora");
-    let bytes = fs::read(lora.join("reference.safetensors")).unwrap();
-    let recorded = SafeTensors::deserialize(&bytes).unwrap();
-    let expected = |name: &str| -> (Vec<f32>, Vec<usize>) {
-        let view = recorded.tensor(name).unwrap();
-        let numbers = view.data().as_chunks::<4>().0.iter();
-        (
-            numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-            view.shape().to_vec(),
-        )
-    };
-    let lora = Lora::read(&lora.join("original.safetensors"), 0.8).unwrap();
+    let expected = recorded_with_lora;
+    let file = path("sdxl").join("lora/original.safetensors");
+    let lora = Lora::read(&file, 0.8).unwrap();
     let config = ModelConfig::of_folder(&folder("sdxl")).unwrap();
     let names = LatentDiffusionNames::new(&config.unet, 4);
     let weights =
@@ -407,6 +410,21 @@ fn a_lora_in_the_original_names_is_merged() {
         println!("{name}: {difference:e}");
         assert!(difference < 1e-4, "{name}: {difference}");
     }
+}
+
+#[test]
+fn sdxl_skips_layers_as_in_diffusers() {
+    let (values, shape) = recorded_with_lora("clip_skip_1");
+    let prompt = "A photograph of an astronaut riding a horse, 4k!";
+    let device = Device::flex();
+    let model = StableDiffusion::load(&folder("sdxl"), &device, &LoadOptions::default()).unwrap();
+    let text = model.encode_text_skipping(prompt, 1).unwrap().text;
+    let target = Tensor::<1>::from_floats(values.as_slice(), &device);
+    let target = target.reshape([shape[0], shape[1], shape[2]]);
+    let difference = distance(text.slice_dim(1, 0..shape[1]), target.clone());
+    assert!(difference < 1e-5, "{difference}");
+    let plain = model.encode_text(prompt).unwrap().text;
+    assert!(distance(plain.slice_dim(1, 0..shape[1]), target) > 0.1);
 }
 
 /// A prompt and its ids, those of 2.x where they are others; see `reference/single_file.py`.

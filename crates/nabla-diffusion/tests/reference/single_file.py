@@ -14,7 +14,8 @@ From the folders of tiny/ (see stable_diffusion.py) it writes
   rules whose left side a name begins with, the longest says what to put instead of it. `[2]` behind a name
   is the last third of its rows, `^T` its transpose.
 * tiny/sdxl/lora/original.safetensors: a LoRA with Kohya's names, as its scripts write for SDXL, and
-  tiny/sdxl/lora/reference.safetensors: what UNet and text encoders then give (f32).
+  tiny/sdxl/lora/reference.safetensors: what UNet and text encoders then give (f32); and without it, the
+  text with clip_skip=1.
 * clip_tokenizer/published.json: ids by transformers' CLIPTokenizer with the published settings of SD 1.x
   and of SD 2.x, and where they agree with them (`"openai": true`), by open_clip's SimpleTokenizer.
 
@@ -247,6 +248,7 @@ def lora_reference(found):
 
     expected = outputs(merged)
     plain = outputs({name: getattr(pipe, name) for name in merged})
+    skipped = pipe.encode_prompt(made.PROMPT, do_classifier_free_guidance=False, clip_skip=1)[0]
     # diffusers 0.42 loses Kohya's text encoders under transformers 5: there the merge above is the reference.
     pipe.load_lora_weights({k: v.clone() for k, v in stored.items() if k.startswith("lora_unet_")})
     pipe.fuse_lora(components=["unet"], lora_scale=SCALE)
@@ -255,7 +257,8 @@ def lora_reference(found):
     for name, value in expected.items():
         assert (value - plain[name]).abs().max() > 0.05, name
     time_ids = torch.tensor([[96.0, 80, 4, 8, 64, 64]])
-    save_file(expected | {"time_ids": time_ids}, folder / "reference.safetensors")
+    expected |= {"time_ids": time_ids, "clip_skip_1": skipped[:, :8].contiguous()}
+    save_file(expected, folder / "reference.safetensors")
 
 
 # ------------------------------------------------------------------- vocabulary

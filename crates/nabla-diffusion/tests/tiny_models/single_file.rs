@@ -9,8 +9,11 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-/// The name and the tensor: kind of numbers, shape, bytes.
-pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+/// A tensor: kind of numbers, shape, bytes.
+pub type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
+/// Tensors by their names.
+pub type Tensors = BTreeMap<String, Stored>;
 
 /// The rules of all models.
 const NAMES: &str = include_str!("../reference/tiny/single_file_names.json");
@@ -48,7 +51,7 @@ impl SingleFileNames {
 pub fn tensors(folder: &Path, name: &str) -> Tensors {
     let names = SingleFileNames::of(name);
     let mut found = Tensors::new();
-    let mut thirds: BTreeMap<String, [Option<(Dtype, Vec<usize>, Vec<u8>)>; 3]> = BTreeMap::new();
+    let mut thirds: BTreeMap<String, [Option<Stored>; 3]> = BTreeMap::new();
     for part in ["unet", "vae", "text_encoder", "text_encoder_2"] {
         for (ours, (dtype, shape, bytes)) in part_tensors(&folder.join(part)) {
             let theirs = names.find(&format!("{part}.{ours}"));
