@@ -313,8 +313,8 @@ def make_photos(cache):
 
 README_HEAD = """# Pictures of the repository
 
-`make_assets.py` rebuilds every file of this folder (but `prior*`, and `digits` and `fashion`, which
-are `make_labelled_pictures.py`'s) from published packages of exact versions; this table is written
+`make_assets.py` rebuilds every file of this folder (but `prior*` and `clip`, and `digits` and `fashion`,
+which are `make_labelled_pictures.py`'s) from published packages of exact versions; this table is written
 by it.
 
 * `panoramas/*.png`: equirectangular panoramas, 8-bit RGB, tone-mapped once: linear light (negative
@@ -334,6 +334,10 @@ by it.
 * `fashion/`: of each class of Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, 2017) the first 550
   pictures of the training set and the first 100 of the test set, 28 x 28, as IDX files; MIT licence,
   copyright 2017 Zalando SE; from Debian `dataset-fashion-mnist` 0.0~git20200523.55506a9-1.
+* `clip/bpe_simple_vocab_16e6.txt.gz`: the merges of CLIP's tokenizer, byte for byte as OpenAI published
+  them with CLIP (A. Radford et al., 2021, arXiv 2103.00020); MIT licence, copyright 2021 OpenAI; from PyPI
+  `open_clip_torch` 3.3.0 (`open_clip/bpe_simple_vocab_16e6.txt.gz`), sha256
+  `924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a`.
 
 The licences are those of the authors of the pictures, not that of Nabla's code. CC-BY and CC-BY-SA
 files carry the attribution below; the reduced files of CC-BY-SA authors are under the same CC-BY-SA

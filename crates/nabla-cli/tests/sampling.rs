@@ -7,6 +7,9 @@ use std::path::Path;
 
 mod desk;
 
+#[path = "../../nabla-diffusion/tests/tiny_models/single_file.rs"]
+mod tiny_single_file;
+
 use desk::Desk;
 use nabla::data::{BitDepth, Picture, Raster, WriteOptions};
 use safetensors::SafeTensors;
@@ -17,7 +20,7 @@ fn desk() -> Desk {
     let tiny =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-diffusion/tests/reference/tiny");
     for model in ["sd15", "sd21", "sdxl"] {
-        copy(&tiny.join(model), &desk.path(model));
+        tiny_single_file::copy_folder(&tiny.join(model), &desk.path(model), true);
     }
     let picture = Raster::from_fn(3, 40, 64, |c, y, x| {
         0.5 + 0.4 * ((x * (c + 1) + y) as f32 / 9.0).sin()
@@ -29,18 +32,6 @@ fn desk() -> Desk {
             .unwrap();
     }
     desk
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy(&path, &target),
-            false => drop(fs::copy(&path, &target).unwrap()),
-        }
-    }
 }
 
 fn picture(desk: &Desk, name: &str) -> Picture {
@@ -140,6 +131,90 @@ fn pictures_masks_and_loras_are_taken() {
     assert_ne!(near, lora);
 }
 
+/// The latents of the folder and of the same model in a single file are the same bits.
+#[test]
+fn a_single_file_is_sampled_as_the_folder_is() {
+    let desk = desk();
+    for model in ["sd15", "sd21", "sdxl"] {
+        let folder = desk.path(model);
+        let all = tiny_single_file::tensors(&folder, model);
+        tiny_single_file::write(&desk.path(&format!("{model}.safetensors")), &all);
+        let config = desk.path(&format!("{model}_config"));
+        tiny_single_file::copy_folder(&folder, &config, false);
+        let line = "--prompt astronaut --negative horse --size 64x40 --steps 3";
+        let lora = match model {
+            "sd15" => "--lora sd15/lora/kohya.safetensors:0.5",
+            "sdxl" => "--lora sdxl/lora/original.safetensors:0.5",
+            _ => "",
+        };
+        for (part, more) in [("plain", ""), ("skip", "--clip-skip 1"), ("lora", lora)] {
+            let out = format!("-o {model}.png --latents {model}_{part}_folder.safetensors");
+            desk.done(&format!("sample --model {model} {line} {more} {out}"));
+            let out = format!("-o {model}.png --latents {model}_{part}_file.safetensors");
+            let file = format!("{model}.safetensors --config {model}_config");
+            desk.done(&format!("sample --model {file} {line} {more} {out}"));
+            let [folder, file] = ["folder", "file"].map(|kind| {
+                fs::read(desk.path(&format!("{model}_{part}_{kind}.safetensors"))).unwrap()
+            });
+            assert_eq!(folder, file, "{model} {part}");
+            let plain = fs::read(desk.path(&format!("{model}_plain_file.safetensors"))).unwrap();
+            assert_eq!(
+                file == plain,
+                part == "plain" || more.is_empty(),
+                "{model} {part}"
+            );
+        }
+    }
+    let picture = picture(&desk, "sd15.png");
+    let [(_, text)] = &picture.metadata.texts[..] else {
+        panic!("{:?}", picture.metadata.texts);
+    };
+    assert!(text.contains("Model: sd15.safetensors"), "{text}");
+
+    // What the UNet predicts can be said otherwise.
+    let line =
+        "sample --model sd15.safetensors --config sd15_config --prompt astronaut --size 64x40";
+    desk.done(&format!("{line} --steps 3 -o e.png --prediction epsilon"));
+    desk.done(&format!("{line} --steps 3 -o v.png --prediction v"));
+    desk.done(&format!("{line} --steps 3 -o plain.png"));
+    let [e, v, plain] =
+        ["e.png", "v.png", "plain.png"].map(|name| self::picture(&desk, name).raster);
+    assert_eq!(e, plain);
+    assert_ne!(v, plain);
+}
+
+#[test]
+fn sdxl_is_told_sizes_and_others_are_not() {
+    let desk = desk();
+    let line = "sample --model sdxl --prompt x --size 32 --steps 2";
+    for (name, more) in [
+        ("plain", ""),
+        ("size", "--original-size 256x128"),
+        ("turned", "--original-size 128x256"),
+        ("crop", "--crop 0,64"),
+        ("same", "--original-size 32 --crop 0,0"),
+    ] {
+        desk.done(&format!("{line} {more} -o {name}.png"));
+    }
+    let of = |name: &str| picture(&desk, &format!("{name}.png")).raster;
+    assert_eq!(of("plain"), of("same"));
+    for (a, b) in [("plain", "size"), ("size", "turned"), ("plain", "crop")] {
+        assert_ne!(of(a), of(b), "{a} {b}");
+    }
+    for (line, told) in [
+        (
+            "--model sd15 --original-size 64",
+            "original size is 64 x 64",
+        ),
+        ("--model sd15 --crop 8,0", "crop is 8, 0"),
+        ("--model sd15 --crop 8", "two numbers of pixels"),
+        ("--model sd15 --clip-skip 3", "at most 2"),
+        ("--model sdxl --clip-skip 2", "at most 1"),
+    ] {
+        refused(&desk, line, told);
+    }
+}
+
 #[test]
 fn what_is_wrong_gets_one_sentence() {
     let desk = desk();
@@ -161,6 +236,19 @@ fn what_is_wrong_gets_one_sentence() {
         (
             "--model sd15 --lora in.png",
             "in.png is not a file of weights",
+        ),
+        (
+            "--model sd15 --config sd15",
+            "--config is for a single file",
+        ),
+        ("--model in.png", "in.png is not a file of weights"),
+        (
+            "--model sd15/unet/diffusion_pytorch_model.safetensors",
+            "holds no UNet",
+        ),
+        (
+            "--model sd15 --lora sdxl/lora/original.safetensors",
+            "original.safetensors",
         ),
         (
             "--model sdxl --lora sd15/lora/peft.safetensors",

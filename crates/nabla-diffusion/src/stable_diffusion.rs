@@ -1,8 +1,8 @@
-//! Stable Diffusion and its relatives, from the folders that people have on disk.
+//! Stable Diffusion and its relatives, from the folders and files that people have on disk.
 //!
 //! A text becomes a sequence of vectors (CLIP), a UNet predicts the noise of a latent picture that
 //! attends to it, a sampler of this crate takes the noise away, and an autoencoder turns the latent into
-//! pixels. Everything is built from the configuration files of the folder, in `f32`, `f16` or `bf16`, on
+//! pixels. Everything is built from the configuration files of the folder, or of the sizes published for a single file, in `f32`, `f16` or `bf16`, on
 //! any of Burn's devices.
 //!
 //! Sources: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
@@ -17,10 +17,13 @@ pub mod controllable_feature_wrapping;
 pub mod latent_diffusion_names;
 pub mod lora;
 pub mod model_folder;
+pub mod model_parts;
 pub mod norm_statistics;
 pub mod pipeline;
+pub mod published_models;
 pub mod resnet_block;
 pub mod scheduler_config;
+pub mod single_file;
 pub mod spatial_feature_transform;
 pub mod stable_sr;
 pub mod time_aware_encoder;

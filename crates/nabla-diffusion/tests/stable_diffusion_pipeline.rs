@@ -67,11 +67,11 @@ fn a_text_becomes_the_same_picture() {
             start: Some(reference.tensor("text2img.start")),
             ..GivenNoise::default()
         };
-        let sampling = SamplingOptions {
-            original_size: Some([96, 80]),
-            crop: [4, 8],
-            ..options(4, sampler)
-        };
+        let mut sampling = options(4, sampler);
+        if model.takes_sizes() {
+            sampling.original_size = Some([96, 80]);
+            sampling.crop = [4, 8];
+        }
         let latent = run(&model, &Start::Noise, &sampling, &given);
         check(latent.clone(), last(&reference, "text2img.latents"), name);
         let picture = model.decode(latent).unwrap() * 0.5 + 0.5;
@@ -121,6 +121,16 @@ const SAMPLERS: [(&str, SamplerKind, bool); 8] = [
     ("heun", SamplerKind::Heun, false),
     ("lms", SamplerKind::Lms, false),
 ];
+
+#[test]
+fn skipped_layers_are_those_of_diffusers() {
+    for name in ["sd15", "sd21"] {
+        let text = model(name).encode_text_skipping(PROMPT, 1).unwrap().text;
+        let expected = Reference::of(name).tensor::<3>("text.embeds_clip_skip_1");
+        let difference = distance(text, expected);
+        assert!(difference < 1e-5, "{name}: {difference}");
+    }
+}
 
 #[test]
 fn a_picture_becomes_the_same_picture() {
@@ -216,6 +226,18 @@ fn what_cannot_be_sampled_is_told() {
         ..plain.clone()
     };
     assert!(told(&Start::Noise, &wrong).contains("guidance scale is NaN"));
+    let wrong = SamplingOptions {
+        original_size: Some([96, 80]),
+        ..plain.clone()
+    };
+    assert!(told(&Start::Noise, &wrong).contains("original size is 80 x 96"));
+    let wrong = SamplingOptions {
+        crop: [0, 8],
+        ..plain.clone()
+    };
+    assert!(told(&Start::Noise, &wrong).contains("crop is 8, 0"));
+    let error = model.encode_text_skipping("x", 3).unwrap_err().to_string();
+    assert!(error.contains("is 3, but it must be at most 2"), "{error}");
     let picture = Tensor::zeros([1, 3, 40, 64], &Device::flex());
     for strength in [0.1, 1.5] {
         let start = Start::Picture {

@@ -6,6 +6,7 @@
 mod tiny_models;
 
 use burn::tensor::{Device, Tensor};
+use nabla_diffusion::stable_diffusion::latent_diffusion_names::LatentDiffusionNames;
 use nabla_diffusion::stable_diffusion::lora::{Lora, LoraTarget};
 use nabla_diffusion::stable_diffusion::unet2d_condition::{
     AddedCondition, UNet2DCondition, UNet2DConditionConfig,
@@ -114,7 +115,8 @@ fn loras_are_merged() {
         let weights = part
             .weights("diffusion_pytorch_model", &device, Precision::F32)
             .unwrap();
-        let weights = lora.merge(LoraTarget::UNet, weights).unwrap();
+        let names = LatentDiffusionNames::new(&config, 4);
+        let weights = lora.merge(LoraTarget::UNet, &names, weights);
         let unet = UNet2DCondition::from_weights(&config, &weights).unwrap();
         let t = Tensor::<1>::full([2], 500.0, &device);
         let found = unet.forward(reference.tensor("unet.sample"), t, &text, None);
@@ -136,15 +138,12 @@ fn a_lora_for_another_model_is_refused() {
     let weights = part
         .weights("diffusion_pytorch_model", &Device::flex(), Precision::F32)
         .unwrap();
-    let told = match lora.merge(LoraTarget::UNet, weights) {
-        Err(error) => error.to_string(),
-        Ok(weights) => {
-            let config = UNet2DConditionConfig::read(&part).unwrap();
-            UNet2DCondition::from_weights(&config, &weights)
-                .unwrap_err()
-                .to_string()
-        }
-    };
+    let config = UNet2DConditionConfig::read(&part).unwrap();
+    let names = LatentDiffusionNames::new(&config, 4);
+    let weights = lora.merge(LoraTarget::UNet, &names, weights);
+    let told = UNet2DCondition::from_weights(&config, &weights)
+        .unwrap_err()
+        .to_string();
     assert!(
         told.contains("kohya.safetensors") && told.contains("changes"),
         "{told}"

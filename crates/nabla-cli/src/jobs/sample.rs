@@ -1,4 +1,4 @@
-//! `nabla sample`: pictures from a text, by a Stable Diffusion model in a folder.
+//! `nabla sample`: pictures from a text, by a Stable Diffusion model in a folder or a single file.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nabla::claims::ProgressSink;
 use nabla::data::{
     BitDepth, FileFormat, Picture, Raster, WriteOptions, check_writable, write_bytes_atomically,
 };
+use nabla::diffusion::denoiser::Prediction;
 use nabla::diffusion::sampler::SamplerKind;
 use nabla::diffusion::stable_diffusion::autoencoder_kl::Tiling;
 use nabla::diffusion::stable_diffusion::lora::Lora;
@@ -18,6 +19,7 @@ use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
 use nabla::diffusion::stable_diffusion::pipeline::{
     LoadOptions, SamplingOptions, StableDiffusion, StableDiffusionError, Start, latent_file,
 };
+use nabla::diffusion::stable_diffusion::single_file::SingleFile;
 use nabla::panorama::pixels::{to_rasters, to_tensor};
 use nabla::panorama::{Interpolation, resize_planar};
 use serde::Serialize;
@@ -31,9 +33,17 @@ use crate::progress::{Progress, duration};
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// A model in the diffusers layout: a folder with model_index.json, unet, vae, text_encoder …
-    #[arg(long, value_name = "DIR")]
+    /// A model: a folder in the diffusers layout (model_index.json, unet, vae, text_encoder …), or a
+    /// single .safetensors or .ckpt file of Stable Diffusion 1.x, 2.x or XL
+    #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
+    /// For a single file that is not of the published sizes: a folder in the diffusers layout, of which
+    /// all but the weights is taken
+    #[arg(long, value_name = "DIR")]
+    config: Option<PathBuf>,
+    /// What the UNet predicts [default: what the folder says, or what the file looks like]
+    #[arg(long, value_enum)]
+    prediction: Option<PredictionChoice>,
     /// What the picture shows
     #[arg(long, value_name = "TEXT")]
     prompt: String,
@@ -59,6 +69,17 @@ pub struct Arguments {
     /// Spaces the noise levels as Karras et al. do
     #[arg(long)]
     karras: bool,
+    /// Leaves out the last N layers of the text encoder, for the prompt alone; 1 is what other programs
+    /// call clip skip 2. SDXL leaves out one more, as always
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    clip_skip: usize,
+    /// The size that SDXL is told the picture had originally, as 512 or 768x512; small ones make it
+    /// blurred [default: --size]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    original_size: Option<[usize; 2]>,
+    /// How far from its left and its top SDXL is told the picture was cropped, in pixels [default: 0,0]
+    #[arg(long, value_name = "X,Y", value_parser = crop)]
+    crop: Option<[usize; 2]>,
     /// How strongly the text guides; 1 is not at all
     #[arg(
         long,
@@ -120,6 +141,24 @@ impl Arguments {
     }
 }
 
+/// What a UNet may predict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PredictionChoice {
+    /// The noise
+    Epsilon,
+    /// The velocity
+    V,
+}
+
+impl From<PredictionChoice> for Prediction {
+    fn from(choice: PredictionChoice) -> Self {
+        match choice {
+            PredictionChoice::Epsilon => Self::Epsilon,
+            PredictionChoice::V => Self::Velocity,
+        }
+    }
+}
+
 impl From<StableDiffusionError> for Failure {
     fn from(error: StableDiffusionError) -> Self {
         match error {
@@ -145,6 +184,17 @@ fn size(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
+/// `X,Y`, to top and left.
+fn crop(text: &str) -> Result<[usize; 2], String> {
+    let wrong = || "it must be two numbers of pixels, as 0,128".to_owned();
+    let side = |text: &str| match text.parse::<usize>() {
+        Ok(side) if side <= 16_384 => Ok(side),
+        _ => Err(wrong()),
+    };
+    let (left, top) = text.split_once(',').ok_or_else(wrong)?;
+    Ok([side(top)?, side(left)?])
+}
+
 /// `FILE` or `FILE:STRENGTH`.
 fn lora(text: &str) -> Result<Lora, Failure> {
     let (file, strength) = match text.rsplit_once(':') {
@@ -157,6 +207,29 @@ fn lora(text: &str) -> Result<Lora, Failure> {
         _ => (text, 1.0),
     };
     Lora::read(Path::new(file), strength).map_err(Failure::input)
+}
+
+/// Where the model is.
+enum Source {
+    Folder(ModelFolder),
+    File(SingleFile),
+}
+
+impl Source {
+    fn open(model: &Path, config: Option<&Path>) -> Result<Self, Failure> {
+        match (model.is_file(), config) {
+            (true, config) => SingleFile::open(model, config)
+                .map(Self::File)
+                .map_err(Failure::input),
+            (false, None) => ModelFolder::open(model)
+                .map(Self::Folder)
+                .map_err(Failure::input),
+            (false, Some(_)) => Err(Failure::input(format!(
+                "--config is for a single file, but there is no file {}",
+                model.display()
+            ))),
+        }
+    }
 }
 
 /// What came out.
@@ -204,17 +277,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let picture = arguments.image.as_deref().map(Picture::read).transpose()?;
     let mask = arguments.mask.as_deref().map(Picture::read).transpose()?;
-    let folder = ModelFolder::open(&arguments.model).map_err(Failure::input)?;
     let loras = arguments.lora.iter().map(|text| lora(text));
     let options = LoadOptions {
         precision: arguments.precision.into(),
         loras: loras.collect::<Result<_, _>>()?,
+        prediction: arguments.prediction.map(Prediction::from),
     };
+    let source = Source::open(&arguments.model, arguments.config.as_deref())?;
     let device = arguments.device.open()?;
     let progress = Progress::new();
     progress.begin("loading", 1);
     let begun = Instant::now();
-    let mut model = StableDiffusion::load(&folder, &device, &options)?;
+    let mut model = match &source {
+        Source::Folder(folder) => StableDiffusion::load(folder, &device, &options)?,
+        Source::File(file) => StableDiffusion::load_file(file, &device, &options)?,
+    };
     if let Some(tile) = arguments.tile {
         let size = (tile / model.factor()).max(1);
         model = model.with_tiling(Tiling::Seamless { size })?;
@@ -265,9 +342,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         guidance_rescale: arguments.guidance_rescale,
         sampler: Some(sampler),
         karras: arguments.karras.then_some(true),
+        original_size: arguments.original_size,
+        crop: arguments.crop.unwrap_or_default(),
         ..SamplingOptions::new(size)
     };
-    let positive = model.encode_text(&arguments.prompt)?;
+    let positive = model.encode_text_skipping(&arguments.prompt, arguments.clip_skip)?;
     let negative = match &arguments.negative {
         Some(text) => model.encode_text(text)?,
         None => model.encode_nothing()?,
@@ -378,6 +457,10 @@ fn parameters(arguments: &Arguments, sampler: SamplerKind, sampling: &SamplingOp
         sampling.seed,
         model.file_name().unwrap_or_default().to_string_lossy(),
     );
+    if arguments.clip_skip > 0 {
+        // They count from the last layer on, which is 1.
+        let _ = write!(text, ", Clip skip: {}", arguments.clip_skip + 1);
+    }
     if sampling.guidance_rescale != 0.0 {
         let _ = write!(text, ", CFG rescale: {}", sampling.guidance_rescale);
     }
@@ -402,6 +485,14 @@ mod tests {
         assert_eq!(size("768x512"), Ok([512, 768]));
         for wrong in ["", "0", "512x", "x512", "3x4x5", "99999", "-8"] {
             assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn crops_are_left_and_top() {
+        assert_eq!(crop("8,16"), Ok([16, 8]));
+        for wrong in ["", "8", "8,", "8,-1", "1,2,3", "8x16"] {
+            assert!(crop(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -181,6 +181,14 @@ impl AutoencoderKlConfig {
         Ok(())
     }
 
+    /// In what precision it computes where `asked` is wanted.
+    pub fn precision(&self, asked: Precision) -> Precision {
+        match asked {
+            Precision::F16 if self.force_upcast => Precision::F32,
+            other => other,
+        }
+    }
+
     /// How many pixels a position of the latent has across: 8 of Stable Diffusion.
     pub fn factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
@@ -343,10 +351,7 @@ impl AutoencoderKl {
         device: &Device,
         precision: Precision,
     ) -> Result<Weights, ModelFolderError> {
-        let precision = match precision {
-            Precision::F16 if config.force_upcast => Precision::F32,
-            other => other,
-        };
+        let precision = config.precision(precision);
         let weights = part.weights("diffusion_pytorch_model", device, precision)?;
         let first_names = |name: &str| {
             let names = [

@@ -7,15 +7,20 @@
 //! middle is cut to fit, and the rest is filled, so that every text has the length the encoder was
 //! trained with, 77.
 //!
+//! A folder has its own vocabulary. That of CLIP itself, with which every published Stable Diffusion was
+//! trained, is part of this crate, for checkpoints of a single file: [`ClipTokenizer::published`].
+//!
 //! The merging is that of the `tokenizers` library; what it is set up with is here. Ids are those of
 //! `CLIPTokenizer` in `transformers`.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, BpeBuilder, Vocab};
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::utils::{Lowercase, Sequence as Normalizers};
 use tokenizers::normalizers::{NFC, NormalizerWrapper, Replace};
@@ -32,6 +37,21 @@ const WORDS: &str = concat!(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d",
     r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 );
+
+/// CLIP's merges, a line each, gzipped; see `assets/README.md`.
+const PUBLISHED: &[u8] = include_bytes!("../../../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
+
+/// What errors call it.
+const PUBLISHED_NAME: &str = "bpe_simple_vocab_16e6.txt.gz";
+
+/// The mark that begins a text.
+const START: &str = "<|startoftext|>";
+
+/// The mark that ends it.
+const END: &str = "<|endoftext|>";
+
+/// How many of the merges CLIP was trained with; its file has more.
+const PUBLISHED_MERGES: usize = 49_152 - 256 - 2;
 
 /// The longest text where no file says it.
 const LENGTH: usize = 77;
@@ -57,6 +77,15 @@ pub struct ClipTokens {
     pub cut: usize,
 }
 
+/// What fills a short text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClipFilling {
+    /// The mark that ends a text, as in Stable Diffusion 1.x.
+    End,
+    /// The id 0, an exclamation mark, as in OpenCLIP and so in Stable Diffusion 2.x.
+    Zero,
+}
+
 /// A tokenizer; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {
@@ -77,13 +106,15 @@ impl ClipTokenizer {
         let special = SpecialTokens::read(part.folder())?;
         let [vocabulary, merges, whole] =
             ["vocab.json", "merges.txt", "tokenizer.json"].map(|name| part.folder().join(name));
-        let (path, mut tokenizer) = if vocabulary.is_file() {
+        let (path, tokenizer) = if vocabulary.is_file() {
             let merges = match merges.is_file() {
                 true => merges,
                 false => part.file("merges.txt")?,
             };
+            let text = |path: &Path| path.to_string_lossy().into_owned();
+            let model = BPE::from_file(&text(&vocabulary), &text(&merges));
             let unknown = &special.unknown.content;
-            let tokenizer = byte_pairs(&vocabulary, &merges, unknown)?;
+            let tokenizer = byte_pairs(&vocabulary, model, unknown)?;
             (vocabulary, tokenizer)
         } else if whole.is_file() {
             let tokenizer = Tokenizer::from_file(&whole).map_err(|e| damaged(&whole, e))?;
@@ -94,6 +125,59 @@ impl ClipTokenizer {
                 file: "vocab.json and merges.txt, nor tokenizer.json".to_owned(),
             });
         };
+        Self::with_special_tokens(tokenizer, &special, path)
+    }
+
+    /// The tokenizer of CLIP itself, with its vocabulary of 49408 pieces.
+    ///
+    /// ```
+    /// use nabla_diffusion::stable_diffusion::clip_tokenizer::{ClipFilling, ClipTokenizer};
+    ///
+    /// let tokenizer = ClipTokenizer::published(ClipFilling::Zero)?;
+    /// let tokens = tokenizer.encode("a cat")?;
+    /// assert_eq!(tokens.ids[..6], [49406, 320, 2368, 49407, 0, 0]);
+    /// assert_eq!(tokens.ids.len(), 77);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// None, unless the program itself is damaged.
+    pub fn published(filling: ClipFilling) -> Result<Self, ModelFolderError> {
+        let path = PathBuf::from(PUBLISHED_NAME);
+        let mut text = String::new();
+        GzDecoder::new(PUBLISHED)
+            .read_to_string(&mut text)
+            .map_err(|e| damaged(&path, e.into()))?;
+        let merges: Vec<(String, String)> = text
+            .lines()
+            .skip(1)
+            .take(PUBLISHED_MERGES)
+            .filter_map(|line| line.split_once(' '))
+            .map(|(left, right)| (left.to_owned(), right.to_owned()))
+            .collect();
+        let letters = byte_letters();
+        let pieces = letters
+            .iter()
+            .map(char::to_string)
+            .chain(letters.iter().map(|letter| format!("{letter}</w>")))
+            .chain(merges.iter().map(|(left, right)| format!("{left}{right}")))
+            .chain([START, END].map(str::to_owned));
+        let vocabulary: Vocab = pieces.zip(0u32..).collect();
+        let mut special = SpecialTokens::published();
+        if filling == ClipFilling::Zero {
+            special.pad = Token::plain("!");
+        }
+        let model = BPE::builder().vocab_and_merges(vocabulary, merges);
+        let tokenizer = byte_pairs(&path, model, &special.unknown.content)?;
+        Self::with_special_tokens(tokenizer, &special, path)
+    }
+
+    /// - `path`: where it is from, for errors
+    fn with_special_tokens(
+        mut tokenizer: Tokenizer,
+        special: &SpecialTokens,
+        path: PathBuf,
+    ) -> Result<Self, ModelFolderError> {
         // A text is cut and filled here.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
@@ -181,13 +265,15 @@ impl ClipTokenizer {
 }
 
 /// Byte pair encoding as CLIP was trained with it.
+///
+/// - `vocabulary`: where the pieces are from, for errors
+/// - `unknown`: the piece for what is not in the vocabulary
 fn byte_pairs(
     vocabulary: &Path,
-    merges: &Path,
+    model: BpeBuilder,
     unknown: &str,
 ) -> Result<Tokenizer, ModelFolderError> {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let model = BPE::from_file(&text(vocabulary), &text(merges))
+    let model = model
         .continuing_subword_prefix(String::new())
         .end_of_word_suffix("</w>".to_owned())
         .unk_token(unknown.to_owned())
@@ -211,6 +297,17 @@ fn byte_pairs(
             PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
         ])));
     Ok(tokenizer)
+}
+
+/// The letter that stands for each byte, in the order of CLIP's ids: bytes that can be printed stand for
+/// themselves and come first, the others are the letters from U+0100 on.
+fn byte_letters() -> Vec<char> {
+    let printed = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let (first, rest): (Vec<u8>, Vec<u8>) = (0..=255).partition(printed);
+    let rest = (0x100u32..)
+        .zip(rest)
+        .filter_map(|(letter, _)| char::from_u32(letter));
+    first.into_iter().map(char::from).chain(rest).collect()
 }
 
 fn damaged(path: &Path, e: tokenizers::Error) -> ModelFolderError {
@@ -323,13 +420,30 @@ impl SpecialTokens {
             },
         };
         Ok(Self {
-            begin: token("bos_token", "<|startoftext|>")?,
-            end: token("eos_token", "<|endoftext|>")?,
-            unknown: token("unk_token", "<|endoftext|>")?,
-            pad: token("pad_token", "<|endoftext|>")?,
+            begin: token("bos_token", START)?,
+            end: token("eos_token", END)?,
+            unknown: token("unk_token", END)?,
+            pad: token("pad_token", END)?,
             others,
             length,
         })
+    }
+
+    /// CLIP's own.
+    fn published() -> Self {
+        let [begin, end] = [START, END].map(|content| Token {
+            // As in the published files: they are found in a text in whatever case.
+            normalized: true,
+            ..Token::plain(content)
+        });
+        Self {
+            begin,
+            unknown: end.clone(),
+            end,
+            pad: Token::plain(END),
+            others: BTreeMap::new(),
+            length: LENGTH,
+        }
     }
 
     /// All of them, each once, with their ids where those are given. Of two that are the same text the

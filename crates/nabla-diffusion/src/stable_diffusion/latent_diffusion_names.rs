@@ -9,10 +9,12 @@
 //! | `vae.decoder.up_blocks.0.resnets.0.conv1` | `first_stage_model.decoder.up.3.block.0.conv1`          |
 //! | `text_encoder.text_model.….q_proj`        | `cond_stage_model.transformer.text_model.….q_proj` (1.x) |
 //! |                                           | the first third of `cond_stage_model.model.….attn.in_proj_weight` (2.x) |
+//! |                                           | `conditioner.embedders.0.transformer.text_model.….q_proj` (XL) |
+//! | `text_encoder_2.text_model.….q_proj`      | the first third of `conditioner.embedders.1.model.….attn.in_proj_weight` (XL) |
 //!
 //! Their UNet counts its blocks through from the input on, the samplers between the levels included;
 //! their autoencoder counts levels from the finest, on the way up too; OpenCLIP keeps the three
-//! projections of an attention as one matrix.
+//! projections of an attention as one matrix, and the projection of the pooled text transposed.
 //!
 //! ```no_run
 //! use burn::tensor::Device;
@@ -56,6 +58,8 @@ enum TextEncoderNames {
     Transformers,
     /// OpenCLIP's, as in Stable Diffusion 2.x.
     OpenClip,
+    /// One of each, as in Stable Diffusion XL.
+    Both,
 }
 
 impl LatentDiffusionNames {
@@ -81,16 +85,23 @@ impl LatentDiffusionNames {
         }
     }
 
-    /// What the checkpoint calls `name`, which begins with `unet.`, `vae.` or `text_encoder.`; any other
-    /// name stays as it is.
+    /// The same, with the two text encoders of Stable Diffusion XL.
+    pub fn with_both_text_encoders(self) -> Self {
+        Self {
+            text: TextEncoderNames::Both,
+            ..self
+        }
+    }
+
+    /// What the checkpoint calls `name`, which begins with `unet.`, `vae.`, `text_encoder.` or
+    /// `text_encoder_2.`; any other name stays as it is.
     pub fn find(&self, name: &str) -> Stored {
         let found = match name.split_once('.') {
-            Some(("unet", rest)) => self
-                .unet(rest)
-                .map(|there| Stored::from(format!("model.diffusion_model.{there}"))),
-            Some(("vae", rest)) => {
-                Some(Stored::from(self.autoencoder(rest)).below("first_stage_model."))
-            }
+            Some(("unet", rest)) => self.unet(rest).map(|there| {
+                let there = format!("{UNET}{there}");
+                Stored::from(there)
+            }),
+            Some(("vae", rest)) => Some(Stored::from(self.autoencoder(rest)).below(AUTOENCODER)),
             Some(("text_encoder", rest)) => match self.text {
                 TextEncoderNames::Transformers => {
                     Some(Stored::from(format!("cond_stage_model.transformer.{rest}")))
@@ -98,10 +109,21 @@ impl LatentDiffusionNames {
                 TextEncoderNames::OpenClip => {
                     open_clip(rest).map(|there| there.below("cond_stage_model.model."))
                 }
+                TextEncoderNames::Both => Some(Stored::from(format!(
+                    "conditioner.embedders.0.transformer.{rest}"
+                ))),
             },
+            Some(("text_encoder_2", rest)) => {
+                open_clip(rest).map(|there| there.below("conditioner.embedders.1.model."))
+            }
             _ => None,
         };
         found.unwrap_or_else(|| Stored::from(name.to_owned()))
+    }
+
+    /// Of the UNet `name`, without what begins the names of all of its tensors.
+    pub fn find_in_unet(&self, name: &str) -> Stored {
+        Stored::from(self.unet(name).unwrap_or_else(|| name.to_owned()))
     }
 
     /// Of the UNet, below its prefix.
@@ -110,6 +132,8 @@ impl LatentDiffusionNames {
             ("conv_in.", "input_blocks.0.0."),
             ("time_embedding.linear_1.", "time_embed.0."),
             ("time_embedding.linear_2.", "time_embed.2."),
+            ("add_embedding.linear_1.", "label_emb.0.0."),
+            ("add_embedding.linear_2.", "label_emb.0.2."),
             ("conv_norm_out.", "out.0."),
             ("conv_out.", "out.2."),
         ] {
@@ -205,33 +229,68 @@ impl LatentDiffusionNames {
             "alphas_cumprod_prev",
             "betas",
             "cond_ids",
-            "cond_stage_model.model.attn_mask",
-            "cond_stage_model.model.logit_scale",
-            "cond_stage_model.model.text_projection",
-            "cond_stage_model.transformer.text_model.embeddings.position_ids",
+            "denoiser.sigmas",
+            "global_step",
             "log_one_minus_alphas_cumprod",
             "logvar",
             "lvlb_weights",
+            "model_ema",
             "scale_factor",
             "sqrt_alphas_cumprod",
             "sqrt_one_minus_alphas_cumprod",
             "sqrt_recip_alphas_cumprod",
             "sqrt_recipm1_alphas_cumprod",
-            "model_ema",
+            // These say what the UNet predicts.
+            "v_pred",
+            "ztsnr",
         ];
-        const BELOW: [&str; 5] = [
+        const BELOW: [&str; 7] = [
             "model_ema.",
             "posterior_",
             "loss.",
             "first_stage_model.loss.",
+            "first_stage_model.model_ema.",
+            "embedding_manager.",
             "usm_sharpener.",
         ];
-        let last_layer = name
-            .strip_prefix("cond_stage_model.model.transformer.resblocks.")
-            .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok())
-            .is_some_and(|layer| layer == text_layers);
-        TABLES.contains(&name) || BELOW.iter().any(|below| name.starts_with(below)) || last_layer
+        TABLES.contains(&name)
+            || BELOW.iter().any(|below| name.starts_with(below))
+            || is_spare_of_text_encoder(name, text_layers)
     }
+}
+
+/// With what the names of the UNet's tensors begin.
+pub(super) const UNET: &str = "model.diffusion_model.";
+
+/// With what the names of the autoencoder's tensors begin.
+pub(super) const AUTOENCODER: &str = "first_stage_model.";
+
+/// As [`LatentDiffusionNames::is_spare`].
+fn is_spare_of_text_encoder(name: &str, layers: usize) -> bool {
+    for prefix in ["cond_stage_model.", "conditioner.embedders.0."] {
+        let Some(rest) = name.strip_prefix(prefix) else {
+            continue;
+        };
+        // A single text encoder of 2.x; the pooled text is not used.
+        let last_layer = rest
+            .strip_prefix("model.transformer.resblocks.")
+            .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok())
+            .is_some_and(|layer| layer == layers);
+        let unused = [
+            "logit_scale",
+            "model.attn_mask",
+            "model.logit_scale",
+            "model.text_projection",
+            "model.text_projection.weight",
+            "text_projection",
+            "transformer.embeddings.position_ids",
+            "transformer.text_model.embeddings.position_ids",
+            "transformer.text_projection.weight",
+        ];
+        return last_layer || unused.contains(&rest);
+    }
+    let rest = name.strip_prefix("conditioner.embedders.1.model.");
+    rest.is_some_and(|rest| ["attn_mask", "logit_scale"].contains(&rest))
 }
 
 /// `resnets.3.conv1.weight` as `("resnets", 3, "conv1.weight")`.
@@ -281,7 +340,10 @@ fn first_renamed(name: &str, names: &[(&str, &str)]) -> String {
 }
 
 /// Of OpenCLIP's text encoder.
-fn open_clip(name: &str) -> Option<Stored> {
+pub(super) fn open_clip(name: &str) -> Option<Stored> {
+    if name == "text_projection.weight" {
+        return Some(Stored::transposed("text_projection"));
+    }
     let name = name.strip_prefix("text_model.")?;
     for (ours, theirs) in [
         (

@@ -12,17 +12,19 @@
 //! older `….to_q.lora.down.weight`, `….processor.to_q_lora.down.weight`,
 //! `….lora_linear_layer.down.weight`), and those of Kohya's scripts
 //! (`lora_unet_…_to_q.lora_down.weight`, `lora_te_…`, `lora_te1_…`, `lora_te2_…`), which have an
-//! underscore for every dot. Other kinds of changes (DoRA, LoHa, LoKr) are refused.
+//! underscore for every dot. The latter may name the UNet's layers as `diffusers` does or as the original
+//! code does (`lora_unet_input_blocks_4_1_…`), which is usual for SDXL. Other kinds of changes (DoRA, LoHa, LoKr) are refused.
 //!
 //! Source: Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, 2021, arXiv 2106.09685;
 //! for convolutions, Kohya's `sd-scripts` and LyCORIS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::weights::{Precision, WeightChange, Weights, WeightsError};
+use super::latent_diffusion_names::LatentDiffusionNames;
+use super::weights::{Precision, WeightChanges, Weights, WeightsError};
 
 /// Why a LoRA cannot be read or merged.
 #[derive(Debug, thiserror::Error)]
@@ -52,14 +54,6 @@ pub enum LoraError {
         module: String,
         /// What is missing.
         missing: &'static str,
-    },
-    /// For something that the model does not have.
-    #[error("{} changes {module}, which the model does not have: it is for another model", path.display())]
-    Module {
-        /// The file.
-        path: PathBuf,
-        /// What would be changed.
-        module: String,
     },
     /// A strength that is no number.
     #[error("the strength of the LoRA {} is {strength}, but it must be finite", path.display())]
@@ -179,50 +173,41 @@ impl Lora {
         })
     }
 
+    /// The file that it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether it changes this network.
     pub fn changes(&self, target: LoraTarget) -> bool {
         self.updates.keys().any(|(t, _)| *t == target)
     }
 
-    /// Adds the changes of a network to its weights.
+    /// Adds the changes of a network to its weights. One that does not fit a layer is told when the layer is
+    /// taken; one for a layer that the network does not have, by [`Weights::finish`].
     ///
-    /// # Errors
-    /// If one is for a layer that is not there. A change of another shape is told when the layer is taken.
-    pub fn merge(&self, target: LoraTarget, mut weights: Weights) -> Result<Weights, LoraError> {
-        // Kohya's names have lost the difference between a dot and an underscore.
-        let layers: BTreeMap<String, String> = weights
-            .names_below("")
-            .filter_map(|name| name.strip_suffix(".weight"))
-            .flat_map(|layer| {
-                // Some files of text encoders leave the outermost name out.
-                let inner = layer.strip_prefix("text_model.").unwrap_or(layer);
-                [
-                    layer.to_owned(),
-                    inner.to_owned(),
-                    format!("text_model.{inner}"),
-                ]
-                .map(|name| (name.replace('.', "_"), layer.to_owned()))
-            })
-            .collect();
-        for ((t, module), update) in &self.updates {
-            if *t != target {
-                continue;
-            }
-            let Some(layer) = layers.get(&module.replace('.', "_")) else {
-                return Err(LoraError::Module {
-                    path: self.path.clone(),
-                    module: module.clone(),
-                });
-            };
-            let change = LoraChange {
-                file: self.path.display().to_string(),
-                update: update.clone(),
-                strength: self.strength,
-            };
-            weights = weights.with_change(format!("{layer}.weight"), change);
-        }
-        Ok(weights)
+    /// - `names`: what the original code calls the UNet's layers
+    pub fn merge(
+        &self,
+        target: LoraTarget,
+        names: &LatentDiffusionNames,
+        weights: Weights,
+    ) -> Weights {
+        let updates = self.updates.iter().filter(|((t, _), _)| *t == target);
+        weights.with_changes(LoraChanges {
+            file: self.path.display().to_string(),
+            strength: self.strength,
+            updates: updates
+                .map(|((_, module), update)| (joined(module), (module.clone(), update.clone())))
+                .collect(),
+            names: (target == LoraTarget::UNet).then(|| names.clone()),
+        })
     }
+}
+
+/// A layer's name in Kohya's form, which has lost the difference between a dot and an underscore.
+fn joined(layer: &str) -> String {
+    layer.replace('.', "_")
 }
 
 /// The layer that a tensor is of, and its part in the change.
@@ -283,21 +268,60 @@ fn target(module: &str) -> Option<(LoraTarget, String)> {
     })
 }
 
+/// The changes of one network.
 #[derive(Debug)]
-struct LoraChange {
+struct LoraChanges {
     file: String,
-    update: Update,
     strength: f64,
+    /// By the layers' names in Kohya's form: the name in the file, and the change.
+    updates: BTreeMap<String, (String, Update)>,
+    /// Of the UNet.
+    names: Option<LatentDiffusionNames>,
 }
 
-impl WeightChange for LoraChange {
+impl LoraChanges {
+    /// What files may call the layer of a tensor, in Kohya's form.
+    fn aliases(&self, tensor: &str) -> Vec<String> {
+        let Some(layer) = tensor.strip_suffix(".weight") else {
+            return Vec::new();
+        };
+        let mut aliases = vec![joined(layer)];
+        match &self.names {
+            Some(names) => {
+                let original = names.find_in_unet(tensor);
+                let layer = original.name().strip_suffix(".weight");
+                aliases.extend(layer.map(joined));
+            }
+            // Some files of text encoders leave the outermost name out.
+            None => aliases.extend(layer.strip_prefix("text_model.").map(joined)),
+        }
+        aliases
+    }
+}
+
+impl WeightChanges for LoraChanges {
     fn name(&self) -> String {
         format!("the LoRA {}", self.file)
     }
 
-    fn delta(&self, shape: &[usize]) -> Result<Vec<f32>, String> {
-        let (Some((down, down_shape)), Some((up, up_shape))) = (&self.update.down, &self.update.up)
-        else {
+    fn delta(&self, tensor: &str, shape: &[usize]) -> Option<Result<Vec<f32>, String>> {
+        let aliases = self.aliases(tensor);
+        let (_, update) = aliases.iter().find_map(|alias| self.updates.get(alias))?;
+        Some(update.delta(self.strength, shape))
+    }
+
+    fn left(&self, taken: &BTreeSet<String>) -> Option<String> {
+        let known: BTreeSet<String> = taken.iter().flat_map(|t| self.aliases(t)).collect();
+        let mut updates = self.updates.iter();
+        let (_, (module, _)) = updates.find(|(layer, _)| !known.contains(*layer))?;
+        Some(module.clone())
+    }
+}
+
+impl Update {
+    /// `s (α/r) B A` for a tensor of `shape`.
+    fn delta(&self, strength: f64, shape: &[usize]) -> Result<Vec<f32>, String> {
+        let (Some((down, down_shape)), Some((up, up_shape))) = (&self.down, &self.up) else {
             return Err("of which a half is missing".to_owned());
         };
         let wrong = || {
@@ -314,7 +338,7 @@ impl WeightChange for LoraChange {
         }
         let columns = down.len() / rank;
         let (b, a) = (matrix(up, [output, rank]), matrix(down, [rank, columns]));
-        let product = match &self.update.middle {
+        let product = match &self.middle {
             None => b.matmul(a), // [output, columns]
             Some((middle, _)) => {
                 // B M A with a kernel in M: [output, r] x [r, r', k] x [r', columns]
@@ -337,8 +361,8 @@ impl WeightChange for LoraChange {
         {
             return Err(wrong());
         }
-        let alpha = self.update.alpha.unwrap_or(rank as f64);
-        let delta = (product * (self.strength * alpha / rank as f64)).into_data();
+        let alpha = self.alpha.unwrap_or(rank as f64);
+        let delta = (product * (strength * alpha / rank as f64)).into_data();
         delta
             .try_to_vec()
             .map_err(|e| format!("which failed: {e:?}"))
@@ -354,21 +378,17 @@ mod tests {
         // r = 2, kernel 1 x 2: Δ[o, i, k] = Σ B[o, r] M[r, s, k] A[s, i]
         let (b, a) = (vec![1.0, 2.0], vec![3.0, 5.0]); // [1, 2] and [2, 1]
         let middle = vec![1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 3.0]; // [2, 2, 1, 2]
-        let change = LoraChange {
-            file: "test".to_owned(),
-            update: Update {
-                down: Some((a, vec![2, 1, 1, 1])),
-                up: Some((b, vec![1, 2, 1, 1])),
-                middle: Some((middle, vec![2, 2, 1, 2])),
-                alpha: Some(1.0),
-            },
-            strength: 2.0,
+        let update = Update {
+            down: Some((a, vec![2, 1, 1, 1])),
+            up: Some((b, vec![1, 2, 1, 1])),
+            middle: Some((middle, vec![2, 2, 1, 2])),
+            alpha: Some(1.0),
         };
         // k = 0: [1 0; 2 0] A = [3, 6] -> 3 + 12; k = 1: [0 1; 0 3] A = [5, 15] -> 5 + 30
-        assert_eq!(change.delta(&[1, 1, 1, 2]).unwrap(), [15.0, 35.0]);
+        assert_eq!(update.delta(2.0, &[1, 1, 1, 2]).unwrap(), [15.0, 35.0]);
         assert!(
-            change
-                .delta(&[1, 1, 1, 3])
+            update
+                .delta(2.0, &[1, 1, 1, 3])
                 .unwrap_err()
                 .contains("[1, 1, 1, 3]")
         );

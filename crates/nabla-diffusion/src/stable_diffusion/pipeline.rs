@@ -1,4 +1,4 @@
-//! Text to picture: Stable Diffusion 1.x, 2.x and XL, whole.
+//! Text to picture: Stable Diffusion 1.x, 2.x and XL, whole, from a folder or from a single file.
 //!
 //! ```text
 //! c = text encoder(prompt),   c₀ = text encoder(negative prompt)
@@ -24,18 +24,21 @@
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde_json::Value;
 
 use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, Tiling};
-use super::clip_text::{ClipTextConfig, ClipTextEncoder, ClipTextError};
+use super::clip_text::{ClipTextEncoder, ClipTextError};
 use super::clip_tokenizer::{ClipTokenizer, ClipTokenizerError};
+use super::latent_diffusion_names::LatentDiffusionNames;
 use super::lora::{Lora, LoraError, LoraTarget};
 use super::model_folder::{ModelFolder, ModelFolderError};
+use super::model_parts::{ModelConfig, ModelWeights};
 use super::scheduler_config::{SchedulerConfig, SchedulerError};
+use super::single_file::{SingleFile, SingleFileError};
 use super::unet2d_condition::{AddedCondition, UNet2DCondition, UNet2DConditionConfig, nearest};
 use super::weights::{Precision, Weights, WeightsError};
 use crate::denoiser::{Denoised, Denoiser, Prediction, SamplerError};
@@ -49,6 +52,9 @@ pub enum StableDiffusionError {
     /// The folder.
     #[error(transparent)]
     Folder(#[from] ModelFolderError),
+    /// The checkpoint.
+    #[error(transparent)]
+    File(#[from] SingleFileError),
     /// A LoRA.
     #[error(transparent)]
     Lora(#[from] LoraError),
@@ -71,10 +77,10 @@ pub enum StableDiffusionError {
     #[error(transparent)]
     Autoencoder(#[from] AutoencoderError),
     /// Parts that do not fit together.
-    #[error("the parts of {folder} do not fit together: {reason}")]
+    #[error("the parts of {model} do not fit together: {reason}")]
     Parts {
-        /// The folder.
-        folder: String,
+        /// The folder or file.
+        model: String,
         /// What does not fit.
         reason: String,
     },
@@ -100,6 +106,8 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// Changes to merge.
     pub loras: Vec<Lora>,
+    /// What the UNet predicts; without it, what the configuration says.
+    pub prediction: Option<Prediction>,
 }
 
 /// A tokenizer and its text encoder.
@@ -118,6 +126,7 @@ pub struct StableDiffusion {
     latent_channels: usize,
     texts: Vec<TextPart>,
     scheduler: SchedulerConfig,
+    prediction: Prediction,
     /// Whether the absent negative prompt is zeros instead of an empty text.
     zeros_for_nothing: bool,
     device: Device,
@@ -236,95 +245,84 @@ impl StableDiffusion {
         device: &Device,
         options: &LoadOptions,
     ) -> Result<Self, StableDiffusionError> {
-        let precision = options.precision;
-        let merge = |target: LoraTarget, weights: Weights| -> Result<Weights, LoraError> {
-            let mut loras = options.loras.iter();
-            loras.try_fold(weights, |weights, lora| lora.merge(target, weights))
-        };
-        let scheduler = SchedulerConfig::load(&folder.part("scheduler", &[])?)?;
-        let mut texts = Vec::new();
-        let mut widths = Vec::new();
-        let mut pooled = None;
-        for (tokenizer, encoder, target) in [
-            ("tokenizer", "text_encoder", LoraTarget::TextEncoder),
-            ("tokenizer_2", "text_encoder_2", LoraTarget::TextEncoder2),
-        ] {
-            if !folder.has(encoder) {
-                if options.loras.iter().any(|lora| lora.changes(target)) && texts.is_empty() {
-                    return Err(parts(
-                        folder,
-                        format!("it has no {encoder}, which a LoRA changes"),
-                    ));
-                }
-                continue;
-            }
-            let classes = ["CLIPTextModel", "CLIPTextModelWithProjection"];
-            let part = folder.part(encoder, &classes)?;
-            let config = ClipTextConfig::read(&part)?;
-            let weights = ClipTextEncoder::weights(&part, device, precision)?;
-            let weights = merge(target, weights)?;
-            let encoder = ClipTextEncoder::from_weights(&config, &weights)?;
-            let classes = ["CLIPTokenizer", "CLIPTokenizerFast"];
-            let tokenizer = ClipTokenizer::load(&folder.part(tokenizer, &classes)?)?;
-            widths.push(config.hidden_size);
-            if config.projects() {
-                pooled = Some(config.projection_dim);
-            }
-            texts.push(TextPart { tokenizer, encoder });
-        }
-        let part = folder.part("unet", &["UNet2DConditionModel"])?;
-        let config = UNet2DConditionConfig::read(&part)?;
-        let width: usize = widths.iter().sum();
-        if width != config.cross_attention_dim {
-            return Err(parts(
-                folder,
-                format!(
-                    "the text encoders give {width} channels, but the UNet takes {}",
-                    config.cross_attention_dim
-                ),
-            ));
-        }
-        if config.pooled_text_channels().is_some() && config.pooled_text_channels() != pooled {
-            return Err(parts(
-                folder,
-                format!(
-                    "the pooled text has {} channels, but the UNet takes {}",
-                    pooled.unwrap_or(0),
-                    config.pooled_text_channels().unwrap_or(0)
-                ),
-            ));
-        }
-        let weights = part.weights("diffusion_pytorch_model", device, precision)?;
-        let weights = merge(LoraTarget::UNet, weights)?;
-        let unet = UNet2DCondition::from_weights(&config, &weights)?;
+        let config = ModelConfig::of_folder(folder)?;
+        let weights = ModelWeights::of_folder(folder, &config, device, options.precision)?;
+        Self::assemble(folder.path(), config, weights, device, options)
+    }
 
-        let part = folder.part("vae", &["AutoencoderKL"])?;
-        let (vae, vae_config) = AutoencoderKl::load(&part, device, precision)?;
-        let latent_channels = vae_config.latent_channels;
-        let inpainting = 2 * latent_channels + 1;
-        if config.out_channels != latent_channels
-            || ![latent_channels, inpainting].contains(&config.in_channels)
-        {
-            return Err(parts(
-                folder,
-                format!(
-                    "the latent has {latent_channels} channels, but the UNet takes {} and gives {}",
-                    config.in_channels, config.out_channels
-                ),
-            ));
+    /// Loads a checkpoint; see [`SingleFile`].
+    ///
+    /// # Errors
+    /// If the file lacks a network or holds another model, and as [`load`](Self::load).
+    pub fn load_file(
+        file: &SingleFile,
+        device: &Device,
+        options: &LoadOptions,
+    ) -> Result<Self, StableDiffusionError> {
+        let (config, weights) = file.parts(device, options.precision)?;
+        Self::assemble(file.path(), config, weights, device, options)
+    }
+
+    /// - `path`: where the parts are from, for errors
+    fn assemble(
+        path: &Path,
+        config: ModelConfig,
+        weights: ModelWeights,
+        device: &Device,
+        options: &LoadOptions,
+    ) -> Result<Self, StableDiffusionError> {
+        let wrong = |reason: String| StableDiffusionError::Parts {
+            model: path.display().to_string(),
+            reason,
+        };
+        if let Some(reason) = config.fault() {
+            return Err(wrong(reason));
         }
-        let zeros_for_nothing =
-            folder.option("force_zeros_for_empty_prompt")? == Some(Value::Bool(true));
+        for (target, name) in [
+            (LoraTarget::TextEncoder, "text_encoder"),
+            (LoraTarget::TextEncoder2, "text_encoder_2"),
+        ] {
+            let there = config.texts.iter().any(|text| text.target == target);
+            let mut loras = options.loras.iter();
+            if !there && let Some(lora) = loras.find(|lora| lora.changes(target)) {
+                return Err(wrong(format!(
+                    "it has no {name}, which the LoRA {} changes",
+                    lora.path().display()
+                )));
+            }
+        }
+        let levels = config.autoencoder.block_out_channels.len();
+        let names = LatentDiffusionNames::new(&config.unet, levels);
+        let merge = |target: LoraTarget, weights: Weights| {
+            let loras = options.loras.iter();
+            loras.fold(weights, |weights, lora| lora.merge(target, &names, weights))
+        };
+        let mut texts = Vec::with_capacity(config.texts.len());
+        for (text, weights) in config.texts.into_iter().zip(weights.texts) {
+            let weights = merge(text.target, weights);
+            texts.push(TextPart {
+                tokenizer: text.tokenizer,
+                encoder: ClipTextEncoder::from_weights(&text.encoder, &weights)?,
+            });
+        }
+        let unet = merge(LoraTarget::UNet, weights.unet);
+        let unet = UNet2DCondition::from_weights(&config.unet, &unet)?;
+        let vae = AutoencoderKl::from_weights(&config.autoencoder, &weights.autoencoder)?;
+        let prediction = match options.prediction {
+            Some(prediction) => prediction,
+            None => config.scheduler.prediction()?,
+        };
         Ok(Self {
             unet,
-            config,
+            latent_channels: config.autoencoder.latent_channels,
+            config: config.unet,
             vae,
-            latent_channels,
             texts,
-            scheduler,
-            zeros_for_nothing,
+            scheduler: config.scheduler,
+            prediction,
+            zeros_for_nothing: config.zeros_for_nothing,
             device: device.clone(),
-            precision,
+            precision: options.precision,
         })
     }
 
@@ -362,21 +360,53 @@ impl StableDiffusion {
         self.config.in_channels != self.latent_channels
     }
 
+    /// Whether the UNet is told the picture's original size and its crop, as SDXL's is.
+    pub fn takes_sizes(&self) -> bool {
+        self.config.pooled_text_channels().is_some()
+    }
+
+    /// What the UNet predicts.
+    pub fn prediction(&self) -> Prediction {
+        self.prediction
+    }
+
     /// Encodes a text; a negative one too.
     ///
     /// # Errors
     /// If the tokenizer or the encoder fails.
     pub fn encode_text(&self, text: &str) -> Result<Conditioning, StableDiffusionError> {
+        self.encode_text_skipping(text, 0)
+    }
+
+    /// Encodes a text without the last `layers` layers of each text encoder ("clip skip", as `diffusers`
+    /// counts: 1 is what other programs call 2). Of SDXL's, which give the state before their last layer
+    /// anyway, as many more are left out. The pooled text stays that of all layers.
+    ///
+    /// # Errors
+    /// If an encoder has no more layers than that, and as [`encode_text`](Self::encode_text).
+    pub fn encode_text_skipping(
+        &self,
+        text: &str,
+        layers: usize,
+    ) -> Result<Conditioning, StableDiffusionError> {
         let mut parts = Vec::new();
         let (mut pooled, mut cut) = (None, 0);
         for part in &self.texts {
             let tokens = part.tokenizer.encode(text)?;
             cut = cut.max(tokens.cut);
             let output = part.encoder.forward(&[tokens.ids])?;
-            // SDXL takes the state before the last layer.
-            let state = match self.config.pooled_text_channels() {
-                Some(_) => output.skip(1).unwrap_or(output.last),
-                None => output.last,
+            let state = match (self.takes_sizes(), layers) {
+                (true, layers) => output.skip(layers.saturating_add(1)),
+                (false, 0) => Some(output.last),
+                (false, layers) => output.skip(layers).map(|h| part.encoder.normalize(h)),
+            };
+            let Some(state) = state else {
+                let most = output.hidden.len() - 1 - usize::from(self.takes_sizes());
+                return Err(StableDiffusionError::Value {
+                    what: "number of text encoder layers to skip",
+                    value: layers.to_string(),
+                    expected: format!("at most {most}"),
+                });
             };
             parts.push(state);
             pooled = output.projected.or(pooled);
@@ -508,7 +538,7 @@ impl StableDiffusion {
         };
 
         let cancelled = Cell::new(false);
-        let guided = GuidedUNet::new(self, positive, negative, options, extra, &cancelled)?;
+        let guided = GuidedUNet::new(self, positive, negative, options, extra, &cancelled);
         let total = sampler.calls();
         let mut done = 0;
         let latent = sampler.sample_with_hook(&guided, x, &mut noise, &mut |_, denoised| {
@@ -592,6 +622,16 @@ impl StableDiffusion {
             let value = options.guidance_rescale.to_string();
             return wrong("guidance rescale", value, "in [0, 1]");
         }
+        if !self.takes_sizes() {
+            let told = "left out: only SDXL's UNet is told it";
+            if let Some([height, width]) = options.original_size {
+                return wrong("original size", format!("{width} x {height}"), told);
+            }
+            let [top, left] = options.crop;
+            if top > 0 || left > 0 {
+                return wrong("crop", format!("{left}, {top}"), told);
+            }
+        }
         let (picture, strength) = match start {
             Start::Noise => return Ok(()),
             Start::Picture { .. } if self.is_inpainting() => {
@@ -625,13 +665,6 @@ impl StableDiffusion {
             return wrong("shape of the mask", format!("{:?}", mask.dims()), &expected);
         }
         Ok(())
-    }
-}
-
-fn parts(folder: &ModelFolder, reason: String) -> StableDiffusionError {
-    StableDiffusionError::Parts {
-        folder: folder.path().display().to_string(),
-        reason,
     }
 }
 
@@ -696,7 +729,7 @@ impl<'a> GuidedUNet<'a> {
         options: &SamplingOptions,
         extra: Option<Tensor<4>>,
         cancelled: &'a Cell<bool>,
-    ) -> Result<Self, StableDiffusionError> {
+    ) -> Self {
         let dtype = model.precision.dtype();
         let texts: Vec<&Conditioning> = match options.guidance_scale == 1.0 {
             true => vec![positive],
@@ -719,9 +752,9 @@ impl<'a> GuidedUNet<'a> {
             }
             _ => None,
         };
-        Ok(Self {
+        Self {
             unet: &model.unet,
-            prediction: model.scheduler.prediction()?,
+            prediction: model.prediction,
             text: text.cast(dtype),
             added,
             extra,
@@ -729,7 +762,7 @@ impl<'a> GuidedUNet<'a> {
             rescale: options.guidance_rescale,
             dtype,
             cancelled,
-        })
+        }
     }
 }
 

@@ -122,13 +122,30 @@ impl SchedulerConfig {
             "flow_shift",
             "time_shift_type",
         ];
-        let mut config: Self = part.config(FILE, &silent, &[])?;
-        config.path = part.folder().join(FILE);
-        config.options(config.kind()?)?;
-        config.prediction()?;
-        config.training_config()?;
-        config.spacing(config.kind()?)?;
-        Ok(config)
+        let config: Self = part.config(FILE, &silent, &[])?;
+        config.checked(part.folder().join(FILE))
+    }
+
+    /// The configuration with the keys of `values`, which errors say is of `path`.
+    ///
+    /// # Errors
+    /// If a value is of the wrong kind, or not implemented.
+    pub fn from_values(path: &Path, values: serde_json::Value) -> Result<Self, ModelFolderError> {
+        let config: Self =
+            serde_json::from_value(values).map_err(|e| ModelFolderError::Config {
+                path: path.to_owned(),
+                reason: e.to_string(),
+            })?;
+        config.checked(path.to_owned())
+    }
+
+    fn checked(mut self, path: PathBuf) -> Result<Self, ModelFolderError> {
+        self.path = path;
+        self.options(self.kind()?)?;
+        self.prediction()?;
+        self.training_config()?;
+        self.spacing(self.kind()?)?;
+        Ok(self)
     }
 
     /// The file that it was read from.

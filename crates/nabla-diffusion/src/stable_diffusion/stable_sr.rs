@@ -50,9 +50,10 @@ use super::clip_text::{ClipTextConfig, ClipTextEncoder};
 use super::controllable_feature_wrapping::{FeatureWrappingConfig, WrappedAutoencoder};
 use super::latent_diffusion_names::LatentDiffusionNames;
 use super::model_folder::{ModelFolderError, Part};
+use super::published_models::PublishedModel;
 use super::spatial_feature_transform::UNetFeatureTransforms;
 use super::time_aware_encoder::{TimeAwareEncoder, TimeAwareEncoderConfig};
-use super::unet2d_condition::{PerLevel, UNet2DCondition, UNet2DConditionConfig};
+use super::unet2d_condition::{UNet2DCondition, UNet2DConditionConfig};
 use super::weights::{Precision, Weights};
 use crate::denoiser::Prediction;
 
@@ -110,51 +111,17 @@ pub enum PredictionType {
 impl Default for StableSrConfig {
     /// The published sizes: those of Stable Diffusion 2.1.
     fn default() -> Self {
-        let kinds = |kinds: [&str; 4]| kinds.map(str::to_owned).to_vec();
+        let published = PublishedModel::StableDiffusion2;
+        let mut texts = published.text_encoders();
         Self {
             unet: UNet2DConditionConfig {
-                in_channels: 4,
-                out_channels: 4,
-                sample_size: Some(64),
-                block_out_channels: vec![320, 640, 1280, 1280],
-                down_block_types: kinds([
-                    "CrossAttnDownBlock2D",
-                    "CrossAttnDownBlock2D",
-                    "CrossAttnDownBlock2D",
-                    "DownBlock2D",
-                ]),
-                up_block_types: kinds([
-                    "UpBlock2D",
-                    "CrossAttnUpBlock2D",
-                    "CrossAttnUpBlock2D",
-                    "CrossAttnUpBlock2D",
-                ]),
-                layers_per_block: 2,
-                attention_head_dim: PerLevel::Each(vec![5, 10, 20, 20]),
-                cross_attention_dim: 1024,
-                transformer_layers_per_block: PerLevel::All(1),
-                use_linear_projection: true,
                 upcast_attention: false,
-                norm_num_groups: 32,
-                norm_eps: 1e-5,
-                addition_embed_type: None,
-                addition_time_embed_dim: None,
-                projection_class_embeddings_input_dim: None,
+                ..published.unet()
             },
-            text_encoder: ClipTextConfig {
-                hidden_size: 1024,
-                intermediate_size: 4096,
-                num_hidden_layers: 23,
-                num_attention_heads: 16,
-                hidden_act: "gelu".to_owned(),
-                ..ClipTextConfig::default()
-            },
+            text_encoder: texts.pop().map(|(text, _)| text).unwrap_or_default(),
             vae: AutoencoderKlConfig {
-                down_block_types: vec!["DownEncoderBlock2D".to_owned(); 4],
-                up_block_types: vec!["UpDecoderBlock2D".to_owned(); 4],
-                block_out_channels: vec![128, 256, 512, 512],
-                layers_per_block: 2,
-                ..AutoencoderKlConfig::default()
+                sample_size: AutoencoderKlConfig::default().sample_size,
+                ..published.autoencoder()
             },
             structure_encoder: TimeAwareEncoderConfig::default(),
             feature_transform_channels: 128,

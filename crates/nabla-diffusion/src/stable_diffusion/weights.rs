@@ -179,7 +179,7 @@ impl Place {
     }
 }
 
-/// What a file calls a tensor: by a name, or as some rows of a tensor of that name.
+/// What a file calls a tensor: by a name, as some rows of a tensor of that name, or as its transpose.
 ///
 /// ```
 /// use nabla_diffusion::stable_diffusion::weights::{Rows, Stored};
@@ -192,7 +192,15 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     name: String,
-    rows: Option<Rows>,
+    form: Form,
+}
+
+/// How a tensor stands in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Whole,
+    Rows(Rows),
+    Transposed,
 }
 
 impl Stored {
@@ -200,7 +208,15 @@ impl Stored {
     pub fn rows(name: impl Into<String>, rows: Rows) -> Self {
         Self {
             name: name.into(),
-            rows: Some(rows),
+            form: Form::Rows(rows),
+        }
+    }
+
+    /// The matrix `name` with its axes exchanged.
+    pub fn transposed(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            form: Form::Transposed,
         }
     }
 
@@ -217,23 +233,58 @@ impl Stored {
         }
     }
 
-    /// The shape of this part of a tensor of `shape`; `None` if it cannot be cut so.
+    /// What a tensor of `shape` is in this form; `None` if it cannot be cut or transposed so.
     fn shape(&self, shape: &[usize]) -> Option<Vec<usize>> {
         let mut shape = shape.to_vec();
-        if let Some(Rows { of, blocks, .. }) = self.rows {
-            let rows = shape.first_mut()?;
-            if of == 0 || blocks == 0 || !rows.is_multiple_of(of * blocks) {
-                return None;
+        match self.form {
+            Form::Whole => {}
+            Form::Rows(Rows { of, blocks, .. }) => {
+                let rows = shape.first_mut()?;
+                if of == 0 || blocks == 0 || !rows.is_multiple_of(of * blocks) {
+                    return None;
+                }
+                *rows /= of;
             }
-            *rows /= of;
+            Form::Transposed if shape.len() == 2 => shape.reverse(),
+            Form::Transposed => return None,
         }
         Some(shape)
+    }
+
+    /// The shape that the file must have for this form to be of `shape`.
+    fn whole(&self, shape: &[usize]) -> Vec<usize> {
+        let mut shape = shape.to_vec();
+        match (self.form, shape.first_mut()) {
+            (Form::Rows(rows), Some(first)) => *first *= rows.of,
+            (Form::Transposed, _) => shape.reverse(),
+            _ => {}
+        }
+        shape
+    }
+
+    /// The bytes of this form, of those of a tensor of `shape`.
+    fn bytes(&self, bytes: Vec<u8>, shape: &[usize]) -> Vec<u8> {
+        match (self.form, shape) {
+            (Form::Rows(rows), _) => rows.cut(&bytes),
+            (Form::Transposed, &[rows, columns]) => {
+                let size = bytes.len() / (rows * columns).max(1);
+                let place = |at: usize| (at % rows * columns + at / rows) * size;
+                (0..rows * columns)
+                    .flat_map(|at| bytes.get(place(at)..place(at) + size).unwrap_or_default())
+                    .copied()
+                    .collect()
+            }
+            _ => bytes,
+        }
     }
 }
 
 impl From<String> for Stored {
     fn from(name: String) -> Self {
-        Self { name, rows: None }
+        Self {
+            name,
+            form: Form::Whole,
+        }
     }
 }
 
@@ -273,16 +324,21 @@ impl Rows {
     }
 }
 
-/// A change that is added to a tensor when it is taken: `W + Δ`.
-pub trait WeightChange: fmt::Debug {
-    /// Who changes it, for errors.
+/// Changes that are added to tensors when these are taken: `W + Δ`. Tensors have the names of `diffusers`.
+pub trait WeightChanges: fmt::Debug {
+    /// Who makes them, for errors.
     fn name(&self) -> String;
 
-    /// `Δ`, as many numbers as the tensor, in its order; `shape` is the tensor's, as the file has it.
+    /// `Δ` of `tensor`, as many numbers as it has, in its order; `None` if it stays as it is.
+    ///
+    /// - `shape`: the tensor's, as the file has it
     ///
     /// # Errors
     /// What is wrong, if the change does not fit the shape.
-    fn delta(&self, shape: &[usize]) -> Result<Vec<f32>, String>;
+    fn delta(&self, tensor: &str, shape: &[usize]) -> Option<Result<Vec<f32>, String>>;
+
+    /// The first tensor to change that is none of `taken`, all that a network has.
+    fn left(&self, taken: &BTreeSet<String>) -> Option<String>;
 }
 
 /// Turns a name of the `diffusers` library into that of a file.
@@ -292,9 +348,12 @@ type Names = Box<dyn Fn(&str) -> Stored>;
 pub struct Weights {
     paths: Vec<PathBuf>,
     entries: BTreeMap<String, Entry>,
+    /// By the names of the files.
     taken: RefCell<BTreeSet<String>>,
+    /// By the names of `diffusers`.
+    asked: RefCell<BTreeSet<String>>,
     names: Vec<Names>,
-    changes: BTreeMap<String, Vec<Box<dyn WeightChange>>>,
+    changes: Vec<Box<dyn WeightChanges>>,
     device: Device,
     precision: Precision,
 }
@@ -331,11 +390,30 @@ impl Weights {
             paths: paths.to_vec(),
             entries,
             taken: RefCell::default(),
+            asked: RefCell::default(),
             names: Vec::new(),
-            changes: BTreeMap::new(),
+            changes: Vec::new(),
             device: device.clone(),
             precision,
         })
+    }
+
+    /// Those of the tensors whose names in the files `keep` tells, in another precision: one of several
+    /// networks that a file holds. None of them is taken yet, and names and changes are not those of `self`.
+    pub fn only(&self, keep: impl Fn(&str) -> bool, precision: Precision) -> Self {
+        let kept = self.entries.iter().filter(|(name, _)| keep(name));
+        Self {
+            paths: self.paths.clone(),
+            entries: kept
+                .map(|(name, entry)| (name.clone(), entry.clone()))
+                .collect(),
+            taken: RefCell::default(),
+            asked: RefCell::default(),
+            names: Vec::new(),
+            changes: Vec::new(),
+            device: self.device.clone(),
+            precision,
+        }
     }
 
     /// The same tensors, where the file calls `name` what `names(name)` is. Of several, the first that
@@ -345,16 +423,9 @@ impl Weights {
         self
     }
 
-    /// The same tensors, to one of which (by its name in `diffusers`) something is added.
-    pub fn with_change(
-        mut self,
-        name: impl Into<String>,
-        change: impl WeightChange + 'static,
-    ) -> Self {
-        self.changes
-            .entry(name.into())
-            .or_default()
-            .push(Box::new(change));
+    /// The same tensors, to some of which something is added.
+    pub fn with_changes(mut self, changes: impl WeightChanges + 'static) -> Self {
+        self.changes.push(Box::new(changes));
         self
     }
 
@@ -402,15 +473,12 @@ impl Weights {
                 count: 1 + left.count(),
             });
         }
-        for (name, changes) in &self.changes {
-            let (there, _) = self.lookup(name);
-            if !taken.contains(there.name())
-                && let Some(change) = changes.first()
-            {
+        for changes in &self.changes {
+            if let Some(name) = changes.left(&self.asked.borrow()) {
                 return Err(WeightsError::Change {
-                    change: change.name(),
-                    name: name.clone(),
-                    reason: "which the network does not have".to_owned(),
+                    change: changes.name(),
+                    name,
+                    reason: "which the network does not have: it is for another model".to_owned(),
                 });
             }
         }
@@ -454,15 +522,11 @@ impl Weights {
         let shape = match there.shape(&entry.shape) {
             Some(shape) if proper(&shape) == proper(expected) => shape,
             _ => {
-                let mut expected = expected.to_vec();
-                if let (Some(rows), Some(first)) = (there.rows, expected.first_mut()) {
-                    *first *= rows.of;
-                }
                 return Err(WeightsError::Shape {
                     path: path(),
+                    expected: there.whole(expected),
                     name: there.name,
                     found: entry.shape.clone(),
-                    expected,
                 });
             }
         };
@@ -477,11 +541,9 @@ impl Weights {
             path: path(),
             source,
         })?;
-        let bytes = match there.rows {
-            Some(rows) => rows.cut(&bytes),
-            None => bytes,
-        };
+        let bytes = there.bytes(bytes, &entry.shape);
         self.taken.borrow_mut().insert(there.name);
+        self.asked.borrow_mut().insert(name.to_owned());
         let data =
             TensorData::try_from_bytes_vec(bytes, expected.to_vec(), dtype).map_err(|e| {
                 WeightsError::Format {
@@ -489,21 +551,26 @@ impl Weights {
                     reason: format!("the tensor {name} is cut off: {e:?}"),
                 }
             })?;
-        let Some(changes) = self.changes.get(name) else {
+        let deltas: Vec<(String, Result<Vec<f32>, String>)> = self
+            .changes
+            .iter()
+            .filter_map(|changes| Some((changes.name(), changes.delta(name, &shape)?)))
+            .collect();
+        if deltas.is_empty() {
             return Ok(data);
-        };
+        }
         let data = data.convert_dtype(DType::F32);
         let mut values: Vec<f32> = data.try_to_vec().map_err(|e| WeightsError::Format {
             path: path(),
             reason: format!("the tensor {name} cannot be changed: {e:?}"),
         })?;
-        for change in changes {
+        for (change, delta) in deltas {
             let wrong = |reason| WeightsError::Change {
-                change: change.name(),
+                change: change.clone(),
                 name: name.to_owned(),
                 reason,
             };
-            let delta = change.delta(&shape).map_err(wrong)?;
+            let delta = delta.map_err(wrong)?;
             if delta.len() != values.len() {
                 let (found, expected) = (delta.len(), values.len());
                 return Err(wrong(format!(
@@ -889,15 +956,19 @@ mod tests {
     }
 
     #[derive(Debug)]
-    struct Twice(usize);
+    struct Counting(&'static str, usize);
 
-    impl WeightChange for Twice {
+    impl WeightChanges for Counting {
         fn name(&self) -> String {
             "a test".to_owned()
         }
 
-        fn delta(&self, _: &[usize]) -> Result<Vec<f32>, String> {
-            Ok((0..self.0).map(|i| i as f32).collect())
+        fn delta(&self, tensor: &str, _: &[usize]) -> Option<Result<Vec<f32>, String>> {
+            (tensor == self.0).then(|| Ok((0..self.1).map(|i| i as f32).collect()))
+        }
+
+        fn left(&self, taken: &BTreeSet<String>) -> Option<String> {
+            (!taken.contains(self.0)).then(|| self.0.to_owned())
         }
     }
 
@@ -908,13 +979,22 @@ mod tests {
         let weights = open(std::slice::from_ref(&path))
             .unwrap()
             .with_names(|name| name.replace("one", "first"))
-            .with_change("one.w", Twice(4));
+            .with_changes(Counting("one.w", 4));
         let values = weights.root().at("one").tensor("w", [4]).unwrap();
         let expected = TensorData::from([0.0, 2.0, 4.0, 6.0f32]);
         values.into_data().assert_eq(&expected, true);
         weights.finish(|_| false).unwrap();
 
-        let weights = open(&[path]).unwrap().with_change("first.w", Twice(3));
+        let weights = open(std::slice::from_ref(&path)).unwrap();
+        let weights = weights.with_changes(Counting("other.w", 4));
+        weights.root().tensor("first.w", [4]).unwrap();
+        let error = weights.finish(|_| false).unwrap_err().to_string();
+        assert!(
+            error.contains("a test changes the tensor other.w"),
+            "{error}"
+        );
+
+        let weights = open(&[path]).unwrap().with_changes(Counting("first.w", 3));
         let error = weights
             .root()
             .tensor("first.w", [4])
@@ -924,6 +1004,39 @@ mod tests {
             error.contains("a test changes the tensor first.w"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_matrix_may_stand_transposed_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(folder.path(), "a", &[("m", &[2, 3]), ("cube", &[1, 2, 3])]);
+        let weights = open(&[path]).unwrap().with_names(|name: &str| match name {
+            "turned" => Stored::transposed("m"),
+            _ => Stored::transposed("cube"),
+        });
+        let root = weights.root();
+        assert_eq!(root.shape("turned"), Some(vec![3, 2]));
+        let values = root.tensor("turned", [3, 2]).unwrap().into_data();
+        let expected = TensorData::from([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0f32]]);
+        values.assert_eq(&expected, true);
+        let error = root.tensor("turned", [4, 2]).unwrap_err().to_string();
+        assert!(
+            error.contains("[2, 3]") && error.contains("[2, 4]"),
+            "{error}"
+        );
+        assert!(root.tensor("other", [3, 2, 1]).is_err());
+    }
+
+    #[test]
+    fn only_some_tensors_are_another_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(folder.path(), "a", &[("one.w", &[2]), ("two.w", &[3])]);
+        let all = open(&[path]).unwrap();
+        let one = all.only(|name| name.starts_with("one."), Precision::F16);
+        assert_eq!(one.names_below("").collect::<Vec<_>>(), ["one.w"]);
+        assert_eq!(one.root().tensor("one.w", [2]).unwrap().dtype(), DType::F16);
+        one.finish(|_| false).unwrap();
+        assert!(all.finish(|_| false).is_err());
     }
 
     #[test]
