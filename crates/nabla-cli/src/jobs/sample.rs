@@ -12,6 +12,7 @@ use nabla::data::{
     BitDepth, FileFormat, Picture, Raster, WriteOptions, check_writable, write_bytes_atomically,
 };
 use nabla::diffusion::sampler::SamplerKind;
+use nabla::diffusion::sigma_spacing::SigmaSpacing;
 use nabla::diffusion::stable_diffusion::autoencoder_kl::TileOptions;
 use nabla::diffusion::stable_diffusion::lora::Lora;
 use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
@@ -56,7 +57,10 @@ pub struct Arguments {
     /// The sampler [default: the one that the model's folder names]
     #[arg(long, value_name = "NAME", value_parser = sampler())]
     sampler: Option<String>,
-    /// Spaces the noise levels as Karras et al. do
+    /// How the noise levels are spaced [default: as the model's folder says]
+    #[arg(long, value_name = "SPACING", value_parser = sigma_spacing(), conflicts_with = "karras")]
+    sigmas: Option<String>,
+    /// Short for --sigmas karras
     #[arg(long)]
     karras: bool,
     /// How strongly the text guides; 1 is not at all
@@ -118,6 +122,14 @@ impl Arguments {
         let usual = if self.mask.is_some() { 1.0 } else { 0.8 };
         self.strength.unwrap_or(usual)
     }
+
+    /// How the noise levels are to be spaced.
+    fn sigmas(&self) -> Result<Option<SigmaSpacing>, Failure> {
+        match &self.sigmas {
+            Some(name) => name.parse().map(Some).map_err(Failure::input),
+            None => Ok(self.karras.then_some(SigmaSpacing::Karras)),
+        }
+    }
 }
 
 impl From<StableDiffusionError> for Failure {
@@ -131,6 +143,10 @@ impl From<StableDiffusionError> for Failure {
 
 fn sampler() -> clap::builder::PossibleValuesParser {
     SamplerKind::ALL.map(SamplerKind::name).into()
+}
+
+fn sigma_spacing() -> clap::builder::PossibleValuesParser {
+    SigmaSpacing::ALL.map(SigmaSpacing::name).into()
 }
 
 /// `512` or `768x512`, to height and width.
@@ -265,7 +281,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         guidance_scale: arguments.guidance_scale,
         guidance_rescale: arguments.guidance_rescale,
         sampler: Some(sampler),
-        karras: arguments.karras.then_some(true),
+        sigmas: arguments.sigmas()?,
         ..SamplingOptions::new(size)
     };
     let positive = model.encode_text(&arguments.prompt)?;
@@ -374,7 +390,10 @@ fn parameters(arguments: &Arguments, sampler: SamplerKind, sampling: &SamplingOp
         "\nSteps: {}, Sampler: {}{}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model: {}",
         sampling.steps,
         sampler.name(),
-        if arguments.karras { " karras" } else { "" },
+        match sampling.sigmas {
+            Some(spacing) => format!(" {spacing}"),
+            None => String::new(),
+        },
         sampling.guidance_scale,
         sampling.seed,
         model.file_name().unwrap_or_default().to_string_lossy(),
