@@ -17,7 +17,7 @@
 //!
 //! The paper's baseline PF, the probability-flow equation solved by Runge and Kutta's method with adaptive
 //! steps ([`probability_flow`](nabla_diffusion::probability_flow)), cannot be given a number of calls. It
-//! has a table of its own, with calls and distance for each tolerance (relative and absolute are the same,
+//! has tables of its own, with calls and distance for each tolerance (relative and absolute are the same,
 //! as in the official code, whose own is `1e-5`); in the plot it stands where its calls put it. On the prior
 //! it stops at the first training step, where one more call gives the picture.
 
@@ -49,6 +49,9 @@ const LMS: &str = "LMS";
 const DPM: &str = "DPM-Solver++ 2M";
 const UNIPC: &str = "UniPC";
 const PF: &str = "PF (RK45)";
+/// Its tables.
+const MIXTURE_FLOW: &str = "mixture, adaptive steps";
+const PRIOR_FLOW: &str = "embedded prior, adaptive steps";
 
 /// Those with a fixed number of steps.
 const VARIANTS: [&str; 9] = [F_PNDM, S_PNDM, PLMS, FON, DDIM, HEUN, LMS, DPM, UNIPC];
@@ -111,8 +114,7 @@ impl Claim for PndmClaim {
             .into_iter()
             .chain(CALLS.iter().map(|&n| mixture_group(n)))
             .chain(CALLS.iter().map(|&n| prior_group(n)))
-            .chain(TOLERANCES.iter().map(|&t| mixture_flow_group(t)))
-            .chain(TOLERANCES.iter().map(|&t| prior_flow_group(t)));
+            .chain([MIXTURE_FLOW.to_owned(), PRIOR_FLOW.to_owned()]);
         let mut table = Table::new(
             &context.seeds,
             [
@@ -120,11 +122,14 @@ impl Claim for PndmClaim {
                 Metric::lower(DISTANCE, ""),
                 Metric::informative(CALLS_MADE, ""),
             ],
-            VARIANTS.into_iter().chain([PF]).map(|name| match name {
-                F_PNDM | S_PNDM => Variant::method(name),
-                PLMS | FON => Variant::ablation(name),
-                _ => Variant::baseline(name),
-            }),
+            VARIANTS
+                .into_iter()
+                .map(|name| match name {
+                    F_PNDM | S_PNDM => Variant::method(name),
+                    PLMS | FON => Variant::ablation(name),
+                    _ => Variant::baseline(name),
+                })
+                .chain(TOLERANCES.map(|tolerance| Variant::baseline(flow_name(tolerance)))),
             groups,
         )?;
         for &seed in &context.seeds {
@@ -149,7 +154,8 @@ impl Claim for PndmClaim {
             plot = plot.with_series(Series::new(name, points));
         }
         let points = TOLERANCES.iter().filter_map(|&tolerance| {
-            let mean = |metric| table.mean(&prior_flow_group(tolerance), PF, metric).ok();
+            let name = flow_name(tolerance);
+            let mean = |metric| table.mean(PRIOR_FLOW, &name, metric).ok();
             Some([mean(CALLS_MADE)?, mean(DISTANCE)?])
         });
         plot = plot.with_series(Series::new(PF, points));
@@ -198,12 +204,8 @@ fn prior_group(calls: usize) -> String {
     format!("embedded prior, {calls} calls")
 }
 
-fn mixture_flow_group(tolerance: f64) -> String {
-    format!("mixture, tolerance {tolerance:e}")
-}
-
-fn prior_flow_group(tolerance: f64) -> String {
-    format!("embedded prior, tolerance {tolerance:e}")
+fn flow_name(tolerance: f64) -> String {
+    format!("{PF}, tolerance {tolerance:e}")
 }
 
 fn sampler(name: &str) -> SamplerConfig {
@@ -387,9 +389,10 @@ fn mixture(
     for tolerance in TOLERANCES {
         let ends = [1000.0, END as f64];
         let (found, calls) = flow(tolerance, &training, &model, &start, ends)?;
-        let group = mixture_flow_group(tolerance);
-        table.record(&group, PF, DISTANCE, seed, distance(&found, &reference))?;
-        table.record(&group, PF, CALLS_MADE, seed, calls as f64)?;
+        let name = flow_name(tolerance);
+        let error = distance(&found, &reference);
+        table.record(MIXTURE_FLOW, &name, DISTANCE, seed, error)?;
+        table.record(MIXTURE_FLOW, &name, CALLS_MADE, seed, calls as f64)?;
     }
     context.progress.advance(1);
     Ok(())
@@ -463,10 +466,10 @@ fn prior(
         let ends = [training.timestep(TOP), first.timestep];
         let (found, calls) = flow(tolerance, &training, &model, &start, ends)?;
         let picture = Denoised::predict(&model, &found, first).map_err(ClaimError::experiment)?;
-        let group = prior_flow_group(tolerance);
+        let name = flow_name(tolerance);
         let error = distance(&picture.sample, &reference);
-        table.record(&group, PF, DISTANCE, seed, error)?;
-        table.record(&group, PF, CALLS_MADE, seed, calls as f64 + 1.0)?;
+        table.record(PRIOR_FLOW, &name, DISTANCE, seed, error)?;
+        table.record(PRIOR_FLOW, &name, CALLS_MADE, seed, calls as f64 + 1.0)?;
     }
     context.progress.advance(1);
     Ok(())

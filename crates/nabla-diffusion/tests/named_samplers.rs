@@ -463,6 +463,32 @@ fn orders_of_convergence() {
     }
 }
 
+/// Where diffusers refuses to go, or gives no number: the noise's form has a last step too, DDIM's.
+#[test]
+fn forms_of_the_noise_reach_sigma_0() {
+    let dpm = DpmSolverMultistepConfig::new();
+    let training = smooth();
+    let schedule = training.respace(Spacing::Trailing, 32).unwrap();
+    let model = gaussian(Prediction::Epsilon);
+    let start = SeededNoise::new(3, 0).normal(SHAPE, &Device::flex());
+    let exact = model.transport(start.clone(), schedule.alpha_bar(31), 1.0);
+    for config in [
+        SamplerConfig::DpmSolverMultistep(dpm.with_algorithm(DpmAlgorithm::DpmSolver)),
+        SamplerConfig::UniPc(UniPcConfig::new().with_of_noise(true)),
+        SamplerKind::Deis.config(),
+    ] {
+        let sampler = config.init(schedule.clone(), &training).unwrap();
+        let mut noise = SeededNoise::new(0, 0);
+        let end = sampler.sample(&model, start.clone(), &mut noise).unwrap();
+        let error = (end - exact.clone()).abs().max().into_scalar::<f32>();
+        println!("{config:?}: {error:.2e}");
+        assert!(error < 0.1, "{config:?}: {error}");
+    }
+    let sde = dpm.with_algorithm(DpmAlgorithm::SdeDpmSolver);
+    let error = sde.init(schedule).unwrap_err();
+    assert!(error.to_string().contains("sigma 0"), "{error}");
+}
+
 #[test]
 fn uneven_times_keep_the_order() {
     let training = smooth();

@@ -31,7 +31,8 @@
 //! the grid's is another (`linspace`, or N that does not divide T), the step here leads to the grid's next
 //! level; a run that starts in the middle restarts PLMS properly; and the predicted picture is clipped if
 //! the file says so or is itself one of DDIM or DDPM, whose default that is, but not because DDIM was asked
-//! for over the file of another class.
+//! for over the file of another class. `dpmsolver` may end at `σ = 0` (by DDIM's step), which diffusers
+//! refuses, and UniPC without `predict_x0` too, where diffusers has no number.
 
 use std::path::{Path, PathBuf};
 
