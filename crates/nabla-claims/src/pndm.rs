@@ -14,12 +14,19 @@
 //! sampler solves the network's equation, not how good the pictures are.
 //!
 //! Calls of the network are counted, not steps: the start of F-PNDM costs 9 more than its steps.
+//!
+//! The paper's baseline PF, the probability-flow equation solved by Runge and Kutta's method with adaptive
+//! steps ([`probability_flow`](nabla_diffusion::probability_flow)), cannot be given a number of calls. It
+//! has tables of its own, with calls and distance for each tolerance (relative and absolute are the same,
+//! as in the official code, whose own is `1e-5`); in the plot it stands where its calls put it. On the prior
+//! it stops at the first training step, where one more call gives the picture.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_data::{PanoramaSet, Split};
-use nabla_diffusion::denoiser::{ClosureDenoiser, Denoiser, Prediction, denoiser};
+use nabla_diffusion::denoiser::{ClosureDenoiser, Denoised, Denoiser, Prediction, denoiser};
 use nabla_diffusion::pndm::{PndmConfig, PndmMethod};
 use nabla_diffusion::prior::SuperResolutionPrior;
+use nabla_diffusion::probability_flow::ProbabilityFlowConfig;
 use nabla_diffusion::rddm_sampler::RddmInput;
 use nabla_diffusion::sampler::{SamplerConfig, SamplerKind};
 use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule};
@@ -41,15 +48,24 @@ const HEUN: &str = "Heun";
 const LMS: &str = "LMS";
 const DPM: &str = "DPM-Solver++ 2M";
 const UNIPC: &str = "UniPC";
+const PF: &str = "PF (RK45)";
+/// Its tables.
+const MIXTURE_FLOW: &str = "mixture, adaptive steps";
+const PRIOR_FLOW: &str = "embedded prior, adaptive steps";
 
+/// Those with a fixed number of steps.
 const VARIANTS: [&str; 9] = [F_PNDM, S_PNDM, PLMS, FON, DDIM, HEUN, LMS, DPM, UNIPC];
 
 /// As many curves as can be told apart.
-const DRAWN: [&str; 6] = [F_PNDM, S_PNDM, FON, DDIM, DPM, UNIPC];
+const DRAWN: [&str; 5] = [F_PNDM, S_PNDM, FON, DDIM, DPM];
 
 const RATE: &str = "mixture, 10 to 320 steps";
 const SLOPE: &str = "order of convergence";
 const DISTANCE: &str = "distance from the reference";
+const CALLS_MADE: &str = "calls of the network";
+
+/// Relative and absolute, of PF.
+const TOLERANCES: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 
 /// Calls of DDIM that few calls of F-PNDM are held against.
 const MANY: usize = 1000;
@@ -97,15 +113,23 @@ impl Claim for PndmClaim {
         let groups = [RATE.to_owned(), mixture_group(FEW), mixture_group(MANY)]
             .into_iter()
             .chain(CALLS.iter().map(|&n| mixture_group(n)))
-            .chain(CALLS.iter().map(|&n| prior_group(n)));
+            .chain(CALLS.iter().map(|&n| prior_group(n)))
+            .chain([MIXTURE_FLOW.to_owned(), PRIOR_FLOW.to_owned()]);
         let mut table = Table::new(
             &context.seeds,
-            [Metric::informative(SLOPE, ""), Metric::lower(DISTANCE, "")],
-            VARIANTS.map(|name| match name {
-                F_PNDM | S_PNDM => Variant::method(name),
-                PLMS | FON => Variant::ablation(name),
-                _ => Variant::baseline(name),
-            }),
+            [
+                Metric::informative(SLOPE, ""),
+                Metric::lower(DISTANCE, ""),
+                Metric::informative(CALLS_MADE, ""),
+            ],
+            VARIANTS
+                .into_iter()
+                .map(|name| match name {
+                    F_PNDM | S_PNDM => Variant::method(name),
+                    PLMS | FON => Variant::ablation(name),
+                    _ => Variant::baseline(name),
+                })
+                .chain(TOLERANCES.map(|tolerance| Variant::baseline(flow_name(tolerance)))),
             groups,
         )?;
         for &seed in &context.seeds {
@@ -129,11 +153,18 @@ impl Claim for PndmClaim {
             });
             plot = plot.with_series(Series::new(name, points));
         }
+        let points = TOLERANCES.iter().filter_map(|&tolerance| {
+            let name = flow_name(tolerance);
+            let mean = |metric| table.mean(PRIOR_FLOW, &name, metric).ok();
+            Some([mean(CALLS_MADE)?, mean(DISTANCE)?])
+        });
+        plot = plot.with_series(Series::new(PF, points));
         Ok(Measurement::new(table, checks).with_plot(plot).with_note(
             "Heun's method takes two calls a step, so it has half as many steps, and at most as many \
              calls as the group says. F-PNDM and FON start at 13 calls. FON's derivative is a difference \
              over one training step, as in the official code, so that its error has a floor. The prior \
-             predicts the picture, from which ε follows.",
+             predicts the picture, from which ε follows; it knows whole times only, so that between two of \
+             them it is told the nearest, a jump that PF's steps have to pass.",
         ))
     }
 }
@@ -171,6 +202,10 @@ fn mixture_group(calls: usize) -> String {
 
 fn prior_group(calls: usize) -> String {
     format!("embedded prior, {calls} calls")
+}
+
+fn flow_name(tolerance: f64) -> String {
+    format!("{PF}, tolerance {tolerance:e}")
 }
 
 fn sampler(name: &str) -> SamplerConfig {
@@ -229,6 +264,25 @@ fn run(
     sampler
         .sample(model, start.clone(), &mut SeededNoise::new(0, 0))
         .map_err(ClaimError::experiment)
+}
+
+/// PF from the time `top` to the time `end`, and the calls of the network.
+fn flow(
+    tolerance: f64,
+    training: &NoiseSchedule,
+    model: &dyn Denoiser,
+    start: &Tensor<4>,
+    [top, end]: [f64; 2],
+) -> Result<(Tensor<4>, usize), ClaimError> {
+    let config = ProbabilityFlowConfig::new();
+    let flow = config.with_rtol(tolerance).with_atol(tolerance);
+    let flow = flow
+        .init(training.clone())
+        .map_err(ClaimError::experiment)?;
+    let found = flow
+        .solve(model, start.clone(), top, end, &mut |_, denoised| denoised)
+        .map_err(ClaimError::experiment)?;
+    Ok((found.x, found.calls))
 }
 
 fn distance(a: &Tensor<4>, b: &Tensor<4>) -> f64 {
@@ -296,7 +350,7 @@ fn mixture(
     seed: u64,
     table: &mut Table,
 ) -> Result<(), ClaimError> {
-    let stages = VARIANTS.len() as u64 + 1;
+    let stages = VARIANTS.len() as u64 + 2;
     context
         .progress
         .begin(&format!("mixture, seed {seed}"), stages);
@@ -332,6 +386,15 @@ fn mixture(
         }
         context.progress.advance(1);
     }
+    for tolerance in TOLERANCES {
+        let ends = [1000.0, END as f64];
+        let (found, calls) = flow(tolerance, &training, &model, &start, ends)?;
+        let name = flow_name(tolerance);
+        let error = distance(&found, &reference);
+        table.record(MIXTURE_FLOW, &name, DISTANCE, seed, error)?;
+        table.record(MIXTURE_FLOW, &name, CALLS_MADE, seed, calls as f64)?;
+    }
+    context.progress.advance(1);
     Ok(())
 }
 
@@ -341,7 +404,7 @@ fn prior(
     seed: u64,
     table: &mut Table,
 ) -> Result<(), ClaimError> {
-    let stages = VARIANTS.len() as u64 + 1;
+    let stages = VARIANTS.len() as u64 + 2;
     context
         .progress
         .begin(&format!("embedded prior, seed {seed}"), stages);
@@ -351,6 +414,11 @@ fn prior(
     let schedule = rddm.schedule();
     // Of the level of the same σ: scale of I_t in the variance-preserving form.
     let scale = |t: usize| (1.0 - schedule.residual_sum(t)).hypot(schedule.noise_std(t));
+    let residual_sum_at = |time: f64| {
+        let below = (time.floor() as usize).min(schedule.steps() - 2);
+        let weight = time - below as f64;
+        (1.0 - weight) * schedule.residual_sum(below) + weight * schedule.residual_sum(below + 1)
+    };
     let levels: Vec<NoiseLevel> = (0..schedule.steps() - 1)
         .map(|t| NoiseLevel {
             timestep: t as f64,
@@ -361,10 +429,12 @@ fn prior(
     let given = RddmInput::new(enlarged.clone());
     let predictor = prior.predictor(0);
     let model = denoiser(Prediction::Sample, |x: Tensor<4>, level| {
-        // Runge and Kutta's middles lie between two steps: the nearest tells the network its time.
+        // Between two steps the picture is made for the very level, and the network told the nearest.
         let t = (level.timestep.round() as usize).min(schedule.steps() - 1);
         let pictures = x.dims()[0];
-        let seen = x.clone() * scale(t) + enlarged.clone() * schedule.residual_sum(t);
+        let removed = residual_sum_at(level.timestep);
+        let scale = (1.0 - removed) * 1.0_f64.hypot(level.sigma());
+        let seen = x.clone() * scale + enlarged.clone() * removed;
         match rddm.outputs(&predictor, seen, &given, &vec![t; pictures]) {
             Ok(outputs) => match outputs.into_iter().next() {
                 Some(residual) => enlarged.clone() - residual,
@@ -391,6 +461,17 @@ fn prior(
         }
         context.progress.advance(1);
     }
+    for tolerance in TOLERANCES {
+        let first = training.level(0);
+        let ends = [training.timestep(TOP), first.timestep];
+        let (found, calls) = flow(tolerance, &training, &model, &start, ends)?;
+        let picture = Denoised::predict(&model, &found, first).map_err(ClaimError::experiment)?;
+        let name = flow_name(tolerance);
+        let error = distance(&picture.sample, &reference);
+        table.record(PRIOR_FLOW, &name, DISTANCE, seed, error)?;
+        table.record(PRIOR_FLOW, &name, CALLS_MADE, seed, calls as f64 + 1.0)?;
+    }
+    context.progress.advance(1);
     Ok(())
 }
 

@@ -89,12 +89,23 @@ fn every_sampler_model_and_precision_makes_a_picture() {
         "lms",
         "dpm++2m",
         "dpm++2m-sde",
+        "dpm++3m",
+        "dpm++3m-sde",
+        "dpm++2s",
+        "deis",
+        "dpm2",
+        "dpm2-ancestral",
         "unipc",
+        "lcm",
     ] {
         let line =
             format!("sample --model sd21 --prompt x --size 32 --steps 5 --sampler {sampler}");
         desk.done(&format!("{line} -o {sampler}.png"));
         assert_eq!(picture(&desk, &format!("{sampler}.png")).size(), [32, 32]);
+    }
+    for spacing in ["exponential", "beta", "lu"] {
+        let line = "sample --model sd15 --prompt x --size 32 --steps 3 --sampler dpm++3m";
+        desk.done(&format!("{line} --sigmas {spacing} -o {spacing}.png"));
     }
     let line = "sample --model sdxl --prompt x --size 32 --steps 2 --sampler dpm++2m --karras";
     for precision in ["f32", "f16", "bf16"] {

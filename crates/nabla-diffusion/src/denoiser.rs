@@ -60,6 +60,29 @@ pub enum SamplerError {
         /// What the network is told.
         timestep: f64,
     },
+    /// A sampler that cannot end where there is no noise.
+    #[error(
+        "{sampler} cannot step to sigma 0: use a schedule that ends above it (final_sigmas_type \
+         sigma_min)"
+    )]
+    FinalSigma {
+        /// The sampler.
+        sampler: &'static str,
+    },
+    /// Churn that is negative or not finite.
+    #[error("the churn's {what} is {value}, but it must be finite and at least 0")]
+    Churn {
+        /// Which of its numbers.
+        what: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// The scaling of times of a consistency model is negative or not finite.
+    #[error("the timestep scaling is {0}, but it must be finite and at least 0")]
+    TimestepScaling(f64),
+    /// An equation that is not solved in single steps.
+    #[error("SDE-DPM-Solver has no single steps: use the picture's form, SDE-DPM-Solver++")]
+    NoSingleStep,
     /// A multistep order that the sampler does not have.
     #[error("the order of {sampler} is {order}, but it must lie in {least} to {most}")]
     Order {
@@ -84,8 +107,8 @@ pub enum SamplerError {
     },
     /// Time steps that a linear multistep method cannot interpolate between.
     #[error(
-        "timestep number {index} of the schedule is {value}, but for a multistep sampler the \
-         timesteps must rise strictly"
+        "timestep number {index} of the schedule is {value}, but for this sampler the timesteps \
+         must rise strictly"
     )]
     Times {
         /// Index into the schedule.
@@ -102,6 +125,35 @@ pub enum SamplerError {
         start: usize,
         /// Steps there are.
         steps: usize,
+    },
+    /// A tolerance that cannot be met.
+    #[error("the tolerance {what} is {value}, but it must be finite and at least {least:e}")]
+    Tolerance {
+        /// Which.
+        what: &'static str,
+        /// The value.
+        value: f64,
+        /// The least that can be.
+        least: f64,
+    },
+    /// A time outside the schedule.
+    #[error("the time {value} lies outside the schedule, which goes from {least} to {most}")]
+    OutsideTime {
+        /// The time.
+        value: f64,
+        /// The schedule's first.
+        least: f64,
+        /// The schedule's last.
+        most: f64,
+    },
+    /// An adaptive step that became too short.
+    #[error(
+        "at time {time} no step is short enough for the tolerances: raise them, or look whether the \
+         model's output is a number there"
+    )]
+    StepTooShort {
+        /// The time, in training steps.
+        time: f64,
     },
     /// A name that is none of a sampler.
     #[error("there is no sampler {name:?}; there are: {known}")]
@@ -409,6 +461,18 @@ pub(crate) fn check_sigmas(schedule: &NoiseSchedule) -> Result<(), SamplerError>
         false => Err(SamplerError::InfiniteSigma {
             timestep: level.timestep,
         }),
+    }
+}
+
+/// That the times of the schedule rise strictly.
+pub(crate) fn check_times(schedule: &NoiseSchedule) -> Result<(), SamplerError> {
+    let time = |index: usize| schedule.timestep(index);
+    match (1..schedule.steps()).find(|&i| time(i) <= time(i - 1)) {
+        Some(index) => Err(SamplerError::Times {
+            index,
+            value: time(index),
+        }),
+        None => Ok(()),
     }
 }
 

@@ -8,8 +8,6 @@
 //! Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative Models*,
 //! 2022, arXiv 2206.00364.
 
-use std::collections::VecDeque;
-
 use burn::config::Config;
 use burn::tensor::Tensor;
 
@@ -17,7 +15,7 @@ use crate::ddim::transfer;
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
 };
-use crate::multistep::{adams_bashforth, weighted_sum};
+use crate::multistep::History;
 use crate::schedule::{NoiseSchedule, sigma_from_alpha_bar};
 
 /// Configuration of [`Lms`].
@@ -75,17 +73,12 @@ impl Lms {
     ) -> Result<Tensor<4>, SamplerError> {
         let steps = self.schedule.steps();
         let mut questions = Questions::new(model, hook, self.config.clip, steps);
-        // The latest first.
-        let mut history: VecDeque<(f64, Tensor<4>)> = VecDeque::new();
+        let mut history = History::new(self.config.order);
         for index in (0..steps).rev() {
             let level = self.schedule.level(index);
             let to = self.schedule.previous_alpha_bar(index);
             let epsilon = questions.ask(&x, index, level)?.epsilon;
-            history.push_front((level.sigma(), epsilon));
-            history.truncate(self.config.order);
-            let nodes: Vec<f64> = history.iter().map(|&(sigma, _)| sigma).collect();
-            let weights = adams_bashforth(&nodes, level.sigma(), sigma_from_alpha_bar(to));
-            let mean = weighted_sum(history.iter().map(|(_, e)| e), &weights, &x);
+            let mean = history.mean(level.sigma(), epsilon, sigma_from_alpha_bar(to));
             x = transfer(x, mean, level.alpha_bar, to);
         }
         Ok(x)

@@ -10,6 +10,8 @@
 //!
 //! Source: Hairer, Nørsett, Wanner, *Solving Ordinary Differential Equations I*, 1993, section III.1.
 
+use std::collections::VecDeque;
+
 use burn::tensor::Tensor;
 
 /// The weights with which values at `nodes` give the mean over the interval from `from` to `to`; their
@@ -44,16 +46,57 @@ pub fn adams_bashforth(nodes: &[f64], from: f64, to: f64) -> Vec<f64> {
         .collect()
 }
 
-/// `Σ w_k v_k`, in the shape of `like`.
-pub(crate) fn weighted_sum<'a>(
-    values: impl IntoIterator<Item = &'a Tensor<4>>,
-    weights: &[f64],
-    like: &Tensor<4>,
-) -> Tensor<4> {
-    values
-        .into_iter()
-        .zip(weights)
-        .map(|(value, &weight)| value.clone() * weight)
-        .reduce(|sum, term| sum + term)
-        .unwrap_or_else(|| like.zeros_like())
+/// The latest values of a multistep method, each at its node; the newest first.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    most: usize,
+    latest: VecDeque<(f64, Tensor<4>)>,
+}
+
+impl History {
+    /// - `most`: how many values are kept
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            latest: VecDeque::new(),
+        }
+    }
+
+    /// Adds the newest value, and forgets the oldest if there are too many.
+    pub(crate) fn push(&mut self, node: f64, value: Tensor<4>) {
+        self.latest.push_front((node, value));
+        self.latest.truncate(self.most);
+    }
+
+    /// Adds the newest value, and gives the mean, over the interval from its node to `to`, of the
+    /// polynomial through all that are kept.
+    pub(crate) fn mean(&mut self, node: f64, value: Tensor<4>, to: f64) -> Tensor<4> {
+        self.push(node, value.clone());
+        let nodes: Vec<f64> = self.latest.iter().map(|&(node, _)| node).collect();
+        let weights = adams_bashforth(&nodes, node, to);
+        let older = self.latest.iter().zip(&weights).skip(1);
+        older.fold(value * weights[0], |sum, ((_, value), &weight)| {
+            sum + value.clone() * weight
+        })
+    }
+
+    /// The coefficients `c_k` of `Σ_k c_k (t − t_0)^k`, `t_0` the newest node, of the polynomial through
+    /// the newest `order` values: by Newton's divided differences.
+    ///
+    /// - `order`: 1 to 3; fewer if there are fewer values
+    pub(crate) fn polynomial(&self, order: usize) -> Vec<Tensor<4>> {
+        let kept = self.latest.iter().take(order);
+        let (nodes, mut differences): (Vec<f64>, Vec<Tensor<4>>) = kept.cloned().unzip();
+        for level in 1..nodes.len() {
+            for k in (level..nodes.len()).rev() {
+                let rise = differences[k - 1].clone() - differences[k].clone();
+                differences[k] = rise / (nodes[k - level] - nodes[k]);
+            }
+        }
+        // c_0 + c (t − t_0) + d (t − t_0)(t − t_1) has the slope c + d (t_0 − t_1) at t_0.
+        if let [_, slope, curvature] = differences.as_mut_slice() {
+            *slope = slope.clone() + curvature.clone() * (nodes[0] - nodes[1]);
+        }
+        differences
+    }
 }

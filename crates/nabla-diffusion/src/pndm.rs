@@ -26,16 +26,21 @@
 //! is the start that Stable Diffusion uses (`skip_prk_steps`).
 //!
 //! Where the times of the schedule are uneven, the multistep weights are computed for them
-//! ([`adams_bashforth`]); the last step counts as long as the one before it.
+//! ([`adams_bashforth`](crate::multistep::adams_bashforth)); the last step counts as long as the one before it.
 //!
 //! A network that predicts the velocity or the picture is asked for its `ε`. The diffusers library
 //! instead combines the network's own outputs ([`PndmConfig::combine_outputs`]), which loses an order
 //! for networks that predict the velocity.
 //!
+//! With whole half steps, `FPndm` makes the same calls as diffusers' `PNDMScheduler` without
+//! `skip_prk_steps`. Where the stride of the grid is odd, diffusers takes the picture half a step down,
+//! rounded one way, and tells the network a time rounded the other way; here the picture and the network
+//! are both at the middle, between two training steps. Where its grid's steps are of several lengths,
+//! diffusers takes all as `⌊T/N⌋` long; here each leads to the next level of the grid. On Gaussian
+//! data the first changes the result by a fortieth of its error in 8 steps.
+//!
 //! Sources: Liu, Ren, Lin, Zhao, *Pseudo Numerical Methods for Diffusion Models on Manifolds*, 2022,
 //! arXiv 2202.09778, eq. 9 to 14; `Plms` is from the code of Rombach et al., arXiv 2112.10752.
-
-use std::collections::VecDeque;
 
 use burn::config::Config;
 use burn::tensor::Tensor;
@@ -43,8 +48,9 @@ use burn::tensor::Tensor;
 use crate::ddim::transfer;
 use crate::denoiser::{
     Denoiser, Prediction, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
+    check_times,
 };
-use crate::multistep::{adams_bashforth, weighted_sum};
+use crate::multistep::History;
 use crate::schedule::{NoiseLevel, NoiseSchedule, sigma_from_alpha_bar};
 
 /// Which of the methods; see the [module documentation](self).
@@ -165,13 +171,7 @@ impl PndmConfig {
                 least,
             });
         }
-        let fault = (1..steps).find(|&i| schedule.timestep(i) <= schedule.timestep(i - 1));
-        if let Some(index) = fault {
-            return Err(SamplerError::Times {
-                index,
-                value: schedule.timestep(index),
-            });
-        }
+        check_times(&schedule)?;
         Ok(Pndm {
             schedule,
             training: training.clone(),
@@ -233,23 +233,22 @@ impl Pndm {
         let steps = self.schedule.steps();
         let method = self.config.method;
         let mut questions = Questions::new(model, hook, self.config.clip, steps);
-        // Gradients at the times of the schedule, the latest first.
-        let mut history: VecDeque<(f64, Tensor<4>)> = VecDeque::new();
+        // Gradients at the times of the schedule.
+        let mut history = History::new(method.order());
         for index in (0..steps).rev() {
             let done = steps - 1 - index;
             let way = self.way(index);
             let gradient = self.gradient(&mut questions, &x, index, way.from)?;
-            history.push_front((way.from.timestep, gradient.clone()));
-            history.truncate(method.order());
+            let time = way.from.timestep;
             let mean = if done < method.runge_kutta_steps() {
+                history.push(time, gradient.clone());
                 self.runge_kutta(&mut questions, &x, gradient, index, way)?
             } else if done == 0 {
+                history.push(time, gradient.clone());
                 let ahead = self.follow(&questions, &x, &gradient, way);
                 (gradient + self.gradient(&mut questions, &ahead, index, way.to)?) * 0.5
             } else {
-                let times: Vec<f64> = history.iter().map(|&(time, _)| time).collect();
-                let weights = adams_bashforth(&times, way.from.timestep, self.time_after(index));
-                weighted_sum(history.iter().map(|(_, g)| g), &weights, &x)
+                history.mean(time, gradient, self.time_after(index))
             };
             x = self.follow(&questions, &x, &mean, way);
         }

@@ -13,7 +13,14 @@
 //! | `lms` | [`lms`](crate::lms) | S | |
 //! | `dpm++2m` | [`dpm_solver_multistep`](crate::dpm_solver_multistep) | S | |
 //! | `dpm++2m-sde` | its stochastic variant | S | yes |
+//! | `dpm++3m` | the same with order 3 | S | |
+//! | `dpm++3m-sde` | its stochastic variant, as in k-diffusion | S | yes |
+//! | `dpm++2s` | [`dpm_solver_singlestep`](crate::dpm_solver_singlestep) | S | |
+//! | `deis` | [`deis`](crate::deis) | S | |
+//! | `dpm2` | [`dpm2`](crate::dpm2) | 2 S − 1 | |
+//! | `dpm2-ancestral` | its ancestral variant | 2 S − 1 | yes |
 //! | `unipc` | [`unipc`](crate::unipc) | S | |
+//! | `lcm` | [`lcm`](crate::lcm), for latent consistency models | S | yes |
 //!
 //! Every sampler takes and gives pictures in the variance-preserving form
 //! `x = √ᾱ x_0 + √(1 − ᾱ) ε`, and turns them into `x/√ᾱ` itself if it works with `σ`. So the same standard
@@ -33,10 +40,16 @@ use burn::tensor::Tensor;
 
 use crate::ddim::{Ddim, DdimConfig};
 use crate::ddpm::{Ddpm, DdpmConfig};
+use crate::deis::{Deis, DeisConfig};
 use crate::denoiser::{Denoiser, SamplerError, SamplerHook};
-use crate::dpm_solver_multistep::{DpmSolverMultistep, DpmSolverMultistepConfig};
+use crate::dpm_solver_multistep::{
+    DpmAlgorithm, DpmSolverMultistep, DpmSolverMultistepConfig, DpmSolverType,
+};
+use crate::dpm_solver_singlestep::{DpmSolverSinglestep, DpmSolverSinglestepConfig};
+use crate::dpm2::{Dpm2, Dpm2Config};
 use crate::euler::{Euler, EulerConfig};
 use crate::heun::{Heun, HeunConfig};
+use crate::lcm::{Lcm, LcmConfig};
 use crate::lms::{Lms, LmsConfig};
 use crate::pndm::{Pndm, PndmConfig, PndmMethod};
 use crate::schedule::NoiseSchedule;
@@ -50,7 +63,7 @@ use crate::unipc::{UniPc, UniPcConfig};
 ///
 /// let kind: SamplerKind = "dpm++2m".parse()?;
 /// assert_eq!(kind, SamplerKind::DpmSolverMultistep);
-/// assert!("dpm++3m".parse::<SamplerKind>().is_err());
+/// assert!("dpm++9m".parse::<SamplerKind>().is_err());
 /// # Ok::<(), nabla_diffusion::denoiser::SamplerError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,13 +90,27 @@ pub enum SamplerKind {
     DpmSolverMultistep,
     /// `dpm++2m-sde`
     DpmSolverMultistepSde,
+    /// `dpm++3m`
+    DpmSolverMultistep3,
+    /// `dpm++3m-sde`
+    DpmSolverMultistep3Sde,
+    /// `dpm++2s`
+    DpmSolverSinglestep,
+    /// `deis`
+    Deis,
+    /// `dpm2`
+    Dpm2,
+    /// `dpm2-ancestral`
+    Dpm2Ancestral,
     /// `unipc`
     UniPc,
+    /// `lcm`
+    Lcm,
 }
 
 impl SamplerKind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 19] = [
         Self::Ddim,
         Self::Ddpm,
         Self::Pndm,
@@ -95,7 +122,14 @@ impl SamplerKind {
         Self::Lms,
         Self::DpmSolverMultistep,
         Self::DpmSolverMultistepSde,
+        Self::DpmSolverMultistep3,
+        Self::DpmSolverMultistep3Sde,
+        Self::DpmSolverSinglestep,
+        Self::Deis,
+        Self::Dpm2,
+        Self::Dpm2Ancestral,
         Self::UniPc,
+        Self::Lcm,
     ];
 
     /// The name, as commands take it.
@@ -112,13 +146,22 @@ impl SamplerKind {
             Self::Lms => "lms",
             Self::DpmSolverMultistep => "dpm++2m",
             Self::DpmSolverMultistepSde => "dpm++2m-sde",
+            Self::DpmSolverMultistep3 => "dpm++3m",
+            Self::DpmSolverMultistep3Sde => "dpm++3m-sde",
+            Self::DpmSolverSinglestep => "dpm++2s",
+            Self::Deis => "deis",
+            Self::Dpm2 => "dpm2",
+            Self::Dpm2Ancestral => "dpm2-ancestral",
             Self::UniPc => "unipc",
+            Self::Lcm => "lcm",
         }
     }
 
     /// Its configuration with the defaults.
     pub fn config(self) -> SamplerConfig {
         let pndm = |method| SamplerConfig::Pndm(PndmConfig::new().with_method(method));
+        let dpm = DpmSolverMultistepConfig::new();
+        let sde = dpm.with_algorithm(DpmAlgorithm::SdeDpmSolverPlusPlus);
         match self {
             Self::Ddim => SamplerConfig::Ddim(DdimConfig::new()),
             Self::Ddpm => SamplerConfig::Ddpm(DdpmConfig::new()),
@@ -129,13 +172,22 @@ impl SamplerKind {
             Self::EulerAncestral => SamplerConfig::Euler(EulerConfig::new().with_eta(1.0)),
             Self::Heun => SamplerConfig::Heun(HeunConfig::new()),
             Self::Lms => SamplerConfig::Lms(LmsConfig::new()),
-            Self::DpmSolverMultistep => {
-                SamplerConfig::DpmSolverMultistep(DpmSolverMultistepConfig::new())
-            }
-            Self::DpmSolverMultistepSde => SamplerConfig::DpmSolverMultistep(
-                DpmSolverMultistepConfig::new().with_stochastic(true),
+            Self::DpmSolverMultistep => SamplerConfig::DpmSolverMultistep(dpm),
+            Self::DpmSolverMultistepSde => SamplerConfig::DpmSolverMultistep(sde),
+            Self::DpmSolverMultistep3 => SamplerConfig::DpmSolverMultistep(dpm.with_order(3)),
+            Self::DpmSolverMultistep3Sde => SamplerConfig::DpmSolverMultistep(
+                sde.with_order(3)
+                    .with_solver_type(DpmSolverType::Heun)
+                    .with_lower_order_final(false),
             ),
+            Self::DpmSolverSinglestep => {
+                SamplerConfig::DpmSolverSinglestep(DpmSolverSinglestepConfig::new())
+            }
+            Self::Deis => SamplerConfig::Deis(DeisConfig::new()),
+            Self::Dpm2 => SamplerConfig::Dpm2(Dpm2Config::new()),
+            Self::Dpm2Ancestral => SamplerConfig::Dpm2(Dpm2Config::new().with_eta(1.0)),
             Self::UniPc => SamplerConfig::UniPc(UniPcConfig::new()),
+            Self::Lcm => SamplerConfig::Lcm(LcmConfig::new()),
         }
     }
 }
@@ -175,8 +227,16 @@ pub enum SamplerConfig {
     Lms(LmsConfig),
     /// See [`dpm_solver_multistep`](crate::dpm_solver_multistep).
     DpmSolverMultistep(DpmSolverMultistepConfig),
+    /// See [`dpm_solver_singlestep`](crate::dpm_solver_singlestep).
+    DpmSolverSinglestep(DpmSolverSinglestepConfig),
+    /// See [`deis`](crate::deis).
+    Deis(DeisConfig),
+    /// See [`dpm2`](crate::dpm2).
+    Dpm2(Dpm2Config),
     /// See [`unipc`](crate::unipc).
     UniPc(UniPcConfig),
+    /// See [`lcm`](crate::lcm).
+    Lcm(LcmConfig),
 }
 
 impl SamplerConfig {
@@ -195,11 +255,15 @@ impl SamplerConfig {
             Self::Ddim(c) => Method::Ddim(c.init(schedule.clone())?),
             Self::Ddpm(c) => Method::Ddpm(c.init(schedule.clone())?),
             Self::Pndm(c) => Method::Pndm(c.init(schedule.clone(), training)?),
-            Self::Euler(c) => Method::Euler(c.init(schedule.clone())?),
-            Self::Heun(c) => Method::Heun(c.init(schedule.clone())?),
+            Self::Euler(c) => Method::Euler(c.init(schedule.clone(), training)?),
+            Self::Heun(c) => Method::Heun(c.init(schedule.clone(), training)?),
             Self::Lms(c) => Method::Lms(c.init(schedule.clone())?),
             Self::DpmSolverMultistep(c) => Method::DpmSolverMultistep(c.init(schedule.clone())?),
+            Self::DpmSolverSinglestep(c) => Method::DpmSolverSinglestep(c.init(schedule.clone())?),
+            Self::Deis(c) => Method::Deis(c.init(schedule.clone())?),
+            Self::Dpm2(c) => Method::Dpm2(c.init(schedule.clone(), training)?),
             Self::UniPc(c) => Method::UniPc(c.init(schedule.clone())?),
+            Self::Lcm(c) => Method::Lcm(c.init(schedule.clone())?),
         };
         Ok(Sampler {
             config: self,
@@ -213,7 +277,7 @@ impl SamplerConfig {
     pub fn calls(self, steps: usize) -> usize {
         match self {
             Self::Pndm(config) => config.method.calls(steps),
-            Self::Heun(_) => (2 * steps).saturating_sub(1),
+            Self::Heun(_) | Self::Dpm2(_) => (2 * steps).saturating_sub(1),
             _ => steps,
         }
     }
@@ -229,7 +293,11 @@ enum Method {
     Heun(Heun),
     Lms(Lms),
     DpmSolverMultistep(DpmSolverMultistep),
+    DpmSolverSinglestep(DpmSolverSinglestep),
+    Deis(Deis),
+    Dpm2(Dpm2),
     UniPc(UniPc),
+    Lcm(Lcm),
 }
 
 /// A sampler over its schedule; see the [module documentation](self).
@@ -252,7 +320,7 @@ impl Sampler {
         &self.schedule
     }
 
-    /// Calls of the network for one run; Heun's method needs one more if the schedule does not end at
+    /// Calls of the network for one run; Heun's method and DPM2 need one more if the schedule does not end at
     /// `ᾱ = 1`.
     pub fn calls(&self) -> usize {
         self.config.calls(self.schedule.steps())
@@ -334,10 +402,14 @@ impl Sampler {
             Method::Ddpm(ddpm) => ddpm.sample_with_hook(model, x, noise, hook),
             Method::Pndm(pndm) => pndm.sample_with_hook(model, x, hook),
             Method::Euler(euler) => euler.sample_with_hook(model, x, noise, hook),
-            Method::Heun(heun) => heun.sample_with_hook(model, x, hook),
+            Method::Heun(heun) => heun.sample_with_hook(model, x, noise, hook),
             Method::Lms(lms) => lms.sample_with_hook(model, x, hook),
             Method::DpmSolverMultistep(dpm) => dpm.sample_with_hook(model, x, noise, hook),
+            Method::DpmSolverSinglestep(dpm) => dpm.sample_with_hook(model, x, noise, hook),
+            Method::Deis(deis) => deis.sample_with_hook(model, x, hook),
+            Method::Dpm2(dpm2) => dpm2.sample_with_hook(model, x, noise, hook),
             Method::UniPc(unipc) => unipc.sample_with_hook(model, x, hook),
+            Method::Lcm(lcm) => lcm.sample_with_hook(model, x, noise, hook),
         }
     }
 }

@@ -111,6 +111,14 @@ pub enum ScheduleError {
         /// `σ_max`.
         max: f64,
     },
+    /// A name that is none of a spacing of `σ`.
+    #[error("there is no spacing of sigmas {name:?}; there are: {known}")]
+    UnknownSigmaSpacing {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
     /// `ρ` is not positive and finite.
     #[error("rho is {0}, but it must be positive and finite")]
     Rho(f64),
@@ -193,7 +201,7 @@ impl BetaSchedule {
 }
 
 /// `count` values from `start` to `end`, both included; `start` alone if `count` is 1.
-fn linspace(start: f64, end: f64, count: usize) -> impl Iterator<Item = f64> {
+pub(crate) fn linspace(start: f64, end: f64, count: usize) -> impl Iterator<Item = f64> {
     let stride = if count > 1 {
         (end - start) / (count - 1) as f64
     } else {
@@ -381,18 +389,24 @@ impl KarrasSigmas {
     /// ```
     pub fn sigmas(&self, count: usize) -> Result<Vec<f64>, ScheduleError> {
         let (min, max, rho) = (self.sigma_min, self.sigma_max, self.rho);
-        if count == 0 {
-            return Err(ScheduleError::NoSteps);
-        }
-        if !(0.0 < min && min < max && max.is_finite()) {
-            return Err(ScheduleError::SigmaRange { min, max });
-        }
+        check_sigma_range(min, max, count)?;
         if !(rho > 0.0 && rho.is_finite()) {
             return Err(ScheduleError::Rho(rho));
         }
         Ok(linspace(max.powf(1.0 / rho), min.powf(1.0 / rho), count)
             .map(|r| r.powf(rho))
             .collect())
+    }
+}
+
+/// That there are `count` levels from `max` down to `min`.
+pub(crate) fn check_sigma_range(min: f64, max: f64, count: usize) -> Result<(), ScheduleError> {
+    if count == 0 {
+        return Err(ScheduleError::NoSteps);
+    }
+    match 0.0 < min && min < max && max.is_finite() {
+        true => Ok(()),
+        false => Err(ScheduleError::SigmaRange { min, max }),
     }
 }
 

@@ -496,21 +496,34 @@ mod tests {
     }
 
     #[test]
-    fn the_gated_layer_is_burns() {
+    fn linear_layers_are_burns() {
         for device in [Device::flex(), Device::flex().autodiff()] {
             for ([batch, length, input], n) in [
                 ([1, 1, 1], 1),
                 ([2, 3, 5], 7),
                 ([1, 300, 40], 150),
-                ([3, 90, 8], 128),
+                ([3, 190, 8], 129),
             ] {
-                let linear = LinearConfig::new(input, 2 * n).init(&device);
-                let x =
-                    Tensor::from_data(random([batch, length, input], &device).into_data(), &device);
-                let expected = gated(linear.forward(x.clone())).into_data();
-                linear_geglu(&linear, x)
-                    .into_data()
-                    .assert_approx_eq::<f32>(&expected, Tolerance::absolute(2e-6));
+                let layer = LinearConfig::new(input, 2 * n).init(&device);
+                let x: Tensor<3> = random([batch, length, input], &device);
+                let expected = layer.forward(x.clone());
+                let check = |found: Tensor<3>, expected: Tensor<3>| {
+                    let tolerance = Tolerance::<f32>::absolute(4e-6);
+                    let found = found.into_data();
+                    found.assert_approx_eq::<f32>(&expected.into_data(), tolerance);
+                };
+                check(linear(&layer, x.clone()), expected.clone());
+                check(linear_geglu(&layer, x.clone()), gated(expected));
+
+                let plain = Linear {
+                    bias: None,
+                    ..layer
+                };
+                let expected = plain.forward(x.clone());
+                check(linear(&plain, x.clone()), expected.clone());
+                check(linear_geglu(&plain, x.clone()), gated(expected.clone()));
+                let rows = linear(&plain, x.reshape([batch * length, input]));
+                check(rows.reshape([batch, length, 2 * n]), expected);
             }
         }
     }

@@ -14,6 +14,9 @@
 //! corrector's last term), `φ_{k+1}(z) = (φ_k(z) − 1/k!)/z`, `φ_1(z) = (e^z − 1)/z`, and `B` is `−h`
 //! ([`UniPcB::B1`]) or `e^{−h} − 1` ([`UniPcB::B2`]). With a single unknown, `ρ = 1/2`.
 //!
+//! Instead of the picture the noise can be integrated ([`UniPcConfig::of_noise`]): then `m` is `ε̂`, `h`
+//! stands for `−h` in `φ`, `e` and `B`, `x` is multiplied by `√(ᾱ'/ᾱ)`, and the rest by `√(1 − ᾱ')`.
+//!
 //! Source: Zhao, Bai, Rao, Zhou, Lu, *UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of
 //! Diffusion Models*, 2023, arXiv 2302.04867, algorithms 5 to 8.
 
@@ -25,6 +28,7 @@ use faer::linalg::solvers::Solve;
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
 };
+use crate::phi::phi;
 use crate::schedule::{NoiseLevel, NoiseSchedule};
 
 /// The function `B(h)`.
@@ -45,6 +49,12 @@ pub struct UniPcConfig {
     /// `B(h)`. Default [`UniPcB::B2`].
     #[config(default = "UniPcB::B2")]
     pub b: UniPcB,
+    /// Whether the noise is integrated, and not the picture. Default false.
+    #[config(default = false)]
+    pub of_noise: bool,
+    /// How many of the first steps are not corrected: of use with strong guidance. Default 0.
+    #[config(default = 0)]
+    pub uncorrected_steps: usize,
     /// Whether the order falls towards the end, to 1 in the last step. Towards `σ = 0` the last step has
     /// order 1 in any case. Default true.
     #[config(default = true)]
@@ -79,7 +89,8 @@ pub struct UniPc {
 /// What a step goes on from.
 struct Point {
     level: NoiseLevel,
-    sample: Tensor<4>,
+    /// `m`
+    value: Tensor<4>,
 }
 
 impl UniPc {
@@ -109,11 +120,18 @@ impl UniPc {
         let mut corrected: Option<(Tensor<4>, usize)> = None;
         for index in (0..steps).rev() {
             let level = self.schedule.level(index);
-            let sample = questions.ask(&x, index, level)?.sample;
-            if let Some((start, order)) = corrected.take() {
-                x = self.update(start, &points[..order], level, Some(&sample));
+            let denoised = questions.ask(&x, index, level)?;
+            let value = match self.config.of_noise {
+                true => denoised.epsilon,
+                false => denoised.sample,
+            };
+            let done = steps - 1 - index;
+            if let Some((start, order)) = corrected.take()
+                && done > self.config.uncorrected_steps
+            {
+                x = self.update(start, &points[..order], level, Some(&value));
             }
-            points.insert(0, Point { level, sample });
+            points.insert(0, Point { level, value });
             points.truncate(self.config.order);
             let to = self.schedule.level_after(index);
             let mut order = points.len();
@@ -139,47 +157,62 @@ impl UniPc {
         to: NoiseLevel,
         ahead: Option<&Tensor<4>>,
     ) -> Tensor<4> {
-        let Point { level, sample } = &points[0];
+        let Point { level, value } = &points[0];
         let minus_h = (to.sigma() / level.sigma()).ln();
+        if minus_h == 0.0 {
+            return x;
+        }
         let ratio = |other: NoiseLevel| (other.sigma() / level.sigma()).ln() / minus_h;
         let mut ratios: Vec<f64> = points[1..].iter().map(|p| ratio(p.level)).collect();
         let mut differences: Vec<Tensor<4>> = points[1..]
             .iter()
             .zip(&ratios)
-            .map(|(p, r)| (p.sample.clone() - sample.clone()) / *r)
+            .map(|(p, r)| (p.value.clone() - value.clone()) / *r)
             .collect();
         if let Some(ahead) = ahead {
             ratios.push(1.0);
-            differences.push(ahead.clone() - sample.clone());
+            differences.push(ahead.clone() - value.clone());
         }
-        let b = match self.config.b {
-            UniPcB::B1 => minus_h,
-            UniPcB::B2 => minus_h.exp_m1(),
+        let (z, keep, scale, first) = match self.config.of_noise {
+            // √(1 − ᾱ') (e^h − 1) = √ᾱ' (σ − σ'), finite towards σ' = 0.
+            true => (
+                -minus_h,
+                to.signal() / level.signal(),
+                to.noise(),
+                to.signal() * (level.sigma() - to.sigma()),
+            ),
+            false => (
+                minus_h,
+                to.noise() / level.noise(),
+                to.signal(),
+                to.signal() * minus_h.exp_m1(),
+            ),
         };
-        let mut next =
-            x * (to.noise() / level.noise()) - sample.clone() * (to.signal() * minus_h.exp_m1());
-        for (weight, difference) in weights(&ratios, minus_h, b).into_iter().zip(differences) {
-            next = next - difference * (to.signal() * b * weight);
+        let b = match self.config.b {
+            UniPcB::B1 => z,
+            UniPcB::B2 => z.exp_m1(),
+        };
+        let mut next = x * keep - value.clone() * first;
+        for (weight, difference) in weights(&ratios, z, b).into_iter().zip(differences) {
+            next = next - difference * (scale * b * weight);
         }
         next
     }
 }
 
 /// The `ρ` for the `r`.
-fn weights(ratios: &[f64], minus_h: f64, b: f64) -> Vec<f64> {
+///
+/// - `z`: `−h`, or `h` if the noise is integrated
+fn weights(ratios: &[f64], z: f64, b: f64) -> Vec<f64> {
     let count = ratios.len();
     if count < 2 {
         return vec![0.5; count];
     }
     let matrix = Mat::from_fn(count, count, |k, i| ratios[i].powi(k as i32));
-    // φ_{k+1}(−h) (−h), from φ_1 (−h) = e^{−h} − 1 on, and k!.
-    let mut phi = minus_h.exp_m1() / minus_h - 1.0;
     let mut factorial = 1.0;
     let right = Mat::from_fn(count, 1, |k, _| {
-        let value = phi * factorial / b;
-        factorial *= (k + 2) as f64;
-        phi = phi / minus_h - 1.0 / factorial;
-        value
+        factorial *= (k + 1) as f64;
+        factorial * phi(k + 2, z) * z / b
     });
     let solution = matrix.partial_piv_lu().solve(&right);
     (0..count).map(|i| solution[(i, 0)]).collect()

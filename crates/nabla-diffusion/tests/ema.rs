@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
+mod reference_values;
+
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::ema::{Ema, EmaConfig, EmaError, WarmUp};
-use serde_json::Value;
+
+use reference_values::{floats, reference};
 
 #[derive(Module, Debug)]
 struct Point {
@@ -29,19 +32,9 @@ fn position(ema: &Ema<Point>) -> Vec<f32> {
         .unwrap()
 }
 
-fn floats(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_f64().unwrap())
-        .collect()
-}
-
 #[test]
 fn averages_agree_with_diffusers() {
-    let reference: Value =
-        serde_json::from_str(include_str!("reference/diffusers_reference.json")).unwrap();
+    let reference = reference("diffusers_reference.json");
     let reference = &reference["ema"];
     let path: Vec<Vec<f64>> = reference["path"]
         .as_array()

@@ -3,39 +3,36 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
+mod reference_values;
+
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use nabla_diffusion::churn::Churn;
 use nabla_diffusion::ddim::DdimConfig;
+use nabla_diffusion::deis::DeisConfig;
 use nabla_diffusion::denoiser::{Denoised, Denoiser, GaussianDenoiser, Prediction, SamplerStep};
-use nabla_diffusion::dpm_solver_multistep::DpmSolverMultistepConfig;
+use nabla_diffusion::dpm_solver_multistep::{
+    DpmAlgorithm, DpmSolverMultistepConfig, DpmSolverType,
+};
+use nabla_diffusion::dpm_solver_singlestep::DpmSolverSinglestepConfig;
+use nabla_diffusion::euler::EulerConfig;
+use nabla_diffusion::heun::HeunConfig;
 use nabla_diffusion::pndm::{PndmConfig, PndmMethod};
 use nabla_diffusion::sampler::{SamplerConfig, SamplerKind};
-use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule, NoiseScheduleConfig, Spacing};
+use nabla_diffusion::schedule::{
+    BetaSchedule, NoiseLevel, NoiseSchedule, NoiseScheduleConfig, Spacing,
+};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::stable_diffusion::model_folder::{ModelFolderError, Part};
 use nabla_diffusion::stable_diffusion::scheduler_config::SchedulerConfig;
+use nabla_diffusion::unipc::UniPcConfig;
 use serde_json::{Value, json};
 
+use reference_values::{floats, reference, tensor, values};
+
 const SHAPE: [usize; 4] = [1, 2, 2, 2];
-
-fn reference() -> Value {
-    serde_json::from_str(include_str!("reference/sampler_reference.json")).unwrap()
-}
-
-fn floats(value: &Value) -> Vec<f64> {
-    let values = value.as_array().unwrap();
-    values.iter().map(|v| v.as_f64().unwrap()).collect()
-}
-
-fn tensor(value: &Value) -> Tensor<4> {
-    Tensor::from_data(TensorData::new(floats(value), SHAPE), &Device::flex())
-}
-
-fn values(x: &Tensor<4>) -> Vec<f32> {
-    x.to_data().try_to_vec().unwrap()
-}
 
 fn scheduler(config: &Value) -> Result<SchedulerConfig, ModelFolderError> {
     let folder = tempfile::tempdir().unwrap();
@@ -47,7 +44,7 @@ fn scheduler(config: &Value) -> Result<SchedulerConfig, ModelFolderError> {
 /// The noise that the stochastic cases draw: the one the reference was made with.
 #[test]
 fn the_noise_is_that_of_the_reference() {
-    let recorded = floats(&reference()["noise"]);
+    let recorded = floats(&reference("sampler_reference.json")["noise"]);
     let mut noise = SeededNoise::new(7, 0);
     let drawn: Vec<f32> = (0..recorded.len() / 8)
         .flat_map(|_| values(&noise.normal(SHAPE, &Device::flex())))
@@ -59,7 +56,7 @@ fn the_noise_is_that_of_the_reference() {
 
 #[test]
 fn every_call_of_the_network_agrees_with_diffusers() {
-    let reference = reference();
+    let reference = reference("sampler_reference.json");
     let mut worst = (0.0, String::new());
     for case in reference["runs"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
@@ -67,14 +64,14 @@ fn every_call_of_the_network_agrees_with_diffusers() {
         let steps = case["steps"].as_u64().unwrap() as usize;
         let made = config.sampler(config.kind().unwrap(), None, steps).unwrap();
         let model = GaussianDenoiser::new(
-            tensor(&reference["mean"]),
-            tensor(&reference["variance"]),
+            tensor(&reference["mean"], SHAPE),
+            tensor(&reference["variance"], SHAPE),
             config.prediction().unwrap(),
         );
         let calls = case["calls"].as_array().unwrap();
         assert_eq!(made.sampler.calls(), calls.len(), "{name}");
         let mut seen = Vec::new();
-        let start = tensor(&reference["start"]) * made.start_scale;
+        let start = tensor(&reference["start"], SHAPE) * made.start_scale;
         let mut hook = |step: SamplerStep<'_>, denoised: Denoised| {
             seen.push((step.level.timestep, step.x.clone()));
             denoised
@@ -113,7 +110,10 @@ fn every_call_of_the_network_agrees_with_diffusers() {
 
 #[test]
 fn time_steps_and_sigmas_are_those_of_diffusers() {
-    for case in reference()["grids"].as_array().unwrap() {
+    for case in reference("sampler_reference.json")["grids"]
+        .as_array()
+        .unwrap()
+    {
         let config = scheduler(&case["config"]).unwrap();
         let steps = case["steps"].as_u64().unwrap() as usize;
         let made = config.sampler(config.kind().unwrap(), None, steps).unwrap();
@@ -156,6 +156,110 @@ fn time_steps_and_sigmas_are_those_of_diffusers() {
     }
 }
 
+/// Churn, and the third order with noise, which k-diffusion has as its source has.
+#[test]
+fn every_call_of_the_network_agrees_with_k_diffusion() {
+    let reference = reference("sampler_reference.json");
+    let training = NoiseScheduleConfig::new()
+        .with_betas(BetaSchedule::STABLE_DIFFUSION)
+        .init()
+        .unwrap();
+    let schedule = training.respace(Spacing::Trailing, 10).unwrap();
+    let model = GaussianDenoiser::new(
+        tensor(&reference["mean"], SHAPE),
+        tensor(&reference["variance"], SHAPE),
+        Prediction::Sample,
+    );
+    for case in reference["k_diffusion"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let number = |key: &str| case["churn"][key].as_f64();
+        let churn = number("s_churn").map(|amount| Churn {
+            amount,
+            sigma_min: number("s_tmin").unwrap_or(0.0),
+            sigma_max: number("s_tmax"),
+            noise_scale: number("s_noise").unwrap_or(1.0),
+        });
+        let config = match name {
+            "dpm++3m-sde" => SamplerKind::DpmSolverMultistep3Sde.config(),
+            _ if name.starts_with("heun") => {
+                SamplerConfig::Heun(HeunConfig::new().with_churn(churn))
+            }
+            _ => SamplerConfig::Euler(EulerConfig::new().with_churn(churn)),
+        };
+        let sampler = config.init(schedule.clone(), &training).unwrap();
+        let calls = case["calls"].as_array().unwrap();
+        assert_eq!(sampler.calls(), calls.len(), "{name}");
+        let check = |found: &Tensor<4>, expected: &Value| {
+            for (found, expected) in values(found).iter().zip(floats(expected)) {
+                let error = (f64::from(*found) - expected).abs() / expected.abs().max(1.0);
+                assert!(error < 2e-5, "{name}: {found} instead of {expected}");
+            }
+        };
+        let mut call = calls.iter();
+        let mut hook = |step: SamplerStep<'_>, denoised: Denoised| {
+            let expected = call.next().unwrap();
+            let sigma = expected["sigma"].as_f64().unwrap();
+            assert!((step.level.sigma() / sigma - 1.0).abs() < 1e-5, "{name}");
+            // The time is that of the level, as far as the training goes.
+            let time = training.timestep_of_sigma(sigma);
+            assert!((step.level.timestep - time).abs() < 0.01, "{name}");
+            check(step.x, &expected["x"]);
+            denoised
+        };
+        let start = tensor(&reference["start"], SHAPE);
+        let mut noise = SeededNoise::new(7, 0);
+        let end = sampler.sample_with_hook(&model, start, &mut noise, &mut hook);
+        check(&end.unwrap(), &case["end"]);
+    }
+}
+
+#[test]
+fn wrong_churn_is_refused() {
+    let training = NoiseScheduleConfig::new().init().unwrap();
+    for churn in [
+        Churn::new(-1.0),
+        Churn::new(f64::NAN),
+        Churn::new(1.0).with_noise_scale(-0.5),
+    ] {
+        let euler = EulerConfig::new().with_churn(Some(churn));
+        let heun = HeunConfig::new().with_churn(Some(churn));
+        assert!(euler.init(training.clone(), &training).is_err());
+        assert!(heun.init(training.clone(), &training).is_err());
+    }
+}
+
+/// With an odd stride, half of it is no whole training step. diffusers then asks the network about one
+/// time, and has taken the picture to another; here both are the middle. What that changes is small
+/// against the error of the method.
+#[test]
+fn runge_and_kuttas_start_stays_near_that_of_diffusers_where_strides_are_odd() {
+    let reference = reference("sampler_reference.json");
+    for case in reference["uneven_pndm"].as_array().unwrap() {
+        let config = scheduler(&case["config"]).unwrap();
+        // 1000/8 and 1000/40 are odd.
+        let steps = case["steps"].as_u64().unwrap() as usize;
+        let made = config.sampler(SamplerKind::Pndm, None, steps).unwrap();
+        let sampler = made.sampler;
+        let model = GaussianDenoiser::new(
+            tensor(&reference["mean"], SHAPE),
+            tensor(&reference["variance"], SHAPE),
+            Prediction::Epsilon,
+        );
+        let start = tensor(&reference["start"], SHAPE);
+        let schedule = sampler.schedule();
+        let top = schedule.alpha_bar(steps - 1);
+        let exact = model.transport(start.clone(), top, schedule.previous_alpha_bar(0));
+        let mut noise = SeededNoise::new(0, 0);
+        let ours = sampler.sample(&model, start, &mut noise).unwrap();
+        let theirs = tensor(&case["end"], SHAPE);
+        let largest = |x: Tensor<4>| x.abs().max().into_scalar::<f32>();
+        let apart = largest(ours.clone() - theirs.clone());
+        let [ours, theirs] = [ours, theirs].map(|end| largest(end - exact.clone()));
+        println!("{steps} steps: error {ours:.2e}, diffusers {theirs:.2e}, apart {apart:.2e}");
+        assert!(apart > 1e-5 && apart < 0.1 * ours.min(theirs), "{apart}");
+    }
+}
+
 #[test]
 fn unknown_classes_and_options_are_named() {
     let named = |config: Value, key: &str, value: &str| {
@@ -187,10 +291,35 @@ fn unknown_classes_and_options_are_named() {
         "prediction_type",
         "flow_prediction",
     );
+    let dpm = |options: Value| {
+        let mut config = json!({"_class_name": "DPMSolverMultistepScheduler"});
+        let fields = config.as_object_mut().unwrap();
+        fields.extend(options.as_object().unwrap().clone());
+        config
+    };
+    named(dpm(json!({"solver_order": 4})), "solver_order", "4");
     named(
-        json!({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}),
+        dpm(json!({"algorithm_type": "sde-dpmsolver"})),
+        "final_sigmas_type",
+        "zero",
+    );
+    let ends = "sigma_min";
+    named(
+        dpm(
+            json!({"algorithm_type": "sde-dpmsolver", "final_sigmas_type": ends, "solver_order": 3}),
+        ),
         "solver_order",
         "3",
+    );
+    named(
+        dpm(json!({"use_karras_sigmas": true, "use_beta_sigmas": true})),
+        "use_beta_sigmas",
+        "use_karras_sigmas",
+    );
+    named(
+        json!({"_class_name": "UniPCMultistepScheduler", "disable_corrector": [1]}),
+        "disable_corrector",
+        "[1]",
     );
     named(
         json!({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "odd"}),
@@ -253,6 +382,14 @@ fn order(config: SamplerConfig, prediction: Prediction) -> f64 {
 #[test]
 fn orders_of_convergence() {
     let pndm = |method| SamplerConfig::Pndm(PndmConfig::new().with_method(method));
+    let single = |order| {
+        SamplerConfig::DpmSolverSinglestep(
+            DpmSolverSinglestepConfig::new()
+                .with_order(order)
+                .with_solver_type(DpmSolverType::Heun)
+                .with_lower_order_final(false),
+        )
+    };
     for (config, least, most) in [
         (SamplerConfig::Ddim(DdimConfig::new()), 0.8, 1.3),
         (SamplerKind::Euler.config(), 0.8, 1.3),
@@ -270,6 +407,46 @@ fn orders_of_convergence() {
             9.0,
         ),
         (SamplerKind::UniPc.config(), 1.6, 9.0),
+        (
+            SamplerConfig::DpmSolverMultistep(
+                DpmSolverMultistepConfig::new()
+                    .with_order(3)
+                    .with_lower_order_final(false),
+            ),
+            1.6,
+            9.0,
+        ),
+        (
+            SamplerConfig::DpmSolverMultistep(
+                DpmSolverMultistepConfig::new()
+                    .with_algorithm(DpmAlgorithm::DpmSolver)
+                    .with_lower_order_final(false),
+            ),
+            1.6,
+            9.0,
+        ),
+        (
+            SamplerConfig::UniPc(UniPcConfig::new().with_of_noise(true)),
+            1.6,
+            9.0,
+        ),
+        (
+            SamplerConfig::Deis(DeisConfig::new().with_lower_order_final(false)),
+            1.6,
+            9.0,
+        ),
+        (
+            SamplerConfig::Deis(
+                DeisConfig::new()
+                    .with_order(3)
+                    .with_lower_order_final(false),
+            ),
+            2.2,
+            9.0,
+        ),
+        (single(2), 1.6, 9.0),
+        (single(3), 2.2, 9.0),
+        (SamplerKind::Dpm2.config(), 1.6, 9.0),
     ] {
         for prediction in [
             Prediction::Epsilon,
@@ -284,6 +461,32 @@ fn orders_of_convergence() {
             );
         }
     }
+}
+
+/// Where diffusers refuses to go, or gives no number: the noise's form has a last step too, DDIM's.
+#[test]
+fn forms_of_the_noise_reach_sigma_0() {
+    let dpm = DpmSolverMultistepConfig::new();
+    let training = smooth();
+    let schedule = training.respace(Spacing::Trailing, 32).unwrap();
+    let model = gaussian(Prediction::Epsilon);
+    let start = SeededNoise::new(3, 0).normal(SHAPE, &Device::flex());
+    let exact = model.transport(start.clone(), schedule.alpha_bar(31), 1.0);
+    for config in [
+        SamplerConfig::DpmSolverMultistep(dpm.with_algorithm(DpmAlgorithm::DpmSolver)),
+        SamplerConfig::UniPc(UniPcConfig::new().with_of_noise(true)),
+        SamplerKind::Deis.config(),
+    ] {
+        let sampler = config.init(schedule.clone(), &training).unwrap();
+        let mut noise = SeededNoise::new(0, 0);
+        let end = sampler.sample(&model, start.clone(), &mut noise).unwrap();
+        let error = (end - exact.clone()).abs().max().into_scalar::<f32>();
+        println!("{config:?}: {error:.2e}");
+        assert!(error < 0.1, "{config:?}: {error}");
+    }
+    let sde = dpm.with_algorithm(DpmAlgorithm::SdeDpmSolver);
+    let error = sde.init(schedule).unwrap_err();
+    assert!(error.to_string().contains("sigma 0"), "{error}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //! sampler's contracts.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use burn::tensor::{Device, Tensor, TensorData};
+mod reference_values;
+
+use burn::tensor::{Device, Tensor};
 use nabla_diffusion::ddim::DdimConfig;
 use nabla_diffusion::denoiser::{Prediction, denoiser};
 use nabla_diffusion::rddm::{
@@ -15,27 +17,14 @@ use nabla_diffusion::seeded_noise::SeededNoise;
 use proptest::prelude::*;
 use serde_json::Value;
 
-fn reference() -> Value {
-    serde_json::from_str(include_str!("reference/rddm_reference.json")).unwrap()
-}
+use reference_values::{floats, reference, tensor, values};
 
-fn floats(value: &Value) -> Vec<f64> {
-    let values = value.as_array().unwrap().iter();
-    values.map(|v| v.as_f64().unwrap()).collect()
-}
+/// Of the pictures of the reference.
+const SHAPE: [usize; 4] = [2, 1, 2, 3];
 
 fn indices(value: &Value) -> Vec<usize> {
     let values = value.as_array().unwrap().iter();
     values.map(|v| v.as_u64().unwrap() as usize).collect()
-}
-
-fn tensor(value: &Value) -> Tensor<4> {
-    let values: Vec<f32> = floats(value).into_iter().map(|v| v as f32).collect();
-    Tensor::from_data(TensorData::new(values, [2, 1, 2, 3]), &Device::flex())
-}
-
-fn values(x: &Tensor<4>) -> Vec<f32> {
-    x.clone().try_into_vec_as().unwrap()
 }
 
 fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
@@ -64,7 +53,7 @@ fn objective(name: &Value) -> Objective {
 
 /// The reference's linear 'network' with `count` outputs.
 fn linear(count: usize) -> impl Fn(Tensor<4>, [Tensor<1>; 2], Option<Tensor<4>>) -> Vec<Tensor<4>> {
-    let weights: Vec<Vec<f64>> = reference()["weights"]
+    let weights: Vec<Vec<f64>> = reference("rddm_reference.json")["weights"]
         .as_array()
         .unwrap()
         .iter()
@@ -95,7 +84,7 @@ fn ddim_schedule() -> ResidualSchedule {
 
 #[test]
 fn coefficients_and_tables_are_the_official_ones() {
-    let reference = reference();
+    let reference = reference("rddm_reference.json");
     for case in reference["coefficients"].as_array().unwrap() {
         let power = case["power"].as_f64().unwrap();
         let coefficients = match case["schedule"].as_str().unwrap() {
@@ -142,7 +131,10 @@ fn coefficients_and_tables_are_the_official_ones() {
 #[test]
 fn samplers_visit_the_official_times() {
     let schedule = ResidualScheduleConfig::new().init().unwrap();
-    for (count, times) in reference()["times"].as_object().unwrap() {
+    for (count, times) in reference("rddm_reference.json")["times"]
+        .as_object()
+        .unwrap()
+    {
         let expected: Vec<i64> = times
             .as_array()
             .unwrap()
@@ -161,8 +153,8 @@ fn samplers_visit_the_official_times() {
 
 #[test]
 fn trajectories_are_the_official_ones() {
-    let reference = reference();
-    let degraded = tensor(&reference["degraded"]);
+    let reference = reference("rddm_reference.json");
+    let degraded = tensor(&reference["degraded"], SHAPE);
     let mut checked = 0;
     for case in reference["trajectories"].as_array().unwrap() {
         let name = format!(
@@ -195,7 +187,11 @@ fn trajectories_are_the_official_ones() {
         };
         let given = RddmInput::new(input.clone());
         let states = case["states"].as_array().unwrap();
-        let mut noises = case["noise"].as_array().unwrap().iter().map(tensor);
+        let mut noises = case["noise"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| tensor(v, SHAPE));
         // The official code scales its states to [0, 1] and back in f32: 2e-7 of a state. SM-N
         // divides by 1 − ᾱ_T = 1e-6 in its first step, where every clean picture saturates.
         let tolerance = 1e-5;
@@ -247,7 +243,7 @@ fn trajectories_are_the_official_ones() {
 
 #[test]
 fn the_pass_that_removes_only_the_residual_is_the_official_one() {
-    let reference = reference();
+    let reference = reference("rddm_reference.json");
     let states = reference["residual_pass"].as_array().unwrap();
     let rddm = RddmConfig::new()
         .with_time(TimeCondition::Coefficients)
@@ -257,7 +253,7 @@ fn the_pass_that_removes_only_the_residual_is_the_official_one() {
         .with_path(Path::ResidualFirst);
     let sampler = rddm.sampler(config).unwrap();
     assert_eq!(sampler.calls(), 10);
-    let start = tensor(&states[0]);
+    let start = tensor(&states[0], SHAPE);
     let given = RddmInput::new(start.zeros_like());
     let mut seen = Vec::new();
     sampler
@@ -279,8 +275,11 @@ fn the_pass_that_removes_only_the_residual_is_the_official_one() {
 
 #[test]
 fn trusting_one_of_two_predictions_is_as_official() {
-    let reference = reference();
-    let (x, input) = (tensor(&reference["clean"]), tensor(&reference["degraded"]));
+    let reference = reference("rddm_reference.json");
+    let (x, input) = (
+        tensor(&reference["clean"], SHAPE),
+        tensor(&reference["degraded"], SHAPE),
+    );
     let schedule = ddim_schedule();
     let rddm = RddmConfig::new()
         .with_time(TimeCondition::Coefficients)
@@ -326,9 +325,12 @@ fn trusting_one_of_two_predictions_is_as_official() {
 
 #[test]
 fn losses_are_the_official_ones() {
-    let reference = reference();
-    let (clean, degraded) = (tensor(&reference["clean"]), tensor(&reference["degraded"]));
-    let noise = tensor(&reference["noise"]);
+    let reference = reference("rddm_reference.json");
+    let (clean, degraded) = (
+        tensor(&reference["clean"], SHAPE),
+        tensor(&reference["degraded"], SHAPE),
+    );
+    let noise = tensor(&reference["noise"], SHAPE);
     let given = RddmInput::new(degraded);
     let model = |objective: Objective, schedule| -> Rddm {
         RddmConfig::new()

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
+mod reference_values;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_diffusion::ddim::{Ddim, DdimConfig};
 use nabla_diffusion::ddpm::{Ddpm, DdpmConfig, Variance};
@@ -16,26 +18,7 @@ use nabla_diffusion::seeded_noise::SeededNoise;
 use proptest::prelude::*;
 use serde_json::Value;
 
-fn reference() -> Value {
-    serde_json::from_str(include_str!("reference/diffusers_reference.json")).unwrap()
-}
-
-fn floats(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_f64().unwrap())
-        .collect()
-}
-
-fn tensor(value: &Value, shape: [usize; 4]) -> Tensor<4> {
-    Tensor::from_data(TensorData::new(floats(value), shape), &Device::flex())
-}
-
-fn values(x: &Tensor<4>) -> Vec<f32> {
-    x.to_data().try_to_vec().unwrap()
-}
+use reference_values::{floats, reference, tensor, values};
 
 fn training_schedule(name: &str) -> NoiseSchedule {
     let config = NoiseScheduleConfig::new();
@@ -123,7 +106,7 @@ fn describe(case: &Value) -> String {
 
 #[test]
 fn ddpm_steps_agree_with_diffusers() {
-    let reference = reference();
+    let reference = reference("diffusers_reference.json");
     let inputs = inputs(&reference);
     for case in reference["ddpm"].as_array().unwrap() {
         let name = describe(case);
@@ -165,7 +148,7 @@ fn ddpm_steps_agree_with_diffusers() {
 
 #[test]
 fn ddim_steps_agree_with_diffusers() {
-    let reference = reference();
+    let reference = reference("diffusers_reference.json");
     let inputs = inputs(&reference);
     for case in reference["ddim"].as_array().unwrap() {
         let name = describe(case);

@@ -2,25 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
+mod reference_values;
+
 use nabla_diffusion::schedule::{
     BetaSchedule, KarrasSigmas, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
     alpha_bar_from_sigma, sigma_from_alpha_bar,
 };
+use nabla_diffusion::sigma_spacing::SigmaSpacing;
 use proptest::prelude::*;
-use serde_json::Value;
 
-fn reference() -> Value {
-    serde_json::from_str(include_str!("reference/diffusers_reference.json")).unwrap()
-}
-
-fn floats(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_f64().unwrap())
-        .collect()
-}
+use reference_values::{floats, reference};
 
 fn config(name: &str) -> NoiseScheduleConfig {
     let config = NoiseScheduleConfig::new();
@@ -50,7 +41,10 @@ fn spacing(name: &str, offset: usize) -> Spacing {
 
 #[test]
 fn tables_agree_with_diffusers() {
-    for (name, table) in reference()["tables"].as_object().unwrap() {
+    for (name, table) in reference("diffusers_reference.json")["tables"]
+        .as_object()
+        .unwrap()
+    {
         let schedule = config(name).init().unwrap();
         let (betas, alpha_bars) = (floats(&table["beta"]), floats(&table["alpha_bar"]));
         // diffusers computes in f32; where ᾱ falls to 0 the ratio of two small numbers loses digits.
@@ -81,7 +75,10 @@ fn tables_agree_with_diffusers() {
 
 #[test]
 fn spacings_agree_with_diffusers() {
-    for case in reference()["spacings"].as_array().unwrap() {
+    for case in reference("diffusers_reference.json")["spacings"]
+        .as_array()
+        .unwrap()
+    {
         let number = |key: &str| case[key].as_u64().unwrap() as usize;
         let kept = spacing(case["spacing"].as_str().unwrap(), number("offset"))
             .timesteps(1000, number("count"))
@@ -111,7 +108,7 @@ fn spacings_agree_with_diffusers() {
 
 #[test]
 fn karras_levels_agree_with_diffusers() {
-    let karras = &reference()["karras"];
+    let karras = &reference("diffusers_reference.json")["karras"];
     // diffusers computes them in f32, with a seventh power that multiplies the rounding.
     let close = |a: f64, b: f64| (a - b).abs() <= 3e-5 * b.abs().max(1e-3);
     for (ours, theirs) in KarrasSigmas::new()
@@ -143,6 +140,31 @@ fn karras_levels_agree_with_diffusers() {
             schedule.timestep(index)
         );
     }
+}
+
+#[test]
+fn beta_levels_agree_with_scipy() {
+    let quantiles = floats(&reference("sampler_reference.json")["beta_quantiles"]);
+    let sigmas = SigmaSpacing::Beta
+        .sigmas(1.0, 2.0, quantiles.len())
+        .unwrap();
+    for (sigma, quantile) in sigmas.iter().zip(quantiles) {
+        assert!((sigma - 1.0 - quantile).abs() < 1e-14, "{sigma} {quantile}");
+    }
+}
+
+#[test]
+fn spacings_have_names_and_ends() {
+    for spacing in SigmaSpacing::ALL {
+        assert_eq!(spacing.name().parse::<SigmaSpacing>(), Ok(spacing));
+        let sigmas = spacing.sigmas(0.03, 14.6, 9).unwrap();
+        assert!((sigmas[0] - 14.6).abs() < 1e-12 && (sigmas[8] - 0.03).abs() < 1e-12);
+        assert!(sigmas.windows(2).all(|pair| pair[1] < pair[0]), "{spacing}");
+        assert_eq!(spacing.sigmas(0.1, 1.0, 0), Err(ScheduleError::NoSteps));
+        assert!(spacing.sigmas(1.0, 1.0, 3).is_err());
+    }
+    let error = "odd".parse::<SigmaSpacing>().unwrap_err().to_string();
+    assert!(error.contains("odd") && error.contains("karras"), "{error}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::sampler::SamplerKind;
+use nabla_diffusion::sigma_spacing::SigmaSpacing;
 use nabla_diffusion::stable_diffusion::lora::Lora;
 use nabla_diffusion::stable_diffusion::pipeline::{
     GivenNoise, LoadOptions, SamplingOptions, StableDiffusion, Start,
@@ -98,7 +99,7 @@ fn samplers_take_the_unet_where_diffusers_does() {
         for (recorded, kind, karras) in SAMPLERS {
             let sampling = SamplingOptions {
                 size: [64, 64],
-                karras: Some(karras),
+                sigmas: karras.then_some(SigmaSpacing::Karras),
                 ..options(10, kind)
             };
             let found = run(&model, &Start::Noise, &sampling, &given);

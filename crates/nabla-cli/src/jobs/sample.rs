@@ -13,6 +13,7 @@ use nabla::data::{
 };
 use nabla::diffusion::denoiser::Prediction;
 use nabla::diffusion::sampler::SamplerKind;
+use nabla::diffusion::sigma_spacing::SigmaSpacing;
 use nabla::diffusion::stable_diffusion::autoencoder_kl::Tiling;
 use nabla::diffusion::stable_diffusion::lora::Lora;
 use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
@@ -66,7 +67,10 @@ pub struct Arguments {
     /// The sampler [default: the one that the model's folder names]
     #[arg(long, value_name = "NAME", value_parser = sampler())]
     sampler: Option<String>,
-    /// Spaces the noise levels as Karras et al. do
+    /// How the noise levels are spaced [default: as the model's folder says]
+    #[arg(long, value_name = "SPACING", value_parser = sigma_spacing(), conflicts_with = "karras")]
+    sigmas: Option<String>,
+    /// Short for --sigmas karras
     #[arg(long)]
     karras: bool,
     /// Leaves out the last N layers of the text encoder, for the prompt alone; 1 is what other programs
@@ -139,6 +143,14 @@ impl Arguments {
         let usual = if self.mask.is_some() { 1.0 } else { 0.8 };
         self.strength.unwrap_or(usual)
     }
+
+    /// How the noise levels are to be spaced.
+    fn sigmas(&self) -> Result<Option<SigmaSpacing>, Failure> {
+        match &self.sigmas {
+            Some(name) => name.parse().map(Some).map_err(Failure::input),
+            None => Ok(self.karras.then_some(SigmaSpacing::Karras)),
+        }
+    }
 }
 
 /// What a UNet may predict.
@@ -170,6 +182,10 @@ impl From<StableDiffusionError> for Failure {
 
 fn sampler() -> clap::builder::PossibleValuesParser {
     SamplerKind::ALL.map(SamplerKind::name).into()
+}
+
+fn sigma_spacing() -> clap::builder::PossibleValuesParser {
+    SigmaSpacing::ALL.map(SigmaSpacing::name).into()
 }
 
 /// `512` or `768x512`, to height and width.
@@ -341,9 +357,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         guidance_scale: arguments.guidance_scale,
         guidance_rescale: arguments.guidance_rescale,
         sampler: Some(sampler),
-        karras: arguments.karras.then_some(true),
         original_size: arguments.original_size,
         crop: arguments.crop.unwrap_or_default(),
+        sigmas: arguments.sigmas()?,
         ..SamplingOptions::new(size)
     };
     let positive = model.encode_text_skipping(&arguments.prompt, arguments.clip_skip)?;
@@ -452,7 +468,10 @@ fn parameters(arguments: &Arguments, sampler: SamplerKind, sampling: &SamplingOp
         "\nSteps: {}, Sampler: {}{}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model: {}",
         sampling.steps,
         sampler.name(),
-        if arguments.karras { " karras" } else { "" },
+        match sampling.sigmas {
+            Some(spacing) => format!(" {spacing}"),
+            None => String::new(),
+        },
         sampling.guidance_scale,
         sampling.seed,
         model.file_name().unwrap_or_default().to_string_lossy(),

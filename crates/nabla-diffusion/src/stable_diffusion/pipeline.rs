@@ -45,6 +45,7 @@ use crate::denoiser::{Denoised, Denoiser, Prediction, SamplerError};
 use crate::sampler::SamplerKind;
 use crate::schedule::NoiseLevel;
 use crate::seeded_noise::SeededNoise;
+use crate::sigma_spacing::SigmaSpacing;
 
 /// Why no picture can be made.
 #[derive(Debug, thiserror::Error)]
@@ -184,8 +185,8 @@ pub struct SamplingOptions {
     pub guidance_rescale: f64,
     /// The sampler; without it, the folder's own.
     pub sampler: Option<SamplerKind>,
-    /// Whether noise levels are spaced as Karras et al. do; without it, as the folder says.
-    pub karras: Option<bool>,
+    /// How the noise levels are spaced; without it, as the folder says.
+    pub sigmas: Option<SigmaSpacing>,
     /// Of the noise.
     pub seed: u64,
     /// Height and width that SDXL is told the picture had originally; without it, its size. Small ones make
@@ -204,7 +205,7 @@ impl SamplingOptions {
             guidance_scale: 7.5,
             guidance_rescale: 0.0,
             sampler: None,
-            karras: None,
+            sigmas: None,
             seed: 42,
             original_size: None,
             crop: [0; 2],
@@ -483,7 +484,7 @@ impl StableDiffusion {
         };
         let scheduled = self
             .scheduler
-            .sampler(kind, options.karras, options.steps)?;
+            .sampler(kind, options.sigmas, options.steps)?;
         let (sampler, scale) = (scheduled.sampler, scheduled.start_scale);
         let (sampler, x, known, extra) = match start {
             Start::Noise => {

@@ -14,17 +14,25 @@
 //! | `EulerAncestralDiscreteScheduler` | `euler-ancestral` | as Euler |
 //! | `HeunDiscreteScheduler` | `heun` | as Euler |
 //! | `LMSDiscreteScheduler` | `lms` | as Euler |
-//! | `DPMSolverMultistepScheduler` | `dpm++2m`, `dpm++2m-sde` | N + 1 points without the lowest |
+//! | `DPMSolverMultistepScheduler` | `dpm++2m`, `dpm++3m` and their `-sde` | N + 1 points without the lowest |
 //! | `UniPCMultistepScheduler` | `unipc` | as DPM-Solver |
+//! | `DPMSolverSinglestepScheduler` | `dpm++2s` | as DPM-Solver, `linspace` |
+//! | `DEISMultistepScheduler` | `deis` | as DPM-Solver |
+//! | `KDPM2DiscreteScheduler` | `dpm2` | as Euler |
+//! | `KDPM2AncestralDiscreteScheduler` | `dpm2-ancestral` | as Euler |
+//! | `LCMScheduler` | `lcm` | N of the `original_inference_steps` |
 //!
-//! With Karras spacing, Euler's kin spread the `σ` between the ends of their own grid, DPM-Solver and UniPC
-//! over the whole training schedule, telling the network the nearest whole step.
+//! With a [`SigmaSpacing`], Euler's kin spread the `σ` between the ends of their own grid, DPM-Solver,
+//! UniPC and DEIS over the whole training schedule, telling the network a whole step: the nearest with `karras` and
+//! `lu`, that below with `exponential` and `beta` (and with all on DPM-Solver's cosine schedule).
+//! DPM2 tells the nearest whole step with `karras`, but of its middle levels a fraction. The others spread them over the whole training schedule, and tell fractions of steps.
 //!
 //! Three things differ from diffusers on purpose: where its DDIM and PNDM take a step of `⌊T/N⌋` although
 //! the grid's is another (`linspace`, or N that does not divide T), the step here leads to the grid's next
 //! level; a run that starts in the middle restarts PLMS properly; and the predicted picture is clipped if
 //! the file says so or is itself one of DDIM or DDPM, whose default that is, but not because DDIM was asked
-//! for over the file of another class.
+//! for over the file of another class. `dpmsolver` may end at `σ = 0` (by DDIM's step), which diffusers
+//! refuses, and UniPC without `predict_x0` too, where diffusers has no number.
 
 use std::path::{Path, PathBuf};
 
@@ -33,14 +41,18 @@ use serde::Deserialize;
 use super::model_folder::{ModelFolderError, Part};
 use crate::ddim::DdimConfig;
 use crate::ddpm::{DdpmConfig, Variance};
+use crate::deis::DeisConfig;
 use crate::denoiser::{Prediction, SamplerError};
-use crate::dpm_solver_multistep::DpmSolverMultistepConfig;
+use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistepConfig, DpmSolverType};
+use crate::dpm_solver_singlestep::DpmSolverSinglestepConfig;
+use crate::lcm::LcmConfig;
 use crate::pndm::{PndmConfig, PndmMethod};
 use crate::sampler::{Sampler, SamplerConfig, SamplerKind};
 use crate::schedule::{
-    BetaSchedule, KarrasSigmas, NoiseLevel, NoiseSchedule, NoiseScheduleConfig, ScheduleError,
-    Spacing, alpha_bar_from_sigma, sigma_from_alpha_bar,
+    BetaSchedule, NoiseLevel, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
+    alpha_bar_from_sigma, sigma_from_alpha_bar,
 };
+use crate::sigma_spacing::SigmaSpacing;
 use crate::unipc::{UniPcB, UniPcConfig};
 
 /// The file in a part's folder.
@@ -91,6 +103,9 @@ pub struct SchedulerConfig {
     pub clip_sample_range: Option<f64>,
     pub skip_prk_steps: Option<bool>,
     pub use_karras_sigmas: Option<bool>,
+    pub use_exponential_sigmas: Option<bool>,
+    pub use_beta_sigmas: Option<bool>,
+    pub use_lu_lambdas: Option<bool>,
     pub final_sigmas_type: Option<String>,
     pub interpolation_type: Option<String>,
     pub timestep_type: Option<String>,
@@ -105,6 +120,8 @@ pub struct SchedulerConfig {
     pub disable_corrector: Option<Vec<usize>>,
     pub sigma_min: Option<f64>,
     pub sigma_max: Option<f64>,
+    pub original_inference_steps: Option<usize>,
+    pub timestep_scaling: Option<f64>,
     #[serde(skip)]
     path: PathBuf,
 }
@@ -142,6 +159,7 @@ impl SchedulerConfig {
     fn checked(mut self, path: PathBuf) -> Result<Self, ModelFolderError> {
         self.path = path;
         self.options(self.kind()?)?;
+        self.sigma_spacing(self.kind()?)?;
         self.prediction()?;
         self.training_config()?;
         self.spacing(self.kind()?)?;
@@ -169,11 +187,24 @@ impl SchedulerConfig {
             Some("EulerAncestralDiscreteScheduler") => SamplerKind::EulerAncestral,
             Some("HeunDiscreteScheduler") => SamplerKind::Heun,
             Some("LMSDiscreteScheduler") => SamplerKind::Lms,
-            Some("DPMSolverMultistepScheduler") => match self.algorithm_type.as_deref() {
-                Some("sde-dpmsolver++") => SamplerKind::DpmSolverMultistepSde,
-                _ => SamplerKind::DpmSolverMultistep,
-            },
+            Some("DPMSolverMultistepScheduler") => {
+                let noisy = self
+                    .algorithm_type
+                    .as_deref()
+                    .is_some_and(|a| a.starts_with("sde-"));
+                match (self.solver_order, noisy) {
+                    (Some(3), false) => SamplerKind::DpmSolverMultistep3,
+                    (Some(3), true) => SamplerKind::DpmSolverMultistep3Sde,
+                    (_, false) => SamplerKind::DpmSolverMultistep,
+                    (_, true) => SamplerKind::DpmSolverMultistepSde,
+                }
+            }
+            Some("DPMSolverSinglestepScheduler") => SamplerKind::DpmSolverSinglestep,
+            Some("DEISMultistepScheduler") => SamplerKind::Deis,
+            Some("KDPM2DiscreteScheduler") => SamplerKind::Dpm2,
+            Some("KDPM2AncestralDiscreteScheduler") => SamplerKind::Dpm2Ancestral,
             Some("UniPCMultistepScheduler") => SamplerKind::UniPc,
+            Some("LCMScheduler") => SamplerKind::Lcm,
             other => {
                 return Err(self.unsupported(
                     "_class_name",
@@ -181,7 +212,9 @@ impl SchedulerConfig {
                     "it must be one of DDIMScheduler, DDPMScheduler, PNDMScheduler, \
                      EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, \
                      HeunDiscreteScheduler, LMSDiscreteScheduler, DPMSolverMultistepScheduler, \
-                     UniPCMultistepScheduler",
+                     DPMSolverSinglestepScheduler, DEISMultistepScheduler, \
+                     KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler, \
+                     UniPCMultistepScheduler, LCMScheduler",
                 ));
             }
         })
@@ -225,14 +258,14 @@ impl SchedulerConfig {
     /// A sampler of so many steps.
     ///
     /// - `kind`: the sampler; [`kind`](Self::kind) is the file's own
-    /// - `karras`: whether the noise levels are spaced as Karras et al. do; without it, as the file says
+    /// - `sigmas`: how the noise levels are spaced; without it, as the file says
     ///
     /// # Errors
     /// If an option of that sampler is not implemented, or it cannot make so many steps.
     pub fn sampler(
         &self,
         kind: SamplerKind,
-        karras: Option<bool>,
+        sigmas: Option<SigmaSpacing>,
         steps: usize,
     ) -> Result<ScheduledSampler, SchedulerError> {
         let options = self.options(kind)?;
@@ -256,9 +289,9 @@ impl SchedulerConfig {
             training: &training,
             spacing,
             steps,
-            karras: match karras {
-                Some(karras) => karras,
-                None => self.use_karras_sigmas == Some(true) && has_karras(kind),
+            sigmas: match sigmas {
+                Some(sigmas) => Some(sigmas),
+                None => self.sigma_spacing(kind)?,
             },
         };
         let first = training.alpha_bar(0);
@@ -269,24 +302,33 @@ impl SchedulerConfig {
             {
                 first
             }
-            SamplerKind::Euler
-            | SamplerKind::DpmSolverMultistep
-            | SamplerKind::DpmSolverMultistepSde
-            | SamplerKind::UniPc
-                if self.final_sigma_is_least()? =>
+            // This class knows no other end.
+            SamplerKind::Deis => first,
+            kind if (kind == SamplerKind::Euler || is_of_dpm_solver(kind))
+                && self.final_sigma_is_least()? =>
             {
                 first
             }
             _ => 1.0,
         };
         let levels = match kind {
-            SamplerKind::DpmSolverMultistep | SamplerKind::DpmSolverMultistepSde => {
-                grid.without_lowest(self.last_timestep(&training), !self.is_cosine())?
+            SamplerKind::UniPc | SamplerKind::Deis => {
+                grid.without_lowest(training.steps(), false)?
             }
-            SamplerKind::UniPc => grid.without_lowest(training.steps(), true)?,
-            kind if is_of_euler(kind) => grid.interpolated()?,
+            SamplerKind::DpmSolverSinglestep => {
+                grid.without_lowest(self.last_timestep(&training), false)?
+            }
+            SamplerKind::Dpm2 | SamplerKind::Dpm2Ancestral => grid.interpolated(Told::Nearest)?,
+            SamplerKind::Lcm => grid.distilled(self.original_inference_steps.unwrap_or(50))?,
+            kind if is_of_dpm_solver(kind) => {
+                grid.without_lowest(self.last_timestep(&training), self.is_cosine())?
+            }
+            kind if is_of_euler(kind) => grid.interpolated(Told::Fraction)?,
             _ => grid.whole_steps()?,
         };
+        // Spaced levels may end, but for rounding, where the schedule does.
+        let lowest = levels.first().map_or(0.0, |level| level.alpha_bar);
+        let final_alpha_bar = final_alpha_bar.max(lowest);
         let schedule = NoiseSchedule::from_levels(&levels, final_alpha_bar)?;
         let start_scale = match spacing {
             Spacing::Linspace | Spacing::Trailing if is_of_euler(kind) => {
@@ -301,21 +343,26 @@ impl SchedulerConfig {
     }
 
     fn training_config(&self) -> Result<NoiseScheduleConfig, ModelFolderError> {
-        // The one class with other defaults.
-        let (start, end) = match self.class_name.as_deref() {
-            Some("HeunDiscreteScheduler") => (0.00085, 0.012),
-            _ => (1e-4, 0.02),
+        // The classes with other defaults.
+        let (start, end, usual) = match self.class_name.as_deref() {
+            Some(
+                "HeunDiscreteScheduler"
+                | "KDPM2DiscreteScheduler"
+                | "KDPM2AncestralDiscreteScheduler",
+            ) => (0.00085, 0.012, "linear"),
+            Some("LCMScheduler") => (0.00085, 0.012, "scaled_linear"),
+            _ => (1e-4, 0.02, "linear"),
         };
         let (start, end) = (
             self.beta_start.unwrap_or(start),
             self.beta_end.unwrap_or(end),
         );
-        let betas = match self.beta_schedule.as_deref() {
-            None | Some("linear") => BetaSchedule::Linear { start, end },
-            Some("scaled_linear") => BetaSchedule::ScaledLinear { start, end },
-            Some("squaredcos_cap_v2") => BetaSchedule::COSINE,
-            Some("sigmoid") => BetaSchedule::Sigmoid { start, end },
-            Some(other) => {
+        let betas = match self.beta_schedule.as_deref().unwrap_or(usual) {
+            "linear" => BetaSchedule::Linear { start, end },
+            "scaled_linear" => BetaSchedule::ScaledLinear { start, end },
+            "squaredcos_cap_v2" => BetaSchedule::COSINE,
+            "sigmoid" => BetaSchedule::Sigmoid { start, end },
+            other => {
                 return Err(self.unsupported(
                     "beta_schedule",
                     other,
@@ -354,6 +401,35 @@ impl SchedulerConfig {
                 "it must be linspace, leading or trailing",
             )),
         }
+    }
+
+    /// The spacing of the levels that the file asks of the sampler's class.
+    fn sigma_spacing(&self, kind: SamplerKind) -> Result<Option<SigmaSpacing>, ModelFolderError> {
+        let asked = [
+            (
+                "use_karras_sigmas",
+                self.use_karras_sigmas,
+                SigmaSpacing::Karras,
+            ),
+            ("use_lu_lambdas", self.use_lu_lambdas, SigmaSpacing::Lu),
+            (
+                "use_exponential_sigmas",
+                self.use_exponential_sigmas,
+                SigmaSpacing::Exponential,
+            ),
+            ("use_beta_sigmas", self.use_beta_sigmas, SigmaSpacing::Beta),
+        ];
+        let mut found = None;
+        for (key, value, spacing) in asked {
+            if value == Some(true) && has_spacing(kind, spacing) {
+                if let Some((first, _)) = found {
+                    let expected = format!("it must be false where {first} is true");
+                    return Err(self.unsupported(key, true, &expected));
+                }
+                found = Some((key, spacing));
+            }
+        }
+        Ok(found.map(|(_, spacing)| spacing))
     }
 
     fn final_sigma_is_least(&self) -> Result<bool, ModelFolderError> {
@@ -408,7 +484,17 @@ impl SchedulerConfig {
             (_, SamplerConfig::DpmSolverMultistep(solver)) => {
                 self.dpm_solver(solver, kind == own)?
             }
-            (_, SamplerConfig::UniPc(_)) => self.unipc(kind == own)?,
+            (_, SamplerConfig::DpmSolverSinglestep(_)) => self.singlestep(kind == own)?,
+            (_, SamplerConfig::Deis(_)) => self.deis(kind == own)?,
+            (_, SamplerConfig::UniPc(_)) => {
+                self.only_null(&[("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)])?;
+                self.unipc(kind == own)?
+            }
+            (_, SamplerConfig::Lcm(_)) => SamplerConfig::Lcm(
+                LcmConfig::new()
+                    .with_timestep_scaling(self.timestep_scaling.unwrap_or(10.0))
+                    .with_clip(clip),
+            ),
             (SamplerKind::Euler, config) => {
                 self.only(
                     "interpolation_type",
@@ -416,11 +502,7 @@ impl SchedulerConfig {
                     "linear",
                 )?;
                 self.only("timestep_type", self.timestep_type.as_deref(), "discrete")?;
-                for (key, value) in [("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)] {
-                    if let Some(value) = value {
-                        return Err(self.unsupported(key, value, "only null is implemented"));
-                    }
-                }
+                self.only_null(&[("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)])?;
                 config
             }
             (_, config) => config,
@@ -432,35 +514,124 @@ impl SchedulerConfig {
         solver: DpmSolverMultistepConfig,
         own: bool,
     ) -> Result<SamplerConfig, ModelFolderError> {
-        let mut solver = solver;
-        if own {
-            match self.algorithm_type.as_deref() {
-                None | Some("dpmsolver++" | "sde-dpmsolver++") => {}
-                Some(other) => {
-                    return Err(self.unsupported(
-                        "algorithm_type",
-                        other,
-                        "it must be dpmsolver++ or sde-dpmsolver++",
-                    ));
-                }
-            }
-            // The names of other classes' variants stand for midpoint, as in diffusers.
-            match self.solver_type.as_deref() {
-                None | Some("midpoint" | "logrho" | "bh1" | "bh2") => {}
-                Some(other) => {
-                    return Err(self.unsupported("solver_type", other, "it must be midpoint"));
-                }
-            }
-            solver.order = match self.solver_order.unwrap_or(2) {
-                order @ 1..=2 => order,
-                order => {
-                    return Err(self.unsupported("solver_order", order, "it must be 1 or 2"));
-                }
-            };
+        let mut solver = match own {
+            true => self.dpm_options(solver)?.with_lower_order_final(true),
+            false => solver,
+        };
+        if let Some(falls) = self.lower_order_final {
+            solver.lower_order_final = falls;
         }
-        solver.lower_order_final = self.lower_order_final.unwrap_or(true);
         solver.euler_at_final = self.euler_at_final.unwrap_or(false);
         Ok(SamplerConfig::DpmSolverMultistep(solver))
+    }
+
+    /// The options of DPM-Solver's own classes.
+    fn dpm_options(
+        &self,
+        mut solver: DpmSolverMultistepConfig,
+    ) -> Result<DpmSolverMultistepConfig, ModelFolderError> {
+        solver.algorithm = match self.algorithm_type.as_deref() {
+            // The name of another class's variant stands for this, as in diffusers.
+            None | Some("dpmsolver++" | "deis") => DpmAlgorithm::DpmSolverPlusPlus,
+            Some("sde-dpmsolver++") => DpmAlgorithm::SdeDpmSolverPlusPlus,
+            Some("dpmsolver") => DpmAlgorithm::DpmSolver,
+            Some("sde-dpmsolver") => {
+                if !self.final_sigma_is_least()? {
+                    let found = self.final_sigmas_type.as_deref().unwrap_or("zero");
+                    return Err(self.unsupported(
+                        "final_sigmas_type",
+                        found,
+                        "for the algorithm_type sde-dpmsolver it must be sigma_min",
+                    ));
+                }
+                DpmAlgorithm::SdeDpmSolver
+            }
+            Some(other) => {
+                return Err(self.unsupported(
+                    "algorithm_type",
+                    other,
+                    "it must be dpmsolver, dpmsolver++, sde-dpmsolver or sde-dpmsolver++",
+                ));
+            }
+        };
+        solver.solver_type = match self.solver_type.as_deref() {
+            // The names of other classes' variants stand for midpoint, as in diffusers.
+            None | Some("midpoint" | "logrho" | "bh1" | "bh2") => DpmSolverType::Midpoint,
+            Some("heun") => DpmSolverType::Heun,
+            Some(other) => {
+                return Err(self.unsupported("solver_type", other, "it must be midpoint or heun"));
+            }
+        };
+        let (most, expected) = match solver.algorithm {
+            DpmAlgorithm::SdeDpmSolver => {
+                (2, "for the algorithm_type sde-dpmsolver it must be 1 or 2")
+            }
+            _ => (3, "it must be 1 to 3"),
+        };
+        solver.order = self.order(most, expected)?;
+        Ok(solver)
+    }
+
+    fn singlestep(&self, own: bool) -> Result<SamplerConfig, ModelFolderError> {
+        let mut solver = DpmSolverSinglestepConfig::new();
+        if own {
+            if self.algorithm_type.as_deref() == Some("sde-dpmsolver") {
+                return Err(self.unsupported(
+                    "algorithm_type",
+                    "sde-dpmsolver",
+                    "it must be dpmsolver, dpmsolver++ or sde-dpmsolver++",
+                ));
+            }
+            // The same options as those of several steps, but for the class's default at the end.
+            let several = self.dpm_options(DpmSolverMultistepConfig::new())?;
+            solver.algorithm = several.algorithm;
+            solver.solver_type = several.solver_type;
+            solver.order = several.order;
+            solver.lower_order_final = self.lower_order_final == Some(true);
+        }
+        Ok(SamplerConfig::DpmSolverSinglestep(solver))
+    }
+
+    fn deis(&self, own: bool) -> Result<SamplerConfig, ModelFolderError> {
+        let mut deis = DeisConfig::new();
+        if own {
+            self.one_of(
+                "algorithm_type",
+                self.algorithm_type.as_deref(),
+                &["deis", "dpmsolver", "dpmsolver++"],
+            )?;
+            self.one_of(
+                "solver_type",
+                self.solver_type.as_deref(),
+                &["logrho", "midpoint", "heun", "bh1", "bh2"],
+            )?;
+            deis.order = self.order(3, "it must be 1 to 3")?;
+        }
+        deis.lower_order_final = self.lower_order_final.unwrap_or(true);
+        Ok(SamplerConfig::Deis(deis))
+    }
+
+    fn order(&self, most: usize, expected: &str) -> Result<usize, ModelFolderError> {
+        match self.solver_order.unwrap_or(2) {
+            order if (1..=most).contains(&order) => Ok(order),
+            order => Err(self.unsupported("solver_order", order, expected)),
+        }
+    }
+
+    /// That an option has one of the names that, in diffusers too, all stand for the same.
+    fn one_of(
+        &self,
+        key: &str,
+        value: Option<&str>,
+        names: &[&str],
+    ) -> Result<(), ModelFolderError> {
+        match value {
+            Some(other) if !names.contains(&other) => {
+                let expected = format!("it must be {}", names[0]);
+                Err(self.unsupported(key, other, &expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn unipc(&self, own: bool) -> Result<SamplerConfig, ModelFolderError> {
@@ -474,28 +645,27 @@ impl SchedulerConfig {
                     return Err(self.unsupported("solver_type", other, "it must be bh1 or bh2"));
                 }
             };
-            unipc.order = match self.solver_order.unwrap_or(2) {
-                order @ 1..=3 => order,
-                order => {
-                    return Err(self.unsupported("solver_order", order, "it must be 1 to 3"));
-                }
-            };
-            if self.predict_x0 == Some(false) {
-                return Err(self.unsupported("predict_x0", false, "only true is implemented"));
+            unipc.order = self.order(3, "it must be 1 to 3")?;
+            unipc.of_noise = self.predict_x0 == Some(false);
+            let steps = self.disable_corrector.as_deref().unwrap_or_default();
+            if !steps.iter().copied().eq(0..steps.len()) {
+                return Err(self.unsupported(
+                    "disable_corrector",
+                    format!("{steps:?}"),
+                    "it must be the first steps in order, as [0, 1, 2]",
+                ));
             }
-            match self.disable_corrector.as_deref() {
-                None | Some([]) => {}
-                Some(steps) => {
-                    return Err(self.unsupported(
-                        "disable_corrector",
-                        format!("{steps:?}"),
-                        "only [] is implemented",
-                    ));
-                }
-            }
+            unipc.uncorrected_steps = steps.len();
         }
         unipc.lower_order_final = self.lower_order_final.unwrap_or(true);
         Ok(SamplerConfig::UniPc(unipc))
+    }
+
+    fn only_null(&self, options: &[(&str, Option<f64>)]) -> Result<(), ModelFolderError> {
+        match options.iter().find_map(|&(key, value)| Some((key, value?))) {
+            Some((key, value)) => Err(self.unsupported(key, value, "only null is implemented")),
+            None => Ok(()),
+        }
     }
 
     fn only(
@@ -522,15 +692,29 @@ impl SchedulerConfig {
     }
 }
 
-/// Whether diffusers' class reads `use_karras_sigmas`.
-fn has_karras(kind: SamplerKind) -> bool {
+/// Whether diffusers' class reads the option of the spacing.
+fn has_spacing(kind: SamplerKind, spacing: SigmaSpacing) -> bool {
+    match spacing {
+        SigmaSpacing::Lu => {
+            is_of_dpm_solver(kind)
+                && !matches!(
+                    kind,
+                    SamplerKind::UniPc | SamplerKind::Deis | SamplerKind::DpmSolverSinglestep
+                )
+        }
+        _ => is_of_dpm_solver(kind) || (is_of_euler(kind) && kind != SamplerKind::EulerAncestral),
+    }
+}
+
+fn is_of_dpm_solver(kind: SamplerKind) -> bool {
     matches!(
         kind,
-        SamplerKind::Euler
-            | SamplerKind::Heun
-            | SamplerKind::Lms
-            | SamplerKind::DpmSolverMultistep
+        SamplerKind::DpmSolverMultistep
             | SamplerKind::DpmSolverMultistepSde
+            | SamplerKind::DpmSolverMultistep3
+            | SamplerKind::DpmSolverMultistep3Sde
+            | SamplerKind::DpmSolverSinglestep
+            | SamplerKind::Deis
             | SamplerKind::UniPc
     )
 }
@@ -538,7 +722,12 @@ fn has_karras(kind: SamplerKind) -> bool {
 fn is_of_euler(kind: SamplerKind) -> bool {
     matches!(
         kind,
-        SamplerKind::Euler | SamplerKind::EulerAncestral | SamplerKind::Heun | SamplerKind::Lms
+        SamplerKind::Euler
+            | SamplerKind::EulerAncestral
+            | SamplerKind::Heun
+            | SamplerKind::Lms
+            | SamplerKind::Dpm2
+            | SamplerKind::Dpm2Ancestral
     )
 }
 
@@ -547,22 +736,31 @@ struct Grid<'a> {
     training: &'a NoiseSchedule,
     spacing: Spacing,
     steps: usize,
-    karras: bool,
+    sigmas: Option<SigmaSpacing>,
+}
+
+/// What the network is told of a level between two training steps.
+#[derive(Clone, Copy)]
+enum Told {
+    Fraction,
+    Nearest,
+    Below,
 }
 
 impl Grid<'_> {
     /// Whole training steps.
     fn whole_steps(&self) -> Result<Vec<NoiseLevel>, ScheduleError> {
-        if self.karras {
-            let schedule = self.training.respace_karras(self.steps, 7.0)?;
-            return Ok((0..self.steps).map(|i| schedule.level(i)).collect());
+        if let Some(spacing) = self.sigmas {
+            return self.over_training(spacing, Told::Fraction);
         }
         let kept = self.spacing.timesteps(self.training.steps(), self.steps)?;
         Ok(kept.into_iter().map(|t| self.training.level(t)).collect())
     }
 
     /// Times that may lie between training steps, where `σ` is linear.
-    fn interpolated(&self) -> Result<Vec<NoiseLevel>, ScheduleError> {
+    ///
+    /// - `karras`: what is told of Karras levels
+    fn interpolated(&self, karras: Told) -> Result<Vec<NoiseLevel>, ScheduleError> {
         let last = (self.training.steps() - 1) as f64;
         let levels = match self.spacing {
             // A single step is step 0, as in NumPy.
@@ -571,32 +769,64 @@ impl Grid<'_> {
                 .map(|t| self.linear_in_sigma(t))
                 .collect(),
             _ => Self {
-                karras: false,
+                sigmas: None,
                 ..*self
             }
             .whole_steps()?,
         };
-        if !self.karras {
+        let Some(spacing) = self.sigmas else {
             return Ok(levels);
+        };
+        let told = match spacing {
+            SigmaSpacing::Karras => karras,
+            _ => Told::Fraction,
+        };
+        let (low, high) = (levels[0].sigma(), levels[self.steps - 1].sigma());
+        Ok(self.at_sigmas(&spacing.sigmas(low, high, self.steps)?, told))
+    }
+
+    /// Some of the steps that a consistency model was distilled with, `original` of them.
+    fn distilled(&self, original: usize) -> Result<Vec<NoiseLevel>, ScheduleError> {
+        if let Some(spacing) = self.sigmas {
+            return self.over_training(spacing, Told::Fraction);
         }
-        let ends = KarrasSigmas::new()
-            .with_sigma_min(levels[0].sigma())
-            .with_sigma_max(levels[self.steps - 1].sigma());
-        let sigmas = ends.sigmas(self.steps)?;
-        Ok(self.at_sigmas(&sigmas, false))
+        let available = original.min(self.training.steps());
+        if self.steps > available {
+            return Err(ScheduleError::Steps {
+                asked: self.steps,
+                available,
+            });
+        }
+        let stride = self.training.steps() / available;
+        Ok((0..self.steps)
+            .rev()
+            .map(|k| (available - k * available / self.steps) * stride - 1)
+            .map(|t| self.training.level(t))
+            .collect())
+    }
+
+    /// Spaced levels over the whole training schedule.
+    fn over_training(
+        &self,
+        spacing: SigmaSpacing,
+        told: Told,
+    ) -> Result<Vec<NoiseLevel>, ScheduleError> {
+        let last = self.training.steps() - 1;
+        let (low, high) = (self.training.sigma(0), self.training.sigma(last));
+        Ok(self.at_sigmas(&spacing.sigmas(low, high, self.steps)?, told))
     }
 
     /// DPM-Solver's grid: one point more, without the lowest one.
     ///
     /// - `end`: the training steps from here on are not used
-    /// - `whole`: whether Karras levels are told as whole steps
-    fn without_lowest(&self, end: usize, whole: bool) -> Result<Vec<NoiseLevel>, ScheduleError> {
-        if self.karras {
-            let last = self.training.steps() - 1;
-            let ends = KarrasSigmas::new()
-                .with_sigma_min(self.training.sigma(0))
-                .with_sigma_max(self.training.sigma(last));
-            return Ok(self.at_sigmas(&ends.sigmas(self.steps)?, whole));
+    /// - `below`: whether all spaced levels are told as the step below
+    fn without_lowest(&self, end: usize, below: bool) -> Result<Vec<NoiseLevel>, ScheduleError> {
+        if let Some(spacing) = self.sigmas {
+            let told = match spacing {
+                SigmaSpacing::Karras | SigmaSpacing::Lu if !below => Told::Nearest,
+                _ => Told::Below,
+            };
+            return self.over_training(spacing, told);
         }
         let kept: Vec<usize> = match self.spacing {
             Spacing::Linspace => Spacing::Linspace.timesteps(end, self.steps + 1)?,
@@ -649,13 +879,14 @@ impl Grid<'_> {
     }
 
     /// - `sigmas`: falling
-    fn at_sigmas(&self, sigmas: &[f64], whole: bool) -> Vec<NoiseLevel> {
+    fn at_sigmas(&self, sigmas: &[f64], told: Told) -> Vec<NoiseLevel> {
         let level = |&sigma: &f64| {
             let timestep = self.training.timestep_of_sigma(sigma);
             NoiseLevel {
-                timestep: match whole {
-                    true => timestep.round_ties_even(),
-                    false => timestep,
+                timestep: match told {
+                    Told::Fraction => timestep,
+                    Told::Nearest => timestep.round_ties_even(),
+                    Told::Below => timestep.floor(),
                 },
                 alpha_bar: alpha_bar_from_sigma(sigma),
             }

@@ -1,0 +1,132 @@
+//! Spacings of the noise levels `σ` between a highest and a lowest one.
+//!
+//! With `u` going from 0 to 1 in N even steps, both ends included:
+//!
+//! | name | level | source |
+//! |---|---|---|
+//! | `karras` | `(σ_max^(1/7) + u (σ_min^(1/7) − σ_max^(1/7)))^7` | Karras et al., 2022, arXiv 2206.00364, eq. 5 |
+//! | `exponential` | `ln σ` even | |
+//! | `beta` | `σ_min + q(1 − u) (σ_max − σ_min)`, `q` the quantiles of Beta(0.6, 0.6) | Lee et al., *Beta Sampling is All You Need*, 2024, arXiv 2407.12173 |
+//! | `lu` | `λ = −ln σ` even, the same as `exponential` | Lu et al., *DPM-Solver*, 2022, arXiv 2206.00927 |
+//!
+//! `lu` and `exponential` have different names because diffusers tells the network different times with
+//! them: see [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig).
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::schedule::{KarrasSigmas, ScheduleError, check_sigma_range, linspace};
+
+/// A spacing; see the [module documentation](self).
+///
+/// ```
+/// use nabla_diffusion::sigma_spacing::SigmaSpacing;
+///
+/// let spacing: SigmaSpacing = "exponential".parse()?;
+/// let sigmas = spacing.sigmas(0.1, 10.0, 3)?;
+/// assert!((sigmas[1] - 1.0).abs() < 1e-12);
+/// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SigmaSpacing {
+    /// `karras`
+    Karras,
+    /// `exponential`
+    Exponential,
+    /// `beta`
+    Beta,
+    /// `lu`
+    Lu,
+}
+
+impl SigmaSpacing {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Karras, Self::Exponential, Self::Beta, Self::Lu];
+
+    /// The name, as commands take it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Karras => "karras",
+            Self::Exponential => "exponential",
+            Self::Beta => "beta",
+            Self::Lu => "lu",
+        }
+    }
+
+    /// `count` levels, falling from `sigma_max` to `sigma_min`; `sigma_max` alone if `count` is 1.
+    ///
+    /// # Errors
+    /// If `count` is 0, or `0 < sigma_min < sigma_max < ∞` fails.
+    pub fn sigmas(
+        self,
+        sigma_min: f64,
+        sigma_max: f64,
+        count: usize,
+    ) -> Result<Vec<f64>, ScheduleError> {
+        check_sigma_range(sigma_min, sigma_max, count)?;
+        Ok(match self {
+            Self::Karras => {
+                let karras = KarrasSigmas::new();
+                return karras
+                    .with_sigma_min(sigma_min)
+                    .with_sigma_max(sigma_max)
+                    .sigmas(count);
+            }
+            Self::Exponential | Self::Lu => linspace(sigma_max.ln(), sigma_min.ln(), count)
+                .map(f64::exp)
+                .collect(),
+            Self::Beta => linspace(1.0, 0.0, count)
+                .map(|p| sigma_min + symmetric_beta_quantile(0.6, p) * (sigma_max - sigma_min))
+                .collect(),
+        })
+    }
+}
+
+impl fmt::Display for SigmaSpacing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SigmaSpacing {
+    type Err = ScheduleError;
+
+    fn from_str(name: &str) -> Result<Self, ScheduleError> {
+        let found = Self::ALL.into_iter().find(|spacing| spacing.name() == name);
+        found.ok_or_else(|| ScheduleError::UnknownSigmaSpacing {
+            name: name.to_owned(),
+            known: Self::ALL.map(Self::name).join(", "),
+        })
+    }
+}
+
+/// The quantile function of Beta(a, a) at `p` in `[0, 1]`.
+fn symmetric_beta_quantile(a: f64, p: f64) -> f64 {
+    if p > 0.5 {
+        return 1.0 - symmetric_beta_quantile(a, 1.0 - p);
+    }
+    // Half of the whole integral lies below 1/2.
+    let wanted = 2.0 * p * incomplete_beta(a, 0.5);
+    let (mut low, mut high) = (0.0, 0.5);
+    loop {
+        let middle = 0.5 * (low + high);
+        if middle <= low || middle >= high {
+            return middle;
+        }
+        match incomplete_beta(a, middle) < wanted {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+}
+
+/// `∫_0^x t^(a−1) (1 − t)^(a−1) dt = x^a Σ_n (1 − a)_n x^n / (n! (a + n))`, for `x` up to 1/2.
+fn incomplete_beta(a: f64, x: f64) -> f64 {
+    let (mut sum, mut power) = (0.0, 1.0);
+    for n in 0..64 {
+        let n = f64::from(n);
+        sum += power / (a + n);
+        power *= x * (1.0 - a + n) / (n + 1.0);
+    }
+    x.powf(a) * sum
+}

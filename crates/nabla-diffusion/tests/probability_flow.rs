@@ -1,0 +1,165 @@
+//! The probability flow against scipy's `RK45`, call by call, and against the closed form.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
+
+mod reference_values;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction, SamplerError, denoiser};
+use nabla_diffusion::probability_flow::{ProbabilityFlow, ProbabilityFlowConfig};
+use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig};
+use reference_values::{floats, reference};
+use serde_json::Value;
+
+const SHAPE: [usize; 4] = [1, 2, 2, 2];
+
+fn tensor(value: &Value, dtype: DType) -> Tensor<4> {
+    let data = TensorData::new(floats(value), SHAPE);
+    Tensor::from_data(data, (&Device::flex(), dtype))
+}
+
+fn model(reference: &Value, prediction: Prediction, dtype: DType) -> GaussianDenoiser {
+    GaussianDenoiser::new(
+        tensor(&reference["mean"], dtype),
+        tensor(&reference["variance"], dtype),
+        prediction,
+    )
+}
+
+fn training() -> NoiseSchedule {
+    NoiseScheduleConfig::new().init().unwrap()
+}
+
+fn flow(rtol: f64, atol: f64) -> ProbabilityFlow {
+    let config = ProbabilityFlowConfig::new().with_rtol(rtol).with_atol(atol);
+    config.init(training()).unwrap()
+}
+
+#[test]
+fn calls_and_results_are_those_of_scipy() {
+    let reference = reference("probability_flow_reference.json");
+    for case in reference["cases"].as_array().unwrap() {
+        let number = |key: &str| case[key].as_f64().unwrap();
+        let flow = flow(number("rtol"), number("atol"));
+        for prediction in [
+            Prediction::Epsilon,
+            Prediction::Sample,
+            Prediction::Velocity,
+        ] {
+            let mut asked = 0;
+            let found = flow
+                .solve(
+                    &model(&reference, prediction, DType::F64),
+                    tensor(&reference["start"], DType::F64),
+                    number("from"),
+                    number("to"),
+                    &mut |_, denoised| {
+                        asked += 1;
+                        denoised
+                    },
+                )
+                .unwrap();
+            let name = format!("{prediction:?} {case}");
+            assert_eq!(found.calls as f64, number("calls"), "{name}");
+            assert_eq!(found.steps as f64, number("steps"), "{name}");
+            // One to begin with, one for the first step's length, six in every step.
+            assert_eq!(found.calls, 2 + 6 * (found.steps + found.refused), "{name}");
+            assert_eq!(asked, found.calls);
+            let end: Vec<f64> = found.x.into_data().try_to_vec().unwrap();
+            for (found, expected) in end.into_iter().zip(floats(&case["end"])) {
+                assert!(
+                    (found - expected).abs() < 1e-9,
+                    "{name}: {found} for {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn single_precision_takes_as_many_calls() {
+    let reference = reference("probability_flow_reference.json");
+    for case in reference["cases"].as_array().unwrap() {
+        let number = |key: &str| case[key].as_f64().unwrap();
+        let (rtol, atol) = (number("rtol"), number("atol"));
+        // Finer tolerances are near its rounding.
+        if rtol < 1e-3 || atol < 1e-3 {
+            continue;
+        }
+        let model = model(&reference, Prediction::Sample, DType::F32);
+        let start = tensor(&reference["start"], DType::F32);
+        let hook = &mut |_: nabla_diffusion::denoiser::SamplerStep<'_>, denoised| denoised;
+        let found = flow(rtol, atol)
+            .solve(&model, start, number("from"), number("to"), hook)
+            .unwrap();
+        assert_eq!(found.calls as f64, number("calls"), "{case}");
+        for (found, expected) in reference_values::values(&found.x)
+            .into_iter()
+            .zip(floats(&case["end"]))
+        {
+            assert!((f64::from(found) - expected).abs() < 1e-4, "{case}");
+        }
+    }
+}
+
+/// Down and up again, the errors stay in proportion to the tolerance.
+#[test]
+fn it_follows_the_transport_map_and_returns() {
+    let reference = reference("probability_flow_reference.json");
+    let model = model(&reference, Prediction::Epsilon, DType::F64);
+    let start = tensor(&reference["start"], DType::F64);
+    let schedule = training();
+    let exact = model.transport(
+        start.clone(),
+        schedule.alpha_bar(999),
+        schedule.alpha_bar(1),
+    );
+    let largest = |x: Tensor<4>| x.abs().max().into_scalar::<f64>();
+    let mut errors = Vec::new();
+    for tolerance in [1e-2, 1e-4, 1e-6] {
+        let flow = flow(tolerance, tolerance);
+        let down = flow
+            .solve(&model, start.clone(), 999.0, 1.0, &mut |_, d| d)
+            .unwrap();
+        let up = flow
+            .solve(&model, down.x.clone(), 1.0, 999.0, &mut |_, d| d)
+            .unwrap();
+        let error = largest(down.x - exact.clone());
+        assert!(error < 20.0 * tolerance, "{tolerance}: {error}");
+        assert!(largest(up.x - start.clone()) < 200.0 * tolerance);
+        errors.push(error);
+    }
+    println!("errors {errors:?}");
+    assert!(errors[0] > 10.0 * errors[1] && errors[1] > 10.0 * errors[2]);
+}
+
+#[test]
+fn what_cannot_be_is_told() {
+    let config = ProbabilityFlowConfig::new();
+    for wrong in [
+        config.with_rtol(0.0),
+        config.with_rtol(f64::INFINITY),
+        config.with_atol(-1.0),
+        config.with_atol(f64::NAN),
+    ] {
+        let error = wrong.init(training()).unwrap_err();
+        assert!(matches!(error, SamplerError::Tolerance { .. }), "{error}");
+    }
+    let zero = NoiseScheduleConfig::new().with_zero_terminal_snr(true);
+    assert!(config.init(zero.init().unwrap()).is_err());
+    assert!(config.init(training().truncate(1).unwrap()).is_err());
+
+    let flow = flow(1e-3, 1e-3);
+    let x = Tensor::zeros(SHAPE, &Device::flex());
+    let black = denoiser(Prediction::Sample, |x: Tensor<4>, _| x.zeros_like());
+    for (from, to) in [(1000.0, 0.0), (999.0, -1.0), (f64::NAN, 0.0)] {
+        let error = flow.solve(&black, x.clone(), from, to, &mut |_, d| d);
+        assert!(matches!(error, Err(SamplerError::OutsideTime { .. })));
+    }
+    let still = flow.solve(&black, x.clone(), 5.0, 5.0, &mut |_, d| d);
+    assert_eq!(still.unwrap().calls, 0);
+    // A model that gives no number does not keep it searching for ever.
+    let broken = denoiser(Prediction::Sample, |x: Tensor<4>, _| x * f64::NAN);
+    let error = flow.solve(&broken, x, 999.0, 0.0, &mut |_, d| d);
+    assert!(matches!(error, Err(SamplerError::StepTooShort { .. })));
+}
