@@ -19,7 +19,8 @@
 //! steps ([`probability_flow`](nabla_diffusion::probability_flow)), cannot be given a number of calls. It
 //! has tables of its own, with calls and distance for each tolerance (relative and absolute are the same,
 //! as in the official code, whose own is `1e-5`); in the plot it stands where its calls put it. On the prior
-//! it stops at the first training step, where one more call gives the picture.
+//! it stops at the first training step, where one more call gives the picture; the last step of the others
+//! leads there at once, from time 960/S.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_data::{PanoramaSet, Split};
