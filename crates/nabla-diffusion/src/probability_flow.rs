@@ -180,7 +180,7 @@ impl ProbabilityFlow {
     ///     Prediction::Epsilon,
     /// );
     /// let training = NoiseScheduleConfig::new().init()?;
-    /// let flow = ProbabilityFlowConfig::new().with_rtol(1e-3).with_atol(1e-3).init(training.clone())?;
+    /// let flow = ProbabilityFlowConfig::new().with_rtol(1e-4).with_atol(1e-4).init(training.clone())?;
     /// let start = SeededNoise::new(42, 0).normal([1, 3, 8, 8], &device);
     /// let found = flow.solve(&model, start.clone(), 999.0, 10.0, &mut |_, denoised| denoised)?;
     /// let exact = model.transport(start, training.alpha_bar(999), training.alpha_bar(10));
