@@ -18,6 +18,7 @@ use burn::backend::autodiff::{
 use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::tensor::ops::ConvOptions;
@@ -26,6 +27,8 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use nabla_grad::elementwise::sigmoid;
 use rayon::prelude::*;
+
+use crate::half_precision::{Numbers, in_f32, is_half, result};
 
 /// A convolution with kernel 3, stride 1 and zero padding 1.
 ///
@@ -52,6 +55,35 @@ pub fn convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
         && conv.padding == PaddingConfig2d::Explicit(1, 1, 1, 1);
     match &conv.bias {
         Some(bias) if same => conv3x3(x, conv.weight.val(), bias.val()),
+        _ => other_convolution(conv, x),
+    }
+}
+
+/// What `conv` computes, in 32 bits on the processor.
+fn other_convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    let dtype = x.dtype();
+    if !is_half(dtype) {
+        return conv.forward(x);
+    }
+    let bias = conv.bias.as_ref().map(|bias| Numbers::take(bias.val()));
+    match (
+        Numbers::take(x.clone()),
+        Numbers::take(conv.weight.val()),
+        bias.transpose(),
+    ) {
+        (Ok(x), Ok(weight), Ok(bias)) => {
+            let wide = Conv2d {
+                weight: Param::from_tensor(weight.into_dense().into_tensor()),
+                bias: bias.map(|bias| Param::from_tensor(bias.into_dense().into_tensor())),
+                ..conv.clone()
+            };
+            let y = wide.forward(x.into_dense().into_tensor());
+            let shape = y.dims();
+            match Numbers::take(y) {
+                Ok(y) => result(y.into_dense(), shape, dtype),
+                Err(y) => y.cast(dtype),
+            }
+        }
         _ => conv.forward(x),
     }
 }
@@ -191,7 +223,7 @@ fn composed_group_norm<B: Kernels>(
     let [batch, channels, height, width] = dims(&x);
     let dtype = x.dtype();
     // A sum of squares leaves the range of 16 bits.
-    let narrow = matches!(dtype, DType::F16 | DType::BF16);
+    let narrow = is_half(dtype);
     let x = match narrow {
         true => B::float_cast(x, FloatDType::F32),
         false => x,
@@ -272,6 +304,9 @@ impl Kernels for Flex {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
+        if is_half(x.dtype()) {
+            return in_f32([x, weight, bias], |[x, w, b]| Self::conv3x3(x, w, b));
+        }
         if x.dtype() != DType::F32 {
             return Self::conv2d(x, weight, Some(bias), same_convolution());
         }
@@ -292,6 +327,9 @@ impl Kernels for Flex {
     }
 
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if is_half(x.dtype()) {
+            return in_f32([x], |[x]| Self::silu(x));
+        }
         if x.dtype() != DType::F32 {
             return composed_silu::<Self>(x);
         }
@@ -317,6 +355,11 @@ impl Kernels for Flex {
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
+        if is_half(x.dtype()) {
+            return in_f32([x, scale, shift], |[x, scale, shift]| {
+                Self::modulated_silu(x, scale, shift)
+            });
+        }
         if x.dtype() != DType::F32 {
             return Self::silu(modulate::<Self>(x, scale, shift));
         }
@@ -354,6 +397,11 @@ impl Kernels for Flex {
         epsilon: f64,
         with_silu: bool,
     ) -> FloatTensor<Self> {
+        if is_half(x.dtype()) {
+            return in_f32([x, gamma, beta], |[x, gamma, beta]| {
+                Self::group_norm(x, gamma, beta, groups, epsilon, with_silu)
+            });
+        }
         if x.dtype() != DType::F32 {
             return composed_group_norm::<Self>(x, gamma, beta, groups, epsilon, with_silu);
         }
@@ -1064,6 +1112,59 @@ mod tests {
         let norm = GroupNormConfig::new(1, 1).with_epsilon(1e-12).init(&device);
         let y: Vec<f32> = group_norm(&norm, flat).into_data().try_to_vec().unwrap();
         assert!(y.into_iter().all(|y| y.abs() < 1e-6));
+    }
+
+    /// In 16 bits the result is that of the rounded numbers in 32, rounded.
+    #[test]
+    fn sixteen_bits_are_computed_with_in_thirty_two() {
+        use burn::nn::GroupNormConfig;
+        use burn::nn::conv::Conv2dConfig;
+        let device = Device::flex();
+        let x = random([2, 6, 9, 8], &device) * 2.0;
+        let norm = GroupNormConfig::new(3, 6).init(&device);
+        for (dtype, most) in [(DType::F16, 1e-3), (DType::BF16, 8e-3)] {
+            let small = x.clone().cast(dtype);
+            let large = small.clone().cast(DType::F32);
+            let mut pairs = vec![
+                (silu(small.clone()), silu(large.clone())),
+                (
+                    group_norm_silu(
+                        &GroupNorm {
+                            gamma: norm.gamma.clone().map(|v| v.map(|v| v.cast(dtype))),
+                            beta: norm.beta.clone().map(|v| v.map(|v| v.cast(dtype))),
+                            ..norm.clone()
+                        },
+                        small.clone(),
+                    ),
+                    group_norm_silu(&norm, large.clone()),
+                ),
+            ];
+            for (kernel, stride) in [(3, 1), (3, 2), (1, 1)] {
+                let margin = kernel / 2;
+                let conv = Conv2dConfig::new([6, 4], [kernel; 2])
+                    .with_stride([stride; 2])
+                    .with_padding(PaddingConfig2d::Explicit(margin, margin, margin, margin))
+                    .init(&device);
+                let as_dtype = |conv: &Conv2d, dtype| Conv2d {
+                    weight: conv.weight.clone().map(|w| w.cast(dtype)),
+                    bias: conv.bias.clone().map(|b| b.map(|b| b.cast(dtype))),
+                    ..conv.clone()
+                };
+                let narrow = as_dtype(&conv, dtype);
+                let wide = as_dtype(&narrow, DType::F32);
+                pairs.push((
+                    convolution(&narrow, small.clone()),
+                    convolution(&wide, large.clone()),
+                ));
+            }
+            for (found, expected) in pairs {
+                assert_eq!(found.dtype(), dtype);
+                let difference = (found.cast(DType::F32) - expected.clone()).abs();
+                let relative = difference / (expected.abs() + 1.0);
+                let relative: f32 = relative.max().into_scalar();
+                assert!(relative < most && relative > 0.0, "{dtype:?}: {relative}");
+            }
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod dpm_solver_multistep;
 pub mod dpm_solver_singlestep;
 pub mod ema;
 pub mod euler;
+mod half_precision;
 pub mod heun;
 pub mod kernels;
 pub mod lcm;

@@ -11,19 +11,22 @@
 //!
 //! (Milakov, Gimelshein, *Online normalizer calculation for softmax*, 2018, arXiv 1805.02867; Dao et al.,
 //! *FlashAttention*, 2022, arXiv 2205.14135). The feed-forward layer gates each part of its product while
-//! that is in the cache. Other backends, other precisions and autodiff run Burn's own operations.
+//! that is in the cache. Numbers of 16 bits are computed with in 32 (see `half_precision`). Other
+//! backends and autodiff run Burn's own operations.
 //!
 //! Results do not depend on the number of threads: every task is cut at fixed places.
 
 use burn::nn::Linear;
-use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{DType, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use nabla_grad::elementwise::{Dense, exp};
 use rayon::prelude::*;
+
+use crate::half_precision::{Numbers, result};
 
 /// Queries that one task handles.
 const QUERIES: usize = 128;
@@ -45,8 +48,11 @@ pub fn attention(
     causal: bool,
 ) -> Tensor<3> {
     let ([batch, length, inner], [_, words, _]) = (q.dims(), k.dims());
-    match Dense::take_all([q, k, v]) {
-        Ok([q, k, v]) => {
+    let (dtype, kept) = (q.dtype(), [q.clone(), k.clone(), v.clone()]);
+    match (Numbers::take(q), Numbers::take(k), Numbers::take(v)) {
+        (Ok(q), Ok(k), Ok(v)) => {
+            drop(kept);
+            let [q, k, v] = [q, k, v].map(Numbers::into_dense);
             let shape = Shape {
                 length,
                 words,
@@ -54,9 +60,11 @@ pub fn attention(
                 d: inner / heads,
                 causal,
             };
-            shape.attend(batch, heads, q, &k, &v)
+            let y = shape.attend(batch, heads, q, &k, &v);
+            result(y, [batch, length, inner], dtype)
         }
-        Err([q, k, v]) => {
+        _ => {
+            let [q, k, v] = kept;
             // [batch, length, heads · d] -> [batch, heads, length, d]
             let split = |x: Tensor<3>| {
                 let [batch, length, inner] = x.dims();
@@ -84,7 +92,7 @@ struct Shape {
 }
 
 impl Shape {
-    fn attend(&self, batch: usize, heads: usize, q: Dense, k: &Dense, v: &Dense) -> Tensor<3> {
+    fn attend(&self, batch: usize, heads: usize, q: Dense, k: &Dense, v: &Dense) -> Dense {
         let blocks = self.length.div_ceil(QUERIES);
         let parts: Vec<Vec<f32>> = (0..batch * heads * blocks)
             .into_par_iter()
@@ -114,7 +122,7 @@ impl Shape {
                     }
                 });
         }
-        out.into_tensor()
+        out
     }
 
     /// Some positions of a head, `[count, d]`.
@@ -248,12 +256,13 @@ struct DenseLayer<const D: usize> {
     /// `[rows, input]`
     x: Dense,
     /// `[output, input]`
-    weight: Dense,
+    weight: Numbers,
     /// `[output]`
     bias: Option<Dense>,
     input: usize,
     /// Of `x`, as it was.
     shape: [usize; D],
+    dtype: DType,
 }
 
 impl<const D: usize> DenseLayer<D> {
@@ -262,27 +271,29 @@ impl<const D: usize> DenseLayer<D> {
         reason = "the tensor goes on to Burn's operations"
     )]
     fn take(linear: &Linear, x: Tensor<D>) -> Result<Self, Tensor<D>> {
-        let shape = x.dims();
-        let x = Dense::take(x)?;
+        let (shape, dtype, kept) = (x.dims(), x.dtype(), x.clone());
+        let x = Numbers::take(x)?;
         // As it was stored: one row for each output.
-        let weight = Dense::take(linear.weight.val().transpose());
-        let bias = linear.bias.as_ref().map(|bias| Dense::take(bias.val()));
+        let weight = Numbers::take(linear.weight.val().transpose());
+        let bias = linear.bias.as_ref().map(|bias| Numbers::take(bias.val()));
         match (weight, bias.transpose()) {
             (Ok(weight), Ok(bias)) => Ok(Self {
-                x,
+                x: x.into_dense(),
                 weight,
-                bias,
+                bias: bias.map(Numbers::into_dense),
                 input: shape[D - 1],
                 shape,
+                dtype,
             }),
-            _ => Err(x.into_tensor()),
+            _ => Err(kept),
         }
     }
 
     /// Some outputs of some rows: `tile = x Wᵀ + bias`.
     ///
     /// - `row`: the first of `x`; `output`: the first of the layer's
-    fn multiply(&self, mut tile: MatMut<'_, f32>, row: usize, output: usize) {
+    /// - `place`: for weights that are stored in 16 bits
+    fn multiply(&self, mut tile: MatMut<'_, f32>, row: usize, output: usize, place: &mut Vec<f32>) {
         let (rows, outputs) = (tile.nrows(), tile.ncols());
         let begin = match &self.bias {
             Some(bias) => {
@@ -293,40 +304,39 @@ impl<const D: usize> DenseLayer<D> {
             }
             None => Accum::Replace,
         };
+        let part = |first: usize, count: usize| first * self.input..(first + count) * self.input;
+        let x = &self.x.values()[part(row, rows)];
+        let weight = self.weight.read(part(output, outputs), place);
         matmul(
             tile,
             begin,
-            self.part(&self.x, row, rows),
-            self.part(&self.weight, output, outputs).transpose(),
+            MatRef::from_row_major_slice(x, rows, self.input),
+            MatRef::from_row_major_slice(weight, outputs, self.input).transpose(),
             1.0,
             Par::Seq,
         );
     }
 
-    /// Some rows of the input or of the weight.
-    fn part<'a>(&self, x: &'a Dense, first: usize, count: usize) -> MatRef<'a, f32> {
-        let range = first * self.input..(first + count) * self.input;
-        MatRef::from_row_major_slice(&x.values()[range], count, self.input)
-    }
-
     fn apply(&self) -> Tensor<D> {
-        let mut out = self.place(self.outputs());
-        for_each_tile(out.values_mut(), self.outputs(), |row, column, tile, ()| {
-            self.multiply(tile, row, column);
+        let (mut out, shape) = self.place(self.outputs());
+        let outputs = self.outputs();
+        for_each_tile(out.values_mut(), outputs, |row, column, tile, place| {
+            self.multiply(tile, row, column, place);
         });
-        out.into_tensor()
+        result(out, shape, self.dtype)
     }
 
     fn apply_gated(&self) -> Tensor<D> {
         let n = self.outputs() / 2;
-        let mut out = self.place(n);
+        let (mut out, shape) = self.place(n);
         let arch = pulp::Arch::new();
-        let compute = |row, column, mut tile: MatMut<'_, f32>, gates: &mut Vec<f32>| {
+        let compute = |row, column, mut tile: MatMut<'_, f32>, scratch: &mut [Vec<f32>; 2]| {
             let (rows, columns) = (tile.nrows(), tile.ncols());
-            self.multiply(tile.rb_mut(), row, column);
+            let [gates, place] = scratch;
+            self.multiply(tile.rb_mut(), row, column, place);
             gates.resize(rows * columns, 0.0);
             let gate = MatMut::from_row_major_slice_mut(gates, rows, columns);
-            self.multiply(gate, row, n + column);
+            self.multiply(gate, row, n + column, place);
             arch.dispatch(|| {
                 for (i, gates) in gates.chunks_exact(columns).enumerate() {
                     gate_by(row_of(&mut tile, i), gates);
@@ -334,18 +344,18 @@ impl<const D: usize> DenseLayer<D> {
             });
         };
         for_each_tile(out.values_mut(), n, compute);
-        out.into_tensor()
+        result(out, shape, self.dtype)
     }
 
-    /// For a result of so many channels.
-    fn place(&self, channels: usize) -> Dense {
+    /// For a result of so many channels, and its shape.
+    fn place(&self, channels: usize) -> (Dense, [usize; D]) {
         let mut shape = self.shape;
         shape[D - 1] = channels;
-        Dense::zeros(&shape)
+        (Dense::zeros(&shape), shape)
     }
 
     fn outputs(&self) -> usize {
-        self.weight.values().len() / self.input.max(1)
+        self.weight.len() / self.input.max(1)
     }
 }
 
@@ -524,6 +534,42 @@ mod tests {
                 check(linear_geglu(&plain, x.clone()), gated(expected.clone()));
                 let rows = linear(&plain, x.reshape([batch * length, input]));
                 check(rows.reshape([batch, length, 2 * n]), expected);
+            }
+        }
+    }
+
+    /// In 16 bits the result is that of the rounded numbers in 32, rounded.
+    #[test]
+    fn sixteen_bits_are_computed_with_in_thirty_two() {
+        let device = Device::flex();
+        let layer = LinearConfig::new(40, 2 * 70).init(&device);
+        let x: Tensor<3> = random([2, 150, 40], &device);
+        for (dtype, most) in [(DType::F16, 6e-4), (DType::BF16, 5e-3)] {
+            let rounded = |x: Tensor<3>| x.cast(dtype);
+            let narrow = Linear {
+                weight: layer.weight.clone().map(|w| w.cast(dtype)),
+                bias: layer.bias.clone().map(|b| b.map(|b| b.cast(dtype))),
+            };
+            let wide = Linear {
+                weight: narrow.weight.clone().map(|w| w.cast(DType::F32)),
+                bias: narrow.bias.clone().map(|b| b.map(|b| b.cast(DType::F32))),
+            };
+            let small = rounded(x.clone());
+            let large = small.clone().cast(DType::F32);
+            let attend = |x: Tensor<3>| attention(x.clone(), x.clone(), x, 4, false);
+            for (found, expected) in [
+                (linear(&narrow, small.clone()), linear(&wide, large.clone())),
+                (
+                    linear_geglu(&narrow, small.clone()),
+                    linear_geglu(&wide, large.clone()),
+                ),
+                (attend(small), attend(large)),
+            ] {
+                assert_eq!(found.dtype(), dtype);
+                let difference = (found.cast(DType::F32) - expected.clone()).abs();
+                let relative = difference / (expected.abs() + 1.0);
+                let relative: f32 = relative.max().into_scalar();
+                assert!(relative < most && relative > 0.0, "{dtype:?}: {relative}");
             }
         }
     }

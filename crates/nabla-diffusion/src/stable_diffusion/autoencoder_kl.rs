@@ -497,7 +497,7 @@ impl AutoencoderKl {
     /// `Q`.
     fn quantized(&self, h: Tensor<4>) -> Tensor<4> {
         match &self.quant {
-            Some(quant) => quant.forward(h),
+            Some(quant) => convolution(quant, h),
             None => h,
         }
     }
@@ -573,7 +573,7 @@ impl AutoencoderKl {
     /// `P`.
     fn unquantized(&self, z: Tensor<4>) -> Tensor<4> {
         match &self.post_quant {
-            Some(post_quant) => post_quant.forward(z),
+            Some(post_quant) => convolution(post_quant, z),
             None => z,
         }
     }
@@ -925,7 +925,7 @@ impl Encoder {
             };
             h = level.blocks(h, norms);
             see(i, &h);
-            h = downsample.forward(h);
+            h = convolution(downsample, h);
         }
         h
     }

@@ -263,7 +263,7 @@ impl TimeAwareEncoder {
             }
             if let Some(downsample) = &level.downsample {
                 states.push(h.clone());
-                h = downsample.forward(h);
+                h = convolution(downsample, h);
             }
         }
         h = self.middle[0].forward(h, Some(&time));

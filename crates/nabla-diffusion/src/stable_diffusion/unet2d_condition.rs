@@ -28,7 +28,7 @@ use super::model_folder::{ModelFolderError, Part};
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::transformer::{SpatialTransformer, TransformerOptions};
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use crate::kernels::{self, convolution};
+use crate::kernels::{convolution, group_norm_silu};
 use crate::transformer_kernels::linear;
 use crate::unet::sinusoidal_embedding;
 
@@ -534,7 +534,7 @@ impl UNet2DCondition {
                 skips.push(h.clone());
             }
             if let Some(downsample) = &level.downsample {
-                h = downsample.forward(h);
+                h = convolution(downsample, h);
                 skips.push(h.clone());
             }
         }
@@ -557,7 +557,7 @@ impl UNet2DCondition {
                 h = convolution(upsample, nearest(h, [height, width]));
             }
         }
-        convolution(&self.conv_out, kernels::silu(self.norm_out.forward(h)))
+        convolution(&self.conv_out, group_norm_silu(&self.norm_out, h))
     }
 }
 
