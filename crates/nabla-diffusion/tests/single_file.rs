@@ -253,7 +253,7 @@ fn what_a_file_lacks_or_has_besides_is_told() {
     let found = place.told(&more, Some("sd15"));
     assert!(found.contains("model.diffusion_model.new"), "{found}");
     let found = place.told(&all, Some("sdxl"));
-    assert!(found.contains("holds 1 text encoders, but 2"), "{found}");
+    assert!(found.contains("is 1, but the model has 2"), "{found}");
     // Without a configuration it must be a published model.
     let found = place.told(&all, None);
     assert!(found.contains("takes a text of 16 channels"), "{found}");

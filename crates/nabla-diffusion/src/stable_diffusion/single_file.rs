@@ -82,7 +82,7 @@ pub enum SingleFileError {
         reason: String,
     },
     /// Text encoders that are not those of the configuration.
-    #[error("{} holds {found} text encoders, but {expected} belong to the model", path.display())]
+    #[error("the number of text encoders in {} is {found}, but the model has {expected}", path.display())]
     TextEncoders {
         /// The file.
         path: PathBuf,
