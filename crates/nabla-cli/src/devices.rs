@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use clap::ValueEnum;
+use nabla::diffusion::stable_diffusion::weights::Precision;
 use serde::Serialize;
 
 use crate::errors::{Failure, panic_message};
+use crate::precision::PrecisionChoice;
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
@@ -75,6 +77,24 @@ impl DeviceChoice {
         if self != Self::Cpu {
             arithmetic(&device).map_err(|reason| {
                 Failure::input(format!("the device {self} cannot be used: {reason}"))
+            })?;
+        }
+        Ok(device)
+    }
+
+    /// Opens the device for a network of a precision, which not every GPU computes in.
+    pub fn open_for(self, precision: PrecisionChoice) -> Result<Device, Failure> {
+        let device = self.open()?;
+        let dtype = Precision::from(precision).dtype();
+        if self != Self::Cpu && dtype != DType::F32 {
+            caught(|| {
+                let matrix = Tensor::<2>::ones([16, 16], &device).cast(dtype);
+                matrix.clone().matmul(matrix).into_data()
+            })
+            .map_err(|_| {
+                Failure::input(format!(
+                    "the device {self} cannot compute in {dtype:?}, use another --precision"
+                ))
             })?;
         }
         Ok(device)

@@ -309,3 +309,51 @@ fn refused(desk: &Desk, line: &str, told: &str) {
     );
     assert!(!desk.path("sample.png").exists(), "{line}");
 }
+
+/// What `--device wgpu` draws is what the processor draws: run by hand where there is a Vulkan driver (Mesa's
+/// for processors serves) by `cargo test --release -p nabla-cli --features wgpu --test sampling`.
+#[cfg(feature = "wgpu")]
+#[test]
+fn wgpu_draws_what_the_processor_draws() {
+    let desk = desk();
+    for (model, precision, most) in [
+        ("sd15", "f32", 1e-4),
+        ("sd21", "f32", 1e-4),
+        ("sdxl", "f32", 1e-4),
+        ("sd15", "f16", 1e-1),
+    ] {
+        let [found, expected] = ["wgpu", "cpu"].map(|device| {
+            desk.done(&format!(
+                "sample --model {model} --precision {precision} --device {device} --prompt astronaut \
+                 --size 64x40 --steps 4 --tile 32 -o {device}.png --latents {device}.safetensors"
+            ));
+            let bytes = fs::read(desk.path(&format!("{device}.safetensors"))).unwrap();
+            let latents = SafeTensors::deserialize(&bytes).unwrap();
+            let data = latents.tensor("latents").unwrap().data().to_vec();
+            let values: Vec<f32> = data
+                .as_chunks()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect();
+            let raster = picture(&desk, &format!("{device}.png")).raster;
+            (values, raster.data().to_vec())
+        });
+        let largest = |v: &[f32]| v.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
+        for (found, expected, what) in [
+            (found.0, expected.0, "latents"),
+            (found.1, expected.1, "picture"),
+        ] {
+            let difference: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
+            let share = largest(&difference) / largest(&expected);
+            println!("{model}, {precision}: {what} differ by {share:.1e} of the largest");
+            // Eight bits are a 255th apart.
+            let most = if what == "picture" {
+                most + 1.1 / 255.0
+            } else {
+                most
+            };
+            assert!(share < most, "{model}, {precision}, {what}: {share}");
+        }
+    }
+}

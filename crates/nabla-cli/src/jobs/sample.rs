@@ -300,7 +300,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         prediction: arguments.prediction.map(Prediction::from),
     };
     let source = Source::open(&arguments.model, arguments.config.as_deref())?;
-    let device = arguments.device.open()?;
+    let device = arguments.device.open_for(arguments.precision)?;
     let progress = Progress::new();
     progress.begin("loading", 1);
     let begun = Instant::now();

@@ -208,7 +208,9 @@ struct Engine<'a> {
 
 impl<'a> Engine<'a> {
     fn new(arguments: &'a Arguments) -> Result<Self, Failure> {
-        let device = arguments.device.open()?;
+        let device = arguments
+            .device
+            .open_for(arguments.precision.unwrap_or_default())?;
         let prior: Box<dyn TangentPrior> = match &arguments.model {
             Some(folder) if StableSr::is_in(folder) => {
                 let precision = arguments.precision.map_or(Precision::F32, Precision::from);
