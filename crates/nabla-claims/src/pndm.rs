@@ -48,6 +48,10 @@ const DDIM: &str = "DDIM";
 const HEUN: &str = "Heun";
 const LMS: &str = "LMS";
 const DPM: &str = "DPM-Solver++ 2M";
+const DPM3: &str = "DPM-Solver++ 3M";
+const SINGLE: &str = "DPM-Solver++ 2S";
+const DEIS: &str = "DEIS";
+const DPM2: &str = "DPM2";
 const UNIPC: &str = "UniPC";
 const PF: &str = "PF (RK45)";
 /// Its tables.
@@ -55,7 +59,9 @@ const MIXTURE_FLOW: &str = "mixture, adaptive steps";
 const PRIOR_FLOW: &str = "embedded prior, adaptive steps";
 
 /// Those with a fixed number of steps.
-const VARIANTS: [&str; 9] = [F_PNDM, S_PNDM, PLMS, FON, DDIM, HEUN, LMS, DPM, UNIPC];
+const VARIANTS: [&str; 13] = [
+    F_PNDM, S_PNDM, PLMS, FON, DDIM, HEUN, DPM2, LMS, DPM, DPM3, SINGLE, DEIS, UNIPC,
+];
 
 /// As many curves as can be told apart.
 const DRAWN: [&str; 5] = [F_PNDM, S_PNDM, FON, DDIM, DPM];
@@ -161,8 +167,8 @@ impl Claim for PndmClaim {
         });
         plot = plot.with_series(Series::new(PF, points));
         Ok(Measurement::new(table, checks).with_plot(plot).with_note(
-            "Heun's method takes two calls a step, so it has half as many steps, and at most as many \
-             calls as the group says. F-PNDM and FON start at 13 calls. FON's derivative is a difference \
+            "Heun's method and DPM2 take two calls a step, so they have half as many steps, and at most \
+             as many calls as the group says. F-PNDM and FON start at 13 calls. FON's derivative is a difference \
              over one training step, as in the official code, so that its error has a floor. The prior \
              predicts the picture, from which ε follows; it knows whole times only, so that between two of \
              them it is told the nearest, a jump that PF's steps have to pass.",
@@ -219,6 +225,10 @@ fn sampler(name: &str) -> SamplerConfig {
         HEUN => SamplerKind::Heun.config(),
         LMS => SamplerKind::Lms.config(),
         DPM => SamplerKind::DpmSolverMultistep.config(),
+        DPM3 => SamplerKind::DpmSolverMultistep3.config(),
+        SINGLE => SamplerKind::DpmSolverSinglestep.config(),
+        DEIS => SamplerKind::Deis.config(),
+        DPM2 => SamplerKind::Dpm2.config(),
         UNIPC => SamplerKind::UniPc.config(),
         _ => SamplerKind::Ddim.config(),
     }

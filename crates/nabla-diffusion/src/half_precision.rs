@@ -33,22 +33,14 @@ pub(crate) enum Numbers {
 }
 
 impl Numbers {
-    /// Takes `tensor` out of Burn, or gives it back if it is on another device, tracked by autodiff, or of
-    /// other numbers.
-    #[allow(
-        clippy::result_large_err,
-        reason = "the tensor goes on to Burn's operations"
-    )]
-    pub(crate) fn take<const D: usize>(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
+    /// Takes `tensor` out of Burn; `None` if it is on another device, tracked by autodiff, or of other
+    /// numbers.
+    pub(crate) fn take<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
         if !is_half(tensor.dtype()) {
-            return Dense::take(tensor).map(Self::F32);
+            return Dense::take(tensor).ok().map(Self::F32);
         }
-        // A conversion that fails drops the tensor.
-        let kept = tensor.clone();
-        match tensor.try_into_primitive::<Flex>() {
-            Ok(primitive) => Ok(Self::Half(primitive.to_contiguous())),
-            Err(_) => Err(kept),
-        }
+        let primitive = tensor.try_into_primitive::<Flex>().ok()?;
+        Some(Self::Half(primitive.to_contiguous()))
     }
 
     /// How many there are.

@@ -50,7 +50,7 @@ pub fn attention(
     let ([batch, length, inner], [_, words, _]) = (q.dims(), k.dims());
     let (dtype, kept) = (q.dtype(), [q.clone(), k.clone(), v.clone()]);
     match (Numbers::take(q), Numbers::take(k), Numbers::take(v)) {
-        (Ok(q), Ok(k), Ok(v)) => {
+        (Some(q), Some(k), Some(v)) => {
             drop(kept);
             let [q, k, v] = [q, k, v].map(Numbers::into_dense);
             let shape = Shape {
@@ -228,9 +228,9 @@ fn exponentials(values: &mut [f32], highest: f32) -> f32 {
 /// - `x`: `[…, input]`
 /// - returns `[…, output]`
 pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
-    match DenseLayer::take(linear, x) {
-        Ok(layer) => layer.apply(),
-        Err(x) => linear.forward(x),
+    match DenseLayer::take(linear, x.clone()) {
+        Some(layer) => layer.apply(),
+        None => linear.forward(x),
     }
 }
 
@@ -239,9 +239,9 @@ pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
 /// - `x`: `[…, input]`; `linear` to `2 n` channels
 /// - returns `[…, n]`
 pub fn linear_geglu<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
-    match DenseLayer::take(linear, x) {
-        Ok(layer) => layer.apply_gated(),
-        Err(x) => gated(linear.forward(x)),
+    match DenseLayer::take(linear, x.clone()) {
+        Some(layer) => layer.apply_gated(),
+        None => gated(linear.forward(x)),
     }
 }
 
@@ -266,27 +266,22 @@ struct DenseLayer<const D: usize> {
 }
 
 impl<const D: usize> DenseLayer<D> {
-    #[allow(
-        clippy::result_large_err,
-        reason = "the tensor goes on to Burn's operations"
-    )]
-    fn take(linear: &Linear, x: Tensor<D>) -> Result<Self, Tensor<D>> {
-        let (shape, dtype, kept) = (x.dims(), x.dtype(), x.clone());
-        let x = Numbers::take(x)?;
-        // As it was stored: one row for each output.
-        let weight = Numbers::take(linear.weight.val().transpose());
-        let bias = linear.bias.as_ref().map(|bias| Numbers::take(bias.val()));
-        match (weight, bias.transpose()) {
-            (Ok(weight), Ok(bias)) => Ok(Self {
-                x: x.into_dense(),
-                weight,
-                bias: bias.map(Numbers::into_dense),
-                input: shape[D - 1],
-                shape,
-                dtype,
-            }),
-            _ => Err(kept),
-        }
+    /// `None` if Burn's operations must do it.
+    fn take(linear: &Linear, x: Tensor<D>) -> Option<Self> {
+        let (shape, dtype) = (x.dims(), x.dtype());
+        let bias = match &linear.bias {
+            Some(bias) => Some(Numbers::take(bias.val())?.into_dense()),
+            None => None,
+        };
+        Some(Self {
+            x: Numbers::take(x)?.into_dense(),
+            // As it was stored: one row for each output.
+            weight: Numbers::take(linear.weight.val().transpose())?,
+            bias,
+            input: shape[D - 1],
+            shape,
+            dtype,
+        })
     }
 
     /// Some outputs of some rows: `tile = x Wᵀ + bias`.
