@@ -18,7 +18,7 @@ use burn::config::Config;
 use burn::tensor::Tensor;
 
 use crate::denoiser::SamplerError;
-use crate::schedule::{NoiseLevel, NoiseSchedule, alpha_bar_from_sigma};
+use crate::schedule::{NoiseLevel, NoiseSchedule};
 use crate::seeded_noise::SeededNoise;
 
 /// How much, and where; see the [module documentation](self).
@@ -67,10 +67,7 @@ impl Churn {
             return (x, level);
         }
         let raised = sigma * (1.0 + gamma);
-        let to = NoiseLevel {
-            timestep: training.timestep_of_sigma(raised),
-            alpha_bar: alpha_bar_from_sigma(raised),
-        };
+        let to = training.level_of_sigma(raised);
         let added = self.noise_scale * (raised * raised - sigma * sigma).sqrt();
         let z = noise.normal(x.dims(), &x.device());
         let x = x * (to.signal() / level.signal()) + z * (to.signal() * added);

@@ -28,7 +28,9 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::denoiser::{Denoised, Denoiser, SamplerError, SamplerHook, SamplerStep, check_clip};
+use crate::denoiser::{
+    Denoised, Denoiser, SamplerError, SamplerHook, SamplerStep, check_clip, check_eta,
+};
 use crate::schedule::NoiseSchedule;
 use crate::seeded_noise::SeededNoise;
 
@@ -93,9 +95,7 @@ impl DdimConfig {
     /// ```
     pub fn init(&self, schedule: NoiseSchedule) -> Result<Ddim, SamplerError> {
         check_clip(self.clip)?;
-        if !(0.0..=1.0).contains(&self.eta) {
-            return Err(SamplerError::Eta(self.eta));
-        }
+        check_eta(self.eta)?;
         Ok(Ddim {
             schedule,
             config: *self,

@@ -95,7 +95,7 @@ impl Deis {
             let level = self.schedule.level(index);
             let to = self.schedule.level_after(index);
             let value = algorithm.value(&mut questions, &x, index, level)?;
-            history.push(-level.sigma().ln(), value);
+            history.push(level.lambda(), value);
             let order = order_at(
                 &self.schedule,
                 index,

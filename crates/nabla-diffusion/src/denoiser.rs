@@ -493,6 +493,14 @@ pub(crate) fn check_order(
     }
 }
 
+/// That a share of the noise can be renewed.
+pub(crate) fn check_eta(eta: f64) -> Result<(), SamplerError> {
+    match (0.0..=1.0).contains(&eta) {
+        true => Ok(()),
+        false => Err(SamplerError::Eta(eta)),
+    }
+}
+
 pub(crate) fn check_clip(clip: Option<f64>) -> Result<(), SamplerError> {
     match clip {
         Some(range) if !(range > 0.0 && range.is_finite()) => Err(SamplerError::Clip(range)),

@@ -18,9 +18,11 @@ use burn::config::Config;
 use burn::tensor::Tensor;
 
 use crate::ddim::transfer;
-use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
+use crate::denoiser::{
+    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_eta, check_sigmas,
+};
 use crate::euler::Ancestral;
-use crate::schedule::{NoiseLevel, NoiseSchedule, alpha_bar_from_sigma};
+use crate::schedule::NoiseSchedule;
 use crate::seeded_noise::SeededNoise;
 
 /// Configuration of [`Dpm2`].
@@ -48,9 +50,7 @@ impl Dpm2Config {
     ) -> Result<Dpm2, SamplerError> {
         check_clip(self.clip)?;
         check_sigmas(&schedule)?;
-        if !(0.0..=1.0).contains(&self.eta) {
-            return Err(SamplerError::Eta(self.eta));
-        }
+        check_eta(self.eta)?;
         Ok(Dpm2 {
             schedule,
             training: training.clone(),
@@ -99,10 +99,7 @@ impl Dpm2 {
             let mut epsilon = questions.ask(&x, index, level)?.epsilon;
             if step.down > 0.0 {
                 let sigma = (level.sigma() * step.down).sqrt();
-                let middle = NoiseLevel {
-                    timestep: self.training.timestep_of_sigma(sigma),
-                    alpha_bar: alpha_bar_from_sigma(sigma),
-                };
+                let middle = self.training.level_of_sigma(sigma);
                 let ahead = transfer(x.clone(), epsilon, level.alpha_bar, middle.alpha_bar);
                 epsilon = questions.ask(&ahead, index, middle)?.epsilon;
             }

@@ -262,7 +262,7 @@ impl DpmSolverMultistep {
             let level = self.schedule.level(index);
             let to = self.schedule.level_after(index);
             let value = config.algorithm.value(&mut questions, &x, index, level)?;
-            history.push(-level.sigma().ln(), value);
+            history.push(level.lambda(), value);
             let order = match index {
                 0 if config.euler_at_final => 1,
                 _ => order_at(

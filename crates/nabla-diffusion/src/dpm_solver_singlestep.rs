@@ -114,7 +114,7 @@ impl DpmSolverSinglestep {
                 first = (x, level);
                 values.clear();
             }
-            values.push((-level.sigma().ln(), value));
+            values.push((level.lambda(), value));
             // The polynomial is that around the newest value: here the block's first.
             let mut history = History::new(3);
             let middle = order == 3 && config.solver_type == DpmSolverType::Midpoint;

@@ -20,7 +20,9 @@ use burn::tensor::Tensor;
 
 use crate::churn::Churn;
 use crate::ddim::transfer;
-use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
+use crate::denoiser::{
+    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_eta, check_sigmas,
+};
 use crate::schedule::{NoiseLevel, NoiseSchedule, alpha_bar_from_sigma, sigma_from_alpha_bar};
 use crate::seeded_noise::SeededNoise;
 
@@ -52,9 +54,7 @@ impl EulerConfig {
         check_clip(self.clip)?;
         self.churn.map_or(Ok(()), |churn| churn.check())?;
         check_sigmas(&schedule)?;
-        if !(0.0..=1.0).contains(&self.eta) {
-            return Err(SamplerError::Eta(self.eta));
-        }
+        check_eta(self.eta)?;
         Ok(Euler {
             schedule,
             training: training.clone(),

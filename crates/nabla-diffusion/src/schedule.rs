@@ -343,6 +343,11 @@ impl NoiseLevel {
         self.alpha_bar.ln() - (-self.alpha_bar).ln_1p()
     }
 
+    /// `λ = −ln σ`: half of [`log_snr`](Self::log_snr).
+    pub fn lambda(self) -> f64 {
+        -self.sigma().ln()
+    }
+
     /// The time step once per example, `[batch]`.
     pub fn timesteps(self, batch: usize, device: &Device) -> Tensor<1> {
         Tensor::full([batch], self.timestep, device)
@@ -748,6 +753,14 @@ impl NoiseSchedule {
         NoiseLevel {
             timestep,
             alpha_bar: 1.0 / (1.0 + (-log_snr).exp()),
+        }
+    }
+
+    /// The level `sigma`, of which the network is told [`timestep_of_sigma`](Self::timestep_of_sigma).
+    pub fn level_of_sigma(&self, sigma: f64) -> NoiseLevel {
+        NoiseLevel {
+            timestep: self.timestep_of_sigma(sigma),
+            alpha_bar: alpha_bar_from_sigma(sigma),
         }
     }
 

@@ -313,9 +313,9 @@ impl<const D: usize> DenseLayer<D> {
     }
 
     fn apply(&self) -> Tensor<D> {
-        let (mut out, shape) = self.place(self.outputs());
-        let outputs = self.outputs();
-        for_each_tile(out.values_mut(), outputs, |row, column, tile, place| {
+        let n = self.outputs();
+        let (mut out, shape) = self.place(n);
+        for_each_tile(out.values_mut(), n, |row, column, tile, place| {
             self.multiply(tile, row, column, place);
         });
         result(out, shape, self.dtype)

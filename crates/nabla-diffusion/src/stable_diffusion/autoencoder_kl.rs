@@ -672,10 +672,9 @@ fn shrunk(x: &Tensor<4>, side: usize, unit: usize) -> Tensor<4> {
     }
     let dtype = x.dtype();
     let moments = |x: &Tensor<4>| {
-        let x = x.clone().cast(DType::F32);
-        let mean = x.clone().mean_dim(3).mean_dim(2);
-        let variance = (x - mean.clone()).powi_scalar(2).mean_dim(3).mean_dim(2);
-        [mean, variance.sqrt()]
+        let x = x.clone().cast(DType::F32).flatten::<3>(2, 3);
+        let (variance, mean) = x.var_mean_bias(2);
+        [mean, variance.sqrt()].map(|v| v.unsqueeze_dim::<4>(3))
     };
     let [mean, spread] = moments(x);
     let [small_mean, small_spread] = moments(&small);
@@ -1006,13 +1005,12 @@ impl Decoder {
         norms: &mut NormStatistics,
         change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        let last = self.levels.len().saturating_sub(1);
         for (i, pair) in self.levels.windows(2).enumerate() {
             if let Some(upsample) = &pair[0].resize {
                 let [_, _, height, width] = h.dims();
                 h = convolution(upsample, nearest(h, [2 * height, 2 * width]));
             }
-            h = change(last - 1 - i, pair[1].blocks(h, norms));
+            h = change(self.levels.len() - 2 - i, pair[1].blocks(h, norms));
         }
         self.end.forward(h, norms)
     }

@@ -47,20 +47,49 @@ pub struct LatentDiffusionNames {
     attends_up: Vec<bool>,
     /// Levels of the autoencoder.
     autoencoder_levels: usize,
-    text: TextEncoderNames,
+    texts: &'static [TextEncoderNames],
 }
 
-/// Which code's text encoder a checkpoint holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum TextEncoderNames {
-    /// That of `transformers`, as in Stable Diffusion 1.x.
-    #[default]
-    Transformers,
-    /// OpenCLIP's, as in Stable Diffusion 2.x.
-    OpenClip,
-    /// One of each, as in Stable Diffusion XL.
-    Both,
+/// The tensors of a text encoder: with what their names begin, and whose names follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TextEncoderNames {
+    /// Those of `transformers`.
+    Transformers(&'static str),
+    /// OpenCLIP's.
+    OpenClip(&'static str),
 }
+
+impl TextEncoderNames {
+    /// With what the names begin.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Transformers(prefix) | Self::OpenClip(prefix) => prefix,
+        }
+    }
+
+    /// Of the tensor `name` of `transformers`; `None` if OpenCLIP has no such tensor.
+    pub(super) fn find(self, name: &str) -> Option<Stored> {
+        match self {
+            Self::Transformers(prefix) => Some(Stored::from(format!("{prefix}{name}"))),
+            Self::OpenClip(prefix) => Some(open_clip(name)?.below(prefix)),
+        }
+    }
+}
+
+/// The text encoder of Stable Diffusion 1.x.
+pub(super) const TEXT_OF_1: &[TextEncoderNames] = &[TextEncoderNames::Transformers(
+    "cond_stage_model.transformer.",
+)];
+
+/// That of 2.x.
+pub(super) const TEXT_OF_2: &[TextEncoderNames] =
+    &[TextEncoderNames::OpenClip("cond_stage_model.model.")];
+
+/// The two of XL.
+pub(super) const TEXTS_OF_XL: &[TextEncoderNames] = &[
+    TextEncoderNames::Transformers("conditioner.embedders.0.transformer."),
+    TextEncoderNames::OpenClip("conditioner.embedders.1.model."),
+];
 
 impl LatentDiffusionNames {
     /// Of a checkpoint with this UNet and an autoencoder of so many levels.
@@ -73,14 +102,14 @@ impl LatentDiffusionNames {
                 .map(|kind| kind.starts_with("CrossAttn"))
                 .collect(),
             autoencoder_levels,
-            text: TextEncoderNames::default(),
+            texts: TEXT_OF_1,
         }
     }
 
     /// The same, with OpenCLIP's text encoder: Stable Diffusion 2.x.
     pub fn with_open_clip(self) -> Self {
         Self {
-            text: TextEncoderNames::OpenClip,
+            texts: TEXT_OF_2,
             ..self
         }
     }
@@ -88,7 +117,7 @@ impl LatentDiffusionNames {
     /// The same, with the two text encoders of Stable Diffusion XL.
     pub fn with_both_text_encoders(self) -> Self {
         Self {
-            text: TextEncoderNames::Both,
+            texts: TEXTS_OF_XL,
             ..self
         }
     }
@@ -102,20 +131,8 @@ impl LatentDiffusionNames {
                 Stored::from(there)
             }),
             Some(("vae", rest)) => Some(Stored::from(self.autoencoder(rest)).below(AUTOENCODER)),
-            Some(("text_encoder", rest)) => match self.text {
-                TextEncoderNames::Transformers => {
-                    Some(Stored::from(format!("cond_stage_model.transformer.{rest}")))
-                }
-                TextEncoderNames::OpenClip => {
-                    open_clip(rest).map(|there| there.below("cond_stage_model.model."))
-                }
-                TextEncoderNames::Both => Some(Stored::from(format!(
-                    "conditioner.embedders.0.transformer.{rest}"
-                ))),
-            },
-            Some(("text_encoder_2", rest)) => {
-                open_clip(rest).map(|there| there.below("conditioner.embedders.1.model."))
-            }
+            Some(("text_encoder", rest)) => self.texts.first().and_then(|text| text.find(rest)),
+            Some(("text_encoder_2", rest)) => self.texts.get(1).and_then(|text| text.find(rest)),
             _ => None,
         };
         found.unwrap_or_else(|| Stored::from(name.to_owned()))
@@ -340,7 +357,7 @@ fn first_renamed(name: &str, names: &[(&str, &str)]) -> String {
 }
 
 /// Of OpenCLIP's text encoder.
-pub(super) fn open_clip(name: &str) -> Option<Stored> {
+fn open_clip(name: &str) -> Option<Stored> {
     if name == "text_projection.weight" {
         return Some(Stored::transposed("text_projection"));
     }

@@ -41,8 +41,7 @@ impl GroupStatistics {
         // A sum of squares leaves the range of 16 bits.
         let x = x.cast(DType::F32);
         let x = x.reshape([batch, groups, channels / groups * height * width]);
-        let mean = x.clone().mean_dim(2);
-        let variance = (x - mean.clone()).powi_scalar(2).mean_dim(2);
+        let (variance, mean) = x.var_mean_bias(2);
         let [mean, variance] = [mean, variance].map(|v| v.reshape([batch, groups]));
         Self { mean, variance }
     }

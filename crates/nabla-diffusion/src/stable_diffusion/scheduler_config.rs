@@ -881,15 +881,13 @@ impl Grid<'_> {
     /// - `sigmas`: falling
     fn at_sigmas(&self, sigmas: &[f64], told: Told) -> Vec<NoiseLevel> {
         let level = |&sigma: &f64| {
-            let timestep = self.training.timestep_of_sigma(sigma);
-            NoiseLevel {
-                timestep: match told {
-                    Told::Fraction => timestep,
-                    Told::Nearest => timestep.round_ties_even(),
-                    Told::Below => timestep.floor(),
-                },
-                alpha_bar: alpha_bar_from_sigma(sigma),
+            let mut level = self.training.level_of_sigma(sigma);
+            match told {
+                Told::Fraction => {}
+                Told::Nearest => level.timestep = level.timestep.round_ties_even(),
+                Told::Below => level.timestep = level.timestep.floor(),
             }
+            level
         };
         sigmas.iter().rev().map(level).collect()
     }

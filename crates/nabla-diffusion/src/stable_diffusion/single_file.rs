@@ -39,7 +39,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 use super::clip_tokenizer::ClipTokenizer;
-use super::latent_diffusion_names::{AUTOENCODER, LatentDiffusionNames, UNET, open_clip};
+use super::latent_diffusion_names::{
+    AUTOENCODER, LatentDiffusionNames, TEXT_OF_1, TEXT_OF_2, TEXTS_OF_XL, TextEncoderNames, UNET,
+};
 use super::lora::LoraTarget;
 use super::model_folder::{ModelFolder, ModelFolderError};
 use super::model_parts::{ModelConfig, ModelWeights, TextConfig};
@@ -100,58 +102,32 @@ pub struct SingleFile {
     config: Option<ModelFolder>,
 }
 
-/// Where the tensors of a text encoder are, and whose names they have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TextNames {
-    /// Those of `transformers`, behind a prefix.
-    Transformers(&'static str),
-    /// OpenCLIP's.
-    OpenClip(&'static str),
-}
-
-impl TextNames {
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Transformers(prefix) | Self::OpenClip(prefix) => prefix,
-        }
-    }
-
-    /// Of a text encoder alone, with the names of `diffusers`.
-    fn apply(self, weights: Weights) -> Weights {
-        let prefix = self.prefix();
-        match self {
-            Self::Transformers(_) => {
-                let full = move |name: &str| format!("{prefix}{name}");
-                // Early files leave the outermost name out.
-                let short = move |name: &str| {
-                    let name = name.strip_prefix("text_model.").unwrap_or(name);
-                    format!("{prefix}{name}")
-                };
-                weights.with_names(full).with_names(short)
-            }
-            Self::OpenClip(_) => {
-                let names = move |name: &str| match open_clip(name) {
-                    Some(there) => there.below(prefix),
-                    None => Stored::from(format!("{prefix}{name}")),
-                };
-                // Some programs write the projection as transformers has it.
-                let same = move |name: &str| format!("{prefix}{name}");
-                weights.with_names(names).with_names(same)
-            }
-        }
-    }
-}
-
 /// The text encoders of XL, of 1.x and of 2.x, in the order in which they are looked for.
-const TEXT_ENCODERS: [&[TextNames]; 4] = [
-    &[
-        TextNames::Transformers("conditioner.embedders.0.transformer."),
-        TextNames::OpenClip("conditioner.embedders.1.model."),
-    ],
-    &[TextNames::Transformers("cond_stage_model.transformer.")],
-    &[TextNames::OpenClip("cond_stage_model.model.")],
-    &[TextNames::OpenClip("conditioner.embedders.0.model.")],
+const TEXT_ENCODERS: [&[TextEncoderNames]; 4] = [
+    TEXTS_OF_XL,
+    TEXT_OF_1,
+    TEXT_OF_2,
+    &[TextEncoderNames::OpenClip("conditioner.embedders.0.model.")],
 ];
+
+/// The weights of a text encoder alone, with the names of `diffusers`.
+fn text_encoder(names: TextEncoderNames, weights: Weights) -> Weights {
+    let prefix = names.prefix();
+    let same = move |name: &str| format!("{prefix}{name}");
+    let known = move |name: &str| {
+        let found = names.find(name);
+        found.unwrap_or_else(|| Stored::from(same(name)))
+    };
+    let weights = weights.with_names(known);
+    match names {
+        // Early files leave the outermost name out.
+        TextEncoderNames::Transformers(_) => {
+            weights.with_names(move |name| same(name.strip_prefix("text_model.").unwrap_or(name)))
+        }
+        // Some programs write the projection as transformers has it.
+        TextEncoderNames::OpenClip(_) => weights.with_names(same),
+    }
+}
 
 impl SingleFile {
     /// The checkpoint `path`, of which nothing is read yet.
@@ -228,7 +204,7 @@ impl SingleFile {
         let weights = ModelWeights {
             texts: encoders
                 .iter()
-                .map(|names| names.apply(network(names.prefix(), precision)))
+                .map(|&names| text_encoder(names, network(names.prefix(), precision)))
                 .collect(),
             unet: network(UNET, precision)
                 .with_names(move |name| unet_names.find_in_unet(name).below(UNET)),

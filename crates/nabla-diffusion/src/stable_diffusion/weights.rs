@@ -386,7 +386,17 @@ impl Weights {
                 false => entries.extend(safetensors(path, number)?),
             }
         }
-        Ok(Self {
+        Ok(Self::of(paths, entries, device, precision))
+    }
+
+    /// Of which none is taken, by the files' own names.
+    fn of(
+        paths: &[PathBuf],
+        entries: BTreeMap<String, Entry>,
+        device: &Device,
+        precision: Precision,
+    ) -> Self {
+        Self {
             paths: paths.to_vec(),
             entries,
             taken: RefCell::default(),
@@ -395,25 +405,15 @@ impl Weights {
             changes: Vec::new(),
             device: device.clone(),
             precision,
-        })
+        }
     }
 
     /// Those of the tensors whose names in the files `keep` tells, in another precision: one of several
     /// networks that a file holds. None of them is taken yet, and names and changes are not those of `self`.
     pub fn only(&self, keep: impl Fn(&str) -> bool, precision: Precision) -> Self {
         let kept = self.entries.iter().filter(|(name, _)| keep(name));
-        Self {
-            paths: self.paths.clone(),
-            entries: kept
-                .map(|(name, entry)| (name.clone(), entry.clone()))
-                .collect(),
-            taken: RefCell::default(),
-            asked: RefCell::default(),
-            names: Vec::new(),
-            changes: Vec::new(),
-            device: self.device.clone(),
-            precision,
-        }
+        let kept = kept.map(|(name, entry)| (name.clone(), entry.clone()));
+        Self::of(&self.paths, kept.collect(), &self.device, precision)
     }
 
     /// The same tensors, where the file calls `name` what `names(name)` is. Of several, the first that
