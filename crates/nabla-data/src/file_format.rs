@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::Light;
+
 /// An image file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileFormat {
@@ -14,13 +16,22 @@ pub enum FileFormat {
     WebP,
     /// TIFF: lossless (deflate), 8 and 16 bit and float, alpha.
     Tiff,
-    /// Radiance HDR: read only.
+    /// Radiance HDR: linear light, 8 bits a colour with a common exponent, no alpha.
     Hdr,
+    /// OpenEXR: linear light, written lossless in 32-bit float, alpha.
+    Exr,
 }
 
 impl FileFormat {
     /// The formats that can be written.
-    pub const WRITABLE: [FileFormat; 4] = [Self::Png, Self::Jpeg, Self::WebP, Self::Tiff];
+    pub const WRITABLE: [FileFormat; 6] = [
+        Self::Png,
+        Self::Jpeg,
+        Self::WebP,
+        Self::Tiff,
+        Self::Hdr,
+        Self::Exr,
+    ];
 
     /// The format that the extension of `path` names, whatever its case; `None` if there is no
     /// extension or it is not one of ours.
@@ -37,6 +48,7 @@ impl FileFormat {
             "webp" => Some(Self::WebP),
             "tif" | "tiff" => Some(Self::Tiff),
             "hdr" | "pic" => Some(Self::Hdr),
+            "exr" => Some(Self::Exr),
             _ => None,
         }
     }
@@ -49,6 +61,7 @@ impl FileFormat {
             Self::WebP => "webp",
             Self::Tiff => "tif",
             Self::Hdr => "hdr",
+            Self::Exr => "exr",
         }
     }
 
@@ -58,7 +71,35 @@ impl FileFormat {
             Self::Png => depth != BitDepth::Float,
             Self::Tiff => true,
             Self::Jpeg | Self::WebP => depth == BitDepth::Eight,
-            Self::Hdr => false,
+            Self::Hdr | Self::Exr => depth == BitDepth::Float,
+        }
+    }
+
+    /// The depth with which a picture of `depth` goes into a file of this format: its own, or the one
+    /// that loses least.
+    ///
+    /// ```
+    /// use nabla_data::{BitDepth, FileFormat};
+    /// assert_eq!(FileFormat::Png.nearest_depth(BitDepth::Float), BitDepth::Sixteen);
+    /// assert_eq!(FileFormat::Jpeg.nearest_depth(BitDepth::Float), BitDepth::Eight);
+    /// ```
+    pub fn nearest_depth(self, depth: BitDepth) -> BitDepth {
+        let deeper = [BitDepth::Sixteen, BitDepth::Eight, BitDepth::Float];
+        [depth]
+            .into_iter()
+            .chain(deeper)
+            .find(|&depth| self.can_write(depth))
+            .unwrap_or(BitDepth::Eight)
+    }
+
+    /// What a file with samples of `depth` holds when a picture of `light` is written to it: only
+    /// floating point has room for light without an upper end, and Radiance HDR and OpenEXR are
+    /// always linear.
+    pub fn light(self, light: Light, depth: BitDepth) -> Light {
+        match self {
+            Self::Hdr | Self::Exr => Light::Linear,
+            Self::Tiff if depth == BitDepth::Float => light,
+            _ => Light::Display,
         }
     }
 
@@ -72,7 +113,7 @@ impl FileFormat {
         match self {
             Self::Jpeg => 65_535,
             Self::WebP => 16_383,
-            Self::Png | Self::Tiff | Self::Hdr => i32::MAX as u64,
+            Self::Png | Self::Tiff | Self::Hdr | Self::Exr => i32::MAX as u64,
         }
     }
 }
@@ -85,6 +126,7 @@ impl fmt::Display for FileFormat {
             Self::WebP => "WebP",
             Self::Tiff => "TIFF",
             Self::Hdr => "Radiance HDR",
+            Self::Exr => "OpenEXR",
         })
     }
 }

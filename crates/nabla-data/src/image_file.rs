@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use crate::atomic_file::{OutputError, write_atomically};
 use crate::file_format::{BitDepth, FileFormat};
 use crate::metadata::Metadata;
-use crate::{Raster, image_reader, image_writer};
+use crate::{Light, Raster, image_reader, image_writer};
 
 /// A picture read from a file, or to be written to one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
-    /// The samples, `[1 or 3, height, width]`, nominally in `[0, 1]`; grey has one channel.
+    /// The samples, `[1 or 3, height, width]`; grey has one channel. Those for a screen are nominally
+    /// in `[0, 1]`, linear light has no upper end.
     pub raster: Raster,
     /// Opacity, `[1, height, width]` in `[0, 1]`; `None` if the file has no alpha channel. It is not
     /// multiplied into `raster`.
@@ -20,8 +21,28 @@ pub struct Picture {
     /// The depth of the file that was read, and of the file to write unless [`WriteOptions`] says
     /// another.
     pub bit_depth: BitDepth,
+    /// What the samples measure: Radiance HDR and OpenEXR hold linear light, and so does float TIFF
+    /// with samples above 1.
+    pub light: Light,
     /// Colour profile, Exif and XMP. The Exif orientation has been applied to `raster` and reset.
     pub metadata: Metadata,
+    /// The gain map of a JPEG file ("Ultra HDR"); other formats cannot hold one.
+    pub gain_map: Option<GainMap>,
+}
+
+/// A gain map: how much brighter than the picture each of its places is on a screen that can show
+/// more than white. Its size is its own; viewers stretch it over the picture.
+///
+/// What its samples mean stands in its metadata (`hdrgm:GainMapMax` ... in XMP, or ISO 21496-1), and
+/// does not change with the size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GainMap {
+    /// The samples, `[1 or 3, height, width]` in `[0, 1]`.
+    pub raster: Raster,
+    /// Its own metadata.
+    pub metadata: Metadata,
+    /// ISO 21496-1 metadata, as the file has it.
+    pub iso_21496: Option<Vec<u8>>,
 }
 
 /// What is refused before memory is reserved for it.
@@ -84,7 +105,10 @@ pub enum ImageFileError {
         path: PathBuf,
     },
     /// None of the formats.
-    #[error("{} is not an image in PNG, JPEG, WebP, TIFF or Radiance HDR format", path.display())]
+    #[error(
+        "{} is not an image in PNG, JPEG, WebP, TIFF, Radiance HDR or OpenEXR format",
+        path.display()
+    )]
     NotAnImage {
         /// The file.
         path: PathBuf,
@@ -120,7 +144,10 @@ pub enum ImageFileError {
         limit: String,
     },
     /// The extension of an output names no format that can be written.
-    #[error("cannot write {}: its extension must be .png, .jpg, .webp or .tif", path.display())]
+    #[error(
+        "cannot write {}: its extension must be .png, .jpg, .webp, .tif, .hdr or .exr",
+        path.display()
+    )]
     UnknownExtension {
         /// The output.
         path: PathBuf,
@@ -149,13 +176,15 @@ pub enum ImageFileError {
 }
 
 impl Picture {
-    /// A picture without transparency or metadata.
+    /// A picture for a screen, without transparency, metadata or gain map.
     pub fn new(raster: Raster, bit_depth: BitDepth) -> Self {
         Self {
             raster,
             alpha: None,
             bit_depth,
+            light: Light::Display,
             metadata: Metadata::default(),
+            gain_map: None,
         }
     }
 
@@ -167,8 +196,9 @@ impl Picture {
 
     /// Reads an image file; its format is told by its contents, not by its name.
     ///
-    /// Radiance HDR is tone-mapped ([`tone_map`](crate::tone_map)) and counts as 16-bit. Of a file
-    /// with several pictures the first is read.
+    /// Of a file with several pictures the first is read, and the gain map of a JPEG. Radiance HDR
+    /// and OpenEXR give linear light, as it is in the file: `EXPOSURE=` in a header is kept and not
+    /// applied.
     ///
     /// # Errors
     /// If the file cannot be opened, is empty, is not an image, is damaged, truncated or too large
@@ -234,9 +264,15 @@ impl Picture {
     pub fn depth_for(&self, format: FileFormat, options: &WriteOptions) -> BitDepth {
         match options.bit_depth {
             Some(depth) => depth,
-            None if format.can_write(self.bit_depth) => self.bit_depth,
-            None => BitDepth::Eight,
+            None => format.nearest_depth(self.bit_depth),
         }
+    }
+
+    /// What a file of `format` cannot take over of this picture, in words: what stood behind the
+    /// picture in its file (a motion photo, a depth map), a gain map where the format has none. Their
+    /// announcements in XMP are left out with them.
+    pub fn left_out(&self, format: FileFormat) -> Vec<String> {
+        image_writer::left_out(self, format)
     }
 
     /// Tells, before a long job, whether a picture of `size` (`[width, height]`, pixels) with the
@@ -256,8 +292,13 @@ impl Picture {
     }
 
     /// Writes the picture in the format that the extension of `path` names. Samples are clamped to
-    /// `[0, 1]` and rounded, except in float TIFF. Metadata is written as it is: after a change of
-    /// size see [`Metadata::resized`].
+    /// `[0, 1]` and rounded, except in floating point. Metadata is written as it is (after a change of
+    /// size see [`Metadata::resized`]), but XMP says nothing of bytes that are not in the file
+    /// ([`Picture::left_out`]).
+    ///
+    /// Linear light goes to a format for screens through [`tone_map`](crate::tone_map), samples for a
+    /// screen to Radiance HDR and OpenEXR by the curve of sRGB. An OpenEXR file says that it is a
+    /// panorama where the picture's XMP says so of all of it.
     ///
     /// The file appears under its name when it is complete ([`write_atomically`]).
     ///

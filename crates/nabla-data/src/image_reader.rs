@@ -8,28 +8,24 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
 use crate::file_format::{BitDepth, FileFormat};
-use crate::image_file::{ImageFileError, Picture, ReadOptions};
+use crate::image_file::{GainMap, ImageFileError, Picture, ReadOptions};
 use crate::image_writer::PNG_XMP_KEYWORD;
 use crate::metadata::Metadata;
-use crate::{Raster, exif, tone_map};
-
-fn image_format(format: FileFormat) -> ImageFormat {
-    match format {
-        FileFormat::Png => ImageFormat::Png,
-        FileFormat::Jpeg => ImageFormat::Jpeg,
-        FileFormat::WebP => ImageFormat::WebP,
-        FileFormat::Tiff => ImageFormat::Tiff,
-        FileFormat::Hdr => ImageFormat::Hdr,
-    }
-}
+use crate::outside_references::extended_name;
+use crate::{Light, Raster, exif, jpeg_container, openexr, radiance};
 
 fn format_of(bytes: &[u8]) -> Option<FileFormat> {
+    if bytes.starts_with(&openexr::SIGNATURE) {
+        return Some(FileFormat::Exr);
+    }
+    if radiance::is_radiance(bytes) {
+        return Some(FileFormat::Hdr);
+    }
     match image::guess_format(bytes).ok()? {
         ImageFormat::Png => Some(FileFormat::Png),
         ImageFormat::Jpeg => Some(FileFormat::Jpeg),
         ImageFormat::WebP => Some(FileFormat::WebP),
         ImageFormat::Tiff => Some(FileFormat::Tiff),
-        ImageFormat::Hdr => Some(FileFormat::Hdr),
         _ => None,
     }
 }
@@ -47,7 +43,13 @@ pub(crate) fn decode(
     };
     // The decoders are other people's; a file that makes one of them panic is a damaged file, not a
     // reason to end the program.
-    match catch_unwind(AssertUnwindSafe(|| decode_as(bytes, name, format, options))) {
+    let source = Source {
+        bytes,
+        name,
+        format,
+        options,
+    };
+    match catch_unwind(AssertUnwindSafe(|| source.decode())) {
         Ok(result) => result,
         Err(_) => Err(ImageFileError::Damaged {
             path: name.into(),
@@ -57,119 +59,234 @@ pub(crate) fn decode(
     }
 }
 
-fn decode_as(
-    bytes: &[u8],
-    name: &Path,
+/// A file that is being read.
+struct Source<'a> {
+    bytes: &'a [u8],
+    name: &'a Path,
     format: FileFormat,
-    options: &ReadOptions,
-) -> Result<Picture, ImageFileError> {
-    let failed = |error| explain(error, name, format, options);
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(options.max_bytes);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), image_format(format));
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(failed)?;
+    options: &'a ReadOptions,
+}
 
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    let too_large = |size, limit| ImageFileError::TooLarge {
-        path: name.into(),
-        size,
-        limit,
-    };
-    if pixels > options.max_pixels {
-        return Err(too_large(
-            format!("it has {width} x {height} pixels"),
-            format!("{} pixels", options.max_pixels),
-        ));
-    }
-    if pixels == 0 {
-        return Err(ImageFileError::Damaged {
-            path: name.into(),
-            format,
-            reason: format!("it has {width} x {height} pixels"),
-        });
-    }
-    // The samples as the decoder gives them, and the raster made from them.
-    let channels = u64::from(decoder.color_type().channel_count());
-    let needed = decoder
-        .total_bytes()
-        .saturating_add(pixels.saturating_mul(4 * channels));
-    if needed > options.max_bytes {
-        return Err(too_large(
-            format!("its {width} x {height} pixels need {needed} bytes"),
-            format!("{} bytes", options.max_bytes),
-        ));
-    }
-
-    let mut orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    // Metadata that cannot be read is no reason to refuse the picture.
-    let mut metadata = Metadata {
-        icc: decoder
-            .icc_profile()
-            .ok()
-            .flatten()
-            .filter(|icc| !icc.is_empty()),
-        exif: decoder.exif_metadata().ok().flatten().map(without_prefix),
-        xmp: match format {
-            FileFormat::Tiff => exif::xmp_of_tiff(bytes),
-            _ => decoder.xmp_metadata().ok().flatten(),
+impl Source<'_> {
+    fn decode(&self) -> Result<Picture, ImageFileError> {
+        match self.format {
+            FileFormat::Png => self.decode_with(ImageFormat::Png),
+            FileFormat::Jpeg => self.decode_with(ImageFormat::Jpeg),
+            FileFormat::WebP => self.decode_with(ImageFormat::WebP),
+            FileFormat::Tiff => self.decode_with(ImageFormat::Tiff),
+            FileFormat::Hdr => self.decode_radiance(),
+            FileFormat::Exr => self.decode_openexr(),
         }
-        .map(|mut xmp| {
-            // Some writers pad or end the packet with NUL, which is no XML.
-            xmp.truncate(xmp.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1));
-            xmp
-        }),
-        texts: match format {
-            FileFormat::Png => png_texts(bytes).unwrap_or_default(),
-            _ => Vec::new(),
-        },
-    };
-    metadata.xmp = metadata.xmp.filter(|xmp| !xmp.is_empty());
-    if format == FileFormat::Tiff {
-        metadata.exif = exif::Portable::read(bytes).to_block().ok().flatten();
-    }
-    if let Some(block) = &mut metadata.exif {
-        // The samples are turned below; a tag that stayed would turn them once more.
-        let _ = Orientation::remove_from_exif_chunk(block);
-    }
-    if format == FileFormat::Hdr {
-        orientation = Orientation::NoTransforms;
     }
 
-    let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    image.apply_orientation(orientation);
-    let (raster, alpha, bit_depth) = planes(&image).ok_or_else(|| ImageFileError::Unsupported {
-        path: name.into(),
-        format,
-        reason: format!("samples of type {:?}", image.color()),
-    })?;
-    drop(image);
-    if format == FileFormat::Hdr {
-        let picture = Picture {
-            raster: tone_map(&raster),
+    fn damaged(&self, reason: impl Into<String>) -> ImageFileError {
+        ImageFileError::Damaged {
+            path: self.name.into(),
+            format: self.format,
+            reason: reason.into(),
+        }
+    }
+
+    fn unsupported(&self, reason: impl Into<String>) -> ImageFileError {
+        ImageFileError::Unsupported {
+            path: self.name.into(),
+            format: self.format,
+            reason: reason.into(),
+        }
+    }
+
+    fn failed(&self, error: ImageError) -> ImageFileError {
+        match &error {
+            ImageError::Unsupported(e) => self.unsupported(line(e)),
+            ImageError::Limits(e) => ImageFileError::TooLarge {
+                path: self.name.into(),
+                size: line(e),
+                limit: format!("{} bytes", self.options.max_bytes),
+            },
+            ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                self.damaged("it ends too early")
+            }
+            _ => self.damaged(line(&error)),
+        }
+    }
+
+    /// Refuses a picture of `[width, height]` pixels that has none, has too many, or needs more memory
+    /// than allowed: `decoded` bytes as the decoder gives it, and a raster of `channels`.
+    fn check_size(
+        &self,
+        [width, height]: [u32; 2],
+        decoded: u64,
+        channels: u64,
+    ) -> Result<(), ImageFileError> {
+        let pixels = u64::from(width) * u64::from(height);
+        let too_large = |size, limit| ImageFileError::TooLarge {
+            path: self.name.into(),
+            size,
+            limit,
+        };
+        if pixels > self.options.max_pixels {
+            return Err(too_large(
+                format!("it has {width} x {height} pixels"),
+                format!("{} pixels", self.options.max_pixels),
+            ));
+        }
+        if pixels == 0 {
+            return Err(self.damaged(format!("it has {width} x {height} pixels")));
+        }
+        let needed = decoded.saturating_add(pixels.saturating_mul(4 * channels));
+        if needed > self.options.max_bytes {
+            return Err(too_large(
+                format!("its {width} x {height} pixels need {needed} bytes"),
+                format!("{} bytes", self.options.max_bytes),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses samples that are not finite.
+    fn finite(&self, picture: Picture) -> Result<Picture, ImageFileError> {
+        let mut rasters = std::iter::once(&picture.raster).chain(&picture.alpha);
+        if rasters.any(|raster| raster.data().iter().any(|v| !v.is_finite())) {
+            return Err(self.unsupported("some of its samples are not finite numbers"));
+        }
+        Ok(picture)
+    }
+
+    fn decode_radiance(&self) -> Result<Picture, ImageFileError> {
+        let header = radiance::Header::read(self.bytes).map_err(|e| self.failed(e))?;
+        let [width, height] = header.size;
+        let samples = u64::from(width) * u64::from(height) * 3;
+        self.check_size(header.size, samples.saturating_mul(8), 3)?;
+        let metadata = Metadata {
+            radiance_header: header.kept_lines(),
+            ..Metadata::default()
+        };
+        let samples = header.samples().map_err(|e| self.failed(e))?;
+        let (raster, _) = split(&samples, 3, width, height, |v| v);
+        self.finite(Picture {
+            light: Light::Linear,
+            metadata,
+            ..Picture::new(raster, BitDepth::Float)
+        })
+    }
+
+    fn decode_openexr(&self) -> Result<Picture, ImageFileError> {
+        let refused = |error| match error {
+            openexr::Refused::Damaged(reason) => self.damaged(one_line(&reason)),
+            openexr::Refused::Unsupported(reason) => self.unsupported(one_line(&reason)),
+        };
+        let parts = openexr::Parts::read(self.bytes).map_err(refused)?;
+        self.check_size(parts.size, parts.samples.saturating_mul(4), 4)?;
+        let (raster, alpha) = parts.decode(self.bytes).map_err(refused)?;
+        self.finite(Picture {
+            alpha,
+            light: Light::Linear,
+            ..Picture::new(raster, BitDepth::Float)
+        })
+    }
+
+    fn decode_with(&self, image_format: ImageFormat) -> Result<Picture, ImageFileError> {
+        let failed = |error| self.failed(error);
+        let (bytes, format) = (self.bytes, self.format);
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(self.options.max_bytes);
+        let mut reader = ImageReader::with_format(Cursor::new(bytes), image_format);
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder().map_err(failed)?;
+        let (width, height) = decoder.dimensions();
+        let channels = u64::from(decoder.color_type().channel_count());
+        self.check_size([width, height], decoder.total_bytes(), channels)?;
+
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        // Metadata that cannot be read is no reason to refuse the picture.
+        let mut metadata = Metadata {
+            icc: decoder
+                .icc_profile()
+                .ok()
+                .flatten()
+                .filter(|icc| !icc.is_empty()),
+            exif: decoder.exif_metadata().ok().flatten().map(without_prefix),
+            xmp: match format {
+                FileFormat::Tiff => exif::xmp_of_tiff(bytes),
+                _ => decoder.xmp_metadata().ok().flatten(),
+            }
+            .map(|mut xmp| {
+                // Some writers pad or end the packet with NUL, which is no XML.
+                xmp.truncate(xmp.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1));
+                xmp
+            }),
+            texts: match format {
+                FileFormat::Png => png_texts(bytes).unwrap_or_default(),
+                _ => Vec::new(),
+            },
+            ..Metadata::default()
+        };
+        metadata.xmp = metadata.xmp.filter(|xmp| !xmp.is_empty());
+        if format == FileFormat::Tiff {
+            metadata.exif = exif::Portable::read(bytes).to_block().ok().flatten();
+        }
+        if let Some(block) = &mut metadata.exif {
+            // The samples are turned below; a tag that stayed would turn them once more.
+            let _ = Orientation::remove_from_exif_chunk(block);
+        }
+
+        let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
+        image.apply_orientation(orientation);
+        let (raster, alpha, bit_depth) = planes(&image)
+            .ok_or_else(|| self.unsupported(format!("samples of type {:?}", image.color())))?;
+        drop(image);
+        let mut gain_map = None;
+        if format == FileFormat::Jpeg {
+            let name = metadata.xmp.as_deref().and_then(extended_name);
+            metadata.extended_xmp = name.and_then(|name| jpeg_container::extended_xmp(bytes, &name));
+            gain_map = self.gain_map(metadata.xmp.as_deref(), orientation);
+        }
+        let above_white = || raster.data().iter().any(|&v| v > 1.0);
+        let light = if bit_depth == BitDepth::Float && above_white() {
+            Light::Linear
+        } else {
+            Light::Display
+        };
+        self.finite(Picture {
+            raster,
             alpha,
             bit_depth,
+            light,
             metadata,
+            gain_map,
+        })
+    }
+
+    /// The gain map behind the picture, turned as the picture is; one that cannot be read is no reason
+    /// to refuse the picture.
+    fn gain_map(&self, xmp: Option<&[u8]>, orientation: Orientation) -> Option<GainMap> {
+        let file = jpeg_container::gain_map(self.bytes, xmp)?;
+        let own = Source {
+            bytes: file,
+            ..*self
         };
-        return Ok(Picture {
-            bit_depth: BitDepth::Sixteen,
-            ..picture
-        });
+        let cursor = Cursor::new(file);
+        let mut decoder = ImageReader::with_format(cursor, ImageFormat::Jpeg)
+            .into_decoder()
+            .ok()?;
+        let (width, height) = decoder.dimensions();
+        own.check_size([width, height], decoder.total_bytes(), 3)
+            .ok()?;
+        let metadata = Metadata {
+            icc: decoder.icc_profile().ok().flatten(),
+            exif: None,
+            xmp: decoder.xmp_metadata().ok().flatten(),
+            ..Metadata::default()
+        };
+        let mut image = DynamicImage::from_decoder(decoder).ok()?;
+        image.apply_orientation(orientation);
+        let (raster, _, _) = planes(&image)?;
+        Some(GainMap {
+            raster,
+            metadata,
+            iso_21496: jpeg_container::iso_gain_map(file).map(<[u8]>::to_vec),
+        })
     }
-    if raster.data().iter().any(|v| !v.is_finite()) {
-        return Err(ImageFileError::Unsupported {
-            path: name.into(),
-            format,
-            reason: "some of its samples are not finite numbers".into(),
-        });
-    }
-    Ok(Picture {
-        raster,
-        alpha,
-        bit_depth,
-        metadata,
-    })
 }
 
 /// Some writers of PNG and WebP put the header of JPEG's segment before the Exif data.
@@ -224,44 +341,11 @@ fn planes(image: &DynamicImage) -> Option<(Raster, Option<Raster>, BitDepth)> {
 
 /// One line of what a decoder said.
 fn line(error: &dyn std::error::Error) -> String {
-    error
-        .to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    one_line(&error.to_string())
 }
 
-fn explain(
-    error: ImageError,
-    name: &Path,
-    format: FileFormat,
-    options: &ReadOptions,
-) -> ImageFileError {
-    let path = name.to_path_buf();
-    match &error {
-        ImageError::Unsupported(e) => ImageFileError::Unsupported {
-            path,
-            format,
-            reason: line(e),
-        },
-        ImageError::Limits(e) => ImageFileError::TooLarge {
-            path,
-            size: line(e),
-            limit: format!("{} bytes", options.max_bytes),
-        },
-        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            ImageFileError::Damaged {
-                path,
-                format,
-                reason: "it ends too early".into(),
-            }
-        }
-        _ => ImageFileError::Damaged {
-            path,
-            format,
-            reason: line(&error),
-        },
-    }
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The texts before the samples of a PNG file, without the XMP packet.

@@ -15,13 +15,14 @@ use tiff::tags::{Predictor, SampleFormat, Tag};
 
 use crate::exif::Portable;
 use crate::file_format::{BitDepth, FileFormat};
-use crate::image_file::{ImageFileError, Picture, WriteOptions};
+use crate::image_file::{GainMap, ImageFileError, Picture, WriteOptions};
+use crate::jpeg_container::{self, Extras};
+use crate::light::srgb_to_linear;
+use crate::outside_references::{Beside, dangling, settled};
+use crate::{Light, Raster, openexr, radiance, tone_map};
 
-/// The keyword of the PNG chunk and the header of the JPEG segment that hold XMP.
+/// The keyword of the PNG chunk that holds XMP.
 pub(crate) const PNG_XMP_KEYWORD: &str = "XML:com.adobe.xmp";
-const JPEG_XMP_HEADER: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
-/// Bytes that a JPEG segment holds after its length.
-const JPEG_SEGMENT: usize = 65_533;
 const TIFF_XMP: Tag = Tag::Unknown(700);
 
 pub(crate) fn check(
@@ -35,13 +36,13 @@ pub(crate) fn check(
         .ok_or_else(|| ImageFileError::UnknownExtension { path: path.into() })?;
     let reason = if let Some(depth) = options.bit_depth.filter(|&d| !format.can_write(d)) {
         let others = if depth == BitDepth::Float {
-            "TIFF"
+            "TIFF and OpenEXR have"
         } else {
-            "PNG or TIFF"
+            "PNG or TIFF has"
         };
-        format!("{format} has no {depth} samples, {others} has")
+        format!("{format} has no {depth} samples, {others}")
     } else if picture.alpha.is_some() && !format.has_alpha() {
-        format!("{format} has no alpha channel, PNG, WebP and TIFF have")
+        format!("{format} has no alpha channel, PNG, WebP, TIFF and OpenEXR have")
     } else if size.contains(&0) {
         format!(
             "a picture of {} x {} pixels has nothing to write",
@@ -76,19 +77,70 @@ pub(crate) fn check(
 }
 
 fn too_much_metadata(picture: &Picture, format: FileFormat) -> Option<&'static str> {
-    let longer = |block: &Option<Vec<u8>>, header: usize| {
-        format == FileFormat::Jpeg
-            && block
-                .as_ref()
-                .is_some_and(|b| b.len() + header > JPEG_SEGMENT)
-    };
-    if longer(&picture.metadata.exif, b"Exif\0\0".len()) {
+    let metadata = &picture.metadata;
+    if format != FileFormat::Jpeg {
+        None
+    } else if !metadata
+        .exif
+        .as_ref()
+        .is_none_or(|b| jpeg_container::exif_fits(b.len()))
+    {
         Some("Exif")
-    } else if longer(&picture.metadata.xmp, JPEG_XMP_HEADER.len()) {
+    } else if !xmp_for(picture, format, PLACEHOLDER)
+        .as_ref()
+        .is_none_or(|xmp| jpeg_container::xmp_fits(xmp.len()))
+    {
         Some("XMP")
     } else {
         None
     }
+}
+
+/// A length of a gain map that has as many digits as any: for the packet's size before it is known.
+const PLACEHOLDER: usize = u32::MAX as usize;
+
+/// The XMP packet as a file of `format` holds it, with a gain map of `gain_map` bytes if there is
+/// one; a packet that cannot be understood is left out, since nobody can say what it announces.
+fn xmp_for(picture: &Picture, format: FileFormat, gain_map: usize) -> Option<Vec<u8>> {
+    let name = extended_for(picture, format).map(jpeg_container::name_of);
+    let beside = Beside {
+        gain_map: gain_map_for(picture, format).map(|_| gain_map),
+        extended: name.as_deref(),
+    };
+    settled(picture.metadata.xmp.as_deref(), beside)
+        .or_else(|_| settled(None, beside))
+        .ok()
+        .flatten()
+}
+
+fn gain_map_for(picture: &Picture, format: FileFormat) -> Option<&GainMap> {
+    picture
+        .gain_map
+        .as_ref()
+        .filter(|_| format == FileFormat::Jpeg)
+}
+
+fn extended_for(picture: &Picture, format: FileFormat) -> Option<&[u8]> {
+    let extended = picture.metadata.extended_xmp.as_deref();
+    extended.filter(|_| format == FileFormat::Jpeg)
+}
+
+pub(crate) fn left_out(picture: &Picture, format: FileFormat) -> Vec<String> {
+    let name = extended_for(picture, format).map(jpeg_container::name_of);
+    let beside = Beside {
+        gain_map: gain_map_for(picture, format).map(|_| PLACEHOLDER),
+        extended: name.as_deref(),
+    };
+    let mut names = match &picture.metadata.xmp {
+        Some(xmp) => dangling(xmp, beside),
+        None => Vec::new(),
+    };
+    let unsaid = |names: &[String], name: &str| !names.iter().any(|n| n == name);
+    let gain_map = "gain map";
+    if picture.gain_map.is_some() && beside.gain_map.is_none() && unsaid(&names, gain_map) {
+        names.push(gain_map.to_owned());
+    }
+    names
 }
 
 pub(crate) fn encode<W: Write + Seek>(
@@ -112,12 +164,15 @@ pub(crate) fn encode<W: Write + Seek>(
         });
     }
     let depth = picture.depth_for(format, options);
+    let converted = in_light(picture, format.light(picture.light, depth));
+    let picture = converted.as_ref();
     let result: Result<(), Box<dyn Error>> = match format {
         FileFormat::Png => png(picture, depth, out),
         FileFormat::Jpeg => jpeg(picture, options.jpeg_quality, out),
         FileFormat::WebP => webp(picture, out),
         FileFormat::Tiff => tiff_of(picture, depth, out),
-        FileFormat::Hdr => return Err(ImageFileError::UnknownExtension { path: path.into() }),
+        FileFormat::Hdr => hdr(picture, out),
+        FileFormat::Exr => exr(picture, out),
     };
     result.map_err(|e| ImageFileError::Encode {
         path: path.into(),
@@ -128,6 +183,29 @@ pub(crate) fn encode<W: Write + Seek>(
             .collect::<Vec<_>>()
             .join(" "),
     })
+}
+
+/// The picture with samples that measure `light`.
+fn in_light(picture: &Picture, light: Light) -> Cow<'_, Picture> {
+    let convert = |raster: Raster| Picture {
+        raster,
+        alpha: picture.alpha.clone(),
+        bit_depth: picture.bit_depth,
+        light,
+        // A profile describes what the samples were.
+        metadata: crate::Metadata {
+            icc: None,
+            ..picture.metadata.clone()
+        },
+        gain_map: picture.gain_map.clone(),
+    };
+    match (picture.light, light) {
+        (Light::Linear, Light::Display) => Cow::Owned(convert(tone_map(&picture.raster))),
+        (Light::Display, Light::Linear) => {
+            Cow::Owned(convert(picture.raster.clone().map(srgb_to_linear)))
+        }
+        _ => Cow::Borrowed(picture),
+    }
 }
 
 /// The samples of rows `rows`, interleaved, each turned into a file's sample by `sample`. With
@@ -183,8 +261,8 @@ fn png<W: Write>(picture: &Picture, depth: BitDepth, out: &mut W) -> Result<(), 
     info.exif_metadata = picture.metadata.exif.as_deref().map(Cow::Borrowed);
     let mut encoder = png::Encoder::with_info(out, info)?;
     encoder.set_compression(png::Compression::Balanced);
-    if let Some(xmp) = &picture.metadata.xmp {
-        let text = std::str::from_utf8(xmp)?;
+    if let Some(xmp) = xmp_for(picture, FileFormat::Png, 0) {
+        let text = std::str::from_utf8(&xmp)?;
         encoder.add_itxt_chunk(PNG_XMP_KEYWORD.into(), text.into())?;
     }
     for (keyword, text) in &picture.metadata.texts {
@@ -211,6 +289,38 @@ fn png<W: Write>(picture: &Picture, depth: BitDepth, out: &mut W) -> Result<(), 
 }
 
 fn jpeg<W: Write>(picture: &Picture, quality: u8, out: &mut W) -> Result<(), Box<dyn Error>> {
+    let format = FileFormat::Jpeg;
+    let file = jpeg_samples(picture, quality)?;
+    let gain_map = gain_map_for(picture, format)
+        .map(|gain_map| jpeg_of_gain_map(gain_map, quality))
+        .transpose()?;
+    let has_iso = gain_map_for(picture, format).is_some_and(|map| map.iso_21496.is_some());
+    let xmp = xmp_for(picture, format, gain_map.as_ref().map_or(0, Vec::len));
+    let extras = Extras {
+        xmp: xmp.as_deref(),
+        extended: extended_for(picture, format),
+        iso: has_iso.then_some(&jpeg_container::ISO_VERSION),
+        gain_map: gain_map.as_deref(),
+    };
+    Ok(out.write_all(&jpeg_container::with_extras(&file, extras)?)?)
+}
+
+fn jpeg_of_gain_map(gain_map: &GainMap, quality: u8) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut picture = Picture::new(gain_map.raster.clone(), BitDepth::Eight);
+    picture.metadata.icc = gain_map.metadata.icc.clone();
+    let extras = Extras {
+        xmp: gain_map.metadata.xmp.as_deref(),
+        iso: gain_map.iso_21496.as_deref(),
+        ..Extras::default()
+    };
+    Ok(jpeg_container::with_extras(
+        &jpeg_samples(&picture, quality)?,
+        extras,
+    )?)
+}
+
+/// A JPEG file with colour profile and Exif data, and nothing else beside its samples.
+fn jpeg_samples(picture: &Picture, quality: u8) -> Result<Vec<u8>, Box<dyn Error>> {
     let [width, height] = picture.size();
     let channels = picture.raster.channels();
     let samples = interleaved(picture, 0..picture.raster.height(), channels, eight);
@@ -228,26 +338,20 @@ fn jpeg<W: Write>(picture: &Picture, quality: u8, out: &mut W) -> Result<(), Box
         ExtendedColorType::Rgb8
     };
     encoder.write_image(&samples, width, height, colour)?;
-    let Some(xmp) = &picture.metadata.xmp else {
-        return Ok(out.write_all(&file)?);
-    };
-    let at = after_jfif_and_exif(&file).ok_or("the JPEG encoder wrote no header")?;
-    let length = u16::try_from(2 + JPEG_XMP_HEADER.len() + xmp.len())?;
-    out.write_all(&file[..at])?;
-    out.write_all(&[0xff, 0xe1])?;
-    out.write_all(&length.to_be_bytes())?;
-    out.write_all(JPEG_XMP_HEADER)?;
-    out.write_all(xmp)?;
-    Ok(out.write_all(&file[at..])?)
+    Ok(file)
 }
 
-/// The offset behind the start marker and the APP0 and APP1 segments of a JPEG file.
-fn after_jfif_and_exif(file: &[u8]) -> Option<usize> {
-    let mut at = file.starts_with(&[0xff, 0xd8]).then_some(2)?;
-    while let [0xff, 0xe0 | 0xe1, high, low] = *file.get(at..at + 4)? {
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
-    }
-    Some(at)
+fn hdr<W: Write>(picture: &Picture, out: &mut W) -> Result<(), Box<dyn Error>> {
+    let samples = interleaved(picture, 0..picture.raster.height(), 3, |v| v);
+    let lines = &picture.metadata.radiance_header;
+    Ok(out.write_all(&radiance::encode(&samples, picture.size(), lines)?)?)
+}
+
+fn exr<W: Write>(picture: &Picture, out: &mut W) -> Result<(), Box<dyn Error>> {
+    let sphere = picture.metadata.photosphere().ok().flatten();
+    let panorama = sphere.is_some_and(|sphere| sphere.is_full());
+    let alpha = picture.alpha.as_ref();
+    Ok(out.write_all(&openexr::encode(&picture.raster, alpha, panorama)?)?)
 }
 
 fn webp<W: Write>(picture: &Picture, out: &mut W) -> Result<(), Box<dyn Error>> {
@@ -261,8 +365,8 @@ fn webp<W: Write>(picture: &Picture, out: &mut W) -> Result<(), Box<dyn Error>> 
     if let Some(exif) = &picture.metadata.exif {
         encoder.set_exif_metadata(exif.clone());
     }
-    if let Some(xmp) = &picture.metadata.xmp {
-        encoder.set_xmp_metadata(xmp.clone());
+    if let Some(xmp) = xmp_for(picture, FileFormat::WebP, 0) {
+        encoder.set_xmp_metadata(xmp);
     }
     let colour = match channels {
         1 => image_webp::ColorType::L8,
@@ -326,7 +430,7 @@ where
             .write_entry_bytes(tiff::tags::Type::UNDEFINED, icc)?;
         extend(&mut image, Tag::IccProfile, entry);
     }
-    if let Some(xmp) = &picture.metadata.xmp {
+    if let Some(xmp) = xmp_for(picture, FileFormat::Tiff, 0) {
         image.encoder().write_tag(TIFF_XMP, xmp.as_slice())?;
     }
     Ok(image.write_data(&samples)?)

@@ -1,7 +1,8 @@
 //! What an image file carries beside its samples.
 
 use crate::exif;
-use crate::photosphere::{PhotoSphere, XmpError, resize_xmp};
+use crate::photosphere::{PhotoSphere, resize_xmp};
+use crate::xmp_packet::XmpError;
 
 /// The colour profile, the Exif data and the XMP packet of an image file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,11 +11,18 @@ pub struct Metadata {
     pub icc: Option<Vec<u8>>,
     /// Exif data, from its TIFF header on (without `Exif\0\0`).
     pub exif: Option<Vec<u8>>,
-    /// XMP packet.
+    /// XMP packet. What it says of bytes outside of the picture holds for the file that was read, and
+    /// is set right when it is written.
     pub xmp: Option<Vec<u8>>,
+    /// The extended XMP of a JPEG file: what did not fit into the packet, such as an embedded picture;
+    /// lost in other formats.
+    pub extended_xmp: Option<Vec<u8>>,
     /// Texts by keyword, such as the `parameters` of a generated picture; of PNG files only, and lost in
     /// the others. A keyword has 1 to 79 Latin-1 characters.
     pub texts: Vec<(String, String)>,
+    /// Lines of the header of a Radiance HDR file (`EXPOSURE=`, `VIEW=`, `PRIMARIES=` ...); lost in
+    /// other formats.
+    pub radiance_header: Vec<String>,
 }
 
 impl Metadata {
@@ -47,16 +55,20 @@ impl Metadata {
         Ok(resized)
     }
 
-    /// The metadata without its XMP packet.
+    /// The metadata without its XMP.
     #[must_use]
     pub fn without_xmp(self) -> Self {
-        Self { xmp: None, ..self }
+        Self {
+            xmp: None,
+            extended_xmp: None,
+            ..self
+        }
     }
 
     /// The GPano properties; `None` if there are none.
     ///
     /// # Errors
-    /// If the XMP packet cannot be understood.
+    /// If the XMP packet cannot be understood, or a count of pixels is none ([`PhotoSphere::read`]).
     pub fn photosphere(&self) -> Result<Option<PhotoSphere>, XmpError> {
         match &self.xmp {
             Some(xmp) => PhotoSphere::read(xmp),
@@ -64,16 +76,16 @@ impl Metadata {
         }
     }
 
-    /// Adds GPano properties to a picture that has none; one that has them keeps its own.
+    /// States the sizes and offsets of `sphere`, in place of those that the XMP packet has and with
+    /// those that it lacks; what else it says of the panorama (angles) stays.
     ///
     /// # Errors
     /// If the XMP packet cannot be understood.
     pub fn with_photosphere(mut self, sphere: &PhotoSphere) -> Result<Self, XmpError> {
-        self.xmp = match self.xmp.take() {
-            None => Some(sphere.to_xmp()),
-            Some(xmp) if PhotoSphere::read(&xmp)?.is_some() => Some(xmp),
-            Some(xmp) => Some(sphere.added_to(&xmp)?),
-        };
+        self.xmp = Some(match self.xmp.take() {
+            None => sphere.to_xmp(),
+            Some(xmp) => sphere.set_in(&xmp)?,
+        });
         Ok(self)
     }
 }

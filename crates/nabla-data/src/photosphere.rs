@@ -2,43 +2,39 @@
 //!
 //! An XMP packet (RDF in XML) states the projection, the size of the whole panorama and the part of
 //! it that the picture covers, in pixels. A picture that changes size must change them, or viewers
-//! show it stretched or not at all. RDF allows a property as an attribute
-//! (`GPano:FullPanoWidthPixels="4096"`) or as an element
-//! (`<GPano:FullPanoWidthPixels>4096</GPano:FullPanoWidthPixels>`); both are handled, under any
-//! prefix. Everything else of the packet stays as it is, byte for byte.
+//! show it stretched or not at all. Everything else of the packet stays as it is, byte for byte.
+//!
+//! What the properties say need not fit the picture: many programs resize a panorama and leave them
+//! as they were. The picture is right then, and the properties are taken in proportion
+//! ([`PhotoSphere::fitted`]).
 //!
 //! Source: Google, "Photo Sphere XMP Metadata" (the namespace
 //! `http://ns.google.com/photos/1.0/panorama/`); ISO 16684-1 (XMP).
 
-use std::ops::Range;
-
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::name::ResolveResult;
-use quick_xml::reader::NsReader;
+use crate::xmp_packet::{Found, Packet, RDF, XmpError, packet_of};
 
 const GPANO: &str = "http://ns.google.com/photos/1.0/panorama/";
 const EXIF: &str = "http://ns.adobe.com/exif/1.0/";
 const TIFF: &str = "http://ns.adobe.com/tiff/1.0/";
-const RDF: &str = "http://www.w3.org/1999/02/22-rdf-syntax-ns#";
 
-/// A packet of XMP that cannot be understood.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum XmpError {
-    /// Not UTF-8.
-    #[error("the XMP metadata is not UTF-8 text, although UTF-8 is expected in image files")]
-    NotUtf8,
-    /// Not XML.
-    #[error("the XMP metadata is damaged at byte {position}: {reason}")]
-    Malformed {
-        /// Offset in the packet.
-        position: u64,
-        /// What the XML reader said.
-        reason: String,
-    },
-    /// XML, but no RDF to add properties to.
-    #[error("the XMP metadata has no rdf:RDF element to add properties to")]
-    NoRdf,
-}
+/// The properties that count pixels and say where the picture lies, by axis (width, height).
+const FULL: [&str; 2] = ["FullPanoWidthPixels", "FullPanoHeightPixels"];
+const CROPPED: [&str; 2] = [
+    "CroppedAreaImageWidthPixels",
+    "CroppedAreaImageHeightPixels",
+];
+const OFFSET: [&str; 2] = ["CroppedAreaLeftPixels", "CroppedAreaTopPixels"];
+/// The largest rectangle without empty pixels, counted in the pixels of the whole panorama.
+const INTERIOR: [[&str; 2]; 2] = [
+    [
+        "LargestValidInteriorRectLeft",
+        "LargestValidInteriorRectTop",
+    ],
+    [
+        "LargestValidInteriorRectWidth",
+        "LargestValidInteriorRectHeight",
+    ],
+];
 
 /// What the GPano properties say about a panorama.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,10 +70,12 @@ impl PhotoSphere {
 
     /// Reads the GPano properties of a packet; `None` if it has no projection type.
     ///
-    /// A size that is not stated is 0.
+    /// A size that is not stated is 0. Counts may be written as real numbers (`4096.0`), as some
+    /// programs do.
     ///
     /// # Errors
-    /// If the packet is not UTF-8 or not XML.
+    /// If the packet is not UTF-8 or not XML, or if a count of pixels is negative, a fraction or no
+    /// number; a fraction is what a program leaves that scales the properties without rounding.
     ///
     /// ```
     /// use nabla_data::PhotoSphere;
@@ -87,63 +85,108 @@ impl PhotoSphere {
     /// # Ok::<(), nabla_data::XmpError>(())
     /// ```
     pub fn read(xmp: &[u8]) -> Result<Option<Self>, XmpError> {
-        let text = std::str::from_utf8(xmp).map_err(|_| XmpError::NotUtf8)?;
-        let mut projection = None;
-        let mut sphere = Self::full(0, 0);
-        for Property { name, value, .. } in properties(text)?.found {
-            let value = text[value].trim();
-            let pixels = number(value).unwrap_or(0.0) as u32;
-            match (name.namespace, name.local.as_str()) {
-                (GPANO, "ProjectionType") => projection = Some(value.to_owned()),
-                (GPANO, "FullPanoWidthPixels") => sphere.full_size[0] = pixels,
-                (GPANO, "FullPanoHeightPixels") => sphere.full_size[1] = pixels,
-                (GPANO, "CroppedAreaImageWidthPixels") => sphere.cropped_size[0] = pixels,
-                (GPANO, "CroppedAreaImageHeightPixels") => sphere.cropped_size[1] = pixels,
-                (GPANO, "CroppedAreaLeftPixels") => sphere.cropped_offset[0] = pixels,
-                (GPANO, "CroppedAreaTopPixels") => sphere.cropped_offset[1] = pixels,
-                (GPANO, "PoseHeadingDegrees") => sphere.pose_heading_degrees = number(value),
-                _ => {}
-            }
-        }
-        Ok(projection.map(|projection| Self {
-            projection,
-            ..sphere
+        let packet = Packet::parse(xmp)?;
+        let Some(projection) = packet.text_of(GPANO, "ProjectionType") else {
+            return Ok(None);
+        };
+        let count = |name: &'static str| match packet.text_of(GPANO, name) {
+            None => Ok(0),
+            Some(text) => whole(text).ok_or_else(|| XmpError::Pixels {
+                name,
+                value: text.to_owned(),
+            }),
+        };
+        let counts = |[width, height]: [&'static str; 2]| -> Result<[u32; 2], XmpError> {
+            Ok([count(width)?, count(height)?])
+        };
+        Ok(Some(Self {
+            projection: projection.to_owned(),
+            full_size: counts(FULL)?,
+            cropped_size: counts(CROPPED)?,
+            cropped_offset: counts(OFFSET)?,
+            pose_heading_degrees: packet
+                .text_of(GPANO, "PoseHeadingDegrees")
+                .and_then(number),
         }))
     }
 
+    /// The properties of a picture of `size` (`[width, height]`, pixels), whatever size they were
+    /// written for: sizes and offsets in the proportion of `size` to the size that they state for
+    /// the picture, rounded. A part that is not stated is the whole panorama, and a panorama whose
+    /// size is not stated is what the picture covers.
+    ///
+    /// ```
+    /// use nabla_data::PhotoSphere;
+    /// // Half of a panorama that was made smaller by a program that left its metadata alone.
+    /// let stated = PhotoSphere { cropped_size: [8000, 2000], ..PhotoSphere::full(8000, 4000) };
+    /// let fitted = stated.fitted([512, 128]);
+    /// assert_eq!((fitted.full_size, fitted.cropped_size), ([512, 256], [512, 128]));
+    /// ```
+    #[must_use]
+    pub fn fitted(&self, size: [u32; 2]) -> Self {
+        let mut fitted = self.clone();
+        for (axis, &pixels) in size.iter().enumerate() {
+            let full = self.full_size[axis];
+            let stated = match self.cropped_size[axis] {
+                0 => full,
+                cropped => cropped,
+            };
+            let scaled = |count: u32| match stated {
+                0 => 0,
+                stated => in_proportion(f64::from(count), pixels, stated) as u32,
+            };
+            fitted.cropped_size[axis] = pixels;
+            fitted.full_size[axis] = match full {
+                0 => pixels,
+                full => scaled(full),
+            };
+            fitted.cropped_offset[axis] = scaled(self.cropped_offset[axis]);
+        }
+        fitted
+    }
+
+    /// The properties of the same view of the world, every pixel replaced by `scale` x `scale`.
+    #[must_use]
+    pub fn enlarged(&self, scale: u32) -> Self {
+        let larger = |counts: [u32; 2]| counts.map(|n| n.saturating_mul(scale));
+        Self {
+            full_size: larger(self.full_size),
+            cropped_size: larger(self.cropped_size),
+            cropped_offset: larger(self.cropped_offset),
+            ..self.clone()
+        }
+    }
+
+    /// The six counts of pixels, with the names of their properties.
+    fn counts(&self) -> [(&'static str, u32); 6] {
+        [
+            (FULL[0], self.full_size[0]),
+            (FULL[1], self.full_size[1]),
+            (CROPPED[0], self.cropped_size[0]),
+            (CROPPED[1], self.cropped_size[1]),
+            (OFFSET[0], self.cropped_offset[0]),
+            (OFFSET[1], self.cropped_offset[1]),
+        ]
+    }
+
     fn description(&self) -> String {
-        let [full_width, full_height] = self.full_size;
-        let [width, height] = self.cropped_size;
-        let [left, top] = self.cropped_offset;
         let heading = match self.pose_heading_degrees {
             Some(degrees) => format!("\n    GPano:PoseHeadingDegrees=\"{degrees:?}\""),
             None => String::new(),
         };
         let projection = quick_xml::escape::escape(self.projection.as_str());
+        let counts = attributes(self.counts());
         format!(
             r#"<rdf:Description xmlns:rdf="{RDF}" rdf:about=""
     xmlns:GPano="{GPANO}"
     GPano:UsePanoramaViewer="True"
-    GPano:ProjectionType="{projection}"{heading}
-    GPano:FullPanoWidthPixels="{full_width}"
-    GPano:FullPanoHeightPixels="{full_height}"
-    GPano:CroppedAreaImageWidthPixels="{width}"
-    GPano:CroppedAreaImageHeightPixels="{height}"
-    GPano:CroppedAreaLeftPixels="{left}"
-    GPano:CroppedAreaTopPixels="{top}"/>"#
+    GPano:ProjectionType="{projection}"{heading}{counts}/>"#
         )
     }
 
     /// A packet of XMP with these properties and no others.
     pub fn to_xmp(&self) -> Vec<u8> {
-        format!(
-            "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\n\
-             <x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\n\
-             <rdf:RDF xmlns:rdf=\"{RDF}\">\n{}\n</rdf:RDF>\n</x:xmpmeta>\n\
-             <?xpacket end=\"w\"?>",
-            self.description()
-        )
-        .into_bytes()
+        packet_of(&self.description())
     }
 
     /// The packet with these properties added; it must not have GPano properties yet.
@@ -151,16 +194,56 @@ impl PhotoSphere {
     /// # Errors
     /// If the packet is not UTF-8 or not XML, or has no `rdf:RDF` element with an end tag.
     pub fn added_to(&self, xmp: &[u8]) -> Result<Vec<u8>, XmpError> {
-        let text = std::str::from_utf8(xmp).map_err(|_| XmpError::NotUtf8)?;
-        let at = properties(text)?.rdf_end.ok_or(XmpError::NoRdf)?;
-        let (before, after) = text.split_at(at);
-        Ok(format!("{before}{}\n{after}", self.description()).into_bytes())
+        let packet = Packet::parse(xmp)?;
+        Ok(packet.with_description(&self.description())?.into_bytes())
+    }
+
+    /// The packet with these sizes and offsets in place of those that it states, and with those that
+    /// it does not state; a packet without GPano properties gets all. Angles stay as they are.
+    ///
+    /// # Errors
+    /// If the packet is not UTF-8 or not XML, or has no `rdf:RDF` element with an end tag where
+    /// something must be added.
+    pub fn set_in(&self, xmp: &[u8]) -> Result<Vec<u8>, XmpError> {
+        let packet = Packet::parse(xmp)?;
+        if packet.text_of(GPANO, "ProjectionType").is_none() {
+            return self.added_to(xmp);
+        }
+        let set = packet.with_values(|found, _| {
+            let mut counts = self.counts().into_iter();
+            let (_, count) = counts.find(|(name, _)| found.is(GPANO, name))?;
+            Some(count.to_string())
+        });
+        let missing: Vec<(&str, u32)> = self
+            .counts()
+            .into_iter()
+            .filter(|(name, _)| packet.text_of(GPANO, name).is_none())
+            .collect();
+        if missing.is_empty() {
+            return Ok(set.into_bytes());
+        }
+        let counts = attributes(missing);
+        let description = format!(
+            r#"<rdf:Description xmlns:rdf="{RDF}" rdf:about="" xmlns:GPano="{GPANO}"{counts}/>"#
+        );
+        let packet = Packet::parse(set.as_bytes())?;
+        Ok(packet.with_description(&description)?.into_bytes())
     }
 }
 
-/// The packet of a picture that changed from `from` to `to` (`[width, height]`, pixels): the GPano
-/// properties that are counts of pixels, and the sizes that Exif and TIFF state in XMP, are
-/// multiplied by the ratio and rounded. Angles stay as they are.
+fn attributes<'a>(counts: impl IntoIterator<Item = (&'a str, u32)>) -> String {
+    counts
+        .into_iter()
+        .map(|(name, count)| format!("\n    GPano:{name}=\"{count}\""))
+        .collect()
+}
+
+/// The packet of a picture that became one of `to` (`[width, height]`, pixels), from one of `from`.
+///
+/// The GPano properties that count pixels are multiplied by the ratio of `to` to the size that they
+/// state for the picture (to `from`, if they state none) and rounded, so that they fit the picture
+/// even if they did not before. The sizes that Exif and TIFF state in XMP become `to`. Angles stay
+/// as they are.
 ///
 /// # Errors
 /// If the packet is not UTF-8 or not XML.
@@ -173,148 +256,133 @@ impl PhotoSphere {
 /// # Ok::<(), nabla_data::XmpError>(())
 /// ```
 pub fn resize_xmp(xmp: &[u8], from: [u32; 2], to: [u32; 2]) -> Result<Vec<u8>, XmpError> {
-    let text = std::str::from_utf8(xmp).map_err(|_| XmpError::NotUtf8)?;
-    let mut out = String::with_capacity(text.len() + 64);
-    let mut copied = 0;
-    for Property { name, value, .. } in properties(text)?.found {
-        let Some(axis) = pixel_axis(name.namespace, &name.local) else {
-            continue;
-        };
-        let old = &text[value.clone()];
-        let (Some(number), 1..) = (number(old.trim()), from[axis]) else {
-            continue;
-        };
-        let new = (number * f64::from(to[axis]) / f64::from(from[axis])).round();
-        let lead = old.len() - old.trim_start().len();
-        out.push_str(&text[copied..value.start + lead]);
-        out.push_str(&format!("{new:.0}"));
-        copied = value.start + lead + old.trim().len();
-    }
-    out.push_str(&text[copied..]);
-    Ok(out.into_bytes())
+    let packet = Packet::parse(xmp)?;
+    let stated = [0, 1].map(|axis| {
+        let count = |names: [&str; 2]| packet.text_of(GPANO, names[axis]).and_then(number);
+        let stated = count(CROPPED).or_else(|| count(FULL));
+        match stated {
+            Some(stated) if stated >= 1.0 => stated,
+            _ => f64::from(from[axis]),
+        }
+    });
+    let resized = packet.with_values(|found, old| {
+        if let Some(axis) = size_axis(found) {
+            return Some(to[axis].to_string());
+        }
+        let axis = gpano_axis(found)?;
+        let old = number(old)?;
+        (stated[axis] > 0.0)
+            .then(|| format!("{:.0}", (old * f64::from(to[axis]) / stated[axis]).round()))
+    });
+    Ok(resized.into_bytes())
 }
 
-/// 0 for a property that counts pixels along the width, 1 along the height.
-fn pixel_axis(namespace: &str, local: &str) -> Option<usize> {
-    match (namespace, local) {
-        (GPANO, "FullPanoWidthPixels")
-        | (GPANO, "CroppedAreaImageWidthPixels")
-        | (GPANO, "CroppedAreaLeftPixels")
-        | (GPANO, "LargestValidInteriorRectLeft")
-        | (GPANO, "LargestValidInteriorRectWidth")
-        | (EXIF, "PixelXDimension")
-        | (TIFF, "ImageWidth") => Some(0),
-        (GPANO, "FullPanoHeightPixels")
-        | (GPANO, "CroppedAreaImageHeightPixels")
-        | (GPANO, "CroppedAreaTopPixels")
-        | (GPANO, "LargestValidInteriorRectTop")
-        | (GPANO, "LargestValidInteriorRectHeight")
-        | (EXIF, "PixelYDimension")
-        | (TIFF, "ImageLength") => Some(1),
-        _ => None,
+/// 0 for a GPano property that counts pixels along the width, 1 along the height.
+fn gpano_axis(found: &Found) -> Option<usize> {
+    if found.namespace != GPANO {
+        return None;
     }
+    (0..2).find(|&axis| {
+        [FULL, CROPPED, OFFSET, INTERIOR[0], INTERIOR[1]]
+            .iter()
+            .any(|names| names[axis] == found.local)
+    })
+}
+
+/// 0 for the width of the picture in Exif's or TIFF's words, 1 for its height.
+fn size_axis(found: &Found) -> Option<usize> {
+    let is = |namespace, local| found.is(namespace, local);
+    if is(EXIF, "PixelXDimension") || is(TIFF, "ImageWidth") {
+        Some(0)
+    } else if is(EXIF, "PixelYDimension") || is(TIFF, "ImageLength") {
+        Some(1)
+    } else {
+        None
+    }
+}
+
+/// `count * pixels / stated`, rounded to the nearest.
+fn in_proportion(count: f64, pixels: u32, stated: u32) -> f64 {
+    (count * f64::from(pixels) / f64::from(stated)).round()
 }
 
 fn number(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|v| v.is_finite())
 }
 
-struct Name {
-    /// One of the namespaces above.
-    namespace: &'static str,
-    local: String,
+fn whole(text: &str) -> Option<u32> {
+    let value = number(text)?;
+    (value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value)).then_some(value as u32)
 }
 
-struct Property {
-    name: Name,
-    /// Where the value stands in the packet.
-    value: Range<usize>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[derive(Default)]
-struct Properties {
-    /// In the order of the packet.
-    found: Vec<Property>,
-    /// Offset of `</rdf:RDF>`.
-    rdf_end: Option<usize>,
-}
+    fn phone() -> PhotoSphere {
+        PhotoSphere {
+            cropped_size: [300, 140],
+            cropped_offset: [100, 60],
+            ..PhotoSphere::full(512, 256)
+        }
+    }
 
-fn known(namespace: &ResolveResult<'_>, local: &str) -> Option<Name> {
-    let ResolveResult::Bound(bound) = namespace else {
-        return None;
-    };
-    let namespace = [GPANO, EXIF, TIFF]
-        .into_iter()
-        .find(|&n| n == bound.into_inner())?;
-    Some(Name {
-        namespace,
-        local: local.to_owned(),
-    })
-}
-
-/// Where `part`, which was cut out of `whole` without a copy, stands in it.
-fn range_in(whole: &str, part: &str) -> Option<Range<usize>> {
-    let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
-    let end = start.checked_add(part.len())?;
-    (whole.get(start..end)? == part).then_some(start..end)
-}
-
-fn properties(text: &str) -> Result<Properties, XmpError> {
-    let mut reader = NsReader::from_str(text);
-    let mut all = Properties::default();
-    // The property whose element was opened last and has had no text yet.
-    let mut open: Option<Name> = None;
-    loop {
-        let start = reader.buffer_position() as usize;
-        let malformed = |reason: String| XmpError::Malformed {
-            position: start as u64,
-            reason,
+    #[test]
+    fn counts_may_be_real_numbers_but_no_fractions() {
+        let with = |text: &str| {
+            let xmp = String::from_utf8(phone().to_xmp()).unwrap();
+            PhotoSphere::read(xmp.replace("\"100\"", text).as_bytes())
         };
-        let event = reader.read_event().map_err(|e| malformed(e.to_string()))?;
-        match &event {
-            Event::Start(element) | Event::Empty(element) => {
-                attributes(text, &reader, element, &mut all).map_err(malformed)?;
-                let (namespace, local) = reader.resolver().resolve_element(element.name());
-                open = match event {
-                    Event::Start(_) => known(&namespace, local.into_inner()),
-                    _ => None,
-                };
-            }
-            Event::Text(value) => {
-                let range = range_in(text, value);
-                if let (Some(name), Some(value)) = (open.take(), range) {
-                    all.found.push(Property { name, value });
-                }
-            }
-            Event::End(element) => {
-                open = None;
-                let (namespace, local) = reader.resolver().resolve_element(element.name());
-                let rdf = matches!(namespace, ResolveResult::Bound(n) if n.into_inner() == RDF);
-                if rdf && local.into_inner() == "RDF" {
-                    all.rdf_end = Some(start);
-                }
-            }
-            Event::Eof => return Ok(all),
-            _ => {}
+        assert_eq!(with("\"100.0\"").unwrap(), Some(phone()));
+        assert_eq!(with("\"1e2\"").unwrap(), Some(phone()));
+        for wrong in ["100.5", "-3", "many", "1e99", "NaN"] {
+            let error = with(&format!("\"{wrong}\"")).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!(
+                    "GPano:CroppedAreaLeftPixels is \"{wrong}\", but a whole number of pixels is expected"
+                )
+            );
         }
     }
-}
 
-fn attributes(
-    text: &str,
-    reader: &NsReader<&[u8]>,
-    element: &BytesStart<'_>,
-    all: &mut Properties,
-) -> Result<(), String> {
-    for attribute in element.attributes() {
-        let attribute = attribute.map_err(|e| e.to_string())?;
-        let (namespace, local) = reader.resolver().resolve_attribute(attribute.key);
-        if let (Some(name), Some(value)) = (
-            known(&namespace, local.into_inner()),
-            range_in(text, &attribute.value),
-        ) {
-            all.found.push(Property { name, value });
-        }
+    #[test]
+    fn properties_of_another_size_are_taken_in_proportion() {
+        let large = phone().enlarged(7);
+        assert_eq!(large.fitted([300, 140]), phone());
+        assert_eq!(phone().fitted([300, 140]), phone());
+        let whole = PhotoSphere::full(8000, 4000);
+        assert_eq!(whole.fitted([512, 256]), PhotoSphere::full(512, 256));
+        let unstated = PhotoSphere::full(0, 0);
+        assert_eq!(unstated.fitted([64, 32]), PhotoSphere::full(64, 32));
+        // Only the whole panorama is stated: the picture is all of it.
+        let whole = PhotoSphere {
+            cropped_size: [0, 0],
+            ..PhotoSphere::full(8000, 4000)
+        };
+        assert_eq!(whole.fitted([512, 256]), PhotoSphere::full(512, 256));
     }
-    Ok(())
+
+    #[test]
+    fn a_packet_that_does_not_fit_the_picture_fits_it_after_a_change_of_size() {
+        let stale = phone().enlarged(7).to_xmp();
+        let resized = resize_xmp(&stale, [300, 140], [600, 280]).unwrap();
+        assert_eq!(
+            PhotoSphere::read(&resized).unwrap(),
+            Some(phone().enlarged(2))
+        );
+    }
+
+    #[test]
+    fn what_a_packet_states_is_set_and_what_it_lacks_is_added() {
+        let partly = r#"<r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><r:Description xmlns:g="http://ns.google.com/photos/1.0/panorama/" g:ProjectionType="equirectangular" g:CroppedAreaLeftPixels="-3" g:InitialViewHeadingDegrees="5"/></r:RDF>"#;
+        let set = phone().set_in(partly.as_bytes()).unwrap();
+        assert_eq!(PhotoSphere::read(&set).unwrap(), Some(phone()));
+        let text = String::from_utf8(set).unwrap();
+        assert!(text.contains(r#"g:CroppedAreaLeftPixels="100""#), "{text}");
+        assert!(text.contains(r#"g:InitialViewHeadingDegrees="5""#), "{text}");
+        let none = r#"<r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></r:RDF>"#;
+        let set = phone().set_in(none.as_bytes()).unwrap();
+        assert_eq!(PhotoSphere::read(&set).unwrap(), Some(phone()));
+    }
 }

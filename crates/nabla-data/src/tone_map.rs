@@ -9,7 +9,7 @@ use crate::Raster;
 /// The percentile of luminance that becomes white.
 const WHITE_PERCENTILE: f64 = 0.95;
 /// The exponent of the display.
-const GAMMA: f64 = 2.2;
+pub(crate) const GAMMA: f64 = 2.2;
 
 /// Tone-maps a picture of linear light, `[1 or 3, height, width]`, to `[0, 1]`.
 ///
@@ -26,13 +26,29 @@ const GAMMA: f64 = 2.2;
 /// ```
 #[must_use]
 pub fn tone_map(linear: &Raster) -> Raster {
-    let clean = |v: f32| {
-        if v > 0.0 {
-            f64::from(v.min(f32::MAX))
+    if linear.channels() == 0 {
+        return linear.clone();
+    }
+    let white = white(linear);
+    linear.clone().map(|v| {
+        if white > 0.0 {
+            (clean(v) / white).min(1.0).powf(1.0 / GAMMA) as f32
         } else {
             0.0
         }
-    };
+    })
+}
+
+fn clean(v: f32) -> f64 {
+    if v > 0.0 {
+        f64::from(v.min(f32::MAX))
+    } else {
+        0.0
+    }
+}
+
+/// The luminance of `[1 or 3, height, width]` that becomes white.
+pub(crate) fn white(linear: &Raster) -> f64 {
     let [channels, height, width] = linear.shape();
     let mut luminance: Vec<f64> = match channels {
         3 => (0..height * width)
@@ -42,17 +58,10 @@ pub fn tone_map(linear: &Raster) -> Raster {
                     + 0.0722 * clean(linear.plane(2)[i])
             })
             .collect(),
-        0 => return linear.clone(),
+        0 => Vec::new(),
         _ => linear.plane(0).iter().map(|&v| clean(v)).collect(),
     };
-    let white = percentile(&mut luminance, WHITE_PERCENTILE);
-    linear.clone().map(|v| {
-        if white > 0.0 {
-            (clean(v) / white).min(1.0).powf(1.0 / GAMMA) as f32
-        } else {
-            0.0
-        }
-    })
+    percentile(&mut luminance, WHITE_PERCENTILE)
 }
 
 /// The value below which the fraction `p` of `values` lies, with linear interpolation; 0 of none.
