@@ -2,17 +2,64 @@
 
 use std::path::Path;
 
-use nabla::data::{FileFormat, Metadata, PhotoSphere, Picture, Raster, ReadOptions};
-use nabla::panorama::Erp;
+use nabla::data::{FileFormat, Light, Metadata, Picture, Raster, ReadOptions};
+use nabla::panorama::ErpArea;
 
 use crate::errors::Failure;
 
-/// Reads a picture that must be an equirectangular panorama.
-pub fn read_panorama(path: &Path, options: &ReadOptions) -> Result<(Picture, Erp), Failure> {
+/// Reads a picture that must be an equirectangular panorama, or a part of one whose metadata say
+/// where it lies; `note` is told what of them was not believed.
+pub fn read_panorama(
+    path: &Path,
+    options: &ReadOptions,
+    note: &mut dyn FnMut(&str),
+) -> Result<(Picture, ErpArea), Failure> {
     let picture = Picture::read_with(path, options)?;
-    let erp = Erp::of(&picture.raster)
+    let (area, doubt) = ErpArea::of_picture(&picture)
         .map_err(|e| Failure::input(format!("{} is no panorama: {e}", path.display())))?;
-    Ok((picture, erp))
+    if let Some(doubt) = doubt {
+        note(&doubt);
+    }
+    Ok((picture, area))
+}
+
+/// Tells of a file on the standard error, in one line.
+pub fn note_of(path: &Path) -> impl FnMut(&str) {
+    let name = path.display().to_string();
+    move |text: &str| eprintln!("nabla: {name}: {text}")
+}
+
+/// What a file of the format of `path` does not take over of `picture`, in one line.
+pub fn told_left_out(picture: &Picture, path: &Path, note: &mut dyn FnMut(&str)) {
+    let Some(format) = FileFormat::from_path(path) else {
+        return;
+    };
+    let names = picture.left_out(format);
+    if !names.is_empty() {
+        note(&format!("left out: {}", names.join(", ")));
+    }
+    let depth = picture.depth_for(format, &nabla::data::WriteOptions::default());
+    if picture.light != format.light(picture.light, depth) {
+        note(match picture.light {
+            Light::Linear => "its linear light is tone-mapped, since the output is for a screen",
+            Light::Display => "its samples for a screen become linear light by the curve of sRGB",
+        });
+    }
+}
+
+/// A part of a panorama in the whole of it, transparent outside of the part.
+pub fn on_the_sphere(picture: Picture, area: &ErpArea) -> Picture {
+    if area.is_full() {
+        return picture;
+    }
+    let opaque = || Raster::zeros(1, area.height(), area.width()).map(|_| 1.0);
+    Picture {
+        raster: area.on_black(&picture.raster),
+        alpha: Some(area.on_black(&picture.alpha.unwrap_or_else(opaque))),
+        // It would have to be spread over the sphere too, and nobody shows one of planes or faces.
+        gain_map: None,
+        ..picture
+    }
 }
 
 /// Refuses an output that is the input: both paths name the same existing file or folder.
@@ -51,6 +98,7 @@ pub fn split_alpha(joined: Raster, like: &Picture, metadata: Metadata) -> Pictur
     let [_, height, width] = joined.shape();
     let channels = like.raster.channels();
     let mut picture = Picture::new(Raster::zeros(0, 0, 0), like.bit_depth);
+    picture.light = like.light;
     picture.metadata = metadata;
     if like.alpha.is_some() {
         let plane = |first: usize, count: usize| {
@@ -64,22 +112,24 @@ pub fn split_alpha(joined: Raster, like: &Picture, metadata: Metadata) -> Pictur
     picture
 }
 
-/// The metadata of a panorama of `from` pixels that became one of `to` pixels, `[width, height]`.
+/// The metadata of a panorama of `from` pixels, `[width, height]`, that became one of `area`.
 ///
-/// What cannot be understood is left out with a note. A picture without GPano properties gets them:
-/// whoever upscales or makes a panorama has said that it is one.
+/// What cannot be understood is left out with a note. The GPano properties say what is so, whatever
+/// they said before, and a picture without them gets them: whoever upscales or makes a panorama has
+/// said that it is one.
 pub fn panorama_metadata(
     metadata: &Metadata,
     from: [u32; 2],
-    to: [u32; 2],
+    area: &ErpArea,
     note: &mut dyn FnMut(&str),
 ) -> Metadata {
+    let sphere = area.photosphere();
+    let to = sphere.cropped_size;
     let resized = metadata.resized(from, to).or_else(|error| {
         note(&format!("{error}, so it is left out"));
         metadata.clone().without_xmp().resized(from, to)
     });
     let carried = resized.unwrap_or_default();
-    let sphere = PhotoSphere::full(to[0], to[1]);
     carried
         .clone()
         .with_photosphere(&sphere)
@@ -99,7 +149,12 @@ pub fn planar_metadata(metadata: &Metadata, from: [u32; 2], to: [u32; 2]) -> Met
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nabla::data::BitDepth;
+    use nabla::data::{BitDepth, PhotoSphere};
+    use nabla::panorama::Erp;
+
+    fn full(height: usize) -> ErpArea {
+        ErpArea::full(Erp::new(height, 2 * height).unwrap())
+    }
 
     #[test]
     fn alpha_is_joined_and_split_again() {
@@ -125,9 +180,9 @@ mod tests {
         let mut note = |text: &str| notes.push(text.to_owned());
         let sphere = |m: &Metadata| m.photosphere().unwrap();
         let none = Metadata::default();
-        let made = panorama_metadata(&none, [8, 4], [16, 8], &mut note);
+        let made = panorama_metadata(&none, [8, 4], &full(8), &mut note);
         assert_eq!(sphere(&made), Some(PhotoSphere::full(16, 8)));
-        let again = panorama_metadata(&made, [16, 8], [32, 16], &mut note);
+        let again = panorama_metadata(&made, [16, 8], &full(16), &mut note);
         assert_eq!(sphere(&again), Some(PhotoSphere::full(32, 16)));
         assert_eq!(sphere(&planar_metadata(&made, [16, 8], [4, 4])), None);
         assert!(notes.is_empty());
@@ -140,7 +195,7 @@ mod tests {
             xmp: Some(vec![0xff, b'<']),
             ..Metadata::default()
         };
-        let made = panorama_metadata(&damaged, [8, 4], [16, 8], &mut |text| {
+        let made = panorama_metadata(&damaged, [8, 4], &full(8), &mut |text| {
             notes.push(text.to_owned())
         });
         assert_eq!(made.photosphere().unwrap(), Some(PhotoSphere::full(16, 8)));

@@ -238,7 +238,8 @@ impl Source<'_> {
         let mut gain_map = None;
         if format == FileFormat::Jpeg {
             let name = metadata.xmp.as_deref().and_then(extended_name);
-            metadata.extended_xmp = name.and_then(|name| jpeg_container::extended_xmp(bytes, &name));
+            metadata.extended_xmp =
+                name.and_then(|name| jpeg_container::extended_xmp(bytes, &name));
             gain_map = self.gain_map(metadata.xmp.as_deref(), orientation);
         }
         let above_white = || raster.data().iter().any(|&v| v > 1.0);

@@ -18,7 +18,7 @@ use crate::file_format::{BitDepth, FileFormat};
 use crate::image_file::{GainMap, ImageFileError, Picture, WriteOptions};
 use crate::jpeg_container::{self, Extras};
 use crate::light::srgb_to_linear;
-use crate::outside_references::{Beside, dangling, settled};
+use crate::outside_references::{Beside, dangling, settled, speaks_of_a_gain_map};
 use crate::{Light, Raster, openexr, radiance, tone_map};
 
 /// The keyword of the PNG chunk that holds XMP.
@@ -103,14 +103,28 @@ const PLACEHOLDER: usize = u32::MAX as usize;
 /// one; a packet that cannot be understood is left out, since nobody can say what it announces.
 fn xmp_for(picture: &Picture, format: FileFormat, gain_map: usize) -> Option<Vec<u8>> {
     let name = extended_for(picture, format).map(jpeg_container::name_of);
-    let beside = Beside {
-        gain_map: gain_map_for(picture, format).map(|_| gain_map),
-        extended: name.as_deref(),
-    };
+    let beside = beside(picture, format, gain_map, name.as_deref());
     settled(picture.metadata.xmp.as_deref(), beside)
         .or_else(|_| settled(None, beside))
         .ok()
         .flatten()
+}
+
+/// What a file of `format` has beside the picture: a gain map of `length` bytes, extended XMP of the
+/// name `extended`.
+fn beside<'a>(
+    picture: &Picture,
+    format: FileFormat,
+    length: usize,
+    extended: Option<&'a str>,
+) -> Beside<'a> {
+    let gain_map = gain_map_for(picture, format);
+    let xmp = gain_map.and_then(|map| map.metadata.xmp.as_deref());
+    Beside {
+        gain_map: gain_map.map(|_| length),
+        in_xmp: xmp.is_some_and(speaks_of_a_gain_map),
+        extended,
+    }
 }
 
 fn gain_map_for(picture: &Picture, format: FileFormat) -> Option<&GainMap> {
@@ -127,10 +141,7 @@ fn extended_for(picture: &Picture, format: FileFormat) -> Option<&[u8]> {
 
 pub(crate) fn left_out(picture: &Picture, format: FileFormat) -> Vec<String> {
     let name = extended_for(picture, format).map(jpeg_container::name_of);
-    let beside = Beside {
-        gain_map: gain_map_for(picture, format).map(|_| PLACEHOLDER),
-        extended: name.as_deref(),
-    };
+    let beside = beside(picture, format, PLACEHOLDER, name.as_deref());
     let mut names = match &picture.metadata.xmp {
         Some(xmp) => dangling(xmp, beside),
         None => Vec::new(),

@@ -260,7 +260,13 @@ pub(crate) fn with_extras(file: &[u8], extras: Extras<'_>) -> Result<Vec<u8>, Se
         }
     }
     if let Some(iso) = extras.iso {
-        push_segment(&mut added, "the ISO 21496-1 metadata", APP2, ISO_HEADER, iso)?;
+        push_segment(
+            &mut added,
+            "the ISO 21496-1 metadata",
+            APP2,
+            ISO_HEADER,
+            iso,
+        )?;
     }
     let at = after_jfif_and_exif(file);
     if let Some(gain_map) = extras.gain_map {
@@ -269,7 +275,13 @@ pub(crate) fn with_extras(file: &[u8], extras: Extras<'_>) -> Result<Vec<u8>, Se
         // Offsets count from behind the segment's header.
         let offset = picture - (at + added.len() + 4 + MPF_HEADER.len());
         let index = multi_picture_index([picture, gain_map.len()], offset as u32);
-        push_segment(&mut added, "the multi-picture index", APP2, MPF_HEADER, &index)?;
+        push_segment(
+            &mut added,
+            "the multi-picture index",
+            APP2,
+            MPF_HEADER,
+            &index,
+        )?;
     }
     let gain_map = extras.gain_map.unwrap_or_default();
     Ok([&file[..at], &added, &file[at..], gain_map].concat())

@@ -191,7 +191,11 @@ pub(crate) fn encode(
     panorama: bool,
 ) -> Result<Vec<u8>, exr::error::Error> {
     let [channels, height, width] = raster.shape();
-    let names: &[&str] = if channels == 1 { &["Y"] } else { &["R", "G", "B"] };
+    let names: &[&str] = if channels == 1 {
+        &["Y"]
+    } else {
+        &["R", "G", "B"]
+    };
     let mut list: SmallVec<[AnyChannel<FlatSamples>; 4]> = SmallVec::new();
     for (channel, name) in names.iter().enumerate() {
         let mut plane = raster.plane(channel).to_vec();

@@ -32,6 +32,9 @@ const EMBEDDED: [(&str, &str); 3] = [
 pub(crate) struct Beside<'a> {
     /// Bytes of the gain map's JPEG file, if there is one.
     pub gain_map: Option<usize>,
+    /// Whether the gain map says in XMP what it means; one that does so by ISO 21496-1 alone is not
+    /// announced in XMP either.
+    pub in_xmp: bool,
     /// The name (GUID) of the extended XMP, if there is one.
     pub extended: Option<&'a str>,
 }
@@ -175,7 +178,7 @@ impl Beside<'_> {
         if let Some(name) = self.extended {
             properties += &format!(" xmlns:xmpNote=\"{NOTE}\" xmpNote:HasExtendedXMP=\"{name}\"");
         }
-        if let Some(length) = self.gain_map {
+        if let Some(length) = self.gain_map.filter(|_| self.in_xmp) {
             properties += &format!(
                 "\n    xmlns:hdrgm=\"{HDRGM}\" xmlns:Container=\"{CONTAINER}\" xmlns:Item=\"{ITEM}\"\n    \
                  hdrgm:Version=\"1.0\""
@@ -252,7 +255,13 @@ mod tests {
         );
         assert_eq!(
             dangling(PHONE.as_bytes(), Beside::default()),
-            ["gain map", "motion photo", "embedded picture", "extended XMP"].map(str::to_owned)
+            [
+                "gain map",
+                "motion photo",
+                "embedded picture",
+                "extended XMP"
+            ]
+            .map(str::to_owned)
         );
     }
 
@@ -260,6 +269,7 @@ mod tests {
     fn what_is_there_is_announced_with_its_new_length() {
         let beside = Beside {
             gain_map: Some(99),
+            in_xmp: true,
             extended: Some("ABCD"),
         };
         assert_eq!(
@@ -273,6 +283,12 @@ mod tests {
             assert_eq!(extended_name(&settled).as_deref(), Some("ABCD"));
             assert!(speaks_of_a_gain_map(&settled));
         }
+        let iso_alone = Beside {
+            in_xmp: false,
+            ..beside
+        };
+        let plain = settled(None, iso_alone).unwrap().unwrap();
+        assert!(items(&plain).is_empty() && !speaks_of_a_gain_map(&plain));
         let kept = settled(Some(PHONE.as_bytes()), beside).unwrap().unwrap();
         assert!(String::from_utf8(kept).unwrap().contains("GImage:Mime"));
         assert_eq!(settled(None, Beside::default()).unwrap(), None);

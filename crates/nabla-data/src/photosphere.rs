@@ -104,9 +104,7 @@ impl PhotoSphere {
             full_size: counts(FULL)?,
             cropped_size: counts(CROPPED)?,
             cropped_offset: counts(OFFSET)?,
-            pose_heading_degrees: packet
-                .text_of(GPANO, "PoseHeadingDegrees")
-                .and_then(number),
+            pose_heading_degrees: packet.text_of(GPANO, "PoseHeadingDegrees").and_then(number),
         }))
     }
 
@@ -198,8 +196,9 @@ impl PhotoSphere {
         Ok(packet.with_description(&self.description())?.into_bytes())
     }
 
-    /// The packet with these sizes and offsets in place of those that it states, and with those that
-    /// it does not state; a packet without GPano properties gets all. Angles stay as they are.
+    /// The packet with this projection and these sizes and offsets in place of those that it states,
+    /// and with those that it does not state; a packet without GPano properties gets all. Angles stay
+    /// as they are.
     ///
     /// # Errors
     /// If the packet is not UTF-8 or not XML, or has no `rdf:RDF` element with an end tag where
@@ -209,7 +208,10 @@ impl PhotoSphere {
         if packet.text_of(GPANO, "ProjectionType").is_none() {
             return self.added_to(xmp);
         }
-        let set = packet.with_values(|found, _| {
+        let set = packet.with_values(|found, old| {
+            if found.is(GPANO, "ProjectionType") && !old.eq_ignore_ascii_case(&self.projection) {
+                return Some(quick_xml::escape::escape(self.projection.as_str()).into_owned());
+            }
             let mut counts = self.counts().into_iter();
             let (_, count) = counts.find(|(name, _)| found.is(GPANO, name))?;
             Some(count.to_string())
@@ -380,7 +382,10 @@ mod tests {
         assert_eq!(PhotoSphere::read(&set).unwrap(), Some(phone()));
         let text = String::from_utf8(set).unwrap();
         assert!(text.contains(r#"g:CroppedAreaLeftPixels="100""#), "{text}");
-        assert!(text.contains(r#"g:InitialViewHeadingDegrees="5""#), "{text}");
+        assert!(
+            text.contains(r#"g:InitialViewHeadingDegrees="5""#),
+            "{text}"
+        );
         let none = r#"<r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></r:RDF>"#;
         let set = phone().set_in(none.as_bytes()).unwrap();
         assert_eq!(PhotoSphere::read(&set).unwrap(), Some(phone()));

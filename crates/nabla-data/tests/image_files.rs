@@ -301,6 +301,7 @@ proptest! {
             &b"RIFF\x40\0\0\0WEBPVP8X"[..],
             &b"II*\0\x08\0\0\0"[..],
             &b"MM\0*\0\0\0\x08"[..],
+            &b"\x76\x2f\x31\x01\x02\0\0\0channels\0chlist\0"[..],
             &b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 4 +X 8\n"[..],
         ]),
         rest in proptest::collection::vec(any::<u8>(), 0..400),

@@ -4,6 +4,7 @@ pub mod colour_fix;
 pub mod cubemap;
 pub mod degradation;
 mod erp;
+mod erp_area;
 mod gnomonic;
 pub mod metrics;
 pub mod omnissr;
@@ -19,9 +20,11 @@ pub use degradation::{
     BicubicDown, Boundary, DegradationError, LinearOperator, gradient_decomposition,
 };
 pub use erp::{Erp, ErpError, direction, longitude_latitude};
+pub use erp_area::{ErpArea, ErpAreaError};
 pub use metrics::{
-    Evaluation, MetricError, POLE_LATITUDE_DEGREES, PoleError, SeamError, SsimWeights, evaluate,
-    latitude_weights, pole_error, psnr, seam_error, ssim, to_8_bit, ws_psnr, ws_ssim, ws_ssim_with,
+    AreaEvaluation, Evaluation, MetricError, POLE_LATITUDE_DEGREES, PoleError, SeamError,
+    SsimWeights, evaluate, evaluate_area, latitude_weights, pole_error, psnr, seam_error, ssim,
+    to_8_bit, ws_psnr, ws_ssim, ws_ssim_with,
 };
 pub use omnissr::{
     Merge, OmniSsr, OmniSsrConfig, OmniSsrError, OmniSsrOutput, OmniSsrStep, PriorRun, TangentPrior,

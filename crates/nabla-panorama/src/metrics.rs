@@ -38,7 +38,7 @@ use nabla_data::Raster;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Erp, ErpError};
+use crate::{Erp, ErpArea, ErpError};
 
 /// Two pictures that cannot be compared.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -594,6 +594,52 @@ pub fn evaluate(picture: &Raster, reference: &Raster) -> Result<Evaluation, Metr
     })
 }
 
+/// The measures of a part of the sphere against its reference: what [`Evaluation`] has but for the
+/// meridian and the poles, which a part need not have.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AreaEvaluation {
+    /// [`psnr`] in dB; higher is better.
+    #[serde(with = "infinite_as_null")]
+    pub psnr: f64,
+    /// [`ssim`], at most 1; higher is better.
+    pub ssim: f64,
+    /// PSNR in dB with each row weighted by its area on the sphere; higher is better.
+    #[serde(with = "infinite_as_null")]
+    pub ws_psnr: f64,
+    /// SSIM with each row weighted by its area on the sphere; higher is better.
+    pub ws_ssim: f64,
+}
+
+/// The measures of `picture` against `reference`, both `[channels, height, width]` of `area`.
+///
+/// # Errors
+/// If the shapes differ or are not those of the area, the pictures are smaller than the window of
+/// 11 x 11, or a sample is not finite.
+pub fn evaluate_area(
+    picture: &Raster,
+    reference: &Raster,
+    area: &ErpArea,
+) -> Result<AreaEvaluation, MetricError> {
+    check(picture, reference, [WINDOW, WINDOW])?;
+    let [channels, height, width] = picture.shape();
+    if [area.height(), area.width()] != [height, width] {
+        return Err(MetricError::Shapes {
+            picture: picture.shape(),
+            reference: [channels, area.height(), area.width()],
+        });
+    }
+    let weights: Vec<f64> = area.latitudes().map(f64::cos).collect();
+    let errors = row_squared_errors(picture, reference);
+    let ssim = row_ssim(picture, reference);
+    let crop = WINDOW / 2;
+    Ok(AreaEvaluation {
+        psnr: decibel(mean(&errors)),
+        ssim: mean(&ssim),
+        ws_psnr: decibel(weighted_mean(&weights, &errors)),
+        ws_ssim: weighted_mean(&weights[crop..height - crop], &ssim),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -605,6 +651,32 @@ mod tests {
             let (x, y) = (x as f32, y as f32);
             0.5 + 0.3 * (0.7 * x + c as f32).sin() * (0.4 * y).cos() + 0.1 * (1.9 * x * y).sin()
         })
+    }
+
+    #[test]
+    fn a_part_is_measured_as_the_whole_is() {
+        let reference = texture(3, 32, 64);
+        let picture = reference.clone().map(|v| 0.9 * v + 0.01);
+        let whole = evaluate(&picture, &reference).unwrap();
+        let area = ErpArea::full(Erp::new(32, 64).unwrap());
+        let same = evaluate_area(&picture, &reference, &area).unwrap();
+        let of = |e: &Evaluation| [e.psnr, e.ssim, e.ws_psnr, e.ws_ssim];
+        let found = [same.psnr, same.ssim, same.ws_psnr, same.ws_ssim];
+        for (a, b) in found.iter().zip(of(&whole)) {
+            assert!((a - b).abs() < 1e-9, "{a} {b}");
+        }
+        // An error in one row weighs as much as its latitude has area.
+        let area = ErpArea::new(Erp::new(32, 64).unwrap(), [5, 1], [20, 12]).unwrap();
+        let part = area.cut(&reference);
+        let mut wrong = part.clone();
+        for x in 0..20 {
+            wrong.data_mut()[2 * 20 + x] += 0.3;
+        }
+        let measured = evaluate_area(&wrong, &part, &area).unwrap();
+        let weights = latitude_weights(32);
+        let expected = 0.09 * weights[3] / (3.0 * weights[1..13].iter().sum::<f64>());
+        assert!((measured.ws_psnr + 10.0 * expected.log10()).abs() < 1e-3);
+        assert!(evaluate_area(&part, &part, &ErpArea::full(area.whole())).is_err());
     }
 
     #[test]

@@ -54,8 +54,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::pixels::{to_rasters, to_tensor};
 use crate::{
-    BicubicDown, ColourFix, ColourFixError, DegradationError, Erp, ErpError, Interpolation,
-    ResampleError, TangentError, TangentGrid, TangentOptions, TangentProjection,
+    BicubicDown, Boundary, ColourFix, ColourFixError, DegradationError, Erp, ErpArea, ErpError,
+    Interpolation, ResampleError, TangentError, TangentGrid, TangentOptions, TangentProjection,
     gradient_decomposition, resize_erp,
 };
 
@@ -75,13 +75,13 @@ pub enum OmniSsrError {
     Channels(usize),
     /// The panorama has another size than the one OmniSSR was set up for.
     #[error(
-        "OmniSSR was set up for panoramas of {} x {expected} pixels, but this one is \
-         {width} x {height}",
-        2 * expected
+        "OmniSSR was set up for panoramas of {} x {} pixels, but this one is {width} x {height}",
+        expected.width(),
+        expected.height()
     )]
     Size {
-        /// Rows expected.
-        expected: usize,
+        /// What it was set up for.
+        expected: ErpArea,
         /// Columns found.
         width: usize,
         /// Rows found.
@@ -504,6 +504,21 @@ impl OmniSsrConfig {
     /// If a strength is out of range, the enlarged panorama is too large, or planes or degradation
     /// cannot be set up.
     pub fn init<P: TangentPrior>(&self, prior: P, low: Erp) -> Result<OmniSsr<P>, OmniSsrError> {
+        self.init_area(prior, ErpArea::full(low))
+    }
+
+    /// Prepares the super-resolution of pictures of a part of the sphere.
+    ///
+    /// Only the planes that see something of the part are computed. `A` acts on the part: around the
+    /// 180-degree meridian if it covers the full circle, and reflected at its borders otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::init`].
+    pub fn init_area<P: TangentPrior>(
+        &self,
+        prior: P,
+        low: ErpArea,
+    ) -> Result<OmniSsr<P>, OmniSsrError> {
         for (field, value) in [
             ("gamma_latent", self.gamma_latent),
             ("gamma_erp", self.gamma_erp),
@@ -513,9 +528,18 @@ impl OmniSsrConfig {
                 return Err(OmniSsrError::Gamma { field, value });
             }
         }
-        let height = low.height().saturating_mul(self.scale);
-        let high = Erp::new(height, height.saturating_mul(2))?;
-        let operator = BicubicDown::new(self.scale, high)?;
+        if self.scale == 0 {
+            return Err(DegradationError::Scale { scale: 0 }.into());
+        }
+        let area = low.enlarged(self.scale)?;
+        let (high, height) = (area.whole(), area.whole().height());
+        let sides = if area.is_full_circle() {
+            Boundary::Wrap
+        } else {
+            Boundary::Reflect
+        };
+        let size = [area.height(), area.width()];
+        let operator = BicubicDown::with_boundaries(self.scale, size, Boundary::Reflect, sides)?;
         let multiple = prior.multiple().max(1);
         let side = self
             .plane_size
@@ -523,12 +547,19 @@ impl OmniSsrConfig {
         if !side.is_multiple_of(multiple) {
             return Err(OmniSsrError::PlaneSide { multiple, side });
         }
-        let projection = TangentProjection::new(self.grid.clone(), high, side, self.tangent)?;
+        let mut projection = TangentProjection::new(self.grid.clone(), high, side, self.tangent)?;
+        let mut seen = None;
+        if !area.is_full() {
+            projection = projection.facing(&area)?;
+            seen = Some(projection.coverage());
+        }
         Ok(OmniSsr {
             prior,
             projection,
             operator,
             low,
+            area,
+            seen,
             config: self.clone(),
         })
     }
@@ -546,7 +577,7 @@ pub struct OmniSsrStep {
 /// What one run gave, before it is made a file.
 #[derive(Clone, Debug)]
 pub struct OmniSsrOutput {
-    /// The panorama, `[3, s h, s w]`, not clamped (8-bit files clamp).
+    /// The panorama or the part of it, `[3, s h, s w]`, not clamped (8-bit files clamp).
     pub panorama: Raster,
     /// How much the prior's final planes disagree where they overlap
     /// ([`TangentProjection::spread`]), in the squared unit of the samples.
@@ -577,7 +608,11 @@ pub struct OmniSsr<P> {
     prior: P,
     projection: TangentProjection,
     operator: BicubicDown,
-    low: Erp,
+    /// What the input covers, and the output.
+    low: ErpArea,
+    area: ErpArea,
+    /// How many of the planes see each pixel, if some see none.
+    seen: Option<Raster>,
     config: OmniSsrConfig,
 }
 
@@ -587,7 +622,12 @@ impl<P: TangentPrior> OmniSsr<P> {
         &self.prior
     }
 
-    /// The projection between the large panorama and the planes.
+    /// What the enlarged panorama covers.
+    pub fn area(&self) -> ErpArea {
+        self.area
+    }
+
+    /// The projection between the large panorama and the planes, those that see the area.
     pub fn projection(&self) -> &TangentProjection {
         &self.projection
     }
@@ -604,7 +644,7 @@ impl<P: TangentPrior> OmniSsr<P> {
             .unwrap_or_else(|| self.prior.default_steps())
     }
 
-    /// Enlarges `low`, `[3, h, 2h]` in `[0, 1]`, to `[3, s h, 2 s h]`.
+    /// Enlarges `low`, `[3, h, w]` in `[0, 1]`, to `[3, s h, s w]`; of a whole panorama `w = 2 h`.
     ///
     /// `observe` sees the network at work, and may break off.
     ///
@@ -632,7 +672,12 @@ impl<P: TangentPrior> OmniSsr<P> {
         self.check(low)?;
         let config = &self.config;
         let device = self.prior.device();
-        let enlarged = resize_erp(low, self.projection.erp().height(), Interpolation::BICUBIC)?;
+        let height = self.projection.erp().height();
+        let enlarged = if self.low.is_full() {
+            resize_erp(low, height, Interpolation::BICUBIC)?
+        } else {
+            resize_erp(&self.low.extended(low), height, Interpolation::BICUBIC)?
+        };
         let init = to_tensor(&self.projection.to_tangent(&enlarged)?, &device);
         let start = Start {
             low,
@@ -698,7 +743,7 @@ impl<P: TangentPrior> OmniSsr<P> {
                 .collect::<Result<_, _>>()?;
         }
         let spread = self.projection.spread(&planes)?;
-        let panorama = self.merge(planes, &start)?;
+        let panorama = self.cut(self.merge(planes, &start)?);
         let gamma = config.gamma_post as f32;
         let panorama = gradient_decomposition(&self.operator, &panorama, low, gamma)?;
         let inconsistency = crate::LinearOperator::apply(&self.operator, &panorama)?
@@ -719,9 +764,9 @@ impl<P: TangentPrior> OmniSsr<P> {
         if channels != 3 {
             return Err(OmniSsrError::Channels(channels));
         }
-        if Erp::new(height, width)? != self.low {
+        if [height, width] != [self.low.height(), self.low.width()] {
             return Err(OmniSsrError::Size {
-                expected: self.low.height(),
+                expected: self.low,
                 width,
                 height,
             });
@@ -736,10 +781,33 @@ impl<P: TangentPrior> OmniSsr<P> {
         }
     }
 
+    /// What the output covers of a panorama.
+    fn cut(&self, panorama: Raster) -> Raster {
+        if self.area.is_full() {
+            panorama
+        } else {
+            self.area.cut(&panorama)
+        }
+    }
+
     /// TP→ERP of `planes`, as [`Merge`] has it.
     fn merge(&self, planes: Vec<Raster>, start: &Start<'_>) -> Result<Raster, OmniSsrError> {
         Ok(match self.config.merge {
-            Merge::Pictures => self.projection.to_erp(&planes)?,
+            Merge::Pictures => {
+                let mut merged = self.projection.to_erp(&planes)?;
+                if let Some(seen) = &self.seen {
+                    for channel in 0..merged.channels() {
+                        let enlarged = start.enlarged.plane(channel).iter();
+                        let pixels = merged.plane_mut(channel).iter_mut();
+                        for ((pixel, before), &seen) in pixels.zip(enlarged).zip(seen.data()) {
+                            if seen == 0.0 {
+                                *pixel = *before;
+                            }
+                        }
+                    }
+                }
+                merged
+            }
             Merge::Changes => {
                 let before = to_rasters(start.init.clone());
                 self.projection
@@ -762,7 +830,13 @@ impl<P: TangentPrior> OmniSsr<P> {
         let mut panorama = clamp(self.merge(planes, start)?);
         if config.gamma_erp > 0.0 {
             let gamma = config.gamma_erp as f32;
-            panorama = gradient_decomposition(&self.operator, &panorama, start.low, gamma)?;
+            if self.area.is_full() {
+                panorama = gradient_decomposition(&self.operator, &panorama, start.low, gamma)?;
+            } else {
+                let part = self.area.cut(&panorama);
+                let part = gradient_decomposition(&self.operator, &part, start.low, gamma)?;
+                self.area.paste(&part, &mut panorama);
+            }
         }
         let planes = to_tensor(&self.projection.to_tangent(&panorama)?, &device);
         let corrected = self.prior.encode(planes.clamp(-1.0, 1.0), noise)?;
@@ -835,6 +909,62 @@ mod tests {
             assert_eq!(out.panorama.shape(), high.shape());
             assert!(out.inconsistency < 1e-4, "{}", out.inconsistency);
         }
+    }
+
+    /// A part of the sphere is enlarged as the whole is: the same far from its borders, and close to
+    /// them still what the input was reduced from.
+    #[test]
+    fn a_part_of_the_sphere_is_enlarged_in_its_place() {
+        let high = scene(64);
+        let erp = Erp::of(&high).unwrap();
+        let low = BicubicDown::new(2, erp).unwrap().apply(&high).unwrap();
+        let whole = Erp::of(&low).unwrap();
+        let parts = [([0, 8], [64, 16]), ([10, 6], [30, 20]), ([50, 0], [30, 14])];
+        for (offset, size) in parts {
+            let area = ErpArea::new(whole, offset, size).unwrap();
+            for merge in [Merge::Changes, Merge::Pictures] {
+                let config = OmniSsrConfig {
+                    steps: Some(5),
+                    merge,
+                    colour_fix: Some(ColourFix::None),
+                    ..OmniSsrConfig::new(2)
+                };
+                let omnissr = config.init_area(gaussian(0.02), area).unwrap();
+                assert!(omnissr.projection().planes().len() < 18, "{offset:?}");
+                let part = area.cut(&low);
+                let out = omnissr.run(&part, &mut go).unwrap();
+                assert_eq!(out.panorama.shape(), [3, 2 * size[1], 2 * size[0]]);
+                assert!(out.inconsistency < 1e-4, "{}", out.inconsistency);
+                let truth = omnissr.area().cut(&high);
+                let quality = crate::psnr(&out.panorama, &truth).unwrap();
+                let enlarged =
+                    resize_erp(&area.extended(&part), 64, Interpolation::BICUBIC).unwrap();
+                let enlarged = crate::psnr(&omnissr.area().cut(&enlarged), &truth).unwrap();
+                // The prior is the enlarged panorama with a little noise: not worse but for that.
+                assert!(quality > enlarged.min(34.0) - 1.0, "{quality} {enlarged}");
+            }
+        }
+    }
+
+    /// A band around the full circle goes around the meridian, another part does not.
+    #[test]
+    fn only_a_full_circle_wraps() {
+        let whole = Erp::new(16, 32).unwrap();
+        let operator = |size: [usize; 2]| {
+            let area = ErpArea::new(whole, [0, 4], size).unwrap();
+            let omnissr = OmniSsrConfig::new(2)
+                .init_area(gaussian(0.1), area)
+                .unwrap();
+            let large = omnissr.area();
+            // A bright first column: does it reach the last one?
+            let bright = Raster::from_fn(1, large.height(), large.width(), |_, _, x| {
+                f32::from(u8::from(x < 2))
+            });
+            omnissr.operator().apply(&bright).unwrap()
+        };
+        let (band, part) = (operator([32, 8]), operator([20, 8]));
+        assert!(band.get(0, 3, 31).abs() > 1e-3);
+        assert_eq!(part.get(0, 3, 19), 0.0);
     }
 
     /// With planes that agree and an exact input nothing is left to correct.

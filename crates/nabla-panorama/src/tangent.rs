@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use wide::{f32x8, i32x8};
 
 use crate::erp::{Erp, ErpError, direction, longitude_latitude};
+use crate::erp_area::ErpArea;
 use crate::gnomonic::{Axes, Band, Lattice, LookTable, dot, look, reshape};
 use crate::resample::{
     BATCH, FRACTION_BITS, Interpolation, ONE, ResampleError, Sampler, Values, resize_corners,
@@ -536,6 +537,8 @@ pub enum TangentError {
 pub struct TangentProjection {
     grid: TangentGrid,
     planes: Vec<TangentPlane>,
+    /// The row of the grid in which each plane lies.
+    rows: Vec<usize>,
     erp: Erp,
     plane_size: usize,
     options: TangentOptions,
@@ -595,6 +598,9 @@ impl TangentProjection {
             })
             .collect();
         let planes = grid.planes();
+        let counts = grid.rows.iter().enumerate();
+        let rows = counts.flat_map(|(row, &(_, columns))| std::iter::repeat_n(row, columns));
+        let rows = rows.collect();
         let lattice = Lattice { erp, corners };
         let turns = planes
             .iter()
@@ -609,6 +615,7 @@ impl TangentProjection {
             .collect();
         Ok(Self {
             planes,
+            rows,
             erp,
             plane_size,
             options,
@@ -617,6 +624,49 @@ impl TangentProjection {
             turns,
             weight: Weight::new(options.blend)?,
             grid,
+        })
+    }
+
+    /// The same projection with those planes only that see something of `area`. What no plane sees of
+    /// a panorama becomes 0 in [`Self::to_erp`]; within the area nothing changes.
+    ///
+    /// # Errors
+    /// If the area is one of a panorama of another size.
+    pub fn facing(&self, area: &ErpArea) -> Result<Self, TangentError> {
+        if area.whole() != self.erp {
+            return Err(TangentError::WrongPanorama {
+                expected: self.erp,
+                height: area.whole().height(),
+                width: area.whole().width(),
+            });
+        }
+        let [_, top] = area.offset();
+        let mut inside = vec![false; self.erp.width()];
+        for column in 0..area.width() {
+            inside[area.column(column)] = true;
+        }
+        let mut sightings = Sightings::default();
+        let faces: Vec<bool> = (0..self.planes.len())
+            .map(|plane| {
+                (top..top + area.height()).any(|row| {
+                    self.look_up(plane, row, &mut sightings);
+                    let mut columns = sightings.columns().iter();
+                    columns.any(|&column| inside[column as usize])
+                })
+            })
+            .collect();
+        fn kept<T: Clone>(all: &[T], faces: &[bool]) -> Vec<T> {
+            let pairs = all.iter().zip(faces);
+            pairs
+                .filter(|&(_, &kept)| kept)
+                .map(|(v, _)| v.clone())
+                .collect()
+        }
+        Ok(Self {
+            planes: kept(&self.planes, &faces),
+            rows: kept(&self.rows, &faces),
+            turns: kept(&self.turns, &faces),
+            ..self.clone()
         })
     }
 
@@ -687,12 +737,7 @@ impl TangentProjection {
                 Sampler::planar_of(Cow::Owned(large), interpolation)?
             }
         };
-        let tables = self
-            .grid
-            .rows
-            .iter()
-            .zip(&self.tables)
-            .flat_map(|(&(_, columns), table)| std::iter::repeat_n(table, columns));
+        let tables = self.rows.iter().map(|&row| &self.tables[row]);
         let longitudes = self.planes.iter().map(|plane| plane.longitude);
         let looks: Vec<_> = tables.zip(longitudes).collect();
         look(&sampler, &looks, planes);

@@ -3,20 +3,21 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use nabla::data::ReadOptions;
-use nabla::panorama::{Evaluation, evaluate};
+use nabla::data::{Light, Picture, ReadOptions, ToneCurve};
+use nabla::panorama::{AreaEvaluation, ErpArea, Evaluation, evaluate, evaluate_area};
 
 use crate::errors::Failure;
 use crate::output::{print, print_json, table};
-use crate::picture_files::read_panorama;
+use crate::picture_files::{note_of, read_panorama};
 
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// The panorama to judge
+    /// The panorama to judge, or a part of one
     #[arg(value_name = "SR")]
     picture: PathBuf,
-    /// The truth, of the same size
+    /// The truth, of the same size and part of the sphere; linear light (HDR, EXR) is compared through
+    /// a tone curve made for it
     #[arg(value_name = "REF")]
     reference: PathBuf,
     /// Print JSON; an infinite PSNR (equal pictures) is null
@@ -26,13 +27,41 @@ pub struct Arguments {
 
 /// Does the job.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let read = |path: &PathBuf| read_panorama(path, &ReadOptions::default());
-    let (picture, _) = read(&arguments.picture)?;
-    let (reference, _) = read(&arguments.reference)?;
+    let read = |path: &PathBuf| read_panorama(path, &ReadOptions::default(), &mut note_of(path));
+    let (picture, area) = read(&arguments.picture)?;
+    let (reference, reference_area) = read(&arguments.reference)?;
+    let (picture, reference) = in_one_light(picture, reference, arguments)?;
     let (picture, reference) = match (picture.raster.channels(), reference.raster.channels()) {
         (a, b) if a == b => (picture, reference),
         _ => (picture.into_rgb(), reference.into_rgb()),
     };
+    if !area.is_full() || !reference_area.is_full() {
+        if area != reference_area {
+            let of = |area: &ErpArea| {
+                let [left, top] = area.offset();
+                format!(
+                    "{} x {} at {left}, {top} of {} x {}",
+                    area.width(),
+                    area.height(),
+                    area.whole().width(),
+                    area.whole().height()
+                )
+            };
+            return Err(Failure::input(format!(
+                "the pictures must cover one part of the sphere, but {} is {} and {} is {}",
+                arguments.picture.display(),
+                of(&area),
+                arguments.reference.display(),
+                of(&reference_area)
+            )));
+        }
+        let evaluation = evaluate_area(&picture.raster, &reference.raster, &area)?;
+        return if arguments.json {
+            print_json(&evaluation)
+        } else {
+            print(&area_text(&evaluation))
+        };
+    }
     let evaluation = evaluate(&picture.raster, &reference.raster)?;
     if arguments.json {
         print_json(&evaluation)
@@ -41,23 +70,78 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-fn text(evaluation: &Evaluation) -> String {
-    let row = |name: &str, value: String, what: &str| format!("{name:<11}{value:>9}  {what}\n");
-    let decibel = |v: f64| format!("{v:.3}");
-    let index = |v: f64| format!("{v:.5}");
+/// Two pictures of linear light through the tone curve of the second.
+fn in_one_light(
+    picture: Picture,
+    reference: Picture,
+    arguments: &Arguments,
+) -> Result<(Picture, Picture), Failure> {
+    match (picture.light, reference.light) {
+        (Light::Display, Light::Display) => Ok((picture, reference)),
+        (Light::Linear, Light::Linear) => {
+            let curve = ToneCurve::of(&reference.raster);
+            let shown = |picture: Picture| Picture {
+                raster: curve.encode(picture.raster),
+                light: Light::Display,
+                ..picture
+            };
+            Ok((shown(picture), shown(reference)))
+        }
+        (light, _) => {
+            let (linear, other) = match light {
+                Light::Linear => (&arguments.picture, &arguments.reference),
+                Light::Display => (&arguments.reference, &arguments.picture),
+            };
+            Err(Failure::input(format!(
+                "{} holds linear light and {} samples for a screen: they cannot be compared",
+                linear.display(),
+                other.display()
+            )))
+        }
+    }
+}
+
+fn row(name: &str, value: String, what: &str) -> String {
+    format!("{name:<11}{value:>9}  {what}\n")
+}
+
+fn decibel(v: f64) -> String {
+    format!("{v:.3}")
+}
+
+fn index(v: f64) -> String {
+    format!("{v:.5}")
+}
+
+fn area_text(evaluation: &AreaEvaluation) -> String {
+    let better = "higher is better";
+    let weighted = "each pixel weighted by its area";
     [
-        row("PSNR", decibel(evaluation.psnr), "dB, higher is better"),
-        row("SSIM", index(evaluation.ssim), "of 1, higher is better"),
+        row("PSNR", decibel(evaluation.psnr), &format!("dB, {better}")),
+        row("SSIM", index(evaluation.ssim), &format!("of 1, {better}")),
         row(
             "WS-PSNR",
             decibel(evaluation.ws_psnr),
-            "dB, each pixel weighted by its area",
+            &format!("dB, {weighted}"),
         ),
         row(
             "WS-SSIM",
             index(evaluation.ws_ssim),
-            "of 1, each pixel weighted by its area",
+            &format!("of 1, {weighted}"),
         ),
+    ]
+    .concat()
+}
+
+fn text(evaluation: &Evaluation) -> String {
+    let area = AreaEvaluation {
+        psnr: evaluation.psnr,
+        ssim: evaluation.ssim,
+        ws_psnr: evaluation.ws_psnr,
+        ws_ssim: evaluation.ws_ssim,
+    };
+    [
+        area_text(&area),
         row(
             "seam error",
             index(evaluation.seam_error),

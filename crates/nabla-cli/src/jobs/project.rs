@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use nabla::data::{
-    OutputError, Picture, Raster, ReadOptions, WriteOptions, check_writable, write_bytes_atomically,
+    Light, OutputError, Picture, Raster, ReadOptions, WriteOptions, check_writable,
+    write_bytes_atomically,
 };
 use nabla::panorama::{
-    CubeFace, CubeLayout, Cubemap, CubemapProjection, Erp, Interpolation, TangentGrid,
+    CubeFace, CubeLayout, Cubemap, CubemapProjection, Erp, ErpArea, Interpolation, TangentGrid,
     TangentOptions, TangentProjection,
 };
 use serde::{Deserialize, Serialize};
@@ -20,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::errors::Failure;
 use crate::output::{print, print_json};
 use crate::picture_files::{
-    check_not_the_input, is_writable_image, join_alpha, panorama_metadata, planar_metadata,
-    read_panorama, split_alpha,
+    check_not_the_input, is_writable_image, join_alpha, note_of, on_the_sphere, panorama_metadata,
+    planar_metadata, read_panorama, split_alpha, told_left_out,
 };
 
 /// The command line of the job.
@@ -142,14 +143,30 @@ struct TangentFile {
     planes: Vec<String>,
 }
 
+/// The faces, in the order of a [`Cubemap`], and the names of their files without the extension.
 const FACES: [(CubeFace, &str); 6] = [
-    (CubeFace::Front, "front.png"),
-    (CubeFace::Right, "right.png"),
-    (CubeFace::Back, "back.png"),
-    (CubeFace::Left, "left.png"),
-    (CubeFace::Up, "up.png"),
-    (CubeFace::Down, "down.png"),
+    (CubeFace::Front, "front"),
+    (CubeFace::Right, "right"),
+    (CubeFace::Back, "back"),
+    (CubeFace::Left, "left"),
+    (CubeFace::Up, "up"),
+    (CubeFace::Down, "down"),
 ];
+
+/// The extension of files that lose nothing of `picture`.
+fn extension_for(picture: &Picture) -> &'static str {
+    match picture.light {
+        Light::Display => "png",
+        Light::Linear => "exr",
+    }
+}
+
+/// The panorama, or the part of one, in the whole of it.
+fn read_sphere(arguments: &Arguments) -> Result<(Picture, Erp), Failure> {
+    let mut note = note_of(&arguments.input);
+    let (picture, area) = read_panorama(&arguments.input, &ReadOptions::default(), &mut note)?;
+    Ok((on_the_sphere(picture, &area), area.whole()))
+}
 
 #[derive(Serialize)]
 struct Made {
@@ -183,7 +200,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn to_tangent(arguments: &Arguments) -> Result<Made, Failure> {
-    let (picture, erp) = read_panorama(&arguments.input, &ReadOptions::default())?;
+    let (picture, erp) = read_sphere(arguments)?;
     let size = arguments
         .size
         .map_or(erp.height().div_ceil(2), |s| s as usize);
@@ -193,7 +210,7 @@ fn to_tangent(arguments: &Arguments) -> Result<Made, Failure> {
     let folder = OutputFolder::check(&arguments.output)?;
     let planes = projection.to_tangent(&join_alpha(&picture))?;
     let names: Vec<String> = (0..planes.len())
-        .map(|i| format!("plane_{i:02}.png"))
+        .map(|i| format!("plane_{i:02}.{}", extension_for(&picture)))
         .collect();
     let pixels = [size as u32; 2];
     let metadata = planar_metadata(&picture.metadata, picture.size(), pixels);
@@ -240,7 +257,7 @@ fn projection(
 }
 
 fn to_cubemap(arguments: &Arguments) -> Result<Made, Failure> {
-    let (picture, erp) = read_panorama(&arguments.input, &ReadOptions::default())?;
+    let (picture, erp) = read_sphere(arguments)?;
     let size = arguments
         .size
         .map_or(erp.height().div_ceil(2), |s| s as usize);
@@ -256,7 +273,8 @@ fn to_cubemap(arguments: &Arguments) -> Result<Made, Failure> {
         let pixels = [size as u32; 2];
         let metadata = planar_metadata(&picture.metadata, picture.size(), pixels);
         let faces = projection.to_cubemap(&join_alpha(&picture))?.into_faces();
-        let files = FACES.iter().map(|(_, name)| (*name).to_owned());
+        let extension = extension_for(&picture);
+        let files = FACES.iter().map(|(_, name)| format!("{name}.{extension}"));
         folder.write(
             files
                 .clone()
@@ -276,6 +294,7 @@ fn to_cubemap(arguments: &Arguments) -> Result<Made, Failure> {
     let options = WriteOptions::default();
     picture.check(&arguments.output, pixels, &options)?;
     check_writable(&arguments.output)?;
+    told_left_out(&picture, &arguments.output, &mut note_of(&arguments.input));
     let cube = projection.to_cubemap(&join_alpha(&picture))?;
     let metadata = planar_metadata(&picture.metadata, picture.size(), pixels);
     split_alpha(cube.to_layout(layout), &picture, metadata).write(&arguments.output, &options)?;
@@ -301,9 +320,9 @@ fn to_erp(arguments: &Arguments) -> Result<Made, Failure> {
     };
     let size = [joined.width() as u32, joined.height() as u32];
     let metadata = planar_metadata(&like.metadata, like.size(), size);
-    let metadata = panorama_metadata(&metadata, size, size, &mut |note| {
-        eprintln!("nabla: {note}")
-    });
+    let whole = ErpArea::full(Erp::of(&joined).map_err(Failure::input)?);
+    let mut note = note_of(&arguments.input);
+    let metadata = panorama_metadata(&metadata, size, &whole, &mut note);
     split_alpha(joined, &like, metadata).write(&arguments.output, &options)?;
     Ok(Made {
         output: arguments.output.clone(),
@@ -354,15 +373,21 @@ fn tangent_to_erp(
 
 fn read_cube(arguments: &Arguments) -> Result<(Cubemap, Picture), Failure> {
     if arguments.input.is_dir() {
-        let front = arguments.input.join(FACES[0].1);
-        if !front.is_file() {
+        let has = |extension: &&str| {
+            let front = arguments.input.join(FACES[0].1);
+            front.with_extension(extension).is_file()
+        };
+        let Some(extension) = ["png", "exr"].into_iter().find(|e| has(&e)) else {
             return Err(Failure::input(format!(
                 "{} holds neither {TANGENT_FILE} nor the faces front.png, right.png, back.png, \
-                 left.png, up.png and down.png",
+                 left.png, up.png and down.png, nor such faces as .exr",
                 arguments.input.display()
             )));
-        }
-        let paths = FACES.iter().map(|(_, name)| arguments.input.join(name));
+        };
+        let name = |name: &str| format!("{name}.{extension}");
+        let paths = FACES
+            .iter()
+            .map(|(_, face)| arguments.input.join(name(face)));
         let (faces, like) = read_alike(paths)?;
         return Ok((Cubemap::from_faces(faces)?, like));
     }

@@ -4,7 +4,6 @@
 //! `stablesr_*.ckpt` or `.safetensors` that of a StableSR.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,16 +12,16 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use nabla::claims::ProgressSink;
 use nabla::data::{
-    FileFormat, OutputError, Picture, Raster, ReadOptions, WriteOptions, check_writable,
-    sample_panorama,
+    FileFormat, GainMap, Light, OutputError, Picture, Raster, ReadOptions, ToneCurve, WriteOptions,
+    check_writable, sample_panorama,
 };
 use nabla::diffusion::prior::SuperResolutionPrior;
 use nabla::diffusion::stable_diffusion::stable_sr::StableSr;
 use nabla::diffusion::stable_diffusion::weights::Precision;
 use nabla::panorama::omnissr::TangentPrior;
 use nabla::panorama::{
-    BicubicDown, Erp, Evaluation, Interpolation, LinearOperator, Merge, OmniSsr, OmniSsrConfig,
-    StableSrPrior, evaluate, resize_erp, to_8_bit,
+    BicubicDown, Erp, ErpArea, Evaluation, Interpolation, LinearOperator, Merge, OmniSsr,
+    OmniSsrConfig, ResampleError, StableSrPrior, evaluate, resize_erp, resize_planar, to_8_bit,
 };
 use serde::Serialize;
 
@@ -30,14 +29,17 @@ use crate::devices::DeviceChoice;
 use crate::errors::Failure;
 use crate::jobs::evaluate::comparison;
 use crate::output::{print, print_json};
-use crate::picture_files::{check_not_the_input, panorama_metadata, read_panorama};
+use crate::picture_files::{
+    check_not_the_input, note_of, panorama_metadata, read_panorama, told_left_out,
+};
 use crate::precision::PrecisionChoice;
 use crate::progress::{Progress, duration};
 
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// A panorama, or a folder of them; without it the bundled sample is upscaled and measured
+    /// A panorama or a part of one (its metadata say where it lies), or a folder of them; without it
+    /// the bundled sample is upscaled and measured
     #[arg(value_name = "IN")]
     input: Option<PathBuf>,
     /// The file or folder to write
@@ -125,7 +127,8 @@ struct Upscaled {
     seed: u64,
     device: DeviceChoice,
     seconds: f64,
-    /// The greatest difference between the input and the result when it is reduced again.
+    /// The greatest difference between the input and the result when it is reduced again; of linear
+    /// light, of what its tone curve makes of it.
     inconsistency: f64,
 }
 
@@ -166,7 +169,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         return folder(arguments, input, output);
     }
     let output = match (output.is_dir(), input.file_name()) {
-        (true, Some(name)) => output.join(output_name(name)),
+        (true, Some(name)) => output.join(name),
         _ => output.clone(),
     };
     // What is wrong with the file is told before the device and the model are made ready.
@@ -188,15 +191,6 @@ fn line(upscaled: &Upscaled) -> String {
         upscaled.height,
         duration(upscaled.seconds)
     )
-}
-
-/// The name of an output in a folder: that of the input, unless its format is read only.
-fn output_name(name: &OsStr) -> PathBuf {
-    let name = PathBuf::from(name);
-    match FileFormat::from_path(&name) {
-        Some(FileFormat::Hdr) => name.with_extension("png"),
-        _ => name,
-    }
 }
 
 /// The network, made ready once for all pictures.
@@ -243,9 +237,14 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Upscales `[3, h, 2h]`; `name` is what the progress calls it. Also: the steps that it took,
-    /// and the greatest difference to `low` when it is reduced again.
-    fn upscale(&self, name: &str, low: &Raster) -> Result<(Raster, usize, f64), Failure> {
+    /// Upscales `[3, h, w]` of `area`; `name` is what the progress calls it. Also: the steps that it
+    /// took, and the greatest difference to `low` when it is reduced again.
+    fn upscale(
+        &self,
+        name: &str,
+        low: &Raster,
+        area: ErpArea,
+    ) -> Result<(Raster, usize, f64), Failure> {
         let config = OmniSsrConfig {
             steps: self.arguments.steps.map(|steps| steps as usize),
             seed: self.arguments.seed,
@@ -253,8 +252,7 @@ impl<'a> Engine<'a> {
             merge: self.arguments.merge.into(),
             ..OmniSsrConfig::new(self.arguments.scale.factor())
         };
-        let omnissr: OmniSsr<_> =
-            config.init(&*self.prior, Erp::of(low).map_err(Failure::input)?)?;
+        let omnissr: OmniSsr<_> = config.init_area(&*self.prior, area)?;
         let total = omnissr.steps() * omnissr.projection().planes().len();
         self.progress.begin(name, total as u64);
         let mut done = 0;
@@ -274,7 +272,9 @@ struct Job {
     input: PathBuf,
     output: PathBuf,
     picture: Picture,
-    size: [u32; 2],
+    /// What the input covers, and the output.
+    area: ErpArea,
+    large: ErpArea,
 }
 
 impl Job {
@@ -287,18 +287,21 @@ impl Job {
             max_pixels: defaults.max_pixels / (scale * scale),
             ..defaults
         };
-        let (picture, erp) = read_panorama(input, &options)?;
-        let height = erp.height() * arguments.scale.factor();
-        let large = Erp::new(height, 2 * height)
+        let mut note = note_of(input);
+        let (picture, area) = read_panorama(input, &options, &mut note)?;
+        let large = area
+            .enlarged(arguments.scale.factor())
             .map_err(|e| Failure::input(format!("{} cannot be upscaled: {e}", input.display())))?;
-        let size = [large.width() as u32, large.height() as u32];
+        let size = large.photosphere().cropped_size;
         picture.check(output, size, &WriteOptions::default())?;
         check_writable(output)?;
+        told_left_out(&picture, output, &mut note);
         Ok(Self {
             input: input.into(),
             output: output.into(),
             picture,
-            size,
+            area,
+            large,
         })
     }
 
@@ -307,20 +310,33 @@ impl Job {
         let name = self.input.file_name().unwrap_or(self.input.as_os_str());
         let name = name.to_string_lossy().into_owned();
         let (from, depth) = (self.picture.size(), self.picture.bit_depth);
+        let scale = engine.arguments.scale.factor();
         let mut result = Picture::new(Raster::zeros(0, 0, 0), depth);
-        result.metadata = panorama_metadata(&self.picture.metadata, from, self.size, &mut |note| {
-            engine
-                .progress
-                .note(&format!("{}: {note}", self.input.display()));
-        });
+        result.light = self.picture.light;
+        result.metadata =
+            panorama_metadata(&self.picture.metadata, from, &self.large, &mut |note| {
+                engine
+                    .progress
+                    .note(&format!("{}: {note}", self.input.display()));
+            });
         if let Some(alpha) = self.picture.alpha.take() {
-            let alpha = resize_erp(&alpha, self.size[1] as usize, Interpolation::BICUBIC)?;
+            let alpha = self.area.resize(&alpha, scale, Interpolation::BICUBIC)?;
             result.alpha = Some(alpha.map(|v| v.clamp(0.0, 1.0)));
         }
+        if let Some(gain_map) = self.picture.gain_map.take() {
+            result.gain_map = Some(enlarged_gain_map(gain_map, &self.area, scale)?);
+        }
         let grey = self.picture.raster.channels() == 1;
-        let low = self.picture.into_rgb().raster;
-        let (large, steps, inconsistency) = engine.upscale(&name, &low)?;
+        let mut low = self.picture.into_rgb().raster;
+        let curve = (result.light == Light::Linear).then(|| ToneCurve::of(&low));
+        if let Some(curve) = &curve {
+            low = curve.encode(low);
+        }
+        let (mut large, steps, inconsistency) = engine.upscale(&name, &low, self.area)?;
         drop(low);
+        if let Some(curve) = &curve {
+            large = curve.decode(large);
+        }
         result.raster = if grey {
             mean_of_channels(&large)
         } else {
@@ -330,9 +346,9 @@ impl Job {
         Ok(Upscaled {
             input: Some(self.input),
             output: self.output,
-            width: self.size[0],
-            height: self.size[1],
-            scale: engine.arguments.scale.factor(),
+            width: result.size()[0],
+            height: result.size()[1],
+            scale,
             steps,
             seed: engine.arguments.seed,
             device: engine.arguments.device,
@@ -340,6 +356,32 @@ impl Job {
             inconsistency,
         })
     }
+}
+
+/// A gain map for a picture of `area` that became `scale` times as large; it has a size of its own.
+fn enlarged_gain_map(
+    gain_map: GainMap,
+    area: &ErpArea,
+    scale: usize,
+) -> Result<GainMap, ResampleError> {
+    let [_, height, width] = gain_map.raster.shape();
+    let (height, width) = (height * scale, width * scale);
+    let raster = if area.is_full() && Erp::of(&gain_map.raster).is_ok() {
+        resize_erp(&gain_map.raster, height, Interpolation::BICUBIC)?
+    } else {
+        resize_planar(&gain_map.raster, height, width, Interpolation::BICUBIC)?
+    };
+    let pixels = [raster.width() as u32, raster.height() as u32];
+    let before = [
+        gain_map.raster.width() as u32,
+        gain_map.raster.height() as u32,
+    ];
+    let metadata = gain_map.metadata.resized(before, pixels);
+    Ok(GainMap {
+        raster: raster.map(|v| v.clamp(0.0, 1.0)),
+        metadata: metadata.unwrap_or(gain_map.metadata),
+        ..gain_map
+    })
 }
 
 /// A grey picture that was computed as a coloured one is grey again.
@@ -364,7 +406,7 @@ fn folder(arguments: &Arguments, input: &Path, output: &Path) -> Result<(), Fail
     files.sort();
     if files.is_empty() {
         return Err(Failure::input(format!(
-            "{} holds no PNG, JPEG, WebP, TIFF or Radiance HDR files",
+            "{} holds no PNG, JPEG, WebP, TIFF, Radiance HDR or OpenEXR files",
             input.display()
         )));
     }
@@ -388,7 +430,7 @@ fn folder(arguments: &Arguments, input: &Path, output: &Path) -> Result<(), Fail
     };
     let mut taken = BTreeSet::new();
     for path in files {
-        let name = output_name(path.file_name().unwrap_or_default());
+        let name = path.file_name().unwrap_or_default().to_owned();
         let outcome = if taken.insert(name.clone()) {
             Job::prepare(arguments, &path, &output.join(&name)).and_then(|job| job.run(&engine))
         } else {
@@ -464,7 +506,8 @@ fn sample(arguments: &Arguments) -> Result<(), Failure> {
     }
     let engine = Engine::new(arguments)?;
     let begun = Instant::now();
-    let (large, steps, inconsistency) = engine.upscale("sample panorama", &low)?;
+    let area = ErpArea::full(Erp::of(&low).map_err(Failure::input)?);
+    let (large, steps, inconsistency) = engine.upscale("sample panorama", &low, area)?;
     let seconds = begun.elapsed().as_secs_f64();
     let enlarged =
         |interpolation| resize_erp(&low, truth.raster.height(), interpolation).map(to_8_bit);
@@ -521,7 +564,5 @@ mod tests {
     #[test]
     fn names_beside_an_output_keep_its_folder_and_extension() {
         assert_eq!(beside(Path::new("a/b.png"), "c"), Path::new("a/b_c.png"));
-        assert_eq!(output_name(OsStr::new("sky.hdr")), Path::new("sky.png"));
-        assert_eq!(output_name(OsStr::new("sky.JPG")), Path::new("sky.JPG"));
     }
 }
