@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 mod desk;
+mod panorama_files;
 
 use burn::tensor::Device;
 use desk::{Desk, files};

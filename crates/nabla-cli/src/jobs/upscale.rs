@@ -287,7 +287,9 @@ impl Job {
             max_pixels: defaults.max_pixels / (scale * scale),
             ..defaults
         };
-        let mut note = note_of(input);
+        // Told when nothing is refused any more: a refusal is one line.
+        let mut notes = Vec::new();
+        let mut note = |text: &str| notes.push(text.to_owned());
         let (picture, area) = read_panorama(input, &options, &mut note)?;
         let large = area
             .enlarged(arguments.scale.factor())
@@ -296,6 +298,7 @@ impl Job {
         picture.check(output, size, &WriteOptions::default())?;
         check_writable(output)?;
         told_left_out(&picture, output, &mut note);
+        notes.iter().for_each(|text| note_of(input)(text));
         Ok(Self {
             input: input.into(),
             output: output.into(),
