@@ -339,6 +339,10 @@ by it.
   `open_clip_torch` 3.3.0 (`open_clip/bpe_simple_vocab_16e6.txt.gz`), sha256
   `924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a`.
 
+Beside this folder, `crates/nabla-cli/tests/panorama_files/venice_sunset_256.hdr` is the linear light of the
+held-out panorama `venice_sunset` below (same file, author and licence), averaged over 4 x 4 pixels; the
+pictures in `crates/nabla-data/tests/reference/` are made by `make_pictures.py` there and show nothing.
+
 The licences are those of the authors of the pictures, not that of Nabla's code. CC-BY and CC-BY-SA
 files carry the attribution below; the reduced files of CC-BY-SA authors are under the same CC-BY-SA
 licence.
