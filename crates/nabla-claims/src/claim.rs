@@ -1,11 +1,12 @@
 //! The contract that each experiment of this crate fulfils.
 
 use crate::measurement::{Measurement, TableError};
+use crate::result::{Commit, NABLA};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The paper that a method comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,43 @@ impl ProgressSink for NoProgress {
 /// The fewest seeds that a result may rest on.
 pub const MIN_SEEDS: usize = 3;
 
+/// The program whose experiment is run, as results name it.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use nabla_claims::{ClaimContext, Commit, NoProgress, Source};
+/// use std::path::Path;
+///
+/// // In a program of one's own:
+/// let source = Source {
+///     program: env!("CARGO_PKG_NAME").to_owned(),
+///     version: env!("CARGO_PKG_VERSION").to_owned(),
+///     commit: Commit::of_checkout(Path::new(env!("CARGO_MANIFEST_DIR"))),
+/// };
+/// let context = ClaimContext::new(Device::flex(), &NoProgress).with_source(source);
+/// # let _ = context;
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its name.
+    pub program: String,
+    /// Its version.
+    pub version: String,
+    /// The state of its source.
+    pub commit: Commit,
+}
+
+impl Source {
+    /// Nabla itself, with the commit of the working tree around the present directory.
+    pub fn nabla() -> Self {
+        Self {
+            program: NABLA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: Commit::around(Path::new(".")),
+        }
+    }
+}
+
 /// What an experiment is given to run with.
 pub struct ClaimContext<'a> {
     /// Whether to run the form of seconds that only shows that the experiment works; its numbers
@@ -95,11 +133,13 @@ pub struct ClaimContext<'a> {
     pub assets: PathBuf,
     /// Where to say how far the run is.
     pub progress: &'a dyn ProgressSink,
+    /// The program that the experiment belongs to.
+    pub source: Source,
 }
 
 impl<'a> ClaimContext<'a> {
-    /// The context of a full run: seeds 0, 1, 2, the folder `assets`, and the device's name as
-    /// [`describe_device`](crate::describe_device) gives it.
+    /// The context of a full run: seeds 0, 1, 2, the folder `assets`, the device's name as
+    /// [`describe_device`](crate::describe_device) gives it, and [Nabla](Source::nabla) as its source.
     pub fn new(device: Device, progress: &'a dyn ProgressSink) -> Self {
         Self {
             quick: false,
@@ -108,6 +148,7 @@ impl<'a> ClaimContext<'a> {
             device,
             assets: PathBuf::from("assets"),
             progress,
+            source: Source::nabla(),
         }
     }
 
@@ -135,6 +176,13 @@ impl<'a> ClaimContext<'a> {
     /// Exchanges the device's name, where the caller knows a better one.
     pub fn with_device_name(mut self, name: impl Into<String>) -> Self {
         self.device_name = name.into();
+        self
+    }
+
+    /// Exchanges the program that results name: an experiment of one's own is not measured by a version of
+    /// Nabla alone.
+    pub fn with_source(mut self, source: Source) -> Self {
+        self.source = source;
         self
     }
 

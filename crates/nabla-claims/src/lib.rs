@@ -27,11 +27,13 @@ pub mod registry;
 pub mod report;
 mod result;
 mod runner;
-mod training_contest;
-mod trajectory;
+pub mod training_contest;
+pub mod trajectory;
 pub mod zo_rank_sgd;
 
-pub use claim::{Claim, ClaimContext, ClaimError, MIN_SEEDS, NoProgress, Paper, ProgressSink};
+pub use claim::{
+    Claim, ClaimContext, ClaimError, MIN_SEEDS, NoProgress, Paper, ProgressSink, Source,
+};
 pub use measurement::{
     Check, Direction, Measurement, Metric, Role, Summary, Table, TableError, Variant,
 };

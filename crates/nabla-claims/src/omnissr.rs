@@ -370,7 +370,7 @@ fn through_planes(truth: &Raster, enlarged: &Raster) -> Result<Raster, ClaimErro
         TangentGrid::octadecaplex(),
         erp,
         erp.height() / 2,
-        TangentOptions::default(),
+        TangentOptions::of(Interpolation::BICUBIC),
     )
     .and_then(|projection| {
         let before = projection.to_tangent(enlarged)?;

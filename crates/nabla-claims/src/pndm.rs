@@ -25,6 +25,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_data::{PanoramaSet, Split};
 use nabla_diffusion::denoiser::{ClosureDenoiser, Denoised, Denoiser, Prediction, denoiser};
+use nabla_diffusion::dpm_solver_multistep::{DpmSolverMultistepConfig, ThirdOrder};
 use nabla_diffusion::pndm::{PndmConfig, PndmMethod};
 use nabla_diffusion::prior::SuperResolutionPrior;
 use nabla_diffusion::probability_flow::ProbabilityFlowConfig;
@@ -225,7 +226,12 @@ fn sampler(name: &str) -> SamplerConfig {
         HEUN => SamplerKind::Heun.config(),
         LMS => SamplerKind::Lms.config(),
         DPM => SamplerKind::DpmSolverMultistep.config(),
-        DPM3 => SamplerKind::DpmSolverMultistep3.config(),
+        // As its authors' code has it.
+        DPM3 => SamplerConfig::DpmSolverMultistep(
+            DpmSolverMultistepConfig::new()
+                .with_order(3)
+                .with_third_order(ThirdOrder::Diffusers),
+        ),
         SINGLE => SamplerKind::DpmSolverSinglestep.config(),
         DEIS => SamplerKind::Deis.config(),
         DPM2 => SamplerKind::Dpm2.config(),
@@ -258,19 +264,17 @@ fn even(
         .map(|k| end + ((top - end) * k + steps / 2) / steps)
         .map(|t| training.level(t))
         .collect();
-    NoiseSchedule::from_levels(&levels, last).map_err(ClaimError::experiment)
+    let schedule = NoiseSchedule::from_levels(&levels, last).map_err(ClaimError::experiment)?;
+    Ok(schedule.of_training(training))
 }
 
 fn run(
     config: SamplerConfig,
     schedule: NoiseSchedule,
-    training: &NoiseSchedule,
     model: &dyn Denoiser,
     start: &Tensor<4>,
 ) -> Result<Tensor<4>, ClaimError> {
-    let sampler = config
-        .init(schedule, training)
-        .map_err(ClaimError::experiment)?;
+    let sampler = config.init(schedule).map_err(ClaimError::experiment)?;
     // None of them draws noise on the way.
     sampler
         .sample(model, start.clone(), &mut SeededNoise::new(0, 0))
@@ -376,7 +380,7 @@ fn mixture(
     let last = training.alpha_bar(end);
     let solve = |config, steps| {
         let schedule = even(&training, end, top, steps, last)?;
-        run(config, schedule, &training, &model, &start)
+        run(config, schedule, &model, &start)
     };
     let reference = solve(sampler(S_PNDM), size.reference)?;
     context.progress.advance(1);
@@ -458,7 +462,7 @@ fn prior(
     let start = SeededNoise::new(seed, 1).normal(enlarged.dims(), &context.device);
     let solve = |config, steps| {
         let schedule = even(&training, 0, TOP, steps, 1.0)?;
-        run(config, schedule, &training, &model, &start)
+        run(config, schedule, &model, &start)
     };
     let reference = solve(sampler(HEUN), size.prior_reference)?;
     context.progress.advance(1);

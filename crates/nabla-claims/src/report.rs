@@ -288,10 +288,11 @@ fn provenance(result: &ClaimResult) -> String {
         ""
     };
     format!(
-        "Seeds {}. {}, {}. Nabla {}, commit {}{dirty}, {}.",
+        "Seeds {}. {}, {}. {} {}, commit {}{dirty}, {}.",
         seeds_of(&result.measured),
         result.device,
         duration(result.seconds),
+        result.program,
         result.version,
         result.commit.hash.chars().take(12).collect::<String>(),
         result.date,

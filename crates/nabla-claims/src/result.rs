@@ -47,6 +47,17 @@ impl Verdict {
     }
 }
 
+/// The program of a result that names none.
+pub(crate) const NABLA: &str = "Nabla";
+
+fn nabla() -> String {
+    NABLA.to_owned()
+}
+
+fn is_nabla(program: &str) -> bool {
+    program == NABLA
+}
+
 /// The state of the source that a result was measured with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
@@ -70,13 +81,29 @@ impl Commit {
         })
     }
 
+    /// The commit of the checkout around `directory`, whosever it is, as `git` tells it; `unknown` where
+    /// there is none. Differences count as in [`around`](Self::around).
+    pub fn of_checkout(directory: &Path) -> Self {
+        let top = git(directory, &["rev-parse", "--show-toplevel"]);
+        let commit = top.and_then(|top| Self::at(Path::new(&top)));
+        commit.unwrap_or_else(|| Self {
+            hash: "unknown".to_owned(),
+            dirty: false,
+        })
+    }
+
     fn from_git(directory: &Path) -> Option<Self> {
         let top = PathBuf::from(git(directory, &["rev-parse", "--show-toplevel"])?);
         // An installed program may run inside any checkout; only Nabla's own says what it is.
-        if !top.join("crates/nabla-claims/Cargo.toml").is_file() {
-            return None;
+        match top.join("crates/nabla-claims/Cargo.toml").is_file() {
+            true => Self::at(&top),
+            false => None,
         }
-        let hash = git(&top, &["rev-parse", "HEAD"])?;
+    }
+
+    /// - `top`: of a checkout
+    fn at(top: &Path) -> Option<Self> {
+        let hash = git(top, &["rev-parse", "HEAD"])?;
         let outside = [
             ":(exclude)results",
             ":(exclude)RESULTS.md",
@@ -84,7 +111,7 @@ impl Commit {
         ];
         let mut status = vec!["status", "--porcelain", "--", "."];
         status.extend(outside);
-        let dirty = !git(&top, &status)?.is_empty();
+        let dirty = !git(top, &status)?.is_empty();
         Some(Self { hash, dirty })
     }
 
@@ -176,7 +203,10 @@ pub struct ClaimResult {
     pub device: String,
     /// The wall time of the experiment.
     pub seconds: f64,
-    /// The version of Nabla.
+    /// The program whose experiment it is; not in the file if it is Nabla.
+    #[serde(default = "nabla", skip_serializing_if = "is_nabla")]
+    pub program: String,
+    /// The version of the program.
     pub version: String,
     /// The commit of the working tree at run time.
     pub commit: Commit,

@@ -2,7 +2,7 @@
 
 use crate::claim::{Claim, ClaimContext, ClaimError};
 use crate::measurement::Measurement;
-use crate::result::{ClaimResult, Commit, RESULT_FORMAT, ResultError, Verdict};
+use crate::result::{ClaimResult, RESULT_FORMAT, ResultError, Verdict};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,6 @@ use std::time::Instant;
 pub fn run_claim(claim: &dyn Claim, context: &ClaimContext<'_>) -> Result<ClaimResult, ClaimError> {
     context.validate()?;
     let slug = claim.slug().to_owned();
-    let commit = Commit::around(Path::new("."));
     let start = Instant::now();
     // A panic in one experiment, such as a device out of memory, must not cost the others.
     let outcome = catch_unwind(AssertUnwindSafe(|| claim.run(context)));
@@ -61,8 +60,9 @@ pub fn run_claim(claim: &dyn Claim, context: &ClaimContext<'_>) -> Result<ClaimR
         plots,
         device: context.device_name.clone(),
         seconds: (seconds * 1000.0).round() / 1000.0,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        commit,
+        program: context.source.program.clone(),
+        version: context.source.version.clone(),
+        commit: context.source.commit.clone(),
         date: now(),
     })
 }

@@ -1,9 +1,38 @@
 //! Trainings of one small network by several optimizers, each with a learning rate that was searched
-//! with the same budget: what the claims of optimizers share.
+//! with the same budget: what the claims of optimizers share, for anybody's optimizer.
 //!
-//! The task is the sample of Fashion-MNIST that the repository carries: 1000 training and all 1000
-//! test pictures, a network of two convolutions with batch normalisation, batches of 32 and a
-//! learning rate that falls to 0 along a cosine. The search is that of [`nabla_train::comparison`].
+//! The task, unless it is [given](Contest::on), is the sample of Fashion-MNIST that the repository carries:
+//! 1000 training and all 1000 test pictures, a network of two convolutions with batch normalisation,
+//! batches of 32 and a learning rate that falls to 0 along a cosine. The search is that of
+//! [`nabla_train::comparison`].
+//!
+//! A claim of one's own about an optimizer of one's own:
+//!
+//! ```
+//! use burn::optim::SgdConfig;
+//! use burn::tensor::Device;
+//! use nabla_claims::training_contest::{ACCURACY, Contest, contender, metrics, other_contender};
+//! use nabla_claims::{ClaimContext, Measurement, NoProgress, Table, Variant};
+//! use nabla_train::optimizer::{Method, Momentum, OtherOptimizer};
+//!
+//! // Anything that implements Burn's `Optimizer` goes in place of SGD.
+//! let mine = OtherOptimizer::new("mine", 0.05, |_weight_decay| SgdConfig::new().build());
+//! let context = ClaimContext::quick(Device::flex(), &NoProgress);
+//! let contest = Contest::new(
+//!     &context,
+//!     6,
+//!     vec![other_contender(mine, 0.0), contender("SGD", Method::Momentum(Momentum::default()), 0.0)],
+//! )?;
+//!
+//! let variants = [Variant::method("mine"), Variant::baseline("SGD")];
+//! let mut table = Table::new(&context.seeds, metrics(), variants, ["training"])?;
+//! let mut notes = vec![contest.describe()];
+//! let plot = contest.hold(&context, "training", &mut table, &mut notes, &mut |_, _| {})?;
+//! let check = table.compare("training", ACCURACY, "mine", "SGD")?;
+//! let mut measurement = Measurement::new(table, vec![check]);
+//! measurement.plots.push(plot);
+//! # Ok::<(), nabla_claims::ClaimError>(())
+//! ```
 
 use std::ops::ControlFlow;
 
@@ -13,7 +42,7 @@ use nabla_train::data_set::{DataConfig, DataSet, InputShape};
 use nabla_train::experiment::{Experiment, ModelConfig};
 use nabla_train::history::{EpochRecord, StepRecord};
 use nabla_train::initialization::he_normal;
-use nabla_train::optimizer::{Method, OptimizerConfig};
+use nabla_train::optimizer::{Method, OptimizerConfig, OtherOptimizer};
 use nabla_train::training::{Trainer, TrainingConfig};
 
 use crate::claim::{ClaimContext, ClaimError};
@@ -21,12 +50,15 @@ use crate::measurement::{Metric, Table, TableError};
 use crate::plot::{LinePlot, Series};
 use crate::trajectory::norm;
 
-pub(crate) const ACCURACY: &str = "test accuracy";
-pub(crate) const LOSS: &str = "test loss";
-pub(crate) const RATE: &str = "learning rate";
+/// The metric of the last epoch's accuracy on the test examples.
+pub const ACCURACY: &str = "test accuracy";
+/// The metric of the last epoch's loss on the test examples.
+pub const LOSS: &str = "test loss";
+/// The metric of the learning rate that the search found.
+pub const RATE: &str = "learning rate";
 
 /// The metrics of a training.
-pub(crate) fn metrics() -> [Metric; 3] {
+pub fn metrics() -> [Metric; 3] {
     [
         Metric::higher(ACCURACY, "%"),
         Metric::lower(LOSS, ""),
@@ -39,16 +71,27 @@ const WIDE: usize = 7;
 
 /// The middle of a wide search for methods that divide a step by the size of the gradients. Five rates
 /// around their customary 1e-3 end at 1e-2, which is the best of them for most on this small task.
-pub(crate) const ADAPTIVE: f64 = 3e-3;
+pub const ADAPTIVE: f64 = 3e-3;
 
 /// A contender whose search has the middle `rate`.
-pub(crate) fn around(rate: f64, mut contender: Contender) -> Contender {
+pub fn around(rate: f64, mut contender: Contender) -> Contender {
     contender.optimizer.learning_rate = Some(rate);
     contender
 }
 
+/// Somebody else's optimizer, under its own name; its search has its customary rate as its middle.
+pub fn other_contender(other: OtherOptimizer, weight_decay: f64) -> Contender {
+    Contender {
+        label: None,
+        optimizer: OptimizerConfig {
+            weight_decay,
+            ..OptimizerConfig::of(other)
+        },
+    }
+}
+
 /// A contender whose search has the customary rate as its middle.
-pub(crate) fn contender(label: &str, method: Method, weight_decay: f64) -> Contender {
+pub fn contender(label: &str, method: Method, weight_decay: f64) -> Contender {
     Contender {
         label: Some(label.to_owned()),
         optimizer: OptimizerConfig {
@@ -58,23 +101,25 @@ pub(crate) fn contender(label: &str, method: Method, weight_decay: f64) -> Conte
     }
 }
 
-/// The task and who takes part.
-pub(crate) struct Contest {
+/// The task and who takes part; see the [module documentation](self).
+#[derive(Debug)]
+pub struct Contest {
     comparison: Comparison,
     network: CnnConfig,
     data: DataSet,
 }
 
 /// What one training gave.
-pub(crate) struct Trained {
+#[derive(Debug)]
+pub struct Trained {
     /// Its epochs, fewer than asked for if it diverged.
-    pub(crate) epochs: Vec<EpochRecord>,
+    pub epochs: Vec<EpochRecord>,
     /// Its steps.
-    pub(crate) steps: Vec<StepRecord>,
+    pub steps: Vec<StepRecord>,
     /// The norm of a kernel at the end over that at first, the mean of the kernels.
-    pub(crate) growth: f64,
+    pub growth: f64,
     /// Whether it diverged.
-    pub(crate) diverged: bool,
+    pub diverged: bool,
 }
 
 impl Trained {
@@ -87,7 +132,10 @@ impl Trained {
     }
 
     /// Records what it gave.
-    pub(crate) fn record(
+    ///
+    /// # Errors
+    /// If the table has no such group, variant, seed or metric, or the value already.
+    pub fn record(
         &self,
         table: &mut Table,
         group: &str,
@@ -103,8 +151,11 @@ impl Trained {
 }
 
 impl Contest {
-    /// The task for `epochs` epochs; much smaller in the quick form.
-    pub(crate) fn new(
+    /// The usual task for `epochs` epochs; much smaller in the quick form.
+    ///
+    /// # Errors
+    /// If the data cannot be read.
+    pub fn new(
         context: &ClaimContext<'_>,
         epochs: usize,
         contenders: Vec<Contender>,
@@ -113,24 +164,48 @@ impl Contest {
             channels: vec![4, 8],
             batch_norm: true,
         };
+        let data = DataConfig {
+            source: "fashion".into(),
+            limit: Some(if context.quick { 160 } else { 1000 }),
+            ..DataConfig::default()
+        };
+        let training = TrainingConfig {
+            epochs: if context.quick { 1 } else { epochs },
+            batch: 32,
+            ..TrainingConfig::default()
+        };
+        let trials = if context.quick { 2 } else { 5 };
+        Self::on(data, network, training, trials, contenders)
+    }
+
+    /// Another task.
+    ///
+    /// - `data`: of pictures
+    /// - `training`: its optimizer and its seed are replaced
+    /// - `trials`: learning rates that are tried for each, √10 apart
+    ///
+    /// # Errors
+    /// If the data cannot be read, or are no pictures.
+    pub fn on(
+        data: DataConfig,
+        network: CnnConfig,
+        training: TrainingConfig,
+        trials: usize,
+        contenders: Vec<Contender>,
+    ) -> Result<Self, ClaimError> {
         let experiment = Experiment {
-            data: DataConfig {
-                source: "fashion".into(),
-                limit: Some(if context.quick { 160 } else { 1000 }),
-                ..DataConfig::default()
-            },
+            data,
             model: ModelConfig::Cnn(network.clone()),
-            training: TrainingConfig {
-                epochs: if context.quick { 1 } else { epochs },
-                batch: 32,
-                ..TrainingConfig::default()
-            },
+            training,
         };
         let data = experiment.data.open().map_err(ClaimError::experiment)?;
+        if !matches!(data.shape, InputShape::Picture(_)) {
+            return Err(ClaimError::experiment("the examples are no pictures"));
+        }
         let comparison = Comparison {
             experiment,
             contenders,
-            trials: if context.quick { 2 } else { 5 },
+            trials,
             ..Comparison::default()
         };
         Ok(Self {
@@ -141,7 +216,7 @@ impl Contest {
     }
 
     /// The task with a wider search for all contenders.
-    pub(crate) fn searched_widely(mut self, context: &ClaimContext<'_>) -> Self {
+    pub fn searched_widely(mut self, context: &ClaimContext<'_>) -> Self {
         if !context.quick {
             self.comparison.trials = WIDE;
         }
@@ -149,14 +224,28 @@ impl Contest {
     }
 
     /// The task in words.
-    pub(crate) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
+        let data = match self.data.name.as_str() {
+            "fashion" => "the bundled Fashion-MNIST",
+            other => other,
+        };
+        let channels: Vec<String> = self.network.channels.iter().map(usize::to_string).collect();
+        let count = match channels.len() {
+            2 => "two".to_owned(),
+            other => other.to_string(),
+        };
         format!(
-            "Training: {} of the bundled Fashion-MNIST pictures, {} of them for the test, a network of \
-             two convolutions (4 and 8 channels) with batch normalisation, {} epochs in batches of {}; \
-             {} learning rates, √10 apart, were tried for each optimizer on a fifth of the training \
-             pictures.",
+            "Training: {} of {data} pictures, {} of them for the test, a network of {count} convolutions \
+             ({} channels) {} batch normalisation, {} epochs in batches of {}; {} learning rates, √10 \
+             apart, were tried for each optimizer on a fifth of the training pictures.",
             self.data.training.len() + self.data.test.len(),
             self.data.test.len(),
+            channels.join(" and "),
+            if self.network.batch_norm {
+                "with"
+            } else {
+                "without"
+            },
             self.comparison.experiment.training.epochs,
             self.comparison.experiment.training.batch,
             self.comparison.trials,
@@ -164,17 +253,17 @@ impl Contest {
     }
 
     /// The contenders.
-    pub(crate) fn contenders(&self) -> &[Contender] {
+    pub fn contenders(&self) -> &[Contender] {
         &self.comparison.contenders
     }
 
     /// The configuration of the trainings.
-    pub(crate) fn training(&self) -> &TrainingConfig {
+    pub fn training(&self) -> &TrainingConfig {
         &self.comparison.experiment.training
     }
 
     /// Numbers that are trained: kernels of 3 x 3 without biases, gains and shifts, the last layer.
-    pub(crate) fn parameters(&self) -> usize {
+    pub fn parameters(&self) -> usize {
         let InputShape::Picture([mut inputs, mut height, mut width]) = self.data.shape else {
             return 0;
         };
@@ -187,14 +276,17 @@ impl Contest {
     }
 
     /// Steps of an epoch.
-    pub(crate) fn steps_per_epoch(&self) -> usize {
+    pub fn steps_per_epoch(&self) -> usize {
         let batch = self.comparison.experiment.training.batch;
         self.data.training.len().div_ceil(batch)
     }
 
     /// The best learning rate of each contender; notes in words which of them are at an end of what was
     /// tried.
-    pub(crate) fn search(
+    ///
+    /// # Errors
+    /// If a value of the task is out of range, or one of them diverged at every rate.
+    pub fn search(
         &self,
         context: &ClaimContext<'_>,
         notes: &mut Vec<String>,
@@ -240,8 +332,12 @@ impl Contest {
             .collect()
     }
 
-    /// Trains a network; `watch` sees it before the first and after each step.
-    pub(crate) fn train(
+    /// Trains a network; `watch` sees it before the first and after each step. That the training diverges is
+    /// no error.
+    ///
+    /// # Errors
+    /// If a value is out of range, or `watch` fails.
+    pub fn train(
         &self,
         context: &ClaimContext<'_>,
         mut training: TrainingConfig,
@@ -287,7 +383,10 @@ impl Contest {
 
     /// Searches the learning rates, trains with them once per seed and records what comes out; `see` gets
     /// every training, with its optimizer's label. Returns the curves of the mean test accuracy.
-    pub(crate) fn hold(
+    ///
+    /// # Errors
+    /// As [`search`](Self::search) and [`train`](Self::train), and if the table has other variants.
+    pub fn hold(
         &self,
         context: &ClaimContext<'_>,
         group: &str,
@@ -298,8 +397,12 @@ impl Contest {
         let rates = self.search(context, notes)?;
         let runs = rates.len() * context.seeds.len();
         context.progress.begin("trainings", runs as u64);
+        let name = match self.data.name.as_str() {
+            "fashion" => "Fashion-MNIST",
+            other => other,
+        };
         let mut plot = LinePlot::new(
-            "Fashion-MNIST: mean test accuracy with the searched learning rates",
+            format!("{name}: mean test accuracy with the searched learning rates"),
             "epoch",
             "test accuracy (%)",
         );
@@ -333,7 +436,10 @@ impl Contest {
 }
 
 /// The kernels of a network, each as one vector.
-pub(crate) fn kernels(model: &Cnn) -> Result<Vec<Vec<f64>>, ClaimError> {
+///
+/// # Errors
+/// If they cannot be read back.
+pub fn kernels(model: &Cnn) -> Result<Vec<Vec<f64>>, ClaimError> {
     let read = |stage: &Stage| {
         let weight = stage.convolution.weight.val().without_autodiff();
         let values = weight
@@ -346,7 +452,7 @@ pub(crate) fn kernels(model: &Cnn) -> Result<Vec<Vec<f64>>, ClaimError> {
 }
 
 /// The mean of `f` of each kernel before and after.
-pub(crate) fn mean_of_kernels(
+pub fn mean_of_kernels(
     before: &[Vec<f64>],
     after: &[Vec<f64>],
     f: impl Fn(&[f64], &[f64]) -> f64,

@@ -1,4 +1,18 @@
-//! Optimizers on functions of a few numbers, step by step in 64 bits.
+//! Optimizers on functions of a few numbers, step by step in 64 bits: anybody's that implements Burn's
+//! [`Optimizer`].
+//!
+//! ```
+//! use burn::optim::SgdConfig;
+//! use nabla_claims::trajectory::{norm, walk};
+//!
+//! // Gradient descent on ½ (x² + 9 y²), until it is near the minimum.
+//! let sgd = SgdConfig::new().build();
+//! let near = |point: &[f64; 2]| norm(point) < 1e-3;
+//! let points = walk(&sgd, 0.1, [1.0, 1.0], 200, |[x, y]| [*x, 9.0 * y], near)?;
+//! assert_eq!(points[1], [0.9, 0.09999999999999998]);
+//! assert!(points.last().is_some_and(near));
+//! # Ok::<(), nabla_claims::ClaimError>(())
+//! ```
 
 use burn::optim::Optimizer;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -13,7 +27,10 @@ use crate::claim::ClaimError;
 /// - returns all points, the start first; the walk also ends at a point that is not finite
 ///
 /// The point is the only row of a matrix, `[1, N]`.
-pub(crate) fn walk<O: Optimizer, const N: usize>(
+///
+/// # Errors
+/// If a point cannot be read back.
+pub fn walk<O: Optimizer, const N: usize>(
     optimizer: &O,
     rate: f64,
     start: [f64; N],
@@ -43,17 +60,17 @@ pub(crate) fn walk<O: Optimizer, const N: usize>(
 }
 
 /// The Euclidean norm.
-pub(crate) fn norm(x: &[f64]) -> f64 {
+pub fn norm(x: &[f64]) -> f64 {
     dot(x, x).sqrt()
 }
 
 /// The inner product.
-pub(crate) fn dot(x: &[f64], y: &[f64]) -> f64 {
+pub fn dot(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
 
 /// The Euclidean distance.
-pub(crate) fn distance(x: &[f64], y: &[f64]) -> f64 {
+pub fn distance(x: &[f64], y: &[f64]) -> f64 {
     x.iter()
         .zip(y)
         .map(|(x, y)| (x - y) * (x - y))
@@ -62,7 +79,7 @@ pub(crate) fn distance(x: &[f64], y: &[f64]) -> f64 {
 }
 
 /// The angle between two vectors, in radians, exact for small angles, too.
-pub(crate) fn angle(x: &[f64], y: &[f64]) -> f64 {
+pub fn angle(x: &[f64], y: &[f64]) -> f64 {
     let (a, b) = (norm(x), norm(y));
     let unit = |v: &[f64], n: f64| v.iter().map(|v| v / n).collect::<Vec<f64>>();
     let half = 0.5 * distance(&unit(x, a), &unit(y, b));

@@ -7,8 +7,8 @@ use nabla_claims::plot::{LinePlot, Series};
 use nabla_claims::report::{method_table_markdown, render_html, render_markdown};
 use nabla_claims::{
     Check, Claim, ClaimContext, ClaimError, ClaimResult, Commit, Measurement, Metric, NoProgress,
-    Paper, ProgressSink, ResultError, RunError, Table, Variant, Verdict, read_result, read_results,
-    run_claim, run_claims, write_report,
+    Paper, ProgressSink, ResultError, RunError, Source, Table, Variant, Verdict, read_result,
+    read_results, run_claim, run_claims, write_report,
 };
 use std::path::Path;
 use std::sync::Mutex;
@@ -81,6 +81,61 @@ impl Claim for Quadratic {
             .with_plot(plot)
             .with_note("Ten steps leave 2^-10 of the start."))
     }
+}
+
+/// An experiment of another program is not measured by a version of Nabla.
+#[test]
+fn a_result_names_the_program_that_it_is_of() {
+    let nabla = ClaimContext::new(Device::default(), &NoProgress);
+    let own = run_claim(&Quadratic, &nabla).unwrap();
+    assert_eq!(
+        (&own.program[..], &own.version),
+        ("Nabla", &nabla.source.version)
+    );
+    // As ever: what is not said is Nabla's.
+    let text = own.to_json().unwrap();
+    assert!(!text.contains("\"program\""), "{text}");
+    let read: ClaimResult = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, own);
+
+    let folder = tempfile::tempdir().unwrap();
+    let source = Source {
+        program: "my-optimizers".into(),
+        version: "7.1.0".into(),
+        // No checkout is there.
+        commit: Commit::of_checkout(folder.path()),
+    };
+    assert_eq!(source.commit.hash, "unknown");
+    let context = ClaimContext::new(Device::default(), &NoProgress).with_source(source.clone());
+    let result = run_claim(&Quadratic, &context).unwrap();
+    result.save(folder.path()).unwrap();
+    let read = read_result(&folder.path().join("rddm.json")).unwrap();
+    assert_eq!(
+        (read.program, read.version, read.commit),
+        (source.program, source.version, source.commit)
+    );
+    let report = render_markdown(&read_results(folder.path()).unwrap());
+    assert!(
+        report.contains("my-optimizers 7.1.0, commit unknown"),
+        "{report}"
+    );
+
+    // Of any checkout, and whether it is as it was committed.
+    let git = |arguments: &[&str]| {
+        let mut git = std::process::Command::new("git");
+        git.args(["-c", "user.name=A", "-c", "user.email=a@b.c", "-C"]);
+        let done = git.arg(folder.path()).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+    };
+    git(&["init", "-q"]);
+    std::fs::write(folder.path().join("a.txt"), "a").unwrap();
+    git(&["add", "a.txt"]);
+    git(&["commit", "-q", "-m", "a"]);
+    let clean = Commit::of_checkout(folder.path());
+    assert_eq!(clean.hash.len(), 40);
+    std::fs::write(folder.path().join("a.txt"), "b").unwrap();
+    let dirty = Commit::of_checkout(folder.path());
+    assert_eq!((dirty.hash, dirty.dirty), (clean.hash, true));
 }
 
 /// Breaks the contract in the way its name says.

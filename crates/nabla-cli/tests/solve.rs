@@ -132,6 +132,128 @@ fn every_way_leads_to_the_same_minimum() {
     assert!(pairs["certificate"]["duality_gap"].as_f64().unwrap() < 1.0);
 }
 
+/// The lines of a LIBSVM file with indices from 0, as scikit-learn's dump_svmlight_file writes them.
+fn from_zero(text: &str) -> String {
+    let word = |word: &str| match word.split_once(':') {
+        Some((index, value)) => format!("{}:{value}", index.parse::<usize>().unwrap() - 1),
+        None => word.to_owned(),
+    };
+    let line = |line: &str| line.split(' ').map(word).collect::<Vec<_>>().join(" ") + "\n";
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn files_that_count_from_zero_give_the_same_model() {
+    let desk = desk();
+    desk.put("zero", &from_zero(&desk.get("breast_cancer")));
+    for way in [
+        "bcd --loss logistic",
+        "separate --max-iterations 10",
+        "relu --loss hinge --patterns 3",
+    ] {
+        let (method, flags) = way.split_once(' ').unwrap();
+        let solve = |data: &str| {
+            let told = desk.json(&format!("solve {method} {data} {flags} -o {data}.json"));
+            (told, model(&desk, &format!("{data}.json")))
+        };
+        let ((one_told, one), (zero_told, zero)) = (solve("breast_cancer"), solve("zero"));
+        assert_eq!(
+            (&one_told["index_base"], &zero_told["index_base"]),
+            (&"one".into(), &"zero".into())
+        );
+        assert_eq!(
+            (&one["index_base"], &zero["index_base"]),
+            (&"one".into(), &"zero".into())
+        );
+        assert_eq!(one["predictor"], zero["predictor"], "{way}");
+        assert_eq!(
+            (&one["features"], &zero["features"]),
+            (&30.into(), &30.into())
+        );
+    }
+    let line = "solve bcd zero --loss logistic -o zero.json";
+    assert!(
+        desk.done(line)
+            .contains("\nindices count from 0, as the file shows\n")
+    );
+    let line = "solve bcd breast_cancer --loss logistic -o one.json";
+    assert!(
+        desk.done(line)
+            .contains("\nindices count from 1, as no index 0 shows otherwise")
+    );
+
+    // A later file without an index 0 is read as that of the model.
+    let later = |text: &str| {
+        let lines = text.lines().take(40);
+        let without: Vec<String> = lines
+            .map(|line| {
+                let mut words: Vec<&str> = line.split(' ').collect();
+                words.remove(1);
+                words.join(" ") + "\n"
+            })
+            .collect();
+        without.concat()
+    };
+    desk.put("later_one", &later(&desk.get("breast_cancer")));
+    desk.put("later_zero", &later(&desk.get("zero")));
+    let one = desk.json("solve predict one.json later_one");
+    let zero = desk.json("solve predict zero.json later_zero");
+    assert_eq!(one["scores"], zero["scores"]);
+    assert_eq!(
+        (&one["index_base"], &zero["index_base"]),
+        (&"one".into(), &"zero".into())
+    );
+    assert!(
+        desk.done("solve predict zero.json later_zero")
+            .contains("indices count from 0, as in the file of the model\n")
+    );
+    // A file of another origin, where it is said.
+    let other = desk.json("solve predict zero.json later_one --index-base one");
+    assert_eq!(other["scores"], one["scores"]);
+    let other = desk.json("solve predict one.json zero --index-base zero");
+    let own = desk.json("solve predict zero.json zero");
+    assert_eq!(other["scores"], own["scores"]);
+    desk.refused(
+        "solve predict one.json zero",
+        "count from 0, but those of the model's file from 1",
+    );
+    desk.refused(
+        "solve predict zero.json breast_cancer",
+        "breast_cancer has a feature 30, but the model has 30",
+    );
+
+    // Test and training files are read alike, and by what both show.
+    desk.put("alike", &later(&desk.get("zero")));
+    let both = desk.json("solve bcd alike --loss logistic --features 30 --test zero");
+    assert_eq!(both["index_base"], "zero");
+    let said =
+        desk.json("solve bcd alike --loss logistic --features 30 --test alike --index-base zero");
+    assert_eq!(
+        (&said["objective"], &said["index_base"]),
+        (&both["objective"], &"zero".into())
+    );
+    desk.refused(
+        "solve bcd zero --index-base one",
+        "zero: line 1 has an index 0",
+    );
+    desk.refused("solve bcd zero --features 29", "have 30 features, but 29");
+
+    // Models of before counted from 1.
+    let mut old = model(&desk, "one.json");
+    old.as_object_mut().unwrap().remove("index_base").unwrap();
+    desk.put("old.json", &old.to_string());
+    assert_eq!(
+        desk.json("solve predict old.json later_one")["scores"],
+        one["scores"]
+    );
+
+    desk.put("twice", "1 1:2\n-1 2:1 2:3\n");
+    desk.refused(
+        "solve bcd twice",
+        "line 2 is no LIBSVM example, at column 8: the index 2 stands twice",
+    );
+}
+
 /// A limit of the steps is a result, and the gap says how good it is.
 #[test]
 fn a_solver_that_is_stopped_tells_how_far_it_is() {

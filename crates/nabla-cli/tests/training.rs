@@ -150,6 +150,117 @@ fn a_comparison_leaves_a_table_and_plots_and_goes_on() {
     );
 }
 
+/// A table of pandas that is sorted by class, and whose only column says nothing about it.
+#[test]
+fn row_numbers_are_no_feature_unless_they_are_asked_for() {
+    let desk = Desk::empty();
+    let rows: String = (0..80)
+        .map(|i| format!("{i},{},{}\n", i % 2, i / 40))
+        .collect();
+    desk.put("pandas.csv", &format!(",x,y\n{rows}"));
+    let line =
+        "train model --data pandas.csv --model logistic --batch 8 --epochs 20 --learning-rate 0.1";
+    let told = desk.done(line);
+    assert!(
+        told.contains("left out the first column, which has no name, as it only numbers"),
+        "{told}"
+    );
+    let accuracy = |flags: &str| {
+        let told = desk.json(&format!("{line} {flags}"));
+        let epochs = told["epochs"].as_array().unwrap();
+        let last = epochs.last().unwrap()["test_accuracy"].as_f64().unwrap();
+        (last, told["reading"]["row_names"].clone())
+    };
+    let (blind, row_names) = accuracy("");
+    assert_eq!(row_names, serde_json::json!([""]));
+    assert!(blind < 0.8, "{blind}");
+    let (seen, row_names) = accuracy("--keep-index");
+    assert_eq!(row_names, serde_json::json!([]));
+    assert!(seen > 0.9, "{seen}");
+    desk.put("again.csv", &format!("Unnamed: 0,x,y\n{rows}"));
+    let again = desk.done(&line.replace("pandas", "again"));
+    assert!(
+        again.contains("left out the first column, \"Unnamed: 0\", as it only"),
+        "{again}"
+    );
+    // Whatever has a name is a feature until it is said to be none.
+    desk.put("named.csv", &format!("id,x,y\n{rows}"));
+    let named = line.replace("pandas", "named");
+    assert_eq!(desk.json(&named)["parameters"], 6);
+    let dropped = desk.json(&format!("{named} --drop-column id --out out"));
+    assert_eq!(dropped["parameters"], 4);
+    assert_eq!(
+        dropped["epochs"][0]["training_loss"],
+        desk.json(line)["epochs"][0]["training_loss"]
+    );
+    assert!(
+        desk.get("out/experiment.toml")
+            .contains("drop_columns = [\"id\"]")
+    );
+    desk.refused(
+        &format!("{named} --drop-column ids"),
+        "has no column \"ids\", only id, x, y",
+    );
+    desk.refused(&format!("{named} --drop-column y"), "holds the labels");
+    desk.refused(
+        &format!("{named} --drop-column id --drop-column x"),
+        "without \"id\", \"x\", the table has 1 column",
+    );
+    let compared = "compare --data again.csv --model logistic --epochs 1 --batch 8 --optimizers sgd \
+                    --trials 1 --seeds 1";
+    assert!(
+        desk.done(compared)
+            .contains("left out the first column, \"Unnamed: 0\"")
+    );
+    let compared = desk.json(compared);
+    assert_eq!(
+        compared["reading"]["row_names"],
+        serde_json::json!(["Unnamed: 0"])
+    );
+}
+
+#[test]
+fn a_training_says_and_keeps_from_where_indices_count() {
+    let desk = Desk::empty();
+    let rows: String = (0..40)
+        .map(|i| format!("{} 0:{i} 1:{}\n", i / 20, i % 3))
+        .collect();
+    desk.put("zero.libsvm", &rows);
+    let line = "train model --data zero.libsvm --model logistic --epochs 1 --batch 8 --out out";
+    assert!(
+        desk.done(line)
+            .contains("\nindices count from 0, as the file shows\n")
+    );
+    assert!(
+        desk.get("out/experiment.toml")
+            .contains("index_base = \"zero\"")
+    );
+    let again = desk.json("train model --config out/experiment.toml --out out");
+    assert_eq!(
+        (&again["reading"]["index_base"], &again["parameters"]),
+        (&"zero".into(), &6.into())
+    );
+    desk.refused(
+        &format!("{line} --index-base one"),
+        "zero.libsvm: line 1 has an index 0",
+    );
+    desk.put(
+        "one.libsvm",
+        &rows.replace(" 0:", " 2:").replace(" 1:", " 3:"),
+    );
+    let told = desk.json("train model --data one.libsvm --model logistic --epochs 1");
+    assert_eq!(
+        (&told["reading"]["index_base"], &told["parameters"]),
+        (&"one".into(), &8.into())
+    );
+    let zero =
+        desk.json("train model --data one.libsvm --model logistic --epochs 1 --index-base zero");
+    assert_eq!(
+        (&zero["reading"]["index_base"], &zero["parameters"]),
+        (&"zero".into(), &10.into())
+    );
+}
+
 #[test]
 fn wrong_inputs_get_one_sentence_and_leave_nothing() {
     let desk = Desk::empty();

@@ -252,10 +252,12 @@ mod tests {
 
     /// The type bytes and the byte order, written out by hand from the specification.
     #[test]
-    fn every_type_is_read_by_the_specification() {
+    fn every_type_is_read_and_written_by_the_specification() {
         let one = |kind: u8, value: &[u8]| {
             let bytes = [&[0, 0, kind, 1, 0, 0, 0, 1], value].concat();
-            IdxArray::decode(&bytes).unwrap().values
+            let array = IdxArray::decode(&bytes).unwrap();
+            assert_eq!(array.encode(), bytes);
+            array.values
         };
         assert_eq!(one(8, &[200]), IdxValues::U8(vec![200]));
         assert_eq!(one(9, &[0xff]), IdxValues::I8(vec![-1]));

@@ -41,14 +41,14 @@ mod xmp_packet;
 pub use atomic_file::{
     OutputError, check_writable, remove_unfinished_files, write_atomically, write_bytes_atomically,
 };
-pub use csv_table::{CsvError, CsvTable, LabelColumn};
+pub use csv_table::{CsvError, CsvOptions, CsvTable, LabelColumn};
 pub use dataset::{DataSetError, PanoramaSet, PhotoSet, Split};
 pub use embedded::{SAMPLE_PANORAMA, SAMPLE_PANORAMA_SMALL, sample_panorama};
 pub use file_format::{BitDepth, FileFormat};
 pub use idx::{IdxArray, IdxError, IdxValues};
 pub use image_file::{GainMap, ImageFileError, Picture, ReadOptions, WriteOptions};
 pub use labelled_pictures::{LabelledPictures, LabelledPicturesError, digits, fashion_sample};
-pub use libsvm::{LabelledRows, LibsvmError};
+pub use libsvm::{IndexBase, LabelledRows, LibsvmError, LibsvmText};
 pub use light::{Light, ToneCurve};
 pub use metadata::Metadata;
 pub use photosphere::{PhotoSphere, resize_xmp};

@@ -1,9 +1,18 @@
 //! The LIBSVM text format: labelled examples with few non-zero features.
 //!
-//! One example a line, `label index:value index:value …`, with indices from 1 that rise within a
-//! line. What follows a `#` is a comment, empty lines are skipped, and `qid:` (a query of ranking
-//! data) is passed over. Source: Chang, Lin, *LIBSVM: A library for support vector machines*, 2011,
-//! and the README of its data sets, <https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/>.
+//! One example a line, `label index:value index:value …`, with indices that rise within a line. What
+//! follows a `#` is a comment, empty lines are skipped, and `qid:` (the query of an example, in ranking
+//! data) is kept for those who ask for it. Source: Chang, Lin, *LIBSVM: A library for support vector
+//! machines*, 2011, and the README of its data sets,
+//! <https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/>.
+//!
+//! # From where indices count
+//! LIBSVM's own indices begin with 1; scikit-learn's `dump_svmlight_file` writes them from 0 unless it
+//! is told otherwise, as XGBoost and LightGBM read them. A file does not say which it has: only an
+//! index 0 shows that it counts from 0 ([`LibsvmText::index_base`], the rule of scikit-learn's reader),
+//! or the comment that scikit-learn writes above a file with a comment. A file from 0 whose first feature
+//! is 0 in all examples shows nothing; files that belong together, such as a training and a test set,
+//! have to be read alike, by what the whole of them shows.
 
 use std::fs;
 use std::io;
@@ -23,12 +32,34 @@ pub enum LibsvmError {
         source: io::Error,
     },
     /// A line that is not an example.
-    #[error("line {line} is no LIBSVM example: {reason}")]
+    #[error("line {line} is no LIBSVM example, at column {column}: {reason}")]
     Line {
         /// The line, from 1.
         line: usize,
+        /// Where in the line, in characters from 1.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// An example that cannot be added to a table.
+    #[error("example {row} is none: {reason}")]
+    Row {
+        /// The example, from 1.
+        row: usize,
         /// What is wrong with it.
         reason: String,
+    },
+    /// An index 0 among indices that are said to count from 1.
+    #[error("line {line} has an index 0, but the indices are to count from 1")]
+    IndexZero {
+        /// The first such line, from 1.
+        line: usize,
+    },
+    /// Some examples have no `qid:`.
+    #[error("line {line} has no qid, but every example needs one where they are asked for")]
+    NoQuery {
+        /// The first such line, from 1.
+        line: usize,
     },
     /// There are no examples.
     #[error("the text holds no LIBSVM examples")]
@@ -38,7 +69,7 @@ pub enum LibsvmError {
     Features {
         /// What was asked for.
         wanted: usize,
-        /// The highest index.
+        /// What the highest index shows.
         found: usize,
     },
     /// The file with this error.
@@ -52,6 +83,252 @@ pub enum LibsvmError {
     /// The file cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
+}
+
+impl LibsvmError {
+    /// The error with the name of its file.
+    #[must_use]
+    pub fn of(self, path: &Path) -> Self {
+        Self::In {
+            path: path.into(),
+            source: Box::new(self),
+        }
+    }
+}
+
+/// From where the indices of a file count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IndexBase {
+    /// From 0, as scikit-learn's `dump_svmlight_file` writes them by default, and XGBoost and LightGBM
+    /// read them.
+    Zero,
+    /// From 1, as LIBSVM has them.
+    One,
+}
+
+impl IndexBase {
+    /// The index of the first feature.
+    pub fn first(self) -> usize {
+        match self {
+            Self::Zero => 0,
+            Self::One => 1,
+        }
+    }
+
+    /// The base of texts that belong together, such as a training and a test set: [`Zero`](Self::Zero)
+    /// if one of them [shows](LibsvmText::shown_base) it.
+    pub fn of<'a>(texts: impl IntoIterator<Item = &'a LibsvmText>) -> Self {
+        let mut texts = texts.into_iter();
+        match texts.any(|text| text.shown_base() == Some(Self::Zero)) {
+            true => Self::Zero,
+            false => Self::One,
+        }
+    }
+}
+
+/// The index of the first feature.
+impl std::fmt::Display for IndexBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.first())
+    }
+}
+
+/// A text in the LIBSVM format, of which it is still open from where its indices count.
+///
+/// ```
+/// use nabla_data::{IndexBase, LibsvmText};
+/// // What scikit-learn's dump_svmlight_file writes.
+/// let text = LibsvmText::parse("1 0:0.5 2:2\n-1 1:1\n")?;
+/// assert_eq!(text.index_base(), IndexBase::Zero);
+/// let rows = text.into_rows(IndexBase::Zero, None)?;
+/// assert_eq!(rows.features(), 3);
+/// assert_eq!(rows.row(0).collect::<Vec<_>>(), [(0, 0.5), (2, 2.0)]);
+///
+/// // Its test set may have no index 0, but counts from there too.
+/// let test = LibsvmText::parse("1 1:3\n")?.into_rows(IndexBase::Zero, Some(3))?;
+/// assert_eq!(test.row(0).collect::<Vec<_>>(), [(1, 3.0)]);
+/// # Ok::<(), nabla_data::LibsvmError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct LibsvmText {
+    /// Its columns are the indices as they stand.
+    rows: LabelledRows,
+    /// The first line with an index 0.
+    zero: Option<usize>,
+    /// What a comment of scikit-learn says.
+    said: Option<IndexBase>,
+    /// The highest index, that of a value 0 included.
+    highest: Option<usize>,
+    /// The query of each example, and its line.
+    queries: Vec<(usize, Option<i64>)>,
+}
+
+impl LibsvmText {
+    /// The highest index that is read.
+    pub const MAX_INDEX: usize = LabelledRows::MAX_FEATURES - 1;
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// [`LibsvmError::Line`] with the line and the column of what is wrong, [`LibsvmError::Empty`].
+    pub fn parse(text: &str) -> Result<Self, LibsvmError> {
+        let mut out = Self {
+            rows: LabelledRows::new(LabelledRows::MAX_FEATURES),
+            zero: None,
+            said: None,
+            highest: None,
+            queries: Vec::new(),
+        };
+        for (i, line) in text.lines().enumerate() {
+            let (line, comment) = line.split_once('#').unwrap_or((line, ""));
+            match comment.trim() {
+                "Column indices are zero-based" => out.said = Some(IndexBase::Zero),
+                "Column indices are one-based" => out.said = Some(IndexBase::One),
+                _ => {}
+            }
+            // The words and where they begin, in bytes.
+            let mut words = line.split_ascii_whitespace().map(|word| {
+                let begin = word.as_ptr() as usize - line.as_ptr() as usize;
+                (begin, word)
+            });
+            let wrong = |begin: usize, reason: String| LibsvmError::Line {
+                line: i + 1,
+                column: line[..begin].chars().count() + 1,
+                reason,
+            };
+            let finite = |begin: usize, text: &str| match text.parse::<f64>() {
+                Ok(value) if value.is_finite() => Ok(value),
+                Ok(_) => Err(wrong(begin, format!("{text:?} is not a finite number"))),
+                Err(_) => Err(wrong(begin, format!("{text:?} is not a number"))),
+            };
+            let Some((begin, label)) = words.next() else {
+                continue;
+            };
+            let label = finite(begin, label)?;
+            let mut row: Vec<(usize, f64)> = Vec::new();
+            let mut query = None;
+            for (begin, word) in words {
+                let (index, value) = word
+                    .split_once(':')
+                    .ok_or_else(|| wrong(begin, format!("{word:?} is not index:value")))?;
+                let value_begin = begin + index.len() + 1;
+                if index == "qid" {
+                    if query.is_some() || !row.is_empty() {
+                        let reason = "qid stands behind the label, and once".to_owned();
+                        return Err(wrong(begin, reason));
+                    }
+                    query = Some(value.parse().map_err(|_| {
+                        wrong(
+                            value_begin,
+                            format!("the qid {value:?} is not a whole number"),
+                        )
+                    })?);
+                    continue;
+                }
+                let index: usize = index
+                    .parse()
+                    .ok()
+                    .filter(|&index| index <= Self::MAX_INDEX)
+                    .ok_or_else(|| {
+                        let reason = format!("the index {index:?} is not a whole number from 0");
+                        wrong(begin, reason)
+                    })?;
+                if let Some(&(last, _)) = row.last()
+                    && index <= last
+                {
+                    let reason = match row.iter().any(|&(met, _)| met == index) {
+                        true => format!("the index {index} stands twice"),
+                        false => format!("the index {index} does not rise above {last}"),
+                    };
+                    return Err(wrong(begin, reason));
+                }
+                row.push((index, finite(value_begin, value)?));
+                if index == 0 && out.zero.is_none() {
+                    out.zero = Some(i + 1);
+                }
+            }
+            out.highest = out.highest.max(row.last().map(|&(index, _)| index));
+            out.rows.push(label, row)?;
+            out.queries.push((i + 1, query));
+        }
+        match out.rows.is_empty() {
+            true => Err(LibsvmError::Empty),
+            false => Ok(out),
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), with the name of the file.
+    pub fn read(path: &Path) -> Result<Self, LibsvmError> {
+        let text = fs::read_to_string(path).map_err(|source| LibsvmError::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|e| e.of(path))
+    }
+
+    /// From where the indices count, if the text shows it: by an index 0, or by the comment `Column
+    /// indices are zero-based` (`one-based`) of scikit-learn.
+    pub fn shown_base(&self) -> Option<IndexBase> {
+        match self.zero {
+            Some(_) => Some(IndexBase::Zero),
+            None => self.said,
+        }
+    }
+
+    /// What the text [shows](Self::shown_base) by itself, and [`IndexBase::One`] where it shows nothing.
+    pub fn index_base(&self) -> IndexBase {
+        self.shown_base().unwrap_or(IndexBase::One)
+    }
+
+    /// How many features the highest index shows, if indices count from `base`.
+    pub fn features(&self, base: IndexBase) -> usize {
+        self.highest.map_or(0, |index| index + 1 - base.first())
+    }
+
+    /// The query of every example (`qid:`), in their order.
+    ///
+    /// # Errors
+    /// [`LibsvmError::NoQuery`] if one has none.
+    pub fn queries(&self) -> Result<Vec<i64>, LibsvmError> {
+        let queries = self.queries.iter();
+        queries
+            .map(|&(line, query)| query.ok_or(LibsvmError::NoQuery { line }))
+            .collect()
+    }
+
+    /// The examples.
+    ///
+    /// - `base`: from where the indices count
+    /// - `features`: how many there are, where the text may not show the last ones; `None` for as many
+    ///   as the highest index shows
+    ///
+    /// # Errors
+    /// [`LibsvmError::IndexZero`] if there is an index 0, but `base` is 1;
+    /// [`LibsvmError::Features`] if there are more than `features`.
+    pub fn into_rows(
+        self,
+        base: IndexBase,
+        features: Option<usize>,
+    ) -> Result<LabelledRows, LibsvmError> {
+        if let (IndexBase::One, Some(line)) = (base, self.zero) {
+            return Err(LibsvmError::IndexZero { line });
+        }
+        let found = self.features(base);
+        let mut rows = self.rows;
+        rows.features = match features {
+            Some(wanted) if wanted < found => return Err(LibsvmError::Features { wanted, found }),
+            Some(wanted) => wanted,
+            None => found,
+        };
+        for column in &mut rows.columns {
+            *column -= base.first() as u32;
+        }
+        Ok(rows)
+    }
 }
 
 /// Examples as sparse rows, with a label each.
@@ -97,8 +374,11 @@ impl LabelledRows {
         label: f64,
         row: impl IntoIterator<Item = (usize, f64)>,
     ) -> Result<(), LibsvmError> {
-        let line = self.labels.len() + 1;
-        let wrong = |reason: String| LibsvmError::Line { line, reason };
+        let row_number = self.labels.len() + 1;
+        let wrong = |reason: String| LibsvmError::Row {
+            row: row_number,
+            reason,
+        };
         if !label.is_finite() {
             return Err(wrong(format!("the label {label} is not a finite number")));
         }
@@ -142,71 +422,18 @@ impl LabelledRows {
         Ok(())
     }
 
-    /// Reads a text.
+    /// Reads a text; indices count from 0 if there is an index 0, otherwise from 1. Where that has to
+    /// be known, use [`LibsvmText`].
     ///
     /// - `features`: how many there are, where the text may not show the last ones (a test set
-    ///   beside its training set); `None` for the highest index
+    ///   beside its training set); `None` for as many as the highest index shows
     ///
     /// # Errors
-    /// [`LibsvmError::Line`] with the line that is wrong, [`LibsvmError::Empty`],
-    /// [`LibsvmError::Features`] if an index is higher than `features`.
+    /// As [`LibsvmText::parse`] and [`LibsvmText::into_rows`].
     pub fn parse(text: &str, features: Option<usize>) -> Result<Self, LibsvmError> {
-        let mut rows = Self::new(Self::MAX_FEATURES);
-        let mut highest = 0;
-        for (i, line) in text.lines().enumerate() {
-            let wrong = |reason: String| LibsvmError::Line {
-                line: i + 1,
-                reason,
-            };
-            let line = line.split('#').next().unwrap_or_default();
-            let mut words = line.split_ascii_whitespace();
-            let Some(label) = words.next() else {
-                continue;
-            };
-            let label: f64 = label
-                .parse()
-                .map_err(|_| wrong(format!("{label:?} is not a number")))?;
-            let mut row = Vec::new();
-            for word in words {
-                let (index, value) = word
-                    .split_once(':')
-                    .ok_or_else(|| wrong(format!("{word:?} is not index:value")))?;
-                if index == "qid" {
-                    continue;
-                }
-                let index: usize = index
-                    .parse()
-                    .ok()
-                    .filter(|i| (1..=Self::MAX_FEATURES).contains(i))
-                    .ok_or_else(|| {
-                        wrong(format!("the index {index:?} is not a whole number from 1"))
-                    })?;
-                let value: f64 = value
-                    .parse()
-                    .map_err(|_| wrong(format!("{value:?} is not a number")))?;
-                highest = highest.max(index);
-                row.push((index - 1, value));
-            }
-            rows.push(label, row).map_err(|error| match error {
-                // Its own count leaves out the lines without an example.
-                LibsvmError::Line { reason, .. } => wrong(reason),
-                other => other,
-            })?;
-        }
-        if rows.is_empty() {
-            return Err(LibsvmError::Empty);
-        }
-        rows.features = match features {
-            Some(wanted) if wanted < highest => {
-                return Err(LibsvmError::Features {
-                    wanted,
-                    found: highest,
-                });
-            }
-            Some(wanted) => wanted,
-            None => highest,
-        };
-        Ok(rows)
+        let text = LibsvmText::parse(text)?;
+        let base = text.index_base();
+        text.into_rows(base, features)
     }
 
     /// Reads a file; see [`Self::parse`].
@@ -214,14 +441,28 @@ impl LabelledRows {
     /// # Errors
     /// As [`Self::parse`], with the name of the file.
     pub fn read(path: &Path, features: Option<usize>) -> Result<Self, LibsvmError> {
-        let text = fs::read_to_string(path).map_err(|source| LibsvmError::Read {
-            path: path.into(),
-            source,
-        })?;
-        Self::parse(&text, features).map_err(|source| LibsvmError::In {
-            path: path.into(),
-            source: Box::new(source),
-        })
+        let text = LibsvmText::read(path)?;
+        let base = text.index_base();
+        text.into_rows(base, features).map_err(|e| e.of(path))
+    }
+
+    /// The LIBSVM format with indices from `base`. From 0, an index 0 stands in it even where the first
+    /// feature is 0 in all examples, so that readers see from where it counts; the last features are
+    /// not in it if no example has them.
+    pub fn to_text(&self, base: IndexBase) -> String {
+        let shown = base == IndexBase::One || self.columns.contains(&0);
+        let mut text = String::new();
+        for (i, label) in self.labels.iter().enumerate() {
+            text += &label.to_string();
+            if i == 0 && !shown {
+                text += " 0:0";
+            }
+            for (column, value) in self.row(i) {
+                text += &format!(" {}:{value}", column + base.first());
+            }
+            text.push('\n');
+        }
+        text
     }
 
     /// Writes a file, whole or not at all.
@@ -308,18 +549,11 @@ impl std::str::FromStr for LabelledRows {
     }
 }
 
-/// The LIBSVM format; reading it again gives the same table, but for features at the end that no
-/// example has.
+/// The LIBSVM format, with indices from 1; reading it again gives the same table, but for features at
+/// the end that no example has.
 impl std::fmt::Display for LabelledRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, label) in self.labels.iter().enumerate() {
-            write!(f, "{label}")?;
-            for (column, value) in self.row(i) {
-                write!(f, " {}:{value}", column + 1)?;
-            }
-            writeln!(f)?;
-        }
-        Ok(())
+        f.write_str(&self.to_text(IndexBase::One))
     }
 }
 
@@ -336,10 +570,32 @@ mod tests {
     fn a_wrong_line_is_named() {
         assert_eq!(told(""), "the text holds no LIBSVM examples");
         assert_eq!(told("# nothing\n\n"), "the text holds no LIBSVM examples");
-        assert!(told("1 1:2\nx 1:1").contains("line 2 is no LIBSVM example: \"x\""));
-        assert!(told("\n1 1:2 2").contains("line 2"));
-        assert!(told("1 0:2").contains("whole number from 1"));
-        assert!(told("1 2:1 2:1").contains("does not rise"));
+        let begin = |text: &str| told(text).replace("is no LIBSVM example, at ", "");
+        assert_eq!(
+            begin("1 1:2\nx 1:1"),
+            "line 2 column 1: \"x\" is not a number"
+        );
+        assert_eq!(
+            begin("\n1 1:2 2"),
+            "line 2 column 7: \"2\" is not index:value"
+        );
+        assert!(told("1 -1:2").contains("column 3: the index \"-1\" is not a whole number from 0"));
+        // The column counts characters, and what stands twice need not be neighbours.
+        assert_eq!(
+            begin("1\t2:1  2:1"),
+            "line 1 column 8: the index 2 stands twice"
+        );
+        assert_eq!(
+            begin("1 2:1 3:1 2:4"),
+            "line 1 column 11: the index 2 stands twice"
+        );
+        assert_eq!(
+            begin("1 3:1 2:4"),
+            "line 1 column 7: the index 2 does not rise above 3"
+        );
+        assert_eq!(begin("1 2:é"), "line 1 column 5: \"é\" is not a number");
+        assert!(told("1 qid:x 1:1").contains("column 7: the qid \"x\" is not a whole number"));
+        assert!(told("1 1:1 qid:3").contains("column 7: qid stands behind the label"));
         assert!(told("1 1:nan").contains("not a finite number"));
         assert!(told("inf 1:1").contains("not a finite number"));
         assert!(told("1 1:").contains("\"\" is not a number"));
@@ -360,6 +616,95 @@ mod tests {
         let rows: LabelledRows = "3 qid:7 1:1e-3 4:-2\n".parse().unwrap();
         rows.write(&path).unwrap();
         assert_eq!(LabelledRows::read(&path, None).unwrap(), rows);
+    }
+
+    /// The rule and the widths of scikit-learn 1.9's `load_svmlight_file(zero_based="auto")`: see
+    /// `tests/reference/svmlight.py`, which made the files.
+    #[test]
+    fn files_of_scikit_learn_are_read_as_it_reads_them() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/svmlight");
+        let expected: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(folder.join("expected.json")).unwrap())
+                .unwrap();
+        let files = expected.as_object().unwrap();
+        assert!(files.len() >= 6);
+        for (name, expected) in files {
+            let text = LibsvmText::read(&folder.join(name));
+            if expected["refused"] == true {
+                assert!(text.is_err(), "{name}");
+                continue;
+            }
+            let text = text.unwrap();
+            let queries = text.queries();
+            let base = text.index_base();
+            let rows = text.into_rows(base, None).unwrap();
+            assert_eq!(rows.features() as u64, expected["features"], "{name}");
+            assert_eq!(
+                serde_json::json!(rows.labels()),
+                expected["labels"],
+                "{name}"
+            );
+            let dense: Vec<Vec<f64>> = (0..rows.len())
+                .map(|i| {
+                    let mut row = vec![0.0; rows.features()];
+                    rows.row(i).for_each(|(column, value)| row[column] = value);
+                    row
+                })
+                .collect();
+            assert_eq!(serde_json::json!(dense), expected["rows"], "{name}");
+            match expected.get("queries") {
+                Some(expected) => assert_eq!(&serde_json::json!(queries.unwrap()), expected),
+                None => assert!(queries.unwrap_err().to_string().contains("has no qid")),
+            }
+        }
+    }
+
+    #[test]
+    fn the_base_is_found_said_and_kept() {
+        let zero = LibsvmText::parse("1 0:1 2:3\n-1 1:2\n").unwrap();
+        assert_eq!(zero.index_base(), IndexBase::Zero);
+        assert_eq!(zero.features(IndexBase::Zero), 3);
+        let refused = zero.clone().into_rows(IndexBase::One, None).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "line 1 has an index 0, but the indices are to count from 1"
+        );
+        let rows = zero.into_rows(IndexBase::Zero, Some(5)).unwrap();
+        assert_eq!(
+            (rows.features(), rows.row(0).collect::<Vec<_>>()),
+            (5, vec![(0, 1.), (2, 3.)])
+        );
+        let said = |base: &str| format!("# Column indices are {base}-based\n1 1:4\n");
+        let said = |base| LibsvmText::parse(&said(base)).unwrap().shown_base();
+        assert_eq!(said("zero"), Some(IndexBase::Zero));
+        assert_eq!(said("one"), Some(IndexBase::One));
+        assert_eq!(said("two"), None);
+        assert_eq!(
+            IndexBase::of([
+                &LibsvmText::parse("1 1:4").unwrap(),
+                &LibsvmText::parse("1 0:4").unwrap()
+            ]),
+            IndexBase::Zero
+        );
+        // Nothing shows that this one counts from 0 too: it must be said.
+        let test = LibsvmText::parse("1 1:4 2:5 # no first feature\n").unwrap();
+        assert_eq!(test.index_base(), IndexBase::One);
+        let as_said = test.clone().into_rows(IndexBase::Zero, Some(5)).unwrap();
+        assert_eq!(as_said.row(0).collect::<Vec<_>>(), [(1, 4.0), (2, 5.0)]);
+        let alone = test.into_rows(IndexBase::One, None).unwrap();
+        assert_eq!((alone.features(), alone.row(0).next()), (2, Some((0, 4.0))));
+        // An index of a value 0 shows it too, and counts for the width.
+        let explicit = LibsvmText::parse("1 0:0 7:0\n").unwrap();
+        assert_eq!(explicit.index_base(), IndexBase::Zero);
+        assert_eq!(explicit.features(IndexBase::Zero), 8);
+        // The highest index there is.
+        let last = format!("1 {}:1", LibsvmText::MAX_INDEX);
+        let last = LibsvmText::parse(&last).unwrap();
+        assert_eq!(last.features(IndexBase::Zero), LabelledRows::MAX_FEATURES);
+        assert!(told("1 4294967295:1").contains("whole number"));
+        // No features at all.
+        let none = LibsvmText::parse("1\n2\n").unwrap();
+        assert_eq!(none.into_rows(IndexBase::One, None).unwrap().features(), 0);
     }
 
     #[test]
@@ -397,7 +742,11 @@ mod tests {
             for (label, row) in rows {
                 table.push(label, row).unwrap();
             }
-            prop_assert_eq!(LabelledRows::parse(&table.to_string(), Some(50)).unwrap(), table);
+            for base in [IndexBase::Zero, IndexBase::One] {
+                let text = LibsvmText::parse(&table.to_text(base)).unwrap();
+                prop_assert_eq!(text.index_base(), base);
+                prop_assert_eq!(text.into_rows(base, Some(50)).unwrap(), table.clone());
+            }
         }
     }
 }

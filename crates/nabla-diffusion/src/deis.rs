@@ -21,6 +21,7 @@ use burn::tensor::Tensor;
 
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
+    sample_without_hook,
 };
 use crate::dpm_solver_multistep::{DpmAlgorithm, StepWeights, order_at};
 use crate::multistep::History;
@@ -64,6 +65,8 @@ pub struct Deis {
     config: DeisConfig,
 }
 
+sample_without_hook!(Deis);
+
 impl Deis {
     /// The schedule it steps along.
     pub fn schedule(&self) -> &NoiseSchedule {
@@ -74,6 +77,7 @@ impl Deis {
     ///
     /// - `x`: where to start, at the level of the schedule's last step, in the variance-preserving
     ///   form; `[batch, channels, height, width]`
+    /// - `_noise`: not touched: no step adds any
     /// - `hook`: sees, and may replace, the predicted picture of every step
     ///
     /// # Errors
@@ -82,6 +86,7 @@ impl Deis {
         &self,
         model: &dyn Denoiser,
         mut x: Tensor<4>,
+        _noise: &mut SeededNoise,
         hook: &mut SamplerHook<'_>,
     ) -> Result<Tensor<4>, SamplerError> {
         let config = self.config;
@@ -103,7 +108,7 @@ impl Deis {
                 config.lower_order_final,
             );
             let differences = history.polynomial(order);
-            x = algorithm.step(x, level, to, differences, StepWeights::Exact, &mut none);
+            x = algorithm.step(x, level, to, differences, StepWeights::EXACT, &mut none);
         }
         Ok(x)
     }

@@ -1,31 +1,41 @@
 //! What a diffusion model predicts, and the trait that samplers see of it.
 //!
-//! Given `x_t = √ᾱ x_0 + √(1 − ᾱ) ε`, a network may be trained to predict the noise `ε`, the clean
-//! picture `x_0`, or the velocity `v`; at a known `ᾱ` each one gives the two others:
+//! Given `x = a x_0 + b ε` on an affine Gaussian path, with `a = √ᾱ` and `b = √(1 − ᾱ)` in the
+//! variance-preserving form, a network may be trained to predict the noise `ε`, the clean picture `x_0`,
+//! the velocity `v`, the score `s`, or the velocity `u` of a straight flow; at a known level each one gives
+//! the others:
 //!
 //! ```text
-//! v   = √ᾱ ε − √(1 − ᾱ) x_0
-//! x_0 = √ᾱ x_t − √(1 − ᾱ) v
-//! ε   = √(1 − ᾱ) x_t + √ᾱ v
+//! v = a ε − b x_0                  x_0 = (a x − b v) / (a² + b²)    ε = (b x + a v) / (a² + b²)
+//! s = ∇_x log p(x) = −ε / b        x_0 = (x + b² s) / a             ε = −b s
+//! u = ε − x_0                      x_0 = (x − b u) / (a + b)        ε = (x + a u) / (a + b)
 //! ```
+//!
+//! (where `x_0` and `ε` stand for their expectations given `x`; the second line is Tweedie's formula.) `u`
+//! is the `dx/dt` of rectified flow and flow matching, whose path `x_t = (1 − t) x_0 + t ε` runs from the
+//! picture at time 0 to the noise at time 1; where a source counts time from the noise to the picture, it
+//! is `−u`. It is the same number on every path, but such a network takes its `x` on the straight line:
+//! [`flow_denoiser`] brings it there.
 //!
 //! Sources: Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, arXiv 2006.11239
 //! (`ε`); Salimans, Ho, *Progressive Distillation for Fast Sampling of Diffusion Models*, 2022,
-//! arXiv 2202.00512 (`v`).
+//! arXiv 2202.00512 (`v`); Song et al., *Score-Based Generative Modeling through Stochastic Differential
+//! Equations*, 2021, arXiv 2011.13456 (`s`); Liu, Gong, Liu, *Flow Straight and Fast*, 2023, arXiv
+//! 2209.03003; Lipman et al., *Flow Matching for Generative Modeling*, 2023, arXiv 2210.02747 (`u`).
 
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::schedule::{NoiseLevel, NoiseSchedule};
+use crate::schedule::{AffineLevel, NoiseLevel, NoiseSchedule};
 
 /// Why a sampler cannot be built or cannot take a step.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SamplerError {
     /// `x_0` does not follow from `ε` where nothing is left of the picture.
     #[error(
-        "the model predicts the noise, which says nothing of the picture at timestep {timestep}, \
-         where alpha-bar is 0: use a model that predicts the sample or the velocity, or a schedule \
-         without zero terminal SNR"
+        "the model predicts the noise or the score, which say nothing of the picture at timestep \
+         {timestep}, where alpha-bar is 0: use a model that predicts the sample or a velocity, or a \
+         schedule without zero terminal SNR"
     )]
     NoSignal {
         /// What the network was told.
@@ -168,32 +178,49 @@ pub enum SamplerError {
     NoIterations,
 }
 
-/// What a network predicts.
+/// What a network predicts; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Prediction {
     /// The noise `ε`.
     Epsilon,
     /// The clean picture `x_0`.
     Sample,
-    /// The velocity `v = √ᾱ ε − √(1 − ᾱ) x_0`.
+    /// The velocity `v = a ε − b x_0`, in the variance-preserving form `√ᾱ ε − √(1 − ᾱ) x_0`.
     Velocity,
+    /// The score `∇_x log p(x) = −ε / b` of the noisy pictures, in the form that `x` has.
+    Score,
+    /// The velocity `u = dx_t/dt = ε − x_0` of the straight path `x_t = (1 − t) x_0 + t ε`.
+    Flow,
 }
 
 impl Prediction {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Epsilon,
+        Self::Sample,
+        Self::Velocity,
+        Self::Score,
+        Self::Flow,
+    ];
+
     /// Turns a prediction of this kind into one of the kind `to`.
     ///
-    /// - `output`: the prediction; `x`: the noisy picture `x_t`; both of one shape
-    /// - `alpha_bar`: `ᾱ` of `x_t`. From `ε` it must be above 0, from `x_0` below 1; otherwise the
-    ///   result is not finite.
+    /// - `output`: the prediction; `x`: the noisy picture; both of one shape
+    /// - `level`: of `x`, on any path; a [`NoiseLevel`] is one of the variance-preserving form. From `ε`
+    ///   and the score its signal must be above 0, from `x_0` its noise, and to the score too; otherwise the
+    ///   result is not finite. The two velocities have no such places.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
     /// use nabla_diffusion::denoiser::Prediction;
+    /// use nabla_diffusion::schedule::AffineLevel;
     ///
     /// let device = Device::flex();
     /// let (sample, noise) = (Tensor::<1>::from_floats([0.5], &device), Tensor::from_floats([-1.0], &device));
-    /// let x = sample.clone() * 0.64_f64.sqrt() + noise.clone() * 0.36_f64.sqrt();
-    /// let back = Prediction::Epsilon.convert(Prediction::Sample, noise, x, 0.64);
+    /// // A quarter of the way from the picture to the noise.
+    /// let x = sample.clone() * 0.75 + noise.clone() * 0.25;
+    /// let level = AffineLevel::rectified_flow(0.25);
+    /// let back = Prediction::Flow.convert(Prediction::Sample, noise - sample.clone(), x, level);
     /// assert!((back - sample).abs().into_scalar::<f32>() < 1e-6);
     /// ```
     pub fn convert<const D: usize>(
@@ -201,21 +228,52 @@ impl Prediction {
         to: Self,
         output: Tensor<D>,
         x: Tensor<D>,
-        alpha_bar: f64,
+        level: impl Into<AffineLevel>,
     ) -> Tensor<D> {
-        let (signal, noise) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
+        let AffineLevel { signal, noise } = level.into();
+        // a² + b², of which rounding alone makes another number than 1 in the variance-preserving form.
+        let power = match signal * signal + noise * noise {
+            power if (power - 1.0).abs() < 1e-12 => 1.0,
+            power => power,
+        };
+        let over = |x: Tensor<D>| match power == 1.0 {
+            true => x,
+            false => x / power,
+        };
+        let both = signal + noise;
         match (self, to) {
             (Self::Epsilon, Self::Sample) => (x - output * noise) / signal,
-            (Self::Epsilon, Self::Velocity) => (output - x * noise) / signal,
+            (Self::Epsilon, Self::Velocity) if power == 1.0 => (output - x * noise) / signal,
+            (Self::Epsilon, Self::Velocity) => (output * power - x * noise) / signal,
+            (Self::Epsilon, Self::Score) => output / -noise,
+            (Self::Epsilon, Self::Flow) => (output * both - x) / signal,
             (Self::Sample, Self::Epsilon) => (x - output * signal) / noise,
-            (Self::Sample, Self::Velocity) => (x * signal - output) / noise,
-            (Self::Velocity, Self::Sample) => x * signal - output * noise,
-            (Self::Velocity, Self::Epsilon) => x * noise + output * signal,
-            _ => output,
+            (Self::Sample, Self::Velocity) if power == 1.0 => (x * signal - output) / noise,
+            (Self::Sample, Self::Velocity) => (x * signal - output * power) / noise,
+            (Self::Sample, Self::Score) => (output * signal - x) / (noise * noise),
+            (Self::Sample, Self::Flow) => (x - output * both) / noise,
+            (Self::Velocity, Self::Sample) => over(x * signal - output * noise),
+            (Self::Velocity, Self::Epsilon) => over(x * noise + output * signal),
+            (Self::Velocity, Self::Score) => over(x * noise + output * signal) / -noise,
+            (Self::Velocity, Self::Flow) => over(x * (noise - signal) + output * both),
+            (Self::Score, Self::Epsilon) => output * -noise,
+            (Self::Score, Self::Sample) => (x + output * (noise * noise)) / signal,
+            (Self::Score, Self::Velocity) => (x + output * power) * (-noise / signal),
+            (Self::Score, Self::Flow) => (x + output * (noise * both)) / -signal,
+            (Self::Flow, Self::Sample) => (x - output * noise) / both,
+            (Self::Flow, Self::Epsilon) => (x + output * signal) / both,
+            (Self::Flow, Self::Velocity) => (x * (signal - noise) + output * power) / both,
+            (Self::Flow, Self::Score) => (x + output * signal) / (-noise * both),
+            (Self::Epsilon, Self::Epsilon)
+            | (Self::Sample, Self::Sample)
+            | (Self::Velocity, Self::Velocity)
+            | (Self::Score, Self::Score)
+            | (Self::Flow, Self::Flow) => output,
         }
     }
 
-    /// What a network of this kind is trained to give for `x_t` made of `sample` and `noise`.
+    /// What a network of this kind is trained to give for the variance-preserving `x_t` made of `sample` and
+    /// `noise`.
     ///
     /// - `sample`, `noise`: `[batch, channels, height, width]`
     /// - `index`: `batch` indices into `schedule`
@@ -236,6 +294,11 @@ impl Prediction {
                 let (signal, scale) = schedule.scales(index, &sample.device());
                 noise * signal - sample * scale
             }
+            Self::Score => {
+                let (_, scale) = schedule.scales(index, &sample.device());
+                noise.neg() / scale
+            }
+            Self::Flow => noise - sample,
         }
     }
 }
@@ -280,6 +343,37 @@ where
     }
 }
 
+/// A denoiser made of a network of rectified flow or flow matching.
+///
+/// - `velocity`: given `x_t = (1 − t) x_0 + t ε` and its time `t` in `[0, 1]`, the velocity
+///   `dx_t/dt = ε − x_0`. Networks that count from noise to picture are given `1 − t`, and their answer is
+///   negated; most are told `1000 t`.
+///
+/// The samplers' `x`, which is in the variance-preserving form, is scaled to the straight line, to the
+/// point with the same signal-to-noise ratio.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_diffusion::denoiser::{Denoised, flow_denoiser};
+/// use nabla_diffusion::schedule::{NoiseLevel, alpha_bar_from_flow_time};
+///
+/// // The flow to a data set whose only picture is black: ε is x_t / t.
+/// let model = flow_denoiser(|x, time| x / time);
+/// let level = NoiseLevel { timestep: 250.0, alpha_bar: alpha_bar_from_flow_time(0.25) };
+/// let x = Tensor::ones([1, 3, 8, 8], &Device::flex());
+/// let black = Denoised::predict(&model, &x, level)?.sample;
+/// assert!(black.abs().max().into_scalar::<f32>() < 1e-6);
+/// # Ok::<(), nabla_diffusion::denoiser::SamplerError>(())
+/// ```
+pub fn flow_denoiser<F>(velocity: F) -> ClosureDenoiser<impl Fn(Tensor<4>, NoiseLevel) -> Tensor<4>>
+where
+    F: Fn(Tensor<4>, f64) -> Tensor<4>,
+{
+    denoiser(Prediction::Flow, move |x, level| {
+        velocity(x / (level.signal() + level.noise()), level.flow_time())
+    })
+}
+
 /// See [`denoiser`].
 #[derive(Clone, Copy, Debug)]
 pub struct ClosureDenoiser<F> {
@@ -315,7 +409,7 @@ impl Denoised {
     /// Asks `model` about `x`, `[batch, channels, height, width]`.
     ///
     /// # Errors
-    /// If the model's output has the wrong shape, or it predicts `ε` where `ᾱ` is 0.
+    /// If the model's output has the wrong shape, or it predicts `ε` or the score where `ᾱ` is 0.
     pub fn predict(
         model: &dyn Denoiser,
         x: &Tensor<4>,
@@ -335,14 +429,15 @@ impl Denoised {
     /// - `x`: `[batch, channels, height, width]`
     ///
     /// # Errors
-    /// If the output has the wrong shape, or is an `ε` where `ᾱ` is 0.
+    /// If the output has the wrong shape, or is an `ε` or a score where `ᾱ` is 0.
     pub fn from_output(
         output: Tensor<4>,
         x: &Tensor<4>,
         level: NoiseLevel,
         prediction: Prediction,
     ) -> Result<Self, SamplerError> {
-        if prediction == Prediction::Epsilon && level.alpha_bar == 0.0 {
+        let of_noise = matches!(prediction, Prediction::Epsilon | Prediction::Score);
+        if of_noise && level.alpha_bar == 0.0 {
             return Err(SamplerError::NoSignal {
                 timestep: level.timestep,
             });
@@ -357,7 +452,7 @@ impl Denoised {
         } else {
             return Err(SamplerError::OutputShape { found, picture });
         };
-        let as_kind = |kind| prediction.convert(kind, output.clone(), x.clone(), level.alpha_bar);
+        let as_kind = |kind| prediction.convert(kind, output.clone(), x.clone(), level);
         Ok(Self {
             sample: as_kind(Prediction::Sample),
             epsilon: as_kind(Prediction::Epsilon),
@@ -370,12 +465,8 @@ impl Denoised {
     /// A sampler keeps the model's `epsilon` when `sample` is clipped or replaced; this replaces it
     /// too.
     pub fn rederive_epsilon(mut self, x: &Tensor<4>, level: NoiseLevel) -> Self {
-        self.epsilon = Prediction::Sample.convert(
-            Prediction::Epsilon,
-            self.sample.clone(),
-            x.clone(),
-            level.alpha_bar,
-        );
+        self.epsilon =
+            Prediction::Sample.convert(Prediction::Epsilon, self.sample.clone(), x.clone(), level);
         self
     }
 
@@ -404,6 +495,28 @@ pub struct SamplerStep<'a> {
 /// prediction: range-space projection (OmniSSR), data consistency (DDS), guidance that changes
 /// `sample` and `epsilon` differently (CFG++), progress bars.
 pub type SamplerHook<'a> = dyn FnMut(SamplerStep<'_>, Denoised) -> Denoised + 'a;
+
+/// `sample`, which every sampler has beside its `sample_with_hook`.
+macro_rules! sample_without_hook {
+    ($sampler:ty) => {
+        impl $sampler {
+            /// [`sample_with_hook`](Self::sample_with_hook) without a hook.
+            ///
+            /// # Errors
+            /// As [`sample_with_hook`](Self::sample_with_hook).
+            pub fn sample(
+                &self,
+                model: &dyn crate::denoiser::Denoiser,
+                x: burn::tensor::Tensor<4>,
+                noise: &mut crate::seeded_noise::SeededNoise,
+            ) -> Result<burn::tensor::Tensor<4>, crate::denoiser::SamplerError> {
+                self.sample_with_hook(model, x, noise, &mut |_, denoised| denoised)
+            }
+        }
+    };
+}
+
+pub(crate) use sample_without_hook;
 
 /// What a sampler of the probability-flow equation asks: the model, its clipping and the hook.
 pub(crate) struct Questions<'a, 'h> {
@@ -562,6 +675,6 @@ impl Denoiser for GaussianDenoiser {
         let (mean, variance) = self.marginal(level.alpha_bar);
         let gain = self.variance.clone() * level.signal() / variance;
         let sample = self.mean.clone() + (x.clone() - mean) * gain;
-        Prediction::Sample.convert(self.prediction, sample, x, level.alpha_bar)
+        Prediction::Sample.convert(self.prediction, sample, x, level)
     }
 }

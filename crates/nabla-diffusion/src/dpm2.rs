@@ -20,6 +20,7 @@ use burn::tensor::Tensor;
 use crate::ddim::transfer;
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_eta, check_sigmas,
+    sample_without_hook,
 };
 use crate::euler::Ancestral;
 use crate::schedule::NoiseSchedule;
@@ -38,22 +39,14 @@ pub struct Dpm2Config {
 impl Dpm2Config {
     /// The sampler over `schedule`.
     ///
-    /// - `training`: the schedule that `schedule` keeps some steps of; from it come the times of the
-    ///   middle levels
-    ///
     /// # Errors
     /// If `eta` is not in `[0, 1]`, `clip` is not positive and finite, or an `ᾱ` is 0.
-    pub fn init(
-        &self,
-        schedule: NoiseSchedule,
-        training: &NoiseSchedule,
-    ) -> Result<Dpm2, SamplerError> {
+    pub fn init(&self, schedule: NoiseSchedule) -> Result<Dpm2, SamplerError> {
         check_clip(self.clip)?;
         check_sigmas(&schedule)?;
         check_eta(self.eta)?;
         Ok(Dpm2 {
             schedule,
-            training: training.clone(),
             config: *self,
         })
     }
@@ -63,9 +56,10 @@ impl Dpm2Config {
 #[derive(Clone, Debug)]
 pub struct Dpm2 {
     schedule: NoiseSchedule,
-    training: NoiseSchedule,
     config: Dpm2Config,
 }
+
+sample_without_hook!(Dpm2);
 
 impl Dpm2 {
     /// The schedule it steps along.
@@ -99,7 +93,7 @@ impl Dpm2 {
             let mut epsilon = questions.ask(&x, index, level)?.epsilon;
             if step.down > 0.0 {
                 let sigma = (level.sigma() * step.down).sqrt();
-                let middle = self.training.level_of_sigma(sigma);
+                let middle = self.schedule.training().level_of_sigma(sigma);
                 let ahead = transfer(x.clone(), epsilon, level.alpha_bar, middle.alpha_bar);
                 epsilon = questions.ask(&ahead, index, middle)?.epsilon;
             }

@@ -26,6 +26,7 @@ use burn::tensor::Tensor;
 
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
+    sample_without_hook,
 };
 use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverType, StepWeights};
 use crate::multistep::History;
@@ -79,6 +80,8 @@ pub struct DpmSolverSinglestep {
     config: DpmSolverSinglestepConfig,
 }
 
+sample_without_hook!(DpmSolverSinglestep);
+
 impl DpmSolverSinglestep {
     /// The schedule it steps along.
     pub fn schedule(&self) -> &NoiseSchedule {
@@ -124,8 +127,11 @@ impl DpmSolverSinglestep {
                 }
             }
             let weights = match config.solver_type {
-                DpmSolverType::Midpoint if order == 2 => StepWeights::Midpoint,
-                _ => StepWeights::Exact,
+                DpmSolverType::Midpoint if order == 2 => StepWeights {
+                    second: DpmSolverType::Midpoint,
+                    ..StepWeights::EXACT
+                },
+                _ => StepWeights::EXACT,
             };
             let (start, level) = first.clone();
             let to = self.schedule.level_after(index);

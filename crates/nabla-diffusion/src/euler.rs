@@ -22,6 +22,7 @@ use crate::churn::Churn;
 use crate::ddim::transfer;
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_eta, check_sigmas,
+    sample_without_hook,
 };
 use crate::schedule::{NoiseLevel, NoiseSchedule, alpha_bar_from_sigma, sigma_from_alpha_bar};
 use crate::seeded_noise::SeededNoise;
@@ -41,23 +42,15 @@ pub struct EulerConfig {
 impl EulerConfig {
     /// The sampler over `schedule`.
     ///
-    /// - `training`: the schedule that `schedule` keeps some steps of; from it come the times of the
-    ///   levels that churn leads to
-    ///
     /// # Errors
     /// If `eta` is not in `[0, 1]`, `clip` is not positive and finite, churn is negative, or an `ᾱ` is 0.
-    pub fn init(
-        &self,
-        schedule: NoiseSchedule,
-        training: &NoiseSchedule,
-    ) -> Result<Euler, SamplerError> {
+    pub fn init(&self, schedule: NoiseSchedule) -> Result<Euler, SamplerError> {
         check_clip(self.clip)?;
         self.churn.map_or(Ok(()), |churn| churn.check())?;
         check_sigmas(&schedule)?;
         check_eta(self.eta)?;
         Ok(Euler {
             schedule,
-            training: training.clone(),
             config: *self,
         })
     }
@@ -67,9 +60,10 @@ impl EulerConfig {
 #[derive(Clone, Debug)]
 pub struct Euler {
     schedule: NoiseSchedule,
-    training: NoiseSchedule,
     config: EulerConfig,
 }
+
+sample_without_hook!(Euler);
 
 impl Euler {
     /// The schedule it steps along.
@@ -98,7 +92,7 @@ impl Euler {
         for index in (0..steps).rev() {
             let mut level = self.schedule.level(index);
             if let Some(churn) = self.config.churn {
-                (x, level) = churn.raise(x, level, steps, &self.training, noise);
+                (x, level) = churn.raise(x, level, steps, self.schedule.training(), noise);
             }
             let epsilon = questions.ask(&x, index, level)?.epsilon;
             let to = self.schedule.previous_alpha_bar(index);

@@ -16,7 +16,9 @@ use burn::tensor::Tensor;
 
 use crate::churn::Churn;
 use crate::ddim::transfer;
-use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas};
+use crate::denoiser::{
+    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas, sample_without_hook,
+};
 use crate::schedule::NoiseSchedule;
 use crate::seeded_noise::SeededNoise;
 
@@ -32,22 +34,14 @@ pub struct HeunConfig {
 impl HeunConfig {
     /// The sampler over `schedule`.
     ///
-    /// - `training`: the schedule that `schedule` keeps some steps of; from it come the times of the
-    ///   levels that churn leads to
-    ///
     /// # Errors
     /// If `clip` is not positive and finite, churn is negative, or an `ᾱ` is 0.
-    pub fn init(
-        &self,
-        schedule: NoiseSchedule,
-        training: &NoiseSchedule,
-    ) -> Result<Heun, SamplerError> {
+    pub fn init(&self, schedule: NoiseSchedule) -> Result<Heun, SamplerError> {
         check_clip(self.clip)?;
         self.churn.map_or(Ok(()), |churn| churn.check())?;
         check_sigmas(&schedule)?;
         Ok(Heun {
             schedule,
-            training: training.clone(),
             config: *self,
         })
     }
@@ -57,9 +51,10 @@ impl HeunConfig {
 #[derive(Clone, Debug)]
 pub struct Heun {
     schedule: NoiseSchedule,
-    training: NoiseSchedule,
     config: HeunConfig,
 }
+
+sample_without_hook!(Heun);
 
 impl Heun {
     /// The schedule it steps along.
@@ -89,7 +84,7 @@ impl Heun {
         for index in (0..steps).rev() {
             let mut level = self.schedule.level(index);
             if let Some(churn) = self.config.churn {
-                (x, level) = churn.raise(x, level, steps, &self.training, noise);
+                (x, level) = churn.raise(x, level, steps, self.schedule.training(), noise);
             }
             let to = self.schedule.level_after(index);
             let mut epsilon = questions.ask(&x, index, level)?.epsilon;

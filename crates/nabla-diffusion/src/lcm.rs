@@ -22,7 +22,9 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::denoiser::{Denoiser, Questions, SamplerError, SamplerHook, check_clip};
+use crate::denoiser::{
+    Denoiser, Questions, SamplerError, SamplerHook, check_clip, sample_without_hook,
+};
 use crate::schedule::NoiseSchedule;
 use crate::seeded_noise::SeededNoise;
 
@@ -81,6 +83,8 @@ pub struct Lcm {
     schedule: NoiseSchedule,
     config: LcmConfig,
 }
+
+sample_without_hook!(Lcm);
 
 impl Lcm {
     /// The schedule it steps along.

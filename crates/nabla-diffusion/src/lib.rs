@@ -1,4 +1,16 @@
 //! Diffusion models on Burn: schedules, denoisers, samplers, training.
+//!
+//! * [`NoiseSchedule`] says how noisy each step is, a [`Denoiser`] what a model makes of it
+//!   ([`Prediction`]: `ε`, `x_0`, `v`, the score, a flow);
+//! * [`SamplerKind`] names the samplers; one by one they are [`ddim`], [`ddpm`], [`pndm`], [`euler`],
+//!   [`heun`], [`lms`], [`dpm_solver_multistep`], [`dpm_solver_singlestep`], [`deis`], [`dpm2`], [`unipc`],
+//!   [`lcm`] and [`probability_flow`]. Each is made of a schedule by `init`, and draws by `sample` or
+//!   `sample_with_hook`, which take the same;
+//! * [`stable_diffusion`]: Stable Diffusion from files, whole ([`StableDiffusion`]) and as a denoiser
+//!   ([`ConditionedUNet`]);
+//! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
+//!   super-resolution prior made of it;
+//! * [`unet`], [`kernels`], [`transformer_kernels`], [`ema`]: networks and what trains them.
 
 pub mod churn;
 pub mod ddim;
@@ -32,3 +44,32 @@ pub mod stable_diffusion;
 pub mod transformer_kernels;
 pub mod unet;
 pub mod unipc;
+
+pub use ddim::{Ddim, DdimConfig};
+pub use ddpm::{Ddpm, DdpmConfig};
+pub use denoiser::{
+    ClosureDenoiser, Denoised, Denoiser, GaussianDenoiser, Prediction, SamplerError, SamplerHook,
+    SamplerStep, denoiser, flow_denoiser,
+};
+pub use dpm_solver_multistep::{DpmSolverMultistep, DpmSolverMultistepConfig};
+pub use ema::{Ema, EmaConfig};
+pub use euler::{Euler, EulerConfig};
+pub use heun::{Heun, HeunConfig};
+pub use pndm::{Pndm, PndmConfig};
+pub use prior::{PriorConfig, PriorError, SuperResolutionPrior};
+pub use probability_flow::{ProbabilityFlow, ProbabilityFlowConfig};
+pub use sampler::{Sampler, SamplerConfig, SamplerKind};
+pub use schedule::{
+    AffineLevel, BetaSchedule, KarrasSigmas, NoiseLevel, NoiseSchedule, NoiseScheduleConfig,
+    ScheduleError, Spacing,
+};
+pub use seeded_noise::SeededNoise;
+pub use sigma_spacing::SigmaSpacing;
+pub use stable_diffusion::conditioned_unet::{ConditionedUNet, classifier_free_guidance};
+pub use stable_diffusion::model_folder::ModelFolder;
+pub use stable_diffusion::pipeline::{
+    Conditioning, LoadOptions, SamplingOptions, StableDiffusion, StableDiffusionError, Start,
+};
+pub use stable_diffusion::single_file::SingleFile;
+pub use unet::{UNet, UNetConfig};
+pub use unipc::{UniPc, UniPcConfig};

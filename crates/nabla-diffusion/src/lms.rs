@@ -14,9 +14,11 @@ use burn::tensor::Tensor;
 use crate::ddim::transfer;
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
+    sample_without_hook,
 };
 use crate::multistep::History;
 use crate::schedule::{NoiseSchedule, sigma_from_alpha_bar};
+use crate::seeded_noise::SeededNoise;
 
 /// Configuration of [`Lms`].
 #[derive(Config, Debug, Copy, PartialEq)]
@@ -51,6 +53,8 @@ pub struct Lms {
     config: LmsConfig,
 }
 
+sample_without_hook!(Lms);
+
 impl Lms {
     /// The schedule it steps along.
     pub fn schedule(&self) -> &NoiseSchedule {
@@ -61,6 +65,7 @@ impl Lms {
     ///
     /// - `x`: where to start, at the level of the schedule's last step, in the variance-preserving
     ///   form; `[batch, channels, height, width]`
+    /// - `_noise`: not touched: no step adds any
     /// - `hook`: sees, and may replace, the predicted picture of every step
     ///
     /// # Errors
@@ -69,6 +74,7 @@ impl Lms {
         &self,
         model: &dyn Denoiser,
         mut x: Tensor<4>,
+        _noise: &mut SeededNoise,
         hook: &mut SamplerHook<'_>,
     ) -> Result<Tensor<4>, SamplerError> {
         let steps = self.schedule.steps();

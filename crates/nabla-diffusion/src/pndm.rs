@@ -48,10 +48,11 @@ use burn::tensor::Tensor;
 use crate::ddim::transfer;
 use crate::denoiser::{
     Denoiser, Prediction, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
-    check_times,
+    check_times, sample_without_hook,
 };
 use crate::multistep::History;
 use crate::schedule::{NoiseLevel, NoiseSchedule, sigma_from_alpha_bar};
+use crate::seeded_noise::SeededNoise;
 
 /// Which of the methods; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -124,9 +125,9 @@ pub struct PndmConfig {
 impl PndmConfig {
     /// The sampler over `schedule`.
     ///
-    /// - `training`: the schedule that `schedule` keeps some steps of. Runge and Kutta's start asks about
-    ///   the time half-way between two steps, and the classical method about the time one training step
-    ///   on: both are read from it. The paper's times are [`Spacing::Leading`] without an offset.
+    /// Runge and Kutta's start asks about the time half-way between two steps, and the classical method
+    /// about the time one training step on: both are read from the schedule's
+    /// [`training`](NoiseSchedule::training). The paper's times are [`Spacing::Leading`] without an offset.
     ///
     /// # Errors
     /// If the schedule has fewer than 4 steps (2 for `SPndm` and `Plms`), its times do not rise, an `ᾱ` is
@@ -147,20 +148,17 @@ impl PndmConfig {
     /// );
     /// let training = NoiseScheduleConfig::new().init()?;
     /// let schedule = training.respace(Spacing::Leading { offset: 0 }, 25)?;
-    /// let pndm = PndmConfig::new().init(schedule, &training)?;
-    /// let start = SeededNoise::new(42, 0).normal([2, 3, 8, 8], &device);
-    /// let pictures = pndm.sample(&model, start)?;
+    /// let pndm = PndmConfig::new().init(schedule)?;
+    /// let mut noise = SeededNoise::new(42, 0);
+    /// let start = noise.normal([2, 3, 8, 8], &device);
+    /// let pictures = pndm.sample(&model, start, &mut noise)?;
     /// assert_eq!(pictures.dims(), [2, 3, 8, 8]);
     /// assert_eq!(pndm.calls(), 34);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// [`Spacing::Leading`]: crate::schedule::Spacing::Leading
-    pub fn init(
-        &self,
-        schedule: NoiseSchedule,
-        training: &NoiseSchedule,
-    ) -> Result<Pndm, SamplerError> {
+    pub fn init(&self, schedule: NoiseSchedule) -> Result<Pndm, SamplerError> {
         check_clip(self.clip)?;
         check_sigmas(&schedule)?;
         let (steps, least) = (schedule.steps(), self.method.least_steps());
@@ -174,7 +172,6 @@ impl PndmConfig {
         check_times(&schedule)?;
         Ok(Pndm {
             schedule,
-            training: training.clone(),
             config: *self,
         })
     }
@@ -184,7 +181,6 @@ impl PndmConfig {
 #[derive(Clone, Debug)]
 pub struct Pndm {
     schedule: NoiseSchedule,
-    training: NoiseSchedule,
     config: PndmConfig,
 }
 
@@ -196,6 +192,8 @@ struct Way {
     to: NoiseLevel,
     length: f64,
 }
+
+sample_without_hook!(Pndm);
 
 impl Pndm {
     /// The schedule it steps along.
@@ -212,15 +210,9 @@ impl Pndm {
     ///
     /// - `x`: where to start, at the level of the schedule's last step: standard normal noise, or a
     ///   noised picture; `[batch, channels, height, width]`
-    ///
-    /// # Errors
-    /// If the model's output has the wrong shape.
-    pub fn sample(&self, model: &dyn Denoiser, x: Tensor<4>) -> Result<Tensor<4>, SamplerError> {
-        self.sample_with_hook(model, x, &mut |_, denoised| denoised)
-    }
-
-    /// [`sample`](Self::sample) with a hook that sees, and may replace, the picture that is predicted in
-    /// every call of the network; the calls of one step have the same index.
+    /// - `_noise`: not touched: no step adds any
+    /// - `hook`: sees, and may replace, the predicted picture of every call of the network; the calls of
+    ///   one step have the same index
     ///
     /// # Errors
     /// If the model's output has the wrong shape.
@@ -228,6 +220,7 @@ impl Pndm {
         &self,
         model: &dyn Denoiser,
         mut x: Tensor<4>,
+        _noise: &mut SeededNoise,
         hook: &mut SamplerHook<'_>,
     ) -> Result<Tensor<4>, SamplerError> {
         let steps = self.schedule.steps();
@@ -265,7 +258,7 @@ impl Pndm {
     ) -> Result<Tensor<4>, SamplerError> {
         let middle = (way.from.timestep + way.to.timestep) / 2.0;
         let half = Way {
-            to: self.training.level_at(middle),
+            to: self.schedule.training().level_at(middle),
             length: way.length / 2.0,
             ..way
         };
@@ -290,8 +283,8 @@ impl Pndm {
         Ok(match self.config.method {
             PndmMethod::Fon => {
                 let to = match level.timestep - 1.0 {
-                    time if time >= self.training.timestep(0) => {
-                        self.training.level_at(time).alpha_bar
+                    time if time >= self.schedule.training().timestep(0) => {
+                        self.schedule.training().level_at(time).alpha_bar
                     }
                     _ => self.schedule.previous_alpha_bar(0),
                 };
@@ -299,7 +292,7 @@ impl Pndm {
             }
             _ => {
                 let kind = self.combined(questions);
-                Prediction::Epsilon.convert(kind, epsilon, x.clone(), level.alpha_bar)
+                Prediction::Epsilon.convert(kind, epsilon, x.clone(), level)
             }
         })
     }
@@ -324,7 +317,7 @@ impl Pndm {
             PndmMethod::Fon => x.clone() + mean.clone() * way.length,
             _ => {
                 let kind = self.combined(questions);
-                let epsilon = kind.convert(Prediction::Epsilon, mean.clone(), x.clone(), from);
+                let epsilon = kind.convert(Prediction::Epsilon, mean.clone(), x.clone(), way.from);
                 transfer(x.clone(), epsilon, from, to)
             }
         }
@@ -338,7 +331,7 @@ impl Pndm {
             0 if alpha_bar == 1.0 => -1.0,
             0 => {
                 let sigma = sigma_from_alpha_bar(alpha_bar);
-                self.training.timestep_of_sigma(sigma)
+                self.schedule.training().timestep_of_sigma(sigma)
             }
             _ => self.schedule.timestep(index - 1),
         };

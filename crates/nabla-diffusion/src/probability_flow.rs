@@ -32,10 +32,13 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
+use crate::ddim::transfer;
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_sigmas, check_times,
+    sample_without_hook,
 };
 use crate::schedule::{NoiseLevel, NoiseSchedule};
+use crate::seeded_noise::SeededNoise;
 
 /// When the stages of a step are asked, as parts of it.
 const TIMES: [f64; 5] = [1.0 / 5.0, 3.0 / 10.0, 4.0 / 5.0, 8.0 / 9.0, 1.0];
@@ -98,30 +101,33 @@ pub struct ProbabilityFlowConfig {
 }
 
 impl ProbabilityFlowConfig {
-    /// The solver over a training schedule.
+    /// The solver over a schedule. Its own steps go where the tolerances let them, along the times of the
+    /// schedule's [`training`](NoiseSchedule::training); of the schedule they keep the two ends.
     ///
     /// # Errors
     /// If a tolerance is too low or not finite, `clip` is not positive and finite, an `ᾱ` is 0, or the
     /// schedule's times do not rise, or it has fewer than 2 steps.
-    pub fn init(&self, training: NoiseSchedule) -> Result<ProbabilityFlow, SamplerError> {
+    pub fn init(&self, schedule: NoiseSchedule) -> Result<ProbabilityFlow, SamplerError> {
         check_clip(self.clip)?;
-        check_sigmas(&training)?;
+        let training = schedule.training();
+        check_sigmas(training)?;
         for (what, value, least) in [("rtol", self.rtol, LEAST_RTOL), ("atol", self.atol, 0.0)] {
             if !(value >= least && value.is_finite()) {
                 return Err(SamplerError::Tolerance { what, value, least });
             }
         }
-        if training.steps() < 2 {
+        let steps = schedule.steps().min(training.steps());
+        if steps < 2 {
             return Err(SamplerError::TooFewSteps {
                 sampler: "the probability flow",
-                steps: training.steps(),
+                steps,
                 least: 2,
             });
         }
-        check_times(&training)?;
+        check_times(training)?;
         Ok(ProbabilityFlow {
-            log_snr: LogSnr::of(&training),
-            training,
+            log_snr: LogSnr::of(training),
+            schedule,
             config: *self,
         })
     }
@@ -130,7 +136,7 @@ impl ProbabilityFlowConfig {
 /// The solver; see the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct ProbabilityFlow {
-    training: NoiseSchedule,
+    schedule: NoiseSchedule,
     log_snr: LogSnr,
     config: ProbabilityFlowConfig,
 }
@@ -148,10 +154,42 @@ pub struct FlowSolution {
     pub refused: usize,
 }
 
+sample_without_hook!(ProbabilityFlow);
+
 impl ProbabilityFlow {
-    /// The schedule that it moves along.
+    /// The schedule whose ends it goes between.
     pub fn schedule(&self) -> &NoiseSchedule {
-        &self.training
+        &self.schedule
+    }
+
+    /// Draws pictures: follows the equation from the schedule's last time down to its first, and from there,
+    /// as DDIM does, to the level behind it.
+    ///
+    /// - `x`: where to start, at the level of the schedule's last step, in the variance-preserving
+    ///   form; `[batch, channels, height, width]`
+    /// - `_noise`: not touched: the equation has none
+    /// - `hook`: as in [`solve`](Self::solve)
+    ///
+    /// # Errors
+    /// As [`solve`](Self::solve).
+    pub fn sample_with_hook(
+        &self,
+        model: &dyn Denoiser,
+        x: Tensor<4>,
+        _noise: &mut SeededNoise,
+        hook: &mut SamplerHook<'_>,
+    ) -> Result<Tensor<4>, SamplerError> {
+        let schedule = &self.schedule;
+        let (last, first) = (schedule.timestep(schedule.steps() - 1), schedule.level(0));
+        let x = self.solve(model, x, last, first.timestep, hook)?.x;
+        let mut questions = Questions::new(model, hook, self.config.clip, schedule.steps());
+        let epsilon = questions.ask(&x, 0, first)?.epsilon;
+        Ok(transfer(
+            x,
+            epsilon,
+            first.alpha_bar,
+            schedule.previous_alpha_bar(0),
+        ))
     }
 
     /// Follows the equation from one time to another: down to draw a picture, up to find the noise of one.
@@ -196,8 +234,11 @@ impl ProbabilityFlow {
         to: f64,
         hook: &mut SamplerHook<'_>,
     ) -> Result<FlowSolution, SamplerError> {
-        let last = self.training.steps() - 1;
-        let (least, most) = (self.training.timestep(0), self.training.timestep(last));
+        let training = self.schedule.training();
+        let (least, most) = (
+            training.timestep(0),
+            training.timestep(training.steps() - 1),
+        );
         for value in [from, to] {
             if !(least..=most).contains(&value) {
                 return Err(SamplerError::OutsideTime { value, least, most });
@@ -205,7 +246,7 @@ impl ProbabilityFlow {
         }
         let mut flow = Flow {
             log_snr: &self.log_snr,
-            questions: Questions::new(model, hook, self.config.clip, self.training.steps()),
+            questions: Questions::new(model, hook, self.config.clip, training.steps()),
             span: most,
             calls: 0,
         };

@@ -13,7 +13,7 @@
 //! | `lms` | [`lms`](crate::lms) | S | |
 //! | `dpm++2m` | [`dpm_solver_multistep`](crate::dpm_solver_multistep) | S | |
 //! | `dpm++2m-sde` | its stochastic variant | S | yes |
-//! | `dpm++3m` | the same with order 3 | S | |
+//! | `dpm++3m` | the same with order 3, exact | S | |
 //! | `dpm++3m-sde` | its stochastic variant, as in k-diffusion | S | yes |
 //! | `dpm++2s` | [`dpm_solver_singlestep`](crate::dpm_solver_singlestep) | S | |
 //! | `deis` | [`deis`](crate::deis) | S | |
@@ -43,7 +43,7 @@ use crate::ddpm::{Ddpm, DdpmConfig};
 use crate::deis::{Deis, DeisConfig};
 use crate::denoiser::{Denoiser, SamplerError, SamplerHook};
 use crate::dpm_solver_multistep::{
-    DpmAlgorithm, DpmSolverMultistep, DpmSolverMultistepConfig, DpmSolverType,
+    DpmAlgorithm, DpmSolverMultistep, DpmSolverMultistepConfig, DpmSolverType, ThirdOrder,
 };
 use crate::dpm_solver_singlestep::{DpmSolverSinglestep, DpmSolverSinglestepConfig};
 use crate::dpm2::{Dpm2, Dpm2Config};
@@ -177,6 +177,7 @@ impl SamplerKind {
             Self::DpmSolverMultistep3 => SamplerConfig::DpmSolverMultistep(dpm.with_order(3)),
             Self::DpmSolverMultistep3Sde => SamplerConfig::DpmSolverMultistep(
                 sde.with_order(3)
+                    .with_third_order(ThirdOrder::Diffusers)
                     .with_solver_type(DpmSolverType::Heun)
                     .with_lower_order_final(false),
             ),
@@ -242,26 +243,20 @@ pub enum SamplerConfig {
 impl SamplerConfig {
     /// The sampler over `schedule`.
     ///
-    /// - `training`: the schedule that `schedule` keeps some steps of
-    ///
     /// # Errors
     /// If an option does not fit, or the sampler cannot run on the schedule.
-    pub fn init(
-        self,
-        schedule: NoiseSchedule,
-        training: &NoiseSchedule,
-    ) -> Result<Sampler, SamplerError> {
+    pub fn init(self, schedule: NoiseSchedule) -> Result<Sampler, SamplerError> {
         let method = match self {
             Self::Ddim(c) => Method::Ddim(c.init(schedule.clone())?),
             Self::Ddpm(c) => Method::Ddpm(c.init(schedule.clone())?),
-            Self::Pndm(c) => Method::Pndm(c.init(schedule.clone(), training)?),
-            Self::Euler(c) => Method::Euler(c.init(schedule.clone(), training)?),
-            Self::Heun(c) => Method::Heun(c.init(schedule.clone(), training)?),
+            Self::Pndm(c) => Method::Pndm(c.init(schedule.clone())?),
+            Self::Euler(c) => Method::Euler(c.init(schedule.clone())?),
+            Self::Heun(c) => Method::Heun(c.init(schedule.clone())?),
             Self::Lms(c) => Method::Lms(c.init(schedule.clone())?),
             Self::DpmSolverMultistep(c) => Method::DpmSolverMultistep(c.init(schedule.clone())?),
             Self::DpmSolverSinglestep(c) => Method::DpmSolverSinglestep(c.init(schedule.clone())?),
             Self::Deis(c) => Method::Deis(c.init(schedule.clone())?),
-            Self::Dpm2(c) => Method::Dpm2(c.init(schedule.clone(), training)?),
+            Self::Dpm2(c) => Method::Dpm2(c.init(schedule.clone())?),
             Self::UniPc(c) => Method::UniPc(c.init(schedule.clone())?),
             Self::Lcm(c) => Method::Lcm(c.init(schedule.clone())?),
         };
@@ -269,7 +264,6 @@ impl SamplerConfig {
             config: self,
             method,
             schedule,
-            training: training.clone(),
         })
     }
 
@@ -306,7 +300,6 @@ pub struct Sampler {
     config: SamplerConfig,
     method: Method,
     schedule: NoiseSchedule,
-    training: NoiseSchedule,
 }
 
 impl Sampler {
@@ -339,7 +332,7 @@ impl Sampler {
             start: steps,
             steps: self.schedule.steps(),
         })?;
-        self.config.init(schedule, &self.training)
+        self.config.init(schedule)
     }
 
     /// Draws pictures.
@@ -368,7 +361,7 @@ impl Sampler {
     /// let training = NoiseScheduleConfig::new().init()?;
     /// let schedule = training.respace(Spacing::Trailing, 20)?;
     /// for kind in SamplerKind::ALL {
-    ///     let sampler = kind.config().init(schedule.clone(), &training)?;
+    ///     let sampler = kind.config().init(schedule.clone())?;
     ///     let mut noise = SeededNoise::new(42, 0);
     ///     let start = noise.normal([1, 3, 8, 8], &device);
     ///     let picture = sampler.sample(&model, start, &mut noise)?;
@@ -400,15 +393,15 @@ impl Sampler {
         match &self.method {
             Method::Ddim(ddim) => ddim.sample_with_hook(model, x, noise, hook),
             Method::Ddpm(ddpm) => ddpm.sample_with_hook(model, x, noise, hook),
-            Method::Pndm(pndm) => pndm.sample_with_hook(model, x, hook),
+            Method::Pndm(pndm) => pndm.sample_with_hook(model, x, noise, hook),
             Method::Euler(euler) => euler.sample_with_hook(model, x, noise, hook),
             Method::Heun(heun) => heun.sample_with_hook(model, x, noise, hook),
-            Method::Lms(lms) => lms.sample_with_hook(model, x, hook),
+            Method::Lms(lms) => lms.sample_with_hook(model, x, noise, hook),
             Method::DpmSolverMultistep(dpm) => dpm.sample_with_hook(model, x, noise, hook),
             Method::DpmSolverSinglestep(dpm) => dpm.sample_with_hook(model, x, noise, hook),
-            Method::Deis(deis) => deis.sample_with_hook(model, x, hook),
+            Method::Deis(deis) => deis.sample_with_hook(model, x, noise, hook),
             Method::Dpm2(dpm2) => dpm2.sample_with_hook(model, x, noise, hook),
-            Method::UniPc(unipc) => unipc.sample_with_hook(model, x, hook),
+            Method::UniPc(unipc) => unipc.sample_with_hook(model, x, noise, hook),
             Method::Lcm(lcm) => lcm.sample_with_hook(model, x, noise, hook),
         }
     }

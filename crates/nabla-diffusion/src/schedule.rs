@@ -12,7 +12,9 @@
 //!
 //! A schedule with fewer steps ([`NoiseSchedule::respace`]) is again a [`NoiseSchedule`]: it keeps
 //! some `τ_k` of the training steps, tells the network `τ_k`, and has
-//! `β'_k = 1 − ᾱ_{τ_k} / ᾱ_{τ_{k−1}}`. So every sampler works with every spacing.
+//! `β'_k = 1 − ᾱ_{τ_k} / ᾱ_{τ_{k−1}}`. So every sampler works with every spacing. It remembers the
+//! schedule that it is of ([`NoiseSchedule::training`]): samplers that ask about a time between two of its
+//! steps read it there.
 //!
 //! Sources:
 //! - linear `β`: Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, arXiv
@@ -26,6 +28,8 @@
 //!   Diffusion-Based Generative Models*, 2022, arXiv 2206.00364, eq. 5;
 //! - the spacings and the zero terminal signal-to-noise ratio: Lin, Liu, Li, Yang, *Common
 //!   Diffusion Noise Schedules and Sample Steps are Flawed*, 2023, arXiv 2305.08891.
+
+use std::sync::Arc;
 
 use burn::config::Config;
 use burn::tensor::{Device, Tensor};
@@ -348,10 +352,69 @@ impl NoiseLevel {
         -self.sigma().ln()
     }
 
+    /// The time in `[0, 1]` at which a rectified flow `(1 − t) x_0 + t ε` has the same signal-to-noise
+    /// ratio: `√(1 − ᾱ) / (√ᾱ + √(1 − ᾱ))`.
+    pub fn flow_time(self) -> f64 {
+        self.noise() / (self.signal() + self.noise())
+    }
+
     /// The time step once per example, `[batch]`.
     pub fn timesteps(self, batch: usize, device: &Device) -> Tensor<1> {
         Tensor::full([batch], self.timestep, device)
     }
+}
+
+/// How much there is of the picture and of the noise in `x = signal · x_0 + noise · ε`: a point on any
+/// affine Gaussian path.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AffineLevel {
+    /// The scale of the picture, at least 0.
+    pub signal: f64,
+    /// The standard deviation of the noise, at least 0.
+    pub noise: f64,
+}
+
+impl AffineLevel {
+    /// `√ᾱ` and `√(1 − ᾱ)`: the form that samplers work in.
+    pub fn variance_preserving(alpha_bar: f64) -> Self {
+        Self {
+            signal: alpha_bar.sqrt(),
+            noise: (1.0 - alpha_bar).sqrt(),
+        }
+    }
+
+    /// `1` and `σ`: the form of score matching.
+    pub fn variance_exploding(sigma: f64) -> Self {
+        Self {
+            signal: 1.0,
+            noise: sigma,
+        }
+    }
+
+    /// `1 − t` and `t`: the straight line of rectified flow and flow matching, from the picture at time 0
+    /// to the noise at time 1.
+    pub fn rectified_flow(time: f64) -> Self {
+        Self {
+            signal: 1.0 - time,
+            noise: time,
+        }
+    }
+}
+
+impl From<NoiseLevel> for AffineLevel {
+    fn from(level: NoiseLevel) -> Self {
+        Self {
+            signal: level.signal(),
+            noise: level.noise(),
+        }
+    }
+}
+
+/// `ᾱ` at the time of a rectified flow at which the signal-to-noise ratio is the same:
+/// `(1 − t)² / ((1 − t)² + t²)`; the inverse of [`NoiseLevel::flow_time`].
+pub fn alpha_bar_from_flow_time(time: f64) -> f64 {
+    let signal = (1.0 - time).powi(2);
+    signal / (signal + time * time)
 }
 
 /// `σ = √((1 − ᾱ) / ᾱ)`.
@@ -435,6 +498,8 @@ pub struct NoiseSchedule {
     alpha_bar: Vec<f64>,
     timestep: Vec<f64>,
     final_alpha_bar: f64,
+    /// What it keeps some steps of; none if it is that itself.
+    training: Option<Arc<NoiseSchedule>>,
 }
 
 impl NoiseSchedule {
@@ -501,7 +566,40 @@ impl NoiseSchedule {
             alpha_bar,
             timestep,
             final_alpha_bar,
+            training: None,
         })
+    }
+
+    /// The schedule of the training, of which this one keeps some steps or levels; itself, if it was not
+    /// made of another.
+    pub fn training(&self) -> &Self {
+        self.training.as_deref().unwrap_or(self)
+    }
+
+    /// The same schedule, of which it is said that it keeps levels of `training`, as those made by
+    /// [`respace`](Self::respace) and its relatives do.
+    ///
+    /// ```
+    /// use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule, NoiseScheduleConfig, Spacing};
+    ///
+    /// let training = NoiseScheduleConfig::new().init()?;
+    /// assert_eq!(training.respace(Spacing::Trailing, 20)?.training(), &training);
+    /// let levels: [NoiseLevel; 2] = [100.5, 700.25].map(|time| training.level_at(time));
+    /// let schedule = NoiseSchedule::from_levels(&levels, 1.0)?.of_training(&training);
+    /// assert_eq!(schedule.training().steps(), 1000);
+    /// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
+    /// ```
+    #[must_use]
+    pub fn of_training(mut self, training: &Self) -> Self {
+        self.training = Some(training.root());
+        self
+    }
+
+    fn root(&self) -> Arc<Self> {
+        match &self.training {
+            Some(training) => training.clone(),
+            None => Arc::new(self.clone()),
+        }
     }
 
     /// The same schedule with another `ᾱ` behind the last sampling step, where it is 1 by default:
@@ -652,11 +750,12 @@ impl NoiseSchedule {
                 });
             }
         }
-        Self::new(
+        let schedule = Self::new(
             kept.iter().map(|&t| self.alpha_bar[t]).collect(),
             kept.iter().map(|&t| self.timestep[t]).collect(),
             self.final_alpha_bar,
-        )
+        )?;
+        Ok(schedule.of_training(self))
     }
 
     /// The first (cleanest) `count` steps: a sampler then starts from a picture that is noised only
@@ -703,7 +802,7 @@ impl NoiseSchedule {
         )?;
         // A level below this schedule's first step may lie beyond its final level.
         schedule.final_alpha_bar = self.final_alpha_bar.max(schedule.alpha_bar[0]);
-        Ok(schedule)
+        Ok(schedule.of_training(self))
     }
 
     /// The schedule of `count` Karras levels between this one's lowest and highest `σ`.

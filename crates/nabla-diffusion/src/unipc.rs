@@ -27,9 +27,11 @@ use faer::linalg::solvers::Solve;
 
 use crate::denoiser::{
     Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
+    sample_without_hook,
 };
 use crate::phi::phi;
 use crate::schedule::{NoiseLevel, NoiseSchedule};
+use crate::seeded_noise::SeededNoise;
 
 /// The function `B(h)`.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -93,6 +95,8 @@ struct Point {
     value: Tensor<4>,
 }
 
+sample_without_hook!(UniPc);
+
 impl UniPc {
     /// The schedule it steps along.
     pub fn schedule(&self) -> &NoiseSchedule {
@@ -103,6 +107,7 @@ impl UniPc {
     ///
     /// - `x`: where to start, at the level of the schedule's last step, in the variance-preserving
     ///   form; `[batch, channels, height, width]`
+    /// - `_noise`: not touched: no step adds any
     /// - `hook`: sees, and may replace, the predicted picture of every step
     ///
     /// # Errors
@@ -111,6 +116,7 @@ impl UniPc {
         &self,
         model: &dyn Denoiser,
         mut x: Tensor<4>,
+        _noise: &mut SeededNoise,
         hook: &mut SamplerHook<'_>,
     ) -> Result<Tensor<4>, SamplerError> {
         let steps = self.schedule.steps();

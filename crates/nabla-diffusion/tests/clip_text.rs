@@ -315,3 +315,51 @@ fn names_without_their_prefix_are_read() {
     let output = encoder.forward(&[ids("sd21", "text.ids")]).unwrap();
     assert!(distance(output.last, recorded("sd21", "text.embeds")) < 1e-5);
 }
+
+/// One folder of SDXL may have it with and without the prefix: transformers 5.24 saves `CLIPTextModel`
+/// without it, and `CLIPTextModelWithProjection` with it, and calls both `clip_text_model`.
+#[test]
+fn either_encoder_of_sdxl_may_have_either_names() {
+    for (name, class, ids_of) in [
+        ("text_encoder", "CLIPTextModel", "text.ids"),
+        (
+            "text_encoder_2",
+            "CLIPTextModelWithProjection",
+            "text.ids_2",
+        ),
+    ] {
+        let forward = |part: &Part| {
+            let loaded = ClipTextEncoder::load(part, &Device::flex(), Precision::F32);
+            let (encoder, _) = loaded.unwrap();
+            encoder.forward(&[ids("sdxl", ids_of)]).unwrap()
+        };
+        let expected = forward(&part("sdxl", name));
+        for prefix in ["text_model.", ""] {
+            let (folder, part) = changed("sdxl", name, class, &[]);
+            let config = folder.path().join("config.json");
+            let mut values: serde_json::Value =
+                serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+            values["model_type"] = "clip_text_model".into();
+            fs::write(&config, values.to_string()).unwrap();
+            let path = folder.path().join("model.safetensors");
+            let bytes = fs::read(&path).unwrap();
+            let tensors = SafeTensors::deserialize(&bytes).unwrap();
+            let named = tensors
+                .iter()
+                .map(|(name, view)| match name.strip_prefix("text_model.") {
+                    Some(short) => (format!("{prefix}{short}"), view),
+                    None => (name.to_owned(), view),
+                });
+            safetensors::serialize_to_file(named, None, &path).unwrap();
+            let found = forward(&part);
+            assert_eq!(
+                distance(found.last, expected.last.clone()),
+                0.0,
+                "{name} {prefix:?}"
+            );
+            if let Some(projected) = &expected.projected {
+                assert_eq!(distance(found.projected.unwrap(), projected.clone()), 0.0);
+            }
+        }
+    }
+}

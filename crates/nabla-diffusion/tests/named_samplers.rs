@@ -156,6 +156,32 @@ fn time_steps_and_sigmas_are_those_of_diffusers() {
     }
 }
 
+/// The `init_noise_sigma` of diffusers 0.42, after the steps are set: what noise is scaled by in its form
+/// `x/√ᾱ`, 30 steps over Stable Diffusion's schedule.
+#[test]
+fn noise_is_scaled_as_diffusers_scales_it_once_the_steps_are_set() {
+    for (spacing, sigma, expected) in [
+        ("leading", 11.4769, 11.5203),
+        ("linspace", 14.6146, 14.6146),
+        ("trailing", 14.6146, 14.6146),
+    ] {
+        let config = json!({
+            "_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": spacing, "steps_offset": 1,
+        });
+        let made = scheduler(&config).unwrap();
+        let made = made.sampler(SamplerKind::Euler, None, 30).unwrap();
+        let level = made.sampler.schedule().level(29);
+        assert!(
+            (level.sigma() - sigma).abs() < 1e-4,
+            "{spacing}: {}",
+            level.sigma()
+        );
+        let scale = made.start_scale / level.signal();
+        assert!((scale - expected).abs() < 1e-4, "{spacing}: {scale}");
+    }
+}
+
 /// Churn, and the third order with noise, which k-diffusion has as its source has.
 #[test]
 fn every_call_of_the_network_agrees_with_k_diffusion() {
@@ -186,7 +212,7 @@ fn every_call_of_the_network_agrees_with_k_diffusion() {
             }
             _ => SamplerConfig::Euler(EulerConfig::new().with_churn(churn)),
         };
-        let sampler = config.init(schedule.clone(), &training).unwrap();
+        let sampler = config.init(schedule.clone()).unwrap();
         let calls = case["calls"].as_array().unwrap();
         assert_eq!(sampler.calls(), calls.len(), "{name}");
         let check = |found: &Tensor<4>, expected: &Value| {
@@ -223,8 +249,8 @@ fn wrong_churn_is_refused() {
     ] {
         let euler = EulerConfig::new().with_churn(Some(churn));
         let heun = HeunConfig::new().with_churn(Some(churn));
-        assert!(euler.init(training.clone(), &training).is_err());
-        assert!(heun.init(training.clone(), &training).is_err());
+        assert!(euler.init(training.clone()).is_err());
+        assert!(heun.init(training.clone()).is_err());
     }
 }
 
@@ -363,11 +389,13 @@ fn error(config: SamplerConfig, prediction: Prediction, steps: usize) -> f64 {
         .map(|k| training.level(232 + k * stride))
         .collect();
     let end = training.alpha_bar(232);
-    let schedule = NoiseSchedule::from_levels(&levels, end).unwrap();
+    let schedule = NoiseSchedule::from_levels(&levels, end)
+        .unwrap()
+        .of_training(&training);
     let start = SeededNoise::new(3, 0).normal(SHAPE, &Device::flex());
     let model = gaussian(prediction);
     let exact = model.transport(start.clone(), schedule.alpha_bar(steps - 1), end);
-    let sampler = config.init(schedule, &training).unwrap();
+    let sampler = config.init(schedule).unwrap();
     let found = sampler
         .sample(&model, start, &mut SeededNoise::new(0, 0))
         .unwrap();
@@ -448,17 +476,36 @@ fn orders_of_convergence() {
         (single(3), 2.2, 9.0),
         (SamplerKind::Dpm2.config(), 1.6, 9.0),
     ] {
-        for prediction in [
-            Prediction::Epsilon,
-            Prediction::Velocity,
-            Prediction::Sample,
-        ] {
+        for prediction in Prediction::ALL {
             let order = order(config, prediction);
             println!("{config:?} {prediction:?}: {order:.2}");
             assert!(
                 (least..most).contains(&order),
                 "{config:?} {prediction:?}: {order}"
             );
+        }
+    }
+}
+
+/// What the network predicts is one thing said in five ways: the picture is the same.
+#[test]
+fn every_sampler_takes_every_prediction() {
+    let training = NoiseScheduleConfig::new().init().unwrap();
+    let schedule = training.respace(Spacing::Trailing, 12).unwrap();
+    for kind in SamplerKind::ALL {
+        let sampler = kind.config().init(schedule.clone()).unwrap();
+        let picture = |prediction| {
+            let mut noise = SeededNoise::new(3, 0);
+            let start = noise.normal(SHAPE, &Device::flex());
+            let found = sampler.sample(&gaussian(prediction), start, &mut noise);
+            found.unwrap()
+        };
+        let expected = picture(Prediction::Sample);
+        for prediction in Prediction::ALL {
+            let error = (picture(prediction) - expected.clone()).abs().max();
+            let error = error.into_scalar::<f32>();
+            // Of rounding in ε at the first step, which α = 0.006 enlarges.
+            assert!(error < 2e-3, "{kind} {prediction:?}: {error}");
         }
     }
 }
@@ -477,7 +524,7 @@ fn forms_of_the_noise_reach_sigma_0() {
         SamplerConfig::UniPc(UniPcConfig::new().with_of_noise(true)),
         SamplerKind::Deis.config(),
     ] {
-        let sampler = config.init(schedule.clone(), &training).unwrap();
+        let sampler = config.init(schedule.clone()).unwrap();
         let mut noise = SeededNoise::new(0, 0);
         let end = sampler.sample(&model, start.clone(), &mut noise).unwrap();
         let error = (end - exact.clone()).abs().max().into_scalar::<f32>();
@@ -505,13 +552,15 @@ fn uneven_times_keep_the_order() {
         }
         let levels: Vec<NoiseLevel> = times[1..].iter().map(|&t| training.level(t)).collect();
         let end = training.alpha_bar(232);
-        let schedule = NoiseSchedule::from_levels(&levels, end).unwrap();
+        let schedule = NoiseSchedule::from_levels(&levels, end)
+            .unwrap()
+            .of_training(&training);
         let exact = model.transport(start.clone(), training.alpha_bar(1000), end);
         let pndm = PndmConfig::new().with_method(PndmMethod::SPndm);
-        let found = pndm
-            .init(schedule, &training)
-            .unwrap()
-            .sample(&model, start.clone());
+        let found =
+            pndm.init(schedule)
+                .unwrap()
+                .sample(&model, start.clone(), &mut SeededNoise::new(0, 0));
         (found.unwrap() - exact).abs().max().into_scalar::<f32>()
     };
     // The coarsest pattern is not yet in the asymptotic range.
@@ -531,19 +580,21 @@ fn pndm_counts_its_calls_and_refuses_short_schedules() {
         (PndmMethod::Plms, 2, 1),
     ] {
         let config = PndmConfig::new().with_method(method);
-        let refused = config.init(leading(least - 1), &training).unwrap_err();
+        let refused = config.init(leading(least - 1)).unwrap_err();
         assert!(
             refused.to_string().contains(&least.to_string()),
             "{refused}"
         );
-        let pndm = config.init(leading(least), &training).unwrap();
+        let pndm = config.init(leading(least)).unwrap();
         let mut calls = 0;
         let mut hook = |_: SamplerStep<'_>, denoised| {
             calls += 1;
             denoised
         };
-        let start = SeededNoise::new(1, 0).normal(SHAPE, &Device::flex());
-        pndm.sample_with_hook(&model, start, &mut hook).unwrap();
+        let mut noise = SeededNoise::new(1, 0);
+        let start = noise.normal(SHAPE, &Device::flex());
+        pndm.sample_with_hook(&model, start, &mut noise, &mut hook)
+            .unwrap();
         assert_eq!((calls, pndm.calls()), (least + more, least + more));
     }
 }
@@ -567,7 +618,7 @@ fn the_last_steps_alone_continue_a_noised_picture() {
         SamplerKind::UniPc,
         SamplerKind::Lms,
     ] {
-        let sampler = kind.config().init(schedule.clone(), &training).unwrap();
+        let sampler = kind.config().init(schedule.clone()).unwrap();
         let part = sampler.last_steps(16).unwrap();
         let start = part.schedule().add_noise(picture.clone(), z.clone(), &[15]);
         let level = part.schedule().level(15);

@@ -5,9 +5,10 @@
 mod reference_values;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction, SamplerError, denoiser};
+use nabla_diffusion::denoiser::{Denoised, GaussianDenoiser, Prediction, SamplerError, denoiser};
 use nabla_diffusion::probability_flow::{ProbabilityFlow, ProbabilityFlowConfig};
-use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig};
+use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig, Spacing};
+use nabla_diffusion::seeded_noise::SeededNoise;
 use reference_values::{floats, reference};
 use serde_json::Value;
 
@@ -41,11 +42,7 @@ fn calls_and_results_are_those_of_scipy() {
     for case in reference["cases"].as_array().unwrap() {
         let number = |key: &str| case[key].as_f64().unwrap();
         let flow = flow(number("rtol"), number("atol"));
-        for prediction in [
-            Prediction::Epsilon,
-            Prediction::Sample,
-            Prediction::Velocity,
-        ] {
+        for prediction in Prediction::ALL {
             let mut asked = 0;
             let found = flow
                 .solve(
@@ -131,6 +128,34 @@ fn it_follows_the_transport_map_and_returns() {
     }
     println!("errors {errors:?}");
     assert!(errors[0] > 10.0 * errors[1] && errors[1] > 10.0 * errors[2]);
+}
+
+/// As every other sampler does, from the schedule's last step to what is behind its first.
+#[test]
+fn it_samples_between_the_ends_of_a_schedule() {
+    let reference = reference("probability_flow_reference.json");
+    let model = model(&reference, Prediction::Flow, DType::F64);
+    let start = tensor(&reference["start"], DType::F64);
+    let schedule = training()
+        .respace(Spacing::Leading { offset: 1 }, 20)
+        .unwrap();
+    let config = ProbabilityFlowConfig::new().with_rtol(1e-7).with_atol(1e-7);
+    let flow = config.init(schedule.clone()).unwrap();
+    let exact = model.transport(start.clone(), schedule.alpha_bar(19), schedule.alpha_bar(0));
+    let mut noise = SeededNoise::new(0, 0);
+    let mut last = None;
+    let found = flow
+        .sample_with_hook(&model, start, &mut noise, &mut |step, denoised| {
+            last = Some((step.level, step.x.clone()));
+            denoised
+        })
+        .unwrap();
+    let (level, x) = last.unwrap();
+    assert_eq!(level, schedule.level(0));
+    let largest = |x: Tensor<4>| x.abs().max().into_scalar::<f64>();
+    assert!(largest(x.clone() - exact) < 1e-5);
+    let sample = Denoised::predict(&model, &x, level).unwrap().sample;
+    assert!(largest(found - sample) < 1e-12);
 }
 
 #[test]

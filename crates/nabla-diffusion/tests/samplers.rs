@@ -5,14 +5,15 @@
 
 mod reference_values;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_diffusion::ddim::{Ddim, DdimConfig};
 use nabla_diffusion::ddpm::{Ddpm, DdpmConfig, Variance};
 use nabla_diffusion::denoiser::{
-    Denoised, Denoiser, GaussianDenoiser, Prediction, SamplerError, denoiser,
+    Denoised, Denoiser, GaussianDenoiser, Prediction, SamplerError, denoiser, flow_denoiser,
 };
 use nabla_diffusion::schedule::{
-    BetaSchedule, KarrasSigmas, NoiseSchedule, NoiseScheduleConfig, Spacing,
+    AffineLevel, BetaSchedule, KarrasSigmas, NoiseLevel, NoiseSchedule, NoiseScheduleConfig,
+    Spacing, alpha_bar_from_flow_time,
 };
 use nabla_diffusion::seeded_noise::SeededNoise;
 use proptest::prelude::*;
@@ -198,11 +199,7 @@ fn root_mean_square(x: Tensor<4>) -> f64 {
 
 #[test]
 fn ddim_with_full_noise_is_ddpm() {
-    for prediction in [
-        Prediction::Epsilon,
-        Prediction::Sample,
-        Prediction::Velocity,
-    ] {
+    for prediction in Prediction::ALL {
         let schedule = training_schedule("linear")
             .respace(Spacing::Linspace, 25)
             .unwrap();
@@ -247,11 +244,7 @@ fn smooth_schedule(steps: usize) -> NoiseSchedule {
 
 #[test]
 fn ddim_converges_to_the_transport_map_with_order_1() {
-    for prediction in [
-        Prediction::Epsilon,
-        Prediction::Sample,
-        Prediction::Velocity,
-    ] {
+    for prediction in Prediction::ALL {
         let model = gaussian(prediction);
         let (errors, orders) = orders(&[32, 64, 128, 256], |steps| {
             let ddim = DdimConfig::new().init(smooth_schedule(steps)).unwrap();
@@ -563,20 +556,74 @@ fn wrong_models_and_parameters_are_told() {
     );
 }
 
-const KINDS: [Prediction; 3] = [
-    Prediction::Epsilon,
-    Prediction::Sample,
-    Prediction::Velocity,
-];
+/// Of pixels that are independent Gaussians, `x_0 ~ N(μ, s²)`: the score of `x_t`, and the velocity of the
+/// straight flow as the derivative of `x_t = (1 − t) μ + √((1 − t)² s² + t²) z`.
+#[test]
+fn score_and_flow_are_the_closed_forms_of_gaussian_data() {
+    let device = Device::flex();
+    let (mean, variance) = (0.3, 0.16);
+    let full = |value: f64| Tensor::<4>::full([1, 1, 1, 5], value, (&device, DType::F64));
+    let values = TensorData::new(vec![-2.0_f64, -0.5, 0.1, 0.7, 3.0], [1, 1, 1, 5]);
+    let x = Tensor::<4>::from_data(values, (&device, DType::F64));
+    let near = |found: Tensor<4>, expected: Tensor<4>, what: &str| {
+        let scale = expected.clone().abs().max().into_scalar::<f64>().max(1.0);
+        let error = (found - expected).abs().max().into_scalar::<f64>();
+        assert!(error < 1e-9 * scale, "{what}: {error}");
+    };
+    let answer = |kind, level| {
+        GaussianDenoiser::new(full(mean), full(variance), kind).predict(x.clone(), level)
+    };
+    for time in [0.02, 0.3, 0.5, 0.9, 0.999] {
+        let level = NoiseLevel {
+            timestep: 0.0,
+            alpha_bar: alpha_bar_from_flow_time(time),
+        };
+        assert!((level.flow_time() - time).abs() < 1e-12);
+        let spread = level.alpha_bar * variance + 1.0 - level.alpha_bar;
+        let score = (x.clone() - level.signal() * mean) / -spread;
+        near(answer(Prediction::Score, level), score, "score");
+        // On the straight line, where this x is scaled to.
+        let straight = AffineLevel::rectified_flow(time);
+        let scaled = x.clone() * (straight.signal / level.signal());
+        let spread = straight.signal.powi(2) * variance + time * time;
+        let velocity = (scaled.clone() - straight.signal * mean)
+            * ((time - straight.signal * variance) / spread)
+            - mean;
+        near(answer(Prediction::Flow, level), velocity.clone(), "flow");
+        // And through a network that only knows this line.
+        let network = flow_denoiser(|x, t| {
+            let spread = (1.0 - t) * (1.0 - t) * variance + t * t;
+            (x - (1.0 - t) * mean) * ((t - (1.0 - t) * variance) / spread) - mean
+        });
+        near(network.predict(x.clone(), level), velocity, "network");
+    }
+    // The flow says something of the picture where there is nothing left of it; the score does not.
+    let nothing = NoiseLevel {
+        timestep: 999.0,
+        alpha_bar: 0.0,
+    };
+    let ask = |kind| {
+        let model = GaussianDenoiser::new(full(mean), full(variance), kind);
+        Denoised::predict(&model, &x, nothing)
+    };
+    near(ask(Prediction::Flow).unwrap().sample, full(mean), "sample");
+    assert_eq!(
+        ask(Prediction::Score).unwrap_err(),
+        SamplerError::NoSignal { timestep: 999.0 }
+    );
+}
+
+const KINDS: [Prediction; 5] = Prediction::ALL;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// The three predictions are made of `x_0` and `ε` as defined; every conversion between them
-    /// gives the other, so every round trip is the identity.
+    /// The predictions are made of `x_0` and `ε` as defined; every conversion between them gives the
+    /// other, so every round trip is the identity.
     #[test]
     fn predictions_convert_into_each_other(
         alpha_bar in 0.02..0.98_f64,
+        (signal, noise_scale) in (0.1..2.0_f64, 0.1..3.0_f64),
         sample in prop::collection::vec(-1.0..1.0_f32, 12),
         noise in prop::collection::vec(-3.0..3.0_f32, 12),
     ) {
@@ -586,15 +633,34 @@ proptest! {
         let sample = Tensor::<4>::from_data(TensorData::new(sample, shape), &device);
         let noise = Tensor::<4>::from_data(TensorData::new(noise, shape), &device);
         let x = schedule.add_noise(sample.clone(), noise.clone(), &[0]);
+        let level = AffineLevel::variance_preserving(alpha_bar);
         let of = |kind: Prediction| kind.target(sample.clone(), noise.clone(), &schedule, &[0]);
         for from in KINDS {
             for to in KINDS {
-                let found = from.convert(to, of(from), x.clone(), alpha_bar);
+                let found = from.convert(to, of(from), x.clone(), level);
                 let error = (found - of(to)).abs().max().into_scalar::<f32>();
                 prop_assert!(error < 1e-4, "{from:?} to {to:?} at {alpha_bar}: {error}");
-                let back = to.convert(from, from.convert(to, of(from), x.clone(), alpha_bar), x.clone(), alpha_bar);
+                let back = to.convert(from, from.convert(to, of(from), x.clone(), level), x.clone(), level);
                 let error = (back - of(from)).abs().max().into_scalar::<f32>();
                 prop_assert!(error < 1e-4, "{from:?} to {to:?} and back at {alpha_bar}: {error}");
+            }
+        }
+
+        // On any other path too.
+        let level = AffineLevel { signal, noise: noise_scale };
+        let x = sample.clone() * signal + noise.clone() * noise_scale;
+        let of = |kind: Prediction| match kind {
+            Prediction::Epsilon => noise.clone(),
+            Prediction::Sample => sample.clone(),
+            Prediction::Velocity => noise.clone() * signal - sample.clone() * noise_scale,
+            Prediction::Score => noise.clone() / -noise_scale,
+            Prediction::Flow => noise.clone() - sample.clone(),
+        };
+        for from in KINDS {
+            for to in KINDS {
+                let found = from.convert(to, of(from), x.clone(), level);
+                let error = (found - of(to)).abs().max().into_scalar::<f32>();
+                prop_assert!(error < 5e-4, "{from:?} to {to:?} at {level:?}: {error}");
             }
         }
     }

@@ -7,12 +7,16 @@ mod tiny_models;
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor};
+use nabla_diffusion::denoiser::Denoiser;
 use nabla_diffusion::sampler::SamplerKind;
+use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::sigma_spacing::SigmaSpacing;
+use nabla_diffusion::stable_diffusion::conditioned_unet::classifier_free_guidance;
 use nabla_diffusion::stable_diffusion::lora::Lora;
 use nabla_diffusion::stable_diffusion::pipeline::{
-    GivenNoise, LoadOptions, SamplingOptions, StableDiffusion, Start,
+    Conditioning, GivenNoise, LoadOptions, SamplingOptions, StableDiffusion, Start, latent_file,
 };
+use safetensors::SafeTensors;
 use tiny_models::{Reference, distance, folder, path};
 
 const PROMPT: &str = "A photograph of an astronaut riding a horse, 4k!";
@@ -108,6 +112,146 @@ fn samplers_take_the_unet_where_diffusers_does() {
             let difference = distance(found, expected) / largest;
             assert!(difference < 2e-4, "{name} {recorded}: {difference}");
         }
+    }
+}
+
+fn bits(x: Tensor<4>) -> Vec<u32> {
+    let values: Vec<f32> = x.into_data().try_to_vec().unwrap();
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// The public denoiser under the same guidance, sampler and seed.
+#[test]
+fn the_denoiser_under_guidance_gives_the_pipelines_own_bits() {
+    for (name, rescale) in [("sd15", 0.0), ("sd21", 0.7), ("sdxl", 0.0)] {
+        let model = model(name);
+        for kind in SamplerKind::ALL {
+            let mut sampling = SamplingOptions {
+                guidance_rescale: rescale,
+                ..options(5, kind)
+            };
+            if model.takes_sizes() {
+                sampling.original_size = Some([96, 80]);
+                sampling.crop = [4, 8];
+            }
+            let whole = run(&model, &Start::Noise, &sampling, &GivenNoise::default());
+
+            let positive = model.encode_text(PROMPT).unwrap();
+            let negative = model.encode_nothing().unwrap();
+            let unet = model.denoiser(&[&negative, &positive], &sampling, None);
+            let guided = unet.unwrap().guided(|each, _| {
+                let [without, with] = [0, 1].map(|i: usize| each[i].clone());
+                classifier_free_guidance(without, with, 7.5, rescale)
+            });
+            assert_eq!(guided.prediction(), model.prediction());
+            let made = model.scheduler().sampler(kind, None, 5).unwrap();
+            let mut noise = SeededNoise::new(sampling.seed, 0);
+            let start = noise.normal(model.latent_shape(1, &sampling), &Device::flex());
+            let start = start * made.start_scale;
+            let own = made.sampler.sample(&guided, start, &mut noise).unwrap();
+            assert!(bits(own) == bits(whole), "{name} {kind}");
+        }
+        // Without guidance it is the model of its first text.
+        let sampling = SamplingOptions {
+            guidance_scale: 1.0,
+            ..options(5, SamplerKind::Ddim)
+        };
+        let whole = run(&model, &Start::Noise, &sampling, &GivenNoise::default());
+        let positive = model.encode_text(PROMPT).unwrap();
+        let negative = model.encode_nothing().unwrap();
+        let unet = model
+            .denoiser(&[&positive, &negative], &sampling, None)
+            .unwrap();
+        let made = model
+            .scheduler()
+            .sampler(SamplerKind::Ddim, None, 5)
+            .unwrap();
+        let mut noise = SeededNoise::new(sampling.seed, 0);
+        let start = noise.normal(model.latent_shape(1, &sampling), &Device::flex());
+        let own = made.sampler.sample(&unet, start, &mut noise).unwrap();
+        assert!(bits(own) == bits(whole), "{name}");
+    }
+}
+
+#[test]
+fn a_batch_under_several_texts_is_each_of_them_alone() {
+    for name in ["sd15", "sdxl"] {
+        let model = model(name);
+        let sampling = options(5, SamplerKind::Ddim);
+        let texts = ["a horse", "", PROMPT].map(|text| model.encode_text(text).unwrap());
+        let unet = |texts: &[&Conditioning]| model.denoiser(texts, &sampling, None).unwrap();
+        let all = unet(&[&texts[0], &texts[1], &texts[2]]);
+        assert_eq!(all.texts(), 3);
+        let mut noise = SeededNoise::new(1, 0);
+        let x = noise.normal(model.latent_shape(2, &sampling), &Device::flex());
+        let level = model.scheduler().training_schedule().unwrap().level(700);
+        let each = all.predict_each(x.clone(), level);
+        assert_eq!(each.len(), 3);
+        for (text, found) in texts.iter().zip(each) {
+            for i in 0..2 {
+                let x = x.clone().slice_dim(0, i..i + 1);
+                let alone = unet(&[text]).predict(x, level);
+                let difference = distance(alone, found.clone().slice_dim(0, i..i + 1));
+                assert!(difference < 2e-5, "{name}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_denoiser_of_parts_that_do_not_fit_is_refused() {
+    let (small, large) = (model("sd15"), model("sdxl"));
+    let sampling = options(5, SamplerKind::Ddim);
+    fn told(
+        model: &StableDiffusion,
+        texts: &[&Conditioning],
+        options: &SamplingOptions,
+        extra: Option<Tensor<4>>,
+    ) -> String {
+        let refused = model.denoiser(texts, options, extra).unwrap_err();
+        refused.to_string()
+    }
+    assert!(told(&small, &[], &sampling, None).contains("number of texts is 0"));
+    let [own, other] = [&small, &large].map(|m| m.encode_text("a").unwrap());
+    let refused = told(&small, &[&own, &other], &sampling, None);
+    assert!(refused.contains("the shape of a text is"), "{refused}");
+    assert!(told(&small, &[&other], &sampling, None).contains("channels of a text"));
+    let bare = Conditioning {
+        pooled: None,
+        ..other.clone()
+    };
+    assert!(told(&large, &[&bare], &sampling, None).contains("pooled form of a text is missing"));
+    let extra = Tensor::zeros([1, 5, 5, 8], &Device::flex());
+    assert!(told(&small, &[&own], &sampling, Some(extra)).contains("it must be left out"));
+    let mut wrong = sampling.clone();
+    wrong.size = [41, 64];
+    assert!(told(&small, &[&own], &wrong, None).contains("size of the picture is 64 x 41"));
+    wrong.size = [40, 64];
+    wrong.crop = [1, 0];
+    assert!(told(&small, &[&own], &wrong, None).contains("the crop is"));
+}
+
+/// A file of latents holds them in the order of their axes, whatever their order in memory.
+#[test]
+fn a_transposed_latent_is_written_as_it_reads() {
+    let values: Vec<f32> = (0..24).map(|i| i as f32).collect();
+    let x = Tensor::<1>::from_floats(&values[..], &Device::flex()).reshape([1, 2, 3, 4]);
+    let turned = x.clone().swap_dims(2, 3);
+    let bytes = latent_file(turned.clone()).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let view = file.tensor("latents").unwrap();
+    assert_eq!(view.shape(), [1, 2, 4, 3]);
+    let found: Vec<f32> = view
+        .data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| f32::from_le_bytes(*b))
+        .collect();
+    let expected =
+        |channel: usize, column: usize, row: usize| (channel * 12 + row * 4 + column) as f32;
+    for (at, value) in found.iter().enumerate() {
+        assert_eq!(*value, expected(at / 12, at % 12 / 3, at % 3), "{at}");
     }
 }
 

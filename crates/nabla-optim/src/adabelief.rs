@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The ε of the second line stays in the state, so that `s` settles `ε/(1 − β₂)` above the variance;
-//! so it does in the authors' code and in the paper's algorithm. As a square root is taken, ε is the
+//! so it does in the authors' code and in the paper's algorithm (in `pytorch_optimizer` too). That of the
+//! third line is added after the correction of the bias. As a square root is taken, ε is the
 //! square of what Adam calls by this name.
 //!
 //! Options, all as in `adabelief-pytorch` 0.2:

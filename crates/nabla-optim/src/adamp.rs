@@ -35,6 +35,10 @@
 //! w ← (1 − η λ r/(1 − μ)) w − η Π(p)
 //! ```
 //!
+//! AdamP's ε is added after the correction of the bias, as in the authors' package; `pytorch_optimizer` adds
+//! it before, `(√v + ε)/√(1 − β₂ᵗ)`, which makes first steps shorter where gradients are not much
+//! larger than ε: with gradients of 1e-6 and ε = 1e-8 by a quarter.
+//!
 //! Π leaves `m` and `b` as they are, as in the paper. The authors' SGDP without Nesterov's momentum
 //! projects the stored `b`, too, for it is there the same tensor as `p`.
 //!

@@ -216,3 +216,53 @@ fn diffgrad_is_that_of_torch_optimizer() {
 fn adabelief_is_that_of_the_authors() {
     check("adabelief");
 }
+
+#[derive(Deserialize)]
+struct EpsilonPlace {
+    start: Vec<f64>,
+    gradients: Vec<Vec<f64>>,
+    adamp: Vec<Vec<f64>>,
+    adamp_elsewhere: Vec<Vec<f64>>,
+    adabelief: Vec<Vec<f64>>,
+}
+
+/// The weights after each step of a vector.
+fn steps<O: Optimizer>(optimizer: &O, reference: &EpsilonPlace) -> Vec<Vec<f64>> {
+    let device = Device::flex();
+    let vector = |x: &[f64]| {
+        let data = TensorData::new(x.to_vec(), [x.len()]);
+        Tensor::<1>::from_data(data, (&device, DType::F64))
+    };
+    let (mut weight, mut state) = (vector(&reference.start), None);
+    let gradients = reference.gradients.iter();
+    let step = gradients.map(|gradient| {
+        (weight, state) = optimizer.step(0.01, weight.clone(), vector(gradient), state.take());
+        weight.to_data().try_to_vec::<f64>().unwrap()
+    });
+    step.collect()
+}
+
+/// With gradients of 1e-6 the place of ε decides the step: AdamP's is added after the correction of the
+/// bias, as the authors' code has it (`pytorch_optimizer` adds it before), AdaBelief's to the state and to
+/// the root.
+#[test]
+fn epsilon_has_the_place_of_the_authors_code() {
+    let text = include_str!("reference/epsilon_place.json");
+    let reference: EpsilonPlace = serde_json::from_str(text).unwrap();
+    let largest = |a: &[Vec<f64>], b: &[Vec<f64>]| {
+        let pairs = a.iter().flatten().zip(b.iter().flatten());
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    };
+    let adamp = AdamPConfig::new().with_epsilon(1e-8).build().unwrap();
+    let found = steps(&adamp, &reference);
+    let difference = largest(&found, &reference.adamp);
+    assert!(difference < 1e-12, "AdamP: {difference}");
+    assert!(largest(&found, &reference.adamp_elsewhere) > 1e-3);
+    let adabelief = AdaBeliefConfig::new()
+        .with_epsilon(1e-8)
+        .with_rectify(false)
+        .build()
+        .unwrap();
+    let difference = largest(&steps(&adabelief, &reference), &reference.adabelief);
+    assert!(difference < 1e-12, "AdaBelief: {difference}");
+}

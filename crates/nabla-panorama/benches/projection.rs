@@ -150,11 +150,7 @@ fn ours(job: &str, erp: Erp, plane: usize, interpolation: Interpolation) -> Resu
             Ok(way.to_erp_into(cube, made.back.get_or_insert_with(empty))?)
         }));
     }
-    let options = TangentOptions {
-        to_tangent: interpolation,
-        to_erp: interpolation,
-        ..TangentOptions::default()
-    };
+    let options = TangentOptions::of(interpolation);
     let way = TangentProjection::new(TangentGrid::octadecaplex(), erp, plane, options)?;
     let both = job == "tangent";
     Ok(Box::new(move |p, made| {
@@ -242,7 +238,7 @@ fn main() -> Result<(), Error> {
         for (kernel, interpolation) in [
             ("bilinear", Interpolation::Bilinear),
             // The cubic kernel of OpenCV and PyTorch, then Keys' own.
-            ("bicubic", Interpolation::Bicubic { a: -0.75 }),
+            ("bicubic", Interpolation::BICUBIC_SHARP),
             ("keys", Interpolation::BICUBIC),
             ("lanczos3", Interpolation::Lanczos3),
         ] {

@@ -491,7 +491,7 @@ impl OmniSsrConfig {
             colour_fix: None,
             grid: TangentGrid::octadecaplex(),
             plane_size: None,
-            tangent: TangentOptions::default(),
+            tangent: TangentOptions::of(Interpolation::BICUBIC),
             merge: Merge::default(),
             seed: 42,
             tile: 1024,

@@ -391,7 +391,7 @@ fn views_of(panorama: &Raster, factors: [usize; 2]) -> Result<Vec<View>, PriorTr
         TangentGrid::octadecaplex(),
         erp,
         erp.height() / 2,
-        TangentOptions::default(),
+        TangentOptions::of(Interpolation::BICUBIC),
     )?;
     let planes = |panorama: &Raster| -> Result<Vec<Raster>, PriorTrainingError> {
         let planes = projection.to_tangent(panorama)?.into_iter();

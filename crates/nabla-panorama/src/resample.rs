@@ -51,8 +51,14 @@ pub enum Interpolation {
 }
 
 impl Interpolation {
-    /// Cubic convolution with Keys' `a = −0.5`.
+    /// Cubic convolution with Keys' `a = −0.5`: that of Pillow and MATLAB, the most exact one on what is
+    /// smooth.
     pub const BICUBIC: Self = Self::Bicubic { a: -0.5 };
+    /// Cubic convolution with `a = −0.75`: that of OpenCV and PyTorch. It is sharper, and loses less of
+    /// photographs that go from one grid to another and back (see [`TangentOptions`]).
+    ///
+    /// [`TangentOptions`]: crate::tangent::TangentOptions
+    pub const BICUBIC_SHARP: Self = Self::Bicubic { a: -0.75 };
 
     /// The distance from the centre, in pixels, from which on the kernel is zero.
     pub fn support(self) -> f64 {
@@ -1096,7 +1102,7 @@ mod tests {
         Interpolation::Nearest,
         Interpolation::Bilinear,
         Interpolation::BICUBIC,
-        Interpolation::Bicubic { a: -0.75 },
+        Interpolation::BICUBIC_SHARP,
         Interpolation::Lanczos3,
     ];
 

@@ -96,7 +96,7 @@ pub struct Contender {
 impl Contender {
     /// Its label.
     pub fn label(&self) -> &str {
-        let name = || self.optimizer.method.name();
+        let name = || self.optimizer.name();
         self.label.as_deref().unwrap_or_else(name)
     }
 }
@@ -247,6 +247,8 @@ pub struct Standing {
 /// What a comparison is doing.
 #[derive(Clone, Copy, Debug)]
 pub enum ComparisonEvent<'a> {
+    /// The data are read; once, before the first run.
+    Data(&'a DataSet),
     /// A run begins.
     Begin {
         /// Its number, from 0.
@@ -371,6 +373,9 @@ impl Comparison {
                 .map_err(|source| failed(contender.label(), source))?;
         }
         let mut store = Store::open(self, folder)?;
+        if observe(ComparisonEvent::Data(&whole)).is_break() {
+            return Ok((self.standings(&store.runs), store.runs));
+        }
         let mut number = 0;
         if self.trials > 1 {
             let tuning = data(self.experiment.data.open_for_validation())?;
@@ -467,7 +472,7 @@ impl Comparison {
             });
             Standing {
                 label: label.to_owned(),
-                method: contender.optimizer.method.name().to_owned(),
+                method: contender.optimizer.name().to_owned(),
                 at_edge: self.trials > 1
                     && rate.is_some()
                     && (rate == grid.first().copied() || rate == grid.last().copied()),

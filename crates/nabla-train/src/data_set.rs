@@ -5,8 +5,10 @@
 //! | `digits` | scikit-learn's handwritten digits, built in: 1797 pictures of 8 x 8 |
 //! | `fashion` | a tenth of Fashion-MNIST, built in: 5500 + 1000 pictures of 28 x 28 |
 //! | a folder | MNIST, Fashion-MNIST (IDX, plain or gzip) or CIFAR-10 (binary version) |
-//! | a file `.csv`, `.tsv` | a table with a column of labels |
-//! | another file | LIBSVM |
+//! | a file `.csv`, `.tsv` | a table with a column of labels; row numbers of pandas and R are left out |
+//! | another file | LIBSVM, with indices from 0 or 1 |
+//!
+//! What a table did not say by itself is in [`DataSet::reading`].
 //!
 //! Where a source has no test set, a share of it is held out, drawn by a seed of its own, so that all
 //! trainings are measured on the same examples. Features are standardised by the mean and the spread of
@@ -17,8 +19,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nabla_data::{
-    CsvError, CsvTable, LabelColumn, LabelledPictures, LabelledPicturesError, LabelledRows,
-    LibsvmError, digits, fashion_sample,
+    CsvError, CsvOptions, CsvTable, IndexBase, LabelColumn, LabelledPictures,
+    LabelledPicturesError, LibsvmError, LibsvmText, digits, fashion_sample,
 };
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
@@ -59,6 +61,17 @@ pub enum DataError {
         training: usize,
         /// Of the test table.
         test: usize,
+    },
+    /// The tables have the same number of features, but not the same ones.
+    #[error(
+        "the training table has the feature {training:?} where the test table has {test:?}: both need \
+         the same columns in the same order"
+    )]
+    FeatureNames {
+        /// Of the training table.
+        training: String,
+        /// Of the test table.
+        test: String,
     },
     /// A label that only the test set has.
     #[error("the test set has the label {0:?}, which no training example has")]
@@ -111,6 +124,14 @@ pub struct DataConfig {
     pub split_seed: u64,
     /// The column of a CSV file's labels: `first`, `last`, or its name or number. Default `last`.
     pub label_column: String,
+    /// Columns of a CSV file that are left out, by name or number. Default: none.
+    pub drop_columns: Vec<String>,
+    /// Whether a CSV file's column of row numbers or row names, as pandas and R write it (see
+    /// [`CsvTable`]), is a feature. Default: no.
+    pub keep_index: bool,
+    /// From where the indices of a LIBSVM file count. Default: from 0 if it or the test file shows an
+    /// index 0 (see [`LibsvmText`]), otherwise from 1.
+    pub index_base: Option<IndexBase>,
     /// Default `auto`.
     pub standardization: Standardization,
     /// Only so many training examples, drawn by the split's seed.
@@ -126,6 +147,9 @@ impl Default for DataConfig {
             validation_share: 0.2,
             split_seed: 0,
             label_column: "last".into(),
+            drop_columns: Vec::new(),
+            keep_index: false,
+            index_base: None,
             standardization: Standardization::Auto,
             limit: None,
         }
@@ -184,6 +208,15 @@ impl Examples {
     }
 }
 
+/// What a table did not say by itself, and how it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableReading {
+    /// From where the indices count; `None` if the source is no LIBSVM file.
+    pub index_base: Option<IndexBase>,
+    /// The header's cells above the columns that only number or name the rows, and were left out.
+    pub row_names: Vec<String>,
+}
+
 /// Examples to train on and to measure with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSet {
@@ -197,6 +230,8 @@ pub struct DataSet {
     pub training: Examples,
     /// To measure with: the test set, or the validation part.
     pub test: Examples,
+    /// How a table was read.
+    pub reading: TableReading,
 }
 
 /// A random order of `0..count`, the same for the same stream.
@@ -223,6 +258,7 @@ struct Loaded {
     classes: Vec<String>,
     training: Examples,
     test: Option<Examples>,
+    reading: TableReading,
 }
 
 impl DataConfig {
@@ -286,6 +322,7 @@ impl DataConfig {
             classes: loaded.classes,
             training,
             test,
+            reading: loaded.reading,
         })
     }
 
@@ -327,56 +364,105 @@ impl DataConfig {
                 classes: training.classes().to_vec(),
                 training: of_pictures(&training),
                 test: test.as_ref().map(of_pictures),
+                reading: TableReading::default(),
             }),
-            None => {
-                let training = self.table(path, None)?;
-                let test = self.test.as_deref();
-                let test = test
-                    .map(|t| self.table(t, Some(training.width)))
-                    .transpose()?;
-                of_tables(training, test)
-            }
+            None if is_csv(path) => self.csv(path),
+            None => self.libsvm(path),
         }
     }
 
-    fn table(&self, path: &Path, width: Option<usize>) -> Result<Table, DataError> {
-        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-        let (labels, width, features) = if extension == "csv" || extension == "tsv" {
-            let label = match self.label_column.as_str() {
-                "first" => LabelColumn::First,
-                "last" => LabelColumn::Last,
-                name => LabelColumn::Named(name.into()),
-            };
-            let table = CsvTable::read(path, &label)?;
-            let found = table.features().len();
-            if let Some(training) = width.filter(|&w| w != found) {
+    fn csv(&self, path: &Path) -> Result<Loaded, DataError> {
+        let label = match self.label_column.as_str() {
+            "first" => LabelColumn::First,
+            "last" => LabelColumn::Last,
+            name => LabelColumn::Named(name.into()),
+        };
+        let options = CsvOptions {
+            label,
+            drop: self.drop_columns.clone(),
+            keep_row_names: self.keep_index,
+        };
+        let training = CsvTable::read(path, &options)?;
+        let test = self.test.as_deref();
+        let test = test
+            .map(|path| CsvTable::read(path, &options))
+            .transpose()?;
+        if let Some(test) = &test {
+            let (a, b) = (training.features(), test.features());
+            if a.len() != b.len() {
                 return Err(DataError::Features {
-                    training,
-                    test: found,
+                    training: a.len(),
+                    test: b.len(),
                 });
             }
-            check_size(table.len(), found)?;
+            let differing = a.iter().zip(b).find(|(a, b)| a != b);
+            if let Some((a, b)) = differing
+                && training.has_header()
+                && test.has_header()
+            {
+                return Err(DataError::FeatureNames {
+                    training: a.clone(),
+                    test: b.clone(),
+                });
+            }
+        }
+        let reading = TableReading {
+            index_base: None,
+            row_names: training.row_names().to_vec(),
+        };
+        let table = |table: CsvTable| {
+            let width = table.features().len();
+            check_size(table.len(), width)?;
             let rows = (0..table.len()).flat_map(|i| table.row(i));
-            let features = rows.map(|&v| v as f32).collect();
-            (table.labels().to_vec(), found, features)
-        } else {
-            let rows = LabelledRows::read(path, width)?;
-            check_size(rows.len(), rows.features())?;
-            let mut features = vec![0.0; rows.len() * rows.features()];
+            Ok::<_, DataError>(Table {
+                width,
+                features: rows.map(|&v| v as f32).collect(),
+                labels: table.labels().to_vec(),
+            })
+        };
+        of_tables(table(training)?, test.map(table).transpose()?, reading)
+    }
+
+    fn libsvm(&self, path: &Path) -> Result<Loaded, DataError> {
+        let training = LibsvmText::read(path)?;
+        let test = self.test.as_deref();
+        let test = test.map(LibsvmText::read).transpose()?;
+        let found = || IndexBase::of([&training].into_iter().chain(&test));
+        let base = self.index_base.unwrap_or_else(found);
+        let table = |path: &Path, text: LibsvmText, width: Option<usize>| {
+            let rows = text.into_rows(base, width).map_err(|e| e.of(path))?;
+            let width = rows.features();
+            check_size(rows.len(), width)?;
+            let mut features = vec![0.0; rows.len() * width];
             for i in 0..rows.len() {
                 for (column, value) in rows.row(i) {
-                    features[i * rows.features() + column] = value as f32;
+                    features[i * width + column] = value as f32;
                 }
             }
-            let labels = rows.labels().iter().map(f64::to_string).collect();
-            (labels, rows.features(), features)
+            Ok::<_, DataError>(Table {
+                labels: rows.labels().iter().map(f64::to_string).collect(),
+                width,
+                features,
+            })
         };
-        Ok(Table {
-            labels,
-            width,
-            features,
-        })
+        let training = table(path, training, None)?;
+        let test = match (self.test.as_deref(), test) {
+            (Some(path), Some(text)) => Some(table(path, text, Some(training.width))?),
+            _ => None,
+        };
+        let reading = TableReading {
+            index_base: Some(base),
+            row_names: Vec::new(),
+        };
+        of_tables(training, test, reading)
     }
+}
+
+fn is_csv(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    ["csv", "tsv"]
+        .iter()
+        .any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 struct Table {
@@ -403,7 +489,11 @@ fn of_pictures(pictures: &LabelledPictures) -> Examples {
     }
 }
 
-fn of_tables(training: Table, test: Option<Table>) -> Result<Loaded, DataError> {
+fn of_tables(
+    training: Table,
+    test: Option<Table>,
+    reading: TableReading,
+) -> Result<Loaded, DataError> {
     let mut classes = training.labels.clone();
     // Numbers by their size, other texts by the alphabet behind them.
     let key = |label: &String| label.parse::<f64>().unwrap_or(f64::INFINITY);
@@ -433,6 +523,7 @@ fn of_tables(training: Table, test: Option<Table>) -> Result<Loaded, DataError> 
         training,
         test,
         classes,
+        reading,
     })
 }
 
@@ -552,6 +643,55 @@ mod tests {
         );
         assert_eq!(set.training.features, [2., 0., 0., 0., 0., 1., 0., 1., 0.]);
         assert_eq!(set.training, set.test);
+
+        // The test file has the index 0 by which both count.
+        let zero = folder.path().join("zero.libsvm");
+        fs::write(&b, "+1 1:2\n-1 3:1\n+1 2:1\n").unwrap();
+        fs::write(&zero, "+1 0:2\n").unwrap();
+        libsvm.test = Some(zero.clone());
+        let set = libsvm.open().unwrap();
+        assert_eq!(set.reading.index_base, Some(IndexBase::Zero));
+        assert_eq!(set.shape, InputShape::Row(4));
+        assert_eq!(set.training.features[..4], [0., 2., 0., 0.]);
+        assert_eq!(set.test.features, [2., 0., 0., 0.]);
+        libsvm.index_base = Some(IndexBase::One);
+        let refused = libsvm.open().unwrap_err().to_string();
+        assert!(
+            refused.contains("zero.libsvm: line 1 has an index 0, but"),
+            "{refused}"
+        );
+
+        // A table of pandas, sorted by class: without the row numbers nothing tells the classes apart.
+        let sorted: String = (0..40)
+            .map(|i| format!("{i},{},{}\n", i % 2, i / 20))
+            .collect();
+        fs::write(&c, format!(",x,y\n{sorted}")).unwrap();
+        let mut pandas = config(&c);
+        let set = pandas.open().unwrap();
+        assert_eq!(
+            (set.shape, set.reading.row_names),
+            (InputShape::Row(1), vec![String::new()])
+        );
+        pandas.keep_index = true;
+        let set = pandas.open().unwrap();
+        assert_eq!(
+            (set.shape, set.reading.row_names.len()),
+            (InputShape::Row(2), 0)
+        );
+        pandas.drop_columns = vec!["x".into()];
+        assert_eq!(pandas.open().unwrap().shape, InputShape::Row(1));
+        // The test table has its columns in another order, or no row numbers.
+        let other = folder.path().join("other.csv");
+        fs::write(&other, "x,y\n1,0\n0,1\n").unwrap();
+        pandas = config(&c);
+        pandas.test = Some(other.clone());
+        assert_eq!(pandas.open().unwrap().test.len(), 2);
+        fs::write(&other, "z,y\n1,0\n0,1\n").unwrap();
+        let refused = pandas.open().unwrap_err().to_string();
+        assert!(
+            refused.contains("has the feature \"x\" where the test table has \"z\""),
+            "{refused}"
+        );
 
         let told = |config: &DataConfig| config.open().unwrap_err().to_string();
         let mut wrong = config(&a);

@@ -127,6 +127,14 @@ impl Experiment {
         serde_json::to_string_pretty(&identity).unwrap_or_default()
     }
 
+    /// The same experiment with what its data showed said in it: a file of it reads other files alike.
+    #[must_use]
+    pub fn settled(&self, data: &DataSet) -> Self {
+        let mut settled = self.clone();
+        settled.data.index_base = data.reading.index_base;
+        settled
+    }
+
     /// Trains.
     ///
     /// - `device`: where to compute, without autodiff
@@ -224,7 +232,7 @@ impl Job<'_> {
         model: M,
         observe: Observer<'_>,
     ) -> Result<Outcome, TrainingError> {
-        let identity = self.experiment.identity();
+        let identity = self.experiment.settled(self.data).identity();
         let mut trainer = Trainer::new(self.experiment.training.clone(), self.data, model)?;
         if let Some(path) = self.checkpoint.filter(|path| path.exists()) {
             trainer = trainer.resume(path, &identity)?;

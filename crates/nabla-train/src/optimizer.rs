@@ -30,6 +30,9 @@
 //! by a regular expression over their names and gives them a weight decay and a factor of the
 //! learning rate; of several groups the last that matches counts.
 
+use std::fmt;
+use std::sync::Arc;
+
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::module::{Module, ParamGroup};
@@ -90,6 +93,12 @@ pub enum OptimizerError {
         /// The parameters of the model.
         names: Vec<String>,
     },
+    /// An optimizer that is not among [`Method`], of which only the name is known.
+    #[error(
+        "the optimizer {0:?} is not one of Nabla's: the program that has it must give it, and a file \
+         only names it"
+    )]
+    Other(String),
     /// M-FAC has one learning rate.
     #[error(
         "m-fac steps along all parameters together, so a group cannot have a learning rate of its own"
@@ -570,6 +579,104 @@ fn one() -> f64 {
     1.0
 }
 
+type Assemble = dyn Fn(&[(f64, ParamGroup)]) -> ModuleOptimizer + Send + Sync;
+
+/// An optimizer that is not among [`Method`]: one's own, wherever optimizers are trained with and
+/// compared.
+///
+/// A file keeps its name and its learning rate alone: an experiment that was read from one has to be given
+/// the optimizer again. Of two with the same name and rate it is assumed that they are the same.
+///
+/// ```
+/// use burn::optim::Optimizer;
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_train::experiment::Experiment;
+/// use nabla_train::optimizer::{OptimizerConfig, OtherOptimizer};
+/// use std::ops::ControlFlow;
+///
+/// /// Steps along the sign of the gradient.
+/// #[derive(Clone)]
+/// struct SignDescent {
+///     weight_decay: f64,
+/// }
+///
+/// impl Optimizer for SignDescent {
+///     type State<const D: usize> = ();
+///
+///     fn step<const D: usize>(
+///         &self,
+///         rate: f64,
+///         tensor: Tensor<D>,
+///         gradient: Tensor<D>,
+///         _state: Option<()>,
+///     ) -> (Tensor<D>, Option<()>) {
+///         let decayed = tensor * (1.0 - rate * self.weight_decay);
+///         (decayed - gradient.sign() * rate, None)
+///     }
+///
+///     fn to_device<const D: usize>(_state: (), _device: &Device) {}
+/// }
+///
+/// let sign = OtherOptimizer::new("sign-descent", 1e-3, |weight_decay| SignDescent { weight_decay });
+/// let mut experiment = Experiment::default();
+/// experiment.training.epochs = 2;
+/// experiment.training.optimizer = OptimizerConfig::of(sign);
+/// let outcome = experiment.run(&Device::flex(), None, &mut |_| ControlFlow::Continue(()))?;
+/// assert!(outcome.history.last().is_some_and(|epoch| epoch.test_accuracy > 0.5));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherOptimizer {
+    name: String,
+    learning_rate: f64,
+    #[serde(skip)]
+    assemble: Option<Arc<Assemble>>,
+}
+
+impl OtherOptimizer {
+    /// - `name`: in tables, plots and files
+    /// - `learning_rate`: the customary one, the middle of a search
+    /// - `build`: makes the optimizer of a parameter with this weight decay, in the way that the optimizer
+    ///   has it
+    pub fn new<O: Optimizer>(
+        name: impl Into<String>,
+        learning_rate: f64,
+        build: impl Fn(f64) -> O + Send + Sync + 'static,
+    ) -> Self {
+        let assemble = move |groups: &[(f64, ParamGroup)]| {
+            let built = groups.iter();
+            let built = built.map(|(decay, group)| (group.clone(), build(*decay)));
+            grouped(build(0.0), built.collect())
+        };
+        Self {
+            name: name.into(),
+            learning_rate,
+            assemble: Some(Arc::new(assemble)),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for OtherOptimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OtherOptimizer")
+            .field("name", &self.name)
+            .field("learning_rate", &self.learning_rate)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for OtherOptimizer {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.learning_rate == other.learning_rate
+    }
+}
+
 /// An optimizer for a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -582,6 +689,9 @@ pub struct OptimizerConfig {
     pub decay_vectors: bool,
     /// The method. Default AdamW.
     pub method: Method,
+    /// An optimizer that is not among these, in place of the method. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other: Option<OtherOptimizer>,
     /// Parameters that are treated in their own way.
     pub groups: Vec<ParameterGroup>,
 }
@@ -609,14 +719,39 @@ impl OptimizerConfig {
             weight_decay: 0.0,
             decay_vectors: false,
             method,
+            other: None,
             groups: Vec::new(),
         }
     }
 
+    /// One's own optimizer, with its customary learning rate and no weight decay.
+    pub fn of(other: OtherOptimizer) -> Self {
+        Self {
+            other: Some(other),
+            ..Self::default()
+        }
+    }
+
+    /// The name of the method or of the other optimizer.
+    pub fn name(&self) -> &str {
+        match &self.other {
+            Some(other) => other.name(),
+            None => self.method.name(),
+        }
+    }
+
+    /// Whether Nabla has the method, and not Burn or somebody else.
+    pub fn is_of_nabla(&self) -> bool {
+        self.other.is_none() && self.method.is_of_nabla()
+    }
+
     /// The learning rate, or the method's customary one.
     pub fn learning_rate(&self) -> f64 {
-        self.learning_rate
-            .unwrap_or_else(|| self.method.learning_rate())
+        let customary = || match &self.other {
+            Some(other) => other.learning_rate,
+            None => self.method.learning_rate(),
+        };
+        self.learning_rate.unwrap_or_else(customary)
     }
 
     /// Refuses values that are out of range, as far as they show without a model.
@@ -696,6 +831,14 @@ impl OptimizerConfig {
         let layout = ParameterLayout::trainable(module)?;
         let treatments = self.treatments(&layout)?;
         let rule = match self.method {
+            _ if let Some(other) = &self.other => {
+                let assemble = other.assemble.as_ref();
+                let assemble = assemble.ok_or_else(|| OptimizerError::Other(other.name.clone()))?;
+                Rule::PerParameter {
+                    optimizer: assemble(&decay_groups(&treatments)),
+                    factored: false,
+                }
+            }
             Method::MFac(c) => {
                 if treatments.iter().any(|t| t.rate != 1.0) {
                     return Err(OptimizerError::GroupRate);
@@ -922,12 +1065,19 @@ fn assemble<O: Optimizer>(
     groups: &[(f64, ParamGroup)],
     build: impl Fn(f64) -> Result<O, OptimizerConfigError>,
 ) -> Result<ModuleOptimizer, OptimizerError> {
-    // Burn wants one that all parameters would have; each has its group.
-    let mut whole = ModuleOptimizer::from(build(0.0)?);
+    let mut built = Vec::with_capacity(groups.len());
     for (decay, group) in groups {
-        whole = whole.with_group(group.clone(), build(*decay)?, None);
+        built.push((group.clone(), build(*decay)?));
     }
-    Ok(whole)
+    Ok(grouped(build(0.0)?, built))
+}
+
+/// - `usual`: which Burn wants for all parameters, although each has its group
+fn grouped<O: Optimizer>(usual: O, built: Vec<(ParamGroup, O)>) -> ModuleOptimizer {
+    let groups = built.into_iter();
+    groups.fold(ModuleOptimizer::from(usual), |whole, (group, optimizer)| {
+        whole.with_group(group, optimizer, None)
+    })
 }
 
 #[derive(Clone)]

@@ -437,7 +437,7 @@ fn a_comparison_goes_on_where_it_was_broken_off() {
             match event {
                 ComparisonEvent::Step(_) => trained += 1,
                 ComparisonEvent::End(_) => ended += 1,
-                ComparisonEvent::Begin { .. } => {}
+                ComparisonEvent::Begin { .. } | ComparisonEvent::Data(_) => {}
             }
             // In the middle of the fourth run.
             if ended == 3 && matches!(event, ComparisonEvent::Step(_)) {

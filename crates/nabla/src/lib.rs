@@ -49,7 +49,10 @@ pub mod prelude {
         BitDepth, FileFormat, Metadata, PhotoSphere, Picture, Raster, ReadOptions, WriteOptions,
         sample_panorama,
     };
-    pub use nabla_diffusion::prior::SuperResolutionPrior;
+    pub use nabla_diffusion::{
+        Denoised, Denoiser, NoiseSchedule, NoiseScheduleConfig, Prediction, Sampler, SamplerKind,
+        SeededNoise, Spacing, SuperResolutionPrior,
+    };
     pub use nabla_panorama::{
         BicubicDown, CubeLayout, Cubemap, CubemapProjection, Erp, Evaluation, Interpolation,
         LinearOperator, OmniSsr, OmniSsrConfig, TangentGrid, TangentOptions, TangentPrior,

@@ -12,12 +12,13 @@ use nabla::data::write_bytes_atomically;
 use nabla::train::comparison::{
     Comparison, ComparisonError, ComparisonEvent, Contender, Phase, RunRecord, Spread, Standing,
 };
+use nabla::train::data_set::TableReading;
 use nabla::train::optimizer::{Method, OptimizerConfig};
 use serde::Serialize;
 
 use crate::devices::DeviceChoice;
 use crate::errors::Failure;
-use crate::jobs::experiment_flags::{ExperimentFlags, method};
+use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
 use crate::output::{print, print_json, table};
 use crate::progress::Progress;
 use crate::recipe_file::{begin_folder, read_toml};
@@ -92,6 +93,8 @@ impl From<ComparisonError> for Failure {
 #[derive(Serialize)]
 struct Compared<'a> {
     comparison: &'a Comparison,
+    /// How a table was read.
+    reading: &'a TableReading,
     standings: &'a [Standing],
 }
 
@@ -105,9 +108,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let device = arguments.device.open()?;
     let progress = Progress::new();
     let mut begun = false;
+    let mut reading = TableReading::default();
     let mut failure = None;
     let outcome = comparison.run(&device, arguments.out.as_deref(), &mut |event| {
         match event {
+            ComparisonEvent::Data(data) => reading.clone_from(&data.reading),
             ComparisonEvent::Begin { runs, .. } if !begun => {
                 // A wrong comparison has been refused by now: only a right one makes a folder.
                 if let Some(folder) = &arguments.out
@@ -134,6 +139,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (standings, runs) = outcome?;
     let compared = Compared {
         comparison: &comparison,
+        reading: &reading,
         standings: &standings,
     };
     if let Some(folder) = &arguments.out {
@@ -149,6 +155,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if standings.iter().any(|s| s.at_edge) {
         text += "* the lowest or highest learning rate that was tried: there may be a better one\n";
     }
+    text += &told_reading(&comparison.experiment.data, &reading);
     if let Some(folder) = &arguments.out {
         text += &format!(
             "comparison.json, comparison.csv, comparison.svg, curves.svg and runs.json in {}\n",
@@ -274,7 +281,7 @@ fn draw(
                     .filter(|r| r.diverged.is_none())
                     .filter_map(value)
                     .collect();
-                let role = match contender.optimizer.method.is_of_nabla() {
+                let role = match contender.optimizer.is_of_nabla() {
                     true => Role::Method,
                     false => Role::Baseline,
                 };

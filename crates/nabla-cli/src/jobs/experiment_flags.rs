@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use nabla::train::cnn::CnnConfig;
-use nabla::train::data_set::DataConfig;
+use nabla::train::data_set::{DataConfig, TableReading};
 use nabla::train::experiment::{Experiment, ModelConfig};
 use nabla::train::logistic_regression::LogisticRegressionConfig;
 use nabla::train::mlp::MlpConfig;
@@ -14,6 +14,7 @@ use nabla::train::schedule::Decay;
 use nabla::train::training::TrainingError;
 
 use crate::errors::Failure;
+use crate::jobs::index_base::{IndexBaseChoice, told as told_base};
 
 /// What each flag says goes over what a file says.
 #[derive(Args)]
@@ -24,6 +25,18 @@ pub struct ExperimentFlags {
     /// The test examples of a CSV or LIBSVM file; without them a share of it is held out
     #[arg(long, value_name = "FILE")]
     test: Option<PathBuf>,
+    /// The column of a CSV file's labels: `first`, `last`, or its name or number
+    #[arg(long, value_name = "COLUMN")]
+    label_column: Option<String>,
+    /// A column of a CSV file that is no feature, by its name or number; may be said several times
+    #[arg(long, value_name = "COLUMN")]
+    drop_column: Vec<String>,
+    /// Take the row numbers of pandas and R, a first column without a name, as a feature
+    #[arg(long)]
+    keep_index: bool,
+    /// From where the indices of features count in LIBSVM files
+    #[arg(long, value_enum)]
+    index_base: Option<IndexBaseChoice>,
     /// The model, with its default sizes
     #[arg(long, value_enum)]
     model: Option<ModelChoice>,
@@ -74,14 +87,34 @@ enum ScheduleChoice {
 impl ExperimentFlags {
     /// Puts what the flags say over the experiment.
     pub fn apply(&self, experiment: &mut Experiment) {
-        let DataConfig { source, test, .. } = &mut experiment.data;
+        let DataConfig {
+            source,
+            test,
+            label_column,
+            drop_columns,
+            keep_index,
+            index_base,
+            ..
+        } = &mut experiment.data;
         if let Some(data) = &self.data {
             source.clone_from(data);
-            // The test file of another table is no longer meant.
+            // The test file of another table is no longer meant, nor what is said of its columns.
             *test = None;
+            drop_columns.clear();
+            *index_base = None;
         }
         if self.test.is_some() {
             test.clone_from(&self.test);
+        }
+        if let Some(column) = &self.label_column {
+            label_column.clone_from(column);
+        }
+        if !self.drop_column.is_empty() {
+            drop_columns.clone_from(&self.drop_column);
+        }
+        *keep_index |= self.keep_index;
+        if let Some(choice) = self.index_base {
+            *index_base = choice.base();
         }
         if let Some(model) = self.model {
             experiment.model = match model {
@@ -108,6 +141,30 @@ impl ExperimentFlags {
             };
         }
     }
+}
+
+/// What a table did not say by itself and how it was read, in a line each.
+///
+/// - `data`: what was asked for
+pub fn told_reading(data: &DataConfig, reading: &TableReading) -> String {
+    let mut told = String::new();
+    if let Some(base) = reading.index_base {
+        told += &told_base(base, data.index_base.is_some());
+    }
+    match &reading.row_names[..] {
+        [] => {}
+        names => {
+            let what = match names {
+                [name] if name.is_empty() => "the first column, which has no name,".to_owned(),
+                [name] => format!("the first column, {name:?},"),
+                many => format!("the first {} columns, which have no names,", many.len()),
+            };
+            told += &format!(
+                "left out {what} as it only numbers or names the rows (--keep-index keeps it)\n"
+            );
+        }
+    }
+    told
 }
 
 /// The optimizer of a name, as a value of a flag.

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod doctor;
 pub mod evaluate;
 mod experiment_flags;
+mod index_base;
 pub mod list;
 pub mod project;
 pub mod sample;

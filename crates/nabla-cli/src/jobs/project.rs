@@ -106,9 +106,11 @@ enum Kernel {
     Nearest,
     /// 2 x 2 pixels
     Bilinear,
-    /// 4 x 4 pixels
+    /// 4 x 4 pixels, a = −0.75, as in OpenCV: the best of the cubic ones for photographs
     #[default]
     Bicubic,
+    /// 4 x 4 pixels, a = −0.5, as in Pillow: the most exact on what is smooth
+    BicubicKeys,
     /// 6 x 6 pixels
     Lanczos,
 }
@@ -118,7 +120,8 @@ impl From<Kernel> for Interpolation {
         match kernel {
             Kernel::Nearest => Self::Nearest,
             Kernel::Bilinear => Self::Bilinear,
-            Kernel::Bicubic => Self::BICUBIC,
+            Kernel::Bicubic => Self::BICUBIC_SHARP,
+            Kernel::BicubicKeys => Self::BICUBIC,
             Kernel::Lanczos => Self::Lanczos3,
         }
     }
@@ -248,11 +251,7 @@ fn projection(
     size: usize,
     interpolation: Interpolation,
 ) -> Result<TangentProjection, Failure> {
-    let options = TangentOptions {
-        to_tangent: interpolation,
-        to_erp: interpolation,
-        ..TangentOptions::default()
-    };
+    let options = TangentOptions::of(interpolation);
     Ok(TangentProjection::new(grid, erp, size, options)?)
 }
 

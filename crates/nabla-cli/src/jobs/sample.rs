@@ -302,6 +302,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let source = Source::open(&arguments.model, arguments.config.as_deref())?;
     let device = arguments.device.open_for(arguments.precision)?;
     let progress = Progress::new();
+    for lora in options.loras.iter().filter(|lora| lora.assumes_scale()) {
+        progress.note(&format!(
+            "{} does not say its alpha: it is merged with the scale 1",
+            lora.path().display()
+        ));
+    }
     progress.begin("loading", 1);
     let begun = Instant::now();
     let mut model = match &source {

@@ -6,15 +6,17 @@ use std::path::PathBuf;
 use clap::Args;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::data::write_bytes_atomically;
+use nabla::train::data_set::TableReading;
 use nabla::train::experiment::{Experiment, Outcome};
 use nabla::train::history::{EpochRecord, Timing};
 use nabla::train::optimizer::{Method, OptimizerConfig};
+use nabla::train::training::TrainingError;
 use serde::Serialize;
 
 use crate::dashboard::Dashboard;
 use crate::devices::DeviceChoice;
 use crate::errors::Failure;
-use crate::jobs::experiment_flags::{ExperimentFlags, method};
+use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
 use crate::loss_plot::averaged;
 use crate::output::{print, print_json};
 use crate::progress::duration;
@@ -65,6 +67,7 @@ impl Arguments {
             *optimizer = OptimizerConfig {
                 // The learning rate of another optimizer is no good for this one.
                 learning_rate: None,
+                other: None,
                 method,
                 ..optimizer.clone()
             };
@@ -78,8 +81,10 @@ impl Arguments {
 #[derive(Serialize)]
 struct Trained<'a> {
     folder: Option<&'a PathBuf>,
+    /// How a table was read.
+    reading: &'a TableReading,
     model: String,
-    optimizer: &'static str,
+    optimizer: &'a str,
     learning_rate: f64,
     parameters: usize,
     state_bytes: u64,
@@ -91,18 +96,23 @@ struct Trained<'a> {
 /// Does the job.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let experiment = arguments.experiment()?;
-    let text = toml::to_string_pretty(&experiment).map_err(Failure::run)?;
+    let text = |experiment: &Experiment| toml::to_string_pretty(experiment).map_err(Failure::run);
     if arguments.print_config {
-        return print(&text);
+        return print(&text(&experiment)?);
     }
     let device = arguments.device.open()?;
+    experiment.training.validate()?;
+    let data = experiment.data.open().map_err(TrainingError::from)?;
+    let reading = told_reading(&experiment.data, &data.reading);
+    let experiment = experiment.settled(&data);
+    let text = text(&experiment)?;
     let checkpoint = arguments
         .out
         .as_ref()
         .map(|f| f.join("checkpoint.safetensors"));
     let mut dashboard = None;
     let mut failure = None;
-    let outcome = experiment.run(&device, checkpoint.as_deref(), &mut |progress| {
+    let outcome = experiment.run_on(&data, &device, checkpoint.as_deref(), &mut |progress| {
         // A wrong experiment has been refused by now: only a right one makes a folder.
         if dashboard.is_none()
             && let Some(folder) = &arguments.out
@@ -131,8 +141,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let history = &outcome.history;
     let trained = Trained {
         folder: arguments.out.as_ref(),
+        reading: &data.reading,
         model: experiment.model.name(),
-        optimizer: optimizer.method.name(),
+        optimizer: optimizer.name(),
         learning_rate: optimizer.learning_rate(),
         parameters: outcome.parameters,
         state_bytes: outcome.state_bytes,
@@ -161,6 +172,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         duration(history.timing.evaluation),
         trained.state_bytes.div_ceil(1024),
     );
+    told += &reading;
     if let Some(folder) = &arguments.out {
         told += &format!(
             "model.safetensors, experiment.toml, history.json, epochs.csv, steps.csv, loss.svg and \
@@ -188,7 +200,7 @@ fn write_files(
         "{} on {}, {}",
         experiment.model.name(),
         experiment.data.source,
-        experiment.training.optimizer.method.name()
+        experiment.training.optimizer.name()
     );
     let losses: Vec<f32> = history.steps.iter().map(|s| s.loss).collect();
     let (window, points) = averaged(&losses);

@@ -4,8 +4,11 @@
 //! W ← W + s (α/r) B A,   A: r x input,   B: output x r
 //! ```
 //!
-//! with the rank `r` and the file's `α` (`α = r` where it names none) and a strength `s` that the user
-//! chooses. For a convolution `A` has its kernel and `B` a kernel of 1; with a third matrix between them
+//! with the rank `r` and the file's `α`, and a strength `s` that the user chooses. `α` is a tensor of the file,
+//! or stands in what `diffusers` writes about the adapter into its header (`lora_adapter_metadata`, with
+//! `lora_alpha`, `alpha_pattern` and `use_rslora`, by which the scale is `α/√r`). Where neither says it,
+//! the scale is 1, and [`Lora::assumes_scale`] tells so: older versions of `diffusers` left `α` out of the
+//! file, whatever it was. For a convolution `A` has its kernel and `B` a kernel of 1; with a third matrix between them
 //! (`lora_mid`), `A` and `B` have kernels of 1.
 //!
 //! Two families of names are read: those of `diffusers` and PEFT (`unet.….to_q.lora_A.weight`, and the
@@ -24,7 +27,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::latent_diffusion_names::LatentDiffusionNames;
-use super::weights::{Precision, WeightChanges, Weights, WeightsError};
+use super::weights::{Precision, WeightChanges, Weights, WeightsError, file_metadata};
 
 /// Why a LoRA cannot be read or merged.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +88,8 @@ struct Update {
     up: Option<Values>,
     middle: Option<Values>,
     alpha: Option<f64>,
+    /// Whether the scale is `α/√r`.
+    by_root: bool,
 }
 
 /// Numbers and their shape.
@@ -97,6 +102,43 @@ pub struct Lora {
     strength: f64,
     /// By network, and the layer's name in the file without what says its network.
     updates: BTreeMap<(LoraTarget, String), Update>,
+}
+
+/// What `diffusers` writes about an adapter.
+#[derive(Default)]
+struct Adapter(serde_json::Map<String, serde_json::Value>);
+
+impl Adapter {
+    fn read(path: &Path) -> Result<Self, LoraError> {
+        let text = file_metadata(path)?.remove("lora_adapter_metadata");
+        // Whatever else stands there says nothing.
+        let members = text.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(Self(members.unwrap_or_default()))
+    }
+
+    /// `α` of a layer, and whether the scale is `α/√r`.
+    fn alpha(&self, target: LoraTarget, layer: &str) -> (Option<f64>, bool) {
+        let network = match target {
+            LoraTarget::UNet => "unet",
+            LoraTarget::TextEncoder => "text_encoder",
+            LoraTarget::TextEncoder2 => "text_encoder_2",
+        };
+        let value = |key: &str| self.0.get(&format!("{network}.{key}"));
+        // A pattern is a layer's name, or the end of some.
+        let pattern = value("alpha_pattern").and_then(serde_json::Value::as_object);
+        let own = pattern.and_then(|pattern| {
+            let mut pattern = pattern.iter();
+            let named = pattern.find(|(name, _)| {
+                layer
+                    .strip_suffix(name.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            });
+            named?.1.as_f64()
+        });
+        let all = || value("lora_alpha").and_then(serde_json::Value::as_f64);
+        let by_root = value("use_rslora").and_then(serde_json::Value::as_bool);
+        (own.or_else(all), by_root.unwrap_or(false))
+    }
 }
 
 /// Which part of an update a tensor is.
@@ -155,7 +197,11 @@ impl Lora {
         if updates.is_empty() {
             return Err(LoraError::None(path.to_owned()));
         }
-        for ((_, module), update) in &updates {
+        let adapter = Adapter::read(path)?;
+        for ((target, module), update) in &mut updates {
+            if update.alpha.is_none() {
+                (update.alpha, update.by_root) = adapter.alpha(*target, module);
+            }
             for (missing, there) in [("down", &update.down), ("up", &update.up)] {
                 if there.is_none() {
                     return Err(LoraError::Half {
@@ -176,6 +222,11 @@ impl Lora {
     /// The file that it was read from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether for some layer neither a tensor nor the header says `α`, so that its scale is taken to be 1.
+    pub fn assumes_scale(&self) -> bool {
+        self.updates.values().any(|update| update.alpha.is_none())
     }
 
     /// Whether it changes this network.
@@ -361,8 +412,12 @@ impl Update {
         {
             return Err(wrong());
         }
-        let alpha = self.alpha.unwrap_or(rank as f64);
-        let delta = (product * (strength * alpha / rank as f64)).into_data();
+        let scale = match (self.alpha, self.by_root) {
+            (None, _) => 1.0,
+            (Some(alpha), true) => alpha / (rank as f64).sqrt(),
+            (Some(alpha), false) => alpha / rank as f64,
+        };
+        let delta = (product * (strength * scale)).into_data();
         delta
             .try_to_vec()
             .map_err(|e| format!("which failed: {e:?}"))
@@ -383,6 +438,7 @@ mod tests {
             up: Some((b, vec![1, 2, 1, 1])),
             middle: Some((middle, vec![2, 2, 1, 2])),
             alpha: Some(1.0),
+            by_root: false,
         };
         // k = 0: [1 0; 2 0] A = [3, 6] -> 3 + 12; k = 1: [0 1; 0 3] A = [5, 15] -> 5 + 30
         assert_eq!(update.delta(2.0, &[1, 1, 1, 2]).unwrap(), [15.0, 35.0]);
@@ -392,6 +448,59 @@ mod tests {
                 .unwrap_err()
                 .contains("[1, 1, 1, 3]")
         );
+    }
+
+    /// As `save_lora_weights` of diffusers 0.42 writes the header, with and without the adapter's data: there
+    /// an adapter of scale 2 comes back with scale 1.
+    #[test]
+    fn the_scale_is_that_of_the_header_or_said_to_be_assumed() {
+        use safetensors::tensor::{Dtype, TensorView};
+        use std::collections::HashMap;
+
+        let folder = tempfile::tempdir().unwrap();
+        let delta = |adapter: Option<&str>, alpha: Option<f32>| {
+            let bytes = |values: &[f32]| -> Vec<u8> {
+                values.iter().flat_map(|v| v.to_le_bytes()).collect()
+            };
+            // Rank 4: A is of ones, B of halves.
+            let (a, b) = (bytes(&[1.0; 4]), bytes(&[0.5; 4]));
+            let view = |shape: &[usize], data| TensorView::new(Dtype::F32, shape.to_vec(), data);
+            let layer = "unet.mid_block.attentions.0.proj_in";
+            let mut tensors = vec![
+                (format!("{layer}.lora_A.weight"), view(&[4, 1], &a).unwrap()),
+                (format!("{layer}.lora_B.weight"), view(&[1, 4], &b).unwrap()),
+            ];
+            let alpha = alpha.map(|alpha| bytes(&[alpha]));
+            if let Some(alpha) = &alpha {
+                tensors.push((format!("{layer}.alpha"), view(&[], alpha).unwrap()));
+            }
+            let mut header = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+            header.extend(adapter.map(|a| ("lora_adapter_metadata".to_owned(), a.to_owned())));
+            let path = folder.path().join("lora.safetensors");
+            std::fs::write(
+                &path,
+                safetensors::serialize(tensors, Some(header)).unwrap(),
+            )
+            .unwrap();
+            let lora = Lora::read(&path, 1.0).unwrap();
+            let update = lora.updates.values().next().unwrap();
+            (update.delta(1.0, &[1, 1]).unwrap()[0], lora.assumes_scale())
+        };
+        // B A = 2, times α/r.
+        assert_eq!(delta(None, None), (2.0, true));
+        assert_eq!(delta(Some("no JSON"), None), (2.0, true));
+        assert_eq!(
+            delta(Some(r#"{"text_encoder.lora_alpha": 8}"#), None),
+            (2.0, true)
+        );
+        let eight = r#"{"unet.lora_alpha": 8, "unet.r": 4, "unet.alpha_pattern": {}}"#;
+        assert_eq!(delta(Some(eight), None), (4.0, false));
+        let own = r#"{"unet.lora_alpha": 8, "unet.alpha_pattern": {"proj_in": 2, "n": 1}}"#;
+        assert_eq!(delta(Some(own), None), (1.0, false));
+        let root = r#"{"unet.lora_alpha": 8, "unet.use_rslora": true}"#;
+        assert_eq!(delta(Some(root), None), (8.0, false));
+        // The tensor says it for its layer.
+        assert_eq!(delta(Some(eight), Some(1.0)), (0.5, false));
     }
 
     #[test]

@@ -33,13 +33,14 @@ use safetensors::tensor::TensorView;
 use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, Tiling};
 use super::clip_text::{ClipTextEncoder, ClipTextError};
 use super::clip_tokenizer::{ClipTokenizer, ClipTokenizerError};
+use super::conditioned_unet::{ConditionedUNet, classifier_free_guidance};
 use super::latent_diffusion_names::LatentDiffusionNames;
 use super::lora::{Lora, LoraError, LoraTarget};
 use super::model_folder::{ModelFolder, ModelFolderError};
 use super::model_parts::{ModelConfig, ModelWeights};
 use super::scheduler_config::{SchedulerConfig, SchedulerError};
 use super::single_file::{SingleFile, SingleFileError};
-use super::unet2d_condition::{AddedCondition, UNet2DCondition, UNet2DConditionConfig, nearest};
+use super::unet2d_condition::{UNet2DCondition, UNet2DConditionConfig, nearest};
 use super::weights::{Precision, Weights, WeightsError};
 use crate::denoiser::{Denoised, Denoiser, Prediction, SamplerError};
 use crate::sampler::SamplerKind;
@@ -100,6 +101,19 @@ pub enum StableDiffusionError {
     Cancelled,
 }
 
+/// That a value must be another.
+pub(super) fn wrong<T>(
+    what: &'static str,
+    value: impl Into<String>,
+    expected: impl Into<String>,
+) -> Result<T, StableDiffusionError> {
+    Err(StableDiffusionError::Value {
+        what,
+        value: value.into(),
+        expected: expected.into(),
+    })
+}
+
 /// How a model is loaded.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
@@ -121,17 +135,17 @@ struct TextPart {
 /// A model; see the [module](self).
 #[derive(Debug)]
 pub struct StableDiffusion {
-    unet: UNet2DCondition,
-    config: UNet2DConditionConfig,
+    pub(super) unet: UNet2DCondition,
+    pub(super) config: UNet2DConditionConfig,
     vae: AutoencoderKl,
-    latent_channels: usize,
+    pub(super) latent_channels: usize,
     texts: Vec<TextPart>,
     scheduler: SchedulerConfig,
     prediction: Prediction,
     /// Whether the absent negative prompt is zeros instead of an empty text.
     zeros_for_nothing: bool,
-    device: Device,
-    precision: Precision,
+    pub(super) device: Device,
+    pub(super) precision: Precision,
 }
 
 /// A text as the UNet takes it.
@@ -356,6 +370,12 @@ impl StableDiffusion {
         self.vae.factor()
     }
 
+    /// The shape of the latents of `batch` pictures, `[batch, channels, height/8, width/8]`.
+    pub fn latent_shape(&self, batch: usize, options: &SamplingOptions) -> [usize; 4] {
+        let [height, width] = options.size.map(|side| side / self.vae.factor());
+        [batch, self.latent_channels, height, width]
+    }
+
     /// Whether the UNet sees mask and masked picture.
     pub fn is_inpainting(&self) -> bool {
         self.config.in_channels != self.latent_channels
@@ -435,6 +455,27 @@ impl StableDiffusion {
         })
     }
 
+    /// The UNet with texts bound to it, for samplers, guidance and correction of one's own; see
+    /// [`ConditionedUNet`].
+    ///
+    /// - `texts`: at least one, each [encoded](Self::encode_text) or [nothing](Self::encode_nothing)
+    /// - `options`: of which the sizes and the crop count, which SDXL's UNet is told
+    /// - `inpainting`: what a UNet for [inpainting](Self::is_inpainting) sees beside the latent, the mask
+    ///   and the latent of the masked picture, `[1, 1 + channels, height/8, width/8]`
+    ///
+    /// # Errors
+    /// If there is no text, a text is of another model, `inpainting` is there for another UNet or missing, or
+    /// a size is wrong.
+    pub fn denoiser(
+        &self,
+        texts: &[&Conditioning],
+        options: &SamplingOptions,
+        inpainting: Option<Tensor<4>>,
+    ) -> Result<ConditionedUNet<'_>, StableDiffusionError> {
+        self.check_sizes(options)?;
+        ConditionedUNet::new(self, texts, options, inpainting)
+    }
+
     /// A latent, `[1, channels, height/8, width/8]`.
     ///
     /// - `negative`: what to keep away from; used if the guidance is not 1
@@ -469,9 +510,8 @@ impl StableDiffusion {
         observe: &mut dyn FnMut(SamplingProgress<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor<4>, StableDiffusionError> {
         self.check(start, options)?;
-        let factor = self.vae.factor();
-        let [height, width] = options.size.map(|side| side / factor);
-        let shape = [1, self.latent_channels, height, width];
+        let shape = self.latent_shape(1, options);
+        let [_, _, height, width] = shape;
         let mut noise = SeededNoise::new(options.seed, 0);
         let mut draw = |given: &Option<Tensor<4>>| match given {
             Some(tensor) => tensor.clone(),
@@ -539,7 +579,17 @@ impl StableDiffusion {
         };
 
         let cancelled = Cell::new(false);
-        let guided = GuidedUNet::new(self, positive, negative, options, extra, &cancelled);
+        // Without guidance the negative text says nothing.
+        let texts = match options.guidance_scale == 1.0 {
+            true => &[positive][..],
+            false => &[negative, positive],
+        };
+        let guided = GuidedUNet {
+            unet: ConditionedUNet::new(self, texts, options, extra)?,
+            scale: options.guidance_scale,
+            rescale: options.guidance_rescale,
+            cancelled: &cancelled,
+        };
         let total = sampler.calls();
         let mut done = 0;
         let latent = sampler.sample_with_hook(&guided, x, &mut noise, &mut |_, denoised| {
@@ -594,14 +644,8 @@ impl StableDiffusion {
         Ok(self.vae.normalize(latent))
     }
 
-    fn check(&self, start: &Start, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
-        let wrong = |what, value: String, expected: &str| {
-            Err(StableDiffusionError::Value {
-                what,
-                value,
-                expected: expected.to_owned(),
-            })
-        };
+    /// The sizes that the UNet is told, and that of the latent.
+    fn check_sizes(&self, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
         let factor = self.vae.factor();
         let [height, width] = options.size;
         if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
@@ -609,19 +653,8 @@ impl StableDiffusion {
             return wrong(
                 "size of the picture",
                 format!("{width} x {height}"),
-                &expected,
+                expected,
             );
-        }
-        if !options.guidance_scale.is_finite() {
-            return wrong(
-                "guidance scale",
-                options.guidance_scale.to_string(),
-                "finite",
-            );
-        }
-        if !(0.0..=1.0).contains(&options.guidance_rescale) {
-            let value = options.guidance_rescale.to_string();
-            return wrong("guidance rescale", value, "in [0, 1]");
         }
         if !self.takes_sizes() {
             let told = "left out: only SDXL's UNet is told it";
@@ -632,6 +665,23 @@ impl StableDiffusion {
             if top > 0 || left > 0 {
                 return wrong("crop", format!("{left}, {top}"), told);
             }
+        }
+        Ok(())
+    }
+
+    fn check(&self, start: &Start, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
+        self.check_sizes(options)?;
+        let [height, width] = options.size;
+        if !options.guidance_scale.is_finite() {
+            return wrong(
+                "guidance scale",
+                options.guidance_scale.to_string(),
+                "finite",
+            );
+        }
+        if !(0.0..=1.0).contains(&options.guidance_rescale) {
+            let value = options.guidance_rescale.to_string();
+            return wrong("guidance rescale", value, "in [0, 1]");
         }
         let (picture, strength) = match start {
             Start::Noise => return Ok(()),
@@ -652,18 +702,18 @@ impl StableDiffusion {
                 "in [0, 1], and leave at least one of {} steps",
                 options.steps
             );
-            return wrong("strength", strength.to_string(), &expected);
+            return wrong("strength", strength.to_string(), expected);
         }
         let shape = picture.dims();
         if shape != [1, 3, height, width] {
             let expected = format!("{:?}", [1, 3, height, width]);
-            return wrong("shape of the picture", format!("{shape:?}"), &expected);
+            return wrong("shape of the picture", format!("{shape:?}"), expected);
         }
         if let Start::Masked { mask, .. } = start
             && mask.dims() != [1, 1, height, width]
         {
             let expected = format!("{:?}", [1, 1, height, width]);
-            return wrong("shape of the mask", format!("{:?}", mask.dims()), &expected);
+            return wrong("shape of the mask", format!("{:?}", mask.dims()), expected);
         }
         Ok(())
     }
@@ -707,105 +757,29 @@ fn keep_known(denoised: Denoised, [mask, latent, noise]: &[Tensor<4>; 3]) -> Den
     }
 }
 
-/// The UNet with its text and guidance: what a sampler asks.
+/// The UNet under classifier-free guidance: what a sampler asks.
 struct GuidedUNet<'a> {
-    unet: &'a UNet2DCondition,
-    prediction: Prediction,
-    /// Of the negative and the positive text, or of the positive one alone.
-    text: Tensor<3>,
-    added: Option<AddedCondition>,
-    /// What is concatenated to the latent, `[1, channels, height, width]`.
-    extra: Option<Tensor<4>>,
+    unet: ConditionedUNet<'a>,
     scale: f64,
     rescale: f64,
-    dtype: DType,
     cancelled: &'a Cell<bool>,
-}
-
-impl<'a> GuidedUNet<'a> {
-    fn new(
-        model: &'a StableDiffusion,
-        positive: &Conditioning,
-        negative: &Conditioning,
-        options: &SamplingOptions,
-        extra: Option<Tensor<4>>,
-        cancelled: &'a Cell<bool>,
-    ) -> Self {
-        let dtype = model.precision.dtype();
-        let texts: Vec<&Conditioning> = match options.guidance_scale == 1.0 {
-            true => vec![positive],
-            false => vec![negative, positive],
-        };
-        let text = Tensor::cat(texts.iter().map(|t| t.text.clone()).collect(), 0);
-        let pooled: Option<Vec<_>> = texts.iter().map(|t| t.pooled.clone()).collect();
-        let [top, left] = options.crop.map(|side| side as f32);
-        let [height, width] = options.size.map(|side| side as f32);
-        let original = options.original_size.unwrap_or(options.size);
-        let [high, wide] = original.map(|side| side as f32);
-        let added = match (model.config.pooled_text_channels(), pooled) {
-            (Some(_), Some(pooled)) => {
-                let size = [high, wide, top, left, height, width];
-                let size = Tensor::<1>::from_floats(size, &model.device);
-                Some(AddedCondition {
-                    text: Tensor::cat(pooled, 0).cast(dtype),
-                    size: size.unsqueeze::<2>().repeat_dim(0, texts.len()),
-                })
-            }
-            _ => None,
-        };
-        Self {
-            unet: &model.unet,
-            prediction: model.prediction,
-            text: text.cast(dtype),
-            added,
-            extra,
-            scale: options.guidance_scale,
-            rescale: options.guidance_rescale,
-            dtype,
-            cancelled,
-        }
-    }
 }
 
 impl Denoiser for GuidedUNet<'_> {
     fn prediction(&self) -> Prediction {
-        self.prediction
+        self.unet.prediction()
     }
 
     fn predict(&self, x: Tensor<4>, level: NoiseLevel) -> Tensor<4> {
         if self.cancelled.get() {
             return x.zeros_like();
         }
-        let device = x.device();
-        let copies = self.text.dims()[0];
-        let x = match &self.extra {
-            Some(extra) => Tensor::cat(vec![x, extra.clone()], 1),
-            None => x,
-        };
-        let x = x.repeat_dim(0, copies).cast(self.dtype);
-        let output = self
-            .unet
-            .forward(
-                x,
-                level.timesteps(copies, &device),
-                &self.text,
-                self.added.as_ref(),
-            )
-            .cast(DType::F32);
-        if copies == 1 {
-            return output;
+        let mut each = self.unet.predict_each(x, level);
+        match &each[..] {
+            [without, with] => {
+                classifier_free_guidance(without.clone(), with.clone(), self.scale, self.rescale)
+            }
+            _ => each.swap_remove(0),
         }
-        let without = output.clone().slice_dim(0, 0..1);
-        let with = output.slice_dim(0, 1..2);
-        let guided = without.clone() + (with.clone() - without) * self.scale;
-        if self.rescale == 0.0 {
-            return guided;
-        }
-        let deviation = |x: Tensor<4>| {
-            let numbers: Tensor<1> = x.flatten(0, 3);
-            numbers.var(0).sqrt().reshape([1, 1, 1, 1])
-        };
-        let ratio: Tensor<4> = deviation(with) / deviation(guided.clone());
-        guided * (ratio * self.rescale + (1.0 - self.rescale))
     }
 }

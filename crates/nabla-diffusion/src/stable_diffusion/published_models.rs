@@ -20,7 +20,6 @@ use super::autoencoder_kl::{AutoencoderKlConfig, SampleSize};
 use super::clip_text::ClipTextConfig;
 use super::clip_tokenizer::ClipFilling;
 use super::unet2d_condition::{PerLevel, UNet2DConditionConfig};
-use crate::denoiser::Prediction;
 
 /// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,12 +182,12 @@ impl PublishedModel {
 
     /// Its `scheduler_config.json`.
     ///
+    /// - `velocity`: whether it predicts the velocity, not the noise
     /// - `zero_terminal_snr`: whether it was trained with a last step of pure noise
-    pub fn scheduler(self, prediction: Prediction, zero_terminal_snr: bool) -> serde_json::Value {
-        let prediction = match prediction {
-            Prediction::Velocity => "v_prediction",
-            Prediction::Sample => "sample",
-            Prediction::Epsilon => "epsilon",
+    pub fn scheduler(self, velocity: bool, zero_terminal_snr: bool) -> serde_json::Value {
+        let prediction = match velocity {
+            true => "v_prediction",
+            false => "epsilon",
         };
         let mut config = json!({
             "beta_schedule": "scaled_linear",

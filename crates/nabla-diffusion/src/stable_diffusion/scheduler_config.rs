@@ -27,6 +27,9 @@
 //! `lu`, that below with `exponential` and `beta` (and with all on DPM-Solver's cosine schedule).
 //! DPM2 tells the nearest whole step with `karras`, but of its middle levels a fraction. The others spread them over the whole training schedule, and tell fractions of steps.
 //!
+//! A file of `DPMSolverMultistepScheduler` has the third order of diffusers
+//! ([`ThirdOrder::Diffusers`]), `dpm++3m` over the file of another class the exact one.
+//!
 //! Three things differ from diffusers on purpose: where its DDIM and PNDM take a step of `⌊T/N⌋` although
 //! the grid's is another (`linspace`, or N that does not divide T), the step here leads to the grid's next
 //! level; a run that starts in the middle restarts PLMS properly; and the predicted picture is clipped if
@@ -43,7 +46,9 @@ use crate::ddim::DdimConfig;
 use crate::ddpm::{DdpmConfig, Variance};
 use crate::deis::DeisConfig;
 use crate::denoiser::{Prediction, SamplerError};
-use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistepConfig, DpmSolverType};
+use crate::dpm_solver_multistep::{
+    DpmAlgorithm, DpmSolverMultistepConfig, DpmSolverType, ThirdOrder,
+};
 use crate::dpm_solver_singlestep::DpmSolverSinglestepConfig;
 use crate::lcm::LcmConfig;
 use crate::pndm::{PndmConfig, PndmMethod};
@@ -329,7 +334,7 @@ impl SchedulerConfig {
         // Spaced levels may end, but for rounding, where the schedule does.
         let lowest = levels.first().map_or(0.0, |level| level.alpha_bar);
         let final_alpha_bar = final_alpha_bar.max(lowest);
-        let schedule = NoiseSchedule::from_levels(&levels, final_alpha_bar)?;
+        let schedule = NoiseSchedule::from_levels(&levels, final_alpha_bar)?.of_training(&training);
         let start_scale = match spacing {
             Spacing::Linspace | Spacing::Trailing if is_of_euler(kind) => {
                 schedule.level(steps - 1).noise()
@@ -337,7 +342,7 @@ impl SchedulerConfig {
             _ => 1.0,
         };
         Ok(ScheduledSampler {
-            sampler: options.init(schedule, &training)?,
+            sampler: options.init(schedule)?,
             start_scale,
         })
     }
@@ -569,6 +574,8 @@ impl SchedulerConfig {
             _ => (3, "it must be 1 to 3"),
         };
         solver.order = self.order(most, expected)?;
+        // A file that names this class means its pictures.
+        solver.third_order = ThirdOrder::Diffusers;
         Ok(solver)
     }
 

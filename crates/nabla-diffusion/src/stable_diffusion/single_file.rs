@@ -48,7 +48,6 @@ use super::model_parts::{ModelConfig, ModelWeights, TextConfig};
 use super::published_models::PublishedModel;
 use super::scheduler_config::SchedulerConfig;
 use super::weights::{Precision, Stored, Weights, WeightsError};
-use crate::denoiser::Prediction;
 
 /// Above it, the spread of [`SPREAD_OF`] is that of a 2.x which predicts the velocity.
 const VELOCITY_SPREAD: f64 = 0.09;
@@ -269,11 +268,7 @@ impl SingleFile {
         if model == PublishedModel::StableDiffusion2 && velocity {
             unet.sample_size = Some(96);
         }
-        let prediction = match velocity {
-            true => Prediction::Velocity,
-            false => Prediction::Epsilon,
-        };
-        let scheduler = model.scheduler(prediction, velocity && root.has("ztsnr"));
+        let scheduler = model.scheduler(velocity, velocity && root.has("ztsnr"));
         let targets = [LoraTarget::TextEncoder, LoraTarget::TextEncoder2];
         let texts = model.text_encoders().into_iter().zip(targets);
         let texts = texts.map(|((encoder, filling), target)| {

@@ -26,7 +26,9 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, GroupNorm, LayerNorm, LayerNormConfig, Linear, PaddingConfig2d};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use pytorch_reader::{DType as TorchDtype, PytorchError, PytorchReader};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::Dtype;
+
+use super::safetensors_header::Header;
 
 /// Why weights cannot be taken from a file.
 #[derive(Debug, thiserror::Error)]
@@ -643,28 +645,35 @@ fn torch_dtype(dtype: TorchDtype) -> Option<DType> {
 
 /// The tensors of a `safetensors` file.
 fn safetensors(path: &Path, number: usize) -> Result<Vec<(String, Entry)>, WeightsError> {
-    let (file, first, metadata) = header(path)?;
+    let (file, first, header) = header(path)?;
     let file = Arc::new(file);
-    let entries = metadata.tensors().into_iter().map(|(name, tensor)| {
-        let (start, end) = tensor.data_offsets;
+    let entries = header.entries.into_iter().map(|tensor| {
         let entry = Entry {
             file: number,
             dtype: dtype(tensor.dtype),
-            kind: format!("{:?}", tensor.dtype).to_lowercase(),
-            shape: tensor.shape.clone(),
+            kind: tensor.dtype.to_string(),
+            shape: tensor.shape,
             place: Place::Bytes {
                 file: Arc::clone(&file),
-                start: first + start as u64,
-                length: end - start,
+                start: first + tensor.start as u64,
+                length: tensor.end - tensor.start,
             },
         };
-        (name, entry)
+        (tensor.name, entry)
     });
     Ok(entries.collect())
 }
 
+/// What a `safetensors` file says of itself; nothing, if it is a checkpoint.
+pub(super) fn file_metadata(path: &Path) -> Result<BTreeMap<String, String>, WeightsError> {
+    match is_checkpoint(path)? {
+        true => Ok(BTreeMap::new()),
+        false => Ok(header(path)?.2.metadata),
+    }
+}
+
 /// The header of a `safetensors` file, and where what follows it begins.
-fn header(path: &Path) -> Result<(File, u64, Metadata), WeightsError> {
+fn header(path: &Path) -> Result<(File, u64, Header), WeightsError> {
     let io = |source| WeightsError::Io {
         path: path.to_owned(),
         source,
@@ -688,22 +697,8 @@ fn header(path: &Path) -> Result<(File, u64, Metadata), WeightsError> {
     }
     let mut text = vec![0; count as usize];
     file.read_exact(&mut text).map_err(io)?;
-    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
-    let end = metadata
-        .tensors()
-        .values()
-        .map(|t| t.data_offsets.1 as u64)
-        .max();
-    if let Some(end) = end
-        && 8 + count + end > length
-    {
-        return Err(format(format!(
-            "it is cut off: {} bytes of {}",
-            length,
-            8 + count + end
-        )));
-    }
-    Ok((file, 8 + count, metadata))
+    let header = Header::parse(&text, length - 8 - count).map_err(format)?;
+    Ok((file, 8 + count, header))
 }
 
 fn dtype(dtype: Dtype) -> Option<DType> {

@@ -530,7 +530,11 @@ fn fit(arguments: &Arguments) -> Result<(), Failure> {
         )?;
     }
     let begun = Instant::now();
-    let Examples { rows, test } = arguments.data.read()?;
+    let Examples {
+        rows,
+        test,
+        index_base,
+    } = arguments.data.read()?;
     let features = rows.features();
     let mut inputs = rows.clone();
     if arguments.loss == Loss::Logistic {
@@ -593,6 +597,7 @@ fn fit(arguments: &Arguments) -> Result<(), Failure> {
         nabla: env!("CARGO_PKG_VERSION").to_owned(),
         method: "bcd".to_owned(),
         features,
+        index_base,
         bias: arguments.bias,
         positive: arguments.positive,
         task,
@@ -641,6 +646,7 @@ fn finish(
 ) -> Result<(), Failure> {
     let title = format!("{} on {}", solved.loss, arguments.data.title());
     arguments.output.finish(
+        &arguments.data,
         model,
         solved,
         || csv(&descents),
@@ -754,7 +760,9 @@ fn propagate(arguments: &Arguments) -> Result<(), Failure> {
         "is not for --loss label-propagation, which has no weights of features",
     )?;
     let begun = Instant::now();
-    let rows = arguments.data.read()?.rows;
+    let Examples {
+        rows, index_base, ..
+    } = arguments.data.read()?;
     let known = match (arguments.unknown, arguments.known) {
         (Some(unknown), _) => rows.labels().iter().map(|&y| y != unknown).collect(),
         (None, Some(count)) => drawn(rows.labels(), count, arguments.seed)?,
@@ -828,6 +836,7 @@ fn propagate(arguments: &Arguments) -> Result<(), Failure> {
         nabla: env!("CARGO_PKG_VERSION").to_owned(),
         method: "bcd".to_owned(),
         features: rows.features(),
+        index_base,
         bias: false,
         positive: None,
         task: Task::Classes(classes.clone()),

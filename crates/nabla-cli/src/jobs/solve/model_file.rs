@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use nabla::data::{LabelledRows, write_bytes_atomically};
+use nabla::data::{IndexBase, LabelledRows, write_bytes_atomically};
 use nabla::optim::convex_relu::{DenseExamples, TwoLayerRelu};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +23,9 @@ pub struct Model {
     pub method: String,
     /// Number of features of an example.
     pub features: usize,
+    /// From where the indices of features count in the file that it is of.
+    #[serde(default = "one")]
+    pub index_base: IndexBase,
     /// Whether they are followed by one that is 1 in all examples.
     pub bias: bool,
     /// The label that became 1, against all others.
@@ -35,6 +38,11 @@ pub struct Model {
     pub result: Value,
     /// What gives the scores.
     pub predictor: Predictor,
+}
+
+/// What the models count from that do not say it.
+fn one() -> IndexBase {
+    IndexBase::One
 }
 
 /// What the scores of an example say.

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use nabla::data::{check_writable, write_bytes_atomically};
+use nabla::data::{IndexBase, check_writable, write_bytes_atomically};
 use serde::Serialize;
 
 use super::model_file::{Measured, Model, Task};
-use super::problem_file::read_for;
+use super::problem_file::{read, rows_for};
 use crate::errors::Failure;
+use crate::jobs::index_base::{IndexBaseChoice, told as told_base};
 use crate::output::{print, print_json};
 
 /// The command line.
@@ -20,6 +21,15 @@ pub struct Arguments {
     /// The examples, a LIBSVM file; `-` for the standard input
     #[arg(value_name = "DATA")]
     data: PathBuf,
+    /// From where the indices of features count in DATA; auto: as in the file of the model
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "auto|zero|one"
+    )]
+    index_base: IndexBaseChoice,
     /// The label and the scores of every example, a CSV file
     #[arg(short, long, value_name = "FILE.csv")]
     out: Option<PathBuf>,
@@ -31,6 +41,7 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Predicted<'a> {
     measured: Measured,
+    index_base: IndexBase,
     labels: &'a [f64],
     scores: &'a [Vec<f64>],
 }
@@ -38,7 +49,18 @@ struct Predicted<'a> {
 /// Does it.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let model = Model::read(&arguments.model)?;
-    let rows = read_for(&arguments.data, model.features)?;
+    let text = read(&arguments.data)?;
+    let said = arguments.index_base.base();
+    let index_base = said.unwrap_or(model.index_base);
+    if said.is_none() && index_base == IndexBase::One && text.shown_base() == Some(IndexBase::Zero)
+    {
+        return Err(Failure::input(format!(
+            "the indices of {} count from 0, but those of the model's file from 1: --index-base zero \
+             reads it so nevertheless",
+            arguments.data.display()
+        )));
+    }
+    let rows = rows_for(text, &arguments.data, index_base, model.features)?;
     if let Some(path) = &arguments.out {
         if *path == arguments.model || *path == arguments.data {
             return Err(Failure::input(format!(
@@ -76,11 +98,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json {
         return print_json(&Predicted {
             measured,
+            index_base,
             labels: &labels,
             scores: &scores,
         });
     }
     let mut text = measured.told(&arguments.data.display().to_string());
+    text += &match said {
+        Some(base) => told_base(base, true),
+        None => format!("indices count from {index_base}, as in the file of the model\n"),
+    };
     if let Some(path) = &arguments.out {
         text += &format!("labels and scores in {}\n", path.display());
     }

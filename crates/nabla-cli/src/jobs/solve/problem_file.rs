@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nabla::claims::plot::{LinePlot, Theme, line_plot, write_svg};
-use nabla::data::{LabelledRows, LibsvmError, check_writable, write_bytes_atomically};
+use nabla::data::{IndexBase, LabelledRows, LibsvmText, check_writable, write_bytes_atomically};
 use serde::Serialize;
 
 use super::model_file::Model;
 use crate::errors::Failure;
+use crate::jobs::index_base::{IndexBaseChoice, told as told_base};
 use crate::output::{print, print_json};
 
 /// More weights than this are a wrong index rather than a problem: 800 MB.
@@ -25,6 +26,9 @@ pub struct DataFlags {
     /// Number of features, where DATA does not show the last ones
     #[arg(long, value_name = "N")]
     features: Option<usize>,
+    /// From where the indices of features count, in DATA and in the test file
+    #[arg(long, value_enum, default_value_t)]
+    index_base: IndexBaseChoice,
     /// Examples to test the model on, a LIBSVM file
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
@@ -51,12 +55,18 @@ pub struct OutputFlags {
 pub struct Examples {
     pub rows: LabelledRows,
     pub test: Option<LabelledRows>,
+    /// From where the indices of both count.
+    pub index_base: IndexBase,
 }
 
 impl DataFlags {
     /// Reads the examples.
     pub fn read(&self) -> Result<Examples, Failure> {
-        let rows = read(&self.data, self.features)?;
+        let text = read(&self.data)?;
+        let test = self.test.as_deref().map(read).transpose()?;
+        let found = || IndexBase::of([&text].into_iter().chain(&test));
+        let index_base = self.index_base.base().unwrap_or_else(found);
+        let rows = into_rows(text, &self.data, index_base, self.features)?;
         if rows.features() == 0 {
             return Err(Failure::input(format!(
                 "the examples of {} have no features",
@@ -64,11 +74,14 @@ impl DataFlags {
             )));
         }
         check_weights(rows.features() + 1)?;
-        let test = self.test.as_deref();
-        let test = test.map(|path| read_for(path, rows.features()));
+        let test = match (self.test.as_deref(), test) {
+            (Some(path), Some(text)) => Some(rows_for(text, path, index_base, rows.features())?),
+            _ => None,
+        };
         Ok(Examples {
-            test: test.transpose()?,
             rows,
+            test,
+            index_base,
         })
     }
 
@@ -102,10 +115,12 @@ impl OutputFlags {
 
     /// Writes the model, the trace and the plot that were asked for, and tells what came out.
     ///
-    /// - `solved`: goes into the model, and is what `--json` prints
+    /// - `data`: what the model is of
+    /// - `solved`: goes into the model, and is what `--json` prints, with the base of the indices
     /// - `told`: the same as text
     pub fn finish(
         &self,
+        data: &DataFlags,
         model: &mut Model,
         solved: &impl Serialize,
         csv: impl FnOnce() -> String,
@@ -113,6 +128,8 @@ impl OutputFlags {
         told: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         model.result = serde_json::to_value(solved).map_err(Failure::run)?;
+        model.result["index_base"] =
+            serde_json::to_value(model.index_base).map_err(Failure::run)?;
         if let Some(path) = &self.model {
             model.write(path)?;
         }
@@ -126,7 +143,8 @@ impl OutputFlags {
         if self.json {
             return print_json(&model.result);
         }
-        print(&(told() + &self.written()))
+        let base = told_base(model.index_base, data.index_base != IndexBaseChoice::Auto);
+        print(&(told() + &base + &self.written()))
     }
 
     /// What was written, as the last line of the text.
@@ -155,37 +173,45 @@ fn name(path: &Path) -> String {
     }
 }
 
-/// The examples of a file or of the standard input.
-fn read(path: &Path, features: Option<usize>) -> Result<LabelledRows, Failure> {
+/// The text of a file or of the standard input.
+pub fn read(path: &Path) -> Result<LibsvmText, Failure> {
     if path != Path::new("-") {
-        return LabelledRows::read(path, features).map_err(Failure::input);
+        return LibsvmText::read(path).map_err(Failure::input);
     }
     let mut text = String::new();
     stdin()
         .read_to_string(&mut text)
         .map_err(|e| Failure::input(format!("cannot read the standard input: {e}")))?;
-    LabelledRows::parse(&text, features)
-        .map_err(|e| Failure::input(format!("the standard input: {e}")))
+    LibsvmText::parse(&text).map_err(|e| Failure::input(format!("{}: {e}", name(path))))
+}
+
+fn into_rows(
+    text: LibsvmText,
+    path: &Path,
+    base: IndexBase,
+    features: Option<usize>,
+) -> Result<LabelledRows, Failure> {
+    text.into_rows(base, features)
+        .map_err(|e| Failure::input(format!("{}: {e}", name(path))))
 }
 
 /// Examples for a model of so many features: fewer do, more are refused.
-pub fn read_for(path: &Path, features: usize) -> Result<LabelledRows, Failure> {
-    read(path, None).and_then(|rows| match rows.features() <= features {
-        true => with_features(&rows, features).map_err(Failure::input),
+pub fn rows_for(
+    text: LibsvmText,
+    path: &Path,
+    base: IndexBase,
+    features: usize,
+) -> Result<LabelledRows, Failure> {
+    let found = text.features(base);
+    match found <= features {
+        true => into_rows(text, path, base, Some(features)),
         false => Err(Failure::input(format!(
-            "{} has a feature {}, but the model has {features} features",
+            "{} has a feature {}, but the model has {features} features, and the indices count from \
+             {base}",
             name(path),
-            rows.features()
+            found - 1 + base.first()
         ))),
-    })
-}
-
-fn with_features(rows: &LabelledRows, features: usize) -> Result<LabelledRows, LibsvmError> {
-    let mut out = LabelledRows::new(features);
-    for (i, &label) in rows.labels().iter().enumerate() {
-        out.push(label, rows.row(i))?;
     }
-    Ok(out)
 }
 
 /// Refuses more weights than fit in memory.

@@ -353,6 +353,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         nabla: env!("CARGO_PKG_VERSION").to_owned(),
         method: "relu".to_owned(),
         features: examples.rows.features(),
+        index_base: examples.index_base,
         bias,
         positive: arguments.positive,
         task: match loss.is_classification() {
@@ -406,6 +407,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     );
     let (steps, bound) = (&trained.steps, trained.lower_bound);
     output.finish(
+        &arguments.data,
         &mut model,
         &solved,
         || csv(steps),

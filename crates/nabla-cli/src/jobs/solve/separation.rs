@@ -179,6 +179,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         nabla: env!("CARGO_PKG_VERSION").to_owned(),
         method: "separate".to_owned(),
         features: rows.features(),
+        index_base: examples.index_base,
         bias: arguments.bias,
         positive: arguments.positive,
         task: Task::TwoClasses,
@@ -209,6 +210,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let title = format!("{} on {}", rule_name(rule), arguments.data.title());
     arguments.output.finish(
+        &arguments.data,
         &mut model,
         &separated,
         || csv(&steps),
