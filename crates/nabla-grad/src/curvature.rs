@@ -974,6 +974,39 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_gradient_that_differs_from_time_to_time_is_refused() {
+        let calls = std::cell::Cell::new(0.0);
+        let gradient = |theta: &Tensor<1>| {
+            calls.set(calls.get() + 1.0);
+            Ok(network_gradient(theta)? * (1.0 + 0.01 * calls.get()))
+        };
+        let refused = Hessian::new(gradient, vector(&theta()), DifferenceConfig::new());
+        assert!(matches!(
+            refused.err(),
+            Some(CurvatureError::Random { what: "gradient", change }) if change > 1e-3
+        ));
+        let bad = DifferenceConfig::new().with_accuracy(-1.0);
+        let refused = Hessian::new(network_gradient, vector(&theta()), bad);
+        assert!(matches!(refused, Err(CurvatureError::Field { .. })));
+    }
+
+    /// On a kink itself there is no Hessian: what is stated says so.
+    #[test]
+    fn a_kink_at_the_parameters_is_in_the_stated_error() {
+        // |x| + x²: the gradient jumps by 2 at 0.
+        let gradient = |x: &Tensor<1>| Ok(x.clone().sign() + x.clone() * 2.0);
+        let at = |x: f64| Hessian::new(gradient, vector(&[x]), DifferenceConfig::new()).unwrap();
+        let found = at(0.0).apply_with_error(&[1.0]).unwrap();
+        assert!(found.error > found.values[0].abs() * 0.4, "{found:?}");
+        // Beside it, the step ends before it.
+        for x in [1e-6, -1e-6, 0.1] {
+            let found = at(x).apply_with_error(&[1.0]).unwrap();
+            let off = (found.values[0] - 2.0).abs();
+            assert!(off <= found.error && found.error < 1e-3, "{x}: {found:?}");
+        }
+    }
+
+    #[test]
     fn closures_and_references_are_operators() {
         let (rows, matrix) = symmetric(6, 1);
         let function = FunctionOperator::new(6, Device::flex(), |v: &Tensor<1>| {

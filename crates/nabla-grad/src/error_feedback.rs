@@ -540,12 +540,16 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_state_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            let worker = ErrorFeedback::new(Identity, 3).restored(&bytes);
-            prop_assert_eq!(worker.as_ref().map_or(bytes.len() != 24 , |_| bytes.len() == 24)
-                || bytes.len() == 24, true);
-            if let Ok(worker) = worker {
-                prop_assert_eq!(worker.to_bytes(), bytes);
+        fn any_bytes_are_a_state_or_refused(bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..40),
+            prop::collection::vec(any::<u8>(), 24..=24),
+        ]) {
+            let finite = bytes
+                .chunks_exact(8)
+                .all(|part| f64::from_le_bytes(part.try_into().unwrap()).is_finite());
+            match ErrorFeedback::new(Identity, 3).restored(&bytes) {
+                Ok(worker) => prop_assert_eq!(worker.to_bytes(), bytes),
+                Err(_) => prop_assert!(bytes.len() != 24 || !finite),
             }
         }
     }

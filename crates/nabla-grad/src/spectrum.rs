@@ -774,6 +774,49 @@ mod tests {
     }
 
     #[test]
+    fn what_the_operator_does_not_know_is_in_the_residual_and_not_converged() {
+        let (rows, exact) = symmetric(30, 5);
+        let eigenvalues = eigenvalues(&rows);
+        // Off by 5 % in a direction that changes with the vector.
+        let off = FunctionOperator::new(30, Device::flex(), |v: &Tensor<1>| {
+            let product = exact.apply(v).map_err(Box::new)?;
+            let wrong = (v.clone() * 1e4).sin();
+            let length = |t: &Tensor<1>| t.clone().square().sum().sqrt();
+            let share = length(&product) / length(&wrong) * 0.05;
+            Ok(product + wrong * share)
+        });
+        let off = off.with_dtype(burn::tensor::DType::F64).with_error(0.06);
+        let off = off.unwrap();
+        let config = PowerConfig::new().with_iterations(40);
+        let noise = &mut SeededNoise::new(1, 0);
+        let pair = &top_eigenpairs(&off, &config, noise).unwrap()[0];
+        assert!(
+            !pair.converged && pair.operator_error > 0.05 * pair.value.abs(),
+            "{pair:?}"
+        );
+        let nearest = |value: f64| {
+            let off = eigenvalues.iter().map(|x| (x - value).abs());
+            off.fold(f64::INFINITY, f64::min)
+        };
+        assert!(nearest(pair.value) <= pair.residual);
+        let start = Probe::Gaussian.draw(30, noise);
+        let found = lanczos(&off, &start, &steps(20, true)).unwrap();
+        assert!(found.quadrature().unwrap().operator_error > 0.1);
+        for pair in found.ritz_pairs().unwrap() {
+            assert!(nearest(pair.value) <= pair.residual && pair.operator_error > 0.0);
+            let v = pair.vector.unwrap();
+            let mut error = product(&rows, &v);
+            add_scaled(&mut error, -pair.value, &v);
+            assert!(norm(&error) <= pair.residual);
+        }
+        assert!(
+            FunctionOperator::new(1, Device::flex(), |v: &Tensor<1>| Ok(v.clone()))
+                .with_error(-1.0)
+                .is_err()
+        );
+    }
+
+    #[test]
     fn orthogonality_is_kept_only_if_asked_for() {
         // One eigenvalue far off converges early: what follows loses its orthogonality to it.
         let mut rows: Vec<Vec<f64>> = symmetric(80, 5).0;

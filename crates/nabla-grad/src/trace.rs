@@ -602,6 +602,42 @@ mod tests {
         assert!(norm(&errors) < 0.5);
     }
 
+    /// PyHessian 0.1 divides by the mean itself, and stops after two probes where it is negative.
+    #[test]
+    fn a_negative_trace_settles_as_late_as_a_positive_one() {
+        let (rows, _) = symmetric(40, 6);
+        let config = TraceConfig::new().with_probes(400);
+        for seed in 0..5 {
+            let mut probes = Vec::new();
+            for sign in [1.0, -1.0] {
+                let shifted: Vec<Vec<f64>> = rows
+                    .iter()
+                    .enumerate()
+                    .map(|(i, row)| {
+                        let element =
+                            |(j, x): (usize, &f64)| sign * (x + 1.5 * f64::from(u8::from(i == j)));
+                        row.iter().enumerate().map(element).collect()
+                    })
+                    .collect();
+                let noise = &mut SeededNoise::new(seed, 0);
+                let found = hutchinson_until_settled(&dense(&shifted), &config, noise).unwrap();
+                assert!(found.settled && found.trace * sign > 0.0, "{found:?}");
+                let off = (found.trace - true_trace(&shifted)).abs();
+                assert!(off < found.error(5.0), "{found:?}");
+                probes.push(found.products);
+            }
+            assert!(probes[0] == probes[1] && probes[0] > 2, "{probes:?}");
+        }
+        let config = TraceConfig::new().with_probes(3).with_tolerance(0.0);
+        let (_, operator) = symmetric(10, 1);
+        let noise = &mut SeededNoise::new(0, 0);
+        let found = hutchinson_until_settled(&operator, &config, noise).unwrap();
+        assert_eq!((found.settled, found.products), (false, 3));
+        let config = config.with_tolerance(f64::NAN);
+        let refused = hutchinson_until_settled(&operator, &config, noise);
+        assert!(matches!(refused, Err(TraceError::Tolerance(_))));
+    }
+
     #[test]
     fn a_seed_gives_the_same_bits() {
         let (_, operator) = symmetric(20, 3);

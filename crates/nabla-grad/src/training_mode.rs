@@ -116,22 +116,22 @@ pub(crate) fn batch_norm_in_training<M: Module>(module: &M) -> Option<TrainingLa
     layers.into_iter().find(TrainingLayer::mixes_examples)
 }
 
-/// The vectors without a gradient, by their names: running statistics, whoever keeps them.
-pub(crate) fn statistics<M: Module>(module: &M) -> Vec<(String, Vec<f64>)> {
+/// A vector without a gradient, with its name.
+pub(crate) type Statistic = (String, Vec<f64>);
+
+/// The vectors without a gradient: running statistics, whoever keeps them.
+pub(crate) fn statistics<M: Module>(module: &M) -> Vec<Statistic> {
     let mut read = Statistics::default();
     module.visit(&mut read);
     read.found
 }
 
 /// The first of the vectors that has changed since [`statistics`].
-pub(crate) fn moved_since<M: Module>(before: &[(String, Vec<f64>)], module: &M) -> Option<String> {
-    let now = statistics(module);
-    let differs = |(a, b): &(&(String, Vec<f64>), &(String, Vec<f64>))| {
-        let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits();
-        a.1.len() != b.1.len() || !a.1.iter().zip(&b.1).all(same)
-    };
-    let changed = before.iter().zip(&now).find(differs)?;
-    Some(changed.1.0.clone())
+pub(crate) fn moved_since<M: Module>(before: &[Statistic], module: &M) -> Option<String> {
+    let bits = |values: &[f64]| -> Vec<u64> { values.iter().map(|x| x.to_bits()).collect() };
+    let mut pairs = before.iter().zip(statistics(module));
+    let changed = pairs.find(|(before, now)| bits(&before.1) != bits(&now.1))?;
+    Some(changed.1.0)
 }
 
 /// Where a visit is.
@@ -189,7 +189,7 @@ impl ModuleVisitor for Find {
 #[derive(Default)]
 struct Statistics {
     path: Vec<String>,
-    found: Vec<(String, Vec<f64>)>,
+    found: Vec<Statistic>,
 }
 
 impl ModuleVisitor for Statistics {

@@ -214,7 +214,7 @@ impl DirectionalDerivative {
         expect_dim(what, centre.len(), again.len())?;
         let change = distance(&centre, &again);
         let size = size.unwrap_or(0.0).max(length).max(norm(&again));
-        if !(change <= info.epsilon.sqrt() * size) {
+        if change.is_nan() || change > info.epsilon.sqrt() * size {
             return Err(CurvatureError::Random {
                 what,
                 change: change / size,
@@ -309,7 +309,7 @@ impl DirectionalDerivative {
             Probe::Gaussian.draw(self.dim(), &mut SeededNoise::new(0x6e6f, 3))
         };
         let length = norm(&u);
-        if !(length > 0.0) {
+        if length == 0.0 {
             return Ok(start);
         }
         u.iter_mut().for_each(|x| *x /= length);
@@ -420,7 +420,7 @@ impl DirectionalDerivative {
             rounding: 2.0 * gain * noise / (2.0_f64.sqrt() * near.t),
             kinks: gain * jump / (4.0 * near.t),
             // Rounding alone makes it √70 σ: 2 + 2 · 4² + 6².
-            kinked: !(jump <= 3.0 * 70.0_f64.sqrt() * noise),
+            kinked: jump.is_nan() || jump > 3.0 * 70.0_f64.sqrt() * noise,
             length: norm(&near.odd),
         }
     }
