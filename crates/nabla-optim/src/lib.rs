@@ -17,7 +17,7 @@
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
 //! * [`optimizer_config`]: why a configuration is refused;
-//! * [`checked_step`]: a step that refuses gradients with NaN or infinity;
+//! * [`mod@checked_step`]: a step that refuses gradients with NaN or infinity;
 //! * [`checked_record`]: loading an optimizer's record, or the reason why it does not fit.
 //!
 //! An optimizer is a Burn `Optimizer`: `XConfig::init` makes one for a whole module, and

@@ -127,7 +127,7 @@ pub(super) fn check_fixed<M: Module, const D: usize>(
 }
 
 /// The Hessian of a loss, by central differences of its gradient; see the
-/// [module documentation](self).
+/// [module documentation](super).
 ///
 /// ```
 /// use burn::nn::{Linear, LinearConfig};
