@@ -8,8 +8,8 @@
 //! contraction:               E‖C(x) − x‖² ≤ (1 − δ) ‖x‖²     (Constant::Contraction)
 //! ```
 //!
-//! An unbiased compressor can replace a gradient as it is. A contraction is biased and needs error
-//! feedback, which adds what was left out to the next step. `C / (1 + ω)` makes a contraction with
+//! An unbiased compressor can replace a gradient as it is. A contraction is biased and needs
+//! [error feedback](crate::error_feedback), which adds what was left out to the next step. `C / (1 + ω)` makes a contraction with
 //! `δ = 1 / (1 + ω)` of an unbiased one.
 //!
 //! | Compressor | What it sends | Constant | Bits |
@@ -23,6 +23,9 @@
 //!
 //! The constant of [`ScaledSign`] is that of the worst `x`, with one element that is not zero. For a
 //! given `x` its contraction is exactly `‖x‖₁² / (d ‖x‖²)`, which is 2/π for Gaussian elements.
+//!
+//! [`Compressed::to_bytes`] packs a message into as many bits as the table says, behind a header of 18
+//! bytes, and [`Compressed::from_bytes`] reads it.
 //!
 //! Everything happens on the host, where the message is sent from. Every compressor draws from the
 //! noise that it is given, one number per element and in their order, so that a seed gives the same
@@ -41,6 +44,10 @@ use rand::RngExt;
 use rand::seq::index;
 
 use crate::seeded_noise::SeededNoise;
+
+pub(crate) mod wire;
+
+pub use wire::WireError;
 
 /// Why a vector cannot be compressed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -128,6 +135,34 @@ pub trait Compressor {
     fn constant(&self, dimension: usize) -> Constant;
 }
 
+impl<C: Compressor + ?Sized> Compressor for &C {
+    fn compress(
+        &self,
+        vector: &Tensor<1>,
+        noise: &mut SeededNoise,
+    ) -> Result<Compressed, CompressorError> {
+        (**self).compress(vector, noise)
+    }
+
+    fn constant(&self, dimension: usize) -> Constant {
+        (**self).constant(dimension)
+    }
+}
+
+impl<C: Compressor + ?Sized> Compressor for Box<C> {
+    fn compress(
+        &self,
+        vector: &Tensor<1>,
+        noise: &mut SeededNoise,
+    ) -> Result<Compressed, CompressorError> {
+        (**self).compress(vector, noise)
+    }
+
+    fn constant(&self, dimension: usize) -> Constant {
+        (**self).constant(dimension)
+    }
+}
+
 /// A compressed vector: the message that is sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Compressed {
@@ -174,7 +209,24 @@ impl Compressed {
 
     /// What the receiver takes for the vector, `[d]`, in f32.
     pub fn decompress(&self, device: &Device) -> Tensor<1> {
-        let values = match &self.form {
+        Tensor::from_data(TensorData::new(self.values(), [self.dimension]), device)
+    }
+
+    /// The message for the vector times `factor`, but for the rounding of its numbers. Powers of two
+    /// stay as they are: no factor leaves all of them powers.
+    pub(crate) fn scaled(mut self, factor: f64) -> Self {
+        let scale = |value: &mut f32| *value = (f64::from(*value) * factor) as f32;
+        match &mut self.form {
+            Form::Sparse { values, .. } | Form::Dense(values) => values.iter_mut().for_each(scale),
+            Form::Signs { scale: number, .. } | Form::Levels { scale: number, .. } => scale(number),
+            Form::Powers(_) => {}
+        }
+        self
+    }
+
+    /// [`decompress`](Self::decompress) on the host.
+    pub fn values(&self) -> Vec<f32> {
+        match &self.form {
             Form::Sparse { indices, values } => {
                 let mut dense = vec![0.0; self.dimension];
                 for (&index, &value) in indices.iter().zip(values) {
@@ -196,12 +248,12 @@ impl Compressed {
                 .collect(),
             Form::Powers(codes) => codes.iter().map(|&code| power(code)).collect(),
             Form::Dense(values) => values.clone(),
-        };
-        Tensor::from_data(TensorData::new(values, [self.dimension]), device)
+        }
     }
 
     /// The size of the message in a code of fixed length: 32 bits for a number, as many for an index
-    /// or a level as tell all of them apart. The length `d` and the kind are known to both sides.
+    /// or a level as tell all of them apart. The length `d` and the kind are known to both sides in
+    /// theory; [`size_in_bytes`](Self::size_in_bytes) counts them too.
     pub fn size_in_bits(&self) -> u64 {
         let dimension = self.dimension as u64;
         match &self.form {

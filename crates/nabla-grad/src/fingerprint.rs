@@ -7,8 +7,12 @@
 /// assert_eq!(nabla_grad::fingerprint::fingerprint(b"foobar"), "85944171f73967e8");
 /// ```
 pub fn fingerprint(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+    format!("{:016x}", fingerprint_number(bytes.iter().copied()))
+}
+
+/// [`fingerprint`] as a number.
+pub(crate) fn fingerprint_number(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    })
 }

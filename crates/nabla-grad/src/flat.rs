@@ -17,7 +17,8 @@
 //!
 //! [`ParameterLayout::of`] takes every float tensor that the module visits: also frozen parameters,
 //! and buffers such as the running statistics of a batch normalisation, which have no gradient.
-//! [`ParameterLayout::trainable`] takes those only that require a gradient.
+//! [`ParameterLayout::trainable`] takes those only that require a gradient: it is the one for gradients,
+//! curvature and everything else that differentiates.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -282,8 +283,9 @@ pub struct ParameterLayout {
 }
 
 impl ParameterLayout {
-    /// The places of all float parameters of `module`. Parameters that Burn has not initialised yet
-    /// stay so.
+    /// The places of all float parameters of `module`, those without a gradient among them: to store or
+    /// to average a whole module. What differentiates needs [`trainable`](Self::trainable). Parameters
+    /// that Burn has not initialised yet stay so.
     ///
     /// # Errors
     /// If the module has no float parameters, one without elements, two with the same id, or
@@ -322,6 +324,18 @@ impl ParameterLayout {
                 partial: trainable,
             }),
         }
+    }
+
+    /// The name of the first of the layout's tensors that has no gradient in `module`: a frozen
+    /// parameter, or a buffer such as the running statistics of a batch normalisation.
+    pub fn without_gradient<M: Module>(&self, module: &M) -> Option<String> {
+        let mut find = WithoutGradient {
+            path: Vec::new(),
+            entries: self.entries.iter().peekable(),
+            found: None,
+        };
+        module.visit(&mut find);
+        find.found
     }
 
     /// The parameters, in the order of the module and of the vector.
@@ -669,6 +683,75 @@ impl ModuleVisitor for Collect {
     }
 }
 
+/// `module` with float tensors of another type: parameters, frozen ones and buffers. Ids stay, and a
+/// parameter requires a gradient if it did before.
+///
+/// A [curvature](crate::curvature) in `f64` is exact to ten digits where one in `f32` has four. The
+/// data that the loss uses must have the same type:
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::tensor::{DType, Device, Tensor};
+/// use nabla_grad::flat::{ParameterLayout, with_float_type};
+///
+/// let device = Device::flex().autodiff();
+/// let linear: Linear = with_float_type(LinearConfig::new(3, 2).init(&device), DType::F64);
+/// let x = Tensor::<2>::ones([1, 3], &device).cast(DType::F64);
+/// assert_eq!(linear.forward(x).dtype(), DType::F64);
+/// assert_eq!(ParameterLayout::trainable(&linear)?.total_length(), 8);
+/// # Ok::<(), nabla_grad::flat::FlatError>(())
+/// ```
+pub fn with_float_type<M: Module>(module: M, dtype: DType) -> M {
+    module.map(&mut Cast(dtype))
+}
+
+struct Cast(DType);
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|old| leaf_like(old.clone().without_autodiff().cast(self.0), &old))
+    }
+}
+
+/// `new` as the leaf that `old` was.
+fn leaf_like<const D: usize>(new: Tensor<D>, old: &Tensor<D>) -> Tensor<D> {
+    // Operations refuse operands with different strategies: the new value takes the old one.
+    match old.gradient_checkpointing_strategy() {
+        Some(strategy) => new
+            .autodiff()
+            .with_gradient_checkpointing_strategy(strategy)
+            .set_require_grad(old.is_require_grad()),
+        None => new,
+    }
+}
+
+/// Finds the first tensor of a layout without gradient.
+struct WithoutGradient<'a> {
+    path: Vec<String>,
+    entries: std::iter::Peekable<std::slice::Iter<'a, ParameterEntry>>,
+    found: Option<String>,
+}
+
+impl ModuleVisitor for WithoutGradient<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
+        if self.entries.next_if(|entry| entry.name == name).is_some()
+            && self.found.is_none()
+            && !param.is_require_grad()
+        {
+            self.found = Some(name);
+        }
+    }
+}
+
 /// Reads the parameters of a module, and finds where it differs from the layout.
 struct Flatten<'a> {
     layout: &'a ParameterLayout,
@@ -755,15 +838,7 @@ impl ModuleMapper for Replace<'_> {
         };
         param.map(|old| {
             let new = self.vector.clone().slice(entry.range());
-            let new = new.reshape(Shape::from(entry.shape.clone()));
-            // Operations refuse operands with different strategies: the new value takes the old one.
-            match old.gradient_checkpointing_strategy() {
-                Some(strategy) => new
-                    .autodiff()
-                    .with_gradient_checkpointing_strategy(strategy)
-                    .set_require_grad(old.is_require_grad()),
-                None => new,
-            }
+            leaf_like(new.reshape(Shape::from(entry.shape.clone())), &old)
         })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! * [`flat`]: a module's parameters and gradients as one flat vector, and back;
 //! * [`per_example`]: the gradient of every example of a batch;
+//! * [`training_mode`]: layers that differ in training, found and held still;
 //! * [`curvature`]: products with the Hessian, the Gauss-Newton matrix and the empirical Fisher;
 //! * [`trace`]: Hutchinson's and Hutch++'s estimates of a trace;
 //! * [`spectrum`]: power iteration, Lanczos, the density of eigenvalues;
@@ -9,17 +10,25 @@
 //! * [`proximal`]: proximal operators and projections;
 //! * [`compressor`] and [`sketch`]: fewer numbers for a vector, with the constants that convergence
 //!   theory asks for;
+//! * [`error_feedback`]: what a compressor leaves out, sent later;
 //! * [`clipping`]: gradients limited by their norm or by value;
 //! * [`elementwise`]: operations on the elements of several tensors in one pass, for optimizers;
 //! * [`long_rows`]: products with a window of gradients, at the speed of the memory;
 //! * [`fingerprint`]: by which a damaged checkpoint is known;
 //! * [`seeded_noise`]: random numbers that are the same on every device.
+//!
+//! The names that programs use most are here at the root, too:
+//!
+//! ```
+//! use nabla_grad::{Hessian, ParameterLayout, PowerConfig, top_eigenpairs};
+//! ```
 
 pub mod clipping;
 pub mod compressor;
 pub mod curvature;
 pub mod decomposition;
 pub mod elementwise;
+pub mod error_feedback;
 pub mod fingerprint;
 pub mod flat;
 pub mod long_rows;
@@ -29,3 +38,39 @@ pub mod seeded_noise;
 pub mod sketch;
 pub mod spectrum;
 pub mod trace;
+pub mod training_mode;
+
+pub use clipping::{ClippingError, clip_norm, clip_value, gradient_norm};
+pub use compressor::{
+    Compressed, Compressor, CompressorError, Constant, Identity, Natural, Qsgd, RandK, ScaledSign,
+    TopK, WireError,
+};
+pub use curvature::{
+    CurvatureError, CurvatureOperator, Damped, DenseOperator, Difference, DifferenceConfig,
+    EmpiricalFisher, FunctionOperator, GaussNewton, GradientField, Hessian, ModuleLoss,
+    ModuleOutputs, Order, OutputFunction, OutputLoss, Product, Step,
+};
+pub use decomposition::{
+    DecompositionError, Views, cosine_similarity, decompose, orthogonal, parallel,
+};
+pub use error_feedback::{Ef21, Ef21Server, ErrorFeedback, ErrorFeedbackError, ef21_step_size};
+pub use flat::{FlatError, ParameterEntry, ParameterKey, ParameterLayout, with_float_type};
+pub use per_example::{
+    LayerGradients, PerExampleError, PerExampleGradients, Recorded, Reduction, SquaredNorms,
+    per_example_gradients, record,
+};
+pub use proximal::{
+    BoxConstraint, ElasticNet, GroupL2, L1, L1Ball, L2Ball, LInfBall, NuclearNorm, Proximal,
+    ProximalError, Simplex, SquaredL2,
+};
+pub use seeded_noise::{NoiseState, SeededNoise};
+pub use sketch::{CountSketch, GaussianSketch, LinearSketch, SketchError, SketchMessage, Srht};
+pub use spectrum::{
+    DensityConfig, Eigenpair, LanczosConfig, PowerConfig, Quadrature, RitzPair, SpectralDensity,
+    SpectrumError, Tridiagonal, lanczos, spectral_density, spectral_quadratures, top_eigenpairs,
+};
+pub use trace::{
+    DiagonalEstimate, Probe, TraceConfig, TraceError, TraceEstimate, diagonal, hutch_plus_plus,
+    hutchinson, hutchinson_until_settled,
+};
+pub use training_mode::{TrainingLayer, freeze_layers, freeze_norms, training_layers};

@@ -31,7 +31,9 @@
 //!
 //! **The loss must be the sum of the examples' losses.** Of a mean, `∂L/∂(output of i)` is `1/n` of
 //! that of example `i`'s own loss; tell [`Recorded::output_gradient`] by its [`Reduction`]. A layer
-//! that mixes examples (batch normalisation in training) has no per-example gradients at all.
+//! that mixes examples (batch normalisation in training) has no per-example gradients at all, and is
+//! refused by its name; [frozen](crate::training_mode::freeze_norms), it is a norm like the others,
+//! with its running statistics as `μ` and `σ²`.
 //!
 //! Sources: Goodfellow, *Efficient Per-Example Gradient Computations*, 2015, arXiv 1510.01799;
 //! Rochette, Manoel, Tramel, *Efficient Per-Example Gradient Computations in Convolutional Neural
@@ -45,7 +47,7 @@ use std::collections::HashMap;
 use burn::config::Config;
 use burn::module::{Module, Param, ParamId};
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, PaddingConfig2d};
+use burn::nn::{BatchNorm, GroupNorm, PaddingConfig2d};
 use burn::optim::GradientsParams;
 use burn::tensor::kind::Autodiff;
 use burn::tensor::module::unfold4d;
@@ -53,6 +55,7 @@ use burn::tensor::ops::{PadMode, UnfoldOptions};
 use burn::tensor::{Float, Gradients, IndexingUpdateOp, Int, Tensor};
 
 use crate::flat::{FlatError, ParameterLayout};
+use crate::training_mode::{TrainingLayer, batch_norm_in_training, moved_since, statistics};
 
 /// Why there are no per-example gradients.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -93,6 +96,24 @@ pub enum PerExampleError {
         /// What would fit.
         expected: String,
     },
+    /// A layer whose output for one example depends on the others.
+    #[error(
+        "{layer} normalises by the batch, so that no example has a gradient of its own: freeze it with \
+         `training_mode::freeze_norms` and take `ParameterLayout::trainable`, or use another norm"
+    )]
+    Training {
+        /// The layer.
+        layer: TrainingLayer,
+    },
+    /// Statistics that a pass changes.
+    #[error(
+        "a pass over one example changes `{name}`, so that the next example's gradient is another \
+         module's: keep the statistics of normalisations as they are"
+    )]
+    Moved {
+        /// Name of the tensor.
+        name: String,
+    },
     /// A number out of range.
     #[error("the {field} is {value}, but it must be {range}")]
     Field {
@@ -121,8 +142,9 @@ pub enum PerExampleError {
 /// gradient 0.
 ///
 /// # Errors
-/// If there are no examples, a loss is not one number with a gradient, or the layout is not that of
-/// the module.
+/// If there are no examples, a loss is not one number with a gradient, the layout is not that of
+/// the module, a batch normalisation is in training mode (also one whose parameters are frozen; see
+/// [`crate::training_mode`]), or a pass changes the module's statistics.
 ///
 /// ```
 /// use burn::nn::{Linear, LinearConfig};
@@ -133,7 +155,7 @@ pub enum PerExampleError {
 /// let device = Device::flex().autodiff();
 /// let module: Linear = LinearConfig::new(2, 1).init(&device);
 /// let x = Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &device);
-/// let layout = ParameterLayout::of(&module)?;
+/// let layout = ParameterLayout::trainable(&module)?;
 /// let gradients = per_example_gradients(&module, &layout, 2, |module: &Linear, i| {
 ///     module.forward(x.clone().narrow(0, i, 1)).sum()
 /// })?;
@@ -150,6 +172,10 @@ pub fn per_example_gradients<M: Module>(
     if examples == 0 {
         return Err(PerExampleError::NoExamples);
     }
+    if let Some(layer) = batch_norm_in_training(module) {
+        return Err(PerExampleError::Training { layer });
+    }
+    let before = statistics(module);
     let rows = (0..examples).map(|example| {
         let loss = loss(module, example);
         let elements = loss.dims()[0];
@@ -162,7 +188,11 @@ pub fn per_example_gradients<M: Module>(
         let gradients = GradientsParams::from_grads(loss.backward(), module);
         Ok(layout.flatten_gradients_or_zeros(&gradients)?)
     });
-    Ok(Tensor::stack(rows.collect::<Result<Vec<_>, _>>()?, 0))
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    match moved_since(&before, module) {
+        Some(name) => Err(PerExampleError::Moved { name }),
+        None => Ok(Tensor::stack(rows, 0)),
+    }
 }
 
 /// How the loss was put together from those of the examples.
@@ -603,6 +633,51 @@ pub fn group_norm_gradients<const D: usize>(
     })
 }
 
+/// Gradients of a [frozen](crate::training_mode::freeze_norms) batch normalisation, `γ` and `β`
+/// `[examples, channels]`, from its input and its output's gradient, `[examples, channels, …]` both.
+///
+/// # Errors
+/// If the layer is in training mode, or the shapes differ or are not those of the layer.
+pub fn batch_norm_gradients<const D: usize>(
+    layer: &BatchNorm,
+    input: &Tensor<D>,
+    output_gradient: &Tensor<D>,
+) -> Result<LayerGradients<2>, PerExampleError> {
+    if let Some(layer) = batch_norm_in_training(layer) {
+        return Err(PerExampleError::Training { layer });
+    }
+    same_shape(input, output_gradient)?;
+    check_epsilon(layer.epsilon)?;
+    let dims = input.dims();
+    let [channels] = layer.gamma.lazy_shape().dims();
+    if D < 2 || dims[1] != channels {
+        return Err(PerExampleError::Shape {
+            what: "input",
+            found: dims.to_vec(),
+            expected: format!("[examples, {channels}, …]"),
+        });
+    }
+    let examples = dims[0];
+    if examples == 0 {
+        return Err(PerExampleError::NoExamples);
+    }
+    let rest = dims[2..].iter().product::<usize>();
+    let shape = [examples, channels, rest];
+    let x = input.clone().without_autodiff().reshape(shape);
+    let g = output_gradient.clone().without_autodiff().reshape(shape);
+    let statistic = |value: Tensor<1>| {
+        let value = value.without_autodiff().to_device(&g.device());
+        value.reshape([1, channels, 1])
+    };
+    let mean = statistic(layer.running_mean.value());
+    let deviation = (statistic(layer.running_var.value()) + layer.epsilon).sqrt();
+    let sum = |t: Tensor<3>| t.sum_dim(2).squeeze_dim(2);
+    Ok(LayerGradients {
+        weight: sum((x - mean) / deviation * g.clone()),
+        bias: sum(g),
+    })
+}
+
 /// `(x − μ)/√(σ² + ε)` over the last dimension.
 fn normalised(x: Tensor<3>, epsilon: f64) -> Tensor<3> {
     let centred = x.clone() - x.mean_dim(2);
@@ -707,12 +782,13 @@ mod tests {
     use super::*;
     use burn::nn::conv::Conv2dConfig;
     use burn::nn::{
-        Embedding, EmbeddingConfig, GroupNormConfig, LayerNorm, LayerNormConfig, Linear,
-        LinearConfig, LinearLayout,
+        BatchNormConfig, Embedding, EmbeddingConfig, GroupNormConfig, LayerNorm, LayerNormConfig,
+        Linear, LinearConfig, LinearLayout,
     };
     use burn::tensor::{Device, TensorData};
 
     use crate::seeded_noise::SeededNoise;
+    use crate::training_mode::freeze_norms;
 
     fn device() -> Device {
         Device::flex().autodiff()
@@ -970,6 +1046,55 @@ mod tests {
         check_group_norm(1, [3, 4, 5, 2]);
         check_group_norm(2, [3, 6, 3, 3]);
         check_group_norm(4, [2, 4, 5]);
+    }
+
+    #[test]
+    fn frozen_batch_norms_are_those_of_single_examples() {
+        fn check_batch_norm<const D: usize>(shape: [usize; D]) {
+            let layer = BatchNormConfig::new(shape[1]).init(&device());
+            // Statistics of its own, then γ and β.
+            let layer = {
+                layer.forward(noise(shape, 5) * 3.0 + 1.0);
+                layer.forward(noise(shape, 6));
+                freeze_norms(layer)
+            };
+            let layout = ParameterLayout::trainable(&layer).unwrap();
+            let vector = SeededNoise::new(8, 0).normal([layout.total_length()], &Device::flex());
+            let layer = layout.with_parameters(layer, vector).unwrap();
+            check(
+                &format!("batch norm {shape:?}"),
+                (layer, layout),
+                noise(shape, 9),
+                shape,
+                |layer: &BatchNorm, x| layer.forward(x),
+                |layer, x, g| {
+                    let gradients = batch_norm_gradients(layer, x, g)?;
+                    let norms = gradients.squared_norms();
+                    let mut rows = PerExampleGradients::new();
+                    rows.add(&layer.gamma, gradients.weight)?;
+                    rows.add(&layer.beta, gradients.bias)?;
+                    Ok((rows, norms.weight + norms.bias))
+                },
+            );
+        }
+        check_batch_norm([5, 3]);
+        check_batch_norm([4, 3, 6]);
+        check_batch_norm([3, 2, 4, 5]);
+
+        let training = BatchNormConfig::new(2).init(&device());
+        let x = noise([3, 2], 1);
+        let refused = batch_norm_gradients(&training, &x, &x).unwrap_err();
+        assert!(
+            matches!(refused, PerExampleError::Training { .. }),
+            "{refused}"
+        );
+        let frozen = freeze_norms(training);
+        let x = noise([3, 4], 1);
+        let refused = batch_norm_gradients(&frozen, &x, &x).unwrap_err();
+        assert!(
+            matches!(refused, PerExampleError::Shape { .. }),
+            "{refused}"
+        );
     }
 
     #[derive(Module, Debug)]

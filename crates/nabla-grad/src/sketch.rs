@@ -27,6 +27,9 @@
 //! `(‖x‖² − x_i²) / c`, so that it is off by more than `2‖x‖/√c` with a probability of at most 1/4,
 //! and their median with at most `exp(−r/8)`.
 //!
+//! [`SketchMessage`] is a sketch on its way: 32 bits a number, and an identity of the matrix, so that
+//! sketches of different matrices are not added up.
+//!
 //! All arithmetic is in f64 on the host, in an order that does not depend on the number of threads.
 //!
 //! Sources: Charikar, Chen, Farach-Colton, *Finding Frequent Items in Data Streams*, 2002; Thorup,
@@ -42,10 +45,15 @@ use rand::RngExt;
 use rand::seq::index;
 use rayon::prelude::*;
 
+use crate::fingerprint::fingerprint_number;
 use crate::seeded_noise::SeededNoise;
 
+mod message;
+
+pub use message::SketchMessage;
+
 /// Why a sketch cannot be made or applied.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SketchError {
     /// A size of the sketch is 0.
     #[error("the {0} of a sketch must be at least 1, but it is 0")]
@@ -84,6 +92,17 @@ pub enum SketchError {
         /// Length of the vectors.
         dimension: usize,
     },
+    /// A sketch that 32 bits cannot hold.
+    #[error("number {index} of the sketch is {value} in 32 bits, but it must be finite to be sent")]
+    NotFinite {
+        /// Its place.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// Sketches that do not add up.
+    #[error("the sketches are by different matrices: all workers must draw them from one seed")]
+    OtherSketch,
     /// A vector cannot be read from its device.
     #[error("cannot read from the device: {0}")]
     Device(String),
@@ -115,6 +134,10 @@ pub trait LinearSketch {
 
     /// `Var⟨Sx, Sy⟩ ≤ variance · (‖x‖²‖y‖² + ⟨x,y⟩²)` for all `x` and `y`.
     fn variance(&self) -> f64;
+
+    /// A number that tells matrices apart: the same on both sides if the matrices are, and another
+    /// one for almost every other matrix.
+    fn identity(&self) -> u64;
 
     /// `S x`, `[d]` to `[m]`, in f64.
     ///
@@ -173,6 +196,11 @@ fn check_sizes(sizes: &[(&'static str, usize)]) -> Result<(), SketchError> {
         Some((what, _)) => Err(SketchError::Zero(what)),
         None => Ok(()),
     }
+}
+
+fn identity(kind: &[u8], numbers: impl Iterator<Item = u64>) -> u64 {
+    let numbers = numbers.flat_map(u64::to_le_bytes);
+    fingerprint_number(kind.iter().copied().chain(numbers))
 }
 
 /// The prime 2⁶¹ − 1.
@@ -338,6 +366,12 @@ impl LinearSketch for CountSketch {
         1.0 / self.sketch_length() as f64
     }
 
+    fn identity(&self) -> u64 {
+        let hashes = self.hashes.iter();
+        let hashes = hashes.flat_map(|(buckets, signs)| buckets.0.into_iter().chain(signs.0));
+        identity(b"count", hashes.chain([self.columns as u64]))
+    }
+
     fn apply_values(&self, x: &[f64]) -> Result<Vec<f64>, SketchError> {
         check_length("vector", self.dimension, x.len())?;
         let mut sketch = vec![0.0; self.sketch_length()];
@@ -418,6 +452,10 @@ impl LinearSketch for GaussianSketch {
 
     fn variance(&self) -> f64 {
         1.0 / self.rows as f64
+    }
+
+    fn identity(&self) -> u64 {
+        identity(b"gaussian", [self.seed, self.rows as u64].into_iter())
     }
 
     fn apply_values(&self, x: &[f64]) -> Result<Vec<f64>, SketchError> {
@@ -540,6 +578,14 @@ impl LinearSketch for Srht {
         } else {
             (n - m) / (n - 1.0) / m
         }
+    }
+
+    fn identity(&self) -> u64 {
+        let signs = self.signs.iter().map(|sign| sign.to_bits());
+        identity(
+            b"srht",
+            signs.chain(self.taken.iter().map(|&row| row as u64)),
+        )
     }
 
     fn apply_values(&self, x: &[f64]) -> Result<Vec<f64>, SketchError> {

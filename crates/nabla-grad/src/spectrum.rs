@@ -18,6 +18,11 @@
 //! and makes every new one orthogonal to them, twice; without it two vectors are kept, and the
 //! density is still good.
 //!
+//! **Errors.** Products that are only known to an error ([`CurvatureOperator::apply_with_error`]) give
+//! eigenvalues of a matrix near `A`. The residuals contain that error, so that an eigenvalue of
+//! `A` itself lies within each of them; an eigenvalue that the operator does not know to the tolerance
+//! is never called converged.
+//!
 //! Sources: Golub, Meurant, *Matrices, Moments and Quadrature*, 1994; Ubaru, Chen, Saad, *Fast
 //! Estimation of tr(f(A)) via Stochastic Lanczos Quadrature*, 2017; Ghorbani, Krishnan, Xiao, *An
 //! Investigation into Neural Net Optimization via Hessian Eigenvalue Density*, 2019, arXiv
@@ -97,7 +102,8 @@ pub struct PowerConfig {
     /// Products for each of them at most. Default 100.
     #[config(default = 100)]
     pub iterations: usize,
-    /// An eigenvalue has converged once it changes by less than this share of itself. Default 1e-3.
+    /// An eigenvalue has converged once it changes by less than this share of itself, and the
+    /// operator's product is known to as much. Default 1e-3.
     /// The error is larger than the last change where the next eigenvalue is near: look at
     /// [`Eigenpair::residual`].
     #[config(default = 1e-3)]
@@ -111,11 +117,14 @@ pub struct Eigenpair {
     pub value: f64,
     /// `v`, of norm 1.
     pub vector: Vec<f64>,
-    /// `‖A v − λ v‖₂`: an eigenvalue of a symmetric `A` is not farther from `λ` than this.
+    /// `‖A v − λ v‖₂` at most, the error of the operator's product included: an eigenvalue of a
+    /// symmetric `A` is not farther from `λ` than this.
     pub residual: f64,
+    /// The error of the operator's last product: the part of `residual` that no iteration lessens.
+    pub operator_error: f64,
     /// Products that it took.
     pub iterations: usize,
-    /// Whether the change fell below the tolerance before the limit of iterations.
+    /// Whether both the last change and the operator's error are below the tolerance.
     pub converged: bool,
 }
 
@@ -161,27 +170,33 @@ pub fn top_eigenpairs(
         let mut last: Option<f64> = None;
         let mut iterations = 0;
         let pair = loop {
-            let mut product = operator.apply_values(&v)?;
+            let found_product = operator.apply_with_error(&v)?;
+            let (mut product, operator_error) = (found_product.values, found_product.error);
             iterations += 1;
             let value = dot(&v, &product);
             let mut error = product.clone();
             add_scaled(&mut error, -value, &v);
-            let residual = norm(&error);
-            let settled = last
-                .is_some_and(|last| (value - last).abs() < config.tolerance * (last.abs() + 1e-6));
+            let residual = norm(&error) + operator_error;
+            // Smaller changes than the operator's own error mean nothing.
+            let allowed = config.tolerance * (value.abs() + 1e-6);
+            let known = operator_error <= allowed;
+            let settled =
+                last.is_some_and(|last| (value - last).abs() < allowed.max(operator_error));
             last = Some(value);
             let before = norm(&product);
             orthogonalise(&mut product, found.iter().map(|pair| &pair.vector));
             // Where only rounding is left, v is in the kernel of what is left of the matrix.
-            let vanished = norm(&product) <= 10.0 * precision * before || !normalise(&mut product);
-            let converged = settled || vanished;
-            if converged || iterations == config.iterations {
+            let left = norm(&product);
+            let vanished =
+                left <= (10.0 * precision * before).max(operator_error) || !normalise(&mut product);
+            if settled || vanished || iterations == config.iterations {
                 break Eigenpair {
                     value,
                     vector: v,
                     residual,
+                    operator_error,
                     iterations,
-                    converged,
+                    converged: (settled || vanished) && known,
                 };
             }
             v = product;
@@ -214,6 +229,9 @@ pub struct Tridiagonal {
     pub remainder: f64,
     /// `v_1 … v_m`, if they were kept.
     pub basis: Option<Vec<Vec<f64>>>,
+    /// A bound of `‖A v_j − β_(j−1) v_(j−1) − α_j v_j − β_j v_(j+1)‖₂` for every step: the error of its
+    /// product, and what making it orthogonal to all vectors took away. 0 for exact products.
+    pub errors: Vec<f64>,
 }
 
 /// A Ritz pair.
@@ -223,8 +241,12 @@ pub struct RitzPair {
     pub value: f64,
     /// `V y`, if the Lanczos vectors were kept.
     pub vector: Option<Vec<f64>>,
-    /// `‖A V y − θ V y‖₂ = β_m |y_m|`: an eigenvalue of the matrix is not farther from `θ`.
+    /// `‖A V y − θ V y‖₂` at most: `β_m |y_m|` and the errors of the products,
+    /// `Σ_j |y_j| ·` [`errors`](Tridiagonal::errors). If the Lanczos vectors were kept orthogonal, an
+    /// eigenvalue of the matrix is not farther from `θ`.
     pub residual: f64,
+    /// The part of `residual` that comes from the operator's errors, which no further step lessens.
+    pub operator_error: f64,
 }
 
 /// Nodes and weights of Gauss quadrature in the spectrum of a matrix.
@@ -234,6 +256,9 @@ pub struct Quadrature {
     pub nodes: Vec<f64>,
     /// `τ_i²`, with the sum 1.
     pub weights: Vec<f64>,
+    /// How far the nodes may be shifted by the errors of the operator's products,
+    /// `√Σ_j errors_j²` (Weyl): the density has no finer detail than this.
+    pub operator_error: f64,
 }
 
 impl Quadrature {
@@ -284,8 +309,13 @@ impl Tridiagonal {
     pub fn ritz_pairs(&self) -> Result<Vec<RitzPair>, SpectrumError> {
         let (values, vectors) = self.eigen()?;
         let last = values.len() - 1;
+        let operator_error = |i: usize| -> f64 {
+            let shares = self.errors.iter().enumerate();
+            shares.map(|(j, e)| e * vectors[(j, i)].abs()).sum()
+        };
         let pairs = values.into_iter().enumerate().map(|(i, value)| RitzPair {
             value,
+            operator_error: operator_error(i),
             vector: self.basis.as_ref().map(|basis| {
                 let mut sum = vec![0.0; basis[0].len()];
                 for (j, v) in basis.iter().enumerate() {
@@ -293,7 +323,7 @@ impl Tridiagonal {
                 }
                 sum
             }),
-            residual: self.remainder * vectors[(last, i)].abs(),
+            residual: self.remainder * vectors[(last, i)].abs() + operator_error(i),
         });
         Ok(pairs.collect())
     }
@@ -305,7 +335,11 @@ impl Tridiagonal {
     pub fn quadrature(&self) -> Result<Quadrature, SpectrumError> {
         let (nodes, vectors) = self.eigen()?;
         let weights = (0..nodes.len()).map(|i| vectors[(0, i)].powi(2)).collect();
-        Ok(Quadrature { nodes, weights })
+        Ok(Quadrature {
+            nodes,
+            weights,
+            operator_error: norm(&self.errors),
+        })
     }
 }
 
@@ -338,8 +372,10 @@ pub fn lanczos(
     let mut basis: Vec<Vec<f64>> = Vec::new();
     let mut before: Vec<f64> = Vec::new();
     let mut scale = 0.0_f64;
+    let mut errors = Vec::with_capacity(steps);
     let remainder = loop {
-        let mut w = operator.apply_values(&v)?;
+        let product = operator.apply_with_error(&v)?;
+        let (mut w, mut error) = (product.values, product.error);
         if let Some(&last) = beta.last() {
             add_scaled(&mut w, -last, &before);
         }
@@ -348,13 +384,24 @@ pub fn lanczos(
         alpha.push(along);
         if config.reorthogonalise {
             basis.push(v.clone());
+            let full = (error > 0.0).then(|| w.clone());
             orthogonalise(&mut w, basis.iter());
+            if let Some(mut taken) = full {
+                // Nothing, if the products were exact.
+                add_scaled(&mut taken, -1.0, &w);
+                error += norm(&taken);
+            }
         }
         let mut left = norm(&w);
         scale = scale.max(along.abs()).max(left);
-        if left <= 10.0 * precision * scale || alpha.len() == dim {
+        // Where only rounding or the operator's error is left, the Krylov space is exhausted.
+        if left <= (10.0 * precision * scale).max(product.error) || alpha.len() == dim {
+            if product.error > 0.0 {
+                error += left;
+            }
             left = 0.0;
         }
+        errors.push(error);
         if left == 0.0 || alpha.len() == steps {
             break left;
         }
@@ -367,6 +414,7 @@ pub fn lanczos(
         beta,
         remainder,
         basis: config.reorthogonalise.then_some(basis),
+        errors,
     })
 }
 
@@ -389,7 +437,8 @@ pub struct DensityConfig {
     #[config(default = 10_000)]
     pub points: usize,
     /// Standard deviation `σ` of the Gaussians, at least the spacing of the grid. By default
-    /// `√(1e-5 · max(1, range))` with the range of all nodes, and not less than two spacings.
+    /// `√(1e-5 · max(1, range))` with the range of all nodes, and not less than two spacings or the
+    /// operator's error.
     pub sigma: Option<f64>,
     /// First and last point of the grid. By default the range of all nodes, extended by 0.01 or
     /// `4 σ`, whichever is more.
@@ -405,6 +454,8 @@ pub struct SpectralDensity {
     pub density: Vec<f64>,
     /// The standard deviation of the Gaussians.
     pub sigma: f64,
+    /// How far the eigenvalues behind it may be shifted by the errors of the operator's products.
+    pub operator_error: f64,
 }
 
 impl SpectralDensity {
@@ -439,12 +490,16 @@ impl SpectralDensity {
         if !(range >= 0.0 && range.is_finite()) || config.bounds.is_some() && range == 0.0 {
             return field("width of the grid", range, "positive and finite");
         }
+        let operator_error = quadratures
+            .iter()
+            .fold(0.0_f64, |most, q| most.max(q.operator_error));
         let sigma = match config.sigma {
             Some(sigma) => sigma,
             // With a margin of 4 σ on each side, two spacings are σ = 2 (range + 8 σ) / intervals.
             None => (1e-5 * (range + 0.02).max(1.0))
                 .sqrt()
-                .max(2.0 * range / (intervals - 16.0)),
+                .max(2.0 * range / (intervals - 16.0))
+                .max(operator_error),
         };
         let [first, last] = config.bounds.unwrap_or_else(|| {
             let margin = (4.0 * sigma).max(0.01);
@@ -477,6 +532,7 @@ impl SpectralDensity {
             grid,
             density,
             sigma,
+            operator_error,
         })
     }
 
@@ -663,6 +719,7 @@ mod tests {
         let quadrature = Quadrature {
             nodes: reference("matrix", "nodes"),
             weights: reference("matrix", "weights"),
+            operator_error: 0.0,
         };
         let config = DensityConfig::new()
             .with_points(241)
@@ -714,6 +771,49 @@ mod tests {
         // The outer ones have converged.
         assert!((pairs[0].value - exact[0]).abs() < 1e-5);
         assert!((pairs[39].value - exact[59]).abs() < 1e-5);
+    }
+
+    #[test]
+    fn what_the_operator_does_not_know_is_in_the_residual_and_not_converged() {
+        let (rows, exact) = symmetric(30, 5);
+        let eigenvalues = eigenvalues(&rows);
+        // Off by 5 % in a direction that changes with the vector.
+        let off = FunctionOperator::new(30, Device::flex(), |v: &Tensor<1>| {
+            let product = exact.apply(v).map_err(Box::new)?;
+            let wrong = (v.clone() * 1e4).sin();
+            let length = |t: &Tensor<1>| t.clone().square().sum().sqrt();
+            let share = length(&product) / length(&wrong) * 0.05;
+            Ok(product + wrong * share)
+        });
+        let off = off.with_dtype(burn::tensor::DType::F64).with_error(0.06);
+        let off = off.unwrap();
+        let config = PowerConfig::new().with_iterations(40);
+        let noise = &mut SeededNoise::new(1, 0);
+        let pair = &top_eigenpairs(&off, &config, noise).unwrap()[0];
+        assert!(
+            !pair.converged && pair.operator_error > 0.05 * pair.value.abs(),
+            "{pair:?}"
+        );
+        let nearest = |value: f64| {
+            let off = eigenvalues.iter().map(|x| (x - value).abs());
+            off.fold(f64::INFINITY, f64::min)
+        };
+        assert!(nearest(pair.value) <= pair.residual);
+        let start = Probe::Gaussian.draw(30, noise);
+        let found = lanczos(&off, &start, &steps(20, true)).unwrap();
+        assert!(found.quadrature().unwrap().operator_error > 0.1);
+        for pair in found.ritz_pairs().unwrap() {
+            assert!(nearest(pair.value) <= pair.residual && pair.operator_error > 0.0);
+            let v = pair.vector.unwrap();
+            let mut error = product(&rows, &v);
+            add_scaled(&mut error, -pair.value, &v);
+            assert!(norm(&error) <= pair.residual);
+        }
+        assert!(
+            FunctionOperator::new(1, Device::flex(), |v: &Tensor<1>| Ok(v.clone()))
+                .with_error(-1.0)
+                .is_err()
+        );
     }
 
     #[test]
@@ -818,10 +918,9 @@ mod tests {
     #[test]
     fn a_networks_hessian_has_torchs_eigenvalues() {
         let exact = reference("network", "hessian_eigenvalues");
-        let config = DifferenceConfig {
-            step: Step::Automatic,
-            order: Order::Fourth,
-        };
+        let config = DifferenceConfig::new()
+            .with_step(Step::Automatic)
+            .with_order(Order::Fourth);
         let hessian = Hessian::new(network_gradient, vector(&theta()), config).unwrap();
         let start = Probe::Gaussian.draw(exact.len(), &mut SeededNoise::new(9, 0));
         let found = lanczos(&hessian, &start, &LanczosConfig::new()).unwrap();
@@ -896,6 +995,7 @@ mod tests {
         let exact = Quadrature {
             nodes: eigenvalues(&rows),
             weights: vec![0.01; 100],
+            operator_error: 0.0,
         };
         let base = DensityConfig::new()
             .with_points(500)
@@ -924,6 +1024,7 @@ mod tests {
             let quadrature = Quadrature {
                 nodes: vec![-3.0 * scale, 0.1 * scale, 5.0 * scale],
                 weights: vec![0.25, 0.5, 0.25],
+                operator_error: 0.0,
             };
             let config = DensityConfig::new();
             let found = SpectralDensity::of(&[quadrature], &config).unwrap();
@@ -986,6 +1087,7 @@ mod tests {
         let quadrature = Quadrature {
             nodes: vec![1.0],
             weights: vec![1.0],
+            operator_error: 0.0,
         };
         let config = DensityConfig::new();
         for config in [

@@ -33,7 +33,7 @@ use faer::Mat;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::curvature::{CurvatureError, CurvatureOperator, add_scaled, dot};
+use crate::curvature::{CurvatureError, CurvatureOperator, add_scaled, dot, norm};
 use crate::seeded_noise::SeededNoise;
 
 /// Why there is no estimate.
@@ -49,6 +49,9 @@ pub enum TraceError {
         /// How many were asked for.
         found: usize,
     },
+    /// A tolerance out of its range.
+    #[error("the tolerance of the trace is {0}, but it must be finite and at least 0")]
+    Tolerance(f64),
     /// The matrix is empty.
     #[error("the matrix has no rows, so there is no trace to estimate")]
     Empty,
@@ -95,8 +98,21 @@ pub struct TraceEstimate {
     /// The standard error of `trace`, from the scatter of the probes; `None` for a single probe. Of
     /// [`hutch_plus_plus`] it is that of the random part, given the basis.
     pub standard_error: Option<f64>,
+    /// How far `trace` is off at most through the errors of the operator's products: the mean of
+    /// `‖z‖₂` times the error of `A z`. It comes on top of the standard error; both bound what they
+    /// can, the first always, the second as often as a standard error does.
+    pub operator_error: f64,
     /// Products with the matrix that it took.
     pub products: usize,
+    /// Whether the estimate settled before the last probe; true where their number is fixed.
+    pub settled: bool,
+}
+
+impl TraceEstimate {
+    /// `count` standard errors and the operator's error: infinite for a single probe.
+    pub fn error(&self, count: f64) -> f64 {
+        count * self.standard_error.unwrap_or(f64::INFINITY) + self.operator_error
+    }
 }
 
 /// Hutchinson's estimate from `probes` products.
@@ -125,17 +141,100 @@ pub fn hutchinson(
 ) -> Result<TraceEstimate, TraceError> {
     let dim = checked_dim(operator)?;
     at_least("probes", 1, probes)?;
-    let mut samples = Vec::with_capacity(probes);
+    let mut forms = Forms::default();
     for _ in 0..probes {
-        let z = probe.draw(dim, noise);
-        samples.push(dot(&z, &operator.apply_values(&z)?));
+        forms.add(operator, &probe.draw(dim, noise))?;
     }
-    let (trace, standard_error) = mean(&samples);
-    Ok(TraceEstimate {
-        trace,
-        standard_error,
-        products: probes,
-    })
+    Ok(forms.estimate(true))
+}
+
+/// Configuration of [`hutchinson_until_settled`]. The defaults are PyHessian's.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct TraceConfig {
+    /// Probes at most. Default 100.
+    #[config(default = 100)]
+    pub probes: usize,
+    /// The estimate has settled once a probe changes it by less than this share of its absolute
+    /// value. Default 1e-3.
+    #[config(default = 1e-3)]
+    pub tolerance: f64,
+    /// Distribution of the probes. Default [`Probe::Rademacher`].
+    #[config(default = "Probe::Rademacher")]
+    pub probe: Probe,
+}
+
+/// Hutchinson's estimate with as many probes as it takes to settle: `|change| < tolerance · |mean|`.
+///
+/// The rule is PyHessian's but for the absolute value: divided by a mean that is negative, every change
+/// is below the tolerance, and PyHessian 0.1 stops after two probes there. That an estimate has
+/// settled does not say how good it is; [`TraceEstimate::error`] does.
+///
+/// # Errors
+/// If there is no probe, the tolerance is negative or not finite, the matrix is empty, or a product
+/// fails.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_grad::curvature::DenseOperator;
+/// use nabla_grad::seeded_noise::SeededNoise;
+/// use nabla_grad::trace::{TraceConfig, hutchinson_until_settled};
+///
+/// let matrix = Tensor::<2>::from_floats([[-2.0, 1.0], [1.0, -3.0]], &Device::flex());
+/// let operator = DenseOperator::new(matrix)?;
+/// let config = TraceConfig::new().with_probes(1000);
+/// let found = hutchinson_until_settled(&operator, &config, &mut SeededNoise::new(1, 0))?;
+/// assert!(found.settled && (found.trace + 5.0).abs() < found.error(4.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn hutchinson_until_settled(
+    operator: &impl CurvatureOperator,
+    config: &TraceConfig,
+    noise: &mut SeededNoise,
+) -> Result<TraceEstimate, TraceError> {
+    let dim = checked_dim(operator)?;
+    at_least("probes", 1, config.probes)?;
+    if !(config.tolerance >= 0.0 && config.tolerance.is_finite()) {
+        return Err(TraceError::Tolerance(config.tolerance));
+    }
+    let mut forms = Forms::default();
+    let mut last: Option<f64> = None;
+    for _ in 0..config.probes {
+        forms.add(operator, &config.probe.draw(dim, noise))?;
+        let found = forms.estimate(true);
+        let allowed = config.tolerance * found.trace.abs();
+        if last.is_some_and(|last| (found.trace - last).abs() <= allowed) {
+            return Ok(found);
+        }
+        last = Some(found.trace);
+    }
+    Ok(forms.estimate(false))
+}
+
+/// Values of `zᵀ A z`, each with what the operator's error makes of it.
+#[derive(Default)]
+struct Forms {
+    values: Vec<f64>,
+    error: f64,
+}
+
+impl Forms {
+    fn add(&mut self, operator: &impl CurvatureOperator, z: &[f64]) -> Result<(), TraceError> {
+        let product = operator.apply_with_error(z)?;
+        self.values.push(dot(z, &product.values));
+        self.error += norm(z) * product.error;
+        Ok(())
+    }
+
+    fn estimate(&self, settled: bool) -> TraceEstimate {
+        let (trace, standard_error) = mean(&self.values);
+        TraceEstimate {
+            trace,
+            standard_error,
+            operator_error: self.error / self.values.len() as f64,
+            products: self.values.len(),
+            settled,
+        }
+    }
 }
 
 /// Hutch++, with at most `products` products: a third each for the random projection, for the trace
@@ -169,13 +268,13 @@ pub fn hutch_plus_plus(
         .collect();
 
     // tr(Qᵀ A Q)
-    let mut caught = 0.0;
+    let mut caught = Forms::default();
     for column in &basis {
-        caught += dot(column, &operator.apply_values(column)?);
+        caught.add(operator, column)?;
     }
 
     // 1/k tr(Gᵀ (I − QQᵀ) A (I − QQᵀ) G)
-    let mut samples = Vec::with_capacity(k);
+    let mut left = Forms::default();
     for _ in 0..k {
         let mut g = Probe::Rademacher.draw(dim, noise);
         // Twice, so that what rounding leaves of Q in g is of the order of ε, too.
@@ -185,13 +284,14 @@ pub fn hutch_plus_plus(
                 add_scaled(&mut g, -share, column);
             }
         }
-        samples.push(dot(&g, &operator.apply_values(&g)?));
+        left.add(operator, &g)?;
     }
-    let (rest, standard_error) = mean(&samples);
+    let rest = left.estimate(true);
     Ok(TraceEstimate {
-        trace: caught + rest,
-        standard_error,
+        trace: caught.values.iter().sum::<f64>() + rest.trace,
+        operator_error: caught.error + rest.operator_error,
         products: 2 * columns + k,
+        ..rest
     })
 }
 
@@ -203,6 +303,8 @@ pub struct DiagonalEstimate {
     /// The standard error of every element, from the scatter of the probes; `None` for a single
     /// probe.
     pub standard_error: Option<Vec<f64>>,
+    /// How far every element is off at most through the errors of the operator's products.
+    pub operator_error: f64,
 }
 
 /// The estimate of the diagonal by Bekas, Kokiopoulou and Saad, `Σ z ⊙ A z ⊘ Σ z ⊙ z`.
@@ -222,9 +324,13 @@ pub fn diagonal(
     // For the scatter of the residuals z_i (Az)_i − d_i z_i² of the ratio, whose d_i is known only
     // at the end: Σ (z_i (Az)_i)², Σ z_i (Az)_i z_i², Σ z_i⁴.
     let mut moments = vec![[0.0; 3]; dim];
+    // Σ max|z| ‖error of A z‖ bounds the error of every numerator.
+    let mut off = 0.0;
     for _ in 0..probes {
         let z = probe.draw(dim, noise);
-        let product = operator.apply_values(&z)?;
+        let found = operator.apply_with_error(&z)?;
+        let product = found.values;
+        off += found.error * z.iter().fold(0.0_f64, |most, z| most.max(z.abs()));
         for i in 0..dim {
             let (above, below) = (z[i] * product[i], z[i] * z[i]);
             numerator[i] += above;
@@ -251,9 +357,13 @@ pub fn diagonal(
             })
             .collect()
     });
+    let least = denominator
+        .iter()
+        .fold(f64::INFINITY, |least, d| least.min(*d));
     Ok(DiagonalEstimate {
         diagonal,
         standard_error,
+        operator_error: off / least,
     })
 }
 
@@ -289,7 +399,7 @@ mod tests {
     use burn::tensor::{Device, Tensor};
 
     use crate::curvature::tests::{dense, reference, symmetric, theta, vector};
-    use crate::curvature::{DifferenceConfig, FunctionOperator, Hessian, Order, Step, norm};
+    use crate::curvature::{DifferenceConfig, FunctionOperator, Hessian, Order, Step};
 
     fn true_trace(rows: &[Vec<f64>]) -> f64 {
         (0..rows.len()).map(|i| rows[i][i]).sum()
@@ -471,10 +581,9 @@ mod tests {
     #[test]
     fn trace_and_diagonal_of_a_networks_hessian_are_torchs() {
         let gradient = crate::curvature::tests::network_gradient;
-        let config = DifferenceConfig {
-            step: Step::Automatic,
-            order: Order::Fourth,
-        };
+        let config = DifferenceConfig::new()
+            .with_step(Step::Automatic)
+            .with_order(Order::Fourth);
         let hessian = Hessian::new(gradient, vector(&theta()), config).unwrap();
         let exact: f64 = reference("network", "hessian_eigenvalues").iter().sum();
         // As many directions as rows: exact.
@@ -491,6 +600,42 @@ mod tests {
             assert!((found.diagonal[i] - exact[i]).abs() < 4.5 * errors[i] + 1e-9);
         }
         assert!(norm(&errors) < 0.5);
+    }
+
+    /// PyHessian 0.1 divides by the mean itself, and stops after two probes where it is negative.
+    #[test]
+    fn a_negative_trace_settles_as_late_as_a_positive_one() {
+        let (rows, _) = symmetric(40, 6);
+        let config = TraceConfig::new().with_probes(400);
+        for seed in 0..5 {
+            let mut probes = Vec::new();
+            for sign in [1.0, -1.0] {
+                let shifted: Vec<Vec<f64>> = rows
+                    .iter()
+                    .enumerate()
+                    .map(|(i, row)| {
+                        let element =
+                            |(j, x): (usize, &f64)| sign * (x + 1.5 * f64::from(u8::from(i == j)));
+                        row.iter().enumerate().map(element).collect()
+                    })
+                    .collect();
+                let noise = &mut SeededNoise::new(seed, 0);
+                let found = hutchinson_until_settled(&dense(&shifted), &config, noise).unwrap();
+                assert!(found.settled && found.trace * sign > 0.0, "{found:?}");
+                let off = (found.trace - true_trace(&shifted)).abs();
+                assert!(off < found.error(5.0), "{found:?}");
+                probes.push(found.products);
+            }
+            assert!(probes[0] == probes[1] && probes[0] > 2, "{probes:?}");
+        }
+        let config = TraceConfig::new().with_probes(3).with_tolerance(0.0);
+        let (_, operator) = symmetric(10, 1);
+        let noise = &mut SeededNoise::new(0, 0);
+        let found = hutchinson_until_settled(&operator, &config, noise).unwrap();
+        assert_eq!((found.settled, found.products), (false, 3));
+        let config = config.with_tolerance(f64::NAN);
+        let refused = hutchinson_until_settled(&operator, &config, noise);
+        assert!(matches!(refused, Err(TraceError::Tolerance(_))));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::RecordError;
-use burn::store::burn_pack::Reader;
-use burn::tensor::{Bytes, Tensor};
+use burn::store::burn_pack::{Reader, Scalar};
+use burn::tensor::{Bytes, Tensor, TensorData};
 
 /// Why a record cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -83,24 +83,11 @@ pub fn checked_load<M: Module>(
     let mut shapes = Shapes::default();
     module.visit(&mut shapes);
 
-    // Burn's readers are not proof against every byte.
-    let read = catch_unwind(AssertUnwindSafe(|| {
-        let reader = Reader::from_bytes(bytes.clone()).map_err(RecordError::from)?;
-        let mut states = Vec::new();
-        let mut ranks = Vec::new();
-        for (name, value) in reader.scalars() {
-            if let Some(id) = name.strip_suffix(".__rank") {
-                ranks.push((id.to_string(), usize::try_from(*value).ok()));
-            }
-        }
-        for tensor in reader.into_tensors().map_err(RecordError::from)? {
-            let (name, _, shape, id, _) = tensor.into_parts().map_err(RecordError::from)?;
-            states.push((name, shape.to_vec(), id));
-        }
-        Ok::<_, RecordError>((states, ranks))
-    }));
-    let (states, ranks) =
-        read.map_err(|_| LoadError::Damaged("it cannot be taken apart".into()))??;
+    let (scalars, states) = read_parts(bytes.clone())?;
+    let ranks = scalars.iter().filter_map(|(name, value)| {
+        let id = name.strip_suffix(".__rank")?;
+        Some((id.to_string(), usize::try_from(*value).ok()))
+    });
 
     for (id, rank) in ranks {
         let shape = id.parse().ok().and_then(|id| shapes.0.get(&id));
@@ -115,15 +102,16 @@ pub fn checked_load<M: Module>(
             (None, _) => return Err(LoadError::UnknownParameter(id.parse().unwrap_or(0))),
         }
     }
-    for (state, found, id) in &states {
+    for Part { name, data, id } in &states {
+        let (state, found) = (name, data.shape().to_vec());
         let id =
             id.ok_or_else(|| LoadError::Damaged(format!("{state:?} belongs to no parameter")))?;
         let expected = shapes.0.get(&id).ok_or(LoadError::UnknownParameter(id))?;
-        if found != expected {
+        if found != *expected {
             return Err(LoadError::Shape {
                 state: state.clone(),
                 expected: expected.clone(),
-                found: found.clone(),
+                found,
             });
         }
     }
@@ -139,6 +127,31 @@ pub fn checked_load<M: Module>(
         return Err(LoadError::OtherOptimizer { stored, understood });
     }
     Ok(loaded)
+}
+
+/// A tensor of a record.
+pub(crate) struct Part {
+    pub name: String,
+    pub data: TensorData,
+    /// The number of its parameter.
+    pub id: Option<u64>,
+}
+
+/// The scalars and tensors of a record; Burn's readers are not proof against every byte.
+pub(crate) fn read_parts(bytes: Bytes) -> Result<(BTreeMap<String, Scalar>, Vec<Part>), LoadError> {
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let reader = Reader::from_bytes(bytes).map_err(RecordError::from)?;
+        let scalars = reader.scalars().clone();
+        let mut parts = Vec::new();
+        for tensor in reader.into_tensors().map_err(RecordError::from)? {
+            let (name, dtype, shape, id, bytes) = tensor.into_parts().map_err(RecordError::from)?;
+            let data = TensorData::from_bytes(bytes, shape, dtype);
+            parts.push(Part { name, data, id });
+        }
+        Ok::<_, RecordError>((scalars, parts))
+    }));
+    let read = read.map_err(|_| LoadError::Damaged("it cannot be taken apart".into()))?;
+    Ok(read?)
 }
 
 /// The shapes of a module's parameters by their numbers.

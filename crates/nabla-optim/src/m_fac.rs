@@ -49,15 +49,19 @@
 //! Source: Frantar, Kurtic, Alistarh, *M-FAC: Efficient Matrix-Free Approximations of Second-Order
 //! Information*, NeurIPS 2021, arXiv 2107.03356.
 
-use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use faer::prelude::Solve;
 use faer::{Mat, Side};
-use nabla_grad::flat::{FlatError, ParameterLayout};
+use nabla_grad::flat::FlatError;
 use nabla_grad::long_rows::{combination, products};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+
+use crate::checked_record::LoadError;
+use crate::optimizer_config::OptimizerConfigError;
+
+mod optimizer;
+
+pub use optimizer::{MFac, MFacConfig};
 
 /// Why a Fisher matrix cannot be inverted, or a step not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +119,12 @@ pub enum MFacError {
     /// A value cannot be read back from the device.
     #[error("cannot read from the device: {0}")]
     Device(String),
+    /// A value of the configuration that other optimizers have, too.
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerConfigError),
+    /// A record that cannot be read or written.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The parameters or gradients do not form one vector.
     #[error(transparent)]
     Flat(#[from] FlatError),
@@ -568,215 +578,6 @@ impl Elimination {
     }
 }
 
-/// Configuration of [`MFac`]. The defaults are the official code's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MFacConfig {
-    /// The number `m` of gradients. Default 1024; 512 in the paper's run of ResNet-20. The memory is
-    /// `m` numbers per parameter.
-    pub window: usize,
-    /// The damping `λ`. Default 1e-5.
-    pub damping: f64,
-    /// `β`, in `[0, 1)`; of the preconditioned gradients. Default 0.
-    pub momentum: f64,
-    /// `λ_w`, coupled. Default 0; 3e-3 in the paper's run of ResNet-20.
-    pub weight_decay: f64,
-    /// Whether weights that are exactly 0 at the start stay so, for a pruned model. Default no.
-    pub sparse: bool,
-}
-
-impl Default for MFacConfig {
-    fn default() -> Self {
-        Self {
-            window: 1024,
-            damping: 1e-5,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            sparse: false,
-        }
-    }
-}
-
-impl MFacConfig {
-    /// The optimizer of `module`.
-    ///
-    /// # Errors
-    /// If a value is out of range or the module has no float parameters.
-    pub fn init<M: Module>(&self, module: &M) -> Result<MFac, MFacError> {
-        if !(0.0..1.0).contains(&self.momentum) {
-            return Err(MFacError::Config {
-                field: "momentum",
-                value: self.momentum,
-                expected: "at least 0 and below 1",
-            });
-        }
-        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
-            return Err(MFacError::Config {
-                field: "weight decay",
-                value: self.weight_decay,
-                expected: "at least 0 and finite",
-            });
-        }
-        let layout = ParameterLayout::trainable(module)?;
-        let fisher = SlidingFisher::new(
-            layout.total_length(),
-            self.window,
-            self.damping,
-            layout.device(),
-        )?;
-        let mask = if self.sparse {
-            let w = layout.flatten_parameters(module)?;
-            Some(w.clone().not_equal_elem(0.0).float().cast(w.dtype()))
-        } else {
-            None
-        };
-        Ok(MFac {
-            config: *self,
-            layout,
-            fisher,
-            mask,
-            velocity: None,
-        })
-    }
-}
-
-/// The M-FAC optimizer of one module; see the [module documentation](self).
-///
-/// It needs all gradients at once, so it is not a per-parameter `Optimizer` of Burn.
-///
-/// ```
-/// use burn::nn::{Linear, LinearConfig};
-/// use burn::optim::GradientsParams;
-/// use burn::tensor::{Device, Tensor};
-/// use nabla_optim::m_fac::MFacConfig;
-///
-/// let device = Device::flex().autodiff();
-/// let mut model: Linear = LinearConfig::new(3, 2).init(&device);
-/// let mut optimizer = MFacConfig { window: 16, ..MFacConfig::default() }.init(&model)?;
-/// for _ in 0..3 {
-///     let loss = model.forward(Tensor::<2>::ones([4, 3], &device)).square().mean();
-///     let gradients = GradientsParams::from_grads(loss.backward(), &model);
-///     model = optimizer.step(1e-3, model, &gradients)?;
-/// }
-/// # Ok::<(), nabla_optim::m_fac::MFacError>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct MFac {
-    config: MFacConfig,
-    layout: ParameterLayout,
-    fisher: SlidingFisher,
-    mask: Option<Tensor<1>>,
-    velocity: Option<Tensor<1>>,
-}
-
-impl MFac {
-    /// One step with the learning rate `lr` (1e-3 in the paper).
-    ///
-    /// # Errors
-    /// If the module is another one, a gradient is missing or not finite.
-    pub fn step<M: Module>(
-        &mut self,
-        lr: f64,
-        module: M,
-        gradients: &GradientsParams,
-    ) -> Result<M, MFacError> {
-        let w = self.layout.flatten_parameters(&module)?; // [d]
-        let mut g = self.layout.flatten_gradients(gradients)?; // [d]
-        if self.config.weight_decay > 0.0 {
-            g = g + w.clone() * self.config.weight_decay;
-        }
-        if let Some(mask) = &self.mask {
-            g = g * mask.clone();
-        }
-        let u = self.fisher.push_solve(&g)?;
-        let beta = self.config.momentum;
-        let update = match self.velocity.take() {
-            _ if beta == 0.0 => u,
-            None => u * (1.0 - beta),
-            Some(v) => v * beta + u * (1.0 - beta),
-        };
-        if beta > 0.0 {
-            self.velocity = Some(update.clone());
-        }
-        Ok(self.layout.with_parameters(module, w - update * lr)?)
-    }
-
-    /// The state, to be stored by any `serde` format.
-    ///
-    /// # Errors
-    /// If it cannot be read from the device.
-    pub fn to_record(&self) -> Result<MFacRecord, MFacError> {
-        let gradients = self.fisher.rows()?.clone();
-        Ok(MFacRecord {
-            gradients: gradients.into_data(),
-            gram: {
-                let m = self.fisher.window();
-                (0..m * m)
-                    .map(|i| self.fisher.gram[(i / m, i % m)])
-                    .collect()
-            },
-            next: self.fisher.next,
-            mask: self.mask.clone().map(Tensor::into_data),
-            velocity: self.velocity.clone().map(Tensor::into_data),
-        })
-    }
-
-    /// This optimizer in the state of `record`, from which it goes on to the bit.
-    ///
-    /// # Errors
-    /// If the record is of another window or model.
-    pub fn load_record(mut self, record: MFacRecord) -> Result<Self, MFacError> {
-        let (window, d) = (self.fisher.window(), self.fisher.dimension);
-        let wrong = |what: &str, found: &[usize]| {
-            MFacError::Record(format!(
-                "{what} has the shape {found:?}, but the window is {window} and the model has {d} \
-                 parameters"
-            ))
-        };
-        if record.gradients.shape().as_slice() != [window, d] {
-            return Err(wrong("its gradients", record.gradients.shape().as_slice()));
-        }
-        if record.gram.len() != window * window || record.next >= window {
-            return Err(MFacError::Record("its window is of another length".into()));
-        }
-        for (what, part) in [
-            ("its mask", &record.mask),
-            ("its velocity", &record.velocity),
-        ] {
-            if let Some(part) = part
-                && part.shape().as_slice() != [d]
-            {
-                return Err(wrong(what, part.shape().as_slice()));
-            }
-        }
-        let device = self.layout.device();
-        let load = |data: TensorData| {
-            let dtype = data.dtype();
-            Tensor::<1>::from_data(data, (device, dtype))
-        };
-        let dtype = record.gradients.dtype();
-        self.fisher.gradients = Some(Tensor::from_data(record.gradients, (device, dtype)));
-        self.fisher.gram = Mat::from_fn(window, window, |i, j| record.gram[i * window + j]);
-        self.fisher.factor = Elimination::of(&self.fisher.gram, self.fisher.damping)?;
-        self.fisher.next = record.next;
-        self.mask = record.mask.map(load);
-        self.velocity = record.velocity.map(load);
-        Ok(self)
-    }
-}
-
-/// The state of [`MFac`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct MFacRecord {
-    /// `[m, d]`.
-    gradients: TensorData,
-    /// `[m, m]`.
-    gram: Vec<f64>,
-    next: usize,
-    mask: Option<TensorData>,
-    velocity: Option<TensorData>,
-}
-
 /// What pruning left.
 #[derive(Clone, Debug)]
 pub struct Pruned {
@@ -912,6 +713,8 @@ fn from_mat(x: &Mat<f64>, device: &Device, dtype: DType) -> Tensor<2> {
 mod tests {
     use super::*;
     use burn::nn::{Linear, LinearConfig};
+    use burn::optim::GradientsParams;
+    use nabla_grad::flat::ParameterLayout;
     use nabla_grad::seeded_noise::SeededNoise;
 
     const D: usize = 60;
@@ -1081,14 +884,12 @@ mod tests {
     fn a_step_is_the_inverse_fisher_times_the_gradient() {
         let device = Device::flex().autodiff();
         let (model, x) = model_and_gradients(&device);
-        let config = MFacConfig {
-            window: 4,
-            damping: 1e-2,
-            momentum: 0.9,
-            weight_decay: 0.1,
-            sparse: false,
-        };
-        let mut optimizer = config.init(&model).unwrap();
+        let config = MFacConfig::new()
+            .with_window(4)
+            .with_damping(1e-2)
+            .with_momentum(0.9)
+            .with_weight_decay(0.1);
+        let mut optimizer = config.init().unwrap();
         let layout = ParameterLayout::of(&model).unwrap();
         let (mut model, mut velocity) = (model, vec![0.0; 18]);
         let mut window: Vec<Vec<f64>> = Vec::new();
@@ -1105,7 +906,7 @@ mod tests {
                 *v = 0.9 * *v + (1.0 - 0.9) * u;
             }
             let expected: Vec<f64> = w.iter().zip(&velocity).map(|(w, v)| w - 0.05 * v).collect();
-            model = optimizer.step(0.05, model, &gradients).unwrap();
+            model = optimizer.step(0.05, model, gradients).unwrap();
             let found = numbers(layout.flatten_parameters(&model).unwrap()).unwrap();
             assert_close(&found, &expected, 1e-4);
         }
@@ -1115,42 +916,95 @@ mod tests {
     fn a_record_goes_on_to_the_bit() {
         let device = Device::flex().autodiff();
         let (model, x) = model_and_gradients(&device);
-        let config = MFacConfig {
-            window: 3,
-            momentum: 0.5,
-            sparse: true,
-            ..MFacConfig::default()
-        };
-        let mut optimizer = config.init(&model).unwrap();
+        let config = MFacConfig::new()
+            .with_window(3)
+            .with_momentum(0.5)
+            .with_sparse(true);
+        let mut optimizer = config.init().unwrap();
         let mut model = model;
         for _ in 0..4 {
             let gradients = backward(&model, &x);
-            model = optimizer.step(1e-3, model, &gradients).unwrap();
+            model = optimizer.step(1e-3, model, gradients).unwrap();
         }
-        let json = serde_json::to_string(&optimizer.to_record().unwrap()).unwrap();
-        let record: MFacRecord = serde_json::from_str(&json).unwrap();
-        let mut resumed = config
-            .init(&model)
-            .unwrap()
-            .load_record(record.clone())
-            .unwrap();
-        let mut copy = model.clone();
+        let bytes = optimizer.into_bytes().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m-fac.bpk");
+        optimizer.save(&file).unwrap();
+        let fresh = || config.init().unwrap();
+        // A record that was not yet stepped with is the same record.
+        let loaded = fresh().from_bytes(bytes.clone()).unwrap();
+        assert_eq!(loaded.into_bytes().unwrap().to_vec(), bytes.to_vec());
+        let from_record = fresh().load_record(optimizer.to_record().unwrap()).unwrap();
+        let from_file = fresh().load(&file).unwrap();
+        let ways = [loaded, from_record, from_file];
+        let mut ways = ways.map(|resumed| (resumed, model.clone()));
         for _ in 0..4 {
             let gradients = backward(&model, &x);
-            model = optimizer.step(1e-3, model, &gradients).unwrap();
-            let gradients = backward(&copy, &x);
-            copy = resumed.step(1e-3, copy, &gradients).unwrap();
+            model = optimizer.step(1e-3, model, gradients).unwrap();
+            for (resumed, copy) in &mut ways {
+                let gradients = backward(copy, &x);
+                *copy = resumed.step(1e-3, copy.clone(), gradients).unwrap();
+                assert_eq!(
+                    model.weight.val().into_data(),
+                    copy.weight.val().into_data()
+                );
+            }
         }
-        assert_eq!(
-            model.weight.val().into_data(),
-            copy.weight.val().into_data()
-        );
-        let other = MFacConfig {
-            window: 4,
-            ..config
-        };
-        let told = other.init(&model).unwrap().load_record(record).unwrap_err();
+        // Nothing so far is a record, too.
+        let empty = fresh().into_bytes().unwrap();
+        fresh().from_bytes(empty).unwrap().prepared(&model).unwrap();
+
+        let other = config.clone().with_window(4).init().unwrap();
+        let told = other.from_bytes(bytes.clone()).unwrap_err();
         assert!(told.to_string().contains("the window is 4"), "{told}");
+        let larger: Linear = LinearConfig::new(6, 3).init(&device);
+        let told = fresh().from_bytes(bytes).unwrap().prepared(&larger);
+        let told = told.unwrap_err().to_string();
+        assert!(told.contains("the model has 21 parameters"), "{told}");
+        let adam = burn::optim::AdamConfig::new().init();
+        let mut adam = adam;
+        let gradients = backward(&model, &x);
+        adam.step(1e-3, model, gradients);
+        let told = fresh().from_bytes(adam.into_bytes().unwrap()).unwrap_err();
+        assert!(
+            told.to_string().contains("it has no m_fac.gradients"),
+            "{told}"
+        );
+        for damaged in [vec![], vec![1, 2, 3], vec![0xff; 64]] {
+            let damaged = burn::tensor::Bytes::from_bytes_vec(damaged);
+            assert!(matches!(
+                fresh().from_bytes(damaged),
+                Err(MFacError::Load(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn gradients_are_clipped_parameter_by_parameter() {
+        use burn::grad_clipping::GradientClippingConfig;
+        let device = Device::flex().autodiff();
+        let (model, x) = model_and_gradients(&device);
+        let clip = GradientClippingConfig::Norm(1e-3);
+        let config = MFacConfig::new().with_window(2).with_damping(1e-2);
+        let clipping = config.clone().with_grad_clipping(Some(clip.clone()));
+        let clipped = clipping.init().unwrap();
+        let mut clipped = clipped.prepared(&model).unwrap();
+        let found = clipped
+            .step(0.1, model.clone(), backward(&model, &x))
+            .unwrap();
+        // As if the gradients had come clipped.
+        let (gradients, clip) = (backward(&model, &x), clip.init());
+        let mut short = GradientsParams::new();
+        let weight = gradients.get::<2>(model.weight.id).unwrap();
+        short.register::<2>(model.weight.id, clip.clip_gradient(weight));
+        let bias = model.bias.as_ref().unwrap().id;
+        let own = gradients.get::<1>(bias).unwrap();
+        short.register::<1>(bias, clip.clip_gradient(own));
+        let expected = config.init().unwrap().step(0.1, model, short).unwrap();
+        let numbers = |m: &Linear| m.weight.val().into_data().try_to_vec::<f32>().unwrap();
+        for (a, b) in numbers(&found).iter().zip(numbers(&expected)) {
+            assert!((a - b).abs() < 1e-6);
+        }
     }
 
     #[test]
@@ -1167,15 +1021,11 @@ mod tests {
         let mut model = layout
             .with_parameters(model, vector(&sparse, layout.device(), DType::F32))
             .unwrap();
-        let config = MFacConfig {
-            window: 4,
-            sparse: true,
-            ..MFacConfig::default()
-        };
-        let mut optimizer = config.init(&model).unwrap();
+        let config = MFacConfig::new().with_window(4).with_sparse(true);
+        let mut optimizer = config.init().unwrap();
         for _ in 0..3 {
             let gradients = backward(&model, &x);
-            model = optimizer.step(1e-2, model, &gradients).unwrap();
+            model = optimizer.step(1e-2, model, gradients).unwrap();
         }
         let after = numbers(layout.flatten_parameters(&model).unwrap()).unwrap();
         for (i, (before, after)) in sparse.iter().zip(&after).enumerate() {
@@ -1252,11 +1102,9 @@ mod tests {
                 .iter()
                 .all(|v| v.is_finite())
         );
-        let (model, _) = model_and_gradients(&device);
-        let config = MFacConfig {
-            momentum: 1.0,
-            ..MFacConfig::default()
-        };
-        assert!(config.init(&model).is_err());
+        assert!(MFacConfig::new().with_momentum(1.0).init().is_err());
+        assert!(MFacConfig::new().with_weight_decay(-1.0).init().is_err());
+        assert!(MFacConfig::new().with_window(0).init().is_err());
+        assert!(MFacConfig::new().with_damping(0.0).init().is_err());
     }
 }

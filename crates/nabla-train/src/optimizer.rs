@@ -50,7 +50,7 @@ use nabla_optim::adabelief::AdaBeliefConfig;
 use nabla_optim::adamp::{AdamPConfig, SgdPConfig};
 use nabla_optim::checked_record::{LoadError, checked_load};
 use nabla_optim::diffgrad::{DiffGradConfig, Friction};
-use nabla_optim::m_fac::{MFac, MFacConfig, MFacError, MFacRecord};
+use nabla_optim::m_fac::{MFac, MFacConfig, MFacError};
 use nabla_optim::optimizer_config::OptimizerConfigError;
 use nabla_optim::weight_decay::WeightDecayMode;
 use serde::{Deserialize, Serialize};
@@ -843,14 +843,11 @@ impl OptimizerConfig {
                 if treatments.iter().any(|t| t.rate != 1.0) {
                     return Err(OptimizerError::GroupRate);
                 }
-                let config = MFacConfig {
-                    window: c.window,
-                    damping: c.damping,
-                    momentum: c.momentum,
-                    // Added here, because it differs between parameters.
-                    weight_decay: 0.0,
-                    sparse: false,
-                };
+                // The weight decay is added here, because it differs between parameters.
+                let config = MFacConfig::new()
+                    .with_window(c.window)
+                    .with_damping(c.damping)
+                    .with_momentum(c.momentum);
                 let decay: Vec<f32> = treatments
                     .iter()
                     .zip(layout.entries())
@@ -862,7 +859,7 @@ impl OptimizerConfig {
                     let data = TensorData::new(decay, [layout.total_length()]);
                     Box::new(Tensor::from_data(data, layout.device()))
                 });
-                let optimizer = Box::new(config.init(module)?);
+                let optimizer = Box::new(config.init()?.prepared(module)?);
                 Rule::MFac {
                     optimizer,
                     decay,
@@ -1148,7 +1145,7 @@ impl Stepper {
                         layout.to_gradients(g + w * (**decay).clone())?
                     }
                 };
-                Ok(optimizer.step(rate, module, &gradients)?)
+                Ok(optimizer.step(rate, module, gradients)?)
             }
         }
     }
@@ -1194,12 +1191,7 @@ impl Stepper {
                 let bytes = bytes.map_err(|e| OptimizerError::Record(e.to_string()))?;
                 Ok(bytes.to_vec())
             }
-            Rule::MFac { optimizer, .. } => {
-                let mut bytes = Vec::new();
-                ciborium::into_writer(&optimizer.to_record()?, &mut bytes)
-                    .map_err(|e| OptimizerError::Record(e.to_string()))?;
-                Ok(bytes)
-            }
+            Rule::MFac { optimizer, .. } => Ok(optimizer.into_bytes()?.to_vec()),
         }
     }
 
@@ -1231,12 +1223,11 @@ impl Stepper {
                 velocity,
                 ..
             } => {
-                let record: MFacRecord = ciborium::from_reader(&bytes[..])
-                    .map_err(|e| OptimizerError::Record(e.to_string()))?;
+                let bytes = Bytes::from_bytes_vec(bytes);
                 // The layout is known by the numbers of the parameters, which loading changed: it is
                 // made anew for the module that was loaded.
                 Rule::MFac {
-                    optimizer: Box::new(optimizer.load_record(record)?),
+                    optimizer: Box::new(optimizer.from_bytes(bytes)?.prepared(module)?),
                     decay,
                     layout: Box::new(ParameterLayout::trainable(module)?),
                     window,

@@ -1,0 +1,548 @@
+//! Directional derivatives by central differences whose step is chosen by the error that it shows.
+//!
+//! Along the unit vector `u` a field `f` (a gradient, or outputs) is known at `θ` and, at a cost of
+//! two evaluations for each step `t`, at `θ ± t u`. Its odd and even parts there are
+//!
+//! ```text
+//! D(t) = (f(θ + tu) − f(θ − tu)) / 2t        =  f′ + t²/6 f‴ + …  + rounding / t
+//! E(t) =  f(θ + tu) + f(θ − tu) − 2 f(θ)     =  t² f″ + t⁴/12 f⁗ + …
+//! R(t) = (4 D(t) − D(2t)) / 3                =  f′ + O(t⁴)                     (Richardson)
+//! ```
+//!
+//! A kink between the two sides (a ReLU whose argument changes its sign) adds a jump `Δ` of `f` to
+//! `E` and `± Δ/2t` to `D`, more the shorter the step, until the step ends before the kink. Three
+//! things therefore tell the error of `D(t)`, and their sum is what is stated:
+//!
+//! ```text
+//! ‖D(2t) − D(t)‖                truncation: three times that of D(t), where it dominates
+//! 2 σ/(√2 t)                    rounding: σ is the norm of the rounding of one f
+//! ‖E(2t) − 4 E(t)‖ / 4t         kinks: 0 to the order t³ where f is smooth, 3/2 of a kink's Δ/2t
+//! ```
+//!
+//! For the order four `R(t)` takes the place of `D(t)`, and the first line is `‖R(2t) − R(t)‖`.
+//!
+//! **The step.** `σ` is measured once, from second differences over steps of a few units in the last
+//! place (Moré, Wild, *Estimating Computational Noise*, 2011). Steps are halved as long as the even
+//! parts of two of them disagree by more than rounding, since kinks lie between the sides then; then
+//! as long as truncation dominates the error. Where rounding does, they are doubled. The search ends
+//! when the stated error is the share [`accuracy`](DifferenceConfig::accuracy) of the derivative's
+//! norm, or does not fall any more, or after [`MOST_STEPS`] steps. Where all of them cross kinks (`θ` lies
+//! on one, or so near that no step of this precision ends before it) the largest of the kinks'
+//! shares is stated. The same arguments give the same steps.
+
+use std::collections::VecDeque;
+
+use burn::config::Config;
+use burn::tensor::{DType, Device, Tensor};
+
+use super::{CurvatureError, add_scaled, expect_dim, norm, on_device, values};
+use crate::seeded_noise::SeededNoise;
+use crate::trace::Probe;
+
+/// Steps that one derivative tries at most; each takes two evaluations.
+pub const MOST_STEPS: usize = 16;
+
+/// The step `r` of a central difference.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub enum Step {
+    /// Chosen for each product by the error that it shows; see [`crate::curvature`].
+    Automatic,
+    /// This multiple of `v`, whatever its length.
+    Fixed(f64),
+}
+
+/// The order `p` of a central difference: how its error falls with the step.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// `D(r)`: two evaluations, error `r²`.
+    Second,
+    /// `R(r)`, from the steps `r` and `2r`: four evaluations, error `r⁴`.
+    Fourth,
+}
+
+impl Order {
+    fn exponent(self) -> i32 {
+        match self {
+            Self::Second => 2,
+            Self::Fourth => 4,
+        }
+    }
+
+    /// Neighbouring steps that a value with its error takes.
+    fn window(self) -> usize {
+        match self {
+            Self::Second => 2,
+            Self::Fourth => 3,
+        }
+    }
+}
+
+/// How a directional derivative is taken.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct DifferenceConfig {
+    /// Default [`Step::Automatic`].
+    #[config(default = "Step::Automatic")]
+    pub step: Step,
+    /// Default [`Order::Second`].
+    #[config(default = "Order::Second")]
+    pub order: Order,
+    /// The stated error at which an automatic step is good enough, as a share of the product's norm.
+    /// With 0 every product is as exact as it can be. Default 3e-4.
+    #[config(default = 3e-4)]
+    pub accuracy: f64,
+}
+
+/// A directional derivative with its error.
+#[derive(Clone, Debug)]
+pub struct Difference<const D: usize> {
+    /// The derivative with the step `r`.
+    pub value: Tensor<D>,
+    /// Richardson's extrapolation of `value`, of two orders more. With [`Order::Second`] it equals
+    /// the difference of fourth order.
+    pub extrapolated: Tensor<D>,
+    /// A bound of `‖value − exact‖₂`: truncation, rounding and kinks, from what they show.
+    pub error: f64,
+    /// The step `r`, as a multiple of `v`.
+    pub step: f64,
+}
+
+/// A derivative on the host.
+#[derive(Clone, Debug)]
+pub(crate) struct Estimate {
+    pub value: Vec<f64>,
+    pub extrapolated: Vec<f64>,
+    pub error: f64,
+    pub step: f64,
+}
+
+/// What is differentiated: from the parameters to any number of values.
+pub(crate) type Field<'a> = dyn Fn(&[f64]) -> Result<Vec<f64>, CurvatureError> + 'a;
+
+/// The derivative along a vector of a field at fixed parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct DirectionalDerivative {
+    /// `θ`.
+    at: Vec<f64>,
+    device: Device,
+    dtype: DType,
+    epsilon: f64,
+    config: DifferenceConfig,
+    /// `f(θ)`.
+    centre: Vec<f64>,
+    /// `σ`: the norm of the rounding of one `f`.
+    noise: f64,
+    /// The first step for a vector of norm 1.
+    start: f64,
+}
+
+/// The field on both sides of `θ`.
+struct Sides {
+    t: f64,
+    /// `D(t)`.
+    odd: Vec<f64>,
+    /// `E(t)`.
+    even: Vec<f64>,
+    /// `σ`, or the rounding of the values themselves where they are larger than at `θ`.
+    noise: f64,
+}
+
+/// What a window of steps tells.
+struct Reading {
+    t: f64,
+    truncation: f64,
+    rounding: f64,
+    kinks: f64,
+    /// Whether the even parts differ by more than rounding.
+    kinked: bool,
+    length: f64,
+}
+
+impl Reading {
+    fn error(&self) -> f64 {
+        let error = self.truncation + self.rounding + self.kinks;
+        if error.is_finite() {
+            error
+        } else {
+            f64::INFINITY
+        }
+    }
+}
+
+impl DirectionalDerivative {
+    /// Checks and keeps what every product needs: `f(θ)` (evaluated twice, as it must be the same),
+    /// its rounding (six evaluations), and a first step (as for one product). `size` is what two
+    /// values that should be the same are compared with, where `f(θ)` itself is 0.
+    pub fn new(
+        field: &Field,
+        at: &Tensor<1>,
+        config: DifferenceConfig,
+        what: &'static str,
+        size: Option<f64>,
+    ) -> Result<Self, CurvatureError> {
+        if let Step::Fixed(step) = config.step
+            && !(step > 0.0 && step.is_finite())
+        {
+            return Err(CurvatureError::Field {
+                field: "finite-difference step",
+                value: step,
+                range: "positive and finite",
+            });
+        }
+        if !(config.accuracy >= 0.0 && config.accuracy.is_finite()) {
+            return Err(CurvatureError::Field {
+                field: "accuracy of the difference",
+                value: config.accuracy,
+                range: "finite and at least 0",
+            });
+        }
+        let (device, dtype) = (at.device().without_autodiff(), at.dtype());
+        let Some(info) = dtype.finfo() else {
+            return Err(CurvatureError::NotFloat(dtype));
+        };
+        let at = values(at)?;
+        if !norm(&at).is_finite() {
+            return Err(CurvatureError::NotFinite {
+                what: "norm of the parameters",
+            });
+        }
+        let centre = field(&at)?;
+        let length = norm(&centre);
+        if !length.is_finite() {
+            return Err(CurvatureError::NotFinite { what });
+        }
+        let again = field(&at)?;
+        expect_dim(what, centre.len(), again.len())?;
+        let change = distance(&centre, &again);
+        let size = size.unwrap_or(0.0).max(length).max(norm(&again));
+        if change.is_nan() || change > info.epsilon.sqrt() * size {
+            return Err(CurvatureError::Random {
+                what,
+                change: change / size,
+            });
+        }
+        let mut derivative = Self {
+            at,
+            device,
+            dtype,
+            epsilon: info.epsilon,
+            config,
+            noise: (info.epsilon / 4.0 * length).max(change),
+            centre,
+            start: 0.0,
+        };
+        derivative.noise = derivative.noise.max(derivative.measured_noise(field)?);
+        derivative.start = derivative.first_step(field)?;
+        Ok(derivative)
+    }
+
+    pub fn dim(&self) -> usize {
+        self.at.len()
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// `f(θ)`.
+    pub fn centre(&self) -> &[f64] {
+        &self.centre
+    }
+
+    /// A vector on the device, in the parameters' type.
+    pub fn tensor(&self, values: &[f64]) -> Tensor<1> {
+        on_device(values, &self.device, self.dtype)
+    }
+
+    /// The unit in the last place of a number of size 1.
+    pub fn epsilon(&self) -> f64 {
+        self.epsilon
+    }
+
+    /// The median of three second differences over a few units in the last place, each over `√6`.
+    fn measured_noise(&self, field: &Field) -> Result<f64, CurvatureError> {
+        let usual = norm(&self.at) / (self.dim() as f64).sqrt();
+        let usual = if usual > 0.0 { usual } else { 1.0 };
+        let mut found = [0.0; 3];
+        for (stream, found) in (0..).zip(&mut found) {
+            let signs = Probe::Rademacher.draw(self.dim(), &mut SeededNoise::new(0x6e6f, stream));
+            let w: Vec<f64> = signs
+                .iter()
+                .zip(&self.at)
+                .map(|(sign, x)| sign * (x.abs() + usual))
+                .collect();
+            let even = self.sides(field, &w, 16.0 * self.epsilon)?.even;
+            *found = norm(&even) / 6.0_f64.sqrt();
+        }
+        found.sort_by(f64::total_cmp);
+        if found[1].is_finite() {
+            Ok(found[1])
+        } else {
+            Err(CurvatureError::NotFinite {
+                what: "field beside the parameters",
+            })
+        }
+    }
+
+    /// The step that a search along the field itself (which knows the sharp directions of a loss),
+    /// or along a random vector if it is 0, ends with.
+    fn first_step(&self, field: &Field) -> Result<f64, CurvatureError> {
+        let length = norm(&self.at);
+        let scale = if length > 0.0 { length } else { 1.0 };
+        let size = norm(&self.centre);
+        let share = if size > 0.0 {
+            self.noise / size
+        } else {
+            self.epsilon
+        };
+        let power = 1.0 / f64::from(self.config.order.exponent() + 1);
+        let start = share.clamp(self.epsilon, 1.0).powf(power) * scale;
+        if !matches!(self.config.step, Step::Automatic) {
+            return Ok(start);
+        }
+        let mut u = if self.centre.len() == self.dim() && size > 0.0 {
+            self.centre.clone()
+        } else {
+            Probe::Gaussian.draw(self.dim(), &mut SeededNoise::new(0x6e6f, 3))
+        };
+        let length = norm(&u);
+        if length == 0.0 {
+            return Ok(start);
+        }
+        u.iter_mut().for_each(|x| *x /= length);
+        // A step too many costs little here, once.
+        let found = self.search(field, &u, start, self.config.accuracy / 4.0)?;
+        Ok(found.step)
+    }
+
+    /// The derivative along `v`, `[dim]`; `None` if `v = 0`.
+    pub fn along(&self, field: &Field, v: &[f64]) -> Result<Option<Estimate>, CurvatureError> {
+        let Some((u, length)) = self.unit(v)? else {
+            return Ok(None);
+        };
+        let mut found = match self.config.step {
+            Step::Automatic => self.search(field, &u, self.start, self.config.accuracy)?,
+            Step::Fixed(r) => self.fixed(field, &u, r * length)?,
+        };
+        found.value.iter_mut().for_each(|x| *x *= length);
+        found.extrapolated.iter_mut().for_each(|x| *x *= length);
+        found.error *= length;
+        found.step /= length;
+        Ok(Some(found))
+    }
+
+    /// The derivative along `v` alone, which with a fixed step takes two evaluations fewer.
+    pub fn value_along(
+        &self,
+        field: &Field,
+        v: &[f64],
+    ) -> Result<Option<Vec<f64>>, CurvatureError> {
+        let Step::Fixed(r) = self.config.step else {
+            return Ok(self.along(field, v)?.map(|found| found.value));
+        };
+        let Some((u, length)) = self.unit(v)? else {
+            return Ok(None);
+        };
+        let mut value = self.sides(field, &u, r * length)?.odd;
+        if self.config.order == Order::Fourth {
+            let wide = self.sides(field, &u, 2.0 * r * length)?.odd;
+            value = extrapolated(&value, &wide, 4.0);
+        }
+        value.iter_mut().for_each(|x| *x *= length);
+        Ok(Some(value))
+    }
+
+    /// `v / ‖v‖` and `‖v‖`.
+    fn unit(&self, v: &[f64]) -> Result<Option<(Vec<f64>, f64)>, CurvatureError> {
+        expect_dim("vector", self.dim(), v.len())?;
+        let length = norm(v);
+        if !length.is_finite() {
+            return Err(CurvatureError::NotFinite {
+                what: "norm of the vector",
+            });
+        }
+        if length == 0.0 {
+            return Ok(None);
+        }
+        Ok(Some((v.iter().map(|x| x / length).collect(), length)))
+    }
+
+    fn sides(&self, field: &Field, u: &[f64], t: f64) -> Result<Sides, CurvatureError> {
+        let side = |sign: f64| -> Result<Vec<f64>, CurvatureError> {
+            let mut at = self.at.clone();
+            add_scaled(&mut at, sign * t, u);
+            let values = field(&at)?;
+            expect_dim("field", self.centre.len(), values.len())?;
+            Ok(values)
+        };
+        let (ahead, behind) = (side(1.0)?, side(-1.0)?);
+        let size = norm(&ahead).max(norm(&behind));
+        let noise = self.noise.max(self.epsilon / 4.0 * size);
+        let mut odd = ahead.clone();
+        add_scaled(&mut odd, -1.0, &behind);
+        odd.iter_mut().for_each(|x| *x /= 2.0 * t);
+        let mut even = ahead;
+        add_scaled(&mut even, 1.0, &behind);
+        add_scaled(&mut even, -2.0, &self.centre);
+        Ok(Sides {
+            t,
+            odd,
+            even,
+            noise,
+        })
+    }
+
+    /// `window` holds neighbouring steps, the longest first; the last ones are read.
+    fn read(&self, window: &VecDeque<Sides>, last: usize) -> Reading {
+        let (near, far) = (&window[last], &window[last - 1]);
+        let truncation = match self.config.order {
+            Order::Second => distance(&far.odd, &near.odd),
+            Order::Fourth => distance(
+                &extrapolated(&far.odd, &window[last - 2].odd, 4.0),
+                &extrapolated(&near.odd, &far.odd, 4.0),
+            ),
+        };
+        // What rounding is multiplied by in (4 D(t) − D(2t)) / 3.
+        let gain = match self.config.order {
+            Order::Second => 1.0,
+            Order::Fourth => 65.0_f64.sqrt() / 6.0,
+        };
+        let noise = near.noise.max(far.noise);
+        let mut jump = far.even.clone();
+        add_scaled(&mut jump, -4.0, &near.even);
+        let jump = norm(&jump);
+        Reading {
+            t: near.t,
+            truncation,
+            rounding: 2.0 * gain * noise / (2.0_f64.sqrt() * near.t),
+            kinks: gain * jump / (4.0 * near.t),
+            // Rounding alone makes it √70 σ: 2 + 2 · 4² + 6².
+            kinked: jump.is_nan() || jump > 3.0 * 70.0_f64.sqrt() * noise,
+            length: norm(&near.odd),
+        }
+    }
+
+    fn estimate(&self, window: &VecDeque<Sides>, last: usize, error: f64) -> Estimate {
+        let (near, far) = (&window[last], &window[last - 1]);
+        let higher = extrapolated(&near.odd, &far.odd, 4.0);
+        let (value, extrapolated) = match self.config.order {
+            Order::Second => (near.odd.clone(), higher),
+            Order::Fourth => {
+                let before = extrapolated(&far.odd, &window[last - 2].odd, 4.0);
+                let highest = extrapolated(&higher, &before, 16.0);
+                (higher, highest)
+            }
+        };
+        Estimate {
+            value,
+            extrapolated,
+            error,
+            step: near.t,
+        }
+    }
+
+    fn fixed(&self, field: &Field, u: &[f64], t: f64) -> Result<Estimate, CurvatureError> {
+        let steps = self.config.order.window();
+        let mut window = VecDeque::with_capacity(steps);
+        for k in (0..steps).rev() {
+            window.push_back(self.sides(field, u, t * f64::from(1 << k))?);
+        }
+        let reading = self.read(&window, steps - 1);
+        finite(self.estimate(&window, steps - 1, reading.error()))
+    }
+
+    fn search(
+        &self,
+        field: &Field,
+        u: &[f64],
+        start: f64,
+        accuracy: f64,
+    ) -> Result<Estimate, CurvatureError> {
+        let steps = self.config.order.window();
+        let mut window = VecDeque::with_capacity(steps + 1);
+        for k in (0..steps).rev() {
+            window.push_back(self.sides(field, u, start * f64::from(1 << k))?);
+        }
+        let mut tried = steps;
+        let mut reading = self.read(&window, steps - 1);
+        // The best of the steps that cross no kinks that show, and the best of all.
+        let mut best: Option<Estimate> = None;
+        let mut crossing: Option<Estimate> = None;
+        let mut kinks = 0.0_f64;
+        let mut growing = false;
+        loop {
+            let error = reading.error();
+            let good = error <= accuracy * reading.length;
+            let place = if reading.kinked {
+                kinks = kinks.max(reading.kinks);
+                &mut crossing
+            } else {
+                &mut best
+            };
+            let improves = place.as_ref().is_none_or(|place| error < place.error);
+            if improves {
+                *place = Some(self.estimate(&window, steps - 1, error));
+            }
+            let truncated = reading.truncation > reading.rounding;
+            let done = if growing {
+                reading.kinked || !improves || truncated
+            } else {
+                !reading.kinked && (!improves || (!truncated && tried > steps))
+            };
+            if (good && !reading.kinked) || done || tried == MOST_STEPS {
+                break;
+            }
+            // Below this nothing of the step is left in the parameters.
+            if !growing && reading.t < 4.0 * self.epsilon * norm(&self.at) {
+                break;
+            }
+            growing = growing || (!reading.kinked && !truncated);
+            if growing {
+                window.push_front(self.sides(field, u, 2.0 * window[0].t)?);
+                window.pop_back();
+            } else {
+                window.push_back(self.sides(field, u, 0.5 * reading.t)?);
+                window.pop_front();
+            }
+            tried += 1;
+            reading = self.read(&window, steps - 1);
+        }
+        match (best, crossing) {
+            (Some(best), _) => finite(best),
+            // Every step crosses kinks: there are the more of them the longer it is, and the
+            // shortest shows best what one of them does.
+            (None, Some(mut crossing)) => {
+                crossing.error = crossing.error.max(kinks);
+                finite(crossing)
+            }
+            (None, None) => Err(CurvatureError::NotFinite { what: "product" }),
+        }
+    }
+}
+
+/// `near + (near − far) / (gain − 1)`: without the part of the error that a step twice as long
+/// multiplies by `gain`.
+fn extrapolated(near: &[f64], far: &[f64], gain: f64) -> Vec<f64> {
+    let share = 1.0 / (gain - 1.0);
+    near.iter()
+        .zip(far)
+        .map(|(near, far)| near + share * (near - far))
+        .collect()
+}
+
+fn finite(estimate: Estimate) -> Result<Estimate, CurvatureError> {
+    if estimate.value.iter().all(|x| x.is_finite()) {
+        Ok(estimate)
+    } else {
+        Err(CurvatureError::NotFinite { what: "product" })
+    }
+}
+
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    let mut change = a.to_vec();
+    add_scaled(&mut change, -1.0, b);
+    norm(&change)
+}

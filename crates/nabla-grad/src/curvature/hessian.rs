@@ -1,0 +1,261 @@
+//! The Hessian of a loss, from differences of its gradient.
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Tensor};
+
+use super::difference::{Difference, DifferenceConfig, DirectionalDerivative, Estimate};
+use super::{CurvatureError, CurvatureOperator, Product, expect_dim, values};
+use crate::flat::ParameterLayout;
+use crate::training_mode::{batch_norm_in_training, moved_since, statistics, training_layers};
+
+/// The gradient of a loss as a function of the flat parameters.
+///
+/// Implemented for closures, and for modules by [`ModuleLoss`].
+pub trait GradientField {
+    /// `∇L(θ)`, `[parameters]` without autodiff, for `θ` `[parameters]` without autodiff.
+    ///
+    /// # Errors
+    /// If there is no such gradient.
+    fn gradient(&self, parameters: &Tensor<1>) -> Result<Tensor<1>, CurvatureError>;
+
+    /// Refuses what is not a fixed function of the parameters, as far as it can be seen; called once,
+    /// with the parameters of an operator. By default everything is taken.
+    ///
+    /// # Errors
+    /// If it is not one.
+    fn check(&self, parameters: &Tensor<1>) -> Result<(), CurvatureError> {
+        let _ = parameters;
+        Ok(())
+    }
+}
+
+impl<F> GradientField for F
+where
+    F: Fn(&Tensor<1>) -> Result<Tensor<1>, CurvatureError>,
+{
+    fn gradient(&self, parameters: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
+        self(parameters)
+    }
+}
+
+/// The gradient of a module's loss in the order of its [`ParameterLayout`].
+#[derive(Clone, Debug)]
+pub struct ModuleLoss<M, F> {
+    module: M,
+    layout: ParameterLayout,
+    loss: F,
+}
+
+impl<M: Module, F: Fn(&M) -> Tensor<1>> ModuleLoss<M, F> {
+    /// `loss` gives the loss, `[1]`, of a module that differs from `module` in the parameters of
+    /// `layout`. The module must live on an autodiff device. Parameters that the loss does not
+    /// depend on have the gradient 0.
+    pub fn new(module: M, layout: ParameterLayout, loss: F) -> Self {
+        Self {
+            module,
+            layout,
+            loss,
+        }
+    }
+
+    /// The module's own parameters, `[parameters]`.
+    ///
+    /// # Errors
+    /// If the layout is not that of the module.
+    pub fn parameters(&self) -> Result<Tensor<1>, CurvatureError> {
+        Ok(self.layout.flatten_parameters(&self.module)?)
+    }
+}
+
+impl<M: Module, F: Fn(&M) -> Tensor<1>> GradientField for ModuleLoss<M, F> {
+    /// # Errors
+    /// Also if a batch normalisation is in training mode, or the layout has a tensor without gradient.
+    fn gradient(&self, parameters: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
+        let module = placed(&self.module, &self.layout, parameters)?;
+        let loss = (self.loss)(&module);
+        if !loss.is_tracked() {
+            return Err(CurvatureError::NoGradient { what: "loss" });
+        }
+        let gradients = GradientsParams::from_grads(loss.backward(), &module);
+        Ok(self.layout.flatten_gradients_or_zeros(&gradients)?)
+    }
+
+    fn check(&self, parameters: &Tensor<1>) -> Result<(), CurvatureError> {
+        check_fixed(&self.module, || self.gradient(parameters))
+    }
+}
+
+/// `module` at `parameters`, if its function there is one that can be differentiated.
+pub(super) fn placed<M: Module>(
+    module: &M,
+    layout: &ParameterLayout,
+    parameters: &Tensor<1>,
+) -> Result<M, CurvatureError> {
+    if let Some(layer) = batch_norm_in_training(module) {
+        return Err(CurvatureError::Training { layer });
+    }
+    if let Some(name) = layout.without_gradient(module) {
+        return Err(CurvatureError::NotTrainable { name });
+    }
+    Ok(layout.with_parameters(module.clone(), parameters.clone())?)
+}
+
+/// Evaluates a function of `module` twice, if that can tell anything: statistics that move, or
+/// values that differ.
+pub(super) fn check_fixed<M: Module, const D: usize>(
+    module: &M,
+    function: impl Fn() -> Result<Tensor<D>, CurvatureError>,
+) -> Result<(), CurvatureError> {
+    let before = statistics(module);
+    let layers = training_layers(module);
+    if before.is_empty() && layers.is_empty() {
+        return Ok(());
+    }
+    let (first, second) = (values(&function()?)?, values(&function()?)?);
+    if let Some(name) = moved_since(&before, module) {
+        return Err(CurvatureError::Moved { name });
+    }
+    let size = |values: &[f64]| values.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
+    let change: Vec<f64> = first.iter().zip(&second).map(|(a, b)| a - b).collect();
+    // The sums of a parallel device may differ in their last bits.
+    if layers.is_empty() || size(&change) <= 1e-4 * size(&first).max(size(&second)) {
+        Ok(())
+    } else {
+        Err(CurvatureError::RandomLayers { layers })
+    }
+}
+
+/// The Hessian of a loss, by central differences of its gradient; see the
+/// [module documentation](super).
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_grad::curvature::{CurvatureOperator, DifferenceConfig, Hessian, ModuleLoss};
+/// use nabla_grad::flat::ParameterLayout;
+///
+/// let device = Device::flex().autodiff();
+/// let module: Linear = LinearConfig::new(2, 1).init(&device);
+/// let x = Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &device);
+/// let layout = ParameterLayout::trainable(&module)?;
+/// let loss = ModuleLoss::new(module, layout, move |m: &Linear| m.forward(x.clone()).square().sum());
+/// let at = loss.parameters()?;
+/// let hessian = Hessian::new(loss, at, DifferenceConfig::new())?;
+/// // The weight's part of the Hessian is 2 xᵀ x.
+/// let product = hessian.apply_values(&[1.0, 0.0, 0.0])?;
+/// assert!((product[0] - 20.0).abs() < 1e-2 && (product[1] - 28.0).abs() < 1e-2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Hessian<G> {
+    gradient: G,
+    derivative: DirectionalDerivative,
+}
+
+impl<G: GradientField> Hessian<G> {
+    /// The Hessian at the parameters `at`, `[parameters]`. It evaluates the gradient 8 times to know
+    /// its rounding, and up to [`MOST_STEPS`](super::MOST_STEPS) pairs of times more to find a first step.
+    ///
+    /// # Errors
+    /// If a number of the configuration is out of range, a parameter is not finite, or the gradient
+    /// fails or is not the same twice.
+    pub fn new(
+        gradient: G,
+        at: Tensor<1>,
+        config: DifferenceConfig,
+    ) -> Result<Self, CurvatureError> {
+        let at = at.without_autodiff();
+        gradient.check(&at)?;
+        let (device, dtype) = (at.device(), at.dtype());
+        let field = |theta: &[f64]| evaluate(&gradient, theta, &device, dtype);
+        let derivative = DirectionalDerivative::new(&field, &at, config, "gradient", None)?;
+        expect_dim("gradient", derivative.dim(), derivative.centre().len())?;
+        Ok(Self {
+            gradient,
+            derivative,
+        })
+    }
+
+    /// `H v` with a bound of its error and its extrapolation.
+    ///
+    /// # Errors
+    /// If `v` has another length than the parameters, is not finite, or a gradient fails.
+    pub fn product(&self, v: &Tensor<1>) -> Result<Difference<1>, CurvatureError> {
+        let derivative = &self.derivative;
+        Ok(match self.along(&values(v)?)? {
+            Some(found) => Difference {
+                value: derivative.tensor(&found.value),
+                extrapolated: derivative.tensor(&found.extrapolated),
+                // Put into the parameters' type, the numbers are rounded once more.
+                error: found.error + derivative.epsilon() * super::norm(&found.value),
+                step: found.step,
+            },
+            None => Difference {
+                value: v.zeros_like(),
+                extrapolated: v.zeros_like(),
+                error: 0.0,
+                step: 0.0,
+            },
+        })
+    }
+
+    fn field(&self, theta: &[f64]) -> Result<Vec<f64>, CurvatureError> {
+        let derivative = &self.derivative;
+        evaluate(
+            &self.gradient,
+            theta,
+            derivative.device(),
+            derivative.dtype(),
+        )
+    }
+
+    fn along(&self, v: &[f64]) -> Result<Option<Estimate>, CurvatureError> {
+        self.derivative.along(&|theta| self.field(theta), v)
+    }
+}
+
+/// The gradient at parameters on the host.
+fn evaluate(
+    gradient: &impl GradientField,
+    theta: &[f64],
+    device: &Device,
+    dtype: DType,
+) -> Result<Vec<f64>, CurvatureError> {
+    let found = gradient.gradient(&super::on_device(theta, device, dtype))?;
+    values(&found)
+}
+
+impl<G: GradientField> CurvatureOperator for Hessian<G> {
+    fn dim(&self) -> usize {
+        self.derivative.dim()
+    }
+
+    fn device(&self) -> Device {
+        self.derivative.device().clone()
+    }
+
+    fn dtype(&self) -> DType {
+        self.derivative.dtype()
+    }
+
+    fn apply(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
+        let product = self.apply_values(&values(v)?)?;
+        Ok(self.derivative.tensor(&product))
+    }
+
+    fn apply_values(&self, v: &[f64]) -> Result<Vec<f64>, CurvatureError> {
+        let product = self.derivative.value_along(&|theta| self.field(theta), v)?;
+        Ok(product.unwrap_or_else(|| vec![0.0; v.len()]))
+    }
+
+    fn apply_with_error(&self, v: &[f64]) -> Result<Product, CurvatureError> {
+        Ok(match self.along(v)? {
+            Some(found) => Product {
+                values: found.value,
+                error: found.error,
+            },
+            None => Product::exact(vec![0.0; v.len()]),
+        })
+    }
+}

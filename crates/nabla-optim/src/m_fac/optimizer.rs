@@ -1,0 +1,407 @@
+//! M-FAC as an optimizer of a whole module.
+
+use std::collections::BTreeMap;
+
+use burn::config::Config;
+use burn::grad_clipping::GradientClippingConfig;
+use burn::module::Module;
+use burn::optim::{GradientsParams, LearningRate, OptimizerRecord};
+use burn::store::RecordError;
+use burn::store::burn_pack::{self, Scalar, Writer};
+use burn::tensor::{Bytes, Tensor, TensorData};
+use faer::Mat;
+use nabla_grad::flat::ParameterLayout;
+
+use super::{Elimination, MFacError, SlidingFisher, check_count, check_damping};
+use crate::checked_record::{LoadError, read_parts};
+use crate::optimizer_config;
+
+/// Configuration of [`MFac`]. The defaults are the official code's.
+#[derive(Config, Debug)]
+pub struct MFacConfig {
+    /// The number `m` of gradients. Default 1024; 512 in the paper's run of ResNet-20. The memory is
+    /// `m` numbers per parameter.
+    #[config(default = 1024)]
+    pub window: usize,
+    /// The damping `λ`. Default 1e-5.
+    #[config(default = 1e-5)]
+    pub damping: f64,
+    /// `β`, in `[0, 1)`; of the preconditioned gradients. Default 0.
+    #[config(default = 0.0)]
+    pub momentum: f64,
+    /// `λ_w`, coupled. Default 0; 3e-3 in the paper's run of ResNet-20.
+    #[config(default = 0.0)]
+    pub weight_decay: f64,
+    /// Whether weights that are exactly 0 at the first step stay so, for a pruned model. Default no.
+    #[config(default = false)]
+    pub sparse: bool,
+    /// Gradient clipping, parameter by parameter as in every optimizer of Burn. Default none.
+    pub grad_clipping: Option<GradientClippingConfig>,
+}
+
+impl MFacConfig {
+    /// The optimizer, for a module. The window takes its memory at the first step, when the module is
+    /// known ([`MFac::prepared`] takes it before).
+    ///
+    /// # Errors
+    /// If a value is not in its range.
+    pub fn init(&self) -> Result<MFac, MFacError> {
+        check_count("window", self.window)?;
+        check_damping(self.damping)?;
+        Ok(MFac {
+            window: self.window,
+            damping: self.damping,
+            momentum: optimizer_config::decay_rate("momentum", self.momentum)?,
+            weight_decay: optimizer_config::non_negative("weight_decay", self.weight_decay)?,
+            sparse: self.sparse,
+            clipping: self.grad_clipping.clone(),
+            state: None,
+            loaded: None,
+        })
+    }
+}
+
+/// The M-FAC optimizer of one module; see the [module documentation](super).
+///
+/// **Beside the other optimizers.** Those implement Burn's `Optimizer`, which is asked for one
+/// parameter after the other and never sees two of them together, and Burn's `ModuleOptimizer` is made of
+/// such. M-FAC's step for a parameter depends on the gradients of all, so it can be no `Optimizer`, nor
+/// a group of a `ModuleOptimizer`; like Burn's own L-BFGS it is an optimizer of the whole module with
+/// the same methods under the same names: [`step`](Self::step), [`to_record`](Self::to_record),
+/// [`load_record`](Self::load_record), [`into_bytes`](Self::into_bytes),
+/// [`from_bytes`](Self::from_bytes), [`save`](Self::save), [`load`](Self::load), with records in the same
+/// format. What differs:
+///
+/// * there is one learning rate for the module, not one for each group;
+/// * every trainable parameter must have a gradient in every step (`ModuleOptimizer` passes over those
+///   without);
+/// * a step and a record can fail, with an error; a gradient that is missing or not finite leaves the
+///   window as it was;
+/// * the record has one state for the module, without the numbers of parameters: it fits every module
+///   whose trainable parameters have the same total length in the same order.
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::optim::GradientsParams;
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_optim::m_fac::MFacConfig;
+///
+/// let device = Device::flex().autodiff();
+/// let mut model: Linear = LinearConfig::new(3, 2).init(&device);
+/// let mut optimizer = MFacConfig::new().with_window(16).init()?;
+/// for _ in 0..3 {
+///     let loss = model.forward(Tensor::<2>::ones([4, 3], &device)).square().mean();
+///     let gradients = GradientsParams::from_grads(loss.backward(), &model);
+///     model = optimizer.step(1e-3, model, gradients)?;
+/// }
+/// # Ok::<(), nabla_optim::m_fac::MFacError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct MFac {
+    window: usize,
+    damping: f64,
+    momentum: f64,
+    weight_decay: f64,
+    sparse: bool,
+    clipping: Option<GradientClippingConfig>,
+    state: Option<State>,
+    /// A record that waits for its module.
+    loaded: Option<Stored>,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    layout: ParameterLayout,
+    fisher: SlidingFisher,
+    mask: Option<Tensor<1>>,
+    velocity: Option<Tensor<1>>,
+}
+
+/// A state off the device.
+#[derive(Clone, Debug)]
+struct Stored {
+    /// `[m, d]`.
+    gradients: TensorData,
+    /// `[m, m]`.
+    gram: Vec<f64>,
+    next: usize,
+    /// `[d]`.
+    mask: Option<TensorData>,
+    /// `[d]`.
+    velocity: Option<TensorData>,
+}
+
+const GRADIENTS: &str = "m_fac.gradients";
+const GRAM: &str = "m_fac.gram";
+const NEXT: &str = "m_fac.next";
+const MASK: &str = "m_fac.mask";
+const VELOCITY: &str = "m_fac.velocity";
+
+impl MFac {
+    /// One step with the learning rate `lr` (1e-3 in the paper).
+    ///
+    /// # Errors
+    /// If the module is another one than in the step before, a gradient is missing or not finite, or a
+    /// record that was loaded does not fit.
+    pub fn step<M: Module>(
+        &mut self,
+        lr: LearningRate,
+        module: M,
+        gradients: GradientsParams,
+    ) -> Result<M, MFacError> {
+        self.prepare(&module)?;
+        let Some(state) = &mut self.state else {
+            return Err(MFacError::Record("it has no state".into()));
+        };
+        let w = state.layout.flatten_parameters(&module)?; // [d]
+        let mut g = state.layout.flatten_gradients(&gradients)?; // [d]
+        if let Some(clipping) = &self.clipping {
+            let clipping = clipping.init();
+            let entries = state.layout.entries().iter();
+            let parts = entries.map(|entry| {
+                let part = g.clone().slice(entry.range());
+                clipping.clip_gradient(part)
+            });
+            g = Tensor::cat(parts.collect(), 0);
+        }
+        if self.weight_decay > 0.0 {
+            g = g + w.clone() * self.weight_decay;
+        }
+        if let Some(mask) = &state.mask {
+            g = g * mask.clone();
+        }
+        let u = state.fisher.push_solve(&g)?;
+        let beta = self.momentum;
+        let update = match state.velocity.take() {
+            _ if beta == 0.0 => u,
+            None => u * (1.0 - beta),
+            Some(v) => v * beta + u * (1.0 - beta),
+        };
+        if beta > 0.0 {
+            state.velocity = Some(update.clone());
+        }
+        Ok(state.layout.with_parameters(module, w - update * lr)?)
+    }
+
+    /// With its memory for `module` taken now instead of at the first step, and a loaded record compared
+    /// with it.
+    ///
+    /// # Errors
+    /// If the module has no trainable parameters, or the record does not fit.
+    pub fn prepared<M: Module>(mut self, module: &M) -> Result<Self, MFacError> {
+        self.prepare(module)?;
+        Ok(self)
+    }
+
+    fn prepare<M: Module>(&mut self, module: &M) -> Result<(), MFacError> {
+        if self.state.is_some() {
+            return Ok(());
+        }
+        let layout = ParameterLayout::trainable(module)?;
+        let device = layout.device().clone();
+        let d = layout.total_length();
+        let state = match &self.loaded {
+            Some(stored) => self.state_of(stored, layout)?,
+            None => State {
+                fisher: SlidingFisher::new(d, self.window, self.damping, &device)?,
+                mask: if self.sparse {
+                    let w = layout.flatten_parameters(module)?;
+                    Some(w.clone().not_equal_elem(0.0).float().cast(w.dtype()))
+                } else {
+                    None
+                },
+                velocity: None,
+                layout,
+            },
+        };
+        self.state = Some(state);
+        self.loaded = None;
+        Ok(())
+    }
+
+    fn state_of(&self, stored: &Stored, layout: ParameterLayout) -> Result<State, MFacError> {
+        let (window, d) = (self.window, layout.total_length());
+        let fits = |what: &str, data: &TensorData, shape: &[usize]| {
+            if data.shape().as_slice() == shape {
+                return Ok(());
+            }
+            Err(MFacError::Record(format!(
+                "{what} has the shape {:?}, but the window is {window} and the model has {d} \
+                 parameters",
+                data.shape().as_slice()
+            )))
+        };
+        fits("its window of gradients", &stored.gradients, &[window, d])?;
+        for (what, part) in [
+            ("its mask", &stored.mask),
+            ("its velocity", &stored.velocity),
+        ] {
+            if let Some(part) = part {
+                fits(what, part, &[d])?;
+            }
+        }
+        if stored.gram.len() != window * window || stored.next >= window {
+            return Err(MFacError::Record("its window is of another length".into()));
+        }
+        let device = layout.device().clone();
+        let load = |data: &TensorData| {
+            let dtype = data.dtype();
+            Tensor::<1>::from_data(data.clone(), (&device, dtype))
+        };
+        let dtype = stored.gradients.dtype();
+        let gram = Mat::from_fn(window, window, |i, j| stored.gram[i * window + j]);
+        Ok(State {
+            fisher: SlidingFisher {
+                gradients: Some(Tensor::from_data(
+                    stored.gradients.clone(),
+                    (&device, dtype),
+                )),
+                factor: Elimination::of(&gram, self.damping)?,
+                gram,
+                next: stored.next,
+                dimension: d,
+                damping: self.damping,
+            },
+            mask: stored.mask.as_ref().map(load),
+            velocity: stored.velocity.as_ref().map(load),
+            layout,
+        })
+    }
+
+    /// The state as Burn's record of an optimizer; empty before the first step.
+    ///
+    /// # Errors
+    /// If it cannot be read from the device.
+    pub fn to_record(&self) -> Result<OptimizerRecord, MFacError> {
+        Ok(OptimizerRecord::from_bytes(self.into_bytes()?).map_err(LoadError::from)?)
+    }
+
+    /// This optimizer in the state of `record`, from which it goes on to the bit. It is compared with
+    /// the module at the next step, or by [`prepared`](Self::prepared).
+    ///
+    /// # Errors
+    /// If it is not the record of an M-FAC.
+    pub fn load_record(self, record: OptimizerRecord) -> Result<Self, MFacError> {
+        let bytes = record.into_bytes().map_err(LoadError::from)?;
+        self.from_bytes(bytes)
+    }
+
+    /// The record as bytes, in Burn's format.
+    ///
+    /// # Errors
+    /// If the state cannot be read from the device.
+    // As Burn's optimizers name it.
+    #[allow(clippy::wrong_self_convention)]
+    pub fn into_bytes(&self) -> Result<Bytes, MFacError> {
+        let stored = match (&self.state, &self.loaded) {
+            (Some(state), _) => Some(state.stored()?),
+            (None, loaded) => loaded.clone(),
+        };
+        let mut tensors = Vec::new();
+        let mut next = None;
+        if let Some(stored) = stored {
+            let m = self.window;
+            let gram = TensorData::new(stored.gram, [m, m]);
+            let parts = [
+                (GRADIENTS, Some(stored.gradients)),
+                (GRAM, Some(gram)),
+                (MASK, stored.mask),
+                (VELOCITY, stored.velocity),
+            ];
+            for (name, data) in parts {
+                if let Some(data) = data {
+                    let (bytes, shape, dtype) = data.into_parts();
+                    let name = name.to_string();
+                    tensors.push(burn_pack::Tensor::new(name, dtype, shape, None, bytes));
+                }
+            }
+            next = Some(stored.next);
+        }
+        let mut writer = Writer::new(tensors);
+        if let Some(next) = next {
+            writer = writer.with_scalar(NEXT, Scalar::from(next));
+        }
+        let bytes = writer.into_bytes().map_err(RecordError::from);
+        Ok(bytes.map_err(LoadError::from)?)
+    }
+
+    /// As [`load_record`](Self::load_record), from the bytes of [`into_bytes`](Self::into_bytes).
+    ///
+    /// # Errors
+    /// As [`load_record`](Self::load_record), and if the bytes are not a record.
+    // As Burn's optimizers name it.
+    #[allow(clippy::wrong_self_convention)]
+    pub fn from_bytes(mut self, bytes: Bytes) -> Result<Self, MFacError> {
+        let (scalars, tensors) = read_parts(bytes)?;
+        let mut parts: BTreeMap<String, TensorData> = tensors
+            .into_iter()
+            .map(|tensor| (tensor.name, tensor.data))
+            .collect();
+        self.state = None;
+        self.loaded = None;
+        if parts.is_empty() && scalars.is_empty() {
+            return Ok(self);
+        }
+        let missing = |name: &str| MFacError::Record(format!("it has no {name}"));
+        let mut take = |name: &str| parts.remove(name).ok_or_else(|| missing(name));
+        let (gradients, gram) = (take(GRADIENTS)?, take(GRAM)?);
+        let (mask, velocity) = (parts.remove(MASK), parts.remove(VELOCITY));
+        let next = scalars
+            .get(NEXT)
+            .and_then(|next| usize::try_from(*next).ok());
+        if let Some(name) = parts.keys().next() {
+            return Err(MFacError::Record(format!("it has a state {name:?}")));
+        }
+        let gram = gram.convert::<f64>().try_to_vec::<f64>();
+        let stored = Stored {
+            gradients,
+            gram: gram.map_err(|e| MFacError::Record(format!("{e:?}")))?,
+            next: next.ok_or_else(|| missing(NEXT))?,
+            mask,
+            velocity,
+        };
+        // What does not need the module is compared here.
+        let found = stored.gradients.shape().first().copied();
+        if found != Some(self.window) {
+            return Err(MFacError::Record(format!(
+                "it has a window of {} gradients, but the window is {}",
+                found.unwrap_or(0),
+                self.window
+            )));
+        }
+        self.loaded = Some(stored);
+        Ok(self)
+    }
+
+    /// Writes the record to a file, in Burn's format.
+    ///
+    /// # Errors
+    /// If the state cannot be read from the device, or the file not be written.
+    pub fn save<P: AsRef<std::path::Path>>(&self, path: P) -> Result<(), MFacError> {
+        Ok(self.to_record()?.save(path).map_err(LoadError::from)?)
+    }
+
+    /// As [`load_record`](Self::load_record), from a file of [`save`](Self::save).
+    ///
+    /// # Errors
+    /// As [`load_record`](Self::load_record), and if the file cannot be read.
+    pub fn load<P: AsRef<std::path::Path>>(self, path: P) -> Result<Self, MFacError> {
+        let record = OptimizerRecord::load(path).map_err(LoadError::from)?;
+        self.load_record(record)
+    }
+}
+
+impl State {
+    fn stored(&self) -> Result<Stored, MFacError> {
+        let m = self.fisher.window();
+        Ok(Stored {
+            gradients: self.fisher.rows()?.clone().into_data(),
+            gram: (0..m * m)
+                .map(|i| self.fisher.gram[(i / m, i % m)])
+                .collect(),
+            next: self.fisher.next,
+            mask: self.mask.clone().map(Tensor::into_data),
+            velocity: self.velocity.clone().map(Tensor::into_data),
+        })
+    }
+}
