@@ -68,7 +68,10 @@ fn a_part_of_the_sphere_is_upscaled_in_its_place() {
         let told = desk.json(&format!("evaluate large_{name} large_{name}"));
         assert_eq!(told["ws_ssim"], 1.0, "{name}");
     }
-    desk.refused("evaluate phone.jpg band.png", "cover one part of the sphere");
+    desk.refused(
+        "evaluate phone.jpg band.png",
+        "cover one part of the sphere",
+    );
     // On planes and faces, what the part does not show is transparent.
     desk.done("project phone.jpg -o faces --to cubemap");
     let back = get(&desk, "faces/back.png");
@@ -82,7 +85,10 @@ fn metadata_of_another_size_give_way_to_the_picture() {
     picture.metadata.xmp = Some(PhotoSphere::full(8000, 4000).to_xmp());
     put(&desk, "resized.jpg", &picture);
     desk.done("upscale resized.jpg -o large.jpg --scale 2 --steps 1 --model model");
-    assert_eq!(sphere_of(&get(&desk, "large.jpg")), PhotoSphere::full(64, 32));
+    assert_eq!(
+        sphere_of(&get(&desk, "large.jpg")),
+        PhotoSphere::full(64, 32)
+    );
 
     // A part of a panorama that was made smaller.
     let phone = PhotoSphere {
@@ -102,11 +108,13 @@ fn metadata_of_another_size_give_way_to_the_picture() {
     let mut picture = panorama(16, BitDepth::Eight);
     picture.metadata.xmp = Some(wrong.clone().into_bytes());
     put(&desk, "wrong.png", &picture);
-    let (_, told) =
-        desk.told("upscale wrong.png -o right.png --scale 2 --steps 1 --model model");
+    let (_, told) = desk.told("upscale wrong.png -o right.png --scale 2 --steps 1 --model model");
     assert!(told.contains("CroppedAreaLeftPixels is \"-3.5\""), "{told}");
     assert_eq!(told.lines().count(), 1, "{told}");
-    assert_eq!(sphere_of(&get(&desk, "right.png")), PhotoSphere::full(64, 32));
+    assert_eq!(
+        sphere_of(&get(&desk, "right.png")),
+        PhotoSphere::full(64, 32)
+    );
     let mut square = Picture::new(Raster::zeros(3, 16, 16), BitDepth::Eight);
     square.metadata.xmp = Some(wrong.into_bytes());
     put(&desk, "square.png", &square);
@@ -117,13 +125,15 @@ fn metadata_of_another_size_give_way_to_the_picture() {
 fn a_gain_map_is_enlarged_or_told_to_be_left_out() {
     let desk = desk();
     foreign(&desk, "ultrahdr.jpg");
-    let (_, told) = desk.told("upscale ultrahdr.jpg -o large.jpg --scale 2 --steps 1 --model model");
+    let (_, told) =
+        desk.told("upscale ultrahdr.jpg -o large.jpg --scale 2 --steps 1 --model model");
     assert_eq!(told, "");
     let large = get(&desk, "large.jpg");
     let map = large.gain_map.unwrap();
     assert_eq!(map.raster.shape(), [map.raster.channels(), 64, 128]);
     assert!(map.iso_21496.is_some());
-    let (_, told) = desk.told("upscale ultrahdr.jpg -o large.png --scale 2 --steps 1 --model model");
+    let (_, told) =
+        desk.told("upscale ultrahdr.jpg -o large.png --scale 2 --steps 1 --model model");
     assert_eq!(told, "nabla: ultrahdr.jpg: left out: gain map\n");
     // The extended part goes along in JPEG alone.
     foreign(&desk, "extended.jpg");
@@ -132,7 +142,8 @@ fn a_gain_map_is_enlarged_or_told_to_be_left_out() {
     let large = get(&desk, "large.jpg");
     assert!(large.metadata.extended_xmp.is_some());
     assert_eq!(sphere_of(&large).full_size, [256, 128]);
-    let (_, told) = desk.told("upscale extended.jpg -o large.webp --scale 2 --steps 1 --model model");
+    let (_, told) =
+        desk.told("upscale extended.jpg -o large.webp --scale 2 --steps 1 --model model");
     assert_eq!(
         told,
         "nabla: extended.jpg: left out: embedded picture, extended XMP\n"
@@ -156,7 +167,10 @@ fn light_goes_through_the_program_without_an_upper_end() {
         assert_eq!(large.light, Light::Linear, "{output}");
         let sun = (0..3).map(|c| large.raster.get(c, 19, 45));
         for (found, truth) in sun.zip([40.0, 35.0, 20.0]) {
-            assert!((found / truth - 1.0f32).abs() < 0.3, "{output}: {found} {truth}");
+            assert!(
+                (found / truth - 1.0f32).abs() < 0.3,
+                "{output}: {found} {truth}"
+            );
         }
         assert!((large.raster.get(0, 60, 7) / 0.22 - 1.0).abs() < 0.1);
     }
@@ -185,10 +199,7 @@ fn light_goes_through_the_program_without_an_upper_end() {
     let told = desk.json("evaluate half_dwab.exr half_dwab.exr");
     assert_eq!(told["ws_ssim"], 1.0);
     put(&desk, "screen.png", &panorama(32, BitDepth::Eight));
-    desk.refused(
-        "evaluate half_dwab.exr screen.png",
-        "cannot be compared",
-    );
+    desk.refused("evaluate half_dwab.exr screen.png", "cannot be compared");
 }
 
 /// The bright regions of a real sky (Poly Haven's `venice_sunset`, which the prior
