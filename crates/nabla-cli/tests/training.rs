@@ -201,7 +201,10 @@ fn row_numbers_are_no_feature_unless_they_are_asked_for() {
         &format!("{named} --drop-column ids"),
         "has no column \"ids\", only id, x, y",
     );
-    desk.refused(&format!("{named} --drop-column y"), "holds the labels");
+    desk.refused(
+        &format!("{named} --label-column y --drop-column y"),
+        "holds the labels",
+    );
     desk.refused(
         &format!("{named} --drop-column id --drop-column x"),
         "without \"id\", \"x\", the table has 1 column",

@@ -3,22 +3,6 @@
 //! One example a row; one column is the label, any text; the others are numbers. The separator may
 //! be a comma, a semicolon or a tab, whichever the first line has most of, or a space if it has none
 //! of them. The first row is a header if one of its cells, other than the label's, is not a number.
-//!
-//! # Row numbers and row names
-//! pandas and R write the numbers or the names of the rows as a first column without a name. Learned as
-//! a feature, it gives the label away in a table that is sorted by class. So the leading columns that
-//! have no name of their own are left out and [told](CsvTable::row_names):
-//!
-//! | written by | header |
-//! |---|---|
-//! | pandas' `to_csv`, R's `write.csv` | an empty cell |
-//! | pandas, having read such a file | `Unnamed: 0`, `Unnamed: 0.1` … |
-//! | readr, having read such a file | `...1` |
-//! | R's `write.table` | one cell fewer than the rows have |
-//!
-//! Of such a column the cells must be whole numbers from 0, or some of them no numbers at all: any
-//! other column of numbers is a feature without a name, and is kept. A column of whole numbers with a
-//! name is a feature whatever it counts. [`CsvOptions`] settles what this rule gets wrong.
 
 use std::fs;
 use std::io;
@@ -111,7 +95,7 @@ pub struct CsvOptions {
     /// Columns that are left out, by their names in the header or their numbers from 1; a name that
     /// several columns have means all of them. Default: none.
     pub drop: Vec<String>,
-    /// Whether [row numbers](self) are a feature like others. Default: no.
+    /// Whether row numbers (see [`CsvTable`]) are a feature like others. Default: no.
     pub keep_row_names: bool,
 }
 
@@ -125,6 +109,22 @@ impl From<LabelColumn> for CsvOptions {
 }
 
 /// Rows of numbers with a label each.
+///
+/// # Row numbers and row names
+/// pandas and R write the numbers or the names of the rows as a first column without a name. Learned as
+/// a feature, it gives the label away in a table that is sorted by class. So the leading columns that
+/// have no name of their own are left out and [told](Self::row_names):
+///
+/// | written by | header |
+/// |---|---|
+/// | pandas' `to_csv`, R's `write.csv` | an empty cell |
+/// | pandas, having read such a file | `Unnamed: 0`, `Unnamed: 0.1` … |
+/// | readr, having read such a file | `...1` |
+/// | R's `write.table` | one cell fewer than the rows have |
+///
+/// Of such a column the cells must be whole numbers from 0, or some of them no numbers at all: any
+/// other column of numbers is a feature without a name, and is kept. A column of whole numbers with a
+/// name is a feature whatever it counts. [`CsvOptions`] settles what this rule gets wrong.
 ///
 /// ```
 /// use nabla_data::{CsvOptions, CsvTable};
@@ -353,7 +353,7 @@ impl CsvTable {
         self.named
     }
 
-    /// The header's cells above the [row numbers or row names](self) that were left out; empty ones,
+    /// The header's cells above the row numbers or row names that were left out; empty ones,
     /// most often.
     pub fn row_names(&self) -> &[String] {
         &self.row_names

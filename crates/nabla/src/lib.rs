@@ -44,15 +44,20 @@ pub use nabla_train as train;
 
 /// The names that most programs need: `use nabla::prelude::*`.
 pub mod prelude {
+    // Inlined, their pages would link to places that only the pages of their own crates have.
+    #[doc(no_inline)]
     pub use nabla_claims::{Claim, ClaimContext, ClaimResult, METHODS, Verdict, run_claim};
+    #[doc(no_inline)]
     pub use nabla_data::{
         BitDepth, FileFormat, Metadata, PhotoSphere, Picture, Raster, ReadOptions, WriteOptions,
         sample_panorama,
     };
+    #[doc(no_inline)]
     pub use nabla_diffusion::{
         Denoised, Denoiser, NoiseSchedule, NoiseScheduleConfig, Prediction, Sampler, SamplerKind,
         SeededNoise, Spacing, SuperResolutionPrior,
     };
+    #[doc(no_inline)]
     pub use nabla_panorama::{
         BicubicDown, CubeLayout, Cubemap, CubemapProjection, Erp, Evaluation, Interpolation,
         LinearOperator, OmniSsr, OmniSsrConfig, TangentGrid, TangentOptions, TangentPrior,
