@@ -4,8 +4,8 @@
 //! This crate is the facade. It has nothing of its own but the names under which the crates of
 //! Nabla are found together:
 //!
-//! * [`data`]: pictures in PNG, JPEG, WebP and TIFF with their metadata, and the data sets that the
-//!   repository carries;
+//! * [`data`]: pictures in PNG, JPEG, WebP, TIFF, Radiance HDR and OpenEXR with their metadata, and the
+//!   data sets that the repository carries;
 //! * [`panorama`]: 360-degree panoramas, their geometry, their metrics, and super-resolution;
 //! * [`diffusion`]: noise schedules, denoisers, samplers, training, and the embedded prior;
 //! * [`grad`]: a module's gradients taken apart: flat vectors, per-example gradients, curvature,
@@ -49,8 +49,8 @@ pub mod prelude {
     pub use nabla_claims::{Claim, ClaimContext, ClaimResult, METHODS, Verdict, run_claim};
     #[doc(no_inline)]
     pub use nabla_data::{
-        BitDepth, FileFormat, Metadata, PhotoSphere, Picture, Raster, ReadOptions, WriteOptions,
-        sample_panorama,
+        BitDepth, FileFormat, GainMap, Light, Metadata, PhotoSphere, Picture, Raster, ReadOptions,
+        ToneCurve, WriteOptions, sample_panorama,
     };
     #[doc(no_inline)]
     pub use nabla_diffusion::{
@@ -59,8 +59,9 @@ pub mod prelude {
     };
     #[doc(no_inline)]
     pub use nabla_panorama::{
-        BicubicDown, CubeLayout, Cubemap, CubemapProjection, Erp, Evaluation, Interpolation,
-        LinearOperator, OmniSsr, OmniSsrConfig, TangentGrid, TangentOptions, TangentPrior,
-        TangentProjection, evaluate, resize_erp, to_8_bit, ws_psnr, ws_ssim,
+        BicubicDown, CubeLayout, Cubemap, CubemapProjection, Erp, ErpArea, Evaluation,
+        Interpolation, LinearOperator, OmniSsr, OmniSsrConfig, TangentGrid, TangentOptions,
+        TangentPrior, TangentProjection, evaluate, evaluate_area, resize_erp, to_8_bit, ws_psnr,
+        ws_ssim,
     };
 }
