@@ -361,14 +361,14 @@ mod tests {
     fn the_exact_third_order_converges_with_order_3_and_that_of_diffusers_with_2() {
         for algorithm in [DpmAlgorithm::DpmSolverPlusPlus, DpmAlgorithm::DpmSolver] {
             let order = |third| {
-                let errors = [80, 160].map(|steps| error(algorithm, third, steps));
+                // Below 320 steps the error of the noise's form changes its sign.
+                let errors = [640, 1280].map(|steps| error(algorithm, third, steps));
                 (errors[0] / errors[1]).log2()
             };
             let (exact, code) = (order(ThirdOrder::Exact), order(ThirdOrder::Diffusers));
             println!("{algorithm:?}: {exact:.3} and {code:.3}");
             assert!((exact - 3.0).abs() < 0.15, "{algorithm:?}: {exact}");
-            // It falls to 2 slowly.
-            assert!((1.9..2.4).contains(&code), "{algorithm:?}: {code}");
+            assert!((code - 2.0).abs() < 0.1, "{algorithm:?}: {code}");
         }
     }
 

@@ -716,7 +716,7 @@ mod tests {
         };
         assert!(told(&small).contains("of 1797 examples"));
         let huge = folder.path().join("huge.libsvm");
-        fs::write(&huge, "1 4294967295:1\n0 1:1\n").unwrap();
+        fs::write(&huge, "1 4294967294:1\n0 1:1\n").unwrap();
         assert!(told(&config(&huge)).contains("more than 2^31"));
     }
 }
