@@ -71,6 +71,11 @@ impl ToneCurve {
         curve
     }
 
+    /// The luminance that is white, where the logarithm begins.
+    pub fn white(&self) -> f64 {
+        self.white
+    }
+
     fn bend(&self, x: f64) -> f64 {
         let share = x.abs() / self.white;
         let bent = if share <= 1.0 {

@@ -6,6 +6,7 @@ pub mod degradation;
 mod erp;
 mod erp_area;
 mod gnomonic;
+pub mod linear_light;
 pub mod metrics;
 pub mod omnissr;
 pub mod pixels;

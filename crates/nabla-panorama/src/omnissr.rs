@@ -622,6 +622,11 @@ impl<P: TangentPrior> OmniSsr<P> {
         &self.prior
     }
 
+    /// What the panorama covers before it is enlarged.
+    pub fn low(&self) -> ErpArea {
+        self.low
+    }
+
     /// What the enlarged panorama covers.
     pub fn area(&self) -> ErpArea {
         self.area
@@ -759,7 +764,7 @@ impl<P: TangentPrior> OmniSsr<P> {
         })
     }
 
-    fn check(&self, low: &Raster) -> Result<(), OmniSsrError> {
+    pub(crate) fn check(&self, low: &Raster) -> Result<(), OmniSsrError> {
         let [channels, height, width] = low.shape();
         if channels != 3 {
             return Err(OmniSsrError::Channels(channels));

@@ -12,7 +12,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use nabla::claims::ProgressSink;
 use nabla::data::{
-    FileFormat, GainMap, Light, OutputError, Picture, Raster, ReadOptions, ToneCurve, WriteOptions,
+    FileFormat, GainMap, Light, OutputError, Picture, Raster, ReadOptions, WriteOptions,
     check_writable, sample_panorama,
 };
 use nabla::diffusion::prior::SuperResolutionPrior;
@@ -21,7 +21,8 @@ use nabla::diffusion::stable_diffusion::weights::Precision;
 use nabla::panorama::omnissr::TangentPrior;
 use nabla::panorama::{
     BicubicDown, Erp, ErpArea, Evaluation, Interpolation, LinearOperator, Merge, OmniSsr,
-    OmniSsrConfig, ResampleError, StableSrPrior, evaluate, resize_erp, resize_planar, to_8_bit,
+    OmniSsrConfig, OmniSsrStep, ResampleError, StableSrPrior, evaluate, resize_erp, resize_planar,
+    to_8_bit,
 };
 use serde::Serialize;
 
@@ -237,12 +238,13 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Upscales `[3, h, w]` of `area`; `name` is what the progress calls it. Also: the steps that it
+    /// Upscales `[3, h, w]` of `area` that measures `light`; `name` is what the progress calls it. Also: the steps that it
     /// took, and the greatest difference to `low` when it is reduced again.
     fn upscale(
         &self,
         name: &str,
         low: &Raster,
+        light: Light,
         area: ErpArea,
     ) -> Result<(Raster, usize, f64), Failure> {
         let config = OmniSsrConfig {
@@ -256,11 +258,15 @@ impl<'a> Engine<'a> {
         let total = omnissr.steps() * omnissr.projection().planes().len();
         self.progress.begin(name, total as u64);
         let mut done = 0;
-        let output = omnissr.run(low, &mut |step| {
+        let mut observe = |step: OmniSsrStep| {
             self.progress.advance(step.done.saturating_sub(done) as u64);
             done = step.done;
             ControlFlow::Continue(())
-        });
+        };
+        let output = match light {
+            Light::Display => omnissr.run(low, &mut observe),
+            Light::Linear => omnissr.run_light(low, &mut observe),
+        };
         self.progress.finish();
         let output = output?;
         Ok((output.panorama, omnissr.steps(), output.inconsistency))
@@ -330,16 +336,9 @@ impl Job {
             result.gain_map = Some(enlarged_gain_map(gain_map, &self.area, scale)?);
         }
         let grey = self.picture.raster.channels() == 1;
-        let mut low = self.picture.into_rgb().raster;
-        let curve = (result.light == Light::Linear).then(|| ToneCurve::of(&low));
-        if let Some(curve) = &curve {
-            low = curve.encode(low);
-        }
-        let (mut large, steps, inconsistency) = engine.upscale(&name, &low, self.area)?;
+        let low = self.picture.into_rgb().raster;
+        let (large, steps, inconsistency) = engine.upscale(&name, &low, result.light, self.area)?;
         drop(low);
-        if let Some(curve) = &curve {
-            large = curve.decode(large);
-        }
         result.raster = if grey {
             mean_of_channels(&large)
         } else {
@@ -510,7 +509,8 @@ fn sample(arguments: &Arguments) -> Result<(), Failure> {
     let engine = Engine::new(arguments)?;
     let begun = Instant::now();
     let area = ErpArea::full(Erp::of(&low).map_err(Failure::input)?);
-    let (large, steps, inconsistency) = engine.upscale("sample panorama", &low, area)?;
+    let (large, steps, inconsistency) =
+        engine.upscale("sample panorama", &low, Light::Display, area)?;
     let seconds = begun.elapsed().as_secs_f64();
     let enlarged =
         |interpolation| resize_erp(&low, truth.raster.height(), interpolation).map(to_8_bit);

@@ -1,7 +1,8 @@
 """What other programs say of pictures that `nabla upscale` wrote: exiftool finds every byte that the
 metadata announce, and libultrahdr opens the gain maps. By hand, since both must be installed:
 
-    pip install numpy==2.4.6 imagecodecs==2026.3.6 viser==1.1.1
+    pip install numpy==2.4.6 imagecodecs==2026.3.6 viser==1.1.1 OpenEXR==3.5.3 \\
+        opencv-python-headless==5.0.0.*
     apt install libimage-exiftool-perl        # 12.57
     python check_upscaled.py path/to/nabla
 
@@ -96,6 +97,7 @@ def check_metadata():
 
 def check_light(hdris):
     import cv2
+    import OpenEXR
 
     def bicubic(picture):
         padded = cv2.copyMakeBorder(picture, 0, 0, 8, 8, cv2.BORDER_WRAP)
@@ -107,10 +109,12 @@ def check_light(hdris):
         truth = cv2.imread(str(source), cv2.IMREAD_UNCHANGED)
         truth = truth.reshape(256, 2, 512, 2, 3).mean((1, 3), dtype=np.float64).astype(np.float32)
         low = truth.reshape(128, 2, 256, 2, 3).mean((1, 3), dtype=np.float64).astype(np.float32)
-        # Float TIFF without loss.
-        imagecodecs.imwrite(str(folder / "low.tif"), low[..., ::-1].copy())
-        upscale(folder / "low.tif", folder / "high.tif")
-        ours = imagecodecs.imread(str(folder / "high.tif"))[..., ::-1]
+        channels = {"RGB": low[..., ::-1].copy()}
+        header = {"type": OpenEXR.scanlineimage, "compression": OpenEXR.ZIP_COMPRESSION}
+        OpenEXR.File(header, channels).write(str(folder / "low.exr"))
+        upscale(folder / "low.exr", folder / "high.exr")
+        with OpenEXR.File(str(folder / "high.exr")) as file:
+            ours = file.channels()["RGB"].pixels[..., ::-1]
         logarithm = np.exp(bicubic(np.log(low + 1e-4))) - 1e-4
         bright = truth > 1
 
