@@ -935,7 +935,9 @@ mod tests {
                     ..OmniSsrConfig::new(2)
                 };
                 let omnissr = config.init_area(gaussian(0.02), area).unwrap();
-                assert!(omnissr.projection().planes().len() < 18, "{offset:?}");
+                // A band around the full circle is seen from everywhere.
+                let fewer = omnissr.projection().planes().len() < 18;
+                assert_eq!(fewer, size[0] < 64, "{offset:?}");
                 let part = area.cut(&low);
                 let out = omnissr.run(&part, &mut go).unwrap();
                 assert_eq!(out.panorama.shape(), [3, 2 * size[1], 2 * size[0]]);
