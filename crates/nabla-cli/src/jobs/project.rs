@@ -376,7 +376,7 @@ fn read_cube(arguments: &Arguments) -> Result<(Cubemap, Picture), Failure> {
             let front = arguments.input.join(FACES[0].1);
             front.with_extension(extension).is_file()
         };
-        let Some(extension) = ["png", "exr"].into_iter().find(|e| has(&e)) else {
+        let Some(extension) = ["png", "exr"].into_iter().find(has) else {
             return Err(Failure::input(format!(
                 "{} holds neither {TANGENT_FILE} nor the faces front.png, right.png, back.png, \
                  left.png, up.png and down.png, nor such faces as .exr",
