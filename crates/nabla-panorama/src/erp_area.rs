@@ -125,7 +125,7 @@ impl ErpArea {
     }
 
     /// Where the pixels of a picture of `[width, height]` lie, says its `sphere`, in proportion if
-    /// the sizes there are those of another size of the picture ([`PhotoSphere::fitted`]). Without
+    /// the sizes there are those of another size of the picture (`PhotoSphere::fitted`). Without
     /// one, the picture must be a whole panorama.
     ///
     /// # Errors
