@@ -46,10 +46,9 @@ def dangling(path):
     tags = exiftool(path)
     names = {tag.split(":")[-1]: value for tag, value in tags.items()}
     for tag, value in tags.items():
-        if tag.endswith(("Warning", "Error")):
+        if tag.endswith(("Warning", "Error")) and "[minor]" not in str(value):
             found.append(f"{tag}: {value}")
-    directory = names.get("DirectoryItem") or names.get("Directory")
-    items = directory if isinstance(directory, list) else []
+    items = tags.get("XMP-Container:Directory", [])
     length = sum(int(i.get("Item", i).get("Length", 0)) for i in items)
     if length:
         start = len(data) - length
@@ -59,7 +58,6 @@ def dangling(path):
         found.append("extended XMP is announced and not there")
     if b"hdrgm:Version" in data and not items:
         found.append("a gain map is announced and not there")
-    start, size = names.get("MPImageStart"), names.get("MPImageLength")
     second = [v for t, v in tags.items() if t.startswith("MPImage2")]
     if second:
         at, size = tags["MPImage2:MPImageStart"], tags["MPImage2:MPImageLength"]
