@@ -32,7 +32,7 @@ use crate::{ErpArea, Interpolation};
 const FADE: [f32; 2] = [0.35, 0.7];
 /// What is added to light before its logarithm is taken, as a share of white: beside a lamp, how dark black
 /// is must not count.
-const FLOOR: f32 = 1e-2;
+const FLOOR: f32 = 1e-3;
 
 impl<P: TangentPrior> OmniSsr<P> {
     /// Enlarges linear light, `[3, h, w]` of finite samples, as [`run`](Self::run) does samples for a
