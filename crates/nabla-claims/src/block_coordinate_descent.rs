@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 
 use nabla_data::{LabelledPictures, LabelledRows};
 use nabla_grad::seeded_noise::SeededNoise;
-use nabla_optim::block_coordinate_descent::{
+use nabla_solve::block_coordinate_descent::{
     BlockCoordinateDescentConfig, BlockDescentError, BlockSolver, Blocks, Curvature, DealOrder,
     DiagonalBound, LabelPropagation, LinearModel, Partition, Penalty, Selection, SmoothProblem,
     StepSize, Update, nearest_neighbour_edges,

@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 
 use faer::Mat;
 use nabla_data::{LabelledPictures, digits};
-use nabla_optim::convex_relu::{
+use nabla_solve::convex_relu::{
     ActivationPatterns, Admm, Attack, BackPropagation, ConvexReluError, ConvexReluProblem,
     DenseExamples, Form, InteriorPoint, Loss, PatternSampling, SampledProgram, TwoLayerRelu,
 };

@@ -21,7 +21,7 @@ use nabla_optim::m_fac::{
     BlockFisher, EmpiricalFisher, InverseFisher, SlidingFisher, gradual_density,
     optimal_brain_surgeon,
 };
-use nabla_optim::rate_fit::power_rate;
+use nabla_solve::rate_fit::power_rate;
 use nabla_train::classifier::Classifier;
 use nabla_train::data_set::{DataConfig, DataSet, Examples};
 use nabla_train::initialization::he_normal;

@@ -10,11 +10,11 @@
 //! entries.
 
 use faer::Mat;
-use nabla_optim::matrix_sensing::{
+use nabla_solve::matrix_sensing::{
     AsymmetricFactors, FactorStart, FullObservation, GaussianSensing, LinearMeasurement,
     SymmetricFactors, squared_distance,
 };
-use nabla_optim::rate_fit::{exponential_rate, power_rate};
+use nabla_solve::rate_fit::{exponential_rate, power_rate};
 
 use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
 use crate::measurement::{Check, Measurement, Metric, Table, Variant};

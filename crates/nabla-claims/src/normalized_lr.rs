@@ -12,8 +12,8 @@
 use std::ops::ControlFlow;
 
 use nabla_data::{LabelledPictures, LabelledRows, digits, fashion_sample};
-use nabla_optim::normalized_lr::{Rule, iteration_bound, maximal_margin, radius, separate};
-use nabla_optim::rate_fit::power_rate;
+use nabla_solve::normalized_lr::{Rule, iteration_bound, maximal_margin, radius, separate};
+use nabla_solve::rate_fit::power_rate;
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 

@@ -17,7 +17,7 @@
 
 use crate::measurement::{Role, Summary, significant};
 use crate::result::ResultError;
-use nabla_data::write_bytes_atomically;
+use nabla_base::write_bytes_atomically;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;

@@ -33,9 +33,9 @@ use nabla_diffusion::rddm_sampler::RddmInput;
 use nabla_diffusion::sampler::{SamplerConfig, SamplerKind};
 use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule};
 use nabla_diffusion::seeded_noise::SeededNoise;
-use nabla_optim::rate_fit::power_rate;
 use nabla_panorama::pixels::to_tensor;
 use nabla_panorama::{Interpolation, resize_erp, to_8_bit};
+use nabla_solve::rate_fit::power_rate;
 
 use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
 use crate::measurement::{Check, Measurement, Metric, Table, Variant};

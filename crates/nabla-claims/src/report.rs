@@ -7,7 +7,7 @@ use crate::plot::{DotPanel, DotPlot, DotRow, PlotError, Theme, dot_plot, line_pl
 use crate::registry::{METHOD_COUNT, METHODS, Method, State, method};
 use crate::result::{ClaimResult, ResultError, Verdict, read_result};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use nabla_data::write_bytes_atomically;
+use nabla_base::write_bytes_atomically;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 

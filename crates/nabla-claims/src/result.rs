@@ -4,7 +4,7 @@ use crate::claim::Paper;
 use crate::measurement::{Check, Table};
 use crate::plot::LinePlot;
 use burn::tensor::Device;
-use nabla_data::{OutputError, write_bytes_atomically};
+use nabla_base::{OutputError, write_bytes_atomically};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};

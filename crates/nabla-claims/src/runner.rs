@@ -3,7 +3,6 @@
 use crate::claim::{Claim, ClaimContext, ClaimError};
 use crate::measurement::Measurement;
 use crate::result::{ClaimResult, RESULT_FORMAT, ResultError, Verdict};
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,7 +29,7 @@ pub fn run_claim(claim: &dyn Claim, context: &ClaimContext<'_>) -> Result<ClaimR
         Err(panic) => {
             return Err(ClaimError::Panicked {
                 slug,
-                message: panic_message(panic.as_ref()),
+                message: nabla_base::words::panic_message(panic.as_ref()),
             });
         }
     };
@@ -73,16 +72,6 @@ fn now() -> String {
     jiff::Timestamp::from_second(now.as_second())
         .unwrap_or(now)
         .to_string()
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "it panicked without a message".to_owned()
-    }
 }
 
 /// A failure of one claim in a run of several.

@@ -20,16 +20,16 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
 use nabla_data::LabelledPictures;
 use nabla_grad::seeded_noise::SeededNoise;
-use nabla_optim::cma_es::CmaEs;
-use nabla_optim::gld::{GradientlessDescent, Radii};
-use nabla_optim::ranking_oracle::{
+use nabla_solve::cma_es::CmaEs;
+use nabla_solve::gld::{GradientlessDescent, Radii};
+use nabla_solve::ranking_oracle::{
     FunctionOracle, ModuleOracle, NoisyFunctionOracle, Ranking, RankingOracle, RankingQuestion,
     ValueNoise,
 };
-use nabla_optim::scobo::{Scobo, ScoboConfig};
-use nabla_optim::zeroth_order::{LineSearch, RunError, ZerothOrderError};
-use nabla_optim::zo_rank_sgd::{ZoRankSgd, ZoRankSgdConfig};
-use nabla_optim::zo_sgd::{ZoSgd, ZoSgdConfig};
+use nabla_solve::scobo::{Scobo, ScoboConfig};
+use nabla_solve::zeroth_order::{LineSearch, RunError, ZerothOrderError};
+use nabla_solve::zo_rank_sgd::{ZoRankSgd, ZoRankSgdConfig};
+use nabla_solve::zo_sgd::{ZoSgd, ZoSgdConfig};
 use rand::RngExt;
 
 use crate::claim::{Claim, ClaimContext, ClaimError, Paper};

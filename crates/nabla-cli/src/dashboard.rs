@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nabla::train::history::EpochRecord;
 use nabla::train::training::Progress;
 
-use crate::progress::duration;
+use nabla::base::words::duration;
 
 /// Lines of the curve.
 const HEIGHT: usize = 6;

@@ -6,9 +6,10 @@ use std::panic;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
+use nabla::base::OutputError;
 use nabla::claims::report::ReportError;
 use nabla::claims::{ClaimError, ResultError};
-use nabla::data::{DataSetError, ImageFileError, OutputError};
+use nabla::data::{DataSetError, ImageFileError};
 use nabla::diffusion::prior::PriorError;
 use nabla::diffusion::stable_diffusion::model_folder::ModelFolderError;
 use nabla::panorama::{
@@ -117,14 +118,9 @@ pub fn quiet_panics() {
     }));
 }
 
-/// What a panic said.
+/// What a panic said, in one line.
 pub fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (_, Some(text)) => text.clone(),
-        _ => "it gave no reason".to_owned(),
-    };
-    line(&text)
+    line(&nabla::base::words::panic_message(panic))
 }
 
 /// The failure that a panic becomes when nothing else caught it.

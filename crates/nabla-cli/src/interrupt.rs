@@ -24,7 +24,7 @@ pub fn watch() -> Result<(), Failure> {
             thread::sleep(PERIOD);
             let code = received.load(Ordering::SeqCst);
             if code != 0 {
-                nabla::data::remove_unfinished_files();
+                nabla::base::remove_unfinished_files();
                 eprintln!("nabla: interrupted");
                 std::process::exit(i32::try_from(code).unwrap_or(130));
             }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
-use nabla::data::write_bytes_atomically;
+use nabla::base::write_bytes_atomically;
 use serde::de::DeserializeOwned;
 
 use crate::errors::Failure;

@@ -1,22 +1,17 @@
 //! The program from outside: exit codes, one sentence for what is wrong, nothing left behind.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-mod desk;
-mod panorama_files;
-
+use crate::desk::{Desk, files};
 use burn::tensor::Device;
-use desk::{Desk, files};
 use nabla::data::{BitDepth, Metadata, PhotoSphere, Picture, Raster, WriteOptions};
 use nabla::diffusion::prior::{PriorConfig, SuperResolutionPrior};
 use serde_json::Value;
 
 /// Smooth on the sphere: what depends on the longitude vanishes at the poles.
-fn panorama(height: usize, depth: BitDepth) -> Picture {
+pub fn panorama(height: usize, depth: BitDepth) -> Picture {
     use std::f32::consts::{PI, TAU};
     Picture::new(
         Raster::from_fn(3, height, 2 * height, |c, y, x| {
@@ -37,18 +32,18 @@ fn desk() -> Desk {
     desk
 }
 
-fn put(desk: &Desk, name: &str, picture: &Picture) {
+pub fn put(desk: &Desk, name: &str, picture: &Picture) {
     picture
         .write(&desk.path(name), &WriteOptions::default())
         .unwrap();
 }
 
-fn get(desk: &Desk, name: &str) -> Picture {
+pub fn get(desk: &Desk, name: &str) -> Picture {
     Picture::read(&desk.path(name)).unwrap()
 }
 
 /// A folder `model` with a network that is small, and has learnt nothing.
-fn put_model(desk: &Desk) {
+pub fn put_model(desk: &Desk) {
     let device = Device::flex();
     let mut config = PriorConfig::new();
     config.network.base_channels = 8;

@@ -1,16 +1,9 @@
 //! `nabla sample` from outside, on the tiny models of `nabla-diffusion`.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use std::fs;
 use std::path::Path;
 
-mod desk;
-
-#[path = "../../nabla-diffusion/tests/tiny_models/single_file.rs"]
-mod tiny_single_file;
-
-use desk::Desk;
+use crate::desk::Desk;
 use nabla::data::{BitDepth, Picture, Raster, WriteOptions};
 use safetensors::SafeTensors;
 
@@ -20,7 +13,7 @@ fn desk() -> Desk {
     let tiny =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-diffusion/tests/reference/tiny");
     for model in ["sd15", "sd21", "sdxl"] {
-        tiny_single_file::copy_folder(&tiny.join(model), &desk.path(model), true);
+        crate::tiny_single_file::copy_folder(&tiny.join(model), &desk.path(model), true);
     }
     let picture = Raster::from_fn(3, 40, 64, |c, y, x| {
         0.5 + 0.4 * ((x * (c + 1) + y) as f32 / 9.0).sin()
@@ -148,10 +141,10 @@ fn a_single_file_is_sampled_as_the_folder_is() {
     let desk = desk();
     for model in ["sd15", "sd21", "sdxl"] {
         let folder = desk.path(model);
-        let all = tiny_single_file::tensors(&folder, model);
-        tiny_single_file::write(&desk.path(&format!("{model}.safetensors")), &all);
+        let all = crate::tiny_single_file::tensors(&folder, model);
+        crate::tiny_single_file::write(&desk.path(&format!("{model}.safetensors")), &all);
         let config = desk.path(&format!("{model}_config"));
-        tiny_single_file::copy_folder(&folder, &config, false);
+        crate::tiny_single_file::copy_folder(&folder, &config, false);
         let line = "--prompt astronaut --negative horse --size 64x40 --steps 3";
         let lora = match model {
             "sd15" => "--lora sd15/lora/kohya.safetensors:0.5",

@@ -1,16 +1,12 @@
 //! `nabla solve` from outside, on real data, against the optima of scikit-learn and CVXPY that
 //! `nabla-optim` keeps.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-mod desk;
-
-use desk::Desk;
+use crate::desk::Desk;
 use serde_json::Value;
 
 fn reference() -> PathBuf {

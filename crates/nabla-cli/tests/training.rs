@@ -1,12 +1,8 @@
 //! `nabla train model` and `nabla compare` from outside.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use std::fs;
 
-mod desk;
-
-use desk::{Desk, files};
+use crate::desk::{Desk, files};
 use serde_json::Value;
 
 /// A table that a line separates, and its experiment.

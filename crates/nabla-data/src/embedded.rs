@@ -7,11 +7,10 @@ use crate::image_file::{ImageFileError, Picture, ReadOptions};
 /// The sample at full size, 1024 x 512, a PNG file with GPano metadata.
 ///
 /// "St Fagans Interior" by Poly Haven, CC0 (`assets/README.md`); it is held out from training.
-pub const SAMPLE_PANORAMA: &[u8] = include_bytes!("../../../assets/sample/panorama_1024x512.png");
+pub const SAMPLE_PANORAMA: &[u8] = include_bytes!("../assets/sample/panorama_1024x512.png");
 
 /// The sample reduced by 4 (antialiased bicubic, 8 bit), 256 x 128, a PNG file with GPano metadata.
-pub const SAMPLE_PANORAMA_SMALL: &[u8] =
-    include_bytes!("../../../assets/sample/panorama_256x128.png");
+pub const SAMPLE_PANORAMA_SMALL: &[u8] = include_bytes!("../assets/sample/panorama_256x128.png");
 
 /// The sample and its reduction by 4, decoded: `(large, small)`.
 ///

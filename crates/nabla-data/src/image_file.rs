@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::atomic_file::{OutputError, write_atomically};
 use crate::file_format::{BitDepth, FileFormat};
 use crate::metadata::Metadata;
 use crate::{Light, Raster, image_reader, image_writer};
+use nabla_base::{OutputError, write_atomically};
 
 /// A picture read from a file, or to be written to one.
 #[derive(Clone, Debug, PartialEq)]
@@ -281,7 +281,7 @@ impl Picture {
     /// # Errors
     /// If the extension names no format that can be written, or if that format has no such depth,
     /// no alpha channel, no pictures of this size, or no room for the metadata; not whether the
-    /// folder can be written, see [`check_writable`](crate::check_writable).
+    /// folder can be written, see [`check_writable`](nabla_base::check_writable).
     pub fn check(
         &self,
         path: &Path,

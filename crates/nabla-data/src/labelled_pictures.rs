@@ -408,7 +408,7 @@ fn idx_file(folder: &Path, part: &str, kind: &str, rank: usize) -> Option<PathBu
 
 macro_rules! asset {
     ($path:literal) => {
-        include_bytes!(concat!("../../../assets/", $path)) as &[u8]
+        include_bytes!(concat!("../assets/", $path)) as &[u8]
     };
 }
 

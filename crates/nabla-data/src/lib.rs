@@ -3,8 +3,7 @@
 //! * [`Picture`]: PNG, JPEG, WebP, TIFF, Radiance HDR and OpenEXR in and out, as a [`Raster`] with
 //!   alpha, depth, [`Light`], [`Metadata`] and the [`GainMap`] of a JPEG. Readers are total: any bytes
 //!   give a picture or one clear sentence.
-//!   Files are written whole or not at all ([`write_atomically`], [`check_writable`]);
-//!   an interrupted program leaves nothing beside them ([`remove_unfinished_files`]).
+//!   Files are written whole or not at all ([`nabla_base::atomic_file`]).
 //! * [`PhotoSphere`]: the GPano metadata by which viewers know a panorama; [`Metadata::resized`]
 //!   keeps it true when a picture changes size.
 //! * [`ToneCurve`]: linear light without an upper end as samples that a network takes, and back;
@@ -14,44 +13,69 @@
 //! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format; [`CsvTable`]: dense ones in CSV.
 //! * [`LabelledPictures`]: MNIST, Fashion-MNIST ([`IdxArray`]) and CIFAR-10 in their published files;
 //!   [`digits`] and a [`fashion_sample`] are built in.
+//!
+//! The feature `pictures`, on by default, has the first four; without it no image codec is compiled.
 
-mod atomic_file;
 mod csv_table;
+#[cfg(feature = "pictures")]
 mod dataset;
+#[cfg(feature = "pictures")]
 mod embedded;
+#[cfg(feature = "pictures")]
 mod exif;
+#[cfg(feature = "pictures")]
 mod file_format;
 mod idx;
+#[cfg(feature = "pictures")]
 mod image_file;
+#[cfg(feature = "pictures")]
 mod image_reader;
+#[cfg(feature = "pictures")]
 mod image_writer;
+#[cfg(feature = "pictures")]
 mod jpeg_container;
 mod labelled_pictures;
 mod libsvm;
+#[cfg(feature = "pictures")]
 mod light;
+#[cfg(feature = "pictures")]
 mod metadata;
+#[cfg(feature = "pictures")]
 mod openexr;
+#[cfg(feature = "pictures")]
 mod outside_references;
+#[cfg(feature = "pictures")]
 mod photosphere;
+#[cfg(feature = "pictures")]
 mod radiance;
+#[cfg(feature = "pictures")]
 mod raster;
+#[cfg(feature = "pictures")]
 mod tone_map;
+#[cfg(feature = "pictures")]
 mod xmp_packet;
 
-pub use atomic_file::{
-    OutputError, check_writable, remove_unfinished_files, write_atomically, write_bytes_atomically,
-};
 pub use csv_table::{CsvError, CsvOptions, CsvTable, LabelColumn};
+#[cfg(feature = "pictures")]
 pub use dataset::{DataSetError, PanoramaSet, PhotoSet, Split};
+#[cfg(feature = "pictures")]
 pub use embedded::{SAMPLE_PANORAMA, SAMPLE_PANORAMA_SMALL, sample_panorama};
+#[cfg(feature = "pictures")]
 pub use file_format::{BitDepth, FileFormat};
 pub use idx::{IdxArray, IdxError, IdxValues};
+#[cfg(feature = "pictures")]
 pub use image_file::{GainMap, ImageFileError, Picture, ReadOptions, WriteOptions};
 pub use labelled_pictures::{LabelledPictures, LabelledPicturesError, digits, fashion_sample};
 pub use libsvm::{IndexBase, LabelledRows, LibsvmError, LibsvmText};
+#[cfg(feature = "pictures")]
 pub use light::{Light, ToneCurve};
+#[cfg(feature = "pictures")]
 pub use metadata::Metadata;
+#[cfg(feature = "pictures")]
 pub use photosphere::{PhotoSphere, resize_xmp};
+#[cfg(feature = "pictures")]
 pub use raster::{Raster, RasterSizeError};
+#[cfg(feature = "pictures")]
 pub use tone_map::tone_map;
+#[cfg(feature = "pictures")]
 pub use xmp_packet::XmpError;

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic_file::{OutputError, write_bytes_atomically};
+use nabla_base::{OutputError, write_bytes_atomically};
 
 /// A text that is not in the LIBSVM format, or a table that cannot be made.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,6 @@
 //! Files of other programs are read as those programs read them, and what is written of them says
 //! nothing that is not so. `reference/make_pictures.py` made them and printed the values.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use std::path::{Path, PathBuf};
 
 use nabla_data::{

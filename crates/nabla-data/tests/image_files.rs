@@ -1,7 +1,5 @@
 //! Pictures go to files of each format and come back; any bytes at all are survived.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use std::fs;
 use std::path::Path;
 

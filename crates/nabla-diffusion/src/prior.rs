@@ -38,8 +38,8 @@ pub const CONFIG_FILE: &str = "prior.json";
 /// The weights' file name in a prior's folder.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
-const EMBEDDED_CONFIG: &str = include_str!("../../../assets/prior/prior.json");
-const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../../../assets/prior/model.safetensors");
+const EMBEDDED_CONFIG: &str = include_str!("../assets/prior/prior.json");
+const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../assets/prior/model.safetensors");
 
 /// Why a prior cannot be loaded, saved or run.
 #[derive(Debug, thiserror::Error)]

@@ -1,10 +1,7 @@
 //! Autoencoders against `diffusers`, on the tiny models of `reference/stable_diffusion.py`.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 
-mod tiny_models;
-
+use crate::tiny_models::{Reference, distance, folder, path};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::stable_diffusion::autoencoder_kl::{
@@ -12,7 +9,6 @@ use nabla_diffusion::stable_diffusion::autoencoder_kl::{
 };
 use nabla_diffusion::stable_diffusion::model_folder::Part;
 use nabla_diffusion::stable_diffusion::weights::Precision;
-use tiny_models::{Reference, distance, folder, path};
 
 const MODELS: [&str; 3] = ["sd15", "sd21", "sdxl"];
 const PIXELS: [usize; 4] = [1, 3, 32, 48];

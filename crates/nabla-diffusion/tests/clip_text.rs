@@ -1,12 +1,9 @@
 //! Text encoders and their tokenizers against `transformers`, on the tiny models of
 //! `reference/stable_diffusion.py`.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 
-mod tiny_models;
-
+use crate::tiny_models::{Reference, distance, folder, path};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::stable_diffusion::clip_text::{ClipTextEncoder, ClipTextError};
 use nabla_diffusion::stable_diffusion::clip_tokenizer::ClipTokenizer;
@@ -14,7 +11,6 @@ use nabla_diffusion::stable_diffusion::model_folder::Part;
 use nabla_diffusion::stable_diffusion::weights::Precision;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use tiny_models::{Reference, distance, folder, path};
 
 const PROMPT: &str = "A photograph of an astronaut riding a horse, 4k!";
 

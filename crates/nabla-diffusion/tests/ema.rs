@@ -1,15 +1,11 @@
 //! The weight average against diffusers' `EMAModel` and its closed form.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod reference_values;
-
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::ema::{Ema, EmaConfig, EmaError, WarmUp};
 
-use reference_values::{floats, reference};
+use crate::reference_values::{floats, reference};
 
 #[derive(Module, Debug)]
 struct Point {

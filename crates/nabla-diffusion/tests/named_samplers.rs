@@ -1,10 +1,6 @@
 //! Samplers by name and scheduler files: every call of the network against diffusers, orders of
 //! convergence against the closed form for Gaussian data.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod reference_values;
-
 use std::fs;
 use std::path::Path;
 
@@ -30,7 +26,7 @@ use nabla_diffusion::stable_diffusion::scheduler_config::SchedulerConfig;
 use nabla_diffusion::unipc::UniPcConfig;
 use serde_json::{Value, json};
 
-use reference_values::{floats, reference, tensor, values};
+use crate::reference_values::{floats, reference, tensor, values};
 
 const SHAPE: [usize; 4] = [1, 2, 2, 2];
 

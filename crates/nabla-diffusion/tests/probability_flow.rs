@@ -1,15 +1,11 @@
 //! The probability flow against scipy's `RK45`, call by call, and against the closed form.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod reference_values;
-
+use crate::reference_values::{floats, reference};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_diffusion::denoiser::{Denoised, GaussianDenoiser, Prediction, SamplerError, denoiser};
 use nabla_diffusion::probability_flow::{ProbabilityFlow, ProbabilityFlowConfig};
 use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
-use reference_values::{floats, reference};
 use serde_json::Value;
 
 const SHAPE: [usize; 4] = [1, 2, 2, 2];
@@ -90,7 +86,7 @@ fn single_precision_takes_as_many_calls() {
             .solve(&model, start, number("from"), number("to"), hook)
             .unwrap();
         assert_eq!(found.calls as f64, number("calls"), "{case}");
-        for (found, expected) in reference_values::values(&found.x)
+        for (found, expected) in crate::reference_values::values(&found.x)
             .into_iter()
             .zip(floats(&case["end"]))
         {

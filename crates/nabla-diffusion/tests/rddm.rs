@@ -1,8 +1,5 @@
 //! RDDM against the official code (`reference/rddm_reference.py`), against closed forms, and its
 //! sampler's contracts.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-mod reference_values;
 
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::ddim::DdimConfig;
@@ -17,7 +14,7 @@ use nabla_diffusion::seeded_noise::SeededNoise;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use reference_values::{floats, reference, tensor, values};
+use crate::reference_values::{floats, reference, tensor, values};
 
 /// Of the pictures of the reference.
 const SHAPE: [usize; 4] = [2, 1, 2, 3];

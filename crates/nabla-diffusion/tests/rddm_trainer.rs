@@ -1,6 +1,4 @@
 //! The training of RDDMs: it learns, repeats bit by bit, resumes bit by bit, refuses what it must.
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

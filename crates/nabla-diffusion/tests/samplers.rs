@@ -1,10 +1,6 @@
 //! DDPM and DDIM: single steps against diffusers, whole runs against the closed form for Gaussian
 //! data.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod reference_values;
-
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_diffusion::ddim::{Ddim, DdimConfig};
 use nabla_diffusion::ddpm::{Ddpm, DdpmConfig, Variance};
@@ -19,7 +15,7 @@ use nabla_diffusion::seeded_noise::SeededNoise;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use reference_values::{floats, reference, tensor, values};
+use crate::reference_values::{floats, reference, tensor, values};
 
 fn training_schedule(name: &str) -> NoiseSchedule {
     let config = NoiseScheduleConfig::new();

@@ -1,9 +1,5 @@
 //! Noise schedules against diffusers and against their own identities.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod reference_values;
-
 use nabla_diffusion::schedule::{
     BetaSchedule, KarrasSigmas, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
     alpha_bar_from_sigma, sigma_from_alpha_bar,
@@ -11,7 +7,7 @@ use nabla_diffusion::schedule::{
 use nabla_diffusion::sigma_spacing::SigmaSpacing;
 use proptest::prelude::*;
 
-use reference_values::{floats, reference};
+use crate::reference_values::{floats, reference};
 
 fn config(name: &str) -> NoiseScheduleConfig {
     let config = NoiseScheduleConfig::new();

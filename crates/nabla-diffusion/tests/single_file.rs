@@ -1,17 +1,14 @@
 //! Checkpoints of a single file: the tiny folders in the names of the original code are the same models.
 //! And CLIP's own vocabulary, which such files need.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod tiny_models;
-
-#[path = "tiny_models/single_file.rs"]
-mod tiny_single_file;
-
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use crate::tiny_models::{Reference, distance, folder, path};
+use crate::tiny_single_file::{
+    SingleFileNames, Tensors, copy_folder, part_tensors, tensors, write,
+};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::denoiser::Prediction;
 use nabla_diffusion::stable_diffusion::clip_text::ClipTextEncoder;
@@ -29,8 +26,6 @@ use nabla_diffusion::stable_diffusion::unet2d_condition::{AddedCondition, UNet2D
 use nabla_diffusion::stable_diffusion::weights::Precision;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use tiny_models::{Reference, distance, folder, path};
-use tiny_single_file::{SingleFileNames, Tensors, copy_folder, part_tensors, tensors, write};
 
 /// A tensor of f32.
 fn floats(shape: &[usize], value: impl Fn(usize) -> f32) -> (Dtype, Vec<usize>, Vec<u8>) {

@@ -1,11 +1,8 @@
 //! Whole runs against the pipelines of `diffusers`: text to picture, from a picture, within a mask.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod tiny_models;
-
 use std::ops::ControlFlow;
 
+use crate::tiny_models::{Reference, distance, folder, path};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::denoiser::Denoiser;
 use nabla_diffusion::sampler::SamplerKind;
@@ -17,7 +14,6 @@ use nabla_diffusion::stable_diffusion::pipeline::{
     Conditioning, GivenNoise, LoadOptions, SamplingOptions, StableDiffusion, Start, latent_file,
 };
 use safetensors::SafeTensors;
-use tiny_models::{Reference, distance, folder, path};
 
 const PROMPT: &str = "A photograph of an astronaut riding a horse, 4k!";
 

@@ -1,10 +1,7 @@
 //! The UNet of Stable Diffusion 1.5, 2.1 and XL against `diffusers`, on models of the same
 //! architecture and random weights.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod tiny_models;
-
+use crate::tiny_models::{Reference, distance, folder, path};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::stable_diffusion::latent_diffusion_names::LatentDiffusionNames;
 use nabla_diffusion::stable_diffusion::lora::{Lora, LoraTarget};
@@ -12,7 +9,6 @@ use nabla_diffusion::stable_diffusion::unet2d_condition::{
     AddedCondition, UNet2DCondition, UNet2DConditionConfig,
 };
 use nabla_diffusion::stable_diffusion::weights::Precision;
-use tiny_models::{Reference, distance, folder, path};
 
 /// The differences at each timestep, for a wide and for an odd size, relative to the largest output.
 fn differences(name: &str, precision: Precision) -> Vec<f32> {

@@ -1,16 +1,12 @@
 //! StableSR against the official code, on a tiny model of random weights in the published names: the
 //! model in a `safetensors` file, the autoencoder with feature wrapping in a checkpoint of PyTorch.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
-mod tiny_models;
-
 use std::fs;
 
+use crate::tiny_models::{Reference, distance, path};
 use burn::tensor::{DType, Device, Tensor};
 use nabla_diffusion::stable_diffusion::stable_sr::{StableSr, StableSrError};
 use nabla_diffusion::stable_diffusion::weights::Precision;
-use tiny_models::{Reference, distance, path};
 
 fn model(precision: Precision) -> (StableSr, Reference) {
     let folder = path("stable_sr");

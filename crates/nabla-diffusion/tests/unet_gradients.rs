@@ -2,8 +2,6 @@
 //!
 //! Each operation has its own test; this one sees what only their composition can get wrong.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use nabla_diffusion::seeded_noise::SeededNoise;

@@ -1,7 +1,5 @@
 //! Records of the optimizers: saved, loaded, and refused.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use burn::module::Param;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};

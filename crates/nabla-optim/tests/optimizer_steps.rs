@@ -1,8 +1,6 @@
 //! What holds for every optimizer: one pass gives what Burn's operations give, in place, whatever the
 //! number of threads and the precision, with the state that the documentation states.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, ModuleOptimizer, Optimizer, RecordState, StateSink};
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};

@@ -1,7 +1,5 @@
 //! The optimizers against the published implementations; `reference/optimizers.py` says which.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use burn::optim::Optimizer;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_optim::adabelief::AdaBeliefConfig;

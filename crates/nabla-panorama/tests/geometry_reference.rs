@@ -1,8 +1,6 @@
 //! The geometry against other programs: PyTorch, SciPy, Pillow and py360convert, whose values
 //! `reference/make_geometry.py` wrote to `reference/geometry.json`.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use nabla_data::Raster;
 use nabla_panorama::{
     Convention, CubemapProjection, Erp, Interpolation, Sampler, TangentGrid, TangentOptions,

@@ -1,8 +1,6 @@
 //! Metrics, the degradation operator and the colour fixes against scikit-image, numpy and torch
 //! (`tests/reference/make_metrics.py`).
 
-#![allow(clippy::unwrap_used)] // The helpers of the tests read a file of the repository.
-
 use nabla_data::Raster;
 use nabla_panorama::{
     BicubicDown, Boundary, LinearOperator, SsimWeights, adain, psnr, ssim, wavelet_colour_fix,

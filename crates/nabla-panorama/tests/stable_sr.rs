@@ -1,7 +1,5 @@
 //! OmniSSR with a tiny StableSR of random weights, end to end.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use std::ops::ControlFlow;
 use std::path::Path;
 

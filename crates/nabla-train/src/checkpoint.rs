@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use burn::store::ModuleRecord;
 use burn::tensor::Bytes;
-use nabla_data::{OutputError, write_bytes_atomically};
+use nabla_base::{OutputError, write_bytes_atomically};
 use nabla_grad::fingerprint::fingerprint;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};

@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use nabla_data::{OutputError, write_bytes_atomically};
+use nabla_base::{OutputError, write_bytes_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::data_set::DataSet;

@@ -10,9 +10,11 @@
 //! * [`diffusion`]: noise schedules, denoisers, samplers, training, and the embedded prior;
 //! * [`grad`]: a module's gradients taken apart: flat vectors, per-example gradients, curvature,
 //!   traces and spectra, proximal operators, compressors and sketches;
-//! * [`optim`]: optimizers that Burn's learner takes, and solvers;
+//! * [`optim`]: optimizers that Burn's learner takes;
+//! * [`solve`]: solvers for problems that are no networks;
 //! * [`train`]: classifiers on real data sets, and comparisons of optimizers;
-//! * [`claims`]: the methods with their papers, and the experiments that measure what those claim.
+//! * [`claims`]: the methods with their papers, and the experiments that measure what those claim;
+//! * [`base`]: files that are whole or not there, and the error for a number out of range.
 //!
 //! The program `nabla` (crate `nabla-cli`) does the same jobs on files.
 //!
@@ -34,12 +36,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub use nabla_base as base;
 pub use nabla_claims as claims;
 pub use nabla_data as data;
 pub use nabla_diffusion as diffusion;
 pub use nabla_grad as grad;
 pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
+pub use nabla_solve as solve;
 pub use nabla_train as train;
 
 /// The names that most programs need: `use nabla::prelude::*`.

@@ -4,18 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use nabla::base::write_bytes_atomically;
 use nabla::claims::report::insert_method_table;
 use nabla::claims::{
     Claim, ClaimContext, ClaimResult, ProgressSink, RunError, Verdict, claim, claims, read_results,
     run_claims, write_report,
 };
-use nabla::data::write_bytes_atomically;
 use serde::Serialize;
 
 use crate::devices::DeviceChoice;
 use crate::errors::Failure;
 use crate::output::{print, print_json};
-use crate::progress::{Progress, duration};
+use crate::progress::Progress;
+use nabla::base::words::duration;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -190,7 +191,7 @@ fn check_folder(folder: &Path) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(|e| {
         Failure::input(format!("cannot write results to {}: {e}", folder.display()))
     })?;
-    nabla::data::check_writable(&folder.join("claim.json"))?;
+    nabla::base::check_writable(&folder.join("claim.json"))?;
     Ok(())
 }
 

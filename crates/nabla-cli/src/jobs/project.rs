@@ -8,10 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use nabla::data::{
-    Light, OutputError, Picture, Raster, ReadOptions, WriteOptions, check_writable,
-    write_bytes_atomically,
-};
+use nabla::base::{OutputError, check_writable, write_bytes_atomically};
+use nabla::data::{Light, Picture, Raster, ReadOptions, WriteOptions};
 use nabla::panorama::{
     CubeFace, CubeLayout, Cubemap, CubemapProjection, Erp, ErpArea, Interpolation, TangentGrid,
     TangentOptions, TangentProjection,

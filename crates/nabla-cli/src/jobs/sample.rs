@@ -7,10 +7,9 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use clap::{Args, ValueEnum};
+use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::claims::ProgressSink;
-use nabla::data::{
-    BitDepth, FileFormat, Picture, Raster, WriteOptions, check_writable, write_bytes_atomically,
-};
+use nabla::data::{BitDepth, FileFormat, Picture, Raster, WriteOptions};
 use nabla::diffusion::denoiser::Prediction;
 use nabla::diffusion::sampler::SamplerKind;
 use nabla::diffusion::sigma_spacing::SigmaSpacing;
@@ -29,7 +28,8 @@ use crate::devices::DeviceChoice;
 use crate::errors::Failure;
 use crate::output::{print, print_json};
 use crate::precision::PrecisionChoice;
-use crate::progress::{Progress, duration};
+use crate::progress::Progress;
+use nabla::base::words::duration;
 
 /// The command line of the job.
 #[derive(Args)]

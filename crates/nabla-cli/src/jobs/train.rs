@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
+use nabla::base::write_bytes_atomically;
 use nabla::claims::ProgressSink;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
-use nabla::data::write_bytes_atomically;
 use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};
 use nabla::diffusion::rddm_sampler::Loss;
 use nabla::panorama::prior_training::{PriorRecipe, PriorTrainingError, checkpoint_folder};
@@ -18,8 +18,9 @@ use crate::errors::Failure;
 use crate::jobs::train_model;
 use crate::loss_plot::averaged;
 use crate::output::{print, print_json};
-use crate::progress::{Progress, duration};
+use crate::progress::Progress;
 use crate::recipe_file::{begin_folder, read_toml, wrong_toml};
+use nabla::base::words::duration;
 
 /// The command line of the job.
 #[derive(Args)]

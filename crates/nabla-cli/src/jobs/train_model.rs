@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
+use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
-use nabla::data::write_bytes_atomically;
 use nabla::train::data_set::TableReading;
 use nabla::train::experiment::{Experiment, Outcome};
 use nabla::train::history::{EpochRecord, Timing};
@@ -19,8 +19,8 @@ use crate::errors::Failure;
 use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
 use crate::loss_plot::averaged;
 use crate::output::{print, print_json};
-use crate::progress::duration;
 use crate::recipe_file::{begin_folder, read_toml};
+use nabla::base::words::duration;
 
 /// The command line of the job.
 #[derive(Args)]

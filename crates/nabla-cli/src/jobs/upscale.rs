@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
+use nabla::base::{OutputError, check_writable};
 use nabla::claims::ProgressSink;
 use nabla::data::{
-    FileFormat, GainMap, Light, OutputError, Picture, Raster, ReadOptions, WriteOptions,
-    check_writable, sample_panorama,
+    FileFormat, GainMap, Light, Picture, Raster, ReadOptions, WriteOptions, sample_panorama,
 };
 use nabla::diffusion::prior::SuperResolutionPrior;
 use nabla::diffusion::stable_diffusion::stable_sr::StableSr;
@@ -34,7 +34,8 @@ use crate::picture_files::{
     check_not_the_input, note_of, panorama_metadata, read_panorama, told_left_out,
 };
 use crate::precision::PrecisionChoice;
-use crate::progress::{Progress, duration};
+use crate::progress::Progress;
+use nabla::base::words::duration;
 
 /// The command line of the job.
 #[derive(Args)]

@@ -7,7 +7,7 @@ use nabla::data::{BitDepth, Light, PhotoSphere, Picture, Raster, ToneCurve};
 use nabla::panorama::{BicubicDown, Erp, ErpArea, Interpolation, LinearOperator, resize_erp};
 
 use crate::desk::Desk;
-use crate::{get, panorama, put, put_model};
+use crate::program::{get, panorama, put, put_model};
 
 /// A file that another program made.
 fn foreign(desk: &Desk, name: &str) {

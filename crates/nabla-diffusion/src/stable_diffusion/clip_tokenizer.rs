@@ -39,7 +39,7 @@ const WORDS: &str = concat!(
 );
 
 /// CLIP's merges, a line each, gzipped; see `assets/README.md`.
-const PUBLISHED: &[u8] = include_bytes!("../../../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
+const PUBLISHED: &[u8] = include_bytes!("../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
 
 /// What errors call it.
 const PUBLISHED_NAME: &str = "bpe_simple_vocab_16e6.txt.gz";

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use nabla::claims::plot::{LinePlot, Series};
 use nabla::data::LabelledRows;
 use nabla::grad::seeded_noise::SeededNoise;
-use nabla::optim::block_coordinate_descent::{
+use nabla::solve::block_coordinate_descent::{
     BlockCoordinateDescentConfig, BlockDescentError, BlockDescentSolution, BlockSolver, Blocks,
     DealOrder, DiagonalBound, LabelPropagation, LinearModel, Partition, Penalty, Selection,
     SmoothProblem, StepSize, Update, nearest_neighbour_edges,
@@ -19,7 +19,8 @@ use super::model_file::{Measured, Model, Predictor, Task};
 use super::problem_file::{DataFlags, Examples, OutputFlags, check_weights, two_classes};
 use super::steps::{Approach, Steps};
 use crate::errors::Failure;
-use crate::progress::{Progress, duration};
+use crate::progress::Progress;
+use nabla::base::words::duration;
 
 /// Coordinates of a block, if there are as many: the paper's smallest.
 const BLOCK_SIZE: usize = 5;

@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use nabla::data::{IndexBase, LabelledRows, write_bytes_atomically};
-use nabla::optim::convex_relu::{DenseExamples, TwoLayerRelu};
+use nabla::base::write_bytes_atomically;
+use nabla::data::{IndexBase, LabelledRows};
+use nabla::solve::convex_relu::{DenseExamples, TwoLayerRelu};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

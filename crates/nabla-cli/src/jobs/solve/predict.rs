@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use nabla::data::{IndexBase, check_writable, write_bytes_atomically};
+use nabla::base::{check_writable, write_bytes_atomically};
+use nabla::data::IndexBase;
 use serde::Serialize;
 
 use super::model_file::{Measured, Model, Task};

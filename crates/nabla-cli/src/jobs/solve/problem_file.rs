@@ -5,8 +5,9 @@ use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::claims::plot::{LinePlot, Theme, line_plot, write_svg};
-use nabla::data::{IndexBase, LabelledRows, LibsvmText, check_writable, write_bytes_atomically};
+use nabla::data::{IndexBase, LabelledRows, LibsvmText};
 use serde::Serialize;
 
 use super::model_file::Model;

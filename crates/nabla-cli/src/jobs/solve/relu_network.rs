@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use nabla::claims::ProgressSink;
 use nabla::claims::plot::{LinePlot, Series};
 use nabla::data::LabelledRows;
-use nabla::optim::convex_relu::{
+use nabla::solve::convex_relu::{
     ActivationPatterns, Admm, AdmmStep, Attack, ConvexReluError, ConvexReluProblem,
     ConvexReluSolution, DenseExamples, Form, InteriorPoint, Loss, PatternSampling, SampledProgram,
     TwoLayerRelu,
@@ -19,7 +19,8 @@ use super::model_file::{Measured, Model, Predictor, Task, dense};
 use super::problem_file::{DataFlags, OutputFlags, two_classes};
 use super::steps::{Approach, Steps};
 use crate::errors::Failure;
-use crate::progress::{Progress, duration};
+use crate::progress::Progress;
+use nabla::base::words::duration;
 
 /// The most patterns that `--all-patterns` lists.
 const MOST_PATTERNS: usize = 20_000;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use nabla::claims::plot::{LinePlot, Series};
 use nabla::data::LabelledRows;
-use nabla::optim::normalized_lr::{
+use nabla::solve::normalized_lr::{
     Rule, SeparatorError, SeparatorStep, iteration_bound, maximal_margin, radius, separate,
 };
 use serde::Serialize;
@@ -16,7 +16,8 @@ use super::model_file::{Measured, Model, Predictor, Task};
 use super::problem_file::{DataFlags, OutputFlags, two_classes};
 use super::steps::{Approach, Steps};
 use crate::errors::Failure;
-use crate::progress::{Progress, duration};
+use crate::progress::Progress;
+use nabla::base::words::duration;
 
 /// The command line.
 #[derive(Args)]

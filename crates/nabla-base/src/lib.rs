@@ -1,0 +1,15 @@
+//! What every crate of Nabla stands on. It compiles in a second and knows nothing of tensors, so that a
+//! reader of files doesn't bring Burn along.
+//!
+//! * [`atomic_file`]: output files that are either whole or not there;
+//! * [`range`]: the one error for a number outside of its range, and the checks that give it;
+//! * [`words`]: a time and a panic in words.
+
+pub mod atomic_file;
+pub mod range;
+pub mod words;
+
+pub use atomic_file::{
+    OutputError, check_writable, remove_unfinished_files, write_atomically, write_bytes_atomically,
+};
+pub use range::OutOfRange;

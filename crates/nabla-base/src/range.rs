@@ -1,0 +1,156 @@
+//! The one error for a number outside of its range, and the checks that give it.
+//!
+//! An error enum of a method holds it as `#[error(transparent)] Range(#[from] OutOfRange)`, and a check is
+//! a line:
+//!
+//! ```
+//! use nabla_base::range::{self, OutOfRange};
+//!
+//! fn check(rate: f64, beta: f64, steps: usize) -> Result<(), OutOfRange> {
+//!     range::positive("learning rate", rate)?;
+//!     range::check(
+//!         (0.0..1.0).contains(&beta),
+//!         "decay rate beta",
+//!         beta,
+//!         "at least 0 and less than 1",
+//!     )?;
+//!     range::at_least("number of steps", steps, 1)
+//! }
+//!
+//! assert!(check(0.1, 0.9, 10).is_ok());
+//! let error = check(-1.0, 0.9, 10).unwrap_err();
+//! assert_eq!(error.to_string(), "the learning rate is -1, but it must be positive and finite");
+//! let error = check(0.1, 0.9, 0).unwrap_err();
+//! assert_eq!(error.to_string(), "the number of steps is 0, but it must be at least 1");
+//! ```
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+/// A number that lies outside of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {name} is {value}, but it must be {expected}")]
+pub struct OutOfRange {
+    /// What it is, as it follows "the".
+    pub name: Cow<'static, str>,
+    /// The number.
+    pub value: String,
+    /// What it must be.
+    pub expected: Cow<'static, str>,
+}
+
+impl OutOfRange {
+    /// - `name`: what the number is, as it follows "the"; `expected`: as it follows "must be"
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        value: impl Display,
+        expected: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            value: value.to_string(),
+            expected: expected.into(),
+        }
+    }
+}
+
+/// That a condition of one's own holds.
+///
+/// # Errors
+/// If `fits` is false.
+pub fn check(
+    fits: bool,
+    name: impl Into<Cow<'static, str>>,
+    value: impl Display,
+    expected: impl Into<Cow<'static, str>>,
+) -> Result<(), OutOfRange> {
+    match fits {
+        true => Ok(()),
+        false => Err(OutOfRange::new(name, value, expected)),
+    }
+}
+
+/// That a number is positive and finite.
+///
+/// # Errors
+/// If it is not.
+pub fn positive(name: impl Into<Cow<'static, str>>, value: f64) -> Result<(), OutOfRange> {
+    let fits = value > 0.0 && value.is_finite();
+    check(fits, name, value, "positive and finite")
+}
+
+/// That a number is at least 0 and finite.
+///
+/// # Errors
+/// If it is not.
+pub fn not_negative(name: impl Into<Cow<'static, str>>, value: f64) -> Result<(), OutOfRange> {
+    let fits = value >= 0.0 && value.is_finite();
+    check(fits, name, value, "finite and at least 0")
+}
+
+/// That a number is finite.
+///
+/// # Errors
+/// If it is not.
+pub fn finite(name: impl Into<Cow<'static, str>>, value: f64) -> Result<(), OutOfRange> {
+    check(value.is_finite(), name, value, "finite")
+}
+
+/// That a number is at least `least`.
+///
+/// # Errors
+/// If it is less, or no number.
+pub fn at_least<T: PartialOrd + Display>(
+    name: impl Into<Cow<'static, str>>,
+    value: T,
+    least: T,
+) -> Result<(), OutOfRange> {
+    match value >= least {
+        true => Ok(()),
+        false => Err(OutOfRange::new(name, value, format!("at least {least}"))),
+    }
+}
+
+/// That a number lies in a range, both ends included.
+///
+/// # Errors
+/// If it lies outside, or is no number.
+///
+/// ```
+/// let error = nabla_base::range::within("order", 4, 1..=3).unwrap_err();
+/// assert_eq!(error.to_string(), "the order is 4, but it must be in 1 to 3");
+/// ```
+pub fn within<T: PartialOrd + Display>(
+    name: impl Into<Cow<'static, str>>,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), OutOfRange> {
+    match range.contains(&value) {
+        true => Ok(()),
+        false => {
+            let expected = format!("in {} to {}", range.start(), range.end());
+            Err(OutOfRange::new(name, value, expected))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_fits_no_range() {
+        let nan = f64::NAN;
+        assert!(positive("x", nan).is_err() && not_negative("x", nan).is_err());
+        assert!(finite("x", nan).is_err() && at_least("x", nan, 0.0).is_err());
+        assert!(within("x", nan, 0.0..=1.0).is_err());
+    }
+
+    #[test]
+    fn both_ends_of_a_range_fit() {
+        assert!(within("x", 0.0, 0.0..=1.0).is_ok() && within("x", 1.0, 0.0..=1.0).is_ok());
+        assert!(not_negative("x", 0.0).is_ok() && positive("x", 0.0).is_err());
+        assert!(positive("x", f64::INFINITY).is_err() && at_least("x", 1, 1).is_ok());
+    }
+}

@@ -1,0 +1,13 @@
+//! All integration tests of the crate, in one binary: each binary links the whole of Burn.
+
+// What is not a test itself but called by tests isn't recognised as one.
+#![allow(clippy::unwrap_used)]
+
+mod desk;
+mod panorama_files;
+mod program;
+mod sampling;
+mod solve;
+#[path = "../../nabla-diffusion/tests/tiny_models/single_file.rs"]
+mod tiny_single_file;
+mod training;

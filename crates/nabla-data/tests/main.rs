@@ -1,0 +1,7 @@
+//! All integration tests of the crate, in one binary: each binary links the whole of Burn.
+
+// What is not a test itself but called by tests isn't recognised as one.
+#![allow(clippy::unwrap_used)]
+
+mod foreign_files;
+mod image_files;

@@ -1,0 +1,8 @@
+//! All integration tests of the crate, in one binary: each binary links the whole of Burn.
+
+// What is not a test itself but called by tests isn't recognised as one.
+#![allow(clippy::unwrap_used)]
+
+mod geometry_reference;
+mod metrics_reference;
+mod stable_sr;

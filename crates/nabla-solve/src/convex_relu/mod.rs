@@ -1,0 +1,76 @@
+//! Training two-layer ReLU networks to global optimality, as a convex program.
+//!
+//! For tables of up to some thousand examples: no learning rate, no luck with the seed, and a lower
+//! bound that says how good the result is. Of the network `f(x) = Σ_j (x·u_j)_+ α_j`, the problem
+//!
+//! ```text
+//! min_{u, α} ℓ(Σ_j (X u_j)_+ α_j, y) + β/2 Σ_j (‖u_j‖² + α_j²)          X [n, d], y [n]
+//! ```
+//!
+//! is, for a width that is large enough, the convex program
+//!
+//! ```text
+//! min_{v, w} ℓ(Σ_i D_i X (v_i − w_i), y) + β Σ_i (‖v_i‖ + ‖w_i‖)
+//! with (2D_i − I) X v_i ≥ 0,  (2D_i − I) X w_i ≥ 0
+//! ```
+//!
+//! over all activation patterns `D_i = diag(1[X h ≥ 0])` of the data. The network is read off:
+//! `u = v_i/√‖v_i‖, α = √‖v_i‖` and `u = w_i/√‖w_i‖, α = −√‖w_i‖`. With some of the patterns, its value
+//! is above the optimum of training: it is then the best of the networks with these patterns, and
+//! gradient descent, which is free to choose others, can be better.
+//!
+//! | | |
+//! |---|---|
+//! | [`ActivationPatterns`] | the `D_i`: sampled, of perturbed data, or all; [`sample_size`] for how many |
+//! | [`Admm`] | the paper's algorithm: quadratic cost per iteration, all losses |
+//! | [`SampledProgram`] | the paper's second algorithm: a drawn first layer, no constraints |
+//! | [`InteriorPoint`] | to high accuracy for small problems; adversarial training ([module](interior_point)) |
+//! | [`BackPropagation`], [`Attack`] | what they are measured against and with |
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use nabla_data::LabelledRows;
+//! use nabla_solve::convex_relu::*;
+//!
+//! let rows: LabelledRows = "1 1:1 2:1\n1 1:-1 2:-1\n-1 1:1 2:-1\n-1 1:-1 2:1\n".parse()?;
+//! let examples = DenseExamples::try_from(&rows)?;
+//! let problem = ConvexReluProblem::new(&examples, Loss::BinaryCrossEntropy, 0.01, true)?;
+//! let patterns = ActivationPatterns::sample(&problem, PatternSampling::new(50))?;
+//! let solution = Admm::new().solve(&problem, &patterns, Form::Relu, |_| ControlFlow::Continue(()))?;
+//! let network = solution.network();
+//! assert_eq!(network.accuracy(&examples)?, 1.0);
+//! println!("{}", serde_json::to_string(&network)?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The loss is a sum over the examples: a `β` for a mean has to be multiplied by `n`. Features of a
+//! size of about 1 suit ADMM best. Everything is `f64` on the CPU; the same seed gives the same bits.
+//!
+//! Sources: Bai, Gautam, Sojoudi, *Efficient Global Optimization of Two-layer ReLU Networks:
+//! Quadratic-time Algorithms and Adversarial Training*, SIAM Journal on Mathematics of Data Science
+//! 2023, arXiv 2201.01965; Pilanci, Ergen, *Neural Networks are Convex Regularizers: Exact
+//! Polynomial-time Convex Optimization Formulations for Two-layer Networks*, ICML 2020,
+//! arXiv 2002.10553.
+
+pub mod admm;
+pub mod attack;
+pub mod back_propagation;
+mod error;
+pub mod interior_point;
+mod loss;
+mod network;
+pub mod patterns;
+mod problem;
+mod ridge_system;
+pub mod sampled_program;
+
+pub use admm::{Admm, AdmmStep, Penalty, PrimalStep};
+pub use attack::Attack;
+pub use back_propagation::{BackPropagation, BackPropagationStep};
+pub use error::ConvexReluError;
+pub use interior_point::InteriorPoint;
+pub use loss::Loss;
+pub use network::{GatedRelu, TwoLayerRelu};
+pub use patterns::{ActivationPatterns, PatternSampling, pattern_bound, sample_size};
+pub use problem::{ConvexReluProblem, ConvexReluSolution, DenseExamples, Form};
+pub use sampled_program::{SampledProgram, SampledSolution};

@@ -1,0 +1,754 @@
+//! The activation patterns `D = diag(1[X h ≥ 0])` of a data matrix: sampled, or all of them.
+//!
+//! `n` examples of rank `r` have at most `2 Σ_{k<r} C(n−1, k)` patterns (Cover's count of the cells
+//! of `n` hyperplanes through the origin), reached by data in general position. That is `O(n^r)`,
+//! so that one samples (algorithm 2.1 of the paper):
+//!
+//! ```text
+//! h ~ N(0, I_d),  D = diag(1[X h ≥ 0]),  until P_s different ones are there
+//! ```
+//!
+//! With probability at least `1 − ψ`, one more random pattern changes the optimum with a
+//! probability of at most `ξ`, if
+//!
+//! ```text
+//! P_s ≥ min{ (n+1)/(ψ ξ) − 1,  2/ξ · (n + 1 − log ψ) }
+//! ```
+//!
+//! ([`sample_size`]), by the theory of sampled convex programs: the dual has `n` variables and a
+//! constraint for each pattern. For adversarial training (algorithm 4.1) the patterns have to cover
+//! the perturbed data, so that each `h` also makes those of `X + ε sgn(R)`, `R ~ N(0, 1)`.
+
+use std::collections::HashSet;
+
+use faer::{Mat, MatRef};
+use nabla_grad::seeded_noise::SeededNoise;
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConvexReluError, counted, parameter};
+use super::problem::ConvexReluProblem;
+
+/// Different activation patterns of the examples of a problem, with directions that make them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActivationPatterns {
+    /// The diagonals of `D_1 … D_P` as columns of 0 and 1, `[n, P]`.
+    active: Mat<f64>,
+    /// `h_1 … h_P`, `[d, P]`, where `D_i = diag(1[X h_i ≥ 0])`; none if they came from elsewhere or
+    /// from perturbed data.
+    gates: Option<Mat<f64>>,
+}
+
+/// How patterns are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatternSampling {
+    /// `P_s`, the number of different patterns that are wanted.
+    pub count: usize,
+    /// The most directions that are drawn (`P_a` in the paper): data can have fewer patterns than
+    /// are wanted.
+    pub max_draws: usize,
+    /// Of the directions.
+    pub seed: u64,
+}
+
+impl PatternSampling {
+    /// `count` patterns from at most `100 count` directions of the seed 0.
+    pub fn new(count: usize) -> Self {
+        Self {
+            count,
+            max_draws: count.saturating_mul(100),
+            seed: 0,
+        }
+    }
+
+    /// Another limit of the directions.
+    #[must_use]
+    pub fn with_max_draws(mut self, max_draws: usize) -> Self {
+        self.max_draws = max_draws;
+        self
+    }
+
+    /// Another seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    fn check(self) -> Result<(), ConvexReluError> {
+        counted("number of patterns", self.count)?;
+        counted("number of directions that are drawn", self.max_draws)
+    }
+}
+
+impl ActivationPatterns {
+    /// Draws patterns until there are [`count`](PatternSampling::count) different ones, fewer if
+    /// [`max_draws`](PatternSampling::max_draws) directions do not make as many.
+    ///
+    /// ```
+    /// use nabla_solve::convex_relu::*;
+    ///
+    /// let examples = DenseExamples::new(&[[1.0, 0.0], [0.0, 1.0]], &[1.0, -1.0])?;
+    /// let problem = ConvexReluProblem::new(&examples, Loss::Squared, 0.1, false)?;
+    /// let patterns = ActivationPatterns::sample(&problem, PatternSampling::new(50))?;
+    /// assert_eq!(patterns.len(), 4); // the quadrants
+    /// # Ok::<(), ConvexReluError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a count is 0.
+    pub fn sample(
+        problem: &ConvexReluProblem,
+        sampling: PatternSampling,
+    ) -> Result<Self, ConvexReluError> {
+        sampling.check()?;
+        let x = problem.design();
+        let mut noise = SeededNoise::new(sampling.seed, 0);
+        let mut set = PatternSet::new(x.nrows());
+        let mut gates = Vec::new();
+        for _ in 0..sampling.max_draws {
+            if set.len() == sampling.count {
+                break;
+            }
+            let h = direction(&mut noise, x.ncols());
+            if set.insert(activations(x, &h)) {
+                gates.push(h);
+            }
+        }
+        Ok(Self {
+            active: set.matrix(),
+            gates: Some(columns(x.ncols(), &gates)),
+        })
+    }
+
+    /// As [`sample`](Self::sample), with the patterns of `copies` data sets for each direction: `X`
+    /// itself and `copies − 1` random corners of the box of half-width `epsilon` around it (algorithm
+    /// 4.1). The column of the bias is not perturbed.
+    ///
+    /// # Errors
+    /// If a count is 0, or `epsilon` is negative or not finite.
+    pub fn sample_perturbed(
+        problem: &ConvexReluProblem,
+        sampling: PatternSampling,
+        epsilon: f64,
+        copies: usize,
+    ) -> Result<Self, ConvexReluError> {
+        sampling.check()?;
+        counted("number of perturbed copies", copies)?;
+        let holds = epsilon >= 0.0 && epsilon.is_finite();
+        parameter(
+            "radius of the perturbations",
+            epsilon,
+            holds,
+            "at least 0 and finite",
+        )?;
+        let x = problem.design();
+        let mut noise = SeededNoise::new(sampling.seed, 0);
+        let mut corners = SeededNoise::new(sampling.seed, 1);
+        let mut set = PatternSet::new(x.nrows());
+        for _ in 0..sampling.max_draws {
+            if set.len() == sampling.count {
+                break;
+            }
+            let h = direction(&mut noise, x.ncols());
+            set.insert(activations(x, &h));
+            for _ in 1..copies {
+                if set.len() == sampling.count {
+                    break;
+                }
+                let mut moved = x.to_owned();
+                for k in 0..x.nrows() {
+                    let signs = corners.normal_values(problem.features());
+                    for (j, &sign) in signs.iter().enumerate() {
+                        moved[(k, j)] += if sign >= 0.0 { epsilon } else { -epsilon };
+                    }
+                }
+                set.insert(activations(moved.as_ref(), &h));
+            }
+        }
+        Ok(Self {
+            active: set.matrix(),
+            gates: None,
+        })
+    }
+
+    /// All patterns that a set of directions of positive measure makes, with which the convex program
+    /// is exact: the others belong to borders of the cells and add nothing.
+    ///
+    /// The cells are those of the hyperplanes `x_k·h = 0`. Each of them, within the row space of `X`,
+    /// has an extreme ray where the hyperplanes of `r − 1` independent examples meet; the cells around
+    /// a ray are those of the examples that vanish on it. So it costs
+    /// `O(C(n, r−1) 2^(r−1) n r)`, for small ranks only.
+    ///
+    /// # Errors
+    /// [`ConvexReluError::TooManyPatterns`] if the bound is above `limit`.
+    pub fn enumerate(problem: &ConvexReluProblem, limit: usize) -> Result<Self, ConvexReluError> {
+        let x = problem.design();
+        let (n, d) = (x.nrows(), x.ncols());
+        let (rank, basis) = row_space(x)?;
+        let bound = pattern_bound(n, rank);
+        if bound > limit as f64 {
+            return Err(ConvexReluError::TooManyPatterns {
+                examples: n,
+                rank,
+                bound,
+                limit,
+            });
+        }
+        let reduced = x * &basis; // [n, rank]
+        let rows: Vec<Vec<f64>> = (0..n)
+            .map(|k| (0..rank).map(|j| reduced[(k, j)]).collect())
+            .collect();
+        let mut set = PatternSet::new(n);
+        let mut gates = Vec::new();
+        for witness in cells(&rows, rank) {
+            let h: Vec<f64> = (0..d)
+                .map(|i| (0..rank).map(|j| basis[(i, j)] * witness[j]).sum())
+                .collect();
+            // Examples of zeros are active in every pattern.
+            if set.insert(activations(x, &h)) {
+                gates.push(h);
+            }
+        }
+        Ok(Self {
+            active: set.matrix(),
+            gates: Some(columns(d, &gates)),
+        })
+    }
+
+    /// The different patterns of given directions, `[directions][d]`, where `d` counts the bias.
+    ///
+    /// # Errors
+    /// If there are none, or one has another length.
+    pub fn from_gates(
+        problem: &ConvexReluProblem,
+        gates: &[impl AsRef<[f64]>],
+    ) -> Result<Self, ConvexReluError> {
+        let x = problem.design();
+        let mut set = PatternSet::new(x.nrows());
+        let mut kept = Vec::new();
+        for gate in gates {
+            let gate = gate.as_ref();
+            if gate.len() != x.ncols() {
+                return Err(ConvexReluError::Features {
+                    found: gate.len(),
+                    expected: x.ncols(),
+                });
+            }
+            if set.insert(activations(x, gate)) {
+                kept.push(gate.to_vec());
+            }
+        }
+        if kept.is_empty() {
+            return Err(ConvexReluError::NoPatterns);
+        }
+        Ok(Self {
+            active: set.matrix(),
+            gates: Some(columns(x.ncols(), &kept)),
+        })
+    }
+
+    /// The different ones of given patterns, `[patterns][n]`.
+    ///
+    /// # Errors
+    /// If there are none, or one has another length than there are examples.
+    pub fn from_masks(
+        problem: &ConvexReluProblem,
+        masks: &[impl AsRef<[bool]>],
+    ) -> Result<Self, ConvexReluError> {
+        let expected = problem.len();
+        let mut set = PatternSet::new(expected);
+        for mask in masks {
+            let mask = mask.as_ref();
+            if mask.len() != expected {
+                return Err(ConvexReluError::PatternLength {
+                    found: mask.len(),
+                    expected,
+                });
+            }
+            set.insert(mask.to_vec());
+        }
+        if set.len() == 0 {
+            return Err(ConvexReluError::NoPatterns);
+        }
+        Ok(Self {
+            active: set.matrix(),
+            gates: None,
+        })
+    }
+
+    /// The number `P` of patterns.
+    pub fn len(&self) -> usize {
+        self.active.ncols()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number `n` of examples.
+    pub fn examples(&self) -> usize {
+        self.active.nrows()
+    }
+
+    /// The diagonals of the `D_i` as columns of 0 and 1, `[n, P]`.
+    pub fn active(&self) -> MatRef<'_, f64> {
+        self.active.as_ref()
+    }
+
+    /// Directions that make the patterns, `[d, P]`.
+    pub fn gates(&self) -> Option<MatRef<'_, f64>> {
+        self.gates.as_ref().map(Mat::as_ref)
+    }
+
+    /// The first `count` patterns.
+    #[must_use]
+    pub fn truncated(&self, count: usize) -> Self {
+        let count = count.min(self.len());
+        Self {
+            active: self.active.subcols(0, count).to_owned(),
+            gates: self.gates.as_ref().map(|g| g.subcols(0, count).to_owned()),
+        }
+    }
+}
+
+/// `2 Σ_{k<r} C(n−1, k)`, the most patterns that `examples` of the rank `rank` can have.
+///
+/// ```
+/// use nabla_solve::convex_relu::pattern_bound;
+/// assert_eq!(pattern_bound(20, 3), 382.0);
+/// ```
+pub fn pattern_bound(examples: usize, rank: usize) -> f64 {
+    if examples == 0 || rank == 0 {
+        return 1.0;
+    }
+    let mut term = 1.0;
+    let mut sum = 0.0;
+    for k in 0..rank.min(examples) {
+        sum += term;
+        term *= (examples - 1 - k) as f64 / (k + 1) as f64;
+    }
+    2.0 * sum
+}
+
+/// How many patterns, or features of a sampled program, are enough that with a confidence of
+/// `1 − failure` one more changes the optimum with a probability of at most `violation`:
+/// `min{(n+1)/(ψ ξ) − 1, 2/ξ (n + 1 − log ψ)}`, rounded up.
+///
+/// ```
+/// use nabla_solve::convex_relu::sample_size;
+/// assert_eq!(sample_size(20, 0.1, 0.1)?, 467); // the other bound is 2099
+/// # Ok::<(), nabla_solve::convex_relu::ConvexReluError>(())
+/// ```
+///
+/// # Errors
+/// If a probability does not lie between 0 and 1.
+pub fn sample_size(
+    examples: usize,
+    violation: f64,
+    failure: f64,
+) -> Result<usize, ConvexReluError> {
+    for (name, value) in [
+        ("probability of a change", violation),
+        ("probability of a failure", failure),
+    ] {
+        let holds = value > 0.0 && value < 1.0;
+        parameter(name, value, holds, "greater than 0 and less than 1")?;
+    }
+    let variables = examples as f64 + 1.0;
+    let markov = variables / (failure * violation) - 1.0;
+    let chernoff = 2.0 / violation * (variables - failure.ln());
+    Ok(markov.min(chernoff).ceil() as usize)
+}
+
+/// Patterns in the order in which they came, each once.
+struct PatternSet {
+    examples: usize,
+    seen: HashSet<Vec<u64>>,
+    patterns: Vec<Vec<bool>>,
+}
+
+impl PatternSet {
+    fn new(examples: usize) -> Self {
+        Self {
+            examples,
+            seen: HashSet::new(),
+            patterns: Vec::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.patterns.len()
+    }
+
+    /// Whether it is new.
+    fn insert(&mut self, pattern: Vec<bool>) -> bool {
+        let key = pattern
+            .chunks(64)
+            .map(|bits| {
+                bits.iter()
+                    .enumerate()
+                    .fold(0, |word, (i, &bit)| word | u64::from(bit) << i)
+            })
+            .collect();
+        let new = self.seen.insert(key);
+        if new {
+            self.patterns.push(pattern);
+        }
+        new
+    }
+
+    fn matrix(&self) -> Mat<f64> {
+        Mat::from_fn(self.examples, self.patterns.len(), |k, i| {
+            f64::from(u8::from(self.patterns[i][k]))
+        })
+    }
+}
+
+fn direction(noise: &mut SeededNoise, length: usize) -> Vec<f64> {
+    noise
+        .normal_values(length)
+        .into_iter()
+        .map(f64::from)
+        .collect()
+}
+
+/// `1[X h ≥ 0]`.
+fn activations(x: MatRef<'_, f64>, h: &[f64]) -> Vec<bool> {
+    let h = Mat::from_fn(h.len(), 1, |i, _| h[i]);
+    let product = x * &h;
+    (0..x.nrows()).map(|k| product[(k, 0)] >= 0.0).collect()
+}
+
+fn columns(rows: usize, vectors: &[Vec<f64>]) -> Mat<f64> {
+    Mat::from_fn(rows, vectors.len(), |i, j| vectors[j][i])
+}
+
+/// The share of the largest below which a number counts as 0.
+const ZERO: f64 = 1e-10;
+
+/// The rank of `x` and an orthonormal basis of its row space, `[d, rank]`.
+fn row_space(x: MatRef<'_, f64>) -> Result<(usize, Mat<f64>), ConvexReluError> {
+    let svd = x
+        .thin_svd()
+        .map_err(|e| ConvexReluError::Factorization(format!("{e:?}")))?;
+    let s = svd.S().column_vector();
+    let largest = (0..s.nrows()).map(|i| s[i]).fold(0.0, f64::max);
+    let rank = (0..s.nrows()).filter(|&i| s[i] > ZERO * largest).count();
+    Ok((rank, svd.V().subcols(0, rank).to_owned()))
+}
+
+/// A point within each cell of the hyperplanes `row·c = 0` in `R^rank`; a cell can come more than
+/// once. The rows span `R^rank`, and rows of zeros cut nothing.
+fn cells(rows: &[Vec<f64>], rank: usize) -> Vec<Vec<f64>> {
+    let scale = rows.iter().flatten().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let rows: Vec<&Vec<f64>> = rows
+        .iter()
+        .filter(|row| row.iter().any(|v| v.abs() > ZERO * scale))
+        .collect();
+    match rank {
+        0 => return vec![Vec::new()],
+        1 => return vec![vec![1.0], vec![-1.0]],
+        _ => {}
+    }
+    let mut out = Vec::new();
+    let mut visited = HashSet::new();
+    for chosen in combinations(rows.len(), rank - 1) {
+        let Some(ray) = common_normal(&chosen.iter().map(|&k| rows[k]).collect::<Vec<_>>(), rank)
+        else {
+            continue;
+        };
+        let heights: Vec<f64> = rows.iter().map(|row| dot(row, &ray)).collect();
+        let vanish: Vec<usize> = (0..rows.len())
+            .filter(|&k| heights[k].abs() <= ZERO * dot(rows[k], rows[k]).sqrt())
+            .collect();
+        // Other examples can choose the same ray.
+        if !visited.insert(vanish.clone()) {
+            continue;
+        }
+        // Around the ray: the examples that vanish on it, across it.
+        let basis = across(&ray);
+        let local: Vec<Vec<f64>> = vanish
+            .iter()
+            .map(|&k| basis.iter().map(|b| dot(rows[k], b)).collect())
+            .collect();
+        for inner in cells(&local, rank - 1) {
+            let step: Vec<f64> = (0..rank)
+                .map(|i| basis.iter().zip(&inner).map(|(b, c)| b[i] * c).sum())
+                .collect();
+            // Small enough that no other example changes its side.
+            let size = (0..rows.len())
+                .filter(|k| !vanish.contains(k))
+                .map(|k| {
+                    let slope = dot(rows[k], &step).abs();
+                    if slope > 0.0 {
+                        0.5 * heights[k].abs() / slope
+                    } else {
+                        f64::INFINITY
+                    }
+                })
+                .fold(1.0, f64::min);
+            for sign in [1.0, -1.0] {
+                out.push((0..rank).map(|i| sign * ray[i] + size * step[i]).collect());
+            }
+        }
+    }
+    out
+}
+
+/// The unit vector across `rank − 1` rows, if they are independent.
+fn common_normal(rows: &[&Vec<f64>], rank: usize) -> Option<Vec<f64>> {
+    // Gauss-Jordan elimination with complete pivoting; the column without a pivot is free.
+    let mut a: Vec<Vec<f64>> = rows
+        .iter()
+        .map(|row| {
+            let length = dot(row, row).sqrt();
+            row.iter().map(|v| v / length).collect()
+        })
+        .collect();
+    let mut pivots = vec![usize::MAX; a.len()];
+    let mut free: Vec<usize> = (0..rank).collect();
+    for step in 0..a.len() {
+        let (mut row, mut column, mut largest) = (step, 0, 0.0);
+        for (i, values) in a.iter().enumerate().skip(step) {
+            for &j in &free {
+                if values[j].abs() > largest {
+                    (row, column, largest) = (i, j, values[j].abs());
+                }
+            }
+        }
+        if largest <= ZERO {
+            return None;
+        }
+        a.swap(step, row);
+        pivots[step] = column;
+        free.retain(|&j| j != column);
+        let pivot = a[step][column];
+        for v in &mut a[step] {
+            *v /= pivot;
+        }
+        let taken = a[step].clone();
+        for (i, values) in a.iter_mut().enumerate() {
+            if i != step {
+                let factor = values[column];
+                for (v, t) in values.iter_mut().zip(&taken) {
+                    *v -= factor * t;
+                }
+            }
+        }
+    }
+    let free = *free.first()?;
+    let mut normal = vec![0.0; rank];
+    normal[free] = 1.0;
+    for (values, &column) in a.iter().zip(&pivots) {
+        normal[column] = -values[free];
+    }
+    let length = dot(&normal, &normal).sqrt();
+    Some(normal.iter().map(|v| v / length).collect())
+}
+
+/// An orthonormal basis of what is across the unit vector `ray`: the columns of the Householder
+/// reflection that takes it to an axis, but for that axis.
+fn across(ray: &[f64]) -> Vec<Vec<f64>> {
+    let axis = (0..ray.len())
+        .max_by(|&i, &j| ray[i].abs().total_cmp(&ray[j].abs()))
+        .unwrap_or(0);
+    let mut w = ray.to_vec();
+    w[axis] += ray[axis].signum();
+    let squared = dot(&w, &w);
+    (0..ray.len())
+        .filter(|&j| j != axis)
+        .map(|j| {
+            (0..ray.len())
+                .map(|i| f64::from(u8::from(i == j)) - 2.0 * w[i] * w[j] / squared)
+                .collect()
+        })
+        .collect()
+}
+
+/// All ways to choose `count` of `0..n`, in order.
+fn combinations(n: usize, count: usize) -> impl Iterator<Item = Vec<usize>> {
+    let mut next = (count <= n).then(|| (0..count).collect::<Vec<usize>>());
+    std::iter::from_fn(move || {
+        let current = next.clone()?;
+        next = (0..count)
+            .rev()
+            .find(|&i| current[i] < n - count + i)
+            .map(|i| {
+                let mut following = current.clone();
+                for (step, slot) in following[i..].iter_mut().enumerate() {
+                    *slot = current[i] + 1 + step;
+                }
+                following
+            });
+        Some(current)
+    })
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{DenseExamples, Loss};
+    use super::*;
+
+    fn problem(rows: &[Vec<f64>]) -> ConvexReluProblem {
+        let labels: Vec<f64> = rows.iter().map(|_| 1.0).collect();
+        let examples = DenseExamples::new(rows, &labels).unwrap();
+        ConvexReluProblem::new(&examples, Loss::Squared, 0.1, false).unwrap()
+    }
+
+    fn gaussian(n: usize, d: usize, seed: u64) -> Vec<Vec<f64>> {
+        let mut noise = SeededNoise::new(seed, 0);
+        (0..n).map(|_| direction(&mut noise, d)).collect()
+    }
+
+    fn set(patterns: &ActivationPatterns) -> HashSet<Vec<bool>> {
+        (0..patterns.len())
+            .map(|i| {
+                (0..patterns.examples())
+                    .map(|k| patterns.active()[(k, i)] == 1.0)
+                    .collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn general_position_has_as_many_patterns_as_cover_counted() {
+        for (n, d) in [(1, 1), (7, 1), (9, 2), (12, 3), (9, 4), (7, 5), (3, 5)] {
+            let problem = problem(&gaussian(n, d, 7));
+            let patterns = ActivationPatterns::enumerate(&problem, 100_000).unwrap();
+            let rank = d.min(n);
+            assert_eq!(patterns.len() as f64, pattern_bound(n, rank), "{n} {d}");
+            // And each is made by its direction.
+            let gates = patterns.gates().unwrap();
+            let product = problem.design() * gates;
+            for i in 0..patterns.len() {
+                for k in 0..n {
+                    let active = product[(k, i)] >= 0.0;
+                    assert_eq!(patterns.active()[(k, i)] == 1.0, active);
+                    assert!(product[(k, i)].abs() > 1e-9, "on a border");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn degenerate_data_have_the_patterns_that_sampling_finds() {
+        // Copies, opposite rows, zeros, and three rows in a plane of a rank of 3.
+        let rows: Vec<Vec<f64>> = vec![
+            vec![1.0, 0.0, 0.0],
+            vec![0.0, 1.0, 0.0],
+            vec![1.0, 1.0, 0.0],
+            vec![-2.0, 0.0, 0.0],
+            vec![0.0, 0.0, 1.0],
+            vec![0.0, 0.0, 0.0],
+            vec![1.0, 0.0, 0.0],
+            vec![1.0, 1.0, 1.0],
+        ];
+        let problem = problem(&rows);
+        let all = ActivationPatterns::enumerate(&problem, 1000).unwrap();
+        let sampling = PatternSampling::new(10_000).with_max_draws(20_000);
+        let sampled = ActivationPatterns::sample(&problem, sampling).unwrap();
+        assert_eq!(set(&all), set(&sampled));
+        assert!((all.len() as f64) < pattern_bound(8, 3));
+        // The row of zeros is active in all.
+        assert!((0..all.len()).all(|i| all.active()[(5, i)] == 1.0));
+    }
+
+    #[test]
+    fn a_low_rank_in_many_features_is_enumerated_in_its_row_space() {
+        let factors = gaussian(10, 2, 1);
+        let basis = gaussian(2, 6, 2);
+        let rows: Vec<Vec<f64>> = factors
+            .iter()
+            .map(|f| {
+                (0..6)
+                    .map(|j| f[0] * basis[0][j] + f[1] * basis[1][j])
+                    .collect()
+            })
+            .collect();
+        let patterns = ActivationPatterns::enumerate(&problem(&rows), 1000).unwrap();
+        assert_eq!(patterns.len(), 20);
+    }
+
+    #[test]
+    fn samples_differ_belong_to_the_arrangement_and_repeat_with_the_seed() {
+        let problem = problem(&gaussian(12, 3, 5));
+        let sampling = PatternSampling::new(40).with_seed(3);
+        let patterns = ActivationPatterns::sample(&problem, sampling).unwrap();
+        assert_eq!(patterns.len(), 40);
+        let found = set(&patterns);
+        assert_eq!(found.len(), 40);
+        let all = set(&ActivationPatterns::enumerate(&problem, 1000).unwrap());
+        assert!(found.is_subset(&all));
+        let again = ActivationPatterns::sample(&problem, sampling).unwrap();
+        assert_eq!(patterns, again);
+        let other = ActivationPatterns::sample(&problem, sampling.with_seed(4)).unwrap();
+        assert_ne!(patterns, other);
+    }
+
+    #[test]
+    fn perturbed_data_add_patterns() {
+        let problem = problem(&gaussian(8, 2, 6));
+        let sampling = PatternSampling::new(1000).with_max_draws(500);
+        let plain = ActivationPatterns::sample_perturbed(&problem, sampling, 0.3, 1).unwrap();
+        let moved = ActivationPatterns::sample_perturbed(&problem, sampling, 0.3, 4).unwrap();
+        assert_eq!(
+            set(&plain),
+            set(&ActivationPatterns::sample(&problem, sampling).unwrap())
+        );
+        assert!(set(&plain).is_subset(&set(&moved)));
+        assert!(moved.len() > plain.len());
+        let none = ActivationPatterns::sample_perturbed(&problem, sampling, 0.0, 4).unwrap();
+        assert_eq!(set(&none), set(&plain));
+    }
+
+    #[test]
+    fn the_sample_size_keeps_the_exact_binomial_tail() {
+        // Campi and Garatti: the failure is at most Σ_{i<variables} C(N, i) ξ^i (1−ξ)^(N−i).
+        for (n, violation, failure) in [(10, 0.1, 0.05), (40, 0.05, 1e-3), (5, 0.3, 0.2)] {
+            let samples = sample_size(n, violation, failure).unwrap();
+            let mut log_term = samples as f64 * (1.0f64 - violation).ln();
+            let mut tail = 0.0;
+            for i in 0..=n {
+                tail += log_term.exp();
+                log_term += ((samples - i) as f64 / (i + 1) as f64).ln()
+                    + (violation / (1.0 - violation)).ln();
+            }
+            assert!(tail <= failure, "{tail} {failure}");
+        }
+        // For a mild confidence the first bound is the smaller one.
+        assert_eq!(sample_size(1, 0.5, 0.9).unwrap(), 4);
+        assert!(sample_size(10, 0.0, 0.1).is_err());
+        assert!(sample_size(10, 0.1, 1.0).is_err());
+    }
+
+    #[test]
+    fn wrong_input_is_told() {
+        let problem = problem(&gaussian(40, 8, 0));
+        let error = ActivationPatterns::enumerate(&problem, 1000).unwrap_err();
+        assert!(
+            error.to_string().contains("sample patterns instead"),
+            "{error}"
+        );
+        assert!(ActivationPatterns::sample(&problem, PatternSampling::new(0)).is_err());
+        assert_eq!(
+            ActivationPatterns::from_masks(&problem, &[vec![true; 3]]),
+            Err(ConvexReluError::PatternLength {
+                found: 3,
+                expected: 40
+            })
+        );
+        let none: [Vec<bool>; 0] = [];
+        assert_eq!(
+            ActivationPatterns::from_masks(&problem, &none),
+            Err(ConvexReluError::NoPatterns)
+        );
+        assert!(ActivationPatterns::from_gates(&problem, &[[1.0]]).is_err());
+        let sampling = PatternSampling::new(3);
+        assert!(ActivationPatterns::sample_perturbed(&problem, sampling, f64::NAN, 2).is_err());
+    }
+}

@@ -1,0 +1,794 @@
+//! Asking for the order of points instead of for a function's values.
+//!
+//! An (m, k)-ranking oracle of a function `f` takes `m` points and names the `k` lowest of them, the
+//! lowest first:
+//!
+//! ```text
+//! O(x_1, …, x_m) = (i_1, …, i_k)   with   f(x_{i_1}) ≤ … ≤ f(x_{i_k}) ≤ f(x_j) for all other j
+//! ```
+//!
+//! `k = m` is the whole order, `k = 1` only the best; a comparison of two points has `m = 2`. The
+//! oracle may be a function that nobody may see ([`FunctionOracle`]), the same with noise
+//! ([`NoisyFunctionOracle`]), the loss of a Burn module ([`ModuleOracle`]), any other oracle with
+//! slips ([`SwappingOracle`]), or a person or a program
+//! ([`ProtocolOracle`](crate::ranking_protocol::ProtocolOracle)). Any strictly increasing function of
+//! `f` gives the same answers.
+//!
+//! What an answer says in pairs is a directed acyclic graph with an edge `(i, j)` for every two
+//! points of which `i` is known to be lower: each of the `k` has one to everything behind it. It has
+//!
+//! ```text
+//! |E| = km − k(k + 1)/2
+//! ```
+//!
+//! edges ([`edge_count`]), and of ordered pairs of different edges that share a point
+//! ([`neighbouring_edge_pairs`])
+//!
+//! ```text
+//! N(E) = m²k + mk² − k³ + k² − 4mk + 2k
+//! ```
+//!
+//! Source: Tang, Rybin, Chang, *Zeroth-Order Optimization Meets Human Feedback: Provable Learning via
+//! Ranking Oracles*, ICLR 2024, arXiv 2303.03751.
+
+use std::cmp::Ordering;
+use std::convert::Infallible;
+
+use burn::module::Module;
+use burn::tensor::{DType, Tensor, TensorData};
+use nabla_grad::flat::{FlatError, ParameterLayout};
+use nabla_grad::seeded_noise::SeededNoise;
+
+use crate::zeroth_order::{RunError, ZerothOrderError};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// Why an order is none, or a question cannot be asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RankingError {
+    /// A number of points to be named that cannot be.
+    #[error(
+        "the best {best} of {candidates} points are asked for, but it must be 1 to {candidates}"
+    )]
+    Best {
+        /// How many are asked for.
+        best: usize,
+        /// Of how many points.
+        candidates: usize,
+    },
+    /// Coordinates that are not whole points.
+    #[error("{values} coordinates are not one or more points of {dimension} coordinates each")]
+    Points {
+        /// Number of coordinates.
+        values: usize,
+        /// Number of coordinates of a point.
+        dimension: usize,
+    },
+    /// An order with too few or too many points.
+    #[error("the order names {found} points, but it must name {expected}")]
+    Count {
+        /// As the question says.
+        expected: usize,
+        /// In the answer.
+        found: usize,
+    },
+    /// A point that there is not.
+    #[error("the order names point {candidate}, but the points are 0 to {}", candidates - 1)]
+    Unknown {
+        /// The point, from 0.
+        candidate: usize,
+        /// How many there are.
+        candidates: usize,
+    },
+    /// One point in two places.
+    #[error("the order names point {candidate} twice")]
+    Duplicate {
+        /// The point, from 0.
+        candidate: usize,
+    },
+}
+
+/// Which points are to be put in order.
+///
+/// ```
+/// use nabla_solve::ranking_oracle::RankingQuestion;
+/// // The best one of two points in the plane.
+/// let question = RankingQuestion::new(0, 1, 2, vec![0.0, 1.0, 2.0, 3.0])?;
+/// assert_eq!((question.candidates(), question.point(1)), (2, &[2.0, 3.0][..]));
+/// # Ok::<(), nabla_solve::ranking_oracle::RankingError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct RankingQuestion {
+    number: u64,
+    best: usize,
+    dimension: usize,
+    /// `[m, dimension]`, row-major.
+    points: Vec<f64>,
+}
+
+impl RankingQuestion {
+    /// Question number `number` of a run: the best `best` of `points`, `[m, dimension]`, one point
+    /// after the other.
+    ///
+    /// # Errors
+    /// If there is no point, the last one is not whole, or `best` is not 1 to m.
+    pub fn new(
+        number: u64,
+        best: usize,
+        dimension: usize,
+        points: Vec<f64>,
+    ) -> Result<Self, RankingError> {
+        if points.is_empty() || dimension == 0 || !points.len().is_multiple_of(dimension) {
+            return Err(RankingError::Points {
+                values: points.len(),
+                dimension,
+            });
+        }
+        check_best(points.len() / dimension, best)?;
+        Ok(Self {
+            number,
+            best,
+            dimension,
+            points,
+        })
+    }
+
+    /// How many questions of the run came before: what makes an oracle's noise reproducible.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// How many points are to be named, `k`.
+    pub fn best(&self) -> usize {
+        self.best
+    }
+
+    /// Number of points, `m`.
+    pub fn candidates(&self) -> usize {
+        self.points.len() / self.dimension
+    }
+
+    /// Number of coordinates of a point.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// Point number `candidate`, from 0, `[dimension]`.
+    ///
+    /// # Panics
+    /// If there is no such point.
+    pub fn point(&self, candidate: usize) -> &[f64] {
+        &self.points[candidate * self.dimension..][..self.dimension]
+    }
+
+    /// All points.
+    pub fn points(&self) -> impl ExactSizeIterator<Item = &[f64]> {
+        self.points.chunks_exact(self.dimension)
+    }
+}
+
+/// An answer: which of the points are the best, the best first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranking {
+    candidates: usize,
+    best: Vec<usize>,
+}
+
+impl Ranking {
+    /// The points `best`, from 0, of `candidates`, the best first.
+    ///
+    /// # Errors
+    /// If no point is named, or one that there is not, or one twice.
+    pub fn new(candidates: usize, best: Vec<usize>) -> Result<Self, RankingError> {
+        let mut seen = vec![false; candidates];
+        for &candidate in &best {
+            match seen.get_mut(candidate) {
+                None => {
+                    return Err(RankingError::Unknown {
+                        candidate,
+                        candidates,
+                    });
+                }
+                Some(true) => return Err(RankingError::Duplicate { candidate }),
+                Some(seen) => *seen = true,
+            }
+        }
+        check_best(candidates, best.len())?;
+        Ok(Self { candidates, best })
+    }
+
+    /// The `best` lowest of `values`. The first of two equal ones is the lower, and NaN is above
+    /// everything.
+    ///
+    /// ```
+    /// use nabla_solve::ranking_oracle::Ranking;
+    /// let ranking = Ranking::of_values(&[3.0, 1.0, 2.0, f64::NAN], 2)?;
+    /// assert_eq!(ranking.best(), [1, 2]);
+    /// # Ok::<(), nabla_solve::ranking_oracle::RankingError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If `best` is not 1 to the number of values.
+    pub fn of_values(values: &[f64], best: usize) -> Result<Self, RankingError> {
+        check_best(values.len(), best)?;
+        Ok(Self::lowest(values, best))
+    }
+
+    /// Of an order that is known to be one.
+    pub(crate) fn of_checked(candidates: usize, best: Vec<usize>) -> Self {
+        Self { candidates, best }
+    }
+
+    /// The lowest of `values`, of which there are at least `best`.
+    fn lowest(values: &[f64], best: usize) -> Self {
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        order.sort_by(|&a, &b| {
+            let (a, b) = (values[a], values[b]);
+            let finite = a.partial_cmp(&b).unwrap_or(Ordering::Equal);
+            a.is_nan().cmp(&b.is_nan()).then(finite)
+        });
+        order.truncate(best);
+        Self {
+            candidates: values.len(),
+            best: order,
+        }
+    }
+
+    /// The points, from 0, the best first, `[k]`.
+    pub fn best(&self) -> &[usize] {
+        &self.best
+    }
+
+    /// Number of points in the question, `m`.
+    pub fn candidates(&self) -> usize {
+        self.candidates
+    }
+
+    /// The edges `(i, j)` of the graph: point `i` is lower than point `j`. First those of the best.
+    pub fn edges(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let mut rank = vec![self.best.len(); self.candidates];
+        for (r, &i) in self.best.iter().enumerate() {
+            rank[i] = r;
+        }
+        self.best.iter().enumerate().flat_map(move |(r, &i)| {
+            let behind: Vec<usize> = (0..rank.len()).filter(|&j| rank[j] > r).collect();
+            behind.into_iter().map(move |j| (i, j))
+        })
+    }
+
+    /// For each point the edges that end in it less those that begin there, `[m]`:
+    /// `Σ_{(i,j)∈E} (ξ_j − ξ_i) = Σ_i w_i ξ_i`. That is `2r + 1 − m` for the `r`-th best, from 0, and
+    /// `k` for a point that is not named.
+    pub fn weights(&self) -> Vec<f64> {
+        let mut weights = vec![self.best.len() as f64; self.candidates];
+        for (r, &i) in self.best.iter().enumerate() {
+            weights[i] = (2 * r + 1) as f64 - self.candidates as f64;
+        }
+        weights
+    }
+}
+
+fn check_best(candidates: usize, best: usize) -> Result<(), RankingError> {
+    if (1..=candidates).contains(&best) {
+        Ok(())
+    } else {
+        Err(RankingError::Best { best, candidates })
+    }
+}
+
+/// `|E|` of an (m, k)-ranking; 0 unless `1 ≤ k ≤ m`.
+///
+/// ```
+/// use nabla_solve::ranking_oracle::edge_count;
+/// assert_eq!([edge_count(5, 5), edge_count(5, 1)], [10, 4]);
+/// ```
+pub fn edge_count(candidates: usize, best: usize) -> usize {
+    let (m, k) = (candidates, best.min(candidates));
+    // The r-th best, from 0, has an edge to each of the m − 1 − r behind it.
+    k.saturating_mul(m) - k.saturating_mul(k + 1) / 2
+}
+
+/// `N(E)` of an (m, k)-ranking; 0 unless `1 ≤ k ≤ m`.
+pub fn neighbouring_edge_pairs(candidates: usize, best: usize) -> usize {
+    let (m, k) = (candidates, best.min(candidates));
+    // A point with n edges is in n(n − 1) such pairs: the k best have m − 1 edges, the others k.
+    let pairs = |points: usize, edges: usize| {
+        points
+            .saturating_mul(edges)
+            .saturating_mul(edges.saturating_sub(1))
+    };
+    pairs(k, m.saturating_sub(1)).saturating_add(pairs(m - k, k))
+}
+
+/// What puts points in order.
+pub trait RankingOracle {
+    /// Why it does not.
+    type Error: std::error::Error;
+
+    /// The [`best`](RankingQuestion::best) points of the question, in order.
+    ///
+    /// # Errors
+    /// If the oracle does not answer. Asked again, it may.
+    fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, Self::Error>;
+}
+
+impl<O: RankingOracle + ?Sized> RankingOracle for &mut O {
+    type Error = O::Error;
+
+    fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, Self::Error> {
+        (**self).rank(question)
+    }
+}
+
+/// The answer to a question for the best of some points, with the question.
+///
+/// - `points`: `[candidates, dimension]`, row by row
+pub(crate) fn ask<O>(
+    oracle: &mut O,
+    number: u64,
+    best: usize,
+    dimension: usize,
+    points: Vec<f64>,
+) -> Result<(RankingQuestion, Ranking), RunError<O::Error>>
+where
+    O: RankingOracle + ?Sized,
+    O::Error: 'static,
+{
+    if points.iter().any(|p| !p.is_finite()) {
+        return Err(ZerothOrderError::Diverged.into());
+    }
+    let question = RankingQuestion::new(number, best, dimension, points)
+        .map_err(|_| ZerothOrderError::Empty)?;
+    let ranking = oracle.rank(&question).map_err(RunError::Oracle)?;
+    Ok((question, ranking))
+}
+
+/// The order of a question's points by the values `value` gives them.
+fn by_value(question: &RankingQuestion, values: impl IntoIterator<Item = f64>) -> Ranking {
+    let values: Vec<f64> = values.into_iter().collect();
+    Ranking::lowest(&values, question.best())
+}
+
+/// The order by a function, lowest first.
+///
+/// ```
+/// use nabla_solve::ranking_oracle::{FunctionOracle, RankingOracle, RankingQuestion};
+/// let mut oracle = FunctionOracle::new(|x: &[f64]| x[0] * x[0]);
+/// let question = RankingQuestion::new(0, 2, 1, vec![3.0, -1.0, 2.0])?;
+/// assert_eq!(oracle.rank(&question)?.best(), [1, 2]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct FunctionOracle<F> {
+    function: F,
+}
+
+impl<F: FnMut(&[f64]) -> f64> FunctionOracle<F> {
+    /// By `function` of a point. NaN is the worst value.
+    pub fn new(function: F) -> Self {
+        Self { function }
+    }
+}
+
+impl<F: FnMut(&[f64]) -> f64> RankingOracle for FunctionOracle<F> {
+    type Error = Infallible;
+
+    fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, Infallible> {
+        Ok(by_value(
+            question,
+            question.points().map(&mut self.function),
+        ))
+    }
+}
+
+/// The noise on a value before points are put in order.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValueNoise {
+    /// Normal, with this standard deviation (Thurstone's model of judgement).
+    Gaussian(f64),
+    /// Gumbel, with this scale `s`: the order is then one of the Plackett-Luce model, in which the
+    /// next best is `i` with a probability proportional to `exp(−f_i/s)`. Of two points, this is the
+    /// model of Bradley and Terry.
+    PlackettLuce(f64),
+}
+
+/// The noise is not of a size that noise can have.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("the {what} is {value}, but it must be {expected}")]
+pub struct NoiseError {
+    what: &'static str,
+    value: f64,
+    expected: &'static str,
+}
+
+/// The order by a function with noise. The noise of a question depends only on the seed and on the
+/// question's number, so that a resumed run sees the same.
+#[derive(Clone, Debug)]
+pub struct NoisyFunctionOracle<F> {
+    function: F,
+    noise: ValueNoise,
+    seed: u64,
+}
+
+impl<F: FnMut(&[f64]) -> f64> NoisyFunctionOracle<F> {
+    /// By `function` of a point plus `noise`.
+    ///
+    /// # Errors
+    /// If the size of the noise is negative or not finite.
+    pub fn new(function: F, noise: ValueNoise, seed: u64) -> Result<Self, NoiseError> {
+        let (ValueNoise::Gaussian(size) | ValueNoise::PlackettLuce(size)) = noise;
+        if size >= 0.0 && size.is_finite() {
+            Ok(Self {
+                function,
+                noise,
+                seed,
+            })
+        } else {
+            Err(NoiseError {
+                what: "size of the noise",
+                value: size,
+                expected: "at least 0 and finite",
+            })
+        }
+    }
+}
+
+impl<F: FnMut(&[f64]) -> f64> RankingOracle for NoisyFunctionOracle<F> {
+    type Error = Infallible;
+
+    fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, Infallible> {
+        let mut noise = SeededNoise::new(self.seed, question.number());
+        let values = question.points().map(|x| {
+            let noise = match self.noise {
+                ValueNoise::Gaussian(deviation) => deviation * f64::from(noise.normal_values(1)[0]),
+                // A standard Gumbel number is −log(−log u); the lowest value is the best.
+                ValueNoise::PlackettLuce(scale) => {
+                    let uniform: f64 = noise.random();
+                    scale * (-uniform.max(f64::MIN_POSITIVE).ln()).ln()
+                }
+            };
+            (self.function)(x) + noise
+        });
+        Ok(by_value(question, values))
+    }
+}
+
+/// Another oracle's order with slips: going through the answer from the best on, each point changes
+/// places with the next with a given probability. Which do depends only on the seed and on the
+/// question's number.
+#[derive(Clone, Debug)]
+pub struct SwappingOracle<O> {
+    oracle: O,
+    probability: f64,
+    seed: u64,
+}
+
+impl<O: RankingOracle> SwappingOracle<O> {
+    /// The order of `oracle` with slips of a `probability` in [0, 1].
+    ///
+    /// # Errors
+    /// If the probability is none.
+    pub fn new(oracle: O, probability: f64, seed: u64) -> Result<Self, NoiseError> {
+        if (0.0..=1.0).contains(&probability) {
+            Ok(Self {
+                oracle,
+                probability,
+                seed,
+            })
+        } else {
+            Err(NoiseError {
+                what: "probability of a slip",
+                value: probability,
+                expected: "at least 0 and at most 1",
+            })
+        }
+    }
+}
+
+impl<O: RankingOracle> RankingOracle for SwappingOracle<O> {
+    type Error = O::Error;
+
+    /// With `k < m`, one more point is asked for, so that the last one named can slip out.
+    fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, O::Error> {
+        let mut wider = question.clone();
+        wider.best = (question.best + 1).min(question.candidates());
+        let mut ranking = self.oracle.rank(&wider)?;
+        let mut noise = SeededNoise::new(self.seed, question.number());
+        for r in 1..ranking.best.len() {
+            if noise.random::<f64>() < self.probability {
+                ranking.best.swap(r - 1, r);
+            }
+        }
+        ranking.best.truncate(question.best());
+        Ok(ranking)
+    }
+}
+
+/// The order by the loss of a Burn module whose parameters, as one flat vector, are the point.
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_solve::ranking_oracle::ModuleOracle;
+/// use nabla_solve::zo_rank_sgd::{ZoRankSgd, ZoRankSgdConfig};
+///
+/// let device = Device::flex();
+/// let model: Linear = LinearConfig::new(3, 1).init(&device);
+/// let x = Tensor::<2>::ones([4, 3], &device);
+/// let mut oracle = ModuleOracle::new(model, |model: &Linear| {
+///     f64::from(model.forward(x.clone()).square().mean().into_scalar::<f32>())
+/// })?;
+/// let mut run = ZoRankSgd::new(ZoRankSgdConfig::new(), oracle.start()?)?;
+/// run.step(&mut oracle)?;
+/// let model = oracle.module(run.point())?;
+/// # let _ = model;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ModuleOracle<M, F> {
+    module: M,
+    layout: ParameterLayout,
+    element_type: DType,
+    loss: F,
+}
+
+impl<M: Module, F: FnMut(&M) -> f64> ModuleOracle<M, F> {
+    /// By the `loss` of `module`, over all its float parameters.
+    ///
+    /// # Errors
+    /// If the module has no parameters, or they cannot be one vector.
+    pub fn new(module: M, loss: F) -> Result<Self, FlatError> {
+        let layout = ParameterLayout::of(&module)?;
+        Self::with_layout(module, layout, loss)
+    }
+
+    /// By the `loss` of `module`, over the parameters of `layout`: those that
+    /// [require a gradient](ParameterLayout::trainable), for one.
+    ///
+    /// # Errors
+    /// If the layout is not that of the module, or the parameters cannot be one vector.
+    pub fn with_layout(module: M, layout: ParameterLayout, loss: F) -> Result<Self, FlatError> {
+        let element_type = layout.flatten_parameters(&module)?.dtype();
+        Ok(Self {
+            module,
+            layout,
+            element_type,
+            loss,
+        })
+    }
+
+    /// The parameters as they are, `[d]`: where to start.
+    ///
+    /// # Errors
+    /// If they are not numbers that can be read.
+    pub fn start(&self) -> Result<Vec<f64>, FlatError> {
+        let parameters = self.layout.flatten_parameters(&self.module)?;
+        Ok(parameters.into_data().iter::<f64>().collect())
+    }
+
+    /// The module with the parameters `point`, `[d]`, rounded to the module's element type.
+    ///
+    /// # Errors
+    /// If the point has another length.
+    pub fn module(&self, point: &[f64]) -> Result<M, FlatError> {
+        let data = TensorData::new(point.to_vec(), [point.len()]);
+        let vector = Tensor::from_data(data, (self.layout.device(), self.element_type));
+        self.layout.with_parameters(self.module.clone(), vector)
+    }
+}
+
+impl<M: Module, F: FnMut(&M) -> f64> RankingOracle for ModuleOracle<M, F> {
+    type Error = FlatError;
+
+    fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, FlatError> {
+        let mut values = Vec::with_capacity(question.candidates());
+        for point in question.points() {
+            let module = self.module(point)?;
+            values.push((self.loss)(&module));
+        }
+        Ok(by_value(question, values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn question(best: usize, points: &[f64]) -> RankingQuestion {
+        RankingQuestion::new(0, best, 1, points.to_vec()).unwrap()
+    }
+
+    proptest! {
+        /// The paper's formulas, the graph itself, and the weights, counted one by one.
+        #[test]
+        fn the_graph_has_the_papers_edges(
+            values in prop::collection::vec(-10i32..10, 2..12), k in 1usize..12,
+        ) {
+            let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+            let (m, k) = (values.len(), k.min(values.len()));
+            let ranking = Ranking::of_values(&values, k).unwrap();
+            let edges: Vec<_> = ranking.edges().collect();
+            prop_assert!(edges.iter().all(|&(i, j)| values[i] <= values[j]));
+            let (mf, kf) = (m as i64, k as i64);
+            prop_assert_eq!(edges.len() as i64, kf * mf - kf * (kf + 1) / 2);
+            prop_assert_eq!(edges.len(), edge_count(m, k));
+            let shared = |a: (usize, usize), b: (usize, usize)| {
+                a != b && (a.0 == b.0 || a.1 == b.1 || a.0 == b.1 || a.1 == b.0)
+            };
+            let pairs = edges.iter().flat_map(|&a| edges.iter().map(move |&b| (a, b)));
+            let pairs = pairs.filter(|&(a, b)| shared(a, b)).count() as i64;
+            let paper = mf * mf * kf + mf * kf * kf - kf.pow(3) + kf * kf - 4 * mf * kf + 2 * kf;
+            prop_assert_eq!(pairs, paper);
+            prop_assert_eq!(pairs, neighbouring_edge_pairs(m, k) as i64);
+            let mut weights = vec![0.0; m];
+            for (i, j) in edges {
+                weights[i] -= 1.0;
+                weights[j] += 1.0;
+            }
+            prop_assert_eq!(weights, ranking.weights());
+        }
+
+        #[test]
+        fn the_order_is_that_of_any_increasing_function(
+            points in prop::collection::vec(-3.0..3.0f64, 1..9), k in 1usize..9,
+        ) {
+            let question = question(k.min(points.len()), &points);
+            let plain = FunctionOracle::new(|x: &[f64]| x[0]).rank(&question);
+            let other = FunctionOracle::new(|x: &[f64]| x[0].powi(3).exp()).rank(&question);
+            prop_assert_eq!(plain, other);
+        }
+    }
+
+    #[test]
+    fn wrong_orders_are_told() {
+        let told = |candidates, best: &[usize]| {
+            Ranking::new(candidates, best.to_vec())
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            told(3, &[3]),
+            "the order names point 3, but the points are 0 to 2"
+        );
+        assert_eq!(told(3, &[1, 1]), "the order names point 1 twice");
+        assert_eq!(
+            told(3, &[]),
+            "the best 0 of 3 points are asked for, but it must be 1 to 3"
+        );
+        assert!(Ranking::new(0, vec![]).is_err());
+        assert!(Ranking::new(0, vec![0]).is_err());
+        assert!(RankingQuestion::new(0, 1, 2, vec![1.0; 3]).is_err());
+        assert!(RankingQuestion::new(0, 1, 0, vec![1.0; 3]).is_err());
+        assert!(RankingQuestion::new(0, 4, 1, vec![1.0; 3]).is_err());
+        assert!(RankingQuestion::new(0, 1, 1, vec![]).is_err());
+        assert_eq!((edge_count(0, 1), neighbouring_edge_pairs(0, 1)), (0, 0));
+        assert_eq!((edge_count(1, 1), neighbouring_edge_pairs(1, 1)), (0, 0));
+    }
+
+    #[test]
+    fn equal_values_keep_their_places_and_nan_is_last() {
+        let values = [
+            f64::NAN,
+            1.0,
+            f64::INFINITY,
+            1.0,
+            f64::NEG_INFINITY,
+            f64::NAN,
+        ];
+        assert_eq!(
+            Ranking::of_values(&values, 6).unwrap().best(),
+            [4, 1, 3, 2, 0, 5]
+        );
+    }
+
+    /// How often each of three points is called the best, against the models' probabilities.
+    #[test]
+    fn noise_follows_its_model() {
+        let points = [0.0, 0.5, 1.5];
+        let share = |noise| {
+            let mut oracle = NoisyFunctionOracle::new(|x: &[f64]| x[0], noise, 7).unwrap();
+            let mut count = [0.0; 3];
+            for number in 0..40_000 {
+                let question = RankingQuestion::new(number, 1, 1, points.to_vec()).unwrap();
+                count[oracle.rank(&question).unwrap().best()[0]] += 1.0 / 40_000.0;
+            }
+            count
+        };
+        let scale: f64 = 0.7;
+        let odds = points.map(|f| (-f / scale).exp());
+        let sum: f64 = odds.iter().sum();
+        for (found, odds) in share(ValueNoise::PlackettLuce(scale)).into_iter().zip(odds) {
+            // Four standard errors are at most 0.01.
+            assert!((found - odds / sum).abs() < 0.01, "{found} {}", odds / sum);
+        }
+        assert_eq!(share(ValueNoise::Gaussian(0.0)), {
+            let mut all = [0.0; 3];
+            (0..40_000).for_each(|_| all[0] += 1.0 / 40_000.0);
+            all
+        });
+        // Of two points one standard deviation of the difference apart: Φ(1).
+        let mut oracle =
+            NoisyFunctionOracle::new(|x: &[f64]| x[0], ValueNoise::Gaussian(1.0), 3).unwrap();
+        let right = (0..40_000).filter(|&number| {
+            let points = vec![0.0, 2f64.sqrt()];
+            let question = RankingQuestion::new(number, 1, 1, points).unwrap();
+            oracle.rank(&question).unwrap().best() == [0]
+        });
+        let share = right.count() as f64 / 40_000.0;
+        assert!((share - 0.841_345).abs() < 0.008, "{share}");
+    }
+
+    #[test]
+    fn slips_swap_neighbours() {
+        let points: Vec<f64> = (0..6).map(f64::from).collect();
+        let exact = || FunctionOracle::new(|x: &[f64]| x[0]);
+        let rank = |p, k| {
+            let mut oracle = SwappingOracle::new(exact(), p, 1).unwrap();
+            oracle.rank(&question(k, &points)).unwrap().best().to_vec()
+        };
+        assert_eq!(rank(0.0, 6), [0, 1, 2, 3, 4, 5]);
+        // With certainty, the best one goes to the end.
+        assert_eq!(rank(1.0, 6), [1, 2, 3, 4, 5, 0]);
+        assert_eq!(rank(1.0, 2), [1, 2]);
+        for p in [-0.1, 1.1, f64::NAN] {
+            assert!(SwappingOracle::new(exact(), p, 1).is_err());
+        }
+        for size in [-1.0, f64::NAN, f64::INFINITY] {
+            let noise = ValueNoise::Gaussian(size);
+            assert!(NoisyFunctionOracle::new(|x: &[f64]| x[0], noise, 0).is_err());
+        }
+    }
+
+    /// A linear layer learns what another one does from the order of its losses alone; a parameter that
+    /// requires no gradient is no coordinate.
+    #[test]
+    fn a_module_learns_from_the_order_of_its_losses() {
+        use crate::zeroth_order::LineSearch;
+        use crate::zo_rank_sgd::{ZoRankSgd, ZoRankSgdConfig};
+        use burn::nn::{Linear, LinearConfig};
+        use burn::tensor::Device;
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let x = SeededNoise::new(0, 0).normal([20, 3], &device);
+            let model: Linear = LinearConfig::new(3, 1).init(&device);
+            let target = x.clone().sum_dim(1);
+            let loss = |model: &Linear| {
+                let error = model.forward(x.clone()) - target.clone();
+                f64::from(error.square().mean().into_scalar::<f32>())
+            };
+            let mut oracle = ModuleOracle::new(model, loss).unwrap();
+            let zero = vec![0.0; 4];
+            let before = loss(&oracle.module(&zero).unwrap());
+            let config = ZoRankSgdConfig::new()
+                .with_step_size(0.5)
+                .with_line_search(Some(LineSearch::new()));
+            assert_eq!(oracle.start().unwrap().len(), 4);
+            let mut run = ZoRankSgd::new(config, zero).unwrap();
+            for _ in 0..60 {
+                run.step(&mut oracle).unwrap();
+            }
+            let after = loss(&oracle.module(run.point()).unwrap());
+            assert!(after < 0.02 * before, "{before} {after}");
+            // What the layer has is the point, in 32 bits.
+            let layer = oracle.module(run.point()).unwrap();
+            let bias: Vec<f64> = match &layer.bias {
+                Some(bias) => bias.val().into_data().iter::<f64>().collect(),
+                None => Vec::new(),
+            };
+            assert_eq!(bias, [f64::from(run.point()[3] as f32)]);
+            assert!(oracle.module(&[0.0; 3]).is_err());
+
+            let frozen = layer.weight.set_require_grad(false);
+            let model = Linear {
+                weight: frozen,
+                bias: layer.bias.map(|bias| bias.set_require_grad(true)),
+            };
+            if device.is_autodiff() {
+                let layout = ParameterLayout::trainable(&model).unwrap();
+                let oracle = ModuleOracle::with_layout(model, layout, loss).unwrap();
+                assert_eq!(oracle.start().unwrap(), bias);
+            }
+        }
+    }
+}

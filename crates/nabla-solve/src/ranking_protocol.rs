@@ -1,0 +1,718 @@
+//! Ranking by a person or a program, over lines of text.
+//!
+//! [`ProtocolOracle`] writes questions to one stream and reads answers from another: the standard
+//! streams of this program, for a person at a terminal, or those of a child process or a socket, for
+//! a program ([`serve`] is the other side, for one in Rust). Version 1 of the protocol, in UTF-8, one
+//! message a line:
+//!
+//! ```text
+//! → nabla-ranking 1                                            once, at the beginning
+//! → {"question":0,"candidates":3,"best":2,"dimension":2}       then, for every question:
+//! → {"id":1,"point":[0.5,-1.25]}                               `candidates` lines of this form,
+//! → {"id":2,"point":[0.25,0.0]}                                ids from 1 in this order
+//! → {"id":3,"point":[1.0,3.5]}
+//! ← 3 1                                                        the `best` best ids, best first
+//! ```
+//!
+//! * Ids are separated by spaces, commas or `>`; empty lines are skipped; the answer `quit` ends the
+//!   run ([`ProtocolError::Quit`]), and so does the end of the input ([`ProtocolError::End`]). In both
+//!   cases what asked is left at its question and can be saved.
+//! * A question's `number` counts the questions of the run, also when it is resumed.
+//! * An answer that is none is refused with a line `error: …` that says why, and the next line is
+//!   read instead, up to a number of [`attempts`](ProtocolOracle::with_attempts).
+//! * Coordinates are written with all their digits, so that they are read back exactly.
+//!
+//! Points of a line search are ordered by the length of the step, which a person may come to know;
+//! [`shuffled`](ProtocolOracle::shuffled) hides it.
+
+use std::io::{self, BufRead, Write};
+
+use nabla_grad::seeded_noise::SeededNoise;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use crate::ranking_oracle::{Ranking, RankingOracle, RankingQuestion};
+
+/// The first line: the protocol and its version.
+pub const FIRST_LINE: &str = "nabla-ranking 1";
+
+/// The longest line that is read as an answer, in bytes.
+const LONGEST_ANSWER: u64 = 1 << 20;
+
+/// The longest line that [`serve`] reads, in bytes.
+const LONGEST_POINT: u64 = 1 << 32;
+
+/// Why an answer is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// Something that is no id.
+    #[error("`{word}` is not an id: the answer must be ids from 1 to {candidates}, the best first")]
+    Word {
+        /// What was found.
+        word: String,
+        /// How many ids there are.
+        candidates: usize,
+    },
+    /// An id that there is not.
+    #[error("there is no id {id}: the ids are 1 to {candidates}")]
+    Unknown {
+        /// The id.
+        id: u64,
+        /// How many ids there are.
+        candidates: usize,
+    },
+    /// An id in two places.
+    #[error("id {id} is named twice")]
+    Duplicate {
+        /// The id.
+        id: u64,
+    },
+    /// Not as many ids as asked for.
+    #[error("the answer names {found} ids, but the best {expected} are asked for")]
+    Count {
+        /// Asked for.
+        expected: usize,
+        /// Named.
+        found: usize,
+    },
+    /// A line without end.
+    #[error("the answer is longer than {LONGEST_ANSWER} bytes")]
+    TooLong,
+    /// Bytes that are no text.
+    #[error("the answer is not UTF-8 text")]
+    NotText,
+}
+
+/// Why there is no order.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolError {
+    /// The answer `quit`.
+    #[error("the ranker has quit")]
+    Quit,
+    /// The input has ended.
+    #[error("the input ended before question {question} was answered")]
+    End {
+        /// Its number.
+        question: u64,
+    },
+    /// No answer in all attempts.
+    #[error("question {question} has no valid answer in {attempts} attempts; the last: {error}")]
+    Answer {
+        /// Its number.
+        question: u64,
+        /// How many there were.
+        attempts: usize,
+        /// What was wrong with the last one.
+        #[source]
+        error: AnswerError,
+    },
+    /// A stream that cannot be read or written.
+    #[error("the ranker cannot be reached: {0}")]
+    Io(#[from] io::Error),
+    /// A message, on the other side, that is none.
+    #[error("`{line}` is no {expected} of the ranking protocol")]
+    Message {
+        /// The line, or its beginning.
+        line: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// An answer that was refused, on the other side.
+    #[error("the answer was refused: {0}")]
+    Refused(String),
+}
+
+/// What a line of the ranker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The best candidates, from 0 and in the order of the question, the best first.
+    Best(Vec<usize>),
+    /// No more questions.
+    Quit,
+}
+
+/// Reads an answer to a question for the `best` best of `candidates`.
+///
+/// ```
+/// use nabla_solve::ranking_protocol::{Answer, parse_answer};
+/// assert_eq!(parse_answer("3 > 1", 3, 2), Ok(Answer::Best(vec![2, 0])));
+/// assert_eq!(parse_answer("quit", 3, 2), Ok(Answer::Quit));
+/// assert_eq!(
+///     parse_answer("4 1", 3, 2).unwrap_err().to_string(),
+///     "there is no id 4: the ids are 1 to 3"
+/// );
+/// ```
+///
+/// # Errors
+/// If it is none.
+pub fn parse_answer(line: &str, candidates: usize, best: usize) -> Result<Answer, AnswerError> {
+    if line.trim() == "quit" {
+        return Ok(Answer::Quit);
+    }
+    let words = line.split(|c: char| c.is_whitespace() || c == ',' || c == '>');
+    let mut named = Vec::new();
+    let mut seen = vec![false; candidates];
+    for word in words.filter(|word| !word.is_empty()) {
+        // Digits only: `parse` would also take a sign.
+        let digits = word.bytes().all(|b| b.is_ascii_digit());
+        let Some(id) = word.parse::<u64>().ok().filter(|_| digits) else {
+            return Err(AnswerError::Word {
+                word: beginning(word),
+                candidates,
+            });
+        };
+        let place = id.checked_sub(1).and_then(|i| usize::try_from(i).ok());
+        let Some((candidate, seen)) = place.and_then(|i| Some((i, seen.get_mut(i)?))) else {
+            return Err(AnswerError::Unknown { id, candidates });
+        };
+        if std::mem::replace(seen, true) {
+            return Err(AnswerError::Duplicate { id });
+        }
+        named.push(candidate);
+    }
+    if named.len() == best {
+        Ok(Answer::Best(named))
+    } else {
+        Err(AnswerError::Count {
+            expected: best,
+            found: named.len(),
+        })
+    }
+}
+
+/// At most 40 characters of `text`.
+fn beginning(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut beginning: String = characters.by_ref().take(40).collect();
+    if characters.next().is_some() {
+        beginning.push('…');
+    }
+    beginning
+}
+
+/// A line of at most `longest` bytes without its end; nothing at the end of the input. Too long a
+/// line is `Err` within.
+fn read_line(input: &mut impl BufRead, longest: u64) -> io::Result<Option<Result<Vec<u8>, ()>>> {
+    let mut line = Vec::new();
+    io::Read::take(&mut *input, longest + 1).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() as u64 > longest {
+        return Ok(Some(Err(())));
+    }
+    Ok(Some(Ok(line)))
+}
+
+/// Goes on to the end of a line.
+fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let buffer = input.fill_buf()?;
+        let end = buffer.iter().position(|&b| b == b'\n');
+        let (read, done) = match end {
+            Some(end) => (end + 1, true),
+            None => (buffer.len(), buffer.is_empty()),
+        };
+        input.consume(read);
+        if done {
+            return Ok(());
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Header {
+    question: u64,
+    candidates: usize,
+    best: usize,
+    dimension: usize,
+}
+
+#[derive(Serialize)]
+struct WrittenPoint<'a> {
+    id: usize,
+    point: &'a [f64],
+}
+
+#[derive(Deserialize)]
+struct ReadPoint {
+    id: usize,
+    point: Vec<f64>,
+}
+
+/// A ranker at the other end of two streams; see the [module](self).
+///
+/// ```
+/// use nabla_solve::ranking_oracle::{RankingOracle, RankingQuestion};
+/// use nabla_solve::ranking_protocol::ProtocolOracle;
+///
+/// let (answers, mut questions) = ("2 1\n".as_bytes(), Vec::new());
+/// let mut oracle = ProtocolOracle::new(answers, &mut questions);
+/// let question = RankingQuestion::new(0, 2, 1, vec![3.0, -1.0, 2.0])?;
+/// assert_eq!(oracle.rank(&question)?.best(), [1, 0]);
+/// assert!(String::from_utf8(questions)?.starts_with("nabla-ranking 1\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ProtocolOracle<R, W> {
+    input: R,
+    output: W,
+    attempts: usize,
+    shuffle: Option<u64>,
+    greeted: bool,
+}
+
+impl<R: BufRead, W: Write> ProtocolOracle<R, W> {
+    /// Reads answers from `input` and writes questions to `output`. Nothing is written before the
+    /// first question.
+    pub fn new(input: R, output: W) -> Self {
+        Self {
+            input,
+            output,
+            attempts: 3,
+            shuffle: None,
+            greeted: false,
+        }
+    }
+
+    /// How many lines are read as an answer before the question is given up. Default 3, and at least
+    /// 1.
+    pub fn with_attempts(mut self, attempts: usize) -> Self {
+        self.attempts = attempts.max(1);
+        self
+    }
+
+    /// Gives ids to the points of each question in an order that depends only on `seed` and on the
+    /// question's number, so that it says nothing of how they were made.
+    pub fn shuffled(mut self, seed: u64) -> Self {
+        self.shuffle = Some(seed);
+        self
+    }
+
+    fn ask(&mut self, question: &RankingQuestion, order: &[usize]) -> io::Result<()> {
+        if !self.greeted {
+            writeln!(self.output, "{FIRST_LINE}")?;
+            self.greeted = true;
+        }
+        let mut write = |message: String| writeln!(self.output, "{message}");
+        write(serde_json::to_string(&Header {
+            question: question.number(),
+            candidates: question.candidates(),
+            best: question.best(),
+            dimension: question.dimension(),
+        })?)?;
+        for (i, &candidate) in order.iter().enumerate() {
+            write(serde_json::to_string(&WrittenPoint {
+                id: i + 1,
+                point: question.point(candidate),
+            })?)?;
+        }
+        self.output.flush()
+    }
+
+    /// The next line that is not empty, as an answer; nothing at the end of the input.
+    fn answer(
+        &mut self,
+        question: &RankingQuestion,
+    ) -> io::Result<Option<Result<Answer, AnswerError>>> {
+        loop {
+            let line = match read_line(&mut self.input, LONGEST_ANSWER)? {
+                None => return Ok(None),
+                Some(Err(())) => {
+                    skip_line(&mut self.input)?;
+                    return Ok(Some(Err(AnswerError::TooLong)));
+                }
+                Some(Ok(line)) => line,
+            };
+            let Ok(line) = String::from_utf8(line) else {
+                return Ok(Some(Err(AnswerError::NotText)));
+            };
+            if !line.trim().is_empty() {
+                let parsed = parse_answer(&line, question.candidates(), question.best());
+                return Ok(Some(parsed));
+            }
+        }
+    }
+}
+
+impl<R: BufRead, W: Write> RankingOracle for ProtocolOracle<R, W> {
+    type Error = ProtocolError;
+
+    fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, ProtocolError> {
+        let mut order: Vec<usize> = (0..question.candidates()).collect();
+        if let Some(seed) = self.shuffle {
+            order.shuffle(&mut SeededNoise::new(seed, question.number()));
+        }
+        self.ask(question, &order)?;
+        let number = question.number();
+        let mut attempt = 1;
+        loop {
+            let error = match self.answer(question)? {
+                None => return Err(ProtocolError::End { question: number }),
+                Some(Ok(Answer::Quit)) => return Err(ProtocolError::Quit),
+                Some(Ok(Answer::Best(named))) => {
+                    let best = named.into_iter().map(|i| order[i]).collect();
+                    return Ok(Ranking::of_checked(question.candidates(), best));
+                }
+                Some(Err(error)) => error,
+            };
+            writeln!(self.output, "error: {error}")?;
+            self.output.flush()?;
+            if attempt == self.attempts {
+                return Err(ProtocolError::Answer {
+                    question: number,
+                    attempts: attempt,
+                    error,
+                });
+            }
+            attempt += 1;
+        }
+    }
+}
+
+/// The other side: answers the questions of `input` on `output` by a function, the lowest first, until
+/// the input ends. Gives the number of answers.
+///
+/// ```
+/// use nabla_solve::ranking_protocol::serve;
+/// let questions = concat!(
+///     "nabla-ranking 1\n",
+///     "{\"question\":0,\"candidates\":2,\"best\":1,\"dimension\":1}\n",
+///     "{\"id\":1,\"point\":[2.0]}\n",
+///     "{\"id\":2,\"point\":[-1.0]}\n",
+/// );
+/// let mut answers = Vec::new();
+/// assert_eq!(serve(questions.as_bytes(), &mut answers, |x| x[0] * x[0])?, 1);
+/// assert_eq!(answers, b"2\n");
+/// # Ok::<(), nabla_solve::ranking_protocol::ProtocolError>(())
+/// ```
+///
+/// # Errors
+/// If a line is not of the protocol, an answer is refused, or a stream fails.
+pub fn serve(
+    mut input: impl BufRead,
+    mut output: impl Write,
+    mut value: impl FnMut(&[f64]) -> f64,
+) -> Result<u64, ProtocolError> {
+    let Some(first) = message(&mut input, "first line")? else {
+        return Ok(0);
+    };
+    if first.trim_end() != FIRST_LINE {
+        return Err(unexpected(&first, "first line"));
+    }
+    let mut answers = 0;
+    while let Some(line) = message(&mut input, "question")? {
+        if let Some(reason) = line.strip_prefix("error:") {
+            return Err(ProtocolError::Refused(reason.trim().to_owned()));
+        }
+        let header: Header =
+            serde_json::from_str(&line).map_err(|_| unexpected(&line, "question"))?;
+        let mut values = Vec::new();
+        for id in 1..=header.candidates {
+            let Some(line) = message(&mut input, "candidate")? else {
+                return Err(ProtocolError::End {
+                    question: header.question,
+                });
+            };
+            let candidate: ReadPoint = serde_json::from_str(&line)
+                .ok()
+                .filter(|c: &ReadPoint| c.id == id && c.point.len() == header.dimension)
+                .ok_or_else(|| unexpected(&line, "candidate of this question"))?;
+            values.push(value(&candidate.point));
+        }
+        let ranking =
+            Ranking::of_values(&values, header.best).map_err(|_| unexpected(&line, "question"))?;
+        let ids: Vec<String> = ranking.best().iter().map(|i| (i + 1).to_string()).collect();
+        writeln!(output, "{}", ids.join(" "))?;
+        output.flush()?;
+        answers += 1;
+    }
+    Ok(answers)
+}
+
+fn unexpected(line: &str, expected: &'static str) -> ProtocolError {
+    ProtocolError::Message {
+        line: beginning(line),
+        expected,
+    }
+}
+
+/// A line as text; nothing at the end of the input.
+fn message(
+    input: &mut impl BufRead,
+    expected: &'static str,
+) -> Result<Option<String>, ProtocolError> {
+    match read_line(input, LONGEST_POINT)? {
+        None => Ok(None),
+        Some(Err(())) => Err(unexpected("a line without end", expected)),
+        Some(Ok(line)) => match String::from_utf8(line) {
+            Ok(line) => Ok(Some(line)),
+            Err(error) => Err(unexpected(
+                &String::from_utf8_lossy(error.as_bytes()),
+                expected,
+            )),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zeroth_order::{LineSearch, RunError};
+    use crate::zo_rank_sgd::{ZoRankSgd, ZoRankSgdConfig};
+    use proptest::prelude::*;
+
+    /// Asks for the best 2 of 3 points and gives the answers' outcome and what was written.
+    fn ask(answers: &[u8]) -> (Result<Vec<usize>, ProtocolError>, String) {
+        let question = RankingQuestion::new(4, 2, 1, vec![0.1, -2.0, 1e300]).unwrap();
+        let mut written = Vec::new();
+        let result = ProtocolOracle::new(answers, &mut written).rank(&question);
+        (
+            result.map(|ranking| ranking.best().to_vec()),
+            String::from_utf8(written).unwrap(),
+        )
+    }
+
+    #[test]
+    fn questions_are_as_documented() {
+        let (best, written) = ask(b"\n  \n 3, 1\r\n");
+        assert_eq!(best.unwrap(), [2, 0]);
+        assert_eq!(
+            written,
+            "nabla-ranking 1\n\
+             {\"question\":4,\"candidates\":3,\"best\":2,\"dimension\":1}\n\
+             {\"id\":1,\"point\":[0.1]}\n{\"id\":2,\"point\":[-2.0]}\n{\"id\":3,\"point\":[1e+300]}\n"
+        );
+        // The last line needs no end.
+        assert_eq!(ask(b"2>3").0.unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_wrong_answer_is_refused_with_its_reason_and_asked_again() {
+        for (answer, reason) in [
+            ("1 4", "there is no id 4: the ids are 1 to 3"),
+            ("0 1", "there is no id 0: the ids are 1 to 3"),
+            ("2 2", "id 2 is named twice"),
+            ("2", "the answer names 1 ids, but the best 2 are asked for"),
+            (
+                "3 1 2",
+                "the answer names 3 ids, but the best 2 are asked for",
+            ),
+            (
+                "1 x",
+                "`x` is not an id: the answer must be ids from 1 to 3, the best first",
+            ),
+            (
+                "+1 2",
+                "`+1` is not an id: the answer must be ids from 1 to 3, the best first",
+            ),
+            (
+                "99999999999999999999 1",
+                "`99999999999999999999` is not an id: the answer must be ids from 1 to 3, the best \
+                 first",
+            ),
+        ] {
+            let (best, written) = ask(format!("{answer}\n1 2\n").as_bytes());
+            assert_eq!(best.unwrap(), [0, 1]);
+            assert!(
+                written.ends_with(&format!("\nerror: {reason}\n")),
+                "{written}"
+            );
+        }
+        let (best, written) = ask(b"\xff\n1 2\n");
+        assert_eq!(best.unwrap(), [0, 1]);
+        assert!(written.ends_with("error: the answer is not UTF-8 text\n"));
+        let mut long = vec![b' '; LONGEST_ANSWER as usize + 5];
+        long.extend(b"\n1 2\n");
+        let (best, written) = ask(&long);
+        assert_eq!(best.unwrap(), [0, 1]);
+        assert!(written.ends_with("error: the answer is longer than 1048576 bytes\n"));
+    }
+
+    #[test]
+    fn the_end_quit_and_too_many_wrong_answers_are_told() {
+        let told = |answers: &str| ask(answers.as_bytes()).0.unwrap_err().to_string();
+        assert_eq!(told(""), "the input ended before question 4 was answered");
+        assert_eq!(
+            told("9 9\n"),
+            "the input ended before question 4 was answered"
+        );
+        assert_eq!(told("quit\n"), "the ranker has quit");
+        assert_eq!(told("1\n quit "), "the ranker has quit");
+        assert_eq!(
+            told("1\n2\n3\n1 2\n"),
+            "question 4 has no valid answer in 3 attempts; the last: the answer names 1 ids, but the \
+             best 2 are asked for"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_parsed_is_an_order(
+            line in "[0-9 ,>a-z+.-]{0,20}", candidates in 1usize..6, best in 1usize..6,
+        ) {
+            if let Ok(Answer::Best(named)) = parse_answer(&line, candidates, best) {
+                prop_assert_eq!(named.len(), best);
+                prop_assert!(Ranking::new(candidates, named).is_ok());
+            }
+        }
+
+        /// Any bytes: no panic, and never an order from a line that is not made of its ids.
+        #[test]
+        fn any_bytes_are_an_order_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            if let (Ok(best), _) = ask(&bytes) {
+                let text = String::from_utf8_lossy(&bytes).replace([',', '>'], " ");
+                let ids: Vec<String> = best.iter().map(|i| (i + 1).to_string()).collect();
+                let holds = text.split('\n').any(|line| {
+                    line.split_whitespace().map(|word| word.trim_start_matches('0')).eq(&ids)
+                });
+                prop_assert!(holds, "{text}");
+            }
+        }
+
+        #[test]
+        fn an_order_in_any_form_is_read_back(
+            order in Just((1..=7usize).collect::<Vec<_>>()).prop_shuffle(),
+            best in 1usize..=7,
+            separators in prop::collection::vec(prop::sample::select(vec![" ", ",", " > ", "\t", ", "]), 7),
+        ) {
+            let line: String = order[..best]
+                .iter()
+                .zip(&separators)
+                .map(|(id, separator)| format!("{id}{separator}"))
+                .collect();
+            let zero_based = order[..best].iter().map(|id| id - 1).collect();
+            prop_assert_eq!(parse_answer(&line, 7, best), Ok(Answer::Best(zero_based)));
+        }
+
+        /// What one side writes, the other reads: ids, shuffled or not, name the points they should.
+        #[test]
+        fn both_sides_agree(
+            points in prop::collection::vec(any::<f64>().prop_filter("finite", |x| x.is_finite()), 2..8),
+            seed in prop::option::of(any::<u64>()),
+            number in any::<u64>(),
+        ) {
+            let question = RankingQuestion::new(number, 2, 1, points.clone()).unwrap();
+            let mut oracle = ProtocolOracle::new(&b""[..], Vec::new());
+            if let Some(seed) = seed {
+                oracle = oracle.shuffled(seed);
+            }
+            prop_assert!(oracle.rank(&question).is_err());
+            let mut answers = Vec::new();
+            let mut seen = Vec::new();
+            serve(&oracle.output[..], &mut answers, |x| {
+                seen.push(x[0]);
+                x[0]
+            })
+            .unwrap();
+            seen.sort_by(f64::total_cmp);
+            let mut sorted = points.clone();
+            sorted.sort_by(f64::total_cmp);
+            prop_assert_eq!(&seen, &sorted);
+            let mut oracle = ProtocolOracle::new(&answers[..], io::sink());
+            if let Some(seed) = seed {
+                oracle = oracle.shuffled(seed);
+            }
+            let named = oracle.rank(&question).unwrap();
+            let values: Vec<f64> = named.best().iter().map(|&i| points[i]).collect();
+            prop_assert_eq!(values, &sorted[..2]);
+        }
+    }
+
+    #[test]
+    fn the_other_side_tells_what_is_wrong() {
+        let told = |text: &str| {
+            serve(text.as_bytes(), io::sink(), |x| x[0])
+                .unwrap_err()
+                .to_string()
+        };
+        let question = "{\"question\":7,\"candidates\":2,\"best\":1,\"dimension\":1}\n";
+        let point = "{\"id\":1,\"point\":[2.0]}\n";
+        assert_eq!(serve(&b""[..], io::sink(), |x| x[0]).unwrap(), 0);
+        assert_eq!(
+            told("nabla-ranking 2\n"),
+            "`nabla-ranking 2` is no first line of the ranking protocol"
+        );
+        assert_eq!(
+            told("nabla-ranking 1\nhello\n"),
+            "`hello` is no question of the ranking protocol"
+        );
+        assert_eq!(
+            told("nabla-ranking 1\nerror: id 2 is named twice\n"),
+            "the answer was refused: id 2 is named twice"
+        );
+        assert_eq!(
+            told(&format!("nabla-ranking 1\n{question}{point}")),
+            "the input ended before question 7 was answered"
+        );
+        assert_eq!(
+            told(&format!("nabla-ranking 1\n{question}{point}{point}")),
+            "`{\"id\":1,\"point\":[2.0]}` is no candidate of this question of the ranking protocol"
+        );
+        let none = question.replace("\"best\":1", "\"best\":3");
+        let second = point.replace("\"id\":1", "\"id\":2");
+        assert!(told(&format!("nabla-ranking 1\n{none}{point}{second}")).contains("no question"));
+    }
+
+    /// A ranker in another thread behind pipes gives the same run as the function itself, and a run
+    /// that was cut off by `quit` and saved goes on to the same bits.
+    #[test]
+    fn a_run_over_pipes_is_that_of_the_function_and_resumes_exactly() {
+        use crate::ranking_oracle::FunctionOracle;
+        let f = |x: &[f64]| x.iter().map(|x| (x - 0.3).powi(2)).sum::<f64>();
+        let config = ZoRankSgdConfig::new()
+            .with_candidates(6)
+            .with_best(Some(3))
+            .with_line_search(Some(LineSearch::human_feedback(5)))
+            .with_seed(11);
+        let start = [1.0, -2.0, 0.5];
+        let mut direct = ZoRankSgd::new(config.clone(), start).unwrap();
+        for _ in 0..20 {
+            direct.step(&mut FunctionOracle::new(f)).unwrap();
+        }
+
+        let (question_end, asking_end) = io::pipe().unwrap();
+        let (answer_end, telling_end) = io::pipe().unwrap();
+        let ranker = std::thread::spawn(move || {
+            serve(io::BufReader::new(question_end), telling_end, f).unwrap()
+        });
+        let mut piped = ZoRankSgd::new(config.clone(), start).unwrap();
+        let mut oracle =
+            ProtocolOracle::new(io::BufReader::new(answer_end), asking_end).shuffled(5);
+        for _ in 0..20 {
+            piped.step(&mut oracle).unwrap();
+        }
+        drop(oracle);
+        assert_eq!(ranker.join().unwrap(), 40);
+        assert_eq!(piped, direct);
+
+        // Answers of the first 7 questions, then `quit`.
+        let mut run = ZoRankSgd::new(config, start).unwrap();
+        let mut answers = String::new();
+        let mut copy = run.clone();
+        for _ in 0..7 {
+            let question = copy.question().unwrap();
+            let ranking = FunctionOracle::new(f).rank(&question).unwrap();
+            let ids: Vec<String> = ranking.best().iter().map(|i| (i + 1).to_string()).collect();
+            answers += &format!("{}\n", ids.join(" "));
+            copy.answer(&ranking).unwrap();
+        }
+        answers += "quit\n";
+        let mut oracle = ProtocolOracle::new(answers.as_bytes(), io::sink());
+        let error = loop {
+            if let Err(error) = run.step(&mut oracle) {
+                break error;
+            }
+        };
+        assert!(matches!(error, RunError::Oracle(ProtocolError::Quit)));
+        let saved = serde_json::to_string(run.state()).unwrap();
+        let mut resumed = ZoRankSgd::from_state(serde_json::from_str(&saved).unwrap()).unwrap();
+        assert_eq!(resumed.state().questions, 7);
+        while resumed.state().iterations < 20 {
+            resumed.step(&mut FunctionOracle::new(f)).unwrap();
+        }
+        assert_eq!(resumed, direct);
+    }
+}
