@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Rebuilds assets/panoramas, assets/photos and assets/sample from published packages.
+"""Rebuilds assets/panoramas, assets/photos and crates/nabla-data/assets/sample from published packages.
 
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install numpy==2.4.6 opencv-python-headless==5.0.0.93 OpenEXR==3.5.3 pillow==13.0.0
@@ -203,7 +203,7 @@ def make_panoramas(cache):
 
 def make_sample(rgb):
     """The sample and its x4 degradation, with the metadata of a camera."""
-    sample = os.path.join(HERE, "sample")
+    sample = os.path.join(HERE, "..", "crates", "nabla-data", "assets", "sample")
     os.makedirs(sample, exist_ok=True)
     x = bicubic_down(bicubic_down(rgb.astype(np.float64), 4, 1, wrap=True), 4, 0, wrap=False)
     low = np.clip(np.floor(x + 0.5), 0, 255).astype(np.uint8)
@@ -313,9 +313,10 @@ def make_photos(cache):
 
 README_HEAD = """# Pictures of the repository
 
-`make_assets.py` rebuilds every file of this folder (but `prior*` and `clip`, and `digits` and `fashion`,
-which are `make_labelled_pictures.py`'s) from published packages of exact versions; this table is written
-by it.
+`make_assets.py` rebuilds the pictures here, and `make_labelled_pictures.py` those of `digits` and `fashion`,
+from published packages of exact versions; this table is written by the first. What is built into a crate lies
+inside it, so that it can be packaged: `sample`, `digits` and `fashion` in `crates/nabla-data/assets`, `clip` and
+`prior` in `crates/nabla-diffusion/assets`.
 
 * `panoramas/*.png`: equirectangular panoramas, 8-bit RGB, tone-mapped once: linear light (negative
   samples clipped) divided by the 95th percentile of its luminance, clamped to [0, 1], gamma 1/2.2.

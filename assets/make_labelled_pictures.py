@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Rebuilds assets/digits and assets/fashion from published packages.
+"""Rebuilds digits and fashion in crates/nabla-data/assets from published packages.
 
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install numpy==2.4.6
@@ -26,6 +26,7 @@ import zipfile
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+CARRIED = os.path.join(HERE, "..", "crates", "nabla-data", "assets")
 SKLEARN = "scikit-learn==1.7.0"
 FASHION = "dataset-fashion-mnist=0.0~git20200523.55506a9-1"
 PER_CLASS = {"train": 550, "t10k": 100}
@@ -58,7 +59,7 @@ def make_digits(cache):
         rows = gzip.decompress(z.read("sklearn/datasets/data/digits.csv.gz")).decode()
     table = np.array([[float(x) for x in line.split(",")] for line in rows.split()])
     assert table.shape == (1797, 65) and (table == table.astype(np.uint8)).all()
-    out = os.path.join(HERE, "digits")
+    out = os.path.join(CARRIED, "digits")
     write_idx(os.path.join(out, "digits-images-idx3-ubyte.gz"), table[:, :64].reshape(-1, 8, 8))
     write_idx(os.path.join(out, "digits-labels-idx1-ubyte.gz"), table[:, 64])
 
@@ -76,7 +77,7 @@ def make_fashion(cache):
         images = read_idx(found[f"{part}-images-idx3-ubyte.gz"])
         labels = read_idx(found[f"{part}-labels-idx1-ubyte.gz"])
         chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(10)]))
-        out = os.path.join(HERE, "fashion")
+        out = os.path.join(CARRIED, "fashion")
         write_idx(os.path.join(out, f"{part}-images-idx3-ubyte.gz"), images[chosen])
         write_idx(os.path.join(out, f"{part}-labels-idx1-ubyte.gz"), labels[chosen])
 
