@@ -2,10 +2,14 @@
 //! reader of files doesn't bring Burn along.
 //!
 //! * [`atomic_file`]: output files that are either whole or not there;
+//! * [`methods`]: the published methods with their papers;
+//! * [`progress`]: where a long job says how far it is;
 //! * [`range`]: the one error for a number outside of its range, and the checks that give it;
 //! * [`words`]: a time and a panic in words.
 
 pub mod atomic_file;
+pub mod methods;
+pub mod progress;
 pub mod range;
 pub mod words;
 
