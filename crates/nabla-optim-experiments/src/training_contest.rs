@@ -6,37 +6,51 @@
 //! batches of 32 and a learning rate that falls to 0 along a cosine. The search is that of
 //! [`nabla_train::comparison`].
 //!
-//! A claim of one's own about an optimizer of one's own:
+//! Inside the `run` of a claim of one's own about an optimizer of one's own:
 //!
 //! ```
 //! use burn::optim::SgdConfig;
-//! use burn::tensor::Device;
-//! use nabla_claims::training_contest::{ACCURACY, Contest, contender, metrics, other_contender};
-//! use nabla_claims::{ClaimContext, Measurement, NoProgress, Table, Variant};
+//! use nabla_claims::{Bench, ClaimError, Measurement, Table, Task, Variant};
+//! use nabla_optim_experiments::training_contest::{
+//!     ACCURACY, Contest, entrant, metrics, other_entrant,
+//! };
 //! use nabla_train::optimizer::{Method, Momentum, OtherOptimizer};
 //!
-//! // Anything that implements Burn's `Optimizer` goes in place of SGD.
-//! let mine = OtherOptimizer::new("mine", 0.05, |_weight_decay| SgdConfig::new().build());
-//! let context = ClaimContext::quick(Device::flex(), &NoProgress);
-//! let contest = Contest::new(
-//!     &context,
-//!     6,
-//!     vec![other_contender(mine, 0.0), contender("SGD", Method::Momentum(Momentum::default()), 0.0)],
-//! )?;
+//! const MINE: Variant = Variant::method("mine");
+//! const SGD: Variant = Variant::baseline("SGD");
+//! const TRAINING: Task = Task::named("training");
 //!
-//! let variants = [Variant::method("mine"), Variant::baseline("SGD")];
-//! let mut table = Table::new(&context.seeds, metrics(), variants, ["training"])?;
-//! let mut notes = vec![contest.describe()];
-//! let plot = contest.hold(&context, "training", &mut table, &mut notes, &mut |_, _| {})?;
-//! let check = table.compare("training", ACCURACY, "mine", "SGD")?;
-//! let mut measurement = Measurement::new(table, vec![check]);
-//! measurement.plots.push(plot);
+//! fn run(bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+//!     // Anything that implements Burn's `Optimizer` goes in place of SGD.
+//!     let mine = OtherOptimizer::new("mine", 0.05, |_weight_decay| SgdConfig::new().build());
+//!     let sgd = Method::Momentum(Momentum::default());
+//!     let entrants = vec![other_entrant(MINE, mine, 0.0), entrant(SGD, sgd, 0.0)];
+//!     let contest = Contest::new(bench.context(), 6, entrants)?;
+//!
+//!     let mut table = Table::new(bench.seeds(), metrics(), [MINE, SGD], [TRAINING])?;
+//!     let mut notes = vec![contest.describe()];
+//!     let plot = contest.hold(bench, &TRAINING, &mut table, &mut notes, &mut |_, _| {})?;
+//!     let check = table.compare(&TRAINING, &ACCURACY, &MINE, &SGD)?.headline();
+//!     let mut measurement = Measurement::new(table, vec![check]).with_plot(plot);
+//!     measurement.notes = notes;
+//!     Ok(measurement)
+//! }
+//! # struct Mine;
+//! # impl nabla_claims::Claim for Mine {
+//! #     fn slug(&self) -> &str { "adamp" }
+//! #     fn statement(&self) -> &str { "" }
+//! #     fn criterion(&self) -> &str { "" }
+//! #     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> { run(bench) }
+//! # }
+//! # let progress = nabla_base::progress::NoProgress;
+//! # let context = nabla_claims::ClaimContext::quick(burn::tensor::Device::flex(), &progress);
+//! # nabla_claims::run_claim(&Mine, &context)?;
 //! # Ok::<(), nabla_claims::ClaimError>(())
 //! ```
 
 use std::ops::ControlFlow;
 
-use nabla_train::cnn::{Cnn, CnnConfig, Stage};
+use nabla_train::cnn::{self, Cnn, CnnConfig};
 use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
 use nabla_train::data_set::{DataConfig, DataSet, InputShape};
 use nabla_train::experiment::{Experiment, ModelConfig};
@@ -45,25 +59,24 @@ use nabla_train::initialization::he_normal;
 use nabla_train::optimizer::{Method, OptimizerConfig, OtherOptimizer};
 use nabla_train::training::{Trainer, TrainingConfig};
 
-use crate::claim::{ClaimContext, ClaimError};
-use crate::measurement::{Metric, Table, TableError};
-use crate::plot::{LinePlot, Series};
+use nabla_claims::{
+    Bench, Cell, ClaimContext, ClaimError, LinePlot, Metric, Series, Stage, Table, TableError,
+    Task, Variant,
+};
+use serde::{Deserialize, Serialize};
+
 use crate::trajectory::norm;
 
-/// The metric of the last epoch's accuracy on the test examples.
-pub const ACCURACY: &str = "test accuracy";
-/// The metric of the last epoch's loss on the test examples.
-pub const LOSS: &str = "test loss";
-/// The metric of the learning rate that the search found.
-pub const RATE: &str = "learning rate";
+/// The last epoch's accuracy on the test examples.
+pub const ACCURACY: Metric = Metric::higher("test accuracy", "%");
+/// The last epoch's loss on the test examples.
+pub const LOSS: Metric = Metric::lower("test loss", "");
+/// The learning rate that the search found.
+pub const RATE: Metric = Metric::informative("learning rate", "");
 
 /// The metrics of a training.
 pub fn metrics() -> [Metric; 3] {
-    [
-        Metric::higher(ACCURACY, "%"),
-        Metric::lower(LOSS, ""),
-        Metric::informative(RATE, ""),
-    ]
+    [ACCURACY, LOSS, RATE]
 }
 
 /// Learning rates that are tried for each in a wide search, √10 apart: a factor of a thousand.
@@ -73,16 +86,34 @@ const WIDE: usize = 7;
 /// around their customary 1e-3 end at 1e-2, which is the best of them for most on this small task.
 pub const ADAPTIVE: f64 = 3e-3;
 
-/// A contender whose search has the middle `rate`.
-pub fn around(rate: f64, mut contender: Contender) -> Contender {
-    contender.optimizer.learning_rate = Some(rate);
-    contender
+/// Who takes part: a row of the table and its optimizer.
+#[derive(Debug, Clone)]
+pub struct Entrant {
+    /// The row.
+    pub variant: Variant,
+    /// The optimizer; its learning rate is the middle of the search.
+    pub optimizer: OptimizerConfig,
 }
 
-/// Somebody else's optimizer, under its own name; its search has its customary rate as its middle.
-pub fn other_contender(other: OtherOptimizer, weight_decay: f64) -> Contender {
-    Contender {
-        label: None,
+impl Entrant {
+    /// Gives the search the middle `rate`.
+    pub fn around(mut self, rate: f64) -> Self {
+        self.optimizer.learning_rate = Some(rate);
+        self
+    }
+
+    fn contender(&self) -> Contender {
+        Contender {
+            label: Some(self.variant.name().to_owned()),
+            optimizer: self.optimizer.clone(),
+        }
+    }
+}
+
+/// Somebody else's optimizer; its search has its customary rate as its middle.
+pub fn other_entrant(variant: Variant, other: OtherOptimizer, weight_decay: f64) -> Entrant {
+    Entrant {
+        variant,
         optimizer: OptimizerConfig {
             weight_decay,
             ..OptimizerConfig::of(other)
@@ -90,10 +121,10 @@ pub fn other_contender(other: OtherOptimizer, weight_decay: f64) -> Contender {
     }
 }
 
-/// A contender whose search has the customary rate as its middle.
-pub fn contender(label: &str, method: Method, weight_decay: f64) -> Contender {
-    Contender {
-        label: Some(label.to_owned()),
+/// An entrant whose search has the customary rate as its middle.
+pub fn entrant(variant: Variant, method: Method, weight_decay: f64) -> Entrant {
+    Entrant {
+        variant,
         optimizer: OptimizerConfig {
             weight_decay,
             ..OptimizerConfig::new(method)
@@ -105,12 +136,13 @@ pub fn contender(label: &str, method: Method, weight_decay: f64) -> Contender {
 #[derive(Debug)]
 pub struct Contest {
     comparison: Comparison,
+    entrants: Vec<Entrant>,
     network: CnnConfig,
     data: DataSet,
 }
 
 /// What one training gave.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Trained {
     /// Its epochs, fewer than asked for if it diverged.
     pub epochs: Vec<EpochRecord>,
@@ -134,19 +166,19 @@ impl Trained {
     /// Records what it gave.
     ///
     /// # Errors
-    /// If the table has no such group, variant, seed or metric, or the value already.
+    /// If the table has no such task, variant, seed or metric, or the value already.
     pub fn record(
         &self,
         table: &mut Table,
-        group: &str,
-        label: &str,
+        task: &Task,
+        variant: &Variant,
         rate: f64,
         seed: u64,
     ) -> Result<(), TableError> {
         let (accuracy, loss) = self.last();
-        table.record(group, label, ACCURACY, seed, accuracy)?;
-        table.record(group, label, LOSS, seed, loss)?;
-        table.record(group, label, RATE, seed, rate)
+        table.record(task, variant, &ACCURACY, seed, accuracy)?;
+        table.record(task, variant, &LOSS, seed, loss)?;
+        table.record(task, variant, &RATE, seed, rate)
     }
 }
 
@@ -158,7 +190,7 @@ impl Contest {
     pub fn new(
         context: &ClaimContext<'_>,
         epochs: usize,
-        contenders: Vec<Contender>,
+        entrants: Vec<Entrant>,
     ) -> Result<Self, ClaimError> {
         let network = CnnConfig {
             channels: vec![4, 8],
@@ -175,7 +207,7 @@ impl Contest {
             ..TrainingConfig::default()
         };
         let trials = if context.quick { 2 } else { 5 };
-        Self::on(data, network, training, trials, contenders)
+        Self::on(data, network, training, trials, entrants)
     }
 
     /// Another task.
@@ -185,13 +217,13 @@ impl Contest {
     /// - `trials`: learning rates that are tried for each, √10 apart
     ///
     /// # Errors
-    /// If the data cannot be read, or are no pictures.
+    /// If the data cannot be read, or are not pictures.
     pub fn on(
         data: DataConfig,
         network: CnnConfig,
         training: TrainingConfig,
         trials: usize,
-        contenders: Vec<Contender>,
+        entrants: Vec<Entrant>,
     ) -> Result<Self, ClaimError> {
         let experiment = Experiment {
             data,
@@ -200,16 +232,17 @@ impl Contest {
         };
         let data = experiment.data.open().map_err(ClaimError::experiment)?;
         if !matches!(data.shape, InputShape::Picture(_)) {
-            return Err(ClaimError::experiment("the examples are no pictures"));
+            return Err(ClaimError::experiment("the examples have to be pictures"));
         }
         let comparison = Comparison {
             experiment,
-            contenders,
+            contenders: entrants.iter().map(Entrant::contender).collect(),
             trials,
             ..Comparison::default()
         };
         Ok(Self {
             comparison,
+            entrants,
             network,
             data,
         })
@@ -252,9 +285,14 @@ impl Contest {
         )
     }
 
-    /// The contenders.
-    pub fn contenders(&self) -> &[Contender] {
-        &self.comparison.contenders
+    /// Who takes part.
+    pub fn entrants(&self) -> &[Entrant] {
+        &self.entrants
+    }
+
+    /// The task, the entrants and the search, as [`nabla_train::comparison`] has them.
+    pub fn comparison(&self) -> &Comparison {
+        &self.comparison
     }
 
     /// The configuration of the trainings.
@@ -281,40 +319,30 @@ impl Contest {
         self.data.training.len().div_ceil(batch)
     }
 
-    /// The best learning rate of each contender; notes in words which of them are at an end of what was
-    /// tried.
+    /// The best learning rate of each entrant; notes in words which of them are at an end of what was tried.
+    /// Each entrant's search is a cell.
     ///
     /// # Errors
     /// If a value of the task is out of range, or one of them diverged at every rate.
     pub fn search(
         &self,
-        context: &ClaimContext<'_>,
+        bench: &Bench<'_>,
         notes: &mut Vec<String>,
     ) -> Result<Vec<f64>, ClaimError> {
-        let runs = self.comparison.trials * self.comparison.contenders.len();
-        context
-            .progress
-            .begin("search of learning rates", runs as u64);
-        let mut observe = |event: ComparisonEvent<'_>| match event {
-            // The trainings with these rates are done where their weights can be watched.
-            ComparisonEvent::Begin {
-                phase: Phase::Final,
-                ..
-            } => ControlFlow::Break(()),
-            ComparisonEvent::End(_) => {
-                context.progress.advance(1);
-                ControlFlow::Continue(())
-            }
-            _ => ControlFlow::Continue(()),
-        };
-        let (standings, _) = self
-            .comparison
-            .run(&context.device, None, &mut observe)
-            .map_err(ClaimError::experiment)?;
-        let edge: Vec<&str> = standings
-            .iter()
-            .filter(|s| s.at_edge)
-            .map(|s| s.label.as_str())
+        let trials = self.comparison.trials;
+        let found = bench.measure(
+            &Stage::new("search of learning rates", &self.comparison),
+            &self.entrants,
+            |entrant| {
+                let cell = Cell::whole().variant(&entrant.variant);
+                cell.steps(trials as u64)
+            },
+            |entrant| self.searched(bench, entrant),
+        )?;
+        let pairs = || self.entrants.iter().zip(&found);
+        let edge: Vec<&str> = pairs()
+            .filter(|(_, found)| found.at_edge)
+            .map(|(entrant, _)| entrant.variant.name())
             .collect();
         if !edge.is_empty() {
             notes.push(format!(
@@ -322,14 +350,41 @@ impl Contest {
                 edge.join(", ")
             ));
         }
-        standings
-            .iter()
-            .map(|s| {
-                s.learning_rate.ok_or_else(|| {
-                    ClaimError::experiment(format!("{} diverged at every learning rate", s.label))
+        pairs()
+            .map(|(entrant, found)| {
+                found.rate.ok_or_else(|| {
+                    let variant = &entrant.variant;
+                    ClaimError::experiment(format!("{variant} diverged at every learning rate"))
                 })
             })
             .collect()
+    }
+
+    fn searched(&self, bench: &Bench<'_>, entrant: &Entrant) -> Result<Searched, ClaimError> {
+        let comparison = Comparison {
+            contenders: vec![entrant.contender()],
+            ..self.comparison.clone()
+        };
+        let mut observe = |event: ComparisonEvent<'_>| match event {
+            // The trainings with these rates are done where their weights can be watched.
+            ComparisonEvent::Begin {
+                phase: Phase::Final,
+                ..
+            } => ControlFlow::Break(()),
+            ComparisonEvent::End(_) => {
+                bench.progress().advance(1);
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Continue(()),
+        };
+        let (standings, _) = comparison
+            .run(&bench.context().device, None, &mut observe)
+            .map_err(ClaimError::experiment)?;
+        let standing = standings.first();
+        Ok(Searched {
+            rate: standing.and_then(|s| s.learning_rate),
+            at_edge: standing.is_some_and(|s| s.at_edge),
+        })
     }
 
     /// Trains a network; `watch` sees it before the first and after each step. That the training diverges is
@@ -352,7 +407,7 @@ impl Contest {
             ..optimizer.clone()
         };
         let InputShape::Picture(shape) = self.data.shape else {
-            return Err(ClaimError::experiment("the examples are no pictures"));
+            return Err(ClaimError::experiment("the examples have to be pictures"));
         };
         let device = context.device.clone().autodiff();
         let model = self
@@ -372,7 +427,6 @@ impl Contest {
                 Err(error) => return Err(ClaimError::experiment(error)),
             }
         }
-        context.progress.advance(1);
         Ok(Trained {
             epochs: trainer.history().epochs.clone(),
             steps: trainer.history().steps.clone(),
@@ -381,22 +435,41 @@ impl Contest {
         })
     }
 
-    /// Searches the learning rates, trains with them once per seed and records what comes out; `see` gets
-    /// every training, with its optimizer's label. Returns the curves of the mean test accuracy.
+    /// Searches the learning rates, trains with them once per seed, each training a cell, and records what
+    /// comes out; `see` gets every training. Returns the curves of the mean test accuracy.
     ///
     /// # Errors
     /// As [`search`](Self::search) and [`train`](Self::train), and if the table has other variants.
     pub fn hold(
         &self,
-        context: &ClaimContext<'_>,
-        group: &str,
+        bench: &Bench<'_>,
+        task: &Task,
         table: &mut Table,
         notes: &mut Vec<String>,
-        see: &mut dyn FnMut(&str, &Trained),
+        see: &mut dyn FnMut(&Variant, &Trained),
     ) -> Result<LinePlot, ClaimError> {
-        let rates = self.search(context, notes)?;
-        let runs = rates.len() * context.seeds.len();
-        context.progress.begin("trainings", runs as u64);
+        let rates = self.search(bench, notes)?;
+        let entrants = self.entrants.iter().zip(&rates);
+        let points: Vec<(&Entrant, f64, u64)> = entrants
+            .flat_map(|(entrant, &rate)| bench.seeds().iter().map(move |&s| (entrant, rate, s)))
+            .collect();
+        let trained = bench.measure(
+            &Stage::new("trainings", &(&self.comparison, &rates)),
+            &points,
+            |(entrant, _, seed)| Cell::of(task).variant(&entrant.variant).seed(*seed),
+            |&(entrant, rate, seed)| {
+                let training = self.training().clone();
+                let watch = &mut |_: &Cnn| Ok(());
+                self.train(
+                    bench.context(),
+                    training,
+                    &entrant.optimizer,
+                    rate,
+                    seed,
+                    watch,
+                )
+            },
+        )?;
         let name = match self.data.name.as_str() {
             "fashion" => "Fashion-MNIST",
             other => other,
@@ -406,33 +479,37 @@ impl Contest {
             "epoch",
             "test accuracy (%)",
         );
-        for (contender, &rate) in self.contenders().iter().zip(&rates) {
-            let label = contender.label();
+        let seeds = bench.seeds().len();
+        for (points, trainings) in points.chunks(seeds).zip(trained.chunks(seeds)) {
+            let variant = &points[0].0.variant;
             let mut curve = vec![0.0; self.training().epochs];
-            for &seed in &context.seeds {
-                let optimizer = &contender.optimizer;
-                let training = self.training().clone();
-                let trained =
-                    self.train(context, training, optimizer, rate, seed, &mut |_| Ok(()))?;
-                trained.record(table, group, label, rate, seed)?;
+            for (&(_, rate, seed), trained) in points.iter().zip(trainings) {
+                trained.record(table, task, variant, rate, seed)?;
                 for (i, sum) in curve.iter_mut().enumerate() {
                     *sum += trained
                         .epochs
                         .get(i)
                         .map_or(f64::NAN, |e| 100.0 * e.test_accuracy);
                 }
-                see(label, &trained);
+                see(variant, trained);
             }
-            let seeds = context.seeds.len() as f64;
             let points = curve
                 .iter()
                 .enumerate()
                 .filter(|(_, sum)| sum.is_finite())
-                .map(|(i, sum)| [(i + 1) as f64, sum / seeds]);
-            plot = plot.with_series(Series::new(label, points));
+                .map(|(i, sum)| [(i + 1) as f64, sum / seeds as f64]);
+            plot = plot.with_series(Series::new(variant.name(), points));
         }
         Ok(plot)
     }
+}
+
+/// What a search found.
+#[derive(Serialize, Deserialize)]
+struct Searched {
+    /// `None` if the entrant diverged at every rate.
+    rate: Option<f64>,
+    at_edge: bool,
 }
 
 /// The kernels of a network, each as one vector.
@@ -440,7 +517,7 @@ impl Contest {
 /// # Errors
 /// If they cannot be read back.
 pub fn kernels(model: &Cnn) -> Result<Vec<Vec<f64>>, ClaimError> {
-    let read = |stage: &Stage| {
+    let read = |stage: &cnn::Stage| {
         let weight = stage.convolution.weight.val().without_autodiff();
         let values = weight
             .into_data()
@@ -464,22 +541,23 @@ pub fn mean_of_kernels(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::claim::NoProgress;
-    use crate::measurement::Variant;
     use burn::tensor::Device;
+    use nabla_base::progress::NoProgress;
 
-    /// A watched training is that of [`Experiment`] bit by bit, and so is the count of parameters.
+    const SGD: Variant = Variant::method("SGD");
+
+    /// A watched training is that of [`Experiment`] bit for bit, and so is the count of parameters.
     #[test]
     fn a_watched_training_is_the_experiments() {
         let context = ClaimContext::quick(Device::flex(), &NoProgress);
-        let sgd = contender("SGD", Method::Momentum(Default::default()), 1e-4);
+        let sgd = entrant(SGD, Method::Momentum(Default::default()), 1e-4);
         let contest = Contest::new(&context, 9, vec![sgd]).unwrap();
         let mut seen = 0;
         let trained = contest
             .train(
                 &context,
                 contest.training().clone(),
-                &contest.contenders()[0].optimizer,
+                &contest.entrants()[0].optimizer,
                 0.03,
                 5,
                 &mut |_| {
@@ -493,7 +571,7 @@ mod tests {
         experiment.training.seed = 5;
         experiment.training.optimizer = OptimizerConfig {
             learning_rate: Some(0.03),
-            ..contest.contenders()[0].optimizer.clone()
+            ..contest.entrants()[0].optimizer.clone()
         };
         let go = &mut |_: nabla_train::training::Progress<'_>| ControlFlow::Continue(());
         let whole = experiment.run(&Device::flex(), None, go).unwrap();
@@ -510,8 +588,9 @@ mod tests {
             growth: 1.0,
             diverged: true,
         };
-        let mut table = Table::new(&[0], metrics(), [Variant::method("SGD")], ["task"]).unwrap();
-        trained.record(&mut table, "task", "SGD", 1e9, 0).unwrap();
-        assert!(table.mean("task", "SGD", ACCURACY).unwrap().is_nan());
+        let task = Task::named("task");
+        let mut table = Table::new(&[0], metrics(), [SGD], [task.clone()]).unwrap();
+        trained.record(&mut table, &task, &SGD, 1e9, 0).unwrap();
+        assert!(table.mean(&task, &SGD, &ACCURACY).unwrap().is_nan());
     }
 }

@@ -20,6 +20,10 @@
 use std::ops::ControlFlow;
 
 use faer::Mat;
+use nabla_claims::{
+    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
+    Task, Variant,
+};
 use nabla_data::{LabelledPictures, digits};
 use nabla_solve::convex_relu::{
     ActivationPatterns, Admm, Attack, BackPropagation, ConvexReluError, ConvexReluProblem,
@@ -27,30 +31,30 @@ use nabla_solve::convex_relu::{
 };
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
-use crate::measurement::{Check, Measurement, Metric, Table, Variant};
-use crate::plot::{LinePlot, Series};
+const OBJECTIVE: Metric = Metric::lower("objective", "");
+const ACCURACY: Metric = Metric::higher("test accuracy", "");
+const ATTACKED: Metric = Metric::higher("test accuracy under PGD", "");
 
-const OBJECTIVE: &str = "objective";
-const ACCURACY: &str = "test accuracy";
-const ATTACKED: &str = "test accuracy under PGD";
+const ADMM: Variant = Variant::method("ADMM");
+const ADMM_EARLY: Variant = Variant::ablation("ADMM, 10 iterations");
+const SCP: Variant = Variant::ablation("SCP");
+const ROBUST: Variant = Variant::method("robust convex program");
+const PLAIN: Variant = Variant::ablation("convex program");
+const BACK: Variant = Variant::baseline("back-propagation");
+const BACK_PGD: Variant = Variant::baseline("back-propagation on PGD examples");
 
-const ADMM: &str = "ADMM";
-const ADMM_EARLY: &str = "ADMM, 10 iterations";
-const SCP: &str = "SCP";
-const ROBUST: &str = "robust convex program";
-const PLAIN: &str = "convex program";
-const BACK: &str = "back-propagation";
-const BACK_PGD: &str = "back-propagation on PGD examples";
+const FIRST: Task = Task::named("first iterations, cross-entropy");
+const ROBUSTNESS: Task = Task::named("robustness, hinge");
 
-const FIRST: &str = "first iterations, cross-entropy";
-const ROBUSTNESS: &str = "robustness, hinge";
-
-const LOSSES: [(Loss, &str); 3] = [
-    (Loss::Squared, "all patterns, squared"),
-    (Loss::Hinge, "all patterns, hinge"),
-    (Loss::BinaryCrossEntropy, "all patterns, cross-entropy"),
+const LOSSES: [(Loss, Task); 3] = [
+    (Loss::Squared, Task::named("all patterns, squared")),
+    (Loss::Hinge, Task::named("all patterns, hinge")),
+    (
+        Loss::BinaryCrossEntropy,
+        Task::named("all patterns, cross-entropy"),
+    ),
 ];
 
 const RATES: [f64; 3] = [0.003, 0.01, 0.03];
@@ -62,7 +66,7 @@ const EPSILON: f64 = 0.15;
 pub struct ConvexReluClaim;
 
 /// How much is run.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Size {
     /// Iterations of back-propagation.
     back: usize,
@@ -76,15 +80,6 @@ struct Size {
 impl Claim for ConvexReluClaim {
     fn slug(&self) -> &str {
         "convex-relu"
-    }
-
-    fn paper(&self) -> Paper {
-        Paper::new(
-            "Efficient Global Optimization of Two-layer ReLU Networks: Quadratic-time Algorithms and Adversarial Training",
-            "Bai, Gautam, Sojoudi",
-            2022,
-            "2201.01965",
-        )
     }
 
     fn statement(&self) -> &str {
@@ -102,8 +97,8 @@ impl Claim for ConvexReluClaim {
          back-propagation on PGD examples."
     }
 
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
-        let size = if context.quick {
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+        let size = if bench.quick() {
             Size {
                 back: 500,
                 units: 200,
@@ -120,46 +115,18 @@ impl Claim for ConvexReluClaim {
         };
         let losses = &LOSSES[..size.losses];
         let mut table = Table::new(
-            &context.seeds,
-            [
-                Metric::lower(OBJECTIVE, ""),
-                Metric::higher(ACCURACY, ""),
-                Metric::higher(ATTACKED, ""),
-            ],
-            [
-                Variant::method(ADMM),
-                Variant::method(ROBUST),
-                Variant::ablation(ADMM_EARLY),
-                Variant::ablation(SCP),
-                Variant::ablation(PLAIN),
-                Variant::baseline(BACK),
-                Variant::baseline(BACK_PGD),
-            ],
+            bench.seeds(),
+            [OBJECTIVE, ACCURACY, ATTACKED],
+            [ADMM, ROBUST, ADMM_EARLY, SCP, PLAIN, BACK, BACK_PGD],
             losses
                 .iter()
-                .map(|(_, name)| *name)
+                .map(|(_, task)| task.clone())
                 .chain([FIRST, ROBUSTNESS]),
         )?;
         let pictures = digits().map_err(ClaimError::experiment)?;
-        let stages = (losses.len() + 2) as u64;
-        context
-            .progress
-            .begin("convex ReLU", stages * context.seeds.len() as u64);
-        let mut accuracies = Vec::new();
-        for &seed in &context.seeds {
-            let [examples, _] = components(&pictures, 10, 2, seed)?;
-            for &(loss, group) in losses {
-                for (variant, objective) in all_patterns(&examples, loss, size, seed)? {
-                    table.record(group, variant, OBJECTIVE, seed, objective)?;
-                }
-                context.progress.advance(1);
-            }
-            let curve = first_iterations(&pictures, seed, context.quick, &mut table)?;
-            accuracies.push(Series::new(format!("seed {seed}"), curve));
-            context.progress.advance(1);
-            robustness(&pictures, size, seed, &mut table)?;
-            context.progress.advance(1);
-        }
+        all_losses(bench, &pictures, size, losses, &mut table)?;
+        let curves = first(bench, &pictures, &mut table)?;
+        robust(bench, &pictures, size, &mut table)?;
         let checks = checks(&table, losses)?;
         let mut plot = LinePlot::new(
             "Test accuracy of ADMM's network",
@@ -167,7 +134,7 @@ impl Claim for ConvexReluClaim {
             "test accuracy",
         )
         .log_x();
-        for curve in accuracies {
+        for curve in curves {
             plot = plot.with_series(curve);
         }
         Ok(Measurement::new(table, checks).with_plot(plot).with_note(
@@ -176,6 +143,102 @@ impl Claim for ConvexReluClaim {
              back-propagation can be lower: in the second group its objective stands beside ADMM's.",
         ))
     }
+}
+
+/// Global optimality: a cell for each loss and seed, since the three networks are of one problem.
+fn all_losses(
+    bench: &Bench<'_>,
+    pictures: &LabelledPictures,
+    size: Size,
+    losses: &[(Loss, Task)],
+    table: &mut Table,
+) -> Result<(), ClaimError> {
+    let mut points = Vec::new();
+    for &seed in bench.seeds() {
+        points.extend(losses.iter().map(|(loss, task)| (seed, *loss, task)));
+    }
+    let found = bench.measure(
+        &Stage::new("convex ReLU, all patterns", &size),
+        &points,
+        |(seed, _, task)| Cell::of(task).seed(*seed),
+        |&(seed, loss, _)| {
+            let [examples, _] = components(pictures, 10, 2, seed)?;
+            all_patterns(&examples, loss, size, seed)
+        },
+    )?;
+    for (&(seed, _, task), [admm, scp, back]) in points.iter().zip(found) {
+        for (variant, objective) in [(ADMM, admm), (SCP, scp), (BACK, back)] {
+            table.record(task, &variant, &OBJECTIVE, seed, objective)?;
+        }
+    }
+    Ok(())
+}
+
+/// Test accuracy and objective.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Quality {
+    accuracy: f64,
+    objective: f64,
+}
+
+/// ADMM's network over its iterations, and that of back-propagation.
+#[derive(Serialize, Deserialize)]
+struct Iterations {
+    early: Quality,
+    last: Quality,
+    back: Quality,
+    /// The accuracy over the iterations.
+    curve: Vec<[f64; 2]>,
+}
+
+/// The first iterations: a cell for each seed.
+fn first(
+    bench: &Bench<'_>,
+    pictures: &LabelledPictures,
+    table: &mut Table,
+) -> Result<Vec<Series>, ClaimError> {
+    let found = bench.measure(
+        &Stage::new("convex ReLU, first iterations", &()),
+        bench.seeds(),
+        |&seed| Cell::of(&FIRST).seed(seed),
+        |&seed| first_iterations(pictures, seed, bench.quick()),
+    )?;
+    let mut curves = Vec::new();
+    for (&seed, iterations) in bench.seeds().iter().zip(found) {
+        for (variant, quality) in [
+            (ADMM_EARLY, iterations.early),
+            (ADMM, iterations.last),
+            (BACK, iterations.back),
+        ] {
+            table.record(&FIRST, &variant, &ACCURACY, seed, quality.accuracy)?;
+            table.record(&FIRST, &variant, &OBJECTIVE, seed, quality.objective)?;
+        }
+        curves.push(Series::new(format!("seed {seed}"), iterations.curve));
+    }
+    Ok(curves)
+}
+
+/// Robustness: a cell for each seed, since all four networks are of one problem.
+fn robust(
+    bench: &Bench<'_>,
+    pictures: &LabelledPictures,
+    size: Size,
+    table: &mut Table,
+) -> Result<(), ClaimError> {
+    let found = bench.measure(
+        &Stage::new("convex ReLU, robustness", &size),
+        bench.seeds(),
+        |&seed| Cell::of(&ROBUSTNESS).seed(seed),
+        |&seed| robustness(pictures, size, seed),
+    )?;
+    for (&seed, networks) in bench.seeds().iter().zip(found) {
+        let variants = [ROBUST, PLAIN, BACK, BACK_PGD];
+        for (variant, [accuracy, attacked]) in variants.into_iter().zip(networks) {
+            table.record(&ROBUSTNESS, &variant, &ACCURACY, seed, accuracy)?;
+            table.record(&ROBUSTNESS, &variant, &ATTACKED, seed, attacked)?;
+        }
+    }
+    Ok(())
 }
 
 /// Digits 3 and 8 in their first principal components: some to train on, and the others.
@@ -248,13 +311,13 @@ fn best_of(
     best.ok_or_else(|| ClaimError::experiment("back-propagation diverged at every learning rate"))
 }
 
-/// The objectives with all activation patterns, by variant.
+/// The objectives with all activation patterns: of ADMM, SCP and back-propagation.
 fn all_patterns(
     examples: &DenseExamples,
     loss: Loss,
     size: Size,
     seed: u64,
-) -> Result<[(&'static str, f64); 3], ClaimError> {
+) -> Result<[f64; 3], ClaimError> {
     let problem =
         ConvexReluProblem::new(examples, loss, BETA, true).map_err(ClaimError::experiment)?;
     let patterns =
@@ -274,16 +337,14 @@ fn all_patterns(
         |width, rate| BackPropagation::new(width, rate, size.back).with_seed(seed),
         objective,
     )?;
-    Ok([(ADMM, admm), (SCP, scp), (BACK, back)])
+    Ok([admm, scp, back])
 }
 
-/// The accuracy of ADMM's network over its iterations.
 fn first_iterations(
     pictures: &LabelledPictures,
     seed: u64,
     quick: bool,
-    table: &mut Table,
-) -> Result<Vec<[f64; 2]>, ClaimError> {
+) -> Result<Iterations, ClaimError> {
     let (count, number, most) = if quick {
         (40, 10, 100)
     } else {
@@ -295,47 +356,56 @@ fn first_iterations(
     let patterns =
         ActivationPatterns::sample(&problem, PatternSampling::new(number).with_seed(seed))
             .map_err(ClaimError::experiment)?;
-    let after = |iterations: usize| -> Result<[f64; 2], ConvexReluError> {
+    let quality = |network: &TwoLayerRelu| {
+        Ok::<_, ConvexReluError>(Quality {
+            accuracy: network.accuracy(&test)?,
+            objective: network.objective(&problem)?,
+        })
+    };
+    let after = |iterations: usize| -> Result<Quality, ConvexReluError> {
         let network = Admm::new()
             .with_max_iterations(iterations)
             .solve(&problem, &patterns, Form::Relu, go)?
             .network();
-        Ok([network.accuracy(&test)?, network.objective(&problem)?])
+        quality(&network)
     };
     let mut curve = Vec::new();
+    let (mut early, mut last) = (None, None);
     for iterations in [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000] {
         if iterations > most {
             break;
         }
-        let [accuracy, objective] = after(iterations).map_err(ClaimError::experiment)?;
-        curve.push([iterations as f64, accuracy]);
-        let variant = match iterations {
-            10 => ADMM_EARLY,
-            i if i == most => ADMM,
-            _ => continue,
-        };
-        table.record(FIRST, variant, ACCURACY, seed, accuracy)?;
-        table.record(FIRST, variant, OBJECTIVE, seed, objective)?;
+        let found = after(iterations).map_err(ClaimError::experiment)?;
+        curve.push([iterations as f64, found.accuracy]);
+        if iterations == 10 {
+            early = Some(found);
+        }
+        last = Some(found);
     }
-    let (network, objective) = best_of(
+    let (network, _) = best_of(
         &problem,
         &[50],
         |width, rate| BackPropagation::new(width, rate, most).with_seed(seed),
         |network| network.objective(&problem),
     )?;
-    let accuracy = network.accuracy(&test).map_err(ClaimError::experiment)?;
-    table.record(FIRST, BACK, ACCURACY, seed, accuracy)?;
-    table.record(FIRST, BACK, OBJECTIVE, seed, objective)?;
-    Ok(curve)
+    match (early, last) {
+        (Some(early), Some(last)) => Ok(Iterations {
+            early,
+            last,
+            back: quality(&network).map_err(ClaimError::experiment)?,
+            curve,
+        }),
+        _ => Err(ClaimError::experiment("ADMM has had no iterations")),
+    }
 }
 
-/// Accuracies under attack.
+/// Test accuracies, as they are and under attack, of the robust and the plain convex program and of
+/// back-propagation without and with attacks.
 fn robustness(
     pictures: &LabelledPictures,
     size: Size,
     seed: u64,
-    table: &mut Table,
-) -> Result<(), ClaimError> {
+) -> Result<Vec<[f64; 2]>, ClaimError> {
     let [count, number, patterns] = size.robust;
     let [examples, test] = components(pictures, count, number, seed)?;
     let loss = Loss::Hinge;
@@ -366,45 +436,41 @@ fn robustness(
             Ok(loss.sum(&network.outputs(moved.features())?, moved.labels()))
         },
     )?;
-    for (variant, network) in [
-        (ROBUST, robust),
-        (PLAIN, plain),
-        (BACK, clean),
-        (BACK_PGD, hardened),
-    ] {
-        let accuracies = || -> Result<[f64; 2], ConvexReluError> {
-            let moved = attack.perturb(&network, &test, loss)?;
-            Ok([network.accuracy(&test)?, network.accuracy(&moved)?])
-        };
-        let [accuracy, attacked] = accuracies().map_err(ClaimError::experiment)?;
-        table.record(ROBUSTNESS, variant, ACCURACY, seed, accuracy)?;
-        table.record(ROBUSTNESS, variant, ATTACKED, seed, attacked)?;
-    }
-    Ok(())
+    let networks = [robust, plain, clean, hardened].into_iter();
+    let accuracies = networks.map(|network| {
+        let moved = attack.perturb(&network, &test, loss)?;
+        Ok([network.accuracy(&test)?, network.accuracy(&moved)?])
+    });
+    accuracies
+        .collect::<Result<_, ConvexReluError>>()
+        .map_err(ClaimError::experiment)
 }
 
-fn checks(table: &Table, losses: &[(Loss, &str)]) -> Result<Vec<Check>, ClaimError> {
+fn checks(table: &Table, losses: &[(Loss, Task)]) -> Result<Vec<Check>, ClaimError> {
     let mut checks = Vec::new();
-    for &(_, group) in losses {
-        let admm = table.mean(group, ADMM, OBJECTIVE)?;
-        for other in [BACK, SCP] {
-            let objective = table.mean(group, other, OBJECTIVE)?;
-            checks.push(Check::new(
-                format!("{group}: ADMM's objective is not above that of {other} by more than 0.1%"),
+    for (_, task) in losses {
+        let admm = table.mean(task, &ADMM, &OBJECTIVE)?;
+        for (other, headline) in [(BACK, true), (SCP, false)] {
+            let objective = table.mean(task, &other, &OBJECTIVE)?;
+            let check = Check::new(
+                format!("{task}: ADMM's objective is not above that of {other} by more than 0.1%"),
                 admm <= 1.001 * objective,
                 format!("{admm:.5} against {objective:.5}"),
-            ));
+            );
+            checks.push(check.headline_if(headline));
         }
     }
-    let [early, last] = [ADMM_EARLY, ADMM].map(|v| table.mean(FIRST, v, ACCURACY));
-    let (early, last) = (early?, last?);
-    checks.push(Check::new(
+    let early = table.mean(&FIRST, &ADMM_EARLY, &ACCURACY)?;
+    let last = table.mean(&FIRST, &ADMM, &ACCURACY)?;
+    let check = Check::new(
         "ADMM's test accuracy after 10 iterations is at most 2 points below the final one",
         early >= last - 0.02,
         format!("{early:.3} against {last:.3}"),
-    ));
-    for other in [PLAIN, BACK_PGD] {
-        checks.push(table.compare(ROBUSTNESS, ATTACKED, ROBUST, other)?);
+    );
+    checks.push(check.headline());
+    for (other, headline) in [(PLAIN, true), (BACK_PGD, false)] {
+        let check = table.compare(&ROBUSTNESS, &ATTACKED, &ROBUST, &other)?;
+        checks.push(check.headline_if(headline));
     }
     Ok(checks)
 }

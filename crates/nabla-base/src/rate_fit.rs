@@ -17,7 +17,7 @@ pub struct RateFit {
 /// `t > 0` and `e > 0`, or all have one `t`.
 ///
 /// ```
-/// use nabla_solve::rate_fit::power_rate;
+/// use nabla_base::rate_fit::power_rate;
 /// let errors = (1..100).map(|t| (t as f64, 3.0 / (t * t) as f64));
 /// let fit = power_rate(errors).unwrap();
 /// assert!((fit.rate + 2.0).abs() < 1e-12 && fit.explained > 0.999_999);
@@ -30,7 +30,7 @@ pub fn power_rate(errors: impl IntoIterator<Item = (f64, f64)>) -> Option<RateFi
 /// The rate `r` of `e(t) = c exp(r t)`, as [`power_rate`].
 ///
 /// ```
-/// use nabla_solve::rate_fit::exponential_rate;
+/// use nabla_base::rate_fit::exponential_rate;
 /// let errors = (0..100).map(|t| (t as f64, 3.0 * (-0.25 * t as f64).exp()));
 /// assert!((exponential_rate(errors).unwrap().rate + 0.25).abs() < 1e-12);
 /// ```

@@ -3,8 +3,8 @@
 //! * **Streams of gradients.** The three cases of the paper's first figure and table, as a stream of
 //!   gradients each: small ones that hardly change (a plain, where the ideal step is large), large ones
 //!   that change their sign (a narrow valley, where it is small), and large ones that hardly change
-//!   (a slope, where it is large). Told is the mean length of the last steps in units of the learning
-//!   rate.
+//!   (a slope, where it is large). What is reported is the mean length of the last steps in units of
+//!   the learning rate.
 //! * **Valleys.** The functions of the paper's figure of trajectories: `|x| + |y|`,
 //!   `|x + y| + |x − y|/10`, `(x + y)² + (x − y)²/10`, Beale's and Rosenbrock's. An optimizer has
 //!   arrived when its distance to the minimum is a hundredth of what it was; where that takes more
@@ -22,35 +22,37 @@ use std::collections::BTreeSet;
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
-use nabla_diffusion::seeded_noise::SeededNoise;
+use nabla_claims::{
+    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
+    Task, Variant,
+};
+use nabla_grad::seeded_noise::SeededNoise;
 use nabla_optim::adabelief::{AdaBelief, AdaBeliefConfig};
 use nabla_train::optimizer::{
     AdaBelief as AdaBeliefFields, Adam as AdamFields, DecayName, Method, Momentum,
 };
+use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
-use crate::measurement::{Check, Measurement, Metric, Table, Variant};
-use crate::plot::{LinePlot, Series};
-use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, around, contender};
+use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
 use crate::trajectory::{distance, walk};
 
-const ADABELIEF: &str = "AdaBelief";
-const ADAM: &str = "Adam";
-const ADAMW: &str = "AdamW";
-const SGD: &str = "SGD with momentum";
-const AVERAGED: &str = "SGD with averaged momentum";
+const ADABELIEF: Variant = Variant::method("AdaBelief");
+const ADAM: Variant = Variant::baseline("Adam");
+const ADAMW: Variant = Variant::baseline("AdamW");
+const SGD: Variant = Variant::baseline("SGD with momentum");
+const AVERAGED: Variant = Variant::baseline("SGD with averaged momentum");
 
-const PLAIN: &str = "small gradients that hardly change";
-const NARROW: &str = "large gradients that change their sign";
-const SLOPE: &str = "large gradients that hardly change";
-const TRAINING: &str = "Fashion-MNIST, searched rates";
+const PLAIN: Task = Task::named("small gradients that hardly change");
+const NARROW: Task = Task::named("large gradients that change their sign");
+const SLOPE: Task = Task::named("large gradients that hardly change");
+const TRAINING: Task = Task::named("Fashion-MNIST, searched rates");
 
-const STEP: &str = "mean step over the rate";
-const STEPS: &str = "steps at 1e-3";
-const BEST_STEPS: &str = "steps, best rate";
+const STEP: Metric = Metric::informative("mean step over the rate", "");
+const STEPS: Metric = Metric::lower("steps at 1e-3", "");
+const BEST_STEPS: Metric = Metric::lower("steps, best rate", "");
 
 /// The streams: mean, size of the part that changes its sign each time, and noise of the gradient.
-const STREAMS: [(&str, f64, f64, f64); 3] = [
+const STREAMS: [(Task, f64, f64, f64); 3] = [
     (PLAIN, 0.01, 0.0, 0.001),
     (NARROW, 0.0, 1.0, 0.1),
     (SLOPE, 1.0, 0.0, 0.1),
@@ -70,15 +72,6 @@ impl Claim for AdaBeliefClaim {
         "adabelief"
     }
 
-    fn paper(&self) -> Paper {
-        Paper::new(
-            "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
-            "Zhuang et al.",
-            2020,
-            "2010.07468",
-        )
-    }
-
     fn statement(&self) -> &str {
         "Dividing by the deviation of the gradient from its moving average gives large steps where \
          gradients are as predicted and small ones where they are not: AdaBelief reaches the minima of \
@@ -95,35 +88,21 @@ impl Claim for AdaBeliefClaim {
          spread."
     }
 
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
-        let groups: Vec<&str> = STREAMS
-            .iter()
-            .map(|(name, ..)| *name)
-            .chain(Valley::ALL.map(Valley::name))
-            .chain([TRAINING])
-            .collect();
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+        let tasks = STREAMS.map(|(task, ..)| task).into_iter();
+        let tasks = tasks.chain(Valley::ALL.map(Valley::task));
         let mut table = Table::new(
-            &context.seeds,
-            [
-                Metric::informative(STEP, ""),
-                Metric::lower(STEPS, ""),
-                Metric::lower(BEST_STEPS, ""),
-            ]
-            .into_iter()
-            .chain(training_contest::metrics()),
-            [
-                Variant::method(ADABELIEF),
-                Variant::baseline(ADAM),
-                Variant::baseline(ADAMW),
-                Variant::baseline(SGD),
-                Variant::baseline(AVERAGED),
-            ],
-            groups,
+            bench.seeds(),
+            [STEP, STEPS, BEST_STEPS]
+                .into_iter()
+                .chain(training_contest::metrics()),
+            [ADABELIEF, ADAM, ADAMW, SGD, AVERAGED],
+            tasks.chain([TRAINING]),
         )?;
         let mut checks = Vec::new();
         let mut notes = Vec::new();
-        let lengths = streams(context, &mut table, &mut checks)?;
-        let distances = valleys(context, &mut table, &mut checks, &mut notes)?;
+        let lengths = streams(bench, &mut table, &mut checks)?;
+        let distances = valleys(bench, &mut table, &mut checks, &mut notes)?;
 
         let fields = AdaBeliefFields {
             epsilon: 1e-8,
@@ -132,34 +111,35 @@ impl Claim for AdaBeliefClaim {
             ..AdaBeliefFields::default()
         };
         let adam = AdamFields::default();
-        let contenders = vec![
-            around(
-                ADAPTIVE,
-                contender(ADABELIEF, Method::AdaBelief(fields), 5e-4),
-            ),
-            around(ADAPTIVE, contender(ADAM, Method::Adam(adam), 5e-4)),
-            around(ADAPTIVE, contender(ADAMW, Method::AdamW(adam), 1e-2)),
-            contender(SGD, Method::Momentum(Momentum::default()), 5e-4),
+        let momentum = Method::Momentum(Momentum::default());
+        let entrants = vec![
+            entrant(ADABELIEF, Method::AdaBelief(fields), 5e-4).around(ADAPTIVE),
+            entrant(ADAM, Method::Adam(adam), 5e-4).around(ADAPTIVE),
+            entrant(ADAMW, Method::AdamW(adam), 1e-2).around(ADAPTIVE),
+            entrant(SGD, momentum, 5e-4),
         ];
-        let contest = Contest::new(context, EPOCHS, contenders)?.searched_widely(context);
+        let context = bench.context();
+        let contest = Contest::new(context, EPOCHS, entrants)?.searched_widely(context);
         notes.push(format!(
             "{} Weight decay: coupled, 5e-4, but decoupled, 1e-2, for AdamW. The rates are around 0.003 for methods that divide by the size of the gradients, since the best \
              around their customary 0.001 were the highest, and around the customary 0.1 for the others.",
             contest.describe()
         ));
-        let accuracy = contest.hold(context, TRAINING, &mut table, &mut notes, &mut |_, _| {})?;
+        let accuracy = contest.hold(bench, &TRAINING, &mut table, &mut notes, &mut |_, _| {})?;
         for baseline in [ADAM, ADAMW] {
-            checks.push(table.compare(TRAINING, ACCURACY, ADABELIEF, baseline)?);
+            let check = table.compare(&TRAINING, &ACCURACY, &ADABELIEF, &baseline)?;
+            checks.push(check.headline());
         }
-        let ours = table.summary(TRAINING, ADABELIEF, ACCURACY)?;
-        let theirs = table.summary(TRAINING, SGD, ACCURACY)?;
-        checks.push(Check::new(
+        let ours = table.summary(&TRAINING, &ADABELIEF, &ACCURACY)?;
+        let theirs = table.summary(&TRAINING, &SGD, &ACCURACY)?;
+        let check = Check::new(
             format!(
                 "{TRAINING}: {ADABELIEF}'s {ACCURACY} is not below {SGD}'s by more than its spread"
             ),
             ours.mean >= theirs.mean - theirs.spread.unwrap_or(0.0),
             format!("{ours} % against {theirs} %"),
-        ));
+        );
+        checks.push(check.headline());
         let mut measurement = Measurement::new(table, checks).with_plot(lengths);
         measurement.plots.extend(distances);
         measurement.plots.push(accuracy);
@@ -187,6 +167,28 @@ fn adabelief() -> Result<AdaBelief, ClaimError> {
     config.build().map_err(ClaimError::experiment)
 }
 
+/// The optimizers on streams and in valleys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    AdaBelief,
+    Adam,
+    Momentum,
+    Averaged,
+}
+
+impl Rule {
+    const ALL: [Self; 4] = [Self::AdaBelief, Self::Adam, Self::Momentum, Self::Averaged];
+
+    fn variant(self) -> Variant {
+        match self {
+            Self::AdaBelief => ADABELIEF,
+            Self::Adam => ADAM,
+            Self::Momentum => SGD,
+            Self::Averaged => AVERAGED,
+        }
+    }
+}
+
 /// The lengths of the steps over the learning rate along a stream of gradients.
 fn step_lengths<O: Optimizer>(
     optimizer: &O,
@@ -206,50 +208,70 @@ fn step_lengths<O: Optimizer>(
     Ok(points.windows(2).map(length).collect())
 }
 
+/// What one optimizer does along a stream.
+#[derive(Serialize, Deserialize)]
+struct Stream {
+    /// The mean length of the steps of the second half.
+    mean: f64,
+    /// The length of the steps, some of them.
+    curve: Vec<[f64; 2]>,
+}
+
 fn streams(
-    context: &ClaimContext<'_>,
+    bench: &Bench<'_>,
     table: &mut Table,
     checks: &mut Vec<Check>,
 ) -> Result<LinePlot, ClaimError> {
-    let steps = if context.quick { 200 } else { 2000 };
-    let runs = STREAMS.len() * context.seeds.len();
-    context.progress.begin("streams of gradients", runs as u64);
-    let title = format!("Length of a step over the learning rate: {SLOPE}");
-    let mut plot = LinePlot::new(title, "step", "|Δw| / α").log_y();
-    for (group, mean, alternating, noise) in STREAMS {
-        let stream = (mean, alternating, noise);
-        for (i, &seed) in context.seeds.iter().enumerate() {
-            let lengths = [
-                (ADABELIEF, step_lengths(&adabelief()?, stream, seed, steps)?),
-                (ADAM, step_lengths(&adam(), stream, seed, steps)?),
-                (SGD, step_lengths(&sgd(0.0), stream, seed, steps)?),
-            ];
-            for (name, lengths) in lengths {
-                let last = &lengths[lengths.len() / 2..];
-                let mean = last.iter().sum::<f64>() / last.len() as f64;
-                table.record(group, name, STEP, seed, mean)?;
-                if group == SLOPE && i == 0 {
-                    let curve = lengths.iter().enumerate().step_by(steps / 200);
-                    let curve = curve.map(|(t, length)| [(t + 1) as f64, *length]);
-                    plot = plot.with_series(Series::new(name, curve));
-                }
+    let steps = if bench.quick() { 200 } else { 2000 };
+    let mut points = Vec::new();
+    for (task, mean, alternating, noise) in STREAMS {
+        for &seed in bench.seeds() {
+            for rule in [Rule::AdaBelief, Rule::Adam, Rule::Momentum] {
+                points.push((task.clone(), (mean, alternating, noise), rule, seed));
             }
-            context.progress.advance(1);
         }
     }
-    for (group, relation, other) in [
-        (PLAIN, "larger", SGD),
-        (NARROW, "smaller", SGD),
-        (SLOPE, "larger", ADAM),
+    let found = bench.measure(
+        &Stage::new("streams of gradients", &steps),
+        &points,
+        |(task, _, rule, seed)| Cell::of(task).variant(&rule.variant()).seed(*seed),
+        |&(_, stream, rule, seed)| {
+            let lengths = match rule {
+                Rule::AdaBelief => step_lengths(&adabelief()?, stream, seed, steps)?,
+                Rule::Adam => step_lengths(&adam(), stream, seed, steps)?,
+                Rule::Momentum => step_lengths(&sgd(0.0), stream, seed, steps)?,
+                Rule::Averaged => step_lengths(&sgd(0.9), stream, seed, steps)?,
+            };
+            let last = &lengths[lengths.len() / 2..];
+            let curve = lengths.iter().enumerate().step_by(steps / 200);
+            Ok(Stream {
+                mean: last.iter().sum::<f64>() / last.len() as f64,
+                curve: curve.map(|(t, l)| [(t + 1) as f64, *l]).collect(),
+            })
+        },
+    )?;
+    let title = format!("Length of a step over the learning rate: {SLOPE}");
+    let mut plot = LinePlot::new(title, "step", "|Δw| / α").log_y();
+    for ((task, _, rule, seed), stream) in points.iter().zip(found) {
+        let variant = rule.variant();
+        table.record(task, &variant, &STEP, *seed, stream.mean)?;
+        if *task == SLOPE && bench.seeds().first() == Some(seed) {
+            plot = plot.with_series(Series::new(variant.name(), stream.curve));
+        }
+    }
+    for (task, larger, other) in [
+        (PLAIN, true, SGD),
+        (NARROW, false, SGD),
+        (SLOPE, true, ADAM),
     ] {
-        let ours = table.summary(group, ADABELIEF, STEP)?;
-        let theirs = table.summary(group, other, STEP)?;
-        let holds = match relation {
-            "larger" => ours.mean > theirs.mean,
-            _ => ours.mean < theirs.mean,
+        let ours = table.summary(&task, &ADABELIEF, &STEP)?;
+        let theirs = table.summary(&task, &other, &STEP)?;
+        let (relation, holds) = match larger {
+            true => ("larger", ours.mean > theirs.mean),
+            false => ("smaller", ours.mean < theirs.mean),
         };
         checks.push(Check::new(
-            format!("{group}: {ADABELIEF}'s step is {relation} than {other}'s"),
+            format!("{task}: {ADABELIEF}'s step is {relation} than {other}'s"),
             holds,
             format!("{ours} against {theirs}, in units of the learning rate"),
         ));
@@ -276,14 +298,14 @@ impl Valley {
         Self::Rosenbrock,
     ];
 
-    fn name(self) -> &'static str {
-        match self {
+    fn task(self) -> Task {
+        Task::named(match self {
             Self::Absolute => "|x| + |y|",
             Self::InseparableAbsolute => "|x + y| + |x − y|/10",
             Self::InseparableSquare => "(x + y)² + (x − y)²/10",
             Self::Beale => "Beale's function",
             Self::Rosenbrock => "Rosenbrock's function",
-        }
+        })
     }
 
     fn minimum(self) -> [f64; 2] {
@@ -367,67 +389,102 @@ impl Valley {
     }
 }
 
+/// The walks of one optimizer in a valley, at all rates.
+#[derive(Serialize, Deserialize)]
+struct Walks {
+    /// Steps at [`RATE`].
+    steps: f64,
+    /// Steps at the best rate.
+    best: f64,
+    /// Whether the best rate is the lowest or the highest.
+    at_edge: bool,
+    /// The distance to the minimum at [`RATE`].
+    curve: Vec<[f64; 2]>,
+}
+
+impl Walks {
+    fn of(valley: Valley, rule: Rule, seed: u64, steps: usize) -> Result<Self, ClaimError> {
+        let drawn = SeededNoise::new(seed, 1).normal_values(2);
+        let [x, y] = valley.start();
+        let start = [x + 0.1 * f64::from(drawn[0]), y + 0.1 * f64::from(drawn[1])];
+        let mut walks = Self {
+            steps: f64::INFINITY,
+            best: f64::INFINITY,
+            at_edge: false,
+            curve: Vec::new(),
+        };
+        let mut best_rate = RATE;
+        for rate in RATES {
+            let points = match rule {
+                Rule::AdaBelief => valley.walk(&adabelief()?, rate, start, steps)?,
+                Rule::Adam => valley.walk(&adam(), rate, start, steps)?,
+                Rule::Momentum => valley.walk(&sgd(0.0), rate, start, steps)?,
+                Rule::Averaged => valley.walk(&sgd(0.9), rate, start, steps)?,
+            };
+            let needed = valley.steps(&points);
+            if needed < walks.best {
+                (walks.best, best_rate) = (needed, rate);
+            }
+            if rate == RATE {
+                walks.steps = needed;
+                let every = (points.len() / 200).max(1);
+                let curve = points.iter().enumerate().step_by(every);
+                let from = |x| distance(x, &valley.minimum());
+                walks.curve = curve.map(|(t, x)| [t as f64, from(x)]).collect();
+            }
+        }
+        walks.at_edge = [RATES.first(), RATES.last()].contains(&Some(&best_rate));
+        Ok(walks)
+    }
+}
+
 fn valleys(
-    context: &ClaimContext<'_>,
+    bench: &Bench<'_>,
     table: &mut Table,
     checks: &mut Vec<Check>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<LinePlot>, ClaimError> {
-    let names = [ADABELIEF, ADAM, SGD, AVERAGED];
-    let steps = if context.quick { 300 } else { 20_000 };
-    let runs = Valley::ALL.len() * context.seeds.len() * names.len();
-    context.progress.begin("valleys", runs as u64);
-    let mut plots = Vec::new();
-    let mut edge = BTreeSet::new();
+    let steps = if bench.quick() { 300 } else { 20_000 };
+    let mut points = Vec::new();
     for valley in Valley::ALL {
-        let group = valley.name();
-        let mut plot = LinePlot::new(
-            format!("{group}: distance to the minimum, at the rate 1e-3"),
-            "step",
-            "distance",
-        )
-        .log_y();
-        for (i, &seed) in context.seeds.iter().enumerate() {
-            let drawn = SeededNoise::new(seed, 1).normal_values(2);
-            let [x, y] = valley.start();
-            let start = [x + 0.1 * f64::from(drawn[0]), y + 0.1 * f64::from(drawn[1])];
-            for name in names {
-                let (mut best, mut best_rate) = (f64::INFINITY, RATE);
-                for rate in RATES {
-                    let points = match name {
-                        ADABELIEF => valley.walk(&adabelief()?, rate, start, steps)?,
-                        ADAM => valley.walk(&adam(), rate, start, steps)?,
-                        SGD => valley.walk(&sgd(0.0), rate, start, steps)?,
-                        _ => valley.walk(&sgd(0.9), rate, start, steps)?,
-                    };
-                    let needed = valley.steps(&points);
-                    if needed < best {
-                        (best, best_rate) = (needed, rate);
-                    }
-                    if rate != RATE {
-                        continue;
-                    }
-                    table.record(group, name, STEPS, seed, needed)?;
-                    if i == 0 {
-                        let every = (points.len() / 200).max(1);
-                        let curve = points.iter().enumerate().step_by(every);
-                        let curve = curve.map(|(t, x)| [t as f64, distance(x, &valley.minimum())]);
-                        plot = plot.with_series(Series::new(name, curve));
-                    }
-                }
-                table.record(group, name, BEST_STEPS, seed, best)?;
-                if [RATES.first(), RATES.last()].contains(&Some(&best_rate)) {
-                    edge.insert(format!("{name} on {group}"));
-                }
-                context.progress.advance(1);
-            }
+        for &seed in bench.seeds() {
+            points.extend(Rule::ALL.map(|rule| (valley, rule, seed)));
         }
+    }
+    let found = bench.measure(
+        &Stage::new("valleys", &(steps, RATES)),
+        &points,
+        |(valley, rule, seed)| {
+            let cell = Cell::of(&valley.task());
+            cell.variant(&rule.variant()).seed(*seed)
+        },
+        |&(valley, rule, seed)| Walks::of(valley, rule, seed, steps),
+    )?;
+    let mut edge = BTreeSet::new();
+    let mut curves = Vec::new();
+    for ((valley, rule, seed), walks) in points.iter().zip(found) {
+        let (task, variant) = (valley.task(), rule.variant());
+        table.record(&task, &variant, &STEPS, *seed, walks.steps)?;
+        table.record(&task, &variant, &BEST_STEPS, *seed, walks.best)?;
+        if walks.at_edge {
+            edge.insert(format!("{variant} on {task}"));
+        }
+        if bench.seeds().first() == Some(seed) {
+            curves.push((*valley, Series::new(variant.name(), walks.curve)));
+        }
+    }
+    let mut plots = Vec::new();
+    for valley in Valley::ALL {
+        let task = valley.task();
+        let title = format!("{task}: distance to the minimum, at the rate 1e-3");
+        let of_valley = curves.iter().filter(|(other, _)| *other == valley);
+        let plot = LinePlot::new(title, "step", "distance").log_y();
+        plots.push(of_valley.fold(plot, |plot, (_, curve)| plot.with_series(curve.clone())));
         for metric in [STEPS, BEST_STEPS] {
             for baseline in [ADAM, SGD, AVERAGED] {
-                checks.push(table.compare(group, metric, ADABELIEF, baseline)?);
+                checks.push(table.compare(&task, &metric, &ADABELIEF, &baseline)?);
             }
         }
-        plots.push(plot);
     }
     if !edge.is_empty() {
         let edge: Vec<String> = edge.into_iter().collect();

@@ -17,43 +17,44 @@
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
-use nabla_diffusion::seeded_noise::SeededNoise;
+use nabla_claims::{
+    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
+    TableError, Task, Variant,
+};
+use nabla_grad::seeded_noise::SeededNoise;
 use nabla_optim::adamp::{AdamPConfig, ChannelDim, SgdPConfig};
-use nabla_train::cnn::Cnn;
 use nabla_train::optimizer::{
     Adam as AdamFields, AdamP as AdamPFields, Method, Momentum as MomentumFields,
     SgdP as SgdPFields,
 };
-use nabla_train::schedule::{Decay, Schedule};
-use nabla_train::training::TrainingConfig;
+use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
-use crate::measurement::{Check, Measurement, Metric, Table, TableError, Variant};
-use crate::plot::{LinePlot, Series};
-use crate::training_contest::{
-    self, ACCURACY, ADAPTIVE, Contest, around, contender, kernels, mean_of_kernels,
-};
+use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
 use crate::trajectory::{angle, dot, norm, walk};
 
-const GD: &str = "SGD without momentum";
-const MOMENTUM: &str = "SGD with momentum";
-const SGDP: &str = "SGDP";
-const ADAM: &str = "AdamW";
-const ADAMP: &str = "AdamP";
+mod constant;
+
+use constant::constant;
+
+const GD: Variant = Variant::baseline("SGD without momentum");
+const MOMENTUM: Variant = Variant::baseline("SGD with momentum");
+const SGDP: Variant = Variant::method("SGDP");
+const ADAM: Variant = Variant::baseline("AdamW");
+const ADAMP: Variant = Variant::method("AdamP");
 
 /// Each method and what it is without the projection.
-const PAIRS: [(&str, &str); 2] = [(SGDP, MOMENTUM), (ADAMP, ADAM)];
+const PAIRS: [(Variant, Variant); 2] = [(SGDP, MOMENTUM), (ADAMP, ADAM)];
 
-const SPHERE: &str = "noisy steps on the sphere";
-const VALLEY: &str = "scale-invariant Rosenbrock";
-const CONSTANT: &str = "Fashion-MNIST, customary rate held constant";
-const SEARCHED: &str = "Fashion-MNIST, searched rates";
+const SPHERE: Task = Task::named("noisy steps on the sphere");
+const VALLEY: Task = Task::named("scale-invariant Rosenbrock");
+const CONSTANT: Task = Task::named("Fashion-MNIST, customary rate held constant");
+const SEARCHED: Task = Task::named("Fashion-MNIST, searched rates");
 
-const GROWTH: &str = "‖w‖² gained per ‖Δw‖²";
-const NORM: &str = "‖w‖ at the end over at first";
-const TURN: &str = "turn per step at the end";
-const STEPS: &str = "steps to 1e-3";
-const BEST_STEPS: &str = "steps to 1e-3, best rate";
+const GROWTH: Metric = Metric::informative("‖w‖² gained per ‖Δw‖²", "");
+const NORM: Metric = Metric::lower("‖w‖ at the end over at first", "");
+const TURN: Metric = Metric::higher("turn per step at the end", "mrad");
+const STEPS: Metric = Metric::lower("steps to 1e-3", "");
+const BEST_STEPS: Metric = Metric::lower("steps to 1e-3, best rate", "");
 
 const BETA: f64 = 0.9;
 /// The factor of the paper's lemma, 19.
@@ -76,15 +77,6 @@ impl Claim for AdamPClaim {
         "adamp"
     }
 
-    fn paper(&self) -> Paper {
-        Paper::new(
-            "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights",
-            "Heo et al.",
-            2020,
-            "2006.08217",
-        )
-    }
-
     fn statement(&self) -> &str {
         "Momentum makes scale-invariant weights grow up to 1 + 2β/(1 − β) times as fast as gradient \
          descent does, so that the steps they effectively take shrink too early. Taking the radial part \
@@ -101,69 +93,51 @@ impl Claim for AdamPClaim {
          searched rates their mean test accuracy is higher."
     }
 
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
         let mut table = Table::new(
-            &context.seeds,
-            [
-                Metric::informative(GROWTH, ""),
-                Metric::lower(NORM, ""),
-                Metric::higher(TURN, "mrad"),
-                Metric::lower(STEPS, ""),
-                Metric::lower(BEST_STEPS, ""),
-            ]
-            .into_iter()
-            .chain(training_contest::metrics()),
-            [
-                Variant::method(ADAMP),
-                Variant::method(SGDP),
-                Variant::baseline(ADAM),
-                Variant::baseline(MOMENTUM),
-                Variant::baseline(GD),
-            ],
+            bench.seeds(),
+            [GROWTH, NORM, TURN, STEPS, BEST_STEPS]
+                .into_iter()
+                .chain(training_contest::metrics()),
+            [ADAMP, SGDP, ADAM, MOMENTUM, GD],
             [SPHERE, VALLEY, CONSTANT, SEARCHED],
         )?;
         let mut checks = Vec::new();
         let mut notes = Vec::new();
-        let norms = sphere(context, &mut table, &mut checks)?;
-        let losses = valley(context, &mut table, &mut checks)?;
+        let norms = sphere(bench, &mut table, &mut checks)?;
+        let losses = valley(bench, &mut table, &mut checks)?;
 
-        let method = |name: &str| match name {
-            ADAMP => (Method::AdamP(AdamPFields::default()), 1e-2),
-            SGDP => (Method::SgdP(SgdPFields::default()), 1e-4),
-            ADAM => (Method::AdamW(AdamFields::default()), 1e-2),
-            _ => (Method::Momentum(MomentumFields::default()), 1e-4),
-        };
-        let contenders = [ADAMP, SGDP, ADAM, MOMENTUM].map(|name| {
-            let (method, decay) = method(name);
-            let contender = contender(name, method, decay);
-            match name {
-                ADAMP | ADAM => around(ADAPTIVE, contender),
-                _ => contender,
-            }
-        });
-        let contest = Contest::new(context, EPOCHS, contenders.to_vec())?.searched_widely(context);
+        let entrants = vec![
+            entrant(ADAMP, Method::AdamP(AdamPFields::default()), 1e-2).around(ADAPTIVE),
+            entrant(SGDP, Method::SgdP(SgdPFields::default()), 1e-4),
+            entrant(ADAM, Method::AdamW(AdamFields::default()), 1e-2).around(ADAPTIVE),
+            entrant(MOMENTUM, Method::Momentum(MomentumFields::default()), 1e-4),
+        ];
+        let context = bench.context();
+        let contest = Contest::new(context, EPOCHS, entrants)?.searched_widely(context);
         notes.push(format!(
             "{} Weight decay: 1e-2 for AdamP and AdamW, 1e-4 for SGDP and SGD, as in the examples of \
              the authors' repository and their baselines. The rates are around 0.003 for methods that divide by the size of the gradients, since the best \
              around their customary 0.001 were the highest, and around the customary 0.1 for the others.",
             contest.describe()
         ));
-        let kernels = constant(context, &contest, &mut table, &mut checks)?;
+        let kernels = constant(bench, &contest, &mut table, &mut checks)?;
         let mut growths = Vec::new();
         let accuracy = contest.hold(
-            context,
-            SEARCHED,
+            bench,
+            &SEARCHED,
             &mut table,
             &mut notes,
-            &mut |label, run| {
-                growths.push((label.to_owned(), run.growth));
+            &mut |variant, run| {
+                growths.push((variant.clone(), run.growth));
             },
         )?;
-        for ((label, growth), seed) in growths.iter().zip(context.seeds.iter().cycle()) {
-            table.record(SEARCHED, label, NORM, *seed, *growth)?;
+        for ((variant, growth), seed) in growths.iter().zip(bench.seeds().iter().cycle()) {
+            table.record(&SEARCHED, variant, &NORM, *seed, *growth)?;
         }
         for (method, baseline) in PAIRS {
-            checks.push(table.compare(SEARCHED, ACCURACY, method, baseline)?);
+            let check = table.compare(&SEARCHED, &ACCURACY, &method, &baseline)?;
+            checks.push(check.headline());
         }
         let mut measurement = Measurement::new(table, checks)
             .with_plot(norms)
@@ -172,6 +146,36 @@ impl Claim for AdamPClaim {
             .with_plot(accuracy);
         measurement.notes = notes;
         Ok(measurement)
+    }
+}
+
+/// The optimizers on the first two problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    AdamP,
+    SgdP,
+    Adam,
+    Momentum,
+    Plain,
+}
+
+impl Rule {
+    const ALL: [Self; 5] = [
+        Self::AdamP,
+        Self::SgdP,
+        Self::Adam,
+        Self::Momentum,
+        Self::Plain,
+    ];
+
+    fn variant(self) -> Variant {
+        match self {
+            Self::AdamP => ADAMP,
+            Self::SgdP => SGDP,
+            Self::Adam => ADAM,
+            Self::Momentum => MOMENTUM,
+            Self::Plain => GD,
+        }
     }
 }
 
@@ -194,25 +198,22 @@ trait WithOptimizer {
 
     fn with<O: Optimizer>(&mut self, optimizer: &O) -> Result<Self::Output, ClaimError>;
 
-    fn with_named(&mut self, name: &str) -> Result<Self::Output, ClaimError> {
+    fn with_rule(&mut self, rule: Rule) -> Result<Self::Output, ClaimError> {
         let whole = ChannelDim::Dim(0);
-        match name {
-            GD => self.with(&sgd(0.0)),
-            MOMENTUM => self.with(&sgd(BETA)),
-            ADAM => self.with(&adam()),
-            SGDP => {
+        match rule {
+            Rule::Plain => self.with(&sgd(0.0)),
+            Rule::Momentum => self.with(&sgd(BETA)),
+            Rule::Adam => self.with(&adam()),
+            Rule::SgdP => {
                 let config = SgdPConfig::new()
                     .with_momentum(BETA)
                     .with_channel_dim(whole);
                 self.with(&config.build().map_err(ClaimError::experiment)?)
             }
-            ADAMP => {
+            Rule::AdamP => {
                 let config = AdamPConfig::new().with_channel_dim(whole);
                 self.with(&config.build().map_err(ClaimError::experiment)?)
             }
-            name => Err(ClaimError::experiment(format!(
-                "no optimizer is named {name}"
-            ))),
         }
     }
 }
@@ -294,22 +295,20 @@ fn last_turns<const N: usize>(points: &[[f64; N]]) -> f64 {
     1e3 * angles.sum::<f64>() / (last.len() - 1) as f64
 }
 
-fn sphere(
-    context: &ClaimContext<'_>,
-    table: &mut Table,
-    checks: &mut Vec<Check>,
-) -> Result<LinePlot, ClaimError> {
-    let names = [ADAMP, SGDP, ADAM, MOMENTUM, GD];
-    let steps = if context.quick { 400 } else { 4000 };
-    let runs = names.len() * context.seeds.len();
-    context.progress.begin(SPHERE, runs as u64);
-    let mut plot = LinePlot::new(
-        "Norm of a scale-invariant weight under noisy gradients",
-        "step",
-        "‖w‖ (at first 1)",
-    );
-    let mut lemma = Vec::new();
-    for (i, &seed) in context.seeds.iter().enumerate() {
+/// What one optimizer does on the sphere.
+#[derive(Serialize, Deserialize)]
+struct Sphere {
+    growth: f64,
+    norm: f64,
+    turn: f64,
+    /// [`lemma_error`] with momentum.
+    lemma: f64,
+    /// The norm, over the steps.
+    curve: Vec<[f64; 2]>,
+}
+
+impl Sphere {
+    fn of(rule: Rule, seed: u64, steps: usize) -> Result<Self, ClaimError> {
         let mut draw = SeededNoise::new(seed, 0);
         let mut problem = OnSphere {
             start: normal(&mut draw, 1.0),
@@ -317,38 +316,65 @@ fn sphere(
             seed,
             steps,
         };
-        for name in names {
-            let points = problem.with_named(name)?;
-            let end = &points[points.len() - 1];
-            let gained = dot(end, end) - dot(&points[0], &points[0]);
-            table.record(SPHERE, name, GROWTH, seed, gained / squared_steps(&points))?;
-            table.record(SPHERE, name, NORM, seed, norm(end) / norm(&points[0]))?;
-            table.record(SPHERE, name, TURN, seed, last_turns(&points))?;
-            if name == MOMENTUM {
-                // Burn keeps β in 32 bits.
-                lemma.push(lemma_error(&points, f64::from(BETA as f32)));
-            }
-            if i == 0 {
-                let curve = points.iter().enumerate().step_by(steps / 100);
-                let curve = curve.map(|(t, w)| [t as f64, norm(w)]);
-                plot = plot.with_series(Series::new(name, curve));
-            }
-            context.progress.advance(1);
+        let points = problem.with_rule(rule)?;
+        let end = &points[points.len() - 1];
+        let gained = dot(end, end) - dot(&points[0], &points[0]);
+        let curve = points.iter().enumerate().step_by(steps / 100);
+        Ok(Self {
+            growth: gained / squared_steps(&points),
+            norm: norm(end) / norm(&points[0]),
+            turn: last_turns(&points),
+            // Burn keeps β in 32 bits.
+            lemma: lemma_error(&points, f64::from(BETA as f32)),
+            curve: curve.map(|(t, w)| [t as f64, norm(w)]).collect(),
+        })
+    }
+}
+
+fn sphere(
+    bench: &Bench<'_>,
+    table: &mut Table,
+    checks: &mut Vec<Check>,
+) -> Result<LinePlot, ClaimError> {
+    let steps = if bench.quick() { 400 } else { 4000 };
+    let points = points(bench, &Rule::ALL);
+    let found = bench.measure(
+        &Stage::new(SPHERE.name(), &steps),
+        &points,
+        |(seed, rule)| Cell::of(&SPHERE).variant(&rule.variant()).seed(*seed),
+        |&(seed, rule)| Sphere::of(rule, seed, steps),
+    )?;
+    let mut plot = LinePlot::new(
+        "Norm of a scale-invariant weight under noisy gradients",
+        "step",
+        "‖w‖ (at first 1)",
+    );
+    let mut lemma = Vec::new();
+    for (&(seed, rule), sphere) in points.iter().zip(found) {
+        let variant = rule.variant();
+        table.record(&SPHERE, &variant, &GROWTH, seed, sphere.growth)?;
+        table.record(&SPHERE, &variant, &NORM, seed, sphere.norm)?;
+        table.record(&SPHERE, &variant, &TURN, seed, sphere.turn)?;
+        if rule == Rule::Momentum {
+            lemma.push(sphere.lemma);
+        }
+        if bench.seeds().first() == Some(&seed) {
+            plot = plot.with_series(Series::new(variant.name(), sphere.curve));
         }
     }
-    for (name, factor, tolerance) in [
+    for (variant, factor, tolerance) in [
         (SGDP, 1.0, 1e-6),
         (ADAMP, 1.0, 1e-6),
         (GD, 1.0, 1e-6),
         (MOMENTUM, INFLATION, 0.05),
     ] {
-        let values = table.values(SPHERE, name, GROWTH)?;
+        let values = table.values(&SPHERE, &variant, &GROWTH)?;
         let farthest = values
             .iter()
             .map(|v| (v / factor - 1.0).abs())
             .fold(0.0, f64::max);
         checks.push(Check::new(
-            format!("{SPHERE}: ‖w‖² gains {factor:.0} ‖Δw‖² with {name}"),
+            format!("{SPHERE}: ‖w‖² gains {factor:.0} ‖Δw‖² with {variant}"),
             farthest <= tolerance,
             format!("within {farthest:.1e} for every seed, {tolerance:.0e} allowed"),
         ));
@@ -360,30 +386,34 @@ fn sphere(
         format!("within {farthest:.1e} in every step, 1e-9 allowed"),
     ));
     for (method, baseline) in PAIRS {
-        checks.push(for_every_seed(table, SPHERE, TURN, method, baseline)?);
+        let check = for_every_seed(table, &SPHERE, &TURN, &method, &baseline)?;
+        checks.push(check.headline());
     }
     Ok(plot)
+}
+
+/// Seed by seed, the optimizers.
+fn points(bench: &Bench<'_>, rules: &[Rule]) -> Vec<(u64, Rule)> {
+    let seeds = bench.seeds().iter();
+    seeds
+        .flat_map(|&seed| rules.iter().map(move |&rule| (seed, rule)))
+        .collect()
 }
 
 /// The check that `better` beats `worse` for each seed.
 fn for_every_seed(
     table: &Table,
-    group: &str,
-    metric: &str,
-    better: &str,
-    worse: &str,
+    task: &Task,
+    metric: &Metric,
+    better: &Variant,
+    worse: &Variant,
 ) -> Result<Check, TableError> {
-    let check = table.compare(group, metric, better, worse)?;
-    let direction = table
-        .metrics()
-        .iter()
-        .find(|m| m.name == metric)
-        .map(|m| m.direction);
-    let pairs = table.values(group, better, metric)?;
-    let holds = pairs
-        .iter()
-        .zip(table.values(group, worse, metric)?)
-        .all(|(&a, b)| direction.is_some_and(|d| d.is_better(a, b)));
+    let check = table.compare(task, metric, better, worse)?;
+    let holds = table
+        .values(task, better, metric)?
+        .into_iter()
+        .zip(table.values(task, worse, metric)?)
+        .all(|(a, b)| metric.direction().is_better(a, b));
     Ok(Check::new(
         format!("{}, for every seed", check.text),
         holds,
@@ -438,121 +468,78 @@ fn steps_of(points: &[[f64; 3]]) -> f64 {
     }
 }
 
-fn valley(
-    context: &ClaimContext<'_>,
-    table: &mut Table,
-    checks: &mut Vec<Check>,
-) -> Result<LinePlot, ClaimError> {
-    let names = [ADAMP, SGDP, ADAM, MOMENTUM];
-    let steps = if context.quick { 500 } else { 5000 };
-    let runs = names.len() * context.seeds.len();
-    context.progress.begin(VALLEY, runs as u64);
-    let title = format!("{VALLEY} at learning rate {VALLEY_RATE}");
-    let mut plot = LinePlot::new(title, "step", "loss").log_y();
-    for (i, &seed) in context.seeds.iter().enumerate() {
+/// The walks of one optimizer down the valley, at all rates.
+#[derive(Serialize, Deserialize)]
+struct Walks {
+    /// Steps at [`VALLEY_RATE`], and the norm at their end.
+    steps: f64,
+    norm: f64,
+    /// Steps at the best rate.
+    best: f64,
+    /// The loss at [`VALLEY_RATE`].
+    curve: Vec<[f64; 2]>,
+}
+
+impl Walks {
+    fn of(rule: Rule, seed: u64, steps: usize) -> Result<Self, ClaimError> {
         // Beyond the bend of the valley, at unit length.
         let draw = SeededNoise::new(seed, 2).normal_values(2);
         let psi = -0.8 + 0.1 * f64::from(draw[0]).clamp(-2.0, 2.0);
         let phi = 0.7 + 0.1 * f64::from(draw[1]).clamp(-2.0, 2.0);
         let start = [phi.cos() * psi.cos(), phi.cos() * psi.sin(), phi.sin()];
-        for name in names {
-            let mut best = f64::INFINITY;
-            for rate in VALLEY_RATES {
-                let mut problem = InValley { start, rate, steps };
-                let points = problem.with_named(name)?;
-                let needed = steps_of(&points);
-                best = best.min(needed);
-                if rate != VALLEY_RATE {
-                    continue;
-                }
-                let end = &points[points.len() - 1];
-                table.record(VALLEY, name, STEPS, seed, needed)?;
-                table.record(VALLEY, name, NORM, seed, norm(end))?;
-                if i == 0 {
-                    let every = (points.len() / 200).max(1);
-                    let curve = points.iter().enumerate().step_by(every);
-                    let curve = curve.map(|(t, w)| [t as f64, valley_at(w).0]);
-                    plot = plot.with_series(Series::new(name, curve));
-                }
+        let mut walks = Self {
+            steps: f64::INFINITY,
+            norm: f64::NAN,
+            best: f64::INFINITY,
+            curve: Vec::new(),
+        };
+        for rate in VALLEY_RATES {
+            let mut problem = InValley { start, rate, steps };
+            let points = problem.with_rule(rule)?;
+            let needed = steps_of(&points);
+            walks.best = walks.best.min(needed);
+            if rate == VALLEY_RATE {
+                walks.steps = needed;
+                walks.norm = norm(&points[points.len() - 1]);
+                let every = (points.len() / 200).max(1);
+                let curve = points.iter().enumerate().step_by(every);
+                walks.curve = curve.map(|(t, w)| [t as f64, valley_at(w).0]).collect();
             }
-            table.record(VALLEY, name, BEST_STEPS, seed, best)?;
-            context.progress.advance(1);
+        }
+        Ok(walks)
+    }
+}
+
+fn valley(
+    bench: &Bench<'_>,
+    table: &mut Table,
+    checks: &mut Vec<Check>,
+) -> Result<LinePlot, ClaimError> {
+    let steps = if bench.quick() { 500 } else { 5000 };
+    let points = points(
+        bench,
+        &[Rule::AdamP, Rule::SgdP, Rule::Adam, Rule::Momentum],
+    );
+    let found = bench.measure(
+        &Stage::new(VALLEY.name(), &(steps, VALLEY_RATES)),
+        &points,
+        |(seed, rule)| Cell::of(&VALLEY).variant(&rule.variant()).seed(*seed),
+        |&(seed, rule)| Walks::of(rule, seed, steps),
+    )?;
+    let title = format!("{VALLEY} at learning rate {VALLEY_RATE}");
+    let mut plot = LinePlot::new(title, "step", "loss").log_y();
+    for (&(seed, rule), walks) in points.iter().zip(found) {
+        let variant = rule.variant();
+        table.record(&VALLEY, &variant, &STEPS, seed, walks.steps)?;
+        table.record(&VALLEY, &variant, &NORM, seed, walks.norm)?;
+        table.record(&VALLEY, &variant, &BEST_STEPS, seed, walks.best)?;
+        if bench.seeds().first() == Some(&seed) {
+            plot = plot.with_series(Series::new(variant.name(), walks.curve));
         }
     }
     for metric in [STEPS, BEST_STEPS] {
         for (method, baseline) in PAIRS {
-            checks.push(table.compare(VALLEY, metric, method, baseline)?);
-        }
-    }
-    Ok(plot)
-}
-
-fn constant(
-    context: &ClaimContext<'_>,
-    contest: &Contest,
-    table: &mut Table,
-    checks: &mut Vec<Check>,
-) -> Result<LinePlot, ClaimError> {
-    let runs = contest.contenders().len() * context.seeds.len();
-    context.progress.begin(CONSTANT, runs as u64);
-    let training = TrainingConfig {
-        schedule: Schedule {
-            decay: Decay::Constant,
-            warmup: 0.0,
-        },
-        ..contest.training().clone()
-    };
-    let epoch = contest.steps_per_epoch();
-    let mut plot = LinePlot::new(
-        "Network at the customary constant rate: kernels",
-        "step",
-        "‖w‖ over that at first (mean of the kernels)",
-    );
-    for contender in contest.contenders() {
-        // The customary rate, not the middle of the search.
-        let (label, rate) = (
-            contender.label(),
-            contender.optimizer.method.learning_rate(),
-        );
-        for (i, &seed) in context.seeds.iter().enumerate() {
-            let mut first = Vec::new();
-            let mut before: Vec<Vec<f64>> = Vec::new();
-            let mut growth = Vec::new();
-            let mut turns = Vec::new();
-            let mut watch = |model: &Cnn| {
-                let now = kernels(model)?;
-                if growth.is_empty() {
-                    first = now.clone();
-                } else {
-                    turns.push(mean_of_kernels(&before, &now, angle));
-                }
-                growth.push(mean_of_kernels(&first, &now, |a, b| norm(b) / norm(a)));
-                before = now;
-                Ok(())
-            };
-            let trained = contest.train(
-                context,
-                training.clone(),
-                &contender.optimizer,
-                rate,
-                seed,
-                &mut watch,
-            )?;
-            trained.record(table, CONSTANT, label, rate, seed)?;
-            let last = &turns[turns.len().saturating_sub(epoch)..];
-            let turn = 1e3 * last.iter().sum::<f64>() / last.len() as f64;
-            let end = growth.last().copied().unwrap_or(f64::NAN);
-            table.record(CONSTANT, label, TURN, seed, turn)?;
-            table.record(CONSTANT, label, NORM, seed, end)?;
-            if i == 0 {
-                let curve = growth.iter().enumerate().map(|(t, g)| [t as f64, *g]);
-                plot = plot.with_series(Series::new(label, curve));
-            }
-        }
-    }
-    for metric in [NORM, TURN] {
-        for (method, baseline) in PAIRS {
-            checks.push(for_every_seed(table, CONSTANT, metric, method, baseline)?);
+            checks.push(table.compare(&VALLEY, &metric, &method, &baseline)?);
         }
     }
     Ok(plot)
@@ -621,7 +608,7 @@ mod tests {
         };
         // The first step of SGD is the same with and without momentum and projection.
         let [plain, momentum, projected] =
-            [GD, MOMENTUM, SGDP].map(|name| problem.with_named(name).unwrap());
+            [Rule::Plain, Rule::Momentum, Rule::SgdP].map(|rule| problem.with_rule(rule).unwrap());
         for (a, b) in plain[1].iter().zip(momentum[1]) {
             assert!((a - b).abs() < 1e-15);
         }
@@ -629,6 +616,5 @@ mod tests {
             assert!((a - b).abs() < 1e-9);
         }
         assert!(norm(&momentum[2]) > norm(&projected[2]));
-        assert!(problem.with_named("none").is_err());
     }
 }

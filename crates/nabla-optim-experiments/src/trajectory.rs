@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use burn::optim::SgdConfig;
-//! use nabla_claims::trajectory::{norm, walk};
+//! use nabla_optim_experiments::trajectory::{norm, walk};
 //!
 //! // Gradient descent on ½ (x² + 9 y²), until it is near the minimum.
 //! let sgd = SgdConfig::new().build();
@@ -16,8 +16,7 @@
 
 use burn::optim::Optimizer;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-
-use crate::claim::ClaimError;
+use nabla_claims::ClaimError;
 
 /// Walks from `start` along `gradient`, by `steps` steps at most.
 ///

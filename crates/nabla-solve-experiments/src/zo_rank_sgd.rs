@@ -13,43 +13,39 @@
 //! same pictures, and says no number.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
+use nabla_claims::{
+    Bench, Cell, Check, Claim, ClaimContext, ClaimError, LinePlot, Measurement, Metric, Series,
+    Stage, Table, TableError, Task, Variant,
+};
 use nabla_data::LabelledPictures;
-use nabla_grad::seeded_noise::SeededNoise;
 use nabla_solve::cma_es::CmaEs;
 use nabla_solve::gld::{GradientlessDescent, Radii};
-use nabla_solve::ranking_oracle::{
-    FunctionOracle, ModuleOracle, NoisyFunctionOracle, Ranking, RankingOracle, RankingQuestion,
-    ValueNoise,
-};
+use nabla_solve::ranking_oracle::ValueNoise;
 use nabla_solve::scobo::{Scobo, ScoboConfig};
 use nabla_solve::zeroth_order::{LineSearch, RunError, ZerothOrderError};
 use nabla_solve::zo_rank_sgd::{ZoRankSgd, ZoRankSgdConfig};
 use nabla_solve::zo_sgd::{ZoSgd, ZoSgdConfig};
-use rand::RngExt;
+use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
-use crate::measurement::{Check, Measurement, Metric, Table, TableError, Variant};
-use crate::plot::{LinePlot, Series};
+const RANKS: Variant = Variant::method("ZO-RankSGD, line search");
+const RANKS_PLAIN: Variant = Variant::ablation("ZO-RankSGD, no line search");
+const RANKS_BEST: Variant = Variant::ablation("ZO-RankSGD, (10, 1)");
+const MANY_BEST: Variant = Variant::ablation("ZO-RankSGD, (50, 1)");
+const MANY_TEN: Variant = Variant::ablation("ZO-RankSGD, (50, 10)");
+const MANY_ALL: Variant = Variant::ablation("ZO-RankSGD, (50, 50)");
+const VALUES: Variant = Variant::baseline("ZO-SGD (values), line search");
+const VALUES_PLAIN: Variant = Variant::baseline("ZO-SGD (values), no line search");
+const PAIRS: Variant = Variant::baseline("SCOBO, line search");
+const JUMPS: Variant = Variant::baseline("GLD-Fast");
+const EVOLUTION: Variant = Variant::baseline("CMA-ES");
 
-const RANKS: &str = "ZO-RankSGD, line search";
-const RANKS_PLAIN: &str = "ZO-RankSGD, no line search";
-const RANKS_BEST: &str = "ZO-RankSGD, (10, 1)";
-const MANY_BEST: &str = "ZO-RankSGD, (50, 1)";
-const MANY_TEN: &str = "ZO-RankSGD, (50, 10)";
-const MANY_ALL: &str = "ZO-RankSGD, (50, 50)";
-const VALUES: &str = "ZO-SGD (values), line search";
-const VALUES_PLAIN: &str = "ZO-SGD (values), no line search";
-const PAIRS: &str = "SCOBO, line search";
-const JUMPS: &str = "GLD-Fast";
-const EVOLUTION: &str = "CMA-ES";
+const VALUE: Metric = Metric::lower("log10 of the value", "");
+const ACCURACY: Metric = Metric::higher("held-out accuracy", "%");
 
-const VALUE: &str = "log10 of the value";
-const ACCURACY: &str = "held-out accuracy";
+mod problems;
+
+use problems::{Noise, Problem};
 
 /// By how much the logarithm of ZO-RankSGD's value may be above ZO-SGD's: a factor of 10.
 const WITHIN: f64 = 1.0;
@@ -66,15 +62,6 @@ pub struct ZoRankSgdClaim;
 impl Claim for ZoRankSgdClaim {
     fn slug(&self) -> &str {
         "zo-ranksgd"
-    }
-
-    fn paper(&self) -> Paper {
-        Paper::new(
-            "Zeroth-Order Optimization Meets Human Feedback: Provable Learning via Ranking Oracles",
-            "Tang, Rybin, Chang",
-            2023,
-            "2303.03751",
-        )
     }
 
     fn statement(&self) -> &str {
@@ -94,61 +81,60 @@ impl Claim for ZoRankSgdClaim {
          stands beside and is not judged."
     }
 
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
-        let size = if context.quick {
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+        let context = bench.context();
+        let size = if bench.quick() {
             Size::quick()
         } else {
             Size::full()
         };
         let digits = nabla_data::digits().map_err(ClaimError::experiment)?;
-        let tasks = tasks(&size);
+        let problems = problems(&size);
         let mut table = Table::new(
-            &context.seeds,
-            [Metric::lower(VALUE, ""), Metric::higher(ACCURACY, "%")],
+            bench.seeds(),
+            [VALUE, ACCURACY],
             [
-                Variant::method(RANKS),
-                Variant::ablation(RANKS_PLAIN),
-                Variant::ablation(RANKS_BEST),
-                Variant::ablation(MANY_ALL),
-                Variant::ablation(MANY_TEN),
-                Variant::ablation(MANY_BEST),
-                Variant::baseline(VALUES),
-                Variant::baseline(VALUES_PLAIN),
-                Variant::baseline(PAIRS),
-                Variant::baseline(JUMPS),
-                Variant::baseline(EVOLUTION),
+                RANKS,
+                RANKS_PLAIN,
+                RANKS_BEST,
+                MANY_ALL,
+                MANY_TEN,
+                MANY_BEST,
+                VALUES,
+                VALUES_PLAIN,
+                PAIRS,
+                JUMPS,
+                EVOLUTION,
             ],
-            tasks.iter().map(|task| task.name),
+            problems.iter().map(|setting| setting.task.clone()),
         )?;
-        let cells: Vec<(&Task, &Contender)> = tasks
+        let points: Vec<(&Setting, &Contender)> = problems
             .iter()
-            .flat_map(|task| task.contenders().map(move |contender| (task, contender)))
+            .flat_map(|setting| setting.contenders().map(move |c| (setting, c)))
             .collect();
-        context.progress.begin("ZO-RankSGD", cells.len() as u64);
-        let work = |&(task, contender): &(&Task, &Contender)| {
-            let outcome = Outcome::of(context, &size, &digits, task, contender);
-            context.progress.advance(1);
-            outcome
-        };
-        let outcomes = side_by_side(&cells, &work)?;
+        let outcomes = bench.measure_side_by_side(
+            &Stage::new("ZO-RankSGD", &size),
+            &points,
+            |(setting, contender)| Cell::of(&setting.task).variant(&contender.variant),
+            |(setting, contender)| Outcome::of(context, &size, &digits, setting, contender),
+        )?;
         let mut edges = Vec::new();
-        for ((task, contender), outcome) in cells.iter().zip(&outcomes) {
-            for (&seed, run) in context.seeds.iter().zip(&outcome.runs) {
-                table.record(task.name, contender.name, VALUE, seed, run.value.log10())?;
+        for ((setting, contender), outcome) in points.iter().zip(&outcomes) {
+            let (task, variant) = (&setting.task, &contender.variant);
+            for (&seed, run) in bench.seeds().iter().zip(&outcome.runs) {
+                table.record(task, variant, &VALUE, seed, run.value.log10())?;
                 if let Some(accuracy) = run.accuracy {
-                    table.record(task.name, contender.name, ACCURACY, seed, 100.0 * accuracy)?;
+                    table.record(task, variant, &ACCURACY, seed, 100.0 * accuracy)?;
                 }
             }
             let line = format!(
-                "{}, {}: scale {:.3e} of {} settings",
-                task.name,
-                contender.name,
+                "{task}, {variant}: scale {:.3e} of {} settings",
                 outcome.scale,
                 size.settings.len()
             );
             context.progress.note(&line);
             if outcome.edge {
-                edges.push(format!("{} ({})", contender.name, task.name));
+                edges.push(format!("{variant} ({task})"));
             }
         }
         let checks = checks(&table)?;
@@ -172,17 +158,18 @@ impl Claim for ZoRankSgdClaim {
                 edges.join(", ")
             )
         });
-        for task in &tasks {
-            let title = format!("{} (first seed)", task.name);
+        for setting in &problems {
+            let title = format!("{} (first seed)", setting.task);
             let plot = LinePlot::new(title, "queries", "value, without noise").log_y();
-            let plot = cells
+            let plot = points
                 .iter()
                 .zip(&outcomes)
-                .filter(|((t, _), _)| t.name == task.name)
+                .filter(|((other, _), _)| other.task == setting.task)
                 .fold(plot, |plot, ((_, contender), outcome)| {
                     match outcome.runs.first() {
                         Some(run) if contender.shown => {
-                            plot.with_series(Series::new(contender.name, run.curve.clone()))
+                            let name = contender.variant.name();
+                            plot.with_series(Series::new(name, run.curve.clone()))
                         }
                         _ => plot,
                     }
@@ -194,6 +181,7 @@ impl Claim for ZoRankSgdClaim {
 }
 
 /// How large the experiment is.
+#[derive(Debug)]
 struct Size {
     queries: u64,
     job_queries: u64,
@@ -239,7 +227,7 @@ enum Method {
 
 /// A method with the middle of its settings.
 struct Contender {
-    name: &'static str,
+    variant: Variant,
     method: Method,
     middle: f64,
     /// Whether its curve is plotted.
@@ -248,9 +236,9 @@ struct Contender {
     noisy: bool,
 }
 
-const fn ranks(name: &'static str, m: usize, k: usize, search: bool) -> Contender {
+const fn ranks(variant: Variant, m: usize, k: usize, search: bool) -> Contender {
     Contender {
-        name,
+        variant,
         method: Method::Ranks { m, k, search },
         middle: if search { 1.0 } else { 0.03 },
         shown: m == 10 && k == 10,
@@ -258,10 +246,10 @@ const fn ranks(name: &'static str, m: usize, k: usize, search: bool) -> Contende
     }
 }
 
-const fn other(name: &'static str, method: Method, middle: f64) -> Contender {
+const fn other(variant: Variant, method: Method, middle: f64) -> Contender {
     let shown = !matches!(method, Method::Values { search: false });
     Contender {
-        name,
+        variant,
         method,
         middle,
         shown,
@@ -271,7 +259,7 @@ const fn other(name: &'static str, method: Method, middle: f64) -> Contender {
 
 /// All of them. The middles are where a step is about as long as what there is to go, from the length
 /// of each method's direction.
-const CONTENDERS: [Contender; 11] = [
+static CONTENDERS: [Contender; 11] = [
     ranks(RANKS, 10, 10, true),
     ranks(RANKS_PLAIN, 10, 10, false),
     ranks(RANKS_BEST, 10, 1, true),
@@ -292,9 +280,9 @@ enum Objective {
     Classifier,
 }
 
-/// A group of the table.
-struct Task {
-    name: &'static str,
+/// A task of the table, and what it is.
+struct Setting {
+    task: Task,
     objective: Objective,
     noise: Option<ValueNoise>,
     queries: u64,
@@ -302,15 +290,15 @@ struct Task {
     smoothing: f64,
 }
 
-const QUADRATIC: &str = "quadratic";
-const ROSENBROCK: &str = "Rosenbrock";
-const CLASSIFIER: &str = "digit classifier by preference";
-const GAUSSIAN: &str = "quadratic, Gaussian noise of 1";
-const GUMBEL: &str = "quadratic, Plackett-Luce judge";
+const QUADRATIC: Task = Task::named("quadratic");
+const ROSENBROCK: Task = Task::named("Rosenbrock");
+const CLASSIFIER: Task = Task::named("digit classifier by preference");
+const GAUSSIAN: Task = Task::named("quadratic, Gaussian noise of 1");
+const GUMBEL: Task = Task::named("quadratic, Plackett-Luce judge");
 
-fn tasks(size: &Size) -> Vec<Task> {
-    let task = |name, objective, noise| Task {
-        name,
+fn problems(size: &Size) -> Vec<Setting> {
+    let setting = |task, objective, noise| Setting {
+        task,
         objective,
         noise,
         queries: if objective == Objective::Classifier {
@@ -326,15 +314,15 @@ fn tasks(size: &Size) -> Vec<Task> {
         },
     };
     vec![
-        task(QUADRATIC, Objective::Quadratic, None),
-        task(ROSENBROCK, Objective::Rosenbrock, None),
-        task(CLASSIFIER, Objective::Classifier, None),
-        task(
+        setting(QUADRATIC, Objective::Quadratic, None),
+        setting(ROSENBROCK, Objective::Rosenbrock, None),
+        setting(CLASSIFIER, Objective::Classifier, None),
+        setting(
             GAUSSIAN,
             Objective::Quadratic,
             Some(ValueNoise::Gaussian(1.0)),
         ),
-        task(
+        setting(
             GUMBEL,
             Objective::Quadratic,
             Some(ValueNoise::PlackettLuce(1.0)),
@@ -342,7 +330,7 @@ fn tasks(size: &Size) -> Vec<Task> {
     ]
 }
 
-impl Task {
+impl Setting {
     fn contenders(&self) -> impl Iterator<Item = &'static Contender> + use<> {
         let noisy = self.noise.is_some();
         CONTENDERS.iter().filter(move |c| c.noisy || !noisy)
@@ -350,6 +338,7 @@ impl Task {
 }
 
 /// What a method does on a task.
+#[derive(Serialize, Deserialize)]
 struct Outcome {
     /// The chosen scale.
     scale: f64,
@@ -364,12 +353,12 @@ impl Outcome {
         context: &ClaimContext<'_>,
         size: &Size,
         digits: &LabelledPictures,
-        task: &Task,
+        setting: &Setting,
         contender: &Contender,
     ) -> Result<Self, ClaimError> {
         let run = |seed: u64, scale: f64| {
-            let problem = Problem::new(task.objective, seed, size, digits, &context.device)?;
-            Descent::run(&problem, task, contender.method, scale, seed)
+            let problem = Problem::new(setting.objective, seed, size, digits, &context.device)?;
+            Descent::run(&problem, setting, contender.method, scale, seed)
         };
         let scales: Vec<f64> = size.settings.iter().map(|s| s * contender.middle).collect();
         let mut best = (f64::INFINITY, 0);
@@ -398,174 +387,8 @@ fn tuning_seeds(reported: &[u64], count: u64) -> impl Iterator<Item = u64> {
     free.take(count as usize)
 }
 
-/// Something to be minimised.
-enum Problem {
-    Function {
-        value: fn(&[f64]) -> f64,
-        start: Vec<f64>,
-    },
-    Classifier(Box<Classifier>),
-}
-
-fn quadratic(x: &[f64]) -> f64 {
-    x.iter().map(|x| x * x).sum()
-}
-
-fn rosenbrock(x: &[f64]) -> f64 {
-    let term = |w: &[f64]| 100.0 * (w[1] - w[0] * w[0]).powi(2) + (1.0 - w[0]).powi(2);
-    x.windows(2).map(term).sum()
-}
-
-impl Problem {
-    fn new(
-        objective: Objective,
-        seed: u64,
-        size: &Size,
-        digits: &LabelledPictures,
-        device: &Device,
-    ) -> Result<Self, ClaimError> {
-        let function = |value| {
-            let start = SeededNoise::new(seed, u64::MAX).normal_values(DIMENSION);
-            Self::Function {
-                value,
-                start: start.into_iter().map(f64::from).collect(),
-            }
-        };
-        Ok(match objective {
-            Objective::Quadratic => function(quadratic),
-            Objective::Rosenbrock => function(rosenbrock),
-            Objective::Classifier => Self::Classifier(Box::new(Classifier::new(
-                seed,
-                size.pictures,
-                digits,
-                device,
-            ))),
-        })
-    }
-
-    fn start(&self) -> Vec<f64> {
-        match self {
-            Self::Function { start, .. } => start.clone(),
-            // A classifier that guesses.
-            Self::Classifier(_) => vec![0.0; (SIDE * SIDE + 1) * CLASSES],
-        }
-    }
-
-    /// Who sees the values and tells only the order.
-    fn judge(
-        &self,
-        noise: Option<ValueNoise>,
-        seed: u64,
-    ) -> Result<Box<dyn RankingOracle<Error = ClaimError> + '_>, ClaimError> {
-        Ok(match (self, noise) {
-            (Self::Function { value, .. }, None) => Box::new(Judge(FunctionOracle::new(value))),
-            (Self::Function { value, .. }, Some(noise)) => {
-                let oracle = NoisyFunctionOracle::new(value, noise, seed);
-                Box::new(Judge(oracle.map_err(ClaimError::experiment)?))
-            }
-            (Self::Classifier(classifier), _) => Box::new(Judge(classifier.oracle()?)),
-        })
-    }
-}
-
-/// Any oracle, its error as that of an experiment.
-struct Judge<O>(O);
-
-impl<O> RankingOracle for Judge<O>
-where
-    O: RankingOracle,
-    O::Error: Send + Sync + 'static,
-{
-    type Error = ClaimError;
-
-    fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, ClaimError> {
-        self.0.rank(question).map_err(ClaimError::experiment)
-    }
-}
-
-/// A linear classifier and its pictures.
-struct Classifier {
-    module: Linear,
-    /// Those that the judge looks at, `[pictures, SIDE²]`, and their classes.
-    seen: (Tensor<2>, Vec<u8>),
-    /// The others.
-    held_out: (Tensor<2>, Vec<u8>),
-    /// 1 for the class of a picture that is looked at, `[pictures, CLASSES]`.
-    wanted: Tensor<2>,
-}
-
-impl Classifier {
-    fn new(seed: u64, pictures: usize, digits: &LabelledPictures, device: &Device) -> Self {
-        let mut noise = SeededNoise::new(seed, u64::MAX - 1);
-        let mut order: Vec<usize> = (0..digits.len()).collect();
-        for i in 0..order.len() {
-            let j = noise.random_range(i..order.len());
-            order.swap(i, j);
-        }
-        let batch = |which: &[usize]| {
-            let pixels: Vec<f32> = which.iter().flat_map(|&i| small(digits, i)).collect();
-            let labels = which
-                .iter()
-                .map(|&i| digits.labels()[i])
-                .collect::<Vec<_>>();
-            let data = TensorData::new(pixels, [which.len(), SIDE * SIDE]);
-            (Tensor::from_data(data, device), labels)
-        };
-        let (seen, rest) = order.split_at(pictures.min(order.len()));
-        let (seen, held_out) = (batch(seen), batch(&rest[..(2 * pictures).min(rest.len())]));
-        let one_hot: Vec<f32> = seen
-            .1
-            .iter()
-            .flat_map(|&label| {
-                (0..CLASSES).map(move |c| f32::from(u8::from(c == usize::from(label))))
-            })
-            .collect();
-        let wanted = TensorData::new(one_hot, [seen.1.len(), CLASSES]);
-        Self {
-            module: LinearConfig::new(SIDE * SIDE, CLASSES).init(device),
-            seen,
-            held_out,
-            wanted: Tensor::from_data(wanted, device),
-        }
-    }
-
-    /// Orders parameters by the cross-entropy of what they make of the pictures.
-    fn oracle(&self) -> Result<ModuleOracle<Linear, impl FnMut(&Linear) -> f64>, ClaimError> {
-        ModuleOracle::new(self.module.clone(), |module: &Linear| self.loss(module))
-            .map_err(ClaimError::experiment)
-    }
-
-    fn loss(&self, module: &Linear) -> f64 {
-        let logits = module.forward(self.seen.0.clone());
-        let chosen = log_softmax(logits, 1) * self.wanted.clone();
-        -f64::from(chosen.sum().into_scalar::<f32>()) / self.seen.1.len() as f64
-    }
-
-    /// Share of the held-out pictures whose class has the highest output.
-    fn accuracy(&self, module: &Linear) -> Result<f64, ClaimError> {
-        let (pictures, labels) = &self.held_out;
-        let logits = module.forward(pictures.clone());
-        let logits: Vec<f32> = logits.try_into_vec_as().map_err(ClaimError::experiment)?;
-        let right = |(row, label): &(&[f32], &u8)| {
-            let own = row[usize::from(**label)];
-            row.iter().filter(|output| **output >= own).count() == 1
-        };
-        let rows = logits.chunks_exact(CLASSES).zip(labels);
-        Ok(rows.filter(right).count() as f64 / labels.len() as f64)
-    }
-}
-
-/// The means of 2 x 2 pixels of a digit, in `[0, 1]`.
-fn small(digits: &LabelledPictures, i: usize) -> Vec<f32> {
-    let mut sums = vec![0.0; SIDE * SIDE];
-    for (at, &pixel) in digits.pixels(i).iter().enumerate() {
-        let (row, column) = (at / (2 * SIDE) / 2, at % (2 * SIDE) / 2);
-        sums[row * SIDE + column] += f32::from(pixel) / (4.0 * f32::from(digits.white()));
-    }
-    sums
-}
-
 /// One run.
+#[derive(Serialize, Deserialize)]
 struct Descent {
     /// At the last point, without noise; infinite if the run has left the finite numbers.
     value: f64,
@@ -582,7 +405,7 @@ fn line_search() -> LineSearch {
 impl Descent {
     fn run(
         problem: &Problem,
-        task: &Task,
+        setting: &Setting,
         method: Method,
         scale: f64,
         seed: u64,
@@ -602,7 +425,7 @@ impl Descent {
         let start = problem.start();
         let first = value(&start)?;
         let mut curve = vec![[0.0, first]];
-        let every = task.queries as f64 / 100.0;
+        let every = setting.queries as f64 / 100.0;
         let mut failed = None;
         let point;
         let mut seen = |queries: u64, x: &[f64]| {
@@ -613,8 +436,8 @@ impl Descent {
                 }
             }
         };
-        let mut judge = problem.judge(task.noise, seed)?;
-        let (budget, mu) = (task.queries, task.smoothing);
+        let mut judge = problem.judge(setting.noise, seed)?;
+        let (budget, mu) = (setting.queries, setting.smoothing);
         let bad = |error: ZerothOrderError| ClaimError::experiment(error);
         let ended: Result<(), RunError<ClaimError>> = match method {
             Method::Ranks { m, k, search } => {
@@ -640,7 +463,7 @@ impl Descent {
                     .with_line_search(search.then(line_search))
                     .with_seed(seed);
                 let mut run = ZoSgd::new(config, start).map_err(bad)?;
-                let mut noise = Noise::new(task.noise, seed);
+                let mut noise = Noise::new(setting.noise, seed);
                 let noisy = |x: &[f64]| value(x).map_or(f64::NAN, |v| v + noise.next());
                 let ended = repeated(budget, &mut seen, noisy, |f| {
                     run.step(f)?;
@@ -735,86 +558,34 @@ fn repeated<T>(
     Ok(())
 }
 
-/// What is added to the values that ZO-SGD sees.
-struct Noise {
-    noise: Option<ValueNoise>,
-    draw: SeededNoise,
-}
-
-impl Noise {
-    fn new(noise: Option<ValueNoise>, seed: u64) -> Self {
-        Self {
-            noise,
-            draw: SeededNoise::new(seed, u64::MAX - 2),
-        }
-    }
-
-    fn next(&mut self) -> f64 {
-        match self.noise {
-            None => 0.0,
-            Some(ValueNoise::Gaussian(deviation)) => {
-                deviation * f64::from(self.draw.normal_values(1)[0])
-            }
-            Some(ValueNoise::PlackettLuce(scale)) => {
-                let uniform: f64 = self.draw.random();
-                scale * (-uniform.max(f64::MIN_POSITIVE).ln()).ln()
-            }
-        }
-    }
-}
-
-/// The results of `work` on all items, in their order, on as many threads as there are cores.
-fn side_by_side<T: Sync, R: Send>(
-    items: &[T],
-    work: &(impl Fn(&T) -> Result<R, ClaimError> + Sync),
-) -> Result<Vec<R>, ClaimError> {
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<Option<Result<R, ClaimError>>>> =
-        Mutex::new(items.iter().map(|_| None).collect());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..cores.min(items.len()) {
-            scope.spawn(|| {
-                while let Some((i, item)) = {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    items.get(i).map(|item| (i, item))
-                } {
-                    let result = work(item);
-                    done.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(result);
-                }
-            });
-        }
-    });
-    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let missing = || Err(ClaimError::experiment("the thread of a run stopped"));
-    done.into_iter()
-        .map(|result| result.unwrap_or_else(missing))
-        .collect()
-}
-
 fn checks(table: &Table) -> Result<Vec<Check>, TableError> {
     let mut checks = Vec::new();
     for task in [QUADRATIC, ROSENBROCK, CLASSIFIER] {
-        checks.push(within(table, task)?);
-        for worse in [PAIRS, JUMPS, RANKS_PLAIN] {
-            checks.push(table.compare(task, VALUE, RANKS, worse)?);
+        checks.push(within(table, &task)?.headline());
+        for worse in [PAIRS, JUMPS] {
+            let check = table.compare(&task, &VALUE, &RANKS, &worse)?;
+            checks.push(check.headline());
         }
-        for (longer, shorter) in [(MANY_ALL, MANY_TEN), (MANY_TEN, MANY_BEST)] {
-            checks.push(table.compare(task, VALUE, longer, shorter)?);
+        for (better, worse) in [
+            (RANKS, RANKS_PLAIN),
+            (MANY_ALL, MANY_TEN),
+            (MANY_TEN, MANY_BEST),
+        ] {
+            checks.push(table.compare(&task, &VALUE, &better, &worse)?);
         }
     }
     for task in [GAUSSIAN, GUMBEL] {
         for worse in [PAIRS, JUMPS] {
-            checks.push(table.compare(task, VALUE, RANKS, worse)?);
+            checks.push(table.compare(&task, &VALUE, &RANKS, &worse)?);
         }
     }
     Ok(checks)
 }
 
 /// That orders are enough: no more than [`WITHIN`] above what values reach.
-fn within(table: &Table, task: &str) -> Result<Check, TableError> {
-    let own = table.summary(task, RANKS, VALUE)?;
-    let values = table.summary(task, VALUES, VALUE)?;
+fn within(table: &Table, task: &Task) -> Result<Check, TableError> {
+    let own = table.summary(task, &RANKS, &VALUE)?;
+    let values = table.summary(task, &VALUES, &VALUE)?;
     Ok(Check::new(
         format!("{task}: {RANKS} ends at most 10 times above {VALUES}"),
         own.mean <= values.mean + WITHIN,
@@ -824,9 +595,11 @@ fn within(table: &Table, task: &str) -> Result<Check, TableError> {
 
 #[cfg(test)]
 mod tests {
+    use super::problems::small;
     use super::*;
-    use crate::claim::NoProgress;
-    use crate::runner::run_claim;
+    use burn::tensor::Device;
+    use nabla_base::progress::NoProgress;
+    use nabla_claims::run_claim;
 
     #[test]
     fn the_quick_form_runs_whole() {
@@ -836,22 +609,15 @@ mod tests {
         assert_eq!(result.checks.len(), 3 * 6 + 2 * 2);
         assert_eq!(result.plots.len(), 5);
         let size = Size::quick();
-        for task in tasks(&size) {
-            for contender in task.contenders() {
-                let value = result
-                    .measured
-                    .mean(task.name, contender.name, VALUE)
-                    .unwrap();
-                assert!(
-                    value.is_finite(),
-                    "{} {}: {value}",
-                    task.name,
-                    contender.name
-                );
+        for setting in problems(&size) {
+            for Contender { variant, .. } in setting.contenders() {
+                let task = &setting.task;
+                let value = result.measured.mean(task, variant, &VALUE).unwrap();
+                assert!(value.is_finite(), "{task} {variant}: {value}");
             }
         }
         // Even 200 orders of ten teach the classifier something.
-        let taught = result.measured.mean(CLASSIFIER, RANKS, VALUE).unwrap();
+        let taught = result.measured.mean(&CLASSIFIER, &RANKS, &VALUE).unwrap();
         assert!(taught < 10_f64.ln().log10(), "{taught}");
     }
 
@@ -859,19 +625,19 @@ mod tests {
     fn no_method_has_more_queries_than_another() {
         let size = Size::quick();
         let digits = nabla_data::digits().unwrap();
-        let tasks = tasks(&size);
+        let settings = problems(&size);
         let device = Device::flex();
         let problem = Problem::new(Objective::Quadratic, 5, &size, &digits, &device).unwrap();
         for contender in &CONTENDERS {
             let middle = contender.middle;
-            let run = Descent::run(&problem, &tasks[0], contender.method, middle, 5).unwrap();
+            let run = Descent::run(&problem, &settings[0], contender.method, middle, 5).unwrap();
             let last = run.curve.last().unwrap()[0];
-            assert!(last <= size.queries as f64, "{}: {last}", contender.name);
+            assert!(last <= size.queries as f64, "{}: {last}", contender.variant);
             // An iteration more would not have been within the budget.
             assert!(
                 last > size.queries as f64 - 60.0,
                 "{}: {last}",
-                contender.name
+                contender.variant
             );
         }
     }
@@ -913,29 +679,11 @@ mod tests {
     #[test]
     fn ten_times_above_is_within_and_more_is_not() {
         let check = |own: f64| {
-            let mut table = Table::new(
-                &[0],
-                [Metric::lower(VALUE, "")],
-                [RANKS, VALUES].map(Variant::method),
-                [QUADRATIC],
-            )
-            .unwrap();
-            table.record(QUADRATIC, RANKS, VALUE, 0, own).unwrap();
-            table.record(QUADRATIC, VALUES, VALUE, 0, -2.0).unwrap();
-            within(&table, QUADRATIC).unwrap().holds
+            let mut table = Table::new(&[0], [VALUE], [RANKS, VALUES], [QUADRATIC]).unwrap();
+            table.record(&QUADRATIC, &RANKS, &VALUE, 0, own).unwrap();
+            table.record(&QUADRATIC, &VALUES, &VALUE, 0, -2.0).unwrap();
+            within(&table, &QUADRATIC).unwrap().holds
         };
         assert!(check(-3.0) && check(-1.0) && !check(-0.99));
-    }
-
-    #[test]
-    fn work_side_by_side_keeps_its_order_and_its_errors() {
-        let items: Vec<u64> = (0..50).collect();
-        let squares = side_by_side(&items, &|i| Ok(i * i)).unwrap();
-        assert_eq!(squares, items.iter().map(|i| i * i).collect::<Vec<_>>());
-        let error = side_by_side(&items, &|&i| match i {
-            7 => Err(ClaimError::experiment("seven")),
-            _ => Ok(i),
-        });
-        assert_eq!(error.err().map(|e| e.to_string()).as_deref(), Some("seven"));
     }
 }

@@ -14,56 +14,86 @@ use std::time::Instant;
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nabla_diffusion::seeded_noise::SeededNoise;
+use nabla_base::rate_fit::power_rate;
+use nabla_claims::{
+    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Series, Stage, Table, Task,
+    Variant,
+};
 use nabla_grad::flat::ParameterLayout;
 use nabla_grad::per_example::per_example_gradients;
+use nabla_grad::seeded_noise::SeededNoise;
 use nabla_optim::m_fac::{
     BlockFisher, EmpiricalFisher, InverseFisher, SlidingFisher, gradual_density,
     optimal_brain_surgeon,
 };
-use nabla_solve::rate_fit::power_rate;
 use nabla_train::classifier::Classifier;
 use nabla_train::data_set::{DataConfig, DataSet, Examples};
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::{Mlp, MlpConfig};
 use nabla_train::optimizer::{Adam, MFacFields, Method, Momentum};
 use nabla_train::training::{Trainer, TrainingConfig, evaluate};
-
 use rand::RngExt;
+use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
-use crate::measurement::{Check, Measurement, Table, Variant};
-use crate::plot::{LinePlot, Series};
-use crate::training_contest::{self, ACCURACY, Contest, around, contender};
+use crate::training_contest::{self, ACCURACY, Contest, LOSS, entrant};
 
-const SURGEON: &str = "M-FAC";
-const AT_ONCE: &str = "M-FAC, one part";
-const BLOCKS: &str = "M-FAC, blocks of 128";
-const DIAGONAL: &str = "diagonal Fisher";
-const MAGNITUDE: &str = "magnitude";
-const PRUNERS: [&str; 5] = [SURGEON, AT_ONCE, BLOCKS, DIAGONAL, MAGNITUDE];
+const SURGEON: Variant = Variant::method("M-FAC");
+const AT_ONCE: Variant = Variant::ablation("M-FAC, one part");
+const BLOCKS: Variant = Variant::ablation("M-FAC, blocks of 128");
+const DIAGONAL: Variant = Variant::baseline("diagonal Fisher");
+const MAGNITUDE: Variant = Variant::baseline("magnitude");
 
-const WINDOW_32: &str = "M-FAC optimizer, m = 32";
-const WINDOW_128: &str = "M-FAC optimizer, m = 128";
-const MOMENTUM: &str = "SGD with momentum";
-const ADAM: &str = "Adam";
+const WINDOW_32: Variant = Variant::method("M-FAC optimizer, m = 32");
+const WINDOW_128: Variant = Variant::method("M-FAC optimizer, m = 128");
+const MOMENTUM: Variant = Variant::baseline("SGD with momentum");
+const ADAM: Variant = Variant::baseline("Adam");
 
-const TRAINING: &str = "Fashion-MNIST, searched rates";
+const TRAINING: Task = Task::named("Fashion-MNIST, searched rates");
 
-const SPARSITIES: [(f64, &str); 3] = [
-    (0.80, "digits, 80% pruned"),
-    (0.90, "digits, 90% pruned"),
-    (0.95, "digits, 95% pruned"),
+const SPARSITIES: [(f64, Task); 3] = [
+    (0.80, Task::named("digits, 80% pruned")),
+    (0.90, Task::named("digits, 90% pruned")),
+    (0.95, Task::named("digits, 95% pruned")),
 ];
 
 const DAMPING: f64 = 1e-5;
+
+/// How weights are chosen to be pruned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pruner {
+    Surgeon,
+    AtOnce,
+    Blocks,
+    Diagonal,
+    Magnitude,
+}
+
+impl Pruner {
+    const ALL: [Self; 5] = [
+        Self::Surgeon,
+        Self::AtOnce,
+        Self::Blocks,
+        Self::Diagonal,
+        Self::Magnitude,
+    ];
+
+    fn variant(self) -> Variant {
+        match self {
+            Self::Surgeon => SURGEON,
+            Self::AtOnce => AT_ONCE,
+            Self::Blocks => BLOCKS,
+            Self::Diagonal => DIAGONAL,
+            Self::Magnitude => MAGNITUDE,
+        }
+    }
+}
 
 /// The experiment; see the [module documentation](self).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MFacClaim;
 
 /// How much is run.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Size {
     epochs: usize,
     gradients: usize,
@@ -79,15 +109,6 @@ impl Claim for MFacClaim {
         "m-fac"
     }
 
-    fn paper(&self) -> Paper {
-        Paper::new(
-            "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
-            "Frantar, Kurtic, Alistarh",
-            2021,
-            "2107.03356",
-        )
-    }
-
     fn statement(&self) -> &str {
         "Products with the inverse of the empirical Fisher matrix cost O(dm), without a d x d matrix. As \
          a surgeon they prune networks at a higher accuracy than magnitude and diagonal methods, better \
@@ -101,8 +122,8 @@ impl Claim for MFacClaim {
          with momentum and of Adam. The time of a step grows as d to the power of 0.8 to 1.2."
     }
 
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
-        let size = if context.quick {
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+        let size = if bench.quick() {
             Size {
                 epochs: 3,
                 gradients: 16,
@@ -123,43 +144,19 @@ impl Claim for MFacClaim {
         };
         let sparsities = &SPARSITIES[..size.sparsities];
         let mut table = Table::new(
-            &context.seeds,
+            bench.seeds(),
             training_contest::metrics(),
             [
-                Variant::method(SURGEON),
-                Variant::ablation(AT_ONCE),
-                Variant::ablation(BLOCKS),
-                Variant::baseline(DIAGONAL),
-                Variant::baseline(MAGNITUDE),
-                Variant::method(WINDOW_32),
-                Variant::method(WINDOW_128),
-                Variant::baseline(MOMENTUM),
-                Variant::baseline(ADAM),
+                SURGEON, AT_ONCE, BLOCKS, DIAGONAL, MAGNITUDE, WINDOW_32, WINDOW_128, MOMENTUM,
+                ADAM,
             ],
-            sparsities.iter().map(|&(_, name)| name).chain([TRAINING]),
+            sparsities
+                .iter()
+                .map(|(_, task)| task.clone())
+                .chain([TRAINING]),
         )?;
         let mut notes = Vec::new();
-
-        let data = DataConfig::default()
-            .open()
-            .map_err(ClaimError::experiment)?;
-        let runs = context.seeds.len() * (1 + sparsities.len() * PRUNERS.len());
-        context.progress.begin("pruning", runs as u64);
-        let mut whole = 0.0;
-        for &seed in &context.seeds {
-            let network = Network::train(&data, size.epochs, seed, &context.device)?;
-            whole += 100.0 * network.accuracy()?.0 / context.seeds.len() as f64;
-            context.progress.advance(1);
-            for &(sparsity, group) in sparsities {
-                for pruner in PRUNERS {
-                    let pruned = network.prune(pruner, sparsity, size, seed)?;
-                    let (accuracy, loss) = pruned.accuracy()?;
-                    table.record(group, pruner, ACCURACY, seed, 100.0 * accuracy)?;
-                    table.record(group, pruner, training_contest::LOSS, seed, loss)?;
-                    context.progress.advance(1);
-                }
-            }
-        }
+        let whole = pruning(bench, size, sparsities, &mut table)?;
         notes.push(format!(
             "Pruning: the whole network has a mean test accuracy of {whole:.2}%; {} gradients of one \
              example each, damping 1e-5, {} parts, no training after it.",
@@ -173,13 +170,13 @@ impl Claim for MFacClaim {
             })
         };
         let contest = Contest::new(
-            context,
+            bench.context(),
             size.contest_epochs,
             vec![
-                around(1e-2, contender(WINDOW_32, window(32), 0.0)),
-                around(1e-2, contender(WINDOW_128, window(128), 0.0)),
-                contender(MOMENTUM, Method::Momentum(Momentum::default()), 0.0),
-                around(3e-3, contender(ADAM, Method::Adam(Adam::default()), 0.0)),
+                entrant(WINDOW_32, window(32), 0.0).around(1e-2),
+                entrant(WINDOW_128, window(128), 0.0).around(1e-2),
+                entrant(MOMENTUM, Method::Momentum(Momentum::default()), 0.0),
+                entrant(ADAM, Method::Adam(Adam::default()), 0.0).around(3e-3),
             ],
         )?;
         notes.push(format!(
@@ -187,9 +184,9 @@ impl Claim for MFacClaim {
              customary 0.001 were the highest; around the customary 0.1 for SGD.",
             contest.describe()
         ));
-        let curves = contest.hold(context, TRAINING, &mut table, &mut notes, &mut |_, _| {})?;
+        let curves = contest.hold(bench, &TRAINING, &mut table, &mut notes, &mut |_, _| {})?;
 
-        let times = step_times(size.dimensions, &context.device)?;
+        let times = step_times(bench, size.dimensions)?;
         let checks = checks(&table, sparsities, &times)?;
         let mut measurement = Measurement::new(table, checks).with_plot(curves).with_plot(
             LinePlot::new(
@@ -207,6 +204,71 @@ impl Claim for MFacClaim {
         measurement.notes = notes;
         Ok(measurement)
     }
+}
+
+/// Test accuracy, in [0, 1], and test loss.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Quality {
+    accuracy: f64,
+    loss: f64,
+}
+
+/// Prunes the networks of all seeds; returns the mean accuracy of the whole ones in percent.
+fn pruning(
+    bench: &Bench<'_>,
+    size: Size,
+    sparsities: &[(f64, Task)],
+    table: &mut Table,
+) -> Result<f64, ClaimError> {
+    let data = DataConfig::default()
+        .open()
+        .map_err(ClaimError::experiment)?;
+    // A network is trained for the first of its cells that is not kept.
+    let mut trained: Option<(u64, Network<'_>)> = None;
+    let mut points = Vec::new();
+    for &seed in bench.seeds() {
+        points.push((seed, None));
+        for (sparsity, task) in sparsities {
+            points.extend(Pruner::ALL.map(|pruner| (seed, Some((*sparsity, task, pruner)))));
+        }
+    }
+    let found = bench.measure(
+        &Stage::new("pruning", &size),
+        &points,
+        |(seed, pruned)| match pruned {
+            None => Cell::whole().part("the whole network").seed(*seed),
+            Some((_, task, pruner)) => {
+                let cell = Cell::of(task).variant(&pruner.variant());
+                cell.seed(*seed)
+            }
+        },
+        |&(seed, pruned)| {
+            let network = match trained.take() {
+                Some((of, network)) if of == seed => network,
+                _ => Network::train(&data, size.epochs, seed, &bench.context().device)?,
+            };
+            let (_, network) = trained.insert((seed, network));
+            match pruned {
+                None => network.quality(),
+                Some((sparsity, _, pruner)) => {
+                    network.prune(pruner, sparsity, size, seed)?.quality()
+                }
+            }
+        },
+    )?;
+    let mut whole = 0.0;
+    for (&(seed, pruned), quality) in points.iter().zip(found) {
+        let percent = 100.0 * quality.accuracy;
+        match pruned {
+            None => whole += percent / bench.seeds().len() as f64,
+            Some((_, task, pruner)) => {
+                let variant = pruner.variant();
+                table.record(task, &variant, &ACCURACY, seed, percent)?;
+                table.record(task, &variant, &LOSS, seed, quality.loss)?;
+            }
+        }
+    }
+    Ok(whole)
 }
 
 /// A trained network and its data.
@@ -248,11 +310,10 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// Test accuracy, in [0, 1], and test loss.
-    fn accuracy(&self) -> Result<(f64, f64), ClaimError> {
+    fn quality(&self) -> Result<Quality, ClaimError> {
         let (loss, accuracy) = evaluate(&self.model, &self.data.test, self.data.shape)
             .map_err(ClaimError::experiment)?;
-        Ok((accuracy, loss))
+        Ok(Quality { accuracy, loss })
     }
 
     /// Of a vector of all parameters, `[…, all]`, those of the matrices, `[…, d]`.
@@ -320,7 +381,7 @@ impl<'a> Network<'a> {
     /// Pruned to a share of zeros in its matrices.
     fn prune(
         &self,
-        pruner: &str,
+        pruner: Pruner,
         sparsity: f64,
         size: Size,
         seed: u64,
@@ -333,7 +394,7 @@ impl<'a> Network<'a> {
         let [d] = weights.dims();
         let mut mask = vec![true; d];
         let parts = match pruner {
-            SURGEON | BLOCKS => size.parts,
+            Pruner::Surgeon | Pruner::Blocks => size.parts,
             _ => 1,
         };
         let mut network = self.with_matrices(&weights)?;
@@ -341,14 +402,14 @@ impl<'a> Network<'a> {
             let goal = 1.0 - gradual_density(1.0, 1.0 - sparsity, part, parts);
             let there: Vec<f32> = mask.iter().map(|&m| f32::from(u8::from(m))).collect();
             let there = Tensor::<1>::from_data(TensorData::new(there, [d]), &weights.device());
-            if pruner == MAGNITUDE {
+            if pruner == Pruner::Magnitude {
                 let score = values(&weights)?;
                 (weights, mask) = drop_least(&weights, &score, goal)?;
             } else {
                 // Weights that are gone neither move nor make others move.
                 let gradients =
                     network.gradients(size.gradients, seed, part)? * there.unsqueeze::<2>();
-                if pruner == DIAGONAL {
+                if pruner == Pruner::Diagonal {
                     let fisher = values(&gradients.square().mean_dim(0).squeeze_dim::<1>(0))?;
                     let w = values(&weights)?;
                     let score: Vec<f32> = w
@@ -357,7 +418,7 @@ impl<'a> Network<'a> {
                         .map(|(w, f)| w * w * (f + DAMPING as f32))
                         .collect();
                     (weights, mask) = drop_least(&weights, &score, goal)?;
-                } else if pruner == BLOCKS {
+                } else if pruner == Pruner::Blocks {
                     let fisher = BlockFisher::new(gradients, DAMPING, 128)
                         .map_err(ClaimError::experiment)?;
                     (weights, mask) = operate(&weights, &mask, &fisher, goal)?;
@@ -415,11 +476,14 @@ fn drop_least(
 }
 
 /// Seconds of a new gradient and a product, by the number of weights; the least of some.
-fn step_times(dimensions: &[usize], device: &Device) -> Result<Vec<(f64, f64)>, ClaimError> {
+fn step_times(bench: &Bench<'_>, dimensions: &[usize]) -> Result<Vec<(f64, f64)>, ClaimError> {
     const WINDOW: usize = 64;
-    dimensions
-        .iter()
-        .map(|&d| {
+    let device = &bench.context().device;
+    bench.measure(
+        &Stage::new("time of a step", &WINDOW),
+        dimensions,
+        |d| Cell::whole().part(format!("{d} weights")),
+        |&d| {
             let mut noise = SeededNoise::new(0, 0);
             let mut fisher =
                 SlidingFisher::new(d, WINDOW, DAMPING, device).map_err(ClaimError::experiment)?;
@@ -435,42 +499,46 @@ fn step_times(dimensions: &[usize], device: &Device) -> Result<Vec<(f64, f64)>, 
                 least = least.min(begun.elapsed().as_secs_f64());
             }
             Ok((d as f64, least))
-        })
-        .collect()
+        },
+    )
 }
 
 fn checks(
     table: &Table,
-    sparsities: &[(f64, &str)],
+    sparsities: &[(f64, Task)],
     times: &[(f64, f64)],
 ) -> Result<Vec<Check>, ClaimError> {
     let mut checks = Vec::new();
-    for &(sparsity, group) in sparsities {
-        let mut others = vec![MAGNITUDE, DIAGONAL];
-        if sparsity == 0.95 {
-            others.extend([AT_ONCE, BLOCKS]);
+    for (sparsity, task) in sparsities {
+        for other in [MAGNITUDE, DIAGONAL] {
+            let check = table.compare(task, &ACCURACY, &SURGEON, &other)?;
+            checks.push(check.headline());
         }
-        for other in others {
-            checks.push(table.compare(group, ACCURACY, SURGEON, other)?);
+        if *sparsity == 0.95 {
+            for other in [AT_ONCE, BLOCKS] {
+                checks.push(table.compare(task, &ACCURACY, &SURGEON, &other)?);
+            }
         }
     }
-    let [short, long] = [WINDOW_32, WINDOW_128].map(|v| table.mean(TRAINING, v, ACCURACY));
+    let [short, long] = [WINDOW_32, WINDOW_128].map(|v| table.mean(&TRAINING, &v, &ACCURACY));
     let best = short?.max(long?);
     for other in [MOMENTUM, ADAM] {
-        let accuracy = table.mean(TRAINING, other, ACCURACY)?;
-        checks.push(Check::new(
+        let accuracy = table.mean(&TRAINING, &other, &ACCURACY)?;
+        let check = Check::new(
             format!(
                 "{TRAINING}: the better window of M-FAC has at least the test accuracy of {other}"
             ),
             best >= accuracy,
             format!("{best:.2}% against {accuracy:.2}%"),
-        ));
+        );
+        checks.push(check.headline());
     }
     let power = power_rate(times.iter().copied()).map_or(f64::NAN, |fit| fit.rate);
-    checks.push(Check::new(
+    let check = Check::new(
         "the time of a step grows as d to the power of 0.8 to 1.2",
         (0.8..=1.2).contains(&power),
         format!("power {power:.3}"),
-    ));
+    );
+    checks.push(check.headline());
     Ok(checks)
 }

@@ -2,45 +2,47 @@
 //!
 //! * **Functions.** F1, F2 and F3 of the paper with its settings: 300 steps from −1 at the rate 0.1,
 //!   β₁ = 0.95, β₂ = 0.999. F1 and F2 have a global minimum that an optimizer comes by first and a local
-//!   one behind it; F3 has a global minimum with kinks. Told besides is how many of 41 starts between
+//!   one behind it; F3 has a global minimum with kinks. Reported besides is how many of 41 starts between
 //!   −1.2 and −0.8 end at the global minimum, since one start says little.
 //! * **Training.** With searched learning rates, against the optimizers of the paper but AdaDelta, which
 //!   Burn does not have.
 //!
 //! Where gradients hardly change, diffGrad is Adam at half the rate, which therefore is a baseline on the
-//! functions; in the training the search covers it. How near diffGrad is to that is told by a bound: with
+//! functions; in the training the search covers it. How near diffGrad is to that, a bound says: with
 //! `n` parameters the mean of the coefficients `ξ = σ(|g' − g|)` is at most `σ((‖g'‖ + ‖g‖)/√n)`, since
 //! σ is concave on positive numbers.
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
+use nabla_claims::{
+    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
+    Task, Variant,
+};
 use nabla_optim::diffgrad::{DiffGrad, DiffGradConfig};
 use nabla_train::history::StepRecord;
 use nabla_train::optimizer::{
     AdaGrad, Adam as AdamFields, DiffGrad as DiffGradFields, Method, Momentum, RmsProp,
 };
+use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
-use crate::measurement::{Check, Measurement, Metric, Table, Variant};
-use crate::plot::{LinePlot, Series};
-use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, around, contender};
+use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
 use crate::trajectory::walk;
 
-const DIFFGRAD: &str = "diffGrad";
-const ADAM: &str = "Adam";
-const HALF: &str = "Adam at half the rate";
-const AMSGRAD: &str = "AMSGrad";
-const RMSPROP: &str = "RMSProp";
-const ADAGRAD: &str = "AdaGrad";
-const SGD: &str = "SGD with momentum";
+const DIFFGRAD: Variant = Variant::method("diffGrad");
+const ADAM: Variant = Variant::baseline("Adam");
+const HALF: Variant = Variant::baseline("Adam at half the rate");
+const AMSGRAD: Variant = Variant::baseline("AMSGrad");
+const RMSPROP: Variant = Variant::baseline("RMSProp");
+const ADAGRAD: Variant = Variant::baseline("AdaGrad");
+const SGD: Variant = Variant::baseline("SGD with momentum");
 
-const TRAINING: &str = "Fashion-MNIST, searched rates";
+const TRAINING: Task = Task::named("Fashion-MNIST, searched rates");
 
-const DISTANCE: &str = "distance to the global minimum";
-const EXCESS: &str = "loss above it";
-const VARIATION: &str = "way of the last 200 steps";
-const SHARE: &str = "starts that reach it";
-const FRICTION: &str = "mean ξ at most";
+const DISTANCE: Metric = Metric::lower("distance to the global minimum", "");
+const EXCESS: Metric = Metric::lower("loss above it", "");
+const VARIATION: Metric = Metric::lower("way of the last 200 steps", "");
+const SHARE: Metric = Metric::higher("starts that reach it", "%");
+const FRICTION: Metric = Metric::informative("mean ξ at most", "");
 
 const RATE: f64 = 0.1;
 const BETA_1: f64 = 0.95;
@@ -63,15 +65,6 @@ impl Claim for DiffGradClaim {
         "diffgrad"
     }
 
-    fn paper(&self) -> Paper {
-        Paper::new(
-            "diffGrad: An Optimization Method for Convolutional Neural Networks",
-            "Dubey et al.",
-            2019,
-            "1909.11015",
-        )
-    }
-
     fn statement(&self) -> &str {
         "Slowing down parameters whose gradient does not change keeps an optimizer from overshooting \
          global minima, at which Adam passes by, and from oscillating about them; convolutional networks \
@@ -87,57 +80,37 @@ impl Claim for DiffGradClaim {
          test accuracy than with each of the others."
     }
 
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
         let mut table = Table::new(
-            &context.seeds,
-            [
-                Metric::lower(DISTANCE, ""),
-                Metric::lower(EXCESS, ""),
-                Metric::lower(VARIATION, ""),
-                Metric::higher(SHARE, "%"),
-                Metric::informative(FRICTION, ""),
-            ]
-            .into_iter()
-            .chain(training_contest::metrics()),
-            [
-                Variant::method(DIFFGRAD),
-                Variant::baseline(ADAM),
-                Variant::baseline(HALF),
-                Variant::baseline(AMSGRAD),
-                Variant::baseline(RMSPROP),
-                Variant::baseline(ADAGRAD),
-                Variant::baseline(SGD),
-            ],
+            bench.seeds(),
+            [DISTANCE, EXCESS, VARIATION, SHARE, FRICTION]
+                .into_iter()
+                .chain(training_contest::metrics()),
+            [DIFFGRAD, ADAM, HALF, AMSGRAD, RMSPROP, ADAGRAD, SGD],
             Function::ALL
-                .map(Function::name)
+                .map(Function::task)
                 .into_iter()
                 .chain([TRAINING]),
         )?;
         let mut checks = Vec::new();
         let mut notes = Vec::new();
-        let plots = functions(context, &mut table, &mut checks)?;
+        let plots = functions(bench, &mut table, &mut checks)?;
 
         let adam = AdamFields::default();
         let amsgrad = AdamFields {
             amsgrad: true,
             ..adam
         };
-        let contenders = vec![
-            around(
-                ADAPTIVE,
-                contender(DIFFGRAD, Method::DiffGrad(DiffGradFields::default()), 0.0),
-            ),
-            around(ADAPTIVE, contender(ADAM, Method::Adam(adam), 0.0)),
-            around(ADAPTIVE, contender(AMSGRAD, Method::Adam(amsgrad), 0.0)),
-            around(
-                ADAPTIVE,
-                contender(RMSPROP, Method::RmsProp(RmsProp::default()), 0.0),
-            ),
-            contender(ADAGRAD, Method::AdaGrad(AdaGrad::default()), 0.0),
-            contender(SGD, Method::Momentum(Momentum::default()), 0.0),
+        let entrants = vec![
+            entrant(DIFFGRAD, Method::DiffGrad(DiffGradFields::default()), 0.0).around(ADAPTIVE),
+            entrant(ADAM, Method::Adam(adam), 0.0).around(ADAPTIVE),
+            entrant(AMSGRAD, Method::Adam(amsgrad), 0.0).around(ADAPTIVE),
+            entrant(RMSPROP, Method::RmsProp(RmsProp::default()), 0.0).around(ADAPTIVE),
+            entrant(ADAGRAD, Method::AdaGrad(AdaGrad::default()), 0.0),
+            entrant(SGD, Method::Momentum(Momentum::default()), 0.0),
         ];
-        let others: Vec<&str> = vec![ADAM, AMSGRAD, RMSPROP, ADAGRAD, SGD];
-        let contest = Contest::new(context, EPOCHS, contenders)?.searched_widely(context);
+        let context = bench.context();
+        let contest = Contest::new(context, EPOCHS, entrants)?.searched_widely(context);
         notes.push(format!(
             "{} No weight decay, as in the paper. The rates are around 0.003 for methods that divide by \
              an average size of the gradients, since the best around their customary 0.001 were the \
@@ -147,21 +120,22 @@ impl Claim for DiffGradClaim {
         let parameters = contest.parameters();
         let mut frictions = Vec::new();
         let accuracy = contest.hold(
-            context,
-            TRAINING,
+            bench,
+            &TRAINING,
             &mut table,
             &mut notes,
-            &mut |label, run| {
-                if label == DIFFGRAD {
+            &mut |variant, run| {
+                if *variant == DIFFGRAD {
                     frictions.push(highest_mean_friction(&run.steps, parameters));
                 }
             },
         )?;
-        for (&seed, friction) in context.seeds.iter().zip(frictions) {
-            table.record(TRAINING, DIFFGRAD, FRICTION, seed, friction)?;
+        for (&seed, friction) in bench.seeds().iter().zip(frictions) {
+            table.record(&TRAINING, &DIFFGRAD, &FRICTION, seed, friction)?;
         }
-        for other in others {
-            checks.push(table.compare(TRAINING, ACCURACY, DIFFGRAD, other)?);
+        for other in [ADAM, AMSGRAD, RMSPROP, ADAGRAD, SGD] {
+            let check = table.compare(&TRAINING, &ACCURACY, &DIFFGRAD, &other)?;
+            checks.push(check.headline());
         }
         let mut measurement = Measurement::new(table, checks);
         measurement.plots = plots;
@@ -195,12 +169,12 @@ enum Function {
 impl Function {
     const ALL: [Self; 3] = [Self::F1, Self::F2, Self::F3];
 
-    fn name(self) -> &'static str {
-        match self {
+    fn task(self) -> Task {
+        Task::named(match self {
             Self::F1 => "F1",
             Self::F2 => "F2",
             Self::F3 => "F3",
-        }
+        })
     }
 
     /// Where it is least.
@@ -250,15 +224,12 @@ impl Function {
         Ok(points.into_iter().map(|[x]| x).collect())
     }
 
-    fn walk_named(self, name: &str, start: f64) -> Result<Vec<f64>, ClaimError> {
-        match name {
-            DIFFGRAD => self.walk(&diffgrad()?, RATE, start),
-            ADAM => self.walk(&adam(), RATE, start),
-            HALF => self.walk(&adam(), 0.5 * RATE, start),
-            SGD => self.walk(&sgd(), RATE, start),
-            name => Err(ClaimError::experiment(format!(
-                "no optimizer is named {name}"
-            ))),
+    fn walk_by(self, rule: Rule, start: f64) -> Result<Vec<f64>, ClaimError> {
+        match rule {
+            Rule::DiffGrad => self.walk(&diffgrad()?, RATE, start),
+            Rule::Adam => self.walk(&adam(), RATE, start),
+            Rule::Half => self.walk(&adam(), 0.5 * RATE, start),
+            Rule::Momentum => self.walk(&sgd(), RATE, start),
         }
     }
 
@@ -267,6 +238,28 @@ impl Function {
         points
             .last()
             .map_or(f64::NAN, |x| (x - self.minimum()).abs())
+    }
+}
+
+/// The optimizers on the functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    DiffGrad,
+    Adam,
+    Half,
+    Momentum,
+}
+
+impl Rule {
+    const ALL: [Self; 4] = [Self::DiffGrad, Self::Adam, Self::Half, Self::Momentum];
+
+    fn variant(self) -> Variant {
+        match self {
+            Self::DiffGrad => DIFFGRAD,
+            Self::Adam => ADAM,
+            Self::Half => HALF,
+            Self::Momentum => SGD,
+        }
     }
 }
 
@@ -290,68 +283,96 @@ fn sgd() -> Sgd {
     SgdConfig::new().with_momentum(Some(momentum)).build()
 }
 
+/// What one optimizer does on a function.
+#[derive(Serialize, Deserialize)]
+struct Walks {
+    distance: f64,
+    excess: f64,
+    variation: f64,
+    share: f64,
+    /// The points from [`START`].
+    points: Vec<f64>,
+}
+
+impl Walks {
+    /// - `starts`: how many there are for the share of those that reach the minimum
+    fn of(function: Function, rule: Rule, starts: i32) -> Result<Self, ClaimError> {
+        let points = function.walk_by(rule, START)?;
+        let end = points.last().copied().unwrap_or(START);
+        let last = &points[points.len().saturating_sub(LAST + 1)..];
+        let mut reached = 0;
+        for k in 0..starts {
+            let start = -1.2 + 0.4 * f64::from(k) / f64::from(starts - 1);
+            let points = function.walk_by(rule, start)?;
+            reached += i32::from(function.miss(&points) <= function.near());
+        }
+        Ok(Self {
+            distance: function.miss(&points),
+            excess: function.at(end).0 - function.at(function.minimum()).0,
+            variation: last.windows(2).map(|w| (w[1] - w[0]).abs()).sum(),
+            share: 100.0 * f64::from(reached) / f64::from(starts),
+            points,
+        })
+    }
+}
+
 fn functions(
-    context: &ClaimContext<'_>,
+    bench: &Bench<'_>,
     table: &mut Table,
     checks: &mut Vec<Check>,
 ) -> Result<Vec<LinePlot>, ClaimError> {
-    let names = [DIFFGRAD, ADAM, HALF, SGD];
-    let starts = if context.quick { 3 } else { 41 };
-    let runs = Function::ALL.len() * names.len();
-    context.progress.begin("functions", runs as u64);
+    let starts = if bench.quick() { 3 } else { 41 };
+    let points: Vec<(Function, Rule)> = Function::ALL
+        .into_iter()
+        .flat_map(|function| Rule::ALL.map(|rule| (function, rule)))
+        .collect();
+    let found = bench.measure(
+        &Stage::new("functions", &(STEPS, starts)),
+        &points,
+        |(function, rule)| Cell::of(&function.task()).variant(&rule.variant()),
+        |&(function, rule)| Walks::of(function, rule, starts),
+    )?;
     let mut plots = Vec::new();
-    for function in Function::ALL {
-        let group = function.name();
-        let title = format!("{group} from −1 at the rate 0.1: x");
-        let mut plot = LinePlot::new(title, "step", "x");
-        for name in names {
-            let points = function.walk_named(name, START)?;
-            let end = points.last().copied().unwrap_or(START);
-            let excess = function.at(end).0 - function.at(function.minimum()).0;
-            let last = &points[points.len().saturating_sub(LAST + 1)..];
-            let way = last.windows(2).map(|w| (w[1] - w[0]).abs()).sum();
-            let mut reached = 0;
-            for k in 0..starts {
-                let start = -1.2 + 0.4 * f64::from(k) / f64::from(starts - 1);
-                let points = function.walk_named(name, start)?;
-                reached += i32::from(function.miss(&points) <= function.near());
-            }
-            let share = 100.0 * f64::from(reached) / f64::from(starts);
+    for (function, found) in Function::ALL.into_iter().zip(found.chunks(Rule::ALL.len())) {
+        let task = function.task();
+        let mut plot = LinePlot::new(format!("{task} from −1 at the rate 0.1: x"), "step", "x");
+        for (rule, walks) in Rule::ALL.into_iter().zip(found) {
+            let variant = rule.variant();
             for (metric, value) in [
-                (DISTANCE, function.miss(&points)),
-                (EXCESS, excess),
-                (VARIATION, way),
-                (SHARE, share),
+                (DISTANCE, walks.distance),
+                (EXCESS, walks.excess),
+                (VARIATION, walks.variation),
+                (SHARE, walks.share),
             ] {
-                table.record_for_every_seed(group, name, metric, value)?;
+                table.record_for_every_seed(&task, &variant, &metric, value)?;
             }
-            let curve = points.iter().enumerate().map(|(t, x)| [t as f64, *x]);
-            plot = plot.with_series(Series::new(name, curve));
-            context.progress.advance(1);
+            let curve = walks.points.iter().enumerate();
+            let curve = curve.map(|(t, x)| [t as f64, *x]);
+            plot = plot.with_series(Series::new(variant.name(), curve));
         }
         plots.push(plot);
-        let arrives = |name: &str| {
-            let distance = table.mean(group, name, DISTANCE)?;
+        let arrives = |variant: &Variant| {
+            let distance = table.mean(&task, variant, &DISTANCE)?;
             Ok::<_, ClaimError>(Check::new(
                 format!(
-                    "{group}: {name} ends within {} of the global minimum",
+                    "{task}: {variant} ends within {} of the global minimum",
                     function.near()
                 ),
                 distance <= function.near(),
-                format!("{distance:.4} from it"),
+                format!("{distance:.1e} from it"),
             ))
         };
-        checks.push(arrives(DIFFGRAD)?);
-        let judged: &[&str] = match function {
+        checks.push(arrives(&DIFFGRAD)?);
+        let judged = match function {
             Function::F3 => {
-                checks.push(arrives(ADAM)?);
-                &[VARIATION]
+                checks.push(arrives(&ADAM)?);
+                vec![VARIATION]
             }
-            _ => &[DISTANCE, SHARE],
+            _ => vec![DISTANCE, SHARE],
         };
         for metric in judged {
             for other in [ADAM, HALF] {
-                checks.push(table.compare(group, metric, DIFFGRAD, other)?);
+                checks.push(table.compare(&task, &metric, &DIFFGRAD, &other)?);
             }
         }
     }
@@ -385,12 +406,11 @@ mod tests {
     #[test]
     fn on_a_constant_slope_diffgrad_is_adam_at_half_the_rate() {
         let [ours, half] =
-            [DIFFGRAD, HALF].map(|name| Function::F2.walk_named(name, -30.0).unwrap());
+            [Rule::DiffGrad, Rule::Half].map(|rule| Function::F2.walk_by(rule, -30.0).unwrap());
         for (a, b) in ours[1..100].windows(2).zip(half[1..100].windows(2)) {
             assert!(((a[1] - a[0]) - (b[1] - b[0])).abs() < 1e-5);
         }
         assert!(ours[1] - ours[0] > 1.9 * (half[1] - half[0]));
-        assert!(Function::F1.walk_named("none", 0.0).is_err());
     }
 
     #[test]

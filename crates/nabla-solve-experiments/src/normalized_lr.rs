@@ -11,20 +11,21 @@
 
 use std::ops::ControlFlow;
 
+use nabla_base::rate_fit::power_rate;
+use nabla_claims::{
+    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Role, Series, Stage,
+    Table, Task, Variant,
+};
 use nabla_data::{LabelledPictures, LabelledRows, digits, fashion_sample};
 use nabla_solve::normalized_lr::{Rule, iteration_bound, maximal_margin, radius, separate};
-use nabla_solve::rate_fit::power_rate;
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
 
-use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
-use crate::measurement::{Check, Measurement, Metric, Table, Variant};
-use crate::plot::{LinePlot, Series};
+const STEPS: Metric = Metric::lower("steps to separation", "");
+const BOUND: Metric = Metric::informative("bound of theorem 6.1", "");
 
-const STEPS: &str = "steps to separation";
-const BOUND: &str = "bound of theorem 6.1";
-
-const WORST: &str = "worst case, n = 1000";
+const WORST: Task = Task::named("worst case, n = 1000");
 
 const STEP_SIZES: [f64; 4] = [0.1, 1.0, 10.0, 100.0];
 
@@ -38,7 +39,7 @@ pub struct NormalizedLrClaim;
 
 /// Two classes of the pictures that the program carries.
 struct Pair {
-    name: &'static str,
+    task: Task,
     fashion: bool,
     classes: [u8; 2],
     /// Of how many examples of the first class one is kept.
@@ -58,55 +59,46 @@ const PAIRS: [Pair; 8] = [
 
 const fn pair(name: &'static str, fashion: bool, classes: [u8; 2], one_in: usize) -> Pair {
     Pair {
-        name,
+        task: Task::named(name),
         fashion,
         classes,
         one_in,
     }
 }
 
-fn normalized(step_size: f64) -> String {
-    format!("Normalized LR+GD, γ = {step_size}")
+fn normalized(step_size: f64) -> Variant {
+    Variant::of(Role::Method, format!("Normalized LR+GD, γ = {step_size}"))
 }
 
-fn plain(step_size: f64) -> String {
-    format!("LR+GD, γ = {step_size}")
+fn plain(step_size: f64) -> Variant {
+    Variant::of(Role::Baseline, format!("LR+GD, γ = {step_size}"))
 }
 
-/// The limits of large steps, by name.
-const PERCEPTRONS: [(&str, Rule); 3] = [
+/// The limits of large steps.
+const PERCEPTRONS: [(Variant, Rule); 3] = [
     (
-        "Normalized Batch Perceptron",
+        Variant::baseline("Normalized Batch Perceptron"),
         Rule::NormalizedBatchPerceptron,
     ),
-    ("Batch Perceptron", Rule::BatchPerceptron),
-    ("Perceptron", Rule::Perceptron),
+    (Variant::baseline("Batch Perceptron"), Rule::BatchPerceptron),
+    (Variant::baseline("Perceptron"), Rule::Perceptron),
 ];
 
-/// All rules, by name.
-fn rules() -> Vec<(String, Rule)> {
-    let of = |f: fn(f64) -> String, rule: fn(f64) -> Rule| {
+/// All rules.
+fn rules() -> Vec<(Variant, Rule)> {
+    let of = |f: fn(f64) -> Variant, rule: fn(f64) -> Rule| {
         STEP_SIZES.map(move |step_size| (f(step_size), rule(step_size)))
     };
     of(normalized, Rule::NormalizedGradientDescent)
         .into_iter()
         .chain(of(plain, Rule::GradientDescent))
-        .chain(PERCEPTRONS.map(|(name, rule)| (name.into(), rule)))
+        .chain(PERCEPTRONS)
         .collect()
 }
 
 impl Claim for NormalizedLrClaim {
     fn slug(&self) -> &str {
         "normalized-lr"
-    }
-
-    fn paper(&self) -> Paper {
-        Paper::new(
-            "From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent with Large Step Sizes",
-            "Tyurin",
-            2024,
-            "2412.08424",
-        )
     }
 
     fn statement(&self) -> &str {
@@ -123,75 +115,49 @@ impl Claim for NormalizedLrClaim {
          above the bound of theorem 6.1 with the data's own margin."
     }
 
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
-        let most = if context.quick { 500 } else { 10_000 };
-        let pairs = if context.quick {
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+        let most = if bench.quick() { 500 } else { 10_000 };
+        let pairs = if bench.quick() {
             &PAIRS[3..4]
         } else {
             &PAIRS[..]
         };
-        let digits = digits().map_err(ClaimError::experiment)?;
-        let [fashion, _] = fashion_sample().map_err(ClaimError::experiment)?;
+        let rules = rules();
         let mut table = Table::new(
-            &context.seeds,
-            [Metric::lower(STEPS, ""), Metric::informative(BOUND, "")],
-            STEP_SIZES
-                .map(|g| Variant::method(normalized(g)))
-                .into_iter()
-                .chain(STEP_SIZES.map(|g| Variant::baseline(plain(g))))
-                .chain(PERCEPTRONS.map(|(name, _)| Variant::baseline(name))),
-            std::iter::once(WORST).chain(pairs.iter().map(|pair| pair.name)),
+            bench.seeds(),
+            [STEPS, BOUND],
+            rules.iter().map(|(variant, _)| variant.clone()),
+            std::iter::once(WORST).chain(pairs.iter().map(|pair| pair.task.clone())),
         )?;
-        let total = (1 + pairs.len() * context.seeds.len()) * rules().len();
-        context.progress.begin("normalized LR", total as u64);
-
         let worst = worst_case(1000)?;
-        for (name, rule) in rules() {
-            let steps = steps(&worst, rule, 100_000)?;
-            table.record_for_every_seed(WORST, &name, STEPS, steps)?;
-            context.progress.advance(1);
+        let found = bench.measure(
+            &Stage::new("normalized LR, worst case", &LIMIT),
+            &rules,
+            |(variant, _)| Cell::of(&WORST).variant(variant),
+            |&(_, rule)| steps(&worst, rule, LIMIT),
+        )?;
+        for ((variant, _), steps) in rules.iter().zip(found) {
+            table.record_for_every_seed(&WORST, variant, &STEPS, steps)?;
         }
-        let mut excesses = Vec::new();
-        for pair in pairs {
-            let pictures = if pair.fashion { &fashion } else { &digits };
-            for &seed in &context.seeds {
-                let rows = pair.rows(pictures, seed)?;
-                let r = radius(&rows);
-                let margin = maximal_margin(&rows, 0.2, 20_000).map_err(ClaimError::experiment)?;
-                for (name, rule) in rules() {
-                    let count = steps(&rows, rule, most)?;
-                    table.record(pair.name, &name, STEPS, seed, count)?;
-                    if let Rule::NormalizedGradientDescent(step_size) = rule {
-                        let bound = margin.map_or(f64::NAN, |margin| {
-                            iteration_bound(r, margin, rows.len(), step_size)
-                        });
-                        table.record(pair.name, &name, BOUND, seed, bound)?;
-                        if count > bound {
-                            excesses.push(format!("{}, {name}: {count} > {bound:.0}", pair.name));
-                        }
-                    }
-                    context.progress.advance(1);
-                }
-            }
-        }
+        let excesses = real_data(bench, &rules, pairs, most, &mut table)?;
 
         let mut checks = published(&table)?;
-        let (growth, curves) = growth(context.quick)?;
+        let (growth, curves) = growth(bench)?;
         checks.extend(growth);
         for pair in pairs.iter().filter(|pair| pair.one_in > 1) {
-            let best = |name: fn(f64) -> String| -> Result<f64, ClaimError> {
+            let best = |variant: fn(f64) -> Variant| -> Result<f64, ClaimError> {
                 STEP_SIZES.iter().try_fold(f64::INFINITY, |least, &g| {
-                    Ok(least.min(table.mean(pair.name, &name(g), STEPS)?))
+                    Ok(least.min(table.mean(&pair.task, &variant(g), &STEPS)?))
                 })
             };
             let [method, baseline] = [best(normalized)?, best(plain)?];
             checks.push(Check::new(
-                format!("{}: Normalized LR+GD needs no more steps", pair.name),
+                format!("{}: Normalized LR+GD needs no more steps", pair.task),
                 method <= baseline,
                 format!("{method:.0} against {baseline:.0} at the best γ of each"),
             ));
         }
-        checks.push(Check::new(
+        let check = Check::new(
             "no count of Normalized LR+GD above the bound of theorem 6.1",
             excesses.is_empty(),
             if excesses.is_empty() {
@@ -199,7 +165,8 @@ impl Claim for NormalizedLrClaim {
             } else {
                 excesses.join("; ")
             },
-        ));
+        );
+        checks.push(check.headline());
         let mut plot = LinePlot::new(
             "The worst case: steps to separation",
             "examples n",
@@ -217,6 +184,95 @@ impl Claim for NormalizedLrClaim {
                  balanced data the paper finds LR+GD slightly faster, and so it is judged on the \
                  imbalanced sets only."
             )))
+    }
+}
+
+/// The steps that a rule is allowed in the worst case.
+const LIMIT: usize = 100_000;
+
+/// What one rule needs on one pair of classes.
+#[derive(Serialize, Deserialize)]
+struct Separation {
+    steps: f64,
+    /// Of normalised gradient descent.
+    bound: Option<f64>,
+}
+
+/// Records what the rules need on real data; returns in words where one needs more than its bound.
+fn real_data(
+    bench: &Bench<'_>,
+    rules: &[(Variant, Rule)],
+    pairs: &[Pair],
+    most: usize,
+    table: &mut Table,
+) -> Result<Vec<String>, ClaimError> {
+    let digits = digits().map_err(ClaimError::experiment)?;
+    let [fashion, _] = fashion_sample().map_err(ClaimError::experiment)?;
+    let mut points = Vec::new();
+    for pair in pairs {
+        for &seed in bench.seeds() {
+            let of_rule = |(variant, rule)| (pair, seed, variant, rule);
+            points.extend(rules.iter().map(|(v, r)| (v, *r)).map(of_rule));
+        }
+    }
+    // Read for the first cell of a pair and seed that is not kept: examples, radius and margin.
+    let mut read: Option<(&Pair, u64, Examples)> = None;
+    let found = bench.measure(
+        &Stage::new("normalized LR", &most),
+        &points,
+        |(pair, seed, variant, _)| Cell::of(&pair.task).variant(variant).seed(*seed),
+        |&(pair, seed, _, rule)| {
+            let examples = match read.take() {
+                Some((p, s, examples)) if p.task == pair.task && s == seed => examples,
+                _ => {
+                    let pictures = if pair.fashion { &fashion } else { &digits };
+                    Examples::of(pair.rows(pictures, seed)?)?
+                }
+            };
+            let (_, _, examples) = read.insert((pair, seed, examples));
+            Ok(Separation {
+                steps: steps(&examples.rows, rule, most)?,
+                bound: match rule {
+                    Rule::NormalizedGradientDescent(step_size) => Some(examples.bound(step_size)),
+                    _ => None,
+                },
+            })
+        },
+    )?;
+    let mut excesses = Vec::new();
+    for (&(pair, seed, variant, _), separation) in points.iter().zip(found) {
+        let Separation { steps, bound } = separation;
+        table.record(&pair.task, variant, &STEPS, seed, steps)?;
+        if let Some(bound) = bound {
+            table.record(&pair.task, variant, &BOUND, seed, bound)?;
+            if steps > bound {
+                excesses.push(format!("{}, {variant}: {steps} > {bound:.0}", pair.task));
+            }
+        }
+    }
+    Ok(excesses)
+}
+
+/// Examples with what the bound needs of them.
+struct Examples {
+    rows: LabelledRows,
+    radius: f64,
+    margin: Option<f64>,
+}
+
+impl Examples {
+    fn of(rows: LabelledRows) -> Result<Self, ClaimError> {
+        Ok(Self {
+            radius: radius(&rows),
+            margin: maximal_margin(&rows, 0.2, 20_000).map_err(ClaimError::experiment)?,
+            rows,
+        })
+    }
+
+    fn bound(&self, step_size: f64) -> f64 {
+        self.margin.map_or(f64::NAN, |margin| {
+            iteration_bound(self.radius, margin, self.rows.len(), step_size)
+        })
     }
 }
 
@@ -282,10 +338,10 @@ fn published(table: &Table) -> Result<Vec<Check>, ClaimError> {
         .map(|(&g, count)| (normalized(g), count))
         .chain([(plain(100.0), PUBLISHED_PLAIN)]);
     expected
-        .map(|(name, count)| {
-            let found = table.mean(WORST, &name, STEPS)?;
+        .map(|(variant, count)| {
+            let found = table.mean(&WORST, &variant, &STEPS)?;
             Ok(Check::new(
-                format!("worst case: {name} takes the {count} steps of the paper's table 1"),
+                format!("worst case: {variant} takes the {count} steps of the paper's table 1"),
                 found == count as f64,
                 format!("{found}"),
             ))
@@ -294,15 +350,15 @@ fn published(table: &Table) -> Result<Vec<Check>, ClaimError> {
 }
 
 /// How the steps grow with the number of examples.
-fn growth(quick: bool) -> Result<(Vec<Check>, Vec<Series>), ClaimError> {
-    let sizes: &[usize] = if quick {
+fn growth(bench: &Bench<'_>) -> Result<(Vec<Check>, Vec<Series>), ClaimError> {
+    let sizes: &[usize] = if bench.quick() {
         &[100, 1000]
     } else {
         &[100, 300, 500, 1000, 2000]
     };
     let mut checks = Vec::new();
     let mut curves = Vec::new();
-    for (name, rule, powers) in [
+    for (variant, rule, powers) in [
         (plain(100.0), Rule::GradientDescent(100.0), 0.95..=1.05),
         (
             normalized(0.1),
@@ -310,21 +366,28 @@ fn growth(quick: bool) -> Result<(Vec<Check>, Vec<Series>), ClaimError> {
             0.0..=0.2,
         ),
     ] {
-        let counts = sizes
-            .iter()
-            .map(|&n| Ok((n as f64, steps(&worst_case(n)?, rule, 100_000)?)))
-            .collect::<Result<Vec<_>, ClaimError>>()?;
-        let power = power_rate(counts.iter().copied()).map_or(f64::NAN, |fit| fit.rate);
-        checks.push(Check::new(
+        let found = bench.measure(
+            &Stage::new("normalized LR, number of examples", &LIMIT),
+            sizes,
+            |n| Cell::whole().variant(&variant).part(format!("n = {n}")),
+            |&n| steps(&worst_case(n)?, rule, LIMIT),
+        )?;
+        let counts = || {
+            let sizes = sizes.iter().map(|&n| n as f64);
+            sizes.zip(found.iter().copied())
+        };
+        let power = power_rate(counts()).map_or(f64::NAN, |fit| fit.rate);
+        let check = Check::new(
             format!(
-                "worst case: {name} grows as n to the power {} to {}",
+                "worst case: {variant} grows as n to the power {} to {}",
                 powers.start(),
                 powers.end()
             ),
             powers.contains(&power),
             format!("power {power:.3}"),
-        ));
-        curves.push(Series::new(name, counts.into_iter().map(|(n, c)| [n, c])));
+        );
+        checks.push(check.headline());
+        curves.push(Series::new(variant.name(), counts().map(|(n, c)| [n, c])));
     }
     Ok((checks, curves))
 }
