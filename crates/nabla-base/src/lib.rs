@@ -1,12 +1,18 @@
-//! What every crate of Nabla stands on. It compiles in a second and knows nothing of tensors, so that a
+//! What every crate of Nabla stands on. It compiles in seconds and knows nothing of tensors, so that a
 //! reader of files doesn't bring Burn along.
 //!
 //! * [`atomic_file`]: output files that are either whole or not there;
+//! * [`methods`]: the published methods with their papers;
+//! * [`progress`]: where a long job says how far it is;
 //! * [`range`]: the one error for a number outside of its range, and the checks that give it;
+//! * [`rate_fit`]: how fast an error falls;
 //! * [`words`]: a time and a panic in words.
 
 pub mod atomic_file;
+pub mod methods;
+pub mod progress;
 pub mod range;
+pub mod rate_fit;
 pub mod words;
 
 pub use atomic_file::{

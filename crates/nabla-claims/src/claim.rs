@@ -1,82 +1,16 @@
-//! The contract that each experiment of this crate fulfils.
+//! The contract that each experiment fulfils.
 
-use crate::measurement::{Measurement, TableError};
-use crate::result::{Commit, NABLA};
-use burn::tensor::Device;
-use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-/// The paper that a method comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Paper {
-    /// The full title.
-    pub title: Cow<'static, str>,
-    /// The authors, shortened with `et al.` where they are many.
-    pub authors: Cow<'static, str>,
-    /// The year of the first public version.
-    pub year: u16,
-    /// The arXiv number such as `2404.10312`, where it is known for certain.
-    pub arxiv: Option<Cow<'static, str>>,
-}
+use burn::tensor::Device;
+use nabla_base::methods::{Paper, method};
+use nabla_base::progress::ProgressSink;
 
-impl Paper {
-    /// A paper with an arXiv number.
-    pub const fn new(
-        title: &'static str,
-        authors: &'static str,
-        year: u16,
-        arxiv: &'static str,
-    ) -> Self {
-        Self {
-            title: Cow::Borrowed(title),
-            authors: Cow::Borrowed(authors),
-            year,
-            arxiv: Some(Cow::Borrowed(arxiv)),
-        }
-    }
-
-    /// A paper whose arXiv number is not known for certain.
-    pub const fn without_arxiv(title: &'static str, authors: &'static str, year: u16) -> Self {
-        Self {
-            title: Cow::Borrowed(title),
-            authors: Cow::Borrowed(authors),
-            year,
-            arxiv: None,
-        }
-    }
-
-    /// The address of the paper's abstract page, where its arXiv number is known.
-    pub fn url(&self) -> Option<String> {
-        self.arxiv
-            .as_ref()
-            .map(|id| format!("https://arxiv.org/abs/{id}"))
-    }
-}
-
-/// Where an experiment says how far it is; a program shows it, a test ignores it.
-///
-/// An experiment calls [`begin`](ProgressSink::begin) for each of its stages and
-/// [`advance`](ProgressSink::advance) within it.
-pub trait ProgressSink: Send + Sync {
-    /// A stage of `steps` steps begins, ending the one before.
-    fn begin(&self, stage: &str, steps: u64);
-    /// `steps` further steps of the stage are done.
-    fn advance(&self, steps: u64);
-    /// A remark that belongs in a log.
-    fn note(&self, line: &str);
-}
-
-/// The progress sink that shows nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoProgress;
-
-impl ProgressSink for NoProgress {
-    fn begin(&self, _stage: &str, _steps: u64) {}
-    fn advance(&self, _steps: u64) {}
-    fn note(&self, _line: &str) {}
-}
+use crate::cells::Bench;
+use crate::measurement::Measurement;
+use crate::result::{Commit, NABLA};
+use crate::table::TableError;
 
 /// The fewest seeds that a result may rest on.
 pub const MIN_SEEDS: usize = 3;
@@ -85,7 +19,8 @@ pub const MIN_SEEDS: usize = 3;
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use nabla_claims::{ClaimContext, Commit, NoProgress, Source};
+/// use nabla_base::progress::NoProgress;
+/// use nabla_claims::{ClaimContext, Commit, Source};
 /// use std::path::Path;
 ///
 /// // In a program of one's own:
@@ -210,23 +145,30 @@ impl<'a> ClaimContext<'a> {
 
 /// An experiment that measures what a paper claims of its method.
 ///
-/// The method and its baselines run on the same data with the same budget, once per seed of the
-/// context. Whatever comes out is reported: an experiment is not tuned until it flatters.
+/// The method and its baselines run on the same data with the same budget, once per seed of the context.
+/// Whatever comes out is reported: an experiment is not tuned until it flatters.
 ///
 /// ```
+/// use nabla_base::methods::Paper;
 /// use nabla_claims::{
-///     Check, Claim, ClaimContext, ClaimError, Measurement, Metric, Paper, Table, Variant,
+///     Bench, Cell, Claim, ClaimError, Measurement, Metric, Stage, Table, Task, Variant,
 /// };
 ///
 /// /// Halving beats doing nothing.
 /// struct Halving;
 ///
+/// // Each name once; what is misspelt does not compile.
+/// const NUMBERS: Task = Task::named("numbers");
+/// const HALVING: Variant = Variant::method("halving");
+/// const NOTHING: Variant = Variant::baseline("nothing");
+/// const SIZE: Metric = Metric::lower("size", "");
+///
 /// impl Claim for Halving {
 ///     fn slug(&self) -> &str {
 ///         "halving"
 ///     }
-///     fn paper(&self) -> Paper {
-///         Paper::new("On Halving", "A. Author", 2024, "2401.00001")
+///     fn paper(&self) -> Option<Paper> {
+///         Some(Paper::new("On Halving", "A. Author", 2024, "2401.00001"))
 ///     }
 ///     fn statement(&self) -> &str {
 ///         "Halving a number makes it smaller."
@@ -234,23 +176,27 @@ impl<'a> ClaimContext<'a> {
 ///     fn criterion(&self) -> &str {
 ///         "The mean size is lower than without halving."
 ///     }
-///     fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
-///         let mut table = Table::new(
-///             &context.seeds,
-///             [Metric::lower("size", "")],
-///             [Variant::method("halving"), Variant::baseline("nothing")],
-///             ["numbers"],
-///         )?;
-///         for &seed in &context.seeds {
-///             let x = 1.0 + seed as f64;
-///             table.record("numbers", "halving", "size", seed, x / 2.0)?;
-///             table.record("numbers", "nothing", "size", seed, x)?;
+///     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+///         let mut points = Vec::new();
+///         for (variant, factor) in [(HALVING, 0.5), (NOTHING, 1.0)] {
+///             points.extend(bench.seeds().iter().map(|&seed| (variant.clone(), factor, seed)));
 ///         }
-///         let check = table.compare("numbers", "size", "halving", "nothing")?;
+///         let found = bench.measure(
+///             &Stage::new("halving", &"one step"),
+///             &points,
+///             |(variant, _, seed)| Cell::of(&NUMBERS).variant(variant).seed(*seed),
+///             |(_, factor, seed)| Ok(factor * (1.0 + *seed as f64)),
+///         )?;
+///         let mut table = Table::new(bench.seeds(), [SIZE], [HALVING, NOTHING], [NUMBERS])?;
+///         for ((variant, _, seed), value) in points.iter().zip(found) {
+///             table.record(&NUMBERS, variant, &SIZE, *seed, value)?;
+///         }
+///         let check = table.compare(&NUMBERS, &SIZE, &HALVING, &NOTHING)?.headline();
 ///         Ok(Measurement::new(table, vec![check]))
 ///     }
 /// }
-/// # use nabla_claims::{NoProgress, Verdict, run_claim};
+/// # use nabla_base::progress::NoProgress;
+/// # use nabla_claims::{ClaimContext, Verdict, run_claim};
 /// # let device = burn::tensor::Device::default();
 /// # let result = run_claim(&Halving, &ClaimContext::quick(device, &NoProgress)).unwrap();
 /// # assert_eq!(result.verdict, Verdict::Held);
@@ -258,8 +204,16 @@ impl<'a> ClaimContext<'a> {
 pub trait Claim: Send + Sync {
     /// The method's name in commands and file names: lower case, digits and hyphens.
     fn slug(&self) -> &str;
-    /// The paper that makes the claim.
-    fn paper(&self) -> Paper;
+    /// The paper that makes the claim; that of the [method](nabla_base::methods::METHODS) with this slug,
+    /// unless an experiment is about another.
+    fn paper(&self) -> Option<Paper> {
+        method(self.slug()).map(|method| method.paper.clone())
+    }
+    /// The version of the experiment, raised with each change of it that changes its numbers: what was kept
+    /// of an interrupted run of another version is not taken.
+    fn version(&self) -> u32 {
+        1
+    }
     /// What the paper claims, in a sentence or two.
     fn statement(&self) -> &str;
     /// What has to come out for the claim to hold here, fixed before measuring.
@@ -267,9 +221,9 @@ pub trait Claim: Send + Sync {
     /// Measures.
     ///
     /// # Errors
-    /// Whatever keeps the experiment from a measurement; a claim that does not hold is not an
-    /// error but a [`Check`](crate::Check) that does not hold.
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError>;
+    /// Whatever keeps the experiment from a measurement; a claim that does not hold is not an error but a
+    /// [`Check`](crate::Check) that does not hold.
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError>;
 }
 
 /// Why there is no result.
@@ -284,7 +238,7 @@ pub enum ClaimError {
         /// The most similar slug that has an experiment.
         nearest: Option<String>,
     },
-    /// A method of the mission whose experiment is not written yet.
+    /// A method of the list whose experiment is not written yet.
     #[error("the method '{0}' is planned; it has no claim to run yet")]
     Planned(String),
     /// Too few seeds for a result.
@@ -312,8 +266,21 @@ pub enum ClaimError {
         given: Vec<u64>,
     },
     /// The experiment judged nothing.
-    #[error("the claim '{0}' returned no checks; a verdict needs at least one")]
-    NoChecks(String),
+    #[error("the claim '{0}' returned no headline check; a verdict needs at least one")]
+    NoHeadline(String),
+    /// The experiment is about no method of the list, and names no paper.
+    #[error("the claim '{0}' names no paper; a claim is what a paper says")]
+    NoPaper(String),
+    /// Two points of a stage are the same cell, so that one would be taken for the other.
+    #[error("the stage '{stage}' of the claim '{slug}' has a cell twice: {cell}")]
+    SameCell {
+        /// The claim.
+        slug: String,
+        /// The stage.
+        stage: String,
+        /// The cell.
+        cell: String,
+    },
     /// A file that the experiment needs.
     #[error("cannot read '{}', which the claim needs: {reason}", path.display())]
     Asset {

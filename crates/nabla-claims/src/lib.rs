@@ -1,46 +1,40 @@
-//! The experiments that measure each method's published claim.
+//! Measured claims: the contract that an experiment fulfils, what runs it, and what reports it.
 //!
-//! A [`Claim`] states what a paper says of its method and what has to come out for that to hold;
-//! [`run_claims`] runs the method and its baselines on the same data with the same budget over at
-//! least three seeds and writes a [`ClaimResult`] to `results/<slug>.json`; [`write_report`]
-//! renders all results to `RESULTS.md` and a self-contained HTML page. A claim that does not hold
-//! is reported as not held. The quick form of an experiment only shows that it works: its numbers
-//! are never results, and [`ClaimResult::save`] refuses them.
+//! A [`Claim`] states what a paper says of its method and what has to come out for that to hold. It declares
+//! its [`cells`] (one variant at one task with one seed each) and how one is measured; [`run_claims`] measures
+//! them, keeps each until all are done, and writes a [`ClaimResult`] to `results/<slug>.json`. The verdict
+//! follows the [headlines](Check::headline) among its checks, which say what the paper's own sentence says; the
+//! other checks are details. [`report`] renders all results. A claim that does not hold is reported as not held.
+//! The quick form of an experiment only shows that it works: its numbers are never results, and
+//! [`ClaimResult::save`] refuses them.
 //!
-//! [`METHODS`] lists the methods of the mission with their papers.
+//! No experiment is in this crate: they stand beside the families of methods that they measure (such as
+//! `nabla-optim-experiments`), each crate with one list of them, and a program puts the lists together as
+//! [`Experiments`]. The methods and their papers are in [`nabla_base::methods`].
 
-pub mod adabelief;
-pub mod adamp;
-pub mod block_coordinate_descent;
+pub mod cells;
 mod claim;
-pub mod convex_relu;
-pub mod diffgrad;
-pub mod m_fac;
-pub mod matrix_sensing;
+mod experiments;
 mod measurement;
-pub mod normalized_lr;
-pub mod omnissr;
+mod names;
 pub mod plot;
-pub mod pndm;
-pub mod rddm;
-pub mod registry;
 pub mod report;
 mod result;
+mod result_text;
 mod runner;
-pub mod training_contest;
-pub mod trajectory;
-pub mod zo_rank_sgd;
+mod summary;
+mod table;
 
-pub use claim::{
-    Claim, ClaimContext, ClaimError, MIN_SEEDS, NoProgress, Paper, ProgressSink, Source,
-};
-pub use measurement::{
-    Check, Direction, Measurement, Metric, Role, Summary, Table, TableError, Variant,
-};
+pub use cells::{Bench, Cell, Stage};
+pub use claim::{Claim, ClaimContext, ClaimError, MIN_SEEDS, Source};
+pub use experiments::{Experiments, MakeClaim};
+pub use measurement::{Check, Measurement};
+pub use names::{Direction, Metric, Role, Task, Variant};
 pub use plot::{DotPlot, LinePlot, Series, dot_plot, line_plot};
-pub use registry::{METHODS, Method, State, claim, claims};
 pub use report::{read_results, write_report};
 pub use result::{
     ClaimResult, Commit, RESULT_FORMAT, ResultError, Verdict, describe_device, read_result,
 };
-pub use runner::{RunError, RunSummary, run_claim, run_claims};
+pub use runner::{CELLS_FOLDER, RunError, RunSummary, run_claim, run_claims};
+pub use summary::Summary;
+pub use table::{Table, TableError};

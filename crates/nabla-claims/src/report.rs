@@ -1,15 +1,26 @@
 //! Renders what was measured: `RESULTS.md`, a self-contained HTML page, the method tables of the
 //! README and of `nabla list`.
 
-use crate::claim::Paper;
-use crate::measurement::{Direction, Metric, Table};
-use crate::plot::{DotPanel, DotPlot, DotRow, PlotError, Theme, dot_plot, line_plot};
-use crate::registry::{METHOD_COUNT, METHODS, Method, State, method};
-use crate::result::{ClaimResult, ResultError, Verdict, read_result};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
-use nabla_base::write_bytes_atomically;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+
+use nabla_base::methods::{METHODS, Paper, method};
+use nabla_base::words::duration;
+use nabla_base::write_bytes_atomically;
+
+use crate::measurement::Check;
+use crate::names::{Metric, Task, Variant};
+use crate::plot::PlotError;
+use crate::result::{ClaimResult, ResultError, Verdict, read_result};
+use crate::table::Table;
+
+mod html;
+mod methods;
+
+pub use html::render_html;
+pub use methods::{
+    TABLE_BEGIN, TABLE_END, insert_method_table, method_table_markdown, method_table_text,
+};
 
 /// What a folder of results holds.
 #[derive(Debug, Default)]
@@ -67,7 +78,7 @@ pub fn read_results(folder: &Path) -> Result<ResultsFolder, ResultError> {
         METHODS
             .iter()
             .position(|method| method.slug == result.slug)
-            .unwrap_or(METHOD_COUNT)
+            .unwrap_or(METHODS.len())
     });
     Ok(found)
 }
@@ -86,21 +97,24 @@ pub enum ReportError {
     NoMarker(&'static str),
 }
 
-/// Renders all results of a folder to a Markdown and an HTML file, and returns what the folder
-/// held: its `problems` are named in both files too.
+/// Renders all results of a folder to a Markdown file and, if one is asked for, an HTML page, and returns what
+/// the folder held: its `problems` are named in both files too.
 ///
 /// # Errors
 /// If the folder cannot be listed, a plot not drawn or a file not written.
 pub fn write_report(
     results: &Path,
     markdown: &Path,
-    html: &Path,
+    html: Option<&Path>,
 ) -> Result<ResultsFolder, ReportError> {
     let folder = read_results(results)?;
-    let page = render_html(&folder)?;
+    let page = html.map(|path| Ok::<_, PlotError>((path, render_html(&folder)?)));
+    let page = page.transpose()?;
     write_bytes_atomically(markdown, render_markdown(&folder).as_bytes())
         .map_err(ResultError::from)?;
-    write_bytes_atomically(html, page.as_bytes()).map_err(ResultError::from)?;
+    if let Some((path, page)) = page {
+        write_bytes_atomically(path, page.as_bytes()).map_err(ResultError::from)?;
+    }
     Ok(folder)
 }
 
@@ -111,30 +125,27 @@ fn name_of(result: &ClaimResult) -> &str {
 fn verdict_mark(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Held => "✅",
-        Verdict::HeldInPart => "🟡",
         Verdict::NotHeld => "❌",
     }
 }
 
-fn heading(metric: &Metric) -> String {
-    let unit = if metric.unit.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", metric.unit)
-    };
-    format!("{}{unit} {}", metric.name, metric.direction.arrow())
-        .trim_end()
-        .to_owned()
+/// How many of the headlines or of the details hold, such as `3 of 4`; a dash where there are none.
+fn holding(result: &ClaimResult, headline: bool) -> String {
+    let checks = || result.checks.iter().filter(|c| c.headline == headline);
+    match checks().count() {
+        0 => "–".to_owned(),
+        all => format!("{} of {all}", checks().filter(|c| c.holds).count()),
+    }
 }
 
-fn duration(seconds: f64) -> String {
-    if seconds < 120.0 {
-        format!("{seconds:.1} s")
-    } else if seconds < 7200.0 {
-        format!("{:.1} min", seconds / 60.0)
-    } else {
-        format!("{:.1} h", seconds / 3600.0)
-    }
+fn heading(metric: &Metric) -> String {
+    let unit = match metric.unit() {
+        "" => String::new(),
+        unit => format!(" ({unit})"),
+    };
+    format!("{metric}{unit} {}", metric.direction().arrow())
+        .trim_end()
+        .to_owned()
 }
 
 fn seeds_of(table: &Table) -> String {
@@ -146,23 +157,24 @@ fn seeds_of(table: &Table) -> String {
         .join(", ")
 }
 
-/// A cell as text, and whether it is the best of its column.
-fn cell(table: &Table, group: &str, variant: &str, metric: &str) -> Option<(String, bool)> {
-    let summary = table.summary(group, variant, metric).ok()?;
-    Some((
-        summary.to_string(),
-        table.best(group, metric) == Some(variant),
-    ))
+/// A cell as text, and whether nothing in its column is better.
+fn cell(table: &Table, task: &Task, variant: &Variant, metric: &Metric) -> Option<(String, bool)> {
+    let summary = table.summary(task, variant, metric).ok()?;
+    let best = table.best(task, metric);
+    let best = best.and_then(|best| table.mean(task, best, metric).ok());
+    Some((summary.to_string(), best == Some(summary.mean)))
 }
 
-/// The variants that have any value in a group.
-fn variants_in<'t>(table: &'t Table, group: &'t str) -> impl Iterator<Item = &'t crate::Variant> {
-    table.variants().iter().filter(move |variant| {
-        table
-            .metrics()
-            .iter()
-            .any(|metric| table.has(group, &variant.name, &metric.name))
-    })
+/// The variants that have any value in a task.
+fn variants_in<'t>(table: &'t Table, task: &Task) -> Vec<&'t Variant> {
+    let has = |variant: &&Variant| table.metrics().iter().any(|m| table.has(task, variant, m));
+    table.variants().iter().filter(has).collect()
+}
+
+/// The metrics that have any value in a task: a column of dashes tells nothing.
+fn metrics_in<'t>(table: &'t Table, task: &Task) -> Vec<&'t Metric> {
+    let has = |metric: &&Metric| table.variants().iter().any(|v| table.has(task, v, metric));
+    table.metrics().iter().filter(has).collect()
 }
 
 /// Text for a cell of a Markdown table: a bar or a line break would end the cell.
@@ -195,30 +207,34 @@ fn md_paper(paper: &Paper) -> String {
     format!("{}, {title}, {}", md(&paper.authors), paper.year)
 }
 
-/// Renders results as Markdown: a table of verdicts, then a section per claim with its numbers
-/// (mean ± spread; the best of a column in bold), checks, notes and provenance.
+/// What the report begins with.
+const INTRODUCTION: &str = "What papers claim of their methods, and what came out here. A verdict follows the \
+    headlines, which say what the paper's own sentence says: it is *held* if all of them hold, and *not held* \
+    otherwise. Details are reported beside it. Numbers are the mean ± the sample standard deviation over the \
+    seeds; a number without ± is the same for every seed. The best of each column is bold.";
+
+/// Renders results as Markdown: a table of verdicts, then a section per claim with its headlines, numbers
+/// (mean ± spread; the best of a column in bold), details, notes and provenance.
 pub fn render_markdown(folder: &ResultsFolder) -> String {
-    let mut out = String::from(
-        "# Measured claims\n\n\
-         Generated by `nabla claims report` from `results/`; do not edit. Numbers are the mean ± \
-         the sample standard deviation over the seeds; the best of each column is bold. A claim \
-         is `held` if all its checks hold, `held in part` if some do, `not held` if none does.\n\n",
+    let mut out = format!(
+        "# Measured claims\n\n{INTRODUCTION}\n\nWritten by `nabla claims report` from `results/`; do not edit.\n\n"
     );
     // Writing to a String cannot fail, so the results of `write!` are dropped throughout.
     if folder.results.is_empty() {
         out.push_str("No claim has been measured yet.\n");
     } else {
-        out.push_str("| Method | Verdict | Checks | Seeds | Time |\n|---|---|---|---|---|\n");
+        out.push_str("| Method | Verdict | Headlines | Details | Seeds | Time |\n");
+        out.push_str("|---|---|---|---|---:|---:|\n");
         for result in &folder.results {
-            let held = result.checks.iter().filter(|check| check.holds).count();
             let _ = writeln!(
                 out,
-                "| [{}](#{}) | {} {} | {held} of {} hold | {} | {} |",
+                "| [{}](#{}) | {} {} | {} | {} | {} | {} |",
                 md_cell(name_of(result)),
                 result.slug,
                 verdict_mark(result.verdict),
                 result.verdict.words(),
-                result.checks.len(),
+                holding(result, true),
+                holding(result, false),
                 result.measured.seeds().len(),
                 duration(result.seconds),
             );
@@ -249,16 +265,18 @@ fn markdown_section(out: &mut String, result: &ClaimResult) {
         md(&result.claim),
         md(&result.criterion),
     );
-    for group in table.groups() {
-        let _ = write!(out, "\n### {}\n\n| Variant |", md(group));
-        for metric in table.metrics() {
+    markdown_checks(out, "Headlines", &result.checks, true);
+    for task in table.tasks() {
+        let metrics = metrics_in(table, task);
+        let _ = write!(out, "\n### {}\n\n| Variant |", md(task.name()));
+        for metric in &metrics {
             let _ = write!(out, " {} |", md_cell(&heading(metric)));
         }
-        let _ = writeln!(out, "\n|---|{}", "---:|".repeat(table.metrics().len()));
-        for variant in variants_in(table, group) {
-            let _ = write!(out, "| {} |", md_cell(&variant.name));
-            for metric in table.metrics() {
-                let _ = match cell(table, group, &variant.name, &metric.name) {
+        let _ = writeln!(out, "\n|---|{}", "---:|".repeat(metrics.len()));
+        for variant in variants_in(table, task) {
+            let _ = write!(out, "| {} |", md_cell(variant.name()));
+            for metric in &metrics {
+                let _ = match cell(table, task, variant, metric) {
                     Some((text, true)) => write!(out, " **{text}** |"),
                     Some((text, false)) => write!(out, " {text} |"),
                     None => write!(out, " – |"),
@@ -267,11 +285,7 @@ fn markdown_section(out: &mut String, result: &ClaimResult) {
             out.push('\n');
         }
     }
-    out.push_str("\n**Checks**\n\n");
-    for check in &result.checks {
-        let mark = if check.holds { "✅" } else { "❌" };
-        let _ = writeln!(out, "- {mark} {} ({})", md(&check.text), md(&check.detail));
-    }
+    markdown_checks(out, "Details", &result.checks, false);
     if !result.notes.is_empty() {
         out.push_str("\n**Notes**\n\n");
         for note in &result.notes {
@@ -279,6 +293,19 @@ fn markdown_section(out: &mut String, result: &ClaimResult) {
         }
     }
     let _ = writeln!(out, "\n{}", md(&provenance(result)));
+}
+
+/// The headlines or the details, if there are any.
+fn markdown_checks(out: &mut String, title: &str, checks: &[Check], headline: bool) {
+    let mut checks = checks.iter().filter(|c| c.headline == headline).peekable();
+    if checks.peek().is_none() {
+        return;
+    }
+    let _ = write!(out, "\n**{title}**\n\n");
+    for check in checks {
+        let mark = if check.holds { "✅" } else { "❌" };
+        let _ = writeln!(out, "- {mark} {} ({})", md(&check.text), md(&check.detail));
+    }
 }
 
 fn provenance(result: &ClaimResult) -> String {
@@ -299,327 +326,6 @@ fn provenance(result: &ClaimResult) -> String {
     )
 }
 
-const STYLE: &str = "
-:root { color-scheme: light dark; --paper: #fdfdfc; --ink: #1d2125; --dim: #5d666f; --line: #d8dcdf;
-  --held: #1c7a3a; --part: #8a6100; --not: #b3261e;
-  --series-1: #4477aa; --series-2: #ee6677; --series-3: #228833; --series-4: #aa3377;
-  --series-5: #b3a125; --series-6: #35a7cf; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e4e7ea; --dim: #9aa4ad;
-  --line: #343a40; --held: #6fcf8b; --part: #e0b64f; --not: #ff8a80;
-  --series-1: #77aadd; --series-2: #ff8f9c; --series-3: #5cc46c; --series-4: #e07ab5;
-  --series-5: #ddcc66; --series-6: #88d8f5; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 5rem; background: var(--paper);
-  color: var(--ink); font: 1.0625rem/1.6 system-ui, sans-serif; }
-h1, h2, h3 { line-height: 1.25; text-wrap: balance; } h2 { margin-top: 3.5rem; }
-p, li { max-width: 46rem; } a { color: inherit; text-underline-offset: 0.15em; }
-.dim { color: var(--dim); font-size: 0.9375rem; }
-.held { color: var(--held); } .held_in_part { color: var(--part); } .not_held { color: var(--not); }
-.scroll { overflow-x: auto; } .checks, .notes { padding-left: 0; list-style: none; }
-.checks li, .notes li { margin: 0.35rem 0; }
-table { border-collapse: collapse; font-size: 0.9375rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: left; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th { font-weight: 600; } td.n, th.n { text-align: right; padding-left: 0.6rem; }
-tr.method td:first-child { font-weight: 600; }
-svg { display: block; max-width: 100%; height: auto; margin: 1.25rem 0; color: var(--ink); }
-";
-
-/// Renders results as one HTML page that needs nothing else: styles and plots are within it, and
-/// it follows the reader's light or dark setting.
-///
-/// # Errors
-/// [`PlotError`] if a plot cannot be drawn; a metric without any finite value has no plot.
-pub fn render_html(folder: &ResultsFolder) -> Result<String, PlotError> {
-    let sections: Vec<Markup> = folder
-        .results
-        .iter()
-        .map(html_section)
-        .collect::<Result<_, PlotError>>()?;
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Nabla: measured claims" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                h1 { "Measured claims" }
-                p {
-                    "What papers claim of their methods, and what came out here. Numbers are the \
-                     mean ± the sample standard deviation over the seeds; the best of each column \
-                     is bold. A claim that does not hold is reported as not held."
-                }
-                @if folder.results.is_empty() { p { "No claim has been measured yet." } }
-                @else {
-                    div.scroll { table {
-                        thead { tr {
-                            th { "Method" } th { "Verdict" } th { "Checks" } th.n { "Seeds" } th.n { "Time" }
-                        } }
-                        tbody { @for result in &folder.results { tr {
-                            td { a href={ "#" (result.slug) } { (name_of(result)) } }
-                            td { (verdict(result.verdict)) }
-                            td {
-                                (result.checks.iter().filter(|check| check.holds).count())
-                                " of " (result.checks.len()) " hold"
-                            }
-                            td.n { (result.measured.seeds().len()) }
-                            td.n { (duration(result.seconds)) }
-                        } } }
-                    } }
-                }
-                @for section in &sections { (section) }
-                @if !folder.problems.is_empty() {
-                    h2 { "Files that are not results" }
-                    ul { @for problem in &folder.problems { li { (problem) } } }
-                }
-            }
-        }
-    };
-    Ok(page.into_string() + "\n")
-}
-
-fn verdict(verdict: Verdict) -> Markup {
-    let class = match verdict {
-        Verdict::Held => "held",
-        Verdict::HeldInPart => "held_in_part",
-        Verdict::NotHeld => "not_held",
-    };
-    html! { strong class=(class) { (verdict.words()) } }
-}
-
-fn html_section(result: &ClaimResult) -> Result<Markup, PlotError> {
-    let table = &result.measured;
-    let mut plots = Vec::new();
-    for plot in table.metrics().iter().flat_map(|m| metric_plots(table, m)) {
-        match dot_plot(&plot, Theme::Page) {
-            Ok(svg) => plots.push(svg),
-            // A metric that is infinite throughout still has its row in the table.
-            Err(PlotError::NothingToShow(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    for plot in &result.plots {
-        match line_plot(plot, Theme::Page) {
-            Ok(svg) => plots.push(svg),
-            Err(PlotError::NothingToShow(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(html! {
-        section id=(result.slug) {
-            h2 { (name_of(result)) ": " (verdict(result.verdict)) }
-            p {
-                (result.paper.authors) ", "
-                @match result.paper.url() {
-                    Some(url) => a href=(url) { (result.paper.title) },
-                    None => cite { (result.paper.title) },
-                }
-                ", " (result.paper.year) "."
-            }
-            p { strong { "Claim. " } (result.claim) }
-            p { strong { "Criterion. " } (result.criterion) }
-            @for group in table.groups() {
-                h3 { (group) }
-                div.scroll { table {
-                    thead { tr {
-                        th { "Variant" }
-                        @for metric in table.metrics() { th.n { (heading(metric)) } }
-                    } }
-                    tbody { @for variant in variants_in(table, group) { tr class=(variant.role.word()) {
-                        td { (variant.name) }
-                        @for metric in table.metrics() {
-                            td.n { @match cell(table, group, &variant.name, &metric.name) {
-                                Some((text, true)) => strong { (text) },
-                                Some((text, false)) => (text),
-                                None => "–",
-                            } }
-                        }
-                    } } }
-                } }
-            }
-            h3 { "Checks" }
-            ul.checks { @for check in &result.checks { li {
-                @if check.holds { span.held { "✔ " } } @else { span.not_held { "✘ " } }
-                (check.text) " " span.dim { "(" (check.detail) ")" }
-            } } }
-            @if !result.notes.is_empty() {
-                h3 { "Notes" }
-                ul.notes { @for note in &result.notes { li { (note) } } }
-            }
-            @for svg in &plots { (PreEscaped(svg)) }
-            p.dim { (provenance(result)) }
-        }
-    })
-}
-
-/// The dot plots of one metric: a panel per group that has a finite value of it, side by side where
-/// they have the same variants.
-fn metric_plots(table: &Table, metric: &Metric) -> Vec<DotPlot> {
-    let mut alike: Vec<(Vec<&crate::Variant>, Vec<&String>)> = Vec::new();
-    for group in table.groups() {
-        let has = |v: &&crate::Variant| table.has(group, &v.name, &metric.name);
-        let variants: Vec<_> = table.variants().iter().filter(has).collect();
-        match alike.iter_mut().find(|(others, _)| *others == variants) {
-            Some((_, groups)) => groups.push(group),
-            None => alike.push((variants, vec![group])),
-        }
-    }
-    alike.retain(|(variants, _)| !variants.is_empty());
-    alike
-        .into_iter()
-        .map(|(variants, groups)| metric_plot(table, metric, &variants, &groups))
-        .collect()
-}
-
-fn metric_plot(
-    table: &Table,
-    metric: &Metric,
-    variants: &[&crate::Variant],
-    groups: &[&String],
-) -> DotPlot {
-    let row = |group: &str, variant: &crate::Variant| {
-        let values = table.values(group, &variant.name, &metric.name).ok()?;
-        Some(DotRow {
-            label: variant.name.clone(),
-            role: variant.role,
-            values,
-        })
-    };
-    let panels = groups.iter().map(|group| DotPanel {
-        title: (*group).clone(),
-        rows: variants.iter().map(|variant| row(group, variant)).collect(),
-    });
-    let has_value = |panel: &DotPanel| {
-        panel
-            .rows
-            .iter()
-            .flatten()
-            .any(|row| row.values.iter().any(|value| value.is_finite()))
-    };
-    let better = match metric.direction {
-        Direction::HigherIsBetter => ", higher is better",
-        Direction::LowerIsBetter => ", lower is better",
-        Direction::Informative => "",
-    };
-    let unit = if metric.unit.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", metric.unit)
-    };
-    DotPlot {
-        title: metric.name.clone(),
-        x_label: format!("{}{unit}{better}", metric.name),
-        labels: variants
-            .iter()
-            .map(|variant| variant.name.clone())
-            .collect(),
-        panels: panels.filter(has_value).collect(),
-    }
-}
-
-/// The verdict on a method's claim in words, or a dash.
-fn claim_words(folder: &ResultsFolder, method: &Method) -> &'static str {
-    folder
-        .result(method.slug)
-        .map_or("–", |result| result.verdict.words())
-}
-
-/// All methods as a Markdown table: method, crate, paper, state, and what became of the claim.
-pub fn method_table_markdown(folder: &ResultsFolder) -> String {
-    let done = METHODS
-        .iter()
-        .filter(|method| method.state == State::Done)
-        .count();
-    let mut out = format!("{done} of {METHOD_COUNT} methods are done.\n\n");
-    out.push_str("| Method | Slug | Crate | Paper | State | Claim |\n|---|---|---|---|---|---|\n");
-    for method in &METHODS {
-        let paper = method
-            .paper
-            .as_ref()
-            .map_or_else(|| "–".to_owned(), md_paper);
-        let _ = writeln!(
-            out,
-            "| {} | `{}` | `{}` | {} | {} | {} |",
-            md_cell(method.name),
-            method.slug,
-            method.crate_name,
-            cell_text(&paper),
-            method.state.word(),
-            claim_words(folder, method),
-        );
-    }
-    out
-}
-
-/// All methods as aligned text, as `nabla list` prints it: slug, state, claim, and the paper
-/// (authors, year, title, arXiv number).
-pub fn method_table_text(folder: &ResultsFolder) -> String {
-    let header = ["METHOD", "STATE", "CLAIM", "CRATE", "PAPER"].map(str::to_owned);
-    let rows = METHODS.iter().map(|method| {
-        let paper = method.paper.as_ref().map_or_else(
-            || "–".to_owned(),
-            |paper| {
-                let arxiv = paper.arxiv.as_ref().map(|id| format!(", arXiv {id}"));
-                let arxiv = arxiv.unwrap_or_default();
-                format!("{} {}, {}{arxiv}", paper.authors, paper.year, paper.title)
-            },
-        );
-        [
-            method.slug.to_owned(),
-            method.state.word().to_owned(),
-            claim_words(folder, method).to_owned(),
-            method.crate_name.to_owned(),
-            paper,
-        ]
-    });
-    let rows: Vec<[String; 5]> = std::iter::once(header).chain(rows).collect();
-    let mut widths = [0; 5];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut out = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
-}
-
-/// The line before the method table in a document.
-pub const TABLE_BEGIN: &str = "<!-- methods:begin -->";
-/// The line after the method table in a document.
-pub const TABLE_END: &str = "<!-- methods:end -->";
-
-/// Puts the method table between the two marker lines of a document, in place of what was there.
-///
-/// # Errors
-/// [`ReportError::NoMarker`] if a marker is missing or the two are in the wrong order.
-pub fn insert_method_table(document: &str, folder: &ResultsFolder) -> Result<String, ReportError> {
-    let begin = document
-        .find(TABLE_BEGIN)
-        .ok_or(ReportError::NoMarker(TABLE_BEGIN))?;
-    let begin = begin + TABLE_BEGIN.len();
-    let end = document[begin..]
-        .find(TABLE_END)
-        .ok_or(ReportError::NoMarker(TABLE_END))?
-        + begin;
-    let table = method_table_markdown(folder);
-    Ok(format!(
-        "{}\n\n{table}\n{}",
-        &document[..begin],
-        &document[end..]
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -627,36 +333,5 @@ mod tests {
     #[test]
     fn markdown_cells_cannot_break_their_table() {
         assert_eq!(md_cell("a|b\nc *d*"), "a\\|b c \\*d\\*");
-    }
-
-    #[test]
-    fn times_have_readable_units() {
-        assert_eq!(duration(3.07), "3.1 s");
-        assert_eq!(duration(600.0), "10.0 min");
-        assert_eq!(duration(9000.0), "2.5 h");
-    }
-
-    #[test]
-    fn the_method_table_replaces_what_is_between_its_markers() {
-        let folder = ResultsFolder::default();
-        let document = format!("before\n{TABLE_BEGIN}\na stale row\n{TABLE_END}\nafter\n");
-        let once = insert_method_table(&document, &folder).unwrap();
-        assert!(once.starts_with("before\n") && once.ends_with("\nafter\n"));
-        assert!(once.contains("| OmniSSR | `omnissr` |") && !once.contains("stale row"));
-        assert_eq!(insert_method_table(&once, &folder).unwrap(), once);
-        let error = insert_method_table("nothing", &folder).unwrap_err();
-        assert!(error.to_string().contains(TABLE_BEGIN));
-    }
-
-    #[test]
-    fn the_text_table_is_aligned() {
-        let text = method_table_text(&ResultsFolder::default());
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 1 + METHOD_COUNT);
-        let column = lines[0].find("STATE").unwrap();
-        for line in &lines[1..] {
-            assert!(line[column..].starts_with("done") || line[column..].starts_with("planned"));
-            assert_eq!(line.as_bytes()[column - 1], b' ');
-        }
     }
 }

@@ -1,47 +1,49 @@
 //! The record of a measured claim, as `results/<slug>.json` holds it.
 
-use crate::claim::Paper;
-use crate::measurement::{Check, Table};
+use crate::measurement::Check;
 use crate::plot::LinePlot;
+use crate::result_text::to_text;
+use crate::table::Table;
 use burn::tensor::Device;
+use nabla_base::methods::Paper;
 use nabla_base::{OutputError, write_bytes_atomically};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The version of the file format that this crate writes and reads.
-pub const RESULT_FORMAT: u32 = 1;
+/// The version of the file format that this crate writes. It reads the one before, too.
+///
+/// 2: checks say whether they are a headline, the verdict follows those, and curves are
+/// [thinned](LinePlot::thinned). In files of the format 1 every check is a headline.
+pub const RESULT_FORMAT: u32 = 2;
 
 /// What became of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Every check holds.
+    /// Every headline holds.
     Held,
-    /// Some checks hold.
-    HeldInPart,
-    /// No check holds.
+    /// A headline does not hold.
+    #[serde(alias = "held_in_part")]
     NotHeld,
 }
 
 impl Verdict {
-    /// The verdict on these checks; `None` if there are none.
+    /// The verdict on these checks; `None` if none of them is a headline.
     pub fn of(checks: &[Check]) -> Option<Self> {
-        let holding = checks.iter().filter(|check| check.holds).count();
-        match (holding, checks.len()) {
-            (_, 0) => None,
-            (0, _) => Some(Self::NotHeld),
-            (some, all) if some == all => Some(Self::Held),
-            _ => Some(Self::HeldInPart),
-        }
+        let mut headlines = checks.iter().filter(|check| check.headline).peekable();
+        headlines.peek()?;
+        Some(match headlines.all(|check| check.holds) {
+            true => Self::Held,
+            false => Self::NotHeld,
+        })
     }
 
-    /// The verdict in words: `held`, `held in part` or `not held`.
+    /// The verdict in words: `held` or `not held`.
     pub fn words(self) -> &'static str {
         match self {
             Self::Held => "held",
-            Self::HeldInPart => "held in part",
             Self::NotHeld => "not held",
         }
     }
@@ -104,15 +106,17 @@ impl Commit {
     /// - `top`: of a checkout
     fn at(top: &Path) -> Option<Self> {
         let hash = git(top, &["rev-parse", "HEAD"])?;
-        let outside = [
-            ":(exclude)results",
-            ":(exclude)RESULTS.md",
-            ":(exclude)RESULTS.html",
-        ];
+        let outside = [":(exclude)results", ":(exclude)RESULTS.md"];
         let mut status = vec!["status", "--porcelain", "--", "."];
         status.extend(outside);
         let dirty = !git(top, &status)?.is_empty();
         Some(Self { hash, dirty })
+    }
+
+    /// The hash, with a `+` if the tree was dirty.
+    pub fn full(&self) -> String {
+        let mark = if self.dirty { "+" } else { "" };
+        format!("{}{mark}", self.hash)
     }
 
     /// The first twelve digits of the hash, with a `+` if the tree was dirty.
@@ -189,7 +193,7 @@ pub struct ClaimResult {
     pub claim: String,
     /// What had to come out.
     pub criterion: String,
-    /// What became of it.
+    /// What became of it: whether all headlines among the checks hold.
     pub verdict: Verdict,
     /// The criterion statement by statement.
     pub checks: Vec<Check>,
@@ -256,12 +260,13 @@ pub enum ResultError {
 }
 
 impl ClaimResult {
-    /// The result as the text of its file: indented JSON, keys always in the same order.
+    /// The result as the text of its file: JSON with a line for each key and lists of numbers on one line,
+    /// keys always in the same order.
     ///
     /// # Errors
     /// None arise from a result that [`run_claim`](crate::run_claim) made.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string_pretty(self).map(|text| text + "\n")
+        to_text(self)
     }
 
     /// Writes the result to `<directory>/<slug>.json`, making the directory if need be, and
@@ -296,6 +301,17 @@ impl ClaimResult {
         self.write(path)
     }
 
+    /// The statements that both results have, but only one of them as a headline: a result whose headlines
+    /// are not those of its experiment has been edited.
+    pub fn other_headlines<'r>(&'r self, other: &ClaimResult) -> Vec<&'r str> {
+        let differs = |check: &&Check| {
+            let mut same = other.checks.iter().filter(|c| c.text == check.text);
+            same.any(|c| c.headline != check.headline)
+        };
+        let differing = self.checks.iter().filter(differs);
+        differing.map(|check| check.text.as_str()).collect()
+    }
+
     fn write(&self, path: &Path) -> Result<(), ResultError> {
         let text = self.to_json().map_err(|source| ResultError::Malformed {
             path: path.to_owned(),
@@ -305,9 +321,9 @@ impl ClaimResult {
     }
 
     fn contradiction(&self, stem: &str) -> Option<String> {
-        if self.format != RESULT_FORMAT {
+        if !(1..=RESULT_FORMAT).contains(&self.format) {
             return Some(format!(
-                "its format is {}, expected {RESULT_FORMAT}",
+                "its format is {}, expected 1 to {RESULT_FORMAT}",
                 self.format
             ));
         }
@@ -354,7 +370,7 @@ pub fn read_result(path: &Path) -> Result<ClaimResult, ResultError> {
         path: path.to_owned(),
         source,
     })?;
-    let result: ClaimResult =
+    let mut result: ClaimResult =
         serde_json::from_str(&text).map_err(|source| ResultError::Malformed {
             path: path.to_owned(),
             source,
@@ -364,7 +380,11 @@ pub fn read_result(path: &Path) -> Result<ClaimResult, ResultError> {
         .and_then(|stem| stem.to_str())
         .unwrap_or_default();
     match result.contradiction(stem) {
-        None => Ok(result),
+        None => {
+            // What is written again is written in the present format.
+            result.format = RESULT_FORMAT;
+            Ok(result)
+        }
         Some(reason) => Err(ResultError::Invalid {
             path: path.to_owned(),
             reason,
@@ -378,17 +398,18 @@ mod tests {
 
     #[test]
     fn verdicts_follow_from_checks() {
-        let check = |holds| Check::new("a", holds, "b");
+        let detail = |holds| Check::new("a", holds, "b");
+        let headline = |holds| detail(holds).headline();
         assert_eq!(Verdict::of(&[]), None);
-        assert_eq!(
-            Verdict::of(&[check(true), check(true)]),
-            Some(Verdict::Held)
-        );
-        assert_eq!(
-            Verdict::of(&[check(true), check(false)]),
-            Some(Verdict::HeldInPart)
-        );
-        assert_eq!(Verdict::of(&[check(false)]), Some(Verdict::NotHeld));
+        assert_eq!(Verdict::of(&[detail(true)]), None);
+        for (checks, verdict) in [
+            (vec![headline(true)], Verdict::Held),
+            (vec![headline(true), detail(false)], Verdict::Held),
+            (vec![headline(true), headline(false)], Verdict::NotHeld),
+            (vec![headline(false), detail(true)], Verdict::NotHeld),
+        ] {
+            assert_eq!(Verdict::of(&checks), Some(verdict), "{checks:?}");
+        }
     }
 
     /// A checkout of our own making: clean, dirty by a result only, dirty by a source file.

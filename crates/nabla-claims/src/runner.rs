@@ -1,24 +1,37 @@
 //! Runs claims and keeps what they measured.
 
+use crate::cells::Bench;
 use crate::claim::{Claim, ClaimContext, ClaimError};
 use crate::measurement::Measurement;
+use crate::plot::LinePlot;
 use crate::result::{ClaimResult, RESULT_FORMAT, ResultError, Verdict};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Runs one claim.
+/// The folder beside the results in which the cells of runs that have not finished are kept.
+pub const CELLS_FOLDER: &str = ".cells";
+
+/// Runs one claim, and keeps nothing.
 ///
 /// # Errors
 /// [`ClaimContext::validate`]'s errors before anything runs; the experiment's own; and errors for
-/// an experiment that breaks the contract: values missing, other seeds than given, no checks. An
-/// experiment that panics is reported as [`ClaimError::Panicked`].
+/// an experiment that breaks the contract: values missing, other seeds than given, no headline, no
+/// paper. An experiment that panics is reported as [`ClaimError::Panicked`].
 pub fn run_claim(claim: &dyn Claim, context: &ClaimContext<'_>) -> Result<ClaimResult, ClaimError> {
+    run_on(claim, &Bench::new(claim, context))
+}
+
+fn run_on(claim: &dyn Claim, bench: &Bench<'_>) -> Result<ClaimResult, ClaimError> {
+    let context = bench.context();
     context.validate()?;
     let slug = claim.slug().to_owned();
+    let Some(paper) = claim.paper() else {
+        return Err(ClaimError::NoPaper(slug));
+    };
     let start = Instant::now();
     // A panic in one experiment, such as a device out of memory, must not cost the others.
-    let outcome = catch_unwind(AssertUnwindSafe(|| claim.run(context)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| claim.run(bench)));
     let Measurement {
         table,
         checks,
@@ -33,7 +46,7 @@ pub fn run_claim(claim: &dyn Claim, context: &ClaimContext<'_>) -> Result<ClaimR
             });
         }
     };
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = start.elapsed().as_secs_f64() + bench.seconds_before();
     if table.seeds() != context.seeds {
         return Err(ClaimError::OtherSeeds {
             slug,
@@ -43,20 +56,20 @@ pub fn run_claim(claim: &dyn Claim, context: &ClaimContext<'_>) -> Result<ClaimR
     }
     table.check_complete()?;
     let Some(verdict) = Verdict::of(&checks) else {
-        return Err(ClaimError::NoChecks(slug));
+        return Err(ClaimError::NoHeadline(slug));
     };
     Ok(ClaimResult {
         format: RESULT_FORMAT,
         slug,
         quick: context.quick,
-        paper: claim.paper(),
+        paper,
         claim: claim.statement().to_owned(),
         criterion: claim.criterion().to_owned(),
         verdict,
         checks,
         notes,
         measured: table,
-        plots,
+        plots: plots.iter().map(LinePlot::thinned).collect(),
         device: context.device_name.clone(),
         seconds: (seconds * 1000.0).round() / 1000.0,
         program: context.source.program.clone(),
@@ -97,8 +110,9 @@ pub struct RunSummary {
 /// Runs claims one after the other, each saved as soon as it is measured, so that neither a
 /// failure nor an interruption of a later one loses it.
 ///
-/// With `results` a full run is written to `<results>/<slug>.json`; quick runs are never written.
-/// `before` is called with each claim's slug before it runs.
+/// With `results` a full run is written to `<results>/<slug>.json`, and its cells are kept in
+/// `<results>/.cells/<slug>/` until then; quick runs are never written. `before` is called with each claim's
+/// slug before it runs.
 pub fn run_claims<'c>(
     claims: impl IntoIterator<Item = &'c dyn Claim>,
     context: &ClaimContext<'_>,
@@ -109,24 +123,48 @@ pub fn run_claims<'c>(
     for claim in claims {
         let slug = claim.slug().to_owned();
         before(&slug);
-        let result = match run_claim(claim, context) {
+        let folder = results.filter(|_| !context.quick);
+        let cells = folder.map(|folder| folder.join(CELLS_FOLDER).join(&slug));
+        let bench = match &cells {
+            Some(cells) => Bench::keeping(claim, context, cells),
+            None => Bench::new(claim, context),
+        };
+        let result = run_on(claim, &bench);
+        if bench.resumed() > 0 {
+            let cells = bench.resumed();
+            let line = format!("{slug}: {cells} cells are those of a run that did not finish");
+            context.progress.note(&line);
+        }
+        let result = match result {
             Ok(result) => result,
             Err(error) => {
                 summary.failures.push((slug, error.into()));
                 continue;
             }
         };
-        let path = match results {
-            Some(directory) if !context.quick => match result.save(directory) {
-                Ok(path) => Some(path),
-                Err(error) => {
-                    summary.failures.push((slug, error.into()));
-                    None
-                }
-            },
-            _ => None,
+        let path = match folder.map(|folder| result.save(folder)) {
+            Some(Ok(path)) => {
+                remove_cells(cells.as_deref());
+                Some(path)
+            }
+            Some(Err(error)) => {
+                summary.failures.push((slug, error.into()));
+                None
+            }
+            None => None,
         };
         summary.results.push((result, path));
     }
     summary
+}
+
+/// Removes the cells of a claim whose result is written, and the folder of all of them with the last. Cells
+/// that stay are not taken for those of another commit, so that it is no failure if the disk refuses.
+fn remove_cells(cells: Option<&Path>) {
+    if let Some(cells) = cells {
+        let _ = std::fs::remove_dir_all(cells);
+        if let Some(parent) = cells.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
 }

@@ -2,16 +2,19 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
 
+use std::path::Path;
+use std::sync::Mutex;
+
 use burn::tensor::Device;
+use nabla_base::methods::Paper;
+use nabla_base::progress::{NoProgress, ProgressSink};
 use nabla_claims::plot::{LinePlot, Series};
 use nabla_claims::report::{method_table_markdown, render_html, render_markdown};
 use nabla_claims::{
-    Check, Claim, ClaimContext, ClaimError, ClaimResult, Commit, Measurement, Metric, NoProgress,
-    Paper, ProgressSink, ResultError, RunError, Source, Table, Variant, Verdict, read_result,
-    read_results, run_claim, run_claims, write_report,
+    Bench, CELLS_FOLDER, Cell, Check, Claim, ClaimContext, ClaimError, ClaimResult, Commit,
+    Measurement, Metric, ResultError, RunError, Source, Stage, Table, Task, Variant, Verdict,
+    read_result, read_results, run_claim, run_claims, write_report,
 };
-use std::path::Path;
-use std::sync::Mutex;
 
 /// Gradient descent on x²/2 with step η multiplies x by (1 − η): after k steps from x₀ = 1 + seed
 /// exactly x₀ (1 − η)^k is left. The claim "0.5 beats 0.1" holds; "0.5 ends at zero" does not.
@@ -19,12 +22,22 @@ struct Quadratic;
 
 const STEPS: i32 = 10;
 
+const DISTANCE: Metric = Metric::lower("distance", "");
+const GAIN: Metric = Metric::higher("gain", "dB");
+const NUMBER: Metric = Metric::informative("steps", "");
+const HALF: Variant = Variant::method("step 0.5");
+const THIRD: Variant = Variant::ablation("step 0.3");
+const TENTH: Variant = Variant::baseline("step 0.1");
+const ONE: Task = Task::named("from 1");
+const TWO: Task = Task::named("from 2");
+
 impl Claim for Quadratic {
     fn slug(&self) -> &str {
-        "rddm" // a slug of the mission, so that the report finds its name
+        "rddm" // a slug of the list, so that the report finds its name
     }
-    fn paper(&self) -> Paper {
-        Paper::new("On <Quadratics> & Steps", "A. Author", 2024, "2401.00001")
+    fn paper(&self) -> Option<Paper> {
+        let title = "On <Quadratics> & Steps";
+        Some(Paper::new(title, "A. Author", 2024, "2401.00001"))
     }
     fn statement(&self) -> &str {
         "Larger steps get *nearer* to the minimum."
@@ -32,46 +45,45 @@ impl Claim for Quadratic {
     fn criterion(&self) -> &str {
         "Step 0.5 ends nearer than step 0.1, and at zero."
     }
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
-        let metrics = [
-            Metric::lower("distance", ""),
-            Metric::higher("gain", "dB"),
-            Metric::informative("steps", ""),
-        ];
-        let variants = [
-            Variant::method("step 0.5"),
-            Variant::ablation("step 0.3"),
-            Variant::baseline("step 0.1"),
-        ];
-        let mut table = Table::new(&context.seeds, metrics, variants, ["from 1", "from 2"])?;
-        let mut plot = LinePlot::new("Descent", "step", "distance").log_y();
-        context
-            .progress
-            .begin("descent", context.seeds.len() as u64);
-        for &seed in &context.seeds {
-            for (group, scale) in [("from 1", 1.0), ("from 2", 2.0)] {
-                for (name, eta) in [("step 0.5", 0.5), ("step 0.3", 0.3), ("step 0.1", 0.1)] {
-                    if name == "step 0.3" && group == "from 2" {
-                        continue; // a variant may lack a group
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+        let metrics = [DISTANCE, GAIN, NUMBER];
+        let mut table = Table::new(bench.seeds(), metrics, [HALF, THIRD, TENTH], [ONE, TWO])?;
+        let mut points = Vec::new();
+        for &seed in bench.seeds() {
+            for (task, scale) in [(ONE, 1.0), (TWO, 2.0)] {
+                for (variant, eta) in [(HALF, 0.5), (THIRD, 0.3), (TENTH, 0.1)] {
+                    // A variant may lack a task.
+                    if variant != THIRD || task == ONE {
+                        points.push((task.clone(), scale, variant, eta, seed));
                     }
-                    let mut x = scale * (1.0 + seed as f64);
-                    let start = x;
-                    for _ in 0..STEPS {
-                        x -= eta * x;
-                    }
-                    table.record(group, name, "distance", seed, x)?;
-                    table.record(group, name, "gain", seed, 20.0 * (start / x).log10())?;
-                    table.record(group, name, "steps", seed, f64::from(STEPS))?;
                 }
             }
-            context.progress.advance(1);
         }
-        for (name, eta) in [("step 0.5", 0.5_f64), ("step 0.1", 0.1)] {
+        let found = bench.measure(
+            &Stage::new("descent", &STEPS),
+            &points,
+            |(task, _, variant, _, seed)| Cell::of(task).variant(variant).seed(*seed),
+            |(_, scale, _, eta, seed)| {
+                let mut x = scale * (1.0 + *seed as f64);
+                for _ in 0..STEPS {
+                    x -= eta * x;
+                }
+                Ok(x)
+            },
+        )?;
+        for ((task, scale, variant, _, seed), x) in points.iter().zip(found) {
+            let start = scale * (1.0 + *seed as f64);
+            table.record(task, variant, &DISTANCE, *seed, x)?;
+            table.record(task, variant, &GAIN, *seed, 20.0 * (start / x).log10())?;
+            table.record(task, variant, &NUMBER, *seed, f64::from(STEPS))?;
+        }
+        let mut plot = LinePlot::new("Descent", "step", "distance").log_y();
+        for (variant, eta) in [(HALF, 0.5_f64), (TENTH, 0.1)] {
             let curve = (0..=STEPS).map(|k| [f64::from(k), (1.0 - eta).powi(k)]);
-            plot = plot.with_series(Series::new(name, curve));
+            plot = plot.with_series(Series::new(variant.name(), curve));
         }
-        let nearer = table.compare("from 1", "distance", "step 0.5", "step 0.1")?;
-        let left = table.mean("from 1", "step 0.5", "distance")?;
+        let nearer = table.compare(&ONE, &DISTANCE, &HALF, &TENTH)?.headline();
+        let left = table.mean(&ONE, &HALF, &DISTANCE)?;
         let zero = Check::new(
             "step 0.5 ends at zero",
             left == 0.0,
@@ -145,8 +157,11 @@ impl Claim for Broken {
     fn slug(&self) -> &str {
         self.0
     }
-    fn paper(&self) -> Paper {
-        Quadratic.paper()
+    fn paper(&self) -> Option<Paper> {
+        match self.0 {
+            "no-paper" => None,
+            _ => Quadratic.paper(),
+        }
     }
     fn statement(&self) -> &str {
         ""
@@ -154,20 +169,25 @@ impl Claim for Broken {
     fn criterion(&self) -> &str {
         ""
     }
-    fn run(&self, context: &ClaimContext<'_>) -> Result<Measurement, ClaimError> {
+    fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
         match self.0 {
             "panics" => panic!("out of memory"),
             "fails" => Err(ClaimError::experiment("the loss is NaN")),
-            "no-checks" => Ok(Measurement::new(Quadratic.run(context)?.table, vec![])),
+            "no-headline" => {
+                let whole = Quadratic.run(bench)?;
+                let checks = whole.checks.into_iter().map(|c| c.headline_if(false));
+                Ok(Measurement::new(whole.table, checks.collect()))
+            }
             "other-seeds" => {
                 let other = ClaimContext::new(Device::default(), &NoProgress);
-                Quadratic.run(&other.with_seeds(vec![7, 8, 9]))
+                let other = other.with_seeds(vec![7, 8, 9]);
+                Quadratic.run(&Bench::new(self, &other))
             }
             "gap" => {
-                let metrics = [Metric::lower("e", "")];
-                let mut table = Table::new(&context.seeds, metrics, [Variant::method("m")], ["g"])?;
-                table.record("g", "m", "e", context.seeds[0], 1.0)?;
-                Ok(Measurement::new(table, vec![Check::new("", true, "")]))
+                let mut table = Table::new(bench.seeds(), [DISTANCE], [HALF], [ONE])?;
+                table.record(&ONE, &HALF, &DISTANCE, bench.seeds()[0], 1.0)?;
+                let check = Check::new("", true, "").headline();
+                Ok(Measurement::new(table, vec![check]))
             }
             other => panic!("no such fault: {other}"),
         }
@@ -230,15 +250,13 @@ fn without_drawings(page: &str) -> String {
 fn the_measured_numbers_are_the_closed_form() {
     let result = run_claim(&Quadratic, &context()).unwrap();
     // x₀ = 1, 2, 3 has mean 2 and spread 1.
-    for (variant, factor) in [("step 0.5", 0.5_f64), ("step 0.1", 0.9)] {
-        let s = result
-            .measured
-            .summary("from 1", variant, "distance")
-            .unwrap();
+    for (variant, factor) in [(HALF, 0.5_f64), (TENTH, 0.9)] {
+        let s = result.measured.summary(&ONE, &variant, &DISTANCE).unwrap();
         let left = factor.powi(STEPS);
         assert!((s.mean - 2.0 * left).abs() < 1e-12 && (s.spread.unwrap() - left).abs() < 1e-12);
     }
-    assert_eq!(result.verdict, Verdict::HeldInPart);
+    // The headline holds; that a detail does not is no matter of the verdict.
+    assert_eq!(result.verdict, Verdict::Held);
     assert_eq!(
         result.checks.iter().map(|c| c.holds).collect::<Vec<_>>(),
         [true, false]
@@ -319,7 +337,15 @@ fn too_few_or_repeated_seeds_are_an_error() {
 #[test]
 fn a_failure_costs_no_other_result() {
     let folder = tempfile::tempdir().unwrap();
-    let faults = ["panics", "fails", "no-checks", "other-seeds", "gap"].map(Broken);
+    let faults = [
+        "panics",
+        "fails",
+        "no-headline",
+        "other-seeds",
+        "gap",
+        "no-paper",
+    ]
+    .map(Broken);
     let mut claims: Vec<&dyn Claim> = faults.iter().map(|fault| fault as &dyn Claim).collect();
     claims.insert(2, &Quadratic);
     let mut order = Vec::new();
@@ -328,7 +354,15 @@ fn a_failure_costs_no_other_result() {
     });
     assert_eq!(
         order,
-        ["panics", "fails", "rddm", "no-checks", "other-seeds", "gap"]
+        [
+            "panics",
+            "fails",
+            "rddm",
+            "no-headline",
+            "other-seeds",
+            "gap",
+            "no-paper"
+        ]
     );
     assert_eq!(summary.results.len(), 1);
     assert!(summary.results[0].1.as_ref().unwrap().is_file());
@@ -342,9 +376,10 @@ fn a_failure_costs_no_other_result() {
         [
             "the claim 'panics' stopped: out of memory",
             "the loss is NaN",
-            "the claim 'no-checks' returned no checks; a verdict needs at least one",
+            "the claim 'no-headline' returned no headline check; a verdict needs at least one",
             "the claim 'other-seeds' measured seeds [7, 8, 9], but was given [0, 1, 2]",
-            "the cell 'g' / 'm' / 'e' has no value for seed 1; every cell needs one value per seed or none",
+            "the cell 'from 1' / 'step 0.5' / 'distance' has no value for seed 1; every cell needs one value per seed or none",
+            "the claim 'no-paper' names no paper; a claim is what a paper says",
         ]
     );
     // A result that cannot be kept is reported, and still handed back.
@@ -357,6 +392,94 @@ fn a_failure_costs_no_other_result() {
         summary.failures[0].1,
         RunError::Result(ResultError::Io { .. })
     ));
+}
+
+/// A run that stops in the middle loses one cell: the next one measures the rest, and a finished run leaves
+/// nothing beside its result.
+#[test]
+fn an_interrupted_run_goes_on_and_cleans_up() {
+    /// Fails at the last cell, once.
+    struct Interrupted(Mutex<bool>);
+    impl Claim for Interrupted {
+        fn slug(&self) -> &str {
+            "adamp"
+        }
+        fn statement(&self) -> &str {
+            ""
+        }
+        fn criterion(&self) -> &str {
+            ""
+        }
+        fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+            let last = bench.seeds().last();
+            let found = bench.measure(
+                &Stage::new("one number", &()),
+                bench.seeds(),
+                |&seed| Cell::of(&ONE).seed(seed),
+                |seed| {
+                    let mut broken = self.0.lock().unwrap();
+                    if Some(seed) == last && std::mem::take(&mut *broken) {
+                        panic!("the power is gone");
+                    }
+                    Ok((1.0 + *seed as f64).sqrt())
+                },
+            )?;
+            let mut table = Table::new(bench.seeds(), [DISTANCE], [HALF], [ONE])?;
+            for (seed, value) in bench.seeds().iter().zip(found) {
+                table.record(&ONE, &HALF, &DISTANCE, *seed, value)?;
+            }
+            let check = Check::new("it runs", true, "").headline();
+            Ok(Measurement::new(table, vec![check]))
+        }
+    }
+    #[derive(Default)]
+    struct Notes(Mutex<Vec<String>>);
+    impl ProgressSink for Notes {
+        fn begin(&self, _stage: &str, _steps: u64) {}
+        fn advance(&self, _steps: u64) {}
+        fn note(&self, line: &str) {
+            self.0.lock().unwrap().push(line.to_owned());
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let claim = Interrupted(Mutex::new(true));
+    let claims: [&dyn Claim; 1] = [&claim];
+    let notes = Notes::default();
+    let context = ClaimContext::new(Device::default(), &notes);
+    let first = run_claims(claims, &context, Some(folder.path()), |_| {});
+    assert_eq!((first.results.len(), first.failures.len()), (0, 1));
+    let cells = folder.path().join(CELLS_FOLDER);
+    assert_eq!(std::fs::read_dir(cells.join("adamp")).unwrap().count(), 2);
+    let second = run_claims(claims, &context, Some(folder.path()), |_| {});
+    let (result, path) = &second.results[0];
+    assert!(path.is_some() && !cells.exists());
+    assert_eq!(
+        *notes.0.lock().unwrap(),
+        ["adamp: 2 cells are those of a run that did not finish"]
+    );
+    let values = result.measured.values(&ONE, &HALF, &DISTANCE).unwrap();
+    assert_eq!(values, [1.0, 2_f64.sqrt(), 3_f64.sqrt()]);
+}
+
+/// Results of before, whose checks were all headlines and whose verdicts could be 'in part', are read.
+#[test]
+fn the_format_before_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rddm.json");
+    fixed_result().save(folder.path()).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = text.lines().filter(|line| !line.contains("\"headline\""));
+    let old = lines.collect::<Vec<_>>().join("\n");
+    let old = old.replace("\"format\": 2", "\"format\": 1");
+    let old = old.replace("\"verdict\": \"held\"", "\"verdict\": \"held_in_part\"");
+    std::fs::write(&path, old).unwrap();
+    let read = read_result(&path).unwrap();
+    assert!(read.checks.iter().all(|check| check.headline));
+    assert_eq!(read.verdict, Verdict::NotHeld);
+    assert_eq!(read.measured, fixed_result().measured);
+    // Written again it is in the present format.
+    read.save(folder.path()).unwrap();
+    assert_eq!(read_result(&path).unwrap(), read);
 }
 
 #[test]
@@ -391,12 +514,12 @@ fn malformed_files_are_named_and_hide_nothing() {
         ),
         (
             "format.json",
-            with("\"format\": 1", "\"format\": 9"),
-            "its format is 9, expected 1",
+            with("\"format\": 2", "\"format\": 9"),
+            "its format is 9, expected 1 to 2",
         ),
         (
             "flattered.json",
-            with("held_in_part", "held"),
+            with("\"verdict\": \"held\"", "\"verdict\": \"not_held\""),
             "it is the result of",
         ),
     ];
@@ -417,14 +540,19 @@ fn malformed_files_are_named_and_hide_nothing() {
         assert!(error.contains(reason), "{error}");
     }
     let (markdown, html) = (results.join("RESULTS.md"), results.join("r.html"));
-    let reported = write_report(results, &markdown, &html).unwrap();
+    let reported = write_report(results, &markdown, Some(&html)).unwrap();
     assert_eq!(reported.problems.len(), bad.len());
-    for file in [markdown, html] {
+    for file in [&markdown, &html] {
         let text = std::fs::read_to_string(file).unwrap();
         assert!(text.contains("truncated.json") && text.contains("RDDM"));
     }
+    // The page is written only if it is asked for.
+    std::fs::remove_file(&html).unwrap();
+    write_report(results, &markdown, None).unwrap();
+    assert!(!html.exists());
     // A verdict that its checks do not support.
-    std::fs::write(results.join("rddm.json"), with("held_in_part", "held")).unwrap();
+    let flattered = with("\"holds\": true", "\"holds\": false");
+    std::fs::write(results.join("rddm.json"), flattered).unwrap();
     let error = read_result(&results.join("rddm.json"))
         .unwrap_err()
         .to_string();
@@ -464,7 +592,7 @@ fn reports_are_the_committed_ones() {
     assert!(
         table
             .lines()
-            .any(|l| l.starts_with("| RDDM |") && l.ends_with("held in part |"))
+            .any(|l| l.starts_with("| RDDM |") && l.ends_with("| held |"))
     );
 }
 
@@ -483,5 +611,11 @@ fn progress_is_passed_on() {
     }
     let recorder = Recorder::default();
     run_claim(&Quadratic, &ClaimContext::new(Device::default(), &recorder)).unwrap();
-    assert_eq!(*recorder.0.lock().unwrap(), ["descent 3", "+1", "+1", "+1"]);
+    assert_eq!(
+        *recorder.0.lock().unwrap(),
+        ["descent 15"]
+            .into_iter()
+            .chain(["+1"; 15])
+            .collect::<Vec<_>>()
+    );
 }

@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
-use nabla::claims::ProgressSink;
 
 /// The least time between two lines where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);

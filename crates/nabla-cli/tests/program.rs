@@ -311,8 +311,18 @@ fn lists_and_checks_are_told_to_people_and_programs() {
         .unwrap();
     assert_eq!(omnissr["paper"]["arxiv"], "2404.10312");
     assert!(omnissr["state"].is_string() && omnissr["claim"].is_null());
+    // Every method that is done has an experiment, and only one.
     desk.done("claims list");
-    assert!(desk.json("claims list").is_array());
+    let slugs = |json: &Value| -> Vec<String> {
+        let all = json.as_array().unwrap().iter();
+        all.map(|m| m["slug"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let mut done = listed.clone();
+    done.as_array_mut()
+        .unwrap()
+        .retain(|m| m["state"] == "done");
+    assert_eq!(slugs(&desk.json("claims list")), slugs(&done));
 
     assert!(desk.done("doctor").contains("works"));
     let doctor = desk.json("doctor");
@@ -333,7 +343,15 @@ fn a_report_of_no_results_is_a_report() {
     fs::write(desk.path("README.md"), readme).unwrap();
     let told = desk.done("claims report --readme README.md");
     assert!(told.starts_with("0 results"), "{told}");
-    assert!(desk.path("RESULTS.md").is_file() && desk.path("RESULTS.html").is_file());
+    // The page is written only if it is asked for.
+    assert!(desk.path("RESULTS.md").is_file());
+    assert!(fs::read_dir(desk.path(".")).unwrap().all(|entry| {
+        let path = entry.unwrap().path();
+        path.extension().is_none_or(|extension| extension != "html")
+    }));
+    let told = desk.done("claims report --html page.html");
+    assert!(told.contains("RESULTS.md and page.html"), "{told}");
+    assert!(desk.path("page.html").is_file());
     let readme = fs::read_to_string(desk.path("README.md")).unwrap();
     assert!(readme.contains("`omnissr`") && readme.ends_with("the end\n"));
     fs::create_dir(desk.path("results")).unwrap();

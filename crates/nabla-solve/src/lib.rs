@@ -11,7 +11,6 @@
 //! * [`zeroth_order`]: perturbations, schedules and the line search of these;
 //! * [`block_coordinate_descent`]: block coordinate descent, for regression, classification and graphs;
 //! * [`convex_relu`]: two-layer ReLU networks to global optimality, by convex programs;
-//! * [`rate_fit`]: how fast an error falls.
 //!
 //! The names that programs use most are here at the root, too.
 
@@ -23,7 +22,6 @@ pub mod matrix_sensing;
 pub mod normalized_lr;
 pub mod ranking_oracle;
 pub mod ranking_protocol;
-pub mod rate_fit;
 pub mod scobo;
 pub mod zeroth_order;
 pub mod zo_rank_sgd;
@@ -41,7 +39,6 @@ pub use matrix_sensing::{
 pub use normalized_lr::{Separation, SeparatorError, maximal_margin, separate};
 pub use ranking_oracle::{FunctionOracle, ModuleOracle, Ranking, RankingError, RankingOracle};
 pub use ranking_protocol::ProtocolOracle;
-pub use rate_fit::{RateFit, exponential_rate, power_rate};
 pub use scobo::{Scobo, ScoboConfig};
 pub use zo_rank_sgd::{ZoRankSgd, ZoRankSgdConfig};
 pub use zo_sgd::{ZoSgd, ZoSgdConfig};

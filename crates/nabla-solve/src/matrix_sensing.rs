@@ -529,7 +529,7 @@ fn finite(x: &Mat<f64>) -> Result<(), MatrixSensingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rate_fit::{exponential_rate, power_rate};
+    use nabla_base::rate_fit::{exponential_rate, power_rate};
 
     const SIDE: usize = 50;
     const STEP: f64 = 0.25;

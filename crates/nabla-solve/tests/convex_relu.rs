@@ -272,7 +272,7 @@ fn admm_converges_linearly_and_alike_by_every_primal_step() {
             .iter()
             .copied()
             .filter(|&(t, e)| t > 200.0 && e > 1e-11);
-        let fit = nabla_solve::rate_fit::exponential_rate(late).unwrap();
+        let fit = nabla_base::rate_fit::exponential_rate(late).unwrap();
         println!(
             "rho {rho}, step {dual_step}: {fit:?}, {} iterations",
             solution.iterations

@@ -14,8 +14,10 @@
 //! * [`optim`]: optimizers that Burn's learner takes;
 //! * [`solve`]: solvers for problems that are no networks;
 //! * [`train`]: classifiers on real data sets, and comparisons of optimizers;
-//! * [`claims`]: the methods with their papers, and the experiments that measure what those claim;
-//! * [`base`]: files that are whole or not there, and the error for a number out of range.
+//! * [`claims`]: how what papers claim is measured, and reported. The experiments themselves are in crates of
+//!   their own beside the families (`nabla-optim-experiments` ...);
+//! * [`base`]: the methods with their papers, progress, files that are whole or not there, and the error for
+//!   a number out of range.
 //!
 //! The program `nabla` (crate `nabla-cli`) does the same jobs on files.
 //!
@@ -52,7 +54,12 @@ pub use nabla_train as train;
 pub mod prelude {
     // Inlined, their pages would link to places that only the pages of their own crates have.
     #[doc(no_inline)]
-    pub use nabla_claims::{Claim, ClaimContext, ClaimResult, METHODS, Verdict, run_claim};
+    pub use nabla_base::methods::{METHODS, Paper};
+    #[doc(no_inline)]
+    pub use nabla_claims::{
+        Bench, Cell, Check, Claim, ClaimContext, ClaimError, ClaimResult, Measurement, Metric,
+        Stage, Table, Task, Variant, Verdict, run_claim,
+    };
     #[doc(no_inline)]
     pub use nabla_data::{
         BitDepth, FileFormat, GainMap, Light, Metadata, PhotoSphere, Picture, Raster, ReadOptions,

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use nabla::base::progress::ProgressSink;
 use nabla::base::write_bytes_atomically;
 use nabla::claims::report::insert_method_table;
 use nabla::claims::{
-    Claim, ClaimContext, ClaimResult, ProgressSink, RunError, Verdict, claim, claims, read_results,
-    run_claims, write_report,
+    Claim, ClaimContext, ClaimResult, Experiments, RunError, Verdict, read_results, run_claims,
+    write_report,
 };
 use serde::Serialize;
 
@@ -17,6 +18,16 @@ use crate::errors::Failure;
 use crate::output::{print, print_json};
 use crate::progress::Progress;
 use nabla::base::words::duration;
+
+/// The experiments of all families.
+fn experiments() -> Experiments {
+    Experiments::of([
+        nabla_optim_experiments::EXPERIMENTS,
+        nabla_solve_experiments::EXPERIMENTS,
+        nabla_diffusion_experiments::EXPERIMENTS,
+        nabla_panorama_experiments::EXPERIMENTS,
+    ])
+}
 
 /// The command line of the job.
 #[derive(Args)]
@@ -29,9 +40,10 @@ pub struct Arguments {
 enum Task {
     /// List the claims that can be run, and what became of them
     List(ListArguments),
-    /// Measure claims: the method and its baselines on the same data, over several seeds
+    /// Measure claims: the method and its baselines on the same data, over several seeds. A run that stopped
+    /// goes on where it ended
     Run(RunArguments),
-    /// Render the results to RESULTS.md and RESULTS.html
+    /// Render the results to RESULTS.md and, if asked for, an HTML page
     Report(ReportArguments),
 }
 
@@ -78,9 +90,9 @@ struct ReportArguments {
     /// The Markdown file to write
     #[arg(long, value_name = "FILE", default_value = "RESULTS.md")]
     markdown: PathBuf,
-    /// The HTML page to write
-    #[arg(long, value_name = "FILE", default_value = "RESULTS.html")]
-    html: PathBuf,
+    /// An HTML page to write besides, with all plots in it
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// A document to put the table of methods into, between its two marker lines
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,
@@ -108,7 +120,7 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
     for problem in &folder.problems {
         eprintln!("nabla: {problem}");
     }
-    let listed: Vec<Listed> = claims()
+    let listed: Vec<Listed> = experiments()
         .iter()
         .map(|claim| Listed {
             slug: claim.slug().to_owned(),
@@ -140,11 +152,13 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
 }
 
 fn measure(arguments: &RunArguments) -> Result<(), Failure> {
-    let chosen: Vec<Box<dyn Claim>> = if arguments.slugs.is_empty() {
-        claims()
+    let experiments = experiments();
+    let chosen: Vec<&dyn Claim> = if arguments.slugs.is_empty() {
+        experiments.iter().collect()
     } else {
         let slugs = arguments.slugs.iter();
-        slugs.map(|slug| claim(slug)).collect::<Result<_, _>>()?
+        let found = slugs.map(|slug| experiments.find(slug));
+        found.collect::<Result<_, _>>()?
     };
     let progress = Progress::new();
     let device = arguments.device.open()?;
@@ -162,7 +176,6 @@ fn measure(arguments: &RunArguments) -> Result<(), Failure> {
         // A long run must not end in a folder that cannot be written.
         check_folder(&arguments.results)?;
     }
-    let chosen = chosen.iter().map(|claim| claim.as_ref());
     let summary = run_claims(chosen, &context, Some(&arguments.results), |slug| {
         progress.note(&format!("{slug} ..."));
     });
@@ -203,13 +216,19 @@ fn text(result: &ClaimResult, path: Option<&Path>) -> String {
         duration(result.seconds),
         result.device
     );
-    for check in &result.checks {
-        let mark = if check.holds {
-            "holds"
-        } else {
-            "does not hold"
-        };
-        text.push_str(&format!("  {mark}: {} ({})\n", check.text, check.detail));
+    for (title, headline) in [("headlines", true), ("details", false)] {
+        let chosen = || result.checks.iter().filter(|c| c.headline == headline);
+        if chosen().next().is_some() {
+            text.push_str(&format!("  {title}:\n"));
+        }
+        for check in chosen() {
+            let mark = if check.holds {
+                "holds"
+            } else {
+                "does not hold"
+            };
+            text.push_str(&format!("    {mark}: {} ({})\n", check.text, check.detail));
+        }
     }
     for note in &result.notes {
         text.push_str(&format!("  {note}\n"));
@@ -231,16 +250,19 @@ fn report(arguments: &ReportArguments) -> Result<(), Failure> {
             Some((path, text))
         }
     };
-    let folder = write_report(&arguments.results, &arguments.markdown, &arguments.html)?;
+    let folder = write_report(
+        &arguments.results,
+        &arguments.markdown,
+        arguments.html.as_deref(),
+    )?;
     for problem in &folder.problems {
         eprintln!("nabla: {problem}");
     }
-    let mut text = format!(
-        "{} results in {} and {}\n",
-        folder.results.len(),
-        arguments.markdown.display(),
-        arguments.html.display()
-    );
+    let files = match &arguments.html {
+        None => arguments.markdown.display().to_string(),
+        Some(html) => format!("{} and {}", arguments.markdown.display(), html.display()),
+    };
+    let mut text = format!("{} results in {files}\n", folder.results.len());
     if let Some((path, document)) = document {
         let document = insert_method_table(&document, &folder)?;
         write_bytes_atomically(path, document.as_bytes())?;
@@ -251,7 +273,7 @@ fn report(arguments: &ReportArguments) -> Result<(), Failure> {
     } else {
         print(&text)?;
         Err(Failure::input(format!(
-            "{} files in {} are no results",
+            "{} files in {} are not results",
             folder.problems.len(),
             arguments.results.display()
         )))

@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use nabla::base::progress::ProgressSink;
 use nabla::base::write_bytes_atomically;
+use nabla::claims::Role;
 use nabla::claims::plot::{
     DotPanel, DotPlot, DotRow, LinePlot, Series, Theme, dot_plot, line_plot, write_svg,
 };
-use nabla::claims::{ProgressSink, Role};
 use nabla::train::comparison::{
     Comparison, ComparisonError, ComparisonEvent, Contender, Phase, RunRecord, Spread, Standing,
 };

@@ -1,10 +1,11 @@
-//! `nabla list`: every method of the mission.
+//! `nabla list`: every published method.
 
 use std::path::PathBuf;
 
 use clap::Args;
+use nabla::base::methods::{METHODS, Paper, State};
 use nabla::claims::report::method_table_text;
-use nabla::claims::{METHODS, Paper, State, Verdict, read_results};
+use nabla::claims::{Verdict, read_results};
 use serde::Serialize;
 
 use crate::errors::Failure;
@@ -28,7 +29,7 @@ struct Listed {
     #[serde(rename = "crate")]
     crate_name: &'static str,
     state: &'static str,
-    paper: Option<Paper>,
+    paper: Paper,
     claim: Option<Measured>,
 }
 

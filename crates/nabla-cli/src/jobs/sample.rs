@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use clap::{Args, ValueEnum};
+use nabla::base::progress::ProgressSink;
 use nabla::base::{check_writable, write_bytes_atomically};
-use nabla::claims::ProgressSink;
 use nabla::data::{BitDepth, FileFormat, Picture, Raster, WriteOptions};
 use nabla::diffusion::denoiser::Prediction;
 use nabla::diffusion::sampler::SamplerKind;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
+use nabla::base::progress::ProgressSink;
 use nabla::base::write_bytes_atomically;
-use nabla::claims::ProgressSink;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};
 use nabla::diffusion::rddm_sampler::Loss;

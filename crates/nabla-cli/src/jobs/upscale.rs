@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
+use nabla::base::progress::ProgressSink;
 use nabla::base::{OutputError, check_writable};
-use nabla::claims::ProgressSink;
 use nabla::data::{
     FileFormat, GainMap, Light, Picture, Raster, ReadOptions, WriteOptions, sample_panorama,
 };

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use nabla::claims::ProgressSink;
+use nabla::base::progress::ProgressSink;
 use nabla::claims::plot::{LinePlot, Series};
 use nabla::data::LabelledRows;
 use nabla::solve::convex_relu::{

@@ -1,6 +1,6 @@
 //! The steps of a solver: those that are kept, and how far it is.
 
-use nabla::claims::ProgressSink;
+use nabla::base::progress::ProgressSink;
 
 use crate::progress::Progress;
 

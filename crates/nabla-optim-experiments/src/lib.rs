@@ -1,0 +1,46 @@
+//! The experiments that measure what is claimed of the optimizers of `nabla-optim`: one file per method.
+//!
+//! What they share is there for experiments of one's own: [`training_contest`] trains one network by several
+//! optimizers, each with a learning rate that was searched with the same budget, and [`trajectory`] walks on
+//! functions of a few numbers.
+
+pub mod adabelief;
+pub mod adamp;
+pub mod diffgrad;
+pub mod m_fac;
+pub mod training_contest;
+pub mod trajectory;
+
+/// All experiments of this crate.
+pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(adamp::AdamPClaim),
+    || Box::new(diffgrad::DiffGradClaim),
+    || Box::new(adabelief::AdaBeliefClaim),
+    || Box::new(m_fac::MFacClaim),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use nabla_base::progress::NoProgress;
+    use nabla_claims::{ClaimContext, Experiments, read_result, run_claim};
+    use std::path::Path;
+
+    /// The quick forms run whole, and have the headlines of the committed results.
+    #[test]
+    fn committed_headlines_are_the_experiments() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let context =
+            ClaimContext::quick(Device::flex(), &NoProgress).with_assets(root.join("assets"));
+        let experiments = Experiments::of([EXPERIMENTS]);
+        for slug in ["adamp", "diffgrad", "adabelief", "m-fac"] {
+            let quick = run_claim(experiments.find(slug).unwrap(), &context).unwrap();
+            let kept = read_result(&root.join(format!("results/{slug}.json"))).unwrap();
+            let other = kept.other_headlines(&quick);
+            assert!(other.is_empty(), "{slug}: {other:?}");
+            let shared = |text: &str| kept.checks.iter().any(|c| c.text == text);
+            assert!(quick.checks.iter().any(|c| c.headline && shared(&c.text)));
+        }
+    }
+}
