@@ -40,6 +40,7 @@
 //! Distributed Learning*, JMLR 2023, arXiv 2002.12410 (the classes of compressors).
 
 use burn::tensor::{Device, Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
 use rand::RngExt;
 use rand::seq::index;
 
@@ -52,15 +53,9 @@ pub use wire::WireError;
 /// Why a vector cannot be compressed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CompressorError {
-    /// Nothing would be sent.
-    #[error("a sparse compressor must keep at least one element, but K is 0")]
-    NoElements,
-    /// Nothing could be told apart.
-    #[error("the number of levels must lie in 1 to {highest}, but it is {levels}", highest = Qsgd::HIGHEST)]
-    Levels {
-        /// The number asked for.
-        levels: u32,
-    },
+    /// A number of elements or levels out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// A vector without elements.
     #[error("the vector must have at least one element")]
     Empty,
@@ -328,9 +323,7 @@ impl RandK {
     /// # Errors
     /// If `k` is 0.
     pub fn new(k: usize) -> Result<Self, CompressorError> {
-        if k == 0 {
-            return Err(CompressorError::NoElements);
-        }
+        range::at_least("number of kept elements K", k, 1)?;
         Ok(Self { k })
     }
 }
@@ -380,9 +373,7 @@ impl TopK {
     /// # Errors
     /// If `k` is 0.
     pub fn new(k: usize) -> Result<Self, CompressorError> {
-        if k == 0 {
-            return Err(CompressorError::NoElements);
-        }
+        range::at_least("number of kept elements K", k, 1)?;
         Ok(Self { k })
     }
 }
@@ -461,11 +452,8 @@ impl Qsgd {
     /// # Errors
     /// If the number is out of that range.
     pub fn new(levels: u32) -> Result<Self, CompressorError> {
-        if (1..=Self::HIGHEST).contains(&levels) {
-            Ok(Self { levels })
-        } else {
-            Err(CompressorError::Levels { levels })
-        }
+        range::within("number of levels", levels, 1..=Self::HIGHEST)?;
+        Ok(Self { levels })
     }
 }
 
@@ -916,12 +904,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        assert_eq!(TopK::new(0), Err(CompressorError::NoElements));
-        assert_eq!(RandK::new(0), Err(CompressorError::NoElements));
+        let error = TopK::new(0).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the number of kept elements K is 0, but it must be at least 1"
+        );
+        assert_eq!(RandK::new(0).unwrap_err(), error);
         let error = Qsgd::new(0).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the number of levels must lie in 1 to 8388608, but it is 0"
+            "the number of levels is 0, but it must be from 1 to 8388608"
         );
         assert!(Qsgd::new((1 << 23) + 1).is_err());
         let compress = |compressor: &dyn Compressor, x: &[f32]| {

@@ -45,6 +45,7 @@
 use std::error::Error;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
 use rayon::prelude::*;
 
 use crate::flat::FlatError;
@@ -82,15 +83,8 @@ pub enum CurvatureError {
         columns: usize,
     },
     /// A number out of its range.
-    #[error("the {field} is {value}, but it must be {range}")]
-    Field {
-        /// The number.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it may be.
-        range: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The numbers are not of floating point.
     #[error("the parameters are of the type {0:?}, but they must be floating point numbers")]
     NotFloat(DType),
@@ -355,13 +349,7 @@ where
     /// # Errors
     /// If the share is negative or not finite.
     pub fn with_error(mut self, share: f64) -> Result<Self, CurvatureError> {
-        if !(share >= 0.0 && share.is_finite()) {
-            return Err(CurvatureError::Field {
-                field: "error of the products",
-                value: share,
-                range: "finite and at least 0",
-            });
-        }
+        range::not_negative("error of the products", share)?;
         self.error = share;
         Ok(self)
     }
@@ -415,7 +403,7 @@ impl<A: CurvatureOperator> Damped<A> {
     /// # Errors
     /// If it is negative or not finite.
     pub fn new(operator: A, damping: f64) -> Result<Self, CurvatureError> {
-        check_damping(damping)?;
+        range::not_negative("damping", damping)?;
         Ok(Self { operator, damping })
     }
 }
@@ -465,7 +453,7 @@ impl EmpiricalFisher {
     /// # Errors
     /// If there is no example, or the damping is negative or not finite.
     pub fn new(gradients: Tensor<2>, damping: f64) -> Result<Self, CurvatureError> {
-        check_damping(damping)?;
+        range::not_negative("damping", damping)?;
         if gradients.dims()[0] == 0 {
             return Err(CurvatureError::NoExamples);
         }
@@ -496,18 +484,6 @@ impl CurvatureOperator for EmpiricalFisher {
         let along = self.gradients.clone().matmul(column); // g_iᵀ v, [examples, 1]
         let sum = self.gradients.clone().transpose().matmul(along); // [parameters, 1]
         Ok(sum.squeeze_dim(1) / examples + v.clone() * self.damping)
-    }
-}
-
-fn check_damping(damping: f64) -> Result<(), CurvatureError> {
-    if damping >= 0.0 && damping.is_finite() {
-        Ok(())
-    } else {
-        Err(CurvatureError::Field {
-            field: "damping",
-            value: damping,
-            range: "finite and at least 0",
-        })
     }
 }
 
@@ -987,7 +963,7 @@ pub(crate) mod tests {
         ));
         let bad = DifferenceConfig::new().with_accuracy(-1.0);
         let refused = Hessian::new(network_gradient, vector(&theta()), bad);
-        assert!(matches!(refused, Err(CurvatureError::Field { .. })));
+        assert!(matches!(refused, Err(CurvatureError::Range(_))));
     }
 
     /// On a kink itself there is no Hessian: what is stated says so.
@@ -1042,11 +1018,11 @@ pub(crate) mod tests {
         for step in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             let config = config(Order::Second, Step::Fixed(step));
             let refused = Hessian::new(network_gradient, vector(&theta()), config);
-            assert!(matches!(refused, Err(CurvatureError::Field { .. })));
+            assert!(matches!(refused, Err(CurvatureError::Range(_))));
         }
         for damping in [-1.0, f64::NAN] {
             let refused = Damped::new(&matrix, damping);
-            assert!(matches!(refused, Err(CurvatureError::Field { .. })));
+            assert!(matches!(refused, Err(CurvatureError::Range(_))));
         }
         let refused = EmpiricalFisher::new(Tensor::zeros([0, 3], &Device::flex()), 0.0);
         assert!(matches!(refused, Err(CurvatureError::NoExamples)));

@@ -46,6 +46,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use nabla_base::range::{self, OutOfRange};
+
 use crate::compressor::{Compressed, Compressor, CompressorError, Constant};
 use crate::seeded_noise::SeededNoise;
 
@@ -82,15 +84,8 @@ pub enum ErrorFeedbackError {
         reason: String,
     },
     /// A constant out of its range.
-    #[error("the {field} is {value}, but it must be {range}")]
-    Field {
-        /// The constant.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it may be.
-        range: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The compressor.
     #[error(transparent)]
     Compressor(#[from] CompressorError),
@@ -447,22 +442,10 @@ impl Ef21Server {
 /// # Ok::<(), nabla_grad::error_feedback::ErrorFeedbackError>(())
 /// ```
 pub fn ef21_step_size(l: f64, l_tilde: f64, delta: f64) -> Result<f64, ErrorFeedbackError> {
-    for (field, value) in [("smoothness L", l), ("mean smoothness L̃", l_tilde)] {
-        if !(value > 0.0 && value.is_finite()) {
-            return Err(ErrorFeedbackError::Field {
-                field,
-                value,
-                range: "positive and finite",
-            });
-        }
-    }
-    if !(delta > 0.0 && delta <= 1.0) {
-        return Err(ErrorFeedbackError::Field {
-            field: "contraction δ",
-            value: delta,
-            range: "above 0 and at most 1",
-        });
-    }
+    range::positive("smoothness L", l)?;
+    range::positive("mean smoothness L̃", l_tilde)?;
+    let fits = delta > 0.0 && delta <= 1.0;
+    range::check(fits, "contraction δ", delta, "above 0 and at most 1")?;
     let theta = 1.0 - (1.0 - delta).sqrt();
     let beta = (1.0 - delta) / theta;
     Ok(1.0 / (l + l_tilde * (beta / theta).sqrt()))

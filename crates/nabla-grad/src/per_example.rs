@@ -54,6 +54,8 @@ use burn::tensor::module::unfold4d;
 use burn::tensor::ops::{PadMode, UnfoldOptions};
 use burn::tensor::{Float, Gradients, IndexingUpdateOp, Int, Tensor};
 
+use nabla_base::range::{self, OutOfRange};
+
 use crate::flat::{FlatError, ParameterLayout};
 use crate::training_mode::{TrainingLayer, batch_norm_in_training, moved_since, statistics};
 
@@ -114,16 +116,9 @@ pub enum PerExampleError {
         /// Name of the tensor.
         name: String,
     },
-    /// A number out of range.
-    #[error("the {field} is {value}, but it must be {range}")]
-    Field {
-        /// The number.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it may be.
-        range: &'static str,
-    },
+    /// A number out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// A parameter of the layout has got no gradients.
     #[error("the parameter {name} has got no per-example gradients")]
     Missing {
@@ -270,14 +265,11 @@ impl<const I: usize, const O: usize, K: Autodiff> Recorded<I, O, K> {
                 let examples = gradient.dims()[0] as f64;
                 Ok(gradient * examples)
             }
-            Reduction::Scaled(factor) if factor != 0.0 && factor.is_finite() => {
+            Reduction::Scaled(factor) => {
+                let fits = factor != 0.0 && factor.is_finite();
+                range::check(fits, "factor of the loss", factor, "finite and not 0")?;
                 Ok(gradient / factor)
             }
-            Reduction::Scaled(factor) => Err(PerExampleError::Field {
-                field: "factor of the loss",
-                value: factor,
-                range: "finite and not 0",
-            }),
         }
     }
 }
@@ -588,7 +580,7 @@ pub fn layer_norm_gradients<const D: usize>(
     output_gradient: &Tensor<D>,
 ) -> Result<LayerGradients<2>, PerExampleError> {
     same_shape(input, output_gradient)?;
-    check_epsilon(epsilon)?;
+    range::not_negative("epsilon of the normalisation", epsilon)?;
     let (x, g) = positions(input, output_gradient)?;
     let sum = |t: Tensor<3>| t.sum_dim(1).squeeze_dim(1);
     Ok(LayerGradients {
@@ -608,7 +600,7 @@ pub fn group_norm_gradients<const D: usize>(
     output_gradient: &Tensor<D>,
 ) -> Result<LayerGradients<2>, PerExampleError> {
     same_shape(input, output_gradient)?;
-    check_epsilon(layer.epsilon)?;
+    range::not_negative("epsilon of the normalisation", layer.epsilon)?;
     let dims = input.dims();
     if D < 2 || dims[1] != layer.num_channels {
         return Err(PerExampleError::Shape {
@@ -647,7 +639,7 @@ pub fn batch_norm_gradients<const D: usize>(
         return Err(PerExampleError::Training { layer });
     }
     same_shape(input, output_gradient)?;
-    check_epsilon(layer.epsilon)?;
+    range::not_negative("epsilon of the normalisation", layer.epsilon)?;
     let dims = input.dims();
     let [channels] = layer.gamma.lazy_shape().dims();
     if D < 2 || dims[1] != channels {
@@ -696,18 +688,6 @@ fn same_shape<const D: usize>(
             what: "gradient of the output",
             found: output_gradient.dims().to_vec(),
             expected: format!("{:?} as that of the input", input.dims()),
-        })
-    }
-}
-
-fn check_epsilon(epsilon: f64) -> Result<(), PerExampleError> {
-    if epsilon >= 0.0 && epsilon.is_finite() {
-        Ok(())
-    } else {
-        Err(PerExampleError::Field {
-            field: "epsilon of the normalisation",
-            value: epsilon,
-            range: "finite and at least 0",
         })
     }
 }
@@ -1246,7 +1226,7 @@ mod tests {
         let gradients = y.sum().backward();
         for factor in [0.0, f64::NAN] {
             let refused = recorded.output_gradient(&gradients, Reduction::Scaled(factor));
-            assert!(matches!(refused, Err(PerExampleError::Field { .. })));
+            assert!(matches!(refused, Err(PerExampleError::Range(_))));
         }
 
         let shape = |refused: PerExampleError| {
@@ -1275,7 +1255,7 @@ mod tests {
         refused.into_iter().for_each(|r| shape(r.unwrap_err()));
         assert!(matches!(
             layer_norm_gradients(-1.0, &noise([2, 3], 1), &noise([2, 3], 2)),
-            Err(PerExampleError::Field { .. })
+            Err(PerExampleError::Range(_))
         ));
         let empty = Tensor::<2>::zeros([0, 2], &device());
         assert!(matches!(

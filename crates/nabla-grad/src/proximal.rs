@@ -45,21 +45,16 @@ use burn::tensor::{Tensor, TensorData};
 use faer::Mat;
 use faer::diag::Diag;
 
+use nabla_base::range::{self, OutOfRange};
+
 use crate::decomposition::Views;
 
 /// Why a proximal operator cannot be made or applied.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ProximalError {
-    /// A weight, a radius or the step is out of range.
-    #[error("the {field} must be {range}, but it is {value}")]
-    Field {
-        /// What it is.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it may be.
-        range: &'static str,
-    },
+    /// A weight, a radius or the step out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The bounds of a box.
     #[error("the low bound of a box must be at most the high bound, but they are {low} and {high}")]
     Bounds {
@@ -135,35 +130,13 @@ pub trait Proximal<const D: usize> {
     /// # Errors
     /// As [`prox`](Self::prox).
     fn prox_conjugate(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        let step = positive("step", step)?;
+        range::positive("step", step)?;
         Ok(x.clone() - self.prox(x / step, 1.0 / step)? * step)
     }
 }
 
 /// Share of its size by which a point may be outside of a set and count as inside.
 const ROUNDING: f64 = 1e-5;
-
-fn positive(field: &'static str, value: f64) -> Result<f64, ProximalError> {
-    if value > 0.0 && value.is_finite() {
-        return Ok(value);
-    }
-    Err(ProximalError::Field {
-        field,
-        value,
-        range: "positive and finite",
-    })
-}
-
-fn not_negative(field: &'static str, value: f64) -> Result<f64, ProximalError> {
-    if value >= 0.0 && value.is_finite() {
-        return Ok(value);
-    }
-    Err(ProximalError::Field {
-        field,
-        value,
-        range: "at least 0 and finite",
-    })
-}
 
 /// `w ‖x‖₁`: sparsity. Its proximal operator is the soft threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -177,15 +150,15 @@ impl L1 {
     /// # Errors
     /// If the weight is negative or not finite.
     pub fn new(weight: f64) -> Result<Self, ProximalError> {
-        Ok(Self {
-            weight: not_negative("weight", weight)?,
-        })
+        range::not_negative("weight", weight)?;
+        Ok(Self { weight })
     }
 }
 
 impl<const D: usize> Proximal<D> for L1 {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        Ok(soft_threshold(x, positive("step", step)? * self.weight))
+        range::positive("step", step)?;
+        Ok(soft_threshold(x, step * self.weight))
     }
 
     fn value(&self, x: &Tensor<D>) -> Result<f64, ProximalError> {
@@ -205,15 +178,15 @@ impl SquaredL2 {
     /// # Errors
     /// If the weight is negative or not finite.
     pub fn new(weight: f64) -> Result<Self, ProximalError> {
-        Ok(Self {
-            weight: not_negative("weight", weight)?,
-        })
+        range::not_negative("weight", weight)?;
+        Ok(Self { weight })
     }
 }
 
 impl<const D: usize> Proximal<D> for SquaredL2 {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        Ok(x / (1.0 + positive("step", step)? * self.weight))
+        range::positive("step", step)?;
+        Ok(x / (1.0 + step * self.weight))
     }
 
     fn value(&self, x: &Tensor<D>) -> Result<f64, ProximalError> {
@@ -234,16 +207,15 @@ impl ElasticNet {
     /// # Errors
     /// If a weight is negative or not finite.
     pub fn new(l1: f64, l2: f64) -> Result<Self, ProximalError> {
-        Ok(Self {
-            l1: not_negative("weight of the 1-norm", l1)?,
-            l2: not_negative("weight of the squared 2-norm", l2)?,
-        })
+        range::not_negative("weight of the 1-norm", l1)?;
+        range::not_negative("weight of the squared 2-norm", l2)?;
+        Ok(Self { l1, l2 })
     }
 }
 
 impl<const D: usize> Proximal<D> for ElasticNet {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        let step = positive("step", step)?;
+        range::positive("step", step)?;
         Ok(soft_threshold(x, step * self.l1) / (1.0 + step * self.l2))
     }
 
@@ -268,10 +240,8 @@ impl GroupL2 {
     /// # Errors
     /// If the weight is negative or not finite.
     pub fn new(weight: f64, groups: Views) -> Result<Self, ProximalError> {
-        Ok(Self {
-            weight: not_negative("weight", weight)?,
-            groups,
-        })
+        range::not_negative("weight", weight)?;
+        Ok(Self { weight, groups })
     }
 
     /// The dimensions of one group.
@@ -287,7 +257,8 @@ impl GroupL2 {
 
 impl<const D: usize> Proximal<D> for GroupL2 {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        let threshold = positive("step", step)? * self.weight;
+        range::positive("step", step)?;
+        let threshold = step * self.weight;
         // One norm per group, [1, …, groups, …, 1]. Inside of the threshold the share is exactly 1,
         // and nothing is left of the group.
         let norms = norms(x.clone(), &self.dims(&x)?);
@@ -312,9 +283,8 @@ impl NuclearNorm {
     /// # Errors
     /// If the weight is negative or not finite.
     pub fn new(weight: f64) -> Result<Self, ProximalError> {
-        Ok(Self {
-            weight: not_negative("weight", weight)?,
-        })
+        range::not_negative("weight", weight)?;
+        Ok(Self { weight })
     }
 }
 
@@ -328,7 +298,8 @@ fn matrix(x: &Tensor<2>) -> Result<Mat<f64>, ProximalError> {
 
 impl Proximal<2> for NuclearNorm {
     fn prox(&self, x: Tensor<2>, step: f64) -> Result<Tensor<2>, ProximalError> {
-        let threshold = positive("step", step)? * self.weight;
+        range::positive("step", step)?;
+        let threshold = step * self.weight;
         let [rows, columns] = x.dims();
         let svd = matrix(&x)?
             .thin_svd()
@@ -368,15 +339,14 @@ impl L2Ball {
     /// # Errors
     /// If the radius is not positive and finite.
     pub fn new(radius: f64) -> Result<Self, ProximalError> {
-        Ok(Self {
-            radius: positive("radius", radius)?,
-        })
+        range::positive("radius", radius)?;
+        Ok(Self { radius })
     }
 }
 
 impl<const D: usize> Proximal<D> for L2Ball {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        positive("step", step)?;
+        range::positive("step", step)?;
         not_empty(&x)?;
         let dims: Vec<usize> = (0..D).collect();
         // A point inside stays, bit by bit.
@@ -402,15 +372,14 @@ impl L1Ball {
     /// # Errors
     /// If the radius is not positive and finite.
     pub fn new(radius: f64) -> Result<Self, ProximalError> {
-        Ok(Self {
-            radius: positive("radius", radius)?,
-        })
+        range::positive("radius", radius)?;
+        Ok(Self { radius })
     }
 }
 
 impl<const D: usize> Proximal<D> for L1Ball {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        positive("step", step)?;
+        range::positive("step", step)?;
         not_empty(&x)?;
         let values = finite(host(&x)?)?;
         if one_norm(&values) <= self.radius {
@@ -442,15 +411,14 @@ impl LInfBall {
     /// # Errors
     /// If the radius is not positive and finite.
     pub fn new(radius: f64) -> Result<Self, ProximalError> {
-        Ok(Self {
-            radius: positive("radius", radius)?,
-        })
+        range::positive("radius", radius)?;
+        Ok(Self { radius })
     }
 }
 
 impl<const D: usize> Proximal<D> for LInfBall {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        positive("step", step)?;
+        range::positive("step", step)?;
         Ok(x.clamp(-self.radius, self.radius))
     }
 
@@ -484,7 +452,7 @@ impl BoxConstraint {
 
 impl<const D: usize> Proximal<D> for BoxConstraint {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        positive("step", step)?;
+        range::positive("step", step)?;
         Ok(x.clamp(self.low, self.high))
     }
 
@@ -509,15 +477,14 @@ impl Simplex {
     /// # Errors
     /// If the sum is not positive and finite.
     pub fn new(sum: f64) -> Result<Self, ProximalError> {
-        Ok(Self {
-            sum: positive("sum", sum)?,
-        })
+        range::positive("sum", sum)?;
+        Ok(Self { sum })
     }
 }
 
 impl<const D: usize> Proximal<D> for Simplex {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
-        positive("step", step)?;
+        range::positive("step", step)?;
         not_empty(&x)?;
         let values = finite(host(&x)?)?;
         let threshold = simplex_threshold(values.clone(), self.sum);
@@ -991,7 +958,7 @@ mod tests {
         let error = L1::new(-1.0).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the weight must be at least 0 and finite, but it is -1"
+            "the weight is -1, but it must be at least 0 and finite"
         );
         assert!(L2Ball::new(0.0).is_err() && L1Ball::new(f64::NAN).is_err());
         assert!(
@@ -1002,13 +969,13 @@ mod tests {
             for step in [0.0, -1.0, f64::INFINITY, f64::NAN] {
                 let error = operator.prox(x(), step).unwrap_err();
                 assert!(
-                    matches!(error, ProximalError::Field { field: "step", .. }),
+                    matches!(&error, ProximalError::Range(error) if error.name == "step"),
                     "{name}"
                 );
             }
             let error = operator.prox_conjugate(x(), 0.0).unwrap_err();
             assert!(
-                matches!(error, ProximalError::Field { field: "step", .. }),
+                matches!(&error, ProximalError::Range(error) if error.name == "step"),
                 "{name}"
             );
         }

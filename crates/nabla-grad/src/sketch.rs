@@ -41,6 +41,7 @@
 //! 1011.1595; Woodruff, *Sketching as a Tool for Numerical Linear Algebra*, 2014, arXiv 1411.4357.
 
 use burn::tensor::{Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
 use rand::RngExt;
 use rand::seq::index;
 use rayon::prelude::*;
@@ -56,8 +57,8 @@ pub use message::SketchMessage;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SketchError {
     /// A size of the sketch is 0.
-    #[error("the {0} of a sketch must be at least 1, but it is 0")]
-    Zero(&'static str),
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// More rows than there are to take.
     #[error(
         "a subsampled Hadamard transform of {dimension} elements has {padded} rows to take, but it \
@@ -192,10 +193,10 @@ fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(),
 }
 
 fn check_sizes(sizes: &[(&'static str, usize)]) -> Result<(), SketchError> {
-    match sizes.iter().find(|(_, size)| *size == 0) {
-        Some((what, _)) => Err(SketchError::Zero(what)),
-        None => Ok(()),
+    for (what, size) in sizes {
+        range::at_least(format!("{what} of the sketch"), *size, 1)?;
     }
+    Ok(())
 }
 
 fn identity(kind: &[u8], numbers: impl Iterator<Item = u64>) -> u64 {
@@ -988,12 +989,12 @@ mod tests {
     fn what_cannot_be_is_refused() {
         let noise = &mut SeededNoise::new(0, 0);
         assert_eq!(
-            CountSketch::new(3, 0, 5, noise).unwrap_err(),
-            SketchError::Zero("number of columns")
+            CountSketch::new(3, 0, 5, noise).unwrap_err().to_string(),
+            "the number of columns of the sketch is 0, but it must be at least 1"
         );
         assert_eq!(
-            GaussianSketch::new(3, 0, noise).unwrap_err(),
-            SketchError::Zero("dimension")
+            GaussianSketch::new(3, 0, noise).unwrap_err().to_string(),
+            "the dimension of the sketch is 0, but it must be at least 1"
         );
         assert_eq!(
             Srht::new(9, 5, noise).unwrap_err(),

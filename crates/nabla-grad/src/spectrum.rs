@@ -39,6 +39,8 @@ use faer::linalg::evd::{
 };
 use faer::{Mat, Par, Spec};
 
+use nabla_base::range::{self, OutOfRange};
+
 use crate::curvature::{CurvatureError, CurvatureOperator, add_scaled, dot, norm};
 use crate::seeded_noise::SeededNoise;
 use crate::trace::Probe;
@@ -46,16 +48,9 @@ use crate::trace::Probe;
 /// Why a spectrum cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum SpectrumError {
-    /// A field of a configuration is out of range.
-    #[error("the {field} is {value}, but it must be {range}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it may be.
-        range: &'static str,
-    },
+    /// A number of a configuration, or the norm of the start, out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// More eigenvalues than there are.
     #[error("{asked} eigenvalues were asked for, but the matrix has {dim} rows")]
     TooMany {
@@ -67,11 +62,6 @@ pub enum SpectrumError {
     /// The matrix is empty.
     #[error("the matrix has no rows, so it has no spectrum")]
     Empty,
-    /// A start that is no direction.
-    #[error(
-        "the start of the Lanczos iteration has the norm {0}, but it must be positive and finite"
-    )]
-    Start(f64),
     /// A start of another length than the matrix.
     #[error(
         "the start of the Lanczos iteration has {found} elements, but the matrix has {dim} rows"
@@ -142,15 +132,9 @@ pub fn top_eigenpairs(
     noise: &mut SeededNoise,
 ) -> Result<Vec<Eigenpair>, SpectrumError> {
     let dim = checked_dim(operator)?;
-    positive("number of iterations", config.iterations)?;
-    positive("number of eigenvalues", config.count)?;
-    if !(config.tolerance >= 0.0 && config.tolerance.is_finite()) {
-        return Err(SpectrumError::Field {
-            field: "tolerance",
-            value: config.tolerance,
-            range: "finite and at least 0",
-        });
-    }
+    range::at_least("number of iterations", config.iterations, 1)?;
+    range::at_least("number of eigenvalues", config.count, 1)?;
+    range::not_negative("tolerance", config.tolerance)?;
     if config.count > dim {
         return Err(SpectrumError::TooMany {
             asked: config.count,
@@ -353,7 +337,7 @@ pub fn lanczos(
     config: &LanczosConfig,
 ) -> Result<Tridiagonal, SpectrumError> {
     let dim = checked_dim(operator)?;
-    positive("number of Lanczos steps", config.steps)?;
+    range::at_least("number of Lanczos steps", config.steps, 1)?;
     if start.len() != dim {
         return Err(SpectrumError::StartLength {
             dim,
@@ -362,9 +346,9 @@ pub fn lanczos(
     }
     let mut v = start.to_vec();
     let length = norm(&v);
-    if !(length.is_finite() && normalise(&mut v)) {
-        return Err(SpectrumError::Start(length));
-    }
+    let fits = length.is_finite() && normalise(&mut v);
+    let name = "norm of the start of the Lanczos iteration";
+    range::check(fits, name, length, "positive and finite")?;
     let steps = config.steps.min(dim);
     let precision = precision(operator);
     let mut alpha = Vec::with_capacity(steps);
@@ -465,16 +449,7 @@ impl SpectralDensity {
     /// # Errors
     /// If there is no quadrature, or the configuration is out of range.
     pub fn of(quadratures: &[Quadrature], config: &DensityConfig) -> Result<Self, SpectrumError> {
-        let field = |field, value, range| {
-            Err(SpectrumError::Field {
-                field,
-                value,
-                range,
-            })
-        };
-        if config.points < 32 {
-            return field("number of grid points", config.points as f64, "at least 32");
-        }
+        range::at_least("number of grid points", config.points, 32)?;
         let nodes = || quadratures.iter().flat_map(|q| q.nodes.iter().copied());
         let (low, high) = nodes().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), node| {
             (low.min(node), high.max(node))
@@ -483,22 +458,23 @@ impl SpectralDensity {
             return Err(SpectrumError::NoQuadrature);
         }
         let intervals = (config.points - 1) as f64;
-        let range = match config.bounds {
+        let width = match config.bounds {
             Some([first, last]) => last - first,
             None => high - low,
         };
-        if !(range >= 0.0 && range.is_finite()) || config.bounds.is_some() && range == 0.0 {
-            return field("width of the grid", range, "positive and finite");
+        // Without bounds of its own, the grid gets a margin.
+        if config.bounds.is_some() || width != 0.0 {
+            range::positive("width of the grid", width)?;
         }
         let operator_error = quadratures
             .iter()
             .fold(0.0_f64, |most, q| most.max(q.operator_error));
         let sigma = match config.sigma {
             Some(sigma) => sigma,
-            // With a margin of 4 σ on each side, two spacings are σ = 2 (range + 8 σ) / intervals.
-            None => (1e-5 * (range + 0.02).max(1.0))
+            // With a margin of 4 σ on each side, two spacings are σ = 2 (width + 8 σ) / intervals.
+            None => (1e-5 * (width + 0.02).max(1.0))
                 .sqrt()
-                .max(2.0 * range / (intervals - 16.0))
+                .max(2.0 * width / (intervals - 16.0))
                 .max(operator_error),
         };
         let [first, last] = config.bounds.unwrap_or_else(|| {
@@ -506,10 +482,10 @@ impl SpectralDensity {
             [low - margin, high + margin]
         });
         let spacing = (last - first) / intervals;
-        if !(sigma >= spacing && sigma.is_finite()) {
-            // A narrower Gaussian can fall between two points and be lost.
-            return field("standard deviation", sigma, "at least the grid's spacing");
-        }
+        // A narrower Gaussian can fall between two points and be lost.
+        let fits = sigma >= spacing && sigma.is_finite();
+        let expected = "finite and at least the grid's spacing";
+        range::check(fits, "standard deviation", sigma, expected)?;
 
         let grid: Vec<f64> = (0..config.points)
             .map(|i| first + spacing * i as f64)
@@ -561,7 +537,7 @@ pub fn spectral_quadratures(
     noise: &mut SeededNoise,
 ) -> Result<Vec<Quadrature>, SpectrumError> {
     let dim = checked_dim(operator)?;
-    positive("number of runs", config.runs)?;
+    range::at_least("number of runs", config.runs, 1)?;
     let lanczos_config = LanczosConfig {
         steps: config.steps,
         reorthogonalise: config.reorthogonalise,
@@ -611,18 +587,6 @@ fn checked_dim(operator: &impl CurvatureOperator) -> Result<usize, SpectrumError
 fn precision(operator: &impl CurvatureOperator) -> f64 {
     let info = operator.dtype().finfo();
     info.map_or(f64::EPSILON, |info| info.epsilon)
-}
-
-fn positive(field: &'static str, value: usize) -> Result<(), SpectrumError> {
-    if value > 0 {
-        Ok(())
-    } else {
-        Err(SpectrumError::Field {
-            field,
-            value: 0.0,
-            range: "positive",
-        })
-    }
 }
 
 /// Takes the shares of an orthonormal basis out of `v`; twice, which is enough (Kahan; Parlett,
@@ -1073,12 +1037,12 @@ mod tests {
             PowerConfig::new().with_iterations(0),
             PowerConfig::new().with_tolerance(f64::NAN),
         ] {
-            assert!(matches!(refused(config), SpectrumError::Field { .. }));
+            assert!(matches!(refused(config), SpectrumError::Range(_)));
         }
         let config = LanczosConfig::new();
         for start in [[0.0; 4], [f64::NAN; 4]] {
             let refused = lanczos(&operator, &start, &config);
-            assert!(matches!(refused, Err(SpectrumError::Start(_))));
+            assert!(matches!(refused, Err(SpectrumError::Range(_))));
         }
         assert!(matches!(
             lanczos(&operator, &[1.0; 3], &config),
@@ -1101,7 +1065,7 @@ mod tests {
         ] {
             let refused = SpectralDensity::of(std::slice::from_ref(&quadrature), &config);
             assert!(
-                matches!(refused, Err(SpectrumError::Field { .. })),
+                matches!(refused, Err(SpectrumError::Range(_))),
                 "{config:?}"
             );
         }

@@ -24,6 +24,7 @@
 use std::f64::consts::{FRAC_PI_2, PI};
 use std::ops::Range;
 
+use nabla_base::range::{self, OutOfRange};
 use nabla_data::Raster;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -193,15 +194,9 @@ pub enum CubemapError {
         /// Columns.
         width: usize,
     },
-    /// Faces cannot have this size.
-    #[error(
-        "the faces of a cube must be 1 to {} pixels wide, not {size}",
-        Erp::MAX_WIDTH
-    )]
-    FaceSize {
-        /// Pixels.
-        size: usize,
-    },
+    /// Faces of a size that they cannot have.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The picture is no panorama.
     #[error(transparent)]
     Erp(#[from] ErpError),
@@ -378,9 +373,11 @@ impl CubemapProjection {
     /// # Errors
     /// If `size` is 0 or above [`Erp::MAX_WIDTH`] or the kernel is not finite.
     pub fn new(erp: Erp, size: usize, interpolation: Interpolation) -> Result<Self, CubemapError> {
-        if !(1..=Erp::MAX_WIDTH).contains(&size) {
-            return Err(CubemapError::FaceSize { size });
-        }
+        range::within(
+            "width of a cube's faces in pixels",
+            size,
+            1..=Erp::MAX_WIDTH,
+        )?;
         interpolation.check()?;
         let lattice = Lattice {
             erp,
@@ -926,7 +923,7 @@ mod tests {
         let erp = Erp::new(8, 16).unwrap();
         assert!(matches!(
             CubemapProjection::new(erp, 0, Interpolation::BICUBIC),
-            Err(CubemapError::FaceSize { size: 0 })
+            Err(CubemapError::Range(_))
         ));
         let way = CubemapProjection::new(erp, 4, Interpolation::BICUBIC).unwrap();
         assert!(matches!(

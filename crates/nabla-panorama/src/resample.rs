@@ -24,6 +24,7 @@ use std::borrow::Cow;
 use std::f64::consts::PI;
 use std::ops::Range;
 
+use nabla_base::range::{self, OutOfRange};
 use nabla_data::Raster;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -99,7 +100,7 @@ impl Interpolation {
 
     pub(crate) fn check(self) -> Result<(), ResampleError> {
         match self {
-            Self::Bicubic { a } if !a.is_finite() => Err(ResampleError::Kernel { a }),
+            Self::Bicubic { a } => Ok(range::finite("parameter a of the cubic kernel", a.into())?),
             _ => Ok(()),
         }
     }
@@ -147,12 +148,9 @@ pub enum ResampleError {
         /// Columns.
         width: usize,
     },
-    /// The parameter of the cubic kernel is not a number.
-    #[error("the cubic kernel needs a finite parameter, but a = {a}")]
-    Kernel {
-        /// The parameter.
-        a: f32,
-    },
+    /// The parameter of the cubic kernel is not finite.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
 }
 
 fn check_planar(picture: &Raster) -> Result<(), ResampleError> {
@@ -1306,7 +1304,7 @@ mod tests {
         let kernel = Interpolation::Bicubic { a: f32::NAN };
         assert!(matches!(
             resize_erp(&panorama, 8, kernel),
-            Err(ResampleError::Kernel { .. })
+            Err(ResampleError::Range(_))
         ));
         assert!(resize_erp(&panorama, usize::MAX, Interpolation::BICUBIC).is_err());
         assert!(resize_erp(&panorama, 0, Interpolation::BICUBIC).is_err());

@@ -34,6 +34,7 @@
 use std::borrow::Cow;
 use std::f64::consts::PI;
 
+use nabla_base::range::{self, OutOfRange};
 use nabla_data::Raster;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -62,23 +63,9 @@ pub enum TangentGridError {
     /// There are more planes than is sensible.
     #[error("a tangent grid may have at most {} planes", TangentGrid::MAX_PLANES)]
     TooManyPlanes,
-    /// A latitude lies beyond a pole.
-    #[error("the latitude of a row must lie from -90 to 90 degrees, but row {row} has {latitude}")]
-    Latitude {
-        /// The row, from 0.
-        row: usize,
-        /// Degrees.
-        latitude: f64,
-    },
-    /// A plane cannot have this field of view.
-    #[error(
-        "the field of view of a plane must lie from 1 to {} degrees, but it is {fov}",
-        TangentGrid::MAX_FOV
-    )]
-    FieldOfView {
-        /// Degrees.
-        fov: f64,
-    },
+    /// A latitude or a field of view out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The planes leave a hole.
     #[error(
         "the planes leave a hole near longitude {longitude:.2}, latitude {latitude:.2} degrees; \
@@ -182,9 +169,9 @@ impl TangentGrid {
             return Err(TangentGridError::NoRows);
         }
         for (row, &(latitude, columns)) in rows.iter().enumerate() {
-            if !(-90.0..=90.0).contains(&latitude) {
-                return Err(TangentGridError::Latitude { row, latitude });
-            }
+            let fits = (-90.0..=90.0).contains(&latitude);
+            let name = format!("latitude of row {row} of the tangent grid");
+            range::check(fits, name, latitude, "from -90 to 90 degrees")?;
             if columns == 0 {
                 return Err(TangentGridError::NoColumns { row });
             }
@@ -195,9 +182,9 @@ impl TangentGrid {
         if planes > Self::MAX_PLANES {
             return Err(TangentGridError::TooManyPlanes);
         }
-        if !(1.0..=Self::MAX_FOV).contains(&fov) {
-            return Err(TangentGridError::FieldOfView { fov });
-        }
+        let fits = (1.0..=Self::MAX_FOV).contains(&fov);
+        let expected = format!("from 1 to {} degrees", Self::MAX_FOV);
+        range::check(fits, "field of view of a plane", fov, expected)?;
         let grid = Self { rows, fov };
         grid.check_coverage((fov.to_radians() / 2.0).tan())?;
         Ok(grid)
@@ -473,17 +460,9 @@ pub enum TangentError {
         /// The factor of enlargement.
         pre_upsample: usize,
     },
-    /// The factor of enlargement is 0.
-    #[error("the factor of enlargement before projection must be at least 1")]
-    PreUpsample,
-    /// The blending weights are not positive.
-    #[error(
-        "the variance of the blending weights must be positive and finite, but it is {variance}"
-    )]
-    Variance {
-        /// In squared plane widths.
-        variance: f32,
-    },
+    /// The factor of enlargement, or the variance of the blending weights, out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The panorama has another size than the projection.
     #[error(
         "the projection is for panoramas of {} x {}, but this picture is {width} x {height}",
@@ -575,9 +554,7 @@ impl TangentProjection {
         options: TangentOptions,
     ) -> Result<Self, TangentError> {
         let factor = options.pre_upsample;
-        if factor == 0 {
-            return Err(TangentError::PreUpsample);
-        }
+        range::at_least("factor of enlargement before projection", factor, 1)?;
         if !(1..=Erp::MAX_WIDTH).contains(&plane_size.saturating_mul(factor)) {
             return Err(TangentError::PlaneSize {
                 size: plane_size,
@@ -1284,13 +1261,15 @@ enum Weight {
 impl Weight {
     fn new(blend: Blend) -> Result<Self, TangentError> {
         match blend {
-            Blend::Gaussian { variance } if !(variance > 0.0 && variance.is_finite()) => {
-                Err(TangentError::Variance { variance })
-            }
             // exp(−d²/(2 variance)) with d² = (u² + v²)/4.
-            Blend::Gaussian { variance } => Ok(Self::Gaussian {
-                exponent: -std::f32::consts::LOG2_E / (8.0 * variance),
-            }),
+            Blend::Gaussian { variance } => {
+                let fits = variance > 0.0 && variance.is_finite();
+                let name = "variance of the blending weights";
+                range::check(fits, name, variance, "positive and finite")?;
+                Ok(Self::Gaussian {
+                    exponent: -std::f32::consts::LOG2_E / (8.0 * variance),
+                })
+            }
             Blend::Feather => Ok(Self::Feather),
             Blend::Uniform => Ok(Self::Uniform),
         }
@@ -1527,7 +1506,7 @@ mod tests {
             pre_upsample: 0,
             ..options()
         };
-        assert_eq!(with(8, bad).unwrap_err(), TangentError::PreUpsample);
+        assert!(matches!(with(8, bad), Err(TangentError::Range(_))));
         let bad = TangentOptions {
             pre_upsample: 2000,
             ..options()
@@ -1537,7 +1516,7 @@ mod tests {
             blend: Blend::Gaussian { variance: 0.0 },
             ..options()
         };
-        assert!(matches!(with(8, bad), Err(TangentError::Variance { .. })));
+        assert!(matches!(with(8, bad), Err(TangentError::Range(_))));
 
         let way = with(8, options()).unwrap();
         assert!(matches!(

@@ -47,6 +47,7 @@ mod update;
 use std::ops::ControlFlow;
 
 use burn::config::Config;
+use nabla_base::range::{self, OutOfRange};
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 
@@ -84,14 +85,9 @@ pub enum BlockDescentError {
     /// Too few classes.
     #[error("softmax needs labels of at least 2 classes, but there are {0}")]
     Classes(usize),
-    /// A weight that is negative or not finite.
-    #[error("the {name} weight is {weight}, but it must be at least 0 and finite")]
-    Weight {
-        /// Of what.
-        name: &'static str,
-        /// The weight.
-        weight: f64,
-    },
+    /// A weight or a tolerance out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Bounds without room between them.
     #[error("the bounds are {low} and {high}, but the lower must be less than the upper")]
     Bounds {
@@ -194,9 +190,6 @@ pub enum BlockDescentError {
         /// Where.
         coordinate: usize,
     },
-    /// A tolerance that is negative or NaN.
-    #[error("the tolerance is {0}, but it must be at least 0")]
-    Tolerance(f64),
     /// A start that is not finite, or outside the bounds.
     #[error(
         "coordinate {coordinate} of the start is {value}, but it must be finite and within the bounds"
@@ -382,9 +375,7 @@ impl BlockCoordinateDescentConfig {
         if n == 0 {
             return Err(BlockDescentError::Empty("coordinates"));
         }
-        if self.tolerance.is_nan() || self.tolerance < 0.0 {
-            return Err(BlockDescentError::Tolerance(self.tolerance));
-        }
+        range::at_least("tolerance", self.tolerance, 0.0)?;
         penalty.check(n)?;
         self.check_update(penalty)?;
         let (low, high) = penalty.bounds();

@@ -18,11 +18,12 @@
 //! Source: Hansen, *The CMA Evolution Strategy: A Tutorial*, 2016, arXiv 1604.00772.
 
 use faer::{Mat, Side};
+use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{Ranking, RankingOracle, ask};
 use crate::zeroth_order::{
-    Directions, RunError, ZerothOrderError, add, finite, least, moved, norm, positive, start,
+    Directions, RunError, ZerothOrderError, add, finite, moved, norm, start,
 };
 
 /// What depends only on the dimension and the number of points.
@@ -186,8 +187,8 @@ impl CmaEs {
         seed: u64,
     ) -> Result<Self, ZerothOrderError> {
         let mean = self::start(start)?;
-        least("number of points in a generation", candidates, 4)?;
-        positive("standard deviation", sigma)?;
+        range::at_least("number of points in a generation", candidates, 4)?;
+        range::positive("standard deviation", sigma)?;
         let d = mean.len();
         Ok(Self {
             constants: Constants::new(d, candidates),

@@ -15,12 +15,13 @@
 //! Source: Golovin, Karro, Kochanski, Lee, Song, Zhang, *Gradientless Descent: High-Dimensional
 //! Zeroth-Order Optimization*, ICLR 2020, arXiv 1911.06317.
 
+use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, ask};
-use crate::zeroth_order::{Directions, RunError, ZerothOrderError, moved, positive, start};
+use crate::zeroth_order::{Directions, RunError, ZerothOrderError, moved, start};
 
 /// The lengths that are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,15 +117,9 @@ impl GradientlessDescent {
                 "at least 1",
             ),
         };
-        positive("radius", radius)?;
-        positive(name, value)?;
-        if !holds {
-            return Err(ZerothOrderError::Value {
-                name,
-                value,
-                expected,
-            });
-        }
+        range::positive("radius", radius)?;
+        range::positive(name, value)?;
+        range::check(holds, name, value, expected)?;
         Ok(Self {
             radii,
             point: self::start(start)?,

@@ -34,30 +34,15 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
+use nabla_base::range::{self, OutOfRange};
 use nabla_grad::seeded_noise::SeededNoise;
 
 /// Why a matrix cannot be sensed or factored.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MatrixSensingError {
-    /// A width of the factors that the matrix cannot have.
-    #[error("the factors' width is {rank}, but it must be from 1 to {largest}")]
-    Rank {
-        /// The width.
-        rank: usize,
-        /// The smaller side of the matrix.
-        largest: usize,
-    },
-    /// A number that must be positive and finite.
-    #[error("the {name} is {value}, but it must be positive and finite")]
-    NotPositive {
-        /// Which one.
-        name: &'static str,
-        /// Its value.
-        value: f64,
-    },
-    /// A size of 0.
-    #[error("the {0} must be at least 1")]
-    Zero(&'static str),
+    /// A width, a size or another number out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Not as many measurements as the operator makes.
     #[error("the operator makes {expected} measurements, but {found} were given")]
     Count {
@@ -271,14 +256,9 @@ impl FactorStart {
 
     fn check(&self, shape: [usize; 2]) -> Result<(), MatrixSensingError> {
         let largest = shape[0].min(shape[1]);
-        if !(1..=largest).contains(&self.rank) {
-            return Err(MatrixSensingError::Rank {
-                rank: self.rank,
-                largest,
-            });
-        }
-        positive("scale of the start", self.scale)?;
-        positive("imbalance of the start", self.imbalance)
+        range::within("factors' width", self.rank, 1..=largest)?;
+        range::positive("scale of the start", self.scale)?;
+        Ok(range::positive("imbalance of the start", self.imbalance)?)
     }
 
     /// Entries `N(0, scale²/rows)`.
@@ -341,7 +321,7 @@ impl<A: LinearMeasurement> SymmetricFactors<A> {
     /// # Errors
     /// If the step size is not positive, or the factors are not finite afterwards.
     pub fn step(&mut self, step_size: f64) -> Result<(), MatrixSensingError> {
-        positive("step size", step_size)?;
+        range::positive("step size", step_size)?;
         let residual = self.problem.residual(self.matrix().as_ref());
         let e = self.problem.operator.adjoint(&residual);
         let symmetric = Mat::from_fn(e.nrows(), e.ncols(), |i, j| 0.5 * (e[(i, j)] + e[(j, i)]));
@@ -430,7 +410,7 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
     /// # Errors
     /// If the step size is not positive, or the factors are not finite afterwards.
     pub fn step(&mut self, step_size: f64) -> Result<(), MatrixSensingError> {
-        positive("step size", step_size)?;
+        range::positive("step size", step_size)?;
         let residual = self.problem.residual(self.matrix().as_ref());
         let e = self.problem.operator.adjoint(&residual);
         let old = self.f.clone();
@@ -446,7 +426,7 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
     /// # Errors
     /// If `β` is not positive or `F` has no full column rank.
     pub fn rebalance(&mut self, beta: f64) -> Result<(), MatrixSensingError> {
-        positive("size of the singular values", beta)?;
+        range::positive("size of the singular values", beta)?;
         let svd = self
             .f
             .thin_svd()
@@ -501,21 +481,13 @@ fn squared_sum(x: &[f64]) -> f64 {
     x.iter().map(|v| v * v).sum()
 }
 
-fn positive(name: &'static str, value: f64) -> Result<(), MatrixSensingError> {
-    if value > 0.0 && value.is_finite() {
-        Ok(())
-    } else {
-        Err(MatrixSensingError::NotPositive { name, value })
-    }
-}
-
 fn check_sizes<const N: usize>(
     sizes: [(&'static str, usize); N],
 ) -> Result<(), MatrixSensingError> {
-    match sizes.into_iter().find(|&(_, size)| size == 0) {
-        Some((name, _)) => Err(MatrixSensingError::Zero(name)),
-        None => Ok(()),
+    for (name, size) in sizes {
+        range::at_least(name, size, 1)?;
     }
+    Ok(())
 }
 
 fn finite(x: &Mat<f64>) -> Result<(), MatrixSensingError> {

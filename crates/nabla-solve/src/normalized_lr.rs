@@ -33,6 +33,7 @@
 
 use std::ops::ControlFlow;
 
+use nabla_base::range::{self, OutOfRange};
 use nabla_data::LabelledRows;
 use serde::{Deserialize, Serialize};
 
@@ -50,12 +51,9 @@ pub enum SeparatorError {
         /// Its label.
         label: f64,
     },
-    /// A step size that is not positive and finite.
-    #[error("the step size is {0}, but it must be positive and finite")]
-    StepSize(f64),
-    /// The tolerance of the margin is not positive.
-    #[error("the tolerance of the margin is {0}, but it must lie between 0 and 1")]
-    Tolerance(f64),
+    /// A step size or a tolerance out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
 }
 
 /// How `θ` moves; the [module](self) has the equations.
@@ -131,10 +129,8 @@ pub fn separate(
     observe: &mut dyn FnMut(SeparatorStep) -> ControlFlow<()>,
 ) -> Result<Separation, SeparatorError> {
     check(rows)?;
-    if let Rule::GradientDescent(step) | Rule::NormalizedGradientDescent(step) = rule
-        && !(step > 0.0 && step.is_finite())
-    {
-        return Err(SeparatorError::StepSize(step));
+    if let Rule::GradientDescent(step) | Rule::NormalizedGradientDescent(step) = rule {
+        range::positive("step size", step)?;
     }
     let n = rows.len() as f64;
     let mut theta = vec![0.0; rows.features()];
@@ -241,9 +237,7 @@ pub fn maximal_margin(
     max_iterations: usize,
 ) -> Result<Option<f64>, SeparatorError> {
     check(rows)?;
-    if !(tolerance > 0.0 && tolerance < 1.0) {
-        return Err(SeparatorError::Tolerance(tolerance));
-    }
+    range::between("tolerance of the margin", tolerance, 0.0, 1.0)?;
     let mut weights = vec![0.0; rows.len()];
     weights[0] = 1.0;
     let mut point = vec![0.0; rows.features()];

@@ -36,6 +36,7 @@ use std::convert::Infallible;
 
 use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
 use nabla_grad::flat::{FlatError, ParameterLayout};
 use nabla_grad::seeded_noise::SeededNoise;
 
@@ -393,15 +394,6 @@ pub enum ValueNoise {
     PlackettLuce(f64),
 }
 
-/// The noise is not of a size that noise can have.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("the {what} is {value}, but it must be {expected}")]
-pub struct NoiseError {
-    what: &'static str,
-    value: f64,
-    expected: &'static str,
-}
-
 /// The order by a function with noise. The noise of a question depends only on the seed and on the
 /// question's number, so that a resumed run sees the same.
 #[derive(Clone, Debug)]
@@ -416,21 +408,14 @@ impl<F: FnMut(&[f64]) -> f64> NoisyFunctionOracle<F> {
     ///
     /// # Errors
     /// If the size of the noise is negative or not finite.
-    pub fn new(function: F, noise: ValueNoise, seed: u64) -> Result<Self, NoiseError> {
+    pub fn new(function: F, noise: ValueNoise, seed: u64) -> Result<Self, OutOfRange> {
         let (ValueNoise::Gaussian(size) | ValueNoise::PlackettLuce(size)) = noise;
-        if size >= 0.0 && size.is_finite() {
-            Ok(Self {
-                function,
-                noise,
-                seed,
-            })
-        } else {
-            Err(NoiseError {
-                what: "size of the noise",
-                value: size,
-                expected: "at least 0 and finite",
-            })
-        }
+        range::not_negative("size of the noise", size)?;
+        Ok(Self {
+            function,
+            noise,
+            seed,
+        })
     }
 }
 
@@ -469,20 +454,13 @@ impl<O: RankingOracle> SwappingOracle<O> {
     ///
     /// # Errors
     /// If the probability is none.
-    pub fn new(oracle: O, probability: f64, seed: u64) -> Result<Self, NoiseError> {
-        if (0.0..=1.0).contains(&probability) {
-            Ok(Self {
-                oracle,
-                probability,
-                seed,
-            })
-        } else {
-            Err(NoiseError {
-                what: "probability of a slip",
-                value: probability,
-                expected: "at least 0 and at most 1",
-            })
-        }
+    pub fn new(oracle: O, probability: f64, seed: u64) -> Result<Self, OutOfRange> {
+        range::within("probability of a slip", probability, 0.0..=1.0)?;
+        Ok(Self {
+            oracle,
+            probability,
+            seed,
+        })
     }
 }
 

@@ -17,12 +17,12 @@
 //! Computational Harmonic Analysis, 2022, arXiv 2010.02479.
 
 use burn::config::Config;
+use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, RankingQuestion, ask};
 use crate::zeroth_order::{
-    Directions, LineSearch, RunError, Schedule, ZerothOrderError, add, least, moved, norm,
-    positive, start,
+    Directions, LineSearch, RunError, Schedule, ZerothOrderError, add, moved, norm, start,
 };
 
 /// Configuration of [`Scobo`].
@@ -107,10 +107,10 @@ impl Scobo {
         config: ScoboConfig,
         start: impl IntoIterator<Item = X>,
     ) -> Result<Self, ZerothOrderError> {
-        least("number of comparisons", config.candidates, 1)?;
-        least("sparsity", config.sparsity.unwrap_or(1), 1)?;
-        positive("radius", config.radius)?;
-        positive("step size", config.step_size)?;
+        range::at_least("number of comparisons", config.candidates, 1)?;
+        range::at_least("sparsity", config.sparsity.unwrap_or(1), 1)?;
+        range::positive("radius", config.radius)?;
+        range::positive("step size", config.step_size)?;
         config.line_search.map_or(Ok(()), |s| s.check(0))?;
         Ok(Self {
             config,

@@ -2,21 +2,15 @@
 //! stops.
 
 use burn::config::Config;
+use nabla_base::range::{self, OutOfRange};
 use nabla_grad::seeded_noise::SeededNoise;
 
 /// Why a run cannot begin, go on or be resumed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ZerothOrderError {
-    /// A number of the configuration that is too small.
-    #[error("the {name} is {value}, but it must be at least {least}")]
-    Count {
-        /// Which one.
-        name: &'static str,
-        /// Its value.
-        value: usize,
-        /// The least it may be.
-        least: usize,
-    },
+    /// A number of the configuration out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// More points to be named than there are.
     #[error(
         "the best {best} of {candidates} points are asked for, but it must be 1 to {candidates}"
@@ -26,16 +20,6 @@ pub enum ZerothOrderError {
         best: usize,
         /// Of how many points.
         candidates: usize,
-    },
-    /// A number of the configuration that is not in its range.
-    #[error("the {name} is {value}, but it must be {expected}")]
-    Value {
-        /// Which one.
-        name: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it must be.
-        expected: &'static str,
     },
     /// Nowhere to start.
     #[error("the start has no coordinates")]
@@ -145,16 +129,9 @@ impl LineSearch {
     /// If a value is not in its range; `others` of the points are neither steps nor the present one.
     pub(crate) fn check(self, others: usize) -> Result<(), ZerothOrderError> {
         let name = "number of points in the line search";
-        least(name, self.candidates, others.saturating_add(2))?;
-        if self.shrink > 0.0 && self.shrink < 1.0 {
-            Ok(())
-        } else {
-            Err(ZerothOrderError::Value {
-                name: "shrinking factor of the line search",
-                value: self.shrink,
-                expected: "greater than 0 and less than 1",
-            })
-        }
+        range::at_least(name, self.candidates, others.saturating_add(2))?;
+        let name = "shrinking factor of the line search";
+        Ok(range::between(name, self.shrink, 0.0, 1.0)?)
     }
 
     /// `x − η γ^i g`.
@@ -167,30 +144,6 @@ impl LineSearch {
     ) -> Vec<f64> {
         let shrink = self.shrink.powi(i32::try_from(i).unwrap_or(i32::MAX));
         moved(point, -step_size * shrink, direction)
-    }
-}
-
-pub(crate) fn least(
-    name: &'static str,
-    value: usize,
-    least: usize,
-) -> Result<(), ZerothOrderError> {
-    if value >= least {
-        Ok(())
-    } else {
-        Err(ZerothOrderError::Count { name, value, least })
-    }
-}
-
-pub(crate) fn positive(name: &'static str, value: f64) -> Result<(), ZerothOrderError> {
-    if value > 0.0 && value.is_finite() {
-        Ok(())
-    } else {
-        Err(ZerothOrderError::Value {
-            name,
-            value,
-            expected: "positive and finite",
-        })
     }
 }
 

@@ -57,14 +57,14 @@
 use std::ops::ControlFlow;
 
 use burn::config::Config;
+use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{
     Ranking, RankingError, RankingOracle, RankingQuestion, edge_count, neighbouring_edge_pairs,
 };
 use crate::zeroth_order::{
-    Directions, LineSearch, RunError, Schedule, ZerothOrderError, add, finite, least, moved, norm,
-    positive,
+    Directions, LineSearch, RunError, Schedule, ZerothOrderError, add, finite, moved, norm,
 };
 
 /// How much a place in the order weighs.
@@ -141,16 +141,16 @@ impl ZoRankSgdConfig {
     /// # Errors
     /// If a value is not in its range.
     fn check(&self) -> Result<(), ZerothOrderError> {
-        least("number of points in a ranking", self.candidates, 2)?;
-        least("number of rankings", self.rankings, 1)?;
+        range::at_least("number of points in a ranking", self.candidates, 2)?;
+        range::at_least("number of rankings", self.rankings, 1)?;
         if !(1..=self.candidates).contains(&self.named()) {
             return Err(ZerothOrderError::Best {
                 best: self.named(),
                 candidates: self.candidates,
             });
         }
-        positive("smoothing", self.smoothing)?;
-        positive("step size", self.step_size)?;
+        range::positive("smoothing", self.smoothing)?;
+        range::positive("step size", self.step_size)?;
         match self.line_search {
             Some(search) if search.best_perturbed => search.check(self.rankings),
             Some(search) => search.check(0),

@@ -14,11 +14,10 @@
 //! Programming*, SIAM Journal on Optimization, 2013, arXiv 1309.5549.
 
 use burn::config::Config;
+use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
-use crate::zeroth_order::{
-    Directions, LineSearch, Schedule, ZerothOrderError, add, finite, least, positive, start,
-};
+use crate::zeroth_order::{Directions, LineSearch, Schedule, ZerothOrderError, add, finite, start};
 
 /// Configuration of [`ZoSgd`].
 #[derive(Config, Debug, PartialEq)]
@@ -102,9 +101,9 @@ impl ZoSgd {
         config: ZoSgdConfig,
         start: impl IntoIterator<Item = X>,
     ) -> Result<Self, ZerothOrderError> {
-        least("number of perturbations", config.candidates, 1)?;
-        positive("smoothing", config.smoothing)?;
-        positive("step size", config.step_size)?;
+        range::at_least("number of perturbations", config.candidates, 1)?;
+        range::positive("smoothing", config.smoothing)?;
+        range::positive("step size", config.step_size)?;
         config.line_search.map_or(Ok(()), |s| s.check(0))?;
         Ok(Self {
             config,

@@ -35,6 +35,8 @@ use std::collections::VecDeque;
 use burn::config::Config;
 use burn::tensor::{DType, Device, Tensor};
 
+use nabla_base::range;
+
 use super::{CurvatureError, add_scaled, expect_dim, norm, on_device, values};
 use crate::seeded_noise::SeededNoise;
 use crate::trace::Probe;
@@ -179,22 +181,10 @@ impl DirectionalDerivative {
         what: &'static str,
         size: Option<f64>,
     ) -> Result<Self, CurvatureError> {
-        if let Step::Fixed(step) = config.step
-            && !(step > 0.0 && step.is_finite())
-        {
-            return Err(CurvatureError::Field {
-                field: "finite-difference step",
-                value: step,
-                range: "positive and finite",
-            });
+        if let Step::Fixed(step) = config.step {
+            range::positive("finite-difference step", step)?;
         }
-        if !(config.accuracy >= 0.0 && config.accuracy.is_finite()) {
-            return Err(CurvatureError::Field {
-                field: "accuracy of the difference",
-                value: config.accuracy,
-                range: "finite and at least 0",
-            });
-        }
+        range::not_negative("accuracy of the difference", config.accuracy)?;
         let (device, dtype) = (at.device().without_autodiff(), at.dtype());
         let Some(info) = dtype.finfo() else {
             return Err(CurvatureError::NotFloat(dtype));

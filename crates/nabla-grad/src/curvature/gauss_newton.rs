@@ -6,6 +6,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use nabla_base::range;
+
 use super::difference::{Difference, DifferenceConfig, DirectionalDerivative, Estimate};
 use super::hessian::{check_fixed, placed};
 use super::{CurvatureError, CurvatureOperator, Product, expect_dim, norm, on_device, values};
@@ -143,13 +145,7 @@ impl<O: OutputFunction> GaussNewton<O> {
         scale: f64,
         config: DifferenceConfig,
     ) -> Result<Self, CurvatureError> {
-        if !scale.is_finite() {
-            return Err(CurvatureError::Field {
-                field: "scale of the loss",
-                value: scale,
-                range: "finite",
-            });
-        }
+        range::finite("scale of the loss", scale)?;
         let at = at.without_autodiff();
         model.check(&at)?;
         let outputs = model.outputs(&at)?.without_autodiff();

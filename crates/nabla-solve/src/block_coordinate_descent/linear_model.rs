@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 
 use faer::Mat;
+use nabla_base::range;
 use nabla_data::LabelledRows;
 
 use super::BlockDescentError;
-use super::problem::{Curvature, Penalty, SmoothProblem, check_weight};
+use super::problem::{Curvature, Penalty, SmoothProblem};
 
 /// A convex loss `φ_r(z)` of the `k` outputs `z` that a linear model predicts for example `r`.
 pub trait PredictionLoss {
@@ -390,7 +391,7 @@ impl<L: PredictionLoss> LinearModel<L> {
         if loss.outputs() == 0 {
             return Err(BlockDescentError::Empty("outputs"));
         }
-        check_weight("l2", l2)?;
+        range::not_negative("l2 weight", l2)?;
         let sparse = Sparse::of_rows(rows);
         Ok(Self {
             loss,

@@ -22,10 +22,11 @@
 use std::collections::HashSet;
 
 use faer::{Mat, MatRef};
+use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ConvexReluError, counted, parameter};
+use super::error::ConvexReluError;
 use super::problem::ConvexReluProblem;
 
 /// Different activation patterns of the examples of a problem, with directions that make them.
@@ -75,8 +76,12 @@ impl PatternSampling {
     }
 
     fn check(self) -> Result<(), ConvexReluError> {
-        counted("number of patterns", self.count)?;
-        counted("number of directions that are drawn", self.max_draws)
+        range::at_least("number of patterns", self.count, 1)?;
+        Ok(range::at_least(
+            "number of directions that are drawn",
+            self.max_draws,
+            1,
+        )?)
     }
 }
 
@@ -133,14 +138,8 @@ impl ActivationPatterns {
         copies: usize,
     ) -> Result<Self, ConvexReluError> {
         sampling.check()?;
-        counted("number of perturbed copies", copies)?;
-        let holds = epsilon >= 0.0 && epsilon.is_finite();
-        parameter(
-            "radius of the perturbations",
-            epsilon,
-            holds,
-            "at least 0 and finite",
-        )?;
+        range::at_least("number of perturbed copies", copies, 1)?;
+        range::not_negative("radius of the perturbations", epsilon)?;
         let x = problem.design();
         let mut noise = SeededNoise::new(sampling.seed, 0);
         let mut corners = SeededNoise::new(sampling.seed, 1);
@@ -352,8 +351,7 @@ pub fn sample_size(
         ("probability of a change", violation),
         ("probability of a failure", failure),
     ] {
-        let holds = value > 0.0 && value < 1.0;
-        parameter(name, value, holds, "greater than 0 and less than 1")?;
+        range::between(name, value, 0.0, 1.0)?;
     }
     let variables = examples as f64 + 1.0;
     let markov = variables / (failure * violation) - 1.0;
