@@ -4,6 +4,7 @@
 use burn::config::Config;
 use nabla_base::range::{self, OutOfRange};
 use nabla_grad::seeded_noise::SeededNoise;
+use serde::{Deserialize, Deserializer};
 
 /// Why a run cannot begin, go on or be resumed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -158,16 +159,41 @@ pub(crate) fn finite(vector: &'static str, values: &[f64]) -> Result<(), ZerothO
     }
 }
 
+/// All that a run goes on from, saved and loaded as it is; what no run can have is refused.
+pub(crate) trait RunState: Sized {
+    fn check(&self) -> Result<(), ZerothOrderError>;
+
+    fn checked(self) -> Result<Self, ZerothOrderError> {
+        self.check()?;
+        Ok(self)
+    }
+}
+
+/// Loads a state: `deserialize_with` of the field of a run.
+pub(crate) fn load<'de, S, D>(deserializer: D) -> Result<S, D::Error>
+where
+    S: RunState + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let state = S::deserialize(deserializer)?;
+    state.checked().map_err(serde::de::Error::custom)
+}
+
 /// The coordinates of a start.
 pub(crate) fn start<X: Into<f64>>(
     start: impl IntoIterator<Item = X>,
 ) -> Result<Vec<f64>, ZerothOrderError> {
     let point: Vec<f64> = start.into_iter().map(Into::into).collect();
-    if point.is_empty() {
-        return Err(ZerothOrderError::Empty);
-    }
-    finite("point", &point)?;
+    check_point(&point)?;
     Ok(point)
+}
+
+/// That a run can be at a point.
+pub(crate) fn check_point(point: &[f64]) -> Result<(), ZerothOrderError> {
+    match point.is_empty() {
+        true => Err(ZerothOrderError::Empty),
+        false => finite("point", point),
+    }
 }
 
 /// `sum ← sum + factor · vector`.
