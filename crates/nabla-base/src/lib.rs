@@ -3,10 +3,12 @@
 //!
 //! * [`atomic_file`]: output files that are either whole or not there;
 //! * [`range`]: the one error for a number outside of its range, and the checks that give it;
+//! * [`vector`]: sums over slices of numbers, in one order;
 //! * [`words`]: a time and a panic in words.
 
 pub mod atomic_file;
 pub mod range;
+pub mod vector;
 pub mod words;
 
 pub use atomic_file::{

@@ -249,8 +249,8 @@ impl Sums {
     ) -> Result<f64, ClaimError> {
         let picture = to_8_bit(picture);
         let found = evaluate(&picture, truth).map_err(ClaimError::experiment)?;
-        self.psnr += found.ws_psnr;
-        self.ssim += found.ws_ssim;
+        self.psnr += found.area.ws_psnr;
+        self.ssim += found.area.ws_ssim;
         self.seam += found.seam_error;
         self.pole += found.pole_error;
         let reduced = operator.apply(&picture).map_err(ClaimError::experiment)?;
@@ -260,7 +260,7 @@ impl Sums {
             .zip(low.data())
             .map(|(a, b)| f64::from((a - b).abs()))
             .fold(0.0, f64::max);
-        Ok(found.ws_psnr)
+        Ok(found.area.ws_psnr)
     }
 }
 

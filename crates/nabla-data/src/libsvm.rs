@@ -91,7 +91,7 @@ impl LibsvmError {
 /// From where the indices of a file count.
 ///
 /// LIBSVM's own indices begin with 1; scikit-learn's `dump_svmlight_file` writes them from 0 unless it
-/// is told otherwise, as XGBoost and LightGBM read them. A file does not say which it has: only an
+/// is set otherwise, as XGBoost and LightGBM read them. A file does not say which it has: only an
 /// index 0 shows that it counts from 0 ([`LibsvmText::index_base`], the rule of scikit-learn's reader),
 /// or the comment that scikit-learn writes above a file with a comment. A file from 0 whose first feature
 /// is 0 in all examples shows nothing; files that belong together, such as a training and a test set,

@@ -46,6 +46,7 @@ use std::error::Error;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector;
 use rayon::prelude::*;
 
 use crate::flat::FlatError;
@@ -439,7 +440,8 @@ impl<A: CurvatureOperator> CurvatureOperator for Damped<A> {
 }
 
 /// The empirical Fisher matrix `1/n Σ_i g_i g_iᵀ + λ I` of per-example gradients
-/// ([`crate::per_example`]); its products are exact.
+/// ([`crate::per_example`]); its products are exact. It is the matrix itself: products with its inverse
+/// are those of M-FAC.
 #[derive(Clone, Debug)]
 pub struct EmpiricalFisher {
     /// `[examples, parameters]`.
@@ -516,12 +518,12 @@ fn on_device(values: &[f64], device: &Device, dtype: DType) -> Tensor<1> {
 /// Elements that one thread adds up; fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 16_384;
 
-/// `aᵀ b`.
+/// `aᵀ b`. The results rest on this order: the sums of the chunks, then theirs.
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let parts: Vec<f64> = a
         .par_chunks(CHUNK)
         .zip(b.par_chunks(CHUNK))
-        .map(|(a, b)| a.iter().zip(b).map(|(a, b)| a * b).sum())
+        .map(|(a, b)| vector::dot(a, b))
         .collect();
     parts.iter().sum()
 }
@@ -535,7 +537,7 @@ pub(crate) fn norm(a: &[f64]) -> f64 {
 pub(crate) fn add_scaled(a: &mut [f64], s: f64, b: &[f64]) {
     a.par_chunks_mut(CHUNK)
         .zip(b.par_chunks(CHUNK))
-        .for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += s * b));
+        .for_each(|(a, b)| vector::add_scaled(a, s, b));
 }
 
 #[cfg(test)]

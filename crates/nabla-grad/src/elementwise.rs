@@ -414,7 +414,7 @@ pub fn update<const W: usize, const R: usize>(
 /// returns the sums of its terms for each channel.
 ///
 /// # Panics
-/// If a tensor or `scales` has not the number of elements that `channels` says.
+/// If the number of elements of a tensor or of `scales` is not the one that `channels` gives.
 pub fn update_channels<const W: usize, const R: usize, const S: usize>(
     kernel: &impl Kernel<W, R, S>,
     channels: Channels,

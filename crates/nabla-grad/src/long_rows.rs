@@ -37,7 +37,7 @@ const ROWS: usize = 4;
 /// - `x`: `[d]`
 ///
 /// # Panics
-/// If `x` has not the length of a row.
+/// If the length of `x` is not that of a row.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};

@@ -122,8 +122,8 @@ pub enum PerExampleError {
     /// A number out of its range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// A parameter of the layout has got no gradients.
-    #[error("the parameter {name} has got no per-example gradients")]
+    /// A parameter of the layout has no gradients.
+    #[error("the parameter {name} has no per-example gradients")]
     Missing {
         /// Its name.
         name: String,
@@ -328,7 +328,7 @@ impl PerExampleGradients {
     /// `[examples, parameters]`.
     ///
     /// # Errors
-    /// If a parameter of the layout has got no gradients.
+    /// If a parameter of the layout has no gradients.
     pub fn flatten(&self, layout: &ParameterLayout) -> Result<Tensor<2>, PerExampleError> {
         let rows = layout.entries().iter().map(|entry| {
             self.rows

@@ -46,6 +46,7 @@ use faer::Mat;
 use faer::diag::Diag;
 
 use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector;
 
 use crate::decomposition::Views;
 
@@ -190,7 +191,7 @@ impl<const D: usize> Proximal<D> for SquaredL2 {
     }
 
     fn value(&self, x: &Tensor<D>) -> Result<f64, ProximalError> {
-        Ok(0.5 * self.weight * two_norm(&host(x)?).powi(2))
+        Ok(0.5 * self.weight * vector::norm(&host(x)?).powi(2))
     }
 }
 
@@ -221,7 +222,7 @@ impl<const D: usize> Proximal<D> for ElasticNet {
 
     fn value(&self, x: &Tensor<D>) -> Result<f64, ProximalError> {
         let x = host(x)?;
-        Ok(self.l1 * one_norm(&x) + 0.5 * self.l2 * two_norm(&x).powi(2))
+        Ok(self.l1 * one_norm(&x) + 0.5 * self.l2 * vector::norm(&x).powi(2))
     }
 }
 
@@ -349,13 +350,13 @@ impl<const D: usize> Proximal<D> for L2Ball {
         range::positive("step", step)?;
         not_empty(&x)?;
         let dims: Vec<usize> = (0..D).collect();
-        // A point inside stays, bit by bit.
+        // A point inside stays, bit for bit.
         let norm = norms(x.clone(), &dims); // [1, …, 1]
         Ok(x * share(self.radius, norm))
     }
 
     fn value(&self, x: &Tensor<D>) -> Result<f64, ProximalError> {
-        let norm = two_norm(&host(x)?);
+        let norm = vector::norm(&host(x)?);
         Ok(indicator(norm <= self.radius * (1.0 + ROUNDING)))
     }
 }
@@ -599,10 +600,6 @@ fn device_like<const D: usize>(values: Vec<f64>, like: &Tensor<D>) -> Tensor<D> 
 
 fn one_norm(values: &[f64]) -> f64 {
     values.iter().map(|value| value.abs()).sum()
-}
-
-fn two_norm(values: &[f64]) -> f64 {
-    values.iter().map(|value| value * value).sum::<f64>().sqrt()
 }
 
 fn indicator(inside: bool) -> f64 {

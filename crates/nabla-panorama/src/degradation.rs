@@ -45,6 +45,7 @@
 //! Null-Space Model", ICLR 2023, arXiv 2212.00490. Kernel: R. Keys, "Cubic convolution
 //! interpolation for digital image processing", 1981, `a = −0.5`.
 
+use nabla_base::vector::dot;
 use nabla_data::Raster;
 use rayon::prelude::*;
 
@@ -346,8 +347,7 @@ impl EnvelopeCholesky {
                 let from = first_i.max(first_j);
                 let a = &self.values[start_i + from - first_i..][..j - from];
                 let b = &self.values[start_j + from - first_j..][..j - from];
-                let dot: f64 = a.iter().zip(b).map(|(a, b)| a * b).sum();
-                let left = self.values[start_i + j - first_i] - dot;
+                let left = self.values[start_i + j - first_i] - dot(a, b);
                 self.values[start_i + j - first_i] = if j < i {
                     left * self.values[start_j + j - first_j]
                 } else if left > Self::SMALLEST_PIVOT {

@@ -529,22 +529,33 @@ fn inconsistency(picture: &Raster) -> f64 {
     (sum / (2 * channels) as f64).sqrt()
 }
 
-/// All measures of a panorama against its reference.
+/// The measures of a part of the sphere against its reference: what a whole panorama has but for the
+/// meridian and the poles, which a part need not have.
 ///
 /// As JSON, an infinite PSNR (equal pictures) is `null`: JSON has no infinity, and no other value
 /// becomes `null`. It is read back as infinity.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
+pub struct AreaEvaluation {
     /// [`psnr`] in dB; higher is better.
     #[serde(with = "infinite_as_null")]
     pub psnr: f64,
     /// [`ssim`], at most 1; higher is better.
     pub ssim: f64,
-    /// [`ws_psnr`] in dB; higher is better.
+    /// PSNR in dB with each row weighted by its area on the sphere, of a whole panorama [`ws_psnr`];
+    /// higher is better.
     #[serde(with = "infinite_as_null")]
     pub ws_psnr: f64,
-    /// [`ws_ssim`], at most 1; higher is better.
+    /// SSIM with each row weighted by its area on the sphere, of a whole panorama [`ws_ssim`], at most
+    /// 1; higher is better.
     pub ws_ssim: f64,
+}
+
+/// All measures of a panorama against its reference. As JSON, all of them are fields of one object.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The measures that a part of the sphere has, too.
+    #[serde(flatten)]
+    pub area: AreaEvaluation,
     /// [`SeamError::error`] of [`seam_error`], in units of the samples; closer to 0 is better.
     pub seam_error: f64,
     /// [`PoleError::error`] of [`pole_error`] beyond [`POLE_LATITUDE_DEGREES`], in units of the
@@ -571,7 +582,7 @@ mod infinite_as_null {
 /// let reference = Raster::from_fn(3, 32, 64, |c, y, x| ((x * y + c) % 16) as f32 / 16.0);
 /// let picture = reference.clone().map(|v| 0.9 * v);
 /// let evaluation = nabla_panorama::evaluate(&picture, &reference)?;
-/// assert!(evaluation.psnr > 20.0 && evaluation.ssim < 1.0);
+/// assert!(evaluation.area.psnr > 20.0 && evaluation.area.ssim < 1.0);
 /// # Ok::<(), nabla_panorama::MetricError>(())
 /// ```
 ///
@@ -585,29 +596,15 @@ pub fn evaluate(picture: &Raster, reference: &Raster) -> Result<Evaluation, Metr
     let errors = row_squared_errors(picture, reference);
     let ssim = row_ssim(picture, reference);
     Ok(Evaluation {
-        psnr: decibel(mean(&errors)),
-        ssim: mean(&ssim),
-        ws_psnr: decibel(weighted_mean(&weights, &errors)),
-        ws_ssim: weigh_ssim(&ssim, picture.height(), SsimWeights::default()),
+        area: AreaEvaluation {
+            psnr: decibel(mean(&errors)),
+            ssim: mean(&ssim),
+            ws_psnr: decibel(weighted_mean(&weights, &errors)),
+            ws_ssim: weigh_ssim(&ssim, picture.height(), SsimWeights::default()),
+        },
         seam_error: seam(picture, reference).error,
         pole_error: pole(picture, reference, &errors, POLE_LATITUDE_DEGREES)?.error,
     })
-}
-
-/// The measures of a part of the sphere against its reference: what [`Evaluation`] has but for the
-/// meridian and the poles, which a part need not have.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AreaEvaluation {
-    /// [`psnr`] in dB; higher is better.
-    #[serde(with = "infinite_as_null")]
-    pub psnr: f64,
-    /// [`ssim`], at most 1; higher is better.
-    pub ssim: f64,
-    /// PSNR in dB with each row weighted by its area on the sphere; higher is better.
-    #[serde(with = "infinite_as_null")]
-    pub ws_psnr: f64,
-    /// SSIM with each row weighted by its area on the sphere; higher is better.
-    pub ws_ssim: f64,
 }
 
 /// The measures of `picture` against `reference`, both `[channels, height, width]` of `area`.

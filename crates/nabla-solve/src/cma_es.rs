@@ -19,12 +19,11 @@
 
 use faer::{Mat, Side};
 use nabla_base::range;
+use nabla_base::vector::{add_scaled, norm};
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{Ranking, RankingOracle, ask};
-use crate::zeroth_order::{
-    Directions, RunError, ZerothOrderError, add, finite, moved, norm, start,
-};
+use crate::zeroth_order::{Directions, RunError, ZerothOrderError, finite, moved, start};
 
 /// What depends only on the dimension and the number of points.
 #[derive(Clone, Debug, PartialEq)]
@@ -294,7 +293,7 @@ impl CmaEs {
             .collect();
         let mut y = vec![0.0; d];
         for (weight, step) in c.weights.iter().zip(&steps).take(lambda / 2) {
-            add(&mut y, *weight, step);
+            add_scaled(&mut y, *weight, step);
         }
         let path = |old: &[f64], rate: f64, gain: f64, step: &[f64]| {
             let kept: Vec<f64> = old.iter().map(|p| (1.0 - rate) * p).collect();

@@ -35,6 +35,7 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector::squared_norm;
 use nabla_grad::seeded_noise::SeededNoise;
 
 /// Why a matrix cannot be sensed or factored.
@@ -313,7 +314,7 @@ impl<A: LinearMeasurement> SymmetricFactors<A> {
 
     /// `L = ¼ ‖𝒜(XXᵀ) − y‖²`.
     pub fn loss(&self) -> f64 {
-        0.25 * squared_sum(&self.problem.residual(self.matrix().as_ref()))
+        0.25 * squared_norm(&self.problem.residual(self.matrix().as_ref()))
     }
 
     /// One step of the size `η`; about `1/(4 σ_1)` is the largest that is stable.
@@ -402,7 +403,7 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
 
     /// `L = ½ ‖𝒜(FGᵀ) − y‖²`, by which a user sees that the error is small: the truth is not known.
     pub fn loss(&self) -> f64 {
-        0.5 * squared_sum(&self.problem.residual(self.matrix().as_ref()))
+        0.5 * squared_norm(&self.problem.residual(self.matrix().as_ref()))
     }
 
     /// One step of the size `η`; about `1/(4 σ_1)` is the largest that is stable.
@@ -475,10 +476,6 @@ fn entries(matrix: MatRef<'_, f64>) -> Vec<f64> {
     (0..matrix.ncols())
         .flat_map(|j| (0..matrix.nrows()).map(move |i| matrix[(i, j)]))
         .collect()
-}
-
-fn squared_sum(x: &[f64]) -> f64 {
-    x.iter().map(|v| v * v).sum()
 }
 
 fn check_sizes<const N: usize>(

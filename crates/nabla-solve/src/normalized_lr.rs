@@ -34,6 +34,7 @@
 use std::ops::ControlFlow;
 
 use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector;
 use nabla_data::LabelledRows;
 use serde::{Deserialize, Serialize};
 
@@ -149,7 +150,7 @@ pub fn separate(
         };
         let stop = observe(state).is_break();
         if wrong == 0 || iteration >= max_iterations || stop {
-            let length = norm(&theta);
+            let length = vector::norm(&theta);
             return Ok(Separation {
                 margin: if length > 0.0 {
                     state.least_margin / length
@@ -254,7 +255,7 @@ pub fn maximal_margin(
                 highest = Some(i);
             }
         }
-        let length = norm(&point);
+        let length = vector::norm(&point);
         // The margin lies between the lowest height and the distance of the point.
         if length > 0.0 && heights[lowest] / length >= (1.0 - tolerance) * length {
             return Ok(Some(heights[lowest] / length));
@@ -269,14 +270,12 @@ pub fn maximal_margin(
                 direction[column] += sign * rows.labels()[i] * value;
             }
         }
-        let squared: f64 = direction.iter().map(|d| d * d).sum();
+        let squared = vector::squared_norm(&direction);
         if squared == 0.0 {
             return Ok(None);
         }
         let step = ((heights[highest] - heights[lowest]) / squared).min(weights[highest]);
-        for (p, d) in point.iter_mut().zip(&direction) {
-            *p += step * d;
-        }
+        vector::add_scaled(&mut point, step, &direction);
         weights[lowest] += step;
         weights[highest] -= step;
     }
@@ -318,10 +317,6 @@ fn add(rows: &LabelledRows, weights: &[f64], theta: &mut [f64]) {
 
 fn squared_norm(rows: &LabelledRows, i: usize) -> f64 {
     rows.row(i).map(|(_, value)| value * value).sum()
-}
-
-fn norm(x: &[f64]) -> f64 {
-    x.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
 /// `log(1 + exp(x))`, of any `x`.

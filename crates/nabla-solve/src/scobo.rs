@@ -18,12 +18,13 @@
 
 use burn::config::Config;
 use nabla_base::range;
+use nabla_base::vector::{add_scaled, norm};
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, RankingQuestion, ask};
 use crate::zeroth_order::{
-    Directions, LineSearch, RunError, RunState, Schedule, ZerothOrderError, add, check_point, load,
-    moved, norm,
+    Directions, LineSearch, RunError, RunState, Schedule, ZerothOrderError, check_point, load,
+    moved,
 };
 
 /// Configuration of [`Scobo`].
@@ -160,7 +161,7 @@ impl Scobo {
             points.extend(&self.state.point);
             let (_, best) = self.best(points, oracle)?;
             let lower = best == 0;
-            add(&mut sum, if lower { -1.0 } else { 1.0 }, z);
+            add_scaled(&mut sum, if lower { -1.0 } else { 1.0 }, z);
         }
         let direction = one_bit_direction(&sum, self.state.config.sparsity.unwrap_or(d));
         let schedule = self.state.config.step_schedule;

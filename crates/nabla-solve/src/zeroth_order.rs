@@ -3,6 +3,7 @@
 
 use burn::config::Config;
 use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector::{add_scaled, dot, norm};
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Deserializer};
 
@@ -196,22 +197,11 @@ pub(crate) fn check_point(point: &[f64]) -> Result<(), ZerothOrderError> {
     }
 }
 
-/// `sum ← sum + factor · vector`.
-pub(crate) fn add(sum: &mut [f64], factor: f64, vector: &[f64]) {
-    for (s, v) in sum.iter_mut().zip(vector) {
-        *s += factor * v;
-    }
-}
-
 /// `point + factor · vector`.
 pub(crate) fn moved(point: &[f64], factor: f64, vector: &[f64]) -> Vec<f64> {
     let mut moved = point.to_vec();
-    add(&mut moved, factor, vector);
+    add_scaled(&mut moved, factor, vector);
     moved
-}
-
-pub(crate) fn norm(vector: &[f64]) -> f64 {
-    vector.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
 impl Directions {
@@ -231,8 +221,8 @@ impl Directions {
                     let first = rows.len() / dimension / dimension * dimension;
                     for _ in 0..2 {
                         for other in rows[first * dimension..].chunks_exact(dimension) {
-                            let dot: f64 = other.iter().zip(&row).map(|(a, b)| a * b).sum();
-                            add(&mut row, -dot, other);
+                            let along = dot(other, &row);
+                            add_scaled(&mut row, -along, other);
                         }
                     }
                 }

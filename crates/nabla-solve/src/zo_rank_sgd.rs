@@ -58,13 +58,14 @@ use std::ops::ControlFlow;
 
 use burn::config::Config;
 use nabla_base::range;
+use nabla_base::vector::{add_scaled, norm};
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{
     Ranking, RankingError, RankingOracle, RankingQuestion, edge_count, neighbouring_edge_pairs,
 };
 use crate::zeroth_order::{
-    Directions, LineSearch, RunError, Schedule, ZerothOrderError, add, finite, moved, norm,
+    Directions, LineSearch, RunError, Schedule, ZerothOrderError, finite, moved,
 };
 
 /// How much a place in the order weighs.
@@ -204,7 +205,7 @@ pub fn estimate(ranking: &Ranking, directions: &[f64], weights: EdgeWeights) -> 
     let dimension = directions.len() / m;
     let mut sum = vec![0.0; dimension];
     for (weight, xi) in signed.iter().zip(directions.chunks_exact(dimension.max(1))) {
-        add(&mut sum, *weight, xi);
+        add_scaled(&mut sum, *weight, xi);
     }
     // A single point has no edge.
     let edges = edge_count(m, k).max(1) as f64;
@@ -288,7 +289,7 @@ pub struct Iteration {
 
 /// A run of ZO-RankSGD; see the [module](self).
 ///
-/// It asks and is told: [`question`](Self::question) and [`answer`](Self::answer) for those who have
+/// It asks and takes answers: [`question`](Self::question) and [`answer`](Self::answer) for those who have
 /// the oracle's time; [`step`](Self::step) and [`minimise`](Self::minimise) with an oracle at hand.
 ///
 /// ```
@@ -528,7 +529,7 @@ impl ZoRankSgd {
         let (config, d) = (&self.state.config, self.state.point.len());
         let directions = self.directions();
         let estimate = estimate(ranking, &directions, config.edge_weights);
-        add(&mut next.sum, 1.0, &estimate);
+        add_scaled(&mut next.sum, 1.0, &estimate);
         next.rankings += 1;
         if config
             .line_search

@@ -15,10 +15,11 @@
 
 use burn::config::Config;
 use nabla_base::range;
+use nabla_base::vector::add_scaled;
 use serde::{Deserialize, Serialize};
 
 use crate::zeroth_order::{
-    Directions, LineSearch, RunState, Schedule, ZerothOrderError, add, check_point, finite, load,
+    Directions, LineSearch, RunState, Schedule, ZerothOrderError, check_point, finite, load,
 };
 
 /// Configuration of [`ZoSgd`].
@@ -136,16 +137,16 @@ impl ZoSgd {
         let mut gradient = vec![0.0; d];
         for xi in directions.chunks_exact(d) {
             let mut moved = self.state.point.clone();
-            add(&mut moved, config.smoothing, xi);
+            add_scaled(&mut moved, config.smoothing, xi);
             let slope = (f(&moved) - here) / config.smoothing;
-            add(&mut gradient, slope / config.candidates as f64, xi);
+            add_scaled(&mut gradient, slope / config.candidates as f64, xi);
         }
         let step = config
             .step_schedule
             .at(config.step_size, self.state.iterations + 1);
         let mut best = (here, self.state.point.clone());
         match config.line_search {
-            None => add(&mut best.1, -step, &gradient),
+            None => add_scaled(&mut best.1, -step, &gradient),
             Some(search) => {
                 for i in 0..search.candidates - 1 {
                     let point = search.trial(&self.state.point, step, &gradient, i);

@@ -1,5 +1,6 @@
 use super::*;
 use burn::tensor::{DType, Device};
+use nabla_base::vector::dot;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -12,10 +13,6 @@ fn tensor<const D: usize>(values: &[f64], shape: [usize; D]) -> Tensor<D> {
 
 fn vector(values: &[f64]) -> Tensor<1> {
     tensor(values, [values.len()])
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 fn minus(a: &[f64], b: &[f64]) -> Vec<f64> {
@@ -129,7 +126,7 @@ fn groups_inside_of_the_threshold_are_exactly_zero() {
     for _ in 0..200 {
         let values = noise.normal_values(5);
         let x = Tensor::<1>::from_data(TensorData::new(values, [5]), &Device::flex());
-        let norm = two_norm(&host(&x).unwrap());
+        let norm = nabla_base::vector::norm(&host(&x).unwrap());
         let operator = GroupL2::new(norm * 1.01, Views::Whole).unwrap();
         assert_eq!(
             host(&operator.prox(x.clone(), 1.0).unwrap()).unwrap(),

@@ -1,10 +1,7 @@
 use super::*;
 use burn::tensor::{DType, Device};
+use nabla_base::vector::dot;
 use proptest::prelude::*;
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
 
 fn normal(count: usize, seed: u64, stream: u64) -> Vec<f64> {
     let values = SeededNoise::new(seed, stream).normal_values(count);

@@ -1,5 +1,6 @@
 //! Pictures and panoramas in another size: sums along the rows, then along the columns.
 
+use nabla_base::vector::add_scaled;
 use nabla_data::Raster;
 use rayon::prelude::*;
 
@@ -232,12 +233,6 @@ fn resize(picture: &Raster, rows: &Taps, columns: &Taps, sphere: Option<Erp>) ->
             },
         );
     out
-}
-
-fn add_scaled(sum: &mut [f32], weight: f32, values: &[f32]) {
-    for (sum, value) in sum.iter_mut().zip(values) {
-        *sum += weight * value;
-    }
 }
 
 fn convolve<const N: usize>(line: &[f32], starts: &[usize], weights: &[f32], out: &mut [f32]) {

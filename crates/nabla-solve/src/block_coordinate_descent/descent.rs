@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use nabla_base::vector;
 use nabla_grad::seeded_noise::SeededNoise;
 
 use super::problem::solve_positive;
@@ -343,8 +344,8 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
                 loop {
                     let target = self.gradient_target(block, &x, &g, constant);
                     let delta = self.delta(block, &target);
-                    let along: f64 = delta.iter().zip(&g).map(|(d, g)| d * g).sum();
-                    let squares: f64 = delta.iter().map(|d| d * d).sum();
+                    let along = vector::dot(&delta, &g);
+                    let squares = vector::squared_norm(&delta);
                     let change = self.problem.change(&mut self.state, &self.x, block, &delta);
                     // Rounding is no reason to double.
                     let slack = 1e-14 * along.abs();
@@ -452,7 +453,7 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
     /// From `x_b` towards `full`, as far as a line search allows.
     fn searched(&mut self, block: &[usize], x: &[f64], g: &[f64], full: Vec<f64>) -> Vec<f64> {
         let delta = self.delta(block, &full);
-        let along: f64 = delta.iter().zip(g).map(|(d, g)| d * g).sum();
+        let along = vector::dot(&delta, g);
         let slope = along + self.penalty.change(&self.x, block, &delta);
         if slope.is_nan() || slope >= 0.0 {
             return x.to_vec();

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 use nabla_base::range;
+use nabla_base::vector;
 use nabla_data::LabelledRows;
 
 use super::BlockDescentError;
@@ -319,7 +320,7 @@ impl<L: PredictionLoss> SmoothProblem for LinearModel<L> {
         let k = self.loss.outputs();
         let losses = state.predictions.chunks(k).enumerate();
         let sum: f64 = losses.map(|(r, z)| self.loss.value(r, z)).sum();
-        sum + 0.5 * self.l2 * x.iter().map(|x| x * x).sum::<f64>()
+        sum + 0.5 * self.l2 * vector::squared_norm(x)
     }
 
     fn gradient(&self, state: &LinearState, x: &[f64], block: &[usize]) -> Vec<f64> {

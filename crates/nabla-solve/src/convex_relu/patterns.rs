@@ -23,6 +23,7 @@ use std::collections::HashSet;
 
 use faer::{Mat, MatRef};
 use nabla_base::range;
+use nabla_base::vector::dot;
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 
@@ -581,10 +582,6 @@ fn combinations(n: usize, count: usize) -> impl Iterator<Item = Vec<usize>> {
             });
         Some(current)
     })
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]

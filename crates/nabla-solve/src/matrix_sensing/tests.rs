@@ -153,7 +153,7 @@ fn the_adjoint_is_one_and_keeps_lengths_about() {
         .map(|(a, b)| a * b)
         .sum();
     assert!((left - right).abs() < 1e-9 * left.abs().max(1.0));
-    let ratio = squared_sum(&y) / matrix.squared_norm_l2();
+    let ratio = squared_norm(&y) / matrix.squared_norm_l2();
     assert!((ratio - 1.0).abs() < 0.15, "{ratio}");
 }
 

@@ -1,10 +1,7 @@
 use super::*;
 use crate::ranking_oracle::{FunctionOracle, NoisyFunctionOracle, ValueNoise};
+use nabla_base::vector::dot;
 use std::f64::consts::PI;
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
 
 /// Mean and its standard error of `value` over estimates at `x` with the perturbation `mu`.
 fn over_estimates(
@@ -248,7 +245,7 @@ fn rankings_are_averaged() {
         let xi = Directions::Gaussian.draw(4, 2, 0, stream);
         let values: Vec<f64> = xi.chunks_exact(2).map(f).collect();
         let ranking = Ranking::of_values(&values, 4).unwrap();
-        add(
+        nabla_base::vector::add_scaled(
             &mut sum,
             1.0 / 3.0,
             &estimate(&ranking, &xi, EdgeWeights::Graph),
