@@ -34,7 +34,7 @@ pub enum LibsvmError {
         reason: String,
     },
     /// An example that cannot be added to a table.
-    #[error("example {row} is none: {reason}")]
+    #[error("example {row} is not valid: {reason}")]
     Row {
         /// The example, from 1.
         row: usize,

@@ -64,7 +64,7 @@ pub enum ErrorFeedbackError {
         /// Its length.
         found: usize,
     },
-    /// A worker that there is not.
+    /// A worker that does not exist.
     #[error("there is no worker {worker}: there are {workers}, counted from 0")]
     Worker {
         /// The number given.

@@ -73,7 +73,7 @@ pub enum RankingError {
         /// In the answer.
         found: usize,
     },
-    /// A point that there is not.
+    /// A point that does not exist.
     #[error("the order names point {candidate}, but the points are 0 to {}", candidates - 1)]
     Unknown {
         /// The point, from 0.
@@ -179,7 +179,7 @@ impl Ranking {
     /// The points `best`, from 0, of `candidates`, the best first.
     ///
     /// # Errors
-    /// If no point is named, or one that there is not, or one twice.
+    /// If no point is named, or one that does not exist, or one twice.
     pub fn new(candidates: usize, best: Vec<usize>) -> Result<Self, RankingError> {
         let mut seen = vec![false; candidates];
         for &candidate in &best {

@@ -53,7 +53,7 @@ pub enum AnswerError {
         /// How many ids there are.
         candidates: usize,
     },
-    /// An id that there is not.
+    /// An id that does not exist.
     #[error("there is no id {id}: the ids are 1 to {candidates}")]
     Unknown {
         /// The id.

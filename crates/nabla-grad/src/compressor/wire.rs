@@ -43,7 +43,7 @@ pub enum WireError {
     /// A version that came later.
     #[error("the message is of version {0}, but only version 1 is known")]
     Version(u8),
-    /// A kind that there is not.
+    /// A kind that does not exist.
     #[error("the message is of the kind {0}, but kinds are 0 to {1}")]
     Kind(u8, u8),
     /// A vector of another length.

@@ -86,6 +86,21 @@ fn equal_pictures_are_perfect_and_their_infinite_psnr_is_null_in_json() {
     assert!(json["psnr"].is_null() && json["ssim"].is_number());
     let again: Evaluation = serde_json::from_value(json).unwrap();
     assert_eq!(again, evaluation);
+    // One object, in the order of the measures.
+    let text = serde_json::to_string(&Evaluation {
+        area: AreaEvaluation {
+            psnr: 30.5,
+            ssim: 0.1,
+            ws_psnr: f64::INFINITY,
+            ws_ssim: 0.3,
+        },
+        seam_error: 0.25,
+        pole_error: 1e-3,
+    });
+    assert_eq!(
+        text.unwrap(),
+        r#"{"psnr":30.5,"ssim":0.1,"ws_psnr":null,"ws_ssim":0.3,"seam_error":0.25,"pole_error":0.001}"#
+    );
 }
 
 /// An error `d` in the rows between two latitudes alone: the weights sum to the area of the

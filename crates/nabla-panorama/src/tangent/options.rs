@@ -1,4 +1,4 @@
-//! What a projection can be told to do otherwise, and why it cannot be set up.
+//! The options of a projection, and why it cannot be set up.
 
 use nabla_base::range::OutOfRange;
 use serde::{Deserialize, Serialize};

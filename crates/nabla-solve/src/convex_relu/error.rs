@@ -97,7 +97,7 @@ pub enum ConvexReluError {
         expected: usize,
     },
     /// A network whose parts do not fit.
-    #[error("this is no two-layer network: {0}")]
+    #[error("this is not a two-layer network: {0}")]
     Network(String),
     /// A linear system of more rows than allowed.
     #[error(
