@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gnomonic::Axes;
 
-/// A face of the cube; [the module](self) says how it is oriented.
+/// A face of the cube; [the module](super) says how it is oriented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CubeFace {
@@ -25,7 +25,7 @@ pub enum CubeFace {
 }
 
 impl CubeFace {
-    /// The faces in the order of [`Cubemap::faces`].
+    /// The faces in the order of [`Cubemap::faces`](super::Cubemap::faces).
     pub const ALL: [Self; 6] = [
         Self::Front,
         Self::Right,
