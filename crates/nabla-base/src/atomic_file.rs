@@ -2,7 +2,7 @@
 //!
 //! The bytes go to a temporary file in the folder of the output, which is renamed over the output
 //! when everything has been written. A failure or an interrupt before that leaves an older file of
-//! the same name as it was. A program that is told to end calls [`remove_unfinished_files`], so
+//! the same name as it was. A program that has to end calls [`remove_unfinished_files`], so
 //! that no temporary file stays either.
 
 use std::collections::BTreeSet;

@@ -6,6 +6,7 @@
 //! * [`progress`]: where a long job says how far it is;
 //! * [`range`]: the one error for a number outside of its range, and the checks that give it;
 //! * [`rate_fit`]: how fast an error falls;
+//! * [`vector`]: sums over slices of numbers, in one order;
 //! * [`words`]: a time and a panic in words.
 
 pub mod atomic_file;
@@ -13,6 +14,7 @@ pub mod methods;
 pub mod progress;
 pub mod range;
 pub mod rate_fit;
+pub mod vector;
 pub mod words;
 
 pub use atomic_file::{

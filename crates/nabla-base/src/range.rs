@@ -86,7 +86,7 @@ pub fn positive(name: impl Into<Cow<'static, str>>, value: f64) -> Result<(), Ou
 /// If it is not.
 pub fn not_negative(name: impl Into<Cow<'static, str>>, value: f64) -> Result<(), OutOfRange> {
     let fits = value >= 0.0 && value.is_finite();
-    check(fits, name, value, "finite and at least 0")
+    check(fits, name, value, "at least 0 and finite")
 }
 
 /// That a number is finite.
@@ -119,7 +119,7 @@ pub fn at_least<T: PartialOrd + Display>(
 ///
 /// ```
 /// let error = nabla_base::range::within("order", 4, 1..=3).unwrap_err();
-/// assert_eq!(error.to_string(), "the order is 4, but it must be in 1 to 3");
+/// assert_eq!(error.to_string(), "the order is 4, but it must be from 1 to 3");
 /// ```
 pub fn within<T: PartialOrd + Display>(
     name: impl Into<Cow<'static, str>>,
@@ -129,7 +129,31 @@ pub fn within<T: PartialOrd + Display>(
     match range.contains(&value) {
         true => Ok(()),
         false => {
-            let expected = format!("in {} to {}", range.start(), range.end());
+            let expected = format!("from {} to {}", range.start(), range.end());
+            Err(OutOfRange::new(name, value, expected))
+        }
+    }
+}
+
+/// That a number lies between two others, of which it is neither.
+///
+/// # Errors
+/// If it does not, or is no number.
+///
+/// ```
+/// let error = nabla_base::range::between("share", 1.0, 0.0, 1.0).unwrap_err();
+/// assert_eq!(error.to_string(), "the share is 1, but it must be greater than 0 and less than 1");
+/// ```
+pub fn between(
+    name: impl Into<Cow<'static, str>>,
+    value: f64,
+    low: f64,
+    high: f64,
+) -> Result<(), OutOfRange> {
+    match low < value && value < high {
+        true => Ok(()),
+        false => {
+            let expected = format!("greater than {low} and less than {high}");
             Err(OutOfRange::new(name, value, expected))
         }
     }
@@ -144,7 +168,13 @@ mod tests {
         let nan = f64::NAN;
         assert!(positive("x", nan).is_err() && not_negative("x", nan).is_err());
         assert!(finite("x", nan).is_err() && at_least("x", nan, 0.0).is_err());
-        assert!(within("x", nan, 0.0..=1.0).is_err());
+        assert!(within("x", nan, 0.0..=1.0).is_err() && between("x", nan, 0.0, 1.0).is_err());
+    }
+
+    #[test]
+    fn no_end_of_an_interval_fits() {
+        assert!(between("x", 0.0, 0.0, 1.0).is_err() && between("x", 1.0, 0.0, 1.0).is_err());
+        assert!(between("x", 0.5, 0.0, 1.0).is_ok());
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl Picture {
         [side(self.raster.width()), side(self.raster.height())]
     }
 
-    /// Reads an image file; its format is told by its contents, not by its name.
+    /// Reads an image file; its format follows from its contents, not from its name.
     ///
     /// Of a file with several pictures the first is read, and the gain map of a JPEG. Radiance HDR
     /// and OpenEXR give linear light, as it is in the file: `EXPOSURE=` in a header is kept and not

@@ -37,7 +37,7 @@ const ROWS: usize = 4;
 /// - `x`: `[d]`
 ///
 /// # Panics
-/// If `x` has not the length of a row.
+/// If the length of `x` is not that of a row.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -66,7 +66,7 @@ pub fn products(rows: &Tensor<2>, x: &Tensor<1>) -> Vec<f64> {
 /// - `x`: `[d]`
 ///
 /// # Panics
-/// If `c` has not a number for each row, or `x` not the length of a row.
+/// If `c` does not have one number for each row, or the length of `x` is not that of a row.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};

@@ -30,6 +30,7 @@
 
 use burn::config::Config;
 use faer::Mat;
+use nabla_base::range::{self, OutOfRange};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
@@ -39,19 +40,9 @@ use crate::seeded_noise::SeededNoise;
 /// Why there is no estimate.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// Too few probes.
-    #[error("{found} {what} were asked for, but at least {least} are needed")]
-    TooFew {
-        /// Probes or products.
-        what: &'static str,
-        /// How many at least.
-        least: usize,
-        /// How many were asked for.
-        found: usize,
-    },
-    /// A tolerance out of its range.
-    #[error("the tolerance of the trace is {0}, but it must be finite and at least 0")]
-    Tolerance(f64),
+    /// A number of probes or products, or a tolerance, out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The matrix is empty.
     #[error("the matrix has no rows, so there is no trace to estimate")]
     Empty,
@@ -140,7 +131,7 @@ pub fn hutchinson(
     noise: &mut SeededNoise,
 ) -> Result<TraceEstimate, TraceError> {
     let dim = checked_dim(operator)?;
-    at_least("probes", 1, probes)?;
+    range::at_least("number of probes", probes, 1)?;
     let mut forms = Forms::default();
     for _ in 0..probes {
         forms.add(operator, &probe.draw(dim, noise))?;
@@ -192,10 +183,8 @@ pub fn hutchinson_until_settled(
     noise: &mut SeededNoise,
 ) -> Result<TraceEstimate, TraceError> {
     let dim = checked_dim(operator)?;
-    at_least("probes", 1, config.probes)?;
-    if !(config.tolerance >= 0.0 && config.tolerance.is_finite()) {
-        return Err(TraceError::Tolerance(config.tolerance));
-    }
+    range::at_least("number of probes", config.probes, 1)?;
+    range::not_negative("tolerance of the trace", config.tolerance)?;
     let mut forms = Forms::default();
     let mut last: Option<f64> = None;
     for _ in 0..config.probes {
@@ -248,7 +237,7 @@ pub fn hutch_plus_plus(
     noise: &mut SeededNoise,
 ) -> Result<TraceEstimate, TraceError> {
     let dim = checked_dim(operator)?;
-    at_least("products", 3, products)?;
+    range::at_least("number of products", products, 3)?;
     let k = products / 3;
 
     // Q spans A S. More columns than rows span nothing more.
@@ -318,7 +307,7 @@ pub fn diagonal(
     noise: &mut SeededNoise,
 ) -> Result<DiagonalEstimate, TraceError> {
     let dim = checked_dim(operator)?;
-    at_least("probes", 1, probes)?;
+    range::at_least("number of probes", probes, 1)?;
     let mut numerator = vec![0.0; dim]; // Σ z ⊙ A z
     let mut denominator = vec![0.0; dim]; // Σ z ⊙ z
     // For the scatter of the residuals z_i (Az)_i − d_i z_i² of the ratio, whose d_i is known only
@@ -371,14 +360,6 @@ fn checked_dim(operator: &impl CurvatureOperator) -> Result<usize, TraceError> {
     match operator.dim() {
         0 => Err(TraceError::Empty),
         dim => Ok(dim),
-    }
-}
-
-fn at_least(what: &'static str, least: usize, found: usize) -> Result<(), TraceError> {
-    if found >= least {
-        Ok(())
-    } else {
-        Err(TraceError::TooFew { what, least, found })
     }
 }
 
@@ -635,7 +616,7 @@ mod tests {
         assert_eq!((found.settled, found.products), (false, 3));
         let config = config.with_tolerance(f64::NAN);
         let refused = hutchinson_until_settled(&operator, &config, noise);
-        assert!(matches!(refused, Err(TraceError::Tolerance(_))));
+        assert!(matches!(refused, Err(TraceError::Range(_))));
     }
 
     #[test]
@@ -657,18 +638,16 @@ mod tests {
     fn too_few_probes_and_empty_matrices_are_refused() {
         let (_, operator) = symmetric(3, 3);
         let mut noise = SeededNoise::new(1, 0);
-        assert!(matches!(
-            hutchinson(&operator, Probe::Gaussian, 0, &mut noise),
-            Err(TraceError::TooFew { least: 1, .. })
-        ));
-        assert!(matches!(
-            hutch_plus_plus(&operator, 2, &mut noise),
-            Err(TraceError::TooFew {
-                least: 3,
-                found: 2,
-                ..
-            })
-        ));
+        let refused = hutchinson(&operator, Probe::Gaussian, 0, &mut noise).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the number of probes is 0, but it must be at least 1"
+        );
+        let refused = hutch_plus_plus(&operator, 2, &mut noise).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the number of products is 2, but it must be at least 3"
+        );
         let empty = FunctionOperator::new(0, Device::flex(), |v: &Tensor<1>| Ok(v.clone()));
         assert!(matches!(
             diagonal(&empty, Probe::Gaussian, 1, &mut noise),

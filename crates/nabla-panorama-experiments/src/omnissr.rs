@@ -285,8 +285,8 @@ impl<'a> Reduced<'a> {
             .apply(&picture)
             .map_err(ClaimError::experiment)?;
         Ok(Quality {
-            psnr: found.ws_psnr,
-            ssim: found.ws_ssim,
+            psnr: found.area.ws_psnr,
+            ssim: found.area.ws_ssim,
             seam: found.seam_error,
             pole: found.pole_error,
             inconsistency: reduced

@@ -21,148 +21,20 @@
 //! the direction of such a pixel is interpolated there. (To repeat the neighbour's outermost row
 //! instead, as is usual, misplaces it by up to half a pixel along the edge.)
 
-use std::f64::consts::{FRAC_PI_2, PI};
+mod layout;
+
+use std::f64::consts::FRAC_PI_2;
 use std::ops::Range;
 
+use nabla_base::range::{self, OutOfRange};
 use nabla_data::Raster;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::erp::{Erp, ErpError, direction};
-use crate::gnomonic::{Axes, Band, Lattice, LookTable, look, reshape};
+use crate::gnomonic::{Band, Lattice, LookTable, look, reshape};
 use crate::resample::{Frame, Interpolation, ONE, ResampleError, Sampler, fixed, store};
 
-/// A face of the cube; [the module](self) says how it is oriented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CubeFace {
-    /// Longitude 0.
-    Front,
-    /// Longitude 90 degrees.
-    Right,
-    /// Longitude 180 degrees.
-    Back,
-    /// Longitude −90 degrees.
-    Left,
-    /// The north pole.
-    Up,
-    /// The south pole.
-    Down,
-}
-
-impl CubeFace {
-    /// The faces in the order of [`Cubemap::faces`].
-    pub const ALL: [Self; 6] = [
-        Self::Front,
-        Self::Right,
-        Self::Back,
-        Self::Left,
-        Self::Up,
-        Self::Down,
-    ];
-
-    fn axes(self) -> Axes {
-        let (longitude, latitude) = self.centre();
-        let axes = Axes::new(longitude, latitude);
-        // The axes are those of the coordinates; the sines of their angles are rounded.
-        let exact = |v: [f64; 3]| v.map(f64::round);
-        Axes {
-            right: exact(axes.right),
-            up: exact(axes.up),
-            forward: exact(axes.forward),
-        }
-    }
-
-    fn centre(self) -> (f64, f64) {
-        match self {
-            Self::Front => (0.0, 0.0),
-            Self::Right => (FRAC_PI_2, 0.0),
-            Self::Back => (-PI, 0.0),
-            Self::Left => (-FRAC_PI_2, 0.0),
-            Self::Up => (0.0, FRAC_PI_2),
-            Self::Down => (0.0, -FRAC_PI_2),
-        }
-    }
-
-    /// The face that sees a direction, and where: `u` to the right and `v` up, from −1 to 1.
-    /// Where faces meet it is the first of: front and back, left and right, up and down.
-    ///
-    /// ```
-    /// use nabla_panorama::{CubeFace, direction};
-    /// let (face, u, v) = CubeFace::of(direction(std::f64::consts::FRAC_PI_2, 0.1));
-    /// assert_eq!(face, CubeFace::Right);
-    /// assert!(u.abs() < 1e-12 && (v - 0.1f64.tan()).abs() < 1e-12);
-    /// ```
-    pub fn of([x, y, z]: [f64; 3]) -> (Self, f64, f64) {
-        let (face, right, up, forward) = if z.abs() >= x.abs() && z.abs() >= y.abs() {
-            if z >= 0.0 {
-                (Self::Front, x, y, z)
-            } else {
-                (Self::Back, -x, y, -z)
-            }
-        } else if x.abs() >= y.abs() {
-            if x >= 0.0 {
-                (Self::Right, -z, y, x)
-            } else {
-                (Self::Left, z, y, -x)
-            }
-        } else if y >= 0.0 {
-            (Self::Up, x, -z, y)
-        } else {
-            (Self::Down, x, z, -y)
-        };
-        if forward == 0.0 {
-            (face, 0.0, 0.0)
-        } else {
-            (face, right / forward, up / forward)
-        }
-    }
-}
-
-/// How the six faces are put together in one picture. None of them turns a face.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CubeLayout {
-    /// One row of six: front, right, back, left, up, down.
-    #[default]
-    Strip,
-    /// Two rows of three: right, left, up; down, front, back (the order of FFmpeg's `c3x2`).
-    Dice,
-    /// The unfolded cube, four by three faces: up above and down below the front, and left, front,
-    /// right, back in the middle row. The six empty places are 0.
-    Cross,
-}
-
-impl CubeLayout {
-    /// `(rows, columns)` of faces.
-    pub fn shape(self) -> (usize, usize) {
-        match self {
-            Self::Strip => (1, 6),
-            Self::Dice => (2, 3),
-            Self::Cross => (3, 4),
-        }
-    }
-
-    /// `(row, column)` of a face.
-    pub fn place(self, face: CubeFace) -> (usize, usize) {
-        use CubeFace::{Back, Down, Front, Left, Right, Up};
-        match (self, face) {
-            (Self::Strip, face) => (0, face as usize),
-            (Self::Dice, Right) => (0, 0),
-            (Self::Dice, Left) => (0, 1),
-            (Self::Dice, Up) => (0, 2),
-            (Self::Dice, Down) => (1, 0),
-            (Self::Dice, Front) => (1, 1),
-            (Self::Dice, Back) => (1, 2),
-            (Self::Cross, Up) => (0, 1),
-            (Self::Cross, Left) => (1, 0),
-            (Self::Cross, Front) => (1, 1),
-            (Self::Cross, Right) => (1, 2),
-            (Self::Cross, Back) => (1, 3),
-            (Self::Cross, Down) => (2, 1),
-        }
-    }
-}
+pub use layout::{CubeFace, CubeLayout};
 
 /// A cube or projection that cannot be, or pictures that do not belong to it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -193,15 +65,9 @@ pub enum CubemapError {
         /// Columns.
         width: usize,
     },
-    /// Faces cannot have this size.
-    #[error(
-        "the faces of a cube must be 1 to {} pixels wide, not {size}",
-        Erp::MAX_WIDTH
-    )]
-    FaceSize {
-        /// Pixels.
-        size: usize,
-    },
+    /// Faces of a size that they cannot have.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The picture is no panorama.
     #[error(transparent)]
     Erp(#[from] ErpError),
@@ -378,9 +244,11 @@ impl CubemapProjection {
     /// # Errors
     /// If `size` is 0 or above [`Erp::MAX_WIDTH`] or the kernel is not finite.
     pub fn new(erp: Erp, size: usize, interpolation: Interpolation) -> Result<Self, CubemapError> {
-        if !(1..=Erp::MAX_WIDTH).contains(&size) {
-            return Err(CubemapError::FaceSize { size });
-        }
+        range::within(
+            "width of a cube's faces in pixels",
+            size,
+            1..=Erp::MAX_WIDTH,
+        )?;
         interpolation.check()?;
         let lattice = Lattice {
             erp,
@@ -705,240 +573,4 @@ impl Stretch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A panorama given by a function of the direction.
-    fn panorama(height: usize, f: impl Fn([f64; 3]) -> f64) -> Raster {
-        let erp = Erp::new(height, 2 * height).unwrap();
-        Raster::from_fn(1, height, 2 * height, |_, row, column| {
-            f(direction(
-                erp.longitude(column as f64),
-                erp.latitude(row as f64),
-            )) as f32
-        })
-    }
-
-    /// A cube given by a function of the direction.
-    fn cube(size: usize, f: impl Fn([f64; 3]) -> f64) -> Cubemap {
-        let faces = CubeFace::ALL.map(|face| {
-            Raster::from_fn(1, size, size, |_, row, column| {
-                let at = |i: usize| (2 * i + 1) as f64 / size as f64 - 1.0;
-                let d = face.axes().direction(at(column), -at(row));
-                let length = (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]).sqrt();
-                f(d.map(|x| x / length)) as f32
-            })
-        });
-        Cubemap::from_faces(faces.into()).unwrap()
-    }
-
-    fn waves([x, y, z]: [f64; 3]) -> f64 {
-        0.5 + ((3.0 * x + 0.3).sin() * (2.0 * y).cos() + (3.0 * z - y).sin()) / 4.0
-    }
-
-    fn largest_difference(a: &Raster, b: &Raster) -> f32 {
-        assert_eq!(a.shape(), b.shape());
-        let pairs = a.data().iter().zip(b.data());
-        pairs.fold(0.0, |m, (a, b)| m.max((a - b).abs()))
-    }
-
-    #[test]
-    fn faces_look_where_they_say() {
-        let erp = Erp::new(64, 128).unwrap();
-        let way = CubemapProjection::new(erp, 32, Interpolation::BICUBIC).unwrap();
-        for axis in 0..3 {
-            let made = way.to_cubemap(&panorama(64, |d| d[axis])).unwrap();
-            let exact = cube(32, |d| d[axis]);
-            for face in CubeFace::ALL {
-                let difference = largest_difference(made.face(face), exact.face(face));
-                assert!(difference < 2e-3, "{face:?} {axis}: {difference}");
-            }
-        }
-        // Row 0, column 0 of the right face: forward, up and x = 1.
-        let d = CubeFace::Right.axes().direction(-1.0, 1.0);
-        assert_eq!(d, [1.0, 1.0, 1.0]);
-        let d = CubeFace::Up.axes().direction(-1.0, 1.0);
-        assert_eq!(d, [-1.0, 1.0, -1.0]);
-    }
-
-    #[test]
-    fn the_face_of_a_direction_is_the_inverse_of_its_axes() {
-        for face in CubeFace::ALL {
-            for (u, v) in [(0.0, 0.0), (0.9, -0.4), (-0.3, 0.99)] {
-                let (found, x, y) = CubeFace::of(face.axes().direction(u, v));
-                assert_eq!(found, face);
-                assert!((x - u).abs() < 1e-15 && (y - v).abs() < 1e-15);
-            }
-        }
-        assert_eq!(CubeFace::of([0.0; 3]).0, CubeFace::Front);
-    }
-
-    #[test]
-    fn there_and_back_keeps_what_is_smooth() {
-        let source = panorama(64, waves);
-        let erp = Erp::of(&source).unwrap();
-        for (interpolation, tolerance) in [
-            (Interpolation::Bilinear, 5e-3),
-            (Interpolation::BICUBIC, 1e-3),
-            (Interpolation::Lanczos3, 2e-3),
-        ] {
-            let way = CubemapProjection::new(erp, 32, interpolation).unwrap();
-            let back = way.to_erp(&way.to_cubemap(&source).unwrap()).unwrap();
-            let difference = largest_difference(&source, &back);
-            assert!(difference < tolerance, "{interpolation:?}: {difference}");
-        }
-    }
-
-    /// In float32, to faces and to planes: the sample grids are exact, so only the kernel loses anything. One
-    /// with another `a` than Keys' does not even keep a slope, and ends below 90 dB.
-    #[test]
-    fn a_smooth_picture_comes_back_above_90_decibels_where_the_kernel_allows_it() {
-        use crate::metrics::psnr;
-        use crate::tangent::{TangentGrid, TangentOptions, TangentProjection};
-
-        let source = panorama(512, waves);
-        let erp = Erp::of(&source).unwrap();
-        let decibels = |interpolation| {
-            let way = CubemapProjection::new(erp, 256, interpolation).unwrap();
-            let cube = way.to_erp(&way.to_cubemap(&source).unwrap()).unwrap();
-            let options = TangentOptions::of(interpolation);
-            let grid = TangentGrid::octadecaplex();
-            let way = TangentProjection::new(grid, erp, 256, options).unwrap();
-            let planes = way.to_erp(&way.to_tangent(&source).unwrap()).unwrap();
-            [cube, planes].map(|back| psnr(&source, &back).unwrap())
-        };
-        let keys = decibels(Interpolation::BICUBIC);
-        let sharp = decibels(Interpolation::BICUBIC_SHARP);
-        println!("a = -0.5: {keys:.1?} dB, a = -0.75: {sharp:.1?} dB");
-        assert!(keys.iter().all(|&db| db > 90.0), "{keys:?}");
-        assert!(
-            sharp
-                .iter()
-                .zip(keys)
-                .all(|(&sharp, keys)| sharp < keys - 20.0),
-            "{sharp:?}"
-        );
-    }
-
-    #[test]
-    fn memory_that_is_written_over_leaves_no_trace() {
-        let way = |size| {
-            let erp = Erp::new(32, 64).unwrap();
-            CubemapProjection::new(erp, size, Interpolation::BICUBIC).unwrap()
-        };
-        let (source, other) = (panorama(32, waves), panorama(32, |d| d[1]));
-        let mut made = way(16).to_cubemap(&other).unwrap();
-        let mut back = way(16).to_erp(&made).unwrap();
-        for size in [16, 12] {
-            let way = way(size);
-            way.to_cubemap_into(&source, &mut made).unwrap();
-            assert_eq!(made, way.to_cubemap(&source).unwrap());
-            way.to_erp_into(&made, &mut back).unwrap();
-            assert_eq!(back, way.to_erp(&made).unwrap());
-        }
-    }
-
-    #[test]
-    fn seams_are_as_good_as_the_middle_of_faces() {
-        let erp = Erp::new(128, 256).unwrap();
-        let exact = panorama(128, waves);
-        let way = CubemapProjection::new(erp, 24, Interpolation::BICUBIC).unwrap();
-        let made = way.to_erp(&cube(24, waves)).unwrap();
-        let (mut seams, mut middle) = (0f32, 0f32);
-        for row in 0..128 {
-            for column in 0..256 {
-                let d = direction(erp.longitude(column as f64), erp.latitude(row as f64));
-                let (_, u, v) = CubeFace::of(d);
-                let error = (made.get(0, row, column) - exact.get(0, row, column)).abs();
-                let outermost = u.abs().max(v.abs());
-                if outermost > 1.0 - 1.0 / 24.0 {
-                    seams = seams.max(error);
-                } else if outermost < 0.8 {
-                    middle = middle.max(error);
-                }
-            }
-        }
-        assert!(
-            seams < 2.0 * middle,
-            "{seams} at the seams, {middle} inside"
-        );
-    }
-
-    #[test]
-    fn pixels_are_looked_up_where_their_direction_is() {
-        let erp = Erp::new(30, 60).unwrap();
-        let way = CubemapProjection::new(erp, 16, Interpolation::BICUBIC).unwrap();
-        for row in 0..30 {
-            let mut seen = 0;
-            for run in way.runs(row) {
-                assert_eq!(run.columns.start, seen);
-                seen = run.columns.end;
-                for (column, &point) in run.columns.clone().zip(way.points(&run)) {
-                    let at = (erp.longitude(column as f64), erp.latitude(row as f64));
-                    let (owner, u, v) = CubeFace::of(direction(at.0, at.1));
-                    // On an edge either face will do.
-                    if u.abs().max(v.abs()) < 1.0 - 1e-9 {
-                        assert_eq!(owner, run.face);
-                        let position = way.position(run.factors, point);
-                        for (p, x) in position.iter().zip([u, -v]) {
-                            let exact = (8.0 + 8.0 * x - 0.5) * f64::from(ONE);
-                            assert!((f64::from(*p) - exact).abs() < 0.51);
-                        }
-                    }
-                }
-            }
-            assert_eq!(seen, 60);
-        }
-    }
-
-    #[test]
-    fn layouts_are_cut_as_they_are_put_together() {
-        let source = cube(4, |d| d[0] + 10.0 * d[1] + 100.0 * d[2]);
-        for layout in [CubeLayout::Strip, CubeLayout::Dice, CubeLayout::Cross] {
-            let picture = source.to_layout(layout);
-            let (rows, columns) = layout.shape();
-            assert_eq!(picture.shape(), [1, 4 * rows, 4 * columns]);
-            assert_eq!(Cubemap::from_layout(&picture, layout).unwrap(), source);
-            assert!(matches!(
-                Cubemap::from_layout(&Raster::zeros(1, 7, 9), layout),
-                Err(CubemapError::LayoutSize { .. })
-            ));
-        }
-    }
-
-    #[test]
-    fn what_is_no_cube_is_refused() {
-        let face = Raster::zeros(3, 4, 4);
-        assert!(matches!(
-            Cubemap::from_faces(vec![face.clone(); 5]),
-            Err(CubemapError::FaceCount { found: 5 })
-        ));
-        let mut faces = vec![face; 6];
-        faces[3] = Raster::zeros(3, 4, 5);
-        assert!(matches!(
-            Cubemap::from_faces(faces),
-            Err(CubemapError::FaceShape {
-                face: CubeFace::Left,
-                ..
-            })
-        ));
-        assert!(Cubemap::from_faces(vec![Raster::zeros(0, 0, 0); 6]).is_err());
-        let erp = Erp::new(8, 16).unwrap();
-        assert!(matches!(
-            CubemapProjection::new(erp, 0, Interpolation::BICUBIC),
-            Err(CubemapError::FaceSize { size: 0 })
-        ));
-        let way = CubemapProjection::new(erp, 4, Interpolation::BICUBIC).unwrap();
-        assert!(matches!(
-            way.to_cubemap(&Raster::zeros(3, 4, 8)),
-            Err(CubemapError::WrongPanorama { .. })
-        ));
-        assert!(matches!(
-            way.to_erp(&cube(5, waves)),
-            Err(CubemapError::FaceShape { .. })
-        ));
-        // Faces smaller than any kernel.
-        let way = CubemapProjection::new(erp, 1, Interpolation::Lanczos3).unwrap();
-        assert_eq!(way.to_erp(&cube(1, waves)).unwrap().shape(), [1, 8, 16]);
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use nabla_base::range::{self, OutOfRange};
 use nabla_data::{DataSetError, PanoramaSet, PhotoSet, Raster, Split};
 use nabla_diffusion::ema::EmaConfig;
 use nabla_diffusion::prior::{PriorConfig, PriorError, SuperResolutionPrior};
@@ -57,16 +58,9 @@ pub enum PriorTrainingError {
     /// A panorama cannot be reduced.
     #[error(transparent)]
     Degradation(#[from] DegradationError),
-    /// A value of the recipe is out of range.
-    #[error("the recipe's {field} is {value}, but it must be {expected}")]
-    Recipe {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it must be.
-        expected: &'static str,
-    },
+    /// A number of the recipe out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The model cannot be built or stored.
     #[error(transparent)]
     Prior(#[from] PriorError),
@@ -230,26 +224,12 @@ impl PriorPictures {
     /// If a folder or file cannot be read, a picture is smaller than a crop, or a value of `data` is
     /// out of range.
     pub fn open(assets: &Path, data: PriorData) -> Result<Self, PriorTrainingError> {
-        let wrong = |field, value, expected| PriorTrainingError::Recipe {
-            field,
-            value,
-            expected,
-        };
-        if data.crop == 0 || !data.crop.is_multiple_of(8) {
-            return Err(wrong("crop", data.crop as f64, "a positive multiple of 8"));
-        }
-        for (field, share) in [
-            ("panorama_share", data.panorama_share),
-            ("isotropic_share", data.isotropic_share),
-        ] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(wrong(field, share, "in [0, 1]"));
-            }
-        }
+        let fits = data.crop > 0 && data.crop.is_multiple_of(8);
+        range::check(fits, "recipe's crop", data.crop, "a positive multiple of 8")?;
+        range::within("recipe's panorama_share", data.panorama_share, 0.0..=1.0)?;
+        range::within("recipe's isotropic_share", data.isotropic_share, 0.0..=1.0)?;
         for factor in data.factors {
-            if !(1..=8).contains(&factor) {
-                return Err(wrong("factor", factor as f64, "between 1 and 8"));
-            }
+            range::within("recipe's factor", factor, 1..=8)?;
         }
         let photos = PhotoSet::open(&assets.join("photos"))?;
         let photos: Vec<Raster> = (0..photos.len())
@@ -271,13 +251,13 @@ impl PriorPictures {
             .map(|p| p.height().min(p.width()))
             .min()
             .unwrap_or(0);
-        if smallest < side {
-            return Err(wrong(
-                "crop",
-                data.crop as f64,
-                "smaller than every picture by 40",
-            ));
-        }
+        let fits = smallest >= side;
+        range::check(
+            fits,
+            "recipe's crop",
+            data.crop,
+            "smaller than every picture by 40",
+        )?;
         Ok(Self {
             photos,
             views,

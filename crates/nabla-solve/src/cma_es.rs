@@ -18,12 +18,12 @@
 //! Source: Hansen, *The CMA Evolution Strategy: A Tutorial*, 2016, arXiv 1604.00772.
 
 use faer::{Mat, Side};
+use nabla_base::range;
+use nabla_base::vector::{add_scaled, norm};
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{Ranking, RankingOracle, ask};
-use crate::zeroth_order::{
-    Directions, RunError, ZerothOrderError, add, finite, least, moved, norm, positive, start,
-};
+use crate::zeroth_order::{Directions, RunError, ZerothOrderError, finite, moved, start};
 
 /// What depends only on the dimension and the number of points.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,8 +186,8 @@ impl CmaEs {
         seed: u64,
     ) -> Result<Self, ZerothOrderError> {
         let mean = self::start(start)?;
-        least("number of points in a generation", candidates, 4)?;
-        positive("standard deviation", sigma)?;
+        range::at_least("number of points in a generation", candidates, 4)?;
+        range::positive("standard deviation", sigma)?;
         let d = mean.len();
         Ok(Self {
             constants: Constants::new(d, candidates),
@@ -293,7 +293,7 @@ impl CmaEs {
             .collect();
         let mut y = vec![0.0; d];
         for (weight, step) in c.weights.iter().zip(&steps).take(lambda / 2) {
-            add(&mut y, *weight, step);
+            add_scaled(&mut y, *weight, step);
         }
         let path = |old: &[f64], rate: f64, gain: f64, step: &[f64]| {
             let kept: Vec<f64> = old.iter().map(|p| (1.0 - rate) * p).collect();

@@ -15,12 +15,15 @@
 //! Source: Golovin, Karro, Kochanski, Lee, Song, Zhang, *Gradientless Descent: High-Dimensional
 //! Zeroth-Order Optimization*, ICLR 2020, arXiv 1911.06317.
 
+use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, ask};
-use crate::zeroth_order::{Directions, RunError, ZerothOrderError, moved, positive, start};
+use crate::zeroth_order::{
+    Directions, RunError, RunState, ZerothOrderError, check_point, load, moved,
+};
 
 /// The lengths that are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,18 +61,15 @@ pub enum Radii {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Saved")]
+#[serde(transparent)]
 pub struct GradientlessDescent {
-    radii: Radii,
-    point: Vec<f64>,
-    seed: u64,
-    iterations: u64,
-    queries: u64,
+    #[serde(deserialize_with = "load")]
+    state: State,
 }
 
 /// A run as it is written.
-#[derive(Deserialize)]
-struct Saved {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct State {
     radii: Radii,
     point: Vec<f64>,
     seed: u64,
@@ -77,30 +77,9 @@ struct Saved {
     queries: u64,
 }
 
-impl TryFrom<Saved> for GradientlessDescent {
-    type Error = ZerothOrderError;
-
-    fn try_from(saved: Saved) -> Result<Self, ZerothOrderError> {
-        Ok(Self {
-            iterations: saved.iterations,
-            queries: saved.queries,
-            ..Self::new(saved.radii, saved.point, saved.seed)?
-        })
-    }
-}
-
-impl GradientlessDescent {
-    /// At `start`, `[d]`, with jumps drawn from `seed`.
-    ///
-    /// # Errors
-    /// If a radius is not positive and finite, the smallest is larger than the largest, the condition
-    /// number is less than 1, or `start` is empty or not finite.
-    pub fn new<X: Into<f64>>(
-        radii: Radii,
-        start: impl IntoIterator<Item = X>,
-        seed: u64,
-    ) -> Result<Self, ZerothOrderError> {
-        let (radius, name, value, holds, expected) = match radii {
+impl RunState for State {
+    fn check(&self) -> Result<(), ZerothOrderError> {
+        let (radius, name, value, holds, expected) = match self.radii {
             Radii::Search { largest, smallest } => (
                 largest,
                 "smallest radius",
@@ -116,43 +95,55 @@ impl GradientlessDescent {
                 "at least 1",
             ),
         };
-        positive("radius", radius)?;
-        positive(name, value)?;
-        if !holds {
-            return Err(ZerothOrderError::Value {
-                name,
-                value,
-                expected,
-            });
-        }
-        Ok(Self {
+        range::positive("radius", radius)?;
+        range::positive(name, value)?;
+        range::check(holds, name, value, expected)?;
+        check_point(&self.point)
+    }
+}
+
+impl GradientlessDescent {
+    /// At `start`, `[d]`, with jumps drawn from `seed`.
+    ///
+    /// # Errors
+    /// If a radius is not positive and finite, the smallest is larger than the largest, the condition
+    /// number is less than 1, or `start` is empty or not finite.
+    pub fn new<X: Into<f64>>(
+        radii: Radii,
+        start: impl IntoIterator<Item = X>,
+        seed: u64,
+    ) -> Result<Self, ZerothOrderError> {
+        let state = State {
             radii,
-            point: self::start(start)?,
+            point: start.into_iter().map(Into::into).collect(),
             seed,
             iterations: 0,
             queries: 0,
+        };
+        Ok(Self {
+            state: state.checked()?,
         })
     }
 
     /// Where the run is, `[d]`.
     pub fn point(&self) -> &[f64] {
-        &self.point
+        &self.state.point
     }
 
     /// Points so far, besides those where the run was.
     pub fn queries(&self) -> u64 {
-        self.queries
+        self.state.queries
     }
 
     /// The radii of the next iteration, the largest first.
     pub fn radii(&self) -> Vec<f64> {
-        let (middle, least, most) = match self.radii {
+        let (middle, least, most) = match self.state.radii {
             Radii::Search { largest, smallest } => {
                 (largest, 0, (largest / smallest).log2().floor() as i32)
             }
             Radii::Fast { radius, condition } => {
-                let each = (self.point.len() as f64 * condition * condition.log2()).ceil();
-                let halvings = (self.iterations as f64 / each.max(1.0)).floor();
+                let each = (self.state.point.len() as f64 * condition * condition.log2()).ceil();
+                let halvings = (self.state.iterations as f64 / each.max(1.0)).floor();
                 let k = (4.0 * condition.sqrt()).log2().ceil() as i32;
                 (radius * (-halvings).exp2(), -k, k)
             }
@@ -171,21 +162,22 @@ impl GradientlessDescent {
         O: RankingOracle + ?Sized,
         O::Error: 'static,
     {
-        let (d, radii) = (self.point.len(), self.radii());
+        let (d, radii) = (self.state.point.len(), self.radii());
         // Directions and lengths from streams of their own.
-        let directions = Directions::Sphere.draw(radii.len(), d, self.seed, 2 * self.iterations);
-        let mut noise = SeededNoise::new(self.seed, 2 * self.iterations + 1);
+        let directions =
+            Directions::Sphere.draw(radii.len(), d, self.state.seed, 2 * self.state.iterations);
+        let mut noise = SeededNoise::new(self.state.seed, 2 * self.state.iterations + 1);
         let mut points = Vec::with_capacity((radii.len() + 1) * d);
         for (radius, v) in radii.iter().zip(directions.chunks_exact(d)) {
             // Uniform in the ball: the share within a radius is its d-th power.
             let length = noise.random::<f64>().powf(1.0 / d as f64);
-            points.extend(moved(&self.point, radius * length, v));
+            points.extend(moved(&self.state.point, radius * length, v));
         }
-        points.extend(&self.point);
-        let (question, ranking) = ask(oracle, self.iterations, 1, d, points)?;
-        self.point = question.point(ranking.best()[0]).to_vec();
-        self.queries += radii.len() as u64;
-        self.iterations += 1;
+        points.extend(&self.state.point);
+        let (question, ranking) = ask(oracle, self.state.iterations, 1, d, points)?;
+        self.state.point = question.point(ranking.best()[0]).to_vec();
+        self.state.queries += radii.len() as u64;
+        self.state.iterations += 1;
         Ok(())
     }
 }

@@ -33,6 +33,8 @@
 
 use std::ops::ControlFlow;
 
+use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector;
 use nabla_data::LabelledRows;
 use serde::{Deserialize, Serialize};
 
@@ -50,12 +52,9 @@ pub enum SeparatorError {
         /// Its label.
         label: f64,
     },
-    /// A step size that is not positive and finite.
-    #[error("the step size is {0}, but it must be positive and finite")]
-    StepSize(f64),
-    /// The tolerance of the margin is not positive.
-    #[error("the tolerance of the margin is {0}, but it must lie between 0 and 1")]
-    Tolerance(f64),
+    /// A step size or a tolerance out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
 }
 
 /// How `θ` moves; the [module](self) has the equations.
@@ -131,10 +130,8 @@ pub fn separate(
     observe: &mut dyn FnMut(SeparatorStep) -> ControlFlow<()>,
 ) -> Result<Separation, SeparatorError> {
     check(rows)?;
-    if let Rule::GradientDescent(step) | Rule::NormalizedGradientDescent(step) = rule
-        && !(step > 0.0 && step.is_finite())
-    {
-        return Err(SeparatorError::StepSize(step));
+    if let Rule::GradientDescent(step) | Rule::NormalizedGradientDescent(step) = rule {
+        range::positive("step size", step)?;
     }
     let n = rows.len() as f64;
     let mut theta = vec![0.0; rows.features()];
@@ -153,7 +150,7 @@ pub fn separate(
         };
         let stop = observe(state).is_break();
         if wrong == 0 || iteration >= max_iterations || stop {
-            let length = norm(&theta);
+            let length = vector::norm(&theta);
             return Ok(Separation {
                 margin: if length > 0.0 {
                     state.least_margin / length
@@ -241,9 +238,7 @@ pub fn maximal_margin(
     max_iterations: usize,
 ) -> Result<Option<f64>, SeparatorError> {
     check(rows)?;
-    if !(tolerance > 0.0 && tolerance < 1.0) {
-        return Err(SeparatorError::Tolerance(tolerance));
-    }
+    range::between("tolerance of the margin", tolerance, 0.0, 1.0)?;
     let mut weights = vec![0.0; rows.len()];
     weights[0] = 1.0;
     let mut point = vec![0.0; rows.features()];
@@ -260,7 +255,7 @@ pub fn maximal_margin(
                 highest = Some(i);
             }
         }
-        let length = norm(&point);
+        let length = vector::norm(&point);
         // The margin lies between the lowest height and the distance of the point.
         if length > 0.0 && heights[lowest] / length >= (1.0 - tolerance) * length {
             return Ok(Some(heights[lowest] / length));
@@ -275,14 +270,12 @@ pub fn maximal_margin(
                 direction[column] += sign * rows.labels()[i] * value;
             }
         }
-        let squared: f64 = direction.iter().map(|d| d * d).sum();
+        let squared = vector::squared_norm(&direction);
         if squared == 0.0 {
             return Ok(None);
         }
         let step = ((heights[highest] - heights[lowest]) / squared).min(weights[highest]);
-        for (p, d) in point.iter_mut().zip(&direction) {
-            *p += step * d;
-        }
+        vector::add_scaled(&mut point, step, &direction);
         weights[lowest] += step;
         weights[highest] -= step;
     }
@@ -324,10 +317,6 @@ fn add(rows: &LabelledRows, weights: &[f64], theta: &mut [f64]) {
 
 fn squared_norm(rows: &LabelledRows, i: usize) -> f64 {
     rows.row(i).map(|(_, value)| value * value).sum()
-}
-
-fn norm(x: &[f64]) -> f64 {
-    x.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
 /// `log(1 + exp(x))`, of any `x`.

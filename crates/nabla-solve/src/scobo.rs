@@ -17,12 +17,14 @@
 //! Computational Harmonic Analysis, 2022, arXiv 2010.02479.
 
 use burn::config::Config;
+use nabla_base::range;
+use nabla_base::vector::{add_scaled, norm};
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, RankingQuestion, ask};
 use crate::zeroth_order::{
-    Directions, LineSearch, RunError, Schedule, ZerothOrderError, add, least, moved, norm,
-    positive, start,
+    Directions, LineSearch, RunError, RunState, Schedule, ZerothOrderError, check_point, load,
+    moved,
 };
 
 /// Configuration of [`Scobo`].
@@ -66,18 +68,15 @@ pub struct ScoboConfig {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Saved")]
+#[serde(transparent)]
 pub struct Scobo {
-    config: ScoboConfig,
-    point: Vec<f64>,
-    iterations: u64,
-    questions: u64,
-    queries: u64,
+    #[serde(deserialize_with = "load")]
+    state: State,
 }
 
 /// A run as it is written.
-#[derive(Deserialize)]
-struct Saved {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct State {
     config: ScoboConfig,
     point: Vec<f64>,
     iterations: u64,
@@ -85,16 +84,14 @@ struct Saved {
     queries: u64,
 }
 
-impl TryFrom<Saved> for Scobo {
-    type Error = ZerothOrderError;
-
-    fn try_from(saved: Saved) -> Result<Self, ZerothOrderError> {
-        Ok(Self {
-            iterations: saved.iterations,
-            questions: saved.questions,
-            queries: saved.queries,
-            ..Self::new(saved.config, saved.point)?
-        })
+impl RunState for State {
+    fn check(&self) -> Result<(), ZerothOrderError> {
+        range::at_least("number of comparisons", self.config.candidates, 1)?;
+        range::at_least("sparsity", self.config.sparsity.unwrap_or(1), 1)?;
+        range::positive("radius", self.config.radius)?;
+        range::positive("step size", self.config.step_size)?;
+        self.config.line_search.map_or(Ok(()), |s| s.check(0))?;
+        check_point(&self.point)
     }
 }
 
@@ -107,28 +104,26 @@ impl Scobo {
         config: ScoboConfig,
         start: impl IntoIterator<Item = X>,
     ) -> Result<Self, ZerothOrderError> {
-        least("number of comparisons", config.candidates, 1)?;
-        least("sparsity", config.sparsity.unwrap_or(1), 1)?;
-        positive("radius", config.radius)?;
-        positive("step size", config.step_size)?;
-        config.line_search.map_or(Ok(()), |s| s.check(0))?;
-        Ok(Self {
+        let state = State {
             config,
-            point: self::start(start)?,
+            point: start.into_iter().map(Into::into).collect(),
             iterations: 0,
             questions: 0,
             queries: 0,
+        };
+        Ok(Self {
+            state: state.checked()?,
         })
     }
 
     /// Where the run is, `[d]`.
     pub fn point(&self) -> &[f64] {
-        &self.point
+        &self.state.point
     }
 
     /// Points that were compared so far, besides those where the run was.
     pub fn queries(&self) -> u64 {
-        self.queries
+        self.state.queries
     }
 
     /// The question for the best of `points`, `[n, d]`, and its answer.
@@ -141,10 +136,10 @@ impl Scobo {
         O: RankingOracle + ?Sized,
         O::Error: 'static,
     {
-        let d = self.point.len();
-        let (question, ranking) = ask(oracle, self.questions, 1, d, points)?;
-        self.questions += 1;
-        self.queries += question.candidates() as u64 - 1;
+        let d = self.state.point.len();
+        let (question, ranking) = ask(oracle, self.state.questions, 1, d, points)?;
+        self.state.questions += 1;
+        self.state.queries += question.candidates() as u64 - 1;
         Ok((question, ranking.best()[0]))
     }
 
@@ -157,25 +152,26 @@ impl Scobo {
         O: RankingOracle + ?Sized,
         O::Error: 'static,
     {
-        let (m, d) = (self.config.candidates, self.point.len());
-        let directions = Directions::Sphere.draw(m, d, self.config.seed, self.iterations);
+        let (m, d) = (self.state.config.candidates, self.state.point.len());
+        let directions =
+            Directions::Sphere.draw(m, d, self.state.config.seed, self.state.iterations);
         let mut sum = vec![0.0; d];
         for z in directions.chunks_exact(d) {
-            let mut points = moved(&self.point, self.config.radius, z);
-            points.extend(&self.point);
+            let mut points = moved(&self.state.point, self.state.config.radius, z);
+            points.extend(&self.state.point);
             let (_, best) = self.best(points, oracle)?;
             let lower = best == 0;
-            add(&mut sum, if lower { -1.0 } else { 1.0 }, z);
+            add_scaled(&mut sum, if lower { -1.0 } else { 1.0 }, z);
         }
-        let direction = one_bit_direction(&sum, self.config.sparsity.unwrap_or(d));
-        let schedule = self.config.step_schedule;
-        let step = schedule.at(self.config.step_size, self.iterations + 1);
-        let next = match self.config.line_search {
-            None => moved(&self.point, -step, &direction),
+        let direction = one_bit_direction(&sum, self.state.config.sparsity.unwrap_or(d));
+        let schedule = self.state.config.step_schedule;
+        let step = schedule.at(self.state.config.step_size, self.state.iterations + 1);
+        let next = match self.state.config.line_search {
+            None => moved(&self.state.point, -step, &direction),
             Some(search) => {
-                let trial = |i| search.trial(&self.point, step, &direction, i);
+                let trial = |i| search.trial(&self.state.point, step, &direction, i);
                 let mut points: Vec<f64> = (0..search.candidates - 1).flat_map(trial).collect();
-                points.extend(&self.point);
+                points.extend(&self.state.point);
                 let (question, best) = self.best(points, oracle)?;
                 question.point(best).to_vec()
             }
@@ -183,8 +179,8 @@ impl Scobo {
         if next.iter().any(|x| !x.is_finite()) {
             return Err(ZerothOrderError::Diverged.into());
         }
-        self.point = next;
-        self.iterations += 1;
+        self.state.point = next;
+        self.state.iterations += 1;
         Ok(())
     }
 }

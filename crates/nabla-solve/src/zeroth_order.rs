@@ -2,21 +2,17 @@
 //! stops.
 
 use burn::config::Config;
+use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector::{add_scaled, dot, norm};
 use nabla_grad::seeded_noise::SeededNoise;
+use serde::{Deserialize, Deserializer};
 
 /// Why a run cannot begin, go on or be resumed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ZerothOrderError {
-    /// A number of the configuration that is too small.
-    #[error("the {name} is {value}, but it must be at least {least}")]
-    Count {
-        /// Which one.
-        name: &'static str,
-        /// Its value.
-        value: usize,
-        /// The least it may be.
-        least: usize,
-    },
+    /// A number of the configuration out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// More points to be named than there are.
     #[error(
         "the best {best} of {candidates} points are asked for, but it must be 1 to {candidates}"
@@ -26,16 +22,6 @@ pub enum ZerothOrderError {
         best: usize,
         /// Of how many points.
         candidates: usize,
-    },
-    /// A number of the configuration that is not in its range.
-    #[error("the {name} is {value}, but it must be {expected}")]
-    Value {
-        /// Which one.
-        name: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it must be.
-        expected: &'static str,
     },
     /// Nowhere to start.
     #[error("the start has no coordinates")]
@@ -145,16 +131,9 @@ impl LineSearch {
     /// If a value is not in its range; `others` of the points are neither steps nor the present one.
     pub(crate) fn check(self, others: usize) -> Result<(), ZerothOrderError> {
         let name = "number of points in the line search";
-        least(name, self.candidates, others.saturating_add(2))?;
-        if self.shrink > 0.0 && self.shrink < 1.0 {
-            Ok(())
-        } else {
-            Err(ZerothOrderError::Value {
-                name: "shrinking factor of the line search",
-                value: self.shrink,
-                expected: "greater than 0 and less than 1",
-            })
-        }
+        range::at_least(name, self.candidates, others.saturating_add(2))?;
+        let name = "shrinking factor of the line search";
+        Ok(range::between(name, self.shrink, 0.0, 1.0)?)
     }
 
     /// `x − η γ^i g`.
@@ -170,30 +149,6 @@ impl LineSearch {
     }
 }
 
-pub(crate) fn least(
-    name: &'static str,
-    value: usize,
-    least: usize,
-) -> Result<(), ZerothOrderError> {
-    if value >= least {
-        Ok(())
-    } else {
-        Err(ZerothOrderError::Count { name, value, least })
-    }
-}
-
-pub(crate) fn positive(name: &'static str, value: f64) -> Result<(), ZerothOrderError> {
-    if value > 0.0 && value.is_finite() {
-        Ok(())
-    } else {
-        Err(ZerothOrderError::Value {
-            name,
-            value,
-            expected: "positive and finite",
-        })
-    }
-}
-
 pub(crate) fn finite(vector: &'static str, values: &[f64]) -> Result<(), ZerothOrderError> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(()),
@@ -205,34 +160,48 @@ pub(crate) fn finite(vector: &'static str, values: &[f64]) -> Result<(), ZerothO
     }
 }
 
+/// All that a run goes on from, saved and loaded as it is; what no run can have is refused.
+pub(crate) trait RunState: Sized {
+    fn check(&self) -> Result<(), ZerothOrderError>;
+
+    fn checked(self) -> Result<Self, ZerothOrderError> {
+        self.check()?;
+        Ok(self)
+    }
+}
+
+/// Loads a state: `deserialize_with` of the field of a run.
+pub(crate) fn load<'de, S, D>(deserializer: D) -> Result<S, D::Error>
+where
+    S: RunState + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let state = S::deserialize(deserializer)?;
+    state.checked().map_err(serde::de::Error::custom)
+}
+
 /// The coordinates of a start.
 pub(crate) fn start<X: Into<f64>>(
     start: impl IntoIterator<Item = X>,
 ) -> Result<Vec<f64>, ZerothOrderError> {
     let point: Vec<f64> = start.into_iter().map(Into::into).collect();
-    if point.is_empty() {
-        return Err(ZerothOrderError::Empty);
-    }
-    finite("point", &point)?;
+    check_point(&point)?;
     Ok(point)
 }
 
-/// `sum ← sum + factor · vector`.
-pub(crate) fn add(sum: &mut [f64], factor: f64, vector: &[f64]) {
-    for (s, v) in sum.iter_mut().zip(vector) {
-        *s += factor * v;
+/// That a run can be at a point.
+pub(crate) fn check_point(point: &[f64]) -> Result<(), ZerothOrderError> {
+    match point.is_empty() {
+        true => Err(ZerothOrderError::Empty),
+        false => finite("point", point),
     }
 }
 
 /// `point + factor · vector`.
 pub(crate) fn moved(point: &[f64], factor: f64, vector: &[f64]) -> Vec<f64> {
     let mut moved = point.to_vec();
-    add(&mut moved, factor, vector);
+    add_scaled(&mut moved, factor, vector);
     moved
-}
-
-pub(crate) fn norm(vector: &[f64]) -> f64 {
-    vector.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
 impl Directions {
@@ -252,8 +221,8 @@ impl Directions {
                     let first = rows.len() / dimension / dimension * dimension;
                     for _ in 0..2 {
                         for other in rows[first * dimension..].chunks_exact(dimension) {
-                            let dot: f64 = other.iter().zip(&row).map(|(a, b)| a * b).sum();
-                            add(&mut row, -dot, other);
+                            let along = dot(other, &row);
+                            add_scaled(&mut row, -along, other);
                         }
                     }
                 }

@@ -14,10 +14,12 @@
 //! Programming*, SIAM Journal on Optimization, 2013, arXiv 1309.5549.
 
 use burn::config::Config;
+use nabla_base::range;
+use nabla_base::vector::add_scaled;
 use serde::{Deserialize, Serialize};
 
 use crate::zeroth_order::{
-    Directions, LineSearch, Schedule, ZerothOrderError, add, finite, least, positive, start,
+    Directions, LineSearch, RunState, Schedule, ZerothOrderError, check_point, finite, load,
 };
 
 /// Configuration of [`ZoSgd`].
@@ -59,8 +61,15 @@ pub struct ZoSgdConfig {
 /// # Ok::<(), nabla_solve::zeroth_order::ZerothOrderError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Saved")]
+#[serde(transparent)]
 pub struct ZoSgd {
+    #[serde(deserialize_with = "load")]
+    state: State,
+}
+
+/// A run as it is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct State {
     config: ZoSgdConfig,
     point: Vec<f64>,
     /// `f` there, if it is known and a number, which every format can hold.
@@ -69,27 +78,14 @@ pub struct ZoSgd {
     queries: u64,
 }
 
-/// A run as it is written.
-#[derive(Deserialize)]
-struct Saved {
-    config: ZoSgdConfig,
-    point: Vec<f64>,
-    value: Option<f64>,
-    iterations: u64,
-    queries: u64,
-}
-
-impl TryFrom<Saved> for ZoSgd {
-    type Error = ZerothOrderError;
-
-    fn try_from(saved: Saved) -> Result<Self, ZerothOrderError> {
-        finite("value", saved.value.as_slice())?;
-        Ok(Self {
-            value: saved.value,
-            iterations: saved.iterations,
-            queries: saved.queries,
-            ..Self::new(saved.config, saved.point)?
-        })
+impl RunState for State {
+    fn check(&self) -> Result<(), ZerothOrderError> {
+        range::at_least("number of perturbations", self.config.candidates, 1)?;
+        range::positive("smoothing", self.config.smoothing)?;
+        range::positive("step size", self.config.step_size)?;
+        self.config.line_search.map_or(Ok(()), |s| s.check(0))?;
+        finite("value", self.value.as_slice())?;
+        check_point(&self.point)
     }
 }
 
@@ -102,27 +98,26 @@ impl ZoSgd {
         config: ZoSgdConfig,
         start: impl IntoIterator<Item = X>,
     ) -> Result<Self, ZerothOrderError> {
-        least("number of perturbations", config.candidates, 1)?;
-        positive("smoothing", config.smoothing)?;
-        positive("step size", config.step_size)?;
-        config.line_search.map_or(Ok(()), |s| s.check(0))?;
-        Ok(Self {
+        let state = State {
             config,
-            point: self::start(start)?,
+            point: start.into_iter().map(Into::into).collect(),
             value: None,
             iterations: 0,
             queries: 0,
+        };
+        Ok(Self {
+            state: state.checked()?,
         })
     }
 
     /// Where the run is, `[d]`.
     pub fn point(&self) -> &[f64] {
-        &self.point
+        &self.state.point
     }
 
     /// Evaluations of the function so far.
     pub fn queries(&self) -> u64 {
-        self.queries
+        self.state.queries
     }
 
     /// One iteration on the function `f`.
@@ -130,31 +125,31 @@ impl ZoSgd {
     /// # Errors
     /// If the point is not finite afterwards; the run is then as before, but for the evaluations.
     pub fn step(&mut self, mut f: impl FnMut(&[f64]) -> f64) -> Result<(), ZerothOrderError> {
-        let (config, d) = (&self.config, self.point.len());
+        let (config, d) = (&self.state.config, self.state.point.len());
         let mut count = 0;
         let mut f = |x: &[f64]| {
             count += 1;
             f(x)
         };
-        let here = self.value.unwrap_or_else(|| f(&self.point));
+        let here = self.state.value.unwrap_or_else(|| f(&self.state.point));
         let (directions, seed) = (config.directions, config.seed);
-        let directions = directions.draw(config.candidates, d, seed, self.iterations);
+        let directions = directions.draw(config.candidates, d, seed, self.state.iterations);
         let mut gradient = vec![0.0; d];
         for xi in directions.chunks_exact(d) {
-            let mut moved = self.point.clone();
-            add(&mut moved, config.smoothing, xi);
+            let mut moved = self.state.point.clone();
+            add_scaled(&mut moved, config.smoothing, xi);
             let slope = (f(&moved) - here) / config.smoothing;
-            add(&mut gradient, slope / config.candidates as f64, xi);
+            add_scaled(&mut gradient, slope / config.candidates as f64, xi);
         }
         let step = config
             .step_schedule
-            .at(config.step_size, self.iterations + 1);
-        let mut best = (here, self.point.clone());
+            .at(config.step_size, self.state.iterations + 1);
+        let mut best = (here, self.state.point.clone());
         match config.line_search {
-            None => add(&mut best.1, -step, &gradient),
+            None => add_scaled(&mut best.1, -step, &gradient),
             Some(search) => {
                 for i in 0..search.candidates - 1 {
-                    let point = search.trial(&self.point, step, &gradient, i);
+                    let point = search.trial(&self.state.point, step, &gradient, i);
                     let value = f(&point);
                     if value < best.0 {
                         best = (value, point);
@@ -163,13 +158,13 @@ impl ZoSgd {
             }
         }
         let searched = config.line_search.is_some();
-        self.queries += count;
+        self.state.queries += count;
         if best.1.iter().any(|x| !x.is_finite()) {
             return Err(ZerothOrderError::Diverged);
         }
-        self.point = best.1;
-        self.value = (searched && best.0.is_finite()).then_some(best.0);
-        self.iterations += 1;
+        self.state.point = best.1;
+        self.state.value = (searched && best.0.is_finite()).then_some(best.0);
+        self.state.iterations += 1;
         Ok(())
     }
 }

@@ -35,7 +35,7 @@
 //! let (truth, small) = sample_panorama()?;
 //! let large = resize_erp(&small.raster, truth.raster.height(), Interpolation::Lanczos3)?;
 //! let measured = evaluate(&to_8_bit(large), &truth.raster)?;
-//! assert!(measured.ws_psnr > 20.0 && measured.ws_ssim > 0.5);
+//! assert!(measured.area.ws_psnr > 20.0 && measured.area.ws_ssim > 0.5);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -134,14 +134,8 @@ fn area_text(evaluation: &AreaEvaluation) -> String {
 }
 
 fn text(evaluation: &Evaluation) -> String {
-    let area = AreaEvaluation {
-        psnr: evaluation.psnr,
-        ssim: evaluation.ssim,
-        ws_psnr: evaluation.ws_psnr,
-        ws_ssim: evaluation.ws_ssim,
-    };
     [
-        area_text(&area),
+        area_text(&evaluation.area),
         row(
             "seam error",
             index(evaluation.seam_error),
@@ -171,10 +165,10 @@ pub fn comparison(rows: &[(&str, &Evaluation)]) -> String {
     for (name, e) in rows {
         lines.push(vec![
             (*name).to_owned(),
-            format!("{:.2} dB", e.ws_psnr),
-            format!("{:.4}", e.ws_ssim),
-            format!("{:.2} dB", e.psnr),
-            format!("{:.4}", e.ssim),
+            format!("{:.2} dB", e.area.ws_psnr),
+            format!("{:.4}", e.area.ws_ssim),
+            format!("{:.2} dB", e.area.psnr),
+            format!("{:.4}", e.area.ssim),
             format!("{:.5}", e.seam_error),
             format!("{:.5}", e.pole_error),
         ]);

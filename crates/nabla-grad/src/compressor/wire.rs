@@ -23,6 +23,8 @@
 //! A message has one form only: what [`Compressed::from_bytes`] takes, [`Compressed::to_bytes`] gives
 //! back.
 
+use nabla_base::range::{self, OutOfRange};
+
 use super::{Compressed, Form, Qsgd, bits_for};
 
 const VERSION: u8 = 1;
@@ -41,7 +43,7 @@ pub enum WireError {
     /// A version that came later.
     #[error("the message is of version {0}, but only version 1 is known")]
     Version(u8),
-    /// A kind that there is not.
+    /// A kind that does not exist.
     #[error("the message is of the kind {0}, but kinds are 0 to {1}")]
     Kind(u8, u8),
     /// A vector of another length.
@@ -53,15 +55,8 @@ pub enum WireError {
         found: u64,
     },
     /// A number of the header out of its range.
-    #[error("the {what} of the message is {found}, but it must be {expected}")]
-    Count {
-        /// The number.
-        what: &'static str,
-        /// Its value.
-        found: u64,
-        /// What it may be.
-        expected: String,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Something in the payload that no sender makes.
     #[error("element {index} of the message is damaged: {reason}")]
     Element {
@@ -333,22 +328,16 @@ impl Compressed {
             });
         }
         let (d, count) = (u128::from(header.dimension), header.count);
-        let range = match header.kind {
+        let counts = match header.kind {
             0 => 1..=header.dimension,
             2 => 1..=u64::from(Qsgd::HIGHEST),
             _ => 0..=0,
         };
-        if !range.contains(&count) {
-            return Err(WireError::Count {
-                what: if header.kind == 2 {
-                    "number of levels"
-                } else {
-                    "number of elements"
-                },
-                found: count,
-                expected: format!("{} to {}", range.start(), range.end()),
-            });
-        }
+        let name = match header.kind {
+            2 => "number of levels of the message",
+            _ => "number of elements of the message",
+        };
+        range::within(name, count, counts)?;
         let index_width = bits_for(header.dimension);
         let level_width = bits_for(2 * count + 1);
         let bits = match header.kind {
@@ -544,7 +533,10 @@ mod tests {
             changed(2, 6),
             WireError::Dimension { found: 6, .. }
         ));
-        assert!(matches!(changed(10, 6), WireError::Count { found: 6, .. }));
+        assert_eq!(
+            changed(10, 6).to_string(),
+            "the number of elements of the message is 6, but it must be from 1 to 5"
+        );
         assert!(matches!(
             changed(10, 1),
             WireError::Length {

@@ -35,7 +35,9 @@ use std::collections::VecDeque;
 use burn::config::Config;
 use burn::tensor::{DType, Device, Tensor};
 
-use super::{CurvatureError, add_scaled, expect_dim, norm, on_device, values};
+use nabla_base::range;
+
+use super::{CurvatureError, Product, add_scaled, expect_dim, norm, on_device, values};
 use crate::seeded_noise::SeededNoise;
 use crate::trace::Probe;
 
@@ -179,22 +181,10 @@ impl DirectionalDerivative {
         what: &'static str,
         size: Option<f64>,
     ) -> Result<Self, CurvatureError> {
-        if let Step::Fixed(step) = config.step
-            && !(step > 0.0 && step.is_finite())
-        {
-            return Err(CurvatureError::Field {
-                field: "finite-difference step",
-                value: step,
-                range: "positive and finite",
-            });
+        if let Step::Fixed(step) = config.step {
+            range::positive("finite-difference step", step)?;
         }
-        if !(config.accuracy >= 0.0 && config.accuracy.is_finite()) {
-            return Err(CurvatureError::Field {
-                field: "accuracy of the difference",
-                value: config.accuracy,
-                range: "finite and at least 0",
-            });
-        }
+        range::not_negative("accuracy of the difference", config.accuracy)?;
         let (device, dtype) = (at.device().without_autodiff(), at.dtype());
         let Some(info) = dtype.finfo() else {
             return Err(CurvatureError::NotFloat(dtype));
@@ -335,11 +325,7 @@ impl DirectionalDerivative {
     }
 
     /// The derivative along `v` alone, which with a fixed step takes two evaluations fewer.
-    pub fn value_along(
-        &self,
-        field: &Field,
-        v: &[f64],
-    ) -> Result<Option<Vec<f64>>, CurvatureError> {
+    fn value_along(&self, field: &Field, v: &[f64]) -> Result<Option<Vec<f64>>, CurvatureError> {
         let Step::Fixed(r) = self.config.step else {
             return Ok(self.along(field, v)?.map(|found| found.value));
         };
@@ -353,6 +339,30 @@ impl DirectionalDerivative {
         }
         value.iter_mut().for_each(|x| *x *= length);
         Ok(Some(value))
+    }
+
+    /// [`CurvatureOperator::apply`](super::CurvatureOperator::apply) of the derivative.
+    pub fn apply(&self, field: &Field, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
+        let product = self.apply_values(field, &values(v)?)?;
+        Ok(self.tensor(&product))
+    }
+
+    /// [`CurvatureOperator::apply_values`](super::CurvatureOperator::apply_values) of the derivative.
+    pub fn apply_values(&self, field: &Field, v: &[f64]) -> Result<Vec<f64>, CurvatureError> {
+        let product = self.value_along(field, v)?;
+        Ok(product.unwrap_or_else(|| vec![0.0; v.len()]))
+    }
+
+    /// [`CurvatureOperator::apply_with_error`](super::CurvatureOperator::apply_with_error) of the
+    /// derivative.
+    pub fn apply_with_error(&self, field: &Field, v: &[f64]) -> Result<Product, CurvatureError> {
+        Ok(match self.along(field, v)? {
+            Some(found) => Product {
+                values: found.value,
+                error: found.error,
+            },
+            None => Product::exact(vec![0.0; v.len()]),
+        })
     }
 
     /// `v / ‖v‖` and `‖v‖`.

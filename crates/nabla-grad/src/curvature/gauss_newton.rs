@@ -6,7 +6,9 @@ use burn::optim::GradientsParams;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::difference::{Difference, DifferenceConfig, DirectionalDerivative, Estimate};
+use nabla_base::range;
+
+use super::difference::{Difference, DifferenceConfig, DirectionalDerivative};
 use super::hessian::{check_fixed, placed};
 use super::{CurvatureError, CurvatureOperator, Product, expect_dim, norm, on_device, values};
 use crate::flat::ParameterLayout;
@@ -143,13 +145,7 @@ impl<O: OutputFunction> GaussNewton<O> {
         scale: f64,
         config: DifferenceConfig,
     ) -> Result<Self, CurvatureError> {
-        if !scale.is_finite() {
-            return Err(CurvatureError::Field {
-                field: "scale of the loss",
-                value: scale,
-                range: "finite",
-            });
-        }
+        range::finite("scale of the loss", scale)?;
         let at = at.without_autodiff();
         model.check(&at)?;
         let outputs = model.outputs(&at)?.without_autodiff();
@@ -223,10 +219,6 @@ impl<O: OutputFunction> GaussNewton<O> {
             self.scale,
         )
     }
-
-    fn along(&self, v: &[f64]) -> Result<Option<Estimate>, CurvatureError> {
-        self.derivative.along(&|theta| self.field(theta), v)
-    }
 }
 
 /// `z`, `[examples · outputs]`, at parameters on the host.
@@ -279,22 +271,15 @@ impl<O: OutputFunction> CurvatureOperator for GaussNewton<O> {
     }
 
     fn apply(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
-        let product = self.apply_values(&values(v)?)?;
-        Ok(self.derivative.tensor(&product))
+        self.derivative.apply(&|theta| self.field(theta), v)
     }
 
     fn apply_values(&self, v: &[f64]) -> Result<Vec<f64>, CurvatureError> {
-        let product = self.derivative.value_along(&|theta| self.field(theta), v)?;
-        Ok(product.unwrap_or_else(|| vec![0.0; v.len()]))
+        self.derivative.apply_values(&|theta| self.field(theta), v)
     }
 
     fn apply_with_error(&self, v: &[f64]) -> Result<Product, CurvatureError> {
-        Ok(match self.along(v)? {
-            Some(found) => Product {
-                values: found.value,
-                error: found.error,
-            },
-            None => Product::exact(vec![0.0; v.len()]),
-        })
+        self.derivative
+            .apply_with_error(&|theta| self.field(theta), v)
     }
 }

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
 
-use super::difference::{Difference, DifferenceConfig, DirectionalDerivative, Estimate};
+use super::difference::{Difference, DifferenceConfig, DirectionalDerivative};
 use super::{CurvatureError, CurvatureOperator, Product, expect_dim, values};
 use crate::flat::ParameterLayout;
 use crate::training_mode::{batch_norm_in_training, moved_since, statistics, training_layers};
@@ -183,7 +183,8 @@ impl<G: GradientField> Hessian<G> {
     /// If `v` has another length than the parameters, is not finite, or a gradient fails.
     pub fn product(&self, v: &Tensor<1>) -> Result<Difference<1>, CurvatureError> {
         let derivative = &self.derivative;
-        Ok(match self.along(&values(v)?)? {
+        let found = derivative.along(&|theta| self.field(theta), &values(v)?)?;
+        Ok(match found {
             Some(found) => Difference {
                 value: derivative.tensor(&found.value),
                 extrapolated: derivative.tensor(&found.extrapolated),
@@ -208,10 +209,6 @@ impl<G: GradientField> Hessian<G> {
             derivative.device(),
             derivative.dtype(),
         )
-    }
-
-    fn along(&self, v: &[f64]) -> Result<Option<Estimate>, CurvatureError> {
-        self.derivative.along(&|theta| self.field(theta), v)
     }
 }
 
@@ -240,22 +237,15 @@ impl<G: GradientField> CurvatureOperator for Hessian<G> {
     }
 
     fn apply(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
-        let product = self.apply_values(&values(v)?)?;
-        Ok(self.derivative.tensor(&product))
+        self.derivative.apply(&|theta| self.field(theta), v)
     }
 
     fn apply_values(&self, v: &[f64]) -> Result<Vec<f64>, CurvatureError> {
-        let product = self.derivative.value_along(&|theta| self.field(theta), v)?;
-        Ok(product.unwrap_or_else(|| vec![0.0; v.len()]))
+        self.derivative.apply_values(&|theta| self.field(theta), v)
     }
 
     fn apply_with_error(&self, v: &[f64]) -> Result<Product, CurvatureError> {
-        Ok(match self.along(v)? {
-            Some(found) => Product {
-                values: found.value,
-                error: found.error,
-            },
-            None => Product::exact(vec![0.0; v.len()]),
-        })
+        self.derivative
+            .apply_with_error(&|theta| self.field(theta), v)
     }
 }

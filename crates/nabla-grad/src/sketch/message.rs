@@ -1,5 +1,7 @@
 //! A sketch on its way to another worker.
 
+use nabla_base::range::OutOfRange;
+
 use crate::compressor::WireError;
 use crate::compressor::wire::{Header, check_payload};
 
@@ -133,11 +135,8 @@ impl SketchMessage {
         }
         let length = sketch.sketch_length();
         if header.count != length as u64 {
-            return Err(WireError::Count {
-                what: "length of the sketch",
-                found: header.count,
-                expected: length.to_string(),
-            });
+            let name = "length of the sketch of the message";
+            return Err(OutOfRange::new(name, header.count, length.to_string()).into());
         }
         check_payload(payload, 64 + 32 * u128::from(header.count))?;
         let (identity, numbers) = payload.split_at(8);

@@ -2,6 +2,7 @@
 //! a trait, the separable `g` as a [`Penalty`].
 
 use faer::{Mat, Side};
+use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
 use super::BlockDescentError;
@@ -148,7 +149,9 @@ impl Penalty {
     pub(super) fn check(&self, dimension: usize) -> Result<(), BlockDescentError> {
         match self {
             Self::None | Self::NonNegative => Ok(()),
-            Self::L1(weight) | Self::NonNegativeL1(weight) => check_weight("penalty", *weight),
+            Self::L1(weight) | Self::NonNegativeL1(weight) => {
+                Ok(range::not_negative("penalty weight", *weight)?)
+            }
             Self::Box { low, high } => {
                 if low < high {
                     Ok(())
@@ -160,7 +163,7 @@ impl Penalty {
                 }
             }
             Self::GroupL1 { weight, groups } => {
-                check_weight("penalty", *weight)?;
+                range::not_negative("penalty weight", *weight)?;
                 check_cover("group", groups, dimension)
             }
         }
@@ -342,15 +345,6 @@ impl Penalty {
             _ if x >= high => Some(1),
             _ => None,
         }
-    }
-}
-
-/// `weight` if it is at least 0 and finite.
-pub(super) fn check_weight(name: &'static str, weight: f64) -> Result<(), BlockDescentError> {
-    if weight >= 0.0 && weight.is_finite() {
-        Ok(())
-    } else {
-        Err(BlockDescentError::Weight { name, weight })
     }
 }
 

@@ -272,7 +272,7 @@ impl LabelPropagation {
     /// The labels of all nodes from those found for the others.
     ///
     /// # Errors
-    /// If `x` has not as many numbers as there are nodes without a label.
+    /// If `x` does not have a number for each node without a label.
     pub fn labels(&self, x: &[f64]) -> Result<Vec<f64>, BlockDescentError> {
         if x.len() != self.nodes.len() {
             return Err(BlockDescentError::Length {

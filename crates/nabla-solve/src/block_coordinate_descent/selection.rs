@@ -1,6 +1,7 @@
 //! Which block is updated next.
 
 use faer::{Mat, Side};
+use nabla_base::vector;
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -313,11 +314,11 @@ impl Selector {
                     let to: Vec<f64> = from.iter().zip(&g).map(|(x, g)| x - g / l).collect();
                     let to = view.penalty.block_prox(block, &to, 1.0 / l);
                     let d: Vec<f64> = to.iter().zip(&from).map(|(t, x)| t - x).collect();
-                    let squares: f64 = d.iter().map(|d| d * d).sum();
+                    let squares = vector::squared_norm(&d);
                     if self.rule == Selection::ProximalLength {
                         return squares;
                     }
-                    let along: f64 = d.iter().zip(&g).map(|(d, g)| d * g).sum();
+                    let along = vector::dot(&d, &g);
                     -(along + 0.5 * l * squares + view.penalty.change(view.x, block, &d))
                 }))
             }
@@ -572,7 +573,7 @@ pub(super) fn largest_of_bound<P: SmoothProblem>(
         .collect();
     let mut value = 0.0;
     for _ in 0..1000 {
-        let length = v.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let length = vector::norm(&v);
         if length == 0.0 {
             break;
         }
@@ -580,7 +581,7 @@ pub(super) fn largest_of_bound<P: SmoothProblem>(
             *v /= length;
         }
         let next = problem.bound_product(state, &v);
-        let new = next.iter().zip(&v).map(|(a, b)| a * b).sum::<f64>();
+        let new = vector::dot(&next, &v);
         v = next;
         let settled = (new - value).abs() <= 1e-9 * new.abs();
         value = new;

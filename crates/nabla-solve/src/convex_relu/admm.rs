@@ -32,11 +32,12 @@
 use std::ops::ControlFlow;
 
 use faer::Mat;
+use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ConvexReluError, counted, parameter, positive};
+use super::error::ConvexReluError;
 use super::loss::Loss;
 use super::patterns::ActivationPatterns;
 use super::problem::{
@@ -271,26 +272,26 @@ impl Admm {
 
     fn check(&self, loss: Loss, beta: f64) -> Result<f64, ConvexReluError> {
         let rho = self.penalty.first(beta);
-        positive("penalty of ADMM", rho)?;
+        range::positive("penalty of ADMM", rho)?;
         let golden = 0.5 * (1.0 + 5f64.sqrt());
         let holds = self.dual_step > 0.0 && self.dual_step < golden;
-        parameter(
+        range::check(
+            holds,
             "dual step of ADMM",
             self.dual_step,
-            holds,
             "greater than 0 and less than 1.618",
         )?;
-        positive("tolerance of ADMM", self.tolerance)?;
-        counted("number of iterations of ADMM", self.max_iterations)?;
-        counted("interval of the checks of ADMM", self.check_every)?;
+        range::positive("tolerance of ADMM", self.tolerance)?;
+        range::at_least("number of iterations of ADMM", self.max_iterations, 1)?;
+        range::at_least("interval of the checks of ADMM", self.check_every, 1)?;
         if let PrimalStep::BlockDescent {
             tolerance,
             max_sweeps,
             ..
         } = self.primal_step
         {
-            positive("tolerance of the block descent", tolerance)?;
-            counted("number of sweeps of the block descent", max_sweeps)?;
+            range::positive("tolerance of the block descent", tolerance)?;
+            range::at_least("number of sweeps of the block descent", max_sweeps, 1)?;
             if loss.curvature().is_none() {
                 return Err(ConvexReluError::NotDifferentiable);
             }

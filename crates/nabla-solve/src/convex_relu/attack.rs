@@ -11,11 +11,12 @@
 //! satisfied would stop the attack.
 
 use faer::Mat;
+use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ConvexReluError, counted, parameter, positive};
+use super::error::ConvexReluError;
 use super::loss::Loss;
 use super::network::TwoLayerRelu;
 use super::problem::DenseExamples;
@@ -62,17 +63,15 @@ impl Attack {
     }
 
     pub(super) fn check(&self) -> Result<(), ConvexReluError> {
-        let holds = self.epsilon >= 0.0 && self.epsilon.is_finite();
-        parameter(
-            "radius of the attack",
-            self.epsilon,
-            holds,
-            "at least 0 and finite",
-        )?;
+        range::not_negative("radius of the attack", self.epsilon)?;
         if self.epsilon > 0.0 {
-            positive("step size of the attack", self.step_size)?;
+            range::positive("step size of the attack", self.step_size)?;
         }
-        counted("number of steps of the attack", self.steps)
+        Ok(range::at_least(
+            "number of steps of the attack",
+            self.steps,
+            1,
+        )?)
     }
 
     /// The examples where the attack on `network` leads, with their labels.

@@ -11,12 +11,13 @@
 use std::ops::ControlFlow;
 
 use faer::Mat;
+use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::attack::Attack;
-use super::error::{ConvexReluError, counted, parameter, positive};
+use super::error::ConvexReluError;
 use super::network::TwoLayerRelu;
 use super::problem::{ConvexReluProblem, DenseExamples, with_bias};
 
@@ -112,22 +113,22 @@ impl BackPropagation {
         problem: &ConvexReluProblem,
         mut observe: impl FnMut(BackPropagationStep) -> ControlFlow<()>,
     ) -> Result<TwoLayerRelu, ConvexReluError> {
-        counted("number of hidden units", self.units)?;
-        positive("learning rate", self.learning_rate)?;
+        range::at_least("number of hidden units", self.units, 1)?;
+        range::positive("learning rate", self.learning_rate)?;
         let holds = (0.0..1.0).contains(&self.momentum);
-        parameter(
+        range::check(
+            holds,
             "momentum",
             self.momentum,
-            holds,
             "at least 0 and less than 1",
         )?;
         let n = problem.len();
         let batch_size = self.batch_size.unwrap_or(n);
         let holds = (1..=n).contains(&batch_size);
-        parameter(
+        range::check(
+            holds,
             "batch size",
             batch_size as f64,
-            holds,
             "at least 1 and at most the number of examples",
         )?;
         if let Some(attack) = self.attack {

@@ -1,5 +1,7 @@
 //! Why a two-layer network cannot be trained through its convex program.
 
+use nabla_base::range::OutOfRange;
+
 /// The reason; every message says what was found and what is expected.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ConvexReluError {
@@ -51,16 +53,9 @@ pub enum ConvexReluError {
         /// What the loss takes.
         expected: &'static str,
     },
-    /// A value of the configuration.
-    #[error("the {name} is {value}, but it must be {expected}")]
-    Parameter {
-        /// Which one.
-        name: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it must be.
-        expected: &'static str,
-    },
+    /// A number of the configuration out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// More patterns than are wanted.
     #[error(
         "{examples} examples of rank {rank} have up to {bound} activation patterns, more than the \
@@ -102,7 +97,7 @@ pub enum ConvexReluError {
         expected: usize,
     },
     /// A network whose parts do not fit.
-    #[error("this is no two-layer network: {0}")]
+    #[error("this is not a two-layer network: {0}")]
     Network(String),
     /// A linear system of more rows than allowed.
     #[error(
@@ -130,33 +125,4 @@ pub enum ConvexReluError {
     /// The steps have left the finite numbers.
     #[error("the weights are not finite any more: lower the {0}")]
     Diverged(&'static str),
-}
-
-/// `value` if `holds`.
-pub(super) fn parameter(
-    name: &'static str,
-    value: f64,
-    holds: bool,
-    expected: &'static str,
-) -> Result<(), ConvexReluError> {
-    if holds {
-        Ok(())
-    } else {
-        Err(ConvexReluError::Parameter {
-            name,
-            value,
-            expected,
-        })
-    }
-}
-
-/// A positive finite value.
-pub(super) fn positive(name: &'static str, value: f64) -> Result<(), ConvexReluError> {
-    let holds = value > 0.0 && value.is_finite();
-    parameter(name, value, holds, "positive and finite")
-}
-
-/// A count of at least 1.
-pub(super) fn counted(name: &'static str, value: usize) -> Result<(), ConvexReluError> {
-    parameter(name, value as f64, value > 0, "at least 1")
 }

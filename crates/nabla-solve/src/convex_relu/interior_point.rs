@@ -24,9 +24,10 @@
 use clarabel::algebra::CscMatrix;
 use clarabel::solver::{DefaultSettings, DefaultSolver, IPSolver, SolverStatus, SupportedConeT};
 use faer::Mat;
+use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ConvexReluError, counted, parameter, positive};
+use super::error::ConvexReluError;
 use super::loss::Loss;
 use super::patterns::ActivationPatterns;
 use super::problem::{ConvexReluProblem, ConvexReluSolution, Form, Program};
@@ -154,23 +155,17 @@ impl InteriorPoint {
         form: Form,
     ) -> Result<ConvexReluSolution, ConvexReluError> {
         let epsilon = self.epsilon;
-        let holds = epsilon >= 0.0 && epsilon.is_finite();
-        parameter(
-            "radius of the perturbations",
-            epsilon,
-            holds,
-            "at least 0 and finite",
-        )?;
+        range::not_negative("radius of the perturbations", epsilon)?;
         if form == Form::Gated {
-            parameter(
+            range::check(
+                epsilon == 0.0,
                 "radius of the perturbations",
                 epsilon,
-                epsilon == 0.0,
                 "0 in the gated form",
             )?;
         }
-        positive("tolerance of the interior-point method", self.tolerance)?;
-        counted("number of iterations", self.max_iterations)?;
+        range::positive("tolerance of the interior-point method", self.tolerance)?;
+        range::at_least("number of iterations", self.max_iterations, 1)?;
         let program = Program::new(problem, patterns, form)?;
         let (d, blocks) = (program.width(), program.blocks());
         let mut conic = Conic::default();

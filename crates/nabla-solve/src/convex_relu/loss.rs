@@ -1,5 +1,6 @@
 //! The convex losses, one term for each example, with what the solvers need of them.
 
+use nabla_base::vector;
 use serde::{Deserialize, Serialize};
 
 use super::error::ConvexReluError;
@@ -127,8 +128,8 @@ impl Loss {
         match self {
             // −½c²‖g‖² − c g·y
             Self::Squared => {
-                let squared: f64 = g.iter().map(|g| g * g).sum();
-                let product: f64 = g.iter().zip(labels).map(|(g, y)| g * y).sum();
+                let squared = vector::squared_norm(g);
+                let product = vector::dot(g, labels);
                 if squared == 0.0 {
                     return 0.0;
                 }

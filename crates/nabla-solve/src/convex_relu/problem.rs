@@ -1,10 +1,11 @@
 //! What is to be solved: examples, a loss, the weight `β`; and the linear maps of its convex program.
 
 use faer::{Mat, MatRef};
+use nabla_base::range;
 use nabla_data::LabelledRows;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ConvexReluError, positive};
+use super::error::ConvexReluError;
 use super::loss::Loss;
 use super::patterns::ActivationPatterns;
 
@@ -148,7 +149,7 @@ impl ConvexReluProblem {
         beta: f64,
         bias: bool,
     ) -> Result<Self, ConvexReluError> {
-        positive("weight of the regularizer", beta)?;
+        range::positive("weight of the regularizer", beta)?;
         loss.check(&examples.labels)?;
         Ok(Self {
             design: with_bias(examples.features(), bias),

@@ -18,11 +18,12 @@ use std::ops::ControlFlow;
 use faer::linalg::solvers::Llt;
 use faer::prelude::Solve;
 use faer::{Mat, MatRef, Side};
+use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 
 use super::admm::{AdmmStep, Penalty};
-use super::error::{ConvexReluError, counted, positive};
+use super::error::ConvexReluError;
 use super::network::TwoLayerRelu;
 use super::problem::ConvexReluProblem;
 
@@ -156,11 +157,11 @@ impl SampledProgram {
         problem: &ConvexReluProblem,
         mut observe: impl FnMut(AdmmStep) -> ControlFlow<()>,
     ) -> Result<SampledSolution, ConvexReluError> {
-        counted("number of drawn units", self.units)?;
+        range::at_least("number of drawn units", self.units, 1)?;
         let mut rho = self.penalty.first(problem.beta());
-        positive("penalty of ADMM", rho)?;
-        positive("tolerance of the sampled program", self.tolerance)?;
-        counted("number of iterations of ADMM", self.max_iterations)?;
+        range::positive("penalty of ADMM", rho)?;
+        range::positive("tolerance of the sampled program", self.tolerance)?;
+        range::at_least("number of iterations of ADMM", self.max_iterations, 1)?;
         let (n, units) = (problem.len(), self.units);
         let (loss, beta, labels) = (problem.loss(), problem.beta(), problem.labels());
         let directions = self.directions(problem.design().ncols());

@@ -1,0 +1,75 @@
+//! Sums over slices of numbers, each from the first element to the last by one thread: the same bits on
+//! every machine.
+//!
+//! Where two slices differ in length, what one of them has more is left out.
+
+use std::ops::{AddAssign, Mul};
+
+/// `aᵀ b`.
+///
+/// ```
+/// assert_eq!(nabla_base::vector::dot(&[1.0, 2.0], &[3.0, -1.0]), 1.0);
+/// ```
+#[inline]
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// `‖x‖₂²`.
+#[inline]
+pub fn squared_norm(x: &[f64]) -> f64 {
+    x.iter().map(|x| x * x).sum()
+}
+
+/// `‖x‖₂`.
+///
+/// ```
+/// assert_eq!(nabla_base::vector::norm(&[3.0, -4.0]), 5.0);
+/// ```
+#[inline]
+pub fn norm(x: &[f64]) -> f64 {
+    squared_norm(x).sqrt()
+}
+
+/// `‖a − b‖₂`.
+#[inline]
+pub fn distance(a: &[f64], b: &[f64]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
+    squares.sum::<f64>().sqrt()
+}
+
+/// `sum ← sum + factor · x`.
+///
+/// ```
+/// let mut sum = [1.0_f32, 2.0];
+/// nabla_base::vector::add_scaled(&mut sum, 0.5, &[4.0, -2.0]);
+/// assert_eq!(sum, [3.0, 1.0]);
+/// ```
+#[inline]
+pub fn add_scaled<T: Copy + Mul<Output = T> + AddAssign>(sum: &mut [T], factor: T, x: &[T]) {
+    for (sum, &x) in sum.iter_mut().zip(x) {
+        *sum += factor * x;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_go_from_the_first_to_the_last() {
+        // In any other order the 1 would not be lost.
+        assert_eq!(dot(&[1.0, 1e16, -1e16], &[1.0; 3]), 0.0);
+        assert_eq!(dot(&[1e16, -1e16, 1.0], &[1.0; 3]), 1.0);
+        assert_eq!(squared_norm(&[1.0, 1e8]), 1e16);
+    }
+
+    #[test]
+    fn distances_are_norms_of_differences() {
+        let (a, b) = ([1.0, -2.0, 0.5], [4.0, 2.0, 0.5]);
+        assert_eq!(distance(&a, &b), 5.0);
+        let mut change = a;
+        add_scaled(&mut change, -1.0, &b);
+        assert_eq!(norm(&change), 5.0);
+    }
+}
