@@ -2,10 +2,12 @@
 //! reader of files doesn't bring Burn along.
 //!
 //! * [`atomic_file`]: output files that are either whole or not there;
+//! * [`choices`]: values that have names, as flags and files say them;
 //! * [`range`]: the one error for a number outside of its range, and the checks that give it;
 //! * [`words`]: a time and a panic in words.
 
 pub mod atomic_file;
+pub mod choices;
 pub mod range;
 pub mod words;
 

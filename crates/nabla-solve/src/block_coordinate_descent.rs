@@ -36,6 +36,7 @@
 //! 2022, arXiv 1712.08859.
 
 mod active_set;
+mod automatic;
 mod linear_model;
 mod message_passing;
 mod partition;
@@ -51,6 +52,7 @@ use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 
 pub use active_set::{active_set_complexity, identification_radius, nondegeneracy, random_round};
+pub use automatic::{BlockDescentChoices, BlockKind, Objective};
 pub use linear_model::{
     LinearModel, LinearState, LogisticLoss, PredictionLoss, SoftmaxLoss, SquaredLoss,
 };
