@@ -26,7 +26,7 @@ pub struct ExperimentFlags {
     /// The column of a CSV file's labels: `first`, `last`, or its name or number
     #[arg(long, value_name = "COLUMN")]
     label_column: Option<String>,
-    /// A column of a CSV file that is no feature, by its name or number; may be said several times
+    /// A column of a CSV file that is not a feature, by its name or number; may be given several times
     #[arg(long, value_name = "COLUMN")]
     drop_column: Vec<String>,
     /// Take the row numbers of pandas and R, a first column without a name, as a feature
@@ -38,10 +38,10 @@ pub struct ExperimentFlags {
     /// The model, with its default sizes
     #[arg(long, value_parser = choice::<ModelConfig>())]
     model: Option<ModelConfig>,
-    /// Times that every example is met
+    /// Passes over the examples
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Examples of a step
+    /// Examples in a step
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     /// Seed of everything random
@@ -50,7 +50,7 @@ pub struct ExperimentFlags {
     /// How the learning rate falls
     #[arg(long, value_parser = choice::<Decay>())]
     schedule: Option<Decay>,
-    /// The share of the training in which the learning rate rises
+    /// The share of the training over which the learning rate rises
     #[arg(long, value_name = "SHARE")]
     warmup: Option<f64>,
     /// Highest norm of the gradient, 0 for no limit

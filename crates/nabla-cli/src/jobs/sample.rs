@@ -77,11 +77,11 @@ pub struct Arguments {
     /// call clip skip 2. SDXL leaves out one more, as always
     #[arg(long, value_name = "N", default_value_t = 0)]
     clip_skip: usize,
-    /// The size that SDXL is told the picture had originally, as 512 or 768x512; small ones make it
-    /// blurred [default: --size]
+    /// The original size of the picture that SDXL assumes, as 512 or 768x512; small ones make it blurred
+    /// [default: --size]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     original_size: Option<[usize; 2]>,
-    /// How far from its left and its top SDXL is told the picture was cropped, in pixels [default: 0,0]
+    /// The crop that SDXL assumes: pixels cut off at the left and at the top [default: 0,0]
     #[arg(long, value_name = "X,Y", value_parser = crop)]
     crop: Option<[usize; 2]>,
     /// How strongly the text guides; 1 is not at all
