@@ -94,7 +94,7 @@ impl DeviceChoice {
         let device = catch_unwind(|| self.built_in()).map_err(|panic| self.unusable(&*panic))?;
         let Some(device) = device else {
             return Err(Failure::input(format!(
-                "this nabla was built without the device {self}, build it with '--features {self}' \
+                "this nabla was built without the device {self}: build it with '--features {self}' \
                  or use '--device cpu'"
             )));
         };

@@ -258,7 +258,7 @@ pub fn of_panic(panic: &(dyn Any + Send)) -> Failure {
         .map(|place| format!(" at {place}"))
         .unwrap_or_default();
     Failure::run(format!(
-        "nabla stopped by a fault of its own, please report it: {}{place}",
+        "nabla stopped because of a bug in it, please report it: {}{place}",
         panic_message(panic)
     ))
 }

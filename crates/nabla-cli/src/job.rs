@@ -18,7 +18,7 @@ use crate::progress::Progress;
 
 /// The arguments of a job, and how it is done.
 pub trait Job: Args {
-    /// What the help says of `--json`; `None` for a job that has nothing to tell to programs.
+    /// What the help says of `--json`; `None` for a job that has nothing to say to programs.
     const JSON: Option<&'static str> = Some("Print JSON");
 
     /// Does the job.

@@ -16,7 +16,7 @@ pub fn read_panorama(
 ) -> Result<(Picture, ErpArea), Failure> {
     let picture = Picture::read_with(path, options)?;
     let (area, doubt) = ErpArea::of_picture(&picture)
-        .map_err(|e| Failure::input_because(format!("{} is no panorama", path.display()), e))?;
+        .map_err(|e| Failure::input_because(format!("{} is not a panorama", path.display()), e))?;
     if let Some(doubt) = doubt {
         note(&doubt);
     }

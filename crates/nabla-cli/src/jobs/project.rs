@@ -141,7 +141,7 @@ impl Arguments {
         if !is_writable_image(&self.output) {
             if self.layout.is_some() {
                 return Err(Failure::input(format!(
-                    "--layout is for one picture of all faces, but {} is no image file",
+                    "--layout is for one picture of all faces, but {} is not an image file",
                     self.output.display()
                 )));
             }

@@ -24,10 +24,10 @@ pub struct Arguments {
     pub data: DataFlags,
     #[command(flatten)]
     pub output: OutputFlags,
-    /// What is lowered; losses are sums over the examples
+    /// The loss to minimise; losses are sums over the examples
     #[arg(long, value_parser = choice::<Objective>(), default_value = "least-squares")]
     pub loss: Objective,
-    /// λ of λ/2 ‖x‖²; 1 if there is no other penalty, otherwise 0
+    /// λ of λ/2 ‖x‖² [default: 1 if there is no other penalty, otherwise 0]
     #[arg(long, value_name = "WEIGHT", allow_negative_numbers = true)]
     pub l2: Option<f64>,
     /// λ of λ ‖x‖₁, for few weights that are not 0
@@ -77,16 +77,16 @@ pub struct Arguments {
     /// Which weights are moved together
     #[arg(long, value_parser = choice::<BlockKind>())]
     blocks: Option<BlockKind>,
-    /// Weights of a block; 5 if there are as many
+    /// Weights in a block [default: 5, or all if there are fewer]
     #[arg(long, value_name = "N")]
     block_size: Option<usize>,
-    /// How fixed blocks part the weights; `sort` for a greedy rule, otherwise `order`
+    /// How fixed blocks divide the weights [default: sort for a greedy rule, otherwise order]
     #[arg(long, value_parser = choice::<Partition>())]
     partition: Option<Partition>,
-    /// Which block is next; gsd, with a penalty that has kinks or bounds gs-q
+    /// Which block is next [default: gsd; gs-q with a penalty that has kinks or bounds]
     #[arg(long, value_parser = choice::<Selection>())]
     rule: Option<Selection>,
-    /// How a block moves; matrix for least squares, otherwise newton
+    /// How a block moves [default: matrix for least squares, otherwise newton]
     #[arg(long, value_parser = choice::<Update>())]
     update: Option<Update>,
     /// Ends where the gradient (or what it is to a penalty) is this share of that at 0
@@ -103,13 +103,13 @@ pub struct Arguments {
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Label propagation: the nearest others that every example is linked with
+    /// Label propagation: how many nearest neighbours every example is linked to
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub neighbours: usize,
     /// Label propagation: the label of examples whose label is to be found
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
     pub unknown: Option<f64>,
-    /// Label propagation: so many labels, drawn, are used, and the others measure the result
+    /// Label propagation: how many labels, drawn at random, are used; the others measure the result
     #[arg(long, value_name = "N", conflicts_with = "unknown")]
     pub known: Option<usize>,
 }

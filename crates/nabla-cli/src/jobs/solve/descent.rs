@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::block_descent::Arguments;
 use super::measured_line::measured_line;
+use super::problem_file::Solution;
 use super::steps::{Approach, Steps};
 use crate::errors::Failure;
 use crate::job::{Context, Report};
@@ -165,9 +166,11 @@ pub fn finish(
     let title = format!("{} on {}", solved.loss, arguments.data.title());
     arguments.output.finish(
         context,
-        &arguments.data,
-        model,
-        solved,
+        Solution {
+            data: &arguments.data,
+            model,
+            solved,
+        },
         || csv(&descents),
         || plot(title, &descents),
         || text(arguments.loss, solved, penalty),

@@ -68,7 +68,7 @@ pub fn propagate(arguments: &Arguments, context: &Context) -> Result<Report, Fai
         let labels: Vec<Option<f64>> = labels.map(|(&y, k)| k.then(|| value(y))).collect();
         let graph = LabelPropagation::new(&edges, &labels).map_err(|error| match error {
             BlockDescentError::Unreachable(node) => Failure::input(format!(
-                "example {} is linked, however indirectly, to none whose label is known: take more \
+                "example {} is not linked, even indirectly, to any whose label is known: use more \
                  --neighbours",
                 node + 1
             )),
@@ -166,8 +166,8 @@ fn drawn(labels: &[f64], count: usize, seed: u64) -> Result<Vec<bool>, Failure> 
     });
     if count < first.len() || count >= labels.len() {
         return Err(Failure::input(format!(
-            "{count} labels were to be known, but it must be at least {}, the number of different \
-             labels, and less than {}, that of the examples",
+            "--known is {count}, but it must be at least {}, the number of different labels, and \
+             less than {}, the number of examples",
             first.len(),
             labels.len()
         )));

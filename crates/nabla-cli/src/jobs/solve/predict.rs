@@ -61,7 +61,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     {
         return Err(Failure::input(format!(
             "the indices of {} count from 0, but those of the model's file from 1: --index-base zero \
-             reads it so nevertheless",
+             reads it all the same",
             arguments.data.display()
         )));
     }

@@ -50,6 +50,15 @@ pub struct OutputFlags {
     pub plot: Option<PathBuf>,
 }
 
+/// What came out of a solver.
+pub struct Solution<'a, S> {
+    /// What it is of.
+    pub data: &'a DataFlags,
+    pub model: &'a mut Model,
+    /// Goes into the model, and is what `--json` prints, with the base of the indices.
+    pub solved: &'a S,
+}
+
 /// Examples to solve for and, if there are any, to test on, of as many features.
 pub struct Examples {
     pub rows: LabelledRows,
@@ -114,21 +123,23 @@ impl OutputFlags {
 
     /// Writes the model, the trace and the plot that were asked for, and reports what came out.
     ///
-    /// - `data`: what the model is of
-    /// - `solved`: goes into the model, and is what `--json` prints, with the base of the indices
-    /// - `text`: the same for people
+    /// - `csv`: the steps
+    /// - `text`: what came out, for people
     pub fn finish(
         &self,
         context: &Context,
-        data: &DataFlags,
-        model: &mut Model,
-        solved: &impl Serialize,
+        solution: Solution<'_, impl Serialize>,
         csv: impl FnOnce() -> String,
         plot: impl FnOnce() -> LinePlot,
         text: impl FnOnce() -> String,
     ) -> Result<Report, Failure> {
         // What an interrupted solver has is no solution.
         context.check()?;
+        let Solution {
+            data,
+            model,
+            solved,
+        } = solution;
         model.result = serde_json::to_value(solved).map_err(Failure::run)?;
         model.result["index_base"] =
             serde_json::to_value(model.index_base).map_err(Failure::run)?;

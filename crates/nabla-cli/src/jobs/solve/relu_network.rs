@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::measured_line::measured_line;
-use super::problem_file::{DataFlags, OutputFlags, two_classes};
+use super::problem_file::{DataFlags, OutputFlags, Solution, two_classes};
 use super::steps::{Approach, Steps};
 use crate::choice::choice;
 use crate::errors::Failure;
@@ -36,7 +36,7 @@ pub struct Arguments {
     data: DataFlags,
     #[command(flatten)]
     output: OutputFlags,
-    /// What is lowered, a sum over the examples
+    /// The loss to minimise, a sum over the examples
     #[arg(long, value_parser = choice::<Loss>(), default_value = "cross-entropy")]
     loss: Loss,
     /// β of β/2 times the squares of all weights
@@ -50,16 +50,16 @@ pub struct Arguments {
     /// How the program is solved; interior-point is exact, for small problems
     #[arg(long, value_parser = choice::<TrainingMethod>())]
     method: Option<TrainingMethod>,
-    /// Activation patterns that are drawn, each with two hidden units at most; 20
+    /// How many activation patterns are drawn, each with two hidden units at most [default: 20]
     #[arg(long, value_name = "N", conflicts_with_all = ["all_patterns", "units"])]
     patterns: Option<usize>,
     /// All activation patterns, so that no network of any width is better; for few features
     #[arg(long, conflicts_with = "units")]
     all_patterns: bool,
-    /// Hidden units that are drawn, for --method drawn-units; 1000
+    /// How many hidden units are drawn, for --method drawn-units [default: 1000]
     #[arg(long, value_name = "N")]
     units: Option<usize>,
-    /// Trains for the worst case where every feature may move by as much
+    /// Trains for the worst case where every feature may move by this much
     #[arg(long, value_name = "RADIUS", allow_negative_numbers = true)]
     robust: Option<f64>,
     /// Hidden units without a bias
@@ -68,10 +68,11 @@ pub struct Arguments {
     /// The label that becomes 1, against all others, for two classes
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
     positive: Option<f64>,
-    /// Of relative residuals (admm) or the relative gap; 1e-6, with interior-point 1e-8
+    /// Ends where the relative residuals (admm) or the relative gap are as small as this [default: 1e-6;
+    /// 1e-8 with interior-point]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     tolerance: Option<f64>,
-    /// The most steps; 20 000, with interior-point 200
+    /// The most steps [default: 20 000; 200 with interior-point]
     #[arg(long, value_name = "N")]
     max_iterations: Option<usize>,
     /// Seed of what is drawn
@@ -374,9 +375,11 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let (steps, bound) = (&trained.steps, trained.lower_bound);
     output.finish(
         context,
-        &arguments.data,
-        &mut model,
-        &solved,
+        Solution {
+            data: &arguments.data,
+            model: &mut model,
+            solved: &solved,
+        },
         || csv(steps),
         || plot(title, steps, bound),
         || text(&solved),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::measured_line::measured_line;
-use super::problem_file::{DataFlags, OutputFlags, two_classes};
+use super::problem_file::{DataFlags, OutputFlags, Solution, two_classes};
 use super::steps::{Approach, Steps};
 use crate::choice::choice;
 use crate::errors::Failure;
@@ -44,7 +44,7 @@ pub struct Arguments {
     /// The most steps
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     max_iterations: usize,
-    /// How closely the largest margin there is is searched for, as a share of it
+    /// How closely the largest possible margin is searched for, as a share of it
     #[arg(
         long,
         value_name = "SHARE",
@@ -160,9 +160,11 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let title = format!("{rule} on {}", arguments.data.title());
     arguments.output.finish(
         context,
-        &arguments.data,
-        &mut model,
-        &separated,
+        Solution {
+            data: &arguments.data,
+            model: &mut model,
+            solved: &separated,
+        },
         || csv(&steps),
         || plot(title, &steps),
         || text(rule, &separated),
@@ -186,8 +188,8 @@ fn text(rule: Rule, separated: &Separated) -> String {
         text += &format!("separated after {steps} steps, in {time}\n");
         text += &format!("certificate: every example is {margin:.4e} or more from the hyperplane");
         text += &match largest_margin {
-            Some(largest) => format!("; the largest margin there is: {largest:.4e}\n"),
-            None => String::from("; the largest margin there is was not found\n"),
+            Some(largest) => format!("; the largest possible margin: {largest:.4e}\n"),
+            None => String::from("; the largest possible margin was not found\n"),
         };
         if let Some(bound) = iteration_bound {
             text += &format!(
