@@ -7,10 +7,10 @@
 //!   [`lcm`] and [`probability_flow`]. Each is made of a schedule by `init`, and draws by `sample` or
 //!   `sample_with_hook`, which take the same;
 //! * [`stable_diffusion`]: Stable Diffusion from files, whole ([`StableDiffusion`]) and as a denoiser
-//!   ([`ConditionedUNet`]);
+//!   ([`ConditionedUNet`]), by the feature `stable-diffusion`, on by default;
 //! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
 //!   super-resolution prior made of it;
-//! * [`unet`], [`kernels`], [`transformer_kernels`], [`ema`]: networks and what trains them.
+//! * [`unet`], [`ema`]: a network and what trains it; its operations are those of [`nabla_kernels`].
 
 pub mod churn;
 pub mod ddim;
@@ -22,9 +22,7 @@ pub mod dpm_solver_multistep;
 pub mod dpm_solver_singlestep;
 pub mod ema;
 pub mod euler;
-mod half_precision;
 pub mod heun;
-pub mod kernels;
 pub mod lcm;
 pub mod lms;
 pub mod multistep;
@@ -40,8 +38,8 @@ pub mod schedule;
 /// Random numbers that are the same on every device; see [`nabla_grad::seeded_noise`].
 pub use nabla_grad::seeded_noise;
 pub mod sigma_spacing;
+#[cfg(feature = "stable-diffusion")]
 pub mod stable_diffusion;
-pub mod transformer_kernels;
 pub mod unet;
 pub mod unipc;
 
@@ -65,11 +63,15 @@ pub use schedule::{
 };
 pub use seeded_noise::SeededNoise;
 pub use sigma_spacing::SigmaSpacing;
+#[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::conditioned_unet::{ConditionedUNet, classifier_free_guidance};
+#[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::model_folder::ModelFolder;
+#[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::pipeline::{
     Conditioning, LoadOptions, SamplingOptions, StableDiffusion, StableDiffusionError, Start,
 };
+#[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::single_file::SingleFile;
 pub use unet::{UNet, UNetConfig};
 pub use unipc::{UniPc, UniPcConfig};
