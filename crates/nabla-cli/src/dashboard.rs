@@ -131,7 +131,7 @@ fn epoch_line(epoch: &EpochRecord, epochs: usize) -> String {
     )
 }
 
-/// A curve of blocks, `height` lines of at most `width` columns, on a logarithmic axis whose ends are told
+/// A curve of blocks, `height` lines of at most `width` columns, on a logarithmic axis whose ends stand
 /// at the left.
 fn curve(values: &[f64], width: usize, height: usize) -> Vec<String> {
     const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use nabla::diffusion::stable_diffusion::weights::Precision;
 use serde::Serialize;
 
 use crate::errors::{Failure, panic_message};
-use crate::precision::PrecisionChoice;
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
@@ -25,6 +24,31 @@ pub enum DeviceChoice {
     Cuda,
     /// Any GPU, through Vulkan, Metal or DirectX (built with `--features wgpu`)
     Wgpu,
+}
+
+/// The flag of jobs that compute with tensors.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct DeviceFlag {
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceChoice,
+}
+
+impl DeviceFlag {
+    /// What was chosen.
+    pub fn choice(self) -> DeviceChoice {
+        self.device
+    }
+
+    /// Opens the device.
+    pub fn open(self) -> Result<Device, Failure> {
+        self.device.open()
+    }
+
+    /// Opens the device for a network of a precision, which not every GPU computes in.
+    pub fn open_for(self, precision: Precision) -> Result<Device, Failure> {
+        self.device.open_for(precision)
+    }
 }
 
 impl fmt::Display for DeviceChoice {
@@ -70,7 +94,7 @@ impl DeviceChoice {
         let device = catch_unwind(|| self.built_in()).map_err(|panic| self.unusable(&*panic))?;
         let Some(device) = device else {
             return Err(Failure::input(format!(
-                "this nabla was built without the device {self}, build it with '--features {self}' \
+                "this nabla was built without the device {self}: build it with '--features {self}' \
                  or use '--device cpu'"
             )));
         };
@@ -83,9 +107,9 @@ impl DeviceChoice {
     }
 
     /// Opens the device for a network of a precision, which not every GPU computes in.
-    pub fn open_for(self, precision: PrecisionChoice) -> Result<Device, Failure> {
+    fn open_for(self, precision: Precision) -> Result<Device, Failure> {
         let device = self.open()?;
-        let dtype = Precision::from(precision).dtype();
+        let dtype = precision.dtype();
         if self != Self::Cpu && dtype != DType::F32 {
             caught(|| {
                 let matrix = Tensor::<2>::ones([16, 16], &device).cast(dtype);

@@ -1,7 +1,7 @@
 //! Ctrl-C: the program ends at once, outputs are as they were, and nothing lies beside them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
@@ -12,23 +12,48 @@ use crate::errors::Failure;
 /// How often the signals are looked at.
 const PERIOD: Duration = Duration::from_millis(25);
 
-/// Ends the program with code 130 on Ctrl-C, and with 143 when it is told to terminate.
+/// The exit code of Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
+
+/// The exit code of the signal that has come, or 0.
+static RECEIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+
+/// Ends the program with code 130 on Ctrl-C, and with 143 when it is asked to terminate.
 pub fn watch() -> Result<(), Failure> {
-    let received = Arc::new(AtomicUsize::new(0));
-    for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
-        signal_hook::flag::register_usize(signal, Arc::clone(&received), code)
-            .map_err(|e| Failure::run(format!("Ctrl-C cannot be watched: {e}")))?;
+    for (signal, code) in [(SIGINT, INTERRUPTED), (SIGTERM, 143)] {
+        signal_hook::flag::register_usize(signal, Arc::clone(&RECEIVED), code.into())
+            .map_err(|e| Failure::run_because("Ctrl-C cannot be watched", e))?;
     }
-    thread::spawn(move || {
+    thread::spawn(|| {
         loop {
             thread::sleep(PERIOD);
-            let code = received.load(Ordering::SeqCst);
-            if code != 0 {
-                nabla::base::remove_unfinished_files();
-                eprintln!("nabla: interrupted");
-                std::process::exit(i32::try_from(code).unwrap_or(130));
+            if received().is_some() {
+                end();
             }
         }
     });
     Ok(())
+}
+
+/// The exit code of the signal that has come.
+pub fn received() -> Option<u8> {
+    match u8::try_from(RECEIVED.load(Ordering::SeqCst)) {
+        Ok(0) => None,
+        Ok(code) => Some(code),
+        Err(_) => Some(INTERRUPTED),
+    }
+}
+
+/// Ends the program as a signal does. Both the thread that watches and a job that was broken off come
+/// here; the first of them ends it.
+pub fn end() -> ! {
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    if ENDING.swap(true, Ordering::SeqCst) {
+        loop {
+            thread::park();
+        }
+    }
+    nabla::base::remove_unfinished_files();
+    eprintln!("nabla: interrupted");
+    std::process::exit(received().unwrap_or(INTERRUPTED).into());
 }

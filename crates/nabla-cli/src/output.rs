@@ -12,17 +12,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::run(format!("cannot write the result: {e}")))
+            Err(Failure::run_because("cannot write the result", e))
         }
         _ => Ok(()),
     }
 }
 
-/// Writes a value as indented JSON.
-pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+/// A value as indented JSON, which ends with a line break.
+pub fn json_text(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Failure::run(format!("cannot write the result as JSON: {e}")))?;
-    print(&(text + "\n"))
+        .map_err(|e| Failure::run_because("cannot write the result as JSON", e))?;
+    Ok(text + "\n")
 }
 
 /// Rows of cells as lines, the first column to the left and the others to the right.

@@ -14,7 +14,7 @@ use crate::errors::Failure;
 /// - `kind`: what it should be, with its article: "a recipe"
 pub fn read_toml<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T, Failure> {
     let text = fs::read_to_string(path)
-        .map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))?;
+        .map_err(|e| Failure::input_because(format!("cannot read {}", path.display()), e))?;
     toml::from_str(&text).map_err(|e| wrong_toml(path, kind, &e.message()))
 }
 
@@ -23,7 +23,7 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T, Fail
 /// - `file`: the name of the description's file
 pub fn begin_folder(folder: &Path, file: &str, description: &str) -> Result<(), Failure> {
     fs::create_dir_all(folder)
-        .map_err(|e| Failure::input(format!("cannot write to {}: {e}", folder.display())))?;
+        .map_err(|e| Failure::input_because(format!("cannot write to {}", folder.display()), e))?;
     Ok(write_bytes_atomically(
         &folder.join(file),
         description.as_bytes(),

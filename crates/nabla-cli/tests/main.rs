@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod desk;
+mod interrupts;
 mod panorama_files;
 mod program;
 mod sampling;

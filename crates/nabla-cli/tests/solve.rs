@@ -1,5 +1,5 @@
 //! `nabla solve` from outside, on real data, against the optima of scikit-learn and CVXPY that
-//! `nabla-optim` keeps.
+//! `nabla-solve` keeps.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use crate::desk::Desk;
 use serde_json::Value;
 
 fn reference() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-optim/tests/reference")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-solve/tests/reference")
 }
 
 /// What other programs found.

@@ -106,6 +106,13 @@ pub enum IndexBase {
     One,
 }
 
+nabla_base::choices! {
+    IndexBase: "index base" {
+        "zero" => Self::Zero, "From 0, as scikit-learn's dump_svmlight_file writes them";
+        "one" => Self::One, "From 1, as LIBSVM's own files have them";
+    }
+}
+
 impl IndexBase {
     /// The index of the first feature.
     pub fn first(self) -> usize {

@@ -193,6 +193,16 @@ pub enum Prediction {
     Flow,
 }
 
+nabla_base::choices! {
+    Prediction: "prediction" {
+        "epsilon" => Self::Epsilon, "The noise";
+        "v" => Self::Velocity, "The velocity";
+        "sample" => Self::Sample, "The clean picture";
+        "score" => Self::Score, "The score";
+        "flow" => Self::Flow, "The velocity of the straight path";
+    }
+}
+
 impl Prediction {
     /// All of them.
     pub const ALL: [Self; 5] = [

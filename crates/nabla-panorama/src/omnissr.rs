@@ -446,6 +446,13 @@ pub enum Merge {
     Pictures,
 }
 
+nabla_base::choices! {
+    Merge: "merge" {
+        "changes" => Self::Changes, "What the model changed in them, so that resampling takes nothing from the rest";
+        "pictures" => Self::Pictures, "The planes themselves, as in the published code";
+    }
+}
+
 /// Configuration of [`OmniSsr`]. The defaults are the paper's, but for `merge`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OmniSsrConfig {

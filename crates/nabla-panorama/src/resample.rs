@@ -57,6 +57,16 @@ pub enum Interpolation {
     Lanczos3,
 }
 
+nabla_base::choices! {
+    Interpolation: "interpolation" {
+        "nearest" => Self::Nearest, "The nearest pixel";
+        "bilinear" => Self::Bilinear, "2 x 2 pixels";
+        "bicubic" => Self::BICUBIC_SHARP, "4 x 4 pixels, a = −0.75, as in OpenCV: the best of the cubic ones for photographs";
+        "bicubic-keys" => Self::BICUBIC, "4 x 4 pixels, a = −0.5, as in Pillow: the most exact on what is smooth";
+        "lanczos" => Self::Lanczos3, "6 x 6 pixels";
+    }
+}
+
 impl Interpolation {
     /// Cubic convolution with Keys' `a = −0.5`: that of Pillow and MATLAB, the most exact one on what is
     /// smooth.

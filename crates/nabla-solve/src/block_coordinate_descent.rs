@@ -38,6 +38,7 @@
 mod active_set;
 mod descent;
 mod error;
+mod automatic;
 mod linear_model;
 mod message_passing;
 mod partition;
@@ -54,6 +55,7 @@ use serde::{Deserialize, Serialize};
 
 pub use active_set::{active_set_complexity, identification_radius, nondegeneracy, random_round};
 pub use error::BlockDescentError;
+pub use automatic::{BlockDescentChoices, BlockKind, Objective};
 pub use linear_model::{
     LinearModel, LinearState, LogisticLoss, PredictionLoss, SoftmaxLoss, SquaredLoss,
 };

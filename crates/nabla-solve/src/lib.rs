@@ -11,6 +11,7 @@
 //! * [`zeroth_order`]: perturbations, schedules and the line search of these;
 //! * [`block_coordinate_descent`]: block coordinate descent, for regression, classification and graphs;
 //! * [`convex_relu`]: two-layer ReLU networks to global optimality, by convex programs;
+//! * [`model`]: the model that a solver leaves, and its file.
 //!
 //! The names that programs use most are here at the root, too.
 
@@ -19,6 +20,7 @@ pub mod cma_es;
 pub mod convex_relu;
 pub mod gld;
 pub mod matrix_sensing;
+pub mod model;
 pub mod normalized_lr;
 pub mod ranking_oracle;
 pub mod ranking_protocol;

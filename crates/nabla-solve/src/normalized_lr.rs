@@ -31,6 +31,7 @@
 //! Source: Tyurin, *From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent
 //! with Large Step Sizes*, AAAI 2025, arXiv 2412.08424.
 
+use std::fmt;
 use std::ops::ControlFlow;
 
 use nabla_base::range::{self, OutOfRange};
@@ -57,6 +58,9 @@ pub enum SeparatorError {
     Range(#[from] OutOfRange),
 }
 
+/// The step size of the rules that have one, where nobody says another.
+const USUAL_STEP_SIZE: f64 = 10.0;
+
 /// How `θ` moves; the [module](self) has the equations.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -73,6 +77,56 @@ pub enum Rule {
     /// One example on the wrong side: the next one after that of the step before, in the order of
     /// the examples.
     Perceptron,
+}
+
+nabla_base::choices! {
+    Rule: "rule" {
+        "normalized-lr" => Self::NormalizedGradientDescent(USUAL_STEP_SIZE), "Normalized LR+GD: logistic regression by gradient descent, the gradient divided by its weights";
+        "lr" => Self::GradientDescent(USUAL_STEP_SIZE), "LR+GD: logistic regression by gradient descent";
+        "batch-perceptron" => Self::BatchPerceptron, "All examples on the wrong side, divided by the number of all";
+        "normalized-batch-perceptron" => Self::NormalizedBatchPerceptron, "All examples on the wrong side, divided by their number";
+        "perceptron" => Self::Perceptron, "One example on the wrong side";
+    }
+}
+
+impl Rule {
+    /// The same with another step size `γ`, where the rule has one.
+    pub fn with_step_size(self, step_size: f64) -> Self {
+        match self {
+            Self::GradientDescent(_) => Self::GradientDescent(step_size),
+            Self::NormalizedGradientDescent(_) => Self::NormalizedGradientDescent(step_size),
+            Self::BatchPerceptron | Self::NormalizedBatchPerceptron | Self::Perceptron => self,
+        }
+    }
+
+    /// `C` of the theorem that the rule takes at most `C/μ²` steps to separate `rows`, where `μ` is the
+    /// largest margin; there is none for LR+GD with an arbitrary step size.
+    pub fn bound_factor(self, rows: &LabelledRows) -> Option<f64> {
+        let radius = radius(rows);
+        match self {
+            Self::NormalizedGradientDescent(step_size) => {
+                Some(iteration_bound(radius, 1.0, rows.len(), step_size))
+            }
+            Self::GradientDescent(_) => None,
+            Self::BatchPerceptron => Some(rows.len() as f64 * radius * radius),
+            Self::NormalizedBatchPerceptron | Self::Perceptron => Some(radius * radius),
+        }
+    }
+}
+
+/// What the rule is called in texts.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NormalizedGradientDescent(step) => {
+                write!(f, "normalized LR+GD with step size {step}")
+            }
+            Self::GradientDescent(step) => write!(f, "LR+GD with step size {step}"),
+            Self::BatchPerceptron => f.write_str("batch perceptron"),
+            Self::NormalizedBatchPerceptron => f.write_str("normalized batch perceptron"),
+            Self::Perceptron => f.write_str("perceptron"),
+        }
+    }
 }
 
 /// What is known before a step.

@@ -52,6 +52,15 @@ pub enum ModelConfig {
     ResNet(ResNetConfig),
 }
 
+nabla_base::choices! {
+    ModelConfig: "model" {
+        "logistic" => Self::LogisticRegression(LogisticRegressionConfig::default()), "One linear layer";
+        "mlp" => Self::Mlp(MlpConfig::default()), "Two hidden layers of 128 and 64 units";
+        "cnn" => Self::Cnn(CnnConfig::default()), "Two convolutions with batch normalisation";
+        "resnet20" => Self::ResNet(ResNetConfig::default()), "The ResNet-20 of CIFAR-10";
+    }
+}
+
 impl Default for ModelConfig {
     fn default() -> Self {
         Self::Mlp(MlpConfig::default())

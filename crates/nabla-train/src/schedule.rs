@@ -50,6 +50,15 @@ pub enum Decay {
     },
 }
 
+nabla_base::choices! {
+    Decay: "schedule" {
+        "constant" => Self::Constant, "Not at all";
+        "step" => Self::steps(), "By 10 at 1/2 and 3/4";
+        "cosine" => Self::Cosine { floor: 0.0 }, "To 0 along a cosine";
+        "linear" => Self::Linear { floor: 0.0 }, "To 0 along a line";
+    }
+}
+
 fn half_and_three_quarters() -> Vec<f64> {
     vec![0.5, 0.75]
 }

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
-use nabla::base::progress::ProgressSink;
+use clap::Args;
 use nabla::base::write_bytes_atomically;
 use nabla::claims::report::insert_method_table;
 use nabla::claims::{
@@ -13,10 +12,9 @@ use nabla::claims::{
 };
 use serde::Serialize;
 
-use crate::devices::DeviceChoice;
+use crate::devices::DeviceFlag;
 use crate::errors::Failure;
-use crate::output::{print, print_json};
-use crate::progress::Progress;
+use crate::job::{Context, Job, Of, Report, jobs};
 use nabla::base::words::duration;
 
 /// The experiments of all families.
@@ -29,36 +27,30 @@ fn experiments() -> Experiments {
     ])
 }
 
-/// The command line of the job.
-#[derive(Args)]
-pub struct Arguments {
-    #[command(subcommand)]
-    task: Task,
+jobs! {
+    /// What can be done with claims.
+    pub enum Task {
+        /// List the claims that can be run, and what became of them
+        List(Of<ListArguments>),
+        /// Measure claims: the method and its baselines on the same data, over several seeds. A run that stopped
+        /// goes on where it ended
+        Run(Of<RunArguments>),
+        /// Render the results to RESULTS.md and, if asked for, an HTML page
+        Report(Of<ReportArguments>),
+    }
 }
 
-#[derive(Subcommand)]
-enum Task {
-    /// List the claims that can be run, and what became of them
-    List(ListArguments),
-    /// Measure claims: the method and its baselines on the same data, over several seeds. A run that stopped
-    /// goes on where it ended
-    Run(RunArguments),
-    /// Render the results to RESULTS.md and, if asked for, an HTML page
-    Report(ReportArguments),
-}
-
+/// The command line of `nabla claims list`.
 #[derive(Args)]
-struct ListArguments {
+pub struct ListArguments {
     /// The folder with the results
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
+/// The command line of `nabla claims run`.
 #[derive(Args)]
-struct RunArguments {
+pub struct RunArguments {
     /// The methods, by the names of `nabla claims list`; all if none is given
     #[arg(value_name = "SLUG")]
     slugs: Vec<String>,
@@ -68,22 +60,19 @@ struct RunArguments {
     /// Seeds, one run each [default: 0,1,2, with --quick 0]
     #[arg(long, value_name = "SEED,..", value_delimiter = ',')]
     seeds: Vec<u64>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: DeviceFlag,
     /// The folder that the results are written to
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
     /// The folder with the files that the repository carries
     #[arg(long, value_name = "DIR", default_value = "assets")]
     assets: PathBuf,
-    /// Print the results as JSON
-    #[arg(long)]
-    json: bool,
 }
 
+/// The command line of `nabla claims report`.
 #[derive(Args)]
-struct ReportArguments {
+pub struct ReportArguments {
     /// The folder with the results
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
@@ -98,12 +87,25 @@ struct ReportArguments {
     readme: Option<PathBuf>,
 }
 
-/// Does the job.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    match &arguments.task {
-        Task::List(arguments) => list(arguments),
-        Task::Run(arguments) => measure(arguments),
-        Task::Report(arguments) => report(arguments),
+impl Job for ListArguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        list(self, context)
+    }
+}
+
+impl Job for RunArguments {
+    const JSON: Option<&'static str> = Some("Print the results as JSON");
+
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        measure(self, context)
+    }
+}
+
+impl Job for ReportArguments {
+    const JSON: Option<&'static str> = None;
+
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        report(self, context)
     }
 }
 
@@ -115,10 +117,10 @@ struct Listed {
     verdict: Option<Verdict>,
 }
 
-fn list(arguments: &ListArguments) -> Result<(), Failure> {
+fn list(arguments: &ListArguments, context: &Context) -> Result<Report, Failure> {
     let folder = read_results(&arguments.results)?;
     for problem in &folder.problems {
-        eprintln!("nabla: {problem}");
+        context.note(&problem.to_string());
     }
     let listed: Vec<Listed> = experiments()
         .iter()
@@ -129,29 +131,28 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
             verdict: folder.result(claim.slug()).map(|result| result.verdict),
         })
         .collect();
-    if arguments.json {
-        return print_json(&listed);
-    }
-    let mut text = String::new();
-    for Listed {
-        slug,
-        claim,
-        criterion,
-        verdict,
-    } in &listed
-    {
-        let verdict = verdict.map_or("not measured", Verdict::words);
-        text.push_str(&format!(
-            "{slug}: {verdict}\n  claim:     {claim}\n  criterion: {criterion}\n"
-        ));
-    }
-    if listed.is_empty() {
-        text.push_str("no method has a claim to run yet\n");
-    }
-    print(&text)
+    context.report(&listed, || {
+        let mut text = String::new();
+        for Listed {
+            slug,
+            claim,
+            criterion,
+            verdict,
+        } in &listed
+        {
+            let verdict = verdict.map_or("not measured", Verdict::words);
+            text.push_str(&format!(
+                "{slug}: {verdict}\n  claim:     {claim}\n  criterion: {criterion}\n"
+            ));
+        }
+        if listed.is_empty() {
+            text.push_str("no method has a claim to run yet\n");
+        }
+        text
+    })
 }
 
-fn measure(arguments: &RunArguments) -> Result<(), Failure> {
+fn measure(arguments: &RunArguments, context: &Context) -> Result<Report, Failure> {
     let experiments = experiments();
     let chosen: Vec<&dyn Claim> = if arguments.slugs.is_empty() {
         experiments.iter().collect()
@@ -160,44 +161,43 @@ fn measure(arguments: &RunArguments) -> Result<(), Failure> {
         let found = slugs.map(|slug| experiments.find(slug));
         found.collect::<Result<_, _>>()?
     };
-    let progress = Progress::new();
+    let progress = context.progress();
     let device = arguments.device.open()?;
-    let mut context = if arguments.quick {
-        ClaimContext::quick(device, &progress)
+    let mut claim_context = if arguments.quick {
+        ClaimContext::quick(device, progress)
     } else {
-        ClaimContext::new(device, &progress)
+        ClaimContext::new(device, progress)
     }
     .with_assets(&arguments.assets);
     if !arguments.seeds.is_empty() {
-        context = context.with_seeds(arguments.seeds.clone());
+        claim_context = claim_context.with_seeds(arguments.seeds.clone());
     }
-    context.validate()?;
+    claim_context.validate()?;
     if !arguments.quick {
         // A long run must not end in a folder that cannot be written.
         check_folder(&arguments.results)?;
     }
-    let summary = run_claims(chosen, &context, Some(&arguments.results), |slug| {
+    let summary = run_claims(chosen, &claim_context, Some(&arguments.results), |slug| {
         progress.note(&format!("{slug} ..."));
     });
     progress.finish();
-    if arguments.json {
-        let results: Vec<&ClaimResult> = summary.results.iter().map(|(r, _)| r).collect();
-        print_json(&results)?;
-    } else {
+    let results: Vec<&ClaimResult> = summary.results.iter().map(|(r, _)| r).collect();
+    let report = context.report(&results, || {
         let texts = summary.results.iter();
         let texts: Vec<String> = texts.map(|(r, path)| text(r, path.as_deref())).collect();
-        print(&texts.concat())?;
-    }
+        texts.concat()
+    })?;
     let failures: Vec<String> = summary
         .failures
         .iter()
         .map(|(slug, error)| format!("{slug}: {error}"))
         .collect();
-    match summary.failures.into_iter().next() {
-        None => Ok(()),
-        Some((_, RunError::Claim(error))) if failures.len() == 1 => Err(error.into()),
-        Some(_) => Err(Failure::run(failures.join("; "))),
-    }
+    let failure = match summary.failures.into_iter().next() {
+        None => None,
+        Some((_, RunError::Claim(error))) if failures.len() == 1 => Some(error.into()),
+        Some(_) => Some(Failure::run(failures.join("; "))),
+    };
+    Ok(report.ending_in(failure))
 }
 
 fn check_folder(folder: &Path) -> Result<(), Failure> {
@@ -241,7 +241,7 @@ fn text(result: &ClaimResult, path: Option<&Path>) -> String {
     text
 }
 
-fn report(arguments: &ReportArguments) -> Result<(), Failure> {
+fn report(arguments: &ReportArguments, context: &Context) -> Result<Report, Failure> {
     let document = match &arguments.readme {
         None => None,
         Some(path) => {
@@ -256,7 +256,7 @@ fn report(arguments: &ReportArguments) -> Result<(), Failure> {
         arguments.html.as_deref(),
     )?;
     for problem in &folder.problems {
-        eprintln!("nabla: {problem}");
+        context.note(&problem.to_string());
     }
     let files = match &arguments.html {
         None => arguments.markdown.display().to_string(),
@@ -268,14 +268,12 @@ fn report(arguments: &ReportArguments) -> Result<(), Failure> {
         write_bytes_atomically(path, document.as_bytes())?;
         text.push_str(&format!("table of methods in {}\n", path.display()));
     }
-    if folder.problems.is_empty() {
-        print(&text)
-    } else {
-        print(&text)?;
-        Err(Failure::input(format!(
-            "{} files in {} are not results",
+    let failure = (!folder.problems.is_empty()).then(|| {
+        Failure::input(format!(
+            "{} files in {} are no results",
             folder.problems.len(),
             arguments.results.display()
-        )))
-    }
+        ))
+    });
+    Ok(Report::of_text(text).ending_in(failure))
 }

@@ -17,11 +17,11 @@ use nabla::train::data_set::TableReading;
 use nabla::train::optimizer::{Method, OptimizerConfig};
 use serde::Serialize;
 
-use crate::devices::DeviceChoice;
+use crate::devices::DeviceFlag;
 use crate::errors::Failure;
+use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
-use crate::output::{print, print_json, table};
-use crate::progress::Progress;
+use crate::output::table;
 use crate::recipe_file::{begin_folder, read_toml};
 
 /// The command line of the job.
@@ -47,15 +47,11 @@ pub struct Arguments {
     /// Seeds of the runs that are reported
     #[arg(long, value_name = "SEEDS", value_delimiter = ',')]
     seeds: Vec<u64>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: DeviceFlag,
     /// Print the whole comparison and do nothing
     #[arg(long)]
     print_config: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Arguments {
@@ -99,15 +95,20 @@ struct Compared<'a> {
     standings: &'a [Standing],
 }
 
-/// Does the job.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        run(self, context)
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let comparison = arguments.comparison()?;
     let text = toml::to_string_pretty(&comparison).map_err(Failure::run)?;
     if arguments.print_config {
-        return print(&text);
+        return Ok(Report::of_text(text));
     }
     let device = arguments.device.open()?;
-    let progress = Progress::new();
+    let progress = context.progress();
     let mut begun = false;
     let mut reading = TableReading::default();
     let mut failure = None;
@@ -149,21 +150,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         write_bytes_atomically(&folder.join("comparison.csv"), csv(&standings).as_bytes())?;
         draw(folder, &comparison, &standings, &runs)?;
     }
-    if arguments.json {
-        return print_json(&compared);
-    }
-    let mut text = table(&rows(&standings));
-    if standings.iter().any(|s| s.at_edge) {
-        text += "* the lowest or highest learning rate that was tried: there may be a better one\n";
-    }
-    text += &told_reading(&comparison.experiment.data, &reading);
-    if let Some(folder) = &arguments.out {
-        text += &format!(
-            "comparison.json, comparison.csv, comparison.svg, curves.svg and runs.json in {}\n",
-            folder.display()
-        );
-    }
-    print(&text)
+    context.report(&compared, || {
+        let mut text = table(&rows(&standings));
+        if standings.iter().any(|s| s.at_edge) {
+            text +=
+                "* the lowest or highest learning rate that was tried: there may be a better one\n";
+        }
+        text += &told_reading(&comparison.experiment.data, &reading);
+        if let Some(folder) = &arguments.out {
+            text += &format!(
+                "comparison.json, comparison.csv, comparison.svg, curves.svg and runs.json in {}\n",
+                folder.display()
+            );
+        }
+        text
+    })
 }
 
 /// A run that is over, in a line.

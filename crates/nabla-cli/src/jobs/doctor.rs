@@ -9,21 +9,20 @@ use serde::Serialize;
 
 use crate::devices::{DeviceChoice, SelfCheck, self_check};
 use crate::errors::Failure;
-use crate::output::{print, print_json};
+use crate::job::{Context, Job, Report};
 
 /// The command line of the job.
 #[derive(Args)]
-pub struct Arguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
+pub struct Arguments {}
 
 /// The version of Burn that the workspace asks for.
 const BURN: &str = "0.22";
 
+/// The state of a device that does not work.
+const FAILS: &str = "fails";
+
 #[derive(Serialize)]
-struct Report {
+struct Checked {
     nabla: &'static str,
     burn: &'static str,
     system: String,
@@ -45,10 +44,28 @@ struct DeviceReport {
     reason: Option<String>,
 }
 
-/// Does the job. A device that does not work is an answer, except the processor.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+impl Job for Arguments {
+    /// A device that does not work is an answer, except the processor.
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        let checked = checked()?;
+        let processor = checked
+            .devices
+            .iter()
+            .find(|d| d.device == DeviceChoice::Cpu && d.state == FAILS);
+        let failure = processor.map(|processor| {
+            Failure::run(format!(
+                "the processor computes wrongly: {}",
+                processor.reason.as_deref().unwrap_or("no reason")
+            ))
+        });
+        let report = context.report(&checked, || text(&checked))?;
+        Ok(report.ending_in(failure))
+    }
+}
+
+fn checked() -> Result<Checked, Failure> {
     let cpu = DeviceChoice::Cpu.open()?;
-    let report = Report {
+    Ok(Checked {
         nabla: env!("CARGO_PKG_VERSION"),
         burn: BURN,
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -59,27 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             .filter(|d| d.is_built_in())
             .collect(),
         devices: DeviceChoice::ALL.into_iter().map(look_at).collect(),
-    };
-    if arguments.json {
-        print_json(&report)?;
-    } else {
-        print(&text(&report))?;
-    }
-    match report
-        .devices
-        .iter()
-        .find(|d| d.device == DeviceChoice::Cpu)
-    {
-        Some(DeviceReport {
-            state: "fails",
-            reason,
-            ..
-        }) => Err(Failure::run(format!(
-            "the processor computes wrongly: {}",
-            reason.as_deref().unwrap_or("no reason")
-        ))),
-        _ => Ok(()),
-    }
+    })
 }
 
 fn look_at(device: DeviceChoice) -> DeviceReport {
@@ -98,7 +95,7 @@ fn look_at(device: DeviceChoice) -> DeviceReport {
     }
     let opened = match device.open() {
         Ok(opened) => opened,
-        Err(failure) => return failed("fails", failure.to_string()),
+        Err(failure) => return failed(FAILS, failure.to_string()),
     };
     match self_check(&opened) {
         Ok(check) => DeviceReport {
@@ -108,11 +105,11 @@ fn look_at(device: DeviceChoice) -> DeviceReport {
             check: Some(check),
             reason: None,
         },
-        Err(reason) => failed("fails", reason),
+        Err(reason) => failed(FAILS, reason),
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Checked) -> String {
     let features: Vec<String> = report.features.iter().map(ToString::to_string).collect();
     let mut text = format!(
         "nabla      {}\nburn       {}\nsystem     {}\nprocessor  {}\nbuilt in   {}\n\n",

@@ -7,8 +7,9 @@ use nabla::data::{Light, Picture, ReadOptions, ToneCurve};
 use nabla::panorama::{AreaEvaluation, ErpArea, Evaluation, evaluate, evaluate_area};
 
 use crate::errors::Failure;
-use crate::output::{print, print_json, table};
-use crate::picture_files::{note_of, read_panorama};
+use crate::job::{Context, Job, Report};
+use crate::output::table;
+use crate::picture_files::read_panorama;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -20,14 +21,22 @@ pub struct Arguments {
     /// a tone curve made for it
     #[arg(value_name = "REF")]
     reference: PathBuf,
-    /// Print JSON; an infinite PSNR (equal pictures) is null
-    #[arg(long)]
-    json: bool,
 }
 
-/// Does the job.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let read = |path: &PathBuf| read_panorama(path, &ReadOptions::default(), &mut note_of(path));
+impl Job for Arguments {
+    const JSON: Option<&'static str> =
+        Some("Print JSON; an infinite PSNR (equal pictures) is null");
+
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        run(self, context)
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
+    let read = |path: &PathBuf| {
+        let mut note = |text: &str| context.note_at_end(&format!("{}: {text}", path.display()));
+        read_panorama(path, &ReadOptions::default(), &mut note)
+    };
     let (picture, area) = read(&arguments.picture)?;
     let (reference, reference_area) = read(&arguments.reference)?;
     let (picture, reference) = in_one_light(picture, reference, arguments)?;
@@ -56,18 +65,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             )));
         }
         let evaluation = evaluate_area(&picture.raster, &reference.raster, &area)?;
-        return if arguments.json {
-            print_json(&evaluation)
-        } else {
-            print(&area_text(&evaluation))
-        };
+        return context.report(&evaluation, || area_text(&evaluation));
     }
     let evaluation = evaluate(&picture.raster, &reference.raster)?;
-    if arguments.json {
-        print_json(&evaluation)
-    } else {
-        print(&text(&evaluation))
-    }
+    context.report(&evaluation, || text(&evaluation))
 }
 
 /// Two pictures of linear light through the tone curve of the second.

@@ -2,19 +2,17 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use nabla::train::cnn::CnnConfig;
+use clap::Args;
+use nabla::data::IndexBase;
 use nabla::train::data_set::{DataConfig, TableReading};
 use nabla::train::experiment::{Experiment, ModelConfig};
-use nabla::train::logistic_regression::LogisticRegressionConfig;
-use nabla::train::mlp::MlpConfig;
 use nabla::train::optimizer::Method;
-use nabla::train::resnet::ResNetConfig;
 use nabla::train::schedule::Decay;
 use nabla::train::training::TrainingError;
 
+use crate::choice::choice;
 use crate::errors::Failure;
-use crate::jobs::index_base::{IndexBaseChoice, told as told_base};
+use crate::jobs::index_base::{FoundOr, base_line};
 
 /// What each flag says goes over what a file says.
 #[derive(Args)]
@@ -28,60 +26,36 @@ pub struct ExperimentFlags {
     /// The column of a CSV file's labels: `first`, `last`, or its name or number
     #[arg(long, value_name = "COLUMN")]
     label_column: Option<String>,
-    /// A column of a CSV file that is no feature, by its name or number; may be said several times
+    /// A column of a CSV file that is not a feature, by its name or number; may be given several times
     #[arg(long, value_name = "COLUMN")]
     drop_column: Vec<String>,
     /// Take the row numbers of pandas and R, a first column without a name, as a feature
     #[arg(long)]
     keep_index: bool,
     /// From where the indices of features count in LIBSVM files
-    #[arg(long, value_enum)]
-    index_base: Option<IndexBaseChoice>,
+    #[arg(long, value_parser = choice::<FoundOr<IndexBase>>())]
+    index_base: Option<FoundOr<IndexBase>>,
     /// The model, with its default sizes
-    #[arg(long, value_enum)]
-    model: Option<ModelChoice>,
-    /// Times that every example is met
+    #[arg(long, value_parser = choice::<ModelConfig>())]
+    model: Option<ModelConfig>,
+    /// Passes over the examples
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Examples of a step
+    /// Examples in a step
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     /// Seed of everything random
     #[arg(long)]
     seed: Option<u64>,
     /// How the learning rate falls
-    #[arg(long, value_enum)]
-    schedule: Option<ScheduleChoice>,
-    /// The share of the training in which the learning rate rises
+    #[arg(long, value_parser = choice::<Decay>())]
+    schedule: Option<Decay>,
+    /// The share of the training over which the learning rate rises
     #[arg(long, value_name = "SHARE")]
     warmup: Option<f64>,
     /// Highest norm of the gradient, 0 for no limit
     #[arg(long, value_name = "NORM")]
     clip_norm: Option<f64>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ModelChoice {
-    /// One linear layer
-    Logistic,
-    /// Two hidden layers of 128 and 64 units
-    Mlp,
-    /// Two convolutions with batch normalisation
-    Cnn,
-    /// The ResNet-20 of CIFAR-10
-    Resnet20,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ScheduleChoice {
-    /// Not at all
-    Constant,
-    /// By 10 at 1/2 and 3/4
-    Step,
-    /// To 0 along a cosine
-    Cosine,
-    /// To 0 along a line
-    Linear,
 }
 
 impl ExperimentFlags {
@@ -114,17 +88,10 @@ impl ExperimentFlags {
         }
         *keep_index |= self.keep_index;
         if let Some(choice) = self.index_base {
-            *index_base = choice.base();
+            *index_base = choice.said();
         }
-        if let Some(model) = self.model {
-            experiment.model = match model {
-                ModelChoice::Logistic => {
-                    ModelConfig::LogisticRegression(LogisticRegressionConfig::default())
-                }
-                ModelChoice::Mlp => ModelConfig::Mlp(MlpConfig::default()),
-                ModelChoice::Cnn => ModelConfig::Cnn(CnnConfig::default()),
-                ModelChoice::Resnet20 => ModelConfig::ResNet(ResNetConfig::default()),
-            };
+        if let Some(model) = &self.model {
+            experiment.model.clone_from(model);
         }
         let training = &mut experiment.training;
         training.epochs = self.epochs.unwrap_or(training.epochs);
@@ -132,13 +99,8 @@ impl ExperimentFlags {
         training.seed = self.seed.unwrap_or(training.seed);
         training.clip_norm = self.clip_norm.unwrap_or(training.clip_norm);
         training.schedule.warmup = self.warmup.unwrap_or(training.schedule.warmup);
-        if let Some(schedule) = self.schedule {
-            training.schedule.decay = match schedule {
-                ScheduleChoice::Constant => Decay::Constant,
-                ScheduleChoice::Step => Decay::steps(),
-                ScheduleChoice::Cosine => Decay::Cosine { floor: 0.0 },
-                ScheduleChoice::Linear => Decay::Linear { floor: 0.0 },
-            };
+        if let Some(decay) = &self.schedule {
+            training.schedule.decay.clone_from(decay);
         }
     }
 }
@@ -149,7 +111,7 @@ impl ExperimentFlags {
 pub fn told_reading(data: &DataConfig, reading: &TableReading) -> String {
     let mut told = String::new();
     if let Some(base) = reading.index_base {
-        told += &told_base(base, data.index_base.is_some());
+        told += &base_line(base, data.index_base.is_some());
     }
     match &reading.row_names[..] {
         [] => {}

@@ -1,35 +1,50 @@
 //! From where the indices of a LIBSVM file count: the option, and the line that says what was found.
 
-use clap::ValueEnum;
+use nabla::base::choices::{Choice, Choices};
 use nabla::data::IndexBase;
 
-/// What `--index-base` says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum IndexBaseChoice {
-    /// What the files show: from 0 if they have an index 0, otherwise from 1
-    #[default]
-    Auto,
-    /// From 0, as scikit-learn's dump_svmlight_file writes them
-    Zero,
-    /// From 1, as LIBSVM's own files have them
-    One,
+/// What was said, or what the files show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundOr<T> {
+    /// What the files show.
+    Found,
+    /// What was said.
+    Said(T),
 }
 
-impl IndexBaseChoice {
-    /// The base, if it is said.
-    pub fn base(self) -> Option<IndexBase> {
+impl<T> FoundOr<T> {
+    /// What was said, if it was.
+    pub fn said(self) -> Option<T> {
         match self {
-            Self::Auto => None,
-            Self::Zero => Some(IndexBase::Zero),
-            Self::One => Some(IndexBase::One),
+            Self::Found => None,
+            Self::Said(value) => Some(value),
         }
+    }
+}
+
+impl Choices for FoundOr<IndexBase> {
+    const WHAT: &'static str = IndexBase::WHAT;
+
+    fn choices() -> Vec<Choice<Self>> {
+        let found = Choice {
+            name: "auto",
+            value: Self::Found,
+            about: "What the files show: from 0 if they have an index 0, otherwise from 1",
+        };
+        let said = IndexBase::choices().into_iter();
+        let said = said.map(|Choice { name, value, about }| Choice {
+            name,
+            value: Self::Said(value),
+            about,
+        });
+        std::iter::once(found).chain(said).collect()
     }
 }
 
 /// From where indices count, and why it is thought so, in a line.
 ///
 /// - `said`: whether it was
-pub fn told(base: IndexBase, said: bool) -> String {
+pub fn base_line(base: IndexBase, said: bool) -> String {
     let why = match (base, said) {
         (_, true) => "as was said",
         (IndexBase::Zero, false) => "as the file shows",

@@ -9,7 +9,7 @@ use nabla::claims::{Verdict, read_results};
 use serde::Serialize;
 
 use crate::errors::Failure;
-use crate::output::{print, print_json};
+use crate::job::{Context, Job, Report};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -17,9 +17,6 @@ pub struct Arguments {
     /// The folder with the results of claims
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Serialize)]
@@ -41,31 +38,31 @@ struct Measured {
     device: String,
 }
 
-/// Does the job.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let folder = read_results(&arguments.results)?;
-    for problem in &folder.problems {
-        eprintln!("nabla: {problem}");
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        let folder = read_results(&self.results)?;
+        for problem in &folder.problems {
+            context.note(&problem.to_string());
+        }
+        let methods: Vec<Listed> = METHODS
+            .iter()
+            .map(|method| Listed {
+                slug: method.slug,
+                name: method.name,
+                crate_name: method.crate_name,
+                state: method.state.word(),
+                paper: method.paper.clone(),
+                claim: folder.result(method.slug).map(|result| Measured {
+                    verdict: result.verdict,
+                    date: result.date.clone(),
+                    device: result.device.clone(),
+                }),
+            })
+            .collect();
+        context.report(&methods, || {
+            let done = METHODS.iter().filter(|m| m.state == State::Done).count();
+            let table = method_table_text(&folder);
+            format!("{table}\n{done} of {} methods are done.\n", METHODS.len())
+        })
     }
-    if arguments.json {
-        let methods = METHODS.iter().map(|method| Listed {
-            slug: method.slug,
-            name: method.name,
-            crate_name: method.crate_name,
-            state: method.state.word(),
-            paper: method.paper.clone(),
-            claim: folder.result(method.slug).map(|result| Measured {
-                verdict: result.verdict,
-                date: result.date.clone(),
-                device: result.device.clone(),
-            }),
-        });
-        return print_json(&methods.collect::<Vec<_>>());
-    }
-    let done = METHODS.iter().filter(|m| m.state == State::Done).count();
-    let table = method_table_text(&folder);
-    print(&format!(
-        "{table}\n{done} of {} methods are done.\n",
-        METHODS.len()
-    ))
 }

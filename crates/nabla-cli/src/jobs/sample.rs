@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use clap::{Args, ValueEnum};
-use nabla::base::progress::ProgressSink;
+use clap::Args;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::{BitDepth, FileFormat, Picture, Raster, WriteOptions};
 use nabla::diffusion::denoiser::Prediction;
@@ -20,15 +19,15 @@ use nabla::diffusion::stable_diffusion::pipeline::{
     LoadOptions, SamplingOptions, StableDiffusion, StableDiffusionError, Start, latent_file,
 };
 use nabla::diffusion::stable_diffusion::single_file::SingleFile;
+use nabla::diffusion::stable_diffusion::weights::Precision;
 use nabla::panorama::pixels::{to_rasters, to_tensor};
 use nabla::panorama::{Interpolation, resize_planar};
 use serde::Serialize;
 
-use crate::devices::DeviceChoice;
+use crate::choice::choice;
+use crate::devices::{DeviceChoice, DeviceFlag};
 use crate::errors::Failure;
-use crate::output::{print, print_json};
-use crate::precision::PrecisionChoice;
-use crate::progress::Progress;
+use crate::job::{Context, Job, Report};
 use nabla::base::words::duration;
 
 /// The command line of the job.
@@ -43,8 +42,8 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     config: Option<PathBuf>,
     /// What the UNet predicts [default: what the folder says, or what the file looks like]
-    #[arg(long, value_enum)]
-    prediction: Option<PredictionChoice>,
+    #[arg(long, value_parser = choice::<Prediction>())]
+    prediction: Option<Prediction>,
     /// What the picture shows
     #[arg(long, value_name = "TEXT")]
     prompt: String,
@@ -77,11 +76,11 @@ pub struct Arguments {
     /// call clip skip 2. SDXL leaves out one more, as always
     #[arg(long, value_name = "N", default_value_t = 0)]
     clip_skip: usize,
-    /// The size that SDXL is told the picture had originally, as 512 or 768x512; small ones make it
-    /// blurred [default: --size]
+    /// The original size of the picture that SDXL assumes, as 512 or 768x512; small ones make it blurred
+    /// [default: --size]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     original_size: Option<[usize; 2]>,
-    /// How far from its left and its top SDXL is told the picture was cropped, in pixels [default: 0,0]
+    /// The crop that SDXL assumes: pixels cut off at the left and at the top [default: 0,0]
     #[arg(long, value_name = "X,Y", value_parser = crop)]
     crop: Option<[usize; 2]>,
     /// How strongly the text guides; 1 is not at all
@@ -121,20 +120,16 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     lora: Vec<String>,
     /// In what precision the model computes
-    #[arg(long, value_enum, default_value_t)]
-    precision: PrecisionChoice,
+    #[arg(long, value_parser = choice::<Precision>(), default_value = "f32")]
+    precision: Precision,
     /// The most pixels along a side that the autoencoder works on at once; less needs less memory
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: DeviceFlag,
     /// A file for the latents, in the safetensors format
     #[arg(long, value_name = "FILE")]
     latents: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Arguments {
@@ -153,28 +148,10 @@ impl Arguments {
     }
 }
 
-/// What a UNet may predict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PredictionChoice {
-    /// The noise
-    Epsilon,
-    /// The velocity
-    V,
-}
-
-impl From<PredictionChoice> for Prediction {
-    fn from(choice: PredictionChoice) -> Self {
-        match choice {
-            PredictionChoice::Epsilon => Self::Epsilon,
-            PredictionChoice::V => Self::Velocity,
-        }
-    }
-}
-
 impl From<StableDiffusionError> for Failure {
     fn from(error: StableDiffusionError) -> Self {
         match error {
-            StableDiffusionError::Cancelled => Self::run(error),
+            StableDiffusionError::Cancelled => Self::interrupted(),
             other => Self::input(other),
         }
     }
@@ -279,8 +256,13 @@ fn peak_mib() -> Option<u64> {
     Some(kib / 1024)
 }
 
-/// Does the job.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        run(self, context)
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     if FileFormat::from_path(&arguments.output) != Some(FileFormat::Png) {
         return Err(Failure::input(format!(
             "{} is not the name of a PNG file, which can hold what the picture was made with",
@@ -295,13 +277,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mask = arguments.mask.as_deref().map(Picture::read).transpose()?;
     let loras = arguments.lora.iter().map(|text| lora(text));
     let options = LoadOptions {
-        precision: arguments.precision.into(),
+        precision: arguments.precision,
         loras: loras.collect::<Result<_, _>>()?,
-        prediction: arguments.prediction.map(Prediction::from),
+        prediction: arguments.prediction,
     };
     let source = Source::open(&arguments.model, arguments.config.as_deref())?;
     let device = arguments.device.open_for(arguments.precision)?;
-    let progress = Progress::new();
+    let progress = context.progress();
     for lora in options.loras.iter().filter(|lora| lora.assumes_scale()) {
         progress.note(&format!(
             "{} does not say its alpha: it is merged with the scale 1",
@@ -426,27 +408,26 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         sampler: sampler.name(),
         guidance_scale: arguments.guidance_scale,
         seeds,
-        device: arguments.device,
+        device: arguments.device.choice(),
         load_seconds,
         seconds: begun.elapsed().as_secs_f64(),
         peak_mib: peak_mib(),
     };
-    if arguments.json {
-        return print_json(&sampled);
-    }
-    let names: Vec<_> = sampled
-        .files
-        .iter()
-        .map(|file| file.display().to_string())
-        .collect();
-    print(&format!(
-        "{}: {} x {} pixels in {} (loaded in {})\n",
-        names.join(", "),
-        sampled.width,
-        sampled.height,
-        duration(sampled.seconds),
-        duration(sampled.load_seconds)
-    ))
+    context.report(&sampled, || {
+        let names: Vec<_> = sampled
+            .files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        format!(
+            "{}: {} x {} pixels in {} (loaded in {})\n",
+            names.join(", "),
+            sampled.width,
+            sampled.height,
+            duration(sampled.seconds),
+            duration(sampled.load_seconds)
+        )
+    })
 }
 
 /// The output, or several numbered ones.

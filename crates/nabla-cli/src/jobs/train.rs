@@ -4,8 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, Subcommand};
-use nabla::base::progress::ProgressSink;
+use clap::Args;
 use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};
@@ -13,32 +12,27 @@ use nabla::diffusion::rddm_sampler::Loss;
 use nabla::panorama::prior_training::{PriorRecipe, PriorTrainingError, checkpoint_folder};
 use serde::Serialize;
 
-use crate::devices::DeviceChoice;
+use crate::devices::DeviceFlag;
 use crate::errors::Failure;
+use crate::job::{Context, Job, Of, Report, jobs};
 use crate::jobs::train_model;
 use crate::loss_plot::averaged;
-use crate::output::{print, print_json};
-use crate::progress::Progress;
 use crate::recipe_file::{begin_folder, read_toml, wrong_toml};
 use nabla::base::words::duration;
 
-/// The command line of the job.
-#[derive(Args)]
-pub struct Arguments {
-    #[command(subcommand)]
-    task: Task,
+jobs! {
+    /// What can be trained.
+    pub enum Task {
+        /// Train a classifier on a data set with any optimizer, or go on with it
+        Model(Of<train_model::Arguments>),
+        /// Train a super-resolution prior for `nabla upscale --model DIR`, or go on with it
+        Prior(Of<PriorArguments>),
+    }
 }
 
-#[derive(Subcommand)]
-enum Task {
-    /// Train a classifier on a data set with any optimizer, or go on with it
-    Model(Box<train_model::Arguments>),
-    /// Train a super-resolution prior for `nabla upscale --model DIR`, or go on with it
-    Prior(PriorArguments),
-}
-
+/// The command line of `nabla train prior`.
 #[derive(Args)]
-struct PriorArguments {
+pub struct PriorArguments {
     /// The folder of the prior; a training that was broken off in it goes on
     #[arg(
         short,
@@ -59,22 +53,16 @@ struct PriorArguments {
     /// The folder with `photos/` and `panoramas/`
     #[arg(long, value_name = "DIR", default_value = "assets")]
     assets: PathBuf,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: DeviceFlag,
     /// Print the whole recipe and do nothing
     #[arg(long)]
     print_recipe: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
-/// Does the job.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    match &arguments.task {
-        Task::Model(arguments) => train_model::run(arguments),
-        Task::Prior(arguments) => prior(arguments),
+impl Job for PriorArguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        prior(self, context)
     }
 }
 
@@ -97,17 +85,17 @@ impl From<PriorTrainingError> for Failure {
     }
 }
 
-fn prior(arguments: &PriorArguments) -> Result<(), Failure> {
+fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failure> {
     let recipe = recipe(arguments)?;
     let text = toml::to_string_pretty(&recipe).map_err(Failure::run)?;
     let folder = match (&arguments.out, arguments.print_recipe) {
-        (_, true) | (None, _) => return print(&text),
+        (_, true) | (None, _) => return Ok(Report::of_text(text)),
         (Some(folder), false) => folder,
     };
     let device = arguments.device.open()?;
     begin_folder(folder, "recipe.toml", &text)?;
 
-    let progress = Progress::new();
+    let progress = context.progress();
     let begun = Instant::now();
     let (mut sum, mut done) = (0.0, None);
     let checkpoints = checkpoint_folder(folder);
@@ -156,18 +144,17 @@ fn prior(arguments: &PriorArguments) -> Result<(), Failure> {
         loss: tail.iter().map(|&l| f64::from(l)).sum::<f64>() / tail.len().max(1) as f64,
         seconds: begun.elapsed().as_secs_f64(),
     };
-    if arguments.json {
-        return print_json(&trained);
-    }
-    print(&format!(
-        "{} steps in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, loss.csv and \
-         loss.svg in {}\nuse it with: nabla upscale IN -o OUT --model {}\n",
-        trained.steps,
-        duration(trained.seconds),
-        trained.loss,
-        folder.display(),
-        folder.display()
-    ))
+    context.report(&trained, || {
+        format!(
+            "{} steps in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, loss.csv and \
+             loss.svg in {}\nuse it with: nabla upscale IN -o OUT --model {}\n",
+            trained.steps,
+            duration(trained.seconds),
+            trained.loss,
+            folder.display(),
+            folder.display()
+        )
+    })
 }
 
 /// Steps over which the loss is averaged where it is told.
@@ -232,9 +219,8 @@ mod tests {
             steps: None,
             seed: Some(7),
             assets: "assets".into(),
-            device: DeviceChoice::Cpu,
+            device: DeviceFlag::default(),
             print_recipe: true,
-            json: false,
         }
     }
 

@@ -14,11 +14,11 @@ use nabla::train::training::TrainingError;
 use serde::Serialize;
 
 use crate::dashboard::Dashboard;
-use crate::devices::DeviceChoice;
+use crate::devices::DeviceFlag;
 use crate::errors::Failure;
+use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
 use crate::loss_plot::averaged;
-use crate::output::{print, print_json};
 use crate::recipe_file::{begin_folder, read_toml};
 use nabla::base::words::duration;
 
@@ -43,15 +43,11 @@ pub struct Arguments {
     /// Weight decay of matrices and kernels
     #[arg(long, value_name = "DECAY")]
     weight_decay: Option<f64>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: DeviceFlag,
     /// Print the whole experiment and do nothing
     #[arg(long)]
     print_config: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Arguments {
@@ -93,12 +89,17 @@ struct Trained<'a> {
     seconds: Timing,
 }
 
-/// Does the job.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        run(self, context)
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let experiment = arguments.experiment()?;
     let text = |experiment: &Experiment| toml::to_string_pretty(experiment).map_err(Failure::run);
     if arguments.print_config {
-        return print(&text(&experiment)?);
+        return Ok(Report::of_text(text(&experiment)?));
     }
     let device = arguments.device.open()?;
     experiment.training.validate()?;
@@ -151,36 +152,35 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         epochs: &history.epochs,
         seconds: history.timing,
     };
-    if arguments.json {
-        return print_json(&trained);
-    }
-    let last = history.last().map_or(f64::NAN, |e| 100.0 * e.test_accuracy);
-    let steps = trained.steps.max(1) as f64;
-    let mut told = format!(
-        "{} with {} parameters on {}, {} at learning rate {}: {last:.2} % right after {} epochs\n\
-         {} in steps ({:.2} ms a step, {:.2} ms of it {}), {} to measure; optimizer state {} KiB\n",
-        trained.model,
-        trained.parameters,
-        experiment.data.source,
-        trained.optimizer,
-        trained.learning_rate,
-        trained.epochs.len(),
-        duration(history.timing.steps),
-        1e3 * history.timing.steps / steps,
-        1e3 * history.timing.optimizer / steps,
-        trained.optimizer,
-        duration(history.timing.evaluation),
-        trained.state_bytes.div_ceil(1024),
-    );
-    told += &reading;
-    if let Some(folder) = &arguments.out {
-        told += &format!(
-            "model.safetensors, experiment.toml, history.json, epochs.csv, steps.csv, loss.svg and \
-             accuracy.svg in {}\n",
-            folder.display()
+    context.report(&trained, || {
+        let last = history.last().map_or(f64::NAN, |e| 100.0 * e.test_accuracy);
+        let steps = trained.steps.max(1) as f64;
+        let mut told = format!(
+            "{} with {} parameters on {}, {} at learning rate {}: {last:.2} % right after {} epochs\n\
+             {} in steps ({:.2} ms a step, {:.2} ms of it {}), {} to measure; optimizer state {} KiB\n",
+            trained.model,
+            trained.parameters,
+            experiment.data.source,
+            trained.optimizer,
+            trained.learning_rate,
+            trained.epochs.len(),
+            duration(history.timing.steps),
+            1e3 * history.timing.steps / steps,
+            1e3 * history.timing.optimizer / steps,
+            trained.optimizer,
+            duration(history.timing.evaluation),
+            trained.state_bytes.div_ceil(1024),
         );
-    }
-    print(&told)
+        told += &reading;
+        if let Some(folder) = &arguments.out {
+            told += &format!(
+                "model.safetensors, experiment.toml, history.json, epochs.csv, steps.csv, loss.svg and \
+                 accuracy.svg in {}\n",
+                folder.display()
+            );
+        }
+        told
+    })
 }
 
 fn write_files(

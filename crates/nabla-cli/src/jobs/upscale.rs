@@ -19,6 +19,7 @@ use nabla::diffusion::prior::SuperResolutionPrior;
 use nabla::diffusion::stable_diffusion::stable_sr::StableSr;
 use nabla::diffusion::stable_diffusion::weights::Precision;
 use nabla::panorama::omnissr::TangentPrior;
+use nabla::panorama::pictures::panorama_metadata;
 use nabla::panorama::{
     BicubicDown, Erp, ErpArea, Evaluation, Interpolation, LinearOperator, Merge, OmniSsr,
     OmniSsrConfig, OmniSsrStep, ResampleError, StableSrPrior, evaluate, resize_erp, resize_planar,
@@ -26,14 +27,12 @@ use nabla::panorama::{
 };
 use serde::Serialize;
 
-use crate::devices::DeviceChoice;
-use crate::errors::Failure;
+use crate::choice::choice;
+use crate::devices::{DeviceChoice, DeviceFlag};
+use crate::errors::{Failure, Kind};
+use crate::job::{Context, Report};
 use crate::jobs::evaluate::comparison;
-use crate::output::{print, print_json};
-use crate::picture_files::{
-    check_not_the_input, note_of, panorama_metadata, read_panorama, told_left_out,
-};
-use crate::precision::PrecisionChoice;
+use crate::picture_files::{check_not_the_input, note_of, read_panorama, told_left_out};
 use crate::progress::Progress;
 use nabla::base::words::duration;
 
@@ -61,41 +60,19 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// In what precision StableSR computes [default: f32]
-    #[arg(long, value_enum, requires = "model")]
-    precision: Option<PrecisionChoice>,
+    #[arg(long, value_parser = choice::<Precision>(), requires = "model")]
+    precision: Option<Precision>,
     /// Seed of the noise; the same seed gives the same picture
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: DeviceFlag,
     /// The most pixels along a side that the network sees at once; less needs less memory
     #[arg(long, value_name = "PIXELS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
     tile: u32,
     /// What of the tangent planes is merged into the panorama
-    #[arg(long, value_enum, default_value_t)]
-    merge: MergeChoice,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum MergeChoice {
-    /// What the model changed in them, so that resampling takes nothing from the rest
-    #[default]
-    Changes,
-    /// The planes themselves, as in the published code
-    Pictures,
-}
-
-impl From<MergeChoice> for Merge {
-    fn from(choice: MergeChoice) -> Self {
-        match choice {
-            MergeChoice::Changes => Self::Changes,
-            MergeChoice::Pictures => Self::Pictures,
-        }
-    }
+    #[arg(long, value_parser = choice::<Merge>(), default_value = "changes")]
+    merge: Merge,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -157,10 +134,15 @@ struct Sample {
     lanczos: Evaluation,
 }
 
-/// Does the job.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+impl crate::job::Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        run(self, context)
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let Some(input) = &arguments.input else {
-        return sample(arguments);
+        return sample(arguments, context);
     };
     let Some(output) = &arguments.output else {
         return Err(Failure::input(
@@ -168,7 +150,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         ));
     };
     if input.is_dir() {
-        return folder(arguments, input, output);
+        return folder(arguments, input, output, context);
     }
     let output = match (output.is_dir(), input.file_name()) {
         (true, Some(name)) => output.join(name),
@@ -176,13 +158,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     // What is wrong with the file is told before the device and the model are made ready.
     let job = Job::prepare(arguments, input, &output)?;
-    let engine = Engine::new(arguments)?;
+    let engine = Engine::new(arguments, context)?;
     let upscaled = job.run(&engine)?;
-    if arguments.json {
-        print_json(&upscaled)
-    } else {
-        print(&line(&upscaled))
-    }
+    context.report(&upscaled, || line(&upscaled))
 }
 
 fn line(upscaled: &Upscaled) -> String {
@@ -199,17 +177,17 @@ fn line(upscaled: &Upscaled) -> String {
 struct Engine<'a> {
     prior: Box<dyn TangentPrior>,
     arguments: &'a Arguments,
-    progress: Progress,
+    progress: &'a Progress,
 }
 
 impl<'a> Engine<'a> {
-    fn new(arguments: &'a Arguments) -> Result<Self, Failure> {
+    fn new(arguments: &'a Arguments, context: &'a Context) -> Result<Self, Failure> {
         let device = arguments
             .device
             .open_for(arguments.precision.unwrap_or_default())?;
         let prior: Box<dyn TangentPrior> = match &arguments.model {
             Some(folder) if StableSr::is_in(folder) => {
-                let precision = arguments.precision.map_or(Precision::F32, Precision::from);
+                let precision = arguments.precision.unwrap_or_default();
                 let model = StableSr::load(folder, &device, precision)?;
                 Box::new(StableSrPrior::new(model))
             }
@@ -235,7 +213,7 @@ impl<'a> Engine<'a> {
         Ok(Self {
             prior,
             arguments,
-            progress: Progress::new(),
+            progress: context.progress(),
         })
     }
 
@@ -252,7 +230,7 @@ impl<'a> Engine<'a> {
             steps: self.arguments.steps.map(|steps| steps as usize),
             seed: self.arguments.seed,
             tile: self.arguments.tile as usize,
-            merge: self.arguments.merge.into(),
+            merge: self.arguments.merge,
             ..OmniSsrConfig::new(self.arguments.scale.factor())
         };
         let omnissr: OmniSsr<_> = config.init_area(&*self.prior, area)?;
@@ -354,7 +332,7 @@ impl Job {
             scale,
             steps,
             seed: engine.arguments.seed,
-            device: engine.arguments.device,
+            device: engine.arguments.device.choice(),
             seconds: begun.elapsed().as_secs_f64(),
             inconsistency,
         })
@@ -395,7 +373,12 @@ fn mean_of_channels(raster: &Raster) -> Raster {
     })
 }
 
-fn folder(arguments: &Arguments, input: &Path, output: &Path) -> Result<(), Failure> {
+fn folder(
+    arguments: &Arguments,
+    input: &Path,
+    output: &Path,
+    context: &Context,
+) -> Result<Report, Failure> {
     check_not_the_input(input, output)?;
     let read_failed =
         |e: std::io::Error| Failure::input(format!("cannot read {}: {e}", input.display()));
@@ -419,7 +402,7 @@ fn folder(arguments: &Arguments, input: &Path, output: &Path) -> Result<(), Fail
             output.display()
         )));
     }
-    let engine = Engine::new(arguments)?;
+    let engine = Engine::new(arguments, context)?;
     let made = !output.is_dir();
     if made {
         fs::create_dir(output).map_err(|source| OutputError::Io {
@@ -444,13 +427,12 @@ fn folder(arguments: &Arguments, input: &Path, output: &Path) -> Result<(), Fail
         };
         match outcome {
             Ok(upscaled) => {
-                if !arguments.json {
-                    print(&line(&upscaled))?;
-                }
+                context.part_done(&line(&upscaled))?;
                 all.done.push(upscaled);
             }
+            Err(failure) if failure.kind() == Kind::Interrupted => return Err(failure),
             Err(failure) => {
-                engine.progress.note(&format!("nabla: {failure}"));
+                context.note(&failure.to_string());
                 all.failed.push(Failed {
                     input: path,
                     reason: failure.to_string(),
@@ -462,15 +444,12 @@ fn folder(arguments: &Arguments, input: &Path, output: &Path) -> Result<(), Fail
         // It is empty; where it cannot be removed it does no harm.
         let _ = fs::remove_dir(output);
     }
-    if arguments.json {
-        print_json(&all)?;
-    }
-    match (all.failed.len(), all.failed.len() + all.done.len()) {
-        (0, _) => Ok(()),
-        (failed, total) => Err(Failure::input(format!(
-            "{failed} of {total} pictures were not upscaled"
-        ))),
-    }
+    let (failed, total) = (all.failed.len(), all.failed.len() + all.done.len());
+    let failure = (failed > 0)
+        .then(|| Failure::input(format!("{failed} of {total} pictures were not upscaled")));
+    // People have been told of each picture.
+    let report = context.report(&all, String::new)?;
+    Ok(report.ending_in(failure))
 }
 
 /// `stem` of `path` with something added, as in `a_x4.png`, `a_x4_bicubic.png`.
@@ -485,7 +464,7 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn sample(arguments: &Arguments) -> Result<(), Failure> {
+fn sample(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let scale = arguments.scale.factor();
     let output = match &arguments.output {
         Some(output) => output.clone(),
@@ -507,7 +486,7 @@ fn sample(arguments: &Arguments) -> Result<(), Failure> {
         truth.check(path, truth.size(), &options)?;
         check_writable(path)?;
     }
-    let engine = Engine::new(arguments)?;
+    let engine = Engine::new(arguments, context)?;
     let begun = Instant::now();
     let area = ErpArea::full(Erp::of(&low).map_err(Failure::input)?);
     let (large, steps, inconsistency) =
@@ -528,7 +507,7 @@ fn sample(arguments: &Arguments) -> Result<(), Failure> {
             scale,
             steps,
             seed: arguments.seed,
-            device: arguments.device,
+            device: arguments.device.choice(),
             seconds,
             inconsistency,
         },
@@ -545,20 +524,19 @@ fn sample(arguments: &Arguments) -> Result<(), Failure> {
     like(large).write(&sample.upscaled.output, &options)?;
     like(bicubic).write(&sample.bicubic_output, &options)?;
     truth.write(&sample.reference_output, &options)?;
-    if arguments.json {
-        return print_json(&sample);
-    }
-    let table = comparison(&[
-        ("nabla", &sample.ours),
-        ("bicubic", &sample.bicubic),
-        ("lanczos", &sample.lanczos),
-    ]);
-    print(&format!(
-        "{}beside it {} and the truth {}\n\n{table}",
-        line(&sample.upscaled),
-        sample.bicubic_output.display(),
-        sample.reference_output.display()
-    ))
+    context.report(&sample, || {
+        let table = comparison(&[
+            ("nabla", &sample.ours),
+            ("bicubic", &sample.bicubic),
+            ("lanczos", &sample.lanczos),
+        ]);
+        format!(
+            "{}beside it {} and the truth {}\n\n{table}",
+            line(&sample.upscaled),
+            sample.bicubic_output.display(),
+            sample.reference_output.display()
+        )
+    })
 }
 
 #[cfg(test)]

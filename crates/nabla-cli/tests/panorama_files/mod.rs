@@ -262,3 +262,32 @@ fn bright_regions_are_no_worse_than_bicubic_ones_of_the_logarithm() {
     let back = curve.decode(curve.encode(truth.raster.clone()));
     assert!(error(&back) < 1e-5);
 }
+
+/// A refusal is one line, although there was a doubt before it.
+#[test]
+fn doubts_are_said_when_a_job_is_done() {
+    let desk = desk();
+    let xmp = String::from_utf8(PhotoSphere::full(32, 16).to_xmp()).unwrap();
+    let wrong = xmp.replace("LeftPixels=\"0\"", "LeftPixels=\"-3.5\"");
+    let mut picture = panorama(16, BitDepth::Eight);
+    picture.metadata.xmp = Some(wrong.into_bytes());
+    put(&desk, "wrong.png", &picture);
+    put(&desk, "other.png", &panorama(32, BitDepth::Eight));
+    for (line, lines) in [
+        ("project wrong.png -o planes --to tangent", 1),
+        ("project wrong.png -o faces.png --to cubemap", 1),
+        ("evaluate wrong.png wrong.png", 2),
+    ] {
+        let told = notes(&desk, line);
+        assert_eq!(told.lines().count(), lines, "{line}: {told}");
+        assert!(
+            told.contains("wrong.png: ") && told.contains("\"-3.5\""),
+            "{line}: {told}"
+        );
+    }
+    let out = "project wrong.png -o out";
+    desk.refused(&format!("{out} --to cubemap --layout dice"), "--layout");
+    desk.refused(&format!("{out} --to tangent --fov 20"), "plane");
+    desk.refused(&format!("{out}.gif --to cubemap --layout dice"), "--layout");
+    desk.refused("evaluate wrong.png other.png", "must be of one size");
+}

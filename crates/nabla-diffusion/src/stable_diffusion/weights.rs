@@ -128,6 +128,14 @@ pub enum Precision {
     Bf16,
 }
 
+nabla_base::choices! {
+    Precision: "precision" {
+        "f32" => Self::F32, "32 bits";
+        "f16" => Self::F16, "16 bits, as models are published";
+        "bf16" => Self::Bf16, "16 bits with the range of 32";
+    }
+}
+
 impl Precision {
     /// Burn's name of it.
     pub fn dtype(self) -> DType {

@@ -107,6 +107,14 @@ pub enum CubeLayout {
     Cross,
 }
 
+nabla_base::choices! {
+    CubeLayout: "layout" {
+        "strip" => Self::Strip, "One row: front, right, back, left, up, down";
+        "dice" => Self::Dice, "Two rows: right, left, up; down, front, back";
+        "cross" => Self::Cross, "The unfolded cube, four by three faces";
+    }
+}
+
 impl CubeLayout {
     /// `(rows, columns)` of faces.
     pub fn shape(self) -> (usize, usize) {

@@ -9,6 +9,9 @@ use super::BlockDescentError;
 use super::message_passing::{DealOrder, forest_partition, red_black_partition};
 use super::problem::{Curvature, SmoothProblem, check_cover};
 
+/// Coordinates of a block where nobody says how many: the smallest of the paper.
+pub(super) const USUAL_SIZE: usize = 5;
+
 /// The blocks that a rule selects from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,6 +71,49 @@ pub enum Partition {
     Forests(DealOrder),
     /// Given by the user.
     Explicit(Vec<Vec<usize>>),
+}
+
+nabla_base::choices! {
+    Partition: "partition" {
+        "order" => Self::Order { size: USUAL_SIZE }, "Neighbours";
+        "random" => Self::Random { size: USUAL_SIZE }, "At random";
+        "sort" => Self::Sort { size: USUAL_SIZE }, "By rising Lipschitz constants";
+        "average" => Self::Average { size: USUAL_SIZE }, "Small and large Lipschitz constants by turns";
+        "bound-sort" => Self::BoundSort { size: USUAL_SIZE }, "By rising row sums of the bound of the second derivatives";
+        "bound-average" => Self::BoundAverage { size: USUAL_SIZE }, "Small and large row sums by turns";
+        "red-black" => Self::RedBlack(DealOrder::Lipschitz), "Sets without links, by colouring";
+        "red-black-by-index" => Self::RedBlack(DealOrder::Index), "The same, coloured in the order of the weights";
+        "forests" => Self::Forests(DealOrder::Lipschitz), "Sets without cycles; solved by message passing";
+        "forests-by-index" => Self::Forests(DealOrder::Index), "The same, dealt out in the order of the weights";
+    }
+}
+
+impl Partition {
+    /// The same with blocks of another size, where the blocks have one.
+    pub fn with_size(self, size: usize) -> Self {
+        match self {
+            Self::Order { .. } => Self::Order { size },
+            Self::Random { .. } => Self::Random { size },
+            Self::Sort { .. } => Self::Sort { size },
+            Self::Average { .. } => Self::Average { size },
+            Self::BoundSort { .. } => Self::BoundSort { size },
+            Self::BoundAverage { .. } => Self::BoundAverage { size },
+            Self::RedBlack(_) | Self::Forests(_) | Self::Explicit(_) => self,
+        }
+    }
+
+    /// Coordinates of a block, where the blocks have a size.
+    pub fn size(&self) -> Option<usize> {
+        match *self {
+            Self::Order { size }
+            | Self::Random { size }
+            | Self::Sort { size }
+            | Self::Average { size }
+            | Self::BoundSort { size }
+            | Self::BoundAverage { size } => Some(size),
+            Self::RedBlack(_) | Self::Forests(_) | Self::Explicit(_) => None,
+        }
+    }
 }
 
 /// The graph of the second derivatives: the other coordinates of each row of the bound.

@@ -40,6 +40,17 @@ pub enum Update {
     TwoMetric,
 }
 
+nabla_base::choices! {
+    Update: "update" {
+        "gradient" => Self::Gradient(StepSize::Block), "Along the gradient, by the Lipschitz constant of the block";
+        "gradient-global" => Self::Gradient(StepSize::Global), "Along the gradient, by the Lipschitz constant of all weights";
+        "backtracking" => Self::Backtracking, "Along the gradient, with constants that are found";
+        "matrix" => Self::Matrix, "By the bound of the second derivatives; exact for least squares";
+        "newton" => Self::Newton, "By the second derivatives, with a line search";
+        "two-metric" => Self::TwoMetric, "Newton where no bound is in the way";
+    }
+}
+
 /// How the linear system of a matrix or Newton update is solved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

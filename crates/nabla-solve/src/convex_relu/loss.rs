@@ -25,6 +25,14 @@ pub enum Loss {
     BinaryCrossEntropy,
 }
 
+nabla_base::choices! {
+    Loss: "loss" {
+        "squared" => Self::Squared, "½ (f(x) − y)², for regression";
+        "hinge" => Self::Hinge, "max(0, 1 − y f(x)), labels −1 and 1";
+        "cross-entropy" => Self::BinaryCrossEntropy, "log(1 + exp(−2 y f(x))), labels −1 and 1";
+    }
+}
+
 impl Loss {
     /// The name in messages.
     pub fn name(self) -> &'static str {

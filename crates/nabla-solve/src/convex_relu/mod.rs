@@ -63,6 +63,7 @@ pub mod patterns;
 mod problem;
 mod ridge_system;
 pub mod sampled_program;
+mod training_method;
 
 pub use admm::{Admm, AdmmStep, Penalty, PrimalStep};
 pub use attack::Attack;
@@ -74,3 +75,4 @@ pub use network::{GatedRelu, TwoLayerRelu};
 pub use patterns::{ActivationPatterns, PatternSampling, pattern_bound, sample_size};
 pub use problem::{ConvexReluProblem, ConvexReluSolution, DenseExamples, Form};
 pub use sampled_program::{SampledProgram, SampledSolution};
+pub use training_method::TrainingMethod;

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::IndexBase;
+use nabla::solve::model::{Measured, Model, Task};
 use serde::Serialize;
 
-use super::model_file::{Measured, Model, Task};
+use super::measured_line::measured_line;
 use super::problem_file::{read, rows_for};
+use crate::choice::choice;
 use crate::errors::Failure;
-use crate::jobs::index_base::{IndexBaseChoice, told as told_base};
-use crate::output::{print, print_json};
+use crate::job::{Context, Job, Report};
+use crate::jobs::index_base::{FoundOr, base_line};
 
 /// The command line.
 #[derive(Args)]
@@ -25,18 +27,15 @@ pub struct Arguments {
     /// From where the indices of features count in DATA; auto: as in the file of the model
     #[arg(
         long,
-        value_enum,
-        default_value_t,
+        value_parser = choice::<FoundOr<IndexBase>>(),
+        default_value = "auto",
         hide_possible_values = true,
         value_name = "auto|zero|one"
     )]
-    index_base: IndexBaseChoice,
+    index_base: FoundOr<IndexBase>,
     /// The label and the scores of every example, a CSV file
     #[arg(short, long, value_name = "FILE.csv")]
     out: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Serialize)]
@@ -47,17 +46,22 @@ struct Predicted<'a> {
     scores: &'a [Vec<f64>],
 }
 
-/// Does it.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        run(self, context)
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let model = Model::read(&arguments.model)?;
     let text = read(&arguments.data)?;
-    let said = arguments.index_base.base();
+    let said = arguments.index_base.said();
     let index_base = said.unwrap_or(model.index_base);
     if said.is_none() && index_base == IndexBase::One && text.shown_base() == Some(IndexBase::Zero)
     {
         return Err(Failure::input(format!(
             "the indices of {} count from 0, but those of the model's file from 1: --index-base zero \
-             reads it so nevertheless",
+             reads it all the same",
             arguments.data.display()
         )));
     }
@@ -96,21 +100,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         write_bytes_atomically(path, csv.as_bytes())?;
     }
-    if arguments.json {
-        return print_json(&Predicted {
-            measured,
-            index_base,
-            labels: &labels,
-            scores: &scores,
-        });
-    }
-    let mut text = measured.told(&arguments.data.display().to_string());
-    text += &match said {
-        Some(base) => told_base(base, true),
-        None => format!("indices count from {index_base}, as in the file of the model\n"),
+    let predicted = Predicted {
+        measured,
+        index_base,
+        labels: &labels,
+        scores: &scores,
     };
-    if let Some(path) = &arguments.out {
-        text += &format!("labels and scores in {}\n", path.display());
-    }
-    print(&text)
+    context.report(&predicted, || {
+        let mut text = measured_line(&measured, &arguments.data.display().to_string());
+        text += &match said {
+            Some(base) => base_line(base, true),
+            None => format!("indices count from {index_base}, as in the file of the model\n"),
+        };
+        if let Some(path) = &arguments.out {
+            text += &format!("labels and scores in {}\n", path.display());
+        }
+        text
+    })
 }

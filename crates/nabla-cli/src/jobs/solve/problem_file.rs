@@ -8,12 +8,13 @@ use clap::Args;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::claims::plot::{LinePlot, Theme, line_plot, write_svg};
 use nabla::data::{IndexBase, LabelledRows, LibsvmText};
+use nabla::solve::model::Model;
 use serde::Serialize;
 
-use super::model_file::Model;
+use crate::choice::choice;
 use crate::errors::Failure;
-use crate::jobs::index_base::{IndexBaseChoice, told as told_base};
-use crate::output::{print, print_json};
+use crate::job::{Context, Report};
+use crate::jobs::index_base::{FoundOr, base_line};
 
 /// More weights than this are a wrong index rather than a problem: 800 MB.
 const MOST_WEIGHTS: usize = 100_000_000;
@@ -28,8 +29,8 @@ pub struct DataFlags {
     #[arg(long, value_name = "N")]
     features: Option<usize>,
     /// From where the indices of features count, in DATA and in the test file
-    #[arg(long, value_enum, default_value_t)]
-    index_base: IndexBaseChoice,
+    #[arg(long, value_parser = choice::<FoundOr<IndexBase>>(), default_value = "auto")]
+    index_base: FoundOr<IndexBase>,
     /// Examples to test the model on, a LIBSVM file
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
@@ -47,9 +48,15 @@ pub struct OutputFlags {
     /// A plot of the steps, an SVG file
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+}
+
+/// What came out of a solver.
+pub struct Solution<'a, S> {
+    /// What it is of.
+    pub data: &'a DataFlags,
+    pub model: &'a mut Model,
+    /// Goes into the model, and is what `--json` prints, with the base of the indices.
+    pub solved: &'a S,
 }
 
 /// Examples to solve for and, if there are any, to test on, of as many features.
@@ -66,7 +73,7 @@ impl DataFlags {
         let text = read(&self.data)?;
         let test = self.test.as_deref().map(read).transpose()?;
         let found = || IndexBase::of([&text].into_iter().chain(&test));
-        let index_base = self.index_base.base().unwrap_or_else(found);
+        let index_base = self.index_base.said().unwrap_or_else(found);
         let rows = into_rows(text, &self.data, index_base, self.features)?;
         if rows.features() == 0 {
             return Err(Failure::input(format!(
@@ -114,20 +121,25 @@ impl OutputFlags {
         Ok(())
     }
 
-    /// Writes the model, the trace and the plot that were asked for, and tells what came out.
+    /// Writes the model, the trace and the plot that were asked for, and reports what came out.
     ///
-    /// - `data`: what the model is of
-    /// - `solved`: goes into the model, and is what `--json` prints, with the base of the indices
-    /// - `told`: the same as text
+    /// - `csv`: the steps
+    /// - `text`: what came out, for people
     pub fn finish(
         &self,
-        data: &DataFlags,
-        model: &mut Model,
-        solved: &impl Serialize,
+        context: &Context,
+        solution: Solution<'_, impl Serialize>,
         csv: impl FnOnce() -> String,
         plot: impl FnOnce() -> LinePlot,
-        told: impl FnOnce() -> String,
-    ) -> Result<(), Failure> {
+        text: impl FnOnce() -> String,
+    ) -> Result<Report, Failure> {
+        // What an interrupted solver has is no solution.
+        context.check()?;
+        let Solution {
+            data,
+            model,
+            solved,
+        } = solution;
         model.result = serde_json::to_value(solved).map_err(Failure::run)?;
         model.result["index_base"] =
             serde_json::to_value(model.index_base).map_err(Failure::run)?;
@@ -141,11 +153,10 @@ impl OutputFlags {
             let svg = line_plot(&plot(), Theme::Standalone).map_err(Failure::run)?;
             write_svg(path, &svg)?;
         }
-        if self.json {
-            return print_json(&model.result);
-        }
-        let base = told_base(model.index_base, data.index_base != IndexBaseChoice::Auto);
-        print(&(told() + &base + &self.written()))
+        context.report(&model.result, || {
+            let base = base_line(model.index_base, data.index_base.said().is_some());
+            text() + &base + &self.written()
+        })
     }
 
     /// What was written, as the last line of the text.
@@ -182,8 +193,8 @@ pub fn read(path: &Path) -> Result<LibsvmText, Failure> {
     let mut text = String::new();
     stdin()
         .read_to_string(&mut text)
-        .map_err(|e| Failure::input(format!("cannot read the standard input: {e}")))?;
-    LibsvmText::parse(&text).map_err(|e| Failure::input(format!("{}: {e}", name(path))))
+        .map_err(|e| Failure::input_because("cannot read the standard input", e))?;
+    LibsvmText::parse(&text).map_err(|e| Failure::input_because(name(path), e))
 }
 
 fn into_rows(
@@ -193,7 +204,7 @@ fn into_rows(
     features: Option<usize>,
 ) -> Result<LabelledRows, Failure> {
     text.into_rows(base, features)
-        .map_err(|e| Failure::input(format!("{}: {e}", name(path))))
+        .map_err(|e| Failure::input_because(name(path), e))
 }
 
 /// Examples for a model of so many features: fewer do, more are refused.

@@ -1,25 +1,25 @@
 //! `nabla solve relu`: a two-layer ReLU network by its convex program.
 
-use std::ops::ControlFlow;
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
-use nabla::base::progress::ProgressSink;
+use clap::Args;
 use nabla::claims::plot::{LinePlot, Series};
 use nabla::data::LabelledRows;
 use nabla::solve::convex_relu::{
-    ActivationPatterns, Admm, AdmmStep, Attack, ConvexReluError, ConvexReluProblem,
-    ConvexReluSolution, DenseExamples, Form, InteriorPoint, Loss, PatternSampling, SampledProgram,
+    ActivationPatterns, Admm, AdmmStep, Attack, ConvexReluProblem, ConvexReluSolution,
+    DenseExamples, Form, InteriorPoint, Loss, PatternSampling, SampledProgram, TrainingMethod,
     TwoLayerRelu,
 };
+use nabla::solve::model::{Measured, Model, Predictor, Task, dense};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::model_file::{Measured, Model, Predictor, Task, dense};
-use super::problem_file::{DataFlags, OutputFlags, two_classes};
+use super::measured_line::measured_line;
+use super::problem_file::{DataFlags, OutputFlags, Solution, two_classes};
 use super::steps::{Approach, Steps};
+use crate::choice::choice;
 use crate::errors::Failure;
-use crate::progress::Progress;
+use crate::job::{Context, Job, Report};
 use nabla::base::words::duration;
 
 /// The most patterns that `--all-patterns` lists.
@@ -35,9 +35,9 @@ pub struct Arguments {
     data: DataFlags,
     #[command(flatten)]
     output: OutputFlags,
-    /// What is lowered, a sum over the examples
-    #[arg(long, value_enum, default_value_t = LossChoice::CrossEntropy)]
-    loss: LossChoice,
+    /// The loss to minimise, a sum over the examples
+    #[arg(long, value_parser = choice::<Loss>(), default_value = "cross-entropy")]
+    loss: Loss,
     /// β of β/2 times the squares of all weights
     #[arg(
         long,
@@ -47,18 +47,18 @@ pub struct Arguments {
     )]
     beta: f64,
     /// How the program is solved; interior-point is exact, for small problems
-    #[arg(long, value_enum)]
-    method: Option<Method>,
-    /// Activation patterns that are drawn, each with two hidden units at most; 20
+    #[arg(long, value_parser = choice::<TrainingMethod>())]
+    method: Option<TrainingMethod>,
+    /// How many activation patterns are drawn, each with two hidden units at most [default: 20]
     #[arg(long, value_name = "N", conflicts_with_all = ["all_patterns", "units"])]
     patterns: Option<usize>,
     /// All activation patterns, so that no network of any width is better; for few features
     #[arg(long, conflicts_with = "units")]
     all_patterns: bool,
-    /// Hidden units that are drawn, for --method drawn-units; 1000
+    /// How many hidden units are drawn, for --method drawn-units [default: 1000]
     #[arg(long, value_name = "N")]
     units: Option<usize>,
-    /// Trains for the worst case where every feature may move by as much
+    /// Trains for the worst case where every feature may move by this much
     #[arg(long, value_name = "RADIUS", allow_negative_numbers = true)]
     robust: Option<f64>,
     /// Hidden units without a bias
@@ -67,46 +67,16 @@ pub struct Arguments {
     /// The label that becomes 1, against all others, for two classes
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
     positive: Option<f64>,
-    /// Of relative residuals (admm) or the relative gap; 1e-6, with interior-point 1e-8
+    /// Ends where the relative residuals (admm) or the relative gap are as small as this [default: 1e-6;
+    /// 1e-8 with interior-point]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     tolerance: Option<f64>,
-    /// The most steps; 20 000, with interior-point 200
+    /// The most steps [default: 20 000; 200 with interior-point]
     #[arg(long, value_name = "N")]
     max_iterations: Option<usize>,
     /// Seed of what is drawn
     #[arg(long, default_value_t = 0)]
     seed: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum LossChoice {
-    /// ½ (f(x) − y)², for regression
-    Squared,
-    /// max(0, 1 − y f(x)), labels −1 and 1
-    Hinge,
-    /// log(1 + exp(−2 y f(x))), labels −1 and 1
-    CrossEntropy,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Method {
-    /// The alternating direction method of multipliers
-    Admm,
-    /// An interior-point method
-    InteriorPoint,
-    /// The first layer is drawn, the second is found
-    DrawnUnits,
-}
-
-impl From<ConvexReluError> for Failure {
-    fn from(error: ConvexReluError) -> Self {
-        match error {
-            ConvexReluError::Factorization(_)
-            | ConvexReluError::InteriorPoint(_)
-            | ConvexReluError::Diverged(_) => Self::run(error),
-            other => Self::input(other),
-        }
-    }
 }
 
 /// A network with what its solver says of it.
@@ -188,40 +158,23 @@ struct Robust {
     attacked_test: Option<Measured>,
 }
 
-fn loss(choice: LossChoice) -> Loss {
-    match choice {
-        LossChoice::Squared => Loss::Squared,
-        LossChoice::Hinge => Loss::Hinge,
-        LossChoice::CrossEntropy => Loss::BinaryCrossEntropy,
-    }
-}
-
-fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::Admm => "ADMM",
-        Method::InteriorPoint => "interior-point method",
-        Method::DrawnUnits => "drawn units",
-    }
-}
-
 impl Arguments {
     /// The method, which has to fit the other flags.
-    fn method(&self) -> Result<Method, Failure> {
-        let wrong = |text: &str| Err(Failure::input(text));
+    fn method(&self) -> Result<TrainingMethod, Failure> {
+        let wrong = |text: &'static str| Err(Failure::input(text));
         match (self.method, self.robust, self.units) {
-            (Some(Method::Admm | Method::DrawnUnits), Some(_), _) => {
+            (Some(TrainingMethod::Admm | TrainingMethod::DrawnUnits), Some(_), _) => {
                 wrong("--robust is solved by --method interior-point only")
             }
-            (Some(Method::Admm | Method::InteriorPoint), _, Some(_)) | (None, Some(_), Some(_)) => {
-                wrong("--units is for --method drawn-units")
-            }
-            (Some(Method::DrawnUnits), ..) if self.patterns.is_some() || self.all_patterns => {
+            (Some(TrainingMethod::Admm | TrainingMethod::InteriorPoint), _, Some(_))
+            | (None, Some(_), Some(_)) => wrong("--units is for --method drawn-units"),
+            (Some(TrainingMethod::DrawnUnits), ..)
+                if self.patterns.is_some() || self.all_patterns =>
+            {
                 wrong("--method drawn-units has no patterns: --units says how many are drawn")
             }
             (Some(method), ..) => Ok(method),
-            (None, Some(_), None) => Ok(Method::InteriorPoint),
-            (None, None, Some(_)) => Ok(Method::DrawnUnits),
-            (None, None, None) => Ok(Method::Admm),
+            (None, robust, units) => Ok(TrainingMethod::suited(robust.is_some(), units.is_some())),
         }
     }
 
@@ -238,22 +191,26 @@ impl Arguments {
         })
     }
 
-    fn train(&self, method: Method, problem: &ConvexReluProblem) -> Result<Trained, Failure> {
-        let progress = Progress::new();
+    fn train(
+        &self,
+        method: TrainingMethod,
+        problem: &ConvexReluProblem,
+        context: &Context,
+    ) -> Result<Trained, Failure> {
+        let progress = context.progress();
         let mut steps = Steps::new();
-        let go_on = ControlFlow::Continue(());
         match method {
-            Method::DrawnUnits => {
+            TrainingMethod::DrawnUnits => {
                 let mut program =
                     SampledProgram::new(self.units.unwrap_or(1000)).with_seed(self.seed);
                 program.tolerance = self.tolerance.unwrap_or(program.tolerance);
                 program.max_iterations = self.max_iterations.unwrap_or(program.max_iterations);
                 let (limit, tolerance) = (program.max_iterations, program.tolerance);
-                let mut approach = Approach::new(&progress, "solving", limit, tolerance);
+                let mut approach = Approach::new(progress, "solving", limit, tolerance);
                 let solution = program.solve(problem, |step| {
                     approach.at(step.iteration, None);
                     steps.push(step);
-                    go_on
+                    context.go_on()
                 })?;
                 Ok(Trained {
                     network: solution.network(),
@@ -267,18 +224,18 @@ impl Arguments {
                     steps: steps.finish(),
                 })
             }
-            Method::Admm => {
+            TrainingMethod::Admm => {
                 let patterns = self.patterns(problem)?;
                 let mut admm = Admm::new();
                 admm.tolerance = self.tolerance.unwrap_or(admm.tolerance);
                 admm.max_iterations = self.max_iterations.unwrap_or(admm.max_iterations);
                 let (limit, tolerance) = (admm.max_iterations, admm.tolerance);
-                let mut approach = Approach::new(&progress, "solving", limit, tolerance);
+                let mut approach = Approach::new(progress, "solving", limit, tolerance);
                 let solution = admm.solve(problem, &patterns, Form::Relu, |step| {
                     let residual = step.primal_residual.max(step.dual_residual);
                     approach.at(step.iteration, Some(residual));
                     steps.push(step);
-                    go_on
+                    context.go_on()
                 })?;
                 Ok(Trained::of(
                     &solution,
@@ -287,7 +244,7 @@ impl Arguments {
                     steps.finish(),
                 ))
             }
-            Method::InteriorPoint => {
+            TrainingMethod::InteriorPoint => {
                 let patterns = self.patterns(problem)?;
                 let mut solver = InteriorPoint::new().with_epsilon(self.robust.unwrap_or(0.0));
                 solver.tolerance = self.tolerance.unwrap_or(solver.tolerance);
@@ -300,19 +257,25 @@ impl Arguments {
     }
 }
 
-/// Does it.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        run(self, context)
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let output = &arguments.output;
     output.check(&arguments.data)?;
     let method = arguments.method()?;
-    if method == Method::InteriorPoint && (output.trace.is_some() || output.plot.is_some()) {
+    if method == TrainingMethod::InteriorPoint && (output.trace.is_some() || output.plot.is_some())
+    {
         return Err(Failure::input(
             "the interior-point method has no steps to write or plot",
         ));
     }
     let begun = Instant::now();
     let examples = arguments.data.read()?;
-    let loss = loss(arguments.loss);
+    let loss = arguments.loss;
     let known = |rows: LabelledRows| match loss.is_classification() {
         true => two_classes(rows, arguments.positive),
         false if arguments.positive.is_some() => Err(Failure::input(
@@ -323,7 +286,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let inputs = dense(&known(examples.rows.clone())?)?;
     let bias = !arguments.no_bias;
     let problem = ConvexReluProblem::new(&inputs, loss, arguments.beta, bias)?;
-    let trained = arguments.train(method, &problem)?;
+    let trained = arguments.train(method, &problem, context)?;
+    context.check()?;
+    context.progress().finish();
     let network_objective = trained.network.objective(&problem)?;
     let hidden_units = trained.network.units();
     let mut configuration = json!({
@@ -331,7 +296,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         "patterns": trained.patterns, "all_patterns": arguments.all_patterns,
         "seed": arguments.seed,
     });
-    configuration["method"] = method_name(method).into();
+    configuration["method"] = method.name().into();
     let robust = match arguments.robust {
         Some(radius) => {
             let attack = |examples: &DenseExamples| -> Result<Vec<f64>, Failure> {
@@ -373,7 +338,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let solved = Solved {
         loss: loss.name(),
         beta: arguments.beta,
-        method: method_name(method),
+        method: method.name(),
         examples: inputs.len(),
         features: model.features,
         patterns: trained.patterns,
@@ -408,12 +373,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     );
     let (steps, bound) = (&trained.steps, trained.lower_bound);
     output.finish(
-        &arguments.data,
-        &mut model,
-        &solved,
+        context,
+        Solution {
+            data: &arguments.data,
+            model: &mut model,
+            solved: &solved,
+        },
         || csv(steps),
         || plot(title, steps, bound),
-        || told(&solved),
+        || text(&solved),
     )
 }
 
@@ -434,7 +402,7 @@ fn known_test(
     }
 }
 
-fn told(solved: &Solved) -> String {
+fn text(solved: &Solved) -> String {
     let certificate = &solved.certificate;
     let patterns = match solved.patterns {
         Some(count) => format!("{count} activation patterns, "),
@@ -472,15 +440,15 @@ fn told(solved: &Solved) -> String {
         certificate.relative_gap,
         certificate.violation,
     );
-    text += &solved.training.told("training");
+    text += &measured_line(&solved.training, "training");
     if let Some(measured) = &solved.test {
-        text += &measured.told("test");
+        text += &measured_line(measured, "test");
     }
     if let Some(robust) = &solved.robust {
         let attacked = |what: &str| format!("{what}, attacked within {}", robust.radius);
-        text += &robust.attacked_training.told(&attacked("training"));
+        text += &measured_line(&robust.attacked_training, &attacked("training"));
         if let Some(measured) = &robust.attacked_test {
-            text += &measured.told(&attacked("test"));
+            text += &measured_line(measured, &attacked("test"));
         }
     }
     text

@@ -1,22 +1,20 @@
 //! `nabla solve separate`: a hyperplane with all examples of two classes on their sides.
 
-use std::ops::ControlFlow;
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use nabla::claims::plot::{LinePlot, Series};
-use nabla::data::LabelledRows;
-use nabla::solve::normalized_lr::{
-    Rule, SeparatorError, SeparatorStep, iteration_bound, maximal_margin, radius, separate,
-};
+use nabla::solve::model::{Measured, Model, Predictor, Task};
+use nabla::solve::normalized_lr::{Rule, SeparatorStep, maximal_margin, radius, separate};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::model_file::{Measured, Model, Predictor, Task};
-use super::problem_file::{DataFlags, OutputFlags, two_classes};
+use super::measured_line::measured_line;
+use super::problem_file::{DataFlags, OutputFlags, Solution, two_classes};
 use super::steps::{Approach, Steps};
+use crate::choice::choice;
 use crate::errors::Failure;
-use crate::progress::Progress;
+use crate::job::{Context, Job, Report};
 use nabla::base::words::duration;
 
 /// The command line.
@@ -27,8 +25,8 @@ pub struct Arguments {
     #[command(flatten)]
     output: OutputFlags,
     /// How the hyperplane moves
-    #[arg(long, value_enum, default_value_t = RuleChoice::NormalizedLr)]
-    rule: RuleChoice,
+    #[arg(long, value_parser = choice::<Rule>(), default_value = "normalized-lr")]
+    rule: Rule,
     /// γ, the step size of normalized-lr and lr
     #[arg(
         long,
@@ -46,7 +44,7 @@ pub struct Arguments {
     /// The most steps
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     max_iterations: usize,
-    /// How closely the largest margin there is is searched for, as a share of it
+    /// How closely the largest possible margin is searched for, as a share of it
     #[arg(
         long,
         value_name = "SHARE",
@@ -57,62 +55,6 @@ pub struct Arguments {
     /// The most steps of this search; 0 for none
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     margin_iterations: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum RuleChoice {
-    /// Normalized LR+GD: logistic regression by gradient descent, the gradient divided by its weights
-    NormalizedLr,
-    /// LR+GD: logistic regression by gradient descent
-    Lr,
-    /// All examples on the wrong side, divided by the number of all
-    BatchPerceptron,
-    /// All examples on the wrong side, divided by their number
-    NormalizedBatchPerceptron,
-    /// One example on the wrong side
-    Perceptron,
-}
-
-impl Arguments {
-    fn rule(&self) -> Rule {
-        match self.rule {
-            RuleChoice::NormalizedLr => Rule::NormalizedGradientDescent(self.step_size),
-            RuleChoice::Lr => Rule::GradientDescent(self.step_size),
-            RuleChoice::BatchPerceptron => Rule::BatchPerceptron,
-            RuleChoice::NormalizedBatchPerceptron => Rule::NormalizedBatchPerceptron,
-            RuleChoice::Perceptron => Rule::Perceptron,
-        }
-    }
-}
-
-fn rule_name(rule: Rule) -> String {
-    match rule {
-        Rule::NormalizedGradientDescent(step) => format!("normalized LR+GD with step size {step}"),
-        Rule::GradientDescent(step) => format!("LR+GD with step size {step}"),
-        Rule::BatchPerceptron => "batch perceptron".to_owned(),
-        Rule::NormalizedBatchPerceptron => "normalized batch perceptron".to_owned(),
-        Rule::Perceptron => "perceptron".to_owned(),
-    }
-}
-
-/// `C` of the theorem that a rule takes at most `C/μ²` steps, where `μ` is the largest margin; there is
-/// none for LR+GD with an arbitrary step size.
-fn bound_factor(rule: Rule, rows: &LabelledRows) -> Option<f64> {
-    let radius = radius(rows);
-    match rule {
-        Rule::NormalizedGradientDescent(step) => {
-            Some(iteration_bound(radius, 1.0, rows.len(), step))
-        }
-        Rule::GradientDescent(_) => None,
-        Rule::BatchPerceptron => Some(rows.len() as f64 * radius * radius),
-        Rule::NormalizedBatchPerceptron | Rule::Perceptron => Some(radius * radius),
-    }
-}
-
-impl From<SeparatorError> for Failure {
-    fn from(error: SeparatorError) -> Self {
-        Self::input(error)
-    }
 }
 
 /// What came out, for the model file and `--json`.
@@ -144,8 +86,13 @@ struct Certificate {
     margin_at_most: Option<f64>,
 }
 
-/// Does it.
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        run(self, context)
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     arguments.output.check(&arguments.data)?;
     let begun = Instant::now();
     let examples = arguments.data.read()?;
@@ -154,15 +101,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.bias {
         inputs = inputs.with_bias();
     }
-    let rule = arguments.rule();
-    let progress = Progress::new();
-    let mut approach = Approach::new(&progress, "separating", arguments.max_iterations, 0.0);
+    let rule = arguments.rule.with_step_size(arguments.step_size);
+    let progress = context.progress();
+    let mut approach = Approach::new(progress, "separating", arguments.max_iterations, 0.0);
     let mut steps = Steps::new();
     let found = separate(&inputs, rule, arguments.max_iterations, &mut |step| {
         approach.at(step.iteration, None);
         steps.push(step);
-        ControlFlow::Continue(())
+        context.go_on()
     })?;
+    context.check()?;
     let steps = steps.finish();
     let largest_margin = match found.separated && arguments.margin_iterations > 0 {
         true => {
@@ -173,7 +121,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         false => None,
     };
     progress.finish();
-    let factor = bound_factor(rule, &inputs);
+    let factor = rule.bound_factor(&inputs);
     let bound = |margin: f64| factor.map(|factor| factor / (margin * margin));
     let allowed = |factor: f64| (factor / found.iterations as f64).sqrt();
     let mut model = Model {
@@ -209,18 +157,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         training: model.measured_on(&rows)?,
         test: test.map(|test| model.measured_on(&test)).transpose()?,
     };
-    let title = format!("{} on {}", rule_name(rule), arguments.data.title());
+    let title = format!("{rule} on {}", arguments.data.title());
     arguments.output.finish(
-        &arguments.data,
-        &mut model,
-        &separated,
+        context,
+        Solution {
+            data: &arguments.data,
+            model: &mut model,
+            solved: &separated,
+        },
         || csv(&steps),
         || plot(title, &steps),
-        || told(rule, &separated),
+        || text(rule, &separated),
     )
 }
 
-fn told(rule: Rule, separated: &Separated) -> String {
+fn text(rule: Rule, separated: &Separated) -> String {
     let Certificate {
         margin,
         largest_margin,
@@ -229,18 +180,16 @@ fn told(rule: Rule, separated: &Separated) -> String {
         margin_at_most,
     } = separated.certificate;
     let mut text = format!(
-        "{}: {} examples of {} features\n",
-        rule_name(rule),
-        separated.examples,
-        separated.features
+        "{rule}: {} examples of {} features\n",
+        separated.examples, separated.features
     );
     let (steps, time) = (separated.iterations, duration(separated.seconds));
     if separated.separated {
         text += &format!("separated after {steps} steps, in {time}\n");
         text += &format!("certificate: every example is {margin:.4e} or more from the hyperplane");
         text += &match largest_margin {
-            Some(largest) => format!("; the largest margin there is: {largest:.4e}\n"),
-            None => String::from("; the largest margin there is was not found\n"),
+            Some(largest) => format!("; the largest possible margin: {largest:.4e}\n"),
+            None => String::from("; the largest possible margin was not found\n"),
         };
         if let Some(bound) = iteration_bound {
             text += &format!(
@@ -260,9 +209,9 @@ fn told(rule: Rule, separated: &Separated) -> String {
             None => "no certificate: no theorem bounds the steps of this rule\n".to_owned(),
         };
     }
-    text += &separated.training.told("training");
+    text += &measured_line(&separated.training, "training");
     if let Some(measured) = &separated.test {
-        text += &measured.told("test");
+        text += &measured_line(measured, "test");
     }
     text
 }

@@ -1,0 +1,516 @@
+//! Tangent planes and cube maps in files.
+//!
+//! Planes and faces are files in a folder, since each is a picture of its own:
+//!
+//! | folder | files |
+//! |---|---|
+//! | of tangent planes | `plane_00.png`, `plane_01.png` … row by row, and [`tangent.json`](TangentFolder), which says how they lie, so that they find back |
+//! | of a cube map | `front.png`, `right.png`, `back.png`, `left.png`, `up.png`, `down.png` |
+//!
+//! Linear light is in `.exr` in place of `.png`, so that nothing is lost. A cube map can also be one
+//! picture of all faces, which are put together as one of the [layouts](CubeLayout); read without one, the
+//! sides say which it is: 6:1 strip, 3:2 dice, 4:3 cross.
+//!
+//! Where nobody says a size, a plane or face has half the rows of its panorama, which a field of about 90
+//! degrees then has as fine as the panorama, and a panorama twice those of a face; see [`plane_size`] and
+//! [`panorama_height`].
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nabla_base::{OutputError, check_writable, choices, write_bytes_atomically};
+use nabla_data::{ImageFileError, Light, Picture, Raster, WriteOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::pictures::join_alpha;
+use crate::{CubeFace, CubeLayout, Cubemap, CubemapError, Erp, TangentGrid, TangentGridError};
+
+/// Why planes or faces cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectionFileError {
+    /// A picture cannot be read or written.
+    #[error(transparent)]
+    Image(#[from] ImageFileError),
+    /// Another file cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// Faces that are no cube.
+    #[error(transparent)]
+    Cubemap(#[from] CubemapError),
+    /// Planes that do not see the whole sphere.
+    #[error(transparent)]
+    Grid(#[from] TangentGridError),
+    /// A folder that cannot be filled.
+    #[error("cannot write to the folder {}: {reason}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why it cannot.
+        reason: &'static str,
+    },
+    /// A `tangent.json` that is none.
+    #[error("{} does not describe tangent planes: {reason}", path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// Why it is none.
+        reason: String,
+    },
+    /// A folder without planes or faces.
+    #[error(
+        "{} holds neither {TANGENT_FILE} nor the faces front.png, right.png, back.png, left.png, \
+         up.png and down.png, nor such faces as .exr", path.display()
+    )]
+    NoFaces {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A picture whose sides are those of no layout.
+    #[error(
+        "{} is no picture of the faces of a cube: {width} x {height} pixels are neither 6:1 (strip) \
+         nor 3:2 (dice) nor 4:3 (cross)", path.display()
+    )]
+    NoLayout {
+        /// The picture.
+        path: PathBuf,
+        /// Pixels of a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// Pictures that do not belong together.
+    #[error("{} and {} must have the same size and channels", first.display(), other.display())]
+    Different {
+        /// The first picture.
+        first: PathBuf,
+        /// One that differs.
+        other: PathBuf,
+    },
+    /// No pictures at all.
+    #[error("there are no planes to read")]
+    Empty,
+}
+
+/// How tangent planes lie on the sphere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlaneRows {
+    /// The grid of OmniSSR, [`TangentGrid::octadecaplex`].
+    #[default]
+    Octadecaplex,
+    /// [`TangentGrid::three_rows`]
+    Three,
+    /// [`TangentGrid::five_rows`]
+    Five,
+    /// [`TangentGrid::six_rows`]
+    Six,
+}
+
+choices! {
+    PlaneRows: "grid of planes" {
+        "octadecaplex" => Self::Octadecaplex, "18 planes in rows of 3, 6, 6, 3 (OmniSSR)";
+        "three-rows" => Self::Three, "10 planes in rows of 3, 4, 3";
+        "five-rows" => Self::Five, "26 planes in rows of 3, 6, 8, 6, 3";
+        "six-rows" => Self::Six, "46 planes in rows of 3, 8, 12, 12, 8, 3";
+    }
+}
+
+impl PlaneRows {
+    /// The grid of planes with a field of view of `fov` degrees.
+    ///
+    /// # Errors
+    /// If the field of view leaves a hole or is out of range.
+    pub fn grid(self, fov: f64) -> Result<TangentGrid, TangentGridError> {
+        match self {
+            Self::Octadecaplex => {
+                TangentGrid::new(TangentGrid::octadecaplex().rows().to_vec(), fov)
+            }
+            Self::Three => TangentGrid::three_rows(fov),
+            Self::Five => TangentGrid::five_rows(fov),
+            Self::Six => TangentGrid::six_rows(fov),
+        }
+    }
+}
+
+/// Pixels along a side of a plane or face that is as fine as its panorama.
+pub fn plane_size(panorama: Erp) -> usize {
+    panorama.height().div_ceil(2)
+}
+
+/// Rows of a panorama that is as fine as the faces of its cube map.
+pub fn panorama_height(cube: &Cubemap) -> usize {
+    2 * cube.size()
+}
+
+/// The extension of files that lose nothing of `picture`: `png`, of linear light `exr`.
+pub fn lossless_extension(picture: &Picture) -> &'static str {
+    match picture.light {
+        Light::Display => EXTENSIONS[0],
+        Light::Linear => EXTENSIONS[1],
+    }
+}
+
+const EXTENSIONS: [&str; 2] = ["png", "exr"];
+
+/// The name of the file of a face, without its extension.
+fn face_name(face: CubeFace) -> &'static str {
+    match face {
+        CubeFace::Front => "front",
+        CubeFace::Right => "right",
+        CubeFace::Back => "back",
+        CubeFace::Left => "left",
+        CubeFace::Up => "up",
+        CubeFace::Down => "down",
+    }
+}
+
+/// The names of the files of a cube map, in the order of [`Cubemap::faces`].
+pub fn face_files(extension: &str) -> Vec<String> {
+    let name = |face| format!("{}.{extension}", face_name(face));
+    CubeFace::ALL.map(name).to_vec()
+}
+
+/// The names of the files of so many planes.
+pub fn plane_files(planes: usize, extension: &str) -> Vec<String> {
+    (0..planes)
+        .map(|i| format!("plane_{i:02}.{extension}"))
+        .collect()
+}
+
+/// The layout of the faces in a picture, as its sides say.
+pub fn layout_of(width: u32, height: u32) -> Option<CubeLayout> {
+    let (width, height) = (u64::from(width), u64::from(height));
+    // `(width, height)` of a layout in faces, all of which have another ratio.
+    let fits = |layout: &CubeLayout| {
+        let (rows, columns) = layout.shape();
+        width * rows as u64 == height * columns as u64
+    };
+    let mut layouts = [CubeLayout::Strip, CubeLayout::Dice, CubeLayout::Cross].into_iter();
+    layouts.find(fits)
+}
+
+/// The file that says how the planes of a folder lie.
+pub const TANGENT_FILE: &str = "tangent.json";
+
+/// A folder of tangent planes, as its `tangent.json` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TangentFolder {
+    /// Rows of the panorama that the planes are of.
+    pub panorama_height: usize,
+    /// Pixels along a side of a plane.
+    pub plane_size: usize,
+    /// Field of view of a plane, degrees.
+    pub fov: f64,
+    /// Latitude in degrees and number of planes of each row.
+    pub rows: Vec<(f64, usize)>,
+    /// The files of the planes, row by row.
+    pub planes: Vec<String>,
+}
+
+impl TangentFolder {
+    /// Of planes of `size` by `size` pixels that see a panorama.
+    pub fn of(grid: &TangentGrid, panorama: Erp, size: usize, extension: &str) -> Self {
+        Self {
+            panorama_height: panorama.height(),
+            plane_size: size,
+            fov: grid.fov(),
+            rows: grid.rows().to_vec(),
+            planes: plane_files(grid.len(), extension),
+        }
+    }
+
+    /// Whether a folder is one of tangent planes.
+    pub fn is(folder: &Path) -> bool {
+        folder.join(TANGENT_FILE).is_file()
+    }
+
+    /// Reads the description of a folder, and the grid that it describes.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no description, has planes that are not files of the folder, or not
+    /// as many as its rows.
+    pub fn read(folder: &Path) -> Result<(Self, TangentGrid), ProjectionFileError> {
+        let path = folder.join(TANGENT_FILE);
+        let wrong = |reason: String| ProjectionFileError::Description {
+            path: path.clone(),
+            reason,
+        };
+        let text = fs::read_to_string(&path).map_err(|e| wrong(e.to_string()))?;
+        let read: Self = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let plain = |name: &String| Path::new(name).file_name() == Some(name.as_ref());
+        if let Some(name) = read.planes.iter().find(|name| !plain(name)) {
+            return Err(wrong(format!("{name:?} is not the name of a file")));
+        }
+        let grid = TangentGrid::new(read.rows.clone(), read.fov)?;
+        if let Err(e) = Erp::new(read.panorama_height, read.panorama_height.saturating_mul(2)) {
+            return Err(wrong(e.to_string()));
+        }
+        let (named, needed) = (read.planes.len(), grid.len());
+        if named != needed {
+            return Err(wrong(format!(
+                "it names {named} planes, but its rows have {needed}"
+            )));
+        }
+        Ok((read, grid))
+    }
+
+    /// The planes with their opacity as a channel, and the first of them, which stands for all.
+    ///
+    /// # Errors
+    /// If one of them cannot be read, or is of another size than the first.
+    pub fn planes(&self, folder: &Path) -> Result<(Vec<Raster>, Picture), ProjectionFileError> {
+        read_alike(self.planes.iter().map(|name| folder.join(name)))
+    }
+}
+
+/// The faces of a folder, with their opacity as a channel, and the first of them, which stands for all.
+///
+/// # Errors
+/// If there are none, or they cannot be read or do not belong together.
+pub fn read_faces(folder: &Path) -> Result<(Cubemap, Picture), ProjectionFileError> {
+    let has = |extension: &&str| {
+        let front = folder.join(face_name(CubeFace::Front));
+        front.with_extension(extension).is_file()
+    };
+    let extension = EXTENSIONS.into_iter().find(has);
+    let extension = extension.ok_or_else(|| ProjectionFileError::NoFaces {
+        path: folder.into(),
+    })?;
+    let files = face_files(extension).into_iter();
+    let (faces, like) = read_alike(files.map(|name| folder.join(name)))?;
+    Ok((Cubemap::from_faces(faces)?, like))
+}
+
+/// The faces of one picture, with their opacity as a channel, and the picture.
+///
+/// - `layout`: how the faces lie in it; without it, as the sides say
+///
+/// # Errors
+/// If the picture cannot be read, or has the sides of no layout.
+pub fn read_cube_picture(
+    path: &Path,
+    layout: Option<CubeLayout>,
+) -> Result<(Cubemap, Picture), ProjectionFileError> {
+    let picture = Picture::read(path)?;
+    let [width, height] = picture.size();
+    let layout = layout.or_else(|| layout_of(width, height));
+    let layout = layout.ok_or_else(|| ProjectionFileError::NoLayout {
+        path: path.into(),
+        width,
+        height,
+    })?;
+    let cube = Cubemap::from_layout(&join_alpha(&picture), layout)?;
+    Ok((cube, picture))
+}
+
+/// Reads pictures that must have one shape; the first of them stands for all.
+fn read_alike(
+    paths: impl Iterator<Item = PathBuf>,
+) -> Result<(Vec<Raster>, Picture), ProjectionFileError> {
+    let mut rasters: Vec<Raster> = Vec::new();
+    let mut first: Option<(Picture, PathBuf)> = None;
+    for path in paths {
+        let picture = Picture::read(&path)?;
+        let joined = join_alpha(&picture);
+        match &first {
+            None => first = Some((picture, path)),
+            Some((_, one)) if rasters[0].shape() != joined.shape() => {
+                return Err(ProjectionFileError::Different {
+                    first: one.clone(),
+                    other: path,
+                });
+            }
+            Some(_) => {}
+        }
+        rasters.push(joined);
+    }
+    match first {
+        Some((picture, _)) => Ok((rasters, picture)),
+        None => Err(ProjectionFileError::Empty),
+    }
+}
+
+/// A folder for pictures that belong together.
+#[derive(Debug)]
+pub struct OutputFolder<'a> {
+    path: &'a Path,
+    existed: bool,
+}
+
+impl<'a> OutputFolder<'a> {
+    /// Looks, before the work, whether the folder can be filled.
+    ///
+    /// # Errors
+    /// If it is there and not empty, is a file, or cannot be written.
+    pub fn check(path: &'a Path) -> Result<Self, ProjectionFileError> {
+        let wrong = |reason| ProjectionFileError::Folder {
+            path: path.into(),
+            reason,
+        };
+        match fs::read_dir(path) {
+            Ok(mut entries) => {
+                if entries.next().is_some() {
+                    return Err(wrong("it is not empty"));
+                }
+                check_writable(&path.join("picture.png"))?;
+                Ok(Self {
+                    path,
+                    existed: true,
+                })
+            }
+            Err(_) if path.exists() => Err(wrong("it is a file")),
+            Err(_) => {
+                check_writable(path)?;
+                Ok(Self {
+                    path,
+                    existed: false,
+                })
+            }
+        }
+    }
+
+    /// Writes all pictures by their names, and the description if there is one, or leaves none.
+    ///
+    /// # Errors
+    /// If one of them cannot be written.
+    pub fn write(
+        &self,
+        pictures: impl Iterator<Item = (String, Picture)>,
+        description: Option<&TangentFolder>,
+    ) -> Result<(), ProjectionFileError> {
+        let outcome = self.write_files(pictures, description);
+        if outcome.is_err() {
+            // The folder was empty, so that all in it is ours. The error says what is wrong.
+            let entries = fs::read_dir(self.path).into_iter().flatten().flatten();
+            for entry in entries {
+                let _ = fs::remove_file(entry.path());
+            }
+            if !self.existed {
+                let _ = fs::remove_dir(self.path);
+            }
+        }
+        outcome
+    }
+
+    fn write_files(
+        &self,
+        pictures: impl Iterator<Item = (String, Picture)>,
+        description: Option<&TangentFolder>,
+    ) -> Result<(), ProjectionFileError> {
+        if !self.existed {
+            fs::create_dir(self.path).map_err(|source| OutputError::Io {
+                path: self.path.into(),
+                source,
+            })?;
+        }
+        for (name, picture) in pictures {
+            picture.write(&self.path.join(name), &WriteOptions::default())?;
+        }
+        // Last, so that a folder with it is complete.
+        if let Some(description) = description {
+            let path = self.path.join(TANGENT_FILE);
+            let text = serde_json::to_string_pretty(description).map_err(|e| {
+                ProjectionFileError::Description {
+                    path: path.clone(),
+                    reason: e.to_string(),
+                }
+            })?;
+            write_bytes_atomically(&path, format!("{text}\n").as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nabla_data::BitDepth;
+
+    use super::*;
+
+    fn plane(size: usize) -> Picture {
+        let raster = Raster::from_fn(3, size, size, |c, y, x| (c + y + x) as f32 / 64.0);
+        Picture::new(raster, BitDepth::Eight)
+    }
+
+    fn named(names: &[String], size: usize) -> impl Iterator<Item = (String, Picture)> {
+        names.iter().cloned().map(move |name| (name, plane(size)))
+    }
+
+    #[test]
+    fn the_sides_of_a_picture_say_how_its_faces_lie() {
+        for layout in [CubeLayout::Strip, CubeLayout::Dice, CubeLayout::Cross] {
+            let (rows, columns) = layout.shape();
+            let (width, height) = (8 * columns as u32, 8 * rows as u32);
+            assert_eq!(layout_of(width, height), Some(layout));
+        }
+        assert_eq!(layout_of(64, 32), None);
+        assert_eq!(layout_of(u32::MAX, u32::MAX), None);
+    }
+
+    #[test]
+    fn a_folder_of_planes_says_how_they_lie() {
+        let desk = tempfile::tempdir().unwrap();
+        let path = desk.path().join("planes");
+        let grid = PlaneRows::Three.grid(95.0).unwrap();
+        let panorama = Erp::new(16, 32).unwrap();
+        let size = plane_size(panorama);
+        let described = TangentFolder::of(&grid, panorama, size, "png");
+        assert_eq!((size, described.planes.len()), (8, 10));
+        let folder = OutputFolder::check(&path).unwrap();
+        let pictures = named(&described.planes, size);
+        folder.write(pictures, Some(&described)).unwrap();
+
+        assert!(TangentFolder::is(&path));
+        let (read, found) = TangentFolder::read(&path).unwrap();
+        assert_eq!((&read, found.rows()), (&described, grid.rows()));
+        let (planes, like) = read.planes(&path).unwrap();
+        assert_eq!((planes.len(), like.size()), (10, [8, 8]));
+
+        // A plane that is of another size, absent, or outside of the folder.
+        plane(4)
+            .write(&path.join("plane_03.png"), &WriteOptions::default())
+            .unwrap();
+        let told = read.planes(&path).unwrap_err().to_string();
+        assert!(told.contains("plane_00.png") && told.contains("plane_03.png"));
+        fs::remove_file(path.join("plane_03.png")).unwrap();
+        assert!(read.planes(&path).is_err());
+        let mut outside = read.clone();
+        outside.planes[0] = "../a.png".to_owned();
+        let text = serde_json::to_string(&outside).unwrap();
+        fs::write(path.join(TANGENT_FILE), text).unwrap();
+        let told = TangentFolder::read(&path).unwrap_err().to_string();
+        assert!(told.contains("is not the name of a file"), "{told}");
+    }
+
+    #[test]
+    fn a_folder_is_whole_or_not_there() {
+        let desk = tempfile::tempdir().unwrap();
+        let path = desk.path().join("faces");
+        let files = face_files("png");
+        let folder = OutputFolder::check(&path).unwrap();
+        let broken = named(&files, 4).chain([("face.nothing".to_owned(), plane(4))]);
+        assert!(folder.write(broken, None).is_err());
+        assert!(!path.exists());
+        folder.write(named(&files, 4), None).unwrap();
+        let (cube, _) = read_faces(&path).unwrap();
+        assert_eq!((cube.size(), panorama_height(&cube)), (4, 8));
+        let told = OutputFolder::check(&path).unwrap_err().to_string();
+        assert!(told.contains("it is not empty"), "{told}");
+        let told = read_faces(desk.path()).unwrap_err().to_string();
+        assert!(told.contains("holds neither tangent.json"), "{told}");
+    }
+
+    #[test]
+    fn grids_have_the_rows_that_their_names_say() {
+        for (rows, planes, fov) in [
+            (PlaneRows::Octadecaplex, 18, 75.0),
+            (PlaneRows::Three, 10, 95.0),
+            (PlaneRows::Five, 26, 75.0),
+            (PlaneRows::Six, 46, 75.0),
+        ] {
+            assert_eq!(rows.grid(fov).unwrap().len(), planes);
+        }
+        let grid = PlaneRows::default().grid(75.0).unwrap();
+        assert_eq!(grid.rows(), TangentGrid::octadecaplex().rows());
+    }
+}

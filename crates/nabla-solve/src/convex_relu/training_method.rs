@@ -1,0 +1,52 @@
+//! How a network is trained where nobody says.
+
+use nabla_base::choices;
+
+/// A way to train a two-layer ReLU network by a convex program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrainingMethod {
+    /// [`Admm`](super::Admm) on the program of drawn activation patterns.
+    Admm,
+    /// [`InteriorPoint`](super::InteriorPoint) on the same program: exact, for small problems, and the
+    /// only one that trains for the worst case within a radius.
+    InteriorPoint,
+    /// [`SampledProgram`](super::SampledProgram): the first layer is drawn, the second is found.
+    DrawnUnits,
+}
+
+choices! {
+    TrainingMethod: "method" {
+        "admm" => Self::Admm, "The alternating direction method of multipliers";
+        "interior-point" => Self::InteriorPoint, "An interior-point method";
+        "drawn-units" => Self::DrawnUnits, "The first layer is drawn, the second is found";
+    }
+}
+
+impl TrainingMethod {
+    /// What it is called in texts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admm => "ADMM",
+            Self::InteriorPoint => "interior-point method",
+            Self::DrawnUnits => "drawn units",
+        }
+    }
+
+    /// The method that suits: the interior-point method for robust training, which the others cannot,
+    /// drawn units where their number is what is known, and otherwise ADMM, which takes large problems.
+    ///
+    /// ```
+    /// use nabla_solve::convex_relu::TrainingMethod;
+    ///
+    /// assert_eq!(TrainingMethod::suited(false, false), TrainingMethod::Admm);
+    /// assert_eq!(TrainingMethod::suited(true, false), TrainingMethod::InteriorPoint);
+    /// assert_eq!(TrainingMethod::suited(false, true), TrainingMethod::DrawnUnits);
+    /// ```
+    pub fn suited(robust: bool, drawn_units: bool) -> Self {
+        match (robust, drawn_units) {
+            (true, _) => Self::InteriorPoint,
+            (false, true) => Self::DrawnUnits,
+            (false, false) => Self::Admm,
+        }
+    }
+}
