@@ -24,9 +24,7 @@ use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_optim::adabelief::{AdaBelief, AdaBeliefConfig};
-use nabla_train::optimizer::{
-    AdaBelief as AdaBeliefFields, Adam as AdamFields, DecayName, Method, Momentum,
-};
+use nabla_train::optimizer::Method;
 
 use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
 use crate::measurement::{Check, Measurement, Metric, Table, Variant};
@@ -125,21 +123,14 @@ impl Claim for AdaBeliefClaim {
         let lengths = streams(context, &mut table, &mut checks)?;
         let distances = valleys(context, &mut table, &mut checks, &mut notes)?;
 
-        let fields = AdaBeliefFields {
-            epsilon: 1e-8,
-            weight_decay_mode: DecayName::Coupled,
-            rectify: false,
-            ..AdaBeliefFields::default()
-        };
-        let adam = AdamFields::default();
+        let named = |name: &str| Method::named(name).map_err(ClaimError::experiment);
+        let vision = Method::of("adabelief", &AdaBeliefConfig::vision());
+        let vision = vision.map_err(ClaimError::experiment)?;
         let contenders = vec![
-            around(
-                ADAPTIVE,
-                contender(ADABELIEF, Method::AdaBelief(fields), 5e-4),
-            ),
-            around(ADAPTIVE, contender(ADAM, Method::Adam(adam), 5e-4)),
-            around(ADAPTIVE, contender(ADAMW, Method::AdamW(adam), 1e-2)),
-            contender(SGD, Method::Momentum(Momentum::default()), 5e-4),
+            around(ADAPTIVE, contender(ADABELIEF, vision, 5e-4)),
+            around(ADAPTIVE, contender(ADAM, named("adam")?, 5e-4)),
+            around(ADAPTIVE, contender(ADAMW, named("adamw")?, 1e-2)),
+            contender(SGD, named("momentum")?, 5e-4),
         ];
         let contest = Contest::new(context, EPOCHS, contenders)?.searched_widely(context);
         notes.push(format!(

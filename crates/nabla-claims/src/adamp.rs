@@ -19,13 +19,10 @@ use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_optim::adamp::{AdamPConfig, ChannelDim, SgdPConfig};
+use nabla_train::classification::TrainingConfig;
 use nabla_train::cnn::Cnn;
-use nabla_train::optimizer::{
-    Adam as AdamFields, AdamP as AdamPFields, Method, Momentum as MomentumFields,
-    SgdP as SgdPFields,
-};
+use nabla_train::optimizer::Method;
 use nabla_train::schedule::{Decay, Schedule};
-use nabla_train::training::TrainingConfig;
 
 use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
 use crate::measurement::{Check, Measurement, Metric, Table, TableError, Variant};
@@ -127,21 +124,22 @@ impl Claim for AdamPClaim {
         let norms = sphere(context, &mut table, &mut checks)?;
         let losses = valley(context, &mut table, &mut checks)?;
 
-        let method = |name: &str| match name {
-            ADAMP => (Method::AdamP(AdamPFields::default()), 1e-2),
-            SGDP => (Method::SgdP(SgdPFields::default()), 1e-4),
-            ADAM => (Method::AdamW(AdamFields::default()), 1e-2),
-            _ => (Method::Momentum(MomentumFields::default()), 1e-4),
-        };
-        let contenders = [ADAMP, SGDP, ADAM, MOMENTUM].map(|name| {
-            let (method, decay) = method(name);
-            let contender = contender(name, method, decay);
-            match name {
+        let mut contenders = Vec::new();
+        for label in [ADAMP, SGDP, ADAM, MOMENTUM] {
+            let (name, decay) = match label {
+                ADAMP => ("adamp", 1e-2),
+                SGDP => ("sgdp", 1e-4),
+                ADAM => ("adamw", 1e-2),
+                _ => ("momentum", 1e-4),
+            };
+            let method = Method::named(name).map_err(ClaimError::experiment)?;
+            let contender = contender(label, method, decay);
+            contenders.push(match label {
                 ADAMP | ADAM => around(ADAPTIVE, contender),
                 _ => contender,
-            }
-        });
-        let contest = Contest::new(context, EPOCHS, contenders.to_vec())?.searched_widely(context);
+            });
+        }
+        let contest = Contest::new(context, EPOCHS, contenders)?.searched_widely(context);
         notes.push(format!(
             "{} Weight decay: 1e-2 for AdamP and AdamW, 1e-4 for SGDP and SGD, as in the examples of \
              the authors' repository and their baselines. The rates are around 0.003 for methods that divide by the size of the gradients, since the best \
@@ -498,7 +496,7 @@ fn constant(
     let training = TrainingConfig {
         schedule: Schedule {
             decay: Decay::Constant,
-            warmup: 0.0,
+            ..Schedule::default()
         },
         ..contest.training().clone()
     };

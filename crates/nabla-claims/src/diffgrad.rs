@@ -16,9 +16,7 @@ use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
 use nabla_optim::diffgrad::{DiffGrad, DiffGradConfig};
 use nabla_train::history::StepRecord;
-use nabla_train::optimizer::{
-    AdaGrad, Adam as AdamFields, DiffGrad as DiffGradFields, Method, Momentum, RmsProp,
-};
+use nabla_train::optimizer::Method;
 
 use crate::claim::{Claim, ClaimContext, ClaimError, Paper};
 use crate::measurement::{Check, Measurement, Metric, Table, Variant};
@@ -117,24 +115,16 @@ impl Claim for DiffGradClaim {
         let mut notes = Vec::new();
         let plots = functions(context, &mut table, &mut checks)?;
 
-        let adam = AdamFields::default();
-        let amsgrad = AdamFields {
-            amsgrad: true,
-            ..adam
-        };
+        let named = |name: &str| Method::named(name).map_err(ClaimError::experiment);
+        let amsgrad = named("adam")?.with("amsgrad", true);
+        let amsgrad = amsgrad.map_err(ClaimError::experiment)?;
         let contenders = vec![
-            around(
-                ADAPTIVE,
-                contender(DIFFGRAD, Method::DiffGrad(DiffGradFields::default()), 0.0),
-            ),
-            around(ADAPTIVE, contender(ADAM, Method::Adam(adam), 0.0)),
-            around(ADAPTIVE, contender(AMSGRAD, Method::Adam(amsgrad), 0.0)),
-            around(
-                ADAPTIVE,
-                contender(RMSPROP, Method::RmsProp(RmsProp::default()), 0.0),
-            ),
-            contender(ADAGRAD, Method::AdaGrad(AdaGrad::default()), 0.0),
-            contender(SGD, Method::Momentum(Momentum::default()), 0.0),
+            around(ADAPTIVE, contender(DIFFGRAD, named("diffgrad")?, 0.0)),
+            around(ADAPTIVE, contender(ADAM, named("adam")?, 0.0)),
+            around(ADAPTIVE, contender(AMSGRAD, amsgrad, 0.0)),
+            around(ADAPTIVE, contender(RMSPROP, named("rmsprop")?, 0.0)),
+            contender(ADAGRAD, named("adagrad")?, 0.0),
+            contender(SGD, named("momentum")?, 0.0),
         ];
         let others: Vec<&str> = vec![ADAM, AMSGRAD, RMSPROP, ADAGRAD, SGD];
         let contest = Contest::new(context, EPOCHS, contenders)?.searched_widely(context);

@@ -22,12 +22,13 @@ use nabla_optim::m_fac::{
     optimal_brain_surgeon,
 };
 use nabla_solve::rate_fit::power_rate;
+use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::classifier::Classifier;
-use nabla_train::data_set::{DataConfig, DataSet, Examples};
+use nabla_train::data_set::{DataConfig, DataSet};
+use nabla_train::examples::Examples;
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::{Mlp, MlpConfig};
-use nabla_train::optimizer::{Adam, MFacFields, Method, Momentum};
-use nabla_train::training::{Trainer, TrainingConfig, evaluate};
+use nabla_train::optimizer::Method;
 
 use rand::RngExt;
 
@@ -166,20 +167,19 @@ impl Claim for MFacClaim {
             size.gradients, size.parts
         ));
 
-        let window = |window| {
-            Method::MFac(MFacFields {
-                window,
-                ..MFacFields::default()
-            })
+        let named = |name: &str| Method::named(name).map_err(ClaimError::experiment);
+        let window = |window: usize| {
+            let method = named("m-fac")?.with("window", window);
+            method.map_err(ClaimError::experiment)
         };
         let contest = Contest::new(
             context,
             size.contest_epochs,
             vec![
-                around(1e-2, contender(WINDOW_32, window(32), 0.0)),
-                around(1e-2, contender(WINDOW_128, window(128), 0.0)),
-                contender(MOMENTUM, Method::Momentum(Momentum::default()), 0.0),
-                around(3e-3, contender(ADAM, Method::Adam(Adam::default()), 0.0)),
+                around(1e-2, contender(WINDOW_32, window(32)?, 0.0)),
+                around(1e-2, contender(WINDOW_128, window(128)?, 0.0)),
+                contender(MOMENTUM, named("momentum")?, 0.0),
+                around(3e-3, contender(ADAM, named("adam")?, 0.0)),
             ],
         )?;
         notes.push(format!(
@@ -235,7 +235,9 @@ impl<'a> Network<'a> {
             seed,
             ..TrainingConfig::default()
         };
-        let mut trainer = Trainer::new(config, data, model).map_err(ClaimError::experiment)?;
+        let mut trainer = config
+            .trainer(&data.training, &data.test, data.shape, model)
+            .map_err(ClaimError::experiment)?;
         while trainer.step() < trainer.steps() {
             trainer.train_step().map_err(ClaimError::experiment)?;
         }

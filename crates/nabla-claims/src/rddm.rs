@@ -27,7 +27,7 @@ use nabla_diffusion::rddm_sampler::{
     Loss, Rddm, RddmConfig, RddmInput, RddmSamplingConfig, ResidualDenoiser, seeded_weights,
 };
 use nabla_diffusion::rddm_trainer::{
-    Batch, BatchError, BatchSource, Rate, RddmTrainer, RddmTrainerConfig, select_objective,
+    Batch, BatchError, BatchSource, Rate, RddmTrainerConfig, select_objective,
 };
 use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
@@ -500,15 +500,17 @@ impl Run<'_> {
             config.steps as u64,
         );
         let network = self.network(rddm.config().objective, task)?;
-        let mut trainer =
-            RddmTrainer::new(config, rddm.clone(), network).map_err(ClaimError::experiment)?;
+        let mut trainer = config
+            .trainer(rddm.clone(), network, self.source(task))
+            .map_err(ClaimError::experiment)?;
         trainer
-            .run(&mut self.source(task), None, &mut |_| {
+            .run(None, &mut |_| {
                 progress.advance(1);
                 ControlFlow::Continue(())
             })
             .map_err(ClaimError::experiment)?;
-        Ok((trainer.average().clone(), trainer.losses().to_vec()))
+        let average = trainer.average().unwrap_or(trainer.model());
+        Ok((average.clone(), trainer.history().losses()))
     }
 
     fn record(

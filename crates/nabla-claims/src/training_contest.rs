@@ -13,7 +13,7 @@
 //! use burn::tensor::Device;
 //! use nabla_claims::training_contest::{ACCURACY, Contest, contender, metrics, other_contender};
 //! use nabla_claims::{ClaimContext, Measurement, NoProgress, Table, Variant};
-//! use nabla_train::optimizer::{Method, Momentum, OtherOptimizer};
+//! use nabla_train::optimizer::{Method, OtherOptimizer};
 //!
 //! // Anything that implements Burn's `Optimizer` goes in place of SGD.
 //! let mine = OtherOptimizer::new("mine", 0.05, |_weight_decay| SgdConfig::new().build());
@@ -21,7 +21,7 @@
 //! let contest = Contest::new(
 //!     &context,
 //!     6,
-//!     vec![other_contender(mine, 0.0), contender("SGD", Method::Momentum(Momentum::default()), 0.0)],
+//!     vec![other_contender(mine, 0.0), contender("SGD", "momentum".parse::<Method>()?, 0.0)],
 //! )?;
 //!
 //! let variants = [Variant::method("mine"), Variant::baseline("SGD")];
@@ -31,19 +31,20 @@
 //! let check = table.compare("training", ACCURACY, "mine", "SGD")?;
 //! let mut measurement = Measurement::new(table, vec![check]);
 //! measurement.plots.push(plot);
-//! # Ok::<(), nabla_claims::ClaimError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 use std::ops::ControlFlow;
 
+use nabla_train::classification::TrainingConfig;
 use nabla_train::cnn::{Cnn, CnnConfig, Stage};
 use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
-use nabla_train::data_set::{DataConfig, DataSet, InputShape};
+use nabla_train::data_set::{DataConfig, DataSet};
+use nabla_train::examples::InputShape;
 use nabla_train::experiment::{Experiment, ModelConfig};
 use nabla_train::history::{EpochRecord, StepRecord};
 use nabla_train::initialization::he_normal;
 use nabla_train::optimizer::{Method, OptimizerConfig, OtherOptimizer};
-use nabla_train::training::{Trainer, TrainingConfig};
 
 use crate::claim::{ClaimContext, ClaimError};
 use crate::measurement::{Metric, Table, TableError};
@@ -360,8 +361,10 @@ impl Contest {
             .init(shape, self.data.classes.len(), &device)
             .map_err(ClaimError::experiment)?;
         let model = he_normal(model, seed).map_err(ClaimError::experiment)?;
-        let mut trainer =
-            Trainer::new(training, &self.data, model).map_err(ClaimError::experiment)?;
+        let data = &self.data;
+        let mut trainer = training
+            .trainer(&data.training, &data.test, data.shape, model)
+            .map_err(ClaimError::experiment)?;
         let first = kernels(trainer.model())?;
         watch(trainer.model())?;
         let mut diverged = false;
@@ -472,7 +475,7 @@ mod tests {
     #[test]
     fn a_watched_training_is_the_experiments() {
         let context = ClaimContext::quick(Device::flex(), &NoProgress);
-        let sgd = contender("SGD", Method::Momentum(Default::default()), 1e-4);
+        let sgd = contender("SGD", "momentum".parse().unwrap(), 1e-4);
         let contest = Contest::new(&context, 9, vec![sgd]).unwrap();
         let mut seen = 0;
         let trained = contest
@@ -495,7 +498,7 @@ mod tests {
             learning_rate: Some(0.03),
             ..contest.contenders()[0].optimizer.clone()
         };
-        let go = &mut |_: nabla_train::training::Progress<'_>| ControlFlow::Continue(());
+        let go = &mut |_: nabla_train::trainer::Progress<'_>| ControlFlow::Continue(());
         let whole = experiment.run(&Device::flex(), None, go).unwrap();
         assert_eq!(trained.epochs, whole.history.epochs);
         assert_eq!(trained.steps, whole.history.steps);
