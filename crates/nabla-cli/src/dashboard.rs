@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nabla::train::history::EpochRecord;
-use nabla::train::training::Progress;
+use nabla::train::trainer::Progress;
 
 use nabla::base::words::duration;
 

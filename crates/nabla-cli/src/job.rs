@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use nabla::claims::ProgressSink;
+use nabla::base::progress::ProgressSink;
 use serde::Serialize;
 
 use crate::errors::Failure;

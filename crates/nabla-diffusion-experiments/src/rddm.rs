@@ -30,7 +30,7 @@ use nabla_diffusion::rddm_sampler::{
     Loss, Rddm, RddmConfig, RddmInput, RddmSamplingConfig, ResidualDenoiser, seeded_weights,
 };
 use nabla_diffusion::rddm_trainer::{
-    Batch, BatchError, BatchSource, Rate, RddmTrainer, RddmTrainerConfig, select_objective,
+    Batch, BatchError, BatchSource, Rate, RddmTrainerConfig, select_objective,
 };
 use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig, Spacing};
 use nabla_diffusion::unet::{Normalization, UNetConfig};
@@ -478,15 +478,18 @@ impl Run<'_> {
     /// A trained network and its losses.
     fn train(&self, job: Job, rddm: &Rddm) -> Result<(ResidualNetwork, Vec<f32>), ClaimError> {
         let network = self.network(rddm.config().objective, job)?;
-        let mut trainer = RddmTrainer::new(self.config(job), rddm.clone(), network)
+        let mut trainer = self
+            .config(job)
+            .trainer(rddm.clone(), network, self.source(job))
             .map_err(ClaimError::experiment)?;
         trainer
-            .run(&mut self.source(job), None, &mut |_| {
+            .run(None, &mut |_| {
                 self.bench.progress().advance(1);
                 ControlFlow::Continue(())
             })
             .map_err(ClaimError::experiment)?;
-        Ok((trainer.average().clone(), trainer.losses().to_vec()))
+        let average = trainer.average().unwrap_or(trainer.model());
+        Ok((average.clone(), trainer.history().losses()))
     }
 
     /// Held-out crops, the same for every seed.

@@ -20,7 +20,6 @@ pub mod denoiser;
 pub mod dpm2;
 pub mod dpm_solver_multistep;
 pub mod dpm_solver_singlestep;
-pub mod ema;
 pub mod euler;
 pub mod heun;
 pub mod lcm;
@@ -37,6 +36,8 @@ pub mod sampler;
 pub mod schedule;
 /// Random numbers that are the same on every device; see [`nabla_grad::seeded_noise`].
 pub use nabla_grad::seeded_noise;
+/// A moving average of the weights; see [`nabla_train::ema`].
+pub use nabla_train::ema;
 pub mod sigma_spacing;
 #[cfg(feature = "stable-diffusion")]
 pub mod stable_diffusion;

@@ -1,4 +1,4 @@
-//! Training an RDDM, with checkpoints that go on bit by bit, and the choice of the objective.
+//! Training an RDDM, a task of the [trainer](nabla_train::trainer), and the choice of the objective.
 //!
 //! Each step draws a batch of clean and degraded pictures, an index `t` per example and a noise
 //! `ε`, and takes one step of Adam against the [loss](Rddm::loss):
@@ -10,8 +10,7 @@
 //! ```
 //!
 //! Everything random comes from streams of one seed, so that the same seed gives the same bits, and
-//! a checkpoint (weights, average, optimiser, positions in the streams, losses) goes on as if the
-//! training had never stopped.
+//! a checkpoint, which has the positions in the streams, goes on as if the training had never stopped.
 //!
 //! [`select_objective`] is the automatic objective selection algorithm (AOSA): one output is
 //! trained as residual and as noise at once, with a learned share `λ` from 0.5,
@@ -27,31 +26,31 @@
 //! Source: Liu et al., *Residual Denoising Diffusion Models*, CVPR 2024, arXiv 2308.13712, eq. 12
 //! and appendix on AOSA, with the official code's defaults.
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
-use std::io::{self, Write};
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::marker::PhantomData;
 
 use burn::config::Config;
-use burn::module::{Module, Param};
-use burn::optim::{
-    AdamWConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer, OptimizerRecord,
-};
-use burn::store::ModuleRecord;
-use burn::tensor::{Bytes, Device, Tensor};
-use nabla_grad::clipping::clip_norm;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
 use nabla_grad::fingerprint::fingerprint;
+use nabla_train::ema::EmaConfig;
+use nabla_train::optimizer::{Method, OptimizerConfig, OptimizerError};
+use nabla_train::schedule::{Decay, Schedule};
+use nabla_train::transform::ClipByNorm;
+use nabla_train::{Averaging, Learner, Task, Trainer, TrainerConfig, TrainingError};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::ema::{Ema, EmaConfig, EmaError};
-use crate::rddm::{Objective, RddmError};
-use crate::rddm_sampler::{Loss, Rddm, RddmConfig, RddmInput, ResidualDenoiser, check_shape};
+use crate::rddm::RddmError;
+use crate::rddm_sampler::{Loss, Rddm, RddmInput, ResidualDenoiser};
 use crate::seeded_noise::{NoiseState, SeededNoise};
 
-/// Why a training does not start or go on.
+mod selection;
+
+pub use selection::{Selection, select_objective};
+
+/// Why a training of an RDDM does not start or go on; in a [`TrainingError`] it is the task's own error.
 #[derive(Debug, thiserror::Error)]
 pub enum RddmTrainingError {
     /// A field of the configuration is out of range.
@@ -64,56 +63,33 @@ pub enum RddmTrainingError {
         /// What it may be.
         range: &'static str,
     },
-    /// The network lives on a device that computes no gradients.
-    #[error("the network must live on an autodiff device to be trained: use `device.autodiff()`")]
-    NoGradients,
     /// The model's conventions and the network do not fit.
     #[error(transparent)]
     Rddm(#[from] RddmError),
-    /// The moving average.
-    #[error(transparent)]
-    Ema(#[from] EmaError),
     /// The data source failed.
     #[error("the training data failed: {0}")]
     Data(#[source] BatchError),
     /// The data source gave no examples.
     #[error("the data source gave an empty batch")]
     EmptyBatch,
-    /// The loss or its gradient is not finite.
-    #[error("the {what} is not finite in step {step}: lower the learning rate")]
-    NotFinite {
-        /// Loss or gradient.
-        what: &'static str,
-        /// The step, from 0.
-        step: usize,
-    },
-    /// A value cannot be read back from the device.
-    #[error("cannot read from the device: {0}")]
-    Device(String),
-    /// A file or folder of a checkpoint.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        doing: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// The folder holds no checkpoint.
-    #[error("{} holds no checkpoint", folder.display())]
-    NoCheckpoint {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// A checkpoint that cannot be gone on with.
-    #[error("the checkpoint {} cannot be resumed: {reason}", path.display())]
-    Checkpoint {
-        /// Its folder.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    /// What every training may fail at.
+    #[error(transparent)]
+    Training(#[from] TrainingError),
+}
+
+impl From<OptimizerError> for RddmTrainingError {
+    fn from(error: OptimizerError) -> Self {
+        Self::Training(error.into())
+    }
+}
+
+impl From<RddmTrainingError> for TrainingError {
+    fn from(error: RddmTrainingError) -> Self {
+        match error {
+            RddmTrainingError::Training(error) => error,
+            other => Self::task(other),
+        }
+    }
 }
 
 /// Any error of a [`BatchSource`].
@@ -152,7 +128,7 @@ impl Batch {
 
 /// Where a training gets its pictures.
 ///
-/// Implemented for closures of the same form.
+/// Implemented for closures of the same form, and for `&mut` of a source.
 pub trait BatchSource {
     /// A batch of `size` examples on `device`.
     ///
@@ -184,7 +160,19 @@ where
     }
 }
 
-/// How the learning rate changes over a training.
+/// The source may stay with the program.
+impl BatchSource for &mut dyn BatchSource {
+    fn batch(
+        &mut self,
+        size: usize,
+        draw: &mut SeededNoise,
+        device: &Device,
+    ) -> Result<Batch, BatchError> {
+        (**self).batch(size, draw, device)
+    }
+}
+
+/// How the learning rate changes over a training, as recipes say it; a [`Schedule`] of these two kinds.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub enum Rate {
     /// Not at all; the official code's.
@@ -198,31 +186,31 @@ pub enum Rate {
     },
 }
 
-impl Rate {
-    /// The share of the highest rate at step `step` (from 0) of `steps`.
-    ///
+impl From<Rate> for Schedule {
     /// ```
     /// use nabla_diffusion::rddm_trainer::Rate;
-    /// let rate = Rate::WarmupCosine { warmup: 10, floor: 0.1 };
-    /// assert_eq!(rate.share(4, 110), 0.5);
-    /// assert_eq!(rate.share(9, 110), 1.0);
-    /// assert!((rate.share(109, 110) - 0.1).abs() < 1e-12);
+    /// use nabla_train::schedule::Schedule;
+    /// let schedule = Schedule::from(Rate::WarmupCosine { warmup: 10, floor: 0.1 });
+    /// assert_eq!(schedule.share(4, 110), 0.5);
+    /// assert_eq!(schedule.share(9, 110), 1.0);
+    /// assert!((schedule.share(109, 110) - 0.1).abs() < 1e-12);
     /// ```
-    pub fn share(self, step: usize, steps: usize) -> f64 {
-        match self {
-            Self::Constant => 1.0,
-            Self::WarmupCosine { warmup, .. } if step < warmup => (step + 1) as f64 / warmup as f64,
-            Self::WarmupCosine { warmup, floor } => {
-                // The first step after the rise is already on the cosine, the last at its end.
-                let length = steps.saturating_sub(warmup).max(1) as f64;
-                let done = ((step + 1 - warmup) as f64 / length).min(1.0);
-                floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
-            }
+    fn from(rate: Rate) -> Self {
+        match rate {
+            Rate::Constant => Self {
+                decay: Decay::Constant,
+                ..Self::default()
+            },
+            Rate::WarmupCosine { warmup, floor } => Self {
+                decay: Decay::CosineToLast { floor },
+                warmup: 0.0,
+                warmup_steps: Some(warmup),
+            },
         }
     }
 }
 
-/// Configuration of a training. The defaults are the official code's for restoration, but for the
+/// The recipe of a training; [`trainer`](Self::trainer) begins it. The defaults are the official code's for restoration, but for the
 /// batch (1 there, accumulated twice).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct RddmTrainerConfig {
@@ -330,40 +318,107 @@ impl RddmTrainerConfig {
         Ok(())
     }
 
-    fn optimizer(&self) -> ModuleOptimizer {
-        AdamWConfig::new()
-            .with_beta_1(self.beta_1 as f32)
-            .with_beta_2(self.beta_2 as f32)
-            .with_epsilon(self.epsilon as f32)
-            .with_weight_decay(self.weight_decay as f32)
-            .init()
+    fn optimizer(&self) -> Result<OptimizerConfig, OptimizerError> {
+        let method = Method::named("adamw")?
+            .with("beta_1", self.beta_1)?
+            .with("beta_2", self.beta_2)?
+            .with("epsilon", self.epsilon)?;
+        Ok(OptimizerConfig {
+            learning_rate: Some(self.learning_rate),
+            weight_decay: self.weight_decay,
+            decay_vectors: true,
+            ..OptimizerConfig::new(method)
+        })
     }
 
-    /// What decides the bits of the training: everything, but for the number of steps where the
-    /// learning rate does not depend on it, and how often it is saved.
-    fn identity(&self) -> Self {
-        let mut identity = *self;
-        identity.checkpoint_every = 1;
-        if self.rate == Rate::Constant {
-            identity.steps = 0;
-        }
-        identity
+    fn config(&self) -> Result<TrainerConfig, OptimizerError> {
+        Ok(TrainerConfig {
+            steps: self.steps,
+            accumulate: self.accumulate,
+            checkpoint_every: self.checkpoint_every,
+            schedule: self.rate.into(),
+            optimizer: self.optimizer()?,
+            averaging: None,
+        })
     }
-}
 
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TrainingStep {
-    /// Steps done, this one included.
-    pub step: usize,
-    /// Steps in all.
-    pub steps: usize,
-    /// The loss, averaged over the accumulated batches.
-    pub loss: f32,
-    /// Euclidean norm of the gradient before it was limited.
-    pub gradient_norm: f32,
-    /// The learning rate that was used.
-    pub learning_rate: f64,
+    /// A training that begins with the present weights of `network`, which lives on an autodiff
+    /// device (draw them with [`seeded_weights`](crate::rddm_sampler::seeded_weights) to have the
+    /// same each time). Its [average](Trainer::average) is the network to sample with. A training with a
+    /// constant learning rate may go on from a checkpoint with more steps.
+    ///
+    /// # Errors
+    /// If a field of the configuration is out of range, or the network's device computes no
+    /// gradients.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nabla_diffusion::rddm::{Objective, ResidualNetwork, ResidualScheduleConfig, Sharing};
+    /// use nabla_diffusion::rddm_sampler::{RddmConfig, seeded_weights};
+    /// use nabla_diffusion::rddm_trainer::{Batch, BatchError, RddmTrainerConfig};
+    /// use nabla_diffusion::seeded_noise::SeededNoise;
+    /// use nabla_diffusion::unet::{Normalization, UNetConfig};
+    ///     ///
+    /// let device = Device::flex().autodiff();
+    /// let rddm = RddmConfig::new()
+    ///     .with_objective(Objective::Residual)
+    ///     .with_condition_on_input(true)
+    ///     .init(ResidualScheduleConfig::new().with_noise_variance(0.01).init()?);
+    /// let unet = UNetConfig::new(1, 1)
+    ///     .with_condition_channels(1)
+    ///     .with_base_channels(8)
+    ///     .with_multipliers(vec![1])
+    ///     .with_blocks_per_level(1)
+    ///     .with_attention_levels(vec![])
+    ///     .with_middle_attention(false)
+    ///     .with_normalization(Normalization::None);
+    /// let network = seeded_weights(0, &device, || {
+    ///     ResidualNetwork::init(&unet, Objective::Residual, Sharing::Separate, &device)
+    /// })?;
+    /// // Noisy pictures of one grey value each.
+    /// let source = |size: usize, draw: &mut SeededNoise, device: &Device| {
+    ///     let clean = draw.normal([size, 1, 1, 1], device).clamp(-1.0, 1.0).expand([size, 1, 8, 8]);
+    ///     let degraded = clean.clone() + draw.normal([size, 1, 8, 8], device) * 0.1;
+    ///     Ok::<_, BatchError>(Batch::restoration(clean, degraded))
+    /// };
+    /// let config = RddmTrainerConfig::new(3).with_batch(2);
+    /// let mut trainer = config.trainer(rddm, network, source)?;
+    /// trainer.run(None, &mut |step| {
+    ///     println!("{}/{}: {}", step.step, step.steps, step.record.loss);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// let network = trainer.average(); // to sample with
+    /// # assert!(network.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn trainer<M: Module + ResidualDenoiser, S: BatchSource>(
+        &self,
+        rddm: Rddm,
+        network: M,
+        source: S,
+    ) -> Result<Trainer<RddmTask<M, S>>, RddmTrainingError> {
+        self.validate()?;
+        let config = TrainerConfig {
+            averaging: Some(Averaging {
+                ema: self.ema,
+                every: self.ema_every,
+            }),
+            ..self.config()?
+        };
+        let task = RddmTask {
+            draws: Draws::new(self.seed),
+            config: *self,
+            rddm,
+            source,
+            network: PhantomData,
+        };
+        let trainer = Trainer::new(config, task, network)?;
+        Ok(if self.gradient_clip > 0.0 {
+            trainer.with_transform(ClipByNorm(self.gradient_clip))
+        } else {
+            trainer
+        })
+    }
 }
 
 /// Streams of the seed; 0 is left to whoever draws the first weights.
@@ -379,12 +434,25 @@ struct Draws {
     noise: SeededNoise,
 }
 
-/// A training example ready for the network.
-struct Example {
-    clean: Tensor<4>,
-    given: RddmInput,
-    t: Vec<usize>,
-    noise: Tensor<4>,
+/// A batch of training examples ready for the network.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// `I_0`, `[batch, channels, height, width]`.
+    pub clean: Tensor<4>,
+    /// `I_in` and what else the network sees.
+    pub given: RddmInput,
+    /// The index of each.
+    pub t: Vec<usize>,
+    /// `ε`, as `clean`.
+    pub noise: Tensor<4>,
+}
+
+/// The positions of the draws in a checkpoint.
+#[derive(Serialize, Deserialize)]
+struct Positions {
+    data: NoiseState,
+    time: NoiseState,
+    noise: NoiseState,
 }
 
 impl Draws {
@@ -394,6 +462,24 @@ impl Draws {
             time: SeededNoise::new(seed, TIME_STREAM),
             noise: SeededNoise::new(seed, NOISE_STREAM),
         }
+    }
+
+    fn state(&self) -> Result<Vec<u8>, TrainingError> {
+        let positions = Positions {
+            data: self.data.state(),
+            time: self.time.state(),
+            noise: self.noise.state(),
+        };
+        serde_json::to_vec(&positions).map_err(TrainingError::task)
+    }
+
+    fn restore(state: &[u8]) -> Result<Self, TrainingError> {
+        let positions: Positions = serde_json::from_slice(state).map_err(TrainingError::task)?;
+        Ok(Self {
+            data: SeededNoise::from_state(positions.data),
+            time: SeededNoise::from_state(positions.time),
+            noise: SeededNoise::from_state(positions.noise),
+        })
     }
 
     fn example(
@@ -434,666 +520,74 @@ impl Draws {
     }
 }
 
-fn scalar(x: Tensor<1>) -> Result<f32, RddmTrainingError> {
-    x.try_into_scalar::<f32>()
-        .map_err(|e| RddmTrainingError::Device(e.to_string()))
-}
-
-/// The norm of the gradients, which are limited to `clip` (0 for no limit).
-fn limit_gradients<M: Module>(
-    network: &M,
-    gradients: &mut GradientsParams,
-    clip: f64,
-) -> Result<f32, RddmTrainingError> {
-    clip_norm(network, gradients, clip).map_err(|error| RddmTrainingError::Device(error.0))
-}
-
-fn device_of<M: Module>(network: &M) -> Result<Device, RddmTrainingError> {
-    match network.devices().into_iter().next() {
-        Some(device) if device.is_autodiff() => Ok(device),
-        _ => Err(RddmTrainingError::NoGradients),
-    }
-}
-
-/// A training in progress; see the [module documentation](self).
-///
-/// ```
-/// use burn::tensor::{Device, Tensor};
-/// use nabla_diffusion::rddm::{Objective, ResidualNetwork, ResidualScheduleConfig, Sharing};
-/// use nabla_diffusion::rddm_sampler::{RddmConfig, seeded_weights};
-/// use nabla_diffusion::rddm_trainer::{Batch, BatchError, RddmTrainer, RddmTrainerConfig};
-/// use nabla_diffusion::seeded_noise::SeededNoise;
-/// use nabla_diffusion::unet::{Normalization, UNetConfig};
-/// use std::ops::ControlFlow;
-///
-/// let device = Device::flex().autodiff();
-/// let rddm = RddmConfig::new()
-///     .with_objective(Objective::Residual)
-///     .with_condition_on_input(true)
-///     .init(ResidualScheduleConfig::new().with_noise_variance(0.01).init()?);
-/// let unet = UNetConfig::new(1, 1)
-///     .with_condition_channels(1)
-///     .with_base_channels(8)
-///     .with_multipliers(vec![1])
-///     .with_blocks_per_level(1)
-///     .with_attention_levels(vec![])
-///     .with_middle_attention(false)
-///     .with_normalization(Normalization::None);
-/// let network = seeded_weights(0, &device, || {
-///     ResidualNetwork::init(&unet, Objective::Residual, Sharing::Separate, &device)
-/// })?;
-/// // Noisy pictures of one grey value each.
-/// let mut source = |size: usize, draw: &mut SeededNoise, device: &Device| {
-///     let clean = draw.normal([size, 1, 1, 1], device).clamp(-1.0, 1.0).expand([size, 1, 8, 8]);
-///     let degraded = clean.clone() + draw.normal([size, 1, 8, 8], device) * 0.1;
-///     Ok::<_, BatchError>(Batch::restoration(clean, degraded))
-/// };
-/// let config = RddmTrainerConfig::new(3).with_batch(2);
-/// let mut trainer = RddmTrainer::new(config, rddm, network)?;
-/// trainer.run(&mut source, None, &mut |step| {
-///     println!("{}/{}: {}", step.step, step.steps, step.loss);
-///     ControlFlow::Continue(())
-/// })?;
-/// let network = trainer.average(); // to sample with
-/// # let _ = network;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone)]
-pub struct RddmTrainer<M: Module> {
+/// The task of an RDDM; [`RddmTrainerConfig::trainer`] makes a training of it.
+#[derive(Debug)]
+pub struct RddmTask<M, S> {
     config: RddmTrainerConfig,
     rddm: Rddm,
-    device: Device,
-    network: M,
-    average: Ema<M>,
-    optimizer: ModuleOptimizer,
+    source: S,
     draws: Draws,
-    losses: Vec<f32>,
+    network: PhantomData<M>,
 }
 
-impl<M: Module> std::fmt::Debug for RddmTrainer<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RddmTrainer")
-            .field("config", &self.config)
-            .field("step", &self.losses.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<M: Module + ResidualDenoiser> RddmTrainer<M> {
-    /// A training that begins with the present weights of `network`, which lives on an autodiff
-    /// device (draw them with [`seeded_weights`](crate::rddm_sampler::seeded_weights) to have the
-    /// same each time).
-    ///
-    /// # Errors
-    /// If a field of the configuration is out of range, or the network's device computes no
-    /// gradients.
-    pub fn new(
-        config: RddmTrainerConfig,
-        rddm: Rddm,
-        network: M,
-    ) -> Result<Self, RddmTrainingError> {
-        config.validate()?;
-        Ok(Self {
-            device: device_of(&network)?,
-            average: config.ema.init(&network)?,
-            optimizer: config.optimizer(),
-            draws: Draws::new(config.seed),
-            losses: Vec::new(),
-            config,
-            rddm,
-            network,
-        })
-    }
-
-    /// Steps done.
-    pub fn step(&self) -> usize {
-        self.losses.len()
-    }
-
-    /// The loss of every step so far.
-    pub fn losses(&self) -> &[f32] {
-        &self.losses
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &RddmTrainerConfig {
-        &self.config
-    }
-
+impl<M, S> RddmTask<M, S> {
     /// The model that is trained.
     pub fn rddm(&self) -> &Rddm {
         &self.rddm
     }
+}
 
-    /// The network with its present weights, on its autodiff device.
-    pub fn network(&self) -> &M {
-        &self.network
+impl<M: Module + ResidualDenoiser, S: BatchSource> Task for RddmTask<M, S> {
+    type Model = M;
+    type Batch = Example;
+    type Report = ();
+
+    fn batch(&mut self, learner: &Learner<M>) -> Result<Example, TrainingError> {
+        Ok(self.draws.example(
+            &mut self.source,
+            self.config.batch,
+            self.rddm.schedule().steps(),
+            self.config.first_step_share,
+            learner.device(),
+        )?)
     }
 
-    /// The moving average of the network, on the plain device: what to sample with.
-    pub fn average(&self) -> &M {
-        self.average.average()
+    fn loss(&mut self, network: &M, example: Example) -> Result<Tensor<1>, TrainingError> {
+        let Example {
+            clean,
+            given,
+            t,
+            noise,
+        } = example;
+        let loss = self
+            .rddm
+            .loss(network, clean, &given, &t, noise, self.config.loss);
+        Ok(loss.map_err(RddmTrainingError::from)?)
     }
 
-    /// Trains one step.
-    ///
-    /// # Errors
-    /// If the source fails, its pictures do not fit the model, or the loss or its gradient is not
-    /// finite; the weights are then as before.
-    pub fn train_step(
-        &mut self,
-        source: &mut dyn BatchSource,
-    ) -> Result<TrainingStep, RddmTrainingError> {
-        let step = self.step();
-        let learning_rate =
-            self.config.learning_rate * self.config.rate.share(step, self.config.steps);
-        let mut accumulator = GradientsAccumulator::new();
-        let mut loss = 0.0;
-        for _ in 0..self.config.accumulate {
-            let example = self.draws.example(
-                source,
-                self.config.batch,
-                self.rddm.schedule().steps(),
-                self.config.first_step_share,
-                &self.device,
-            )?;
-            let part = self.rddm.loss(
-                &self.network,
-                example.clean,
-                &example.given,
-                &example.t,
-                example.noise,
-                self.config.loss,
-            )? / self.config.accumulate as f64;
-            loss += scalar(part.clone().without_autodiff())?;
-            let gradients = GradientsParams::from_grads(part.backward(), &self.network);
-            accumulator.accumulate(&self.network, gradients);
-        }
-        if !loss.is_finite() {
-            return Err(RddmTrainingError::NotFinite { what: "loss", step });
-        }
-        let mut gradients = accumulator.grads();
-        let gradient_norm = clip_norm(&self.network, &mut gradients, self.config.gradient_clip)
-            .map_err(|e| RddmTrainingError::Device(e.0))?;
-        if !gradient_norm.is_finite() {
-            return Err(RddmTrainingError::NotFinite {
-                what: "gradient",
-                step,
-            });
-        }
-        self.network = self
-            .optimizer
-            .step(learning_rate, self.network.clone(), gradients);
-        self.losses.push(loss);
-        if self.step().is_multiple_of(self.config.ema_every) {
-            self.average.update(&self.network)?;
-        }
-        Ok(TrainingStep {
-            step: self.step(),
-            steps: self.config.steps,
-            loss,
-            gradient_norm,
-            learning_rate,
-        })
-    }
-
-    /// Trains until all steps are done or `on_step` breaks.
-    ///
-    /// - `folder`: where to save, every [`checkpoint_every`](RddmTrainerConfig::checkpoint_every)
-    ///   steps and at the end (also when `on_step` breaks)
-    /// - `on_step`: sees every step
-    ///
-    /// # Errors
-    /// As [`train_step`](Self::train_step) and [`save`](Self::save).
-    pub fn run(
-        &mut self,
-        source: &mut dyn BatchSource,
-        folder: Option<&Path>,
-        on_step: &mut dyn FnMut(TrainingStep) -> ControlFlow<()>,
-    ) -> Result<(), RddmTrainingError> {
-        while self.step() < self.config.steps {
-            let done = self.train_step(source)?;
-            let stop = on_step(done).is_break();
-            let last = stop || done.step == self.config.steps;
-            if let Some(folder) = folder
-                && (last || done.step.is_multiple_of(self.config.checkpoint_every))
-            {
-                self.save(folder)?;
-            }
-            if stop {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Saves a checkpoint in `folder`, in place of the one that is there.
-    ///
-    /// It is a folder `step-N` of its own that gets its name only when it is whole: a training that
-    /// is killed while it saves leaves the checkpoint before. The average to sample with is the
-    /// file `average.bpk` in it, a record of Burn.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
-    pub fn save(&self, folder: &Path) -> Result<(), RddmTrainingError> {
-        let failed = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| RddmTrainingError::File {
-                doing,
-                path,
-                source,
-            }
-        };
-        fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
-        let name = step_name(self.step());
-        let part = folder.join(format!("{name}.part"));
-        let whole = folder.join(&name);
-        // What a killed training left.
-        remove_folder(&part).map_err(failed("remove", &part))?;
-        fs::create_dir(&part).map_err(failed("make the folder", &part))?;
-
-        let refused = |error: &dyn std::fmt::Display| RddmTrainingError::Checkpoint {
-            path: whole.clone(),
-            reason: error.to_string(),
-        };
-        let losses = self.losses.iter().flat_map(|l| l.to_le_bytes()).collect();
-        let contents: [(&str, Vec<u8>); 4] = [
-            (
-                NETWORK,
-                record_bytes(self.network.valid()).map_err(|e| refused(&e))?,
-            ),
-            (
-                AVERAGE,
-                record_bytes(self.average.average().clone()).map_err(|e| refused(&e))?,
-            ),
-            (
-                OPTIMIZER,
-                self.optimizer
-                    .into_bytes()
-                    .map_err(|e| refused(&e))?
-                    .to_vec(),
-            ),
-            (LOSSES, losses),
-        ];
-        let mut files = BTreeMap::new();
-        for (name, bytes) in contents {
-            let path = part.join(name);
-            write_file(&path, &bytes).map_err(failed("write", &path))?;
-            files.insert(name.to_owned(), fingerprint(&bytes));
-        }
-        let state = State {
-            format: FORMAT,
-            identity: self.identity(),
-            step: self.step(),
-            average_updates: self.average.updates(),
-            data: self.draws.data.state(),
-            time: self.draws.time.state(),
-            noise: self.draws.noise.state(),
-            files,
-        };
-        let text = serde_json::to_vec_pretty(&state).map_err(|e| refused(&e))?;
-        let path = part.join(STATE);
-        write_file(&path, &text).map_err(failed("write", &path))?;
-
-        remove_folder(&whole).map_err(failed("remove", &whole))?;
-        fs::rename(&part, &whole).map_err(failed("rename", &part))?;
-        for (step, path) in checkpoints(folder).map_err(failed("read", folder))? {
-            if step != self.step() {
-                remove_folder(&path).map_err(failed("remove", &path))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes on from the checkpoint in `folder`, bit by bit.
-    ///
-    /// - `config`, `rddm`, `network`: as for [`new`](Self::new) when the training began; the
-    ///   network's weights are replaced. A training with a constant learning rate may be given
-    ///   more steps.
-    ///
-    /// # Errors
-    /// If there is no checkpoint, it is damaged, or it belongs to another configuration or network;
-    /// and as [`new`](Self::new).
-    pub fn resume(
-        config: RddmTrainerConfig,
-        rddm: Rddm,
-        network: M,
-        folder: &Path,
-    ) -> Result<Self, RddmTrainingError> {
-        let mut trainer = Self::new(config, rddm, network)?;
-        let found = checkpoints(folder).map_err(|source| RddmTrainingError::File {
-            doing: "read",
-            path: folder.to_owned(),
-            source,
-        })?;
-        let Some((_, path)) = found.into_iter().next_back() else {
-            return Err(RddmTrainingError::NoCheckpoint {
-                folder: folder.to_owned(),
-            });
-        };
-        let refused = |reason: String| RddmTrainingError::Checkpoint {
-            path: path.clone(),
-            reason,
-        };
-        let read = |name: &str| {
-            let file = path.join(name);
-            fs::read(&file).map_err(|source| RddmTrainingError::File {
-                doing: "read",
-                path: file,
-                source,
-            })
-        };
-        let state: State = serde_json::from_slice(&read(STATE)?)
-            .map_err(|e| refused(format!("{STATE} is damaged: {e}")))?;
-        if state.format != FORMAT {
-            return Err(refused(format!(
-                "its format is {}, expected {FORMAT}",
-                state.format
-            )));
-        }
-        if state.identity != trainer.identity() {
-            return Err(refused(format!(
-                "it was trained with {}, but {} is asked for",
-                state.identity,
-                trainer.identity()
-            )));
-        }
-        // Burn's optimiser drops what it cannot read without a word: files are checked first.
-        let checked = |name: &str| {
-            let bytes = read(name)?;
-            if state.files.get(name) == Some(&fingerprint(&bytes)) {
-                Ok(bytes)
-            } else {
-                Err(refused(format!("{name} is damaged")))
-            }
-        };
-        let record = |name: &str| {
-            ModuleRecord::from_bytes(Bytes::from_bytes_vec(checked(name)?))
-                .map_err(|e| refused(format!("{name}: {e}")))
-        };
-        let misfit = |e: burn::store::RecordError| refused(format!("its network is another: {e}"));
-        trainer.network = trainer
-            .network
-            .try_load_record(record(NETWORK)?)
-            .map_err(misfit)?;
-        let average = trainer
-            .average
-            .average()
-            .clone()
-            .try_load_record(record(AVERAGE)?)
-            .map_err(misfit)?;
-        trainer.average = trainer.config.ema.restore(average, state.average_updates)?;
-        let optimizer = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(checked(OPTIMIZER)?))
-            .map_err(|e| refused(format!("{OPTIMIZER}: {e}")))?;
-        trainer.optimizer = trainer.optimizer.load_record(optimizer);
-        trainer.draws = Draws {
-            data: SeededNoise::from_state(state.data),
-            time: SeededNoise::from_state(state.time),
-            noise: SeededNoise::from_state(state.noise),
-        };
-        trainer.losses = checked(LOSSES)?
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|bytes| f32::from_le_bytes(*bytes))
-            .collect();
-        if trainer.step() != state.step {
-            return Err(refused(format!(
-                "it has {} losses after {} steps",
-                trainer.step(),
-                state.step
-            )));
-        }
-        Ok(trainer)
-    }
-
-    /// Whether `folder` holds a checkpoint to [`resume`](Self::resume) from.
-    pub fn has_checkpoint(folder: &Path) -> bool {
-        checkpoints(folder).is_ok_and(|found| !found.is_empty())
-    }
-
-    /// The settings that decide the bits, in words; compared as text, which is exact.
-    fn identity(&self) -> String {
+    fn settings(&self) -> Value {
         let schedule = self.rddm.schedule();
         let table: Vec<u8> = (0..schedule.steps())
             .flat_map(|t| [schedule.residual_sum(t), schedule.noise_std(t)])
             .flat_map(f64::to_le_bytes)
             .collect();
-        format!(
-            "{:?}, {:?}, schedule of {} steps {}",
-            self.config.identity(),
-            self.rddm.config(),
-            schedule.steps(),
-            fingerprint(&table)
-        )
+        json!({
+            "seed": self.config.seed,
+            "batch": self.config.batch,
+            "loss": self.config.loss,
+            "first_step_share": self.config.first_step_share,
+            // As text, which is exact.
+            "rddm": format!("{:?}", self.rddm.config()),
+            "schedule": { "steps": schedule.steps(), "table": fingerprint(&table) },
+        })
     }
-}
 
-const FORMAT: u32 = 1;
-const NETWORK: &str = "network.bpk";
-const AVERAGE: &str = "average.bpk";
-const OPTIMIZER: &str = "optimizer.bpk";
-const LOSSES: &str = "losses.f32";
-const STATE: &str = "state.json";
-
-/// What `state.json` of a checkpoint holds.
-#[derive(Serialize, Deserialize)]
-struct State {
-    format: u32,
-    identity: String,
-    step: usize,
-    average_updates: u64,
-    data: NoiseState,
-    time: NoiseState,
-    noise: NoiseState,
-    /// The fingerprint of each file.
-    files: BTreeMap<String, String>,
-}
-
-fn record_bytes<M: Module>(module: M) -> Result<Vec<u8>, burn::store::RecordError> {
-    Ok(module.into_record().into_bytes()?.to_vec())
-}
-
-fn step_name(step: usize) -> String {
-    format!("step-{step:08}")
-}
-
-/// The whole checkpoints of a folder, in the order of their steps; none if there is no folder.
-fn checkpoints(folder: &Path) -> io::Result<Vec<(usize, PathBuf)>> {
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let step = name
-            .to_str()
-            .and_then(|n| n.strip_prefix("step-"))
-            .and_then(|n| n.parse().ok());
-        if let Some(step) = step {
-            found.push((step, entry.path()));
-        }
+    fn state(&self) -> Result<Vec<u8>, TrainingError> {
+        self.draws.state()
     }
-    found.sort();
-    Ok(found)
-}
 
-fn remove_folder(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+    fn restore(&mut self, state: &[u8]) -> Result<(), TrainingError> {
+        self.draws = Draws::restore(state)?;
+        Ok(())
     }
-}
-
-/// Writes a file and waits until it lies on the disk, so that the folder is not renamed before.
-fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// What [`select_objective`] found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Selection {
-    /// [`Objective::Residual`] or [`Objective::Noise`]; `None` if the steps ran out undecided.
-    pub objective: Option<Objective>,
-    /// The share `λ` of the residual before the first step and after each.
-    pub shares: Vec<f32>,
-}
-
-impl Rddm {
-    /// The loss of the objective selection, `[1]`; see the [module documentation](self).
-    ///
-    /// - `model`: has one output, told the time of the residual; the objective of the model is not
-    ///   used
-    /// - `share`: `λ`, `[1]`
-    /// - the others as for [`loss`](Self::loss)
-    ///
-    /// # Errors
-    /// As [`loss`](Self::loss).
-    ///
-    /// # Panics
-    /// As [`loss`](Self::loss).
-    #[allow(clippy::too_many_arguments)]
-    pub fn selection_loss(
-        &self,
-        model: &dyn ResidualDenoiser,
-        clean: Tensor<4>,
-        given: &RddmInput,
-        t: &[usize],
-        noise: Tensor<4>,
-        loss: Loss,
-        share: Tensor<1>,
-    ) -> Result<Tensor<1>, RddmError> {
-        check_shape("degraded picture", &given.input, &clean)?;
-        check_shape("noise", &noise, &clean)?;
-        let schedule = self.schedule();
-        let one_output = RddmConfig {
-            objective: Objective::Residual,
-            ..self.config()
-        }
-        .init(schedule.clone());
-        let input = given.input.clone();
-        let residual = input.clone() - clean.clone();
-        let x = schedule.diffuse(clean, residual.clone(), noise.clone(), t);
-        let output = one_output
-            .outputs(model, x.clone(), given, t)?
-            .swap_remove(0);
-        let rest = share.clone().neg() + 1.0;
-        let (of_output, of_derived) = (
-            share.clone().reshape([1, 1, 1, 1]),
-            rest.clone().reshape([1, 1, 1, 1]),
-        );
-        // The residual if the output is the noise, and the noise if it is the residual.
-        let clean_of_noise = schedule
-            .clean_from_noise(x.clone(), input.clone(), output.clone(), t)
-            .clamp(-1.0, 1.0);
-        let noise_of_residual = schedule.noise_from_residual(x, input.clone(), output.clone(), t);
-        let as_residual =
-            output.clone() * of_output.clone() + (input - clean_of_noise) * of_derived.clone();
-        let as_noise = noise_of_residual * of_output + output * of_derived;
-        Ok(loss.between(as_residual, residual) * share + loss.between(as_noise, noise) * rest)
-    }
-}
-
-/// The learned share of the residual.
-#[derive(Module, Debug)]
-struct Share {
-    value: Param<Tensor<1>>,
-}
-
-/// Finds by training whether the residual or the noise is the better objective (AOSA); see the
-/// [module documentation](self).
-///
-/// - `config`: steps are the most that are taken; the learning rate is also that of the share, which
-///   Adam moves by about one learning rate per step, so that at least `threshold / learning_rate`
-///   steps are needed
-/// - `threshold`: how far the share must move from 0.5; the official 0.01
-/// - `rddm`: schedule and conditioning; its objective is not used
-/// - `network`: has one output; its weights do not matter afterwards
-/// - `on_step`: sees the share after every step
-///
-/// # Errors
-/// As [`RddmTrainer::new`] and [`RddmTrainer::train_step`], or if `threshold` is not in (0, 0.5).
-pub fn select_objective<M: Module + ResidualDenoiser>(
-    config: &RddmTrainerConfig,
-    threshold: f64,
-    rddm: &Rddm,
-    mut network: M,
-    source: &mut dyn BatchSource,
-    on_step: &mut dyn FnMut(f32) -> ControlFlow<()>,
-) -> Result<Selection, RddmTrainingError> {
-    config.validate()?;
-    if !(threshold > 0.0 && threshold < 0.5) {
-        return Err(RddmTrainingError::Field {
-            field: "threshold of the objective selection",
-            value: threshold,
-            range: "above 0 and below 0.5",
-        });
-    }
-    let device = device_of(&network)?;
-    let mut share = Share {
-        value: Param::from_tensor(Tensor::from_floats([0.5], &device)),
-    };
-    let (mut optimizer, mut share_optimizer) = (config.optimizer(), config.optimizer());
-    let mut draws = Draws::new(config.seed);
-    let mut shares = vec![0.5];
-    for step in 0..config.steps {
-        let learning_rate = config.learning_rate * config.rate.share(step, config.steps);
-        let mut accumulator = GradientsAccumulator::new();
-        let mut share_accumulator = GradientsAccumulator::new();
-        for _ in 0..config.accumulate {
-            let example =
-                draws.example(source, config.batch, rddm.schedule().steps(), 0.0, &device)?;
-            let loss = rddm.selection_loss(
-                &network,
-                example.clean,
-                &example.given,
-                &example.t,
-                example.noise,
-                config.loss,
-                share.value.val(),
-            )? / config.accumulate as f64;
-            if !scalar(loss.clone().without_autodiff())?.is_finite() {
-                return Err(RddmTrainingError::NotFinite { what: "loss", step });
-            }
-            let mut all = loss.backward();
-            let of_network = GradientsParams::from_module(&mut all, &network);
-            accumulator.accumulate(&network, of_network);
-            let of_share = GradientsParams::from_module(&mut all, &share);
-            share_accumulator.accumulate(&share, of_share);
-        }
-        // Adam's step does not depend on the length of the gradient, so that it makes no
-        // difference to the share that the official code limits both gradients together.
-        let (mut gradients, mut of_share) = (accumulator.grads(), share_accumulator.grads());
-        let norm = limit_gradients(&network, &mut gradients, config.gradient_clip)?;
-        let share_norm = limit_gradients(&share, &mut of_share, config.gradient_clip)?;
-        if !(norm.is_finite() && share_norm.is_finite()) {
-            return Err(RddmTrainingError::NotFinite {
-                what: "gradient",
-                step,
-            });
-        }
-        network = optimizer.step(learning_rate, network, gradients);
-        share = share_optimizer.step(learning_rate, share, of_share);
-        let lambda = scalar(share.value.val().without_autodiff())?;
-        shares.push(lambda);
-        let moved = f64::from(lambda) - 0.5;
-        let objective = if moved >= threshold {
-            Some(Objective::Residual)
-        } else if moved <= -threshold {
-            Some(Objective::Noise)
-        } else {
-            None
-        };
-        if objective.is_some() || on_step(lambda).is_break() {
-            return Ok(Selection { objective, shares });
-        }
-    }
-    Ok(Selection {
-        objective: None,
-        shares,
-    })
 }

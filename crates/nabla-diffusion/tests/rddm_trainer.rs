@@ -1,4 +1,4 @@
-//! The training of RDDMs: it learns, repeats bit by bit, resumes bit by bit, refuses what it must.
+//! The training of RDDMs: it learns, repeats bit for bit, resumes bit for bit, refuses what it must.
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,12 @@ use nabla_diffusion::rddm::{
 };
 use nabla_diffusion::rddm_sampler::{Loss, Rddm, RddmConfig, seeded_weights};
 use nabla_diffusion::rddm_trainer::{
-    Batch, BatchError, Rate, RddmTrainer, RddmTrainerConfig, RddmTrainingError, select_objective,
+    Batch, BatchError, BatchSource, Rate, RddmTask, RddmTrainerConfig, RddmTrainingError,
+    select_objective,
 };
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::unet::{Normalization, UNetConfig};
+use nabla_train::{CheckpointError, Trainer, TrainingError};
 
 /// A folder of its own for a test, removed in the end.
 struct Scratch(PathBuf);
@@ -81,14 +83,32 @@ fn config(steps: usize) -> RddmTrainerConfig {
         .with_checkpoint_every(5)
 }
 
-fn train(config: RddmTrainerConfig, folder: Option<&Path>) -> RddmTrainer<ResidualNetwork> {
+type Source = fn(usize, &mut SeededNoise, &Device) -> Result<Batch, BatchError>;
+type RampTrainer = Trainer<RddmTask<ResidualNetwork, Source>>;
+
+fn trainer(config: RddmTrainerConfig, rddm: Rddm, network: ResidualNetwork) -> RampTrainer {
+    config.trainer(rddm, network, ramps as Source).unwrap()
+}
+
+fn train(config: RddmTrainerConfig, folder: Option<&Path>) -> RampTrainer {
     let objective = Objective::ResidualNoise;
     let network = network(objective, Sharing::Separate, 7);
-    let mut trainer = RddmTrainer::new(config, rddm(objective), network).unwrap();
+    let mut trainer = trainer(config, rddm(objective), network);
+    let checkpoint = folder.map(checkpoint);
     trainer
-        .run(&mut ramps, folder, &mut |_| ControlFlow::Continue(()))
+        .run(checkpoint.as_deref(), &mut |_| ControlFlow::Continue(()))
         .unwrap();
     trainer
+}
+
+/// The checkpoint in a folder, which is made.
+fn checkpoint(folder: &Path) -> PathBuf {
+    fs::create_dir_all(folder).unwrap();
+    folder.join("checkpoint.safetensors")
+}
+
+fn average(trainer: &RampTrainer) -> &ResidualNetwork {
+    trainer.average().unwrap()
 }
 
 /// Every weight of a network as bits.
@@ -105,11 +125,14 @@ fn bits<M: Module>(network: &M) -> Vec<u32> {
     bits.0
 }
 
-fn same(a: &RddmTrainer<ResidualNetwork>, b: &RddmTrainer<ResidualNetwork>) -> bool {
-    let losses = |t: &RddmTrainer<_>| t.losses().iter().map(|l| l.to_bits()).collect::<Vec<_>>();
+fn same(a: &RampTrainer, b: &RampTrainer) -> bool {
+    let losses = |t: &RampTrainer| {
+        let losses = t.history().losses();
+        losses.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
     losses(a) == losses(b)
-        && bits(a.network()) == bits(b.network())
-        && bits(a.average()) == bits(b.average())
+        && bits(a.model()) == bits(b.model())
+        && bits(average(a)) == bits(average(b))
 }
 
 fn mean(values: &[f32]) -> f32 {
@@ -121,8 +144,8 @@ fn the_same_seed_gives_the_same_bits_and_another_seed_others() {
     let first = train(config(6), None);
     assert!(same(&first, &train(config(6), None)));
     let other = train(config(6).with_seed(1), None);
-    assert_ne!(first.losses(), other.losses());
-    assert_ne!(bits(first.network()), bits(first.average()));
+    assert_ne!(first.history().losses(), other.history().losses());
+    assert_ne!(bits(first.model()), bits(average(&first)));
 }
 
 #[test]
@@ -143,9 +166,10 @@ fn ten_steps_are_five_and_five_with_a_checkpoint_between() {
         let scratch = Scratch::new(&format!("resume-{index}"));
         let objective = Objective::ResidualNoise;
         let start = network(objective, Sharing::Separate, 7);
-        let mut trainer = RddmTrainer::new(config, rddm(objective), start).unwrap();
-        trainer
-            .run(&mut ramps, Some(&scratch.0), &mut |step| {
+        let path = checkpoint(&scratch.0);
+        let mut begun = trainer(config, rddm(objective), start);
+        begun
+            .run(Some(&path), &mut |step| {
                 if step.step == 5 {
                     ControlFlow::Break(())
                 } else {
@@ -153,24 +177,24 @@ fn ten_steps_are_five_and_five_with_a_checkpoint_between() {
                 }
             })
             .unwrap();
-        assert_eq!(trainer.step(), 5);
-        assert!(!same(&trainer, &whole));
+        assert_eq!(begun.step(), 5);
+        assert!(!same(&begun, &whole));
         // Another network, whose weights the checkpoint replaces.
         let other = network(objective, Sharing::Separate, 8);
-        let mut resumed = RddmTrainer::resume(config, rddm(objective), other, &scratch.0).unwrap();
-        assert!(same(&resumed, &trainer));
+        let mut resumed = trainer(config, rddm(objective), other)
+            .resume(&path)
+            .unwrap();
+        assert!(same(&resumed, &begun));
         resumed
-            .run(&mut ramps, Some(&scratch.0), &mut |_| {
-                ControlFlow::Continue(())
-            })
+            .run(Some(&path), &mut |_| ControlFlow::Continue(()))
             .unwrap();
         assert!(same(&resumed, &whole));
-        // One checkpoint is kept.
+        // One checkpoint is kept, and nothing else.
         let names: Vec<_> = fs::read_dir(&scratch.0)
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
-        assert_eq!(names, ["step-00000010"]);
+        assert_eq!(names, ["checkpoint.safetensors"]);
     }
 }
 
@@ -190,11 +214,11 @@ fn the_loss_falls_for_every_objective_and_sharing() {
                 continue;
             }
             let network = network(objective, sharing, 3);
-            let mut trainer = RddmTrainer::new(config(120), rddm(objective), network).unwrap();
+            let mut trainer = trainer(config(120), rddm(objective), network);
             trainer
-                .run(&mut ramps, None, &mut |_| ControlFlow::Continue(()))
+                .run(None, &mut |_| ControlFlow::Continue(()))
                 .unwrap();
-            let losses = trainer.losses();
+            let losses = trainer.history().losses();
             let (before, after) = (mean(&losses[..10]), mean(&losses[110..]));
             assert!(
                 after < 0.85 * before,
@@ -219,15 +243,17 @@ fn a_generator_trains_on_clean_pictures_alone() {
         .with_objective(Objective::Noise)
         .with_time(TimeCondition::Coefficients)
         .init(ResidualScheduleConfig::new().init().unwrap());
-    let mut source = |size, draw: &mut SeededNoise, device: &Device| {
+    let mut source = |size: usize, draw: &mut SeededNoise, device: &Device| {
         Ok::<_, BatchError>(Batch::generation(ramps(size, draw, device)?.clean))
     };
     let config = config(150).with_loss(Loss::L2);
-    let mut trainer = RddmTrainer::new(config, rddm, network).unwrap();
+    // The source stays with the program.
+    let source: &mut dyn BatchSource = &mut source;
+    let mut trainer = config.trainer(rddm, network, source).unwrap();
     trainer
-        .run(&mut source, None, &mut |_| ControlFlow::Continue(()))
+        .run(None, &mut |_| ControlFlow::Continue(()))
         .unwrap();
-    let losses = trainer.losses();
+    let losses = trainer.history().losses();
     assert!(mean(&losses[140..]) < 0.5 * mean(&losses[..10]));
 }
 
@@ -242,11 +268,11 @@ fn gradients_are_limited_by_their_norm_over_all_parameters() {
             .with_learning_rate(1e6);
         let network = network(objective, Sharing::Separate, 5);
         let before = network.clone();
-        let mut trainer = RddmTrainer::new(config, rddm(objective), network).unwrap();
-        let norm = trainer.train_step(&mut ramps).unwrap().gradient_norm;
+        let mut trainer = trainer(config, rddm(objective), network);
+        let norm = trainer.train_step().unwrap().record.gradient_norm;
         let moved: f64 = bits(&before)
             .into_iter()
-            .zip(bits(trainer.network()))
+            .zip(bits(trainer.model()))
             .map(|(a, b)| f64::from(f32::from_bits(b) - f32::from_bits(a)).powi(2))
             .sum();
         (f64::from(norm), moved.sqrt())
@@ -263,10 +289,12 @@ fn gradients_are_limited_by_their_norm_over_all_parameters() {
 #[test]
 fn a_constant_rate_may_be_given_more_steps_but_nothing_else_changes() {
     let scratch = Scratch::new("mismatch");
-    let trainer = train(config(2), Some(&scratch.0));
+    let whole = train(config(2), Some(&scratch.0));
+    let path = checkpoint(&scratch.0);
     let objective = Objective::ResidualNoise;
     let resume = |config: RddmTrainerConfig, rddm: Rddm, network: ResidualNetwork| {
-        RddmTrainer::resume(config, rddm, network, &scratch.0).map(|t| t.step())
+        let resumed = trainer(config, rddm, network).resume(&path);
+        resumed.map(|t| t.step())
     };
     let fresh = || network(objective, Sharing::Separate, 7);
     assert_eq!(resume(config(20), rddm(objective), fresh()).unwrap(), 2);
@@ -282,7 +310,7 @@ fn a_constant_rate_may_be_given_more_steps_but_nothing_else_changes() {
         let error = resume(other, rddm(objective), fresh())
             .unwrap_err()
             .to_string();
-        assert!(error.contains("it was trained with"), "{error}");
+        assert!(error.contains("it was made with"), "{error}");
     }
     let schedule = ResidualScheduleConfig::new().with_noise_variance(0.02);
     let other = rddm(objective).with_schedule(schedule.init().unwrap());
@@ -295,50 +323,52 @@ fn a_constant_rate_may_be_given_more_steps_but_nothing_else_changes() {
     )
     .unwrap_err()
     .to_string();
-    assert!(error.contains("its network is another"), "{error}");
-    assert_eq!(trainer.step(), 2);
+    assert!(error.contains("its model is another"), "{error}");
+    assert_eq!(whole.step(), 2);
 }
 
 #[test]
 fn damaged_and_half_written_checkpoints_are_told() {
     let scratch = Scratch::new("damage");
+    let path = checkpoint(&scratch.0);
     let objective = Objective::ResidualNoise;
     let resume = || {
         let network = network(objective, Sharing::Separate, 7);
-        RddmTrainer::resume(config(2), rddm(objective), network, &scratch.0).map(|t| t.step())
+        let resumed = trainer(config(2), rddm(objective), network).resume(&path);
+        resumed.map(|t| t.step())
     };
     assert!(matches!(
         resume(),
-        Err(RddmTrainingError::NoCheckpoint { .. })
+        Err(TrainingError::Checkpoint(CheckpointError::Read { .. }))
     ));
-    // A training that was killed while it saved.
-    let part = scratch.0.join("step-00000002.part");
-    fs::create_dir_all(&part).unwrap();
-    fs::write(part.join("network.bpk"), "half").unwrap();
-    assert!(matches!(
-        resume(),
-        Err(RddmTrainingError::NoCheckpoint { .. })
-    ));
+    // What a training that was killed while it saved leaves beside it.
+    fs::write(scratch.0.join(".nabla-1.part"), "half").unwrap();
     train(config(2), Some(&scratch.0));
     assert_eq!(resume().unwrap(), 2);
-    let whole = scratch.0.join("step-00000002");
-    for name in [
-        "network.bpk",
-        "average.bpk",
-        "optimizer.bpk",
-        "losses.f32",
-        "state.json",
-    ] {
-        let file = whole.join(name);
-        let good = fs::read(&file).unwrap();
-        fs::write(&file, &good[..good.len() / 2]).unwrap();
-        let error = resume().unwrap_err().to_string();
-        assert!(error.contains(name), "{error}");
-        fs::remove_file(&file).unwrap();
-        let error = resume().unwrap_err().to_string();
-        assert!(error.contains(name), "{error}");
-        fs::write(&file, &good).unwrap();
+    let good = fs::read(&path).unwrap();
+    // A bit of each of its parts, which lie one after the other.
+    let told: Vec<String> = (1..40)
+        .map(|part| {
+            let mut bytes = good.clone();
+            let place = bytes.len() * part / 40;
+            bytes[place] ^= 4;
+            fs::write(&path, &bytes).unwrap();
+            resume().unwrap_err().to_string()
+        })
+        .collect();
+    for error in &told {
+        assert!(error.contains("cannot be resumed"), "{error}");
     }
+    for part in ["model", "average", "optimizer"] {
+        let named = told.iter().any(|error| error.contains(part));
+        assert!(named, "{part}: {told:?}");
+    }
+    for half in [0, 10, good.len() / 2, good.len() - 1] {
+        fs::write(&path, &good[..half]).unwrap();
+        let error = resume().unwrap_err().to_string();
+        assert!(error.contains("cannot be resumed"), "{error}");
+    }
+    fs::write(&path, &good).unwrap();
     assert_eq!(resume().unwrap(), 2);
 }
 
@@ -359,42 +389,40 @@ fn wrong_settings_and_data_are_told() {
         }),
     ] {
         assert!(matches!(
-            RddmTrainer::new(wrong, rddm(objective), fresh()),
+            wrong.trainer(rddm(objective), fresh(), ramps as Source),
             Err(RddmTrainingError::Field { .. })
         ));
     }
     let plain = fresh().valid();
     assert!(matches!(
-        RddmTrainer::new(config(1), rddm(objective), plain),
-        Err(RddmTrainingError::NoGradients)
+        config(1).trainer(rddm(objective), plain, ramps as Source),
+        Err(RddmTrainingError::Training(TrainingError::NoGradients))
     ));
-    let mut trainer = RddmTrainer::new(config(1), rddm(objective), fresh()).unwrap();
-    let mut failing = |_: usize, _: &mut SeededNoise, _: &Device| {
-        Err::<Batch, BatchError>("the disk is gone".into())
-    };
-    let error = trainer.train_step(&mut failing).unwrap_err().to_string();
+    let with = |source: Source| config(1).trainer(rddm(objective), fresh(), source).unwrap();
+    let mut failing = with(|_, _, _| Err("the disk is gone".into()));
+    let error = failing.train_step().unwrap_err().to_string();
     assert!(error.contains("the disk is gone"), "{error}");
-    let mut nan = |size: usize, draw: &mut SeededNoise, device: &Device| {
+    let mut nan = with(|size, draw, device| {
         let batch = ramps(size, draw, device)?;
-        Ok::<_, BatchError>(Batch {
+        Ok(Batch {
             clean: batch.clean * f32::NAN,
             ..batch
         })
-    };
-    let before = bits(trainer.network());
-    assert!(matches!(
-        trainer.train_step(&mut nan),
-        Err(RddmTrainingError::NotFinite { .. })
-    ));
-    assert_eq!((bits(trainer.network()), trainer.step()), (before, 0));
-    let mut uneven = |size: usize, draw: &mut SeededNoise, device: &Device| {
+    });
+    let before = bits(nan.model());
+    assert!(nan.train_step().unwrap_err().is_divergence());
+    assert_eq!((bits(nan.model()), nan.step()), (before, 0));
+    let mut uneven = with(|size, draw, device| {
         let batch = ramps(size, draw, device)?;
         let degraded = batch.degraded.map(|d| d.slice([0..size, 0..1, 0..4, 0..2]));
-        Ok::<_, BatchError>(Batch { degraded, ..batch })
+        Ok(Batch { degraded, ..batch })
+    });
+    let Err(TrainingError::Task(error)) = uneven.train_step() else {
+        panic!("pictures of two sizes");
     };
     assert!(matches!(
-        trainer.train_step(&mut uneven),
-        Err(RddmTrainingError::Rddm(_))
+        error.downcast_ref::<RddmTrainingError>(),
+        Some(RddmTrainingError::Rddm(_))
     ));
 }
 

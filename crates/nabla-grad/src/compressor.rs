@@ -73,6 +73,16 @@ pub enum CompressorError {
         /// Norm or rounded element.
         what: &'static str,
     },
+    /// An index of a sparse message that is no place of the vector, or not above the one before.
+    #[error(
+        "the indices of a sparse message must rise and lie below {dimension}, but there is {index}"
+    )]
+    Index {
+        /// The index.
+        index: usize,
+        /// The length of the vector.
+        dimension: usize,
+    },
     /// The vector cannot be read from its device.
     #[error("cannot read from the device: {0}")]
     Device(String),
@@ -189,6 +199,66 @@ enum Form {
 }
 
 impl Compressed {
+    /// The message that has some elements of a vector of `dimension`, for a compressor of one's own.
+    ///
+    /// - `indices`: rising; `values`: as many
+    ///
+    /// # Errors
+    /// If an index does not rise or is too high, or a value is not finite.
+    ///
+    /// ```
+    /// use nabla_grad::compressor::Compressed;
+    ///
+    /// let message = Compressed::of_sparse(4, &[1, 3], &[-3.0, 2.0])?;
+    /// assert_eq!(message.values(), [0.0, -3.0, 0.0, 2.0]);
+    /// assert!(Compressed::of_sparse(4, &[3, 1], &[2.0, -3.0]).is_err());
+    /// # Ok::<(), nabla_grad::compressor::CompressorError>(())
+    /// ```
+    pub fn of_sparse(
+        dimension: usize,
+        indices: &[usize],
+        values: &[f32],
+    ) -> Result<Self, CompressorError> {
+        let mut least = 0;
+        for (&index, &value) in indices.iter().zip(values) {
+            if index < least || index >= dimension {
+                return Err(CompressorError::Index { index, dimension });
+            }
+            if !value.is_finite() {
+                return Err(CompressorError::NotFinite { index, value });
+            }
+            least = index + 1;
+        }
+        let count = indices.len().min(values.len());
+        Ok(Self {
+            dimension,
+            form: Form::Sparse {
+                indices: indices[..count].to_vec(),
+                values: values[..count].to_vec(),
+            },
+        })
+    }
+
+    /// The message that has every element of a vector, for a compressor of one's own that changes them.
+    ///
+    /// # Errors
+    /// If there are none, or one is not finite.
+    pub fn of_dense(values: Vec<f32>) -> Result<Self, CompressorError> {
+        if values.is_empty() {
+            return Err(CompressorError::Empty);
+        }
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(CompressorError::NotFinite {
+                index,
+                value: values[index],
+            }),
+            None => Ok(Self {
+                dimension: values.len(),
+                form: Form::Dense(values),
+            }),
+        }
+    }
+
     /// The length `d` of the vector.
     pub fn dimension(&self) -> usize {
         self.dimension

@@ -28,9 +28,7 @@ use nabla_claims::{
 };
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_optim::adabelief::{AdaBelief, AdaBeliefConfig};
-use nabla_train::optimizer::{
-    AdaBelief as AdaBeliefFields, Adam as AdamFields, DecayName, Method, Momentum,
-};
+use nabla_train::optimizer::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
@@ -104,19 +102,14 @@ impl Claim for AdaBeliefClaim {
         let lengths = streams(bench, &mut table, &mut checks)?;
         let distances = valleys(bench, &mut table, &mut checks, &mut notes)?;
 
-        let fields = AdaBeliefFields {
-            epsilon: 1e-8,
-            weight_decay_mode: DecayName::Coupled,
-            rectify: false,
-            ..AdaBeliefFields::default()
-        };
-        let adam = AdamFields::default();
-        let momentum = Method::Momentum(Momentum::default());
+        let named = |name: &str| Method::named(name).map_err(ClaimError::experiment);
+        let vision = Method::of("adabelief", &AdaBeliefConfig::vision());
+        let vision = vision.map_err(ClaimError::experiment)?;
         let entrants = vec![
-            entrant(ADABELIEF, Method::AdaBelief(fields), 5e-4).around(ADAPTIVE),
-            entrant(ADAM, Method::Adam(adam), 5e-4).around(ADAPTIVE),
-            entrant(ADAMW, Method::AdamW(adam), 1e-2).around(ADAPTIVE),
-            entrant(SGD, momentum, 5e-4),
+            entrant(ADABELIEF, vision, 5e-4).around(ADAPTIVE),
+            entrant(ADAM, named("adam")?, 5e-4).around(ADAPTIVE),
+            entrant(ADAMW, named("adamw")?, 1e-2).around(ADAPTIVE),
+            entrant(SGD, named("momentum")?, 5e-4),
         ];
         let context = bench.context();
         let contest = Contest::new(context, EPOCHS, entrants)?.searched_widely(context);

@@ -23,10 +23,7 @@ use nabla_claims::{
 };
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_optim::adamp::{AdamPConfig, ChannelDim, SgdPConfig};
-use nabla_train::optimizer::{
-    Adam as AdamFields, AdamP as AdamPFields, Method, Momentum as MomentumFields,
-    SgdP as SgdPFields,
-};
+use nabla_train::optimizer::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
@@ -107,11 +104,12 @@ impl Claim for AdamPClaim {
         let norms = sphere(bench, &mut table, &mut checks)?;
         let losses = valley(bench, &mut table, &mut checks)?;
 
+        let named = |name: &str| Method::named(name).map_err(ClaimError::experiment);
         let entrants = vec![
-            entrant(ADAMP, Method::AdamP(AdamPFields::default()), 1e-2).around(ADAPTIVE),
-            entrant(SGDP, Method::SgdP(SgdPFields::default()), 1e-4),
-            entrant(ADAM, Method::AdamW(AdamFields::default()), 1e-2).around(ADAPTIVE),
-            entrant(MOMENTUM, Method::Momentum(MomentumFields::default()), 1e-4),
+            entrant(ADAMP, named("adamp")?, 1e-2).around(ADAPTIVE),
+            entrant(SGDP, named("sgdp")?, 1e-4),
+            entrant(ADAM, named("adamw")?, 1e-2).around(ADAPTIVE),
+            entrant(MOMENTUM, named("momentum")?, 1e-4),
         ];
         let context = bench.context();
         let contest = Contest::new(context, EPOCHS, entrants)?.searched_widely(context);

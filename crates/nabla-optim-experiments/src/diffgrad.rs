@@ -20,9 +20,7 @@ use nabla_claims::{
 };
 use nabla_optim::diffgrad::{DiffGrad, DiffGradConfig};
 use nabla_train::history::StepRecord;
-use nabla_train::optimizer::{
-    AdaGrad, Adam as AdamFields, DiffGrad as DiffGradFields, Method, Momentum, RmsProp,
-};
+use nabla_train::optimizer::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
@@ -96,18 +94,16 @@ impl Claim for DiffGradClaim {
         let mut notes = Vec::new();
         let plots = functions(bench, &mut table, &mut checks)?;
 
-        let adam = AdamFields::default();
-        let amsgrad = AdamFields {
-            amsgrad: true,
-            ..adam
-        };
+        let named = |name: &str| Method::named(name).map_err(ClaimError::experiment);
+        let amsgrad = named("adam")?.with("amsgrad", true);
+        let amsgrad = amsgrad.map_err(ClaimError::experiment)?;
         let entrants = vec![
-            entrant(DIFFGRAD, Method::DiffGrad(DiffGradFields::default()), 0.0).around(ADAPTIVE),
-            entrant(ADAM, Method::Adam(adam), 0.0).around(ADAPTIVE),
-            entrant(AMSGRAD, Method::Adam(amsgrad), 0.0).around(ADAPTIVE),
-            entrant(RMSPROP, Method::RmsProp(RmsProp::default()), 0.0).around(ADAPTIVE),
-            entrant(ADAGRAD, Method::AdaGrad(AdaGrad::default()), 0.0),
-            entrant(SGD, Method::Momentum(Momentum::default()), 0.0),
+            entrant(DIFFGRAD, named("diffgrad")?, 0.0).around(ADAPTIVE),
+            entrant(ADAM, named("adam")?, 0.0).around(ADAPTIVE),
+            entrant(AMSGRAD, amsgrad, 0.0).around(ADAPTIVE),
+            entrant(RMSPROP, named("rmsprop")?, 0.0).around(ADAPTIVE),
+            entrant(ADAGRAD, named("adagrad")?, 0.0),
+            entrant(SGD, named("momentum")?, 0.0),
         ];
         let context = bench.context();
         let contest = Contest::new(context, EPOCHS, entrants)?.searched_widely(context);

@@ -27,11 +27,12 @@ use nabla_optim::m_fac::{
     optimal_brain_surgeon,
 };
 use nabla_train::classifier::Classifier;
-use nabla_train::data_set::{DataConfig, DataSet, Examples};
+use nabla_train::data_set::{DataConfig, DataSet};
+use nabla_train::examples::Examples;
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::{Mlp, MlpConfig};
-use nabla_train::optimizer::{Adam, MFacFields, Method, Momentum};
-use nabla_train::training::{Trainer, TrainingConfig, evaluate};
+use nabla_train::classification::{TrainingConfig, evaluate};
+use nabla_train::optimizer::Method;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -163,20 +164,19 @@ impl Claim for MFacClaim {
             size.gradients, size.parts
         ));
 
-        let window = |window| {
-            Method::MFac(MFacFields {
-                window,
-                ..MFacFields::default()
-            })
+        let named = |name: &str| Method::named(name).map_err(ClaimError::experiment);
+        let window = |window: usize| {
+            let method = named("m-fac")?.with("window", window);
+            method.map_err(ClaimError::experiment)
         };
         let contest = Contest::new(
             bench.context(),
             size.contest_epochs,
             vec![
-                entrant(WINDOW_32, window(32), 0.0).around(1e-2),
-                entrant(WINDOW_128, window(128), 0.0).around(1e-2),
-                entrant(MOMENTUM, Method::Momentum(Momentum::default()), 0.0),
-                entrant(ADAM, Method::Adam(Adam::default()), 0.0).around(3e-3),
+                entrant(WINDOW_32, window(32)?, 0.0).around(1e-2),
+                entrant(WINDOW_128, window(128)?, 0.0).around(1e-2),
+                entrant(MOMENTUM, named("momentum")?, 0.0),
+                entrant(ADAM, named("adam")?, 0.0).around(3e-3),
             ],
         )?;
         notes.push(format!(
@@ -297,7 +297,9 @@ impl<'a> Network<'a> {
             seed,
             ..TrainingConfig::default()
         };
-        let mut trainer = Trainer::new(config, data, model).map_err(ClaimError::experiment)?;
+        let mut trainer = config
+            .trainer(&data.training, &data.test, data.shape, model)
+            .map_err(ClaimError::experiment)?;
         while trainer.step() < trainer.steps() {
             trainer.train_step().map_err(ClaimError::experiment)?;
         }

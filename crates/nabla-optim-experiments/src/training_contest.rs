@@ -14,7 +14,7 @@
 //! use nabla_optim_experiments::training_contest::{
 //!     ACCURACY, Contest, entrant, metrics, other_entrant,
 //! };
-//! use nabla_train::optimizer::{Method, Momentum, OtherOptimizer};
+//! use nabla_train::optimizer::{Method, OtherOptimizer};
 //!
 //! const MINE: Variant = Variant::method("mine");
 //! const SGD: Variant = Variant::baseline("SGD");
@@ -23,7 +23,7 @@
 //! fn run(bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
 //!     // Anything that implements Burn's `Optimizer` goes in place of SGD.
 //!     let mine = OtherOptimizer::new("mine", 0.05, |_weight_decay| SgdConfig::new().build());
-//!     let sgd = Method::Momentum(Momentum::default());
+//!     let sgd = Method::named("momentum").map_err(ClaimError::experiment)?;
 //!     let entrants = vec![other_entrant(MINE, mine, 0.0), entrant(SGD, sgd, 0.0)];
 //!     let contest = Contest::new(bench.context(), 6, entrants)?;
 //!
@@ -52,12 +52,12 @@ use std::ops::ControlFlow;
 
 use nabla_train::cnn::{self, Cnn, CnnConfig};
 use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
-use nabla_train::data_set::{DataConfig, DataSet, InputShape};
+use nabla_train::data_set::{DataConfig, DataSet};
+use nabla_train::examples::InputShape;
 use nabla_train::experiment::{Experiment, ModelConfig};
 use nabla_train::history::{EpochRecord, StepRecord};
 use nabla_train::initialization::he_normal;
 use nabla_train::optimizer::{Method, OptimizerConfig, OtherOptimizer};
-use nabla_train::training::{Trainer, TrainingConfig};
 
 use nabla_claims::{
     Bench, Cell, ClaimContext, ClaimError, LinePlot, Metric, Series, Stage, Table, TableError,
@@ -415,8 +415,10 @@ impl Contest {
             .init(shape, self.data.classes.len(), &device)
             .map_err(ClaimError::experiment)?;
         let model = he_normal(model, seed).map_err(ClaimError::experiment)?;
-        let mut trainer =
-            Trainer::new(training, &self.data, model).map_err(ClaimError::experiment)?;
+        let data = &self.data;
+        let mut trainer = training
+            .trainer(&data.training, &data.test, data.shape, model)
+            .map_err(ClaimError::experiment)?;
         let first = kernels(trainer.model())?;
         watch(trainer.model())?;
         let mut diverged = false;
@@ -550,7 +552,7 @@ mod tests {
     #[test]
     fn a_watched_training_is_the_experiments() {
         let context = ClaimContext::quick(Device::flex(), &NoProgress);
-        let sgd = entrant(SGD, Method::Momentum(Default::default()), 1e-4);
+        let sgd = entrant(SGD, "momentum".parse().unwrap(), 1e-4);
         let contest = Contest::new(&context, 9, vec![sgd]).unwrap();
         let mut seen = 0;
         let trained = contest
@@ -573,7 +575,7 @@ mod tests {
             learning_rate: Some(0.03),
             ..contest.entrants()[0].optimizer.clone()
         };
-        let go = &mut |_: nabla_train::training::Progress<'_>| ControlFlow::Continue(());
+        let go = &mut |_: nabla_train::trainer::Progress<'_>| ControlFlow::Continue(());
         let whole = experiment.run(&Device::flex(), None, go).unwrap();
         assert_eq!(trained.epochs, whole.history.epochs);
         assert_eq!(trained.steps, whole.history.steps);

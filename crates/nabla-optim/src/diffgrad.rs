@@ -41,6 +41,7 @@ use burn::store::burn_pack;
 use burn::tensor::activation;
 use burn::tensor::{Device, Tensor};
 use nabla_grad::elementwise::{Dense, Kernel, sigmoid, update};
+use serde::{Deserialize, Serialize};
 
 use crate::RecordState;
 use crate::optimizer_config::{self, OptimizerConfigError};
@@ -48,38 +49,50 @@ use crate::precision::{bias_correction, in_full_precision, like};
 use crate::weight_decay::WeightDecayMode;
 
 /// The friction coefficient ξ as a function of the gradients; σ is the logistic function.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Friction {
     /// `σ(|g' − g|)`, in [½, 1): the method, the paper's DFC.
+    #[serde(alias = "Sigmoid")]
     Sigmoid,
     /// `σ(g' − g)`, in (0, 1): DFC1.
+    #[serde(alias = "SignedSigmoid")]
     SignedSigmoid,
     /// `9 σ(½|g' − g|) − 4`, in [½, 5): DFC2, whose brackets are misprinted in the journal, but not its
     /// range.
+    #[serde(alias = "WideSigmoid")]
     WideSigmoid,
     /// `σ(ν|g' − g| − μ)`: DFC3, with the mean μ and the standard deviation ν of the absolute gradients
     /// of the batch. Taken here over the elements of the parameter's gradient, which is all that an
     /// optimizer sees of a batch. Below ½ where the change is small, whatever the paper says of the
     /// range.
+    #[serde(alias = "DeviationSigmoid")]
     DeviationSigmoid,
     /// `σ(ν²|g' − g| − μ)`: DFC4, as DFC3.
+    #[serde(alias = "SquaredDeviationSigmoid")]
     SquaredDeviationSigmoid,
     /// `σ(√ν|g' − g| − μ)`: DFC5, as DFC3.
+    #[serde(alias = "RootDeviationSigmoid")]
     RootDeviationSigmoid,
     /// `2σ(|g' − g|) − 1 = tanh(½|g' − g|)`, in [0, 1): no step at all where the gradient is the same.
     /// Not of the paper.
+    #[serde(alias = "Tanh")]
     Tanh,
     /// `σ(|m' − m|)`, in [½, 1): the difference of successive averages instead of gradients. Not of the
     /// paper.
+    #[serde(alias = "MomentumSigmoid")]
     MomentumSigmoid,
 }
 
 /// Where ε is added to the denominator.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum EpsilonPlacement {
     /// To `√v`, whose bias the step size corrects: the authors' code.
+    #[serde(alias = "Uncorrected")]
     Uncorrected,
     /// To `√(v/(1 − β₂ᵗ))`: the paper.
+    #[serde(alias = "Corrected")]
     Corrected,
 }
 

@@ -1,4 +1,4 @@
-//! Stepping along a gradient: optimizers that Burn's learner takes.
+//! Stepping along a gradient: optimizers that Burn's learner takes, and M-FAC, which has a way of its own.
 //!
 //! * [`adamp`]: AdamP and SGDP, which keep momentum from inflating scale-invariant weights;
 //! * [`diffgrad`]: diffGrad, Adam with a friction where the gradient does not change;
@@ -11,7 +11,14 @@
 //!
 //! An optimizer is a Burn `Optimizer`: `XConfig::init` makes one for a whole module, and
 //! `XConfig::build` one for a parameter group of a `ModuleOptimizer`. M-FAC, which needs the gradient of the
-//! whole module as one vector, has `MFacConfig::init` and the same methods, and no `build`; see [`MFac`].
+//! whole module as one vector, has `MFacConfig::init` and the same methods, and no `build`: Burn's learner cannot
+//! take it as an optimizer, but steps as it does along gradients that [`MFac::precondition`] has multiplied.
+//!
+//! The steps of AdamP, SGDP, diffGrad and AdaBelief stand twice in their files: as one pass over memory, for
+//! numbers of 32 bits on the processor, and of Burn's operations, for every other device and precision. One
+//! expression for both would cost either the bits or the speed: Burn's operations take their constants in 64
+//! bits and round after each, and the pass is compiled for each coefficient by itself with sums on the way.
+//! Tests hold the two equal over all options, and over the registry of `nabla-train`.
 //!
 //! The names that programs use most are here at the root, too:
 //!

@@ -1,7 +1,16 @@
 //! Why the configuration of an optimizer is refused.
 //!
 //! The checks are those that every optimizer makes: a decay rate of a moving average lies in [0, 1),
-//! an ε does not vanish in the 32 bits that a state is kept in, and other values are not negative.
+//! an ε does not vanish in the 32 bits that a state is kept in, and other values are not negative. An
+//! optimizer of one's own makes them by the same functions, which give back the value that they let pass:
+//!
+//! ```
+//! use nabla_optim::optimizer_config::{OptimizerConfigError, decay_rate};
+//!
+//! assert_eq!(decay_rate("beta_1", 0.9), Ok(0.9));
+//! let told = decay_rate("beta_1", 1.0).unwrap_err().to_string();
+//! assert_eq!(told, "the beta_1 of the optimizer is 1, but it must be at least 0 and less than 1");
+//! ```
 
 use burn::grad_clipping::GradientClippingConfig;
 use burn::optim::{ModuleOptimizer, Optimizer};
@@ -36,26 +45,56 @@ fn check(
     }
 }
 
-/// A decay rate of a moving average.
-pub(crate) fn decay_rate(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+/// A decay rate of a moving average, in [0, 1).
+///
+/// # Errors
+/// If it is not.
+pub fn decay_rate(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
     let holds = (0.0..1.0).contains(&value);
     check(field, value, holds, "at least 0 and less than 1")
 }
 
-/// A factor or threshold.
-pub(crate) fn non_negative(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+/// A factor or threshold, at least 0.
+///
+/// # Errors
+/// If it is negative or not finite.
+pub fn non_negative(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
     let holds = value >= 0.0 && value.is_finite();
     check(field, value, holds, "at least 0 and finite")
 }
 
-/// A ratio.
-pub(crate) fn ratio(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+/// A ratio, in [0, 1].
+///
+/// # Errors
+/// If it is not.
+pub fn ratio(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
     let holds = (0.0..=1.0).contains(&value);
     check(field, value, holds, "at least 0 and at most 1")
 }
 
-/// What is added to a denominator.
-pub(crate) fn epsilon(value: f64) -> Result<f64, OptimizerConfigError> {
+/// A learning rate, more than 0.
+///
+/// # Errors
+/// If it is 0, negative or not finite.
+pub fn rate(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+    let holds = value > 0.0 && value.is_finite();
+    check(field, value, holds, "positive and finite")
+}
+
+/// A divisor that is kept in 32 bits.
+///
+/// # Errors
+/// If it is 0 there, negative or not finite.
+pub fn positive(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+    let holds = value >= f64::from(f32::MIN_POSITIVE) && value.is_finite();
+    check(field, value, holds, "at least 1.2e-38 and finite")
+}
+
+/// What is added to a denominator, at least 0.
+///
+/// # Errors
+/// If it is negative, or not 0 although 32 bits cannot hold it.
+pub fn epsilon(value: f64) -> Result<f64, OptimizerConfigError> {
     let value = non_negative("epsilon", value)?;
     let holds = value == 0.0 || value >= f64::from(f32::MIN_POSITIVE);
     let expected = "0 or a normal number of 32 bits, at least 1.2e-38";

@@ -11,16 +11,20 @@
 //! Sources: Loshchilov, Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv 1711.05101; the
 //! fixed decay is the option of that name of `adabelief-pytorch`.
 
-use burn::config::Config;
+use serde::{Deserialize, Serialize};
 
 /// How weights decay; see the [module documentation](self).
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum WeightDecayMode {
     /// By the gradient.
+    #[serde(alias = "Coupled")]
     Coupled,
     /// By a factor that depends on the learning rate.
+    #[serde(alias = "Decoupled")]
     Decoupled,
     /// By a fixed factor.
+    #[serde(alias = "Fixed")]
     Fixed,
 }
 

@@ -15,7 +15,6 @@
 //! Everything is drawn from one seed ([`PriorRecipe`]), so that the same recipe gives the same file.
 
 use std::error::Error;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -23,13 +22,12 @@ use nabla_base::range::{self, OutOfRange};
 use nabla_data::{DataSetError, PanoramaSet, PhotoSet, Raster, Split};
 use nabla_diffusion::ema::EmaConfig;
 use nabla_diffusion::prior::{PriorConfig, PriorError, SuperResolutionPrior};
-use nabla_diffusion::rddm::ResidualNetwork;
 use nabla_diffusion::rddm_sampler::{Loss, seeded_weights};
 use nabla_diffusion::rddm_trainer::{
-    Batch, BatchError, BatchSource, Rate, RddmTrainer, RddmTrainerConfig, RddmTrainingError,
-    TrainingStep,
+    Batch, BatchError, BatchSource, Rate, RddmTrainerConfig, RddmTrainingError,
 };
 use nabla_diffusion::seeded_noise::SeededNoise;
+use nabla_train::{Observer, TrainingError};
 use rand::RngExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -67,6 +65,21 @@ pub enum PriorTrainingError {
     /// The training fails.
     #[error(transparent)]
     Training(#[from] RddmTrainingError),
+    /// A checkpoint of an older version.
+    #[error(
+        "the training in {} was begun by an older version, whose checkpoints are not read any more: finish \
+         it with that version, or remove the folder to begin anew", folder.display()
+    )]
+    OldCheckpoint {
+        /// Its folder.
+        folder: PathBuf,
+    },
+}
+
+impl From<TrainingError> for PriorTrainingError {
+    fn from(error: TrainingError) -> Self {
+        Self::Training(error.into())
+    }
 }
 
 /// Crops and their degradation.
@@ -130,12 +143,12 @@ impl Default for PriorRecipe {
 }
 
 impl PriorRecipe {
-    /// Trains, or goes on where the checkpoint in `folder` is.
+    /// Trains, or goes on where the checkpoint is.
     ///
     /// - `assets`: the folder with `photos/` and `panoramas/`
-    /// - `folder`: where checkpoints go
+    /// - `checkpoint`: the file of the checkpoint, in a folder that is there; see [`checkpoint_file`]
     /// - `observe`: sees every step; a break saves a checkpoint and returns
-    /// - returns the trainer, whose [`average`](RddmTrainer::average) is the prior's network
+    /// - returns the prior, with the average of the weights
     ///
     /// # Errors
     /// If the pictures cannot be read, a value of the recipe is out of range, the checkpoint is of
@@ -143,27 +156,30 @@ impl PriorRecipe {
     pub fn train(
         &self,
         assets: &Path,
-        folder: &Path,
+        checkpoint: &Path,
         device: &Device,
-        observe: &mut dyn FnMut(TrainingStep) -> ControlFlow<()>,
+        observe: Observer<'_, ()>,
     ) -> Result<TrainedPrior, PriorTrainingError> {
+        let folder = checkpoint.with_extension("");
+        if !checkpoint.exists() && folder.is_dir() {
+            return Err(PriorTrainingError::OldCheckpoint { folder });
+        }
         let mut pictures = PriorPictures::open(assets, self.data)?;
         let training_device = device.clone().autodiff();
         let network = seeded_weights(self.training.seed, &training_device, || {
             self.model.init_network(&training_device)
         })?;
-        let rddm = self.model.rddm()?;
-        let mut trainer = if RddmTrainer::<ResidualNetwork>::has_checkpoint(folder) {
-            RddmTrainer::resume(self.training, rddm, network, folder)?
-        } else {
-            RddmTrainer::new(self.training, rddm, network)?
-        };
-        trainer.run(&mut pictures, Some(folder), observe)?;
-        let prior =
-            SuperResolutionPrior::new(self.model.clone(), trainer.average().clone(), device)?;
+        let source: &mut dyn BatchSource = &mut pictures;
+        let mut trainer = self.training.trainer(self.model.rddm()?, network, source)?;
+        if checkpoint.exists() {
+            trainer = trainer.resume(checkpoint)?;
+        }
+        trainer.run(Some(checkpoint), observe)?;
+        let average = trainer.average().unwrap_or(trainer.model()).clone();
+        let prior = SuperResolutionPrior::new(self.model.clone(), average, device)?;
         Ok(TrainedPrior {
-            finished: trainer.step() >= self.training.steps,
-            losses: trainer.losses().to_vec(),
+            finished: trainer.is_finished(),
+            losses: trainer.history().losses(),
             prior,
         })
     }
@@ -414,13 +430,15 @@ impl BatchSource for PriorPictures {
     }
 }
 
-/// The checkpoints' folder under the folder of a prior that is trained.
-pub fn checkpoint_folder(prior: &Path) -> PathBuf {
-    prior.join("checkpoint")
+/// The checkpoint in the folder of a prior that is trained.
+pub fn checkpoint_file(prior: &Path) -> PathBuf {
+    prior.join("checkpoint.safetensors")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
     use burn::tensor::Tensor;
 
@@ -509,7 +527,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut trained = None;
             for &stop in stops {
-                let result = recipe.train(&assets(), folder.path(), &device, &mut |step| {
+                let checkpoint = checkpoint_file(folder.path());
+                let result = recipe.train(&assets(), &checkpoint, &device, &mut |step| {
                     if step.step >= stop {
                         ControlFlow::Break(())
                     } else {
@@ -525,5 +544,21 @@ mod tests {
             (trained.losses, std::fs::read(file).unwrap())
         };
         assert_eq!(run(&[4]), run(&[2, 4]));
+    }
+
+    /// The folder of checkpoints that versions up to 0.1 kept is not taken for a training that has not
+    /// begun.
+    #[test]
+    fn a_checkpoint_of_an_older_version_is_no_fresh_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("checkpoint/step-00000500")).unwrap();
+        let train = PriorRecipe::default().train(
+            &assets(),
+            &checkpoint_file(folder.path()),
+            &Device::flex(),
+            &mut |_| ControlFlow::Break(()),
+        );
+        let told = train.unwrap_err().to_string();
+        assert!(told.contains("begun by an older version"), "{told}");
     }
 }

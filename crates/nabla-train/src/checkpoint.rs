@@ -1,15 +1,24 @@
-//! A training on the disk, which goes on bit by bit.
+//! A training on the disk, which goes on bit for bit.
 //!
-//! A checkpoint is one file in the safetensors format, written whole or not at all. It has three tensors
-//! of bytes, `model` and `optimizer` (Burn's records; for M-FAC, CBOR) and `state` (JSON: the history, the
-//! sums of the epoch that is not over), and in its metadata the format, the identity of the training, and
-//! a fingerprint of each part.
+//! A checkpoint is one file in the safetensors format, written whole or not at all. It has tensors of
+//! bytes:
+//!
+//! | name | what |
+//! |---|---|
+//! | `model`, `average` | Burn's records of the weights and of their moving average |
+//! | `optimizer.NAME` | the state of a player's optimizer, Burn's record |
+//! | `transform.NAME.INDEX` | the state of a link of a player's chain of transforms |
+//! | `task` | the task's own state |
+//! | `state` | JSON: the history, the number of updates of the average |
+//!
+//! and in its metadata the format, the identity of the training, and a fingerprint of each part.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Bytes;
 use nabla_base::{OutputError, write_bytes_atomically};
@@ -18,10 +27,11 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::Classifier;
+use crate::ema::Ema;
+use crate::error::TrainingError;
 use crate::history::History;
-use crate::optimizer::OptimizerError;
-use crate::training::{Tally, Trainer};
+use crate::task::Task;
+use crate::trainer::Trainer;
 
 /// Why a checkpoint cannot be written or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +55,17 @@ pub enum CheckpointError {
         /// Why.
         reason: String,
     },
+    /// It was written by an older version.
+    #[error(
+        "the checkpoint {} cannot be resumed: an older version wrote it, in the format {found}; finish \
+         the training with that version, or begin anew", path.display()
+    )]
+    Old {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+    },
     /// It belongs to another training.
     #[error(
         "the checkpoint {} is of another training: it was made with {found}, but {expected} is asked \
@@ -61,55 +82,70 @@ pub enum CheckpointError {
     /// The state cannot be turned into bytes.
     #[error("the training cannot be saved: {0}")]
     Encode(String),
-    /// The optimizer's state.
-    #[error(transparent)]
-    Optimizer(#[from] Box<OptimizerError>),
 }
 
-const FORMAT: &str = "nabla-train 1";
-const PARTS: [&str; 3] = ["model", "optimizer", "state"];
+const FORMAT: &str = "nabla-train 2";
 
 #[derive(Serialize, Deserialize)]
-struct State {
-    history: History,
-    tally: Tally,
+#[serde(bound(deserialize = "R: serde::de::DeserializeOwned"))]
+struct State<R> {
+    history: History<R>,
+    /// Updates of the average.
+    updates: u64,
 }
 
-pub(crate) fn save<M: Classifier>(
-    trainer: &Trainer<'_, M>,
-    path: &Path,
-    identity: &str,
-) -> Result<(), CheckpointError> {
-    let encode = |e: &dyn std::fmt::Display| CheckpointError::Encode(e.to_string());
-    let model = trainer.model.valid().into_record().into_bytes();
+fn encode(error: &dyn std::fmt::Display) -> CheckpointError {
+    CheckpointError::Encode(error.to_string())
+}
+
+fn record<M: Module>(module: M) -> Result<Vec<u8>, CheckpointError> {
+    let bytes = module.into_record().into_bytes();
+    Ok(bytes.map_err(|e| encode(&e))?.to_vec())
+}
+
+pub(crate) fn save<T: Task>(trainer: &Trainer<T>, path: &Path) -> Result<(), TrainingError> {
+    let learner = &trainer.learner;
     let state = State {
         history: trainer.history.clone(),
-        tally: trainer.tally,
+        updates: learner.average.as_ref().map_or(0, Ema::updates),
     };
-    let parts: [Vec<u8>; 3] = [
-        model.map_err(|e| encode(&e))?.to_vec(),
-        trainer.stepper.to_bytes().map_err(Box::new)?,
-        serde_json::to_vec(&state).map_err(|e| encode(&e))?,
+    let mut parts = vec![
+        ("model".to_owned(), record(learner.model.valid())?),
+        (
+            "state".to_owned(),
+            serde_json::to_vec(&state).map_err(|e| encode(&e))?,
+        ),
+        ("task".to_owned(), trainer.task.state()?),
     ];
+    if let Some(average) = &learner.average {
+        parts.push(("average".to_owned(), record(average.average().clone())?));
+    }
+    for player in &learner.players {
+        parts.push((
+            format!("optimizer.{}", player.name),
+            player.stepper.to_bytes()?,
+        ));
+        for (i, transform) in player.transforms.iter().enumerate() {
+            let name = format!("transform.{}.{i}", player.name);
+            parts.push((name, transform.state()?));
+        }
+    }
     let mut metadata = HashMap::from([
         ("format".to_owned(), FORMAT.to_owned()),
-        ("training".to_owned(), identity.to_owned()),
+        ("training".to_owned(), trainer.identity()),
     ]);
     let mut views = Vec::new();
-    for (name, bytes) in PARTS.into_iter().zip(&parts) {
-        metadata.insert(name.to_owned(), fingerprint(bytes));
+    for (name, bytes) in &parts {
+        metadata.insert(format!("fingerprint.{name}"), fingerprint(bytes));
         let view = TensorView::new(Dtype::U8, vec![bytes.len()], bytes);
         views.push((name, view.map_err(|e| encode(&e))?));
     }
     let bytes = serialize(views, Some(metadata)).map_err(|e| encode(&e))?;
-    Ok(write_bytes_atomically(path, &bytes)?)
+    write_bytes_atomically(path, &bytes).map_err(CheckpointError::from)?;
+    Ok(())
 }
 
-pub(crate) fn load<'a, M: Classifier>(
-    trainer: Trainer<'a, M>,
-    path: &Path,
-    identity: &str,
-) -> Result<Trainer<'a, M>, CheckpointError> {
+pub(crate) fn load<T: Task>(trainer: &mut Trainer<T>, path: &Path) -> Result<(), TrainingError> {
     let bytes = fs::read(path).map_err(|source| CheckpointError::Read {
         path: path.into(),
         source,
@@ -122,47 +158,70 @@ pub(crate) fn load<'a, M: Classifier>(
     let metadata = head.metadata().clone().unwrap_or_default();
     match metadata.get("format").map(String::as_str) {
         Some(FORMAT) => {}
+        Some(found @ "nabla-train 1") => {
+            return Err(CheckpointError::Old {
+                path: path.into(),
+                found: found.to_owned(),
+            }
+            .into());
+        }
         found => {
             let found = found.unwrap_or("none");
-            return Err(damaged(format!("its format is {found}, expected {FORMAT}")));
+            return Err(damaged(format!("its format is {found}, expected {FORMAT}")).into());
         }
     }
     let made = metadata.get("training").map_or("", String::as_str);
+    let identity = trainer.identity();
     if made != identity {
-        let (found, expected) = first_difference(made, identity);
+        let (found, expected) = first_difference(made, &identity);
         return Err(CheckpointError::OtherTraining {
             path: path.into(),
             found,
             expected,
-        });
+        }
+        .into());
     }
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
     let part = |name: &str| {
         let view = file.tensor(name).map_err(|e| damaged(e.to_string()))?;
-        if metadata.get(name) == Some(&fingerprint(view.data())) {
+        if metadata.get(&format!("fingerprint.{name}")) == Some(&fingerprint(view.data())) {
             Ok(view.data().to_vec())
         } else {
             Err(damaged(format!("its part {name:?} is damaged")))
         }
     };
-    let state: State =
+    let weights = |name: &str| {
+        let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(part(name)?));
+        record.map_err(|e| damaged(e.to_string()))
+    };
+    let misfit = |e: burn::store::RecordError| damaged(format!("its model is another: {e}"));
+
+    let state: State<T::Report> =
         serde_json::from_slice(&part("state")?).map_err(|e| damaged(e.to_string()))?;
-    let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(part("model")?));
-    let record = record.map_err(|e| damaged(e.to_string()))?;
-    let mut trainer = trainer;
-    trainer.model = trainer
+    let learner = &mut trainer.learner;
+    learner.model = learner
         .model
-        .try_load_record(record)
-        .map_err(|e| damaged(format!("its model is another: {e}")))?;
-    // The optimizer knows parameters by their numbers, which the record of the model has set: it is
-    // made anew for them.
-    let optimizer = part("optimizer")?;
-    let stepper = trainer.config.optimizer.init(&trainer.model);
-    trainer.stepper = stepper
-        .and_then(|stepper| stepper.load(optimizer, &trainer.model))
-        .map_err(Box::new)?;
-    (trainer.history, trainer.tally) = (state.history, state.tally);
-    Ok(trainer)
+        .clone()
+        .try_load_record(weights("model")?)
+        .map_err(misfit)?;
+    if let Some(average) = &mut learner.average {
+        let loaded = average.average().clone();
+        let loaded = loaded
+            .try_load_record(weights("average")?)
+            .map_err(misfit)?;
+        *average = average.config().restore(loaded, state.updates)?;
+    }
+    for player in &mut learner.players {
+        let optimizer = part(&format!("optimizer.{}", player.name))?;
+        player.reload(&learner.model, optimizer)?;
+        for (i, transform) in player.transforms.iter_mut().enumerate() {
+            transform.restore(&part(&format!("transform.{}.{i}", player.name))?)?;
+        }
+    }
+    trainer.task.restore(&part("task")?)?;
+    learner.step = state.history.steps.len();
+    trainer.history = state.history;
+    Ok(())
 }
 
 /// The first line in which two texts differ.

@@ -23,8 +23,10 @@ use nabla_data::{
     LabelledPicturesError, LibsvmError, LibsvmText, digits, fashion_sample,
 };
 use nabla_grad::seeded_noise::SeededNoise;
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
+
+use crate::examples::{Examples, InputShape};
+use crate::order::permutation;
 
 /// Why there is no data set.
 #[derive(Debug, thiserror::Error)]
@@ -156,58 +158,6 @@ impl Default for DataConfig {
     }
 }
 
-/// What an example is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum InputShape {
-    /// Channels, height and width of a picture.
-    Picture([usize; 3]),
-    /// Numbers of a row.
-    Row(usize),
-}
-
-impl InputShape {
-    /// Numbers of an example.
-    pub fn features(self) -> usize {
-        match self {
-            Self::Picture(shape) => shape.iter().product(),
-            Self::Row(features) => features,
-        }
-    }
-}
-
-/// Examples in memory.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct Examples {
-    /// `[examples, features]`, row by row.
-    pub features: Vec<f32>,
-    /// The class of each.
-    pub labels: Vec<u32>,
-}
-
-impl Examples {
-    /// Number of examples.
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
-    fn chosen(&self, indices: &[usize], width: usize) -> Self {
-        Self {
-            features: indices
-                .iter()
-                .flat_map(|&i| &self.features[i * width..(i + 1) * width])
-                .copied()
-                .collect(),
-            labels: indices.iter().map(|&i| self.labels[i]).collect(),
-        }
-    }
-}
-
 /// What a table did not say by itself, and how it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableReading {
@@ -234,16 +184,6 @@ pub struct DataSet {
     pub reading: TableReading,
 }
 
-/// A random order of `0..count`, the same for the same stream.
-pub(crate) fn permutation(count: usize, draw: &mut SeededNoise) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    // Fisher and Yates.
-    for i in (1..count).rev() {
-        order.swap(i, draw.random_range(0..=i));
-    }
-    order
-}
-
 /// Streams of the split's seed.
 const TEST_STREAM: u64 = 0;
 const VALIDATION_STREAM: u64 = 1;
@@ -262,6 +202,15 @@ struct Loaded {
 }
 
 impl DataConfig {
+    /// Takes another source: the test file of the one before is no longer meant, nor what is said of its
+    /// columns and indices.
+    pub fn switch_to(&mut self, source: &str) {
+        self.source = source.to_owned();
+        self.test = None;
+        self.drop_columns.clear();
+        self.index_base = None;
+    }
+
     /// The training and the test examples.
     ///
     /// # Errors

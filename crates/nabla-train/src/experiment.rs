@@ -22,20 +22,56 @@ use std::path::Path;
 
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
-use nabla_grad::flat::ParameterLayout;
+use nabla_base::{OutputError, write_bytes_atomically};
+use nabla_grad::flat::{FlatError, ParameterLayout};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::checkpoint::CheckpointError;
+use crate::classification::TrainingConfig;
 use crate::classifier::{Classifier, ModelError};
 use crate::cnn::CnnConfig;
-use crate::data_set::{DataConfig, DataSet, InputShape};
+use crate::data_set::{DataConfig, DataError, DataSet};
+use crate::error::TrainingError;
+use crate::examples::InputShape;
 use crate::history::History;
 use crate::initialization::he_normal;
 use crate::logistic_regression::LogisticRegressionConfig;
 use crate::mlp::MlpConfig;
 use crate::resnet::ResNetConfig;
-use crate::schedule::Decay;
-use crate::training::{Progress, Trainer, TrainingConfig, TrainingError};
+use crate::trainer::{Observer, Progress};
+
+/// Why an experiment does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ExperimentError {
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The first weights.
+    #[error(transparent)]
+    Flat(#[from] FlatError),
+    /// The training.
+    #[error(transparent)]
+    Training(#[from] TrainingError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+impl ExperimentError {
+    /// Whether the numbers ran away, rather than the input being wrong.
+    pub fn is_divergence(&self) -> bool {
+        matches!(self, Self::Training(error) if error.is_divergence())
+    }
+
+    /// Whether it failed while it ran, rather than the input being wrong.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Training(error) if error.is_failure())
+    }
+}
 
 /// A model by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +141,20 @@ pub struct Experiment {
     pub training: TrainingConfig,
 }
 
+/// The files that [`Outcome::save`] and the checkpoint make of a training in its folder.
+pub mod files {
+    /// The weights.
+    pub const MODEL: &str = "model.safetensors";
+    /// What happened, as JSON.
+    pub const HISTORY: &str = "history.json";
+    /// The epochs.
+    pub const EPOCHS: &str = "epochs.csv";
+    /// The steps.
+    pub const STEPS: &str = "steps.csv";
+    /// The checkpoint, for a training that keeps one in its folder.
+    pub const CHECKPOINT: &str = "checkpoint.safetensors";
+}
+
 /// What a training gave.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -120,22 +170,26 @@ pub struct Outcome {
     pub weights: Vec<u8>,
 }
 
-/// Sees every step, and may end the training.
-pub type Observer<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
+impl Outcome {
+    /// Writes the weights, the history, its epochs and its steps to a folder that is there, under the names
+    /// of [`files`].
+    ///
+    /// # Errors
+    /// If a file cannot be written; those that were there before are whole.
+    pub fn save(&self, folder: &Path) -> Result<(), ExperimentError> {
+        let write = |name: &str, bytes: &[u8]| write_bytes_atomically(&folder.join(name), bytes);
+        let failed =
+            |e: serde_json::Error| TrainingError::from(CheckpointError::Encode(e.to_string()));
+        write(files::MODEL, &self.weights)?;
+        write(files::EPOCHS, self.history.epochs_csv().as_bytes())?;
+        write(files::STEPS, self.history.steps_csv().as_bytes())?;
+        let json = serde_json::to_vec_pretty(&self.history).map_err(failed)?;
+        write(files::HISTORY, &json)?;
+        Ok(())
+    }
+}
 
 impl Experiment {
-    /// What decides the bits of the training, one setting a line: all but how often it is saved, and but
-    /// the number of epochs where the learning rate does not depend on it.
-    pub fn identity(&self) -> String {
-        let mut identity = self.clone();
-        identity.training.checkpoint_every = 0;
-        let schedule = &identity.training.schedule;
-        if schedule.decay == Decay::Constant && schedule.warmup == 0.0 {
-            identity.training.epochs = 1;
-        }
-        serde_json::to_string_pretty(&identity).unwrap_or_default()
-    }
-
     /// The same experiment with what its data showed said in it: a file of it reads other files alike.
     #[must_use]
     pub fn settled(&self, data: &DataSet) -> Self {
@@ -158,9 +212,17 @@ impl Experiment {
         device: &Device,
         checkpoint: Option<&Path>,
         observe: Observer<'_>,
-    ) -> Result<Outcome, TrainingError> {
+    ) -> Result<Outcome, ExperimentError> {
+        self.run_on(&self.open()?, device, checkpoint, observe)
+    }
+
+    /// The data, once the values of the training are known to be in range.
+    ///
+    /// # Errors
+    /// If one is not, or the data cannot be read.
+    pub fn open(&self) -> Result<DataSet, ExperimentError> {
         self.training.validate()?;
-        self.run_on(&self.data.open()?, device, checkpoint, observe)
+        Ok(self.data.open()?)
     }
 
     /// Trains on a data set that is open.
@@ -173,17 +235,17 @@ impl Experiment {
         device: &Device,
         checkpoint: Option<&Path>,
         observe: Observer<'_>,
-    ) -> Result<Outcome, TrainingError> {
-        self.start(data, device, checkpoint, usize::MAX, observe)
+    ) -> Result<Outcome, ExperimentError> {
+        self.start(data, device, checkpoint, true, observe)
     }
 
     /// Refuses what [`run_on`](Self::run_on) would refuse before its first step, without a checkpoint.
     ///
     /// # Errors
     /// If a value is out of range, or does not fit the data or the model.
-    pub fn check(&self, data: &DataSet, device: &Device) -> Result<(), TrainingError> {
+    pub fn check(&self, data: &DataSet, device: &Device) -> Result<(), ExperimentError> {
         let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
-        self.start(data, device, None, 0, go).map(drop)
+        self.start(data, device, None, false, go).map(drop)
     }
 
     fn start(
@@ -191,9 +253,9 @@ impl Experiment {
         data: &DataSet,
         device: &Device,
         checkpoint: Option<&Path>,
-        most: usize,
+        trains: bool,
         observe: Observer<'_>,
-    ) -> Result<Outcome, TrainingError> {
+    ) -> Result<Outcome, ExperimentError> {
         let device = device.clone().autodiff();
         let (features, classes) = (data.shape.features(), data.classes.len());
         let picture = |model| match data.shape {
@@ -205,7 +267,7 @@ impl Experiment {
             experiment: self,
             data,
             checkpoint,
-            most,
+            trains,
         };
         match &self.model {
             ModelConfig::LogisticRegression(c) => {
@@ -231,8 +293,8 @@ struct Job<'a> {
     experiment: &'a Experiment,
     data: &'a DataSet,
     checkpoint: Option<&'a Path>,
-    /// Steps at most.
-    most: usize,
+    /// Whether it is more than checked.
+    trains: bool,
 }
 
 impl Job<'_> {
@@ -240,35 +302,39 @@ impl Job<'_> {
         &self,
         model: M,
         observe: Observer<'_>,
-    ) -> Result<Outcome, TrainingError> {
-        let identity = self.experiment.settled(self.data).identity();
-        let mut trainer = Trainer::new(self.experiment.training.clone(), self.data, model)?;
+    ) -> Result<Outcome, ExperimentError> {
+        let experiment = self.experiment.settled(self.data);
+        let training = &experiment.training;
+        let DataSet {
+            training: examples,
+            test,
+            shape,
+            ..
+        } = self.data;
+        let mut trainer = training.trainer(examples, test, *shape, model)?;
+        trainer.task_mut().settings = json!({ "data": experiment.data, "model": experiment.model });
         if let Some(path) = self.checkpoint.filter(|path| path.exists()) {
-            trainer = trainer.resume(path, &identity)?;
+            trainer = trainer.resume(path)?;
         }
-        while trainer.step() < trainer.steps().min(self.most) {
-            let stop = observe(trainer.train_step()?).is_break();
-            if let Some(path) = self.checkpoint
-                && (stop || trainer.is_checkpoint_due())
-            {
-                trainer.save(path, &identity)?;
-            }
-            if stop {
-                break;
-            }
+        if self.trains {
+            trainer.run(self.checkpoint, observe)?;
         }
         Ok(Outcome {
-            finished: trainer.step() >= trainer.steps(),
+            finished: trainer.is_finished(),
             parameters: ParameterLayout::trainable(trainer.model())?.total_length(),
             state_bytes: trainer.state_bytes()?,
             weights: weights(trainer.model())?,
-            history: trainer.history,
+            history: trainer.history().clone(),
         })
     }
 }
 
-/// The weights of a model as a file in the safetensors format.
-fn weights<M: Classifier>(model: &M) -> Result<Vec<u8>, TrainingError> {
+/// The weights of a model as a file in the safetensors format: each under its name in the module
+/// (`hidden.0.weight`), as PyTorch has it, matrices `[d_output, d_input]`.
+///
+/// # Errors
+/// If a weight cannot be read from the device.
+pub fn weights<M: Classifier>(model: &M) -> Result<Vec<u8>, TrainingError> {
     let failed = |e: String| TrainingError::Checkpoint(CheckpointError::Encode(e));
     let mut store = SafetensorsStore::from_bytes(None)
         // The order of several entries would differ from run to run.

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Mean loss over the batch, before the step.
+    /// Mean loss over the batch, before the step; the sum of the losses, if several were stepped along.
     pub loss: f32,
-    /// Euclidean norm of the gradient before it was limited.
+    /// Euclidean norm of the gradient before it was limited; over all updates, if there were several.
     pub gradient_norm: f32,
-    /// The learning rate.
+    /// The learning rate; that of the first update, if there were several.
     pub learning_rate: f64,
 }
 
@@ -39,34 +39,36 @@ pub struct Timing {
     pub evaluation: f64,
 }
 
-/// A training so far.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct History {
+/// A training so far; `R` is what the task measures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct History<R = EpochRecord> {
     /// Every step.
     pub steps: Vec<StepRecord>,
-    /// Every epoch that is whole.
-    pub epochs: Vec<EpochRecord>,
+    /// Everything that was measured: of a classifier, every epoch that is whole.
+    pub epochs: Vec<R>,
     /// The time.
     pub timing: Timing,
 }
 
-impl History {
-    /// The last epoch, if one is whole.
-    pub fn last(&self) -> Option<&EpochRecord> {
+impl<R> Default for History<R> {
+    fn default() -> Self {
+        Self {
+            steps: Vec::new(),
+            epochs: Vec::new(),
+            timing: Timing::default(),
+        }
+    }
+}
+
+impl<R> History<R> {
+    /// What was measured last.
+    pub fn last(&self) -> Option<&R> {
         self.epochs.last()
     }
 
-    /// The epochs as CSV, with a header.
-    pub fn epochs_csv(&self) -> String {
-        let mut text =
-            String::from("epoch,training_loss,training_accuracy,test_loss,test_accuracy\n");
-        for e in &self.epochs {
-            text += &format!(
-                "{},{},{},{},{}\n",
-                e.epoch, e.training_loss, e.training_accuracy, e.test_loss, e.test_accuracy
-            );
-        }
-        text
+    /// The loss of every step.
+    pub fn losses(&self) -> Vec<f32> {
+        self.steps.iter().map(|step| step.loss).collect()
     }
 
     /// The steps as CSV, with a header.
@@ -79,6 +81,21 @@ impl History {
                 s.loss,
                 s.gradient_norm,
                 s.learning_rate
+            );
+        }
+        text
+    }
+}
+
+impl History {
+    /// The epochs as CSV, with a header.
+    pub fn epochs_csv(&self) -> String {
+        let mut text =
+            String::from("epoch,training_loss,training_accuracy,test_loss,test_accuracy\n");
+        for e in &self.epochs {
+            text += &format!(
+                "{},{},{},{},{}\n",
+                e.epoch, e.training_loss, e.training_accuracy, e.test_loss, e.test_accuracy
             );
         }
         text

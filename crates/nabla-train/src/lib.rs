@@ -1,53 +1,79 @@
-//! Training classifiers on real data sets, and comparing optimizers at it.
+//! Training: one trainer for every task, the optimizers by name, and classifiers on real data sets.
 //!
-//! * [`experiment`]: data, model and training in one serialisable [`Experiment`],
-//!   which runs and gives a history;
-//! * [`comparison`]: several optimizers with learning rates searched by the same budget;
-//! * [`training`]: the loop, for any model that is a [`Classifier`];
-//! * [`checkpoint`]: going on bit by bit; [`history`]: what happened;
-//! * [`data_set`]: examples from the formats of `nabla-data`; [`augmentation`] of pictures;
-//! * [`logistic_regression`], [`mlp`], [`cnn`], [`resnet`]: the models; [`initialization`]: their first
-//!   weights;
-//! * [`optimizer`]: the optimizers of `nabla-optim` and of Burn by name, and anybody's by
-//!   [`OtherOptimizer`]; [`schedule`]: learning rates.
+//! * [`task`]: what is trained, and on what; one's own is a type with two methods;
+//! * [`trainer`]: the loop around it; [`learner`]: the model in training, as a task sees it;
+//! * [`transform`]: what is done to gradients before a step; [`schedule`]: learning rates; [`ema`]: an
+//!   average of the weights; [`order`]: the order of the examples;
+//! * [`optimizer`]: the optimizers of `nabla-optim` and of Burn by name, and anybody's;
+//! * [`checkpoint`]: going on bit for bit; [`history`]: what happened; [`error`]: why not;
+//! * [`classification`]: the task of a [`classifier`] of [`examples`]; [`augmentation`] of pictures;
+//! * [`logistic_regression`], [`mlp`], [`cnn`], [`resnet`]: models; [`initialization`]: their first weights.
 //!
-//! On the processor (Burn's backend `flex`) the same experiment gives the same bits. Everything random
+//! With the feature `data`, which is on by default:
+//!
+//! * `data_set`: examples from the formats of `nabla-data`;
+//! * `experiment`: data, model and training in one serialisable `Experiment`, which runs and gives a
+//!   history, and writes it to a folder;
+//! * `comparison`: several optimizers with learning rates searched by the same budget.
+//!
+//! On the processor (Burn's backend `flex`) the same training gives the same bits. Everything random
 //! is drawn on the host from streams of one seed.
 
 pub mod augmentation;
 pub mod checkpoint;
+pub mod classification;
 pub mod classifier;
 pub mod cnn;
+#[cfg(feature = "data")]
 pub mod comparison;
+#[cfg(feature = "data")]
 pub mod data_set;
+pub mod ema;
+pub mod error;
+pub mod examples;
+#[cfg(feature = "data")]
 pub mod experiment;
 pub mod history;
 pub mod initialization;
+pub mod learner;
 pub mod logistic_regression;
 pub mod mlp;
 pub mod optimizer;
+pub mod order;
 pub mod resnet;
 pub mod schedule;
-pub mod training;
+pub mod task;
+pub mod trainer;
+pub mod transform;
 
 pub use augmentation::Augmentation;
 pub use checkpoint::CheckpointError;
+pub use classification::{Classification, TrainingConfig, evaluate};
 pub use classifier::{Classifier, ModelError};
 pub use cnn::{Cnn, CnnConfig};
+#[cfg(feature = "data")]
 pub use comparison::{
     Comparison, ComparisonError, ComparisonEvent, Contender, Phase, RunRecord, Spread, Standing,
 };
-pub use data_set::{
-    DataConfig, DataError, DataSet, Examples, InputShape, Standardization, TableReading,
-};
-pub use experiment::{Experiment, ModelConfig, Observer, Outcome};
+#[cfg(feature = "data")]
+pub use data_set::{DataConfig, DataError, DataSet, Standardization, TableReading};
+pub use ema::{Ema, EmaConfig, EmaError, WarmUp};
+pub use error::TrainingError;
+pub use examples::{Examples, InputShape};
+#[cfg(feature = "data")]
+pub use experiment::{Experiment, ExperimentError, ModelConfig, Outcome};
 pub use history::{EpochRecord, History, StepRecord, Timing};
 pub use initialization::he_normal;
+pub use learner::Learner;
 pub use logistic_regression::{LogisticRegression, LogisticRegressionConfig};
 pub use mlp::{Mlp, MlpConfig};
 pub use optimizer::{
-    Method, OptimizerConfig, OptimizerError, OtherOptimizer, ParameterGroup, Stepper,
+    Method, OptimizerConfig, OptimizerError, OptimizerMethod, OtherOptimizer, ParameterGroup,
+    Stepper,
 };
+pub use order::EpochOrder;
 pub use resnet::{ResNet, ResNetConfig};
 pub use schedule::{Decay, Schedule, ScheduleError};
-pub use training::{Progress, Trainer, TrainingConfig, TrainingError, evaluate};
+pub use task::Task;
+pub use trainer::{Averaging, Observer, Progress, Trainer, TrainerConfig};
+pub use transform::{ClipByNorm, ClipByValue, GradientTransform, Gradients};

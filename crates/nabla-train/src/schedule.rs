@@ -1,6 +1,6 @@
 //! Learning rates over the steps of a training.
 //!
-//! With `S` steps, of which the first `W = ⌈warmup · S⌉` warm up, step `t` (from 0) has the learning
+//! With `S` steps, of which the first `W = ⌈warmup · S⌉` (or a number of its own) warm up, step `t` (from 0) has the learning
 //! rate `η · f(t)`:
 //!
 //! ```text
@@ -10,6 +10,7 @@
 //! step       f = factorᵏ, k of the given shares of the training are over (t/S ≥ share)
 //! cosine     f = floor + (1 − floor)(1 + cos(π p))/2
 //! linear     f = 1 − (1 − floor) p
+//! cosine-to-last   as cosine, but p = (t + 1 − W)/(S − W): the last step is at the floor
 //! ```
 //!
 //! Sources: the steps are those of He et al. 2015 (arXiv 1512.03385, divided by 10 at 1/2 and 3/4);
@@ -38,6 +39,12 @@ pub enum Decay {
     },
     /// Along half a wave of the cosine.
     Cosine {
+        /// The last share, in `[0, 1]`. Default 0.
+        #[serde(default)]
+        floor: f64,
+    },
+    /// As `Cosine`, but so that the last step, and not the one that would follow it, is at the floor.
+    CosineToLast {
         /// The last share, in `[0, 1]`. Default 0.
         #[serde(default)]
         floor: f64,
@@ -87,7 +94,8 @@ impl Decay {
 ///
 /// ```
 /// use nabla_train::schedule::{Decay, Schedule};
-/// let schedule = Schedule { decay: Decay::Linear { floor: 0.0 }, warmup: 0.5 };
+/// let decay = Decay::Linear { floor: 0.0 };
+/// let schedule = Schedule { decay, warmup: 0.5, ..Schedule::default() };
 /// let shares: Vec<f64> = (0..4).map(|t| schedule.share(t, 4)).collect();
 /// assert_eq!(shares, [0.5, 1.0, 1.0, 0.5]);
 /// ```
@@ -98,6 +106,9 @@ pub struct Schedule {
     pub decay: Decay,
     /// The share of the training that warms up, in `[0, 1)`. Default 0.
     pub warmup: f64,
+    /// Steps that warm up, in place of a share. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<usize>,
 }
 
 /// A value that is not in its range.
@@ -141,13 +152,21 @@ impl Schedule {
                 let holds = *factor > 0.0 && factor.is_finite();
                 within("factor", *factor, holds, "positive and finite")
             }
-            Decay::Cosine { floor } | Decay::Linear { floor } => share("floor", *floor),
+            Decay::Cosine { floor } | Decay::CosineToLast { floor } | Decay::Linear { floor } => {
+                share("floor", *floor)
+            }
         }
+    }
+
+    /// Whether the learning rate is the same in all steps, however many there are.
+    pub fn is_constant(&self) -> bool {
+        self.decay == Decay::Constant && self.warmup == 0.0 && self.warmup_steps.unwrap_or(0) == 0
     }
 
     /// `f(t)`: the share of the learning rate in step `step` (from 0) of `steps`.
     pub fn share(&self, step: usize, steps: usize) -> f64 {
-        let warm = (self.warmup * steps as f64).ceil() as usize;
+        let share = (self.warmup * steps as f64).ceil() as usize;
+        let warm = self.warmup_steps.unwrap_or(share);
         if step < warm {
             return (step + 1) as f64 / warm as f64;
         }
@@ -161,6 +180,11 @@ impl Schedule {
                 factor.powi(passed as i32)
             }
             Decay::Cosine { floor } => floor + (1.0 - floor) * 0.5 * (1.0 + (PI * progress).cos()),
+            Decay::CosineToLast { floor } => {
+                let length = steps.saturating_sub(warm).max(1) as f64;
+                let done = ((step + 1 - warm) as f64 / length).min(1.0);
+                floor + (1.0 - floor) * 0.5 * (1.0 + (PI * done).cos())
+            }
             Decay::Linear { floor } => 1.0 - (1.0 - floor) * progress,
         }
     }
@@ -177,6 +201,7 @@ mod tests {
             let schedule = Schedule {
                 decay: decay.clone(),
                 warmup,
+                warmup_steps: None,
             };
             schedule.validate().unwrap();
             schedule.share(t, steps)
@@ -205,6 +230,20 @@ mod tests {
         assert_eq!(warm, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]);
     }
 
+    /// A warm-up of some steps, and a cosine whose last step is at the floor.
+    #[test]
+    fn the_last_step_is_at_the_floor() {
+        let schedule = Schedule {
+            decay: Decay::CosineToLast { floor: 0.1 },
+            warmup: 0.0,
+            warmup_steps: Some(10),
+        };
+        assert_eq!(schedule.share(4, 110), 0.5);
+        assert_eq!(schedule.share(9, 110), 1.0);
+        assert!((schedule.share(59, 110) - 0.55).abs() < 1e-12);
+        assert!((schedule.share(109, 110) - 0.1).abs() < 1e-12);
+    }
+
     #[test]
     fn values_out_of_range_are_refused() {
         let told = |schedule: Schedule| schedule.validate().unwrap_err().to_string();
@@ -228,7 +267,10 @@ mod tests {
                 factor: 0.0,
             },
         ] {
-            told(Schedule { decay, warmup: 0.0 });
+            told(Schedule {
+                decay,
+                ..Schedule::default()
+            });
         }
     }
 }

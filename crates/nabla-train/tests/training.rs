@@ -1,8 +1,6 @@
 //! Trainings as a whole: the same bits after a resume, the optimum that another program finds, weight decay
 //! where it is asked for, comparisons.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as tests
-
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -10,21 +8,22 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use nabla_train::augmentation::Augmentation;
+use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::cnn::CnnConfig;
 use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
-use nabla_train::data_set::{DataConfig, InputShape};
+use nabla_train::data_set::DataConfig;
+use nabla_train::examples::{Examples, InputShape};
 use nabla_train::experiment::{Experiment, ModelConfig, Outcome};
 use nabla_train::initialization::he_normal;
 use nabla_train::logistic_regression::LogisticRegressionConfig;
 use nabla_train::mlp::{Mlp, MlpConfig};
-use nabla_train::optimizer::{METHOD_NAMES, Method, OptimizerConfig, ParameterGroup};
+use nabla_train::optimizer::{OptimizerConfig, ParameterGroup, methods};
 use nabla_train::resnet::ResNetConfig;
 use nabla_train::schedule::{Decay, Schedule};
-use nabla_train::training::{TrainingConfig, evaluate};
 
 /// 60 of the digits in batches of 16, two epochs: 8 steps.
 fn small(model: ModelConfig, method: &str) -> Experiment {
-    let mut optimizer = OptimizerConfig::new(method.parse::<Method>().unwrap());
+    let mut optimizer = OptimizerConfig::named(method).unwrap();
     optimizer.weight_decay = 1e-2;
     Experiment {
         data: DataConfig {
@@ -44,6 +43,12 @@ fn small(model: ModelConfig, method: &str) -> Experiment {
 
 fn mlp() -> ModelConfig {
     ModelConfig::Mlp(MlpConfig { hidden: vec![12] })
+}
+
+/// The names that the registry has from the start.
+fn names() -> Vec<String> {
+    let names = methods().into_iter().map(|m| m.name().to_owned());
+    names.take(16).collect()
 }
 
 /// Runs until `stop` steps are done in all.
@@ -87,8 +92,8 @@ fn resumes(experiment: &Experiment, what: &str) {
 
 #[test]
 fn every_optimizer_resumes_with_the_same_bits() {
-    for method in METHOD_NAMES {
-        resumes(&small(mlp(), method), method);
+    for method in names() {
+        resumes(&small(mlp(), &method), &method);
     }
 }
 
@@ -119,9 +124,10 @@ fn every_model_resumes_with_the_same_bits() {
         experiment.training.schedule = Schedule {
             decay: Decay::steps(),
             warmup: 0.25,
+            ..Schedule::default()
         };
         let mut momentum = experiment.clone();
-        momentum.training.optimizer = OptimizerConfig::new("momentum".parse().unwrap());
+        momentum.training.optimizer = OptimizerConfig::named("momentum").unwrap();
         momentum.training.optimizer.learning_rate = Some(0.02);
         momentum.training.optimizer.groups = vec![ParameterGroup {
             parameters: "^output".into(),
@@ -153,7 +159,7 @@ fn a_checkpoint_of_another_training_or_of_damage_is_refused() {
     experiment.training.schedule.decay = Decay::Constant;
     run(&experiment, Some(&path), 3);
     let told = |experiment: &Experiment| {
-        let go = &mut |_: nabla_train::training::Progress<'_>| ControlFlow::Continue(());
+        let go = &mut |_: nabla_train::Progress<'_>| ControlFlow::Continue(());
         let outcome = experiment.run(&Device::flex(), Some(&path), go);
         outcome.unwrap_err().to_string()
     };
@@ -192,7 +198,7 @@ fn a_checkpoint_of_another_training_or_of_damage_is_refused() {
 #[test]
 fn logistic_regression_reaches_the_optimum_of_scikit_learn() {
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/digits_100.csv");
-    let mut optimizer = OptimizerConfig::new("momentum".parse().unwrap());
+    let mut optimizer = OptimizerConfig::named("momentum").unwrap();
     optimizer.learning_rate = Some(0.3);
     optimizer.weight_decay = 0.01;
     let experiment = Experiment {
@@ -207,7 +213,7 @@ fn logistic_regression_reaches_the_optimum_of_scikit_learn() {
             batch: 100,
             schedule: Schedule {
                 decay: Decay::Constant,
-                warmup: 0.0,
+                ..Schedule::default()
             },
             optimizer,
             ..TrainingConfig::default()
@@ -232,7 +238,7 @@ fn the_measured_loss_and_accuracy_are_those_of_the_definition() {
     model.output.weight = Param::from_tensor(Tensor::eye(3, &device));
     let rows: [[f64; 3]; 4] = [[1., 2., 3.], [0., 0., 0.], [500., -500., 0.], [-2., 5., 4.]];
     let labels = [2, 1, 0, 2];
-    let examples = nabla_train::data_set::Examples {
+    let examples = Examples {
         features: rows.iter().flatten().map(|&v| v as f32).collect(),
         labels: labels.to_vec(),
     };
@@ -284,8 +290,8 @@ fn weights_decay_where_they_are_told_to() {
     let ones = |n: usize| Some(Param::from_tensor(Tensor::<1>::ones([n], &device)));
     model.hidden[0].bias = ones(6);
     model.output.bias = ones(4);
-    for method in METHOD_NAMES {
-        let mut config = OptimizerConfig::new(method.parse().unwrap());
+    for method in names() {
+        let mut config = OptimizerConfig::named(&method).unwrap();
         assert_eq!(decayed(&config, &model), [0.0; 4], "{method} without decay");
         config.weight_decay = 0.1;
         let found = decayed(&config, &model).map(|c| c > 0.0);
@@ -305,7 +311,7 @@ fn weights_decay_where_they_are_told_to() {
         assert_eq!(found, [true, true, false, false], "{method} in groups");
     }
     // Gradient descent: w ← w − η f λ w.
-    let mut config = OptimizerConfig::new("sgd".parse().unwrap());
+    let mut config = OptimizerConfig::named("sgd").unwrap();
     config.weight_decay = 0.5;
     config.decay_vectors = true;
     config.groups = vec![ParameterGroup {
@@ -321,7 +327,7 @@ fn weights_decay_where_they_are_told_to() {
     assert!(told(&config).contains("matches none of the parameters hidden.0.weight"));
     config.groups[0].parameters = "(".into();
     assert!(told(&config).contains("\"(\" is no regular expression"));
-    let mut m_fac = OptimizerConfig::new("m-fac".parse().unwrap());
+    let mut m_fac = OptimizerConfig::named("m-fac").unwrap();
     m_fac.groups = vec![ParameterGroup {
         parameters: "bias".into(),
         weight_decay: None,
@@ -383,7 +389,7 @@ fn comparison() -> Comparison {
         label: None,
         optimizer: OptimizerConfig {
             learning_rate: rate,
-            ..OptimizerConfig::new(name.parse().unwrap())
+            ..OptimizerConfig::named(name).unwrap()
         },
     };
     Comparison {
@@ -478,7 +484,7 @@ fn a_comparison_goes_on_where_it_was_broken_off() {
 #[test]
 fn wrong_settings_are_refused() {
     let told = |experiment: &Experiment| {
-        let go = &mut |_: nabla_train::training::Progress<'_>| ControlFlow::Continue(());
+        let go = &mut |_: nabla_train::Progress<'_>| ControlFlow::Continue(());
         experiment
             .run(&Device::flex(), None, go)
             .unwrap_err()

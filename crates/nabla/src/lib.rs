@@ -11,9 +11,10 @@
 //! * [`grad`]: a module's gradients taken apart: flat vectors, per-example gradients, curvature,
 //!   traces and spectra, proximal operators, compressors and sketches;
 //! * [`kernels`]: what networks spend their time in, fast on processors;
-//! * [`optim`]: optimizers that Burn's learner takes;
+//! * [`optim`]: optimizers that Burn's learner takes, and M-FAC;
 //! * [`solve`]: solvers for problems that are no networks;
-//! * [`train`]: classifiers on real data sets, and comparisons of optimizers;
+//! * [`train`]: one trainer for every task, optimizers by name, classifiers on real data sets, and
+//!   comparisons of optimizers;
 //! * [`claims`]: how what papers claim is measured, and reported. The experiments themselves are in crates of
 //!   their own beside the families (`nabla-optim-experiments` ...);
 //! * [`base`]: the methods with their papers, progress, files that are whole or not there, and the error for
@@ -71,10 +72,23 @@ pub mod prelude {
         SeededNoise, Spacing, SuperResolutionPrior,
     };
     #[doc(no_inline)]
+    pub use nabla_optim::{
+        AdaBeliefConfig, AdamPConfig, DiffGradConfig, MFac, MFacConfig, SgdPConfig,
+    };
+    #[doc(no_inline)]
     pub use nabla_panorama::{
         BicubicDown, CubeLayout, Cubemap, CubemapProjection, Erp, ErpArea, Evaluation,
         Interpolation, LinearOperator, OmniSsr, OmniSsrConfig, TangentGrid, TangentOptions,
         TangentPrior, TangentProjection, evaluate, evaluate_area, resize_erp, to_8_bit, ws_psnr,
         ws_ssim,
+    };
+    // A claim has its tasks, too.
+    #[doc(no_inline)]
+    pub use nabla_train::Task as TrainingTask;
+    #[doc(no_inline)]
+    pub use nabla_train::{
+        Averaging, ClipByNorm, ClipByValue, Comparison, DataConfig, Decay, Ema, EmaConfig,
+        Experiment, GradientTransform, Gradients, Learner, Method, OptimizerConfig, OtherOptimizer,
+        Schedule, Trainer, TrainerConfig, TrainingConfig, TrainingError, he_normal,
     };
 }

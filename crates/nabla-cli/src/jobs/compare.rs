@@ -12,6 +12,7 @@ use nabla::claims::plot::{
 };
 use nabla::train::comparison::{
     Comparison, ComparisonError, ComparisonEvent, Contender, Phase, RunRecord, Spread, Standing,
+    standings_csv,
 };
 use nabla::train::data_set::TableReading;
 use nabla::train::optimizer::{Method, OptimizerConfig};
@@ -63,9 +64,9 @@ impl Arguments {
         };
         self.flags.apply(&mut comparison.experiment);
         if !self.optimizers.is_empty() {
-            let contender = |&method: &Method| Contender {
+            let contender = |method: &Method| Contender {
                 label: None,
-                optimizer: OptimizerConfig::new(method),
+                optimizer: OptimizerConfig::new(method.clone()),
             };
             comparison.contenders = self.optimizers.iter().map(contender).collect();
         }
@@ -147,7 +148,10 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     if let Some(folder) = &arguments.out {
         let json = serde_json::to_vec_pretty(&compared).map_err(Failure::run)?;
         write_bytes_atomically(&folder.join("comparison.json"), &json)?;
-        write_bytes_atomically(&folder.join("comparison.csv"), csv(&standings).as_bytes())?;
+        write_bytes_atomically(
+            &folder.join("comparison.csv"),
+            standings_csv(&standings).as_bytes(),
+        )?;
         draw(folder, &comparison, &standings, &runs)?;
     }
     context.report(&compared, || {
@@ -231,36 +235,6 @@ fn rows(standings: &[Standing]) -> Vec<Vec<String>> {
     std::iter::once(head.map(str::to_owned).to_vec())
         .chain(standings.iter().map(row))
         .collect()
-}
-
-fn csv(standings: &[Standing]) -> String {
-    let mut text = String::from(
-        "optimizer,method,learning_rate,at_edge,test_accuracy,test_accuracy_deviation,test_loss,\
-         test_loss_deviation,training_loss,training_loss_deviation,step_seconds,optimizer_seconds,\
-         state_bytes\n",
-    );
-    let number = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
-    for s in standings {
-        let label = match s.label.contains([',', '"', '\n']) {
-            true => format!("\"{}\"", s.label.replace('"', "\"\"")),
-            false => s.label.clone(),
-        };
-        let mut cells = vec![
-            label,
-            s.method.clone(),
-            number(s.learning_rate),
-            s.at_edge.to_string(),
-        ];
-        for value in [s.test_accuracy, s.test_loss, s.training_loss] {
-            cells.push(number(value.map(|v| v.mean)));
-            cells.push(number(value.map(|v| v.deviation)));
-        }
-        cells.push(number(s.step_seconds));
-        cells.push(number(s.optimizer_seconds));
-        cells.push(s.state_bytes.map_or(String::new(), |b| b.to_string()));
-        text += &(cells.join(",") + "\n");
-    }
-    text
 }
 
 fn draw(

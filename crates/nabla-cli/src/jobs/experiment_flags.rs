@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use nabla::data::IndexBase;
 use nabla::train::data_set::{DataConfig, TableReading};
-use nabla::train::experiment::{Experiment, ModelConfig};
-use nabla::train::optimizer::Method;
+use nabla::train::experiment::{Experiment, ExperimentError, ModelConfig};
+use nabla::train::optimizer::{Method, method_names};
 use nabla::train::schedule::Decay;
-use nabla::train::training::TrainingError;
 
 use crate::choice::choice;
 use crate::errors::Failure;
@@ -61,8 +60,10 @@ pub struct ExperimentFlags {
 impl ExperimentFlags {
     /// Puts what the flags say over the experiment.
     pub fn apply(&self, experiment: &mut Experiment) {
+        if let Some(data) = &self.data {
+            experiment.data.switch_to(data);
+        }
         let DataConfig {
-            source,
             test,
             label_column,
             drop_columns,
@@ -70,13 +71,6 @@ impl ExperimentFlags {
             index_base,
             ..
         } = &mut experiment.data;
-        if let Some(data) = &self.data {
-            source.clone_from(data);
-            // The test file of another table is no longer meant, nor what is said of its columns.
-            *test = None;
-            drop_columns.clear();
-            *index_base = None;
-        }
         if self.test.is_some() {
             test.clone_from(&self.test);
         }
@@ -129,20 +123,25 @@ pub fn told_reading(data: &DataConfig, reading: &TableReading) -> String {
     told
 }
 
+/// The names of the optimizers, as the help of a flag has them.
+pub fn optimizers() -> String {
+    let mut names = method_names();
+    match names.pop() {
+        Some(last) => format!("{} or {last}", names.join(", ")),
+        None => String::new(),
+    }
+}
+
 /// The optimizer of a name, as a value of a flag.
 pub fn method(name: &str) -> Result<Method, String> {
     name.parse::<Method>().map_err(|e| e.to_string())
 }
 
-impl From<TrainingError> for Failure {
-    fn from(error: TrainingError) -> Self {
-        match error {
-            TrainingError::Diverged { .. }
-            | TrainingError::Gradient { .. }
-            | TrainingError::Overflow { .. }
-            | TrainingError::Clipping(_)
-            | TrainingError::Device(_) => Self::run(error),
-            other => Self::input(other),
+impl From<ExperimentError> for Failure {
+    fn from(error: ExperimentError) -> Self {
+        match error.is_failure() {
+            true => Self::run(error),
+            false => Self::input(error),
         }
     }
 }

@@ -9,7 +9,7 @@ use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};
 use nabla::diffusion::rddm_sampler::Loss;
-use nabla::panorama::prior_training::{PriorRecipe, PriorTrainingError, checkpoint_folder};
+use nabla::panorama::prior_training::{PriorRecipe, PriorTrainingError, checkpoint_file};
 use serde::Serialize;
 
 use crate::devices::DeviceFlag;
@@ -98,8 +98,8 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
     let progress = context.progress();
     let begun = Instant::now();
     let (mut sum, mut done) = (0.0, None);
-    let checkpoints = checkpoint_folder(folder);
-    let trained = recipe.train(&arguments.assets, &checkpoints, &device, &mut |step| {
+    let checkpoint = checkpoint_file(folder);
+    let trained = recipe.train(&arguments.assets, &checkpoint, &device, &mut |step| {
         if done.is_none() {
             progress.begin("training the prior", step.steps as u64);
             progress.advance(step.step as u64);
@@ -107,13 +107,13 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
             progress.advance(1);
         }
         done = Some(step.step);
-        sum += f64::from(step.loss);
+        sum += f64::from(step.record.loss);
         if step.step % REPORTED == 0 {
             progress.note(&format!(
                 "step {}: loss {:.5}, learning rate {:.1e}",
                 step.step,
                 sum / REPORTED as f64,
-                step.learning_rate
+                step.record.learning_rate
             ));
             sum = 0.0;
         }

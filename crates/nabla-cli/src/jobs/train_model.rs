@@ -4,20 +4,18 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
-use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::train::data_set::TableReading;
-use nabla::train::experiment::{Experiment, Outcome};
+use nabla::train::experiment::{Experiment, Outcome, files};
 use nabla::train::history::{EpochRecord, Timing};
-use nabla::train::optimizer::{Method, OptimizerConfig};
-use nabla::train::training::TrainingError;
+use nabla::train::optimizer::Method;
 use serde::Serialize;
 
 use crate::dashboard::Dashboard;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
-use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
+use crate::jobs::experiment_flags::{ExperimentFlags, method, optimizers, told_reading};
 use crate::loss_plot::averaged;
 use crate::recipe_file::{begin_folder, read_toml};
 use nabla::base::words::duration;
@@ -33,9 +31,8 @@ pub struct Arguments {
     config: Option<PathBuf>,
     #[command(flatten)]
     flags: ExperimentFlags,
-    /// sgd, momentum, adagrad, rmsprop, adam, adamw, adan, lamb, lion, adafactor, muon, adamp, sgdp,
-    /// diffgrad, adabelief or m-fac
-    #[arg(long, value_name = "NAME", value_parser = method)]
+    // The help is that of the registry.
+    #[arg(long, value_name = "NAME", value_parser = method, help = optimizers())]
     optimizer: Option<Method>,
     /// Highest learning rate; the optimizer's customary one if there is none
     #[arg(long, value_name = "RATE")]
@@ -59,14 +56,8 @@ impl Arguments {
         };
         self.flags.apply(&mut experiment);
         let optimizer = &mut experiment.training.optimizer;
-        if let Some(method) = self.optimizer {
-            *optimizer = OptimizerConfig {
-                // The learning rate of another optimizer is no good for this one.
-                learning_rate: None,
-                other: None,
-                method,
-                ..optimizer.clone()
-            };
+        if let Some(method) = &self.optimizer {
+            *optimizer = optimizer.clone().switched_to(method.clone());
         }
         optimizer.learning_rate = self.learning_rate.or(optimizer.learning_rate);
         optimizer.weight_decay = self.weight_decay.unwrap_or(optimizer.weight_decay);
@@ -102,15 +93,11 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         return Ok(Report::of_text(text(&experiment)?));
     }
     let device = arguments.device.open()?;
-    experiment.training.validate()?;
-    let data = experiment.data.open().map_err(TrainingError::from)?;
+    let data = experiment.open()?;
     let reading = told_reading(&experiment.data, &data.reading);
     let experiment = experiment.settled(&data);
     let text = text(&experiment)?;
-    let checkpoint = arguments
-        .out
-        .as_ref()
-        .map(|f| f.join("checkpoint.safetensors"));
+    let checkpoint = arguments.out.as_ref().map(|f| f.join(files::CHECKPOINT));
     let mut dashboard = None;
     let mut failure = None;
     let outcome = experiment.run_on(&data, &device, checkpoint.as_deref(), &mut |progress| {
@@ -189,13 +176,7 @@ fn write_files(
     outcome: &Outcome,
 ) -> Result<(), Failure> {
     let history = &outcome.history;
-    let write = |name: &str, bytes: &[u8]| write_bytes_atomically(&folder.join(name), bytes);
-    write("model.safetensors", &outcome.weights)?;
-    write("epochs.csv", history.epochs_csv().as_bytes())?;
-    write("steps.csv", history.steps_csv().as_bytes())?;
-    let json = serde_json::to_vec_pretty(history).map_err(Failure::run)?;
-    write("history.json", &json)?;
-
+    outcome.save(folder)?;
     let title = format!(
         "{} on {}, {}",
         experiment.model.name(),

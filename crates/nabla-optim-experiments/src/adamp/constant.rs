@@ -1,9 +1,9 @@
 //! The network at a constant rate, whose kernels are watched.
 
 use nabla_claims::{Bench, Cell, Check, ClaimError, LinePlot, Series, Stage, Table};
+use nabla_train::classification::TrainingConfig;
 use nabla_train::cnn::Cnn;
 use nabla_train::schedule::{Decay, Schedule};
-use nabla_train::training::TrainingConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{CONSTANT, NORM, PAIRS, TURN, for_every_seed};
@@ -70,7 +70,7 @@ pub(super) fn constant(
     let training = TrainingConfig {
         schedule: Schedule {
             decay: Decay::Constant,
-            warmup: 0.0,
+            ..Schedule::default()
         },
         ..contest.training().clone()
     };

@@ -8,11 +8,13 @@ use burn::module::Module;
 use burn::optim::{GradientsParams, LearningRate, OptimizerRecord};
 use burn::store::RecordError;
 use burn::store::burn_pack::{self, Scalar, Writer};
-use burn::tensor::{Bytes, Tensor, TensorData};
+use burn::tensor::{Bytes, Device, Tensor, TensorData};
 use faer::Mat;
 use nabla_grad::flat::ParameterLayout;
 
-use super::{Elimination, MFacError, SlidingFisher, check_count, check_damping};
+use super::{
+    Elimination, InverseFisher, MFacError, SlidingFisher, check_count, check_damping, check_length,
+};
 use crate::checked_record::{LoadError, read_parts};
 use crate::optimizer_config;
 
@@ -55,6 +57,7 @@ impl MFacConfig {
             weight_decay: optimizer_config::non_negative("weight_decay", self.weight_decay)?,
             sparse: self.sparse,
             clipping: self.grad_clipping.clone(),
+            layout: None,
             state: None,
             loaded: None,
         })
@@ -104,6 +107,8 @@ pub struct MFac {
     weight_decay: f64,
     sparse: bool,
     clipping: Option<GradientClippingConfig>,
+    /// That of the module, once one was stepped.
+    layout: Option<ParameterLayout>,
     state: Option<State>,
     /// A record that waits for its module.
     loaded: Option<Stored>,
@@ -111,7 +116,6 @@ pub struct MFac {
 
 #[derive(Clone, Debug)]
 struct State {
-    layout: ParameterLayout,
     fisher: SlidingFisher,
     mask: Option<Tensor<1>>,
     velocity: Option<Tensor<1>>,
@@ -149,21 +153,98 @@ impl MFac {
         module: M,
         gradients: GradientsParams,
     ) -> Result<M, MFacError> {
-        self.prepare(&module)?;
+        let layout = self.layout_of(&module)?;
+        let w = layout.flatten_parameters(&module)?; // [d]
+        let g = self.clipped(&layout, layout.flatten_gradients(&gradients)?); // [d]
+        let w = self.step_vector(lr, w, g)?;
+        Ok(layout.with_parameters(module, w)?)
+    }
+
+    /// The gradients of `module` multiplied by the inverse Fisher matrix, with the weight decay and the
+    /// momentum: what [`step`](Self::step) steps along.
+    ///
+    /// Burn's learner steps by a `ModuleOptimizer`, which M-FAC can be no part of. It steps as M-FAC does if
+    /// the model's own `TrainStep::optimize` gives the plain gradient descent of
+    /// `SgdConfig::new().init()` these gradients:
+    ///
+    /// ```
+    /// use burn::nn::{Linear, LinearConfig};
+    /// use burn::optim::{GradientsParams, SgdConfig};
+    /// use burn::tensor::{Device, Tensor};
+    /// use nabla_optim::m_fac::MFacConfig;
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let mut model: Linear = LinearConfig::new(3, 2).init(&device);
+    /// let mut m_fac = MFacConfig::new().with_window(16).init()?;
+    /// let mut sgd = SgdConfig::new().init();
+    /// for _ in 0..3 {
+    ///     let loss = model.forward(Tensor::<2>::ones([4, 3], &device)).square().mean();
+    ///     let gradients = GradientsParams::from_grads(loss.backward(), &model);
+    ///     let gradients = m_fac.precondition(&model, gradients)?;
+    ///     model = sgd.step(1e-3, model, gradients);
+    /// }
+    /// # Ok::<(), nabla_optim::m_fac::MFacError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn precondition<M: Module>(
+        &mut self,
+        module: &M,
+        gradients: GradientsParams,
+    ) -> Result<GradientsParams, MFacError> {
+        let layout = self.layout_of(module)?;
+        let w = layout.flatten_parameters(module)?; // [d]
+        let g = self.clipped(&layout, layout.flatten_gradients(&gradients)?); // [d]
+        Ok(layout.to_gradients(self.direction(&w, g)?)?)
+    }
+
+    /// The weights after a step, for a program that has them and their gradient as vectors; the gradient is
+    /// not clipped.
+    ///
+    /// - `w`, `g`: `[d]`
+    ///
+    /// # Errors
+    /// If the gradient is not finite, the vectors are of another length than in the step before, or a
+    /// record that was loaded does not fit.
+    pub fn step_vector(
+        &mut self,
+        lr: LearningRate,
+        w: Tensor<1>,
+        g: Tensor<1>,
+    ) -> Result<Tensor<1>, MFacError> {
+        let update = self.direction(&w, g)?;
+        Ok(w - update * lr)
+    }
+
+    /// Its layout, which is the same in every step.
+    fn layout_of<M: Module>(&mut self, module: &M) -> Result<ParameterLayout, MFacError> {
+        let layout = match self.layout.take() {
+            Some(layout) => layout,
+            None => ParameterLayout::trainable(module)?,
+        };
+        self.layout = Some(layout.clone());
+        Ok(layout)
+    }
+
+    fn clipped(&self, layout: &ParameterLayout, g: Tensor<1>) -> Tensor<1> {
+        let Some(clipping) = &self.clipping else {
+            return g;
+        };
+        let clipping = clipping.init();
+        let parts = layout.entries().iter().map(|entry| {
+            let part = g.clone().slice(entry.range());
+            clipping.clip_gradient(part)
+        });
+        Tensor::cat(parts.collect(), 0)
+    }
+
+    /// What a step goes along, `[d]`, from the weights and the gradient, `[d]` each.
+    fn direction(&mut self, w: &Tensor<1>, mut g: Tensor<1>) -> Result<Tensor<1>, MFacError> {
+        self.prepare(w)?;
         let Some(state) = &mut self.state else {
             return Err(MFacError::Record("it has no state".into()));
         };
-        let w = state.layout.flatten_parameters(&module)?; // [d]
-        let mut g = state.layout.flatten_gradients(&gradients)?; // [d]
-        if let Some(clipping) = &self.clipping {
-            let clipping = clipping.init();
-            let entries = state.layout.entries().iter();
-            let parts = entries.map(|entry| {
-                let part = g.clone().slice(entry.range());
-                clipping.clip_gradient(part)
-            });
-            g = Tensor::cat(parts.collect(), 0);
-        }
         if self.weight_decay > 0.0 {
             g = g + w.clone() * self.weight_decay;
         }
@@ -180,7 +261,7 @@ impl MFac {
         if beta > 0.0 {
             state.velocity = Some(update.clone());
         }
-        Ok(state.layout.with_parameters(module, w - update * lr)?)
+        Ok(update)
     }
 
     /// With its memory for `module` taken now instead of at the first step, and a loaded record compared
@@ -189,29 +270,33 @@ impl MFac {
     /// # Errors
     /// If the module has no trainable parameters, or the record does not fit.
     pub fn prepared<M: Module>(mut self, module: &M) -> Result<Self, MFacError> {
-        self.prepare(module)?;
+        let w = self.layout_of(module)?.flatten_parameters(module)?;
+        self.prepared_for(&w)
+    }
+
+    /// As [`prepared`](Self::prepared), for the weights as a vector, `[d]`.
+    ///
+    /// # Errors
+    /// If there are no weights, or the record does not fit.
+    pub fn prepared_for(mut self, w: &Tensor<1>) -> Result<Self, MFacError> {
+        self.prepare(w)?;
         Ok(self)
     }
 
-    fn prepare<M: Module>(&mut self, module: &M) -> Result<(), MFacError> {
-        if self.state.is_some() {
-            return Ok(());
+    fn prepare(&mut self, w: &Tensor<1>) -> Result<(), MFacError> {
+        let [d] = w.dims();
+        if let Some(state) = &self.state {
+            return check_length(state.fisher.dimension(), w);
         }
-        let layout = ParameterLayout::trainable(module)?;
-        let device = layout.device().clone();
-        let d = layout.total_length();
+        let device = w.device();
         let state = match &self.loaded {
-            Some(stored) => self.state_of(stored, layout)?,
+            Some(stored) => self.state_of(stored, d, &device)?,
             None => State {
                 fisher: SlidingFisher::new(d, self.window, self.damping, &device)?,
-                mask: if self.sparse {
-                    let w = layout.flatten_parameters(module)?;
-                    Some(w.clone().not_equal_elem(0.0).float().cast(w.dtype()))
-                } else {
-                    None
-                },
+                mask: self
+                    .sparse
+                    .then(|| w.clone().not_equal_elem(0.0).float().cast(w.dtype())),
                 velocity: None,
-                layout,
             },
         };
         self.state = Some(state);
@@ -219,8 +304,8 @@ impl MFac {
         Ok(())
     }
 
-    fn state_of(&self, stored: &Stored, layout: ParameterLayout) -> Result<State, MFacError> {
-        let (window, d) = (self.window, layout.total_length());
+    fn state_of(&self, stored: &Stored, d: usize, device: &Device) -> Result<State, MFacError> {
+        let window = self.window;
         let fits = |what: &str, data: &TensorData, shape: &[usize]| {
             if data.shape().as_slice() == shape {
                 return Ok(());
@@ -243,19 +328,15 @@ impl MFac {
         if stored.gram.len() != window * window || stored.next >= window {
             return Err(MFacError::Record("its window is of another length".into()));
         }
-        let device = layout.device().clone();
         let load = |data: &TensorData| {
             let dtype = data.dtype();
-            Tensor::<1>::from_data(data.clone(), (&device, dtype))
+            Tensor::<1>::from_data(data.clone(), (device, dtype))
         };
         let dtype = stored.gradients.dtype();
         let gram = Mat::from_fn(window, window, |i, j| stored.gram[i * window + j]);
         Ok(State {
             fisher: SlidingFisher {
-                gradients: Some(Tensor::from_data(
-                    stored.gradients.clone(),
-                    (&device, dtype),
-                )),
+                gradients: Some(Tensor::from_data(stored.gradients.clone(), (device, dtype))),
                 factor: Elimination::of(&gram, self.damping)?,
                 gram,
                 next: stored.next,
@@ -264,7 +345,6 @@ impl MFac {
             },
             mask: stored.mask.as_ref().map(load),
             velocity: stored.velocity.as_ref().map(load),
-            layout,
         })
     }
 
@@ -337,6 +417,7 @@ impl MFac {
             .into_iter()
             .map(|tensor| (tensor.name, tensor.data))
             .collect();
+        self.layout = None;
         self.state = None;
         self.loaded = None;
         if parts.is_empty() && scalars.is_empty() {

@@ -99,7 +99,7 @@ impl EmaConfig {
     /// ```
     /// use burn::nn::{Linear, LinearConfig};
     /// use burn::tensor::Device;
-    /// use nabla_diffusion::ema::EmaConfig;
+    /// use nabla_train::ema::EmaConfig;
     ///
     /// let network: Linear = LinearConfig::new(4, 2).init(&Device::flex());
     /// let mut ema = EmaConfig::new().with_decay(0.999).init(&network)?;
@@ -107,7 +107,7 @@ impl EmaConfig {
     /// ema.update(&network)?;
     /// let sampled_with: &Linear = ema.average();
     /// # let _ = sampled_with;
-    /// # Ok::<(), nabla_diffusion::ema::EmaError>(())
+    /// # Ok::<(), nabla_train::ema::EmaError>(())
     /// ```
     pub fn init<M: Module>(&self, network: &M) -> Result<Ema<M>, EmaError> {
         let mut ema = self.restore(network.valid(), 0)?;
@@ -163,6 +163,11 @@ impl<M: Module> Ema<M> {
     /// The averaged network.
     pub fn into_average(self) -> M {
         self.average
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> EmaConfig {
+        self.config
     }
 
     /// Updates so far.

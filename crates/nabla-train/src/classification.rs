@@ -1,0 +1,388 @@
+//! The training of a classifier by mini-batches.
+//!
+//! One step takes a batch `B` of the [order](crate::order) of its epoch, and, with the softmax `p`,
+//!
+//! ```text
+//! L = −1/|B| Σ log p(y | x)          with label smoothing a: the target is (1 − a) y + a/classes
+//! g ← limited ∇L                     by value, and by the norm of all gradients together
+//! θ ← step of the optimizer along g with the learning rate of the schedule
+//! ```
+//!
+//! After each epoch it is measured on the test examples. The changes of the pictures in step `t` are drawn
+//! from a stream of the seed that belongs to `t` alone: a resumed training draws the same numbers without
+//! remembering any generator.
+
+use std::marker::PhantomData;
+
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nabla_grad::seeded_noise::SeededNoise;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::augmentation::Augmentation;
+use crate::classifier::Classifier;
+use crate::error::{TrainingError, check};
+use crate::examples::{Examples, InputShape};
+use crate::history::{EpochRecord, StepRecord};
+use crate::learner::Learner;
+use crate::optimizer::OptimizerConfig;
+use crate::order::EpochOrder;
+use crate::schedule::Schedule;
+use crate::task::Task;
+use crate::trainer::{Trainer, TrainerConfig};
+use crate::transform::{ClipByNorm, ClipByValue};
+
+/// Changes of pictures for rows of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("only pictures can be shifted and mirrored, but the examples are rows of numbers")]
+pub struct AugmentationOfRows;
+
+/// How a classifier is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Times that every example is met. Default 20.
+    pub epochs: usize,
+    /// Examples of a step. Default 64.
+    pub batch: usize,
+    /// Seed of the first weights, the order and the changes of pictures. Default 0.
+    pub seed: u64,
+    /// Highest norm of all gradients together; 0 for no limit. Default 0.
+    pub clip_norm: f64,
+    /// Highest size of each number of a gradient; 0 for no limit. Default 0.
+    pub clip_value: f64,
+    /// The part of the target that is spread over all classes, in `[0, 1)`. Default 0.
+    pub label_smoothing: f64,
+    /// Steps between two checkpoints, where they are kept; 0 for one after every epoch. Default 0.
+    pub checkpoint_every: usize,
+    /// How pictures are changed. Default: not.
+    pub augmentation: Augmentation,
+    /// Learning rates over the steps. Default: cosine to 0, no warm-up.
+    pub schedule: Schedule,
+    /// The optimizer. Default AdamW without decay.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 20,
+            batch: 64,
+            seed: 0,
+            clip_norm: 0.0,
+            clip_value: 0.0,
+            label_smoothing: 0.0,
+            checkpoint_every: 0,
+            augmentation: Augmentation::default(),
+            schedule: Schedule::default(),
+            optimizer: OptimizerConfig::default(),
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// Refuses values that are out of range.
+    ///
+    /// # Errors
+    /// With the value.
+    pub fn validate(&self) -> Result<(), TrainingError> {
+        for (field, value) in [("number of epochs", self.epochs), ("batch", self.batch)] {
+            let holds = (1..=1_000_000_000).contains(&value);
+            check(field, value as f64, holds, "between 1 and 1e9")?;
+        }
+        for (field, value) in [
+            ("clip_norm", self.clip_norm),
+            ("clip_value", self.clip_value),
+        ] {
+            let holds = value >= 0.0 && value.is_finite();
+            check(field, value, holds, "at least 0 and finite")?;
+        }
+        check(
+            "label smoothing",
+            self.label_smoothing,
+            (0.0..1.0).contains(&self.label_smoothing),
+            "at least 0 and less than 1",
+        )?;
+        self.schedule.validate()?;
+        Ok(self.optimizer.validate()?)
+    }
+
+    /// A training that begins with the present weights of `model`, which lives on an autodiff device.
+    ///
+    /// - `training`, `test`: the examples to train on and to measure with
+    /// - `shape`: what an example is
+    ///
+    /// # Errors
+    /// If a value of the configuration is out of range or does not fit the examples or the model.
+    pub fn trainer<'a, M: Classifier>(
+        &self,
+        training: &'a Examples,
+        test: &'a Examples,
+        shape: InputShape,
+        model: M,
+    ) -> Result<Trainer<Classification<'a, M>>, TrainingError> {
+        self.validate()?;
+        if !self.augmentation.is_none() && !matches!(shape, InputShape::Picture(_)) {
+            return Err(TrainingError::task(AugmentationOfRows));
+        }
+        let task = Classification {
+            order: EpochOrder::new(training.len(), self.batch, self.seed),
+            seed: self.seed,
+            batch: self.batch,
+            label_smoothing: self.label_smoothing,
+            augmentation: self.augmentation,
+            training,
+            test,
+            shape,
+            settings: Value::Null,
+            pending: Tally::default(),
+            tally: Tally::default(),
+            model: PhantomData,
+        };
+        let config = TrainerConfig {
+            steps: task.order.steps_per_epoch() * self.epochs,
+            checkpoint_every: self.checkpoint_every,
+            schedule: self.schedule.clone(),
+            optimizer: self.optimizer.clone(),
+            ..TrainerConfig::default()
+        };
+        let mut trainer = Trainer::new(config, task, model)?;
+        if self.clip_value > 0.0 {
+            trainer = trainer.with_transform(ClipByValue(self.clip_value));
+        }
+        if self.clip_norm > 0.0 {
+            trainer = trainer.with_transform(ClipByNorm(self.clip_norm));
+        }
+        Ok(trainer)
+    }
+}
+
+/// The stream of the seed that the changes of the pictures in step `t` are drawn from is `CHANGES + t`.
+/// Stream 0 has the first weights.
+const CHANGES: u64 = 1 << 48;
+
+/// Sums over the examples of an epoch that is not over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Tally {
+    loss: f64,
+    right: usize,
+    examples: usize,
+}
+
+/// The task of a classifier; [`TrainingConfig::trainer`] makes a training of it.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use burn::tensor::Device;
+/// use nabla_train::classification::TrainingConfig;
+/// use nabla_train::examples::{Examples, InputShape};
+/// use nabla_train::initialization::he_normal;
+/// use nabla_train::mlp::MlpConfig;
+///
+/// // Which of two numbers is the larger one?
+/// let rows: [[f32; 2]; 6] = [[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.5], [0.2, 0.3], [0.9, 0.6]];
+/// let examples = Examples {
+///     features: rows.concat(),
+///     labels: rows.iter().map(|[a, b]| u32::from(a > b)).collect(),
+/// };
+/// let mut config = TrainingConfig { epochs: 100, batch: 3, ..TrainingConfig::default() };
+/// config.optimizer.learning_rate = Some(0.05);
+/// let model = MlpConfig { hidden: vec![8] }.init(2, 2, &Device::flex().autodiff())?;
+/// let model = he_normal(model, config.seed)?;
+/// let mut trainer = config.trainer(&examples, &examples, InputShape::Row(2), model)?;
+/// trainer.run(None, &mut |_| ControlFlow::Continue(()))?;
+/// assert!(trainer.history().last().is_some_and(|epoch| epoch.test_accuracy > 0.8));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Classification<'a, M> {
+    training: &'a Examples,
+    test: &'a Examples,
+    shape: InputShape,
+    seed: u64,
+    batch: usize,
+    label_smoothing: f64,
+    augmentation: Augmentation,
+    order: EpochOrder,
+    /// What else decides the bits.
+    pub(crate) settings: Value,
+    /// Of the step in progress: right answers and examples.
+    pending: Tally,
+    tally: Tally,
+    model: PhantomData<M>,
+}
+
+impl<M> Classification<'_, M> {
+    /// Steps of an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.order.steps_per_epoch()
+    }
+}
+
+/// Examples on a device, and their classes on the host.
+#[derive(Clone, Debug)]
+pub struct LabelledBatch {
+    /// `[batch, features]`.
+    pub input: Tensor<2>,
+    /// The class of each.
+    pub labels: Vec<u32>,
+}
+
+impl<M: Classifier> Task for Classification<'_, M> {
+    type Model = M;
+    type Batch = LabelledBatch;
+    type Report = EpochRecord;
+
+    fn batch(&mut self, learner: &Learner<M>) -> Result<LabelledBatch, TrainingError> {
+        let step = learner.step();
+        let width = self.shape.features();
+        let Examples {
+            mut features,
+            labels,
+        } = self.training.chosen(self.order.batch(step), width);
+        if let InputShape::Picture(shape) = self.shape
+            && !self.augmentation.is_none()
+        {
+            let mut draw = SeededNoise::new(self.seed, CHANGES + step as u64);
+            for picture in features.chunks_exact_mut(width) {
+                self.augmentation.apply(picture, shape, &mut draw);
+            }
+        }
+        let data = TensorData::new(features, [labels.len(), width]);
+        Ok(LabelledBatch {
+            input: Tensor::from_data(data, learner.device()),
+            labels,
+        })
+    }
+
+    fn loss(
+        &mut self,
+        model: &M,
+        LabelledBatch { input, labels }: LabelledBatch,
+    ) -> Result<Tensor<1>, TrainingError> {
+        let device: Device = input.device();
+        let target: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
+        let target = TensorData::new(target, [labels.len()]);
+        let target = Tensor::<1, Int>::from_data(target, &device);
+        let logits = model.logits(input); // [batch, classes]
+        let smoothing = self.label_smoothing;
+        let loss = CrossEntropyLossConfig::new()
+            .with_smoothing((smoothing > 0.0).then_some(smoothing as f32))
+            .init(&device)
+            .forward(logits.clone(), target);
+        self.pending = Tally {
+            loss: 0.0,
+            right: rightly(logits.without_autodiff(), &labels),
+            examples: labels.len(),
+        };
+        Ok(loss)
+    }
+
+    fn stepped(&mut self, record: &StepRecord) {
+        let Tally {
+            right, examples, ..
+        } = std::mem::take(&mut self.pending);
+        self.tally.loss += f64::from(record.loss) * examples as f64;
+        self.tally.right += right;
+        self.tally.examples += examples;
+    }
+
+    fn evaluate(&mut self, model: &M, step: usize) -> Result<Option<EpochRecord>, TrainingError> {
+        let steps = self.steps_per_epoch();
+        if !step.is_multiple_of(steps) {
+            return Ok(None);
+        }
+        let tally = std::mem::take(&mut self.tally);
+        let examples = tally.examples.max(1) as f64;
+        let (test_loss, test_accuracy) = evaluate(model, self.test, self.shape)?;
+        if !test_loss.is_finite() {
+            return Err(TrainingError::Diverged {
+                step,
+                loss: test_loss as f32,
+            });
+        }
+        Ok(Some(EpochRecord {
+            epoch: step / steps,
+            training_loss: tally.loss / examples,
+            training_accuracy: tally.right as f64 / examples,
+            test_loss,
+            test_accuracy,
+        }))
+    }
+
+    fn settings(&self) -> Value {
+        json!({
+            "seed": self.seed,
+            "batch": self.batch,
+            "label_smoothing": self.label_smoothing,
+            "augmentation": self.augmentation,
+            "experiment": self.settings,
+        })
+    }
+
+    fn state(&self) -> Result<Vec<u8>, TrainingError> {
+        serde_json::to_vec(&self.tally).map_err(TrainingError::task)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TrainingError> {
+        self.tally = serde_json::from_slice(state).map_err(TrainingError::task)?;
+        Ok(())
+    }
+}
+
+/// Rows of scores, in 64 bits.
+fn scores(logits: Tensor<2>) -> Vec<f64> {
+    logits.into_data().iter::<f64>().collect()
+}
+
+/// The first of the highest scores.
+fn highest(row: &[f64]) -> usize {
+    let better = |best: usize, i: usize| if row[i] > row[best] { i } else { best };
+    (1..row.len()).fold(0, better)
+}
+
+/// How many rows have their highest score at their label.
+fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
+    let [_, classes] = logits.dims();
+    let scores = scores(logits);
+    let rows = scores.chunks_exact(classes.max(1)).zip(labels);
+    rows.filter(|(row, label)| highest(row) == **label as usize)
+        .count()
+}
+
+/// Examples that are measured at once.
+const EVALUATED: usize = 256;
+
+/// The mean cross-entropy (without label smoothing) and the share of right answers of `model` on
+/// `examples`, with batch normalisation by the running statistics. A loss that is not finite is told as
+/// it is.
+///
+/// # Errors
+/// If a value cannot be read from the device.
+pub fn evaluate<M: Classifier>(
+    model: &M,
+    examples: &Examples,
+    shape: InputShape,
+) -> Result<(f64, f64), TrainingError> {
+    let model = model.valid();
+    let device = model.devices().into_iter().next().unwrap_or_default();
+    let width = shape.features();
+    let (mut loss, mut right) = (0.0, 0);
+    let rows = examples.features.chunks(EVALUATED * width);
+    for (features, labels) in rows.zip(examples.labels.chunks(EVALUATED)) {
+        let input = TensorData::new(features.to_vec(), [labels.len(), width]);
+        let logits = model.logits(Tensor::from_data(input, &device));
+        let [_, classes] = logits.dims();
+        let scores = scores(logits);
+        for (row, &label) in scores.chunks_exact(classes.max(1)).zip(labels) {
+            let top = highest(row);
+            let sum: f64 = row.iter().map(|s| (s - row[top]).exp()).sum();
+            loss += row[top] + sum.ln() - row[label as usize];
+            right += usize::from(top == label as usize);
+        }
+    }
+    let count = examples.len().max(1) as f64;
+    Ok((loss / count, right as f64 / count))
+}

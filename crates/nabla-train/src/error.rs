@@ -1,0 +1,136 @@
+//! Why a training does not start or go on.
+
+use std::error::Error;
+
+use nabla_grad::clipping::ClippingError;
+use nabla_grad::flat::FlatError;
+use nabla_optim::checked_step::StepError;
+
+use crate::checkpoint::CheckpointError;
+use crate::ema::EmaError;
+use crate::optimizer::OptimizerError;
+use crate::schedule::ScheduleError;
+
+/// Why a training does not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainingError {
+    /// The task's own error: its data, its model, its loss.
+    #[error(transparent)]
+    Task(Box<dyn Error + Send + Sync>),
+    /// The optimizer.
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerError),
+    /// The schedule.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The average of the weights.
+    #[error(transparent)]
+    Ema(#[from] EmaError),
+    /// A value that is out of range.
+    #[error("the training's {field} is {value}, but it must be {expected}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// The model lives on a device that computes no gradients.
+    #[error("the model must live on an autodiff device to be trained: use `device.autodiff()`")]
+    NoGradients,
+    /// A player that is not there.
+    #[error("the training has no player {name:?}, only {}", players.join(", "))]
+    UnknownPlayer {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        players: Vec<String>,
+    },
+    /// Two players of one name, or without parameters.
+    #[error("the player {name:?} {reason}")]
+    Player {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A step in which nothing was updated.
+    #[error("the task updated nothing in step {step}")]
+    Idle {
+        /// The step, from 1.
+        step: usize,
+    },
+    /// The model has no parameters.
+    #[error(transparent)]
+    Flat(#[from] FlatError),
+    /// The loss is not finite.
+    #[error("the loss is {loss} in step {step}: lower the learning rate or limit the gradient")]
+    Diverged {
+        /// The step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f32,
+    },
+    /// A gradient is not finite.
+    #[error("in step {step}, {source}: lower the learning rate or limit the gradient")]
+    Gradient {
+        /// The step, from 1.
+        step: usize,
+        /// Which.
+        source: StepError,
+    },
+    /// The norm of gradients that are finite is not.
+    #[error("the gradient's norm overflows in step {step}: lower the learning rate")]
+    Overflow {
+        /// The step, from 1.
+        step: usize,
+    },
+    /// A norm cannot be read.
+    #[error(transparent)]
+    Clipping(#[from] ClippingError),
+    /// A value cannot be read back from the device.
+    #[error("cannot read from the device: {0}")]
+    Device(String),
+}
+
+impl TrainingError {
+    /// A task's own error, which may be a text.
+    pub fn task(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Task(error.into())
+    }
+
+    /// Whether the numbers ran away, rather than the input being wrong.
+    pub fn is_divergence(&self) -> bool {
+        matches!(
+            self,
+            Self::Diverged { .. } | Self::Gradient { .. } | Self::Overflow { .. }
+        )
+    }
+
+    /// Whether it failed while it ran, rather than the input being wrong.
+    pub fn is_failure(&self) -> bool {
+        self.is_divergence() || matches!(self, Self::Clipping(_) | Self::Device(_))
+    }
+}
+
+/// Refuses a value that is not in its range.
+pub(crate) fn check(
+    field: &'static str,
+    value: f64,
+    holds: bool,
+    expected: &'static str,
+) -> Result<(), TrainingError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(TrainingError::Field {
+            field,
+            value,
+            expected,
+        })
+    }
+}

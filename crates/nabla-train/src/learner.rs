@@ -1,0 +1,350 @@
+//! The model of a training with what changes its weights: gradients, transforms, optimizers, learning
+//! rates, the average.
+
+use std::time::Instant;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, Tensor};
+use nabla_grad::flat::ParameterLayout;
+use nabla_optim::checked_step::check_gradients;
+
+use crate::ema::Ema;
+use crate::error::TrainingError;
+use crate::history::StepRecord;
+use crate::optimizer::{OptimizerConfig, OptimizerError, Stepper, pattern};
+use crate::schedule::Schedule;
+use crate::transform::{GradientTransform, Gradients};
+
+/// A part of the model with an optimizer of its own.
+pub(crate) struct Player<M: Module> {
+    pub(crate) name: String,
+    /// A regular expression of its parameters' names; all of them if there is none.
+    pub(crate) parameters: Option<String>,
+    /// Its parameters; all of them if there is none.
+    ids: Option<Vec<ParamId>>,
+    pub(crate) optimizer: OptimizerConfig,
+    pub(crate) stepper: Stepper,
+    pub(crate) transforms: Vec<Box<dyn GradientTransform<M>>>,
+}
+
+impl<M: Module> Player<M> {
+    pub(crate) fn new(
+        name: &str,
+        parameters: Option<&str>,
+        optimizer: OptimizerConfig,
+        model: &M,
+    ) -> Result<Self, TrainingError> {
+        let stepper = optimizer.init(model)?;
+        let ids = match parameters {
+            None => None,
+            Some(parameters) => {
+                let pattern = pattern(parameters)?;
+                let layout = ParameterLayout::trainable(model)?;
+                let ids: Vec<ParamId> = layout
+                    .entries()
+                    .iter()
+                    .filter(|entry| pattern.matches(&entry.id(), Some(entry.name())))
+                    .map(|entry| entry.id())
+                    .collect();
+                if ids.is_empty() {
+                    return Err(TrainingError::Player {
+                        name: name.to_owned(),
+                        reason: "has no parameters in the model",
+                    });
+                }
+                if stepper.is_whole() && ids.len() < layout.entries().len() {
+                    return Err(OptimizerError::Part(optimizer.name().to_owned()).into());
+                }
+                Some(ids)
+            }
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            parameters: parameters.map(str::to_owned),
+            ids,
+            optimizer,
+            stepper,
+            transforms: Vec::new(),
+        })
+    }
+
+    /// Knows the parameters of a model that was loaded, which have other numbers, and the state of its
+    /// optimizer.
+    pub(crate) fn reload(&mut self, model: &M, state: Vec<u8>) -> Result<(), TrainingError> {
+        let parameters = self.parameters.as_deref();
+        let fresh = Self::new(&self.name, parameters, self.optimizer.clone(), model)?;
+        self.stepper = fresh.stepper.load(state, model)?;
+        self.ids = fresh.ids;
+        Ok(())
+    }
+}
+
+/// Moves gradients of some parameters from one place to another.
+struct Take<'a> {
+    ids: &'a [ParamId],
+    from: &'a mut GradientsParams,
+    taken: GradientsParams,
+}
+
+impl ModuleVisitor for Take<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.ids.contains(&param.id)
+            && let Some(gradient) = self.from.remove::<D>(param.id)
+        {
+            self.taken.register::<D>(param.id, gradient);
+        }
+    }
+}
+
+/// What a step did so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made {
+    loss: f32,
+    norms: f64,
+    norm: f32,
+    learning_rate: f64,
+    updates: usize,
+    seconds: f64,
+}
+
+/// The model in training, as a [task](crate::task::Task) sees it.
+pub struct Learner<M: Module> {
+    pub(crate) model: M,
+    pub(crate) players: Vec<Player<M>>,
+    pub(crate) average: Option<Ema<M>>,
+    pub(crate) schedule: Schedule,
+    pub(crate) step: usize,
+    pub(crate) steps: usize,
+    pub(crate) accumulate: usize,
+    device: Device,
+    gradients: GradientsAccumulator<M>,
+    made: Made,
+}
+
+impl<M: Module> Learner<M> {
+    pub(crate) fn new(
+        model: M,
+        schedule: Schedule,
+        steps: usize,
+        accumulate: usize,
+    ) -> Result<Self, TrainingError> {
+        let device = match model.devices().into_iter().next() {
+            Some(device) if device.is_autodiff() => device,
+            _ => return Err(TrainingError::NoGradients),
+        };
+        Ok(Self {
+            model,
+            players: Vec::new(),
+            average: None,
+            schedule,
+            step: 0,
+            steps,
+            accumulate,
+            device,
+            gradients: GradientsAccumulator::new(),
+            made: Made::default(),
+        })
+    }
+
+    /// The model with its present weights, on its autodiff device.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The moving average of the weights, on the plain device, if the training keeps one.
+    pub fn average(&self) -> Option<&M> {
+        self.average.as_ref().map(Ema::average)
+    }
+
+    /// The autodiff device of the model.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Steps that are over: the number of the present step, from 0.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// Steps in all.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Batches whose gradients are averaged in one step.
+    pub fn accumulated(&self) -> usize {
+        self.accumulate
+    }
+
+    /// The learning rate of a player's next update.
+    ///
+    /// # Errors
+    /// If there is no such player.
+    pub fn learning_rate(&self, player: &str) -> Result<f64, TrainingError> {
+        Ok(self.rate(self.place(player)?))
+    }
+
+    fn rate(&self, player: usize) -> f64 {
+        let highest = self.players[player].optimizer.learning_rate();
+        highest * self.schedule.share(self.step, self.steps)
+    }
+
+    fn place(&self, player: &str) -> Result<usize, TrainingError> {
+        let place = self.players.iter().position(|p| p.name == player);
+        place.ok_or_else(|| TrainingError::UnknownPlayer {
+            name: player.to_owned(),
+            players: self.players.iter().map(|p| p.name.clone()).collect(),
+        })
+    }
+
+    /// Adds the gradient of a loss, `[1]`, to those of the step, for all players, and returns the loss.
+    ///
+    /// # Errors
+    /// If the loss is not finite.
+    pub fn backward(&mut self, loss: Tensor<1>) -> Result<f32, TrainingError> {
+        let told = self.told(&loss)?;
+        let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
+        self.gradients.accumulate(&self.model, gradients);
+        Ok(told)
+    }
+
+    /// As [`backward`](Self::backward), for the parameters of one player alone: the others' gradients of
+    /// this loss are dropped.
+    ///
+    /// # Errors
+    /// If there is no such player, or the loss is not finite.
+    pub fn backward_player(&mut self, player: &str, loss: Tensor<1>) -> Result<f32, TrainingError> {
+        let place = self.place(player)?;
+        let told = self.told(&loss)?;
+        let mut all = loss.backward();
+        let gradients = match &self.players[place].ids {
+            Some(ids) => GradientsParams::from_params(&mut all, &self.model, ids),
+            None => GradientsParams::from_module(&mut all, &self.model),
+        };
+        self.gradients.accumulate(&self.model, gradients);
+        Ok(told)
+    }
+
+    fn told(&mut self, loss: &Tensor<1>) -> Result<f32, TrainingError> {
+        let told = loss
+            .clone()
+            .without_autodiff()
+            .try_into_scalar::<f32>()
+            .map_err(|e| TrainingError::Device(e.to_string()))?;
+        if !told.is_finite() {
+            return Err(TrainingError::Diverged {
+                step: self.step + 1,
+                loss: told,
+            });
+        }
+        self.made.loss += told;
+        Ok(told)
+    }
+
+    /// One update of every player along the gradients so far, which are used up.
+    ///
+    /// # Errors
+    /// If a transform fails, or a gradient is not finite; the weights of the player are then as before.
+    pub fn apply(&mut self) -> Result<(), TrainingError> {
+        (0..self.players.len()).try_for_each(|place| self.apply_at(place))
+    }
+
+    /// As [`apply`](Self::apply), for one player; the gradients of the others stay.
+    ///
+    /// # Errors
+    /// If there is no such player, a transform fails, or a gradient is not finite.
+    pub fn apply_player(&mut self, player: &str) -> Result<(), TrainingError> {
+        self.apply_at(self.place(player)?)
+    }
+
+    /// [`backward`](Self::backward) and [`apply`](Self::apply); returns the loss.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn update(&mut self, loss: Tensor<1>) -> Result<f32, TrainingError> {
+        let told = self.backward(loss)?;
+        self.apply()?;
+        Ok(told)
+    }
+
+    /// [`backward_player`](Self::backward_player) and [`apply_player`](Self::apply_player); returns the
+    /// loss.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn update_player(&mut self, player: &str, loss: Tensor<1>) -> Result<f32, TrainingError> {
+        let told = self.backward_player(player, loss)?;
+        self.apply_player(player)?;
+        Ok(told)
+    }
+
+    fn apply_at(&mut self, place: usize) -> Result<(), TrainingError> {
+        let begun = Instant::now();
+        let rate = self.rate(place);
+        let mut all = self.gradients.grads();
+        let player = &mut self.players[place];
+        let gradients = match &player.ids {
+            None => all,
+            Some(ids) => {
+                let mut take = Take {
+                    ids,
+                    from: &mut all,
+                    taken: GradientsParams::new(),
+                };
+                self.model.visit(&mut take);
+                let taken = take.taken;
+                self.gradients.accumulate(&self.model, all);
+                taken
+            }
+        };
+        let mut gradients = Gradients::new(&self.model, gradients, self.step);
+        for transform in &mut player.transforms {
+            transform.apply(&mut gradients)?;
+        }
+        let (gradients, norm) = gradients.finish()?;
+        if !norm.is_finite() {
+            let step = self.step + 1;
+            check_gradients(&self.model, &gradients)
+                .map_err(|source| TrainingError::Gradient { step, source })?;
+            return Err(TrainingError::Overflow { step });
+        }
+        self.model = player.stepper.step(rate, self.model.clone(), gradients)?;
+        let made = &mut self.made;
+        if made.updates == 0 {
+            made.learning_rate = rate;
+        }
+        made.norm = norm;
+        made.norms += f64::from(norm).powi(2);
+        made.updates += 1;
+        made.seconds += begun.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Begins a step with nothing left of one that failed.
+    pub(crate) fn begin(&mut self) {
+        self.made = Made::default();
+        drop(self.gradients.grads());
+    }
+
+    /// Ends a step; what it did, and the seconds of its updates.
+    pub(crate) fn end(&mut self) -> Result<(StepRecord, f64), TrainingError> {
+        let made = std::mem::take(&mut self.made);
+        if made.updates == 0 {
+            return Err(TrainingError::Idle {
+                step: self.step + 1,
+            });
+        }
+        self.step += 1;
+        let gradient_norm = match made.updates {
+            1 => made.norm,
+            _ => made.norms.sqrt() as f32,
+        };
+        let record = StepRecord {
+            loss: made.loss,
+            gradient_norm,
+            learning_rate: made.learning_rate,
+        };
+        Ok((record, made.seconds))
+    }
+}

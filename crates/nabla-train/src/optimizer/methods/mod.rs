@@ -1,0 +1,46 @@
+//! The methods that have a name from the start: a file for each, and a line here.
+
+use std::sync::Arc;
+
+use burn::optim::AdamWConfig;
+use burn::optim::decay::WeightDecayConfig;
+
+use super::method::{Entry, OptimizerMethod};
+
+macro_rules! methods {
+    ($($method:ident,)*) => {
+        $(mod $method;)*
+
+        /// All of them, baselines first.
+        pub(super) fn all() -> Vec<Arc<dyn OptimizerMethod>> {
+            vec![$(Arc::new($method::METHOD),)*]
+        }
+    };
+}
+
+methods! {
+    sgd,
+    momentum,
+    adagrad,
+    rmsprop,
+    adam,
+    adamw,
+    adan,
+    lamb,
+    lion,
+    adafactor,
+    muon,
+    adamp,
+    sgdp,
+    diffgrad,
+    adabelief,
+    m_fac,
+}
+
+/// The one that is taken if none is asked for.
+pub(super) const USUAL: Entry<AdamWConfig> = adamw::METHOD;
+
+/// A weight decay as Burn's optimizers that add it to the gradient take it.
+fn coupled(decay: f64) -> Option<WeightDecayConfig> {
+    (decay > 0.0).then(|| WeightDecayConfig::new(decay as f32))
+}

@@ -1,0 +1,9 @@
+//! All integration tests of the crate, in one binary: each binary links the whole of Burn.
+
+// What is not a test itself but called by tests isn't recognised as one.
+#![allow(clippy::unwrap_used)]
+
+mod registry;
+mod tasks;
+#[cfg(feature = "data")]
+mod training;
