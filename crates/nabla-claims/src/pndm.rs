@@ -22,16 +22,20 @@
 //! it stops at the first training step, where one more call gives the picture; the last step of the others
 //! leads there at once, from time 960/S.
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_data::{PanoramaSet, Split};
 use nabla_diffusion::denoiser::{ClosureDenoiser, Denoised, Denoiser, Prediction, denoiser};
-use nabla_diffusion::dpm_solver_multistep::{DpmSolverMultistepConfig, ThirdOrder};
-use nabla_diffusion::pndm::{PndmConfig, PndmMethod};
+use nabla_diffusion::dpm_solver_multistep::{DpmSolverMultistep, ThirdOrder};
+use nabla_diffusion::level::Level;
+use nabla_diffusion::pndm::{Pndm, PndmMethod};
 use nabla_diffusion::prior::SuperResolutionPrior;
-use nabla_diffusion::probability_flow::ProbabilityFlowConfig;
+use nabla_diffusion::probability_flow::ProbabilityFlow;
+use nabla_diffusion::rddm::RddmError;
 use nabla_diffusion::rddm_sampler::RddmInput;
-use nabla_diffusion::sampler::{SamplerConfig, SamplerKind};
-use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule};
+use nabla_diffusion::sampler::{Sampler, Sampling, Solver, samplers, shared};
+use nabla_diffusion::schedule::NoiseSchedule;
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_panorama::pixels::to_tensor;
 use nabla_panorama::{Interpolation, resize_erp, to_8_bit};
@@ -216,39 +220,34 @@ fn flow_name(tolerance: f64) -> String {
     format!("{PF}, tolerance {tolerance:e}")
 }
 
-fn sampler(name: &str) -> SamplerConfig {
-    let pndm = |method| SamplerConfig::Pndm(PndmConfig::new().with_method(method));
-    match name {
-        F_PNDM => pndm(PndmMethod::FPndm),
-        S_PNDM => pndm(PndmMethod::SPndm),
-        PLMS => pndm(PndmMethod::Plms),
-        FON => pndm(PndmMethod::Fon),
-        HEUN => SamplerKind::Heun.config(),
-        LMS => SamplerKind::Lms.config(),
-        DPM => SamplerKind::DpmSolverMultistep.config(),
+fn sampler(name: &str) -> Result<Arc<dyn Solver>, ClaimError> {
+    let registered = match name {
+        F_PNDM => "pndm",
+        S_PNDM => "s-pndm",
+        PLMS => "plms",
+        FON => return Ok(shared(Pndm::new().with_method(PndmMethod::Fon))),
+        HEUN => "heun",
+        LMS => "lms",
+        DPM => "dpm++2m",
         // As its authors' code has it.
-        DPM3 => SamplerConfig::DpmSolverMultistep(
-            DpmSolverMultistepConfig::new()
-                .with_order(3)
-                .with_third_order(ThirdOrder::Diffusers),
-        ),
-        SINGLE => SamplerKind::DpmSolverSinglestep.config(),
-        DEIS => SamplerKind::Deis.config(),
-        DPM2 => SamplerKind::Dpm2.config(),
-        UNIPC => SamplerKind::UniPc.config(),
-        _ => SamplerKind::Ddim.config(),
-    }
+        DPM3 => {
+            let third = DpmSolverMultistep::new().with_order(3);
+            return Ok(shared(third.with_third_order(ThirdOrder::Diffusers)));
+        }
+        SINGLE => "dpm++2s",
+        DEIS => "deis",
+        DPM2 => "dpm2",
+        UNIPC => "unipc",
+        _ => "ddim",
+    };
+    samplers().get(registered).map_err(ClaimError::experiment)
 }
 
 /// The most steps that so many calls pay for, if that is enough for the sampler.
-fn steps_for(config: SamplerConfig, calls: usize) -> Option<usize> {
-    let least = match config {
-        SamplerConfig::Pndm(pndm) => pndm.method.least_steps(),
-        _ => 1,
-    };
-    (least..=calls)
+fn steps_for(solver: &dyn Solver, calls: usize) -> Option<usize> {
+    (solver.least_steps()..=calls)
         .rev()
-        .find(|&steps| config.calls(steps) <= calls)
+        .find(|&steps| solver.calls(steps) <= calls)
 }
 
 /// The levels at `steps` even steps of the time from `end` (not included) to `top`, rounded to the
@@ -260,7 +259,7 @@ fn even(
     steps: usize,
     last: f64,
 ) -> Result<NoiseSchedule, ClaimError> {
-    let levels: Vec<NoiseLevel> = (1..=steps)
+    let levels: Vec<Level> = (1..=steps)
         .map(|k| end + ((top - end) * k + steps / 2) / steps)
         .map(|t| training.level(t))
         .collect();
@@ -269,12 +268,12 @@ fn even(
 }
 
 fn run(
-    config: SamplerConfig,
+    solver: Arc<dyn Solver>,
     schedule: NoiseSchedule,
     model: &dyn Denoiser,
     start: &Tensor<4>,
 ) -> Result<Tensor<4>, ClaimError> {
-    let sampler = config.init(schedule).map_err(ClaimError::experiment)?;
+    let sampler = Sampler::new(solver, schedule).map_err(ClaimError::experiment)?;
     // None of them draws noise on the way.
     sampler
         .sample(model, start.clone(), &mut SeededNoise::new(0, 0))
@@ -289,13 +288,11 @@ fn flow(
     start: &Tensor<4>,
     [top, end]: [f64; 2],
 ) -> Result<(Tensor<4>, usize), ClaimError> {
-    let config = ProbabilityFlowConfig::new();
-    let flow = config.with_rtol(tolerance).with_atol(tolerance);
-    let flow = flow
-        .init(training.clone())
-        .map_err(ClaimError::experiment)?;
+    let flow = ProbabilityFlow::new();
+    let flow = flow.with_rtol(tolerance).with_atol(tolerance);
+    let sampling = Sampling::of(model);
     let found = flow
-        .solve(model, start.clone(), top, end, &mut |_, denoised| denoised)
+        .solve(&training.into(), sampling, start.clone(), top, end)
         .map_err(ClaimError::experiment)?;
     Ok((found.x, found.calls))
 }
@@ -311,15 +308,15 @@ const MODES: [[f64; 2]; 4] = [[1.0, 0.8], [-1.2, 0.4], [0.3, -1.1], [-0.5, -0.6]
 const SPREAD: f64 = 0.3;
 
 /// The exact `ε` of the mixture: `[points, 2, 1, 1]`, in `f64`.
-fn exact() -> ClosureDenoiser<impl Fn(Tensor<4>, NoiseLevel) -> Tensor<4>> {
-    denoiser(Prediction::Epsilon, |x, level| {
+fn exact() -> ClosureDenoiser<impl Fn(Tensor<4>, Level) -> Tensor<4>> {
+    denoiser(Prediction::Epsilon, |x: Tensor<4>, level: Level| {
         let (shape, device) = (x.dims(), x.device());
         let values: Vec<f64> = x
             .to_data()
             .convert::<f64>()
             .try_to_vec()
             .unwrap_or_default();
-        let (signal, a) = (level.signal(), level.alpha_bar);
+        let (signal, a) = (level.signal(), level.alpha_bar());
         let variance = a * SPREAD * SPREAD + 1.0 - a;
         let epsilon: Vec<f64> = values
             .chunks_exact(2)
@@ -344,16 +341,13 @@ fn exact() -> ClosureDenoiser<impl Fn(Tensor<4>, NoiseLevel) -> Tensor<4>> {
 }
 
 /// The paper's linear schedule as a function of time, `FINE` levels to each of 1000 steps; the network is
-/// told the time in steps.
+/// given the time in steps.
 fn continuous() -> Result<NoiseSchedule, ClaimError> {
-    let levels: Vec<NoiseLevel> = (1..=1000 * FINE)
+    let levels: Vec<Level> = (1..=1000 * FINE)
         .map(|i| {
             let timestep = i as f64 / FINE as f64;
             let u = timestep / 1000.0;
-            NoiseLevel {
-                timestep,
-                alpha_bar: (-(0.1 * u + 0.5 * 19.9 * u * u)).exp(),
-            }
+            Level::variance_preserving(timestep, (-(0.1 * u + 0.5 * 19.9 * u * u)).exp())
         })
         .collect();
     NoiseSchedule::from_levels(&levels, 1.0).map_err(ClaimError::experiment)
@@ -378,24 +372,24 @@ fn mixture(
     let model = exact();
     let (end, top) = (END * FINE - 1, 1000 * FINE - 1);
     let last = training.alpha_bar(end);
-    let solve = |config, steps| {
+    let solve = |solver: &Arc<dyn Solver>, steps| {
         let schedule = even(&training, end, top, steps, last)?;
-        run(config, schedule, &model, &start)
+        run(solver.clone(), schedule, &model, &start)
     };
-    let reference = solve(sampler(S_PNDM), size.reference)?;
+    let reference = solve(&sampler(S_PNDM)?, size.reference)?;
     context.progress.advance(1);
     for name in VARIANTS {
-        let config = sampler(name);
+        let solver = sampler(name)?;
         let errors = size
             .steps
             .iter()
-            .map(|&steps| Ok((steps as f64, distance(&solve(config, steps)?, &reference))))
+            .map(|&steps| Ok((steps as f64, distance(&solve(&solver, steps)?, &reference))))
             .collect::<Result<Vec<_>, ClaimError>>()?;
         let slope = power_rate(errors).map_or(f64::NAN, |fit| -fit.rate);
         table.record(RATE, name, SLOPE, seed, slope)?;
         for calls in CALLS.into_iter().chain([FEW, MANY]) {
-            if let Some(steps) = steps_for(config, calls) {
-                let error = distance(&solve(config, steps)?, &reference);
+            if let Some(steps) = steps_for(solver.as_ref(), calls) {
+                let error = distance(&solve(&solver, steps)?, &reference);
                 table.record(&mixture_group(calls), name, DISTANCE, seed, error)?;
             }
         }
@@ -434,43 +428,38 @@ fn prior(
         let weight = time - below as f64;
         (1.0 - weight) * schedule.residual_sum(below) + weight * schedule.residual_sum(below + 1)
     };
-    let levels: Vec<NoiseLevel> = (0..schedule.steps() - 1)
-        .map(|t| NoiseLevel {
-            timestep: t as f64,
-            alpha_bar: ((1.0 - schedule.residual_sum(t)) / scale(t)).powi(2),
+    let levels: Vec<Level> = (0..schedule.steps() - 1)
+        .map(|t| {
+            let alpha_bar = ((1.0 - schedule.residual_sum(t)) / scale(t)).powi(2);
+            Level::variance_preserving(t as f64, alpha_bar)
         })
         .collect();
     let training = NoiseSchedule::from_levels(&levels, 1.0).map_err(ClaimError::experiment)?;
     let given = RddmInput::new(enlarged.clone());
     let predictor = prior.predictor(0);
-    let model = denoiser(Prediction::Sample, |x: Tensor<4>, level| {
-        // Between two steps the picture is made for the very level, and the network told the nearest.
-        let t = (level.timestep.round() as usize).min(schedule.steps() - 1);
+    let model = denoiser(Prediction::Sample, |x: Tensor<4>, level: Level| {
+        // Between two steps the picture is made for the very level, and the network gets the nearest.
+        let t = (level.time().round() as usize).min(schedule.steps() - 1);
         let pictures = x.dims()[0];
-        let removed = residual_sum_at(level.timestep);
+        let removed = residual_sum_at(level.time());
         let scale = (1.0 - removed) * 1.0_f64.hypot(level.sigma());
         let seen = x.clone() * scale + enlarged.clone() * removed;
-        match rddm.outputs(&predictor, seen, &given, &vec![t; pictures]) {
-            Ok(outputs) => match outputs.into_iter().next() {
-                Some(residual) => enlarged.clone() - residual,
-                None => x.zeros_like() * f64::NAN,
-            },
-            // The samplers have no way to hand an error on; a distance that is no number shows it.
-            Err(_) => x.zeros_like() * f64::NAN,
-        }
+        let outputs = rddm.outputs(&predictor, seen, &given, &vec![t; pictures])?;
+        let residual = Tensor::cat(outputs, 0);
+        Ok::<_, RddmError>(enlarged.clone() - residual)
     });
     let start = SeededNoise::new(seed, 1).normal(enlarged.dims(), &context.device);
-    let solve = |config, steps| {
+    let solve = |solver: &Arc<dyn Solver>, steps| {
         let schedule = even(&training, 0, TOP, steps, 1.0)?;
-        run(config, schedule, &model, &start)
+        run(solver.clone(), schedule, &model, &start)
     };
-    let reference = solve(sampler(HEUN), size.prior_reference)?;
+    let reference = solve(&sampler(HEUN)?, size.prior_reference)?;
     context.progress.advance(1);
     for name in VARIANTS {
-        let config = sampler(name);
+        let solver = sampler(name)?;
         for calls in CALLS {
-            if let Some(steps) = steps_for(config, calls) {
-                let error = distance(&solve(config, steps)?, &reference);
+            if let Some(steps) = steps_for(solver.as_ref(), calls) {
+                let error = distance(&solve(&solver, steps)?, &reference);
                 table.record(&prior_group(calls), name, DISTANCE, seed, error)?;
             }
         }
@@ -478,7 +467,7 @@ fn prior(
     }
     for tolerance in TOLERANCES {
         let first = training.level(0);
-        let ends = [training.timestep(TOP), first.timestep];
+        let ends = [training.timestep(TOP), first.time()];
         let (found, calls) = flow(tolerance, &training, &model, &start, ends)?;
         let picture = Denoised::predict(&model, &found, first).map_err(ClaimError::experiment)?;
         let name = flow_name(tolerance);

@@ -16,9 +16,10 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_data::PhotoSet;
-use nabla_diffusion::ddim::DdimConfig;
-use nabla_diffusion::denoiser::{Prediction, denoiser};
+use nabla_diffusion::ddim::Ddim;
+use nabla_diffusion::denoiser::{OwnError, Prediction, denoiser};
 use nabla_diffusion::ema::EmaConfig;
+use nabla_diffusion::level::Level;
 use nabla_diffusion::rddm::{
     Coefficients, Objective, Path, ResidualNetwork, ResidualSchedule, ResidualScheduleConfig,
     Sharing, TimeCondition,
@@ -29,6 +30,7 @@ use nabla_diffusion::rddm_sampler::{
 use nabla_diffusion::rddm_trainer::{
     Batch, BatchError, BatchSource, Rate, RddmTrainer, RddmTrainerConfig, select_objective,
 };
+use nabla_diffusion::sampler::Sampler;
 use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::unet::{Normalization, UNetConfig};
@@ -608,18 +610,16 @@ impl Run<'_> {
             .init(converted(&ddim)?);
         let (network, losses) = self.train(DDIM, Task::ConditionalDdim, &rddm)?;
         curves.push((DDIM, losses));
-        let model = denoiser(Prediction::Epsilon, |x: Tensor<4>, level| {
-            let time = level.timesteps(x.dims()[0], &x.device());
-            let mut outputs = network.predict(x, [time.clone(), time], Some(degraded.clone()));
-            outputs.swap_remove(0)
+        let model = denoiser(Prediction::Epsilon, |x: Tensor<4>, level: Level| {
+            let time = level.times(x.dims()[0], &x.device());
+            let mut outputs = network.predict(x, [time.clone(), time], Some(degraded.clone()))?;
+            Ok::<_, OwnError>(outputs.swap_remove(0))
         });
         for (steps, group) in RESTORATION {
             let short = ddim
                 .respace(Spacing::Trailing, steps)
                 .map_err(ClaimError::experiment)?;
-            let sampler = DdimConfig::new()
-                .with_clip(Some(1.0))
-                .init(short)
+            let sampler = Sampler::new(Ddim::new().with_clip(Some(1.0)), short)
                 .map_err(ClaimError::experiment)?;
             let mut noise = self.sampling_noise();
             let start = noise.normal(truth.dims(), &truth.device());

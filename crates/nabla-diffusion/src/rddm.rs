@@ -41,6 +41,8 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
+use crate::asking::{Predicted, Step};
+use crate::sampler_error::OwnError;
 use crate::unet::{Decoder, UNet, UNetConfig, UNetConfigError};
 
 /// The shape of a coefficient schedule over `x = t / T`, normalised to its sum.
@@ -102,7 +104,7 @@ impl Coefficients {
 }
 
 /// Why an RDDM cannot be built or run as asked.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum RddmError {
     /// No diffusion steps.
     #[error("RDDM needs at least 1 diffusion step, but 0 were asked for")]
@@ -134,7 +136,7 @@ pub enum RddmError {
         /// The value.
         value: f64,
     },
-    /// The network has not as many outputs as the objective predicts.
+    /// The network has another number of outputs than the objective predicts.
     #[error(
         "the objective {objective:?} needs {expected} network output(s), but the network has {found}"
     )]
@@ -146,7 +148,7 @@ pub enum RddmError {
         /// Outputs there are.
         found: usize,
     },
-    /// A network's output has not the shape of the picture.
+    /// A network's output has another shape than the picture.
     #[error("the network's output has the shape {found:?}, but the picture has {picture:?}")]
     OutputShape {
         /// Shape of the output.
@@ -154,7 +156,7 @@ pub enum RddmError {
         /// Shape of the picture.
         picture: [usize; 4],
     },
-    /// Two pictures that belong together have not the same shape.
+    /// Two pictures that belong together have different shapes.
     #[error("the {what} has the shape {found:?}, but the picture has {picture:?}")]
     PictureShape {
         /// Which picture.
@@ -183,6 +185,9 @@ pub enum RddmError {
     /// The UNet's configuration is wrong.
     #[error(transparent)]
     UNet(#[from] UNetConfigError),
+    /// The network failed.
+    #[error("{0}")]
+    Network(#[source] OwnError),
 }
 
 /// Configuration of a [`ResidualSchedule`].
@@ -317,7 +322,20 @@ impl ResidualSchedule {
         self.noise_variance[t].sqrt()
     }
 
-    /// What the residual and the noise network are told of the time, `[batch]` each.
+    /// Where a picture is that has residual and noise of these indices; without one there is nothing of it.
+    ///
+    /// # Panics
+    /// If an index is not below [`steps`](Self::steps).
+    pub fn level(&self, residual: Option<usize>, noise: Option<usize>) -> ResidualLevel {
+        ResidualLevel {
+            residual_sum: residual.map_or(0.0, |t| self.residual_sum(t)),
+            noise_std: noise.map_or(0.0, |t| self.noise_std(t)),
+            residual_index: residual,
+            noise_index: noise,
+        }
+    }
+
+    /// The time as the residual and the noise network take it, `[batch]` each.
     ///
     /// # Panics
     /// If a `t` is not below [`steps`](Self::steps).
@@ -392,7 +410,7 @@ fn per_example(values: impl Iterator<Item = f64>, device: &Device) -> Tensor<4> 
     Tensor::<1>::from_floats(values.as_slice(), device).reshape([batch, 1, 1, 1])
 }
 
-/// What the networks are told of the time.
+/// How the networks take the time.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum TimeCondition {
     /// Both the index `t`: the official code of restoration.
@@ -503,8 +521,8 @@ impl ResidualNetwork {
     /// The outputs, each `[batch, channels, height, width]`.
     ///
     /// - `x`: `I_t`, `[batch, channels, height, width]`
-    /// - `times`: the time that the residual and the noise network are told, `[batch]` each. A
-    ///   single network, and a shared encoder, is told the first; one that predicts the noise alone
+    /// - `times`: the time of the residual and of the noise network, `[batch]` each. A
+    ///   single network, and a shared encoder, gets the first; one that predicts the noise alone
     ///   is therefore given the noise's time in both places.
     /// - `condition`: pictures to concatenate, `[batch, condition_channels, height, width]`
     /// - `class`: `[batch]`
@@ -549,6 +567,48 @@ pub struct ResidualPrediction {
     pub noise: Tensor<4>,
     /// `I_0`, `[batch, channels, height, width]`.
     pub clean: Tensor<4>,
+}
+
+/// Where `I_t` is: how much of the residual and of the noise it contains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ResidualLevel {
+    /// `ᾱ`: how much of the residual.
+    pub residual_sum: f64,
+    /// `β̄`: the standard deviation of the noise.
+    pub noise_std: f64,
+    /// The index of `ᾱ` in the schedule; none where it is 0.
+    pub residual_index: Option<usize>,
+    /// The index of `β̄` in the schedule; none where it is 0.
+    pub noise_index: Option<usize>,
+}
+
+impl Predicted<4> for ResidualPrediction {
+    type Level = ResidualLevel;
+    type Kind = Objective;
+}
+
+impl Step<'_, 4, ResidualPrediction> {
+    /// The prediction whose clean picture is `clean`, `[batch, channels, height, width]`: the residual leads to
+    /// `input`, which is `I_in`, and the noise explains the rest of `x`. A correction of the clean picture
+    /// (OmniSSR's, say) enters here.
+    pub fn prediction_of_clean(&self, clean: Tensor<4>, input: &Tensor<4>) -> ResidualPrediction {
+        let ResidualLevel {
+            residual_sum,
+            noise_std,
+            ..
+        } = self.level;
+        let residual = input.clone() - clean.clone();
+        let noise = if noise_std > 0.0 {
+            (self.x.clone() - clean.clone() - residual.clone() * residual_sum) / noise_std.max(1e-6)
+        } else {
+            clean.zeros_like()
+        };
+        ResidualPrediction {
+            residual,
+            noise,
+            clean,
+        }
+    }
 }
 
 impl ResidualSchedule {
