@@ -197,10 +197,8 @@ fn sample_and_direction_apart_are_honoured_by_every_sampler() {
             .run(&sampler, start(SHAPE), &mut SeededNoise::new(1, 0))
             .unwrap()
     };
-    let solvers = samplers::<4>().entries().iter().map(|entry| {
-        let solver = samplers().get(entry.name()).unwrap();
-        (entry.name(), solver)
-    });
+    let names = samplers::<4>().names().into_iter();
+    let solvers = names.map(|name| (name, samplers().get(name).unwrap()));
     let flow = ("probability flow", shared(ProbabilityFlow::new()));
     for (name, solver) in solvers.chain([flow]) {
         // Without noise at the end only the sample is left; LCM's boundary condition keeps a little of x.
