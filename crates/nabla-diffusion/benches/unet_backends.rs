@@ -13,8 +13,8 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{PaddingConfig2d, Relu};
 use burn::tensor::{Device, Distribution, Tensor};
-use nabla_diffusion::kernels::conv3x3;
 use nabla_diffusion::prior::PriorConfig;
+use nabla_kernels::picture::conv3x3;
 
 /// Three 3x3 convolutions with ReLU between them.
 #[derive(Module, Debug)]

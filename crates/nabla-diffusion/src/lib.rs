@@ -10,10 +10,10 @@
 //!   [`lcm`] and [`probability_flow`]; by name, with options by name, they are in [`samplers`]. Over
 //!   [`Levels`] it is a [`Sampler`], which draws;
 //! * [`stable_diffusion`]: Stable Diffusion from files, whole ([`StableDiffusion`]) and as a denoiser
-//!   ([`ConditionedUNet`]);
+//!   ([`ConditionedUNet`]), by the feature `stable-diffusion`, on by default;
 //! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
 //!   super-resolution prior made of it;
-//! * [`unet`], [`kernels`], [`transformer_kernels`], [`ema`]: networks and what trains them.
+//! * [`unet`], [`ema`]: a network and what trains it; its operations are those of [`nabla_kernels`].
 //!
 //! Paths, denoisers, guidances, corrections and solvers are open: each module says how one of one's own is made.
 
@@ -30,9 +30,7 @@ pub mod dpm_solver_singlestep;
 pub mod ema;
 pub mod euler;
 pub mod guidance;
-mod half_precision;
 pub mod heun;
-pub mod kernels;
 pub mod lcm;
 pub mod level;
 pub mod lms;
@@ -52,8 +50,8 @@ pub mod schedule;
 /// Random numbers that are the same on every device; see [`nabla_grad::seeded_noise`].
 pub use nabla_grad::seeded_noise;
 pub mod sigma_spacing;
+#[cfg(feature = "stable-diffusion")]
 pub mod stable_diffusion;
-pub mod transformer_kernels;
 pub mod unet;
 pub mod unipc;
 
@@ -80,11 +78,15 @@ pub use sampler_error::{Cancelled, OwnError, SamplerError};
 pub use schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
 pub use seeded_noise::SeededNoise;
 pub use sigma_spacing::{KarrasSigmas, SigmaSpacing};
+#[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::conditioned_unet::ConditionedUNet;
+#[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::model_folder::ModelFolder;
+#[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::pipeline::{
     Conditioning, LoadOptions, SamplingOptions, StableDiffusion, StableDiffusionError, Start,
 };
+#[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::single_file::SingleFile;
 pub use unet::{UNet, UNetConfig};
 pub use unipc::UniPc;

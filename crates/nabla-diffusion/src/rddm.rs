@@ -38,70 +38,17 @@
 //!   [`Removal::Resample`] is that sampler.)
 
 use burn::config::Config;
-use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use crate::asking::{Predicted, Step};
 use crate::sampler_error::OwnError;
-use crate::unet::{Decoder, UNet, UNetConfig, UNetConfigError};
+use crate::unet::UNetConfigError;
 
-/// The shape of a coefficient schedule over `x = t / T`, normalised to its sum.
-#[derive(Config, Debug, Copy, PartialEq)]
-pub enum Coefficients {
-    /// `P(x, a) ∝ xᵃ`.
-    Increased {
-        /// The exponent `a`.
-        power: f64,
-    },
-    /// `P(1 − x, a)`: the mirror image of `Increased`.
-    Decreased {
-        /// The exponent `a`.
-        power: f64,
-    },
-    /// Equal coefficients.
-    Average,
-    /// A bell over three standard deviations to each side.
-    Normal,
-}
+mod coefficients;
+mod network;
 
-/// Where the `T` points `x` lie at which a power is taken.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
-pub enum Grid {
-    /// `1/T, 2/T … 1`: every coefficient is positive. The official code of restoration.
-    FromOneStep,
-    /// `0, 1/(T−1) … 1`: the first coefficient of `Increased`, the last of `Decreased`, is 0. The
-    /// official code of generation, inpainting and translation.
-    FromZero,
-}
-
-impl Coefficients {
-    /// The `steps` coefficients, which sum to `sum`.
-    fn values(self, steps: usize, sum: f64, grid: Grid) -> Vec<f64> {
-        let n = steps as f64;
-        // The i-th of the T points, from 0.
-        let x = |i: usize| match grid {
-            Grid::FromZero if steps > 1 => i as f64 / (n - 1.0),
-            _ => (i + 1) as f64 / n,
-        };
-        let raw: Vec<f64> = (1..=steps)
-            .map(|t| match self {
-                Self::Increased { power } => x(t - 1).powf(power),
-                Self::Decreased { power } => x(steps - t).powf(power),
-                Self::Average => 1.0,
-                Self::Normal => {
-                    let z = if steps == 1 {
-                        0.0
-                    } else {
-                        6.0 * (t - 1) as f64 / (n - 1.0) - 3.0
-                    };
-                    (-0.5 * z * z).exp()
-                }
-            })
-            .collect();
-        let total: f64 = raw.iter().sum();
-        raw.into_iter().map(|v| v / total * sum).collect()
-    }
-}
+pub use coefficients::{Coefficients, Grid};
+pub use network::{ResidualNetwork, Sharing};
 
 /// Why an RDDM cannot be built or run as asked.
 #[derive(Debug, thiserror::Error)]
@@ -466,83 +413,6 @@ impl Objective {
             Self::ResidualAddNoise => vec![residual.clone(), residual + noise],
             Self::CleanNoise => vec![clean, noise],
             Self::CleanAddNoise => vec![clean.clone(), clean + noise],
-        }
-    }
-}
-
-/// How the networks that predict two things are arranged (the official `share_encoder`).
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// Two separate UNets, the official default.
-    Separate,
-    /// One encoder; the residual's decoder sees only the bottleneck, the noise's has the skips.
-    Encoder,
-}
-
-/// The residual and noise networks of an RDDM.
-#[derive(Module, Debug)]
-pub struct ResidualNetwork {
-    first: UNet,
-    second: Option<UNet>,
-}
-
-impl ResidualNetwork {
-    /// Builds the networks that `objective` needs from one UNet configuration, whose `decoders`
-    /// field is set as `sharing` says.
-    ///
-    /// # Errors
-    /// If the UNet's configuration is wrong.
-    pub fn init(
-        config: &UNetConfig,
-        objective: Objective,
-        sharing: Sharing,
-        device: &Device,
-    ) -> Result<Self, RddmError> {
-        let single = config.clone().with_decoders(vec![Decoder::Skip]);
-        Ok(match (objective.outputs(), sharing) {
-            (1, _) => Self {
-                first: single.init(device)?,
-                second: None,
-            },
-            (_, Sharing::Separate) => Self {
-                first: single.init(device)?,
-                second: Some(single.init(device)?),
-            },
-            (_, Sharing::Encoder) => Self {
-                first: config
-                    .clone()
-                    .with_decoders(vec![Decoder::NoSkip, Decoder::Skip])
-                    .init(device)?,
-                second: None,
-            },
-        })
-    }
-
-    /// The outputs, each `[batch, channels, height, width]`.
-    ///
-    /// - `x`: `I_t`, `[batch, channels, height, width]`
-    /// - `times`: the time of the residual and of the noise network, `[batch]` each. A
-    ///   single network, and a shared encoder, gets the first; one that predicts the noise alone
-    ///   is therefore given the noise's time in both places.
-    /// - `condition`: pictures to concatenate, `[batch, condition_channels, height, width]`
-    /// - `class`: `[batch]`
-    pub fn forward(
-        &self,
-        x: Tensor<4>,
-        times: [Tensor<1>; 2],
-        condition: Option<Tensor<4>>,
-        class: Option<Tensor<1, Int>>,
-    ) -> Vec<Tensor<4>> {
-        let [residual_time, noise_time] = times;
-        match &self.second {
-            None => self.first.forward(x, residual_time, condition, class),
-            Some(second) => {
-                let mut outputs =
-                    self.first
-                        .forward(x.clone(), residual_time, condition.clone(), class.clone());
-                outputs.extend(second.forward(x, noise_time, condition, class));
-                outputs
-            }
         }
     }
 }

@@ -24,7 +24,7 @@ use burn::tensor::module::{attention, interpolate};
 use burn::tensor::ops::{AttentionModuleOptions, InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::kernels::{self, convolution};
+use nabla_kernels::picture::{self, convolution};
 
 /// The normalisation in front of every convolution of a residual block.
 #[derive(Config, Debug, PartialEq)]
@@ -476,7 +476,7 @@ impl DecoderBranch {
                 );
             }
         }
-        convolution(&self.head, kernels::silu(normalize(&self.norm, h)))
+        convolution(&self.head, picture::silu(normalize(&self.norm, h)))
     }
 }
 
@@ -525,14 +525,14 @@ impl ResidualBlock {
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
         let h = convolution(
             &self.conv_in,
-            kernels::silu(normalize(&self.norm_in, x.clone())),
+            picture::silu(normalize(&self.norm_in, x.clone())),
         );
         let [batch, channels, _, _] = h.dims();
         // [batch, 2 * channels] -> two of [batch, channels]
         let modulation = self.modulation.forward(time.clone());
         let scale = modulation.clone().slice([0..batch, 0..channels]);
         let shift = modulation.slice([0..batch, channels..2 * channels]);
-        let h = kernels::modulated_silu(normalize(&self.norm_out, h), scale, shift);
+        let h = picture::modulated_silu(normalize(&self.norm_out, h), scale, shift);
         let h = convolution(&self.conv_out, h);
         match &self.shortcut {
             Some(shortcut) => h + shortcut.forward(x),

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::erp::{Erp, ErpError, direction};
 use crate::gnomonic::{Axes, Band, Lattice, LookTable, look, reshape};
-use crate::resample::{Frame, Interpolation, ONE, ResampleError, Sampler, fixed, store};
+use crate::resample::{Frame, Interpolation, ONE, PixelSampler, ResampleError, fixed, store};
 
 /// A face of the cube; [the module](self) says how it is oriented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -456,7 +456,7 @@ impl CubemapProjection {
                 width: panorama.width(),
             });
         }
-        let sampler = Sampler::erp(panorama, self.interpolation)?;
+        let sampler = PixelSampler::erp(panorama, self.interpolation)?;
         let looks = CubeFace::ALL.map(|face| {
             let table = match face {
                 CubeFace::Up => &self.tables[1],
@@ -584,11 +584,14 @@ impl CubemapProjection {
 
     /// The faces, ready to be sampled, with what lies beyond their borders taken from their
     /// neighbours.
-    fn joined_samplers<'a>(&self, cube: &'a Cubemap) -> Result<Vec<Sampler<'a>>, CubemapError> {
+    fn joined_samplers<'a>(
+        &self,
+        cube: &'a Cubemap,
+    ) -> Result<Vec<PixelSampler<'a>>, CubemapError> {
         let mut samplers = cube
             .faces
             .iter()
-            .map(|face| Sampler::planar(face, self.interpolation))
+            .map(|face| PixelSampler::planar(face, self.interpolation))
             .collect::<Result<Vec<_>, _>>()?;
         let (channels, cells) = (cube.channels(), self.frame.len());
         // The neighbour is itself interpolated close to its border: the second round corrects what

@@ -232,15 +232,15 @@ fn store_end(line: &mut [f32], values: &Values) {
 ///
 /// ```
 /// use nabla_data::Raster;
-/// use nabla_panorama::{Interpolation, Sampler};
+/// use nabla_panorama::{Interpolation, PixelSampler};
 /// let erp = Raster::from_fn(1, 4, 8, |_, _, column| column as f32);
-/// let sampler = Sampler::erp(&erp, Interpolation::Bilinear)?;
+/// let sampler = PixelSampler::erp(&erp, Interpolation::Bilinear)?;
 /// // Half-way between the last column and the first, which meet at the 180-degree meridian.
 /// assert_eq!(sampler.sample(&[(7.5, 1.0), (-0.5, 1.0)]).data(), [3.5, 3.5]);
 /// # Ok::<(), nabla_panorama::ResampleError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Sampler<'a> {
+pub struct PixelSampler<'a> {
     picture: Cow<'a, Raster>,
     border: Border,
     interpolation: Interpolation,
@@ -259,7 +259,7 @@ enum Border {
     Frame(Frame, Vec<f32>),
 }
 
-impl<'a> Sampler<'a> {
+impl<'a> PixelSampler<'a> {
     /// Samples an equirectangular panorama `[channels, height, 2 height]`, which goes on at its
     /// other side and over its poles.
     ///
@@ -583,7 +583,7 @@ fn lanczos_weights(table: &[[f32; 8]], fractions: &Values) -> [Values; 6] {
 /// that [`pulp`] finds at run time. No operations are fused, so that all of them give the same
 /// bits.
 struct Gather<'a, const N: usize, L, P, W, E> {
-    sampler: &'a Sampler<'a>,
+    sampler: &'a PixelSampler<'a>,
     lines: L,
     position: P,
     shift: i32,
@@ -677,7 +677,7 @@ struct Batch<const N: usize> {
 impl<const N: usize> Batch<N> {
     /// The values in `C` channels from `first` on.
     #[inline(always)]
-    fn values<const C: usize>(&self, sampler: &Sampler, first: usize) -> [Values; C] {
+    fn values<const C: usize>(&self, sampler: &PixelSampler, first: usize) -> [Values; C] {
         let [_, height, width] = sampler.picture.shape();
         if self.inside.iter().fold(true, |all, &inside| all & inside) {
             let data = &sampler.picture.data()[first * height * width..];
@@ -708,7 +708,7 @@ impl<const N: usize> Batch<N> {
     #[inline(never)]
     fn patches<const C: usize>(
         &self,
-        sampler: &Sampler,
+        sampler: &PixelSampler,
         first: usize,
     ) -> [[[[f32; N]; N]; BATCH]; C] {
         let width = sampler.picture.width();
@@ -1119,8 +1119,8 @@ mod tests {
         let picture = noise(5, 6);
         for interpolation in ALL {
             for sampler in [
-                Sampler::erp(&picture, interpolation).unwrap(),
-                Sampler::planar(&picture, interpolation).unwrap(),
+                PixelSampler::erp(&picture, interpolation).unwrap(),
+                PixelSampler::planar(&picture, interpolation).unwrap(),
             ] {
                 let points: Vec<_> = (0..72)
                     .map(|i| ((i % 12) as f64, (i / 12) as f64))
@@ -1135,7 +1135,7 @@ mod tests {
     #[test]
     fn keys_kernel_reproduces_parabolas_and_every_kernel_a_constant() {
         let parabola = Raster::from_fn(1, 1, 20, |_, _, x| (x as f32 - 9.0).powi(2) / 50.0);
-        let sampler = Sampler::planar(&parabola, Interpolation::BICUBIC).unwrap();
+        let sampler = PixelSampler::planar(&parabola, Interpolation::BICUBIC).unwrap();
         for i in 0..100 {
             let x = 3.0 + 0.13 * f64::from(i);
             let value = f64::from(sampler.sample(&[(x, 0.0)]).data()[0]);
@@ -1146,7 +1146,7 @@ mod tests {
             .map(|i| (0.37 * f64::from(i) - 3.0, 0.11 * f64::from(i)))
             .collect();
         for interpolation in ALL {
-            let sampler = Sampler::erp(&constant, interpolation).unwrap();
+            let sampler = PixelSampler::erp(&constant, interpolation).unwrap();
             assert!(
                 sampler
                     .sample(&points)
@@ -1165,7 +1165,7 @@ mod tests {
     fn a_planar_picture_is_constant_beyond_its_border() {
         let picture = noise(1, 5);
         for interpolation in ALL {
-            let sampler = Sampler::planar(&picture, interpolation).unwrap();
+            let sampler = PixelSampler::planar(&picture, interpolation).unwrap();
             let far = [
                 (-1e9, 2.0),
                 (1e9, 2.0),
@@ -1179,7 +1179,7 @@ mod tests {
             }
             // Not a number, but no panic either.
             sampler.sample(&[(f64::NAN, f64::NAN)]);
-            Sampler::erp(&picture, interpolation)
+            PixelSampler::erp(&picture, interpolation)
                 .unwrap()
                 .sample(&[(f64::NAN, f64::INFINITY)]);
         }
@@ -1235,11 +1235,11 @@ mod tests {
         let inside: Vec<_> = points.iter().map(|(x, y)| (x + 8.0, y + 8.0)).collect();
         for interpolation in ALL {
             let pairs = [
-                (Sampler::erp(&small, interpolation), &wrapped),
-                (Sampler::planar(&small, interpolation), &repeated),
+                (PixelSampler::erp(&small, interpolation), &wrapped),
+                (PixelSampler::planar(&small, interpolation), &repeated),
             ];
             for (border, large) in pairs {
-                let middle = Sampler::planar(large, interpolation).unwrap();
+                let middle = PixelSampler::planar(large, interpolation).unwrap();
                 assert!(border.unwrap().sample(&points) == middle.sample(&inside));
             }
         }
@@ -1279,7 +1279,7 @@ mod tests {
         let panorama = noise(1, 6);
         for interpolation in [Interpolation::Bilinear, Interpolation::BICUBIC] {
             let large = resize_erp(&panorama, 18, interpolation).unwrap();
-            let sampler = Sampler::erp(&panorama, interpolation).unwrap();
+            let sampler = PixelSampler::erp(&panorama, interpolation).unwrap();
             for y in 0..18 {
                 for x in 0..36 {
                     let at = |i: usize| (i as f64 + 0.5) / 3.0 - 0.5;
@@ -1294,12 +1294,12 @@ mod tests {
     fn what_cannot_be_resampled_is_refused() {
         let not_two_to_one = Raster::zeros(1, 4, 4);
         assert!(matches!(
-            Sampler::erp(&not_two_to_one, Interpolation::BICUBIC),
+            PixelSampler::erp(&not_two_to_one, Interpolation::BICUBIC),
             Err(ResampleError::Erp(ErpError::NotTwoToOne { .. }))
         ));
         let empty = Raster::zeros(0, 4, 8);
         assert!(matches!(
-            Sampler::erp(&empty, Interpolation::BICUBIC),
+            PixelSampler::erp(&empty, Interpolation::BICUBIC),
             Err(ResampleError::Empty { channels: 0, .. })
         ));
         let panorama = Raster::zeros(1, 4, 8);
@@ -1328,7 +1328,7 @@ mod tests {
             kind in 0usize..5,
         ) {
             let panorama = noise(3, 8);
-            let sampler = Sampler::erp(&panorama, ALL[kind]).unwrap();
+            let sampler = PixelSampler::erp(&panorama, ALL[kind]).unwrap();
             // Positions are multiples of 2^-16 pixels: take one, so that all are exact.
             let snap = |v: f64| (v * 65536.0).round() / 65536.0;
             let (x, y) = (snap(x), snap(y));

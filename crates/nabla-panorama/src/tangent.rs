@@ -43,7 +43,7 @@ use crate::erp::{Erp, ErpError, direction, longitude_latitude};
 use crate::erp_area::ErpArea;
 use crate::gnomonic::{Axes, Band, Lattice, LookTable, dot, look, reshape};
 use crate::resample::{
-    BATCH, FRACTION_BITS, Interpolation, ONE, ResampleError, Sampler, Values, resize_corners,
+    BATCH, FRACTION_BITS, Interpolation, ONE, PixelSampler, ResampleError, Values, resize_corners,
     resize_erp, resize_planar,
 };
 
@@ -736,15 +736,15 @@ impl TangentProjection {
         let interpolation = self.options.to_tangent;
         let (height, width) = (height * factor, width * factor);
         let sampler = match (self.options.convention, factor) {
-            (Convention::PixelCentre, 1) => Sampler::erp(panorama, interpolation)?,
+            (Convention::PixelCentre, 1) => PixelSampler::erp(panorama, interpolation)?,
             (Convention::PixelCentre, _) => {
                 let large = resize_erp(panorama, height, Interpolation::BICUBIC)?;
-                Sampler::erp_of(Cow::Owned(large), interpolation)?
+                PixelSampler::erp_of(Cow::Owned(large), interpolation)?
             }
-            (Convention::Official, 1) => Sampler::planar(panorama, interpolation)?,
+            (Convention::Official, 1) => PixelSampler::planar(panorama, interpolation)?,
             (Convention::Official, _) => {
                 let large = resize_corners(panorama, height, width, OFFICIAL_CUBIC)?;
-                Sampler::planar_of(Cow::Owned(large), interpolation)?
+                PixelSampler::planar_of(Cow::Owned(large), interpolation)?
             }
         };
         let tables = self.rows.iter().map(|&row| &self.tables[row]);
@@ -849,7 +849,7 @@ impl TangentProjection {
     /// are 0 before.
     fn blend(
         &self,
-        samplers: &[Sampler],
+        samplers: &[PixelSampler],
         row: usize,
         sightings: &mut Sightings,
         total: &mut [f32],
@@ -1000,7 +1000,7 @@ impl TangentProjection {
     fn samplers<'a>(
         &self,
         planes: &'a [Raster],
-    ) -> Result<(Vec<Sampler<'a>>, usize), TangentError> {
+    ) -> Result<(Vec<PixelSampler<'a>>, usize), TangentError> {
         let size = self.plane_size;
         let channels = planes.first().map_or(0, Raster::channels);
         self.check_planes(planes, [channels, size, size])?;
@@ -1016,7 +1016,7 @@ impl TangentProjection {
                     Cow::Owned(resize_corners(plane, large, large, OFFICIAL_CUBIC)?)
                 }
             };
-            Sampler::planar_of(plane, self.options.to_erp)
+            PixelSampler::planar_of(plane, self.options.to_erp)
         };
         let samplers = planes.par_iter().map(sampler).collect::<Result<_, _>>()?;
         Ok((samplers, channels))

@@ -10,6 +10,7 @@
 //! * [`diffusion`]: noise paths, denoisers, guidance, samplers, training, and the embedded prior;
 //! * [`grad`]: a module's gradients taken apart: flat vectors, per-example gradients, curvature,
 //!   traces and spectra, proximal operators, compressors and sketches;
+//! * [`kernels`]: what networks spend their time in, fast on processors;
 //! * [`optim`]: optimizers that Burn's learner takes;
 //! * [`solve`]: solvers for problems that are no networks;
 //! * [`train`]: classifiers on real data sets, and comparisons of optimizers;
@@ -41,6 +42,7 @@ pub use nabla_claims as claims;
 pub use nabla_data as data;
 pub use nabla_diffusion as diffusion;
 pub use nabla_grad as grad;
+pub use nabla_kernels as kernels;
 pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
 pub use nabla_solve as solve;

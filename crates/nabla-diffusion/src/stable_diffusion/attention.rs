@@ -17,8 +17,8 @@ use burn::tensor::{DType, Tensor};
 
 use super::resnet_block::GroupNormOptions;
 use super::weights::{Scope, WeightsError};
-use crate::kernels::group_norm;
-use crate::transformer_kernels::{attention, linear};
+use nabla_kernels::picture::group_norm;
+use nabla_kernels::transformer::{attention, linear};
 
 /// Attention with projections before and after it.
 #[derive(Module, Debug)]

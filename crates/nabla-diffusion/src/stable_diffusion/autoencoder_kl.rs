@@ -43,7 +43,7 @@ use super::norm_statistics::NormStatistics;
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::unet2d_condition::nearest;
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use crate::kernels::convolution;
+use nabla_kernels::picture::convolution;
 
 /// What is added to a variance.
 const EPSILON: f64 = 1e-6;

@@ -25,7 +25,7 @@ use serde::Deserialize;
 use super::attention::{AttentionNames, MultiHeadAttention};
 use super::model_folder::{ModelFolderError, Part};
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use crate::transformer_kernels::linear;
+use nabla_kernels::transformer::linear;
 
 /// Keys of a configuration that do not say what is computed by a trained network.
 const SILENT: &[&str] = &[

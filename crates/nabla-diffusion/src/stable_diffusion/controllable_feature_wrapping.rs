@@ -25,7 +25,7 @@ use serde::Deserialize;
 use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, AutoencoderKlConfig};
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::weights::{Scope, WeightsError};
-use crate::kernels::convolution;
+use nabla_kernels::picture::convolution;
 
 /// The sizes of `R`. The defaults are the published model's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

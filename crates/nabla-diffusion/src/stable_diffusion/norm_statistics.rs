@@ -12,7 +12,7 @@
 use burn::nn::GroupNorm;
 use burn::tensor::{DType, Tensor};
 
-use crate::kernels::{group_norm_silu, modulated_silu};
+use nabla_kernels::picture::{group_norm_silu, modulated_silu};
 
 /// Where the norms of a network take their statistics from.
 #[derive(Clone, Debug)]

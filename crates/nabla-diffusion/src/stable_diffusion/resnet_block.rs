@@ -18,8 +18,8 @@ use burn::tensor::activation::silu;
 
 use super::norm_statistics::NormStatistics;
 use super::weights::{Scope, WeightsError};
-use crate::kernels::convolution;
-use crate::transformer_kernels::linear;
+use nabla_kernels::picture::convolution;
+use nabla_kernels::transformer::linear;
 
 /// The block; see the [module](self).
 #[derive(Module, Debug)]

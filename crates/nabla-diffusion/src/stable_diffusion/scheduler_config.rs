@@ -54,7 +54,7 @@ use crate::denoiser::Prediction;
 use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistep, DpmSolverType, ThirdOrder};
 use crate::dpm_solver_singlestep::DpmSolverSinglestep;
 use crate::lcm::Lcm;
-use crate::pndm::{Pndm, PndmMethod};
+use crate::pndm::PndmMethod;
 use crate::registry::{Options, RegistryError};
 use crate::sampler::{Grid, Sampler, Solver, samplers};
 use crate::sampler_error::SamplerError;
@@ -62,8 +62,10 @@ use crate::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, Schedule
 use crate::sigma_spacing::SigmaSpacing;
 use crate::unipc::{UniPc, UniPcB};
 
+mod classes;
 mod grid;
 
+use classes::{CLASSES, OWN, combined, grid_of, has_spacing};
 use grid::{Told, Visited};
 
 /// The file in a part's folder.
@@ -177,7 +179,7 @@ impl SchedulerConfig {
         self.sigma_spacing(name, grid_of(name))?;
         self.prediction()?;
         self.training_config()?;
-        self.spacing(name)?;
+        self.spacing(grid_of(name))?;
         Ok(self)
     }
 
@@ -260,7 +262,7 @@ impl SchedulerConfig {
     ) -> Result<ScheduledSampler, SchedulerError> {
         let (name, solver) = self.chosen(choice)?;
         let rule = solver.grid();
-        let spacing = self.spacing(name)?;
+        let spacing = self.spacing(rule)?;
         let mut training = self.training_schedule()?;
         let last = training.steps() - 1;
         if training.alpha_bar(last) == 0.0 && !matches!(name, "ddim" | "ddpm" | OWN) {
@@ -380,11 +382,10 @@ impl SchedulerConfig {
         self.beta_schedule.as_deref() == Some("squaredcos_cap_v2")
     }
 
-    fn spacing(&self, name: &str) -> Result<Spacing, ModelFolderError> {
+    fn spacing(&self, rule: Grid) -> Result<Spacing, ModelFolderError> {
         let offset = self.steps_offset.unwrap_or(0);
-        let leading = matches!(name, "ddim" | "ddpm" | "pndm" | "s-pndm" | "plms");
         match self.timestep_spacing.as_deref() {
-            None if leading => Ok(Spacing::Leading { offset }),
+            None if rule == Grid::WholeSteps => Ok(Spacing::Leading { offset }),
             None | Some("linspace") => Ok(Spacing::Linspace),
             Some("leading") => Ok(Spacing::Leading { offset }),
             Some("trailing") => Ok(Spacing::Trailing),
@@ -681,53 +682,6 @@ impl SchedulerConfig {
             value: value.to_string(),
             expected: expected.to_owned(),
         }
-    }
-}
-
-/// A sampler of one's own has no name.
-const OWN: &str = "";
-
-/// The classes of diffusers, and the samplers that they are.
-const CLASSES: [(&str, &str); 14] = [
-    ("DDIMScheduler", "ddim"),
-    ("DDPMScheduler", "ddpm"),
-    ("PNDMScheduler", "plms"),
-    ("EulerDiscreteScheduler", "euler"),
-    ("EulerAncestralDiscreteScheduler", "euler-ancestral"),
-    ("HeunDiscreteScheduler", "heun"),
-    ("LMSDiscreteScheduler", "lms"),
-    ("DPMSolverMultistepScheduler", "dpm++2m"),
-    ("DPMSolverSinglestepScheduler", "dpm++2s"),
-    ("DEISMultistepScheduler", "deis"),
-    ("KDPM2DiscreteScheduler", "dpm2"),
-    ("KDPM2AncestralDiscreteScheduler", "dpm2-ancestral"),
-    ("UniPCMultistepScheduler", "unipc"),
-    ("LCMScheduler", "lcm"),
-];
-
-/// PNDM as diffusers has it. S-PNDM is not in diffusers, so there is nothing to agree with.
-fn combined(method: PndmMethod) -> Pndm {
-    Pndm::new().with_method(method).with_combine_outputs(true)
-}
-
-/// The grid of a sampler of ours.
-fn grid_of(name: &str) -> Grid {
-    samplers::<4>()
-        .get(name)
-        .map_or(Grid::WholeSteps, |solver| solver.grid())
-}
-
-/// Whether diffusers' class reads the option of the spacing.
-fn has_spacing(name: &str, rule: Grid, spacing: SigmaSpacing) -> bool {
-    match spacing {
-        SigmaSpacing::Lu => {
-            rule == Grid::WithoutLowest && !matches!(name, "unipc" | "deis" | "dpm++2s" | OWN)
-        }
-        _ => match rule {
-            Grid::WithoutLowest => true,
-            Grid::Interpolated => name != "euler-ancestral",
-            Grid::WholeSteps | Grid::Distilled => false,
-        },
     }
 }
 

@@ -21,7 +21,7 @@ use burn::tensor::activation::relu;
 use super::resnet_block::GroupNormOptions;
 use super::unet2d_condition::UNet2DConditionConfig;
 use super::weights::{Scope, WeightsError};
-use crate::kernels::{convolution, group_norm};
+use nabla_kernels::picture::{convolution, group_norm};
 
 /// One transform; see the [module](self).
 #[derive(Module, Debug)]

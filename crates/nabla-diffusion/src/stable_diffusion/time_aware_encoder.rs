@@ -26,8 +26,8 @@ use super::latent_diffusion_names::residual_block;
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::unet2d_condition::TimestepEmbedding;
 use super::weights::{Rows, Scope, Stored, WeightsError};
-use crate::kernels::convolution;
 use crate::unet::sinusoidal_embedding;
+use nabla_kernels::picture::convolution;
 
 /// The sizes of a time-aware encoder, by the names of the published configuration. The defaults are the
 /// published model's.

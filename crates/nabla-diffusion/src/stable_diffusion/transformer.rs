@@ -18,8 +18,8 @@ use burn::tensor::Tensor;
 
 use super::attention::{AttentionNames, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
-use crate::kernels::group_norm;
-use crate::transformer_kernels::{linear, linear_geglu};
+use nabla_kernels::picture::group_norm;
+use nabla_kernels::transformer::{linear, linear_geglu};
 
 /// The transformer; see the [module](self).
 #[derive(Module, Debug)]

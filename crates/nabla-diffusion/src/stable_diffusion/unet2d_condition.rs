@@ -28,9 +28,9 @@ use super::model_folder::{ModelFolderError, Part};
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::transformer::{SpatialTransformer, TransformerOptions};
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use crate::kernels::{convolution, group_norm_silu};
-use crate::transformer_kernels::linear;
 use crate::unet::sinusoidal_embedding;
+use nabla_kernels::picture::{convolution, group_norm_silu};
+use nabla_kernels::transformer::linear;
 
 /// One number for all levels, or one for each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
