@@ -459,7 +459,7 @@ impl Guidance for Now {
     }
 
     fn conditions(&mut self, step: &Step<'_>) -> Vec<Condition> {
-        let conditions = match step.index % 2 == 0 {
+        let conditions = match step.index.is_multiple_of(2) {
             true => vec![Condition::Without, Condition::FIRST],
             false => vec![Condition::FIRST],
         };
