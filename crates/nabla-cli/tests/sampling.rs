@@ -96,6 +96,22 @@ fn every_sampler_model_and_precision_makes_a_picture() {
         desk.done(&format!("{line} -o {sampler}.png"));
         assert_eq!(picture(&desk, &format!("{sampler}.png")).size(), [32, 32]);
     }
+    // An option changes the picture, and stands in it; and so does a guidance.
+    let line = "sample --model sd21 --prompt x --size 32 --steps 5 --sampler euler";
+    for (option, told) in [
+        ("--sampler-option churn=0.3", "Sampler option: churn=0.3"),
+        ("--guidance none", "Guidance: none"),
+        ("--guidance-option scale=2", "Guidance option: scale=2"),
+    ] {
+        desk.done(&format!("{line} {option} -o option.png"));
+        let changed = picture(&desk, "option.png");
+        assert_ne!(
+            changed.raster,
+            picture(&desk, "euler.png").raster,
+            "{option}"
+        );
+        assert!(changed.metadata.texts[0].1.contains(told), "{option}");
+    }
     for spacing in ["exponential", "beta", "lu"] {
         let line = "sample --model sd15 --prompt x --size 32 --steps 3 --sampler dpm++3m";
         desk.done(&format!("{line} --sigmas {spacing} -o {spacing}.png"));
@@ -229,6 +245,24 @@ fn what_is_wrong_gets_one_sentence() {
         ("--model sd15 --size 65", "multiples of 8"),
         ("--model sd15 --size big", "it must be 512"),
         ("--model sd15 --sampler foo", "euler-ancestral"),
+        (
+            "--model sd15 --sampler euler --sampler-option speed=2",
+            "the sampler euler has no option \"speed\"; it has: churn, clip, eta",
+        ),
+        (
+            "--model sd15 --sampler dpm++2m --sampler-option order=two",
+            "the option order of the sampler dpm++2m cannot be two",
+        ),
+        (
+            "--model sd15 --size 32 --sampler euler --sampler-option eta=2",
+            "the eta of Euler is 2, but it must be in [0, 1]",
+        ),
+        ("--model sd15 --sampler-option eta", "NAME=VALUE"),
+        (
+            "--model sd15 --guidance-option speed=2",
+            "it has: rescale, scale",
+        ),
+        ("--model sd15 --guidance foo", "classifier-free"),
         ("--model sd15 --strength 0.5", "--image"),
         ("--model sd15 --image in.png --strength 2", "strength is 2"),
         ("--model sd15 --steps 2000", "2000"),

@@ -22,6 +22,8 @@
 //! it stops at the first training step, where one more call gives the picture; the last step of the others
 //! leads there at once, from time 960/S.
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Device, Element, Tensor, TensorData};
 use nabla_base::rate_fit::power_rate;
 use nabla_claims::{
@@ -30,13 +32,15 @@ use nabla_claims::{
 };
 use nabla_data::{PanoramaSet, Split};
 use nabla_diffusion::denoiser::{ClosureDenoiser, Denoised, Denoiser, Prediction, denoiser};
-use nabla_diffusion::dpm_solver_multistep::{DpmSolverMultistepConfig, ThirdOrder};
-use nabla_diffusion::pndm::{PndmConfig, PndmMethod};
+use nabla_diffusion::dpm_solver_multistep::{DpmSolverMultistep, ThirdOrder};
+use nabla_diffusion::level::Level;
+use nabla_diffusion::pndm::{Pndm, PndmMethod};
 use nabla_diffusion::prior::SuperResolutionPrior;
-use nabla_diffusion::probability_flow::ProbabilityFlowConfig;
+use nabla_diffusion::probability_flow::ProbabilityFlow;
+use nabla_diffusion::rddm::RddmError;
 use nabla_diffusion::rddm_sampler::RddmInput;
-use nabla_diffusion::sampler::{SamplerConfig, SamplerKind};
-use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule};
+use nabla_diffusion::sampler::{Sampler, Sampling, Solver, samplers, shared};
+use nabla_diffusion::schedule::NoiseSchedule;
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_panorama::pixels::to_tensor;
 use nabla_panorama::{Interpolation, resize_erp, to_8_bit};
@@ -55,22 +59,20 @@ const MIXTURE_FLOW: Task = Task::named("mixture, adaptive steps");
 const PRIOR_FLOW: Task = Task::named("embedded prior, adaptive steps");
 
 /// Those with a fixed number of steps.
-static SAMPLERS: [(Variant, fn() -> SamplerConfig); 13] = [
-    (F_PNDM, || pndm(PndmMethod::FPndm)),
-    (S_PNDM, || pndm(PndmMethod::SPndm)),
-    (PLMS, || pndm(PndmMethod::Plms)),
-    (FON, || pndm(PndmMethod::Fon)),
-    (DDIM, || SamplerKind::Ddim.config()),
-    (Variant::baseline("Heun"), || SamplerKind::Heun.config()),
-    (Variant::baseline("DPM2"), || SamplerKind::Dpm2.config()),
-    (Variant::baseline("LMS"), || SamplerKind::Lms.config()),
-    (DPM, || SamplerKind::DpmSolverMultistep.config()),
+static SAMPLERS: [(Variant, fn() -> Result<Arc<dyn Solver>, ClaimError>); 13] = [
+    (F_PNDM, || named("pndm")),
+    (S_PNDM, || named("s-pndm")),
+    (PLMS, || named("plms")),
+    (FON, || Ok(shared(Pndm::new().with_method(PndmMethod::Fon)))),
+    (DDIM, || named("ddim")),
+    (Variant::baseline("Heun"), || named("heun")),
+    (Variant::baseline("DPM2"), || named("dpm2")),
+    (Variant::baseline("LMS"), || named("lms")),
+    (DPM, || named("dpm++2m")),
     (Variant::baseline("DPM-Solver++ 3M"), dpm3),
-    (Variant::baseline("DPM-Solver++ 2S"), || {
-        SamplerKind::DpmSolverSinglestep.config()
-    }),
-    (Variant::baseline("DEIS"), || SamplerKind::Deis.config()),
-    (Variant::baseline("UniPC"), || SamplerKind::UniPc.config()),
+    (Variant::baseline("DPM-Solver++ 2S"), || named("dpm++2s")),
+    (Variant::baseline("DEIS"), || named("deis")),
+    (Variant::baseline("UniPC"), || named("unipc")),
 ];
 
 /// As many curves as can be told apart.
@@ -205,28 +207,22 @@ fn flow_variant(tolerance: f64) -> Variant {
     Variant::of(Role::Baseline, format!("{PF}, tolerance {tolerance:e}"))
 }
 
-fn pndm(method: PndmMethod) -> SamplerConfig {
-    SamplerConfig::Pndm(PndmConfig::new().with_method(method))
+/// A sampler with its defaults.
+fn named(name: &str) -> Result<Arc<dyn Solver>, ClaimError> {
+    samplers().get(name).map_err(ClaimError::experiment)
 }
 
 /// The third order, as its authors' code has it.
-fn dpm3() -> SamplerConfig {
-    SamplerConfig::DpmSolverMultistep(
-        DpmSolverMultistepConfig::new()
-            .with_order(3)
-            .with_third_order(ThirdOrder::Diffusers),
-    )
+fn dpm3() -> Result<Arc<dyn Solver>, ClaimError> {
+    let third = DpmSolverMultistep::new().with_order(3);
+    Ok(shared(third.with_third_order(ThirdOrder::Diffusers)))
 }
 
 /// The most steps that so many calls pay for, if that is enough for the sampler.
-fn steps_for(config: SamplerConfig, calls: usize) -> Option<usize> {
-    let least = match config {
-        SamplerConfig::Pndm(pndm) => pndm.method.least_steps(),
-        _ => 1,
-    };
-    (least..=calls)
+fn steps_for(solver: &dyn Solver, calls: usize) -> Option<usize> {
+    (solver.least_steps()..=calls)
         .rev()
-        .find(|&steps| config.calls(steps) <= calls)
+        .find(|&steps| solver.calls(steps) <= calls)
 }
 
 /// The levels at `steps` even steps of the time from `end` (not included) to `top`, rounded to the
@@ -238,7 +234,7 @@ fn even(
     steps: usize,
     last: f64,
 ) -> Result<NoiseSchedule, ClaimError> {
-    let levels: Vec<NoiseLevel> = (1..=steps)
+    let levels: Vec<Level> = (1..=steps)
         .map(|k| end + ((top - end) * k + steps / 2) / steps)
         .map(|t| training.level(t))
         .collect();
@@ -247,12 +243,12 @@ fn even(
 }
 
 fn run(
-    config: SamplerConfig,
+    solver: Arc<dyn Solver>,
     schedule: NoiseSchedule,
     model: &dyn Denoiser,
     start: &Tensor<4>,
 ) -> Result<Tensor<4>, ClaimError> {
-    let sampler = config.init(schedule).map_err(ClaimError::experiment)?;
+    let sampler = Sampler::new(solver, schedule).map_err(ClaimError::experiment)?;
     // None of them draws noise on the way.
     sampler
         .sample(model, start.clone(), &mut SeededNoise::new(0, 0))
@@ -267,13 +263,11 @@ fn flow(
     start: &Tensor<4>,
     [top, end]: [f64; 2],
 ) -> Result<(Tensor<4>, usize), ClaimError> {
-    let config = ProbabilityFlowConfig::new();
-    let flow = config.with_rtol(tolerance).with_atol(tolerance);
-    let flow = flow
-        .init(training.clone())
-        .map_err(ClaimError::experiment)?;
+    let flow = ProbabilityFlow::new();
+    let flow = flow.with_rtol(tolerance).with_atol(tolerance);
+    let sampling = Sampling::of(model);
     let found = flow
-        .solve(model, start.clone(), top, end, &mut |_, denoised| denoised)
+        .solve(&training.into(), sampling, start.clone(), top, end)
         .map_err(ClaimError::experiment)?;
     Ok((found.x, found.calls))
 }
@@ -289,15 +283,15 @@ const MODES: [[f64; 2]; 4] = [[1.0, 0.8], [-1.2, 0.4], [0.3, -1.1], [-0.5, -0.6]
 const SPREAD: f64 = 0.3;
 
 /// The exact `ε` of the mixture: `[points, 2, 1, 1]`, in `f64`.
-fn exact() -> ClosureDenoiser<impl Fn(Tensor<4>, NoiseLevel) -> Tensor<4>> {
-    denoiser(Prediction::Epsilon, |x, level| {
+fn exact() -> ClosureDenoiser<impl Fn(Tensor<4>, Level) -> Tensor<4>> {
+    denoiser(Prediction::Epsilon, |x: Tensor<4>, level: Level| {
         let (shape, device) = (x.dims(), x.device());
         let values: Vec<f64> = x
             .to_data()
             .convert::<f64>()
             .try_to_vec()
             .unwrap_or_default();
-        let (signal, a) = (level.signal(), level.alpha_bar);
+        let (signal, a) = (level.signal(), level.alpha_bar());
         let variance = a * SPREAD * SPREAD + 1.0 - a;
         let epsilon: Vec<f64> = values
             .chunks_exact(2)
@@ -324,14 +318,11 @@ fn exact() -> ClosureDenoiser<impl Fn(Tensor<4>, NoiseLevel) -> Tensor<4>> {
 /// The paper's linear schedule as a function of time, `FINE` levels to each of 1000 steps; the network is
 /// given the time in steps.
 fn continuous() -> Result<NoiseSchedule, ClaimError> {
-    let levels: Vec<NoiseLevel> = (1..=1000 * FINE)
+    let levels: Vec<Level> = (1..=1000 * FINE)
         .map(|i| {
             let timestep = i as f64 / FINE as f64;
             let u = timestep / 1000.0;
-            NoiseLevel {
-                timestep,
-                alpha_bar: (-(0.1 * u + 0.5 * 19.9 * u * u)).exp(),
-            }
+            Level::variance_preserving(timestep, (-(0.1 * u + 0.5 * 19.9 * u * u)).exp())
         })
         .collect();
     NoiseSchedule::from_levels(&levels, 1.0).map_err(ClaimError::experiment)
@@ -339,12 +330,12 @@ fn continuous() -> Result<NoiseSchedule, ClaimError> {
 
 /// What solves an equation: one of the [`SAMPLERS`], or PF.
 #[derive(Clone, Copy, Debug)]
-enum Solver {
+enum Contestant {
     Sampler(usize),
     Flow(f64),
 }
 
-impl Solver {
+impl Contestant {
     fn all() -> impl Iterator<Item = Self> {
         let samplers = (0..SAMPLERS.len()).map(Self::Sampler);
         samplers.chain(TOLERANCES.map(Self::Flow))
@@ -377,17 +368,17 @@ fn numbers<E: Element>(tensor: &Tensor<4>) -> Result<Vec<E>, ClaimError> {
 }
 
 /// Seed by seed, all solvers.
-fn points(bench: &Bench<'_>) -> Vec<(usize, Solver)> {
+fn points(bench: &Bench<'_>) -> Vec<(usize, Contestant)> {
     let seeds = 0..bench.seeds().len();
     seeds
-        .flat_map(|s| Solver::all().map(move |solver| (s, solver)))
+        .flat_map(|s| Contestant::all().map(move |solver| (s, solver)))
         .collect()
 }
 
 /// Records what was found.
 fn record(
     bench: &Bench<'_>,
-    points: &[(usize, Solver)],
+    points: &[(usize, Contestant)],
     found: Vec<Nearness>,
     task: fn(usize) -> Task,
     flow: &Task,
@@ -425,9 +416,9 @@ fn mixture(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), Clai
     let model = exact();
     let (end, top) = (END * FINE - 1, 1000 * FINE - 1);
     let last = training.alpha_bar(end);
-    let solve = |config, steps, start: &Tensor<4>| {
+    let solve = |solver: &Arc<dyn Solver>, steps, start: &Tensor<4>| {
         let schedule = even(&training, end, top, steps, last)?;
-        run(config, schedule, &model, start)
+        run(solver.clone(), schedule, &model, start)
     };
     let references = bench.measure(
         &Stage::new("mixture, references", size),
@@ -435,7 +426,7 @@ fn mixture(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), Clai
         |&seed| Cell::whole().seed(seed),
         |&seed| {
             numbers::<f64>(&solve(
-                pndm(PndmMethod::SPndm),
+                &named("s-pndm")?,
                 size.reference,
                 &start(seed),
             )?)
@@ -454,10 +445,10 @@ fn mixture(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), Clai
             let reference = TensorData::new(references[s].clone(), start.dims());
             let reference = Tensor::<4>::from_data(reference, (&device, DType::F64));
             match solver {
-                Solver::Sampler(i) => {
-                    let config = SAMPLERS[i].1();
+                Contestant::Sampler(i) => {
+                    let solver = SAMPLERS[i].1()?;
                     let error = |steps| {
-                        let found = solve(config, steps, &start)?;
+                        let found = solve(&solver, steps, &start)?;
                         Ok::<_, ClaimError>(distance(&found, &reference))
                     };
                     let errors = size
@@ -467,7 +458,7 @@ fn mixture(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), Clai
                         .collect::<Result<Vec<_>, ClaimError>>()?;
                     let mut distances = Vec::new();
                     for calls in CALLS.into_iter().chain([FEW, MANY]) {
-                        if let Some(steps) = steps_for(config, calls) {
+                        if let Some(steps) = steps_for(solver.as_ref(), calls) {
                             distances.push((calls, error(steps)?));
                         }
                     }
@@ -476,7 +467,7 @@ fn mixture(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), Clai
                         distances,
                     })
                 }
-                Solver::Flow(tolerance) => {
+                Contestant::Flow(tolerance) => {
                     let ends = [1000.0, END as f64];
                     let (found, calls) = flow(tolerance, &training, &model, &start, ends)?;
                     Ok(Nearness::Adaptive {
@@ -504,8 +495,8 @@ fn prior(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), ClaimE
         |(seed, enlarged)| {
             let start = SeededNoise::new(*seed, 1).normal(enlarged.dims(), &context.device);
             let model = equation.denoiser(enlarged);
-            let heun = SamplerKind::Heun.config();
-            let found = equation.solve(heun, size.prior_reference, &model, &start)?;
+            let heun = named("heun")?;
+            let found = equation.solve(&heun, size.prior_reference, &model, &start)?;
             numbers::<f32>(&found)
         },
     )?;
@@ -524,12 +515,12 @@ fn prior(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), ClaimE
             let reference = TensorData::new(references[s].clone(), start.dims());
             let reference = Tensor::<4>::from_data(reference, &context.device);
             match solver {
-                Solver::Sampler(i) => {
-                    let config = SAMPLERS[i].1();
+                Contestant::Sampler(i) => {
+                    let solver = SAMPLERS[i].1()?;
                     let mut distances = Vec::new();
                     for calls in CALLS {
-                        if let Some(steps) = steps_for(config, calls) {
-                            let found = equation.solve(config, steps, &model, &start)?;
+                        if let Some(steps) = steps_for(solver.as_ref(), calls) {
+                            let found = equation.solve(&solver, steps, &model, &start)?;
                             distances.push((calls, distance(&found, &reference)));
                         }
                     }
@@ -538,10 +529,10 @@ fn prior(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), ClaimE
                         distances,
                     })
                 }
-                Solver::Flow(tolerance) => {
+                Contestant::Flow(tolerance) => {
                     let training = &equation.training;
                     let first = training.level(0);
-                    let ends = [training.timestep(TOP), first.timestep];
+                    let ends = [training.timestep(TOP), first.time()];
                     let (found, calls) = flow(tolerance, training, &model, &start, ends)?;
                     let picture =
                         Denoised::predict(&model, &found, first).map_err(ClaimError::experiment)?;
@@ -567,10 +558,10 @@ impl<'a> Equation<'a> {
         let schedule = prior.rddm().schedule();
         // Of the level of the same σ: scale of I_t in the variance-preserving form.
         let scale = |t: usize| (1.0 - schedule.residual_sum(t)).hypot(schedule.noise_std(t));
-        let levels: Vec<NoiseLevel> = (0..schedule.steps() - 1)
-            .map(|t| NoiseLevel {
-                timestep: t as f64,
-                alpha_bar: ((1.0 - schedule.residual_sum(t)) / scale(t)).powi(2),
+        let levels: Vec<Level> = (0..schedule.steps() - 1)
+            .map(|t| {
+                let alpha_bar = ((1.0 - schedule.residual_sum(t)) / scale(t)).powi(2);
+                Level::variance_preserving(t as f64, alpha_bar)
             })
             .collect();
         let training = NoiseSchedule::from_levels(&levels, 1.0).map_err(ClaimError::experiment)?;
@@ -589,33 +580,29 @@ impl<'a> Equation<'a> {
         let given = RddmInput::new(enlarged.clone());
         let predictor = self.prior.predictor(0);
         let enlarged = enlarged.clone();
-        denoiser(Prediction::Sample, move |x: Tensor<4>, level| {
+        denoiser(Prediction::Sample, move |x: Tensor<4>, level: Level| {
             // Between two steps the picture is made for the very level, and the network given the nearest.
-            let t = (level.timestep.round() as usize).min(schedule.steps() - 1);
+            let t = (level.time().round() as usize).min(schedule.steps() - 1);
             let pictures = x.dims()[0];
-            let removed = residual_sum_at(level.timestep);
+            let removed = residual_sum_at(level.time());
             let scale = (1.0 - removed) * 1.0_f64.hypot(level.sigma());
             let seen = x.clone() * scale + enlarged.clone() * removed;
-            match rddm.outputs(&predictor, seen, &given, &vec![t; pictures]) {
-                Ok(outputs) => match outputs.into_iter().next() {
-                    Some(residual) => enlarged.clone() - residual,
-                    None => x.zeros_like() * f64::NAN,
-                },
-                // The samplers have no way to hand an error on; a distance that is no number shows it.
-                Err(_) => x.zeros_like() * f64::NAN,
-            }
+            let outputs = rddm.outputs(&predictor, seen, &given, &vec![t; pictures])?;
+            // The prior predicts the residual alone.
+            let residual = Tensor::cat(outputs, 0);
+            Ok::<_, RddmError>(enlarged.clone() - residual)
         })
     }
 
     fn solve(
         &self,
-        config: SamplerConfig,
+        solver: &Arc<dyn Solver>,
         steps: usize,
         model: &dyn Denoiser,
         start: &Tensor<4>,
     ) -> Result<Tensor<4>, ClaimError> {
         let schedule = even(&self.training, 0, TOP, steps, 1.0)?;
-        run(config, schedule, model, start)
+        run(solver.clone(), schedule, model, start)
     }
 }
 

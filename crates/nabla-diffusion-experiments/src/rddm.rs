@@ -19,9 +19,10 @@ use nabla_claims::{
     Bench, Cell, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table, Task,
     Variant,
 };
-use nabla_diffusion::ddim::DdimConfig;
-use nabla_diffusion::denoiser::{Prediction, denoiser};
+use nabla_diffusion::ddim::Ddim;
+use nabla_diffusion::denoiser::{OwnError, Prediction, denoiser};
 use nabla_diffusion::ema::EmaConfig;
+use nabla_diffusion::level::Level;
 use nabla_diffusion::rddm::{
     Coefficients, Objective, Path, ResidualNetwork, ResidualSchedule, ResidualScheduleConfig,
     Sharing, TimeCondition,
@@ -32,6 +33,7 @@ use nabla_diffusion::rddm_sampler::{
 use nabla_diffusion::rddm_trainer::{
     Batch, BatchError, BatchSource, Rate, RddmTrainerConfig, select_objective,
 };
+use nabla_diffusion::sampler::Sampler;
 use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig, Spacing};
 use nabla_diffusion::unet::{Normalization, UNetConfig};
 use nabla_grad::seeded_noise::SeededNoise;
@@ -562,19 +564,17 @@ impl Run<'_> {
             .with_objective(Objective::Noise)
             .init(converted(&ddim)?);
         let (network, losses) = self.train(Job::ConditionalDdim, &rddm)?;
-        let model = denoiser(Prediction::Epsilon, |x: Tensor<4>, level| {
-            let time = level.timesteps(x.dims()[0], &x.device());
-            let mut outputs = network.predict(x, [time.clone(), time], Some(degraded.clone()));
-            outputs.swap_remove(0)
+        let model = denoiser(Prediction::Epsilon, |x: Tensor<4>, level: Level| {
+            let time = level.times(x.dims()[0], &x.device());
+            let mut outputs = network.predict(x, [time.clone(), time], Some(degraded.clone()))?;
+            Ok::<_, OwnError>(outputs.swap_remove(0))
         });
         let mut at_steps = Vec::new();
         for (steps, _) in RESTORATION {
             let short = ddim
                 .respace(Spacing::Trailing, steps)
                 .map_err(ClaimError::experiment)?;
-            let sampler = DdimConfig::new()
-                .with_clip(Some(1.0))
-                .init(short)
+            let sampler = Sampler::new(Ddim::new().with_clip(Some(1.0)), short)
                 .map_err(ClaimError::experiment)?;
             let mut noise = self.sampling_noise();
             let start = noise.normal(truth.dims(), &truth.device());

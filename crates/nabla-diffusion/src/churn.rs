@@ -7,67 +7,140 @@
 //! σ̂ = σ + γ σ,   x̂ = x̃ + √(σ̂² − σ²) S_noise z
 //! ```
 //!
-//! for `x̃ = x/√ᾱ`, and the step goes from there: the network is asked about `x̂` at `σ̂`. That corrects
+//! for `x̃ = x/signal`, and the step goes from there: the network is asked about `x̂` at `σ̂`. That corrects
 //! errors of the steps before. `EulerDiscreteScheduler` of the diffusers library adds the same noise, but
 //! has asked the network about the picture without it; here it is as in the source and in k-diffusion.
 //!
 //! Source: Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative
 //! Models*, 2022, arXiv 2206.00364, algorithm 2.
 
-use burn::config::Config;
 use burn::tensor::Tensor;
+use nabla_base::range::{self, OutOfRange};
+use serde::{Deserialize, Serialize};
 
-use crate::denoiser::SamplerError;
-use crate::schedule::{NoiseLevel, NoiseSchedule};
+use crate::level::{Level, Levels};
 use crate::seeded_noise::SeededNoise;
 
 /// How much, and where; see the [module documentation](self).
-#[derive(Config, Debug, Copy, PartialEq)]
+///
+/// As an option it may be the amount alone: `churn=40`, or `churn={"amount": 40, "noise_scale": 1.003}`.
+///
+/// ```
+/// use nabla_diffusion::churn::Churn;
+///
+/// let churn: Churn = serde_json::from_str("40")?;
+/// assert_eq!(churn, Churn::new(40.0));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "ChurnForm")]
 pub struct Churn {
     /// `S_churn`: shared among the steps. At least 0; the source uses 40 to 80.
     pub amount: f64,
     /// `S_tmin`: the lowest level with churn. Default 0.
-    #[config(default = 0.0)]
     pub sigma_min: f64,
     /// `S_tmax`: the highest level with churn. Default none.
     pub sigma_max: Option<f64>,
     /// `S_noise`: standard deviation of the noise; slightly above 1 keeps detail. Default 1.
-    #[config(default = 1.0)]
     pub noise_scale: f64,
 }
 
-impl Churn {
-    /// # Errors
-    /// If `amount` or `noise_scale` is negative or not finite.
-    pub(crate) fn check(&self) -> Result<(), SamplerError> {
-        for (what, value) in [("amount", self.amount), ("noise scale", self.noise_scale)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(SamplerError::Churn { what, value });
+/// How a churn is written.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "it must be a number, or an object with amount, sigma_min, sigma_max, noise_scale"
+)]
+enum ChurnForm {
+    Amount(f64),
+    #[serde(rename_all = "snake_case")]
+    Whole {
+        amount: f64,
+        sigma_min: Option<f64>,
+        sigma_max: Option<f64>,
+        noise_scale: Option<f64>,
+    },
+}
+
+impl From<ChurnForm> for Churn {
+    fn from(form: ChurnForm) -> Self {
+        match form {
+            ChurnForm::Amount(amount) => Self::new(amount),
+            ChurnForm::Whole {
+                amount,
+                sigma_min,
+                sigma_max,
+                noise_scale,
+            } => {
+                let usual = Self::new(amount);
+                Self {
+                    amount,
+                    sigma_min: sigma_min.unwrap_or(usual.sigma_min),
+                    sigma_max,
+                    noise_scale: noise_scale.unwrap_or(usual.noise_scale),
+                }
             }
         }
-        Ok(())
+    }
+}
+
+impl Churn {
+    /// So much, on all levels.
+    pub fn new(amount: f64) -> Self {
+        Self {
+            amount,
+            sigma_min: 0.0,
+            sigma_max: None,
+            noise_scale: 1.0,
+        }
     }
 
-    /// The noisier picture and its level.
+    /// The same with another lowest level.
+    #[must_use]
+    pub fn with_sigma_min(self, sigma_min: f64) -> Self {
+        Self { sigma_min, ..self }
+    }
+
+    /// The same with another highest level.
+    #[must_use]
+    pub fn with_sigma_max(self, sigma_max: Option<f64>) -> Self {
+        Self { sigma_max, ..self }
+    }
+
+    /// The same with another standard deviation of the noise.
+    #[must_use]
+    pub fn with_noise_scale(self, noise_scale: f64) -> Self {
+        Self {
+            noise_scale,
+            ..self
+        }
+    }
+
+    /// # Errors
+    /// If `amount` or `noise_scale` is negative or not finite.
+    pub(crate) fn check(&self) -> Result<(), OutOfRange> {
+        range::not_negative("amount of churn", self.amount)?;
+        range::not_negative("noise scale of churn", self.noise_scale)
+    }
+
+    /// The noisier state and its level.
     ///
-    /// - `steps`: `N`
-    /// - `training`: says which time has a level
-    pub(crate) fn raise(
+    /// - `levels`: of the run, whose path says which time a level has
+    pub(crate) fn raise<const D: usize>(
         &self,
-        x: Tensor<4>,
-        level: NoiseLevel,
-        steps: usize,
-        training: &NoiseSchedule,
+        x: Tensor<D>,
+        level: Level,
+        levels: &Levels,
         noise: &mut SeededNoise,
-    ) -> (Tensor<4>, NoiseLevel) {
+    ) -> (Tensor<D>, Level) {
         let sigma = level.sigma();
         let within = sigma >= self.sigma_min && self.sigma_max.is_none_or(|most| sigma <= most);
-        let gamma = (self.amount / steps as f64).min(2.0_f64.sqrt() - 1.0);
+        let gamma = (self.amount / levels.steps() as f64).min(2.0_f64.sqrt() - 1.0);
         if !within || gamma == 0.0 {
             return (x, level);
         }
         let raised = sigma * (1.0 + gamma);
-        let to = training.level_of_sigma(raised);
+        let to = levels.path().level_of_sigma(raised);
         let added = self.noise_scale * (raised * raised - sigma * sigma).sqrt();
         let z = noise.normal(x.dims(), &x.device());
         let x = x * (to.signal() / level.signal()) + z * (to.signal() * added);

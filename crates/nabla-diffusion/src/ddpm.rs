@@ -17,9 +17,11 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::denoiser::{Denoised, Denoiser, SamplerError, SamplerHook, SamplerStep, check_clip};
-use crate::schedule::NoiseSchedule;
-use crate::seeded_noise::SeededNoise;
+use crate::asking::{Asking, Direction, Reading};
+use crate::denoiser::{Denoised, Denoiser};
+use crate::level::Levels;
+use crate::sampler::{Solver, Steps, steps};
+use crate::sampler_error::{SamplerError, check_clip};
 
 /// The variance `σ_t²` of a reverse step.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -33,168 +35,128 @@ pub enum Variance {
     LearnedRange,
 }
 
-/// Configuration of [`Ddpm`].
+/// The ancestral sampler; see the [module documentation](self).
+///
+/// To run it step by step, alternate [`denoise`](Self::denoise) and [`step`](Self::step) with an index that
+/// falls to 0.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_diffusion::ddpm::Ddpm;
+/// use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
+/// use nabla_diffusion::sampler::Sampler;
+/// use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
+/// use nabla_diffusion::seeded_noise::SeededNoise;
+///
+/// let device = Device::flex();
+/// let model = GaussianDenoiser::new(
+///     Tensor::<4>::zeros([1, 3, 8, 8], &device),
+///     Tensor::ones([1, 3, 8, 8], &device) * 0.25,
+///     Prediction::Epsilon,
+/// );
+/// let schedule = NoiseScheduleConfig::new().init()?.respace(Spacing::Linspace, 50)?;
+/// let mut noise = SeededNoise::new(42, 0);
+/// let start = noise.normal([2, 3, 8, 8], &device);
+/// let pictures = Sampler::new(Ddpm::new(), schedule)?.sample(&model, start, &mut noise)?;
+/// assert_eq!(pictures.dims(), [2, 3, 8, 8]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Config, Debug, Copy, PartialEq)]
-pub struct DdpmConfig {
+pub struct Ddpm {
     /// `σ_t²`. Default [`Variance::FixedSmall`].
     #[config(default = "Variance::FixedSmall")]
     pub variance: Variance,
-    /// Limits `x̂_0` to `[−clip, clip]` before the hook sees it. Default none; 1 for a model of
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none; 1 for a model of
     /// pixels in `[−1, 1]`.
     pub clip: Option<f64>,
 }
 
-impl DdpmConfig {
-    /// The sampler over `schedule`.
-    ///
-    /// # Errors
-    /// If `clip` is not positive and finite.
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Tensor};
-    /// use nabla_diffusion::ddpm::DdpmConfig;
-    /// use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
-    /// use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
-    /// use nabla_diffusion::seeded_noise::SeededNoise;
-    ///
-    /// let device = Device::flex();
-    /// let model = GaussianDenoiser::new(
-    ///     Tensor::zeros([1, 3, 8, 8], &device),
-    ///     Tensor::ones([1, 3, 8, 8], &device) * 0.25,
-    ///     Prediction::Epsilon,
-    /// );
-    /// let schedule = NoiseScheduleConfig::new().init()?.respace(Spacing::Linspace, 50)?;
-    /// let mut noise = SeededNoise::new(42, 0);
-    /// let start = noise.normal([2, 3, 8, 8], &device);
-    /// let pictures = DdpmConfig::new().init(schedule)?.sample(&model, start, &mut noise)?;
-    /// assert_eq!(pictures.dims(), [2, 3, 8, 8]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn init(&self, schedule: NoiseSchedule) -> Result<Ddpm, SamplerError> {
+/// Takes noise in every step but the last.
+impl<const D: usize> Solver<D> for Ddpm {
+    fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
-        Ok(Ddpm {
-            schedule,
-            config: *self,
-        })
+        Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
+            let answer = ask.ask(x, index, levels.level(index))?;
+            let z = (index > 0).then(|| ask.normal(&answer.x));
+            let denoised = Denoised {
+                variance: answer.variance,
+                ..Denoised::new(answer.sample, answer.epsilon)
+            };
+            self.step(levels, answer.x, denoised, index, z)
+        }))
     }
-}
 
-/// The ancestral sampler; see the [module documentation](self).
-///
-/// [`sample`](Self::sample) runs it whole. To run it step by step, alternate
-/// [`denoise`](Self::denoise) and [`step`](Self::step) with an index that falls to 0.
-#[derive(Clone, Debug)]
-pub struct Ddpm {
-    schedule: NoiseSchedule,
-    config: DdpmConfig,
+    /// The direction is not used.
+    fn reading(&self) -> Reading {
+        Reading {
+            clip: self.clip,
+            direction: Direction::OfModel,
+        }
+    }
 }
 
 impl Ddpm {
-    /// The schedule it steps along.
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
     /// The model's prediction at step `index`, clipped as configured.
     ///
+    /// - `x`: `x_t`, `[batch, …]`
+    ///
     /// # Errors
-    /// If the model's output has the wrong shape, or it predicts `ε` where `ᾱ` is 0.
+    /// If the model fails, its output has the wrong shape, or it predicts `ε` where nothing is left of the
+    /// sample.
     ///
     /// # Panics
     /// If `index` is not below the number of steps.
-    pub fn denoise(
+    pub fn denoise<const D: usize>(
         &self,
-        model: &dyn Denoiser,
-        x: &Tensor<4>,
+        levels: &Levels,
+        model: &dyn Denoiser<D>,
+        x: &Tensor<D>,
         index: usize,
-    ) -> Result<Denoised, SamplerError> {
-        let denoised = Denoised::predict(model, x, self.schedule.level(index))?;
-        Ok(denoised.clip(self.config.clip))
+    ) -> Result<Denoised<D>, SamplerError> {
+        let denoised = Denoised::predict(model, x, levels.level(index))?;
+        Ok(denoised.clip(self.clip))
     }
 
     /// `x_{t−1}` from `x_t`.
     ///
-    /// - `x`: `x_t`, `[batch, channels, height, width]`
-    /// - `noise`: `z`, of the same shape, standard normal; without it, the posterior mean. Not used
-    ///   at `index` 0.
+    /// - `x`: `x_t`, `[batch, …]`
+    /// - `noise`: `z`, of the same shape, standard normal; without it, the posterior mean. Not used at `index` 0.
     ///
     /// # Errors
     /// If the variance is learned, but `denoised` has none.
     ///
     /// # Panics
     /// If `index` is not below the number of steps, or the shapes do not agree.
-    pub fn step(
+    pub fn step<const D: usize>(
         &self,
-        x: Tensor<4>,
-        denoised: Denoised,
+        levels: &Levels,
+        x: Tensor<D>,
+        denoised: Denoised<D>,
         index: usize,
-        noise: Option<Tensor<4>>,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let posterior = self.schedule.posterior(index);
-        let mean = denoised.sample * posterior.sample + x * posterior.x;
+        noise: Option<Tensor<D>>,
+    ) -> Result<Tensor<D>, SamplerError> {
+        let posterior = levels.posterior(index);
+        // The posterior is that of the variance-preserving form, where both are 1.
+        let (from, to) = (
+            levels.level(index).scale(),
+            levels.level_after(index).scale(),
+        );
+        let mean = denoised.sample * (posterior.sample * to) + x * (posterior.x * (to / from));
         let Some(noise) = noise.filter(|_| index > 0) else {
             return Ok(mean);
         };
-        let beta = self.schedule.beta(index);
-        let noise = match self.config.variance {
-            Variance::FixedSmall => noise * posterior.variance.sqrt(),
-            Variance::FixedLarge => noise * beta.sqrt(),
+        let beta = levels.beta(index);
+        let noise = match self.variance {
+            Variance::FixedSmall => noise * (posterior.variance.sqrt() * to),
+            Variance::FixedLarge => noise * (beta.sqrt() * to),
             Variance::LearnedRange => {
                 let v = denoised.variance.ok_or(SamplerError::NoLearnedVariance)?;
                 let (min, max) = (posterior.variance.ln(), beta.ln());
                 // Half the log variance: (u max + (1 − u) min) / 2 with u = (v + 1) / 2.
-                let log_deviation = v * (0.25 * (max - min)) + 0.25 * (max + min);
+                let log_deviation = v * (0.25 * (max - min)) + (0.25 * (max + min) + to.ln());
                 noise * log_deviation.exp()
             }
         };
         Ok(mean + noise)
-    }
-
-    /// Draws pictures.
-    ///
-    /// - `x`: where to start, at the level of the schedule's last step: standard normal noise, or
-    ///   a noised picture; `[batch, channels, height, width]`
-    /// - `noise`: the noise of the steps
-    /// - returns `[batch, channels, height, width]`
-    ///
-    /// # Errors
-    /// As [`denoise`](Self::denoise) and [`step`](Self::step).
-    pub fn sample(
-        &self,
-        model: &dyn Denoiser,
-        x: Tensor<4>,
-        noise: &mut SeededNoise,
-    ) -> Result<Tensor<4>, SamplerError> {
-        self.sample_with_hook(model, x, noise, &mut |_, denoised| denoised)
-    }
-
-    /// [`sample`](Self::sample) with a hook that sees, and may replace, every prediction.
-    ///
-    /// # Errors
-    /// As [`denoise`](Self::denoise) and [`step`](Self::step).
-    pub fn sample_with_hook(
-        &self,
-        model: &dyn Denoiser,
-        mut x: Tensor<4>,
-        noise: &mut SeededNoise,
-        hook: &mut SamplerHook<'_>,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let steps = self.schedule.steps();
-        for index in (0..steps).rev() {
-            let level = self.schedule.level(index);
-            let denoised = self.denoise(model, &x, index)?;
-            let denoised = hook(
-                SamplerStep {
-                    index,
-                    steps,
-                    level,
-                    x: &x,
-                },
-                denoised,
-            );
-            let z = (index > 0).then(|| noise.normal(x.dims(), &x.device()));
-            x = self.step(x, denoised, index, z)?;
-        }
-        Ok(x)
     }
 }

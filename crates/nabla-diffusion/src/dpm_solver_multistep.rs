@@ -36,13 +36,12 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::denoiser::{
-    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
-    sample_without_hook,
-};
+use crate::asking::{Asking, Reading};
+use crate::level::{Level, Levels};
 use crate::multistep::History;
 use crate::phi::phi;
-use crate::schedule::{NoiseLevel, NoiseSchedule};
+use crate::sampler::{Grid, Solver, Steps, steps};
+use crate::sampler_error::{SamplerError, check_clip, check_order};
 use crate::seeded_noise::SeededNoise;
 
 /// Which equation is solved, and what of it is interpolated; see the [module documentation](self).
@@ -76,10 +75,10 @@ impl DpmAlgorithm {
         }
     }
 
-    /// That the schedule does not end where the algorithm cannot.
-    pub(crate) fn check_end(self, schedule: &NoiseSchedule) -> Result<(), SamplerError> {
+    /// That the levels do not end where the algorithm cannot.
+    pub(crate) fn check_end(self, levels: &Levels) -> Result<(), SamplerError> {
         // Its noise is larger than that of the level it steps to, where it only takes D_0.
-        match self == Self::SdeDpmSolver && schedule.previous_alpha_bar(0) == 1.0 {
+        match self == Self::SdeDpmSolver && levels.end().noise() == 0.0 {
             true => Err(SamplerError::FinalSigma {
                 sampler: self.name(),
             }),
@@ -87,18 +86,18 @@ impl DpmAlgorithm {
         }
     }
 
-    /// What is interpolated.
-    pub(crate) fn value(
+    /// From where the step goes on, and what is interpolated.
+    pub(crate) fn ask<const D: usize>(
         self,
-        questions: &mut Questions<'_, '_>,
-        x: &Tensor<4>,
+        ask: &mut Asking<'_, D>,
+        x: Tensor<D>,
         index: usize,
-        level: NoiseLevel,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let denoised = questions.ask(x, index, level)?;
+        level: Level,
+    ) -> Result<(Tensor<D>, Tensor<D>), SamplerError> {
+        let answer = ask.ask(x, index, level)?;
         Ok(match self.is_of_sample() {
-            true => denoised.sample,
-            false => denoised.epsilon,
+            true => (answer.x, answer.sample),
+            false => (answer.x, answer.epsilon),
         })
     }
 
@@ -106,15 +105,15 @@ impl DpmAlgorithm {
     ///
     /// - `differences`: `D_0` and, as far as the order goes, `D_1/h` and `D_2/h²`
     /// - `weights`: those of `D_1` and `D_2`
-    pub(crate) fn step(
+    pub(crate) fn step<const D: usize>(
         self,
-        x: Tensor<4>,
-        level: NoiseLevel,
-        to: NoiseLevel,
-        differences: Vec<Tensor<4>>,
+        x: Tensor<D>,
+        level: Level,
+        to: Level,
+        differences: Vec<Tensor<D>>,
         weights: StepWeights,
         noise: &mut SeededNoise,
-    ) -> Tensor<4> {
+    ) -> Tensor<D> {
         // Infinite towards σ = 0, where only D_0 counts.
         let decay = to.sigma() / level.sigma();
         let h = -decay.ln();
@@ -189,9 +188,9 @@ pub enum ThirdOrder {
     Diffusers,
 }
 
-/// Configuration of [`DpmSolverMultistep`].
+/// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
-pub struct DpmSolverMultistepConfig {
+pub struct DpmSolverMultistep {
     /// How many predictions a step uses, 1 to 3 (1 or 2 for [`DpmAlgorithm::SdeDpmSolver`]). Default 2.
     #[config(default = 2)]
     pub order: usize,
@@ -211,102 +210,57 @@ pub struct DpmSolverMultistepConfig {
     /// Whether the last step has order 1 in any schedule. Default false.
     #[config(default = false)]
     pub euler_at_final: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before the hook sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
     pub clip: Option<f64>,
 }
 
-impl DpmSolverMultistepConfig {
-    /// The sampler over `schedule`.
-    ///
-    /// # Errors
-    /// If there is no such order, `clip` is not positive and finite, an `ᾱ` is 0, or the schedule of
-    /// [`DpmAlgorithm::SdeDpmSolver`] ends at `ᾱ = 1`.
-    pub fn init(&self, schedule: NoiseSchedule) -> Result<DpmSolverMultistep, SamplerError> {
+/// Takes noise with the stochastic algorithms, once a step.
+impl<const D: usize> Solver<D> for DpmSolverMultistep {
+    fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
-        check_sigmas(&schedule)?;
+        levels.check_sigmas()?;
         let most = match self.algorithm {
             DpmAlgorithm::SdeDpmSolver => 2,
             _ => 3,
         };
         check_order(self.algorithm.name(), self.order, most)?;
-        self.algorithm.check_end(&schedule)?;
-        Ok(DpmSolverMultistep {
-            schedule,
-            config: *self,
-        })
-    }
-}
-
-/// The sampler; see the [module documentation](self).
-#[derive(Clone, Debug)]
-pub struct DpmSolverMultistep {
-    schedule: NoiseSchedule,
-    config: DpmSolverMultistepConfig,
-}
-
-sample_without_hook!(DpmSolverMultistep);
-
-impl DpmSolverMultistep {
-    /// The schedule it steps along.
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    /// Draws pictures.
-    ///
-    /// - `x`: where to start, at the level of the schedule's last step, in the variance-preserving
-    ///   form; `[batch, channels, height, width]`
-    /// - `noise`: the noise of the steps; only touched by the stochastic algorithms, once a step
-    /// - `hook`: sees, and may replace, the predicted picture of every step
-    ///
-    /// # Errors
-    /// If the model's output has the wrong shape.
-    pub fn sample_with_hook(
-        &self,
-        model: &dyn Denoiser,
-        mut x: Tensor<4>,
-        noise: &mut SeededNoise,
-        hook: &mut SamplerHook<'_>,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let config = self.config;
-        let steps = self.schedule.steps();
+        self.algorithm.check_end(levels)?;
         let weights = StepWeights {
-            second: config.solver_type,
-            third: config.third_order,
+            second: self.solver_type,
+            third: self.third_order,
         };
-        let mut questions = Questions::new(model, hook, config.clip, steps);
         // Over λ.
-        let mut history = History::new(config.order);
-        for index in (0..steps).rev() {
-            let level = self.schedule.level(index);
-            let to = self.schedule.level_after(index);
-            let value = config.algorithm.value(&mut questions, &x, index, level)?;
+        let mut history = History::new(self.order);
+        Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
+            let (level, to) = (levels.level(index), levels.level_after(index));
+            let (x, value) = self.algorithm.ask(ask, x, index, level)?;
             history.push(level.lambda(), value);
             let order = match index {
-                0 if config.euler_at_final => 1,
-                _ => order_at(
-                    &self.schedule,
-                    index,
-                    config.order,
-                    config.lower_order_final,
-                ),
+                0 if self.euler_at_final => 1,
+                _ => order_at(levels, index, self.order, self.lower_order_final),
             };
             let differences = history.polynomial(order);
-            x = config
-                .algorithm
-                .step(x, level, to, differences, weights, noise);
-        }
-        Ok(x)
+            let step = self.algorithm;
+            Ok(step.step(x, level, to, differences, weights, ask.noise()))
+        }))
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::clipped(self.clip)
+    }
+
+    fn grid(&self) -> Grid {
+        Grid::WithoutLowest
     }
 }
 
 /// The most predictions that a step uses: fewer at the end.
 ///
-/// - `falls`: whether the order falls in a schedule of fewer than 15 steps
-pub(crate) fn order_at(schedule: &NoiseSchedule, index: usize, order: usize, falls: bool) -> usize {
-    let falls = falls && schedule.steps() < 15;
+/// - `falls`: whether the order falls in a run of fewer than 15 steps
+pub(crate) fn order_at(levels: &Levels, index: usize, order: usize, falls: bool) -> usize {
+    let falls = falls && levels.steps() < 15;
     match index {
-        0 if falls || schedule.previous_alpha_bar(0) == 1.0 => 1,
+        0 if falls || levels.end().noise() == 0.0 => 1,
         1 if falls => order.min(2),
         _ => order,
     }
@@ -318,7 +272,7 @@ mod tests {
 
     use super::*;
     use crate::denoiser::{GaussianDenoiser, Prediction};
-    use crate::schedule::alpha_bar_from_sigma;
+    use crate::level::alpha_bar_from_sigma;
 
     /// The error at the end of `steps` even steps of λ from −2 to 2 with order 3, the two predictions before
     /// the first step being exact, in `f64`: what is measured is the step alone, not its start.
@@ -327,14 +281,19 @@ mod tests {
         let full = |value: f64| Tensor::<4>::full([1, 1, 1, 1], value, (&device, DType::F64));
         let model = GaussianDenoiser::new(full(0.4), full(0.09), Prediction::Sample);
         let h = 4.0 / steps as f64;
-        let level = |k: i32| NoiseLevel {
-            timestep: 0.0,
-            alpha_bar: alpha_bar_from_sigma((2.0 - h * f64::from(k)).exp()),
+        let level = |k: i32| {
+            let sigma = (2.0 - h * f64::from(k)).exp();
+            Level::variance_preserving(0.0, alpha_bar_from_sigma(sigma))
         };
         let start = full(1.3);
-        let at = |k: i32| model.transport(start.clone(), level(0).alpha_bar, level(k).alpha_bar);
-        let mut hook = |_: crate::denoiser::SamplerStep<'_>, denoised| denoised;
-        let mut questions = Questions::new(&model, &mut hook, None, steps);
+        let at = |k: i32| model.transport(start.clone(), level(0), level(k));
+        let value = |x: Tensor<4>, k: i32| {
+            let sample = model.answer(x.clone(), level(k));
+            match algorithm.is_of_sample() {
+                true => sample,
+                false => Prediction::Sample.convert(Prediction::Epsilon, sample, x, level(k)),
+            }
+        };
         let weights = StepWeights {
             second: DpmSolverType::Heun,
             third,
@@ -342,15 +301,11 @@ mod tests {
         let mut history = History::new(3);
         let mut noise = SeededNoise::new(0, 0);
         for k in [-2, -1] {
-            let value = algorithm
-                .value(&mut questions, &at(k), 0, level(k))
-                .unwrap();
-            history.push(level(k).lambda(), value);
+            history.push(level(k).lambda(), value(at(k), k));
         }
         let mut x = start.clone();
         for k in 0..steps as i32 {
-            let value = algorithm.value(&mut questions, &x, 0, level(k)).unwrap();
-            history.push(level(k).lambda(), value);
+            history.push(level(k).lambda(), value(x.clone(), k));
             let differences = history.polynomial(3);
             x = algorithm.step(x, level(k), level(k + 1), differences, weights, &mut noise);
         }
@@ -384,10 +339,8 @@ mod tests {
                 third,
             };
             let h: f64 = 1e-3;
-            let [level, to] = [1.0, (-h).exp()].map(|sigma| NoiseLevel {
-                timestep: 0.0,
-                alpha_bar: alpha_bar_from_sigma(sigma),
-            });
+            let [level, to] = [1.0, (-h).exp()]
+                .map(|sigma| Level::variance_preserving(0.0, alpha_bar_from_sigma(sigma)));
             let zero = full(0.0);
             let step = |d_2: f64| {
                 // D_2/h² is the coefficient of u².

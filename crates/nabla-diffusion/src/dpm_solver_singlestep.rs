@@ -24,18 +24,16 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::denoiser::{
-    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
-    sample_without_hook,
-};
+use crate::asking::{Asking, Reading};
 use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverType, StepWeights};
+use crate::level::{Level, Levels};
 use crate::multistep::History;
-use crate::schedule::NoiseSchedule;
-use crate::seeded_noise::SeededNoise;
+use crate::sampler::{Grid, Solver, Steps, steps};
+use crate::sampler_error::{SamplerError, check_clip, check_order};
 
-/// Configuration of [`DpmSolverSinglestep`].
+/// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
-pub struct DpmSolverSinglestepConfig {
+pub struct DpmSolverSinglestep {
     /// Levels in a block, 1 to 3. Default 2.
     #[config(default = 2)]
     pub order: usize,
@@ -49,108 +47,75 @@ pub struct DpmSolverSinglestepConfig {
     /// step has in any case. Default true.
     #[config(default = true)]
     pub lower_order_final: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before the hook sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
     pub clip: Option<f64>,
 }
 
-impl DpmSolverSinglestepConfig {
-    /// The sampler over `schedule`.
-    ///
-    /// # Errors
-    /// If the order is not 1 to 3, `clip` is not positive and finite, an `ᾱ` is 0, or the algorithm is
-    /// [`DpmAlgorithm::SdeDpmSolver`].
-    pub fn init(&self, schedule: NoiseSchedule) -> Result<DpmSolverSinglestep, SamplerError> {
+/// Takes noise with the stochastic algorithm, once a step.
+impl<const D: usize> Solver<D> for DpmSolverSinglestep {
+    fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
-        check_sigmas(&schedule)?;
+        levels.check_sigmas()?;
         check_order("DPM-Solver in single steps", self.order, 3)?;
         if self.algorithm == DpmAlgorithm::SdeDpmSolver {
             return Err(SamplerError::NoSingleStep);
         }
-        Ok(DpmSolverSinglestep {
-            schedule,
-            config: *self,
-        })
-    }
-}
-
-/// The sampler; see the [module documentation](self).
-#[derive(Clone, Debug)]
-pub struct DpmSolverSinglestep {
-    schedule: NoiseSchedule,
-    config: DpmSolverSinglestepConfig,
-}
-
-sample_without_hook!(DpmSolverSinglestep);
-
-impl DpmSolverSinglestep {
-    /// The schedule it steps along.
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    /// Draws pictures.
-    ///
-    /// - `x`: where to start, at the level of the schedule's last step, in the variance-preserving
-    ///   form; `[batch, channels, height, width]`
-    /// - `noise`: the noise of the steps; only touched by the stochastic algorithm, once a step
-    /// - `hook`: sees, and may replace, the predicted picture of every step
-    ///
-    /// # Errors
-    /// If the model's output has the wrong shape.
-    pub fn sample_with_hook(
-        &self,
-        model: &dyn Denoiser,
-        mut x: Tensor<4>,
-        noise: &mut SeededNoise,
-        hook: &mut SamplerHook<'_>,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let config = self.config;
-        let steps = self.schedule.steps();
-        let mut questions = Questions::new(model, hook, config.clip, steps);
-        let mut first = (x.clone(), self.schedule.level(steps - 1));
+        let orders = self.orders(levels);
+        let mut first: Option<(Tensor<D>, Level)> = None;
         // Of this block, over λ.
-        let mut values: Vec<(f64, Tensor<4>)> = Vec::new();
-        for (order, index) in self.orders().into_iter().zip((0..steps).rev()) {
-            let level = self.schedule.level(index);
-            let value = config.algorithm.value(&mut questions, &x, index, level)?;
-            if order == 1 {
-                first = (x, level);
-                values.clear();
-            }
+        let mut values: Vec<(f64, Tensor<D>)> = Vec::new();
+        Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
+            let order = orders[levels.steps() - 1 - index];
+            let level = levels.level(index);
+            let (x, value) = self.algorithm.ask(ask, x, index, level)?;
+            let (start, from) = match first.take() {
+                Some(first) if order > 1 => first,
+                _ => {
+                    values.clear();
+                    (x, level)
+                }
+            };
             values.push((level.lambda(), value));
             // The polynomial is that around the newest value: here the block's first.
             let mut history = History::new(3);
-            let middle = order == 3 && config.solver_type == DpmSolverType::Midpoint;
+            let middle = order == 3 && self.solver_type == DpmSolverType::Midpoint;
             for (place, (node, value)) in values.iter().enumerate().rev() {
                 if !(middle && place == 1) {
                     history.push(*node, value.clone());
                 }
             }
-            let weights = match config.solver_type {
+            let weights = match self.solver_type {
                 DpmSolverType::Midpoint if order == 2 => StepWeights {
                     second: DpmSolverType::Midpoint,
                     ..StepWeights::EXACT
                 },
                 _ => StepWeights::EXACT,
             };
-            let (start, level) = first.clone();
-            let to = self.schedule.level_after(index);
+            first = Some((start.clone(), from));
+            let to = levels.level_after(index);
             let differences = history.polynomial(order);
-            x = config
-                .algorithm
-                .step(start, level, to, differences, weights, noise);
-        }
-        Ok(x)
+            let step = self.algorithm;
+            Ok(step.step(start, from, to, differences, weights, ask.noise()))
+        }))
     }
 
+    fn reading(&self) -> Reading {
+        Reading::clipped(self.clip)
+    }
+
+    fn grid(&self) -> Grid {
+        Grid::WithoutLowest
+    }
+}
+
+impl DpmSolverSinglestep {
     /// Of every step, the place in its block, from 1.
-    fn orders(&self) -> Vec<usize> {
-        let (steps, order) = (self.schedule.steps(), self.config.order);
-        let to_zero = self.schedule.previous_alpha_bar(0) == 1.0;
-        let mut orders: Vec<usize> = (0..steps).map(|step| step % order + 1).collect();
-        let whole = orders[steps - 1] == order;
-        if to_zero || (whole && self.config.lower_order_final) {
-            orders[steps - 1] = 1;
+    fn orders(&self, levels: &Levels) -> Vec<usize> {
+        let count = levels.steps();
+        let mut orders: Vec<usize> = (0..count).map(|step| step % self.order + 1).collect();
+        let whole = orders[count - 1] == self.order;
+        if levels.end().noise() == 0.0 || (whole && self.lower_order_final) {
+            orders[count - 1] = 1;
         }
         orders
     }

@@ -1,18 +1,25 @@
-//! Diffusion models on Burn: schedules, denoisers, samplers, training.
+//! Diffusion models on Burn: paths, denoisers, guidance, samplers, training.
 //!
-//! * [`NoiseSchedule`] says how noisy each step is, a [`Denoiser`] what a model makes of it
-//!   ([`Prediction`]: `ε`, `x_0`, `v`, the score, a flow);
-//! * [`SamplerKind`] names the samplers; one by one they are [`ddim`], [`ddpm`], [`pndm`], [`euler`],
+//! * [`Level`] says how noisy a state is, on any affine Gaussian path: a [`NoiseSchedule`], a [`StraightLine`],
+//!   or a [`NoisePath`] of one's own;
+//! * a [`Denoiser`] is a model, of tensors of any rank ([`Prediction`]: `ε`, `x_0`, `v`, the score, a flow);
+//! * a [`Guidance`] makes one prediction of those under several conditions ([`guidance`]); a [`Correction`]
+//!   sees every prediction, and may change it, fail, or stop the run ([`correction`]);
+//! * a [`Solver`] is the mathematics of a sampler ([`sampler`]): [`ddim`], [`ddpm`], [`pndm`], [`euler`],
 //!   [`heun`], [`lms`], [`dpm_solver_multistep`], [`dpm_solver_singlestep`], [`deis`], [`dpm2`], [`unipc`],
-//!   [`lcm`] and [`probability_flow`]. Each is made of a schedule by `init`, and draws by `sample` or
-//!   `sample_with_hook`, which take the same;
+//!   [`lcm`] and [`probability_flow`]; by name, with options by name, they are in [`samplers`]. Over
+//!   [`Levels`] it is a [`Sampler`], which draws;
 //! * [`stable_diffusion`]: Stable Diffusion from files, whole ([`StableDiffusion`]) and as a denoiser
 //!   ([`ConditionedUNet`]), by the feature `stable-diffusion`, on by default;
 //! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
 //!   super-resolution prior made of it;
 //! * [`unet`], [`ema`]: a network and what trains it; its operations are those of [`nabla_kernels`].
+//!
+//! Paths, denoisers, guidances, corrections and solvers are open: each module says how one of one's own is made.
 
+pub mod asking;
 pub mod churn;
+pub mod correction;
 pub mod ddim;
 pub mod ddpm;
 pub mod deis;
@@ -21,18 +28,23 @@ pub mod dpm2;
 pub mod dpm_solver_multistep;
 pub mod dpm_solver_singlestep;
 pub mod euler;
+pub mod guidance;
 pub mod heun;
 pub mod lcm;
+pub mod level;
 pub mod lms;
 pub mod multistep;
 mod phi;
 pub mod pndm;
+pub mod prediction;
 pub mod prior;
 pub mod probability_flow;
 pub mod rddm;
 pub mod rddm_sampler;
 pub mod rddm_trainer;
+pub mod registry;
 pub mod sampler;
+pub mod sampler_error;
 pub mod schedule;
 /// Random numbers that are the same on every device; see [`nabla_grad::seeded_noise`].
 pub use nabla_grad::seeded_noise;
@@ -44,28 +56,31 @@ pub mod stable_diffusion;
 pub mod unet;
 pub mod unipc;
 
-pub use ddim::{Ddim, DdimConfig};
-pub use ddpm::{Ddpm, DdpmConfig};
+pub use asking::{Answer, Asking, Direction, Reading, Step};
+pub use correction::Correction;
+pub use ddim::Ddim;
+pub use ddpm::Ddpm;
 pub use denoiser::{
-    ClosureDenoiser, Denoised, Denoiser, GaussianDenoiser, Prediction, SamplerError, SamplerHook,
-    SamplerStep, denoiser, flow_denoiser,
+    ClosureDenoiser, Condition, Denoised, Denoiser, GaussianDenoiser, denoiser, flow_denoiser,
 };
-pub use dpm_solver_multistep::{DpmSolverMultistep, DpmSolverMultistepConfig};
+pub use dpm_solver_multistep::DpmSolverMultistep;
 pub use ema::{Ema, EmaConfig};
-pub use euler::{Euler, EulerConfig};
-pub use heun::{Heun, HeunConfig};
-pub use pndm::{Pndm, PndmConfig};
+pub use euler::Euler;
+pub use guidance::{Answers, ClassifierFree, Guidance, NoGuidance, guidances};
+pub use heun::Heun;
+pub use level::{Level, Levels, NoisePath, StraightLine};
+pub use pndm::Pndm;
+pub use prediction::Prediction;
 pub use prior::{PriorConfig, PriorError, SuperResolutionPrior};
-pub use probability_flow::{ProbabilityFlow, ProbabilityFlowConfig};
-pub use sampler::{Sampler, SamplerConfig, SamplerKind};
-pub use schedule::{
-    AffineLevel, BetaSchedule, KarrasSigmas, NoiseLevel, NoiseSchedule, NoiseScheduleConfig,
-    ScheduleError, Spacing,
-};
+pub use probability_flow::ProbabilityFlow;
+pub use registry::{Options, Registry, RegistryError};
+pub use sampler::{Sampler, Sampling, Solver, SolverRun, Steps, samplers, steps};
+pub use sampler_error::{Cancelled, OwnError, SamplerError};
+pub use schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
 pub use seeded_noise::SeededNoise;
-pub use sigma_spacing::SigmaSpacing;
+pub use sigma_spacing::{KarrasSigmas, SigmaSpacing};
 #[cfg(feature = "stable-diffusion")]
-pub use stable_diffusion::conditioned_unet::{ConditionedUNet, classifier_free_guidance};
+pub use stable_diffusion::conditioned_unet::ConditionedUNet;
 #[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::model_folder::ModelFolder;
 #[cfg(feature = "stable-diffusion")]
@@ -75,4 +90,4 @@ pub use stable_diffusion::pipeline::{
 #[cfg(feature = "stable-diffusion")]
 pub use stable_diffusion::single_file::SingleFile;
 pub use unet::{UNet, UNetConfig};
-pub use unipc::{UniPc, UniPcConfig};
+pub use unipc::UniPc;

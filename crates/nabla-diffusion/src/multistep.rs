@@ -48,12 +48,12 @@ pub fn adams_bashforth(nodes: &[f64], from: f64, to: f64) -> Vec<f64> {
 
 /// The latest values of a multistep method, each at its node; the newest first.
 #[derive(Clone, Debug)]
-pub(crate) struct History {
+pub(crate) struct History<const D: usize> {
     most: usize,
-    latest: VecDeque<(f64, Tensor<4>)>,
+    latest: VecDeque<(f64, Tensor<D>)>,
 }
 
-impl History {
+impl<const D: usize> History<D> {
     /// - `most`: how many values are kept
     pub(crate) fn new(most: usize) -> Self {
         Self {
@@ -63,14 +63,14 @@ impl History {
     }
 
     /// Adds the newest value, and forgets the oldest if there are too many.
-    pub(crate) fn push(&mut self, node: f64, value: Tensor<4>) {
+    pub(crate) fn push(&mut self, node: f64, value: Tensor<D>) {
         self.latest.push_front((node, value));
         self.latest.truncate(self.most);
     }
 
     /// Adds the newest value, and gives the mean, over the interval from its node to `to`, of the
     /// polynomial through all that are kept.
-    pub(crate) fn mean(&mut self, node: f64, value: Tensor<4>, to: f64) -> Tensor<4> {
+    pub(crate) fn mean(&mut self, node: f64, value: Tensor<D>, to: f64) -> Tensor<D> {
         self.push(node, value.clone());
         let nodes: Vec<f64> = self.latest.iter().map(|&(node, _)| node).collect();
         let weights = adams_bashforth(&nodes, node, to);
@@ -84,9 +84,9 @@ impl History {
     /// the newest `order` values: by Newton's divided differences.
     ///
     /// - `order`: 1 to 3; fewer if there are fewer values
-    pub(crate) fn polynomial(&self, order: usize) -> Vec<Tensor<4>> {
+    pub(crate) fn polynomial(&self, order: usize) -> Vec<Tensor<D>> {
         let kept = self.latest.iter().take(order);
-        let (nodes, mut differences): (Vec<f64>, Vec<Tensor<4>>) = kept.cloned().unzip();
+        let (nodes, mut differences): (Vec<f64>, Vec<Tensor<D>>) = kept.cloned().unzip();
         for level in 1..nodes.len() {
             for k in (level..nodes.len()).rev() {
                 let rise = differences[k - 1].clone() - differences[k].clone();

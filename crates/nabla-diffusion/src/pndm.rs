@@ -29,7 +29,7 @@
 //! ([`adams_bashforth`](crate::multistep::adams_bashforth)); the last step counts as long as the one before it.
 //!
 //! A network that predicts the velocity or the picture is asked for its `ε`. The diffusers library
-//! instead combines the network's own outputs ([`PndmConfig::combine_outputs`]), which loses an order
+//! instead combines the network's own outputs ([`Pndm::combine_outputs`]), which loses an order
 //! for networks that predict the velocity.
 //!
 //! With whole half steps, `FPndm` makes the same calls as diffusers' `PNDMScheduler` without
@@ -45,14 +45,12 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 
-use crate::ddim::transfer;
-use crate::denoiser::{
-    Denoiser, Prediction, Questions, SamplerError, SamplerHook, check_clip, check_sigmas,
-    check_times, sample_without_hook,
-};
+use crate::asking::{Answer, Asking, Reading};
+use crate::denoiser::Prediction;
+use crate::level::{Level, Levels, transfer};
 use crate::multistep::History;
-use crate::schedule::{NoiseLevel, NoiseSchedule, sigma_from_alpha_bar};
-use crate::seeded_noise::SeededNoise;
+use crate::sampler::{Solver, Steps, steps};
+use crate::sampler_error::{SamplerError, check_clip};
 
 /// Which of the methods; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -108,9 +106,40 @@ impl PndmMethod {
     }
 }
 
-/// Configuration of [`Pndm`].
+/// The sampler; see the [module documentation](self).
+///
+/// Runge and Kutta's start asks about the time half-way between two steps, and the classical method about the
+/// time one [`tick`](crate::level::NoisePath::tick) on: both are read from the path of the levels. The paper's
+/// times are [`Spacing::Leading`] without an offset.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
+/// use nabla_diffusion::pndm::Pndm;
+/// use nabla_diffusion::sampler::Sampler;
+/// use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
+/// use nabla_diffusion::seeded_noise::SeededNoise;
+///
+/// let device = Device::flex();
+/// let model = GaussianDenoiser::new(
+///     Tensor::<4>::zeros([1, 3, 8, 8], &device),
+///     Tensor::ones([1, 3, 8, 8], &device) * 0.25,
+///     Prediction::Epsilon,
+/// );
+/// let training = NoiseScheduleConfig::new().init()?;
+/// let schedule = training.respace(Spacing::Leading { offset: 0 }, 25)?;
+/// let sampler = Sampler::new(Pndm::new(), schedule)?;
+/// let mut noise = SeededNoise::new(42, 0);
+/// let start = noise.normal([2, 3, 8, 8], &device);
+/// let pictures = sampler.sample(&model, start, &mut noise)?;
+/// assert_eq!(pictures.dims(), [2, 3, 8, 8]);
+/// assert_eq!(sampler.calls(), 34);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// [`Spacing::Leading`]: crate::schedule::Spacing::Leading
 #[derive(Config, Debug, Copy, PartialEq)]
-pub struct PndmConfig {
+pub struct Pndm {
     /// The method. Default [`PndmMethod::FPndm`].
     #[config(default = "PndmMethod::FPndm")]
     pub method: PndmMethod,
@@ -118,239 +147,169 @@ pub struct PndmConfig {
     /// that predicts `ε`, of a lower order for others. Default false.
     #[config(default = false)]
     pub combine_outputs: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before the hook sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
     pub clip: Option<f64>,
 }
 
-impl PndmConfig {
-    /// The sampler over `schedule`.
-    ///
-    /// Runge and Kutta's start asks about the time half-way between two steps, and the classical method
-    /// about the time one training step on: both are read from the schedule's
-    /// [`training`](NoiseSchedule::training). The paper's times are [`Spacing::Leading`] without an offset.
-    ///
-    /// # Errors
-    /// If the schedule has fewer than 4 steps (2 for `SPndm` and `Plms`), its times do not rise, an `ᾱ` is
-    /// 0, or `clip` is not positive and finite.
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Tensor};
-    /// use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
-    /// use nabla_diffusion::pndm::PndmConfig;
-    /// use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
-    /// use nabla_diffusion::seeded_noise::SeededNoise;
-    ///
-    /// let device = Device::flex();
-    /// let model = GaussianDenoiser::new(
-    ///     Tensor::zeros([1, 3, 8, 8], &device),
-    ///     Tensor::ones([1, 3, 8, 8], &device) * 0.25,
-    ///     Prediction::Epsilon,
-    /// );
-    /// let training = NoiseScheduleConfig::new().init()?;
-    /// let schedule = training.respace(Spacing::Leading { offset: 0 }, 25)?;
-    /// let pndm = PndmConfig::new().init(schedule)?;
-    /// let mut noise = SeededNoise::new(42, 0);
-    /// let start = noise.normal([2, 3, 8, 8], &device);
-    /// let pictures = pndm.sample(&model, start, &mut noise)?;
-    /// assert_eq!(pictures.dims(), [2, 3, 8, 8]);
-    /// assert_eq!(pndm.calls(), 34);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// [`Spacing::Leading`]: crate::schedule::Spacing::Leading
-    pub fn init(&self, schedule: NoiseSchedule) -> Result<Pndm, SamplerError> {
+impl<const D: usize> Solver<D> for Pndm {
+    fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
-        check_sigmas(&schedule)?;
-        let (steps, least) = (schedule.steps(), self.method.least_steps());
-        if steps < least {
+        levels.check_sigmas()?;
+        let (count, least) = (levels.steps(), self.method.least_steps());
+        if count < least {
             return Err(SamplerError::TooFewSteps {
                 sampler: self.method.name(),
-                steps,
+                steps: count,
                 least,
             });
         }
-        check_times(&schedule)?;
-        Ok(Pndm {
-            schedule,
-            config: *self,
-        })
+        levels.check_times()?;
+        let method = self.method;
+        // Gradients at the times of the levels.
+        let mut history = History::new(method.order());
+        Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
+            let done = levels.steps() - 1 - index;
+            let way = way(levels, index);
+            let run = Run {
+                pndm: self,
+                levels,
+                index,
+                kind: match self.combine_outputs {
+                    true => ask.kind(),
+                    false => Prediction::Epsilon,
+                },
+            };
+            let (x, gradient) = run.gradient(ask, x, way.from)?;
+            let time = way.from.time();
+            let mean = if done < method.runge_kutta_steps() {
+                history.push(time, gradient.clone());
+                run.runge_kutta(ask, &x, gradient, way)?
+            } else if done == 0 {
+                history.push(time, gradient.clone());
+                let ahead = run.follow(&x, &gradient, way);
+                (gradient + run.gradient(ask, ahead, way.to)?.1) * 0.5
+            } else {
+                history.mean(time, gradient, time_after(levels, index))
+            };
+            Ok(run.follow(&x, &mean, way))
+        }))
     }
-}
 
-/// The sampler; see the [module documentation](self).
-#[derive(Clone, Debug)]
-pub struct Pndm {
-    schedule: NoiseSchedule,
-    config: PndmConfig,
+    fn reading(&self) -> Reading {
+        Reading::clipped(self.clip)
+    }
+
+    fn calls(&self, steps: usize) -> usize {
+        self.method.calls(steps)
+    }
+
+    fn least_steps(&self) -> usize {
+        self.method.least_steps()
+    }
 }
 
 /// From where to where a step goes, with the length that the straight lines of the classical method
 /// have.
 #[derive(Clone, Copy)]
 struct Way {
-    from: NoiseLevel,
-    to: NoiseLevel,
+    from: Level,
+    to: Level,
     length: f64,
 }
 
-sample_without_hook!(Pndm);
-
-impl Pndm {
-    /// The schedule it steps along.
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+fn way(levels: &Levels, index: usize) -> Way {
+    let (from, to) = (levels.level(index), levels.level_after(index));
+    let path = levels.path();
+    let time = match index {
+        0 if to.noise() == 0.0 => path.clean_time(),
+        0 => path.level_of_sigma(to.sigma()).time(),
+        _ => to.time(),
+    };
+    Way {
+        from,
+        to: to.with_time(time),
+        length: from.time() - time,
     }
+}
 
-    /// Calls of the network for one run.
-    pub fn calls(&self) -> usize {
-        self.config.method.calls(self.schedule.steps())
+/// The time to which the multistep weights of a step extend.
+fn time_after(levels: &Levels, index: usize) -> f64 {
+    let time = |i: usize| levels.level(i).time();
+    match index {
+        0 => 2.0 * time(0) - time(1),
+        _ => time(index - 1),
     }
+}
 
-    /// Draws pictures.
-    ///
-    /// - `x`: where to start, at the level of the schedule's last step: standard normal noise, or a
-    ///   noised picture; `[batch, channels, height, width]`
-    /// - `_noise`: not touched: no step adds any
-    /// - `hook`: sees, and may replace, the predicted picture of every call of the network; the calls of
-    ///   one step have the same index
-    ///
-    /// # Errors
-    /// If the model's output has the wrong shape.
-    pub fn sample_with_hook(
+/// A step of a run.
+struct Run<'a> {
+    pndm: &'a Pndm,
+    levels: &'a Levels,
+    index: usize,
+    /// What is combined.
+    kind: Prediction,
+}
+
+impl Run<'_> {
+    fn runge_kutta<const D: usize>(
         &self,
-        model: &dyn Denoiser,
-        mut x: Tensor<4>,
-        _noise: &mut SeededNoise,
-        hook: &mut SamplerHook<'_>,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let steps = self.schedule.steps();
-        let method = self.config.method;
-        let mut questions = Questions::new(model, hook, self.config.clip, steps);
-        // Gradients at the times of the schedule.
-        let mut history = History::new(method.order());
-        for index in (0..steps).rev() {
-            let done = steps - 1 - index;
-            let way = self.way(index);
-            let gradient = self.gradient(&mut questions, &x, index, way.from)?;
-            let time = way.from.timestep;
-            let mean = if done < method.runge_kutta_steps() {
-                history.push(time, gradient.clone());
-                self.runge_kutta(&mut questions, &x, gradient, index, way)?
-            } else if done == 0 {
-                history.push(time, gradient.clone());
-                let ahead = self.follow(&questions, &x, &gradient, way);
-                (gradient + self.gradient(&mut questions, &ahead, index, way.to)?) * 0.5
-            } else {
-                history.mean(time, gradient, self.time_after(index))
-            };
-            x = self.follow(&questions, &x, &mean, way);
-        }
-        Ok(x)
-    }
-
-    fn runge_kutta(
-        &self,
-        questions: &mut Questions<'_, '_>,
-        x: &Tensor<4>,
-        first: Tensor<4>,
-        index: usize,
+        ask: &mut Asking<'_, D>,
+        x: &Tensor<D>,
+        first: Tensor<D>,
         way: Way,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let middle = (way.from.timestep + way.to.timestep) / 2.0;
+    ) -> Result<Tensor<D>, SamplerError> {
+        let middle = (way.from.time() + way.to.time()) / 2.0;
         let half = Way {
-            to: self.schedule.training().level_at(middle),
+            to: self.levels.path().level_at(middle),
             length: way.length / 2.0,
             ..way
         };
-        let ahead = self.follow(questions, x, &first, half);
-        let second = self.gradient(questions, &ahead, index, half.to)?;
-        let ahead = self.follow(questions, x, &second, half);
-        let third = self.gradient(questions, &ahead, index, half.to)?;
-        let ahead = self.follow(questions, x, &third, way);
-        let fourth = self.gradient(questions, &ahead, index, way.to)?;
+        let ahead = self.follow(x, &first, half);
+        let (_, second) = self.gradient(ask, ahead, half.to)?;
+        let ahead = self.follow(x, &second, half);
+        let (_, third) = self.gradient(ask, ahead, half.to)?;
+        let ahead = self.follow(x, &third, way);
+        let (_, fourth) = self.gradient(ask, ahead, way.to)?;
         Ok((first + (second + third) * 2.0 + fourth) / 6.0)
     }
 
-    /// What is averaged: `ε`, the network's output, or the derivative of the classical method.
-    fn gradient(
+    /// From where the step goes on, and what is averaged: `ε`, the network's output, or the derivative of the
+    /// classical method.
+    fn gradient<const D: usize>(
         &self,
-        questions: &mut Questions<'_, '_>,
-        x: &Tensor<4>,
-        index: usize,
-        level: NoiseLevel,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let epsilon = questions.ask(x, index, level)?.epsilon;
-        Ok(match self.config.method {
+        ask: &mut Asking<'_, D>,
+        x: Tensor<D>,
+        level: Level,
+    ) -> Result<(Tensor<D>, Tensor<D>), SamplerError> {
+        let Answer { x, epsilon, .. } = ask.ask(x, self.index, level)?;
+        let gradient = match self.pndm.method {
             PndmMethod::Fon => {
-                let to = match level.timestep - 1.0 {
-                    time if time >= self.schedule.training().timestep(0) => {
-                        self.schedule.training().level_at(time).alpha_bar
-                    }
-                    _ => self.schedule.previous_alpha_bar(0),
+                let path = self.levels.path();
+                let tick = path.tick();
+                let to = match level.time() - tick {
+                    time if time >= path.times()[0] => path.level_at(time),
+                    _ => self.levels.end(),
                 };
-                transfer(x.clone(), epsilon, level.alpha_bar, to) - x.clone()
+                let moved = transfer(x.clone(), epsilon, level, to) - x.clone();
+                match tick == 1.0 {
+                    true => moved,
+                    false => moved / tick,
+                }
             }
-            _ => {
-                let kind = self.combined(questions);
-                Prediction::Epsilon.convert(kind, epsilon, x.clone(), level)
-            }
-        })
-    }
-
-    fn combined(&self, questions: &Questions<'_, '_>) -> Prediction {
-        match self.config.combine_outputs {
-            true => questions.prediction(),
-            false => Prediction::Epsilon,
-        }
+            _ => Prediction::Epsilon.convert(self.kind, epsilon, x.clone(), level),
+        };
+        Ok((x, gradient))
     }
 
     /// Where a mean gradient leads.
-    fn follow(
-        &self,
-        questions: &Questions<'_, '_>,
-        x: &Tensor<4>,
-        mean: &Tensor<4>,
-        way: Way,
-    ) -> Tensor<4> {
-        let (from, to) = (way.from.alpha_bar, way.to.alpha_bar);
-        match self.config.method {
+    fn follow<const D: usize>(&self, x: &Tensor<D>, mean: &Tensor<D>, way: Way) -> Tensor<D> {
+        match self.pndm.method {
             PndmMethod::Fon => x.clone() + mean.clone() * way.length,
             _ => {
-                let kind = self.combined(questions);
-                let epsilon = kind.convert(Prediction::Epsilon, mean.clone(), x.clone(), way.from);
-                transfer(x.clone(), epsilon, from, to)
+                let kind = Prediction::Epsilon;
+                let epsilon = self.kind.convert(kind, mean.clone(), x.clone(), way.from);
+                transfer(x.clone(), epsilon, way.from, way.to)
             }
-        }
-    }
-
-    fn way(&self, index: usize) -> Way {
-        let from = self.schedule.level(index);
-        let alpha_bar = self.schedule.previous_alpha_bar(index);
-        let timestep = match index {
-            // Behind the first training step, time -1, nothing is left of the noise.
-            0 if alpha_bar == 1.0 => -1.0,
-            0 => {
-                let sigma = sigma_from_alpha_bar(alpha_bar);
-                self.schedule.training().timestep_of_sigma(sigma)
-            }
-            _ => self.schedule.timestep(index - 1),
-        };
-        Way {
-            from,
-            to: NoiseLevel {
-                timestep,
-                alpha_bar,
-            },
-            length: from.timestep - timestep,
-        }
-    }
-
-    /// The time to which the multistep weights of a step extend.
-    fn time_after(&self, index: usize) -> f64 {
-        let time = |i: usize| self.schedule.timestep(i);
-        match index {
-            0 => 2.0 * time(0) - time(1),
-            _ => time(index - 1),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::rddm::{
     Objective, RddmError, ResidualNetwork, ResidualScheduleConfig, Sharing, TimeCondition,
 };
 use crate::rddm_sampler::{Rddm, RddmConfig, RddmInput, RddmSamplingConfig, ResidualDenoiser};
+use crate::sampler_error::{OwnError, SamplerError};
 use crate::seeded_noise::SeededNoise;
 use crate::unet::{Normalization, UNetConfig};
 
@@ -87,6 +88,9 @@ pub enum PriorError {
     /// The configuration describes no model.
     #[error(transparent)]
     Rddm(#[from] RddmError),
+    /// The sampling failed.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
     /// The network cannot be computed in tiles.
     #[error(
         "the prior's network has {feature}, with which a picture computed in tiles is not the \
@@ -437,7 +441,7 @@ impl ResidualDenoiser for TiledPredictor<'_> {
         x: Tensor<4>,
         times: [Tensor<1>; 2],
         condition: Option<Tensor<4>>,
-    ) -> Vec<Tensor<4>> {
+    ) -> Result<Vec<Tensor<4>>, OwnError> {
         let [batch, _, height, width] = x.dims();
         let (rows, columns) = (self.cuts(height), self.cuts(width));
         // [batch][row][column] -> outputs, joined from the inside out.
@@ -454,9 +458,9 @@ impl ResidualDenoiser for TiledPredictor<'_> {
                             .slice_dim(3, left..left + wide)
                     };
                     let times = times.clone().map(|t| t.slice_dim(0, b..b + 1));
-                    let outputs = self
-                        .network
-                        .predict(cut(&x), times, condition.as_ref().map(cut));
+                    let outputs =
+                        self.network
+                            .predict(cut(&x), times, condition.as_ref().map(cut))?;
                     let keep = |y: Tensor<4>| {
                         y.slice_dim(2, skip_rows..skip_rows + keep_rows)
                             .slice_dim(3, skip_columns..skip_columns + keep_columns)
@@ -467,7 +471,7 @@ impl ResidualDenoiser for TiledPredictor<'_> {
             }
             pictures.push(join(bands, 2));
         }
-        join(pictures, 0)
+        Ok(join(pictures, 0))
     }
 }
 
@@ -546,11 +550,13 @@ mod tests {
             prior
                 .predictor(tile)
                 .predict(x.clone(), times(), Some(y.clone()))
+                .unwrap()
                 .remove(0)
         };
         let whole = prior
             .network
             .predict(x.clone(), times(), Some(y.clone()))
+            .unwrap()
             .remove(0);
         assert!(whole.clone().abs().mean().into_scalar::<f32>() > 1e-3);
         assert!(prior.predictor(64).cuts(424).len() > 3);
@@ -576,6 +582,7 @@ mod tests {
             prior
                 .network
                 .predict(x, times(), Some(zero.clone()))
+                .unwrap()
                 .remove(0)
         };
         let reached = (run(spot) - run(zero.clone()))

@@ -38,71 +38,20 @@
 //!   [`Removal::Resample`] is that sampler.)
 
 use burn::config::Config;
-use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 
-use crate::unet::{Decoder, UNet, UNetConfig, UNetConfigError};
+use crate::asking::{Predicted, Step};
+use crate::sampler_error::OwnError;
+use crate::unet::UNetConfigError;
 
-/// The shape of a coefficient schedule over `x = t / T`, normalised to its sum.
-#[derive(Config, Debug, Copy, PartialEq)]
-pub enum Coefficients {
-    /// `P(x, a) ∝ xᵃ`.
-    Increased {
-        /// The exponent `a`.
-        power: f64,
-    },
-    /// `P(1 − x, a)`: the mirror image of `Increased`.
-    Decreased {
-        /// The exponent `a`.
-        power: f64,
-    },
-    /// Equal coefficients.
-    Average,
-    /// A bell over three standard deviations to each side.
-    Normal,
-}
+mod coefficients;
+mod network;
 
-/// Where the `T` points `x` lie at which a power is taken.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
-pub enum Grid {
-    /// `1/T, 2/T … 1`: every coefficient is positive. The official code of restoration.
-    FromOneStep,
-    /// `0, 1/(T−1) … 1`: the first coefficient of `Increased`, the last of `Decreased`, is 0. The
-    /// official code of generation, inpainting and translation.
-    FromZero,
-}
-
-impl Coefficients {
-    /// The `steps` coefficients, which sum to `sum`.
-    fn values(self, steps: usize, sum: f64, grid: Grid) -> Vec<f64> {
-        let n = steps as f64;
-        // The i-th of the T points, from 0.
-        let x = |i: usize| match grid {
-            Grid::FromZero if steps > 1 => i as f64 / (n - 1.0),
-            _ => (i + 1) as f64 / n,
-        };
-        let raw: Vec<f64> = (1..=steps)
-            .map(|t| match self {
-                Self::Increased { power } => x(t - 1).powf(power),
-                Self::Decreased { power } => x(steps - t).powf(power),
-                Self::Average => 1.0,
-                Self::Normal => {
-                    let z = if steps == 1 {
-                        0.0
-                    } else {
-                        6.0 * (t - 1) as f64 / (n - 1.0) - 3.0
-                    };
-                    (-0.5 * z * z).exp()
-                }
-            })
-            .collect();
-        let total: f64 = raw.iter().sum();
-        raw.into_iter().map(|v| v / total * sum).collect()
-    }
-}
+pub use coefficients::{Coefficients, Grid};
+pub use network::{ResidualNetwork, Sharing};
 
 /// Why an RDDM cannot be built or run as asked.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum RddmError {
     /// No diffusion steps.
     #[error("RDDM needs at least 1 diffusion step, but 0 were asked for")]
@@ -134,7 +83,7 @@ pub enum RddmError {
         /// The value.
         value: f64,
     },
-    /// The network has not as many outputs as the objective predicts.
+    /// The network has another number of outputs than the objective predicts.
     #[error(
         "the objective {objective:?} needs {expected} network output(s), but the network has {found}"
     )]
@@ -146,7 +95,7 @@ pub enum RddmError {
         /// Outputs there are.
         found: usize,
     },
-    /// A network's output has not the shape of the picture.
+    /// A network's output has another shape than the picture.
     #[error("the network's output has the shape {found:?}, but the picture has {picture:?}")]
     OutputShape {
         /// Shape of the output.
@@ -154,7 +103,7 @@ pub enum RddmError {
         /// Shape of the picture.
         picture: [usize; 4],
     },
-    /// Two pictures that belong together have not the same shape.
+    /// Two pictures that belong together have different shapes.
     #[error("the {what} has the shape {found:?}, but the picture has {picture:?}")]
     PictureShape {
         /// Which picture.
@@ -183,6 +132,9 @@ pub enum RddmError {
     /// The UNet's configuration is wrong.
     #[error(transparent)]
     UNet(#[from] UNetConfigError),
+    /// The network failed.
+    #[error("{0}")]
+    Network(#[source] OwnError),
 }
 
 /// Configuration of a [`ResidualSchedule`].
@@ -317,7 +269,20 @@ impl ResidualSchedule {
         self.noise_variance[t].sqrt()
     }
 
-    /// What the residual and the noise network are told of the time, `[batch]` each.
+    /// Where a picture is that has residual and noise of these indices; without one there is nothing of it.
+    ///
+    /// # Panics
+    /// If an index is not below [`steps`](Self::steps).
+    pub fn level(&self, residual: Option<usize>, noise: Option<usize>) -> ResidualLevel {
+        ResidualLevel {
+            residual_sum: residual.map_or(0.0, |t| self.residual_sum(t)),
+            noise_std: noise.map_or(0.0, |t| self.noise_std(t)),
+            residual_index: residual,
+            noise_index: noise,
+        }
+    }
+
+    /// The time as the residual and the noise network take it, `[batch]` each.
     ///
     /// # Panics
     /// If a `t` is not below [`steps`](Self::steps).
@@ -392,7 +357,7 @@ fn per_example(values: impl Iterator<Item = f64>, device: &Device) -> Tensor<4> 
     Tensor::<1>::from_floats(values.as_slice(), device).reshape([batch, 1, 1, 1])
 }
 
-/// What the networks are told of the time.
+/// How the networks take the time.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum TimeCondition {
     /// Both the index `t`: the official code of restoration.
@@ -452,83 +417,6 @@ impl Objective {
     }
 }
 
-/// How the networks that predict two things are arranged (the official `share_encoder`).
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// Two separate UNets, the official default.
-    Separate,
-    /// One encoder; the residual's decoder sees only the bottleneck, the noise's has the skips.
-    Encoder,
-}
-
-/// The residual and noise networks of an RDDM.
-#[derive(Module, Debug)]
-pub struct ResidualNetwork {
-    first: UNet,
-    second: Option<UNet>,
-}
-
-impl ResidualNetwork {
-    /// Builds the networks that `objective` needs from one UNet configuration, whose `decoders`
-    /// field is set as `sharing` says.
-    ///
-    /// # Errors
-    /// If the UNet's configuration is wrong.
-    pub fn init(
-        config: &UNetConfig,
-        objective: Objective,
-        sharing: Sharing,
-        device: &Device,
-    ) -> Result<Self, RddmError> {
-        let single = config.clone().with_decoders(vec![Decoder::Skip]);
-        Ok(match (objective.outputs(), sharing) {
-            (1, _) => Self {
-                first: single.init(device)?,
-                second: None,
-            },
-            (_, Sharing::Separate) => Self {
-                first: single.init(device)?,
-                second: Some(single.init(device)?),
-            },
-            (_, Sharing::Encoder) => Self {
-                first: config
-                    .clone()
-                    .with_decoders(vec![Decoder::NoSkip, Decoder::Skip])
-                    .init(device)?,
-                second: None,
-            },
-        })
-    }
-
-    /// The outputs, each `[batch, channels, height, width]`.
-    ///
-    /// - `x`: `I_t`, `[batch, channels, height, width]`
-    /// - `times`: the time that the residual and the noise network are told, `[batch]` each. A
-    ///   single network, and a shared encoder, is told the first; one that predicts the noise alone
-    ///   is therefore given the noise's time in both places.
-    /// - `condition`: pictures to concatenate, `[batch, condition_channels, height, width]`
-    /// - `class`: `[batch]`
-    pub fn forward(
-        &self,
-        x: Tensor<4>,
-        times: [Tensor<1>; 2],
-        condition: Option<Tensor<4>>,
-        class: Option<Tensor<1, Int>>,
-    ) -> Vec<Tensor<4>> {
-        let [residual_time, noise_time] = times;
-        match &self.second {
-            None => self.first.forward(x, residual_time, condition, class),
-            Some(second) => {
-                let mut outputs =
-                    self.first
-                        .forward(x.clone(), residual_time, condition.clone(), class.clone());
-                outputs.extend(second.forward(x, noise_time, condition, class));
-                outputs
-            }
-        }
-    }
-}
-
 /// Which of two predictions a sampler believes (the official `test_res_or_noise`).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Trust {
@@ -549,6 +437,48 @@ pub struct ResidualPrediction {
     pub noise: Tensor<4>,
     /// `I_0`, `[batch, channels, height, width]`.
     pub clean: Tensor<4>,
+}
+
+/// Where `I_t` is: how much of the residual and of the noise it contains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ResidualLevel {
+    /// `ᾱ`: how much of the residual.
+    pub residual_sum: f64,
+    /// `β̄`: the standard deviation of the noise.
+    pub noise_std: f64,
+    /// The index of `ᾱ` in the schedule; none where it is 0.
+    pub residual_index: Option<usize>,
+    /// The index of `β̄` in the schedule; none where it is 0.
+    pub noise_index: Option<usize>,
+}
+
+impl Predicted<4> for ResidualPrediction {
+    type Level = ResidualLevel;
+    type Kind = Objective;
+}
+
+impl Step<'_, 4, ResidualPrediction> {
+    /// The prediction whose clean picture is `clean`, `[batch, channels, height, width]`: the residual leads to
+    /// `input`, which is `I_in`, and the noise explains the rest of `x`. A correction of the clean picture
+    /// (OmniSSR's, say) enters here.
+    pub fn prediction_of_clean(&self, clean: Tensor<4>, input: &Tensor<4>) -> ResidualPrediction {
+        let ResidualLevel {
+            residual_sum,
+            noise_std,
+            ..
+        } = self.level;
+        let residual = input.clone() - clean.clone();
+        let noise = if noise_std > 0.0 {
+            (self.x.clone() - clean.clone() - residual.clone() * residual_sum) / noise_std.max(1e-6)
+        } else {
+            clean.zeros_like()
+        };
+        ResidualPrediction {
+            residual,
+            noise,
+            clean,
+        }
+    }
 }
 
 impl ResidualSchedule {

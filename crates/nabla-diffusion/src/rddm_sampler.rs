@@ -1,18 +1,21 @@
 //! RDDM run whole: the model that is asked, the loss it is trained with, the sampler.
 //!
-//! [`RddmConfig`] says what a network is told and what it predicts, which training and sampling
+//! [`RddmConfig`] says what a network gets and what it predicts, which training and sampling
 //! have to agree on; [`RddmSamplingConfig`] says how pictures are drawn, which may be changed
 //! afterwards. A run starts from `I_T = I_in + β̄_T ε` and goes down the time pairs of
-//! [`ResidualSchedule::sampling_pairs`]; each step asks the network, lets a hook see (and replace)
-//! what it predicts, and takes the reverse step of [`rddm`](crate::rddm):
+//! [`ResidualSchedule::sampling_pairs`]; each step asks the network, lets
+//! [`Correction`]s see (and replace) what it predicts, and takes the reverse step of [`rddm`](crate::rddm):
 //!
 //! ```text
-//! (I_res, ε, I_0) = hook(prediction(network(I_t, t)))
+//! (I_res, ε, I_0) = correction(prediction(network(I_t, t)))
 //! I_{t'} = I_t − (ᾱ_t − ᾱ_{t'}) I_res − (β̄_t − √(β̄_{t'}² − σ²)) ε + σ z
 //! ```
 //!
 //! With the paths of the partially path-independent generation, residual and noise have an index
 //! each, `I_{a,b} = I_0 + ᾱ_a I_res + β̄_b ε`, and one falls to the clean picture before the other.
+//!
+//! The loop is that of all samplers, [`follow`], over a [`ResidualPrediction`] where they have a clean sample
+//! and a direction.
 //!
 //! Source: Liu et al., *Residual Denoising Diffusion Models*, CVPR 2024, arXiv 2308.13712.
 
@@ -20,66 +23,19 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::asking::{Asking, Source, Step};
+use crate::correction::Correction;
 use crate::rddm::{
-    Objective, Path, RddmError, Removal, ResidualNetwork, ResidualPrediction, ResidualSchedule,
+    Objective, Path, RddmError, Removal, ResidualLevel, ResidualPrediction, ResidualSchedule,
     TimeCondition, Trust,
 };
+use crate::sampler::{follow, steps};
+use crate::sampler_error::SamplerError;
 use crate::seeded_noise::SeededNoise;
-use crate::unet::UNet;
 
-/// A network that predicts what an [`Objective`] asks for.
-///
-/// It is implemented for [`ResidualNetwork`], for a [`UNet`] and for closures of the same form (by
-/// which a class, say, is bound to a network).
-pub trait ResidualDenoiser {
-    /// The outputs, each `[batch, channels, height, width]`, in the order of the objective.
-    ///
-    /// - `x`: `I_t`, `[batch, channels, height, width]`
-    /// - `times`: what the residual and the noise network are told of the time, `[batch]` each
-    /// - `condition`: pictures to see beside `x`, `[batch, condition_channels, height, width]`
-    fn predict(
-        &self,
-        x: Tensor<4>,
-        times: [Tensor<1>; 2],
-        condition: Option<Tensor<4>>,
-    ) -> Vec<Tensor<4>>;
-}
+mod residual_denoiser;
 
-impl<F> ResidualDenoiser for F
-where
-    F: Fn(Tensor<4>, [Tensor<1>; 2], Option<Tensor<4>>) -> Vec<Tensor<4>>,
-{
-    fn predict(
-        &self,
-        x: Tensor<4>,
-        times: [Tensor<1>; 2],
-        condition: Option<Tensor<4>>,
-    ) -> Vec<Tensor<4>> {
-        self(x, times, condition)
-    }
-}
-
-impl ResidualDenoiser for ResidualNetwork {
-    fn predict(
-        &self,
-        x: Tensor<4>,
-        times: [Tensor<1>; 2],
-        condition: Option<Tensor<4>>,
-    ) -> Vec<Tensor<4>> {
-        self.forward(x, times, condition, None)
-    }
-}
-
-impl ResidualDenoiser for UNet {
-    fn predict(
-        &self,
-        x: Tensor<4>,
-        [time, _]: [Tensor<1>; 2],
-        condition: Option<Tensor<4>>,
-    ) -> Vec<Tensor<4>> {
-        self.forward(x, time, condition, None)
-    }
-}
+pub use residual_denoiser::{IntoOutputs, ResidualDenoiser};
 
 /// The distance between prediction and target.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -101,13 +57,13 @@ impl Loss {
     }
 }
 
-/// What the network of an RDDM is told and predicts: what training and sampling agree on.
+/// What the network of an RDDM gets and predicts: what training and sampling agree on.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub struct RddmConfig {
     /// What the network predicts. Default `ResidualNoise`.
     #[config(default = "Objective::ResidualNoise")]
     pub objective: Objective,
-    /// What it is told of the time. Default `Step`.
+    /// How it takes the time. Default `Step`.
     #[config(default = "TimeCondition::Step")]
     pub time: TimeCondition,
     /// Whether it sees `I_in` beside `I_t` (the official `condition`): for restoration. Default
@@ -178,12 +134,12 @@ impl Rddm {
         &self.schedule
     }
 
-    /// What the network is told and predicts.
+    /// What the network gets and predicts.
     pub fn config(&self) -> RddmConfig {
         self.config
     }
 
-    /// The same conventions with another schedule: a network that is told the coefficients may be
+    /// The same conventions with another schedule: a network that gets the coefficients may be
     /// sampled with a schedule that it was not trained with.
     pub fn with_schedule(&self, schedule: ResidualSchedule) -> Self {
         Self {
@@ -199,7 +155,7 @@ impl Rddm {
     /// - `t`: one index per example
     ///
     /// # Errors
-    /// If the network has not the outputs that the objective needs, or of another shape than `x`.
+    /// If the network has other outputs than the objective needs, or of another shape than `x`.
     ///
     /// # Panics
     /// If a `t` is not below the number of steps.
@@ -221,7 +177,7 @@ impl Rddm {
         given: &RddmInput,
         times: [Tensor<1>; 2],
     ) -> Result<Vec<Tensor<4>>, RddmError> {
-        // A network that predicts the noise alone is told the noise's time.
+        // A network that predicts the noise alone gets the noise's time.
         let [residual_time, noise_time] = times;
         let times = match self.config.objective {
             Objective::Noise => [noise_time.clone(), noise_time],
@@ -232,6 +188,7 @@ impl Rddm {
         let condition = (!seen.is_empty()).then(|| Tensor::cat(seen, 1));
         let picture = x.dims();
         let outputs = model.predict(x, times, condition);
+        let outputs = outputs.map_err(RddmError::Network)?;
         let objective = self.config.objective;
         let (expected, found) = (objective.outputs(), outputs.len());
         if found != expected {
@@ -389,46 +346,6 @@ impl Move {
     }
 }
 
-/// Where a sampler is when its hook is called.
-#[derive(Clone, Copy, Debug)]
-pub struct RddmStep<'a> {
-    /// Steps taken so far, from 0.
-    pub index: usize,
-    /// Steps in all.
-    pub steps: usize,
-    /// `ᾱ`: how much of the residual `x` contains.
-    pub residual_sum: f64,
-    /// `β̄`: the standard deviation of the noise in `x`.
-    pub noise_std: f64,
-    /// `I_t`, `[batch, channels, height, width]`.
-    pub x: &'a Tensor<4>,
-    /// `I_in`, `[batch, channels, height, width]`.
-    pub input: &'a Tensor<4>,
-}
-
-impl RddmStep<'_> {
-    /// The prediction whose clean picture is `clean`, `[batch, channels, height, width]`: the
-    /// residual leads to `I_in`, the noise explains the rest of `x`. A correction of the clean
-    /// picture (OmniSSR's, say) enters here.
-    pub fn prediction_of_clean(&self, clean: Tensor<4>) -> ResidualPrediction {
-        let residual = self.input.clone() - clean.clone();
-        let noise = if self.noise_std > 0.0 {
-            (self.x.clone() - clean.clone() - residual.clone() * self.residual_sum)
-                / self.noise_std.max(1e-6)
-        } else {
-            clean.zeros_like()
-        };
-        ResidualPrediction {
-            residual,
-            noise,
-            clean,
-        }
-    }
-}
-
-/// What sees, and may replace, the prediction of every step.
-pub type RddmHook<'a> = dyn FnMut(RddmStep<'_>, ResidualPrediction) -> ResidualPrediction + 'a;
-
 /// The sampler; see the [module documentation](self).
 ///
 /// ```
@@ -451,7 +368,7 @@ pub type RddmHook<'a> = dyn FnMut(RddmStep<'_>, ResidualPrediction) -> ResidualP
 /// let sampler = rddm.sampler(RddmSamplingConfig::new().with_steps(5))?;
 /// let restored = sampler.restore(&network, &degraded, &mut noise)?; // [1, 3, 8, 8]
 /// assert!(restored.abs().max().into_scalar::<f32>() < 1e-6);
-/// # Ok::<(), nabla_diffusion::rddm::RddmError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct RddmSampler {
@@ -481,112 +398,125 @@ impl RddmSampler {
     /// Restores degraded pictures; `[batch, channels, height, width]` as they are.
     ///
     /// # Errors
-    /// If the network has not the outputs that the objective needs, or of another shape.
+    /// If the network fails, or has other outputs than the objective needs, or of another shape.
     pub fn restore(
         &self,
         model: &dyn ResidualDenoiser,
         given: &RddmInput,
         noise: &mut SeededNoise,
-    ) -> Result<Tensor<4>, RddmError> {
+    ) -> Result<Tensor<4>, SamplerError> {
         let x = self.start(&given.input, noise);
-        self.run(model, x, given, noise, &mut |_, prediction| prediction)
+        self.run(model, x, given, noise, Vec::new())
     }
 
     /// Generates pictures from noise, `I_in = 0`; `[batch, channels, height, width]` as `shape`
     /// says.
     ///
     /// # Errors
-    /// If the network has not the outputs that the objective needs, or of another shape.
+    /// As [`restore`](Self::restore).
     pub fn generate(
         &self,
         model: &dyn ResidualDenoiser,
         shape: [usize; 4],
         device: &Device,
         noise: &mut SeededNoise,
-    ) -> Result<Tensor<4>, RddmError> {
+    ) -> Result<Tensor<4>, SamplerError> {
         self.restore(model, &RddmInput::new(Tensor::zeros(shape, device)), noise)
     }
 
-    /// The whole run from a given start, with a hook.
+    /// The whole run from a given start, with corrections.
     ///
     /// - `x`: `I_T` as [`start`](Self::start) makes it, `[batch, channels, height, width]`
     /// - `given`: `I_in` and what else the network sees
     /// - `noise`: the fresh noise of the steps; not touched if `eta` is 0
+    /// - `corrections`: see, and may replace, the prediction of every step, one after the other
     ///
     /// # Errors
-    /// If the network has not the outputs that the objective needs, or of another shape, or the
-    /// pictures differ in shape.
-    pub fn run(
+    /// As [`restore`](Self::restore), if the pictures differ in shape, or a correction fails or stops the run.
+    pub fn run<'a>(
         &self,
         model: &dyn ResidualDenoiser,
-        mut x: Tensor<4>,
+        x: Tensor<4>,
         given: &RddmInput,
-        noise: &mut SeededNoise,
-        hook: &mut RddmHook<'_>,
-    ) -> Result<Tensor<4>, RddmError> {
+        noise: &'a mut SeededNoise,
+        corrections: Vec<&'a mut (dyn Correction<4, ResidualPrediction> + 'a)>,
+    ) -> Result<Tensor<4>, SamplerError> {
         check_shape("degraded picture", &given.input, &x)?;
         let schedule = &self.rddm.schedule;
-        let steps = self.moves.len();
-        let residual_sum = |t: Option<usize>| t.map_or(0.0, |t| schedule.residual_sum(t));
-        let noise_std = |t: Option<usize>| t.map_or(0.0, |t| schedule.noise_std(t));
-        for (index, &step) in self.moves.iter().enumerate() {
-            let prediction = self.prediction(model, &x, given, step)?;
-            let here = RddmStep {
-                index,
-                steps,
-                residual_sum: residual_sum(step.residual.0),
-                noise_std: noise_std(step.noise.0),
-                x: &x,
-                input: &given.input,
-            };
-            let prediction = hook(here, prediction);
-            check_shape("hook's clean picture", &prediction.clean, &x)?;
-            // Fresh noise only where some remains: in the last step there is none to renew.
-            let (now, then) = (noise_std(step.noise.0), noise_std(step.noise.1));
-            let sigma2 = if now > then && now > 0.0 {
-                let (now, then) = (now * now, then * then);
-                self.config.eta * (now - then) * then / now
-            } else {
-                0.0
-            };
-            let fresh = (sigma2 > 0.0).then(|| noise.normal(x.dims(), &x.device()));
-            x = match (self.config.path, step.residual, step.noise) {
-                (Path::Together, (Some(t), next), _) => schedule.reverse_step(
-                    x,
-                    &prediction,
-                    t,
-                    next,
-                    self.config.eta,
-                    fresh,
-                    self.config.removal,
-                ),
-                (_, (_, None), (_, None)) => prediction.clean,
-                (_, residual, _) => {
-                    let alpha = residual_sum(residual.0) - residual_sum(residual.1);
-                    let beta = now - (then * then - sigma2).max(0.0).sqrt();
-                    let x = x - prediction.residual * alpha - prediction.noise * beta;
-                    match fresh {
-                        Some(z) => x + z * sigma2.sqrt(),
-                        None => x,
-                    }
-                }
-            };
-        }
-        Ok(x)
+        let count = self.moves.len();
+        let move_of = |index: usize| self.moves[count - 1 - index];
+        let mut run = steps(
+            move |x: Tensor<4>, index, ask: &mut Asking<'_, 4, ResidualPrediction>| {
+                let step = move_of(index);
+                let level = schedule.level(step.residual.0, step.noise.0);
+                let prediction = ask.predict(&x, index, level)?;
+                let then = schedule.level(step.residual.1, step.noise.1);
+                Ok(self.reverse(x, prediction, step, [level, then], ask.noise()))
+            },
+        );
+        let mut source = ResidualSource {
+            sampler: self,
+            model,
+            given,
+        };
+        let corrections = corrections.into_iter().map(|c| c as _).collect();
+        let mut ask = Asking::new(&mut source, corrections, noise, count);
+        follow(run.as_mut(), x, &mut ask)
     }
 
-    /// What the model says of `x`, whose residual and noise have the indices of `step`.
+    /// The state at the end of a move between two levels.
+    fn reverse(
+        &self,
+        x: Tensor<4>,
+        prediction: ResidualPrediction,
+        step: Move,
+        [level, to]: [ResidualLevel; 2],
+        noise: &mut SeededNoise,
+    ) -> Tensor<4> {
+        // Fresh noise only where some remains: in the last step there is none to renew.
+        let (now, then) = (level.noise_std, to.noise_std);
+        let sigma2 = if now > then && now > 0.0 {
+            let (now, then) = (now * now, then * then);
+            self.config.eta * (now - then) * then / now
+        } else {
+            0.0
+        };
+        let fresh = (sigma2 > 0.0).then(|| noise.normal(x.dims(), &x.device()));
+        match (self.config.path, step.residual, step.noise) {
+            (Path::Together, (Some(t), next), _) => self.rddm.schedule.reverse_step(
+                x,
+                &prediction,
+                t,
+                next,
+                self.config.eta,
+                fresh,
+                self.config.removal,
+            ),
+            (_, (_, None), (_, None)) => prediction.clean,
+            _ => {
+                let alpha = level.residual_sum - to.residual_sum;
+                let beta = now - (then * then - sigma2).max(0.0).sqrt();
+                let x = x - prediction.residual * alpha - prediction.noise * beta;
+                match fresh {
+                    Some(z) => x + z * sigma2.sqrt(),
+                    None => x,
+                }
+            }
+        }
+    }
+
+    /// What the model says of `x` at a level.
     fn prediction(
         &self,
         model: &dyn ResidualDenoiser,
         x: &Tensor<4>,
         given: &RddmInput,
-        step: Move,
+        level: ResidualLevel,
     ) -> Result<ResidualPrediction, RddmError> {
         let schedule = &self.rddm.schedule;
         let config = self.rddm.config;
         let [batch, ..] = x.dims();
-        if let (Path::Together, Some(t)) = (self.config.path, step.residual.0) {
+        if let (Path::Together, Some(t)) = (self.config.path, level.residual_index) {
             let t = vec![t; batch];
             let outputs = self.rddm.outputs(model, x.clone(), given, &t)?;
             return schedule.prediction(
@@ -600,7 +530,7 @@ impl RddmSampler {
             );
         }
         let device = x.device();
-        // What is gone has no index: the network is told the beginning of the schedule.
+        // What is gone has no index: the network gets the beginning of the schedule.
         let told = |t: Option<usize>| {
             let [residual, noise] =
                 schedule.times(config.time, &vec![t.unwrap_or(0); batch], &device);
@@ -609,8 +539,8 @@ impl RddmSampler {
                 _ => [residual, noise],
             }
         };
-        let [residual_time, _] = told(step.residual.0);
-        let [_, noise_time] = told(step.noise.0);
+        let [residual_time, _] = told(level.residual_index);
+        let [_, noise_time] = told(level.noise_index);
         let outputs = self
             .rddm
             .ask(model, x.clone(), given, [residual_time, noise_time])?;
@@ -634,14 +564,43 @@ impl RddmSampler {
             }
         };
         let residual = clamp(first);
-        let alpha = step.residual.0.map_or(0.0, |t| schedule.residual_sum(t));
-        let beta = step.noise.0.map_or(0.0, |t| schedule.noise_std(t));
+        let (alpha, beta) = (level.residual_sum, level.noise_std);
         let clean = clamp(x.clone() - residual.clone() * alpha - noise.clone() * beta);
         Ok(ResidualPrediction {
             residual,
             noise,
             clean,
         })
+    }
+}
+
+/// A network with what it is given, as a sampler asks it.
+struct ResidualSource<'a> {
+    sampler: &'a RddmSampler,
+    model: &'a dyn ResidualDenoiser,
+    given: &'a RddmInput,
+}
+
+impl Source<4, ResidualPrediction> for ResidualSource<'_> {
+    fn kind(&self) -> Objective {
+        self.sampler.rddm.config.objective
+    }
+
+    fn predict(
+        &mut self,
+        step: &Step<'_, 4, ResidualPrediction>,
+    ) -> Result<ResidualPrediction, SamplerError> {
+        let sampler = self.sampler;
+        Ok(sampler.prediction(self.model, step.x, self.given, step.level)?)
+    }
+
+    fn settle(
+        &mut self,
+        step: &Step<'_, 4, ResidualPrediction>,
+        prediction: ResidualPrediction,
+    ) -> Result<ResidualPrediction, SamplerError> {
+        check_shape("clean picture of a correction", &prediction.clean, step.x)?;
+        Ok(prediction)
     }
 }
 

@@ -1,4 +1,4 @@
-//! All samplers by name, behind one call.
+//! Samplers: the trait that they are, the loop that runs them all, and all of ours by name.
 //!
 //! | name | sampler | calls of the network in S steps | noise |
 //! |---|---|---|---|
@@ -22,387 +22,517 @@
 //! | `unipc` | [`unipc`](crate::unipc) | S | |
 //! | `lcm` | [`lcm`](crate::lcm), for latent consistency models | S | yes |
 //!
-//! Every sampler takes and gives pictures in the variance-preserving form
-//! `x = √ᾱ x_0 + √(1 − ᾱ) ε`, and turns them into `x/√ᾱ` itself if it works with `σ`. So the same standard
-//! normal start serves all of them, and nobody scales it by an "initial sigma".
+//! [`probability_flow`](crate::probability_flow) is one more, without a name, since nobody knows its calls.
 //!
-//! A run that starts from a noised picture instead of pure noise (SDEdit, image to image) goes along the
-//! cleanest steps only: [`Sampler::last_steps`].
+//! A [`Solver`] is a configuration; over the [`Levels`] of a schedule or a path it is a [`Sampler`], which draws.
+//! A [`Sampling`] adds what may take part in a run: a [`Guidance`] and [`Correction`]s. Every run, of every
+//! sampler, of any rank and on any affine Gaussian path, goes through one loop ([`follow`]); that of residual
+//! denoising diffusion too.
 //!
-//! A hook sees the predicted picture in every call of the network, and may replace it. DDIM and DDPM use
-//! `sample` and `epsilon` of what it gives back; the others use `sample` alone, and the `ε` that follows
-//! from it.
+//! Every sampler takes and gives `x` in the scale of its path, and turns it into `x/signal` itself if it works
+//! with `σ`. So on the variance-preserving path the same standard normal start serves all of them, and nobody
+//! scales it by an "initial sigma".
+//!
+//! A run that starts from a noised sample instead of pure noise (SDEdit, image to image) goes along the cleanest
+//! steps only: [`Sampler::last_steps`].
+//!
+//! # A sampler of one's own
+//! It is what a step does: a closure over the levels, which asks through an [`Asking`] and goes on from
+//! [`Answer::x`](crate::asking::Answer::x).
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use nabla_diffusion::asking::Asking;
+//! use nabla_diffusion::denoiser::{Prediction, SamplerError, denoiser};
+//! use nabla_diffusion::level::Levels;
+//! use nabla_diffusion::sampler::{Sampler, Solver, Steps, steps};
+//! use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
+//! use nabla_diffusion::seeded_noise::SeededNoise;
+//!
+//! /// Predicts, and noises the prediction anew.
+//! #[derive(Clone, Debug)]
+//! struct Renoise;
+//!
+//! impl<const D: usize> Solver<D> for Renoise {
+//!     fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
+//!         Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
+//!             let sample = ask.ask(x, index, levels.level(index))?.sample;
+//!             let z = ask.normal(&sample);
+//!             Ok(levels.level_after(index).mix(sample, z))
+//!         }))
+//!     }
+//! }
+//!
+//! let device = Device::flex();
+//! let model = denoiser(Prediction::Sample, |x: Tensor<3>, _level| x.zeros_like());
+//! let schedule = NoiseScheduleConfig::new().init()?.respace(Spacing::Trailing, 4)?;
+//! let sampler = Sampler::new(Renoise, schedule)?;
+//! let mut noise = SeededNoise::new(42, 0);
+//! let start = noise.normal([2, 16, 3], &device);
+//! let sequences = sampler.sample(&model, start, &mut noise)?;
+//! assert_eq!(sequences.abs().max().into_scalar::<f32>(), 0.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-use std::fmt;
-use std::str::FromStr;
+use std::fmt::Debug;
+use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use crate::ddim::{Ddim, DdimConfig};
-use crate::ddpm::{Ddpm, DdpmConfig};
-use crate::deis::{Deis, DeisConfig};
-use crate::denoiser::{Denoiser, SamplerError, SamplerHook};
-use crate::dpm_solver_multistep::{
-    DpmAlgorithm, DpmSolverMultistep, DpmSolverMultistepConfig, DpmSolverType, ThirdOrder,
-};
-use crate::dpm_solver_singlestep::{DpmSolverSinglestep, DpmSolverSinglestepConfig};
-use crate::dpm2::{Dpm2, Dpm2Config};
-use crate::euler::{Euler, EulerConfig};
-use crate::heun::{Heun, HeunConfig};
-use crate::lcm::{Lcm, LcmConfig};
-use crate::lms::{Lms, LmsConfig};
-use crate::pndm::{Pndm, PndmConfig, PndmMethod};
-use crate::schedule::NoiseSchedule;
+use crate::asking::{Asking, Predicted, Reading};
+use crate::correction::Correction;
+use crate::ddim::Ddim;
+use crate::ddpm::Ddpm;
+use crate::deis::Deis;
+use crate::denoiser::{Denoised, Denoiser};
+use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistep, DpmSolverType, ThirdOrder};
+use crate::dpm_solver_singlestep::DpmSolverSinglestep;
+use crate::dpm2::Dpm2;
+use crate::euler::Euler;
+use crate::guidance::{Guidance, Guided, NoGuidance};
+use crate::heun::Heun;
+use crate::lcm::Lcm;
+use crate::level::Levels;
+use crate::lms::Lms;
+use crate::pndm::{Pndm, PndmMethod};
+use crate::registry::Registry;
+use crate::sampler_error::SamplerError;
 use crate::seeded_noise::SeededNoise;
-use crate::unipc::{UniPc, UniPcConfig};
+use crate::unipc::UniPc;
 
-/// A sampler's name; see the [module documentation](self).
-///
-/// ```
-/// use nabla_diffusion::sampler::SamplerKind;
-///
-/// let kind: SamplerKind = "dpm++2m".parse()?;
-/// assert_eq!(kind, SamplerKind::DpmSolverMultistep);
-/// assert!("dpm++9m".parse::<SamplerKind>().is_err());
-/// # Ok::<(), nabla_diffusion::denoiser::SamplerError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SamplerKind {
-    /// `ddim`
-    Ddim,
-    /// `ddpm`
-    Ddpm,
-    /// `pndm`: F-PNDM
-    Pndm,
-    /// `s-pndm`
-    SPndm,
-    /// `plms`
-    Plms,
-    /// `euler`
-    Euler,
-    /// `euler-ancestral`
-    EulerAncestral,
-    /// `heun`
-    Heun,
-    /// `lms`
-    Lms,
-    /// `dpm++2m`
-    DpmSolverMultistep,
-    /// `dpm++2m-sde`
-    DpmSolverMultistepSde,
-    /// `dpm++3m`
-    DpmSolverMultistep3,
-    /// `dpm++3m-sde`
-    DpmSolverMultistep3Sde,
-    /// `dpm++2s`
-    DpmSolverSinglestep,
-    /// `deis`
-    Deis,
-    /// `dpm2`
-    Dpm2,
-    /// `dpm2-ancestral`
-    Dpm2Ancestral,
-    /// `unipc`
-    UniPc,
-    /// `lcm`
-    Lcm,
-}
-
-impl SamplerKind {
-    /// All of them.
-    pub const ALL: [Self; 19] = [
-        Self::Ddim,
-        Self::Ddpm,
-        Self::Pndm,
-        Self::SPndm,
-        Self::Plms,
-        Self::Euler,
-        Self::EulerAncestral,
-        Self::Heun,
-        Self::Lms,
-        Self::DpmSolverMultistep,
-        Self::DpmSolverMultistepSde,
-        Self::DpmSolverMultistep3,
-        Self::DpmSolverMultistep3Sde,
-        Self::DpmSolverSinglestep,
-        Self::Deis,
-        Self::Dpm2,
-        Self::Dpm2Ancestral,
-        Self::UniPc,
-        Self::Lcm,
-    ];
-
-    /// The name, as commands take it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Ddpm => "ddpm",
-            Self::Pndm => "pndm",
-            Self::SPndm => "s-pndm",
-            Self::Plms => "plms",
-            Self::Euler => "euler",
-            Self::EulerAncestral => "euler-ancestral",
-            Self::Heun => "heun",
-            Self::Lms => "lms",
-            Self::DpmSolverMultistep => "dpm++2m",
-            Self::DpmSolverMultistepSde => "dpm++2m-sde",
-            Self::DpmSolverMultistep3 => "dpm++3m",
-            Self::DpmSolverMultistep3Sde => "dpm++3m-sde",
-            Self::DpmSolverSinglestep => "dpm++2s",
-            Self::Deis => "deis",
-            Self::Dpm2 => "dpm2",
-            Self::Dpm2Ancestral => "dpm2-ancestral",
-            Self::UniPc => "unipc",
-            Self::Lcm => "lcm",
-        }
-    }
-
-    /// Its configuration with the defaults.
-    pub fn config(self) -> SamplerConfig {
-        let pndm = |method| SamplerConfig::Pndm(PndmConfig::new().with_method(method));
-        let dpm = DpmSolverMultistepConfig::new();
-        let sde = dpm.with_algorithm(DpmAlgorithm::SdeDpmSolverPlusPlus);
-        match self {
-            Self::Ddim => SamplerConfig::Ddim(DdimConfig::new()),
-            Self::Ddpm => SamplerConfig::Ddpm(DdpmConfig::new()),
-            Self::Pndm => pndm(PndmMethod::FPndm),
-            Self::SPndm => pndm(PndmMethod::SPndm),
-            Self::Plms => pndm(PndmMethod::Plms),
-            Self::Euler => SamplerConfig::Euler(EulerConfig::new()),
-            Self::EulerAncestral => SamplerConfig::Euler(EulerConfig::new().with_eta(1.0)),
-            Self::Heun => SamplerConfig::Heun(HeunConfig::new()),
-            Self::Lms => SamplerConfig::Lms(LmsConfig::new()),
-            Self::DpmSolverMultistep => SamplerConfig::DpmSolverMultistep(dpm),
-            Self::DpmSolverMultistepSde => SamplerConfig::DpmSolverMultistep(sde),
-            Self::DpmSolverMultistep3 => SamplerConfig::DpmSolverMultistep(dpm.with_order(3)),
-            Self::DpmSolverMultistep3Sde => SamplerConfig::DpmSolverMultistep(
-                sde.with_order(3)
-                    .with_third_order(ThirdOrder::Diffusers)
-                    .with_solver_type(DpmSolverType::Heun)
-                    .with_lower_order_final(false),
-            ),
-            Self::DpmSolverSinglestep => {
-                SamplerConfig::DpmSolverSinglestep(DpmSolverSinglestepConfig::new())
-            }
-            Self::Deis => SamplerConfig::Deis(DeisConfig::new()),
-            Self::Dpm2 => SamplerConfig::Dpm2(Dpm2Config::new()),
-            Self::Dpm2Ancestral => SamplerConfig::Dpm2(Dpm2Config::new().with_eta(1.0)),
-            Self::UniPc => SamplerConfig::UniPc(UniPcConfig::new()),
-            Self::Lcm => SamplerConfig::Lcm(LcmConfig::new()),
-        }
-    }
-}
-
-impl fmt::Display for SamplerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for SamplerKind {
-    type Err = SamplerError;
-
-    fn from_str(name: &str) -> Result<Self, SamplerError> {
-        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
-        found.ok_or_else(|| SamplerError::UnknownSampler {
-            name: name.to_owned(),
-            known: Self::ALL.map(Self::name).join(", "),
-        })
-    }
-}
-
-/// A sampler with its options.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SamplerConfig {
-    /// See [`ddim`](crate::ddim).
-    Ddim(DdimConfig),
-    /// See [`ddpm`](crate::ddpm).
-    Ddpm(DdpmConfig),
-    /// See [`pndm`](crate::pndm).
-    Pndm(PndmConfig),
-    /// See [`euler`](crate::euler).
-    Euler(EulerConfig),
-    /// See [`heun`](crate::heun).
-    Heun(HeunConfig),
-    /// See [`lms`](crate::lms).
-    Lms(LmsConfig),
-    /// See [`dpm_solver_multistep`](crate::dpm_solver_multistep).
-    DpmSolverMultistep(DpmSolverMultistepConfig),
-    /// See [`dpm_solver_singlestep`](crate::dpm_solver_singlestep).
-    DpmSolverSinglestep(DpmSolverSinglestepConfig),
-    /// See [`deis`](crate::deis).
-    Deis(DeisConfig),
-    /// See [`dpm2`](crate::dpm2).
-    Dpm2(Dpm2Config),
-    /// See [`unipc`](crate::unipc).
-    UniPc(UniPcConfig),
-    /// See [`lcm`](crate::lcm).
-    Lcm(LcmConfig),
-}
-
-impl SamplerConfig {
-    /// The sampler over `schedule`.
+/// A sampler's mathematics and its options; see the [module documentation](self).
+pub trait Solver<const D: usize = 4>: Debug + Send + Sync {
+    /// Begins a run over `levels`.
     ///
     /// # Errors
-    /// If an option does not fit, or the sampler cannot run on the schedule.
-    pub fn init(self, schedule: NoiseSchedule) -> Result<Sampler, SamplerError> {
-        let method = match self {
-            Self::Ddim(c) => Method::Ddim(c.init(schedule.clone())?),
-            Self::Ddpm(c) => Method::Ddpm(c.init(schedule.clone())?),
-            Self::Pndm(c) => Method::Pndm(c.init(schedule.clone())?),
-            Self::Euler(c) => Method::Euler(c.init(schedule.clone())?),
-            Self::Heun(c) => Method::Heun(c.init(schedule.clone())?),
-            Self::Lms(c) => Method::Lms(c.init(schedule.clone())?),
-            Self::DpmSolverMultistep(c) => Method::DpmSolverMultistep(c.init(schedule.clone())?),
-            Self::DpmSolverSinglestep(c) => Method::DpmSolverSinglestep(c.init(schedule.clone())?),
-            Self::Deis(c) => Method::Deis(c.init(schedule.clone())?),
-            Self::Dpm2(c) => Method::Dpm2(c.init(schedule.clone())?),
-            Self::UniPc(c) => Method::UniPc(c.init(schedule.clone())?),
-            Self::Lcm(c) => Method::Lcm(c.init(schedule.clone())?),
-        };
-        Ok(Sampler {
-            config: self,
-            method,
-            schedule,
-        })
+    /// If an option is out of range, or the sampler cannot run over these levels.
+    fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError>;
+
+    /// How it reads predictions. Default: unlimited, with the direction that follows from the sample.
+    fn reading(&self) -> Reading {
+        Reading::default()
     }
 
-    /// Calls of the network in so many steps.
-    pub fn calls(self, steps: usize) -> usize {
-        match self {
-            Self::Pndm(config) => config.method.calls(steps),
-            Self::Heun(_) | Self::Dpm2(_) => (2 * steps).saturating_sub(1),
-            _ => steps,
-        }
+    /// Calls of the network in so many steps, or a guess where they are not known before. Default: as many.
+    fn calls(&self, steps: usize) -> usize {
+        steps
+    }
+
+    /// The fewest steps that it can do. Default 1.
+    fn least_steps(&self) -> usize {
+        1
+    }
+
+    /// The levels that it is run over where a model's files leave it open. Default [`Grid::WholeSteps`].
+    fn grid(&self) -> Grid {
+        Grid::WholeSteps
     }
 }
 
-/// The samplers themselves.
-#[derive(Clone, Debug)]
-enum Method {
-    Ddim(Ddim),
-    Ddpm(Ddpm),
-    Pndm(Pndm),
-    Euler(Euler),
-    Heun(Heun),
-    Lms(Lms),
-    DpmSolverMultistep(DpmSolverMultistep),
-    DpmSolverSinglestep(DpmSolverSinglestep),
-    Deis(Deis),
-    Dpm2(Dpm2),
-    UniPc(UniPc),
-    Lcm(Lcm),
+/// On which levels people run a sampler: see
+/// [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grid {
+    /// Whole training steps.
+    WholeSteps,
+    /// Times that may lie between two training steps: samplers in `σ`.
+    Interpolated,
+    /// Whole training steps of a grid of one point more, without its lowest: samplers in `ln σ`.
+    WithoutLowest,
+    /// Some of the steps that a consistency model was distilled with.
+    Distilled,
 }
 
-/// A sampler over its schedule; see the [module documentation](self).
-#[derive(Clone, Debug)]
-pub struct Sampler {
-    config: SamplerConfig,
-    method: Method,
-    schedule: NoiseSchedule,
-}
+/// The steps of one run: made by [`steps`].
+pub type Steps<'a, const D: usize = 4, P = Denoised<D>> = Box<dyn SolverRun<D, P> + 'a>;
 
-impl Sampler {
-    /// What it was made with.
-    pub fn config(&self) -> SamplerConfig {
-        self.config
-    }
-
-    /// The schedule it steps along.
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    /// Calls of the network for one run; Heun's method and DPM2 need one more if the schedule does not end at
-    /// `ᾱ = 1`.
-    pub fn calls(&self) -> usize {
-        self.config.calls(self.schedule.steps())
-    }
-
-    /// The sampler that only does the last `steps` steps, which lead from a noised picture to a clean one.
+/// A run of a solver, with what it remembers from step to step.
+pub trait SolverRun<const D: usize = 4, P: Predicted<D> = Denoised<D>> {
+    /// The state at the end of a step.
     ///
-    /// Its start is at the level `schedule().level(steps - 1)`:
-    /// [`NoiseSchedule::add_noise`] of the new sampler's [`schedule`](Self::schedule) makes it.
+    /// - `x`: the state at its beginning, `[batch, …]`
+    /// - `index`: of the step; falls from `steps − 1` to 0
+    ///
+    /// # Errors
+    /// Those of `ask`, and its own.
+    fn step(
+        &mut self,
+        x: Tensor<D>,
+        index: usize,
+        ask: &mut Asking<'_, D, P>,
+    ) -> Result<Tensor<D>, SamplerError>;
+}
+
+impl<const D: usize, P, F> SolverRun<D, P> for F
+where
+    P: Predicted<D>,
+    F: FnMut(Tensor<D>, usize, &mut Asking<'_, D, P>) -> Result<Tensor<D>, SamplerError>,
+{
+    fn step(
+        &mut self,
+        x: Tensor<D>,
+        index: usize,
+        ask: &mut Asking<'_, D, P>,
+    ) -> Result<Tensor<D>, SamplerError> {
+        self(x, index, ask)
+    }
+}
+
+/// The steps that a closure does, given the state, the index of the step, and what it may ask.
+pub fn steps<'a, const D: usize, P, F>(step: F) -> Steps<'a, D, P>
+where
+    P: Predicted<D> + 'a,
+    F: FnMut(Tensor<D>, usize, &mut Asking<'_, D, P>) -> Result<Tensor<D>, SamplerError> + 'a,
+{
+    Box::new(step)
+}
+
+/// The loop of every run: step after step, from the noisiest to the cleanest.
+///
+/// - `x`: the state at the beginning, `[batch, …]`
+///
+/// # Errors
+/// Of the first step that has one; no further one is taken.
+pub fn follow<const D: usize, P: Predicted<D>>(
+    run: &mut (dyn SolverRun<D, P> + '_),
+    mut x: Tensor<D>,
+    ask: &mut Asking<'_, D, P>,
+) -> Result<Tensor<D>, SamplerError> {
+    for index in (0..ask.steps()).rev() {
+        x = run.step(x, index, ask)?;
+    }
+    Ok(x)
+}
+
+impl<const D: usize> Solver<D> for Arc<dyn Solver<D>> {
+    fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
+        (**self).begin(levels)
+    }
+
+    fn reading(&self) -> Reading {
+        (**self).reading()
+    }
+
+    fn calls(&self, steps: usize) -> usize {
+        (**self).calls(steps)
+    }
+
+    fn least_steps(&self) -> usize {
+        (**self).least_steps()
+    }
+
+    fn grid(&self) -> Grid {
+        (**self).grid()
+    }
+}
+
+/// A solver that a registry can hold and many runs can share.
+pub fn shared<const D: usize>(solver: impl Solver<D> + 'static) -> Arc<dyn Solver<D>> {
+    Arc::new(solver)
+}
+
+/// All of ours, by name; see the [module documentation](self).
+///
+/// ```
+/// use nabla_diffusion::sampler::samplers;
+///
+/// assert_eq!(samplers::<4>().get("heun")?.calls(10), 19);
+/// assert!(samplers::<4>().get("dpm++9m").is_err());
+/// # Ok::<(), nabla_diffusion::registry::RegistryError>(())
+/// ```
+pub fn samplers<const D: usize>() -> Registry<Arc<dyn Solver<D>>> {
+    let pndm = |method| Pndm::new().with_method(method);
+    let dpm = DpmSolverMultistep::new();
+    let sde = dpm.with_algorithm(DpmAlgorithm::SdeDpmSolverPlusPlus);
+    // As k-diffusion has it.
+    let sde3 = sde
+        .with_order(3)
+        .with_third_order(ThirdOrder::Diffusers)
+        .with_solver_type(DpmSolverType::Heun)
+        .with_lower_order_final(false);
+    Registry::new("sampler")
+        .with(
+            "ddim",
+            "DDIM: order 1, noise as eta says",
+            Ddim::new(),
+            shared,
+        )
+        .with(
+            "ddpm",
+            "DDPM: ancestral, for many steps",
+            Ddpm::new(),
+            shared,
+        )
+        .with(
+            "pndm",
+            "F-PNDM: Runge and Kutta's start, then order 4",
+            pndm(PndmMethod::FPndm),
+            shared,
+        )
+        .with("s-pndm", "S-PNDM: order 2", pndm(PndmMethod::SPndm), shared)
+        .with(
+            "plms",
+            "PLMS: PNDM as Stable Diffusion has it",
+            pndm(PndmMethod::Plms),
+            shared,
+        )
+        .with(
+            "euler",
+            "Euler's method in sigma, with churn if asked for",
+            Euler::new(),
+            shared,
+        )
+        .with(
+            "euler-ancestral",
+            "Euler with fresh noise",
+            Euler::new().with_eta(1.0),
+            shared,
+        )
+        .with(
+            "heun",
+            "Heun's method in sigma: order 2, two calls a step",
+            Heun::new(),
+            shared,
+        )
+        .with(
+            "lms",
+            "linear multistep in sigma, order 4",
+            Lms::new(),
+            shared,
+        )
+        .with("dpm++2m", "DPM-Solver++, multistep of order 2", dpm, shared)
+        .with(
+            "dpm++2m-sde",
+            "DPM-Solver++ of order 2 with noise",
+            sde,
+            shared,
+        )
+        .with(
+            "dpm++3m",
+            "DPM-Solver++, multistep of order 3",
+            dpm.with_order(3),
+            shared,
+        )
+        .with(
+            "dpm++3m-sde",
+            "DPM-Solver++ of order 3 with noise",
+            sde3,
+            shared,
+        )
+        .with(
+            "dpm++2s",
+            "DPM-Solver++ in single steps of order 2",
+            DpmSolverSinglestep::new(),
+            shared,
+        )
+        .with(
+            "deis",
+            "DEIS: multistep of order 2 of the noise",
+            Deis::new(),
+            shared,
+        )
+        .with(
+            "dpm2",
+            "the midpoint method in ln sigma, two calls a step",
+            Dpm2::new(),
+            shared,
+        )
+        .with(
+            "dpm2-ancestral",
+            "DPM2 with fresh noise",
+            Dpm2::new().with_eta(1.0),
+            shared,
+        )
+        .with(
+            "unipc",
+            "UniPC: predictor and corrector of order 2",
+            UniPc::new(),
+            shared,
+        )
+        .with(
+            "lcm",
+            "for latent consistency models, 1 to 8 steps",
+            Lcm::new(),
+            shared,
+        )
+}
+
+/// A solver over the levels of its run; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct Sampler<const D: usize = 4> {
+    solver: Arc<dyn Solver<D>>,
+    levels: Levels,
+}
+
+impl<const D: usize> Sampler<D> {
+    /// - `levels`: of a [`NoiseSchedule`](crate::schedule::NoiseSchedule), or of any other path
+    ///
+    /// # Errors
+    /// If an option is out of range, or the sampler cannot run over these levels.
+    pub fn new(
+        solver: impl Solver<D> + 'static,
+        levels: impl Into<Levels>,
+    ) -> Result<Self, SamplerError> {
+        let (solver, levels) = (shared(solver), levels.into());
+        drop(solver.begin(&levels)?);
+        Ok(Self { solver, levels })
+    }
+
+    /// What it was made with.
+    pub fn solver(&self) -> &dyn Solver<D> {
+        self.solver.as_ref()
+    }
+
+    /// The levels that it visits.
+    pub fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    /// Calls of the network for one run; Heun's method and DPM2 need one more if a little noise is left at the
+    /// end.
+    pub fn calls(&self) -> usize {
+        self.solver.calls(self.levels.steps())
+    }
+
+    /// The sampler that only does the last `steps` steps, which lead from a noised sample to a clean one.
+    ///
+    /// [`Levels::add_noise`] of the new sampler's [`levels`](Self::levels) makes its start.
     ///
     /// # Errors
     /// If `steps` is 0 or more than there are, or too few for the sampler.
     pub fn last_steps(&self, steps: usize) -> Result<Self, SamplerError> {
-        let schedule = self.schedule.truncate(steps);
-        let schedule = schedule.map_err(|_| SamplerError::Start {
+        let levels = self.levels.last_steps(steps);
+        let levels = levels.map_err(|_| SamplerError::Start {
             start: steps,
-            steps: self.schedule.steps(),
+            steps: self.levels.steps(),
         })?;
-        self.config.init(schedule)
+        Self::new(self.solver.clone(), levels)
     }
 
-    /// Draws pictures.
+    /// Draws samples, without guidance and corrections.
     ///
-    /// - `x`: where to start, at the level of the schedule's last step: standard normal noise, or a
-    ///   noised picture; `[batch, channels, height, width]`
+    /// - `x`: where to start, at the level of the first step: noise, or a noised sample, `[batch, …]`
     /// - `noise`: the noise of the steps, for the samplers that add some
-    /// - returns `[batch, channels, height, width]`
+    /// - returns the shape of `x`
     ///
     /// # Errors
-    /// If the model's output has the wrong shape, or it predicts `ε` where `ᾱ` is 0.
+    /// If the model fails, its output has the wrong shape, or it predicts `ε` where nothing is left of the
+    /// sample.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
     /// use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
-    /// use nabla_diffusion::sampler::SamplerKind;
+    /// use nabla_diffusion::sampler::{Sampler, samplers};
     /// use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
     /// use nabla_diffusion::seeded_noise::SeededNoise;
     ///
     /// let device = Device::flex();
     /// let model = GaussianDenoiser::new(
-    ///     Tensor::zeros([1, 3, 8, 8], &device),
+    ///     Tensor::<4>::zeros([1, 3, 8, 8], &device),
     ///     Tensor::ones([1, 3, 8, 8], &device) * 0.25,
     ///     Prediction::Epsilon,
     /// );
     /// let training = NoiseScheduleConfig::new().init()?;
     /// let schedule = training.respace(Spacing::Trailing, 20)?;
-    /// for kind in SamplerKind::ALL {
-    ///     let sampler = kind.config().init(schedule.clone())?;
+    /// for name in samplers::<4>().names() {
+    ///     let sampler = Sampler::new(samplers().get(name)?, &schedule)?;
     ///     let mut noise = SeededNoise::new(42, 0);
     ///     let start = noise.normal([1, 3, 8, 8], &device);
     ///     let picture = sampler.sample(&model, start, &mut noise)?;
-    ///     assert!(picture.abs().max().into_scalar::<f32>() < 3.0, "{kind}");
+    ///     assert!(picture.abs().max().into_scalar::<f32>() < 3.0, "{name}");
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sample(
         &self,
-        model: &dyn Denoiser,
-        x: Tensor<4>,
+        model: &dyn Denoiser<D>,
+        x: Tensor<D>,
         noise: &mut SeededNoise,
-    ) -> Result<Tensor<4>, SamplerError> {
-        self.sample_with_hook(model, x, noise, &mut |_, denoised| denoised)
+    ) -> Result<Tensor<D>, SamplerError> {
+        Sampling::of(model).run(self, x, noise)
+    }
+}
+
+/// Who takes part in a run: a model, its guidance, and corrections.
+pub struct Sampling<'a, const D: usize = 4> {
+    model: &'a dyn Denoiser<D>,
+    guidance: Option<&'a mut dyn Guidance<D>>,
+    corrections: Vec<&'a mut (dyn Correction<D> + 'a)>,
+}
+
+impl<const D: usize> Debug for Sampling<'_, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sampling")
+            .field("guidance", &self.guidance)
+            .field("corrections", &self.corrections.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, const D: usize> Sampling<'a, D> {
+    /// Of a model alone.
+    pub fn of(model: &'a dyn Denoiser<D>) -> Self {
+        Self {
+            model,
+            guidance: None,
+            corrections: Vec::new(),
+        }
     }
 
-    /// [`sample`](Self::sample) with a hook that sees, and may replace, the picture predicted in every
-    /// call of the network; also where progress can be shown.
+    /// The same with a guidance. Default [`NoGuidance`].
+    #[must_use]
+    pub fn guided_by(self, guidance: &'a mut dyn Guidance<D>) -> Self {
+        Self {
+            guidance: Some(guidance),
+            ..self
+        }
+    }
+
+    /// The same with one more correction, which sees predictions after those before it.
+    #[must_use]
+    pub fn corrected_by(mut self, correction: &'a mut (dyn Correction<D> + 'a)) -> Self {
+        self.corrections.push(correction);
+        self
+    }
+
+    /// Draws samples; see [`Sampler::sample`].
     ///
     /// # Errors
-    /// As [`sample`](Self::sample).
-    pub fn sample_with_hook(
-        &self,
-        model: &dyn Denoiser,
-        x: Tensor<4>,
+    /// As [`Sampler::sample`], if the guidance or a correction fails, or if one of them stops the run
+    /// ([`SamplerError::Cancelled`]).
+    pub fn run(
+        self,
+        sampler: &Sampler<D>,
+        x: Tensor<D>,
         noise: &mut SeededNoise,
-        hook: &mut SamplerHook<'_>,
-    ) -> Result<Tensor<4>, SamplerError> {
-        match &self.method {
-            Method::Ddim(ddim) => ddim.sample_with_hook(model, x, noise, hook),
-            Method::Ddpm(ddpm) => ddpm.sample_with_hook(model, x, noise, hook),
-            Method::Pndm(pndm) => pndm.sample_with_hook(model, x, noise, hook),
-            Method::Euler(euler) => euler.sample_with_hook(model, x, noise, hook),
-            Method::Heun(heun) => heun.sample_with_hook(model, x, noise, hook),
-            Method::Lms(lms) => lms.sample_with_hook(model, x, noise, hook),
-            Method::DpmSolverMultistep(dpm) => dpm.sample_with_hook(model, x, noise, hook),
-            Method::DpmSolverSinglestep(dpm) => dpm.sample_with_hook(model, x, noise, hook),
-            Method::Deis(deis) => deis.sample_with_hook(model, x, noise, hook),
-            Method::Dpm2(dpm2) => dpm2.sample_with_hook(model, x, noise, hook),
-            Method::UniPc(unipc) => unipc.sample_with_hook(model, x, noise, hook),
-            Method::Lcm(lcm) => lcm.sample_with_hook(model, x, noise, hook),
-        }
+    ) -> Result<Tensor<D>, SamplerError> {
+        let mut run = sampler.solver.begin(&sampler.levels)?;
+        let reading = sampler.solver.reading();
+        self.asking(reading, sampler.levels.steps(), noise, |ask| {
+            follow(run.as_mut(), x, ask)
+        })
+    }
+
+    /// What a run of so many steps asks through.
+    pub(crate) fn asking<R>(
+        self,
+        reading: Reading,
+        steps: usize,
+        noise: &mut SeededNoise,
+        run: impl FnOnce(&mut Asking<'_, D>) -> Result<R, SamplerError>,
+    ) -> Result<R, SamplerError> {
+        let mut none = NoGuidance::new();
+        let guidance = match self.guidance {
+            Some(guidance) => guidance,
+            None => &mut none,
+        };
+        guidance.begin(steps)?;
+        let mut source = Guided {
+            model: self.model,
+            guidance,
+            reading,
+        };
+        let corrections = self.corrections.into_iter().map(|c| c as _).collect();
+        run(&mut Asking::new(&mut source, corrections, noise, steps))
     }
 }

@@ -11,7 +11,7 @@
 //! the posterior `q(x_{t−1} | x_t, x_0)`. The tables are kept in `f64`.
 //!
 //! A schedule with fewer steps ([`NoiseSchedule::respace`]) is again a [`NoiseSchedule`]: it keeps
-//! some `τ_k` of the training steps, tells the network `τ_k`, and has
+//! some `τ_k` of the training steps, gives the network `τ_k`, and has
 //! `β'_k = 1 − ᾱ_{τ_k} / ᾱ_{τ_{k−1}}`. So every sampler works with every spacing. It remembers the
 //! schedule that it is of ([`NoiseSchedule::training`]): samplers that ask about a time between two of its
 //! steps read it there.
@@ -33,6 +33,15 @@ use std::sync::Arc;
 
 use burn::config::Config;
 use burn::tensor::{Device, Tensor};
+use nabla_base::range::OutOfRange;
+
+use crate::level::{Level, alpha_bar_from_sigma, check_falling, sigma_from_alpha_bar};
+use crate::sigma_spacing::{KarrasSigmas, linspace};
+
+mod path;
+mod spacing;
+
+pub use spacing::Spacing;
 
 /// Why a noise schedule cannot be built as asked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -115,7 +124,7 @@ pub enum ScheduleError {
         /// `σ_max`.
         max: f64,
     },
-    /// A name that is none of a spacing of `σ`.
+    /// There is no spacing of `σ` of this name.
     #[error("there is no spacing of sigmas {name:?}; there are: {known}")]
     UnknownSigmaSpacing {
         /// The name.
@@ -126,6 +135,9 @@ pub enum ScheduleError {
     /// `ρ` is not positive and finite.
     #[error("rho is {0}, but it must be positive and finite")]
     Rho(f64),
+    /// A number out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
 }
 
 /// How `β_t` runs over the training steps.
@@ -204,16 +216,6 @@ impl BetaSchedule {
     }
 }
 
-/// `count` values from `start` to `end`, both included; `start` alone if `count` is 1.
-pub(crate) fn linspace(start: f64, end: f64, count: usize) -> impl Iterator<Item = f64> {
-    let stride = if count > 1 {
-        (end - start) / (count - 1) as f64
-    } else {
-        0.0
-    };
-    (0..count).map(move |i| start + stride * i as f64)
-}
-
 /// Configuration of a [`NoiseSchedule`].
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct NoiseScheduleConfig {
@@ -261,223 +263,6 @@ impl NoiseScheduleConfig {
     }
 }
 
-/// Which of the training steps a shorter schedule keeps (Lin et al., table 2).
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
-pub enum Spacing {
-    /// `round(linspace(0, T − 1, N))`: both ends; that of Improved DDPM, StableSR and OmniSSR.
-    /// A single step is step 0, so ask for at least 2.
-    Linspace,
-    /// `k ⌊T/N⌋ + offset`: never the last step, DDIM's; Stable Diffusion's with `offset` 1.
-    Leading {
-        /// Added to every step.
-        offset: usize,
-    },
-    /// `round(T − (N − 1 − k) T/N) − 1`: always the last step.
-    Trailing,
-}
-
-impl Spacing {
-    /// The `count` steps kept out of `steps`, rising. Halves round to even, as in NumPy.
-    ///
-    /// # Errors
-    /// If `count` is 0 or more than `steps`, or the offset pushes a step out of the schedule.
-    pub fn timesteps(self, steps: usize, count: usize) -> Result<Vec<usize>, ScheduleError> {
-        if count == 0 || count > steps {
-            return Err(ScheduleError::Steps {
-                asked: count,
-                available: steps,
-            });
-        }
-        let kept: Vec<usize> = match self {
-            Self::Linspace => linspace(0.0, (steps - 1) as f64, count)
-                .map(|t| t.round_ties_even() as usize)
-                .collect(),
-            Self::Leading { offset } => (0..count).map(|k| k * (steps / count) + offset).collect(),
-            Self::Trailing => {
-                let stride = steps as f64 / count as f64;
-                (0..count)
-                    .rev()
-                    .map(|k| (steps as f64 - k as f64 * stride).round_ties_even() as usize - 1)
-                    .collect()
-            }
-        };
-        match kept.iter().position(|&t| t >= steps) {
-            Some(index) => Err(ScheduleError::Respacing {
-                index,
-                value: kept[index],
-                available: steps,
-            }),
-            None => Ok(kept),
-        }
-    }
-}
-
-/// How noisy a picture is, and what to tell the network about it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NoiseLevel {
-    /// The time step in units of training steps, from 0; fractional between two of them.
-    pub timestep: f64,
-    /// `ᾱ`, in `[0, 1]`.
-    pub alpha_bar: f64,
-}
-
-impl NoiseLevel {
-    /// `√ᾱ`: the scale of the picture.
-    pub fn signal(self) -> f64 {
-        self.alpha_bar.sqrt()
-    }
-
-    /// `√(1 − ᾱ)`: the standard deviation of the noise.
-    pub fn noise(self) -> f64 {
-        (1.0 - self.alpha_bar).sqrt()
-    }
-
-    /// `σ = √((1 − ᾱ) / ᾱ)`; infinite if nothing is left of the picture.
-    pub fn sigma(self) -> f64 {
-        sigma_from_alpha_bar(self.alpha_bar)
-    }
-
-    /// The signal-to-noise ratio `ᾱ / (1 − ᾱ)`.
-    pub fn snr(self) -> f64 {
-        self.alpha_bar / (1.0 - self.alpha_bar)
-    }
-
-    /// The natural logarithm of [`snr`](Self::snr); −∞ if nothing is left of the picture.
-    pub fn log_snr(self) -> f64 {
-        self.alpha_bar.ln() - (-self.alpha_bar).ln_1p()
-    }
-
-    /// `λ = −ln σ`: half of [`log_snr`](Self::log_snr).
-    pub fn lambda(self) -> f64 {
-        -self.sigma().ln()
-    }
-
-    /// The time in `[0, 1]` at which a rectified flow `(1 − t) x_0 + t ε` has the same signal-to-noise
-    /// ratio: `√(1 − ᾱ) / (√ᾱ + √(1 − ᾱ))`.
-    pub fn flow_time(self) -> f64 {
-        self.noise() / (self.signal() + self.noise())
-    }
-
-    /// The time step once per example, `[batch]`.
-    pub fn timesteps(self, batch: usize, device: &Device) -> Tensor<1> {
-        Tensor::full([batch], self.timestep, device)
-    }
-}
-
-/// How much there is of the picture and of the noise in `x = signal · x_0 + noise · ε`: a point on any
-/// affine Gaussian path.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AffineLevel {
-    /// The scale of the picture, at least 0.
-    pub signal: f64,
-    /// The standard deviation of the noise, at least 0.
-    pub noise: f64,
-}
-
-impl AffineLevel {
-    /// `√ᾱ` and `√(1 − ᾱ)`: the form that samplers work in.
-    pub fn variance_preserving(alpha_bar: f64) -> Self {
-        Self {
-            signal: alpha_bar.sqrt(),
-            noise: (1.0 - alpha_bar).sqrt(),
-        }
-    }
-
-    /// `1` and `σ`: the form of score matching.
-    pub fn variance_exploding(sigma: f64) -> Self {
-        Self {
-            signal: 1.0,
-            noise: sigma,
-        }
-    }
-
-    /// `1 − t` and `t`: the straight line of rectified flow and flow matching, from the picture at time 0
-    /// to the noise at time 1.
-    pub fn rectified_flow(time: f64) -> Self {
-        Self {
-            signal: 1.0 - time,
-            noise: time,
-        }
-    }
-}
-
-impl From<NoiseLevel> for AffineLevel {
-    fn from(level: NoiseLevel) -> Self {
-        Self {
-            signal: level.signal(),
-            noise: level.noise(),
-        }
-    }
-}
-
-/// `ᾱ` at the time of a rectified flow at which the signal-to-noise ratio is the same:
-/// `(1 − t)² / ((1 − t)² + t²)`; the inverse of [`NoiseLevel::flow_time`].
-pub fn alpha_bar_from_flow_time(time: f64) -> f64 {
-    let signal = (1.0 - time).powi(2);
-    signal / (signal + time * time)
-}
-
-/// `σ = √((1 − ᾱ) / ᾱ)`.
-pub fn sigma_from_alpha_bar(alpha_bar: f64) -> f64 {
-    ((1.0 - alpha_bar) / alpha_bar).sqrt()
-}
-
-/// `ᾱ = 1 / (1 + σ²)`.
-pub fn alpha_bar_from_sigma(sigma: f64) -> f64 {
-    1.0 / (1.0 + sigma * sigma)
-}
-
-/// The noise levels of Karras et al., evenly spaced in `σ^(1/ρ)`:
-/// `σ_i = (σ_max^(1/ρ) + i/(N−1) (σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ`.
-#[derive(Config, Debug, Copy, PartialEq)]
-pub struct KarrasSigmas {
-    /// The lowest level. Default 0.002.
-    #[config(default = 0.002)]
-    pub sigma_min: f64,
-    /// The highest level. Default 80.
-    #[config(default = 80.0)]
-    pub sigma_max: f64,
-    /// How strongly the levels crowd at the lower end. Default 7.
-    #[config(default = 7.0)]
-    pub rho: f64,
-}
-
-impl KarrasSigmas {
-    /// `count` levels, falling from `sigma_max` to `sigma_min` (`sigma_max` alone if `count` is
-    /// 1). The paper's samplers go on from the last one to 0, which is not in the list.
-    ///
-    /// # Errors
-    /// If `count` is 0, `0 < sigma_min < sigma_max < ∞` fails, or `rho` is not positive.
-    ///
-    /// ```
-    /// use nabla_diffusion::schedule::KarrasSigmas;
-    /// let sigmas = KarrasSigmas::new().sigmas(18)?;
-    /// assert!((sigmas[0] - 80.0).abs() < 1e-9 && (sigmas[17] - 0.002).abs() < 1e-12);
-    /// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
-    /// ```
-    pub fn sigmas(&self, count: usize) -> Result<Vec<f64>, ScheduleError> {
-        let (min, max, rho) = (self.sigma_min, self.sigma_max, self.rho);
-        check_sigma_range(min, max, count)?;
-        if !(rho > 0.0 && rho.is_finite()) {
-            return Err(ScheduleError::Rho(rho));
-        }
-        Ok(linspace(max.powf(1.0 / rho), min.powf(1.0 / rho), count)
-            .map(|r| r.powf(rho))
-            .collect())
-    }
-}
-
-/// That there are `count` levels from `max` down to `min`.
-pub(crate) fn check_sigma_range(min: f64, max: f64, count: usize) -> Result<(), ScheduleError> {
-    if count == 0 {
-        return Err(ScheduleError::NoSteps);
-    }
-    match 0.0 < min && min < max && max.is_finite() {
-        true => Ok(()),
-        false => Err(ScheduleError::SigmaRange { min, max }),
-    }
-}
-
 /// The posterior `q(x_{t−1} | x_t, x_0) = N(sample · x_0 + x · x_t, variance)` of one step
 /// (Ho et al., eq. 7).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -488,6 +273,19 @@ pub struct Posterior {
     pub x: f64,
     /// `β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t)`.
     pub variance: f64,
+}
+
+impl Posterior {
+    /// - `alpha_bar`: `ᾱ_t`; `previous`: `ᾱ_{t−1}`
+    pub(crate) fn new(alpha_bar: f64, previous: f64) -> Self {
+        let alpha = alpha_bar / previous;
+        let beta = 1.0 - alpha;
+        Self {
+            sample: previous.sqrt() * beta / (1.0 - alpha_bar),
+            x: alpha.sqrt() * (1.0 - previous) / (1.0 - alpha_bar),
+            variance: beta * (1.0 - previous) / (1.0 - alpha_bar),
+        }
+    }
 }
 
 /// The tables of a noise schedule; index 0 is the cleanest step.
@@ -531,16 +329,16 @@ impl NoiseSchedule {
     }
 
     /// From the levels that a sampler visits, the cleanest first, `ᾱ` falling strictly; the network
-    /// may be told any time step for each.
+    /// may get any time step for each.
     ///
     /// - `final_alpha_bar`: `ᾱ` behind the last sampling step, usually 1
     ///
     /// # Errors
     /// If there is no level, `ᾱ` does not fall so, or `final_alpha_bar` is not in `[ᾱ_0, 1]`.
-    pub fn from_levels(levels: &[NoiseLevel], final_alpha_bar: f64) -> Result<Self, ScheduleError> {
+    pub fn from_levels(levels: &[Level], final_alpha_bar: f64) -> Result<Self, ScheduleError> {
         Self::new(
-            levels.iter().map(|l| l.alpha_bar).collect(),
-            levels.iter().map(|l| l.timestep).collect(),
+            levels.iter().map(|l| l.alpha_bar()).collect(),
+            levels.iter().map(|l| l.time()).collect(),
             1.0,
         )?
         .with_final_alpha_bar(final_alpha_bar)
@@ -551,17 +349,7 @@ impl NoiseSchedule {
         timestep: Vec<f64>,
         final_alpha_bar: f64,
     ) -> Result<Self, ScheduleError> {
-        if alpha_bar.is_empty() {
-            return Err(ScheduleError::NoSteps);
-        }
-        let mut previous = 1.0;
-        for (index, &value) in alpha_bar.iter().enumerate() {
-            let last = index + 1 == alpha_bar.len();
-            if !(value < previous && (value > 0.0 || (last && value == 0.0))) {
-                return Err(ScheduleError::AlphaBar { index, value });
-            }
-            previous = value;
-        }
+        check_falling(alpha_bar.iter().copied())?;
         Ok(Self {
             alpha_bar,
             timestep,
@@ -580,11 +368,12 @@ impl NoiseSchedule {
     /// [`respace`](Self::respace) and its relatives do.
     ///
     /// ```
-    /// use nabla_diffusion::schedule::{NoiseLevel, NoiseSchedule, NoiseScheduleConfig, Spacing};
+    /// use nabla_diffusion::level::Level;
+    /// use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig, Spacing};
     ///
     /// let training = NoiseScheduleConfig::new().init()?;
     /// assert_eq!(training.respace(Spacing::Trailing, 20)?.training(), &training);
-    /// let levels: [NoiseLevel; 2] = [100.5, 700.25].map(|time| training.level_at(time));
+    /// let levels: [Level; 2] = [100.5, 700.25].map(|time| training.level_at(time));
     /// let schedule = NoiseSchedule::from_levels(&levels, 1.0)?.of_training(&training);
     /// assert_eq!(schedule.training().steps(), 1000);
     /// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
@@ -656,17 +445,14 @@ impl NoiseSchedule {
         (0..self.steps()).map(|t| self.beta(t)).collect()
     }
 
-    /// What the network is told at this step, in units of training steps.
+    /// What the network gets as its time at this step, in units of training steps.
     pub fn timestep(&self, index: usize) -> f64 {
         self.timestep[index]
     }
 
     /// The noise level of this step.
-    pub fn level(&self, index: usize) -> NoiseLevel {
-        NoiseLevel {
-            timestep: self.timestep[index],
-            alpha_bar: self.alpha_bar[index],
-        }
+    pub fn level(&self, index: usize) -> Level {
+        Level::variance_preserving(self.timestep[index], self.alpha_bar[index])
     }
 
     /// `σ_t = √((1 − ᾱ_t) / ᾱ_t)`.
@@ -686,38 +472,43 @@ impl NoiseSchedule {
 
     /// `q(x_{t−1} | x_t, x_0)`.
     pub fn posterior(&self, index: usize) -> Posterior {
-        let (alpha_bar, previous) = (self.alpha_bar(index), self.previous_alpha_bar(index));
-        let (alpha, beta) = (self.alpha(index), self.beta(index));
-        Posterior {
-            sample: previous.sqrt() * beta / (1.0 - alpha_bar),
-            x: alpha.sqrt() * (1.0 - previous) / (1.0 - alpha_bar),
-            variance: beta * (1.0 - previous) / (1.0 - alpha_bar),
-        }
+        Posterior::new(self.alpha_bar(index), self.previous_alpha_bar(index))
     }
 
     /// `x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε` with one `t` per example.
     ///
-    /// - `sample`, `noise`: `[batch, channels, height, width]`
+    /// - `sample`, `noise`: `[batch, …]`, of one shape
     /// - `index`: `batch` indices
     ///
     /// # Panics
     /// If an index is not below [`steps`](Self::steps), or the shapes do not agree.
-    pub fn add_noise(&self, sample: Tensor<4>, noise: Tensor<4>, index: &[usize]) -> Tensor<4> {
+    pub fn add_noise<const D: usize>(
+        &self,
+        sample: Tensor<D>,
+        noise: Tensor<D>,
+        index: &[usize],
+    ) -> Tensor<D> {
         let device = sample.device();
         let (signal, scale) = self.scales(index, &device);
         sample * signal + noise * scale
     }
 
-    /// `√ᾱ_t` and `√(1 − ᾱ_t)`, `[batch, 1, 1, 1]` each.
-    pub(crate) fn scales(&self, index: &[usize], device: &Device) -> (Tensor<4>, Tensor<4>) {
-        let column = |value: fn(NoiseLevel) -> f64| {
+    /// `√ᾱ_t` and `√(1 − ᾱ_t)`, `[batch, 1, …]` each.
+    pub(crate) fn scales<const D: usize>(
+        &self,
+        index: &[usize],
+        device: &Device,
+    ) -> (Tensor<D>, Tensor<D>) {
+        let column = |value: fn(Level) -> f64| {
             let values: Vec<f32> = index.iter().map(|&t| value(self.level(t)) as f32).collect();
-            Tensor::<1>::from_floats(values.as_slice(), device).reshape([index.len(), 1, 1, 1])
+            let mut shape = [1; D];
+            shape[0] = index.len();
+            Tensor::<1>::from_floats(values.as_slice(), device).reshape(shape)
         };
-        (column(NoiseLevel::signal), column(NoiseLevel::noise))
+        (column(Level::signal), column(Level::noise))
     }
 
-    /// What the network is told for each example, `[batch]`.
+    /// What the network gets as its time for each example, `[batch]`.
     ///
     /// # Panics
     /// If an index is not below [`steps`](Self::steps).
@@ -726,7 +517,7 @@ impl NoiseSchedule {
         Tensor::from_floats(values.as_slice(), device)
     }
 
-    /// The schedule of `count` steps in the given spacing; the network is still told the steps of
+    /// The schedule of `count` steps in the given spacing; the network still gets the steps of
     /// this one.
     ///
     /// # Errors
@@ -774,7 +565,7 @@ impl NoiseSchedule {
         self.respace_to(&(0..count).collect::<Vec<_>>())
     }
 
-    /// The schedule whose levels are `sigmas`, falling; the network is told the (fractional) step
+    /// The schedule whose levels are `sigmas`, falling; the network gets the (fractional) step
     /// of the same `σ`, see [`timestep_of_sigma`](Self::timestep_of_sigma).
     ///
     /// # Errors
@@ -818,28 +609,13 @@ impl NoiseSchedule {
         self.respace_to_sigmas(&sigmas.sigmas(count)?)
     }
 
-    /// The level to which step `index` leads; behind the last one the network is told what it was told
-    /// there.
-    ///
-    /// # Panics
-    /// If `index` is not below the number of steps.
-    pub fn level_after(&self, index: usize) -> NoiseLevel {
-        NoiseLevel {
-            timestep: self.timestep(index.saturating_sub(1)),
-            alpha_bar: self.previous_alpha_bar(index),
-        }
-    }
-
     /// The noise level at a time between two steps: the logarithm of the signal-to-noise ratio is
     /// linear between them. Before the first step and behind the last one it is theirs.
     ///
     /// - `timestep`: in units of training steps, as [`timestep`](Self::timestep)
-    pub fn level_at(&self, timestep: f64) -> NoiseLevel {
+    pub fn level_at(&self, timestep: f64) -> Level {
         let above = self.timestep.partition_point(|&t| t < timestep);
-        let level = |index: usize| NoiseLevel {
-            timestep,
-            alpha_bar: self.alpha_bar[index],
-        };
+        let level = |index: usize| Level::variance_preserving(timestep, self.alpha_bar[index]);
         if above == self.steps() {
             return level(above - 1);
         }
@@ -849,18 +625,12 @@ impl NoiseSchedule {
         let (t0, t1) = (self.timestep[above - 1], self.timestep[above]);
         let weight = (timestep - t0) / (t1 - t0);
         let log_snr = (1.0 - weight) * self.log_snr(above - 1) + weight * self.log_snr(above);
-        NoiseLevel {
-            timestep,
-            alpha_bar: 1.0 / (1.0 + (-log_snr).exp()),
-        }
+        Level::variance_preserving(timestep, 1.0 / (1.0 + (-log_snr).exp()))
     }
 
-    /// The level `sigma`, of which the network is told [`timestep_of_sigma`](Self::timestep_of_sigma).
-    pub fn level_of_sigma(&self, sigma: f64) -> NoiseLevel {
-        NoiseLevel {
-            timestep: self.timestep_of_sigma(sigma),
-            alpha_bar: alpha_bar_from_sigma(sigma),
-        }
+    /// The level `sigma`, whose time is [`timestep_of_sigma`](Self::timestep_of_sigma).
+    pub fn level_of_sigma(&self, sigma: f64) -> Level {
+        Level::variance_preserving(self.timestep_of_sigma(sigma), alpha_bar_from_sigma(sigma))
     }
 
     /// The step at which this schedule has the noise level `sigma`, linearly interpolated in

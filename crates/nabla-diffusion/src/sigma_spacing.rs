@@ -15,7 +15,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::schedule::{KarrasSigmas, ScheduleError, check_sigma_range, linspace};
+use burn::config::Config;
+
+use crate::schedule::ScheduleError;
 
 /// A spacing; see the [module documentation](self).
 ///
@@ -97,6 +99,67 @@ impl FromStr for SigmaSpacing {
             name: name.to_owned(),
             known: Self::ALL.map(Self::name).join(", "),
         })
+    }
+}
+
+/// `count` values from `start` to `end`, both included; `start` alone if `count` is 1.
+pub(crate) fn linspace(start: f64, end: f64, count: usize) -> impl Iterator<Item = f64> {
+    let stride = if count > 1 {
+        (end - start) / (count - 1) as f64
+    } else {
+        0.0
+    };
+    (0..count).map(move |i| start + stride * i as f64)
+}
+
+/// The noise levels of Karras et al., evenly spaced in `σ^(1/ρ)`:
+/// `σ_i = (σ_max^(1/ρ) + i/(N−1) (σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ`.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct KarrasSigmas {
+    /// The lowest level. Default 0.002.
+    #[config(default = 0.002)]
+    pub sigma_min: f64,
+    /// The highest level. Default 80.
+    #[config(default = 80.0)]
+    pub sigma_max: f64,
+    /// How strongly the levels crowd at the lower end. Default 7.
+    #[config(default = 7.0)]
+    pub rho: f64,
+}
+
+impl KarrasSigmas {
+    /// `count` levels, falling from `sigma_max` to `sigma_min` (`sigma_max` alone if `count` is
+    /// 1). The paper's samplers go on from the last one to 0, which is not in the list.
+    ///
+    /// # Errors
+    /// If `count` is 0, `0 < sigma_min < sigma_max < ∞` fails, or `rho` is not positive.
+    ///
+    /// ```
+    /// use nabla_diffusion::sigma_spacing::KarrasSigmas;
+    /// let sigmas = KarrasSigmas::new().sigmas(18)?;
+    /// assert!((sigmas[0] - 80.0).abs() < 1e-9 && (sigmas[17] - 0.002).abs() < 1e-12);
+    /// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
+    /// ```
+    pub fn sigmas(&self, count: usize) -> Result<Vec<f64>, ScheduleError> {
+        let (min, max, rho) = (self.sigma_min, self.sigma_max, self.rho);
+        check_sigma_range(min, max, count)?;
+        if !(rho > 0.0 && rho.is_finite()) {
+            return Err(ScheduleError::Rho(rho));
+        }
+        Ok(linspace(max.powf(1.0 / rho), min.powf(1.0 / rho), count)
+            .map(|r| r.powf(rho))
+            .collect())
+    }
+}
+
+/// That there are `count` levels from `max` down to `min`.
+fn check_sigma_range(min: f64, max: f64, count: usize) -> Result<(), ScheduleError> {
+    if count == 0 {
+        return Err(ScheduleError::NoSteps);
+    }
+    match 0.0 < min && min < max && max.is_finite() {
+        true => Ok(()),
+        false => Err(ScheduleError::SigmaRange { min, max }),
     }
 }
 

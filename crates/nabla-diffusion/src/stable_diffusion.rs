@@ -2,8 +2,8 @@
 //!
 //! A text becomes a sequence of vectors (CLIP), a UNet predicts the noise of a latent picture that
 //! attends to it, a sampler of this crate takes the noise away, and an autoencoder turns the latent into
-//! pixels. Everything is built from the configuration files of the folder, or of the sizes published for a single file, in `f32`, `f16` or `bf16`, on
-//! any of Burn's devices.
+//! pixels. Everything is built from the configuration files of the folder, or of the sizes published for a
+//! single file, in `f32`, `f16` or `bf16`, on any of Burn's devices.
 //!
 //! Sources: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
 //! 2112.10752; Podell et al., *SDXL*, 2023, arXiv 2307.01952; Radford et al., *Learning Transferable
@@ -24,6 +24,7 @@ pub mod pipeline;
 pub mod published_models;
 pub mod resnet_block;
 mod safetensors_header;
+mod sampler_choice;
 pub mod scheduler_config;
 pub mod single_file;
 pub mod spatial_feature_transform;

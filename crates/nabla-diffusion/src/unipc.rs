@@ -14,7 +14,7 @@
 //! corrector's last term), `φ_{k+1}(z) = (φ_k(z) − 1/k!)/z`, `φ_1(z) = (e^z − 1)/z`, and `B` is `−h`
 //! ([`UniPcB::B1`]) or `e^{−h} − 1` ([`UniPcB::B2`]). With a single unknown, `ρ = 1/2`.
 //!
-//! Instead of the picture the noise can be integrated ([`UniPcConfig::of_noise`]): then `m` is `ε̂`, `h`
+//! Instead of the picture the noise can be integrated ([`UniPc::of_noise`]): then `m` is `ε̂`, `h`
 //! stands for `−h` in `φ`, `e` and `B`, `x` is multiplied by `√(ᾱ'/ᾱ)`, and the rest by `√(1 − ᾱ')`.
 //!
 //! Source: Zhao, Bai, Rao, Zhou, Lu, *UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of
@@ -25,13 +25,11 @@ use burn::tensor::Tensor;
 use faer::Mat;
 use faer::linalg::solvers::Solve;
 
-use crate::denoiser::{
-    Denoiser, Questions, SamplerError, SamplerHook, check_clip, check_order, check_sigmas,
-    sample_without_hook,
-};
+use crate::asking::{Asking, Reading};
+use crate::level::{Level, Levels};
 use crate::phi::phi;
-use crate::schedule::{NoiseLevel, NoiseSchedule};
-use crate::seeded_noise::SeededNoise;
+use crate::sampler::{Grid, Solver, Steps, steps};
+use crate::sampler_error::{SamplerError, check_clip, check_order};
 
 /// The function `B(h)`.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -42,9 +40,9 @@ pub enum UniPcB {
     B2,
 }
 
-/// Configuration of [`UniPc`].
+/// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
-pub struct UniPcConfig {
+pub struct UniPc {
     /// How many predictions the predictor uses, 1 to 3. Default 2.
     #[config(default = 2)]
     pub order: usize,
@@ -61,116 +59,88 @@ pub struct UniPcConfig {
     /// order 1 in any case. Default true.
     #[config(default = true)]
     pub lower_order_final: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before the hook sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
     pub clip: Option<f64>,
 }
 
-impl UniPcConfig {
-    /// The sampler over `schedule`.
-    ///
-    /// # Errors
-    /// If the order is not 1 to 3, `clip` is not positive and finite, or an `ᾱ` is 0.
-    pub fn init(&self, schedule: NoiseSchedule) -> Result<UniPc, SamplerError> {
+/// What a step goes on from.
+struct Point<const D: usize> {
+    level: Level,
+    /// `m`
+    value: Tensor<D>,
+}
+
+impl<const D: usize> Solver<D> for UniPc {
+    fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
-        check_sigmas(&schedule)?;
+        levels.check_sigmas()?;
         check_order("UniPC", self.order, 3)?;
-        Ok(UniPc {
-            schedule,
-            config: *self,
-        })
+        // The latest first.
+        let mut points: Vec<Point<D>> = Vec::new();
+        let mut corrected: Option<(Tensor<D>, usize)> = None;
+        Ok(steps(
+            move |x: Tensor<D>, index, ask: &mut Asking<'_, D>| {
+                let (level, to) = (levels.level(index), levels.level_after(index));
+                let asked = x.clone();
+                let answer = ask.ask(x, index, level)?;
+                let value = match self.of_noise {
+                    true => answer.epsilon,
+                    false => answer.sample,
+                };
+                let done = levels.steps() - 1 - index;
+                let mut x = answer.x.clone();
+                if let Some((start, order)) = corrected.take()
+                    && done > self.uncorrected_steps
+                {
+                    x = self.update(start, &points[..order], level, Some(&value));
+                    if answer.moved {
+                        // The state as the guidance has it is as far from the corrected one.
+                        x = x + (answer.x - asked);
+                    }
+                }
+                points.insert(0, Point { level, value });
+                points.truncate(self.order);
+                let mut order = points.len();
+                if self.lower_order_final {
+                    order = order.min(index + 1);
+                }
+                if to.noise() == 0.0 {
+                    order = 1;
+                }
+                let next = self.update(x.clone(), &points[..order], to, None);
+                corrected = Some((x, order));
+                Ok(next)
+            },
+        ))
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::clipped(self.clip)
+    }
+
+    fn grid(&self) -> Grid {
+        Grid::WithoutLowest
     }
 }
-
-/// The sampler; see the [module documentation](self).
-#[derive(Clone, Debug)]
-pub struct UniPc {
-    schedule: NoiseSchedule,
-    config: UniPcConfig,
-}
-
-/// What a step goes on from.
-struct Point {
-    level: NoiseLevel,
-    /// `m`
-    value: Tensor<4>,
-}
-
-sample_without_hook!(UniPc);
 
 impl UniPc {
-    /// The schedule it steps along.
-    pub fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    /// Draws pictures.
-    ///
-    /// - `x`: where to start, at the level of the schedule's last step, in the variance-preserving
-    ///   form; `[batch, channels, height, width]`
-    /// - `_noise`: not touched: no step adds any
-    /// - `hook`: sees, and may replace, the predicted picture of every step
-    ///
-    /// # Errors
-    /// If the model's output has the wrong shape.
-    pub fn sample_with_hook(
-        &self,
-        model: &dyn Denoiser,
-        mut x: Tensor<4>,
-        _noise: &mut SeededNoise,
-        hook: &mut SamplerHook<'_>,
-    ) -> Result<Tensor<4>, SamplerError> {
-        let steps = self.schedule.steps();
-        let mut questions = Questions::new(model, hook, self.config.clip, steps);
-        // The latest first.
-        let mut points: Vec<Point> = Vec::new();
-        let mut corrected: Option<(Tensor<4>, usize)> = None;
-        for index in (0..steps).rev() {
-            let level = self.schedule.level(index);
-            let denoised = questions.ask(&x, index, level)?;
-            let value = match self.config.of_noise {
-                true => denoised.epsilon,
-                false => denoised.sample,
-            };
-            let done = steps - 1 - index;
-            if let Some((start, order)) = corrected.take()
-                && done > self.config.uncorrected_steps
-            {
-                x = self.update(start, &points[..order], level, Some(&value));
-            }
-            points.insert(0, Point { level, value });
-            points.truncate(self.config.order);
-            let to = self.schedule.level_after(index);
-            let mut order = points.len();
-            if self.config.lower_order_final {
-                order = order.min(index + 1);
-            }
-            if to.alpha_bar == 1.0 {
-                order = 1;
-            }
-            let next = self.update(x.clone(), &points[..order], to, None);
-            corrected = Some((x, order));
-            x = next;
-        }
-        Ok(x)
-    }
-
     /// The step from the latest of `points` to the level `to`, corrected by the prediction there if it is
     /// known.
-    fn update(
+    fn update<const D: usize>(
         &self,
-        x: Tensor<4>,
-        points: &[Point],
-        to: NoiseLevel,
-        ahead: Option<&Tensor<4>>,
-    ) -> Tensor<4> {
+        x: Tensor<D>,
+        points: &[Point<D>],
+        to: Level,
+        ahead: Option<&Tensor<D>>,
+    ) -> Tensor<D> {
         let Point { level, value } = &points[0];
         let minus_h = (to.sigma() / level.sigma()).ln();
         if minus_h == 0.0 {
             return x;
         }
-        let ratio = |other: NoiseLevel| (other.sigma() / level.sigma()).ln() / minus_h;
+        let ratio = |other: Level| (other.sigma() / level.sigma()).ln() / minus_h;
         let mut ratios: Vec<f64> = points[1..].iter().map(|p| ratio(p.level)).collect();
-        let mut differences: Vec<Tensor<4>> = points[1..]
+        let mut differences: Vec<Tensor<D>> = points[1..]
             .iter()
             .zip(&ratios)
             .map(|(p, r)| (p.value.clone() - value.clone()) / *r)
@@ -179,7 +149,7 @@ impl UniPc {
             ratios.push(1.0);
             differences.push(ahead.clone() - value.clone());
         }
-        let (z, keep, scale, first) = match self.config.of_noise {
+        let (z, keep, scale, first) = match self.of_noise {
             // √(1 − ᾱ') (e^h − 1) = √ᾱ' (σ − σ'), finite towards σ' = 0.
             true => (
                 -minus_h,
@@ -194,7 +164,7 @@ impl UniPc {
                 to.signal() * minus_h.exp_m1(),
             ),
         };
-        let b = match self.config.b {
+        let b = match self.b {
             UniPcB::B1 => z,
             UniPcB::B2 => z.exp_m1(),
         };

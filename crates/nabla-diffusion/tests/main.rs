@@ -5,6 +5,7 @@
 
 mod autoencoder_kl;
 mod clip_text;
+mod doors;
 mod ema;
 mod named_samplers;
 mod probability_flow;

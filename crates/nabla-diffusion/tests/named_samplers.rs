@@ -3,27 +3,27 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
+use nabla_diffusion::asking::Step;
 use nabla_diffusion::churn::Churn;
-use nabla_diffusion::ddim::DdimConfig;
-use nabla_diffusion::deis::DeisConfig;
-use nabla_diffusion::denoiser::{Denoised, Denoiser, GaussianDenoiser, Prediction, SamplerStep};
-use nabla_diffusion::dpm_solver_multistep::{
-    DpmAlgorithm, DpmSolverMultistepConfig, DpmSolverType,
-};
-use nabla_diffusion::dpm_solver_singlestep::DpmSolverSinglestepConfig;
-use nabla_diffusion::euler::EulerConfig;
-use nabla_diffusion::heun::HeunConfig;
-use nabla_diffusion::pndm::{PndmConfig, PndmMethod};
-use nabla_diffusion::sampler::{SamplerConfig, SamplerKind};
-use nabla_diffusion::schedule::{
-    BetaSchedule, NoiseLevel, NoiseSchedule, NoiseScheduleConfig, Spacing,
-};
+use nabla_diffusion::ddim::Ddim;
+use nabla_diffusion::deis::Deis;
+use nabla_diffusion::denoiser::{Denoised, GaussianDenoiser, Prediction};
+use nabla_diffusion::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistep, DpmSolverType};
+use nabla_diffusion::dpm_solver_singlestep::DpmSolverSinglestep;
+use nabla_diffusion::euler::Euler;
+use nabla_diffusion::heun::Heun;
+use nabla_diffusion::level::Level;
+use nabla_diffusion::pndm::{Pndm, PndmMethod};
+use nabla_diffusion::sampler::{Sampler, Sampling, Solver, samplers, shared};
+use nabla_diffusion::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::stable_diffusion::model_folder::{ModelFolderError, Part};
-use nabla_diffusion::stable_diffusion::scheduler_config::SchedulerConfig;
-use nabla_diffusion::unipc::UniPcConfig;
+use nabla_diffusion::stable_diffusion::pipeline::SamplerChoice;
+use nabla_diffusion::stable_diffusion::scheduler_config::{ScheduledSampler, SchedulerConfig};
+use nabla_diffusion::unipc::UniPc;
 use serde_json::{Value, json};
 
 use crate::reference_values::{floats, reference, tensor, values};
@@ -35,6 +35,17 @@ fn scheduler(config: &Value) -> Result<SchedulerConfig, ModelFolderError> {
     let text = serde_json::to_string(config).unwrap();
     fs::write(folder.path().join("scheduler_config.json"), text).unwrap();
     SchedulerConfig::load(&Part::open(folder.path(), "").unwrap())
+}
+
+/// The sampler that a file names.
+fn own(config: &SchedulerConfig, steps: usize) -> ScheduledSampler {
+    let choice = SamplerChoice::default();
+    config.sampler(&choice, None, steps).unwrap()
+}
+
+/// One of ours with its defaults.
+fn named(name: &str) -> Arc<dyn Solver> {
+    samplers().get(name).unwrap()
 }
 
 /// The noise that the stochastic cases draw: the one the reference was made with.
@@ -58,7 +69,7 @@ fn every_call_of_the_network_agrees_with_diffusers() {
         let name = case["name"].as_str().unwrap();
         let config = scheduler(&case["config"]).unwrap();
         let steps = case["steps"].as_u64().unwrap() as usize;
-        let made = config.sampler(config.kind().unwrap(), None, steps).unwrap();
+        let made = own(&config, steps);
         let model = GaussianDenoiser::new(
             tensor(&reference["mean"], SHAPE),
             tensor(&reference["variance"], SHAPE),
@@ -68,14 +79,13 @@ fn every_call_of_the_network_agrees_with_diffusers() {
         assert_eq!(made.sampler.calls(), calls.len(), "{name}");
         let mut seen = Vec::new();
         let start = tensor(&reference["start"], SHAPE) * made.start_scale;
-        let mut hook = |step: SamplerStep<'_>, denoised: Denoised| {
-            seen.push((step.level.timestep, step.x.clone()));
+        let mut see = |step: &Step<'_>, denoised: Denoised| {
+            seen.push((step.level.time(), step.x.clone()));
             denoised
         };
         let mut noise = SeededNoise::new(7, 0);
-        let end = made
-            .sampler
-            .sample_with_hook(&model, start, &mut noise, &mut hook);
+        let sampling = Sampling::of(&model).corrected_by(&mut see);
+        let end = sampling.run(&made.sampler, start, &mut noise);
         let mut check = |found: &Tensor<4>, expected: &Value, place: String| {
             for (found, expected) in values(found).iter().zip(floats(expected)) {
                 let error = (f64::from(*found) - expected).abs() / expected.abs().max(1.0);
@@ -112,15 +122,15 @@ fn time_steps_and_sigmas_are_those_of_diffusers() {
     {
         let config = scheduler(&case["config"]).unwrap();
         let steps = case["steps"].as_u64().unwrap() as usize;
-        let made = config.sampler(config.kind().unwrap(), None, steps).unwrap();
-        let schedule = made.sampler.schedule();
+        let made = own(&config, steps);
+        let levels = made.sampler.levels();
         let name = format!("{} in {steps} steps", case["config"]);
         let times = floats(&case["timesteps"]);
         // Clipping takes the noisiest steps away.
         let steps = times.len();
-        assert_eq!(schedule.steps(), steps, "{name}");
+        assert_eq!(levels.steps(), steps, "{name}");
         for (index, expected) in times.iter().enumerate() {
-            let found = schedule.timestep(steps - 1 - index);
+            let found = levels.level(steps - 1 - index).time();
             assert!(
                 (found - expected).abs() < 1e-3,
                 "{name}: {found} for {expected}"
@@ -130,9 +140,8 @@ fn time_steps_and_sigmas_are_those_of_diffusers() {
             continue;
         };
         let sigmas = floats(sigmas);
-        let of = |alpha_bar: f64| ((1.0 - alpha_bar) / alpha_bar).sqrt();
-        let found = (0..steps).rev().map(|i| schedule.sigma(i));
-        let found = found.chain([of(schedule.previous_alpha_bar(0))]);
+        let found = (0..steps).rev().map(|i| levels.level(i).sigma());
+        let found = found.chain([levels.end().sigma()]);
         for (found, expected) in found.zip(sigmas) {
             assert!(
                 (found / expected - 1.0).abs() < 2e-5 || found == expected,
@@ -140,7 +149,7 @@ fn time_steps_and_sigmas_are_those_of_diffusers() {
             );
         }
         let scale = case["init_noise_sigma"].as_f64().unwrap();
-        let top = schedule.sigma(steps - 1);
+        let top = levels.start().sigma();
         let expected = match made.start_scale {
             1.0 if scale == 1.0 => 1.0,
             start => start * (1.0 + top * top).sqrt(),
@@ -166,8 +175,8 @@ fn noise_is_scaled_as_diffusers_scales_it_once_the_steps_are_set() {
             "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": spacing, "steps_offset": 1,
         });
         let made = scheduler(&config).unwrap();
-        let made = made.sampler(SamplerKind::Euler, None, 30).unwrap();
-        let level = made.sampler.schedule().level(29);
+        let made = made.sampler(&"euler".into(), None, 30).unwrap();
+        let level = made.sampler.levels().level(29);
         assert!(
             (level.sigma() - sigma).abs() < 1e-4,
             "{spacing}: {}",
@@ -201,14 +210,12 @@ fn every_call_of_the_network_agrees_with_k_diffusion() {
             sigma_max: number("s_tmax"),
             noise_scale: number("s_noise").unwrap_or(1.0),
         });
-        let config = match name {
-            "dpm++3m-sde" => SamplerKind::DpmSolverMultistep3Sde.config(),
-            _ if name.starts_with("heun") => {
-                SamplerConfig::Heun(HeunConfig::new().with_churn(churn))
-            }
-            _ => SamplerConfig::Euler(EulerConfig::new().with_churn(churn)),
+        let solver = match name {
+            "dpm++3m-sde" => named(name),
+            _ if name.starts_with("heun") => shared(Heun::new().with_churn(churn)),
+            _ => shared(Euler::new().with_churn(churn)),
         };
-        let sampler = config.init(schedule.clone()).unwrap();
+        let sampler = Sampler::new(solver, &schedule).unwrap();
         let calls = case["calls"].as_array().unwrap();
         assert_eq!(sampler.calls(), calls.len(), "{name}");
         let check = |found: &Tensor<4>, expected: &Value| {
@@ -218,19 +225,20 @@ fn every_call_of_the_network_agrees_with_k_diffusion() {
             }
         };
         let mut call = calls.iter();
-        let mut hook = |step: SamplerStep<'_>, denoised: Denoised| {
+        let mut see = |step: &Step<'_>, denoised: Denoised| {
             let expected = call.next().unwrap();
             let sigma = expected["sigma"].as_f64().unwrap();
             assert!((step.level.sigma() / sigma - 1.0).abs() < 1e-5, "{name}");
             // The time is that of the level, as far as the training goes.
             let time = training.timestep_of_sigma(sigma);
-            assert!((step.level.timestep - time).abs() < 0.01, "{name}");
+            assert!((step.level.time() - time).abs() < 0.01, "{name}");
             check(step.x, &expected["x"]);
             denoised
         };
         let start = tensor(&reference["start"], SHAPE);
         let mut noise = SeededNoise::new(7, 0);
-        let end = sampler.sample_with_hook(&model, start, &mut noise, &mut hook);
+        let sampling = Sampling::of(&model).corrected_by(&mut see);
+        let end = sampling.run(&sampler, start, &mut noise);
         check(&end.unwrap(), &case["end"]);
     }
 }
@@ -243,10 +251,10 @@ fn wrong_churn_is_refused() {
         Churn::new(f64::NAN),
         Churn::new(1.0).with_noise_scale(-0.5),
     ] {
-        let euler = EulerConfig::new().with_churn(Some(churn));
-        let heun = HeunConfig::new().with_churn(Some(churn));
-        assert!(euler.init(training.clone()).is_err());
-        assert!(heun.init(training.clone()).is_err());
+        let euler = Euler::new().with_churn(Some(churn));
+        let heun = Heun::new().with_churn(Some(churn));
+        assert!(Sampler::<4>::new(euler, &training).is_err());
+        assert!(Sampler::<4>::new(heun, &training).is_err());
     }
 }
 
@@ -260,7 +268,7 @@ fn runge_and_kuttas_start_stays_near_that_of_diffusers_where_strides_are_odd() {
         let config = scheduler(&case["config"]).unwrap();
         // 1000/8 and 1000/40 are odd.
         let steps = case["steps"].as_u64().unwrap() as usize;
-        let made = config.sampler(SamplerKind::Pndm, None, steps).unwrap();
+        let made = config.sampler(&"pndm".into(), None, steps).unwrap();
         let sampler = made.sampler;
         let model = GaussianDenoiser::new(
             tensor(&reference["mean"], SHAPE),
@@ -268,9 +276,8 @@ fn runge_and_kuttas_start_stays_near_that_of_diffusers_where_strides_are_odd() {
             Prediction::Epsilon,
         );
         let start = tensor(&reference["start"], SHAPE);
-        let schedule = sampler.schedule();
-        let top = schedule.alpha_bar(steps - 1);
-        let exact = model.transport(start.clone(), top, schedule.previous_alpha_bar(0));
+        let levels = sampler.levels();
+        let exact = model.transport(start.clone(), levels.start(), levels.end());
         let mut noise = SeededNoise::new(0, 0);
         let ours = sampler.sample(&model, start, &mut noise).unwrap();
         let theirs = tensor(&case["end"], SHAPE);
@@ -358,7 +365,7 @@ fn a_number_that_json_does_not_have_is_read() {
     fs::write(folder.path().join("scheduler_config.json"), text).unwrap();
     let config = SchedulerConfig::load(&Part::open(folder.path(), "").unwrap()).unwrap();
     assert_eq!(config.lambda_min_clipped, None);
-    assert_eq!(config.kind().unwrap(), SamplerKind::DpmSolverMultistep);
+    assert_eq!(config.sampler_name().unwrap(), "dpm++2m");
 }
 
 /// A schedule of 1024 steps so smooth that all grids below lie in it, with the middles of their steps.
@@ -377,11 +384,11 @@ fn gaussian(prediction: Prediction) -> GaussianDenoiser {
 }
 
 /// The error of one run down to a level that is still noisy, where the equation is smooth.
-fn error(config: SamplerConfig, prediction: Prediction, steps: usize) -> f64 {
+fn error(solver: &Arc<dyn Solver>, prediction: Prediction, steps: usize) -> f64 {
     let training = smooth();
     let stride = 768 / steps;
     // From time 1000 down to 232.
-    let levels: Vec<NoiseLevel> = (1..=steps)
+    let levels: Vec<Level> = (1..=steps)
         .map(|k| training.level(232 + k * stride))
         .collect();
     let end = training.alpha_bar(232);
@@ -390,8 +397,12 @@ fn error(config: SamplerConfig, prediction: Prediction, steps: usize) -> f64 {
         .of_training(&training);
     let start = SeededNoise::new(3, 0).normal(SHAPE, &Device::flex());
     let model = gaussian(prediction);
-    let exact = model.transport(start.clone(), schedule.alpha_bar(steps - 1), end);
-    let sampler = config.init(schedule).unwrap();
+    let exact = model.transport(
+        start.clone(),
+        schedule.level(steps - 1),
+        training.level(232),
+    );
+    let sampler = Sampler::new(solver.clone(), schedule).unwrap();
     let found = sampler
         .sample(&model, start, &mut SeededNoise::new(0, 0))
         .unwrap();
@@ -399,85 +410,53 @@ fn error(config: SamplerConfig, prediction: Prediction, steps: usize) -> f64 {
 }
 
 /// The order, from the errors in 12 and in 24 steps: coarse enough for `f32`.
-fn order(config: SamplerConfig, prediction: Prediction) -> f64 {
-    (error(config, prediction, 12) / error(config, prediction, 24)).log2()
+fn order(solver: &Arc<dyn Solver>, prediction: Prediction) -> f64 {
+    (error(solver, prediction, 12) / error(solver, prediction, 24)).log2()
 }
 
 #[test]
 fn orders_of_convergence() {
-    let pndm = |method| SamplerConfig::Pndm(PndmConfig::new().with_method(method));
+    let pndm = |method| shared(Pndm::new().with_method(method));
     let single = |order| {
-        SamplerConfig::DpmSolverSinglestep(
-            DpmSolverSinglestepConfig::new()
+        shared(
+            DpmSolverSinglestep::new()
                 .with_order(order)
                 .with_solver_type(DpmSolverType::Heun)
                 .with_lower_order_final(false),
         )
     };
-    for (config, least, most) in [
-        (SamplerConfig::Ddim(DdimConfig::new()), 0.8, 1.3),
-        (SamplerKind::Euler.config(), 0.8, 1.3),
+    // Not with the first-order end that it has in short schedules.
+    let dpm = DpmSolverMultistep::new().with_lower_order_final(false);
+    let deis = Deis::new().with_lower_order_final(false);
+    for (solver, least, most) in [
+        (shared(Ddim::new()), 0.8, 1.3),
+        (named("euler"), 0.8, 1.3),
         (pndm(PndmMethod::SPndm), 1.6, 9.0),
         (pndm(PndmMethod::FPndm), 1.6, 9.0),
         (pndm(PndmMethod::Plms), 1.6, 9.0),
-        (SamplerKind::Heun.config(), 1.6, 9.0),
-        (SamplerKind::Lms.config(), 1.6, 9.0),
+        (named("heun"), 1.6, 9.0),
+        (named("lms"), 1.6, 9.0),
+        (shared(dpm), 1.6, 9.0),
+        (named("unipc"), 1.6, 9.0),
+        (shared(dpm.with_order(3)), 1.6, 9.0),
         (
-            // Not with the first-order end that it has in short schedules.
-            SamplerConfig::DpmSolverMultistep(
-                DpmSolverMultistepConfig::new().with_lower_order_final(false),
-            ),
+            shared(dpm.with_algorithm(DpmAlgorithm::DpmSolver)),
             1.6,
             9.0,
         ),
-        (SamplerKind::UniPc.config(), 1.6, 9.0),
-        (
-            SamplerConfig::DpmSolverMultistep(
-                DpmSolverMultistepConfig::new()
-                    .with_order(3)
-                    .with_lower_order_final(false),
-            ),
-            1.6,
-            9.0,
-        ),
-        (
-            SamplerConfig::DpmSolverMultistep(
-                DpmSolverMultistepConfig::new()
-                    .with_algorithm(DpmAlgorithm::DpmSolver)
-                    .with_lower_order_final(false),
-            ),
-            1.6,
-            9.0,
-        ),
-        (
-            SamplerConfig::UniPc(UniPcConfig::new().with_of_noise(true)),
-            1.6,
-            9.0,
-        ),
-        (
-            SamplerConfig::Deis(DeisConfig::new().with_lower_order_final(false)),
-            1.6,
-            9.0,
-        ),
-        (
-            SamplerConfig::Deis(
-                DeisConfig::new()
-                    .with_order(3)
-                    .with_lower_order_final(false),
-            ),
-            2.2,
-            9.0,
-        ),
+        (shared(UniPc::new().with_of_noise(true)), 1.6, 9.0),
+        (shared(deis), 1.6, 9.0),
+        (shared(deis.with_order(3)), 2.2, 9.0),
         (single(2), 1.6, 9.0),
         (single(3), 2.2, 9.0),
-        (SamplerKind::Dpm2.config(), 1.6, 9.0),
+        (named("dpm2"), 1.6, 9.0),
     ] {
         for prediction in Prediction::ALL {
-            let order = order(config, prediction);
-            println!("{config:?} {prediction:?}: {order:.2}");
+            let order = order(&solver, prediction);
+            println!("{solver:?} {prediction:?}: {order:.2}");
             assert!(
                 (least..most).contains(&order),
-                "{config:?} {prediction:?}: {order}"
+                "{solver:?} {prediction:?}: {order}"
             );
         }
     }
@@ -488,8 +467,8 @@ fn orders_of_convergence() {
 fn every_sampler_takes_every_prediction() {
     let training = NoiseScheduleConfig::new().init().unwrap();
     let schedule = training.respace(Spacing::Trailing, 12).unwrap();
-    for kind in SamplerKind::ALL {
-        let sampler = kind.config().init(schedule.clone()).unwrap();
+    for name in samplers::<4>().names() {
+        let sampler = Sampler::new(named(name), &schedule).unwrap();
         let picture = |prediction| {
             let mut noise = SeededNoise::new(3, 0);
             let start = noise.normal(SHAPE, &Device::flex());
@@ -501,7 +480,7 @@ fn every_sampler_takes_every_prediction() {
             let error = (picture(prediction) - expected.clone()).abs().max();
             let error = error.into_scalar::<f32>();
             // Of rounding in ε at the first step, which α = 0.006 enlarges.
-            assert!(error < 2e-3, "{kind} {prediction:?}: {error}");
+            assert!(error < 2e-3, "{name} {prediction:?}: {error}");
         }
     }
 }
@@ -509,26 +488,27 @@ fn every_sampler_takes_every_prediction() {
 /// Where diffusers refuses to go, or gives no number: the noise's form has a last step too, DDIM's.
 #[test]
 fn forms_of_the_noise_reach_sigma_0() {
-    let dpm = DpmSolverMultistepConfig::new();
+    let dpm = DpmSolverMultistep::new();
     let training = smooth();
     let schedule = training.respace(Spacing::Trailing, 32).unwrap();
     let model = gaussian(Prediction::Epsilon);
     let start = SeededNoise::new(3, 0).normal(SHAPE, &Device::flex());
-    let exact = model.transport(start.clone(), schedule.alpha_bar(31), 1.0);
-    for config in [
-        SamplerConfig::DpmSolverMultistep(dpm.with_algorithm(DpmAlgorithm::DpmSolver)),
-        SamplerConfig::UniPc(UniPcConfig::new().with_of_noise(true)),
-        SamplerKind::Deis.config(),
+    for solver in [
+        shared(dpm.with_algorithm(DpmAlgorithm::DpmSolver)),
+        shared(UniPc::new().with_of_noise(true)),
+        named("deis"),
     ] {
-        let sampler = config.init(schedule.clone()).unwrap();
+        let sampler = Sampler::new(solver.clone(), &schedule).unwrap();
+        let levels = sampler.levels();
+        let exact = model.transport(start.clone(), levels.start(), levels.end());
         let mut noise = SeededNoise::new(0, 0);
         let end = sampler.sample(&model, start.clone(), &mut noise).unwrap();
-        let error = (end - exact.clone()).abs().max().into_scalar::<f32>();
-        println!("{config:?}: {error:.2e}");
-        assert!(error < 0.1, "{config:?}: {error}");
+        let error = (end - exact).abs().max().into_scalar::<f32>();
+        println!("{solver:?}: {error:.2e}");
+        assert!(error < 0.1, "{solver:?}: {error}");
     }
     let sde = dpm.with_algorithm(DpmAlgorithm::SdeDpmSolver);
-    let error = sde.init(schedule).unwrap_err();
+    let error = Sampler::<4>::new(sde, schedule).unwrap_err();
     assert!(error.to_string().contains("sigma 0"), "{error}");
 }
 
@@ -546,17 +526,17 @@ fn uneven_times_keep_the_order() {
                 times.push(times[times.len() - 1] + (stride >> halvings));
             }
         }
-        let levels: Vec<NoiseLevel> = times[1..].iter().map(|&t| training.level(t)).collect();
+        let levels: Vec<Level> = times[1..].iter().map(|&t| training.level(t)).collect();
         let end = training.alpha_bar(232);
         let schedule = NoiseSchedule::from_levels(&levels, end)
             .unwrap()
             .of_training(&training);
-        let exact = model.transport(start.clone(), training.alpha_bar(1000), end);
-        let pndm = PndmConfig::new().with_method(PndmMethod::SPndm);
-        let found =
-            pndm.init(schedule)
-                .unwrap()
-                .sample(&model, start.clone(), &mut SeededNoise::new(0, 0));
+        let exact = model.transport(start.clone(), training.level(1000), training.level(232));
+        let found = Sampler::new(named("s-pndm"), schedule).unwrap().sample(
+            &model,
+            start.clone(),
+            &mut SeededNoise::new(0, 0),
+        );
         (found.unwrap() - exact).abs().max().into_scalar::<f32>()
     };
     // The coarsest pattern is not yet in the asymptotic range.
@@ -575,22 +555,23 @@ fn pndm_counts_its_calls_and_refuses_short_schedules() {
         (PndmMethod::SPndm, 2, 1),
         (PndmMethod::Plms, 2, 1),
     ] {
-        let config = PndmConfig::new().with_method(method);
-        let refused = config.init(leading(least - 1)).unwrap_err();
+        let solver = Pndm::new().with_method(method);
+        let refused = Sampler::<4>::new(solver, leading(least - 1)).unwrap_err();
         assert!(
             refused.to_string().contains(&least.to_string()),
             "{refused}"
         );
-        let pndm = config.init(leading(least)).unwrap();
+        let pndm = Sampler::new(solver, leading(least)).unwrap();
         let mut calls = 0;
-        let mut hook = |_: SamplerStep<'_>, denoised| {
+        let mut count = |step: &Step<'_>, denoised: Denoised| {
+            assert_eq!(step.call, calls);
             calls += 1;
             denoised
         };
         let mut noise = SeededNoise::new(1, 0);
         let start = noise.normal(SHAPE, &Device::flex());
-        pndm.sample_with_hook(&model, start, &mut noise, &mut hook)
-            .unwrap();
+        let sampling = Sampling::of(&model).corrected_by(&mut count);
+        sampling.run(&pndm, start, &mut noise).unwrap();
         assert_eq!((calls, pndm.calls()), (least + more, least + more));
     }
 }
@@ -600,30 +581,23 @@ fn the_last_steps_alone_continue_a_noised_picture() {
     let training = smooth();
     let schedule = training.respace(Spacing::Trailing, 64).unwrap();
     let model = gaussian(Prediction::Epsilon);
-    let picture = model.predict(
+    let picture = model.answer(
         Tensor::zeros(SHAPE, &Device::flex()),
-        NoiseLevel {
-            timestep: 0.0,
-            alpha_bar: 0.5,
-        },
+        Level::variance_preserving(0.0, 0.5),
     );
     let z = SeededNoise::new(5, 0).normal(SHAPE, &Device::flex());
-    for kind in [
-        SamplerKind::Ddim,
-        SamplerKind::Plms,
-        SamplerKind::UniPc,
-        SamplerKind::Lms,
-    ] {
-        let sampler = kind.config().init(schedule.clone()).unwrap();
+    for name in ["ddim", "plms", "unipc", "lms"] {
+        let sampler = Sampler::new(named(name), &schedule).unwrap();
         let part = sampler.last_steps(16).unwrap();
-        let start = part.schedule().add_noise(picture.clone(), z.clone(), &[15]);
-        let level = part.schedule().level(15);
-        let exact = model.transport(start.clone(), level.alpha_bar, 1.0);
+        let levels = part.levels();
+        assert_eq!(levels.start(), schedule.level(15));
+        let start = levels.add_noise(picture.clone(), z.clone());
+        let exact = model.transport(start.clone(), levels.start(), levels.end());
         let end = part
             .sample(&model, start, &mut SeededNoise::new(0, 0))
             .unwrap();
         let error = (end - exact).abs().max().into_scalar::<f32>();
-        assert!(error < 0.1, "{kind}: {error}");
+        assert!(error < 0.1, "{name}: {error}");
         assert!(sampler.last_steps(0).is_err() && sampler.last_steps(65).is_err());
     }
 }
@@ -631,39 +605,39 @@ fn the_last_steps_alone_continue_a_noised_picture() {
 #[test]
 fn combined_velocities_lose_an_order() {
     let plms = |combine| {
-        let config = PndmConfig::new().with_method(PndmMethod::Plms);
-        SamplerConfig::Pndm(config.with_combine_outputs(combine))
+        let plms = Pndm::new().with_method(PndmMethod::Plms);
+        shared(plms.with_combine_outputs(combine))
     };
-    let [combined, converted] = [true, false].map(|c| order(plms(c), Prediction::Velocity));
+    let [combined, converted] = [true, false].map(|c| order(&plms(c), Prediction::Velocity));
     println!("combined velocities: order {combined:.2}, noises: {converted:.2}");
     assert!(combined < 1.4 && converted > 1.6, "{combined} {converted}");
-    let error = |combine| error(plms(combine), Prediction::Epsilon, 12);
+    let error = |combine| error(&plms(combine), Prediction::Epsilon, 12);
     assert_eq!(error(true), error(false));
 }
 
 #[test]
 fn the_folders_of_stable_diffusion_name_their_samplers() {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny");
-    for (folder, kind, prediction) in [
-        ("sd15", SamplerKind::Plms, Prediction::Epsilon),
-        ("sd21", SamplerKind::Ddim, Prediction::Velocity),
-        ("sdxl", SamplerKind::Euler, Prediction::Epsilon),
+    for (folder, sampler, prediction) in [
+        ("sd15", "plms", Prediction::Epsilon),
+        ("sd21", "ddim", Prediction::Velocity),
+        ("sdxl", "euler", Prediction::Epsilon),
     ] {
         let folder = tiny.join(folder);
         let part = Part::open(&folder.join("scheduler"), "").unwrap();
         let config = SchedulerConfig::load(&part).unwrap();
-        assert_eq!(config.kind().unwrap(), kind);
+        assert_eq!(config.sampler_name().unwrap(), sampler);
         assert_eq!(config.prediction().unwrap(), prediction);
         // Their grids in every spacing, of the samplers that the fixtures have.
         let text = fs::read_to_string(folder.join("reference.json")).unwrap();
         // As Python writes it.
         let text = text.replace(": -Infinity", ": null");
         let facts: Value = serde_json::from_str(&text).unwrap();
-        for (name, kind) in [
-            ("ddim", SamplerKind::Ddim),
-            ("euler", SamplerKind::Euler),
-            ("dpm", SamplerKind::DpmSolverMultistep),
-            ("unipc", SamplerKind::UniPc),
+        for (name, sampler) in [
+            ("ddim", "ddim"),
+            ("euler", "euler"),
+            ("dpm", "dpm++2m"),
+            ("unipc", "unipc"),
         ] {
             // Only the first of the folders has them.
             let grids = facts["timesteps"][name].as_object();
@@ -672,11 +646,11 @@ fn the_folders_of_stable_diffusion_name_their_samplers() {
                 config.timestep_spacing = Some(spacing.clone());
                 for (steps, times) in by_steps.as_object().unwrap() {
                     let steps: usize = steps.parse().unwrap();
-                    let made = config.sampler(kind, None, steps).unwrap();
+                    let made = config.sampler(&sampler.into(), None, steps).unwrap();
                     let times = floats(times);
                     let found = (0..steps)
                         .rev()
-                        .map(|i| made.sampler.schedule().timestep(i));
+                        .map(|i| made.sampler.levels().level(i).time());
                     for (found, expected) in found.zip(times) {
                         assert!((found - expected).abs() < 1e-3, "{name} {spacing} {steps}");
                     }

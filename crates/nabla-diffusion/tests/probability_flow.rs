@@ -2,8 +2,11 @@
 
 use crate::reference_values::{floats, reference};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use nabla_diffusion::asking::Step;
 use nabla_diffusion::denoiser::{Denoised, GaussianDenoiser, Prediction, SamplerError, denoiser};
-use nabla_diffusion::probability_flow::{ProbabilityFlow, ProbabilityFlowConfig};
+use nabla_diffusion::level::Levels;
+use nabla_diffusion::probability_flow::ProbabilityFlow;
+use nabla_diffusion::sampler::{Sampler, Sampling};
 use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use serde_json::Value;
@@ -28,8 +31,11 @@ fn training() -> NoiseSchedule {
 }
 
 fn flow(rtol: f64, atol: f64) -> ProbabilityFlow {
-    let config = ProbabilityFlowConfig::new().with_rtol(rtol).with_atol(atol);
-    config.init(training()).unwrap()
+    ProbabilityFlow::new().with_rtol(rtol).with_atol(atol)
+}
+
+fn levels() -> Levels {
+    training().into()
 }
 
 #[test]
@@ -40,16 +46,18 @@ fn calls_and_results_are_those_of_scipy() {
         let flow = flow(number("rtol"), number("atol"));
         for prediction in Prediction::ALL {
             let mut asked = 0;
+            let mut count = |_: &Step<'_>, denoised: Denoised| {
+                asked += 1;
+                denoised
+            };
+            let model = model(&reference, prediction, DType::F64);
             let found = flow
                 .solve(
-                    &model(&reference, prediction, DType::F64),
+                    &levels(),
+                    Sampling::of(&model).corrected_by(&mut count),
                     tensor(&reference["start"], DType::F64),
                     number("from"),
                     number("to"),
-                    &mut |_, denoised| {
-                        asked += 1;
-                        denoised
-                    },
                 )
                 .unwrap();
             let name = format!("{prediction:?} {case}");
@@ -81,9 +89,9 @@ fn single_precision_takes_as_many_calls() {
         }
         let model = model(&reference, Prediction::Sample, DType::F32);
         let start = tensor(&reference["start"], DType::F32);
-        let hook = &mut |_: nabla_diffusion::denoiser::SamplerStep<'_>, denoised| denoised;
+        let sampling = Sampling::of(&model);
         let found = flow(rtol, atol)
-            .solve(&model, start, number("from"), number("to"), hook)
+            .solve(&levels(), sampling, start, number("from"), number("to"))
             .unwrap();
         assert_eq!(found.calls as f64, number("calls"), "{case}");
         for (found, expected) in crate::reference_values::values(&found.x)
@@ -102,20 +110,16 @@ fn it_follows_the_transport_map_and_returns() {
     let model = model(&reference, Prediction::Epsilon, DType::F64);
     let start = tensor(&reference["start"], DType::F64);
     let schedule = training();
-    let exact = model.transport(
-        start.clone(),
-        schedule.alpha_bar(999),
-        schedule.alpha_bar(1),
-    );
+    let exact = model.transport(start.clone(), schedule.level(999), schedule.level(1));
     let largest = |x: Tensor<4>| x.abs().max().into_scalar::<f64>();
     let mut errors = Vec::new();
     for tolerance in [1e-2, 1e-4, 1e-6] {
         let flow = flow(tolerance, tolerance);
         let down = flow
-            .solve(&model, start.clone(), 999.0, 1.0, &mut |_, d| d)
+            .solve(&levels(), Sampling::of(&model), start.clone(), 999.0, 1.0)
             .unwrap();
         let up = flow
-            .solve(&model, down.x.clone(), 1.0, 999.0, &mut |_, d| d)
+            .solve(&levels(), Sampling::of(&model), down.x.clone(), 1.0, 999.0)
             .unwrap();
         let error = largest(down.x - exact.clone());
         assert!(error < 20.0 * tolerance, "{tolerance}: {error}");
@@ -135,17 +139,17 @@ fn it_samples_between_the_ends_of_a_schedule() {
     let schedule = training()
         .respace(Spacing::Leading { offset: 1 }, 20)
         .unwrap();
-    let config = ProbabilityFlowConfig::new().with_rtol(1e-7).with_atol(1e-7);
-    let flow = config.init(schedule.clone()).unwrap();
-    let exact = model.transport(start.clone(), schedule.alpha_bar(19), schedule.alpha_bar(0));
+    let flow = ProbabilityFlow::new().with_rtol(1e-7).with_atol(1e-7);
+    let flow = Sampler::new(flow, &schedule).unwrap();
+    let exact = model.transport(start.clone(), schedule.level(19), schedule.level(0));
     let mut noise = SeededNoise::new(0, 0);
     let mut last = None;
-    let found = flow
-        .sample_with_hook(&model, start, &mut noise, &mut |step, denoised| {
-            last = Some((step.level, step.x.clone()));
-            denoised
-        })
-        .unwrap();
+    let mut see = |step: &Step<'_>, denoised: Denoised| {
+        last = Some((step.level, step.x.clone()));
+        denoised
+    };
+    let sampling = Sampling::of(&model).corrected_by(&mut see);
+    let found = sampling.run(&flow, start, &mut noise).unwrap();
     let (level, x) = last.unwrap();
     assert_eq!(level, schedule.level(0));
     let largest = |x: Tensor<4>| x.abs().max().into_scalar::<f64>();
@@ -155,32 +159,35 @@ fn it_samples_between_the_ends_of_a_schedule() {
 }
 
 #[test]
-fn what_cannot_be_is_told() {
-    let config = ProbabilityFlowConfig::new();
+fn what_cannot_be_is_refused() {
+    let config = ProbabilityFlow::new();
     for wrong in [
         config.with_rtol(0.0),
         config.with_rtol(f64::INFINITY),
         config.with_atol(-1.0),
         config.with_atol(f64::NAN),
     ] {
-        let error = wrong.init(training()).unwrap_err();
-        assert!(matches!(error, SamplerError::Tolerance { .. }), "{error}");
+        let error = Sampler::<4>::new(wrong, training()).unwrap_err();
+        let SamplerError::Range(range) = &error else {
+            panic!("{error}");
+        };
+        assert!(range.name.starts_with("tolerance"), "{error}");
     }
     let zero = NoiseScheduleConfig::new().with_zero_terminal_snr(true);
-    assert!(config.init(zero.init().unwrap()).is_err());
-    assert!(config.init(training().truncate(1).unwrap()).is_err());
+    assert!(Sampler::<4>::new(config, zero.init().unwrap()).is_err());
+    assert!(Sampler::<4>::new(config, training().truncate(1).unwrap()).is_err());
 
-    let flow = flow(1e-3, 1e-3);
-    let x = Tensor::zeros(SHAPE, &Device::flex());
+    let (flow, levels) = (flow(1e-3, 1e-3), levels());
+    let x = Tensor::<4>::zeros(SHAPE, &Device::flex());
     let black = denoiser(Prediction::Sample, |x: Tensor<4>, _| x.zeros_like());
+    let solve = |from, to| flow.solve(&levels, Sampling::of(&black), x.clone(), from, to);
     for (from, to) in [(1000.0, 0.0), (999.0, -1.0), (f64::NAN, 0.0)] {
-        let error = flow.solve(&black, x.clone(), from, to, &mut |_, d| d);
+        let error = solve(from, to);
         assert!(matches!(error, Err(SamplerError::OutsideTime { .. })));
     }
-    let still = flow.solve(&black, x.clone(), 5.0, 5.0, &mut |_, d| d);
-    assert_eq!(still.unwrap().calls, 0);
+    assert_eq!(solve(5.0, 5.0).unwrap().calls, 0);
     // A model that gives no number does not keep it searching for ever.
     let broken = denoiser(Prediction::Sample, |x: Tensor<4>, _| x * f64::NAN);
-    let error = flow.solve(&broken, x, 999.0, 0.0, &mut |_, d| d);
+    let error = flow.solve(&levels, Sampling::of(&broken), x.clone(), 999.0, 0.0);
     assert!(matches!(error, Err(SamplerError::StepTooShort { .. })));
 }

@@ -1,20 +1,30 @@
 //! RDDM against the official code (`reference/rddm_reference.py`), against closed forms, and its
 //! sampler's contracts.
 
+use std::cell::Cell;
+
 use burn::tensor::{Device, Tensor};
-use nabla_diffusion::ddim::DdimConfig;
+use nabla_diffusion::asking::Step;
+use nabla_diffusion::correction::Correction;
+use nabla_diffusion::ddim::Ddim;
 use nabla_diffusion::denoiser::{Prediction, denoiser};
 use nabla_diffusion::rddm::{
     Coefficients, Grid, Objective, Path, RddmError, Removal, ResidualPrediction, ResidualSchedule,
     ResidualScheduleConfig, TimeCondition, Trust,
 };
-use nabla_diffusion::rddm_sampler::{Loss, Rddm, RddmConfig, RddmInput, RddmSamplingConfig};
+use nabla_diffusion::rddm_sampler::{
+    Loss, Rddm, RddmConfig, RddmInput, RddmSamplingConfig, ResidualDenoiser,
+};
+use nabla_diffusion::sampler::Sampler;
+use nabla_diffusion::sampler_error::{Cancelled, SamplerError};
 use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::reference_values::{floats, reference, tensor, values};
+
+type ResidualStep<'a> = Step<'a, 4, ResidualPrediction>;
 
 /// Of the pictures of the reference.
 const SHAPE: [usize; 4] = [2, 1, 2, 3];
@@ -229,7 +239,7 @@ fn trajectories_are_the_official_ones() {
                 .unwrap();
             let mut noise = SeededNoise::new(0, 0);
             let found = sampler
-                .run(&model, start, &given, &mut noise, &mut |_, p| p)
+                .run(&model, start, &given, &mut noise, Vec::new())
                 .unwrap();
             assert_tensor(&found, states.last().unwrap(), tolerance, &name);
             assert_eq!(noise.state(), SeededNoise::new(0, 0).state());
@@ -253,17 +263,13 @@ fn the_pass_that_removes_only_the_residual_is_the_official_one() {
     let start = tensor(&states[0], SHAPE);
     let given = RddmInput::new(start.zeros_like());
     let mut seen = Vec::new();
+    let mut see = |step: &ResidualStep<'_>, prediction: ResidualPrediction| {
+        seen.push(step.x.clone());
+        prediction
+    };
+    let mut noise = SeededNoise::new(0, 0);
     sampler
-        .run(
-            &linear(2),
-            start,
-            &given,
-            &mut SeededNoise::new(0, 0),
-            &mut |step, prediction| {
-                seen.push(step.x.clone());
-                prediction
-            },
-        )
+        .run(&linear(2), start, &given, &mut noise, vec![&mut see])
         .unwrap();
     for (k, state) in states.iter().enumerate() {
         assert_tensor(&seen[k], state, 1e-5, &format!("state {k}"));
@@ -430,24 +436,20 @@ fn every_path_leads_a_perfect_model_to_the_clean_picture() {
                 let mut calls = 0;
                 let given = RddmInput::new(input.clone());
                 let start = sampler.start(&input, &mut noise);
+                let mut see = |step: &ResidualStep<'_>, prediction: ResidualPrediction| {
+                    assert_eq!((step.done(), step.steps), (calls, sampler.calls()));
+                    assert_eq!(step.call, calls);
+                    calls += 1;
+                    // I_t is made of what the model says, in every step.
+                    let rebuilt = prediction.clean.clone()
+                        + prediction.residual.clone() * step.level.residual_sum
+                        + prediction.noise.clone() * step.level.noise_std;
+                    let error = (rebuilt - step.x.clone()).abs().max();
+                    assert!(error.into_scalar::<f32>() < 1e-4);
+                    prediction
+                };
                 let found = sampler
-                    .run(
-                        &model,
-                        start,
-                        &given,
-                        &mut noise,
-                        &mut |step, prediction| {
-                            assert_eq!((step.index, step.steps), (calls, sampler.calls()));
-                            calls += 1;
-                            // I_t is made of what the model says, in every step.
-                            let rebuilt = prediction.clean.clone()
-                                + prediction.residual.clone() * step.residual_sum
-                                + prediction.noise.clone() * step.noise_std;
-                            let error = (rebuilt - step.x.clone()).abs().max();
-                            assert!(error.into_scalar::<f32>() < 1e-4);
-                            prediction
-                        },
-                    )
+                    .run(&model, start, &given, &mut noise, vec![&mut see])
                     .unwrap();
                 assert_eq!(
                     calls,
@@ -475,17 +477,17 @@ fn a_converted_ddim_samples_as_the_ddim() {
         .init(ResidualSchedule::from_ddim(&products).unwrap());
     let predict = |x: Tensor<4>| x.sin() * 0.7 + 0.1;
     let model = |x: Tensor<4>, _: [Tensor<1>; 2], _: Option<Tensor<4>>| vec![predict(x)];
-    let theirs = denoiser(Prediction::Epsilon, |x, _| predict(x));
+    let theirs = denoiser(Prediction::Epsilon, |x: Tensor<4>, _| predict(x));
     // With fresh noise they differ: RDDM's posterior is that of its own forward process.
     let sampler = rddm
         .sampler(RddmSamplingConfig::new().with_steps(10).with_clip(false))
         .unwrap();
-    let ddim = DdimConfig::new().init(short).unwrap();
+    let ddim = Sampler::new(Ddim::new(), short).unwrap();
     let start = SeededNoise::new(3, 0).normal([1, 2, 4, 4], &device);
     let given = RddmInput::new(start.zeros_like());
     let mut noise = SeededNoise::new(4, 0);
     let ours = sampler
-        .run(&model, start.clone(), &given, &mut noise, &mut |_, p| p)
+        .run(&model, start.clone(), &given, &mut noise, Vec::new())
         .unwrap();
     let expected = ddim.sample(&theirs, start, &mut noise).unwrap();
     let scale = expected.clone().abs().max().into_scalar::<f32>();
@@ -513,23 +515,19 @@ fn a_corrected_clean_picture_is_where_the_sampler_ends() {
         let mut noise = SeededNoise::new(9, 0);
         let start = sampler.start(&input, &mut noise);
         let mut before: Option<f32> = None;
+        let mut correct = |step: &ResidualStep<'_>, _: ResidualPrediction| {
+            // The state comes nearer to the corrected picture's own trajectory each step.
+            let distance = (step.x.clone() - truth.clone())
+                .abs()
+                .mean()
+                .into_scalar::<f32>();
+            assert!(before.is_none_or(|before| distance < before));
+            before = Some(distance);
+            step.prediction_of_clean(truth.clone(), &input)
+        };
+        let given = RddmInput::new(input.clone());
         let found = sampler
-            .run(
-                &linear(2),
-                start,
-                &RddmInput::new(input.clone()),
-                &mut noise,
-                &mut |step, _| {
-                    // The state comes nearer to the corrected picture's own trajectory each step.
-                    let distance = (step.x.clone() - truth.clone())
-                        .abs()
-                        .mean()
-                        .into_scalar::<f32>();
-                    assert!(before.is_none_or(|before| distance < before));
-                    before = Some(distance);
-                    step.prediction_of_clean(truth.clone())
-                },
-            )
+            .run(&linear(2), start, &given, &mut noise, vec![&mut correct])
             .unwrap();
         assert_eq!(values(&found), values(&truth));
     }
@@ -557,7 +555,7 @@ fn a_sampling_is_that_of_its_seed() {
 }
 
 #[test]
-fn a_network_for_the_noise_alone_is_told_the_noises_time() {
+fn a_network_for_the_noise_alone_gets_the_noises_time() {
     let told = std::cell::RefCell::new(Vec::new());
     let model = |x: Tensor<4>, times: [Tensor<1>; 2], _: Option<Tensor<4>>| {
         let times = times.map(|t| t.try_into_vec_as::<f32>().unwrap()[0]);
@@ -582,9 +580,10 @@ fn a_network_for_the_noise_alone_is_told_the_noises_time() {
 }
 
 #[test]
-fn wrong_settings_and_networks_are_told() {
+fn wrong_settings_and_networks_are_refused() {
     let config = ResidualScheduleConfig::new();
-    assert_eq!(config.clone().with_steps(0).init(), Err(RddmError::NoSteps));
+    let error = config.clone().with_steps(0).init();
+    assert!(matches!(error, Err(RddmError::NoSteps)));
     for variance in [0.0, -1.0, f64::INFINITY, f64::NAN] {
         let error = config.clone().with_noise_variance(variance).init();
         assert!(matches!(error, Err(RddmError::NoiseVariance(_))));
@@ -602,18 +601,19 @@ fn wrong_settings_and_networks_are_told() {
         let error = ResidualSchedule::from_ddim(&products);
         assert!(matches!(error, Err(RddmError::NotADdimSchedule { .. })));
     }
-    assert_eq!(ResidualSchedule::from_ddim(&[]), Err(RddmError::NoSteps));
+    let error = ResidualSchedule::from_ddim(&[]);
+    assert!(matches!(error, Err(RddmError::NoSteps)));
 
     let rddm = RddmConfig::new().init(config.init().unwrap());
     let sampling = RddmSamplingConfig::new();
     for steps in [0, 1001] {
         let error = rddm.sampler(sampling.with_steps(steps)).unwrap_err();
-        assert_eq!(
-            error,
-            RddmError::SamplingSteps {
-                asked: steps,
-                available: 1000
-            }
+        assert!(
+            matches!(
+                error,
+                RddmError::SamplingSteps { asked, available: 1000 } if asked == steps
+            ),
+            "{error}"
         );
     }
     for eta in [-0.1, 1.1, f64::NAN] {
@@ -643,26 +643,74 @@ fn wrong_settings_and_networks_are_told() {
         let given = RddmInput::new(input);
         rddm.sampler(sampling)
             .unwrap()
-            .run(&model, x.clone(), &given, &mut noise, &mut |_, p| p)
+            .run(&model, x.clone(), &given, &mut noise, Vec::new())
             .unwrap_err()
     };
     assert!(matches!(
         run(&|x| vec![x], x.clone()),
-        RddmError::Outputs {
+        SamplerError::Rddm(RddmError::Outputs {
             expected: 2,
             found: 1,
             ..
-        }
+        })
     ));
     let narrow = |x: Tensor<4>| vec![x.clone(), x.slice([0..1, 0..1, 0..2, 0..1])];
     assert!(matches!(
         run(&narrow, x.clone()),
-        RddmError::OutputShape { .. }
+        SamplerError::Rddm(RddmError::OutputShape { .. })
     ));
     let tall = Tensor::zeros([1, 1, 4, 2], &Device::flex());
     assert!(matches!(
         run(&|x| vec![x.clone(), x], tall),
-        RddmError::PictureShape { .. }
+        SamplerError::Rddm(RddmError::PictureShape { .. })
+    ));
+}
+
+/// A network and a correction may fail with errors of their own, or stop the run, which then asks no more.
+#[test]
+fn errors_of_ones_own_end_a_run_as_themselves() {
+    let rddm = RddmConfig::new()
+        .with_objective(Objective::Residual)
+        .init(ResidualScheduleConfig::new().init().unwrap());
+    let sampler = rddm.sampler(RddmSamplingConfig::new()).unwrap();
+    let x = Tensor::<4>::zeros([1, 1, 2, 2], &Device::flex());
+    let given = RddmInput::new(x.clone());
+    let run = |model: &dyn ResidualDenoiser,
+               correct: &mut dyn Correction<4, ResidualPrediction>| {
+        let mut noise = SeededNoise::new(0, 0);
+        sampler
+            .run(model, x.clone(), &given, &mut noise, vec![correct])
+            .unwrap_err()
+    };
+    let dead = |_: Tensor<4>, _: [Tensor<1>; 2], _: Option<Tensor<4>>| {
+        Err::<Vec<Tensor<4>>, _>(std::io::Error::other("the line is dead"))
+    };
+    let asked = Cell::new(0);
+    let alive = |x: Tensor<4>, _: [Tensor<1>; 2], _: Option<Tensor<4>>| {
+        asked.set(asked.get() + 1);
+        vec![x]
+    };
+    let mut none = |_: &ResidualStep<'_>, p: ResidualPrediction| p;
+    let error = run(&dead, &mut none);
+    assert_eq!(
+        error.own::<std::io::Error>().unwrap().to_string(),
+        "the line is dead"
+    );
+    let mut stop = |step: &ResidualStep<'_>, p: ResidualPrediction| match step.done() < 2 {
+        true => Ok(p),
+        false => Err(Cancelled),
+    };
+    assert!(matches!(run(&alive, &mut stop), SamplerError::Cancelled));
+    assert_eq!(asked.get(), 3);
+    // A correction of another shape.
+    let mut wrong = |_: &ResidualStep<'_>, p: ResidualPrediction| ResidualPrediction {
+        clean: p.clean.repeat_dim(3, 2),
+        ..p
+    };
+    let error = run(&alive, &mut wrong);
+    assert!(matches!(
+        error,
+        SamplerError::Rddm(RddmError::PictureShape { .. })
     ));
 }
 

@@ -1,10 +1,10 @@
 //! Noise schedules against diffusers and against their own identities.
 
+use nabla_diffusion::level::{alpha_bar_from_sigma, sigma_from_alpha_bar};
 use nabla_diffusion::schedule::{
-    BetaSchedule, KarrasSigmas, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
-    alpha_bar_from_sigma, sigma_from_alpha_bar,
+    BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
 };
-use nabla_diffusion::sigma_spacing::SigmaSpacing;
+use nabla_diffusion::sigma_spacing::{KarrasSigmas, SigmaSpacing};
 use proptest::prelude::*;
 
 use crate::reference_values::{floats, reference};

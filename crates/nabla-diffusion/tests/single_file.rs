@@ -325,7 +325,7 @@ fn kinds_are_told_by_shapes() {
         assert_eq!(found.scheduler.prediction().unwrap(), prediction);
         let schedule = found.scheduler.training_schedule().unwrap();
         assert_eq!(schedule.alpha_bar(999) == 0.0, more.contains(&"ztsnr"));
-        found.scheduler.kind().unwrap();
+        found.scheduler.sampler_name().unwrap();
         let mut expected = model.unet();
         expected.in_channels = input;
         expected.sample_size = found.unet.sample_size;

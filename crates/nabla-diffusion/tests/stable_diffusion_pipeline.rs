@@ -4,14 +4,17 @@ use std::ops::ControlFlow;
 
 use crate::tiny_models::{Reference, distance, folder, path};
 use burn::tensor::{Device, Tensor};
-use nabla_diffusion::denoiser::Denoiser;
-use nabla_diffusion::sampler::SamplerKind;
+use nabla_diffusion::asking::Step;
+use nabla_diffusion::denoiser::{Condition, Denoised, Denoiser};
+use nabla_diffusion::guidance::{Answers, ClassifierFree, Guidance};
+use nabla_diffusion::sampler::{Sampling, Solver, Steps, samplers, steps};
+use nabla_diffusion::sampler_error::{OwnError, SamplerError};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::sigma_spacing::SigmaSpacing;
-use nabla_diffusion::stable_diffusion::conditioned_unet::classifier_free_guidance;
 use nabla_diffusion::stable_diffusion::lora::Lora;
 use nabla_diffusion::stable_diffusion::pipeline::{
-    Conditioning, GivenNoise, LoadOptions, SamplingOptions, StableDiffusion, Start, latent_file,
+    Conditioning, GivenNoise, LoadOptions, RunDoors, SamplerChoice, SamplingOptions,
+    SamplingProgress, StableDiffusion, StableDiffusionError, Start, latent_file,
 };
 use safetensors::SafeTensors;
 
@@ -21,10 +24,10 @@ fn model(name: &str) -> StableDiffusion {
     StableDiffusion::load(&folder(name), &Device::flex(), &LoadOptions::default()).unwrap()
 }
 
-fn options(steps: usize, sampler: SamplerKind) -> SamplingOptions {
+fn options(steps: usize, sampler: impl Into<SamplerChoice>) -> SamplingOptions {
     SamplingOptions {
         steps,
-        sampler: Some(sampler),
+        sampler: sampler.into(),
         ..SamplingOptions::new([40, 64])
     }
 }
@@ -37,11 +40,10 @@ fn run(
 ) -> Tensor<4> {
     let positive = model.encode_text(PROMPT).unwrap();
     let negative = model.encode_nothing().unwrap();
-    let mut observe = |_: nabla_diffusion::stable_diffusion::pipeline::SamplingProgress<'_>| {
-        ControlFlow::Continue(())
-    };
+    let mut observe = |_: SamplingProgress<'_>| ControlFlow::Continue(());
+    let doors = RunDoors::default().with_noise(given.clone());
     model
-        .sample_with_noise(&positive, &negative, start, options, given, &mut observe)
+        .sample_with(&positive, &negative, start, options, doors, &mut observe)
         .unwrap()
 }
 
@@ -61,7 +63,7 @@ fn check(found: Tensor<4>, expected: Tensor<4>, what: &str) {
 
 #[test]
 fn a_text_becomes_the_same_picture() {
-    for (name, sampler) in [("sd15", SamplerKind::Ddim), ("sdxl", SamplerKind::Euler)] {
+    for (name, sampler) in [("sd15", "ddim"), ("sdxl", "euler")] {
         let model = model(name);
         let reference = Reference::of(name);
         let given = GivenNoise {
@@ -121,7 +123,7 @@ fn bits(x: Tensor<4>) -> Vec<u32> {
 fn the_denoiser_under_guidance_gives_the_pipelines_own_bits() {
     for (name, rescale) in [("sd15", 0.0), ("sd21", 0.7), ("sdxl", 0.0)] {
         let model = model(name);
-        for kind in SamplerKind::ALL {
+        for kind in samplers::<4>().names() {
             let mut sampling = SamplingOptions {
                 guidance_rescale: rescale,
                 ..options(5, kind)
@@ -134,34 +136,33 @@ fn the_denoiser_under_guidance_gives_the_pipelines_own_bits() {
 
             let positive = model.encode_text(PROMPT).unwrap();
             let negative = model.encode_nothing().unwrap();
-            let unet = model.denoiser(&[&negative, &positive], &sampling, None);
-            let guided = unet.unwrap().guided(|each, _| {
-                let [without, with] = [0, 1].map(|i: usize| each[i].clone());
-                classifier_free_guidance(without, with, 7.5, rescale)
-            });
-            assert_eq!(guided.prediction(), model.prediction());
-            let made = model.scheduler().sampler(kind, None, 5).unwrap();
+            let unet = model
+                .denoiser(&[&positive], Some(&negative), &sampling, None)
+                .unwrap();
+            assert_eq!(unet.prediction(), model.prediction());
+            let mut guidance = ClassifierFree::new().with_rescale(rescale);
+            let made = model.scheduler().sampler(&kind.into(), None, 5).unwrap();
             let mut noise = SeededNoise::new(sampling.seed, 0);
             let start = noise.normal(model.latent_shape(1, &sampling), &Device::flex());
             let start = start * made.start_scale;
-            let own = made.sampler.sample(&guided, start, &mut noise).unwrap();
+            let own = Sampling::of(&unet)
+                .guided_by(&mut guidance)
+                .run(&made.sampler, start, &mut noise)
+                .unwrap();
             assert!(bits(own) == bits(whole), "{name} {kind}");
         }
         // Without guidance it is the model of its first text.
         let sampling = SamplingOptions {
             guidance_scale: 1.0,
-            ..options(5, SamplerKind::Ddim)
+            ..options(5, "ddim")
         };
         let whole = run(&model, &Start::Noise, &sampling, &GivenNoise::default());
         let positive = model.encode_text(PROMPT).unwrap();
         let negative = model.encode_nothing().unwrap();
         let unet = model
-            .denoiser(&[&positive, &negative], &sampling, None)
+            .denoiser(&[&positive, &negative], None, &sampling, None)
             .unwrap();
-        let made = model
-            .scheduler()
-            .sampler(SamplerKind::Ddim, None, 5)
-            .unwrap();
+        let made = model.scheduler().sampler(&"ddim".into(), None, 5).unwrap();
         let mut noise = SeededNoise::new(sampling.seed, 0);
         let start = noise.normal(model.latent_shape(1, &sampling), &Device::flex());
         let own = made.sampler.sample(&unet, start, &mut noise).unwrap();
@@ -173,15 +174,17 @@ fn the_denoiser_under_guidance_gives_the_pipelines_own_bits() {
 fn a_batch_under_several_texts_is_each_of_them_alone() {
     for name in ["sd15", "sdxl"] {
         let model = model(name);
-        let sampling = options(5, SamplerKind::Ddim);
+        let sampling = options(5, "ddim");
         let texts = ["a horse", "", PROMPT].map(|text| model.encode_text(text).unwrap());
-        let unet = |texts: &[&Conditioning]| model.denoiser(texts, &sampling, None).unwrap();
-        let all = unet(&[&texts[0], &texts[1], &texts[2]]);
-        assert_eq!(all.texts(), 3);
+        let unet = |texts: &[&Conditioning], without| {
+            model.denoiser(texts, without, &sampling, None).unwrap()
+        };
+        let all = unet(&[&texts[0], &texts[2]], Some(&texts[1]));
         let mut noise = SeededNoise::new(1, 0);
         let x = noise.normal(model.latent_shape(2, &sampling), &Device::flex());
         let level = model.scheduler().training_schedule().unwrap().level(700);
-        let each = all.predict_each(x.clone(), level);
+        let conditions = [Condition::Given(0), Condition::Without, Condition::Given(1)];
+        let each = all.predict(x.clone(), level, &conditions).unwrap();
         assert_eq!(each.len(), 3);
         let largest = each[0].clone().abs().max().into_scalar::<f32>();
         let apart = distance(each[0].clone(), each[2].clone()) / largest;
@@ -190,7 +193,8 @@ fn a_batch_under_several_texts_is_each_of_them_alone() {
         for (text, found) in texts.iter().zip(each) {
             for i in 0..2 {
                 let x = x.clone().slice_dim(0, i..i + 1);
-                let alone = unet(&[text]).predict(x, level);
+                let alone = unet(&[text], None).predict(x, level, &[Condition::FIRST]);
+                let alone = alone.unwrap().remove(0);
                 let difference = distance(alone, found.clone().slice_dim(0, i..i + 1));
                 assert!(difference / largest < 5e-5, "{name}: {difference}");
             }
@@ -201,14 +205,14 @@ fn a_batch_under_several_texts_is_each_of_them_alone() {
 #[test]
 fn a_denoiser_of_parts_that_do_not_fit_is_refused() {
     let (small, large) = (model("sd15"), model("sdxl"));
-    let sampling = options(5, SamplerKind::Ddim);
+    let sampling = options(5, "ddim");
     fn told(
         model: &StableDiffusion,
         texts: &[&Conditioning],
         options: &SamplingOptions,
         extra: Option<Tensor<4>>,
     ) -> String {
-        let refused = model.denoiser(texts, options, extra).unwrap_err();
+        let refused = model.denoiser(texts, None, options, extra).unwrap_err();
         refused.to_string()
     }
     assert!(told(&small, &[], &sampling, None).contains("number of texts is 0"));
@@ -229,6 +233,33 @@ fn a_denoiser_of_parts_that_do_not_fit_is_refused() {
     wrong.size = [40, 64];
     wrong.crop = [1, 0];
     assert!(told(&small, &[&own], &wrong, None).contains("the crop is"));
+    // What was not bound cannot be asked for.
+    let unet = small.denoiser(&[&own], None, &sampling, None).unwrap();
+    let x = Tensor::zeros(small.latent_shape(1, &sampling), &Device::flex());
+    let level = small.scheduler().training_schedule().unwrap().level(700);
+    for (x, condition, told) in [
+        (
+            x.clone(),
+            Condition::Without,
+            "has only 1 text(s), and none without",
+        ),
+        (
+            x.clone(),
+            Condition::Given(1),
+            "under the condition number 1",
+        ),
+        (
+            x.repeat_dim(1, 2),
+            Condition::FIRST,
+            "number of channels of the latents is 8",
+        ),
+    ] {
+        let refused = unet
+            .predict(x, level, &[condition])
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains(told), "{refused}");
+    }
 }
 
 /// A file of latents holds them in the order of their axes, whatever their order in memory.
@@ -256,15 +287,15 @@ fn a_transposed_latent_is_written_as_it_reads() {
 }
 
 /// As the references call them; whether the noise levels are those of Karras et al.
-const SAMPLERS: [(&str, SamplerKind, bool); 8] = [
-    ("ddim", SamplerKind::Ddim, false),
-    ("euler", SamplerKind::Euler, false),
-    ("dpm_karras", SamplerKind::DpmSolverMultistep, true),
-    ("dpm", SamplerKind::DpmSolverMultistep, false),
-    ("pndm", SamplerKind::Plms, false),
-    ("unipc", SamplerKind::UniPc, false),
-    ("heun", SamplerKind::Heun, false),
-    ("lms", SamplerKind::Lms, false),
+const SAMPLERS: [(&str, &str, bool); 8] = [
+    ("ddim", "ddim", false),
+    ("euler", "euler", false),
+    ("dpm_karras", "dpm++2m", true),
+    ("dpm", "dpm++2m", false),
+    ("pndm", "plms", false),
+    ("unipc", "unipc", false),
+    ("heun", "heun", false),
+    ("lms", "lms", false),
 ];
 
 #[test]
@@ -290,7 +321,7 @@ fn a_picture_becomes_the_same_picture() {
         posterior: Some(reference.tensor("img2img.posterior_noise")),
         ..GivenNoise::default()
     };
-    let latent = run(&model, &start, &options(10, SamplerKind::Ddim), &given);
+    let latent = run(&model, &start, &options(10, "ddim"), &given);
     check(latent, last(&reference, "img2img.latents"), "img2img");
 }
 
@@ -309,10 +340,10 @@ fn what_a_mask_keeps_is_kept() {
         posterior: Some(reference.tensor("inpaint.posterior_noise")),
         ..GivenNoise::default()
     };
-    let latent = run(&model, &start, &options(6, SamplerKind::Ddim), &given);
+    let latent = run(&model, &start, &options(6, "ddim"), &given);
     check(latent, last(&reference, "inpaint.latents"), "inpaint");
     // Every sampler keeps it.
-    let latents: Vec<Tensor<4>> = [SamplerKind::Plms, SamplerKind::Euler, SamplerKind::UniPc]
+    let latents: Vec<Tensor<4>> = ["plms", "euler", "unipc"]
         .map(|kind| run(&model, &start, &options(6, kind), &given))
         .to_vec();
     let keep = reference.tensor::<4>("inpaint.latent_mask").neg() + 1.0;
@@ -329,7 +360,7 @@ fn what_a_mask_keeps_is_kept() {
 #[test]
 fn the_seed_decides_every_bit_and_a_lora_changes_them() {
     let model = model("sd15");
-    let mut sampling = options(3, SamplerKind::EulerAncestral);
+    let mut sampling = options(3, "euler-ancestral");
     let none = GivenNoise::default();
     let first = run(&model, &Start::Noise, &sampling, &none);
     let again = run(&model, &Start::Noise, &sampling, &none);
@@ -347,19 +378,17 @@ fn the_seed_decides_every_bit_and_a_lora_changes_them() {
 }
 
 #[test]
-fn what_cannot_be_sampled_is_told() {
+fn what_cannot_be_sampled_is_refused() {
     let model = model("sd15");
     let positive = model.encode_text(PROMPT).unwrap();
     let told = |start: &Start, options: &SamplingOptions| {
-        let mut go = |_: nabla_diffusion::stable_diffusion::pipeline::SamplingProgress<'_>| {
-            ControlFlow::Break(())
-        };
+        let mut go = |_: SamplingProgress<'_>| ControlFlow::Break(());
         model
             .sample(&positive, &positive, start, options, &mut go)
             .unwrap_err()
             .to_string()
     };
-    let plain = options(3, SamplerKind::Ddim);
+    let plain = options(3, "ddim");
     assert!(told(&Start::Noise, &plain).contains("cancelled"));
     let wrong = SamplingOptions {
         size: [41, 64],
@@ -396,4 +425,170 @@ fn what_cannot_be_sampled_is_told() {
         ..plain
     };
     assert!(told(&Start::Noise, &wrong).contains("5000"));
+}
+
+/// What a run of the model gives with doors, and how often the UNet was called.
+fn with_doors(
+    model: &StableDiffusion,
+    options: &SamplingOptions,
+    doors: RunDoors<'_>,
+) -> (Result<Tensor<4>, StableDiffusionError>, usize) {
+    let positive = model.encode_text(PROMPT).unwrap();
+    let negative = model.encode_nothing().unwrap();
+    let mut calls = 0;
+    let mut observe = |step: SamplingProgress<'_>| {
+        calls = step.done;
+        ControlFlow::Continue(())
+    };
+    let start = Start::Noise;
+    let latent = model.sample_with(&positive, &negative, &start, options, doors, &mut observe);
+    (latent, calls)
+}
+
+/// Classifier-free guidance in some of the steps only: fewer calls of the network.
+#[derive(Debug, Default)]
+struct Now {
+    /// Conditions asked for at each call.
+    asked: Vec<usize>,
+}
+
+impl Guidance for Now {
+    fn begin(&mut self, _steps: usize) -> Result<(), OwnError> {
+        self.asked.clear();
+        Ok(())
+    }
+
+    fn conditions(&mut self, step: &Step<'_>) -> Vec<Condition> {
+        let conditions = match step.index.is_multiple_of(2) {
+            true => vec![Condition::Without, Condition::FIRST],
+            false => vec![Condition::FIRST],
+        };
+        self.asked.push(conditions.len());
+        conditions
+    }
+
+    fn combine(&mut self, _step: &Step<'_>, answers: Answers<'_>) -> Result<Denoised, OwnError> {
+        let combined = match answers.all() {
+            [without, with] => ClassifierFree::new().guided(without.clone(), with.clone()),
+            [with] => with.clone(),
+            _ => return Err("no answer".into()),
+        };
+        Ok(answers.read(combined)?)
+    }
+}
+
+/// A sampler that a user brings.
+#[derive(Debug)]
+struct Halfway;
+
+impl<const D: usize> Solver<D> for Halfway {
+    fn begin<'a>(
+        &'a self,
+        levels: &'a nabla_diffusion::level::Levels,
+    ) -> Result<Steps<'a, D>, SamplerError> {
+        Ok(steps(
+            move |x, index, ask: &mut nabla_diffusion::asking::Asking<'_, D>| {
+                let answer = ask.ask(x, index, levels.level(index))?;
+                Ok(levels.level_after(index).mix(answer.sample, answer.epsilon))
+            },
+        ))
+    }
+}
+
+#[test]
+fn guidance_corrections_samplers_and_options_of_ones_own_take_part() {
+    let model = model("sd15");
+    let plain = options(5, "ddim");
+    let (usual, _) = with_doors(&model, &plain, RunDoors::default());
+    let usual = usual.unwrap();
+
+    // The same guidance through the door: the same bits.
+    let mut same = ClassifierFree::new();
+    let doors = RunDoors::default().guided_by(&mut same);
+    let (found, _) = with_doors(&model, &plain, doors);
+    assert!(bits(found.unwrap()) == bits(usual.clone()));
+    let mut now = Now::default();
+    for _ in 0..2 {
+        let doors = RunDoors::default().guided_by(&mut now);
+        let (found, _) = with_doors(&model, &plain, doors);
+        assert!(distance(found.unwrap(), usual.clone()) > 1e-3);
+        assert_eq!(now.asked, [2, 1, 2, 1, 2]);
+    }
+
+    // DDIM as a user writes it, over whole steps as DDIM is.
+    let own = options(5, SamplerChoice::own(Halfway));
+    let (found, _) = with_doors(&model, &own, RunDoors::default());
+    let largest = usual.clone().abs().max().into_scalar::<f32>();
+    assert!(distance(found.unwrap(), usual.clone()) / largest < 0.5);
+
+    // Options of ours.
+    let noisy = options(5, SamplerChoice::named("ddim").with_option("eta", 0.7));
+    let (found, _) = with_doors(&model, &noisy, RunDoors::default());
+    assert!(distance(found.unwrap(), usual.clone()) > 1e-3);
+    let wrong = options(5, SamplerChoice::default().with_option("speed", 2));
+    let (refused, calls) = with_doors(&model, &wrong, RunDoors::default());
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("the sampler plms has no option \"speed\""),
+        "{refused}"
+    );
+    assert_eq!(calls, 0);
+
+    // Corrections: both see every call, in order; what they replace counts; an error ends the run.
+    let mut seen = Vec::new();
+    let mut calm = |_: &Step<'_>, d: Denoised| {
+        let sample = d.sample.clone() * 0.0;
+        d.with_sample(sample)
+    };
+    let mut see = |step: &Step<'_>, d: Denoised| {
+        let largest = d.sample.clone().abs().max().into_scalar::<f32>();
+        seen.push((step.index, largest));
+        d
+    };
+    let doors = RunDoors::default()
+        .corrected_by(&mut calm)
+        .corrected_by(&mut see);
+    let (found, calls) = with_doors(&model, &plain, doors);
+    assert_eq!(calls, 5);
+    let expected: Vec<(usize, f32)> = (0..5).rev().map(|index| (index, 0.0)).collect();
+    assert_eq!(seen, expected);
+    assert!(distance(found.unwrap(), usual) > 1e-2);
+    let mut fail = |step: &Step<'_>, d: Denoised| match step.call < 2 {
+        true => Ok(d),
+        false => Err(std::io::Error::other("no more paper")),
+    };
+    let doors = RunDoors::default().corrected_by(&mut fail);
+    let (failed, calls) = with_doors(&model, &plain, doors);
+    assert_eq!(calls, 2);
+    let StableDiffusionError::Sampler(error) = failed.unwrap_err() else {
+        panic!("another error");
+    };
+    assert_eq!(
+        error.own::<std::io::Error>().unwrap().to_string(),
+        "no more paper"
+    );
+}
+
+/// A run that is stopped asks the network no more.
+#[test]
+fn a_cancelled_run_stops_at_once() {
+    let model = model("sd15");
+    let positive = model.encode_text(PROMPT).unwrap();
+    for sampler in samplers::<4>().names() {
+        let mut calls = 0;
+        let mut observe = |step: SamplingProgress<'_>| {
+            calls = step.done;
+            match step.done < 3 {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let sampling = options(6, sampler);
+        let stopped = model.sample(&positive, &positive, &Start::Noise, &sampling, &mut observe);
+        assert!(
+            matches!(stopped, Err(StableDiffusionError::Cancelled)),
+            "{sampler}"
+        );
+        assert_eq!(calls, 3, "{sampler}");
+    }
 }

@@ -32,7 +32,7 @@ use rayon::prelude::*;
 
 use crate::erp::{Erp, ErpError, direction};
 use crate::gnomonic::{Band, Lattice, LookTable, look, reshape};
-use crate::resample::{Frame, Interpolation, ONE, ResampleError, Sampler, fixed, store};
+use crate::resample::{Frame, Interpolation, ONE, ResampleError, PixelSampler, fixed, store};
 
 pub use layout::{CubeFace, CubeLayout};
 
@@ -324,7 +324,7 @@ impl CubemapProjection {
                 width: panorama.width(),
             });
         }
-        let sampler = Sampler::erp(panorama, self.interpolation)?;
+        let sampler = PixelSampler::erp(panorama, self.interpolation)?;
         let looks = CubeFace::ALL.map(|face| {
             let table = match face {
                 CubeFace::Up => &self.tables[1],
@@ -452,11 +452,14 @@ impl CubemapProjection {
 
     /// The faces, ready to be sampled, with what lies beyond their borders taken from their
     /// neighbours.
-    fn joined_samplers<'a>(&self, cube: &'a Cubemap) -> Result<Vec<Sampler<'a>>, CubemapError> {
+    fn joined_samplers<'a>(
+        &self,
+        cube: &'a Cubemap,
+    ) -> Result<Vec<PixelSampler<'a>>, CubemapError> {
         let mut samplers = cube
             .faces
             .iter()
-            .map(|face| Sampler::planar(face, self.interpolation))
+            .map(|face| PixelSampler::planar(face, self.interpolation))
             .collect::<Result<Vec<_>, _>>()?;
         let (channels, cells) = (cube.channels(), self.frame.len());
         // The neighbour is itself interpolated close to its border: the second round corrects what

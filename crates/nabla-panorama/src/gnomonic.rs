@@ -6,7 +6,7 @@ use nabla_data::Raster;
 use rayon::prelude::*;
 
 use crate::erp::{Erp, direction, longitude_latitude};
-use crate::resample::{ONE, Sampler, fixed, store};
+use crate::resample::{ONE, PixelSampler, fixed, store};
 
 /// How the pixels of panorama and plane are laid out: see [`crate::Convention`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -143,7 +143,13 @@ impl LookTable {
 
     /// Samples `rows` of the plane that touches at `longitude` into `samples`
     /// `[channels, rows, size]`.
-    fn look(&self, sampler: &Sampler, longitude: f64, rows: Range<usize>, samples: &mut [f32]) {
+    fn look(
+        &self,
+        sampler: &PixelSampler,
+        longitude: f64,
+        rows: Range<usize>,
+        samples: &mut [f32],
+    ) {
         let size = self.size;
         let offsets = &self.offsets[rows.start * size..rows.end * size];
         let turn = self.lattice.columns_per_turn() as i32 * ONE;
@@ -171,7 +177,7 @@ impl LookTable {
 /// Samples planes `[channels, size, size]`, each of which a table and the longitude where it
 /// touches describe, from a panorama of the tables' lattice. They take the place of `planes`, and
 /// the memory of those that have the right shape.
-pub(crate) fn look(sampler: &Sampler, looks: &[(&LookTable, f64)], planes: &mut Vec<Raster>) {
+pub(crate) fn look(sampler: &PixelSampler, looks: &[(&LookTable, f64)], planes: &mut Vec<Raster>) {
     planes.truncate(looks.len());
     for (i, (table, _)) in looks.iter().enumerate() {
         let shape = [sampler.channels(), table.size, table.size];

@@ -32,7 +32,7 @@ pub use metrics::{
 pub use omnissr::{
     Merge, OmniSsr, OmniSsrConfig, OmniSsrError, OmniSsrOutput, OmniSsrStep, PriorRun, TangentPrior,
 };
-pub use resample::{Interpolation, ResampleError, Sampler, resize_erp, resize_planar};
+pub use resample::{Interpolation, PixelSampler, ResampleError, resize_erp, resize_planar};
 pub use stable_sr_prior::StableSrPrior;
 pub use tangent::{
     Blend, Convention, TangentError, TangentGrid, TangentGridError, TangentOptions, TangentPlane,

@@ -42,11 +42,14 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor};
 use nabla_data::Raster;
-use nabla_diffusion::ddpm::DdpmConfig;
-use nabla_diffusion::denoiser::{Denoiser, SamplerError};
+use nabla_diffusion::asking::Step;
+use nabla_diffusion::ddpm::Ddpm;
+use nabla_diffusion::denoiser::{Denoised, Denoiser};
 use nabla_diffusion::prior::SuperResolutionPrior;
-use nabla_diffusion::rddm::RddmError;
+use nabla_diffusion::rddm::{RddmError, ResidualPrediction};
 use nabla_diffusion::rddm_sampler::{RddmInput, RddmSamplingConfig, ResidualDenoiser};
+use nabla_diffusion::sampler::{Sampler, Sampling};
+use nabla_diffusion::sampler_error::{Cancelled, OwnError, SamplerError};
 use nabla_diffusion::schedule::{NoiseSchedule, ScheduleError, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::stable_diffusion::stable_sr::StableSrError;
@@ -70,7 +73,7 @@ pub enum OmniSsrError {
         /// Its value.
         value: f64,
     },
-    /// The panorama has not three channels.
+    /// The panorama has another number of channels than three.
     #[error("OmniSSR needs a panorama of 3 channels (red, green, blue), but this one has {0}")]
     Channels(usize),
     /// The panorama has another size than the one OmniSSR was set up for.
@@ -130,15 +133,33 @@ pub enum OmniSsrError {
     /// The sampler of the RDDM prior fails.
     #[error(transparent)]
     Rddm(#[from] RddmError),
-    /// The ancestral sampler fails.
+    /// The sampler fails.
     #[error(transparent)]
-    Sampler(#[from] SamplerError),
+    Sampler(SamplerError),
     /// The schedule does not have as many steps as asked for.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
     /// StableSR cannot take the planes.
     #[error(transparent)]
     StableSr(#[from] StableSrError),
+}
+
+/// An error of OmniSSR's own that went through a sampler is itself again.
+impl From<SamplerError> for OmniSsrError {
+    fn from(error: SamplerError) -> Self {
+        match error.own::<Self>() {
+            Ok(own) => own,
+            Err(SamplerError::Cancelled) => Self::Cancelled,
+            Err(SamplerError::Rddm(error)) => Self::Rddm(error),
+            Err(error) => Self::Sampler(error),
+        }
+    }
+}
+
+impl From<Cancelled> for OmniSsrError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
 }
 
 /// How a prior is to run.
@@ -148,9 +169,8 @@ pub struct PriorRun<'a> {
     pub steps: usize,
     /// Greatest side, in pixels, of what its network computes at once; 0 for whole planes.
     pub tile: usize,
-    /// To be called after each plane of each step; `false` asks the prior to end as soon as it can,
-    /// whatever it returns then.
-    pub plane_done: &'a dyn Fn() -> bool,
+    /// To be called after each plane of each step; its error asks the prior to end at once with it.
+    pub plane_done: &'a dyn Fn() -> Result<(), Cancelled>,
 }
 
 impl std::fmt::Debug for PriorRun<'_> {
@@ -163,8 +183,8 @@ impl std::fmt::Debug for PriorRun<'_> {
 }
 
 /// What OmniSSR makes of a clean prediction: `[planes, channels, P, P]` of the prior's latents to
-/// the same.
-pub type Correction<'a> = dyn FnMut(Tensor<4>) -> Tensor<4> + 'a;
+/// the same. Its error ends the run.
+pub type CleanCorrection<'a> = dyn FnMut(Tensor<4>) -> Result<Tensor<4>, OmniSsrError> + 'a;
 
 /// A generative prior of planar pictures, with its sampler.
 ///
@@ -214,13 +234,13 @@ pub trait TangentPrior {
     /// - returns `z_0` of the last step, latents
     ///
     /// # Errors
-    /// If the sampler cannot take so many steps, or the network does not fit.
+    /// If the sampler cannot take so many steps, the network does not fit, or those of `run` and `correct`.
     fn sample(
         &self,
         init: &Tensor<4>,
         run: PriorRun<'_>,
         noise: &mut SeededNoise,
-        correct: &mut Correction<'_>,
+        correct: &mut CleanCorrection<'_>,
     ) -> Result<Tensor<4>, OmniSsrError>;
 
     /// The final decoding, which may look at `init` (StableSR's controllable feature wrapping).
@@ -261,7 +281,7 @@ impl<P: TangentPrior + ?Sized> TangentPrior for &P {
         init: &Tensor<4>,
         run: PriorRun<'_>,
         noise: &mut SeededNoise,
-        correct: &mut Correction<'_>,
+        correct: &mut CleanCorrection<'_>,
     ) -> Result<Tensor<4>, OmniSsrError> {
         (**self).sample(init, run, noise, correct)
     }
@@ -285,7 +305,7 @@ impl TangentPrior for SuperResolutionPrior {
         init: &Tensor<4>,
         run: PriorRun<'_>,
         noise: &mut SeededNoise,
-        correct: &mut Correction<'_>,
+        correct: &mut CleanCorrection<'_>,
     ) -> Result<Tensor<4>, OmniSsrError> {
         let predictor = self.predictor(run.tile);
         // Plane by plane, which bounds the memory and shows the progress.
@@ -297,29 +317,25 @@ impl TangentPrior for SuperResolutionPrior {
                 let x = x.clone().slice_dim(0, one.clone());
                 let times = times.clone().map(|t| t.slice_dim(0, one.clone()));
                 let condition = condition.clone().map(|c| c.slice_dim(0, one));
-                if outputs.is_empty() || (run.plane_done)() {
-                    outputs.push(predictor.predict(x, times, condition));
-                } else {
-                    // Cancelled: anything will do.
-                    let nothing = outputs[0].clone();
-                    outputs.push(nothing);
-                }
+                outputs.push(predictor.predict(x, times, condition)?);
+                (run.plane_done)()?;
             }
-            let _ = (run.plane_done)();
-            (0..outputs.first().map_or(0, Vec::len))
-                .map(|i| Tensor::cat(outputs.iter().map(|o| o[i].clone()).collect(), 0))
-                .collect::<Vec<_>>()
+            let each = 0..outputs.first().map_or(0, Vec::len);
+            let joined =
+                each.map(|i| Tensor::cat(outputs.iter().map(|o| o[i].clone()).collect(), 0));
+            Ok::<Vec<Tensor<4>>, OwnError>(joined.collect())
         };
         let sampler = self
             .rddm()
             .sampler(RddmSamplingConfig::new().with_steps(run.steps))?;
         let x = sampler.start(init, noise);
         let given = RddmInput::new(init.clone());
-        Ok(
-            sampler.run(&network, x, &given, noise, &mut |step, prediction| {
-                step.prediction_of_clean(correct(prediction.clean))
-            })?,
-        )
+        let mut correction = |step: &Step<'_, 4, ResidualPrediction>,
+                              prediction: ResidualPrediction|
+         -> Result<ResidualPrediction, OmniSsrError> {
+            Ok(step.prediction_of_clean(correct(prediction.clean)?, init))
+        };
+        Ok(sampler.run(&network, x, &given, noise, vec![&mut correction])?)
     }
 }
 
@@ -386,7 +402,7 @@ where
         init: &Tensor<4>,
         run: PriorRun<'_>,
         noise: &mut SeededNoise,
-        correct: &mut Correction<'_>,
+        correct: &mut CleanCorrection<'_>,
     ) -> Result<Tensor<4>, OmniSsrError> {
         let denoiser = (self.bind)(init);
         let [planes, ..] = init.dims();
@@ -399,7 +415,7 @@ where
             &mut |clean| {
                 // The denoiser is asked for all planes at once.
                 for _ in 0..planes {
-                    let _ = (run.plane_done)();
+                    (run.plane_done)()?;
                 }
                 correct(clean)
             },
@@ -415,19 +431,18 @@ pub(crate) fn ancestral(
     denoiser: &dyn Denoiser,
     init: &Tensor<4>,
     noise: &mut SeededNoise,
-    correct: &mut Correction<'_>,
+    correct: &mut CleanCorrection<'_>,
 ) -> Result<Tensor<4>, OmniSsrError> {
     let schedule = schedule.respace(Spacing::Linspace, steps)?;
-    let last = schedule.level(schedule.steps() - 1);
+    let sampler = Sampler::new(Ddpm::new(), schedule)?;
     let z = noise.normal(init.dims(), &init.device());
-    let start = init.clone() * last.signal() + z * last.noise();
-    let sampler = DdpmConfig::new().init(schedule)?;
-    Ok(
-        sampler.sample_with_hook(denoiser, start, noise, &mut |_, mut denoised| {
-            denoised.sample = correct(denoised.sample);
-            denoised
-        })?,
-    )
+    let start = sampler.levels().add_noise(init.clone(), z);
+    let mut correction = |_: &Step<'_>, denoised: Denoised| -> Result<Denoised, OmniSsrError> {
+        let sample = correct(denoised.sample.clone())?;
+        Ok(denoised.with_sample(sample))
+    };
+    let sampling = Sampling::of(denoiser).corrected_by(&mut correction);
+    Ok(sampling.run(&sampler, start, noise)?)
 }
 
 /// What of the planes `x` is merged into the panorama `E`, in OTII and at the end.
@@ -697,20 +712,19 @@ impl<P: TangentPrior> OmniSsr<P> {
             init,
         };
 
-        let cancelled = Cell::new(false);
         let done = Cell::new(0);
         let total = self.steps() * self.projection.planes().len();
         let observe = RefCell::new(observe);
         let plane_done = || {
             done.set((done.get() + 1).min(total));
-            if !cancelled.get() {
-                let step = OmniSsrStep {
-                    done: done.get(),
-                    total,
-                };
-                cancelled.set((observe.borrow_mut())(step).is_break());
+            let step = OmniSsrStep {
+                done: done.get(),
+                total,
+            };
+            match (observe.borrow_mut())(step).is_break() {
+                true => Err(Cancelled),
+                false => Ok(()),
             }
-            !cancelled.get()
         };
         let run = PriorRun {
             steps: self.steps(),
@@ -721,28 +735,13 @@ impl<P: TangentPrior> OmniSsr<P> {
         let mut noise = SeededNoise::new(config.seed, 0);
         // An encoder's noise comes from a stream of its own: the sampler's does not move with it.
         let mut encoder_noise = SeededNoise::new(config.seed, 1);
-        let mut failure = None;
-        let mut correct = |clean: Tensor<4>| {
-            if config.gamma_latent == 0.0 || cancelled.get() || failure.is_some() {
-                return clean;
-            }
-            match self.correct(clean.clone(), &start, &mut encoder_noise) {
-                Ok(corrected) => corrected,
-                Err(error) => {
-                    failure = Some(error);
-                    clean
-                }
-            }
+        let mut correct = |clean: Tensor<4>| match config.gamma_latent == 0.0 {
+            true => Ok(clean),
+            false => self.correct(clean, &start, &mut encoder_noise),
         };
         let clean = self
             .prior
             .sample(&start.init, run, &mut noise, &mut correct)?;
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        if cancelled.get() {
-            return Err(OmniSsrError::Cancelled);
-        }
 
         let fix = config.colour_fix.unwrap_or_else(|| self.prior.colour_fix());
         let mut planes = to_rasters(self.prior.finish(clean, &start.init)?);
@@ -870,9 +869,10 @@ struct Start<'a> {
 mod tests {
     use super::*;
     use crate::{LinearOperator, ws_psnr};
-    use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction};
+    use nabla_diffusion::denoiser::{GaussianDenoiser, Prediction, denoiser};
     use nabla_diffusion::schedule::NoiseScheduleConfig;
     use proptest::prelude::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A smooth picture of the sphere.
     fn scene(height: usize) -> Raster {
@@ -1065,8 +1065,53 @@ mod tests {
         assert!(matches!(error, OmniSsrError::Cancelled));
     }
 
+    /// A prior that cannot encode what it is given back: its error, and no other, ends the run.
+    struct Mute(AtomicUsize);
+
+    impl TangentPrior for Mute {
+        fn device(&self) -> Device {
+            Device::flex()
+        }
+        fn default_steps(&self) -> usize {
+            5
+        }
+        fn encode(
+            &self,
+            _pixels: Tensor<4>,
+            _noise: &mut SeededNoise,
+        ) -> Result<Tensor<4>, OmniSsrError> {
+            Err(OmniSsrError::Channels(7))
+        }
+        fn sample(
+            &self,
+            init: &Tensor<4>,
+            run: PriorRun<'_>,
+            noise: &mut SeededNoise,
+            correct: &mut CleanCorrection<'_>,
+        ) -> Result<Tensor<4>, OmniSsrError> {
+            let schedule = NoiseScheduleConfig::new().init().unwrap();
+            let network = denoiser(Prediction::Sample, |z: Tensor<4>, _| {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                z
+            });
+            ancestral(&schedule, run.steps, &network, init, noise, correct)
+        }
+    }
+
     #[test]
-    fn wrong_panoramas_and_strengths_are_told() {
+    fn an_error_of_a_correction_comes_out_as_itself_and_at_once() {
+        let low = scene(16);
+        let config = OmniSsrConfig::new(2);
+        let omnissr = config
+            .init(Mute(AtomicUsize::new(0)), Erp::of(&low).unwrap())
+            .unwrap();
+        let error = omnissr.upscale(&low, &mut go).unwrap_err();
+        assert!(matches!(error, OmniSsrError::Channels(7)), "{error}");
+        assert_eq!(omnissr.prior().0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn wrong_panoramas_and_strengths_are_refused() {
         let low = scene(16);
         let erp = Erp::of(&low).unwrap();
         let error = |config: OmniSsrConfig, picture: &Raster| match config.init(gaussian(0.1), erp)

@@ -246,15 +246,15 @@ fn store_end(line: &mut [f32], values: &Values) {
 ///
 /// ```
 /// use nabla_data::Raster;
-/// use nabla_panorama::{Interpolation, Sampler};
+/// use nabla_panorama::{Interpolation, PixelSampler};
 /// let erp = Raster::from_fn(1, 4, 8, |_, _, column| column as f32);
-/// let sampler = Sampler::erp(&erp, Interpolation::Bilinear)?;
+/// let sampler = PixelSampler::erp(&erp, Interpolation::Bilinear)?;
 /// // Half-way between the last column and the first, which meet at the 180-degree meridian.
 /// assert_eq!(sampler.sample(&[(7.5, 1.0), (-0.5, 1.0)]).data(), [3.5, 3.5]);
 /// # Ok::<(), nabla_panorama::ResampleError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Sampler<'a> {
+pub struct PixelSampler<'a> {
     picture: Cow<'a, Raster>,
     border: Border,
     interpolation: Interpolation,
@@ -273,7 +273,7 @@ enum Border {
     Frame(Frame, Vec<f32>),
 }
 
-impl<'a> Sampler<'a> {
+impl<'a> PixelSampler<'a> {
     /// Samples an equirectangular panorama `[channels, height, 2 height]`, which goes on at its
     /// other side and over its poles.
     ///

@@ -30,17 +30,15 @@
 //! Sources: Li, Sheng, Li, Zhang, *OmniSSR*, ECCV 2024, arXiv 2404.10312; Wang et al., *Exploiting
 //! Diffusion Prior for Real-World Image Super-Resolution*, IJCV 2024, arXiv 2305.07015.
 
-use std::cell::{Cell, RefCell};
-
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::denoiser::denoiser;
 use nabla_diffusion::schedule::{BetaSchedule, NoiseScheduleConfig};
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::stable_diffusion::autoencoder_kl::TileOptions;
-use nabla_diffusion::stable_diffusion::stable_sr::{StableSr, StableSrError};
+use nabla_diffusion::stable_diffusion::stable_sr::StableSr;
 
 use crate::ColourFix;
-use crate::omnissr::{Correction, OmniSsrError, PriorRun, TangentPrior, ancestral};
+use crate::omnissr::{CleanCorrection, OmniSsrError, PriorRun, TangentPrior, ancestral};
 
 /// Pixels of all the planes that go through a network at once: four of 512 x 512. The decoder needs about
 /// 1 GiB for each of these in 32 bits.
@@ -80,8 +78,8 @@ impl StableSrPrior {
     fn by_planes(
         x: &Tensor<4>,
         positions: usize,
-        mut compute: impl FnMut(Tensor<4>, std::ops::Range<usize>) -> Result<Tensor<4>, StableSrError>,
-    ) -> Result<Tensor<4>, StableSrError> {
+        mut compute: impl FnMut(Tensor<4>, std::ops::Range<usize>) -> Result<Tensor<4>, OmniSsrError>,
+    ) -> Result<Tensor<4>, OmniSsrError> {
         let [planes, _, height, width] = x.dims();
         let pixels = height * width * positions * positions;
         let count = (PIXELS_AT_ONCE / pixels.max(1)).max(1);
@@ -143,7 +141,9 @@ impl TangentPrior for StableSrPrior {
 
     fn decode(&self, latents: Tensor<4>) -> Result<Tensor<4>, OmniSsrError> {
         let latents = latents / self.scale();
-        let pixels = Self::by_planes(&latents, self.model.factor(), |z, _| self.model.decode(z))?;
+        let pixels = Self::by_planes(&latents, self.model.factor(), |z, _| {
+            Ok(self.model.decode(z)?)
+        })?;
         Ok(pixels)
     }
 
@@ -152,46 +152,31 @@ impl TangentPrior for StableSrPrior {
         init: &Tensor<4>,
         run: PriorRun<'_>,
         noise: &mut SeededNoise,
-        correct: &mut Correction<'_>,
+        correct: &mut CleanCorrection<'_>,
     ) -> Result<Tensor<4>, OmniSsrError> {
         let condition = self.encode(init.clone(), noise)?;
         let tiles = self.tiles(run.tile);
-        let failure = RefCell::new(None);
-        let cancelled = Cell::new(false);
-        let network = denoiser(self.model.prediction(), |z, level| {
-            let predicted = Self::by_planes(&z, self.model.factor(), |z, planes| {
-                if cancelled.get() {
-                    // Anything will do.
-                    return Ok(z);
-                }
+        let network = denoiser(self.model.prediction(), |z: Tensor<4>, level| {
+            Self::by_planes(&z, self.model.factor(), |z, planes| {
                 let condition = condition.clone().slice_dim(0, planes.clone());
-                let predicted = self.model.predict(z, level.timestep, &condition, tiles)?;
+                let predicted = self.model.predict(z, level.time(), &condition, tiles)?;
                 for _ in planes {
-                    cancelled.set(cancelled.get() || !(run.plane_done)());
+                    (run.plane_done)()?;
                 }
                 Ok(predicted)
-            });
-            predicted.unwrap_or_else(|error| {
-                failure.replace(Some(error));
-                cancelled.set(true);
-                z
             })
         });
         let schedule = NoiseScheduleConfig::new()
             .with_betas(BetaSchedule::STABLE_DIFFUSION)
             .init()?;
-        let clean = ancestral(&schedule, run.steps, &network, &condition, noise, correct)?;
-        match failure.take() {
-            Some(error) => Err(error.into()),
-            None => Ok(clean),
-        }
+        ancestral(&schedule, run.steps, &network, &condition, noise, correct)
     }
 
     fn finish(&self, latents: Tensor<4>, init: &Tensor<4>) -> Result<Tensor<4>, OmniSsrError> {
         let latents = latents / self.scale();
         let pixels = Self::by_planes(&latents, self.model.factor(), |z, planes| {
             let pixels = init.clone().slice_dim(0, planes);
-            self.model.decode_wrapped(z, pixels, self.wrapping)
+            Ok(self.model.decode_wrapped(z, pixels, self.wrapping)?)
         })?;
         Ok(pixels)
     }

@@ -46,7 +46,7 @@ use crate::erp::Erp;
 use crate::erp_area::ErpArea;
 use crate::gnomonic::{Band, Lattice, LookTable, look, reshape};
 use crate::resample::{
-    BATCH, Interpolation, Sampler, Values, resize_corners, resize_erp, resize_planar,
+    BATCH, Interpolation, PixelSampler, Values, resize_corners, resize_erp, resize_planar,
 };
 
 pub use grid::{TangentGrid, TangentGridError, TangentPlane};
@@ -270,15 +270,15 @@ impl TangentProjection {
         let interpolation = self.options.to_tangent;
         let (height, width) = (height * factor, width * factor);
         let sampler = match (self.options.convention, factor) {
-            (Convention::PixelCentre, 1) => Sampler::erp(panorama, interpolation)?,
+            (Convention::PixelCentre, 1) => PixelSampler::erp(panorama, interpolation)?,
             (Convention::PixelCentre, _) => {
                 let large = resize_erp(panorama, height, Interpolation::BICUBIC)?;
-                Sampler::erp_of(Cow::Owned(large), interpolation)?
+                PixelSampler::erp_of(Cow::Owned(large), interpolation)?
             }
-            (Convention::Official, 1) => Sampler::planar(panorama, interpolation)?,
+            (Convention::Official, 1) => PixelSampler::planar(panorama, interpolation)?,
             (Convention::Official, _) => {
                 let large = resize_corners(panorama, height, width, OFFICIAL_CUBIC)?;
-                Sampler::planar_of(Cow::Owned(large), interpolation)?
+                PixelSampler::planar_of(Cow::Owned(large), interpolation)?
             }
         };
         let tables = self.rows.iter().map(|&row| &self.tables[row]);
@@ -383,7 +383,7 @@ impl TangentProjection {
     /// are 0 before.
     fn blend(
         &self,
-        samplers: &[Sampler],
+        samplers: &[PixelSampler],
         row: usize,
         sightings: &mut Sightings,
         total: &mut [f32],
@@ -534,7 +534,7 @@ impl TangentProjection {
     fn samplers<'a>(
         &self,
         planes: &'a [Raster],
-    ) -> Result<(Vec<Sampler<'a>>, usize), TangentError> {
+    ) -> Result<(Vec<PixelSampler<'a>>, usize), TangentError> {
         let size = self.plane_size;
         let channels = planes.first().map_or(0, Raster::channels);
         self.check_planes(planes, [channels, size, size])?;
@@ -550,7 +550,7 @@ impl TangentProjection {
                     Cow::Owned(resize_corners(plane, large, large, OFFICIAL_CUBIC)?)
                 }
             };
-            Sampler::planar_of(plane, self.options.to_erp)
+            PixelSampler::planar_of(plane, self.options.to_erp)
         };
         let samplers = planes.par_iter().map(sampler).collect::<Result<_, _>>()?;
         Ok((samplers, channels))

@@ -3,7 +3,7 @@
 
 use nabla_data::Raster;
 use nabla_panorama::{
-    Convention, CubemapProjection, Erp, Interpolation, Sampler, TangentGrid, TangentOptions,
+    Convention, CubemapProjection, Erp, Interpolation, PixelSampler, TangentGrid, TangentOptions,
     TangentProjection, resize_planar,
 };
 use serde_json::Value;
@@ -47,13 +47,13 @@ fn sampling_agrees_with_scipy_and_pytorch() {
     let r = reference();
     let erp = raster(&r["erp"], H, W);
     let at = points(&r["points"]);
-    let bilinear = Sampler::erp(&erp, Interpolation::Bilinear).unwrap();
+    let bilinear = PixelSampler::erp(&erp, Interpolation::Bilinear).unwrap();
     // Positions are rounded to 2^-16 pixels.
     assert_close(bilinear.sample(&at).data(), &r["erp_bilinear"], 5e-5);
-    let bicubic = Sampler::erp(&erp, TORCH_CUBIC).unwrap();
+    let bicubic = PixelSampler::erp(&erp, TORCH_CUBIC).unwrap();
     assert_close(bicubic.sample(&at).data(), &r["erp_bicubic_075"], 5e-5);
     let planar = raster(&r["planar"], 7, 10);
-    let bicubic = Sampler::planar(&planar, TORCH_CUBIC).unwrap();
+    let bicubic = PixelSampler::planar(&planar, TORCH_CUBIC).unwrap();
     let at = points(&r["planar_points"]);
     assert_close(bicubic.sample(&at).data(), &r["planar_bicubic_075"], 5e-5);
 }

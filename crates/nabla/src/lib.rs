@@ -7,7 +7,7 @@
 //! * [`data`]: pictures in PNG, JPEG, WebP, TIFF, Radiance HDR and OpenEXR with their metadata, and the
 //!   data sets that the repository carries;
 //! * [`panorama`]: 360-degree panoramas, their geometry, their metrics, and super-resolution;
-//! * [`diffusion`]: noise schedules, denoisers, samplers, training, and the embedded prior;
+//! * [`diffusion`]: noise paths, denoisers, guidance, samplers, training, and the embedded prior;
 //! * [`grad`]: a module's gradients taken apart: flat vectors, per-example gradients, curvature,
 //!   traces and spectra, proximal operators, compressors and sketches;
 //! * [`kernels`]: what networks spend their time in, fast on processors;
@@ -68,8 +68,9 @@ pub mod prelude {
     };
     #[doc(no_inline)]
     pub use nabla_diffusion::{
-        Denoised, Denoiser, NoiseSchedule, NoiseScheduleConfig, Prediction, Sampler, SamplerKind,
-        SeededNoise, Spacing, SuperResolutionPrior,
+        Condition, Correction, Denoised, Denoiser, Guidance, Level, Levels, NoisePath,
+        NoiseSchedule, NoiseScheduleConfig, Prediction, Sampler, Sampling, SeededNoise, Solver,
+        Spacing, StraightLine, SuperResolutionPrior, samplers,
     };
     #[doc(no_inline)]
     pub use nabla_optim::{

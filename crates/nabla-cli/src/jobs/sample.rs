@@ -10,13 +10,16 @@ use clap::Args;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::{BitDepth, FileFormat, Picture, Raster, WriteOptions};
 use nabla::diffusion::denoiser::Prediction;
-use nabla::diffusion::sampler::SamplerKind;
+use nabla::diffusion::guidance::{Guidance, guidances};
+use nabla::diffusion::registry::Options;
+use nabla::diffusion::sampler::samplers;
 use nabla::diffusion::sigma_spacing::SigmaSpacing;
 use nabla::diffusion::stable_diffusion::autoencoder_kl::Tiling;
 use nabla::diffusion::stable_diffusion::lora::Lora;
 use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
 use nabla::diffusion::stable_diffusion::pipeline::{
-    LoadOptions, SamplingOptions, StableDiffusion, StableDiffusionError, Start, latent_file,
+    LoadOptions, RunDoors, SamplerChoice, SamplingOptions, SamplingProgress, StableDiffusion,
+    StableDiffusionError, Start, latent_file,
 };
 use nabla::diffusion::stable_diffusion::single_file::SingleFile;
 use nabla::diffusion::stable_diffusion::weights::Precision;
@@ -66,6 +69,10 @@ pub struct Arguments {
     /// The sampler [default: the one that the model's folder names]
     #[arg(long, value_name = "NAME", value_parser = sampler())]
     sampler: Option<String>,
+    /// An option of the sampler, as eta=0.5 or churn=40; may be given several times. One that is not
+    /// there is answered by those that are
+    #[arg(long, value_name = "NAME=VALUE")]
+    sampler_option: Vec<String>,
     /// How the noise levels are spaced [default: as the model's folder says]
     #[arg(long, value_name = "SPACING", value_parser = sigma_spacing(), conflicts_with = "karras")]
     sigmas: Option<String>,
@@ -99,6 +106,12 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     guidance_rescale: f64,
+    /// How the predictions with and without the text are combined [default: classifier-free]
+    #[arg(long, value_name = "NAME", value_parser = guidance())]
+    guidance: Option<String>,
+    /// An option of the guidance, as scale=5; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    guidance_option: Vec<String>,
     /// Seed of the first picture; each further one has the next
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -139,6 +152,38 @@ impl Arguments {
         self.strength.unwrap_or(usual)
     }
 
+    /// The sampler with its options.
+    fn sampler(&self) -> Result<SamplerChoice, Failure> {
+        let named = match &self.sampler {
+            Some(name) => SamplerChoice::named(name),
+            None => SamplerChoice::default(),
+        };
+        let options = Options::parse(&self.sampler_option).map_err(Failure::input)?;
+        if let Some(name) = &self.sampler {
+            // What is wrong is said before a model is loaded.
+            let made = samplers::<4>().make(name, &options);
+            made.map_err(Failure::input)?;
+        }
+        Ok(named.with_options(&options))
+    }
+
+    /// A guidance, if it is another one than the pipeline's own.
+    fn guidance(&self) -> Result<Option<Box<dyn Guidance>>, Failure> {
+        if self.guidance.is_none() && self.guidance_option.is_empty() {
+            return Ok(None);
+        }
+        let name = self.guidance.as_deref().unwrap_or(CLASSIFIER_FREE);
+        let mut options = Options::new();
+        if name == CLASSIFIER_FREE {
+            options = options
+                .with("scale", self.guidance_scale)
+                .with("rescale", self.guidance_rescale);
+        }
+        let more = Options::parse(&self.guidance_option).map_err(Failure::input)?;
+        let made = guidances::<4>().make(name, &options.overridden(&more));
+        made.map(Some).map_err(Failure::input)
+    }
+
     /// How the noise levels are to be spaced.
     fn sigmas(&self) -> Result<Option<SigmaSpacing>, Failure> {
         match &self.sigmas {
@@ -157,8 +202,15 @@ impl From<StableDiffusionError> for Failure {
     }
 }
 
+/// The guidance whose options have flags of their own.
+const CLASSIFIER_FREE: &str = "classifier-free";
+
 fn sampler() -> clap::builder::PossibleValuesParser {
-    SamplerKind::ALL.map(SamplerKind::name).into()
+    samplers::<4>().names().into()
+}
+
+fn guidance() -> clap::builder::PossibleValuesParser {
+    guidances::<4>().names().into()
 }
 
 fn sigma_spacing() -> clap::builder::PossibleValuesParser {
@@ -235,7 +287,8 @@ struct Sampled {
     prompt: String,
     negative: Option<String>,
     steps: u32,
-    sampler: &'static str,
+    sampler: String,
+    sampler_options: Options,
     guidance_scale: f64,
     /// Of each picture.
     seeds: Vec<u64>,
@@ -269,6 +322,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             arguments.output.display()
         )));
     }
+    let choice = arguments.sampler()?;
+    let mut guidance = arguments.guidance()?;
     let files = outputs(&arguments.output, arguments.count);
     for file in files.iter().chain(&arguments.latents) {
         check_writable(file)?;
@@ -337,14 +392,17 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         }
     };
     let sampler = match &arguments.sampler {
-        Some(name) => name.parse::<SamplerKind>().map_err(Failure::input)?,
-        None => model.scheduler().kind().map_err(Failure::input)?,
+        Some(name) => name.clone(),
+        None => {
+            let named = model.scheduler().sampler_name();
+            named.map_err(Failure::input)?.to_owned()
+        }
     };
     let mut sampling = SamplingOptions {
         steps: arguments.steps as usize,
         guidance_scale: arguments.guidance_scale,
         guidance_rescale: arguments.guidance_rescale,
-        sampler: Some(sampler),
+        sampler: choice,
         original_size: arguments.original_size,
         crop: arguments.crop.unwrap_or_default(),
         sigmas: arguments.sigmas()?,
@@ -371,14 +429,20 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             all => format!("sampling {} of {all}", number + 1),
         };
         let mut done = 0;
-        let latent = model.sample(&positive, &negative, &start, &sampling, &mut |step| {
+        let mut doors = RunDoors::default();
+        if let Some(guidance) = &mut guidance {
+            doors = doors.guided_by(guidance);
+        }
+        let mut observe = |step: SamplingProgress<'_>| {
             if done == 0 {
                 progress.begin(&name, step.total as u64);
             }
             progress.advance((step.done - done) as u64);
             done = step.done;
             ControlFlow::Continue(())
-        })?;
+        };
+        let latent =
+            model.sample_with(&positive, &negative, &start, &sampling, doors, &mut observe)?;
         progress.finish();
         progress.begin("decoding", 1);
         let pixels = to_rasters(model.decode(latent.clone())?);
@@ -386,7 +450,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         for raster in pixels {
             let raster = raster.map(|v| v.clamp(0.0, 1.0));
             let mut picture = Picture::new(raster, BitDepth::Eight);
-            let text = parameters(arguments, sampler, &sampling);
+            let text = parameters(arguments, &sampler, &sampling);
             picture.metadata.texts = vec![("parameters".to_owned(), text)];
             picture.write(file, &WriteOptions::default())?;
         }
@@ -405,7 +469,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         prompt: arguments.prompt.clone(),
         negative: arguments.negative.clone(),
         steps: arguments.steps,
-        sampler: sampler.name(),
+        sampler,
+        sampler_options: Options::parse(&arguments.sampler_option).map_err(Failure::input)?,
         guidance_scale: arguments.guidance_scale,
         seeds,
         device: arguments.device.choice(),
@@ -442,7 +507,7 @@ fn outputs(output: &Path, count: u32) -> Vec<PathBuf> {
 }
 
 /// What the picture was made with, in the form that other programs read.
-fn parameters(arguments: &Arguments, sampler: SamplerKind, sampling: &SamplingOptions) -> String {
+fn parameters(arguments: &Arguments, sampler: &str, sampling: &SamplingOptions) -> String {
     let mut text = arguments.prompt.clone();
     if let Some(negative) = &arguments.negative {
         let _ = write!(text, "\nNegative prompt: {negative}");
@@ -452,9 +517,8 @@ fn parameters(arguments: &Arguments, sampler: SamplerKind, sampling: &SamplingOp
     let model = model.as_deref().unwrap_or(&arguments.model);
     let _ = write!(
         text,
-        "\nSteps: {}, Sampler: {}{}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model: {}",
+        "\nSteps: {}, Sampler: {sampler}{}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model: {}",
         sampling.steps,
-        sampler.name(),
         match sampling.sigmas {
             Some(spacing) => format!(" {spacing}"),
             None => String::new(),
@@ -466,6 +530,17 @@ fn parameters(arguments: &Arguments, sampler: SamplerKind, sampling: &SamplingOp
     if arguments.clip_skip > 0 {
         // They count from the last layer on, which is 1.
         let _ = write!(text, ", Clip skip: {}", arguments.clip_skip + 1);
+    }
+    for (what, options) in [
+        ("Sampler option", &arguments.sampler_option),
+        ("Guidance option", &arguments.guidance_option),
+    ] {
+        for option in options {
+            let _ = write!(text, ", {what}: {option}");
+        }
+    }
+    if let Some(guidance) = &arguments.guidance {
+        let _ = write!(text, ", Guidance: {guidance}");
     }
     if sampling.guidance_rescale != 0.0 {
         let _ = write!(text, ", CFG rescale: {}", sampling.guidance_rescale);

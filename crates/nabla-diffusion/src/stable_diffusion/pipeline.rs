@@ -14,6 +14,8 @@
 //!   mask and masked latent besides, and is left to itself.
 //! - **Guidance rescale** `φ` brings the standard deviation of the guided prediction back to that of the
 //!   conditional one, `φ` of the way.
+//! - **Doors** ([`RunDoors`]): a guidance and corrections of one's own; a sampler of one's own, or one of ours
+//!   with options, is a [`SamplerChoice`].
 //!
 //! Pictures of one call are independent: number `i` is what the seed `seed + i` gives alone.
 //!
@@ -22,7 +24,6 @@
 //! arXiv 2201.09865 (the known region); Lin et al., *Common Diffusion Noise Schedules and Sample Steps are
 //! Flawed*, 2023, arXiv 2305.08891, section 3.4 (rescale).
 
-use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -33,20 +34,26 @@ use safetensors::tensor::TensorView;
 use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, Tiling};
 use super::clip_text::{ClipTextEncoder, ClipTextError};
 use super::clip_tokenizer::{ClipTokenizer, ClipTokenizerError};
-use super::conditioned_unet::{ConditionedUNet, classifier_free_guidance};
+use super::conditioned_unet::ConditionedUNet;
 use super::latent_diffusion_names::LatentDiffusionNames;
 use super::lora::{Lora, LoraError, LoraTarget};
 use super::model_folder::{ModelFolder, ModelFolderError};
 use super::model_parts::{ModelConfig, ModelWeights};
+pub use super::sampler_choice::SamplerChoice;
 use super::scheduler_config::{SchedulerConfig, SchedulerError};
 use super::single_file::{SingleFile, SingleFileError};
 use super::unet2d_condition::{UNet2DCondition, UNet2DConditionConfig, nearest};
 use super::weights::{Precision, Weights, WeightsError};
-use crate::denoiser::{Denoised, Denoiser, Prediction, SamplerError};
-use crate::sampler::SamplerKind;
-use crate::schedule::NoiseLevel;
+use crate::asking::Step;
+use crate::denoiser::{Denoised, Prediction};
+use crate::guidance::{ClassifierFree, Guidance, NoGuidance};
+use crate::sampler::{Sampler, Sampling};
+use crate::sampler_error::{Cancelled, OwnError, SamplerError};
 use crate::seeded_noise::SeededNoise;
-use crate::sigma_spacing::SigmaSpacing;
+
+mod run;
+
+pub use run::{Conditioning, GivenNoise, RunDoors, SamplingOptions, SamplingProgress, Start};
 
 /// Why no picture can be made.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +73,9 @@ pub enum StableDiffusionError {
     /// The schedule or the sampler's options.
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
-    /// The sampler.
+    /// The sampler, the guidance or a correction.
     #[error(transparent)]
-    Sampler(#[from] SamplerError),
+    Sampler(SamplerError),
     /// The text.
     #[error(transparent)]
     Tokenizer(#[from] ClipTokenizerError),
@@ -96,9 +103,18 @@ pub enum StableDiffusionError {
         /// What it must be.
         expected: String,
     },
-    /// The observer broke off.
-    #[error("the sampling was cancelled")]
+    /// The observer, the guidance or a correction stopped the run.
+    #[error("{}", Cancelled)]
     Cancelled,
+}
+
+impl From<SamplerError> for StableDiffusionError {
+    fn from(error: SamplerError) -> Self {
+        match error {
+            SamplerError::Cancelled => Self::Cancelled,
+            other => Self::Sampler(other),
+        }
+    }
 }
 
 /// That a value must be another.
@@ -146,107 +162,6 @@ pub struct StableDiffusion {
     zeros_for_nothing: bool,
     pub(super) device: Device,
     pub(super) precision: Precision,
-}
-
-/// A text as the UNet takes it.
-#[derive(Clone, Debug)]
-pub struct Conditioning {
-    /// `[1, words, channels]`.
-    pub text: Tensor<3>,
-    /// `[1, channels]`, of SDXL.
-    pub pooled: Option<Tensor<2>>,
-    /// How many pieces of the text did not fit, and were left out.
-    pub cut: usize,
-}
-
-/// What sampling starts from.
-#[derive(Clone, Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one of it, and tensors in boxes are a burden to whoever makes it"
-)]
-pub enum Start {
-    /// Noise alone.
-    Noise,
-    /// A picture.
-    Picture {
-        /// `[1, 3, height, width]` from −1 to 1.
-        picture: Tensor<4>,
-        /// How much of it is made anew: 0 is nothing, 1 everything.
-        strength: f64,
-    },
-    /// A picture of which a part is made anew.
-    Masked {
-        /// `[1, 3, height, width]` from −1 to 1.
-        picture: Tensor<4>,
-        /// Above ½ where it is made anew, `[1, 1, height, width]`.
-        mask: Tensor<4>,
-        /// How much of it is made anew there.
-        strength: f64,
-    },
-}
-
-/// How a picture is sampled.
-#[derive(Clone, Debug)]
-pub struct SamplingOptions {
-    /// Height and width, in pixels.
-    pub size: [usize; 2],
-    /// Steps of the sampler, before a strength takes some away.
-    pub steps: usize,
-    /// Strength of the guidance `s`; 1 is none.
-    pub guidance_scale: f64,
-    /// `φ`.
-    pub guidance_rescale: f64,
-    /// The sampler; without it, the folder's own.
-    pub sampler: Option<SamplerKind>,
-    /// How the noise levels are spaced; without it, as the folder says.
-    pub sigmas: Option<SigmaSpacing>,
-    /// Of the noise.
-    pub seed: u64,
-    /// Height and width that SDXL is told the picture had originally; without it, its size. Small ones make
-    /// it blurred.
-    pub original_size: Option<[usize; 2]>,
-    /// Top and left of the crop that SDXL is told.
-    pub crop: [usize; 2],
-}
-
-impl SamplingOptions {
-    /// The defaults that people know: 30 steps, guidance 7.5, no rescale, seed 42.
-    pub fn new(size: [usize; 2]) -> Self {
-        Self {
-            size,
-            steps: 30,
-            guidance_scale: 7.5,
-            guidance_rescale: 0.0,
-            sampler: None,
-            sigmas: None,
-            seed: 42,
-            original_size: None,
-            crop: [0; 2],
-        }
-    }
-}
-
-/// Noise that a run takes from elsewhere than its seed.
-#[derive(Clone, Debug, Default)]
-pub struct GivenNoise {
-    /// Of the start, `[1, channels, height/8, width/8]`.
-    pub start: Option<Tensor<4>>,
-    /// Of the picture's latent, of the same shape.
-    pub posterior: Option<Tensor<4>>,
-    /// Of the masked picture's latent, of the same shape.
-    pub masked_posterior: Option<Tensor<4>>,
-}
-
-/// Where a run is.
-#[derive(Clone, Debug)]
-pub struct SamplingProgress<'a> {
-    /// Calls of the network that are done.
-    pub done: usize,
-    /// Calls that there are.
-    pub total: usize,
-    /// The latent predicted last, `[1, channels, height/8, width/8]`.
-    pub predicted: &'a Tensor<4>,
 }
 
 impl StableDiffusion {
@@ -381,7 +296,7 @@ impl StableDiffusion {
         self.config.in_channels != self.latent_channels
     }
 
-    /// Whether the UNet is told the picture's original size and its crop, as SDXL's is.
+    /// Whether the UNet takes the picture's original size and its crop, as SDXL's does.
     pub fn takes_sizes(&self) -> bool {
         self.config.pooled_text_channels().is_some()
     }
@@ -458,8 +373,11 @@ impl StableDiffusion {
     /// The UNet with texts bound to it, for samplers, guidance and correction of one's own; see
     /// [`ConditionedUNet`].
     ///
-    /// - `texts`: at least one, each [encoded](Self::encode_text) or [nothing](Self::encode_nothing)
-    /// - `options`: of which the sizes and the crop count, which SDXL's UNet is told
+    /// - `texts`: the conditions, at least one, each [encoded](Self::encode_text) or
+    ///   [nothing](Self::encode_nothing)
+    /// - `without`: what stands for no condition, for guidance: a negative text, or
+    ///   [nothing](Self::encode_nothing)
+    /// - `options`: of which the sizes and the crop count, which SDXL's UNet takes
     /// - `inpainting`: what a UNet for [inpainting](Self::is_inpainting) sees beside the latent, the mask
     ///   and the latent of the masked picture, `[1, 1 + channels, height/8, width/8]`
     ///
@@ -469,11 +387,12 @@ impl StableDiffusion {
     pub fn denoiser(
         &self,
         texts: &[&Conditioning],
+        without: Option<&Conditioning>,
         options: &SamplingOptions,
         inpainting: Option<Tensor<4>>,
     ) -> Result<ConditionedUNet<'_>, StableDiffusionError> {
         self.check_sizes(options)?;
-        ConditionedUNet::new(self, texts, options, inpainting)
+        ConditionedUNet::new(self, texts, without, options, inpainting)
     }
 
     /// A latent, `[1, channels, height/8, width/8]`.
@@ -492,23 +411,28 @@ impl StableDiffusion {
         options: &SamplingOptions,
         observe: &mut dyn FnMut(SamplingProgress<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor<4>, StableDiffusionError> {
-        let given = GivenNoise::default();
-        self.sample_with_noise(positive, negative, start, options, &given, observe)
+        let doors = RunDoors::default();
+        self.sample_with(positive, negative, start, options, doors, observe)
     }
 
-    /// [`sample`](Self::sample) with noise of which some is given.
+    /// [`sample`](Self::sample) with what of one's own takes part in the run.
     ///
     /// # Errors
-    /// As [`sample`](Self::sample).
-    pub fn sample_with_noise(
+    /// As [`sample`](Self::sample), and those of the guidance and the corrections.
+    pub fn sample_with(
         &self,
         positive: &Conditioning,
         negative: &Conditioning,
         start: &Start,
         options: &SamplingOptions,
-        given: &GivenNoise,
+        doors: RunDoors<'_>,
         observe: &mut dyn FnMut(SamplingProgress<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor<4>, StableDiffusionError> {
+        let RunDoors {
+            guidance,
+            corrections,
+            given,
+        } = doors;
         self.check(start, options)?;
         let shape = self.latent_shape(1, options);
         let [_, _, height, width] = shape;
@@ -518,13 +442,9 @@ impl StableDiffusion {
             None => noise.normal(shape, &self.device),
         };
 
-        let kind = match options.sampler {
-            Some(kind) => kind,
-            None => self.scheduler.kind()?,
-        };
         let scheduled = self
             .scheduler
-            .sampler(kind, options.sigmas, options.steps)?;
+            .sampler(&options.sampler, options.sigmas, options.steps)?;
         let (sampler, scale) = (scheduled.sampler, scheduled.start_scale);
         let (sampler, x, known, extra) = match start {
             Start::Noise => {
@@ -578,39 +498,41 @@ impl StableDiffusion {
             }
         };
 
-        let cancelled = Cell::new(false);
-        // Without guidance the negative text says nothing.
-        let texts = match options.guidance_scale == 1.0 {
-            true => &[positive][..],
-            false => &[negative, positive],
-        };
-        let guided = GuidedUNet {
-            unet: ConditionedUNet::new(self, texts, options, extra)?,
+        let mut none = NoGuidance::new();
+        let mut usual = ClassifierFree {
             scale: options.guidance_scale,
             rescale: options.guidance_rescale,
-            cancelled: &cancelled,
         };
+        // Without guidance the negative text says nothing.
+        let (guidance, without): (&mut dyn Guidance, _) = match guidance {
+            Some(guidance) => (guidance, Some(negative)),
+            None if options.guidance_scale == 1.0 => (&mut none, None),
+            None => (&mut usual, Some(negative)),
+        };
+        let unet = ConditionedUNet::new(self, &[positive], without, options, extra)?;
         let total = sampler.calls();
-        let mut done = 0;
-        let latent = sampler.sample_with_hook(&guided, x, &mut noise, &mut |_, denoised| {
-            let denoised = match &known {
-                Some(known) => keep_known(denoised, known),
-                None => denoised,
+        let mut keep = |_: &Step<'_>, denoised: Denoised| match &known {
+            Some(known) => keep_known(denoised, known),
+            None => denoised,
+        };
+        let mut progress = |step: &Step<'_>, denoised: Denoised| -> Result<Denoised, OwnError> {
+            let done = step.call + 1;
+            let progress = SamplingProgress {
+                done,
+                total: total.max(done),
+                predicted: &denoised.sample,
             };
-            done += 1;
-            if !cancelled.get() {
-                let progress = SamplingProgress {
-                    done,
-                    total: total.max(done),
-                    predicted: &denoised.sample,
-                };
-                cancelled.set(observe(progress).is_break());
+            match observe(progress).is_break() {
+                true => Err(Cancelled.into()),
+                false => Ok(denoised),
             }
-            denoised
-        })?;
-        if cancelled.get() {
-            return Err(StableDiffusionError::Cancelled);
+        };
+        let mut sampling = Sampling::of(&unet).guided_by(guidance);
+        for correction in corrections {
+            sampling = sampling.corrected_by(correction);
         }
+        let sampling = sampling.corrected_by(&mut keep).corrected_by(&mut progress);
+        let latent = sampling.run(&sampler, x, &mut noise)?;
         Ok(match known {
             Some([mask, clean, _]) => latent * mask.clone() + clean * (mask.neg() + 1.0),
             None => latent,
@@ -644,7 +566,7 @@ impl StableDiffusion {
         Ok(self.vae.normalize(latent))
     }
 
-    /// The sizes that the UNet is told, and that of the latent.
+    /// The sizes that the UNet takes, and that of the latent.
     fn check_sizes(&self, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
         let factor = self.vae.factor();
         let [height, width] = options.size;
@@ -657,7 +579,7 @@ impl StableDiffusion {
             );
         }
         if !self.takes_sizes() {
-            let told = "left out: only SDXL's UNet is told it";
+            let told = "left out: only SDXL's UNet takes it";
             if let Some([height, width]) = options.original_size {
                 return wrong("original size", format!("{width} x {height}"), told);
             }
@@ -742,9 +664,8 @@ fn kept(steps: usize, strength: f64) -> usize {
 }
 
 /// A latent at the level where `sampler` starts.
-fn noised(sampler: &crate::sampler::Sampler, latent: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
-    let schedule = sampler.schedule();
-    schedule.add_noise(latent, noise, &[schedule.steps() - 1])
+fn noised(sampler: &Sampler, latent: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
+    sampler.levels().add_noise(latent, noise)
 }
 
 /// The prediction where the mask is 1; elsewhere the picture, and the noise that was added to it.
@@ -753,33 +674,6 @@ fn keep_known(denoised: Denoised, [mask, latent, noise]: &[Tensor<4>; 3]) -> Den
     Denoised {
         sample: denoised.sample * mask.clone() + latent.clone() * keep.clone(),
         epsilon: denoised.epsilon * mask.clone() + noise.clone() * keep,
-        variance: denoised.variance,
-    }
-}
-
-/// The UNet under classifier-free guidance: what a sampler asks.
-struct GuidedUNet<'a> {
-    unet: ConditionedUNet<'a>,
-    scale: f64,
-    rescale: f64,
-    cancelled: &'a Cell<bool>,
-}
-
-impl Denoiser for GuidedUNet<'_> {
-    fn prediction(&self) -> Prediction {
-        self.unet.prediction()
-    }
-
-    fn predict(&self, x: Tensor<4>, level: NoiseLevel) -> Tensor<4> {
-        if self.cancelled.get() {
-            return x.zeros_like();
-        }
-        let mut each = self.unet.predict_each(x, level);
-        match &each[..] {
-            [without, with] => {
-                classifier_free_guidance(without.clone(), with.clone(), self.scale, self.rescale)
-            }
-            _ => each.swap_remove(0),
-        }
+        ..denoised
     }
 }

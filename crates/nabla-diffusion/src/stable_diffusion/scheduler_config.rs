@@ -3,9 +3,9 @@
 //! The file names a class of the diffusers library and its options. From it come the training schedule,
 //! what the network predicts, and a [`Sampler`] whose time steps and noise levels are those of that class;
 //! another sampler than the named one can be asked for, with the options that it shares with the file and
-//! its own class's defaults for the rest.
+//! its own class's defaults for the rest; and every option of a sampler of ours can be set.
 //!
-//! | class | [`SamplerKind`] | grid of N steps |
+//! | class | [sampler](crate::sampler) | grid of N steps |
 //! |---|---|---|
 //! | `DDIMScheduler` | `ddim` | [`Spacing`], in whole steps |
 //! | `DDPMScheduler` | `ddpm` | the same |
@@ -22,10 +22,13 @@
 //! | `KDPM2AncestralDiscreteScheduler` | `dpm2-ancestral` | as Euler |
 //! | `LCMScheduler` | `lcm` | N of the `original_inference_steps` |
 //!
+//! A sampler of one's own runs over the grid that it says it does ([`Solver::grid`]).
+//!
 //! With a [`SigmaSpacing`], Euler's kin spread the `σ` between the ends of their own grid, DPM-Solver,
-//! UniPC and DEIS over the whole training schedule, telling the network a whole step: the nearest with `karras` and
-//! `lu`, that below with `exponential` and `beta` (and with all on DPM-Solver's cosine schedule).
-//! DPM2 tells the nearest whole step with `karras`, but of its middle levels a fraction. The others spread them over the whole training schedule, and tell fractions of steps.
+//! UniPC and DEIS over the whole training schedule, where the network gets a whole step: the nearest with `karras`
+//! and `lu`, that below with `exponential` and `beta` (and with all on DPM-Solver's cosine schedule).
+//! DPM2's network gets the nearest whole step with `karras`, but of its middle levels a fraction. The others
+//! spread them over the whole training schedule, with fractions of steps.
 //!
 //! A file of `DPMSolverMultistepScheduler` has the third order of diffusers
 //! ([`ThirdOrder::Diffusers`]), `dpm++3m` over the file of another class the exact one.
@@ -38,27 +41,32 @@
 //! refuses, and UniPC without `predict_x0` too, where diffusers has no number.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::model_folder::{ModelFolderError, Part};
-use crate::ddim::DdimConfig;
-use crate::ddpm::{DdpmConfig, Variance};
-use crate::deis::DeisConfig;
-use crate::denoiser::{Prediction, SamplerError};
-use crate::dpm_solver_multistep::{
-    DpmAlgorithm, DpmSolverMultistepConfig, DpmSolverType, ThirdOrder,
-};
-use crate::dpm_solver_singlestep::DpmSolverSinglestepConfig;
-use crate::lcm::LcmConfig;
-use crate::pndm::{PndmConfig, PndmMethod};
-use crate::sampler::{Sampler, SamplerConfig, SamplerKind};
-use crate::schedule::{
-    BetaSchedule, NoiseLevel, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
-    alpha_bar_from_sigma, sigma_from_alpha_bar,
-};
+use super::sampler_choice::SamplerChoice;
+use crate::ddim::Ddim;
+use crate::ddpm::{Ddpm, Variance};
+use crate::deis::Deis;
+use crate::denoiser::Prediction;
+use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistep, DpmSolverType, ThirdOrder};
+use crate::dpm_solver_singlestep::DpmSolverSinglestep;
+use crate::lcm::Lcm;
+use crate::pndm::PndmMethod;
+use crate::registry::{Options, RegistryError};
+use crate::sampler::{Grid, Sampler, Solver, samplers};
+use crate::sampler_error::SamplerError;
+use crate::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
 use crate::sigma_spacing::SigmaSpacing;
-use crate::unipc::{UniPcB, UniPcConfig};
+use crate::unipc::{UniPc, UniPcB};
+
+mod classes;
+mod grid;
+
+use classes::{CLASSES, OWN, combined, grid_of, has_spacing};
+use grid::{Told, Visited};
 
 /// The file in a part's folder.
 const FILE: &str = "scheduler_config.json";
@@ -75,6 +83,9 @@ pub enum SchedulerError {
     /// The sampler.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    /// The sampler's name, or an option.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
 }
 
 /// A sampler as a model's folder, and maybe the user, wants it.
@@ -163,11 +174,12 @@ impl SchedulerConfig {
 
     fn checked(mut self, path: PathBuf) -> Result<Self, ModelFolderError> {
         self.path = path;
-        self.options(self.kind()?)?;
-        self.sigma_spacing(self.kind()?)?;
+        let name = self.sampler_name()?;
+        self.options(name)?;
+        self.sigma_spacing(name, grid_of(name))?;
         self.prediction()?;
         self.training_config()?;
-        self.spacing(self.kind()?)?;
+        self.spacing(grid_of(name))?;
         Ok(self)
     }
 
@@ -176,52 +188,26 @@ impl SchedulerConfig {
         &self.path
     }
 
-    /// The sampler that the file names.
+    /// The name of the sampler that the file's class stands for.
     ///
     /// # Errors
     /// If its class is none of those in the [module documentation](self).
-    pub fn kind(&self) -> Result<SamplerKind, ModelFolderError> {
-        Ok(match self.class_name.as_deref() {
-            Some("DDIMScheduler") => SamplerKind::Ddim,
-            Some("DDPMScheduler") => SamplerKind::Ddpm,
-            Some("PNDMScheduler") => match self.skip_prk_steps {
-                Some(true) => SamplerKind::Plms,
-                _ => SamplerKind::Pndm,
-            },
-            Some("EulerDiscreteScheduler") => SamplerKind::Euler,
-            Some("EulerAncestralDiscreteScheduler") => SamplerKind::EulerAncestral,
-            Some("HeunDiscreteScheduler") => SamplerKind::Heun,
-            Some("LMSDiscreteScheduler") => SamplerKind::Lms,
-            Some("DPMSolverMultistepScheduler") => {
-                let noisy = self
-                    .algorithm_type
-                    .as_deref()
-                    .is_some_and(|a| a.starts_with("sde-"));
-                match (self.solver_order, noisy) {
-                    (Some(3), false) => SamplerKind::DpmSolverMultistep3,
-                    (Some(3), true) => SamplerKind::DpmSolverMultistep3Sde,
-                    (_, false) => SamplerKind::DpmSolverMultistep,
-                    (_, true) => SamplerKind::DpmSolverMultistepSde,
-                }
-            }
-            Some("DPMSolverSinglestepScheduler") => SamplerKind::DpmSolverSinglestep,
-            Some("DEISMultistepScheduler") => SamplerKind::Deis,
-            Some("KDPM2DiscreteScheduler") => SamplerKind::Dpm2,
-            Some("KDPM2AncestralDiscreteScheduler") => SamplerKind::Dpm2Ancestral,
-            Some("UniPCMultistepScheduler") => SamplerKind::UniPc,
-            Some("LCMScheduler") => SamplerKind::Lcm,
-            other => {
-                return Err(self.unsupported(
-                    "_class_name",
-                    other.unwrap_or("null"),
-                    "it must be one of DDIMScheduler, DDPMScheduler, PNDMScheduler, \
-                     EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, \
-                     HeunDiscreteScheduler, LMSDiscreteScheduler, DPMSolverMultistepScheduler, \
-                     DPMSolverSinglestepScheduler, DEISMultistepScheduler, \
-                     KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler, \
-                     UniPCMultistepScheduler, LCMScheduler",
-                ));
-            }
+    pub fn sampler_name(&self) -> Result<&'static str, ModelFolderError> {
+        let class = self.class_name.as_deref();
+        let Some(&(_, name)) = CLASSES.iter().find(|(known, _)| Some(*known) == class) else {
+            let classes: Vec<&str> = CLASSES.iter().map(|(class, _)| *class).collect();
+            let expected = format!("it must be one of {}", classes.join(", "));
+            return Err(self.unsupported("_class_name", class.unwrap_or("null"), &expected));
+        };
+        // Two classes are several samplers.
+        let algorithm = self.algorithm_type.as_deref();
+        let noisy = algorithm.is_some_and(|a| a.starts_with("sde-"));
+        Ok(match (name, self.solver_order, noisy) {
+            ("plms", ..) if self.skip_prk_steps != Some(true) => "pndm",
+            ("dpm++2m", Some(3), false) => "dpm++3m",
+            ("dpm++2m", Some(3), true) => "dpm++3m-sde",
+            ("dpm++2m", _, true) => "dpm++2m-sde",
+            _ => name,
         })
     }
 
@@ -262,23 +248,24 @@ impl SchedulerConfig {
 
     /// A sampler of so many steps.
     ///
-    /// - `kind`: the sampler; [`kind`](Self::kind) is the file's own
+    /// - `choice`: the sampler; by default the file's own
     /// - `sigmas`: how the noise levels are spaced; without it, as the file says
     ///
     /// # Errors
-    /// If an option of that sampler is not implemented, or it cannot make so many steps.
+    /// If there is no such sampler or option, an option of that sampler is not implemented, or it cannot make so
+    /// many steps.
     pub fn sampler(
         &self,
-        kind: SamplerKind,
+        choice: &SamplerChoice,
         sigmas: Option<SigmaSpacing>,
         steps: usize,
     ) -> Result<ScheduledSampler, SchedulerError> {
-        let options = self.options(kind)?;
-        let spacing = self.spacing(kind)?;
+        let (name, solver) = self.chosen(choice)?;
+        let rule = solver.grid();
+        let spacing = self.spacing(rule)?;
         let mut training = self.training_schedule()?;
         let last = training.steps() - 1;
-        if training.alpha_bar(last) == 0.0 && !matches!(kind, SamplerKind::Ddim | SamplerKind::Ddpm)
-        {
+        if training.alpha_bar(last) == 0.0 && !matches!(name, "ddim" | "ddpm" | OWN) {
             // These work with a finite σ: the least positive number of half precision instead of 0.
             let mut alpha_bars = training.alpha_bars().to_vec();
             alpha_bars[last] = f64::powi(2.0, -24);
@@ -290,61 +277,71 @@ impl SchedulerConfig {
                 available: training.steps(),
             }));
         }
-        let grid = Grid {
+        let visited = Visited {
             training: &training,
             spacing,
             steps,
             sigmas: match sigmas {
                 Some(sigmas) => Some(sigmas),
-                None => self.sigma_spacing(kind)?,
+                None => self.sigma_spacing(name, rule)?,
             },
         };
         let first = training.alpha_bar(0);
-        let final_alpha_bar = match kind {
-            SamplerKind::Ddim if self.set_alpha_to_one == Some(false) => first,
-            SamplerKind::Pndm | SamplerKind::SPndm | SamplerKind::Plms
-                if self.set_alpha_to_one != Some(true) =>
-            {
-                first
-            }
+        let least_noise = match name {
+            "ddim" => self.set_alpha_to_one == Some(false),
+            "pndm" | "s-pndm" | "plms" => self.set_alpha_to_one != Some(true),
             // This class knows no other end.
-            SamplerKind::Deis => first,
-            kind if (kind == SamplerKind::Euler || is_of_dpm_solver(kind))
-                && self.final_sigma_is_least()? =>
-            {
-                first
-            }
-            _ => 1.0,
+            "deis" => true,
+            _ if name == "euler" || rule == Grid::WithoutLowest => self.final_sigma_is_least()?,
+            _ => false,
         };
-        let levels = match kind {
-            SamplerKind::UniPc | SamplerKind::Deis => {
-                grid.without_lowest(training.steps(), false)?
-            }
-            SamplerKind::DpmSolverSinglestep => {
-                grid.without_lowest(self.last_timestep(&training), false)?
-            }
-            SamplerKind::Dpm2 | SamplerKind::Dpm2Ancestral => grid.interpolated(Told::Nearest)?,
-            SamplerKind::Lcm => grid.distilled(self.original_inference_steps.unwrap_or(50))?,
-            kind if is_of_dpm_solver(kind) => {
-                grid.without_lowest(self.last_timestep(&training), self.is_cosine())?
-            }
-            kind if is_of_euler(kind) => grid.interpolated(Told::Fraction)?,
-            _ => grid.whole_steps()?,
+        let final_alpha_bar = if least_noise { first } else { 1.0 };
+        let levels = match rule {
+            Grid::WholeSteps => visited.whole_steps()?,
+            Grid::Interpolated => visited.interpolated(match name {
+                "dpm2" | "dpm2-ancestral" => Told::Nearest,
+                _ => Told::Fraction,
+            })?,
+            Grid::WithoutLowest => match name {
+                "unipc" | "deis" => visited.without_lowest(training.steps(), false)?,
+                "dpm++2s" => visited.without_lowest(self.last_timestep(&training), false)?,
+                _ => visited.without_lowest(self.last_timestep(&training), self.is_cosine())?,
+            },
+            Grid::Distilled => visited.distilled(self.original_inference_steps.unwrap_or(50))?,
         };
         // Spaced levels may end, but for rounding, where the schedule does.
-        let lowest = levels.first().map_or(0.0, |level| level.alpha_bar);
+        let lowest = levels.first().map_or(0.0, |level| level.alpha_bar());
         let final_alpha_bar = final_alpha_bar.max(lowest);
         let schedule = NoiseSchedule::from_levels(&levels, final_alpha_bar)?.of_training(&training);
         let start_scale = match spacing {
-            Spacing::Linspace | Spacing::Trailing if is_of_euler(kind) => {
+            Spacing::Linspace | Spacing::Trailing if rule == Grid::Interpolated => {
                 schedule.level(steps - 1).noise()
             }
             _ => 1.0,
         };
         Ok(ScheduledSampler {
-            sampler: options.init(schedule)?,
+            sampler: Sampler::new(solver, schedule)?,
             start_scale,
         })
+    }
+
+    /// The name of a sampler, and the sampler itself with its options.
+    fn chosen(
+        &self,
+        choice: &SamplerChoice,
+    ) -> Result<(&'static str, Arc<dyn Solver>), SchedulerError> {
+        match choice {
+            SamplerChoice::Own(solver) => Ok((OWN, solver.clone())),
+            SamplerChoice::Named { name, options } => {
+                let registry = samplers::<4>();
+                let name = match name {
+                    Some(name) => registry.entry(name)?.name(),
+                    None => self.sampler_name()?,
+                };
+                let options = self.options(name)?.overridden(options);
+                Ok((name, registry.make(name, &options)?))
+            }
+        }
     }
 
     fn training_config(&self) -> Result<NoiseScheduleConfig, ModelFolderError> {
@@ -385,18 +382,10 @@ impl SchedulerConfig {
         self.beta_schedule.as_deref() == Some("squaredcos_cap_v2")
     }
 
-    fn spacing(&self, kind: SamplerKind) -> Result<Spacing, ModelFolderError> {
+    fn spacing(&self, rule: Grid) -> Result<Spacing, ModelFolderError> {
         let offset = self.steps_offset.unwrap_or(0);
-        let leading = matches!(
-            kind,
-            SamplerKind::Ddim
-                | SamplerKind::Ddpm
-                | SamplerKind::Pndm
-                | SamplerKind::SPndm
-                | SamplerKind::Plms
-        );
         match self.timestep_spacing.as_deref() {
-            None if leading => Ok(Spacing::Leading { offset }),
+            None if rule == Grid::WholeSteps => Ok(Spacing::Leading { offset }),
             None | Some("linspace") => Ok(Spacing::Linspace),
             Some("leading") => Ok(Spacing::Leading { offset }),
             Some("trailing") => Ok(Spacing::Trailing),
@@ -409,7 +398,11 @@ impl SchedulerConfig {
     }
 
     /// The spacing of the levels that the file asks of the sampler's class.
-    fn sigma_spacing(&self, kind: SamplerKind) -> Result<Option<SigmaSpacing>, ModelFolderError> {
+    fn sigma_spacing(
+        &self,
+        name: &str,
+        rule: Grid,
+    ) -> Result<Option<SigmaSpacing>, ModelFolderError> {
         let asked = [
             (
                 "use_karras_sigmas",
@@ -426,7 +419,7 @@ impl SchedulerConfig {
         ];
         let mut found = None;
         for (key, value, spacing) in asked {
-            if value == Some(true) && has_spacing(kind, spacing) {
+            if value == Some(true) && has_spacing(name, rule, spacing) {
                 if let Some((first, _)) = found {
                     let expected = format!("it must be false where {first} is true");
                     return Err(self.unsupported(key, true, &expected));
@@ -454,18 +447,19 @@ impl SchedulerConfig {
         kept.count().max(1)
     }
 
-    fn options(&self, kind: SamplerKind) -> Result<SamplerConfig, ModelFolderError> {
+    /// The options that the file has for a sampler of ours.
+    fn options(&self, name: &'static str) -> Result<Options, ModelFolderError> {
         self.final_sigma_is_least()?;
-        let own = self.kind()?;
+        let own = self.sampler_name()?;
         let clip = match (self.clip_sample, own) {
-            (Some(true), _) | (None, SamplerKind::Ddim | SamplerKind::Ddpm) => {
+            (Some(true), _) | (None, "ddim" | "ddpm") => {
                 Some(self.clip_sample_range.unwrap_or(1.0))
             }
             _ => None,
         };
-        Ok(match (kind, kind.config()) {
-            (_, SamplerConfig::Ddim(_)) => SamplerConfig::Ddim(DdimConfig::new().with_clip(clip)),
-            (_, SamplerConfig::Ddpm(_)) => {
+        Ok(match name {
+            "ddim" => Options::of(&Ddim::new().with_clip(clip)),
+            "ddpm" => {
                 let variance = match self.variance_type.as_deref() {
                     None | Some("fixed_small" | "fixed_small_log") => Variance::FixedSmall,
                     Some("fixed_large") => Variance::FixedLarge,
@@ -478,29 +472,25 @@ impl SchedulerConfig {
                         ));
                     }
                 };
-                SamplerConfig::Ddpm(DdpmConfig::new().with_variance(variance).with_clip(clip))
+                Options::of(&Ddpm::new().with_variance(variance).with_clip(clip))
             }
-            (_, SamplerConfig::Pndm(pndm)) => SamplerConfig::Pndm(
-                PndmConfig::new()
-                    .with_method(pndm.method)
-                    // S-PNDM is not in diffusers, so there is nothing to agree with.
-                    .with_combine_outputs(pndm.method != PndmMethod::SPndm),
-            ),
-            (_, SamplerConfig::DpmSolverMultistep(solver)) => {
-                self.dpm_solver(solver, kind == own)?
+            "pndm" => Options::of(&combined(PndmMethod::FPndm)),
+            "plms" => Options::of(&combined(PndmMethod::Plms)),
+            "dpm++2m" | "dpm++2m-sde" | "dpm++3m" | "dpm++3m-sde" => {
+                self.dpm_solver(name == own)?
             }
-            (_, SamplerConfig::DpmSolverSinglestep(_)) => self.singlestep(kind == own)?,
-            (_, SamplerConfig::Deis(_)) => self.deis(kind == own)?,
-            (_, SamplerConfig::UniPc(_)) => {
+            "dpm++2s" => self.singlestep(name == own)?,
+            "deis" => self.deis(name == own)?,
+            "unipc" => {
                 self.only_null(&[("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)])?;
-                self.unipc(kind == own)?
+                self.unipc(name == own)?
             }
-            (_, SamplerConfig::Lcm(_)) => SamplerConfig::Lcm(
-                LcmConfig::new()
+            "lcm" => Options::of(
+                &Lcm::new()
                     .with_timestep_scaling(self.timestep_scaling.unwrap_or(10.0))
                     .with_clip(clip),
             ),
-            (SamplerKind::Euler, config) => {
+            "euler" => {
                 self.only(
                     "interpolation_type",
                     self.interpolation_type.as_deref(),
@@ -508,33 +498,29 @@ impl SchedulerConfig {
                 )?;
                 self.only("timestep_type", self.timestep_type.as_deref(), "discrete")?;
                 self.only_null(&[("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)])?;
-                config
+                Options::new()
             }
-            (_, config) => config,
+            _ => Options::new(),
         })
     }
 
-    fn dpm_solver(
-        &self,
-        solver: DpmSolverMultistepConfig,
-        own: bool,
-    ) -> Result<SamplerConfig, ModelFolderError> {
-        let mut solver = match own {
-            true => self.dpm_options(solver)?.with_lower_order_final(true),
-            false => solver,
-        };
-        if let Some(falls) = self.lower_order_final {
-            solver.lower_order_final = falls;
+    fn dpm_solver(&self, own: bool) -> Result<Options, ModelFolderError> {
+        let mut options = Options::new();
+        if own {
+            let solver = self.dpm_options(DpmSolverMultistep::new())?;
+            options = Options::of(&solver.with_lower_order_final(true));
         }
-        solver.euler_at_final = self.euler_at_final.unwrap_or(false);
-        Ok(SamplerConfig::DpmSolverMultistep(solver))
+        if let Some(falls) = self.lower_order_final {
+            options = options.with("lower_order_final", falls);
+        }
+        Ok(options.with("euler_at_final", self.euler_at_final.unwrap_or(false)))
     }
 
     /// The options of DPM-Solver's own classes.
     fn dpm_options(
         &self,
-        mut solver: DpmSolverMultistepConfig,
-    ) -> Result<DpmSolverMultistepConfig, ModelFolderError> {
+        mut solver: DpmSolverMultistep,
+    ) -> Result<DpmSolverMultistep, ModelFolderError> {
         solver.algorithm = match self.algorithm_type.as_deref() {
             // The name of another class's variant stands for this, as in diffusers.
             None | Some("dpmsolver++" | "deis") => DpmAlgorithm::DpmSolverPlusPlus,
@@ -579,8 +565,8 @@ impl SchedulerConfig {
         Ok(solver)
     }
 
-    fn singlestep(&self, own: bool) -> Result<SamplerConfig, ModelFolderError> {
-        let mut solver = DpmSolverSinglestepConfig::new();
+    fn singlestep(&self, own: bool) -> Result<Options, ModelFolderError> {
+        let mut solver = DpmSolverSinglestep::new();
         if own {
             if self.algorithm_type.as_deref() == Some("sde-dpmsolver") {
                 return Err(self.unsupported(
@@ -590,17 +576,17 @@ impl SchedulerConfig {
                 ));
             }
             // The same options as those of several steps, but for the class's default at the end.
-            let several = self.dpm_options(DpmSolverMultistepConfig::new())?;
+            let several = self.dpm_options(DpmSolverMultistep::new())?;
             solver.algorithm = several.algorithm;
             solver.solver_type = several.solver_type;
             solver.order = several.order;
             solver.lower_order_final = self.lower_order_final == Some(true);
         }
-        Ok(SamplerConfig::DpmSolverSinglestep(solver))
+        Ok(Options::of(&solver))
     }
 
-    fn deis(&self, own: bool) -> Result<SamplerConfig, ModelFolderError> {
-        let mut deis = DeisConfig::new();
+    fn deis(&self, own: bool) -> Result<Options, ModelFolderError> {
+        let mut deis = Deis::new();
         if own {
             self.one_of(
                 "algorithm_type",
@@ -615,7 +601,7 @@ impl SchedulerConfig {
             deis.order = self.order(3, "it must be 1 to 3")?;
         }
         deis.lower_order_final = self.lower_order_final.unwrap_or(true);
-        Ok(SamplerConfig::Deis(deis))
+        Ok(Options::of(&deis))
     }
 
     fn order(&self, most: usize, expected: &str) -> Result<usize, ModelFolderError> {
@@ -641,8 +627,8 @@ impl SchedulerConfig {
         }
     }
 
-    fn unipc(&self, own: bool) -> Result<SamplerConfig, ModelFolderError> {
-        let mut unipc = UniPcConfig::new();
+    fn unipc(&self, own: bool) -> Result<Options, ModelFolderError> {
+        let mut unipc = UniPc::new();
         if own {
             unipc.b = match self.solver_type.as_deref() {
                 Some("bh1") => UniPcB::B1,
@@ -665,7 +651,7 @@ impl SchedulerConfig {
             unipc.uncorrected_steps = steps.len();
         }
         unipc.lower_order_final = self.lower_order_final.unwrap_or(true);
-        Ok(SamplerConfig::UniPc(unipc))
+        Ok(Options::of(&unipc))
     }
 
     fn only_null(&self, options: &[(&str, Option<f64>)]) -> Result<(), ModelFolderError> {
@@ -699,203 +685,14 @@ impl SchedulerConfig {
     }
 }
 
-/// Whether diffusers' class reads the option of the spacing.
-fn has_spacing(kind: SamplerKind, spacing: SigmaSpacing) -> bool {
-    match spacing {
-        SigmaSpacing::Lu => {
-            is_of_dpm_solver(kind)
-                && !matches!(
-                    kind,
-                    SamplerKind::UniPc | SamplerKind::Deis | SamplerKind::DpmSolverSinglestep
-                )
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_stands_for_a_sampler_that_there_is() {
+        for (class, name) in CLASSES {
+            assert!(samplers::<4>().get(name).is_ok(), "{class}");
         }
-        _ => is_of_dpm_solver(kind) || (is_of_euler(kind) && kind != SamplerKind::EulerAncestral),
-    }
-}
-
-fn is_of_dpm_solver(kind: SamplerKind) -> bool {
-    matches!(
-        kind,
-        SamplerKind::DpmSolverMultistep
-            | SamplerKind::DpmSolverMultistepSde
-            | SamplerKind::DpmSolverMultistep3
-            | SamplerKind::DpmSolverMultistep3Sde
-            | SamplerKind::DpmSolverSinglestep
-            | SamplerKind::Deis
-            | SamplerKind::UniPc
-    )
-}
-
-fn is_of_euler(kind: SamplerKind) -> bool {
-    matches!(
-        kind,
-        SamplerKind::Euler
-            | SamplerKind::EulerAncestral
-            | SamplerKind::Heun
-            | SamplerKind::Lms
-            | SamplerKind::Dpm2
-            | SamplerKind::Dpm2Ancestral
-    )
-}
-
-/// The levels of a run, the cleanest first.
-struct Grid<'a> {
-    training: &'a NoiseSchedule,
-    spacing: Spacing,
-    steps: usize,
-    sigmas: Option<SigmaSpacing>,
-}
-
-/// What the network is told of a level between two training steps.
-#[derive(Clone, Copy)]
-enum Told {
-    Fraction,
-    Nearest,
-    Below,
-}
-
-impl Grid<'_> {
-    /// Whole training steps.
-    fn whole_steps(&self) -> Result<Vec<NoiseLevel>, ScheduleError> {
-        if let Some(spacing) = self.sigmas {
-            return self.over_training(spacing, Told::Fraction);
-        }
-        let kept = self.spacing.timesteps(self.training.steps(), self.steps)?;
-        Ok(kept.into_iter().map(|t| self.training.level(t)).collect())
-    }
-
-    /// Times that may lie between training steps, where `σ` is linear.
-    ///
-    /// - `karras`: what is told of Karras levels
-    fn interpolated(&self, karras: Told) -> Result<Vec<NoiseLevel>, ScheduleError> {
-        let last = (self.training.steps() - 1) as f64;
-        let levels = match self.spacing {
-            // A single step is step 0, as in NumPy.
-            Spacing::Linspace => (0..self.steps)
-                .map(|i| last * i as f64 / (self.steps.max(2) - 1) as f64)
-                .map(|t| self.linear_in_sigma(t))
-                .collect(),
-            _ => Self {
-                sigmas: None,
-                ..*self
-            }
-            .whole_steps()?,
-        };
-        let Some(spacing) = self.sigmas else {
-            return Ok(levels);
-        };
-        let told = match spacing {
-            SigmaSpacing::Karras => karras,
-            _ => Told::Fraction,
-        };
-        let (low, high) = (levels[0].sigma(), levels[self.steps - 1].sigma());
-        Ok(self.at_sigmas(&spacing.sigmas(low, high, self.steps)?, told))
-    }
-
-    /// Some of the steps that a consistency model was distilled with, `original` of them.
-    fn distilled(&self, original: usize) -> Result<Vec<NoiseLevel>, ScheduleError> {
-        if let Some(spacing) = self.sigmas {
-            return self.over_training(spacing, Told::Fraction);
-        }
-        let available = original.min(self.training.steps());
-        if self.steps > available {
-            return Err(ScheduleError::Steps {
-                asked: self.steps,
-                available,
-            });
-        }
-        let stride = self.training.steps() / available;
-        Ok((0..self.steps)
-            .rev()
-            .map(|k| (available - k * available / self.steps) * stride - 1)
-            .map(|t| self.training.level(t))
-            .collect())
-    }
-
-    /// Spaced levels over the whole training schedule.
-    fn over_training(
-        &self,
-        spacing: SigmaSpacing,
-        told: Told,
-    ) -> Result<Vec<NoiseLevel>, ScheduleError> {
-        let last = self.training.steps() - 1;
-        let (low, high) = (self.training.sigma(0), self.training.sigma(last));
-        Ok(self.at_sigmas(&spacing.sigmas(low, high, self.steps)?, told))
-    }
-
-    /// DPM-Solver's grid: one point more, without the lowest one.
-    ///
-    /// - `end`: the training steps from here on are not used
-    /// - `below`: whether all spaced levels are told as the step below
-    fn without_lowest(&self, end: usize, below: bool) -> Result<Vec<NoiseLevel>, ScheduleError> {
-        if let Some(spacing) = self.sigmas {
-            let told = match spacing {
-                SigmaSpacing::Karras | SigmaSpacing::Lu if !below => Told::Nearest,
-                _ => Told::Below,
-            };
-            return self.over_training(spacing, told);
-        }
-        let kept: Vec<usize> = match self.spacing {
-            Spacing::Linspace => Spacing::Linspace.timesteps(end, self.steps + 1)?,
-            Spacing::Leading { offset } => {
-                let stride = end / (self.steps + 1);
-                (0..=self.steps).map(|k| k * stride + offset).collect()
-            }
-            Spacing::Trailing => {
-                let stride = self.training.steps() as f64 / self.steps as f64;
-                let mut kept: Vec<usize> = (0..self.steps)
-                    .map(|k| (end as f64 - k as f64 * stride).round_ties_even())
-                    .take_while(|&t| t >= 1.0)
-                    .map(|t| t as usize - 1)
-                    .collect();
-                // The place of the lowest, which is not in this grid.
-                kept.push(0);
-                kept.reverse();
-                kept
-            }
-        };
-        kept.into_iter()
-            .skip(1)
-            .enumerate()
-            .map(|(index, t)| match t < self.training.steps() {
-                true => Ok(self.training.level(t)),
-                false => Err(ScheduleError::Respacing {
-                    index,
-                    value: t,
-                    available: self.training.steps(),
-                }),
-            })
-            .collect()
-    }
-
-    fn linear_in_sigma(&self, timestep: f64) -> NoiseLevel {
-        let below = (timestep.floor() as usize).min(self.training.steps() - 1);
-        let above = (below + 1).min(self.training.steps() - 1);
-        let weight = timestep - below as f64;
-        let alpha_bar = match weight {
-            0.0 => self.training.alpha_bar(below),
-            _ => {
-                let sigma = |t: usize| sigma_from_alpha_bar(self.training.alpha_bar(t));
-                alpha_bar_from_sigma((1.0 - weight) * sigma(below) + weight * sigma(above))
-            }
-        };
-        NoiseLevel {
-            timestep,
-            alpha_bar,
-        }
-    }
-
-    /// - `sigmas`: falling
-    fn at_sigmas(&self, sigmas: &[f64], told: Told) -> Vec<NoiseLevel> {
-        let level = |&sigma: &f64| {
-            let mut level = self.training.level_of_sigma(sigma);
-            match told {
-                Told::Fraction => {}
-                Told::Nearest => level.timestep = level.timestep.round_ties_even(),
-                Told::Below => level.timestep = level.timestep.floor(),
-            }
-            level
-        };
-        sigmas.iter().rev().map(level).collect()
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wide::f32x4;
 
-use super::{BATCH, FRACTION_BITS, LANCZOS_STEPS, ONE, Sampler, Values};
+use super::{BATCH, FRACTION_BITS, LANCZOS_STEPS, ONE, PixelSampler, Values};
 
 /// The four weights of cubic convolution at a fraction `t` of a pixel past the second tap.
 #[inline(always)]
@@ -60,7 +60,7 @@ pub(super) fn lanczos_weights(table: &[[f32; 8]], fractions: &Values) -> [Values
 /// that [`pulp`] finds at run time. No operations are fused, so that all of them give the same
 /// bits.
 pub(super) struct Gather<'a, const N: usize, L, P, W, E> {
-    pub(super) sampler: &'a Sampler<'a>,
+    pub(super) sampler: &'a PixelSampler<'a>,
     pub(super) lines: L,
     pub(super) position: P,
     pub(super) shift: i32,
@@ -154,7 +154,7 @@ struct Batch<const N: usize> {
 impl<const N: usize> Batch<N> {
     /// The values in `C` channels from `first` on.
     #[inline(always)]
-    fn values<const C: usize>(&self, sampler: &Sampler, first: usize) -> [Values; C] {
+    fn values<const C: usize>(&self, sampler: &PixelSampler, first: usize) -> [Values; C] {
         let [_, height, width] = sampler.picture.shape();
         if self.inside.iter().fold(true, |all, &inside| all & inside) {
             let data = &sampler.picture.data()[first * height * width..];
@@ -185,7 +185,7 @@ impl<const N: usize> Batch<N> {
     #[inline(never)]
     fn patches<const C: usize>(
         &self,
-        sampler: &Sampler,
+        sampler: &PixelSampler,
         first: usize,
     ) -> [[[[f32; N]; N]; BATCH]; C] {
         let width = sampler.picture.width();

@@ -22,8 +22,8 @@ fn a_pixel_centre_gives_the_pixel() {
     let picture = noise(5, 6);
     for interpolation in ALL {
         for sampler in [
-            Sampler::erp(&picture, interpolation).unwrap(),
-            Sampler::planar(&picture, interpolation).unwrap(),
+            PixelSampler::erp(&picture, interpolation).unwrap(),
+            PixelSampler::planar(&picture, interpolation).unwrap(),
         ] {
             let points: Vec<_> = (0..72)
                 .map(|i| ((i % 12) as f64, (i / 12) as f64))
@@ -38,7 +38,7 @@ fn a_pixel_centre_gives_the_pixel() {
 #[test]
 fn keys_kernel_reproduces_parabolas_and_every_kernel_a_constant() {
     let parabola = Raster::from_fn(1, 1, 20, |_, _, x| (x as f32 - 9.0).powi(2) / 50.0);
-    let sampler = Sampler::planar(&parabola, Interpolation::BICUBIC).unwrap();
+    let sampler = PixelSampler::planar(&parabola, Interpolation::BICUBIC).unwrap();
     for i in 0..100 {
         let x = 3.0 + 0.13 * f64::from(i);
         let value = f64::from(sampler.sample(&[(x, 0.0)]).data()[0]);
@@ -49,7 +49,7 @@ fn keys_kernel_reproduces_parabolas_and_every_kernel_a_constant() {
         .map(|i| (0.37 * f64::from(i) - 3.0, 0.11 * f64::from(i)))
         .collect();
     for interpolation in ALL {
-        let sampler = Sampler::erp(&constant, interpolation).unwrap();
+        let sampler = PixelSampler::erp(&constant, interpolation).unwrap();
         assert!(
             sampler
                 .sample(&points)
@@ -68,7 +68,7 @@ fn keys_kernel_reproduces_parabolas_and_every_kernel_a_constant() {
 fn a_planar_picture_is_constant_beyond_its_border() {
     let picture = noise(1, 5);
     for interpolation in ALL {
-        let sampler = Sampler::planar(&picture, interpolation).unwrap();
+        let sampler = PixelSampler::planar(&picture, interpolation).unwrap();
         let far = [
             (-1e9, 2.0),
             (1e9, 2.0),
@@ -82,7 +82,7 @@ fn a_planar_picture_is_constant_beyond_its_border() {
         }
         // Not a number, but no panic either.
         sampler.sample(&[(f64::NAN, f64::NAN)]);
-        Sampler::erp(&picture, interpolation)
+        PixelSampler::erp(&picture, interpolation)
             .unwrap()
             .sample(&[(f64::NAN, f64::INFINITY)]);
     }
@@ -138,11 +138,11 @@ fn borders_are_sampled_as_the_middle_is() {
     let inside: Vec<_> = points.iter().map(|(x, y)| (x + 8.0, y + 8.0)).collect();
     for interpolation in ALL {
         let pairs = [
-            (Sampler::erp(&small, interpolation), &wrapped),
-            (Sampler::planar(&small, interpolation), &repeated),
+            (PixelSampler::erp(&small, interpolation), &wrapped),
+            (PixelSampler::planar(&small, interpolation), &repeated),
         ];
         for (border, large) in pairs {
-            let middle = Sampler::planar(large, interpolation).unwrap();
+            let middle = PixelSampler::planar(large, interpolation).unwrap();
             assert!(border.unwrap().sample(&points) == middle.sample(&inside));
         }
     }
@@ -182,7 +182,7 @@ fn enlarging_is_sampling_at_the_new_centres() {
     let panorama = noise(1, 6);
     for interpolation in [Interpolation::Bilinear, Interpolation::BICUBIC] {
         let large = resize_erp(&panorama, 18, interpolation).unwrap();
-        let sampler = Sampler::erp(&panorama, interpolation).unwrap();
+        let sampler = PixelSampler::erp(&panorama, interpolation).unwrap();
         for y in 0..18 {
             for x in 0..36 {
                 let at = |i: usize| (i as f64 + 0.5) / 3.0 - 0.5;
@@ -197,12 +197,12 @@ fn enlarging_is_sampling_at_the_new_centres() {
 fn what_cannot_be_resampled_is_refused() {
     let not_two_to_one = Raster::zeros(1, 4, 4);
     assert!(matches!(
-        Sampler::erp(&not_two_to_one, Interpolation::BICUBIC),
+        PixelSampler::erp(&not_two_to_one, Interpolation::BICUBIC),
         Err(ResampleError::Erp(ErpError::NotTwoToOne { .. }))
     ));
     let empty = Raster::zeros(0, 4, 8);
     assert!(matches!(
-        Sampler::erp(&empty, Interpolation::BICUBIC),
+        PixelSampler::erp(&empty, Interpolation::BICUBIC),
         Err(ResampleError::Empty { channels: 0, .. })
     ));
     let panorama = Raster::zeros(1, 4, 8);
@@ -231,7 +231,7 @@ proptest! {
         kind in 0usize..5,
     ) {
         let panorama = noise(3, 8);
-        let sampler = Sampler::erp(&panorama, ALL[kind]).unwrap();
+        let sampler = PixelSampler::erp(&panorama, ALL[kind]).unwrap();
         // Positions are multiples of 2^-16 pixels: take one, so that all are exact.
         let snap = |v: f64| (v * 65536.0).round() / 65536.0;
         let (x, y) = (snap(x), snap(y));

@@ -1,0 +1,556 @@
+//! Noise levels, the paths that they lie on, and the levels that a sampler visits.
+//!
+//! Every diffusion and every flow here is an affine Gaussian path,
+//!
+//! ```text
+//! x = signal · x_0 + noise · ε,   ε ~ N(0, I)
+//! ```
+//!
+//! and differs from the others only in how `signal` and `noise` depend on the time:
+//!
+//! | path | `signal` | `noise` | here |
+//! |---|---|---|---|
+//! | variance preserving | `√ᾱ` | `√(1 − ᾱ)` | [`NoiseSchedule`](crate::schedule::NoiseSchedule) |
+//! | straight line (rectified flow, flow matching) | `1 − t` | `t` | [`StraightLine`] |
+//! | variance exploding | 1 | `σ` | [`Level::variance_exploding`] |
+//!
+//! Two points of two paths with the same ratio `σ = noise/signal` are the same point in two scales. So a
+//! sampler needs no more than [`Level`]s: those that it visits and the one behind the last ([`Levels`]), and
+//! for the few that ask between them the [`NoisePath`].
+//!
+//! # A path of one's own
+//! Three methods make one, here the variance-exploding path with the time `σ`:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use nabla_diffusion::level::{Level, Levels, NoisePath};
+//!
+//! #[derive(Debug)]
+//! struct Exploding;
+//!
+//! impl NoisePath for Exploding {
+//!     fn level_at(&self, time: f64) -> Level {
+//!         Level::variance_exploding(time, time)
+//!     }
+//!     fn level_of_sigma(&self, sigma: f64) -> Level {
+//!         self.level_at(sigma)
+//!     }
+//!     fn times(&self) -> [f64; 2] {
+//!         [0.0, 80.0]
+//!     }
+//! }
+//!
+//! let visited = [0.1, 1.0, 10.0, 80.0].map(|sigma| Exploding.level_at(sigma)).to_vec();
+//! let levels = Levels::new(visited, Exploding.level_at(0.0), Arc::new(Exploding))?;
+//! assert_eq!(levels.steps(), 4);
+//! # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
+//! ```
+//!
+//! Sources: Lipman et al., *Flow Matching for Generative Modeling*, 2023, arXiv 2210.02747, section 4 (affine
+//! Gaussian paths); Liu, Gong, Liu, *Flow Straight and Fast*, 2023, arXiv 2209.03003; Esser et al., *Scaling
+//! Rectified Flow Transformers for High-Resolution Image Synthesis*, 2024, arXiv 2403.03206, section 5.3.2 (the
+//! shift).
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::config::Config;
+use burn::tensor::{Device, Tensor};
+use nabla_base::range;
+
+use crate::sampler_error::SamplerError;
+use crate::schedule::{Posterior, ScheduleError};
+
+/// How much there is of the sample and of the noise in `x = signal · x_0 + noise · ε`, and what a network gets
+/// as its time; see the [module documentation](self).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Level {
+    time: f64,
+    signal: f64,
+    noise: f64,
+    /// `signal²/(signal² + noise²)`: of the variance-preserving form the number that it was made of.
+    alpha_bar: f64,
+    /// `√(signal² + noise²)`: exactly 1 in the variance-preserving form.
+    scale: f64,
+}
+
+impl Level {
+    /// The level with these scales on any path.
+    ///
+    /// - `time`: what a network gets as its time, in its own unit
+    /// - `signal`, `noise`: at least 0, and not both 0
+    pub fn new(time: f64, signal: f64, noise: f64) -> Self {
+        let scale = signal.hypot(noise);
+        Self {
+            time,
+            signal,
+            noise,
+            alpha_bar: (signal / scale).powi(2),
+            scale,
+        }
+    }
+
+    /// `√ᾱ` and `√(1 − ᾱ)`.
+    ///
+    /// - `time`: in units of training steps, from 0; fractional between two of them
+    /// - `alpha_bar`: `ᾱ`, in `[0, 1]`
+    pub fn variance_preserving(time: f64, alpha_bar: f64) -> Self {
+        Self {
+            time,
+            signal: alpha_bar.sqrt(),
+            noise: (1.0 - alpha_bar).sqrt(),
+            alpha_bar,
+            scale: 1.0,
+        }
+    }
+
+    /// 1 and `σ`: the form of score matching.
+    pub fn variance_exploding(time: f64, sigma: f64) -> Self {
+        Self::new(time, 1.0, sigma)
+    }
+
+    /// `1 − t` and `t`: the straight line of rectified flow and flow matching, from the sample at time 0 to
+    /// the noise at time 1.
+    pub fn straight(time: f64) -> Self {
+        Self::new(time, 1.0 - time, time)
+    }
+
+    /// The level `sigma` of the same path and with the same time: with the same signal, or in the
+    /// variance-preserving form as that has it.
+    pub(crate) fn at_sigma(self, sigma: f64) -> Self {
+        match self.is_variance_preserving() {
+            true => Self::variance_preserving(self.time, alpha_bar_from_sigma(sigma)),
+            false => Self::new(self.time, self.signal, self.signal * sigma),
+        }
+    }
+
+    /// What a network gets as its time. In a [`NoiseSchedule`](crate::schedule::NoiseSchedule) it counts training steps
+    /// from 0, with fractions between two of them.
+    pub fn time(self) -> f64 {
+        self.time
+    }
+
+    /// The same level with another time.
+    #[must_use]
+    pub fn with_time(self, time: f64) -> Self {
+        Self { time, ..self }
+    }
+
+    /// The scale of the sample; `√ᾱ` in the variance-preserving form.
+    pub fn signal(self) -> f64 {
+        self.signal
+    }
+
+    /// The standard deviation of the noise; `√(1 − ᾱ)` in the variance-preserving form.
+    pub fn noise(self) -> f64 {
+        self.noise
+    }
+
+    /// `ᾱ = signal²/(signal² + noise²)`, in `[0, 1]`.
+    pub fn alpha_bar(self) -> f64 {
+        self.alpha_bar
+    }
+
+    /// `√(signal² + noise²)`, by which a point of the variance-preserving form is multiplied to lie on this
+    /// path; 1 in that form itself.
+    pub fn scale(self) -> f64 {
+        self.scale
+    }
+
+    /// `signal²`.
+    pub(crate) fn signal_power(self) -> f64 {
+        match self.is_variance_preserving() {
+            true => self.alpha_bar,
+            false => self.signal * self.signal,
+        }
+    }
+
+    /// `noise²`.
+    pub(crate) fn noise_power(self) -> f64 {
+        match self.is_variance_preserving() {
+            true => 1.0 - self.alpha_bar,
+            false => self.noise * self.noise,
+        }
+    }
+
+    fn is_variance_preserving(self) -> bool {
+        self.scale == 1.0
+    }
+
+    /// `σ = noise/signal`; infinite if nothing is left of the sample.
+    pub fn sigma(self) -> f64 {
+        match self.is_variance_preserving() {
+            true => sigma_from_alpha_bar(self.alpha_bar),
+            false => self.noise / self.signal,
+        }
+    }
+
+    /// The signal-to-noise ratio `signal²/noise²`.
+    pub fn snr(self) -> f64 {
+        self.signal_power() / self.noise_power()
+    }
+
+    /// The natural logarithm of [`snr`](Self::snr); −∞ if nothing is left of the sample.
+    pub fn log_snr(self) -> f64 {
+        match self.is_variance_preserving() {
+            true => self.alpha_bar.ln() - (-self.alpha_bar).ln_1p(),
+            false => 2.0 * (self.signal.ln() - self.noise.ln()),
+        }
+    }
+
+    /// `λ = −ln σ`: half of [`log_snr`](Self::log_snr).
+    pub fn lambda(self) -> f64 {
+        -self.sigma().ln()
+    }
+
+    /// The time in `[0, 1]` at which the straight line `(1 − t) x_0 + t ε` has the same signal-to-noise
+    /// ratio: `noise/(signal + noise)`.
+    pub fn flow_time(self) -> f64 {
+        self.noise / (self.signal + self.noise)
+    }
+
+    /// The time once per example, `[batch]`.
+    pub fn times(self, batch: usize, device: &Device) -> Tensor<1> {
+        Tensor::full([batch], self.time, device)
+    }
+
+    /// `signal · sample + noise · epsilon`, of one shape.
+    pub fn mix<const D: usize>(self, sample: Tensor<D>, epsilon: Tensor<D>) -> Tensor<D> {
+        sample * self.signal + epsilon * self.noise
+    }
+}
+
+/// The deterministic step from the level `from` to the level `to` along the noise `ε`:
+///
+/// ```text
+/// φ(x, ε) = signal'/signal x + (noise' − signal' noise/signal) ε
+/// ```
+///
+/// which is `signal' x̂_0 + noise' ε` without the detour by the sample. In the variance-preserving form it is
+/// computed without the difference of two nearly equal numbers,
+///
+/// ```text
+/// φ(x, ε) = √(ᾱ'/ᾱ) x − (ᾱ' − ᾱ) / (√ᾱ (√((1 − ᾱ') ᾱ) + √((1 − ᾱ) ᾱ'))) ε
+/// ```
+///
+/// It is the transfer of PNDM (Liu et al., arXiv 2202.09778, eq. 11), DDIM's step, and a step `(σ' − σ) ε` of
+/// `x/signal`.
+///
+/// - `x`, `epsilon`: of one shape
+/// - `from`: its signal is above 0
+pub fn transfer<const D: usize>(
+    x: Tensor<D>,
+    epsilon: Tensor<D>,
+    from: Level,
+    to: Level,
+) -> Tensor<D> {
+    if from.is_variance_preserving() && to.is_variance_preserving() {
+        let (alpha_bar, to) = (from.alpha_bar, to.alpha_bar);
+        let roots = ((1.0 - to) * alpha_bar).sqrt() + ((1.0 - alpha_bar) * to).sqrt();
+        return x * (to / alpha_bar).sqrt()
+            - epsilon * ((to - alpha_bar) / (alpha_bar.sqrt() * roots));
+    }
+    let along = (to.noise * from.signal - to.signal * from.noise) / from.signal;
+    x * (to.signal / from.signal) + epsilon * along
+}
+
+/// `signal'/signal`, in the variance-preserving form `√(ᾱ'/ᾱ)`.
+pub(crate) fn signal_ratio(from: Level, to: Level) -> f64 {
+    match from.is_variance_preserving() && to.is_variance_preserving() {
+        true => (to.alpha_bar / from.alpha_bar).sqrt(),
+        false => to.signal / from.signal,
+    }
+}
+
+/// `ᾱ` at the time of a rectified flow at which the signal-to-noise ratio is the same:
+/// `(1 − t)² / ((1 − t)² + t²)`; the inverse of [`Level::flow_time`].
+pub fn alpha_bar_from_flow_time(time: f64) -> f64 {
+    let signal = (1.0 - time).powi(2);
+    signal / (signal + time * time)
+}
+
+/// `σ = √((1 − ᾱ) / ᾱ)`.
+pub fn sigma_from_alpha_bar(alpha_bar: f64) -> f64 {
+    ((1.0 - alpha_bar) / alpha_bar).sqrt()
+}
+
+/// `ᾱ = 1 / (1 + σ²)`.
+pub fn alpha_bar_from_sigma(sigma: f64) -> f64 {
+    1.0 / (1.0 + sigma * sigma)
+}
+
+/// An affine Gaussian path as a function of time; see the [module documentation](self).
+///
+/// The signal-to-noise ratio falls strictly with the time.
+pub trait NoisePath: Debug + Send + Sync {
+    /// The level at a time; beyond an end of [`times`](Self::times) that of the end.
+    fn level_at(&self, time: f64) -> Level;
+
+    /// The level with `noise/signal = sigma`; the time is limited to [`times`](Self::times), the scales are
+    /// not.
+    fn level_of_sigma(&self, sigma: f64) -> Level;
+
+    /// The first (cleanest) time and the last.
+    fn times(&self) -> [f64; 2];
+
+    /// The time at which nothing is left of the noise. Default: the first.
+    fn clean_time(&self) -> f64 {
+        self.times()[0]
+    }
+
+    /// The time over which a method that needs a derivative takes a difference. Default: a thousandth of the
+    /// whole.
+    fn tick(&self) -> f64 {
+        let [first, last] = self.times();
+        (last - first) / 1000.0
+    }
+
+    /// The level at a time, and the derivative of its [`log_snr`](Level::log_snr) by the time, which is to be
+    /// continuous. Default: the level of [`level_at`](Self::level_at) and a central difference over a
+    /// thousandth of a [`tick`](Self::tick).
+    fn smooth_at(&self, time: f64) -> (Level, f64) {
+        let half = 0.5e-3 * self.tick();
+        let [first, last] = self.times();
+        let (before, after) = ((time - half).max(first), (time + half).min(last));
+        let rise = self.level_at(after).log_snr() - self.level_at(before).log_snr();
+        (self.level_at(time), rise / (after - before))
+    }
+
+    /// Whether [`smooth_at`](Self::smooth_at) has an answer.
+    ///
+    /// # Errors
+    /// If it has none. Default: never.
+    fn check_smooth(&self) -> Result<(), SamplerError> {
+        Ok(())
+    }
+}
+
+/// The straight line `x_t = (1 − t) x_0 + t ε` of rectified flow and flow matching, `t` in `[0, 1]`.
+///
+/// ```
+/// use nabla_diffusion::level::StraightLine;
+///
+/// let levels = StraightLine::new().with_shift(3.0).levels(4)?;
+/// // From the noise, at time 1, to the sample, at time 0.
+/// assert_eq!(levels.level(3).time(), 1.0);
+/// assert!((levels.level(0).time() - 0.5).abs() < 1e-12);
+/// assert_eq!(levels.end().noise(), 0.0);
+/// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
+/// ```
+#[derive(Config, Debug, Copy, PartialEq)]
+pub struct StraightLine {
+    /// Where a run starts, in `(0, 1]`. Default 1: from noise alone. There `σ` is infinite, so that samplers
+    /// that work with `σ` need a little less.
+    #[config(default = 1.0)]
+    pub start: f64,
+    /// `s` of `t = s u/(1 + (s − 1) u)`, by which the even times `u` are moved towards the noise; above 0.
+    /// Default 1: not at all; Stable Diffusion 3 has 3.
+    #[config(default = 1.0)]
+    pub shift: f64,
+}
+
+impl StraightLine {
+    /// `steps` even times from the start down to 0, shifted.
+    ///
+    /// # Errors
+    /// If there are no steps, `start` is not in `(0, 1]`, or `shift` is not positive and finite.
+    pub fn levels(&self, steps: usize) -> Result<Levels, ScheduleError> {
+        let fits = self.start > 0.0 && self.start <= 1.0;
+        range::check(fits, "start of the straight line", self.start, "in (0, 1]")?;
+        range::positive("shift of the times", self.shift)?;
+        let visited = (1..=steps).map(|k| {
+            let u = self.start * k as f64 / steps as f64;
+            Level::straight(self.shift * u / (1.0 + (self.shift - 1.0) * u))
+        });
+        Levels::new(visited.collect(), Level::straight(0.0), Arc::new(*self))
+    }
+}
+
+impl NoisePath for StraightLine {
+    fn level_at(&self, time: f64) -> Level {
+        Level::straight(time.clamp(0.0, 1.0))
+    }
+
+    fn level_of_sigma(&self, sigma: f64) -> Level {
+        match sigma.is_finite() {
+            true => Level::straight(sigma / (1.0 + sigma)),
+            false => Level::straight(1.0),
+        }
+    }
+
+    fn times(&self) -> [f64; 2] {
+        [0.0, 1.0]
+    }
+
+    fn smooth_at(&self, time: f64) -> (Level, f64) {
+        (self.level_at(time), -2.0 / (time * (1.0 - time)))
+    }
+}
+
+/// The levels that a sampler visits, the cleanest first, the one behind the last step, and their path.
+///
+/// Methods that take an index panic if it is not below [`steps`](Self::steps), as indexing does.
+#[derive(Clone, Debug)]
+pub struct Levels {
+    visited: Arc<[Level]>,
+    end: Level,
+    path: Arc<dyn NoisePath>,
+}
+
+impl Levels {
+    /// - `visited`: the cleanest first, the signal-to-noise ratio falling strictly; only the last may have no
+    ///   signal
+    /// - `end`: where the last step leads, at least as clean as the first; usually without noise
+    ///
+    /// # Errors
+    /// If there is no level, or the signal-to-noise ratio does not fall so.
+    pub fn new(
+        visited: Vec<Level>,
+        end: Level,
+        path: Arc<dyn NoisePath>,
+    ) -> Result<Self, ScheduleError> {
+        check_falling(visited.iter().map(|level| level.alpha_bar))?;
+        let first = visited[0].alpha_bar;
+        if !(first..=1.0).contains(&end.alpha_bar) {
+            return Err(ScheduleError::FinalAlphaBar {
+                value: end.alpha_bar,
+                first,
+            });
+        }
+        Ok(Self::of_table(visited, end, path))
+    }
+
+    /// Levels that are known to fall.
+    pub(crate) fn of_table(visited: Vec<Level>, end: Level, path: Arc<dyn NoisePath>) -> Self {
+        Self {
+            visited: visited.into(),
+            end,
+            path,
+        }
+    }
+
+    /// Number of steps.
+    pub fn steps(&self) -> usize {
+        self.visited.len()
+    }
+
+    /// The level at which step `index` begins.
+    pub fn level(&self, index: usize) -> Level {
+        self.visited[index]
+    }
+
+    /// The level to which step `index` leads.
+    pub fn level_after(&self, index: usize) -> Level {
+        match index {
+            0 => self.end,
+            _ => self.visited[index - 1],
+        }
+    }
+
+    /// The level at which a run begins.
+    pub fn start(&self) -> Level {
+        self.visited[self.visited.len() - 1]
+    }
+
+    /// The level behind the last step.
+    pub fn end(&self) -> Level {
+        self.end
+    }
+
+    /// The path that they lie on.
+    pub fn path(&self) -> &dyn NoisePath {
+        self.path.as_ref()
+    }
+
+    /// The index of the noisiest level that is visited at `time` or before it; 0 before all of them.
+    pub fn index_at(&self, time: f64) -> usize {
+        let noisier = self.visited.partition_point(|level| level.time <= time);
+        noisier.saturating_sub(1)
+    }
+
+    /// `1 − ᾱ_t/ᾱ_{t−1}`, the variance that step `index` of the diffusion adds in the variance-preserving
+    /// form.
+    pub fn beta(&self, index: usize) -> f64 {
+        1.0 - self.level(index).alpha_bar / self.level_after(index).alpha_bar
+    }
+
+    /// `q(x_{t−1} | x_t, x_0)` in the variance-preserving form.
+    pub fn posterior(&self, index: usize) -> Posterior {
+        Posterior::new(
+            self.level(index).alpha_bar,
+            self.level_after(index).alpha_bar,
+        )
+    }
+
+    /// The last (cleanest) `steps` steps alone: from a noised sample to a clean one.
+    ///
+    /// # Errors
+    /// If `steps` is 0 or more than there are.
+    pub fn last_steps(&self, steps: usize) -> Result<Self, ScheduleError> {
+        let available = self.steps();
+        if steps == 0 || steps > available {
+            return Err(ScheduleError::Steps {
+                asked: steps,
+                available,
+            });
+        }
+        Ok(Self {
+            visited: self.visited[..steps].into(),
+            end: self.end,
+            path: self.path.clone(),
+        })
+    }
+
+    /// A sample with the noise of the level at which a run begins.
+    ///
+    /// - `sample`, `noise`: of one shape
+    pub fn add_noise<const D: usize>(&self, sample: Tensor<D>, noise: Tensor<D>) -> Tensor<D> {
+        self.start().mix(sample, noise)
+    }
+
+    /// That no `σ` is infinite.
+    pub(crate) fn check_sigmas(&self) -> Result<(), SamplerError> {
+        match self.start().signal > 0.0 {
+            true => Ok(()),
+            false => Err(SamplerError::InfiniteSigma {
+                time: self.start().time,
+            }),
+        }
+    }
+
+    /// That the times rise strictly.
+    pub(crate) fn check_times(&self) -> Result<(), SamplerError> {
+        check_rising(self.visited.iter().map(|level| level.time))
+    }
+}
+
+/// That times rise strictly.
+pub(crate) fn check_rising(times: impl Iterator<Item = f64>) -> Result<(), SamplerError> {
+    let mut before = f64::NEG_INFINITY;
+    for (index, value) in times.enumerate() {
+        if value <= before {
+            return Err(SamplerError::Times { index, value });
+        }
+        before = value;
+    }
+    Ok(())
+}
+
+/// That `ᾱ` falls strictly from below 1 to above 0, where only the last may be 0.
+pub(crate) fn check_falling(
+    alpha_bars: impl ExactSizeIterator<Item = f64>,
+) -> Result<(), ScheduleError> {
+    let count = alpha_bars.len();
+    if count == 0 {
+        return Err(ScheduleError::NoSteps);
+    }
+    let mut previous = 1.0;
+    for (index, value) in alpha_bars.enumerate() {
+        let last = index + 1 == count;
+        if !(value < previous && (value > 0.0 || (last && value == 0.0))) {
+            return Err(ScheduleError::AlphaBar { index, value });
+        }
+        previous = value;
+    }
+    Ok(())
+}

@@ -1,0 +1,433 @@
+//! Members of a family by name, with options by name.
+//!
+//! A [`Registry`] holds the members of a family: samplers ([`samplers`](crate::sampler::samplers)), guidances
+//! ([`guidances`](crate::guidance::guidances)). A member is a configuration with defaults; its options are the
+//! fields, which [`Options`] set from text or JSON. So one more member is one file for it and one line
+//! here, and a member of one's own is [`with`](Registry::with):
+//!
+//! ```
+//! use nabla_diffusion::euler::Euler;
+//! use nabla_diffusion::registry::Options;
+//! use nabla_diffusion::sampler::{samplers, shared};
+//!
+//! let mine = samplers::<4>().with("half-ancestral", "Euler, half ancestral", Euler::new().with_eta(0.5), shared);
+//! let sampler = mine.make("half-ancestral", &Options::parse(&["clip=1"])?)?;
+//! assert!(format!("{sampler:?}").contains("clip: Some(1.0)"));
+//!
+//! let error = mine.make("euler", &Options::parse(&["speed=2"])?).unwrap_err();
+//! assert_eq!(
+//!     error.to_string(),
+//!     "the sampler euler has no option \"speed\"; it has: churn, clip, eta"
+//! );
+//! # Ok::<(), nabla_diffusion::registry::RegistryError>(())
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// Why there is no such member.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RegistryError {
+    /// No member of this name.
+    #[error("there is no {family} {name:?}; there are: {known}")]
+    Unknown {
+        /// What the members are.
+        family: &'static str,
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// No option of this name.
+    #[error("the {family} {member} has no option {option:?}; it has: {known}")]
+    UnknownOption {
+        /// What the members are.
+        family: &'static str,
+        /// The member.
+        member: String,
+        /// The option.
+        option: String,
+        /// The options that there are.
+        known: String,
+    },
+    /// An option with a value that it cannot have.
+    #[error("the option {option} of the {family} {member} cannot be {value}: {reason}")]
+    Value {
+        /// What the members are.
+        family: &'static str,
+        /// The member.
+        member: String,
+        /// The option.
+        option: String,
+        /// The value.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A text that sets no option.
+    #[error("{0:?} sets no option: it must be NAME=VALUE, as eta=0.5")]
+    NotAnOption(String),
+}
+
+/// Values of options, by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Options(Map<String, Value>);
+
+impl Options {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All fields of a configuration.
+    pub fn of(config: &impl Serialize) -> Self {
+        match serde_json::to_value(config) {
+            Ok(Value::Object(fields)) => Self(fields),
+            _ => Self::default(),
+        }
+    }
+
+    /// The same with one more option, in the place of one of this name.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The same with all of `over`, in the places of those of the same names.
+    #[must_use]
+    pub fn overridden(mut self, over: &Self) -> Self {
+        self.0.extend(over.0.clone());
+        self
+    }
+
+    /// Of texts `NAME=VALUE`. A value that is JSON (a number, `true`, `null`, a list, an object) is that,
+    /// everything else is a text.
+    ///
+    /// # Errors
+    /// If there is no `=` in one, or nothing before it.
+    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, RegistryError> {
+        texts.iter().try_fold(Self::new(), |options, text| {
+            match text.as_ref().split_once('=') {
+                Some((name, value)) if !name.trim().is_empty() => {
+                    let value = value.trim();
+                    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+                    Ok(options.with(name.trim(), value))
+                }
+                _ => Err(RegistryError::NotAnOption(text.as_ref().to_owned())),
+            }
+        })
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Their names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+/// `NAME=VALUE, …`
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, value)) in self.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{name}={}", shown(value))?;
+        }
+        Ok(())
+    }
+}
+
+/// As a user writes it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Makes a member of options, or says which option is wrong and why.
+type Make<T> = dyn Fn(&Options) -> Result<T, Refusal> + Send + Sync;
+
+/// An option that is refused.
+enum Refusal {
+    Unknown(String),
+    Value { option: String, reason: String },
+}
+
+/// A member of a family.
+#[derive(Clone)]
+pub struct Entry<T> {
+    name: &'static str,
+    about: &'static str,
+    defaults: Options,
+    make: Arc<Make<T>>,
+}
+
+impl<T> Entry<T> {
+    /// Its name, as commands take it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What it is, in a line.
+    pub fn about(&self) -> &'static str {
+        self.about
+    }
+
+    /// Its options with their defaults.
+    pub fn defaults(&self) -> &Options {
+        &self.defaults
+    }
+}
+
+impl<T> fmt::Debug for Entry<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("name", &self.name)
+            .field("about", &self.about)
+            .field("defaults", &self.defaults)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The members of a family; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct Registry<T> {
+    family: &'static str,
+    entries: Vec<Entry<T>>,
+}
+
+impl<T> Registry<T> {
+    /// A family without members.
+    ///
+    /// - `family`: what a member is called in errors
+    pub fn new(family: &'static str) -> Self {
+        Self {
+            family,
+            entries: Vec::new(),
+        }
+    }
+
+    /// The same with one more member, before one of the same name.
+    ///
+    /// - `about`: what it is, in a line
+    /// - `config`: with its defaults
+    /// - `wrap`: makes the member of its configuration
+    #[must_use]
+    pub fn with<C>(
+        mut self,
+        name: &'static str,
+        about: &'static str,
+        config: C,
+        wrap: impl Fn(C) -> T + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: Serialize + DeserializeOwned,
+    {
+        let defaults = Options::of(&config);
+        let base = defaults.clone();
+        let make = move |options: &Options| Ok(wrap(configured(&base, options)?));
+        self.entries.retain(|entry| entry.name != name);
+        self.entries.push(Entry {
+            name,
+            about,
+            defaults,
+            make: Arc::new(make),
+        });
+        self
+    }
+
+    /// All members, in their order.
+    pub fn entries(&self) -> &[Entry<T>] {
+        &self.entries
+    }
+
+    /// The names of all.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.entries.iter().map(Entry::name).collect()
+    }
+
+    /// The member of a name.
+    ///
+    /// # Errors
+    /// If there is none; the message names those that there are.
+    pub fn entry(&self, name: &str) -> Result<&Entry<T>, RegistryError> {
+        let found = self.entries.iter().find(|entry| entry.name == name);
+        found.ok_or_else(|| RegistryError::Unknown {
+            family: self.family,
+            name: name.to_owned(),
+            known: self.names().join(", "),
+        })
+    }
+
+    /// The member of a name with its defaults.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get(&self, name: &str) -> Result<T, RegistryError> {
+        self.make(name, &Options::new())
+    }
+
+    /// The member of a name with some options, and its defaults for the rest.
+    ///
+    /// # Errors
+    /// If there is none, it has no such option (the message names those that it has), or a value is of the
+    /// wrong kind.
+    pub fn make(&self, name: &str, options: &Options) -> Result<T, RegistryError> {
+        let entry = self.entry(name)?;
+        (entry.make)(options).map_err(|refusal| {
+            let (family, member) = (self.family, name.to_owned());
+            match refusal {
+                Refusal::Unknown(option) => {
+                    let names: Vec<&str> = entry.defaults.iter().map(|(name, _)| name).collect();
+                    let known = match names.is_empty() {
+                        true => "none".to_owned(),
+                        false => names.join(", "),
+                    };
+                    RegistryError::UnknownOption {
+                        family,
+                        member,
+                        option,
+                        known,
+                    }
+                }
+                Refusal::Value { option, reason } => {
+                    let value = options.0.get(&option).map_or_else(String::new, shown);
+                    RegistryError::Value {
+                        family,
+                        member,
+                        option,
+                        value,
+                        reason,
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// A configuration with some options, and its defaults for the rest.
+fn configured<C: DeserializeOwned>(defaults: &Options, options: &Options) -> Result<C, Refusal> {
+    let mut fields = defaults.clone();
+    for (name, value) in options.iter() {
+        if !defaults.0.contains_key(name) {
+            return Err(Refusal::Unknown(name.to_owned()));
+        }
+        fields = fields.with(name, value.clone());
+        // One after the other, so that the error says which.
+        if let Err(error) = serde_json::from_value::<C>(Value::Object(fields.0.clone())) {
+            return Err(Refusal::Value {
+                option: name.to_owned(),
+                reason: error.to_string(),
+            });
+        }
+    }
+    serde_json::from_value(Value::Object(fields.0)).map_err(|error| Refusal::Value {
+        option: String::new(),
+        reason: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+    enum Kind {
+        Plain,
+        Fancy,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+    struct Member {
+        number: f64,
+        limit: Option<usize>,
+        kind: Kind,
+    }
+
+    fn family() -> Registry<Member> {
+        let member = Member {
+            number: 0.1,
+            limit: None,
+            kind: Kind::Plain,
+        };
+        Registry::new("animal").with("cat", "purrs", member, |m| m)
+    }
+
+    #[test]
+    fn options_replace_defaults() {
+        let texts = ["number=3", "limit = 4", "kind=Fancy"];
+        let made = family().make("cat", &Options::parse(&texts).unwrap());
+        let expected = Member {
+            number: 3.0,
+            limit: Some(4),
+            kind: Kind::Fancy,
+        };
+        assert_eq!(made.unwrap(), expected);
+        // The defaults come through text with every bit.
+        assert_eq!(
+            family().get("cat").unwrap().number.to_bits(),
+            0.1_f64.to_bits()
+        );
+        let over = Options::new()
+            .with("limit", 4)
+            .overridden(&Options::new().with("limit", Value::Null));
+        assert_eq!(family().make("cat", &over).unwrap().limit, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_in_a_sentence() {
+        let told = |name: &str, texts: &[&str]| match Options::parse(texts) {
+            Ok(options) => family().make(name, &options).unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(
+            told("dog", &[]),
+            "there is no animal \"dog\"; there are: cat"
+        );
+        assert_eq!(
+            told("cat", &["colour=red"]),
+            "the animal cat has no option \"colour\"; it has: kind, limit, number"
+        );
+        let wrong = told("cat", &["number=much"]);
+        assert!(
+            wrong.starts_with("the option number of the animal cat cannot be much: ")
+                && wrong.contains("expected f64"),
+            "{wrong}"
+        );
+        let wrong = told("cat", &["limit=-1"]);
+        assert!(
+            wrong.contains("limit of the animal cat cannot be -1"),
+            "{wrong}"
+        );
+        let wrong = told("cat", &["kind=Odd"]);
+        assert!(
+            wrong.contains("Plain") && wrong.contains("Fancy"),
+            "{wrong}"
+        );
+        for text in ["eta", "=3", ""] {
+            assert!(told("cat", &[text]).contains("NAME=VALUE"), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_of_the_same_name_takes_its_place() {
+        let other = Member {
+            number: 9.0,
+            limit: None,
+            kind: Kind::Fancy,
+        };
+        let family = family().with("cat", "roars", other, |m| m);
+        assert_eq!(family.names(), ["cat"]);
+        assert_eq!(family.get("cat").unwrap().number, 9.0);
+        assert_eq!(family.entries()[0].about(), "roars");
+    }
+}

@@ -1,0 +1,52 @@
+//! The classes of diffusers, and what is particular to each.
+
+use crate::pndm::{Pndm, PndmMethod};
+use crate::sampler::{Grid, samplers};
+use crate::sigma_spacing::SigmaSpacing;
+
+/// A sampler of one's own has no name.
+pub(super) const OWN: &str = "";
+
+/// The classes of diffusers, and the samplers that they are.
+pub(super) const CLASSES: [(&str, &str); 14] = [
+    ("DDIMScheduler", "ddim"),
+    ("DDPMScheduler", "ddpm"),
+    ("PNDMScheduler", "plms"),
+    ("EulerDiscreteScheduler", "euler"),
+    ("EulerAncestralDiscreteScheduler", "euler-ancestral"),
+    ("HeunDiscreteScheduler", "heun"),
+    ("LMSDiscreteScheduler", "lms"),
+    ("DPMSolverMultistepScheduler", "dpm++2m"),
+    ("DPMSolverSinglestepScheduler", "dpm++2s"),
+    ("DEISMultistepScheduler", "deis"),
+    ("KDPM2DiscreteScheduler", "dpm2"),
+    ("KDPM2AncestralDiscreteScheduler", "dpm2-ancestral"),
+    ("UniPCMultistepScheduler", "unipc"),
+    ("LCMScheduler", "lcm"),
+];
+
+/// PNDM as diffusers has it. S-PNDM is not in diffusers, so there is nothing to agree with.
+pub(super) fn combined(method: PndmMethod) -> Pndm {
+    Pndm::new().with_method(method).with_combine_outputs(true)
+}
+
+/// The grid of a sampler of ours.
+pub(super) fn grid_of(name: &str) -> Grid {
+    samplers::<4>()
+        .get(name)
+        .map_or(Grid::WholeSteps, |solver| solver.grid())
+}
+
+/// Whether diffusers' class reads the option of the spacing.
+pub(super) fn has_spacing(name: &str, rule: Grid, spacing: SigmaSpacing) -> bool {
+    match spacing {
+        SigmaSpacing::Lu => {
+            rule == Grid::WithoutLowest && !matches!(name, "unipc" | "deis" | "dpm++2s" | OWN)
+        }
+        _ => match rule {
+            Grid::WithoutLowest => true,
+            Grid::Interpolated => name != "euler-ancestral",
+            Grid::WholeSteps | Grid::Distilled => false,
+        },
+    }
+}
