@@ -11,9 +11,9 @@
 //! * [`words`]: a time and a panic in words.
 
 pub mod atomic_file;
+pub mod choices;
 pub mod methods;
 pub mod progress;
-pub mod choices;
 pub mod range;
 pub mod rate_fit;
 pub mod vector;

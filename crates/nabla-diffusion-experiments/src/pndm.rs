@@ -424,13 +424,7 @@ fn mixture(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), Clai
         &Stage::new("mixture, references", size),
         bench.seeds(),
         |&seed| Cell::whole().seed(seed),
-        |&seed| {
-            numbers::<f64>(&solve(
-                &named("s-pndm")?,
-                size.reference,
-                &start(seed),
-            )?)
-        },
+        |&seed| numbers::<f64>(&solve(&named("s-pndm")?, size.reference, &start(seed))?),
     )?;
     let points = points(bench);
     let found = bench.measure(

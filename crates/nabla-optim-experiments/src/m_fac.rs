@@ -26,12 +26,12 @@ use nabla_optim::m_fac::{
     BlockFisher, EmpiricalFisher, InverseFisher, SlidingFisher, gradual_density,
     optimal_brain_surgeon,
 };
+use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::classifier::Classifier;
 use nabla_train::data_set::{DataConfig, DataSet};
 use nabla_train::examples::Examples;
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::{Mlp, MlpConfig};
-use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::optimizer::Method;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};

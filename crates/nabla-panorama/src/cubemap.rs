@@ -32,7 +32,7 @@ use rayon::prelude::*;
 
 use crate::erp::{Erp, ErpError, direction};
 use crate::gnomonic::{Band, Lattice, LookTable, look, reshape};
-use crate::resample::{Frame, Interpolation, ONE, ResampleError, PixelSampler, fixed, store};
+use crate::resample::{Frame, Interpolation, ONE, PixelSampler, ResampleError, fixed, store};
 
 pub use layout::{CubeFace, CubeLayout};
 

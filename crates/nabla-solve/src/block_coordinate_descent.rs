@@ -36,9 +36,9 @@
 //! 2022, arXiv 1712.08859.
 
 mod active_set;
+mod automatic;
 mod descent;
 mod error;
-mod automatic;
 mod linear_model;
 mod message_passing;
 mod partition;
@@ -54,8 +54,8 @@ use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
 pub use active_set::{active_set_complexity, identification_radius, nondegeneracy, random_round};
-pub use error::BlockDescentError;
 pub use automatic::{BlockDescentChoices, BlockKind, Objective};
+pub use error::BlockDescentError;
 pub use linear_model::{
     LinearModel, LinearState, LogisticLoss, PredictionLoss, SoftmaxLoss, SquaredLoss,
 };
