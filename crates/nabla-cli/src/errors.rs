@@ -305,8 +305,8 @@ mod tests {
         let told = Failure::from(shown).to_string();
         assert_eq!(told.matches("the disk is full").count(), 1, "{told}");
         // The error itself is still there.
-        let failure = Failure::from(SeparatorError::StepSize(-1.0));
+        let failure = Failure::from(SeparatorError::Empty);
         let source = failure.source().and_then(|e| e.downcast_ref());
-        assert_eq!(source, Some(&SeparatorError::StepSize(-1.0)));
+        assert_eq!(source, Some(&SeparatorError::Empty));
     }
 }

@@ -50,6 +50,7 @@
 
 use std::ops::ControlFlow;
 
+use nabla_train::classification::TrainingConfig;
 use nabla_train::cnn::{self, Cnn, CnnConfig};
 use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
 use nabla_train::data_set::{DataConfig, DataSet};

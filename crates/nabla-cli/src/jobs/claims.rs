@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use nabla::base::progress::ProgressSink;
 use nabla::base::write_bytes_atomically;
 use nabla::claims::report::insert_method_table;
 use nabla::claims::{

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use clap::Args;
+use nabla::base::progress::ProgressSink;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::{BitDepth, FileFormat, Picture, Raster, WriteOptions};
 use nabla::diffusion::denoiser::Prediction;

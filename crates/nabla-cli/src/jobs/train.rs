@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use nabla::base::progress::ProgressSink;
 use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use clap::Args;
+use nabla::base::progress::ProgressSink;
 use nabla::claims::plot::{LinePlot, Series};
 use nabla::data::LabelledRows;
 use nabla::solve::convex_relu::{
