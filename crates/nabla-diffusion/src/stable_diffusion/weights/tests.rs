@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::Tolerance;
+use burn::tensor::{Tensor, Tolerance};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::*;
