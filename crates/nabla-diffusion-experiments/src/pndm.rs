@@ -58,8 +58,11 @@ const PF: &str = "PF (RK45)";
 const MIXTURE_FLOW: Task = Task::named("mixture, adaptive steps");
 const PRIOR_FLOW: Task = Task::named("embedded prior, adaptive steps");
 
+/// Makes a sampler.
+type Make = fn() -> Result<Arc<dyn Solver>, ClaimError>;
+
 /// Those with a fixed number of steps.
-static SAMPLERS: [(Variant, fn() -> Result<Arc<dyn Solver>, ClaimError>); 13] = [
+static SAMPLERS: [(Variant, Make); 13] = [
     (F_PNDM, || named("pndm")),
     (S_PNDM, || named("s-pndm")),
     (PLMS, || named("plms")),

@@ -496,7 +496,7 @@ mod tests {
                 panorama_share: 1.5,
                 ..default
             })
-            .contains("in [0, 1]")
+            .contains("from 0 to 1")
         );
         assert!(
             error(PriorData {
