@@ -86,7 +86,7 @@ pub struct UnknownName {
     pub known: Vec<&'static str>,
 }
 
-/// Names the values of a type, each with a line on it: [the module](crate::choices) has an example.
+/// Names the values of a type, each with a line on it: [the module](mod@crate::choices) has an example.
 #[macro_export]
 macro_rules! choices {
     ($kind:ty: $what:literal { $($name:literal => $value:expr, $about:literal;)+ }) => {

@@ -4,7 +4,7 @@
 //! * [`atomic_file`]: output files that are either whole or not there;
 //! * [`methods`]: the published methods with their papers;
 //! * [`progress`]: where a long job says how far it is;
-//! * [`choices`]: values that have names, as flags and files say them;
+//! * [`mod@choices`]: values that have names, as flags and files say them;
 //! * [`range`]: the one error for a number outside of its range, and the checks that give it;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`vector`]: sums over slices of numbers, in one order;

@@ -26,7 +26,7 @@
 //!
 //! The pipeline is generic over the [`TangentPrior`], which brings its sampler: a latent one with
 //! its encoder and decoder, or one of pixels, for which both are the identity. Two are here:
-//! [`SuperResolutionPrior`] (RDDM, what the program carries) and [`AncestralPrior`] (any noise
+//! [`SuperResolutionPrior`](nabla_diffusion::SuperResolutionPrior) (RDDM, what the program carries) and [`AncestralPrior`] (any noise
 //! predictor, with the paper's ancestral sampler); the paper's own is
 //! [`StableSrPrior`](crate::StableSrPrior).
 //!

@@ -404,7 +404,7 @@ impl<T: Task> Trainer<T> {
         serde_json::to_string_pretty(&identity).unwrap_or_default()
     }
 
-    /// Writes a checkpoint; see [`checkpoint`](crate::checkpoint).
+    /// Writes a checkpoint; see [`checkpoint`](mod@crate::checkpoint).
     ///
     /// # Errors
     /// If the file cannot be written.

@@ -23,7 +23,11 @@ use crate::asking::Step;
 use crate::denoiser::{Condition, Denoised};
 use crate::sampler_error::OwnError;
 
-/// Classifier-free guidance; see the [module documentation](self).
+/// Classifier-free guidance: `g = m₀ + s (m − m₀)`, and its rescale by `φ`.
+///
+/// The rescale brings the standard deviation of `g` back to that of the prediction with the condition, `φ` of
+/// the way, for each example of the batch. Sources: Ho, Salimans, 2022, arXiv 2207.12598; Lin et al., 2023, arXiv
+/// 2305.08891, section 3.4.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};

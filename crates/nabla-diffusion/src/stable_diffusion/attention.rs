@@ -7,7 +7,7 @@
 //! for each head of `d` channels, where the context `c` is `x` itself (self-attention) or another
 //! sequence, such as the words of a text (cross-attention). A part of the scores is kept at a time (Dao et
 //! al., *FlashAttention*, 2022, arXiv 2205.14135), so that a picture of 64 x 64 positions needs no matrix of
-//! 4096 x 4096: see [`transformer_kernels`](crate::transformer_kernels).
+//! 4096 x 4096: see [`nabla_kernels::transformer`].
 //!
 //! Source: Vaswani et al., *Attention Is All You Need*, 2017, arXiv 1706.03762.
 

@@ -7,7 +7,7 @@ use serde::ser::{Error as _, SerializeMap};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-/// Values by name; see the [module documentation](self).
+/// Values by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options(Vec<(String, Value)>);
 
