@@ -13,7 +13,7 @@
 //! [`Experiments`]. The methods and their papers are in [`nabla_base::methods`].
 
 pub mod cells;
-mod claim;
+pub mod claim;
 mod experiments;
 mod measurement;
 mod names;

@@ -361,7 +361,7 @@ impl Move {
 ///     .init(ResidualScheduleConfig::new().with_noise_variance(0.01).init()?);
 /// // A network that knows that the clean pictures are black: I_res = I_in − 0.
 /// let network = |_x: Tensor<4>, _times: [Tensor<1>; 2], condition: Option<Tensor<4>>| {
-///     condition.into_iter().collect()
+///     condition.into_iter().collect::<Vec<_>>()
 /// };
 /// let degraded = RddmInput::new(Tensor::ones([1, 3, 8, 8], &device) * 0.5);
 /// let mut noise = SeededNoise::new(42, 0);

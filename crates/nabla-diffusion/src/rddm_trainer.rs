@@ -352,13 +352,15 @@ impl RddmTrainerConfig {
     /// gradients.
     ///
     /// ```
-    /// use burn::tensor::{Device, Tensor};
+    /// use std::ops::ControlFlow;
+    ///
+    /// use burn::tensor::Device;
     /// use nabla_diffusion::rddm::{Objective, ResidualNetwork, ResidualScheduleConfig, Sharing};
     /// use nabla_diffusion::rddm_sampler::{RddmConfig, seeded_weights};
     /// use nabla_diffusion::rddm_trainer::{Batch, BatchError, RddmTrainerConfig};
     /// use nabla_diffusion::seeded_noise::SeededNoise;
     /// use nabla_diffusion::unet::{Normalization, UNetConfig};
-    ///     ///
+    ///
     /// let device = Device::flex().autodiff();
     /// let rddm = RddmConfig::new()
     ///     .with_objective(Objective::Residual)
