@@ -71,15 +71,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert!((mean[0] - 1.0).abs() < 0.05 && mean[1].abs() < 0.05);
 
     // Away from the middle of both.
-    let mut guidance = ClassifierFree::new().with_scale(2.0);
+    let mut guidance = ClassifierFree::new().with_scale(4.0);
     let guided = Sampling::of(&model)
         .guided_by(&mut guidance)
         .run(&sampler, start, &mut noise)?;
-    let mean: Vec<f32> = guided.mean_dim(0).into_data().iter().collect();
+    let away: Vec<f32> = guided.mean_dim(0).into_data().iter().collect();
     println!(
         "guided away from the middle: ({:.2}, {:.2})",
-        mean[0], mean[1]
+        away[0], away[1]
     );
-    assert!(mean[0] > 1.05);
+    // Three times the standard error of the means, which rest on the same noise besides.
+    assert!(away[0] > mean[0] + 0.013);
     Ok(())
 }
