@@ -48,7 +48,7 @@
 
 use crate::asking::{Predicted, Step};
 use crate::denoiser::Denoised;
-use crate::sampler_error::OwnError;
+use crate::sampler_error::{IntoOwnResult, OwnError};
 
 /// Sees every prediction of a run; see the [module documentation](self).
 ///
@@ -61,33 +61,12 @@ pub trait Correction<const D: usize = 4, P: Predicted<D> = Denoised<D>> {
     fn correct(&mut self, step: &Step<'_, D, P>, prediction: P) -> Result<P, OwnError>;
 }
 
-/// What a closure may return as its correction: a prediction, or a result with one.
-pub trait IntoCorrected<P> {
-    /// As a result.
-    ///
-    /// # Errors
-    /// That of the closure.
-    fn into_corrected(self) -> Result<P, OwnError>;
-}
-
-impl<P> IntoCorrected<P> for P {
-    fn into_corrected(self) -> Result<P, OwnError> {
-        Ok(self)
-    }
-}
-
-impl<P, E: Into<OwnError>> IntoCorrected<P> for Result<P, E> {
-    fn into_corrected(self) -> Result<P, OwnError> {
-        self.map_err(Into::into)
-    }
-}
-
 impl<F, R, const D: usize, P: Predicted<D>> Correction<D, P> for F
 where
     F: FnMut(&Step<'_, D, P>, P) -> R,
-    R: IntoCorrected<P>,
+    R: IntoOwnResult<P>,
 {
     fn correct(&mut self, step: &Step<'_, D, P>, prediction: P) -> Result<P, OwnError> {
-        self(step, prediction).into_corrected()
+        self(step, prediction).into_own_result()
     }
 }

@@ -54,6 +54,7 @@ use burn::tensor::Tensor;
 
 use crate::level::Level;
 pub use crate::prediction::Prediction;
+use crate::sampler_error::IntoOwnResult;
 pub use crate::sampler_error::{OwnError, SamplerError};
 
 /// Under what a model predicts.
@@ -105,27 +106,6 @@ pub trait Denoiser<const D: usize = 4> {
     ) -> Result<Vec<Tensor<D>>, OwnError>;
 }
 
-/// What a closure may return as its prediction: a tensor, or a result with one.
-pub trait IntoPrediction<const D: usize> {
-    /// As a result.
-    ///
-    /// # Errors
-    /// That of the closure.
-    fn into_prediction(self) -> Result<Tensor<D>, OwnError>;
-}
-
-impl<const D: usize> IntoPrediction<D> for Tensor<D> {
-    fn into_prediction(self) -> Result<Tensor<D>, OwnError> {
-        Ok(self)
-    }
-}
-
-impl<const D: usize, E: Into<OwnError>> IntoPrediction<D> for Result<Tensor<D>, E> {
-    fn into_prediction(self) -> Result<Tensor<D>, OwnError> {
-        self.map_err(Into::into)
-    }
-}
-
 /// A denoiser made of a closure, with its condition, if there is one, in the closure.
 ///
 /// The closure returns the prediction, or a result with it: see
@@ -147,7 +127,7 @@ impl<const D: usize, E: Into<OwnError>> IntoPrediction<D> for Result<Tensor<D>, 
 pub fn denoiser<const D: usize, F, R>(prediction: Prediction, predict: F) -> ClosureDenoiser<F>
 where
     F: Fn(Tensor<D>, Level) -> R,
-    R: IntoPrediction<D>,
+    R: IntoOwnResult<Tensor<D>>,
 {
     ClosureDenoiser {
         prediction,
@@ -182,7 +162,7 @@ pub fn flow_denoiser<const D: usize, F, R>(
 ) -> ClosureDenoiser<impl Fn(Tensor<D>, Level) -> R>
 where
     F: Fn(Tensor<D>, f64) -> R,
-    R: IntoPrediction<D>,
+    R: IntoOwnResult<Tensor<D>>,
 {
     denoiser(Prediction::Flow, move |x: Tensor<D>, level: Level| {
         velocity(x / (level.signal() + level.noise()), level.flow_time())
@@ -199,7 +179,7 @@ pub struct ClosureDenoiser<F> {
 impl<F, R, const D: usize> Denoiser<D> for ClosureDenoiser<F>
 where
     F: Fn(Tensor<D>, Level) -> R,
-    R: IntoPrediction<D>,
+    R: IntoOwnResult<Tensor<D>>,
 {
     fn prediction(&self) -> Prediction {
         self.prediction
@@ -212,7 +192,8 @@ where
         conditions: &[Condition],
     ) -> Result<Vec<Tensor<D>>, OwnError> {
         only_first(conditions)?;
-        Ok(vec![(self.predict)(x, level).into_prediction()?])
+        let predicted: Result<Tensor<D>, OwnError> = (self.predict)(x, level).into_own_result();
+        Ok(vec![predicted?])
     }
 }
 

@@ -35,7 +35,7 @@ use crate::seeded_noise::SeededNoise;
 
 mod residual_denoiser;
 
-pub use residual_denoiser::{IntoOutputs, ResidualDenoiser};
+pub use residual_denoiser::ResidualDenoiser;
 
 /// The distance between prediction and target.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]

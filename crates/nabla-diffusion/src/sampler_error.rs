@@ -38,6 +38,27 @@ use crate::schedule::ScheduleError;
 /// An error of whoever brought a denoiser, a guidance, a correction or a sampler.
 pub type OwnError = Box<dyn Error + Send + Sync>;
 
+/// What a closure of one's own may return: a value, or a result with one.
+pub trait IntoOwnResult<T> {
+    /// As a result.
+    ///
+    /// # Errors
+    /// That of the closure.
+    fn into_own_result(self) -> Result<T, OwnError>;
+}
+
+impl<T> IntoOwnResult<T> for T {
+    fn into_own_result(self) -> Result<T, OwnError> {
+        Ok(self)
+    }
+}
+
+impl<T, E: Into<OwnError>> IntoOwnResult<T> for Result<T, E> {
+    fn into_own_result(self) -> Result<T, OwnError> {
+        self.map_err(Into::into)
+    }
+}
+
 /// What a denoiser, a guidance or a correction returns as its error to stop the run, which then ends with
 /// [`SamplerError::Cancelled`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

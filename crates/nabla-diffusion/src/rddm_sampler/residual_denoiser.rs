@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::rddm::ResidualNetwork;
-use crate::sampler_error::OwnError;
+use crate::sampler_error::{IntoOwnResult, OwnError};
 use crate::unet::UNet;
 
 /// A network that predicts what an [`Objective`](crate::rddm::Objective) asks for.
@@ -28,31 +28,10 @@ pub trait ResidualDenoiser {
     ) -> Result<Vec<Tensor<4>>, OwnError>;
 }
 
-/// What a closure may return as the outputs: tensors, or a result with them.
-pub trait IntoOutputs {
-    /// As a result.
-    ///
-    /// # Errors
-    /// That of the closure.
-    fn into_outputs(self) -> Result<Vec<Tensor<4>>, OwnError>;
-}
-
-impl IntoOutputs for Vec<Tensor<4>> {
-    fn into_outputs(self) -> Result<Vec<Tensor<4>>, OwnError> {
-        Ok(self)
-    }
-}
-
-impl<E: Into<OwnError>> IntoOutputs for Result<Vec<Tensor<4>>, E> {
-    fn into_outputs(self) -> Result<Vec<Tensor<4>>, OwnError> {
-        self.map_err(Into::into)
-    }
-}
-
 impl<F, R> ResidualDenoiser for F
 where
     F: Fn(Tensor<4>, [Tensor<1>; 2], Option<Tensor<4>>) -> R,
-    R: IntoOutputs,
+    R: IntoOwnResult<Vec<Tensor<4>>>,
 {
     fn predict(
         &self,
@@ -60,7 +39,7 @@ where
         times: [Tensor<1>; 2],
         condition: Option<Tensor<4>>,
     ) -> Result<Vec<Tensor<4>>, OwnError> {
-        self(x, times, condition).into_outputs()
+        self(x, times, condition).into_own_result()
     }
 }
 
