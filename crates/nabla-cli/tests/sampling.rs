@@ -338,7 +338,7 @@ fn refused(desk: &Desk, line: &str, told: &str) {
 }
 
 /// What `--device wgpu` draws is what the processor draws: run by hand where there is a Vulkan driver (Mesa's
-/// for processors serves) by `cargo test --release -p nabla-cli --features wgpu --test sampling`.
+/// for processors serves) by `cargo test --release -p nabla-cli --features wgpu --test integration sampling::`.
 #[cfg(feature = "wgpu")]
 #[test]
 fn wgpu_draws_what_the_processor_draws() {
