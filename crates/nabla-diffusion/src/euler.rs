@@ -9,8 +9,9 @@
 //! ```
 //!
 //! with fresh noise `z`. With [`Churn`] a step first goes up to a higher level. `η = 0` is Euler's method, which
-//! is DDIM; `η = 1` the ancestral sampler, which is DDIM with `η = 1`. What tells them from [`ddim`](crate::ddim) is the schedule that people run them
-//! on: see [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig).
+//! is DDIM; `η = 1` the ancestral sampler, which is DDIM with `η = 1`. What tells them from
+//! [`ddim`](crate::ddim) is the schedule that people run them on: see
+//! [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig).
 //!
 //! Sources: Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative
 //! Models*, 2022, arXiv 2206.00364, section 3; the ancestral form from the k-diffusion library.

@@ -20,9 +20,10 @@
 //! more. PNDM's paper calls it PF, and compares with it.
 //!
 //! The time is counted in parts of the path's last time. `ℓ` and its derivative are those of
-//! [`NoisePath::smooth_at`](crate::level::NoisePath::smooth_at): of a table of training steps the monotone cubic of Fritsch and Butland, since with
-//! a line from each to the next `ℓ'` would jump, and steps would be refused for the jumps alone. On a path that
-//! is not variance preserving the equation is that of `x/√(signal² + noise²)`.
+//! [`NoisePath::smooth_at`](crate::level::NoisePath::smooth_at): of a table of training steps the monotone
+//! cubic of Fritsch and Butland, since with a line from each to the next `ℓ'` would jump, and steps would be
+//! refused for the jumps alone. On a path that is not variance preserving the equation is that of
+//! `x/√(signal² + noise²)`.
 //!
 //! Where a guidance gives sample and direction apart from each other, the equation starts from the state that
 //! both make up, and goes along `d/dt (signal · sample + noise · direction)` of the two.

@@ -216,7 +216,7 @@ impl<T> Registry<T> {
         }
     }
 
-    /// The same with one more member, before one of the same name.
+    /// The same with one more member, in the place of one of the same name.
     ///
     /// - `about`: what it is, in a line
     /// - `config`: with its defaults
