@@ -141,10 +141,9 @@ impl TangentPrior for StableSrPrior {
 
     fn decode(&self, latents: Tensor<4>) -> Result<Tensor<4>, OmniSsrError> {
         let latents = latents / self.scale();
-        let pixels = Self::by_planes(&latents, self.model.factor(), |z, _| {
+        Self::by_planes(&latents, self.model.factor(), |z, _| {
             Ok(self.model.decode(z)?)
-        })?;
-        Ok(pixels)
+        })
     }
 
     fn sample(
@@ -174,10 +173,9 @@ impl TangentPrior for StableSrPrior {
 
     fn finish(&self, latents: Tensor<4>, init: &Tensor<4>) -> Result<Tensor<4>, OmniSsrError> {
         let latents = latents / self.scale();
-        let pixels = Self::by_planes(&latents, self.model.factor(), |z, planes| {
+        Self::by_planes(&latents, self.model.factor(), |z, planes| {
             let pixels = init.clone().slice_dim(0, planes);
             Ok(self.model.decode_wrapped(z, pixels, self.wrapping)?)
-        })?;
-        Ok(pixels)
+        })
     }
 }
