@@ -18,6 +18,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nabla_base::choices::Choices;
 use nabla_base::{OutputError, check_writable, choices, write_bytes_atomically};
 use nabla_data::{ImageFileError, Light, Picture, Raster, WriteOptions};
 use serde::{Deserialize, Serialize};
@@ -184,7 +185,7 @@ pub fn layout_of(width: u32, height: u32) -> Option<CubeLayout> {
         let (rows, columns) = layout.shape();
         width * rows as u64 == height * columns as u64
     };
-    let mut layouts = [CubeLayout::Strip, CubeLayout::Dice, CubeLayout::Cross].into_iter();
+    let mut layouts = CubeLayout::choices().into_iter().map(|choice| choice.value);
     layouts.find(fits)
 }
 
