@@ -175,11 +175,12 @@ impl SchedulerConfig {
     fn checked(mut self, path: PathBuf) -> Result<Self, ModelFolderError> {
         self.path = path;
         let name = self.sampler_name()?;
+        let rule = grid_of(name);
         self.options(name)?;
-        self.sigma_spacing(name, grid_of(name))?;
+        self.sigma_spacing(name, rule)?;
         self.prediction()?;
         self.training_config()?;
-        self.spacing(grid_of(name))?;
+        self.spacing(rule)?;
         Ok(self)
     }
 
