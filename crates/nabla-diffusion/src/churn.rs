@@ -53,7 +53,6 @@ pub struct Churn {
 )]
 enum ChurnForm {
     Amount(f64),
-    #[serde(rename_all = "snake_case")]
     Whole {
         amount: f64,
         sigma_min: Option<f64>,
