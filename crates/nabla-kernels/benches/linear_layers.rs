@@ -2,7 +2,7 @@
 //! on the same threads in the same run, in 10⁹ products and sums a second.
 //!
 //! ```text
-//! NABLA_PYTHON=python3 cargo bench -p nabla-diffusion --bench linear_layers
+//! NABLA_PYTHON=python3 cargo bench -p nabla-kernels --bench linear_layers
 //! ```
 //!
 //! Without `NABLA_PYTHON` there is no last column.
