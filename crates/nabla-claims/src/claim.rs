@@ -1,6 +1,7 @@
 //! The contract that each experiment fulfils.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -306,5 +307,14 @@ impl ClaimError {
     /// Wraps a method's own error: `.map_err(ClaimError::experiment)?`.
     pub fn experiment(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Experiment(error.into())
+    }
+
+    /// A file or folder that the experiment needs and that cannot be read:
+    /// `.map_err(|e| ClaimError::asset(&folder, e))?`.
+    pub fn asset(path: &Path, reason: impl Display) -> Self {
+        Self::Asset {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 }

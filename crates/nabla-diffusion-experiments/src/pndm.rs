@@ -30,7 +30,7 @@ use nabla_claims::{
     Bench, Cell, Check, Claim, ClaimContext, ClaimError, LinePlot, Measurement, Metric, Role,
     Series, Stage, Table, Task, Variant,
 };
-use nabla_data::{PanoramaSet, Split};
+use nabla_data::{DataSetError, PanoramaSet, Split};
 use nabla_diffusion::denoiser::{ClosureDenoiser, Denoised, Denoiser, Prediction, denoiser};
 use nabla_diffusion::dpm_solver_multistep::{DpmSolverMultistep, ThirdOrder};
 use nabla_diffusion::level::Level;
@@ -606,17 +606,12 @@ impl<'a> Equation<'a> {
 /// A held-out panorama, reduced by 4 and enlarged again: what the prior is given.
 fn enlarged(context: &ClaimContext<'_>, size: &Size, seed: u64) -> Result<Tensor<4>, ClaimError> {
     let folder = context.assets.join("panoramas");
-    let asset = |error: nabla_data::DataSetError| ClaimError::Asset {
-        path: folder.clone(),
-        reason: error.to_string(),
-    };
+    let asset = |error: DataSetError| ClaimError::asset(&folder, error);
     let set = PanoramaSet::open(&folder).map_err(asset)?;
     let names = set.names(Split::HeldOut);
     let Some(name) = names.get(seed as usize % names.len().max(1)) else {
-        return Err(ClaimError::Asset {
-            path: folder,
-            reason: "it has no held-out panoramas".into(),
-        });
+        let reason = "it has no held-out panoramas";
+        return Err(ClaimError::asset(&folder, reason));
     };
     let panorama = set.load(name).map_err(asset)?.raster;
     let resize = |picture, height| {

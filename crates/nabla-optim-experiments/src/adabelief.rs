@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
+use nabla_base::vector::distance;
 use nabla_claims::{
     Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
     Task, Variant,
@@ -32,7 +33,7 @@ use nabla_train::optimizer::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
-use crate::trajectory::{distance, walk};
+use crate::trajectory::walk;
 
 const ADABELIEF: Variant = Variant::method("AdaBelief");
 const ADAM: Variant = Variant::baseline("Adam");

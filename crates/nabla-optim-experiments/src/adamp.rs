@@ -17,6 +17,7 @@
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};
+use nabla_base::vector::{dot, norm};
 use nabla_claims::{
     Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
     TableError, Task, Variant,
@@ -27,7 +28,7 @@ use nabla_train::optimizer::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
-use crate::trajectory::{angle, dot, norm, walk};
+use crate::trajectory::{angle, walk};
 
 mod constant;
 

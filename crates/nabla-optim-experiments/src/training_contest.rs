@@ -50,6 +50,7 @@
 
 use std::ops::ControlFlow;
 
+use nabla_base::vector::norm;
 use nabla_train::classification::TrainingConfig;
 use nabla_train::cnn::{self, Cnn, CnnConfig};
 use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
@@ -65,8 +66,6 @@ use nabla_claims::{
     Task, Variant,
 };
 use serde::{Deserialize, Serialize};
-
-use crate::trajectory::norm;
 
 /// The last epoch's accuracy on the test examples.
 pub const ACCURACY: Metric = Metric::higher("test accuracy", "%");

@@ -3,7 +3,8 @@
 //!
 //! ```
 //! use burn::optim::SgdConfig;
-//! use nabla_optim_experiments::trajectory::{norm, walk};
+//! use nabla_base::vector::norm;
+//! use nabla_optim_experiments::trajectory::walk;
 //!
 //! // Gradient descent on ½ (x² + 9 y²), until it is near the minimum.
 //! let sgd = SgdConfig::new().build();
@@ -16,6 +17,7 @@
 
 use burn::optim::Optimizer;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use nabla_base::vector::{distance, norm};
 use nabla_claims::ClaimError;
 
 /// Walks from `start` along `gradient`, by `steps` steps at most.
@@ -56,25 +58,6 @@ pub fn walk<O: Optimizer, const N: usize>(
         points.push(here);
     }
     Ok(points)
-}
-
-/// The Euclidean norm.
-pub fn norm(x: &[f64]) -> f64 {
-    dot(x, x).sqrt()
-}
-
-/// The inner product.
-pub fn dot(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| x * y).sum()
-}
-
-/// The Euclidean distance.
-pub fn distance(x: &[f64], y: &[f64]) -> f64 {
-    x.iter()
-        .zip(y)
-        .map(|(x, y)| (x - y) * (x - y))
-        .sum::<f64>()
-        .sqrt()
 }
 
 /// The angle between two vectors, in radians, exact for small angles, too.

@@ -8,23 +8,16 @@ pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[|| Box::new(omnissr::OmniS
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
-    use nabla_base::progress::NoProgress;
-    use nabla_claims::{ClaimContext, Experiments, read_result, run_claim};
+    use nabla_claims::quick_and_committed;
     use std::path::Path;
 
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let context =
-            ClaimContext::quick(Device::flex(), &NoProgress).with_assets(root.join("assets"));
-        let experiments = Experiments::of([EXPERIMENTS]);
-        let slug = "omnissr";
-        let quick = run_claim(experiments.find(slug).unwrap(), &context).unwrap();
-        let kept = read_result(&root.join(format!("results/{slug}.json"))).unwrap();
+        let [quick, kept] = quick_and_committed(EXPERIMENTS, &root, "omnissr").unwrap();
         let other = kept.other_headlines(&quick);
-        assert!(other.is_empty(), "{slug}: {other:?}");
+        assert!(other.is_empty(), "{other:?}");
         // The quick form has another number of steps: what comes after "x4, 2 steps, " is the same.
         let of =
             |text: &str| -> Vec<String> { text.split(", ").skip(2).map(str::to_owned).collect() };

@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use nabla_claims::{
     Bench, Cell, Claim, ClaimContext, ClaimError, Measurement, Metric, Stage, Table, Task, Variant,
 };
-use nabla_data::{PanoramaSet, Raster, Split};
+use nabla_data::{DataSetError, PanoramaSet, Raster, Split};
 use nabla_diffusion::prior::SuperResolutionPrior;
 use nabla_panorama::pixels::{to_rasters, to_tensor};
 use nabla_panorama::{
@@ -195,10 +195,7 @@ impl Setting {
 /// The held-out panoramas; in the quick form two of them, small.
 fn panoramas(context: &ClaimContext<'_>) -> Result<Vec<(String, Raster)>, ClaimError> {
     let folder = context.assets.join("panoramas");
-    let asset = |error: nabla_data::DataSetError| ClaimError::Asset {
-        path: folder.clone(),
-        reason: error.to_string(),
-    };
+    let asset = |error: DataSetError| ClaimError::asset(&folder, error);
     let set = PanoramaSet::open(&folder).map_err(asset)?;
     let names = set.names(Split::HeldOut);
     let count = if context.quick { 2 } else { names.len() };

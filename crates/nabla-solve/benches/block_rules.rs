@@ -3,7 +3,7 @@
 //! paper's A and B (columns of very different sizes, few entries, more features than examples).
 //!
 //! ```text
-//! cargo bench -p nabla-optim --bench block_rules
+//! cargo bench -p nabla-solve --bench block_rules
 //! ```
 
 #![allow(clippy::unwrap_used)] // a program for developers

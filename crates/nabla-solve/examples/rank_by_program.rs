@@ -3,11 +3,11 @@
 //! ```text
 //! # A person puts points in order at the terminal; `quit` saves the run, and the same command
 //! # resumes it.
-//! cargo run --release -p nabla-optim --example rank_by_program -- state.json
+//! cargo run --release -p nabla-solve --example rank_by_program -- state.json
 //!
 //! # A program does, over its standard streams; here this one as the judge.
-//! cargo run --release -p nabla-optim --example rank_by_program -- state.json \
-//!     cargo run --release -p nabla-optim --example rank_by_program -- judge
+//! cargo run --release -p nabla-solve --example rank_by_program -- state.json \
+//!     cargo run --release -p nabla-solve --example rank_by_program -- judge
 //! ```
 //!
 //! The protocol is that of `nabla_solve::ranking_protocol`. After every answer, the state is written to

@@ -203,7 +203,7 @@ fn measure(arguments: &RunArguments, context: &Context) -> Result<Report, Failur
 
 fn check_folder(folder: &Path) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(|e| {
-        Failure::input(format!("cannot write results to {}: {e}", folder.display()))
+        Failure::input_because(format!("cannot write results to {}", folder.display()), e)
     })?;
     nabla::base::check_writable(&folder.join("claim.json"))?;
     Ok(())
@@ -246,8 +246,9 @@ fn report(arguments: &ReportArguments, context: &Context) -> Result<Report, Fail
     let document = match &arguments.readme {
         None => None,
         Some(path) => {
-            let text = fs::read_to_string(path)
-                .map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))?;
+            let text = fs::read_to_string(path).map_err(|e| {
+                Failure::input_because(format!("cannot read {}", path.display()), e)
+            })?;
             Some((path, text))
         }
     };

@@ -276,9 +276,9 @@ impl Job {
         let mut notes = Vec::new();
         let mut note = |text: &str| notes.push(text.to_owned());
         let (picture, area) = read_panorama(input, &options, &mut note)?;
-        let large = area
-            .enlarged(arguments.scale.factor())
-            .map_err(|e| Failure::input(format!("{} cannot be upscaled: {e}", input.display())))?;
+        let large = area.enlarged(arguments.scale.factor()).map_err(|e| {
+            Failure::input_because(format!("{} cannot be upscaled", input.display()), e)
+        })?;
         let size = large.photosphere().cropped_size;
         picture.check(output, size, &WriteOptions::default())?;
         check_writable(output)?;
@@ -381,7 +381,7 @@ fn folder(
 ) -> Result<Report, Failure> {
     check_not_the_input(input, output)?;
     let read_failed =
-        |e: std::io::Error| Failure::input(format!("cannot read {}: {e}", input.display()));
+        |e: std::io::Error| Failure::input_because(format!("cannot read {}", input.display()), e);
     let mut files = Vec::new();
     for entry in fs::read_dir(input).map_err(read_failed)? {
         let path = entry.map_err(read_failed)?.path();

@@ -1,7 +1,5 @@
 //! A folder to run the program in.
 
-#![allow(dead_code)] // each file of tests uses a part
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_claims::{ClaimContext, ClaimError};
-use nabla_data::PhotoSet;
+use nabla_data::{DataSetError, PhotoSet};
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 
@@ -27,16 +27,13 @@ pub(super) struct Photos {
 impl Photos {
     pub(super) fn load(context: &ClaimContext<'_>, size: &Size) -> Result<Self, ClaimError> {
         let folder = context.assets.join("photos");
-        let failed = |reason: String| ClaimError::Asset {
-            path: folder.clone(),
-            reason,
-        };
-        let set = PhotoSet::open(&folder).map_err(|e| failed(e.to_string()))?;
+        let asset = |error: DataSetError| ClaimError::asset(&folder, error);
+        let set = PhotoSet::open(&folder).map_err(asset)?;
         let count = set.len().min(size.photos);
         context.progress.begin("reading photographs", count as u64);
         let (mut training, mut held_out) = (Vec::new(), Vec::new());
         for index in 0..count {
-            let picture = set.load(index).map_err(|e| failed(e.to_string()))?;
+            let picture = set.load(index).map_err(asset)?;
             let [channels, height, width] = picture.raster.shape();
             // Reduced by whole steps to about 400 rows, so that a crop shows more than a surface.
             let by = (height.min(width) / 400).max(1);
@@ -67,7 +64,8 @@ impl Photos {
             context.progress.advance(1);
         }
         if training.is_empty() || held_out.is_empty() {
-            return Err(failed("it needs at least four photographs".into()));
+            let reason = "it needs at least four photographs";
+            return Err(ClaimError::asset(&folder, reason));
         }
         Ok(Self { training, held_out })
     }

@@ -1,5 +1,6 @@
 //! The network at a constant rate, whose kernels are watched.
 
+use nabla_base::vector::norm;
 use nabla_claims::{Bench, Cell, Check, ClaimError, LinePlot, Series, Stage, Table};
 use nabla_train::classification::TrainingConfig;
 use nabla_train::cnn::Cnn;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CONSTANT, NORM, PAIRS, TURN, for_every_seed};
 use crate::training_contest::{Contest, Entrant, Trained, kernels, mean_of_kernels};
-use crate::trajectory::{angle, norm};
+use crate::trajectory::angle;
 
 /// A training whose kernels were watched.
 #[derive(Serialize, Deserialize)]
