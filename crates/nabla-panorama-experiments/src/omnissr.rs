@@ -86,7 +86,7 @@ impl Claim for OmniSsrClaim {
 
     fn statement(&self) -> &str {
         "A planar diffusion prior on tangent planes super-resolves 360-degree panoramas without \
-         training on them; octadecaplex tangent information interaction (OTII) and gradient \
+         training on them. In detail: octadecaplex tangent information interaction (OTII) and gradient \
          decomposition (GD) each improve the result, and both together most."
     }
 

@@ -85,8 +85,8 @@ impl Claim for ConvexReluClaim {
     fn statement(&self) -> &str {
         "Two-layer ReLU networks can be trained to the global optimum by convex programs: ADMM \
          converges to it and has a high accuracy after its first iterations, a sampled program comes \
-         near it, and robust programs give networks that withstand attacks better than adversarial \
-         back-propagation."
+         near it, and robust programs give networks that withstand attacks. In detail: better than \
+         adversarial back-propagation."
     }
 
     fn criterion(&self) -> &str {

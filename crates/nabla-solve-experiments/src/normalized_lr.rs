@@ -104,7 +104,7 @@ impl Claim for NormalizedLrClaim {
     fn statement(&self) -> &str {
         "Normalised gradient descent on the logistic loss separates the classes within \
          R²/μ² + 2 log(2n − 1)/(γ μ²) steps, where plain gradient descent may need a number that \
-         grows with the number n of examples; on imbalanced data it needs fewer."
+         grows with the number n of examples. In detail: on imbalanced data it needs fewer."
     }
 
     fn criterion(&self) -> &str {

@@ -67,8 +67,8 @@ impl Claim for ZoRankSgdClaim {
     fn statement(&self) -> &str {
         "A descent direction from the order of a few perturbed points is enough to minimise a function: \
          ZO-RankSGD with a ranking oracle comes about as far as ZO-SGD with the function's values, and \
-         further than methods that compare pairs (SCOBO) or jump at random (GLD-Fast); a line search \
-         with the same oracle and longer orders (larger k) take it further."
+         further than methods that compare pairs (SCOBO) or jump at random (GLD-Fast). In detail: a \
+         line search with the same oracle and longer orders (larger k) take it further."
     }
 
     fn criterion(&self) -> &str {

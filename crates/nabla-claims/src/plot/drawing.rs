@@ -17,8 +17,9 @@ pub(super) const WIDTH: i32 = 720;
 /// The height of curves, without legend.
 pub(super) const CURVES: i32 = 340;
 const FONT: f64 = 13.0;
-/// A rough width of a letter, in em, for the layout; the renderer's font is unknown.
-const LETTER: f64 = 0.56;
+/// A rough width of a letter, in em, for the layout; the renderer's font is unknown. That of the widest font
+/// that is common: with less, DejaVu Sans cuts names off.
+const LETTER: f64 = 0.62;
 
 /// The ink is replaced by the theme's after drawing; no data colour may equal it.
 const INK: RGBColor = RGBColor(1, 2, 3);
@@ -210,7 +211,8 @@ pub fn dot_plot(plot: &DotPlot, theme: Theme) -> Result<String, PlotError> {
                 .map_err(|e| failed(&e))?;
             let heading = ink_text(FONT).pos(Pos::new(HPos::Left, VPos::Center));
             let place = (left * SCALE, (upper + 13) * SCALE);
-            root.draw(&Text::new(panel.title.clone(), place, heading))
+            let title = shorten(&panel.title, panel_width - 8);
+            root.draw(&Text::new(title, place, heading))
                 .map_err(|e| failed(&e))?;
             for (r, row) in panel.rows.iter().enumerate() {
                 // Rows run from top to bottom, the chart's y axis from bottom to top.
