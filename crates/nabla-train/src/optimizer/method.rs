@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use burn::module::ParamGroup;
 use burn::optim::{ModuleOptimizer, Optimizer};
-use nabla_optim::optimizer_config::OptimizerConfigError;
+use nabla_base::OutOfRange;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -115,7 +115,7 @@ fn overlaid(
 }
 
 /// Refuses a value that is not in its range.
-pub type Range = fn(&'static str, f64) -> Result<f64, OptimizerConfigError>;
+pub type Range = fn(&'static str, f64) -> Result<f64, OutOfRange>;
 
 /// Fields of a configuration that are no options: the weight decay is said for each group of parameters,
 /// gradients are limited in the training's own chain of transforms.
