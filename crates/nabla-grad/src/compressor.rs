@@ -244,19 +244,11 @@ impl Compressed {
     /// # Errors
     /// If there are none, or one is not finite.
     pub fn of_dense(values: Vec<f32>) -> Result<Self, CompressorError> {
-        if values.is_empty() {
-            return Err(CompressorError::Empty);
-        }
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(CompressorError::NotFinite {
-                index,
-                value: values[index],
-            }),
-            None => Ok(Self {
-                dimension: values.len(),
-                form: Form::Dense(values),
-            }),
-        }
+        let values = checked(values)?;
+        Ok(Self {
+            dimension: values.len(),
+            form: Form::Dense(values),
+        })
     }
 
     /// The length `d` of the vector.
@@ -346,6 +338,11 @@ fn elements(vector: &Tensor<1>) -> Result<Vec<f32>, CompressorError> {
     let values = vector
         .try_to_vec_as::<f32>()
         .map_err(|error| CompressorError::Device(error.to_string()))?;
+    checked(values)
+}
+
+/// `values`, if there are any and all are finite.
+fn checked(values: Vec<f32>) -> Result<Vec<f32>, CompressorError> {
     if values.is_empty() {
         return Err(CompressorError::Empty);
     }

@@ -14,10 +14,10 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Tensor};
+use nabla_base::OutOfRange;
 use nabla_optim::adabelief::AdaBeliefConfig;
 use nabla_optim::adamp::{AdamPConfig, SgdPConfig};
 use nabla_optim::diffgrad::DiffGradConfig;
-use nabla_optim::optimizer_config::OptimizerConfigError;
 
 /// Half of the parameters in matrices, half in kernels of convolutions.
 #[derive(Module, Debug)]
@@ -90,7 +90,7 @@ fn peer() -> Option<[f64; 2]> {
     times
 }
 
-fn main() -> Result<(), OptimizerConfigError> {
+fn main() -> Result<(), OutOfRange> {
     let sgdp = SgdPConfig::new().with_momentum(0.9).with_weight_decay(1e-5);
     // Thresholds above 1 project in every step.
     let projecting = AdamPConfig::new().with_weight_decay(1e-2).with_delta(1e6);

@@ -39,10 +39,11 @@ use burn::grad_clipping::GradientClippingConfig;
 use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
 use burn::store::burn_pack;
 use burn::tensor::{Device, Tensor};
+use nabla_base::OutOfRange;
 use nabla_grad::elementwise::{Dense, Kernel, update};
 
 use crate::RecordState;
-use crate::optimizer_config::{self, OptimizerConfigError};
+use crate::optimizer_config;
 use crate::precision::{bias_correction, in_full_precision, like};
 use crate::weight_decay::WeightDecayMode;
 
@@ -66,7 +67,7 @@ use crate::weight_decay::WeightDecayMode;
 /// let grads = GradientsParams::from_grads(loss.backward(), &layer);
 /// let layer = optimizer.step(1e-3, layer, grads);
 /// # let _ = layer;
-/// # Ok::<(), nabla_optim::optimizer_config::OptimizerConfigError>(())
+/// # Ok::<(), nabla_base::OutOfRange>(())
 /// ```
 #[derive(Config, Debug)]
 pub struct AdaBeliefConfig {
@@ -163,7 +164,7 @@ impl AdaBeliefConfig {
     ///
     /// # Errors
     /// If a value is not in its range.
-    pub fn build(&self) -> Result<AdaBelief, OptimizerConfigError> {
+    pub fn build(&self) -> Result<AdaBelief, OutOfRange> {
         Ok(AdaBelief {
             beta_1: optimizer_config::decay_rate("beta_1", self.beta_1)?,
             beta_2: optimizer_config::decay_rate("beta_2", self.beta_2)?,
@@ -180,7 +181,7 @@ impl AdaBeliefConfig {
     ///
     /// # Errors
     /// If a value is not in its range.
-    pub fn init(&self) -> Result<ModuleOptimizer, OptimizerConfigError> {
+    pub fn init(&self) -> Result<ModuleOptimizer, OutOfRange> {
         let clipping = self.grad_clipping.as_ref();
         Ok(optimizer_config::for_module(self.build()?, clipping))
     }

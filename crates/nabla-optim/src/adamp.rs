@@ -58,10 +58,11 @@ use burn::grad_clipping::GradientClippingConfig;
 use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
 use burn::store::burn_pack;
 use burn::tensor::{Device, Tensor};
+use nabla_base::OutOfRange;
 use nabla_grad::elementwise::{Dense, Kernel, update, update_channels};
 
 use crate::RecordState;
-use crate::optimizer_config::{self, OptimizerConfigError};
+use crate::optimizer_config;
 use crate::precision::{bias_correction, in_full_precision, like};
 
 mod projection;
@@ -84,7 +85,7 @@ use projection::{Projection, terms};
 /// let grads = GradientsParams::from_grads(loss.backward(), &layer);
 /// let layer = optimizer.step(1e-3, layer, grads);
 /// # let _ = layer;
-/// # Ok::<(), nabla_optim::optimizer_config::OptimizerConfigError>(())
+/// # Ok::<(), nabla_base::OutOfRange>(())
 /// ```
 #[derive(Config, Debug)]
 pub struct AdamPConfig {
@@ -121,7 +122,7 @@ impl AdamPConfig {
     ///
     /// # Errors
     /// If a value is not in its range.
-    pub fn build(&self) -> Result<AdamP, OptimizerConfigError> {
+    pub fn build(&self) -> Result<AdamP, OutOfRange> {
         Ok(AdamP {
             beta_1: optimizer_config::decay_rate("beta_1", self.beta_1)?,
             beta_2: optimizer_config::decay_rate("beta_2", self.beta_2)?,
@@ -140,7 +141,7 @@ impl AdamPConfig {
     ///
     /// # Errors
     /// If a value is not in its range.
-    pub fn init(&self) -> Result<ModuleOptimizer, OptimizerConfigError> {
+    pub fn init(&self) -> Result<ModuleOptimizer, OutOfRange> {
         let clipping = self.grad_clipping.as_ref();
         Ok(optimizer_config::for_module(self.build()?, clipping))
     }
@@ -369,7 +370,7 @@ impl Kernel<1, 3, 0> for AdamProject {
 ///     .with_nesterov(true)
 ///     .init()?;
 /// # let _ = optimizer;
-/// # Ok::<(), nabla_optim::optimizer_config::OptimizerConfigError>(())
+/// # Ok::<(), nabla_base::OutOfRange>(())
 /// ```
 #[derive(Config, Debug)]
 pub struct SgdPConfig {
@@ -407,7 +408,7 @@ impl SgdPConfig {
     ///
     /// # Errors
     /// If a value is not in its range.
-    pub fn build(&self) -> Result<SgdP, OptimizerConfigError> {
+    pub fn build(&self) -> Result<SgdP, OutOfRange> {
         Ok(SgdP {
             momentum: optimizer_config::decay_rate("momentum", self.momentum)?,
             dampening: optimizer_config::ratio("dampening", self.dampening)?,
@@ -426,7 +427,7 @@ impl SgdPConfig {
     ///
     /// # Errors
     /// If a value is not in its range.
-    pub fn init(&self) -> Result<ModuleOptimizer, OptimizerConfigError> {
+    pub fn init(&self) -> Result<ModuleOptimizer, OutOfRange> {
         let clipping = self.grad_clipping.as_ref();
         Ok(optimizer_config::for_module(self.build()?, clipping))
     }

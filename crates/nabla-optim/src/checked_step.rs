@@ -76,7 +76,7 @@ fn describe(found: &Option<Vec<usize>>) -> String {
 /// let error = checked_step(&mut optimizer, 1e-3, layer, grads).err();
 /// let parameter = "weight".to_string();
 /// assert_eq!(error, Some(StepError::NotFinite { parameter }));
-/// # Ok::<(), nabla_optim::optimizer_config::OptimizerConfigError>(())
+/// # Ok::<(), nabla_base::OutOfRange>(())
 /// ```
 pub fn checked_step<M: Module>(
     optimizer: &mut ModuleOptimizer,

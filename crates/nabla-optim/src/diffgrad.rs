@@ -40,11 +40,12 @@ use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
 use burn::store::burn_pack;
 use burn::tensor::activation;
 use burn::tensor::{Device, Tensor};
+use nabla_base::OutOfRange;
 use nabla_grad::elementwise::{Dense, Kernel, sigmoid, update};
 use serde::{Deserialize, Serialize};
 
 use crate::RecordState;
-use crate::optimizer_config::{self, OptimizerConfigError};
+use crate::optimizer_config;
 use crate::precision::{bias_correction, in_full_precision, like};
 use crate::weight_decay::WeightDecayMode;
 
@@ -111,7 +112,7 @@ pub enum EpsilonPlacement {
 /// let grads = GradientsParams::from_grads(loss.backward(), &layer);
 /// let layer = optimizer.step(1e-3, layer, grads);
 /// # let _ = layer;
-/// # Ok::<(), nabla_optim::optimizer_config::OptimizerConfigError>(())
+/// # Ok::<(), nabla_base::OutOfRange>(())
 /// ```
 #[derive(Config, Debug)]
 pub struct DiffGradConfig {
@@ -145,7 +146,7 @@ impl DiffGradConfig {
     ///
     /// # Errors
     /// If a value is not in its range.
-    pub fn build(&self) -> Result<DiffGrad, OptimizerConfigError> {
+    pub fn build(&self) -> Result<DiffGrad, OutOfRange> {
         Ok(DiffGrad {
             beta_1: optimizer_config::decay_rate("beta_1", self.beta_1)?,
             beta_2: optimizer_config::decay_rate("beta_2", self.beta_2)?,
@@ -161,7 +162,7 @@ impl DiffGradConfig {
     ///
     /// # Errors
     /// If a value is not in its range.
-    pub fn init(&self) -> Result<ModuleOptimizer, OptimizerConfigError> {
+    pub fn init(&self) -> Result<ModuleOptimizer, OutOfRange> {
         let clipping = self.grad_clipping.as_ref();
         Ok(optimizer_config::for_module(self.build()?, clipping))
     }

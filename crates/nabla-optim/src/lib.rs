@@ -45,7 +45,6 @@ pub use m_fac::{
     BlockFisher, EmpiricalFisher, InverseFisher, MFac, MFacConfig, MFacError, SlidingFisher,
     optimal_brain_surgeon,
 };
-pub use optimizer_config::OptimizerConfigError;
 pub use weight_decay::WeightDecayMode;
 
 // Burn's derive of `RecordState` looks for these in the root of the crate.

@@ -52,12 +52,12 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use faer::prelude::Solve;
 use faer::{Mat, Side};
+use nabla_base::OutOfRange;
 use nabla_grad::flat::FlatError;
 use nabla_grad::long_rows::{combination, products};
 use rayon::prelude::*;
 
 use crate::checked_record::LoadError;
-use crate::optimizer_config::OptimizerConfigError;
 
 mod elimination;
 mod optimizer;
@@ -124,7 +124,7 @@ pub enum MFacError {
     Device(String),
     /// A value of the configuration that other optimizers have, too.
     #[error(transparent)]
-    Optimizer(#[from] OptimizerConfigError),
+    Optimizer(#[from] OutOfRange),
     /// A record that cannot be read or written.
     #[error(transparent)]
     Load(#[from] LoadError),

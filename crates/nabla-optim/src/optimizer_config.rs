@@ -5,7 +5,7 @@
 //! optimizer of one's own makes them by the same functions, which give back the value that they let pass:
 //!
 //! ```
-//! use nabla_optim::optimizer_config::{OptimizerConfigError, decay_rate};
+//! use nabla_optim::optimizer_config::decay_rate;
 //!
 //! assert_eq!(decay_rate("beta_1", 0.9), Ok(0.9));
 //! let told = decay_rate("beta_1", 1.0).unwrap_err().to_string();
@@ -14,18 +14,7 @@
 
 use burn::grad_clipping::GradientClippingConfig;
 use burn::optim::{ModuleOptimizer, Optimizer};
-
-/// An optimizer cannot be built.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the {field} of the optimizer is {value}, but it must be {expected}")]
-pub struct OptimizerConfigError {
-    /// Name of the value.
-    pub field: &'static str,
-    /// The value.
-    pub value: f64,
-    /// What it must be.
-    pub expected: &'static str,
-}
+use nabla_base::OutOfRange;
 
 /// `value` if `holds`.
 fn check(
@@ -33,15 +22,12 @@ fn check(
     value: f64,
     holds: bool,
     expected: &'static str,
-) -> Result<f64, OptimizerConfigError> {
+) -> Result<f64, OutOfRange> {
     if holds {
         Ok(value)
     } else {
-        Err(OptimizerConfigError {
-            field,
-            value,
-            expected,
-        })
+        let name = format!("{field} of the optimizer");
+        Err(OutOfRange::new(name, value, expected))
     }
 }
 
@@ -49,7 +35,7 @@ fn check(
 ///
 /// # Errors
 /// If it is not.
-pub fn decay_rate(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+pub fn decay_rate(field: &'static str, value: f64) -> Result<f64, OutOfRange> {
     let holds = (0.0..1.0).contains(&value);
     check(field, value, holds, "at least 0 and less than 1")
 }
@@ -58,7 +44,7 @@ pub fn decay_rate(field: &'static str, value: f64) -> Result<f64, OptimizerConfi
 ///
 /// # Errors
 /// If it is negative or not finite.
-pub fn non_negative(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+pub fn non_negative(field: &'static str, value: f64) -> Result<f64, OutOfRange> {
     let holds = value >= 0.0 && value.is_finite();
     check(field, value, holds, "at least 0 and finite")
 }
@@ -67,7 +53,7 @@ pub fn non_negative(field: &'static str, value: f64) -> Result<f64, OptimizerCon
 ///
 /// # Errors
 /// If it is not.
-pub fn ratio(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+pub fn ratio(field: &'static str, value: f64) -> Result<f64, OutOfRange> {
     let holds = (0.0..=1.0).contains(&value);
     check(field, value, holds, "at least 0 and at most 1")
 }
@@ -76,7 +62,7 @@ pub fn ratio(field: &'static str, value: f64) -> Result<f64, OptimizerConfigErro
 ///
 /// # Errors
 /// If it is 0, negative or not finite.
-pub fn rate(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+pub fn rate(field: &'static str, value: f64) -> Result<f64, OutOfRange> {
     let holds = value > 0.0 && value.is_finite();
     check(field, value, holds, "positive and finite")
 }
@@ -85,7 +71,7 @@ pub fn rate(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError
 ///
 /// # Errors
 /// If it is 0 there, negative or not finite.
-pub fn positive(field: &'static str, value: f64) -> Result<f64, OptimizerConfigError> {
+pub fn positive(field: &'static str, value: f64) -> Result<f64, OutOfRange> {
     let holds = value >= f64::from(f32::MIN_POSITIVE) && value.is_finite();
     check(field, value, holds, "at least 1.2e-38 and finite")
 }
@@ -94,7 +80,7 @@ pub fn positive(field: &'static str, value: f64) -> Result<f64, OptimizerConfigE
 ///
 /// # Errors
 /// If it is negative, or not 0 although 32 bits cannot hold it.
-pub fn epsilon(value: f64) -> Result<f64, OptimizerConfigError> {
+pub fn epsilon(value: f64) -> Result<f64, OutOfRange> {
     let value = non_negative("epsilon", value)?;
     let holds = value == 0.0 || value >= f64::from(f32::MIN_POSITIVE);
     let expected = "0 or a normal number of 32 bits, at least 1.2e-38";

@@ -65,14 +65,6 @@ pub enum RankingError {
         /// Number of coordinates of a point.
         dimension: usize,
     },
-    /// An order with too few or too many points.
-    #[error("the order names {found} points, but it must name {expected}")]
-    Count {
-        /// As the question says.
-        expected: usize,
-        /// In the answer.
-        found: usize,
-    },
     /// A point that does not exist.
     #[error("the order names point {candidate}, but the points are 0 to {}", candidates - 1)]
     Unknown {

@@ -65,7 +65,7 @@ use crate::ranking_oracle::{
     Ranking, RankingError, RankingOracle, RankingQuestion, edge_count, neighbouring_edge_pairs,
 };
 use crate::zeroth_order::{
-    Directions, LineSearch, RunError, Schedule, ZerothOrderError, finite, moved,
+    Directions, LineSearch, RunError, Schedule, ZerothOrderError, check_point, finite, moved,
 };
 
 /// How much a place in the order weighs.
@@ -346,10 +346,7 @@ impl ZoRankSgd {
     /// If no run has this state.
     pub fn from_state(state: ZoRankSgdState) -> Result<Self, ZerothOrderError> {
         state.config.check()?;
-        if state.point.is_empty() {
-            return Err(ZerothOrderError::Empty);
-        }
-        finite("point", &state.point)?;
+        check_point(&state.point)?;
         finite("direction", &state.direction)?;
         finite("sum of estimates", &state.sum)?;
         let d = state.point.len();

@@ -16,13 +16,14 @@ use std::marker::PhantomData;
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::augmentation::Augmentation;
 use crate::classifier::Classifier;
-use crate::error::{TrainingError, check};
+use crate::error::TrainingError;
 use crate::examples::{Examples, InputShape};
 use crate::history::{EpochRecord, StepRecord};
 use crate::learner::Learner;
@@ -88,20 +89,20 @@ impl TrainingConfig {
     /// With the value.
     pub fn validate(&self) -> Result<(), TrainingError> {
         for (field, value) in [("number of epochs", self.epochs), ("batch", self.batch)] {
+            let name = format!("training's {field}");
             let holds = (1..=1_000_000_000).contains(&value);
-            check(field, value as f64, holds, "between 1 and 1e9")?;
+            range::check(holds, name, value, "between 1 and 1e9")?;
         }
         for (field, value) in [
             ("clip_norm", self.clip_norm),
             ("clip_value", self.clip_value),
         ] {
-            let holds = value >= 0.0 && value.is_finite();
-            check(field, value, holds, "at least 0 and finite")?;
+            range::not_negative(format!("training's {field}"), value)?;
         }
-        check(
-            "label smoothing",
-            self.label_smoothing,
+        range::check(
             (0.0..1.0).contains(&self.label_smoothing),
+            "training's label smoothing",
+            self.label_smoothing,
             "at least 0 and less than 1",
         )?;
         self.schedule.validate()?;

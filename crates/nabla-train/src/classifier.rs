@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use nabla_base::range::{self, OutOfRange};
 
 /// A Burn module that scores classes.
 pub trait Classifier: Module {
@@ -38,17 +39,8 @@ pub enum ModelError {
         found: usize,
     },
     /// A size that is out of range.
-    #[error("the {field} of the {model} is {value}, but it must be {expected}")]
-    Size {
-        /// The model.
-        model: &'static str,
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: usize,
-        /// What it must be.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
 }
 
 /// Refuses a size of 0 and one that would not fit into memory.
@@ -56,15 +48,8 @@ pub(crate) fn check_width(
     model: &'static str,
     field: &'static str,
     value: usize,
-) -> Result<(), ModelError> {
-    if (1..=65_536).contains(&value) {
-        Ok(())
-    } else {
-        Err(ModelError::Size {
-            model,
-            field,
-            value,
-            expected: "between 1 and 65536",
-        })
-    }
+) -> Result<(), OutOfRange> {
+    let holds = (1..=65_536).contains(&value);
+    let name = format!("{field} of the {model}");
+    range::check(holds, name, value, "between 1 and 65536")
 }

@@ -21,6 +21,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use nabla_base::range::{self, OutOfRange};
 use nabla_base::{OutputError, write_bytes_atomically};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -47,15 +48,8 @@ pub enum ComparisonError {
     #[error(transparent)]
     Data(Box<ExperimentError>),
     /// A value that is out of range.
-    #[error("the comparison's {field} is {value}, but it must be {expected}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it must be.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Two optimizers or seeds are the same.
     #[error("the {what} {value} is there twice")]
     Repeated {
@@ -281,29 +275,21 @@ pub const RUNS_FILE: &str = "runs.json";
 
 impl Comparison {
     fn validate(&self) -> Result<(), ComparisonError> {
-        let check = |field, value: f64, holds, expected| {
-            if holds {
-                Ok(())
-            } else {
-                Err(ComparisonError::Field {
-                    field,
-                    value,
-                    expected,
-                })
-            }
-        };
-        let n = self.contenders.len();
-        check("number of optimizers", n as f64, n > 0, "at least 1")?;
-        check(
-            "number of trials",
-            self.trials as f64,
+        let optimizers = self.contenders.len();
+        range::at_least("comparison's number of optimizers", optimizers, 1)?;
+        range::check(
             (1..=101).contains(&self.trials),
+            "comparison's number of trials",
+            self.trials,
             "between 1 and 101",
         )?;
-        let spacing = self.spacing > 1.0 && self.spacing.is_finite();
-        check("spacing", self.spacing, spacing, "more than 1 and finite")?;
-        let n = self.seeds.len();
-        check("number of seeds", n as f64, n > 0, "at least 1")?;
+        range::check(
+            self.spacing > 1.0 && self.spacing.is_finite(),
+            "comparison's spacing",
+            self.spacing,
+            "more than 1 and finite",
+        )?;
+        range::at_least("comparison's number of seeds", self.seeds.len(), 1)?;
         for (i, seed) in self.seeds.iter().enumerate() {
             if self.seeds[..i].contains(seed) {
                 return Err(ComparisonError::Repeated {

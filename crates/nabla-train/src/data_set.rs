@@ -18,6 +18,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use nabla_base::range::{self, OutOfRange};
 use nabla_data::{
     CsvError, CsvOptions, CsvTable, IndexBase, LabelColumn, LabelledPictures,
     LabelledPicturesError, LibsvmError, LibsvmText, digits, fashion_sample,
@@ -44,15 +45,8 @@ pub enum DataError {
     #[error("there is no data set {0:?}: it is neither digits, fashion, nor a file or folder")]
     NoSource(String),
     /// A share that is out of range.
-    #[error("the {field} of the data is {value}, but it must be {expected}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it must be.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// A test file for another source than a table.
     #[error("a test file goes with a CSV or LIBSVM file only, not with {0:?}")]
     TestFile(String),
@@ -229,17 +223,12 @@ impl DataConfig {
     }
 
     fn split(&self, validation: bool) -> Result<DataSet, DataError> {
-        for (field, value) in [
-            ("test share", self.test_share),
-            ("validation share", self.validation_share),
+        for (name, value) in [
+            ("test share of the data", self.test_share),
+            ("validation share of the data", self.validation_share),
         ] {
-            if !(value > 0.0 && value < 1.0) {
-                return Err(DataError::Field {
-                    field,
-                    value,
-                    expected: "more than 0 and less than 1",
-                });
-            }
+            let holds = value > 0.0 && value < 1.0;
+            range::check(holds, name, value, "more than 0 and less than 1")?;
         }
         let loaded = self.load()?;
         let width = loaded.shape.features();

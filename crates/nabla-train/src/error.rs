@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use nabla_base::OutOfRange;
 use nabla_grad::clipping::ClippingError;
 use nabla_grad::flat::FlatError;
 use nabla_optim::checked_step::StepError;
@@ -9,7 +10,6 @@ use nabla_optim::checked_step::StepError;
 use crate::checkpoint::CheckpointError;
 use crate::ema::EmaError;
 use crate::optimizer::OptimizerError;
-use crate::schedule::ScheduleError;
 
 /// Why a training does not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -20,25 +20,15 @@ pub enum TrainingError {
     /// The optimizer.
     #[error(transparent)]
     Optimizer(#[from] OptimizerError),
-    /// The schedule.
-    #[error(transparent)]
-    Schedule(#[from] ScheduleError),
     /// The checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The average of the weights.
     #[error(transparent)]
     Ema(#[from] EmaError),
-    /// A value that is out of range.
-    #[error("the training's {field} is {value}, but it must be {expected}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it must be.
-        expected: &'static str,
-    },
+    /// A value of the training or of its schedule that is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The model lives on a device that computes no gradients.
     #[error("the model must live on an autodiff device to be trained: use `device.autodiff()`")]
     NoGradients,
@@ -114,23 +104,5 @@ impl TrainingError {
     /// Whether it failed while it ran, rather than the input being wrong.
     pub fn is_failure(&self) -> bool {
         self.is_divergence() || matches!(self, Self::Clipping(_) | Self::Device(_))
-    }
-}
-
-/// Refuses a value that is not in its range.
-pub(crate) fn check(
-    field: &'static str,
-    value: f64,
-    holds: bool,
-    expected: &'static str,
-) -> Result<(), TrainingError> {
-    if holds {
-        Ok(())
-    } else {
-        Err(TrainingError::Field {
-            field,
-            value,
-            expected,
-        })
     }
 }

@@ -73,7 +73,7 @@ pub use optimizer::{
 };
 pub use order::EpochOrder;
 pub use resnet::{ResNet, ResNetConfig};
-pub use schedule::{Decay, Schedule, ScheduleError};
+pub use schedule::{Decay, Schedule};
 pub use task::Task;
 pub use trainer::{Averaging, Observer, Progress, Trainer, TrainerConfig};
 pub use transform::{ClipByNorm, ClipByValue, GradientTransform, Gradients};

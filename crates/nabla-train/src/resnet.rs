@@ -24,6 +24,7 @@ use burn::nn::pool::{AvgPool2d, AvgPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
+use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::{Classifier, ModelError, check_width};
@@ -61,14 +62,12 @@ impl ResNetConfig {
         classes: usize,
         device: &Device,
     ) -> Result<ResNet, ModelError> {
-        if self.depth % 6 != 2 || !(8..=1202).contains(&self.depth) {
-            return Err(ModelError::Size {
-                model: "resnet",
-                field: "depth",
-                value: self.depth,
-                expected: "6n + 2 with n from 1 to 200",
-            });
-        }
+        range::check(
+            self.depth % 6 == 2 && (8..=1202).contains(&self.depth),
+            "depth of the resnet",
+            self.depth,
+            "6n + 2 with n from 1 to 200",
+        )?;
         check_width("resnet", "width", self.width)?;
         let [channels, height, width] = shape;
         if height.min(width) < 4 {

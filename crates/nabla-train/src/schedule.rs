@@ -20,6 +20,7 @@
 
 use std::f64::consts::PI;
 
+use nabla_base::range::{self, OutOfRange};
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate falls after the warm-up.
@@ -111,49 +112,30 @@ pub struct Schedule {
     pub warmup_steps: Option<usize>,
 }
 
-/// A value that is not in its range.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the schedule's {field} is {value}, but it must be {expected}")]
-pub struct ScheduleError {
-    /// The field.
-    pub field: &'static str,
-    /// Its value.
-    pub value: f64,
-    /// What it must be.
-    pub expected: &'static str,
-}
-
 impl Schedule {
     /// Refuses values that are out of range.
     ///
     /// # Errors
     /// With the value.
-    pub fn validate(&self) -> Result<(), ScheduleError> {
-        let within = |field, value: f64, holds, expected| {
-            if holds {
-                Ok(())
-            } else {
-                Err(ScheduleError {
-                    field,
-                    value,
-                    expected,
-                })
-            }
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let share = |name: &'static str, value: f64| {
+            range::check((0.0..=1.0).contains(&value), name, value, "in [0, 1]")
         };
-        let share =
-            |field, value: f64| within(field, value, (0.0..=1.0).contains(&value), "in [0, 1]");
-        let warmup = (0.0..1.0).contains(&self.warmup);
-        within("warmup", self.warmup, warmup, "at least 0 and less than 1")?;
+        range::check(
+            (0.0..1.0).contains(&self.warmup),
+            "schedule's warmup",
+            self.warmup,
+            "at least 0 and less than 1",
+        )?;
         match &self.decay {
             Decay::Constant => Ok(()),
             Decay::Step { at, factor } => {
                 at.iter()
-                    .try_for_each(|&value| share("place of a step", value))?;
-                let holds = *factor > 0.0 && factor.is_finite();
-                within("factor", *factor, holds, "positive and finite")
+                    .try_for_each(|&value| share("schedule's place of a step", value))?;
+                range::positive("schedule's factor", *factor)
             }
             Decay::Cosine { floor } | Decay::CosineToLast { floor } | Decay::Linear { floor } => {
-                share("floor", *floor)
+                share("schedule's floor", *floor)
             }
         }
     }

@@ -17,12 +17,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
+use nabla_base::range;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::checkpoint;
 use crate::ema::EmaConfig;
-use crate::error::{TrainingError, check};
+use crate::error::TrainingError;
 use crate::history::{History, StepRecord};
 use crate::learner::{Learner, Player};
 use crate::optimizer::OptimizerConfig;
@@ -85,7 +86,7 @@ impl TrainerConfig {
             ("accumulate", self.accumulate),
             ("average's every", every),
         ] {
-            check(field, value as f64, value >= 1, "at least 1")?;
+            range::at_least(format!("training's {field}"), value, 1)?;
         }
         self.schedule.validate()?;
         Ok(self.optimizer.validate()?)

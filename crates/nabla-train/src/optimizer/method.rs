@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use burn::module::ParamGroup;
 use burn::optim::{ModuleOptimizer, Optimizer};
-use nabla_optim::optimizer_config::OptimizerConfigError;
+use nabla_base::OutOfRange;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -115,7 +115,7 @@ fn overlaid(
 }
 
 /// Refuses a value that is not in its range.
-pub type Range = fn(&'static str, f64) -> Result<f64, OptimizerConfigError>;
+pub type Range = fn(&'static str, f64) -> Result<f64, OutOfRange>;
 
 /// Fields of a configuration that are no options: the weight decay is said for each group of parameters,
 /// gradients are limited in the training's own chain of transforms.
@@ -170,29 +170,31 @@ pub struct Entry<C> {
     pub assemble: fn(&C, &[TreatedParameter]) -> Result<Rule, OptimizerError>,
 }
 
-impl<C: Serialize + DeserializeOwned> Entry<C> {
-    fn wrong(&self, reason: &serde_json::Error) -> OptimizerError {
-        OptimizerError::Options {
-            method: self.name.to_owned(),
-            reason: reason.to_string(),
-        }
+fn wrong_options(method: &str, reason: &serde_json::Error) -> OptimizerError {
+    OptimizerError::Options {
+        method: method.to_owned(),
+        reason: reason.to_string(),
     }
+}
 
+/// The fields of a configuration of `method` that are options.
+fn options_of<C: Serialize>(method: &str, config: &C) -> Result<Options, OptimizerError> {
+    let mut options = Options::of(config).map_err(|e| wrong_options(method, &e))?;
+    for field in RESERVED {
+        options.remove(field);
+    }
+    Ok(options)
+}
+
+impl<C: Serialize + DeserializeOwned> Entry<C> {
     /// The configuration with these options.
     fn config(&self, options: &Options) -> Result<C, OptimizerError> {
-        let mut whole = Options::of(&(self.defaults)()).map_err(|e| self.wrong(&e))?;
+        let wrong = |e: serde_json::Error| wrong_options(self.name, &e);
+        let mut whole = Options::of(&(self.defaults)()).map_err(wrong)?;
         for (option, value) in options.iter() {
             whole.set(option, value.clone());
         }
-        whole.to_config().map_err(|e| self.wrong(&e))
-    }
-
-    fn options(&self, config: &C) -> Result<Options, OptimizerError> {
-        let mut options = Options::of(config).map_err(|e| self.wrong(&e))?;
-        for field in RESERVED {
-            options.remove(field);
-        }
-        Ok(options)
+        whole.to_config().map_err(wrong)
     }
 }
 
@@ -226,12 +228,12 @@ impl<C: Serialize + DeserializeOwned> OptimizerMethod for Entry<C> {
     }
 
     fn defaults(&self) -> Result<Options, OptimizerError> {
-        self.options(&(self.defaults)())
+        options_of(self.name, &(self.defaults)())
     }
 
     fn complete(&self, given: &Options) -> Result<Options, OptimizerError> {
         // Through the configuration, so that 1 and 1.0 are the same.
-        self.options(&self.config(&overlaid(self, given)?)?)
+        options_of(self.name, &self.config(&overlaid(self, given)?)?)
     }
 
     fn assemble(
@@ -372,15 +374,7 @@ impl Method {
     /// # Errors
     /// If there is no such method, or it has another configuration.
     pub fn of<C: Serialize>(name: &str, config: &C) -> Result<Self, OptimizerError> {
-        let method = Self::named(name)?;
-        let mut options = Options::of(config).map_err(|e| OptimizerError::Options {
-            method: name.to_owned(),
-            reason: e.to_string(),
-        })?;
-        for field in RESERVED {
-            options.remove(field);
-        }
-        method.with_options(&options)
+        Self::named(name)?.with_options(&options_of(name, config)?)
     }
 
     /// A method without a place in the registry, with its defaults.
@@ -418,10 +412,7 @@ impl Method {
     /// If there is no such option, or its value is of another kind.
     pub fn with(self, option: &str, value: impl Serialize) -> Result<Self, OptimizerError> {
         let value = serde_json::to_string(&value).and_then(|text| serde_json::from_str(&text));
-        let value: Value = value.map_err(|e| OptimizerError::Options {
-            method: self.name().to_owned(),
-            reason: e.to_string(),
-        })?;
+        let value: Value = value.map_err(|e| wrong_options(self.name(), &e))?;
         let mut options = Options::default();
         options.set(option, value);
         self.with_options(&options)

@@ -43,10 +43,11 @@ use std::sync::Arc;
 
 use burn::module::{Module, ParamGroup};
 use burn::optim::Optimizer;
+use nabla_base::OutOfRange;
 use nabla_grad::flat::{FlatError, ParameterLayout};
 use nabla_optim::checked_record::LoadError;
 use nabla_optim::m_fac::MFacError;
-use nabla_optim::optimizer_config::{self, OptimizerConfigError};
+use nabla_optim::optimizer_config;
 use serde::{Deserialize, Serialize};
 
 pub use method::{
@@ -63,7 +64,7 @@ use method::grouped;
 pub enum OptimizerError {
     /// A value of one of Nabla's optimizers.
     #[error(transparent)]
-    Config(#[from] OptimizerConfigError),
+    Config(#[from] OutOfRange),
     /// A name that is no optimizer's.
     #[error("there is no optimizer {name:?}, only {}", names.join(", "))]
     UnknownMethod {
