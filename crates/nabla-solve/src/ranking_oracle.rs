@@ -66,7 +66,7 @@ pub enum RankingError {
         dimension: usize,
     },
     /// A point that does not exist.
-    #[error("the order names point {candidate}, but the points are 0 to {}", candidates - 1)]
+    #[error("the order names point {candidate}, but {}", points(*candidates))]
     Unknown {
         /// The point, from 0.
         candidate: usize,
@@ -165,6 +165,14 @@ impl RankingQuestion {
 pub struct Ranking {
     candidates: usize,
     best: Vec<usize>,
+}
+
+/// Which points there are, in words.
+fn points(candidates: usize) -> String {
+    match candidates.checked_sub(1) {
+        Some(last) => format!("the points are 0 to {last}"),
+        None => "there are no points".to_owned(),
+    }
 }
 
 impl Ranking {

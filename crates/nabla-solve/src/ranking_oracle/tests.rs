@@ -63,7 +63,10 @@ fn wrong_orders_are_told() {
         "the best 0 of 3 points are asked for, but it must be 1 to 3"
     );
     assert!(Ranking::new(0, vec![]).is_err());
-    assert!(Ranking::new(0, vec![0]).is_err());
+    assert_eq!(
+        Ranking::new(0, vec![0]).unwrap_err().to_string(),
+        "the order names point 0, but there are no points"
+    );
     assert!(RankingQuestion::new(0, 1, 2, vec![1.0; 3]).is_err());
     assert!(RankingQuestion::new(0, 1, 0, vec![1.0; 3]).is_err());
     assert!(RankingQuestion::new(0, 4, 1, vec![1.0; 3]).is_err());
