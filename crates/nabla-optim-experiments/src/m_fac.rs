@@ -23,8 +23,7 @@ use nabla_grad::flat::ParameterLayout;
 use nabla_grad::per_example::per_example_gradients;
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_optim::m_fac::{
-    BlockFisher, EmpiricalFisher, InverseFisher, SlidingFisher, gradual_density,
-    optimal_brain_surgeon,
+    BlockFisher, InverseFisher, SlidingFisher, StaticFisher, gradual_density, optimal_brain_surgeon,
 };
 use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::classifier::Classifier;
@@ -426,7 +425,7 @@ impl<'a> Network<'a> {
                     (weights, mask) = operate(&weights, &mask, &fisher, goal)?;
                 } else {
                     let fisher =
-                        EmpiricalFisher::new(gradients, DAMPING).map_err(ClaimError::experiment)?;
+                        StaticFisher::new(gradients, DAMPING).map_err(ClaimError::experiment)?;
                     (weights, mask) = operate(&weights, &mask, &fisher, goal)?;
                 }
             }

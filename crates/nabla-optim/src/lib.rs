@@ -42,7 +42,7 @@ pub use checked_record::{LoadError, checked_load};
 pub use checked_step::{StepError, check_gradients, checked_step};
 pub use diffgrad::{DiffGrad, DiffGradConfig, EpsilonPlacement, Friction};
 pub use m_fac::{
-    BlockFisher, EmpiricalFisher, InverseFisher, MFac, MFacConfig, MFacError, SlidingFisher,
+    BlockFisher, InverseFisher, MFac, MFacConfig, MFacError, SlidingFisher, StaticFisher,
     optimal_brain_surgeon,
 };
 pub use weight_decay::WeightDecayMode;

@@ -7,7 +7,7 @@
 //! F = λ I + 1/m Σ g_i g_iᵀ
 //! ```
 //!
-//! **Static algorithm** ([`EmpiricalFisher`]). The Sherman-Morrison recursion
+//! **Static algorithm** ([`StaticFisher`]). The Sherman-Morrison recursion
 //! `v_i = F_{i−1}⁻¹ g_i`, `q_i = m + g_i·v_i` gives
 //!
 //! ```text
@@ -155,11 +155,11 @@ pub trait InverseFisher {
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use nabla_optim::m_fac::{EmpiricalFisher, InverseFisher};
+/// use nabla_optim::m_fac::{StaticFisher, InverseFisher};
 ///
 /// // F = 0.1 I + diag(4, 1)/2
 /// let gradients = Tensor::<2>::from_floats([[2.0, 0.0], [0.0, 1.0]], &Device::flex());
-/// let fisher = EmpiricalFisher::new(gradients, 0.1)?;
+/// let fisher = StaticFisher::new(gradients, 0.1)?;
 /// assert!((fisher.inverse_entry(0, 0)? - 1.0 / 2.1).abs() < 1e-6);
 /// let x = fisher.solve(&Tensor::from_floats([2.1, 0.6], &Device::flex()))?;
 /// let x = x.into_data().try_to_vec::<f32>().unwrap();
@@ -167,7 +167,7 @@ pub trait InverseFisher {
 /// # Ok::<(), nabla_optim::m_fac::MFacError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct EmpiricalFisher {
+pub struct StaticFisher {
     /// `V`, `[m, d]`.
     v: Tensor<2>,
     /// `q`, `[m]`.
@@ -175,7 +175,7 @@ pub struct EmpiricalFisher {
     damping: f64,
 }
 
-impl EmpiricalFisher {
+impl StaticFisher {
     /// Of the gradients `[m, d]` and the damping `λ` (1e-5 in the paper).
     ///
     /// # Errors
@@ -228,7 +228,7 @@ impl EmpiricalFisher {
     }
 }
 
-impl InverseFisher for EmpiricalFisher {
+impl InverseFisher for StaticFisher {
     fn dimension(&self) -> usize {
         self.v.dims()[1]
     }
@@ -511,7 +511,7 @@ impl InverseFisher for SlidingFisher {
         let rows = self.rows()?;
         let b = self.factor.inverse_of_lower(1.0 / self.damping);
         let v = from_mat(&b, &rows.device(), rows.dtype()).matmul(rows.clone()); // [m, d]
-        EmpiricalFisher {
+        StaticFisher {
             v,
             q: self.factor.q.clone(),
             damping: self.damping,

@@ -53,7 +53,7 @@ fn static_products_are_those_of_the_dense_inverse() {
     ] {
         let g = gradients(M, 1);
         let inverse = dense(&g, M, damping);
-        let fisher = EmpiricalFisher::new(tensor(&g, dtype), damping).unwrap();
+        let fisher = StaticFisher::new(tensor(&g, dtype), damping).unwrap();
         let x = row(&gradients(1, 2), 0);
         let y = fisher.solve(&vector(&x, &Device::flex(), dtype)).unwrap();
         assert_close(&numbers(y).unwrap(), &apply(&inverse, &x), tolerance);
@@ -71,7 +71,7 @@ fn static_products_are_those_of_the_dense_inverse() {
 #[test]
 fn the_factors_are_those_of_the_papers_recursion() {
     let (g, damping) = (gradients(M, 3), 0.05);
-    let fisher = EmpiricalFisher::new(tensor(&g, DType::F64), damping).unwrap();
+    let fisher = StaticFisher::new(tensor(&g, DType::F64), damping).unwrap();
     let ours = to_mat(fisher.v.clone()).unwrap();
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let (mut v, mut q) = (Vec::<Vec<f64>>::new(), Vec::<f64>::new());
@@ -116,7 +116,7 @@ fn blocks_are_inverted_on_their_own() {
     // One block of everything is the whole matrix.
     let whole = BlockFisher::new(tensor(&g, DType::F64), damping, D).unwrap();
     let ours = numbers(whole.inverse_diagonal().unwrap()).unwrap();
-    let full = EmpiricalFisher::new(tensor(&g, DType::F64), damping).unwrap();
+    let full = StaticFisher::new(tensor(&g, DType::F64), damping).unwrap();
     assert_close(
         &ours,
         &numbers(full.inverse_diagonal().unwrap()).unwrap(),
@@ -326,7 +326,7 @@ fn pruned_weights_stay_away() {
 fn the_surgeon_makes_up_for_what_it_removes() {
     let (g, damping) = (gradients(M, 9), 0.5);
     let device = Device::flex();
-    let fisher = EmpiricalFisher::new(tensor(&g, DType::F64), damping).unwrap();
+    let fisher = StaticFisher::new(tensor(&g, DType::F64), damping).unwrap();
     let w = row(&gradients(1, 10), 0);
     let weights = vector(&w, &device, DType::F64);
     let there = vec![true; D];
@@ -362,16 +362,16 @@ fn the_surgeon_makes_up_for_what_it_removes() {
 fn wrong_input_is_told() {
     let device = Device::flex();
     let g = || tensor(&gradients(2, 1), DType::F32);
-    assert!(EmpiricalFisher::new(g(), 0.0).is_err());
+    assert!(StaticFisher::new(g(), 0.0).is_err());
     assert!(BlockFisher::new(g(), 0.1, 0).is_err());
     assert!(SlidingFisher::new(4, 0, 0.1, &device).is_err());
-    assert!(EmpiricalFisher::new(Tensor::zeros([0, 3], &device), 0.1).is_err());
+    assert!(StaticFisher::new(Tensor::zeros([0, 3], &device), 0.1).is_err());
     let bad = g() * f32::NAN;
     assert!(matches!(
-        EmpiricalFisher::new(bad, 0.1),
+        StaticFisher::new(bad, 0.1),
         Err(MFacError::NotFinite)
     ));
-    let fisher = EmpiricalFisher::new(g(), 0.1).unwrap();
+    let fisher = StaticFisher::new(g(), 0.1).unwrap();
     let told = fisher.solve(&Tensor::zeros([3], &device)).unwrap_err();
     assert_eq!(
         told.to_string(),
