@@ -182,7 +182,7 @@ fn a_folder_that_lacks_something_is_told() {
     assert!(told().contains("several"), "{}", told());
 }
 
-/// A checkpoint is told by what it holds, not by its name.
+/// A checkpoint is recognised by what it holds, not by its name.
 #[test]
 fn the_kind_of_a_file_is_its_content() {
     let source = path("stable_sr");

@@ -357,7 +357,7 @@ fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
 const EVALUATED: usize = 256;
 
 /// The mean cross-entropy (without label smoothing) and the share of right answers of `model` on
-/// `examples`, with batch normalisation by the running statistics. A loss that is not finite is told as
+/// `examples`, with batch normalisation by the running statistics. A loss that is not finite is given as
 /// it is.
 ///
 /// # Errors

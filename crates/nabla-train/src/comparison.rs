@@ -10,7 +10,7 @@
 //! 2. *Final.* With that learning rate it trains on all training examples, once per seed, and is measured on
 //!    the test examples, which the search has not seen.
 //!
-//! A best learning rate at an end of the grid is told
+//! A best learning rate at an end of the grid is reported
 //! ([`Standing::at_edge`]): the optimizer might do better beyond it.
 //!
 //! Every run that is over is in a file, and is not done again.

@@ -158,7 +158,7 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
     })
 }
 
-/// Steps over which the loss is averaged where it is told.
+/// Steps over which the loss is averaged where it is reported.
 const REPORTED: usize = 100;
 
 /// The recipe of the command line: the defaults, overlaid by the file, overlaid by the flags.

@@ -156,7 +156,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         (true, Some(name)) => output.join(name),
         _ => output.clone(),
     };
-    // What is wrong with the file is told before the device and the model are made ready.
+    // What is wrong with the file is reported before the device and the model are made ready.
     let job = Job::prepare(arguments, input, &output)?;
     let engine = Engine::new(arguments, context)?;
     let upscaled = job.run(&engine)?;

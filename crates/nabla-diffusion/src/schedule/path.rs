@@ -79,7 +79,7 @@ impl NoisePath for NoiseSchedule {
 }
 
 /// All its levels, and its [`training`](NoiseSchedule::training) as the path; behind the last step the network
-/// would be told what it was told there.
+/// would be given the same time as there.
 impl From<NoiseSchedule> for Levels {
     fn from(schedule: NoiseSchedule) -> Self {
         Self::from(&schedule)

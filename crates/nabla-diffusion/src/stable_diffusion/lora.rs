@@ -234,7 +234,7 @@ impl Lora {
         self.updates.keys().any(|(t, _)| *t == target)
     }
 
-    /// Adds the changes of a network to its weights. One that does not fit a layer is told when the layer is
+    /// Adds the changes of a network to its weights. One that does not fit a layer is an error when the layer is
     /// taken; one for a layer that the network does not have, by [`Weights::finish`].
     ///
     /// - `names`: what the original code calls the UNet's layers

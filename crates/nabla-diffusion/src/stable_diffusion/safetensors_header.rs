@@ -9,7 +9,7 @@
 //! around the object, `null` for the metadata, a file without tensors, empty tensors, and data that begin
 //! at any address. Holes between tensors, overlaps and bytes behind the last are refused, as there. A name that
 //! stands twice is refused too, where the library takes the last of them; and the type of a tensor
-//! that is none of the 22 is told with the tensor's name.
+//! that is not among the 22 is reported with the tensor's name.
 //!
 //! Source: <https://github.com/huggingface/safetensors>, version 0.8.
 

@@ -12,7 +12,7 @@ pub(super) struct Visited<'a> {
     pub(super) sigmas: Option<SigmaSpacing>,
 }
 
-/// What the network is told of a level between two training steps.
+/// The time that the network is given at a level between two training steps.
 #[derive(Clone, Copy)]
 pub(super) enum Told {
     Fraction,
@@ -32,7 +32,7 @@ impl Visited<'_> {
 
     /// Times that may lie between training steps, where `σ` is linear.
     ///
-    /// - `karras`: what is told of Karras levels
+    /// - `karras`: the time that goes with Karras levels
     pub(super) fn interpolated(&self, karras: Told) -> Result<Vec<Level>, ScheduleError> {
         let last = (self.training.steps() - 1) as f64;
         let levels = match self.spacing {
@@ -92,7 +92,7 @@ impl Visited<'_> {
     /// DPM-Solver's grid: one point more, without the lowest one.
     ///
     /// - `end`: the training steps from here on are not used
-    /// - `below`: whether all spaced levels are told as the step below
+    /// - `below`: whether all spaced levels have the time of the step below
     pub(super) fn without_lowest(
         &self,
         end: usize,
