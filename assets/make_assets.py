@@ -314,25 +314,25 @@ def make_photos(cache):
 README_HEAD = """# Pictures of the repository
 
 `make_assets.py` rebuilds the pictures here, and `make_labelled_pictures.py` those of `digits` and `fashion`,
-from published packages of exact versions; this table is written by the first. What is built into a crate lies
-inside it, so that it can be packaged: `sample`, `digits` and `fashion` in `crates/nabla-data/assets`, `clip` and
-`prior` in `crates/nabla-diffusion/assets`.
+from published packages with exact versions. `make_assets.py` also writes the tables below. Files that are built
+into a crate are in that crate's folder, so that it can be packaged: `sample`, `digits` and `fashion` in
+`crates/nabla-data/assets`, `clip` and `prior` in `crates/nabla-diffusion/assets`.
 
 * `panoramas/*.png`: equirectangular panoramas, 8-bit RGB, tone-mapped once: linear light (negative
   samples clipped) divided by the 95th percentile of its luminance, clamped to [0, 1], gamma 1/2.2.
-  No scene stands twice. `panoramas/split.toml` is the split by name into training and held-out.
+  No scene occurs twice. `panoramas/split.toml` is the split by name into training and held-out panoramas.
   In `sunrise`, `hall`, `lab`, `esplanade` and `workshop` the package's own lossy EXR compression left dark
   specks around the sun and the lamps.
-* `photos/*.jpg`: photographs that the prior is trained on. JPEG files of the packages that needed
-  no reduction are byte for byte those of the package; the others were reduced by an integer factor
+* `photos/*.jpg`: photographs that the prior is trained on. JPEG files that needed no reduction are
+  byte for byte those of the package; the others were reduced by an integer factor
   (Lanczos) and saved at quality {quality}, 4:4:4. None is a painting, a rendering or a logo.
 * `sample/`: the ground truth of the README's command, and its x4 degradation (bicubic, antialiased,
   wrapped in longitude, reflected at the poles), both with GPano metadata as a camera writes it.
 * `digits/`: 1797 handwritten digits, 8 x 8, as IDX files: the test set of "Optical Recognition of
   Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998,
   doi 10.24432/C50P49), CC BY 4.0, from PyPI `scikit-learn` 1.7.0
-  (`sklearn/datasets/data/digits.csv.gz`); the values are as they were, the format is another.
-* `fashion/`: of each class of Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, 2017) the first 550
+  (`sklearn/datasets/data/digits.csv.gz`); the values are unchanged, only the format differs.
+* `fashion/`: for each class of Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, 2017), the first 550
   pictures of the training set and the first 100 of the test set, 28 x 28, as IDX files; MIT licence,
   copyright 2017 Zalando SE; from Debian `dataset-fashion-mnist` 0.0~git20200523.55506a9-1.
 * `clip/bpe_simple_vocab_16e6.txt.gz`: the merges of CLIP's tokenizer, byte for byte as OpenAI published
@@ -340,11 +340,11 @@ inside it, so that it can be packaged: `sample`, `digits` and `fashion` in `crat
   `open_clip_torch` 3.3.0 (`open_clip/bpe_simple_vocab_16e6.txt.gz`), sha256
   `924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a`.
 
-Beside this folder, `crates/nabla-cli/tests/panorama_files/venice_sunset_256.hdr` is the linear light of the
+Outside this folder, `crates/nabla-cli/tests/panorama_files/venice_sunset_256.hdr` is the linear light of the
 held-out panorama `venice_sunset` below (same file, author and licence), averaged over 4 x 4 pixels; the
-pictures in `crates/nabla-data/tests/reference/` are made by `make_pictures.py` there and show nothing.
+pictures in `crates/nabla-data/tests/reference/` are synthetic, made by `make_pictures.py` there.
 
-The licences are those of the authors of the pictures, not that of Nabla's code. CC-BY and CC-BY-SA
+The pictures are under their authors' licences, not under that of Nabla's code. CC-BY and CC-BY-SA
 files carry the attribution below; the reduced files of CC-BY-SA authors are under the same CC-BY-SA
 licence.
 """

@@ -1,5 +1,5 @@
-//! A compressor of one's own, with error feedback, in a training: of each block of the gradient only the
-//! largest element is sent.
+//! Your own compressor, with error feedback, in a training: only the largest element of each block of the
+//! gradient is sent.
 //!
 //! ```text
 //! cargo run --release -p nabla --example own_compressor
@@ -43,13 +43,13 @@ impl Compressor for BlockTop {
         Compressed::of_sparse(values.len(), &indices, &kept)
     }
 
-    /// The largest of `b` elements has a `b`-th of their squares at least.
+    /// The square of the largest of `b` elements is at least a `b`-th of the sum of squares.
     fn constant(&self, dimension: usize) -> Constant {
         Constant::Contraction(1.0 / self.size.min(dimension).max(1) as f64)
     }
 }
 
-/// Steps along what arrives.
+/// Replaces the gradient by the message that arrives.
 struct Sent {
     worker: ErrorFeedback<BlockTop>,
     noise: SeededNoise,
@@ -82,7 +82,7 @@ impl<M: Module> GradientTransform<M> for Sent {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let compressor = BlockTop { size: 16 };
-    // What it guarantees holds for a vector.
+    // Check its guarantee on one vector.
     let mut noise = SeededNoise::new(0, 0);
     let vector = noise.normal([1000], &Device::flex());
     let message = compressor.compress(&vector, &mut noise)?;

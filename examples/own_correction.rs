@@ -1,7 +1,7 @@
-//! Corrections of one's own: data consistency, and a limit on the time.
+//! Your own corrections: data consistency, and a time limit.
 //!
-//! Every other number of the sample is known. The correction puts what is known into every prediction, so that
-//! the rest is drawn to fit it (the idea of range-null space decomposition, Wang, Yu, Zhang, *Zero-Shot Image
+//! Every other number of the sample is known. The correction puts the known numbers into every prediction, so that
+//! the others are drawn to fit them (the idea of range-null space decomposition, Wang, Yu, Zhang, *Zero-Shot Image
 //! Restoration Using Denoising Diffusion Null-Space Model*, 2022, arXiv 2212.00490).
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use nabla::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
-    // Of rows of 16 numbers that lie on a line through 0, the denoiser knows the mean slope.
+    // The data are rows of 16 numbers on a line through 0; the denoiser fits such a line to the sample.
     let places = Tensor::<1>::from_floats(
         std::array::from_fn::<f32, 16, _>(|i| i as f32 / 15.0),
         &device,
@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("stopped after {calls} calls");
     assert_eq!(calls, 5);
 
-    // ... or fail with an error of its own, which comes out as itself.
+    // ... or fail with its own error, which the caller gets back unchanged.
     let mut strict = |_: &Step<'_, 2>, _: Denoised<2>| -> Result<Denoised<2>, std::io::Error> {
         Err(std::io::Error::other("the measurement is missing"))
     };

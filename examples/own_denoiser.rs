@@ -1,7 +1,7 @@
-//! A denoiser of one's own: points in the plane, around two places, one for each condition.
+//! Your own denoiser: points in the plane, around two places, one for each condition.
 //!
-//! A closure would be enough for one condition; several, from one call, are the trait. The tensors are
-//! `[points, 2]`: samplers don't care about ranks.
+//! A closure would be enough for one condition; for several conditions in one call, implement the trait. The tensors
+//! are `[points, 2]`: samplers work with any rank.
 
 use nabla::diffusion::denoiser::OwnError;
 use nabla::diffusion::guidance::ClassifierFree;
@@ -39,7 +39,7 @@ impl Denoiser<2> for TwoPlaces {
             .map(|condition| match condition {
                 Condition::Given(0) => Ok(around(a, variance)),
                 Condition::Given(1) => Ok(around(b, variance)),
-                // Of both together: their mean, with a wider spread.
+                // For both places together: their mean, with a wider spread.
                 Condition::Without => {
                     let middle = [0, 1].map(|i| (a[i] + b[i]) / 2.0);
                     Ok(around(middle, variance + 1.0))
@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         deviation: 0.1,
     };
     let device = Device::flex();
-    // The straight line of flow matching, from a little below pure noise.
+    // The straight line of flow matching, starting just below pure noise.
     let levels = StraightLine::new().with_start(0.999).levels(20)?;
     let sampler = Sampler::new(samplers().get("dpm++2m")?, levels)?;
     let mut noise = SeededNoise::new(42, 0);
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     assert!((mean[0] - 1.0).abs() < 0.05 && mean[1].abs() < 0.05);
 
-    // Away from the middle of both.
+    // Guidance pushes the points away from the middle of both places.
     let mut guidance = ClassifierFree::new().with_scale(4.0);
     let guided = Sampling::of(&model)
         .guided_by(&mut guidance)
@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "guided away from the middle: ({:.3}, {:.3})",
         away[0], away[1]
     );
-    // Both means rest on the same noise, so that their difference is the guidance alone.
+    // Both runs use the same noise, so the difference of the means comes from the guidance alone.
     assert!(away[0] > mean[0] + 0.005);
     Ok(())
 }

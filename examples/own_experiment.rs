@@ -1,6 +1,7 @@
-//! An experiment of one's own: does a warm-up help plain gradient descent on a narrow valley?
+//! Your own experiment: does a warm-up help plain gradient descent in a narrow valley?
 //!
-//! It declares its cells, is run twice (the second run measures only what the first has not), and is reported.
+//! The experiment declares its cells. The program runs it twice (the second run measures only what the first did
+//! not) and prints the report.
 //!
 //! ```text
 //! cargo run --release -p nabla --example own_experiment
@@ -16,16 +17,16 @@ use nabla::claims::{Commit, Experiments, Source, read_results, run_claims};
 use nabla::grad::seeded_noise::SeededNoise;
 use nabla::prelude::*;
 
-// Each name once: a metric in the place of a variant, or one that is misspelt, does not compile.
+// Each name is written once: a misspelt name, or a metric in the place of a variant, does not compile.
 const VALLEY: Task = Task::named("valley, curvatures 1 and 100");
 const WARM: Variant = Variant::method("with a warm-up");
 const PLAIN: Variant = Variant::baseline("without");
 const LOSS: Metric = Metric::lower("loss at the end", "");
 
-/// The steps that each variant has.
+/// The steps that each variant takes.
 const STEPS: u32 = 40;
 
-/// The experiment. `fails_at` is a seed at which it stops, as if the power were gone.
+/// The experiment. `fails_at` is a seed at which it stops, as in a power cut.
 struct WarmUp {
     fails_at: Option<u64>,
 }
@@ -36,7 +37,7 @@ impl Claim for WarmUp {
     }
 
     fn paper(&self) -> Option<Paper> {
-        // Of one of Nabla's methods the slug is enough.
+        // For one of Nabla's methods the slug would be enough.
         let title = "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour";
         Some(Paper::new(title, "Goyal et al.", 2017, "1706.02677"))
     }
@@ -50,7 +51,7 @@ impl Claim for WarmUp {
     }
 
     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
-        // What there is to measure: every variant with every seed.
+        // Measure every variant with every seed.
         let mut points = Vec::new();
         for &seed in bench.seeds() {
             points.extend([(WARM, seed), (PLAIN, seed)]);
@@ -105,7 +106,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{slug}: {error}");
     }
 
-    // A program of several experiments has a list of them.
+    // A program with several experiments keeps them in a list.
     let all = Experiments::of([&[make as nabla::claims::MakeClaim][..]]);
     let second = run_claims([all.find("warm-up")?], &context, Some(&folder), |_| {});
     assert!(second.failures.is_empty(), "{:?}", second.failures);

@@ -1,5 +1,5 @@
-//! A gradient transform of one's own: noise on the gradient that fades (Neelakantan et al. 2015, arXiv
-//! 1511.06807), with the position in its stream kept in checkpoints.
+//! Your own gradient transform: noise on the gradient that fades (Neelakantan et al. 2015, arXiv
+//! 1511.06807). Checkpoints store the position in the stream of noise.
 //!
 //! ```text
 //! g ← g + N(0, σ²),    σ² = η/(1 + t)^γ
@@ -92,7 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     whole.run(None, &mut |_| ControlFlow::Continue(()))?;
     let mut resumed = trainer()?.resume(&path)?;
     resumed.run(None, &mut |_| ControlFlow::Continue(()))?;
-    // Also the noise goes on.
+    // The noise continues where it stopped, too.
     assert_eq!(resumed.history().steps, whole.history().steps);
     let accuracy = whole.history().last().map_or(0.0, |e| e.test_accuracy);
     println!("{:.1} % right with noise on the gradient", 100.0 * accuracy);

@@ -1,10 +1,10 @@
-//! A guidance of one's own: CFG++, whose sample is guided and whose direction is not.
+//! Your own guidance: CFG++, which guides the sample but not the direction.
 //!
 //! ```text
 //! ε̂_λ = ε̂_∅ + λ (ε̂_c − ε̂_∅),   x̂_0 from ε̂_λ,   x' = signal' x̂_0 + noise' ε̂_∅
 //! ```
 //!
-//! With it, the last steps ask for one prediction only, which saves half of their cost.
+//! Here the last steps also ask for one prediction only, which halves their cost.
 //!
 //! Source: Chung, Kim, Park, Nam, Ye, *CFG++: Manifold-constrained Classifier Free Guidance for Diffusion
 //! Models*, 2024, arXiv 2406.08070.
@@ -91,7 +91,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         unguided: 4,
         predictions: 0,
     };
-    // In every sampler, whatever it makes of sample and direction.
+    // It works in every sampler, however the sampler uses sample and direction.
     for name in ["ddim", "euler", "dpm++2m", "unipc"] {
         let sampler = Sampler::new(samplers().get(name)?, &schedule)?;
         let mut noise = SeededNoise::new(42, 0);
@@ -105,7 +105,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             guidance.predictions
         );
         assert!((mean - 0.8).abs() < 0.15);
-        // Two in each of six steps, one in each of four.
+        // Two predictions in each of six steps, one in each of four.
         assert_eq!(guidance.predictions, 16);
     }
     Ok(())

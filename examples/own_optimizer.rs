@@ -1,7 +1,7 @@
-//! An optimizer of one's own, beside those that have a name.
+//! Your own optimizer, beside the built-in ones.
 //!
-//! Whatever implements Burn's `Optimizer` is trained with and compared by its type. Registered, it has a
-//! name in files and on command lines, and its configuration's fields are its options.
+//! You can train with and compare any type that implements Burn's `Optimizer`. If you register it, it has a
+//! name in files and on command lines, and the fields of its configuration are its options.
 //!
 //! ```text
 //! cargo run --release -p nabla --example own_optimizer
@@ -26,7 +26,7 @@ struct Signum {
 }
 
 impl Optimizer for Signum {
-    // The moving average. Burn stores tensors in records under their own names.
+    // The moving average. Burn's records store tensors under the names of their fields.
     type State<const D: usize> = SignumState<D>;
 
     fn step<const D: usize>(
@@ -56,7 +56,7 @@ struct SignumState<const D: usize> {
     average: Tensor<D>,
 }
 
-// Burn's derive of `RecordState` looks for these in the root of the crate.
+// Burn's derive macro for `RecordState` looks for these in the root of the crate.
 use burn::optim::{RecordState, StateSink, StateSource};
 
 /// Its options.
@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         },
     })?;
 
-    // A file knows it, and refuses what it does not have.
+    // A file can name it, and an option that it does not have is refused.
     let text = "training = { epochs = 5, optimizer = { learning_rate = 3e-3, method = { name = \"signum\", beta = 0.95 } } }";
     let experiment: Experiment = toml::from_str(text)?;
     let refused = toml::from_str::<Experiment>(&text.replace("beta", "momentum"));
@@ -96,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     assert!(accuracy > 0.8);
 
-    // With the learning rate that suits each.
+    // Compare it with AdamP, each at its best learning rate.
     let contender = |name: &str| -> Result<Contender, Box<dyn Error>> {
         Ok(Contender {
             label: None,

@@ -1,4 +1,4 @@
-//! A sampler of one's own: Ralston's method of order 2 in `σ`, in a registry beside Nabla's.
+//! Your own sampler: Ralston's method of order 2 in `σ`, in a registry beside Nabla's samplers.
 //!
 //! ```text
 //! ε_1 = ε̂(x, σ),   x_m = x along ε_1 to σ_m = σ + 2/3 (σ' − σ),   ε_2 = ε̂(x_m, σ_m)
@@ -16,10 +16,10 @@ use nabla::diffusion::registry::Options;
 use nabla::diffusion::sampler::{Steps, shared, steps};
 use nabla::prelude::*;
 
-/// The options of the sampler, which is all that it is.
+/// The options of the sampler, which has no other state.
 #[derive(Config, Debug, Copy)]
 struct Ralston {
-    /// Limits the predicted sample. Default none.
+    /// Limits the predicted sample. Default: no limit.
     clip: Option<f64>,
 }
 
@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (ralston, euler) = (error("ralston")?, error("euler")?);
     assert!(ralston < euler / 2.0);
 
-    // Its options are options by name, as those of all others.
+    // Its options can be set by name, like those of Nabla's samplers.
     let clipped = family.make("ralston", &Options::parse(&["clip=1"])?)?;
     assert_eq!(clipped.reading().clip, Some(1.0));
     let refused = family.make("ralston", &Options::parse(&["speed=2"])?);

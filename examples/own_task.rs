@@ -1,7 +1,7 @@
-//! A module and a task of one's own: a network learns the sine from noisy samples.
+//! Your own module and task: a network learns the sine from noisy samples.
 //!
-//! The trainer has the rest: the optimizer by its name, the learning rates, the limit of the gradient, the
-//! average of the weights, and a checkpoint from which it goes on with the same bits.
+//! The trainer does the rest: the optimizer by its name, the learning rates, the clipping of gradients, the
+//! average of the weights, and a checkpoint from which the training resumes with the same bits.
 //!
 //! ```text
 //! cargo run --release -p nabla --example own_task
@@ -29,7 +29,7 @@ struct Curve {
 
 impl Curve {
     fn new(device: &Device) -> Self {
-        // Biases begin at 0, matrices are drawn from a seed.
+        // Biases start at 0; `he_normal` later draws the matrices from a seed.
         let layer = |inputs, outputs| {
             LinearConfig::new(inputs, outputs)
                 .with_initializer(Initializer::Zeros)
@@ -47,7 +47,7 @@ impl Curve {
     }
 }
 
-/// What the network is to learn. Where it is in its stream of noise is all that a checkpoint must keep.
+/// The function to learn. A checkpoint must store only the position in its stream of noise.
 struct Sine {
     draw: SeededNoise,
 }

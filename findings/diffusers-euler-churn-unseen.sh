@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# diffusers' EulerDiscreteScheduler adds the noise of s_churn after the model was asked.
+# diffusers' EulerDiscreteScheduler adds the noise of s_churn after the model was called.
 #
 # Algorithm 2 of Karras et al. (arXiv 2206.00364) first adds noise, which takes the picture x at the level σ to
-# x̂ at σ̂, and asks the model about x̂ at σ̂, so that the model sees the noise and the step removes it. So does
-# k-diffusion's sample_euler. Here step() is given the model's output for x at σ, adds the noise, and goes on as
-# if the output were for x̂ at σ̂: the last step's noise stays in the picture. With v_prediction it moreover
-# converts x̂ with σ instead of σ̂. One and the same model has three different results as epsilon, sample and
-# v_prediction.
+# x̂ at σ̂, and then calls the model on x̂ at σ̂, so that the model sees the noise and the step removes it.
+# k-diffusion's sample_euler does the same. In diffusers, step() gets the model's output for x at σ, adds the noise,
+# and continues as if the output were for x̂ at σ̂, so the last step's noise stays in the picture. With v_prediction,
+# it also converts x̂ with σ instead of σ̂. One and the same model gives three different results as epsilon, sample
+# and v_prediction.
 #
-# Seen: diffusers 0.42.1, on Karras' levels with s_churn 40 and the exact model, 50 steps. For data of one
-# picture, which algorithm 2 gives back exactly, noise of standard deviation 0.034 is left (epsilon), 0 (sample)
-# or 0.029 (v_prediction). For normal data of standard deviation 0.5, algorithm 2 has 0.443 (an error of Euler's
-# method), and step() has 0.569, 0.445 and 0.685. Without churn all agree.
-# Needs Python 3.11 or later, 7 GB of disk and PyPI. Fails if the behaviour is another one.
+# Seen with diffusers 0.42.1, on Karras' levels with s_churn 40 and the exact model, 50 steps. If the data are one
+# picture, algorithm 2 returns it exactly, while step() leaves noise of standard deviation 0.034 (epsilon), 0 (sample)
+# or 0.029 (v_prediction). For normal data of standard deviation 0.5, algorithm 2 gives 0.443 (an error of Euler's
+# method), and step() gives 0.569, 0.445 and 0.685. Without churn, all agree.
+# Needs Python 3.11 or later, 7 GB of disk and PyPI. Fails if the behaviour has changed.
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -3,15 +3,15 @@
 #
 # The linear multistep method of PNDM follows a weighted mean of the noise predictions ε of several steps (Liu
 # et al., arXiv 2202.09778). A model that predicts v = √ᾱ ε − √(1 − ᾱ) x_0 (Salimans and Ho, arXiv 2202.00512)
-# says the same in other words: ε = √ᾱ v + √(1 − ᾱ) x, with the x and the ᾱ that it was asked about. But
-# PNDMScheduler with v_prediction takes the weighted mean of the v, and turns that into ε with the x and the ᾱ
-# of one step; so too where skip_prk_steps repeats the first step.
+# gives the same information: ε = √ᾱ v + √(1 − ᾱ) x, with the x and the ᾱ of that model call. But
+# PNDMScheduler with v_prediction takes the weighted mean of the v, and converts this mean to ε with the x and the ᾱ
+# of a single step. It does the same where skip_prk_steps repeats the first step.
 #
-# Seen: diffusers 0.42.1 (issue 14816 there). For data of one picture ε is the same all along the way, so that
-# any number of steps is exact with ε and leaves an error with v: 0.0033 in 50 steps. For normal data the
-# error halves when the steps double, as with DDIM; with ε it is 80 times smaller in 100 steps.
-# DDIMScheduler gives the same with ε and v.
-# Needs Python 3.11 or later, 7 GB of disk and PyPI. Fails if the behaviour is another one.
+# Seen with diffusers 0.42.1 (issue 14816 there). If the data are one picture, ε is constant along the whole path, so
+# any number of steps is exact with ε, but leaves an error with v: 0.0033 in 50 steps. For normal data, the
+# error with v halves when the steps double, as with DDIM; with ε it is 80 times smaller in 100 steps.
+# DDIMScheduler gives the same result with ε and v.
+# Needs Python 3.11 or later, 7 GB of disk and PyPI. Fails if the behaviour has changed.
 set -euo pipefail
 
 folder=$(mktemp -d)

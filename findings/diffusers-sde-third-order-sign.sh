@@ -3,14 +3,14 @@
 #
 # With λ = ln(√ᾱ/√(1 − ᾱ)), a step from λ to λ + h adds √ᾱ' ∫ 2 e^{−2(h − u)} x̂_0(u) du, u from 0 to h (Lu et
 # al., arXiv 2211.01095). The third order interpolates x̂_0 by D_0 + D_1 (u/h) + D_2 (u/h)², so that the weight
-# of D_2 is √ᾱ' (1 − 1/h + (1 − e^{−2h})/(2h²)), which vanishes with the step as 2h/3 does. The codes of that
-# family use half of it. DPMSolverMultistepScheduler has this half less √ᾱ': it subtracts a constant 1/2 where
-# k-diffusion's sample_dpmpp_3m_sde adds it. So every step, however short, is wrong by −√ᾱ' D_2.
+# of D_2 is √ᾱ' (1 − 1/h + (1 − e^{−2h})/(2h²)), which tends to 0 like 2h/3. Implementations of this
+# solver use half of that weight. DPMSolverMultistepScheduler uses this half minus √ᾱ': it subtracts a constant 1/2
+# where k-diffusion's sample_dpmpp_3m_sde adds it. So every step, however short, is wrong by −√ᾱ' D_2.
 #
-# Seen: diffusers 0.42.1. For h from 0.3 to 0.008 the weight is −0.91 to −0.998 times √ᾱ'. Drawing from a
-# normal distribution of standard deviation 0.5 with the exact model, 400 steps of order 3 have 2.0, and those
-# of order 2 have 0.50. With that one sign changed, order 3 has 0.50 too.
-# Needs Python 3.11 or later, 7 GB of disk and PyPI. Fails if the behaviour is another one.
+# Seen with diffusers 0.42.1. For h from 0.3 to 0.008, the weight is −0.91 to −0.998 times √ᾱ'. When drawing from a
+# normal distribution of standard deviation 0.5 with the exact model, 400 steps give a standard deviation of 2.0 with
+# order 3, and 0.50 with order 2. With that one sign changed, order 3 gives 0.50 too.
+# Needs Python 3.11 or later, 7 GB of disk and PyPI. Fails if the behaviour has changed.
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -51,7 +51,7 @@ def scheduler(order, steps, **options):
 
 
 def weight_of_d2(steps):
-    """The third step's h, and what it makes of x̂_0 = (u/h)² and nothing else, in units of √ᾱ'."""
+    """The third step's h, and its result for x̂_0 = (u/h)² alone, in units of √ᾱ'."""
     solver = scheduler(3, steps, use_lu_lambdas=True)
     sigmas = solver.sigmas[:4].tolist()
     times = [math.log(sigmas[2]) - math.log(sigma) for sigma in sigmas]
@@ -64,7 +64,7 @@ def weight_of_d2(steps):
 
 
 def deviation(order, steps, data=0.5):
-    """The standard deviation of what is drawn; that of the data is known, and so the exact model."""
+    """The standard deviation of the samples; that of the data is known, so the model is exact."""
     solver = scheduler(order, steps)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 1, 256, 256, generator=generator)

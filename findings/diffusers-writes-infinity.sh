@@ -5,9 +5,9 @@
 # SASolverScheduler have lambda_min_clipped = -inf by default, and save_pretrained writes it as -Infinity into
 # scheduler_config.json. Python's own json module reads that; strict parsers refuse the whole file.
 #
-# Seen: diffusers 0.42.1, with DPMSolverMultistepScheduler, its inverse, DPMSolverSinglestepScheduler and
-# SASolverScheduler. With a finite lambda_min_clipped, and for schedulers that have none, the file is JSON.
-# Needs Python 3.11 or later, 7 GB of disk and PyPI. Fails if the behaviour is another one.
+# Seen with diffusers 0.42.1, for DPMSolverMultistepScheduler, its inverse, DPMSolverSinglestepScheduler and
+# SASolverScheduler. With a finite lambda_min_clipped, or for schedulers without this option, the file is valid JSON.
+# Needs Python 3.11 or later, 7 GB of disk and PyPI. Fails if the behaviour has changed.
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -37,7 +37,7 @@ folder = pathlib.Path(sys.argv[1]) / "scheduler"
 
 
 def strict(scheduler):
-    """What a strict parser says of the saved file, and the lines with what JSON does not have."""
+    """A strict parser's answer to the saved file, and the lines that are not valid JSON."""
     scheduler.save_pretrained(folder)
     text = (folder / "scheduler_config.json").read_text()
     json.loads(text)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The Rust crate `image` writes Radiance HDR files that are darker than what they were given.
+# The Rust crate `image` writes Radiance HDR files that are darker than the picture.
 #
-# A pixel of the format has three mantissas of 8 bits and one exponent. The encoder cuts the mantissas
-# off instead of rounding them, so that every sample is up to 1/128 too small, 0.3 % on average; and a
+# A pixel of the format has three mantissas of 8 bits and one exponent. The encoder truncates the mantissas
+# instead of rounding them, so that every sample is up to 1/128 too small, 0.3 % on average. A
 # sample below the smallest exponent comes back as one of the largest.
 #
-# Seen: image 0.25.10. On samples that are spread evenly over an octave the mean falls by 0.26 %; a
+# Seen with image 0.25.10. For samples spread evenly over an octave, the mean falls by 0.26 %; a
 # sample of 1e-40 (a subnormal number) comes back as a large number.
-# Needs cargo and the registry of crates.io. Fails if the behaviour is another one.
+# Needs cargo and the crates.io registry. Fails if the behaviour has changed.
 set -euo pipefail
 
 folder=$(mktemp -d)
