@@ -1,4 +1,4 @@
-//! Flags whose values the libraries name.
+//! Flags whose values are named by the libraries.
 
 use std::ffi::OsStr;
 use std::marker::PhantomData;
@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, Error};
 use nabla::base::choices::{Choice, Choices};
 
-/// Reads a value by its name, and shows all of them in the help.
+/// Parses a value by its name, and lists all values in the help.
 pub fn choice<T: Choices>() -> ChoiceParser<T> {
     ChoiceParser(PhantomData)
 }

@@ -1,5 +1,5 @@
-//! A training to look at: on a terminal the curve of the loss with a bar, the accuracy and the time
-//! left, elsewhere one line per epoch.
+//! The display of a training: in a terminal the loss curve with a bar, the accuracy and the time
+//! left, otherwise one line per epoch.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use nabla::train::trainer::Progress;
 
 use nabla::base::words::duration;
 
-/// Lines of the curve.
+/// The height of the curve, in lines.
 const HEIGHT: usize = 6;
-/// The widest curve, in letters.
+/// The maximum width of the curve, in characters.
 const WIDTH: usize = 72;
-/// The least time between two pictures of the curve.
+/// The minimum time between two drawings of the curve.
 const REDRAW: Duration = Duration::from_millis(200);
 
-/// Shows a training on the standard error.
+/// Shows a training on standard error.
 pub struct Dashboard {
     terminal: Option<Terminal>,
     begun: Instant,
@@ -40,7 +40,7 @@ impl Terminal {
         let all = MultiProgress::new();
         let line = || {
             let line = all.add(ProgressBar::new(1));
-            // Only a template that is wrong would be refused; the default does then.
+            // An error would mean a malformed template; the default style is good enough then.
             if let Ok(style) = ProgressStyle::with_template("{msg}") {
                 line.set_style(style);
             }
@@ -62,7 +62,7 @@ impl Terminal {
 }
 
 impl Dashboard {
-    /// - `epochs`: of the whole training
+    /// - `epochs`: the number of epochs of the whole training
     pub fn new(epochs: usize) -> Self {
         Self {
             terminal: stderr().is_terminal().then(Terminal::new),
@@ -111,7 +111,7 @@ impl Dashboard {
         terminal.rows[HEIGHT].set_message(told);
     }
 
-    /// Leaves the curve and the last numbers as they are, and the bar out.
+    /// Leaves the curve and the last numbers on the screen, and removes the bar.
     pub fn finish(&self) {
         if let Some(terminal) = &self.terminal {
             terminal.rows.iter().for_each(ProgressBar::abandon);
@@ -131,8 +131,8 @@ fn epoch_line(epoch: &EpochRecord, epochs: usize) -> String {
     )
 }
 
-/// A curve of blocks, `height` lines of at most `width` columns, on a logarithmic axis whose ends stand
-/// at the left.
+/// A curve of block characters, `height` lines of at most `width` columns, on a logarithmic axis whose ends are
+/// labelled at the left.
 fn curve(values: &[f64], width: usize, height: usize) -> Vec<String> {
     const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let window = values.len().div_ceil(width).max(1);

@@ -1,4 +1,4 @@
-//! The devices that `--device` names, and the check that one works.
+//! The devices that `--device` names, and the check that a device works.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,7 +35,7 @@ pub struct DeviceFlag {
 }
 
 impl DeviceFlag {
-    /// What was chosen.
+    /// The chosen device.
     pub fn choice(self) -> DeviceChoice {
         self.device
     }
@@ -45,7 +45,7 @@ impl DeviceFlag {
         self.device.open()
     }
 
-    /// Opens the device for a network of a precision, which not every GPU computes in.
+    /// Opens the device for a network in `precision`, which not every GPU supports.
     pub fn open_for(self, precision: Precision) -> Result<Device, Failure> {
         self.device.open_for(precision)
     }
@@ -62,10 +62,10 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// All of them.
+    /// All devices.
     pub const ALL: [Self; 3] = [Self::Cpu, Self::Cuda, Self::Wgpu];
 
-    /// The device, unless its backend is not part of this program.
+    /// The device, or `None` if its backend is not part of this program.
     fn built_in(self) -> Option<Device> {
         match self {
             Self::Cpu => Some(Device::flex()),
@@ -89,7 +89,7 @@ impl DeviceChoice {
         }
     }
 
-    /// Opens the device. A GPU computes something first: a missing driver shows itself only then.
+    /// Opens the device. A GPU computes something first, because a missing driver is noticed only then.
     pub fn open(self) -> Result<Device, Failure> {
         let device = catch_unwind(|| self.built_in()).map_err(|panic| self.unusable(&*panic))?;
         let Some(device) = device else {
@@ -106,7 +106,7 @@ impl DeviceChoice {
         Ok(device)
     }
 
-    /// Opens the device for a network of a precision, which not every GPU computes in.
+    /// Opens the device for a network in `precision`, which not every GPU supports.
     fn open_for(self, precision: Precision) -> Result<Device, Failure> {
         let device = self.open()?;
         let dtype = precision.dtype();
@@ -117,7 +117,7 @@ impl DeviceChoice {
             })
             .map_err(|_| {
                 Failure::input(format!(
-                    "the device {self} cannot compute in {dtype:?}, use another --precision"
+                    "the device {self} cannot compute in {dtype:?}: use another --precision"
                 ))
             })?;
         }
@@ -132,19 +132,19 @@ impl DeviceChoice {
     }
 }
 
-/// What a second of work says about a device.
+/// The measurements of a device, from a second of work.
 #[derive(Debug, Serialize)]
 pub struct SelfCheck {
-    /// Seconds until the first result, which include the start of the device.
+    /// Seconds until the first result, including the start of the device.
     pub first_result_seconds: f64,
-    /// Products and sums of matrices of 512 x 512 `f32`, in 10⁹ a second.
+    /// 10⁹ floating-point operations per second in products of 512 x 512 `f32` matrices.
     pub matmul_gflops: f64,
-    /// The same of a 3 x 3 convolution of 32 channels on 128 x 128 pixels.
+    /// The same for a 3 x 3 convolution of 32 channels on 128 x 128 pixels.
     pub convolution_gflops: f64,
 }
 
-/// Multiplies small matrices and convolves a small picture on `device`, and compares with the same
-/// in integers; then measures both for half a second each.
+/// Multiplies small matrices and convolves a small picture on `device`, and compares the results with
+/// integer arithmetic; then measures the speed of both for half a second each.
 pub fn self_check(device: &Device) -> Result<SelfCheck, String> {
     let begun = Instant::now();
     arithmetic(device)?;
@@ -174,7 +174,7 @@ pub fn self_check(device: &Device) -> Result<SelfCheck, String> {
     })
 }
 
-/// 10⁹ operations a second of a function that does `work` of them.
+/// 10⁹ operations per second of a function that does `work` operations.
 fn repeat(work: f64, mut f: impl FnMut()) -> f64 {
     f();
     let begun = Instant::now();
@@ -194,7 +194,7 @@ fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| panic_message(panic.as_ref()))
 }
 
-/// Whole numbers from −5 to 5 without a pattern that a wrong layout would keep.
+/// Whole numbers from −5 to 5, with no pattern that a wrong memory layout would preserve.
 fn number(index: usize) -> i32 {
     (index.wrapping_mul(2_654_435_761) % 4_294_967_291 % 11) as i32 - 5
 }
@@ -203,7 +203,7 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|i| number(i) as f32).collect()
 }
 
-/// Compares a product of matrices and a convolution with the exact results, which are whole.
+/// Compares a product of matrices and a convolution with the exact results, which are whole numbers.
 fn arithmetic(device: &Device) -> Result<(), String> {
     const N: usize = 48;
     const IN: usize = 3;

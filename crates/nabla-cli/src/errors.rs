@@ -1,4 +1,4 @@
-//! What a job ends with when it cannot be done, and the exit code that says which kind of end it is.
+//! The failure of a job, and the exit code for each kind of failure.
 
 use std::any::Any;
 use std::error::Error;
@@ -25,25 +25,25 @@ use nabla::solve::normalized_lr::SeparatorError;
 
 use crate::interrupt::INTERRUPTED;
 
-/// What is to be done about a failure, which the exit code says.
+/// The kind of a failure, which determines the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The job failed while it ran: 1.
     Run,
-    /// The input or the command line is wrong, so that whoever called can mend it: 2.
+    /// The input or the command line is wrong, so the caller can fix it: 2.
     Input,
-    /// The user broke off: 130.
+    /// The user interrupted the program: 130.
     Interrupted,
 }
 
-/// Why a job was not done: the error itself, which shows as one line with all that it came from.
+/// Why a job was not done: the error, which is displayed on one line with all its causes.
 #[derive(Debug)]
 pub struct Failure {
     kind: Kind,
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// What was tried, where the error says only why it did not succeed.
+/// What was tried, for errors that say only why it failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{tried}")]
 struct Tried {
@@ -51,13 +51,13 @@ struct Tried {
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// An error and those that it came from, outermost first.
+/// An error and its causes, outermost first.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Whether an error, or one that it came from, says that the work was broken off. What its observers
-/// answered is no fault of the input, however many errors it went through.
+/// Whether an error or one of its causes is a cancellation. When an observer stops the work, the input is not
+/// at fault, however many errors wrap the cancellation.
 fn is_cancellation(error: &(dyn Error + 'static)) -> bool {
     let omnissr = |e: &OmniSsrError| matches!(e, OmniSsrError::Cancelled);
     let stable_diffusion = |e: &StableDiffusionError| matches!(e, StableDiffusionError::Cancelled);
@@ -68,7 +68,7 @@ fn is_cancellation(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Failure {
-    /// Of a kind, unless the error says that the work was broken off.
+    /// A failure of this kind, or an interrupt if the error is a cancellation.
     fn new(kind: Kind, source: Box<dyn Error + Send + Sync>) -> Self {
         let kind = match is_cancellation(source.as_ref()) {
             true => Kind::Interrupted,
@@ -82,7 +82,7 @@ impl Failure {
         Self::new(Kind::Input, source.into())
     }
 
-    /// A wrong input, with what was tried where the error doesn't say it.
+    /// A wrong input, with what was tried, for errors that don't say it.
     pub fn input_because(
         tried: impl Into<String>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -98,7 +98,7 @@ impl Failure {
         Self::new(Kind::Run, source.into())
     }
 
-    /// A failure of the job itself, with what was tried where the error doesn't say it.
+    /// A failure of the job itself, with what was tried, for errors that don't say it.
     pub fn run_because(
         tried: impl Into<String>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -109,7 +109,7 @@ impl Failure {
         })
     }
 
-    /// A work that was broken off.
+    /// An interrupt by the user.
     pub fn interrupted() -> Self {
         Self {
             kind: Kind::Interrupted,
@@ -117,7 +117,7 @@ impl Failure {
         }
     }
 
-    /// What clap says about a command line, without its usage and tips.
+    /// Clap's error about a command line, without the usage and the tips.
     pub fn usage(error: &clap::Error) -> Self {
         let text = error.to_string();
         let said: Vec<&str> = text
@@ -130,7 +130,7 @@ impl Failure {
         Self::input(said.strip_prefix("error: ").unwrap_or(&said).to_owned())
     }
 
-    /// What is to be done about it.
+    /// The kind of this failure.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -145,8 +145,7 @@ impl Failure {
     }
 }
 
-/// The error and all that it came from as one line. An error that already shows its source is not
-/// followed by it again.
+/// The error and all its causes on one line. A cause that the error already displays is not repeated.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = String::new();
@@ -169,7 +168,7 @@ impl Error for Failure {
     }
 }
 
-/// Errors that say what is wrong with a file or a size that the caller chose.
+/// Errors about a file or a size that the caller chose.
 macro_rules! input {
     ($($error:ty),+ $(,)?) => {
         $(impl From<$error> for Failure {
@@ -198,7 +197,7 @@ input!(
     TangentGridError,
 );
 
-/// Errors of which some say that the job failed, and the others what is wrong with its input.
+/// Errors with some variants for a failed job, and the others for a wrong input.
 macro_rules! run_or_input {
     ($($error:ty: $run:pat),+ $(,)?) => {
         $(impl From<$error> for Failure {
@@ -233,10 +232,10 @@ impl From<ClaimError> for Failure {
     }
 }
 
-/// Where the last panic happened, which the panic itself does not carry.
+/// Where the last panic happened, which the panic's payload does not contain.
 static PLACE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Keeps panics from writing to the standard error: some are caught on purpose (a damaged image, a
+/// Keeps panics from writing to standard error: some are caught on purpose (a damaged image, a
 /// device without its driver), and the others become a [failure](of_panic).
 pub fn quiet_panics() {
     panic::set_hook(Box::new(|info| {
@@ -245,20 +244,20 @@ pub fn quiet_panics() {
     }));
 }
 
-/// What a panic said, in one line.
+/// The message of a panic, on one line.
 pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = nabla::base::words::panic_message(panic);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The failure that a panic becomes when nothing else caught it.
+/// The failure for a panic that nothing else caught.
 pub fn of_panic(panic: &(dyn Any + Send)) -> Failure {
     let place = PLACE.lock().unwrap_or_else(PoisonError::into_inner).take();
     let place = place
         .map(|place| format!(" at {place}"))
         .unwrap_or_default();
     Failure::run(format!(
-        "nabla stopped because of a bug in it, please report it: {}{place}",
+        "nabla stopped because of a bug; please report it: {}{place}",
         panic_message(panic)
     ))
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C: the program ends at once, outputs are as they were, and nothing lies beside them.
+//! Ctrl-C: the program ends at once, leaves outputs as they were, and removes its temporary files.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -9,16 +9,16 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::errors::Failure;
 
-/// How often the signals are looked at.
+/// How often the signals are polled.
 const PERIOD: Duration = Duration::from_millis(25);
 
 /// The exit code of Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
 
-/// The exit code of the signal that has come, or 0.
+/// The exit code of the received signal, or 0.
 static RECEIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
-/// Ends the program with code 130 on Ctrl-C, and with 143 when it is asked to terminate.
+/// Ends the program with code 130 on Ctrl-C, and with 143 on SIGTERM.
 pub fn watch() -> Result<(), Failure> {
     for (signal, code) in [(SIGINT, INTERRUPTED), (SIGTERM, 143)] {
         signal_hook::flag::register_usize(signal, Arc::clone(&RECEIVED), code.into())
@@ -35,7 +35,7 @@ pub fn watch() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The exit code of the signal that has come.
+/// The exit code of the received signal.
 pub fn received() -> Option<u8> {
     match u8::try_from(RECEIVED.load(Ordering::SeqCst)) {
         Ok(0) => None,
@@ -44,8 +44,8 @@ pub fn received() -> Option<u8> {
     }
 }
 
-/// Ends the program as a signal does. Both the thread that watches and a job that was broken off come
-/// here; the first of them ends it.
+/// Ends the program as a signal does. Both the watching thread and an interrupted job call this;
+/// the first call ends the program.
 pub fn end() -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     if ENDING.swap(true, Ordering::SeqCst) {

@@ -1,8 +1,8 @@
-//! What a job of the program is, and what all of them have in common.
+//! The trait of a job, and everything that all jobs share.
 //!
-//! A job is a struct of [arguments](Args) with a [`run`](Job::run) that gets a [`Context`] and gives a
-//! [`Report`]. What every job has alike is here, once: `--json`, the progress, what is printed, and what
-//! remains of a job that was interrupted. A new job is a file and a line in `main.rs`.
+//! A job is a struct of [arguments](Args) with a [`run`](Job::run) that gets a [`Context`] and returns a
+//! [`Report`]. This module handles what is the same for every job: `--json`, the progress, the output and
+//! interrupts. A new job is a file and a line in `main.rs`.
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -16,20 +16,20 @@ use crate::interrupt;
 use crate::output::{json_text, print};
 use crate::progress::Progress;
 
-/// The arguments of a job, and how it is done.
+/// The arguments of a job, and how to run it.
 pub trait Job: Args {
-    /// What the help says of `--json`; `None` for a job that has nothing to say to programs.
+    /// The help text of `--json`; `None` for a job without JSON output.
     const JSON: Option<&'static str> = Some("Print JSON");
 
-    /// Does the job.
+    /// Runs the job.
     fn run(&self, context: &Context) -> Result<Report, Failure>;
 }
 
-/// What a job gets beside its arguments.
+/// What a job gets besides its arguments.
 pub struct Context {
     json: bool,
     progress: Progress,
-    /// Notes for the end.
+    /// Notes to print at the end.
     notes: RefCell<Vec<String>>,
 }
 
@@ -42,22 +42,22 @@ impl Context {
         }
     }
 
-    /// Where the job shows how far it is.
+    /// The display of the job's progress.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Says something on the standard error, in a line.
+    /// Prints a line on standard error.
     pub fn note(&self, text: &str) {
         self.progress.note(&format!("nabla: {text}"));
     }
 
-    /// Says something at the end, in a line, if the job is done: a refusal is one line alone.
+    /// Prints a line when the job is done. If the job is refused, the refusal is the only line.
     pub fn note_at_end(&self, text: &str) {
         self.notes.borrow_mut().push(text.to_owned());
     }
 
-    /// Says at once that a part of the job is done; only to people, as programs get all in one report.
+    /// Prints at once that a part of the job is done, but not with `--json`, where one report has everything.
     pub fn part_done(&self, text: &str) -> Result<(), Failure> {
         match self.json {
             true => Ok(()),
@@ -65,7 +65,7 @@ impl Context {
         }
     }
 
-    /// What has come out: `value` for programs, and as `text` for people.
+    /// The report of the results: `value` as JSON, or `text` for people.
     pub fn report(
         &self,
         value: &impl Serialize,
@@ -77,7 +77,7 @@ impl Context {
         }))
     }
 
-    /// What an observer of a long work answers: whether it goes on.
+    /// The answer of an observer: whether to continue.
     pub fn go_on(&self) -> ControlFlow<()> {
         match interrupt::received() {
             Some(_) => ControlFlow::Break(()),
@@ -85,7 +85,7 @@ impl Context {
         }
     }
 
-    /// Refuses to make a result of a work that was broken off.
+    /// Returns an error if the work was interrupted, so that no result is made of it.
     pub fn check(&self) -> Result<(), Failure> {
         match interrupt::received() {
             Some(_) => Err(Failure::interrupted()),
@@ -94,7 +94,7 @@ impl Context {
     }
 }
 
-/// What a job has to say, and whether it ends well all the same.
+/// The output of a job, and whether the job failed in spite of it.
 #[derive(Debug)]
 pub struct Report {
     text: String,
@@ -102,12 +102,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// The same text for people and programs: a file that the job has printed.
+    /// The same text for people and programs, such as a file that the job prints.
     pub fn of_text(text: String) -> Self {
         Self { text, end: Ok(()) }
     }
 
-    /// With a failure, which does not take back what is reported.
+    /// Adds a failure; the report is still printed.
     pub fn ending_in(self, failure: Option<Failure>) -> Self {
         Self {
             end: failure.map_or(Ok(()), Err),
@@ -116,13 +116,13 @@ impl Report {
     }
 }
 
-/// Something on the command line that can be done: a job, or a choice of jobs.
+/// Something that the command line can run: a job, or a choice of jobs.
 pub trait Run {
-    /// Does it, and says what has come out.
+    /// Runs it, and prints the results.
     fn run(&self) -> Result<(), Failure>;
 }
 
-/// A job with the flags that all of them have.
+/// A job with the flags that all jobs share.
 pub struct Flagged<J> {
     job: J,
     json: bool,
@@ -185,8 +185,7 @@ impl<J: Job> FromArgMatches for Flagged<J> {
     }
 }
 
-/// A choice of jobs: an enum of which each variant is a subcommand, with the line that its help begins
-/// with.
+/// A choice of jobs: an enum in which each variant is a subcommand, with the first line of its help.
 macro_rules! jobs {
     (
         $(#[$about:meta])*

@@ -1,10 +1,10 @@
-//! The loss of a training as points of a curve.
+//! The loss of a training as the points of a curve.
 
-/// Points of a curve at most.
+/// The maximum number of points of a curve.
 const POINTS: usize = 200;
 
-/// The losses of all steps as means over windows, so that the trend shows, and the steps of a window.
-/// A point stands at the middle of its window.
+/// The losses of all steps as means over windows, so that the trend is visible, and the number of steps in a window.
+/// A point is at the middle of its window.
 pub fn averaged(losses: &[f32]) -> (usize, Vec<[f64; 2]>) {
     let window = losses.len().div_ceil(POINTS).max(1);
     let point = |(i, chunk): (usize, &[f32])| {

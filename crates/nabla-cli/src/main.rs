@@ -1,7 +1,7 @@
 //! The program `nabla`: one file per job in `jobs/`.
 //!
 //! Exit codes: 0 done; 1 a claim or a job failed while it ran; 2 the input or the command line is
-//! wrong; 130 interrupted. Whatever goes wrong is said in one line on the standard error.
+//! wrong; 130 interrupted. Every error is reported in one line on standard error.
 
 mod choice;
 mod dashboard;
@@ -35,28 +35,28 @@ struct CommandLine {
 
 jobs! {
     enum Task {
-        /// Make a 360-degree panorama sharper, or a folder of them; without IN the bundled sample
+        /// Make a 360-degree panorama sharper, or a folder of them; without IN, use the bundled sample
         Upscale(Of<jobs::upscale::Arguments>),
-        /// Make pictures from a text with a Stable Diffusion model: from noise, a picture, or within a mask
+        /// Make pictures from a text with a Stable Diffusion model: from noise, from a picture, or within a mask
         Sample(Of<jobs::sample::Arguments>),
         /// Compare a panorama with its reference: PSNR, SSIM, WS-PSNR, WS-SSIM, seam, poles
         Evaluate(Of<jobs::evaluate::Arguments>),
         /// Turn a panorama into tangent planes or a cube map, and back
         Project(Of<jobs::project::Arguments>),
-        /// Train a classifier with any optimizer, or the networks that other jobs use
+        /// Train a classifier with any optimizer, or the networks that other commands use
         #[command(subcommand)]
         Train(jobs::train::Task),
-        /// Compare optimizers, each with the learning rate that suits it
+        /// Compare optimizers, each at its best learning rate
         Compare(Of<jobs::compare::Arguments>),
-        /// Solve a LIBSVM problem: a model with a certificate of how good it is
+        /// Solve a LIBSVM problem: get a model, and a certificate of how far it is from the optimum
         #[command(subcommand)]
         Solve(jobs::solve::Task),
-        /// List, run and report the measured claims of the methods
+        /// List, run and report experiments that measure what the papers claim
         #[command(subcommand)]
         Claims(jobs::claims::Task),
-        /// List every method with its paper, its state and what became of its claim
+        /// List every method with its paper, its state and the result of its claim
         List(Of<jobs::list::Arguments>),
-        /// Show what this program is made of, and check each device
+        /// Show how this program was built, and check each device
         Doctor(Of<jobs::doctor::Arguments>),
     }
 }
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
                 ErrorKind::DisplayHelp
                 | ErrorKind::DisplayVersion
                 | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                    // There is nowhere left to say that the text cannot be written.
+                    // If the text cannot be written, there is nowhere left to report that.
                     let _ = error.print();
                     return if error.use_stderr() {
                         Err(None)

@@ -1,4 +1,4 @@
-//! What a job says on the standard output: text for people or JSON for programs.
+//! The standard output of a job: text for people or JSON for programs.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -6,8 +6,7 @@ use serde::Serialize;
 
 use crate::errors::Failure;
 
-/// Writes a text that ends with a line break. That the reader has gone (`nabla list | head`) is no
-/// failure.
+/// Writes a text that ends with a line break. A closed pipe (`nabla list | head`) is not a failure.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -18,14 +17,14 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// A value as indented JSON, which ends with a line break.
+/// A value as indented JSON that ends with a line break.
 pub fn json_text(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Failure::run_because("cannot write the result as JSON", e))?;
     Ok(text + "\n")
 }
 
-/// Rows of cells as lines, the first column to the left and the others to the right.
+/// Rows of cells as lines, the first column aligned left and the others right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

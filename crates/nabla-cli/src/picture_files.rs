@@ -1,4 +1,4 @@
-//! Panoramas in files: reading one, and what is said of it.
+//! Reading panorama files, and notes about them.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use nabla::panorama::ErpArea;
 use crate::errors::Failure;
 
 /// Reads a picture that must be an equirectangular panorama, or a part of one whose metadata say
-/// where it lies; `note` gets what of them was not believed.
+/// where it lies; `note` is called if the metadata are implausible.
 pub fn read_panorama(
     path: &Path,
     options: &ReadOptions,
@@ -23,13 +23,13 @@ pub fn read_panorama(
     Ok((picture, area))
 }
 
-/// Says something of a file on the standard error, in one line.
+/// Returns a function that prints a note about a file on standard error, on one line.
 pub fn note_of(path: &Path) -> impl FnMut(&str) {
     let name = path.display().to_string();
     move |text: &str| eprintln!("nabla: {name}: {text}")
 }
 
-/// What a file of the format of `path` does not take over of `picture`, in one line.
+/// Notes what of `picture` a file in the format of `path` cannot hold, on one line.
 pub fn told_left_out(picture: &Picture, path: &Path, note: &mut dyn FnMut(&str)) {
     let Some(format) = FileFormat::from_path(path) else {
         return;
@@ -41,8 +41,10 @@ pub fn told_left_out(picture: &Picture, path: &Path, note: &mut dyn FnMut(&str))
     let depth = picture.depth_for(format, &nabla::data::WriteOptions::default());
     if picture.light != format.light(picture.light, depth) {
         note(match picture.light {
-            Light::Linear => "its linear light is tone-mapped, since the output is for a screen",
-            Light::Display => "its samples for a screen become linear light by the curve of sRGB",
+            Light::Linear => {
+                "its linear light is tone-mapped, because the output format is for screens"
+            }
+            Light::Display => "its samples are converted from sRGB to linear light",
         });
     }
 }
@@ -51,14 +53,14 @@ pub fn told_left_out(picture: &Picture, path: &Path, note: &mut dyn FnMut(&str))
 pub fn check_not_the_input(input: &Path, output: &Path) -> Result<(), Failure> {
     match (input.canonicalize(), output.canonicalize()) {
         (Ok(a), Ok(b)) if a == b => Err(Failure::input(format!(
-            "{} is the input, another output is needed",
+            "{} is the input: choose another output",
             output.display()
         ))),
         _ => Ok(()),
     }
 }
 
-/// Whether a path names an image file that can be written, to judge by its extension.
+/// Whether a path names an image file in a format that can be written, judging by its extension.
 pub fn is_writable_image(path: &Path) -> bool {
     FileFormat::from_path(path).is_some_and(|f| FileFormat::WRITABLE.contains(&f))
 }

@@ -1,4 +1,4 @@
-//! How far a job is: a bar with the time left on a terminal, now and then a line elsewhere.
+//! The progress of a job: in a terminal a bar with the time left, otherwise a line from time to time.
 
 use std::io::{IsTerminal, stderr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,16 +8,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 
-/// The least time between two lines where there is no terminal.
+/// The minimum time between two lines if there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-/// Shows progress on the standard error.
+/// Shows progress on standard error.
 pub struct Progress {
     state: Mutex<State>,
 }
 
 struct State {
-    /// `None` where the standard error is no terminal.
+    /// `None` if standard error is not a terminal.
     bar: Option<ProgressBar>,
     stage: String,
     steps: u64,
@@ -27,11 +27,11 @@ struct State {
 }
 
 impl Progress {
-    /// Nothing is shown before the first stage begins.
+    /// Creates the display, which shows nothing before the first stage begins.
     pub fn new() -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-            // Only a template that is wrong would be refused; the default does then.
+            // An error would mean a malformed template; the default style is good enough then.
             if let Ok(style) =
                 ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len} {elapsed}, {eta} left")
             {
@@ -56,7 +56,7 @@ impl Progress {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         if let Some(bar) = &self.state().bar {
             bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! Descriptions of trainings in TOML files, and the folders that they are kept in.
+//! TOML files that describe trainings, and the folders of the trainings.
 
 use std::fmt::Display;
 use std::fs;
@@ -9,16 +9,16 @@ use serde::de::DeserializeOwned;
 
 use crate::errors::Failure;
 
-/// The text of a file as a `T`.
+/// Reads a TOML file as a `T`.
 ///
-/// - `kind`: what it should be, with its article: "a recipe"
+/// - `kind`: what the file should be, with its article: "a recipe"
 pub fn read_toml<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T, Failure> {
     let text = fs::read_to_string(path)
         .map_err(|e| Failure::input_because(format!("cannot read {}", path.display()), e))?;
     toml::from_str(&text).map_err(|e| wrong_toml(path, kind, &e.message()))
 }
 
-/// Makes the folder of a training, if it is not there, with its description in it.
+/// Creates the folder of a training, if it does not exist, and writes the description into it.
 ///
 /// - `file`: the name of the description's file
 pub fn begin_folder(folder: &Path, file: &str, description: &str) -> Result<(), Failure> {
@@ -30,7 +30,7 @@ pub fn begin_folder(folder: &Path, file: &str, description: &str) -> Result<(), 
     )?)
 }
 
-/// That a file is not what it should be.
+/// The failure for a file that is not what it should be.
 pub fn wrong_toml(path: &Path, kind: &str, reason: &dyn Display) -> Failure {
     Failure::input(format!("{} is not {kind}: {reason}", path.display()))
 }

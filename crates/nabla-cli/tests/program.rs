@@ -132,7 +132,7 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
         desk.refused(&format!("project {name} -o out --to tangent"), told);
     }
     desk.refused("evaluate folder pano.png", "is a folder");
-    desk.refused("upscale folder -o out", "holds no PNG");
+    desk.refused("upscale folder -o out", "contains no PNG");
     desk.refused("project folder -o out.png --to erp", "holds neither");
     desk.refused("project square.png -o out.png --to erp", "neither 6:1");
     put(&desk, "larger.png", &panorama(32, BitDepth::Eight));
@@ -171,10 +171,7 @@ fn wrong_outputs_are_refused_before_the_work() {
     desk.refused("upscale pano.png -o ./pano.png", "is the input");
     desk.refused("upscale pano.png -o .", "is the input");
     desk.refused("upscale . -o .", "is the input");
-    desk.refused(
-        "upscale . -o pano.png",
-        "the output of a folder is a folder",
-    );
+    desk.refused("upscale . -o pano.png", "the output must be a folder");
     desk.refused("upscale glass.png -o out.jpg", "alpha");
     desk.refused("upscale -o no/where/out.png", "does not exist");
     desk.refused("project pano.png -o pano.png --to cubemap", "is the input");

@@ -119,7 +119,7 @@ fn every_way_leads_to_the_same_minimum() {
     near(unequal["objective"].as_f64().unwrap(), objective, 1e-6);
     desk.refused(
         &format!("{line} 2,2,4"),
-        "have 8 weights together, but it must be all 10",
+        "have 8 weights in total, but the model has 10",
     );
     // The reference's groups are of 2, 2, 4 and 2: only a bound for those of 2.
     let pairs = desk.json("solve bcd diabetes --group-l1 150 --group-size 2 --tolerance 1e-9");
@@ -170,12 +170,12 @@ fn files_that_count_from_zero_give_the_same_model() {
     let line = "solve bcd zero --loss logistic -o zero.json";
     assert!(
         desk.done(line)
-            .contains("\nindices count from 0, as the file shows\n")
+            .contains("\nfeature indices start at 0, as the file shows\n")
     );
     let line = "solve bcd breast_cancer --loss logistic -o one.json";
     assert!(
         desk.done(line)
-            .contains("\nindices count from 1, as no index 0 shows otherwise")
+            .contains("\nfeature indices start at 1, since no index is 0")
     );
 
     // A later file without an index 0 is read as that of the model.
@@ -201,7 +201,7 @@ fn files_that_count_from_zero_give_the_same_model() {
     );
     assert!(
         desk.done("solve predict zero.json later_zero")
-            .contains("indices count from 0, as in the file of the model\n")
+            .contains("feature indices start at 0, as in the model's file\n")
     );
     // A file of another origin, where it is said.
     let other = desk.json("solve predict zero.json later_one --index-base one");
@@ -211,7 +211,7 @@ fn files_that_count_from_zero_give_the_same_model() {
     assert_eq!(other["scores"], own["scores"]);
     desk.refused(
         "solve predict one.json zero",
-        "count from 0, but those of the model's file from 1",
+        "start at 0, but those of the model's file at 1",
     );
     desk.refused(
         "solve predict zero.json breast_cancer",

@@ -158,7 +158,7 @@ fn row_numbers_are_no_feature_unless_they_are_asked_for() {
         "train model --data pandas.csv --model logistic --batch 8 --epochs 20 --learning-rate 0.1";
     let told = desk.done(line);
     assert!(
-        told.contains("left out the first column, which has no name, as it only numbers"),
+        told.contains("left out the first column, which has no name: only row numbers"),
         "{told}"
     );
     let accuracy = |flags: &str| {
@@ -176,7 +176,7 @@ fn row_numbers_are_no_feature_unless_they_are_asked_for() {
     desk.put("again.csv", &format!("Unnamed: 0,x,y\n{rows}"));
     let again = desk.done(&line.replace("pandas", "again"));
     assert!(
-        again.contains("left out the first column, \"Unnamed: 0\", as it only"),
+        again.contains("left out the first column, \"Unnamed: 0\": only row numbers"),
         "{again}"
     );
     // Whatever has a name is a feature until it is said to be none.
@@ -228,7 +228,7 @@ fn a_training_says_and_keeps_from_where_indices_count() {
     let line = "train model --data zero.libsvm --model logistic --epochs 1 --batch 8 --out out";
     assert!(
         desk.done(line)
-            .contains("\nindices count from 0, as the file shows\n")
+            .contains("\nfeature indices start at 0, as the file shows\n")
     );
     assert!(
         desk.get("out/experiment.toml")

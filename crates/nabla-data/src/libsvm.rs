@@ -108,8 +108,8 @@ pub enum IndexBase {
 
 nabla_base::choices! {
     IndexBase: "index base" {
-        "zero" => Self::Zero, "From 0, as scikit-learn's dump_svmlight_file writes them";
-        "one" => Self::One, "From 1, as LIBSVM's own files have them";
+        "zero" => Self::Zero, "At 0, as scikit-learn's dump_svmlight_file writes them";
+        "one" => Self::One, "At 1, as in LIBSVM's own files";
     }
 }
 

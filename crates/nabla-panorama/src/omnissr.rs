@@ -179,7 +179,7 @@ pub enum Merge {
 
 nabla_base::choices! {
     Merge: "merge" {
-        "changes" => Self::Changes, "What the model changed in them, so that resampling takes nothing from the rest";
+        "changes" => Self::Changes, "What the model changed in them, so that resampling loses nothing of the rest";
         "pictures" => Self::Pictures, "The planes themselves, as in the published code";
     }
 }

@@ -61,8 +61,8 @@ nabla_base::choices! {
     Interpolation: "interpolation" {
         "nearest" => Self::Nearest, "The nearest pixel";
         "bilinear" => Self::Bilinear, "2 x 2 pixels";
-        "bicubic" => Self::BICUBIC_SHARP, "4 x 4 pixels, a = −0.75, as in OpenCV: the best of the cubic ones for photographs";
-        "bicubic-keys" => Self::BICUBIC, "4 x 4 pixels, a = −0.5, as in Pillow: the most exact on what is smooth";
+        "bicubic" => Self::BICUBIC_SHARP, "4 x 4 pixels, a = −0.75, as in OpenCV: the best cubic kernel for photographs";
+        "bicubic-keys" => Self::BICUBIC, "4 x 4 pixels, a = −0.5, as in Pillow: the most accurate for smooth pictures";
         "lanczos" => Self::Lanczos3, "6 x 6 pixels";
     }
 }

@@ -81,10 +81,10 @@ pub enum Rule {
 
 nabla_base::choices! {
     Rule: "rule" {
-        "normalized-lr" => Self::NormalizedGradientDescent(USUAL_STEP_SIZE), "Normalized LR+GD: logistic regression by gradient descent, the gradient divided by its weights";
+        "normalized-lr" => Self::NormalizedGradientDescent(USUAL_STEP_SIZE), "Normalized LR+GD: logistic regression by gradient descent, the gradient divided by the mean of its weights";
         "lr" => Self::GradientDescent(USUAL_STEP_SIZE), "LR+GD: logistic regression by gradient descent";
-        "batch-perceptron" => Self::BatchPerceptron, "All examples on the wrong side, divided by the number of all";
-        "normalized-batch-perceptron" => Self::NormalizedBatchPerceptron, "All examples on the wrong side, divided by their number";
+        "batch-perceptron" => Self::BatchPerceptron, "The sum of the examples on the wrong side, divided by the number of all examples";
+        "normalized-batch-perceptron" => Self::NormalizedBatchPerceptron, "The mean of the examples on the wrong side";
         "perceptron" => Self::Perceptron, "One example on the wrong side";
     }
 }

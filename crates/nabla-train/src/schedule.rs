@@ -61,9 +61,9 @@ pub enum Decay {
 nabla_base::choices! {
     Decay: "schedule" {
         "constant" => Self::Constant, "Not at all";
-        "step" => Self::steps(), "By 10 at 1/2 and 3/4";
+        "step" => Self::steps(), "By a factor of 10 at 1/2 and at 3/4 of the training";
         "cosine" => Self::Cosine { floor: 0.0 }, "To 0 along a cosine";
-        "linear" => Self::Linear { floor: 0.0 }, "To 0 along a line";
+        "linear" => Self::Linear { floor: 0.0 }, "To 0 along a straight line";
     }
 }
 

@@ -31,10 +31,10 @@ fn experiments() -> Experiments {
 jobs! {
     /// What can be done with claims.
     pub enum Task {
-        /// List the claims that can be run, and what became of them
+        /// List the claims that can be run, and their results
         List(Of<ListArguments>),
-        /// Measure claims: the method and its baselines on the same data, over several seeds. A run that stopped
-        /// goes on where it ended
+        /// Measure claims: the method and its baselines on the same data, over several seeds. An interrupted run
+        /// continues where it stopped
         Run(Of<RunArguments>),
         /// Render the results to RESULTS.md and, if asked for, an HTML page
         Report(Of<ReportArguments>),
@@ -52,10 +52,10 @@ pub struct ListArguments {
 /// The command line of `nabla claims run`.
 #[derive(Args)]
 pub struct RunArguments {
-    /// The methods, by the names of `nabla claims list`; all if none is given
+    /// The methods, by their names in `nabla claims list`; without SLUG, all of them
     #[arg(value_name = "SLUG")]
     slugs: Vec<String>,
-    /// Only show in seconds that the experiments work; nothing is written among the results
+    /// Only check, in seconds, that the experiments work; no results are stored
     #[arg(long)]
     quick: bool,
     /// Seeds, one run each [default: 0,1,2, with --quick 0]
@@ -66,7 +66,7 @@ pub struct RunArguments {
     /// The folder that the results are written to
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
-    /// The folder with the files that the repository carries
+    /// The folder with the repository's pictures and data sets
     #[arg(long, value_name = "DIR", default_value = "assets")]
     assets: PathBuf,
 }
@@ -80,10 +80,10 @@ pub struct ReportArguments {
     /// The Markdown file to write
     #[arg(long, value_name = "FILE", default_value = "RESULTS.md")]
     markdown: PathBuf,
-    /// An HTML page to write besides, with all plots in it
+    /// An HTML page to write as well, with all plots
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// A document to put the table of methods into, between its two marker lines
+    /// A document in which to update the table of methods, between its two marker lines
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,
 }
@@ -147,7 +147,7 @@ fn list(arguments: &ListArguments, context: &Context) -> Result<Report, Failure>
             ));
         }
         if listed.is_empty() {
-            text.push_str("no method has a claim to run yet\n");
+            text.push_str("no method has a claim that can be run yet\n");
         }
         text
     })
@@ -236,7 +236,7 @@ fn text(result: &ClaimResult, path: Option<&Path>) -> String {
     }
     match path {
         Some(path) => text.push_str(&format!("  written to {}\n", path.display())),
-        None if result.quick => text.push_str("  a quick run, whose numbers are not results\n"),
+        None if result.quick => text.push_str("  a quick run: its numbers are not results\n"),
         None => {}
     }
     text
@@ -272,7 +272,7 @@ fn report(arguments: &ReportArguments, context: &Context) -> Result<Report, Fail
     }
     let failure = (!folder.problems.is_empty()).then(|| {
         Failure::input(format!(
-            "{} files in {} are no results",
+            "{} files in {} are not results",
             folder.problems.len(),
             arguments.results.display()
         ))

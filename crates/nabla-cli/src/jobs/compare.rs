@@ -1,4 +1,4 @@
-//! `nabla compare`: several optimizers at one task, with learning rates that were searched alike.
+//! `nabla compare`: several optimizers on one task, with the same search of learning rates for each.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -28,13 +28,13 @@ use crate::recipe_file::{begin_folder, read_toml};
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// The folder of the comparison; one that was broken off in it goes on. Without it, nothing is written
+    /// The folder of the comparison, where an interrupted one continues; without DIR, nothing is written
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// A comparison (TOML); what it leaves out is as `--print-config` shows
+    /// A comparison (TOML); values that it leaves out default to those that `--print-config` shows
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The optimizers, with their default values: `sgd,adamw,adamp`
+    /// The optimizers, with their default options, for example `sgd,adamw,adamp`
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = method)]
     optimizers: Vec<Method>,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub struct Arguments {
     /// Weight decay of matrices and kernels, for all optimizers
     #[arg(long, value_name = "DECAY")]
     weight_decay: Option<f64>,
-    /// Learning rates that are tried for each optimizer; 1 takes the customary one
+    /// How many learning rates to try for each optimizer; with 1, its customary one
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
     /// Seeds of the runs that are reported
@@ -50,13 +50,13 @@ pub struct Arguments {
     seeds: Vec<u64>,
     #[command(flatten)]
     device: DeviceFlag,
-    /// Print the whole comparison and do nothing
+    /// Print the complete comparison and exit
     #[arg(long)]
     print_config: bool,
 }
 
 impl Arguments {
-    /// The comparison of the command line: the defaults, the file, the flags.
+    /// The comparison: the defaults, overridden by the file, overridden by the flags.
     fn comparison(&self) -> Result<Comparison, Failure> {
         let mut comparison = match &self.config {
             Some(path) => read_toml(path, "a comparison")?,
@@ -91,7 +91,7 @@ impl From<ComparisonError> for Failure {
 #[derive(Serialize)]
 struct Compared<'a> {
     comparison: &'a Comparison,
-    /// How a table was read.
+    /// How the table was read.
     reading: &'a TableReading,
     standings: &'a [Standing],
 }
@@ -117,7 +117,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         match event {
             ComparisonEvent::Data(data) => reading.clone_from(&data.reading),
             ComparisonEvent::Begin { runs, .. } if !begun => {
-                // A wrong comparison has been refused by now: only a right one makes a folder.
+                // A wrong comparison has been refused by now, so no folder is created for it.
                 if let Some(folder) = &arguments.out
                     && let Err(error) = begin_folder(folder, "comparison.toml", &text)
                 {
@@ -171,7 +171,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     })
 }
 
-/// A run that is over, in a line.
+/// A finished run, on one line.
 fn told(run: &RunRecord) -> String {
     let (what, part) = match run.phase {
         Phase::Search => ("search".to_owned(), "validation"),
@@ -211,7 +211,7 @@ fn rows(standings: &[Standing]) -> Vec<Vec<String>> {
         "test loss",
         "training loss",
         "ms/step",
-        "of it optimizer",
+        "optimizer alone",
         "state, KiB",
     ];
     let number = |value: Option<f64>, factor: f64| {

@@ -1,4 +1,4 @@
-//! `nabla evaluate`: how close a panorama is to its reference.
+//! `nabla evaluate`: measures how close a panorama is to its reference.
 
 use std::path::PathBuf;
 
@@ -17,15 +17,15 @@ pub struct Arguments {
     /// The panorama to judge, or a part of one
     #[arg(value_name = "SR")]
     picture: PathBuf,
-    /// The truth, of the same size and part of the sphere; linear light (HDR, EXR) is compared through
-    /// a tone curve made for it
+    /// The truth, of the same size and the same part of the sphere; linear light (HDR, EXR) is compared
+    /// through a tone curve computed from REF
     #[arg(value_name = "REF")]
     reference: PathBuf,
 }
 
 impl Job for Arguments {
     const JSON: Option<&'static str> =
-        Some("Print JSON; an infinite PSNR (equal pictures) is null");
+        Some("Print JSON; the infinite PSNR of equal pictures is null");
 
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         run(self, context)
@@ -57,7 +57,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
                 )
             };
             return Err(Failure::input(format!(
-                "the pictures must cover one part of the sphere, but {} is {} and {} is {}",
+                "the pictures must cover the same part of the sphere, but {} is {} and {} is {}",
                 arguments.picture.display(),
                 of(&area),
                 arguments.reference.display(),
@@ -71,7 +71,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     context.report(&evaluation, || text(&evaluation))
 }
 
-/// Two pictures of linear light through the tone curve of the second.
+/// Converts two pictures of linear light by the tone curve of the second.
 fn in_one_light(
     picture: Picture,
     reference: Picture,
@@ -94,7 +94,7 @@ fn in_one_light(
                 Light::Display => (&arguments.reference, &arguments.picture),
             };
             Err(Failure::input(format!(
-                "{} holds linear light and {} samples for a screen: they cannot be compared",
+                "{} has linear light and {} has samples for a screen: they cannot be compared",
                 linear.display(),
                 other.display()
             )))
@@ -140,7 +140,7 @@ fn text(evaluation: &Evaluation) -> String {
         row(
             "seam error",
             index(evaluation.seam_error),
-            "break at the 180-degree meridian, 0 is none",
+            "break at the 180-degree meridian, 0 is best",
         ),
         row(
             "pole error",
@@ -151,7 +151,7 @@ fn text(evaluation: &Evaluation) -> String {
     .concat()
 }
 
-/// The measures of several pictures against one reference, a line each.
+/// The metrics of several pictures against one reference, one line each.
 pub fn comparison(rows: &[(&str, &Evaluation)]) -> String {
     let head = [
         "",

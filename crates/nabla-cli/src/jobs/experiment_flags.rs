@@ -13,34 +13,34 @@ use crate::choice::choice;
 use crate::errors::Failure;
 use crate::jobs::index_base::{FoundOr, base_line};
 
-/// What each flag says goes over what a file says.
+/// Each flag overrides the file.
 #[derive(Args)]
 pub struct ExperimentFlags {
-    /// `digits` or `fashion` (built in), a folder (MNIST, Fashion-MNIST, CIFAR-10), a CSV or LIBSVM file
+    /// `digits` or `fashion` (built in), a folder (MNIST, Fashion-MNIST, CIFAR-10), or a CSV or LIBSVM file
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
-    /// The test examples of a CSV or LIBSVM file; without them a share of it is held out
+    /// A CSV or LIBSVM file of test examples; without it, a share of the data is held out
     #[arg(long, value_name = "FILE")]
     test: Option<PathBuf>,
-    /// The column of a CSV file's labels: `first`, `last`, or its name or number
+    /// The column of the labels in a CSV file: `first`, `last`, its name or its number
     #[arg(long, value_name = "COLUMN")]
     label_column: Option<String>,
-    /// A column of a CSV file that is not a feature, by its name or number; may be given several times
+    /// A column of a CSV file that is not a feature, by name or number; may be given several times
     #[arg(long, value_name = "COLUMN")]
     drop_column: Vec<String>,
-    /// Take the row numbers of pandas and R, a first column without a name, as a feature
+    /// Use the row numbers of pandas and R (a first column without a name) as a feature
     #[arg(long)]
     keep_index: bool,
-    /// From where the indices of features count in LIBSVM files
+    /// Where the feature indices of LIBSVM files start
     #[arg(long, value_parser = choice::<FoundOr<IndexBase>>())]
     index_base: Option<FoundOr<IndexBase>>,
     /// The model, with its default sizes
     #[arg(long, value_parser = choice::<ModelConfig>())]
     model: Option<ModelConfig>,
-    /// Passes over the examples
+    /// Number of passes over the training examples
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Examples in a step
+    /// Number of examples per step
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     /// Seed of everything random
@@ -49,16 +49,16 @@ pub struct ExperimentFlags {
     /// How the learning rate falls
     #[arg(long, value_parser = choice::<Decay>())]
     schedule: Option<Decay>,
-    /// The share of the training over which the learning rate rises
+    /// The share of the training over which the learning rate rises (0 to 1)
     #[arg(long, value_name = "SHARE")]
     warmup: Option<f64>,
-    /// Highest norm of the gradient, 0 for no limit
+    /// Maximum norm of the gradient; 0 for no limit
     #[arg(long, value_name = "NORM")]
     clip_norm: Option<f64>,
 }
 
 impl ExperimentFlags {
-    /// Puts what the flags say over the experiment.
+    /// Overrides the experiment by the given flags.
     pub fn apply(&self, experiment: &mut Experiment) {
         if let Some(data) = &self.data {
             experiment.data.switch_to(data);
@@ -99,9 +99,9 @@ impl ExperimentFlags {
     }
 }
 
-/// What a table did not say by itself and how it was read, in a line each.
+/// How a table was read where it is ambiguous, one line for each decision.
 ///
-/// - `data`: what was asked for
+/// - `data`: the requested data
 pub fn told_reading(data: &DataConfig, reading: &TableReading) -> String {
     let mut told = String::new();
     if let Some(base) = reading.index_base {
@@ -111,19 +111,19 @@ pub fn told_reading(data: &DataConfig, reading: &TableReading) -> String {
         [] => {}
         names => {
             let what = match names {
-                [name] if name.is_empty() => "the first column, which has no name,".to_owned(),
-                [name] => format!("the first column, {name:?},"),
-                many => format!("the first {} columns, which have no names,", many.len()),
+                [name] if name.is_empty() => "the first column, which has no name".to_owned(),
+                [name] => format!("the first column, {name:?}"),
+                many => format!("the first {} columns, which have no names", many.len()),
             };
             told += &format!(
-                "left out {what} as it only numbers or names the rows (--keep-index keeps it)\n"
+                "left out {what}: only row numbers or row names (--keep-index keeps them)\n"
             );
         }
     }
     told
 }
 
-/// The names of the optimizers, as the help of a flag has them.
+/// The names of the optimizers, for the help of a flag.
 pub fn optimizers() -> String {
     let mut names = method_names();
     match names.pop() {
@@ -132,7 +132,7 @@ pub fn optimizers() -> String {
     }
 }
 
-/// The optimizer of a name, as a value of a flag.
+/// Parses the name of an optimizer.
 pub fn method(name: &str) -> Result<Method, String> {
     name.parse::<Method>().map_err(|e| e.to_string())
 }

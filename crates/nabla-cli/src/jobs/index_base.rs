@@ -1,19 +1,19 @@
-//! From where the indices of a LIBSVM file count: the option, and the line that says what was found.
+//! Where the indices of a LIBSVM file start: the option, and the line that reports it.
 
 use nabla::base::choices::{Choice, Choices};
 use nabla::data::IndexBase;
 
-/// What was said, or what the files show.
+/// A given value, or the one that the files show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundOr<T> {
-    /// What the files show.
+    /// The value that the files show.
     Found,
-    /// What was said.
+    /// The value that was given.
     Said(T),
 }
 
 impl<T> FoundOr<T> {
-    /// What was said, if it was.
+    /// The given value, if there is one.
     pub fn said(self) -> Option<T> {
         match self {
             Self::Found => None,
@@ -29,7 +29,7 @@ impl Choices for FoundOr<IndexBase> {
         let found = Choice {
             name: "auto",
             value: Self::Found,
-            about: "What the files show: from 0 if they have an index 0, otherwise from 1",
+            about: "As the files show: at 0 if an index 0 occurs, otherwise at 1",
         };
         let said = IndexBase::choices().into_iter();
         let said = said.map(|Choice { name, value, about }| Choice {
@@ -41,14 +41,14 @@ impl Choices for FoundOr<IndexBase> {
     }
 }
 
-/// From where indices count, and why it is thought so, in a line.
+/// A line that says where indices start, and why.
 ///
-/// - `said`: whether it was
+/// - `said`: whether the user gave the base
 pub fn base_line(base: IndexBase, said: bool) -> String {
     let why = match (base, said) {
-        (_, true) => "as was said",
+        (_, true) => "as given by --index-base",
         (IndexBase::Zero, false) => "as the file shows",
-        (IndexBase::One, false) => "as no index 0 shows otherwise (--index-base zero does)",
+        (IndexBase::One, false) => "since no index is 0 (--index-base zero overrides this)",
     };
-    format!("indices count from {base}, {why}\n")
+    format!("feature indices start at {base}, {why}\n")
 }

@@ -30,7 +30,7 @@ struct Listed {
     claim: Option<Measured>,
 }
 
-/// What a result says of a method's claim.
+/// The result of a method's claim.
 #[derive(Serialize)]
 struct Measured {
     verdict: Verdict,

@@ -28,22 +28,22 @@ pub struct Arguments {
     /// A panorama; for `--to erp` a folder of planes or faces, or a picture of all faces
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// A folder for planes or faces, an image file for a panorama or for all faces in one picture
+    /// A folder for planes or faces; an image file for a panorama, or for all faces in one picture
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// What to make
     #[arg(long, value_enum)]
     to: Target,
-    /// Pixels along a side of a plane or face, or rows of the panorama [default: as fine as IN]
+    /// Pixels along a side of a plane or face, or rows of the panorama [default: the resolution of IN]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=32_000))]
     size: Option<u32>,
-    /// How the faces lie in one picture [default: strip, or what the sides of IN say]
+    /// How the faces are arranged in one picture [default: strip, or what the size of IN implies]
     #[arg(long, value_parser = choice::<CubeLayout>())]
     layout: Option<CubeLayout>,
     /// The tangent planes
     #[arg(long, value_parser = choice::<PlaneRows>(), default_value = "octadecaplex")]
     planes: PlaneRows,
-    /// Field of view of a tangent plane, degrees
+    /// Field of view of a tangent plane, in degrees
     #[arg(long, value_name = "DEGREES", default_value_t = 75.0)]
     fov: f64,
     /// How to interpolate

@@ -1,4 +1,4 @@
-//! `nabla sample`: pictures from a text, by a Stable Diffusion model in a folder or a single file.
+//! `nabla sample`: draws pictures from a text, with a Stable Diffusion model from a folder or a single file.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -41,14 +41,14 @@ pub struct Arguments {
     /// single .safetensors or .ckpt file of Stable Diffusion 1.x, 2.x or XL
     #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
-    /// For a single file that is not of the published sizes: a folder in the diffusers layout, of which
-    /// all but the weights is taken
+    /// For a single file whose network does not have the published sizes: a folder in the diffusers layout,
+    /// from which everything but the weights is taken
     #[arg(long, value_name = "DIR")]
     config: Option<PathBuf>,
-    /// What the UNet predicts [default: what the folder says, or what the file looks like]
+    /// What the UNet predicts [default: given by the folder, or guessed from the file]
     #[arg(long, value_parser = choice::<Prediction>())]
     prediction: Option<Prediction>,
-    /// What the picture shows
+    /// What the picture should show
     #[arg(long, value_name = "TEXT")]
     prompt: String,
     /// What it should not show
@@ -60,8 +60,8 @@ pub struct Arguments {
     /// How many pictures
     #[arg(short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
-    /// Pixels, as 512 or 768x512 (width x height) [default: what the model was trained on, or the
-    /// size of --image]
+    /// Pixels, such as 512 or 768x512 (width x height) [default: the size that the model was trained on, or
+    /// that of --image]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     size: Option<[usize; 2]>,
     /// Steps of the sampler
@@ -70,28 +70,28 @@ pub struct Arguments {
     /// The sampler [default: the one that the model's folder names]
     #[arg(long, value_name = "NAME", value_parser = sampler())]
     sampler: Option<String>,
-    /// An option of the sampler, as eta=0.5 or churn=40; may be given several times. One that is not
-    /// there is answered by those that are
+    /// An option of the sampler, such as eta=0.5 or churn=40; may be given several times. An unknown name
+    /// is refused with a list of the known ones
     #[arg(long, value_name = "NAME=VALUE")]
     sampler_option: Vec<String>,
-    /// How the noise levels are spaced [default: as the model's folder says]
+    /// How the noise levels are spaced [default: given by the model's folder]
     #[arg(long, value_name = "SPACING", value_parser = sigma_spacing(), conflicts_with = "karras")]
     sigmas: Option<String>,
     /// Short for --sigmas karras
     #[arg(long)]
     karras: bool,
-    /// Leaves out the last N layers of the text encoder, for the prompt alone; 1 is what other programs
-    /// call clip skip 2. SDXL leaves out one more, as always
+    /// Leave out the last N layers of the text encoder, for the prompt only; 1 is what other programs
+    /// call clip skip 2. SDXL always leaves out one more
     #[arg(long, value_name = "N", default_value_t = 0)]
     clip_skip: usize,
-    /// The original size of the picture that SDXL assumes, as 512 or 768x512; small ones make it blurred
-    /// [default: --size]
+    /// The original size of the picture that SDXL assumes, such as 512 or 768x512; a small size makes the
+    /// picture blurred [default: --size]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     original_size: Option<[usize; 2]>,
     /// The crop that SDXL assumes: pixels cut off at the left and at the top [default: 0,0]
     #[arg(long, value_name = "X,Y", value_parser = crop)]
     crop: Option<[usize; 2]>,
-    /// How strongly the text guides; 1 is not at all
+    /// How strongly the text guides; 1 means no guidance
     #[arg(
         long,
         value_name = "SCALE",
@@ -99,7 +99,7 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     guidance_scale: f64,
-    /// How far the guided prediction's spread is brought back to the unguided one's, 0 to 1
+    /// How far the spread of the guided prediction is rescaled to that of the unguided one, 0 to 1
     #[arg(
         long,
         value_name = "SHARE",
@@ -110,16 +110,16 @@ pub struct Arguments {
     /// How the predictions with and without the text are combined [default: classifier-free]
     #[arg(long, value_name = "NAME", value_parser = guidance())]
     guidance: Option<String>,
-    /// An option of the guidance, as scale=5; may be given several times
+    /// An option of the guidance, such as scale=5; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     guidance_option: Vec<String>,
-    /// Seed of the first picture; each further one has the next
+    /// Seed of the first picture; each further picture uses the next seed
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// A picture to start from
     #[arg(long, value_name = "IN")]
     image: Option<PathBuf>,
-    /// How much of --image is made anew, 0 to 1 [default: 0.8; with --mask 1]
+    /// How much of --image is redrawn, 0 to 1 [default: 0.8; with --mask 1]
     #[arg(
         long,
         value_name = "SHARE",
@@ -127,21 +127,21 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     strength: Option<f64>,
-    /// A picture that is white where --image is to be made anew, and black where it is kept
+    /// A picture that is white where --image is redrawn, and black where it is kept
     #[arg(long, value_name = "IN", requires = "image")]
     mask: Option<PathBuf>,
     /// A LoRA to merge, with a strength if it is not 1; may be given several times
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     lora: Vec<String>,
-    /// In what precision the model computes
+    /// The precision in which the model computes
     #[arg(long, value_parser = choice::<Precision>(), default_value = "f32")]
     precision: Precision,
-    /// The most pixels along a side that the autoencoder works on at once; less needs less memory
+    /// The most pixels along a side that the autoencoder works on at once; smaller tiles need less memory
     #[arg(long, value_name = "PIXELS")]
     tile: Option<usize>,
     #[command(flatten)]
     device: DeviceFlag,
-    /// A file for the latents, in the safetensors format
+    /// Also write the latents to this file, in the safetensors format
     #[arg(long, value_name = "FILE")]
     latents: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `nabla solve`: a LIBSVM problem in, a model out, and how far from the optimum it can be.
+//! `nabla solve`: solves a LIBSVM problem, and states how far from the optimum the model can be.
 
 mod block_descent;
 mod descent;
@@ -15,13 +15,13 @@ use crate::job::{Of, jobs};
 jobs! {
     /// What can be solved.
     pub enum Task {
-        /// Regression, classification, label propagation by block coordinate descent
+        /// Regression, classification or label propagation by block coordinate descent
         Bcd(Of<block_descent::Arguments>),
         /// A hyperplane between two classes by normalized logistic regression or perceptrons
         Separate(Of<separation::Arguments>),
         /// A two-layer ReLU network, trained to global optimality as a convex program
         Relu(Of<relu_network::Arguments>),
-        /// Apply a model that one of the others wrote
+        /// Apply a model that one of the other commands wrote
         Predict(Of<predict::Arguments>),
     }
 }

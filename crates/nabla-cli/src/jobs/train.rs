@@ -24,9 +24,9 @@ use nabla::base::words::duration;
 jobs! {
     /// What can be trained.
     pub enum Task {
-        /// Train a classifier on a data set with any optimizer, or go on with it
+        /// Train a classifier on a data set with any optimizer, or resume a training
         Model(Of<train_model::Arguments>),
-        /// Train a super-resolution prior for `nabla upscale --model DIR`, or go on with it
+        /// Train a super-resolution prior for `nabla upscale --model DIR`, or resume a training
         Prior(Of<PriorArguments>),
     }
 }
@@ -34,7 +34,7 @@ jobs! {
 /// The command line of `nabla train prior`.
 #[derive(Args)]
 pub struct PriorArguments {
-    /// The folder of the prior; a training that was broken off in it goes on
+    /// The folder of the prior, where an interrupted training continues
     #[arg(
         short,
         long,
@@ -42,7 +42,7 @@ pub struct PriorArguments {
         required_unless_present = "print_recipe"
     )]
     out: Option<PathBuf>,
-    /// A recipe (TOML); what it leaves out is as in the embedded prior's
+    /// A recipe (TOML); values that it leaves out default to those of the embedded prior's recipe
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
     /// Steps of the training, instead of the recipe's
@@ -56,7 +56,7 @@ pub struct PriorArguments {
     assets: PathBuf,
     #[command(flatten)]
     device: DeviceFlag,
-    /// Print the whole recipe and do nothing
+    /// Print the complete recipe and exit
     #[arg(long)]
     print_recipe: bool,
 }
@@ -158,10 +158,10 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
     })
 }
 
-/// Steps over which the loss is averaged where it is reported.
+/// The number of last steps over which the reported loss is averaged.
 const REPORTED: usize = 100;
 
-/// The recipe of the command line: the defaults, overlaid by the file, overlaid by the flags.
+/// The recipe: the defaults, overridden by the file, overridden by the flags.
 fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
     let mut recipe = PriorRecipe::default();
     if let Some(path) = &arguments.recipe {
@@ -182,7 +182,7 @@ fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
     Ok(recipe)
 }
 
-/// Puts the values of `given` over those of `whole`, table by table.
+/// Overrides the values of `whole` by those of `given`, table by table.
 fn overlay(whole: &mut toml::Table, given: toml::Table) {
     for (key, value) in given {
         match (whole.get_mut(&key), value) {
@@ -194,7 +194,7 @@ fn overlay(whole: &mut toml::Table, given: toml::Table) {
     }
 }
 
-/// The loss over the steps, averaged over windows so that the trend shows.
+/// The loss over the steps, averaged over windows so that the trend is visible.
 fn curve(losses: &[f32], loss: Loss) -> Result<String, Failure> {
     let (window, points) = averaged(losses);
     let plot = LinePlot::new(

@@ -23,18 +23,18 @@ use nabla::base::words::duration;
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// The folder of the training; one that was broken off in it goes on. Without it, nothing is written
+    /// The folder of the training, where an interrupted one continues; without DIR, nothing is written
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// An experiment (TOML); what it leaves out is as `--print-config` shows
+    /// An experiment (TOML); values that it leaves out default to those that `--print-config` shows
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     flags: ExperimentFlags,
-    // The help is that of the registry.
+    // The help lists the names of the registry.
     #[arg(long, value_name = "NAME", value_parser = method, help = optimizers())]
     optimizer: Option<Method>,
-    /// Highest learning rate; the optimizer's customary one if there is none
+    /// Highest learning rate [default: the optimizer's customary one]
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
     /// Weight decay of matrices and kernels
@@ -42,13 +42,13 @@ pub struct Arguments {
     weight_decay: Option<f64>,
     #[command(flatten)]
     device: DeviceFlag,
-    /// Print the whole experiment and do nothing
+    /// Print the complete experiment and exit
     #[arg(long)]
     print_config: bool,
 }
 
 impl Arguments {
-    /// The experiment of the command line: the defaults, the file, the flags.
+    /// The experiment: the defaults, overridden by the file, overridden by the flags.
     fn experiment(&self) -> Result<Experiment, Failure> {
         let mut experiment = match &self.config {
             Some(path) => read_toml(path, "an experiment")?,
@@ -68,7 +68,7 @@ impl Arguments {
 #[derive(Serialize)]
 struct Trained<'a> {
     folder: Option<&'a PathBuf>,
-    /// How a table was read.
+    /// How the table was read.
     reading: &'a TableReading,
     model: String,
     optimizer: &'a str,
@@ -101,7 +101,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let mut dashboard = None;
     let mut failure = None;
     let outcome = experiment.run_on(&data, &device, checkpoint.as_deref(), &mut |progress| {
-        // A wrong experiment has been refused by now: only a right one makes a folder.
+        // A wrong experiment has been refused by now, so no folder is created for it.
         if dashboard.is_none()
             && let Some(folder) = &arguments.out
             && let Err(error) = begin_folder(folder, "experiment.toml", &text)
@@ -144,7 +144,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         let steps = trained.steps.max(1) as f64;
         let mut told = format!(
             "{} with {} parameters on {}, {} at learning rate {}: {last:.2} % right after {} epochs\n\
-             {} in steps ({:.2} ms a step, {:.2} ms of it {}), {} to measure; optimizer state {} KiB\n",
+             {} in steps ({:.2} ms per step, of which {} {:.2} ms), {} in evaluation; optimizer state {} KiB\n",
             trained.model,
             trained.parameters,
             experiment.data.source,
@@ -153,8 +153,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             trained.epochs.len(),
             duration(history.timing.steps),
             1e3 * history.timing.steps / steps,
-            1e3 * history.timing.optimizer / steps,
             trained.optimizer,
+            1e3 * history.timing.optimizer / steps,
             duration(history.timing.evaluation),
             trained.state_bytes.div_ceil(1024),
         );

@@ -1,7 +1,7 @@
-//! `nabla upscale`: a sharper panorama, by OmniSSR with the embedded prior or another one.
+//! `nabla upscale`: makes a panorama sharper, by OmniSSR with the embedded prior or another one.
 //!
-//! What a model is, its folder says: `prior.json` is that of a prior that `nabla train prior` made,
-//! `stablesr_*.ckpt` or `.safetensors` that of a StableSR.
+//! The files in its folder show what a model is: a `prior.json` means a prior that `nabla train prior` made,
+//! `stablesr_*.ckpt` or `.safetensors` mean StableSR.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,8 +39,8 @@ use nabla::base::words::duration;
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// A panorama or a part of one (its metadata say where it lies), or a folder of them; without it
-    /// the bundled sample is upscaled and measured
+    /// A panorama, a part of one (its metadata say where it lies), or a folder of them; without IN, the
+    /// bundled sample is upscaled and measured
     #[arg(value_name = "IN")]
     input: Option<PathBuf>,
     /// The file or folder to write
@@ -49,17 +49,17 @@ pub struct Arguments {
     /// Upscale the bundled sample, the same as without IN
     #[arg(long, conflicts_with = "input")]
     sample: bool,
-    /// How many times larger, each way
+    /// How many times larger, in each direction
     #[arg(long, value_enum, default_value_t)]
     scale: Scale,
-    /// Steps of the sampler [default: what the model was made for]
+    /// Steps of the sampler [default: the number that the model was made for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
     /// A model that `nabla train prior` made, or a folder with the files of StableSR [default: the
     /// embedded one]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// In what precision StableSR computes [default: f32]
+    /// The precision in which StableSR computes [default: f32]
     #[arg(long, value_parser = choice::<Precision>(), requires = "model")]
     precision: Option<Precision>,
     /// Seed of the noise; the same seed gives the same picture
@@ -67,10 +67,10 @@ pub struct Arguments {
     seed: u64,
     #[command(flatten)]
     device: DeviceFlag,
-    /// The most pixels along a side that the network sees at once; less needs less memory
+    /// The most pixels along a side that the network sees at once; smaller tiles need less memory
     #[arg(long, value_name = "PIXELS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
     tile: u32,
-    /// What of the tangent planes is merged into the panorama
+    /// What is merged from the tangent planes into the panorama
     #[arg(long, value_parser = choice::<Merge>(), default_value = "changes")]
     merge: Merge,
 }
@@ -93,7 +93,7 @@ impl Scale {
     }
 }
 
-/// What became of one panorama.
+/// The result for one panorama.
 #[derive(Debug, Serialize)]
 struct Upscaled {
     /// `null` for the sample.
@@ -106,8 +106,8 @@ struct Upscaled {
     seed: u64,
     device: DeviceChoice,
     seconds: f64,
-    /// The greatest difference between the input and the result when it is reduced again; of linear
-    /// light, of what its tone curve makes of it.
+    /// The greatest difference between the input and the result reduced again; for linear light, after the
+    /// tone curve.
     inconsistency: f64,
 }
 
@@ -156,7 +156,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         (true, Some(name)) => output.join(name),
         _ => output.clone(),
     };
-    // What is wrong with the file is reported before the device and the model are made ready.
+    // Errors in the file are reported before the device and the model are loaded.
     let job = Job::prepare(arguments, input, &output)?;
     let engine = Engine::new(arguments, context)?;
     let upscaled = job.run(&engine)?;
@@ -173,7 +173,7 @@ fn line(upscaled: &Upscaled) -> String {
     )
 }
 
-/// The network, made ready once for all pictures.
+/// The network, loaded once for all pictures.
 struct Engine<'a> {
     prior: Box<dyn TangentPrior>,
     arguments: &'a Arguments,
@@ -193,7 +193,7 @@ impl<'a> Engine<'a> {
             }
             Some(folder) if folder.join("model_index.json").is_file() => {
                 return Err(Failure::input(format!(
-                    "{} makes pictures from texts and does not take a small picture as a condition, as \
+                    "{} makes pictures from texts and cannot take a small picture as a condition, which \
                      super-resolution needs: give a folder with stablesr_*.ckpt and vqgan_cfw_*.ckpt",
                     folder.display()
                 )));
@@ -202,7 +202,7 @@ impl<'a> Engine<'a> {
                 let prior = SuperResolutionPrior::load(folder, &device)?;
                 if arguments.precision.is_some() {
                     return Err(Failure::input(format!(
-                        "--precision is for StableSR, but {} holds another prior",
+                        "--precision is for StableSR, but {} is another prior",
                         folder.display()
                     )));
                 }
@@ -217,8 +217,8 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Upscales `[3, h, w]` of `area` that measures `light`; `name` is what the progress calls it. Also: the steps that it
-    /// took, and the greatest difference to `low` when it is reduced again.
+    /// Upscales the `[3, h, w]` picture of `area`, whose samples are `light`; `name` is its name in the progress.
+    /// Also returns the number of steps, and the greatest difference between `low` and the result reduced again.
     fn upscale(
         &self,
         name: &str,
@@ -252,12 +252,12 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// One panorama that has been read, and whose output can be written.
+/// One panorama that has been read and whose output can be written.
 struct Job {
     input: PathBuf,
     output: PathBuf,
     picture: Picture,
-    /// What the input covers, and the output.
+    /// The areas that the input and the output cover.
     area: ErpArea,
     large: ErpArea,
 }
@@ -268,11 +268,11 @@ impl Job {
         let scale = arguments.scale.factor() as u64;
         let defaults = ReadOptions::default();
         let options = ReadOptions {
-            // The output must be one that can be read again.
+            // The output must be small enough to be read again.
             max_pixels: defaults.max_pixels / (scale * scale),
             ..defaults
         };
-        // Told when nothing is refused any more: a refusal is one line.
+        // Notes are printed only when nothing can be refused any more: a refusal is one line.
         let mut notes = Vec::new();
         let mut note = |text: &str| notes.push(text.to_owned());
         let (picture, area) = read_panorama(input, &options, &mut note)?;
@@ -339,7 +339,7 @@ impl Job {
     }
 }
 
-/// A gain map for a picture of `area` that became `scale` times as large; it has a size of its own.
+/// The gain map for a picture of `area` enlarged by `scale`; its size is independent of the picture's.
 fn enlarged_gain_map(
     gain_map: GainMap,
     area: &ErpArea,
@@ -365,7 +365,7 @@ fn enlarged_gain_map(
     })
 }
 
-/// A grey picture that was computed as a coloured one is grey again.
+/// Turns a grey picture that was computed in colour back to grey.
 fn mean_of_channels(raster: &Raster) -> Raster {
     let [channels, height, width] = raster.shape();
     Raster::from_fn(1, height, width, |_, y, x| {
@@ -392,13 +392,13 @@ fn folder(
     files.sort();
     if files.is_empty() {
         return Err(Failure::input(format!(
-            "{} holds no PNG, JPEG, WebP, TIFF, Radiance HDR or OpenEXR files",
+            "{} contains no PNG, JPEG, WebP, TIFF, Radiance HDR or OpenEXR files",
             input.display()
         )));
     }
     if output.exists() && !output.is_dir() {
         return Err(Failure::input(format!(
-            "{} is a file, but the output of a folder is a folder",
+            "{} is a file, but for a folder of panoramas the output must be a folder",
             output.display()
         )));
     }
@@ -421,7 +421,7 @@ fn folder(
             Job::prepare(arguments, &path, &output.join(&name)).and_then(|job| job.run(&engine))
         } else {
             Err(Failure::input(format!(
-                "{} would overwrite what another picture became",
+                "{} would overwrite the result of another picture",
                 path.display()
             )))
         };
@@ -441,18 +441,18 @@ fn folder(
         }
     }
     if made && all.done.is_empty() {
-        // It is empty; where it cannot be removed it does no harm.
+        // The folder is empty; if it cannot be removed, it does no harm.
         let _ = fs::remove_dir(output);
     }
     let (failed, total) = (all.failed.len(), all.failed.len() + all.done.len());
     let failure = (failed > 0)
         .then(|| Failure::input(format!("{failed} of {total} pictures were not upscaled")));
-    // People have been told of each picture.
+    // For people, each picture has been reported already.
     let report = context.report(&all, String::new)?;
     Ok(report.ending_in(failure))
 }
 
-/// `stem` of `path` with something added, as in `a_x4.png`, `a_x4_bicubic.png`.
+/// `path` with something added to its stem, as in `a_x4.png`, `a_x4_bicubic.png`.
 fn beside(path: &Path, what: &str) -> PathBuf {
     let mut name = path.file_stem().unwrap_or_default().to_owned();
     name.push("_");
@@ -531,7 +531,7 @@ fn sample(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             ("lanczos", &sample.lanczos),
         ]);
         format!(
-            "{}beside it {} and the truth {}\n\n{table}",
+            "{}for comparison: {} and the truth {}\n\n{table}",
             line(&sample.upscaled),
             sample.bicubic_output.display(),
             sample.reference_output.display()

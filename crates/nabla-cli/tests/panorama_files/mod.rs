@@ -77,7 +77,7 @@ fn a_part_of_the_sphere_is_upscaled_in_its_place() {
     }
     desk.refused(
         "evaluate phone.jpg band.png",
-        "cover one part of the sphere",
+        "cover the same part of the sphere",
     );
     // On planes and faces, what the part does not show is transparent.
     desk.done("project phone.jpg -o faces --to cubemap");

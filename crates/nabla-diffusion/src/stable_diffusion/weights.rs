@@ -133,7 +133,7 @@ nabla_base::choices! {
     Precision: "precision" {
         "f32" => Self::F32, "32 bits";
         "f16" => Self::F16, "16 bits, as models are published";
-        "bf16" => Self::Bf16, "16 bits with the range of 32";
+        "bf16" => Self::Bf16, "16 bits, with the range of f32";
     }
 }
 

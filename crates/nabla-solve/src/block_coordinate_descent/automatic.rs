@@ -41,8 +41,8 @@ choices! {
     Objective: "loss" {
         "least-squares" => Self::LeastSquares, "½ (x·a − y)²";
         "logistic" => Self::Logistic, "log(1 + exp(−y x·a)) with labels −1 and 1";
-        "softmax" => Self::Softmax, "Of as many classes as there are labels";
-        "label-propagation" => Self::LabelPropagation, "½ Σ w (y_i − y_j)² over the links of near examples, some labels being known";
+        "softmax" => Self::Softmax, "Softmax regression, with one class per label";
+        "label-propagation" => Self::LabelPropagation, "½ Σ w (y_i − y_j)² over the links between neighbouring examples, some with known labels";
     }
 }
 
@@ -85,7 +85,7 @@ pub enum BlockKind {
 
 choices! {
     BlockKind: "kind of blocks" {
-        "fixed" => Self::Fixed, "A partition that stays";
+        "fixed" => Self::Fixed, "A fixed partition";
         "variable" => Self::Variable, "Any set of weights";
         "forest" => Self::Forest, "The largest sets without cycles, for sparse problems; solved by message passing";
     }

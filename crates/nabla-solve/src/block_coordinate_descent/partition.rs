@@ -75,16 +75,16 @@ pub enum Partition {
 
 nabla_base::choices! {
     Partition: "partition" {
-        "order" => Self::Order { size: USUAL_SIZE }, "Neighbours";
+        "order" => Self::Order { size: USUAL_SIZE }, "Neighbouring weights";
         "random" => Self::Random { size: USUAL_SIZE }, "At random";
-        "sort" => Self::Sort { size: USUAL_SIZE }, "By rising Lipschitz constants";
-        "average" => Self::Average { size: USUAL_SIZE }, "Small and large Lipschitz constants by turns";
-        "bound-sort" => Self::BoundSort { size: USUAL_SIZE }, "By rising row sums of the bound of the second derivatives";
-        "bound-average" => Self::BoundAverage { size: USUAL_SIZE }, "Small and large row sums by turns";
-        "red-black" => Self::RedBlack(DealOrder::Lipschitz), "Sets without links, by colouring";
+        "sort" => Self::Sort { size: USUAL_SIZE }, "In order of increasing Lipschitz constants";
+        "average" => Self::Average { size: USUAL_SIZE }, "Small and large Lipschitz constants in turn";
+        "bound-sort" => Self::BoundSort { size: USUAL_SIZE }, "In order of increasing row sums of the bound of the second derivatives";
+        "bound-average" => Self::BoundAverage { size: USUAL_SIZE }, "Small and large row sums in turn";
+        "red-black" => Self::RedBlack(DealOrder::Lipschitz), "Sets of weights without links between them, by graph colouring";
         "red-black-by-index" => Self::RedBlack(DealOrder::Index), "The same, coloured in the order of the weights";
-        "forests" => Self::Forests(DealOrder::Lipschitz), "Sets without cycles; solved by message passing";
-        "forests-by-index" => Self::Forests(DealOrder::Index), "The same, dealt out in the order of the weights";
+        "forests" => Self::Forests(DealOrder::Lipschitz), "Sets of weights without cycles; solved by message passing";
+        "forests-by-index" => Self::Forests(DealOrder::Index), "The same, assigned in the order of the weights";
     }
 }
 

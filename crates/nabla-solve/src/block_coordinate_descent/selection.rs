@@ -61,13 +61,13 @@ pub enum Selection {
 
 nabla_base::choices! {
     Selection: "rule of selection" {
-        "cyclic" => Self::Cyclic, "One after the other";
+        "cyclic" => Self::Cyclic, "One block after the other";
         "random" => Self::Random, "At random";
         "lipschitz" => Self::Lipschitz, "At random, in proportion to the Lipschitz constants";
         "gs" => Self::GaussSouthwell, "The largest gradient";
-        "gsl" => Self::GaussSouthwellLipschitz, "The largest gradient by the root of the Lipschitz constant";
-        "gsd" => Self::GaussSouthwellDiagonal(DiagonalBound::Coordinate), "The largest sum of squared gradients by Lipschitz constants";
-        "gsd-row-sum" => Self::GaussSouthwellDiagonal(DiagonalBound::RowSum), "The same by row sums of the bound of the second derivatives";
+        "gsl" => Self::GaussSouthwellLipschitz, "The largest gradient divided by the square root of the Lipschitz constant";
+        "gsd" => Self::GaussSouthwellDiagonal(DiagonalBound::Coordinate), "The largest sum of squared gradients divided by Lipschitz constants";
+        "gsd-row-sum" => Self::GaussSouthwellDiagonal(DiagonalBound::RowSum), "The same with row sums of the bound of the second derivatives";
         "gsq" => Self::GaussSouthwellQuadratic, "The largest decrease of the quadratic model";
         "omp" => Self::OrthogonalMatchingPursuit, "The same, searched weight by weight";
         "gs-r" => Self::ProximalLength, "The longest proximal step";

@@ -42,12 +42,12 @@ pub enum Update {
 
 nabla_base::choices! {
     Update: "update" {
-        "gradient" => Self::Gradient(StepSize::Block), "Along the gradient, by the Lipschitz constant of the block";
-        "gradient-global" => Self::Gradient(StepSize::Global), "Along the gradient, by the Lipschitz constant of all weights";
-        "backtracking" => Self::Backtracking, "Along the gradient, with constants that are found";
-        "matrix" => Self::Matrix, "By the bound of the second derivatives; exact for least squares";
-        "newton" => Self::Newton, "By the second derivatives, with a line search";
-        "two-metric" => Self::TwoMetric, "Newton where no bound is in the way";
+        "gradient" => Self::Gradient(StepSize::Block), "Gradient steps, with the Lipschitz constant of the block";
+        "gradient-global" => Self::Gradient(StepSize::Global), "Gradient steps, with the Lipschitz constant of all weights";
+        "backtracking" => Self::Backtracking, "Gradient steps, with constants found by backtracking";
+        "matrix" => Self::Matrix, "Steps with the bound of the second derivatives; exact for least squares";
+        "newton" => Self::Newton, "Newton steps, with a line search";
+        "two-metric" => Self::TwoMetric, "Newton steps where no bound is in the way";
     }
 }
 

@@ -18,7 +18,7 @@ choices! {
     TrainingMethod: "method" {
         "admm" => Self::Admm, "The alternating direction method of multipliers";
         "interior-point" => Self::InteriorPoint, "An interior-point method";
-        "drawn-units" => Self::DrawnUnits, "The first layer is drawn, the second is found";
+        "drawn-units" => Self::DrawnUnits, "The first layer is drawn at random, the second is solved for";
     }
 }
 

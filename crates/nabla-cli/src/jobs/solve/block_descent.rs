@@ -17,7 +17,7 @@ use crate::choice::choice;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 
-/// The command line.
+/// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -27,13 +27,13 @@ pub struct Arguments {
     /// The loss to minimise; losses are sums over the examples
     #[arg(long, value_parser = choice::<Objective>(), default_value = "least-squares")]
     pub loss: Objective,
-    /// λ of λ/2 ‖x‖² [default: 1 if there is no other penalty, otherwise 0]
+    /// λ in the penalty λ/2 ‖x‖² [default: 1 if there is no other penalty, otherwise 0]
     #[arg(long, value_name = "WEIGHT", allow_negative_numbers = true)]
     pub l2: Option<f64>,
-    /// λ of λ ‖x‖₁, for few weights that are not 0
+    /// λ in the penalty λ ‖x‖₁, which makes many weights 0
     #[arg(long, value_name = "WEIGHT", allow_negative_numbers = true)]
     l1: Option<f64>,
-    /// λ of λ Σ ‖x_G‖ over groups of weights that are 0 together
+    /// λ in the penalty λ Σ ‖x_G‖ over groups of weights, which makes whole groups 0
     #[arg(
         long,
         value_name = "WEIGHT",
@@ -41,10 +41,10 @@ pub struct Arguments {
         conflicts_with_all = ["l1", "non_negative", "bounds", "blocks"]
     )]
     group_l1: Option<f64>,
-    /// Weights of a group: neighbours, with softmax those of a feature
+    /// Number of neighbouring weights in each group [default: 1; with softmax the weights of a feature]
     #[arg(long, value_name = "N", requires = "group_l1", value_parser = at_least_one)]
     group_size: Option<usize>,
-    /// Weights of each group, neighbours, where they are not equally many: `--group-sizes 2,2,4`
+    /// Number of neighbouring weights in each group, if the groups differ in size: `--group-sizes 2,2,4`
     #[arg(
         long,
         value_name = "N,N,...",
@@ -58,7 +58,7 @@ pub struct Arguments {
     /// No weight below 0
     #[arg(long)]
     non_negative: bool,
-    /// Every weight between these: `--bounds=-1,1`
+    /// Every weight between two bounds: `--bounds=-1,1`
     #[arg(
         long,
         value_name = "LOW,HIGH",
@@ -68,13 +68,13 @@ pub struct Arguments {
         conflicts_with_all = ["l1", "non_negative"]
     )]
     bounds: Vec<f64>,
-    /// Adds a feature that is 1 in all examples; its weight is penalised like the others
+    /// Add a feature that is 1 in all examples; its weight is penalised like the others
     #[arg(long)]
     pub bias: bool,
-    /// The label that becomes 1, against all others, for two classes
+    /// For two classes: the label that becomes 1; all others become −1
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
     pub positive: Option<f64>,
-    /// Which weights are moved together
+    /// Which weights move together
     #[arg(long, value_parser = choice::<BlockKind>())]
     blocks: Option<BlockKind>,
     /// Weights in a block [default: 5, or all if there are fewer]
@@ -89,7 +89,7 @@ pub struct Arguments {
     /// How a block moves [default: matrix for least squares, otherwise newton]
     #[arg(long, value_parser = choice::<Update>())]
     update: Option<Update>,
-    /// Ends where the gradient (or what it is to a penalty) is this share of that at 0
+    /// Stop when the gradient (with a penalty, the proximal gradient) is at most this share of its value at 0
     #[arg(
         long,
         value_name = "SHARE",
@@ -103,13 +103,13 @@ pub struct Arguments {
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Label propagation: how many nearest neighbours every example is linked to
+    /// Label propagation: to how many nearest neighbours each example is linked
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub neighbours: usize,
-    /// Label propagation: the label of examples whose label is to be found
+    /// Label propagation: the label that marks examples without a label
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
     pub unknown: Option<f64>,
-    /// Label propagation: how many labels, drawn at random, are used; the others measure the result
+    /// Label propagation: how many labels to use, drawn at random; the others measure the result
     #[arg(long, value_name = "N", conflicts_with = "unknown")]
     pub known: Option<usize>,
 }
@@ -117,12 +117,12 @@ pub struct Arguments {
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if count > 0 => Ok(count),
-        _ => Err("it must be a whole number from 1".into()),
+        _ => Err("it must be a whole number of at least 1".into()),
     }
 }
 
 impl Arguments {
-    /// Whether there is a penalty beside the squares of the weights.
+    /// Whether there is a penalty besides the squares of the weights.
     pub fn other_penalty(&self) -> bool {
         self.l1.is_some() || self.group_l1.is_some() || self.non_negative || !self.bounds.is_empty()
     }
@@ -142,8 +142,8 @@ impl Arguments {
                 .fold(0, |a: usize, &b| a.saturating_add(b));
             if sum != weights {
                 return Err(Failure::input(format!(
-                    "the groups of --group-sizes have {sum} weights together, but it must be all \
-                     {weights} of the model"
+                    "the groups of --group-sizes have {sum} weights in total, but the model has \
+                     {weights}"
                 )));
             }
             let mut rest = all.into_iter();
@@ -160,7 +160,7 @@ impl Arguments {
             (None, false, &[low, high]) => Penalty::Box { low, high },
             (None, false, others) => {
                 return Err(Failure::input(format!(
-                    "--bounds has {} numbers, but it must have 2: the lower and the upper",
+                    "--bounds has {} numbers, but it must have 2: the lower and the upper bound",
                     others.len()
                 )));
             }
@@ -181,7 +181,7 @@ impl Arguments {
             .with_tolerance(self.tolerance)
             .with_max_iterations(self.max_iterations)
             .with_seed(self.seed)
-            // The observer keeps them.
+            // The observer stores the steps.
             .with_trace_every(0)
     }
 }
@@ -196,7 +196,7 @@ impl Job for Arguments {
     }
 }
 
-/// The flags that only label propagation has, and those that it does not have.
+/// Refuses flags that do not apply to the loss.
 pub fn refuse(flags: &[(bool, &str)], why: &str) -> Result<(), Failure> {
     match flags.iter().find(|(given, _)| *given) {
         Some((_, flag)) => Err(Failure::input(format!("{flag} {why}"))),

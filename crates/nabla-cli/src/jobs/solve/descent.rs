@@ -1,4 +1,4 @@
-//! One descent of `nabla solve bcd`, and what is reported of those of a problem.
+//! One descent of `nabla solve bcd`, and the report of all descents of a problem.
 
 use nabla::claims::plot::{LinePlot, Series};
 use nabla::solve::block_coordinate_descent::{
@@ -16,7 +16,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Report};
 use nabla::base::words::duration;
 
-/// What is kept of a step.
+/// The stored values of a step.
 struct Step {
     iteration: usize,
     epochs: f64,
@@ -27,7 +27,7 @@ struct Step {
 
 /// One problem, solved.
 pub struct Descent {
-    /// What tells it from others of the same call.
+    /// A name that distinguishes it from others of the same call.
     name: String,
     pub solution: BlockDescentSolution,
     steps: Vec<Step>,
@@ -47,7 +47,7 @@ pub fn descend<P: SmoothProblem>(
     let mut first = None;
     let mut steps = Steps::new();
     let solution = config.solve(problem, penalty, None, &mut |step| {
-        // The descent begins where the residual is relative to.
+        // The descent starts at the point to which the residual is relative.
         let relative = step.residual.map(|residual| {
             let first = *first.get_or_insert(residual);
             if first > 0.0 { residual / first } else { 0.0 }
@@ -70,7 +70,7 @@ pub fn descend<P: SmoothProblem>(
     })
 }
 
-/// What came out, for the model file and `--json`.
+/// The result, for the model file and `--json`.
 #[derive(Serialize)]
 pub struct Solved {
     pub loss: &'static str,
@@ -84,24 +84,24 @@ pub struct Solved {
     pub epochs: f64,
     pub objective: f64,
     pub certificate: Certificate,
-    /// Weights that lie on no kink and no bound of the penalty.
+    /// The number of weights that lie on no kink and no bound of the penalty.
     pub free: usize,
-    /// The step after which these were the same.
+    /// The step since which these weights have been the same.
     pub active_set_since: usize,
     pub seconds: f64,
     pub training: Option<Measured>,
-    /// Of label propagation, on the examples whose labels were held back.
+    /// For label propagation: the accuracy on the examples whose labels were held back.
     pub test: Option<Measured>,
 }
 
-/// How far from the minimum the result can be. Of several problems that are solved one by one, the
+/// How far from the minimum the result can be. If several problems are solved one by one: the
 /// worst residual and the sum of the gaps.
 #[derive(Clone, Copy, Serialize)]
 pub struct Certificate {
-    /// The largest entry of the gradient or of what it is to a penalty.
+    /// The largest entry of the gradient or, with a penalty, of the proximal gradient.
     residual: f64,
     relative_residual: f64,
-    /// The objective less a lower bound of the minimum.
+    /// The objective minus a lower bound of the minimum.
     duality_gap: Option<f64>,
 }
 
@@ -111,7 +111,7 @@ impl Certificate {
         Self {
             residual: all().map(|c| c.residual).fold(0.0, f64::max),
             relative_residual: all().map(|c| c.relative_residual).fold(0.0, f64::max),
-            // Rounding alone makes a gap negative.
+            // Only rounding can make a gap negative.
             duality_gap: all().map(|c| c.duality_gap.map(|gap| gap.max(0.0))).sum(),
         }
     }
@@ -126,7 +126,7 @@ impl Certificate {
             None => String::new(),
         };
         format!(
-            "certificate: {gap}largest entry of the {what} {:.2e}, {:.2e} of that at 0\n",
+            "certificate: {gap}largest entry of the {what} {:.2e}, {:.2e} of its value at 0\n",
             self.residual, self.relative_residual
         )
     }
@@ -144,7 +144,7 @@ pub fn penalty_name(penalty: &Penalty) -> &'static str {
     }
 }
 
-/// How the method was configured, for the model file.
+/// The configuration of the method, for the model file.
 pub fn configuration(
     config: &BlockCoordinateDescentConfig,
     l2: f64,
@@ -154,7 +154,7 @@ pub fn configuration(
     Ok(json!({ "l2": l2, "penalty": penalty, "descent": descent }))
 }
 
-/// Writes and reports what came out.
+/// Writes and reports the result.
 pub fn finish(
     arguments: &Arguments,
     context: &Context,
@@ -231,7 +231,7 @@ fn csv(descents: &[Descent]) -> String {
     text
 }
 
-/// The distance of the objective from what is known of the minimum, and the residual.
+/// The distance of the objective from the best known bound of the minimum, and the residual.
 fn plot(title: String, descents: &[Descent]) -> LinePlot {
     let mut plot = LinePlot::new(
         title,
@@ -242,7 +242,7 @@ fn plot(title: String, descents: &[Descent]) -> LinePlot {
     for descent in descents {
         let mut residuals: Vec<[f64; 2]> = Vec::new();
         for step in &descent.steps {
-            // Nothing left has no logarithm.
+            // A residual of 0 has no logarithm.
             residuals.extend(step.residual.filter(|&r| r > 0.0).map(|r| [step.epochs, r]));
         }
         let only = descents.len() == 1;

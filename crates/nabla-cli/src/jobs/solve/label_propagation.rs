@@ -27,7 +27,7 @@ pub fn propagate(arguments: &Arguments, context: &Context) -> Result<Report, Fai
             (penalised, "a penalty"),
             (arguments.data.test.is_some(), "--test"),
         ],
-        "is not for --loss label-propagation, which has no weights of features",
+        "is not for --loss label-propagation, which has no feature weights",
     )?;
     let begun = Instant::now();
     let Examples {
@@ -38,8 +38,8 @@ pub fn propagate(arguments: &Arguments, context: &Context) -> Result<Report, Fai
         (None, Some(count)) => drawn(rows.labels(), count, arguments.seed)?,
         (None, None) => {
             return Err(Failure::input(
-                "label propagation needs --unknown LABEL, the label that stands for none, or \
-                 --known N, how many labels to use",
+                "label propagation needs --unknown LABEL (the label that means \"no label\") or \
+                 --known N (how many labels to use)",
             ));
         }
     };
@@ -53,7 +53,7 @@ pub fn propagate(arguments: &Arguments, context: &Context) -> Result<Report, Fai
         )));
     }
     let edges = nearest_neighbour_edges(&rows, arguments.neighbours)?;
-    // Two classes are one problem, of −1 and 1; more are one each, of 0 and 1.
+    // Two classes are one problem, with −1 and 1; more classes are one problem each, with 0 and 1.
     let solved = match classes.len() {
         2 => &classes[1..],
         _ => &classes[..],
@@ -68,8 +68,8 @@ pub fn propagate(arguments: &Arguments, context: &Context) -> Result<Report, Fai
         let labels: Vec<Option<f64>> = labels.map(|(&y, k)| k.then(|| value(y))).collect();
         let graph = LabelPropagation::new(&edges, &labels).map_err(|error| match error {
             BlockDescentError::Unreachable(node) => Failure::input(format!(
-                "example {} is not linked, even indirectly, to any whose label is known: use more \
-                 --neighbours",
+                "example {} is not linked, even indirectly, to any example with a known label: use \
+                 more --neighbours",
                 node + 1
             )),
             other => other.into(),
@@ -113,7 +113,7 @@ pub fn propagate(arguments: &Arguments, context: &Context) -> Result<Report, Fai
         result: Value::Null,
         predictor: Predictor::Labels(labels),
     };
-    // Labels that the file marks as unknown are no truth.
+    // Labels that the file marks as unknown cannot be measured against.
     let truth = arguments.unknown.is_none();
     let solved = Solved {
         loss: arguments.loss.name(),
@@ -143,20 +143,20 @@ pub fn propagate(arguments: &Arguments, context: &Context) -> Result<Report, Fai
     )
 }
 
-/// The labels of the examples that are known, or of those that are not.
+/// The labels of the known examples, or of the unknown ones.
 fn labels_where(rows: &LabelledRows, known: &[bool], wanted: bool) -> Vec<f64> {
     let labels = rows.labels().iter().zip(known);
     let kept = labels.filter(|(_, known)| **known == wanted);
     kept.map(|(&y, _)| y).collect()
 }
 
-/// Which labels are used: one of every class at least, drawn.
+/// Draws the labels that are used, with at least one of every class.
 fn drawn(labels: &[f64], count: usize, seed: u64) -> Result<Vec<bool>, Failure> {
     let noise = SeededNoise::new(seed, 0).normal_values(labels.len());
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by(|&a, &b| noise[a].total_cmp(&noise[b]));
     let mut met: Vec<f64> = Vec::new();
-    // The first of every class, then the others.
+    // The first label of every class, then the others.
     let (first, others): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|&i| {
         let new = !met.contains(&labels[i]);
         if new {

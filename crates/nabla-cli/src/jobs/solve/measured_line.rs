@@ -1,10 +1,10 @@
-//! How good a model is, as text.
+//! The accuracy or error of a model, as text.
 
 use nabla::solve::model::Measured;
 
-/// In a line.
+/// The measurement, on one line.
 ///
-/// - `what`: the examples
+/// - `what`: the name of the examples
 pub fn measured_line(measured: &Measured, what: &str) -> String {
     let mut text = format!("{what}: ");
     match (
@@ -20,13 +20,13 @@ pub fn measured_line(measured: &Measured, what: &str) -> String {
             );
         }
         (_, _, Some(error)) => {
-            text += &format!("root of the mean squared error {:.4}", error.sqrt());
+            text += &format!("root mean squared error {:.4}", error.sqrt());
             if let Some(r_squared) = measured.r_squared {
                 text += &format!(", R² {r_squared:.4}");
             }
             text += &format!(" ({} examples)", measured.examples);
         }
-        _ => text += "not measured, as no label is one of the model's",
+        _ => text += "not measured, because the model knows none of the labels",
     }
     text + "\n"
 }

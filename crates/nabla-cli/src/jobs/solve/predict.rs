@@ -15,16 +15,16 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::index_base::{FoundOr, base_line};
 
-/// The command line.
+/// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
     /// A model that `nabla solve` wrote
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// The examples, a LIBSVM file; `-` for the standard input
+    /// The examples, a LIBSVM file; `-` for standard input
     #[arg(value_name = "DATA")]
     data: PathBuf,
-    /// From where the indices of features count in DATA; auto: as in the file of the model
+    /// Where the feature indices of DATA start; auto: as in the model's file
     #[arg(
         long,
         value_parser = choice::<FoundOr<IndexBase>>(),
@@ -60,8 +60,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     if said.is_none() && index_base == IndexBase::One && text.shown_base() == Some(IndexBase::Zero)
     {
         return Err(Failure::input(format!(
-            "the indices of {} count from 0, but those of the model's file from 1: --index-base zero \
-             reads it all the same",
+            "the feature indices of {} start at 0, but those of the model's file at 1: \
+             --index-base zero reads it anyway",
             arguments.data.display()
         )));
     }
@@ -69,7 +69,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     if let Some(path) = &arguments.out {
         if *path == arguments.model || *path == arguments.data {
             return Err(Failure::input(format!(
-                "{} is named twice, but the output needs a file of its own",
+                "{} is named twice, but the output must be a separate file",
                 path.display()
             )));
         }
@@ -110,7 +110,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         let mut text = measured_line(&measured, &arguments.data.display().to_string());
         text += &match said {
             Some(base) => base_line(base, true),
-            None => format!("indices count from {index_base}, as in the file of the model\n"),
+            None => format!("feature indices start at {index_base}, as in the model's file\n"),
         };
         if let Some(path) = &arguments.out {
             text += &format!("labels and scores in {}\n", path.display());

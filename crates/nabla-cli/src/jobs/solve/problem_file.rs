@@ -1,4 +1,4 @@
-//! The examples that a solver reads, and where it writes to.
+//! The examples that a solver reads, and the files that it writes.
 
 use std::collections::BTreeSet;
 use std::io::{Read, stdin};
@@ -16,19 +16,19 @@ use crate::errors::Failure;
 use crate::job::{Context, Report};
 use crate::jobs::index_base::{FoundOr, base_line};
 
-/// More weights than this are a wrong index rather than a problem: 800 MB.
+/// The maximum number of weights (800 MB); more than this are probably due to a wrong index.
 const MOST_WEIGHTS: usize = 100_000_000;
 
-/// Which examples.
+/// The flags for the examples.
 #[derive(Args)]
 pub struct DataFlags {
-    /// The examples, a LIBSVM file; `-` for the standard input
+    /// The examples, a LIBSVM file; `-` for standard input
     #[arg(value_name = "DATA")]
     pub data: PathBuf,
-    /// Number of features, where DATA does not show the last ones
+    /// Number of features, if the last ones do not occur in DATA
     #[arg(long, value_name = "N")]
     features: Option<usize>,
-    /// From where the indices of features count, in DATA and in the test file
+    /// Where feature indices start, in DATA and in the test file
     #[arg(long, value_parser = choice::<FoundOr<IndexBase>>(), default_value = "auto")]
     index_base: FoundOr<IndexBase>,
     /// Examples to test the model on, a LIBSVM file
@@ -36,34 +36,34 @@ pub struct DataFlags {
     pub test: Option<PathBuf>,
 }
 
-/// Where the result goes.
+/// The flags for the outputs.
 #[derive(Args)]
 pub struct OutputFlags {
-    /// The model, a JSON file; without it no model is kept
+    /// The model to write, a JSON file
     #[arg(short = 'o', long = "out", value_name = "MODEL")]
     pub model: Option<PathBuf>,
-    /// Every step, a CSV file; of many steps one in 2, 4, 8 …
+    /// The steps to write, a CSV file; if there are many, only every 2nd, 4th, 8th … one
     #[arg(long, value_name = "FILE.csv")]
     pub trace: Option<PathBuf>,
-    /// A plot of the steps, an SVG file
+    /// A plot of the steps to write, an SVG file
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
 }
 
-/// What came out of a solver.
+/// The result of a solver.
 pub struct Solution<'a, S> {
-    /// What it is of.
+    /// The examples that were solved.
     pub data: &'a DataFlags,
     pub model: &'a mut Model,
-    /// Goes into the model, and is what `--json` prints, with the base of the indices.
+    /// The result, which is stored in the model and printed by `--json`, together with the index base.
     pub solved: &'a S,
 }
 
-/// Examples to solve for and, if there are any, to test on, of as many features.
+/// Training examples and, if given, test examples with the same number of features.
 pub struct Examples {
     pub rows: LabelledRows,
     pub test: Option<LabelledRows>,
-    /// From where the indices of both count.
+    /// Where the indices of both files start.
     pub index_base: IndexBase,
 }
 
@@ -93,12 +93,12 @@ impl DataFlags {
         })
     }
 
-    /// What the examples are called in a title.
+    /// The name of the examples in a title.
     pub fn title(&self) -> String {
         let stem = self.data.file_stem().map(|s| s.to_string_lossy());
         match stem {
             Some(stem) if self.data != Path::new("-") => stem.into_owned(),
-            _ => "the standard input".to_owned(),
+            _ => "standard input".to_owned(),
         }
     }
 }
@@ -112,7 +112,7 @@ impl OutputFlags {
         for path in [&self.model, &self.trace, &self.plot].into_iter().flatten() {
             if !met.insert(path) {
                 return Err(Failure::input(format!(
-                    "{} is named twice, but every output needs a file of its own",
+                    "{} is named twice, but every output must be a separate file",
                     path.display()
                 )));
             }
@@ -121,10 +121,10 @@ impl OutputFlags {
         Ok(())
     }
 
-    /// Writes the model, the trace and the plot that were asked for, and reports what came out.
+    /// Writes the requested files (model, trace, plot), and reports the result.
     ///
     /// - `csv`: the steps
-    /// - `text`: what came out, for people
+    /// - `text`: the report for people
     pub fn finish(
         &self,
         context: &Context,
@@ -133,7 +133,7 @@ impl OutputFlags {
         plot: impl FnOnce() -> LinePlot,
         text: impl FnOnce() -> String,
     ) -> Result<Report, Failure> {
-        // What an interrupted solver has is no solution.
+        // The state of an interrupted solver is not a solution.
         context.check()?;
         let Solution {
             data,
@@ -159,7 +159,7 @@ impl OutputFlags {
         })
     }
 
-    /// What was written, as the last line of the text.
+    /// The files that were written, for the last line of the text.
     fn written(&self) -> String {
         let parts = [
             ("model", &self.model),
@@ -180,12 +180,12 @@ impl OutputFlags {
 /// The name of an input in a message.
 fn name(path: &Path) -> String {
     match path == Path::new("-") {
-        true => "the standard input".to_owned(),
+        true => "standard input".to_owned(),
         false => path.display().to_string(),
     }
 }
 
-/// The text of a file or of the standard input.
+/// The text of a file or of standard input.
 pub fn read(path: &Path) -> Result<LibsvmText, Failure> {
     if path != Path::new("-") {
         return LibsvmText::read(path).map_err(Failure::input);
@@ -193,7 +193,7 @@ pub fn read(path: &Path) -> Result<LibsvmText, Failure> {
     let mut text = String::new();
     stdin()
         .read_to_string(&mut text)
-        .map_err(|e| Failure::input_because("cannot read the standard input", e))?;
+        .map_err(|e| Failure::input_because("cannot read standard input", e))?;
     LibsvmText::parse(&text).map_err(|e| Failure::input_because(name(path), e))
 }
 
@@ -207,7 +207,7 @@ fn into_rows(
         .map_err(|e| Failure::input_because(name(path), e))
 }
 
-/// Examples for a model of so many features: fewer do, more are refused.
+/// Examples for a model with `features` features: examples may have fewer features, but not more.
 pub fn rows_for(
     text: LibsvmText,
     path: &Path,
@@ -218,8 +218,7 @@ pub fn rows_for(
     match found <= features {
         true => into_rows(text, path, base, Some(features)),
         false => Err(Failure::input(format!(
-            "{} has a feature {}, but the model has {features} features, and the indices count from \
-             {base}",
+            "{} has a feature {}, but the model has {features} features, with indices from {base}",
             name(path),
             found - 1 + base.first()
         ))),
@@ -231,8 +230,8 @@ pub fn check_weights(count: usize) -> Result<(), Failure> {
     match count <= MOST_WEIGHTS {
         true => Ok(()),
         false => Err(Failure::input(format!(
-            "the problem has {count} weights, but more than {MOST_WEIGHTS} do not fit: is an index \
-             of a feature wrong?"
+            "the problem has {count} weights, but at most {MOST_WEIGHTS} fit in memory: is a \
+             feature index wrong?"
         ))),
     }
 }
@@ -244,14 +243,14 @@ pub fn two_classes(rows: LabelledRows, positive: Option<f64>) -> Result<Labelled
         None => match labels.iter().position(|&y| y != 1.0 && y != -1.0) {
             None => Ok(rows),
             Some(i) => Err(Failure::input(format!(
-                "example {} has the label {}, but it must be -1 or 1: --positive LABEL says which \
-                 label is to be 1, against all others",
+                "example {} has the label {}, but it must be -1 or 1: --positive LABEL makes one \
+                 label 1 and all others -1",
                 i + 1,
                 labels[i]
             ))),
         },
         Some(label) if !labels.contains(&label) => Err(Failure::input(format!(
-            "no example has the label {label}, which --positive names"
+            "no example has the label {label} given by --positive"
         ))),
         Some(label) => Ok(rows.map_labels(|y| if y == label { 1.0 } else { -1.0 })),
     }

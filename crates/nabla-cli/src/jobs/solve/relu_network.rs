@@ -23,13 +23,13 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use nabla::base::words::duration;
 
-/// The most patterns that `--all-patterns` lists.
+/// The maximum number of patterns that `--all-patterns` lists.
 const MOST_PATTERNS: usize = 20_000;
 
-/// Data sets whose patterns are drawn for robust training: the examples, and perturbed copies.
+/// The number of data sets whose patterns are drawn for robust training: the examples and perturbed copies.
 const PERTURBED_COPIES: usize = 5;
 
-/// The command line.
+/// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub struct Arguments {
     /// The loss to minimise, a sum over the examples
     #[arg(long, value_parser = choice::<Loss>(), default_value = "cross-entropy")]
     loss: Loss,
-    /// β of β/2 times the squares of all weights
+    /// β in the penalty β/2 times the sum of the squares of all weights
     #[arg(
         long,
         value_name = "WEIGHT",
@@ -47,28 +47,28 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     beta: f64,
-    /// How the program is solved; interior-point is exact, for small problems
+    /// How the convex program is solved; interior-point is exact, for small problems
     #[arg(long, value_parser = choice::<TrainingMethod>())]
     method: Option<TrainingMethod>,
-    /// How many activation patterns are drawn, each with two hidden units at most [default: 20]
+    /// How many activation patterns are drawn, each with at most two hidden units [default: 20]
     #[arg(long, value_name = "N", conflicts_with_all = ["all_patterns", "units"])]
     patterns: Option<usize>,
-    /// All activation patterns, so that no network of any width is better; for few features
+    /// Use all activation patterns, so that no network of any width is better; for data with few features
     #[arg(long, conflicts_with = "units")]
     all_patterns: bool,
-    /// How many hidden units are drawn, for --method drawn-units [default: 1000]
+    /// How many hidden units are drawn, with --method drawn-units [default: 1000]
     #[arg(long, value_name = "N")]
     units: Option<usize>,
-    /// Trains for the worst case where every feature may move by this much
+    /// Train for the worst case when every feature may move by up to this much
     #[arg(long, value_name = "RADIUS", allow_negative_numbers = true)]
     robust: Option<f64>,
     /// Hidden units without a bias
     #[arg(long)]
     no_bias: bool,
-    /// The label that becomes 1, against all others, for two classes
+    /// For two classes: the label that becomes 1; all others become −1
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
     positive: Option<f64>,
-    /// Ends where the relative residuals (admm) or the relative gap are as small as this [default: 1e-6;
+    /// Stop when the relative residuals (admm) or the relative gap are at most this [default: 1e-6;
     /// 1e-8 with interior-point]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     tolerance: Option<f64>,
@@ -80,7 +80,7 @@ pub struct Arguments {
     seed: u64,
 }
 
-/// A network with what its solver says of it.
+/// A network with its solver's certificate.
 struct Trained {
     network: TwoLayerRelu,
     objective: f64,
@@ -94,7 +94,7 @@ struct Trained {
 }
 
 impl Trained {
-    /// What a solver found for the program of these patterns.
+    /// The solution of the program with these patterns.
     fn of(
         solution: &ConvexReluSolution,
         patterns: &ActivationPatterns,
@@ -115,7 +115,7 @@ impl Trained {
     }
 }
 
-/// What came out, for the model file and `--json`.
+/// The result, for the model file and `--json`.
 #[derive(Serialize)]
 struct Solved {
     loss: &'static str,
@@ -123,7 +123,7 @@ struct Solved {
     method: &'static str,
     examples: usize,
     features: usize,
-    /// Activation patterns of the program.
+    /// The number of activation patterns of the program.
     patterns: Option<usize>,
     hidden_units: usize,
     converged: bool,
@@ -137,17 +137,17 @@ struct Solved {
 
 #[derive(Serialize)]
 struct Certificate {
-    /// Of the convex program.
+    /// The objective of the convex program.
     objective: f64,
-    /// No point of the program is lower.
+    /// A lower bound of the program.
     lower_bound: f64,
     duality_gap: f64,
     relative_gap: f64,
-    /// How far the worst constraint is violated.
+    /// How much the worst constraint is violated.
     violation: f64,
-    /// Loss and β/2 times the squares of the weights of the network itself.
+    /// The objective of the network itself: the loss plus β/2 times the sum of its squared weights.
     network_objective: f64,
-    /// What the lower bound is one of: every network, or those of the program.
+    /// Whether the lower bound applies to every network, or only to those of the program.
     bounds_every_network: bool,
 }
 
@@ -160,19 +160,19 @@ struct Robust {
 }
 
 impl Arguments {
-    /// The method, which has to fit the other flags.
+    /// The method, if it fits the other flags.
     fn method(&self) -> Result<TrainingMethod, Failure> {
         let wrong = |text: &'static str| Err(Failure::input(text));
         match (self.method, self.robust, self.units) {
             (Some(TrainingMethod::Admm | TrainingMethod::DrawnUnits), Some(_), _) => {
-                wrong("--robust is solved by --method interior-point only")
+                wrong("--robust works only with --method interior-point")
             }
             (Some(TrainingMethod::Admm | TrainingMethod::InteriorPoint), _, Some(_))
             | (None, Some(_), Some(_)) => wrong("--units is for --method drawn-units"),
             (Some(TrainingMethod::DrawnUnits), ..)
                 if self.patterns.is_some() || self.all_patterns =>
             {
-                wrong("--method drawn-units has no patterns: --units says how many are drawn")
+                wrong("--method drawn-units has no patterns: --units sets how many units are drawn")
             }
             (Some(method), ..) => Ok(method),
             (None, robust, units) => Ok(TrainingMethod::suited(robust.is_some(), units.is_some())),
@@ -280,7 +280,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let known = |rows: LabelledRows| match loss.is_classification() {
         true => two_classes(rows, arguments.positive),
         false if arguments.positive.is_some() => Err(Failure::input(
-            "--positive is for the losses of two classes: hinge, cross-entropy",
+            "--positive is for the losses with two classes: hinge, cross-entropy",
         )),
         false => Ok(rows),
     };
@@ -305,7 +305,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
                 Ok(trained.network.outputs(moved.features())?)
             };
             let test = match &examples.test {
-                // Labels of the test that are no class cannot be attacked.
+                // Test labels that are not a class of the model cannot be attacked.
                 Some(test) => {
                     let test = dense(&known_test(test, arguments, loss)?)?;
                     Some((attack(&test)?, test.labels().to_vec()))
@@ -386,7 +386,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     )
 }
 
-/// The test examples with the labels that the loss takes.
+/// The test examples with the labels that the loss requires.
 fn known_test(
     test: &LabelledRows,
     arguments: &Arguments,
@@ -394,7 +394,7 @@ fn known_test(
 ) -> Result<LabelledRows, Failure> {
     match (loss.is_classification(), arguments.positive) {
         (false, _) => Ok(test.clone()),
-        // A test set may lack the class.
+        // The test set may have no example of the class.
         (true, Some(label)) => {
             let test = test.clone();
             Ok(test.map_labels(|y| if y == label { 1.0 } else { -1.0 }))
@@ -426,12 +426,12 @@ fn text(solved: &Solved) -> String {
         }
     );
     let every = match (certificate.bounds_every_network, solved.patterns) {
-        (true, _) => "no network of any width is lower than",
-        (false, Some(_)) => "no network of these patterns is lower than",
-        (false, None) => "no weights of these units are lower than",
+        (true, _) => "no network of any width has an objective below",
+        (false, Some(_)) => "no network with these patterns has an objective below",
+        (false, None) => "no weights of these units have an objective below",
     };
     text += &format!(
-        "objective {:.8}, of the network itself {:.8}\n\
+        "objective {:.8} (convex program), {:.8} (the network itself)\n\
          certificate: {every} {:.8} (duality gap {:.2e}, {:.2e} of the objective); worst constraint \
          violated by {:.2e}\n",
         certificate.objective,

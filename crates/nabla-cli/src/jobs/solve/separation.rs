@@ -1,4 +1,4 @@
-//! `nabla solve separate`: a hyperplane with all examples of two classes on their sides.
+//! `nabla solve separate`: a hyperplane that separates the examples of two classes.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use nabla::base::words::duration;
 
-/// The command line.
+/// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -35,16 +35,16 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     step_size: f64,
-    /// Adds a feature that is 1 in all examples: the hyperplane need not pass through the origin
+    /// Add a feature that is 1 in all examples, so that the hyperplane need not pass through the origin
     #[arg(long)]
     bias: bool,
-    /// The label that becomes 1, against all others
+    /// The label that becomes 1; all others become −1
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
     positive: Option<f64>,
     /// The most steps
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     max_iterations: usize,
-    /// How closely the largest possible margin is searched for, as a share of it
+    /// How closely the largest possible margin is approximated, as a share of it
     #[arg(
         long,
         value_name = "SHARE",
@@ -52,19 +52,19 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     margin_tolerance: f64,
-    /// The most steps of this search; 0 for none
+    /// The most steps of the search for the largest margin; 0 for no search
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     margin_iterations: usize,
 }
 
-/// What came out, for the model file and `--json`.
+/// The result, for the model file and `--json`.
 #[derive(Serialize)]
 struct Separated {
     examples: usize,
     features: usize,
     separated: bool,
     iterations: usize,
-    /// Examples on the wrong side.
+    /// The number of examples on the wrong side.
     wrong: usize,
     certificate: Certificate,
     seconds: f64,
@@ -76,13 +76,13 @@ struct Separated {
 struct Certificate {
     /// The least distance of an example from the hyperplane, negative on the wrong side.
     margin: f64,
-    /// The largest that any hyperplane has, where it was found.
+    /// The largest margin of any hyperplane, if it was found.
     largest_margin: Option<f64>,
     /// The largest distance of an example from the origin.
     radius: f64,
-    /// The steps that the theorem allows, where there is one and the largest margin is known.
+    /// The number of steps that the theorem allows, if there is a theorem and the largest margin is known.
     iteration_bound: Option<f64>,
-    /// Without a hyperplane: as the theorem would have been wrong otherwise, none has a larger margin.
+    /// If no hyperplane was found: by the theorem, no hyperplane has a larger margin than this.
     margin_at_most: Option<f64>,
 }
 
@@ -193,7 +193,7 @@ fn text(rule: Rule, separated: &Separated) -> String {
         };
         if let Some(bound) = iteration_bound {
             text += &format!(
-                "the theorem allows {bound:.0} steps at this margin and the radius {radius:.4}\n"
+                "the theorem allows {bound:.0} steps for this margin and a radius of {radius:.4}\n"
             );
         }
     } else {

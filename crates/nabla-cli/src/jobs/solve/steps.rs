@@ -1,13 +1,13 @@
-//! The steps of a solver: those that are kept, and how far it is.
+//! The steps of a solver: which ones are stored, and its progress.
 
 use nabla::base::progress::ProgressSink;
 
 use crate::progress::Progress;
 
-/// The most steps that are kept, of any number.
+/// The maximum number of stored steps.
 const MOST_KEPT: usize = 20_000;
 
-/// Steps for a file or a plot: all of them or, of many, one in 2, 4, 8 …, and the last one always.
+/// Steps for a file or a plot: all of them or, if there are many, every 2nd, 4th, 8th … one, and always the last.
 pub struct Steps<T> {
     kept: Vec<T>,
     every: usize,
@@ -16,7 +16,7 @@ pub struct Steps<T> {
 }
 
 impl<T> Steps<T> {
-    /// None yet.
+    /// An empty list.
     pub fn new() -> Self {
         Self {
             kept: Vec::new(),
@@ -26,7 +26,7 @@ impl<T> Steps<T> {
         }
     }
 
-    /// The next one.
+    /// Adds the next step.
     pub fn push(&mut self, step: T) {
         if self.seen.is_multiple_of(self.every) {
             self.kept.push(step);
@@ -45,31 +45,31 @@ impl<T> Steps<T> {
         }
     }
 
-    /// Those that are kept.
+    /// The stored steps.
     pub fn finish(mut self) -> Vec<T> {
         self.kept.extend(self.last);
         self.kept
     }
 }
 
-/// Parts that the bar of a solver has.
+/// The number of parts of a solver's progress bar.
 const PARTS: u64 = 100;
 
-/// Shows how far a solver is: by the decades that its residual has still to fall, or by the limit of
-/// its steps, whichever is nearer.
+/// Shows the progress of a solver: by how many orders of magnitude its residual still has to fall, or by the
+/// limit of its steps, whichever is closer.
 pub struct Approach<'a> {
     progress: &'a Progress,
     stage: String,
     limit: usize,
     tolerance: f64,
     first: Option<f64>,
-    /// Parts that were shown; nothing before the first step, as a problem that is refused has none.
+    /// The parts shown so far; `None` before the first step, because a refused problem shows no progress.
     told: Option<u64>,
 }
 
 impl<'a> Approach<'a> {
-    /// - `limit`: the most steps
-    /// - `tolerance`: the residual at which it ends
+    /// - `limit`: the maximum number of steps
+    /// - `tolerance`: the residual at which the solver ends
     pub fn new(progress: &'a Progress, stage: &str, limit: usize, tolerance: f64) -> Self {
         Self {
             progress,
@@ -81,7 +81,7 @@ impl<'a> Approach<'a> {
         }
     }
 
-    /// After so many steps, with a residual that is relative to what the tolerance is relative to.
+    /// Updates the progress after `iteration` steps, with a residual on the same scale as the tolerance.
     pub fn at(&mut self, iteration: usize, residual: Option<f64>) {
         let mut share = iteration as f64 / self.limit.max(1) as f64;
         if let Some(residual) = residual {
