@@ -93,7 +93,7 @@ pub enum ReportError {
     #[error(transparent)]
     Plot(#[from] PlotError),
     /// A document without the pair of markers.
-    #[error("the document lacks the line '{0}', which marks where the method table goes")]
+    #[error("the document has no line '{0}', which marks the place of the method table")]
     NoMarker(&'static str),
 }
 

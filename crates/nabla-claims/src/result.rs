@@ -226,7 +226,7 @@ pub enum ResultError {
     #[error("the quick run of '{0}' is not a result; only full runs are written to results")]
     QuickIsNoResult(String),
     /// A full run offered as a quick one.
-    #[error("the run of '{0}' is a full one; save it among the results instead")]
+    #[error("the run of '{0}' is a full run; save it with the results instead")]
     NotQuick(String),
     /// A file cannot be written.
     #[error(transparent)]

@@ -136,7 +136,7 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
     desk.refused("project folder -o out.png --to erp", "holds neither");
     desk.refused("project square.png -o out.png --to erp", "neither 6:1");
     put(&desk, "larger.png", &panorama(32, BitDepth::Eight));
-    desk.refused("evaluate larger.png pano.png", "must be of one size");
+    desk.refused("evaluate larger.png pano.png", "must have the same size");
 }
 
 /// A PNG whose header claims 2³¹ − 1 pixels a side.

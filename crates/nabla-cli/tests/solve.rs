@@ -246,7 +246,7 @@ fn files_that_count_from_zero_give_the_same_model() {
     desk.put("twice", "1 1:2\n-1 2:1 2:3\n");
     desk.refused(
         "solve bcd twice",
-        "line 2 is no LIBSVM example, at column 8: the index 2 stands twice",
+        "line 2 is not a LIBSVM example, at column 8: the index 2 occurs twice",
     );
 }
 
@@ -455,7 +455,10 @@ fn labels_spread_over_near_examples() {
     );
     let labels = numbers(&model(&desk, "labels.json")["predictor"]["labels"]);
     assert_eq!(labels.len(), 200);
-    desk.refused("solve predict labels.json digits", "its own file only");
+    desk.refused(
+        "solve predict labels.json digits",
+        "only the examples of its own file",
+    );
     // Two moons' worth: a chain of points with its ends known.
     desk.put(
         "chain",

@@ -282,7 +282,7 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
     .unwrap();
     for (flags, told) in [
         ("--data nowhere", "no data set \"nowhere\""),
-        ("--data broken.csv", "broken.csv: the text is no table"),
+        ("--data broken.csv", "broken.csv: the text is not a table"),
         (
             "--data cell.csv",
             "row 2, column \"2\": \"?\" is not a finite number",
@@ -292,7 +292,7 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
         ("--data mnist", "the IDX data is damaged or truncated"),
         (
             "--data digits --test table.csv",
-            "goes with a CSV or LIBSVM file only",
+            "can only be given with a CSV or LIBSVM file",
         ),
         ("--data table.csv --model cnn", "a cnn needs pictures"),
         ("--batch 0", "the training's batch is 0"),
@@ -326,9 +326,9 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
     desk.refused("compare --optimizers sgd,newton", "no optimizer \"newton\"");
     desk.refused(
         "compare --optimizers sgd,sgd",
-        "the optimizer sgd is there twice",
+        "the optimizer sgd is given twice",
     );
-    desk.refused("compare --seeds 1,1", "the seed 1 is there twice");
+    desk.refused("compare --seeds 1,1", "the seed 1 is given twice");
     desk.refused("compare --trials 0", "number of trials is 0");
 }
 

@@ -20,17 +20,17 @@ pub enum CsvError {
         source: io::Error,
     },
     /// The rows are not a table.
-    #[error("the text is no table: {0}")]
+    #[error("the text is not a table: {0}")]
     NoTable(String),
     /// There are no examples.
     #[error("the table has no rows")]
     Empty,
     /// Only one column.
-    #[error("the table has one column, but needs a label and a feature")]
+    #[error("the table has one column, but it needs a label and a feature")]
     NoFeatures,
     /// Only one column beside those that are left out.
     #[error(
-        "without {}, the table has {left} column(s), but needs a label and a feature",
+        "without {}, the table has {left} column(s), but it needs a label and a feature",
         quoted(without)
     )]
     NoneLeft {
@@ -438,7 +438,7 @@ mod tests {
         };
         assert!(read(&path).starts_with("cannot read"));
         fs::write(&path, "1,x\n2\n").unwrap();
-        assert!(read(&path).contains("a.csv: the text is no table"));
+        assert!(read(&path).contains("a.csv: the text is not a table"));
     }
 
     /// What pandas 3.1 and R 4.2 wrote, with `tests/reference/tables.py` and `tables.R`.
@@ -540,7 +540,7 @@ mod tests {
         assert!(told("a,b\n0,1,2\n0,1\n", &last).contains("line 3 has 2 cells, but 3"));
         assert_eq!(
             told(",y\n0,x\n1,y\n", &last),
-            "without \"\", the table has 1 column(s), but needs a label and a feature"
+            "without \"\", the table has 1 column(s), but it needs a label and a feature"
         );
     }
 

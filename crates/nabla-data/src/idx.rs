@@ -32,16 +32,16 @@ pub enum IdxError {
     #[error("the data is not IDX: it begins with {0:?}, but must begin with two zeros")]
     NotIdx([u8; 2]),
     /// An unknown type of values.
-    #[error("the IDX data has values of type {0}, but the types are 8, 9, 11, 12, 13 and 14")]
+    #[error("the IDX data has values of type {0}, but the valid types are 8, 9, 11, 12, 13 and 14")]
     Type(u8),
     /// A rank of 0 or above [`IdxArray::MAX_RANK`].
     #[error("the IDX data has {0} dimensions, but must have 1 to 8")]
     Rank(u8),
     /// More than [`IdxArray::MAX_BYTES`].
-    #[error("the IDX data says its shape is {0:?}, which is more than 2 GiB")]
+    #[error("the IDX data has the shape {0:?}, which is more than 2 GiB")]
     TooLarge(Vec<usize>),
     /// Bytes after the last value.
-    #[error("the IDX data goes on after the {0} bytes of its values")]
+    #[error("the IDX data continues after the {0} bytes of its values")]
     Trailing(u64),
     /// The file with this error.
     #[error("{}: {source}", path.display())]
@@ -244,7 +244,7 @@ mod tests {
         assert!(told(&[0, 0, 8, 0]).contains("has 0 dimensions"));
         assert!(told(&[0, 0, 8, 200]).contains("has 200 dimensions"));
         assert!(told(&[0, 0, 8, 1, 0, 0, 0, 3, 1, 2]).contains("2 of 3 bytes"));
-        assert!(told(&[0, 0, 8, 1, 0, 0, 0, 1, 1, 2]).contains("goes on after the 1 bytes"));
+        assert!(told(&[0, 0, 8, 1, 0, 0, 0, 1, 1, 2]).contains("continues after the 1 bytes"));
         let huge = [0, 0, 14, 2, 255, 255, 255, 255, 255, 255, 255, 255];
         assert!(told(&huge).contains("more than 2 GiB"));
         assert!(told(&[0x1f, 0x8b, 8, 0, 1]).contains("truncated"));

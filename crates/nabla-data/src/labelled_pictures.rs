@@ -48,7 +48,7 @@ pub enum LabelledPicturesError {
         labels: usize,
     },
     /// There are no pictures, or pictures without pixels.
-    #[error("the pictures have the shape {0:?}, so there is nothing to learn from")]
+    #[error("the pictures have the shape {0:?}, so there is nothing to learn")]
     Empty(Vec<usize>),
     /// A label above the number of classes.
     #[error("picture {index} has the label {label}, but the classes are 0 to {}", classes - 1)]

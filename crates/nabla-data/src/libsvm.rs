@@ -24,7 +24,7 @@ pub enum LibsvmError {
         source: io::Error,
     },
     /// A line that is not an example.
-    #[error("line {line} is no LIBSVM example, at column {column}: {reason}")]
+    #[error("line {line} is not a LIBSVM example, at column {column}: {reason}")]
     Line {
         /// The line, from 1.
         line: usize,
@@ -42,22 +42,22 @@ pub enum LibsvmError {
         reason: String,
     },
     /// An index 0 among indices that are said to count from 1.
-    #[error("line {line} has an index 0, but the indices are to count from 1")]
+    #[error("line {line} has an index 0, but indices must start at 1")]
     IndexZero {
         /// The first such line, from 1.
         line: usize,
     },
     /// Some examples have no `qid:`.
-    #[error("line {line} has no qid, but every example needs one where they are asked for")]
+    #[error("line {line} has no qid, but every example must have one if query ids are requested")]
     NoQuery {
         /// The first such line, from 1.
         line: usize,
     },
     /// There are no examples.
-    #[error("the text holds no LIBSVM examples")]
+    #[error("the text contains no LIBSVM examples")]
     Empty,
     /// A number of features below the highest index.
-    #[error("the examples have {found} features, but {wanted} were asked for")]
+    #[error("the examples have {found} features, but {wanted} were requested")]
     Features {
         /// What was asked for.
         wanted: usize,
@@ -244,7 +244,7 @@ impl LibsvmText {
                     && index <= last
                 {
                     let reason = match row.iter().any(|&(met, _)| met == index) {
-                        true => format!("the index {index} stands twice"),
+                        true => format!("the index {index} occurs twice"),
                         false => format!("the index {index} does not rise above {last}"),
                     };
                     return Err(wrong(begin, reason));

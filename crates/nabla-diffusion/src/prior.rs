@@ -93,8 +93,8 @@ pub enum PriorError {
     Sampler(#[from] SamplerError),
     /// The network cannot be computed in tiles.
     #[error(
-        "the prior's network has {feature}, with which a picture computed in tiles is not the \
-         picture computed whole: a prior must have neither normalisation nor attention"
+        "the prior's network has {feature}, so a picture computed in tiles would differ from one \
+         computed whole: a prior must have neither normalisation nor attention"
     )]
     NotLocal {
         /// What the network has.

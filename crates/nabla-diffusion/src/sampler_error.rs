@@ -70,8 +70,8 @@ pub struct Cancelled;
 pub enum SamplerError {
     /// `x_0` does not follow from `ε` where nothing is left of the picture.
     #[error(
-        "the model predicts the noise or the score, which say nothing of the sample at time {time}, \
-         where nothing is left of it: use a model that predicts the sample or a velocity, or a \
+        "the model predicts the noise or the score, which do not determine the sample at time \
+         {time}, where no signal is left: use a model that predicts the sample or a velocity, or a \
          schedule without zero terminal SNR"
     )]
     NoSignal {
@@ -110,7 +110,7 @@ pub enum SamplerError {
         known: String,
     },
     /// The model gives another number of predictions than were asked for.
-    #[error("the model was asked for {asked} prediction(s), but gave {found}")]
+    #[error("the model was asked for {asked} prediction(s), but returned {found}")]
     Predictions {
         /// Conditions that were asked for.
         asked: usize,
@@ -118,12 +118,12 @@ pub enum SamplerError {
         found: usize,
     },
     /// A learned variance was asked for, but the model gives none.
-    #[error("the sampler is to use the learned variance, but the model predicts none")]
+    #[error("the sampler is set to use the learned variance, but the model predicts none")]
     NoLearnedVariance,
     /// A sampler that works with `σ` meets an infinite one.
     #[error(
-        "the sampler works with sigma, which is infinite at time {time}, where nothing is left of the \
-         sample: use DDIM or DDPM, or a schedule without zero terminal SNR"
+        "the sampler works with sigma, which is infinite at time {time}, where no signal is left: use \
+         DDIM or DDPM, or a schedule without zero terminal SNR"
     )]
     InfiniteSigma {
         /// What the network gets as its time.
@@ -164,7 +164,7 @@ pub enum SamplerError {
     },
     /// A sampler that starts in the middle of its schedule.
     #[error(
-        "sampling is to start at step {start} of a schedule of {steps} steps, but it must lie in 1 to {steps}"
+        "sampling was asked to start at step {start}, but the schedule has the steps 1 to {steps}"
     )]
     Start {
         /// Steps that are to be done.
@@ -184,8 +184,8 @@ pub enum SamplerError {
     },
     /// An adaptive step that became too short.
     #[error(
-        "at time {time} no step is short enough for the tolerances: raise them, or look whether the \
-         model's output is a number there"
+        "at time {time} no step is short enough for the tolerances: raise them, or check that the \
+         model's output is not NaN there"
     )]
     StepTooShort {
         /// The time, in training steps.

@@ -115,7 +115,7 @@ pub enum CurvatureError {
     },
     /// Layers that draw anew in every pass.
     #[error(
-        "the same parameters give two results, as {} is in training mode: hold it still with \
+        "the same parameters give two different results, because {} is in training mode: freeze it with \
          `training_mode::freeze_layers`",
         layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     )]
@@ -137,7 +137,7 @@ pub enum CurvatureError {
     /// Statistics that an evaluation changes.
     #[error(
         "evaluating the function changes `{name}`, so it is not a fixed function of the parameters: \
-         keep the statistics of normalisations as they are"
+         keep the statistics of normalisations fixed"
     )]
     Moved {
         /// Name of the tensor.
@@ -153,7 +153,7 @@ pub enum CurvatureError {
         name: String,
     },
     /// The empirical Fisher of nothing.
-    #[error("there is no example to take the empirical Fisher of")]
+    #[error("the empirical Fisher matrix needs at least one example")]
     NoExamples,
     /// Flat vectors and modules.
     #[error(transparent)]

@@ -66,7 +66,7 @@ pub enum FlatError {
     },
     /// Another module: parameter number `index` has another name.
     #[error(
-        "the module differs from that of the layout: parameter number {index} must be \
+        "the module differs from the layout's: parameter number {index} must be \
          `{expected}`, but it is `{found}`"
     )]
     Name {
@@ -79,7 +79,7 @@ pub enum FlatError {
     },
     /// Another module: a parameter has another shape.
     #[error(
-        "the module differs from that of the layout: `{name}` must have shape {expected:?}, but it \
+        "the module differs from the layout's: `{name}` must have shape {expected:?}, but it \
          has {found:?}"
     )]
     Shape {
@@ -92,7 +92,7 @@ pub enum FlatError {
     },
     /// Another module: more or fewer parameters.
     #[error(
-        "the module differs from that of the layout: it must have {expected} of the layout's \
+        "the module differs from the layout's: it must have {expected} of the layout's \
          parameters, but it has {found}"
     )]
     Count {
@@ -143,7 +143,7 @@ pub enum FlatError {
     },
     /// A parameter asked for with another rank.
     #[error(
-        "the parameter `{name}` was asked for with {rank} dimensions, but its shape is {shape:?}"
+        "the parameter `{name}` was requested with {rank} dimensions, but its shape is {shape:?}"
     )]
     Rank {
         /// Its name.

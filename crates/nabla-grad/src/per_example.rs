@@ -103,7 +103,7 @@ pub enum PerExampleError {
     },
     /// A layer whose output for one example depends on the others.
     #[error(
-        "{layer} normalises by the batch, so that no example has a gradient of its own: freeze it with \
+        "{layer} normalises by the batch, so no example has its own gradient: freeze it with \
          `training_mode::freeze_norms` and take `ParameterLayout::trainable`, or use another norm"
     )]
     Training {
@@ -112,8 +112,8 @@ pub enum PerExampleError {
     },
     /// Statistics that a pass changes.
     #[error(
-        "a pass over one example changes `{name}`, so that the next example's gradient is another \
-         module's: keep the statistics of normalisations as they are"
+        "a pass over one example changes `{name}`, so the next example's gradient would be that of \
+         another module: keep the statistics of normalisations fixed"
     )]
     Moved {
         /// Name of the tensor.

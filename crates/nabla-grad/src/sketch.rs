@@ -61,8 +61,8 @@ pub enum SketchError {
     Range(#[from] OutOfRange),
     /// More rows than there are to take.
     #[error(
-        "a subsampled Hadamard transform of {dimension} elements has {padded} rows to take, but it \
-         must take {rows}"
+        "a subsampled Hadamard transform of {dimension} elements has {padded} rows to choose from, \
+         but {rows} were requested"
     )]
     Rows {
         /// Rows asked for.
@@ -86,7 +86,7 @@ pub enum SketchError {
         found: usize,
     },
     /// No such element.
-    #[error("the vectors have {dimension} elements, but element {index} was asked for")]
+    #[error("the vectors have {dimension} elements, but element {index} was requested")]
     Index {
         /// The element asked for, from 0.
         index: usize,
@@ -102,7 +102,9 @@ pub enum SketchError {
         value: f32,
     },
     /// Sketches that do not add up.
-    #[error("the sketches are by different matrices: all workers must draw them from one seed")]
+    #[error(
+        "the sketches are by different matrices: all workers must draw them from the same seed"
+    )]
     OtherSketch,
     /// A vector cannot be read from its device.
     #[error("cannot read from the device: {0}")]

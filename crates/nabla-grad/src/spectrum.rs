@@ -52,7 +52,7 @@ pub enum SpectrumError {
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// More eigenvalues than there are.
-    #[error("{asked} eigenvalues were asked for, but the matrix has {dim} rows")]
+    #[error("{asked} eigenvalues were requested, but the matrix has {dim} rows")]
     TooMany {
         /// How many were asked for.
         asked: usize,
@@ -73,7 +73,7 @@ pub enum SpectrumError {
         found: usize,
     },
     /// No quadrature to make a density of.
-    #[error("there is no quadrature to make a density of")]
+    #[error("a spectral density needs at least one quadrature")]
     NoQuadrature,
     /// The eigenvalues of the tridiagonal matrix were not found.
     #[error("the eigenvalues of the {0} × {0} tridiagonal matrix did not converge")]

@@ -25,7 +25,7 @@ pub enum LoadError {
     Damaged(String),
     /// A state belongs to a parameter that the module does not have.
     #[error(
-        "the optimizer's record has a state for the parameter number {0}, which the module does not \
+        "the optimizer's record has a state for parameter number {0}, which the module does not \
          have: load the module from its record first"
     )]
     UnknownParameter(u64),

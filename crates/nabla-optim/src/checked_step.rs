@@ -23,7 +23,7 @@ pub enum StepError {
     NoParameters,
     /// There is no gradient for any parameter of the module.
     #[error(
-        "there is a gradient for none of the module's parameters: was the loss computed with it?"
+        "none of the module's parameters has a gradient: was the loss computed with this module?"
     )]
     NoGradients,
     /// A gradient has another shape than its parameter.

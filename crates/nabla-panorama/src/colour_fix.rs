@@ -36,7 +36,7 @@ pub enum ColourFixError {
     },
     /// The wavelet colour fix needs pictures of one size.
     #[error(
-        "the wavelet colour fix needs pictures of one size, but they are {} x {} and {} x {}",
+        "the wavelet colour fix needs pictures of the same size, but they are {} x {} and {} x {}",
         content[1], content[0], style[1], style[0]
     )]
     Size {

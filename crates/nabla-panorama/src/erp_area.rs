@@ -44,8 +44,8 @@ pub enum ErpAreaError {
     Projection(String),
     /// Metadata of which the picture was stretched, or a panorama that is not 2:1.
     #[error(
-        "its metadata say that it is {} x {} of a panorama of {} x {} pixels, which does not fit its \
-         own {width} x {height}",
+        "its metadata say that it is a {} x {} part of a {} x {} panorama, which does not fit its \
+         own {width} x {height} pixels",
         stated.cropped_size[0], stated.cropped_size[1], stated.full_size[0], stated.full_size[1]
     )]
     Stretched {

@@ -45,7 +45,7 @@ use crate::{Erp, ErpArea, ErpError};
 pub enum MetricError {
     /// The shapes differ.
     #[error(
-        "the pictures must be of one size, but they are {} x {} with {} channels and {} x {} with \
+        "the pictures must have the same size, but they are {} x {} with {} channels and {} x {} with \
          {} channels",
         picture[2], picture[1], picture[0], reference[2], reference[1], reference[0]
     )]
@@ -57,7 +57,7 @@ pub enum MetricError {
     },
     /// The picture has too few rows or columns, or no channel.
     #[error(
-        "this measure needs at least {least_width} x {least_height} pixels and one channel, but \
+        "this metric needs at least {least_width} x {least_height} pixels and one channel, but \
          the picture is {width} x {height} with {channels} channels"
     )]
     TooSmall {
@@ -73,7 +73,7 @@ pub enum MetricError {
         least_width: usize,
     },
     /// A sample is infinite or not a number.
-    #[error("a picture to compare holds a sample that is not a finite number")]
+    #[error("a picture to compare contains a sample that is not a finite number")]
     NotFinite,
     /// The polar caps do not begin at a latitude, or hold no row.
     #[error(

@@ -67,8 +67,8 @@ pub enum PriorTrainingError {
     Training(#[from] RddmTrainingError),
     /// A checkpoint of an older version.
     #[error(
-        "the training in {} was begun by an older version, whose checkpoints are not read any more: finish \
-         it with that version, or remove the folder to begin anew", folder.display()
+        "the training in {} was started by an older version, whose checkpoints can no longer be \
+         read: finish it with that version, or remove the folder to start again", folder.display()
     )]
     OldCheckpoint {
         /// Its folder.

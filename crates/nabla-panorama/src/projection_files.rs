@@ -68,7 +68,7 @@ pub enum ProjectionFileError {
     },
     /// A picture whose sides are those of no layout.
     #[error(
-        "{} is no picture of the faces of a cube: {width} x {height} pixels are neither 6:1 (strip) \
+        "{} is not a picture of a cube's faces: {width} x {height} pixels are neither 6:1 (strip) \
          nor 3:2 (dice) nor 4:3 (cross)", path.display()
     )]
     NoLayout {

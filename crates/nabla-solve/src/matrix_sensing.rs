@@ -83,7 +83,7 @@ pub enum MatrixSensingError {
         limit: f64,
     },
     /// The steps have left the finite numbers.
-    #[error("the factors are not finite any more: lower the step size")]
+    #[error("the factors are no longer finite: lower the step size")]
     Diverged,
 }
 

@@ -75,8 +75,8 @@ pub enum ModelError {
     Json(#[source] serde_json::Error),
     /// The result of label propagation.
     #[error(
-        "label propagation gives labels to the examples of its own file only, so that its result \
-         cannot be applied to others"
+        "label propagation labels only the examples of its own file, so its result cannot be \
+         applied to others"
     )]
     OwnExamplesOnly,
     /// Examples that do not fit in memory as a dense table.

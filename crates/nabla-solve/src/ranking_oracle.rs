@@ -49,7 +49,7 @@ use serde::{Deserialize, Serialize};
 pub enum RankingError {
     /// A number of points to be named that cannot be.
     #[error(
-        "the best {best} of {candidates} points are asked for, but it must be 1 to {candidates}"
+        "the best {best} of {candidates} points were requested, but the number must be 1 to {candidates}"
     )]
     Best {
         /// How many are asked for.

@@ -68,7 +68,7 @@ pub enum AnswerError {
         id: u64,
     },
     /// Not as many ids as asked for.
-    #[error("the answer names {found} ids, but the best {expected} are asked for")]
+    #[error("the answer names {found} ids, but the best {expected} were requested")]
     Count {
         /// Asked for.
         expected: usize,
@@ -110,7 +110,7 @@ pub enum ProtocolError {
     #[error("the ranker cannot be reached: {0}")]
     Io(#[from] io::Error),
     /// A message, on the other side, that is none.
-    #[error("`{line}` is no {expected} of the ranking protocol")]
+    #[error("`{line}` is not a valid {expected} of the ranking protocol")]
     Message {
         /// The line, or its beginning.
         line: String,

@@ -15,7 +15,7 @@ pub enum ZerothOrderError {
     Range(#[from] OutOfRange),
     /// More points to be named than there are.
     #[error(
-        "the best {best} of {candidates} points are asked for, but it must be 1 to {candidates}"
+        "the best {best} of {candidates} points were requested, but the number must be 1 to {candidates}"
     )]
     Best {
         /// How many are asked for.
@@ -52,7 +52,7 @@ pub enum ZerothOrderError {
         expected_candidates: usize,
     },
     /// The steps have left the finite numbers.
-    #[error("the point is not finite any more: lower the step size")]
+    #[error("the point is no longer finite: lower the step size")]
     Diverged,
     /// A saved state that no run can have.
     #[error("the saved state does not fit: {0}")]

@@ -58,7 +58,7 @@ pub enum CheckpointError {
     /// It was written by an older version.
     #[error(
         "the checkpoint {} cannot be resumed: an older version wrote it, in the format {found}; finish \
-         the training with that version, or begin anew", path.display()
+         the training with that version, or start again", path.display()
     )]
     Old {
         /// The file.

@@ -51,7 +51,7 @@ pub enum ComparisonError {
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// Two optimizers or seeds are the same.
-    #[error("the {what} {value} is there twice")]
+    #[error("the {what} {value} is given twice")]
     Repeated {
         /// Label or seed.
         what: &'static str,

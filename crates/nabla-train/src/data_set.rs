@@ -42,13 +42,13 @@ pub enum DataError {
     #[error(transparent)]
     Libsvm(#[from] LibsvmError),
     /// Neither a name nor a path.
-    #[error("there is no data set {0:?}: it is neither digits, fashion, nor a file or folder")]
+    #[error("there is no data set {0:?}: it is none of digits, fashion, a file or a folder")]
     NoSource(String),
     /// A share that is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// A test file for another source than a table.
-    #[error("a test file goes with a CSV or LIBSVM file only, not with {0:?}")]
+    #[error("a test file can only be given with a CSV or LIBSVM file, not with {0:?}")]
     TestFile(String),
     /// The tables differ in features.
     #[error("the training table has {training} features, but the test table {test}")]
@@ -73,7 +73,7 @@ pub enum DataError {
     #[error("the test set has the label {0:?}, which no training example has")]
     UnknownLabel(String),
     /// So many labels that they are no classes.
-    #[error("the examples have {0} different labels, so they are no classes (at most 1000 are)")]
+    #[error("the examples have {0} different labels, but there can be at most 1000 classes")]
     TooManyClasses(usize),
     /// One class.
     #[error("all training examples have the label {0:?}, so there is nothing to learn")]
@@ -87,7 +87,7 @@ pub enum DataError {
         features: usize,
     },
     /// A part without examples.
-    #[error("of {0} examples, the shares leave no training or no test examples")]
+    #[error("with {0} examples, the shares leave no training examples or no test examples")]
     TooFew(usize),
 }
 

@@ -30,7 +30,7 @@ pub enum TrainingError {
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// The model lives on a device that computes no gradients.
-    #[error("the model must live on an autodiff device to be trained: use `device.autodiff()`")]
+    #[error("the model must be on an autodiff device to be trained: use `device.autodiff()`")]
     NoGradients,
     /// A player that is not there.
     #[error("the training has no player {name:?}, only {}", players.join(", "))]

@@ -238,7 +238,7 @@ impl<T: Task> Trainer<T> {
         if self.learner.players.iter().any(|p| p.name == name) {
             return Err(TrainingError::Player {
                 name: name.to_owned(),
-                reason: "is there twice",
+                reason: "is given twice",
             });
         }
         let player = Player::new(name, Some(parameters), optimizer, &self.learner.model)?;

@@ -213,7 +213,7 @@ fn wrong_players_are_told() {
     let none = told(game(1).with_player("third", "^nobody", sgd.clone()));
     assert!(none.contains("has no parameters"), "{none}");
     let twice = told(game(1).with_player("generator", "^generator", sgd));
-    assert!(twice.contains("is there twice"), "{twice}");
+    assert!(twice.contains("is given twice"), "{twice}");
     let whole = told(game(1).with_player("fisher", "^judge", optimizer("m-fac", 0.1)));
     assert!(whole.contains("cannot train a part of a model"), "{whole}");
     let trainer = Trainer::new(

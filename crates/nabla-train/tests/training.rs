@@ -326,7 +326,7 @@ fn weights_decay_where_they_are_told_to() {
     config.groups[0].parameters = "norm".into();
     assert!(told(&config).contains("matches none of the parameters hidden.0.weight"));
     config.groups[0].parameters = "(".into();
-    assert!(told(&config).contains("\"(\" is no regular expression"));
+    assert!(told(&config).contains("\"(\" is not a regular expression"));
     let mut m_fac = OptimizerConfig::named("m-fac").unwrap();
     m_fac.groups = vec![ParameterGroup {
         parameters: "bias".into(),
@@ -527,7 +527,7 @@ fn wrong_settings_are_refused() {
         .unwrap_err()
         .to_string();
     assert!(
-        message.contains("the optimizer sgd is there twice"),
+        message.contains("the optimizer sgd is given twice"),
         "{message}"
     );
 }

@@ -289,5 +289,5 @@ fn doubts_are_said_when_a_job_is_done() {
     desk.refused(&format!("{out} --to cubemap --layout dice"), "--layout");
     desk.refused(&format!("{out} --to tangent --fov 20"), "plane");
     desk.refused(&format!("{out}.gif --to cubemap --layout dice"), "--layout");
-    desk.refused("evaluate wrong.png other.png", "must be of one size");
+    desk.refused("evaluate wrong.png other.png", "must have the same size");
 }

@@ -7,9 +7,12 @@ fn told(text: &str) -> String {
 
 #[test]
 fn a_wrong_line_is_named() {
-    assert_eq!(told(""), "the text holds no LIBSVM examples");
-    assert_eq!(told("# nothing\n\n"), "the text holds no LIBSVM examples");
-    let begin = |text: &str| told(text).replace("is no LIBSVM example, at ", "");
+    assert_eq!(told(""), "the text contains no LIBSVM examples");
+    assert_eq!(
+        told("# nothing\n\n"),
+        "the text contains no LIBSVM examples"
+    );
+    let begin = |text: &str| told(text).replace("is not a LIBSVM example, at ", "");
     assert_eq!(
         begin("1 1:2\nx 1:1"),
         "line 2 column 1: \"x\" is not a number"
@@ -22,11 +25,11 @@ fn a_wrong_line_is_named() {
     // The column counts characters, and what stands twice need not be neighbours.
     assert_eq!(
         begin("1\t2:1  2:1"),
-        "line 1 column 8: the index 2 stands twice"
+        "line 1 column 8: the index 2 occurs twice"
     );
     assert_eq!(
         begin("1 2:1 3:1 2:4"),
-        "line 1 column 11: the index 2 stands twice"
+        "line 1 column 11: the index 2 occurs twice"
     );
     assert_eq!(
         begin("1 3:1 2:4"),
@@ -105,7 +108,7 @@ fn the_base_is_found_said_and_kept() {
     let refused = zero.clone().into_rows(IndexBase::One, None).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "line 1 has an index 0, but the indices are to count from 1"
+        "line 1 has an index 0, but indices must start at 1"
     );
     let rows = zero.into_rows(IndexBase::Zero, Some(5)).unwrap();
     assert_eq!(

@@ -229,7 +229,10 @@ pub enum AutoencoderError {
         factor: usize,
     },
     /// Tiles that cannot be joined.
-    #[error("tiles of {size} positions cannot overlap by {overlap}: at most half, and none of 0")]
+    #[error(
+        "tiles of {size} positions cannot overlap by {overlap}: the size must be positive, and \
+         the overlap at most half of it"
+    )]
     Tiles {
         /// Positions across.
         size: usize,

@@ -133,7 +133,7 @@ pub enum ClipTextError {
     NoText,
     /// Texts of several lengths.
     #[error(
-        "the texts of a batch must have one length, but one has {first} tokens and one {other}"
+        "the texts of a batch must have the same length, but one has {first} tokens and another {other}"
     )]
     Ragged {
         /// Tokens of the first.
@@ -150,7 +150,9 @@ pub enum ClipTextError {
         longest: usize,
     },
     /// A token of another tokenizer.
-    #[error("the token id {id} is none of the encoder's {count}: the tokenizer is another model's")]
+    #[error(
+        "the token id {id} is not one of the encoder's {count}: the tokenizer belongs to another model"
+    )]
     Token {
         /// The id.
         id: u32,

@@ -36,7 +36,7 @@ pub enum LoraError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// No change in it.
-    #[error("{} holds no LoRA: none of its tensors is named as one", .0.display())]
+    #[error("{} holds no LoRA: none of its tensors has a LoRA's name", .0.display())]
     None(PathBuf),
     /// Another kind of change.
     #[error("{} holds the tensor {name}, which is {kind}: only LoRA is implemented", path.display())]

@@ -75,8 +75,8 @@ impl Header {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn parse(text: &[u8], data: u64) -> Result<Self, String> {
-        let Members(members) =
-            serde_json::from_slice(text).map_err(|e| format!("its header is no object: {e}"))?;
+        let Members(members) = serde_json::from_slice(text)
+            .map_err(|e| format!("its header is not a JSON object: {e}"))?;
         let mut header = Self::default();
         let mut met = BTreeSet::new();
         for (name, value) in members {

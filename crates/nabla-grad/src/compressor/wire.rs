@@ -66,11 +66,12 @@ pub enum WireError {
         reason: &'static str,
     },
     /// Bits behind the payload.
-    #[error("the last byte of the message must be filled up with zeros")]
+    #[error("the last byte of the message must be padded with zeros")]
     Padding,
     /// A sketch by another matrix.
     #[error(
-        "the message is a sketch by another matrix: sender and receiver must draw it from one seed"
+        "the message is a sketch by another matrix: sender and receiver must draw it from the same \
+         seed"
     )]
     OtherSketch,
 }

@@ -31,7 +31,7 @@ pub enum BlockDescentError {
         high: f64,
     },
     /// A coordinate that the problem does not have.
-    #[error("a {name} has coordinate {coordinate}, but there are {dimension}, from 0")]
+    #[error("a {name} has coordinate {coordinate}, but there are only {dimension}, counted from 0")]
     Coordinate {
         /// In what.
         name: &'static str,
@@ -73,7 +73,7 @@ pub enum BlockDescentError {
         value: f64,
     },
     /// Blocks that are too small or too large.
-    #[error("blocks of {size} coordinates were asked for, but they can have 1 to {dimension}")]
+    #[error("blocks of {size} coordinates were requested, but blocks can have 1 to {dimension}")]
     BlockSize {
         /// What was asked for.
         size: usize,
@@ -82,7 +82,8 @@ pub enum BlockDescentError {
     },
     /// Neighbours of a graph that there are not.
     #[error(
-        "{count} nearest neighbours were asked for, but with {examples} examples it must be at least 1 and less than that"
+        "{count} nearest neighbours were requested, but the number must be at least 1 and less \
+         than the number of examples, {examples}"
     )]
     Neighbours {
         /// What was asked for.
@@ -136,7 +137,8 @@ pub enum BlockDescentError {
     },
     /// The objective has left the finite numbers.
     #[error(
-        "the objective is not finite any more: the problem's numbers are too large, or it has no minimum"
+        "the objective is no longer finite: the problem's numbers are too large, or it has no \
+         minimum"
     )]
     Diverged,
 }

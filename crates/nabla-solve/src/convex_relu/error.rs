@@ -75,7 +75,7 @@ pub enum ConvexReluError {
     #[error("there are no activation patterns: at least one is needed")]
     NoPatterns,
     /// Patterns of other examples.
-    #[error("the activation patterns are of {found} examples, but there are {expected}")]
+    #[error("the activation patterns are for {found} examples, but there are {expected}")]
     PatternLength {
         /// Of the patterns.
         found: usize,
@@ -112,7 +112,7 @@ pub enum ConvexReluError {
     },
     /// Block descent on a loss with kinks.
     #[error(
-        "block descent needs a loss with a gradient, which the hinge loss is not: use the factored \
+        "block descent needs a differentiable loss, and the hinge loss is not: use the factored \
          step"
     )]
     NotDifferentiable,
@@ -123,6 +123,6 @@ pub enum ConvexReluError {
     #[error("the interior-point solver ended without a solution: {0}")]
     InteriorPoint(String),
     /// The steps have left the finite numbers.
-    #[error("the weights are not finite any more: lower the {0}")]
+    #[error("the weights are no longer finite: lower the {0}")]
     Diverged(&'static str),
 }

@@ -60,7 +60,7 @@ fn wrong_orders_are_told() {
     assert_eq!(told(3, &[1, 1]), "the order names point 1 twice");
     assert_eq!(
         told(3, &[]),
-        "the best 0 of 3 points are asked for, but it must be 1 to 3"
+        "the best 0 of 3 points were requested, but the number must be 1 to 3"
     );
     assert!(Ranking::new(0, vec![]).is_err());
     assert_eq!(

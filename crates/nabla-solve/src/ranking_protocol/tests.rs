@@ -34,10 +34,10 @@ fn a_wrong_answer_is_refused_with_its_reason_and_asked_again() {
         ("1 4", "there is no id 4: the ids are 1 to 3"),
         ("0 1", "there is no id 0: the ids are 1 to 3"),
         ("2 2", "id 2 is named twice"),
-        ("2", "the answer names 1 ids, but the best 2 are asked for"),
+        ("2", "the answer names 1 ids, but the best 2 were requested"),
         (
             "3 1 2",
-            "the answer names 3 ids, but the best 2 are asked for",
+            "the answer names 3 ids, but the best 2 were requested",
         ),
         (
             "1 x",
@@ -83,7 +83,7 @@ fn the_end_quit_and_too_many_wrong_answers_are_told() {
     assert_eq!(
         told("1\n2\n3\n1 2\n"),
         "question 4 has no valid answer in 3 attempts; the last: the answer names 1 ids, but the \
-         best 2 are asked for"
+         best 2 were requested"
     );
 }
 
@@ -172,11 +172,11 @@ fn the_other_side_tells_what_is_wrong() {
     assert_eq!(serve(&b""[..], io::sink(), |x| x[0]).unwrap(), 0);
     assert_eq!(
         told("nabla-ranking 2\n"),
-        "`nabla-ranking 2` is no first line of the ranking protocol"
+        "`nabla-ranking 2` is not a valid first line of the ranking protocol"
     );
     assert_eq!(
         told("nabla-ranking 1\nhello\n"),
-        "`hello` is no question of the ranking protocol"
+        "`hello` is not a valid question of the ranking protocol"
     );
     assert_eq!(
         told("nabla-ranking 1\nerror: id 2 is named twice\n"),
@@ -188,7 +188,7 @@ fn the_other_side_tells_what_is_wrong() {
     );
     assert_eq!(
         told(&format!("nabla-ranking 1\n{question}{point}{point}")),
-        "`{\"id\":1,\"point\":[2.0]}` is no candidate of this question of the ranking protocol"
+        "`{\"id\":1,\"point\":[2.0]}` is not a valid candidate of this question of the ranking protocol"
     );
     let none = question.replace("\"best\":1", "\"best\":3");
     let second = point.replace("\"id\":1", "\"id\":2");

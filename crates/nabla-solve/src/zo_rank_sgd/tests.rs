@@ -357,7 +357,7 @@ fn wrong_input_is_told() {
         ),
         (
             config().with_best(Some(11)),
-            "the best 11 of 10 points are asked for, but it must be 1 to 10",
+            "the best 11 of 10 points were requested, but the number must be 1 to 10",
         ),
         (
             config().with_rankings(0),

@@ -74,7 +74,7 @@ pub enum OptimizerError {
         names: Vec<String>,
     },
     /// A name that another optimizer has.
-    #[error("there is an optimizer {0:?} already")]
+    #[error("an optimizer {0:?} is already registered")]
     NameTaken(String),
     /// An option that the optimizer does not have.
     #[error(
@@ -98,7 +98,7 @@ pub enum OptimizerError {
         reason: String,
     },
     /// A group's regular expression.
-    #[error("{pattern:?} is no regular expression: {reason}")]
+    #[error("{pattern:?} is not a regular expression: {reason}")]
     Pattern {
         /// The expression.
         pattern: String,
@@ -114,12 +114,10 @@ pub enum OptimizerError {
         names: Vec<String>,
     },
     /// An optimizer of all parameters for some of them.
-    #[error("{0} steps along all parameters together, so it cannot train a part of a model")]
+    #[error("{0} updates all parameters together, so it cannot train a part of a model")]
     Part(String),
     /// M-FAC has one learning rate.
-    #[error(
-        "m-fac steps along all parameters together, so a group cannot have a learning rate of its own"
-    )]
+    #[error("m-fac updates all parameters together, so a group cannot have its own learning rate")]
     GroupRate,
     /// The model has no parameters.
     #[error(transparent)]

@@ -445,7 +445,7 @@ fn wrong_input_is_told() {
     let none = Penalty::None;
     let large = config().with_blocks(Blocks::Variable { size: 13 });
     assert!(
-        fails(large, &none).contains("13 coordinates were asked for, but they can have 1 to 12")
+        fails(large, &none).contains("13 coordinates were requested, but blocks can have 1 to 12")
     );
     let zero = config().with_blocks(Blocks::Fixed(Partition::Sort { size: 0 }));
     assert!(fails(zero, &none).contains("0 coordinates"));
