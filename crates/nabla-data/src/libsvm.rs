@@ -361,7 +361,7 @@ impl LabelledRows {
     /// The highest index that is read.
     pub const MAX_FEATURES: usize = u32::MAX as usize;
 
-    /// A table without examples, of so many features.
+    /// A table without examples, with this many features.
     pub fn new(features: usize) -> Self {
         Self {
             starts: vec![0],

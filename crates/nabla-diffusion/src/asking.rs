@@ -1,15 +1,15 @@
-//! How a sampler asks: through an object that knows the model, its guidance and the corrections, counts the
-//! calls, draws the noise, and carries errors.
+//! How a sampler queries the model: through an object that knows the model, its guidance and the corrections,
+//! counts the calls, draws the noise, and carries errors.
 //!
-//! A question goes through the same stations in every run, of every sampler:
+//! A query goes through the same stages in every run, of every sampler:
 //!
-//! 1. a [`Source`] predicts: for diffusion the model under the conditions that its
-//!    [`Guidance`](crate::guidance::Guidance) needs, which combines the answers; for residual denoising
-//!    diffusion its network;
-//! 2. each [`Correction`] sees the [`Step`], and may change the prediction, fail, or stop the run;
-//! 3. the source settles what is left open, as the sampler reads predictions ([`Reading`]).
+//! 1. A [`Source`] predicts. In diffusion, it calls the model under the conditions that the
+//!    [`Guidance`](crate::guidance::Guidance) needs, and the guidance combines the answers; in residual
+//!    denoising diffusion, it calls the network.
+//! 2. Each [`Correction`] sees the [`Step`], and may change the prediction, fail, or stop the run.
+//! 3. The source settles what is left open, according to the sampler's [`Reading`].
 //!
-//! What is predicted is a [`Predicted`]: a clean sample and a direction ([`Denoised`]), or residual, noise and
+//! The prediction is a [`Predicted`]: a clean sample and a direction ([`Denoised`]), or residual, noise and
 //! clean picture ([`ResidualPrediction`](crate::rddm::ResidualPrediction)).
 
 use std::fmt::Debug;
@@ -22,14 +22,14 @@ use crate::level::Level;
 use crate::sampler_error::SamplerError;
 use crate::seeded_noise::SeededNoise;
 
-/// What is predicted in the steps of a run.
+/// The type of the predictions in a run.
 ///
 /// - `D`: the rank of its tensors
 pub trait Predicted<const D: usize>: Sized {
-    /// Where a state is: how much of what it contains.
+    /// The position of a state on its path: how much of each component it contains.
     type Level: Copy + Debug;
 
-    /// In which form the network gives it.
+    /// The form in which the network returns its predictions.
     type Kind: Copy + Debug;
 }
 
@@ -38,14 +38,15 @@ impl<const D: usize> Predicted<D> for Denoised<D> {
     type Kind = Prediction;
 }
 
-/// Where a run is when it asks.
+/// The position of a run at a query.
 #[derive(Debug)]
 pub struct Step<'a, const D: usize = 4, P: Predicted<D> = Denoised<D>> {
-    /// Index into the levels of the run: falls from `steps − 1` to 0. All questions of one step have the same.
+    /// The index into the levels of the run, falling from `steps − 1` to 0. All queries of one step have the
+    /// same index.
     pub index: usize,
-    /// Steps of the run.
+    /// The number of steps of the run.
     pub steps: usize,
-    /// Questions before this one.
+    /// The number of queries before this one.
     pub call: usize,
     /// The level of `x`.
     pub level: P::Level,
@@ -54,7 +55,7 @@ pub struct Step<'a, const D: usize = 4, P: Predicted<D> = Denoised<D>> {
 }
 
 impl<const D: usize, P: Predicted<D>> Step<'_, D, P> {
-    /// Steps that are done.
+    /// The number of steps that are done.
     pub fn done(&self) -> usize {
         self.steps - 1 - self.index
     }
@@ -68,36 +69,36 @@ impl<const D: usize, P: Predicted<D>> Clone for Step<'_, D, P> {
 
 impl<const D: usize, P: Predicted<D>> Copy for Step<'_, D, P> {}
 
-/// What answers the questions of a run, before and after corrections.
+/// Answers the queries of a run, before and after the corrections.
 pub trait Source<const D: usize, P: Predicted<D>> {
-    /// In which form the network gives its predictions.
+    /// The form in which the network returns its predictions.
     fn kind(&self) -> P::Kind;
 
-    /// The prediction for `step.x`.
+    /// Returns the prediction for `step.x`.
     ///
     /// # Errors
-    /// If the network fails, or what it gives does not fit.
+    /// If the network fails, or its output does not fit.
     fn predict(&mut self, step: &Step<'_, D, P>) -> Result<P, SamplerError>;
 
-    /// The prediction as the sampler reads it, after the corrections.
+    /// Returns the prediction as the sampler reads it, after the corrections.
     ///
     /// # Errors
-    /// If what a correction made of it does not fit.
+    /// If a correction's result does not fit.
     fn settle(&mut self, step: &Step<'_, D, P>, prediction: P) -> Result<P, SamplerError>;
 }
 
 /// How a sampler reads predictions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reading {
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
-    /// Which direction it takes, unless it was given apart from the sample. Default
+    /// The direction that the sampler takes, unless it was set independently of the sample. Default
     /// [`Direction::OfSample`].
     pub direction: Direction,
 }
 
 impl Reading {
-    /// The default, with a limit.
+    /// The default, with a limit on the sample.
     pub fn clipped(clip: Option<f64>) -> Self {
         Self {
             clip,
@@ -106,35 +107,35 @@ impl Reading {
     }
 }
 
-/// Which direction `ε̂` a sampler takes.
+/// The direction `ε̂` that a sampler takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
-    /// That which makes up `x` with the clean sample as the corrections leave it.
+    /// The direction that makes up `x` with the clean sample after the corrections.
     #[default]
     OfSample,
-    /// That which makes up `x` with the clipped sample, or what a correction makes of it.
+    /// The direction that makes up `x` with the clipped sample, unless a correction changes it.
     OfClipped,
-    /// The model's, or what a correction makes of it.
+    /// The model's direction, unless a correction changes it.
     OfModel,
 }
 
-/// What a sampler goes on with.
+/// The answer with which a sampler continues.
 #[derive(Clone, Debug)]
 pub struct Answer<const D: usize = 4> {
-    /// Where the step starts: the state that was asked about, or, where sample and direction were given apart
-    /// from each other, the state that they make up.
+    /// Where the step starts: the queried state or, if sample and direction were set independently, the state
+    /// that the two make up.
     pub x: Tensor<D>,
     /// `x̂_0`.
     pub sample: Tensor<D>,
     /// `ε̂`.
     pub epsilon: Tensor<D>,
-    /// The variance's place between its bounds, if the model predicts it.
+    /// The predicted variance, as a position between its bounds, if the model predicts it.
     pub variance: Option<Tensor<D>>,
-    /// Whether `x` is another state than that which was asked about.
+    /// Whether `x` differs from the queried state.
     pub moved: bool,
 }
 
-/// What a sampler's steps ask through; see the [module documentation](self).
+/// The object through which a sampler's steps query the model; see the [module documentation](self).
 pub struct Asking<'a, const D: usize = 4, P: Predicted<D> = Denoised<D>> {
     source: &'a mut dyn Source<D, P>,
     corrections: Vec<&'a mut (dyn Correction<D, P> + 'a)>,
@@ -154,8 +155,8 @@ impl<const D: usize, P: Predicted<D>> Debug for Asking<'_, D, P> {
 
 impl<'a, const D: usize, P: Predicted<D>> Asking<'a, D, P> {
     /// - `corrections`: in the order in which they see a prediction
-    /// - `noise`: of the steps
-    /// - `steps`: of the run
+    /// - `noise`: the noise of the steps
+    /// - `steps`: the number of steps of the run
     pub fn new(
         source: &'a mut dyn Source<D, P>,
         corrections: Vec<&'a mut (dyn Correction<D, P> + 'a)>,
@@ -171,9 +172,9 @@ impl<'a, const D: usize, P: Predicted<D>> Asking<'a, D, P> {
         }
     }
 
-    /// The prediction for a state, through all stations.
+    /// Returns the prediction for a state, after all stages.
     ///
-    /// - `index`: of the step, see [`Step::index`]
+    /// - `index`: the index of the step, see [`Step::index`]
     ///
     /// # Errors
     /// If the network, the guidance or a correction fails, or stops the run.
@@ -198,7 +199,7 @@ impl<'a, const D: usize, P: Predicted<D>> Asking<'a, D, P> {
         self.source.settle(&step, prediction)
     }
 
-    /// In which form the network gives its predictions.
+    /// The form in which the network returns its predictions.
     pub fn kind(&self) -> P::Kind {
         self.source.kind()
     }
@@ -213,22 +214,22 @@ impl<'a, const D: usize, P: Predicted<D>> Asking<'a, D, P> {
         self.noise.normal(x.dims(), &x.device())
     }
 
-    /// Steps of the run.
+    /// The number of steps of the run.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// Questions so far.
+    /// The number of queries so far.
     pub fn calls(&self) -> usize {
         self.calls
     }
 }
 
 impl<const D: usize> Asking<'_, D> {
-    /// What is known of a state, and from where the step goes on.
+    /// Returns the prediction for a state, and the state from which the step continues.
     ///
     /// - `x`: `[batch, …]`, at the level `level`
-    /// - `index`: of the step, see [`Step::index`]
+    /// - `index`: the index of the step, see [`Step::index`]
     ///
     /// # Errors
     /// As [`predict`](Self::predict).

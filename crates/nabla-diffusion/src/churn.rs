@@ -7,9 +7,9 @@
 //! σ̂ = σ + γ σ,   x̂ = x̃ + √(σ̂² − σ²) S_noise z
 //! ```
 //!
-//! for `x̃ = x/signal`, and the step goes from there: the network is asked about `x̂` at `σ̂`. That corrects
-//! errors of the steps before. `EulerDiscreteScheduler` of the diffusers library adds the same noise, but
-//! has asked the network about the picture without it; here it is as in the source and in k-diffusion.
+//! for `x̃ = x/signal`, and the step starts from there: the network is called on `x̂` at `σ̂`. This corrects
+//! errors of earlier steps. `EulerDiscreteScheduler` of the diffusers library adds the same noise, but calls
+//! the network on the picture without it; here it works as in the source and in k-diffusion.
 //!
 //! Source: Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative
 //! Models*, 2022, arXiv 2206.00364, algorithm 2.
@@ -21,9 +21,10 @@ use serde::{Deserialize, Serialize};
 use crate::level::{Level, Levels};
 use crate::seeded_noise::SeededNoise;
 
-/// How much, and where; see the [module documentation](self).
+/// The amount and the range of the churn; see the [module documentation](self).
 ///
-/// As an option it may be the amount alone: `churn=40`, or `churn={"amount": 40, "noise_scale": 1.003}`.
+/// As an option, it can be written as the amount alone: `churn=40`, or `churn={"amount": 40, "noise_scale":
+/// 1.003}`.
 ///
 /// ```
 /// use nabla_diffusion::churn::Churn;
@@ -35,17 +36,17 @@ use crate::seeded_noise::SeededNoise;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "ChurnForm")]
 pub struct Churn {
-    /// `S_churn`: shared among the steps. At least 0; the source uses 40 to 80.
+    /// `S_churn`, which is divided among the steps. At least 0; the source uses 40 to 80.
     pub amount: f64,
     /// `S_tmin`: the lowest level with churn. Default 0.
     pub sigma_min: f64,
-    /// `S_tmax`: the highest level with churn. Default none.
+    /// `S_tmax`: the highest level with churn. Default: no limit.
     pub sigma_max: Option<f64>,
     /// `S_noise`: standard deviation of the noise; slightly above 1 keeps detail. Default 1.
     pub noise_scale: f64,
 }
 
-/// How a churn is written.
+/// The serialized forms of a churn.
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -84,7 +85,7 @@ impl From<ChurnForm> for Churn {
 }
 
 impl Churn {
-    /// So much, on all levels.
+    /// Churn of this amount, on all levels.
     pub fn new(amount: f64) -> Self {
         Self {
             amount,
@@ -124,7 +125,7 @@ impl Churn {
 
     /// The noisier state and its level.
     ///
-    /// - `levels`: of the run, whose path says which time a level has
+    /// - `levels`: the levels of the run, whose path gives the time of a level
     pub(crate) fn raise<const D: usize>(
         &self,
         x: Tensor<D>,

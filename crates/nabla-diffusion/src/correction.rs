@@ -1,12 +1,12 @@
-//! Corrections: what sees every prediction of a run, and may change it, fail, or stop the run.
+//! Corrections, which see every prediction of a run, and may change it, fail, or stop the run.
 //!
 //! Range-space projection (OmniSSR), data consistency (DDS), the known region of a picture, a limit, a
-//! progress bar: each is a [`Correction`], and a closure is one. It returns the prediction, or a result with
-//! it: with an error of its own the run ends at once, and its caller gets that error; with
-//! [`Cancelled`](crate::sampler_error::Cancelled) it is stopped.
+//! progress bar: each of these is a [`Correction`], and so is a closure. A correction returns the prediction,
+//! or a `Result` with it. If it returns its own error, the run ends at once, and the caller gets that error;
+//! [`Cancelled`](crate::sampler_error::Cancelled) stops the run.
 //!
-//! [`Denoised`] says what a correction may change, and what samplers make of it. Several corrections see
-//! a prediction one after the other.
+//! [`Denoised`] describes what a correction may change, and how samplers use it. Several corrections see a
+//! prediction one after the other.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -24,7 +24,7 @@
 //! let sampler = Sampler::new(Ddim::new(), schedule)?;
 //! let start = || Tensor::<4>::zeros([1, 3, 8, 8], &device);
 //!
-//! // Everything is at least a quarter.
+//! // Every number is at least a quarter.
 //! let mut bright = |_: &Step<'_>, d: Denoised| {
 //!     let sample = d.sample.clone().clamp_min(0.25);
 //!     d.with_sample(sample)
@@ -52,12 +52,12 @@ use crate::sampler_error::{IntoOwnResult, OwnError};
 
 /// Sees every prediction of a run; see the [module documentation](self).
 ///
-/// - `P`: what is predicted
+/// - `P`: the type of the predictions
 pub trait Correction<const D: usize = 4, P: Predicted<D> = Denoised<D>> {
-    /// The prediction that the sampler is to use.
+    /// Returns the prediction that the sampler will use.
     ///
     /// # Errors
-    /// Any, which ends the run; [`Cancelled`](crate::sampler_error::Cancelled) to stop it.
+    /// Any error, which ends the run; [`Cancelled`](crate::sampler_error::Cancelled) stops it.
     fn correct(&mut self, step: &Step<'_, D, P>, prediction: P) -> Result<P, OwnError>;
 }
 

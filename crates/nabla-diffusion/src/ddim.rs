@@ -1,7 +1,7 @@
 //! DDIM: deterministic sampling in few steps, and its inversion.
 //!
-//! Draws a picture from a diffusion model by going from one noise level to any lower one along the
-//! model's own guess of picture and noise, with as much fresh noise as `η` says:
+//! Draws a picture from a diffusion model by stepping from one noise level to any lower one along the model's
+//! prediction of picture and noise, with an amount of fresh noise set by `η`:
 //!
 //! ```text
 //! x_{t−1} = √ᾱ_{t−1} x̂_0 + √(1 − ᾱ_{t−1} − σ_t²) ε̂ + σ_t z
@@ -65,19 +65,19 @@ use crate::sampler_error::{SamplerError, check_clip, check_eta};
 /// ```
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct Ddim {
-    /// Share of fresh noise, in `[0, 1]`. Default 0: deterministic.
+    /// The share of fresh noise, in `[0, 1]`. Default 0: deterministic.
     #[config(default = 0.0)]
     pub eta: f64,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none; 1 for a model of
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit; 1 suits a model of
     /// pixels in `[−1, 1]`.
     pub clip: Option<f64>,
-    /// Whether `ε̂` is computed anew from the clipped `x̂_0` (as in GLIDE) instead of kept as the
-    /// model gave it. Default false.
+    /// Whether `ε̂` is recomputed from the clipped `x̂_0` (as in GLIDE) instead of keeping the model's `ε̂`.
+    /// Default false.
     #[config(default = false)]
     pub rederive_epsilon: bool,
 }
 
-/// Takes noise where `η` is above 0.
+/// Needs noise if `η` is above 0.
 impl<const D: usize> Solver<D> for Ddim {
     fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
@@ -117,8 +117,7 @@ impl Ddim {
     /// - `x`: `x_t`, `[batch, …]`
     ///
     /// # Errors
-    /// If the model fails, its output has the wrong shape, or it predicts `ε` where nothing is left of the
-    /// sample.
+    /// If the model fails, its output has the wrong shape, or it predicts `ε` where no signal is left.
     ///
     /// # Panics
     /// If `index` is not below the number of steps.
@@ -139,8 +138,8 @@ impl Ddim {
 
     /// `x_{t−1}` from the prediction for `x_t`.
     ///
-    /// - `noise`: `z`, of the shape of the prediction, standard normal; without it, the mean. Not used where
-    ///   [`noise_std`](Self::noise_std) is 0.
+    /// - `noise`: `z`, of the shape of the prediction, standard normal; if `None`, the mean is returned. Not
+    ///   used if [`noise_std`](Self::noise_std) is 0.
     ///
     /// # Panics
     /// If `index` is not below the number of steps, or the shapes do not agree.
@@ -153,7 +152,7 @@ impl Ddim {
     ) -> Tensor<D> {
         let to = levels.level_after(index);
         let std = self.noise_std(levels, index);
-        // Never negative but by rounding: σ_t² is at most 1 − ᾱ_{t−1}.
+        // Negative only through rounding: σ_t² is at most 1 − ᾱ_{t−1}.
         let direction = (to.noise_power() - std * std).max(0.0).sqrt();
         let mean = denoised.sample * to.signal() + denoised.epsilon * direction;
         match noise {
@@ -165,11 +164,11 @@ impl Ddim {
     /// `x_t` from `x_{t−1}`: undoes the deterministic step at `index`, without clipping.
     ///
     /// - `x`: `x_{t−1}`, `[batch, …]`
-    /// - `iterations`: calls of the model; 1 is the usual inversion
+    /// - `iterations`: the number of model calls; 1 is the usual inversion
     ///
     /// # Errors
-    /// If `iterations` is 0, the model fails, its output has the wrong shape, or it predicts `ε` where nothing
-    /// is left of the sample.
+    /// If `iterations` is 0, the model fails, its output has the wrong shape, or it predicts `ε` where no
+    /// signal is left.
     ///
     /// # Panics
     /// If `index` is not below the number of steps.
@@ -196,8 +195,9 @@ impl Ddim {
     /// The noise from which a run with `η = 0` draws the sample `x`.
     ///
     /// - `x`: `x_0`, `[batch, …]`
-    /// - `iterations`: calls of the model per step; 1 is the usual inversion, whose error falls with the number
-    ///   of steps; a few more make it exact if the steps are small enough to converge
+    /// - `iterations`: the number of model calls per step; 1 is the usual inversion, whose error falls with
+    ///   the number of steps; a few more make it exact if the steps are small enough for the iteration to
+    ///   converge
     /// - returns `x_T`, of the shape of `x`
     ///
     /// # Errors

@@ -1,14 +1,14 @@
 //! DDPM: ancestral sampling.
 //!
-//! Draws a picture from a diffusion model by undoing the noise one step at a time, each time from
-//! the posterior of the previous step given the model's guess of the clean picture:
+//! Draws a picture from a diffusion model by removing the noise one step at a time, each time drawing from
+//! the posterior of the previous step given the model's prediction of the clean picture:
 //!
 //! ```text
 //! x_{t−1} = √ᾱ_{t−1} β_t / (1 − ᾱ_t) x̂_0 + √α_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t) x_t + σ_t z
 //! ```
 //!
-//! with `σ_t² = β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t)`, `σ_t² = β_t`, or a learned value between, and
-//! no noise at the last step.
+//! with `σ_t² = β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t)`, `σ_t² = β_t`, or a learned value between the two, and
+//! without noise in the last step.
 //!
 //! Sources: Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, arXiv 2006.11239,
 //! algorithm 2 and eq. 6–7; Nichol, Dhariwal, *Improved Denoising Diffusion Probabilistic Models*,
@@ -26,12 +26,12 @@ use crate::sampler_error::{SamplerError, check_clip};
 /// The variance `σ_t²` of a reverse step.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Variance {
-    /// `β̃_t`, right for data that is a single picture.
+    /// `β̃_t`, which is exact if the data are a single picture.
     FixedSmall,
-    /// `β_t`, right for data that is white noise.
+    /// `β_t`, which is exact if the data are white noise.
     FixedLarge,
-    /// `exp(u ln β_t + (1 − u) ln β̃_t)`, `u = (v + 1) / 2`, with the `v` in `[−1, 1]` that the
-    /// model gives in the second half of its channels.
+    /// `exp(u ln β_t + (1 − u) ln β̃_t)`, `u = (v + 1) / 2`, with the `v` in `[−1, 1]` that the model returns
+    /// in the second half of its channels.
     LearnedRange,
 }
 
@@ -66,12 +66,12 @@ pub struct Ddpm {
     /// `σ_t²`. Default [`Variance::FixedSmall`].
     #[config(default = "Variance::FixedSmall")]
     pub variance: Variance,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none; 1 for a model of
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit; 1 suits a model of
     /// pixels in `[−1, 1]`.
     pub clip: Option<f64>,
 }
 
-/// Takes noise in every step but the last.
+/// Needs noise in every step but the last.
 impl<const D: usize> Solver<D> for Ddpm {
     fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
@@ -101,8 +101,7 @@ impl Ddpm {
     /// - `x`: `x_t`, `[batch, …]`
     ///
     /// # Errors
-    /// If the model fails, its output has the wrong shape, or it predicts `ε` where nothing is left of the
-    /// sample.
+    /// If the model fails, its output has the wrong shape, or it predicts `ε` where no signal is left.
     ///
     /// # Panics
     /// If `index` is not below the number of steps.
@@ -120,7 +119,8 @@ impl Ddpm {
     /// `x_{t−1}` from `x_t`.
     ///
     /// - `x`: `x_t`, `[batch, …]`
-    /// - `noise`: `z`, of the same shape, standard normal; without it, the posterior mean. Not used at `index` 0.
+    /// - `noise`: `z`, of the same shape, standard normal; if `None`, the posterior mean is returned. Not
+    ///   used at `index` 0.
     ///
     /// # Errors
     /// If the variance is learned, but `denoised` has none.
@@ -136,7 +136,7 @@ impl Ddpm {
         noise: Option<Tensor<D>>,
     ) -> Result<Tensor<D>, SamplerError> {
         let posterior = levels.posterior(index);
-        // The posterior is that of the variance-preserving form, where both are 1.
+        // The posterior is for the variance-preserving form, in which both scales are 1.
         let (from, to) = (
             levels.level(index).scale(),
             levels.level_after(index).scale(),

@@ -8,13 +8,13 @@
 //! x' = √(ᾱ'/ᾱ) x − √(1 − ᾱ') h (φ_1(h) c_0 + φ_2(h) h c_1 + 2 φ_3(h) h² c_2)
 //! ```
 //!
-//! with the `φ` functions of exponential integrators. Order 1 is DDIM. The orders are those of
-//! [`lms`](crate::lms), whose polynomial is one in `σ`, and the second that of
+//! with the `φ` functions of exponential integrators. Order 1 is DDIM. The orders work as in
+//! [`lms`](crate::lms), whose polynomial is in `σ`; order 2 equals that of
 //! [`DpmAlgorithm::DpmSolver`](crate::dpm_solver_multistep::DpmAlgorithm) with `Heun`.
 //!
 //! Source: Zhang, Chen, *Fast Sampling of Diffusion Models with Exponential Integrator*, 2022, arXiv
-//! 2204.13902, section 3.3 and appendix (log-ρ); that orders fall at the end below 15 steps is from the
-//! diffusers library.
+//! 2204.13902, section 3.3 and appendix (log-ρ); the lower orders at the end of runs with fewer than 15 steps
+//! are from the diffusers library.
 
 use burn::config::Config;
 
@@ -28,14 +28,14 @@ use crate::sampler_error::{SamplerError, check_clip, check_order};
 /// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct Deis {
-    /// How many predictions a step uses, 1 to 3. Default 2.
+    /// The number of predictions that a step uses, 1 to 3. Default 2.
     #[config(default = 2)]
     pub order: usize,
-    /// Whether the last step of a schedule of fewer than 15 steps has order 1, and that before it at most
-    /// 2. Towards `σ = 0` the last step has order 1 in any case. Default true.
+    /// Whether, in a schedule of fewer than 15 steps, the last step has order 1 and the one before it at most
+    /// order 2. A last step to `σ = 0` always has order 1. Default true.
     #[config(default = true)]
     pub lower_order_final: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 

@@ -1,13 +1,12 @@
-//! A model as samplers see it: the [`Denoiser`], what it may be asked for, and what its answer says.
+//! A model as samplers see it: the [`Denoiser`], what it is asked for, and how its answer is read.
 //!
-//! Given `x = signal · x_0 + noise · ε` at a [`Level`], a denoiser gives one [`Prediction`] for each
-//! [`Condition`] that it is asked for, all of them from one call of its network. What comes out of them, as a
-//! [`Guidance`](crate::guidance::Guidance) combines them, is a [`Denoised`]: the clean sample and the direction
-//! of the noise.
+//! Given `x = signal · x_0 + noise · ε` at a [`Level`], a denoiser returns one [`Prediction`] for each
+//! requested [`Condition`], all from one call of its network. A [`Guidance`](crate::guidance::Guidance)
+//! combines them into a [`Denoised`]: the clean sample and the direction of the noise.
 //!
-//! # A denoiser of one's own
-//! A closure is enough ([`denoiser`]), for tensors of any rank; it may fail. A model with several conditions,
-//! or with a state, implements the trait.
+//! # Your own denoiser
+//! A closure is enough ([`denoiser`]), for tensors of any rank; it may fail. For a model with several
+//! conditions, or with a state, implement the trait.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -15,7 +14,7 @@
 //! use nabla_diffusion::level::Level;
 //! use nabla_diffusion::sampler_error::{OwnError, SamplerError};
 //!
-//! /// Knows one point for each condition, and their middle without one.
+//! /// Knows one point for each condition, and without a condition their middle.
 //! struct Points([f32; 2]);
 //!
 //! impl Denoiser<2> for Points {
@@ -57,12 +56,13 @@ pub use crate::prediction::Prediction;
 use crate::sampler_error::IntoOwnResult;
 pub use crate::sampler_error::{OwnError, SamplerError};
 
-/// Under what a model predicts.
+/// The condition under which a model predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
-    /// Without the condition: the model's empty text, its empty class, or its negative text.
+    /// No condition: the model's empty text, its empty class, or its negative text.
     Without,
-    /// The condition of this number, from 0. A model whose only condition is bound to it has it as 0.
+    /// The condition with this number, from 0. If a model has only one condition, bound to it, that is number
+    /// 0.
     Given(usize),
 }
 
@@ -80,24 +80,24 @@ impl fmt::Display for Condition {
     }
 }
 
-/// A diffusion model: what samplers and guidance see of it.
+/// A diffusion model, as samplers and guidance see it.
 ///
-/// - `D`: the rank of its tensors: 4 for pictures, but sequences, volumes, graphs and vectors too
+/// - `D`: the rank of its tensors: 4 for pictures; sequences, volumes, graphs and vectors work too
 pub trait Denoiser<const D: usize = 4> {
-    /// What [`predict`](Self::predict) predicts.
+    /// The kind of prediction that [`predict`](Self::predict) returns.
     fn prediction(&self) -> Prediction;
 
-    /// The predictions for `x`, one under each condition, from one call of the network.
+    /// Returns the predictions for `x`, one under each condition, from one call of the network.
     ///
     /// - `x`: `[batch, …]`, all at the same noise level
     /// - `conditions`: at least one
-    /// - returns as many tensors, in their order, each of the shape of `x`, or with twice the channels (the
-    ///   second axis) if the model also predicts the variance (the first half is then the prediction, the
-    ///   second lies in `[−1, 1]`)
+    /// - returns one tensor for each condition, in their order, each with the shape of `x`. If the model also
+    ///   predicts the variance, each has twice the channels (the second axis): the first half is the
+    ///   prediction, the second half lies in `[−1, 1]`
     ///
     /// # Errors
-    /// Whatever keeps the model from it: the run ends with it. [`Cancelled`](crate::sampler_error::Cancelled)
-    /// stops the run.
+    /// Any error that prevents the prediction; it ends the run.
+    /// [`Cancelled`](crate::sampler_error::Cancelled) stops the run.
     fn predict(
         &self,
         x: Tensor<D>,
@@ -106,10 +106,10 @@ pub trait Denoiser<const D: usize = 4> {
     ) -> Result<Vec<Tensor<D>>, OwnError>;
 }
 
-/// A denoiser made of a closure, with its condition, if there is one, in the closure.
+/// Creates a denoiser from a closure, which contains the condition if there is one.
 ///
-/// The closure returns the prediction, or a result with it: see
-/// [`sampler_error`](crate::sampler_error#) for one that fails.
+/// The closure returns the prediction, or a `Result` with it; see [`sampler_error`](crate::sampler_error#)
+/// for a closure that fails.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -135,14 +135,14 @@ where
     }
 }
 
-/// A denoiser made of a network of rectified flow or flow matching.
+/// Creates a denoiser from a network of rectified flow or flow matching.
 ///
-/// - `velocity`: given `x_t = (1 − t) x_0 + t ε` and its time `t` in `[0, 1]`, the velocity
-///   `dx_t/dt = ε − x_0`. Networks that count from noise to picture are given `1 − t`, and their answer is
-///   negated; most take `1000 t`.
+/// - `velocity`: given `x_t = (1 − t) x_0 + t ε` and its time `t` in `[0, 1]`, the velocity `dx_t/dt = ε −
+///   x_0`. If your network counts from the noise to the picture, give it `1 − t` and negate its answer. Most
+///   networks expect `1000 t`.
 ///
-/// On a [`StraightLine`](crate::level::StraightLine) the sampler's `x` is the network's. On every other path it
-/// is scaled to the straight line, to the point with the same signal-to-noise ratio.
+/// On a [`StraightLine`](crate::level::StraightLine), the network gets the sampler's `x`. On every other
+/// path, `x` is scaled to the point on the straight line with the same signal-to-noise ratio.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -197,10 +197,10 @@ where
     }
 }
 
-/// That a model with one condition bound to it is asked for that.
+/// Checks that a model with one condition bound to it is asked for that condition only.
 ///
 /// # Errors
-/// If it is asked for another one, or for several.
+/// If it is asked for another condition, or for several.
 pub fn only_first(conditions: &[Condition]) -> Result<(), SamplerError> {
     match conditions.iter().find(|&&c| c != Condition::FIRST) {
         Some(&condition) => Err(SamplerError::NoCondition {
@@ -215,36 +215,35 @@ pub fn only_first(conditions: &[Condition]) -> Result<(), SamplerError> {
     }
 }
 
-/// What is known of one `x = signal · sample + noise · epsilon`.
+/// The prediction for one `x = signal · sample + noise · epsilon`.
 ///
-/// As the model gives them, sample and direction make up `x`. A
-/// [`Guidance`](crate::guidance::Guidance) or a [`Correction`](crate::correction::Correction) may change that in
-/// two ways, which every sampler honours:
+/// When they come from the model, sample and direction make up `x`. A [`Guidance`](crate::guidance::Guidance)
+/// or a [`Correction`](crate::correction::Correction) may change that in two ways, which every sampler
+/// respects:
 ///
-/// - It replaces `sample` ([`with_sample`](Self::with_sample)). The sampler goes on from `x`, and takes as
-///   direction what makes up `x` with the new sample. DDIM alone keeps `epsilon` as it is: Song et al. clip
-///   `x̂_0` without a new `ε̂`, and so one may replace both.
-/// - It gives both apart from each other ([`with_direction`](Self::with_direction)): the sample of one
-///   prediction, the direction of another, as CFG++ does. The sampler then goes on from the state that both
-///   make up, `signal · sample + noise · epsilon`, in place of `x`. A DDIM step is
-///   `signal' · sample + noise' · epsilon`, and in a method of more calls a step it is the first that counts
-///   for the state.
+/// - It replaces `sample` ([`with_sample`](Self::with_sample)). The sampler continues from `x`, and its
+///   direction is the one that makes up `x` with the new sample. Only DDIM keeps `epsilon` unchanged, because
+///   Song et al. clip `x̂_0` without a new `ε̂`; in that case you may replace both.
+/// - It sets both independently ([`with_direction`](Self::with_direction)): the sample of one prediction, the
+///   direction of another, as CFG++ does. The sampler then continues from the state that the two make up,
+///   `signal · sample + noise · epsilon`, instead of `x`. A DDIM step is `signal' · sample + noise' ·
+///   epsilon`. In a method with several calls per step, the first call determines the state.
 #[derive(Clone, Debug)]
 pub struct Denoised<const D: usize = 4> {
     /// `x_0`, `[batch, …]`.
     pub sample: Tensor<D>,
     /// `ε`, of the same shape.
     pub epsilon: Tensor<D>,
-    /// The variance's place between its bounds, in `[−1, 1]`, if the model predicts it.
+    /// The predicted variance, as a position between its bounds in `[−1, 1]`, if the model predicts it.
     pub variance: Option<Tensor<D>>,
-    /// Whether sample and direction were given apart from each other.
+    /// Whether sample and direction were set independently.
     pub apart: bool,
 }
 
 impl<const D: usize> Denoised<D> {
-    /// What makes up one `x`.
+    /// Creates a prediction whose sample and noise make up `x`.
     ///
-    /// - `sample`, `epsilon`: of one shape
+    /// - `sample`, `epsilon`: of the same shape
     pub fn new(sample: Tensor<D>, epsilon: Tensor<D>) -> Self {
         Self {
             sample,
@@ -254,11 +253,11 @@ impl<const D: usize> Denoised<D> {
         }
     }
 
-    /// Asks `model` about `x`, under its first condition.
+    /// Calls `model` on `x`, under its first condition.
     ///
     /// # Errors
-    /// If the model fails, its output has the wrong shape, or it predicts `ε` or the score where nothing is
-    /// left of the sample.
+    /// If the model fails, its output has the wrong shape, or it predicts `ε` or the score where no signal is
+    /// left.
     pub fn predict(
         model: &dyn Denoiser<D>,
         x: &Tensor<D>,
@@ -277,7 +276,7 @@ impl<const D: usize> Denoised<D> {
     /// - `output`: of the shape of `x`, or with twice the channels
     ///
     /// # Errors
-    /// If the output has the wrong shape, or is an `ε` or a score where nothing is left of the sample.
+    /// If the output has the wrong shape, or is an `ε` or a score where no signal is left.
     pub fn from_output(
         output: Tensor<D>,
         x: &Tensor<D>,
@@ -312,13 +311,13 @@ impl<const D: usize> Denoised<D> {
         })
     }
 
-    /// The same with another clean sample.
+    /// The same prediction with another clean sample.
     #[must_use]
     pub fn with_sample(self, sample: Tensor<D>) -> Self {
         Self { sample, ..self }
     }
 
-    /// The same with a direction of its own, apart from the sample.
+    /// The same prediction with another direction, independent of the sample.
     #[must_use]
     pub fn with_direction(self, epsilon: Tensor<D>) -> Self {
         Self {
@@ -328,7 +327,7 @@ impl<const D: usize> Denoised<D> {
         }
     }
 
-    /// The noise that, with the present `sample`, makes up `x`.
+    /// The noise that makes up `x` together with the current `sample`.
     #[must_use]
     pub fn rederive_epsilon(mut self, x: &Tensor<D>, level: Level) -> Self {
         self.epsilon =
@@ -350,7 +349,7 @@ impl<const D: usize> Denoised<D> {
 /// E[x_0 | x] = μ + signal s² / (signal² s² + noise²) (x − signal μ)
 /// ```
 ///
-/// A model without an error of its own, to measure a sampler's.
+/// This model is exact, so it can be used to measure the error of a sampler.
 #[derive(Clone, Debug)]
 pub struct GaussianDenoiser<const D: usize = 4> {
     mean: Tensor<D>,
@@ -360,7 +359,7 @@ pub struct GaussianDenoiser<const D: usize = 4> {
 
 impl<const D: usize> GaussianDenoiser<D> {
     /// - `mean`: `μ`; `variance`: `s²`, positive; both `[1 or batch, …]`
-    /// - `prediction`: the form in which the answer is given
+    /// - `prediction`: the kind of the prediction that it returns
     pub fn new(mean: Tensor<D>, variance: Tensor<D>, prediction: Prediction) -> Self {
         Self {
             mean,
@@ -369,7 +368,7 @@ impl<const D: usize> GaussianDenoiser<D> {
         }
     }
 
-    /// `signal μ` and `signal² s² + noise²`: mean and variance of `x`.
+    /// `signal μ` and `signal² s² + noise²`: the mean and the variance of `x`.
     fn marginal(&self, level: Level) -> (Tensor<D>, Tensor<D>) {
         (
             self.mean.clone() * level.signal(),
@@ -377,7 +376,7 @@ impl<const D: usize> GaussianDenoiser<D> {
         )
     }
 
-    /// Its answer for `x` at a level of any path, in the form that it was made with.
+    /// The answer for `x` at a level of any path, as the kind of prediction that the model was made with.
     pub fn answer(&self, x: Tensor<D>, level: Level) -> Tensor<D> {
         let (mean, variance) = self.marginal(level);
         let gain = self.variance.clone() * level.signal() / variance;
@@ -385,8 +384,8 @@ impl<const D: usize> GaussianDenoiser<D> {
         Prediction::Sample.convert(self.prediction, sample, x, level)
     }
 
-    /// Where the probability-flow ordinary differential equation takes `x` from a level to another one: the
-    /// affine map between the two Gaussians that keeps the quantile of every number.
+    /// The point to which the probability-flow ordinary differential equation takes `x` from one level to
+    /// another: the affine map between the two Gaussians that keeps the quantile of every number.
     pub fn transport(&self, x: Tensor<D>, from: Level, to: Level) -> Tensor<D> {
         let (mean, variance) = self.marginal(from);
         let (mean_to, variance_to) = self.marginal(to);

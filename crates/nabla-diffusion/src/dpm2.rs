@@ -1,4 +1,4 @@
-//! DPM2: the midpoint method in `ln σ`, two calls of the network a step, with or without fresh noise.
+//! DPM2: the midpoint method in `ln σ`, with two network calls per step, with or without fresh noise.
 //!
 //! ```text
 //! σ_down, σ_up of σ and σ' as in euler.rs,   σ_m = √(σ σ_down)
@@ -25,10 +25,10 @@ use crate::sampler_error::{SamplerError, check_clip, check_eta};
 /// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct Dpm2 {
-    /// How much noise is renewed, in `[0, 1]`: 0 is deterministic, 1 ancestral. Default 0.
+    /// The share of noise that is renewed, in `[0, 1]`: 0 is deterministic, 1 ancestral. Default 0.
     #[config(default = 0.0)]
     pub eta: f64,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 

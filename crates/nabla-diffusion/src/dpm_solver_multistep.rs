@@ -1,8 +1,8 @@
 //! DPM-Solver and DPM-Solver++: multistep exponential integrators in the logarithm of the signal-to-noise
 //! ratio.
 //!
-//! In `λ = ln(√ᾱ/√(1 − ᾱ)) = −ln σ` the linear part of the diffusion equation has an exact solution, and
-//! only the network's prediction is interpolated. A step from `λ` to `λ' = λ + h` is
+//! In `λ = ln(√ᾱ/√(1 − ᾱ)) = −ln σ` the linear part of the diffusion equation is solved exactly, and only the
+//! network's prediction is interpolated. A step from `λ` to `λ' = λ + h` is
 //!
 //! ```text
 //! x' = a x + c z (φ_1(z) D_0 + φ_2(z) D_1 + φ_3(z) D_2) + s ζ
@@ -18,20 +18,21 @@
 //! | `SdeDpmSolver` | `ε̂` | `√(ᾱ'/ᾱ)` | `h` | `−2 √(1 − ᾱ')` | `√(1 − ᾱ') √(e^{2h} − 1)` |
 //!
 //! `D_0 + D_1 (u/h) + D_2 (u/h)²` is the polynomial, in the time `u` since the step's start, through the
-//! last 1, 2 or 3 predictions; order 1 has `D_0` alone, and is DDIM without noise. Order 2 has `φ_1/2`
+//! last 1, 2 or 3 predictions; order 1 uses `D_0` alone; without noise it is DDIM. Order 2 has `φ_1/2`
 //! instead of `φ_2` with [`DpmSolverType::Midpoint`].
 //!
-//! The exact integral of the quadratic term is `2 φ_3`, which [`ThirdOrder::Exact`] has: the order of
-//! convergence is 3. The authors' code, diffusers and k-diffusion all have `φ_3`: an error of `h³` remains in
-//! every step, so that the order of convergence is 2 in the end, with a small constant.
-//! [`ThirdOrder::Diffusers`] gives their pictures. One sign differs from diffusers in both: in the third order
-//! of its `sde-dpmsolver++` a constant 1/2 has the wrong sign, so that the weight of `D_2` does not vanish
-//! with the step; here it is as in k-diffusion's `sample_dpmpp_3m_sde`.
+//! The exact integral of the quadratic term is `2 φ_3`. [`ThirdOrder::Exact`] uses it, and converges with
+//! order 3. The authors' code, diffusers and k-diffusion all use `φ_3`, which leaves an error of `h³` in
+//! every step, so they converge with order 2, with a small constant. [`ThirdOrder::Diffusers`] gives the same
+//! pictures as they do. Both differ from diffusers in one sign: in the third order of its `sde-dpmsolver++` a
+//! constant 1/2 has the wrong sign, so that the weight of `D_2` does not vanish with the step; here the sign
+//! is that of k-diffusion's `sample_dpmpp_3m_sde`.
 //!
 //! Sources: Lu, Zhou, Bao, Chen, Li, Zhu, *DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model
 //! Sampling in Around 10 Steps*, 2022, arXiv 2206.00927 (`ε̂`); the same, *DPM-Solver++: Fast Solver for
 //! Guided Sampling of Diffusion Probabilistic Models*, 2022, arXiv 2211.01095, algorithm 2 and appendix
-//! (`x̂_0`, noise). The third order, and that orders fall at the end below 15 steps, are from their code.
+//! (`x̂_0`, noise). The third order, and the lower orders at the end of runs with fewer than 15 steps, are
+//! from their code.
 
 use burn::config::Config;
 use burn::tensor::Tensor;
@@ -44,16 +45,16 @@ use crate::sampler::{Grid, Solver, Steps, steps};
 use crate::sampler_error::{SamplerError, check_clip, check_order};
 use crate::seeded_noise::SeededNoise;
 
-/// Which equation is solved, and what of it is interpolated; see the [module documentation](self).
+/// The equation that is solved, and the prediction that is interpolated; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum DpmAlgorithm {
-    /// The ordinary equation, the noise: diffusers' `dpmsolver`.
+    /// The ordinary equation, interpolating the noise: diffusers' `dpmsolver`.
     DpmSolver,
-    /// The ordinary equation, the picture: `dpmsolver++`.
+    /// The ordinary equation, interpolating the picture: `dpmsolver++`.
     DpmSolverPlusPlus,
-    /// The stochastic equation, the noise: `sde-dpmsolver`.
+    /// The stochastic equation, interpolating the noise: `sde-dpmsolver`.
     SdeDpmSolver,
-    /// The stochastic equation, the picture: `sde-dpmsolver++`.
+    /// The stochastic equation, interpolating the picture: `sde-dpmsolver++`.
     SdeDpmSolverPlusPlus,
 }
 
@@ -75,7 +76,7 @@ impl DpmAlgorithm {
         }
     }
 
-    /// That the levels do not end where the algorithm cannot.
+    /// Checks that the algorithm can end at the last level.
     pub(crate) fn check_end(self, levels: &Levels) -> Result<(), SamplerError> {
         // Its noise is larger than that of the level it steps to, where it only takes D_0.
         match self == Self::SdeDpmSolver && levels.end().noise() == 0.0 {
@@ -86,7 +87,7 @@ impl DpmAlgorithm {
         }
     }
 
-    /// From where the step goes on, and what is interpolated.
+    /// The state from which the step continues, and the value that is interpolated.
     pub(crate) fn ask<const D: usize>(
         self,
         ask: &mut Asking<'_, D>,
@@ -103,8 +104,8 @@ impl DpmAlgorithm {
 
     /// The step from `x` at `level` to the level `to`.
     ///
-    /// - `differences`: `D_0` and, as far as the order goes, `D_1/h` and `D_2/h²`
-    /// - `weights`: those of `D_1` and `D_2`
+    /// - `differences`: `D_0` and, depending on the order, `D_1/h` and `D_2/h²`
+    /// - `weights`: the weights of `D_1` and `D_2`
     pub(crate) fn step<const D: usize>(
         self,
         x: Tensor<D>,
@@ -173,9 +174,9 @@ impl StepWeights {
 /// The weight of `D_1` in steps of order 2.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum DpmSolverType {
-    /// Half that of `D_0`.
+    /// Half the weight of `D_0`.
     Midpoint,
-    /// That of the exact integral; diffusers calls it `heun`.
+    /// The weight of the exact integral; diffusers calls it `heun`.
     Heun,
 }
 
@@ -184,37 +185,38 @@ pub enum DpmSolverType {
 pub enum ThirdOrder {
     /// `2 φ_3`, the exact integral.
     Exact,
-    /// `φ_3`, as in the authors' code, diffusers and k-diffusion: for their pictures.
+    /// `φ_3`, as in the authors' code, diffusers and k-diffusion, to draw the same pictures.
     Diffusers,
 }
 
 /// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct DpmSolverMultistep {
-    /// How many predictions a step uses, 1 to 3 (1 or 2 for [`DpmAlgorithm::SdeDpmSolver`]). Default 2.
+    /// The number of predictions that a step uses, 1 to 3 (1 or 2 for [`DpmAlgorithm::SdeDpmSolver`]).
+    /// Default 2.
     #[config(default = 2)]
     pub order: usize,
-    /// The equation. Default [`DpmAlgorithm::DpmSolverPlusPlus`].
+    /// The algorithm. Default [`DpmAlgorithm::DpmSolverPlusPlus`].
     #[config(default = "DpmAlgorithm::DpmSolverPlusPlus")]
     pub algorithm: DpmAlgorithm,
-    /// The steps of order 2. Default [`DpmSolverType::Midpoint`].
+    /// The form of steps of order 2. Default [`DpmSolverType::Midpoint`].
     #[config(default = "DpmSolverType::Midpoint")]
     pub solver_type: DpmSolverType,
-    /// The steps of order 3. Default [`ThirdOrder::Exact`].
+    /// The form of steps of order 3. Default [`ThirdOrder::Exact`].
     #[config(default = "ThirdOrder::Exact")]
     pub third_order: ThirdOrder,
-    /// Whether the last step of a schedule of fewer than 15 steps has order 1, and that before it at most
-    /// 2. Towards `σ = 0` the last step has order 1 in any case. Default true.
+    /// Whether, in a schedule of fewer than 15 steps, the last step has order 1 and the one before it at most
+    /// order 2. A last step to `σ = 0` always has order 1. Default true.
     #[config(default = true)]
     pub lower_order_final: bool,
     /// Whether the last step has order 1 in any schedule. Default false.
     #[config(default = false)]
     pub euler_at_final: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 
-/// Takes noise with the stochastic algorithms, once a step.
+/// Needs noise with the stochastic algorithms, once per step.
 impl<const D: usize> Solver<D> for DpmSolverMultistep {
     fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
@@ -254,9 +256,9 @@ impl<const D: usize> Solver<D> for DpmSolverMultistep {
     }
 }
 
-/// The most predictions that a step uses: fewer at the end.
+/// The maximum number of predictions that a step uses; it falls at the end.
 ///
-/// - `falls`: whether the order falls in a run of fewer than 15 steps
+/// - `falls`: whether the order falls at the end of a run of fewer than 15 steps
 pub(crate) fn order_at(levels: &Levels, index: usize, order: usize, falls: bool) -> usize {
     let falls = falls && levels.steps() < 15;
     match index {

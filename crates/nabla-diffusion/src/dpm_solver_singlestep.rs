@@ -1,7 +1,7 @@
-//! DPM-Solver and DPM-Solver++ in single steps: each needs no prediction from before it.
+//! DPM-Solver and DPM-Solver++ in single steps: a step needs no earlier predictions.
 //!
-//! The levels of the schedule are taken in blocks of `order`. Within a block every step starts again at the
-//! block's first level, and goes further with one prediction more:
+//! The levels of the schedule are taken in blocks of `order`. Within a block, every step starts again at the
+//! block's first level, and goes further with one more prediction:
 //!
 //! ```text
 //! x_1 = step(x_0, λ_0 → λ_1; m_0),   x_2 = step(x_0, λ_0 → λ_2; m_0, m_1),
@@ -11,15 +11,15 @@
 //! where `m_k` is the prediction at `x_k`, and a step is that of
 //! [`dpm_solver_multistep`](crate::dpm_solver_multistep) with the polynomial in the time since `λ_0`, whose
 //! quadratic term here has its exact weight `2 φ_3`. With [`DpmSolverType::Midpoint`], `x_3` takes the line
-//! through `m_0` and `m_2` alone. A block costs `order` calls of the network for `order` levels, so that
-//! the whole costs a call a level. Blocks of lower order fill up what remains.
+//! through `m_0` and `m_2` alone. A block costs `order` network calls for `order` levels, so a run costs one
+//! call per level. Blocks of lower order fill the remaining levels.
 //!
 //! In the third order of diffusers' `sde-dpmsolver++` with `heun` a constant 1/2 has the wrong sign; here
 //! it has the right one.
 //!
 //! Sources: Lu, Zhou, Bao, Chen, Li, Zhu, *DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model
 //! Sampling in Around 10 Steps*, 2022, arXiv 2206.00927, algorithms 1 and 2; the same, *DPM-Solver++*, 2022,
-//! arXiv 2211.01095, algorithm 1 ("2S"). How blocks are filled up is from their code.
+//! arXiv 2211.01095, algorithm 1 ("2S"). The lower-order blocks are from their code.
 
 use burn::config::Config;
 use burn::tensor::Tensor;
@@ -34,24 +34,24 @@ use crate::sampler_error::{SamplerError, check_clip, check_order};
 /// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct DpmSolverSinglestep {
-    /// Levels in a block, 1 to 3. Default 2.
+    /// The number of levels in a block, 1 to 3. Default 2.
     #[config(default = 2)]
     pub order: usize,
     /// The equation, not [`DpmAlgorithm::SdeDpmSolver`]. Default [`DpmAlgorithm::DpmSolverPlusPlus`].
     #[config(default = "DpmAlgorithm::DpmSolverPlusPlus")]
     pub algorithm: DpmAlgorithm,
-    /// How a block ends. Default [`DpmSolverType::Midpoint`].
+    /// The form of the last step of a block. Default [`DpmSolverType::Midpoint`].
     #[config(default = "DpmSolverType::Midpoint")]
     pub solver_type: DpmSolverType,
-    /// Whether the last step of a whole block at the end has order 1 instead. Towards `σ = 0` the last
-    /// step has in any case. Default true.
+    /// Whether the last step of the last block has order 1, if the block is complete. A last step to `σ = 0`
+    /// always has order 1. Default true.
     #[config(default = true)]
     pub lower_order_final: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 
-/// Takes noise with the stochastic algorithm, once a step.
+/// Needs noise with the stochastic algorithm, once per step.
 impl<const D: usize> Solver<D> for DpmSolverSinglestep {
     fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
@@ -62,7 +62,7 @@ impl<const D: usize> Solver<D> for DpmSolverSinglestep {
         }
         let orders = self.orders(levels);
         let mut first: Option<(Tensor<D>, Level)> = None;
-        // Of this block, over λ.
+        // The values of this block, over λ.
         let mut values: Vec<(f64, Tensor<D>)> = Vec::new();
         Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
             let order = orders[levels.steps() - 1 - index];
@@ -109,7 +109,7 @@ impl<const D: usize> Solver<D> for DpmSolverSinglestep {
 }
 
 impl DpmSolverSinglestep {
-    /// Of every step, the place in its block, from 1.
+    /// For every step, its position in its block, from 1.
     fn orders(&self, levels: &Levels) -> Vec<usize> {
         let count = levels.steps();
         let mut orders: Vec<usize> = (0..count).map(|step| step % self.order + 1).collect();

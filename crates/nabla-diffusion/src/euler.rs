@@ -1,4 +1,4 @@
-//! Euler and Euler ancestral: the plainest samplers in `σ`.
+//! Euler and Euler ancestral: the simplest samplers in `σ`.
 //!
 //! With `x̃ = x/signal = x_0 + σ ε` the probability-flow ordinary differential equation is
 //! `dx̃/dσ = (x̃ − x̂_0)/σ = ε̂`, and a step of Euler's method to the level `σ'` is
@@ -8,9 +8,9 @@
 //! σ_up² = η² σ'² (σ² − σ'²) / σ²,   σ_down² = σ'² − σ_up²
 //! ```
 //!
-//! with fresh noise `z`. With [`Churn`] a step first goes up to a higher level. `η = 0` is Euler's method, which
-//! is DDIM; `η = 1` the ancestral sampler, which is DDIM with `η = 1`. What tells them from
-//! [`ddim`](crate::ddim) is the schedule that people run them on: see
+//! with fresh noise `z`. With [`Churn`] a step first goes up to a higher level. `η = 0` is Euler's method,
+//! which is DDIM; `η = 1` the ancestral sampler, which is DDIM with `η = 1`. They differ from
+//! [`ddim`](crate::ddim) only in the schedule on which they are customarily run: see
 //! [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig).
 //!
 //! Sources: Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative
@@ -29,16 +29,16 @@ use crate::seeded_noise::SeededNoise;
 /// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct Euler {
-    /// How much noise is renewed, in `[0, 1]`: 0 is deterministic, 1 ancestral. Default 0.
+    /// The share of noise that is renewed, in `[0, 1]`: 0 is deterministic, 1 ancestral. Default 0.
     #[config(default = 0.0)]
     pub eta: f64,
-    /// Noise that is added on the way and removed again. Default none.
+    /// Noise that is added on the way and removed again. Default: none.
     pub churn: Option<Churn>,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 
-/// Takes noise where `η` or the churn is above 0.
+/// Needs noise if `η` or the churn is above 0.
 impl<const D: usize> Solver<D> for Euler {
     fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
@@ -66,7 +66,7 @@ impl<const D: usize> Solver<D> for Euler {
     }
 }
 
-/// A step that goes down further than it leads, and up again by fresh noise.
+/// A step that goes down below its end level, and up again by fresh noise.
 pub(crate) struct Ancestral {
     /// `σ_down`
     pub(crate) down: f64,
@@ -99,7 +99,7 @@ impl Ancestral {
         if self.up == 0.0 {
             return x;
         }
-        // In the variance-preserving form the step down ends at another signal than x' has.
+        // In the variance-preserving form, the step down ends at a signal different from that of x'.
         let z = noise.normal(x.dims(), &x.device());
         x * signal_ratio(down, to) + z * (self.up * to.signal())
     }

@@ -1,18 +1,19 @@
-//! Guidance: which conditions a model is asked for at a step, and one prediction made of the answers.
+//! Guidance: which conditions a model is called with in a step, and how the answers are combined into one
+//! prediction.
 //!
 //! | name | guidance | conditions |
 //! |---|---|---|
 //! | `none` | [`NoGuidance`] | the first |
 //! | `classifier-free` | [`ClassifierFree`] | without, and the first |
 //!
-//! # A guidance of one's own
+//! # Your own guidance
 //! [`conditions`](Guidance::conditions) may differ from step to step: a step that needs one prediction costs
-//! half of one that needs two. [`combine`](Guidance::combine) gets the answers in the network's own form, reads
-//! them by [`Answers::read`], and may give the sample of one of them with the direction of another
-//! ([`Denoised::with_direction`]), which every sampler honours. What it remembers from step to step (a momentum,
-//! say) lives in itself, and [`begin`](Guidance::begin) forgets it.
+//! half as much as one that needs two. [`combine`](Guidance::combine) gets the answers in the network's own
+//! form, reads them with [`Answers::read`], and may pair the sample of one with the direction of another
+//! ([`Denoised::with_direction`]), which every sampler respects. A guidance keeps its state between steps (a
+//! momentum, for example) in its own fields, and [`begin`](Guidance::begin) resets it.
 //!
-//! CFG++, whose sample is guided and whose direction is that without the condition:
+//! CFG++ guides the sample, but takes the direction without the condition:
 //!
 //! ```
 //! use burn::tensor::Tensor;
@@ -44,8 +45,8 @@
 //! }
 //! ```
 //!
-//! Sources: of each guidance in its file; CFG++ is Chung, Kim, Park, Nam, Ye, *CFG++: Manifold-constrained
-//! Classifier Free Guidance for Diffusion Models*, 2024, arXiv 2406.08070.
+//! Sources: see the file of each guidance; CFG++ is from Chung, Kim, Park, Nam, Ye, *CFG++:
+//! Manifold-constrained Classifier Free Guidance for Diffusion Models*, 2024, arXiv 2406.08070.
 
 use std::fmt::Debug;
 
@@ -63,25 +64,25 @@ mod no_guidance;
 pub use classifier_free::ClassifierFree;
 pub use no_guidance::NoGuidance;
 
-/// Makes one prediction of those under several conditions; see the [module documentation](self).
+/// Combines the predictions under several conditions into one; see the [module documentation](self).
 pub trait Guidance<const D: usize = 4>: Debug {
-    /// A run of so many steps begins: what is remembered of another one is forgotten.
+    /// Starts a run of `steps` steps, and resets the state of a previous run.
     ///
     /// # Errors
-    /// If one of its numbers is out of range.
+    /// If an option is out of range.
     fn begin(&mut self, steps: usize) -> Result<(), OwnError> {
         let _ = steps;
         Ok(())
     }
 
-    /// The conditions under which the model is to predict, which costs one call of the network for all of them
-    /// together; none if the guidance knows the answer without a call.
+    /// The conditions under which the model must predict. One call of the network answers all of them; an
+    /// empty list if the guidance needs no call.
     fn conditions(&mut self, step: &Step<'_, D>) -> Vec<Condition>;
 
-    /// One prediction of the answers.
+    /// Combines the answers into one prediction.
     ///
     /// # Errors
-    /// Any, which ends the run; [`Cancelled`](crate::sampler_error::Cancelled) to stop it.
+    /// Any error, which ends the run; [`Cancelled`](crate::sampler_error::Cancelled) stops it.
     fn combine(
         &mut self,
         step: &Step<'_, D>,
@@ -107,7 +108,7 @@ impl<const D: usize> Guidance<D> for Box<dyn Guidance<D>> {
     }
 }
 
-/// What a model answers under the conditions that it was asked for.
+/// The answers of a model under the requested conditions.
 #[derive(Clone, Debug)]
 pub struct Answers<'a, const D: usize = 4> {
     outputs: Vec<Tensor<D>>,
@@ -118,7 +119,7 @@ pub struct Answers<'a, const D: usize = 4> {
 
 impl<'a, const D: usize> Answers<'a, D> {
     /// - `outputs`: of a model that predicts `prediction`
-    /// - `x`: what it was asked about, at the level `level`
+    /// - `x`: the queried state, at the level `level`
     pub fn new(
         outputs: Vec<Tensor<D>>,
         prediction: Prediction,
@@ -133,7 +134,7 @@ impl<'a, const D: usize> Answers<'a, D> {
         }
     }
 
-    /// What the model predicts.
+    /// The kind of the model's predictions.
     pub fn prediction(&self) -> Prediction {
         self.prediction
     }
@@ -143,26 +144,26 @@ impl<'a, const D: usize> Answers<'a, D> {
         &self.outputs
     }
 
-    /// The model's own outputs, of which there are to be `N`.
+    /// The model's own outputs, which must be `N`.
     ///
     /// # Errors
-    /// If there is another number of them.
+    /// If their number is not `N`.
     pub fn outputs<const N: usize>(&self) -> Result<[Tensor<D>; N], SamplerError> {
         let found = self.outputs.len();
         <[Tensor<D>; N]>::try_from(self.outputs.clone())
             .map_err(|_| SamplerError::Predictions { asked: N, found })
     }
 
-    /// What an output, or a combination of outputs, says of the state.
+    /// Reads an output, or a combination of outputs, as a prediction for the state.
     ///
     /// # Errors
-    /// If it has the wrong shape, or is an `ε` or a score where nothing is left of the sample.
+    /// If it has the wrong shape, or is an `ε` or a score where no signal is left.
     pub fn read(&self, output: Tensor<D>) -> Result<Denoised<D>, SamplerError> {
         Denoised::from_output(output, self.x, self.level, self.prediction)
     }
 }
 
-/// All of ours, by name.
+/// All of Nabla's guidances, by name.
 ///
 /// ```
 /// use nabla_diffusion::guidance::guidances;
@@ -187,7 +188,7 @@ pub fn guidances<const D: usize>() -> Registry<Box<dyn Guidance<D>>> {
         )
 }
 
-/// A model under a guidance, as a sampler reads it.
+/// A model with a guidance, as a source of predictions for a sampler.
 pub(crate) struct Guided<'a, const D: usize> {
     pub(crate) model: &'a dyn Denoiser<D>,
     pub(crate) guidance: &'a mut dyn Guidance<D>,

@@ -1,4 +1,4 @@
-//! Heun's method in `σ`: two calls of the network a step, second order.
+//! Heun's method in `σ`: two network calls per step, order 2.
 //!
 //! ```text
 //! ε_1 = ε̂(x̃, σ),   x̃_1 = x̃ + (σ' − σ) ε_1,   ε_2 = ε̂(x̃_1, σ')
@@ -22,9 +22,9 @@ use crate::sampler_error::{SamplerError, check_clip};
 /// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct Heun {
-    /// Noise that is added on the way and removed again. Default none.
+    /// Noise that is added on the way and removed again. Default: none.
     pub churn: Option<Churn>,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 

@@ -1,7 +1,7 @@
 //! LCM: sampling from a latent consistency model in 1 to 8 steps.
 //!
-//! A consistency model is distilled so that its answer at any time is already the picture at the end of
-//! the probability-flow equation. Each step takes that answer, and noises it anew to the next level:
+//! A consistency model is distilled so that its answer at any time is already the picture at the end of the
+//! probability-flow equation. Each step takes this answer and adds new noise up to the next level:
 //!
 //! ```text
 //! f(x, t) = c_skip(t) x + c_out(t) x̂_0
@@ -10,10 +10,10 @@
 //! ```
 //!
 //! with fresh noise `z`, `σ_d = 0.5` and `s = 10`, which make `f(x, 0) = x`. The times are some of the
-//! `original_inference_steps` that the model was distilled with:
-//! [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig) makes them. A
-//! run from a picture takes the last of its steps, as with every sampler here, while diffusers' pipeline
-//! spreads all of them below the strength. On a model that is none of consistency the pictures are blurred.
+//! `original_inference_steps` for which the model was distilled:
+//! [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig) selects them. A run from a
+//! picture takes the last of these steps, as with every sampler here; diffusers' pipeline instead spreads all
+//! of them below the strength. With a model that is not a consistency model, the pictures are blurred.
 //!
 //! Sources: Luo, Tan, Huang, Li, Zhao, *Latent Consistency Models: Synthesizing High-Resolution Images with
 //! Few-Step Inference*, 2023, arXiv 2310.04378, algorithm 3; the multistep sampler and the boundary
@@ -53,10 +53,10 @@ const SIGMA_DATA: f64 = 0.5;
 /// ```
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct Lcm {
-    /// `s`, what times are multiplied by in the boundary condition. At least 0; default 10.
+    /// `s`, the factor of the times in the boundary condition. At least 0; default 10.
     #[config(default = 10.0)]
     pub timestep_scaling: f64,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 
@@ -69,7 +69,7 @@ impl<const D: usize> Solver<D> for Lcm {
             let answer = ask.ask(x, index, level)?;
             let time = self.timestep_scaling * level.time();
             let hypot = time.hypot(SIGMA_DATA);
-            // Of x in the variance-preserving form.
+            // The scales apply to x in the variance-preserving form.
             let skip = (SIGMA_DATA / hypot).powi(2) / level.scale();
             let consistent = answer.x * skip + answer.sample * (time / hypot);
             Ok(match index {

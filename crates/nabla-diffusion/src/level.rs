@@ -1,4 +1,4 @@
-//! Noise levels, the paths that they lie on, and the levels that a sampler visits.
+//! Noise levels, the paths on which they lie, and the levels that a sampler visits.
 //!
 //! Every diffusion and every flow here is an affine Gaussian path,
 //!
@@ -6,7 +6,7 @@
 //! x = signal · x_0 + noise · ε,   ε ~ N(0, I)
 //! ```
 //!
-//! and differs from the others only in how `signal` and `noise` depend on the time:
+//! The paths differ only in how `signal` and `noise` depend on the time:
 //!
 //! | path | `signal` | `noise` | here |
 //! |---|---|---|---|
@@ -14,12 +14,12 @@
 //! | straight line (rectified flow, flow matching) | `1 − t` | `t` | [`StraightLine`] |
 //! | variance exploding | 1 | `σ` | [`Level::variance_exploding`] |
 //!
-//! Two points of two paths with the same ratio `σ = noise/signal` are the same point in two scales. So a
-//! sampler needs no more than [`Level`]s: those that it visits and the one behind the last ([`Levels`]), and
-//! for the few that ask between them the [`NoisePath`].
+//! Two points on two paths with the same ratio `σ = noise/signal` are the same point at two scales. So a
+//! sampler needs only [`Level`]s: those that it visits and the one after the last step ([`Levels`]). A few
+//! samplers also need levels in between, and get them from the [`NoisePath`].
 //!
-//! # A path of one's own
-//! Three methods make one, here the variance-exploding path with the time `σ`:
+//! # Your own path
+//! Implement three methods; this is the variance-exploding path with `σ` as its time:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -61,14 +61,15 @@ use nabla_base::range;
 use crate::sampler_error::SamplerError;
 use crate::schedule::{Posterior, ScheduleError};
 
-/// How much there is of the sample and of the noise in `x = signal · x_0 + noise · ε`, and what a network gets
-/// as its time; see the [module documentation](self).
+/// The scales of the sample and of the noise in `x = signal · x_0 + noise · ε`, and the time that a network
+/// gets; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Level {
     time: f64,
     signal: f64,
     noise: f64,
-    /// `signal²/(signal² + noise²)`: of the variance-preserving form the number that it was made of.
+    /// `signal²/(signal² + noise²)`; in the variance-preserving form exactly the number that the level was
+    /// made from.
     alpha_bar: f64,
     /// `√(signal² + noise²)`: exactly 1 in the variance-preserving form.
     scale: f64,
@@ -77,7 +78,7 @@ pub struct Level {
 impl Level {
     /// The level with these scales on any path.
     ///
-    /// - `time`: what a network gets as its time, in its own unit
+    /// - `time`: the time that a network gets, in its own unit
     /// - `signal`, `noise`: at least 0, and not both 0
     pub fn new(time: f64, signal: f64, noise: f64) -> Self {
         let scale = signal.hypot(noise);
@@ -104,19 +105,19 @@ impl Level {
         }
     }
 
-    /// 1 and `σ`: the form of score matching.
+    /// The level with signal 1 and noise `σ`: the form of score matching.
     pub fn variance_exploding(time: f64, sigma: f64) -> Self {
         Self::new(time, 1.0, sigma)
     }
 
-    /// `1 − t` and `t`: the straight line of rectified flow and flow matching, from the sample at time 0 to
-    /// the noise at time 1.
+    /// The level with signal `1 − t` and noise `t`: the straight line of rectified flow and flow matching,
+    /// from the sample at time 0 to the noise at time 1.
     pub fn straight(time: f64) -> Self {
         Self::new(time, 1.0 - time, time)
     }
 
-    /// The level `sigma` of the same path and with the same time: with the same signal, or in the
-    /// variance-preserving form as that has it.
+    /// The level with the noise level `sigma` on the same path and with the same time: it keeps the signal
+    /// or, in the variance-preserving form, that form.
     pub(crate) fn at_sigma(self, sigma: f64) -> Self {
         match self.is_variance_preserving() {
             true => Self::variance_preserving(self.time, alpha_bar_from_sigma(sigma)),
@@ -124,8 +125,8 @@ impl Level {
         }
     }
 
-    /// What a network gets as its time. In a [`NoiseSchedule`](crate::schedule::NoiseSchedule) it counts training steps
-    /// from 0, with fractions between two of them.
+    /// The time that a network gets. In a [`NoiseSchedule`](crate::schedule::NoiseSchedule) it counts
+    /// training steps from 0, with fractions between two of them.
     pub fn time(self) -> f64 {
         self.time
     }
@@ -151,8 +152,8 @@ impl Level {
         self.alpha_bar
     }
 
-    /// `√(signal² + noise²)`, by which a point of the variance-preserving form is multiplied to lie on this
-    /// path; 1 in that form itself.
+    /// `√(signal² + noise²)`, the factor that takes a point of the variance-preserving form to this path; 1
+    /// in that form itself.
     pub fn scale(self) -> f64 {
         self.scale
     }
@@ -177,7 +178,7 @@ impl Level {
         self.scale == 1.0
     }
 
-    /// `σ = noise/signal`; infinite if nothing is left of the sample.
+    /// `σ = noise/signal`; infinite if the signal is 0.
     pub fn sigma(self) -> f64 {
         match self.is_variance_preserving() {
             true => sigma_from_alpha_bar(self.alpha_bar),
@@ -190,7 +191,7 @@ impl Level {
         self.signal_power() / self.noise_power()
     }
 
-    /// The natural logarithm of [`snr`](Self::snr); −∞ if nothing is left of the sample.
+    /// The natural logarithm of [`snr`](Self::snr); −∞ if the signal is 0.
     pub fn log_snr(self) -> f64 {
         match self.is_variance_preserving() {
             true => self.alpha_bar.ln() - (-self.alpha_bar).ln_1p(),
@@ -214,7 +215,7 @@ impl Level {
         Tensor::full([batch], self.time, device)
     }
 
-    /// `signal · sample + noise · epsilon`, of one shape.
+    /// `signal · sample + noise · epsilon`, both of the same shape.
     pub fn mix<const D: usize>(self, sample: Tensor<D>, epsilon: Tensor<D>) -> Tensor<D> {
         sample * self.signal + epsilon * self.noise
     }
@@ -226,18 +227,18 @@ impl Level {
 /// φ(x, ε) = signal'/signal x + (noise' − signal' noise/signal) ε
 /// ```
 ///
-/// which is `signal' x̂_0 + noise' ε` without the detour by the sample. In the variance-preserving form it is
-/// computed without the difference of two nearly equal numbers,
+/// This equals `signal' x̂_0 + noise' ε` without computing the sample first. In the variance-preserving form
+/// it is computed without subtracting two nearly equal numbers,
 ///
 /// ```text
 /// φ(x, ε) = √(ᾱ'/ᾱ) x − (ᾱ' − ᾱ) / (√ᾱ (√((1 − ᾱ') ᾱ) + √((1 − ᾱ) ᾱ'))) ε
 /// ```
 ///
-/// It is the transfer of PNDM (Liu et al., arXiv 2202.09778, eq. 11), DDIM's step, and a step `(σ' − σ) ε` of
-/// `x/signal`.
+/// This is the transfer of PNDM (Liu et al., arXiv 2202.09778, eq. 11), DDIM's step, and a step `(σ' − σ) ε`
+/// of `x/signal`.
 ///
-/// - `x`, `epsilon`: of one shape
-/// - `from`: its signal is above 0
+/// - `x`, `epsilon`: of the same shape
+/// - `from`: must have a signal above 0
 pub fn transfer<const D: usize>(
     x: Tensor<D>,
     epsilon: Tensor<D>,
@@ -254,7 +255,7 @@ pub fn transfer<const D: usize>(
     x * (to.signal / from.signal) + epsilon * along
 }
 
-/// `signal'/signal`, in the variance-preserving form `√(ᾱ'/ᾱ)`.
+/// `signal'/signal`; in the variance-preserving form `√(ᾱ'/ᾱ)`.
 pub(crate) fn signal_ratio(from: Level, to: Level) -> f64 {
     match from.is_variance_preserving() && to.is_variance_preserving() {
         true => (to.alpha_bar / from.alpha_bar).sqrt(),
@@ -262,8 +263,8 @@ pub(crate) fn signal_ratio(from: Level, to: Level) -> f64 {
     }
 }
 
-/// `ᾱ` at the time of a rectified flow at which the signal-to-noise ratio is the same:
-/// `(1 − t)² / ((1 − t)² + t²)`; the inverse of [`Level::flow_time`].
+/// The `ᾱ` with the same signal-to-noise ratio as the time `t` of a rectified flow, `(1 − t)² / ((1 − t)² +
+/// t²)`; the inverse of [`Level::flow_time`].
 pub fn alpha_bar_from_flow_time(time: f64) -> f64 {
     let signal = (1.0 - time).powi(2);
     signal / (signal + time * time)
@@ -281,33 +282,33 @@ pub fn alpha_bar_from_sigma(sigma: f64) -> f64 {
 
 /// An affine Gaussian path as a function of time; see the [module documentation](self).
 ///
-/// The signal-to-noise ratio falls strictly with the time.
+/// The signal-to-noise ratio must fall strictly with the time.
 pub trait NoisePath: Debug + Send + Sync {
-    /// The level at a time; beyond an end of [`times`](Self::times) that of the end.
+    /// The level at a time; times outside [`times`](Self::times) are clamped.
     fn level_at(&self, time: f64) -> Level;
 
-    /// The level with `noise/signal = sigma`; the time is limited to [`times`](Self::times), the scales are
+    /// The level with `noise/signal = sigma`; its time is clamped to [`times`](Self::times), its scales are
     /// not.
     fn level_of_sigma(&self, sigma: f64) -> Level;
 
     /// The first (cleanest) time and the last.
     fn times(&self) -> [f64; 2];
 
-    /// The time at which nothing is left of the noise. Default: the first.
+    /// The time at which no noise is left. Default: the first.
     fn clean_time(&self) -> f64 {
         self.times()[0]
     }
 
     /// The time over which a method that needs a derivative takes a difference. Default: a thousandth of the
-    /// whole.
+    /// whole range.
     fn tick(&self) -> f64 {
         let [first, last] = self.times();
         (last - first) / 1000.0
     }
 
-    /// The level at a time, and the derivative of its [`log_snr`](Level::log_snr) by the time, which is to be
-    /// continuous. Default: the level of [`level_at`](Self::level_at) and a central difference over a
-    /// thousandth of a [`tick`](Self::tick).
+    /// The level at a time, and the derivative of its [`log_snr`](Level::log_snr) with respect to time, which
+    /// must be continuous. Default: [`level_at`](Self::level_at), and a central difference over a thousandth
+    /// of a [`tick`](Self::tick).
     fn smooth_at(&self, time: f64) -> (Level, f64) {
         let half = 0.5e-3 * self.tick();
         let [first, last] = self.times();
@@ -316,10 +317,10 @@ pub trait NoisePath: Debug + Send + Sync {
         (self.level_at(time), rise / (after - before))
     }
 
-    /// Whether [`smooth_at`](Self::smooth_at) has an answer.
+    /// Checks that [`smooth_at`](Self::smooth_at) can be used.
     ///
     /// # Errors
-    /// If it has none. Default: never.
+    /// If it cannot. Default: never.
     fn check_smooth(&self) -> Result<(), SamplerError> {
         Ok(())
     }
@@ -339,18 +340,18 @@ pub trait NoisePath: Debug + Send + Sync {
 /// ```
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct StraightLine {
-    /// Where a run starts, in `(0, 1]`. Default 1: from noise alone. There `σ` is infinite, so that samplers
-    /// that work with `σ` need a little less.
+    /// Where a run starts, in `(0, 1]`. Default 1: from noise alone. `σ` is infinite there, so samplers that
+    /// work with `σ` need a slightly smaller value.
     #[config(default = 1.0)]
     pub start: f64,
-    /// `s` of `t = s u/(1 + (s − 1) u)`, by which the even times `u` are moved towards the noise; above 0.
-    /// Default 1: not at all; Stable Diffusion 3 has 3.
+    /// `s` of `t = s u/(1 + (s − 1) u)`, which moves the evenly spaced times `u` towards the noise; above 0.
+    /// Default 1: no shift; Stable Diffusion 3 has 3.
     #[config(default = 1.0)]
     pub shift: f64,
 }
 
 impl StraightLine {
-    /// `steps` even times from the start down to 0, shifted.
+    /// `steps` evenly spaced times from the start down to 0, shifted.
     ///
     /// # Errors
     /// If there are no steps, `start` is not in `(0, 1]`, or `shift` is not positive and finite.
@@ -387,7 +388,7 @@ impl NoisePath for StraightLine {
     }
 }
 
-/// The levels that a sampler visits, the cleanest first, the one behind the last step, and their path.
+/// The levels that a sampler visits, the cleanest first, the level after the last step, and their path.
 ///
 /// Methods that take an index panic if it is not below [`steps`](Self::steps), as indexing does.
 #[derive(Clone, Debug)]
@@ -398,12 +399,12 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// - `visited`: the cleanest first, the signal-to-noise ratio falling strictly; only the last may have no
-    ///   signal
-    /// - `end`: where the last step leads, at least as clean as the first; usually without noise
+    /// - `visited`: the cleanest first, with the signal-to-noise ratio falling strictly; only the last may
+    ///   have no signal
+    /// - `end`: the level to which the last step leads, at least as clean as the first; usually without noise
     ///
     /// # Errors
-    /// If there is no level, or the signal-to-noise ratio does not fall so.
+    /// If there is no level, or the signal-to-noise ratio does not fall like this.
     pub fn new(
         visited: Vec<Level>,
         end: Level,
@@ -434,7 +435,7 @@ impl Levels {
         self.visited.len()
     }
 
-    /// The level at which step `index` begins.
+    /// The level at which step `index` starts.
     pub fn level(&self, index: usize) -> Level {
         self.visited[index]
     }
@@ -447,22 +448,23 @@ impl Levels {
         }
     }
 
-    /// The level at which a run begins.
+    /// The level at which a run starts.
     pub fn start(&self) -> Level {
         self.visited[self.visited.len() - 1]
     }
 
-    /// The level behind the last step.
+    /// The level after the last step.
     pub fn end(&self) -> Level {
         self.end
     }
 
-    /// The path that they lie on.
+    /// The path on which the levels lie.
     pub fn path(&self) -> &dyn NoisePath {
         self.path.as_ref()
     }
 
-    /// The index of the noisiest level that is visited at `time` or before it; 0 before all of them.
+    /// The index of the noisiest level that is visited at `time` or before it; 0 if `time` is before all of
+    /// them.
     pub fn index_at(&self, time: f64) -> usize {
         let noisier = self.visited.partition_point(|level| level.time <= time);
         noisier.saturating_sub(1)
@@ -482,7 +484,7 @@ impl Levels {
         )
     }
 
-    /// The last (cleanest) `steps` steps alone: from a noised sample to a clean one.
+    /// Only the last (cleanest) `steps` steps: from a noised sample to a clean one.
     ///
     /// # Errors
     /// If `steps` is 0 or more than there are.
@@ -501,14 +503,14 @@ impl Levels {
         })
     }
 
-    /// A sample with the noise of the level at which a run begins.
+    /// A sample with the noise of the level at which a run starts.
     ///
-    /// - `sample`, `noise`: of one shape
+    /// - `sample`, `noise`: of the same shape
     pub fn add_noise<const D: usize>(&self, sample: Tensor<D>, noise: Tensor<D>) -> Tensor<D> {
         self.start().mix(sample, noise)
     }
 
-    /// That no `σ` is infinite.
+    /// Checks that no `σ` is infinite.
     pub(crate) fn check_sigmas(&self) -> Result<(), SamplerError> {
         match self.start().signal > 0.0 {
             true => Ok(()),
@@ -518,13 +520,13 @@ impl Levels {
         }
     }
 
-    /// That the times rise strictly.
+    /// Checks that the times rise strictly.
     pub(crate) fn check_times(&self) -> Result<(), SamplerError> {
         check_rising(self.visited.iter().map(|level| level.time))
     }
 }
 
-/// That times rise strictly.
+/// Checks that times rise strictly.
 pub(crate) fn check_rising(times: impl Iterator<Item = f64>) -> Result<(), SamplerError> {
     let mut before = f64::NEG_INFINITY;
     for (index, value) in times.enumerate() {
@@ -536,7 +538,7 @@ pub(crate) fn check_rising(times: impl Iterator<Item = f64>) -> Result<(), Sampl
     Ok(())
 }
 
-/// That `ᾱ` falls strictly from below 1 to above 0, where only the last may be 0.
+/// Checks that `ᾱ` falls strictly from below 1 to above 0, where only the last may be 0.
 pub(crate) fn check_falling(
     alpha_bars: impl ExactSizeIterator<Item = f64>,
 ) -> Result<(), ScheduleError> {

@@ -1,21 +1,23 @@
 //! Diffusion models on Burn: paths, denoisers, guidance, samplers, training.
 //!
-//! * [`Level`] says how noisy a state is, on any affine Gaussian path: a [`NoiseSchedule`], a [`StraightLine`],
-//!   or a [`NoisePath`] of one's own;
-//! * a [`Denoiser`] is a model, of tensors of any rank ([`Prediction`]: `ε`, `x_0`, `v`, the score, a flow);
-//! * a [`Guidance`] makes one prediction of those under several conditions ([`guidance`]); a [`Correction`]
-//!   sees every prediction, and may change it, fail, or stop the run ([`correction`]);
+//! * [`Level`] says how noisy a state is, on any affine Gaussian path: a [`NoiseSchedule`], a
+//!   [`StraightLine`], or your own [`NoisePath`];
+//! * a [`Denoiser`] is a model on tensors of any rank ([`Prediction`]: `ε`, `x_0`, `v`, the score, a flow);
+//! * a [`Guidance`] combines the predictions under several conditions into one ([`guidance`]); a
+//!   [`Correction`] sees every prediction, and may change it, fail, or stop the run ([`correction`]);
 //! * a [`Solver`] is the mathematics of a sampler ([`sampler`]): [`ddim`], [`ddpm`], [`pndm`], [`euler`],
 //!   [`heun`], [`lms`], [`dpm_solver_multistep`], [`dpm_solver_singlestep`], [`deis`], [`dpm2`], [`unipc`],
-//!   [`lcm`] and [`probability_flow`]; by name, with options by name, they are in [`samplers`]. Over
-//!   [`Levels`] it is a [`Sampler`], which draws;
-//! * [`stable_diffusion`]: Stable Diffusion from files, whole ([`StableDiffusion`]) and as a denoiser
-//!   ([`ConditionedUNet`]), by the feature `stable-diffusion`, on by default;
+//!   [`lcm`] and [`probability_flow`]. [`samplers`] has them by name, with options by name. A solver over
+//!   [`Levels`] is a [`Sampler`], which draws samples;
+//! * [`stable_diffusion`]: Stable Diffusion from files, as a whole ([`StableDiffusion`]) and as a denoiser
+//!   ([`ConditionedUNet`]), behind the feature `stable-diffusion`, which is on by default;
 //! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
-//!   super-resolution prior made of it;
-//! * [`unet`], [`ema`]: a network and what trains it; its operations are those of [`nabla_kernels`].
+//!   super-resolution prior built on it;
+//! * [`unet`], [`ema`]: a network, and the moving average for its training; the network uses the operations
+//!   of [`nabla_kernels`].
 //!
-//! Paths, denoisers, guidances, corrections and solvers are open: each module says how one of one's own is made.
+//! Paths, denoisers, guidances, corrections and solvers are open traits: each module shows how to write your
+//! own.
 
 pub mod asking;
 pub mod churn;

@@ -1,12 +1,12 @@
 //! LMS: a linear multistep method in `σ`.
 //!
 //! The probability-flow equation `dx̃/dσ = ε̂` of `x̃ = x/signal` is integrated with the polynomial in `σ`
-//! through the last `ε̂` (Adams and Bashforth's method on the uneven grid of the `σ`): one call of the
-//! network a step. The first steps have lower orders.
+//! through the last `ε̂` (Adams and Bashforth's method on the uneven grid of the `σ`): one network call per
+//! step. The first steps have lower orders.
 //!
-//! Sources: the k-diffusion library of K. Crowson, from which the name is; the equation is that of
-//! Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative Models*,
-//! 2022, arXiv 2206.00364.
+//! Sources: the k-diffusion library of K. Crowson, which is the source of the name; the equation is from
+//! Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative Models*, 2022,
+//! arXiv 2206.00364.
 
 use burn::config::Config;
 
@@ -19,10 +19,10 @@ use crate::sampler_error::{SamplerError, check_clip, check_order};
 /// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct Lms {
-    /// How many values the polynomial goes through, 1 to 4. Default 4.
+    /// The number of values that the polynomial interpolates, 1 to 4. Default 4.
     #[config(default = 4)]
     pub order: usize,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 

@@ -1,8 +1,7 @@
 //! Weights of linear multistep methods on uneven grids.
 //!
-//! An Adams–Bashforth method integrates the polynomial through the last values. On an even grid its
-//! weights are the well-known fractions; on another one they are the integrals of the Lagrange
-//! polynomials,
+//! An Adams–Bashforth method integrates the polynomial through the last values. On an even grid, its weights
+//! are the well-known fractions; on any other grid, they are the integrals of the Lagrange polynomials,
 //!
 //! ```text
 //! w_k = 1/(b − a) ∫_a^b Π_{j ≠ k} (t − t_j) / (t_k − t_j) dt
@@ -14,8 +13,8 @@ use std::collections::VecDeque;
 
 use burn::tensor::Tensor;
 
-/// The weights with which values at `nodes` give the mean over the interval from `from` to `to`; their
-/// sum is 1.
+/// The weights that turn values at `nodes` into the mean over the interval from `from` to `to`; their sum is
+/// 1.
 ///
 /// Exact for up to 6 nodes, which must differ from each other.
 ///
@@ -54,7 +53,7 @@ pub(crate) struct History<const D: usize> {
 }
 
 impl<const D: usize> History<D> {
-    /// - `most`: how many values are kept
+    /// - `most`: the maximum number of stored values
     pub(crate) fn new(most: usize) -> Self {
         Self {
             most,
@@ -62,14 +61,14 @@ impl<const D: usize> History<D> {
         }
     }
 
-    /// Adds the newest value, and forgets the oldest if there are too many.
+    /// Adds the newest value, and removes the oldest if there are too many.
     pub(crate) fn push(&mut self, node: f64, value: Tensor<D>) {
         self.latest.push_front((node, value));
         self.latest.truncate(self.most);
     }
 
-    /// Adds the newest value, and gives the mean, over the interval from its node to `to`, of the
-    /// polynomial through all that are kept.
+    /// Adds the newest value, and returns the mean, over the interval from its node to `to`, of the
+    /// polynomial through all stored values.
     pub(crate) fn mean(&mut self, node: f64, value: Tensor<D>, to: f64) -> Tensor<D> {
         self.push(node, value.clone());
         let nodes: Vec<f64> = self.latest.iter().map(|&(node, _)| node).collect();

@@ -7,7 +7,7 @@
 //!
 //! Source: Hochbruck, Ostermann, *Exponential Integrators*, Acta Numerica 19, 2010, section 2.1.
 
-/// `φ_k(z)`, without the cancellation that the recursion has near 0.
+/// `φ_k(z)`, without the cancellation of the recursion near 0.
 pub(crate) fn phi(k: usize, z: f64) -> f64 {
     if z.abs() > 1.0 {
         let mut factorial = 1.0;

@@ -1,9 +1,8 @@
-//! PNDM: pseudo numerical methods, which draw pictures in 20 to 100 calls of the network.
+//! PNDM: pseudo numerical methods, which draw pictures with 20 to 100 network calls.
 //!
-//! A classical solver takes a weighted mean of gradients, and follows it along a straight line. A
-//! *pseudo* method keeps the weights, but follows DDIM's step, the [`transfer`] `φ`: it stays on the
-//! manifold of the noisy data wherever `ε` is exact. From the time `t` to `s < t`, with
-//! `e_t = ε_θ(x_t, t)`:
+//! A classical solver computes a weighted mean of gradients and follows it along a straight line. A *pseudo*
+//! method uses the same weights, but takes DDIM's step, the [`transfer`] `φ`, which stays on the manifold of
+//! the noisy data wherever `ε` is exact. From the time `t` to `s < t`, with `e_t = ε_θ(x_t, t)`:
 //!
 //! ```text
 //! improved Euler    e¹ = e_t; x² = φ(x_t, e¹, t → s); e² = ε(x², s);  e' = (e¹ + e²)/2
@@ -21,23 +20,24 @@
 //! | `Plms` | improved Euler | linear multistep of orders 2, 3, 4 | S + 1 |
 //! | `Fon` | as `FPndm`, along straight lines | the same | S + 9 |
 //!
-//! `SPndm` and `FPndm` converge with the second order: the transfer limits it, not the weights. `Fon` is
-//! the classical method that the paper compares with; its derivative is `φ(x, ε, t → t − 1) − x`. `Plms`
-//! is the start that Stable Diffusion uses (`skip_prk_steps`).
+//! `SPndm` and `FPndm` converge with order 2: the transfer limits the order, not the weights. `Fon` is the
+//! classical method with which the paper compares; its derivative is `φ(x, ε, t → t − 1) − x`. `Plms` starts
+//! in the way that Stable Diffusion does (`skip_prk_steps`).
 //!
-//! Where the times of the schedule are uneven, the multistep weights are computed for them
-//! ([`adams_bashforth`](crate::multistep::adams_bashforth)); the last step counts as long as the one before it.
+//! If the times of the schedule are uneven, the multistep weights are computed for them
+//! ([`adams_bashforth`](crate::multistep::adams_bashforth)); the last step is treated as if it were as long
+//! as the one before it.
 //!
-//! A network that predicts the velocity or the picture is asked for its `ε`. The diffusers library
-//! instead combines the network's own outputs ([`Pndm::combine_outputs`]), which loses an order
-//! for networks that predict the velocity.
+//! If a network predicts the velocity or the picture, its output is first converted to `ε`. The diffusers
+//! library instead combines the network's own outputs ([`Pndm::combine_outputs`]), which loses one order for
+//! networks that predict the velocity.
 //!
 //! With whole half steps, `FPndm` makes the same calls as diffusers' `PNDMScheduler` without
-//! `skip_prk_steps`. Where the stride of the grid is odd, diffusers takes the picture half a step down,
-//! rounded one way, and tells the network a time rounded the other way; here the picture and the network
-//! are both at the middle, between two training steps. Where its grid's steps are of several lengths,
-//! diffusers takes all as `⌊T/N⌋` long; here each leads to the next level of the grid. On Gaussian
-//! data the first changes the result by a fortieth of its error in 8 steps.
+//! `skip_prk_steps`. If the stride of the grid is odd, diffusers moves the picture half a step, rounded in
+//! one direction, and gives the network a time rounded in the other; here both use the exact middle, between
+//! two training steps. If the steps of its grid differ in length, diffusers treats all of them as `⌊T/N⌋`
+//! long; here each leads to the next level of the grid. On Gaussian data, the first difference changes the
+//! result of 8 steps by a fortieth of its error.
 //!
 //! Sources: Liu, Ren, Lin, Zhao, *Pseudo Numerical Methods for Diffusion Models on Manifolds*, 2022,
 //! arXiv 2202.09778, eq. 9 to 14; `Plms` is from the code of Rombach et al., arXiv 2112.10752.
@@ -52,7 +52,7 @@ use crate::multistep::History;
 use crate::sampler::{Solver, Steps, steps};
 use crate::sampler_error::{SamplerError, check_clip};
 
-/// Which of the methods; see the [module documentation](self).
+/// The variant of the method; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum PndmMethod {
     /// Runge and Kutta's start, order 4: the paper's F-PNDM.
@@ -89,7 +89,7 @@ impl PndmMethod {
         }
     }
 
-    /// The fewest steps of a schedule for it: the start must not ask about the time behind the end.
+    /// The minimum number of steps of a schedule: the start must not need a time after the end.
     pub fn least_steps(self) -> usize {
         match self.runge_kutta_steps() {
             0 => 2,
@@ -97,7 +97,7 @@ impl PndmMethod {
         }
     }
 
-    /// Calls of the network in so many steps.
+    /// The number of network calls in `steps` steps.
     pub fn calls(self, steps: usize) -> usize {
         match self.runge_kutta_steps() {
             0 => steps + 1,
@@ -108,8 +108,8 @@ impl PndmMethod {
 
 /// The sampler; see the [module documentation](self).
 ///
-/// Runge and Kutta's start asks about the time half-way between two steps, and the classical method about the
-/// time one [`tick`](crate::level::NoisePath::tick) on: both are read from the path of the levels. The paper's
+/// Runge and Kutta's start needs the time half-way between two steps, and the classical method the time one
+/// [`tick`](crate::level::NoisePath::tick) later: both are taken from the path of the levels. The paper's
 /// times are [`Spacing::Leading`] without an offset.
 ///
 /// ```
@@ -143,11 +143,11 @@ pub struct Pndm {
     /// The method. Default [`PndmMethod::FPndm`].
     #[config(default = "PndmMethod::FPndm")]
     pub method: PndmMethod,
-    /// Whether the network's outputs are combined, as in diffusers, and not `ε`: the same for a network
-    /// that predicts `ε`, of a lower order for others. Default false.
+    /// Whether to combine the network's outputs, as in diffusers, instead of `ε`. For a network that predicts
+    /// `ε` there is no difference; for others the order is lower. Default false.
     #[config(default = false)]
     pub combine_outputs: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 
@@ -208,8 +208,7 @@ impl<const D: usize> Solver<D> for Pndm {
     }
 }
 
-/// From where to where a step goes, with the length that the straight lines of the classical method
-/// have.
+/// The start and the end of a step, with the length of the classical method's straight line.
 #[derive(Clone, Copy)]
 struct Way {
     from: Level,
@@ -232,7 +231,7 @@ fn way(levels: &Levels, index: usize) -> Way {
     }
 }
 
-/// The time to which the multistep weights of a step extend.
+/// The time up to which the multistep weights of a step integrate.
 fn time_after(levels: &Levels, index: usize) -> f64 {
     let time = |i: usize| levels.level(i).time();
     match index {
@@ -273,8 +272,8 @@ impl Run<'_> {
         Ok((first + (second + third) * 2.0 + fourth) / 6.0)
     }
 
-    /// From where the step goes on, and what is averaged: `ε`, the network's output, or the derivative of the
-    /// classical method.
+    /// The state from which the step continues, and the value that is averaged: `ε`, the network's output, or
+    /// the derivative of the classical method.
     fn gradient<const D: usize>(
         &self,
         ask: &mut Asking<'_, D>,
@@ -301,7 +300,7 @@ impl Run<'_> {
         Ok((x, gradient))
     }
 
-    /// Where a mean gradient leads.
+    /// The state to which a mean gradient leads.
     fn follow<const D: usize>(&self, x: &Tensor<D>, mean: &Tensor<D>, way: Way) -> Tensor<D> {
         match self.pndm.method {
             PndmMethod::Fon => x.clone() + mean.clone() * way.length,

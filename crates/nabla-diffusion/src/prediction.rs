@@ -1,4 +1,4 @@
-//! What a diffusion model predicts, and how the kinds turn into each other.
+//! What a diffusion model predicts, and how to convert between the kinds of prediction.
 //!
 //! Given `x = a x_0 + b ε` on an affine Gaussian path, with `a = √ᾱ` and `b = √(1 − ᾱ)` in the
 //! variance-preserving form, a network may be trained to predict the noise `ε`, the clean sample `x_0`,
@@ -11,11 +11,11 @@
 //! u = ε − x_0                      x_0 = (x − b u) / (a + b)        ε = (x + a u) / (a + b)
 //! ```
 //!
-//! (where `x_0` and `ε` stand for their expectations given `x`; the second line is Tweedie's formula.) `u`
-//! is the `dx/dt` of rectified flow and flow matching, whose path `x_t = (1 − t) x_0 + t ε` runs from the
-//! picture at time 0 to the noise at time 1; where a source counts time from the noise to the picture, it
-//! is `−u`. It is the same number on every path, but such a network takes its `x` on the straight line:
-//! [`flow_denoiser`](crate::denoiser::flow_denoiser) brings it there.
+//! Here `x_0` and `ε` stand for their expectations given `x`; the second line is Tweedie's formula. `u` is
+//! the `dx/dt` of rectified flow and flow matching, whose path `x_t = (1 − t) x_0 + t ε` runs from the
+//! picture at time 0 to the noise at time 1. If a source counts time from the noise to the picture, its
+//! velocity is `−u`. `u` is the same on every path, but such a network expects its `x` on the straight line:
+//! [`flow_denoiser`](crate::denoiser::flow_denoiser) takes it there.
 //!
 //! Sources: Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, arXiv 2006.11239
 //! (`ε`); Salimans, Ho, *Progressive Distillation for Fast Sampling of Diffusion Models*, 2022,
@@ -38,7 +38,7 @@ pub enum Prediction {
     Sample,
     /// The velocity `v = a ε − b x_0`, in the variance-preserving form `√ᾱ ε − √(1 − ᾱ) x_0`.
     Velocity,
-    /// The score `∇_x log p(x) = −ε / b` of the noisy samples, in the form that `x` has.
+    /// The score `∇_x log p(x) = −ε / b` of the noisy samples, at the scale of `x`.
     Score,
     /// The velocity `u = dx_t/dt = ε − x_0` of the straight path `x_t = (1 − t) x_0 + t ε`.
     Flow,
@@ -55,7 +55,7 @@ nabla_base::choices! {
 }
 
 impl Prediction {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] = [
         Self::Epsilon,
         Self::Sample,
@@ -64,12 +64,12 @@ impl Prediction {
         Self::Flow,
     ];
 
-    /// Turns a prediction of this kind into one of the kind `to`.
+    /// Converts a prediction of this kind into one of the kind `to`.
     ///
-    /// - `output`: the prediction; `x`: the noisy sample; both of one shape
-    /// - `level`: of `x`, on any path. From `ε` and the score its signal must be above 0, from `x_0` its
-    ///   noise, and to the score too; otherwise the result is not finite. The two velocities have no such
-    ///   places.
+    /// - `output`: the prediction; `x`: the noisy sample; both of the same shape
+    /// - `level`: the level of `x`, on any path. To convert from `ε` or the score, its signal must be above
+    ///   0. To convert from `x_0`, or to the score, its noise must be above 0. Otherwise the result is not
+    ///   finite. The two velocities have no such restriction.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -92,7 +92,7 @@ impl Prediction {
         level: Level,
     ) -> Tensor<D> {
         let (signal, noise) = (level.signal(), level.noise());
-        // a² + b², of which rounding alone makes another number than 1 in the variance-preserving form.
+        // a² + b² differs from 1 in the variance-preserving form only by rounding.
         let power = match signal * signal + noise * noise {
             power if (power - 1.0).abs() < 1e-12 => 1.0,
             power => power,
@@ -133,10 +133,10 @@ impl Prediction {
         }
     }
 
-    /// What a network of this kind is trained to give for the variance-preserving `x_t` made of `sample` and
+    /// The training target of a network of this kind, for the variance-preserving `x_t` made of `sample` and
     /// `noise`.
     ///
-    /// - `sample`, `noise`: `[batch, …]`, of one shape
+    /// - `sample`, `noise`: `[batch, …]`, of the same shape
     /// - `index`: `batch` indices into `schedule`
     ///
     /// # Panics

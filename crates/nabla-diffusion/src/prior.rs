@@ -7,13 +7,13 @@
 //! I_in = bicubic(low, s),   I_T = I_in + β̄_T ε,   I_0 = I_in − I_res
 //! ```
 //!
-//! One set of weights serves every factor `s`, since how blurred `I_in` is can be seen. The network
-//! has neither normalisation nor attention, so that a picture computed in tiles with a margin is the
-//! picture computed whole ([`SuperResolutionPrior::predictor`]).
+//! One set of weights serves every factor `s`, because the network can see how blurred `I_in` is. The network
+//! has neither normalisation nor attention, so a picture computed in tiles with a margin equals the picture
+//! computed whole ([`SuperResolutionPrior::predictor`]).
 //!
-//! A prior is a folder of two files: `prior.json`, a [`PriorConfig`], and `model.safetensors`, the
-//! weights in half precision. [`SuperResolutionPrior::embedded`] is the one that the crate carries;
-//! `nabla train prior` makes such folders.
+//! A prior is a folder of two files: `prior.json`, a [`PriorConfig`], and `model.safetensors`, the weights in
+//! half precision. [`SuperResolutionPrior::embedded`] is built into the crate; `nabla train prior` writes
+//! such folders.
 //!
 //! Source: Liu et al., *Residual Denoising Diffusion Models*, CVPR 2024, arXiv 2308.13712.
 
@@ -45,10 +45,10 @@ const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../assets/prior/model.safetensor
 /// Why a prior cannot be loaded, saved or run.
 #[derive(Debug, thiserror::Error)]
 pub enum PriorError {
-    /// The folder is not there.
+    /// The folder does not exist.
     #[error("there is no model folder {}", path.display())]
     NoFolder {
-        /// The folder asked for.
+        /// The requested folder.
         path: PathBuf,
     },
     /// A file of the folder is missing.
@@ -66,10 +66,10 @@ pub enum PriorError {
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The configuration cannot be understood.
+    /// The configuration cannot be parsed.
     #[error("{} is not the configuration of a prior: {reason}", path.display())]
     Config {
         /// The file.
@@ -77,7 +77,7 @@ pub enum PriorError {
         /// What is wrong.
         reason: String,
     },
-    /// The weights are damaged or of another shape.
+    /// The weights are damaged or have the wrong shape.
     #[error("{} does not hold the weights that {CONFIG_FILE} describes: {reason}", path.display())]
     Weights {
         /// The file.
@@ -97,33 +97,32 @@ pub enum PriorError {
          computed whole: a prior must have neither normalisation nor attention"
     )]
     NotLocal {
-        /// What the network has.
+        /// The feature of the network.
         feature: &'static str,
     },
 }
 
-/// What a prior is made of, beside its weights.
+/// The configuration of a prior, without its weights.
 #[derive(Config, Debug, PartialEq)]
 pub struct PriorConfig {
-    /// The network; sees 3 channels of `I_t` and 3 of `I_in`.
+    /// The network, with 3 input channels for `I_t` and 3 for `I_in`.
     #[config(default = "PriorConfig::default_network()")]
     pub network: UNetConfig,
-    /// What it predicts. Default `Residual`.
+    /// What the network predicts. Default `Residual`.
     #[config(default = "Objective::Residual")]
     pub objective: Objective,
     /// The coefficient schedules. Default: the paper's for restoration, `β̄_T² = 0.01`.
     #[config(default = "ResidualScheduleConfig::new().with_noise_variance(0.01)")]
     pub schedule: ResidualScheduleConfig,
-    /// Steps that the sampler takes unless told otherwise. Default 1, which predicts the mean of the
-    /// detail and is nearest to the truth; each further step draws more of it at random, which costs
-    /// fidelity.
+    /// The default number of sampler steps. Default 1, which predicts the mean of the detail and is closest
+    /// to the truth; each additional step draws more of the detail at random, which costs fidelity.
     #[config(default = 1)]
     pub sampling_steps: usize,
 }
 
 impl PriorConfig {
-    /// 1 million parameters at 1/4 of the picture's resolution. Of the same training time a coarser
-    /// second level made less.
+    /// 1 million parameters at 1/4 of the picture's resolution. With the same training time, a second,
+    /// coarser level gave worse results.
     fn default_network() -> UNetConfig {
         UNetConfig::new(3, 3)
             .with_condition_channels(3)
@@ -138,7 +137,7 @@ impl PriorConfig {
     /// The network with random weights.
     ///
     /// # Errors
-    /// If the configuration is not that of a network, or of one that cannot be tiled.
+    /// If the configuration describes no network, or one that cannot be tiled.
     pub fn init_network(&self, device: &Device) -> Result<ResidualNetwork, PriorError> {
         for (feature, present) in [
             (
@@ -198,7 +197,7 @@ pub struct SuperResolutionPrior {
 }
 
 impl SuperResolutionPrior {
-    /// A prior with the weights of `network`, which lives on `device`.
+    /// Creates a prior from the weights of `network`, which is on `device`.
     ///
     /// # Errors
     /// If the schedule is out of range.
@@ -215,7 +214,7 @@ impl SuperResolutionPrior {
         })
     }
 
-    /// The prior that the crate carries, trained by `nabla train prior` (`docs/src/prior.md`).
+    /// The prior that is built into the crate, trained by `nabla train prior` (`docs/src/prior.md`).
     ///
     /// # Errors
     /// Never with the files of the repository.
@@ -231,8 +230,8 @@ impl SuperResolutionPrior {
     /// Loads a folder that [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// If the folder or one of its files is missing or damaged, or the weights are not those of the
-    /// configuration; the message names the file and the tensor.
+    /// If the folder or one of its files is missing or damaged, or the weights do not fit the configuration;
+    /// the message names the file and the tensor.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, PriorError> {
         if !folder.is_dir() {
             return Err(PriorError::NoFolder {
@@ -272,7 +271,7 @@ impl SuperResolutionPrior {
             })?;
         let wrong = |reason: String| PriorError::Weights {
             path: folder.join(WEIGHTS_FILE),
-            // One line: a store's report may have many.
+            // Join the lines: the report of a store may have several.
             reason: reason.lines().map(str::trim).collect::<Vec<_>>().join(" "),
         };
         let header = safetensors::SafeTensors::deserialize(&weights)
@@ -323,7 +322,7 @@ impl SuperResolutionPrior {
             reason,
         };
         let mut store = SafetensorsStore::from_bytes(None)
-            // The order of several entries would differ from run to run.
+            // With several entries, the order would differ from run to run.
             .clear_metadata()
             .metadata("format", "pt")
             .with_to_adapter(FloatCastAdapter::to(DType::F16));
@@ -347,7 +346,7 @@ impl SuperResolutionPrior {
         &self.config
     }
 
-    /// The model without its network: what makes a sampler.
+    /// The model without its network, from which samplers are made.
     pub fn rddm(&self) -> &Rddm {
         &self.rddm
     }
@@ -362,13 +361,13 @@ impl SuperResolutionPrior {
         self.network.num_params()
     }
 
-    /// The network in tiles of at most `tile` x `tile` pixels (0 for whole pictures), one picture of
-    /// the batch after the other: what bounds the memory of a call. The result does not depend on
-    /// `tile` but for rounding.
+    /// The network in tiles of at most `tile` x `tile` pixels (0 for whole pictures), one picture of the
+    /// batch after the other, which limits the memory of a call. Apart from rounding, the result does not
+    /// depend on `tile`.
     pub fn predictor(&self, tile: usize) -> TiledPredictor<'_> {
         TiledPredictor {
             network: &self.network,
-            // Tiles begin where the network's pixel grids do.
+            // Tiles start at multiples of the network's pixel grids.
             tile: match tile {
                 0 => usize::MAX,
                 tile => tile.next_multiple_of(self.config.network.multiple()),
@@ -389,7 +388,7 @@ impl SuperResolutionPrior {
     /// - returns the same shape, in `[−1, 1]`
     ///
     /// # Errors
-    /// If `steps` is 0 or more than the schedule has, or the picture has not 3 channels.
+    /// If `steps` is 0 or more than the schedule has, or the picture does not have 3 channels.
     pub fn restore(
         &self,
         enlarged: Tensor<4>,
@@ -413,8 +412,8 @@ pub struct TiledPredictor<'a> {
 }
 
 impl TiledPredictor<'_> {
-    /// `(first, count, skip, keep)` of each tile along one side: what is read, and what of it is
-    /// kept.
+    /// `(first, count, skip, keep)` of each tile along one side: the part that is read, and the part of it
+    /// that is kept.
     fn cuts(&self, side: usize) -> Vec<[usize; 4]> {
         if side <= self.tile.saturating_add(self.margin) {
             return vec![[0, side, 0, side]];

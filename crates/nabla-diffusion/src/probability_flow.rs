@@ -1,4 +1,4 @@
-//! The probability-flow equation solved by Runge and Kutta's method with adaptive steps.
+//! The probability-flow equation, solved by a Runge–Kutta method with adaptive steps.
 //!
 //! A diffusion has an ordinary differential equation with the same distribution at every time. With
 //! `ℓ = ln(ᾱ/(1 − ᾱ))`, the logarithm of the signal-to-noise ratio, it is
@@ -7,26 +7,26 @@
 //! dx/dt = ℓ'(t)/2 ((1 − ᾱ) x − √(1 − ᾱ) ε̂(x, t))
 //! ```
 //!
-//! Dormand and Prince's pair of orders 5 and 4 solves it: six calls of the network a step, and the step is
-//! as long as the difference of the two orders allows. With `e` that difference,
+//! It is solved by Dormand and Prince's pair of orders 5 and 4, with six network calls per step. A step is as
+//! long as the difference of the two orders allows. With this difference `e` and
 //!
 //! ```text
 //! E = √ mean((e / (atol + rtol max(|x|, |x'|)))²)
 //! ```
 //!
-//! over the whole batch, a step is taken if `E < 1`, and the next one is `0.9 E^(−1/5)` times as long, at
-//! least 0.2 and at most 10 times, and not longer after a refused one. This is `solve_ivp` of scipy with
-//! the method `RK45`, call by call. How many calls that makes is not known before: a hard equation costs
-//! more. PNDM's paper calls it PF, and compares with it.
+//! over the whole batch, a step is accepted if `E < 1`. The next step is `0.9 E^(−1/5)` times as long,
+//! limited to factors of 0.2 to 10, and to a factor of 1 after a refused step. This equals scipy's
+//! `solve_ivp` with the method `RK45`, call by call. The number of calls is not known in advance: a harder
+//! equation costs more. The PNDM paper calls this method PF, and compares with it.
 //!
-//! The time is counted in parts of the path's last time. `ℓ` and its derivative are those of
-//! [`NoisePath::smooth_at`](crate::level::NoisePath::smooth_at): of a table of training steps the monotone
-//! cubic of Fritsch and Butland, since with a line from each to the next `ℓ'` would jump, and steps would be
-//! refused for the jumps alone. On a path that is not variance preserving the equation is that of
+//! The time is measured as a fraction of the path's last time. `ℓ` and its derivative come from
+//! [`NoisePath::smooth_at`](crate::level::NoisePath::smooth_at): for a table of training steps they are the
+//! monotone cubic of Fritsch and Butland, because with linear interpolation `ℓ'` would jump, and steps would
+//! be refused because of the jumps. On a path that is not variance preserving, the equation is solved for
 //! `x/√(signal² + noise²)`.
 //!
-//! Where a guidance gives sample and direction apart from each other, the equation starts from the state that
-//! both make up, and goes along `d/dt (signal · sample + noise · direction)` of the two.
+//! If a guidance sets sample and direction independently, the equation starts from the state that the two
+//! make up, and follows their `d/dt (signal · sample + noise · direction)`.
 //!
 //! Sources: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, *Score-Based Generative Modeling through
 //! Stochastic Differential Equations*, 2021, arXiv 2011.13456, section 4.3 and appendix D.1; Dormand,
@@ -44,10 +44,10 @@ use crate::sampler::{Sampling, Solver, Steps, steps};
 use crate::sampler_error::{SamplerError, check_clip};
 use crate::seeded_noise::SeededNoise;
 
-/// When the stages of a step are asked, as parts of it.
+/// The times of the stages, as fractions of the step.
 const TIMES: [f64; 5] = [1.0 / 5.0, 3.0 / 10.0, 4.0 / 5.0, 8.0 / 9.0, 1.0];
 
-/// What the derivatives so far weigh in the stages.
+/// The weights of the previous derivatives in the stages.
 const STAGES: [&[f64]; 5] = [
     &[1.0 / 5.0],
     &[3.0 / 40.0, 9.0 / 40.0],
@@ -67,7 +67,7 @@ const STAGES: [&[f64]; 5] = [
     ],
 ];
 
-/// What they weigh in the result of order 5.
+/// The weights of the derivatives in the result of order 5.
 const RESULT: [f64; 6] = [
     35.0 / 384.0,
     0.0,
@@ -77,7 +77,7 @@ const RESULT: [f64; 6] = [
     11.0 / 84.0,
 ];
 
-/// What they, and the derivative at the result, weigh in its difference from order 4.
+/// The weights of the derivatives, including the one at the result, in the difference from order 4.
 const ERROR: [f64; 7] = [
     -71.0 / 57600.0,
     0.0,
@@ -88,23 +88,23 @@ const ERROR: [f64; 7] = [
     1.0 / 40.0,
 ];
 
-/// The lowest relative tolerance: below it rounding is all that is measured.
+/// The lowest relative tolerance: below it, the error estimate is only rounding.
 const LEAST_RTOL: f64 = 100.0 * f64::EPSILON;
 
 /// The solver; see the [module documentation](self).
 ///
-/// As a [`Solver`] it follows the equation from the first of its levels down to the last, and from there, as
-/// DDIM does, to the level behind it; the levels between are not visited, since its own steps go where the
-/// tolerances let them. [`solve`](Self::solve) goes between any two times.
+/// As a [`Solver`], it follows the equation from the first level down to the last, and from there takes a
+/// DDIM step to the level after it. The levels in between are not visited, because the tolerances determine
+/// the steps. [`solve`](Self::solve) goes between any two times.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct ProbabilityFlow {
-    /// Relative tolerance, at least `100 · 2^{−52}`. Default `1e-5`, that of the paper's code.
+    /// Relative tolerance, at least `100 · 2^{−52}`. Default `1e-5`, as in the paper's code.
     #[config(default = 1e-5)]
     pub rtol: f64,
     /// Absolute tolerance, at least 0. Default `1e-5`.
     #[config(default = 1e-5)]
     pub atol: f64,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 
@@ -119,7 +119,7 @@ impl<const D: usize> Solver<D> for ProbabilityFlow {
             let last = levels.steps() - 1;
             let (start, first) = (levels.start().time(), levels.level(0));
             match index {
-                // All of the way.
+                // The whole time range.
                 _ if index == last => Ok(self.run(levels, ask, x, start, first.time())?.x),
                 0 => {
                     let answer = ask.ask(x, 0, first)?;
@@ -134,7 +134,7 @@ impl<const D: usize> Solver<D> for ProbabilityFlow {
         Reading::clipped(self.clip)
     }
 
-    /// A guess: two calls and ten steps.
+    /// An estimate: two calls and ten steps.
     fn calls(&self, _steps: usize) -> usize {
         62
     }
@@ -144,16 +144,16 @@ impl<const D: usize> Solver<D> for ProbabilityFlow {
     }
 }
 
-/// Where the equation led.
+/// The result of the equation.
 #[derive(Clone, Debug)]
 pub struct FlowSolution<const D: usize = 4> {
     /// `[batch, …]`
     pub x: Tensor<D>,
-    /// Calls of the network.
+    /// The number of network calls.
     pub calls: usize,
-    /// Steps taken.
+    /// The number of accepted steps.
     pub steps: usize,
-    /// Steps refused, because their error was too large.
+    /// The number of steps refused because their error was too large.
     pub refused: usize,
 }
 
@@ -175,18 +175,18 @@ impl ProbabilityFlow {
         levels.path().check_smooth()
     }
 
-    /// Follows the equation from one time to another: down to draw a sample, up to find the noise of one.
+    /// Follows the equation from one time to another: down to draw a sample, up to find the noise of a sample.
     ///
-    /// - `levels`: whose path is followed
-    /// - `sampling`: the model, its guidance, and corrections, which see every call; the index that they are
-    ///   given is that of the noisiest level at or before the time
-    /// - `x`: at the time `from`, `[batch, …]`
+    /// - `levels`: the levels whose path is followed
+    /// - `sampling`: the model, its guidance, and corrections, which see every call with the index of the
+    ///   noisiest level at or before the time
+    /// - `x`: the state at the time `from`, `[batch, …]`
     /// - `from`, `to`: times of the path. At the first time of a table of training steps there is still a
     ///   little noise; the network's prediction of the sample there removes it
     ///
     /// # Errors
     /// If a tolerance is too low, a time lies outside the path's, the model, the guidance or a correction
-    /// fails, or no step is short enough for the tolerances, as happens if the model's output is no number.
+    /// fails, or no step is short enough for the tolerances, for example because the model's output is NaN.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -222,7 +222,7 @@ impl ProbabilityFlow {
     ) -> Result<FlowSolution<D>, SamplerError> {
         self.check(levels)?;
         let reading = Reading::clipped(self.clip);
-        // The equation has none.
+        // The equation needs no noise.
         let mut noise = SeededNoise::new(0, 0);
         sampling.asking(reading, levels.steps(), &mut noise, |ask| {
             self.run(levels, ask, x, from, to)
@@ -275,7 +275,7 @@ impl ProbabilityFlow {
         (solution.x, slope) = flow.slope(time, solution.x)?;
         let mut length = self.first_length(&mut flow, time, end, &solution.x, &slope)?;
         while direction * (end - time) > 0.0 {
-            // Ten units of the time's last place.
+            // Ten units in the last place of the time.
             let shortest = match direction > 0.0 {
                 true => 10.0 * (time.next_up() - time),
                 false => 10.0 * (time - time.next_down()),
@@ -312,7 +312,7 @@ impl ProbabilityFlow {
         Ok(solution)
     }
 
-    /// Hairer's guess of the first step's length, which costs a call.
+    /// Hairer's estimate for the length of the first step, which costs one call.
     fn first_length<const D: usize>(
         &self,
         flow: &mut Flow<'_, '_, '_, D>,
@@ -345,12 +345,12 @@ impl ProbabilityFlow {
 struct Flow<'r, 'l, 'a, const D: usize> {
     levels: &'l Levels,
     ask: &'r mut Asking<'a, D>,
-    /// The time that is 1 in the equation's time.
+    /// The path's time that corresponds to 1 in the equation.
     span: f64,
 }
 
 impl<const D: usize> Flow<'_, '_, '_, D> {
-    /// The state where it is, and `dx/dt`.
+    /// The state, and `dx/dt` there.
     fn slope(&mut self, time: f64, x: Tensor<D>) -> Result<(Tensor<D>, Tensor<D>), SamplerError> {
         let (level, rate) = self.levels.path().smooth_at(time * self.span);
         let index = self.levels.index_at(level.time());
@@ -382,7 +382,7 @@ impl<const D: usize> Flow<'_, '_, '_, D> {
     }
 }
 
-/// `x` in another scale; itself in its own.
+/// `x` at another scale; unchanged if the scale is 1.
 fn scaled<const D: usize>(x: Tensor<D>, scale: f64) -> Tensor<D> {
     match scale == 1.0 {
         true => x,
@@ -399,7 +399,7 @@ fn combined<const D: usize>(values: &[Tensor<D>], weights: &[f64]) -> Tensor<D> 
         })
 }
 
-/// The root of the mean square.
+/// The root mean square.
 fn norm<const D: usize>(x: Tensor<D>) -> f64 {
     let mean = (x.clone() * x).mean().into_data().convert::<f64>();
     mean.iter::<f64>().next().map_or(f64::NAN, f64::sqrt)

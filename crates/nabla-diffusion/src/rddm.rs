@@ -1,7 +1,7 @@
 //! RDDM: residual denoising diffusion models.
 //!
 //! A diffusion from a picture `I_0` to a degraded picture `I_in` plus noise, with a residual
-//! `I_res = I_in − I_0` and a noise `ε` that are removed by separate coefficients:
+//! `I_res = I_in − I_0` and a noise `ε` that are removed with separate coefficients:
 //!
 //! ```text
 //! I_t = I_{t-1} + α_t I_res + β_t ε_{t-1}                    one forward step
@@ -15,26 +15,25 @@
 //! I_{t'} = I_t − (ᾱ_t − ᾱ_{t'}) I_res − (β̄_t − √(β̄_{t'}² − σ²)) ε + σ z,    σ² = η (β̄_t² − β̄_{t'}²) β̄_{t'}² / β̄_t²
 //! ```
 //!
-//! with `η = 0` deterministic and `η = 1` the ancestral posterior. With `I_in = 0` the model
+//! where `η = 0` is deterministic and `η = 1` is the ancestral posterior. With `I_in = 0` the model
 //! generates from noise, and `ᾱ_t = 1 − √(ᾱ_t of DDIM)`, `β̄_t² = 1 − ᾱ_t of DDIM` make it DDIM.
 //!
-//! This module holds the schedule, the networks, the predictions and the single reverse step;
-//! [`rddm_sampler`](crate::rddm_sampler) runs whole samplings and knows the losses,
-//! [`rddm_trainer`](crate::rddm_trainer) trains.
+//! This module has the schedule, the networks, the predictions and a single reverse step;
+//! [`rddm_sampler`](crate::rddm_sampler) has the losses and whole runs, [`rddm_trainer`](crate::rddm_trainer)
+//! the training.
 //!
 //! Source: Liu, Wang, Fan, Wang, Tang, Qu, *Residual Denoising Diffusion Models*, CVPR 2024, arXiv
-//! 2308.13712, with the variants of the official code (github.com/nachifur/RDDM): the objectives
-//! SM-Res, SM-N, SM-Res-N and x0-N; one network, one encoder with two decoders, or two networks;
-//! the coefficient schedules; the partially path-independent generation; the automatic choice of
-//! the objective (AOSA). Where the official code departs from its equations, the equations are
-//! kept here:
+//! 2308.13712, with the variants of the official code (github.com/nachifur/RDDM): the objectives SM-Res,
+//! SM-N, SM-Res-N and x0-N; one network, one encoder with two decoders, or two networks; the coefficient
+//! schedules; the partially path-independent generation; the automatic choice of the objective (AOSA). Where
+//! the official code differs from its equations, this implementation follows the equations:
 //!
-//! - It sets `1 − ᾱ_T` to 1e-6 in every schedule; here only where `ᾱ_T` reaches 1, so that a
+//! - The code sets `1 − ᾱ_T` to 1e-6 in every schedule. Here this is done only if `ᾱ_T` reaches 1, so that a
 //!   converted DDIM schedule keeps its true last value.
-//! - It clips `β̄_t²` to 1; here a larger final variance is kept as asked for.
-//! - In the partially path-independent generation, each of its two passes ends by removing what is
-//!   left of both parts, so that a share of each is removed twice; here each pass removes its own.
-//! - Its sampler of all `T` steps is always ancestral; here `η` alone decides. (`η = 1` with
+//! - The code clips `β̄_t²` to 1. Here a larger final variance is possible.
+//! - In the partially path-independent generation, each of the code's two passes ends by removing the rest of
+//!   both parts, so a share of each is removed twice. Here each pass removes only its own part.
+//! - The code's sampler with all `T` steps is always ancestral. Here only `η` decides. (`η = 1` with
 //!   [`Removal::Resample`] is that sampler.)
 
 use burn::config::Config;
@@ -53,7 +52,7 @@ pub use network::{ResidualNetwork, Sharing};
 /// Why an RDDM cannot be built or run as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RddmError {
-    /// No diffusion steps.
+    /// The schedule has no steps.
     #[error("RDDM needs at least 1 diffusion step, but 0 were asked for")]
     NoSteps,
     /// The noise is not a positive finite variance.
@@ -83,7 +82,7 @@ pub enum RddmError {
         /// The value.
         value: f64,
     },
-    /// The network has another number of outputs than the objective predicts.
+    /// The network's number of outputs does not match the objective.
     #[error(
         "the objective {objective:?} needs {expected} network output(s), but the network has {found}"
     )]
@@ -95,7 +94,7 @@ pub enum RddmError {
         /// Outputs there are.
         found: usize,
     },
-    /// A network's output has another shape than the picture.
+    /// A network's output and the picture have different shapes.
     #[error("the network's output has the shape {found:?}, but the picture has {picture:?}")]
     OutputShape {
         /// Shape of the output.
@@ -113,7 +112,7 @@ pub enum RddmError {
         /// Shape of the picture it belongs to.
         picture: [usize; 4],
     },
-    /// Removing residual and noise one after the other needs both to be predicted on their own.
+    /// Removing residual and noise one after the other needs separate predictions of both.
     #[error(
         "the path {path:?} needs a network that predicts residual and noise (SM-Res-N), both \
          trusted and removed with their own coefficients, but the objective is {objective:?}, \
@@ -153,7 +152,7 @@ pub struct ResidualScheduleConfig {
     /// Shape of `β_t²`. Default `Increased { power: 1 }`.
     #[config(default = "Coefficients::Increased { power: 1.0 }")]
     pub noise: Coefficients,
-    /// Where the powers are taken. Default `FromOneStep`.
+    /// The points at which the powers are taken. Default `FromOneStep`.
     #[config(default = "Grid::FromOneStep")]
     pub grid: Grid,
     /// `β̄_T²`, the official code's `sum_scale`. Default 1.
@@ -269,7 +268,7 @@ impl ResidualSchedule {
         self.noise_variance[t].sqrt()
     }
 
-    /// Where a picture is that has residual and noise of these indices; without one there is nothing of it.
+    /// The level of a picture with residual and noise of these indices; `None` means that the part is gone.
     ///
     /// # Panics
     /// If an index is not below [`steps`](Self::steps).
@@ -282,7 +281,7 @@ impl ResidualSchedule {
         }
     }
 
-    /// The time as the residual and the noise network take it, `[batch]` each.
+    /// The times that the residual network and the noise network get, `[batch]` each.
     ///
     /// # Panics
     /// If a `t` is not below [`steps`](Self::steps).
@@ -326,7 +325,7 @@ impl ResidualSchedule {
 
     /// The indices that a sampler of `count` steps visits, from `T − 1` down, and `None` for `I_0`.
     ///
-    /// As the official code: `int(linspace(−1, T − 1, count + 1))`, reversed.
+    /// As in the official code: `int(linspace(−1, T − 1, count + 1))`, reversed.
     ///
     /// # Errors
     /// If `count` is 0 or more than [`steps`](Self::steps).
@@ -357,14 +356,14 @@ fn per_example(values: impl Iterator<Item = f64>, device: &Device) -> Tensor<4> 
     Tensor::<1>::from_floats(values.as_slice(), device).reshape([batch, 1, 1, 1])
 }
 
-/// How the networks take the time.
+/// The form in which the networks get the time.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum TimeCondition {
-    /// Both the index `t`: the official code of restoration.
+    /// Both get the index `t`, as in the official code for restoration.
     Step,
-    /// The residual network `ᾱ_t T`, the noise network `β̄_t T`: then the schedule may be changed
-    /// after the training, and residual and noise removed one after the other (the official code
-    /// of the partially path-independent generation).
+    /// The residual network gets `ᾱ_t T`, the noise network `β̄_t T`. The schedule may then be changed after
+    /// training, and residual and noise may be removed one after the other, as in the official code for the
+    /// partially path-independent generation.
     Coefficients,
 }
 
@@ -397,7 +396,7 @@ impl Objective {
         }
     }
 
-    /// What the outputs are trained to be, each `[batch, channels, height, width]`.
+    /// The training targets of the outputs, each `[batch, channels, height, width]`.
     ///
     /// - `clean`, `residual`, `noise`: `[batch, channels, height, width]`
     pub fn targets(
@@ -417,7 +416,7 @@ impl Objective {
     }
 }
 
-/// Which of two predictions a sampler believes (the official `test_res_or_noise`).
+/// Which of two predictions a sampler uses (the official `test_res_or_noise`).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Trust {
     /// Both.
@@ -428,7 +427,7 @@ pub enum Trust {
     Noise,
 }
 
-/// What a model says of one `I_t`: `I_t = clean + ᾱ_t residual + β̄_t noise`.
+/// A model's prediction for one `I_t`: `I_t = clean + ᾱ_t residual + β̄_t noise`.
 #[derive(Clone, Debug)]
 pub struct ResidualPrediction {
     /// `I_res`, `[batch, channels, height, width]`.
@@ -439,16 +438,16 @@ pub struct ResidualPrediction {
     pub clean: Tensor<4>,
 }
 
-/// Where `I_t` is: how much of the residual and of the noise it contains.
+/// The position of `I_t`: how much of the residual and of the noise it contains.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ResidualLevel {
     /// `ᾱ`: how much of the residual.
     pub residual_sum: f64,
     /// `β̄`: the standard deviation of the noise.
     pub noise_std: f64,
-    /// The index of `ᾱ` in the schedule; none where it is 0.
+    /// The index of `ᾱ` in the schedule; `None` if `ᾱ` is 0.
     pub residual_index: Option<usize>,
-    /// The index of `β̄` in the schedule; none where it is 0.
+    /// The index of `β̄` in the schedule; `None` if `β̄` is 0.
     pub noise_index: Option<usize>,
 }
 
@@ -458,9 +457,9 @@ impl Predicted<4> for ResidualPrediction {
 }
 
 impl Step<'_, 4, ResidualPrediction> {
-    /// The prediction whose clean picture is `clean`, `[batch, channels, height, width]`: the residual leads to
-    /// `input`, which is `I_in`, and the noise explains the rest of `x`. A correction of the clean picture
-    /// (OmniSSR's, say) enters here.
+    /// The prediction whose clean picture is `clean`, `[batch, channels, height, width]`: the residual leads
+    /// to `input`, which is `I_in`, and the noise explains the rest of `x`. Use it to apply a correction of
+    /// the clean picture (such as OmniSSR's).
     pub fn prediction_of_clean(&self, clean: Tensor<4>, input: &Tensor<4>) -> ResidualPrediction {
         let ResidualLevel {
             residual_sum,
@@ -491,15 +490,13 @@ impl ResidualSchedule {
         t: &[usize],
     ) -> Tensor<4> {
         let device = x.device();
-        // β̄_0 is 0 on the grid from zero, where the noise cannot be known; the quotient stays
-        // finite.
+        // β̄_0 is 0 on the grid from zero, where the noise is unknown; this keeps the quotient finite.
         (x - input - residual * per_example(t.iter().map(|&t| self.residual_sum(t) - 1.0), &device))
             / per_example(t.iter().map(|&t| self.noise_std(t).max(1e-6)), &device)
     }
 
-    /// The clean picture that explains `x` if the noise is `noise` and the residual leads to
-    /// `input`. At `ᾱ_t = 1` the equation has no solution; as in the official code the divisor is
-    /// kept at 1e-6 there.
+    /// The clean picture that explains `x` if the noise is `noise` and the residual leads to `input`. At `ᾱ_t
+    /// = 1` the equation has no solution; as in the official code, the divisor is at least 1e-6.
     pub fn clean_from_noise(
         &self,
         x: Tensor<4>,
@@ -518,7 +515,7 @@ impl ResidualSchedule {
 
     /// Completes the network's `outputs` to a prediction.
     ///
-    /// With `clip`, residual and clean picture are held to `[−1, 1]`, the official default.
+    /// With `clip`, residual and clean picture are limited to `[−1, 1]`, the official default.
     ///
     /// # Errors
     /// If there are not as many outputs as `objective` has.
@@ -665,8 +662,8 @@ impl ResidualSchedule {
 pub enum Removal {
     /// Residual and noise together (the official `use_pred_noise`), the default.
     ResidualAndNoise,
-    /// The same step written with the predicted clean picture (the official `use_x_start`). It
-    /// differs where the prediction was clipped, and follows a corrected clean picture.
+    /// The same step written with the predicted clean picture (the official `use_x_start`). It differs from
+    /// the default if the prediction was clipped, and takes a corrected clean picture into account.
     Resample,
     /// Only the residual: half of a partially path-independent generation.
     Residual,
@@ -679,8 +676,8 @@ pub enum Removal {
 pub enum Path {
     /// Both in each step.
     Together,
-    /// First all residual, with the noise held whole, then all noise; twice the calls.
+    /// First the whole residual, with the noise kept, then the whole noise; this takes twice the calls.
     ResidualFirst,
-    /// First all noise, with the residual held whole, then all residual; twice the calls.
+    /// First the whole noise, with the residual kept, then the whole residual; this takes twice the calls.
     NoiseFirst,
 }

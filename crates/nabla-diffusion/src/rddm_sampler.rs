@@ -1,20 +1,20 @@
-//! RDDM run whole: the model that is asked, the loss it is trained with, the sampler.
+//! RDDM as a whole: the model, its loss, and the sampler.
 //!
-//! [`RddmConfig`] says what a network gets and what it predicts, which training and sampling
-//! have to agree on; [`RddmSamplingConfig`] says how pictures are drawn, which may be changed
-//! afterwards. A run starts from `I_T = I_in + β̄_T ε` and goes down the time pairs of
-//! [`ResidualSchedule::sampling_pairs`]; each step asks the network, lets
-//! [`Correction`]s see (and replace) what it predicts, and takes the reverse step of [`rddm`](crate::rddm):
+//! [`RddmConfig`] sets the inputs and predictions of the network, which must be the same in training and
+//! sampling. [`RddmSamplingConfig`] sets how pictures are drawn, which can be changed afterwards. A run
+//! starts from `I_T = I_in + β̄_T ε` and goes down the time pairs of [`ResidualSchedule::sampling_pairs`];
+//! each step calls the network, lets [`Correction`]s see (and replace) the prediction, and takes the reverse
+//! step of [`rddm`](crate::rddm):
 //!
 //! ```text
 //! (I_res, ε, I_0) = correction(prediction(network(I_t, t)))
 //! I_{t'} = I_t − (ᾱ_t − ᾱ_{t'}) I_res − (β̄_t − √(β̄_{t'}² − σ²)) ε + σ z
 //! ```
 //!
-//! With the paths of the partially path-independent generation, residual and noise have an index
-//! each, `I_{a,b} = I_0 + ᾱ_a I_res + β̄_b ε`, and one falls to the clean picture before the other.
+//! With the paths of the partially path-independent generation, residual and noise have separate indices,
+//! `I_{a,b} = I_0 + ᾱ_a I_res + β̄_b ε`, and one reaches the clean picture before the other.
 //!
-//! The loop is that of all samplers, [`follow`], over a [`ResidualPrediction`] where they have a clean sample
+//! The loop is [`follow`], as for all samplers, but with a [`ResidualPrediction`] instead of a clean sample
 //! and a direction.
 //!
 //! Source: Liu et al., *Residual Denoising Diffusion Models*, CVPR 2024, arXiv 2308.13712.
@@ -40,9 +40,9 @@ pub use residual_denoiser::ResidualDenoiser;
 /// The distance between prediction and target.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// Mean absolute difference; the official code's for restoration.
+    /// Mean absolute difference, as in the official code for restoration.
     L1,
-    /// Mean squared difference; the official code's for generation.
+    /// Mean squared difference, as in the official code for generation.
     L2,
 }
 
@@ -57,17 +57,16 @@ impl Loss {
     }
 }
 
-/// What the network of an RDDM gets and predicts: what training and sampling agree on.
+/// The inputs and predictions of an RDDM's network, which must be the same in training and sampling.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub struct RddmConfig {
     /// What the network predicts. Default `ResidualNoise`.
     #[config(default = "Objective::ResidualNoise")]
     pub objective: Objective,
-    /// How it takes the time. Default `Step`.
+    /// The form of its time input. Default `Step`.
     #[config(default = "TimeCondition::Step")]
     pub time: TimeCondition,
-    /// Whether it sees `I_in` beside `I_t` (the official `condition`): for restoration. Default
-    /// false.
+    /// Whether it also sees `I_in` besides `I_t` (the official `condition`), for restoration. Default false.
     #[config(default = false)]
     pub condition_on_input: bool,
 }
@@ -177,7 +176,7 @@ impl Rddm {
         given: &RddmInput,
         times: [Tensor<1>; 2],
     ) -> Result<Vec<Tensor<4>>, RddmError> {
-        // A network that predicts the noise alone gets the noise's time.
+        // A network that predicts only the noise gets the noise's time.
         let [residual_time, noise_time] = times;
         let times = match self.config.objective {
             Objective::Noise => [noise_time.clone(), noise_time],
@@ -208,14 +207,14 @@ impl Rddm {
     /// batch, summed over the outputs.
     ///
     /// - `clean`: `I_0`, `[batch, channels, height, width]`
-    /// - `given`: `I_in` and what else the network sees
+    /// - `given`: `I_in` and the network's other inputs
     /// - `t`: one index per example; `noise`: `ε`, `[batch, channels, height, width]`
     ///
     /// # Errors
-    /// As [`outputs`](Self::outputs), or if the pictures have not one shape.
+    /// As [`outputs`](Self::outputs), or if the pictures differ in shape.
     ///
     /// # Panics
-    /// If a `t` is not below the number of steps, or there is not one per example.
+    /// If a `t` is not below the number of steps, or their number is not that of the examples.
     pub fn loss(
         &self,
         model: &dyn ResidualDenoiser,
@@ -245,8 +244,7 @@ impl Rddm {
     /// The sampler.
     ///
     /// # Errors
-    /// If the number of steps or `eta` is out of range, or the path is one that the objective
-    /// cannot take.
+    /// If the number of steps or `eta` is out of range, or the objective does not allow the path.
     pub fn sampler(&self, config: RddmSamplingConfig) -> Result<RddmSampler, RddmError> {
         if !(0.0..=1.0).contains(&config.eta) {
             return Err(RddmError::Eta(config.eta));
@@ -307,25 +305,25 @@ pub(crate) fn check_shape(
 /// How pictures are drawn from an [`Rddm`].
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct RddmSamplingConfig {
-    /// Steps, from 1 to the schedule's. Default 10, the official number for generation and the
-    /// upper end for restoration (2 to 10).
+    /// The number of steps, from 1 to that of the schedule. Default 10, the official number for generation
+    /// and the upper end for restoration (2 to 10).
     #[config(default = 10)]
     pub steps: usize,
-    /// Share of fresh noise, in `[0, 1]`. Default 0: deterministic; the official code uses nothing
-    /// else for restoration.
+    /// Share of fresh noise, in `[0, 1]`. Default 0: deterministic; the official code always uses 0 for
+    /// restoration.
     #[config(default = 0.0)]
     pub eta: f64,
-    /// Which of two predictions is believed. Default `Both`.
+    /// Which of two predictions is used. Default `Both`.
     #[config(default = "Trust::Both")]
     pub trust: Trust,
-    /// How a step removes them. Default `ResidualAndNoise`.
+    /// How a step removes residual and noise. Default `ResidualAndNoise`.
     #[config(default = "Removal::ResidualAndNoise")]
     pub removal: Removal,
-    /// In which order. Default `Together`; the other paths need an objective with residual and
-    /// noise, `Trust::Both` and `Removal::ResidualAndNoise`.
+    /// The order in which they are removed. Default `Together`; the other paths need an objective with
+    /// residual and noise, `Trust::Both` and `Removal::ResidualAndNoise`.
     #[config(default = "Path::Together")]
     pub path: Path,
-    /// Whether predicted residuals and clean pictures are held to `[−1, 1]`. Default true.
+    /// Whether predicted residuals and clean pictures are limited to `[−1, 1]`. Default true.
     #[config(default = true)]
     pub clip: bool,
 }
@@ -359,7 +357,7 @@ impl Move {
 ///     .with_objective(Objective::Residual)
 ///     .with_condition_on_input(true)
 ///     .init(ResidualScheduleConfig::new().with_noise_variance(0.01).init()?);
-/// // A network that knows that the clean pictures are black: I_res = I_in − 0.
+/// // A network for which all clean pictures are black: I_res = I_in − 0.
 /// let network = |_x: Tensor<4>, _times: [Tensor<1>; 2], condition: Option<Tensor<4>>| {
 ///     condition.into_iter().collect::<Vec<_>>()
 /// };
@@ -378,7 +376,7 @@ pub struct RddmSampler {
 }
 
 impl RddmSampler {
-    /// Calls of the network in one run.
+    /// The number of network calls in one run.
     pub fn calls(&self) -> usize {
         self.moves.len()
     }
@@ -395,10 +393,10 @@ impl RddmSampler {
         input.clone() + noise.normal(input.dims(), &input.device()) * std
     }
 
-    /// Restores degraded pictures; `[batch, channels, height, width]` as they are.
+    /// Restores degraded pictures, and returns their shape, `[batch, channels, height, width]`.
     ///
     /// # Errors
-    /// If the network fails, or has other outputs than the objective needs, or of another shape.
+    /// If the network fails, or the number or the shape of its outputs is wrong.
     pub fn restore(
         &self,
         model: &dyn ResidualDenoiser,
@@ -409,8 +407,7 @@ impl RddmSampler {
         self.run(model, x, given, noise, Vec::new())
     }
 
-    /// Generates pictures from noise, `I_in = 0`; `[batch, channels, height, width]` as `shape`
-    /// says.
+    /// Generates pictures of the given `shape`, `[batch, channels, height, width]`, from noise (`I_in = 0`).
     ///
     /// # Errors
     /// As [`restore`](Self::restore).
@@ -424,11 +421,11 @@ impl RddmSampler {
         self.restore(model, &RddmInput::new(Tensor::zeros(shape, device)), noise)
     }
 
-    /// The whole run from a given start, with corrections.
+    /// Runs all steps from a given start, with corrections.
     ///
-    /// - `x`: `I_T` as [`start`](Self::start) makes it, `[batch, channels, height, width]`
-    /// - `given`: `I_in` and what else the network sees
-    /// - `noise`: the fresh noise of the steps; not touched if `eta` is 0
+    /// - `x`: `I_T`, as returned by [`start`](Self::start), `[batch, channels, height, width]`
+    /// - `given`: `I_in` and the network's other inputs
+    /// - `noise`: the fresh noise of the steps; not used if `eta` is 0
     /// - `corrections`: see, and may replace, the prediction of every step, one after the other
     ///
     /// # Errors
@@ -473,7 +470,7 @@ impl RddmSampler {
         [level, to]: [ResidualLevel; 2],
         noise: &mut SeededNoise,
     ) -> Tensor<4> {
-        // Fresh noise only where some remains: in the last step there is none to renew.
+        // Fresh noise only if some noise remains: in the last step there is none to renew.
         let (now, then) = (level.noise_std, to.noise_std);
         let sigma2 = if now > then && now > 0.0 {
             let (now, then) = (now * now, then * then);
@@ -505,7 +502,7 @@ impl RddmSampler {
         }
     }
 
-    /// What the model says of `x` at a level.
+    /// The model's prediction for `x` at a level.
     fn prediction(
         &self,
         model: &dyn ResidualDenoiser,
@@ -530,7 +527,7 @@ impl RddmSampler {
             );
         }
         let device = x.device();
-        // What is gone has no index: the network gets the beginning of the schedule.
+        // A part that is gone has no index: the network gets the beginning of the schedule.
         let told = |t: Option<usize>| {
             let [residual, noise] =
                 schedule.times(config.time, &vec![t.unwrap_or(0); batch], &device);
@@ -574,7 +571,7 @@ impl RddmSampler {
     }
 }
 
-/// A network with what it is given, as a sampler asks it.
+/// A network with its inputs, as a source of predictions for a sampler.
 struct ResidualSource<'a> {
     sampler: &'a RddmSampler,
     model: &'a dyn ResidualDenoiser,
@@ -604,11 +601,11 @@ impl Source<4, ResidualPrediction> for ResidualSource<'_> {
     }
 }
 
-/// Builds a network whose first weights are those of `seed`, whatever was drawn before.
+/// Builds a network whose initial weights depend only on `seed`.
 ///
-/// Burn's layers draw their weights from one generator of the backend, lazily. This seeds it, builds
-/// and draws at once, one caller at a time. (Other draws from the backend's generator at the same
-/// time, in another thread, would mix in; nothing else in this crate draws from it.)
+/// Burn's layers draw their weights from one generator of the backend, lazily. This function seeds it, builds
+/// the network and draws the weights at once, one caller at a time. (Other draws from the backend's generator
+/// at the same time, in another thread, would mix in; nothing else in this crate draws from it.)
 ///
 /// ```
 /// use burn::tensor::Device;

@@ -1,4 +1,4 @@
-//! Training an RDDM, a task of the [trainer](nabla_train::trainer), and the choice of the objective.
+//! Training an RDDM (as a task of the [trainer](nabla_train::trainer)), and choosing the objective.
 //!
 //! Each step draws a batch of clean and degraded pictures, an index `t` per example and a noise
 //! `ε`, and takes one step of Adam against the [loss](Rddm::loss):
@@ -9,19 +9,19 @@
 //! g ← ∇L · min(1, clip / ‖∇L‖₂),   θ ← Adam(θ, g),   θ̄ ← EMA(θ̄, θ)
 //! ```
 //!
-//! Everything random comes from streams of one seed, so that the same seed gives the same bits, and
-//! a checkpoint, which has the positions in the streams, goes on as if the training had never stopped.
+//! Everything random comes from streams of one seed, so the same seed gives the same bits. A checkpoint
+//! stores the positions in the streams, so a resumed training continues as if it had never stopped.
 //!
-//! [`select_objective`] is the automatic objective selection algorithm (AOSA): one output is
-//! trained as residual and as noise at once, with a learned share `λ` from 0.5,
+//! [`select_objective`] is the automatic objective selection algorithm (AOSA): one output is trained as
+//! residual and as noise at once, with a learned share `λ` that starts at 0.5,
 //!
 //! ```text
 //! Î_res = λ out + (1 − λ)(I_in − I_0(ε = out)),   ε̂ = λ ε(I_res = out) + (1 − λ) out
 //! L = λ ‖I_res − Î_res‖₁ + (1 − λ) ‖ε − ε̂‖₁
 //! ```
 //!
-//! and once `λ` has left 0.5 by 0.01 its side decides: above is SM-Res, below is SM-N. The network
-//! is then trained anew with that objective.
+//! and once `λ` differs from 0.5 by 0.01, its side decides: above is SM-Res, below is SM-N. The network is
+//! then trained again from scratch with that objective.
 //!
 //! Source: Liu et al., *Residual Denoising Diffusion Models*, CVPR 2024, arXiv 2308.13712, eq. 12
 //! and appendix on AOSA, with the official code's defaults.
@@ -50,7 +50,7 @@ mod selection;
 
 pub use selection::{Selection, select_objective};
 
-/// Why a training of an RDDM does not start or go on; in a [`TrainingError`] it is the task's own error.
+/// Why a training of an RDDM cannot start or continue; inside a [`TrainingError`] it is the task's own error.
 #[derive(Debug, thiserror::Error)]
 pub enum RddmTrainingError {
     /// A field of the configuration is out of range.
@@ -72,7 +72,7 @@ pub enum RddmTrainingError {
     /// The data source gave no examples.
     #[error("the data source gave an empty batch")]
     EmptyBatch,
-    /// What every training may fail at.
+    /// An error that can occur in any training.
     #[error(transparent)]
     Training(#[from] TrainingError),
 }
@@ -100,7 +100,7 @@ pub type BatchError = Box<dyn Error + Send + Sync>;
 pub struct Batch {
     /// `I_0`, `[batch, channels, height, width]`, in `[−1, 1]`.
     pub clean: Tensor<4>,
-    /// `I_in`, as `clean`; `None` to train generation, where it is 0.
+    /// `I_in`, shaped like `clean`; `None` to train generation, where it is 0.
     pub degraded: Option<Tensor<4>>,
     /// Further pictures that the network sees, `[batch, any, height, width]`.
     pub condition: Option<Tensor<4>>,
@@ -116,7 +116,7 @@ impl Batch {
         }
     }
 
-    /// Clean pictures to learn to generate, `[batch, channels, height, width]`.
+    /// Clean pictures for learning to generate, `[batch, channels, height, width]`.
     pub fn generation(clean: Tensor<4>) -> Self {
         Self {
             clean,
@@ -126,18 +126,17 @@ impl Batch {
     }
 }
 
-/// Where a training gets its pictures.
+/// The source of a training's pictures.
 ///
 /// Implemented for closures of the same form, and for `&mut` of a source.
 pub trait BatchSource {
     /// A batch of `size` examples on `device`.
     ///
-    /// Everything random (which picture, which crop, which degradation) must come from `draw`, and
-    /// nothing else may change from call to call: a resumed training goes on from the position of
-    /// `draw` alone.
+    /// Everything random (which picture, which crop, which degradation) must come from `draw`, and nothing
+    /// else may change from call to call, because a resumed training restores only the position of `draw`.
     ///
     /// # Errors
-    /// Whatever keeps the source from its pictures; the training stops with it.
+    /// Any error that prevents a batch; the training stops with it.
     fn batch(
         &mut self,
         size: usize,
@@ -160,7 +159,7 @@ where
     }
 }
 
-/// The source may stay with the program.
+/// The program may keep the source.
 impl BatchSource for &mut dyn BatchSource {
     fn batch(
         &mut self,
@@ -172,16 +171,17 @@ impl BatchSource for &mut dyn BatchSource {
     }
 }
 
-/// How the learning rate changes over a training, as recipes say it; a [`Schedule`] of these two kinds.
+/// How the learning rate changes over a training, in the form used by recipes: a [`Schedule`] of one of these
+/// two kinds.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub enum Rate {
-    /// Not at all; the official code's.
+    /// Not at all, as in the official code.
     Constant,
     /// Rises linearly over the first steps, then falls along half a cosine until the last.
     WarmupCosine {
-        /// Steps of the rise.
+        /// The number of steps in which it rises.
         warmup: usize,
-        /// Where it ends, as a share of the highest rate, in `[0, 1]`.
+        /// Its final value, as a share of the highest rate, in `[0, 1]`.
         floor: f64,
     },
 }
@@ -210,30 +210,30 @@ impl From<Rate> for Schedule {
     }
 }
 
-/// The recipe of a training; [`trainer`](Self::trainer) begins it. The defaults are the official code's for restoration, but for the
-/// batch (1 there, accumulated twice).
+/// The recipe of a training; [`trainer`](Self::trainer) starts it. The defaults are those of the official
+/// code for restoration, except for the batch (1 there, accumulated twice).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct RddmTrainerConfig {
-    /// Steps in all.
+    /// The total number of steps.
     pub steps: usize,
     /// Examples per step. Default 16.
     #[config(default = 16)]
     pub batch: usize,
-    /// Batches whose gradients are averaged in one step. Default 1.
+    /// The number of batches whose gradients are averaged in one step. Default 1.
     #[config(default = 1)]
     pub accumulate: usize,
     /// Distance of prediction and target. Default `L1`.
     #[config(default = "Loss::L1")]
     pub loss: Loss,
-    /// Share of examples at the last index, `t = T − 1`, where every sampler starts, in `[0, 1]`;
-    /// the others are drawn from all. A model that is to sample in one or two steps is used there
-    /// most. Default 0, the paper's.
+    /// Share of examples at the last index, `t = T − 1`, where every sampler starts, in `[0, 1]`; the others
+    /// are drawn from all indices. A model that samples in one or two steps is used mostly there. Default 0,
+    /// as in the paper.
     #[config(default = 0.0)]
     pub first_step_share: f64,
     /// Highest learning rate. Default 8e-5.
     #[config(default = 8e-5)]
     pub learning_rate: f64,
-    /// How it changes. Default `Constant`.
+    /// How the learning rate changes. Default `Constant`.
     #[config(default = "Rate::Constant")]
     pub rate: Rate,
     /// Adam's decay of the mean, in `[0, 1)`. Default 0.9.
@@ -248,7 +248,7 @@ pub struct RddmTrainerConfig {
     /// Decoupled weight decay (AdamW); 0 is Adam. Default 0.
     #[config(default = 0.0)]
     pub weight_decay: f64,
-    /// Longest gradient, as the Euclidean norm over all parameters; 0 for no limit. Default 1.
+    /// The maximum Euclidean norm of the gradient over all parameters; 0 for no limit. Default 1.
     #[config(default = 1.0)]
     pub gradient_clip: f64,
     /// The moving average. Default: decay 0.995 with the rational warm-up.
@@ -257,7 +257,7 @@ pub struct RddmTrainerConfig {
     /// Steps between two updates of the average. Default 10.
     #[config(default = 10)]
     pub ema_every: usize,
-    /// Steps between two checkpoints, where a folder is given. Default 1000.
+    /// Steps between two checkpoints, if a folder is given. Default 1000.
     #[config(default = 1000)]
     pub checkpoint_every: usize,
     /// Seed of data order, times and noise. Default 0.
@@ -342,10 +342,10 @@ impl RddmTrainerConfig {
         })
     }
 
-    /// A training that begins with the present weights of `network`, which lives on an autodiff
-    /// device (draw them with [`seeded_weights`](crate::rddm_sampler::seeded_weights) to have the
-    /// same each time). Its [average](Trainer::average) is the network to sample with. A training with a
-    /// constant learning rate may go on from a checkpoint with more steps.
+    /// Creates a training that starts with the current weights of `network`, which must be on an autodiff
+    /// device (draw the weights with [`seeded_weights`](crate::rddm_sampler::seeded_weights) to make them
+    /// reproducible). Use its [average](Trainer::average) as the network for sampling. A training with a
+    /// constant learning rate may resume from a checkpoint with more steps.
     ///
     /// # Errors
     /// If a field of the configuration is out of range, or the network's device computes no
@@ -377,7 +377,7 @@ impl RddmTrainerConfig {
     /// let network = seeded_weights(0, &device, || {
     ///     ResidualNetwork::init(&unet, Objective::Residual, Sharing::Separate, &device)
     /// })?;
-    /// // Noisy pictures of one grey value each.
+    /// // Noisy pictures, each of a single grey value.
     /// let source = |size: usize, draw: &mut SeededNoise, device: &Device| {
     ///     let clean = draw.normal([size, 1, 1, 1], device).clamp(-1.0, 1.0).expand([size, 1, 8, 8]);
     ///     let degraded = clean.clone() + draw.normal([size, 1, 8, 8], device) * 0.1;
@@ -423,12 +423,12 @@ impl RddmTrainerConfig {
     }
 }
 
-/// Streams of the seed; 0 is left to whoever draws the first weights.
+/// Streams of the seed; stream 0 is reserved for drawing the initial weights.
 const DATA_STREAM: u64 = 1;
 const TIME_STREAM: u64 = 2;
 const NOISE_STREAM: u64 = 3;
 
-/// What is drawn in a training.
+/// The random streams of a training.
 #[derive(Clone, Debug)]
 struct Draws {
     data: SeededNoise,
@@ -441,15 +441,15 @@ struct Draws {
 pub struct Example {
     /// `I_0`, `[batch, channels, height, width]`.
     pub clean: Tensor<4>,
-    /// `I_in` and what else the network sees.
+    /// `I_in` and the network's other inputs.
     pub given: RddmInput,
-    /// The index of each.
+    /// The index of each example.
     pub t: Vec<usize>,
-    /// `ε`, as `clean`.
+    /// `ε`, shaped like `clean`.
     pub noise: Tensor<4>,
 }
 
-/// The positions of the draws in a checkpoint.
+/// The positions of the random streams in a checkpoint.
 #[derive(Serialize, Deserialize)]
 struct Positions {
     data: NoiseState,
@@ -522,7 +522,7 @@ impl Draws {
     }
 }
 
-/// The task of an RDDM; [`RddmTrainerConfig::trainer`] makes a training of it.
+/// The task of training an RDDM; [`RddmTrainerConfig::trainer`] creates the training.
 #[derive(Debug)]
 pub struct RddmTask<M, S> {
     config: RddmTrainerConfig,
@@ -578,7 +578,7 @@ impl<M: Module + ResidualDenoiser, S: BatchSource> Task for RddmTask<M, S> {
             "batch": self.config.batch,
             "loss": self.config.loss,
             "first_step_share": self.config.first_step_share,
-            // As text, which is exact.
+            // As text, which keeps the number exact.
             "rddm": format!("{:?}", self.rddm.config()),
             "schedule": { "steps": schedule.steps(), "table": fingerprint(&table) },
         })

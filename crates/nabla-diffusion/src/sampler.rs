@@ -1,4 +1,4 @@
-//! Samplers: the trait that they are, the loop that runs them all, and all of ours by name.
+//! Samplers: their trait, the loop that runs all of them, and a registry of Nabla's samplers by name.
 //!
 //! | name | sampler | calls of the network in S steps | noise |
 //! |---|---|---|---|
@@ -22,22 +22,23 @@
 //! | `unipc` | [`unipc`](crate::unipc) | S | |
 //! | `lcm` | [`lcm`](crate::lcm), for latent consistency models | S | yes |
 //!
-//! [`probability_flow`](crate::probability_flow) is one more, without a name, since nobody knows its calls.
+//! [`probability_flow`](crate::probability_flow) has no name in the registry, because its number of calls is
+//! not known in advance.
 //!
-//! A [`Solver`] is a configuration; over the [`Levels`] of a schedule or a path it is a [`Sampler`], which draws.
-//! A [`Sampling`] adds what may take part in a run: a [`Guidance`] and [`Correction`]s. Every run, of every
-//! sampler, of any rank and on any affine Gaussian path, goes through one loop ([`follow`]); that of residual
-//! denoising diffusion too.
+//! A [`Solver`] is a configuration. Together with the [`Levels`] of a schedule or a path it is a [`Sampler`],
+//! which draws samples. A [`Sampling`] adds a [`Guidance`] and [`Correction`]s. Every run, of every sampler,
+//! of any rank and on any affine Gaussian path, goes through one loop ([`follow`]), including runs of
+//! residual denoising diffusion.
 //!
-//! Every sampler takes and gives `x` in the scale of its path, and turns it into `x/signal` itself if it works
-//! with `σ`. So on the variance-preserving path the same standard normal start serves all of them, and nobody
-//! scales it by an "initial sigma".
+//! Every sampler takes and returns `x` at the scale of its path, and converts it to `x/signal` internally if
+//! it works with `σ`. So on the variance-preserving path, all samplers start from the same standard normal
+//! noise, without scaling it by an "initial sigma".
 //!
-//! A run that starts from a noised sample instead of pure noise (SDEdit, image to image) goes along the cleanest
-//! steps only: [`Sampler::last_steps`].
+//! A run that starts from a noised sample instead of pure noise (SDEdit, image to image) takes only the
+//! cleanest steps: [`Sampler::last_steps`].
 //!
-//! # A sampler of one's own
-//! It is what a step does: a closure over the levels, which asks through an [`Asking`] and goes on from
+//! # Your own sampler
+//! Write a step: a closure over the levels, which queries the model through an [`Asking`] and continues from
 //! [`Answer::x`](crate::asking::Answer::x).
 //!
 //! ```
@@ -49,7 +50,7 @@
 //! use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
 //! use nabla_diffusion::seeded_noise::SeededNoise;
 //!
-//! /// Predicts, and noises the prediction anew.
+//! /// Predicts, and adds new noise to the prediction.
 //! #[derive(Clone, Debug)]
 //! struct Renoise;
 //!
@@ -100,61 +101,63 @@ use crate::sampler_error::SamplerError;
 use crate::seeded_noise::SeededNoise;
 use crate::unipc::UniPc;
 
-/// A sampler's mathematics and its options; see the [module documentation](self).
+/// The mathematics of a sampler, and its options; see the [module documentation](self).
 pub trait Solver<const D: usize = 4>: Debug + Send + Sync {
-    /// Begins a run over `levels`.
+    /// Starts a run over `levels`.
     ///
     /// # Errors
     /// If an option is out of range, or the sampler cannot run over these levels.
     fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError>;
 
-    /// How it reads predictions. Default: unlimited, with the direction that follows from the sample.
+    /// How the sampler reads predictions. Default: without a limit, with the direction that follows from the
+    /// sample.
     fn reading(&self) -> Reading {
         Reading::default()
     }
 
-    /// Calls of the network in so many steps, or a guess where they are not known before. Default: as many.
+    /// The number of network calls in `steps` steps, or an estimate if it is not known in advance. Default:
+    /// `steps`.
     fn calls(&self, steps: usize) -> usize {
         steps
     }
 
-    /// The fewest steps that it can do. Default 1.
+    /// The minimum number of steps of this sampler. Default 1.
     fn least_steps(&self) -> usize {
         1
     }
 
-    /// The levels that it is run over where a model's files leave it open. Default [`Grid::WholeSteps`].
+    /// The levels to use if a model's files don't specify them. Default [`Grid::WholeSteps`].
     fn grid(&self) -> Grid {
         Grid::WholeSteps
     }
 }
 
-/// On which levels people run a sampler: see
+/// The levels on which a sampler is customarily run; see
 /// [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grid {
     /// Whole training steps.
     WholeSteps,
-    /// Times that may lie between two training steps: samplers in `σ`.
+    /// Times that may lie between two training steps, for samplers in `σ`.
     Interpolated,
-    /// Whole training steps of a grid of one point more, without its lowest: samplers in `ln σ`.
+    /// Whole training steps of a grid with one more point, without its lowest point, for samplers in `ln σ`.
     WithoutLowest,
-    /// Some of the steps that a consistency model was distilled with.
+    /// Some of the steps for which a consistency model was distilled.
     Distilled,
 }
 
 /// The steps of one run: made by [`steps`].
 pub type Steps<'a, const D: usize = 4, P = Denoised<D>> = Box<dyn SolverRun<D, P> + 'a>;
 
-/// A run of a solver, with what it remembers from step to step.
+/// A run of a solver, with its state between steps.
 pub trait SolverRun<const D: usize = 4, P: Predicted<D> = Denoised<D>> {
-    /// The state at the end of a step.
+    /// Returns the state at the end of a step.
     ///
-    /// - `x`: the state at its beginning, `[batch, …]`
-    /// - `index`: of the step; falls from `steps − 1` to 0
+    /// - `x`: the state at the beginning of the step, `[batch, …]`
+    /// - `index`: the index of the step; falls from `steps − 1` to 0
     ///
     /// # Errors
-    /// Those of `ask`, and its own.
+    /// Those of `ask`, and the solver's own.
     fn step(
         &mut self,
         x: Tensor<D>,
@@ -178,7 +181,7 @@ where
     }
 }
 
-/// The steps that a closure does, given the state, the index of the step, and what it may ask.
+/// Creates steps from a closure of the state, the index of the step, and the object to query.
 pub fn steps<'a, const D: usize, P, F>(step: F) -> Steps<'a, D, P>
 where
     P: Predicted<D> + 'a,
@@ -192,7 +195,7 @@ where
 /// - `x`: the state at the beginning, `[batch, …]`
 ///
 /// # Errors
-/// Of the first step that has one; no further one is taken.
+/// The error of the first step that fails; no further step is taken.
 pub fn follow<const D: usize, P: Predicted<D>>(
     run: &mut (dyn SolverRun<D, P> + '_),
     mut x: Tensor<D>,
@@ -226,12 +229,12 @@ impl<const D: usize> Solver<D> for Arc<dyn Solver<D>> {
     }
 }
 
-/// A solver that a registry can hold and many runs can share.
+/// Wraps a solver so that a registry can hold it and many runs can share it.
 pub fn shared<const D: usize>(solver: impl Solver<D> + 'static) -> Arc<dyn Solver<D>> {
     Arc::new(solver)
 }
 
-/// All of ours, by name; see the [module documentation](self).
+/// All of Nabla's samplers, by name; see the [module documentation](self).
 ///
 /// ```
 /// use nabla_diffusion::sampler::samplers;
@@ -244,7 +247,7 @@ pub fn samplers<const D: usize>() -> Registry<Arc<dyn Solver<D>>> {
     let pndm = |method| Pndm::new().with_method(method);
     let dpm = DpmSolverMultistep::new();
     let sde = dpm.with_algorithm(DpmAlgorithm::SdeDpmSolverPlusPlus);
-    // As k-diffusion has it.
+    // As in k-diffusion.
     let sde3 = sde
         .with_order(3)
         .with_third_order(ThirdOrder::Diffusers)
@@ -357,7 +360,7 @@ pub fn samplers<const D: usize>() -> Registry<Arc<dyn Solver<D>>> {
         )
 }
 
-/// A solver over the levels of its run; see the [module documentation](self).
+/// A solver with the levels of its run; see the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct Sampler<const D: usize = 4> {
     solver: Arc<dyn Solver<D>>,
@@ -365,7 +368,7 @@ pub struct Sampler<const D: usize = 4> {
 }
 
 impl<const D: usize> Sampler<D> {
-    /// - `levels`: of a [`NoiseSchedule`](crate::schedule::NoiseSchedule), or of any other path
+    /// - `levels`: from a [`NoiseSchedule`](crate::schedule::NoiseSchedule) or any other path
     ///
     /// # Errors
     /// If an option is out of range, or the sampler cannot run over these levels.
@@ -378,28 +381,28 @@ impl<const D: usize> Sampler<D> {
         Ok(Self { solver, levels })
     }
 
-    /// What it was made with.
+    /// The solver of this sampler.
     pub fn solver(&self) -> &dyn Solver<D> {
         self.solver.as_ref()
     }
 
-    /// The levels that it visits.
+    /// The levels that the sampler visits.
     pub fn levels(&self) -> &Levels {
         &self.levels
     }
 
-    /// Calls of the network for one run; Heun's method and DPM2 need one more if a little noise is left at the
-    /// end.
+    /// The number of network calls in one run; Heun's method and DPM2 need one more if some noise is left at
+    /// the end.
     pub fn calls(&self) -> usize {
         self.solver.calls(self.levels.steps())
     }
 
-    /// The sampler that only does the last `steps` steps, which lead from a noised sample to a clean one.
+    /// The sampler that takes only the last `steps` steps, from a noised sample to a clean one.
     ///
-    /// [`Levels::add_noise`] of the new sampler's [`levels`](Self::levels) makes its start.
+    /// Compute its start with [`Levels::add_noise`] of the new sampler's [`levels`](Self::levels).
     ///
     /// # Errors
-    /// If `steps` is 0 or more than there are, or too few for the sampler.
+    /// If `steps` is 0, more than the sampler has, or too few for the sampler.
     pub fn last_steps(&self, steps: usize) -> Result<Self, SamplerError> {
         let levels = self.levels.last_steps(steps);
         let levels = levels.map_err(|_| SamplerError::Start {
@@ -409,15 +412,14 @@ impl<const D: usize> Sampler<D> {
         Self::new(self.solver.clone(), levels)
     }
 
-    /// Draws samples, without guidance and corrections.
+    /// Draws samples, without guidance or corrections.
     ///
-    /// - `x`: where to start, at the level of the first step: noise, or a noised sample, `[batch, …]`
-    /// - `noise`: the noise of the steps, for the samplers that add some
+    /// - `x`: the start, at the level of the first step: noise, or a noised sample, `[batch, …]`
+    /// - `noise`: the noise of the steps, for the samplers that add noise
     /// - returns the shape of `x`
     ///
     /// # Errors
-    /// If the model fails, its output has the wrong shape, or it predicts `ε` where nothing is left of the
-    /// sample.
+    /// If the model fails, its output has the wrong shape, or it predicts `ε` where no signal is left.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -453,7 +455,7 @@ impl<const D: usize> Sampler<D> {
     }
 }
 
-/// Who takes part in a run: a model, its guidance, and corrections.
+/// The parts of a run: a model, its guidance, and corrections.
 pub struct Sampling<'a, const D: usize = 4> {
     model: &'a dyn Denoiser<D>,
     guidance: Option<&'a mut dyn Guidance<D>>,
@@ -470,7 +472,7 @@ impl<const D: usize> Debug for Sampling<'_, D> {
 }
 
 impl<'a, const D: usize> Sampling<'a, D> {
-    /// Of a model alone.
+    /// Starts from a model alone.
     pub fn of(model: &'a dyn Denoiser<D>) -> Self {
         Self {
             model,
@@ -479,7 +481,7 @@ impl<'a, const D: usize> Sampling<'a, D> {
         }
     }
 
-    /// The same with a guidance. Default [`NoGuidance`].
+    /// Sets the guidance. Default [`NoGuidance`].
     #[must_use]
     pub fn guided_by(self, guidance: &'a mut dyn Guidance<D>) -> Self {
         Self {
@@ -488,7 +490,7 @@ impl<'a, const D: usize> Sampling<'a, D> {
         }
     }
 
-    /// The same with one more correction, which sees predictions after those before it.
+    /// Adds a correction, which sees predictions after the corrections added before it.
     #[must_use]
     pub fn corrected_by(mut self, correction: &'a mut (dyn Correction<D> + 'a)) -> Self {
         self.corrections.push(correction);
@@ -513,7 +515,7 @@ impl<'a, const D: usize> Sampling<'a, D> {
         })
     }
 
-    /// What a run of so many steps asks through.
+    /// Creates the object through which a run of `steps` steps queries the model.
     pub(crate) fn asking<R>(
         self,
         reading: Reading,

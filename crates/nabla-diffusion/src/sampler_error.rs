@@ -1,7 +1,7 @@
-//! Why a run fails, with errors of one's own and the wish to stop carried through.
+//! Why a run fails; errors of your own parts, and the request to stop, are passed through.
 //!
-//! A denoiser, a guidance or a correction of one's own may fail with any error ([`OwnError`]); the run then
-//! ends at once, and its caller finds that error in [`SamplerError::Own`]:
+//! Your own denoiser, guidance or correction may fail with any error ([`OwnError`]). The run then ends at
+//! once, and its caller finds that error in [`SamplerError::Own`]:
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -35,15 +35,15 @@ use crate::rddm::RddmError;
 use crate::registry::RegistryError;
 use crate::schedule::ScheduleError;
 
-/// An error of whoever brought a denoiser, a guidance, a correction or a sampler.
+/// An error of a user-defined denoiser, guidance, correction or sampler.
 pub type OwnError = Box<dyn Error + Send + Sync>;
 
-/// What a closure of one's own may return: a value, or a result with one.
+/// The return value of a user-defined closure: a value, or a `Result` with one.
 pub trait IntoOwnResult<T> {
-    /// As a result.
+    /// Converts it to a `Result`.
     ///
     /// # Errors
-    /// That of the closure.
+    /// The error of the closure.
     fn into_own_result(self) -> Result<T, OwnError>;
 }
 
@@ -59,7 +59,7 @@ impl<T, E: Into<OwnError>> IntoOwnResult<T> for Result<T, E> {
     }
 }
 
-/// What a denoiser, a guidance or a correction returns as its error to stop the run, which then ends with
+/// The error that a denoiser, a guidance or a correction returns to stop the run, which then ends with
 /// [`SamplerError::Cancelled`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the sampling was cancelled")]
@@ -68,17 +68,17 @@ pub struct Cancelled;
 /// Why a sampler cannot be built or cannot take a step.
 #[derive(Debug, thiserror::Error)]
 pub enum SamplerError {
-    /// `x_0` does not follow from `ε` where nothing is left of the picture.
+    /// `x_0` does not follow from `ε` where no signal is left.
     #[error(
         "the model predicts the noise or the score, which do not determine the sample at time \
          {time}, where no signal is left: use a model that predicts the sample or a velocity, or a \
          schedule without zero terminal SNR"
     )]
     NoSignal {
-        /// What the network gets as its time.
+        /// The time that the network gets.
         time: f64,
     },
-    /// The model's output does not fit the picture.
+    /// The model's output does not fit the state.
     #[error(
         "the model's output has the shape {found:?}, but for a state of the shape {state:?} it must \
          have the same shape, or twice the channels if it also predicts the variance"
@@ -89,7 +89,7 @@ pub enum SamplerError {
         /// Shape of the state.
         state: Vec<usize>,
     },
-    /// What a guidance or a correction gives does not fit the state.
+    /// A tensor from a guidance or a correction does not fit the state.
     #[error(
         "the {what} of a guidance or a correction has the shape {found:?}, but the state has {state:?}"
     )]
@@ -101,23 +101,23 @@ pub enum SamplerError {
         /// Shape of the state.
         state: Vec<usize>,
     },
-    /// A guidance asks for a condition that the model does not have.
+    /// A guidance requests a condition that the model does not have.
     #[error("the guidance asks for the prediction {condition}, but the model has only {known}")]
     NoCondition {
-        /// What was asked for.
+        /// The requested condition.
         condition: Condition,
-        /// What there is.
+        /// The available conditions.
         known: String,
     },
-    /// The model gives another number of predictions than were asked for.
+    /// The model returns a different number of predictions than requested.
     #[error("the model was asked for {asked} prediction(s), but returned {found}")]
     Predictions {
-        /// Conditions that were asked for.
+        /// The number of requested conditions.
         asked: usize,
-        /// Predictions that came.
+        /// The number of returned predictions.
         found: usize,
     },
-    /// A learned variance was asked for, but the model gives none.
+    /// The sampler needs a learned variance, but the model predicts none.
     #[error("the sampler is set to use the learned variance, but the model predicts none")]
     NoLearnedVariance,
     /// A sampler that works with `σ` meets an infinite one.
@@ -126,10 +126,10 @@ pub enum SamplerError {
          DDIM or DDPM, or a schedule without zero terminal SNR"
     )]
     InfiniteSigma {
-        /// What the network gets as its time.
+        /// The time that the network gets.
         time: f64,
     },
-    /// A sampler that cannot end where there is no noise.
+    /// A sampler cannot end where there is no noise.
     #[error(
         "{sampler} cannot step to sigma 0: use a schedule that ends above it (final_sigmas_type \
          sigma_min)"
@@ -138,20 +138,20 @@ pub enum SamplerError {
         /// The sampler.
         sampler: &'static str,
     },
-    /// An equation that is not solved in single steps.
+    /// The equation cannot be solved in single steps.
     #[error("SDE-DPM-Solver has no single steps: use the picture's form, SDE-DPM-Solver++")]
     NoSingleStep,
-    /// A schedule too short for the sampler's start.
+    /// The schedule is too short for the sampler's start.
     #[error("{sampler} needs a schedule of at least {least} steps, but it has {steps}")]
     TooFewSteps {
         /// The sampler.
         sampler: &'static str,
         /// Steps of the schedule.
         steps: usize,
-        /// Steps needed.
+        /// Minimum number of steps.
         least: usize,
     },
-    /// Time steps that a linear multistep method cannot interpolate between.
+    /// A linear multistep method cannot interpolate between the time steps.
     #[error(
         "timestep number {index} of the schedule is {value}, but for this sampler the timesteps \
          must rise strictly"
@@ -162,27 +162,27 @@ pub enum SamplerError {
         /// The value.
         value: f64,
     },
-    /// A sampler that starts in the middle of its schedule.
+    /// The requested start is not a step of the schedule.
     #[error(
         "sampling was asked to start at step {start}, but the schedule has the steps 1 to {steps}"
     )]
     Start {
-        /// Steps that are to be done.
+        /// The requested number of steps.
         start: usize,
-        /// Steps there are.
+        /// The number of steps of the schedule.
         steps: usize,
     },
-    /// A time outside the schedule.
+    /// The time is outside the schedule.
     #[error("the time {value} lies outside the schedule, which goes from {least} to {most}")]
     OutsideTime {
         /// The time.
         value: f64,
-        /// The schedule's first.
+        /// The first time of the schedule.
         least: f64,
-        /// The schedule's last.
+        /// The last time of the schedule.
         most: f64,
     },
-    /// An adaptive step that became too short.
+    /// An adaptive step became too short.
     #[error(
         "at time {time} no step is short enough for the tolerances: raise them, or check that the \
          model's output is not NaN there"
@@ -191,31 +191,31 @@ pub enum SamplerError {
         /// The time, in training steps.
         time: f64,
     },
-    /// An option out of its range.
+    /// An option is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// A name or an option of a sampler or a guidance.
+    /// A wrong name or option of a sampler or a guidance.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The levels.
+    /// The levels are invalid.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
-    /// Residual denoising diffusion.
+    /// Residual denoising diffusion failed.
     #[error(transparent)]
     Rddm(RddmError),
-    /// Somebody stopped the run.
+    /// The run was stopped.
     #[error("{}", Cancelled)]
     Cancelled,
-    /// A denoiser, a guidance or a correction of one's own failed.
+    /// A user-defined denoiser, guidance or correction failed.
     #[error("{0}")]
     Own(#[source] OwnError),
 }
 
 impl SamplerError {
-    /// The error of one's own that ended the run, if it is an `E`.
+    /// The user-defined error that ended the run, if it is an `E`.
     ///
     /// # Errors
-    /// This error, if it is another one.
+    /// This error itself, if it is not an `E`.
     pub fn own<E: Error + 'static>(self) -> Result<E, Self> {
         match self {
             Self::Own(error) => error.downcast().map(|own| *own).map_err(Self::Own),
@@ -224,7 +224,7 @@ impl SamplerError {
     }
 }
 
-/// An error of this crate that went through somebody's code is itself again, and [`Cancelled`] is
+/// Unwraps errors of this crate that passed through user code; [`Cancelled`] becomes
 /// [`SamplerError::Cancelled`].
 impl From<OwnError> for SamplerError {
     fn from(error: OwnError) -> Self {
@@ -243,7 +243,7 @@ impl From<OwnError> for SamplerError {
     }
 }
 
-/// What a network failed with is itself again.
+/// Unwraps the error with which a network failed.
 impl From<RddmError> for SamplerError {
     fn from(error: RddmError) -> Self {
         match error {
@@ -259,18 +259,18 @@ impl From<Cancelled> for SamplerError {
     }
 }
 
-/// That a multistep sampler has the order: 1 to `most`.
+/// Checks that a multistep sampler supports the order: 1 to `most`.
 pub(crate) fn check_order(sampler: &str, order: usize, most: usize) -> Result<(), OutOfRange> {
     range::within(format!("order of {sampler}"), order, 1..=most)
 }
 
-/// That a share of the noise can be renewed.
+/// Checks a share of noise to renew.
 pub(crate) fn check_eta(sampler: &str, eta: f64) -> Result<(), OutOfRange> {
     let fits = (0.0..=1.0).contains(&eta);
     range::check(fits, format!("eta of {sampler}"), eta, "in [0, 1]")
 }
 
-/// That predicted samples can be limited to so much.
+/// Checks a limit for predicted samples.
 pub(crate) fn check_clip(clip: Option<f64>) -> Result<(), OutOfRange> {
     clip.map_or(Ok(()), |clip| range::positive("clip range", clip))
 }

@@ -1,4 +1,4 @@
-//! Noise schedules: how much of the picture is left, and how much noise there is, at each step.
+//! Noise schedules: how much of the picture and how much noise there is at each step.
 //!
 //! The variance-preserving diffusion of a picture `x_0` is
 //!
@@ -6,15 +6,14 @@
 //! x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε,   ε ~ N(0, I),   ᾱ_t = Π_{s ≤ t} α_s,   α_t = 1 − β_t
 //! ```
 //!
-//! and everything a sampler needs follows from `ᾱ`: the signal-to-noise ratio `ᾱ / (1 − ᾱ)`, the
-//! noise level `σ = √((1 − ᾱ) / ᾱ)` of the variance-exploding form `x_t / √ᾱ_t = x_0 + σ_t ε`, and
-//! the posterior `q(x_{t−1} | x_t, x_0)`. The tables are kept in `f64`.
+//! Everything that a sampler needs follows from `ᾱ`: the signal-to-noise ratio `ᾱ / (1 − ᾱ)`, the noise level
+//! `σ = √((1 − ᾱ) / ᾱ)` of the variance-exploding form `x_t / √ᾱ_t = x_0 + σ_t ε`, and the posterior
+//! `q(x_{t−1} | x_t, x_0)`. The tables are in `f64`.
 //!
-//! A schedule with fewer steps ([`NoiseSchedule::respace`]) is again a [`NoiseSchedule`]: it keeps
-//! some `τ_k` of the training steps, gives the network `τ_k`, and has
-//! `β'_k = 1 − ᾱ_{τ_k} / ᾱ_{τ_{k−1}}`. So every sampler works with every spacing. It remembers the
-//! schedule that it is of ([`NoiseSchedule::training`]): samplers that ask about a time between two of its
-//! steps read it there.
+//! A schedule with fewer steps ([`NoiseSchedule::respace`]) is again a [`NoiseSchedule`]: it keeps some `τ_k`
+//! of the training steps, gives the network `τ_k` as its time, and has `β'_k = 1 − ᾱ_{τ_k} / ᾱ_{τ_{k−1}}`. So
+//! every sampler works with every spacing. A respaced schedule remembers the schedule that it was made from
+//! ([`NoiseSchedule::training`]), where samplers look up times between two of its steps.
 //!
 //! Sources:
 //! - linear `β`: Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, arXiv
@@ -276,7 +275,8 @@ pub struct Posterior {
 }
 
 impl Posterior {
-    /// - `alpha_bar`: `ᾱ_t`; `previous`: `ᾱ_{t−1}`
+    /// - `alpha_bar`: `ᾱ_t`
+    /// - `previous`: `ᾱ_{t−1}`
     pub(crate) fn new(alpha_bar: f64, previous: f64) -> Self {
         let alpha = alpha_bar / previous;
         let beta = 1.0 - alpha;
@@ -296,15 +296,15 @@ pub struct NoiseSchedule {
     alpha_bar: Vec<f64>,
     timestep: Vec<f64>,
     final_alpha_bar: f64,
-    /// What it keeps some steps of; none if it is that itself.
+    /// The schedule that this one keeps some steps of; `None` if this is the training schedule itself.
     training: Option<Arc<NoiseSchedule>>,
 }
 
 impl NoiseSchedule {
-    /// From `β_t`, each in (0, 1).
+    /// Creates the schedule from `β_t`, each in (0, 1).
     ///
     /// # Errors
-    /// If there is none, or one is not in (0, 1).
+    /// If the list is empty, or a value is not in (0, 1).
     pub fn from_betas(betas: &[f64]) -> Result<Self, ScheduleError> {
         if let Some(index) = betas.iter().position(|&beta| !(beta > 0.0 && beta < 1.0)) {
             return Err(ScheduleError::Beta {
@@ -319,22 +319,22 @@ impl NoiseSchedule {
         Self::from_alpha_bars(&alpha_bar.collect::<Vec<_>>())
     }
 
-    /// From `ᾱ_t`, falling strictly within (0, 1), where only the last may be 0.
+    /// Creates the schedule from `ᾱ_t`, falling strictly within (0, 1), where only the last may be 0.
     ///
     /// # Errors
-    /// If there is none, or they do not fall so.
+    /// If the list is empty, or does not fall like this.
     pub fn from_alpha_bars(alpha_bars: &[f64]) -> Result<Self, ScheduleError> {
         let timestep = (0..alpha_bars.len()).map(|t| t as f64).collect();
         Self::new(alpha_bars.to_vec(), timestep, 1.0)
     }
 
-    /// From the levels that a sampler visits, the cleanest first, `ᾱ` falling strictly; the network
-    /// may get any time step for each.
+    /// Creates the schedule from the levels that a sampler visits, the cleanest first, with `ᾱ` falling
+    /// strictly; each level may have any time step for the network.
     ///
-    /// - `final_alpha_bar`: `ᾱ` behind the last sampling step, usually 1
+    /// - `final_alpha_bar`: the `ᾱ` after the last sampling step, usually 1
     ///
     /// # Errors
-    /// If there is no level, `ᾱ` does not fall so, or `final_alpha_bar` is not in `[ᾱ_0, 1]`.
+    /// If there is no level, `ᾱ` does not fall like this, or `final_alpha_bar` is not in `[ᾱ_0, 1]`.
     pub fn from_levels(levels: &[Level], final_alpha_bar: f64) -> Result<Self, ScheduleError> {
         Self::new(
             levels.iter().map(|l| l.alpha_bar()).collect(),
@@ -358,14 +358,14 @@ impl NoiseSchedule {
         })
     }
 
-    /// The schedule of the training, of which this one keeps some steps or levels; itself, if it was not
-    /// made of another.
+    /// The training schedule, of which this one keeps some steps or levels; this schedule itself, if it was
+    /// not made from another one.
     pub fn training(&self) -> &Self {
         self.training.as_deref().unwrap_or(self)
     }
 
-    /// The same schedule, of which it is said that it keeps levels of `training`, as those made by
-    /// [`respace`](Self::respace) and its relatives do.
+    /// The same schedule, marked as one that keeps levels of `training`, like those made by
+    /// [`respace`](Self::respace) and its relatives.
     ///
     /// ```
     /// use nabla_diffusion::level::Level;
@@ -391,11 +391,11 @@ impl NoiseSchedule {
         }
     }
 
-    /// The same schedule with another `ᾱ` behind the last sampling step, where it is 1 by default:
-    /// Stable Diffusion's DDIM ends at the training schedule's `ᾱ_0`.
+    /// The same schedule with another `ᾱ` after the last sampling step. The default is 1; Stable Diffusion's
+    /// DDIM ends at the training schedule's `ᾱ_0`.
     ///
     /// # Errors
-    /// If it does not lie between the first step's `ᾱ` and 1.
+    /// If the value does not lie between the first step's `ᾱ` and 1.
     pub fn with_final_alpha_bar(mut self, value: f64) -> Result<Self, ScheduleError> {
         let first = self.alpha_bar[0];
         if !(first..=1.0).contains(&value) {
@@ -420,8 +420,8 @@ impl NoiseSchedule {
         self.alpha_bar[index]
     }
 
-    /// `ᾱ_{t−1}`, the level that a sampler goes to from `t`; 1 before the first step unless
-    /// [`with_final_alpha_bar`](Self::with_final_alpha_bar) says otherwise.
+    /// `ᾱ_{t−1}`, the level that a sampler goes to from `t`. Before the first step it is 1, unless set by
+    /// [`with_final_alpha_bar`](Self::with_final_alpha_bar).
     pub fn previous_alpha_bar(&self, index: usize) -> f64 {
         if index == 0 {
             self.final_alpha_bar
@@ -445,7 +445,7 @@ impl NoiseSchedule {
         (0..self.steps()).map(|t| self.beta(t)).collect()
     }
 
-    /// What the network gets as its time at this step, in units of training steps.
+    /// The time that the network gets at this step, in units of training steps.
     pub fn timestep(&self, index: usize) -> f64 {
         self.timestep[index]
     }
@@ -477,7 +477,7 @@ impl NoiseSchedule {
 
     /// `x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε` with one `t` per example.
     ///
-    /// - `sample`, `noise`: `[batch, …]`, of one shape
+    /// - `sample`, `noise`: `[batch, …]`, of the same shape
     /// - `index`: `batch` indices
     ///
     /// # Panics
@@ -508,7 +508,7 @@ impl NoiseSchedule {
         (column(Level::signal), column(Level::noise))
     }
 
-    /// What the network gets as its time for each example, `[batch]`.
+    /// The time that the network gets for each example, `[batch]`.
     ///
     /// # Panics
     /// If an index is not below [`steps`](Self::steps).
@@ -517,8 +517,7 @@ impl NoiseSchedule {
         Tensor::from_floats(values.as_slice(), device)
     }
 
-    /// The schedule of `count` steps in the given spacing; the network still gets the steps of
-    /// this one.
+    /// The schedule of `count` steps in the given spacing; the network still gets the times of this schedule.
     ///
     /// # Errors
     /// As [`Spacing::timesteps`].
@@ -526,10 +525,10 @@ impl NoiseSchedule {
         self.respace_to(&spacing.timesteps(self.steps(), count)?)
     }
 
-    /// The schedule that keeps the steps `kept`, rising.
+    /// The schedule that keeps the steps `kept`, in rising order.
     ///
     /// # Errors
-    /// If `kept` is empty, does not rise strictly, or leaves the schedule.
+    /// If `kept` is empty, does not rise strictly, or contains a step that this schedule does not have.
     pub fn respace_to(&self, kept: &[usize]) -> Result<Self, ScheduleError> {
         let available = self.steps();
         for (index, &value) in kept.iter().enumerate() {
@@ -565,11 +564,11 @@ impl NoiseSchedule {
         self.respace_to(&(0..count).collect::<Vec<_>>())
     }
 
-    /// The schedule whose levels are `sigmas`, falling; the network gets the (fractional) step
-    /// of the same `σ`, see [`timestep_of_sigma`](Self::timestep_of_sigma).
+    /// The schedule with the levels `sigmas`, falling; the network gets the (fractional) step with the same
+    /// `σ`, see [`timestep_of_sigma`](Self::timestep_of_sigma).
     ///
     /// # Errors
-    /// If there is none, or they are not positive, finite and strictly falling.
+    /// If the list is empty, or the values are not positive, finite and strictly falling.
     pub fn respace_to_sigmas(&self, sigmas: &[f64]) -> Result<Self, ScheduleError> {
         let mut previous = f64::INFINITY;
         for (index, &value) in sigmas.iter().enumerate() {
@@ -596,11 +595,11 @@ impl NoiseSchedule {
         Ok(schedule.of_training(self))
     }
 
-    /// The schedule of `count` Karras levels between this one's lowest and highest `σ`.
+    /// The schedule of `count` Karras levels between this schedule's lowest and highest `σ`.
     ///
     /// # Errors
-    /// If `count` is 0, `rho` is not positive, or the highest `σ` is infinite (zero terminal
-    /// signal-to-noise ratio).
+    /// If `count` is 0, `rho` is not positive, or the highest `σ` is infinite (zero terminal signal-to-noise
+    /// ratio).
     pub fn respace_karras(&self, count: usize, rho: f64) -> Result<Self, ScheduleError> {
         let sigmas = KarrasSigmas::new()
             .with_sigma_min(self.sigma(0))
@@ -609,8 +608,9 @@ impl NoiseSchedule {
         self.respace_to_sigmas(&sigmas.sigmas(count)?)
     }
 
-    /// The noise level at a time between two steps: the logarithm of the signal-to-noise ratio is
-    /// linear between them. Before the first step and behind the last one it is theirs.
+    /// The noise level at a time between two steps, with the logarithm of the signal-to-noise ratio
+    /// interpolated linearly. Before the first step it is the first step's level, and after the last one the
+    /// last step's.
     ///
     /// - `timestep`: in units of training steps, as [`timestep`](Self::timestep)
     pub fn level_at(&self, timestep: f64) -> Level {
@@ -628,7 +628,7 @@ impl NoiseSchedule {
         Level::variance_preserving(timestep, 1.0 / (1.0 + (-log_snr).exp()))
     }
 
-    /// The level `sigma`, whose time is [`timestep_of_sigma`](Self::timestep_of_sigma).
+    /// The level with the noise level `sigma`, whose time is [`timestep_of_sigma`](Self::timestep_of_sigma).
     pub fn level_of_sigma(&self, sigma: f64) -> Level {
         Level::variance_preserving(self.timestep_of_sigma(sigma), alpha_bar_from_sigma(sigma))
     }

@@ -1,6 +1,6 @@
 //! Spacings of the noise levels `σ` between a highest and a lowest one.
 //!
-//! With `u` going from 0 to 1 in N even steps, both ends included:
+//! With `u` going from 0 to 1 in N even steps, including both ends:
 //!
 //! | name | level | source |
 //! |---|---|---|
@@ -122,14 +122,14 @@ pub struct KarrasSigmas {
     /// The highest level. Default 80.
     #[config(default = 80.0)]
     pub sigma_max: f64,
-    /// How strongly the levels crowd at the lower end. Default 7.
+    /// How strongly the levels are concentrated at the lower end. Default 7.
     #[config(default = 7.0)]
     pub rho: f64,
 }
 
 impl KarrasSigmas {
     /// `count` levels, falling from `sigma_max` to `sigma_min` (`sigma_max` alone if `count` is
-    /// 1). The paper's samplers go on from the last one to 0, which is not in the list.
+    /// 1). The paper's samplers continue from the last level to 0, which is not in the list.
     ///
     /// # Errors
     /// If `count` is 0, `0 < sigma_min < sigma_max < ∞` fails, or `rho` is not positive.
@@ -152,7 +152,7 @@ impl KarrasSigmas {
     }
 }
 
-/// That there are `count` levels from `max` down to `min`.
+/// Checks that `count` levels from `max` down to `min` are possible.
 fn check_sigma_range(min: f64, max: f64, count: usize) -> Result<(), ScheduleError> {
     if count == 0 {
         return Err(ScheduleError::NoSteps);

@@ -1,9 +1,9 @@
-//! Stable Diffusion and its relatives, from the folders and files that people have on disk.
+//! Stable Diffusion and its relatives, from the usual folders and files.
 //!
-//! A text becomes a sequence of vectors (CLIP), a UNet predicts the noise of a latent picture that
-//! attends to it, a sampler of this crate takes the noise away, and an autoencoder turns the latent into
-//! pixels. Everything is built from the configuration files of the folder, or of the sizes published for a
-//! single file, in `f32`, `f16` or `bf16`, on any of Burn's devices.
+//! CLIP turns a text into a sequence of vectors, a UNet that attends to them predicts the noise of a latent
+//! picture, a sampler of this crate removes the noise, and an autoencoder turns the latent into pixels.
+//! Everything is built from the configuration files of the folder, or with the published sizes for a single
+//! file, in `f32`, `f16` or `bf16`, on any of Burn's devices.
 //!
 //! Sources: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
 //! 2112.10752; Podell et al., *SDXL*, 2023, arXiv 2307.01952; Radford et al., *Learning Transferable

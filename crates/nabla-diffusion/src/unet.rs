@@ -1,9 +1,9 @@
-//! The UNet that diffusion models predict with.
+//! The UNet of the diffusion models.
 //!
-//! Residual blocks on a pyramid of resolutions with skip connections, self-attention at the levels
-//! that ask for it, and a sinusoidal time embedding that scales and shifts the features of every
-//! block. Further conditioning: pictures concatenated to the input channels (super-resolution,
-//! inpainting), and a class embedding added to the time embedding.
+//! Residual blocks on a pyramid of resolutions with skip connections, self-attention at selected levels, and
+//! a sinusoidal time embedding that scales and shifts the features of every block. Optional conditions are
+//! pictures concatenated to the input channels (super-resolution, inpainting), and a class embedding added to
+//! the time embedding.
 //!
 //! Sources: Ronneberger, Fischer, Brox, *U-Net*, 2015, arXiv 1505.04597 (the pyramid);
 //! Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, arXiv 2006.11239 (time
@@ -34,9 +34,9 @@ pub enum Normalization {
         /// Number of channel groups; must divide every level's channels.
         groups: usize,
     },
-    /// None: every output pixel depends only on its receptive field, so that a picture computed in
-    /// tiles with a margin is the picture computed whole. Usual in super-resolution (EDSR), and
-    /// the cheapest on a CPU.
+    /// No normalisation: every output pixel depends only on its receptive field, so a picture computed in
+    /// tiles with a margin equals the picture computed whole. Common in super-resolution (EDSR), and cheapest
+    /// on a CPU.
     None,
 }
 
@@ -58,7 +58,7 @@ pub enum UNetConfigError {
         /// The field's name.
         field: &'static str,
     },
-    /// Channels that do not divide.
+    /// The channels of a level are not divisible.
     #[error(
         "the UNet has {channels} channels at level {level}, which {field} = {divisor} does not divide"
     )]
@@ -75,9 +75,9 @@ pub enum UNetConfigError {
     /// An attention level beyond the pyramid.
     #[error("the UNet has {levels} levels, so attention level {level} does not exist")]
     NoSuchLevel {
-        /// The level asked for.
+        /// The requested level.
         level: usize,
-        /// How many there are.
+        /// The number of levels.
         levels: usize,
     },
 }
@@ -113,16 +113,16 @@ pub struct UNetConfig {
     /// Residual blocks of each level of the encoder (a decoder has one more). Default 2.
     #[config(default = 2)]
     pub blocks_per_level: usize,
-    /// Levels with self-attention (0 the finest). Default `[2]`.
+    /// Levels with self-attention (0 is the finest). Default `[2]`.
     #[config(default = "vec![2]")]
     pub attention_levels: Vec<usize>,
-    /// Whether the bottleneck attends. Default true.
+    /// Whether the bottleneck has self-attention. Default true.
     #[config(default = true)]
     pub middle_attention: bool,
     /// Channels of one attention head. Default 32.
     #[config(default = 32)]
     pub head_channels: usize,
-    /// Size of the class embedding's table; 0 for none. Default 0.
+    /// The number of classes of the class embedding; 0 for no embedding. Default 0.
     #[config(default = 0)]
     pub classes: usize,
     /// Space-to-depth factor between the picture and the finest level. Default 1.
@@ -131,7 +131,7 @@ pub struct UNetConfig {
     /// Normalisation. Default `Group { groups: 32 }`.
     #[config(default = "Normalization::Group { groups: 32 }")]
     pub normalization: Normalization,
-    /// One output each. Default `[Skip]`.
+    /// The decoders, with one output each. Default `[Skip]`.
     #[config(default = "vec![Decoder::Skip]")]
     pub decoders: Vec<Decoder>,
 }
@@ -239,14 +239,14 @@ impl UNetConfig {
         })
     }
 
-    /// The side of the finest square of pixels that the network's pyramid treats as one; heights and
-    /// widths are padded to a multiple of it.
+    /// The side of the square of pixels that is one position at the coarsest level; heights and widths are
+    /// padded to a multiple of it.
     pub fn multiple(&self) -> usize {
         self.patch << self.multipliers.len().saturating_sub(1)
     }
 
-    /// How far, in pixels, an input pixel reaches in the output of a network without normalisation
-    /// and attention, along each axis.
+    /// How far, in pixels along each axis, an input pixel influences the output of a network without
+    /// normalisation and attention.
     pub fn receptive_radius(&self) -> usize {
         let levels = self.multipliers.len();
         (0..levels)
@@ -261,7 +261,7 @@ impl UNetConfig {
                 } else {
                     convolutions += 4; // the bottleneck
                 }
-                // One more for the pixels that share a cell of this level.
+                // Add one cell, because pixels can share a cell of this level.
                 (convolutions + 1) * (self.patch << level)
             })
             .sum()
@@ -384,14 +384,14 @@ struct DecoderBranch {
 impl UNet {
     /// One prediction per decoder, each `[batch, out_channels, height, width]`.
     ///
-    /// - `x`: the noisy picture, `[batch, in_channels, height, width]`; any height and width (they
-    ///   are padded by edge replication to what the pyramid needs, and cropped again).
+    /// - `x`: the noisy picture, `[batch, in_channels, height, width]`; any height and width (they are padded
+    ///   by edge replication as the pyramid requires, and cropped again).
     /// - `timestep`: `[batch]`, in the units of training steps.
     /// - `condition`: `[batch, condition_channels, height, width]`, if the network has any.
     /// - `class`: `[batch]`, if the network has a class embedding.
     ///
     /// # Panics
-    /// As Burn's modules do: if a shape is not the configured one.
+    /// If a shape is not the configured one, as in Burn's modules.
     pub fn forward(
         &self,
         x: Tensor<4>,
@@ -405,7 +405,7 @@ impl UNet {
             // [batch, 1] -> [batch, 1, time_channels] -> [batch, time_channels]
             time = time + embedding.forward(class.reshape([batch, 1])).squeeze_dim(1);
         }
-        // Every residual block starts its modulation with the same activation.
+        // Every residual block applies the same activation to the embedding first.
         let time = silu(time);
 
         let x = match condition {
@@ -499,8 +499,8 @@ impl ResidualBlock {
         normalization: &Normalization,
         device: &Device,
     ) -> Self {
-        // A concatenation may have a width that the groups do not divide; the groups of the
-        // block's own width, which the configuration guarantees, then serve both.
+        // The groups may not divide the width of a concatenation; the greatest common divisor is then the
+        // number of groups.
         let input_normalization = match normalization {
             Normalization::Group { groups } if !input.is_multiple_of(*groups) => {
                 Normalization::Group {

@@ -1,9 +1,9 @@
 //! UniPC: a predictor and a corrector in the logarithm of the signal-to-noise ratio.
 //!
-//! As [`dpm_solver_multistep`](crate::dpm_solver_multistep), an exponential integrator of the predicted
-//! picture in `λ = −ln σ`. Each step also corrects the point it starts from with the prediction made
-//! there, at no further call of the network. From `x` at `λ` to `λ' = λ + h`, with `m_0` the prediction
-//! at `x`, `m_i` those before it, `r_i = (λ_i − λ)/h` and `D_i = (m_i − m_0)/r_i`,
+//! Like [`dpm_solver_multistep`](crate::dpm_solver_multistep), this is an exponential integrator of the
+//! predicted picture in `λ = −ln σ`. Each step also corrects its starting point with the prediction made
+//! there, without another network call. From `x` at `λ` to `λ' = λ + h`, with `m_0` the prediction at `x`,
+//! `m_i` those before it, `r_i = (λ_i − λ)/h` and `D_i = (m_i − m_0)/r_i`,
 //!
 //! ```text
 //! predictor  x' = √((1 − ᾱ')/(1 − ᾱ)) x + √ᾱ' (1 − e^{−h}) m_0 − √ᾱ' B Σ_{i<p} ρ_i D_i
@@ -14,7 +14,7 @@
 //! corrector's last term), `φ_{k+1}(z) = (φ_k(z) − 1/k!)/z`, `φ_1(z) = (e^z − 1)/z`, and `B` is `−h`
 //! ([`UniPcB::B1`]) or `e^{−h} − 1` ([`UniPcB::B2`]). With a single unknown, `ρ = 1/2`.
 //!
-//! Instead of the picture the noise can be integrated ([`UniPc::of_noise`]): then `m` is `ε̂`, `h`
+//! The noise can be integrated instead of the picture ([`UniPc::of_noise`]): then `m` is `ε̂`, `h`
 //! stands for `−h` in `φ`, `e` and `B`, `x` is multiplied by `√(ᾱ'/ᾱ)`, and the rest by `√(1 − ᾱ')`.
 //!
 //! Source: Zhao, Bai, Rao, Zhou, Lu, *UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of
@@ -43,27 +43,27 @@ pub enum UniPcB {
 /// The sampler; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct UniPc {
-    /// How many predictions the predictor uses, 1 to 3. Default 2.
+    /// The number of predictions that the predictor uses, 1 to 3. Default 2.
     #[config(default = 2)]
     pub order: usize,
     /// `B(h)`. Default [`UniPcB::B2`].
     #[config(default = "UniPcB::B2")]
     pub b: UniPcB,
-    /// Whether the noise is integrated, and not the picture. Default false.
+    /// Whether to integrate the noise instead of the picture. Default false.
     #[config(default = false)]
     pub of_noise: bool,
-    /// How many of the first steps are not corrected: of use with strong guidance. Default 0.
+    /// The number of first steps that are not corrected, which helps with strong guidance. Default 0.
     #[config(default = 0)]
     pub uncorrected_steps: usize,
-    /// Whether the order falls towards the end, to 1 in the last step. Towards `σ = 0` the last step has
-    /// order 1 in any case. Default true.
+    /// Whether the order falls towards the end, to 1 in the last step. A last step to `σ = 0` always has
+    /// order 1. Default true.
     #[config(default = true)]
     pub lower_order_final: bool,
-    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default none.
+    /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
 
-/// What a step goes on from.
+/// The point from which a step continues.
 struct Point<const D: usize> {
     level: Level,
     /// `m`
@@ -94,7 +94,7 @@ impl<const D: usize> Solver<D> for UniPc {
                 {
                     x = self.update(start, &points[..order], level, Some(&value));
                     if answer.moved {
-                        // The state as the guidance has it is as far from the corrected one.
+                        // The state changed by the guidance keeps its distance from the corrected one.
                         x = x + (answer.x - asked);
                     }
                 }
@@ -124,7 +124,7 @@ impl<const D: usize> Solver<D> for UniPc {
 }
 
 impl UniPc {
-    /// The step from the latest of `points` to the level `to`, corrected by the prediction there if it is
+    /// The step from the latest of `points` to the level `to`, corrected with the prediction there if it is
     /// known.
     fn update<const D: usize>(
         &self,
@@ -176,7 +176,7 @@ impl UniPc {
     }
 }
 
-/// The `ρ` for the `r`.
+/// The weights `ρ` for the ratios `r`.
 ///
 /// - `z`: `−h`, or `h` if the noise is integrated
 fn weights(ratios: &[f64], z: f64, b: f64) -> Vec<f64> {

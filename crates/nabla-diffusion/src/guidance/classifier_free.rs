@@ -1,14 +1,15 @@
 //! Classifier-free guidance, and its rescale.
 //!
-//! With the predictions `m₀` without the condition and `m` with it, in whatever form the network gives them,
+//! With the predictions `m₀` without the condition and `m` with it, in the form in which the network gives
+//! them,
 //!
 //! ```text
 //! g = m₀ + s (m − m₀)
 //! g ← g (φ std(m)/std(g) + 1 − φ)
 //! ```
 //!
-//! The second line brings the standard deviation of `g` back to that of `m`, `φ` of the way, for each example
-//! of the batch: without it a strong guidance makes pictures glaring.
+//! The second line moves the standard deviation of `g` towards that of `m`, by the share `φ`, for each
+//! example of the batch. Without it, strong guidance makes pictures too bright and saturated.
 //!
 //! Sources: Ho, Salimans, *Classifier-Free Diffusion Guidance*, 2022, arXiv 2207.12598; Lin, Liu, Li, Yang,
 //! *Common Diffusion Noise Schedules and Sample Steps are Flawed*, 2023, arXiv 2305.08891, section 3.4 (the
@@ -25,9 +26,9 @@ use crate::sampler_error::OwnError;
 
 /// Classifier-free guidance: `g = m₀ + s (m − m₀)`, and its rescale by `φ`.
 ///
-/// The rescale brings the standard deviation of `g` back to that of the prediction with the condition, `φ` of
-/// the way, for each example of the batch. Sources: Ho, Salimans, 2022, arXiv 2207.12598; Lin et al., 2023, arXiv
-/// 2305.08891, section 3.4.
+/// The rescale moves the standard deviation of `g` towards that of the prediction with the condition, by the
+/// share `φ`, for each example of the batch. Sources: Ho, Salimans, 2022, arXiv 2207.12598; Lin et al., 2023,
+/// arXiv 2305.08891, section 3.4.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -39,16 +40,16 @@ use crate::sampler_error::OwnError;
 /// ```
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct ClassifierFree {
-    /// `s`: 0 is the prediction without the condition, 1 that with it. Default 7.5.
+    /// `s`: 0 gives the prediction without the condition, 1 the one with it. Default 7.5.
     #[config(default = 7.5)]
     pub scale: f64,
-    /// `φ`, in `[0, 1]`. Default 0: none.
+    /// `φ`, in `[0, 1]`. Default 0: no rescale.
     #[config(default = 0.0)]
     pub rescale: f64,
 }
 
 impl ClassifierFree {
-    /// `g`.
+    /// Computes `g`.
     ///
     /// - `without`, `with`: the predictions without and with the condition, `[batch, …]`
     pub fn guided<const D: usize>(&self, without: Tensor<D>, with: Tensor<D>) -> Tensor<D> {

@@ -1,4 +1,4 @@
-//! No guidance: the model as it is.
+//! No guidance: the model's prediction, unchanged.
 
 use burn::config::Config;
 

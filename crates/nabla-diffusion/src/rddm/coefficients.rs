@@ -21,13 +21,13 @@ pub enum Coefficients {
     Normal,
 }
 
-/// Where the `T` points `x` lie at which a power is taken.
+/// The `T` points `x` at which a power is taken.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Grid {
-    /// `1/T, 2/T … 1`: every coefficient is positive. The official code of restoration.
+    /// `1/T, 2/T … 1`: every coefficient is positive. Used by the official code for restoration.
     FromOneStep,
-    /// `0, 1/(T−1) … 1`: the first coefficient of `Increased`, the last of `Decreased`, is 0. The
-    /// official code of generation, inpainting and translation.
+    /// `0, 1/(T−1) … 1`: the first coefficient of `Increased`, and the last of `Decreased`, is 0. Used by the
+    /// official code for generation, inpainting and translation.
     FromZero,
 }
 

@@ -24,8 +24,8 @@ pub struct ResidualNetwork {
 }
 
 impl ResidualNetwork {
-    /// Builds the networks that `objective` needs from one UNet configuration, whose `decoders`
-    /// field is set as `sharing` says.
+    /// Builds the networks that `objective` needs from one UNet configuration, whose `decoders` field is set
+    /// according to `sharing`.
     ///
     /// # Errors
     /// If the UNet's configuration is wrong.
@@ -58,9 +58,9 @@ impl ResidualNetwork {
     /// The outputs, each `[batch, channels, height, width]`.
     ///
     /// - `x`: `I_t`, `[batch, channels, height, width]`
-    /// - `times`: the time of the residual and of the noise network, `[batch]` each. A
-    ///   single network, and a shared encoder, gets the first; one that predicts the noise alone
-    ///   is therefore given the noise's time in both places.
+    /// - `times`: the time of the residual and of the noise network, `[batch]` each. A single network or a
+    ///   shared encoder gets the first; pass the noise's time twice to a network that predicts only the
+    ///   noise.
     /// - `condition`: pictures to concatenate, `[batch, condition_channels, height, width]`
     /// - `class`: `[batch]`
     pub fn forward(

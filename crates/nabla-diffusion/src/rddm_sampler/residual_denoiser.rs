@@ -6,19 +6,19 @@ use crate::rddm::ResidualNetwork;
 use crate::sampler_error::{IntoOwnResult, OwnError};
 use crate::unet::UNet;
 
-/// A network that predicts what an [`Objective`](crate::rddm::Objective) asks for.
+/// A network that predicts the outputs of an [`Objective`](crate::rddm::Objective).
 ///
-/// It is implemented for [`ResidualNetwork`], for a [`UNet`] and for closures of the same form (by
-/// which a class, say, is bound to a network), which may also return a result.
+/// It is implemented for [`ResidualNetwork`], for a [`UNet`] and for closures of the same form (for example
+/// to bind a class to a network), which may also return a `Result`.
 pub trait ResidualDenoiser {
     /// The outputs, each `[batch, channels, height, width]`, in the order of the objective.
     ///
     /// - `x`: `I_t`, `[batch, channels, height, width]`
-    /// - `times`: the time as the residual and the noise network take it, `[batch]` each
-    /// - `condition`: pictures to see beside `x`, `[batch, condition_channels, height, width]`
+    /// - `times`: the times for the residual network and the noise network, `[batch]` each
+    /// - `condition`: additional input pictures, `[batch, condition_channels, height, width]`
     ///
     /// # Errors
-    /// Whatever keeps the network from it: a run ends with it.
+    /// Any error that prevents the prediction; it ends the run.
     /// [`Cancelled`](crate::sampler_error::Cancelled) stops the run.
     fn predict(
         &self,

@@ -12,10 +12,10 @@ use super::{BatchSource, Draws, Example, RddmTrainerConfig, RddmTrainingError};
 use crate::rddm::{Objective, RddmError};
 use crate::rddm_sampler::{Loss, Rddm, RddmConfig, RddmInput, ResidualDenoiser, check_shape};
 
-/// What [`select_objective`] found.
+/// The result of [`select_objective`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
-    /// [`Objective::Residual`] or [`Objective::Noise`]; `None` if the steps ran out undecided.
+    /// [`Objective::Residual`] or [`Objective::Noise`]; `None` if the steps ran out without a decision.
     pub objective: Option<Objective>,
     /// The share `λ` of the residual before the first step and after each.
     pub shares: Vec<f32>,
@@ -24,10 +24,10 @@ pub struct Selection {
 impl Rddm {
     /// The loss of the objective selection, `[1]`; see the [module documentation](super).
     ///
-    /// - `model`: has one output, told the time of the residual; the objective of the model is not
-    ///   used
+    /// - `model`: a network with one output, which gets the time of the residual; the objective of the model
+    ///   is not used
     /// - `share`: `λ`, `[1]`
-    /// - the others as for [`loss`](Self::loss)
+    /// - the others: as for [`loss`](Self::loss)
     ///
     /// # Errors
     /// As [`loss`](Self::loss).
@@ -76,7 +76,7 @@ impl Rddm {
     }
 }
 
-/// A network with the learned share of the residual, each of which has an optimizer.
+/// A network and the learned share of the residual, each with its own optimizer.
 #[derive(Module, Debug)]
 struct Weighed<M: Module + ModuleDisplay> {
     network: M,
@@ -122,13 +122,12 @@ impl<M: Module + ModuleDisplay + ResidualDenoiser> Task for Selecting<'_, M> {
     }
 }
 
-/// Finds by training whether the residual or the noise is the better objective (AOSA); see the
+/// Determines by training whether the residual or the noise is the better objective (AOSA); see the
 /// [module documentation](super).
 ///
-/// - `config`: steps are the most that are taken; the learning rate is also that of the share, which
-///   Adam moves by about one learning rate per step, so that at least `threshold / learning_rate`
-///   steps are needed
-/// - `threshold`: how far the share must move from 0.5; the official 0.01
+/// - `config`: its `steps` is the maximum; its learning rate also applies to the share, which Adam moves by
+///   about one learning rate per step, so at least `threshold / learning_rate` steps are needed
+/// - `threshold`: how far the share must move from 0.5; officially 0.01
 /// - `rddm`: schedule and conditioning; its objective is not used
 /// - `network`: has one output; its weights do not matter afterwards
 /// - `on_step`: sees the share after every step
@@ -165,8 +164,8 @@ pub fn select_objective<M: Module + ModuleDisplay + ResidualDenoiser>(
     };
     let optimizer = config.optimizer()?;
     let mut trainer = Trainer::new(config.config()?, task, model)?;
-    // Adam's step does not depend on the length of the gradient, so that it makes no difference to the
-    // share that the official code limits both gradients together.
+    // The official code limits both gradients together. This makes no difference to the share, because Adam's
+    // step does not depend on the length of the gradient.
     for (player, parameters) in [(NETWORK, r"^network\."), (SHARE, "^share$")] {
         trainer = trainer.with_player(player, parameters, optimizer.clone())?;
         if config.gradient_clip > 0.0 {

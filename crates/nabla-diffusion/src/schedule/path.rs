@@ -4,9 +4,9 @@ use super::NoiseSchedule;
 use crate::level::{Level, Levels, NoisePath, check_rising};
 use crate::sampler_error::SamplerError;
 
-/// Between two training steps [`level_at`](NoisePath::level_at) has a line in the logarithm of the
-/// signal-to-noise ratio, and [`smooth_at`](NoisePath::smooth_at) the monotone cubic of Fritsch and Butland
-/// (*A Method for Constructing Local Monotone Piecewise Cubic Interpolants*, 1984), scipy's
+/// Between two training steps, [`level_at`](NoisePath::level_at) interpolates the logarithm of the
+/// signal-to-noise ratio linearly, and [`smooth_at`](NoisePath::smooth_at) uses the monotone cubic of Fritsch
+/// and Butland (*A Method for Constructing Local Monotone Piecewise Cubic Interpolants*, 1984), scipy's
 /// `PchipInterpolator`.
 impl NoisePath for NoiseSchedule {
     fn level_at(&self, time: f64) -> Level {
@@ -21,7 +21,7 @@ impl NoisePath for NoiseSchedule {
         [self.timestep(0), self.timestep(self.steps() - 1)]
     }
 
-    /// Behind the first training step, time 0, nothing is left of the noise.
+    /// No noise is left one step before the first training step, time 0.
     fn clean_time(&self) -> f64 {
         -1.0
     }
@@ -48,7 +48,7 @@ impl NoisePath for NoiseSchedule {
         let below = above - 1;
         let length = |i: usize| self.timestep[i + 1] - self.timestep[i];
         let rise = |i: usize| (self.log_snr(i + 1) - self.log_snr(i)) / length(i);
-        // Three points at an end, but never against the direction of the interval there.
+        // At an end, use three points, but never against the direction of the interval there.
         let end = |near: usize, far: usize| {
             let (h, m) = ([length(near), length(far)], [rise(near), rise(far)]);
             let slope = ((2.0 * h[0] + h[1]) * m[0] - h[0] * m[1]) / (h[0] + h[1]);
@@ -78,8 +78,8 @@ impl NoisePath for NoiseSchedule {
     }
 }
 
-/// All its levels, and its [`training`](NoiseSchedule::training) as the path; behind the last step the network
-/// would be given the same time as there.
+/// All levels of the schedule, with its [`training`](NoiseSchedule::training) schedule as the path; after the
+/// last step, the network would get the same time as in that step.
 impl From<NoiseSchedule> for Levels {
     fn from(schedule: NoiseSchedule) -> Self {
         Self::from(&schedule)

@@ -1,17 +1,17 @@
-//! Which of the training steps a shorter schedule keeps.
+//! The training steps that a shorter schedule keeps.
 
 use burn::config::Config;
 
 use super::ScheduleError;
 use crate::sigma_spacing::linspace;
 
-/// Which of the training steps a shorter schedule keeps (Lin et al., table 2).
+/// The training steps that a shorter schedule keeps (Lin et al., table 2).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Spacing {
-    /// `round(linspace(0, T − 1, N))`: both ends; that of Improved DDPM, StableSR and OmniSSR.
-    /// A single step is step 0, so ask for at least 2.
+    /// `round(linspace(0, T − 1, N))`, with both ends, as in Improved DDPM, StableSR and OmniSSR. A single
+    /// step is step 0, so use at least 2.
     Linspace,
-    /// `k ⌊T/N⌋ + offset`: never the last step, DDIM's; Stable Diffusion's with `offset` 1.
+    /// `k ⌊T/N⌋ + offset`, as in DDIM: never the last step. Stable Diffusion uses `offset` 1.
     Leading {
         /// Added to every step.
         offset: usize,
@@ -21,7 +21,7 @@ pub enum Spacing {
 }
 
 impl Spacing {
-    /// The `count` steps kept out of `steps`, rising. Halves round to even, as in NumPy.
+    /// The `count` steps kept out of `steps`, in rising order. Halves round to even, as in NumPy.
     ///
     /// # Errors
     /// If `count` is 0 or more than `steps`, or the offset pushes a step out of the schedule.

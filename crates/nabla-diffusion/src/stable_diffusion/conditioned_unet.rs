@@ -1,13 +1,12 @@
 //! A model's UNet with texts bound to it: Stable Diffusion as a [`Denoiser`].
 //!
-//! With it every sampler of this crate, and every guidance and correction of one's own, runs on Stable
-//! Diffusion. It works on latents, as [`StableDiffusion::encode`] makes them and
-//! [`StableDiffusion::decode`] takes them, in the variance-preserving form, and predicts what the network
-//! predicts: `ε` or `v`. Its texts are its [conditions](Condition); one of them may stand for
-//! [`Condition::Without`].
+//! With it, you can run every sampler of this crate, and your own guidances and corrections, on Stable
+//! Diffusion. It works on the latents of [`StableDiffusion::encode`] and [`StableDiffusion::decode`], in the
+//! variance-preserving form, and predicts what the network predicts: `ε` or `v`. Its texts are its
+//! [conditions](Condition); one of them may be the text for [`Condition::Without`].
 //!
-//! Guidance of one's own, here of two texts at once, each pulling away from the negative one (composable
-//! diffusion; Liu et al., 2022, arXiv 2206.01714):
+//! This example of your own guidance combines two texts, each of which pulls away from the negative one
+//! (composable diffusion; Liu et al., 2022, arXiv 2206.01714):
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -72,7 +71,7 @@ pub struct ConditionedUNet<'a> {
     unet: &'a UNet2DCondition,
     prediction: Prediction,
     channels: usize,
-    /// How many of the texts are conditions; one more stands for none of them.
+    /// The number of texts that are conditions; one more may be the text for no condition.
     given: usize,
     /// `[texts, words, channels]`
     text: Tensor<3>,
@@ -165,7 +164,7 @@ impl<'a> ConditionedUNet<'a> {
         })
     }
 
-    /// Where the text of a condition is.
+    /// The row of the text of a condition.
     fn row(&self, condition: Condition) -> Result<usize, SamplerError> {
         let texts = self.text.dims()[0];
         match condition {
@@ -187,9 +186,9 @@ impl Denoiser for ConditionedUNet<'_> {
         self.prediction
     }
 
-    /// - `x`: latents, `[batch, channels, height/8, width/8]`; of SDXL and of inpainting of the size that was
-    ///   said
-    /// - returns tensors of the shape of `x` and in `f32`
+    /// - `x`: latents, `[batch, channels, height/8, width/8]`; for SDXL and inpainting, they must have the
+    ///   given size
+    /// - returns tensors of the shape of `x`, in `f32`
     fn predict(
         &self,
         x: Tensor<4>,
@@ -224,7 +223,7 @@ impl Denoiser for ConditionedUNet<'_> {
     }
 }
 
-/// Some rows, each `count` times, one behind the other.
+/// Repeats each of the rows `count` times, one after the other.
 fn each_repeated<const D: usize>(x: &Tensor<D>, rows: &[usize], count: usize) -> Tensor<D> {
     let rows = rows
         .iter()

@@ -1,4 +1,4 @@
-//! A model in the layout of the `diffusers` library: a folder with a folder for each part.
+//! A model in the layout of the `diffusers` library: a folder with one subfolder per part.
 //!
 //! ```text
 //! model_index.json                     which class each part is of
@@ -7,13 +7,13 @@
 //! vae/…, text_encoder/…, tokenizer/…, scheduler/scheduler_config.json
 //! ```
 //!
-//! Weights may be in one file, in several with an index (`….safetensors.index.json`), and in a variant
+//! Weights may be in one file, in several files with an index (`….safetensors.index.json`), or in a variant
 //! (`….fp16.safetensors`).
 //!
-//! Configurations are read by [`Part::config`] into a struct that names what it understands. A key that
-//! the struct does not have is an error unless it is one of those that say nothing about the network
-//! (`_class_name`, `_diffusers_version` …) or its value is one that turns it off: a network with an
-//! option that is not known would be computed wrongly without a word.
+//! Configurations are read by [`Part::config`] into a struct that has a field for each known key. Any other
+//! key is an error, unless it is a key that does not affect the network (`_class_name`, `_diffusers_version`
+//! …) or its value turns the option off. Otherwise a network with an unknown option would be silently
+//! computed wrongly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -33,12 +33,12 @@ pub enum ModelFolderError {
     /// No folder.
     #[error("there is no model folder {}", .0.display())]
     NoFolder(PathBuf),
-    /// A file that is needed.
+    /// A required file is missing.
     #[error("the model folder {} holds no {file}", folder.display())]
     NoFile {
         /// The folder.
         folder: PathBuf,
-        /// The file, or the files of which one is needed.
+        /// The file, or alternatives of which one is needed.
         file: String,
     },
     /// A file cannot be read.
@@ -46,10 +46,10 @@ pub enum ModelFolderError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A configuration that is none.
+    /// A configuration is invalid.
     #[error("{} cannot be understood: {reason}", path.display())]
     Config {
         /// The file.
@@ -57,7 +57,7 @@ pub enum ModelFolderError {
         /// What is wrong.
         reason: String,
     },
-    /// A configuration of something that is not implemented.
+    /// A configuration asks for something that is not implemented.
     #[error("{} has {key} = {value}, but {expected}", path.display())]
     Unsupported {
         /// The file.
@@ -66,7 +66,7 @@ pub enum ModelFolderError {
         key: String,
         /// Its value.
         value: String,
-        /// What is.
+        /// The expected value.
         expected: String,
     },
     /// The weights.
@@ -78,7 +78,7 @@ pub enum ModelFolderError {
 #[derive(Clone, Debug)]
 pub struct ModelFolder {
     path: PathBuf,
-    /// By the part's name: the library and the class.
+    /// The library and the class of each part, by name.
     parts: BTreeMap<String, [Option<String>; 2]>,
     class: String,
 }
@@ -87,7 +87,7 @@ impl ModelFolder {
     /// Reads `model_index.json`.
     ///
     /// # Errors
-    /// If there is no such folder, or no such file in it, or it cannot be understood.
+    /// If the folder or the file does not exist, or the file cannot be parsed.
     pub fn open(path: &Path) -> Result<Self, ModelFolderError> {
         if !path.is_dir() {
             return Err(ModelFolderError::NoFolder(path.to_owned()));
@@ -107,7 +107,7 @@ impl ModelFolder {
                 reason: "it has no _class_name".to_owned(),
             });
         };
-        // What is not a pair is an option of the pipeline.
+        // An entry that is not a pair is an option of the pipeline.
         let parts = index
             .iter()
             .filter(|(key, _)| !key.starts_with('_'))
@@ -136,7 +136,7 @@ impl ModelFolder {
     /// An option of the pipeline in `model_index.json`.
     ///
     /// # Errors
-    /// If the file cannot be read any more.
+    /// If the file can no longer be read.
     pub fn option(&self, key: &str) -> Result<Option<Value>, ModelFolderError> {
         let mut index: BTreeMap<String, Value> = read_json(&self.path.join("model_index.json"))?;
         Ok(index.remove(key))
@@ -147,10 +147,10 @@ impl ModelFolder {
         matches!(self.parts.get(name), Some([_, Some(_)]))
     }
 
-    /// A part, which must be of one of `classes` if there are any.
+    /// Returns a part, which must have one of the `classes`, unless that list is empty.
     ///
     /// # Errors
-    /// If the index does not name it, it is of another class, or its folder is missing.
+    /// If the index does not name it, it has another class, or its folder is missing.
     pub fn part(&self, name: &str, classes: &[&str]) -> Result<Part, ModelFolderError> {
         let index = || self.path.join("model_index.json");
         let class = match self.parts.get(name) {
@@ -181,7 +181,7 @@ impl ModelFolder {
     }
 }
 
-/// A part of a model: a folder with a configuration, and maybe weights.
+/// A part of a model: a folder with a configuration and, for most parts, weights.
 #[derive(Clone, Debug)]
 pub struct Part {
     folder: PathBuf,
@@ -189,9 +189,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// A folder with a part that stands alone.
+    /// Opens a folder with a single part.
     ///
-    /// - `class`: what it is of
+    /// - `class`: the class of the part
     ///
     /// # Errors
     /// If there is no such folder.
@@ -215,10 +215,10 @@ impl Part {
         &self.folder
     }
 
-    /// A file that must be there.
+    /// Returns the path of a file that must exist.
     ///
     /// # Errors
-    /// If it is not.
+    /// If it does not.
     pub fn file(&self, name: &str) -> Result<PathBuf, ModelFolderError> {
         let path = self.folder.join(name);
         match path.is_file() {
@@ -232,13 +232,13 @@ impl Part {
 
     /// Its configuration, from `config.json` or another file.
     ///
-    /// - `silent`: keys that say nothing about what is computed, beside those that begin with `_`
+    /// - `silent`: keys that do not affect the computation, in addition to those that start with `_`
     /// - `off`: keys of options that are not implemented, each with the value that turns it off. `null`
     ///   and `false` turn off every option.
     ///
     /// # Errors
-    /// If the file is missing, a value is of the wrong kind, or there is a key that neither `T`, `silent`
-    /// nor `off` know.
+    /// If the file is missing, a value is of the wrong kind, or there is a key that is in none of `T`,
+    /// `silent` and `off`.
     pub fn config<T: DeserializeOwned>(
         &self,
         file: &str,
@@ -247,7 +247,7 @@ impl Part {
     ) -> Result<T, ModelFolderError> {
         let path = self.file(file)?;
         let mut values: serde_json::Map<String, Value> = read_json(&path)?;
-        // What is null is not said.
+        // A null value counts as missing.
         values.retain(|_, value| !value.is_null());
         let mut unknown = BTreeSet::new();
         let kept = Value::Object(values.clone());
@@ -259,7 +259,7 @@ impl Part {
             reason: e.to_string(),
         })?;
         for key in unknown {
-            // A key within another is named with both, parted by a dot.
+            // A nested key is named by both keys, separated by a dot.
             let inner = key.split('.').try_fold(&kept, |value, key| value.get(key));
             let value = values.get(&key).or(inner).unwrap_or(&Value::Null);
             let known = key.starts_with('_')
@@ -282,7 +282,7 @@ impl Part {
         Ok(config)
     }
 
-    /// That a value of its configuration is not implemented.
+    /// The error for a value of the configuration that is not implemented.
     pub fn unsupported(
         &self,
         key: &str,
@@ -297,13 +297,13 @@ impl Part {
         }
     }
 
-    /// Its weights: `stem.safetensors`, the files of `stem.safetensors.index.json`, or the same of the
-    /// `fp16` variant. In a precision of 16 bits the variant comes first.
+    /// Its weights: `stem.safetensors`, the files of `stem.safetensors.index.json`, or those of the `fp16`
+    /// variant. With a 16-bit precision, the variant is tried first.
     ///
     /// - `stem`: `diffusion_pytorch_model`, or `model` for text encoders
     ///
     /// # Errors
-    /// If there are none, or they cannot be read.
+    /// If there are no weights, or they cannot be read.
     pub fn weights(
         &self,
         stem: &str,
@@ -319,7 +319,7 @@ impl Part {
             if path.is_file() {
                 return Ok(Weights::open(&[path], device, precision)?);
             }
-            // The variant of an index is named before `json`, or like the file itself.
+            // The variant is written before `json` in the name of the index, or as in the name of the file.
             let plain = stem.trim_end_matches(".fp16");
             for index in [
                 format!("{stem}.safetensors.index.json"),
@@ -354,7 +354,7 @@ impl Part {
         names
             .iter()
             .map(|name| {
-                // Names of files, not of places elsewhere.
+                // Only plain file names are allowed, not paths to other places.
                 if Path::new(name).components().count() != 1 || name.starts_with('.') {
                     return Err(ModelFolderError::Config {
                         path: index.to_owned(),
@@ -380,7 +380,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelFold
     })
 }
 
-/// Python writes infinities and NaN into JSON, which has none: `null` instead, outside of strings.
+/// Python writes infinities and NaN into JSON, which does not allow them: replaces them by `null`, outside of
+/// strings.
 fn without_infinities(text: &str) -> String {
     let mut found = String::with_capacity(text.len());
     let mut rest = text;

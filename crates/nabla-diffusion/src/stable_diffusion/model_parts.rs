@@ -34,7 +34,7 @@ pub struct ModelConfig {
     pub unet: UNet2DConditionConfig,
     /// The autoencoder.
     pub autoencoder: AutoencoderKlConfig,
-    /// Whether the absent negative prompt is zeros instead of an empty text.
+    /// Whether a missing negative prompt means zeros instead of an empty text.
     pub zeros_for_nothing: bool,
 }
 
@@ -128,7 +128,7 @@ impl ModelWeights {
     /// The weights of a folder with this configuration.
     ///
     /// # Errors
-    /// If there are none, or they cannot be read.
+    /// If there are no weights, or they cannot be read.
     pub fn of_folder(
         folder: &ModelFolder,
         config: &ModelConfig,

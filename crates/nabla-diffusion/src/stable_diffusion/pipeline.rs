@@ -1,4 +1,4 @@
-//! Text to picture: Stable Diffusion 1.x, 2.x and XL, whole, from a folder or from a single file.
+//! Text to picture: the whole pipeline of Stable Diffusion 1.x, 2.x and XL, from a folder or a single file.
 //!
 //! ```text
 //! c = text encoder(prompt),   c₀ = text encoder(negative prompt)
@@ -8,16 +8,16 @@
 //!
 //! - **From a picture** ([`Start::Picture`]): its latent is noised to the level of the last `⌊steps ·
 //!   strength⌋` steps, and only these are taken (SDEdit).
-//! - **Within a mask** ([`Start::Masked`]): where the mask is 0 the prediction is replaced by the picture's
-//!   latent and the noise that was added to it, so that every later step is what it would be of the noised
-//!   picture; at the end the picture's latent stands there. A UNet of 9 input channels, made for it, sees
-//!   mask and masked latent besides, and is left to itself.
-//! - **Guidance rescale** `φ` brings the standard deviation of the guided prediction back to that of the
-//!   conditional one, `φ` of the way.
-//! - **Doors** ([`RunDoors`]): a guidance and corrections of one's own; a sampler of one's own, or one of ours
-//!   with options, is a [`SamplerChoice`].
+//! - **Within a mask** ([`Start::Masked`]): where the mask is 0, the prediction is replaced by the picture's
+//!   latent and the noise that was added to it, so that every step there is exactly that of the noised
+//!   picture, and the end result is the picture's latent. An inpainting UNet, with 9 input channels, also
+//!   gets the mask and the masked latent; its prediction is not replaced.
+//! - **Guidance rescale** `φ` moves the standard deviation of the guided prediction towards that of the
+//!   conditional one, by the share `φ`.
+//! - **Your own parts**: [`RunDoors`] takes your guidance and corrections, and a [`SamplerChoice`] is your
+//!   sampler, or one of Nabla's with options.
 //!
-//! Pictures of one call are independent: number `i` is what the seed `seed + i` gives alone.
+//! The pictures of one call are independent: number `i` is the picture that the seed `seed + i` gives alone.
 //!
 //! Sources: Rombach et al., 2022, arXiv 2112.10752; Ho, Salimans, *Classifier-Free Diffusion Guidance*,
 //! 2022, arXiv 2207.12598; Meng et al., *SDEdit*, 2022, arXiv 2108.01073; Lugmayr et al., *RePaint*, 2022,
@@ -55,7 +55,7 @@ mod run;
 
 pub use run::{Conditioning, GivenNoise, RunDoors, SamplingOptions, SamplingProgress, Start};
 
-/// Why no picture can be made.
+/// Why the pipeline fails.
 #[derive(Debug, thiserror::Error)]
 pub enum StableDiffusionError {
     /// The folder.
@@ -85,7 +85,7 @@ pub enum StableDiffusionError {
     /// The autoencoder.
     #[error(transparent)]
     Autoencoder(#[from] AutoencoderError),
-    /// Parts that do not fit together.
+    /// Parts of the model do not fit together.
     #[error("the parts of {model} do not fit together: {reason}")]
     Parts {
         /// The folder or file.
@@ -93,10 +93,10 @@ pub enum StableDiffusionError {
         /// What does not fit.
         reason: String,
     },
-    /// A value that must be another.
+    /// A value is wrong.
     #[error("the {what} is {value}, but it must be {expected}")]
     Value {
-        /// What it is of.
+        /// The name of the value.
         what: &'static str,
         /// The value.
         value: String,
@@ -117,7 +117,7 @@ impl From<SamplerError> for StableDiffusionError {
     }
 }
 
-/// That a value must be another.
+/// The error for a wrong value.
 pub(super) fn wrong<T>(
     what: &'static str,
     value: impl Into<String>,
@@ -133,11 +133,11 @@ pub(super) fn wrong<T>(
 /// How a model is loaded.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// In what precision it computes.
+    /// The precision in which it computes.
     pub precision: Precision,
     /// Changes to merge.
     pub loras: Vec<Lora>,
-    /// What the UNet predicts; without it, what the configuration says.
+    /// What the UNet predicts; `None` to follow the configuration.
     pub prediction: Option<Prediction>,
 }
 
@@ -158,7 +158,7 @@ pub struct StableDiffusion {
     texts: Vec<TextPart>,
     scheduler: SchedulerConfig,
     prediction: Prediction,
-    /// Whether the absent negative prompt is zeros instead of an empty text.
+    /// Whether a missing negative prompt means zeros instead of an empty text.
     zeros_for_nothing: bool,
     pub(super) device: Device,
     pub(super) precision: Precision,
@@ -168,8 +168,8 @@ impl StableDiffusion {
     /// Loads a folder; see [`ModelFolder`].
     ///
     /// # Errors
-    /// If a file is missing, a configuration is of a model that is not implemented, tensors are missing,
-    /// superfluous or of other shapes, the parts do not fit each other, or a LoRA does not fit.
+    /// If a file is missing, a configuration is for a model that is not implemented, tensors are missing,
+    /// superfluous or have the wrong shape, the parts do not fit together, or a LoRA does not fit.
     pub fn load(
         folder: &ModelFolder,
         device: &Device,
@@ -183,7 +183,7 @@ impl StableDiffusion {
     /// Loads a checkpoint; see [`SingleFile`].
     ///
     /// # Errors
-    /// If the file lacks a network or holds another model, and as [`load`](Self::load).
+    /// If the file lacks a network or contains another model, and as [`load`](Self::load).
     pub fn load_file(
         file: &SingleFile,
         device: &Device,
@@ -193,7 +193,7 @@ impl StableDiffusion {
         Self::assemble(file.path(), config, weights, device, options)
     }
 
-    /// - `path`: where the parts are from, for errors
+    /// - `path`: the source of the parts, for error messages
     fn assemble(
         path: &Path,
         config: ModelConfig,
@@ -256,10 +256,10 @@ impl StableDiffusion {
         })
     }
 
-    /// The same model, whose autoencoder cuts large pictures otherwise.
+    /// The same model with another tiling of large pictures in the autoencoder.
     ///
     /// # Errors
-    /// If tiles overlap by more than a half.
+    /// If tiles overlap by more than half.
     pub fn with_tiling(mut self, tiling: Tiling) -> Result<Self, StableDiffusionError> {
         self.vae = self.vae.with_tiling(tiling)?;
         Ok(self)
@@ -275,12 +275,12 @@ impl StableDiffusion {
         &self.scheduler
     }
 
-    /// Height and width of the pictures that the model was trained on, if its configuration says.
+    /// The height and width of the pictures on which the model was trained, if its configuration states them.
     pub fn native_size(&self) -> Option<usize> {
         Some(self.config.sample_size? * self.vae.factor())
     }
 
-    /// Of which heights and widths must be multiples.
+    /// Heights and widths must be multiples of this factor.
     pub fn factor(&self) -> usize {
         self.vae.factor()
     }
@@ -291,7 +291,7 @@ impl StableDiffusion {
         [batch, self.latent_channels, height, width]
     }
 
-    /// Whether the UNet sees mask and masked picture.
+    /// Whether the UNet gets the mask and the masked picture as inputs.
     pub fn is_inpainting(&self) -> bool {
         self.config.in_channels != self.latent_channels
     }
@@ -306,7 +306,7 @@ impl StableDiffusion {
         self.prediction
     }
 
-    /// Encodes a text; a negative one too.
+    /// Encodes a text, positive or negative.
     ///
     /// # Errors
     /// If the tokenizer or the encoder fails.
@@ -314,9 +314,9 @@ impl StableDiffusion {
         self.encode_text_skipping(text, 0)
     }
 
-    /// Encodes a text without the last `layers` layers of each text encoder ("clip skip", as `diffusers`
-    /// counts: 1 is what other programs call 2). Of SDXL's, which give the state before their last layer
-    /// anyway, as many more are left out. The pooled text stays that of all layers.
+    /// Encodes a text without the last `layers` layers of each text encoder ("clip skip", counted as in
+    /// `diffusers`: 1 is what other programs call 2). SDXL's encoders always leave out their last layer;
+    /// `layers` more are left out. The pooled text still uses all layers.
     ///
     /// # Errors
     /// If an encoder has no more layers than that, and as [`encode_text`](Self::encode_text).
@@ -354,7 +354,7 @@ impl StableDiffusion {
         })
     }
 
-    /// What stands for a negative text that was not given.
+    /// The conditioning for a missing negative text.
     ///
     /// # Errors
     /// As [`encode_text`](Self::encode_text).
@@ -370,20 +370,20 @@ impl StableDiffusion {
         })
     }
 
-    /// The UNet with texts bound to it, for samplers, guidance and correction of one's own; see
+    /// The UNet with texts bound to it, for your own samplers, guidances and corrections; see
     /// [`ConditionedUNet`].
     ///
     /// - `texts`: the conditions, at least one, each [encoded](Self::encode_text) or
     ///   [nothing](Self::encode_nothing)
-    /// - `without`: what stands for no condition, for guidance: a negative text, or
+    /// - `without`: the text for no condition, for guidance: a negative text, or
     ///   [nothing](Self::encode_nothing)
-    /// - `options`: of which the sizes and the crop count, which SDXL's UNet takes
-    /// - `inpainting`: what a UNet for [inpainting](Self::is_inpainting) sees beside the latent, the mask
-    ///   and the latent of the masked picture, `[1, 1 + channels, height/8, width/8]`
+    /// - `options`: only the sizes and the crop are used, as inputs of SDXL's UNet
+    /// - `inpainting`: the additional inputs of an [inpainting](Self::is_inpainting) UNet, the mask and the
+    ///   latent of the masked picture, `[1, 1 + channels, height/8, width/8]`
     ///
     /// # Errors
-    /// If there is no text, a text is of another model, `inpainting` is there for another UNet or missing, or
-    /// a size is wrong.
+    /// If there is no text, a text belongs to another model, `inpainting` is missing or given to another kind
+    /// of UNet, or a size is wrong.
     pub fn denoiser(
         &self,
         texts: &[&Conditioning],
@@ -395,14 +395,14 @@ impl StableDiffusion {
         ConditionedUNet::new(self, texts, without, options, inpainting)
     }
 
-    /// A latent, `[1, channels, height/8, width/8]`.
+    /// Samples a latent, `[1, channels, height/8, width/8]`.
     ///
-    /// - `negative`: what to keep away from; used if the guidance is not 1
-    /// - `observe`: sees each call of the network, and may break off
+    /// - `negative`: the negative text; used if the guidance is not 1
+    /// - `observe`: is called after each network call, and may stop the run
     ///
     /// # Errors
-    /// If a size, a strength or an option of the sampler is wrong; [`StableDiffusionError::Cancelled`] after
-    /// a break.
+    /// If a size, a strength or an option of the sampler is wrong; [`StableDiffusionError::Cancelled`] if
+    /// `observe` stops the run.
     pub fn sample(
         &self,
         positive: &Conditioning,
@@ -415,7 +415,7 @@ impl StableDiffusion {
         self.sample_with(positive, negative, start, options, doors, observe)
     }
 
-    /// [`sample`](Self::sample) with what of one's own takes part in the run.
+    /// [`sample`](Self::sample) with your own guidance and corrections.
     ///
     /// # Errors
     /// As [`sample`](Self::sample), and those of the guidance and the corrections.
@@ -450,7 +450,7 @@ impl StableDiffusion {
             Start::Noise => {
                 let x = draw(&given.start) * scale;
                 let extra = match self.is_inpainting() {
-                    // Everything is to be made anew, of a picture of which nothing is known.
+                    // The whole picture is drawn, and nothing of it is known.
                     true => {
                         let grey =
                             Tensor::zeros([1, 3, options.size[0], options.size[1]], &self.device);
@@ -503,7 +503,7 @@ impl StableDiffusion {
             scale: options.guidance_scale,
             rescale: options.guidance_rescale,
         };
-        // Without guidance the negative text says nothing.
+        // Without guidance, the negative text has no effect.
         let (guidance, without): (&mut dyn Guidance, _) = match guidance {
             Some(guidance) => (guidance, Some(negative)),
             None if options.guidance_scale == 1.0 => (&mut none, None),
@@ -539,17 +539,17 @@ impl StableDiffusion {
         })
     }
 
-    /// The picture of a latent, `[batch, 3, height, width]`, from −1 to 1.
+    /// Decodes a latent to a picture, `[batch, 3, height, width]`, from −1 to 1.
     ///
     /// # Errors
-    /// If the latent has other channels.
+    /// If the latent has the wrong number of channels.
     pub fn decode(&self, latent: Tensor<4>) -> Result<Tensor<4>, StableDiffusionError> {
         let picture = self.vae.decode(self.vae.denormalize(latent))?;
         Ok(picture.clamp(-1.0, 1.0))
     }
 
-    /// The latent of a picture, `[batch, 3, height, width]` from −1 to 1, as the UNet takes it: with noise
-    /// one that is drawn, without the likeliest.
+    /// Encodes a picture, `[batch, 3, height, width]` from −1 to 1, to a latent for the UNet: a drawn one if
+    /// noise is given, otherwise the most likely one.
     ///
     /// # Errors
     /// If the size is not a multiple of [`factor`](Self::factor).
@@ -566,7 +566,7 @@ impl StableDiffusion {
         Ok(self.vae.normalize(latent))
     }
 
-    /// The sizes that the UNet takes, and that of the latent.
+    /// Checks the sizes for the UNet and for the latent.
     fn check_sizes(&self, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
         let factor = self.vae.factor();
         let [height, width] = options.size;
@@ -658,7 +658,7 @@ pub fn latent_file(latents: Tensor<4>) -> Result<Vec<u8>, StableDiffusionError> 
     safetensors::serialize([("latents", view)], None).map_err(|e| failed(e.to_string()))
 }
 
-/// Steps that a strength leaves.
+/// The number of steps that a strength leaves.
 fn kept(steps: usize, strength: f64) -> usize {
     ((steps as f64 * strength) as usize).min(steps)
 }
@@ -668,7 +668,7 @@ fn noised(sampler: &Sampler, latent: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
     sampler.levels().add_noise(latent, noise)
 }
 
-/// The prediction where the mask is 1; elsewhere the picture, and the noise that was added to it.
+/// The prediction where the mask is 1; elsewhere the picture's latent and the noise that was added to it.
 fn keep_known(denoised: Denoised, [mask, latent, noise]: &[Tensor<4>; 3]) -> Denoised {
     let keep = mask.clone().neg() + 1.0;
     Denoised {

@@ -1,11 +1,11 @@
-//! Which sampler a model is run with.
+//! The choice of a sampler for a model.
 
 use std::sync::Arc;
 
 use crate::registry::Options;
 use crate::sampler::Solver;
 
-/// A sampler of ours by name, with options, or one of one's own.
+/// One of Nabla's samplers by name, with options, or your own sampler.
 ///
 /// ```
 /// use nabla_diffusion::ddim::Ddim;
@@ -20,17 +20,17 @@ use crate::sampler::Solver;
 pub enum SamplerChoice {
     /// One of [`samplers`](crate::sampler::samplers).
     Named {
-        /// The name; without one, the sampler that the model's files name.
+        /// The name; `None` for the sampler that the model's files name.
         name: Option<String>,
-        /// Options in the places of those that the model's files have, or of the defaults.
+        /// Options, which override those of the model's files and the defaults.
         options: Options,
     },
-    /// One of one's own, as it is.
+    /// Your own sampler, as it is.
     Own(Arc<dyn Solver>),
 }
 
 impl SamplerChoice {
-    /// One of ours.
+    /// One of Nabla's samplers.
     pub fn named(name: impl Into<String>) -> Self {
         Self::Named {
             name: Some(name.into()),
@@ -38,18 +38,18 @@ impl SamplerChoice {
         }
     }
 
-    /// One of one's own.
+    /// Your own sampler.
     pub fn own(solver: impl Solver + 'static) -> Self {
         Self::Own(Arc::new(solver))
     }
 
-    /// The same with one more option; one of one's own has its options already, and stays as it is.
+    /// Adds an option; has no effect on your own sampler, which has its options already.
     #[must_use]
     pub fn with_option(self, option: &str, value: impl Into<serde_json::Value>) -> Self {
         self.with_options(&Options::new().with(option, value))
     }
 
-    /// The same with more options.
+    /// Adds several options.
     #[must_use]
     pub fn with_options(self, more: &Options) -> Self {
         match self {

@@ -87,7 +87,7 @@ pub enum SingleFileError {
     TextEncoders {
         /// The file.
         path: PathBuf,
-        /// How many there are.
+        /// The number that was found.
         found: usize,
         /// How many there must be.
         expected: usize,

@@ -39,7 +39,7 @@ pub enum WeightsError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A file is damaged, or something else.
@@ -94,7 +94,7 @@ pub enum WeightsError {
         path: PathBuf,
         /// The first of them.
         name: String,
-        /// How many there are.
+        /// The number of such tensors.
         count: usize,
     },
     /// A change of a tensor that is not there or has another size, as by a LoRA for another network.

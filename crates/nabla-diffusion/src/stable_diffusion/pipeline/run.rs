@@ -1,4 +1,4 @@
-//! What a run of the pipeline is made of: texts, a start, options, and what of one's own takes part.
+//! The parts of a pipeline run: texts, a start, options, and user-defined parts.
 
 use burn::tensor::Tensor;
 
@@ -7,18 +7,18 @@ use crate::correction::Correction;
 use crate::guidance::Guidance;
 use crate::sigma_spacing::SigmaSpacing;
 
-/// A text as the UNet takes it.
+/// An encoded text for the UNet.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
     /// `[1, words, channels]`.
     pub text: Tensor<3>,
-    /// `[1, channels]`, of SDXL.
+    /// `[1, channels]`, for SDXL.
     pub pooled: Option<Tensor<2>>,
-    /// How many pieces of the text did not fit, and were left out.
+    /// The number of tokens of the text that did not fit and were left out.
     pub cut: usize,
 }
 
-/// What sampling starts from.
+/// The start of sampling.
 #[derive(Clone, Debug)]
 #[allow(
     clippy::large_enum_variant,
@@ -31,46 +31,46 @@ pub enum Start {
     Picture {
         /// `[1, 3, height, width]` from −1 to 1.
         picture: Tensor<4>,
-        /// How much of it is made anew: 0 is nothing, 1 everything.
+        /// How much of it is redrawn: 0 is nothing, 1 is everything.
         strength: f64,
     },
-    /// A picture of which a part is made anew.
+    /// A picture of which a part is redrawn.
     Masked {
         /// `[1, 3, height, width]` from −1 to 1.
         picture: Tensor<4>,
-        /// Above ½ where it is made anew, `[1, 1, height, width]`.
+        /// Above ½ where the picture is redrawn, `[1, 1, height, width]`.
         mask: Tensor<4>,
-        /// How much of it is made anew there.
+        /// How much of it is redrawn there.
         strength: f64,
     },
 }
 
-/// How a picture is sampled.
+/// The options of sampling.
 #[derive(Clone, Debug)]
 pub struct SamplingOptions {
     /// Height and width, in pixels.
     pub size: [usize; 2],
-    /// Steps of the sampler, before a strength takes some away.
+    /// The number of sampler steps, before a strength reduces it.
     pub steps: usize,
-    /// Strength of the classifier-free guidance `s`; 1 is none.
+    /// The strength `s` of the classifier-free guidance; 1 means no guidance.
     pub guidance_scale: f64,
     /// `φ`.
     pub guidance_rescale: f64,
     /// The sampler. Default: the folder's own.
     pub sampler: SamplerChoice,
-    /// How the noise levels are spaced; without it, as the folder says.
+    /// The spacing of the noise levels; `None` to follow the folder.
     pub sigmas: Option<SigmaSpacing>,
-    /// Of the noise.
+    /// The seed of the noise.
     pub seed: u64,
-    /// Height and width that the picture had originally, for SDXL; without it, its size. Small ones make
-    /// it blurred.
+    /// The original height and width of the picture, for SDXL; `None` for its size. Small values make it
+    /// blurred.
     pub original_size: Option<[usize; 2]>,
-    /// Top and left of the crop, for SDXL.
+    /// The top and left of the crop, for SDXL.
     pub crop: [usize; 2],
 }
 
 impl SamplingOptions {
-    /// The defaults that people know: 30 steps, guidance 7.5, no rescale, seed 42.
+    /// The usual defaults: 30 steps, guidance 7.5, no rescale, seed 42.
     pub fn new(size: [usize; 2]) -> Self {
         Self {
             size,
@@ -86,18 +86,18 @@ impl SamplingOptions {
     }
 }
 
-/// Noise that a run takes from elsewhere than its seed.
+/// Given noise, which a run uses instead of noise from its seed.
 #[derive(Clone, Debug, Default)]
 pub struct GivenNoise {
-    /// Of the start, `[1, channels, height/8, width/8]`.
+    /// The noise of the start, `[1, channels, height/8, width/8]`.
     pub start: Option<Tensor<4>>,
-    /// Of the picture's latent, of the same shape.
+    /// The noise of the picture's latent, of the same shape.
     pub posterior: Option<Tensor<4>>,
-    /// Of the masked picture's latent, of the same shape.
+    /// The noise of the masked picture's latent, of the same shape.
     pub masked_posterior: Option<Tensor<4>>,
 }
 
-/// What of one's own takes part in a run.
+/// User-defined parts of a run.
 ///
 /// ```no_run
 /// # use nabla_diffusion::asking::Step;
@@ -129,8 +129,8 @@ pub struct RunDoors<'a> {
 }
 
 impl<'a> RunDoors<'a> {
-    /// The same with a guidance in the place of the classifier-free one of the options. The positive text is
-    /// its [`Condition::FIRST`](crate::denoiser::Condition::FIRST), the negative one its
+    /// Sets a guidance, which replaces the classifier-free guidance of the options. The positive text is its
+    /// [`Condition::FIRST`](crate::denoiser::Condition::FIRST), the negative text its
     /// [`Condition::Without`](crate::denoiser::Condition::Without).
     #[must_use]
     pub fn guided_by(self, guidance: &'a mut dyn Guidance) -> Self {
@@ -140,15 +140,15 @@ impl<'a> RunDoors<'a> {
         }
     }
 
-    /// The same with one more correction, which sees predictions after those before it, and before a mask
-    /// keeps what is known.
+    /// Adds a correction, which sees predictions after the corrections added before it, and before a mask
+    /// restores the known part.
     #[must_use]
     pub fn corrected_by(mut self, correction: &'a mut (dyn Correction + 'a)) -> Self {
         self.corrections.push(correction);
         self
     }
 
-    /// The same with noise of which some is given.
+    /// Sets given noise.
     #[must_use]
     pub fn with_noise(self, given: GivenNoise) -> Self {
         Self { given, ..self }
@@ -165,13 +165,13 @@ impl std::fmt::Debug for RunDoors<'_> {
     }
 }
 
-/// Where a run is.
+/// The progress of a run.
 #[derive(Clone, Debug)]
 pub struct SamplingProgress<'a> {
-    /// Calls of the network that are done.
+    /// The number of finished network calls.
     pub done: usize,
-    /// Calls that there are.
+    /// The total number of network calls.
     pub total: usize,
-    /// The latent predicted last, `[1, channels, height/8, width/8]`.
+    /// The last predicted latent, `[1, channels, height/8, width/8]`.
     pub predicted: &'a Tensor<4>,
 }
