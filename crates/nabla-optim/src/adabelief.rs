@@ -1,8 +1,8 @@
-//! AdaBelief: the belief in a gradient is how near it is to its moving average.
+//! AdaBelief: trusts a gradient more the closer it is to its moving average.
 //!
-//! A drop-in replacement for Adam. The denominator is not the size of the gradient but its variance
-//! about its moving average: where the gradient is as predicted the step is long, where it is not the
-//! step is short. With the gradient `g`, the learning rate α and `t` steps so far, this one included:
+//! A drop-in replacement for Adam. The denominator is not the size of the gradient but its variance about its
+//! moving average: where the gradient is as predicted, the step is long; where it is not, the step is short.
+//! With the gradient `g`, the learning rate α and `t` steps so far, including this one:
 //!
 //! ```text
 //! m ← β₁ m + (1 − β₁) g
@@ -10,12 +10,11 @@
 //! w ← w − α/(1 − β₁ᵗ) · m / (√s/√(1 − β₂ᵗ) + ε)
 //! ```
 //!
-//! The ε of the second line stays in the state, so that `s` settles `ε/(1 − β₂)` above the variance;
-//! so it does in the authors' code and in the paper's algorithm (in `pytorch_optimizer` too). That of the
-//! third line is added after the correction of the bias. As a square root is taken, ε is the
-//! square of what Adam calls by this name.
+//! The ε of the second line stays in the state, so `s` settles at `ε/(1 − β₂)` above the variance, as in the
+//! authors' code, the paper's algorithm and `pytorch_optimizer`. The ε of the third line is added after the
+//! bias correction. Because a square root is taken, this ε corresponds to the square of Adam's.
 //!
-//! Options, all as in `adabelief-pytorch` 0.2:
+//! The options are those of `adabelief-pytorch` 0.2:
 //! * AMSGrad divides by the root of the highest `s` so far. The theory of the paper needs it;
 //! * rectification as in RAdam: with `ρ∞ = 2/(1 − β₂) − 1` and `ρ = ρ∞ − 2tβ₂ᵗ/(1 − β₂ᵗ)`, a step
 //!   is, once ρ ≥ 5,
@@ -89,7 +88,7 @@ pub struct AdaBeliefConfig {
     /// Whether steps are rectified while the variance is uncertain. Default true.
     #[config(default = true)]
     pub rectify: bool,
-    /// Whether there is a step of SGD where there is no rectified one. Default true.
+    /// Whether to take an SGD step as long as there is no rectified step. Default true.
     #[config(default = true)]
     pub degenerated_to_sgd: bool,
     /// Whether the highest variance so far is the denominator. Default false.
@@ -160,10 +159,10 @@ impl AdaBeliefConfig {
         Self::new().with_epsilon(1e-12)
     }
 
-    /// The optimizer, for a parameter group.
+    /// Creates the optimizer for a parameter group.
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn build(&self) -> Result<AdaBelief, OutOfRange> {
         Ok(AdaBelief {
             beta_1: optimizer_config::decay_rate("beta_1", self.beta_1)?,
@@ -177,10 +176,10 @@ impl AdaBeliefConfig {
         })
     }
 
-    /// The optimizer, for a module.
+    /// Creates the optimizer for a module.
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn init(&self) -> Result<ModuleOptimizer, OutOfRange> {
         let clipping = self.grad_clipping.as_ref();
         Ok(optimizer_config::for_module(self.build()?, clipping))
@@ -282,7 +281,7 @@ impl Optimizer for AdaBelief {
             let s = like(state.variance, &w);
             let max = self.amsgrad.then(|| match state.max_variance {
                 Some(max) => like(max, &w),
-                // Also where a record without AMSGrad was loaded.
+                // This also happens if a record without AMSGrad was loaded.
                 None => w.zeros_like(),
             });
             let decay = self.weight_decay_mode.factor(lr, self.weight_decay);
@@ -366,7 +365,7 @@ impl AdaBelief {
         }
     }
 
-    /// The decayed weights and the moments, of Burn's operations.
+    /// The decayed weights and the moments, with Burn's operations.
     fn composed_moments<const D: usize>(
         &self,
         decay: f64,
@@ -383,7 +382,7 @@ impl AdaBelief {
         (w * decay, m, s)
     }
 
-    /// The step, of Burn's operations.
+    /// The step, with Burn's operations.
     fn composed_step<const D: usize>(
         &self,
         size: StepSize,
@@ -398,7 +397,7 @@ impl AdaBelief {
     }
 }
 
-/// What is the same for all elements.
+/// The numbers that are the same for all elements.
 #[derive(Clone, Copy)]
 struct Numbers {
     decay: f32,

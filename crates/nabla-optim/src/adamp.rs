@@ -1,17 +1,17 @@
 //! AdamP and SGDP: momentum that does not inflate scale-invariant weights.
 //!
-//! A weight before a normalisation layer is scale invariant: `f(c w) = f(w)` for `c > 0`. Its gradient
-//! is orthogonal to it, and what matters is the step relative to `‖w‖`. Each step makes `w` longer,
-//! and momentum, which is no longer orthogonal to the new `w`, makes it far longer than plain gradient
-//! descent would, by a factor `1 + 2β/(1 − β)` (19 at β = 0.9): the effective step size decays too
-//! early. AdamP and SGDP take the radial part out of such a weight's step `p`,
+//! A weight before a normalisation layer is scale invariant: `f(c w) = f(w)` for `c > 0`. Its gradient is
+//! orthogonal to it, and what matters is the step relative to `‖w‖`. Each step makes `w` longer. Momentum,
+//! which is not orthogonal to the new `w`, makes it far longer than plain gradient descent would, by a factor
+//! `1 + 2β/(1 − β)` (19 at β = 0.9), so the effective step size decays too early. AdamP and SGDP remove the
+//! radial part of such a weight's step `p`,
 //!
 //! ```text
 //! Π_w(p) = p − (ŵ·p) ŵ,    ŵ = w/(‖w‖ + ε),
 //! ```
 //!
-//! and decay the weight less, by the ratio ρ. A weight is taken for scale invariant if its gradient
-//! `g` is nearly orthogonal to it, in one of two views that are tried in this order:
+//! and reduce the weight's decay by the ratio ρ. A weight is treated as scale invariant if its gradient `g`
+//! is nearly orthogonal to it in one of two views, which are tried in this order:
 //!
 //! ```text
 //! channels   |cos(w_c, g_c)| < δ/√K for all channels c, each of K numbers
@@ -39,13 +39,13 @@
 //! it before, `(√v + ε)/√(1 − β₂ᵗ)`, which makes first steps shorter where gradients are not much
 //! larger than ε: with gradients of 1e-6 and ε = 1e-8 by a quarter.
 //!
-//! Π leaves `m` and `b` as they are, as in the paper. The authors' SGDP without Nesterov's momentum
-//! projects the stored `b`, too, for it is there the same tensor as `p`.
+//! Π does not change `m` and `b`, as in the paper. The authors' SGDP without Nesterov's momentum also
+//! projects the stored `b`, because there it is the same tensor as `p`.
 //!
-//! The channels of a weight are what its layer gives out. PyTorch has them in dimension 0 everywhere,
-//! Burn in dimension 0 of convolutions and in dimension 1 of `Linear`, which is what
-//! [`ChannelDim::ByRank`] takes. For transposed convolutions (dimension 1) and embeddings
-//! (dimension 0), use a parameter group with another [`ChannelDim`].
+//! The channels of a weight are its layer's outputs. PyTorch has them in dimension 0 everywhere, Burn in
+//! dimension 0 of convolutions and in dimension 1 of `Linear`; [`ChannelDim::ByRank`] follows Burn. For
+//! transposed convolutions (dimension 1) and embeddings (dimension 0), use a parameter group with another
+//! [`ChannelDim`].
 //!
 //! The state has 2 floats per parameter for AdamP, 1 for SGDP.
 //!
@@ -110,7 +110,7 @@ pub struct AdamPConfig {
     /// Nesterov's momentum. Default false.
     #[config(default = false)]
     pub nesterov: bool,
-    /// Which dimension is that of the channels. Default [`ChannelDim::ByRank`].
+    /// The dimension of the channels. Default [`ChannelDim::ByRank`].
     #[config(default = "ChannelDim::ByRank")]
     pub channel_dim: ChannelDim,
     /// Gradient clipping for [`init`](Self::init). Default none.
@@ -118,10 +118,10 @@ pub struct AdamPConfig {
 }
 
 impl AdamPConfig {
-    /// The optimizer, for a parameter group.
+    /// Creates the optimizer for a parameter group.
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn build(&self) -> Result<AdamP, OutOfRange> {
         Ok(AdamP {
             beta_1: optimizer_config::decay_rate("beta_1", self.beta_1)?,
@@ -137,10 +137,10 @@ impl AdamPConfig {
         })
     }
 
-    /// The optimizer, for a module.
+    /// Creates the optimizer for a module.
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn init(&self) -> Result<ModuleOptimizer, OutOfRange> {
         let clipping = self.grad_clipping.as_ref();
         Ok(optimizer_config::for_module(self.build()?, clipping))
@@ -212,7 +212,7 @@ impl Optimizer for AdamP {
 }
 
 impl AdamP {
-    /// The step from `[w, m, v, g]` to `[w, m, v]`, of Burn's operations.
+    /// The step from `[w, m, v, g]` to `[w, m, v]`, with Burn's operations.
     fn composed<const D: usize>(
         &self,
         lr: f64,
@@ -234,8 +234,8 @@ impl AdamP {
         [w, m, v]
     }
 
-    /// The step from `[w, m, v]` and `g` to `[w, m, v]`. A weight that may be projected takes two
-    /// passes, for what the first one sums up decides what the second one does.
+    /// The step from `[w, m, v]` and `g` to `[w, m, v]`. A weight that may be projected takes two passes,
+    /// because the sums of the first pass decide what the second one does.
     fn fused(
         &self,
         lr: f64,
@@ -383,7 +383,7 @@ pub struct SgdPConfig {
     /// Added to norms, ε. Default 1e-8.
     #[config(default = 1e-8)]
     pub epsilon: f64,
-    /// Decoupled weight decay, λ. It is divided by 1 − μ, so that it is as strong as coupled decay of
+    /// Decoupled weight decay, λ. It is divided by 1 − μ, which makes it as strong as the coupled decay of
     /// SGD with momentum. Default 0.
     #[config(default = 0.0)]
     pub weight_decay: f64,
@@ -396,7 +396,7 @@ pub struct SgdPConfig {
     /// Nesterov's momentum. Default false.
     #[config(default = false)]
     pub nesterov: bool,
-    /// Which dimension is that of the channels. Default [`ChannelDim::ByRank`].
+    /// The dimension of the channels. Default [`ChannelDim::ByRank`].
     #[config(default = "ChannelDim::ByRank")]
     pub channel_dim: ChannelDim,
     /// Gradient clipping for [`init`](Self::init). Default none.
@@ -404,10 +404,10 @@ pub struct SgdPConfig {
 }
 
 impl SgdPConfig {
-    /// The optimizer, for a parameter group.
+    /// Creates the optimizer for a parameter group.
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn build(&self) -> Result<SgdP, OutOfRange> {
         Ok(SgdP {
             momentum: optimizer_config::decay_rate("momentum", self.momentum)?,
@@ -423,10 +423,10 @@ impl SgdPConfig {
         })
     }
 
-    /// The optimizer, for a module.
+    /// Creates the optimizer for a module.
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn init(&self) -> Result<ModuleOptimizer, OutOfRange> {
         let clipping = self.grad_clipping.as_ref();
         Ok(optimizer_config::for_module(self.build()?, clipping))
@@ -487,7 +487,7 @@ impl SgdP {
         lr * self.weight_decay / (1.0 - self.momentum)
     }
 
-    /// The step from `[w, b, g]` to `[w, b]`, of Burn's operations.
+    /// The step from `[w, b, g]` to `[w, b]`, with Burn's operations.
     fn composed<const D: usize>(&self, lr: f64, [w, b, g]: [Tensor<D>; 3]) -> [Tensor<D>; 2] {
         let b = b * self.momentum + g.clone() * (1.0 - self.dampening);
         let p = if self.nesterov {

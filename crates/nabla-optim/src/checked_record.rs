@@ -1,9 +1,9 @@
 //! Loading an optimizer's record, or the reason why it does not fit.
 //!
-//! `ModuleOptimizer::load_record` leaves a parameter whose state it does not understand without state,
-//! so that the record of another optimizer quietly starts the moments from zero, and it panics on a
-//! record whose tensors are not what their names say. [`checked_load`] compares the record with the
-//! module first, and with what the optimizer has taken from it afterwards.
+//! `ModuleOptimizer::load_record` leaves a parameter without state if it does not understand the state, so
+//! with the record of another optimizer the moments silently start from zero. It also panics on a record
+//! whose tensors do not match their names. [`checked_load`] compares the record with the module first, and
+//! afterwards with what the optimizer has loaded from it.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +29,7 @@ pub enum LoadError {
          have: load the module from its record first"
     )]
     UnknownParameter(u64),
-    /// A state has another shape than its parameter.
+    /// The shape of a state differs from that of its parameter.
     #[error(
         "the state {state:?} of the optimizer's record has the shape {found:?}, but its parameter has \
          the shape {expected:?}"
@@ -50,16 +50,16 @@ pub enum LoadError {
     OtherOptimizer {
         /// Tensors in the record.
         stored: usize,
-        /// Tensors that the optimizer has taken from it.
+        /// Tensors that the optimizer loaded from it.
         understood: usize,
     },
 }
 
-/// Loads the record `bytes` (of [`ModuleOptimizer::into_bytes`] or of a file) into `optimizer`, which
-/// then goes on with `module` with the same bits.
+/// Loads the record `bytes` (of [`ModuleOptimizer::into_bytes`] or of a file) into `optimizer`, which then
+/// continues to train `module` with the same bits.
 ///
 /// # Errors
-/// If the bytes are not a record, or not one of this optimizer for this module.
+/// If the bytes are not a record of this optimizer for this module.
 ///
 /// ```
 /// use burn::nn::{Linear, LinearConfig};
@@ -137,7 +137,7 @@ pub(crate) struct Part {
     pub id: Option<u64>,
 }
 
-/// The scalars and tensors of a record; Burn's readers are not proof against every byte.
+/// The scalars and tensors of a record; Burn's readers do not withstand arbitrary bytes.
 pub(crate) fn read_parts(bytes: Bytes) -> Result<(BTreeMap<String, Scalar>, Vec<Part>), LoadError> {
     let read = catch_unwind(AssertUnwindSafe(|| {
         let reader = Reader::from_bytes(bytes).map_err(RecordError::from)?;

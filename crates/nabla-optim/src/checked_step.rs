@@ -1,9 +1,9 @@
-//! A step that refuses what would poison the weights.
+//! A step that refuses gradients that would make the weights NaN.
 //!
-//! One NaN in a gradient is in every moment of its parameter after the step, and in the weight, and
-//! after the next forward pass everywhere. [`checked_step`] looks at the gradients first, which is one
-//! more pass over them, and names the parameter. [`check_gradients`] only looks, for a loop that wants
-//! to leave out the step and keep the module.
+//! After a step, one NaN in a gradient is in every moment of its parameter and in the weight, and after the
+//! next forward pass it is everywhere. [`checked_step`] checks the gradients first, which takes one more pass
+//! over them, and names the parameter. [`check_gradients`] only checks, for a loop that wants to skip the
+//! step and keep the module.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,7 +12,7 @@ use burn::optim::{GradientsParams, LearningRate, ModuleOptimizer};
 use burn::tensor::Tensor;
 use nabla_grad::elementwise::all_finite;
 
-/// Why a step was not taken. The optimizer is as it was.
+/// Why a step was not taken. The optimizer is unchanged.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum StepError {
     /// The learning rate is NaN, infinite or negative.
@@ -26,7 +26,7 @@ pub enum StepError {
         "none of the module's parameters has a gradient: was the loss computed with this module?"
     )]
     NoGradients,
-    /// A gradient has another shape than its parameter.
+    /// The shape of a gradient differs from that of its parameter.
     #[error(
         "the parameter {parameter:?} has the shape {expected:?}, but its gradient has {}",
         describe(.found)
@@ -36,7 +36,7 @@ pub enum StepError {
         parameter: String,
         /// Shape of the parameter.
         expected: Vec<usize>,
-        /// Shape of the gradient; none if its rank is another one.
+        /// Shape of the gradient; `None` if its rank differs.
         found: Option<Vec<usize>>,
     },
     /// A gradient contains NaN or infinity.
@@ -57,9 +57,9 @@ fn describe(found: &Option<Vec<usize>>) -> String {
 /// Updates `module` as [`ModuleOptimizer::step`] does, unless that would put NaN or infinity into it.
 ///
 /// # Errors
-/// If the learning rate is negative or not finite, the module has no parameters, no parameter has a
-/// gradient, or a gradient is of another shape than its parameter or not finite. The optimizer is
-/// then as before; call [`check_gradients`] first to keep the module, too.
+/// If the learning rate is negative or not finite, the module has no parameters, no parameter has a gradient,
+/// or a gradient is not finite or has the wrong shape. The optimizer is then unchanged; call
+/// [`check_gradients`] first to keep the module, too.
 ///
 /// ```
 /// use burn::nn::{Linear, LinearConfig};
@@ -91,11 +91,11 @@ pub fn checked_step<M: Module>(
     Ok(optimizer.step(lr, module, grads))
 }
 
-/// Whether a step of `module` along `grads` is possible and leaves it finite. On a GPU, this waits for
+/// Checks that a step of `module` along `grads` is possible and leaves it finite. On a GPU, this waits for
 /// each gradient.
 ///
 /// # Errors
-/// Those of [`checked_step`], but for the learning rate.
+/// Those of [`checked_step`], except for the learning rate.
 pub fn check_gradients<M: Module>(module: &M, grads: &GradientsParams) -> Result<(), StepError> {
     let mut check = Check {
         grads,
@@ -140,7 +140,7 @@ impl ModuleVisitor for Check<'_> {
         }
         let parameter = || self.path.join(".");
         let expected = param.shape().to_vec();
-        // Burn looks a gradient up by its rank, and panics if it has another one.
+        // Burn looks up a gradient by its rank, and panics if the rank differs.
         let grad = catch_unwind(AssertUnwindSafe(|| self.grads.get::<D>(param.id)));
         self.error = match grad {
             Ok(None) => return,

@@ -1,8 +1,8 @@
 //! diffGrad: Adam with a friction on the parameters whose gradient does not change.
 //!
-//! A drop-in variant of Adam. A gradient that is the same in two successive steps is taken for a sign
-//! that an optimum is near, and halves the step; where it changes fast, the step is Adam's. With the
-//! gradient `g`, the one before `g'` (0 at first), the learning rate η and `t` steps so far:
+//! A drop-in variant of Adam. If the gradient is the same in two successive steps, this is taken as a sign
+//! that an optimum is near, and the step is halved; where the gradient changes fast, the step is Adam's. With
+//! the gradient `g`, the one before `g'` (0 at first), the learning rate η and `t` steps so far:
 //!
 //! ```text
 //! m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
@@ -10,22 +10,22 @@
 //! w ← w − η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · ξ m / (√v + ε)
 //! ```
 //!
-//! The last line is that of the authors' code and of the other implementations; the paper's own,
+//! The last line follows the authors' code and the other implementations; the paper's formula,
 //! `w − η ξ m̂/(√v̂ + ε)`, differs by the size of ε and is [`EpsilonPlacement::Corrected`].
 //!
-//! ξ depends on the size of the gradient, which Adam does not: undo a scaling of the loss before the
-//! step. Where gradients are small, as they mostly are in networks, ξ is nearly ½ everywhere, and
-//! the method is nearly Adam with half the learning rate; [`DiffGrad::friction`] shows how nearly.
+//! Unlike Adam's step, ξ depends on the size of the gradient: if you scale the loss, undo that before the
+//! step. Where gradients are small, as they mostly are in networks, ξ is nearly ½ everywhere, and the method
+//! is nearly Adam with half the learning rate; [`DiffGrad::friction`] shows how close it is.
 //!
-//! Coupled weight decay is added to the gradient before anything else, so that it is part of the
-//! difference, as in the authors' code; [decoupled decay](crate::weight_decay) leaves it out.
+//! Coupled weight decay is added to the gradient before anything else, so it is part of the difference, as in
+//! the authors' code; [decoupled decay](crate::weight_decay) is not.
 //!
-//! [`Friction::Sigmoid`] is the published and recommended coefficient. The paper compares five others,
-//! DFC1 to DFC5, in its section "Experiments With diffGrad Variants", of which DFC3 to DFC5 do best at
-//! batches of 64 and 128 there; two more are from public code. [`Friction`] has all.
+//! [`Friction::Sigmoid`] is the published and recommended coefficient. The paper compares five others, DFC1
+//! to DFC5, in its section "Experiments With diffGrad Variants", of which DFC3 to DFC5 do best there at batch
+//! sizes of 64 and 128; two more are from public code. [`Friction`] has all.
 //!
-//! The regret bound of the paper is proved as Adam's first one was, and like it does not exclude that
-//! the method diverges on a convex problem.
+//! The paper's proof of the regret bound is like the first proof for Adam and, like that one, does not rule
+//! out that the method diverges on a convex problem.
 //!
 //! The state has 3 floats per parameter.
 //!
@@ -59,27 +59,27 @@ pub enum Friction {
     /// `σ(g' − g)`, in (0, 1): DFC1.
     #[serde(alias = "SignedSigmoid")]
     SignedSigmoid,
-    /// `9 σ(½|g' − g|) − 4`, in [½, 5): DFC2, whose brackets are misprinted in the journal, but not its
-    /// range.
+    /// `9 σ(½|g' − g|) − 4`, in [½, 5): DFC2, whose parentheses (but not its range) are misprinted in the
+    /// journal.
     #[serde(alias = "WideSigmoid")]
     WideSigmoid,
-    /// `σ(ν|g' − g| − μ)`: DFC3, with the mean μ and the standard deviation ν of the absolute gradients
-    /// of the batch. Taken here over the elements of the parameter's gradient, which is all that an
-    /// optimizer sees of a batch. Below ½ where the change is small, whatever the paper says of the
-    /// range.
+    /// `σ(ν|g' − g| − μ)`: DFC3, with the mean μ and the standard deviation ν of the absolute gradients of
+    /// the batch. Here they are taken over the elements of the parameter's gradient, because an optimizer
+    /// sees nothing else of a batch. The value is below ½ where the change is small, contrary to the range in
+    /// the paper.
     #[serde(alias = "DeviationSigmoid")]
     DeviationSigmoid,
-    /// `σ(ν²|g' − g| − μ)`: DFC4, as DFC3.
+    /// `σ(ν²|g' − g| − μ)`: DFC4, otherwise like DFC3.
     #[serde(alias = "SquaredDeviationSigmoid")]
     SquaredDeviationSigmoid,
-    /// `σ(√ν|g' − g| − μ)`: DFC5, as DFC3.
+    /// `σ(√ν|g' − g| − μ)`: DFC5, otherwise like DFC3.
     #[serde(alias = "RootDeviationSigmoid")]
     RootDeviationSigmoid,
-    /// `2σ(|g' − g|) − 1 = tanh(½|g' − g|)`, in [0, 1): no step at all where the gradient is the same.
-    /// Not of the paper.
+    /// `2σ(|g' − g|) − 1 = tanh(½|g' − g|)`, in [0, 1): no step at all where the gradient is the same. Not
+    /// from the paper.
     #[serde(alias = "Tanh")]
     Tanh,
-    /// `σ(|m' − m|)`, in [½, 1): the difference of successive averages instead of gradients. Not of the
+    /// `σ(|m' − m|)`, in [½, 1): the difference of successive averages instead of gradients. Not from the
     /// paper.
     #[serde(alias = "MomentumSigmoid")]
     MomentumSigmoid,
@@ -89,10 +89,10 @@ pub enum Friction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EpsilonPlacement {
-    /// To `√v`, whose bias the step size corrects: the authors' code.
+    /// To `√v`, whose bias the step size corrects, as in the authors' code.
     #[serde(alias = "Uncorrected")]
     Uncorrected,
-    /// To `√(v/(1 − β₂ᵗ))`: the paper.
+    /// To `√(v/(1 − β₂ᵗ))`, as in the paper.
     #[serde(alias = "Corrected")]
     Corrected,
 }
@@ -125,7 +125,7 @@ pub struct DiffGradConfig {
     /// Added to the denominator, ε. Default 1e-8.
     #[config(default = 1e-8)]
     pub epsilon: f64,
-    /// Where. Default [`EpsilonPlacement::Uncorrected`].
+    /// Where ε is added. Default [`EpsilonPlacement::Uncorrected`].
     #[config(default = "EpsilonPlacement::Uncorrected")]
     pub epsilon_placement: EpsilonPlacement,
     /// Weight decay, λ. Default 0.
@@ -142,10 +142,10 @@ pub struct DiffGradConfig {
 }
 
 impl DiffGradConfig {
-    /// The optimizer, for a parameter group.
+    /// Creates the optimizer for a parameter group.
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn build(&self) -> Result<DiffGrad, OutOfRange> {
         Ok(DiffGrad {
             beta_1: optimizer_config::decay_rate("beta_1", self.beta_1)?,
@@ -158,10 +158,10 @@ impl DiffGradConfig {
         })
     }
 
-    /// The optimizer, for a module.
+    /// Creates the optimizer for a module.
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn init(&self) -> Result<ModuleOptimizer, OutOfRange> {
         let clipping = self.grad_clipping.as_ref();
         Ok(optimizer_config::for_module(self.build()?, clipping))
@@ -194,8 +194,8 @@ pub struct DiffGradState<const D: usize> {
 }
 
 impl DiffGrad {
-    /// The friction coefficient ξ of a step along `grad` from `state` (none before the first step),
-    /// without weight decay. Its mean says how far the method is from Adam at half the learning rate.
+    /// The friction coefficient ξ of a step along `grad` from `state` (`None` before the first step), without
+    /// weight decay. Its mean shows how far the method is from Adam at half the learning rate.
     pub fn friction<const D: usize>(
         &self,
         state: Option<&DiffGradState<D>>,
@@ -299,7 +299,7 @@ impl Optimizer for DiffGrad {
 }
 
 impl DiffGrad {
-    /// The step from `[w, m, v, g', g]` to `[w, m, v, g]`, of Burn's operations.
+    /// The step from `[w, m, v, g', g]` to `[w, m, v, g]`, with Burn's operations.
     fn composed<const D: usize>(
         &self,
         lr: f64,
@@ -351,8 +351,8 @@ impl DiffGrad {
             step: step as f32,
             root: root as f32,
         };
-        // `previous` has a buffer of its own, into which the gradient is copied. One function for each
-        // coefficient, for a choice per element would not be vectorised.
+        // `previous` has its own buffer, into which the gradient is copied. There is one function per
+        // coefficient, because a choice per element would not be vectorised.
         match self.friction {
             Friction::Sigmoid => {
                 let written = [&mut w, &mut m, &mut v, &mut previous];
@@ -398,7 +398,7 @@ impl DiffGrad {
     }
 }
 
-/// What is the same for all elements.
+/// The numbers that are the same for all elements.
 #[derive(Clone, Copy)]
 struct Numbers {
     decay: f32,

@@ -1,26 +1,26 @@
-//! Stepping along a gradient: optimizers that Burn's learner takes, and M-FAC, which has a way of its own.
+//! Stepping along a gradient: optimizers for Burn's learner, and M-FAC, which is used differently.
 //!
 //! * [`adamp`]: AdamP and SGDP, which keep momentum from inflating scale-invariant weights;
 //! * [`diffgrad`]: diffGrad, Adam with a friction where the gradient does not change;
 //! * [`adabelief`]: AdaBelief, whose steps are long where the gradient is as expected;
 //! * [`m_fac`]: M-FAC, products with the inverse empirical Fisher matrix, for pruning and steps;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
-//! * [`optimizer_config`]: why a configuration is refused;
+//! * [`optimizer_config`]: the checks of configurations;
 //! * [`mod@checked_step`]: a step that refuses gradients with NaN or infinity;
 //! * [`checked_record`]: loading an optimizer's record, or the reason why it does not fit.
 //!
-//! An optimizer is a Burn `Optimizer`: `XConfig::init` makes one for a whole module, and
-//! `XConfig::build` one for a parameter group of a `ModuleOptimizer`. M-FAC, which needs the gradient of the
-//! whole module as one vector, has `MFacConfig::init` and the same methods, and no `build`: Burn's learner cannot
-//! take it as an optimizer, but steps as it does along gradients that [`MFac::precondition`] has multiplied.
+//! An optimizer is a Burn `Optimizer`: `XConfig::init` makes one for a whole module, and `XConfig::build` one
+//! for a parameter group of a `ModuleOptimizer`. M-FAC needs the gradient of the whole module as one vector.
+//! It has `MFacConfig::init` and the same methods, but no `build`: Burn's learner cannot use it as an
+//! optimizer, but takes the same steps with gradients from [`MFac::precondition`].
 //!
-//! The steps of AdamP, SGDP, diffGrad and AdaBelief stand twice in their files: as one pass over memory, for
-//! numbers of 32 bits on the processor, and of Burn's operations, for every other device and precision. One
-//! expression for both would cost either the bits or the speed: Burn's operations take their constants in 64
-//! bits and round after each, and the pass is compiled for each coefficient by itself with sums on the way.
-//! Tests hold the two equal over all options, and over the registry of `nabla-train`.
+//! The steps of AdamP, SGDP, diffGrad and AdaBelief are implemented twice: as one pass over memory, for
+//! 32-bit numbers on the CPU, and with Burn's operations, for every other device and precision. A single
+//! expression for both would change either the bits or the speed: Burn's operations take their constants in
+//! 64 bits and round after each operation, while the pass is compiled separately for each coefficient and
+//! sums along the way. Tests check that the two agree for all options, and for the registry of `nabla-train`.
 //!
-//! The names that programs use most are here at the root, too:
+//! The most used names are also at the root:
 //!
 //! ```
 //! use nabla_optim::{AdaBeliefConfig, AdamPConfig, MFacConfig};

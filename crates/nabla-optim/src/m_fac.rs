@@ -17,11 +17,10 @@
 //!
 //! The recursion is the elimination of `A = G Gᵀ/λ + m I = L Q Lᵀ`: `V = L⁻¹ G/λ` and
 //! `q = diag Q`. So `V` costs two matrix products and an elimination of `m x m`, `O(dm²)`.
-//! [`BlockFisher`] does the same for each block of weights on its own, as if `F` were
-//! block-diagonal.
+//! [`BlockFisher`] does the same for each block of weights separately, as if `F` were block-diagonal.
 //!
-//! **Dynamic algorithm** ([`SlidingFisher`]). A window of the last `m` gradients; a new one replaces
-//! the oldest, in whatever row that stands, as the order of the rows does not matter:
+//! **Dynamic algorithm** ([`SlidingFisher`]). It keeps a window of the last `m` gradients. A new gradient
+//! replaces the oldest one in its row, because the order of the rows does not matter:
 //!
 //! ```text
 //! G[last] ← g,   t = G g,   row and column `last` of S = G Gᵀ ← t      O(dm)
@@ -38,13 +37,13 @@
 //! g ← ∇L(w) + λ_w w;   push g;   u = F⁻¹ g;   v ← β v + (1 − β) u;   w ← w − η v    (v = u if β = 0)
 //! ```
 //!
-//! The window holds `g` before the product: outside its span `F⁻¹` multiplies by `1/λ`, which is huge.
-//! Until the window is full its other rows are zero, and the mean still divides by `m`.
+//! The window contains `g` before the product, because outside its span `F⁻¹` multiplies by `1/λ`, which is
+//! huge. Until the window is full, its other rows are zero, and the mean still divides by `m`.
 //!
-//! **Pruning** ([`optimal_brain_surgeon`]). The weights with the least `ρ_i = w_i² / (2 [F⁻¹]_ii)` go,
-//! and the others make up for it: `w ← w + F⁻¹ t` with `t_i = −w_i / [F⁻¹]_ii` on the pruned ones.
+//! **Pruning** ([`optimal_brain_surgeon`]). The weights with the smallest `ρ_i = w_i² / (2 [F⁻¹]_ii)` are
+//! pruned, and the others compensate: `w ← w + F⁻¹ t` with `t_i = −w_i / [F⁻¹]_ii` on the pruned ones.
 //!
-//! What is `m x m` is computed in `f64`, what is `m x d` in the precision of the gradients.
+//! Matrices of `m x m` are in `f64`, matrices of `m x d` in the precision of the gradients.
 //!
 //! Source: Frantar, Kurtic, Alistarh, *M-FAC: Efficient Matrix-Free Approximations of Second-Order
 //! Information*, NeurIPS 2021, arXiv 2107.03356.
@@ -520,21 +519,21 @@ impl InverseFisher for SlidingFisher {
     }
 }
 
-/// What pruning left.
+/// The result of pruning.
 #[derive(Clone, Debug)]
 pub struct Pruned {
     /// The weights, `[d]`, 0 where they are pruned.
     pub weights: Tensor<1>,
-    /// Which weights are there, `[d]`: 1 or 0.
+    /// Which weights are not pruned, `[d]`: 1 or 0.
     pub mask: Vec<bool>,
 }
 
-/// Prunes to the share `sparsity` of weights that are 0, by the saliency of the optimal brain
-/// surgeon, and changes the others to make up for it; see the [module](self). The pruned weights are
-/// treated as if each were the only one.
+/// Prunes until the share `sparsity` of the weights is 0, by the saliency of the optimal brain surgeon, and
+/// adjusts the others to compensate; see the [module](self). The pruned weights are treated as if each were
+/// the only one.
 ///
 /// - `weights`: `[d]`
-/// - `mask`: which of them are there; pruned ones stay so
+/// - `mask`: which weights are not pruned; pruned weights stay pruned
 ///
 /// # Errors
 /// If the lengths differ, or `sparsity` is not between that of `mask` and 1.
@@ -565,7 +564,7 @@ pub fn optimal_brain_surgeon(
     let h = numbers(fisher.inverse_diagonal()?)?;
     let saliency = |i: usize| w[i] * w[i] / (2.0 * h[i]);
     let mut there: Vec<usize> = (0..d).filter(|&i| mask[i]).collect();
-    // Equal ones go in the order of the weights.
+    // Weights with equal saliency are pruned in their order.
     there.sort_by(|&a, &b| saliency(a).total_cmp(&saliency(b)).then(a.cmp(&b)));
     let mut mask = mask.to_vec();
     let mut t = vec![0.0; d];
@@ -582,8 +581,8 @@ pub fn optimal_brain_surgeon(
     })
 }
 
-/// The share of weights that are there after part `step` of `steps` of a gradual pruning from the
-/// density `from` to `to`, with a Fisher matrix of the model as it is then for each: `a (b/a)^{j/R}`.
+/// The share of remaining weights after part `step` of `steps` of a gradual pruning from the density `from`
+/// to `to`, with a new Fisher matrix for each part: `a (b/a)^{j/R}`.
 ///
 /// ```
 /// use nabla_optim::m_fac::gradual_density;

@@ -1,8 +1,8 @@
-//! Why the configuration of an optimizer is refused.
+//! Checks for the configuration of an optimizer.
 //!
-//! The checks are those that every optimizer makes: a decay rate of a moving average lies in [0, 1),
-//! an ε does not vanish in the 32 bits that a state is kept in, and other values are not negative. An
-//! optimizer of one's own makes them by the same functions, which give back the value that they let pass:
+//! Every optimizer makes these checks: a decay rate of a moving average lies in [0, 1), an ε does not vanish
+//! in the 32 bits of a state, and other values are not negative. Your own optimizer can use the same
+//! functions, which return the checked value:
 //!
 //! ```
 //! use nabla_optim::optimizer_config::decay_rate;
@@ -67,19 +67,19 @@ pub fn rate(field: &'static str, value: f64) -> Result<f64, OutOfRange> {
     check(field, value, holds, "positive and finite")
 }
 
-/// A divisor that is kept in 32 bits.
+/// A divisor that is stored in 32 bits.
 ///
 /// # Errors
-/// If it is 0 there, negative or not finite.
+/// If it is 0 in 32 bits, negative or not finite.
 pub fn positive(field: &'static str, value: f64) -> Result<f64, OutOfRange> {
     let holds = value >= f64::from(f32::MIN_POSITIVE) && value.is_finite();
     check(field, value, holds, "at least 1.2e-38 and finite")
 }
 
-/// What is added to a denominator, at least 0.
+/// A number that is added to a denominator, at least 0.
 ///
 /// # Errors
-/// If it is negative, or not 0 although 32 bits cannot hold it.
+/// If it is negative, or if it is not 0 but becomes 0 in 32 bits.
 pub fn epsilon(value: f64) -> Result<f64, OutOfRange> {
     let value = non_negative("epsilon", value)?;
     let holds = value == 0.0 || value >= f64::from(f32::MIN_POSITIVE);
@@ -87,7 +87,7 @@ pub fn epsilon(value: f64) -> Result<f64, OutOfRange> {
     check("epsilon", value, holds, expected)
 }
 
-/// `optimizer` for a whole module.
+/// Wraps `optimizer` for a whole module.
 pub(crate) fn for_module<O: Optimizer>(
     optimizer: O,
     clipping: Option<&GradientClippingConfig>,

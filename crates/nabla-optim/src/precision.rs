@@ -1,8 +1,8 @@
-//! The precision in which an optimizer computes and keeps its state.
+//! The precision in which an optimizer computes and stores its state.
 //!
-//! Squares of small gradients vanish in 16 bits, and a step that is small beside its weight is lost
-//! when it is added. Parameters of 16 bits are therefore stepped in 32, as are states, which never
-//! have fewer than 32.
+//! Squares of small gradients vanish in 16 bits, and a step that is small compared with its weight is lost
+//! when it is added. The steps of 16-bit parameters are therefore computed in 32 bits, and states always have
+//! at least 32 bits.
 
 use burn::tensor::{DType, FloatDType, Tensor};
 
@@ -36,7 +36,7 @@ pub(crate) fn like<const D: usize>(tensor: Tensor<D>, other: &Tensor<D>) -> Tens
     }
 }
 
-/// `1 − βᵗ`, by which a moving average from zero is too small after `time` steps.
+/// `1 − βᵗ`, the factor by which a moving average that starts at zero is too small after `time` steps.
 pub(crate) fn bias_correction(beta: f64, time: usize) -> f64 {
     1.0 - beta.powi(i32::try_from(time).unwrap_or(i32::MAX))
 }

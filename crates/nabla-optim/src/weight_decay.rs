@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Sources: Loshchilov, Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv 1711.05101; the
-//! fixed decay is the option of that name of `adabelief-pytorch`.
+//! fixed decay is the option with that name in `adabelief-pytorch`.
 
 use serde::{Deserialize, Serialize};
 

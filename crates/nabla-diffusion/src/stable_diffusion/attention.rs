@@ -4,10 +4,10 @@
 //! softmax(q kᵀ/√d) v,   q = x W_q,   k = c W_k,   v = c W_v
 //! ```
 //!
-//! for each head of `d` channels, where the context `c` is `x` itself (self-attention) or another
-//! sequence, such as the words of a text (cross-attention). A part of the scores is kept at a time (Dao et
-//! al., *FlashAttention*, 2022, arXiv 2205.14135), so that a picture of 64 x 64 positions needs no matrix of
-//! 4096 x 4096: see [`nabla_kernels::transformer`].
+//! for each head of `d` channels, where the context `c` is `x` itself (self-attention) or another sequence,
+//! such as the words of a text (cross-attention). Only a part of the scores is in memory at a time (Dao et
+//! al., *FlashAttention*, 2022, arXiv 2205.14135), so a picture of 64 x 64 positions needs no matrix of 4096
+//! x 4096: see [`nabla_kernels::transformer`].
 //!
 //! Source: Vaswani et al., *Attention Is All You Need*, 2017, arXiv 1706.03762.
 
@@ -31,12 +31,12 @@ pub struct MultiHeadAttention {
     upcast: bool,
 }
 
-/// What the projections are called.
+/// The names of the projections.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionNames {
     /// `W_q`, `W_k`, `W_v` and the projection after.
     pub projections: [&'static str; 4],
-    /// Whether `W_q`, `W_k` and `W_v` have an offset.
+    /// Whether `W_q`, `W_k` and `W_v` have a bias.
     pub bias: bool,
 }
 
@@ -59,7 +59,7 @@ impl AttentionNames {
 }
 
 impl MultiHeadAttention {
-    /// Takes it from `scope`.
+    /// Loads it from `scope`.
     ///
     /// - `channels`: of `x` and the result; `context`: of `c`
     /// - `heads`, each of `head_channels`
@@ -94,11 +94,11 @@ impl MultiHeadAttention {
         self
     }
 
-    /// Attends.
+    /// Applies the attention.
     ///
     /// - `x`: `[batch, length, channels]`
-    /// - `context`: `[batch, words, context channels]`; `x` itself where there is none
-    /// - `causal`: whether a position sees only those before it, and itself
+    /// - `context`: `[batch, words, context channels]`; `None` for `x` itself
+    /// - `causal`: whether a position attends only to itself and earlier positions
     /// - returns the shape of `x`
     pub fn forward(&self, x: Tensor<3>, context: Option<Tensor<3>>, causal: bool) -> Tensor<3> {
         let context = context.unwrap_or_else(|| x.clone());
@@ -112,7 +112,7 @@ impl MultiHeadAttention {
     }
 }
 
-/// The positions of a picture attend to each other, beside a shortcut: `x + attention(norm(x))`.
+/// Self-attention of the positions of a picture, with a shortcut: `x + attention(norm(x))`.
 #[derive(Module, Debug)]
 pub struct PositionAttention {
     norm: GroupNorm,
@@ -120,9 +120,9 @@ pub struct PositionAttention {
 }
 
 impl PositionAttention {
-    /// Takes it from `scope`.
+    /// Loads it from `scope`.
     ///
-    /// - `norm`: what the normalisation is called
+    /// - `norm`: the name of the normalisation
     /// - `heads` must divide `channels`
     ///
     /// # Errors

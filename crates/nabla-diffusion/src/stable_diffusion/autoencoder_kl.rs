@@ -1,5 +1,5 @@
-//! The autoencoder of latent diffusion: pixels become a latent picture of an eighth of their width and
-//! height, and a latent picture becomes pixels.
+//! The autoencoder of latent diffusion: it converts pixels to a latent picture with an eighth of their width
+//! and height, and back.
 //!
 //! ```text
 //! encode:  (mean, logvar) = Q·E(x),      z = mean + exp(logvar/2)·n
@@ -11,19 +11,19 @@
 //! `(z − shift)·scale`, see [`AutoencoderKl::normalize`].
 //!
 //! # Tiles
-//! Memory and the time of the attention grow with the picture, so that a large one is computed in tiles
-//! ([`AutoencoderKl::with_tiling`]). Cut plainly, a tile is not what the whole picture would be there: its
-//! convolutions see zeros behind its border, and group norms and the attention see all of what they are
-//! given. There are two ways to join tiles.
+//! Memory and the time of the attention grow with the picture, so a large picture can be computed in tiles
+//! ([`AutoencoderKl::with_tiling`]). A plain tile differs from that part of the whole picture: its
+//! convolutions see zeros beyond its border, and group norms and attention see only the tile. There are two
+//! ways to join tiles.
 //!
-//! [`Tiling::Seamless`]: what has the size of the latent (the attention among it) is computed whole. The
-//! rest, which needs nearly all of the memory, is computed in tiles with as much of their neighbourhood as
-//! the convolutions reach, so that nothing of a border is left. All tiles' group norms have the same
-//! statistics: those of a smaller version of the picture, of the size of a tile, that keeps each channel's
-//! mean and spread. (Where that version is the picture itself, tiles change nothing.)
+//! [`Tiling::Seamless`]: the layers at the size of the latent, including the attention, are computed on the
+//! whole latent. The other layers, which need nearly all of the memory, are computed in tiles that include as
+//! much of their neighbourhood as the convolutions reach, so no border is visible. The group norms of all
+//! tiles use the same statistics: those of a smaller version of the picture, of the size of a tile, that
+//! keeps each channel's mean and spread. (If that version is the picture itself, tiling changes nothing.)
 //!
-//! [`Tiling::Faded`]: as in `diffusers`. Each tile is computed alone, and where two overlap the one fades
-//! into the other linearly. The fading hides the border, but a tile may differ in tone from the next.
+//! [`Tiling::Faded`]: as in `diffusers`. Each tile is computed separately, and where two tiles overlap, one
+//! fades into the other linearly. The fading hides the border, but neighbouring tiles may differ in tone.
 //!
 //! Sources: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
 //! 2112.10752; Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, arXiv 1312.6114.
@@ -44,16 +44,16 @@ use nabla_kernels::picture::convolution;
 use networks::{Decoder, Encoder};
 use tiles::{faded, seamless, shrunk};
 
-/// What is added to a variance.
+/// The constant added to a variance.
 const EPSILON: f64 = 1e-6;
 
 /// An autoencoder's sizes, as in its `config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct AutoencoderKlConfig {
-    /// Channels of a picture that is encoded.
+    /// Channels of an encoded picture.
     pub in_channels: usize,
-    /// Channels of a picture that is decoded.
+    /// Channels of a decoded picture.
     pub out_channels: usize,
     /// Kinds of the encoder's levels; each `DownEncoderBlock2D`.
     pub down_block_types: Vec<String>,
@@ -63,23 +63,23 @@ pub struct AutoencoderKlConfig {
     pub block_out_channels: Vec<usize>,
     /// Residual blocks of a level of the encoder; the decoder has one more.
     pub layers_per_block: usize,
-    /// What stands between convolutions: `silu`.
+    /// The activation between convolutions: `silu`.
     pub act_fn: String,
     /// Channels of a latent.
     pub latent_channels: usize,
     /// Groups of channels of a norm.
     pub norm_num_groups: usize,
-    /// The width of the pictures that it was trained with.
+    /// The width of the pictures on which it was trained.
     pub sample_size: SampleSize,
     /// `scale`.
     pub scaling_factor: f64,
-    /// `shift`; none is 0.
+    /// `shift`; `None` means 0.
     pub shift_factor: Option<f64>,
-    /// Whether it must not compute in `f16`, whose range its activations leave.
+    /// Whether it must not compute in `f16`, because its activations exceed the range.
     pub force_upcast: bool,
-    /// Whether there is `Q`.
+    /// Whether it has `Q`.
     pub use_quant_conv: bool,
-    /// Whether there is `P`.
+    /// Whether it has `P`.
     pub use_post_quant_conv: bool,
     /// Whether there is an attention at the smallest size.
     pub mid_block_add_attention: bool,
@@ -89,14 +89,14 @@ pub struct AutoencoderKlConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum SampleSize {
-    /// Of a square.
+    /// The side of a square.
     Square(usize),
     /// Height and width.
     Sides([usize; 2]),
 }
 
 impl SampleSize {
-    /// The width by which `diffusers` cuts tiles.
+    /// The width that `diffusers` uses for tiles.
     pub fn side(self) -> usize {
         match self {
             Self::Square(side) | Self::Sides([side, _]) => side,
@@ -104,8 +104,8 @@ impl SampleSize {
     }
 }
 
-/// What `diffusers` takes for a key that is not there; but `force_upcast` is off, as old files that lack
-/// it need none.
+/// The defaults of `diffusers` for missing keys, except that `force_upcast` is off, because old files that
+/// lack it do not need it.
 impl Default for AutoencoderKlConfig {
     fn default() -> Self {
         Self {
@@ -144,7 +144,7 @@ impl AutoencoderKlConfig {
         Ok(config)
     }
 
-    /// Checks it for `part`, which errors name.
+    /// Checks it; errors name `part`.
     pub(super) fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
         if self.act_fn != "silu" {
             return Err(part.unsupported("act_fn", &self.act_fn, "only silu is implemented"));
@@ -180,7 +180,7 @@ impl AutoencoderKlConfig {
         Ok(())
     }
 
-    /// In what precision it computes where `asked` is wanted.
+    /// The precision in which it computes if `asked` is requested.
     pub fn precision(&self, asked: Precision) -> Precision {
         match asked {
             Precision::F16 if self.force_upcast => Precision::F32,
@@ -188,7 +188,7 @@ impl AutoencoderKlConfig {
         }
     }
 
-    /// How many pixels a position of the latent has across: 8 of Stable Diffusion.
+    /// The number of pixels along a side of one position of the latent: 8 for Stable Diffusion.
     pub fn factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
@@ -208,15 +208,15 @@ impl AutoencoderKlConfig {
 /// Why a picture cannot be encoded, or a latent decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AutoencoderError {
-    /// Something with other channels.
+    /// The number of channels is wrong.
     #[error("the autoencoder takes {expected} channels, but there are {found}")]
     Channels {
         /// What there is.
         found: usize,
-        /// What must be.
+        /// The required number of channels.
         expected: usize,
     },
-    /// A picture of which an eighth is not whole.
+    /// A side of the picture is not a multiple of the factor.
     #[error(
         "the picture has {height} x {width} pixels, but both must be multiples of {factor}, at least {factor}"
     )]
@@ -225,18 +225,18 @@ pub enum AutoencoderError {
         height: usize,
         /// Its width.
         width: usize,
-        /// What must divide both.
+        /// The factor that must divide both.
         factor: usize,
     },
-    /// Tiles that cannot be joined.
+    /// The tiles cannot be joined.
     #[error(
         "tiles of {size} positions cannot overlap by {overlap}: the size must be positive, and \
          the overlap at most half of it"
     )]
     Tiles {
-        /// Positions across.
+        /// The side of a tile, in positions.
         size: usize,
-        /// Positions that two share.
+        /// The overlap of two tiles, in positions.
         overlap: usize,
     },
 }
@@ -244,10 +244,10 @@ pub enum AutoencoderError {
 /// How a large picture is computed; see the [module](self).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiling {
-    /// At once.
+    /// In one piece.
     #[default]
     Whole,
-    /// In tiles of the same statistics, with their neighbourhood.
+    /// In tiles with their neighbourhood and common statistics.
     Seamless {
         /// Height and width of a tile without its neighbourhood, in positions of the latent.
         size: usize,
@@ -256,7 +256,7 @@ pub enum Tiling {
     Faded(TileOptions),
 }
 
-/// How something large is cut.
+/// The size and overlap of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileOptions {
     /// Height and width of a tile, in positions of the latent.
@@ -266,8 +266,7 @@ pub struct TileOptions {
 }
 
 impl TileOptions {
-    /// Tiles as `diffusers` cuts them: of the size that the network was trained with, a quarter of which
-    /// overlaps.
+    /// Tiles as in `diffusers`: of the size on which the network was trained, overlapping by a quarter.
     pub fn of(config: &AutoencoderKlConfig) -> Self {
         let size = (config.sample_size.side() / config.factor()).max(1);
         Self {
@@ -296,7 +295,7 @@ impl Posterior {
         }
     }
 
-    /// The likeliest latent: the mean.
+    /// The most likely latent: the mean.
     pub fn mode(&self) -> Tensor<4> {
         self.mean.clone()
     }
@@ -323,15 +322,15 @@ pub struct AutoencoderKl {
     shift: f64,
     #[module(skip)]
     tiling: Tiling,
-    /// How far the tiled parts of encoder and decoder reach, in positions of the latent.
+    /// The reach of the tiled parts of encoder and decoder, in positions of the latent.
     reach: [usize; 2],
 }
 
 impl AutoencoderKl {
-    /// The autoencoder of a folder, with its configuration. With `force_upcast`, `f16` becomes `f32`.
+    /// Loads the autoencoder of a folder, with its configuration. With `force_upcast`, `f16` becomes `f32`.
     ///
     /// # Errors
-    /// If a file is missing, the configuration is of another network, or the weights are.
+    /// If a file is missing, the configuration or the weights are for another network.
     pub fn load(
         part: &Part,
         device: &Device,
@@ -342,8 +341,8 @@ impl AutoencoderKl {
         Ok((Self::from_weights(&config, &weights)?, config))
     }
 
-    /// The weights of a folder, in which the attention's tensors have the names of today's `diffusers`,
-    /// whatever the file calls them.
+    /// The weights of a folder, with the attention's tensors under the names of current `diffusers`, whatever
+    /// their names in the file.
     ///
     /// # Errors
     /// As [`Part::weights`].
@@ -374,7 +373,7 @@ impl AutoencoderKl {
         Ok(weights.with_names(str::to_owned).with_names(first_names))
     }
 
-    /// The autoencoder of weights that are named as in `diffusers`, all of which must be its own.
+    /// Loads the autoencoder from weights named as in `diffusers`, all of which must belong to it.
     ///
     /// # Errors
     /// If they are not.
@@ -387,7 +386,7 @@ impl AutoencoderKl {
         Ok(network)
     }
 
-    /// The autoencoder of the weights below a prefix.
+    /// Loads the autoencoder from the weights below a prefix.
     ///
     /// # Errors
     /// As [`Scope::tensor`].
@@ -415,10 +414,10 @@ impl AutoencoderKl {
         })
     }
 
-    /// The same, which computes what is larger than a tile in tiles.
+    /// The same autoencoder with a tiling for pictures larger than a tile.
     ///
     /// # Errors
-    /// If tiles have no size, or fade by more than a half.
+    /// If tiles have no size, or overlap by more than half.
     pub fn with_tiling(mut self, tiling: Tiling) -> Result<Self, AutoencoderError> {
         let (size, overlap) = match tiling {
             Tiling::Whole => (1, 0),
@@ -447,7 +446,7 @@ impl AutoencoderKl {
         z / self.scale + self.shift
     }
 
-    /// The latents of pictures.
+    /// Encodes pictures to latents.
     ///
     /// - `x`: `[batch, channels, height, width]`, from −1 to 1; height and width multiples of
     ///   [`factor`](Self::factor)
@@ -475,8 +474,8 @@ impl AutoencoderKl {
         Ok(Posterior::new(moments.cast(dtype)))
     }
 
-    /// The same without tiles, where `see(i, h)` is shown what the level `i` of the encoder computes
-    /// before its size is halved, `[batch, channels, height/2ⁱ, width/2ⁱ]`.
+    /// The same without tiles; `see(i, h)` gets the output of level `i` of the encoder before its size is
+    /// halved, `[batch, channels, height/2ⁱ, width/2ⁱ]`.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -518,13 +517,13 @@ impl AutoencoderKl {
         Ok(())
     }
 
-    /// The pictures of latents, `[batch, channels, 8 · height, 8 · width]`, about from −1 to 1.
+    /// Decodes latents to pictures, `[batch, channels, 8 · height, 8 · width]`, approximately from −1 to 1.
     ///
     /// - `z`: `[batch, latent channels, height, width]`, without scale and shift, see
     ///   [`denormalize`](Self::denormalize)
     ///
     /// # Errors
-    /// If `z` has other channels, or no position.
+    /// If `z` has the wrong number of channels, or no positions.
     pub fn decode(&self, z: Tensor<4>) -> Result<Tensor<4>, AutoencoderError> {
         self.check_latent(&z)?;
         let [_, _, height, width] = z.dims();
@@ -546,9 +545,9 @@ impl AutoencoderKl {
         Ok(x.cast(dtype))
     }
 
-    /// The same without tiles, where what the level `i` of the decoder computes before its size is
-    /// doubled, `h`, becomes `change(i, h)`. Levels are counted as the encoder's, so that the last is 0
-    /// and has the picture's size.
+    /// The same without tiles, with the output `h` of level `i` of the decoder replaced by `change(i, h)`
+    /// before its size is doubled. Levels are numbered as in the encoder, so the last one is 0 and has the
+    /// size of the picture.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
@@ -594,7 +593,7 @@ impl AutoencoderKl {
         Ok(())
     }
 
-    /// How something of a size in positions of the latent is computed.
+    /// The tiling for a size in positions of the latent.
     fn cut(&self, [height, width]: [usize; 2]) -> Tiling {
         match self.tiling {
             Tiling::Seamless { size } | Tiling::Faded(TileOptions { size, .. })

@@ -1,4 +1,4 @@
-//! CLIP's text encoder: token ids become the sequence of vectors that a UNet attends to.
+//! CLIP's text encoder, which turns token ids into the sequence of vectors to which a UNet attends.
 //!
 //! ```text
 //! h₀ = E[ids] + P
@@ -8,10 +8,10 @@
 //!
 //! Attention is causal. `σ` is GELU, or in OpenAI's own weights its approximation `x·sigmoid(1.702 x)`.
 //!
-//! Which states a model takes differs. Stable Diffusion 1.5 and 2.1 take `last` (the file of 2.1 lacks
-//! OpenCLIP's last layer already). SDXL takes the state before the last layer, without the norm, of two
-//! encoders, and the pooled and projected text of the second. "Clip skip" `n` takes `h` of `n` layers
-//! before the last, with the norm: `encoder.normalize(output.skip(n))`.
+//! Models use different states. Stable Diffusion 1.5 and 2.1 use `last` (the file of 2.1 already lacks
+//! OpenCLIP's last layer). SDXL uses the state before the last layer, without the norm, of two encoders, and
+//! the pooled and projected text of the second. "Clip skip" `n` uses the `h` that is `n` layers before the
+//! last, with the norm: `encoder.normalize(output.skip(n))`.
 //!
 //! Sources: Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*,
 //! 2021, arXiv 2103.00020; Hendrycks and Gimpel, *Gaussian Error Linear Units*, 2016, arXiv 1606.08415.
@@ -27,7 +27,7 @@ use super::model_folder::{ModelFolderError, Part};
 use super::weights::{Precision, Scope, Weights, WeightsError};
 use nabla_kernels::transformer::linear;
 
-/// Keys of a configuration that do not say what is computed by a trained network.
+/// Keys of a configuration that do not affect the computation of a trained network.
 const SILENT: &[&str] = &[
     "attention_dropout",
     "bos_token_id",
@@ -47,13 +47,13 @@ const SILENT: &[&str] = &[
 pub struct ClipTextConfig {
     /// Its class: `CLIPTextModel`, or `CLIPTextModelWithProjection`.
     pub architectures: Vec<String>,
-    /// Tokens that there are.
+    /// The size of the vocabulary.
     pub vocab_size: usize,
     /// Channels.
     pub hidden_size: usize,
     /// Channels within the two linear layers that follow an attention.
     pub intermediate_size: usize,
-    /// Channels of the projected text, where there is one.
+    /// Channels of the projected text, if there is one.
     pub projection_dim: usize,
     /// Layers.
     pub num_hidden_layers: usize,
@@ -63,13 +63,13 @@ pub struct ClipTextConfig {
     pub max_position_embeddings: usize,
     /// `quick_gelu`, or `gelu`.
     pub hidden_act: String,
-    /// What is added to a variance.
+    /// The constant added to a variance.
     pub layer_norm_eps: f64,
-    /// The token that ends a text. 2 is the mistake of older files: then the largest id ends it.
+    /// The token that ends a text. 2 is a mistake of older files; then the largest id ends the text.
     pub eos_token_id: u32,
 }
 
-/// What `transformers` takes for a key that is not there.
+/// The defaults of `transformers` for missing keys.
 impl Default for ClipTextConfig {
     fn default() -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Default for ClipTextConfig {
 }
 
 impl ClipTextConfig {
-    /// Reads and checks it. The class is that which the model's index names.
+    /// Reads and checks it. The class is the one that the model's index names.
     ///
     /// # Errors
     /// If the file is missing, or holds an option that is not implemented.
@@ -104,7 +104,7 @@ impl ClipTextConfig {
         Ok(config)
     }
 
-    /// Checks its sizes for `part`, which errors name.
+    /// Checks its sizes; errors name `part`.
     pub(super) fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
         if Activation::named(&self.hidden_act).is_none() {
             let expected = "only quick_gelu and gelu are implemented";
@@ -131,7 +131,7 @@ pub enum ClipTextError {
     /// No text.
     #[error("there is no text to encode")]
     NoText,
-    /// Texts of several lengths.
+    /// The texts have different lengths.
     #[error(
         "the texts of a batch must have the same length, but one has {first} tokens and another {other}"
     )]
@@ -141,50 +141,50 @@ pub enum ClipTextError {
         /// Tokens of another.
         other: usize,
     },
-    /// A text that is empty, or too long.
+    /// A text is empty or too long.
     #[error("a text has {length} tokens, but the encoder takes 1 to {longest}")]
     Length {
         /// Its tokens.
         length: usize,
-        /// The most that there may be.
+        /// The maximum number.
         longest: usize,
     },
-    /// A token of another tokenizer.
+    /// A token belongs to another tokenizer.
     #[error(
         "the token id {id} is not one of the encoder's {count}: the tokenizer belongs to another model"
     )]
     Token {
         /// The id.
         id: u32,
-        /// Ids that there are.
+        /// The number of ids.
         count: usize,
     },
 }
 
-/// What an encoder makes of some texts.
+/// The result of encoding some texts.
 #[derive(Clone, Debug)]
 pub struct ClipTextOutput {
-    /// The embedded tokens, and the state after each layer; all `[batch, length, channels]`, and none
-    /// with the final norm.
+    /// The embedded tokens, and the state after each layer; all `[batch, length, channels]`, without the
+    /// final norm.
     pub hidden: Vec<Tensor<3>>,
     /// The state after the last layer, with the final norm: `[batch, length, channels]`.
     pub last: Tensor<3>,
-    /// `last` where each text ends: `[batch, channels]`.
+    /// `last` at the end of each text: `[batch, channels]`.
     pub pooled: Tensor<2>,
-    /// The pooled text, projected: `[batch, projection_dim]`. Only of a `CLIPTextModelWithProjection`.
+    /// The pooled text, projected: `[batch, projection_dim]`. Only for a `CLIPTextModelWithProjection`.
     pub projected: Option<Tensor<2>>,
 }
 
 impl ClipTextOutput {
-    /// The state of `layers` layers before the last, without the final norm; that after the last for 0.
-    /// None if there are not so many.
+    /// The state `layers` layers before the last, without the final norm; for 0 the state after the last
+    /// layer. `None` if there are not enough layers.
     pub fn skip(&self, layers: usize) -> Option<Tensor<3>> {
         let last = self.hidden.len().checked_sub(1)?;
         self.hidden.get(last.checked_sub(layers)?).cloned()
     }
 }
 
-/// What stands between two linear layers.
+/// The activation between two linear layers.
 #[derive(Clone, Copy, Debug)]
 enum Activation {
     QuickGelu,
@@ -214,10 +214,10 @@ pub struct ClipTextEncoder {
 }
 
 impl ClipTextEncoder {
-    /// The encoder of a folder, with its configuration.
+    /// Loads the encoder of a folder, with its configuration.
     ///
     /// # Errors
-    /// If a file is missing, the configuration is of another network, or the weights are.
+    /// If a file is missing, the configuration or the weights are for another network.
     pub fn load(
         part: &Part,
         device: &Device,
@@ -228,8 +228,7 @@ impl ClipTextEncoder {
         Ok((Self::from_weights(&config, &weights)?, config))
     }
 
-    /// The weights of a folder, in which tensors are called `text_model.…` whether the file says so or
-    /// leaves the prefix out.
+    /// The weights of a folder, with tensors named `text_model.…`, whether or not the file has this prefix.
     ///
     /// # Errors
     /// As [`Part::weights`].
@@ -243,18 +242,18 @@ impl ClipTextEncoder {
         Ok(weights.with_names(str::to_owned).with_names(short))
     }
 
-    /// The encoder of weights that are named `text_model.…`, all of which must be its own.
+    /// Loads the encoder from weights named `text_model.…`, all of which must belong to it.
     ///
     /// # Errors
     /// If they are not.
     pub fn from_weights(config: &ClipTextConfig, weights: &Weights) -> Result<Self, WeightsError> {
         let encoder = Self::from_scope(config, &weights.root())?;
-        // A table of 0, 1, 2 … in older files.
+        // Older files have a table of 0, 1, 2 …
         weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
         Ok(encoder)
     }
 
-    /// The encoder of the weights below a prefix.
+    /// Loads the encoder from the weights below a prefix.
     ///
     /// # Errors
     /// As [`Scope::tensor`].
@@ -289,13 +288,13 @@ impl ClipTextEncoder {
         })
     }
 
-    /// Encodes texts of one length.
+    /// Encodes texts of the same length.
     ///
-    /// - `ids`: of each text its tokens, as a [`ClipTokenizer`](super::clip_tokenizer::ClipTokenizer)
-    ///   makes them
+    /// - `ids`: the tokens of each text, from a [`ClipTokenizer`](super::clip_tokenizer::ClipTokenizer)
     ///
     /// # Errors
-    /// If there is no text, texts have several lengths, one is too long, or a token is not the encoder's.
+    /// If there is no text, the texts have different lengths, one is too long, or the encoder does not have a
+    /// token.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Result<ClipTextOutput, ClipTextError> {
         let (batch, length) = self.check(ids)?;
         let [_, _, channels] = self.positions.dims();
@@ -330,12 +329,12 @@ impl ClipTextEncoder {
         })
     }
 
-    /// The final norm, of any state, `[batch, length, channels]`.
+    /// Applies the final norm to a state, `[batch, length, channels]`.
     pub fn normalize(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.norm.forward(hidden)
     }
 
-    /// How many texts there are, and of how many tokens.
+    /// The number of texts and of their tokens.
     fn check(&self, ids: &[Vec<u32>]) -> Result<(usize, usize), ClipTextError> {
         let Some(first) = ids.first() else {
             return Err(ClipTextError::NoText);
@@ -357,19 +356,19 @@ impl ClipTextEncoder {
         }
     }
 
-    /// Where a text ends, by the rule of `transformers`.
+    /// The end of a text, by the rule of `transformers`.
     fn end_of(&self, ids: &[u32]) -> usize {
         let end = match self.end {
-            // Once the wrong id in every published file; their true end is the largest id.
+            // This wrong id was once in every published file; the true end is the largest id.
             2 => ids.iter().copied().max(),
             end => Some(end),
         };
-        // A text without an end is pooled at its beginning.
+        // A text without an end token is pooled at its start.
         ids.iter().position(|&id| Some(id) == end).unwrap_or(0)
     }
 }
 
-/// Attention and two linear layers, each beside a shortcut.
+/// Attention and two linear layers, each with a shortcut.
 #[derive(Module, Debug)]
 struct Layer {
     norm1: LayerNorm,

@@ -1,16 +1,16 @@
-//! CLIP's tokenizer: a text becomes the ids of its pieces.
+//! CLIP's tokenizer, which turns a text into the ids of its pieces.
 //!
-//! The text is lowered, its spaces are made one, and it is cut into words, digits and runs of signs.
-//! Each is spelled in bytes and merged pair by pair in the order of a learnt list (byte pair encoding;
-//! Sennrich et al., *Neural Machine Translation of Rare Words with Subword Units*, 2016, arXiv
-//! 1508.07909); a piece that ends a word is marked `</w>`. A beginning and an end are put around, the
-//! middle is cut to fit, and the rest is filled, so that every text has the length the encoder was
-//! trained with, 77.
+//! The text is converted to lower case, runs of spaces become one space, and the text is cut into words,
+//! digits and runs of punctuation. Each of these is spelled in bytes and merged pair by pair in the order of
+//! a learned list (byte pair encoding; Sennrich et al., *Neural Machine Translation of Rare Words with
+//! Subword Units*, 2016, arXiv 1508.07909); a piece that ends a word is marked `</w>`. A start and an end
+//! token are added, the middle is truncated to fit, and the rest is padded, so that every text has the length
+//! for which the encoder was trained, 77.
 //!
-//! A folder has its own vocabulary. That of CLIP itself, with which every published Stable Diffusion was
-//! trained, is part of this crate, for checkpoints of a single file: [`ClipTokenizer::published`].
+//! A folder has its own vocabulary. The vocabulary of CLIP itself, with which every published Stable
+//! Diffusion was trained, is part of this crate, for single-file checkpoints: [`ClipTokenizer::published`].
 //!
-//! The merging is that of the `tokenizers` library; what it is set up with is here. Ids are those of
+//! The `tokenizers` library does the merging; this module configures it. The ids equal those of
 //! `CLIPTokenizer` in `transformers`.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 use super::model_folder::{ModelFolderError, Part, read_json};
 
-/// What a text is cut into before pieces are merged.
+/// The pattern by which a text is cut before pieces are merged.
 const WORDS: &str = concat!(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d",
     r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -41,7 +41,7 @@ const WORDS: &str = concat!(
 /// CLIP's merges, a line each, gzipped; see `assets/README.md`.
 const PUBLISHED: &[u8] = include_bytes!("../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
 
-/// What errors call it.
+/// Its name in error messages.
 const PUBLISHED_NAME: &str = "bpe_simple_vocab_16e6.txt.gz";
 
 /// The mark that begins a text.
@@ -50,10 +50,10 @@ const START: &str = "<|startoftext|>";
 /// The mark that ends it.
 const END: &str = "<|endoftext|>";
 
-/// How many of the merges CLIP was trained with; its file has more.
+/// The number of merges with which CLIP was trained; its file has more.
 const PUBLISHED_MERGES: usize = 49_152 - 256 - 2;
 
-/// The longest text where no file says it.
+/// The length of a text if no file states it.
 const LENGTH: usize = 77;
 
 /// Why a text cannot be tokenized.
@@ -69,15 +69,15 @@ pub struct ClipTokenizerError {
 /// A text as ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClipTokens {
-    /// Beginning, pieces, end and filling; as many as [`ClipTokenizer::length`].
+    /// Start, pieces, end and padding; their number is [`ClipTokenizer::length`].
     pub ids: Vec<u32>,
-    /// How many of them are not filling.
+    /// The number of ids that are not padding.
     pub used: usize,
-    /// How many pieces of the text did not fit and are lost.
+    /// The number of pieces of the text that did not fit and were dropped.
     pub cut: usize,
 }
 
-/// What fills a short text.
+/// The padding of a short text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipFilling {
     /// The mark that ends a text, as in Stable Diffusion 1.x.
@@ -97,8 +97,8 @@ pub struct ClipTokenizer {
 }
 
 impl ClipTokenizer {
-    /// The tokenizer of a folder: of `vocab.json` and `merges.txt`, or of `tokenizer.json` where they
-    /// are not; with `tokenizer_config.json` and `special_tokens_map.json` if they are there.
+    /// Loads the tokenizer of a folder from `vocab.json` and `merges.txt` or, if these are missing, from
+    /// `tokenizer.json`; uses `tokenizer_config.json` and `special_tokens_map.json` if they exist.
     ///
     /// # Errors
     /// If a file is missing or damaged, or a special token is not in the vocabulary.
@@ -141,7 +141,7 @@ impl ClipTokenizer {
     /// ```
     ///
     /// # Errors
-    /// None, unless the program itself is damaged.
+    /// Never, unless the program itself is damaged.
     pub fn published(filling: ClipFilling) -> Result<Self, ModelFolderError> {
         let path = PathBuf::from(PUBLISHED_NAME);
         let mut text = String::new();
@@ -172,19 +172,19 @@ impl ClipTokenizer {
         Self::with_special_tokens(tokenizer, &special, path)
     }
 
-    /// - `path`: where it is from, for errors
+    /// - `path`: its source, for error messages
     fn with_special_tokens(
         mut tokenizer: Tokenizer,
         special: &SpecialTokens,
         path: PathBuf,
     ) -> Result<Self, ModelFolderError> {
-        // A text is cut and filled here.
+        // Texts are truncated and padded here.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
         for (id, token) in special.all() {
             let found = tokenizer.token_to_id(&token.content);
             let next = tokenizer.get_vocab_size(true) as u32;
-            // What is not in the vocabulary gets the next id.
+            // A token that is not in the vocabulary gets the next id.
             if id.is_some_and(|id| found.unwrap_or(next) != id) || id.or(found).is_none() {
                 return Err(ModelFolderError::Config {
                     path,
@@ -194,7 +194,7 @@ impl ClipTokenizer {
                     },
                 });
             }
-            // What a `tokenizer.json` says of its own tokens holds.
+            // The properties of tokens in a `tokenizer.json` take precedence.
             let known = tokenizer.get_added_tokens_decoder();
             if known.values().any(|known| known.content == token.content) {
                 continue;
@@ -221,12 +221,12 @@ impl ClipTokenizer {
         })
     }
 
-    /// How many ids every text has.
+    /// The number of ids of every text.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// The id that fills a text.
+    /// The id of the padding.
     pub fn pad(&self) -> u32 {
         self.pad
     }
@@ -239,7 +239,7 @@ impl ClipTokenizer {
     /// The ids of a text.
     ///
     /// # Errors
-    /// If the vocabulary has no piece for a byte of it, nor one for what is unknown.
+    /// If the vocabulary has neither a piece for one of its bytes nor one for unknown pieces.
     pub fn encode(&self, text: &str) -> Result<ClipTokens, ClipTokenizerError> {
         let pieces = self
             .tokenizer
@@ -266,8 +266,8 @@ impl ClipTokenizer {
 
 /// Byte pair encoding as CLIP was trained with it.
 ///
-/// - `vocabulary`: where the pieces are from, for errors
-/// - `unknown`: the piece for what is not in the vocabulary
+/// - `vocabulary`: the source of the pieces, for error messages
+/// - `unknown`: the piece for anything that is not in the vocabulary
 fn byte_pairs(
     vocabulary: &Path,
     model: BpeBuilder,
@@ -299,8 +299,8 @@ fn byte_pairs(
     Ok(tokenizer)
 }
 
-/// The letter that stands for each byte, in the order of CLIP's ids: bytes that can be printed stand for
-/// themselves and come first, the others are the letters from U+0100 on.
+/// The letter for each byte, in the order of CLIP's ids: printable bytes come first and are their own
+/// letters, the others are the letters from U+0100 on.
 fn byte_letters() -> Vec<char> {
     let printed = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let (first, rest): (Vec<u8>, Vec<u8>) = (0..=255).partition(printed);
@@ -327,7 +327,7 @@ struct Token {
     lstrip: bool,
     #[serde(default)]
     rstrip: bool,
-    /// Whether it is looked for after the text is lowered.
+    /// Whether it is searched for after the conversion to lower case.
     #[serde(default)]
     normalized: bool,
     #[serde(default)]
@@ -389,7 +389,7 @@ impl SpecialTokens {
             let read = BTreeMap::<u32, Token>::deserialize(decoder);
             others = read.map_err(|_| wrong(&path, "added_tokens_decoder", decoder))?;
         }
-        // Of older files the map holds; newer ones have everything in the configuration.
+        // In older files, the map takes precedence; newer ones have everything in the configuration.
         let sources = match decoder {
             Some(_) => [(&path, &config), (&map_path, &map)],
             None => [(&map_path, &map), (&path, &config)],
@@ -413,7 +413,7 @@ impl SpecialTokens {
         let length = match config.get("model_max_length") {
             None | Some(Value::Null) => LENGTH,
             Some(value) => match value.as_f64() {
-                // Some files say 10³⁰, which means that no length was known.
+                // Some files have 10³⁰, which means that the length is unknown.
                 Some(length) if length >= 1e6 => LENGTH,
                 Some(length) if length >= 2.0 => length as usize,
                 _ => return Err(wrong(&path, "model_max_length", value)),
@@ -432,7 +432,7 @@ impl SpecialTokens {
     /// CLIP's own.
     fn published() -> Self {
         let [begin, end] = [START, END].map(|content| Token {
-            // As in the published files: they are found in a text in whatever case.
+            // As in the published files: they are found in a text in any case.
             normalized: true,
             ..Token::plain(content)
         });
@@ -446,8 +446,8 @@ impl SpecialTokens {
         }
     }
 
-    /// All of them, each once, with their ids where those are given. Of two that are the same text the
-    /// later one says how it is looked for.
+    /// All tokens, each once, with their ids if given. If two have the same text, the later one determines
+    /// how it is searched for.
     fn all(&self) -> Vec<(Option<u32>, &Token)> {
         let named = [&self.begin, &self.end, &self.unknown, &self.pad];
         let named = named.into_iter().map(|token| (None, token));

@@ -1,8 +1,8 @@
-//! StableSR's controllable feature wrapping: a decoder that looks at the picture it is to make larger.
+//! StableSR's controllable feature wrapping: a decoder that also uses the picture to be enlarged.
 //!
 //! A latent cannot hold every detail of a picture. At the inner levels of Stable Diffusion's
-//! [decoder](super::autoencoder_kl), the features `f` that its encoder has of the enlarged small picture
-//! are mixed in:
+//! [decoder](super::autoencoder_kl), the encoder's features `f` of the enlarged small picture are therefore
+//! mixed in:
 //!
 //! ```text
 //! h ← h + w R([f, h]),   R = residual block, dense blocks, residual block
@@ -10,7 +10,7 @@
 //!
 //! The weight `w` is the user's: 0 keeps the sampler's details, 1 stays with the given picture; 0.5 is
 //! the published compromise. A dense block is five convolutions, each of which sees the outputs of all
-//! before it; three of them with a shortcut around them make one of the blocks of `R`.
+//! before it; three of them, with a shortcut around them, make one of the blocks of `R`.
 //!
 //! Sources: Wang et al., *Exploiting Diffusion Prior for Real-World Image Super-Resolution*, IJCV 2024,
 //! arXiv 2305.07015, section 3.2; Wang et al., *ESRGAN: Enhanced Super-Resolution Generative Adversarial
@@ -50,12 +50,12 @@ impl Default for FeatureWrappingConfig {
 #[derive(Module, Debug)]
 pub struct WrappedAutoencoder {
     autoencoder: AutoencoderKl,
-    /// Of each level but the finest and the coarsest, the finest first.
+    /// For each level except the finest and the coarsest, the finest first.
     fusions: Vec<Fusion>,
 }
 
 impl WrappedAutoencoder {
-    /// Takes it from `scope`, which is that of an autoencoder; `R` of level `i` is called
+    /// Loads it from `scope`, which is that of an autoencoder; `R` of level `i` is called
     /// `decoder.fusion_layer_i`.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl WrappedAutoencoder {
         &self.autoencoder
     }
 
-    /// The features of pictures, of each inner level, the finest first.
+    /// The features of pictures, for each inner level, the finest first.
     ///
     /// - `x`: `[batch, 3, height, width]`, from −1 to 1
     ///
@@ -104,7 +104,7 @@ impl WrappedAutoencoder {
         Ok(features)
     }
 
-    /// The pictures of latents, `[batch, 3, 8 · height, 8 · width]`, about from −1 to 1.
+    /// Decodes latents to pictures, `[batch, 3, 8 · height, 8 · width]`, approximately from −1 to 1.
     ///
     /// - `z`: `[batch, channels, height, width]`, without scale
     /// - `features`: of pictures of the size of the result
@@ -167,7 +167,7 @@ impl Fusion {
     }
 }
 
-/// How much of a dense block, and of three of them, is added to what goes in.
+/// The share of the output of a dense block, and of three of them, that is added to the input.
 const SHARE: f64 = 0.2;
 
 /// `x + 0.2 d₃(d₂(d₁(x)))`.

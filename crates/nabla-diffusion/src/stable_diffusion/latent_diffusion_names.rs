@@ -1,7 +1,7 @@
-//! What the checkpoints of the original code call the tensors of Stable Diffusion.
+//! The names of Stable Diffusion's tensors in checkpoints of the original code.
 //!
-//! Our networks ask for their tensors by the names of the `diffusers` library. Checkpoints of a single
-//! file have the names of the code with which latent diffusion was published:
+//! Our networks load their tensors by the names of the `diffusers` library. Single-file checkpoints use the
+//! names of the code with which latent diffusion was published:
 //!
 //! | ours                                      | theirs                                                  |
 //! |-------------------------------------------|---------------------------------------------------------|
@@ -12,8 +12,8 @@
 //! |                                           | `conditioner.embedders.0.transformer.text_model.….q_proj` (XL) |
 //! | `text_encoder_2.text_model.….q_proj`      | the first third of `conditioner.embedders.1.model.….attn.in_proj_weight` (XL) |
 //!
-//! Their UNet counts its blocks through from the input on, the samplers between the levels included;
-//! their autoencoder counts levels from the finest, on the way up too; OpenCLIP keeps the three
+//! Their UNet numbers its blocks consecutively from the input, including the samplers between the levels.
+//! Their autoencoder numbers levels from the finest, also on the way up. OpenCLIP stores the three
 //! projections of an attention as one matrix, and the projection of the pooled text transposed.
 //!
 //! ```no_run
@@ -50,7 +50,7 @@ pub struct LatentDiffusionNames {
     texts: &'static [TextEncoderNames],
 }
 
-/// The tensors of a text encoder: with what their names begin, and whose names follow.
+/// The tensors of a text encoder: the prefix of their names, and the naming scheme after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextEncoderNames {
     /// Those of `transformers`.
@@ -60,7 +60,7 @@ pub(super) enum TextEncoderNames {
 }
 
 impl TextEncoderNames {
-    /// With what the names begin.
+    /// The prefix of the names.
     pub(super) fn prefix(self) -> &'static str {
         match self {
             Self::Transformers(prefix) | Self::OpenClip(prefix) => prefix,
@@ -92,7 +92,7 @@ pub(super) const TEXTS_OF_XL: &[TextEncoderNames] = &[
 ];
 
 impl LatentDiffusionNames {
-    /// Of a checkpoint with this UNet and an autoencoder of so many levels.
+    /// The names in a checkpoint with this UNet and an autoencoder with `autoencoder_levels` levels.
     pub fn new(unet: &UNet2DConditionConfig, autoencoder_levels: usize) -> Self {
         Self {
             layers: unet.layers_per_block,
@@ -122,8 +122,8 @@ impl LatentDiffusionNames {
         }
     }
 
-    /// What the checkpoint calls `name`, which begins with `unet.`, `vae.`, `text_encoder.` or
-    /// `text_encoder_2.`; any other name stays as it is.
+    /// The form of `name` in the checkpoint, where `name` starts with `unet.`, `vae.`, `text_encoder.` or
+    /// `text_encoder_2.`; any other name is unchanged.
     pub fn find(&self, name: &str) -> Stored {
         let found = match name.split_once('.') {
             Some(("unet", rest)) => self.unet(rest).map(|there| {
@@ -138,7 +138,7 @@ impl LatentDiffusionNames {
         found.unwrap_or_else(|| Stored::from(name.to_owned()))
     }
 
-    /// Of the UNet `name`, without what begins the names of all of its tensors.
+    /// The form of the UNet's tensor `name`, without the common prefix of the UNet's names.
     pub fn find_in_unet(&self, name: &str) -> Stored {
         Stored::from(self.unet(name).unwrap_or_else(|| name.to_owned()))
     }
@@ -168,7 +168,7 @@ impl LatentDiffusionNames {
         let (way, level, rest) = numbered(name)?;
         let (kind, number, rest) = numbered(rest)?;
         let layers = self.layers;
-        // A level has its blocks, and then the way to the next.
+        // A level has its blocks, followed by the sampler to the next level.
         let (blocks, first, last) = match way {
             "down_blocks" => {
                 let first = 1 + level * (layers + 1);
@@ -185,7 +185,7 @@ impl LatentDiffusionNames {
             "attentions" => format!("{blocks}.{}.1.{rest}", first + number),
             "downsamplers" => format!("{blocks}.{last}.0.op.{}", rest.strip_prefix("conv.")?),
             "upsamplers" => {
-                // It stands with the level's last block, behind its attention.
+                // The sampler belongs to the level's last block, after its attention.
                 let place = 1 + usize::from(*self.attends_up.get(level)?);
                 format!("{blocks}.{last}.{place}.{rest}")
             }
@@ -198,7 +198,7 @@ impl LatentDiffusionNames {
         let found = || {
             let (half, rest) = name.split_once('.')?;
             if rest.starts_with("fusion_layer_") {
-                // StableSR's, with names of their own.
+                // StableSR's tensors have their own names.
                 return Some(name.replace(".conv_shortcut.", ".conv_out."));
             }
             if let Some(rest) = rest.strip_prefix("mid_block.") {
@@ -230,16 +230,17 @@ impl LatentDiffusionNames {
         found().unwrap_or_else(|| name.to_owned())
     }
 
-    /// Of the autoencoder `name`, which begins with `vae.`, where a file holds nothing else.
+    /// The form of the autoencoder's tensor `name`, which starts with `vae.`, in a file that contains nothing
+    /// else.
     pub fn find_in_autoencoder(&self, name: &str) -> Stored {
         Stored::from(self.autoencoder(name.strip_prefix("vae.").unwrap_or(name)))
     }
 
-    /// Whether `name` is a tensor of a checkpoint that no network needs: tables of the schedule,
-    /// averages of the weights beside the weights themselves, what only the training needs, and what the
-    /// text encoder has for other uses. The latter are the layer behind the `text_layers` that the model
-    /// takes (2.x takes the state before the last), the projection into the space of pictures, and tables
-    /// of positions.
+    /// Whether `name` is a tensor of a checkpoint that no network needs: tables of the schedule, averages of
+    /// the weights in addition to the weights themselves, tensors that only the training needs, and parts of
+    /// the text encoder for other uses. The latter are the layer after the `text_layers` that the model uses
+    /// (2.x uses the state before the last layer), the projection into the space of pictures, and tables of
+    /// positions.
     pub fn is_spare(name: &str, text_layers: usize) -> bool {
         const TABLES: [&str; 17] = [
             "alphas_cumprod",
@@ -257,7 +258,7 @@ impl LatentDiffusionNames {
             "sqrt_one_minus_alphas_cumprod",
             "sqrt_recip_alphas_cumprod",
             "sqrt_recipm1_alphas_cumprod",
-            // These say what the UNet predicts.
+            // These mark what the UNet predicts.
             "v_pred",
             "ztsnr",
         ];
@@ -276,10 +277,10 @@ impl LatentDiffusionNames {
     }
 }
 
-/// With what the names of the UNet's tensors begin.
+/// The prefix of the UNet's tensors.
 pub(super) const UNET: &str = "model.diffusion_model.";
 
-/// With what the names of the autoencoder's tensors begin.
+/// The prefix of the autoencoder's tensors.
 pub(super) const AUTOENCODER: &str = "first_stage_model.";
 
 /// As [`LatentDiffusionNames::is_spare`].
@@ -347,7 +348,7 @@ fn autoencoder_attention(name: &str) -> String {
     first_renamed(name, &NAMES)
 }
 
-/// `name` with another first part, if it is one of `names`.
+/// `name` with its first part renamed, if that is in `names`.
 fn first_renamed(name: &str, names: &[(&str, &str)]) -> String {
     let (first, rest) = name.split_once('.').unwrap_or((name, ""));
     match names.iter().find(|(ours, _)| *ours == first) {

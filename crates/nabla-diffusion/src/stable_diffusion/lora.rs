@@ -4,19 +4,19 @@
 //! W ← W + s (α/r) B A,   A: r x input,   B: output x r
 //! ```
 //!
-//! with the rank `r` and the file's `α`, and a strength `s` that the user chooses. `α` is a tensor of the file,
-//! or stands in what `diffusers` writes about the adapter into its header (`lora_adapter_metadata`, with
-//! `lora_alpha`, `alpha_pattern` and `use_rslora`, by which the scale is `α/√r`). Where neither says it,
-//! the scale is 1, and [`Lora::assumes_scale`] tells so: older versions of `diffusers` left `α` out of the
-//! file, whatever it was. For a convolution `A` has its kernel and `B` a kernel of 1; with a third matrix between them
-//! (`lora_mid`), `A` and `B` have kernels of 1.
+//! with the rank `r` and the file's `α`, and a strength `s` that the user chooses. `α` is a tensor of the
+//! file, or part of the metadata that `diffusers` writes into the header (`lora_adapter_metadata`, with
+//! `lora_alpha`, `alpha_pattern` and `use_rslora`, which makes the scale `α/√r`). If neither has it, the
+//! scale is 1, and [`Lora::assumes_scale`] returns true: older versions of `diffusers` left `α` out of the
+//! file, whatever its value. For a convolution `A` has its kernel and `B` a kernel of 1; with a third matrix
+//! between them (`lora_mid`), `A` and `B` have kernels of 1.
 //!
-//! Two families of names are read: those of `diffusers` and PEFT (`unet.….to_q.lora_A.weight`, and the
-//! older `….to_q.lora.down.weight`, `….processor.to_q_lora.down.weight`,
-//! `….lora_linear_layer.down.weight`), and those of Kohya's scripts
-//! (`lora_unet_…_to_q.lora_down.weight`, `lora_te_…`, `lora_te1_…`, `lora_te2_…`), which have an
-//! underscore for every dot. The latter may name the UNet's layers as `diffusers` does or as the original
-//! code does (`lora_unet_input_blocks_4_1_…`), which is usual for SDXL. Other kinds of changes (DoRA, LoHa, LoKr) are refused.
+//! Two families of names are read: those of `diffusers` and PEFT (`unet.….to_q.lora_A.weight`, and the older
+//! `….to_q.lora.down.weight`, `….processor.to_q_lora.down.weight`, `….lora_linear_layer.down.weight`), and
+//! those of Kohya's scripts (`lora_unet_…_to_q.lora_down.weight`, `lora_te_…`, `lora_te1_…`, `lora_te2_…`),
+//! which have an underscore for every dot. The latter may name the UNet's layers as `diffusers` does or as
+//! the original code does (`lora_unet_input_blocks_4_1_…`), which is common for SDXL. Other kinds of changes
+//! (DoRA, LoHa, LoKr) are refused.
 //!
 //! Source: Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, 2021, arXiv 2106.09685;
 //! for convolutions, Kohya's `sd-scripts` and LyCORIS.
@@ -35,10 +35,10 @@ pub enum LoraError {
     /// The file.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// No change in it.
+    /// The file has no LoRA.
     #[error("{} holds no LoRA: none of its tensors has a LoRA's name", .0.display())]
     None(PathBuf),
-    /// Another kind of change.
+    /// The file has another kind of change.
     #[error("{} holds the tensor {name}, which is {kind}: only LoRA is implemented", path.display())]
     Kind {
         /// The file.
@@ -48,7 +48,7 @@ pub enum LoraError {
         /// What it belongs to.
         kind: &'static str,
     },
-    /// A part without its other half.
+    /// A part of a change is missing.
     #[error("{} changes {module}, but holds no {missing} for it", path.display())]
     Half {
         /// The file.
@@ -58,7 +58,7 @@ pub enum LoraError {
         /// What is missing.
         missing: &'static str,
     },
-    /// A strength that is no number.
+    /// The strength is not a number.
     #[error("the strength of the LoRA {} is {strength}, but it must be finite", path.display())]
     Strength {
         /// The file.
@@ -68,7 +68,7 @@ pub enum LoraError {
     },
 }
 
-/// Which network a change is for.
+/// The network to which a change applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LoraTarget {
     /// The UNet.
@@ -100,18 +100,18 @@ type Values = (Vec<f32>, Vec<usize>);
 pub struct Lora {
     path: PathBuf,
     strength: f64,
-    /// By network, and the layer's name in the file without what says its network.
+    /// The updates by network, and by the layer's name in the file without the part that names the network.
     updates: BTreeMap<(LoraTarget, String), Update>,
 }
 
-/// What `diffusers` writes about an adapter.
+/// The metadata that `diffusers` writes about an adapter.
 #[derive(Default)]
 struct Adapter(serde_json::Map<String, serde_json::Value>);
 
 impl Adapter {
     fn read(path: &Path) -> Result<Self, LoraError> {
         let text = file_metadata(path)?.remove("lora_adapter_metadata");
-        // Whatever else stands there says nothing.
+        // The other entries do not matter.
         let members = text.and_then(|text| serde_json::from_str(&text).ok());
         Ok(Self(members.unwrap_or_default()))
     }
@@ -124,7 +124,7 @@ impl Adapter {
             LoraTarget::TextEncoder2 => "text_encoder_2",
         };
         let value = |key: &str| self.0.get(&format!("{network}.{key}"));
-        // A pattern is a layer's name, or the end of some.
+        // A pattern is a layer's name, or the end of several layers' names.
         let pattern = value("alpha_pattern").and_then(serde_json::Value::as_object);
         let own = pattern.and_then(|pattern| {
             let mut pattern = pattern.iter();
@@ -141,7 +141,7 @@ impl Adapter {
     }
 }
 
-/// Which part of an update a tensor is.
+/// The part of an update that a tensor is.
 enum Role {
     Down,
     Up,
@@ -153,7 +153,7 @@ impl Lora {
     /// Reads a file.
     ///
     /// # Errors
-    /// If it cannot be read, holds no LoRA, or another kind of change.
+    /// If it cannot be read, or contains no LoRA or another kind of change.
     pub fn read(path: &Path, strength: f64) -> Result<Self, LoraError> {
         if !strength.is_finite() {
             return Err(LoraError::Strength {
@@ -224,7 +224,8 @@ impl Lora {
         &self.path
     }
 
-    /// Whether for some layer neither a tensor nor the header says `α`, so that its scale is taken to be 1.
+    /// Whether, for some layer, neither a tensor nor the header gives `α`, so that its scale is assumed to be
+    /// 1.
     pub fn assumes_scale(&self) -> bool {
         self.updates.values().any(|update| update.alpha.is_none())
     }
@@ -234,10 +235,10 @@ impl Lora {
         self.updates.keys().any(|(t, _)| *t == target)
     }
 
-    /// Adds the changes of a network to its weights. One that does not fit a layer is an error when the layer is
-    /// taken; one for a layer that the network does not have, by [`Weights::finish`].
+    /// Adds the changes of a network to its weights. If a change does not fit its layer, loading the layer
+    /// fails; if the network does not have the layer, [`Weights::finish`] fails.
     ///
-    /// - `names`: what the original code calls the UNet's layers
+    /// - `names`: the original code's names of the UNet's layers
     pub fn merge(
         &self,
         target: LoraTarget,
@@ -256,12 +257,12 @@ impl Lora {
     }
 }
 
-/// A layer's name in Kohya's form, which has lost the difference between a dot and an underscore.
+/// A layer's name in Kohya's form, which does not distinguish dots from underscores.
 fn joined(layer: &str) -> String {
     layer.replace('.', "_")
 }
 
-/// The layer that a tensor is of, and its part in the change.
+/// The layer of a tensor, and its role in the change.
 fn role(name: &str) -> Option<(String, Role)> {
     // The older names have the layer's name inside the processor's.
     if let Some((attention, rest)) = name.split_once(".processor.") {
@@ -311,7 +312,7 @@ fn target(module: &str) -> Option<(LoraTarget, String)> {
     let found = prefixes
         .into_iter()
         .find_map(|(prefix, target)| Some((target, module.strip_prefix(prefix)?.to_owned())));
-    // Files of attention processors alone do not name the network.
+    // Files that contain only attention processors do not name the network.
     found.or_else(|| {
         let bare = ["down_blocks.", "mid_block.", "up_blocks."];
         let unet = bare.iter().any(|prefix| module.starts_with(prefix));
@@ -324,14 +325,14 @@ fn target(module: &str) -> Option<(LoraTarget, String)> {
 struct LoraChanges {
     file: String,
     strength: f64,
-    /// By the layers' names in Kohya's form: the name in the file, and the change.
+    /// The name in the file and the change, by the layer's name in Kohya's form.
     updates: BTreeMap<String, (String, Update)>,
-    /// Of the UNet.
+    /// The names of the UNet's layers.
     names: Option<LatentDiffusionNames>,
 }
 
 impl LoraChanges {
-    /// What files may call the layer of a tensor, in Kohya's form.
+    /// The names that files may use for the layer of a tensor, in Kohya's form.
     fn aliases(&self, tensor: &str) -> Vec<String> {
         let Some(layer) = tensor.strip_suffix(".weight") else {
             return Vec::new();

@@ -1,9 +1,8 @@
-//! What a text-to-picture model is put together from: the configuration of every part, and its weights.
+//! The parts of a text-to-picture model: the configuration of every part, and the weights.
 //!
-//! A [folder](super::model_folder) has them in files of their own; a
-//! [checkpoint of a single file](super::single_file) has the weights of all networks, and the rest is
-//! known or stands elsewhere. [`StableDiffusion`](super::pipeline::StableDiffusion) is built from these
-//! parts, wherever they are from.
+//! A [folder](super::model_folder) has them in separate files. A [single-file checkpoint](super::single_file)
+//! has only the weights of all networks; the rest is known, or comes from elsewhere.
+//! [`StableDiffusion`](super::pipeline::StableDiffusion) is built from these parts, whatever their source.
 
 use burn::tensor::Device;
 use serde_json::Value;
@@ -17,13 +16,13 @@ use super::scheduler_config::SchedulerConfig;
 use super::unet2d_condition::UNet2DConditionConfig;
 use super::weights::{Precision, Weights};
 
-/// The names of a tokenizer, its text encoder, and what a LoRA changes of it.
+/// The names of a tokenizer and its text encoder, and the encoder as the target of a LoRA.
 const TEXTS: [(&str, &str, LoraTarget); 2] = [
     ("tokenizer", "text_encoder", LoraTarget::TextEncoder),
     ("tokenizer_2", "text_encoder_2", LoraTarget::TextEncoder2),
 ];
 
-/// Everything of a model but its weights.
+/// The configuration of a model, without its weights.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
     /// The schedule and the sampler.
@@ -49,22 +48,22 @@ pub struct TextConfig {
     pub encoder: ClipTextConfig,
 }
 
-/// The weights of a model's networks, of which none is read yet.
+/// The weights of a model's networks, none of them read yet.
 #[derive(Debug)]
 pub struct ModelWeights {
-    /// Of each of [`ModelConfig::texts`].
+    /// The weights of each of [`ModelConfig::texts`].
     pub texts: Vec<Weights>,
-    /// Of the UNet.
+    /// The weights of the UNet.
     pub unet: Weights,
-    /// Of the autoencoder.
+    /// The weights of the autoencoder.
     pub autoencoder: Weights,
 }
 
 impl ModelConfig {
-    /// The configuration of a folder, which need not hold weights.
+    /// The configuration of a folder, which need not contain weights.
     ///
     /// # Errors
-    /// If a file is missing, or is of a model that is not implemented.
+    /// If a file is missing, or belongs to a model that is not implemented.
     pub fn of_folder(folder: &ModelFolder) -> Result<Self, ModelFolderError> {
         let scheduler = SchedulerConfig::load(&folder.part("scheduler", &[])?)?;
         let mut texts = Vec::new();
@@ -114,7 +113,7 @@ impl ModelConfig {
         }
         let latent = self.autoencoder.latent_channels;
         let (input, output) = (self.unet.in_channels, self.unet.out_channels);
-        // A UNet for inpainting sees a mask and a masked latent besides.
+        // An inpainting UNet also gets a mask and a masked latent.
         if output != latent || ![latent, 2 * latent + 1].contains(&input) {
             return Some(format!(
                 "the latent has {latent} channels, but the UNet takes {input} and gives {output}"

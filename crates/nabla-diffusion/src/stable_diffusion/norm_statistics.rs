@@ -1,9 +1,9 @@
-//! Group norms whose mean and variance come from elsewhere than from what they normalise.
+//! Group norms whose mean and variance do not come from the tensor that they normalise.
 //!
-//! A group norm sees the whole picture: a part of it, computed alone, has other means and variances, and
-//! comes out in another tone. So the norms of a network are first [recorded](NormStatistics::Record) on a
-//! small version of the picture, and then [given](NormStatistics::Given) to each part of it, in the order
-//! in which the network runs them:
+//! A group norm sees the whole picture: a part computed alone has other means and variances, and gets a
+//! different tone. So the norms of a network are first [recorded](NormStatistics::Record) on a small version
+//! of the picture, and then [given](NormStatistics::Given) to each part of it, in the order in which the
+//! network runs them:
 //!
 //! ```text
 //! y = silu(gamma (x − mean_g)/√(variance_g + ε) + beta)
@@ -14,14 +14,14 @@ use burn::tensor::{DType, Tensor};
 
 use nabla_kernels::picture::{group_norm_silu, modulated_silu};
 
-/// Where the norms of a network take their statistics from.
+/// The source of the statistics of a network's norms.
 #[derive(Clone, Debug)]
 pub enum NormStatistics {
-    /// What they normalise.
+    /// The tensors that they normalise.
     Own,
-    /// What they normalise; they are kept.
+    /// The tensors that they normalise; the statistics are recorded.
     Record(Vec<GroupStatistics>),
-    /// Those of a record, the next first.
+    /// Recorded statistics, the next ones first.
     Given(std::vec::IntoIter<GroupStatistics>),
 }
 
@@ -38,7 +38,7 @@ impl GroupStatistics {
     /// Of `x`, `[batch, channels, height, width]`.
     fn of(x: Tensor<4>, groups: usize) -> Self {
         let [batch, channels, height, width] = x.dims();
-        // A sum of squares leaves the range of 16 bits.
+        // A sum of squares would exceed the range of 16 bits.
         let x = x.cast(DType::F32);
         let x = x.reshape([batch, groups, channels / groups * height * width]);
         let (variance, mean) = x.var_mean_bias(2);
@@ -64,7 +64,7 @@ impl GroupStatistics {
             Some(beta) => rows(beta.val()).repeat_dim(0, batch),
             None => gain.zeros_like(),
         };
-        // The mean goes first: beside a large one the rest would be lost.
+        // Subtract the mean first: a large mean would swallow the rest.
         let mean = each(self.mean.clone()).reshape([batch, channels, 1, 1]);
         let x = x.cast(DType::F32) - mean;
         modulated_silu(x, gain - 1.0, shift).cast(dtype)
@@ -72,7 +72,7 @@ impl GroupStatistics {
 }
 
 impl NormStatistics {
-    /// What has been recorded, to be given.
+    /// The recorded statistics, to be given to other parts.
     pub fn recorded(self) -> Self {
         match self {
             Self::Record(kept) => Self::Given(kept.into_iter()),

@@ -100,7 +100,7 @@ pub enum StableDiffusionError {
         what: &'static str,
         /// The value.
         value: String,
-        /// What it must be.
+        /// The expected value.
         expected: String,
     },
     /// The observer, the guidance or a correction stopped the run.

@@ -1,7 +1,7 @@
 //! The sizes of the published models: Stable Diffusion 1.x, 2.x and XL.
 //!
-//! A folder says what its networks are; a checkpoint of a single file does not, and is taken for the
-//! published model of its kind.
+//! A folder describes its networks. A single-file checkpoint does not, and is assumed to be the published
+//! model of its kind.
 //!
 //! | | 1.x | 2.x | XL |
 //! |---|---|---|---|
@@ -12,7 +12,7 @@
 //! | channels of the text | 768 | 1024 | 768 + 1280 |
 //!
 //! Sources: the configurations published with Rombach et al., 2022, arXiv 2112.10752, and Podell et al.,
-//! *SDXL*, 2023, arXiv 2307.01952, as `diffusers` keeps them.
+//! *SDXL*, 2023, arXiv 2307.01952, as they are in `diffusers`.
 
 use serde_json::json;
 
@@ -24,7 +24,7 @@ use super::unet2d_condition::{PerLevel, UNet2DConditionConfig};
 /// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishedModel {
-    /// 1.1 to 1.5, and what was trained from them.
+    /// 1.1 to 1.5, and models trained from them.
     StableDiffusion1,
     /// 2.0 and 2.1.
     StableDiffusion2,
@@ -33,7 +33,7 @@ pub enum PublishedModel {
 }
 
 impl PublishedModel {
-    /// That of a UNet whose text has so many channels.
+    /// The model whose UNet attends to a text with this number of channels.
     ///
     /// ```
     /// use nabla_diffusion::stable_diffusion::published_models::PublishedModel;
@@ -90,7 +90,7 @@ impl PublishedModel {
                 attention_head_dim: PerLevel::Each(vec![5, 10, 20, 20]),
                 cross_attention_dim: 1024,
                 use_linear_projection: true,
-                // 2.1 needs it in 16 bits, and 2.0 is no worse for it.
+                // 2.1 needs this in 16 bits, and it does no harm to 2.0.
                 upcast_attention: true,
                 ..one
             },
@@ -115,7 +115,7 @@ impl PublishedModel {
         }
     }
 
-    /// Its autoencoder. All have the same sizes; that of XL was trained anew, with another scale.
+    /// Its autoencoder. All have the same sizes; the autoencoder of XL was trained again, with another scale.
     pub fn autoencoder(self) -> AutoencoderKlConfig {
         let one = AutoencoderKlConfig {
             down_block_types: vec!["DownEncoderBlock2D".to_owned(); 4],
@@ -140,7 +140,7 @@ impl PublishedModel {
         }
     }
 
-    /// Its text encoders, each with what fills the texts that it was trained on.
+    /// Its text encoders, each with the padding of the texts on which it was trained.
     pub fn text_encoders(self) -> Vec<(ClipTextConfig, ClipFilling)> {
         let large = ClipTextConfig {
             architectures: vec!["CLIPTextModel".to_owned()],
@@ -155,7 +155,7 @@ impl PublishedModel {
             architectures: vec!["CLIPTextModel".to_owned()],
             hidden_size: 1024,
             intermediate_size: 4096,
-            // Its 24th is not used.
+            // Its 24th layer is not used.
             num_hidden_layers: 23,
             num_attention_heads: 16,
             hidden_act: "gelu".to_owned(),
@@ -182,7 +182,7 @@ impl PublishedModel {
 
     /// Its `scheduler_config.json`.
     ///
-    /// - `velocity`: whether it predicts the velocity, not the noise
+    /// - `velocity`: whether it predicts the velocity instead of the noise
     /// - `zero_terminal_snr`: whether it was trained with a last step of pure noise
     pub fn scheduler(self, velocity: bool, zero_terminal_snr: bool) -> serde_json::Value {
         let prediction = match velocity {
@@ -213,7 +213,7 @@ impl PublishedModel {
         }
         if zero_terminal_snr {
             config["rescale_betas_zero_snr"] = json!(true);
-            // Otherwise the step of pure noise is left out.
+            // Without this, the step of pure noise would be left out.
             config["timestep_spacing"] = json!("trailing");
         }
         config

@@ -32,17 +32,17 @@ pub struct ResnetBlock {
     shortcut: Option<Conv2d>,
 }
 
-/// How features are normalised.
+/// The options of the normalisation.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupNormOptions {
     /// Groups of channels.
     pub groups: usize,
-    /// What is added to the variance.
+    /// The constant added to the variance.
     pub epsilon: f64,
 }
 
 impl ResnetBlock {
-    /// Takes it from `scope`.
+    /// Loads it from `scope`.
     ///
     /// - `time`: channels of the time embedding, if there is one
     ///
@@ -82,7 +82,7 @@ impl ResnetBlock {
         self.forward_with(x, time, |h| h)
     }
 
-    /// The same, where `change` is applied to what is added to the shortcut.
+    /// The same, with `change` applied to the value that is added to the shortcut.
     pub fn forward_with(
         &self,
         x: Tensor<4>,

@@ -1,15 +1,15 @@
-//! The header of a `safetensors` file, read by rules of our own.
+//! The header of a `safetensors` file, read by our own rules.
 //!
 //! ```text
 //! 8 bytes: the header's length, little-endian; the header, JSON; the tensors' bytes
 //! {"__metadata__": {"key": "text"}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
 //! ```
 //!
-//! What the format's own library accepts is accepted: keys that are not known beside the three, white space
-//! around the object, `null` for the metadata, a file without tensors, empty tensors, and data that begin
-//! at any address. Holes between tensors, overlaps and bytes behind the last are refused, as there. A name that
-//! stands twice is refused too, where the library takes the last of them; and the type of a tensor
-//! that is not among the 22 is reported with the tensor's name.
+//! Everything that the format's own library accepts is accepted: unknown keys besides the three, white space
+//! around the object, `null` for the metadata, a file without tensors, empty tensors, and data that start at
+//! any address. Gaps between tensors, overlaps and bytes after the last tensor are refused, as in the
+//! library. A duplicate name is refused too, where the library takes the last one. If the type of a tensor is
+//! not among the 22, the error names the tensor.
 //!
 //! Source: <https://github.com/huggingface/safetensors>, version 0.8.
 
@@ -26,9 +26,9 @@ pub(super) struct HeaderEntry {
     pub(super) name: String,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    /// Where it begins behind the header, in bytes.
+    /// Its start after the header, in bytes.
     pub(super) start: usize,
-    /// Where it ends.
+    /// Its end.
     pub(super) end: usize,
 }
 
@@ -37,11 +37,11 @@ pub(super) struct HeaderEntry {
 pub(super) struct Header {
     /// In the order of their bytes.
     pub(super) entries: Vec<HeaderEntry>,
-    /// What the file says of itself.
+    /// The metadata of the file.
     pub(super) metadata: BTreeMap<String, String>,
 }
 
-/// An object's members, every one that stands in it.
+/// All members of an object, including duplicates.
 struct Members(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Members {
@@ -70,10 +70,10 @@ impl Header {
     /// Reads a header.
     ///
     /// - `text`: its JSON
-    /// - `data`: how many bytes follow it in the file
+    /// - `data`: the number of bytes after it in the file
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of the fault.
     pub(super) fn parse(text: &[u8], data: u64) -> Result<Self, String> {
         let Members(members) = serde_json::from_slice(text)
             .map_err(|e| format!("its header is not a JSON object: {e}"))?;

@@ -1,9 +1,9 @@
 //! `scheduler/scheduler_config.json`: the noise schedule of a model, and the sampler it names.
 //!
-//! The file names a class of the diffusers library and its options. From it come the training schedule,
-//! what the network predicts, and a [`Sampler`] whose time steps and noise levels are those of that class;
-//! another sampler than the named one can be asked for, with the options that it shares with the file and
-//! its own class's defaults for the rest; and every option of a sampler of ours can be set.
+//! The file names a class of the diffusers library and its options. It determines the training schedule, the
+//! kind of prediction, and a [`Sampler`] with the time steps and noise levels of that class. You can also use
+//! another sampler than the named one: it takes the options that the file also has, and its own class's
+//! defaults for the others. Every option of Nabla's samplers can be set.
 //!
 //! | class | [sampler](crate::sampler) | grid of N steps |
 //! |---|---|---|
@@ -22,23 +22,24 @@
 //! | `KDPM2AncestralDiscreteScheduler` | `dpm2-ancestral` | as Euler |
 //! | `LCMScheduler` | `lcm` | N of the `original_inference_steps` |
 //!
-//! A sampler of one's own runs over the grid that it says it does ([`Solver::grid`]).
+//! Your own sampler runs over the grid that it declares ([`Solver::grid`]).
 //!
-//! With a [`SigmaSpacing`], Euler's kin spread the `σ` between the ends of their own grid, DPM-Solver,
-//! UniPC and DEIS over the whole training schedule, where the network gets a whole step: the nearest with `karras`
-//! and `lu`, that below with `exponential` and `beta` (and with all on DPM-Solver's cosine schedule).
-//! DPM2's network gets the nearest whole step with `karras`, but of its middle levels a fraction. The others
-//! spread them over the whole training schedule, with fractions of steps.
+//! With a [`SigmaSpacing`], the samplers with Euler's grid spread the `σ` between the ends of their own grid.
+//! DPM-Solver, UniPC and DEIS spread them over the whole training schedule, and the network gets a whole
+//! step: the nearest one with `karras` and `lu`, the one below with `exponential` and `beta` (and with all
+//! spacings on DPM-Solver's cosine schedule). With DPM2 and `karras`, the network gets the nearest whole
+//! step, but a fraction for the middle levels. All other samplers spread the `σ` over the whole training
+//! schedule, with fractional steps.
 //!
-//! A file of `DPMSolverMultistepScheduler` has the third order of diffusers
-//! ([`ThirdOrder::Diffusers`]), `dpm++3m` over the file of another class the exact one.
+//! A file of `DPMSolverMultistepScheduler` uses the third order of diffusers ([`ThirdOrder::Diffusers`]);
+//! `dpm++3m` with the file of another class uses the exact one.
 //!
-//! Three things differ from diffusers on purpose: where its DDIM and PNDM take a step of `⌊T/N⌋` although
-//! the grid's is another (`linspace`, or N that does not divide T), the step here leads to the grid's next
-//! level; a run that starts in the middle restarts PLMS properly; and the predicted picture is clipped if
-//! the file says so or is itself one of DDIM or DDPM, whose default that is, but not because DDIM was asked
-//! for over the file of another class. `dpmsolver` may end at `σ = 0` (by DDIM's step), which diffusers
-//! refuses, and UniPC without `predict_x0` too, where diffusers has no number.
+//! Some things differ from diffusers on purpose. Its DDIM and PNDM take steps of `⌊T/N⌋` even if the steps of
+//! the grid differ (with `linspace`, or if N does not divide T); here a step always leads to the grid's next
+//! level. A run that starts in the middle restarts PLMS properly. The predicted picture is clipped if the
+//! file says so, or if the file itself is for DDIM or DDPM, which clip by default, but not just because DDIM
+//! was chosen with the file of another class. `dpmsolver` may end at `σ = 0` (with DDIM's step), which
+//! diffusers refuses; so may UniPC without `predict_x0`, where diffusers returns NaN.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,18 +89,18 @@ pub enum SchedulerError {
     Registry(#[from] RegistryError),
 }
 
-/// A sampler as a model's folder, and maybe the user, wants it.
+/// A sampler according to a model's folder and the user's choices.
 #[derive(Clone, Debug)]
 pub struct ScheduledSampler {
     /// The sampler over its steps.
     pub sampler: Sampler,
-    /// What standard normal noise is multiplied by to start from, where the run starts from noise alone:
+    /// The factor of the standard normal noise from which a run starts, if it starts from noise alone:
     /// 1, or `√(1 − ᾱ)` of the noisiest level for the classes that start from `σ_max` times the noise. A
     /// noised picture is not scaled.
     pub start_scale: f64,
 }
 
-/// The keys of the file, as diffusers names them; `None` where the file has none.
+/// The keys of the file, named as in diffusers; `None` if the file does not have the key.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[allow(missing_docs)] // the names are those of the file's keys
 pub struct SchedulerConfig {
@@ -146,8 +147,8 @@ impl SchedulerConfig {
     /// Reads `scheduler_config.json` of the part `scheduler`.
     ///
     /// # Errors
-    /// If there is no such file, its class or an option that its class has is not implemented, or it has a
-    /// key that none of the classes has.
+    /// If there is no such file, its class or an option of its class is not implemented, or it has a key that
+    /// is in none of the classes.
     pub fn load(part: &Part) -> Result<Self, ModelFolderError> {
         let silent = [
             "dynamic_thresholding_ratio",
@@ -159,7 +160,7 @@ impl SchedulerConfig {
         config.checked(part.folder().join(FILE))
     }
 
-    /// The configuration with the keys of `values`, which errors say is of `path`.
+    /// Creates the configuration from the keys of `values`; errors name `path`.
     ///
     /// # Errors
     /// If a value is of the wrong kind, or not implemented.
@@ -189,7 +190,7 @@ impl SchedulerConfig {
         &self.path
     }
 
-    /// The name of the sampler that the file's class stands for.
+    /// The name of the sampler for the file's class.
     ///
     /// # Errors
     /// If its class is none of those in the [module documentation](self).
@@ -200,7 +201,7 @@ impl SchedulerConfig {
             let expected = format!("it must be one of {}", classes.join(", "));
             return Err(self.unsupported("_class_name", class.unwrap_or("null"), &expected));
         };
-        // Two classes are several samplers.
+        // Two of the classes correspond to several samplers.
         let algorithm = self.algorithm_type.as_deref();
         let noisy = algorithm.is_some_and(|a| a.starts_with("sde-"));
         Ok(match (name, self.solver_order, noisy) {
@@ -215,7 +216,7 @@ impl SchedulerConfig {
     /// What the network predicts.
     ///
     /// # Errors
-    /// If `prediction_type` is none of `epsilon`, `sample`, `v_prediction`.
+    /// If `prediction_type` is not `epsilon`, `sample` or `v_prediction`.
     pub fn prediction(&self) -> Result<Prediction, ModelFolderError> {
         match self.prediction_type.as_deref() {
             None | Some("epsilon") => Ok(Prediction::Epsilon),
@@ -247,14 +248,14 @@ impl SchedulerConfig {
         }
     }
 
-    /// A sampler of so many steps.
+    /// Creates a sampler with `steps` steps.
     ///
     /// - `choice`: the sampler; by default the file's own
-    /// - `sigmas`: how the noise levels are spaced; without it, as the file says
+    /// - `sigmas`: the spacing of the noise levels; `None` to follow the file
     ///
     /// # Errors
-    /// If there is no such sampler or option, an option of that sampler is not implemented, or it cannot make so
-    /// many steps.
+    /// If the sampler or an option does not exist, an option of that sampler is not implemented, or it does
+    /// not support this number of steps.
     pub fn sampler(
         &self,
         choice: &SamplerChoice,
@@ -267,7 +268,7 @@ impl SchedulerConfig {
         let mut training = self.training_schedule()?;
         let last = training.steps() - 1;
         if training.alpha_bar(last) == 0.0 && !matches!(name, "ddim" | "ddpm" | OWN) {
-            // These work with a finite σ: the least positive number of half precision instead of 0.
+            // These samplers need a finite σ: the smallest positive half-precision number replaces 0.
             let mut alpha_bars = training.alpha_bars().to_vec();
             alpha_bars[last] = f64::powi(2.0, -24);
             training = NoiseSchedule::from_alpha_bars(&alpha_bars)?;
@@ -291,7 +292,7 @@ impl SchedulerConfig {
         let least_noise = match name {
             "ddim" => self.set_alpha_to_one == Some(false),
             "pndm" | "s-pndm" | "plms" => self.set_alpha_to_one != Some(true),
-            // This class knows no other end.
+            // This class has no other end.
             "deis" => true,
             _ if name == "euler" || rule == Grid::WithoutLowest => self.final_sigma_is_least()?,
             _ => false,
@@ -310,7 +311,7 @@ impl SchedulerConfig {
             },
             Grid::Distilled => visited.distilled(self.original_inference_steps.unwrap_or(50))?,
         };
-        // Spaced levels may end, but for rounding, where the schedule does.
+        // Spaced levels may end where the schedule does, up to rounding.
         let lowest = levels.first().map_or(0.0, |level| level.alpha_bar());
         let final_alpha_bar = final_alpha_bar.max(lowest);
         let schedule = NoiseSchedule::from_levels(&levels, final_alpha_bar)?.of_training(&training);
@@ -346,7 +347,7 @@ impl SchedulerConfig {
     }
 
     fn training_config(&self) -> Result<NoiseScheduleConfig, ModelFolderError> {
-        // The classes with other defaults.
+        // These classes have other defaults.
         let (start, end, usual) = match self.class_name.as_deref() {
             Some(
                 "HeunDiscreteScheduler"
@@ -398,7 +399,7 @@ impl SchedulerConfig {
         }
     }
 
-    /// The spacing of the levels that the file asks of the sampler's class.
+    /// The spacing of the levels that the file specifies for the sampler's class.
     fn sigma_spacing(
         &self,
         name: &str,
@@ -441,14 +442,14 @@ impl SchedulerConfig {
         }
     }
 
-    /// DPM-Solver's last training step, whose `λ` is at least `lambda_min_clipped`, and one more.
+    /// One more than DPM-Solver's last training step, whose `λ` is at least `lambda_min_clipped`.
     fn last_timestep(&self, training: &NoiseSchedule) -> usize {
         let least = self.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY);
         let kept = (0..training.steps()).filter(|&t| 0.5 * training.log_snr(t) >= least);
         kept.count().max(1)
     }
 
-    /// The options that the file has for a sampler of ours.
+    /// The options in the file for one of Nabla's samplers.
     fn options(&self, name: &'static str) -> Result<Options, ModelFolderError> {
         self.final_sigma_is_least()?;
         let own = self.sampler_name()?;
@@ -523,7 +524,7 @@ impl SchedulerConfig {
         mut solver: DpmSolverMultistep,
     ) -> Result<DpmSolverMultistep, ModelFolderError> {
         solver.algorithm = match self.algorithm_type.as_deref() {
-            // The name of another class's variant stands for this, as in diffusers.
+            // The names of other classes' variants mean this one, as in diffusers.
             None | Some("dpmsolver++" | "deis") => DpmAlgorithm::DpmSolverPlusPlus,
             Some("sde-dpmsolver++") => DpmAlgorithm::SdeDpmSolverPlusPlus,
             Some("dpmsolver") => DpmAlgorithm::DpmSolver,
@@ -547,7 +548,7 @@ impl SchedulerConfig {
             }
         };
         solver.solver_type = match self.solver_type.as_deref() {
-            // The names of other classes' variants stand for midpoint, as in diffusers.
+            // The names of other classes' variants mean midpoint, as in diffusers.
             None | Some("midpoint" | "logrho" | "bh1" | "bh2") => DpmSolverType::Midpoint,
             Some("heun") => DpmSolverType::Heun,
             Some(other) => {
@@ -561,7 +562,7 @@ impl SchedulerConfig {
             _ => (3, "it must be 1 to 3"),
         };
         solver.order = self.order(most, expected)?;
-        // A file that names this class means its pictures.
+        // A file for this class should give the pictures of diffusers.
         solver.third_order = ThirdOrder::Diffusers;
         Ok(solver)
     }
@@ -576,7 +577,7 @@ impl SchedulerConfig {
                     "it must be dpmsolver, dpmsolver++ or sde-dpmsolver++",
                 ));
             }
-            // The same options as those of several steps, but for the class's default at the end.
+            // The same options as for the multistep class, except for this class's default at the end.
             let several = self.dpm_options(DpmSolverMultistep::new())?;
             solver.algorithm = several.algorithm;
             solver.solver_type = several.solver_type;
@@ -612,7 +613,7 @@ impl SchedulerConfig {
         }
     }
 
-    /// That an option has one of the names that, in diffusers too, all stand for the same.
+    /// Checks that an option has one of the names that all mean the same, as in diffusers.
     fn one_of(
         &self,
         key: &str,
@@ -633,7 +634,7 @@ impl SchedulerConfig {
         if own {
             unipc.b = match self.solver_type.as_deref() {
                 Some("bh1") => UniPcB::B1,
-                // The names of other classes' variants stand for bh2, as in diffusers.
+                // The names of other classes' variants mean bh2, as in diffusers.
                 None | Some("bh2" | "midpoint" | "heun" | "logrho") => UniPcB::B2,
                 Some(other) => {
                     return Err(self.unsupported("solver_type", other, "it must be bh1 or bh2"));

@@ -1,5 +1,5 @@
-//! A checkpoint of a single file, as Stable Diffusion was first published and as people still pass models
-//! on: `.safetensors`, or `.ckpt`, in the names of [the original code](super::latent_diffusion_names).
+//! A single-file checkpoint (`.safetensors` or `.ckpt`), as Stable Diffusion was first published and as
+//! people still exchange models, with the names of [the original code](super::latent_diffusion_names).
 //!
 //! ```text
 //! model.diffusion_model.…               UNet
@@ -10,18 +10,19 @@
 //! conditioner.embedders.1.model.…       second text encoder of XL
 //! ```
 //!
-//! Such a file has weights alone. Without more it is taken for the
-//! [published model](super::published_models) whose UNet attends to a text of as many channels, with as many
-//! input channels as it has (9 are for inpainting), and CLIP's own vocabulary. A folder of configurations in
-//! the layout of `diffusers`, which needs no weights, says otherwise.
+//! Such a file has only weights. By default, it is assumed to be the [published
+//! model](super::published_models) whose UNet attends to a text with the same number of channels, with its
+//! number of input channels (9 are for inpainting) and CLIP's own vocabulary. A folder of configurations in
+//! the diffusers layout, which needs no weights, overrides this.
 //!
-//! What the UNet predicts is nowhere written. As other programs do, a 2.x of 4 input channels is taken for
-//! one that predicts the velocity if a bias of its last transformer spreads by more than 0.09; an XL, if the
-//! file has a tensor `v_pred`, and its schedule then ends in pure noise if it has one called `ztsnr`.
-//! [`LoadOptions::prediction`](super::pipeline::LoadOptions) overrules this.
+//! The file does not say what the UNet predicts. As in other programs, a 2.x model with 4 input channels is
+//! assumed to predict the velocity if the standard deviation of a bias in its last transformer is more than
+//! 0.09. An XL model is assumed to predict the velocity if the file has a tensor `v_pred`; if it also has a
+//! tensor `ztsnr`, its schedule ends in pure noise. [`LoadOptions::prediction`](super::pipeline::LoadOptions)
+//! overrides this.
 //!
-//! A tensor that belongs to no network and is not known to be spare (averages of the training, tables of
-//! the schedule) is an error that names it.
+//! A tensor that belongs to no network and is not on the list of those to ignore (averages of the training,
+//! tables of the schedule) is an error that names it.
 //!
 //! ```no_run
 //! use burn::tensor::Device;
@@ -49,13 +50,13 @@ use super::published_models::PublishedModel;
 use super::scheduler_config::SchedulerConfig;
 use super::weights::{Precision, Stored, Weights, WeightsError};
 
-/// Above it, the spread of [`SPREAD_OF`] is that of a 2.x which predicts the velocity.
+/// If the spread of [`SPREAD_OF`] is above this, a 2.x model predicts the velocity.
 const VELOCITY_SPREAD: f64 = 0.09;
 
 /// Below the UNet's prefix.
 const SPREAD_OF: &str = "output_blocks.11.1.transformer_blocks.0.norm1.bias";
 
-/// Why a file is no model.
+/// Why a file is not a usable model.
 #[derive(Debug, thiserror::Error)]
 pub enum SingleFileError {
     /// The file.
@@ -64,32 +65,32 @@ pub enum SingleFileError {
     /// The configuration.
     #[error(transparent)]
     Folder(#[from] ModelFolderError),
-    /// A network that is needed.
+    /// A required network is missing.
     #[error("{} holds no {network}: none of its tensors is called {names}", path.display())]
     Lacks {
         /// The file.
         path: PathBuf,
         /// The network.
         network: &'static str,
-        /// How its tensors would be called.
+        /// The expected names of its tensors.
         names: &'static str,
     },
-    /// Another model.
+    /// The file is another model.
     #[error("{} is a model that is not implemented: {reason}", path.display())]
     Model {
         /// The file.
         path: PathBuf,
-        /// How that is known.
+        /// The reason.
         reason: String,
     },
-    /// Text encoders that are not those of the configuration.
+    /// The text encoders do not match the configuration.
     #[error("the number of text encoders in {} is {found}, but the model has {expected}", path.display())]
     TextEncoders {
         /// The file.
         path: PathBuf,
         /// The number that was found.
         found: usize,
-        /// How many there must be.
+        /// The required number.
         expected: usize,
     },
 }
@@ -101,7 +102,7 @@ pub struct SingleFile {
     config: Option<ModelFolder>,
 }
 
-/// The text encoders of XL, of 1.x and of 2.x, in the order in which they are looked for.
+/// The text encoders of XL, of 1.x and of 2.x, in the order in which they are searched for.
 const TEXT_ENCODERS: [&[TextEncoderNames]; 4] = [
     TEXTS_OF_XL,
     TEXT_OF_1,
@@ -119,7 +120,7 @@ fn text_encoder(names: TextEncoderNames, weights: Weights) -> Weights {
     };
     let weights = weights.with_names(known);
     match names {
-        // Early files leave the outermost name out.
+        // Early files lack the outermost name.
         TextEncoderNames::Transformers(_) => {
             weights.with_names(move |name| same(name.strip_prefix("text_model.").unwrap_or(name)))
         }
@@ -129,12 +130,12 @@ fn text_encoder(names: TextEncoderNames, weights: Weights) -> Weights {
 }
 
 impl SingleFile {
-    /// The checkpoint `path`, of which nothing is read yet.
+    /// Opens the checkpoint `path`, without reading it yet.
     ///
-    /// - `config`: a folder in the layout of `diffusers`, for a model of other sizes than the published
+    /// - `config`: a folder in the diffusers layout, for a model with other sizes than the published ones
     ///
     /// # Errors
-    /// If the folder is not one.
+    /// If the folder is not a model folder.
     pub fn open(path: &Path, config: Option<&Path>) -> Result<Self, SingleFileError> {
         Ok(Self {
             path: path.to_owned(),
@@ -147,11 +148,11 @@ impl SingleFile {
         &self.path
     }
 
-    /// What the model is put together from.
+    /// The parts of the model.
     ///
     /// # Errors
-    /// If the file cannot be read, lacks a network, is of no model that is implemented, or holds a tensor
-    /// that has no place.
+    /// If the file cannot be read, lacks a network, is a model that is not implemented, or contains a tensor
+    /// that belongs to no network.
     pub fn parts(
         &self,
         device: &Device,
@@ -228,7 +229,7 @@ impl SingleFile {
         }
     }
 
-    /// The configuration of the published model that the file's shapes are of.
+    /// The configuration of the published model with the file's shapes.
     fn published(&self, all: &Weights) -> Result<ModelConfig, SingleFileError> {
         let root = all.root();
         for name in ["edm_mean", "edm_vpred.sigma_max"] {

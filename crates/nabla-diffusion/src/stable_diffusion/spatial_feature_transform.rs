@@ -1,11 +1,11 @@
-//! Spatial feature transforms: a map of features scales and shifts another, position by position.
+//! Spatial feature transforms: one feature map scales and shifts another, position by position.
 //!
 //! ```text
 //! y = norm(h) (1 + γ(f)) + β(f),   γ(f) = conv(relu(conv(f))),   β likewise, from the same inner map
 //! ```
 //!
 //! StableSR puts one at the end of every residual block of Stable Diffusion's UNet, with the features of
-//! its [time-aware encoder](super::time_aware_encoder); the UNet itself stays as it was trained.
+//! its [time-aware encoder](super::time_aware_encoder); the UNet itself is unchanged.
 //!
 //! Sources: Wang, Yu, Dong, Loy, *Recovering Realistic Texture in Image Super-resolution by Deep Spatial
 //! Feature Transform*, CVPR 2018, arXiv 1804.02815; Park, Liu, Wang, Zhu, *Semantic Image Synthesis with
@@ -33,7 +33,7 @@ pub struct SpatialFeatureTransform {
 }
 
 impl SpatialFeatureTransform {
-    /// Takes it from `scope`.
+    /// Loads it from `scope`.
     ///
     /// - `channels`: of `h`; `features`: of `f`; `hidden`: of the inner map
     ///
@@ -72,13 +72,12 @@ impl SpatialFeatureTransform {
 #[derive(Module, Debug)]
 pub struct UNetFeatureTransforms {
     transforms: Vec<SpatialFeatureTransform>,
-    /// Of each, the level of the UNet, 0 for the finest.
+    /// The UNet level of each transform, 0 for the finest.
     levels: Vec<usize>,
 }
 
 impl UNetFeatureTransforms {
-    /// Takes them from the scope of the UNet that they belong to: each is called `spade` within its
-    /// residual block.
+    /// Loads them from the scope of their UNet; each is called `spade` within its residual block.
     ///
     /// - `features`: channels of the features, and of the transforms' inner maps
     ///
@@ -115,7 +114,7 @@ impl UNetFeatureTransforms {
         Ok(Self { transforms, levels })
     }
 
-    /// What residual block number `block` adds to its shortcut, where it would add `h`. To be the
+    /// The value that residual block number `block` adds to its shortcut instead of `h`; use it as the
     /// `change` of [`UNet2DCondition::forward_with`](super::unet2d_condition::UNet2DCondition::forward_with).
     ///
     /// - `features`: of each level, the finest first

@@ -1,9 +1,8 @@
-//! StableSR: Stable Diffusion as a prior for making pictures larger.
+//! StableSR: Stable Diffusion as a prior for super-resolution.
 //!
-//! Stable Diffusion 2.1 stays as it was trained. Beside it stand a
-//! [time-aware encoder](super::time_aware_encoder) of the enlarged small picture, whose features
-//! [modulate](super::spatial_feature_transform) every residual block of the UNet, and a decoder that
-//! [looks at that picture](super::controllable_feature_wrapping):
+//! Stable Diffusion 2.1 is unchanged. StableSR adds a [time-aware encoder](super::time_aware_encoder) of the
+//! enlarged small picture, whose features [modulate](super::spatial_feature_transform) every residual block
+//! of the UNet, and a decoder that [uses that picture](super::controllable_feature_wrapping):
 //!
 //! ```text
 //! c = scale · encode(x_small),   ε = UNet(z, t, "", encoder(c, t)),   x = decode(z₀ / scale, features(x_small), w)
@@ -12,7 +11,7 @@
 //! The text is always empty. Latents larger than those of the training are predicted in
 //! [tiles](StableSr::predict).
 //!
-//! A folder holds the two files as they are published, and nothing else is needed:
+//! A folder needs only the two files as they are published:
 //!
 //! ```text
 //! stablesr_000117.ckpt      or .safetensors: UNet, encoder, text encoder, autoencoder
@@ -57,7 +56,7 @@ use super::unet2d_condition::{UNet2DCondition, UNet2DConditionConfig};
 use super::weights::{Precision, Weights};
 use crate::denoiser::Prediction;
 
-/// The sizes of a StableSR, as in the optional `config.json`. What the file does not say is as published.
+/// The sizes of a StableSR, as in the optional `config.json`. Missing values default to the published ones.
 ///
 /// ```json
 /// {
@@ -72,13 +71,13 @@ use crate::denoiser::Prediction;
 /// }
 /// ```
 ///
-/// Each of the first four is whole or absent.
+/// Each of the first four is either complete or missing.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct StableSrConfig {
     /// The UNet.
     pub unet: UNet2DConditionConfig,
-    /// The text encoder, without the last layer, whose output the UNet does not see.
+    /// The text encoder, without the last layer, whose output the UNet does not use.
     pub text_encoder: ClipTextConfig,
     /// The autoencoder.
     pub vae: AutoencoderKlConfig,
@@ -88,10 +87,10 @@ pub struct StableSrConfig {
     pub feature_transform_channels: usize,
     /// Feature wrapping.
     pub feature_wrapping: FeatureWrappingConfig,
-    /// What the UNet predicts: `epsilon`, or `v_prediction` as the variant for 768 x 768 pixels. Default
+    /// What the UNet predicts: `epsilon`, or `v_prediction` in the variant for 768 x 768 pixels. Default
     /// `epsilon`.
     pub prediction_type: PredictionType,
-    /// Side of the latents that the UNet was trained on, and of tiles of larger ones. Default 64.
+    /// The side of the latents on which the UNet was trained, and of the tiles of larger latents. Default 64.
     pub tile: usize,
     /// How far tiles overlap. Default 32.
     pub tile_overlap: usize,
@@ -137,7 +136,7 @@ impl StableSrConfig {
     /// Reads and checks `config.json`; the published sizes if there is none.
     ///
     /// # Errors
-    /// If the file holds an option that is not implemented, or sizes that do not fit each other.
+    /// If the file has an option that is not implemented, or sizes that do not fit together.
     pub fn read(folder: &Part) -> Result<Self, ModelFolderError> {
         let config = match folder.folder().join("config.json").is_file() {
             true => folder.config("config.json", &[], &[])?,
@@ -219,7 +218,7 @@ impl StableSrConfig {
         Ok(())
     }
 
-    /// The empty text: its beginning, its end, and nothing behind.
+    /// The empty text: the start and end tokens, and padding.
     fn empty_text(&self) -> Vec<u32> {
         let count = self.text_encoder.vocab_size as u32;
         let mut ids = vec![0; self.text_encoder.max_position_embeddings];
@@ -241,7 +240,7 @@ impl StableSrConfig {
 /// Why a StableSR cannot take a tensor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StableSrError {
-    /// A latent that is not one, or a condition of another size.
+    /// A latent has the wrong shape, or the condition has another size.
     #[error(
         "StableSR takes latents of {channels} channels and at least {least} x {least} positions with a \
          condition of the same shape, but the latents are {latents:?} and the condition {condition:?}"
@@ -251,17 +250,17 @@ pub enum StableSrError {
         latents: [usize; 4],
         /// Its shape.
         condition: [usize; 4],
-        /// What must be.
+        /// The required number of channels.
         channels: usize,
-        /// What there must be at least.
+        /// The minimum side.
         least: usize,
     },
-    /// Tiles that cannot be joined.
+    /// The tiles cannot be joined.
     #[error("tiles of {size} positions cannot overlap by {overlap}")]
     Tiles {
-        /// Positions across.
+        /// The side of a tile, in positions.
         size: usize,
-        /// Positions that two share.
+        /// The overlap of two tiles, in positions.
         overlap: usize,
     },
     /// The autoencoder.
@@ -277,7 +276,7 @@ pub struct StableSr {
     structure: TimeAwareEncoder,
     vae: AutoencoderKl,
     wrapped: WrappedAutoencoder,
-    /// Of the empty text, `[1, words, channels]`.
+    /// The encoded empty text, `[1, words, channels]`.
     text: Tensor<3>,
     config: StableSrConfig,
     device: Device,
@@ -285,7 +284,7 @@ pub struct StableSr {
 }
 
 impl StableSr {
-    /// Whether a folder holds a StableSR: a file whose name begins as those of the published models.
+    /// Whether a folder contains a StableSR: a file whose name starts like those of the published models.
     pub fn is_in(folder: &Path) -> bool {
         !files(folder, "stablesr_").is_empty()
     }
@@ -293,8 +292,8 @@ impl StableSr {
     /// The model of a folder.
     ///
     /// # Errors
-    /// If a file is missing, there are several of a kind, the configuration cannot be understood, or the
-    /// weights are of another network.
+    /// If a file is missing, there are several of one kind, the configuration cannot be parsed, or the
+    /// weights belong to another network.
     pub fn load(
         folder: &Path,
         device: &Device,
@@ -365,17 +364,17 @@ impl StableSr {
         })
     }
 
-    /// Its sizes.
+    /// The sizes.
     pub fn config(&self) -> &StableSrConfig {
         &self.config
     }
 
-    /// Where it computes.
+    /// The device on which it computes.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// In what precision it computes; what goes in and comes out is `f32`.
+    /// The precision in which it computes; inputs and outputs are `f32`.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -388,12 +387,12 @@ impl StableSr {
         }
     }
 
-    /// Of the empty text, `[1, words, channels]`.
+    /// The encoded empty text, `[1, words, channels]`.
     pub fn text(&self) -> &Tensor<3> {
         &self.text
     }
 
-    /// Pixels of a position of the latent, along a side.
+    /// The number of pixels along a side of one position of the latent.
     pub fn factor(&self) -> usize {
         self.config.vae.factor()
     }
@@ -406,7 +405,7 @@ impl StableSr {
         x.cast(Precision::F32.dtype())
     }
 
-    /// The latents of pictures, without the scale.
+    /// Encodes pictures to latents, without the scale.
     ///
     /// - `pixels`: `[batch, 3, height, width]`, from −1 to 1; both sides multiples of
     ///   [`factor`](Self::factor)
@@ -421,7 +420,7 @@ impl StableSr {
         })
     }
 
-    /// The pictures of latents without the scale, `[batch, 3, height, width]`, about from −1 to 1.
+    /// Decodes latents without the scale to pictures, `[batch, 3, height, width]`, approximately from −1 to 1.
     ///
     /// # Errors
     /// If the latents have other channels.
@@ -429,10 +428,10 @@ impl StableSr {
         Ok(Self::outside(self.vae.decode(self.inside(latents))?))
     }
 
-    /// The same with the features of pictures that have the size of the result, to the degree `weight`.
+    /// The same with the features of pictures of the result's size, mixed in with the given `weight`.
     ///
     /// # Errors
-    /// If shapes do not fit.
+    /// If the shapes do not fit.
     pub fn decode_wrapped(
         &self,
         latents: Tensor<4>,
@@ -459,7 +458,7 @@ impl StableSr {
         ))
     }
 
-    /// The maps of the time-aware encoder, of each level, the finest first, in the model's precision.
+    /// The maps of the time-aware encoder, one per level, the finest first, in the model's precision.
     ///
     /// - `condition`: latents of the enlarged small pictures, with the scale
     /// - `timestep`: in the units of training steps
@@ -468,17 +467,17 @@ impl StableSr {
         self.structure.forward(self.inside(condition), time)
     }
 
-    /// What the UNet predicts, of the shape of `x`.
+    /// Returns the prediction of the UNet, with the shape of `x`.
     ///
     /// - `x`: noisy latents with the scale, `[batch, channels, height, width]`
     /// - `timestep`: in the units of training steps
     /// - `condition`: latents of the enlarged small pictures, with the scale, of the same shape
-    /// - `tiles`: how to cut what is larger than a tile, if at all. Tiles overlap, and where they do, the
-    ///   mean of their predictions counts, weighted by a Gaussian around the middle of each (of variance
-    ///   0.01 in units of its side, half a position below the middle, as published).
+    /// - `tiles`: how to cut inputs larger than a tile, if at all. Where tiles overlap, the result is the
+    ///   mean of their predictions, weighted by a Gaussian around the middle of each tile (of variance 0.01
+    ///   in units of its side, half a position below the middle, as published).
     ///
     /// # Errors
-    /// If the shapes do not agree, or the tiles overlap wholly.
+    /// If the shapes do not agree, or the tiles overlap completely.
     pub fn predict(
         &self,
         x: Tensor<4>,
@@ -547,7 +546,7 @@ impl StableSr {
     }
 }
 
-/// The parts of `length` that tiles of `size` cover, of which the last ends where it ends.
+/// The ranges of `length` that tiles of `size` cover; the last tile ends at the end.
 fn spans(length: usize, size: usize, overlap: usize) -> Vec<std::ops::Range<usize>> {
     if length <= size {
         let whole = 0..length;
@@ -579,7 +578,7 @@ fn gaussian([height, width]: [usize; 2], device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values, [1, 1, height, width]), device)
 }
 
-/// The files of weights in a folder whose names begin with `begin`, in order.
+/// The weights files in a folder whose names start with `begin`, in order.
 fn files(folder: &Path, begin: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries
@@ -597,7 +596,7 @@ fn files(folder: &Path, begin: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// The only such file.
+/// The only file whose name starts with `begin`.
 fn only_file(folder: &Path, begin: &str) -> Result<PathBuf, ModelFolderError> {
     let mut paths = files(folder, begin);
     match (paths.pop(), paths.pop()) {

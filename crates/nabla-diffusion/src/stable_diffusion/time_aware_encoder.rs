@@ -1,17 +1,17 @@
-//! StableSR's time-aware encoder: what a small picture tells about the large one, at each noise level.
+//! StableSR's time-aware encoder, which extracts from a small picture what it shows of the large one, at each
+//! noise level.
 //!
-//! It is the first half of a UNet. From the latent of the enlarged picture and the time it computes a map
-//! of features for each level of the denoising UNet; at every residual block of a level, the UNet is
-//! [modulated](super::spatial_feature_transform) with that level's map. The time tells the encoder how
-//! much the picture still has to give: much while the sampler decides the structure, less at the end.
+//! The encoder is the first half of a UNet. From the latent of the enlarged picture and the time, it computes
+//! a feature map for each level of the denoising UNet, and every residual block of that level is
+//! [modulated](super::spatial_feature_transform) with the map. From the time, the encoder knows how much the
+//! picture should contribute: much while the sampler decides the structure, less at the end.
 //!
 //! ```text
 //! h₀ = conv(c),   hₗ = blocks(hₗ₋₁, t),   f = block(hₗ before the next level, t)     one f for each level
 //! ```
 //!
 //! where the last level's `f` is taken after a middle part. A block is a
-//! [residual block](super::resnet_block), at most levels with an attention of the positions to each
-//! other behind it.
+//! [residual block](super::resnet_block), at most levels followed by self-attention of the positions.
 //!
 //! Source: Wang, Yue, Zhou, Chan, Loy, *Exploiting Diffusion Prior for Real-World Image
 //! Super-Resolution*, IJCV 2024, arXiv 2305.07015, section 3.1.
@@ -68,7 +68,7 @@ impl Default for TimeAwareEncoderConfig {
 }
 
 impl TimeAwareEncoderConfig {
-    /// What is wrong with it, if anything: the key, its value, and what it must be.
+    /// The fault of the configuration, if there is one: the key, its value, and the expected value.
     pub(super) fn fault(&self) -> Option<[String; 3]> {
         let told = |key: &str, value: String, expected: String| {
             Some([format!("structure_encoder.{key}"), value, expected])
@@ -144,8 +144,8 @@ struct Level {
 }
 
 impl TimeAwareEncoder {
-    /// What the published checkpoint calls the tensor that we call `name`, for an encoder of so many
-    /// heads: it keeps the three projections of an attention as one matrix, head by head.
+    /// The form of our tensor `name` in the published checkpoint, for an encoder with this number of heads:
+    /// the three projections of an attention are one matrix, head by head.
     pub fn names(heads: usize) -> impl Fn(&str) -> Stored {
         move |name| {
             let parts: Vec<&str> = name.rsplitn(3, '.').collect();
@@ -170,7 +170,7 @@ impl TimeAwareEncoder {
         }
     }
 
-    /// Takes it from `scope`, which is that of a checkpoint with [`names`](Self::names).
+    /// Loads it from `scope`, which is that of a checkpoint with [`names`](Self::names).
     ///
     /// # Errors
     /// As [`Scope::tensor`].
@@ -243,8 +243,8 @@ impl TimeAwareEncoder {
         })
     }
 
-    /// The maps of features, `[batch, out_channels, height, width]` of each level, the finest first; the
-    /// size of each is half of that before it, rounded up.
+    /// The maps of features, `[batch, out_channels, height, width]` of each level, the finest first; each map
+    /// has half the size of the one before it, rounded up.
     ///
     /// - `latent`: of the enlarged picture, `[batch, in_channels, height, width]`
     /// - `timestep`: `[batch]`, in the units of training steps

@@ -1,4 +1,4 @@
-//! The spatial transformer of latent diffusion's UNet: positions attend to each other and to the text.
+//! The spatial transformer of latent diffusion's UNet: its positions attend to each other and to the text.
 //!
 //! ```text
 //! h = proj_in(norm(x)),  as a sequence of positions
@@ -30,7 +30,7 @@ pub struct SpatialTransformer {
     proj_out: Linear,
 }
 
-/// What a transformer is made of.
+/// The options of a transformer.
 #[derive(Clone, Copy, Debug)]
 pub struct TransformerOptions {
     /// Channels of the picture.
@@ -39,7 +39,7 @@ pub struct TransformerOptions {
     pub heads: usize,
     /// Channels of the text.
     pub context: usize,
-    /// How often the block is repeated.
+    /// The number of repetitions of the block.
     pub layers: usize,
     /// Groups of the normalisation.
     pub groups: usize,
@@ -48,7 +48,7 @@ pub struct TransformerOptions {
 }
 
 impl SpatialTransformer {
-    /// Takes it from `scope`. `options.heads` must divide the channels.
+    /// Loads it from `scope`. `options.heads` must divide the channels.
     ///
     /// # Errors
     /// As [`Scope::tensor`].
@@ -56,7 +56,7 @@ impl SpatialTransformer {
         let c = options.channels;
         Ok(Self {
             norm: scope.at("norm").group_norm(options.groups, c, 1e-6)?,
-            // A convolution of kernel 1 in some models; the same numbers.
+            // In some models, this is a convolution with kernel 1; the numbers are the same.
             proj_in: scope.at("proj_in").linear(c, c)?,
             blocks: (0..options.layers)
                 .map(|i| {

@@ -1,14 +1,13 @@
 //! The UNet of Stable Diffusion: `UNet2DConditionModel` of `diffusers`.
 //!
-//! Residual blocks on a pyramid of resolutions with skip connections; at most levels each block is
-//! followed by a [transformer](super::transformer) that attends to the text. The time is a sinusoidal
-//! embedding that is added in every residual block; SDXL adds to it an embedding of the pooled text and
-//! of the picture's size and crop.
+//! Residual blocks on a pyramid of resolutions with skip connections; at most levels, each block is followed
+//! by a [transformer](super::transformer) that attends to the text. A sinusoidal embedding of the time is
+//! added in every residual block; SDXL adds to it an embedding of the pooled text and of the picture's size
+//! and crop.
 //!
-//! Which blocks a level has, how many heads, how many transformer layers, and whether the projections
-//! are linear layers is what the configuration says; so one module is Stable Diffusion 1.x, 2.x and XL,
-//! and their inpainting forms (whose 9 input channels are the noisy latent, the mask, and the masked
-//! latent).
+//! The configuration sets the blocks of a level, the number of heads and of transformer layers, and whether
+//! the projections are linear layers. So this one module is the UNet of Stable Diffusion 1.x, 2.x and XL, and
+//! of their inpainting forms (whose 9 input channels are the noisy latent, the mask, and the masked latent).
 //!
 //! Sources: Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, 2022, arXiv
 //! 2112.10752; Podell et al., *SDXL: Improving Latent Diffusion Models for High-Resolution Image
@@ -43,7 +42,7 @@ pub enum PerLevel {
 }
 
 impl PerLevel {
-    /// Of each of so many levels; `None` if there are others.
+    /// The numbers of `count` levels; `None` if the list has another length.
     pub fn levels(&self, count: usize) -> Option<Vec<usize>> {
         match self {
             Self::All(value) => Some(vec![*value; count]),
@@ -53,10 +52,10 @@ impl PerLevel {
     }
 }
 
-/// What `unet/config.json` says.
+/// The contents of `unet/config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct UNet2DConditionConfig {
-    /// Channels of the latent, and of what is concatenated to it.
+    /// Channels of the latent and of the pictures concatenated to it.
     pub in_channels: usize,
     /// Channels of the prediction.
     pub out_channels: usize,
@@ -71,7 +70,7 @@ pub struct UNet2DConditionConfig {
     pub up_block_types: Vec<String>,
     /// Residual blocks of a level on the way down.
     pub layers_per_block: usize,
-    /// Heads of the attention: so named by mistake, and kept.
+    /// The number of attention heads; the key has this name by mistake.
     #[serde(default = "default_heads")]
     pub attention_head_dim: PerLevel,
     /// Channels of the text.
@@ -88,7 +87,7 @@ pub struct UNet2DConditionConfig {
     /// Groups of the normalisation.
     #[serde(default = "default_groups")]
     pub norm_num_groups: usize,
-    /// What is added to the variance.
+    /// The constant added to the variance.
     #[serde(default = "default_epsilon")]
     pub norm_eps: f64,
     /// `text_time` for SDXL.
@@ -118,7 +117,7 @@ fn default_epsilon() -> f64 {
     1e-5
 }
 
-/// One level, as the configuration's lists have it together.
+/// One level, with its entries from the configuration's lists.
 struct Level {
     channels: usize,
     heads: usize,
@@ -129,7 +128,7 @@ impl UNet2DConditionConfig {
     /// Reads a part's configuration.
     ///
     /// # Errors
-    /// If it is missing, or of a network that this is not.
+    /// If it is missing, or describes another kind of network.
     pub fn read(part: &Part) -> Result<Self, ModelFolderError> {
         let off = [
             ("act_fn", json!("silu")),
@@ -153,7 +152,7 @@ impl UNet2DConditionConfig {
         Ok(config)
     }
 
-    /// Checks it for `part`, which errors name.
+    /// Checks it; errors name `part`.
     pub(super) fn check(&self, part: &Part) -> Result<(), ModelFolderError> {
         let count = self.block_out_channels.len();
         let wrong = |key: &str, value: &dyn std::fmt::Debug, expected: &str| {
@@ -285,7 +284,7 @@ impl UNet2DConditionConfig {
     }
 }
 
-/// What SDXL tells its network besides text and time.
+/// SDXL's inputs besides text and time.
 #[derive(Clone, Debug)]
 pub struct AddedCondition {
     /// The pooled text, `[batch, channels]`.
@@ -326,10 +325,10 @@ struct UpLevel {
 }
 
 impl UNet2DCondition {
-    /// The network of a folder, with its configuration.
+    /// Loads the network of a folder, with its configuration.
     ///
     /// # Errors
-    /// If a file is missing, the configuration is of another network, or the weights are.
+    /// If a file is missing, the configuration or the weights are for another network.
     pub fn load(
         part: &Part,
         device: &Device,
@@ -341,7 +340,7 @@ impl UNet2DCondition {
         Ok((network, config))
     }
 
-    /// The network of weights that are named as in `diffusers`, all of which must be its own.
+    /// Loads the network from weights named as in `diffusers`, all of which must belong to it.
     ///
     /// # Errors
     /// If they are not.
@@ -354,7 +353,7 @@ impl UNet2DCondition {
         Ok(network)
     }
 
-    /// The network of the weights below a prefix.
+    /// Loads the network from the weights below a prefix.
     ///
     /// # Errors
     /// As [`Scope::tensor`].
@@ -494,8 +493,8 @@ impl UNet2DCondition {
         self.forward_with(x, timestep, text, added, &mut |_, h| h)
     }
 
-    /// The same, where `change(i, h)` is what the residual block number `i` adds to its shortcut, which
-    /// would be `h`; blocks are counted in the order in which they are computed.
+    /// The same, except that residual block number `i` adds `change(i, h)` to its shortcut instead of `h`;
+    /// blocks are numbered in the order in which they are computed.
     pub fn forward_with(
         &self,
         x: Tensor<4>,
@@ -552,7 +551,7 @@ impl UNet2DCondition {
                 }
             }
             if let (Some(upsample), Some(skip)) = (&level.upsample, skips.last()) {
-                // To the size of what it will be joined with, which may be odd.
+                // Enlarge to the size of the map with which it will be joined, which may be odd.
                 let [_, _, height, width] = skip.dims();
                 h = convolution(upsample, nearest(h, [height, width]));
             }

@@ -1,17 +1,17 @@
-//! The weights of a trained network, by the names that the ecosystem gives them.
+//! The weights of a trained network, under their usual names.
 //!
-//! [`Weights`] is a set of named tensors in files, of which nothing is read until it is asked for: a
-//! network of 3 GB needs its own 3 GB, and no more. A network is built by taking its layers from a
-//! [`Scope`], the names below a prefix, and says the shape that each tensor must have; what a file
-//! lacks, holds in another shape, or holds besides is an error that names the tensor.
+//! [`Weights`] is a set of named tensors in files. A tensor is read only when it is requested, so a network
+//! of 3 GB needs 3 GB and no more. A network takes its layers from a [`Scope`] (the names below a prefix) and
+//! states the shape of each tensor. A missing tensor, a wrong shape and a superfluous tensor are errors that
+//! name the tensor.
 //!
-//! A file is of the `safetensors` format, or a checkpoint that `torch.save` wrote; which of them, its
-//! first bytes say, not its name. A checkpoint is a pickle, a program that builds objects: of it only
-//! dictionaries, numbers, texts and tensors are understood, and nothing in it is ever run.
+//! A file is in the `safetensors` format, or is a checkpoint that `torch.save` wrote. Its first bytes decide,
+//! not its name. A checkpoint is a pickle, that is, a program that builds objects: only the dictionaries,
+//! numbers, texts and tensors in it are read, and nothing in it is ever run.
 //!
-//! Where two publications of the same network call a tensor by different names, the architecture's
-//! code uses those of the `diffusers` library, and [`Weights::with_names`] says what the file calls
-//! them. What one keeps as several tensors the other may keep as one: see [`Stored`].
+//! If publications of the same network use different names, the code of the architecture uses those of the
+//! `diffusers` library, and [`Weights::with_names`] maps them to the names in the file. Several tensors in
+//! one publication may be a single tensor in another: see [`Stored`].
 
 mod files;
 mod scope;
@@ -31,7 +31,7 @@ use files::{checkpoint, is_checkpoint, safetensors};
 pub(super) use files::file_metadata;
 pub use scope::Scope;
 
-/// Why weights cannot be taken from a file.
+/// Why weights cannot be loaded from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file cannot be read.
@@ -42,7 +42,7 @@ pub enum WeightsError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// A file is damaged, or something else.
+    /// A file is damaged, or not a weights file.
     #[error("{} is not a file of weights: {reason}", path.display())]
     Format {
         /// The file.
@@ -50,15 +50,15 @@ pub enum WeightsError {
         /// What is wrong.
         reason: String,
     },
-    /// A tensor that the network needs.
+    /// A tensor that the network needs is missing.
     #[error("{} holds no tensor {name}, which the network needs", path.display())]
     Missing {
         /// The file, or the first of several.
         path: PathBuf,
-        /// What the file would call it.
+        /// Its name in the file.
         name: String,
     },
-    /// A tensor of another shape.
+    /// A tensor has the wrong shape.
     #[error(
         "the tensor {name} in {} has the shape {found:?}, but the network needs {expected:?}",
         path.display()
@@ -70,10 +70,10 @@ pub enum WeightsError {
         name: String,
         /// Its shape.
         found: Vec<usize>,
-        /// What it must be.
+        /// What the network needs.
         expected: Vec<usize>,
     },
-    /// Numbers of another kind.
+    /// A tensor has the wrong kind of numbers.
     #[error("the tensor {name} in {} holds {found}, but it must hold f32, f16 or bf16", path.display())]
     Numbers {
         /// The file.
@@ -83,7 +83,7 @@ pub enum WeightsError {
         /// Their kind.
         found: String,
     },
-    /// Tensors that the network has no place for.
+    /// Tensors that do not belong to the network.
     #[error(
         "{} holds the tensor {name}, for which the network has no place{}",
         path.display(),
@@ -97,10 +97,10 @@ pub enum WeightsError {
         /// The number of such tensors.
         count: usize,
     },
-    /// A change of a tensor that is not there or has another size, as by a LoRA for another network.
+    /// A change does not fit: its tensor is missing or has another size, as with a LoRA for another network.
     #[error("{change} changes the tensor {name}, {reason}")]
     Change {
-        /// Where the change comes from.
+        /// The source of the change.
         change: String,
         /// The tensor.
         name: String,
@@ -117,7 +117,7 @@ fn others(count: usize) -> String {
     }
 }
 
-/// In what precision a network computes.
+/// The precision in which a network computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// 32 bits.
@@ -138,7 +138,7 @@ nabla_base::choices! {
 }
 
 impl Precision {
-    /// Burn's name of it.
+    /// The corresponding type of Burn.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -148,7 +148,7 @@ impl Precision {
     }
 }
 
-/// Where a tensor is.
+/// The location of a tensor.
 #[derive(Clone, Debug)]
 struct Entry {
     file: usize,
@@ -158,16 +158,16 @@ struct Entry {
     place: Place,
 }
 
-/// Where the numbers of a tensor are.
+/// The location of a tensor's numbers.
 #[derive(Clone, Debug)]
 enum Place {
-    /// Of a file, from its beginning.
+    /// In a file, from its start.
     Bytes {
         file: Arc<File>,
         start: u64,
         length: usize,
     },
-    /// A checkpoint's storage, in whatever order of axes.
+    /// In a checkpoint's storage, with any order of axes.
     Checkpoint(pytorch_reader::Tensor),
 }
 
@@ -190,7 +190,7 @@ impl Place {
     }
 }
 
-/// What a file calls a tensor: by a name, as some rows of a tensor of that name, or as its transpose.
+/// How a file stores a tensor: under a name, as some rows of the tensor of that name, or as its transpose.
 ///
 /// ```
 /// use nabla_diffusion::stable_diffusion::weights::{Rows, Stored};
@@ -206,7 +206,7 @@ pub struct Stored {
     form: Form,
 }
 
-/// How a tensor stands in the file.
+/// The form of a tensor in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Whole,
@@ -223,7 +223,7 @@ impl Stored {
         }
     }
 
-    /// The matrix `name` with its axes exchanged.
+    /// The matrix `name`, transposed.
     pub fn transposed(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -236,7 +236,7 @@ impl Stored {
         &self.name
     }
 
-    /// The same, with something before the name.
+    /// The same with a prefix before the name.
     pub fn below(self, prefix: &str) -> Self {
         Self {
             name: format!("{prefix}{}", self.name),
@@ -244,7 +244,8 @@ impl Stored {
         }
     }
 
-    /// What a tensor of `shape` is in this form; `None` if it cannot be cut or transposed so.
+    /// The shape that a tensor of `shape` has in this form; `None` if it cannot be cut or transposed like
+    /// this.
     fn shape(&self, shape: &[usize]) -> Option<Vec<usize>> {
         let mut shape = shape.to_vec();
         match self.form {
@@ -262,7 +263,7 @@ impl Stored {
         Some(shape)
     }
 
-    /// The shape that the file must have for this form to be of `shape`.
+    /// The shape in the file for which this form has the shape `shape`.
     fn whole(&self, shape: &[usize]) -> Vec<usize> {
         let mut shape = shape.to_vec();
         match (self.form, shape.first_mut()) {
@@ -273,7 +274,7 @@ impl Stored {
         shape
     }
 
-    /// The bytes of this form, of those of a tensor of `shape`.
+    /// Extracts the bytes of this form from those of a tensor of `shape`.
     fn bytes(&self, bytes: Vec<u8>, shape: &[usize]) -> Vec<u8> {
         match (self.form, shape) {
             (Form::Rows(rows), _) => rows.cut(&bytes),
@@ -299,7 +300,7 @@ impl From<String> for Stored {
     }
 }
 
-/// Which rows (indices of the first axis) of a tensor.
+/// Some rows (indices of the first axis) of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rows {
     part: usize,
@@ -308,7 +309,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The part number `part` of `of` of equal size.
+    /// Part number `part` of `of` parts of equal size.
     pub fn part(part: usize, of: usize) -> Self {
         Self {
             part,
@@ -317,13 +318,13 @@ impl Rows {
         }
     }
 
-    /// That part of each of so many blocks of equal size, one after the other: what one projection is
-    /// where the projections of each head of an attention stand together.
+    /// This part of each of `blocks` blocks of equal size, one after the other: a single projection, if a
+    /// file stores the projections of each attention head together.
     pub fn of_each_block(self, blocks: usize) -> Self {
         Self { blocks, ..self }
     }
 
-    /// `bytes` are those of all rows.
+    /// Extracts these rows; `bytes` are those of all rows.
     fn cut(self, bytes: &[u8]) -> Vec<u8> {
         let step = bytes.len() / (self.of * self.blocks).max(1);
         (0..self.blocks)
@@ -335,20 +336,21 @@ impl Rows {
     }
 }
 
-/// Changes that are added to tensors when these are taken: `W + Δ`. Tensors have the names of `diffusers`.
+/// Changes that are added to tensors when they are loaded: `W + Δ`. Tensors have the names of `diffusers`.
 pub trait WeightChanges: fmt::Debug {
-    /// Who makes them, for errors.
+    /// The source of the changes, for error messages.
     fn name(&self) -> String;
 
-    /// `Δ` of `tensor`, as many numbers as it has, in its order; `None` if it stays as it is.
+    /// The `Δ` of `tensor`, with the same number of values in the same order; `None` if the tensor is
+    /// unchanged.
     ///
-    /// - `shape`: the tensor's, as the file has it
+    /// - `shape`: the shape of the tensor in the file
     ///
     /// # Errors
     /// What is wrong, if the change does not fit the shape.
     fn delta(&self, tensor: &str, shape: &[usize]) -> Option<Result<Vec<f32>, String>>;
 
-    /// The first tensor to change that is none of `taken`, all that a network has.
+    /// The first tensor to change that is not in `taken`, the tensors of the network.
     fn left(&self, taken: &BTreeSet<String>) -> Option<String>;
 }
 
@@ -359,9 +361,9 @@ type Names = Box<dyn Fn(&str) -> Stored>;
 pub struct Weights {
     paths: Vec<PathBuf>,
     entries: BTreeMap<String, Entry>,
-    /// By the names of the files.
+    /// The tensors that were loaded, by their names in the files.
     taken: RefCell<BTreeSet<String>>,
-    /// By the names of `diffusers`.
+    /// The tensors that were requested, by their names in `diffusers`.
     asked: RefCell<BTreeSet<String>>,
     names: Vec<Names>,
     changes: Vec<Box<dyn WeightChanges>>,
@@ -379,12 +381,12 @@ impl fmt::Debug for Weights {
 }
 
 impl Weights {
-    /// The tensors of some files, which will be put on `device` in `precision`. Only the headers are
-    /// read. Of a checkpoint those of its `state_dict` are taken, if it has one: what stands beside it
-    /// belongs to the training.
+    /// Opens the tensors of some files, which will be loaded to `device` in `precision`. Only the headers are
+    /// read. If a checkpoint has a `state_dict`, only the tensors in it are used; the others belong to the
+    /// training.
     ///
     /// # Errors
-    /// If a file cannot be read, or is neither of the `safetensors` format nor of PyTorch's.
+    /// If a file cannot be read, or is in neither the `safetensors` nor the PyTorch format.
     pub fn open(
         paths: &[PathBuf],
         device: &Device,
@@ -400,7 +402,7 @@ impl Weights {
         Ok(Self::of(paths, entries, device, precision))
     }
 
-    /// Of which none is taken, by the files' own names.
+    /// Tensors under the files' own names, none of them loaded yet.
     fn of(
         paths: &[PathBuf],
         entries: BTreeMap<String, Entry>,
@@ -419,28 +421,29 @@ impl Weights {
         }
     }
 
-    /// Those of the tensors whose names in the files `keep` tells, in another precision: one of several
-    /// networks that a file holds. None of them is taken yet, and names and changes are not those of `self`.
+    /// The tensors whose names in the files satisfy `keep`, in another precision: one of several networks in
+    /// a file. None of them counts as loaded yet, and the names and changes of `self` are not applied.
     pub fn only(&self, keep: impl Fn(&str) -> bool, precision: Precision) -> Self {
         let kept = self.entries.iter().filter(|(name, _)| keep(name));
         let kept = kept.map(|(name, entry)| (name.clone(), entry.clone()));
         Self::of(&self.paths, kept.collect(), &self.device, precision)
     }
 
-    /// The same tensors, where the file calls `name` what `names(name)` is. Of several, the first that
-    /// names a tensor that is there holds; a name that none of them finds is looked for as it is.
+    /// The same tensors, where `names(name)` is the form of `name` in the file. With several such functions,
+    /// the first that names an existing tensor is used; a name that none of them finds is looked up
+    /// unchanged.
     pub fn with_names<N: Into<Stored>>(mut self, names: impl Fn(&str) -> N + 'static) -> Self {
         self.names.push(Box::new(move |name| names(name).into()));
         self
     }
 
-    /// The same tensors, to some of which something is added.
+    /// The same tensors with changes added to some of them.
     pub fn with_changes(mut self, changes: impl WeightChanges + 'static) -> Self {
         self.changes.push(Box::new(changes));
         self
     }
 
-    /// All names that begin with `prefix`, as the files have them, in order.
+    /// All names in the files that start with `prefix`, in order.
     pub fn names_below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         let names = self.entries.keys().map(String::as_str);
         names.filter(move |name| name.starts_with(prefix))
@@ -454,23 +457,23 @@ impl Weights {
         }
     }
 
-    /// Where the tensors will be.
+    /// The device of the tensors.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// What they will be.
+    /// The precision of the tensors.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Whether all tensors have been taken, and all changes applied: a network that leaves some is
-    /// another one than the file's.
+    /// Checks that all tensors were loaded and all changes applied. If some are left, the file is for another
+    /// network.
     ///
-    /// - `but`: tells names that may be left, such as tables of positions that older files hold
+    /// - `but`: tells which names may be left over, such as the tables of positions in older files
     ///
     /// # Errors
-    /// The first that has not.
+    /// The first tensor or change that was not used.
     pub fn finish(&self, but: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
         let taken = self.taken.borrow();
         let mut left = self
@@ -512,7 +515,7 @@ impl Weights {
         }
     }
 
-    /// The numbers of a tensor, in the file's precision unless it is changed.
+    /// The numbers of a tensor, in the precision of the file unless the tensor is changed.
     fn read(&self, name: &str, expected: &[usize]) -> Result<TensorData, WeightsError> {
         let (there, entry) = self.lookup(name);
         let Some(entry) = entry else {

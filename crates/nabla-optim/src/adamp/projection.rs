@@ -1,5 +1,5 @@
-//! The test for scale-invariant weights and the projection Π, which AdamP and SGDP share; see the
-//! [module above](super) for their equations.
+//! The test for scale-invariant weights and the projection Π, which AdamP and SGDP share; see the [parent
+//! module](super) for their equations.
 
 use burn::tensor::Tensor;
 use nabla_grad::decomposition::{DecompositionError, Views, cosine_similarity};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::precision::like;
 
-/// Which dimension of a weight is that of its layer's outputs.
+/// The dimension of a weight that corresponds to its layer's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChannelDim {
@@ -16,7 +16,7 @@ pub enum ChannelDim {
     /// `[channels_out, channels_in, ...]`.
     #[serde(alias = "ByRank")]
     ByRank,
-    /// This dimension. Tensors without it are only seen as a whole.
+    /// This dimension. Tensors without it are only tested as a whole.
     #[serde(alias = "Dim")]
     Dim(usize),
 }
@@ -32,12 +32,12 @@ impl ChannelDim {
     }
 }
 
-/// Whether the gradient is so nearly orthogonal to the weight, in all vectors of `views`, that AdamP
-/// takes the weight for scale invariant. What it then takes out of the step is the part
+/// Whether the gradient is so nearly orthogonal to the weight, in all vectors of `views`, that AdamP treats
+/// the weight as scale invariant. AdamP then removes from the step the part
 /// [along](nabla_grad::decomposition::decompose) the weight.
 ///
 /// # Errors
-/// If the tensors differ in shape or device, have no elements, or not the dimension of the views.
+/// If the tensors differ in shape or device, have no elements, or lack the dimension of the views.
 pub fn is_scale_invariant<const D: usize>(
     weight: Tensor<D>,
     grad: Tensor<D>,
@@ -108,8 +108,8 @@ pub(super) fn terms(w: f32, g: f32, p: f32) -> [f32; 4] {
 }
 
 impl Projection {
-    /// The channels of a weight, with which the sums over the layer are sums of theirs. None for a
-    /// weight that is not projected.
+    /// The channels of a weight, with which the sums over the layer are sums of theirs. `None` for a weight
+    /// that is not projected.
     pub(super) fn channels(&self, shape: &[usize]) -> Option<Channels> {
         if shape.len() < 2 || shape.contains(&0) {
             return None;
@@ -156,8 +156,8 @@ impl Projection {
         (vec![0.0; channels.count()], 1.0)
     }
 
-    /// `w ← (1 − r decay) w − step Π(p)`, of Burn's operations. What the test finds stays on the
-    /// device: it is a factor of 0 or 1.
+    /// `w ← (1 − r decay) w − step Π(p)`, with Burn's operations. The result of the test stays on the device,
+    /// as a factor of 0 or 1.
     pub(super) fn composed_step<const D: usize>(
         &self,
         w: Tensor<D>,

@@ -1,4 +1,4 @@
-//! The elimination by which the inverse of the Fisher matrix is applied; see the [module above](super).
+//! The elimination that applies the inverse of the Fisher matrix; see the [parent module](super).
 
 use faer::{Mat, Side};
 

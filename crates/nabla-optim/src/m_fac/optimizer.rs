@@ -28,25 +28,25 @@ pub struct MFacConfig {
     /// The damping `λ`. Default 1e-5.
     #[config(default = 1e-5)]
     pub damping: f64,
-    /// `β`, in `[0, 1)`; of the preconditioned gradients. Default 0.
+    /// The momentum `β` of the preconditioned gradients, in `[0, 1)`. Default 0.
     #[config(default = 0.0)]
     pub momentum: f64,
-    /// `λ_w`, coupled. Default 0; 3e-3 in the paper's run of ResNet-20.
+    /// The coupled weight decay `λ_w`. Default 0; 3e-3 in the paper's run of ResNet-20.
     #[config(default = 0.0)]
     pub weight_decay: f64,
-    /// Whether weights that are exactly 0 at the first step stay so, for a pruned model. Default no.
+    /// Whether weights that are exactly 0 at the first step stay 0, for a pruned model. Default no.
     #[config(default = false)]
     pub sparse: bool,
-    /// Gradient clipping, parameter by parameter as in every optimizer of Burn. Default none.
+    /// Gradient clipping, parameter by parameter as in every optimizer of Burn. Default: none.
     pub grad_clipping: Option<GradientClippingConfig>,
 }
 
 impl MFacConfig {
-    /// The optimizer, for a module. The window takes its memory at the first step, when the module is
-    /// known ([`MFac::prepared`] takes it before).
+    /// Creates the optimizer for a module. The memory of the window is allocated at the first step, when the
+    /// module is known ([`MFac::prepared`] allocates it earlier).
     ///
     /// # Errors
-    /// If a value is not in its range.
+    /// If a value is out of range.
     pub fn init(&self) -> Result<MFac, MFacError> {
         check_count("window", self.window)?;
         check_damping(self.damping)?;
@@ -66,20 +66,19 @@ impl MFacConfig {
 
 /// The M-FAC optimizer of one module; see the [module documentation](super).
 ///
-/// **Beside the other optimizers.** Those implement Burn's `Optimizer`, which is asked for one
-/// parameter after the other and never sees two of them together, and Burn's `ModuleOptimizer` is made of
-/// such. M-FAC's step for a parameter depends on the gradients of all, so it can be no `Optimizer`, nor
-/// a group of a `ModuleOptimizer`; like Burn's own L-BFGS it is an optimizer of the whole module with
-/// the same methods under the same names: [`step`](Self::step), [`to_record`](Self::to_record),
-/// [`load_record`](Self::load_record), [`into_bytes`](Self::into_bytes),
-/// [`from_bytes`](Self::from_bytes), [`save`](Self::save), [`load`](Self::load), with records in the same
-/// format. What differs:
+/// **Differences from the other optimizers.** Those implement Burn's `Optimizer`, which gets one parameter
+/// after the other and never sees two of them together; Burn's `ModuleOptimizer` consists of them. M-FAC's
+/// step for a parameter depends on the gradients of all parameters, so it cannot be an `Optimizer` or a group
+/// of a `ModuleOptimizer`. Like Burn's own L-BFGS, it is an optimizer of the whole module, with the same
+/// methods under the same names: [`step`](Self::step), [`to_record`](Self::to_record),
+/// [`load_record`](Self::load_record), [`into_bytes`](Self::into_bytes), [`from_bytes`](Self::from_bytes),
+/// [`save`](Self::save), [`load`](Self::load), with records in the same format. The differences:
 ///
 /// * there is one learning rate for the module, not one for each group;
-/// * every trainable parameter must have a gradient in every step (`ModuleOptimizer` passes over those
-///   without);
-/// * a step and a record can fail, with an error; a gradient that is missing or not finite leaves the
-///   window as it was;
+/// * every trainable parameter must have a gradient in every step (`ModuleOptimizer` skips parameters without
+///   a gradient);
+/// * steps and records can return an error; a gradient that is missing or not finite leaves the window
+///   unchanged;
 /// * the record has one state for the module, without the numbers of parameters: it fits every module
 ///   whose trainable parameters have the same total length in the same order.
 ///
@@ -107,10 +106,10 @@ pub struct MFac {
     weight_decay: f64,
     sparse: bool,
     clipping: Option<GradientClippingConfig>,
-    /// That of the module, once one was stepped.
+    /// The layout of the module, after the first step.
     layout: Option<ParameterLayout>,
     state: Option<State>,
-    /// A record that waits for its module.
+    /// A loaded record that has not met its module yet.
     loaded: Option<Stored>,
 }
 
@@ -145,8 +144,8 @@ impl MFac {
     /// One step with the learning rate `lr` (1e-3 in the paper).
     ///
     /// # Errors
-    /// If the module is another one than in the step before, a gradient is missing or not finite, or a
-    /// record that was loaded does not fit.
+    /// If the module differs from that of the previous step, a gradient is missing or not finite, or a loaded
+    /// record does not fit.
     pub fn step<M: Module>(
         &mut self,
         lr: LearningRate,
@@ -161,11 +160,11 @@ impl MFac {
     }
 
     /// The gradients of `module` multiplied by the inverse Fisher matrix, with the weight decay and the
-    /// momentum: what [`step`](Self::step) steps along.
+    /// momentum: the direction of [`step`](Self::step).
     ///
-    /// Burn's learner steps by a `ModuleOptimizer`, which M-FAC can be no part of. It steps as M-FAC does if
-    /// the model's own `TrainStep::optimize` gives the plain gradient descent of
-    /// `SgdConfig::new().init()` these gradients:
+    /// Burn's learner steps with a `ModuleOptimizer`, of which M-FAC cannot be a part. The learner takes the
+    /// same steps as M-FAC if the model's own `TrainStep::optimize` passes these gradients to the plain
+    /// gradient descent of `SgdConfig::new().init()`:
     ///
     /// ```
     /// use burn::nn::{Linear, LinearConfig};
@@ -199,14 +198,14 @@ impl MFac {
         Ok(layout.to_gradients(self.direction(&w, g)?)?)
     }
 
-    /// The weights after a step, for a program that has them and their gradient as vectors; the gradient is
-    /// not clipped.
+    /// Returns the weights after a step, for a program that has them and their gradient as vectors; the
+    /// gradient is not clipped.
     ///
     /// - `w`, `g`: `[d]`
     ///
     /// # Errors
-    /// If the gradient is not finite, the vectors are of another length than in the step before, or a
-    /// record that was loaded does not fit.
+    /// If the gradient is not finite, the vectors differ in length from those of the previous step, or a
+    /// loaded record does not fit.
     pub fn step_vector(
         &mut self,
         lr: LearningRate,
@@ -239,7 +238,7 @@ impl MFac {
         Tensor::cat(parts.collect(), 0)
     }
 
-    /// What a step goes along, `[d]`, from the weights and the gradient, `[d]` each.
+    /// The direction of a step, `[d]`, from the weights and the gradient, `[d]` each.
     fn direction(&mut self, w: &Tensor<1>, mut g: Tensor<1>) -> Result<Tensor<1>, MFacError> {
         self.prepare(w)?;
         let Some(state) = &mut self.state else {
@@ -264,8 +263,8 @@ impl MFac {
         Ok(update)
     }
 
-    /// With its memory for `module` taken now instead of at the first step, and a loaded record compared
-    /// with it.
+    /// Allocates the memory for `module` now instead of at the first step, and compares a loaded record with
+    /// it.
     ///
     /// # Errors
     /// If the module has no trainable parameters, or the record does not fit.
@@ -274,7 +273,7 @@ impl MFac {
         self.prepared_for(&w)
     }
 
-    /// As [`prepared`](Self::prepared), for the weights as a vector, `[d]`.
+    /// Like [`prepared`](Self::prepared), for the weights as a vector, `[d]`.
     ///
     /// # Errors
     /// If there are no weights, or the record does not fit.
@@ -356,11 +355,11 @@ impl MFac {
         Ok(OptimizerRecord::from_bytes(self.into_bytes()?).map_err(LoadError::from)?)
     }
 
-    /// This optimizer in the state of `record`, from which it goes on to the bit. It is compared with
-    /// the module at the next step, or by [`prepared`](Self::prepared).
+    /// Returns this optimizer in the state of `record`, from which it continues bit for bit. The record is
+    /// compared with the module at the next step, or by [`prepared`](Self::prepared).
     ///
     /// # Errors
-    /// If it is not the record of an M-FAC.
+    /// If it is not a record of M-FAC.
     pub fn load_record(self, record: OptimizerRecord) -> Result<Self, MFacError> {
         let bytes = record.into_bytes().map_err(LoadError::from)?;
         self.from_bytes(bytes)
@@ -370,7 +369,7 @@ impl MFac {
     ///
     /// # Errors
     /// If the state cannot be read from the device.
-    // As Burn's optimizers name it.
+    // The name is that of Burn's optimizers.
     #[allow(clippy::wrong_self_convention)]
     pub fn into_bytes(&self) -> Result<Bytes, MFacError> {
         let stored = match (&self.state, &self.loaded) {
@@ -409,7 +408,7 @@ impl MFac {
     ///
     /// # Errors
     /// As [`load_record`](Self::load_record), and if the bytes are not a record.
-    // As Burn's optimizers name it.
+    // The name is that of Burn's optimizers.
     #[allow(clippy::wrong_self_convention)]
     pub fn from_bytes(mut self, bytes: Bytes) -> Result<Self, MFacError> {
         let (scalars, tensors) = read_parts(bytes)?;
@@ -441,7 +440,7 @@ impl MFac {
             mask,
             velocity,
         };
-        // What does not need the module is compared here.
+        // Only checks that don't need the module happen here.
         let found = stored.gradients.shape().first().copied();
         if found != Some(self.window) {
             return Err(MFacError::Record(format!(
@@ -457,7 +456,7 @@ impl MFac {
     /// Writes the record to a file, in Burn's format.
     ///
     /// # Errors
-    /// If the state cannot be read from the device, or the file not be written.
+    /// If the state cannot be read from the device, or the file cannot be written.
     pub fn save<P: AsRef<std::path::Path>>(&self, path: P) -> Result<(), MFacError> {
         Ok(self.to_record()?.save(path).map_err(LoadError::from)?)
     }

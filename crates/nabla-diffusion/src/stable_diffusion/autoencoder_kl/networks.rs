@@ -52,7 +52,7 @@ impl Level {
     }
 }
 
-/// What is computed at the smallest size.
+/// The blocks at the smallest size.
 #[derive(Module, Debug)]
 struct Middle {
     resnets: [ResnetBlock; 2],
@@ -95,7 +95,7 @@ impl Middle {
     }
 }
 
-/// What is computed last.
+/// The last layers.
 #[derive(Module, Debug)]
 struct End {
     norm: GroupNorm,
@@ -145,7 +145,7 @@ impl Encoder {
             let resize = match i + 1 < channels.len() {
                 true => {
                     let conv = scope.at("downsamplers.0.conv");
-                    // Zeros on the right and below only.
+                    // Pad with zeros only on the right and at the bottom.
                     Some(Conv2d {
                         padding: PaddingConfig2d::Explicit(0, 0, 1, 1),
                         ..conv.conv2d(output, output, 3, 2)?
@@ -171,7 +171,7 @@ impl Encoder {
         })
     }
 
-    /// What is larger than the latent: all levels but the last.
+    /// The part larger than the latent: all levels except the last.
     pub(super) fn outer(
         &self,
         x: Tensor<4>,
@@ -190,7 +190,7 @@ impl Encoder {
         h
     }
 
-    /// What has the size of the latent.
+    /// The part of the latent's size.
     pub(super) fn inner(
         &self,
         mut h: Tensor<4>,
@@ -250,7 +250,7 @@ impl Decoder {
         })
     }
 
-    /// What has the size of the latent.
+    /// The part of the latent's size.
     pub(super) fn inner(
         &self,
         z: Tensor<4>,
@@ -266,7 +266,7 @@ impl Decoder {
         }
     }
 
-    /// What is larger than the latent: all levels but the first.
+    /// The part larger than the latent: all levels except the first.
     pub(super) fn outer(
         &self,
         mut h: Tensor<4>,

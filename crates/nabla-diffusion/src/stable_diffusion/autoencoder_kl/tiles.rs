@@ -1,4 +1,4 @@
-//! Tiles of a picture, computed one by one and joined; the [module above](super) says how.
+//! Tiles of a picture, computed one by one and joined; see the [parent module](super).
 
 use std::ops::Range;
 
@@ -7,11 +7,11 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use super::TileOptions;
 use crate::stable_diffusion::norm_statistics::NormStatistics;
 
-/// `compute` of `x` in tiles that see their neighbourhood and have the statistics of `small`; see the
+/// Applies `compute` to `x` in tiles that see their neighbourhood and use the statistics of `small`; see the
 /// [module](self).
 ///
 /// - `size`: of a tile, and `reach`: of its neighbourhood, in positions of the latent
-/// - `scales`: how many of its own positions `x`, and the result, has for one of the latent
+/// - `scales`: the number of positions of `x` and of the result for one position of the latent
 pub(super) fn seamless(
     x: Tensor<4>,
     small: Tensor<4>,
@@ -49,7 +49,7 @@ pub(super) fn seamless(
 }
 
 /// A smaller version of `x` of about as many positions as a square of `side`, each of `unit` numbers along
-/// a side: every so manyth number, shifted and stretched so that each channel keeps its mean and spread.
+/// a side: samples at a regular stride, shifted and scaled so that each channel keeps its mean and spread.
 pub(super) fn shrunk(x: &Tensor<4>, side: usize, unit: usize) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     let positions = (height / unit * (width / unit)) as f64;
@@ -73,20 +73,20 @@ pub(super) fn shrunk(x: &Tensor<4>, side: usize, unit: usize) -> Tensor<4> {
     };
     let [mean, spread] = moments(x);
     let [small_mean, small_spread] = moments(&small);
-    // A channel of one value has no spread to restore.
+    // A constant channel has no spread to restore.
     let stretch = (spread / small_spread.clamp_min(f32::MIN_POSITIVE)).clamp_max(2.0);
     ((small.cast(DType::F32) - small_mean) * stretch + mean).cast(dtype)
 }
 
-/// The parts of `side` that tiles of `size` have, of about the same length.
+/// The ranges of `side` for tiles of `size`, of about the same length.
 fn spans(side: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     let count = side.div_ceil(size);
     (0..count).map(move |i| i * side / count..(i + 1) * side / count)
 }
 
-/// `compute` of tiles of `x` that fade into each other.
+/// Applies `compute` to tiles of `x` that fade into each other.
 ///
-/// - `scales`: how many of its own positions `x`, and the result, has for one of the latent
+/// - `scales`: the number of positions of `x` and of the result for one position of the latent
 pub(super) fn faded(
     x: Tensor<4>,
     TileOptions { size, overlap }: TileOptions,

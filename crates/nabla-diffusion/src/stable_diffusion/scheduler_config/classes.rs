@@ -1,13 +1,13 @@
-//! The classes of diffusers, and what is particular to each.
+//! The classes of diffusers, and their peculiarities.
 
 use crate::pndm::{Pndm, PndmMethod};
 use crate::sampler::{Grid, samplers};
 use crate::sigma_spacing::SigmaSpacing;
 
-/// A sampler of one's own has no name.
+/// Your own sampler has no name.
 pub(super) const OWN: &str = "";
 
-/// The classes of diffusers, and the samplers that they are.
+/// The classes of diffusers, and the corresponding samplers.
 pub(super) const CLASSES: [(&str, &str); 14] = [
     ("DDIMScheduler", "ddim"),
     ("DDPMScheduler", "ddpm"),
@@ -25,19 +25,19 @@ pub(super) const CLASSES: [(&str, &str); 14] = [
     ("LCMScheduler", "lcm"),
 ];
 
-/// PNDM as diffusers has it. S-PNDM is not in diffusers, so there is nothing to agree with.
+/// PNDM as in diffusers. diffusers does not have S-PNDM, so there is nothing to agree with.
 pub(super) fn combined(method: PndmMethod) -> Pndm {
     Pndm::new().with_method(method).with_combine_outputs(true)
 }
 
-/// The grid of a sampler of ours.
+/// The grid of one of Nabla's samplers.
 pub(super) fn grid_of(name: &str) -> Grid {
     samplers::<4>()
         .get(name)
         .map_or(Grid::WholeSteps, |solver| solver.grid())
 }
 
-/// Whether diffusers' class reads the option of the spacing.
+/// Whether the class of diffusers reads this spacing's option.
 pub(super) fn has_spacing(name: &str, rule: Grid, spacing: SigmaSpacing) -> bool {
     match spacing {
         SigmaSpacing::Lu => {

@@ -12,7 +12,7 @@ pub(super) struct Visited<'a> {
     pub(super) sigmas: Option<SigmaSpacing>,
 }
 
-/// The time that the network is given at a level between two training steps.
+/// The time that the network gets at a level between two training steps.
 #[derive(Clone, Copy)]
 pub(super) enum Told {
     Fraction,
@@ -30,9 +30,9 @@ impl Visited<'_> {
         Ok(kept.into_iter().map(|t| self.training.level(t)).collect())
     }
 
-    /// Times that may lie between training steps, where `σ` is linear.
+    /// Times that may lie between training steps, with `σ` interpolated linearly.
     ///
-    /// - `karras`: the time that goes with Karras levels
+    /// - `karras`: the time of Karras levels
     pub(super) fn interpolated(&self, karras: Told) -> Result<Vec<Level>, ScheduleError> {
         let last = (self.training.steps() - 1) as f64;
         let levels = match self.spacing {
@@ -58,7 +58,7 @@ impl Visited<'_> {
         Ok(self.at_sigmas(&spacing.sigmas(low, high, self.steps)?, told))
     }
 
-    /// Some of the steps that a consistency model was distilled with, `original` of them.
+    /// Some of the `original` steps for which a consistency model was distilled.
     pub(super) fn distilled(&self, original: usize) -> Result<Vec<Level>, ScheduleError> {
         if let Some(spacing) = self.sigmas {
             return self.over_training(spacing, Told::Fraction);
@@ -89,10 +89,10 @@ impl Visited<'_> {
         Ok(self.at_sigmas(&spacing.sigmas(low, high, self.steps)?, told))
     }
 
-    /// DPM-Solver's grid: one point more, without the lowest one.
+    /// DPM-Solver's grid: one more point, without the lowest one.
     ///
-    /// - `end`: the training steps from here on are not used
-    /// - `below`: whether all spaced levels have the time of the step below
+    /// - `end`: training steps from this one on are not used
+    /// - `below`: whether all spaced levels get the time of the step below
     pub(super) fn without_lowest(
         &self,
         end: usize,
@@ -118,7 +118,7 @@ impl Visited<'_> {
                     .take_while(|&t| t >= 1.0)
                     .map(|t| t as usize - 1)
                     .collect();
-                // The place of the lowest, which is not in this grid.
+                // The position of the lowest point, which is not in this grid.
                 kept.push(0);
                 kept.reverse();
                 kept

@@ -1,4 +1,4 @@
-//! The files of weights: which tensors lie where in them.
+//! Weights files: the locations of their tensors.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use safetensors::tensor::Dtype;
 use super::{Entry, Place, WeightsError};
 use crate::stable_diffusion::safetensors_header::Header;
 
-/// Whether a file begins as those of `torch.save`: as an archive, or before PyTorch 1.6 as a pickle.
+/// Whether a file starts like those of `torch.save`: as an archive or, before PyTorch 1.6, as a pickle.
 pub(super) fn is_checkpoint(path: &Path) -> Result<bool, WeightsError> {
     let io = |source| WeightsError::Io {
         path: path.to_owned(),
@@ -22,7 +22,7 @@ pub(super) fn is_checkpoint(path: &Path) -> Result<bool, WeightsError> {
     let mut begin = Vec::new();
     let file = File::open(path).map_err(io)?;
     file.take(9).read_to_end(&mut begin).map_err(io)?;
-    // A file of safetensors begins with the length of its header, which begins with a brace.
+    // A safetensors file starts with the length of its header, which starts with a brace.
     let header = begin.get(8) == Some(&b'{');
     Ok(!header && (begin.starts_with(b"PK\x03\x04") || begin.starts_with(&[0x80])))
 }
@@ -93,7 +93,7 @@ pub(super) fn safetensors(
     Ok(entries.collect())
 }
 
-/// What a `safetensors` file says of itself; nothing, if it is a checkpoint.
+/// The metadata of a `safetensors` file; empty for a checkpoint.
 pub(in crate::stable_diffusion) fn file_metadata(
     path: &Path,
 ) -> Result<BTreeMap<String, String>, WeightsError> {
@@ -103,7 +103,7 @@ pub(in crate::stable_diffusion) fn file_metadata(
     }
 }
 
-/// The header of a `safetensors` file, and where what follows it begins.
+/// The header of a `safetensors` file, and the position after it.
 fn header(path: &Path) -> Result<(File, u64, Header), WeightsError> {
     let io = |source| WeightsError::Io {
         path: path.to_owned(),

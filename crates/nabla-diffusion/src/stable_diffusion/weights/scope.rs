@@ -1,4 +1,4 @@
-//! The tensors below a prefix, and the layers that are made of them.
+//! The tensors below a prefix, and the layers built from them.
 
 use std::fmt;
 
@@ -32,17 +32,17 @@ impl Scope<'_> {
         }
     }
 
-    /// Where the tensors will be.
+    /// The device of the tensors.
     pub fn device(&self) -> &Device {
         &self.weights.device
     }
 
-    /// Whether there is such a tensor.
+    /// Whether this tensor exists.
     pub fn has(&self, name: &str) -> bool {
         self.weights.lookup(&self.full(name)).1.is_some()
     }
 
-    /// The shape of a tensor, as the file has it.
+    /// The shape of a tensor in the file.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         let (there, entry) = self.weights.lookup(&self.full(name));
         there.shape(&entry?.shape)
@@ -65,7 +65,7 @@ impl Scope<'_> {
         ))
     }
 
-    /// The numbers of a tensor of whatever shape, and its shape.
+    /// The numbers of a tensor of any shape, and its shape.
     ///
     /// # Errors
     /// If there is none, or it cannot be read.
@@ -112,7 +112,7 @@ impl Scope<'_> {
         })
     }
 
-    /// A convolution of a square kernel, with zeros around the picture so that stride 1 keeps its size.
+    /// A convolution with a square kernel, padded with zeros so that stride 1 keeps the size of the picture.
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
