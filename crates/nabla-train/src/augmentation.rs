@@ -1,24 +1,24 @@
-//! Pictures changed at random while training: shifted and mirrored.
+//! Random changes of pictures in training: shifts and mirroring.
 //!
-//! As in He et al. 2015 (arXiv 1512.03385): a picture is padded by `shift` pixels of the mean on each
-//! side, a crop of its own size is taken from anywhere, and half of them are mirrored left to right.
+//! As in He et al. 2015 (arXiv 1512.03385): a picture is padded by `shift` pixels of the mean on each side, a
+//! crop of the original size is taken at a random position, and half of them are mirrored left to right.
 
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-/// How pictures are changed. The default leaves them alone.
+/// How pictures are changed. By default, they are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augmentation {
-    /// Farthest shift in each direction, pixels. Default 0; 4 for CIFAR-10.
+    /// The maximum shift in each direction, in pixels. Default 0; 4 for CIFAR-10.
     pub shift: usize,
     /// Whether half of the pictures are mirrored. Default no.
     pub mirror: bool,
 }
 
 impl Augmentation {
-    /// Whether it leaves pictures as they are.
+    /// Whether it leaves pictures unchanged.
     pub fn is_none(self) -> bool {
         self == Self::default()
     }

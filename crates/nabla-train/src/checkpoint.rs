@@ -1,13 +1,13 @@
-//! A training on the disk, which goes on bit for bit.
+//! A training on disk, which can be resumed bit for bit.
 //!
-//! A checkpoint is one file in the safetensors format, written whole or not at all. It has tensors of
-//! bytes:
+//! A checkpoint is one file in the safetensors format, which is written completely or not at all. It has
+//! tensors of bytes:
 //!
 //! | name | what |
 //! |---|---|
 //! | `model`, `average` | Burn's records of the weights and of their moving average |
 //! | `optimizer.NAME` | the state of a player's optimizer, Burn's record |
-//! | `transform.NAME.INDEX` | the state of a link of a player's chain of transforms |
+//! | `transform.NAME.INDEX` | the state of a transform in a player's chain |
 //! | `task` | the task's own state |
 //! | `state` | JSON: the history, the number of updates of the average |
 //!
@@ -33,7 +33,7 @@ use crate::history::History;
 use crate::task::Task;
 use crate::trainer::Trainer;
 
-/// Why a checkpoint cannot be written or gone on with.
+/// Why a checkpoint cannot be written or resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be read.
@@ -47,7 +47,7 @@ pub enum CheckpointError {
     /// The file cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// It is damaged, or no checkpoint.
+    /// It is damaged, or not a checkpoint.
     #[error("the checkpoint {} cannot be resumed: {reason}", path.display())]
     Damaged {
         /// The file.
@@ -74,12 +74,12 @@ pub enum CheckpointError {
     OtherTraining {
         /// The file.
         path: PathBuf,
-        /// The first setting that differs, as the checkpoint has it.
+        /// The first setting that differs, in the checkpoint.
         found: String,
-        /// As it is asked for.
+        /// The same setting, as requested.
         expected: String,
     },
-    /// The state cannot be turned into bytes.
+    /// The state cannot be serialised.
     #[error("the training cannot be saved: {0}")]
     Encode(String),
 }

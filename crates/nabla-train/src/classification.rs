@@ -8,9 +8,9 @@
 //! θ ← step of the optimizer along g with the learning rate of the schedule
 //! ```
 //!
-//! After each epoch it is measured on the test examples. The changes of the pictures in step `t` are drawn
-//! from a stream of the seed that belongs to `t` alone: a resumed training draws the same numbers without
-//! remembering any generator.
+//! After each epoch, the model is measured on the test examples. The changes of the pictures in step `t` are
+//! drawn from a stream of the seed that belongs to `t` alone, so a resumed training draws the same numbers
+//! without storing the state of a generator.
 
 use std::marker::PhantomData;
 
@@ -34,7 +34,7 @@ use crate::task::Task;
 use crate::trainer::{Trainer, TrainerConfig};
 use crate::transform::{ClipByNorm, ClipByValue};
 
-/// Changes of pictures for rows of numbers.
+/// Changes of pictures were requested for rows of numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("only pictures can be shifted and mirrored, but the examples are rows of numbers")]
 pub struct AugmentationOfRows;
@@ -43,21 +43,21 @@ pub struct AugmentationOfRows;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// Times that every example is met. Default 20.
+    /// The number of passes over the examples. Default 20.
     pub epochs: usize,
-    /// Examples of a step. Default 64.
+    /// The number of examples per step. Default 64.
     pub batch: usize,
-    /// Seed of the first weights, the order and the changes of pictures. Default 0.
+    /// The seed of the initial weights, the order and the changes of pictures. Default 0.
     pub seed: u64,
-    /// Highest norm of all gradients together; 0 for no limit. Default 0.
+    /// The maximum norm of all gradients together; 0 for no limit. Default 0.
     pub clip_norm: f64,
-    /// Highest size of each number of a gradient; 0 for no limit. Default 0.
+    /// The maximum absolute value of each number of a gradient; 0 for no limit. Default 0.
     pub clip_value: f64,
     /// The part of the target that is spread over all classes, in `[0, 1)`. Default 0.
     pub label_smoothing: f64,
-    /// Steps between two checkpoints, where they are kept; 0 for one after every epoch. Default 0.
+    /// Steps between two checkpoints, if there are any; 0 for one after every epoch. Default 0.
     pub checkpoint_every: usize,
-    /// How pictures are changed. Default: not.
+    /// How pictures are changed. Default: not at all.
     pub augmentation: Augmentation,
     /// Learning rates over the steps. Default: cosine to 0, no warm-up.
     pub schedule: Schedule,
@@ -86,7 +86,7 @@ impl TrainingConfig {
     /// Refuses values that are out of range.
     ///
     /// # Errors
-    /// With the value.
+    /// An error with the value.
     pub fn validate(&self) -> Result<(), TrainingError> {
         for (field, value) in [("number of epochs", self.epochs), ("batch", self.batch)] {
             let name = format!("training's {field}");
@@ -109,7 +109,8 @@ impl TrainingConfig {
         Ok(self.optimizer.validate()?)
     }
 
-    /// A training that begins with the present weights of `model`, which lives on an autodiff device.
+    /// Creates a training that starts with the current weights of `model`, which must be on an autodiff
+    /// device.
     ///
     /// - `training`, `test`: the examples to train on and to measure with
     /// - `shape`: what an example is
@@ -159,11 +160,11 @@ impl TrainingConfig {
     }
 }
 
-/// The stream of the seed that the changes of the pictures in step `t` are drawn from is `CHANGES + t`.
-/// Stream 0 has the first weights.
+/// The changes of the pictures in step `t` are drawn from stream `CHANGES + t` of the seed. Stream 0 is for
+/// the initial weights.
 const CHANGES: u64 = 1 << 48;
 
-/// Sums over the examples of an epoch that is not over.
+/// Sums over the examples of the current epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Tally {
     loss: f64,
@@ -171,7 +172,7 @@ struct Tally {
     examples: usize,
 }
 
-/// The task of a classifier; [`TrainingConfig::trainer`] makes a training of it.
+/// The task of training a classifier; [`TrainingConfig::trainer`] creates the training.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -207,9 +208,9 @@ pub struct Classification<'a, M> {
     label_smoothing: f64,
     augmentation: Augmentation,
     order: EpochOrder,
-    /// What else decides the bits.
+    /// The other settings that affect the result.
     pub(crate) settings: Value,
-    /// Of the step in progress: right answers and examples.
+    /// The correct answers and the examples of the step in progress.
     pending: Tally,
     tally: Tally,
     model: PhantomData<M>,
@@ -344,7 +345,7 @@ fn highest(row: &[f64]) -> usize {
     (1..row.len()).fold(0, better)
 }
 
-/// How many rows have their highest score at their label.
+/// The number of rows whose highest score is at their label.
 fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
     let [_, classes] = logits.dims();
     let scores = scores(logits);
@@ -353,12 +354,11 @@ fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
         .count()
 }
 
-/// Examples that are measured at once.
+/// The number of examples that are measured at once.
 const EVALUATED: usize = 256;
 
-/// The mean cross-entropy (without label smoothing) and the share of right answers of `model` on
-/// `examples`, with batch normalisation by the running statistics. A loss that is not finite is given as
-/// it is.
+/// The mean cross-entropy (without label smoothing) and the share of right answers of `model` on `examples`,
+/// with batch normalisation by the running statistics. A loss that is not finite is returned unchanged.
 ///
 /// # Errors
 /// If a value cannot be read from the device.

@@ -1,4 +1,4 @@
-//! What a model must do to be trained here.
+//! The trait of models that can be trained here.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -13,10 +13,10 @@ pub trait Classifier: Module {
     fn logits(&self, input: Tensor<2>) -> Tensor<2>;
 }
 
-/// A model that does not fit the data, or a size that makes no model.
+/// A model does not fit the data, or has an invalid size.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ModelError {
-    /// A model of pictures for a table.
+    /// A model of pictures was used for a table.
     #[error("a {model} needs pictures, but the examples are rows of {features} numbers")]
     NeedsPictures {
         /// The model.
@@ -31,11 +31,11 @@ pub enum ModelError {
     TooSmall {
         /// The model.
         model: &'static str,
-        /// How often it halves the picture.
+        /// The number of times that it halves the picture.
         layers: usize,
-        /// The least side.
+        /// The minimum side.
         needed: usize,
-        /// The lesser side of the pictures.
+        /// The shorter side of the pictures.
         found: usize,
     },
     /// A size that is out of range.
@@ -43,7 +43,7 @@ pub enum ModelError {
     Range(#[from] OutOfRange),
 }
 
-/// Refuses a size of 0 and one that would not fit into memory.
+/// Refuses a size of 0, and sizes that would not fit in memory.
 pub(crate) fn check_width(
     model: &'static str,
     field: &'static str,

@@ -1,9 +1,9 @@
 //! A small convolutional network.
 //!
 //! Each stage is a convolution of 3 x 3 with padding 1, batch normalisation (which may be left out),
-//! rectified units and max pooling of 2 x 2; a linear layer scores the classes. Kernels and the matrix
-//! are drawn by [He's rule](crate::initialization); biases and shifts begin at 0, gains at 1. A
-//! convolution before a normalisation has no bias.
+//! rectified units and max pooling of 2 x 2; a linear layer scores the classes. Kernels and the matrix are
+//! drawn by [He's rule](crate::initialization); biases and shifts start at 0, gains at 1. A convolution
+//! before a normalisation has no bias.
 
 use burn::module::{Initializer, Module};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -40,7 +40,7 @@ impl CnnConfig {
     /// [drawn](crate::initialization::he_normal).
     ///
     /// # Errors
-    /// If a stage has no channels, or the pictures are too small to be halved so often.
+    /// If a stage has no channels, or the pictures are too small for the number of stages.
     pub fn init(
         &self,
         shape: [usize; 3],

@@ -1,19 +1,19 @@
-//! Several optimizers at one task, each with the learning rate that suits it.
+//! Several optimizers on one task, each at its best learning rate.
 //!
-//! 1. *Search.* Each optimizer gets the same number `n` of trials. With its own middle `η₀` (its
-//!    [learning rate](crate::optimizer::OptimizerConfig::learning_rate)) and the spacing `s`, trial `k` has
-//!    the learning rate `η₀ s^(k − (n − 1)/2)`, rounded down in the exponent for even `n`. It trains on the
-//!    training examples without the [validation
-//!    part](crate::data_set::DataConfig::open_for_validation), and is measured on that. The seed is the
-//!    experiment's. The best accuracy wins, of equal ones the lowest loss; a trial that diverges is the
-//!    worst.
-//! 2. *Final.* With that learning rate it trains on all training examples, once per seed, and is measured on
-//!    the test examples, which the search has not seen.
+//! 1. *Search.* Each optimizer gets the same number `n` of trials. With its own centre `η₀` (its [learning
+//!    rate](crate::optimizer::OptimizerConfig::learning_rate)) and the spacing `s`, trial `k` has the
+//!    learning rate `η₀ s^(k − (n − 1)/2)`, rounded down in the exponent for even `n`. The model is trained
+//!    on the training examples without the [validation
+//!    part](crate::data_set::DataConfig::open_for_validation), and measured on that part. The seed is the
+//!    experiment's. The best accuracy wins; with equal accuracies, the lowest loss. A trial that diverges
+//!    ranks last.
+//! 2. *Final.* With that learning rate, the model is trained on all training examples, once per seed, and
+//!    measured on the test examples, which the search has not seen.
 //!
 //! A best learning rate at an end of the grid is reported
 //! ([`Standing::at_edge`]): the optimizer might do better beyond it.
 //!
-//! Every run that is over is in a file, and is not done again.
+//! Every finished run is stored in a file, and is not repeated.
 
 use std::fs;
 use std::io;
@@ -33,7 +33,7 @@ use crate::history::EpochRecord;
 use crate::optimizer::OptimizerConfig;
 use crate::trainer::Progress;
 
-/// Why a comparison is not made.
+/// Why a comparison fails.
 #[derive(Debug, thiserror::Error)]
 pub enum ComparisonError {
     /// A training.
@@ -47,7 +47,7 @@ pub enum ComparisonError {
     /// The data.
     #[error(transparent)]
     Data(Box<ExperimentError>),
-    /// A value that is out of range.
+    /// A value is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// Two optimizers or seeds are the same.
@@ -66,7 +66,7 @@ pub enum ComparisonError {
         /// Why.
         reason: String,
     },
-    /// The file of runs is another comparison's.
+    /// The file of runs belongs to another comparison.
     #[error("{} holds the runs of another comparison: choose another folder", path.display())]
     OtherComparison {
         /// The file.
@@ -81,7 +81,7 @@ pub enum ComparisonError {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contender {
-    /// Its name in tables and plots; the method's, if there is none.
+    /// Its name in tables and plots; `None` for the method's name.
     #[serde(default)]
     pub label: Option<String>,
     /// The optimizer; its learning rate is the middle of the search.
@@ -105,7 +105,7 @@ pub struct Comparison {
     pub experiment: Experiment,
     /// The optimizers. Default: momentum, AdamW, AdamP, AdaBelief and diffGrad.
     pub contenders: Vec<Contender>,
-    /// Learning rates that are tried for each. Default 5.
+    /// The number of learning rates to try for each. Default 5.
     pub trials: usize,
     /// The ratio of neighbouring learning rates, above 1. Default √10.
     pub spacing: f64,
@@ -131,7 +131,7 @@ impl Default for Comparison {
     }
 }
 
-/// What a run is for.
+/// The purpose of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -141,33 +141,33 @@ pub enum Phase {
     Final,
 }
 
-/// A run that is over.
+/// A finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The optimizer's label.
     pub label: String,
-    /// What it was for.
+    /// Its purpose.
     pub phase: Phase,
     /// The highest learning rate of the schedule.
     pub learning_rate: f64,
     /// The seed.
     pub seed: u64,
-    /// The epochs; fewer than were asked for if it diverged.
+    /// The epochs; fewer than requested if it diverged.
     pub epochs: Vec<EpochRecord>,
     /// Why it ended early.
     pub diverged: Option<String>,
     /// Steps done.
     pub steps: usize,
-    /// Seconds of a step, all in all.
+    /// Seconds per step, in total.
     pub step_seconds: f64,
     /// Seconds of the optimizer's part of a step.
     pub optimizer_seconds: f64,
-    /// Bytes that the optimizer keeps between two steps.
+    /// Bytes that the optimizer stores between two steps.
     pub state_bytes: u64,
 }
 
 impl RunRecord {
-    /// What the search compares: the higher the better.
+    /// The value that the search compares: higher is better.
     fn rank(&self) -> (f64, f64) {
         match (&self.diverged, self.epochs.last()) {
             (None, Some(last)) if last.test_loss.is_finite() => {
@@ -192,7 +192,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of some values; `None` if there are none.
+    /// The spread of some values; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Self> {
         let n = values.len() as f64;
         if values.is_empty() {
@@ -209,7 +209,7 @@ impl Spread {
     }
 }
 
-/// What came out for one optimizer.
+/// The result for one optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
     /// Its label.
@@ -234,14 +234,14 @@ pub struct Standing {
     pub step_seconds: Option<f64>,
     /// Seconds of the optimizer's part of it.
     pub optimizer_seconds: Option<f64>,
-    /// Bytes that the optimizer keeps between two steps.
+    /// Bytes that the optimizer stores between two steps.
     pub state_bytes: Option<u64>,
 }
 
-/// What a comparison is doing.
+/// The progress of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub enum ComparisonEvent<'a> {
-    /// The data are read; once, before the first run.
+    /// The data were read; reported once, before the first run.
     Data(&'a DataSet),
     /// A run begins.
     Begin {
@@ -251,7 +251,7 @@ pub enum ComparisonEvent<'a> {
         runs: usize,
         /// The optimizer's label.
         label: &'a str,
-        /// What it is for.
+        /// Its purpose.
         phase: Phase,
         /// Its learning rate.
         learning_rate: f64,
@@ -260,7 +260,7 @@ pub enum ComparisonEvent<'a> {
     },
     /// A step of it.
     Step(Progress<'a>),
-    /// It is over, now or in an earlier call.
+    /// It is finished, now or in an earlier call.
     End(&'a RunRecord),
 }
 
@@ -323,8 +323,8 @@ impl Comparison {
             .collect()
     }
 
-    /// Whether a file says this comparison. One with an optimizer that has no name here is compared by what
-    /// is written of it.
+    /// Whether a file describes this comparison. An optimizer that is not registered here is compared by its
+    /// serialised form.
     fn is(&self, stored: &Value) -> bool {
         match serde_json::from_value::<Self>(stored.clone()) {
             Ok(comparison) => comparison == *self,
@@ -339,16 +339,16 @@ impl Comparison {
         self.contenders.len() * (search + self.seeds.len())
     }
 
-    /// Compares, or goes on.
+    /// Runs the comparison, or resumes it.
     ///
     /// - `device`: where to compute, without autodiff
-    /// - `folder`: where the runs that are over are kept, in [`RUNS_FILE`]
-    /// - `observe`: sees every step; a break returns what is known by then
-    /// - returns what came out, in the order of the contenders, and every run
+    /// - `folder`: where finished runs are stored, in [`RUNS_FILE`]
+    /// - `observe`: is called after every step; if it breaks, the function returns the results so far
+    /// - returns the results, in the order of the contenders, and every run
     ///
     /// # Errors
-    /// If a value is out of range, the data cannot be read, the folder holds another comparison, or the disk
-    /// refuses. A run that diverges is no error.
+    /// If a value is out of range, the data cannot be read, the folder belongs to another comparison, or a
+    /// file cannot be written. A run that diverges is not an error.
     pub fn run(
         &self,
         device: &Device,
@@ -395,7 +395,7 @@ impl Comparison {
         for contender in &self.contenders {
             let rate = self.chosen(contender, &store.runs);
             for &seed in &self.seeds {
-                // Where every trial diverged there is nothing to report.
+                // If every trial diverged, there is nothing to report.
                 let Some(rate) = rate else {
                     number += 1;
                     continue;
@@ -492,8 +492,8 @@ impl Comparison {
     }
 }
 
-/// What came out as a table of CSV, with a header: means and deviations over the seeds; cells of what
-/// diverged are empty.
+/// The results as a CSV table with a header: means and deviations over the seeds; cells of diverged runs are
+/// empty.
 pub fn standings_csv(standings: &[Standing]) -> String {
     let mut text = String::from(
         "optimizer,method,learning_rate,at_edge,test_accuracy,test_accuracy_deviation,test_loss,\
@@ -531,7 +531,7 @@ fn failed(label: &str, source: ExperimentError) -> ComparisonError {
     }
 }
 
-/// The runs that are over.
+/// The finished runs.
 struct Store<'a> {
     comparison: &'a Comparison,
     path: Option<PathBuf>,
@@ -595,7 +595,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Does the run, unless it is in the store.
+    /// Makes the run, unless it is stored.
     fn done(
         &self,
         device: &Device,

@@ -1,4 +1,4 @@
-//! Examples with a class each, from the formats that data sets come in.
+//! Classified examples, from the usual data set formats.
 //!
 //! | source | what |
 //! |---|---|
@@ -8,11 +8,11 @@
 //! | a file `.csv`, `.tsv` | a table with a column of labels; row numbers of pandas and R are left out |
 //! | another file | LIBSVM, with indices from 0 or 1 |
 //!
-//! What a table did not say by itself is in [`DataSet::reading`].
+//! [`DataSet::reading`] tells how ambiguous tables were read.
 //!
-//! Where a source has no test set, a share of it is held out, drawn by a seed of its own, so that all
-//! trainings are measured on the same examples. Features are standardised by the mean and the spread of
-//! the training examples: pictures per channel, tables per feature; a feature that does not vary
+//! If a source has no test set, a share of it is held out, drawn with a separate seed, so that all trainings
+//! are measured on the same examples. Features are standardised with the mean and the standard deviation of
+//! the training examples, per channel for pictures and per feature for tables; a feature that does not vary
 //! becomes 0.
 
 use std::collections::BTreeMap;
@@ -41,13 +41,13 @@ pub enum DataError {
     /// A sparse table.
     #[error(transparent)]
     Libsvm(#[from] LibsvmError),
-    /// Neither a name nor a path.
+    /// The source is neither a name nor a path.
     #[error("there is no data set {0:?}: it is none of digits, fashion, a file or a folder")]
     NoSource(String),
-    /// A share that is out of range.
+    /// A share is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// A test file for another source than a table.
+    /// A test file was given for a source that is not a table.
     #[error("a test file can only be given with a CSV or LIBSVM file, not with {0:?}")]
     TestFile(String),
     /// The tables differ in features.
@@ -69,13 +69,13 @@ pub enum DataError {
         /// Of the test table.
         test: String,
     },
-    /// A label that only the test set has.
+    /// Only the test set has this label.
     #[error("the test set has the label {0:?}, which no training example has")]
     UnknownLabel(String),
-    /// So many labels that they are no classes.
+    /// There are too many labels to be classes.
     #[error("the examples have {0} different labels, but there can be at most 1000 classes")]
     TooManyClasses(usize),
-    /// One class.
+    /// There is only one class.
     #[error("all training examples have the label {0:?}, so there is nothing to learn")]
     OneClass(String),
     /// The dense table would not fit.
@@ -86,7 +86,7 @@ pub enum DataError {
         /// Features.
         features: usize,
     },
-    /// A part without examples.
+    /// A part has no examples.
     #[error("with {0} examples, the shares leave no training examples or no test examples")]
     TooFew(usize),
 }
@@ -102,16 +102,15 @@ pub enum Standardization {
     None,
 }
 
-/// Where the examples are from, and how they are split.
+/// The source of the examples, and how they are split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
     /// A name or a path; see the [module documentation](self). Default `digits`.
     pub source: String,
-    /// The test examples of a table, in the same format; a share of the table if there is none.
+    /// The test examples of a table, in the same format; `None` for a share of the table.
     pub test: Option<PathBuf>,
-    /// The share of examples that is held out for the test, in `(0, 1)`, where the source has no test
-    /// set. Default 0.2.
+    /// The share of examples held out for the test, in `(0, 1)`, if the source has no test set. Default 0.2.
     pub test_share: f64,
     /// The share of the training examples on which learning rates are chosen, in `(0, 1)`. Default
     /// 0.2.
@@ -125,12 +124,12 @@ pub struct DataConfig {
     /// Whether a CSV file's column of row numbers or row names, as pandas and R write it (see
     /// [`CsvTable`]), is a feature. Default: no.
     pub keep_index: bool,
-    /// From where the indices of a LIBSVM file count. Default: from 0 if it or the test file shows an
-    /// index 0 (see [`LibsvmText`]), otherwise from 1.
+    /// Where the indices of a LIBSVM file start. Default: at 0 if an index 0 occurs in it or in the test file
+    /// (see [`LibsvmText`]), otherwise at 1.
     pub index_base: Option<IndexBase>,
     /// Default `auto`.
     pub standardization: Standardization,
-    /// Only so many training examples, drawn by the split's seed.
+    /// The maximum number of training examples, drawn with the split's seed.
     pub limit: Option<usize>,
 }
 
@@ -152,12 +151,12 @@ impl Default for DataConfig {
     }
 }
 
-/// What a table did not say by itself, and how it was read.
+/// How a table was read, where this is ambiguous.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableReading {
-    /// From where the indices count; `None` if the source is no LIBSVM file.
+    /// Where the indices start; `None` if the source is not a LIBSVM file.
     pub index_base: Option<IndexBase>,
-    /// The header's cells above the columns that only number or name the rows, and were left out.
+    /// The headers of the columns with only row numbers or row names, which were left out.
     pub row_names: Vec<String>,
 }
 
@@ -166,7 +165,7 @@ pub struct TableReading {
 pub struct DataSet {
     /// Its name or path.
     pub name: String,
-    /// What an example is.
+    /// The shape of an example.
     pub shape: InputShape,
     /// The names of the classes.
     pub classes: Vec<String>,
@@ -183,7 +182,7 @@ const TEST_STREAM: u64 = 0;
 const VALIDATION_STREAM: u64 = 1;
 const LIMIT_STREAM: u64 = 2;
 
-/// Most numbers of a dense table.
+/// The maximum number of values in a dense table.
 const MAX_NUMBERS: usize = 1 << 31;
 const MAX_CLASSES: usize = 1000;
 
@@ -196,8 +195,8 @@ struct Loaded {
 }
 
 impl DataConfig {
-    /// Takes another source: the test file of the one before is no longer meant, nor what is said of its
-    /// columns and indices.
+    /// Switches to another source, and resets the test file and the options for columns and indices, which
+    /// belonged to the previous one.
     pub fn switch_to(&mut self, source: &str) {
         self.source = source.to_owned();
         self.test = None;
@@ -208,13 +207,13 @@ impl DataConfig {
     /// The training and the test examples.
     ///
     /// # Errors
-    /// If the source cannot be read, is no classification, or leaves a part empty.
+    /// If the source cannot be read, is not a classification problem, or leaves a part empty.
     pub fn open(&self) -> Result<DataSet, DataError> {
         self.split(false)
     }
 
-    /// The training examples without the validation part, and that part in place of the test examples,
-    /// which are not looked at.
+    /// The training examples without the validation part, with that part in place of the test examples, which
+    /// are not used.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -433,7 +432,7 @@ fn of_tables(
     reading: TableReading,
 ) -> Result<Loaded, DataError> {
     let mut classes = training.labels.clone();
-    // Numbers by their size, other texts by the alphabet behind them.
+    // Numbers by size, then other texts alphabetically.
     let key = |label: &String| label.parse::<f64>().unwrap_or(f64::INFINITY);
     classes.sort_by(|a, b| key(a).total_cmp(&key(b)).then_with(|| a.cmp(b)));
     classes.dedup();
@@ -465,7 +464,7 @@ fn of_tables(
     })
 }
 
-/// Takes the mean of the training examples off both parts and divides by their spread.
+/// Subtracts the mean of the training examples from both parts, and divides by their standard deviation.
 fn standardize(training: &mut Examples, test: &mut Examples, shape: InputShape) {
     // `group` neighbouring features share a mean.
     let (groups, group) = match shape {

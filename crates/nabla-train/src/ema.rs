@@ -1,13 +1,13 @@
 //! An exponential moving average of a network's parameters.
 //!
-//! The average of the weights along the training path samples better than the last weights, and
-//! every published diffusion model is sampled with it:
+//! The average of the weights along the training path gives better samples than the last weights, and is used
+//! to sample from every published diffusion model:
 //!
 //! ```text
 //! θ̄ ← d θ̄ + (1 − d) θ,    d = min(decay, warm-up(n)) after n updates
 //! ```
 //!
-//! The warm-up keeps the random first weights from lingering in a long average.
+//! The warm-up prevents the random initial weights from lingering in a long average.
 //!
 //! Sources: Polyak, Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992; Ho,
 //! Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, arXiv 2006.11239 (decay 0.9999);
@@ -19,7 +19,7 @@ use burn::config::Config;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
-/// Why an average cannot be kept.
+/// Why an average cannot be computed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EmaError {
     /// The decay is not in [0, 1].
@@ -35,7 +35,7 @@ pub enum EmaError {
         /// The value.
         value: f64,
     },
-    /// The network has other parameters than the average.
+    /// The parameters of the network and of the average differ.
     #[error(
         "the network's parameters differ from those of its moving average: number {index} (in the \
          order of the network) does not match"
@@ -57,7 +57,7 @@ pub enum WarmUp {
     /// `1 − (1 + n / inverse_gamma)^(−power)`; with `power` 2/3 a decay of 0.999 is reached after
     /// 31.6 thousand updates, with 3/4 after 10 thousand.
     Power {
-        /// Updates after which the warm-up sets in.
+        /// The number of updates that sets the scale of the warm-up.
         inverse_gamma: f64,
         /// Its exponent.
         power: f64,
@@ -91,7 +91,7 @@ impl EmaConfig {
         warm.min(self.decay)
     }
 
-    /// Starts an average at the present parameters of `network`.
+    /// Starts an average at the current parameters of `network`.
     ///
     /// # Errors
     /// If the decay is not in `[0, 1]` or a parameter of the warm-up is not positive.
@@ -111,12 +111,12 @@ impl EmaConfig {
     /// ```
     pub fn init<M: Module>(&self, network: &M) -> Result<Ema<M>, EmaError> {
         let mut ema = self.restore(network.valid(), 0)?;
-        // A parameter that is initialised lazily is drawn once per copy; take the network's draw.
+        // A lazily initialised parameter is drawn once per copy; use the network's draw.
         ema.blend(network, 0.0)?;
         Ok(ema)
     }
 
-    /// Goes on with a stored `average` that has seen `updates` updates.
+    /// Continues a stored `average` that has had `updates` updates.
     ///
     /// # Errors
     /// If the decay is not in `[0, 1]` or a parameter of the warm-up is not positive.
@@ -145,8 +145,8 @@ impl EmaConfig {
 
 /// An exponential moving average of the network `M`; see the [module documentation](self).
 ///
-/// To store it, store [`average`](Self::average) as any network, and [`updates`](Self::updates);
-/// [`EmaConfig::restore`] goes on with the same bits.
+/// To store it, store [`average`](Self::average) like any network, and [`updates`](Self::updates);
+/// [`EmaConfig::restore`] continues with the same bits.
 #[derive(Clone, Debug)]
 pub struct Ema<M: Module> {
     average: M,
@@ -175,11 +175,10 @@ impl<M: Module> Ema<M> {
         self.updates
     }
 
-    /// Takes the network's present parameters into the average. Integer and boolean parameters are
-    /// copied.
+    /// Updates the average with the network's current parameters. Integer and boolean parameters are copied.
     ///
     /// # Errors
-    /// If the network has other parameters than the average; the average is then as before.
+    /// If the parameters of the network and of the average differ; the average is then unchanged.
     pub fn update(&mut self, network: &M) -> Result<(), EmaError> {
         self.blend(network, self.config.decay_after(self.updates))?;
         self.updates += 1;

@@ -1,4 +1,4 @@
-//! Why a training does not start or go on.
+//! Why a training cannot start or continue.
 
 use std::error::Error;
 
@@ -11,7 +11,7 @@ use crate::checkpoint::CheckpointError;
 use crate::ema::EmaError;
 use crate::optimizer::OptimizerError;
 
-/// Why a training does not start or go on.
+/// Why a training cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
     /// The task's own error: its data, its model, its loss.
@@ -26,13 +26,13 @@ pub enum TrainingError {
     /// The average of the weights.
     #[error(transparent)]
     Ema(#[from] EmaError),
-    /// A value of the training or of its schedule that is out of range.
+    /// A value of the training or of its schedule is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// The model lives on a device that computes no gradients.
+    /// The model is on a device that computes no gradients.
     #[error("the model must be on an autodiff device to be trained: use `device.autodiff()`")]
     NoGradients,
-    /// A player that is not there.
+    /// A player does not exist.
     #[error("the training has no player {name:?}, only {}", players.join(", "))]
     UnknownPlayer {
         /// The name.
@@ -40,7 +40,7 @@ pub enum TrainingError {
         /// Those that there are.
         players: Vec<String>,
     },
-    /// Two players of one name, or without parameters.
+    /// Two players have the same name, or a player has no parameters.
     #[error("the player {name:?} {reason}")]
     Player {
         /// Its name.
@@ -48,7 +48,7 @@ pub enum TrainingError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A step in which nothing was updated.
+    /// A step updated nothing.
     #[error("the task updated nothing in step {step}")]
     Idle {
         /// The step, from 1.
@@ -73,7 +73,7 @@ pub enum TrainingError {
         /// Which.
         source: StepError,
     },
-    /// The norm of gradients that are finite is not.
+    /// The gradients are finite, but their norm is not.
     #[error("the gradient's norm overflows in step {step}: lower the learning rate")]
     Overflow {
         /// The step, from 1.
@@ -93,7 +93,7 @@ impl TrainingError {
         Self::Task(error.into())
     }
 
-    /// Whether the numbers ran away, rather than the input being wrong.
+    /// Whether the training diverged, rather than the input being wrong.
     pub fn is_divergence(&self) -> bool {
         matches!(
             self,

@@ -1,8 +1,8 @@
-//! Examples with a class each, in memory.
+//! Classified examples in memory.
 
 use serde::{Deserialize, Serialize};
 
-/// What an example is.
+/// The shape of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InputShape {

@@ -1,4 +1,4 @@
-//! Data, model and training in one description, which runs.
+//! Data, model and training in one description that can be run.
 //!
 //! ```toml
 //! [data]
@@ -62,7 +62,7 @@ pub enum ExperimentError {
 }
 
 impl ExperimentError {
-    /// Whether the numbers ran away, rather than the input being wrong.
+    /// Whether the training diverged, rather than the input being wrong.
     pub fn is_divergence(&self) -> bool {
         matches!(self, Self::Training(error) if error.is_divergence())
     }
@@ -115,8 +115,8 @@ impl ModelConfig {
     }
 }
 
-/// A training from the data to the weights. What is left out of a file is as in the default: the
-/// built-in digits, an MLP, AdamW.
+/// A training from the data to the weights. Values that a file leaves out have their defaults: the built-in
+/// digits, an MLP, AdamW.
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -141,41 +141,41 @@ pub struct Experiment {
     pub training: TrainingConfig,
 }
 
-/// The files that [`Outcome::save`] and the checkpoint make of a training in its folder.
+/// The files that [`Outcome::save`] and the checkpoint write to the folder of a training.
 pub mod files {
     /// The weights.
     pub const MODEL: &str = "model.safetensors";
-    /// What happened, as JSON.
+    /// The history, as JSON.
     pub const HISTORY: &str = "history.json";
     /// The epochs.
     pub const EPOCHS: &str = "epochs.csv";
     /// The steps.
     pub const STEPS: &str = "steps.csv";
-    /// The checkpoint, for a training that keeps one in its folder.
+    /// The checkpoint, for a training that stores it in its folder.
     pub const CHECKPOINT: &str = "checkpoint.safetensors";
 }
 
-/// What a training gave.
+/// The result of a training.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Whether all steps are done.
     pub finished: bool,
-    /// Numbers that were trained.
+    /// The number of trained parameters.
     pub parameters: usize,
-    /// Bytes that the optimizer keeps between two steps.
+    /// Bytes that the optimizer stores between two steps.
     pub state_bytes: u64,
-    /// What happened.
+    /// The history.
     pub history: History,
     /// The weights, with their names, as a file in the safetensors format.
     pub weights: Vec<u8>,
 }
 
 impl Outcome {
-    /// Writes the weights, the history, its epochs and its steps to a folder that is there, under the names
-    /// of [`files`].
+    /// Writes the weights, the history, its epochs and its steps to an existing folder, under the names in
+    /// [`files`].
     ///
     /// # Errors
-    /// If a file cannot be written; those that were there before are whole.
+    /// If a file cannot be written; existing files stay intact.
     pub fn save(&self, folder: &Path) -> Result<(), ExperimentError> {
         let write = |name: &str, bytes: &[u8]| write_bytes_atomically(&folder.join(name), bytes);
         let failed =
@@ -190,7 +190,8 @@ impl Outcome {
 }
 
 impl Experiment {
-    /// The same experiment with what its data showed said in it: a file of it reads other files alike.
+    /// The same experiment with the properties detected in its data written out, so that its file reads other
+    /// data in the same way.
     #[must_use]
     pub fn settled(&self, data: &DataSet) -> Self {
         let mut settled = self.clone();
@@ -201,12 +202,13 @@ impl Experiment {
     /// Trains.
     ///
     /// - `device`: where to compute, without autodiff
-    /// - `checkpoint`: a file that the training is saved to and, if it exists, goes on from
-    /// - `observe`: sees every step; a break saves a checkpoint and returns
+    /// - `checkpoint`: a file to which the training is saved and from which, if it exists, the training
+    ///   resumes
+    /// - `observe`: is called after every step; if it breaks, a checkpoint is saved and the function returns
     ///
     /// # Errors
-    /// If the data cannot be read, a value is out of range, the checkpoint belongs to another experiment,
-    /// the disk refuses, or the loss runs away.
+    /// If the data cannot be read, a value is out of range, the checkpoint belongs to another experiment, a
+    /// file cannot be written, or the loss diverges.
     pub fn run(
         &self,
         device: &Device,
@@ -216,16 +218,16 @@ impl Experiment {
         self.run_on(&self.open()?, device, checkpoint, observe)
     }
 
-    /// The data, once the values of the training are known to be in range.
+    /// Opens the data, after checking that the values of the training are in range.
     ///
     /// # Errors
-    /// If one is not, or the data cannot be read.
+    /// If a value is out of range, or the data cannot be read.
     pub fn open(&self) -> Result<DataSet, ExperimentError> {
         self.training.validate()?;
         Ok(self.data.open()?)
     }
 
-    /// Trains on a data set that is open.
+    /// Trains on an open data set.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -239,7 +241,7 @@ impl Experiment {
         self.start(data, device, checkpoint, true, observe)
     }
 
-    /// Refuses what [`run_on`](Self::run_on) would refuse before its first step, without a checkpoint.
+    /// Makes the checks of [`run_on`](Self::run_on) before its first step, without a checkpoint.
     ///
     /// # Errors
     /// If a value is out of range, or does not fit the data or the model.
@@ -293,7 +295,7 @@ struct Job<'a> {
     experiment: &'a Experiment,
     data: &'a DataSet,
     checkpoint: Option<&'a Path>,
-    /// Whether it is more than checked.
+    /// Whether to train, not only to check.
     trains: bool,
 }
 
@@ -330,14 +332,14 @@ impl Job<'_> {
 }
 
 /// The weights of a model as a file in the safetensors format: each under its name in the module
-/// (`hidden.0.weight`), as PyTorch has it, matrices `[d_output, d_input]`.
+/// (`hidden.0.weight`), with matrices `[d_output, d_input]` as in PyTorch.
 ///
 /// # Errors
 /// If a weight cannot be read from the device.
 pub fn weights<M: Classifier>(model: &M) -> Result<Vec<u8>, TrainingError> {
     let failed = |e: String| TrainingError::Checkpoint(CheckpointError::Encode(e));
     let mut store = SafetensorsStore::from_bytes(None)
-        // The order of several entries would differ from run to run.
+        // With several entries, the order would differ from run to run.
         .clear_metadata()
         .metadata("format", "pt");
     model

@@ -1,11 +1,11 @@
-//! What happened in a training, step by step and epoch by epoch.
+//! The history of a training, step by step and epoch by epoch.
 
 use serde::{Deserialize, Serialize};
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Mean loss over the batch, before the step; the sum of the losses, if several were stepped along.
+    /// Mean loss over the batch, before the step; the sum of the losses, if there were several.
     pub loss: f32,
     /// Euclidean norm of the gradient before it was limited; over all updates, if there were several.
     pub gradient_norm: f32,
@@ -18,33 +18,33 @@ pub struct StepRecord {
 pub struct EpochRecord {
     /// Epochs done, this one included.
     pub epoch: usize,
-    /// Mean loss of the epoch's examples, each when its batch was met.
+    /// Mean loss of the epoch's examples, each at the time of its batch.
     pub training_loss: f64,
-    /// Their share that was classified rightly then.
+    /// The share of these examples that was classified correctly then.
     pub training_accuracy: f64,
     /// Mean loss of the test examples after the epoch.
     pub test_loss: f64,
-    /// Their share that is classified rightly.
+    /// The share of the test examples that is classified correctly.
     pub test_accuracy: f64,
 }
 
-/// Where the time went, in seconds of the wall clock. It is no part of what is reproducible.
+/// The times, in seconds of wall clock time. They are not reproducible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Steps in all: batches, forward, backward, optimizer.
+    /// All steps: batches, forward, backward, optimizer.
     pub steps: f64,
-    /// The optimizer's part of it, with the limits on the gradient.
+    /// The optimizer's part of it, including the clipping of gradients.
     pub optimizer: f64,
     /// Measuring on the test examples.
     pub evaluation: f64,
 }
 
-/// A training so far; `R` is what the task measures.
+/// A training so far; `R` is the type of the task's measurements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct History<R = EpochRecord> {
     /// Every step.
     pub steps: Vec<StepRecord>,
-    /// Everything that was measured: of a classifier, every epoch that is whole.
+    /// All measurements; for a classifier, every completed epoch.
     pub epochs: Vec<R>,
     /// The time.
     pub timing: Timing,
@@ -61,7 +61,7 @@ impl<R> Default for History<R> {
 }
 
 impl<R> History<R> {
-    /// What was measured last.
+    /// The last measurement.
     pub fn last(&self) -> Option<&R> {
         self.epochs.last()
     }

@@ -1,9 +1,9 @@
-//! First weights: He's normal distribution, drawn on the host, the same on every device.
+//! Initial weights: He's normal distribution, drawn on the host, the same on every device.
 //!
-//! A weight that feeds on `n` inputs is drawn from `N(0, 2/n)`, which keeps the variance of activations
-//! through layers of rectified units; `n` is `d_input` of a `[d_input, d_output]` matrix and
-//! `channels_in · height · width` of a kernel `[channels_out, channels_in, height, width]`. Vectors
-//! (biases 0, gains of normalisation 1) stay as the layers make them.
+//! A weight in a layer with `n` inputs is drawn from `N(0, 2/n)`, which preserves the variance of activations
+//! through layers of rectified units; `n` is `d_input` of a `[d_input, d_output]` matrix and `channels_in ·
+//! height · width` of a kernel `[channels_out, channels_in, height, width]`. Vectors (biases 0, gains of
+//! normalisation 1) stay as the layers initialise them.
 //!
 //! Source: He, Zhang, Ren, Sun, *Delving Deep into Rectifiers*, 2015, arXiv 1502.01852, eq. 10.
 
@@ -12,7 +12,7 @@ use burn::tensor::{Tensor, TensorData};
 use nabla_grad::flat::{FlatError, ParameterLayout};
 use nabla_grad::seeded_noise::SeededNoise;
 
-/// The stream of the seed that first weights are drawn from.
+/// The stream of the seed for the initial weights.
 const WEIGHTS_STREAM: u64 = 0;
 
 /// `module` with matrices and kernels drawn from `seed`, in the order of its parameters.

@@ -1,5 +1,5 @@
-//! The model of a training with what changes its weights: gradients, transforms, optimizers, learning
-//! rates, the average.
+//! The model of a training, with everything that changes its weights: gradients, transforms, optimizers,
+//! learning rates, the average.
 
 use std::time::Instant;
 
@@ -16,12 +16,12 @@ use crate::optimizer::{OptimizerConfig, OptimizerError, Stepper, pattern};
 use crate::schedule::Schedule;
 use crate::transform::{GradientTransform, Gradients};
 
-/// A part of the model with an optimizer of its own.
+/// A part of the model with its own optimizer.
 pub(crate) struct Player<M: Module> {
     pub(crate) name: String,
-    /// A regular expression of its parameters' names; all of them if there is none.
+    /// A regular expression for its parameters' names; `None` for all parameters.
     pub(crate) parameters: Option<String>,
-    /// Its parameters; all of them if there is none.
+    /// Its parameters; `None` for all parameters.
     ids: Option<Vec<ParamId>>,
     pub(crate) optimizer: OptimizerConfig,
     pub(crate) stepper: Stepper,
@@ -69,7 +69,7 @@ impl<M: Module> Player<M> {
         })
     }
 
-    /// Knows the parameters of a model that was loaded, which have other numbers, and the state of its
+    /// Adapts to the parameters of a loaded model, which have other numbers, and to the state of its
     /// optimizer.
     pub(crate) fn reload(&mut self, model: &M, state: Vec<u8>) -> Result<(), TrainingError> {
         let parameters = self.parameters.as_deref();
@@ -97,7 +97,7 @@ impl ModuleVisitor for Take<'_> {
     }
 }
 
-/// What a step did so far.
+/// The record of the current step so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Made {
     loss: f32,
@@ -147,12 +147,12 @@ impl<M: Module> Learner<M> {
         })
     }
 
-    /// The model with its present weights, on its autodiff device.
+    /// The model with its current weights, on its autodiff device.
     pub fn model(&self) -> &M {
         &self.model
     }
 
-    /// The moving average of the weights, on the plain device, if the training keeps one.
+    /// The moving average of the weights, on the plain device, if the training computes one.
     pub fn average(&self) -> Option<&M> {
         self.average.as_ref().map(Ema::average)
     }
@@ -162,17 +162,17 @@ impl<M: Module> Learner<M> {
         &self.device
     }
 
-    /// Steps that are over: the number of the present step, from 0.
+    /// The number of finished steps, which is the number of the current step, from 0.
     pub fn step(&self) -> usize {
         self.step
     }
 
-    /// Steps in all.
+    /// The total number of steps.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// Batches whose gradients are averaged in one step.
+    /// The number of batches whose gradients are averaged in one step.
     pub fn accumulated(&self) -> usize {
         self.accumulate
     }
@@ -180,7 +180,7 @@ impl<M: Module> Learner<M> {
     /// The learning rate of a player's next update.
     ///
     /// # Errors
-    /// If there is no such player.
+    /// If the player does not exist.
     pub fn learning_rate(&self, player: &str) -> Result<f64, TrainingError> {
         Ok(self.rate(self.place(player)?))
     }
@@ -209,11 +209,11 @@ impl<M: Module> Learner<M> {
         Ok(told)
     }
 
-    /// As [`backward`](Self::backward), for the parameters of one player alone: the others' gradients of
-    /// this loss are dropped.
+    /// Like [`backward`](Self::backward), but only for the parameters of one player: the gradients of the
+    /// others are dropped.
     ///
     /// # Errors
-    /// If there is no such player, or the loss is not finite.
+    /// If the player does not exist, or the loss is not finite.
     pub fn backward_player(&mut self, player: &str, loss: Tensor<1>) -> Result<f32, TrainingError> {
         let place = self.place(player)?;
         let told = self.told(&loss)?;
@@ -242,18 +242,18 @@ impl<M: Module> Learner<M> {
         Ok(told)
     }
 
-    /// One update of every player along the gradients so far, which are used up.
+    /// Updates every player along the gradients so far, and clears them.
     ///
     /// # Errors
-    /// If a transform fails, or a gradient is not finite; the weights of the player are then as before.
+    /// If a transform fails, or a gradient is not finite; the weights of the player are then unchanged.
     pub fn apply(&mut self) -> Result<(), TrainingError> {
         (0..self.players.len()).try_for_each(|place| self.apply_at(place))
     }
 
-    /// As [`apply`](Self::apply), for one player; the gradients of the others stay.
+    /// Like [`apply`](Self::apply), for one player; the gradients of the others are kept.
     ///
     /// # Errors
-    /// If there is no such player, a transform fails, or a gradient is not finite.
+    /// If the player does not exist, a transform fails, or a gradient is not finite.
     pub fn apply_player(&mut self, player: &str) -> Result<(), TrainingError> {
         self.apply_at(self.place(player)?)
     }
@@ -321,13 +321,13 @@ impl<M: Module> Learner<M> {
         Ok(())
     }
 
-    /// Begins a step with nothing left of one that failed.
+    /// Begins a step, and discards everything from a failed one.
     pub(crate) fn begin(&mut self) {
         self.made = Made::default();
         drop(self.gradients.grads());
     }
 
-    /// Ends a step; what it did, and the seconds of its updates.
+    /// Ends a step; returns its record and the seconds of its updates.
     pub(crate) fn end(&mut self) -> Result<(StepRecord, f64), TrainingError> {
         let made = std::mem::take(&mut self.made);
         if made.updates == 0 {

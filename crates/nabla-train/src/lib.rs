@@ -1,22 +1,22 @@
 //! Training: one trainer for every task, the optimizers by name, and classifiers on real data sets.
 //!
-//! * [`task`]: what is trained, and on what; one's own is a type with two methods;
+//! * [`task`]: the model to train and its data; your own task is a type with two methods;
 //! * [`trainer`]: the loop around it; [`learner`]: the model in training, as a task sees it;
-//! * [`transform`]: what is done to gradients before a step; [`schedule`]: learning rates; [`ema`]: an
+//! * [`transform`]: changes of gradients before a step; [`schedule`]: learning rates; [`ema`]: an
 //!   average of the weights; [`order`]: the order of the examples;
-//! * [`optimizer`]: the optimizers of `nabla-optim` and of Burn by name, and anybody's;
-//! * [`checkpoint`]: going on bit for bit; [`history`]: what happened; [`error`]: why not;
+//! * [`optimizer`]: the optimizers of `nabla-optim` and of Burn by name, and third-party optimizers;
+//! * [`checkpoint`]: resuming bit for bit; [`history`]: the record of a training; [`error`]: its errors;
 //! * [`classification`]: the task of a [`classifier`] of [`examples`]; [`augmentation`] of pictures;
-//! * [`logistic_regression`], [`mlp`], [`cnn`], [`resnet`]: models; [`initialization`]: their first weights.
+//! * [`logistic_regression`], [`mlp`], [`cnn`], [`resnet`]: models; [`initialization`]: their initial weights.
 //!
 //! With the feature `data`, which is on by default:
 //!
 //! * `data_set`: examples from the formats of `nabla-data`;
-//! * `experiment`: data, model and training in one serialisable `Experiment`, which runs and gives a
-//!   history, and writes it to a folder;
-//! * `comparison`: several optimizers with learning rates searched by the same budget.
+//! * `experiment`: data, model and training in one serialisable `Experiment`, which can be run, and whose
+//!   results can be written to a folder;
+//! * `comparison`: several optimizers, with the same budget for the search of their learning rates.
 //!
-//! On the processor (Burn's backend `flex`) the same training gives the same bits. Everything random
+//! On the CPU (Burn's backend `flex`), the same training gives the same bits. Everything random
 //! is drawn on the host from streams of one seed.
 
 pub mod augmentation;

@@ -1,6 +1,6 @@
 //! Multinomial logistic regression: one linear layer before the softmax.
 //!
-//! `p(class | x) = softmax(x W + b)`. The loss is convex in `W` and `b`, which begin at 0.
+//! `p(class | x) = softmax(x W + b)`. The loss is convex in `W` and `b`, which start at 0.
 
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::classifier::Classifier;
 
-/// Configuration of [`LogisticRegression`], which has nothing to choose.
+/// Configuration of [`LogisticRegression`], which has no options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogisticRegressionConfig {}

@@ -1,6 +1,6 @@
 //! A multilayer perceptron: linear layers with rectified units between them.
 //!
-//! Matrices are drawn by [He's rule](crate::initialization), biases begin at 0.
+//! Matrices are drawn by [He's rule](crate::initialization), biases start at 0.
 
 use burn::module::{Initializer, Module};
 use burn::nn::{Linear, LinearConfig};

@@ -1,14 +1,14 @@
-//! The order in which the examples of a training set are met.
+//! The order of the examples of a training set.
 //!
-//! Every epoch meets each example once, in an order of its own; its last batch is smaller where the number
-//! of examples is no multiple of the batch. The order of epoch `e` is drawn from a stream of the seed that
-//! belongs to `e` alone, so that a training that goes on from a checkpoint meets the same examples without
-//! remembering any generator.
+//! Every epoch uses each example once, in a new order; its last batch is smaller if the number of examples is
+//! not a multiple of the batch size. The order of epoch `e` is drawn from a stream of the seed that belongs
+//! to `e` alone, so a training that resumes from a checkpoint uses the same order without storing the state
+//! of a generator.
 
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 
-/// The stream of the seed that the order of epoch `e` is drawn from is `ORDER + e`.
+/// The order of epoch `e` is drawn from stream `ORDER + e` of the seed.
 const ORDER: u64 = 1 << 32;
 
 /// A random order of `0..count`, the same for the same stream.

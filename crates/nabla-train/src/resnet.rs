@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The shortcut is option A of the paper, without parameters: `x'` is `x` or, where the shape changes,
-//! every second pixel of `x` with channels of zeros behind its own. Convolutions have no bias. For
+//! every second pixel of `x`, with channels of zeros after its own. Convolutions have no bias. For
 //! colour pictures and 10 classes ResNet-20 has 269,722 parameters (the paper: 0.27 M).
 //!
-//! Weights are drawn by [He's rule](crate::initialization), as in the paper; it trains with SGD,
+//! Weights are drawn by [He's rule](crate::initialization), as in the paper, which trains with SGD,
 //! momentum 0.9, weight decay 1e-4, batches of 128, learning rate 0.1 divided by 10 at 1/2 and 3/4
 //! of 64k steps, and pictures padded by 4, cropped at random and mirrored.
 //!
@@ -109,7 +109,7 @@ pub struct Block {
     pub convolution_2: Conv2d,
     /// After it.
     pub norm_2: BatchNorm,
-    /// Takes every second pixel, where the block halves the picture.
+    /// Takes every second pixel, if the block halves the picture.
     pub shortcut: Option<AvgPool2d>,
 }
 

@@ -1,7 +1,7 @@
 //! Learning rates over the steps of a training.
 //!
-//! With `S` steps, of which the first `W = ⌈warmup · S⌉` (or a number of its own) warm up, step `t` (from 0) has the learning
-//! rate `η · f(t)`:
+//! With `S` steps, of which the first `W = ⌈warmup · S⌉` (or a given number) warm up, step `t` (from 0) has
+//! the learning rate `η · f(t)`:
 //!
 //! ```text
 //! warm-up    f = (t + 1)/W                                          for t < W
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 pub enum Decay {
     /// Not at all.
     Constant,
-    /// By `factor` at each of the shares `at` of the training.
+    /// Multiplied by `factor` at each of the shares `at` of the training.
     Step {
         /// Shares of the training, in `[0, 1]`. Default 0.5 and 0.75.
         #[serde(default = "half_and_three_quarters")]
@@ -38,21 +38,21 @@ pub enum Decay {
         #[serde(default = "a_tenth")]
         factor: f64,
     },
-    /// Along half a wave of the cosine.
+    /// Along half a period of the cosine.
     Cosine {
-        /// The last share, in `[0, 1]`. Default 0.
+        /// The final share, in `[0, 1]`. Default 0.
         #[serde(default)]
         floor: f64,
     },
-    /// As `Cosine`, but so that the last step, and not the one that would follow it, is at the floor.
+    /// Like `Cosine`, but the last step is at the floor, not the one that would follow it.
     CosineToLast {
-        /// The last share, in `[0, 1]`. Default 0.
+        /// The final share, in `[0, 1]`. Default 0.
         #[serde(default)]
         floor: f64,
     },
-    /// Along a line.
+    /// Along a straight line.
     Linear {
-        /// The last share, in `[0, 1]`. Default 0.
+        /// The final share, in `[0, 1]`. Default 0.
         #[serde(default)]
         floor: f64,
     },
@@ -107,7 +107,7 @@ pub struct Schedule {
     pub decay: Decay,
     /// The share of the training that warms up, in `[0, 1)`. Default 0.
     pub warmup: f64,
-    /// Steps that warm up, in place of a share. Default none.
+    /// The number of steps that warm up, instead of a share. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<usize>,
 }
@@ -116,7 +116,7 @@ impl Schedule {
     /// Refuses values that are out of range.
     ///
     /// # Errors
-    /// With the value.
+    /// An error with the value.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         let share = |name: &'static str, value: f64| {
             range::check((0.0..=1.0).contains(&value), name, value, "in [0, 1]")

@@ -1,19 +1,19 @@
-//! What is trained, and on what: the part of a training that differs from one to the next.
+//! Tasks: the part that is specific to a training.
 //!
-//! A [`Task`] gives the batch of a step and its loss; the [trainer](crate::trainer) has all the rest. It
-//! may have a step of its own instead, in which it calls the [`Learner`] as often as it needs to. How the
-//! usual kinds are written:
+//! A [`Task`] provides the batch of a step and its loss; the [trainer](crate::trainer) does everything else.
+//! A task may instead implement the whole step, in which it calls the [`Learner`] as often as it needs. The
+//! usual kinds:
 //!
 //! * **One loss** (classifiers, regression, denoisers): [`batch`](Task::batch) and [`loss`](Task::loss).
-//! * **Two players** (a generator and a discriminator): the model is a module with both networks in it,
-//!   the trainer has a [player](crate::trainer::Trainer::with_player) for each, with its optimizer and its
-//!   chain of transforms, and [`step`](Task::step) computes one loss after the other, each on the
-//!   weights that the one before left: `learner.update_player("discriminator", loss)`, then
-//!   `learner.update_player("generator", loss)`. A loss changes the weights of its player alone.
-//! * **An agent with a replay buffer**: the buffer, the environment and the generator of random actions
-//!   are fields of the task and its [`state`](Task::state); [`batch`](Task::batch) acts in the environment
-//!   with the model, remembers what came of it and draws from what it remembers. A target network is the
-//!   learner's [average](Learner::average) or a module among the fields.
+//! * **Two players** (a generator and a discriminator): the model is a module with both networks in it, the
+//!   trainer has a [player](crate::trainer::Trainer::with_player) for each, with its optimizer and its chain
+//!   of transforms, and [`step`](Task::step) computes one loss after the other, each on the weights updated
+//!   by the one before: `learner.update_player("discriminator", loss)`, then
+//!   `learner.update_player("generator", loss)`. A loss changes only the weights of its player.
+//! * **An agent with a replay buffer**: the buffer, the environment and the generator of random actions are
+//!   fields of the task and parts of its [`state`](Task::state); [`batch`](Task::batch) acts in the
+//!   environment with the model, stores the outcome in the buffer and draws the batch from it. The target
+//!   network is the learner's [average](Learner::average), or a module among the fields.
 
 use std::fmt::Debug;
 
@@ -29,20 +29,21 @@ use crate::learner::Learner;
 
 /// Something that can be trained; see the [module documentation](self).
 pub trait Task {
-    /// What is trained: a module that lives on an autodiff device.
+    /// The model to train: a module on an autodiff device.
     type Model: Module;
-    /// What one loss is computed from.
+    /// The data from which one loss is computed.
     type Batch;
-    /// What is measured now and then; `()` if nothing is.
+    /// The measurements of [`evaluate`](Self::evaluate); `()` if there are none.
     type Report: Clone + Debug + Serialize + DeserializeOwned;
 
-    /// The batch of the present step; of several, if gradients are accumulated, the next one.
+    /// Returns the batch of the current step; if gradients are accumulated, the next of several batches.
     ///
     /// # Errors
-    /// Whatever keeps the task from its data; the training stops with it.
+    /// Any error that prevents this; the training stops with it.
     fn batch(&mut self, learner: &Learner<Self::Model>) -> Result<Self::Batch, TrainingError>;
 
-    /// The loss, `[1]`, whose gradient is stepped along. Not asked for by a task with a step of its own.
+    /// Returns the loss, `[1]`, along whose gradient the optimizer steps. Not called if the task implements
+    /// [`step`](Self::step).
     ///
     /// # Errors
     /// If the batch does not fit the model.
@@ -56,11 +57,11 @@ pub trait Task {
         ))
     }
 
-    /// One step: the mean of the losses of as many batches as are accumulated, and one update along its
-    /// gradient, unless the task does something else.
+    /// One step: by default the mean of the losses of the accumulated batches, and one update along its
+    /// gradient.
     ///
     /// # Errors
-    /// Those of the parts, and if a loss or a gradient is not finite.
+    /// Those of the parts, or if a loss or a gradient is not finite.
     fn step(&mut self, learner: &mut Learner<Self::Model>) -> Result<(), TrainingError> {
         let parts = learner.accumulated();
         for _ in 0..parts {
@@ -75,13 +76,13 @@ pub trait Task {
         Ok(())
     }
 
-    /// Sees what a step that is over did.
+    /// Is called after a step with its record.
     fn stepped(&mut self, _record: &StepRecord) {}
 
-    /// Measures the model after `step` steps, if the time has come.
+    /// Measures the model after `step` steps; `None` if nothing is measured then.
     ///
     /// # Errors
-    /// If it cannot.
+    /// If it cannot be measured.
     fn evaluate(
         &mut self,
         _model: &Self::Model,
@@ -90,14 +91,14 @@ pub trait Task {
         Ok(None)
     }
 
-    /// What decides the bits of the training apart from the trainer's configuration, the weights and the
-    /// [state](Self::state): a training with other settings does not go on from a checkpoint. Default:
+    /// Everything that affects the result apart from the trainer's configuration, the weights and the
+    /// [state](Self::state): a training with other settings cannot resume from a checkpoint. Default:
     /// nothing.
     fn settings(&self) -> Value {
         Value::Null
     }
 
-    /// What a checkpoint keeps of the task. Default: nothing.
+    /// The part of the task that a checkpoint stores. Default: nothing.
     ///
     /// # Errors
     /// If it cannot be read from the device.
@@ -105,10 +106,10 @@ pub trait Task {
         Ok(Vec::new())
     }
 
-    /// Goes on from a state.
+    /// Restores a state.
     ///
     /// # Errors
-    /// If it is another task's.
+    /// If it belongs to another task.
     fn restore(&mut self, _state: &[u8]) -> Result<(), TrainingError> {
         Ok(())
     }

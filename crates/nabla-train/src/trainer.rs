@@ -8,9 +8,9 @@
 //!   θ̄ ← d θ̄ + (1 − d) θ                            the average, every few steps
 //! ```
 //!
-//! It keeps a [history](crate::history), measures the model when the task says so, ends with an error when
-//! the numbers run away, and saves [checkpoints](crate::checkpoint) from which it goes on with the same
-//! bits.
+//! The trainer records a [history](crate::history), measures the model when the task asks for it, returns an
+//! error if the training diverges, and saves [checkpoints](crate::checkpoint) from which it resumes with the
+//! same bits.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -44,19 +44,19 @@ pub struct Averaging {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainerConfig {
-    /// Steps in all. Default 1000.
+    /// The total number of steps. Default 1000.
     pub steps: usize,
-    /// Batches whose gradients are averaged in one step. Default 1.
+    /// The number of batches whose gradients are averaged in one step. Default 1.
     pub accumulate: usize,
-    /// Steps between two checkpoints, where they are kept; 0 for one after every measurement. There is one
-    /// at the end in any case. Default 0.
+    /// Steps between two checkpoints, if there are any; 0 for one after every measurement. There is always
+    /// one at the end. Default 0.
     pub checkpoint_every: usize,
     /// Learning rates over the steps. Default: cosine to 0, no warm-up.
     pub schedule: Schedule,
     /// The optimizer of the whole model, unless there are
     /// [players](Trainer::with_player). Default AdamW without decay.
     pub optimizer: OptimizerConfig,
-    /// The average of the weights. Default none.
+    /// The average of the weights. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub averaging: Option<Averaging>,
 }
@@ -78,7 +78,7 @@ impl TrainerConfig {
     /// Refuses values that are out of range.
     ///
     /// # Errors
-    /// With the value.
+    /// An error with the value.
     pub fn validate(&self) -> Result<(), TrainingError> {
         let every = self.averaging.map_or(1, |a| a.every);
         for (field, value) in [
@@ -92,8 +92,8 @@ impl TrainerConfig {
         Ok(self.optimizer.validate()?)
     }
 
-    /// The configuration without what does not decide the bits: how often it is saved, and the number of
-    /// steps where the learning rate does not depend on it.
+    /// The configuration without the parts that do not affect the result: how often the training is saved
+    /// and, if the learning rate does not depend on it, the number of steps.
     fn identity(&self) -> Self {
         let mut identity = self.clone();
         identity.checkpoint_every = 0;
@@ -104,20 +104,20 @@ impl TrainerConfig {
     }
 }
 
-/// What was just done.
+/// The step that was just done.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress<'a, R = crate::history::EpochRecord> {
     /// Steps done.
     pub step: usize,
-    /// Steps in all.
+    /// The total number of steps.
     pub steps: usize,
     /// The step.
     pub record: StepRecord,
-    /// What was measured after it.
+    /// The measurement after it.
     pub epoch: Option<&'a R>,
 }
 
-/// Sees a step, and may end the training.
+/// Is called after a step, and may end the training.
 pub type Observer<'a, R = crate::history::EpochRecord> =
     &'a mut dyn FnMut(Progress<'_, R>) -> ControlFlow<()>;
 
@@ -170,7 +170,7 @@ pub struct Trainer<T: Task> {
     pub(crate) task: T,
     pub(crate) learner: Learner<T::Model>,
     pub(crate) history: History<T::Report>,
-    /// Whether the players are still the one that the configuration has.
+    /// Whether the only player is still that of the configuration.
     alone: bool,
 }
 
@@ -183,11 +183,12 @@ impl<T: Task> fmt::Debug for Trainer<T> {
     }
 }
 
-/// The player that a training has if no others are named.
+/// The player of a training without named players.
 const MODEL: &str = "model";
 
 impl<T: Task> Trainer<T> {
-    /// A training that begins with the present weights of `model`, which lives on an autodiff device.
+    /// Creates a training that starts with the current weights of `model`, which must be on an autodiff
+    /// device.
     ///
     /// # Errors
     /// If a value of the configuration is out of range or does not fit the model.
@@ -209,8 +210,7 @@ impl<T: Task> Trainer<T> {
         })
     }
 
-    /// Adds a link to the chain of gradient transforms of the player that was added last, or of the whole
-    /// model.
+    /// Adds a gradient transform to the chain of the player that was added last, or of the whole model.
     #[must_use]
     pub fn with_transform(mut self, transform: impl GradientTransform<T::Model> + 'static) -> Self {
         if let Some(player) = self.learner.players.last_mut() {
@@ -219,13 +219,13 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// Adds a player: a part of the model with an optimizer of its own. The first one takes the place of
-    /// the optimizer of the configuration.
+    /// Adds a player: a part of the model with its own optimizer. The first player replaces the optimizer of
+    /// the configuration.
     ///
     /// - `parameters`: a regular expression that the names of its parameters match
     ///
     /// # Errors
-    /// If it matches none, there is a player of this name already, or the optimizer does not fit.
+    /// If it matches no parameter, a player of this name exists already, or the optimizer does not fit.
     pub fn with_player(
         mut self,
         name: &str,
@@ -251,7 +251,7 @@ impl<T: Task> Trainer<T> {
         self.history.steps.len()
     }
 
-    /// Steps in all.
+    /// The total number of steps.
     pub fn steps(&self) -> usize {
         self.config.steps
     }
@@ -261,7 +261,7 @@ impl<T: Task> Trainer<T> {
         self.step() >= self.steps()
     }
 
-    /// What happened so far.
+    /// The history so far.
     pub fn history(&self) -> &History<T::Report> {
         &self.history
     }
@@ -276,22 +276,22 @@ impl<T: Task> Trainer<T> {
         &self.task
     }
 
-    /// The task, to be changed between two steps.
+    /// The task, which may be changed between two steps.
     pub fn task_mut(&mut self) -> &mut T {
         &mut self.task
     }
 
-    /// The model with its present weights, on its autodiff device.
+    /// The model with its current weights, on its autodiff device.
     pub fn model(&self) -> &T::Model {
         self.learner.model()
     }
 
-    /// The moving average of the weights, on the plain device, if the training keeps one.
+    /// The moving average of the weights, on the plain device, if the training computes one.
     pub fn average(&self) -> Option<&T::Model> {
         self.learner.average()
     }
 
-    /// Bytes that the optimizers keep between two steps.
+    /// Bytes that the optimizers store between two steps.
     ///
     /// # Errors
     /// If their state cannot be read.
@@ -307,8 +307,8 @@ impl<T: Task> Trainer<T> {
     /// Trains one step, and measures after it if the task says so.
     ///
     /// # Errors
-    /// If the task fails, or a loss or its gradient is not finite: the weights are then as before, unless
-    /// the task had already made an update in the step.
+    /// If the task fails, or a loss or its gradient is not finite: the weights are then unchanged, unless the
+    /// task had already made an update in the step.
     pub fn train_step(&mut self) -> Result<Progress<'_, T::Report>, TrainingError> {
         let begun = Instant::now();
         self.learner.begin();
@@ -343,8 +343,8 @@ impl<T: Task> Trainer<T> {
 
     /// Trains until all steps are done or `observe` breaks.
     ///
-    /// - `checkpoint`: a file that the training is saved to, also when `observe` breaks. One that is there
-    ///   is overwritten: [`resume`](Self::resume) goes on from it
+    /// - `checkpoint`: a file to which the training is saved, also when `observe` breaks. An existing file is
+    ///   overwritten; use [`resume`](Self::resume) to continue from it
     ///
     /// # Errors
     /// As [`train_step`](Self::train_step) and [`save`](Self::save).
@@ -377,7 +377,7 @@ impl<T: Task> Trainer<T> {
         due || self.is_finished()
     }
 
-    /// What decides the bits of the training, one setting a line.
+    /// Everything that affects the result of the training, one setting per line.
     pub(crate) fn identity(&self) -> String {
         let players: Vec<_> = self
             .learner
@@ -413,7 +413,7 @@ impl<T: Task> Trainer<T> {
         checkpoint::save(self, path)
     }
 
-    /// Goes on from a checkpoint, bit for bit.
+    /// Resumes from a checkpoint, bit for bit.
     ///
     /// # Errors
     /// If it cannot be read, is damaged, or belongs to another training.

@@ -1,4 +1,4 @@
-//! What is done to the gradients of a model before the optimizer steps along them.
+//! Transforms of a model's gradients before the optimizer's step.
 //!
 //! A training has a chain of [transforms](GradientTransform), which are applied one after the other:
 //!
@@ -6,8 +6,8 @@
 //! g ← ∇L,   g ← T₁(g),   g ← T₂(g),   …,   θ ← step of the optimizer along g
 //! ```
 //!
-//! [`ClipByValue`] and [`ClipByNorm`] are here; one's own is a type with one method. A transform may have
-//! a state (a residual, a moving average, a position in a stream of noise), which checkpoints keep.
+//! [`ClipByValue`] and [`ClipByNorm`] are built in; your own is a type with one method. A transform may have
+//! a state (a residual, a moving average, a position in a stream of noise), which checkpoints store.
 //!
 //! ```
 //! use burn::module::Module;
@@ -31,7 +31,7 @@
 //! }
 //! ```
 //!
-//! The form of a chain is that of optax (DeepMind), whose transforms also hold the optimizer.
+//! The chain follows optax (DeepMind), where the optimizer is a transform, too.
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -81,8 +81,8 @@ impl<'a, M: Module> Gradients<'a, M> {
         &mut self.gradients
     }
 
-    /// The Euclidean norm of all of them together, as they are now. That of the first reading is what the
-    /// history tells.
+    /// The current Euclidean norm of all gradients together. The norm at the first reading goes into the
+    /// history.
     ///
     /// # Errors
     /// If it cannot be read from the device.
@@ -92,11 +92,11 @@ impl<'a, M: Module> Gradients<'a, M> {
         Ok(norm)
     }
 
-    /// Changes all of them together as one vector `[d]`, in the order of the model's trainable parameters,
-    /// with zeros for those that have none.
+    /// Changes all gradients together as one vector `[d]`, in the order of the model's trainable parameters,
+    /// with zeros for parameters without a gradient.
     ///
     /// # Errors
-    /// That of `change`, or if the gradients or the new vector do not fit the model.
+    /// The error of `change`, or if the gradients or the new vector do not fit the model.
     pub fn map_flat(
         &mut self,
         change: impl FnOnce(Tensor<1>) -> Result<Tensor<1>, TrainingError>,
@@ -107,7 +107,7 @@ impl<'a, M: Module> Gradients<'a, M> {
         Ok(())
     }
 
-    /// Burn's gradients, and the norm as it was first read: now, if it was not.
+    /// Burn's gradients, and the norm at the first reading, which may be now.
     pub(crate) fn finish(mut self) -> Result<(GradientsParams, f32), TrainingError> {
         let norm = match self.measured {
             Some(norm) => norm,
@@ -117,7 +117,7 @@ impl<'a, M: Module> Gradients<'a, M> {
     }
 }
 
-/// A link of the chain; see the [module documentation](self).
+/// A transform in the chain; see the [module documentation](self).
 pub trait GradientTransform<M: Module>: Send {
     /// Its name in checkpoints.
     fn name(&self) -> &str;
@@ -125,11 +125,11 @@ pub trait GradientTransform<M: Module>: Send {
     /// Changes the gradients.
     ///
     /// # Errors
-    /// Whatever keeps it from that; the step is then not taken.
+    /// Any error that prevents this; the step is then not taken.
     fn apply(&mut self, gradients: &mut Gradients<'_, M>) -> Result<(), TrainingError>;
 
-    /// What decides its bits, apart from its state; a training with other settings does not go on from a
-    /// checkpoint. Default: nothing.
+    /// Everything that affects the result, apart from the state; a training with other settings cannot resume
+    /// from a checkpoint. Default: nothing.
     fn settings(&self) -> Value {
         Value::Null
     }
@@ -142,10 +142,10 @@ pub trait GradientTransform<M: Module>: Send {
         Ok(Vec::new())
     }
 
-    /// Goes on from a state.
+    /// Restores a state.
     ///
     /// # Errors
-    /// If it is another transform's.
+    /// If it belongs to another transform.
     fn restore(&mut self, _state: &[u8]) -> Result<(), TrainingError> {
         Ok(())
     }

@@ -1,9 +1,9 @@
-//! What an optimizer with a name is, and the registry of those that have one.
+//! Optimizers with a name, and their registry.
 //!
-//! A [method](OptimizerMethod) has a name, its customary learning rate, its options with their defaults, and
-//! makes a [`Rule`] for the parameters of a model. Those of Nabla and of Burn are [entries](Entry) in the
-//! folder `methods`, a file and a line of the list for each; a program adds its own by [`register`], and
-//! files and command lines know them from then on.
+//! A [method](OptimizerMethod) has a name, a customary learning rate, and options with defaults, and creates
+//! a [`Rule`] for the parameters of a model. The methods of Nabla and Burn are [entries](Entry) in the folder
+//! `methods`, each with a file and a line in the list. A program adds its own with [`register`]; files and
+//! command lines can use it from then on.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::options::Options;
 use super::{OptimizerError, OtherOptimizer, Rule};
 
-/// A parameter of a model, and how it is to be treated.
+/// A parameter of a model, with its weight decay and the factor of its learning rate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TreatedParameter {
     /// Its name in the model, `blocks.0.norm_1.gamma`.
@@ -33,30 +33,30 @@ pub struct TreatedParameter {
 }
 
 impl TreatedParameter {
-    /// The numbers in it.
+    /// The number of its elements.
     pub fn num_elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// An optimizer that has a name.
+/// An optimizer with a name.
 pub trait OptimizerMethod: Send + Sync {
     /// Its name in files, on command lines and in tables.
     fn name(&self) -> &str;
 
-    /// What it is, in a line.
+    /// A summary, on one line.
     fn summary(&self) -> &str;
 
     /// The customary learning rate.
     fn learning_rate(&self) -> f64;
 
-    /// How weights decay: `coupled`, `decoupled`, or in another word.
+    /// How weights decay: `coupled`, `decoupled`, or another word.
     fn decay(&self) -> &str;
 
-    /// The numbers that it keeps for each parameter, in words.
+    /// The size of its state per parameter, in words.
     fn state(&self) -> &str;
 
-    /// Where it is published.
+    /// Its publication.
     fn source(&self) -> &str;
 
     /// Whether it is Nabla's own.
@@ -67,27 +67,26 @@ pub trait OptimizerMethod: Send + Sync {
     /// Every option with its default.
     ///
     /// # Errors
-    /// If the defaults are no table of values.
+    /// If the defaults are not a table of values.
     fn defaults(&self) -> Result<Options, OptimizerError> {
         Ok(Options::default())
     }
 
-    /// All options in their usual form, of options of which some may be missing.
+    /// All options in their usual form, with defaults for those missing in `given`.
     ///
     /// # Errors
-    /// If there is no such option, or its value is of another kind.
+    /// If an option does not exist, or its value has the wrong kind.
     fn complete(&self, given: &Options) -> Result<Options, OptimizerError> {
         overlaid(self, given)
     }
 
     /// The optimizer for these parameters.
     ///
-    /// - `options`: all of them, as [`complete`](Self::complete) gives them
-    /// - `parameters`: those that are trained, in the order of the model; none if only the options are to
-    ///   be checked
+    /// - `options`: all options, as returned by [`complete`](Self::complete)
+    /// - `parameters`: the trained parameters, in the order of the model; empty to check only the options
     ///
     /// # Errors
-    /// If an option is out of range, or the parameters cannot be treated so.
+    /// If an option is out of range, or the parameters cannot be treated in this way.
     fn assemble(
         &self,
         options: &Options,
@@ -95,7 +94,7 @@ pub trait OptimizerMethod: Send + Sync {
     ) -> Result<Rule, OptimizerError>;
 }
 
-/// The defaults of a method with what is given over them.
+/// The defaults of a method, overridden by the given options.
 fn overlaid(
     method: &(impl OptimizerMethod + ?Sized),
     given: &Options,
@@ -114,15 +113,15 @@ fn overlaid(
     Ok(whole)
 }
 
-/// Refuses a value that is not in its range.
+/// Refuses a value that is out of range.
 pub type Range = fn(&'static str, f64) -> Result<f64, OutOfRange>;
 
-/// Fields of a configuration that are no options: the weight decay is said for each group of parameters,
-/// gradients are limited in the training's own chain of transforms.
+/// Fields of a configuration that are not options: the weight decay is set for each group of parameters, and
+/// gradients are clipped in the training's chain of transforms.
 const RESERVED: [&str; 3] = ["weight_decay", "grad_clipping", "gradient_clipping"];
 
-/// A method whose options are the fields of the configuration `C`, but for its weight decay and its
-/// gradient clipping, which a training has for itself.
+/// A method whose options are the fields of the configuration `C`, except for its weight decay and its
+/// gradient clipping, which the training sets.
 ///
 /// ```
 /// use nabla_optim::diffgrad::{DiffGradConfig, Friction};
@@ -164,7 +163,7 @@ pub struct Entry<C> {
     pub of_nabla: bool,
     /// The configuration with the defaults.
     pub defaults: fn() -> C,
-    /// The ranges of options that the optimizer does not check where it is built.
+    /// The ranges of options that the optimizer does not check when it is built.
     pub ranges: &'static [(&'static str, Range)],
     /// See [`OptimizerMethod::assemble`].
     pub assemble: fn(&C, &[TreatedParameter]) -> Result<Rule, OptimizerError>,
@@ -250,7 +249,7 @@ impl<C: Serialize + DeserializeOwned> OptimizerMethod for Entry<C> {
     }
 }
 
-/// A rule of one optimizer for each weight decay.
+/// A rule with one optimizer for each weight decay.
 ///
 /// - `build`: the optimizer of parameters with this weight decay
 ///
@@ -263,7 +262,7 @@ pub fn per_parameter<O: Optimizer>(
     Ok(Rule::PerParameter(module_optimizer(parameters, build)?))
 }
 
-/// As [`per_parameter`], Burn's optimizer of a module itself.
+/// Like [`per_parameter`], but returns Burn's optimizer of a module itself.
 ///
 /// # Errors
 /// Those of `build`.
@@ -271,7 +270,7 @@ pub fn module_optimizer<O: Optimizer>(
     parameters: &[TreatedParameter],
     build: impl Fn(f64) -> Result<O, OptimizerError>,
 ) -> Result<ModuleOptimizer, OptimizerError> {
-    // Burn wants one for all parameters, although each has its group.
+    // Burn requires an optimizer for all parameters, although each has its group.
     let usual = ModuleOptimizer::from(build(0.0)?);
     with_decay_groups(usual, parameters.iter(), build)
 }
@@ -288,7 +287,7 @@ pub(super) fn with_decay_groups<'a, O: Optimizer>(
     Ok(whole)
 }
 
-/// The names of the parameters by a number of theirs, in the order in which it first occurs.
+/// The names of the parameters, grouped by one of their numbers, in the order in which it first occurs.
 pub(super) fn grouped<'a>(
     parameters: impl Iterator<Item = &'a TreatedParameter>,
     number: impl Fn(&TreatedParameter) -> f64,
@@ -308,7 +307,7 @@ type Registry = RwLock<Vec<Arc<dyn OptimizerMethod>>>;
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| RwLock::new(super::methods::all()));
 
-/// All methods that have a name, baselines first, those that a program registered last.
+/// All methods with a name: baselines first, methods registered by a program last.
 pub fn methods() -> Vec<Arc<dyn OptimizerMethod>> {
     let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
     registry.clone()
@@ -319,7 +318,7 @@ pub fn method_names() -> Vec<String> {
     methods().iter().map(|m| m.name().to_owned()).collect()
 }
 
-/// Makes a method known by its name, to files and command lines of this process.
+/// Registers a method, so that files and command lines of this process can use its name.
 ///
 /// # Errors
 /// If the name is taken.
@@ -338,7 +337,7 @@ pub fn register(method: impl OptimizerMethod + 'static) -> Result<(), OptimizerE
 /// use nabla_optim::adabelief::AdaBeliefConfig;
 /// use nabla_train::optimizer::Method;
 ///
-/// // By name, with its defaults, or with an option or two.
+/// // By name, with its defaults, or with some options.
 /// let adam: Method = "adam".parse()?;
 /// let belief = Method::named("adabelief")?.with("rectify", false)?;
 /// // By a configuration.
@@ -357,7 +356,7 @@ impl Method {
     /// The method of this name, with its defaults.
     ///
     /// # Errors
-    /// If there is none.
+    /// If it does not exist.
     pub fn named(name: &str) -> Result<Self, OptimizerError> {
         match methods().into_iter().find(|m| m.name() == name) {
             Some(method) => Self::from_arc(method),
@@ -372,12 +371,12 @@ impl Method {
     /// clipping.
     ///
     /// # Errors
-    /// If there is no such method, or it has another configuration.
+    /// If there is no such method, or its configuration differs.
     pub fn of<C: Serialize>(name: &str, config: &C) -> Result<Self, OptimizerError> {
         Self::named(name)?.with_options(&options_of(name, config)?)
     }
 
-    /// A method without a place in the registry, with its defaults.
+    /// A method that is not registered, with its defaults.
     ///
     /// # Errors
     /// If it has no defaults.
@@ -385,7 +384,7 @@ impl Method {
         Self::from_arc(Arc::new(method))
     }
 
-    /// AdamW, which is taken if none is asked for.
+    /// AdamW, the default.
     pub(super) fn usual() -> Self {
         let method: Arc<dyn OptimizerMethod> = Arc::new(super::methods::USUAL);
         Self {
@@ -409,7 +408,7 @@ impl Method {
     /// The same method with another value of an option.
     ///
     /// # Errors
-    /// If there is no such option, or its value is of another kind.
+    /// If an option does not exist, or its value has the wrong kind.
     pub fn with(self, option: &str, value: impl Serialize) -> Result<Self, OptimizerError> {
         let value = serde_json::to_string(&value).and_then(|text| serde_json::from_str(&text));
         let value: Value = value.map_err(|e| wrong_options(self.name(), &e))?;
@@ -452,7 +451,7 @@ impl Method {
     /// Refuses options that are out of range.
     ///
     /// # Errors
-    /// With the value.
+    /// An error with the value.
     pub fn validate(&self) -> Result<(), OptimizerError> {
         self.assemble(&[]).map(drop)
     }
@@ -471,7 +470,7 @@ impl fmt::Debug for Method {
     }
 }
 
-/// Two methods of the same name are taken for the same.
+/// Two methods with the same name are considered the same.
 impl PartialEq for Method {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name() && self.options == other.options
@@ -498,7 +497,7 @@ impl Serialize for Method {
     }
 }
 
-/// Options that are left out have their defaults.
+/// Missing options have their defaults.
 impl<'de> Deserialize<'de> for Method {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut options = Options::deserialize(deserializer)?;

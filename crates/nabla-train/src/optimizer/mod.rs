@@ -19,19 +19,18 @@
 //! | `adabelief` | long steps where the gradient is as expected | 1e-3 | decoupled | 2 | arXiv 2010.07468 |
 //! | `m-fac` | the inverse Fisher matrix of a window of gradients | 1e-3 | coupled | m (a window of gradients) | arXiv 2107.03356 |
 //!
-//! The last five are Nabla's ([`nabla_optim`]), the others Burn's; all go through the same door, an
-//! [`OptimizerMethod`] in a registry, and so does one's own: by type as an [`OtherOptimizer`], and by
-//! name, in files and on command lines, once it is [registered](register). The options of a [`Method`]
-//! are the fields of the optimizer's own configuration. The learning rate is the customary one
-//! that is taken if none is given. Muon takes the hidden matrices (by the rule that matches
-//! AdamW's steps) and leaves kernels, vectors and the layer named `output` to AdamW. Burn's L-BFGS is
-//! not among them: it evaluates the loss several times a step and assumes that it is the same one each
-//! time, which mini-batches break.
+//! The last five are Nabla's ([`nabla_optim`]), the others Burn's; all are an [`OptimizerMethod`] in a
+//! registry. You can use your own optimizer by type, as an [`OtherOptimizer`], or by name, in files and on
+//! command lines, if you [register](register) it. The options of a [`Method`] are the fields of the
+//! optimizer's own configuration. The table shows the customary learning rate, which is the default. Muon
+//! trains the hidden matrices (by the rule that matches AdamW's steps), and AdamW the kernels, the vectors
+//! and the layer named `output`. Burn's L-BFGS is not included: it evaluates the loss several times per step
+//! and assumes that it is the same each time, which does not hold for mini-batches.
 //!
 //! **Groups.** Vectors (biases, gains and shifts of normalisation layers) do not decay unless
-//! [`decay_vectors`](OptimizerConfig::decay_vectors) says so. A [`ParameterGroup`] chooses parameters
-//! by a regular expression over their names and gives them a weight decay and a factor of the
-//! learning rate; of several groups the last that matches counts.
+//! [`decay_vectors`](OptimizerConfig::decay_vectors) is set. A [`ParameterGroup`] selects parameters by a
+//! regular expression on their names, and sets their weight decay and a factor of their learning rate; if
+//! several groups match, the last one counts.
 
 mod method;
 mod methods;
@@ -59,13 +58,13 @@ pub use stepper::{Rule, Stepper, WholeOptimizer};
 
 use method::grouped;
 
-/// Why an optimizer cannot be built, or does not step.
+/// Why an optimizer cannot be built, or fails in a step.
 #[derive(Debug, thiserror::Error)]
 pub enum OptimizerError {
-    /// A value of one of Nabla's optimizers.
+    /// A value of one of Nabla's optimizers is wrong.
     #[error(transparent)]
     Config(#[from] OutOfRange),
-    /// A name that is no optimizer's.
+    /// No optimizer has this name.
     #[error("there is no optimizer {name:?}, only {}", names.join(", "))]
     UnknownMethod {
         /// The name.
@@ -73,10 +72,10 @@ pub enum OptimizerError {
         /// Those that there are.
         names: Vec<String>,
     },
-    /// A name that another optimizer has.
+    /// Another optimizer has this name.
     #[error("an optimizer {0:?} is already registered")]
     NameTaken(String),
-    /// An option that the optimizer does not have.
+    /// The optimizer does not have this option.
     #[error(
         "unknown field `{option}` of the optimizer {method}, which has {}",
         list(options)
@@ -89,7 +88,7 @@ pub enum OptimizerError {
         /// Those that there are.
         options: Vec<String>,
     },
-    /// An option of another kind.
+    /// An option has the wrong kind of value.
     #[error("the options of the optimizer {method} are wrong: {reason}")]
     Options {
         /// The optimizer.
@@ -105,7 +104,7 @@ pub enum OptimizerError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A group that chooses nothing.
+    /// A group matches no parameter.
     #[error("the parameter group {pattern:?} matches none of the parameters {}", names.join(", "))]
     EmptyGroup {
         /// The expression.
@@ -113,7 +112,7 @@ pub enum OptimizerError {
         /// The parameters of the model.
         names: Vec<String>,
     },
-    /// An optimizer of all parameters for some of them.
+    /// An optimizer of all parameters was given only some of them.
     #[error("{0} updates all parameters together, so it cannot train a part of a model")]
     Part(String),
     /// M-FAC has one learning rate.
@@ -133,13 +132,13 @@ pub enum OptimizerError {
     Record(String),
 }
 
-/// Parameters that are treated in their own way.
+/// Parameters with their own weight decay and learning rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParameterGroup {
     /// A regular expression that the names (`blocks.0.norm_1.gamma`) of its parameters match.
     pub parameters: String,
-    /// Their weight decay; as for all others, if there is none.
+    /// Their weight decay; `None` for that of all others.
     #[serde(default)]
     pub weight_decay: Option<f64>,
     /// A factor of their learning rate. Default 1.
@@ -151,10 +150,10 @@ fn one() -> f64 {
     1.0
 }
 
-/// One's own optimizer by its type, wherever optimizers are trained with and compared.
+/// Your own optimizer, by its type, for trainings and comparisons.
 ///
-/// A file keeps its name alone: a program that reads one must [`register`] the optimizer first. Of two with
-/// the same name it is assumed that they are the same.
+/// A file stores only its name: a program that reads the file must [`register`] the optimizer first. Two
+/// optimizers with the same name are assumed to be the same.
 ///
 /// ```
 /// use burn::optim::Optimizer;
@@ -204,10 +203,10 @@ pub struct OtherOptimizer {
 type Assemble = dyn Fn(&[TreatedParameter]) -> Result<Rule, OptimizerError> + Send + Sync;
 
 impl OtherOptimizer {
-    /// - `name`: in tables, plots and files
+    /// - `name`: its name in tables, plots and files
     /// - `learning_rate`: the customary one, the middle of a search
-    /// - `build`: makes the optimizer of a parameter with this weight decay, in the way that the optimizer
-    ///   has it
+    /// - `build`: creates the optimizer for parameters with this weight decay, in the optimizer's own form of
+    ///   decay
     pub fn new<O: Optimizer>(
         name: impl Into<String>,
         learning_rate: f64,
@@ -270,15 +269,15 @@ impl fmt::Debug for OtherOptimizer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// The highest learning rate of the schedule; the method's customary one, if there is none.
+    /// The highest learning rate of the schedule; `None` for the method's customary one.
     pub learning_rate: Option<f64>,
-    /// Weight decay, coupled or not as the method has it. Default 0.
+    /// Weight decay, coupled or not, depending on the method. Default 0.
     pub weight_decay: f64,
     /// Whether biases, gains and shifts decay too. Default no.
     pub decay_vectors: bool,
     /// The method. Default AdamW.
     pub method: Method,
-    /// Parameters that are treated in their own way.
+    /// Parameters with their own weight decay and learning rate.
     pub groups: Vec<ParameterGroup>,
 }
 
@@ -303,18 +302,18 @@ impl OptimizerConfig {
     /// The method of this name with its customary learning rate and no weight decay.
     ///
     /// # Errors
-    /// If there is none.
+    /// If it does not exist.
     pub fn named(name: &str) -> Result<Self, OptimizerError> {
         Ok(Self::new(Method::named(name)?))
     }
 
-    /// One's own optimizer, with its customary learning rate and no weight decay.
+    /// Your own optimizer, with its customary learning rate and no weight decay.
     pub fn of(other: OtherOptimizer) -> Self {
         Self::new(Method::of_other(other))
     }
 
-    /// The same treatment of the parameters with another method, at its customary learning rate: that of
-    /// another optimizer is no good for this one.
+    /// The same treatment of the parameters with another method, at that method's customary learning rate,
+    /// because the rate of one optimizer does not suit another.
     #[must_use]
     pub fn switched_to(self, method: Method) -> Self {
         Self {
@@ -329,7 +328,7 @@ impl OptimizerConfig {
         self.method.name()
     }
 
-    /// Whether Nabla has the method, and not Burn or somebody else.
+    /// Whether the method is Nabla's, and not Burn's or a third party's.
     pub fn is_of_nabla(&self) -> bool {
         self.method.is_of_nabla()
     }
@@ -340,10 +339,10 @@ impl OptimizerConfig {
             .unwrap_or_else(|| self.method.learning_rate())
     }
 
-    /// Refuses values that are out of range, as far as they show without a model.
+    /// Refuses values that are out of range, as far as this can be checked without a model.
     ///
     /// # Errors
-    /// With the value.
+    /// An error with the value.
     pub fn validate(&self) -> Result<(), OptimizerError> {
         optimizer_config::rate("learning rate", self.learning_rate())?;
         optimizer_config::non_negative("weight decay", self.weight_decay)?;
@@ -393,7 +392,7 @@ impl OptimizerConfig {
         Ok(all)
     }
 
-    /// The optimizer of `module`.
+    /// Creates the optimizer for `module`.
     ///
     /// # Errors
     /// If a value is out of range, or a group matches no parameter.
@@ -421,7 +420,7 @@ pub(crate) fn pattern(expression: &str) -> Result<ParamGroup, OptimizerError> {
     })
 }
 
-/// Words in a list.
+/// Joins words to a list.
 fn list(words: &[String]) -> String {
     match words {
         [] => "none".to_owned(),

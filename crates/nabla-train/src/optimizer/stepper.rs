@@ -1,4 +1,4 @@
-//! An optimizer at work.
+//! An optimizer with its state.
 
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
@@ -27,16 +27,16 @@ pub trait WholeOptimizer: Send + Sync {
         gradient: Tensor<1>,
     ) -> Result<Tensor<1>, OptimizerError>;
 
-    /// Bytes that it keeps between two steps for `numbers` parameters.
+    /// Bytes that it stores between two steps for `numbers` parameters.
     fn state_bytes(&self, numbers: usize) -> u64;
 
-    /// The state, from which [`load`](Self::load) goes on with the same bits.
+    /// The state, from which [`load`](Self::load) continues with the same bits.
     ///
     /// # Errors
     /// If it cannot be read from the device.
     fn to_bytes(&self) -> Result<Vec<u8>, OptimizerError>;
 
-    /// Goes on from a state.
+    /// Restores a state.
     ///
     /// - `weights`: `[d]`, which the state must fit
     ///
@@ -50,9 +50,9 @@ pub trait WholeOptimizer: Send + Sync {
 
 /// How an optimizer steps.
 pub enum Rule {
-    /// Burn's way: each parameter by itself, with states of its shape.
+    /// As in Burn: each parameter separately, with states of its shape.
     PerParameter(ModuleOptimizer),
-    /// Each parameter by itself, with states of other shapes.
+    /// Each parameter separately, with states of other shapes.
     Factored(ModuleOptimizer),
     /// All parameters as one vector.
     Whole(Box<dyn WholeOptimizer>),
@@ -78,11 +78,11 @@ impl std::fmt::Debug for Rule {
     }
 }
 
-/// An optimizer at work; [`OptimizerConfig::init`](super::OptimizerConfig::init) makes one.
+/// An optimizer with its state, created by [`OptimizerConfig::init`](super::OptimizerConfig::init).
 #[derive(Clone)]
 pub struct Stepper {
     rule: Rule,
-    /// Factors of the learning rate, where they are not 1.
+    /// Factors of the learning rate other than 1.
     rates: Vec<(f64, ParamGroup)>,
     layout: ParameterLayout,
 }
@@ -104,7 +104,7 @@ impl Stepper {
         }
     }
 
-    /// Whether it steps along all parameters together, and so needs the gradients of all.
+    /// Whether it updates all parameters together, and so needs all gradients.
     pub(crate) fn is_whole(&self) -> bool {
         matches!(self.rule, Rule::Whole(_))
     }
@@ -112,7 +112,7 @@ impl Stepper {
     /// One step with the learning rate `rate`. The gradients must be finite.
     ///
     /// # Errors
-    /// If the optimizer steps along all parameters together, and a gradient is missing or not finite.
+    /// If the optimizer updates all parameters together, and a gradient is missing or not finite.
     pub fn step<M: Module>(
         &mut self,
         rate: f64,
@@ -140,8 +140,8 @@ impl Stepper {
         }
     }
 
-    /// Bytes that the optimizer keeps between two steps: the tensors of its state, or what an optimizer of
-    /// all parameters says.
+    /// Bytes that the optimizer keeps between two steps: the tensors of its state, or the number that an
+    /// optimizer of all parameters reports.
     ///
     /// # Errors
     /// If the state cannot be read.
@@ -162,7 +162,7 @@ impl Stepper {
         }
     }
 
-    /// The state as bytes, from which [`load`](Self::load) goes on with the same bits.
+    /// The state as bytes, from which [`load`](Self::load) continues with the same bits.
     ///
     /// # Errors
     /// If it cannot be read from the device.
@@ -180,9 +180,9 @@ impl Stepper {
     /// This optimizer in the state of `bytes`, for `module`, which must have been loaded before.
     ///
     /// # Errors
-    /// If the bytes are damaged, or those of another optimizer or model.
+    /// If the bytes are damaged, or belong to another optimizer or model.
     pub fn load<M: Module>(self, bytes: Vec<u8>, module: &M) -> Result<Self, OptimizerError> {
-        // The layout knows parameters by their numbers, which loading changed.
+        // The layout identifies parameters by their numbers, which loading changed.
         let layout = ParameterLayout::trainable(module)?;
         let rule = match self.rule {
             Rule::PerParameter(optimizer) => {

@@ -1,4 +1,4 @@
-//! Adafactor, with learning rates of the schedule alone.
+//! Adafactor, with the learning rates of the schedule only.
 
 use crate::optimizer::Rule;
 use crate::optimizer::method::{Entry, module_optimizer};

@@ -4,7 +4,7 @@ use crate::optimizer::method::{Entry, per_parameter};
 use burn::optim::AdamWConfig;
 use nabla_optim::optimizer_config::{decay_rate, positive};
 
-/// Muon steps with them too, along what is no hidden matrix.
+/// Muon also uses them, for everything except hidden matrices.
 pub(super) fn defaults() -> AdamWConfig {
     AdamWConfig::new().with_epsilon(1e-8)
 }

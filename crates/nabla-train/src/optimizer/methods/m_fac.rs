@@ -1,5 +1,5 @@
-//! M-FAC, which steps along all parameters together. Its weight decay is added here, because it differs
-//! between parameters.
+//! M-FAC, which updates all parameters together. Its weight decay is added here, because it differs between
+//! parameters.
 
 use burn::tensor::{Bytes, Tensor, TensorData};
 use nabla_optim::m_fac::{MFac, MFacConfig};
@@ -18,7 +18,7 @@ struct WholeMFac {
     velocity: bool,
 }
 
-/// The decay of each number; none if nothing decays.
+/// The decay of each number; `None` if nothing decays.
 fn decays(parameters: &[TreatedParameter]) -> Option<Vec<f32>> {
     let decays: Vec<f32> = parameters
         .iter()

@@ -1,4 +1,4 @@
-//! The methods that have a name from the start: a file for each, and a line here.
+//! The built-in methods: a file for each, and a line here.
 
 use std::sync::Arc;
 
@@ -37,10 +37,10 @@ methods! {
     m_fac,
 }
 
-/// The one that is taken if none is asked for.
+/// The default method.
 pub(super) const USUAL: Entry<AdamWConfig> = adamw::METHOD;
 
-/// A weight decay as Burn's optimizers that add it to the gradient take it.
+/// A weight decay in the form of Burn's optimizers that add it to the gradient.
 fn coupled(decay: f64) -> Option<WeightDecayConfig> {
     (decay > 0.0).then(|| WeightDecayConfig::new(decay as f32))
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::coupled;
 use crate::optimizer::method::{Entry, per_parameter};
 
-/// Nothing can be chosen.
+/// It has no options.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct SgdOptions {}
 
