@@ -1,8 +1,8 @@
-//! Block coordinate descent: a solver for large convex problems that moves a few coordinates at a
-//! time, chosen greedily, far, and exactly where it can.
+//! Block coordinate descent: a solver for large convex problems that moves a few coordinates at a time:
+//! greedily chosen, by long steps, and exactly if possible.
 //!
 //! The problem is `F(x) = f(x) + g(x)` with a smooth [`SmoothProblem`] `f` and a separable
-//! [`Penalty`] `g`. Three choices make the method. In every step
+//! [`Penalty`] `g`. Three choices define the method. In every step
 //!
 //! ```text
 //! blocks      B ∋ b: a fixed partition (in order, random, sorted or averaged by Lipschitz constants,
@@ -21,14 +21,14 @@
 //!             two-metric projection, for bounds and λ‖x‖₁
 //! ```
 //!
-//! For a quadratic the matrix update is exact. Where the block is a forest in the graph of the second
-//! derivatives, [message passing](solve_forest) does it in linear time, for blocks of half of all
-//! coordinates. With a penalty that makes solutions sparse, the steps find the
-//! [active set](active_set_complexity) after finitely many; from then on, variable blocks at least as
-//! large as the support make matrix updates finite and Newton updates superlinear.
+//! For a quadratic function, the matrix update is exact. If the block is a forest in the graph of the second
+//! derivatives, [message passing](solve_forest) takes linear time, even for blocks of half of all
+//! coordinates. With a penalty that makes solutions sparse, finitely many steps find the [active
+//! set](active_set_complexity). From then on, with variable blocks at least as large as the support, matrix
+//! updates end after finitely many steps, and Newton updates converge superlinearly.
 //!
-//! `X x`, the slopes of the losses and, for the greedy rules, the gradient are kept up to date: a step
-//! costs the entries of the block's columns, or of the rows that they touch. Everything is `f64`.
+//! `X x`, the slopes of the losses and, for the greedy rules, the gradient are updated incrementally: a step
+//! costs as much as the entries of the block's columns, or of the rows that they touch. Everything is `f64`.
 //! The same seed gives the same bits.
 //!
 //! Source: Nutini, Laradji, Schmidt, *Let's Make Block Coordinate Descent Converge Faster: Faster
@@ -70,7 +70,7 @@ pub use update::{BlockSolver, StepSize, Update};
 
 use descent::Descent;
 
-/// How a problem is solved.
+/// The configuration of a descent.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -92,37 +92,37 @@ use descent::Descent;
 /// ```
 #[derive(Config, Debug)]
 pub struct BlockCoordinateDescentConfig {
-    /// The blocks. Default any 5 coordinates: the paper's smallest, and its better kind.
+    /// The blocks. Default: any 5 coordinates, the smallest size in the paper, and the better kind.
     #[config(default = "Blocks::Variable { size: 5 }")]
     pub blocks: Blocks,
-    /// Which block is next. Default GSD, which is as cheap as GS.
+    /// The rule that selects the next block. Default GSD, which is as cheap as GS.
     #[config(default = "Selection::GaussSouthwellDiagonal(DiagonalBound::Coordinate)")]
     pub selection: Selection,
-    /// How it moves. Default a matrix update.
+    /// How a block moves. Default: a matrix update.
     #[config(default = "Update::Matrix")]
     pub update: Update,
-    /// How the linear systems of matrix and Newton updates are solved. Default dense.
+    /// How the linear systems of matrix and Newton updates are solved. Default: dense.
     #[config(default = "BlockSolver::Dense")]
     pub solver: BlockSolver,
-    /// How the scores of a fixed block are summed. Default the Euclidean norm.
+    /// How the scores of a fixed block are summed. Default: the Euclidean norm.
     #[config(default = "BlockNorm::Euclidean")]
     pub block_norm: BlockNorm,
-    /// The most steps. Default 100 000.
+    /// The maximum number of steps. Default 100 000.
     #[config(default = 100_000)]
     pub max_iterations: usize,
-    /// The [residual](Certificate::residual) at which to stop, as a share of that of 0. Default 1e-6.
+    /// The [residual](Certificate::residual) at which to stop, as a share of the residual at 0. Default 1e-6.
     #[config(default = 1e-6)]
     pub tolerance: f64,
-    /// Of the random rules and partitions. Default 0.
+    /// The seed of the random rules and partitions. Default 0.
     #[config(default = 0)]
     pub seed: u64,
-    /// One of so many steps is kept in the [trace](BlockDescentSolution::trace), beside the first and
-    /// the last; 0 for none. Default 1.
+    /// Every how many steps one is stored in the [trace](BlockDescentSolution::trace), in addition to the
+    /// first and the last; 0 for none. Default 1.
     #[config(default = 1)]
     pub trace_every: usize,
 }
 
-/// What is known before a step.
+/// The state before a step.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockStep<'a> {
     /// Steps done.
@@ -131,11 +131,11 @@ pub struct BlockStep<'a> {
     pub epochs: f64,
     /// `F(x)`.
     pub objective: f64,
-    /// The present point.
+    /// The current point.
     pub x: &'a [f64],
-    /// The block that the last step moved; empty before the first.
+    /// The block that the last step moved; empty before the first step.
     pub block: &'a [usize],
-    /// The [residual](Certificate::residual), where it was computed at this step.
+    /// The [residual](Certificate::residual), if it was computed in this step.
     pub residual: Option<f64>,
     /// Coordinates that lie on no kink or bound.
     pub free: usize,
@@ -154,25 +154,25 @@ pub struct TracePoint {
     pub free: usize,
 }
 
-/// How far from the minimum a point can be.
+/// A bound on the distance of a point from the minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// `max_i L_i |x_i − prox_{g_i/L_i}(x_i − ∇_i f/L_i)|`, the largest entry of the gradient where
-    /// there is no penalty; 0 at the minimum and only there.
+    /// `max_i L_i |x_i − prox_{g_i/L_i}(x_i − ∇_i f/L_i)|`, the largest entry of the gradient if there is no
+    /// penalty; 0 only at the minimum.
     pub residual: f64,
-    /// The residual as a share of that of 0.
+    /// The residual as a share of the residual at 0.
     pub relative_residual: f64,
-    /// `F(x)` less a lower bound of the minimum, where the problem has one for this penalty.
+    /// `F(x)` minus a lower bound of the minimum, if the problem has one for this penalty.
     pub duality_gap: Option<f64>,
 }
 
-/// What was found of the active set.
+/// The active set that was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ActiveSet {
     /// The coordinates that lie on no kink or bound: the support, with `λ ‖x‖₁`.
     pub free: Vec<usize>,
-    /// The number of the last step that changed which coordinates these are, or the bound that one
-    /// lies on; 0 if none did.
+    /// The number of the last step that changed this set, or the bound on which a coordinate lies; 0 if none
+    /// did.
     pub last_change: usize,
     /// [`nondegeneracy`] at the solution.
     pub nondegeneracy: Option<f64>,
@@ -191,17 +191,17 @@ pub struct BlockDescentSolution {
     pub epochs: f64,
     /// Whether the tolerance was reached.
     pub converged: bool,
-    /// How far from the minimum it can be.
+    /// The bound on its distance from the minimum.
     pub certificate: Certificate,
-    /// Which coordinates are off their kinks and bounds, and since when.
+    /// The coordinates off their kinks and bounds, and since when.
     pub active_set: ActiveSet,
     /// The objective over the steps.
     pub trace: Vec<TracePoint>,
 }
 
 impl BlockCoordinateDescentConfig {
-    /// Exact updates of large blocks by message passing, for sparse quadratics such as label
-    /// propagation: forests that are chosen greedily in every step.
+    /// Exact updates of large blocks by message passing, for sparse quadratics such as label propagation,
+    /// with forests that are chosen greedily in every step.
     pub fn message_passing() -> Self {
         Self::new()
             .with_blocks(Blocks::Forest)
@@ -209,9 +209,9 @@ impl BlockCoordinateDescentConfig {
             .with_solver(BlockSolver::MessagePassing)
     }
 
-    /// Sparse solutions with superlinear ends: proximal Newton steps over blocks of the `size`
-    /// coordinates that promise most. `size` should not be below the number of those that are not 0
-    /// in the solution.
+    /// Sparse solutions with superlinear convergence at the end: proximal Newton steps over blocks of the
+    /// `size` most promising coordinates. `size` should be at least the number of nonzero coordinates in the
+    /// solution.
     pub fn proximal_newton(size: usize) -> Self {
         Self::new()
             .with_blocks(Blocks::Variable { size })
@@ -219,14 +219,14 @@ impl BlockCoordinateDescentConfig {
             .with_update(Update::Newton)
     }
 
-    /// Lowers `f + g` from `start`, `[n]`, or from the feasible point nearest to 0, until the
-    /// tolerance, the last iteration or `observe`, which sees the state before every step, ends it.
+    /// Minimises `f + g` from `start`, `[n]`, or from the feasible point nearest to 0, until the tolerance or
+    /// the last iteration is reached, or `observe`, which is called before every step, ends it.
     ///
-    /// Not to reach the tolerance is a result ([`BlockDescentSolution::converged`]), not an error.
+    /// If the tolerance is not reached, that is a result ([`BlockDescentSolution::converged`]), not an error.
     ///
     /// # Errors
-    /// If the blocks, the rule, the update, the penalty and the problem do not fit each other, the
-    /// start does not fit, or the objective leaves the finite numbers.
+    /// If the blocks, the rule, the update, the penalty and the problem do not fit together, the start does
+    /// not fit, or the objective is no longer finite.
     pub fn solve<P: SmoothProblem>(
         &self,
         problem: &P,

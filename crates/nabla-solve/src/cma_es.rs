@@ -1,8 +1,8 @@
 //! CMA-ES: an evolution strategy that learns the shape of the function's level sets from orders.
 //!
-//! What [`zo_rank_sgd`](crate::zo_rank_sgd) is measured against as a method of evolution, which also
-//! needs only an order. In each generation, of `λ` points `x_i = m + σ y_i`, `y_i ~ N(0, C)`, in their
-//! order, with weights `w_i` that fall with the place and are negative in the second half,
+//! This is the evolution strategy with which [`zo_rank_sgd`](crate::zo_rank_sgd) is compared; it also needs
+//! only an order. In each generation, of `λ` points `x_i = m + σ y_i`, `y_i ~ N(0, C)`, in their order, with
+//! weights `w_i` that fall with the place and are negative in the second half,
 //!
 //! ```text
 //! y   = Σ_{i ≤ λ/2} w_i y_i                                            m ← m + σ y
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::ranking_oracle::{Ranking, RankingOracle, ask};
 use crate::zeroth_order::{Directions, RunError, ZerothOrderError, finite, moved, start};
 
-/// What depends only on the dimension and the number of points.
+/// Constants that depend only on the dimension and the number of points.
 #[derive(Clone, Debug, PartialEq)]
 struct Constants {
     /// `w_i` from the best on, `[λ]`.
@@ -85,7 +85,7 @@ impl Constants {
     }
 }
 
-/// A run of CMA-ES; see the [module](self). It is saved and loaded through serde, and goes on to the
+/// A run of CMA-ES; see the [module](self). It can be saved and loaded with serde, and continues with the
 /// same bits; loading checks it.
 ///
 /// ```
@@ -117,7 +117,7 @@ pub struct CmaEs {
     generations: u64,
 }
 
-/// A run as it is written.
+/// The serialised form of a run.
 #[derive(Serialize, Deserialize)]
 struct Saved {
     candidates: usize,
@@ -173,7 +173,7 @@ impl TryFrom<Saved> for CmaEs {
 }
 
 impl CmaEs {
-    /// Around `start`, `[d]`, with the standard deviation `sigma` and `candidates` points in a
+    /// Starts a run around `start`, `[d]`, with the standard deviation `sigma` and `candidates` points per
     /// generation, at least 4; `4 + ⌊3 ln d⌋` is usual.
     ///
     /// # Errors
@@ -235,8 +235,7 @@ impl CmaEs {
     /// One generation.
     ///
     /// # Errors
-    /// If the oracle does not answer, or the distribution is not finite afterwards. The run is then as
-    /// before.
+    /// If the oracle does not answer, or the distribution is not finite afterwards. The run is then unchanged.
     pub fn step<O>(&mut self, oracle: &mut O) -> Result<(), RunError<O::Error>>
     where
         O: RankingOracle + ?Sized,
@@ -257,8 +256,8 @@ impl CmaEs {
     /// Learns from the full order of any `points`, `[λ, d]`.
     ///
     /// # Errors
-    /// If they are not as many as the points of a generation or not all ordered, or the distribution is
-    /// not finite afterwards. The run is then as before.
+    /// If their number is not that of a generation, not all of them are ordered, or the distribution is not
+    /// finite afterwards. The run is then unchanged.
     pub fn update(&mut self, points: &[f64], ranking: &Ranking) -> Result<(), ZerothOrderError> {
         let [_, inverse_root] = self.roots()?;
         self.learn(points, ranking, &inverse_root)

@@ -1,6 +1,6 @@
 //! Gradientless descent: the best of random jumps of many lengths.
 //!
-//! What [`zo_rank_sgd`](crate::zo_rank_sgd) is measured against as a method that estimates no gradient.
+//! This is a method without gradient estimates, with which [`zo_rank_sgd`](crate::zo_rank_sgd) is compared.
 //! In each iteration, with `v_k` uniform in the unit ball, `x` becomes the best of
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //!              H = ⌈d Q log₂ Q⌉ iterations             for the condition number Q
 //! ```
 //!
-//! Only comparisons are used: one question for the best of all.
+//! It uses only comparisons: one question for the best of all points.
 //!
 //! Source: Golovin, Karro, Kochanski, Lee, Song, Zhang, *Gradientless Descent: High-Dimensional
 //! Zeroth-Order Optimization*, ICLR 2020, arXiv 1911.06317.
@@ -25,7 +25,7 @@ use crate::zeroth_order::{
     Directions, RunError, RunState, ZerothOrderError, check_point, load, moved,
 };
 
-/// The lengths that are tried.
+/// The lengths of the jumps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Radii {
@@ -45,8 +45,8 @@ pub enum Radii {
     },
 }
 
-/// A run of gradientless descent; see the [module](self). It is saved and loaded through serde, and
-/// goes on to the same bits; loading checks it.
+/// A run of gradientless descent; see the [module](self). It can be saved and loaded with serde, and
+/// continues with the same bits; loading checks it.
 ///
 /// ```
 /// use nabla_solve::gld::{GradientlessDescent, Radii};
@@ -67,7 +67,7 @@ pub struct GradientlessDescent {
     state: State,
 }
 
-/// A run as it is written.
+/// The serialised form of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct State {
     radii: Radii,
@@ -103,7 +103,7 @@ impl RunState for State {
 }
 
 impl GradientlessDescent {
-    /// At `start`, `[d]`, with jumps drawn from `seed`.
+    /// Starts a run at `start`, `[d]`, with jumps drawn from `seed`.
     ///
     /// # Errors
     /// If a radius is not positive and finite, the smallest is larger than the largest, the condition
@@ -125,12 +125,12 @@ impl GradientlessDescent {
         })
     }
 
-    /// Where the run is, `[d]`.
+    /// The current point, `[d]`.
     pub fn point(&self) -> &[f64] {
         &self.state.point
     }
 
-    /// Points so far, besides those where the run was.
+    /// The number of points so far, without the current points of the run.
     pub fn queries(&self) -> u64 {
         self.state.queries
     }
@@ -156,14 +156,14 @@ impl GradientlessDescent {
     /// One iteration.
     ///
     /// # Errors
-    /// If the oracle does not answer, or a point is not finite. The run is then as before.
+    /// If the oracle does not answer, or a point is not finite. The run is then unchanged.
     pub fn step<O>(&mut self, oracle: &mut O) -> Result<(), RunError<O::Error>>
     where
         O: RankingOracle + ?Sized,
         O::Error: 'static,
     {
         let (d, radii) = (self.state.point.len(), self.radii());
-        // Directions and lengths from streams of their own.
+        // Directions and lengths come from separate streams.
         let directions =
             Directions::Sphere.draw(radii.len(), d, self.state.seed, 2 * self.state.iterations);
         let mut noise = SeededNoise::new(self.state.seed, 2 * self.state.iterations + 1);

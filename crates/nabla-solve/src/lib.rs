@@ -1,19 +1,19 @@
-//! Stepping along a gradient to the solution of a problem, where [Burn's](https://burn.dev) optimizers, which
-//! step along the gradients of a network, don't fit.
+//! Solvers that step along a gradient, for problems that do not fit [Burn's](https://burn.dev) optimizers,
+//! which step along the gradients of a network.
 //!
 //! * [`normalized_lr`]: Normalized LR+GD and perceptrons, for a separating hyperplane;
 //! * [`matrix_sensing`]: low-rank matrices from measurements by their factors;
-//! * [`zo_rank_sgd`]: ZO-RankSGD, descent where only the order of points is known;
-//! * [`ranking_oracle`]: what puts points in order: a function, with noise, a Burn module;
+//! * [`zo_rank_sgd`]: ZO-RankSGD, descent if only the order of points is known;
+//! * [`ranking_oracle`]: oracles that put points in order: a function, with or without noise, a Burn module;
 //! * [`ranking_protocol`]: the same by a person or a program, over lines of text;
-//! * [`zo_sgd`], [`scobo`], [`gld`], [`cma_es`]: descent by values, by comparisons, by random jumps and
-//!   by evolution, which ZO-RankSGD is measured against;
+//! * [`zo_sgd`], [`scobo`], [`gld`], [`cma_es`]: descent by values, by comparisons, by random jumps and by
+//!   evolution, with which ZO-RankSGD is compared;
 //! * [`zeroth_order`]: perturbations, schedules and the line search of these;
 //! * [`block_coordinate_descent`]: block coordinate descent, for regression, classification and graphs;
-//! * [`convex_relu`]: two-layer ReLU networks to global optimality, by convex programs;
-//! * [`model`]: the model that a solver leaves, and its file.
+//! * [`convex_relu`]: globally optimal two-layer ReLU networks, by convex programs;
+//! * [`model`]: the model that a solver returns, and its file.
 //!
-//! The names that programs use most are here at the root, too.
+//! The most used names are also at the root.
 
 pub mod block_coordinate_descent;
 pub mod cma_es;

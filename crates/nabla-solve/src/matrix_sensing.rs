@@ -1,8 +1,8 @@
-//! Recovering a low-rank matrix from linear measurements by gradient descent on its factors, where
-//! the true rank is not known.
+//! Recovering a low-rank matrix from linear measurements by gradient descent on its factors, if the true rank
+//! is unknown.
 //!
 //! Measurements `y = 𝒜(M*)`, `y_i = ⟨A_i, M*⟩`, of a matrix of rank `r`; factors of width `k ≥ r`;
-//! `E = 𝒜*(𝒜(·) − y)` of the present product:
+//! and `E = 𝒜*(𝒜(·) − y)` for the current product:
 //!
 //! ```text
 //! symmetric    L(X) = ¼ ‖𝒜(XXᵀ) − y‖²     X ← X − η ½(E + Eᵀ) X
@@ -15,7 +15,7 @@
 //! | | `k = r` | `k > r` |
 //! |---|---|---|
 //! | symmetric | `exp(−Ω(T))` | `Ω(1/T²)`: slow, whatever the start |
-//! | asymmetric | `exp(−Ω(T))` | `exp(−Ω(α² T))`: the imbalance `FᵀF − GᵀG`, about conserved, pulls the surplus directions down |
+//! | asymmetric | `exp(−Ω(T))` | `exp(−Ω(α² T))`: the imbalance `FᵀF − GᵀG`, nearly conserved, shrinks the surplus directions |
 //! | asymmetric, [rebalanced](AsymmetricFactors::rebalance) once | | `exp(−Ω(β² T))`, independent of `α` |
 //!
 //! The modification, done once when the error is small: with the thin singular value decomposition
@@ -25,7 +25,7 @@
 //! F ← β A B,   G ← G Bᵀ (S/β) B
 //! ```
 //!
-//! which leaves `FGᵀ` as it is and gives all singular values of `F` the size `β`.
+//! which does not change `FGᵀ` and gives all singular values of `F` the size `β`.
 //!
 //! Everything is `f64`: rates are read at errors of 1e-10 to 1e-25.
 //!
@@ -41,10 +41,10 @@ use nabla_grad::seeded_noise::SeededNoise;
 /// Why a matrix cannot be sensed or factored.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MatrixSensingError {
-    /// A width, a size or another number out of its range.
+    /// A width, a size or another number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// Not as many measurements as the operator makes.
+    /// The number of measurements is not that of the operator.
     #[error("the operator makes {expected} measurements, but {found} were given")]
     Count {
         /// Of the operator.
@@ -52,7 +52,7 @@ pub enum MatrixSensingError {
         /// Of the data.
         found: usize,
     },
-    /// A matrix of another size.
+    /// The matrix has the wrong size.
     #[error(
         "the operator measures matrices of {} x {}, but this one is {} x {}",
         expected[0], expected[1], found[0], found[1]
@@ -63,7 +63,7 @@ pub enum MatrixSensingError {
         /// Of the matrix.
         found: [usize; 2],
     },
-    /// The symmetric form for a matrix that is not square.
+    /// The symmetric form needs a square matrix.
     #[error("the symmetric form needs a square matrix, but this one is {rows} x {columns}")]
     NotSquare {
         /// Rows.
@@ -71,7 +71,7 @@ pub enum MatrixSensingError {
         /// Columns.
         columns: usize,
     },
-    /// The rebalancing of a factor without full rank.
+    /// A factor without full rank cannot be rebalanced.
     #[error(
         "the factor cannot be rebalanced: its smallest singular value {smallest:e} is below \
          {limit:e} times the largest"
@@ -79,10 +79,10 @@ pub enum MatrixSensingError {
     Singular {
         /// The smallest singular value.
         smallest: f64,
-        /// The least share of the largest.
+        /// The required share of the largest.
         limit: f64,
     },
-    /// The steps have left the finite numbers.
+    /// The steps lead to numbers that are not finite.
     #[error("the factors are no longer finite: lower the step size")]
     Diverged,
 }
@@ -138,9 +138,8 @@ impl LinearMeasurement for FullObservation {
     }
 }
 
-/// Independent Gaussian `A_i` with entries `N(0, 1/m)`, for which `𝒜*𝒜` is about the identity on
-/// matrices of low rank (the restricted isometry property) once `m` is a multiple of
-/// `(rows + columns) k`.
+/// Independent Gaussian `A_i` with entries `N(0, 1/m)`, for which `𝒜*𝒜` is close to the identity on matrices
+/// of low rank (the restricted isometry property) once `m` is a multiple of `(rows + columns) k`.
 #[derive(Clone, Debug)]
 pub struct GaussianSensing {
     /// `[measurements, rows · columns]`, columns of the matrices one after the other.
@@ -202,7 +201,7 @@ impl LinearMeasurement for GaussianSensing {
     }
 }
 
-/// Measurements and what made them.
+/// Measurements and their operator.
 #[derive(Clone, Debug)]
 struct Problem<A> {
     operator: A,
@@ -231,16 +230,16 @@ impl<A: LinearMeasurement> Problem<A> {
     }
 }
 
-/// How the factors begin.
+/// The start of the factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FactorStart {
     /// Width `k` of the factors.
     pub rank: usize,
     /// `α`, the scale of the first factor.
     pub scale: f64,
-    /// The share of `α` that the second factor has. Default 1/3, the paper's.
+    /// The scale of the second factor as a share of `α`. Default 1/3, as in the paper.
     pub imbalance: f64,
-    /// Of the random entries. Default 0.
+    /// The seed of the random entries. Default 0.
     pub seed: u64,
 }
 
@@ -281,11 +280,10 @@ pub struct SymmetricFactors<A> {
 }
 
 impl<A: LinearMeasurement> SymmetricFactors<A> {
-    /// Before the first step.
+    /// Creates the start, before the first step.
     ///
     /// # Errors
-    /// If the matrices are not square, the start does not fit or the measurements have another
-    /// number.
+    /// If the matrices are not square, the start does not fit, or the number of measurements is wrong.
     pub fn new(
         operator: A,
         measured: Vec<f64>,
@@ -363,15 +361,15 @@ pub struct AsymmetricFactors<A> {
     g: Mat<f64>,
 }
 
-/// The least share of its largest singular value that a factor's smallest may have where it is
-/// rebalanced.
+/// The minimum share of its largest singular value that the smallest singular value of a factor must have to
+/// be rebalanced.
 const SINGULAR: f64 = 1e-12;
 
 impl<A: LinearMeasurement> AsymmetricFactors<A> {
-    /// Before the first step.
+    /// Creates the start, before the first step.
     ///
     /// # Errors
-    /// If the start does not fit or the measurements have another number.
+    /// If the start does not fit, or the number of measurements is wrong.
     pub fn new(
         operator: A,
         measured: Vec<f64>,
@@ -396,12 +394,12 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
         self.f.as_ref() * self.g.transpose()
     }
 
-    /// `FᵀF − GᵀG`, which gradient descent about conserves, `[k, k]`.
+    /// `FᵀF − GᵀG`, which gradient descent nearly conserves, `[k, k]`.
     pub fn imbalance(&self) -> Mat<f64> {
         self.f.transpose() * self.f.as_ref() - self.g.transpose() * self.g.as_ref()
     }
 
-    /// `L = ½ ‖𝒜(FGᵀ) − y‖²`, by which a user sees that the error is small: the truth is not known.
+    /// `L = ½ ‖𝒜(FGᵀ) − y‖²`, which shows the user when the error is small, because the truth is unknown.
     pub fn loss(&self) -> f64 {
         0.5 * squared_norm(&self.problem.residual(self.matrix().as_ref()))
     }
@@ -421,11 +419,11 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
         finite(&self.g)
     }
 
-    /// The one modified step: gives all singular values of `F` the size `β` and leaves `FGᵀ` as it
-    /// is. To be done once, when [`loss`](Self::loss) is small; `β` of the order of `√σ_1` is fast.
+    /// The one modified step: gives all singular values of `F` the size `β` and does not change `FGᵀ`. Do it
+    /// once, when [`loss`](Self::loss) is small; `β` of the order of `√σ_1` is fast.
     ///
     /// # Errors
-    /// If `β` is not positive or `F` has no full column rank.
+    /// If `β` is not positive, or `F` does not have full column rank.
     pub fn rebalance(&mut self, beta: f64) -> Result<(), MatrixSensingError> {
         range::positive("size of the singular values", beta)?;
         let svd = self
@@ -436,7 +434,7 @@ impl<A: LinearMeasurement> AsymmetricFactors<A> {
         let (u, s, v) = (svd.U(), svd.S().column_vector(), svd.V());
         let k = self.f.ncols();
         let (largest, smallest) = (s[0], s[k - 1]);
-        // Not `<`, so that a factor of zeros or NaN is refused too.
+        // Not `<`, so that a factor with only zeros or with NaN is refused, too.
         if smallest.is_nan() || smallest <= SINGULAR * largest {
             return Err(MatrixSensingError::Singular {
                 smallest,

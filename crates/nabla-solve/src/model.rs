@@ -1,7 +1,7 @@
-//! The model that a solver leaves: a JSON file with the method, its configuration, the weights and the
+//! The model that a solver returns: a JSON file with the method, its configuration, the weights and the
 //! certificate.
 //!
-//! A [`Model`] gives [`scores`](Model::scores) to examples, of which each shows a [`label`](Model::label):
+//! A [`Model`] computes [`scores`](Model::scores) for examples, which determine their [`label`](Model::label):
 //!
 //! | [`Task`] | scores of an example | label |
 //! |---|---|---|
@@ -9,8 +9,8 @@
 //! | two classes | 1 | the sign of the score, −1 or 1 |
 //! | classes | 1 for each class | the class of the largest score, the first of equal ones |
 //!
-//! [`Model::read`] checks that the parts of a file fit together, so that the rest needs no checks. A file
-//! without `index_base` is one whose indices count from 1.
+//! [`Model::read`] checks that the parts of a file fit together, so that no other checks are needed. If a
+//! file has no `index_base`, its indices start at 1.
 //!
 //! ```
 //! use nabla_data::{IndexBase, LibsvmText};
@@ -48,7 +48,7 @@ use serde_json::Value;
 
 use crate::convex_relu::{ConvexReluError, DenseExamples, TwoLayerRelu};
 
-/// Why there is no model, or what it cannot be applied to.
+/// Why a model cannot be read, written or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The file cannot be read.
@@ -59,7 +59,7 @@ pub enum ModelError {
         /// Why not.
         source: std::io::Error,
     },
-    /// The file is no model, or its parts do not fit together.
+    /// The file is not a model, or its parts do not fit together.
     #[error("{} is not a model of `nabla solve`: {reason}", path.display())]
     NoModel {
         /// The file.
@@ -70,16 +70,16 @@ pub enum ModelError {
     /// The model cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The model holds what JSON cannot.
+    /// The model contains values that JSON cannot represent.
     #[error("the model cannot be written as JSON: {0}")]
     Json(#[source] serde_json::Error),
-    /// The result of label propagation.
+    /// The result of label propagation cannot be applied.
     #[error(
         "label propagation labels only the examples of its own file, so its result cannot be \
          applied to others"
     )]
     OwnExamplesOnly,
-    /// Examples that do not fit in memory as a dense table.
+    /// The examples do not fit in memory as a dense table.
     #[error(
         "a network takes all features of all examples at once, but {examples} examples of {features} \
          features do not fit"
@@ -90,7 +90,7 @@ pub enum ModelError {
         /// How many features each of them has.
         features: usize,
     },
-    /// The network does not take the examples.
+    /// The network does not accept the examples.
     #[error(transparent)]
     Network(#[from] ConvexReluError),
 }
@@ -98,7 +98,7 @@ pub enum ModelError {
 /// More numbers than this do not fit as a dense table: 2 GB.
 const MOST_DENSE: usize = 250_000_000;
 
-/// What was solved, and what came out.
+/// The problem that was solved, and its solution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// The version of Nabla that wrote it.
@@ -107,29 +107,29 @@ pub struct Model {
     pub method: String,
     /// Number of features of an example.
     pub features: usize,
-    /// From where the indices of features count in the file that it is of.
+    /// Where the feature indices of its data file start.
     #[serde(default = "one")]
     pub index_base: IndexBase,
-    /// Whether they are followed by one that is 1 in all examples.
+    /// Whether there is an additional last feature that is 1 in all examples.
     pub bias: bool,
-    /// The label that became 1, against all others.
+    /// The label that became 1; all others became −1.
     pub positive: Option<f64>,
-    /// What the scores say.
+    /// The meaning of the scores.
     pub task: Task,
-    /// How the method was configured.
+    /// The configuration of the method.
     pub configuration: Value,
-    /// What it found, with the certificate.
+    /// The result, with the certificate.
     pub result: Value,
-    /// What gives the scores.
+    /// The computation of the scores.
     pub predictor: Predictor,
 }
 
-/// What the models count from that do not say it.
+/// The index base of models that do not state it.
 fn one() -> IndexBase {
     IndexBase::One
 }
 
-/// What the scores of an example say.
+/// The meaning of the scores of an example.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
@@ -137,11 +137,11 @@ pub enum Task {
     Regression,
     /// The sign of the score is the label, −1 or 1.
     TwoClasses,
-    /// The largest of the scores, one for each of these labels, shows the label.
+    /// There is one score for each of these labels, and the largest determines the label.
     Classes(Vec<f64>),
 }
 
-/// What gives the scores of an example.
+/// The computation of the scores of an example.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Predictor {
@@ -153,19 +153,18 @@ pub enum Predictor {
     Labels(Vec<f64>),
 }
 
-/// How good the predictions are.
+/// The quality of the predictions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Measured {
-    /// Of so many examples.
+    /// The number of examples.
     pub examples: usize,
-    /// How many of them got another label than they have; nothing for regression, or if no label of the
-    /// examples is one of the model's.
+    /// The number of wrong labels; `None` for regression, or if the model knows none of the labels.
     pub wrong: Option<usize>,
-    /// The share of the others.
+    /// The share of correct labels.
     pub accuracy: Option<f64>,
-    /// Of regression.
+    /// The mean squared error, for regression.
     pub mean_squared_error: Option<f64>,
-    /// `1 − Σ (prediction − label)² / Σ (label − mean)²`; nothing if the labels are all the same.
+    /// `1 − Σ (prediction − label)² / Σ (label − mean)²`; `None` if the labels are all the same.
     pub r_squared: Option<f64>,
 }
 
@@ -173,7 +172,7 @@ impl Model {
     /// Reads a model, and checks that its parts fit.
     ///
     /// # Errors
-    /// If the file cannot be read, is no model, or has weights for other features or scores than it says.
+    /// If the file cannot be read, is not a model, or its weights do not fit its features or scores.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         let wrong = |reason: &dyn Display| ModelError::NoModel {
             path: path.into(),
@@ -214,7 +213,7 @@ impl Model {
         Ok(model)
     }
 
-    /// Writes the model, whole or not at all.
+    /// Writes the model, completely or not at all.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -227,7 +226,7 @@ impl Model {
     /// The scores of all examples, `[examples][scores]`.
     ///
     /// # Errors
-    /// If the model is one of label propagation, or a network and the examples do not fit in memory or
+    /// If the model is from label propagation, or if it is a network and the examples do not fit in memory or
     /// have other features.
     pub fn scores(&self, rows: &LabelledRows) -> Result<Vec<Vec<f64>>, ModelError> {
         match &self.predictor {
@@ -248,7 +247,7 @@ impl Model {
         }
     }
 
-    /// The label that the scores of an example show.
+    /// The label according to the scores of an example.
     pub fn label(&self, scores: &[f64]) -> f64 {
         match &self.task {
             Task::Regression => scores[0],
@@ -266,7 +265,7 @@ impl Model {
         }
     }
 
-    /// The label of a file as the model knows it.
+    /// The label of a file in the form of the model.
     pub fn known_label(&self, label: f64) -> f64 {
         match self.positive {
             Some(positive) if label == positive => 1.0,
@@ -275,7 +274,7 @@ impl Model {
         }
     }
 
-    /// How good `predictions` are for `labels`, both as the model knows them.
+    /// Measures `predictions` against `labels`, both in the form of the model.
     pub fn measure(&self, predictions: &[f64], labels: &[f64]) -> Measured {
         let pairs = || predictions.iter().zip(labels);
         let examples = labels.len();
@@ -306,7 +305,7 @@ impl Model {
         measured
     }
 
-    /// How good the model is on examples whose labels are as in their file.
+    /// Measures the model on examples with the labels of their file.
     ///
     /// # Errors
     /// As [`Self::scores`].

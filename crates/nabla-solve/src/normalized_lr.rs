@@ -1,5 +1,5 @@
 //! Finding a separating hyperplane by gradient descent with large steps: Normalized LR+GD, and the
-//! perceptrons that it and plain logistic regression become in the limit.
+//! perceptrons that are the limits of it and of plain logistic regression.
 //!
 //! Given examples `a_i` with labels `y_i ∈ {−1, 1}` that some hyperplane through the origin
 //! separates, and `z_i = y_i a_i`, the task is a `θ` with `z_i·θ > 0` for all `i`. With the logistic
@@ -19,14 +19,12 @@
 //! Perceptron                    θ ← θ + z_j,   one j ∈ S
 //! ```
 //!
-//! For `γ → ∞` the first becomes the third and the second the fourth (`θ/γ`). With
-//! `R = max ‖a_i‖` and the margin `μ = max_{‖θ‖=1} min_i z_i·θ`, LR+GD with a large step needs up to
-//! `n R²/μ²` steps and on some data a number that grows with `n`, but Normalized LR+GD at most
-//! `R²/μ² + 2 log(2n − 1)/(γ μ²)` ([`iteration_bound`]). The loss may rise on the way: what counts is
-//! the number of examples on the wrong side.
+//! For `γ → ∞` the first becomes the third and the second the fourth (`θ/γ`). With `R = max ‖a_i‖` and the
+//! margin `μ = max_{‖θ‖=1} min_i z_i·θ`, LR+GD with a large step needs up to `n R²/μ²` steps, and on some
+//! data a number that grows with `n`. Normalized LR+GD needs at most `R²/μ² + 2 log(2n − 1)/(γ μ²)`
+//! ([`iteration_bound`]). The loss may rise on the way; only the number of examples on the wrong side counts.
 //!
-//! Weights `s_i / Σ s` are computed from `log s_i`, so that no step is lost to underflow however
-//! large `γ` is.
+//! Weights `s_i / Σ s` are computed from `log s_i`, so no step is lost to underflow, however large `γ` is.
 //!
 //! Source: Tyurin, *From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent
 //! with Large Step Sizes*, AAAI 2025, arXiv 2412.08424.
@@ -39,7 +37,7 @@ use nabla_base::vector;
 use nabla_data::LabelledRows;
 use serde::{Deserialize, Serialize};
 
-/// Why no hyperplane is looked for.
+/// Why the search for a hyperplane cannot start.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SeparatorError {
     /// There is nothing to separate.
@@ -53,12 +51,12 @@ pub enum SeparatorError {
         /// Its label.
         label: f64,
     },
-    /// A step size or a tolerance out of its range.
+    /// A step size or a tolerance is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
 }
 
-/// The step size of the rules that have one, where nobody says another.
+/// The default step size of the rules that have one.
 const USUAL_STEP_SIZE: f64 = 10.0;
 
 /// How `θ` moves; the [module](self) has the equations.
@@ -74,8 +72,8 @@ pub enum Rule {
     BatchPerceptron,
     /// All examples on the wrong side, divided by their number.
     NormalizedBatchPerceptron,
-    /// One example on the wrong side: the next one after that of the step before, in the order of
-    /// the examples.
+    /// One example on the wrong side: the next one after that of the previous step, in the order of the
+    /// examples.
     Perceptron,
 }
 
@@ -90,7 +88,7 @@ nabla_base::choices! {
 }
 
 impl Rule {
-    /// The same with another step size `γ`, where the rule has one.
+    /// The same with another step size `γ`, if the rule has one.
     pub fn with_step_size(self, step_size: f64) -> Self {
         match self {
             Self::GradientDescent(_) => Self::GradientDescent(step_size),
@@ -99,8 +97,8 @@ impl Rule {
         }
     }
 
-    /// `C` of the theorem that the rule takes at most `C/μ²` steps to separate `rows`, where `μ` is the
-    /// largest margin; there is none for LR+GD with an arbitrary step size.
+    /// The `C` in the theorem that the rule separates `rows` in at most `C/μ²` steps, where `μ` is the
+    /// largest margin; there is no theorem for LR+GD with an arbitrary step size.
     pub fn bound_factor(self, rows: &LabelledRows) -> Option<f64> {
         let radius = radius(rows);
         match self {
@@ -114,7 +112,7 @@ impl Rule {
     }
 }
 
-/// What the rule is called in texts.
+/// The name of the rule in texts.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -129,7 +127,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// What is known before a step.
+/// The state before a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SeparatorStep {
     /// Steps done.
@@ -149,19 +147,19 @@ pub struct Separation {
     pub theta: Vec<f64>,
     /// Steps done.
     pub iterations: usize,
-    /// Whether all examples are on the right side.
+    /// Whether all examples are on the correct side.
     pub separated: bool,
     /// The margin `min_i z_i·θ / ‖θ‖` of this hyperplane (not the largest there is); negative if an
     /// example is on the wrong side, 0 for `θ = 0`.
     pub margin: f64,
 }
 
-/// Moves `θ` from 0 by `rule` until all examples are on the right side, at most `max_iterations`
-/// times.
+/// Moves `θ` from 0 by `rule` until all examples are on the correct side, at most `max_iterations` times.
 ///
-/// `observe` sees the state before every step and may end the search.
+/// `observe` is called before every step and may end the search.
 ///
-/// Not to be separated within the limit is a result ([`Separation::separated`]), not an error.
+/// If the examples are not separated within the limit, that is a result ([`Separation::separated`]), not an
+/// error.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -281,8 +279,8 @@ pub fn radius(rows: &LabelledRows) -> f64 {
 /// the `z_i`, and each step moves weight from the example that lies highest along the nearest point
 /// found so far to the one that lies lowest.
 ///
-/// Nothing if `max_iterations` do not reach the tolerance, as for data that cannot be separated,
-/// where the hull holds the origin.
+/// `None` if `max_iterations` do not reach the tolerance, for example because the data cannot be separated
+/// and the hull contains the origin.
 ///
 /// # Errors
 /// If there are no examples, a label is not −1 or 1, or the tolerance is not between 0 and 1.
@@ -317,7 +315,7 @@ pub fn maximal_margin(
         let Some(highest) = highest else {
             return Ok(None);
         };
-        // Along z_lowest − z_highest, as far as the weight there is allows.
+        // Along z_lowest − z_highest, as far as the available weight allows.
         let mut direction = vec![0.0; rows.features()];
         for (i, sign) in [(lowest, 1.0), (highest, -1.0)] {
             for (column, value) in rows.row(i) {

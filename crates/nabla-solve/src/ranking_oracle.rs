@@ -1,4 +1,4 @@
-//! Asking for the order of points instead of for a function's values.
+//! Oracles for the order of points instead of a function's values.
 //!
 //! An (m, k)-ranking oracle of a function `f` takes `m` points and names the `k` lowest of them, the
 //! lowest first:
@@ -7,21 +7,20 @@
 //! O(x_1, …, x_m) = (i_1, …, i_k)   with   f(x_{i_1}) ≤ … ≤ f(x_{i_k}) ≤ f(x_j) for all other j
 //! ```
 //!
-//! `k = m` is the whole order, `k = 1` only the best; a comparison of two points has `m = 2`. The
-//! oracle may be a function that nobody may see ([`FunctionOracle`]), the same with noise
-//! ([`NoisyFunctionOracle`]), the loss of a Burn module ([`ModuleOracle`]), any other oracle with
-//! slips ([`SwappingOracle`]), or a person or a program
-//! ([`ProtocolOracle`](crate::ranking_protocol::ProtocolOracle)). Any strictly increasing function of
+//! `k = m` is the whole order, `k = 1` only the best; a comparison of two points has `m = 2`. The oracle may
+//! be a hidden function ([`FunctionOracle`]), the same with noise ([`NoisyFunctionOracle`]), the loss of a
+//! Burn module ([`ModuleOracle`]), any other oracle with mistakes ([`SwappingOracle`]), or a person or a
+//! program ([`ProtocolOracle`](crate::ranking_protocol::ProtocolOracle)). Any strictly increasing function of
 //! `f` gives the same answers.
 //!
-//! What an answer says in pairs is a directed acyclic graph with an edge `(i, j)` for every two
-//! points of which `i` is known to be lower: each of the `k` has one to everything behind it. It has
+//! In pairs, an answer is a directed acyclic graph with an edge `(i, j)` for every two points of which `i` is
+//! known to be lower: each of the `k` points has an edge to everything after it. The graph has
 //!
 //! ```text
 //! |E| = km − k(k + 1)/2
 //! ```
 //!
-//! edges ([`edge_count`]), and of ordered pairs of different edges that share a point
+//! edges ([`edge_count`]), and the number of ordered pairs of different edges that share a point is
 //! ([`neighbouring_edge_pairs`])
 //!
 //! ```text
@@ -44,20 +43,20 @@ use crate::zeroth_order::{RunError, ZerothOrderError};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-/// Why an order is none, or a question cannot be asked.
+/// Why an order or a question is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RankingError {
-    /// A number of points to be named that cannot be.
+    /// The number of points to name is invalid.
     #[error(
         "the best {best} of {candidates} points were requested, but the number must be 1 to {candidates}"
     )]
     Best {
-        /// How many are asked for.
+        /// The requested number.
         best: usize,
         /// Of how many points.
         candidates: usize,
     },
-    /// Coordinates that are not whole points.
+    /// The coordinates do not form whole points.
     #[error("{values} coordinates are not one or more points of {dimension} coordinates each")]
     Points {
         /// Number of coordinates.
@@ -65,7 +64,7 @@ pub enum RankingError {
         /// Number of coordinates of a point.
         dimension: usize,
     },
-    /// A point that does not exist.
+    /// A point does not exist.
     #[error("the order names point {candidate}, but {}", points(*candidates))]
     Unknown {
         /// The point, from 0.
@@ -73,7 +72,7 @@ pub enum RankingError {
         /// How many there are.
         candidates: usize,
     },
-    /// One point in two places.
+    /// A point occurs twice.
     #[error("the order names point {candidate} twice")]
     Duplicate {
         /// The point, from 0.
@@ -81,11 +80,11 @@ pub enum RankingError {
     },
 }
 
-/// Which points are to be put in order.
+/// A question: points to be put in order.
 ///
 /// ```
 /// use nabla_solve::ranking_oracle::RankingQuestion;
-/// // The best one of two points in the plane.
+/// // The best of two points in the plane.
 /// let question = RankingQuestion::new(0, 1, 2, vec![0.0, 1.0, 2.0, 3.0])?;
 /// assert_eq!((question.candidates(), question.point(1)), (2, &[2.0, 3.0][..]));
 /// # Ok::<(), nabla_solve::ranking_oracle::RankingError>(())
@@ -104,7 +103,7 @@ impl RankingQuestion {
     /// after the other.
     ///
     /// # Errors
-    /// If there is no point, the last one is not whole, or `best` is not 1 to m.
+    /// If there is no point, the last one is incomplete, or `best` is not 1 to m.
     pub fn new(
         number: u64,
         best: usize,
@@ -126,12 +125,12 @@ impl RankingQuestion {
         })
     }
 
-    /// How many questions of the run came before: what makes an oracle's noise reproducible.
+    /// The number of previous questions of the run, which makes an oracle's noise reproducible.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// How many points are to be named, `k`.
+    /// The number of points to name, `k`.
     pub fn best(&self) -> usize {
         self.best
     }
@@ -167,7 +166,7 @@ pub struct Ranking {
     best: Vec<usize>,
 }
 
-/// Which points there are, in words.
+/// The range of the points, in words.
 fn points(candidates: usize) -> String {
     match candidates.checked_sub(1) {
         Some(last) => format!("the points are 0 to {last}"),
@@ -179,7 +178,7 @@ impl Ranking {
     /// The points `best`, from 0, of `candidates`, the best first.
     ///
     /// # Errors
-    /// If no point is named, or one that does not exist, or one twice.
+    /// If no point is named, a named point does not exist, or a point is named twice.
     pub fn new(candidates: usize, best: Vec<usize>) -> Result<Self, RankingError> {
         let mut seen = vec![false; candidates];
         for &candidate in &best {
@@ -198,7 +197,7 @@ impl Ranking {
         Ok(Self { candidates, best })
     }
 
-    /// The `best` lowest of `values`. The first of two equal ones is the lower, and NaN is above
+    /// The `best` lowest of `values`. Of two equal values, the first counts as lower, and NaN is above
     /// everything.
     ///
     /// ```
@@ -215,7 +214,7 @@ impl Ranking {
         Ok(Self::lowest(values, best))
     }
 
-    /// Of an order that is known to be one.
+    /// Creates an order that is known to be valid.
     pub(crate) fn of_checked(candidates: usize, best: Vec<usize>) -> Self {
         Self { candidates, best }
     }
@@ -245,7 +244,8 @@ impl Ranking {
         self.candidates
     }
 
-    /// The edges `(i, j)` of the graph: point `i` is lower than point `j`. First those of the best.
+    /// The edges `(i, j)` of the graph: point `i` is lower than point `j`. The edges of the best point come
+    /// first.
     pub fn edges(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         let mut rank = vec![self.best.len(); self.candidates];
         for (r, &i) in self.best.iter().enumerate() {
@@ -257,7 +257,7 @@ impl Ranking {
         })
     }
 
-    /// For each point the edges that end in it less those that begin there, `[m]`:
+    /// For each point, the number of edges that end in it minus the number of edges that start in it, `[m]`:
     /// `Σ_{(i,j)∈E} (ξ_j − ξ_i) = Σ_i w_i ξ_i`. That is `2r + 1 − m` for the `r`-th best, from 0, and
     /// `k` for a point that is not named.
     pub fn weights(&self) -> Vec<f64> {
@@ -285,7 +285,7 @@ fn check_best(candidates: usize, best: usize) -> Result<(), RankingError> {
 /// ```
 pub fn edge_count(candidates: usize, best: usize) -> usize {
     let (m, k) = (candidates, best.min(candidates));
-    // The r-th best, from 0, has an edge to each of the m − 1 − r behind it.
+    // The r-th best, from 0, has an edge to each of the m − 1 − r points after it.
     k.saturating_mul(m) - k.saturating_mul(k + 1) / 2
 }
 
@@ -301,15 +301,15 @@ pub fn neighbouring_edge_pairs(candidates: usize, best: usize) -> usize {
     pairs(k, m.saturating_sub(1)).saturating_add(pairs(m - k, k))
 }
 
-/// What puts points in order.
+/// An oracle, which puts points in order.
 pub trait RankingOracle {
-    /// Why it does not.
+    /// Its error.
     type Error: std::error::Error;
 
     /// The [`best`](RankingQuestion::best) points of the question, in order.
     ///
     /// # Errors
-    /// If the oracle does not answer. Asked again, it may.
+    /// If the oracle does not answer. It may answer if asked again.
     fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, Self::Error>;
 }
 
@@ -365,7 +365,7 @@ pub struct FunctionOracle<F> {
 }
 
 impl<F: FnMut(&[f64]) -> f64> FunctionOracle<F> {
-    /// By `function` of a point. NaN is the worst value.
+    /// Orders points by `function`. NaN is the worst value.
     pub fn new(function: F) -> Self {
         Self { function }
     }
@@ -388,14 +388,14 @@ impl<F: FnMut(&[f64]) -> f64> RankingOracle for FunctionOracle<F> {
 pub enum ValueNoise {
     /// Normal, with this standard deviation (Thurstone's model of judgement).
     Gaussian(f64),
-    /// Gumbel, with this scale `s`: the order is then one of the Plackett-Luce model, in which the
-    /// next best is `i` with a probability proportional to `exp(−f_i/s)`. Of two points, this is the
-    /// model of Bradley and Terry.
+    /// Gumbel, with this scale `s`: the order is then one of the Plackett-Luce model, in which the next best
+    /// is `i` with a probability proportional to `exp(−f_i/s)`. For two points, this is the model of Bradley
+    /// and Terry.
     PlackettLuce(f64),
 }
 
-/// The order by a function with noise. The noise of a question depends only on the seed and on the
-/// question's number, so that a resumed run sees the same.
+/// The order by a function with noise. The noise of a question depends only on the seed and on the question's
+/// number, so a resumed run gets the same noise.
 #[derive(Clone, Debug)]
 pub struct NoisyFunctionOracle<F> {
     function: F,
@@ -404,7 +404,7 @@ pub struct NoisyFunctionOracle<F> {
 }
 
 impl<F: FnMut(&[f64]) -> f64> NoisyFunctionOracle<F> {
-    /// By `function` of a point plus `noise`.
+    /// Orders points by `function` plus `noise`.
     ///
     /// # Errors
     /// If the size of the noise is negative or not finite.
@@ -439,9 +439,8 @@ impl<F: FnMut(&[f64]) -> f64> RankingOracle for NoisyFunctionOracle<F> {
     }
 }
 
-/// Another oracle's order with slips: going through the answer from the best on, each point changes
-/// places with the next with a given probability. Which do depends only on the seed and on the
-/// question's number.
+/// Another oracle's order with mistakes: going through the answer from the best on, each point is swapped
+/// with the next with a given probability. The swaps depend only on the seed and on the question's number.
 #[derive(Clone, Debug)]
 pub struct SwappingOracle<O> {
     oracle: O,
@@ -450,10 +449,10 @@ pub struct SwappingOracle<O> {
 }
 
 impl<O: RankingOracle> SwappingOracle<O> {
-    /// The order of `oracle` with slips of a `probability` in [0, 1].
+    /// The order of `oracle` with swaps of a `probability` in [0, 1].
     ///
     /// # Errors
-    /// If the probability is none.
+    /// If the probability is invalid.
     pub fn new(oracle: O, probability: f64, seed: u64) -> Result<Self, OutOfRange> {
         range::within("probability of a slip", probability, 0.0..=1.0)?;
         Ok(Self {
@@ -467,7 +466,7 @@ impl<O: RankingOracle> SwappingOracle<O> {
 impl<O: RankingOracle> RankingOracle for SwappingOracle<O> {
     type Error = O::Error;
 
-    /// With `k < m`, one more point is asked for, so that the last one named can slip out.
+    /// With `k < m`, one more point is requested, so that the last one named can be swapped out.
     fn rank(&mut self, question: &RankingQuestion) -> Result<Ranking, O::Error> {
         let mut wider = question.clone();
         wider.best = (question.best + 1).min(question.candidates());
@@ -512,7 +511,7 @@ pub struct ModuleOracle<M, F> {
 }
 
 impl<M: Module, F: FnMut(&M) -> f64> ModuleOracle<M, F> {
-    /// By the `loss` of `module`, over all its float parameters.
+    /// Orders points by the `loss` of `module`, over all its float parameters.
     ///
     /// # Errors
     /// If the module has no parameters, or they cannot be one vector.
@@ -521,8 +520,8 @@ impl<M: Module, F: FnMut(&M) -> f64> ModuleOracle<M, F> {
         Self::with_layout(module, layout, loss)
     }
 
-    /// By the `loss` of `module`, over the parameters of `layout`: those that
-    /// [require a gradient](ParameterLayout::trainable), for one.
+    /// Orders points by the `loss` of `module`, over the parameters of `layout`, for example those that
+    /// [require a gradient](ParameterLayout::trainable).
     ///
     /// # Errors
     /// If the layout is not that of the module, or the parameters cannot be one vector.
@@ -536,7 +535,7 @@ impl<M: Module, F: FnMut(&M) -> f64> ModuleOracle<M, F> {
         })
     }
 
-    /// The parameters as they are, `[d]`: where to start.
+    /// The current parameters, `[d]`, as a start.
     ///
     /// # Errors
     /// If they are not numbers that can be read.

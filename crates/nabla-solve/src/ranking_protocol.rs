@@ -1,9 +1,9 @@
 //! Ranking by a person or a program, over lines of text.
 //!
-//! [`ProtocolOracle`] writes questions to one stream and reads answers from another: the standard
-//! streams of this program, for a person at a terminal, or those of a child process or a socket, for
-//! a program ([`serve`] is the other side, for one in Rust). Version 1 of the protocol, in UTF-8, one
-//! message a line:
+//! [`ProtocolOracle`] writes questions to one stream and reads answers from another: the standard streams of
+//! this program, for a person at a terminal, or those of a child process or a socket, for a program
+//! ([`serve`] is the other side, for a program in Rust). This is version 1 of the protocol, in UTF-8, one
+//! message per line:
 //!
 //! ```text
 //! → nabla-ranking 1                                            once, at the beginning
@@ -14,15 +14,15 @@
 //! ← 3 1                                                        the `best` best ids, best first
 //! ```
 //!
-//! * Ids are separated by spaces, commas or `>`; empty lines are skipped; the answer `quit` ends the
-//!   run ([`ProtocolError::Quit`]), and so does the end of the input ([`ProtocolError::End`]). In both
-//!   cases what asked is left at its question and can be saved.
+//! * Ids are separated by spaces, commas or `>`; empty lines are skipped; the answer `quit` ends the run
+//!   ([`ProtocolError::Quit`]), and so does the end of the input ([`ProtocolError::End`]). In both cases, the
+//!   run stays at its question and can be saved.
 //! * A question's `number` counts the questions of the run, also when it is resumed.
-//! * An answer that is none is refused with a line `error: …` that says why, and the next line is
-//!   read instead, up to a number of [`attempts`](ProtocolOracle::with_attempts).
-//! * Coordinates are written with all their digits, so that they are read back exactly.
+//! * An invalid answer is refused with a line `error: …` that says why, and the next line is read instead, up
+//!   to a maximum number of [`attempts`](ProtocolOracle::with_attempts).
+//! * Coordinates are written with all digits, so that they are read back exactly.
 //!
-//! Points of a line search are ordered by the length of the step, which a person may come to know;
+//! The points of a line search are in the order of the length of the step, which a person may notice;
 //! [`shuffled`](ProtocolOracle::shuffled) hides it.
 
 use std::io::{self, BufRead, Write};
@@ -36,16 +36,16 @@ use crate::ranking_oracle::{Ranking, RankingOracle, RankingQuestion};
 /// The first line: the protocol and its version.
 pub const FIRST_LINE: &str = "nabla-ranking 1";
 
-/// The longest line that is read as an answer, in bytes.
+/// The maximum length of an answer, in bytes.
 const LONGEST_ANSWER: u64 = 1 << 20;
 
-/// The longest line that [`serve`] reads, in bytes.
+/// The maximum length of a line for [`serve`], in bytes.
 const LONGEST_POINT: u64 = 1 << 32;
 
-/// Why an answer is none.
+/// Why an answer is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// Something that is no id.
+    /// A word is not an id.
     #[error("`{word}` is not an id: the answer must be ids from 1 to {candidates}, the best first")]
     Word {
         /// What was found.
@@ -53,7 +53,7 @@ pub enum AnswerError {
         /// How many ids there are.
         candidates: usize,
     },
-    /// An id that does not exist.
+    /// An id does not exist.
     #[error("there is no id {id}: the ids are 1 to {candidates}")]
     Unknown {
         /// The id.
@@ -61,13 +61,13 @@ pub enum AnswerError {
         /// How many ids there are.
         candidates: usize,
     },
-    /// An id in two places.
+    /// An id occurs twice.
     #[error("id {id} is named twice")]
     Duplicate {
         /// The id.
         id: u64,
     },
-    /// Not as many ids as asked for.
+    /// The number of ids is wrong.
     #[error("the answer names {found} ids, but the best {expected} were requested")]
     Count {
         /// Asked for.
@@ -75,27 +75,27 @@ pub enum AnswerError {
         /// Named.
         found: usize,
     },
-    /// A line without end.
+    /// The line is too long.
     #[error("the answer is longer than {LONGEST_ANSWER} bytes")]
     TooLong,
-    /// Bytes that are no text.
+    /// The bytes are not text.
     #[error("the answer is not UTF-8 text")]
     NotText,
 }
 
-/// Why there is no order.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
     /// The answer `quit`.
     #[error("the ranker has quit")]
     Quit,
-    /// The input has ended.
+    /// The input ended.
     #[error("the input ended before question {question} was answered")]
     End {
         /// Its number.
         question: u64,
     },
-    /// No answer in all attempts.
+    /// No attempt had a valid answer.
     #[error("question {question} has no valid answer in {attempts} attempts; the last: {error}")]
     Answer {
         /// Its number.
@@ -106,10 +106,10 @@ pub enum ProtocolError {
         #[source]
         error: AnswerError,
     },
-    /// A stream that cannot be read or written.
+    /// A stream cannot be read or written.
     #[error("the ranker cannot be reached: {0}")]
     Io(#[from] io::Error),
-    /// A message, on the other side, that is none.
+    /// A message is invalid; for the other side.
     #[error("`{line}` is not a valid {expected} of the ranking protocol")]
     Message {
         /// The line, or its beginning.
@@ -117,12 +117,12 @@ pub enum ProtocolError {
         /// What it should be.
         expected: &'static str,
     },
-    /// An answer that was refused, on the other side.
+    /// An answer was refused; for the other side.
     #[error("the answer was refused: {0}")]
     Refused(String),
 }
 
-/// What a line of the ranker says.
+/// The meaning of a line of the ranker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The best candidates, from 0 and in the order of the question, the best first.
@@ -144,7 +144,7 @@ pub enum Answer {
 /// ```
 ///
 /// # Errors
-/// If it is none.
+/// If it is invalid.
 pub fn parse_answer(line: &str, candidates: usize, best: usize) -> Result<Answer, AnswerError> {
     if line.trim() == "quit" {
         return Ok(Answer::Quit);
@@ -190,8 +190,8 @@ fn beginning(text: &str) -> String {
     beginning
 }
 
-/// A line of at most `longest` bytes without its end; nothing at the end of the input. Too long a
-/// line is `Err` within.
+/// A line of at most `longest` bytes without its end; `None` at the end of the input. A line that is too long
+/// is an inner `Err`.
 fn read_line(input: &mut impl BufRead, longest: u64) -> io::Result<Option<Result<Vec<u8>, ()>>> {
     let mut line = Vec::new();
     io::Read::take(&mut *input, longest + 1).read_until(b'\n', &mut line)?;
@@ -206,7 +206,7 @@ fn read_line(input: &mut impl BufRead, longest: u64) -> io::Result<Option<Result
     Ok(Some(Ok(line)))
 }
 
-/// Goes on to the end of a line.
+/// Skips to the end of a line.
 fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
     loop {
         let buffer = input.fill_buf()?;
@@ -277,15 +277,15 @@ impl<R: BufRead, W: Write> ProtocolOracle<R, W> {
         }
     }
 
-    /// How many lines are read as an answer before the question is given up. Default 3, and at least
-    /// 1.
+    /// The number of lines that are read as an answer before the question is given up. Default 3, and at
+    /// least 1.
     pub fn with_attempts(mut self, attempts: usize) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
     /// Gives ids to the points of each question in an order that depends only on `seed` and on the
-    /// question's number, so that it says nothing of how they were made.
+    /// question's number, so that the ids do not reveal how the points were made.
     pub fn shuffled(mut self, seed: u64) -> Self {
         self.shuffle = Some(seed);
         self
@@ -312,7 +312,7 @@ impl<R: BufRead, W: Write> ProtocolOracle<R, W> {
         self.output.flush()
     }
 
-    /// The next line that is not empty, as an answer; nothing at the end of the input.
+    /// The next non-empty line, as an answer; `None` at the end of the input.
     fn answer(
         &mut self,
         question: &RankingQuestion,
@@ -372,8 +372,8 @@ impl<R: BufRead, W: Write> RankingOracle for ProtocolOracle<R, W> {
     }
 }
 
-/// The other side: answers the questions of `input` on `output` by a function, the lowest first, until
-/// the input ends. Gives the number of answers.
+/// The other side: answers the questions of `input` on `output` by a function, the lowest first, until the
+/// input ends. Returns the number of answers.
 ///
 /// ```
 /// use nabla_solve::ranking_protocol::serve;
@@ -390,7 +390,7 @@ impl<R: BufRead, W: Write> RankingOracle for ProtocolOracle<R, W> {
 /// ```
 ///
 /// # Errors
-/// If a line is not of the protocol, an answer is refused, or a stream fails.
+/// If a line does not follow the protocol, an answer is refused, or a stream fails.
 pub fn serve(
     mut input: impl BufRead,
     mut output: impl Write,
@@ -439,7 +439,7 @@ fn unexpected(line: &str, expected: &'static str) -> ProtocolError {
     }
 }
 
-/// A line as text; nothing at the end of the input.
+/// A line as text; `None` at the end of the input.
 fn message(
     input: &mut impl BufRead,
     expected: &'static str,

@@ -1,17 +1,17 @@
 //! SCOBO: descent by comparisons of pairs, for gradients that may be sparse.
 //!
-//! What [`zo_rank_sgd`](crate::zo_rank_sgd) is measured against where two points at a time are
-//! compared. Each of `m` comparisons of `x` with `x + r z_i`, `z_i` on the unit sphere, is one bit
-//! `y_i = sign(f(x + r z_i) − f(x))`, and the direction is what agrees best with them:
+//! This is the method with which [`zo_rank_sgd`](crate::zo_rank_sgd) is compared when two points at a time
+//! are compared. Each of `m` comparisons of `x` with `x + r z_i`, `z_i` on the unit sphere, is one bit `y_i =
+//! sign(f(x + r z_i) − f(x))`, and the direction is the one that agrees best with them:
 //!
 //! ```text
 //! g = argmax Σ y_i ⟨z_i, g⟩   over ‖g‖₂ ≤ 1, ‖g‖₁ ≤ √s
 //! x ← x − η g
 //! ```
 //!
-//! with `s` the number of coordinates that the gradient is believed to have; `s = d` is no
-//! restriction. The maximum is `Σ y_i z_i` with all entries shrunk towards zero by one threshold, then
-//! normalised. With a line search, the best of `x` and `x − η γ^i g`.
+//! with `s` the assumed number of nonzero coordinates of the gradient; `s = d` is no restriction. The maximum
+//! is `Σ y_i z_i` with all entries shrunk towards zero by one threshold, then normalised. With a line search,
+//! the best of `x` and `x − η γ^i g`.
 //!
 //! Source: Cai, McKenzie, Yin, Zhang, *A One-bit, Comparison-Based Gradient Estimator*, Applied and
 //! Computational Harmonic Analysis, 2022, arXiv 2010.02479.
@@ -33,26 +33,26 @@ pub struct ScoboConfig {
     /// Comparisons in an estimate, `m`. Default 10.
     #[config(default = 10)]
     pub candidates: usize,
-    /// Coordinates that the gradient is believed to have, `s`. Default all.
+    /// The assumed number of nonzero coordinates of the gradient, `s`. Default: all.
     pub sparsity: Option<usize>,
-    /// Distance of the points that are compared, `r`. Default 0.01.
+    /// Distance of the compared points, `r`. Default 0.01.
     #[config(default = 0.01)]
     pub radius: f64,
     /// Length of a step, η; with a line search, of the longest. Default 0.1.
     #[config(default = 0.1)]
     pub step_size: f64,
-    /// How it changes. Default not at all.
+    /// How it changes. Default: not at all.
     #[config(default = "Schedule::Constant")]
     pub step_schedule: Schedule,
-    /// Search along the direction; only its number of points and its factor count. Default none.
+    /// Search along the direction; only its number of points and its factor are used. Default: none.
     pub line_search: Option<LineSearch>,
-    /// Of the perturbations. Default 0.
+    /// The seed of the perturbations. Default 0.
     #[config(default = 0)]
     pub seed: u64,
 }
 
-/// A run of SCOBO; see the [module](self). It is saved and loaded through serde, and goes on to the
-/// same bits; loading checks it.
+/// A run of SCOBO; see the [module](self). It can be saved and loaded with serde, and continues with the same
+/// bits; loading checks it.
 ///
 /// ```
 /// use nabla_solve::ranking_oracle::FunctionOracle;
@@ -74,7 +74,7 @@ pub struct Scobo {
     state: State,
 }
 
-/// A run as it is written.
+/// The serialised form of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct State {
     config: ScoboConfig,
@@ -96,10 +96,10 @@ impl RunState for State {
 }
 
 impl Scobo {
-    /// At `start`, `[d]`.
+    /// Starts a run at `start`, `[d]`.
     ///
     /// # Errors
-    /// If a value of the configuration is not in its range, or `start` is empty or not finite.
+    /// If a value of the configuration is out of range, or `start` is empty or not finite.
     pub fn new<X: Into<f64>>(
         config: ScoboConfig,
         start: impl IntoIterator<Item = X>,
@@ -116,12 +116,12 @@ impl Scobo {
         })
     }
 
-    /// Where the run is, `[d]`.
+    /// The current point, `[d]`.
     pub fn point(&self) -> &[f64] {
         &self.state.point
     }
 
-    /// Points that were compared so far, besides those where the run was.
+    /// The number of points compared so far, without the current points of the run.
     pub fn queries(&self) -> u64 {
         self.state.queries
     }
@@ -146,7 +146,7 @@ impl Scobo {
     /// One iteration.
     ///
     /// # Errors
-    /// If the oracle does not answer, or a point is not finite. The point is then as before.
+    /// If the oracle does not answer, or a point is not finite. The run is then unchanged.
     pub fn step<O>(&mut self, oracle: &mut O) -> Result<(), RunError<O::Error>>
     where
         O: RankingOracle + ?Sized,
@@ -212,8 +212,8 @@ pub fn one_bit_direction(c: &[f64], sparsity: usize) -> Vec<f64> {
     if fits(&plain) || largest == 0.0 {
         return plain;
     }
-    // ‖g‖₁ falls with the threshold. Where several entries are the largest, no threshold may make it
-    // small enough; one of them alone is then a maximum.
+    // ‖g‖₁ falls with the threshold. If several entries are the largest, possibly no threshold makes it small
+    // enough; then one of them alone is a maximum.
     let (mut low, mut high) = (0.0, largest);
     for _ in 0..200 {
         let middle = 0.5 * (low + high);

@@ -1,5 +1,4 @@
-//! What descents without gradients share: perturbations, schedules, the line search, and why a run
-//! stops.
+//! The common parts of descents without gradients: perturbations, schedules, the line search, and errors.
 
 use burn::config::Config;
 use nabla_base::range::{self, OutOfRange};
@@ -7,26 +6,26 @@ use nabla_base::vector::{add_scaled, dot, norm};
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Deserializer};
 
-/// Why a run cannot begin, go on or be resumed.
+/// Why a run cannot start, continue or be resumed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ZerothOrderError {
-    /// A number of the configuration out of its range.
+    /// A number of the configuration is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// More points to be named than there are.
+    /// More points are to be named than exist.
     #[error(
         "the best {best} of {candidates} points were requested, but the number must be 1 to {candidates}"
     )]
     Best {
-        /// How many are asked for.
+        /// The requested number.
         best: usize,
         /// Of how many points.
         candidates: usize,
     },
-    /// Nowhere to start.
+    /// There is no start.
     #[error("the start has no coordinates")]
     Empty,
-    /// A coordinate of the start or of a saved state that is no number.
+    /// A coordinate of the start or of a saved state is not finite.
     #[error("coordinate {index} of the {vector} is {value}, but it must be finite")]
     NotFinite {
         /// Which vector.
@@ -36,7 +35,7 @@ pub enum ZerothOrderError {
         /// Its value.
         value: f64,
     },
-    /// An answer to another question.
+    /// The answer belongs to another question.
     #[error(
         "the answer names {best} of {candidates} points, but the question is for {expected_best} of \
          {expected_candidates}"
@@ -51,10 +50,10 @@ pub enum ZerothOrderError {
         /// Points of the question.
         expected_candidates: usize,
     },
-    /// The steps have left the finite numbers.
+    /// The steps lead to numbers that are not finite.
     #[error("the point is no longer finite: lower the step size")]
     Diverged,
-    /// A saved state that no run can have.
+    /// The saved state is impossible.
     #[error("the saved state does not fit: {0}")]
     State(&'static str),
 }
@@ -62,24 +61,24 @@ pub enum ZerothOrderError {
 /// Why a run with an oracle stopped.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum RunError<E: std::error::Error + 'static> {
-    /// The oracle did not answer. The run is as before the question and can go on.
+    /// The oracle did not answer. The run is in the state before the question and can continue.
     #[error("the oracle did not answer: {0}")]
     Oracle(#[source] E),
-    /// The run cannot go on.
+    /// The run cannot continue.
     #[error(transparent)]
     Run(#[from] ZerothOrderError),
 }
 
-/// What the perturbations `ξ` are.
+/// The distribution of the perturbations `ξ`.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Directions {
-    /// Independent `N(0, I)`, of length about `√d`: the paper.
+    /// Independent `N(0, I)`, of length about `√d`, as in the paper.
     Gaussian,
     /// Independent and uniform on the unit sphere. Steps and perturbations are `√d` times shorter than
     /// with Gaussian ones of the same μ and η.
     Sphere,
-    /// Of length 1 and each orthogonal to the others, up to `d` at a time; as the others, any one of
-    /// them is uniform on the sphere.
+    /// Of length 1 and orthogonal to each other, up to `d` at a time; each one by itself is uniform on the
+    /// sphere.
     Orthogonal,
 }
 
@@ -101,16 +100,16 @@ impl Schedule {
     }
 }
 
-/// How far to go along the direction; see [`zo_rank_sgd`](crate::zo_rank_sgd).
+/// The line search along the direction; see [`zo_rank_sgd`](crate::zo_rank_sgd).
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct LineSearch {
-    /// Points in the question, `l`, with the one where the run is. Default 5.
+    /// Points in the question, `l`, including the current point. Default 5.
     #[config(default = 5)]
     pub candidates: usize,
     /// Each step is shorter than the one before by this factor, `γ`, in (0, 1). Default 0.5.
     #[config(default = 0.5)]
     pub shrink: f64,
-    /// Whether the best perturbed point of each ranking takes the place of a step. Default false.
+    /// Whether the best perturbed point of each ranking replaces a step. Default false.
     #[config(default = false)]
     pub best_perturbed: bool,
     /// Whether the direction is the mean of all estimates since the last move. Default false.
@@ -128,7 +127,7 @@ impl LineSearch {
     }
 
     /// # Errors
-    /// If a value is not in its range; `others` of the points are neither steps nor the present one.
+    /// If a value is out of range; `others` of the points are neither steps nor the current point.
     pub(crate) fn check(self, others: usize) -> Result<(), ZerothOrderError> {
         let name = "number of points in the line search";
         range::at_least(name, self.candidates, others.saturating_add(2))?;
@@ -160,7 +159,7 @@ pub(crate) fn finite(vector: &'static str, values: &[f64]) -> Result<(), ZerothO
     }
 }
 
-/// All that a run goes on from, saved and loaded as it is; what no run can have is refused.
+/// Everything that a run needs to continue, saved and loaded unchanged; impossible states are refused.
 pub(crate) trait RunState: Sized {
     fn check(&self) -> Result<(), ZerothOrderError>;
 
@@ -189,7 +188,7 @@ pub(crate) fn start<X: Into<f64>>(
     Ok(point)
 }
 
-/// That a run can be at a point.
+/// Checks that a run can be at a point.
 pub(crate) fn check_point(point: &[f64]) -> Result<(), ZerothOrderError> {
     match point.is_empty() {
         true => Err(ZerothOrderError::Empty),
@@ -214,8 +213,8 @@ impl Directions {
             let normal = noise.normal_values(dimension);
             let mut row: Vec<f64> = normal.into_iter().map(f64::from).collect();
             if self != Self::Gaussian {
-                // Twice, as the first projection leaves an error of the size of rounding over what
-                // remains of the row.
+                // Project twice, because the first projection leaves an error of the size of rounding
+                // relative to the rest of the row.
                 let drawn = norm(&row);
                 if self == Self::Orthogonal {
                     let first = rows.len() / dimension / dimension * dimension;
@@ -227,7 +226,7 @@ impl Directions {
                     }
                 }
                 let length = norm(&row);
-                // Numbers that have no direction of their own are drawn again.
+                // Vectors without an independent direction are drawn again.
                 if length <= 1e-6 * drawn {
                     continue;
                 }

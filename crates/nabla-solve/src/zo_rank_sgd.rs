@@ -1,7 +1,7 @@
-//! ZO-RankSGD: descending a function of which only the order of a few points can be asked.
+//! ZO-RankSGD: minimising a function if only the order of a few points can be asked for.
 //!
-//! For objectives that are judged rather than computed: pictures that a person puts in order, runs of
-//! a program that can be compared but not measured. With the (m, k)-[ranking
+//! It is for objectives that are judged rather than computed: pictures that a person puts in order, or runs
+//! of a program that can be compared but not measured. With the (m, k)-[ranking
 //! oracle](crate::ranking_oracle) `O` and its graph `E`, a step from `x` is (algorithm 1)
 //!
 //! ```text
@@ -12,10 +12,10 @@
 //! ```
 //!
 //! Every edge is the comparison-based estimate `sign(f(x_j) − f(x_i)) (ξ_j − ξ_i)`, which descends on
-//! average: `⟨∇f, E g⟩ ≥ ‖∇f‖ − C_d μ L`. An order tells nothing of the gradient's length, so `g` has
-//! about one length wherever it is taken: a constant η ends in a neighbourhood of the minimum whose
-//! size is about η. For an `L`-smooth function, `η_t = 1/√(dt)` with μ falling like `1/√t` reaches
-//! `min ‖∇f(x_t)‖ = O(√(d/T) log T)` ([`with_theory_schedule`](ZoRankSgdConfig::with_theory_schedule)).
+//! average: `⟨∇f, E g⟩ ≥ ‖∇f‖ − C_d μ L`. An order says nothing about the length of the gradient, so `g` has
+//! about the same length everywhere: with a constant η, the run ends in a neighbourhood of the minimum whose
+//! size is about η. For an `L`-smooth function, `η_t = 1/√(dt)` with μ falling like `1/√t` reaches `min
+//! ‖∇f(x_t)‖ = O(√(d/T) log T)` ([`with_theory_schedule`](ZoRankSgdConfig::with_theory_schedule)).
 //!
 //! How noisy `g` is depends on the graph. With two independent edges' mean product
 //! `M₁ = ‖E g_{12}‖²` and that of two edges which share a point, `M₂ = E⟨g_{12}, g_{13}⟩`,
@@ -24,8 +24,8 @@
 //! E‖g‖² = 2d/|E| + N(E)/|E|² M₂ + (|E|² − |E| − N(E))/|E|² M₁
 //! ```
 //!
-//! ([`second_moment`]), of which only `M₁` is signal. For large m the second term is what is left of the rest: about
-//! `4/m M₂` for `k = m`, but `M₂/k` for a short list of many points.
+//! ([`second_moment`]), of which only `M₁` is signal. For large m, only the second of the other terms
+//! remains: about `4/m M₂` for `k = m`, but `M₂/k` for a short list of many points.
 //!
 //! **Line search** ([`LineSearch`], algorithm 2), with the same oracle: the best of
 //!
@@ -34,21 +34,21 @@
 //! ```
 //!
 //! **Human feedback** ([`LineSearch::human_feedback`], algorithm 3, the authors' code): the best of the
-//! perturbed points, which has been looked at anyway, also stands for election; and where `x` wins,
-//! the next estimate does not replace `g` but is averaged with all since the last move, so that the
-//! direction's variance falls until there is progress.
+//! perturbed points, which has been evaluated anyway, is also a candidate. If `x` wins, the next estimate
+//! does not replace `g`, but is averaged with all estimates since the last move, so that the variance of the
+//! direction falls until there is progress.
 //!
-//! Further means against variance, both our additions: several rankings per estimate
-//! ([`rankings`](ZoRankSgdConfig::rankings)), averaged, for a person who can compare 5 things but not
-//! 50; and directions that are orthogonal to each other ([`Directions::Orthogonal`]).
+//! We added two other ways to reduce the variance: several rankings per estimate
+//! ([`rankings`](ZoRankSgdConfig::rankings)), averaged, for a person who can compare 5 things but not 50; and
+//! orthogonal directions ([`Directions::Orthogonal`]).
 //!
-//! The authors' code departs from the paper: it weighs the r-th best by `m − 2r` (from 0), where the
-//! graph has `m − 1 − 2r` edges more that begin than end, adding `1/|E| Σ ξ_i` over the named points
-//! to the direction, which is noise ([`EdgeWeights::OfficialCode`]); and it does not divide by μ, so
-//! that its step size is ours over μ.
+//! The authors' code differs from the paper. It weights the r-th best (from 0) by `m − 2r`, while in the
+//! graph `m − 1 − 2r` more edges start there than end there. This adds `1/|E| Σ ξ_i` over the named points to
+//! the direction, which is noise ([`EdgeWeights::OfficialCode`]). It also does not divide by μ, so its step
+//! size is ours divided by μ.
 //!
-//! Everything is `f64`; a run is the same, bit for bit, for the same seed, and is
-//! [saved](ZoRankSgd::state) and resumed exactly, also while a question waits for its answer.
+//! Everything is `f64`; a run is the same, bit for bit, for the same seed, and can be
+//! [saved](ZoRankSgd::state) and resumed exactly, even while a question waits for its answer.
 //!
 //! Source: Tang, Rybin, Chang, *Zeroth-Order Optimization Meets Human Feedback: Provable Learning via
 //! Ranking Oracles*, ICLR 2024, arXiv 2303.03751; their code,
@@ -68,10 +68,10 @@ use crate::zeroth_order::{
     Directions, LineSearch, RunError, Schedule, ZerothOrderError, check_point, finite, moved,
 };
 
-/// How much a place in the order weighs.
+/// The weights of the positions in the order.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum EdgeWeights {
-    /// By the edges of the graph: the paper.
+    /// By the edges of the graph, as in the paper.
     Graph,
     /// As in the authors' code, with one more for each point that is named.
     OfficialCode,
@@ -79,39 +79,39 @@ pub enum EdgeWeights {
 
 /// Configuration of [`ZoRankSgd`].
 ///
-/// The step size has the unit of the coordinates, and so has μ: without line search, η is about the
-/// distance to go in a step, divided by the length of `g`, which is [`second_moment`]'s root.
+/// The step size and μ have the unit of the coordinates. Without line search, η should be about the desired
+/// length of a step divided by the length of `g`, which is the root of [`second_moment`].
 #[derive(Config, Debug, PartialEq)]
 pub struct ZoRankSgdConfig {
     /// Points in a ranking, `m`. Default 10.
     #[config(default = 10)]
     pub candidates: usize,
-    /// How many of them are named, `k`. Default all of them.
+    /// The number of points that are named, `k`. Default: all of them.
     pub best: Option<usize>,
-    /// Rankings that an estimate is the mean of. Default 1.
+    /// The number of rankings per estimate. Default 1.
     #[config(default = 1)]
     pub rankings: usize,
     /// Size of the perturbation, μ. Default 0.01.
     #[config(default = 0.01)]
     pub smoothing: f64,
-    /// How it changes. Default not at all.
+    /// How it changes. Default: not at all.
     #[config(default = "Schedule::Constant")]
     pub smoothing_schedule: Schedule,
     /// Step size, η; with a line search, that of the longest step. Default 0.1.
     #[config(default = 0.1)]
     pub step_size: f64,
-    /// How it changes. Default not at all.
+    /// How it changes. Default: not at all.
     #[config(default = "Schedule::Constant")]
     pub step_schedule: Schedule,
     /// The perturbations. Default [`Directions::Gaussian`].
     #[config(default = "Directions::Gaussian")]
     pub directions: Directions,
-    /// How places weigh. Default [`EdgeWeights::Graph`].
+    /// The weights of the positions. Default [`EdgeWeights::Graph`].
     #[config(default = "EdgeWeights::Graph")]
     pub edge_weights: EdgeWeights,
-    /// Search along the direction. Default none.
+    /// Search along the direction. Default: none.
     pub line_search: Option<LineSearch>,
-    /// Of the perturbations. Default 0.
+    /// The seed of the perturbations. Default 0.
     #[config(default = 0)]
     pub seed: u64,
 }
@@ -130,7 +130,7 @@ impl ZoRankSgdConfig {
         self.best.unwrap_or(self.candidates)
     }
 
-    /// Points of an iteration that are new to the oracle.
+    /// The number of points in an iteration that are new to the oracle.
     fn queries_per_iteration(&self) -> u64 {
         let steps = self
             .line_search
@@ -159,7 +159,7 @@ impl ZoRankSgdConfig {
         }
     }
 
-    /// Steps along the direction that a line search tries.
+    /// The number of steps along the direction that a line search tries.
     fn trial_steps(&self, search: LineSearch) -> usize {
         let perturbed = if search.best_perturbed {
             self.rankings
@@ -213,40 +213,40 @@ pub fn estimate(ranking: &Ranking, directions: &[f64], weights: EdgeWeights) -> 
     sum
 }
 
-/// Where an iteration is.
+/// The stage of an iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// The order of perturbed points is asked for.
+    /// Asks for the order of perturbed points.
     Estimate,
-    /// The best point along the direction is asked for.
+    /// Asks for the best point along the direction.
     LineSearch,
 }
 
-/// Everything that a run needs to go on, for serde; [`ZoRankSgd::state`].
+/// Everything that a run needs to continue, for serde; see [`ZoRankSgd::state`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ZoRankSgdState {
-    /// How it runs.
+    /// The configuration.
     pub config: ZoRankSgdConfig,
-    /// Where it is, `x`, `[d]`.
+    /// The current point, `x`, `[d]`.
     pub point: Vec<f64>,
     /// The direction, `g`, `[d]`: the mean of `estimates` estimates.
     pub direction: Vec<f64>,
-    /// How many estimates that is; 0 if they are those of a point that has been left.
+    /// The number of these estimates; 0 if they belong to a previous point.
     pub estimates: u64,
     /// Sum of the estimates of this iteration's rankings so far, `[d]`.
     pub sum: Vec<f64>,
-    /// This iteration's best perturbed points so far, `[d]` each, if the line search takes them.
+    /// This iteration's best perturbed points so far, `[d]` each, if the line search uses them.
     pub best_perturbed: Vec<Vec<f64>>,
     /// This iteration's rankings so far.
     pub rankings: usize,
-    /// What is asked for now.
+    /// The current stage.
     pub phase: Phase,
     /// Iterations done.
     pub iterations: u64,
     /// Questions answered.
     pub questions: u64,
-    /// Points in them that the oracle had not been shown before; see [`Iteration::queries`].
+    /// The number of points in them that were new to the oracle; see [`Iteration::queries`].
     pub queries: u64,
 }
 
@@ -257,40 +257,40 @@ impl ZoRankSgdState {
     }
 }
 
-/// Where an iteration went.
+/// The result of an iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// Along the direction, by the step size shrunk this many times.
     Step(usize),
     /// To the best perturbed point of this ranking, from 0.
     Perturbed(usize),
-    /// Nowhere: no other point was better.
+    /// No move: no other point was better.
     Stay,
 }
 
-/// An iteration that is done.
+/// A finished iteration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Iteration {
     /// Its number, from 1.
     pub number: u64,
     /// Questions so far.
     pub questions: u64,
-    /// Points so far that were new to the oracle: the perturbed ones and the steps of the line search,
-    /// but not the point where the run is nor a best perturbed one, of which the oracle knows. This is
-    /// the number of evaluations that a function needs.
+    /// The number of points so far that were new to the oracle: the perturbed points and the steps of the
+    /// line search, but not the current point or the best perturbed points, which the oracle knows already.
+    /// This is the number of evaluations that a function needs.
     pub queries: u64,
     /// `‖g‖` of the direction.
     pub direction_norm: f64,
-    /// Estimates that the direction is the mean of.
+    /// The number of estimates of which the direction is the mean.
     pub estimates: u64,
-    /// Where it went.
+    /// The move.
     pub choice: Choice,
 }
 
 /// A run of ZO-RankSGD; see the [module](self).
 ///
-/// It asks and takes answers: [`question`](Self::question) and [`answer`](Self::answer) for those who have
-/// the oracle's time; [`step`](Self::step) and [`minimise`](Self::minimise) with an oracle at hand.
+/// Use [`question`](Self::question) and [`answer`](Self::answer) if the answers come from outside the
+/// program, and [`step`](Self::step) or [`minimise`](Self::minimise) with an oracle object.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -315,10 +315,10 @@ pub struct ZoRankSgd {
 }
 
 impl ZoRankSgd {
-    /// At `start`, numbers of 32 or 64 bits, `[d]`.
+    /// Starts a run at `start`, `[d]`, numbers of 32 or 64 bits.
     ///
     /// # Errors
-    /// If a value of the configuration is not in its range, or `start` is empty or not finite.
+    /// If a value of the configuration is out of range, or `start` is empty or not finite.
     pub fn new<X: Into<f64>>(
         config: ZoRankSgdConfig,
         start: impl IntoIterator<Item = X>,
@@ -340,10 +340,10 @@ impl ZoRankSgd {
         })
     }
 
-    /// The run that [`state`](Self::state) was taken of, at the same question.
+    /// Restores the run of a [`state`](Self::state), at the same question.
     ///
     /// # Errors
-    /// If no run has this state.
+    /// If the state is impossible.
     pub fn from_state(state: ZoRankSgdState) -> Result<Self, ZerothOrderError> {
         state.config.check()?;
         check_point(&state.point)?;
@@ -386,12 +386,12 @@ impl ZoRankSgd {
         Ok(Self { state })
     }
 
-    /// All that is needed to go on.
+    /// Everything that is needed to continue.
     pub fn state(&self) -> &ZoRankSgdState {
         &self.state
     }
 
-    /// Where the run is, `x`, `[d]`.
+    /// The current point, `x`, `[d]`.
     pub fn point(&self) -> &[f64] {
         &self.state.point
     }
@@ -426,13 +426,13 @@ impl ZoRankSgd {
         search.trial(&state.point, self.step_size(), &state.direction, i)
     }
 
-    /// What is to be put in order now. It is the same until it is answered.
+    /// The current question. It stays the same until it is answered.
     ///
-    /// Points of the line search come from the longest step to the shortest, then the best perturbed
-    /// ones, then the one where the run is.
+    /// Points of the line search come from the longest step to the shortest, then the best perturbed points,
+    /// then the current point.
     ///
     /// # Errors
-    /// If a point cannot be made.
+    /// If a point is not finite.
     pub fn question(&self) -> Result<RankingQuestion, ZerothOrderError> {
         let (state, d) = (&self.state, self.state.point.len());
         let (points, best) = match (state.phase, state.config.line_search) {
@@ -463,12 +463,12 @@ impl ZoRankSgd {
             .map_err(|_: RankingError| ZerothOrderError::Empty)
     }
 
-    /// The order of the points of the [`question`](Self::question). Gives the iteration if it was its
-    /// last question.
+    /// Takes the order of the points of the [`question`](Self::question). Returns the iteration if this was
+    /// its last question.
     ///
     /// # Errors
-    /// If it is an answer to another question, or the run leaves the finite numbers; the run is then
-    /// as before.
+    /// If it answers another question, or the run leads to numbers that are not finite; the run is then
+    /// unchanged.
     pub fn answer(&mut self, ranking: &Ranking) -> Result<Option<Iteration>, ZerothOrderError> {
         let config = &self.state.config;
         let search = config.line_search;
@@ -508,7 +508,7 @@ impl ZoRankSgd {
                 choice,
             };
             if choice != Choice::Stay {
-                // The direction is that of a point which has been left.
+                // The direction belongs to a previous point.
                 next.estimates = 0;
             }
             iteration
@@ -521,7 +521,7 @@ impl ZoRankSgd {
         Ok(iteration)
     }
 
-    /// Takes the order of perturbed points into `next`; without a line search, also the step.
+    /// Applies the order of perturbed points to `next`; without a line search, also takes the step.
     fn estimated(&self, next: &mut ZoRankSgdState, ranking: &Ranking) -> Option<Choice> {
         let (config, d) = (&self.state.config, self.state.point.len());
         let directions = self.directions();
@@ -539,7 +539,7 @@ impl ZoRankSgd {
         if next.rankings < config.rankings {
             return None;
         }
-        // Where the run stayed, the mean of all estimates from here; otherwise this one.
+        // If the run did not move, the mean of all estimates at this point; otherwise this estimate.
         let accumulate = config.line_search.is_some_and(|search| search.accumulate);
         let before = if accumulate { next.estimates } else { 0 };
         for (g, sum) in next.direction.iter_mut().zip(&next.sum) {
@@ -555,7 +555,7 @@ impl ZoRankSgd {
         Some(Choice::Step(0))
     }
 
-    /// Takes the best point of the line search into `next`.
+    /// Applies the best point of the line search to `next`.
     fn choose(&self, next: &mut ZoRankSgdState, search: LineSearch, best: usize) -> Choice {
         let steps = self.state.config.trial_steps(search);
         if best + 1 == search.candidates {
@@ -571,11 +571,11 @@ impl ZoRankSgd {
         }
     }
 
-    /// One iteration, or the rest of one.
+    /// Makes one iteration, or the rest of one.
     ///
     /// # Errors
-    /// If the oracle does not answer or answers another question, or the run leaves the finite
-    /// numbers. The run is then as before the question.
+    /// If the oracle does not answer or answers another question, or the run leads to numbers that are not
+    /// finite. The run is then in the state before the question.
     pub fn step<O>(&mut self, oracle: &mut O) -> Result<Iteration, RunError<O::Error>>
     where
         O: RankingOracle + ?Sized,
@@ -590,9 +590,8 @@ impl ZoRankSgd {
         }
     }
 
-    /// Iterations as long as there are no more than `budget` [queries](Iteration::queries) in all, counted
-    /// from the beginning of the run. `observe` sees the run after each iteration
-    /// and may end it.
+    /// Makes iterations as long as the total number of [queries](Iteration::queries), counted from the start
+    /// of the run, does not exceed `budget`. `observe` is called after each iteration and may end the run.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -608,7 +607,7 @@ impl ZoRankSgd {
     {
         let each = self.state.config.queries_per_iteration();
         loop {
-            // What this iteration has asked already is in both.
+            // Both include what this iteration has already asked.
             let shown = self.state.shown();
             if (self.state.queries - shown).saturating_add(each) > budget {
                 return Ok(());

@@ -1,7 +1,7 @@
 //! ZO-SGD: gradient descent with a gradient from differences of values.
 //!
-//! What [`zo_rank_sgd`](crate::zo_rank_sgd) is measured against where values are known: with `m`
-//! perturbations `ξ`,
+//! This is the method with which [`zo_rank_sgd`](crate::zo_rank_sgd) is compared when values are known: with
+//! `m` perturbations `ξ`,
 //!
 //! ```text
 //! g = 1/m Σ (f(x + μξ_i) − f(x))/μ ξ_i,     x ← x − η g
@@ -34,20 +34,20 @@ pub struct ZoSgdConfig {
     /// Step size, η; with a line search, that of the longest step. Default 1e-3.
     #[config(default = 1e-3)]
     pub step_size: f64,
-    /// How it changes. Default not at all.
+    /// How it changes. Default: not at all.
     #[config(default = "Schedule::Constant")]
     pub step_schedule: Schedule,
     /// The perturbations. Default [`Directions::Gaussian`].
     #[config(default = "Directions::Gaussian")]
     pub directions: Directions,
-    /// Search along the direction; only its number of points and its factor count. Default none.
+    /// Search along the direction; only its number of points and its factor are used. Default: none.
     pub line_search: Option<LineSearch>,
-    /// Of the perturbations. Default 0.
+    /// The seed of the perturbations. Default 0.
     #[config(default = 0)]
     pub seed: u64,
 }
 
-/// A run of ZO-SGD; see the [module](self). It is saved and loaded through serde, and goes on to the
+/// A run of ZO-SGD; see the [module](self). It can be saved and loaded with serde, and continues with the
 /// same bits; loading checks it.
 ///
 /// ```
@@ -67,7 +67,7 @@ pub struct ZoSgd {
     state: State,
 }
 
-/// A run as it is written.
+/// The serialised form of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct State {
     config: ZoSgdConfig,
@@ -90,10 +90,10 @@ impl RunState for State {
 }
 
 impl ZoSgd {
-    /// At `start`, `[d]`.
+    /// Starts a run at `start`, `[d]`.
     ///
     /// # Errors
-    /// If a value of the configuration is not in its range, or `start` is empty or not finite.
+    /// If a value of the configuration is out of range, or `start` is empty or not finite.
     pub fn new<X: Into<f64>>(
         config: ZoSgdConfig,
         start: impl IntoIterator<Item = X>,
@@ -110,7 +110,7 @@ impl ZoSgd {
         })
     }
 
-    /// Where the run is, `[d]`.
+    /// The current point, `[d]`.
     pub fn point(&self) -> &[f64] {
         &self.state.point
     }
@@ -123,7 +123,7 @@ impl ZoSgd {
     /// One iteration on the function `f`.
     ///
     /// # Errors
-    /// If the point is not finite afterwards; the run is then as before, but for the evaluations.
+    /// If the point is not finite afterwards; the run is then unchanged, except for the evaluations.
     pub fn step(&mut self, mut f: impl FnMut(&[f64]) -> f64) -> Result<(), ZerothOrderError> {
         let (config, d) = (&self.state.config, self.state.point.len());
         let mut count = 0;

@@ -1,6 +1,6 @@
-//! When a proximal method has found which coordinates of the solution are 0 or at a bound: the
-//! margin by which that is decided, the distance from the solution where a step cannot miss it, and
-//! how many steps it takes to come so near.
+//! When a proximal method has found which coordinates of the solution are 0 or at a bound: the margin of this
+//! decision, the distance from the solution within which a step cannot miss it, and the number of steps to
+//! come this close.
 //!
 //! With the solution `x*` let `Z` be the coordinates where `x_i*` lies on a kink of `g_i` (0, or a
 //! bound), and `[l_i, u_i] = ∂g_i(x_i*)`. If `x*` is not degenerate,
@@ -18,7 +18,7 @@
 //! gives `x_i = x_i*` exactly, `L` being the Lipschitz constant of `∇f`: `x_i − ∇_i f(x)/L_b` has then
 //! moved by at most `‖x − x*‖ (1 + L/L_b) ≤ δ/L_b` from where the whole interval
 //! `x_i* + [l_i, u_i]/L_b` is mapped to `x_i*`. With `L_b = L` this is the paper's `δ/2L`. A method with
-//! `F(x_k) − F* ≤ (1 − 1/κ)^k (F(x_0) − F*)` on a `μ`-strongly convex `F` is so near after
+//! `F(x_k) − F* ≤ (1 − 1/κ)^k (F(x_0) − F*)` on a `μ`-strongly convex `F` is this close after
 //!
 //! ```text
 //! k ≥ κ log( 2 (F(x_0) − F*) / (μ ρ²) ),    ρ = δ / (L_b + L)
@@ -30,9 +30,8 @@
 
 use super::problem::Penalty;
 
-/// `δ`, by how much the least decided coordinate on a kink or a bound is held there. `x` is the
-/// solution and `gradient` is `∇f` there. 0 for a degenerate solution, nothing if no coordinate (or
-/// group) lies on a kink.
+/// `δ`, the smallest margin by which a coordinate is held on its kink or bound, where `x` is the solution and
+/// `gradient` is `∇f` there. 0 for a degenerate solution, `None` if no coordinate (or group) lies on a kink.
 ///
 /// ```
 /// use nabla_solve::block_coordinate_descent::{Penalty, nondegeneracy};
@@ -64,14 +63,14 @@ pub fn nondegeneracy(penalty: &Penalty, x: &[f64], gradient: &[f64]) -> Option<f
     least.is_finite().then_some(least.max(0.0))
 }
 
-/// `δ / (L_b + L)`: how near to the solution a proximal step with `1/L_b` cannot miss the active set,
-/// where `∇f` has the Lipschitz constant `L`.
+/// `δ / (L_b + L)`: the distance from the solution within which a proximal step with `1/L_b` cannot miss the
+/// active set, if `∇f` has the Lipschitz constant `L`.
 pub fn identification_radius(delta: f64, block_lipschitz: f64, lipschitz: f64) -> f64 {
     delta / (block_lipschitz + lipschitz)
 }
 
-/// How many steps bring a method with the linear rate `1 − 1/κ` within `radius` of the solution of a
-/// `μ`-strongly convex problem that begins `excess = F(x_0) − F*` above the minimum.
+/// The number of steps that bring a method with the linear rate `1 − 1/κ` within `radius` of the solution of
+/// a `μ`-strongly convex problem, starting `excess = F(x_0) − F*` above the minimum.
 ///
 /// ```
 /// use nabla_solve::block_coordinate_descent::active_set_complexity;
@@ -84,7 +83,7 @@ pub fn active_set_complexity(kappa: f64, excess: f64, mu: f64, radius: f64) -> u
     steps.ceil() as usize
 }
 
-/// How many draws out of `blocks` blocks at random select each of them with the probability
+/// The number of random draws out of `blocks` blocks that select each of them with the probability
 /// `1 − failure`, by the union bound: `m log(m/p)`.
 pub fn random_round(blocks: usize, failure: f64) -> usize {
     let m = blocks as f64;

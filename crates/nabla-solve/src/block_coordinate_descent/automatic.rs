@@ -1,15 +1,15 @@
-//! What block coordinate descent takes where nobody says: the choices that suit a problem.
+//! Default choices of block coordinate descent that suit a problem.
 //!
-//! | choice | for | taken |
+//! | choice | for | default |
 //! |---|---|---|
 //! | rule | no penalty | GSD; with the links of a graph GSL |
-//! | | a penalty of groups | GSL, as the other greedy rules have no form of groups |
+//! | | a penalty of groups | GSL, because the other greedy rules have no form for groups |
 //! | | another penalty | GS-q |
 //! | update | a penalty of groups | gradient |
 //! | | a quadratic objective | matrix, which is exact |
 //! | | others | Newton |
 //! | blocks | a penalty of groups | its groups |
-//! | | a graph, and nothing said of blocks | forests |
+//! | | a graph, if no blocks are given | forests |
 //! | | a partition, or the rule MI, which tries all blocks | fixed |
 //! | | others | variable, of 5 coordinates |
 //! | partition | a greedy rule | by Lipschitz constants, as the paper recommends |
@@ -24,7 +24,7 @@ use super::{
     Selection, Update,
 };
 
-/// What is lowered.
+/// The objective to minimise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Objective {
     /// `½ Σ (x·a − y)²`
@@ -47,7 +47,7 @@ choices! {
 }
 
 impl Objective {
-    /// What it is called in texts.
+    /// Its name in texts.
     pub fn name(self) -> &'static str {
         match self {
             Self::LeastSquares => "least squares",
@@ -57,13 +57,13 @@ impl Objective {
         }
     }
 
-    /// Whether it is a quadratic function, of which the matrix update is exact.
+    /// Whether it is a quadratic function, for which the matrix update is exact.
     pub fn is_quadratic(self) -> bool {
         matches!(self, Self::LeastSquares | Self::LabelPropagation)
     }
 
-    /// The weight `λ` of `λ/2 ‖x‖²`: 1 for weights of features that have no other penalty, so that there
-    /// is one minimum, otherwise 0.
+    /// The weight `λ` of `λ/2 ‖x‖²`: 1 for feature weights without another penalty, so that the minimum is
+    /// unique, otherwise 0.
     pub fn l2(self, other_penalty: bool) -> f64 {
         match other_penalty || self == Self::LabelPropagation {
             true => 0.0,
@@ -72,7 +72,7 @@ impl Objective {
     }
 }
 
-/// Which coordinates are moved together: the kinds of [`Blocks`].
+/// Which coordinates move together: the kinds of [`Blocks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockKind {
     /// [`Blocks::Fixed`]
@@ -91,7 +91,7 @@ choices! {
     }
 }
 
-/// What is said of a descent; the rest is [chosen](Self::config).
+/// The given choices of a descent; the others are [chosen automatically](Self::config).
 ///
 /// ```
 /// use nabla_solve::block_coordinate_descent::{
@@ -109,11 +109,11 @@ choices! {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BlockDescentChoices {
-    /// Which coordinates are moved together.
+    /// Which coordinates move together.
     pub blocks: Option<BlockKind>,
     /// Coordinates of a block.
     pub block_size: Option<usize>,
-    /// How fixed blocks part the coordinates.
+    /// How fixed blocks divide the coordinates.
     pub partition: Option<Partition>,
     /// Which block is next.
     pub selection: Option<Selection>,

@@ -1,4 +1,4 @@
-//! A run: the steps from block to block.
+//! The steps of a descent.
 
 use std::ops::ControlFlow;
 
@@ -16,8 +16,8 @@ use super::{
     Update, nondegeneracy, solve_forest,
 };
 
-/// After how many rounds of all coordinates the state is computed anew, so that rounding does not
-/// gather.
+/// The number of rounds of all coordinates after which the state is recomputed, so that rounding errors do
+/// not accumulate.
 const REFRESH_EPOCHS: usize = 8;
 
 pub(super) struct Descent<'a, P: SmoothProblem> {
@@ -31,24 +31,24 @@ pub(super) struct Descent<'a, P: SmoothProblem> {
     pub(super) noise: SeededNoise,
     /// `L_i`.
     lipschitz: Vec<f64>,
-    /// What backtracking thinks of `L_i`, as selection reads it.
+    /// Backtracking's estimates of `L_i`, for the selection.
     estimates: Option<Vec<f64>>,
-    /// `L`, where the update has it.
+    /// `L`, if the update uses it.
     global: f64,
     /// The residual at the feasible point nearest to 0.
     first_residual: f64,
     faces: Vec<Option<i8>>,
     pub(super) free: usize,
     pub(super) last_change: usize,
-    /// The place of every coordinate in the present block, for message passing.
+    /// The position of every coordinate in the current block, for message passing.
     places: Vec<usize>,
 }
 
-/// Where a block is to go.
+/// The target of a block.
 struct Proposal {
     /// `[block]`.
     target: Vec<f64>,
-    /// The constant that backtracking ended with.
+    /// The final constant of backtracking.
     estimate: Option<f64>,
 }
 
@@ -132,7 +132,7 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
             } else {
                 Vec::new()
             };
-            // A look at the whole gradient is free for a greedy rule, and once a round otherwise.
+            // Greedy rules have the whole gradient at no cost; otherwise it is computed once per round.
             let due = checked.is_none_or(|at| updated - at >= n)
                 || iteration == self.config.max_iterations;
             let mut seen = None;
@@ -145,7 +145,7 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
             }
             let mut converged = false;
             if seen.is_some_and(|seen| seen <= limit) {
-                // Not by the rounding of what was kept up to date.
+                // The values that are updated incrementally may have rounding errors.
                 self.refresh()?;
                 refreshed = updated;
                 let gradient = self.problem.full_gradient(&self.state, &self.x);
@@ -319,7 +319,8 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
         self.problem.change(&mut self.state, &self.x, block, &delta) + penalty
     }
 
-    /// What a change of the objective can be off by: a line search must not end the descent for it.
+    /// The possible error of a change of the objective, because of which a line search must not end the
+    /// descent.
     fn rounding(&self) -> f64 {
         f64::EPSILON * self.objective.abs()
     }
@@ -347,7 +348,7 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
                     let along = vector::dot(&delta, &g);
                     let squares = vector::squared_norm(&delta);
                     let change = self.problem.change(&mut self.state, &self.x, block, &delta);
-                    // Rounding is no reason to double.
+                    // Rounding errors are no reason to double.
                     let slack = 1e-14 * along.abs();
                     if change <= along + 0.5 * constant * squares + slack || constant > 1e300 {
                         estimate = Some(constant);
@@ -384,7 +385,7 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
 
     /// `prox_{g/L}(x_b − ∇_b f/L)`.
     fn gradient_target(&self, block: &[usize], x: &[f64], g: &[f64], constant: f64) -> Vec<f64> {
-        // Columns without entries have the constant 0 and the slope 0.
+        // Empty columns have the constant 0 and the slope 0.
         let constant = constant.max(f64::MIN_POSITIVE.sqrt());
         let moved: Vec<f64> = x.iter().zip(g).map(|(x, g)| x - g / constant).collect();
         self.penalty.block_prox(block, &moved, 1.0 / constant)
@@ -450,7 +451,7 @@ impl<'a, P: SmoothProblem> Descent<'a, P> {
         solve_forest(&diagonal, &edges, right).map_err(named)
     }
 
-    /// From `x_b` towards `full`, as far as a line search allows.
+    /// Moves from `x_b` towards `full`, as far as a line search allows.
     fn searched(&mut self, block: &[usize], x: &[f64], g: &[f64], full: Vec<f64>) -> Vec<f64> {
         let delta = self.delta(block, &full);
         let along = vector::dot(&delta, g);

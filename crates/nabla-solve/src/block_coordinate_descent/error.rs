@@ -1,4 +1,4 @@
-//! Why there is no solution.
+//! Errors of block coordinate descent.
 
 use nabla_base::range::OutOfRange;
 
@@ -16,13 +16,13 @@ pub enum BlockDescentError {
         /// Its label.
         label: f64,
     },
-    /// Too few classes.
+    /// There are too few classes.
     #[error("softmax needs labels of at least 2 classes, but there are {0}")]
     Classes(usize),
-    /// A weight or a tolerance out of its range.
+    /// A weight or a tolerance is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// Bounds without room between them.
+    /// There is no room between the bounds.
     #[error("the bounds are {low} and {high}, but the lower must be less than the upper")]
     Bounds {
         /// The lower.
@@ -30,7 +30,7 @@ pub enum BlockDescentError {
         /// The upper.
         high: f64,
     },
-    /// A coordinate that the problem does not have.
+    /// The problem does not have the coordinate.
     #[error("a {name} has coordinate {coordinate}, but there are only {dimension}, counted from 0")]
     Coordinate {
         /// In what.
@@ -40,7 +40,7 @@ pub enum BlockDescentError {
         /// How many there are.
         dimension: usize,
     },
-    /// Sets that are no partition.
+    /// The sets are not a partition.
     #[error("coordinate {coordinate} is in {times} {name}s, but it must be in 1")]
     Cover {
         /// What the sets are.
@@ -50,7 +50,7 @@ pub enum BlockDescentError {
         /// In how many.
         times: usize,
     },
-    /// A number of values that does not fit.
+    /// The number of values does not fit.
     #[error("the {name} has {found} numbers, but it must have {expected}")]
     Length {
         /// Of what.
@@ -60,7 +60,7 @@ pub enum BlockDescentError {
         /// How many it has.
         found: usize,
     },
-    /// An entry that a matrix or graph cannot have.
+    /// A matrix or graph cannot have this entry.
     #[error(
         "the entry ({i}, {j}) is {value}, but it must be finite, off the diagonal, and positive in a graph"
     )]
@@ -72,29 +72,29 @@ pub enum BlockDescentError {
         /// Value.
         value: f64,
     },
-    /// Blocks that are too small or too large.
+    /// The blocks are too small or too large.
     #[error("blocks of {size} coordinates were requested, but blocks can have 1 to {dimension}")]
     BlockSize {
-        /// What was asked for.
+        /// The requested number.
         size: usize,
         /// The most.
         dimension: usize,
     },
-    /// Neighbours of a graph that there are not.
+    /// There are not enough examples for this number of neighbours.
     #[error(
         "{count} nearest neighbours were requested, but the number must be at least 1 and less \
          than the number of examples, {examples}"
     )]
     Neighbours {
-        /// What was asked for.
+        /// The requested number.
         count: usize,
         /// How many examples there are.
         examples: usize,
     },
-    /// A node that no label reaches.
+    /// No label reaches the node.
     #[error("node {0} is linked to no node with a known label")]
     Unreachable(usize),
-    /// A rule that the blocks or the penalty do not allow.
+    /// The blocks or the penalty do not allow the rule.
     #[error("the selection rule {rule} {why}")]
     Selection {
         /// The rule.
@@ -102,7 +102,7 @@ pub enum BlockDescentError {
         /// Why not.
         why: &'static str,
     },
-    /// An update that the penalty does not allow.
+    /// The penalty does not allow the update.
     #[error("the update {update} {why}")]
     Update {
         /// The update.
@@ -110,22 +110,22 @@ pub enum BlockDescentError {
         /// Why not.
         why: &'static str,
     },
-    /// Blocks that tear a group apart.
+    /// A group is divided between blocks.
     #[error("a group penalty needs fixed blocks that consist of whole groups")]
     Groups,
-    /// A block for message passing with a cycle.
+    /// A block for message passing has a cycle.
     #[error("message passing needs blocks without cycles, but coordinate {coordinate} lies on one")]
     NotForest {
         /// A coordinate on it.
         coordinate: usize,
     },
-    /// A matrix that is not positive definite.
+    /// The matrix is not positive definite.
     #[error("the matrix is not positive definite at coordinate {coordinate}")]
     NotPositiveDefinite {
         /// Where.
         coordinate: usize,
     },
-    /// A start that is not finite, or outside the bounds.
+    /// The start is not finite, or outside the bounds.
     #[error(
         "coordinate {coordinate} of the start is {value}, but it must be finite and within the bounds"
     )]
@@ -135,7 +135,7 @@ pub enum BlockDescentError {
         /// Its value.
         value: f64,
     },
-    /// The objective has left the finite numbers.
+    /// The objective is no longer finite.
     #[error(
         "the objective is no longer finite: the problem's numbers are too large, or it has no \
          minimum"

@@ -1,8 +1,8 @@
 //! Losses of linear predictions, `f(x) = Σ_r φ_r(X_r x) + λ/2 ‖x‖²`: least squares, logistic and
 //! multi-class logistic regression over the sparse rows of a LIBSVM file.
 //!
-//! The predictions and the slopes of the losses are kept up to date: moving a block costs the entries
-//! of its columns, and the gradient, where a greedy rule needs all of it, the entries of the rows that
+//! The predictions and the slopes of the losses are updated incrementally: moving a block costs as much as
+//! the entries of its columns and, if a greedy rule needs the whole gradient, as the entries of the rows that
 //! these columns touch.
 
 mod loss;
@@ -92,18 +92,18 @@ impl Sparse {
     }
 }
 
-/// What a [`LinearModel`] keeps up to date.
+/// The state of a [`LinearModel`], which is updated incrementally.
 #[derive(Clone, Debug)]
 pub struct LinearState {
     /// `X x`, `[examples, k]`.
     predictions: Vec<f64>,
     /// `∇φ_r`, `[examples, k]`.
     slopes: Vec<f64>,
-    /// `∇f`, `[features, k]`, where it is kept up to date.
+    /// `∇f`, `[features, k]`, if it is updated incrementally.
     gradient: Option<Vec<f64>>,
     /// Scratch: `X U_b δ`, 0 between the calls.
     moved: Vec<f64>,
-    /// Scratch: whether an example is among the touched.
+    /// Scratch: whether an example is touched.
     marked: Vec<bool>,
     /// Scratch: the examples that a step touches.
     touched: Vec<usize>,
@@ -138,8 +138,7 @@ impl LinearModel<LogisticLoss> {
 }
 
 impl LinearModel<SoftmaxLoss> {
-    /// Multi-class logistic regression (softmax); the classes are the distinct labels in rising
-    /// order.
+    /// Multi-class logistic regression (softmax); the classes are the distinct labels in ascending order.
     ///
     /// # Errors
     /// As [`LinearModel::least_squares`], or if there are fewer than two classes.
@@ -160,7 +159,7 @@ impl LinearModel<SoftmaxLoss> {
 }
 
 impl<L: PredictionLoss> LinearModel<L> {
-    /// Any loss over the rows, whose labels the loss knows.
+    /// A model with any loss over the rows; the loss knows the labels.
     ///
     /// # Errors
     /// If there are no examples, features or outputs, or `l2` is negative or not finite.
@@ -233,7 +232,7 @@ impl<L: PredictionLoss> LinearModel<L> {
         out
     }
 
-    /// Leaves `X U_b δ` in the scratch space of the state.
+    /// Computes `X U_b δ` in the scratch space of the state.
     fn touch(&self, state: &mut LinearState, block: &[usize], delta: &[f64]) {
         let k = self.loss.outputs();
         for (&i, &d) in block.iter().zip(delta) {
@@ -527,7 +526,7 @@ impl<L: PredictionLoss> SmoothProblem for LinearModel<L> {
 }
 
 impl<L: PredictionLoss> LinearModel<L> {
-    /// `sup_x v·x − g(x) − λ/2 ‖x‖²`, of a `v` where it is finite.
+    /// `sup_x v·x − g(x) − λ/2 ‖x‖²`, for a `v` where it is finite.
     fn penalty_conjugate(&self, penalty: &Penalty, v: &[f64]) -> f64 {
         if self.l2 > 0.0 {
             // The maximiser is prox_{g/λ}(v/λ).

@@ -1,5 +1,5 @@
-//! Huge blocks whose coordinates depend on each other like a forest: exact updates in linear time by
-//! message passing, and partitions of a graph into forests or into sets without edges.
+//! Huge blocks whose coordinates form a forest: exact updates in linear time by message passing, and
+//! partitions of a graph into forests or into sets without edges.
 //!
 //! A block update solves `H_bb d = −∇_b f`. Where the graph of the entries of `H_bb` off its diagonal
 //! has no cycles, Gaussian elimination from the leaves to the roots creates no new entries:
@@ -9,9 +9,9 @@
 //! roots to leaves   d_i = (v_i − H_ip d_p) / P_i
 //! ```
 //!
-//! which are the messages of Gaussian belief propagation (Shental et al., *Gaussian belief
-//! propagation solver for systems of linear equations*, 2008) sent in an order in which each is sent
-//! once, so that a block of half of all coordinates costs no more than its entries.
+//! which are the messages of Gaussian belief propagation (Shental et al., *Gaussian belief propagation solver
+//! for systems of linear equations*, 2008) each sent once, so that a block of half of all coordinates costs
+//! no more than its entries.
 
 use serde::{Deserialize, Serialize};
 
@@ -111,21 +111,21 @@ pub fn solve_forest(
     Ok(v)
 }
 
-/// In which order the coordinates are dealt out to the sets of a graph partition.
+/// The order in which the coordinates are assigned to the sets of a graph partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DealOrder {
-    /// As they come.
+    /// In their own order.
     Index,
-    /// Those with large Lipschitz constants first, so that they come together.
+    /// Coordinates with large Lipschitz constants first, so that they are together.
     #[default]
     Lipschitz,
 }
 
-/// Trees that grow by nodes, over all nodes of a graph.
+/// Growing trees over the nodes of a graph.
 #[derive(Clone, Debug)]
 struct Forest {
-    /// The representative of each node's tree, or of the node itself; `None` if it is not in.
+    /// The representative of each node's tree; `None` if the node is not in a tree.
     parent: Vec<Option<usize>>,
 }
 
@@ -147,7 +147,7 @@ impl Forest {
         i
     }
 
-    /// Adds node `i` unless that closes a cycle; whether it did.
+    /// Adds node `i` unless that closes a cycle; returns whether it was added.
     fn add(&mut self, i: usize, neighbours: &[usize]) -> bool {
         let mut trees: Vec<usize> = Vec::new();
         for &j in neighbours {
@@ -167,9 +167,9 @@ impl Forest {
     }
 }
 
-/// Parts the nodes of a graph into sets that are forests: every node goes to the first set where it
-/// closes no cycle. `neighbours[i]` are the nodes that `i` is linked to, `i` not among them; `order`
-/// is the order in which they are dealt out.
+/// Divides the nodes of a graph into sets that are forests: every node goes to the first set in which it
+/// closes no cycle. `neighbours[i]` are the nodes to which `i` is linked, without `i` itself; `order` is the
+/// order of assignment.
 pub fn forest_partition(neighbours: &[Vec<usize>], order: &[usize]) -> Vec<Vec<usize>> {
     let mut sets: Vec<(Forest, Vec<usize>)> = Vec::new();
     for &i in order {
@@ -188,9 +188,9 @@ pub fn forest_partition(neighbours: &[Vec<usize>], order: &[usize]) -> Vec<Vec<u
     sorted(sets.into_iter().map(|(_, set)| set).collect())
 }
 
-/// Parts the nodes of a graph into sets without edges, by colouring: every node takes the colour with
-/// the fewest nodes so far of those that no neighbour has. A chain or a lattice, dealt out in the
-/// order of the index, gets two: red and black.
+/// Divides the nodes of a graph into sets without edges, by colouring: among the colours that no neighbour
+/// has, every node takes the one with the fewest nodes so far. A chain or a lattice, assigned in the order of
+/// the index, gets two colours: red and black.
 pub fn red_black_partition(neighbours: &[Vec<usize>], order: &[usize]) -> Vec<Vec<usize>> {
     let mut sets: Vec<Vec<usize>> = Vec::new();
     let mut colour = vec![None; neighbours.len()];
@@ -208,9 +208,9 @@ pub fn red_black_partition(neighbours: &[Vec<usize>], order: &[usize]) -> Vec<Ve
     sorted(sets)
 }
 
-/// The two trees of a lattice of `rows x columns` nodes, numbered down the columns: two combs whose
-/// teeth are every second column and whose spines are the first and the last row. Nothing for a
-/// lattice with fewer than two rows or columns.
+/// The two trees of a lattice of `rows x columns` nodes, numbered down the columns: two combs whose teeth are
+/// every second column and whose spines are the first and the last row. `None` for a lattice with fewer than
+/// two rows or columns.
 pub fn lattice_trees(rows: usize, columns: usize) -> Option<[Vec<usize>; 2]> {
     if rows < 2 || columns < 2 {
         return None;
@@ -231,7 +231,7 @@ pub fn lattice_trees(rows: usize, columns: usize) -> Option<[Vec<usize>; 2]> {
     Some(trees)
 }
 
-/// The largest forest that is found by adding nodes in `order` wherever they close no cycle, sorted.
+/// The forest found by adding nodes in `order` if they close no cycle, sorted.
 pub(super) fn greedy_forest(neighbours: &[Vec<usize>], order: &[usize]) -> Vec<usize> {
     let mut forest = Forest::new(neighbours.len());
     let mut block: Vec<usize> = order

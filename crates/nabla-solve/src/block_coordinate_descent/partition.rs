@@ -1,5 +1,5 @@
-//! Which sets of coordinates may be updated together: partitions fixed before the first step, or
-//! blocks chosen anew in every step.
+//! The sets of coordinates that may be updated together: partitions fixed before the first step, or blocks
+//! chosen again in every step.
 
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::seq::SliceRandom;
@@ -9,27 +9,26 @@ use super::BlockDescentError;
 use super::message_passing::{DealOrder, forest_partition, red_black_partition};
 use super::problem::{Curvature, SmoothProblem, check_cover};
 
-/// Coordinates of a block where nobody says how many: the smallest of the paper.
+/// The default size of a block: the smallest in the paper.
 pub(super) const USUAL_SIZE: usize = 5;
 
-/// The blocks that a rule selects from.
+/// The blocks from which a rule selects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Blocks {
-    /// A partition that stays as it is.
+    /// A fixed partition.
     Fixed(Partition),
-    /// Any set of `size` coordinates, chosen anew in every step.
+    /// Any set of `size` coordinates, chosen again in every step.
     Variable {
         /// Coordinates of a block.
         size: usize,
     },
-    /// Any set of coordinates that depend on each other like a forest, as large as it gets: in every
-    /// step coordinates are added in the order of their scores where they close no cycle.
+    /// Any set of coordinates that form a forest, as large as possible: in every step, coordinates are added
+    /// in the order of their scores if they close no cycle.
     Forest,
 }
 
-/// Partitions of the coordinates. Where `size` does not divide their number the last block is
-/// smaller.
+/// Partitions of the coordinates. If `size` does not divide their number, the last block is smaller.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Partition {
@@ -43,29 +42,29 @@ pub enum Partition {
         /// Coordinates of a block.
         size: usize,
     },
-    /// By rising Lipschitz constants `L_i`, so that a block has constants of one size: what the
-    /// paper recommends for the greedy rules.
+    /// In order of increasing Lipschitz constants `L_i`, so that the constants of a block are similar:
+    /// recommended in the paper for the greedy rules.
     Sort {
         /// Coordinates of a block.
         size: usize,
     },
-    /// Small and large Lipschitz constants by turns, so that the blocks have about the same.
+    /// Small and large Lipschitz constants in turn, so that the blocks are similar.
     Average {
         /// Coordinates of a block.
         size: usize,
     },
-    /// As [`Sort`](Self::Sort), by the row sums `Σ_j |H_ij|` of the bound.
+    /// Like [`Sort`](Self::Sort), but by the row sums `Σ_j |H_ij|` of the bound.
     BoundSort {
         /// Coordinates of a block.
         size: usize,
     },
-    /// As [`Average`](Self::Average), by the row sums `Σ_j |H_ij|` of the bound.
+    /// Like [`Average`](Self::Average), but by the row sums `Σ_j |H_ij|` of the bound.
     BoundAverage {
         /// Coordinates of a block.
         size: usize,
     },
-    /// Sets without an edge in the graph of the second derivatives, by colouring: the matrix update
-    /// of a block is that of its coordinates one by one.
+    /// Sets without an edge in the graph of the second derivatives, by colouring: the matrix update of a
+    /// block then updates its coordinates one by one.
     RedBlack(DealOrder),
     /// Sets that are forests in the graph of the second derivatives, for message passing.
     Forests(DealOrder),
@@ -89,7 +88,7 @@ nabla_base::choices! {
 }
 
 impl Partition {
-    /// The same with blocks of another size, where the blocks have one.
+    /// The same with another block size, if the blocks have one.
     pub fn with_size(self, size: usize) -> Self {
         match self {
             Self::Order { .. } => Self::Order { size },
@@ -102,7 +101,7 @@ impl Partition {
         }
     }
 
-    /// Coordinates of a block, where the blocks have a size.
+    /// Coordinates of a block, if the blocks have a size.
     pub fn size(&self) -> Option<usize> {
         match *self {
             Self::Order { size }
@@ -127,7 +126,7 @@ pub(super) fn neighbours<P: SmoothProblem>(problem: &P, state: &P::State) -> Vec
         .collect()
 }
 
-/// `Σ_j |H_ij|` of the bound, a diagonal matrix that is above it.
+/// `Σ_j |H_ij|` of the bound, which is a diagonal upper bound of it.
 pub(super) fn row_sums<P: SmoothProblem>(problem: &P, state: &P::State) -> Vec<f64> {
     (0..problem.dimension())
         .map(|i| {
@@ -188,14 +187,14 @@ fn deal_order(deal: DealOrder, lipschitz: &[f64]) -> Vec<usize> {
     }
 }
 
-/// The places of the numbers from the lowest to the highest; equal ones in the order they come.
+/// The indices of the numbers in ascending order; equal numbers keep their order.
 pub(super) fn rising(values: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
     order
 }
 
-/// The places of the numbers from the highest to the lowest; equal ones in the order they come.
+/// The indices of the numbers in descending order; equal numbers keep their order.
 pub(super) fn falling(values: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
@@ -228,7 +227,7 @@ fn chunks(order: Vec<usize>, size: usize) -> Result<Vec<Vec<usize>>, BlockDescen
         .collect())
 }
 
-/// That a block can have so many of `dimension` coordinates.
+/// Checks that a block can have `size` of `dimension` coordinates.
 pub(super) fn check_size(size: usize, dimension: usize) -> Result<(), BlockDescentError> {
     if (1..=dimension).contains(&size) {
         Ok(())

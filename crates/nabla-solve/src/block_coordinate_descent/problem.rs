@@ -1,4 +1,4 @@
-//! What block coordinate descent needs to know of a problem, `F(x) = f(x) + g(x)`: the smooth `f` as
+//! The problem as block coordinate descent sees it, `F(x) = f(x) + g(x)`: the smooth `f` as
 //! a trait, the separable `g` as a [`Penalty`].
 
 use faer::{Mat, Side};
@@ -7,30 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use super::BlockDescentError;
 
-/// Which second derivatives are asked for.
+/// The requested second derivatives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Curvature {
-    /// `∇²f(x)`, at the present point.
+    /// `∇²f(x)`, at the current point.
     Here,
     /// A matrix `H ⪰ ∇²f(x)` for all `x`.
     Bound,
 }
 
-/// A convex, twice differentiable `f` of `n` coordinates, whose blocks are cheap to move.
+/// A convex, twice differentiable `f` of `n` coordinates whose blocks can be moved at low cost.
 ///
-/// [`State`](Self::State) is what an implementation keeps up to date beside `x` (residuals, `X w`,
-/// the gradient), so that a step costs what its block costs. A user's own problem needs the methods
-/// without a default; the others follow from them, and are worth writing where there is a faster
-/// way.
+/// [`State`](Self::State) holds values that an implementation updates along with `x` (residuals, `X w`, the
+/// gradient), so that a step costs only as much as its block. Your own problem needs the methods without a
+/// default; the others follow from them, and you can implement them if there is a faster way.
 pub trait SmoothProblem {
-    /// What is kept up to date beside `x`.
+    /// The values that are updated along with `x`.
     type State: Clone;
 
     /// Number `n` of coordinates.
     fn dimension(&self) -> usize;
 
-    /// The state at `x`, `[n]`. `greedy` says that [`full_gradient`](Self::full_gradient) will be
-    /// read in every step, so that it pays to keep the gradient up to date.
+    /// The state at `x`, `[n]`. `greedy` means that [`full_gradient`](Self::full_gradient) will be read in
+    /// every step, so it pays to update the gradient incrementally.
     fn state(&self, x: &[f64], greedy: bool) -> Self::State;
 
     /// `f(x)`.
@@ -39,15 +38,15 @@ pub trait SmoothProblem {
     /// `∇_b f(x)` of a block of coordinates, `[block]`.
     fn gradient(&self, state: &Self::State, x: &[f64], block: &[usize]) -> Vec<f64>;
 
-    /// The entries of row `i` of the second derivatives that may differ from 0, with their columns,
-    /// the diagonal among them, in the order of the columns. With [`Curvature::Bound`] this must not
-    /// depend on the state.
+    /// The entries of row `i` of the second derivatives that may differ from 0, with their columns, including
+    /// the diagonal, in the order of the columns. With [`Curvature::Bound`] this must not depend on the
+    /// state.
     fn curvature_row(&self, state: &Self::State, kind: Curvature, i: usize) -> Vec<(usize, f64)>;
 
-    /// `f(x + U_b δ) − f(x)`, and nothing moved; the state may be used as scratch space.
+    /// `f(x + U_b δ) − f(x)`, without moving; the state may be used as scratch space.
     fn change(&self, state: &mut Self::State, x: &[f64], block: &[usize], delta: &[f64]) -> f64;
 
-    /// Moves the state from `x` to `x + U_b δ`, and gives `f(x + U_b δ) − f(x)`. `x` is the point
+    /// Moves the state from `x` to `x + U_b δ`, and returns `f(x + U_b δ) − f(x)`. `x` is the point
     /// before the step.
     fn advance(&self, state: &mut Self::State, x: &[f64], block: &[usize], delta: &[f64]) -> f64;
 
@@ -57,8 +56,8 @@ pub trait SmoothProblem {
         self.gradient(state, x, &all)
     }
 
-    /// The second derivatives of a block, `[block, block]`. The bound of a block may be smaller than
-    /// the block of the bound.
+    /// The second derivatives of a block, `[block, block]`. The bound for a block may be tighter than the
+    /// block of the overall bound.
     fn curvature_block(&self, state: &Self::State, kind: Curvature, block: &[usize]) -> Mat<f64> {
         let mut out = Mat::zeros(block.len(), block.len());
         for (a, &i) in block.iter().enumerate() {
@@ -101,14 +100,12 @@ pub trait SmoothProblem {
         out
     }
 
-    /// Whether `f` is quadratic and its [`Curvature::Bound`] its Hessian, so that a matrix update is
-    /// exact.
+    /// Whether `f` is quadratic and its [`Curvature::Bound`] is its Hessian, so that a matrix update is exact.
     fn is_quadratic(&self) -> bool {
         false
     }
 
-    /// `F(x)` less a lower bound of the minimum from a dual point, where the problem has one for this
-    /// penalty.
+    /// `F(x)` minus a lower bound of the minimum from a dual point, if the problem has one for this penalty.
     fn duality_gap(&self, state: &Self::State, x: &[f64], penalty: &Penalty) -> Option<f64> {
         let _ = (state, x, penalty);
         None
@@ -126,7 +123,7 @@ pub enum Penalty {
     L1(f64),
     /// `x ≥ 0`.
     NonNegative,
-    /// `x ≥ 0` and `λ Σ x_i`, of the paper's experiments on active sets.
+    /// `x ≥ 0` and `λ Σ x_i`, as in the paper's experiments on active sets.
     NonNegativeL1(f64),
     /// `low ≤ x ≤ high`.
     Box {
@@ -135,7 +132,7 @@ pub enum Penalty {
         /// The upper bound of every coordinate.
         high: f64,
     },
-    /// `λ Σ_G ‖x_G‖₂` of groups that part the coordinates. The blocks must consist of whole groups.
+    /// `λ Σ_G ‖x_G‖₂` of groups that partition the coordinates. The blocks must consist of whole groups.
     GroupL1 {
         /// `λ`.
         weight: f64,
@@ -145,7 +142,7 @@ pub enum Penalty {
 }
 
 impl Penalty {
-    /// Refuses numbers and groups that are none.
+    /// Refuses invalid numbers and groups.
     pub(super) fn check(&self, dimension: usize) -> Result<(), BlockDescentError> {
         match self {
             Self::None | Self::NonNegative => Ok(()),
@@ -169,7 +166,7 @@ impl Penalty {
         }
     }
 
-    /// The weight of `|x_i|` where there is one.
+    /// The weight of `|x_i|`, if there is one.
     pub(super) fn l1(&self) -> f64 {
         match self {
             Self::L1(weight) | Self::NonNegativeL1(weight) => *weight,
@@ -207,7 +204,7 @@ impl Penalty {
         }
     }
 
-    /// `g` at `x + U_b δ` less `g` at `x`.
+    /// `g` at `x + U_b δ` minus `g` at `x`.
     pub(super) fn change(&self, x: &[f64], block: &[usize], delta: &[f64]) -> f64 {
         match self {
             Self::None => 0.0,
@@ -219,7 +216,7 @@ impl Penalty {
                         let old: f64 = group.iter().map(|&i| x[i] * x[i]).sum();
                         let new: f64 = group.iter().map(|&i| (x[i] + step(i)).powi(2)).sum();
                         let norms = new.sqrt() + old.sqrt();
-                        // The difference of the squares by that of the roots, without cancellation.
+                        // Compute the difference of the norms from that of the squares, without cancellation.
                         if norms > 0.0 {
                             let squares = |&i: &usize| step(i) * (2.0 * x[i] + step(i));
                             sum += group.iter().map(squares).sum::<f64>() / norms;
@@ -236,7 +233,7 @@ impl Penalty {
         }
     }
 
-    /// `g_i(x + d) − g_i(x)`, without cancellation where the sign stays.
+    /// `g_i(x + d) − g_i(x)`, without cancellation if the sign does not change.
     pub(super) fn coordinate_change(&self, x: f64, d: f64) -> f64 {
         let new = x + d;
         let (low, high) = self.bounds();
@@ -253,7 +250,7 @@ impl Penalty {
     pub(super) fn coordinate_prox(&self, v: f64, t: f64) -> f64 {
         let (low, high) = self.bounds();
         let shrunk = (v.abs() - t * self.l1()).max(0.0).copysign(v);
-        // No −0, which would count as a sign.
+        // Avoid −0, which would count as a sign.
         shrunk.clamp(low, high) + 0.0
     }
 
@@ -281,7 +278,7 @@ impl Penalty {
         out
     }
 
-    /// The element of `∂F` with the least norm, `[n]`: what the gradient is to a smooth problem.
+    /// The element of `∂F` with the least norm, `[n]`: the counterpart of the gradient in a smooth problem.
     pub(super) fn least_subgradient(&self, x: &[f64], gradient: &[f64]) -> Vec<f64> {
         match self {
             Self::None => gradient.to_vec(),
@@ -314,7 +311,7 @@ impl Penalty {
         }
     }
 
-    /// The element of `∂_i F` with the least size.
+    /// The element of `∂_i F` with the smallest absolute value.
     pub(super) fn coordinate_subgradient(&self, x: f64, g: f64) -> f64 {
         let (low, high) = self.bounds();
         let l1 = self.l1();
@@ -334,8 +331,8 @@ impl Penalty {
         0.0_f64.max(left).min(right)
     }
 
-    /// Whether coordinate `i` lies on a kink of `g` or on a bound, and on which: −1, 0 or 1, or
-    /// nothing where `g` is smooth.
+    /// Whether coordinate `i` lies on a kink of `g` or on a bound, and on which: −1, 0 or 1, or `None` if `g`
+    /// is smooth there.
     pub(super) fn face(&self, x: f64) -> Option<i8> {
         let (low, high) = self.bounds();
         match self {
@@ -348,7 +345,7 @@ impl Penalty {
     }
 }
 
-/// That every coordinate is in one set.
+/// Checks that every coordinate is in exactly one set.
 pub(super) fn check_cover(
     name: &'static str,
     sets: &[Vec<usize>],
@@ -388,7 +385,7 @@ pub(super) fn largest_eigenvalue(matrix: &Mat<f64>) -> Result<f64, BlockDescentE
     Ok(values.last().copied().unwrap_or(0.0))
 }
 
-/// `H⁻¹ v`, or with the pseudo-inverse where `H` is singular.
+/// `H⁻¹ v`, or with the pseudo-inverse if `H` is singular.
 pub(super) fn solve_positive(h: &Mat<f64>, v: &[f64]) -> Result<Vec<f64>, BlockDescentError> {
     use faer::linalg::solvers::Solve;
     let n = v.len();
@@ -401,7 +398,7 @@ pub(super) fn solve_positive(h: &Mat<f64>, v: &[f64]) -> Result<Vec<f64>, BlockD
         let l = factor.L();
         let pivots = (0..n).map(|i| l[(i, i)]);
         let (least, most) = pivots.fold((f64::INFINITY, 0.0_f64), |(a, b), p| (a.min(p), b.max(p)));
-        // Pivots are square roots: this is a condition number of about 1e12.
+        // Pivots are square roots, so this corresponds to a condition number of about 1e12.
         if least > 1e-6 * most {
             let out = factor.solve(&rhs);
             return Ok((0..n).map(|i| out[(i, 0)]).collect());

@@ -1,4 +1,4 @@
-//! Sparse quadratics, `f(x) = ½ xᵀ A x − bᵀ x`, and label propagation on a graph, which is one.
+//! Sparse quadratics, `f(x) = ½ xᵀ A x − bᵀ x`, and label propagation on a graph as an example.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,8 +7,8 @@ use nabla_data::LabelledRows;
 use super::BlockDescentError;
 use super::problem::{Curvature, SmoothProblem};
 
-/// `f(x) = ½ xᵀ A x − bᵀ x` with a sparse symmetric positive definite `A`. The gradient is kept up to
-/// date: moving a block costs the entries of its rows.
+/// `f(x) = ½ xᵀ A x − bᵀ x` with a sparse symmetric positive definite `A`. The gradient is updated
+/// incrementally: moving a block costs as much as the entries of its rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SparseQuadratic {
     rows: Vec<Vec<(usize, f64)>>,
@@ -16,8 +16,8 @@ pub struct SparseQuadratic {
 }
 
 impl SparseQuadratic {
-    /// From the entries of `A`: `diagonal`, `[n]`, and `(i, j, A_ij)` off it, each pair once; entries
-    /// of the same pair are added.
+    /// Creates the problem from the entries of `A`: `diagonal`, `[n]`, and `(i, j, A_ij)` off the diagonal,
+    /// each pair once; entries of the same pair are added.
     ///
     /// # Errors
     /// If there is no coordinate, a size or an index does not fit, a number is not finite, or a
@@ -135,7 +135,7 @@ impl SmoothProblem for SparseQuadratic {
     }
 
     fn advance(&self, state: &mut Vec<f64>, _: &[f64], block: &[usize], delta: &[f64]) -> f64 {
-        // f changes by half the sum of the slopes before and after, along the step.
+        // Along the step, f changes by half the sum of the slopes before and after.
         let along = |state: &[f64]| {
             let terms = block.iter().zip(delta);
             terms.map(|(&i, d)| d * state[i]).sum::<f64>()
@@ -154,7 +154,7 @@ impl SmoothProblem for SparseQuadratic {
     }
 }
 
-/// Labels for the nodes of a graph of which some are known: the minimum over the others of
+/// Labels for the nodes of a graph, some of which are known: minimises over the others
 /// `½ Σ w_ij (y_i − y_j)²`, the sum over the edges.
 ///
 /// ```
@@ -182,11 +182,12 @@ pub struct LabelPropagation {
 }
 
 impl LabelPropagation {
-    /// From `edges` `(i, j, w_ij)` with weights above 0 and the labels that are `known`, `[nodes]`.
+    /// Creates the problem from `edges` `(i, j, w_ij)` with positive weights, and the `known` labels,
+    /// `[nodes]`.
     ///
     /// # Errors
-    /// If an edge does not fit or its weight is not positive and finite, no label is missing, or a
-    /// node without a label is linked to none that has one.
+    /// If an edge does not fit or its weight is not positive and finite, no label is missing, or a node
+    /// without a label is not linked, even indirectly, to a labelled node.
     pub fn new(
         edges: &[(usize, usize, f64)],
         known: &[Option<f64>],
@@ -209,7 +210,7 @@ impl LabelPropagation {
             neighbours[i].push(j);
             neighbours[j].push(i);
         }
-        // From the known labels outwards.
+        // Search outwards from the known labels.
         let mut reached: Vec<bool> = known.iter().map(Option::is_some).collect();
         let mut queue: VecDeque<usize> = (0..n).filter(|&i| reached[i]).collect();
         while let Some(i) = queue.pop_front() {
@@ -289,11 +290,11 @@ impl LabelPropagation {
     }
 }
 
-/// The graph of the paper's label propagation: an edge of weight 1 from every example to the `count`
-/// nearest others (Euclidean), in either direction. `O(examples²)` distances.
+/// The graph of the paper's label propagation: an edge of weight 1 between every example and its `count`
+/// nearest neighbours (Euclidean). `O(examples²)` distances.
 ///
 /// # Errors
-/// If there are not more examples than neighbours, or `count` is 0.
+/// If there are too few examples for this number of neighbours, or `count` is 0.
 pub fn nearest_neighbour_edges(
     rows: &LabelledRows,
     count: usize,

@@ -1,4 +1,4 @@
-//! Which block is updated next.
+//! The rule that selects the next block.
 
 use faer::{Mat, Side};
 use nabla_base::vector;
@@ -16,20 +16,20 @@ use super::problem::{Curvature, Penalty, SmoothProblem, largest_eigenvalue, solv
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiagonalBound {
-    /// `D_i = L_i`, up to a factor of the block size, which changes no choice.
+    /// `D_i = L_i`, up to a factor of the block size, which does not affect the choice.
     #[default]
     Coordinate,
-    /// `D_i = Σ_j |H_ij|`, which is above `H` as it is.
+    /// `D_i = Σ_j |H_ij|`, which is an upper bound of `H` without a factor.
     RowSum,
 }
 
-/// Which block is updated next. `∇` stands for the gradient, or with a penalty for the least
-/// subgradient, so that each rule is the proximal problem's GS-s.
+/// The rule that selects the next block. `∇` is the gradient or, with a penalty, the smallest subgradient,
+/// which makes each rule the GS-s rule of the proximal problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
-    /// One block after the other. With variable blocks, the coordinates in a random order that is
-    /// drawn anew for every round.
+    /// One block after the other. With variable blocks, the coordinates in a random order, which is drawn
+    /// again for every round.
     Cyclic,
     /// Each with the same probability.
     Random,
@@ -38,24 +38,24 @@ pub enum Selection {
     Lipschitz,
     /// Gauss-Southwell, GS: the largest `‖∇_b‖`.
     GaussSouthwell,
-    /// GSL: the largest `‖∇_b‖/√L_b`. With variable blocks of more than one coordinate, where this
-    /// cannot be searched, [`GaussSouthwellDiagonal`](Self::GaussSouthwellDiagonal) with the row
-    /// sums, as in the paper's figures; with forests, `|∇_i|/√L_i`.
+    /// GSL: the largest `‖∇_b‖/√L_b`. With variable blocks of more than one coordinate, where the maximum
+    /// cannot be searched, it becomes [`GaussSouthwellDiagonal`](Self::GaussSouthwellDiagonal) with the row
+    /// sums, as in the paper's figures; with forests, it uses `|∇_i|/√L_i`.
     GaussSouthwellLipschitz,
     /// GSD: the largest `Σ ∇_i²/D_i`.
     GaussSouthwellDiagonal(DiagonalBound),
-    /// GSQ: the largest `∇_bᵀ H_b⁻¹ ∇_b`. With variable blocks an approximation by iterative hard
+    /// GSQ: the largest `∇_bᵀ H_b⁻¹ ∇_b`. With variable blocks, this is approximated by iterative hard
     /// thresholding, ten steps of `d ← ` the largest entries of `d − (∇ + H d)/λ_max(H)`.
     GaussSouthwellQuadratic,
-    /// GSQ for variable blocks by orthogonal matching pursuit: coordinate by coordinate, the one
-    /// that lowers the quadratic model most where those before it are at their joint minimum.
+    /// GSQ for variable blocks by orthogonal matching pursuit: one coordinate after the other, each time the
+    /// one that lowers the quadratic model most, with the previous ones at their joint minimum.
     OrthogonalMatchingPursuit,
     /// GS-r: the longest proximal step, with `L_b`, or `L_i` with variable blocks.
     ProximalLength,
     /// GS-q: the largest decrease of the model with `L_b`, or `L_i` with variable blocks, plus `g`.
     ProximalDecrease,
-    /// MI, maximum improvement: the block whose update lowers the objective most. Tries all blocks;
-    /// with variable blocks only of one coordinate.
+    /// MI, maximum improvement: the block whose update lowers the objective most. It tries all blocks;
+    /// variable blocks must have one coordinate.
     MaximumImprovement,
 }
 
@@ -102,14 +102,14 @@ impl Selection {
     }
 }
 
-/// How the scores of the coordinates of a fixed block become that of the block.
+/// How the scores of the coordinates of a fixed block are combined to the score of the block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BlockNorm {
-    /// The root of the sum of squares, the paper's.
+    /// The root of the sum of squares, as in the paper.
     #[default]
     Euclidean,
-    /// The sum, which the authors' code has.
+    /// The sum, as in the authors' code.
     Sum,
 }
 
@@ -125,37 +125,37 @@ impl BlockNorm {
 /// Steps of iterative hard thresholding.
 const THRESHOLDING_STEPS: usize = 10;
 
-/// What a rule sees of the present point.
+/// What a rule knows about the current point.
 pub(super) struct View<'a, P: SmoothProblem> {
     pub problem: &'a P,
     pub state: &'a P::State,
     pub penalty: &'a Penalty,
     pub x: &'a [f64],
-    /// `L_i`, or what backtracking thinks of them.
+    /// `L_i`, or backtracking's estimates of them.
     pub lipschitz: &'a [f64],
     /// `∇f(x)`; empty for the rules that do not read it.
     pub gradient: &'a [f64],
 }
 
-/// A rule with what it has computed of the problem.
+/// A rule with precomputed values of the problem.
 pub(super) struct Selector {
     rule: Selection,
     norm: BlockNorm,
-    /// The blocks of a partition; nothing if they are chosen anew.
+    /// The blocks of a partition; `None` if they are chosen in every step.
     fixed: Option<Vec<Vec<usize>>>,
     /// Coordinates of a variable block; 0 for forests.
     size: usize,
-    /// `L_b` of the fixed blocks, where they are needed.
+    /// `L_b` of the fixed blocks, if they are needed.
     block_lipschitz: Vec<f64>,
-    /// `D_i`, where it is the row sums.
+    /// `D_i`, if they are the row sums.
     diagonal: Vec<f64>,
     /// `H_b⁻¹` of the fixed blocks.
     inverses: Vec<Mat<f64>>,
     /// `1/λ_max(H)`.
     thresholding_step: f64,
-    /// The graph of the second derivatives, where blocks are forests.
+    /// The graph of the second derivatives, if blocks are forests.
     graph: Vec<Vec<usize>>,
-    /// The coordinates of the round, of which those from `next` on are to come.
+    /// The coordinates of the round; those from `next` on are still to come.
     round: Vec<usize>,
     next: usize,
 }
@@ -283,7 +283,7 @@ impl Selector {
         Ok(selector)
     }
 
-    /// The blocks of a partition, or of single coordinates where the rule tries all of these.
+    /// The blocks of a partition, or single coordinates if the rule tries all of them.
     pub(super) fn fixed(&self) -> Option<&[Vec<usize>]> {
         self.fixed.as_deref()
     }
@@ -415,7 +415,7 @@ impl Selector {
         Ok(block)
     }
 
-    /// One score for each coordinate, whose largest the rule wants.
+    /// One score per coordinate; the rule takes the largest.
     fn scores<P: SmoothProblem>(&self, view: &View<'_, P>) -> Vec<f64> {
         let least = || view.penalty.least_subgradient(view.x, view.gradient);
         let over_root = |scale: &[f64]| -> Vec<f64> {
@@ -521,7 +521,7 @@ impl Selector {
     }
 }
 
-/// The place of the largest number, the first of equal ones; NaN never wins.
+/// The index of the largest number, the first of equal ones; NaN never wins.
 fn best(scores: impl Iterator<Item = f64>) -> usize {
     let mut found = (0, f64::NEG_INFINITY);
     for (i, score) in scores.enumerate() {
@@ -532,7 +532,7 @@ fn best(scores: impl Iterator<Item = f64>) -> usize {
     found.0
 }
 
-/// One place with a probability proportional to its weight.
+/// Draws an index with a probability proportional to its weight.
 fn draw(weights: &[f64], noise: &mut SeededNoise) -> usize {
     let total: f64 = weights.iter().sum();
     let u: f64 = noise.random();
@@ -543,7 +543,7 @@ fn draw(weights: &[f64], noise: &mut SeededNoise) -> usize {
             return i;
         }
     }
-    // All weights are 0, or rounding ate the last.
+    // All weights are 0, or rounding lost the last one.
     weights.iter().rposition(|&w| w > 0.0).unwrap_or(0)
 }
 
@@ -565,10 +565,10 @@ fn inverse(h: &Mat<f64>) -> Result<Mat<f64>, BlockDescentError> {
     Ok(out)
 }
 
-/// Up to here the bound of all coordinates is made dense for its eigenvalues.
+/// Up to this size, the bound of all coordinates is made dense to compute its eigenvalues.
 const DENSE: usize = 256;
 
-/// `λ_max(H)` of the bound of all coordinates, not below it by more than rounding.
+/// `λ_max(H)` of the bound of all coordinates, never too low except for rounding.
 pub(super) fn largest_of_bound<P: SmoothProblem>(
     problem: &P,
     state: &P::State,
@@ -610,7 +610,7 @@ pub(super) fn largest_of_bound<P: SmoothProblem>(
     Ok((value * (1.0 + 1e-6)).max(f64::MIN_POSITIVE))
 }
 
-/// That every group lies in one block.
+/// Checks that every group lies in one block.
 fn check_groups(
     blocks: &[Vec<usize>],
     groups: &[Vec<usize>],

@@ -23,10 +23,9 @@ pub enum StepSize {
 pub enum Update {
     /// `x_b ← prox(x_b − ∇_b f / L)`.
     Gradient(StepSize),
-    /// As a gradient update, with estimates of the Lipschitz constants in place of them: each
-    /// coordinate begins with 1; a block takes the largest of its coordinates', doubles it until `f`
-    /// falls as a constant of that size promises, and leaves it with them. The greedy rules use the
-    /// estimates too.
+    /// A gradient update with estimates of the Lipschitz constants. Each coordinate starts with 1. A block
+    /// takes the largest estimate of its coordinates, doubles it until `f` falls as much as this constant
+    /// guarantees, and stores it for its coordinates. The greedy rules use the estimates, too.
     Backtracking,
     /// `x_b ← x_b − H_b⁻¹ ∇_b f` with the bound `H_b`. Exact for a quadratic `f`; with a penalty, the
     /// minimum of the quadratic model plus `g`.
@@ -34,9 +33,9 @@ pub enum Update {
     /// `x_b ← x_b − α (∇²_bb f)⁻¹ ∇_b f` with a line search for `α`; with a penalty, a proximal Newton
     /// step.
     Newton,
-    /// Two-metric projection, for bounds, `λ ‖x‖₁` and both: coordinates at a bound that the gradient
-    /// pushes against take a gradient step, the others a Newton step, and what crosses a bound (for
-    /// `λ ‖x‖₁`, 0) is projected onto it, with a line search along the projected path.
+    /// Two-metric projection, for bounds, `λ ‖x‖₁` and both: coordinates at a bound that the gradient pushes
+    /// against take a gradient step, the others a Newton step, and coordinates that cross a bound (for `λ
+    /// ‖x‖₁`, 0) are projected onto it, with a line search along the projected path.
     TwoMetric,
 }
 
@@ -62,8 +61,7 @@ pub enum BlockSolver {
     MessagePassing,
 }
 
-/// The least share of the slope by which a line search has to lower the objective; the authors' code
-/// has the same.
+/// The minimum share of the slope by which a line search must lower the objective, as in the authors' code.
 const SUFFICIENT: f64 = 1e-10;
 
 /// Line searches give up below this step.
@@ -121,7 +119,7 @@ pub(super) fn halving_search(mut accepts: impl FnMut(f64) -> bool) -> f64 {
 /// Passes of coordinate descent over the model of a block.
 const PASSES: usize = 1000;
 
-/// After so many passes the free coordinates are solved for even if they still change.
+/// After this number of passes, the free coordinates are solved for even if they still change.
 const POLISH_EVERY: usize = 8;
 
 /// The minimum of `g·d + ½ dᵀ H d + Σ g_i(x_i + d_i)` as `x + d`, for a penalty of single
@@ -192,18 +190,18 @@ fn model_slope(h: &Mat<f64>, gradient: &[f64], x: &[f64], at: &[f64]) -> Vec<f64
         .collect()
 }
 
-/// What became of a point whose free coordinates were solved for.
+/// The result of solving for the free coordinates.
 enum Polished {
     /// The minimum of the model.
     Minimum(Vec<f64>),
-    /// A point on the way to it, where a coordinate has come to its kink.
+    /// A point on the way to it, where a coordinate reached its kink.
     Lower(Vec<f64>),
-    /// The minimum with the others held, of which some are not rightly so.
+    /// The minimum with the other coordinates fixed, some of them wrongly.
     Released(Vec<f64>),
 }
 
-/// Moves the free coordinates to their joint minimum with the others held on their kinks, or as far
-/// towards it as none of them crosses a kink: an active-set step.
+/// Moves the free coordinates to their joint minimum, with the others fixed on their kinks, or as far towards
+/// it as possible without crossing a kink: an active-set step.
 fn polish(
     h: &Mat<f64>,
     gradient: &[f64],
@@ -225,7 +223,7 @@ fn polish(
             .collect();
         let block = Mat::from_fn(free.len(), free.len(), |a, b| h[(free[a], free[b])]);
         let d = solve_positive(&block, &right)?;
-        // The share of the way to the first kink, and where that is.
+        // The share of the way to the first kink, and the kink's coordinate.
         let mut first: Option<(f64, usize, f64)> = None;
         for (&i, d) in free.iter().zip(&d) {
             let (mut low, mut high) = penalty.bounds();
@@ -282,7 +280,7 @@ pub(super) struct TwoMetricStep {
     bounds: Vec<(f64, f64)>,
 }
 
-/// How near to a bound counts as on it at most, as in the authors' code.
+/// The maximum distance from a bound that counts as on it, as in the authors' code.
 const NEAR: f64 = 1e-4;
 
 impl TwoMetricStep {
@@ -368,7 +366,7 @@ impl TwoMetricStep {
             .collect()
     }
 
-    /// Bertsekas' measure of the decrease that a step of `α` to `point` must have a share of.
+    /// Bertsekas' measure of the decrease, a share of which a step of `α` to `point` must reach.
     pub(super) fn expected(&self, x: &[f64], point: &[f64], alpha: f64) -> f64 {
         (0..x.len())
             .map(|i| {

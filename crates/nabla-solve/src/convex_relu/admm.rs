@@ -69,7 +69,7 @@ impl Penalty {
         }
     }
 
-    /// By what `rho` is to be multiplied.
+    /// The factor of `rho`.
     pub(super) fn factor(self, seen: &AdmmStep, beta: f64) -> f64 {
         let Self::Balanced { start, until } = self else {
             return 1.0;
@@ -83,7 +83,7 @@ impl Penalty {
         } else {
             1.0
         };
-        // Far from where it is well-posed the residuals say nothing about the penalty.
+        // Far from the well-posed range, the residuals say nothing about the penalty.
         let distance = seen.rho * factor / (start * beta);
         if (1.0 / BALANCE_RANGE..=BALANCE_RANGE).contains(&distance) {
             factor
@@ -93,28 +93,28 @@ impl Penalty {
     }
 }
 
-/// The penalty is changed only after so many iterations, for the residuals to settle.
+/// The penalty is changed only after this number of iterations, so that the residuals can settle.
 const BALANCE_EVERY: usize = 50;
-/// And stays within so many times its start.
+/// The penalty stays within this factor of its start.
 const BALANCE_RANGE: f64 = 32.0;
 
 /// How `u` is updated.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrimalStep {
-    /// By a matrix that is factored once.
+    /// With a matrix that is factored once.
     Factored {
         /// The most rows it may have; the memory is 8 times the square in bytes.
         max_side: usize,
     },
-    /// By randomized block coordinate descent, started from the present `u`.
+    /// By randomized block coordinate descent, starting from the current `u`.
     BlockDescent {
         /// It ends when the gradient of its objective, as seen by the blocks, is below this share of
         /// `ρ` times the norm of `u`, or of 1.
         tolerance: f64,
-        /// The most sweeps of as many block steps as there are blocks.
+        /// The maximum number of sweeps, each with one step per block.
         max_sweeps: usize,
-        /// Of the choice of blocks.
+        /// The seed of the choice of blocks.
         seed: u64,
     },
 }
@@ -146,11 +146,12 @@ pub struct Admm {
     pub dual_step: f64,
     /// How `u` is updated. Default factored, up to 20 000 rows.
     pub primal_step: PrimalStep,
-    /// Of the primal and the dual residual, relative to what they are differences of. Default 1e-6.
+    /// The tolerance of the primal and the dual residual, relative to the terms of their differences. Default
+    /// 1e-6.
     pub tolerance: f64,
     /// Default 20 000.
     pub max_iterations: usize,
-    /// Residuals are taken, and the observer is called, once in so many iterations. Default 10.
+    /// The residuals are computed, and the observer is called, every this many iterations. Default 10.
     pub check_every: usize,
 }
 
@@ -170,14 +171,14 @@ impl Default for Admm {
     }
 }
 
-/// What is known after some iterations.
+/// The state after some iterations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdmmStep {
     /// Iterations done.
     pub iteration: usize,
     /// The program at `v`.
     pub objective: f64,
-    /// How far `v` violates the worst constraint.
+    /// How much `v` violates the worst constraint.
     pub violation: f64,
     /// `‖(u − v, G u − s)‖`, relative to the larger of the two sides.
     pub primal_residual: f64,
@@ -192,13 +193,13 @@ struct State {
     u: Mat<f64>,
     v: Mat<f64>,
     lambda: Mat<f64>,
-    /// `s` and `ν`; none in the gated form.
+    /// `s` and `ν`; `None` in the gated form.
     cone: Option<[Mat<f64>; 2]>,
-    /// `t` and `τ`, the copy of `F u` and its dual; none where the loss stays with `u`.
+    /// `t` and `τ`, the copy of `F u` and its dual; `None` if the loss stays with `u`.
     copy: Option<[Vec<f64>; 2]>,
 }
 
-/// What the constraints `u = v`, `Gu = s`, `Fu = t` have pulled together, as squared norms.
+/// The squared norms of both sides of the constraints `u = v`, `Gu = s`, `Fu = t`.
 #[derive(Default)]
 struct Squares {
     difference: f64,
@@ -219,7 +220,7 @@ impl Squares {
     }
 }
 
-/// Weights and outputs that all vanish converge too.
+/// If all weights and outputs vanish, that is convergence, too.
 const SMALLEST_WHOLE: f64 = 1e-3;
 
 impl Admm {
@@ -301,14 +302,13 @@ impl Admm {
 
     /// Solves the program of `problem` over `patterns`, from 0.
     ///
-    /// `observe` sees the state once in [`check_every`](Self::check_every) iterations and may end the
-    /// iteration. That the tolerance is not reached is a result
-    /// ([`ConvexReluSolution::converged`]), not an error.
+    /// `observe` is called every [`check_every`](Self::check_every) iterations and may end the solution. If
+    /// the tolerance is not reached, that is a result ([`ConvexReluSolution::converged`]), not an error.
     ///
     /// # Errors
-    /// If a setting is out of its range, the patterns are not of the problem, the gated form is asked
-    /// of patterns without directions, the factorisation would be too large or fails, block descent
-    /// is asked of the hinge loss, or the weights leave the finite numbers.
+    /// If a setting is out of range, the patterns do not belong to the problem, the gated form is used
+    /// with patterns without directions, the factorisation would be too large or fails, block descent is used
+    /// with the hinge loss, or the weights are no longer finite.
     pub fn solve(
         &self,
         problem: &ConvexReluProblem,

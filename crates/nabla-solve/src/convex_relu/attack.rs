@@ -4,11 +4,11 @@
 //! Δ ← clip(Δ + γ sgn(∇_x ℓ(f(x + Δ), y)), −ε, ε)
 //! ```
 //!
-//! once with `γ = ε` is FGSM (Goodfellow, Shlens, Szegedy, *Explaining and Harnessing Adversarial
-//! Examples*, ICLR 2015, arXiv 1412.6572), more often PGD (Madry et al., *Towards Deep Learning Models
-//! Resistant to Adversarial Attacks*, ICLR 2018, arXiv 1706.06083). For the losses of classification the
-//! direction is that against `y f`, which is the loss's wherever the loss has a slope: a hinge that is
-//! satisfied would stop the attack.
+//! once with `γ = ε` is FGSM (Goodfellow, Shlens, Szegedy, *Explaining and Harnessing Adversarial Examples*,
+//! ICLR 2015, arXiv 1412.6572), more often PGD (Madry et al., *Towards Deep Learning Models Resistant to
+//! Adversarial Attacks*, ICLR 2018, arXiv 1706.06083). For the classification losses, the direction is the
+//! one that lowers `y f`, which is that of the loss wherever the loss has a slope; a satisfied hinge would
+//! stop the attack.
 
 use faer::Mat;
 use nabla_base::range;
@@ -24,13 +24,13 @@ use super::problem::DenseExamples;
 /// An attack and its settings; see the [module](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attack {
-    /// `ε`, the most that a feature moves.
+    /// `ε`, the maximum change of a feature.
     pub epsilon: f64,
     /// The number of steps.
     pub steps: usize,
-    /// `γ`, what a feature moves in a step.
+    /// `γ`, the change of a feature in one step.
     pub step_size: f64,
-    /// The seed of a start that is uniform in the ball; from the examples themselves without.
+    /// The seed of a random start, uniform in the ball; `None` to start from the examples themselves.
     pub random_start: Option<u64>,
 }
 
@@ -55,7 +55,7 @@ impl Attack {
         }
     }
 
-    /// From a start that is drawn.
+    /// Sets a random start.
     #[must_use]
     pub fn with_random_start(mut self, seed: u64) -> Self {
         self.random_start = Some(seed);
@@ -74,10 +74,10 @@ impl Attack {
         )?)
     }
 
-    /// The examples where the attack on `network` leads, with their labels.
+    /// The perturbed examples to which the attack on `network` leads, with their labels.
     ///
     /// # Errors
-    /// If a setting is out of its range, the examples have another number of features or a label that
+    /// If a setting is out of range, the examples have another number of features or a label that
     /// the loss is not defined for.
     pub fn perturb(
         &self,
@@ -116,7 +116,7 @@ impl Attack {
         DenseExamples::from_matrix(moved, examples.labels().to_vec())
     }
 
-    /// Which way the output has to go for the loss to rise.
+    /// The direction of the output in which the loss rises.
     fn signs(
         &self,
         network: &TwoLayerRelu,

@@ -1,11 +1,11 @@
-//! What convex training is measured against: the same objective by gradient descent on both layers.
+//! The baseline of convex training: gradient descent on both layers, with the same objective.
 //!
 //! ```text
 //! ℓ(Σ_j (X u_j)_+ α_j, y) + β/2 Σ (‖u_j‖² + α_j²)
 //! ```
 //!
-//! from `u ~ N(0, 2/d)`, `α ~ N(0, 1/m)`, with all examples in a step or with batches whose loss is
-//! scaled to that of all, with momentum if wanted; with an [`Attack`] on every batch it is adversarial
+//! from `u ~ N(0, 2/d)`, `α ~ N(0, 1/m)`, with all examples in a step or with batches whose loss is scaled to
+//! that of all examples, optionally with momentum; with an [`Attack`] on every batch, it is adversarial
 //! training (GD-FGSM and GD-PGD in the paper).
 
 use std::ops::ControlFlow;
@@ -45,15 +45,15 @@ pub struct BackPropagation {
     pub iterations: usize,
     /// The share of the last step in the next one. Default 0.
     pub momentum: f64,
-    /// Examples in a step; all of them without.
+    /// Examples per step; `None` for all of them.
     pub batch_size: Option<usize>,
-    /// What perturbs every batch.
+    /// The attack that perturbs every batch.
     pub attack: Option<Attack>,
-    /// Of the first weights and the batches. Default 0.
+    /// The seed of the initial weights and the batches. Default 0.
     pub seed: u64,
 }
 
-/// What is known before a step.
+/// The state before a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BackPropagationStep {
     /// Steps done.
@@ -104,10 +104,10 @@ impl BackPropagation {
         self
     }
 
-    /// Trains a network; `observe` sees the state before every step and may end the training.
+    /// Trains a network; `observe` is called before every step and may end the training.
     ///
     /// # Errors
-    /// If a setting is out of its range, or the weights leave the finite numbers.
+    /// If a setting is out of range, or the weights are no longer finite.
     pub fn train(
         &self,
         problem: &ConvexReluProblem,

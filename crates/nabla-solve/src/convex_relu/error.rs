@@ -8,10 +8,10 @@ pub enum ConvexReluError {
     /// There is nothing to train on.
     #[error("there are no examples: at least one is needed")]
     Empty,
-    /// Examples without numbers.
+    /// The examples have no features.
     #[error("the examples have no features: at least one is needed")]
     NoFeatures,
-    /// A row of another length than the first.
+    /// A row differs in length from the first.
     #[error("example {example} has {found} features, but the first has {expected}")]
     RowLength {
         /// The example, from 0.
@@ -21,7 +21,7 @@ pub enum ConvexReluError {
         /// Features of the first.
         expected: usize,
     },
-    /// Not one label for each example.
+    /// The number of labels is not that of the examples.
     #[error("there are {found} labels for {expected} examples: one for each is needed")]
     LabelCount {
         /// Number of labels.
@@ -29,7 +29,7 @@ pub enum ConvexReluError {
         /// Number of examples.
         expected: usize,
     },
-    /// A feature that is NaN or infinite.
+    /// A feature is NaN or infinite.
     #[error("feature {feature} of example {example} is {value}, but it must be finite")]
     NotFinite {
         /// The example, from 0.
@@ -39,7 +39,7 @@ pub enum ConvexReluError {
         /// The value.
         value: f64,
     },
-    /// A label that the loss is not defined for.
+    /// The loss is not defined for a label.
     #[error(
         "the label of example {example} is {label}, but for the {loss} loss it must be {expected}"
     )]
@@ -50,13 +50,13 @@ pub enum ConvexReluError {
         label: f64,
         /// Name of the loss.
         loss: &'static str,
-        /// What the loss takes.
+        /// The labels for which the loss is defined.
         expected: &'static str,
     },
-    /// A number of the configuration out of its range.
+    /// A number of the configuration is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// More patterns than are wanted.
+    /// There may be too many patterns.
     #[error(
         "{examples} examples of rank {rank} have up to {bound} activation patterns, more than the \
          limit of {limit}: sample patterns instead"
@@ -71,10 +71,10 @@ pub enum ConvexReluError {
         /// The limit.
         limit: usize,
     },
-    /// A program without patterns.
+    /// The program has no patterns.
     #[error("there are no activation patterns: at least one is needed")]
     NoPatterns,
-    /// Patterns of other examples.
+    /// The patterns belong to other examples.
     #[error("the activation patterns are for {found} examples, but there are {expected}")]
     PatternLength {
         /// Of the patterns.
@@ -82,13 +82,13 @@ pub enum ConvexReluError {
         /// Of the problem.
         expected: usize,
     },
-    /// The gated form with patterns of which no direction is known that makes them.
+    /// The gated form needs patterns with known directions.
     #[error(
         "the gated form needs the directions of the activation patterns, but these patterns have \
          none: sample or enumerate them, or use the ReLU form"
     )]
     NoGates,
-    /// Examples of another kind than the network's.
+    /// The examples do not fit the network.
     #[error("the examples have {found} features, but {expected} are expected")]
     Features {
         /// Of the examples.
@@ -96,10 +96,10 @@ pub enum ConvexReluError {
         /// Of the network or problem.
         expected: usize,
     },
-    /// A network whose parts do not fit.
+    /// The parts of the network do not fit together.
     #[error("this is not a two-layer network: {0}")]
     Network(String),
-    /// A linear system of more rows than allowed.
+    /// The linear system would have more rows than allowed.
     #[error(
         "the factorisation would have {side} rows, more than the limit of {limit}: use block \
          descent, fewer patterns or a higher limit"
@@ -110,7 +110,7 @@ pub enum ConvexReluError {
         /// The limit.
         limit: usize,
     },
-    /// Block descent on a loss with kinks.
+    /// Block descent was used with a loss that has kinks.
     #[error(
         "block descent needs a differentiable loss, and the hinge loss is not: use the factored \
          step"
@@ -119,10 +119,10 @@ pub enum ConvexReluError {
     /// A matrix cannot be factored.
     #[error("a matrix of the program cannot be factored ({0}): scale the features")]
     Factorization(String),
-    /// The interior-point solver gave up.
+    /// The interior-point solver found no solution.
     #[error("the interior-point solver ended without a solution: {0}")]
     InteriorPoint(String),
-    /// The steps have left the finite numbers.
+    /// The steps lead to numbers that are not finite.
     #[error("the weights are no longer finite: lower the {0}")]
     Diverged(&'static str),
 }

@@ -1,7 +1,7 @@
 //! The convex programs by an interior-point method, and convex adversarial training.
 //!
-//! Where every example may move by up to `ε` in each feature, the constraints have to hold for all
-//! such moves, and the loss is the worst of them (section 4 of the paper):
+//! If every example may move by up to `ε` in each feature, the constraints must hold for all such moves, and
+//! the loss is the worst case (section 4 of the paper):
 //!
 //! ```text
 //! (2D_i − I) X v_i ≥ ε ‖v_i‖₁,   (2D_i − I) X w_i ≥ ε ‖w_i‖₁,   p_k = Σ_i D_i[k,k] (v_i − w_i)
@@ -11,15 +11,15 @@
 //! cross entropy  Σ_k log(1 + exp(2 (−y_k x_k·p_k + ε ‖p_k‖₁)))
 //! ```
 //!
-//! `+ β Σ (‖v_i‖ + ‖w_i‖)`. The norms leave out the bias, which does not move. As no example within its
-//! box changes an activation, the network is linear in each box, and the loss of the program is the
-//! worst loss of the recovered network on the training examples: a certificate. `ε = 0` is training
-//! without an adversary.
+//! `+ β Σ (‖v_i‖ + ‖w_i‖)`. The norms leave out the bias, which does not move. Because no example changes an
+//! activation within its box, the network is linear in each box, and the loss of the program is the
+//! worst-case loss of the recovered network on the training examples, which is a certificate. `ε = 0` means
+//! training without an adversary.
 //!
-//! The norms are second-order cones, the cross entropy is two exponential cones an example; everything
-//! else is linear. The crate `clarabel` solves it (Goulart, Chen, *Clarabel: An interior-point solver
-//! for conic programs with quadratic objectives*, 2024, arXiv 2405.12762). It factors a sparse system of
-//! all variables in every iteration: for small problems, and to check ADMM.
+//! The norms are second-order cones, the cross entropy is two exponential cones per example; everything else
+//! is linear. The crate `clarabel` solves the program (Goulart, Chen, *Clarabel: An interior-point solver for
+//! conic programs with quadratic objectives*, 2024, arXiv 2405.12762). It factors a sparse system of all
+//! variables in every iteration, so it is for small problems, and for checking ADMM.
 
 use clarabel::algebra::CscMatrix;
 use clarabel::solver::{DefaultSettings, DefaultSolver, IPSolver, SolverStatus, SupportedConeT};
@@ -49,9 +49,9 @@ use super::problem::{ConvexReluProblem, ConvexReluSolution, Form, Program};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InteriorPoint {
-    /// `ε`, the most that a feature may move. Default 0.
+    /// `ε`, the maximum change of a feature. Default 0.
     pub epsilon: f64,
-    /// Of the relative gap and of the feasibility. Default 1e-8.
+    /// The tolerance of the relative gap and of the feasibility. Default 1e-8.
     pub tolerance: f64,
     /// Default 200.
     pub max_iterations: usize,
@@ -88,7 +88,7 @@ impl Rows {
     }
 }
 
-/// A conic program in the making.
+/// A conic program under construction.
 #[derive(Default)]
 struct Conic {
     variables: usize,
@@ -141,12 +141,12 @@ impl InteriorPoint {
     /// Solves the program of `problem` over `patterns`. For `ε > 0` they should cover the perturbed
     /// examples ([`ActivationPatterns::sample_perturbed`]).
     ///
-    /// In the solution, [`objective`](ConvexReluSolution::objective) is that of the solver (for
-    /// `ε > 0` with the worst loss), [`violation`](ConvexReluSolution::violation) is that of the
-    /// constraints without `ε`, and [`lower_bound`](ConvexReluSolution::lower_bound) the dual objective.
+    /// In the solution, [`objective`](ConvexReluSolution::objective) is the solver's (for `ε > 0` with the
+    /// worst-case loss), [`violation`](ConvexReluSolution::violation) is that of the constraints without `ε`,
+    /// and [`lower_bound`](ConvexReluSolution::lower_bound) the dual objective.
     ///
     /// # Errors
-    /// If a setting is out of its range, the patterns are not of the problem, the gated form is asked of
+    /// If a setting is out of range, the patterns do not belong to the problem, the gated form is used with
     /// patterns without directions or with `ε > 0`, or the solver finds no solution.
     pub fn solve(
         &self,
@@ -234,7 +234,7 @@ impl InteriorPoint {
             tol_gap_abs: self.tolerance,
             tol_gap_rel: self.tolerance,
             tol_feas: self.tolerance,
-            // The same result whatever the machine's number of cores.
+            // Use one thread, so that the result does not depend on the number of cores.
             max_threads: 1,
             ..DefaultSettings::default()
         };

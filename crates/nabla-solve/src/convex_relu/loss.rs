@@ -1,4 +1,4 @@
-//! The convex losses, one term for each example, with what the solvers need of them.
+//! The convex losses, one term per example, with the functions that the solvers need.
 
 use nabla_base::vector;
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,8 @@ pub enum Loss {
     Squared,
     /// `max(0, 1 − y ŷ)`, labels −1 and 1.
     Hinge,
-    /// `log(1 + exp(−2 y ŷ))`, labels −1 and 1: the cross entropy where the probability of class 1
-    /// is the sigmoid of `2 ŷ`, the scaling of the paper and of the authors' code.
+    /// `log(1 + exp(−2 y ŷ))`, labels −1 and 1: the cross entropy with the sigmoid of `2 ŷ` as the
+    /// probability of class 1, scaled as in the paper and the authors' code.
     BinaryCrossEntropy,
 }
 
@@ -76,7 +76,7 @@ impl Loss {
         }
     }
 
-    /// The largest second derivative; none for the hinge.
+    /// The largest second derivative; `None` for the hinge.
     pub(super) fn curvature(self) -> Option<f64> {
         match self {
             Self::Squared | Self::BinaryCrossEntropy => Some(1.0),
@@ -168,7 +168,7 @@ impl Loss {
         }
     }
 
-    /// The labels, if the loss is defined for them.
+    /// Checks that the loss is defined for the labels.
     pub(super) fn check(self, labels: &[f64]) -> Result<(), ConvexReluError> {
         let fits = |y: f64| match self {
             Self::Squared => y.is_finite(),

@@ -1,31 +1,32 @@
 //! Training two-layer ReLU networks to global optimality, as a convex program.
 //!
-//! For tables of up to some thousand examples: no learning rate, no luck with the seed, and a lower
-//! bound that says how good the result is. Of the network `f(x) = Σ_j (x·u_j)_+ α_j`, the problem
+//! This is for tables of up to some thousand examples: it needs no learning rate and no luck with the seed,
+//! and gives a lower bound that shows how good the result is. For the network `f(x) = Σ_j (x·u_j)_+ α_j`, the
+//! problem
 //!
 //! ```text
 //! min_{u, α} ℓ(Σ_j (X u_j)_+ α_j, y) + β/2 Σ_j (‖u_j‖² + α_j²)          X [n, d], y [n]
 //! ```
 //!
-//! is, for a width that is large enough, the convex program
+//! is, if the network is wide enough, equivalent to the convex program
 //!
 //! ```text
 //! min_{v, w} ℓ(Σ_i D_i X (v_i − w_i), y) + β Σ_i (‖v_i‖ + ‖w_i‖)
 //! with (2D_i − I) X v_i ≥ 0,  (2D_i − I) X w_i ≥ 0
 //! ```
 //!
-//! over all activation patterns `D_i = diag(1[X h ≥ 0])` of the data. The network is read off:
-//! `u = v_i/√‖v_i‖, α = √‖v_i‖` and `u = w_i/√‖w_i‖, α = −√‖w_i‖`. With some of the patterns, its value
-//! is above the optimum of training: it is then the best of the networks with these patterns, and
-//! gradient descent, which is free to choose others, can be better.
+//! over all activation patterns `D_i = diag(1[X h ≥ 0])` of the data. The network follows from the solution:
+//! `u = v_i/√‖v_i‖, α = √‖v_i‖` and `u = w_i/√‖w_i‖, α = −√‖w_i‖`. With only some of the patterns, its value
+//! may be above the optimum of training. The result is then the best network with these patterns, and
+//! gradient descent, which can choose others, may find a better one.
 //!
 //! | | |
 //! |---|---|
-//! | [`ActivationPatterns`] | the `D_i`: sampled, of perturbed data, or all; [`sample_size`] for how many |
+//! | [`ActivationPatterns`] | the `D_i`: sampled, for perturbed data, or all; [`sample_size`] tells how many |
 //! | [`Admm`] | the paper's algorithm: quadratic cost per iteration, all losses |
 //! | [`SampledProgram`] | the paper's second algorithm: a drawn first layer, no constraints |
 //! | [`InteriorPoint`] | to high accuracy for small problems; adversarial training ([module](interior_point)) |
-//! | [`BackPropagation`], [`Attack`] | what they are measured against and with |
+//! | [`BackPropagation`], [`Attack`] | a baseline, and attacks to measure robustness |
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -43,8 +44,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The loss is a sum over the examples: a `β` for a mean has to be multiplied by `n`. Features of a
-//! size of about 1 suit ADMM best. Everything is `f64` on the CPU; the same seed gives the same bits.
+//! The loss is a sum over the examples: multiply a `β` for a mean by `n`. ADMM works best with features of a
+//! size of about 1. Everything is `f64` on the CPU; the same seed gives the same bits.
 //!
 //! Sources: Bai, Gautam, Sojoudi, *Efficient Global Optimization of Two-layer ReLU Networks:
 //! Quadratic-time Algorithms and Adversarial Training*, SIAM Journal on Mathematics of Data Science

@@ -1,4 +1,4 @@
-//! Two-layer networks: what a solution is turned into.
+//! Two-layer networks, into which a solution is converted.
 
 use faer::{Mat, MatRef};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use super::problem::{
 
 /// `f(x) = Σ_j (x·u_j)_+ α_j`, where `x` ends with a 1 if there is a bias.
 ///
-/// It is saved and loaded through serde; loading checks it.
+/// It can be saved and loaded with serde; loading checks it.
 ///
 /// ```
 /// use nabla_solve::convex_relu::TwoLayerRelu;
@@ -33,16 +33,16 @@ pub struct TwoLayerRelu {
     bias: bool,
 }
 
-/// How a network is written.
+/// The serialised form of a network.
 #[derive(Clone, Serialize, Deserialize)]
 struct Layers {
-    /// Weights of each hidden unit and, with a bias, that as the last one, `[m][d]`.
+    /// Weights of each hidden unit, with the bias last if there is one, `[m][d]`.
     hidden: Vec<Vec<f64>>,
     /// Weight of each hidden unit in the output, `[m]`.
     output: Vec<f64>,
     /// Whether there is a bias.
     bias: bool,
-    /// The number of features, needed where there are no hidden units.
+    /// The number of features, needed if there are no hidden units.
     features: usize,
 }
 
@@ -67,8 +67,8 @@ impl From<TwoLayerRelu> for Layers {
 }
 
 impl TwoLayerRelu {
-    /// Of the weights of each hidden unit, `[m][d]`, with the bias last if there is one, and those of
-    /// the output, `[m]`.
+    /// Creates a network from the weights of each hidden unit, `[m][d]`, with the bias last if there is one,
+    /// and the weights of the output, `[m]`.
     ///
     /// # Errors
     /// If there are no units, their numbers differ, or a weight is not finite.
@@ -161,7 +161,7 @@ impl TwoLayerRelu {
     /// `f` of every row, `[n]` from `[n][features]`.
     ///
     /// # Errors
-    /// If a row has another number of features.
+    /// If a row has the wrong number of features.
     pub fn predict(&self, rows: &[impl AsRef<[f64]>]) -> Result<Vec<f64>, ConvexReluError> {
         for row in rows {
             self.check_features(row.as_ref().len())?;
@@ -173,7 +173,7 @@ impl TwoLayerRelu {
     /// `f` of every row of `x`, `[n]` from `[n, features]`.
     ///
     /// # Errors
-    /// If there is another number of features.
+    /// If the number of features is wrong.
     pub fn outputs(&self, x: MatRef<'_, f64>) -> Result<Vec<f64>, ConvexReluError> {
         self.check_features(x.ncols())?;
         Ok(self.outputs_of_design(with_bias(x, self.bias).as_ref()))
@@ -202,7 +202,7 @@ impl TwoLayerRelu {
     /// as off.
     ///
     /// # Errors
-    /// If there is another number of features.
+    /// If the number of features is wrong.
     pub fn input_gradient(&self, x: MatRef<'_, f64>) -> Result<Mat<f64>, ConvexReluError> {
         self.check_features(x.ncols())?;
         let heights = with_bias(x, self.bias) * &self.hidden;
@@ -219,7 +219,7 @@ impl TwoLayerRelu {
     /// `ℓ(f(X), y) + β/2 Σ (‖u_j‖² + α_j²)`, the non-convex objective.
     ///
     /// # Errors
-    /// If the problem has another number of features.
+    /// If the problem has a different number of features.
     pub fn objective(&self, problem: &ConvexReluProblem) -> Result<f64, ConvexReluError> {
         self.check_features(problem.features())?;
         let x = problem.design().subcols(0, problem.features());
@@ -233,7 +233,7 @@ impl TwoLayerRelu {
     /// The share of the examples whose label has the sign of `f`; an output of 0 is wrong.
     ///
     /// # Errors
-    /// If there is another number of features.
+    /// If the number of features is wrong.
     pub fn accuracy(&self, examples: &DenseExamples) -> Result<f64, ConvexReluError> {
         let outputs = self.outputs(examples.features())?;
         let right = outputs
@@ -245,15 +245,15 @@ impl TwoLayerRelu {
     }
 }
 
-/// Below this share of the longest, a `v_i` or `w_i` is no unit of the network.
+/// A `v_i` or `w_i` shorter than this share of the longest does not become a unit of the network.
 const NO_UNIT: f64 = 1e-12;
 
 impl ConvexReluSolution {
-    /// The ReLU network of this point: `u = v_i/√‖v_i‖, α = √‖v_i‖` for every `v_i ≠ 0`, and
+    /// Converts this point to a ReLU network: `u = v_i/√‖v_i‖, α = √‖v_i‖` for every `v_i ≠ 0`, and
     /// `u = w_i/√‖w_i‖, α = −√‖w_i‖` for every `w_i ≠ 0`.
     ///
-    /// Where no constraint is violated, its [objective](TwoLayerRelu::objective) is that of the convex
-    /// program. For a solution of the gated form it is another function than the gated network.
+    /// If no constraint is violated, its [objective](TwoLayerRelu::objective) is that of the convex program.
+    /// For a solution of the gated form, it is not the same function as the gated network.
     pub fn network(&self) -> TwoLayerRelu {
         let blocks = |u: &Mat<f64>| (0..u.ncols()).map(|i| column_norm(u.as_ref(), i)).collect();
         let lengths: [Vec<f64>; 2] = [blocks(&self.v), blocks(&self.w)];
@@ -280,10 +280,10 @@ impl ConvexReluSolution {
         TwoLayerRelu::from_parts(hidden, output, self.bias)
     }
 
-    /// The gated network of this point.
+    /// Converts this point to a gated network.
     ///
     /// # Errors
-    /// If the solution is of the ReLU form, or the patterns have no directions or another number.
+    /// If the solution is for the ReLU form, or the patterns have no directions or the wrong number.
     pub fn gated_network(
         &self,
         patterns: &ActivationPatterns,
@@ -308,7 +308,7 @@ impl ConvexReluSolution {
 
 /// `f(x) = Σ_i 1[x·h_i ≥ 0] x·v_i`, where `x` ends with a 1 if there is a bias.
 ///
-/// It is saved and loaded through serde; loading checks it.
+/// It can be saved and loaded with serde; loading checks it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "GatedLayer", into = "GatedLayer")]
 pub struct GatedRelu {
@@ -319,12 +319,12 @@ pub struct GatedRelu {
     bias: bool,
 }
 
-/// How a gated network is written.
+/// The serialised form of a gated network.
 #[derive(Serialize, Deserialize)]
 struct GatedLayer {
-    /// Direction of each gate and, with a bias, that of the 1 as the last one, `[P][d]`.
+    /// Direction of each gate, with the entry for the bias last if there is one, `[P][d]`.
     gates: Vec<Vec<f64>>,
-    /// Weights behind each gate, `[P][d]`.
+    /// Weights after each gate, `[P][d]`.
     weights: Vec<Vec<f64>>,
     /// Whether there is a bias.
     bias: bool,
@@ -385,7 +385,7 @@ impl GatedRelu {
     /// `f` of every row of `x`, `[n]` from `[n, features]`.
     ///
     /// # Errors
-    /// If there is another number of features.
+    /// If the number of features is wrong.
     pub fn outputs(&self, x: MatRef<'_, f64>) -> Result<Vec<f64>, ConvexReluError> {
         let expected = self.gates.nrows() - usize::from(self.bias);
         if x.ncols() != expected {

@@ -1,8 +1,8 @@
 //! The activation patterns `D = diag(1[X h ≥ 0])` of a data matrix: sampled, or all of them.
 //!
-//! `n` examples of rank `r` have at most `2 Σ_{k<r} C(n−1, k)` patterns (Cover's count of the cells
-//! of `n` hyperplanes through the origin), reached by data in general position. That is `O(n^r)`,
-//! so that one samples (algorithm 2.1 of the paper):
+//! `n` examples of rank `r` have at most `2 Σ_{k<r} C(n−1, k)` patterns (Cover's count of the cells of `n`
+//! hyperplanes through the origin), which data in general position reach. This is `O(n^r)`, so the patterns
+//! are sampled (algorithm 2.1 of the paper):
 //!
 //! ```text
 //! h ~ N(0, I_d),  D = diag(1[X h ≥ 0]),  until P_s different ones are there
@@ -15,9 +15,9 @@
 //! P_s ≥ min{ (n+1)/(ψ ξ) − 1,  2/ξ · (n + 1 − log ψ) }
 //! ```
 //!
-//! ([`sample_size`]), by the theory of sampled convex programs: the dual has `n` variables and a
-//! constraint for each pattern. For adversarial training (algorithm 4.1) the patterns have to cover
-//! the perturbed data, so that each `h` also makes those of `X + ε sgn(R)`, `R ~ N(0, 1)`.
+//! ([`sample_size`]), by the theory of sampled convex programs: the dual has `n` variables and a constraint
+//! for each pattern. For adversarial training (algorithm 4.1), the patterns must cover the perturbed data, so
+//! each `h` also gives the patterns of `X + ε sgn(R)`, `R ~ N(0, 1)`.
 
 use std::collections::HashSet;
 
@@ -30,30 +30,30 @@ use serde::{Deserialize, Serialize};
 use super::error::ConvexReluError;
 use super::problem::ConvexReluProblem;
 
-/// Different activation patterns of the examples of a problem, with directions that make them.
+/// Different activation patterns of the examples of a problem, with directions that generate them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActivationPatterns {
     /// The diagonals of `D_1 … D_P` as columns of 0 and 1, `[n, P]`.
     active: Mat<f64>,
-    /// `h_1 … h_P`, `[d, P]`, where `D_i = diag(1[X h_i ≥ 0])`; none if they came from elsewhere or
-    /// from perturbed data.
+    /// `h_1 … h_P`, `[d, P]`, where `D_i = diag(1[X h_i ≥ 0])`; `None` if they came from elsewhere or from
+    /// perturbed data.
     gates: Option<Mat<f64>>,
 }
 
 /// How patterns are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PatternSampling {
-    /// `P_s`, the number of different patterns that are wanted.
+    /// `P_s`, the requested number of different patterns.
     pub count: usize,
-    /// The most directions that are drawn (`P_a` in the paper): data can have fewer patterns than
-    /// are wanted.
+    /// The maximum number of drawn directions (`P_a` in the paper), because the data can have fewer patterns
+    /// than requested.
     pub max_draws: usize,
-    /// Of the directions.
+    /// The seed of the directions.
     pub seed: u64,
 }
 
 impl PatternSampling {
-    /// `count` patterns from at most `100 count` directions of the seed 0.
+    /// `count` patterns from at most `100 count` directions with seed 0.
     pub fn new(count: usize) -> Self {
         Self {
             count,
@@ -87,8 +87,8 @@ impl PatternSampling {
 }
 
 impl ActivationPatterns {
-    /// Draws patterns until there are [`count`](PatternSampling::count) different ones, fewer if
-    /// [`max_draws`](PatternSampling::max_draws) directions do not make as many.
+    /// Draws patterns until there are [`count`](PatternSampling::count) different ones, or fewer if
+    /// [`max_draws`](PatternSampling::max_draws) directions do not give as many.
     ///
     /// ```
     /// use nabla_solve::convex_relu::*;
@@ -126,7 +126,7 @@ impl ActivationPatterns {
         })
     }
 
-    /// As [`sample`](Self::sample), with the patterns of `copies` data sets for each direction: `X`
+    /// Like [`sample`](Self::sample), with the patterns of `copies` data sets for each direction: `X`
     /// itself and `copies − 1` random corners of the box of half-width `epsilon` around it (algorithm
     /// 4.1). The column of the bias is not perturbed.
     ///
@@ -171,8 +171,8 @@ impl ActivationPatterns {
         })
     }
 
-    /// All patterns that a set of directions of positive measure makes, with which the convex program
-    /// is exact: the others belong to borders of the cells and add nothing.
+    /// All patterns with a set of directions of positive measure, which make the convex program exact: the
+    /// others belong to borders of the cells and add nothing.
     ///
     /// The cells are those of the hyperplanes `x_k·h = 0`. Each of them, within the row space of `X`,
     /// has an extreme ray where the hyperplanes of `r − 1` independent examples meet; the cells around
@@ -204,7 +204,7 @@ impl ActivationPatterns {
             let h: Vec<f64> = (0..d)
                 .map(|i| (0..rank).map(|j| basis[(i, j)] * witness[j]).sum())
                 .collect();
-            // Examples of zeros are active in every pattern.
+            // Examples with only zeros are active in every pattern.
             if set.insert(activations(x, &h)) {
                 gates.push(h);
             }
@@ -218,7 +218,7 @@ impl ActivationPatterns {
     /// The different patterns of given directions, `[directions][d]`, where `d` counts the bias.
     ///
     /// # Errors
-    /// If there are none, or one has another length.
+    /// If there are none, or one has the wrong length.
     pub fn from_gates(
         problem: &ConvexReluProblem,
         gates: &[impl AsRef<[f64]>],
@@ -250,7 +250,7 @@ impl ActivationPatterns {
     /// The different ones of given patterns, `[patterns][n]`.
     ///
     /// # Errors
-    /// If there are none, or one has another length than there are examples.
+    /// If there are none, or the length of one is not the number of examples.
     pub fn from_masks(
         problem: &ConvexReluProblem,
         masks: &[impl AsRef<[bool]>],
@@ -296,7 +296,7 @@ impl ActivationPatterns {
         self.active.as_ref()
     }
 
-    /// Directions that make the patterns, `[d, P]`.
+    /// Directions that generate the patterns, `[d, P]`.
     pub fn gates(&self) -> Option<MatRef<'_, f64>> {
         self.gates.as_ref().map(Mat::as_ref)
     }
@@ -312,7 +312,7 @@ impl ActivationPatterns {
     }
 }
 
-/// `2 Σ_{k<r} C(n−1, k)`, the most patterns that `examples` of the rank `rank` can have.
+/// `2 Σ_{k<r} C(n−1, k)`, the maximum number of patterns of `examples` examples with the rank `rank`.
 ///
 /// ```
 /// use nabla_solve::convex_relu::pattern_bound;
@@ -331,9 +331,9 @@ pub fn pattern_bound(examples: usize, rank: usize) -> f64 {
     2.0 * sum
 }
 
-/// How many patterns, or features of a sampled program, are enough that with a confidence of
-/// `1 − failure` one more changes the optimum with a probability of at most `violation`:
-/// `min{(n+1)/(ψ ξ) − 1, 2/ξ (n + 1 − log ψ)}`, rounded up.
+/// The number of patterns, or of features of a sampled program, that are enough so that, with a confidence of
+/// `1 − failure`, one more changes the optimum with a probability of at most `violation`: `min{(n+1)/(ψ ξ) −
+/// 1, 2/ξ (n + 1 − log ψ)}`, rounded up.
 ///
 /// ```
 /// use nabla_solve::convex_relu::sample_size;
@@ -360,7 +360,7 @@ pub fn sample_size(
     Ok(markov.min(chernoff).ceil() as usize)
 }
 
-/// Patterns in the order in which they came, each once.
+/// Distinct patterns in their original order.
 struct PatternSet {
     examples: usize,
     seen: HashSet<Vec<u64>>,
@@ -380,7 +380,7 @@ impl PatternSet {
         self.patterns.len()
     }
 
-    /// Whether it is new.
+    /// Adds a pattern; returns whether it is new.
     fn insert(&mut self, pattern: Vec<bool>) -> bool {
         let key = pattern
             .chunks(64)
@@ -423,7 +423,7 @@ fn columns(rows: usize, vectors: &[Vec<f64>]) -> Mat<f64> {
     Mat::from_fn(rows, vectors.len(), |i, j| vectors[j][i])
 }
 
-/// The share of the largest below which a number counts as 0.
+/// A number below this share of the largest counts as 0.
 const ZERO: f64 = 1e-10;
 
 /// The rank of `x` and an orthonormal basis of its row space, `[d, rank]`.
@@ -437,8 +437,8 @@ fn row_space(x: MatRef<'_, f64>) -> Result<(usize, Mat<f64>), ConvexReluError> {
     Ok((rank, svd.V().subcols(0, rank).to_owned()))
 }
 
-/// A point within each cell of the hyperplanes `row·c = 0` in `R^rank`; a cell can come more than
-/// once. The rows span `R^rank`, and rows of zeros cut nothing.
+/// A point within each cell of the hyperplanes `row·c = 0` in `R^rank`; a cell may occur more than once. The
+/// rows span `R^rank`, and rows of zeros have no effect.
 fn cells(rows: &[Vec<f64>], rank: usize) -> Vec<Vec<f64>> {
     let scale = rows.iter().flatten().fold(0.0, |m: f64, v| m.max(v.abs()));
     let rows: Vec<&Vec<f64>> = rows
@@ -475,7 +475,7 @@ fn cells(rows: &[Vec<f64>], rank: usize) -> Vec<Vec<f64>> {
             let step: Vec<f64> = (0..rank)
                 .map(|i| basis.iter().zip(&inner).map(|(b, c)| b[i] * c).sum())
                 .collect();
-            // Small enough that no other example changes its side.
+            // The step is small enough that no other example changes sides.
             let size = (0..rows.len())
                 .filter(|k| !vanish.contains(k))
                 .map(|k| {
@@ -546,8 +546,8 @@ fn common_normal(rows: &[&Vec<f64>], rank: usize) -> Option<Vec<f64>> {
     Some(normal.iter().map(|v| v / length).collect())
 }
 
-/// An orthonormal basis of what is across the unit vector `ray`: the columns of the Householder
-/// reflection that takes it to an axis, but for that axis.
+/// An orthonormal basis of the complement of the unit vector `ray`: the columns of the Householder reflection
+/// that takes it to an axis, except for that axis.
 fn across(ray: &[f64]) -> Vec<Vec<f64>> {
     let axis = (0..ray.len())
         .max_by(|&i, &j| ray[i].abs().total_cmp(&ray[j].abs()))

@@ -1,4 +1,4 @@
-//! What is to be solved: examples, a loss, the weight `β`; and the linear maps of its convex program.
+//! The problem: examples, a loss, the weight `β`, and the linear maps of its convex program.
 
 use faer::{Mat, MatRef};
 use nabla_base::range;
@@ -9,7 +9,7 @@ use super::error::ConvexReluError;
 use super::loss::Loss;
 use super::patterns::ActivationPatterns;
 
-/// Examples as a dense matrix, with a label each.
+/// Labelled examples as a dense matrix.
 ///
 /// ```
 /// use nabla_data::LabelledRows;
@@ -28,11 +28,11 @@ pub struct DenseExamples {
 }
 
 impl DenseExamples {
-    /// Of `rows`, `[n][features]`, and their labels, `[n]`.
+    /// Creates examples from `rows`, `[n][features]`, and their labels, `[n]`.
     ///
     /// # Errors
-    /// If there are no rows or features, the rows differ in length, a number is not finite or there
-    /// is not one label for each row.
+    /// If there are no rows or features, the rows differ in length, a number is not finite, or the number of
+    /// labels is not that of the rows.
     pub fn new(rows: &[impl AsRef<[f64]>], labels: &[f64]) -> Result<Self, ConvexReluError> {
         let Some(first) = rows.first() else {
             return Err(ConvexReluError::Empty);
@@ -53,7 +53,7 @@ impl DenseExamples {
         Self::from_matrix(features, labels.to_vec())
     }
 
-    /// Of a matrix `[n, features]` and labels `[n]`.
+    /// Creates examples from a matrix `[n, features]` and labels `[n]`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -128,7 +128,7 @@ fn check_finite(x: MatRef<'_, f64>) -> Result<(), ConvexReluError> {
 /// `min ℓ(Σ_j (X u_j)_+ α_j, y) + β/2 Σ (‖u_j‖² + α_j²)`: what all solvers of this module work on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvexReluProblem {
-    /// `X`, `[n, d]`; the last column is 1 where there is a bias.
+    /// `X`, `[n, d]`; the last column is 1 if there is a bias.
     design: Mat<f64>,
     labels: Vec<f64>,
     loss: Loss,
@@ -137,9 +137,9 @@ pub struct ConvexReluProblem {
 }
 
 impl ConvexReluProblem {
-    /// With the weight `beta` of the regularizer, beside a loss that is a sum over the examples. With
-    /// `bias`, the first layer has one: `X` gets a column of ones, whose weights are regularized as
-    /// all others.
+    /// Creates the problem with the weight `beta` of the regularizer, and a loss that is a sum over the
+    /// examples. With `bias`, the first layer has a bias: `X` gets a column of ones, whose weights are
+    /// regularized like all others.
     ///
     /// # Errors
     /// If the loss is not defined for a label or `beta` is not positive and finite.
@@ -201,7 +201,7 @@ impl ConvexReluProblem {
     }
 }
 
-/// `x`, with a column of ones where there is a bias.
+/// `x`, with a column of ones if there is a bias.
 pub(super) fn with_bias(x: MatRef<'_, f64>, bias: bool) -> Mat<f64> {
     let features = x.ncols();
     Mat::from_fn(x.nrows(), features + usize::from(bias), |k, j| {
@@ -209,7 +209,7 @@ pub(super) fn with_bias(x: MatRef<'_, f64>, bias: bool) -> Mat<f64> {
     })
 }
 
-/// Which convex program.
+/// The form of the convex program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
@@ -218,7 +218,7 @@ pub enum Form {
     #[default]
     Relu,
     /// `min ℓ(Σ D_i X v_i, y) + β Σ ‖v_i‖` without constraints: a gated network, whose unit `i` is
-    /// active where `x·h_i ≥ 0`. It is never above the ReLU program of the same patterns.
+    /// active where `x·h_i ≥ 0`. Its value is never above that of the ReLU program with the same patterns.
     Gated,
 }
 
@@ -352,7 +352,7 @@ impl<'a> Program<'a> {
     /// max −ℓ*(g)   with   min_{μ ≥ 0} ‖F_iᵀ g − G_iᵀ μ‖ ≤ β   for every block
     /// ```
     ///
-    /// and any `g` can be scaled to fit. `g` is a slope vector of the loss, `μ` a guess of the
+    /// and any `g` can be scaled to be feasible. `g` is a slope vector of the loss, `μ` an estimate of the
     /// multipliers, `[n, blocks]`, which is improved by `polish` accelerated projected gradient steps.
     pub(super) fn dual_bound(&self, g: &[f64], mu: Option<Mat<f64>>, polish: usize) -> f64 {
         let target = self.adjoint(g, None);
@@ -370,7 +370,7 @@ impl<'a> Program<'a> {
             let none = vec![0.0; self.examples()];
             let mut ahead = mu.clone();
             let mut momentum = 1.0f64;
-            // The best norm of each block that any multiplier has shown.
+            // The best norm of each block over all multipliers.
             let mut best: Vec<f64> = (0..self.blocks())
                 .map(|i| column_norm(target.as_ref(), i))
                 .collect();
@@ -437,21 +437,21 @@ pub(super) fn largest_squared_singular_value(x: MatRef<'_, f64>) -> f64 {
     (1.05 * value).min(trace)
 }
 
-/// A point of the convex program, and how good it is.
+/// A point of the convex program, with its certificate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvexReluSolution {
     /// `v_1 … v_P`, `[d, P]`; the last row is the bias.
     pub v: Mat<f64>,
     /// `w_1 … w_P`, `[d, P]`; no columns in the gated form.
     pub w: Mat<f64>,
-    /// Which program.
+    /// The form of the program.
     pub form: Form,
     /// The value of the program at this point.
     pub objective: f64,
     /// A lower bound of the program over the same patterns: `objective − lower_bound` is the duality
-    /// gap. With all patterns it is a lower bound of every network's objective.
+    /// gap. With all patterns, it is a lower bound of the objective of every network.
     pub lower_bound: f64,
-    /// How far the worst constraint is violated: the largest of `−(2D_i − I) X v_i`, at least 0.
+    /// How much the worst constraint is violated: the largest of `−(2D_i − I) X v_i`, at least 0.
     pub violation: f64,
     /// Iterations done.
     pub iterations: usize,

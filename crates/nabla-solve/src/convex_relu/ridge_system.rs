@@ -4,11 +4,11 @@
 //! (B + c FᵀF) u = r,   B = I + GᵀG   or   I in the gated form
 //! ```
 //!
-//! As `(2D_i − I)² = I`, every block of `GᵀG` is `XᵀX`, so that `B` is one `d × d` matrix. Two ways to
-//! use that give the same `u`:
+//! Because `(2D_i − I)² = I`, every block of `GᵀG` is `XᵀX`, so `B` is one `d × d` matrix. Two ways to use
+//! this give the same `u`:
 //!
 //! * **weights**: `F = [F₁, −F₁]` only sees differences. With `p = (v − w)/√2` and `q = (v + w)/√2`
-//!   the system falls apart into `(B + 2c F₁ᵀF₁) p` of `dP` rows and `B q`; the paper factors
+//!   the system separates into `(B + 2c F₁ᵀF₁) p` of `dP` rows and `B q`; the paper factors
 //!   `2dP` rows;
 //! * **examples**: by the identity of Woodbury, `u = B⁻¹r − B⁻¹Fᵀ (I/c + F B⁻¹Fᵀ)⁻¹ F B⁻¹r` with
 //!   `n` rows, where `F B⁻¹Fᵀ = 2 (Σ_i D_i 1 1ᵀ D_i) ∘ (X B⁻¹ Xᵀ)`.
@@ -22,7 +22,7 @@ use super::problem::{Form, Program};
 
 /// The factorisation for one program and one `c`.
 pub(super) struct RidgeSystem {
-    /// Of `B`; none for `B = I`.
+    /// The factorisation of `B`; `None` for `B = I`.
     block: Option<Llt<f64>>,
     kind: Kind,
 }
@@ -41,7 +41,7 @@ fn factor(matrix: &Mat<f64>) -> Result<Llt<f64>, ConvexReluError> {
 }
 
 impl RidgeSystem {
-    /// How many rows the smaller of the two systems has, and whether it is that of the weights.
+    /// The number of rows of the smaller of the two systems, and whether it is that of the weights.
     pub(super) fn smaller(program: &Program<'_>) -> (usize, bool) {
         let weights = program.width() * program.patterns();
         let examples = program.examples();

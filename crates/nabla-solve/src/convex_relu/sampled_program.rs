@@ -5,10 +5,10 @@
 //! min_α ℓ(Σ_j (X u_j)_+ α_j, y) + β ‖α‖₁
 //! ```
 //!
-//! No constraints and no patterns. The dual of the training problem asks `|gᵀ(X u)_+| ≤ β` of all `u`
-//! of length 1; this program asks it of `N` of them, so that its value is never below that of training
-//! and falls towards it with `N`. [`sample_size`](super::sample_size) says how large `N` must be for one
-//! more unit to change nothing with high probability.
+//! There are no constraints and no patterns. The dual of the training problem requires `|gᵀ(X u)_+| ≤ β` for
+//! all `u` of length 1; this program requires it for `N` of them, so its value is never below that of
+//! training, and falls towards it with growing `N`. [`sample_size`](super::sample_size) tells how large `N`
+//! must be so that, with high probability, one more unit changes nothing.
 //!
 //! It is solved by ADMM with the copies `α = a` and `t = Φ α`, `Φ = (X U)_+`, for any loss: the matrix
 //! `I + ΦᵀΦ` is factored once, with the smaller of `N` and `n` rows.
@@ -43,9 +43,9 @@ use super::problem::ConvexReluProblem;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SampledProgram {
-    /// The number `N` of units that are drawn. Default 1000.
+    /// The number `N` of drawn units. Default 1000.
     pub units: usize,
-    /// Of the units. Default 0.
+    /// The seed of the units. Default 0.
     pub seed: u64,
     /// `ρ` of ADMM. Default balanced from 2 β for 1000 iterations.
     pub penalty: Penalty,
@@ -79,7 +79,7 @@ pub struct SampledSolution {
     pub alpha: Vec<f64>,
     /// `ℓ + β ‖α‖₁`, which is also the objective of the [network](Self::network).
     pub objective: f64,
-    /// A lower bound of the sampled program (not of training, which may be below).
+    /// A lower bound of the sampled program (not of training, whose optimum may be lower).
     pub lower_bound: f64,
     /// Iterations done.
     pub iterations: usize,
@@ -107,11 +107,11 @@ impl SampledSolution {
     }
 }
 
-/// How often the gap is taken.
+/// How often the gap is computed.
 const CHECK_EVERY: usize = 10;
 
 impl SampledProgram {
-    /// With `units` drawn units, and defaults.
+    /// Creates the program with `units` drawn units, and defaults.
     pub fn new(units: usize) -> Self {
         Self {
             units,
@@ -147,11 +147,10 @@ impl SampledProgram {
         self
     }
 
-    /// Solves the program; `observe` sees every tenth iteration and may end it.
+    /// Solves the program; `observe` is called every tenth iteration and may end it.
     ///
     /// # Errors
-    /// If a setting is out of its range, the matrix cannot be factored or the weights leave the finite
-    /// numbers.
+    /// If a setting is out of range, the matrix cannot be factored, or the weights are no longer finite.
     pub fn solve(
         &self,
         problem: &ConvexReluProblem,
@@ -196,7 +195,7 @@ impl SampledProgram {
             if iteration % CHECK_EVERY != 0 && iteration != self.max_iterations {
                 continue;
             }
-            // Any α is feasible, so that the best one counts.
+            // Any α is feasible, so the best one counts.
             let at = entries((&phi * &a).as_ref());
             let objective = loss.sum(&at, labels) + beta * a.norm_l1();
             if !objective.is_finite() {

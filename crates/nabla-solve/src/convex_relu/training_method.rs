@@ -1,4 +1,4 @@
-//! How a network is trained where nobody says.
+//! The default training method of a network.
 
 use nabla_base::choices;
 
@@ -7,10 +7,10 @@ use nabla_base::choices;
 pub enum TrainingMethod {
     /// [`Admm`](super::Admm) on the program of drawn activation patterns.
     Admm,
-    /// [`InteriorPoint`](super::InteriorPoint) on the same program: exact, for small problems, and the
-    /// only one that trains for the worst case within a radius.
+    /// [`InteriorPoint`](super::InteriorPoint) on the same program: exact, for small problems, and the only
+    /// method that trains for the worst case within a radius.
     InteriorPoint,
-    /// [`SampledProgram`](super::SampledProgram): the first layer is drawn, the second is found.
+    /// [`SampledProgram`](super::SampledProgram): the first layer is drawn, the second is solved for.
     DrawnUnits,
 }
 
@@ -23,7 +23,7 @@ choices! {
 }
 
 impl TrainingMethod {
-    /// What it is called in texts.
+    /// Its name in texts.
     pub fn name(self) -> &'static str {
         match self {
             Self::Admm => "ADMM",
@@ -32,8 +32,8 @@ impl TrainingMethod {
         }
     }
 
-    /// The method that suits: the interior-point method for robust training, which the others cannot,
-    /// drawn units where their number is what is known, and otherwise ADMM, which takes large problems.
+    /// The suitable method: the interior-point method for robust training, which the others do not support;
+    /// drawn units if their number is given; otherwise ADMM, which handles large problems.
     ///
     /// ```
     /// use nabla_solve::convex_relu::TrainingMethod;

@@ -14,7 +14,7 @@ pub trait PredictionLoss {
     /// `∂²φ_r/∂z_c∂z_e`, given `z` and its `slope`.
     fn second(&self, example: usize, z: &[f64], slope: &[f64], c: usize, e: usize) -> f64;
 
-    /// `φ_r(z + δ) − φ_r(z)`, given the `slope` at `z`; worth writing where it can be had without the
+    /// `φ_r(z + δ) − φ_r(z)`, given the `slope` at `z`. Implement it if it can be computed without the
     /// cancellation of the difference, for line searches near the minimum.
     fn change(&self, example: usize, z: &[f64], slope: &[f64], delta: &[f64]) -> f64 {
         let _ = slope;
@@ -22,8 +22,8 @@ pub trait PredictionLoss {
         self.value(example, &new) - self.value(example, z)
     }
 
-    /// Entry `(c, e)` of a matrix that is at least the second derivatives everywhere, over a set of
-    /// `distinct` outputs to which `c` and `e` belong.
+    /// Entry `(c, e)` of a matrix that is an upper bound of the second derivatives everywhere, over a set of
+    /// `distinct` outputs that contains `c` and `e`.
     fn bound(&self, distinct: usize, c: usize, e: usize) -> f64;
 
     /// `φ_r*(u)`, infinite outside its domain; it gives the duality gap.
@@ -131,12 +131,12 @@ impl PredictionLoss for LogisticLoss {
 pub struct SoftmaxLoss {
     /// The class of every example.
     pub(super) classes: Vec<usize>,
-    /// The label that each class had in the data.
+    /// The label of each class in the data.
     pub(super) labels: Vec<f64>,
 }
 
 impl SoftmaxLoss {
-    /// The label that each class had in the data, in rising order.
+    /// The label of each class in the data, in ascending order.
     pub fn labels(&self) -> &[f64] {
         &self.labels
     }
@@ -187,8 +187,8 @@ impl PredictionLoss for SoftmaxLoss {
         (sum + own.exp_m1()).ln_1p() - own
     }
 
-    /// Böhning's `½ (I − 11ᵀ/m)`: with a set of fewer outputs than all, the others are one more
-    /// class, whose row and column are left out.
+    /// Böhning's `½ (I − 11ᵀ/m)`: if the set does not have all outputs, the others form one more class, whose
+    /// row and column are left out.
     fn bound(&self, distinct: usize, c: usize, e: usize) -> f64 {
         let m = self.outputs().min(distinct + 1) as f64;
         0.5 * (f64::from(u8::from(c == e)) - 1.0 / m)
@@ -199,7 +199,7 @@ impl PredictionLoss for SoftmaxLoss {
         let mut value = 0.0;
         for (c, u) in u.iter().enumerate() {
             let p = u + f64::from(u8::from(c == self.classes[example]));
-            // Rounding alone does not leave the simplex.
+            // Allow for rounding errors around the simplex.
             if p < -1e-12 {
                 return f64::INFINITY;
             }
@@ -214,7 +214,7 @@ impl PredictionLoss for SoftmaxLoss {
     }
 }
 
-/// Exponents above this are not worth the accuracy, and may overflow.
+/// Exponents above this gain no accuracy, and may overflow.
 const LARGE: f64 = 30.0;
 
 /// `p log p`.
