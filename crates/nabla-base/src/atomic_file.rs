@@ -1,9 +1,9 @@
-//! Output files that are either whole or not there.
+//! Output files that are written completely or not at all.
 //!
-//! The bytes go to a temporary file in the folder of the output, which is renamed over the output
-//! when everything has been written. A failure or an interrupt before that leaves an older file of
-//! the same name as it was. A program that has to end calls [`remove_unfinished_files`], so
-//! that no temporary file stays either.
+//! The bytes go to a temporary file in the folder of the output, which is renamed over the output when
+//! everything has been written. A failure or an interrupt before that leaves an older file of the same name
+//! unchanged. A program that must end calls [`remove_unfinished_files`], so that no temporary file remains
+//! either.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -48,21 +48,21 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// The temporary files that exist now. Whoever makes, renames or removes one holds the lock.
+/// The existing temporary files. Code that creates, renames or removes one holds the lock.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    // The set is whole between any two statements that hold the lock.
+    // The set is consistent between any two statements that hold the lock.
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes the temporary files of all outputs that are being written, and lets no thread begin or
-/// finish another one. For a program that ends because it was interrupted: outputs stay as they
-/// were, and nothing lies beside them.
+/// Removes the temporary files of all outputs that are being written, and prevents threads from starting or
+/// finishing other ones. For a program that ends because it was interrupted: outputs are unchanged, and no
+/// temporary files remain.
 pub fn remove_unfinished_files() {
     let files = unfinished();
     for file in files.iter() {
-        // A file that cannot be removed has no better end in store.
+        // If a file cannot be removed, nothing more can be done.
         let _ = fs::remove_file(file);
     }
     std::mem::forget(files);
@@ -70,7 +70,7 @@ pub fn remove_unfinished_files() {
 
 /// A temporary file that is listed as unfinished until it is dropped or persisted.
 struct PartialFile {
-    /// `None` once it has its name.
+    /// `None` after it was renamed to its output.
     file: Option<NamedTempFile>,
     path: PathBuf,
 }
@@ -112,7 +112,8 @@ fn temporary_file(path: &Path) -> Result<PartialFile, OutputError> {
     builder.prefix(".nabla-").suffix(".part");
     #[cfg(unix)]
     {
-        // A temporary file is private by default; the output is an ordinary file, less the umask.
+        // A temporary file is private by default; the output gets ordinary permissions, according to the
+        // umask.
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
@@ -130,8 +131,8 @@ fn temporary_file(path: &Path) -> Result<PartialFile, OutputError> {
     })
 }
 
-/// Tells, before a long job, whether `path` can be written: its folder exists, a file can be made
-/// in it, and `path` itself is no folder or device.
+/// Checks, before a long job, that `path` can be written: its folder exists, a file can be created in it, and
+/// `path` itself is not a folder or device.
 ///
 /// # Errors
 /// One sentence that names the path.
@@ -146,11 +147,10 @@ pub fn check_writable(path: &Path) -> Result<(), OutputError> {
     temporary_file(path).map(drop)
 }
 
-/// Lets `write` fill a temporary file, then renames it to `path`.
+/// Calls `write` to fill a temporary file, then renames it to `path`.
 ///
 /// # Errors
-/// What `write` returned, or an [`OutputError`]; the temporary file is gone then, and `path` is as
-/// it was.
+/// The error of `write`, or an [`OutputError`]; the temporary file is then removed, and `path` is unchanged.
 ///
 /// ```
 /// use std::io::Write;
@@ -183,10 +183,10 @@ pub fn write_atomically<E: From<OutputError>>(
     Ok(())
 }
 
-/// Writes `bytes` to `path` as [`write_atomically`] does.
+/// Writes `bytes` to `path` like [`write_atomically`].
 ///
 /// # Errors
-/// An [`OutputError`]; `path` is as it was then.
+/// An [`OutputError`]; `path` is then unchanged.
 ///
 /// ```
 /// let folder = tempfile::tempdir()?;

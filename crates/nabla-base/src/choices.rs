@@ -1,7 +1,7 @@
-//! Values that have names: what a flag or a file may say, with a line on each.
+//! Named values for flags and files, with a line about each.
 //!
-//! The type lists its own values, so that a program that shows them, and every reader of names, knows
-//! all of them. A new one is a line:
+//! The type lists its own values, so every program that shows them and every parser knows all of them. A new
+//! value is one line:
 //!
 //! ```
 //! use nabla_base::choices;
@@ -22,7 +22,7 @@
 //!
 //! assert_eq!("cubic".parse(), Ok(Kernel::Cubic { a: -0.5 }));
 //! assert_eq!(Kernel::Nearest.choice_name(), Some("nearest"));
-//! // What has a parameter of its own has no name.
+//! // A variant with its own parameter has no name.
 //! assert_eq!(Kernel::Cubic { a: 0.3 }.choice_name(), None);
 //! let error = "linear".parse::<Kernel>().unwrap_err();
 //! assert_eq!(error.to_string(), "there is no kernel named 'linear'; the names are nearest, cubic");
@@ -35,13 +35,13 @@ pub struct Choice<T> {
     pub name: &'static str,
     /// The value.
     pub value: T,
-    /// What it is, in a line.
+    /// A description, on one line.
     pub about: &'static str,
 }
 
 /// A type that lists its values by name; the macro [`choices!`](crate::choices!) implements it.
 pub trait Choices: Sized {
-    /// What a value is, as it follows "a".
+    /// The kind of the values, as it follows "a".
     const WHAT: &'static str;
 
     /// The values that have names.
@@ -50,7 +50,7 @@ pub trait Choices: Sized {
     /// The value of a name.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no value has this name.
     fn choice(name: &str) -> Result<Self, UnknownName> {
         let mut choices = Self::choices();
         match choices.iter().position(|choice| choice.name == name) {
@@ -74,19 +74,19 @@ pub trait Choices: Sized {
     }
 }
 
-/// A name that no value has.
+/// No value has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no {what} named '{name}'; the names are {}", known.join(", "))]
 pub struct UnknownName {
-    /// What a value would be.
+    /// The kind of the values.
     pub what: &'static str,
     /// The name.
     pub name: String,
-    /// The names that there are.
+    /// The existing names.
     pub known: Vec<&'static str>,
 }
 
-/// Names the values of a type, each with a line on it: [the module](mod@crate::choices) has an example.
+/// Names the values of a type, each with a line about it: [the module](mod@crate::choices) has an example.
 #[macro_export]
 macro_rules! choices {
     ($kind:ty: $what:literal { $($name:literal => $value:expr, $about:literal;)+ }) => {

@@ -1,14 +1,14 @@
-//! What every crate of Nabla stands on. It compiles in seconds and knows nothing of tensors, so that a
-//! reader of files doesn't bring Burn along.
+//! The base of all crates of Nabla. It compiles in seconds and does not use tensors, so that a file reader
+//! does not depend on Burn.
 //!
 //! * [`atomic_file`]: output files that are either whole or not there;
 //! * [`methods`]: the published methods with their papers;
-//! * [`progress`]: where a long job says how far it is;
-//! * [`mod@choices`]: values that have names, as flags and files say them;
-//! * [`range`]: the one error for a number outside of its range, and the checks that give it;
+//! * [`progress`]: reporting the progress of a long job;
+//! * [`mod@choices`]: named values for flags and files;
+//! * [`range`]: the common error for a number out of range, and the checks that return it;
 //! * [`rate_fit`]: how fast an error falls;
-//! * [`vector`]: sums over slices of numbers, in one order;
-//! * [`words`]: a time and a panic in words.
+//! * [`vector`]: sums over slices of numbers, in a fixed order;
+//! * [`words`]: durations and panics in words.
 
 pub mod atomic_file;
 pub mod choices;

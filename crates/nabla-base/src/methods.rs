@@ -16,12 +16,12 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-/// The paper that a method comes from.
+/// The paper of a method.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Paper {
     /// The full title.
     pub title: Cow<'static, str>,
-    /// The authors, shortened with `et al.` where they are many.
+    /// The authors, shortened with `et al.` if there are many.
     pub authors: Cow<'static, str>,
     /// The year of the first public version.
     pub year: u16,
@@ -62,12 +62,12 @@ impl Paper {
     }
 }
 
-/// How far a method is.
+/// The state of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It works and its claim can be run.
+    /// It is implemented, and its claim can be run.
     Done,
-    /// It is still to come.
+    /// It is not implemented yet.
     Planned,
 }
 
@@ -86,13 +86,13 @@ impl State {
 pub struct Method {
     /// Its name in commands and file names.
     pub slug: &'static str,
-    /// Its name in the field.
+    /// Its usual name.
     pub name: &'static str,
-    /// The crate that holds it, or will.
+    /// Its crate, which may not exist yet.
     pub crate_name: &'static str,
     /// Its paper.
     pub paper: Paper,
-    /// How far it is.
+    /// Its state.
     pub state: State,
 }
 
@@ -106,11 +106,11 @@ pub fn method(slug: &str) -> Option<&'static Method> {
 
 const SOURCE: &str = include_str!("../methods.toml");
 
-/// Reads the methods of a text in the subset of TOML that `methods.toml` keeps to: a line `[[method]]` begins
-/// one, and each other line is `key = "string"`, `key = number`, a comment or empty.
+/// Reads the methods of a text in the subset of TOML that `methods.toml` keeps to: a line `[[method]]` starts
+/// a method, and each other line is `key = "string"`, `key = number`, a comment or empty.
 ///
-/// The text is a part of the crate, so that what is wrong with it is found by the test that reads it with a
-/// whole TOML parser, not by a user.
+/// The text is a part of the crate, so errors in it are found by the test that reads it with a complete TOML
+/// parser, not by users.
 fn parse(text: &'static str) -> Vec<Method> {
     let tables = text.split("[[method]]").skip(1);
     let value = |table: &'static str, key: &str| {

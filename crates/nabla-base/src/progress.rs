@@ -1,15 +1,15 @@
-//! Where a long job says how far it is.
+//! Reporting the progress of a long job.
 
-/// Where a job says how far it is; a program shows it, a test ignores it.
+/// The receiver of a job's progress; a program shows it, a test ignores it.
 ///
 /// A job calls [`begin`](ProgressSink::begin) for each of its stages and
 /// [`advance`](ProgressSink::advance) within it.
 pub trait ProgressSink: Send + Sync {
-    /// A stage of `steps` steps begins, ending the one before.
+    /// Starts a stage of `steps` steps, and ends the previous one.
     fn begin(&self, stage: &str, steps: u64);
-    /// `steps` further steps of the stage are done.
+    /// Reports that `steps` more steps of the stage are done.
     fn advance(&self, steps: u64);
-    /// A remark that belongs in a log.
+    /// Reports a remark for a log.
     fn note(&self, line: &str);
 }
 

@@ -1,7 +1,7 @@
-//! The one error for a number outside of its range, and the checks that give it.
+//! The common error for a number out of range, and the checks that return it.
 //!
-//! An error enum of a method holds it as `#[error(transparent)] Range(#[from] OutOfRange)`, and a check is
-//! a line:
+//! An error enum of a method contains it as `#[error(transparent)] Range(#[from] OutOfRange)`, and a check is
+//! one line:
 //!
 //! ```
 //! use nabla_base::range::{self, OutOfRange};
@@ -28,20 +28,21 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-/// A number that lies outside of its range.
+/// A number is out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {name} is {value}, but it must be {expected}")]
 pub struct OutOfRange {
-    /// What it is, as it follows "the".
+    /// The name of the number, as it follows "the".
     pub name: Cow<'static, str>,
     /// The number.
     pub value: String,
-    /// What it must be.
+    /// The requirement, as it follows "must be".
     pub expected: Cow<'static, str>,
 }
 
 impl OutOfRange {
-    /// - `name`: what the number is, as it follows "the"; `expected`: as it follows "must be"
+    /// - `name`: the name of the number, as it follows "the"; `expected`: the requirement, as it follows
+    ///   "must be"
     pub fn new(
         name: impl Into<Cow<'static, str>>,
         value: impl Display,
@@ -55,7 +56,7 @@ impl OutOfRange {
     }
 }
 
-/// That a condition of one's own holds.
+/// Checks a custom condition.
 ///
 /// # Errors
 /// If `fits` is false.
@@ -71,7 +72,7 @@ pub fn check(
     }
 }
 
-/// That a number is positive and finite.
+/// Checks that a number is positive and finite.
 ///
 /// # Errors
 /// If it is not.
@@ -80,7 +81,7 @@ pub fn positive(name: impl Into<Cow<'static, str>>, value: f64) -> Result<(), Ou
     check(fits, name, value, "positive and finite")
 }
 
-/// That a number is at least 0 and finite.
+/// Checks that a number is at least 0 and finite.
 ///
 /// # Errors
 /// If it is not.
@@ -89,7 +90,7 @@ pub fn not_negative(name: impl Into<Cow<'static, str>>, value: f64) -> Result<()
     check(fits, name, value, "at least 0 and finite")
 }
 
-/// That a number is finite.
+/// Checks that a number is finite.
 ///
 /// # Errors
 /// If it is not.
@@ -97,10 +98,10 @@ pub fn finite(name: impl Into<Cow<'static, str>>, value: f64) -> Result<(), OutO
     check(value.is_finite(), name, value, "finite")
 }
 
-/// That a number is at least `least`.
+/// Checks that a number is at least `least`.
 ///
 /// # Errors
-/// If it is less, or no number.
+/// If it is less, or NaN.
 pub fn at_least<T: PartialOrd + Display>(
     name: impl Into<Cow<'static, str>>,
     value: T,
@@ -112,10 +113,10 @@ pub fn at_least<T: PartialOrd + Display>(
     }
 }
 
-/// That a number lies in a range, both ends included.
+/// Checks that a number lies in a range, including both ends.
 ///
 /// # Errors
-/// If it lies outside, or is no number.
+/// If it lies outside, or is NaN.
 ///
 /// ```
 /// let error = nabla_base::range::within("order", 4, 1..=3).unwrap_err();
@@ -135,10 +136,10 @@ pub fn within<T: PartialOrd + Display>(
     }
 }
 
-/// That a number lies between two others, of which it is neither.
+/// Checks that a number lies strictly between two others.
 ///
 /// # Errors
-/// If it does not, or is no number.
+/// If it does not, or is NaN.
 ///
 /// ```
 /// let error = nabla_base::range::between("share", 1.0, 0.0, 1.0).unwrap_err();

@@ -1,20 +1,20 @@
 //! How fast a sequence falls: the slope of its logarithm by least squares.
 //!
-//! An error `e(t) = c t^p` is a line of slope `p` over `log t` ([`power_rate`]), and
-//! `e(t) = c exp(r t)` is one of slope `r` over `t` ([`exponential_rate`]). Both need a window of
-//! `t` after the beginning and before the rounding floor.
+//! An error `e(t) = c t^p` is a line of slope `p` over `log t` ([`power_rate`]), and `e(t) = c exp(r t)` is
+//! one of slope `r` over `t` ([`exponential_rate`]). Both need a window of `t` after the initial phase and
+//! before the rounding floor.
 
 /// A fitted line of `log e`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateFit {
-    /// The slope: the power `p`, or the rate `r` per step; negative where the error falls.
+    /// The slope: the power `p`, or the rate `r` per step; negative if the error falls.
     pub rate: f64,
     /// The share of the variance of `log e` that the line explains, in `[0, 1]`.
     pub explained: f64,
 }
 
-/// The power `p` of `e(t) = c t^p`, from `(t, e)` pairs; nothing if fewer than two of them have
-/// `t > 0` and `e > 0`, or all have one `t`.
+/// The power `p` of `e(t) = c t^p`, from `(t, e)` pairs; `None` if fewer than two of them have `t > 0` and `e
+/// > 0`, or if all have the same `t`.
 ///
 /// ```
 /// use nabla_base::rate_fit::power_rate;
@@ -27,7 +27,7 @@ pub fn power_rate(errors: impl IntoIterator<Item = (f64, f64)>) -> Option<RateFi
     line(points.map(|(t, e)| (t.ln(), e)))
 }
 
-/// The rate `r` of `e(t) = c exp(r t)`, as [`power_rate`].
+/// The rate `r` of `e(t) = c exp(r t)`, like [`power_rate`].
 ///
 /// ```
 /// use nabla_base::rate_fit::exponential_rate;

@@ -1,7 +1,7 @@
-//! Sums over slices of numbers, each from the first element to the last by one thread: the same bits on
-//! every machine.
+//! Sums over slices of numbers, each from the first element to the last in one thread, which gives the same
+//! bits on every machine.
 //!
-//! Where two slices differ in length, what one of them has more is left out.
+//! If two slices differ in length, the excess elements of the longer one are ignored.
 
 use std::ops::{AddAssign, Mul};
 

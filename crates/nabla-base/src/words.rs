@@ -1,8 +1,8 @@
-//! Values that people read, in words.
+//! Values in words, for people.
 
 use std::any::Any;
 
-/// A time in the unit that fits.
+/// A duration in a suitable unit.
 ///
 /// ```
 /// use nabla_base::words::duration;
@@ -21,7 +21,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// What a caught panic said.
+/// The message of a caught panic.
 ///
 /// ```
 /// use nabla_base::words::panic_message;

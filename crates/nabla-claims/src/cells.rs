@@ -1,12 +1,12 @@
-//! The cells of an experiment: measured one by one, kept, and resumed.
+//! The cells of an experiment, which are measured one by one, stored, and reused when a run resumes.
 //!
-//! A cell is the smallest part of an experiment that is measured by itself: one variant at one task with one
-//! seed, as a rule. An experiment declares the cells of a [`Stage`] and says how one of them is measured;
-//! [`Bench::measure`] does the rest. What a cell gave is written to a small file as soon as it is measured, so
-//! that a crash or Ctrl-C loses one cell, and the next run of the same experiment goes on where the last one
-//! ended. A run that finishes removes its files.
+//! A cell is the smallest part of an experiment that is measured separately: usually one variant on one task
+//! with one seed. An experiment declares the cells of a [`Stage`] and how to measure one of them;
+//! [`Bench::measure`] does the rest. The value of a cell is written to a small file as soon as it is
+//! measured, so a crash or Ctrl-C loses at most one cell, and the next run of the same experiment continues
+//! from there. A run that finishes removes its files.
 //!
-//! A kept cell is only taken for another run if everything that its numbers depend on is the same: the
+//! A stored cell is reused by another run only if everything that its numbers depend on is the same: the
 //! experiment and its [version](crate::Claim::version), the program with its version and commit, the device,
 //! the quick or full form, all seeds, the stage's budget, and the cell's own task, variant and seed.
 
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::claim::{Claim, ClaimContext, ClaimError};
 use crate::names::{Task, Variant};
 
-/// A part of an experiment whose cells are of one kind.
+/// A part of an experiment with cells of one kind.
 #[derive(Debug, Clone)]
 pub struct Stage {
     name: String,
@@ -31,10 +31,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A stage.
+    /// Creates a stage.
     ///
-    /// - `name`: what the progress bar shows; the stages of an experiment have different names
-    /// - `budget`: whatever its numbers depend on besides the cell itself, such as the number of steps
+    /// - `name`: shown by the progress bar; the stages of an experiment must have different names
+    /// - `budget`: everything that the numbers depend on besides the cell itself, such as the number of steps
     pub fn new(name: impl Into<String>, budget: &impl Debug) -> Self {
         Self {
             name: name.into(),
@@ -43,7 +43,7 @@ impl Stage {
     }
 }
 
-/// Which cell of a stage.
+/// The identity of a cell within its stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
     task: Option<Task>,
@@ -92,14 +92,14 @@ impl Cell {
         self
     }
 
-    /// A cell that is long: measuring it advances the progress by `steps` in all, and not by one at its end.
+    /// A long cell: measuring it advances the progress by `steps` in total, instead of by one at its end.
     pub fn steps(mut self, steps: u64) -> Self {
         self.steps = Some(steps);
         self
     }
 }
 
-/// All that the numbers of a cell depend on.
+/// Everything on which the numbers of a cell depend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Key {
     slug: String,
@@ -122,22 +122,22 @@ struct Kept<O> {
     outcome: O,
 }
 
-/// Where an experiment is measured: its context, and the cells that are kept.
+/// The bench on which an experiment is measured: its context, and the stored cells.
 pub struct Bench<'a> {
     context: &'a ClaimContext<'a>,
     slug: String,
     version: u32,
     folder: Option<PathBuf>,
-    /// Seconds that the kept cells took when they were measured.
+    /// The seconds that the stored cells took when they were measured.
     before: Mutex<f64>,
-    /// The number of cells that were kept.
+    /// The number of reused cells.
     resumed: AtomicUsize,
-    /// Whether it has been said that cells cannot be kept.
+    /// Whether a note was printed that cells cannot be stored.
     complained: AtomicBool,
 }
 
 impl<'a> Bench<'a> {
-    /// A bench that keeps nothing.
+    /// Creates a bench that stores nothing.
     pub fn new(claim: &dyn Claim, context: &'a ClaimContext<'a>) -> Self {
         Self {
             context,
@@ -150,7 +150,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// A bench that keeps its cells in `folder`, which is made for the first of them.
+    /// Creates a bench that stores its cells in `folder`, which is created for the first cell.
     pub fn keeping(claim: &dyn Claim, context: &'a ClaimContext<'a>, folder: &Path) -> Self {
         Self {
             folder: Some(folder.to_owned()),
@@ -158,7 +158,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// What the experiment is given to run with.
+    /// The context of the experiment.
     pub fn context(&self) -> &'a ClaimContext<'a> {
         self.context
     }
@@ -168,17 +168,17 @@ impl<'a> Bench<'a> {
         &self.context.seeds
     }
 
-    /// Whether only to show, in seconds, that the experiment works.
+    /// Whether the run should only check, in seconds, that the experiment works.
     pub fn quick(&self) -> bool {
         self.context.quick
     }
 
-    /// Where to say how far the run is, for cells of many [steps](Cell::steps).
+    /// The progress sink, for cells of many [steps](Cell::steps).
     pub fn progress(&self) -> &'a dyn ProgressSink {
         self.context.progress
     }
 
-    /// How many cells were kept by an earlier run, so far.
+    /// The number of cells reused from an earlier run, so far.
     pub fn resumed(&self) -> usize {
         self.resumed.load(Ordering::Relaxed)
     }
@@ -187,16 +187,16 @@ impl<'a> Bench<'a> {
         *self.before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Measures the cells of a stage, one after the other, and returns what they gave, in their order.
+    /// Measures the cells of a stage, one after the other, and returns their values in order.
     ///
-    /// - `points`: what there is to measure
-    /// - `cell`: which cell a point is; all are different
-    /// - `measure`: measures one; it is not called for a cell that is kept. It may keep what several cells
+    /// - `points`: the points to measure
+    /// - `cell`: the cell of a point; all must be different
+    /// - `measure`: measures one point; it is not called for a stored cell. It may cache what several cells
     ///   have in common, if that does not change their numbers
     ///
     /// # Errors
-    /// The first that `measure` returns, and [`ClaimError::SameCell`] if two points are the same cell. That a
-    /// cell cannot be kept is no error, but is said in the progress: the run goes on.
+    /// The first error that `measure` returns, and [`ClaimError::SameCell`] if two points are the same cell.
+    /// If a cell cannot be stored, that is not an error, only a note in the progress: the run continues.
     pub fn measure<P, O>(
         &self,
         stage: &Stage,
@@ -214,10 +214,10 @@ impl<'a> Bench<'a> {
             .collect()
     }
 
-    /// As [`measure`](Self::measure), on as many threads as there are cores.
+    /// Like [`measure`](Self::measure), on as many threads as there are cores.
     ///
     /// # Errors
-    /// As [`measure`](Self::measure): the error of the first cell in their order that has one.
+    /// As [`measure`](Self::measure): the error of the first failed cell in their order.
     pub fn measure_side_by_side<P, O>(
         &self,
         stage: &Stage,
@@ -242,7 +242,7 @@ impl<'a> Bench<'a> {
                 };
                 let outcome = self.one(stage, cell, || measure(point));
                 if outcome.is_err() {
-                    // What follows would be measured for nothing.
+                    // Measuring further cells would be useless.
                     next.store(points.len(), Ordering::Relaxed);
                 }
                 done.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(outcome);
@@ -286,7 +286,7 @@ impl<'a> Bench<'a> {
         Ok(cells)
     }
 
-    /// One cell: as it is kept, or measured and kept.
+    /// One cell: read from its file, or measured and stored.
     fn one<O>(
         &self,
         stage: &Stage,
@@ -343,7 +343,7 @@ impl<'a> Bench<'a> {
             stage: stage.name.clone(),
             budget: stage.budget.clone(),
             cell: Cell {
-                // How the progress is counted changes no number.
+                // The way of counting progress does not affect the numbers.
                 steps: None,
                 ..cell.clone()
             },
@@ -351,7 +351,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The file of a cell. Its name is a hash (FNV-1a, 64 bits) of the key; what is read has the whole key in it.
+/// The file of a cell. Its name is a hash (FNV-1a, 64 bits) of the key; the file contains the whole key.
 fn file_of(folder: &Path, key: &Key) -> PathBuf {
     let text = format!("{key:?}");
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -360,7 +360,7 @@ fn file_of(folder: &Path, key: &Key) -> PathBuf {
     folder.join(format!("{hash:016x}.cbor"))
 }
 
-/// What is kept under this very key. A file that is damaged or another's is as good as none: the cell is
+/// The value stored under exactly this key. A damaged file, or one with another key, is ignored: the cell is
 /// measured again.
 fn read<O: DeserializeOwned>(file: &Path, key: &Key) -> Option<Kept<O>> {
     let bytes = std::fs::read(file).ok()?;
@@ -369,7 +369,7 @@ fn read<O: DeserializeOwned>(file: &Path, key: &Key) -> Option<Kept<O>> {
 }
 
 /// # Errors
-/// Why not, in words.
+/// The reason, in words.
 fn write<O: Serialize>(file: &Path, kept: &Kept<O>) -> Result<(), String> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;

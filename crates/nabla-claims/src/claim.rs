@@ -1,4 +1,4 @@
-//! The contract that each experiment fulfils.
+//! The contract of an experiment.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -13,10 +13,10 @@ use crate::measurement::Measurement;
 use crate::result::{Commit, NABLA};
 use crate::table::TableError;
 
-/// The fewest seeds that a result may rest on.
+/// The minimum number of seeds of a result.
 pub const MIN_SEEDS: usize = 3;
 
-/// The program whose experiment is run, as results name it.
+/// The program whose experiment is run, as named in results.
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -24,7 +24,7 @@ pub const MIN_SEEDS: usize = 3;
 /// use nabla_claims::{ClaimContext, Commit, Source};
 /// use std::path::Path;
 ///
-/// // In a program of one's own:
+/// // In your own program:
 /// let source = Source {
 ///     program: env!("CARGO_PKG_NAME").to_owned(),
 ///     version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -44,7 +44,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Nabla itself, with the commit of the working tree around the present directory.
+    /// Nabla itself, with the commit of the working tree around the current directory.
     pub fn nabla() -> Self {
         Self {
             program: NABLA.to_owned(),
@@ -56,20 +56,20 @@ impl Source {
 
 /// What an experiment is given to run with.
 pub struct ClaimContext<'a> {
-    /// Whether to run the form of seconds that only shows that the experiment works; its numbers
-    /// are never results.
+    /// Whether to run the quick form, which takes seconds and only checks that the experiment works; its
+    /// numbers are never results.
     pub quick: bool,
     /// One run of each variant per seed: at least [`MIN_SEEDS`] unless `quick`, all different.
     pub seeds: Vec<u64>,
-    /// Where tensors live.
+    /// The device of the tensors.
     pub device: Device,
-    /// The device in words, such as `AMD EPYC 9R14, 2 threads`, as results name it.
+    /// The device in words, such as `AMD EPYC 9R14, 2 threads`, as named in results.
     pub device_name: String,
-    /// The folder with the files that the repository carries (models, panoramas).
+    /// The folder with the repository's files (models, panoramas).
     pub assets: PathBuf,
-    /// Where to say how far the run is.
+    /// The progress sink.
     pub progress: &'a dyn ProgressSink,
-    /// The program that the experiment belongs to.
+    /// The program to which the experiment belongs.
     pub source: Source,
 }
 
@@ -88,7 +88,7 @@ impl<'a> ClaimContext<'a> {
         }
     }
 
-    /// The context of a quick run: as [`ClaimContext::new`], with seed 0 alone.
+    /// The context of a quick run: like [`ClaimContext::new`], with seed 0 only.
     pub fn quick(device: Device, progress: &'a dyn ProgressSink) -> Self {
         Self {
             quick: true,
@@ -97,26 +97,25 @@ impl<'a> ClaimContext<'a> {
         }
     }
 
-    /// Exchanges the seeds.
+    /// Sets the seeds.
     pub fn with_seeds(mut self, seeds: Vec<u64>) -> Self {
         self.seeds = seeds;
         self
     }
 
-    /// Exchanges the folder of carried files.
+    /// Sets the folder of the repository's files.
     pub fn with_assets(mut self, assets: impl Into<PathBuf>) -> Self {
         self.assets = assets.into();
         self
     }
 
-    /// Exchanges the device's name, where the caller knows a better one.
+    /// Sets the device's name, if the caller knows a better one.
     pub fn with_device_name(mut self, name: impl Into<String>) -> Self {
         self.device_name = name.into();
         self
     }
 
-    /// Exchanges the program that results name: an experiment of one's own is not measured by a version of
-    /// Nabla alone.
+    /// Sets the program that results name, because a version of Nabla does not identify your own experiment.
     pub fn with_source(mut self, source: Source) -> Self {
         self.source = source;
         self
@@ -144,10 +143,10 @@ impl<'a> ClaimContext<'a> {
     }
 }
 
-/// An experiment that measures what a paper claims of its method.
+/// An experiment that measures what a paper claims about its method.
 ///
 /// The method and its baselines run on the same data with the same budget, once per seed of the context.
-/// Whatever comes out is reported: an experiment is not tuned until it flatters.
+/// The outcome is reported, whatever it is: an experiment is never tuned until it looks better.
 ///
 /// ```
 /// use nabla_base::methods::Paper;
@@ -158,7 +157,7 @@ impl<'a> ClaimContext<'a> {
 /// /// Halving beats doing nothing.
 /// struct Halving;
 ///
-/// // Each name once; what is misspelt does not compile.
+/// // Each name is written once; a misspelt name does not compile.
 /// const NUMBERS: Task = Task::named("numbers");
 /// const HALVING: Variant = Variant::method("halving");
 /// const NOTHING: Variant = Variant::baseline("nothing");
@@ -206,23 +205,23 @@ pub trait Claim: Send + Sync {
     /// The method's name in commands and file names: lower case, digits and hyphens.
     fn slug(&self) -> &str;
     /// The paper that makes the claim; that of the [method](nabla_base::methods::METHODS) with this slug,
-    /// unless an experiment is about another.
+    /// by default.
     fn paper(&self) -> Option<Paper> {
         method(self.slug()).map(|method| method.paper.clone())
     }
-    /// The version of the experiment, raised with each change of it that changes its numbers: what was kept
-    /// of an interrupted run of another version is not taken.
+    /// The version of the experiment, which must be raised with each change that affects its numbers: cells
+    /// stored by an interrupted run of another version are not reused.
     fn version(&self) -> u32 {
         1
     }
     /// What the paper claims, in a sentence or two.
     fn statement(&self) -> &str;
-    /// What has to come out for the claim to hold here, fixed before measuring.
+    /// The criterion for the claim to hold here, fixed before measuring.
     fn criterion(&self) -> &str;
     /// Measures.
     ///
     /// # Errors
-    /// Whatever keeps the experiment from a measurement; a claim that does not hold is not an error but a
+    /// Any error that prevents the measurement; a claim that does not hold is not an error, but a
     /// [`Check`](crate::Check) that does not hold.
     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError>;
 }
@@ -231,18 +230,18 @@ pub trait Claim: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
-    /// A slug without an experiment.
+    /// The slug has no experiment.
     #[error("there is no claim named '{slug}'{}; 'nabla claims list' shows all", nearest.as_ref().map(|n| format!(" (did you mean '{n}'?)")).unwrap_or_default())]
     Unknown {
-        /// The slug asked for.
+        /// The requested slug.
         slug: String,
         /// The most similar slug that has an experiment.
         nearest: Option<String>,
     },
-    /// A method of the list whose experiment is not written yet.
+    /// The experiment of this method is not written yet.
     #[error("the method '{0}' is planned; it has no claim to run yet")]
     Planned(String),
-    /// Too few seeds for a result.
+    /// There are too few seeds for a result.
     #[error("{given} seeds were given; a full run needs at least {needed}")]
     TooFewSeeds {
         /// The number of seeds given.
@@ -250,13 +249,13 @@ pub enum ClaimError {
         /// The number of seeds needed.
         needed: usize,
     },
-    /// The same seed twice: its runs would count double.
+    /// A seed was given twice: its runs would count double.
     #[error("seed {0} was given twice; the seeds have to differ")]
     RepeatedSeed(u64),
     /// The experiment recorded its numbers wrongly.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The experiment's table is for other seeds than it was given.
+    /// The seeds of the experiment's table are not those of the context.
     #[error("the claim '{slug}' measured seeds {measured:?}, but was given {given:?}")]
     OtherSeeds {
         /// The claim.
@@ -266,13 +265,13 @@ pub enum ClaimError {
         /// The seeds of the context.
         given: Vec<u64>,
     },
-    /// The experiment judged nothing.
+    /// The experiment has no headline check.
     #[error("the claim '{0}' returned no headline check; a verdict needs at least one")]
     NoHeadline(String),
-    /// The experiment is about no method of the list, and names no paper.
+    /// The experiment is not about a listed method, and names no paper.
     #[error("the claim '{0}' names no paper; a claim is what a paper says")]
     NoPaper(String),
-    /// Two points of a stage are the same cell, so that one would be taken for the other.
+    /// Two points of a stage are the same cell, so their values would be mixed up.
     #[error("the stage '{stage}' of the claim '{slug}' has a cell twice: {cell}")]
     SameCell {
         /// The claim.
@@ -282,7 +281,7 @@ pub enum ClaimError {
         /// The cell.
         cell: String,
     },
-    /// A file that the experiment needs.
+    /// A file that the experiment needs cannot be read.
     #[error("cannot read '{}', which the claim needs: {reason}", path.display())]
     Asset {
         /// The file.
@@ -290,7 +289,7 @@ pub enum ClaimError {
         /// Why it cannot be read.
         reason: String,
     },
-    /// A failure of the method or a baseline.
+    /// The method or a baseline failed.
     #[error("{0}")]
     Experiment(#[source] Box<dyn Error + Send + Sync>),
     /// The experiment panicked, which a device that runs out of memory can cause.
@@ -298,7 +297,7 @@ pub enum ClaimError {
     Panicked {
         /// The claim.
         slug: String,
-        /// What the panic said.
+        /// The message of the panic.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Committed results held against the experiments that they are of: what the tests of a family ask.
+//! Comparing committed results with their experiments, for the tests of a family.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::experiments::{Experiments, MakeClaim};
 use crate::result::{ClaimResult, read_result};
 use crate::runner::{RunError, run_claim};
 
-/// Runs the quick form of an experiment on the processor, and reads the result that is committed; returns both,
-/// in this order.
+/// Runs the quick form of an experiment on the CPU, and reads the committed result; returns both, in this
+/// order.
 ///
-/// - `family`: the list that the experiment is in
+/// - `family`: the list that contains the experiment
 /// - `root`: the repository, with its folders `assets` and `results`
 ///
 /// # Errors
@@ -29,9 +29,9 @@ pub fn quick_and_committed(
     Ok([quick, committed])
 }
 
-/// How the headlines of committed results differ from those of their experiments' quick forms, each in a
-/// sentence: a statement that both have is a headline of both or of none, and at least one headline of the quick
-/// form is a statement of the committed result.
+/// The differences between the headlines of committed results and those of their experiments' quick forms,
+/// each in a sentence: a statement that both have must be a headline in both or in neither, and at least one
+/// headline of the quick form must be a statement of the committed result.
 ///
 /// # Errors
 /// As [`quick_and_committed`].

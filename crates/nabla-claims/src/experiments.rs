@@ -4,7 +4,7 @@ use nabla_base::methods::{METHODS, method};
 
 use crate::claim::{Claim, ClaimError};
 
-/// Makes an experiment: one line of a family's list.
+/// A function that creates an experiment: one line of a family's list.
 pub type MakeClaim = fn() -> Box<dyn Claim>;
 
 /// All experiments that a program knows.
@@ -24,12 +24,12 @@ pub type MakeClaim = fn() -> Box<dyn Claim>;
 pub struct Experiments(Vec<Box<dyn Claim>>);
 
 impl Experiments {
-    /// Puts lists together. The experiments of published [methods](METHODS) come first, in their order; others
-    /// follow as they are given.
+    /// Joins lists. The experiments of published [methods](METHODS) come first, in their order; the others
+    /// follow in the given order.
     pub fn of<'l>(lists: impl IntoIterator<Item = &'l [MakeClaim]>) -> Self {
         let mut claims: Vec<_> = lists.into_iter().flatten().map(|make| make()).collect();
         let place = |claim: &dyn Claim| METHODS.iter().position(|m| m.slug == claim.slug());
-        // Stable, so that those without a place stay in their order.
+        // The sort is stable, so the other experiments keep their order.
         claims.sort_by_key(|claim| place(claim.as_ref()).unwrap_or(METHODS.len()));
         Self(claims)
     }

@@ -1,16 +1,16 @@
-//! Measured claims: the contract that an experiment fulfils, what runs it, and what reports it.
+//! Measured claims: the contract of an experiment, the runner, and the report.
 //!
-//! A [`Claim`] states what a paper says of its method and what has to come out for that to hold. It declares
-//! its [`cells`] (one variant at one task with one seed each) and how one is measured; [`run_claims`] measures
-//! them, keeps each until all are done, and writes a [`ClaimResult`] to `results/<slug>.json`. The verdict
-//! follows the [headlines](Check::headline) among its checks, which say what the paper's own sentence says; the
-//! other checks are details. [`report`] renders all results. A claim that does not hold is reported as not held.
-//! The quick form of an experiment only shows that it works: its numbers are never results, and
-//! [`ClaimResult::save`] refuses them.
+//! A [`Claim`] states what a paper claims about its method, and the criterion for it to hold. It declares its
+//! [`cells`] (each one variant on one task with one seed) and how to measure one of them; [`run_claims`]
+//! measures them, stores each until all are done, and writes a [`ClaimResult`] to `results/<slug>.json`. The
+//! verdict follows the [headlines](Check::headline) among its checks, which test the claim of the paper
+//! itself; the other checks are details. [`report`] renders all results. A claim that does not hold is
+//! reported as not held. The quick form of an experiment only shows that it works: its numbers are never
+//! results, and [`ClaimResult::save`] refuses them.
 //!
-//! No experiment is in this crate: they stand beside the families of methods that they measure (such as
-//! `nabla-optim-experiments`), each crate with one list of them, and a program puts the lists together as
-//! [`Experiments`]. The methods and their papers are in [`nabla_base::methods`].
+//! This crate contains no experiments: they are in crates beside the families of methods that they measure
+//! (such as `nabla-optim-experiments`), each with one list, and a program joins the lists as [`Experiments`].
+//! The methods and their papers are in [`nabla_base::methods`].
 
 pub mod cells;
 pub mod claim;

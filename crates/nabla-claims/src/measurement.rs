@@ -1,20 +1,20 @@
-//! What an experiment hands back: its table, its checks, its curves and what there is to say.
+//! The outcome of an experiment: its table, its checks, its curves and its notes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plot::LinePlot;
 use crate::table::Table;
 
-/// One statement of the pass criterion and whether it holds of what was measured.
+/// One statement of the pass criterion, and whether the measurement satisfies it.
 ///
-/// A check is a detail, reported beside the verdict, until it is made a [headline](Check::headline): the
-/// verdict follows the headlines alone. They are the few that say what the paper's own sentence says, chosen
+/// A check is a detail, reported beside the verdict, unless it is made a [headline](Check::headline): only
+/// the headlines decide the verdict. They are the few checks that test the claim of the paper itself, chosen
 /// before measuring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// The statement, such as `x4, WS-PSNR: OmniSSR is above bicubic`.
     pub text: String,
-    /// Whether the verdict follows it. In files of the format 1 all did.
+    /// Whether it decides the verdict. In files of format 1, all checks did.
     #[serde(default = "in_format_1")]
     pub headline: bool,
     /// Whether it holds.
@@ -28,7 +28,7 @@ fn in_format_1() -> bool {
 }
 
 impl Check {
-    /// A check from its statement, outcome and deciding numbers; a detail.
+    /// Creates a detail from its statement, outcome and deciding numbers.
     pub fn new(text: impl Into<String>, holds: bool, detail: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -38,26 +38,26 @@ impl Check {
         }
     }
 
-    /// Makes the verdict follow it.
+    /// Makes it a headline, which decides the verdict.
     pub fn headline(self) -> Self {
         self.headline_if(true)
     }
 
-    /// Makes the verdict follow it, where one statement is a headline in some tasks only.
+    /// Makes it a headline or not, for a statement that is a headline only in some tasks.
     pub fn headline_if(mut self, headline: bool) -> Self {
         self.headline = headline;
         self
     }
 }
 
-/// What an experiment hands back: its table, its checks, its curves and what there is to say.
+/// The outcome of an experiment: its table, its checks, its curves and its notes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
     /// The numbers.
     pub table: Table,
     /// The pass criterion, statement by statement; at least one is a headline.
     pub checks: Vec<Check>,
-    /// Curves to plot beside the table; may be empty.
+    /// Curves to plot with the table; may be empty.
     pub plots: Vec<LinePlot>,
     /// Free remarks, such as why the claim does not hold at this scale; may be empty.
     pub notes: Vec<String>,

@@ -1,5 +1,5 @@
-//! What a table's rows and columns are: tasks, variants and metrics, each declared once, as a constant, and used
-//! as the key of what is recorded. A metric in the place of a variant does not compile.
+//! The rows and columns of a table: tasks, variants and metrics. Each is declared once, as a constant, and
+//! used as the key of recorded values. A metric in the place of a variant does not compile.
 //!
 //! ```
 //! use nabla_claims::{Metric, Task, Variant};
@@ -18,7 +18,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which way of a metric is the good one.
+/// Which direction of a metric is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -26,7 +26,7 @@ pub enum Direction {
     HigherIsBetter,
     /// Smaller values are better, such as an error or a time.
     LowerIsBetter,
-    /// Neither way is better, such as a number of parameters that is only reported.
+    /// Neither direction is better, such as a number of parameters that is only reported.
     Informative,
 }
 
@@ -67,12 +67,12 @@ impl Metric {
         }
     }
 
-    /// A metric of which more is better; `unit` is empty for a pure number.
+    /// A metric for which higher is better; `unit` is empty for a pure number.
     pub const fn higher(name: &'static str, unit: &'static str) -> Self {
         Self::new(name, unit, Direction::HigherIsBetter)
     }
 
-    /// A metric of which less is better.
+    /// A metric for which lower is better.
     pub const fn lower(name: &'static str, unit: &'static str) -> Self {
         Self::new(name, unit, Direction::LowerIsBetter)
     }
@@ -82,7 +82,7 @@ impl Metric {
         Self::new(name, unit, Direction::Informative)
     }
 
-    /// The field's name of the quantity, such as `WS-PSNR`.
+    /// The usual name of the quantity, such as `WS-PSNR`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -92,21 +92,21 @@ impl Metric {
         &self.unit
     }
 
-    /// Which way is better.
+    /// Which direction is better.
     pub fn direction(&self) -> Direction {
         self.direction
     }
 }
 
-/// What a row of the table stands for.
+/// The role of a row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The paper's method, whole.
     Method,
-    /// The method with a part removed or exchanged.
+    /// The method with a part removed or replaced.
     Ablation,
-    /// What the method is compared with.
+    /// A baseline with which the method is compared.
     Baseline,
 }
 
@@ -121,7 +121,7 @@ impl Role {
     }
 }
 
-/// A row of the table: one way of doing the job.
+/// A row of the table: one way to do the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variant {
     name: Cow<'static, str>,
@@ -137,7 +137,7 @@ impl Variant {
         }
     }
 
-    /// The method with a part removed or exchanged.
+    /// The method with a part removed or replaced.
     pub const fn ablation(name: &'static str) -> Self {
         Self {
             name: Cow::Borrowed(name),
@@ -145,7 +145,7 @@ impl Variant {
         }
     }
 
-    /// What the method is compared with.
+    /// A baseline with which the method is compared.
     pub const fn baseline(name: &'static str) -> Self {
         Self {
             name: Cow::Borrowed(name),
@@ -166,13 +166,13 @@ impl Variant {
         &self.name
     }
 
-    /// What it stands for.
+    /// Its role.
     pub fn role(&self) -> Role {
         self.role
     }
 }
 
-/// A part of an experiment with a table of its own: a data set, a function, a scale.
+/// A part of an experiment with its own table: a data set, a function, a scale.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Task(Cow<'static, str>);

@@ -1,8 +1,8 @@
 //! Plots as SVG text: line curves with linear or logarithmic axes, and dots with error bars.
 //!
-//! A plot is drawn for a page of either brightness ([`Theme::Page`]: ink follows the text colour,
-//! the background is transparent) or to stand alone ([`Theme::Standalone`]: dark on white). Nothing
-//! outside the SVG is needed to show it, and the same plot gives the same bytes.
+//! A plot is drawn for a light or dark page ([`Theme::Page`]: ink follows the text colour, the background is
+//! transparent) or for use on its own ([`Theme::Standalone`]: dark on white). The SVG needs nothing else to
+//! be shown, and the same plot gives the same bytes.
 //!
 //! ```
 //! use nabla_claims::plot::{LinePlot, Series, Theme, line_plot};
@@ -29,7 +29,7 @@ mod thinning;
 
 pub use drawing::{dot_plot, line_plot};
 
-/// Why there is no plot.
+/// Why a plot cannot be drawn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlotError {
@@ -46,13 +46,13 @@ pub enum PlotError {
     },
 }
 
-/// What surrounds a plot.
+/// The surroundings of a plot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Theme {
     /// A page, light or dark: ink is the page's `currentColor`, the background transparent, and
     /// the k-th data colour is the page's `--series-k` where it defines one.
     Page,
-    /// Nothing: dark ink on white, for a file of its own.
+    /// None: dark ink on white, for a separate file.
     Standalone,
 }
 
@@ -137,13 +137,13 @@ impl LinePlot {
         self
     }
 
-    /// The plot with as few points as look the same, as result files hold it.
+    /// The plot with as few points as possible while looking the same, as stored in result files.
     ///
-    /// Of each curve the point is kept that is farthest from what is drawn without it, and again the farthest
-    /// of those that are left, until the curve lies within a quarter of a CSS pixel of all of its points.
-    /// Numbers are rounded to a ten-thousandth of their axis (five significant digits on a logarithmic one).
-    /// Curves of up to 40 points, which are drawn with a dot for each, keep all of them, and longer ones have more
-    /// than 40.
+    /// For each curve, the point farthest from the line drawn without it is kept, and then the farthest of
+    /// the remaining points, until the curve lies within a quarter of a CSS pixel of all its points. Numbers
+    /// are rounded to a ten-thousandth of their axis (five significant digits on a logarithmic one). Curves
+    /// of up to 40 points, which are drawn with a dot for each point, keep all of them, and longer ones keep
+    /// more than 40.
     pub fn thinned(&self) -> Self {
         thinning::thinned(self)
     }
@@ -155,7 +155,7 @@ impl LinePlot {
     }
 }
 
-/// Curves of at most as many points have a dot for each.
+/// Curves of at most this many points have a dot for each.
 const DOTTED: usize = 40;
 
 /// One row of a dot plot: the values of one variant.
@@ -163,14 +163,14 @@ const DOTTED: usize = 40;
 pub struct DotRow {
     /// The name at the left.
     pub label: String,
-    /// Decides the colour.
+    /// The role, which decides the colour.
     pub role: Role,
     /// The values, one per seed: small dots; their mean is a large dot, with the spread as an
     /// error bar. Values that are not finite are not shown.
     pub values: Vec<f64>,
 }
 
-/// One panel of a dot plot, with an x axis of its own.
+/// One panel of a dot plot, with its own x axis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DotPanel {
     /// The title above the panel, such as `x4`.
@@ -192,7 +192,7 @@ pub struct DotPlot {
     pub panels: Vec<DotPanel>,
 }
 
-/// Writes a plot to a file, which appears whole or not at all.
+/// Writes a plot to a file, completely or not at all.
 ///
 /// # Errors
 /// [`ResultError::Output`] if the file cannot be written.

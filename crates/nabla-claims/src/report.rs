@@ -1,4 +1,4 @@
-//! Renders what was measured: `RESULTS.md`, a self-contained HTML page, the method tables of the
+//! Renders the results: `RESULTS.md`, a self-contained HTML page, the method tables of the
 //! README and of `nabla list`.
 
 use std::fmt::Write;
@@ -22,12 +22,12 @@ pub use methods::{
     TABLE_BEGIN, TABLE_END, insert_method_table, method_table_markdown, method_table_text,
 };
 
-/// What a folder of results holds.
+/// The contents of a folder of results.
 #[derive(Debug, Default)]
 pub struct ResultsFolder {
     /// The valid results, in the order of [`METHODS`], others after them by slug.
     pub results: Vec<ClaimResult>,
-    /// What is wrong with the other `.json` files; each error names its file.
+    /// The errors of the other `.json` files; each names its file.
     pub problems: Vec<ResultError>,
 }
 
@@ -39,8 +39,7 @@ impl ResultsFolder {
 }
 
 /// Reads all results of a folder. A file that is not a valid result does not hide the others: it
-/// becomes one of the [`problems`](ResultsFolder::problems). A folder that does not exist holds
-/// nothing.
+/// becomes one of the [`problems`](ResultsFolder::problems). A folder that does not exist counts as empty.
 ///
 /// # Errors
 /// [`ResultError::Io`] if the folder exists but cannot be listed.
@@ -73,7 +72,7 @@ pub fn read_results(folder: &Path) -> Result<ResultsFolder, ResultError> {
             Err(problem) => found.problems.push(problem),
         }
     }
-    // Stable, so unknown slugs stay sorted by name.
+    // The sort is stable, so unknown slugs stay sorted by name.
     found.results.sort_by_key(|result| {
         METHODS
             .iter()
@@ -83,7 +82,7 @@ pub fn read_results(folder: &Path) -> Result<ResultsFolder, ResultError> {
     Ok(found)
 }
 
-/// Why there is no report.
+/// Why a report cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// A file or folder.
@@ -97,11 +96,11 @@ pub enum ReportError {
     NoMarker(&'static str),
 }
 
-/// Renders all results of a folder to a Markdown file and, if one is asked for, an HTML page, and returns what
-/// the folder held: its `problems` are named in both files too.
+/// Renders all results of a folder to a Markdown file and, if requested, an HTML page. Returns the contents
+/// of the folder; both files also name its `problems`.
 ///
 /// # Errors
-/// If the folder cannot be listed, a plot not drawn or a file not written.
+/// If the folder cannot be listed, a plot cannot be drawn, or a file cannot be written.
 pub fn write_report(
     results: &Path,
     markdown: &Path,
@@ -129,7 +128,7 @@ fn verdict_mark(verdict: Verdict) -> &'static str {
     }
 }
 
-/// How many of the headlines or of the details hold, such as `3 of 4`; a dash where there are none.
+/// How many of the headlines or of the details hold, such as `3 of 4`; a dash if there are none.
 fn holding(result: &ClaimResult, headline: bool) -> String {
     let checks = || result.checks.iter().filter(|c| c.headline == headline);
     match checks().count() {
@@ -171,7 +170,7 @@ fn variants_in<'t>(table: &'t Table, task: &Task) -> Vec<&'t Variant> {
     table.variants().iter().filter(has).collect()
 }
 
-/// The metrics that have any value in a task: a column of dashes tells nothing.
+/// The metrics that have any value in a task: a column of dashes would be useless.
 fn metrics_in<'t>(table: &'t Table, task: &Task) -> Vec<&'t Metric> {
     let has = |metric: &&Metric| table.variants().iter().any(|v| table.has(task, v, metric));
     table.metrics().iter().filter(has).collect()
@@ -207,7 +206,7 @@ fn md_paper(paper: &Paper) -> String {
     format!("{}, {title}, {}", md(&paper.authors), paper.year)
 }
 
-/// What the report begins with.
+/// The introduction of the report.
 const INTRODUCTION: &str = "What papers claim of their methods, and what came out here. A verdict follows the \
     headlines, which say what the paper's own sentence says: it is *held* if all of them hold, and *not held* \
     otherwise. Details, such as what a claim says after “In detail”, are reported beside it. Numbers are the mean \

@@ -1,4 +1,4 @@
-//! The record of a measured claim, as `results/<slug>.json` holds it.
+//! The record of a measured claim, as stored in `results/<slug>.json`.
 
 use crate::measurement::Check;
 use crate::plot::LinePlot;
@@ -12,13 +12,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The version of the file format that this crate writes. It reads the one before, too.
+/// The version of the file format that this crate writes. The crate can also read the previous one.
 ///
-/// 2: checks say whether they are a headline, the verdict follows those, and curves are
-/// [thinned](LinePlot::thinned). In files of the format 1 every check is a headline.
+/// Version 2: checks state whether they are headlines, which decide the verdict, and curves are
+/// [thinned](LinePlot::thinned). In files of format 1, every check is a headline.
 pub const RESULT_FORMAT: u32 = 2;
 
-/// What became of a claim.
+/// The verdict on a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -49,7 +49,7 @@ impl Verdict {
     }
 }
 
-/// The program of a result that names none.
+/// The program of a result that does not name one.
 pub(crate) const NABLA: &str = "Nabla";
 
 fn nabla() -> String {
@@ -60,7 +60,7 @@ fn is_nabla(program: &str) -> bool {
     program == NABLA
 }
 
-/// The state of the source that a result was measured with.
+/// The state of the source with which a result was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// The commit's full hash, or `unknown` outside a checkout.
@@ -70,12 +70,11 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// The commit of the working tree around `directory`, as `git` tells it.
+    /// The commit of the working tree around `directory`, according to `git`.
     ///
-    /// Results and reports do not count as differences, since the first result written would
-    /// mark all that follow. Where `git` or the checkout is missing, or the checkout is not one
-    /// of Nabla, the commit is the one that the environment variable `NABLA_COMMIT` named when
-    /// this crate was built, else `unknown`.
+    /// Results and reports do not count as differences, because the first result written would mark all
+    /// following ones. If `git` or the checkout is missing, or the checkout is not Nabla's, the commit is the
+    /// one that the environment variable `NABLA_COMMIT` named when this crate was built, otherwise `unknown`.
     pub fn around(directory: &Path) -> Self {
         Self::from_git(directory).unwrap_or_else(|| Self {
             hash: option_env!("NABLA_COMMIT").unwrap_or("unknown").to_owned(),
@@ -83,8 +82,8 @@ impl Commit {
         })
     }
 
-    /// The commit of the checkout around `directory`, whosever it is, as `git` tells it; `unknown` where
-    /// there is none. Differences count as in [`around`](Self::around).
+    /// The commit of any checkout around `directory`, according to `git`; `unknown` if there is none.
+    /// Differences count as in [`around`](Self::around).
     pub fn of_checkout(directory: &Path) -> Self {
         let top = git(directory, &["rev-parse", "--show-toplevel"]);
         let commit = top.and_then(|top| Self::at(Path::new(&top)));
@@ -96,14 +95,14 @@ impl Commit {
 
     fn from_git(directory: &Path) -> Option<Self> {
         let top = PathBuf::from(git(directory, &["rev-parse", "--show-toplevel"])?);
-        // An installed program may run inside any checkout; only Nabla's own says what it is.
+        // An installed program may run inside any checkout; only Nabla's own identifies the program.
         match top.join("crates/nabla-claims/Cargo.toml").is_file() {
             true => Self::at(&top),
             false => None,
         }
     }
 
-    /// - `top`: of a checkout
+    /// - `top`: the top folder of a checkout
     fn at(top: &Path) -> Option<Self> {
         let hash = git(top, &["rev-parse", "HEAD"])?;
         let outside = [":(exclude)results", ":(exclude)RESULTS.md"];
@@ -176,9 +175,9 @@ fn processor_name() -> String {
         .unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH))
 }
 
-/// A measured claim with all that it takes to judge and to repeat it.
+/// A measured claim with everything that is needed to judge and to repeat it.
 ///
-/// The fields are in the order in which the file has them.
+/// The fields are in the order of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClaimResult {
     /// [`RESULT_FORMAT`].
@@ -191,9 +190,9 @@ pub struct ClaimResult {
     pub paper: Paper,
     /// What the paper claims.
     pub claim: String,
-    /// What had to come out.
+    /// The criterion.
     pub criterion: String,
-    /// What became of it: whether all headlines among the checks hold.
+    /// The verdict: whether all headlines among the checks hold.
     pub verdict: Verdict,
     /// The criterion statement by statement.
     pub checks: Vec<Check>,
@@ -207,7 +206,7 @@ pub struct ClaimResult {
     pub device: String,
     /// The wall time of the experiment.
     pub seconds: f64,
-    /// The program whose experiment it is; not in the file if it is Nabla.
+    /// The program of the experiment; not in the file if it is Nabla.
     #[serde(default = "nabla", skip_serializing_if = "is_nabla")]
     pub program: String,
     /// The version of the program.
@@ -218,20 +217,20 @@ pub struct ClaimResult {
     pub date: String,
 }
 
-/// Why a result was not written or read.
+/// Why a result cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResultError {
-    /// A quick run offered as a result.
+    /// A quick run is not a result.
     #[error("the quick run of '{0}' is not a result; only full runs are written to results")]
     QuickIsNoResult(String),
-    /// A full run offered as a quick one.
+    /// A full run was saved as a quick one.
     #[error("the run of '{0}' is a full run; save it with the results instead")]
     NotQuick(String),
     /// A file cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("cannot {action} '{}': {source}", path.display())]
     Io {
         /// `read` or `write`.
@@ -241,7 +240,7 @@ pub enum ResultError {
         /// The reason.
         source: io::Error,
     },
-    /// A file that is not JSON, or not a claim's result.
+    /// A file is not JSON, or not a claim's result.
     #[error("'{}' is not a claim result: {source}", path.display())]
     Malformed {
         /// The file.
@@ -249,7 +248,7 @@ pub enum ResultError {
         /// What is wrong and where.
         source: serde_json::Error,
     },
-    /// A result that contradicts itself or its file name.
+    /// A result contradicts itself or its file name.
     #[error("'{}' is not a valid claim result: {reason}", path.display())]
     Invalid {
         /// The file.
@@ -264,17 +263,17 @@ impl ClaimResult {
     /// keys always in the same order.
     ///
     /// # Errors
-    /// None arise from a result that [`run_claim`](crate::run_claim) made.
+    /// Never for a result from [`run_claim`](crate::run_claim).
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         to_text(self)
     }
 
-    /// Writes the result to `<directory>/<slug>.json`, making the directory if need be, and
-    /// returns that path. The file appears whole or not at all.
+    /// Writes the result to `<directory>/<slug>.json`, creating the directory if necessary, and returns that
+    /// path. The file is written completely or not at all.
     ///
     /// # Errors
-    /// [`ResultError::QuickIsNoResult`] for a quick run, [`ResultError::Io`] if the file system
-    /// refuses.
+    /// [`ResultError::QuickIsNoResult`] for a quick run, [`ResultError::Io`] if the file system returns an
+    /// error.
     pub fn save(&self, directory: &Path) -> Result<PathBuf, ResultError> {
         if self.quick {
             return Err(ResultError::QuickIsNoResult(self.slug.clone()));
@@ -293,7 +292,7 @@ impl ClaimResult {
     /// `"quick": true` and [`read_result`] refuses it among results.
     ///
     /// # Errors
-    /// [`ResultError::NotQuick`] for a full run, [`ResultError::Io`] if the file system refuses.
+    /// [`ResultError::NotQuick`] for a full run, [`ResultError::Io`] if the file system returns an error.
     pub fn save_quick(&self, path: &Path) -> Result<(), ResultError> {
         if !self.quick {
             return Err(ResultError::NotQuick(self.slug.clone()));
@@ -381,7 +380,7 @@ pub fn read_result(path: &Path) -> Result<ClaimResult, ResultError> {
         .unwrap_or_default();
     match result.contradiction(stem) {
         None => {
-            // What is written again is written in the present format.
+            // A result that is written again is written in the current format.
             result.format = RESULT_FORMAT;
             Ok(result)
         }

@@ -1,4 +1,4 @@
-//! Results as text: JSON that a reader and a version control system can follow.
+//! Results as text: JSON that is readable for people and suits version control.
 
 use std::io;
 
@@ -11,7 +11,7 @@ pub(crate) fn to_text<T: Serialize>(value: &T) -> Result<String, serde_json::Err
     let mut serializer = Serializer::with_formatter(&mut bytes, Lines::default());
     value.serialize(&mut serializer)?;
     bytes.push(b'\n');
-    // serde_json writes UTF-8 alone.
+    // serde_json writes only UTF-8.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -19,11 +19,11 @@ pub(crate) fn to_text<T: Serialize>(value: &T) -> Result<String, serde_json::Err
 #[derive(Default)]
 struct Lines {
     objects: PrettyFormatter<'static>,
-    /// How deep the present object is.
+    /// The depth of the current object.
     depth: usize,
-    /// For each list that is open, whether it has an object.
+    /// For each open list, whether it has an object.
     lists: Vec<bool>,
-    /// Whether the next value is one of a list, and not of a key.
+    /// Whether the next value belongs to a list, and not to a key.
     in_list: bool,
 }
 
@@ -57,7 +57,7 @@ impl Formatter for Lines {
         self.in_list = true;
         match (first, self.lists.last()) {
             (true, _) => Ok(()),
-            // The object that follows begins a line.
+            // The next object starts a line.
             (false, Some(true)) => writer.write_all(b","),
             (false, _) => writer.write_all(b", "),
         }

@@ -1,4 +1,4 @@
-//! Runs claims and keeps what they measured.
+//! Runs claims and stores their measurements.
 
 use crate::cells::Bench;
 use crate::claim::{Claim, ClaimContext, ClaimError};
@@ -9,15 +9,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The folder beside the results in which the cells of runs that have not finished are kept.
+/// The folder beside the results in which the cells of unfinished runs are stored.
 pub const CELLS_FOLDER: &str = ".cells";
 
-/// Runs one claim, and keeps nothing.
+/// Runs one claim, and stores nothing.
 ///
 /// # Errors
-/// [`ClaimContext::validate`]'s errors before anything runs; the experiment's own; and errors for
-/// an experiment that breaks the contract: values missing, other seeds than given, no headline, no
-/// paper. An experiment that panics is reported as [`ClaimError::Panicked`].
+/// [`ClaimContext::validate`]'s errors before anything runs; the experiment's own; and errors for an
+/// experiment that breaks the contract: missing values, wrong seeds, no headline, no paper. An experiment
+/// that panics is reported as [`ClaimError::Panicked`].
 pub fn run_claim(claim: &dyn Claim, context: &ClaimContext<'_>) -> Result<ClaimResult, ClaimError> {
     run_on(claim, &Bench::new(claim, context))
 }
@@ -79,7 +79,7 @@ fn run_on(claim: &dyn Claim, bench: &Bench<'_>) -> Result<ClaimResult, ClaimErro
     })
 }
 
-/// The present time to the second: UTC, RFC 3339.
+/// The current time to the second: UTC, RFC 3339.
 fn now() -> String {
     let now = jiff::Timestamp::now();
     jiff::Timestamp::from_second(now.as_second())
@@ -93,15 +93,15 @@ pub enum RunError {
     /// There is no measurement.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// There is one, but it could not be kept.
+    /// There is one, but it could not be stored.
     #[error(transparent)]
     Result(#[from] ResultError),
 }
 
-/// What became of several claims.
+/// The outcome of several claims.
 #[derive(Debug, Default)]
 pub struct RunSummary {
-    /// The measured results, with the file of each that was kept.
+    /// The measured results, with the file of each stored one.
     pub results: Vec<(ClaimResult, Option<PathBuf>)>,
     /// The claims that failed, by slug. A result that could not be written is in both lists.
     pub failures: Vec<(String, RunError)>,
@@ -110,7 +110,7 @@ pub struct RunSummary {
 /// Runs claims one after the other, each saved as soon as it is measured, so that neither a
 /// failure nor an interruption of a later one loses it.
 ///
-/// With `results` a full run is written to `<results>/<slug>.json`, and its cells are kept in
+/// With `results` a full run is written to `<results>/<slug>.json`, and its cells are stored in
 /// `<results>/.cells/<slug>/` until then; quick runs are never written. `before` is called with each claim's
 /// slug before it runs.
 pub fn run_claims<'c>(
@@ -158,8 +158,8 @@ pub fn run_claims<'c>(
     summary
 }
 
-/// Removes the cells of a claim whose result is written, and the folder of all of them with the last. Cells
-/// that stay are not taken for those of another commit, so that it is no failure if the disk refuses.
+/// Removes the cells of a claim whose result is written, and the folder of all cells after the last. An error
+/// is ignored, because remaining cells are not reused for another commit.
 fn remove_cells(cells: Option<&Path>) {
     if let Some(cells) = cells {
         let _ = std::fs::remove_dir_all(cells);

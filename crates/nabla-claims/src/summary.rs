@@ -1,4 +1,4 @@
-//! Mean and spread, and how numbers are written.
+//! Mean and spread, and the formatting of numbers.
 //!
 //! For the values `x_1 … x_n` of one cell, one per seed, the mean and the spread are
 //!
@@ -6,16 +6,16 @@
 //! mean = (1/n) Σ x_i        spread = sqrt( Σ (x_i − mean)² / (n − 1) )
 //! ```
 //!
-//! so the spread is the sample standard deviation; one seed alone has none.
+//! so the spread is the sample standard deviation; a single seed has none.
 
 use std::fmt;
 
 /// Mean and spread of a cell's values over the seeds.
 ///
-/// Displays as `28.130 ± 0.021`: the spread with two significant digits, the mean with as many decimals.
-/// Values that are all the same, but for the rounding of the last bits, display as one number of at most five
-/// significant digits, without a spread: `0.1`. Small and large numbers share a power of ten:
-/// `(1.500 ± 0.020)e-9`.
+/// It is displayed as `28.130 ± 0.021`: the spread with two significant digits, the mean with as many
+/// decimals. Values that are all the same, except for the rounding of the last bits, are displayed as one
+/// number of at most five significant digits, without a spread: `0.1`. Small and large numbers share a power
+/// of ten: `(1.500 ± 0.020)e-9`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
     /// The arithmetic mean.
@@ -42,7 +42,7 @@ impl Summary {
         }
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
-        // Two passes: the one-pass form cancels when the spread is small beside the mean.
+        // Two passes: the one-pass form loses precision when the spread is small compared with the mean.
         let spread = (values.len() > 1).then(|| {
             (values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (n - 1.0)).sqrt()
         });
@@ -72,11 +72,11 @@ impl fmt::Display for Summary {
 
 /// A mean of a usual size and its spread, as text.
 fn beside(mean: f64, spread: f64) -> (String, String) {
-    // Digits of the mean beyond the seventh tell nothing, even where the spread is smaller than they are.
+    // Digits of the mean beyond the seventh are meaningless, even if the spread is smaller.
     let decimals = decimals_for(spread, 2).min(decimals_for(mean.abs().max(spread), 7));
     let decimals = decimals.max(0) as usize;
     let written = format!("{spread:.decimals$}");
-    // A spread below the last decimal that is shown must not read as none.
+    // A spread below the last displayed decimal must not be displayed as 0.
     if written.bytes().all(|b| b == b'0' || b == b'.') {
         (plain(mean, 7), format!("{spread:.1e}"))
     } else {

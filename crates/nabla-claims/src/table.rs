@@ -1,4 +1,4 @@
-//! The table of what was measured: for each task, variant and metric one value per seed.
+//! The table of measurements: for each task, variant and metric one value per seed.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +12,20 @@ mod stored;
 
 use stored::StoredTable;
 
-/// Why a table refused a value or a question.
+/// Why a table refused a value or a query.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TableError {
-    /// A name that the table does not have.
+    /// The table does not have a name.
     #[error("the table has no {kind} named '{name}'; it has: {known}")]
     UnknownName {
         /// `metric`, `variant` or `task`.
         kind: &'static str,
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// The names that exist, separated by commas.
         known: String,
     },
-    /// A name given twice, or no name at all.
+    /// A name was given twice, or no name at all.
     #[error("the table needs at least one {kind} and no {kind} twice, but got: {given}")]
     BadNames {
         /// `seed`, `metric`, `variant` or `task`.
@@ -33,15 +33,15 @@ pub enum TableError {
         /// The names given.
         given: String,
     },
-    /// A seed that the table was not made for.
+    /// The table was not made for this seed.
     #[error("the table has no column for seed {seed}; its seeds are {known}")]
     UnknownSeed {
-        /// The seed asked for.
+        /// The requested seed.
         seed: u64,
         /// The seeds that exist.
         known: String,
     },
-    /// A second value for one cell and seed.
+    /// A cell got a second value for a seed.
     #[error("{cell} already has a value for seed {seed}")]
     RecordedTwice {
         /// The cell in words.
@@ -49,7 +49,7 @@ pub enum TableError {
         /// The seed.
         seed: u64,
     },
-    /// A cell without any value, or with values for some of the seeds only.
+    /// A cell has no value, or values for only some of the seeds.
     #[error("{cell} has no value for seed {seed}; every cell needs one value per seed or none")]
     Missing {
         /// The cell in words.
@@ -60,22 +60,22 @@ pub enum TableError {
     /// No value was recorded at all.
     #[error("the table is empty; an experiment has to record at least one value")]
     Empty,
-    /// A comparison by a metric that has no better direction.
+    /// A comparison used a metric that has no better direction.
     #[error("the metric '{0}' is informative only, so no variant is better than another by it")]
     NotComparable(String),
-    /// A stored table that contradicts itself.
+    /// A stored table contradicts itself.
     #[error("the stored {what} of {cell} is {stored}, but its values give {computed}")]
     Contradiction {
         /// `mean` or `spread`.
         what: &'static str,
         /// The cell in words.
         cell: String,
-        /// What the file says.
+        /// The value in the file.
         stored: String,
         /// What follows from its values.
         computed: String,
     },
-    /// A stored cell with another number of values than there are seeds.
+    /// A stored cell does not have one value per seed.
     #[error("{cell} has {values} values for {seeds} seeds; it needs one per seed")]
     WrongCount {
         /// The cell in words.
@@ -89,7 +89,7 @@ pub enum TableError {
 
 /// The measured numbers: for each task (a scale, a data set), variant and metric one value per seed.
 ///
-/// A cell may be left out as a whole, where a variant does not exist in a task; a cell with
+/// A whole cell may be left out, if a variant does not exist in a task; a cell with
 /// values for only some seeds is an error ([`Table::check_complete`]). A value may be infinite or
 /// NaN, since a baseline that diverges is a result too.
 ///
@@ -122,11 +122,11 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table for these seeds, metrics (columns), variants (rows) and tasks. An experiment on one
-    /// data set alone still names it, for the report to show.
+    /// An empty table for these seeds, metrics (columns), variants (rows) and tasks. An experiment on a
+    /// single data set still names it, so that the report can show it.
     ///
     /// # Errors
-    /// [`TableError::BadNames`] if any of the four is empty or holds a name twice.
+    /// [`TableError::BadNames`] if any of the four is empty or contains a name twice.
     pub fn new(
         seeds: &[u64],
         metrics: impl IntoIterator<Item = Metric>,
@@ -208,8 +208,8 @@ impl Table {
         Ok(())
     }
 
-    /// Records the same value for every seed: for a variant without randomness, such as bicubic
-    /// interpolation, whose spread is then zero.
+    /// Records the same value for every seed, for a variant without randomness, such as bicubic
+    /// interpolation; its spread is then zero.
     ///
     /// # Errors
     /// As [`Table::record`].

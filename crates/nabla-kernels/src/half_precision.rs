@@ -1,9 +1,9 @@
-//! Numbers of 16 bits on the processor, which are stored in 16 bits and computed with in 32.
+//! 16-bit numbers on the CPU, which are stored in 16 bits and computed in 32.
 //!
-//! A processor multiplies matrices of 16 bits many times slower than those of 32, or turns number by number
-//! into 32 bits and back. Here weights are widened part by part, where they are multiplied, and what goes
-//! through an operation is widened before it and rounded after it. So half precision needs half of the
-//! memory for the weights and costs little time. Other devices compute with 16 bits themselves.
+//! A CPU multiplies 16-bit matrices many times slower than 32-bit matrices, or converts each number to 32
+//! bits and back. Here weights are widened part by part, where they are multiplied, and the inputs of an
+//! operation are widened before it and its outputs rounded after it. So half precision needs half the memory
+//! for the weights, and costs little time. Other devices compute in 16 bits natively.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use half::{bf16, f16};
 use nabla_grad::elementwise::Dense;
 use rayon::prelude::*;
 
-/// Numbers that one task handles.
+/// The number of values per task.
 const CHUNK: usize = 1 << 14;
 
 /// Whether a number has 16 bits.
@@ -23,7 +23,7 @@ pub(crate) fn is_half(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
 }
 
-/// The numbers of a tensor of the CPU backend, of 32 or 16 bits, one after the other.
+/// The values of a tensor on the CPU backend, with 32 or 16 bits, one after the other.
 #[derive(Debug)]
 pub(crate) enum Numbers {
     /// Of 32.
@@ -33,8 +33,7 @@ pub(crate) enum Numbers {
 }
 
 impl Numbers {
-    /// Takes `tensor` out of Burn; `None` if it is on another device, tracked by autodiff, or of other
-    /// numbers.
+    /// Takes `tensor` out of Burn; `None` if it is on another device, tracked by autodiff, or of another type.
     pub(crate) fn take<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
         if !is_half(tensor.dtype()) {
             return Dense::take(tensor).ok().map(Self::F32);
@@ -51,7 +50,7 @@ impl Numbers {
         }
     }
 
-    /// Some of them in 32 bits, in `place` unless they are there already.
+    /// Some of the values in 32 bits; they are converted into `place` if necessary.
     pub(crate) fn read<'a>(&'a self, range: Range<usize>, place: &'a mut Vec<f32>) -> &'a [f32] {
         match self {
             Self::F32(dense) => &dense.values()[range],
@@ -63,7 +62,7 @@ impl Numbers {
         }
     }
 
-    /// All of them in 32 bits.
+    /// All values in 32 bits.
     pub(crate) fn into_dense(self) -> Dense {
         match self {
             Self::F32(dense) => dense,
@@ -76,7 +75,7 @@ impl Numbers {
     }
 }
 
-/// As many numbers from `first` on as `to` has room for.
+/// Copies values from `first` on until `to` is full.
 fn widen(from: &FloatTensor<Flex>, first: usize, to: &mut [f32]) {
     let range = first..first + to.len();
     match from.dtype() {
@@ -90,7 +89,7 @@ fn widen_all(from: &FloatTensor<Flex>, to: &mut [f32]) {
     parts.for_each(|(part, to)| widen(from, part * CHUNK, to));
 }
 
-/// `tensor`, which has 16 or 32 bits, in 32.
+/// Converts `tensor`, which has 16 or 32 bits, to 32 bits.
 fn widened(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
     if !is_half(tensor.dtype()) {
         return tensor;
@@ -118,7 +117,7 @@ fn rounded(values: &[f32], shape: Vec<usize>, dtype: DType) -> FloatTensor<Flex>
     })
 }
 
-/// A result of a shape, in `dtype`, which has 32 or 16 bits.
+/// A result tensor of a shape, in `dtype`, which has 32 or 16 bits.
 pub(crate) fn result<const D: usize>(dense: Dense, shape: [usize; D], dtype: DType) -> Tensor<D> {
     match is_half(dtype) {
         true => Tensor::from_primitive::<Flex>(rounded(dense.values(), shape.to_vec(), dtype)),
@@ -126,7 +125,7 @@ pub(crate) fn result<const D: usize>(dense: Dense, shape: [usize; D], dtype: DTy
     }
 }
 
-/// `compute` in 32 bits of tensors of 16.
+/// Runs `compute` in 32 bits on 16-bit tensors.
 pub(crate) fn in_f32<const N: usize>(
     tensors: [FloatTensor<Flex>; N],
     compute: impl FnOnce([FloatTensor<Flex>; N]) -> FloatTensor<Flex>,

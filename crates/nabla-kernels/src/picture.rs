@@ -1,11 +1,11 @@
-//! The operations that a convolutional network spends its time in: 3x3 convolutions, group norm, SiLU.
+//! The operations in which a convolutional network spends its time: 3x3 convolutions, group norm, SiLU.
 //!
-//! Burn's `flex` backend computes a 3x3 convolution through a channels-last copy of the picture
-//! and a sigmoid through one `exp` call per sample; a UNet then takes three times PyTorch's time
-//! (`docs/src/backends.md`). Here the convolution gathers shifted rows of the channels-first
-//! picture into a tile that fits the cache and multiplies it with `faer`, and the exponential is a
-//! polynomial that the compiler vectorises. A group norm is two passes over the picture, with the
-//! activation in the last, where Burn's operations are nine. Other backends run Burn's own operations.
+//! Burn's `flex` backend computes a 3x3 convolution through a channels-last copy of the picture and a sigmoid
+//! through one `exp` call per sample; a UNet then takes three times as long as in PyTorch
+//! (`docs/src/backends.md`). Here the convolution gathers shifted rows of the channels-first picture into a
+//! tile that fits the cache and multiplies it with `faer`, and the exponential is a polynomial that the
+//! compiler vectorises. A group norm takes two passes over the picture, with the activation in the last one,
+//! instead of nine with Burn's operations. Other backends run Burn's own operations.
 //!
 //! Results do not depend on the number of threads: every sum has a fixed order.
 
@@ -46,7 +46,7 @@ pub fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
     ))
 }
 
-/// What `conv` computes, through [`conv3x3`] where it is one.
+/// Computes `conv`, with [`conv3x3`] if possible.
 ///
 /// - `x`: `[batch, channels_in, height, width]`
 pub fn convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
@@ -61,7 +61,7 @@ pub fn convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     }
 }
 
-/// What `conv` computes; of numbers of 16 bits in 32 on the processor.
+/// Computes `conv`; on the CPU, 16-bit numbers are computed in 32 bits.
 fn other_convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     let wide = || {
         let x = Numbers::take(x.clone())?.into_dense();
@@ -102,7 +102,7 @@ pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
     normalized(norm, x, false)
 }
 
-/// [`silu`] of [`group_norm`]: what stands before every convolution of a residual block.
+/// [`silu`] of [`group_norm`], as before every convolution of a residual block.
 ///
 /// - `x`: `[batch, channels, height, width]`
 /// - returns the shape of `x`
@@ -125,7 +125,7 @@ fn normalized(norm: &GroupNorm, x: Tensor<4>, with_silu: bool) -> Tensor<4> {
     }
 }
 
-/// `silu(x · (1 + scale) + shift)`: what stands between the two convolutions of a residual block.
+/// `silu(x · (1 + scale) + shift)`: as between the two convolutions of a residual block.
 ///
 /// - `x`: `[batch, channels, height, width]`
 /// - `scale`, `shift`: `[batch, channels]`
@@ -161,7 +161,7 @@ trait Kernels: Backend {
         Self::silu(modulate::<Self>(x, scale, shift))
     }
 
-    // The autodiff backend runs this as it stands, and so knows its gradients.
+    // The autodiff backend runs this unchanged, and so knows its gradients.
     fn group_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -174,7 +174,7 @@ trait Kernels: Backend {
     }
 }
 
-/// The gradients of [`Kernels`], which the autodiff backend asks of the backend below.
+/// The gradients of [`Kernels`], which the autodiff backend requests from the inner backend.
 trait KernelGradients: Kernels {
     fn conv3x3_weight_backward(
         x: FloatTensor<Self>,
@@ -207,12 +207,12 @@ trait KernelGradients: Kernels {
     }
 }
 
-/// [`Kernels::silu`] of Burn's operations.
+/// [`Kernels::silu`] with Burn's operations.
 fn composed_silu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_mul(x.clone(), B::sigmoid(x))
 }
 
-/// [`Kernels::group_norm`] of Burn's operations.
+/// [`Kernels::group_norm`] with Burn's operations.
 fn composed_group_norm<B: Kernels>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,
@@ -223,7 +223,7 @@ fn composed_group_norm<B: Kernels>(
 ) -> FloatTensor<B> {
     let [batch, channels, height, width] = dims(&x);
     let dtype = x.dtype();
-    // A sum of squares leaves the range of 16 bits.
+    // A sum of squares would exceed the range of 16 bits.
     let narrow = is_half(dtype);
     let x = match narrow {
         true => B::float_cast(x, FloatDType::F32),
@@ -251,7 +251,7 @@ fn composed_group_norm<B: Kernels>(
     }
 }
 
-/// [`KernelGradients::silu_backward`] of Burn's operations.
+/// [`KernelGradients::silu_backward`] with Burn's operations.
 fn composed_silu_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
     // d/dx x s(x) = s + x s (1 - s)
     let s = B::sigmoid(x.clone());
@@ -259,7 +259,7 @@ fn composed_silu_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -
     B::float_add(B::float_mul(grad, s), through_sigmoid)
 }
 
-/// [`KernelGradients::modulated_silu_backward`] of Burn's operations.
+/// [`KernelGradients::modulated_silu_backward`] with Burn's operations.
 fn composed_modulated_silu_backward<B: KernelGradients>(
     x: FloatTensor<B>,
     scale: FloatTensor<B>,

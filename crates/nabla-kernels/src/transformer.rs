@@ -1,7 +1,7 @@
-//! The two operations that a latent diffusion transformer spends its time in, written for Burn's pure-Rust
+//! The two operations in which a latent diffusion transformer spends its time, written for Burn's pure-Rust
 //! CPU backend: attention over many positions, and the gated feed-forward layer.
 //!
-//! Attention keeps the scores of some queries with some keys, never all: with the running maximum `m` and
+//! Attention stores the scores of only some queries with some keys at a time: with the running maximum `m` and
 //! sum `l` of each query,
 //!
 //! ```text
@@ -10,11 +10,11 @@
 //! ```
 //!
 //! (Milakov, Gimelshein, *Online normalizer calculation for softmax*, 2018, arXiv 1805.02867; Dao et al.,
-//! *FlashAttention*, 2022, arXiv 2205.14135). The feed-forward layer gates each part of its product while
-//! that is in the cache. Numbers of 16 bits are computed with in 32 (see `half_precision`). Other
-//! backends and autodiff run Burn's own operations.
+//! *FlashAttention*, 2022, arXiv 2205.14135). The feed-forward layer gates each part of its product while it
+//! is in the cache. 16-bit numbers are computed in 32 bits (see `half_precision`). Other backends and
+//! autodiff run Burn's own operations.
 //!
-//! Results do not depend on the number of threads: every task is cut at fixed places.
+//! Results do not depend on the number of threads: the work is divided at fixed positions.
 
 use burn::nn::Linear;
 use burn::tensor::activation::gelu;
@@ -28,17 +28,17 @@ use rayon::prelude::*;
 
 use crate::half_precision::{Numbers, result};
 
-/// Queries that one task handles.
+/// The number of queries per task.
 const QUERIES: usize = 128;
-/// Keys whose scores are kept at a time.
+/// The number of keys whose scores are stored at a time.
 const KEYS: usize = 512;
-/// Numbers that are loaded, computed and stored side by side.
+/// The number of values that are loaded, computed and stored in parallel.
 const LANES: usize = 16;
 
 /// `softmax(q kᵀ/√d) v` for each head.
 ///
 /// - `q`: `[batch, length, heads · d]`; `k`, `v`: `[batch, words, heads · d]`
-/// - `causal`: whether a position sees only those before it, and itself
+/// - `causal`: whether a position attends only to itself and earlier positions
 /// - returns the shape of `q`
 pub fn attention(
     q: Tensor<3>,
@@ -85,7 +85,7 @@ pub fn attention(
 struct Shape {
     length: usize,
     words: usize,
-    /// Numbers from one position to the next.
+    /// The distance between positions, in numbers.
     inner: usize,
     d: usize,
     causal: bool,
@@ -131,7 +131,7 @@ impl Shape {
         MatRef::from_row_major_slice_with_stride(x, count, self.d, self.inner)
     }
 
-    /// The results of the queries from `first` on, `[queries, d]`. All of `q`, `k`, `v` begin at the head.
+    /// The results of the queries from `first` on, `[queries, d]`. `q`, `k` and `v` all start at the head.
     fn block(&self, first: usize, [q, k, v]: [&[f32]; 3], scores: &mut Vec<f32>) -> Vec<f32> {
         let d = self.d;
         let count = QUERIES.min(self.length - first);
@@ -251,7 +251,7 @@ fn gated<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     value * gelu(x.slice_dim(D - 1, n..2 * n))
 }
 
-/// A linear layer and what goes into it.
+/// A linear layer and its input.
 struct DenseLayer<const D: usize> {
     /// `[rows, input]`
     x: Dense,
@@ -260,7 +260,7 @@ struct DenseLayer<const D: usize> {
     /// `[output]`
     bias: Option<Dense>,
     input: usize,
-    /// Of `x`, as it was.
+    /// The shape of `x`.
     shape: [usize; D],
     dtype: DType,
 }
@@ -275,7 +275,7 @@ impl<const D: usize> DenseLayer<D> {
         };
         Some(Self {
             x: Numbers::take(x)?.into_dense(),
-            // As it was stored: one row for each output.
+            // In the stored layout: one row per output.
             weight: Numbers::take(linear.weight.val().transpose())?,
             bias,
             input: shape[D - 1],
@@ -286,8 +286,8 @@ impl<const D: usize> DenseLayer<D> {
 
     /// Some outputs of some rows: `tile = x Wᵀ + bias`.
     ///
-    /// - `row`: the first of `x`; `output`: the first of the layer's
-    /// - `place`: for weights that are stored in 16 bits
+    /// - `row`: the first row of `x`; `output`: the first output of the layer
+    /// - `place`: scratch space for weights that are stored in 16 bits
     fn multiply(&self, mut tile: MatMut<'_, f32>, row: usize, output: usize, place: &mut Vec<f32>) {
         let (rows, outputs) = (tile.nrows(), tile.ncols());
         let begin = match &self.bias {
@@ -342,7 +342,7 @@ impl<const D: usize> DenseLayer<D> {
         result(out, shape, self.dtype)
     }
 
-    /// For a result of so many channels, and its shape.
+    /// For a result with this number of channels; also returns its shape.
     fn place(&self, channels: usize) -> (Dense, [usize; D]) {
         let mut shape = self.shape;
         shape[D - 1] = channels;
@@ -354,15 +354,15 @@ impl<const D: usize> DenseLayer<D> {
     }
 }
 
-/// A row of a matrix whose rows lie in one piece each.
+/// A row of a matrix with contiguous rows.
 fn row_of<'a>(tile: &'a mut MatMut<'_, f32>, row: usize) -> &'a mut [f32] {
     let tile = tile.rb_mut().try_as_row_major_mut();
     tile.map_or(&mut [], |tile| tile.row_mut(row).as_slice_mut())
 }
 
-/// Calls `compute(row, column, tile, scratch)` for each tile of `out`, `[rows, columns]`, which begins at
-/// that row and column: as many rows as keep a tile's part of the input in the cache, and so few columns
-/// that all threads have some.
+/// Calls `compute(row, column, tile, scratch)` for each tile of `out`, `[rows, columns]`, which starts at
+/// that row and column, with as many rows as keep a tile's part of the input in the cache, and few enough
+/// columns that all threads have some.
 fn for_each_tile<S: Default + Send>(
     out: &mut [f32],
     columns: usize,

@@ -7,7 +7,7 @@ use plotters::coord::types::RangedCoordf64;
 
 use crate::summary::significant;
 
-/// An axis, linear or logarithmic, with round ticks of its own.
+/// An axis, linear or logarithmic, with round ticks.
 #[derive(Debug, Clone)]
 pub(super) struct Axis {
     range: Range<f64>,
@@ -64,7 +64,7 @@ impl Axis {
             log_label(value)
         } else if step.is_finite() && largest < 1e5 && step >= 1e-5 {
             let decimals = (-step.log10() - 1e-9).ceil().clamp(0.0, 6.0) as usize;
-            // A tick at zero may be off by rounding; it must not read −0.
+            // A tick at zero may be off by rounding; it must not be printed as −0.
             let value = if value.abs() < step * 1e-6 {
                 0.0
             } else {

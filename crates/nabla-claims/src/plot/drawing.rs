@@ -11,17 +11,17 @@ use super::{DOTTED, DotPlot, DotRow, LinePlot, PlotError, Theme};
 use crate::names::Role;
 use crate::summary::Summary;
 
-/// Drawing units per CSS pixel: the backend rounds to whole units, which would be seen in curves.
+/// Drawing units per CSS pixel: the backend rounds to whole units, which would be visible in curves.
 pub(super) const SCALE: i32 = 4;
 pub(super) const WIDTH: i32 = 720;
 /// The height of curves, without legend.
 pub(super) const CURVES: i32 = 340;
 const FONT: f64 = 13.0;
-/// A rough width of a letter, in em, for the layout; the renderer's font is unknown. That of the widest font
-/// that is common: with less, DejaVu Sans cuts names off.
+/// A rough width of a letter, in em, for the layout; the renderer's font is unknown. It is that of the widest
+/// common font: with less, names are cut off in DejaVu Sans.
 const LETTER: f64 = 0.62;
 
-/// The ink is replaced by the theme's after drawing; no data colour may equal it.
+/// The theme's ink replaces this colour after drawing, so no data colour may equal it.
 const INK: RGBColor = RGBColor(1, 2, 3);
 const STANDALONE_INK: &str = "#222222";
 
@@ -39,7 +39,7 @@ fn hex(color: RGBColor) -> String {
     format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2)
 }
 
-/// Font sizes: the SVG backend divides what it is given by 1.24.
+/// Font sizes: the SVG backend divides them by 1.24.
 fn font(size: f64) -> f64 {
     size * 1.24 * f64::from(SCALE)
 }
@@ -293,7 +293,7 @@ fn shorten(label: &str, width: i32) -> String {
     label.chars().take(letters - 1).chain(['…']).collect()
 }
 
-/// Where the legend's entries go, row by row from `left` on, and how many rows they take.
+/// The positions of the legend's entries, row by row from `left` on, and the number of rows.
 fn legend_layout(names: &[(&str, usize)], left: i32) -> (Vec<(i32, i32)>, i32) {
     let (mut x, mut row) = (left, 0);
     let mut places = Vec::new();
@@ -385,7 +385,7 @@ fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// The lowest and the highest point of each of 800 stretches; short curves as they are.
+/// The lowest and the highest point of each of 800 stretches; short curves are unchanged.
 fn thin(points: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
     const STRETCHES: usize = 800;
     if points.len() <= 2 * STRETCHES {
@@ -398,7 +398,7 @@ fn thin(points: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
         else {
             continue;
         };
-        // In the order of x, so that the curve never runs backwards.
+        // Sorted by x, so that the curve never runs backwards.
         if low[0] <= high[0] {
             thinned.extend([*low, *high]);
         } else {

@@ -1,4 +1,4 @@
-//! Curves with as few points as look the same.
+//! Curves with as few points as possible that look the same.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -31,7 +31,7 @@ pub(super) fn thinned(plot: &LinePlot) -> LinePlot {
     }
 }
 
-/// From values of an axis to drawing units.
+/// Converts values of an axis to drawing units.
 struct Scale {
     from: f64,
     units: f64,
@@ -64,7 +64,7 @@ impl Scale {
         (value - self.from) * self.units
     }
 
-    /// With the digits that can be seen.
+    /// Rounds to the visible digits.
     fn rounded(&self, value: f64) -> f64 {
         let text = if self.log {
             format!("{value:.4e}")
@@ -75,7 +75,7 @@ impl Scale {
     }
 }
 
-/// A stretch between two points that are kept, and the one within it that is farthest from their line.
+/// A stretch between two kept points, and the point within it that is farthest from their line.
 struct Stretch {
     distance: f64,
     from: usize,
@@ -93,7 +93,7 @@ impl Stretch {
                 (distance, farthest) = (d, i);
             }
         }
-        // Points on the line itself are as far as any: the middle one, where one has to be kept.
+        // If all points are on the line, keep the middle one, if one must be kept.
         if farthest == from {
             farthest = (from + to) / 2;
         }
@@ -108,7 +108,7 @@ impl Stretch {
 
 impl Ord for Stretch {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Of stretches whose points are as far, the longer one, then the first.
+        // Among stretches with equal distances, the longer one, then the first.
         self.distance
             .total_cmp(&other.distance)
             .then((self.to - self.from).cmp(&(other.to - other.from)))
@@ -130,7 +130,7 @@ impl PartialEq for Stretch {
 
 impl Eq for Stretch {}
 
-/// Which points are kept, rising.
+/// The kept points, in ascending order.
 fn farthest_first(points: &[[f64; 2]]) -> Vec<usize> {
     let count = points.len();
     if count <= DOTTED {

@@ -38,8 +38,8 @@ tr.method td:first-child { font-weight: 600; }
 svg { display: block; max-width: 100%; height: auto; margin: 1.25rem 0; color: var(--ink); }
 ";
 
-/// Renders results as one HTML page that needs nothing else: styles and plots are within it, and
-/// it follows the reader's light or dark setting.
+/// Renders results as one self-contained HTML page with styles and plots, which follows the reader's light or
+/// dark setting.
 ///
 /// # Errors
 /// [`PlotError`] if a plot cannot be drawn; a metric without any finite value has no plot.
@@ -103,7 +103,7 @@ fn html_section(result: &ClaimResult) -> Result<Markup, PlotError> {
     for plot in table.metrics().iter().flat_map(|m| metric_plots(table, m)) {
         match dot_plot(&plot, Theme::Page) {
             Ok(svg) => plots.push(svg),
-            // A metric that is infinite throughout still has its row in the table.
+            // A metric that is always infinite still has its row in the table.
             Err(PlotError::NothingToShow(_)) => {}
             Err(error) => return Err(error),
         }
@@ -173,8 +173,8 @@ fn checks(title: &str, result: &ClaimResult, headline: bool) -> Markup {
     }
 }
 
-/// The dot plots of one metric: a panel per task that has a finite value of it, side by side where they have
-/// the same variants.
+/// The dot plots of one metric: a panel per task that has a finite value of it, side by side if they have the
+/// same variants.
 fn metric_plots(table: &Table, metric: &Metric) -> Vec<DotPlot> {
     let mut alike: Vec<(Vec<&Variant>, Vec<&Task>)> = Vec::new();
     for task in table.tasks() {

@@ -13,7 +13,7 @@ fn claim_words(folder: &ResultsFolder, method: &Method) -> &'static str {
         .map_or("–", |result| result.verdict.words())
 }
 
-/// All methods as a Markdown table: method, crate, paper, state, and what became of the claim.
+/// All methods as a Markdown table: method, crate, paper, state, and the result of the claim.
 pub fn method_table_markdown(folder: &ResultsFolder) -> String {
     let done = METHODS.iter().filter(|m| m.state == State::Done).count();
     let all = METHODS.len();
@@ -80,7 +80,7 @@ pub const TABLE_BEGIN: &str = "<!-- methods:begin -->";
 /// The line after the method table in a document.
 pub const TABLE_END: &str = "<!-- methods:end -->";
 
-/// Puts the method table between the two marker lines of a document, in place of what was there.
+/// Replaces the text between the two marker lines of a document by the method table.
 ///
 /// # Errors
 /// [`ReportError::NoMarker`] if a marker is missing or the two are in the wrong order.

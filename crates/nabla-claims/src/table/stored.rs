@@ -1,4 +1,4 @@
-//! The table as result files hold it.
+//! The table in result files.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -45,7 +45,7 @@ impl<'de> Deserialize<'de> for Real {
     }
 }
 
-/// The table as result files hold it: readable, with the derived numbers beside the values.
+/// The table in result files: readable, with the derived numbers beside the values.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct StoredTable {
     seeds: Vec<u64>,
@@ -116,8 +116,8 @@ impl From<Table> for StoredTable {
 impl TryFrom<StoredTable> for Table {
     type Error = TableError;
 
-    /// The derived numbers of the file are recomputed and have to agree with the stored ones, so
-    /// that a file edited by hand does not pass as a measurement.
+    /// The derived numbers of the file are recomputed and must agree with the stored ones, so that a file
+    /// edited by hand does not pass as a measurement.
     fn try_from(stored: StoredTable) -> Result<Self, TableError> {
         let mut table = Table::new(&stored.seeds, stored.metrics, stored.variants, stored.tasks)?;
         for row in stored.rows {

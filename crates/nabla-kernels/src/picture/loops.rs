@@ -1,4 +1,4 @@
-//! The loops over pictures on the processor.
+//! The loops over pictures on the CPU.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
@@ -7,10 +7,10 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// Partial sums that are kept side by side.
+/// The number of parallel partial sums.
 pub(super) const LANES: usize = 16;
 
-/// Samples that one task of an elementwise operation handles.
+/// The number of samples per task of an elementwise operation.
 pub(super) const CHUNK: usize = 1 << 14;
 
 /// `f32`s of a gathered tile: half a megabyte, which the second-level cache holds.
@@ -54,7 +54,7 @@ pub(super) fn normalize(
         .enumerate()
         .for_each(|(group, (y, x))| {
             arch.dispatch(|| {
-                // Around the first number, so that a picture of one colour has no variance.
+                // Sum around the first number, so that a picture of one colour has no variance.
                 let origin = x[0];
                 let (sum, squares) = sums(x, origin);
                 let mean = sum / count;
@@ -120,7 +120,7 @@ pub(super) fn convolve(
     if rows * width < outputs {
         return convolve_few(x, shape, weight, bias, outputs);
     }
-    // All rows of the batch in a line, cut into tiles whose gathered columns fit the cache.
+    // All rows of the batch form one sequence, cut into tiles whose gathered columns fit the cache.
     let rows_per_tile = (TILE / (depth * width).max(1)).clamp(1, rows);
     let tiles: Vec<Vec<f32>> = (0..rows.div_ceil(rows_per_tile))
         .into_par_iter()
@@ -161,8 +161,8 @@ pub(super) fn convolve(
     y
 }
 
-/// [`convolve`] of fewer positions than output channels: most of the memory is the weights', which are
-/// read once.
+/// [`convolve`] with fewer positions than output channels: most of the memory belongs to the weights, which
+/// are read once.
 fn convolve_few(
     x: &[f32],
     shape: [usize; 4],
@@ -170,7 +170,7 @@ fn convolve_few(
     bias: Option<&[f32]>,
     outputs: usize,
 ) -> Vec<f32> {
-    /// Parts of the output channels, one for each task.
+    /// The number of parts of the output channels, one per task.
     const PARTS: usize = 8;
     let [batch, inputs, height, width] = shape;
     let (area, positions, depth) = (height * width, batch * height * width, 9 * inputs);
@@ -220,7 +220,7 @@ pub(super) fn weight_gradient(
     grad: &[f32],
     outputs: usize,
 ) -> Vec<f32> {
-    /// Input channels that one task handles.
+    /// The number of input channels per task.
     const BLOCK: usize = 16;
     let [batch, inputs, height, width] = shape;
     let area = height * width;
@@ -267,7 +267,7 @@ pub(super) fn weight_gradient(
 }
 
 /// Fills `columns`, `[9 * channels, rows * width]`, with the 3x3 neighbourhoods of the picture
-/// `x`, `[batch, inputs, height, width]`. Rows count through the whole batch.
+/// `x`, `[batch, inputs, height, width]`. Rows are numbered through the whole batch.
 fn gather(
     x: &[f32],
     [_, inputs, height, width]: [usize; 4],
