@@ -1,15 +1,15 @@
-//! Colour correction of a generated picture by the colours of the picture that it was made from.
+//! Colour correction of a generated picture by the colours of its source picture.
 //!
 //! Diffusion models shift colours. StableSR, and with it OmniSSR, corrects the result `x` (the
 //! *content*) by the enlarged low-resolution picture `y` (the *style*) in one of two ways:
 //!
-//! * **AdaIN**: each channel is given the mean and standard deviation that it has in `y`,
+//! * **AdaIN**: each channel gets the mean and standard deviation that it has in `y`,
 //!   `x̃ = (x − μ_x)/σ_x · σ_y + μ_y` with `σ = √(var + 10⁻⁵)` and the sample variance
 //!   (`n − 1`). OmniSSR's default.
-//! * **Wavelet**: `x̃ = high(x) + low(y)`. `low` is the last of five à trous blurs with the kernel
-//!   `[1 2 1]/4 ⊗ [1 2 1]/4` and holes of 1, 2, 4, 8, 16 samples, edges replicated, and `high(x)`
-//!   is the sum of what each blur took away, so `high(x) = x − low(x)` and, the blur being linear,
-//!   `x̃ = x + low(y − x)`: one decomposition is enough.
+//! * **Wavelet**: `x̃ = high(x) + low(y)`. `low` is the last of five à trous blurs with the kernel `[1 2 1]/4
+//!   ⊗ [1 2 1]/4` and holes of 1, 2, 4, 8, 16 samples, edges replicated, and `high(x)` is the sum of what
+//!   each blur removed. So `high(x) = x − low(x)` and, because the blur is linear, `x̃ = x + low(y − x)`: one
+//!   decomposition is enough.
 //!
 //! Source: J. Wang, Z. Yue, S. Zhou, K. Chan, C. C. Loy, "Exploiting Diffusion Prior for Real-World
 //! Image Super-Resolution" (StableSR), 2023, arXiv 2305.07015, and its `wavelet_color_fix.py`
@@ -20,7 +20,7 @@ use nabla_data::Raster;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Two pictures whose sizes do not fit.
+/// Two pictures do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ColourFixError {
     /// The pictures have different numbers of channels.
@@ -34,7 +34,7 @@ pub enum ColourFixError {
         /// Channels of the picture that gives the colours.
         style: usize,
     },
-    /// The wavelet colour fix needs pictures of one size.
+    /// The wavelet colour fix needs pictures of the same size.
     #[error(
         "the wavelet colour fix needs pictures of the same size, but they are {} x {} and {} x {}",
         content[1], content[0], style[1], style[0]
@@ -55,7 +55,7 @@ pub enum ColourFixError {
     },
 }
 
-/// Which colour correction is applied to a generated picture.
+/// The colour correction of a generated picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColourFix {
@@ -72,7 +72,7 @@ impl ColourFix {
     /// `content` with the colours of `style`; both `[channels, height, width]`.
     ///
     /// # Errors
-    /// As [`adain`] and [`wavelet_colour_fix`]; none for [`Self::None`].
+    /// As [`adain`] and [`wavelet_colour_fix`]; never for [`Self::None`].
     pub fn apply(self, content: Raster, style: &Raster) -> Result<Raster, ColourFixError> {
         match self {
             Self::None => Ok(content),
@@ -149,7 +149,7 @@ const LEVELS: u32 = 5;
 /// let content = Raster::from_fn(1, 16, 16, |_, y, x| ((x + y) % 2) as f32);
 /// let style = Raster::zeros(1, 16, 16).map(|_| 0.25);
 /// let fixed = nabla_panorama::wavelet_colour_fix(content, &style)?;
-/// // The checks stay, around the style's brightness.
+/// // The checks remain, around the style's brightness.
 /// assert!((fixed.get(0, 8, 8) - -0.25).abs() < 1e-3 && (fixed.get(0, 8, 9) - 0.75).abs() < 1e-3);
 /// # Ok::<(), nabla_panorama::ColourFixError>(())
 /// ```

@@ -1,10 +1,10 @@
 //! A panorama as the six faces of a cube, and back.
 //!
-//! A face is the picture on a plane that touches the sphere with a field of view of 90 degrees
-//! (see [`crate::TangentProjection`] for the equations), sampled at pixel centres. The faces are
-//! oriented as somebody in the middle of the cube sees them: who looks to the front and turns
-//! right sees `Right`, `Back` and `Left` upright; who looks to the front and tips the head back or
-//! forward sees `Up`, whose lower border is that of the front, and `Down`, whose upper border is.
+//! A face is the picture on a plane that touches the sphere with a field of view of 90 degrees (see
+//! [`crate::TangentProjection`] for the equations), sampled at pixel centres. The faces are oriented as seen
+//! from the middle of the cube. If you look to the front and turn right, you see `Right`, `Back` and `Left`
+//! upright. If you look to the front and tip your head back, you see `Up`, whose lower border meets the
+//! front; if you tip it forward, you see `Down`, whose upper border meets the front.
 //!
 //! | face | looks to | right | top |
 //! |---|---|---|---|
@@ -15,11 +15,11 @@
 //! | `Up` | `+y`, north pole | `+x` | `−z` |
 //! | `Down` | `−y`, south pole | `+x` | `+z` |
 //!
-//! **Seams.** Close to the border of a face its pixel centres end half a pixel short of the edge
-//! of the cube, and an interpolation kernel reaches further still. What lies there is taken from
-//! the neighbouring face: the plane of the face goes on beyond its border, and the face that owns
-//! the direction of such a pixel is interpolated there. (To repeat the neighbour's outermost row
-//! instead, as is usual, misplaces it by up to half a pixel along the edge.)
+//! **Seams.** The outermost pixel centres of a face are half a pixel short of the edge of the cube, and an
+//! interpolation kernel reaches even further. The pixels beyond come from the neighbouring faces: the plane
+//! of the face is extended beyond its border, and the face that owns the direction of such a pixel is
+//! interpolated there. (Repeating the neighbour's outermost row instead, as is usual, misplaces it by up to
+//! half a pixel along the edge.)
 
 mod layout;
 
@@ -36,7 +36,7 @@ use crate::resample::{Frame, Interpolation, ONE, PixelSampler, ResampleError, fi
 
 pub use layout::{CubeFace, CubeLayout};
 
-/// A cube or projection that cannot be, or pictures that do not belong to it.
+/// A cube or projection is impossible, or pictures do not fit it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CubemapError {
     /// There are not six faces.
@@ -45,7 +45,7 @@ pub enum CubemapError {
         /// Faces given.
         found: usize,
     },
-    /// A face has another shape than it should.
+    /// A face has the wrong shape.
     #[error("the face {face:?} has the shape {found:?}, but it should have {expected:?}")]
     FaceShape {
         /// The face.
@@ -65,20 +65,20 @@ pub enum CubemapError {
         /// Columns.
         width: usize,
     },
-    /// Faces of a size that they cannot have.
+    /// The size of the faces is impossible.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// The picture is no panorama.
+    /// The picture is not a panorama.
     #[error(transparent)]
     Erp(#[from] ErpError),
-    /// The panorama has another size than the projection.
+    /// The size of the panorama is not that of the projection.
     #[error(
         "the projection is for panoramas of {} x {}, but this picture is {width} x {height}",
         expected.width(),
         expected.height()
     )]
     WrongPanorama {
-        /// What the projection is for.
+        /// The size of the projection.
         expected: Erp,
         /// Rows.
         height: usize,
@@ -97,10 +97,10 @@ pub struct Cubemap {
 }
 
 impl Cubemap {
-    /// Takes the faces, each `[channels, size, size]`: front, right, back, left, up, down.
+    /// Creates a cube from its faces, each `[channels, size, size]`: front, right, back, left, up, down.
     ///
     /// # Errors
-    /// If there are not six, or they are empty, not square or not alike.
+    /// If there are not six, or they are empty, not square or of different shapes.
     pub fn from_faces(faces: Vec<Raster>) -> Result<Self, CubemapError> {
         let [channels, size, _] = match faces.first() {
             Some(front) if faces.len() == 6 => front.shape(),
@@ -122,7 +122,7 @@ impl Cubemap {
     /// Cuts a picture of all faces into them.
     ///
     /// # Errors
-    /// If its size is not that of square faces in this layout.
+    /// If its size does not fit square faces in this layout.
     ///
     /// ```
     /// use nabla_data::Raster;
@@ -200,14 +200,14 @@ impl Cubemap {
     }
 }
 
-/// The way between an equirectangular panorama and a cube.
+/// The projection between an equirectangular panorama and a cube.
 ///
-/// Faces a quarter as wide as the panorama (half its height) sample the horizon somewhat more
-/// coarsely in their middle than the panorama does (2 against `π/2` of the radius for as many
-/// pixels); faces of `W/π` sample it alike.
+/// Faces a quarter as wide as the panorama (half its height) sample the horizon somewhat more coarsely in
+/// their middle than the panorama (2 against `π/2` of the radius for the same number of pixels); faces of
+/// `W/π` sample it equally finely.
 ///
-/// It holds 24 bytes for each pixel of a face and 32 for each column of the panorama, besides
-/// where the pixels around the faces lie. Results do not depend on the number of threads.
+/// It holds 24 bytes for each pixel of a face and 32 for each column of the panorama, plus the positions of
+/// the pixels around the faces. Results do not depend on the number of threads.
 ///
 /// ```
 /// use nabla_data::Raster;
@@ -234,12 +234,12 @@ pub struct CubemapProjection {
     /// Sine and cosine of the longitude of each column, in the same unit.
     turns: Vec<[f64; 2]>,
     frame: Frame,
-    /// What lies in the frame of each face.
+    /// The sources of the frame around each face.
     beyond: [Vec<Stretch>; 6],
 }
 
 impl CubemapProjection {
-    /// Prepares the way between panoramas of size `erp` and faces of `size` pixels squared.
+    /// Prepares the projection between panoramas of size `erp` and faces of `size` by `size` pixels.
     ///
     /// # Errors
     /// If `size` is 0 or above [`Erp::MAX_WIDTH`] or the kernel is not finite.
@@ -257,7 +257,7 @@ impl CubemapProjection {
         let frame = Frame {
             height: size,
             width: size,
-            // From a position on a face, and the nearest pixel may be one beyond it.
+            // The widest reach from a position on a face; the nearest pixel may be one pixel outside.
             reach: interpolation.support().ceil() as usize,
         };
         let scale = size as f64 / 2.0 * f64::from(ONE);
@@ -300,18 +300,18 @@ impl CubemapProjection {
     /// Projects a panorama `[channels, H, W]` onto the faces of a cube.
     ///
     /// # Errors
-    /// If the panorama has another size than the projection or no channels.
+    /// If the size of the panorama is not that of the projection, or it has no channels.
     pub fn to_cubemap(&self, panorama: &Raster) -> Result<Cubemap, CubemapError> {
         let mut cube = Cubemap { faces: Vec::new() };
         self.to_cubemap_into(panorama, &mut cube)?;
         Ok(cube)
     }
 
-    /// As [`Self::to_cubemap`], but writes over `cube` if its shape allows it. Who projects again
-    /// and again saves the time that fresh memory costs.
+    /// Like [`Self::to_cubemap`], but overwrites `cube` if its shape allows it. For repeated projections,
+    /// this saves the time for allocating fresh memory.
     ///
     /// # Errors
-    /// As [`Self::to_cubemap`]; then `cube` stays as it is.
+    /// As [`Self::to_cubemap`]; then `cube` is unchanged.
     pub fn to_cubemap_into(
         &self,
         panorama: &Raster,
@@ -340,17 +340,17 @@ impl CubemapProjection {
     /// Projects a cube onto a panorama `[channels, H, W]`.
     ///
     /// # Errors
-    /// If the faces of the cube have another size than the projection.
+    /// If the size of the faces is not that of the projection.
     pub fn to_erp(&self, cube: &Cubemap) -> Result<Raster, CubemapError> {
         let mut panorama = Raster::zeros(0, 0, 0);
         self.to_erp_into(cube, &mut panorama)?;
         Ok(panorama)
     }
 
-    /// As [`Self::to_erp`], but writes over `panorama` if its shape allows it.
+    /// Like [`Self::to_erp`], but overwrites `panorama` if its shape allows it.
     ///
     /// # Errors
-    /// As [`Self::to_erp`]; then `panorama` stays as it is.
+    /// As [`Self::to_erp`]; then `panorama` is unchanged.
     pub fn to_erp_into(&self, cube: &Cubemap, panorama: &mut Raster) -> Result<(), CubemapError> {
         let channels = cube.channels();
         let expected = [channels, self.size, self.size];
@@ -426,7 +426,7 @@ impl CubemapProjection {
         runs
     }
 
-    /// What the columns of a run have in common with those of other rows.
+    /// The values of a run's columns that are common to all rows.
     fn points(&self, run: &Run) -> &[[f64; 2]] {
         let points = match run.face {
             CubeFace::Up | CubeFace::Down => &self.turns,
@@ -450,8 +450,7 @@ impl CubemapProjection {
         self.size as f64 / 2.0 * f64::from(ONE)
     }
 
-    /// The faces, ready to be sampled, with what lies beyond their borders taken from their
-    /// neighbours.
+    /// The faces, ready to be sampled, with frames from their neighbours.
     fn joined_samplers<'a>(
         &self,
         cube: &'a Cubemap,
@@ -462,8 +461,8 @@ impl CubemapProjection {
             .map(|face| PixelSampler::planar(face, self.interpolation))
             .collect::<Result<Vec<_>, _>>()?;
         let (channels, cells) = (cube.channels(), self.frame.len());
-        // The neighbour is itself interpolated close to its border: the second round corrects what
-        // the first took from repeated pixels.
+        // The neighbour is interpolated close to its own border, so the second round corrects values that the
+        // first round took from repeated pixels.
         for _ in 0..2 {
             let frames: Vec<Vec<f32>> = self
                 .beyond
@@ -495,8 +494,8 @@ impl CubemapProjection {
 /// The nearest whole number, below 2^31 in size.
 #[inline(always)]
 fn to_nearest(x: f64) -> i32 {
-    // Above 2^52 the last digit of a number stands for 1: an addition instead of a conversion,
-    // which has no vector instruction.
+    // Above 2^52 the last digit of a number means 1, so an addition replaces a conversion, which has no
+    // vector instruction.
     (x + 1.5 * (1u64 << 52) as f64).to_bits() as i32
 }
 
@@ -538,7 +537,7 @@ impl Side {
 struct Run {
     face: CubeFace,
     columns: Range<usize>,
-    /// What [`CubemapProjection::points`] are multiplied by.
+    /// The factors of [`CubemapProjection::points`].
     factors: [f64; 2],
 }
 
@@ -548,7 +547,7 @@ struct Stretch {
     owner: CubeFace,
     /// The number of the first in the frame.
     first: usize,
-    /// Where they lie on the other face.
+    /// Their positions on the other face.
     positions: Vec<[i32; 2]>,
 }
 

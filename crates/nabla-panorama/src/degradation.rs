@@ -1,8 +1,7 @@
 //! The degradation operator of OmniSSR and its pseudo-inverse.
 //!
-//! OmniSSR takes the low-resolution panorama `y` for `y = A x`: the sharp panorama `x`, reduced by
-//! an integer scale `s` with an antialiased bicubic filter. Along each axis, sample `i` of the
-//! result is
+//! OmniSSR assumes that the low-resolution panorama `y` is `y = A x`: the sharp panorama `x`, reduced by an
+//! integer scale `s` with an antialiased bicubic filter. Along each axis, sample `i` of the result is
 //!
 //! ```text
 //! (A₁ x)_i = Σ_t k_t · x[s·i + ⌊s/2⌋ − 2s + t],      t = 0 … 4s − 1
@@ -10,28 +9,27 @@
 //! κ(u) = 1.5|u|³ − 2.5|u|² + 1 (|u| < 1),  −0.5|u|³ + 2.5|u|² − 4|u| + 2 (|u| < 2),  0 else
 //! ```
 //!
-//! and `A = A₁ᵛ ⊗ A₁ʰ` on each channel. Both forms of the kernel put its middle in the middle of
-//! the `s` samples that an output sample covers, as Pillow and MATLAB do; the official code uses
-//! the form for even scales at odd ones too, which would shift the picture by half a sample.
+//! and `A = A₁ᵛ ⊗ A₁ʰ` on each channel. Both forms of the kernel are centred on the `s` samples that an
+//! output sample covers, as in Pillow and MATLAB. The official code uses the form for even scales at odd
+//! scales, too, which would shift the picture by half a sample.
 //!
 //! # The pseudo-inverse
-//! `A₁` has full row rank, so `A₁⁺ = A₁ᵀ (A₁A₁ᵀ)⁻¹` and `A₁A₁⁺ = I`. A row of `A₁` overlaps with
-//! three rows on either side only, so `A₁A₁ᵀ` is banded (with corners where the axis wraps) and it
-//! is well conditioned: the singular values of `A₁` lie within `[0.486, 0.707]` at scale 2 and
-//! `[0.349, 0.500]` at scale 4. Its Cholesky factor is computed once per axis; it keeps the band,
-//! and where the axis wraps only its last three rows are full. So `A⁺` costs a few additions a
-//! sample at any size and is exact, where the official code takes a dense SVD of a 256 x 256
-//! matrix and, to afford it, cuts the panorama into blocks of 256 x 256 with reflected borders.
-//! Blocks are not offered here: they put seams into the operator and save nothing.
+//! `A₁` has full row rank, so `A₁⁺ = A₁ᵀ (A₁A₁ᵀ)⁻¹` and `A₁A₁⁺ = I`. A row of `A₁` overlaps with only three
+//! rows on either side, so `A₁A₁ᵀ` is banded (with corners if the axis wraps) and well conditioned: the
+//! singular values of `A₁` lie within `[0.486, 0.707]` at scale 2 and `[0.349, 0.500]` at scale 4. Its
+//! Cholesky factor is computed once per axis; it keeps the band and, if the axis wraps, only its last three
+//! rows are full. So `A⁺` costs a few additions per sample at any size, and is exact. The official code uses
+//! a dense SVD of a 256 x 256 matrix and, to keep this affordable, cuts the panorama into blocks of 256 x 256
+//! with reflected borders. There are no blocks here: they would add seams to the operator and save nothing.
 //!
 //! # Borders
-//! A panorama wraps in longitude. Beyond a pole it continues half a turn away, which no operator
-//! that works along one column can express; rows are reflected there instead (row `−1` is row
-//! `0`). [`BicubicDown::official`] reflects columns too, as the official code does.
+//! A panorama wraps in longitude. Beyond a pole it continues half a turn away, which an operator that works
+//! along one column cannot express, so rows are reflected there (row `−1` is row `0`).
+//! [`BicubicDown::official`] reflects columns too, as the official code does.
 //!
 //! # Gradient Decomposition
-//! A gradient step on `½‖A x − y‖²` is `−γ Aᵀ(A x − y)`. Gradient Decomposition takes `A⁺` in the
-//! place of `Aᵀ` and so moves the range-space part of `x` alone, towards agreement with `y`:
+//! A gradient step on `½‖A x − y‖²` is `−γ Aᵀ(A x − y)`. Gradient Decomposition replaces `Aᵀ` by `A⁺`, and so
+//! moves only the range-space part of `x`, towards agreement with `y`:
 //!
 //! ```text
 //! x̃ = (I − γ A⁺A) x + γ A⁺ y = x − γ A⁺(A x − y)
@@ -51,16 +49,16 @@ use rayon::prelude::*;
 
 use crate::Erp;
 
-/// A picture or an operator whose sizes do not fit.
+/// A picture or an operator has the wrong size.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DegradationError {
-    /// The scale is not one that is supported.
+    /// The scale is not supported.
     #[error(
         "a picture can be reduced by 2 to {}, but not by {scale}",
         BicubicDown::MAX_SCALE
     )]
     Scale {
-        /// The scale asked for.
+        /// The requested scale.
         scale: usize,
     },
     /// The picture has no pixels.
@@ -93,10 +91,10 @@ pub enum DegradationError {
         width: usize,
         /// Rows.
         height: usize,
-        /// The scale asked for.
+        /// The requested scale.
         scale: usize,
     },
-    /// A picture is not of the size that the operator works on.
+    /// A picture does not have the size of the operator.
     #[error(
         "the operator works on pictures of {} x {}, but this one is {} x {}",
         expected[1], expected[0], found[1], found[0]
@@ -127,8 +125,7 @@ pub enum DegradationError {
 
 /// A linear map `A` of pictures, channel by channel, with its adjoint and its pseudo-inverse.
 ///
-/// Samples need not be in `[0, 1]`: the maps are linear and clamp nothing. The number of channels
-/// is free.
+/// Samples need not be in `[0, 1]`: the maps are linear and do not clamp. The number of channels is arbitrary.
 pub trait LinearOperator {
     /// `[height, width]` of the pictures that [`Self::apply`] takes.
     fn input_size(&self) -> [usize; 2];
@@ -156,7 +153,7 @@ pub trait LinearOperator {
     fn pseudo_inverse(&self, y: &Raster) -> Result<Raster, DegradationError>;
 }
 
-/// What stands beyond the ends of an axis.
+/// The continuation beyond the ends of an axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Boundary {
     /// The axis is mirrored between samples: index `−1` is `0`, `n` is `n − 1`.
@@ -164,12 +161,12 @@ pub enum Boundary {
     Reflect,
     /// The axis is a circle: index `−1` is `n − 1`, `n` is `0`.
     Wrap,
-    /// The last sample stands on: each index below 0 is `0`, each above is `n − 1`.
+    /// The outermost sample is repeated: each index below 0 is `0`, each above is `n − 1`.
     Replicate,
 }
 
 impl Boundary {
-    /// The sample that stands at `index` on an axis of `n > 0` samples.
+    /// The sample at `index` on an axis of `n > 0` samples.
     fn resolve(self, index: i64, n: usize) -> usize {
         let n = n as i64;
         (match self {
@@ -183,7 +180,7 @@ impl Boundary {
     }
 }
 
-/// Rows (or columns) that are worked on side by side: two cache lines of `f64`.
+/// The number of rows (or columns) processed in parallel: two cache lines of `f64`.
 const LANES: usize = 16;
 type Lane = [f64; LANES];
 
@@ -194,7 +191,7 @@ struct Axis {
     coarse: usize,
     /// `k_t`, `4s` taps.
     taps: Vec<f64>,
-    /// Where tap `t` of output sample `i` reads, at `i * taps + t`.
+    /// The input index of tap `t` of output sample `i`, at `i * taps + t`.
     index: Vec<u32>,
     factor: EnvelopeCholesky,
 }
@@ -277,10 +274,9 @@ fn keys_cubic(u: f64) -> f64 {
     }
 }
 
-/// The Cholesky factor `L` of a symmetric matrix `L Lᵀ`, each row stored from its first entry that
-/// is not zero up to the diagonal: elimination fills nothing outside of that envelope. For a banded
-/// matrix the rows have the length of the band; for a banded one with corners the last rows are
-/// full.
+/// The Cholesky factor `L` of a symmetric matrix `L Lᵀ`, each row stored from its first nonzero entry up to
+/// the diagonal: elimination adds no entries outside this envelope. For a banded matrix, the rows have the
+/// length of the band; for a banded matrix with corners, the last rows are full.
 #[derive(Clone, Debug)]
 struct EnvelopeCholesky {
     /// Column of the first entry of each row.
@@ -490,10 +486,10 @@ pub struct BicubicDown {
 }
 
 impl BicubicDown {
-    /// The greatest scale.
+    /// The maximum scale.
     pub const MAX_SCALE: usize = 16;
 
-    /// The longest side, in pixels, of a picture that is reduced.
+    /// The maximum side, in pixels, of a picture to be reduced.
     pub const MAX_SIDE: usize = 1 << 20;
 
     /// The operator that reduces a panorama of size `erp` by `scale` (2 to [`Self::MAX_SCALE`]):
@@ -523,8 +519,8 @@ impl BicubicDown {
         )
     }
 
-    /// The operator for any picture of `[height, width]`, `vertical` being what stands above the
-    /// first and below the last row, `horizontal` what stands beside the first and last column.
+    /// The operator for any picture of `[height, width]`, with the continuation `vertical` beyond the first
+    /// and last row, and `horizontal` beyond the first and last column.
     ///
     /// ```
     /// use nabla_panorama::{BicubicDown, Boundary};
@@ -601,7 +597,7 @@ impl BicubicDown {
         result
     }
 
-    /// From coarse to fine along both axes; rows first, while they are few.
+    /// From coarse to fine along both axes; rows first, while there are few of them.
     fn enlarge(
         &self,
         y: &Raster,

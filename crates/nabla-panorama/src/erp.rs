@@ -1,13 +1,13 @@
-//! Equirectangular geometry: where each pixel of a 360-degree panorama looks.
+//! Equirectangular geometry: the direction of each pixel of a 360-degree panorama.
 //!
 //! An equirectangular panorama (ERP) of `H` rows and `W = 2H` columns shows the whole sphere.
-//! Pixels are areas, and their coordinates are those of their centres:
+//! Pixels are areas, and coordinates refer to their centres:
 //!
 //! * column `i` has longitude `λ = (i + ½)/W · 2π − π`, growing to the right, 0 in the middle;
 //! * row `j` has latitude `φ = π/2 − (j + ½)/H · π`, growing upwards, 0 on the horizon.
 //!
-//! So no pixel lies on a pole or on the 180-degree meridian. Column `W` is column 0 again, and a
-//! step over a pole comes down on the other side: row `−1` is row 0 shifted by half a turn.
+//! So no pixel lies on a pole or on the 180-degree meridian. Column `W` is column 0 again, and a step across
+//! a pole lands on the other side: row `−1` is row 0 shifted by half a turn.
 //!
 //! A direction is `[x, y, z]` with `x` to the right, `y` up and `z` to the front:
 //! `x = cos φ sin λ`, `y = sin φ`, `z = cos φ cos λ`.
@@ -64,7 +64,7 @@ pub struct Erp {
 }
 
 impl Erp {
-    /// The greatest width that the resampler's fixed-point coordinates reach.
+    /// The maximum width for the resampler's fixed-point coordinates.
     pub const MAX_WIDTH: usize = 32_000;
 
     /// Checks `height` and `width`, in pixels.
@@ -101,17 +101,17 @@ impl Erp {
         2 * self.height
     }
 
-    /// The longitude in radians, in `[−π, π)` inside the picture, of a column; fractions count.
+    /// The longitude in radians, in `[−π, π)` inside the picture, of a column, which may be fractional.
     pub fn longitude(&self, column: f64) -> f64 {
         (column + 0.5) / self.width() as f64 * 2.0 * PI - PI
     }
 
-    /// The latitude in radians of a row, in `(−π/2, π/2)` inside the picture; fractions count.
+    /// The latitude in radians of a row, which may be fractional; in `(−π/2, π/2)` inside the picture.
     pub fn latitude(&self, row: f64) -> f64 {
         FRAC_PI_2 - (row + 0.5) / self.height as f64 * PI
     }
 
-    /// The `(column, row)` where a longitude and latitude in radians lie.
+    /// The `(column, row)` of a longitude and latitude in radians.
     pub fn pixel_of(&self, longitude: f64, latitude: f64) -> (f64, f64) {
         (
             (longitude + PI) / (2.0 * PI) * self.width() as f64 - 0.5,
@@ -119,13 +119,13 @@ impl Erp {
         )
     }
 
-    /// The share of the sphere, relative to the equator, that a pixel of a row stands for: `cos φ`.
+    /// The area of a pixel of a row, relative to the equator: `cos φ`.
     pub fn row_weight(&self, row: usize) -> f64 {
         self.latitude(row as f64).cos()
     }
 
-    /// The pixel that stands at `(column, row)`, which may lie outside the picture: columns wrap
-    /// around, and rows beyond a pole come down on the other side.
+    /// The pixel at `(column, row)`, which may lie outside the picture: columns wrap around, and rows beyond
+    /// a pole continue on the other side.
     ///
     /// ```
     /// # use nabla_panorama::Erp;

@@ -1,15 +1,15 @@
-//! Panoramas of a part of the sphere: what a phone's photosphere covers, and where.
+//! Panoramas of a part of the sphere, such as a phone's photosphere.
 //!
-//! A partial panorama is a rectangle of an equirectangular one. It closes at the 180-degree meridian
-//! only if it covers the full circle, and has a pole only if it reaches one. Where it lies is said by
-//! the GPano properties of its file ([`PhotoSphere`]); a picture that has none and is twice as wide
+//! A partial panorama is a rectangle of an equirectangular panorama. It wraps around at the 180-degree
+//! meridian only if it covers the full circle, and contains a pole only if it reaches one. The GPano
+//! properties of its file ([`PhotoSphere`]) give its position; a picture without them that is twice as wide
 //! as high is a whole panorama.
 
 use nabla_data::{PhotoSphere, Picture, Raster};
 
 use crate::{Erp, ErpError, Interpolation, ResampleError, resize_erp};
 
-/// A picture that is no panorama, or whose metadata do not say which part of one it is.
+/// A picture is not a panorama, or its metadata do not say which part of one it is.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ErpAreaError {
     /// The whole panorama cannot have this size.
@@ -39,10 +39,10 @@ pub enum ErpAreaError {
         /// Its first row.
         top: usize,
     },
-    /// Another projection than the equirectangular one.
+    /// The projection is not equirectangular.
     #[error("its metadata say that its projection is {0:?}, but \"equirectangular\" is expected")]
     Projection(String),
-    /// Metadata of which the picture was stretched, or a panorama that is not 2:1.
+    /// The metadata do not fit the picture, or the whole panorama is not 2:1.
     #[error(
         "its metadata say that it is a {} x {} part of a {} x {} panorama, which does not fit its \
          own {width} x {height} pixels",
@@ -56,13 +56,13 @@ pub enum ErpAreaError {
         /// Rows of the picture.
         height: u32,
     },
-    /// Metadata that cannot be understood.
+    /// The metadata cannot be parsed.
     #[error("{0}")]
     Metadata(#[from] nabla_data::XmpError),
 }
 
-/// A rectangle of an equirectangular panorama. Columns count around the sphere, so that a rectangle
-/// may reach over the 180-degree meridian.
+/// A rectangle of an equirectangular panorama. Columns are counted around the sphere, so a rectangle may
+/// extend across the 180-degree meridian.
 ///
 /// ```
 /// use nabla_data::Raster;
@@ -124,9 +124,9 @@ impl ErpArea {
         })
     }
 
-    /// Where the pixels of a picture of `[width, height]` lie, says its `sphere`, in proportion if
-    /// the sizes there are those of another size of the picture (`PhotoSphere::fitted`). Without
-    /// one, the picture must be a whole panorama.
+    /// The area of a picture of `[width, height]` according to its `sphere`, scaled in proportion if the
+    /// sizes there belong to another size of the picture (`PhotoSphere::fitted`). Without a `sphere`, the
+    /// picture must be a whole panorama.
     ///
     /// # Errors
     /// If the properties name another projection or do not fit the picture, or the whole panorama is
@@ -151,8 +151,8 @@ impl ErpArea {
             width: size[0],
             height: size[1],
         };
-        // The height of the whole panorama as each axis has it. A side of n pixels was rounded, and
-        // so says the other length within half a pixel in n.
+        // The height of the whole panorama according to each axis. A side of n pixels was rounded, so it
+        // gives the other length with a relative error of half a pixel in n.
         let along_width = f64::from(fitted.full_size[0]) / 2.0;
         let along_height = f64::from(fitted.full_size[1]);
         let tolerance = |estimate: f64, side: usize| 1.0 + estimate / side as f64;
@@ -168,7 +168,7 @@ impl ErpArea {
         let rows = (finer.round() as usize).max(height).max(width.div_ceil(2));
         let whole = Erp::new(rows, rows.saturating_mul(2))?;
         let [left, top] = fitted.cropped_offset.map(|n| n as usize);
-        // What rounding may have pushed over the pole.
+        // Undo rounding that may have pushed the part over the pole.
         let slack = tolerance(along_height, height) as usize;
         let last = rows - height;
         if top > last + slack {
@@ -177,11 +177,11 @@ impl ErpArea {
         Self::new(whole, [left, top.min(last)], [width, height])
     }
 
-    /// Where the pixels of `picture` lie, and in words what of its metadata was not believed: those
-    /// that make no sense of a picture that is twice as wide as high and so a panorama by itself.
+    /// The area of `picture`, and a note if its metadata were ignored: this happens if they make no sense and
+    /// the picture is twice as wide as high, so that it can be a panorama without them.
     ///
     /// # Errors
-    /// As [`Self::of_photosphere`], for a picture that is not.
+    /// As [`Self::of_photosphere`], if the picture is not twice as wide as high.
     pub fn of_picture(picture: &Picture) -> Result<(Self, Option<String>), ErpAreaError> {
         let size = picture.size();
         let sphere = picture.metadata.photosphere();
@@ -205,7 +205,7 @@ impl ErpArea {
         self.whole
     }
 
-    /// Left and top in the whole panorama, pixels.
+    /// Left and top in the whole panorama, in pixels.
     pub fn offset(&self) -> [usize; 2] {
         [self.left, self.top]
     }
@@ -233,7 +233,7 @@ impl ErpArea {
     /// The same part of a panorama of `scale` times as many pixels along each side.
     ///
     /// # Errors
-    /// If the whole panorama is too large then.
+    /// If the whole panorama would be too large.
     pub fn enlarged(&self, scale: usize) -> Result<Self, ErpError> {
         let rows = self.whole.height().saturating_mul(scale);
         Ok(Self {
@@ -261,12 +261,12 @@ impl ErpArea {
         (self.top..self.top + self.height).map(|row| self.whole.latitude(row as f64))
     }
 
-    /// The column of the whole panorama that a column of the part is.
+    /// The column of the whole panorama for a column of the part.
     pub fn column(&self, column: usize) -> usize {
         (self.left + column) % self.whole.width()
     }
 
-    /// The part of `panorama`, `[channels, H, 2H]`, that it is, `[channels, height, width]`.
+    /// This part of `panorama`, `[channels, H, 2H]`, as `[channels, height, width]`.
     ///
     /// # Panics
     /// If the panorama is not of [`Self::whole`].
@@ -279,7 +279,7 @@ impl ErpArea {
     /// Writes `part`, `[channels, height, width]`, into `panorama`, `[channels, H, 2H]`.
     ///
     /// # Panics
-    /// If a size is another one.
+    /// If a size is wrong.
     pub fn paste(&self, part: &Raster, panorama: &mut Raster) {
         let whole = self.whole.width();
         for channel in 0..part.channels() {
@@ -293,17 +293,17 @@ impl ErpArea {
         }
     }
 
-    /// `part`, `[channels, height, width]`, in a whole panorama, where everything outside of it has
-    /// the value of the nearest pixel of its border along rows and columns.
+    /// `part`, `[channels, height, width]`, in a whole panorama, with everything outside of it filled with
+    /// the value of the nearest border pixel along rows and columns.
     ///
     /// # Panics
-    /// If the part has another size.
+    /// If the part has the wrong size.
     pub fn extended(&self, part: &Raster) -> Raster {
         let (rows, columns) = (self.whole.height(), self.whole.width());
         let gap = columns - self.width;
         Raster::from_fn(part.channels(), rows, columns, |c, y, x| {
             let x = (x + columns - self.left) % columns;
-            // Beyond the last column the nearer of the two ends.
+            // Beyond the last column, use the nearer of the two ends.
             let x = match x.checked_sub(self.width) {
                 None => x,
                 Some(beyond) if 2 * beyond < gap => self.width - 1,
@@ -317,14 +317,14 @@ impl ErpArea {
         })
     }
 
-    /// `part`, `[channels, height, width]`, made `scale` times as large along each side: as a piece of
-    /// a panorama, whose border pixels stand on outside of it.
+    /// `part`, `[channels, height, width]`, enlarged `scale` times along each side, as a piece of a panorama
+    /// whose border pixels are repeated outside of it.
     ///
     /// # Errors
-    /// If the whole panorama is too large then, or the kernel is not finite.
+    /// If the whole panorama would be too large, or the kernel is not finite.
     ///
     /// # Panics
-    /// If the part has another size.
+    /// If the part has the wrong size.
     pub fn resize(
         &self,
         part: &Raster,
@@ -342,7 +342,7 @@ impl ErpArea {
     /// `part`, `[channels, height, width]`, in a whole panorama of zeros.
     ///
     /// # Panics
-    /// If the part has another size.
+    /// If the part has the wrong size.
     pub fn on_black(&self, part: &Raster) -> Raster {
         let (rows, columns) = (self.whole.height(), self.whole.width());
         let mut panorama = Raster::zeros(part.channels(), rows, columns);

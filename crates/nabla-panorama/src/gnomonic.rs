@@ -1,4 +1,4 @@
-//! The plane that touches the sphere: where its pixels look, and sampling a panorama there.
+//! Planes that touch the sphere: the directions of their pixels, and sampling a panorama there.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::erp::{Erp, direction, longitude_latitude};
 use crate::resample::{ONE, PixelSampler, fixed, store};
 
-/// How the pixels of panorama and plane are laid out: see [`crate::Convention`].
+/// The layout of the pixels of panorama and plane: see [`crate::Convention`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Lattice {
     pub(crate) erp: Erp,
@@ -17,7 +17,7 @@ pub(crate) struct Lattice {
 }
 
 impl Lattice {
-    /// Columns that make one turn.
+    /// The number of columns in one turn.
     pub(crate) fn columns_per_turn(&self) -> usize {
         self.erp.width() - usize::from(self.corners)
     }
@@ -60,8 +60,8 @@ impl Lattice {
     }
 }
 
-/// The axes of a plane that touches the sphere at a longitude and latitude: to its right, up, and
-/// from the centre of the sphere to where it touches.
+/// The axes of a plane that touches the sphere at a longitude and latitude: to its right, up, and from the
+/// centre of the sphere to the point of contact.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Axes {
     pub(crate) right: [f64; 3],
@@ -85,7 +85,7 @@ impl Axes {
         std::array::from_fn(|i| self.forward[i] + x * self.right[i] + y * self.up[i])
     }
 
-    /// The point of the plane in a direction, or nothing if it lies behind.
+    /// The point of the plane in a direction, or `None` if it lies behind.
     pub(crate) fn point(&self, direction: [f64; 3]) -> Option<(f64, f64)> {
         let k = dot(self.forward, direction);
         (k > 0.0).then(|| (dot(self.right, direction) / k, dot(self.up, direction) / k))
@@ -100,8 +100,8 @@ pub(crate) fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
 /// the same part of the panorama, whose rows are far apart in memory.
 const TILE: [usize; 2] = [128, 16];
 
-/// Where in a panorama the pixels of a plane look: fixed-point `[columns from the centre, row]` of
-/// each pixel, `[size, size]`. Planes of one latitude share it, as they differ by a turn only.
+/// The positions in a panorama of the pixels of a plane: fixed-point `[columns from the centre, row]` of each
+/// pixel, `[size, size]`. Planes of one latitude share the table, because they differ only by a rotation.
 #[derive(Clone, Debug)]
 pub(crate) struct LookTable {
     offsets: Vec<[i32; 2]>,
@@ -154,8 +154,8 @@ impl LookTable {
         let offsets = &self.offsets[rows.start * size..rows.end * size];
         let turn = self.lattice.columns_per_turn() as i32 * ONE;
         let centre = fixed(self.lattice.pixel_of(longitude, 0.0).0);
-        // Centre and offset are within half a turn each, so that at most one turn is to be taken
-        // off or put on; before they are added, as a sum of more than a turn might overflow.
+        // Centre and offset are each within half a turn, so at most one turn must be added or subtracted;
+        // this happens before they are added, because a sum of more than a turn might overflow.
         let (least, end) = (-centre, turn - centre);
         let position = move |[column, row]: [i32; 2]| {
             let on = if column < least { turn } else { 0 };
@@ -174,9 +174,9 @@ impl LookTable {
     }
 }
 
-/// Samples planes `[channels, size, size]`, each of which a table and the longitude where it
-/// touches describe, from a panorama of the tables' lattice. They take the place of `planes`, and
-/// the memory of those that have the right shape.
+/// Samples planes `[channels, size, size]` from a panorama; each plane is described by a table and the
+/// longitude of its point of contact. The results replace `planes`, and reuse the memory of those with the
+/// right shape.
 pub(crate) fn look(sampler: &PixelSampler, looks: &[(&LookTable, f64)], planes: &mut Vec<Raster>) {
     planes.truncate(looks.len());
     for (i, (table, _)) in looks.iter().enumerate() {
@@ -200,14 +200,14 @@ pub(crate) fn look(sampler: &PixelSampler, looks: &[(&LookTable, f64)], planes: 
         });
 }
 
-/// Makes a raster one of this shape, of any samples, unless it is one.
+/// Gives a raster this shape, with arbitrary samples, unless it has it already.
 pub(crate) fn reshape(raster: &mut Raster, shape: [usize; 3]) {
     if raster.shape() != shape {
         *raster = Raster::zeros(shape[0], shape[1], shape[2]);
     }
 }
 
-/// Some rows of a raster, for a thread to write.
+/// Some rows of a raster, to be written by one thread.
 pub(crate) struct Band<'a> {
     rows: Range<usize>,
     /// Their samples in each channel.
@@ -215,7 +215,7 @@ pub(crate) struct Band<'a> {
 }
 
 impl<'a> Band<'a> {
-    /// The bands of `height` rows, the last perhaps of fewer, that a raster consists of.
+    /// Divides a raster into bands of `height` rows, the last one possibly with fewer.
     pub(crate) fn of(raster: &'a mut Raster, height: usize) -> Vec<Self> {
         let [channels, all, width] = raster.shape();
         let mut bands: Vec<Self> = (0..all)
@@ -239,11 +239,11 @@ impl<'a> Band<'a> {
         Self::of(panorama, height)
     }
 
-    /// Lets `write` fill the rows `[channels, rows, width]`, whose samples may be any before.
+    /// Calls `write` to fill the rows `[channels, rows, width]`, whose previous samples are arbitrary.
     ///
-    /// It does so in `scratch`, which stays in the processor's cache, and from where they are
-    /// copied at once: a long copy does not read before it writes, as scattered samples would make
-    /// the processor do, at the expense of most of the time.
+    /// It writes to `scratch`, which stays in the processor's cache, and then copies all rows at once. A long
+    /// copy does not read memory before writing it; scattered writes would, and this would take most of the
+    /// time.
     pub(crate) fn fill(self, scratch: &mut Vec<f32>, write: impl FnOnce(Range<usize>, &mut [f32])) {
         let length = self.channels.first().map_or(0, |samples| samples.len());
         scratch.resize(self.channels.len() * length, 0.0);

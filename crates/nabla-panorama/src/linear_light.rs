@@ -1,24 +1,25 @@
-//! Super-resolution of linear light: what a prior of pictures for a screen can say of it, and what not.
+//! Super-resolution of linear light with a prior for pictures on a screen, and its limits.
 //!
-//! Light `L` has no upper end, and a prior knows samples in `[0, 1]`. [OmniSSR](crate::omnissr) works on
-//! what a [`ToneCurve`] `f` makes of it, a screen's curve up to the picture's white `w` and a logarithm above:
+//! Light `L` has no upper limit, but a prior works on samples in `[0, 1]`. [OmniSSR](crate::omnissr)
+//! therefore works on the light converted by a [`ToneCurve`] `f`, which is a screen's curve up to the
+//! picture's white `w` and a logarithm above:
 //!
 //! ```text
 //! E = f⁻¹(OmniSSR(f(L)))
 //! ```
 //!
-//! Above white the prior has never seen anything, and the assumption that the picture was reduced by a
-//! linear filter of its samples is wrong there: sensors and renderers average light, and where the sun
-//! stands beside the sky no curve makes an average of light one of samples. Holding to it draws rings around
-//! lamps. So towards white `E` gives way to what interpolation of the logarithm says, whose rings are shares of
-//! what stands beside the lamp, not of the lamp:
+//! Above white, the prior has not been trained, and the assumption that the picture was reduced by a linear
+//! filter of its samples is wrong: sensors and renderers average light, and where the sun is next to the sky,
+//! no curve turns an average of light into an average of samples. Enforcing the assumption draws rings around
+//! lamps. So towards white, `E` is replaced by the interpolation of the logarithm, whose rings are
+//! proportional to the surroundings of the lamp, not to the lamp:
 //!
 //! ```text
 //! ln Ẽ = (1 − m) ln E + m · bicubic(ln L)
 //! m = smoothstep(ln(M/aw) / ln(b/a)),   M the greatest sample of the 3 × 3 pixels around,  a = 0.35, b = 0.7
 //! ```
 //!
-//! How close both are to the truth on ten panoramas is measured by
+//! The errors of both on ten panoramas are measured by
 //! `crates/nabla-cli/tests/reference/check_upscaled.py --light`.
 
 use std::ops::ControlFlow;
@@ -28,15 +29,15 @@ use nabla_data::{Raster, ToneCurve};
 use crate::omnissr::{OmniSsr, OmniSsrError, OmniSsrOutput, OmniSsrStep, TangentPrior};
 use crate::{ErpArea, Interpolation};
 
-/// Where the interpolation begins and where it is alone, as shares of white.
+/// Where the interpolation starts and where it is used alone, as shares of white.
 const FADE: [f32; 2] = [0.35, 0.7];
-/// What is added to light before its logarithm is taken, as a share of white: beside a lamp, how dark black
-/// is must not count.
+/// The constant added to light before taking the logarithm, as a share of white: next to a lamp, it must not
+/// matter how dark black is.
 const FLOOR: f32 = 1e-3;
 
 impl<P: TangentPrior> OmniSsr<P> {
-    /// Enlarges linear light, `[3, h, w]` of finite samples, as [`run`](Self::run) does samples for a
-    /// screen; `spread` and `inconsistency` are those of what the tone curve makes of it.
+    /// Enlarges linear light, `[3, h, w]` of finite samples, like [`run`](Self::run) does for samples for a
+    /// screen; `spread` and `inconsistency` are measured after the tone curve.
     ///
     /// ```
     /// use std::ops::ControlFlow;

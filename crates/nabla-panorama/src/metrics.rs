@@ -1,14 +1,12 @@
-//! How close a panorama is to its reference: PSNR and SSIM, the same weighted by the area that
-//! each row has on the sphere, and the two places where panoramas break, the 180-degree meridian
-//! and the poles.
+//! Metrics of a panorama against its reference: PSNR and SSIM, the same weighted by the area of each row on
+//! the sphere, and errors at the two places where panoramas break, the 180-degree meridian and the poles.
 //!
-//! All functions take pictures `[channels, height, width]` of equal shape with samples nominally
-//! in `[0, 1]`. **Nothing is clamped or rounded**: the numbers are those of the samples as they
-//! are, with a data range of 1. For pictures read from 8-bit files (`v/255`) they equal the usual
-//! numbers of 8-bit samples with a data range of 255. A picture that has not been through a file
-//! yet should go through [`to_8_bit`] first if the numbers of its file are wanted. Samples that are
-//! not finite are refused. Sums are taken in `f64`, row by row, in the order of the rows: the
-//! result does not depend on the number of threads.
+//! All functions take pictures `[channels, height, width]` of equal shape with samples nominally in `[0, 1]`.
+//! **Nothing is clamped or rounded**: the samples are used unchanged, with a data range of 1. For pictures
+//! read from 8-bit files (`v/255`), the results equal the usual ones for 8-bit samples with a data range of
+//! 255. If a picture has not been written to a file yet, call [`to_8_bit`] first to get the results for its
+//!      file. Samples that are not finite are refused. Sums are computed in `f64`, row by row, in the order
+//!      of the rows, so the result does not depend on the number of threads.
 //!
 //! # Equations
 //! With `d` the difference of two samples and means over all channels and pixels,
@@ -40,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Erp, ErpArea, ErpError};
 
-/// Two pictures that cannot be compared.
+/// Two pictures cannot be compared.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MetricError {
     /// The shapes differ.
@@ -75,13 +73,13 @@ pub enum MetricError {
     /// A sample is infinite or not a number.
     #[error("a picture to compare contains a sample that is not a finite number")]
     NotFinite,
-    /// The polar caps do not begin at a latitude, or hold no row.
+    /// The start of the polar caps is not a valid latitude, or they contain no row.
     #[error(
         "polar caps beyond a latitude of {latitude_degrees} degrees hold no row of a picture of \
          {height} rows"
     )]
     NoPolarRow {
-        /// The latitude asked for.
+        /// The requested latitude.
         latitude_degrees: f64,
         /// Rows of the picture.
         height: usize,
@@ -126,7 +124,7 @@ fn check(
     }
 }
 
-/// `picture` as an 8-bit file holds it: clamped to `[0, 1]` and rounded to a multiple of 1/255.
+/// `picture` as stored in an 8-bit file: clamped to `[0, 1]` and rounded to a multiple of 1/255.
 ///
 /// ```
 /// use nabla_data::Raster;
@@ -292,16 +290,16 @@ pub fn ssim(picture: &Raster, reference: &Raster) -> Result<f64, MetricError> {
     Ok(mean(&row_ssim(picture, reference)))
 }
 
-/// How the rows of the SSIM map, which has ten rows less than the picture, are weighted. The
-/// official code of OmniSSR has both ways and the paper does not say which made its table; the
-/// difference is in the fourth digit for usual sizes.
+/// The weights of the rows of the SSIM map, which has ten rows fewer than the picture. The official code of
+/// OmniSSR has both variants, and the paper does not say which one was used for its table; for usual sizes
+/// they differ in the fourth digit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SsimWeights {
-    /// The weights of the picture's rows, without the first and the last five: each row of the map
-    /// has the weight of the latitude that it shows.
+    /// The weights of the picture's rows, without the first and the last five: each row of the map has the
+    /// weight of its latitude.
     #[default]
     FullHeight,
-    /// Weights made anew for the height of the map, as in the official `cal_ws_metrics.py`.
+    /// Weights computed for the height of the map, as in the official `cal_ws_metrics.py`.
     Cropped,
 }
 
@@ -343,10 +341,10 @@ pub fn ws_ssim_with(
 /// Column pairs on either side of the meridian that [`seam_error`] compares the seam with.
 const SEAM_NEIGHBOURS: usize = 8;
 
-/// What [`seam_error`] finds at the 180-degree meridian. All numbers are in units of the samples.
+/// The result of [`seam_error`] at the 180-degree meridian. All numbers are in units of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeamError {
-    /// [`Self::at_seam`] less [`Self::beside_seam`]: 0 if the picture is as continuous across the
+    /// [`Self::at_seam`] minus [`Self::beside_seam`]: 0 if the picture is as continuous across the
     /// meridian as the reference is, positive if it breaks there.
     pub error: f64,
     /// Mean `|Δe|` across the meridian.
@@ -362,22 +360,22 @@ pub struct SeamError {
 /// The discontinuity of `picture` across the 180-degree meridian that `reference` does not have.
 ///
 /// With `e = picture − reference` and `Δe_i = e_{i+1} − e_i` (columns wrap; `Δe_{W−1} = e₀ − e_{W−1}`
-/// is the step of the picture across the meridian less that of the reference),
+/// is the step of the picture across the meridian minus that of the reference),
 ///
 /// ```text
 /// seam error = mean |Δe_{W−1}| − mean |Δe_i|,    i within eight columns of the meridian on either side
 /// ```
 ///
-/// where means are over the channels, and over the rows with the weights `q_j`. A step that is in
-/// the reference too does not count, nor does an error that is as large beside the meridian as
-/// across it, such as detail that is missing everywhere: a method that treats the meridian as any
-/// other column has 0 but for the chance of what the picture shows there (which may be slightly
-/// negative), and a picture equal to its reference has 0 exactly. The bare step `mean |x₀ − x_{W−1}|`
-/// is returned too; it is smaller for a blurred picture and is no measure of quality alone.
+/// where means are over the channels, and over the rows with the weights `q_j`. A step that is also in the
+/// reference does not count, nor does an error that is as large beside the meridian as across it, such as
+/// detail that is missing everywhere. A method that treats the meridian like any other column has an error of
+/// about 0, depending on the picture there (it may be slightly negative), and a picture equal to its
+/// reference has exactly 0. The bare step `mean |x₀ − x_{W−1}|` is returned too; it is smaller for a blurred
+/// picture, so by itself it does not measure quality.
 ///
 /// ```
 /// use nabla_data::Raster;
-/// // A brightness that jumps by 0.2 where the panorama closes, against a flat reference.
+/// // A brightness that jumps by 0.2 at the meridian, against a flat reference.
 /// let flat = Raster::zeros(1, 16, 32).map(|_| 0.5);
 /// let broken = Raster::from_fn(1, 16, 32, |_, _, x| 0.4 + 0.2 * x as f32 / 31.0);
 /// let seam = nabla_panorama::seam_error(&broken, &flat)?;
@@ -423,15 +421,15 @@ fn seam(picture: &Raster, reference: &Raster) -> SeamError {
     }
 }
 
-/// The latitude in degrees at which the polar caps of [`evaluate`] begin.
+/// The latitude in degrees at which the polar caps of [`evaluate`] start.
 pub const POLE_LATITUDE_DEGREES: f64 = 75.0;
 
-/// What [`pole_error`] finds in the polar caps. All numbers are in units of the samples.
+/// The result of [`pole_error`] in the polar caps. All numbers are in units of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoleError {
     /// Root mean square error in both caps, each row weighted by its area on the sphere.
     pub error: f64,
-    /// What the rows next to the poles show that no picture of the sphere can: see [`pole_error`].
+    /// The inconsistency of the rows next to the poles; see [`pole_error`].
     pub inconsistency: f64,
     /// The same of the reference.
     pub reference_inconsistency: f64,
@@ -441,12 +439,12 @@ pub struct PoleError {
 /// `reference` over rows with `|latitude| > latitude_degrees`, weighted by `q_j`
 /// ([`POLE_LATITUDE_DEGREES`] is the usual choice).
 ///
-/// Beside it, the *inconsistency*, which needs no reference: the pixels of the first row (and of the
-/// last) all lie half a pixel from one point, so they are samples of a circle so small that a
-/// picture without detail finer than its pixels is nearly constant along it. Its `m`-th harmonic
-/// around the pole is `J_m(π/2)` of its amplitude at most: 0.57, 0.25, 0.07, 0.01 for `m` = 1 to 4.
-/// The inconsistency is the root mean square, over both rows and all channels, of what is left of
-/// them without the harmonics 0, 1 and 2: streaks that meet in the pole.
+/// It also computes the *inconsistency*, which needs no reference: the pixels of the first row (and of the
+/// last) all lie half a pixel from one point, so they are samples of a circle so small that a picture without
+/// detail finer than its pixels is nearly constant along it. Its `m`-th harmonic around the pole is
+/// `J_m(π/2)` of its amplitude at most: 0.57, 0.25, 0.07, 0.01 for `m` = 1 to 4. The inconsistency is the
+/// root mean square, over both rows and all channels, of the rows without the harmonics 0, 1 and 2: streaks
+/// that meet at the pole.
 ///
 /// ```
 /// use nabla_data::Raster;
@@ -529,8 +527,8 @@ fn inconsistency(picture: &Raster) -> f64 {
     (sum / (2 * channels) as f64).sqrt()
 }
 
-/// The measures of a part of the sphere against its reference: what a whole panorama has but for the
-/// meridian and the poles, which a part need not have.
+/// The metrics of a part of the sphere against its reference: those of a whole panorama except for the
+/// meridian and the poles, which a part need not contain.
 ///
 /// As JSON, an infinite PSNR (equal pictures) is `null`: JSON has no infinity, and no other value
 /// becomes `null`. It is read back as infinity.
@@ -550,10 +548,10 @@ pub struct AreaEvaluation {
     pub ws_ssim: f64,
 }
 
-/// All measures of a panorama against its reference. As JSON, all of them are fields of one object.
+/// All metrics of a panorama against its reference. As JSON, all of them are fields of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// The measures that a part of the sphere has, too.
+    /// The metrics that also apply to a part of the sphere.
     #[serde(flatten)]
     pub area: AreaEvaluation,
     /// [`SeamError::error`] of [`seam_error`], in units of the samples; closer to 0 is better.
@@ -575,7 +573,7 @@ mod infinite_as_null {
     }
 }
 
-/// All measures of the panorama `picture` against `reference`, both `[channels, H, 2H]`.
+/// All metrics of the panorama `picture` against `reference`, both `[channels, H, 2H]`.
 ///
 /// ```
 /// use nabla_data::Raster;
@@ -607,7 +605,7 @@ pub fn evaluate(picture: &Raster, reference: &Raster) -> Result<Evaluation, Metr
     })
 }
 
-/// The measures of `picture` against `reference`, both `[channels, height, width]` of `area`.
+/// The metrics of `picture` against `reference`, both `[channels, height, width]` of `area`.
 ///
 /// # Errors
 /// If the shapes differ or are not those of the area, the pictures are smaller than the window of

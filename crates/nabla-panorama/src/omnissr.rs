@@ -1,12 +1,12 @@
 //! OmniSSR: super-resolution of 360-degree panoramas with a planar diffusion prior.
 //!
-//! A low-resolution equirectangular panorama `y` gets `s` times as many pixels along each side. A
-//! prior that knows only planar pictures runs on 18 tangent planes `x⁽ⁱ⁾` at once, and two corrections of
-//! its clean prediction at every step make the planes agree with one another and with `y`:
+//! A low-resolution equirectangular panorama `y` is enlarged `s` times along each side. A prior for planar
+//! pictures runs on 18 tangent planes `x⁽ⁱ⁾` at once. In every step, two corrections of its clean prediction
+//! make the planes agree with one another and with `y`:
 //!
 //! * *Octadecaplex tangent information interaction* (OTII): the planes are blended into a panorama,
 //!   where overlapping planes meet, and projected back;
-//! * *gradient decomposition* (GD): the panorama moves in the range of the degradation `A` only,
+//! * *gradient decomposition* (GD): the panorama moves only in the range of the degradation `A`,
 //!   `Ẽ = E − γ A†(A E − y)`.
 //!
 //! ```text
@@ -24,18 +24,18 @@
 //! merge(x) = E_up + TP→ERP(x − x_init), or TP→ERP(x) in the published code   (see Merge)
 //! ```
 //!
-//! The pipeline is generic over the [`TangentPrior`], which brings its sampler: a latent one with
-//! its encoder and decoder, or one of pixels, for which both are the identity. Two are here:
-//! [`SuperResolutionPrior`](nabla_diffusion::SuperResolutionPrior) (RDDM, what the program carries) and [`AncestralPrior`] (any noise
-//! predictor, with the paper's ancestral sampler); the paper's own is
+//! The pipeline is generic over the [`TangentPrior`], which has its own sampler: a latent prior with its
+//! encoder and decoder, or a pixel prior, for which both are the identity. There are two here:
+//! [`SuperResolutionPrior`](nabla_diffusion::SuperResolutionPrior) (RDDM, built into the program) and
+//! [`AncestralPrior`] (any noise predictor, with the paper's ancestral sampler); the paper's own is
 //! [`StableSrPrior`](crate::StableSrPrior).
 //!
-//! Source: Li, Sheng, Li, Zhang, *OmniSSR: Zero-shot Omnidirectional Image Super-Resolution using
-//! Stable Diffusion Model*, ECCV 2024, arXiv 2404.10312, with three differences to the official
-//! code: samples lie at pixel centres, which makes its fourfold enlargement before each projection
-//! needless ([`TangentOptions::official`] is its way); what the planes cannot hold of the panorama
-//! is not lost in the exchange ([`Merge`]); and `A` acts on the whole panorama, around the
-//! 180-degree meridian, instead of on blocks.
+//! Source: Li, Sheng, Li, Zhang, *OmniSSR: Zero-shot Omnidirectional Image Super-Resolution using Stable
+//! Diffusion Model*, ECCV 2024, arXiv 2404.10312, with three differences from the official code: samples lie
+//! at pixel centres, which makes the code's fourfold enlargement before each projection unnecessary
+//! ([`TangentOptions::official`] works like the code); detail of the panorama that the planes cannot hold is
+//! not lost in the exchange ([`Merge`]); and `A` acts on the whole panorama, around the 180-degree meridian,
+//! instead of on blocks.
 
 mod tangent_prior;
 
@@ -143,7 +143,7 @@ pub enum OmniSsrError {
     StableSr(#[from] StableSrError),
 }
 
-/// An error of OmniSSR's own that went through a sampler is itself again.
+/// Unwraps OmniSSR's own errors that passed through a sampler.
 impl From<SamplerError> for OmniSsrError {
     fn from(error: SamplerError) -> Self {
         match error.own::<Self>() {
@@ -161,12 +161,12 @@ impl From<Cancelled> for OmniSsrError {
     }
 }
 
-/// What of the planes `x` is merged into the panorama `E`, in OTII and at the end.
+/// What is merged from the planes `x` into the panorama `E`, in OTII and at the end.
 ///
-/// Without resampling both are the same, since `x_init = ERP→TP(E_up)`. With it, whatever the planes
-/// cannot hold of the panorama is lost in each exchange with [`Pictures`](Self::Pictures): above all
-/// near the poles, where a panorama's pixels lie much closer along its rows than a plane's. With
-/// [`Changes`](Self::Changes) a prior that changes nothing gives exactly the enlarged panorama.
+/// Without resampling, both would be the same, because `x_init = ERP→TP(E_up)`. With resampling,
+/// [`Pictures`](Self::Pictures) loses in each exchange the detail that the planes cannot hold, especially
+/// near the poles, where a panorama's pixels lie much closer together along its rows than a plane's. With
+/// [`Changes`](Self::Changes), a prior that changes nothing gives exactly the enlarged panorama.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Merge {
@@ -184,7 +184,7 @@ nabla_base::choices! {
     }
 }
 
-/// Configuration of [`OmniSsr`]. The defaults are the paper's, but for `merge`.
+/// Configuration of [`OmniSsr`]. The defaults are the paper's, except for `merge`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OmniSsrConfig {
     /// Factor `s` of enlargement along each side.
@@ -192,28 +192,27 @@ pub struct OmniSsrConfig {
     /// Steps `N` of the prior's sampler. Default: the prior's own (the paper's is 200 for Stable
     /// Diffusion).
     pub steps: Option<usize>,
-    /// `γ_l`, how much of the corrected planes enters the clean prediction, in `[0, 1]`. With 0
-    /// there is neither OTII nor GD within the steps. Default 0.5.
+    /// `γ_l`, the share of the corrected planes in the clean prediction, in `[0, 1]`. With 0 there is neither
+    /// OTII nor GD within the steps. Default 0.5.
     pub gamma_latent: f64,
     /// `γ_e`, strength of GD within the steps, in `[0, 1]`. Default 1.
     pub gamma_erp: f64,
     /// `γ_p`, strength of GD on the final panorama, in `[0, 1]`. Default 1.
     pub gamma_post: f64,
-    /// How the colours of the final planes are corrected. Default: as the prior needs it.
+    /// The colour correction of the final planes. Default: the one that the prior needs.
     pub colour_fix: Option<ColourFix>,
     /// The tangent planes. Default: the octadecaplex with 75 degrees.
     pub grid: TangentGrid,
-    /// Side `P` of a plane, pixels. Default: half the height of the large panorama, at which both
-    /// sample alike, rounded up to what the prior needs.
+    /// Side `P` of a plane, pixels. Default: half the height of the large panorama, at which both sample
+    /// equally finely, rounded up as the prior requires.
     pub plane_size: Option<usize>,
     /// How panorama and planes are resampled.
     pub tangent: TangentOptions,
-    /// What of the planes is merged into the panorama. Default: their changes.
+    /// What is merged from the planes into the panorama. Default: their changes.
     pub merge: Merge,
     /// Seed of the noise. Default 42.
     pub seed: u64,
-    /// Greatest side, in pixels, of what the network computes at once; 0 for whole planes. Default
-    /// 1024.
+    /// The maximum side, in pixels, that the network computes at once; 0 for whole planes. Default 1024.
     pub tile: usize,
 }
 
@@ -247,7 +246,7 @@ impl OmniSsrConfig {
 
     /// Prepares the super-resolution of pictures of a part of the sphere.
     ///
-    /// Only the planes that see something of the part are computed. `A` acts on the part: around the
+    /// Only the planes that overlap the part are computed. `A` acts on the part: around the
     /// 180-degree meridian if it covers the full circle, and reflected at its borders otherwise.
     ///
     /// # Errors
@@ -303,16 +302,16 @@ impl OmniSsrConfig {
     }
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OmniSsrStep {
-    /// Planes that the network has predicted, over all steps.
+    /// The number of planes that the network has predicted, over all steps.
     pub done: usize,
-    /// Planes that it predicts in all.
+    /// The total number of planes that it will predict.
     pub total: usize,
 }
 
-/// What one run gave, before it is made a file.
+/// The result of a run, before it is written to a file.
 #[derive(Clone, Debug)]
 pub struct OmniSsrOutput {
     /// The panorama or the part of it, `[3, s h, s w]`, not clamped (8-bit files clamp).
@@ -346,10 +345,10 @@ pub struct OmniSsr<P> {
     prior: P,
     projection: TangentProjection,
     operator: BicubicDown,
-    /// What the input covers, and the output.
+    /// The areas of the input and of the output.
     low: ErpArea,
     area: ErpArea,
-    /// How many of the planes see each pixel, if some see none.
+    /// The number of planes that see each pixel, if some pixels are not seen by any plane.
     seen: Option<Raster>,
     config: OmniSsrConfig,
 }
@@ -360,17 +359,17 @@ impl<P: TangentPrior> OmniSsr<P> {
         &self.prior
     }
 
-    /// What the panorama covers before it is enlarged.
+    /// The area of the panorama before it is enlarged.
     pub fn low(&self) -> ErpArea {
         self.low
     }
 
-    /// What the enlarged panorama covers.
+    /// The area of the enlarged panorama.
     pub fn area(&self) -> ErpArea {
         self.area
     }
 
-    /// The projection between the large panorama and the planes, those that see the area.
+    /// The projection between the large panorama and the planes that see the area.
     pub fn projection(&self) -> &TangentProjection {
         &self.projection
     }
@@ -387,14 +386,13 @@ impl<P: TangentPrior> OmniSsr<P> {
             .unwrap_or_else(|| self.prior.default_steps())
     }
 
-    /// Enlarges `low`, `[3, h, w]` in `[0, 1]`, to `[3, s h, s w]`; of a whole panorama `w = 2 h`.
+    /// Enlarges `low`, `[3, h, w]` in `[0, 1]`, to `[3, s h, s w]`; for a whole panorama, `w = 2 h`.
     ///
-    /// `observe` sees the network at work, and may break off.
+    /// `observe` is called while the network works, and may stop the run.
     ///
     /// # Errors
-    /// If the panorama has another size than this was set up for, other channels or samples that are
-    /// not finite; if the sampler cannot take so many steps; [`OmniSsrError::Cancelled`] after a
-    /// break.
+    /// If the panorama has the wrong size or number of channels, or samples that are not finite; if the
+    /// sampler does not support the number of steps; [`OmniSsrError::Cancelled`] if `observe` stops the run.
     pub fn upscale(
         &self,
         low: &Raster,
@@ -403,7 +401,7 @@ impl<P: TangentPrior> OmniSsr<P> {
         Ok(self.run(low, observe)?.panorama)
     }
 
-    /// [`upscale`](Self::upscale) with what can be told of the result.
+    /// [`upscale`](Self::upscale) with measurements of the result.
     ///
     /// # Errors
     /// As [`upscale`](Self::upscale).
@@ -449,7 +447,7 @@ impl<P: TangentPrior> OmniSsr<P> {
         };
 
         let mut noise = SeededNoise::new(config.seed, 0);
-        // An encoder's noise comes from a stream of its own: the sampler's does not move with it.
+        // An encoder's noise comes from a separate stream, so it does not affect the sampler's noise.
         let mut encoder_noise = SeededNoise::new(config.seed, 1);
         let mut correct = |clean: Tensor<4>| match config.gamma_latent == 0.0 {
             true => Ok(clean),
@@ -508,7 +506,7 @@ impl<P: TangentPrior> OmniSsr<P> {
         }
     }
 
-    /// What the output covers of a panorama.
+    /// The area of the output.
     fn cut(&self, panorama: Raster) -> Raster {
         if self.area.is_full() {
             panorama
@@ -517,7 +515,7 @@ impl<P: TangentPrior> OmniSsr<P> {
         }
     }
 
-    /// TP→ERP of `planes`, as [`Merge`] has it.
+    /// TP→ERP of `planes`, according to [`Merge`].
     fn merge(&self, planes: Vec<Raster>, start: &Start<'_>) -> Result<Raster, OmniSsrError> {
         Ok(match self.config.merge {
             Merge::Pictures => {
@@ -571,7 +569,7 @@ impl<P: TangentPrior> OmniSsr<P> {
     }
 }
 
-/// What a run begins with.
+/// The start of a run.
 struct Start<'a> {
     /// `y`
     low: &'a Raster,

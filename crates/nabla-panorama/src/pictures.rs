@@ -1,10 +1,10 @@
-//! Pictures that go through a projection with all that belongs to them: opacity and metadata.
+//! Pictures that go through a projection together with their opacity and metadata.
 
 use nabla_data::{Metadata, Picture, Raster};
 
 use crate::ErpArea;
 
-/// A part of a panorama in the whole of it, transparent outside of the part.
+/// A part of a panorama, placed in the whole panorama, which is transparent outside of the part.
 pub fn on_the_sphere(picture: Picture, area: &ErpArea) -> Picture {
     if area.is_full() {
         return picture;
@@ -13,13 +13,13 @@ pub fn on_the_sphere(picture: Picture, area: &ErpArea) -> Picture {
     Picture {
         raster: area.on_black(&picture.raster),
         alpha: Some(area.on_black(&picture.alpha.unwrap_or_else(opaque))),
-        // It would have to be spread over the sphere too, and nobody shows one of planes or faces.
+        // A gain map would have to be spread over the sphere, too, and no viewer uses one for planes or faces.
         gain_map: None,
         ..picture
     }
 }
 
-/// Colours and opacity as channels of one raster, so that both go the same way.
+/// Colours and opacity as channels of one raster, so that both are projected in the same way.
 pub fn join_alpha(picture: &Picture) -> Raster {
     match &picture.alpha {
         None => picture.raster.clone(),
@@ -34,7 +34,7 @@ pub fn join_alpha(picture: &Picture) -> Raster {
     }
 }
 
-/// The opposite of [`join_alpha`] for the picture that `like` became.
+/// The opposite of [`join_alpha`] for the picture that was made from `like`.
 pub fn split_alpha(joined: Raster, like: &Picture, metadata: Metadata) -> Picture {
     let [_, height, width] = joined.shape();
     let channels = like.raster.channels();
@@ -53,11 +53,11 @@ pub fn split_alpha(joined: Raster, like: &Picture, metadata: Metadata) -> Pictur
     picture
 }
 
-/// The metadata of a panorama of `from` pixels, `[width, height]`, that became one of `area`.
+/// The metadata of a panorama of `from` pixels, `[width, height]`, that became a panorama of `area`.
 ///
-/// What cannot be understood is left out with a note. The GPano properties say what is so, whatever
-/// they said before, and a picture without them gets them: whoever upscales or makes a panorama has
-/// said that it is one.
+/// Metadata that cannot be parsed are left out with a note. The GPano properties are set to the actual
+/// values, whatever they were before, and added if they are missing: by upscaling or making a panorama, the
+/// user has declared it to be one.
 pub fn panorama_metadata(
     metadata: &Metadata,
     from: [u32; 2],
@@ -80,8 +80,7 @@ pub fn panorama_metadata(
         })
 }
 
-/// The metadata of a picture that is no panorama any more: its XMP, which says that it is one, is
-/// left out.
+/// The metadata of a picture that is no longer a panorama: its XMP, which declares it as one, is left out.
 pub fn planar_metadata(metadata: &Metadata, from: [u32; 2], to: [u32; 2]) -> Metadata {
     let planar = metadata.clone().without_xmp();
     planar.resized(from, to).unwrap_or(planar)

@@ -1,9 +1,9 @@
-//! The one place where pictures become tensors of the networks, and tensors pictures.
+//! The conversion between pictures and the networks' tensors.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_data::Raster;
 
-/// Pictures of one shape `[channels, height, width]` in `[0, 1]` to
+/// Converts pictures of the same shape `[channels, height, width]` in `[0, 1]` to
 /// `[pictures, channels, height, width]` in `[−1, 1]`.
 ///
 /// # Panics

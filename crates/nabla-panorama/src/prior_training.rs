@@ -2,17 +2,15 @@
 //!
 //! A sharp crop `I_0` and the same crop `I_in` from fewer pixels come from two sources:
 //!
-//! * a photograph, reduced by antialiased bicubic interpolation, rounded to 8 bit and enlarged
-//!   again, `I_in = bicubic(round(bicubic(I_0, 1/s_y, 1/s_x)), s_y, s_x)`, with different factors in
-//!   rows and columns in part of the examples, since a panorama's pixels are narrower than high away
-//!   from the horizon;
-//! * tangent planes of a training panorama `E`, which are planar pictures too:
-//!   `I_0 = ERP→TP(E)` and `I_in = ERP→TP(bicubic(round(A E), s))`, as [OmniSSR](crate::omnissr)
-//!   shows them to the prior.
+//! * a photograph, reduced by antialiased bicubic interpolation, rounded to 8 bit and enlarged again, `I_in =
+//!   bicubic(round(bicubic(I_0, 1/s_y, 1/s_x)), s_y, s_x)`, with different factors for rows and columns in
+//!   part of the examples, because away from the horizon a panorama's pixels are narrower than high;
+//! * tangent planes of a training panorama `E`, which are planar pictures too: `I_0 = ERP→TP(E)` and `I_in =
+//!   ERP→TP(bicubic(round(A E), s))`, as the prior sees them in [OmniSSR](crate::omnissr).
 //!
-//! Each crop is turned and mirrored at random.
+//! Each crop is rotated and mirrored at random.
 //!
-//! Everything is drawn from one seed ([`PriorRecipe`]), so that the same recipe gives the same file.
+//! Everything is drawn from one seed ([`PriorRecipe`]), so the same recipe gives the same file.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -56,7 +54,7 @@ pub enum PriorTrainingError {
     /// A panorama cannot be reduced.
     #[error(transparent)]
     Degradation(#[from] DegradationError),
-    /// A number of the recipe out of its range.
+    /// A number of the recipe is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// The model cannot be built or stored.
@@ -65,7 +63,7 @@ pub enum PriorTrainingError {
     /// The training fails.
     #[error(transparent)]
     Training(#[from] RddmTrainingError),
-    /// A checkpoint of an older version.
+    /// The checkpoint is from an older version.
     #[error(
         "the training in {} was started by an older version, whose checkpoints can no longer be \
          read: finish it with that version, or remove the folder to start again", folder.display()
@@ -109,13 +107,13 @@ impl Default for PriorData {
     }
 }
 
-/// Everything that decides the weights: with the pictures, the whole recipe of the prior.
+/// Everything that determines the weights: together with the pictures, the complete recipe of the prior.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PriorRecipe {
     /// Crops and degradation.
     pub data: PriorData,
-    /// The training; its seed is that of the first weights too.
+    /// The training; its seed is also used for the initial weights.
     pub training: RddmTrainerConfig,
     /// The model.
     pub model: PriorConfig,
@@ -143,16 +141,16 @@ impl Default for PriorRecipe {
 }
 
 impl PriorRecipe {
-    /// Trains, or goes on where the checkpoint is.
+    /// Trains, or resumes from the checkpoint.
     ///
     /// - `assets`: the folder with `photos/` and `panoramas/`
-    /// - `checkpoint`: the file of the checkpoint, in a folder that is there; see [`checkpoint_file`]
-    /// - `observe`: sees every step; a break saves a checkpoint and returns
+    /// - `checkpoint`: the file of the checkpoint, in an existing folder; see [`checkpoint_file`]
+    /// - `observe`: is called after every step; if it breaks, a checkpoint is saved and the function returns
     /// - returns the prior, with the average of the weights
     ///
     /// # Errors
-    /// If the pictures cannot be read, a value of the recipe is out of range, the checkpoint is of
-    /// another recipe or the disk refuses.
+    /// If the pictures cannot be read, a value of the recipe is out of range, the checkpoint belongs to
+    /// another recipe, or a file cannot be written.
     pub fn train(
         &self,
         assets: &Path,
@@ -185,7 +183,7 @@ impl PriorRecipe {
     }
 }
 
-/// What a training gave.
+/// The result of a training.
 #[derive(Clone, Debug)]
 pub struct TrainedPrior {
     /// The prior, with the average of the weights.
@@ -196,7 +194,7 @@ pub struct TrainedPrior {
     pub finished: bool,
 }
 
-/// The pictures that the prior is trained on, in memory.
+/// The pictures for training the prior, in memory.
 #[derive(Clone, Debug)]
 pub struct PriorPictures {
     photos: Vec<Raster>,
@@ -213,7 +211,7 @@ struct View {
     enlarged: [Raster; 2],
 }
 
-/// One crop as it is drawn: where from, and what is done to it.
+/// One drawn crop: its source, and its changes.
 #[derive(Clone, Copy, Debug)]
 struct Draw {
     view: bool,
@@ -226,15 +224,15 @@ struct Draw {
     shift: [usize; 2],
 }
 
-/// The panorama is turned around its axis by a sixteenth for a second set of planes.
+/// The panorama is rotated around its axis by a sixteenth of a turn for a second set of planes.
 const TURNS: [usize; 2] = [0, 1];
 
-/// Pixels around a crop that are degraded with it, so that its borders are like its middle.
+/// Pixels around a crop that are degraded with it, so that its borders look like its middle.
 const MARGIN: usize = 16;
 
 impl PriorPictures {
-    /// Reads `assets/photos` and the training side of `assets/panoramas`, of which the 18 tangent
-    /// planes of the octadecaplex are taken twice, a sixteenth of a turn apart.
+    /// Reads `assets/photos` and the training part of `assets/panoramas`; the 18 tangent planes of the
+    /// octadecaplex are used twice, a sixteenth of a turn apart.
     ///
     /// # Errors
     /// If a folder or file cannot be read, a picture is smaller than a crop, or a value of `data` is
@@ -344,7 +342,7 @@ impl PriorPictures {
             .map(|f| ((side as f64 / f).round() as usize).max(1));
         let low = resize_planar(&sharp, small[0], small[1], Interpolation::BICUBIC)?;
         let enlarged = resize_planar(&eight_bit(low), side, side, Interpolation::BICUBIC)?;
-        // The grid of the reduction lies anywhere, as it does on a tangent plane.
+        // The grid of the reduction has a random offset, as on a tangent plane.
         Ok([sharp, enlarged].map(|picture| {
             Raster::from_fn(3, crop, crop, |c, y, x| {
                 picture.get(c, MARGIN + draw.shift[0] + y, MARGIN + draw.shift[1] + x)
@@ -354,7 +352,7 @@ impl PriorPictures {
 }
 
 impl Draw {
-    /// A square of the picture, turned and mirrored.
+    /// A square of the picture, rotated and mirrored.
     fn cut(&self, picture: &Raster, side: usize) -> Raster {
         let symmetry = self.symmetry;
         Raster::from_fn(3, side, side, |c, y, x| {
@@ -366,12 +364,12 @@ impl Draw {
     }
 }
 
-/// Samples as a file of 8 bit holds them.
+/// Samples as stored in an 8-bit file.
 fn eight_bit(picture: Raster) -> Raster {
     picture.map(|v| (v.clamp(0.0, 1.0) * 255.0).round() / 255.0)
 }
 
-/// The panorama turned around its axis by sixteenths.
+/// The panorama rotated around its axis by sixteenths of a turn.
 fn turned(panorama: &Raster, sixteenths: usize) -> Raster {
     let [channels, height, width] = panorama.shape();
     let shift = sixteenths * width / 16;
@@ -430,7 +428,7 @@ impl BatchSource for PriorPictures {
     }
 }
 
-/// The checkpoint in the folder of a prior that is trained.
+/// The checkpoint in the folder of a prior's training.
 pub fn checkpoint_file(prior: &Path) -> PathBuf {
     prior.join("checkpoint.safetensors")
 }

@@ -1,18 +1,18 @@
 //! Tangent planes and cube maps in files.
 //!
-//! Planes and faces are files in a folder, since each is a picture of its own:
+//! Planes and faces are files in a folder, because each is a separate picture:
 //!
 //! | folder | files |
 //! |---|---|
-//! | of tangent planes | `plane_00.png`, `plane_01.png` … row by row, and [`tangent.json`](TangentFolder), which says how they lie, so that they find back |
+//! | of tangent planes | `plane_00.png`, `plane_01.png` … row by row, and [`tangent.json`](TangentFolder), which describes their positions, so that they can be projected back |
 //! | of a cube map | `front.png`, `right.png`, `back.png`, `left.png`, `up.png`, `down.png` |
 //!
-//! Linear light is in `.exr` in place of `.png`, so that nothing is lost. A cube map can also be one
-//! picture of all faces, which are put together as one of the [layouts](CubeLayout); read without one, the
-//! sides say which it is: 6:1 strip, 3:2 dice, 4:3 cross.
+//! Linear light is stored as `.exr` instead of `.png`, so that nothing is lost. A cube map can also be one
+//! picture of all faces, in one of the [layouts](CubeLayout); if no layout is given when reading it, it
+//! follows from the ratio of the sides: 6:1 strip, 3:2 dice, 4:3 cross.
 //!
-//! Where nobody says a size, a plane or face has half the rows of its panorama, which a field of about 90
-//! degrees then has as fine as the panorama, and a panorama twice those of a face; see [`plane_size`] and
+//! By default, a plane or face has half as many rows as its panorama, which gives a field of about 90 degrees
+//! the resolution of the panorama, and a panorama has twice as many rows as a face; see [`plane_size`] and
 //! [`panorama_height`].
 
 use std::fs;
@@ -35,13 +35,13 @@ pub enum ProjectionFileError {
     /// Another file cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// Faces that are no cube.
+    /// The faces do not form a cube.
     #[error(transparent)]
     Cubemap(#[from] CubemapError),
-    /// Planes that do not see the whole sphere.
+    /// The planes do not see the whole sphere.
     #[error(transparent)]
     Grid(#[from] TangentGridError),
-    /// A folder that cannot be filled.
+    /// A folder cannot be filled.
     #[error("cannot write to the folder {}: {reason}", path.display())]
     Folder {
         /// The folder.
@@ -49,15 +49,15 @@ pub enum ProjectionFileError {
         /// Why it cannot.
         reason: &'static str,
     },
-    /// A `tangent.json` that is none.
+    /// A `tangent.json` is invalid.
     #[error("{} does not describe tangent planes: {reason}", path.display())]
     Description {
         /// The file.
         path: PathBuf,
-        /// Why it is none.
+        /// Why it is invalid.
         reason: String,
     },
-    /// A folder without planes or faces.
+    /// A folder has no planes or faces.
     #[error(
         "{} holds neither {TANGENT_FILE} nor the faces front.png, right.png, back.png, left.png, \
          up.png and down.png, nor such faces as .exr", path.display()
@@ -66,7 +66,7 @@ pub enum ProjectionFileError {
         /// The folder.
         path: PathBuf,
     },
-    /// A picture whose sides are those of no layout.
+    /// The sides of a picture fit no layout.
     #[error(
         "{} is not a picture of a cube's faces: {width} x {height} pixels are neither 6:1 (strip) \
          nor 3:2 (dice) nor 4:3 (cross)", path.display()
@@ -79,7 +79,7 @@ pub enum ProjectionFileError {
         /// Rows.
         height: u32,
     },
-    /// Pictures that do not belong together.
+    /// Pictures do not belong together.
     #[error("{} and {} must have the same size and channels", first.display(), other.display())]
     Different {
         /// The first picture.
@@ -87,12 +87,12 @@ pub enum ProjectionFileError {
         /// One that differs.
         other: PathBuf,
     },
-    /// No pictures at all.
+    /// There are no pictures.
     #[error("there are no planes to read")]
     Empty,
 }
 
-/// How tangent planes lie on the sphere.
+/// The arrangement of tangent planes on the sphere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PlaneRows {
     /// The grid of OmniSSR, [`TangentGrid::octadecaplex`].
@@ -132,17 +132,17 @@ impl PlaneRows {
     }
 }
 
-/// Pixels along a side of a plane or face that is as fine as its panorama.
+/// Pixels along a side of a plane or face with the resolution of its panorama.
 pub fn plane_size(panorama: Erp) -> usize {
     panorama.height().div_ceil(2)
 }
 
-/// Rows of a panorama that is as fine as the faces of its cube map.
+/// Rows of a panorama with the resolution of the faces of its cube map.
 pub fn panorama_height(cube: &Cubemap) -> usize {
     2 * cube.size()
 }
 
-/// The extension of files that lose nothing of `picture`: `png`, of linear light `exr`.
+/// The extension of files that store `picture` without loss: `png`, or `exr` for linear light.
 pub fn lossless_extension(picture: &Picture) -> &'static str {
     match picture.light {
         Light::Display => EXTENSIONS[0],
@@ -170,14 +170,14 @@ pub fn face_files(extension: &str) -> Vec<String> {
     CubeFace::ALL.map(name).to_vec()
 }
 
-/// The names of the files of so many planes.
+/// The file names of the planes.
 pub fn plane_files(planes: usize, extension: &str) -> Vec<String> {
     (0..planes)
         .map(|i| format!("plane_{i:02}.{extension}"))
         .collect()
 }
 
-/// The layout of the faces in a picture, as its sides say.
+/// The layout of the faces in a picture, according to its sides.
 pub fn layout_of(width: u32, height: u32) -> Option<CubeLayout> {
     let (width, height) = (u64::from(width), u64::from(height));
     // `(width, height)` of a layout in faces, all of which have another ratio.
@@ -189,14 +189,14 @@ pub fn layout_of(width: u32, height: u32) -> Option<CubeLayout> {
     layouts.find(fits)
 }
 
-/// The file that says how the planes of a folder lie.
+/// The file that describes the planes of a folder.
 pub const TANGENT_FILE: &str = "tangent.json";
 
-/// A folder of tangent planes, as its `tangent.json` says.
+/// A folder of tangent planes, as described by its `tangent.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TangentFolder {
-    /// Rows of the panorama that the planes are of.
+    /// Rows of the panorama of the planes.
     pub panorama_height: usize,
     /// Pixels along a side of a plane.
     pub plane_size: usize,
@@ -209,7 +209,7 @@ pub struct TangentFolder {
 }
 
 impl TangentFolder {
-    /// Of planes of `size` by `size` pixels that see a panorama.
+    /// Describes planes of `size` by `size` pixels for a panorama.
     pub fn of(grid: &TangentGrid, panorama: Erp, size: usize, extension: &str) -> Self {
         Self {
             panorama_height: panorama.height(),
@@ -228,8 +228,8 @@ impl TangentFolder {
     /// Reads the description of a folder, and the grid that it describes.
     ///
     /// # Errors
-    /// If the file cannot be read, is no description, has planes that are not files of the folder, or not
-    /// as many as its rows.
+    /// If the file cannot be read or is not a description, or if its planes are not files of the folder, or
+    /// do not match its rows.
     pub fn read(folder: &Path) -> Result<(Self, TangentGrid), ProjectionFileError> {
         let path = folder.join(TANGENT_FILE);
         let wrong = |reason: String| ProjectionFileError::Description {
@@ -255,16 +255,16 @@ impl TangentFolder {
         Ok((read, grid))
     }
 
-    /// The planes with their opacity as a channel, and the first of them, which stands for all.
+    /// The planes with their opacity as a channel, and the first picture, which represents all.
     ///
     /// # Errors
-    /// If one of them cannot be read, or is of another size than the first.
+    /// If one of them cannot be read, or differs in size from the first.
     pub fn planes(&self, folder: &Path) -> Result<(Vec<Raster>, Picture), ProjectionFileError> {
         read_alike(self.planes.iter().map(|name| folder.join(name)))
     }
 }
 
-/// The faces of a folder, with their opacity as a channel, and the first of them, which stands for all.
+/// The faces of a folder, with their opacity as a channel, and the first picture, which represents all.
 ///
 /// # Errors
 /// If there are none, or they cannot be read or do not belong together.
@@ -284,10 +284,10 @@ pub fn read_faces(folder: &Path) -> Result<(Cubemap, Picture), ProjectionFileErr
 
 /// The faces of one picture, with their opacity as a channel, and the picture.
 ///
-/// - `layout`: how the faces lie in it; without it, as the sides say
+/// - `layout`: the layout of the faces; `None` to derive it from the sides
 ///
 /// # Errors
-/// If the picture cannot be read, or has the sides of no layout.
+/// If the picture cannot be read, or its sides fit no layout.
 pub fn read_cube_picture(
     path: &Path,
     layout: Option<CubeLayout>,
@@ -304,7 +304,7 @@ pub fn read_cube_picture(
     Ok((cube, picture))
 }
 
-/// Reads pictures that must have one shape; the first of them stands for all.
+/// Reads pictures that must have the same shape; the first represents all.
 fn read_alike(
     paths: impl Iterator<Item = PathBuf>,
 ) -> Result<(Vec<Raster>, Picture), ProjectionFileError> {
@@ -339,10 +339,10 @@ pub struct OutputFolder<'a> {
 }
 
 impl<'a> OutputFolder<'a> {
-    /// Looks, before the work, whether the folder can be filled.
+    /// Checks, before the work, whether the folder can be filled.
     ///
     /// # Errors
-    /// If it is there and not empty, is a file, or cannot be written.
+    /// If it exists and is not empty, is a file, or cannot be written.
     pub fn check(path: &'a Path) -> Result<Self, ProjectionFileError> {
         let wrong = |reason| ProjectionFileError::Folder {
             path: path.into(),
@@ -370,7 +370,8 @@ impl<'a> OutputFolder<'a> {
         }
     }
 
-    /// Writes all pictures by their names, and the description if there is one, or leaves none.
+    /// Writes all pictures under their names, and the description if there is one; on an error, leaves none
+    /// of them.
     ///
     /// # Errors
     /// If one of them cannot be written.
@@ -381,7 +382,7 @@ impl<'a> OutputFolder<'a> {
     ) -> Result<(), ProjectionFileError> {
         let outcome = self.write_files(pictures, description);
         if outcome.is_err() {
-            // The folder was empty, so that all in it is ours. The error says what is wrong.
+            // The folder was empty, so everything in it is ours. The error reports the problem.
             let entries = fs::read_dir(self.path).into_iter().flatten().flatten();
             for entry in entries {
                 let _ = fs::remove_file(entry.path());
@@ -407,7 +408,7 @@ impl<'a> OutputFolder<'a> {
         for (name, picture) in pictures {
             picture.write(&self.path.join(name), &WriteOptions::default())?;
         }
-        // Last, so that a folder with it is complete.
+        // It is written last, so a folder that contains it is complete.
         if let Some(description) = description {
             let path = self.path.join(TANGENT_FILE);
             let text = serde_json::to_string_pretty(description).map_err(|e| {

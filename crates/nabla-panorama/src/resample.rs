@@ -1,4 +1,4 @@
-//! Interpolation between pixels: at any position of a picture, and to any other size.
+//! Interpolation between pixels: sampling at any position, and resizing.
 //!
 //! A picture is a lattice of samples `f[j]`; its value at a position `x` in between is
 //! `Σ_j f[j] k(x − j)` with one of these kernels, in each direction:
@@ -6,19 +6,19 @@
 //! * nearest: `k = 1` on `[−½, ½)`;
 //! * bilinear: `k(x) = 1 − |x|` on `|x| < 1`;
 //! * bicubic, the cubic convolution of R. Keys, "Cubic convolution interpolation for digital image
-//!   processing" (1981), with his `a = −½`, for which alone it reproduces parabolas:
+//!   processing" (1981), with his `a = −½`, the only value with which it reproduces parabolas:
 //!   `k(x) = (a+2)|x|³ − (a+3)|x|² + 1` on `|x| ≤ 1`, `a|x|³ − 5a|x|² + 8a|x| − 4a` on `|x| < 2`;
 //! * Lanczos: `k(x) = sinc(x) sinc(x/3)` on `|x| < 3`, divided by the sum of its taps.
 //!
-//! What lies beyond the border is part of the interpolation: an equirectangular panorama goes on
-//! at its other side and over its poles ([`Erp::wrap`]), a planar picture repeats its outermost
-//! pixels. Positions count pixel centres: `(0, 0)` is the centre of the first pixel.
+//! Pixels beyond the border are also needed: an equirectangular panorama continues on its other side and
+//! across its poles ([`Erp::wrap`]), a planar picture repeats its outermost pixels. Positions refer to pixel
+//! centres: `(0, 0)` is the centre of the first pixel.
 //!
-//! [`resize_planar`] and [`resize_erp`] align the outer edges of the pictures (output pixel `i`
-//! lies at `(i + ½)·n/m − ½`) and, when they shrink, stretch the kernel by `n/m`, so that it also
-//! removes what the smaller picture cannot show. At the borders of a planar picture the taps that
-//! fall outside are left out and the others divided by their sum. All of this is what Pillow does,
-//! whose bicubic filter made the low-resolution panoramas of OmniSSR.
+//! [`resize_planar`] and [`resize_erp`] align the outer edges of the pictures (output pixel `i` lies at `(i +
+//! ½)·n/m − ½`) and, when they shrink, stretch the kernel by `n/m`, so that it also removes detail that the
+//! smaller picture cannot show. At the borders of a planar picture, taps outside the picture are left out and
+//! the others divided by their sum. All of this is as in Pillow, whose bicubic filter made the low-resolution
+//! panoramas of OmniSSR.
 
 mod gather;
 mod resize;
@@ -68,16 +68,16 @@ nabla_base::choices! {
 }
 
 impl Interpolation {
-    /// Cubic convolution with Keys' `a = −0.5`: that of Pillow and MATLAB, the most exact one on what is
-    /// smooth.
+    /// Cubic convolution with Keys' `a = −0.5`: as in Pillow and MATLAB, the most accurate for smooth
+    /// pictures.
     pub const BICUBIC: Self = Self::Bicubic { a: -0.5 };
-    /// Cubic convolution with `a = −0.75`: that of OpenCV and PyTorch. It is sharper, and loses less of
-    /// photographs that go from one grid to another and back (see [`TangentOptions`]).
+    /// Cubic convolution with `a = −0.75`: as in OpenCV and PyTorch. It is sharper, and loses less of
+    /// photographs that are resampled to another grid and back (see [`TangentOptions`]).
     ///
     /// [`TangentOptions`]: crate::tangent::TangentOptions
     pub const BICUBIC_SHARP: Self = Self::Bicubic { a: -0.75 };
 
-    /// The distance from the centre, in pixels, from which on the kernel is zero.
+    /// The distance from the centre, in pixels, beyond which the kernel is zero.
     pub fn support(self) -> f64 {
         match self {
             Self::Nearest => 0.5,
@@ -136,10 +136,10 @@ fn sinc(x: f64) -> f64 {
     }
 }
 
-/// A picture or size that cannot be resampled.
+/// A picture or size cannot be resampled.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ResampleError {
-    /// The panorama, given or wanted, has a size that no panorama has.
+    /// The size of the given or requested panorama is not that of a panorama.
     #[error(transparent)]
     Erp(#[from] ErpError),
     /// The picture has no samples.
@@ -152,7 +152,7 @@ pub enum ResampleError {
         /// Columns.
         width: usize,
     },
-    /// The picture, given or wanted, is too large for fixed-point coordinates.
+    /// The given or requested picture is too large for fixed-point coordinates.
     #[error(
         "a picture may be resampled at sizes from 1 to {} pixels, but this one is \
          {width} x {height}",
@@ -197,26 +197,26 @@ fn check_size(height: usize, width: usize) -> Result<(), ResampleError> {
     }
 }
 
-/// Positions are fixed-point numbers with this many fractional bits: exact to add and to wrap, so
-/// that a panorama turned by whole pixels gives the same samples bit for bit.
+/// Positions are fixed-point numbers with this many fractional bits: they can be added and wrapped exactly,
+/// so a panorama rotated by whole pixels gives the same samples bit for bit.
 pub(crate) const FRACTION_BITS: u32 = 16;
 
 /// One pixel in fixed point.
 pub(crate) const ONE: i32 = 1 << FRACTION_BITS;
 
-/// A coordinate in pixels as a fixed-point number; the nearest one there is if it is out of range.
+/// A coordinate in pixels as a fixed-point number; clamped if it is out of range.
 pub(crate) fn fixed(coordinate: f64) -> i32 {
     (coordinate * f64::from(ONE)).round() as i32
 }
 
-/// The farthest that a position may lie outside the outermost pixel centres. Beyond it a planar
+/// The maximum distance of a position outside the outermost pixel centres. Beyond it a planar
 /// picture is constant, as all taps of the widest kernel are the same pixel.
 const MARGIN: i32 = 4;
 
 /// Steps of the table of Lanczos weights, which are interpolated linearly (error below 1e-6).
 const LANCZOS_STEPS: usize = 1024;
 
-/// Positions that are sampled together.
+/// The number of positions that are sampled together.
 pub(crate) const BATCH: usize = 16;
 
 /// A channel's values at the positions of a batch.
@@ -225,8 +225,8 @@ pub(crate) type Values = [f32; BATCH];
 /// Writes the values of a batch, as many as the line has room for.
 #[inline(always)]
 pub(crate) fn store(line: &mut [f32], values: &Values) {
-    // Of a known length it is two registers rather than a call; the rest is kept apart, or the
-    // compiler makes one call of both.
+    // With a known length, the copy takes two registers instead of a call; the rest is separate, because
+    // otherwise the compiler makes one call of both.
     match line.first_chunk_mut() {
         Some(full) => *full = *values,
         None => store_end(line, values),
@@ -241,8 +241,8 @@ fn store_end(line: &mut [f32], values: &Values) {
 
 /// A picture that can be sampled at any position.
 ///
-/// It reads the picture where it is, channel by channel. Positions whose taps all lie inside need
-/// no test, and the taps of the few others are put together first.
+/// It reads the picture in place, channel by channel. Positions whose taps all lie inside need no test, and
+/// the taps of the few others are collected first.
 ///
 /// ```
 /// use nabla_data::Raster;
@@ -262,20 +262,20 @@ pub struct PixelSampler<'a> {
     lanczos: Vec<[f32; 8]>,
 }
 
-/// What lies beyond the border of a picture.
+/// The continuation beyond the border of a picture.
 #[derive(Clone, Debug)]
 enum Border {
     /// The other side of the sphere.
     Sphere(Erp),
-    /// The outermost pixels, again and again.
+    /// The outermost pixels, repeated.
     Repeat,
     /// A frame, whose pixels are `[channels, cells]`.
     Frame(Frame, Vec<f32>),
 }
 
 impl<'a> PixelSampler<'a> {
-    /// Samples an equirectangular panorama `[channels, height, 2 height]`, which goes on at its
-    /// other side and over its poles.
+    /// Samples an equirectangular panorama `[channels, height, 2 height]`, which continues on its other side
+    /// and across its poles.
     ///
     /// # Errors
     /// If the picture is empty or not a panorama, or the kernel is not finite.
@@ -295,7 +295,7 @@ impl<'a> PixelSampler<'a> {
         Self::planar_of(Cow::Borrowed(picture), interpolation)
     }
 
-    /// [`Self::erp`] of a panorama that may belong to the sampler.
+    /// [`Self::erp`] for a panorama that the sampler may own.
     pub(crate) fn erp_of(
         panorama: Cow<'a, Raster>,
         interpolation: Interpolation,
@@ -304,7 +304,7 @@ impl<'a> PixelSampler<'a> {
         Self::new(panorama, interpolation, Border::Sphere(erp))
     }
 
-    /// [`Self::planar`] of a picture that may belong to the sampler.
+    /// [`Self::planar`] for a picture that the sampler may own.
     pub(crate) fn planar_of(
         picture: Cow<'a, Raster>,
         interpolation: Interpolation,
@@ -339,7 +339,7 @@ impl<'a> PixelSampler<'a> {
         })
     }
 
-    /// Samples the picture at `points`, each a `(column, row)`; gives `[channels, 1, points]`.
+    /// Samples the picture at `points`, each a `(column, row)`; returns `[channels, 1, points]`.
     ///
     /// Any finite position has a value: a panorama wraps, a planar picture is constant beyond its
     /// border. A position that is not a number counts as 0.
@@ -387,7 +387,7 @@ impl<'a> PixelSampler<'a> {
         self.picture.channels()
     }
 
-    /// Puts a frame of pixels around the picture, `[channels, cells]`.
+    /// Adds a frame of pixels around the picture, `[channels, cells]`.
     pub(crate) fn set_frame(&mut self, frame: Frame, pixels: Vec<f32>) {
         self.border = Border::Frame(frame, pixels);
     }
@@ -403,10 +403,9 @@ impl<'a> PixelSampler<'a> {
         self.sample_each(std::iter::once((first, points)), position, emit);
     }
 
-    /// Samples the picture at the `position` of each point of the `lines`, which come with the
-    /// number of their first point. Calls `emit` for each [`BATCH`] of points and each channel,
-    /// with the numbers of the points, the channel and the values; where a line ends, there may be
-    /// more values than points.
+    /// Samples the picture at the `position` of each point of the `lines`, which come with the number of
+    /// their first point. Calls `emit` for each [`BATCH`] of points and each channel, with the numbers of the
+    /// points, the channel and the values; at the end of a line, there may be more values than points.
     pub(crate) fn sample_each<'p, T: Copy + 'p>(
         &self,
         lines: impl Iterator<Item = (usize, &'p [T])>,
@@ -525,8 +524,8 @@ impl Frame {
         }))
     }
 
-    /// The number of the pixel at a column and row, or nothing inside the picture. Beyond the
-    /// frame it is the nearest one.
+    /// The number of the pixel at a column and row, or `None` inside the picture. Beyond the frame, it is the
+    /// nearest one.
     fn cell(&self, column: i32, row: i32) -> Option<usize> {
         let [h, w, r] = [self.height, self.width, self.reach].map(|n| n as i32);
         let (x, y) = (column.clamp(-r, w + r - 1), row.clamp(-r, h + r - 1));

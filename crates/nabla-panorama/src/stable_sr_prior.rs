@@ -1,4 +1,4 @@
-//! StableSR as the prior of OmniSSR: the one with which the method was published.
+//! StableSR as the prior of OmniSSR, with which the method was published.
 //!
 //! ```text
 //! c   = scale · encode(x_init)                                  condition, a draw from the posterior
@@ -6,9 +6,9 @@
 //! x   = decode(z_0 / scale, features of x_init, w)              controllable feature wrapping, w = 0.5
 //! ```
 //!
-//! The text is empty and there is no guidance. Planes go through the networks a few at a time, so that
-//! the memory does not grow with their number; planes larger than what the network was trained on (512
-//! pixels) are predicted in overlapping tiles.
+//! The text is empty and there is no guidance. The networks process a few planes at a time, so the memory
+//! does not grow with their number; planes larger than the training size of the network (512 pixels) are
+//! predicted in overlapping tiles.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -40,7 +40,7 @@ use nabla_diffusion::stable_diffusion::stable_sr::StableSr;
 use crate::ColourFix;
 use crate::omnissr::{CleanCorrection, OmniSsrError, PriorRun, TangentPrior, ancestral};
 
-/// Pixels of all the planes that go through a network at once: four of 512 x 512. The decoder needs about
+/// Pixels of all planes that a network processes at once: four of 512 x 512. The decoder needs about
 /// 1 GiB for each of these in 32 bits.
 const PIXELS_AT_ONCE: usize = 4 * 512 * 512;
 
@@ -60,8 +60,8 @@ impl StableSrPrior {
         }
     }
 
-    /// The same with another feature wrapping `w`: 0 for the details that the sampler found, 1 for those
-    /// of the enlarged picture.
+    /// The same with another feature wrapping `w`: 0 for the sampler's details, 1 for those of the enlarged
+    /// picture.
     pub fn with_wrapping(mut self, wrapping: f64) -> Self {
         self.wrapping = wrapping;
         self
@@ -72,9 +72,9 @@ impl StableSrPrior {
         &self.model
     }
 
-    /// `compute` of a few planes at a time.
+    /// Applies `compute` to a few planes at a time.
     ///
-    /// - `positions`: how many pixels a position of `x` has, along a side
+    /// - `positions`: the number of pixels of a position of `x`, along a side
     fn by_planes(
         x: &Tensor<4>,
         positions: usize,
@@ -94,7 +94,7 @@ impl StableSrPrior {
         self.model.config().vae.scaling_factor
     }
 
-    /// Tiles of at most `pixels` (0 for whole planes), and not larger than the network was trained for.
+    /// Tiles of at most `pixels` (0 for whole planes), and not larger than the network's training size.
     fn tiles(&self, pixels: usize) -> Option<TileOptions> {
         let TileOptions { size, overlap } = self.model.config().tiles();
         if pixels == 0 {

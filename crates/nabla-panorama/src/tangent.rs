@@ -21,15 +21,14 @@
 //! **Panorama to planes** samples the panorama at the direction of each plane pixel, around the
 //! 180-degree meridian and over the poles where needed.
 //!
-//! **Planes to panorama** samples, for each panorama pixel, every plane `i` that sees it, and
-//! blends: `E = Σᵢ gᵢ xᵢ(uᵢ, vᵢ) / Σᵢ gᵢ`, with weights `g` of [`Blend`].
+//! **Planes to panorama** samples, for each panorama pixel, every plane `i` that sees it, and blends them: `E
+//! = Σᵢ gᵢ xᵢ(uᵢ, vᵢ) / Σᵢ gᵢ`, with weights `g` of [`Blend`].
 //!
-//! Going there and back is one OTII exchange (octadecaplex tangent information interaction):
-//! planes that overlap agree afterwards. The less the two resamplings lose, the more often it may
-//! be done. [`Convention::PixelCentre`] therefore puts samples at pixel centres everywhere. The
-//! published code mixes lattices and drifts by up to a pixel in each exchange, which it pays for
-//! with a fourfold enlargement before each projection; [`Convention::Official`] and
-//! [`TangentOptions::pre_upsample`] are there to repeat it.
+//! Going there and back is one OTII exchange (octadecaplex tangent information interaction): afterwards,
+//! overlapping planes agree. The less the two resamplings lose, the more often this can be repeated.
+//! [`Convention::PixelCentre`] therefore uses pixel centres everywhere. The published code mixes lattices and
+//! drifts by up to a pixel in each exchange, for which it compensates by a fourfold enlargement before each
+//! projection; [`Convention::Official`] and [`TangentOptions::pre_upsample`] reproduce this.
 
 mod grid;
 mod options;
@@ -54,13 +53,12 @@ pub use options::{Blend, Convention, TangentError, TangentOptions};
 
 use sightings::{OFFICIAL_CUBIC, Scan, Sightings, Weight, Window};
 
-/// The way between an equirectangular panorama and its tangent planes; the module of this type
-/// has the equations.
+/// The projection between an equirectangular panorama and its tangent planes; see the module for the
+/// equations.
 ///
-/// It holds 8 bytes for each pixel of one plane of each row of the grid (32 MiB for the
-/// octadecaplex at 1024 x 1024), and 8 for each column of the panorama and each plane. While
-/// projecting, it holds nothing but the source and what it makes (and, with
-/// [`TangentOptions::pre_upsample`], the enlarged source).
+/// It holds 8 bytes for each pixel of one plane of each row of the grid (32 MiB for the octadecaplex at 1024
+/// x 1024), and 8 for each column of the panorama and each plane. While projecting, it holds only the source
+/// and the result (and, with [`TangentOptions::pre_upsample`], the enlarged source).
 ///
 /// Results do not depend on the number of threads.
 ///
@@ -83,7 +81,7 @@ use sightings::{OFFICIAL_CUBIC, Scan, Sightings, Weight, Window};
 pub struct TangentProjection {
     grid: TangentGrid,
     planes: Vec<TangentPlane>,
-    /// The row of the grid in which each plane lies.
+    /// The row of the grid of each plane.
     rows: Vec<usize>,
     erp: Erp,
     plane_size: usize,
@@ -97,13 +95,14 @@ pub struct TangentProjection {
 }
 
 impl TangentProjection {
-    /// Prepares the way between panoramas of size `erp` and planes of `plane_size` pixels squared.
+    /// Prepares the projection between panoramas of size `erp` and planes of `plane_size` by `plane_size`
+    /// pixels.
     ///
-    /// The paper takes planes half as high as the panorama, at which both sample alike.
+    /// The paper uses planes half as high as the panorama, so that both sample equally finely.
     ///
     /// # Errors
     /// If a size, the factor of enlargement or a parameter is out of range, or the planes leave a
-    /// hole ([`Convention::Official`] makes them smaller than they are called).
+    /// hole ([`Convention::Official`] makes them smaller than their nominal size).
     pub fn new(
         grid: TangentGrid,
         erp: Erp,
@@ -171,11 +170,11 @@ impl TangentProjection {
         })
     }
 
-    /// The same projection with those planes only that see something of `area`. What no plane sees of
-    /// a panorama becomes 0 in [`Self::to_erp`]; within the area nothing changes.
+    /// The same projection with only those planes that overlap `area`. Pixels of a panorama that no plane
+    /// sees become 0 in [`Self::to_erp`]; within the area nothing changes.
     ///
     /// # Errors
-    /// If the area is one of a panorama of another size.
+    /// If the area belongs to a panorama of another size.
     pub fn facing(&self, area: &ErpArea) -> Result<Self, TangentError> {
         if area.whole() != self.erp {
             return Err(TangentError::WrongPanorama {
@@ -219,7 +218,7 @@ impl TangentProjection {
         &self.grid
     }
 
-    /// Where the planes touch, in the order of [`Self::to_tangent`].
+    /// The points of contact of the planes, in the order of [`Self::to_tangent`].
     pub fn planes(&self) -> &[TangentPlane] {
         &self.planes
     }
@@ -247,18 +246,18 @@ impl TangentProjection {
     /// Projects a panorama `[channels, H, W]` onto the planes, each `[channels, P, P]`.
     ///
     /// # Errors
-    /// If the panorama has another size than the projection or no channels.
+    /// If the size of the panorama is not that of the projection, or it has no channels.
     pub fn to_tangent(&self, panorama: &Raster) -> Result<Vec<Raster>, TangentError> {
         let mut planes = Vec::new();
         self.to_tangent_into(panorama, &mut planes)?;
         Ok(planes)
     }
 
-    /// As [`Self::to_tangent`], but writes over `planes` where their shape allows it. Who projects
-    /// again and again saves what fresh memory costs, a fifth to a third of the time.
+    /// Like [`Self::to_tangent`], but overwrites `planes` if their shape allows it. For repeated projections,
+    /// this saves the cost of fresh memory, a fifth to a third of the time.
     ///
     /// # Errors
-    /// As [`Self::to_tangent`]; then `planes` stay as they are.
+    /// As [`Self::to_tangent`]; then `planes` are unchanged.
     pub fn to_tangent_into(
         &self,
         panorama: &Raster,
@@ -291,7 +290,7 @@ impl TangentProjection {
     /// Blends the planes, each `[channels, P, P]`, into a panorama `[channels, H, W]`.
     ///
     /// # Errors
-    /// If there are not as many planes as the grid has, or they have other shapes.
+    /// If the number or the shapes of the planes are wrong.
     pub fn to_erp(&self, planes: &[Raster]) -> Result<Raster, TangentError> {
         let mut panorama = Raster::zeros(0, 0, 0);
         self.to_erp_into(planes, &mut panorama)?;
@@ -302,7 +301,7 @@ impl TangentProjection {
     /// [`Self::to_tangent_into`]).
     ///
     /// # Errors
-    /// As [`Self::to_erp`]; then `panorama` stays as it is.
+    /// As [`Self::to_erp`]; then `panorama` is unchanged.
     pub fn to_erp_into(
         &self,
         planes: &[Raster],
@@ -330,11 +329,11 @@ impl TangentProjection {
         Ok(())
     }
 
-    /// What was done on the planes of a panorama, `E + TP→ERP(after − before)`, where `before` is
+    /// Applies the changes of the planes to a panorama, `E + TP→ERP(after − before)`, where `before` is
     /// `ERP→TP(E)`.
     ///
-    /// Unlike `TP→ERP(after)` it takes nothing from the panorama that the planes cannot hold: where
-    /// nothing was done, the panorama stays as it is.
+    /// Unlike `TP→ERP(after)`, it preserves detail of the panorama that the planes cannot hold: where nothing
+    /// was changed, the panorama is unchanged.
     ///
     /// ```
     /// # use nabla_data::Raster;
@@ -353,8 +352,8 @@ impl TangentProjection {
     /// ```
     ///
     /// # Errors
-    /// As [`Self::to_erp`], for `before` and `after`; and if the panorama has another size than the
-    /// projection, or another number of channels than the planes.
+    /// As [`Self::to_erp`], for `before` and `after`; and if the panorama does not have the size of the
+    /// projection, or the channels of the planes.
     pub fn merge_changes(
         &self,
         panorama: &Raster,
@@ -379,8 +378,8 @@ impl TangentProjection {
         Ok(merged)
     }
 
-    /// Blends what the planes show of a row of the panorama into its lines in every channel, which
-    /// are 0 before.
+    /// Blends the planes' pixels for a row of the panorama into its lines in every channel, which must be 0
+    /// before.
     fn blend(
         &self,
         samplers: &[PixelSampler],
@@ -407,7 +406,7 @@ impl TangentProjection {
             );
         }
         for total in total.iter_mut() {
-            // Every pixel is seen; the guard is against rounding on borders.
+            // Every pixel is seen; this guards against rounding on borders.
             *total = if *total > 0.0 { 1.0 / *total } else { 0.0 };
         }
         for line in lines {
@@ -419,20 +418,20 @@ impl TangentProjection {
 
     /// How much overlapping planes disagree: the variance between the planes that see a pixel,
     /// averaged over the channels and over the area of the sphere that at least two planes see.
-    /// It is 0 if and only if they agree, and in the squared unit of the samples.
+    /// It is 0 if and only if they agree, and has the squared unit of the samples.
     ///
     /// # Errors
     /// As [`Self::to_erp`].
     pub fn spread(&self, planes: &[Raster]) -> Result<f64, TangentError> {
         let (samplers, channels) = self.samplers(planes)?;
         let width = self.erp.width();
-        // Each row gives its sum and its area; they are added in order, whatever thread was first.
+        // Each row returns its sum and its area; they are added in order, whichever thread was first.
         let rows: Vec<(f64, f64)> = (0..self.erp.height())
             .into_par_iter()
             .map_init(Sightings::default, |sightings, row| {
                 let mut variance = 0.0;
-                // For each channel the first plane's value, then of the differences to it the sums
-                // of these and of their squares.
+                // For each channel: the first plane's value, then the sums of the differences from it and of
+                // their squares.
                 let mut first = vec![0f32; channels * width];
                 let mut sums = vec![[0f32; 2]; channels * width];
                 let mut seen = vec![0u32; width];
@@ -556,7 +555,7 @@ impl TangentProjection {
         Ok((samplers, channels))
     }
 
-    /// The pixels of a row of the panorama that a plane sees, and where.
+    /// The pixels of a row of the panorama that a plane sees, and their positions in the plane.
     fn look_up(&self, plane: usize, row: usize, sightings: &mut Sightings) {
         sightings.clear(self.erp.width());
         let TangentPlane { latitude, .. } = self.planes[plane];
@@ -607,7 +606,7 @@ impl TangentProjection {
                 if end - first >= width {
                     visit(0..width as usize);
                 } else {
-                    // In order of columns: what has come around the meridian first.
+                    // In order of columns: pixels that wrapped around the meridian come first.
                     let (a, b) = (first.rem_euclid(width), end.rem_euclid(width));
                     if a < b {
                         visit(a as usize..b as usize);
@@ -636,7 +635,7 @@ impl TangentProjection {
         }
         let turn = (c / r).asin();
         if turn >= delta {
-            // The parallel comes in again beyond the pole.
+            // The parallel enters the plane again beyond the pole.
             Window::All
         } else if delta + turn < 0.0 {
             Window::Nothing
@@ -651,7 +650,7 @@ impl TangentProjection {
 fn add_at(line: &mut [f32], columns: &[u32], weights: &[f32], values: &Values) {
     let first = columns[0] as usize;
     let runs = columns[BATCH.min(columns.len()) - 1] as usize == first + BATCH - 1;
-    // Mostly the columns follow each other.
+    // The columns are mostly consecutive.
     if let (true, Some(line), Ok(weights)) = (
         runs,
         line[first..].first_chunk_mut::<BATCH>(),

@@ -1,4 +1,4 @@
-//! The faces of a cube, and where each lies in one picture of all six.
+//! The faces of a cube, and their positions in one picture of all six.
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gnomonic::Axes;
 
-/// A face of the cube; [the module](super) says how it is oriented.
+/// A face of the cube; see [the module](super) for its orientation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CubeFace {
@@ -59,7 +59,7 @@ impl CubeFace {
     }
 
     /// The face that sees a direction, and where: `u` to the right and `v` up, from −1 to 1.
-    /// Where faces meet it is the first of: front and back, left and right, up and down.
+    /// Where faces meet, the first of these is used: front and back, left and right, up and down.
     ///
     /// ```
     /// use nabla_panorama::{CubeFace, direction};
@@ -93,7 +93,7 @@ impl CubeFace {
     }
 }
 
-/// How the six faces are put together in one picture. None of them turns a face.
+/// The arrangement of the six faces in one picture. No layout rotates a face.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CubeLayout {

@@ -1,4 +1,4 @@
-//! What OmniSSR runs on the planes: a prior of planar pictures, with its sampler.
+//! Priors of planar pictures, with their samplers, which OmniSSR runs on the planes.
 
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::asking::Step;
@@ -15,14 +15,15 @@ use nabla_diffusion::seeded_noise::SeededNoise;
 use super::OmniSsrError;
 use crate::ColourFix;
 
-/// How a prior is to run.
+/// The options of a prior's run.
 #[derive(Clone, Copy)]
 pub struct PriorRun<'a> {
     /// Steps of its sampler.
     pub steps: usize,
-    /// Greatest side, in pixels, of what its network computes at once; 0 for whole planes.
+    /// The maximum side, in pixels, that its network computes at once; 0 for whole planes.
     pub tile: usize,
-    /// To be called after each plane of each step; its error asks the prior to end at once with it.
+    /// Must be called after each plane of each step; if it returns an error, the prior must return that error
+    /// at once.
     pub plane_done: &'a dyn Fn() -> Result<(), Cancelled>,
 }
 
@@ -35,18 +36,18 @@ impl std::fmt::Debug for PriorRun<'_> {
     }
 }
 
-/// What OmniSSR makes of a clean prediction: `[planes, channels, P, P]` of the prior's latents to
-/// the same. Its error ends the run.
+/// OmniSSR's correction of a clean prediction, from the prior's latents `[planes, channels, P, P]` to the
+/// same. Its error ends the run.
 pub type CleanCorrection<'a> = dyn FnMut(Tensor<4>) -> Result<Tensor<4>, OmniSsrError> + 'a;
 
 /// A generative prior of planar pictures, with its sampler.
 ///
-/// Pixels are `[planes, 3, P, P]` in `[−1, 1]`; latents have whatever shape the prior gives them.
+/// Pixels are `[planes, 3, P, P]` in `[−1, 1]`; latents have whatever shape the prior uses.
 pub trait TangentPrior {
-    /// Where its tensors live.
+    /// The device of its tensors.
     fn device(&self) -> Device;
 
-    /// Steps of its sampler unless told otherwise.
+    /// The default number of sampler steps.
     fn default_steps(&self) -> usize;
 
     /// The side of a plane must be a multiple of this.
@@ -83,11 +84,12 @@ pub trait TangentPrior {
     /// Runs the sampler from the noised latents of `init` down to clean ones.
     ///
     /// - `init`: the planes of the enlarged panorama, `x_init`: the start and the condition, pixels
-    /// - `correct`: to be called with every clean prediction `z_0` before the update that uses it
+    /// - `correct`: must be called with every clean prediction `z_0` before the update that uses it
     /// - returns `z_0` of the last step, latents
     ///
     /// # Errors
-    /// If the sampler cannot take so many steps, the network does not fit, or those of `run` and `correct`.
+    /// If the sampler does not support the number of steps, the network does not fit, and the errors of `run`
+    /// and `correct`.
     fn sample(
         &self,
         init: &Tensor<4>,
@@ -96,7 +98,7 @@ pub trait TangentPrior {
         correct: &mut CleanCorrection<'_>,
     ) -> Result<Tensor<4>, OmniSsrError>;
 
-    /// The final decoding, which may look at `init` (StableSR's controllable feature wrapping).
+    /// The final decoding, which may use `init` (StableSR's controllable feature wrapping).
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
@@ -161,7 +163,7 @@ impl TangentPrior for SuperResolutionPrior {
         correct: &mut CleanCorrection<'_>,
     ) -> Result<Tensor<4>, OmniSsrError> {
         let predictor = self.predictor(run.tile);
-        // Plane by plane, which bounds the memory and shows the progress.
+        // Plane by plane, which limits the memory and shows the progress.
         let network = |x: Tensor<4>, times: [Tensor<1>; 2], condition: Option<Tensor<4>>| {
             let [planes, ..] = x.dims();
             let mut outputs: Vec<Vec<Tensor<4>>> = Vec::new();
@@ -204,7 +206,7 @@ impl TangentPrior for SuperResolutionPrior {
 /// use nabla_panorama::omnissr::AncestralPrior;
 ///
 /// let device = Device::flex();
-/// // A "model" that knows the enlarged picture up to a standard deviation of 0.1.
+/// // A "model" that assumes the enlarged picture up to a standard deviation of 0.1.
 /// let prior = AncestralPrior::new(NoiseScheduleConfig::new().init()?, device, |init: &Tensor<4>| {
 ///     let variance = init.ones_like() * 0.01;
 ///     Box::new(GaussianDenoiser::new(init.clone(), variance, Prediction::Epsilon)) as Box<dyn Denoiser>
@@ -266,7 +268,7 @@ where
             init,
             noise,
             &mut |clean| {
-                // The denoiser is asked for all planes at once.
+                // The denoiser is called on all planes at once.
                 for _ in 0..planes {
                     (run.plane_done)()?;
                 }

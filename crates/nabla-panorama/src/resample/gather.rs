@@ -1,4 +1,4 @@
-//! Many samples at once, by the registers that the machine has.
+//! Computes many samples at once, with the registers of the machine.
 
 use std::ops::Range;
 
@@ -55,10 +55,9 @@ pub(super) fn lanczos_weights(table: &[[f32; 8]], fractions: &Values) -> [Values
     all
 }
 
-/// Samples with `N x N` taps, of which number `(N − 1)/2` is the pixel at or before the position
-/// moved by `shift`. It is one function for the compiler to vectorise, for each instruction set
-/// that [`pulp`] finds at run time. No operations are fused, so that all of them give the same
-/// bits.
+/// Samples with `N x N` taps, where number `(N − 1)/2` is the pixel at or before the position moved by
+/// `shift`. It is a single function so that the compiler can vectorise it, for each instruction set that
+/// [`pulp`] finds at run time. No operations are fused, so all instruction sets give the same bits.
 pub(super) struct Gather<'a, const N: usize, L, P, W, E> {
     pub(super) sampler: &'a PixelSampler<'a>,
     pub(super) lines: L,
@@ -88,7 +87,7 @@ where
             (self.lines).flat_map(|(start, line)| (start..).step_by(BATCH).zip(line.chunks(BATCH)))
         {
             let numbers = start..start + points.len();
-            // A batch that is not full repeats its last point.
+            // An incomplete batch repeats its last point.
             let points: [T; BATCH] = match points.try_into() {
                 Ok(full) => full,
                 Err(_) => repeat_last(points),
@@ -179,8 +178,8 @@ impl<const N: usize> Batch<N> {
             .wrapping_add(self.columns[i] as u32)
     }
 
-    /// The taps in `C` channels from `first` on, of which some are beyond the border. It is rarely
-    /// needed, and kept apart so that the compiler does not prepare for it.
+    /// The taps in `C` channels from `first` on, if some are beyond the border. It is rarely needed, and
+    /// separate so that the compiler does not optimise for it.
     #[cold]
     #[inline(never)]
     fn patches<const C: usize>(
@@ -250,8 +249,8 @@ fn combine<const N: usize, const C: usize>(
     let [wx, wy] = weights;
     let mut values = [[0.0; BATCH]; C];
     for first in (0..BATCH).step_by(4) {
-        // One test of an address for each position: that its taps lie in their window is the same
-        // for all, and tested above.
+        // Test one address per position: whether its taps lie in their window is the same for all positions,
+        // and was tested above.
         let mut windows: [&[f32]; 4] = [&[]; 4];
         for i in 0..4 {
             let start = starts[first + i] as usize;

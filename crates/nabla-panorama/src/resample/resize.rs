@@ -1,4 +1,4 @@
-//! Pictures and panoramas in another size: sums along the rows, then along the columns.
+//! Resizing pictures and panoramas: sums along the rows, then along the columns.
 
 use nabla_base::vector::add_scaled;
 use nabla_data::Raster;
@@ -9,14 +9,14 @@ use crate::erp::Erp;
 
 /// The taps of each output sample along one axis.
 struct Taps {
-    /// The first input sample; outside the picture where the axis wraps.
+    /// The first input sample, which is outside the picture if the axis wraps.
     starts: Vec<i64>,
     /// `[outputs, count]`.
     weights: Vec<f32>,
     count: usize,
 }
 
-/// Where output samples lie between input samples.
+/// The positions of output samples between input samples.
 #[derive(Clone, Copy, PartialEq)]
 enum Alignment {
     /// The outer edges of the outermost pixels coincide.
@@ -66,7 +66,7 @@ impl Taps {
             taps.iter_mut().for_each(|w| *w /= sum);
             rows.push((first, taps));
         }
-        // One number of taps for all: shorter rows get zeros, on the side where there is room.
+        // All rows have the same number of taps: shorter rows get zeros, on the side where there is room.
         let count = rows.iter().map(|(_, taps)| taps.len()).max().unwrap_or(0);
         let mut starts = Vec::with_capacity(output);
         let mut weights = Vec::with_capacity(output * count);
@@ -146,12 +146,12 @@ fn resize_plane(
     Ok(resize(picture, &rows, &columns, None))
 }
 
-/// Resizes an equirectangular panorama to `height` rows and `2 * height` columns; its filters go
-/// on at its other side and over its poles.
+/// Resizes an equirectangular panorama to `height` rows and `2 * height` columns; its filters continue on its
+/// other side and across its poles.
 ///
 /// # Errors
-/// If the picture is empty or not a panorama, the new size is none or too large for one
-/// ([`Erp::MAX_WIDTH`]), or the kernel is not finite.
+/// If the picture is empty or not a panorama, the new size is invalid or too large ([`Erp::MAX_WIDTH`]), or
+/// the kernel is not finite.
 ///
 /// ```
 /// use nabla_data::Raster;
@@ -178,7 +178,7 @@ pub fn resize_erp(
 fn resize(picture: &Raster, rows: &Taps, columns: &Taps, sphere: Option<Erp>) -> Raster {
     let [channels, height, width] = picture.shape();
     let (new_height, new_width) = (rows.starts.len(), columns.starts.len());
-    // The line goes on beyond its ends by as much as the taps reach.
+    // The line is extended beyond its ends as far as the taps reach.
     let left = columns.starts.iter().copied().min().unwrap_or(0).min(0);
     let right = columns.starts.iter().copied().max().unwrap_or(0) + columns.count as i64;
     let before = left.unsigned_abs() as usize;

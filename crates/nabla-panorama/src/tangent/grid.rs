@@ -1,4 +1,4 @@
-//! Where the planes of a grid touch the sphere, and that they cover it.
+//! Grids of tangent planes, and the check that they cover the sphere.
 
 use std::f64::consts::PI;
 
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::erp::{direction, longitude_latitude};
 use crate::gnomonic::{Axes, dot};
 
-/// A set of tangent planes that cannot be used.
+/// A set of tangent planes cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TangentGridError {
     /// There are no planes at all.
@@ -20,10 +20,10 @@ pub enum TangentGridError {
         /// The row, from 0.
         row: usize,
     },
-    /// There are more planes than is sensible.
+    /// There are too many planes.
     #[error("a tangent grid may have at most {} planes", TangentGrid::MAX_PLANES)]
     TooManyPlanes,
-    /// A latitude or a field of view out of its range.
+    /// A latitude or a field of view is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// The planes leave a hole.
@@ -39,9 +39,9 @@ pub enum TangentGridError {
     },
 }
 
-/// Where planes touch the sphere: rows of equal latitude, in each of which the planes stand at
-/// equal distances, `λ = (j + ½)·360/n − 180` degrees for `j = 0 … n − 1`. All planes are square
-/// and have the same field of view, and together they see the whole sphere.
+/// The points where planes touch the sphere: rows of equal latitude, in each of which the planes are evenly
+/// spaced, `λ = (j + ½)·360/n − 180` degrees for `j = 0 … n − 1`. All planes are square and have the same
+/// field of view, and together they see the whole sphere.
 ///
 /// ```
 /// use nabla_panorama::TangentGrid;
@@ -60,17 +60,17 @@ pub struct TangentGrid {
 }
 
 impl TangentGrid {
-    /// The greatest number of planes.
+    /// The maximum number of planes.
     pub const MAX_PLANES: usize = 1024;
-    /// The greatest field of view in degrees; at 180 a plane would be infinite.
+    /// The maximum field of view in degrees; at 180 a plane would be infinite.
     pub const MAX_FOV: f64 = 170.0;
 
     /// The grid of OmniSSR: rows at −67.5, −22.5, 22.5 and 67.5 degrees with 3, 6, 6 and 3 planes
     /// of 75 degrees.
     ///
-    /// With the true field of 75 degrees, 2.2 planes see a pixel on average. The published code
-    /// takes `h = F/2` instead of `tan(F/2)`, which is a true field of 66.4 degrees and 1.75
-    /// planes; the smallest without a hole is 65.6 (73.8 in its way of counting).
+    /// With the true field of 75 degrees, 2.2 planes see a pixel on average. The published code takes `h =
+    /// F/2` instead of `tan(F/2)`, which is a true field of 66.4 degrees and 1.75 planes; the smallest field
+    /// without a hole is 65.6 degrees (73.8 in the code's units).
     pub fn octadecaplex() -> Self {
         Self {
             rows: vec![(-67.5, 3), (-22.5, 6), (22.5, 6), (67.5, 3)],
@@ -122,8 +122,8 @@ impl TangentGrid {
     /// `fov` degrees.
     ///
     /// # Errors
-    /// If there are no planes or too many, a latitude or the field of view is out of range, or a
-    /// point of the sphere is seen by no plane (holes below 1e-4 radians are not looked for).
+    /// If there are no planes or too many, a latitude or the field of view is out of range, or no plane sees
+    /// some point of the sphere (holes below 1e-4 radians are not searched for).
     pub fn new(rows: Vec<(f64, usize)>, fov: f64) -> Result<Self, TangentGridError> {
         if rows.is_empty() {
             return Err(TangentGridError::NoRows);
@@ -166,7 +166,7 @@ impl TangentGrid {
         self.rows.iter().map(|&(_, columns)| columns).sum()
     }
 
-    /// Where the planes touch, row by row.
+    /// The points of contact of the planes, row by row.
     pub fn planes(&self) -> Vec<TangentPlane> {
         self.rows
             .iter()
@@ -181,11 +181,11 @@ impl TangentGrid {
 
     /// Whether planes of half field `h` (a tangent) see the whole sphere.
     ///
-    /// If they do not, the border of a hole consists of parts of the planes' borders, and it has
-    /// a corner: the corner of a plane or a point where two borders cross, which no plane has in
-    /// its inside. So only such points need a look, at what lies right around them.
+    /// If they do not, the border of a hole consists of parts of the planes' borders, and it has a corner:
+    /// the corner of a plane or a point where two borders cross, which is not inside any plane. So only the
+    /// immediate neighbourhood of such points needs to be checked.
     pub(super) fn check_coverage(&self, h: f64) -> Result<(), TangentGridError> {
-        /// How far around a corner to look, in radians; also the size of holes that are found.
+        /// The radius of this neighbourhood, in radians; also the minimum size of holes that are found.
         const NEAR: f64 = 1e-4;
         const LOOKS: usize = 32;
 
@@ -272,12 +272,12 @@ fn unit(d: [f64; 3]) -> [f64; 3] {
     d.map(|x| x / length)
 }
 
-/// Where a plane touches the sphere, in radians.
+/// The point where a plane touches the sphere, in radians.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TangentPlane {
-    /// Of the centre, in `[−π, π)`.
+    /// The longitude of the centre, in `[−π, π)`.
     pub longitude: f64,
-    /// Of the centre, in `[−π/2, π/2]`.
+    /// The latitude of the centre, in `[−π/2, π/2]`.
     pub latitude: f64,
 }
 
@@ -288,8 +288,8 @@ impl TangentPlane {
         unit(Axes::new(self.longitude, self.latitude).direction(x, y))
     }
 
-    /// The point `(x, y)` of the plane that is seen in a longitude and latitude in radians, or
-    /// nothing if it lies on the other half of the sphere.
+    /// The point `(x, y)` of the plane that is seen in a longitude and latitude in radians, or `None` if it
+    /// lies on the other half of the sphere.
     ///
     /// ```
     /// use nabla_panorama::TangentPlane;

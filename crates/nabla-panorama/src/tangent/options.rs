@@ -1,4 +1,4 @@
-//! The options of a projection, and why it cannot be set up.
+//! The options of a projection, and its errors.
 
 use nabla_base::range::OutOfRange;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use super::TangentGridError;
 use crate::erp::{Erp, ErpError};
 use crate::resample::{Interpolation, ResampleError};
 
-/// Where the samples of panorama and planes lie.
+/// The positions of the samples of panorama and planes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Convention {
@@ -22,7 +22,7 @@ pub enum Convention {
     Official,
 }
 
-/// How much each plane counts where several see a pixel, by its plane coordinates `(u, v)`.
+/// The weight of each plane if several see a pixel, by its plane coordinates `(u, v)`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blend {
@@ -31,9 +31,9 @@ pub enum Blend {
         /// In squared plane widths; 0.01 in the paper.
         variance: f32,
     },
-    /// `(1 − |u|)(1 − |v|)`: falls to 0 at the border, so that no border shows.
+    /// `(1 − |u|)(1 − |v|)`: falls to 0 at the border, so that no border is visible.
     Feather,
-    /// All planes alike.
+    /// Equal weights for all planes.
     Uniform,
 }
 
@@ -48,12 +48,12 @@ impl Default for Blend {
     }
 }
 
-/// How to go between panorama and planes.
+/// The options of projections between panorama and planes.
 ///
-/// The default kernel is [`Interpolation::BICUBIC_SHARP`], `a = −0.75`: to 18 planes and back it loses less
-/// of a photograph than Keys' `a = −0.5`, which is the more exact one on what is smooth; the numbers are in
-/// the book, under *Backends, Geometry*. [OmniSSR](crate::omnissr), whose results were measured with it, has
-/// Keys'.
+/// The default kernel is [`Interpolation::BICUBIC_SHARP`], `a = −0.75`: to 18 planes and back, it loses less
+/// of a photograph than Keys' `a = −0.5`, which is more accurate for smooth pictures; the numbers are in the
+/// book, under *Backends, Geometry*. [OmniSSR](crate::omnissr) uses Keys' kernel, with which its results were
+/// measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TangentOptions {
@@ -61,7 +61,7 @@ pub struct TangentOptions {
     pub to_tangent: Interpolation,
     /// Interpolation of the planes on the way to the panorama. Default: bicubic, `a = −0.75`.
     pub to_erp: Interpolation,
-    /// Where samples lie. Default: pixel centres.
+    /// The positions of the samples. Default: pixel centres.
     pub convention: Convention,
     /// The factor, at least 1, by which panorama and planes are enlarged before each projection
     /// (bicubic, `a = −0.5`). Default: 1; the paper needs 4.
@@ -77,7 +77,7 @@ impl Default for TangentOptions {
 }
 
 impl TangentOptions {
-    /// One kernel on both ways, and the defaults otherwise.
+    /// The same kernel in both directions, with defaults for everything else.
     pub fn of(interpolation: Interpolation) -> Self {
         Self {
             to_tangent: interpolation,
@@ -88,7 +88,7 @@ impl TangentOptions {
         }
     }
 
-    /// What the published code does: its lattices, interpolation and fourfold enlargement.
+    /// The options of the published code: its lattices, interpolation and fourfold enlargement.
     pub fn official() -> Self {
         Self {
             to_tangent: Interpolation::BICUBIC_SHARP,
@@ -100,7 +100,7 @@ impl TangentOptions {
     }
 }
 
-/// A projection that cannot be set up, or pictures that do not belong to it.
+/// A projection cannot be set up, or pictures do not fit it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TangentError {
     /// The planes leave a hole in this convention.
@@ -124,24 +124,24 @@ pub enum TangentError {
         /// The factor of enlargement.
         pre_upsample: usize,
     },
-    /// The factor of enlargement, or the variance of the blending weights, out of its range.
+    /// The factor of enlargement, or the variance of the blending weights, is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// The panorama has another size than the projection.
+    /// The size of the panorama is not that of the projection.
     #[error(
         "the projection is for panoramas of {} x {}, but this picture is {width} x {height}",
         expected.width(),
         expected.height()
     )]
     WrongPanorama {
-        /// What the projection is for.
+        /// The size of the projection.
         expected: Erp,
         /// Rows.
         height: usize,
         /// Columns.
         width: usize,
     },
-    /// There are not as many planes as the grid has.
+    /// The number of planes is not that of the grid.
     #[error("the grid has {expected} planes, but {found} were given")]
     WrongPlaneCount {
         /// Planes of the grid.
@@ -149,10 +149,10 @@ pub enum TangentError {
         /// Planes given.
         found: usize,
     },
-    /// A plane has another shape than it should.
+    /// A plane has the wrong shape.
     #[error("plane {index} has the shape {found:?}, but it should have {expected:?}")]
     WrongPlane {
-        /// Its place in the list.
+        /// Its index in the list.
         index: usize,
         /// `[channels, size, size]`.
         expected: [usize; 3],

@@ -1,4 +1,4 @@
-//! Which planes see a pixel of the panorama, and with what weight.
+//! The planes that see a pixel of the panorama, and their weights.
 
 use nabla_base::range;
 use wide::{f32x8, i32x8};
@@ -15,7 +15,7 @@ pub(super) enum Window {
     All,
 }
 
-/// What a plane sees of a row of the panorama: the columns, where in the plane, and their weights.
+/// The part of a panorama row that a plane sees: the columns, their positions in the plane, and their weights.
 #[derive(Default)]
 pub(super) struct Sightings {
     pub(super) columns: Vec<u32>,
@@ -25,9 +25,9 @@ pub(super) struct Sightings {
 }
 
 impl Sightings {
-    /// Forgets everything, and makes room for `width` columns.
+    /// Clears everything, and reserves space for `width` columns.
     pub(super) fn clear(&mut self, width: usize) {
-        // One more, as what is not seen is written, too, before it is passed over.
+        // One more, because unseen pixels are also written before they are skipped.
         self.columns.resize(width + 1, 0);
         self.positions.resize(width + 1, [0; 2]);
         self.weights.resize(width + 1, 0.0);
@@ -47,8 +47,7 @@ impl Sightings {
     }
 }
 
-/// Finds which of some columns of a row a plane sees, as one function for the compiler to
-/// vectorise.
+/// Finds the columns of a row that a plane sees, in a single function so that the compiler can vectorise it.
 pub(super) struct Scan<'a> {
     /// Sine and cosine of the longitude from the centre of the plane.
     pub(super) turns: &'a [[f32; 2]],
@@ -105,7 +104,7 @@ impl pulp::WithSimd for Scan<'_> {
                 Weight::Uniform => one,
             };
             let (px, py, own) = (px.to_array(), py.to_array(), own.to_array());
-            // What is not seen is written, too, and passed over by not moving on.
+            // Unseen pixels are also written, and skipped by not advancing.
             for i in 0..turns.len() {
                 columns[*len] = column;
                 positions[*len] = [px[i], py[i]];
@@ -142,8 +141,8 @@ pub(super) fn exp2(x: f32x8) -> f32x8 {
     series * f32x8::new(power.to_array().map(|bits| f32::from_bits(bits as u32)))
 }
 
-/// Blending weights by plane coordinates; they are positive everywhere, so that a pixel that one
-/// plane sees in its corner has a value.
+/// Blending weights by plane coordinates; they are positive everywhere, so that a pixel seen only in the
+/// corner of one plane has a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Weight {
     /// `2^(exponent (u² + v²))`.
