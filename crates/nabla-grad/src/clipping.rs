@@ -2,12 +2,11 @@
 //!
 //! ```text
 //! norm    g ← g · min(1, c/(‖g‖₂ + 1e-6))     ‖g‖₂ over all parameters together
-//! value   g ← min(max(g, −c), c)              each number by itself
+//! value   g ← min(max(g, −c), c)              each number separately
 //! ```
 //!
-//! Burn's own clipping by norm takes each parameter by itself, which changes the direction of the
-//! whole gradient; this one does not. Both are those of PyTorch (`clip_grad_norm_`,
-//! `clip_grad_value_`).
+//! Burn's own clipping by norm limits each parameter separately, which changes the direction of the whole
+//! gradient; this one does not. Both match PyTorch (`clip_grad_norm_`, `clip_grad_value_`).
 //!
 //! Source: Pascanu, Mikolov, Bengio, *On the difficulty of training Recurrent Neural Networks*, 2012,
 //! arXiv 1211.5063.
@@ -35,7 +34,7 @@ impl ModuleVisitor for Squares<'_> {
     }
 }
 
-/// What is done to each number of a module's gradients.
+/// The operation applied to each number of a module's gradients.
 struct Change<'a> {
     gradients: &'a mut GradientsParams,
     change: Limit,
@@ -62,7 +61,7 @@ impl ModuleVisitor for Change<'_> {
 /// The Euclidean norm of all gradients of `module` together; 0 if there are none.
 ///
 /// # Errors
-/// If it cannot be read from the device.
+/// If the norm cannot be read from the device.
 pub fn gradient_norm<M: Module>(
     module: &M,
     gradients: &GradientsParams,
@@ -83,7 +82,7 @@ pub fn gradient_norm<M: Module>(
         .map_err(|e| ClippingError(e.to_string()))
 }
 
-/// Limits the norm of all gradients together to `limit` (0 for no limit), and returns what it was.
+/// Limits the norm of all gradients together to `limit` (0 for no limit), and returns the norm before.
 ///
 /// # Errors
 /// If the norm cannot be read from the device.

@@ -1,16 +1,16 @@
-//! Compressors: fewer bits for a gradient, and the constants that convergence theory asks for.
+//! Compressors: fewer bits for a gradient, with the constants that convergence theory needs.
 //!
-//! A worker that sends `C(x)` instead of `x` to the others trains as fast as the network between
-//! them allows, and how many more steps it needs depends on one number, over all `x ∈ Rᵈ`:
+//! A worker that sends `C(x)` to the others instead of `x` needs less of the network between them, but more
+//! steps. How many more depends on one constant, which holds for all `x ∈ Rᵈ`:
 //!
 //! ```text
 //! unbiased:     E C(x) = x,  E‖C(x) − x‖² ≤ ω ‖x‖²          (Constant::Variance)
 //! contraction:               E‖C(x) − x‖² ≤ (1 − δ) ‖x‖²     (Constant::Contraction)
 //! ```
 //!
-//! An unbiased compressor can replace a gradient as it is. A contraction is biased and needs
-//! [error feedback](crate::error_feedback), which adds what was left out to the next step. `C / (1 + ω)` makes a contraction with
-//! `δ = 1 / (1 + ω)` of an unbiased one.
+//! An unbiased compressor can replace a gradient as it is. A contraction is biased and needs [error
+//! feedback](crate::error_feedback), which adds what was left out to the next step. Dividing an unbiased
+//! compressor by `1 + ω` makes it a contraction with `δ = 1 / (1 + ω)`.
 //!
 //! | Compressor | What it sends | Constant | Bits |
 //! |---|---|---|---|
@@ -21,15 +21,15 @@
 //! | [`Natural`] | powers of two | `ω = 1/8` | `9 d` |
 //! | [`Identity`] | `x` | `ω = 0` | `32 d` |
 //!
-//! The constant of [`ScaledSign`] is that of the worst `x`, with one element that is not zero. For a
+//! The constant of [`ScaledSign`] is for the worst `x`, which has a single nonzero element. For a
 //! given `x` its contraction is exactly `‖x‖₁² / (d ‖x‖²)`, which is 2/π for Gaussian elements.
 //!
-//! [`Compressed::to_bytes`] packs a message into as many bits as the table says, behind a header of 18
-//! bytes, and [`Compressed::from_bytes`] reads it.
+//! [`Compressed::to_bytes`] packs a message into the number of bits in the table, after a header of 18 bytes,
+//! and [`Compressed::from_bytes`] reads it.
 //!
-//! Everything happens on the host, where the message is sent from. Every compressor draws from the
-//! noise that it is given, one number per element and in their order, so that a seed gives the same
-//! message on every device and with any number of threads.
+//! Everything happens on the host, from which the message is sent. Every compressor draws from the noise
+//! passed to it, one number per element in order, so a seed gives the same message on every device and with
+//! any number of threads.
 //!
 //! Sources: Stich, Cordonnier, Jaggi, *Sparsified SGD with Memory*, NeurIPS 2018, arXiv 1809.07599,
 //! definition 2.1 and appendix A (RandK, TopK); Karimireddy et al., *Error Feedback Fixes SignSGD
@@ -53,27 +53,27 @@ pub use wire::WireError;
 /// Why a vector cannot be compressed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CompressorError {
-    /// A number of elements or levels out of its range.
+    /// The number of elements or levels is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// A vector without elements.
+    /// The vector has no elements.
     #[error("the vector must have at least one element")]
     Empty,
-    /// An element that is infinite or not a number.
+    /// An element is infinite or not a number.
     #[error("the vector must be finite, but element {index} is {value}")]
     NotFinite {
-        /// Its place.
+        /// Its position.
         index: usize,
         /// Its value.
         value: f32,
     },
-    /// A number of the message that is larger than an f32 can be.
+    /// A number of the message is too large for an f32.
     #[error("the vector is too large: its {what} is more than 3.4e38, the largest f32")]
     Overflow {
-        /// Norm or rounded element.
+        /// The norm, or the rounded element.
         what: &'static str,
     },
-    /// An index of a sparse message that is no place of the vector, or not above the one before.
+    /// An index of a sparse message is outside the vector, or not above the index before it.
     #[error(
         "the indices of a sparse message must rise and lie below {dimension}, but there is {index}"
     )]
@@ -98,8 +98,8 @@ pub enum Constant {
 }
 
 impl Constant {
-    /// `δ` of the compressor used with error feedback: its own, or `1 / (1 + ω)` of an unbiased one
-    /// divided by `1 + ω`.
+    /// The `δ` of the compressor in error feedback: its own, or `1 / (1 + ω)` for an unbiased compressor,
+    /// which is then divided by `1 + ω`.
     pub fn contraction(self) -> f64 {
         match self {
             Self::Variance(omega) => 1.0 / (1.0 + omega),
@@ -136,7 +136,7 @@ pub trait Compressor {
         noise: &mut SeededNoise,
     ) -> Result<Compressed, CompressorError>;
 
-    /// What the compressor guarantees for vectors of `dimension` elements.
+    /// Returns the constant that the compressor guarantees for vectors of `dimension` elements.
     fn constant(&self, dimension: usize) -> Constant;
 }
 
@@ -168,7 +168,7 @@ impl<C: Compressor + ?Sized> Compressor for Box<C> {
     }
 }
 
-/// A compressed vector: the message that is sent.
+/// A compressed vector, which is the message to send.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Compressed {
     dimension: usize,
@@ -177,7 +177,7 @@ pub struct Compressed {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Form {
-    /// Elements in rising order of their indices.
+    /// Elements in increasing order of their indices.
     Sparse {
         indices: Vec<usize>,
         values: Vec<f32>,
@@ -199,12 +199,12 @@ enum Form {
 }
 
 impl Compressed {
-    /// The message that has some elements of a vector of `dimension`, for a compressor of one's own.
+    /// Creates a message with some elements of a vector of length `dimension`, for your own compressors.
     ///
-    /// - `indices`: rising; `values`: as many
+    /// - `indices`: in increasing order; `values`: one per index
     ///
     /// # Errors
-    /// If an index does not rise or is too high, or a value is not finite.
+    /// If an index is too high or not above the one before it, or a value is not finite.
     ///
     /// ```
     /// use nabla_grad::compressor::Compressed;
@@ -239,10 +239,10 @@ impl Compressed {
         })
     }
 
-    /// The message that has every element of a vector, for a compressor of one's own that changes them.
+    /// Creates a message with every element of a vector, for your own compressors that change the elements.
     ///
     /// # Errors
-    /// If there are none, or one is not finite.
+    /// If there are no elements, or one is not finite.
     pub fn of_dense(values: Vec<f32>) -> Result<Self, CompressorError> {
         let values = checked(values)?;
         Ok(Self {
@@ -256,7 +256,7 @@ impl Compressed {
         self.dimension
     }
 
-    /// The indices that were sent, in rising order, and their values, if the message is sparse.
+    /// The indices that were sent, in increasing order, and their values, if the message is sparse.
     pub fn sparse(&self) -> Option<(&[usize], &[f32])> {
         match &self.form {
             Form::Sparse { indices, values } => Some((indices, values)),
@@ -264,13 +264,13 @@ impl Compressed {
         }
     }
 
-    /// What the receiver takes for the vector, `[d]`, in f32.
+    /// The vector as the receiver reconstructs it, `[d]`, in f32.
     pub fn decompress(&self, device: &Device) -> Tensor<1> {
         Tensor::from_data(TensorData::new(self.values(), [self.dimension]), device)
     }
 
-    /// The message for the vector times `factor`, but for the rounding of its numbers. Powers of two
-    /// stay as they are: no factor leaves all of them powers.
+    /// The message for the vector times `factor`, up to rounding. A message of powers of two is left
+    /// unscaled, since its numbers would no longer be powers of two.
     pub(crate) fn scaled(mut self, factor: f64) -> Self {
         let scale = |value: &mut f32| *value = (f64::from(*value) * factor) as f32;
         match &mut self.form {
@@ -308,9 +308,9 @@ impl Compressed {
         }
     }
 
-    /// The size of the message in a code of fixed length: 32 bits for a number, as many for an index
-    /// or a level as tell all of them apart. The length `d` and the kind are known to both sides in
-    /// theory; [`size_in_bytes`](Self::size_in_bytes) counts them too.
+    /// The size of the message in a code of fixed length: 32 bits for a number, and for an index or a level
+    /// the bits that distinguish all of them. In theory both sides know the length `d` and the kind;
+    /// [`size_in_bytes`](Self::size_in_bytes) counts these too.
     pub fn size_in_bits(&self) -> u64 {
         let dimension = self.dimension as u64;
         match &self.form {
@@ -333,7 +333,7 @@ fn bits_for(count: u64) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
 
-/// The elements, if there are any and all are finite.
+/// The elements, checked to exist and to be finite.
 fn elements(vector: &Tensor<1>) -> Result<Vec<f32>, CompressorError> {
     let values = vector
         .try_to_vec_as::<f32>()
@@ -341,7 +341,7 @@ fn elements(vector: &Tensor<1>) -> Result<Vec<f32>, CompressorError> {
     checked(values)
 }
 
-/// `values`, if there are any and all are finite.
+/// `values`, checked to exist and to be finite.
 fn checked(values: Vec<f32>) -> Result<Vec<f32>, CompressorError> {
     if values.is_empty() {
         return Err(CompressorError::Empty);
@@ -378,7 +378,7 @@ impl Compressor for Identity {
 }
 
 /// `K` elements drawn without replacement, times `d/K`: `C(x) = d/K Σ_{i ∈ S} x_i e_i`. Its variance
-/// is `(d/K − 1) ‖x‖²` for every `x`. All elements if the vector has no more than `K`.
+/// is `(d/K − 1) ‖x‖²` for every `x`. All elements are kept if the vector has no more than `K`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandK {
     k: usize,
@@ -427,7 +427,7 @@ impl Compressor for RandK {
     }
 }
 
-/// The `K` elements of largest magnitude; of equal ones, those of smaller index. All elements if the
+/// The `K` elements of largest magnitude; among equals, the smaller index wins. All elements are kept if the
 /// vector has no more than `K`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopK {
@@ -502,19 +502,19 @@ impl Compressor for ScaledSign {
     }
 }
 
-/// Stochastic rounding to `s` levels of the norm: `C(x)_i = ‖x‖₂ sign(x_i) ξ_i`, where `ξ_i` is one
-/// of both multiples of `1/s` around `|x_i| / ‖x‖₂`, the nearer the likelier, so that its mean is
-/// right. With one level it is ternary.
+/// Stochastic rounding to `s` levels of the norm: `C(x)_i = ‖x‖₂ sign(x_i) ξ_i`, where `ξ_i` is one of the
+/// two multiples of `1/s` around `|x_i| / ‖x‖₂`. The nearer one is more likely, so that the mean is exact.
+/// With one level the message is ternary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Qsgd {
     levels: u32,
 }
 
 impl Qsgd {
-    /// The largest number of levels: beyond it, f32 is as exact.
+    /// The largest number of levels; with more, f32 itself would be as accurate.
     const HIGHEST: u32 = 1 << 23;
 
-    /// With `s` levels beside 0, from 1 to 2²³.
+    /// Creates the compressor with `s` levels besides 0, from 1 to 2²³.
     ///
     /// # Errors
     /// If the number is out of that range.
@@ -533,8 +533,8 @@ impl Compressor for Qsgd {
         let x = elements(vector)?;
         let squares = x.iter().map(|&value| f64::from(value).powi(2));
         let norm = squares.sum::<f64>().sqrt();
-        // The norm is sent as an f32. Rounded up, no element is above the highest level, and as the
-        // levels are shares of the number that is sent, the mean stays exact.
+        // The norm is sent as an f32. Rounding it up keeps every element within the highest level. The mean
+        // stays exact, since levels are fractions of the number that is sent.
         let mut scale = norm as f32;
         if f64::from(scale) < norm {
             scale = scale.next_up();
@@ -570,18 +570,18 @@ impl Compressor for Qsgd {
     }
 }
 
-/// Stochastic rounding to one of both powers of two around each element, the nearer the likelier, so
-/// that its mean is right: an f32 without its mantissa.
+/// Stochastic rounding to one of the two powers of two around each element, which is an f32 without its
+/// mantissa. The nearer one is more likely, so that the mean is exact.
 ///
-/// Below 2⁻¹²⁶, where f32 has no powers with a full exponent, both are 0 and 2⁻¹²⁶: unbiased too,
-/// with a variance of at most 2⁻²⁵⁴ per such element beside `‖x‖² / 8`.
+/// Below 2⁻¹²⁶, where f32 has no normal powers, the two are 0 and 2⁻¹²⁶. This is unbiased too; each such
+/// element adds a variance of at most 2⁻²⁵⁴ to `‖x‖² / 8`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Natural;
 
 /// The bits of an f32's mantissa.
 const MANTISSA: u32 = 23;
 
-/// The power of two of a code: its sign and the exponent field of an f32.
+/// The power of two of a code, which is the sign and the exponent field of an f32.
 fn power(code: i16) -> f32 {
     let magnitude = f32::from_bits(u32::from(code.unsigned_abs()) << MANTISSA);
     if code < 0 { -magnitude } else { magnitude }
@@ -596,8 +596,7 @@ impl Compressor for Natural {
         let x = elements(vector)?;
         let round = |&value: &f32| {
             let uniform: f64 = noise.random();
-            // The exponent field of a finite f32 is at most 254; that of the power above, 255, is
-            // the one of infinity.
+            // The exponent field of a finite f32 is at most 254. The next value, 255, means infinity.
             let lower = (value.abs().to_bits() >> MANTISSA) as i16;
             let (below, above) = (power(lower), power(lower + 1));
             let up = if above.is_finite() {

@@ -1,46 +1,45 @@
 //! Products with curvature matrices: the Hessian, the Gauss-Newton matrix and the empirical Fisher.
 //!
-//! A curvature matrix of `d` parameters has `d²` entries and is never written down. What is needed
-//! of it (steps, [traces](crate::trace), [spectra](crate::spectrum)) is reached through products
-//! with vectors, which a [`CurvatureOperator`] gives.
+//! A curvature matrix of `d` parameters has `d²` entries and is never formed. Steps, [traces](crate::trace)
+//! and [spectra](crate::spectrum) need only its products with vectors, which a [`CurvatureOperator`]
+//! computes.
 //!
-//! Burn cannot differentiate a gradient again, so that Pearlmutter's exact product is out of reach.
-//! What there is instead:
+//! Burn cannot differentiate a gradient again, so Pearlmutter's exact product is out of reach. These are
+//! available instead:
 //!
 //! ```text
 //! Hessian           H v ≈ (∇L(θ + rv) − ∇L(θ − rv)) / 2r                     error r²/6 ∂³(∇L)[v,v,v]
 //!                   H v ≈ (8 (∇L(θ + rv) − ∇L(θ − rv))
 //!                          − (∇L(θ + 2rv) − ∇L(θ − 2rv))) / 12r              error r⁴/30 ∂⁵(∇L)[v,…]
-//! Gauss-Newton      G v = Jᵀ H_z (J v),  J v as above from the outputs z(θ),  Jᵀ by exact backwards
+//! Gauss-Newton      G v = Jᵀ H_z (J v),  J v as above from the outputs z(θ),  Jᵀ by an exact backward pass
 //! empirical Fisher  F v = 1/n Σ_i g_i (g_iᵀ v) + λ v                          exact
 //! ```
 //!
-//! **Every product states its error** ([`CurvatureOperator::apply_with_error`]), and what is made of
-//! products (eigenpairs, traces, densities) carries it on. To the truncation error comes rounding,
-//! of the order `ε ‖∇L‖ / r` (`ε` is the precision of the numbers), which grows as `r` shrinks, and, where
-//! the loss has kinks (ReLU, max-pooling), the jump of the gradient at those between `θ − rv` and
-//! `θ + rv`, over `2r`. What is wanted there is the Hessian of the piece in which `θ` lies, so the step
-//! must end before the next kink. All three show in the differences themselves, and
-//! [`Step::Automatic`] chooses the step by them, for every product; [`difference`] says how.
+//! **Every product states its error** ([`CurvatureOperator::apply_with_error`]), and everything computed from
+//! products (eigenpairs, traces, densities) passes it on. Besides truncation there are two more errors.
+//! Rounding adds an error of the order `ε ‖∇L‖ / r` (`ε` is the precision of the numbers), which grows as `r`
+//! shrinks. And where the loss has kinks (ReLU, max-pooling), each kink between `θ − rv` and `θ + rv` adds
+//! the jump of the gradient there, over `2r`. The Hessian meant here is that of the smooth piece in which `θ`
+//! lies, so the step must end before the next kink. All three errors can be seen in the differences
+//! themselves, and [`Step::Automatic`] uses them to choose the step for every product; [`difference`]
+//! explains how.
 //!
-//! **Cost.** A product takes 4 evaluations where the first step will do (6 of fourth order), two more
-//! for every time that the step is halved or doubled, and at most 2 [`MOST_STEPS`] = 32. How exact it
-//! becomes depends on the precision: with `f32` about `1e-4` of the norm where the loss is smooth
-//! (`1e-5` of fourth order), and less the nearer the kinks; a network of many thousand ReLUs has one
-//! every `1e-4`. **With `f64` both troubles vanish**: cast module and data
-//! ([`crate::flat::with_float_type`]) where the size allows it.
+//! **Cost.** A product takes 4 evaluations if the first step is good enough (6 at fourth order), two more
+//! each time the step is halved or doubled, and at most 2 [`MOST_STEPS`] = 32. Its error depends on the
+//! precision: with `f32` about `1e-4` of the norm where the loss is smooth (`1e-5` at fourth order), and more
+//! the nearer the kinks are; a network with many thousands of ReLUs has a kink every `1e-4`. **With `f64`
+//! both problems vanish**: cast module and data ([`crate::flat::with_float_type`]) where the size allows it.
 //!
-//! All of it takes the loss to be a fixed function of the parameters: no dropout, no statistics that
-//! are updated on the way. [`ModuleLoss`] refuses both by the name of the layer;
-//! [`crate::training_mode`] holds them still.
-//! A gradient in `f64` is only as good as Burn's: the backward of a division by a number rounds its
-//! inverse to `f32` (Burn 0.22), the multiplication by that inverse does not.
+//! All of this assumes that the loss is a fixed function of the parameters: no dropout, and no statistics
+//! that are updated on the way. [`ModuleLoss`] refuses both and names the layer; [`crate::training_mode`]
+//! keeps them fixed. A gradient in `f64` is only as good as Burn's: the backward pass of a division by a
+//! number rounds the inverse to `f32` (Burn 0.22), while a multiplication by that inverse does not.
 //!
-//! Sources: Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994 (which states the
-//! difference and its trouble); Schraudolph, *Fast Curvature Matrix-Vector Products for
-//! Second-Order Gradient Descent*, 2002 (the Gauss-Newton product); Nocedal, Wright, *Numerical
-//! Optimization*, 2006, section 8.1; Moré, Wild, *Estimating Computational Noise*, 2011; Kunstner, Balles, Hennig, *Limitations of the
-//! Empirical Fisher Approximation*, 2019, arXiv 1905.12558 (what the Fisher is not).
+//! Sources: Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994 (which describes the difference and
+//! its problems); Schraudolph, *Fast Curvature Matrix-Vector Products for Second-Order Gradient Descent*,
+//! 2002 (the Gauss-Newton product); Nocedal, Wright, *Numerical Optimization*, 2006, section 8.1; Moré, Wild,
+//! *Estimating Computational Noise*, 2011; Kunstner, Balles, Hennig, *Limitations of the Empirical Fisher
+//! Approximation*, 2019, arXiv 1905.12558 (what the Fisher is not).
 
 use std::error::Error;
 
@@ -62,10 +61,10 @@ pub use difference::{Difference, DifferenceConfig, MOST_STEPS, Order, Step};
 pub use gauss_newton::{GaussNewton, ModuleOutputs, OutputFunction, OutputLoss};
 pub use hessian::{GradientField, Hessian, ModuleLoss};
 
-/// Why a product cannot be formed.
+/// The reason why a product cannot be formed.
 #[derive(Debug, thiserror::Error)]
 pub enum CurvatureError {
-    /// A vector of another length than the operator's.
+    /// The length of a vector is not the operator's dimension.
     #[error("the {what} has {found} elements, but {expected} are expected")]
     Dimension {
         /// The vector.
@@ -75,7 +74,7 @@ pub enum CurvatureError {
         /// The vector's.
         found: usize,
     },
-    /// A matrix that is not square.
+    /// The matrix is not square.
     #[error("the matrix has {rows} rows and {columns} columns, but it must be square")]
     NotSquare {
         /// Its rows.
@@ -83,28 +82,28 @@ pub enum CurvatureError {
         /// Its columns.
         columns: usize,
     },
-    /// A number out of its range.
+    /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// The numbers are not of floating point.
+    /// The numbers are not floating-point numbers.
     #[error("the parameters are of the type {0:?}, but they must be floating point numbers")]
     NotFloat(DType),
-    /// A loss or outputs without a recorded graph.
+    /// The loss or the outputs have no recorded graph.
     #[error(
         "the {what} has no gradient: compute it from the parameters, with a module on an autodiff \
          device (`device.autodiff()`)"
     )]
     NoGradient {
-        /// Loss or outputs.
+        /// The loss or the outputs.
         what: &'static str,
     },
-    /// A result that is not finite.
+    /// A result is not finite.
     #[error("the {what} is not finite")]
     NotFinite {
         /// The result.
         what: &'static str,
     },
-    /// A layer whose output for one example depends on the others.
+    /// The output of a layer for one example depends on the other examples.
     #[error(
         "{layer} normalises by the batch, which is not a fixed function of the parameters: freeze it \
          with `training_mode::freeze_norms`, and take `ParameterLayout::trainable`"
@@ -113,7 +112,7 @@ pub enum CurvatureError {
         /// The layer.
         layer: TrainingLayer,
     },
-    /// Layers that draw anew in every pass.
+    /// Layers draw new random numbers in every pass.
     #[error(
         "the same parameters give two different results, because {} is in training mode: freeze it with \
          `training_mode::freeze_layers`",
@@ -123,7 +122,7 @@ pub enum CurvatureError {
         /// All layers in training mode.
         layers: Vec<TrainingLayer>,
     },
-    /// A function that is not one.
+    /// Two evaluations at the same point differ.
     #[error(
         "the {what} at the same parameters differs by {change:.1e} of its norm when it is evaluated \
          again: it must not depend on random numbers, nor on what was evaluated before"
@@ -131,10 +130,10 @@ pub enum CurvatureError {
     Random {
         /// What is evaluated.
         what: &'static str,
-        /// By which share.
+        /// The relative difference.
         change: f64,
     },
-    /// Statistics that an evaluation changes.
+    /// An evaluation changes statistics.
     #[error(
         "evaluating the function changes `{name}`, so it is not a fixed function of the parameters: \
          keep the statistics of normalisations fixed"
@@ -143,7 +142,7 @@ pub enum CurvatureError {
         /// Name of the tensor.
         name: String,
     },
-    /// A layout with tensors that have no gradient.
+    /// The layout contains tensors that have no gradient.
     #[error(
         "`{name}` is part of the layout but has no gradient, so there is no curvature along it: take \
          `ParameterLayout::trainable`"
@@ -152,16 +151,16 @@ pub enum CurvatureError {
         /// Name of the tensor.
         name: String,
     },
-    /// The empirical Fisher of nothing.
+    /// There are no examples for the empirical Fisher.
     #[error("the empirical Fisher matrix needs at least one example")]
     NoExamples,
-    /// Flat vectors and modules.
+    /// An error of flat vectors and modules.
     #[error(transparent)]
     Flat(#[from] FlatError),
     /// A value cannot be read back from the device.
     #[error("cannot read from the device: {0}")]
     Device(String),
-    /// A function that someone else wrote.
+    /// An error of your own function.
     #[error("the operator's function failed: {0}")]
     Function(#[source] Box<dyn Error + Send + Sync>),
 }
@@ -171,7 +170,7 @@ pub enum CurvatureError {
 pub struct Product {
     /// `A v`, `[dim]`.
     pub values: Vec<f64>,
-    /// `‖values − A v‖₂` at most; 0 for a product that is exact but for rounding in the operator's
+    /// An upper bound of `‖values − A v‖₂`; 0 for a product that is exact up to rounding in the operator's
     /// own type.
     pub error: f64,
 }
@@ -183,19 +182,19 @@ impl Product {
     }
 }
 
-/// A symmetric matrix that is known by its products with vectors.
+/// A symmetric matrix that is known only through its products with vectors.
 ///
 /// The methods that take one ([`crate::trace`], [`crate::spectrum`]) draw their probes and do their
 /// own arithmetic on the host in `f64`, in an order that does not depend on the number of threads;
 /// their results are as reproducible as [`apply`](Self::apply).
 pub trait CurvatureOperator {
-    /// Number of rows, which is that of columns.
+    /// The number of rows, which is also the number of columns.
     fn dim(&self) -> usize;
 
-    /// Where vectors to be multiplied must live.
+    /// The device of the vectors to be multiplied.
     fn device(&self) -> Device;
 
-    /// The type of their numbers. `f32` unless an implementation says otherwise.
+    /// The type of their numbers. `f32` unless the implementation overrides this.
     fn dtype(&self) -> DType {
         DType::F32
     }
@@ -203,7 +202,7 @@ pub trait CurvatureOperator {
     /// `A v`, `[dim]`, for `v` `[dim]`.
     ///
     /// # Errors
-    /// If `v` has not `dim` elements, or the product cannot be formed.
+    /// If `v` does not have `dim` elements, or the product cannot be formed.
     fn apply(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError>;
 
     /// `A v` for a vector on the host.
@@ -224,8 +223,8 @@ pub trait CurvatureOperator {
         }
     }
 
-    /// `A v` for a vector on the host, with a bound of its error: what the methods that estimate
-    /// something from products use. By default the product is taken to be exact.
+    /// `A v` for a vector on the host, with a bound of its error. The methods that estimate something from
+    /// products use this. The default implementation states that the product is exact.
     ///
     /// # Errors
     /// As [`apply_values`](Self::apply_values).
@@ -260,14 +259,14 @@ impl<A: CurvatureOperator + ?Sized> CurvatureOperator for &A {
     }
 }
 
-/// A matrix that is written down, `[dim, dim]`.
+/// A matrix given by its entries, `[dim, dim]`.
 #[derive(Clone, Debug)]
 pub struct DenseOperator {
     matrix: Tensor<2>,
 }
 
 impl DenseOperator {
-    /// Takes the matrix, `[dim, dim]`. That it is symmetric is not checked.
+    /// Takes the matrix, `[dim, dim]`. Symmetry is not checked.
     ///
     /// # Errors
     /// If it is not square.
@@ -338,14 +337,14 @@ where
         }
     }
 
-    /// The same with vectors of another type of numbers.
+    /// Returns the same operator for vectors with another type of numbers.
     pub fn with_dtype(mut self, dtype: DType) -> Self {
         self.dtype = dtype;
         self
     }
 
-    /// The same for products that are off by `share` of their norm at most, where the function only
-    /// approximates the matrix. Default 0.
+    /// Returns the same operator with products that are off by at most `share` of their norm, for a function
+    /// that only approximates the matrix. Default 0.
     ///
     /// # Errors
     /// If the share is negative or not finite.
@@ -381,7 +380,7 @@ where
 
     fn apply_with_error(&self, v: &[f64]) -> Result<Product, CurvatureError> {
         let values = self.apply_values(v)?;
-        // The share is of the exact product, which may be longer than this one.
+        // The share refers to the exact product, which may be longer than this one.
         let error = match self.error {
             0.0 => 0.0,
             share if share < 1.0 => share / (1.0 - share) * norm(&values),
@@ -391,7 +390,7 @@ where
     }
 }
 
-/// `A + λ I`, as Levenberg and Marquardt's steps need it.
+/// `A + λ I`, as the Levenberg-Marquardt steps need it.
 #[derive(Clone, Debug)]
 pub struct Damped<A> {
     operator: A,
@@ -439,9 +438,8 @@ impl<A: CurvatureOperator> CurvatureOperator for Damped<A> {
     }
 }
 
-/// The empirical Fisher matrix `1/n Σ_i g_i g_iᵀ + λ I` of per-example gradients
-/// ([`crate::per_example`]); its products are exact. It is the matrix itself: products with its inverse
-/// are those of M-FAC.
+/// The empirical Fisher matrix `1/n Σ_i g_i g_iᵀ + λ I` of per-example gradients ([`crate::per_example`]);
+/// its products are exact. This is the matrix itself; M-FAC computes products with its inverse.
 #[derive(Clone, Debug)]
 pub struct EmpiricalFisher {
     /// `[examples, parameters]`.
@@ -450,7 +448,7 @@ pub struct EmpiricalFisher {
 }
 
 impl EmpiricalFisher {
-    /// The gradients `g_i` of every example's own loss, `[examples, parameters]`, and `λ`.
+    /// Takes the gradient `g_i` of each example's own loss, `[examples, parameters]`, and `λ`.
     ///
     /// # Errors
     /// If there is no example, or the damping is negative or not finite.
@@ -509,16 +507,16 @@ pub(crate) fn values<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f64>, Cur
         .map_err(|error| CurvatureError::Device(error.to_string()))
 }
 
-/// A vector of the host on a device.
+/// Copies a vector from the host to a device.
 fn on_device(values: &[f64], device: &Device, dtype: DType) -> Tensor<1> {
     let data = TensorData::new(values.to_vec(), [values.len()]);
     Tensor::from_data(data, (device, dtype))
 }
 
-/// Elements that one thread adds up; fixed, so that sums do not depend on the number of threads.
+/// The number of elements that one thread adds up; fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 16_384;
 
-/// `aᵀ b`. The results rest on this order: the sums of the chunks, then theirs.
+/// `aᵀ b`. Results depend on this order: first the sum of each chunk, then the sum of these.
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let parts: Vec<f64> = a
         .par_chunks(CHUNK)

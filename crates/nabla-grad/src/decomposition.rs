@@ -1,20 +1,19 @@
-//! The parts of one tensor along and across another.
+//! The parts of one tensor parallel and orthogonal to another.
 //!
 //! ```text
 //! x = x_∥ + x_⊥,   x_∥ = (⟨x, y⟩ / ⟨y, y⟩) y,   ⟨x_⊥, y⟩ = 0
 //! ```
 //!
-//! Three families of methods share it. AdamP drops the part of a step along the weights, which
+//! Three families of methods use this decomposition. AdamP drops the part of a step along the weights, which
 //! changes only their norm; adaptive projected guidance weakens the part of the guidance along the
-//! prediction, which only saturates the picture; gradient surgery drops the part of one task's
-//! gradient along another's that it conflicts with. They differ in what one vector is: the whole
-//! tensor, or each index of one dimension (an output channel, an example of the batch); see
-//! [`Views`].
+//! prediction, which only saturates the picture; gradient surgery drops the part of one task's gradient along
+//! another task's gradient if the two conflict. They differ in what counts as one vector: the whole tensor,
+//! or each index of one dimension (an output channel, an example of the batch); see [`Views`].
 //!
-//! **Zero vectors** have no direction: nothing is along them. If `y = 0` then `x_∥ = 0` and
-//! `x_⊥ = x`, and the cosine similarity with a zero vector is 0. There is no `ε` in a denominator,
-//! which would leave a part of `x` along a small `y`: both tensors are scaled by their largest
-//! element before they are squared, so that elements of 10⁻³⁰ or 10³⁰ do no harm either.
+//! **Zero vectors** have no direction, so no part is along them. If `y = 0` then `x_∥ = 0` and `x_⊥ = x`, and
+//! the cosine similarity with a zero vector is 0. No denominator contains an `ε`, which would leave a part of
+//! `x` along a small `y`. Instead, both tensors are divided by their largest element before they are squared,
+//! so elements of 10⁻³⁰ or 10³⁰ work too.
 //!
 //! Everything is differentiable.
 //!
@@ -26,7 +25,7 @@
 
 use burn::tensor::Tensor;
 
-/// Why two tensors cannot be decomposed.
+/// The reason why two tensors cannot be decomposed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecompositionError {
     /// The tensors have different shapes.
@@ -34,7 +33,7 @@ pub enum DecompositionError {
     Shape {
         /// Shape of the decomposed tensor.
         x: Vec<usize>,
-        /// Shape of the other.
+        /// Shape of the other tensor.
         y: Vec<usize>,
     },
     /// The tensors have no such dimension.
@@ -45,7 +44,7 @@ pub enum DecompositionError {
         /// The rank of the tensors.
         rank: usize,
     },
-    /// A tensor without elements.
+    /// The tensor has no elements.
     #[error("the tensors must have at least one element, but their shape is {0:?}")]
     Empty(Vec<usize>),
     /// The tensors live on different devices.
@@ -53,12 +52,12 @@ pub enum DecompositionError {
     Device {
         /// Device of the decomposed tensor.
         x: String,
-        /// Device of the other.
+        /// Device of the other tensor.
         y: String,
     },
 }
 
-/// What one vector is.
+/// The elements that form one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Views {
     /// All elements of the tensor. AdamP's *layer-wise* projection.
@@ -102,7 +101,7 @@ impl Views {
 /// The part of `x` along `y`: `x_∥`. Shapes: as `x`.
 ///
 /// # Errors
-/// If the tensors differ in shape or device, have no elements, or not the dimension of the views.
+/// If the tensors differ in shape or device, have no elements, or lack the dimension of the views.
 pub fn parallel<const D: usize>(
     x: Tensor<D>,
     y: Tensor<D>,
@@ -157,8 +156,8 @@ pub fn decompose<const D: usize>(
     Ok((along, across))
 }
 
-/// The cosine of the angle of each pair of vectors, `⟨x, y⟩ / (‖x‖ ‖y‖)`, in `[−1, 1]`: `[views]`,
-/// which is `[1]` for the whole tensor; 0 if one of both is zero.
+/// The cosine of the angle of each pair of vectors, `⟨x, y⟩ / (‖x‖ ‖y‖)`, in `[−1, 1]`: `[views]`, which is
+/// `[1]` for the whole tensor; 0 if either vector is zero.
 ///
 /// # Errors
 /// As [`parallel`].
@@ -179,7 +178,7 @@ pub fn cosine_similarity<const D: usize>(
     Ok(cosine.reshape([views]).clamp(-1.0, 1.0))
 }
 
-/// The tensor divided by the largest magnitude of each view, and those magnitudes, with 1 for 0.
+/// The tensor divided by the largest magnitude of each view, and those magnitudes, with 1 in place of 0.
 fn scaled<const D: usize>(tensor: Tensor<D>, summed: &[usize]) -> (Tensor<D>, Tensor<D>) {
     // The result does not depend on the scale, so no gradient flows through it.
     let largest = one_for_zero(tensor.clone().detach().max_abs_dims(summed)).detach();

@@ -1,19 +1,18 @@
 //! Operations on the elements of several tensors, in one pass over memory and in place.
 //!
-//! Every operation of Burn on whole tensors reads its inputs from memory and writes a fresh output.
-//! An optimizer's step is a dozen such operations, and with more parameters than the cache holds
-//! its time is that of the memory. Here such a step is one function of the numbers at one place,
-//! `written, read -> written`, which runs once over all tensors; the ones that it writes are
-//! updated where they are, if nobody else holds them.
+//! Every operation of Burn on whole tensors reads its inputs from memory and writes a fresh output. An
+//! optimizer's step is a dozen such operations, and once the parameters outgrow the cache, memory limits its
+//! speed. Here such a step is one function of the numbers at one position, `written, read -> written`, which
+//! runs once over all tensors. The tensors that it writes are updated in place, if nothing else shares them.
 //!
-//! * [`Dense`] takes a tensor of `f32`s out of Burn's CPU backend `flex`, and gives any other tensor
-//!   back, for which a method runs Burn's own operations;
-//! * [`update`] runs a [`Kernel`], and [`update_channels`] one that takes a number for each of the
-//!   [`Channels`] of a tensor, or gives sums over them;
+//! * [`Dense`] takes a tensor of `f32`s out of Burn's CPU backend `flex`, and returns any other tensor
+//!   unchanged; a method then runs Burn's own operations on it;
+//! * [`update`] runs a [`Kernel`], and [`update_channels`] runs a kernel that takes a number for each of the
+//!   [`Channels`] of a tensor, or returns sums over them;
 //! * [`all_finite`] looks for NaN and infinity.
 //!
-//! Results do not depend on the number of threads: memory is cut at fixed places, and sums have a
-//! fixed order.
+//! Results do not depend on the number of threads: memory is split at fixed positions, and sums have a fixed
+//! order.
 
 use std::array::from_fn;
 
@@ -23,17 +22,17 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorData};
 use rayon::prelude::*;
 
-/// Elements that one task handles.
+/// The number of elements that one task handles.
 const CHUNK: usize = 1 << 14;
 
-/// Elements that are loaded, computed and stored side by side. The compiler turns a loop over them
-/// into vector instructions, and partial sums are kept apart by their place among them.
+/// The number of elements that are loaded, computed and stored side by side. The compiler turns a loop over
+/// them into vector instructions, and each of these positions has its own partial sum.
 const LANES: usize = 16;
 
-/// Rows that one task handles at least where each of them has sums for every column.
+/// The smallest number of rows per task if a task has sums for every column.
 const ROWS: usize = 64;
 
-/// A tensor of `f32`s of the CPU backend, whose numbers lie one after the other.
+/// A contiguous tensor of `f32`s of the CPU backend.
 #[derive(Debug)]
 pub struct Dense(FloatTensor<Flex>);
 
@@ -41,7 +40,7 @@ impl Dense {
     /// Takes `tensor` out of Burn.
     ///
     /// # Errors
-    /// Gives `tensor` back if it is on another device, tracked by autodiff, or not of `f32`s.
+    /// Returns `tensor` if it is on another device, tracked by autodiff, or not of `f32`s.
     #[allow(
         clippy::result_large_err,
         reason = "the tensor goes on to Burn's operations"
@@ -65,10 +64,10 @@ impl Dense {
         }))
     }
 
-    /// Takes all of `tensors`, or gives all of them back.
+    /// Takes all of `tensors`, or returns all of them.
     ///
     /// # Errors
-    /// Gives `tensors` back if [`take`](Self::take) would give back one of them.
+    /// Returns `tensors` if [`take`](Self::take) would return one of them.
     pub fn take_all<const D: usize, const N: usize>(
         tensors: [Tensor<D>; N],
     ) -> Result<[Self; N], [Tensor<D>; N]> {
@@ -80,7 +79,7 @@ impl Dense {
         taken.try_into().map_err(|_| kept)
     }
 
-    /// Zeros in the shape of this tensor.
+    /// Zeros with the shape of this tensor.
     pub fn zeros_like(&self) -> Self {
         Self::zeros(&self.0.shape())
     }
@@ -99,26 +98,27 @@ impl Dense {
         self.0.storage()
     }
 
-    /// The numbers, to be written. If somebody else holds the tensor, it is copied first.
+    /// The numbers, for writing. If the tensor is shared, it is copied first.
     pub fn values_mut(&mut self) -> &mut [f32] {
         self.0.storage_mut()
     }
 
-    /// Gives the tensor to Burn.
+    /// Returns the tensor to Burn.
     pub fn into_tensor<const D: usize>(self) -> Tensor<D> {
         Tensor::from_primitive::<Flex>(self.0)
     }
 }
 
-/// A function of the numbers at one place of several tensors.
+/// A function of the numbers at one position of several tensors.
 ///
-/// Mark `apply` `#[inline(always)]`, or it is not compiled for the processor's vector instructions.
+/// Mark `apply` `#[inline(always)]`; otherwise it is not compiled for the processor's vector instructions.
 pub trait Kernel<const W: usize, const R: usize, const S: usize>: Sync {
-    /// New values for `written`, and terms of sums. `scale` is the number of the channel, or 1.
+    /// Computes the new values of `written`, and the terms of the sums. `scale` is the number of the channel,
+    /// or 1.
     fn apply(&self, written: [f32; W], read: [f32; R], scale: f32) -> ([f32; W], [f32; S]);
 }
 
-/// How the numbers of a tensor fall into channels: as `[outer, channels, inner]` in row-major order.
+/// The channels of a tensor's numbers, as `[outer, channels, inner]` in row-major order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Channels {
     outer: usize,
@@ -150,7 +150,7 @@ impl Channels {
         self.channels
     }
 
-    /// The numbers of each channel.
+    /// The count of numbers in each channel.
     pub fn size(&self) -> usize {
         self.outer * self.inner
     }
@@ -164,7 +164,7 @@ impl Channels {
         self.outer * self.channels * self.inner
     }
 
-    /// Whether neighbours in memory are of neighbouring channels.
+    /// Whether neighbours in memory belong to neighbouring channels.
     fn interleaved(&self) -> bool {
         self.inner == 1
     }
@@ -181,12 +181,12 @@ impl Channels {
         }
     }
 
-    /// The number of elements from `start` on, `left` at most, that are of the same channel.
+    /// The number of elements from `start` on that belong to the same channel, at most `left`.
     fn run(&self, start: usize, left: usize) -> usize {
         (self.inner - start % self.inner).min(left)
     }
 
-    /// The channel of the element at `place`.
+    /// The channel of the element at position `place`.
     fn channel(&self, place: usize) -> usize {
         place / self.inner % self.channels
     }
@@ -194,14 +194,14 @@ impl Channels {
 
 /// The part of the tensors that one task handles.
 struct Task<'a, const W: usize, const R: usize> {
-    /// The place of its first element.
+    /// The position of its first element.
     start: usize,
     len: usize,
     written: [&'a mut [f32]; W],
     read: [&'a [f32]; R],
 }
 
-/// Cuts tensors of `len` numbers into tasks of `chunk` numbers.
+/// Splits tensors of `len` numbers into tasks of `chunk` numbers.
 fn tasks<'a, const W: usize, const R: usize>(
     written: [&'a mut [f32]; W],
     read: [&'a [f32]; R],
@@ -226,7 +226,7 @@ fn tasks<'a, const W: usize, const R: usize>(
         .collect()
 }
 
-/// The `LANES` numbers from `start` on, zeros behind `end`.
+/// The `LANES` numbers from `start` on, with zeros after `end`.
 #[inline(always)]
 fn load(from: &[f32], start: usize, end: usize) -> [f32; LANES] {
     match from[start..end].first_chunk() {
@@ -254,10 +254,10 @@ fn store(to: &mut [f32], start: usize, end: usize, block: &[f32; LANES]) {
 }
 
 impl<const W: usize, const R: usize> Task<'_, W, R> {
-    /// Runs `kernel` on the `LANES` places from `at` on, up to `end`, and adds its terms to `sums`.
+    /// Runs `kernel` on the `LANES` positions from `at` on, up to `end`, and adds its terms to `sums`.
     ///
-    /// Blocks are copied to and fro because the compiler knows of a local array, but not of slices
-    /// in an array, that nothing else overlaps it.
+    /// Blocks are copied back and forth because the compiler knows that nothing overlaps a local array, but
+    /// does not know this of slices in an array.
     #[inline(always)]
     fn block<const S: usize>(
         &mut self,
@@ -297,7 +297,7 @@ impl<const W: usize, const R: usize> Task<'_, W, R> {
         for (to, block) in self.written.iter_mut().zip(&new) {
             store(to, at, end, block);
         }
-        // Lanes behind the end hold what the kernel makes of zeros.
+        // Lanes after the end contain the kernel's results for zeros.
         let lanes = (end - at).min(LANES);
         for (sums, terms) in sums.iter_mut().zip(&terms) {
             if lanes == LANES {
@@ -313,8 +313,8 @@ impl<const W: usize, const R: usize> Task<'_, W, R> {
     }
 }
 
-/// A task with what it runs: a closure would be called three times, once for each instruction set,
-/// and a function that is called more than once need not be inlined.
+/// A task with its kernel. A closure would have three call sites, one for each instruction set, and the
+/// compiler may not inline a function with more than one.
 struct Job<'a, K, const W: usize, const R: usize> {
     kernel: &'a K,
     channels: Channels,
@@ -323,7 +323,7 @@ struct Job<'a, K, const W: usize, const R: usize> {
 }
 
 impl<K, const W: usize, const R: usize> Job<'_, K, W, R> {
-    /// Runs of one channel after another; the sums of each run.
+    /// Handles the runs of one channel after another, with the sums of each run.
     #[inline(always)]
     fn runs<const S: usize>(&mut self) -> Vec<[f32; S]>
     where
@@ -347,7 +347,7 @@ impl<K, const W: usize, const R: usize> Job<'_, K, W, R> {
         parts
     }
 
-    /// Whole rows, whose columns are the channels; the sums of each column.
+    /// Handles whole rows, whose columns are the channels, with the sums of each column.
     #[inline(always)]
     fn columns<const S: usize>(&mut self) -> Vec<[f32; S]>
     where
@@ -396,7 +396,7 @@ impl<K: Kernel<W, R, S>, const W: usize, const R: usize, const S: usize> pulp::N
     }
 }
 
-/// Runs `kernel` at every place of the tensors, which all have the same number of elements.
+/// Runs `kernel` at every position of the tensors, which all have the same number of elements.
 pub fn update<const W: usize, const R: usize>(
     kernel: &impl Kernel<W, R, 0>,
     written: [&mut Dense; W],
@@ -410,11 +410,11 @@ pub fn update<const W: usize, const R: usize>(
     update_channels(kernel, whole, None, written, read);
 }
 
-/// Runs `kernel` at every place of the tensors with the number `scales[channel]` of its channel, and
+/// Runs `kernel` at every position of the tensors with the number `scales[channel]` of its channel, and
 /// returns the sums of its terms for each channel.
 ///
 /// # Panics
-/// If the number of elements of a tensor or of `scales` is not the one that `channels` gives.
+/// If the number of elements of a tensor or of `scales` does not match `channels`.
 pub fn update_channels<const W: usize, const R: usize, const S: usize>(
     kernel: &impl Kernel<W, R, S>,
     channels: Channels,
@@ -468,7 +468,7 @@ pub fn update_channels<const W: usize, const R: usize, const S: usize>(
 /// Whether no number of `tensor` is NaN or infinite. On a GPU, this waits for the tensor.
 pub fn all_finite<const D: usize>(tensor: Tensor<D>) -> bool {
     match Dense::take(tensor) {
-        // Without an early exit inside a chunk, which would keep it from being vectorised.
+        // There is no early exit inside a chunk, since this would prevent vectorisation.
         Ok(dense) => dense
             .values()
             .par_chunks(CHUNK)
@@ -505,7 +505,7 @@ pub fn exp(x: f32) -> f32 {
         p = p * r + c;
     }
     let p = p * r * r + r + 1.0;
-    // The last bits of `rounded` are those of n; the shift leaves nothing of the others.
+    // The last bits of `rounded` are those of n; the shift removes the others.
     p * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 

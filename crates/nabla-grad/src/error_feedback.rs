@@ -1,9 +1,8 @@
-//! Error feedback: what a compressor leaves out is not lost, but sent later.
+//! Error feedback, which sends later what a compressor leaves out.
 //!
-//! A contraction ([`Constant::Contraction`]) is biased: sent instead of gradients, its messages can miss the
-//! same part in every step, so that descent stops far from the minimum or diverges, however small
-//! its steps are. Two remedies, each with a state per worker that lives beside the
-//! [`Compressor`]:
+//! A contraction ([`Constant::Contraction`]) is biased: messages sent instead of gradients can miss the same
+//! part in every step, so that descent stops far from the minimum or diverges, however small its steps are.
+//! There are two remedies. Each has a state per worker, kept besides the [`Compressor`]:
 //!
 //! **[`ErrorFeedback`]** (EF-SGD) keeps what was left out and adds it to the next update. With the
 //! update `u_t = γ_t g_t`,
@@ -13,28 +12,28 @@
 //! Σ_t Δ_t + e_{T+1} = Σ_t u_t
 //! ```
 //!
-//! The second line holds at every time: all that a worker wanted to say has been said, but for the
-//! memory `e`. Its rate is that of SGD itself in the leading term.
+//! The second line holds after every step: all updates of a worker have been sent, except for the memory `e`.
+//! In its leading term the rate of convergence is that of SGD itself.
 //!
-//! **[`Ef21`]** compresses differences: both sides keep an estimate `g` of the worker's gradient, and
-//! what is sent brings it nearer to the present one,
+//! **[`Ef21`]** compresses differences: both sides keep an estimate `g` of the worker's gradient, and each
+//! message moves it towards the current gradient,
 //!
 //! ```text
 //! c_t = C(∇f_i(x_t) − g_i),   g_i ← g_i + c_t                  x_{t+1} = x_t − γ mean of the g_i
 //! ```
 //!
-//! so that what is compressed vanishes where the gradients do not change, and the error with it: it
-//! converges with a constant step, whatever the workers' data are, for
+//! so that the difference to compress, and with it the error, vanishes where the gradients do not change.
+//! EF21 converges with a constant step, whatever the workers' data, if
 //!
 //! ```text
 //! γ ≤ 1 / (L + L̃ √(β/θ)),   θ = 1 − √(1 − δ),   β = (1 − δ)/θ                          (ef21_step_size)
 //! ```
 //!
-//! Unbiased compressors become contractions here: with `ω < 1` they are one (`δ = 1 − ω`), otherwise
-//! their messages are divided by `1 + ω` (`δ = 1/(1 + ω)`).
+//! Unbiased compressors become contractions here: with `ω < 1` they are contractions already (`δ = 1 − ω`),
+//! otherwise their messages are divided by `1 + ω` (`δ = 1/(1 + ω)`).
 //!
-//! The states are in `f64`, and both sides change them by the numbers that were sent, so that they stay the
-//! same to the bit.
+//! The states are in `f64`, and both sides change them by the numbers that were sent, so the states of both
+//! sides stay the same to the bit.
 //!
 //! Sources: Seide, Fu, Droppo, Li, Yu, *1-Bit Stochastic Gradient Descent and its Application to
 //! Data-Parallel Distributed Training of Speech DNNs*, Interspeech 2014 (the idea); Stich, Cordonnier,
@@ -51,31 +50,31 @@ use nabla_base::range::{self, OutOfRange};
 use crate::compressor::{Compressed, Compressor, CompressorError, Constant};
 use crate::seeded_noise::SeededNoise;
 
-/// Why there is no message, or a state does not fit.
+/// The reason why there is no message, or why a state does not fit.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ErrorFeedbackError {
-    /// A vector of another length.
+    /// The vector has another length.
     #[error("the {what} must have {expected} elements, but it has {found}")]
     Length {
-        /// Update, gradient, message or state.
+        /// The update, gradient, message or state.
         what: &'static str,
         /// The length of the state.
         expected: usize,
         /// Its length.
         found: usize,
     },
-    /// A worker that does not exist.
+    /// The worker does not exist.
     #[error("there is no worker {worker}: there are {workers}, counted from 0")]
     Worker {
         /// The number given.
         worker: usize,
-        /// How many there are.
+        /// The number of workers.
         workers: usize,
     },
-    /// No workers.
+    /// There are no workers.
     #[error("the mean of the workers' gradients needs at least one worker")]
     NoWorkers,
-    /// Bytes that are not a state.
+    /// The bytes are not a state.
     #[error("the bytes are not a state of {expected} elements: {reason}")]
     State {
         /// The length of the state.
@@ -95,7 +94,7 @@ pub enum ErrorFeedbackError {
 #[derive(Clone, Debug)]
 struct Contraction<C> {
     compressor: C,
-    /// What a message is multiplied by.
+    /// The factor of a message.
     shrink: f64,
     delta: f64,
 }
@@ -209,7 +208,7 @@ fn state_from(bytes: &[u8], expected: usize) -> Result<Vec<f64>, ErrorFeedbackEr
 /// let first = worker.compress(&update, &mut noise)?;
 /// assert_eq!(first.values(), [1.0, 0.0]);
 /// assert_eq!(worker.memory(), [0.0, 0.75]);
-/// // What was left out is now the larger one.
+/// // The part left out before is now the larger one.
 /// let second = worker.compress(&update, &mut noise)?;
 /// assert_eq!(second.values(), [0.0, 1.5]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -230,8 +229,8 @@ impl<C: Compressor> ErrorFeedback<C> {
         }
     }
 
-    /// The message for an update, `[dimension]`: a gradient times its learning rate, as what is kept
-    /// must have the size that it had then. The memory is as before if there is none.
+    /// Returns the message for an update, `[dimension]`. The update is a gradient times its learning rate,
+    /// since the memory must keep the size that the step had then. On an error the memory is unchanged.
     ///
     /// # Errors
     /// If the update has another length, or cannot be compressed together with the memory.
@@ -260,8 +259,8 @@ impl<C: Compressor> ErrorFeedback<C> {
         &self.memory
     }
 
-    /// The memory as bytes (`f64`, little-endian), from which [`restored`](Self::restored) goes on to
-    /// the bit.
+    /// The memory as bytes (`f64`, little-endian), from which [`restored`](Self::restored) continues exactly
+    /// to the bit.
     pub fn to_bytes(&self) -> Vec<u8> {
         state_bytes(&self.memory)
     }
@@ -269,7 +268,7 @@ impl<C: Compressor> ErrorFeedback<C> {
     /// This worker with the memory of `bytes`.
     ///
     /// # Errors
-    /// If they are not a memory of this dimension.
+    /// If the bytes are not a memory of this dimension.
     pub fn restored(mut self, bytes: &[u8]) -> Result<Self, ErrorFeedbackError> {
         self.memory = state_from(bytes, self.memory.len())?;
         Ok(self)
@@ -302,7 +301,7 @@ pub struct Ef21<C> {
 }
 
 impl<C: Compressor> Ef21<C> {
-    /// With the estimate 0 of a gradient of `dimension` elements, as the server has it.
+    /// Starts with the estimate 0 of a gradient of `dimension` elements, as the server does.
     pub fn new(compressor: C, dimension: usize) -> Self {
         Self {
             contraction: Contraction::new(compressor, dimension),
@@ -310,8 +309,8 @@ impl<C: Compressor> Ef21<C> {
         }
     }
 
-    /// The message for the worker's present gradient, `[dimension]`. The estimate is as before if
-    /// there is none.
+    /// Returns the message for the worker's current gradient, `[dimension]`. On an error the estimate is
+    /// unchanged.
     ///
     /// # Errors
     /// If the gradient has another length, or its difference from the estimate cannot be compressed.
@@ -334,13 +333,13 @@ impl<C: Compressor> Ef21<C> {
         self.contraction.delta
     }
 
-    /// `g_i`, what the server takes for the worker's gradient.
+    /// `g_i`, the server's estimate of the worker's gradient.
     pub fn estimate(&self) -> &[f64] {
         &self.estimate
     }
 
-    /// The estimate as bytes (`f64`, little-endian), from which [`restored`](Self::restored) goes on to
-    /// the bit.
+    /// The estimate as bytes (`f64`, little-endian), from which [`restored`](Self::restored) continues
+    /// exactly to the bit.
     pub fn to_bytes(&self) -> Vec<u8> {
         state_bytes(&self.estimate)
     }
@@ -348,7 +347,7 @@ impl<C: Compressor> Ef21<C> {
     /// This worker with the estimate of `bytes`.
     ///
     /// # Errors
-    /// If they are not an estimate of this dimension.
+    /// If the bytes are not an estimate of this dimension.
     pub fn restored(mut self, bytes: &[u8]) -> Result<Self, ErrorFeedbackError> {
         self.estimate = state_from(bytes, self.estimate.len())?;
         Ok(self)
@@ -358,12 +357,12 @@ impl<C: Compressor> Ef21<C> {
 /// The receiving side of [`Ef21`]: the estimates of all workers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ef21Server {
-    /// `[workers]` of `[dimension]`. One by one, as a sum would round otherwise than the workers.
+    /// `[workers]` of `[dimension]`. Kept separately, since a sum would round differently from the workers.
     estimates: Vec<Vec<f64>>,
 }
 
 impl Ef21Server {
-    /// With the estimates 0 of `workers` gradients of `dimension` elements.
+    /// Starts with the estimates 0 of `workers` gradients of `dimension` elements.
     ///
     /// # Errors
     /// If there are no workers.
@@ -376,10 +375,10 @@ impl Ef21Server {
         })
     }
 
-    /// Takes the message of a worker, counted from 0.
+    /// Applies the message of a worker, counted from 0.
     ///
     /// # Errors
-    /// If there is no such worker, or the message is for another length.
+    /// If there is no such worker, or the message is for a vector of another length.
     pub fn receive(
         &mut self,
         worker: usize,
@@ -415,7 +414,7 @@ impl Ef21Server {
     /// This server with the estimates of `bytes`.
     ///
     /// # Errors
-    /// If they are not estimates of as many workers and this dimension.
+    /// If the bytes are not estimates for this number of workers and this dimension.
     pub fn restored(mut self, bytes: &[u8]) -> Result<Self, ErrorFeedbackError> {
         let dimension = self.estimates[0].len();
         let all = state_from(bytes, self.estimates.len() * dimension)?;
@@ -426,8 +425,8 @@ impl Ef21Server {
     }
 }
 
-/// The largest step with which EF21 converges: `1 / (L + L̃ √(β/θ))`, for the smoothness `L` of the mean
-/// of the workers' losses, the root mean square `L̃` of that of each, and the contraction `δ`.
+/// The largest step with which EF21 converges: `1 / (L + L̃ √(β/θ))`, for the smoothness `L` of the mean of
+/// the workers' losses, the root mean square `L̃` of the smoothness of each loss, and the contraction `δ`.
 ///
 /// # Errors
 /// If a constant is not positive and finite, or `δ` is above 1.
@@ -435,7 +434,7 @@ impl Ef21Server {
 /// ```
 /// use nabla_grad::error_feedback::ef21_step_size;
 ///
-/// // Without compression it is that of gradient descent.
+/// // Without compression this is the step of gradient descent.
 /// assert_eq!(ef21_step_size(2.0, 3.0, 1.0)?, 0.5);
 /// // δ = 3/4: θ = 1/2, β = 1/2.
 /// assert_eq!(ef21_step_size(2.0, 3.0, 0.75)?, 0.2);

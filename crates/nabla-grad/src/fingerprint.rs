@@ -1,9 +1,10 @@
-//! A short name of some bytes, by which a damaged checkpoint is known.
+//! A short name of some bytes, which reveals a damaged checkpoint.
 
-/// FNV-1a of 64 bits (Fowler, Noll, Vo), in hexadecimal: against damage, not against malice.
+/// Returns the 64-bit FNV-1a hash (Fowler, Noll, Vo) in hexadecimal. It protects against damage, not against
+/// malice.
 ///
 /// ```
-/// // A test vector of the authors.
+/// // A test vector by the authors.
 /// assert_eq!(nabla_grad::fingerprint::fingerprint(b"foobar"), "85944171f73967e8");
 /// ```
 pub fn fingerprint(bytes: &[u8]) -> String {

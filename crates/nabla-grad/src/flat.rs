@@ -1,24 +1,24 @@
-//! A module's float parameters, and their gradients, as one flat vector, and back.
+//! Conversion of a module's float parameters, or their gradients, to one flat vector and back.
 //!
-//! Theory speaks of one vector `θ ∈ Rᵈ` and one gradient `g = ∇L(θ) ∈ Rᵈ`; Burn keeps a tree of
-//! tensors of many ranks. A [`ParameterLayout`] is the map between both:
+//! Theory speaks of one vector `θ ∈ Rᵈ` and one gradient `g = ∇L(θ) ∈ Rᵈ`; Burn keeps a tree of tensors of
+//! many ranks. A [`ParameterLayout`] maps between the two:
 //!
 //! ```text
 //! θ = (vec θ₁, vec θ₂, …, vec θ_n),   vec in row-major order,   offset_i = Σ_{j<i} |θ_j|
 //! ```
 //!
-//! where `θ_1 … θ_n` come in the order in which the module visits its parameters, with the dotted
-//! names of Burn's own records (`encoder.0.weight`).
+//! where `θ_1 … θ_n` are in the order in which the module visits its parameters, with the dotted names of
+//! Burn's own records (`encoder.0.weight`).
 //!
-//! A vector is plain data: it lives on the inner device, without autodiff, whichever device the
-//! module is on. Flattening cuts it off the graph, as a method works *on* gradients and not through
-//! them. What goes back into a module becomes a leaf again, which requires a gradient if and only if
-//! the parameter it replaces did.
+//! A vector is plain data: it lives on the inner device, without autodiff, whichever device the module is on.
+//! Flattening detaches it from the graph, since methods work *on* gradients and not through them. A value put
+//! back into a module becomes a leaf again. It requires a gradient if and only if the parameter that it
+//! replaces did.
 //!
-//! [`ParameterLayout::of`] takes every float tensor that the module visits: also frozen parameters,
+//! [`ParameterLayout::of`] takes every float tensor that the module visits. This includes frozen parameters,
 //! and buffers such as the running statistics of a batch normalisation, which have no gradient.
-//! [`ParameterLayout::trainable`] takes those only that require a gradient: it is the one for gradients,
-//! curvature and everything else that differentiates.
+//! [`ParameterLayout::trainable`] takes only those that require a gradient: use it for gradients, curvature
+//! and everything else that differentiates.
 
 mod visitors;
 
@@ -33,16 +33,16 @@ pub use visitors::with_float_type;
 
 use visitors::{Collect, Flatten, Replace, WithoutGradient};
 
-/// Why a module or its gradients cannot be flattened, or a vector not be put back.
+/// The reason why a module or its gradients cannot be flattened, or a vector cannot be put back.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum FlatError {
     /// There is nothing to flatten.
     #[error("the module has no float parameters{}", if *.trainable { " that require a gradient" } else { "" })]
     EmptyModule {
-        /// Whether only the parameters were asked for that require a gradient.
+        /// Whether only parameters that require a gradient were requested.
         trainable: bool,
     },
-    /// A parameter without elements.
+    /// A parameter has no elements.
     #[error(
         "the parameter `{name}` has shape {shape:?}, but it must have at least one element to be \
          part of a flat vector"
@@ -53,18 +53,18 @@ pub enum FlatError {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// Two parameters with one identity, which would be stepped along the gradient twice.
+    /// Two parameters have the same identity, which would be stepped along the gradient twice.
     #[error(
         "the parameters `{first}` and `{second}` have the same id, but each must have its own: use \
          one parameter in both places instead of a clone of it"
     )]
     SharedId {
-        /// Name of the first of them.
+        /// Name of the first parameter.
         first: String,
-        /// Name of the second.
+        /// Name of the second parameter.
         second: String,
     },
-    /// Another module: parameter number `index` has another name.
+    /// The module is another one: parameter number `index` has another name.
     #[error(
         "the module differs from the layout's: parameter number {index} must be \
          `{expected}`, but it is `{found}`"
@@ -77,7 +77,7 @@ pub enum FlatError {
         /// Its name in the module.
         found: String,
     },
-    /// Another module: a parameter has another shape.
+    /// The module is another one: a parameter has another shape.
     #[error(
         "the module differs from the layout's: `{name}` must have shape {expected:?}, but it \
          has {found:?}"
@@ -87,21 +87,21 @@ pub enum FlatError {
         name: String,
         /// Its shape in the layout.
         expected: Vec<usize>,
-        /// What was found.
+        /// The shape that was found.
         found: Vec<usize>,
     },
-    /// Another module: more or fewer parameters.
+    /// The module is another one: it has more or fewer parameters.
     #[error(
         "the module differs from the layout's: it must have {expected} of the layout's \
          parameters, but it has {found}"
     )]
     Count {
-        /// Parameters of the layout.
+        /// The number of parameters in the layout.
         expected: usize,
-        /// Parameters of the module.
+        /// The number of parameters in the module.
         found: usize,
     },
-    /// A vector of another length.
+    /// The vector has another length.
     #[error("the flat vector must have {expected} elements, but it has {found}")]
     Length {
         /// Length of the layout.
@@ -109,7 +109,7 @@ pub enum FlatError {
         /// Length of the vector.
         found: usize,
     },
-    /// A parameter without a gradient.
+    /// A parameter has no gradient.
     #[error(
         "the parameter `{name}` has no gradient: it is frozen, or the loss does not depend on it; \
          `flatten_gradients_or_zeros` takes it as zero"
@@ -118,7 +118,7 @@ pub enum FlatError {
         /// Name of the parameter.
         name: String,
     },
-    /// Something lives on another device.
+    /// A tensor is on another device.
     #[error("{what} must be on {expected}, but it is on {found}")]
     Device {
         /// What it is.
@@ -128,7 +128,7 @@ pub enum FlatError {
         /// Its device.
         found: String,
     },
-    /// Elements of another type.
+    /// The elements are of another type.
     #[error(
         "{what} has elements of type {found:?}, but a flat vector has elements of one float type, \
          here {expected:?}"
@@ -136,12 +136,12 @@ pub enum FlatError {
     ElementType {
         /// What it is.
         what: String,
-        /// The type of what came before.
+        /// The type of the tensors before.
         expected: DType,
         /// Its type.
         found: DType,
     },
-    /// A parameter asked for with another rank.
+    /// A parameter was requested with another rank.
     #[error(
         "the parameter `{name}` was requested with {rank} dimensions, but its shape is {shape:?}"
     )]
@@ -150,18 +150,18 @@ pub enum FlatError {
         name: String,
         /// Its shape.
         shape: Vec<usize>,
-        /// The rank asked for.
+        /// The rank requested.
         rank: usize,
     },
-    /// No parameter of that name.
+    /// There is no parameter of that name.
     #[error("the layout has no parameter `{0}`")]
     UnknownName(String),
-    /// No parameter of that number.
+    /// There is no parameter of that number.
     #[error("the layout has no parameter number {index}: it has {count}")]
     UnknownIndex {
-        /// The number asked for, from 0.
+        /// The number requested, counted from 0.
         index: usize,
-        /// Parameters of the layout.
+        /// The number of parameters in the layout.
         count: usize,
     },
 }
@@ -173,8 +173,8 @@ pub struct ParameterEntry {
     name: String,
     shape: Vec<usize>,
     offset: usize,
-    // The rank is a constant of a type in Burn, and known only while the module is visited: what
-    // needs it is kept as functions of that rank.
+    // In Burn the rank is a constant of the type, and is known only while the module is visited. Operations
+    // that need it are kept as functions of that rank.
     gradient_of: fn(&GradientsParams, ParamId) -> Option<ShapedGradient>,
     register: fn(&mut GradientsParams, &ParameterEntry, Tensor<1>),
 }
@@ -208,7 +208,7 @@ impl ParameterEntry {
         self.shape.iter().product()
     }
 
-    /// Its place in the flat vector.
+    /// Its range in the flat vector.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.num_elements()
     }
@@ -253,7 +253,7 @@ impl<'a> From<&'a str> for ParameterKey<'a> {
 /// The places of a module's float parameters in one flat vector; see the
 /// [module documentation](self).
 ///
-/// It holds no values: it fits the module it was taken of at any time, and every module of the same
+/// It contains no values: it fits the module from which it was made at any time, and every module of the same
 /// structure.
 ///
 /// ```
@@ -271,7 +271,7 @@ impl<'a> From<&'a str> for ParameterKey<'a> {
 /// let gradients = GradientsParams::from_grads(loss.backward(), &model);
 /// let gradient = layout.flatten_gradients(&gradients)?; // [d]
 ///
-/// // Any change of the gradient as one vector, then a step of any optimizer along it.
+/// // Change the gradient as one vector in any way, then step along it with any optimizer.
 /// let norm = gradient.clone().square().sum().sqrt(); // [1]
 /// let mut optimizer = SgdConfig::new().init();
 /// let model = optimizer.step(0.1, model, layout.to_gradients(gradient / norm)?);
@@ -289,9 +289,9 @@ pub struct ParameterLayout {
 }
 
 impl ParameterLayout {
-    /// The places of all float parameters of `module`, those without a gradient among them: to store or
-    /// to average a whole module. What differentiates needs [`trainable`](Self::trainable). Parameters
-    /// that Burn has not initialised yet stay so.
+    /// Creates the layout of all float parameters of `module`, including those without a gradient: use it to
+    /// store or to average a whole module. Methods that differentiate need [`trainable`](Self::trainable).
+    /// Parameters that Burn has not initialised yet stay uninitialised.
     ///
     /// # Errors
     /// If the module has no float parameters, one without elements, two with the same id, or
@@ -300,8 +300,8 @@ impl ParameterLayout {
         Self::collect(module, false)
     }
 
-    /// The places of the parameters of `module` that require a gradient now. What the layout does
-    /// leaves all others as they are.
+    /// Creates the layout of the parameters of `module` that require a gradient now. Its methods leave all
+    /// others unchanged.
     ///
     /// # Errors
     /// As [`of`](Self::of).
@@ -359,10 +359,10 @@ impl ParameterLayout {
         &self.device
     }
 
-    /// The parameters of `module` as one vector `[d]`, off the graph.
+    /// The parameters of `module` as one vector `[d]`, detached from the graph.
     ///
     /// # Errors
-    /// If the module differs from that of the layout in a name, a shape, the number of parameters or
+    /// If the module differs from the module of the layout in a name, a shape, the number of parameters or
     /// the device, or its parameters have more than one element type.
     pub fn flatten_parameters<M: Module>(&self, module: &M) -> Result<Tensor<1>, FlatError> {
         let (parts, _) = self.parts(module)?;
@@ -375,7 +375,8 @@ impl ParameterLayout {
     /// If a parameter has no gradient, or its gradient has another shape, device or element type.
     ///
     /// # Panics
-    /// If `gradients` holds, under the id of a parameter, a tensor of another rank: Burn cannot tell.
+    /// If `gradients` contains a tensor of another rank under the id of a parameter, which Burn does not
+    /// check.
     pub fn flatten_gradients(&self, gradients: &GradientsParams) -> Result<Tensor<1>, FlatError> {
         let parts = self.gradient_parts(gradients)?;
         let parts = self.entries.iter().zip(parts);
@@ -419,8 +420,8 @@ impl ParameterLayout {
     /// [`trainable`](Self::trainable) layout leaves them alone.
     ///
     /// # Errors
-    /// If the module differs from that of the layout, or the vector has another length, device or
-    /// element type; the parameters of clones of the module are then as before.
+    /// If the module differs from the module of the layout, or the vector has another length, device or
+    /// element type; the parameters of the module's clones are then unchanged.
     pub fn with_parameters<M: Module>(&self, module: M, vector: Tensor<1>) -> Result<M, FlatError> {
         let vector = self.checked(vector)?;
         let (_, element_type) = self.parts(&module)?;
@@ -431,7 +432,7 @@ impl ParameterLayout {
                 found: vector.dtype(),
             });
         }
-        // The module is known to fit: every entry is met, in order.
+        // The module is known to fit: every entry is visited, in order.
         Ok(module.map(&mut Replace {
             path: Vec::new(),
             entries: self.entries.iter().peekable(),
@@ -439,7 +440,8 @@ impl ParameterLayout {
         }))
     }
 
-    /// `vector`, `[d]`, as gradients of the parameters, so that an optimizer of Burn steps along it.
+    /// Returns `vector`, `[d]`, as gradients of the parameters, so that an optimizer of Burn can step along
+    /// it.
     ///
     /// # Errors
     /// If the vector has another length or device.
@@ -455,7 +457,7 @@ impl ParameterLayout {
     /// The entry of a number or a name.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no such entry.
     pub fn entry<'a>(
         &self,
         key: impl Into<ParameterKey<'a>>,
@@ -502,7 +504,7 @@ impl ParameterLayout {
     /// As [`slice`](Self::slice), in the parameter's shape.
     ///
     /// # Errors
-    /// As `slice`, and if the parameter has not `D` dimensions.
+    /// As `slice`, and if the parameter does not have `D` dimensions.
     pub fn slice_shaped<'a, const D: usize>(
         &self,
         key: impl Into<ParameterKey<'a>>,
@@ -534,7 +536,7 @@ impl ParameterLayout {
         }
     }
 
-    /// The vector off the graph, if it has the layout's length and device.
+    /// The vector detached from the graph, if it has the layout's length and device.
     fn checked(&self, vector: Tensor<1>) -> Result<Tensor<1>, FlatError> {
         self.check_length(&vector)?;
         check_device(&self.device, &vector.device(), || "the flat vector".into())?;

@@ -1,23 +1,23 @@
-//! Taking a gradient, and taking it apart: the ground that Nabla's methods share.
+//! Tools for gradients that all of Nabla's methods share.
 //!
-//! * [`flat`]: a module's parameters and gradients as one flat vector, and back;
+//! * [`flat`]: conversion of a module's parameters and gradients to one flat vector and back;
 //! * [`per_example`]: the gradient of every example of a batch;
-//! * [`training_mode`]: layers that differ in training, found and held still;
+//! * [`training_mode`]: finding and fixing layers that behave differently in training;
 //! * [`curvature`]: products with the Hessian, the Gauss-Newton matrix and the empirical Fisher;
 //! * [`trace`]: Hutchinson's and Hutch++'s estimates of a trace;
 //! * [`spectrum`]: power iteration, Lanczos, the density of eigenvalues;
 //! * [`decomposition`]: the parts of one vector along and across another;
 //! * [`proximal`]: proximal operators and projections;
-//! * [`compressor`] and [`sketch`]: fewer numbers for a vector, with the constants that convergence
-//!   theory asks for;
-//! * [`error_feedback`]: what a compressor leaves out, sent later;
-//! * [`clipping`]: gradients limited by their norm or by value;
+//! * [`compressor`] and [`sketch`]: fewer numbers for a vector, with the constants that convergence theory
+//!   needs;
+//! * [`error_feedback`]: sending later what a compressor leaves out;
+//! * [`clipping`]: limits of a gradient's norm or values;
 //! * [`elementwise`]: operations on the elements of several tensors in one pass, for optimizers;
 //! * [`long_rows`]: products with a window of gradients, at the speed of the memory;
-//! * [`fingerprint`]: by which a damaged checkpoint is known;
+//! * [`fingerprint`]: a hash that reveals a damaged checkpoint;
 //! * [`seeded_noise`]: random numbers that are the same on every device.
 //!
-//! The names that programs use most are here at the root, too:
+//! The names used most are also here at the root:
 //!
 //! ```
 //! use nabla_grad::{Hessian, ParameterLayout, PowerConfig, top_eigenpairs};

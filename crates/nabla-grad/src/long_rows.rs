@@ -1,18 +1,18 @@
 //! Products of a matrix of few long rows with vectors, at the speed of the memory.
 //!
-//! Methods that keep a window of gradients have a matrix `G` of `m` rows and as many columns as the
-//! model has parameters, and ask for
+//! Methods that keep a window of gradients have a matrix `G` of `m` rows and as many columns as the model has
+//! parameters. They need
 //!
 //! ```text
 //! G x,   s x + Gᵀ c
 //! ```
 //!
-//! As products of matrices, each of them would pass over memory for every temporary. Here each reads
-//! `G` and `x` once: the columns are cut into chunks whose part of `x`, or of the sum, stays in the
-//! cache while the rows go by.
+//! As matrix products, each would pass over memory for every temporary. Here each reads `G` and `x` once: the
+//! columns are split into chunks, and a chunk's part of `x`, or of the sum, stays in the cache while all rows
+//! are read.
 //!
-//! It runs on `f32`s of Burn's CPU backend `flex`; elsewhere it is Burn's own operations. Results do
-//! not depend on the number of threads: chunks lie at fixed places, and sums have a fixed order.
+//! This runs on `f32`s of Burn's CPU backend `flex`; elsewhere Burn's own operations run. Results do not
+//! depend on the number of threads: chunks are at fixed positions, and sums have a fixed order.
 
 use std::array::from_fn;
 
@@ -21,17 +21,18 @@ use rayon::prelude::*;
 
 use crate::elementwise::Dense;
 
-/// Columns that one task handles: their part of one vector is an eighth of a usual second-level cache.
+/// The number of columns that one task handles: their part of one vector fills an eighth of a typical
+/// second-level cache.
 const CHUNK: usize = 1 << 14;
 
-/// Partial sums of a row that are kept apart. With those of `ROWS` rows they fit the vector registers
-/// of a processor without AVX-512, too.
+/// The number of separate partial sums of a row. Those of `ROWS` rows fit into the vector registers even
+/// without AVX-512.
 const LANES: usize = 16;
 
-/// Rows that are read together, so that the vector is loaded and stored once for all of them.
+/// The number of rows read together, so that the vector is loaded and stored once for all of them.
 const ROWS: usize = 4;
 
-/// `G x`, `[m]`, in the precision of `G`, but summed over long distances in `f64`.
+/// Returns `G x`, `[m]`, in the precision of `G`, with the sums of long parts in `f64`.
 ///
 /// - `rows`: `G`, `[m, d]`
 /// - `x`: `[d]`
@@ -138,8 +139,8 @@ fn dense_combination(rows: &[f32], c: &[f32], x: &[f32], s: f32, sum: &mut [f32]
         });
 }
 
-/// The parts of a block of `m` rows of `d` numbers that lie in chunk number `chunk` and are `len`
-/// numbers long. The last row stands for those that the last block lacks.
+/// The parts of a block of `m` rows of `d` numbers that are in chunk number `chunk` and are `len` numbers
+/// long. The last row replaces the rows that the last block lacks.
 fn block_of(
     rows: &[f32],
     d: usize,
@@ -205,7 +206,7 @@ impl pulp::NullaryFnOnce for Add<'_> {
         let term = |r: [f32; ROWS]| (c[0] * r[0] + c[1] * r[1]) + (c[2] * r[2] + c[3] * r[3]);
         let x = self.first.map(|(x, s)| (x.as_chunks::<LANES>(), s));
         for (at, sum) in sum.iter_mut().enumerate() {
-            // A local array, of which the compiler knows that nothing overlaps it.
+            // The compiler knows that nothing overlaps a local array.
             let mut new = match x {
                 Some(((x, _), s)) => x[at].map(|x| s * x),
                 None => *sum,

@@ -1,11 +1,13 @@
 //! The gradient of every example of a batch.
 //!
-//! Differential privacy clips each example's gradient, M-FAC and the
-//! [empirical Fisher](crate::curvature::EmpiricalFisher) are made of them, and their scatter tells how
-//! noisy a batch's gradient is. A backward pass gives only their sum. Two ways to them, both exact:
+//! Differential privacy clips each example's gradient, M-FAC and the [empirical
+//! Fisher](crate::curvature::EmpiricalFisher) are built from these gradients, and their scatter shows how
+//! noisy a batch's gradient is. A backward pass gives only their sum. There are two ways to compute them,
+//! both exact:
 //!
-//! * [`per_example_gradients`] runs every example on its own: any module, `n` backward passes.
-//! * Rules per layer, from one backward pass over the batch. With the layer's input `x` and the
+//! * [`per_example_gradients`] runs every example separately: it works for any module, with `n` backward
+//!   passes.
+//! * Rules per layer need only one backward pass over the batch. With the layer's input `x` and the
 //!   gradient `g` of the loss with respect to the layer's output (`i` counts examples, `t` the
 //!   positions of a sequence or a picture):
 //!
@@ -16,24 +18,24 @@
 //! norms       ∂L_i/∂γ = Σ_t x̂_it ⊙ g_it           ∂L_i/∂β = Σ_t g_it      x̂ = (x − μ)/√(σ² + ε)
 //! ```
 //!
-//! Squared norms need no gradient to be formed. With one position, `‖∂L_i/∂W‖² = ‖x_i‖² ‖g_i‖²`
-//! (Goodfellow); with `T` of them it is a sum over two Gram matrices,
+//! Squared norms do not need the gradients. With one position, `‖∂L_i/∂W‖² = ‖x_i‖² ‖g_i‖²`
+//! (Goodfellow); with `T` positions it is a sum over two Gram matrices,
 //!
 //! ```text
 //! ‖∂L_i/∂W‖_F² = Σ_ts (x_itᵀ x_is)(g_itᵀ g_is)
 //! ```
 //!
-//! (Li et al.), which is used where `2T²` is less than the number of weights, and the gradient is
-//! formed where it is not (Bu et al.).
+//! (Li et al.). This sum is used if `2T²` is less than the number of weights; otherwise the gradient is
+//! formed (Bu et al.).
 //!
-//! [`record`] applies a layer and keeps what a rule needs: the input, and a tensor of zeros added to
-//! the output, whose gradient is that of the output.
+//! [`record`] applies a layer and keeps what a rule needs: the input, and a tensor of zeros that is added to
+//! the output, so its gradient is the gradient of the output.
 //!
-//! **The loss must be the sum of the examples' losses.** Of a mean, `∂L/∂(output of i)` is `1/n` of
-//! that of example `i`'s own loss; tell [`Recorded::output_gradient`] by its [`Reduction`]. A layer
-//! that mixes examples (batch normalisation in training) has no per-example gradients at all, and is
-//! refused by its name; [frozen](crate::training_mode::freeze_norms), it is a norm like the others,
-//! with its running statistics as `μ` and `σ²`.
+//! **The loss must be the sum of the examples' losses.** For a mean, `∂L/∂(output of i)` is `1/n` times the
+//! gradient of example `i`'s own loss; tell [`Recorded::output_gradient`] with its [`Reduction`]. A layer
+//! that mixes examples (batch normalisation in training) has no per-example gradients at all, and is refused
+//! with its name. If [frozen](crate::training_mode::freeze_norms), it is a norm like the others, with its
+//! running statistics as `μ` and `σ²`.
 //!
 //! Sources: Goodfellow, *Efficient Per-Example Gradient Computations*, 2015, arXiv 1510.01799;
 //! Rochette, Manoel, Tramel, *Efficient Per-Example Gradient Computations in Convolutional Neural
@@ -62,10 +64,10 @@ pub use layers::{
     linear_gradients, linear_squared_norms,
 };
 
-/// Why there are no per-example gradients.
+/// The reason why there are no per-example gradients.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PerExampleError {
-    /// A batch without examples.
+    /// The batch has no examples.
     #[error("the batch has no examples")]
     NoExamples,
     /// The loss of one example is not one number.
@@ -73,7 +75,7 @@ pub enum PerExampleError {
     LossShape {
         /// The example, from 0.
         example: usize,
-        /// Elements of its loss.
+        /// The number of elements of its loss.
         elements: usize,
     },
     /// The loss of one example is not computed from the parameters.
@@ -85,23 +87,23 @@ pub enum PerExampleError {
         /// The example, from 0.
         example: usize,
     },
-    /// The recorded layer has no part in the loss.
+    /// The loss does not depend on the recorded layer.
     #[error(
         "the output of the recorded layer has no gradient: record on an autodiff device, and use the \
          recorded output in the loss whose gradients are given"
     )]
     NotRecorded,
-    /// A tensor that does not fit the others.
+    /// A tensor does not fit the others.
     #[error("the {what} has the shape {found:?}, but {expected} is expected")]
     Shape {
         /// The tensor.
         what: &'static str,
         /// Its shape.
         found: Vec<usize>,
-        /// What would fit.
+        /// The shape that would fit.
         expected: String,
     },
-    /// A layer whose output for one example depends on the others.
+    /// The output of a layer for one example depends on the other examples.
     #[error(
         "{layer} normalises by the batch, so no example has its own gradient: freeze it with \
          `training_mode::freeze_norms` and take `ParameterLayout::trainable`, or use another norm"
@@ -110,7 +112,7 @@ pub enum PerExampleError {
         /// The layer.
         layer: TrainingLayer,
     },
-    /// Statistics that a pass changes.
+    /// A pass changes statistics.
     #[error(
         "a pass over one example changes `{name}`, so the next example's gradient would be that of \
          another module: keep the statistics of normalisations fixed"
@@ -119,7 +121,7 @@ pub enum PerExampleError {
         /// Name of the tensor.
         name: String,
     },
-    /// A number out of its range.
+    /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// A parameter of the layout has no gradients.
@@ -128,16 +130,15 @@ pub enum PerExampleError {
         /// Its name.
         name: String,
     },
-    /// Flat vectors and modules.
+    /// An error of flat vectors and modules.
     #[error(transparent)]
     Flat(#[from] FlatError),
 }
 
-/// The gradient of each example's loss, `[examples, parameters]`, by one backward pass per example.
+/// Returns the gradient of each example's loss, `[examples, parameters]`, by one backward pass per example.
 ///
-/// `loss` gives the loss, `[1]`, of the module on the example with this index (from 0) alone: a batch
-/// of one. It must not depend on the other examples. Parameters on which it does not depend have the
-/// gradient 0.
+/// `loss` returns the loss, `[1]`, of the module on the example with this index (from 0) alone, as a batch of
+/// one. It must not depend on the other examples. Parameters on which it does not depend have the gradient 0.
 ///
 /// # Errors
 /// If there are no examples, a loss is not one number with a gradient, the layout is not that of
@@ -193,7 +194,7 @@ pub fn per_example_gradients<M: Module>(
     }
 }
 
-/// How the loss was put together from those of the examples.
+/// How the loss combines the losses of the examples.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub enum Reduction {
     /// Their sum.
@@ -204,14 +205,14 @@ pub enum Reduction {
     Scaled(f64),
 }
 
-/// What a layer was applied to, and what makes its output's gradient known; see [`record`].
+/// A recorded application of a layer, which reveals the gradient of its output; see [`record`].
 #[derive(Clone, Debug)]
 pub struct Recorded<const I: usize, const O: usize, K: Autodiff = Float> {
     input: Tensor<I, K>,
     zero: Tensor<O>,
 }
 
-/// Applies `layer` to `input` and records the application. Go on with the returned output.
+/// Applies `layer` to `input` and records the application. Continue with the returned output.
 ///
 /// ```
 /// use burn::nn::LinearConfig;
@@ -234,7 +235,7 @@ pub fn record<const I: usize, const O: usize, K: Autodiff>(
 ) -> (Tensor<O>, Recorded<I, O, K>) {
     let output = layer(input.clone());
     let zero = Tensor::<O>::zeros(output.dims(), (&output.device(), output.dtype()));
-    // Off autodiff there is nothing to record, and a layer that only predicts goes on as ever.
+    // Without autodiff there is nothing to record, and a layer that only predicts works as usual.
     let zero = zero.set_require_grad(output.is_autodiff());
     let recorded = Recorded {
         input: input.without_autodiff(),
@@ -252,7 +253,7 @@ impl<const I: usize, const O: usize, K: Autodiff> Recorded<I, O, K> {
     /// The gradient of each example's own loss with respect to the layer's output.
     ///
     /// # Errors
-    /// If the layer has no part in the loss, or the factor of the reduction is 0 or not finite.
+    /// If the loss does not depend on the layer, or the factor of the reduction is 0 or not finite.
     pub fn output_gradient(
         &self,
         gradients: &Gradients,
@@ -278,7 +279,7 @@ impl<const I: usize, const O: usize, K: Autodiff> Recorded<I, O, K> {
 }
 
 /// Gathers the layers' gradients into rows in the order of a [`ParameterLayout`], as
-/// [`per_example_gradients`] gives them.
+/// [`per_example_gradients`] does.
 #[derive(Clone, Debug, Default)]
 pub struct PerExampleGradients {
     /// `[examples, elements]` each.
@@ -286,13 +287,13 @@ pub struct PerExampleGradients {
 }
 
 impl PerExampleGradients {
-    /// Starts with none.
+    /// Starts without gradients.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds gradients `[examples, …]` of one parameter, with its own shape behind the examples; those
-    /// of a parameter that is used twice add up.
+    /// Adds gradients `[examples, …]` of one parameter, with the parameter's shape after the examples.
+    /// Gradients of a parameter that is used twice add up.
     ///
     /// # Errors
     /// If the shape does not fit the parameter or the examples so far, or there are no examples.

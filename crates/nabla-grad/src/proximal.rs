@@ -1,14 +1,14 @@
 //! Proximal operators and projections.
 //!
-//! The proximal operator of a convex function `f` is a gradient step that needs no gradient:
+//! The proximal operator of a convex function `f` is an implicit step against `f` that needs no gradient:
 //!
 //! ```text
 //! prox_{τf}(x) = argmin_p  f(p) + ‖p − x‖² / (2τ)
 //! ```
 //!
-//! It steps against penalties that have no derivative where it matters (sparsity, low rank), and
-//! onto constraints: for the indicator of a closed convex set, 0 inside and ∞ outside, it is the
-//! projection onto the set, whatever `τ`.
+//! It handles penalties without a derivative at the points that matter (sparsity, low rank), and constraints.
+//! For the indicator of a closed convex set, which is 0 inside and ∞ outside, it is the projection onto the
+//! set, whatever `τ`.
 //!
 //! | Function | `f(x)` | `prox_{τf}(x)` |
 //! |---|---|---|
@@ -23,15 +23,15 @@
 //! | [`BoxConstraint`] | `low ≤ x ≤ high` | `clamp(x, low, high)` |
 //! | [`Simplex`] | `x ≥ 0, Σx = s` | `max(x − θ, 0)` with the `θ` that leaves the sum `s` |
 //!
-//! A norm's conjugate is the indicator of the dual norm's ball, and [`Proximal::prox_conjugate`]
-//! gets the one from the other by Moreau's decomposition:
+//! A norm's conjugate is the indicator of the dual norm's ball, and [`Proximal::prox_conjugate`] computes the
+//! operator of the conjugate by Moreau's decomposition:
 //!
 //! ```text
 //! x = prox_{τf}(x) + τ prox_{f*/τ}(x / τ)
 //! ```
 //!
-//! The nuclear norm's singular values and the thresholds of the ℓ₁ ball and the simplex are found on
-//! the host, in f64; their result is cut off the graph. All others are operations of the device.
+//! The nuclear norm's singular values and the thresholds of the ℓ₁ ball and the simplex are computed on the
+//! host, in f64, and the result is detached from the graph. All other operators run on the device.
 //!
 //! Sources: Parikh, Boyd, *Proximal Algorithms*, Foundations and Trends in Optimization, 2014,
 //! chapter 6; Moreau, *Proximité et dualité dans un espace hilbertien*, 1965; Duchi,
@@ -50,13 +50,13 @@ use nabla_base::vector;
 
 use crate::decomposition::Views;
 
-/// Why a proximal operator cannot be made or applied.
+/// The reason why a proximal operator cannot be created or applied.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ProximalError {
-    /// A weight, a radius or the step out of its range.
+    /// A weight, a radius or the step is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// The bounds of a box.
+    /// The bounds of a box are out of order, or leave no finite number.
     #[error("the low bound of a box must be at most the high bound, but they are {low} and {high}")]
     Bounds {
         /// The low bound.
@@ -72,13 +72,13 @@ pub enum ProximalError {
         /// The rank.
         rank: usize,
     },
-    /// A tensor without elements.
+    /// The tensor has no elements.
     #[error("the tensor must have at least one element, but its shape is {0:?}")]
     Empty(Vec<usize>),
-    /// An element that is infinite or not a number, where the operator has to compare all.
+    /// An element is infinite or not a number, and the operator has to compare all elements.
     #[error("the tensor must be finite, but element {index} in row-major order is {value}")]
     NotFinite {
-        /// Its place.
+        /// Its position.
         index: usize,
         /// Its value.
         value: f64,
@@ -114,15 +114,14 @@ pub trait Proximal<const D: usize> {
     /// onto it, whatever the step.
     ///
     /// # Errors
-    /// If the step is not positive and finite, or the tensor is of a kind that the function is not
-    /// made for.
+    /// If the step is not positive and finite, or the function does not support the tensor.
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError>;
 
-    /// `f(x)`, summed in f64. For a constraint 0 inside and ∞ outside, where up to 10⁻⁵ times the
-    /// size of the set counts as inside: projections round.
+    /// `f(x)`, summed in f64. For a constraint it is 0 inside and ∞ outside; a distance of up to 10⁻⁵ times
+    /// the size of the set counts as inside, since projections round.
     ///
     /// # Errors
-    /// If the tensor is of a kind that the function is not made for, or cannot be read.
+    /// If the function does not support the tensor, or the tensor cannot be read.
     fn value(&self, x: &Tensor<D>) -> Result<f64, ProximalError>;
 
     /// `prox_{τf*}(x)` of the convex conjugate `f*`, with `τ = step`, by Moreau's decomposition:
@@ -136,7 +135,7 @@ pub trait Proximal<const D: usize> {
     }
 }
 
-/// Share of its size by which a point may be outside of a set and count as inside.
+/// The distance from a set, relative to its size, up to which a point counts as inside.
 const ROUNDING: f64 = 1e-5;
 
 /// `w ‖x‖₁`: sparsity. Its proximal operator is the soft threshold.
@@ -226,7 +225,7 @@ impl<const D: usize> Proximal<D> for ElasticNet {
     }
 }
 
-/// `w Σ_g ‖x_g‖`: whole groups of elements are zero or none (group lasso). With
+/// `w Σ_g ‖x_g‖`: either all elements of a group are zero or none (group lasso). With
 /// [`Views::Whole`] it is the 2-norm itself, with `Views::Each(dim)` each index of the dimension is
 /// a group: `Each(0)` of a weight `[outputs, inputs]` drops whole outputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -260,8 +259,8 @@ impl<const D: usize> Proximal<D> for GroupL2 {
     fn prox(&self, x: Tensor<D>, step: f64) -> Result<Tensor<D>, ProximalError> {
         range::positive("step", step)?;
         let threshold = step * self.weight;
-        // One norm per group, [1, …, groups, …, 1]. Inside of the threshold the share is exactly 1,
-        // and nothing is left of the group.
+        // One norm per group, [1, …, groups, …, 1]. Within the threshold the factor is exactly 1, and nothing
+        // is left of the group.
         let norms = norms(x.clone(), &self.dims(&x)?);
         Ok(x * (-share(threshold, norms) + 1.0))
     }
@@ -361,7 +360,7 @@ impl<const D: usize> Proximal<D> for L2Ball {
     }
 }
 
-/// `‖x‖₁ ≤ r`: the sparse constraint.
+/// `‖x‖₁ ≤ r`: a constraint that favours sparsity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct L1Ball {
     radius: f64,
@@ -437,12 +436,12 @@ pub struct BoxConstraint {
 }
 
 impl BoxConstraint {
-    /// With these bounds; an infinite one bounds nothing.
+    /// Creates the constraint with these bounds; an infinite bound has no effect.
     ///
     /// # Errors
-    /// If the low bound is not at most the high bound, or leaves no finite number.
+    /// If the low bound is not at most the high bound, or the bounds leave no finite number.
     pub fn new(low: f64, high: f64) -> Result<Self, ProximalError> {
-        // False too for what is not a number.
+        // Also false for a NaN.
         if low <= high && low < f64::INFINITY && high > f64::NEG_INFINITY {
             Ok(Self { low, high })
         } else {
@@ -458,7 +457,7 @@ impl<const D: usize> Proximal<D> for BoxConstraint {
     }
 
     fn value(&self, x: &Tensor<D>) -> Result<f64, ProximalError> {
-        // Rounding is relative to the bound that a point was put on.
+        // Rounding is relative to the bound at which a point lies.
         let low = self.low - ROUNDING * self.low.abs();
         let high = self.high + ROUNDING * self.high.abs();
         let inside = |value: &f64| (low..=high).contains(value);
@@ -466,14 +465,14 @@ impl<const D: usize> Proximal<D> for BoxConstraint {
     }
 }
 
-/// `x ≥ 0, Σx = s`: shares, as the weights of a mixture.
+/// `x ≥ 0, Σx = s`: shares, such as the weights of a mixture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Simplex {
     sum: f64,
 }
 
 impl Simplex {
-    /// With sum `s > 0`; the probability simplex has 1.
+    /// Creates the constraint with sum `s > 0`, which is 1 for the probability simplex.
     ///
     /// # Errors
     /// If the sum is not positive and finite.
@@ -504,8 +503,8 @@ impl<const D: usize> Proximal<D> for Simplex {
     }
 }
 
-/// The `θ` with `Σ max(u − θ, 0) = sum`, exactly, of at least one `u` and a positive sum. Duchi et
-/// al., figure 1: with `u` in falling order and
+/// The `θ` with `Σ max(u − θ, 0) = sum`, exactly, of at least one `u` and a positive sum. Duchi et al.,
+/// figure 1: with `u` in descending order and
 ///
 /// ```text
 /// ρ = max { j : u_j − (Σ_{r≤j} u_r − sum) / j > 0 },   θ = (Σ_{r≤ρ} u_r − sum) / ρ
@@ -519,7 +518,7 @@ fn simplex_threshold(mut u: Vec<f64>, sum: f64) -> Threshold {
         let below = u - largest;
         excess += below;
         let candidate = excess / f64::from(j);
-        // The elements fall: once one is under the threshold, all further are.
+        // The elements descend: once one is below the threshold, all later ones are.
         if below <= candidate {
             break;
         }
@@ -531,8 +530,8 @@ fn simplex_threshold(mut u: Vec<f64>, sum: f64) -> Threshold {
     }
 }
 
-/// `θ`, as its difference to the largest element: a sum that is far smaller than the elements is not
-/// rounded away.
+/// `θ` as the difference to the largest element, so that a sum far smaller than the elements is not rounded
+/// away.
 struct Threshold {
     largest: f64,
     difference: f64,
@@ -562,7 +561,7 @@ fn norms<const D: usize>(x: Tensor<D>, dims: &[usize]) -> Tensor<D> {
 /// `bound / max(norm, bound)`: exactly 1 up to the bound. Shapes: as `norms`.
 fn share<const D: usize>(bound: f64, norms: Tensor<D>) -> Tensor<D> {
     let norms = norms.clamp_min(bound);
-    // Where the bound is 0 for the element type.
+    // If the bound is 0 in the element type.
     let zeros = norms.clone().equal_elem(0.0);
     let norms = norms.mask_fill(zeros, 1.0);
     norms.full_like(bound) / norms

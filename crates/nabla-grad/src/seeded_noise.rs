@@ -1,15 +1,14 @@
 //! Gaussian noise that is the same on every device.
 //!
-//! A diffusion run is reproducible only if its noise is, and a backend's own generator gives other
-//! numbers on another device or with another number of threads. This one draws on the host, in one
-//! sequence, from ChaCha with 8 rounds (Bernstein, *ChaCha, a variant of Salsa20*, 2008), by the
-//! ziggurat method (Doornik, *An Improved Ziggurat Method to Generate Normal Random Samples*,
-//! 2005), and then copies to the device.
+//! A diffusion run is reproducible only if its noise is, and a backend's own generator gives different
+//! numbers on another device or with another number of threads. This generator draws on the host, in one
+//! sequence, from ChaCha with 8 rounds (Bernstein, *ChaCha, a variant of Salsa20*, 2008), by the ziggurat
+//! method (Doornik, *An Improved Ziggurat Method to Generate Normal Random Samples*, 2005). It then copies
+//! the numbers to the device.
 //!
-//! One seed has 2⁶⁴ independent streams: give each purpose (initialisation, data order, training
-//! noise, one picture of a batch) its own, and adding draws to one does not move the others. The
-//! position in the stream can be saved and restored, so that a resumed training run continues with
-//! the same bits.
+//! One seed has 2⁶⁴ independent streams: give each purpose (initialisation, data order, training noise, one
+//! picture of a batch) its own stream, and extra draws from one do not change the others. The position in the
+//! stream can be saved and restored, so a resumed training run continues with the same bits.
 
 use std::convert::Infallible;
 
@@ -19,14 +18,14 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-/// A position in a stream of [`SeededNoise`]; everything needed to go on from there.
+/// A position in a stream of [`SeededNoise`], from which the stream can be resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoiseState {
     /// The seed.
     pub seed: u64,
     /// The stream.
     pub stream: u64,
-    /// 32-bit words drawn from the stream so far.
+    /// The number of 32-bit words drawn from the stream so far.
     pub position: u64,
 }
 
@@ -54,7 +53,7 @@ pub struct SeededNoise {
 }
 
 impl SeededNoise {
-    /// The beginning of the stream number `stream` of `seed`.
+    /// Starts at the beginning of stream number `stream` of `seed`.
     pub fn new(seed: u64, stream: u64) -> Self {
         Self::from_state(NoiseState {
             seed,
@@ -63,7 +62,7 @@ impl SeededNoise {
         })
     }
 
-    /// Goes on where [`state`](Self::state) was taken.
+    /// Resumes at a saved [`state`](Self::state).
     pub fn from_state(state: NoiseState) -> Self {
         let mut generator = ChaCha8Rng::seed_from_u64(state.seed);
         generator.set_stream(state.stream);
@@ -74,7 +73,7 @@ impl SeededNoise {
         }
     }
 
-    /// The present position.
+    /// The current position.
     pub fn state(&self) -> NoiseState {
         NoiseState {
             seed: self.seed,
@@ -84,7 +83,7 @@ impl SeededNoise {
         }
     }
 
-    /// `count` standard normal numbers.
+    /// Draws `count` standard normal numbers.
     pub fn normal_values(&mut self, count: usize) -> Vec<f32> {
         StandardNormal
             .sample_iter(&mut self.generator)
@@ -92,7 +91,7 @@ impl SeededNoise {
             .collect()
     }
 
-    /// A tensor of standard normal numbers, in row-major order of the stream.
+    /// Draws a tensor of standard normal numbers; the stream fills it in row-major order.
     pub fn normal<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Tensor<D> {
         let values = self.normal_values(shape.iter().product());
         Tensor::from_data(TensorData::new(values, shape), device)

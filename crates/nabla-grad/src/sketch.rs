@@ -1,13 +1,12 @@
-//! Linear sketches: a random matrix `S` makes `m` numbers of `d`, and keeps inner products.
+//! Linear sketches: a random matrix `S` turns `d` numbers into `m` and keeps inner products on average.
 //!
 //! ```text
 //! S ∈ R^{m×d},   E SᵀS = I,   so   E⟨Sx, Sy⟩ = ⟨x, y⟩   and   E Sᵀ(Sx) = x
 //! ```
 //!
-//! A sketch is linear, so sketches of several workers add up to the sketch of the sum, which no
-//! compressor of another kind can do; and `Sᵀ` takes what was found for the sketch back to the
-//! parameters. `S` is never stored but for what the table says: it comes from a seed, and who knows
-//! the seed, the length and the size has the same matrix.
+//! A sketch is linear, so the sketches of several workers add up to the sketch of the sum, which no other
+//! kind of compressor can do, and `Sᵀ` maps results for the sketch back to the parameters. `S` is never
+//! stored in full. It comes from a seed: whoever knows the seed, the length and the size has the same matrix.
 //!
 //! | Sketch | `S` | Variance of `⟨Sx, Sy⟩` | Time |
 //! |---|---|---|---|
@@ -15,20 +14,20 @@
 //! | [`GaussianSketch`] | independent `N(0, 1/m)` | `(‖x‖²‖y‖² + ⟨x,y⟩²) / m` | `m d` |
 //! | [`Srht`] | `√(n/m) P H D` | `(n − m)/(n − 1)` times `(‖x‖²‖y‖² + ⟨x,y⟩² − 2 Σ x_i² y_i²) / m` | `n log n` |
 //!
-//! These are equalities, over the draw of `S`; [`LinearSketch::variance`] is the common bound, the
-//! factor of `‖x‖²‖y‖² + ⟨x,y⟩²`. In the last line `D` is a diagonal of random signs, `H` the
-//! orthonormal Walsh-Hadamard matrix of size `n`, the next power of two, and `P` takes `m` of the `n`
-//! rows without replacement: its rows are orthogonal, `S Sᵀ = (n/m) I`, and for `m = n` the sketch is
-//! an isometry. The variance of the last follows from that of sampling without replacement given
-//! `D`, then of the signs.
+//! These variances, over the draw of `S`, are exact; [`LinearSketch::variance`] is the common bound, as the
+//! factor of `‖x‖²‖y‖² + ⟨x,y⟩²`. In the last line `D` is a diagonal of random signs, `H` the orthonormal
+//! Walsh-Hadamard matrix of size `n`, the next power of two, and `P` takes `m` of the `n` rows without
+//! replacement: its rows are orthogonal, `S Sᵀ = (n/m) I`, and for `m = n` the sketch is an isometry. The
+//! variance of the last line follows from that of sampling without replacement given `D`, and then from that
+//! of the signs.
 //!
-//! The count sketch finds **heavy hitters**: [`CountSketch::estimate`] is the median over the blocks
-//! of `±√r` times the number that element `i` was added to. Each of them is unbiased with variance
-//! `(‖x‖² − x_i²) / c`, so that it is off by more than `2‖x‖/√c` with a probability of at most 1/4,
-//! and their median with at most `exp(−r/8)`.
+//! The count sketch finds **heavy hitters**: [`CountSketch::estimate`] is the median over the blocks of `±√r`
+//! times the number that element `i` was added to. Each of these estimates is unbiased with variance `(‖x‖² −
+//! x_i²) / c`, so it is off by more than `2‖x‖/√c` with a probability of at most 1/4, and their median with a
+//! probability of at most `exp(−r/8)`.
 //!
-//! [`SketchMessage`] is a sketch on its way: 32 bits a number, and an identity of the matrix, so that
-//! sketches of different matrices are not added up.
+//! [`SketchMessage`] is a sketch as it is sent, with 32 bits per number and the identity of the matrix, so
+//! that sketches by different matrices are never added.
 //!
 //! All arithmetic is in f64 on the host, in an order that does not depend on the number of threads.
 //!
@@ -53,19 +52,19 @@ mod message;
 
 pub use message::SketchMessage;
 
-/// Why a sketch cannot be made or applied.
+/// The reason why a sketch cannot be created or applied.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SketchError {
     /// A size of the sketch is 0.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// More rows than there are to take.
+    /// There are fewer rows than requested.
     #[error(
         "a subsampled Hadamard transform of {dimension} elements has {padded} rows to choose from, \
          but {rows} were requested"
     )]
     Rows {
-        /// Rows asked for.
+        /// The number of rows requested.
         rows: usize,
         /// Length of the vectors.
         dimension: usize,
@@ -75,33 +74,33 @@ pub enum SketchError {
     /// The length has no next power of two that fits in memory.
     #[error("the vectors of a subsampled Hadamard transform are too long: {0} elements")]
     TooLong(usize),
-    /// A vector of another length.
+    /// The vector has another length.
     #[error("the {what} must have {expected} elements, but it has {found}")]
     Length {
-        /// Vector or sketch.
+        /// The vector or the sketch.
         what: &'static str,
-        /// Its length in this sketch.
+        /// The length that this sketch needs.
         expected: usize,
         /// Its length.
         found: usize,
     },
-    /// No such element.
+    /// There is no such element.
     #[error("the vectors have {dimension} elements, but element {index} was requested")]
     Index {
-        /// The element asked for, from 0.
+        /// The element requested, counted from 0.
         index: usize,
         /// Length of the vectors.
         dimension: usize,
     },
-    /// A sketch that 32 bits cannot hold.
+    /// A number of the sketch is out of the range of 32 bits.
     #[error("number {index} of the sketch is {value} in 32 bits, but it must be finite to be sent")]
     NotFinite {
-        /// Its place.
+        /// Its position.
         index: usize,
         /// Its value.
         value: f32,
     },
-    /// Sketches that do not add up.
+    /// The sketches are by different matrices and cannot be added.
     #[error(
         "the sketches are by different matrices: all workers must draw them from the same seed"
     )]
@@ -138,8 +137,8 @@ pub trait LinearSketch {
     /// `Var⟨Sx, Sy⟩ ≤ variance · (‖x‖²‖y‖² + ⟨x,y⟩²)` for all `x` and `y`.
     fn variance(&self) -> f64;
 
-    /// A number that tells matrices apart: the same on both sides if the matrices are, and another
-    /// one for almost every other matrix.
+    /// A number that identifies the matrix: equal matrices have the same number, and almost every other
+    /// matrix has another one.
     fn identity(&self) -> u64;
 
     /// `S x`, `[d]` to `[m]`, in f64.
@@ -154,7 +153,7 @@ pub trait LinearSketch {
     /// If the sketch has another length.
     fn transposed_values(&self, y: &[f64]) -> Result<Vec<f64>, SketchError>;
 
-    /// `S x`, `[d]` to `[m]`, off the graph.
+    /// `S x`, `[d]` to `[m]`, detached from the graph.
     ///
     /// # Errors
     /// If the vector has another length, or cannot be read from its device.
@@ -162,7 +161,7 @@ pub trait LinearSketch {
         Ok(device_like(self.apply_values(&host(x)?)?, x))
     }
 
-    /// `Sᵀ y`, `[m]` to `[d]`, off the graph.
+    /// `Sᵀ y`, `[m]` to `[d]`, detached from the graph.
     ///
     /// # Errors
     /// If the sketch has another length, or cannot be read from its device.
@@ -209,8 +208,8 @@ fn identity(kind: &[u8], numbers: impl Iterator<Item = u64>) -> u64 {
 /// The prime 2⁶¹ − 1.
 const PRIME: u64 = (1 << 61) - 1;
 
-/// A polynomial of degree 3 over the prime field: its values at any four points are independent and
-/// uniform.
+/// A polynomial of degree 3 over the prime field: with random coefficients, its values at any four points are
+/// independent and uniform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Hash([u64; 4]);
 
@@ -223,7 +222,7 @@ impl Hash {
     fn at(&self, point: usize) -> u64 {
         let point = point as u64 % PRIME;
         self.0.iter().fold(0, |value, &coefficient| {
-            // Both factors are below 2⁶¹, so this is below 2¹²² + 2⁶¹; 2⁶¹ is 1 in this field.
+            // Both factors are below 2⁶¹, so this is below 2¹²² + 2⁶¹; 2⁶¹ equals 1 in this field.
             let next = u128::from(value) * u128::from(point) + u128::from(coefficient);
             let folded = (next as u64 & PRIME) + (next >> 61) as u64;
             let folded = (folded & PRIME) + (folded >> 61);
@@ -244,8 +243,8 @@ pub struct CountSketch {
 }
 
 impl CountSketch {
-    /// With `rows` tables of `columns` buckets, for vectors of `dimension` elements. An odd number
-    /// of rows makes the median one of the estimates.
+    /// Creates `rows` tables of `columns` buckets for vectors of `dimension` elements. With an odd number of
+    /// rows, the median is one of the estimates.
     ///
     /// # Errors
     /// If a size is 0.
@@ -306,7 +305,7 @@ impl CountSketch {
         median / self.scale()
     }
 
-    /// The median estimates of these elements of `x` from its sketch, `[r · c]`.
+    /// Estimates these elements of `x` from its sketch, `[r · c]`, by the median.
     ///
     /// # Errors
     /// If the sketch has another length or cannot be read, or an index is not less than the
@@ -326,8 +325,8 @@ impl CountSketch {
             .collect())
     }
 
-    /// The `count` elements of `x` with the estimates of largest magnitude, the largest first, from
-    /// its sketch, `[r · c]`: indices and estimates. All if there are no more.
+    /// Returns the indices and estimates of the `count` elements of `x` with the largest estimates in
+    /// magnitude, the largest first, from its sketch, `[r · c]`. If `x` has fewer elements, all are returned.
     ///
     /// # Errors
     /// If the sketch has another length or cannot be read.
@@ -413,7 +412,7 @@ pub struct GaussianSketch {
 }
 
 impl GaussianSketch {
-    /// Elements of the vectors whose columns of `S` come from one stream of noise.
+    /// The number of elements whose columns of `S` come from one stream of noise.
     const BLOCK: usize = 1024;
 
     /// With `rows = m` numbers, for vectors of `dimension` elements.
@@ -478,7 +477,7 @@ impl LinearSketch for GaussianSketch {
                 sums
             })
             .collect();
-        // Added in the order of the blocks, whichever was ready first.
+        // Added in the order of the blocks, no matter which was ready first.
         let mut sketch = vec![0.0; self.rows];
         for block in blocks {
             for (sum, part) in sketch.iter_mut().zip(block) {
@@ -507,23 +506,23 @@ impl LinearSketch for GaussianSketch {
 
 /// The subsampled randomised Hadamard transform; see the [module documentation](self).
 ///
-/// It keeps the `d` signs and the `m` rows taken.
+/// It stores the `d` signs and the indices of the `m` rows taken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Srht {
     /// `n`.
     padded: usize,
     /// The diagonal of `D`, `[d]`; the padding is 0 and needs no signs.
     signs: Vec<f64>,
-    /// The rows that `P` takes, rising, `[m]`.
+    /// The rows that `P` takes, in increasing order, `[m]`.
     taken: Vec<usize>,
 }
 
 impl Srht {
-    /// With `rows = m` numbers, for vectors of `dimension` elements. There are as many rows to take
-    /// as the next power of two.
+    /// With `rows = m` numbers, for vectors of `dimension` elements. `rows` may be at most the next power of
+    /// two.
     ///
     /// # Errors
-    /// If a size is 0, or there are not so many rows.
+    /// If a size is 0, or there are fewer rows.
     pub fn new(
         rows: usize,
         dimension: usize,
@@ -575,7 +574,7 @@ impl LinearSketch for Srht {
 
     fn variance(&self) -> f64 {
         let (n, m) = (self.padded as f64, self.taken.len() as f64);
-        // Of one row there is nothing to choose.
+        // With one row there is nothing to choose.
         if self.padded == 1 {
             0.0
         } else {
@@ -616,21 +615,21 @@ impl LinearSketch for Srht {
     }
 }
 
-/// The Walsh-Hadamard transform in natural order and without a factor, of a power of two of values:
-/// with `H_1 = 1`,
+/// The Walsh-Hadamard transform in natural order and without a factor. The number of values must be a power
+/// of two. With `H_1 = 1`,
 ///
 /// ```text
 /// H_{2n} = [ H_n  H_n ; H_n  −H_n ]
 /// ```
 fn walsh_hadamard(values: &mut [f64]) {
-    /// Below it, another thread costs more than it saves.
+    /// The size below which another thread costs more than it saves.
     const SEQUENTIAL: usize = 1 << 14;
     let half = values.len() / 2;
     if half == 0 {
         return;
     }
     let (low, high) = values.split_at_mut(half);
-    // The same sums whether both halves are transformed at once or not.
+    // The sums are the same whether or not both halves are transformed in parallel.
     if half >= SEQUENTIAL {
         rayon::join(|| walsh_hadamard(low), || walsh_hadamard(high));
     } else {

@@ -1,33 +1,33 @@
-//! Eigenvalues of a symmetric matrix that is known by its products with vectors.
+//! Eigenvalues of a symmetric matrix that is known only through its products with vectors.
 //!
-//! * [`top_eigenpairs`]: power iteration for the eigenvalues that are largest in absolute value, each
-//!   in the complement of those before (deflation).
-//! * [`lanczos`]: the tridiagonal matrix `T = Vᵀ A V` of a Krylov space, whose eigenvalues (Ritz
-//!   values) approach the outer ones of `A` much faster than power iteration does.
+//! * [`top_eigenpairs`]: power iteration for the eigenvalues of largest absolute value, each in the
+//!   complement of the previous ones (deflation).
+//! * [`lanczos`]: the tridiagonal matrix `T = Vᵀ A V` of a Krylov space, whose eigenvalues (Ritz values)
+//!   approach the extreme eigenvalues of `A` much faster than power iteration does.
 //! * [`spectral_density`]: stochastic Lanczos quadrature. From a random start `v`, the eigenvalues
 //!   `θ_i` of `T` and the squared first elements `τ_i²` of its eigenvectors are the nodes and weights
-//!   of Gauss quadrature in the spectrum as `v` sees it; averaged over starts and smoothed,
+//!   of Gauss quadrature in the spectrum weighted by `v`. Averaged over starts and smoothed,
 //!
 //! ```text
 //! T = Y diag(θ) Yᵀ,   τ_i = Y_{1i},   vᵀ f(A) v ≈ Σ_i τ_i² f(θ_i)     (exact for degree f ≤ 2m − 1)
 //! φ(t) = 1/d Σ_j N(t; λ_j, σ²) ≈ 1/runs Σ_v Σ_i τ_i² N(t; θ_i, σ²)
 //! ```
 //!
-//! Lanczos vectors lose their orthogonality as soon as a Ritz value has converged, and then copies
-//! of it appear. [`LanczosConfig::reorthogonalise`] keeps all `m` vectors on the host (`8 m d` bytes)
-//! and makes every new one orthogonal to them, twice; without it two vectors are kept, and the
-//! density is still good.
+//! Lanczos vectors lose their orthogonality as soon as a Ritz value has converged, and then copies of it
+//! appear. [`LanczosConfig::reorthogonalise`] keeps all `m` vectors on the host (`8 m d` bytes) and makes
+//! every new one orthogonal to them, twice. Otherwise only two vectors are kept, and the density is still
+//! good.
 //!
-//! **Errors.** Products that are only known to an error ([`CurvatureOperator::apply_with_error`]) give
-//! eigenvalues of a matrix near `A`. The residuals contain that error, so that an eigenvalue of
-//! `A` itself lies within each of them; an eigenvalue that the operator does not know to the tolerance
-//! is never called converged.
+//! **Errors.** Products that are known only up to an error ([`CurvatureOperator::apply_with_error`]) give
+//! eigenvalues of a matrix near `A`. The residuals include that error, so an eigenvalue of `A` itself lies
+//! within each of them. An eigenvalue is never called converged if the operator's error exceeds the
+//! tolerance.
 //!
 //! Sources: Golub, Meurant, *Matrices, Moments and Quadrature*, 1994; Ubaru, Chen, Saad, *Fast
 //! Estimation of tr(f(A)) via Stochastic Lanczos Quadrature*, 2017; Ghorbani, Krishnan, Xiao, *An
 //! Investigation into Neural Net Optimization via Hessian Eigenvalue Density*, 2019, arXiv
 //! 1901.10159, algorithms 1 and 2; Yao, Gholami, Keutzer, Mahoney, *PyHessian: Neural Networks
-//! Through the Lens of the Hessian*, 2020, arXiv 1912.07145, whose defaults these are.
+//! Through the Lens of the Hessian*, 2020, arXiv 1912.07145, from which the defaults come.
 
 use std::f64::consts::PI;
 
@@ -45,16 +45,16 @@ use crate::curvature::{CurvatureError, CurvatureOperator, add_scaled, dot, norm}
 use crate::seeded_noise::SeededNoise;
 use crate::trace::Probe;
 
-/// Why a spectrum cannot be computed.
+/// The reason why a spectrum cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum SpectrumError {
-    /// A number of a configuration, or the norm of the start, out of its range.
+    /// A number of a configuration, or the norm of the start, is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// More eigenvalues than there are.
+    /// There are fewer eigenvalues than requested.
     #[error("{asked} eigenvalues were requested, but the matrix has {dim} rows")]
     TooMany {
-        /// How many were asked for.
+        /// The number requested.
         asked: usize,
         /// Rows of the matrix.
         dim: usize,
@@ -62,7 +62,7 @@ pub enum SpectrumError {
     /// The matrix is empty.
     #[error("the matrix has no rows, so it has no spectrum")]
     Empty,
-    /// A start of another length than the matrix.
+    /// The length of the start does not match the matrix.
     #[error(
         "the start of the Lanczos iteration has {found} elements, but the matrix has {dim} rows"
     )]
@@ -72,7 +72,7 @@ pub enum SpectrumError {
         /// Elements of the start.
         found: usize,
     },
-    /// No quadrature to make a density of.
+    /// There is no quadrature for a density.
     #[error("a spectral density needs at least one quadrature")]
     NoQuadrature,
     /// The eigenvalues of the tridiagonal matrix were not found.
@@ -86,16 +86,15 @@ pub enum SpectrumError {
 /// Configuration of [`top_eigenpairs`]. The defaults are PyHessian's.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct PowerConfig {
-    /// Eigenvalues to find. Default 1.
+    /// The number of eigenvalues to find. Default 1.
     #[config(default = 1)]
     pub count: usize,
-    /// Products for each of them at most. Default 100.
+    /// The largest number of products for each of them. Default 100.
     #[config(default = 100)]
     pub iterations: usize,
-    /// An eigenvalue has converged once it changes by less than this share of itself, and the
-    /// operator's product is known to as much. Default 1e-3.
-    /// The error is larger than the last change where the next eigenvalue is near: look at
-    /// [`Eigenpair::residual`].
+    /// An eigenvalue has converged once its relative change, and the relative error of the operator's
+    /// product, are below this tolerance. Default 1e-3. If the next eigenvalue is near, the error is larger
+    /// than the last change: check [`Eigenpair::residual`].
     #[config(default = 1e-3)]
     pub tolerance: f64,
 }
@@ -107,25 +106,24 @@ pub struct Eigenpair {
     pub value: f64,
     /// `v`, of norm 1.
     pub vector: Vec<f64>,
-    /// `‖A v − λ v‖₂` at most, the error of the operator's product included: an eigenvalue of a
-    /// symmetric `A` is not farther from `λ` than this.
+    /// An upper bound of `‖A v − λ v‖₂`, including the error of the operator's product. A symmetric `A` has
+    /// an eigenvalue within this distance of `λ`.
     pub residual: f64,
-    /// The error of the operator's last product: the part of `residual` that no iteration lessens.
+    /// The error of the operator's last product, which is the part of `residual` that no iteration reduces.
     pub operator_error: f64,
-    /// Products that it took.
+    /// The number of products used.
     pub iterations: usize,
     /// Whether both the last change and the operator's error are below the tolerance.
     pub converged: bool,
 }
 
-/// The eigenpairs that are largest in absolute value, by power iteration from Gaussian starts.
+/// Returns the eigenpairs of largest absolute value, by power iteration from Gaussian starts.
 ///
 /// It does not converge between eigenvalues of the same absolute value and opposite signs; use
 /// [`lanczos`] there.
 ///
 /// # Errors
-/// If the configuration is out of range, more eigenvalues are asked for than there are, or a product
-/// fails.
+/// If the configuration is out of range, more eigenvalues are requested than exist, or a product fails.
 pub fn top_eigenpairs(
     operator: &impl CurvatureOperator,
     config: &PowerConfig,
@@ -169,7 +167,7 @@ pub fn top_eigenpairs(
             last = Some(value);
             let before = norm(&product);
             orthogonalise(&mut product, found.iter().map(|pair| &pair.vector));
-            // Where only rounding is left, v is in the kernel of what is left of the matrix.
+            // If only rounding is left, v is in the kernel of the deflated matrix.
             let left = norm(&product);
             let vanished =
                 left <= (10.0 * precision * before).max(operator_error) || !normalise(&mut product);
@@ -193,10 +191,10 @@ pub fn top_eigenpairs(
 /// Configuration of [`lanczos`].
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub struct LanczosConfig {
-    /// Steps `m`, one product each; no more than the matrix has rows. Default 100.
+    /// The number of steps `m`, one product each; at most the number of rows. Default 100.
     #[config(default = 100)]
     pub steps: usize,
-    /// Keep all vectors, and make each new one orthogonal to them. Default true.
+    /// Whether to keep all vectors, and make each new one orthogonal to them. Default true.
     #[config(default = true)]
     pub reorthogonalise: bool,
 }
@@ -206,15 +204,15 @@ pub struct LanczosConfig {
 pub struct Tridiagonal {
     /// `α_1 … α_m`, the diagonal.
     pub alpha: Vec<f64>,
-    /// `β_1 … β_(m−1)`, beside the diagonal.
+    /// `β_1 … β_(m−1)`, next to the diagonal.
     pub beta: Vec<f64>,
-    /// `β_m`: what is left of the next vector. It is 0 if the Krylov space was exhausted before (or
-    /// with) the last step; `T` then has eigenvalues of the matrix itself.
+    /// `β_m`, the norm of the next vector before it is normalised. It is 0 if the Krylov space was exhausted
+    /// before (or with) the last step; the eigenvalues of `T` are then eigenvalues of the matrix itself.
     pub remainder: f64,
     /// `v_1 … v_m`, if they were kept.
     pub basis: Option<Vec<Vec<f64>>>,
     /// A bound of `‖A v_j − β_(j−1) v_(j−1) − α_j v_j − β_j v_(j+1)‖₂` for every step: the error of its
-    /// product, and what making it orthogonal to all vectors took away. 0 for exact products.
+    /// product, and the part removed to make it orthogonal to all vectors. 0 for exact products.
     pub errors: Vec<f64>,
 }
 
@@ -225,11 +223,11 @@ pub struct RitzPair {
     pub value: f64,
     /// `V y`, if the Lanczos vectors were kept.
     pub vector: Option<Vec<f64>>,
-    /// `‖A V y − θ V y‖₂` at most: `β_m |y_m|` and the errors of the products,
-    /// `Σ_j |y_j| ·` [`errors`](Tridiagonal::errors). If the Lanczos vectors were kept orthogonal, an
-    /// eigenvalue of the matrix is not farther from `θ`.
+    /// An upper bound of `‖A V y − θ V y‖₂`: `β_m |y_m|` plus the errors of the products, `Σ_j |y_j| ·`
+    /// [`errors`](Tridiagonal::errors). If the Lanczos vectors were kept orthogonal, the matrix has an
+    /// eigenvalue within this distance of `θ`.
     pub residual: f64,
-    /// The part of `residual` that comes from the operator's errors, which no further step lessens.
+    /// The part of `residual` that comes from the operator's errors, which no further step reduces.
     pub operator_error: f64,
 }
 
@@ -312,7 +310,7 @@ impl Tridiagonal {
         Ok(pairs.collect())
     }
 
-    /// Gauss quadrature in the spectrum as the start sees it.
+    /// Gauss quadrature in the spectrum weighted by the start.
     ///
     /// # Errors
     /// If the eigenvalues of `T` cannot be computed.
@@ -327,10 +325,10 @@ impl Tridiagonal {
     }
 }
 
-/// The Lanczos iteration from `start`, `[dim]`, of any length but 0.
+/// Runs the Lanczos iteration from `start`, `[dim]`, of any norm except 0.
 ///
 /// # Errors
-/// If there is no step, the start is no direction of the matrix's space, or a product fails.
+/// If there is no step, the start has another length or its norm is 0 or not finite, or a product fails.
 pub fn lanczos(
     operator: &impl CurvatureOperator,
     start: &[f64],
@@ -371,14 +369,14 @@ pub fn lanczos(
             let full = (error > 0.0).then(|| w.clone());
             orthogonalise(&mut w, basis.iter());
             if let Some(mut taken) = full {
-                // Nothing, if the products were exact.
+                // This is 0 if the products were exact.
                 add_scaled(&mut taken, -1.0, &w);
                 error += norm(&taken);
             }
         }
         let mut left = norm(&w);
         scale = scale.max(along.abs()).max(left);
-        // Where only rounding or the operator's error is left, the Krylov space is exhausted.
+        // If only rounding or the operator's error is left, the Krylov space is exhausted.
         if left <= (10.0 * precision * scale).max(product.error) || alpha.len() == dim {
             if product.error > 0.0 {
                 error += left;
@@ -405,27 +403,26 @@ pub fn lanczos(
 /// Configuration of [`spectral_density`]. The defaults are PyHessian's.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct DensityConfig {
-    /// Lanczos steps of a run. Default 100.
+    /// The number of Lanczos steps per run. Default 100.
     #[config(default = 100)]
     pub steps: usize,
-    /// Runs, each from a start of its own. Default 1; Ghorbani et al. take 10.
+    /// The number of runs, each from its own start. Default 1; Ghorbani et al. use 10.
     #[config(default = 1)]
     pub runs: usize,
     /// Distribution of the starts. Default [`Probe::Rademacher`].
     #[config(default = "Probe::Rademacher")]
     pub probe: Probe,
-    /// Keep the Lanczos vectors orthogonal. Default true.
+    /// Whether to keep the Lanczos vectors orthogonal. Default true.
     #[config(default = true)]
     pub reorthogonalise: bool,
-    /// Points of the grid, at least 32. Default 10,000.
+    /// The number of points of the grid, at least 32. Default 10,000.
     #[config(default = 10_000)]
     pub points: usize,
-    /// Standard deviation `σ` of the Gaussians, at least the spacing of the grid. By default
-    /// `√(1e-5 · max(1, range))` with the range of all nodes, and not less than two spacings or the
-    /// operator's error.
+    /// Standard deviation `σ` of the Gaussians, at least the spacing of the grid. By default `√(1e-5 · max(1,
+    /// range))` with the range of all nodes, but at least two spacings and at least the operator's error.
     pub sigma: Option<f64>,
-    /// First and last point of the grid. By default the range of all nodes, extended by 0.01 or
-    /// `4 σ`, whichever is more.
+    /// First and last point of the grid. By default the range of all nodes, extended by 0.01 or by `4 σ`,
+    /// whichever is larger.
     pub bounds: Option<[f64; 2]>,
 }
 
@@ -462,7 +459,7 @@ impl SpectralDensity {
             Some([first, last]) => last - first,
             None => high - low,
         };
-        // Without bounds of its own, the grid gets a margin.
+        // Without given bounds, the grid gets a margin.
         if config.bounds.is_some() || width != 0.0 {
             range::positive("width of the grid", width)?;
         }
@@ -527,7 +524,7 @@ impl SpectralDensity {
     }
 }
 
-/// One Gauss quadrature per run, each from a random start.
+/// Returns one Gauss quadrature per run, each from a random start.
 ///
 /// # Errors
 /// If there is no run or step, the matrix is empty, or a product fails.
@@ -550,8 +547,7 @@ pub fn spectral_quadratures(
         .collect()
 }
 
-/// The density of eigenvalues by stochastic Lanczos quadrature; see the
-/// [module documentation](self).
+/// Returns the density of eigenvalues by stochastic Lanczos quadrature; see the [module documentation](self).
 ///
 /// # Errors
 /// If the configuration is out of range, the matrix is empty, or a product fails.
@@ -583,13 +579,13 @@ fn checked_dim(operator: &impl CurvatureOperator) -> Result<usize, SpectrumError
     }
 }
 
-/// What the operator's own rounding leaves of a vector of norm 1 that should be 0.
+/// The norm that the operator's own rounding leaves of a vector that should be 0, relative to norm 1.
 fn precision(operator: &impl CurvatureOperator) -> f64 {
     let info = operator.dtype().finfo();
     info.map_or(f64::EPSILON, |info| info.epsilon)
 }
 
-/// Takes the shares of an orthonormal basis out of `v`; twice, which is enough (Kahan; Parlett,
+/// Removes the components along an orthonormal basis from `v`, twice, which is enough (Kahan; Parlett,
 /// *The Symmetric Eigenvalue Problem*, 1980).
 fn orthogonalise<'a>(v: &mut [f64], basis: impl Iterator<Item = &'a Vec<f64>> + Clone) {
     for _ in 0..2 {
@@ -600,7 +596,7 @@ fn orthogonalise<'a>(v: &mut [f64], basis: impl Iterator<Item = &'a Vec<f64>> + 
     }
 }
 
-/// `v / ‖v‖`; false, and `v` as before, if the norm is 0.
+/// Normalises `v`. Returns false and leaves `v` unchanged if its norm is 0.
 fn normalise(v: &mut [f64]) -> bool {
     let length = norm(v);
     if length > 0.0 {

@@ -1,4 +1,4 @@
-//! The trace and the diagonal of a matrix that is known by its products with vectors.
+//! The trace and the diagonal of a matrix that is known only through its products with vectors.
 //!
 //! With random probes `z` whose elements are independent with mean 0 and variance 1,
 //! `E[zᵀ A z] = tr A`. [`hutchinson`] averages `m` of them; for a symmetric `A` the variance is
@@ -8,16 +8,16 @@
 //! Gaussian          2/m ‖A‖_F²
 //! ```
 //!
-//! [`hutch_plus_plus`] takes the trace of the part of `A` that a random projection catches exactly
-//! and estimates only what is left. With `k` vectors for each of the three parts (`3k` products):
+//! [`hutch_plus_plus`] computes the trace exactly on the part of `A` that a random projection captures, and
+//! estimates only the rest. With `k` vectors for each of the three parts (`3k` products):
 //!
 //! ```text
 //! S, G ∈ {±1}^(d × k),   Q = orthonormal basis of A S
 //! tr A ≈ tr(Qᵀ A Q) + 1/k tr(Gᵀ (I − QQᵀ) A (I − QQᵀ) G)
 //! ```
 //!
-//! It is exact (but for rounding) if the rank of `A` is at most `k`, and for a positive
-//! semi-definite `A` its error falls as `1/m` where Hutchinson's falls as `1/√m`.
+//! It is exact (up to rounding) if the rank of `A` is at most `k`. For a positive semi-definite `A` its error
+//! falls as `1/m`, while Hutchinson's falls as `1/√m`.
 //!
 //! [`diagonal`] averages `z ⊙ A z` instead, divided by the average of `z ⊙ z`; with Rademacher probes
 //! the variance of element `i` is `1/m Σ_{j≠i} a_ij²`.
@@ -37,10 +37,10 @@ use rand_distr::{Distribution, StandardNormal};
 use crate::curvature::{CurvatureError, CurvatureOperator, add_scaled, dot, norm};
 use crate::seeded_noise::SeededNoise;
 
-/// Why there is no estimate.
+/// The reason why there is no estimate.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// A number of probes or products, or a tolerance, out of its range.
+    /// A number of probes or products, or a tolerance, is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// The matrix is empty.
@@ -54,14 +54,14 @@ pub enum TraceError {
 /// The distribution of a probe's elements.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Probe {
-    /// 1 or −1 with equal probability; the least variance.
+    /// 1 or −1 with equal probability, which has the least variance.
     Rademacher,
     /// Standard normal.
     Gaussian,
 }
 
 impl Probe {
-    /// A vector of `dim` independent elements with mean 0 and variance 1.
+    /// Draws a vector of `dim` independent elements with mean 0 and variance 1.
     pub fn draw(self, dim: usize, noise: &mut SeededNoise) -> Vec<f64> {
         match self {
             Self::Rademacher => {
@@ -86,27 +86,27 @@ impl Probe {
 pub struct TraceEstimate {
     /// The trace.
     pub trace: f64,
-    /// The standard error of `trace`, from the scatter of the probes; `None` for a single probe. Of
-    /// [`hutch_plus_plus`] it is that of the random part, given the basis.
+    /// The standard error of `trace`, from the scatter of the probes; `None` for a single probe. For
+    /// [`hutch_plus_plus`] it is the standard error of the random part, given the basis.
     pub standard_error: Option<f64>,
-    /// How far `trace` is off at most through the errors of the operator's products: the mean of
-    /// `‖z‖₂` times the error of `A z`. It comes on top of the standard error; both bound what they
-    /// can, the first always, the second as often as a standard error does.
+    /// The largest error of `trace` that the errors of the operator's products can cause: the mean of `‖z‖₂`
+    /// times the error of `A z`. It adds to the standard error. This bound always holds; the standard error
+    /// holds only with the usual probability.
     pub operator_error: f64,
-    /// Products with the matrix that it took.
+    /// The number of products with the matrix used.
     pub products: usize,
-    /// Whether the estimate settled before the last probe; true where their number is fixed.
+    /// Whether the estimate settled before the last probe; true if the number of probes is fixed.
     pub settled: bool,
 }
 
 impl TraceEstimate {
-    /// `count` standard errors and the operator's error: infinite for a single probe.
+    /// `count` standard errors plus the operator's error; infinite for a single probe.
     pub fn error(&self, count: f64) -> f64 {
         count * self.standard_error.unwrap_or(f64::INFINITY) + self.operator_error
     }
 }
 
-/// Hutchinson's estimate from `probes` products.
+/// Returns Hutchinson's estimate from `probes` products.
 ///
 /// # Errors
 /// If `probes` is 0, the matrix is empty, or a product fails.
@@ -119,7 +119,7 @@ impl TraceEstimate {
 ///
 /// let matrix = Tensor::<2>::from_floats([[2.0, 0.0], [0.0, 3.0]], &Device::flex());
 /// let operator = DenseOperator::new(matrix)?;
-/// // A diagonal matrix leaves Rademacher probes no variance.
+/// // For a diagonal matrix, Rademacher probes have no variance.
 /// let estimate = hutchinson(&operator, Probe::Rademacher, 2, &mut SeededNoise::new(1, 0))?;
 /// assert_eq!((estimate.trace, estimate.standard_error), (5.0, Some(0.0)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -142,7 +142,7 @@ pub fn hutchinson(
 /// Configuration of [`hutchinson_until_settled`]. The defaults are PyHessian's.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct TraceConfig {
-    /// Probes at most. Default 100.
+    /// The largest number of probes. Default 100.
     #[config(default = 100)]
     pub probes: usize,
     /// The estimate has settled once a probe changes it by less than this share of its absolute
@@ -154,11 +154,11 @@ pub struct TraceConfig {
     pub probe: Probe,
 }
 
-/// Hutchinson's estimate with as many probes as it takes to settle: `|change| < tolerance · |mean|`.
+/// Returns Hutchinson's estimate with as many probes as it needs to settle: `|change| < tolerance · |mean|`.
 ///
-/// The rule is PyHessian's but for the absolute value: divided by a mean that is negative, every change
-/// is below the tolerance, and PyHessian 0.1 stops after two probes there. That an estimate has
-/// settled does not say how good it is; [`TraceEstimate::error`] does.
+/// The rule is PyHessian's except for the absolute value: divided by a negative mean, every change is below
+/// the tolerance, so PyHessian 0.1 stops after two probes there. A settled estimate need not be accurate;
+/// [`TraceEstimate::error`] states the accuracy.
 ///
 /// # Errors
 /// If there is no probe, the tolerance is negative or not finite, the matrix is empty, or a product
@@ -199,7 +199,7 @@ pub fn hutchinson_until_settled(
     Ok(forms.estimate(false))
 }
 
-/// Values of `zᵀ A z`, each with what the operator's error makes of it.
+/// Values of `zᵀ A z`, each with the error that the operator's error causes.
 #[derive(Default)]
 struct Forms {
     values: Vec<f64>,
@@ -226,8 +226,8 @@ impl Forms {
     }
 }
 
-/// Hutch++, with at most `products` products: a third each for the random projection, for the trace
-/// on its range and for the rest.
+/// Returns the estimate of Hutch++ with at most `products` products: a third each for the random projection,
+/// for the trace on its range and for the rest.
 ///
 /// # Errors
 /// If `products` is less than 3, the matrix is empty, or a product fails.
@@ -240,7 +240,7 @@ pub fn hutch_plus_plus(
     range::at_least("number of products", products, 3)?;
     let k = products / 3;
 
-    // Q spans A S. More columns than rows span nothing more.
+    // Q spans A S. More columns than rows add nothing.
     let columns = k.min(dim);
     let mut sketch = Mat::<f64>::zeros(dim, columns); // A S
     for j in 0..columns {
@@ -266,7 +266,7 @@ pub fn hutch_plus_plus(
     let mut left = Forms::default();
     for _ in 0..k {
         let mut g = Probe::Rademacher.draw(dim, noise);
-        // Twice, so that what rounding leaves of Q in g is of the order of ε, too.
+        // Twice, so that the part of Q that rounding leaves in g is of the order of ε, too.
         for _ in 0..2 {
             for column in &basis {
                 let share = dot(column, &g);
@@ -292,11 +292,11 @@ pub struct DiagonalEstimate {
     /// The standard error of every element, from the scatter of the probes; `None` for a single
     /// probe.
     pub standard_error: Option<Vec<f64>>,
-    /// How far every element is off at most through the errors of the operator's products.
+    /// The largest error of each element that the errors of the operator's products can cause.
     pub operator_error: f64,
 }
 
-/// The estimate of the diagonal by Bekas, Kokiopoulou and Saad, `Σ z ⊙ A z ⊘ Σ z ⊙ z`.
+/// Returns the estimate of the diagonal by Bekas, Kokiopoulou and Saad, `Σ z ⊙ A z ⊘ Σ z ⊙ z`.
 ///
 /// # Errors
 /// If `probes` is 0, the matrix is empty, or a product fails.
@@ -341,7 +341,7 @@ pub fn diagonal(
                 let d = diagonal[i];
                 let [a, b, c] = moments[i];
                 let squares = (a - 2.0 * d * b + d * d * c).max(0.0);
-                // The residuals have mean 0 by the choice of d.
+                // The choice of d gives the residuals the mean 0.
                 (squares * m / (m - 1.0)).sqrt() / denominator[i]
             })
             .collect()

@@ -1,12 +1,12 @@
-//! Layers that do something else in training than in use, and how to hold them still with their
-//! gradients kept.
+//! Layers that behave differently in training and in use, and how to fix their behaviour but keep their
+//! gradients.
 //!
 //! A Hessian, a per-example gradient and a Gauss-Newton matrix belong to one fixed function of the
-//! parameters. Three layers of Burn are none on an autodiff device as long as their flag `training` is
-//! set: batch normalisation normalises by the batch (so that an example's gradient depends on the
-//! others, and every pass moves the running statistics), dropout and Gaussian noise draw anew in
-//! every pass, and so does the randomised leaky ReLU. `Module::freeze` clears the flag, but takes the gradients of
-//! all parameters with it; [`freeze_norms`] and [`freeze_layers`] clear it alone:
+//! parameters. Some layers of Burn are not fixed functions on an autodiff device while their flag `training`
+//! is set. Batch normalisation normalises by the batch, so an example's gradient depends on the others, and
+//! every pass moves the running statistics. Dropout, Gaussian noise and the randomised leaky ReLU draw new
+//! random numbers in every pass. `Module::freeze` clears the flag, but also removes the gradients of all
+//! parameters; [`freeze_norms`] and [`freeze_layers`] clear only the flag:
 //!
 //! ```
 //! use burn::module::Module;
@@ -28,7 +28,7 @@
 //!     norm: BatchNormConfig::new(2).init(&device),
 //! };
 //! let network = freeze_norms(network);
-//! // γ and β are still trained, the running statistics are no parameters.
+//! // γ and β are still trained; the running statistics are not parameters.
 //! let layout = ParameterLayout::trainable(&network)?;
 //! assert_eq!(layout.total_length(), 3 * 2 + 2 + 2 + 2);
 //!
@@ -52,7 +52,7 @@ use burn::tensor::Tensor;
 pub struct TrainingLayer {
     /// Its dotted path in the module, as in Burn's records; empty for the module itself.
     pub path: String,
-    /// Its type: `BatchNorm`, `Dropout`, `GaussianNoise`, `RRelu`, or that of a layer of your own.
+    /// Its type: `BatchNorm`, `Dropout`, `GaussianNoise`, `RRelu`, or the type of your own layer.
     pub kind: String,
 }
 
@@ -92,9 +92,9 @@ pub fn training_layers<M: Module>(module: &M) -> Vec<TrainingLayer> {
     find.layers
 }
 
-/// `module` with every batch normalisation in its form for use: the running statistics normalise, and
-/// are not moved. `γ` and `β` keep their gradients, and everything else is as before; also after
-/// `valid` and `train`. `Module::unfreeze` sets the flag again.
+/// Returns `module` with every batch normalisation in its form for use: it normalises by the running
+/// statistics and does not move them. `γ` and `β` keep their gradients, and everything else is unchanged,
+/// even after `valid` and `train`. `Module::unfreeze` sets the flag again.
 pub fn freeze_norms<M: Module>(module: M) -> M {
     module.map(&mut Freeze {
         all: false,
@@ -102,7 +102,7 @@ pub fn freeze_norms<M: Module>(module: M) -> M {
     })
 }
 
-/// As [`freeze_norms`] for every layer that has the flag: dropout and noise, too, do nothing then.
+/// Like [`freeze_norms`], but for every layer that has the flag, so dropout and noise do nothing either.
 pub fn freeze_layers<M: Module>(module: M) -> M {
     module.map(&mut Freeze {
         all: true,
@@ -116,10 +116,10 @@ pub(crate) fn batch_norm_in_training<M: Module>(module: &M) -> Option<TrainingLa
     layers.into_iter().find(TrainingLayer::mixes_examples)
 }
 
-/// A vector without a gradient, with its name.
+/// A vector without a gradient, and its name.
 pub(crate) type Statistic = (String, Vec<f64>);
 
-/// The vectors without a gradient: running statistics, whoever keeps them.
+/// The vectors without a gradient, which are running statistics of any layer.
 pub(crate) fn statistics<M: Module>(module: &M) -> Vec<Statistic> {
     let mut read = Statistics::default();
     module.visit(&mut read);
@@ -134,11 +134,11 @@ pub(crate) fn moved_since<M: Module>(before: &[Statistic], module: &M) -> Option
     Some(changed.1.0)
 }
 
-/// Where a visit is.
+/// The current position of a visit.
 #[derive(Default)]
 struct Place {
     path: Vec<String>,
-    /// Of the containers of each part of the path.
+    /// The types of the containers of each part of the path.
     kinds: Vec<String>,
 }
 
@@ -154,7 +154,7 @@ impl Place {
         self.kinds.pop();
     }
 
-    /// The layer that has here a flag of the name `training`.
+    /// The layer at this position that has a flag named `training`.
     fn layer(&self) -> Option<TrainingLayer> {
         let (name, path) = self.path.split_last()?;
         (name == "training").then(|| TrainingLayer {
@@ -202,7 +202,7 @@ impl ModuleVisitor for Statistics {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        // A matrix is a frozen weight, and would be much to read.
+        // A matrix is a frozen weight, and would be slow to read.
         if D == 1
             && !param.is_require_grad()
             && let Ok(values) = param.val().try_to_vec_as::<f64>()
@@ -413,7 +413,7 @@ mod tests {
         }
     }
 
-    /// A normalisation of one's own, without γ and β, by what it has seen so far.
+    /// A custom normalisation without γ and β, by the mean of all inputs so far.
     #[derive(Module, Debug)]
     struct OwnNorm {
         linear: Linear,

@@ -4,13 +4,12 @@
 //! version   1 byte     1
 //! kind      1 byte     0 sparse, 1 signs, 2 levels, 3 powers of two, 4 dense
 //! d         8 bytes    the length of the vector
-//! count     8 bytes    elements of a sparse message, levels s of a quantised one, else 0
-//! payload              the bits that theory counts, filled up with zeros to a whole byte
+//! count     8 bytes    elements of a sparse message, levels s of a quantised message, else 0
+//! payload              the bits that theory counts, padded with zeros to a whole byte
 //! ```
 //!
-//! Numbers are little-endian, and so are bits: the first of them is the lowest of the first byte.
-//! Payloads, with `w = ⌈log₂ d⌉`, `l = ⌈log₂(2s + 1)⌉`, and numbers in the format of IEEE 754 with
-//! 32 bits:
+//! Numbers are little-endian, and so are bits: the first bit is the lowest of the first byte. These are the
+//! payloads, with `w = ⌈log₂ d⌉`, `l = ⌈log₂(2s + 1)⌉`, and numbers in the 32-bit format of IEEE 754:
 //!
 //! ```text
 //! sparse    count × (w bits of the index), rising; count × (32 bits of the value)
@@ -20,8 +19,8 @@
 //! dense     d × (32 bits of the value)
 //! ```
 //!
-//! A message has one form only: what [`Compressed::from_bytes`] takes, [`Compressed::to_bytes`] gives
-//! back.
+//! A message has only one form: [`Compressed::to_bytes`] returns exactly the bytes that
+//! [`Compressed::from_bytes`] accepted.
 
 use nabla_base::range::{self, OutOfRange};
 
@@ -29,46 +28,46 @@ use super::{Compressed, Form, Qsgd, bits_for};
 
 const VERSION: u8 = 1;
 
-/// Why bytes are not a compressed vector.
+/// The reason why bytes are not a compressed vector.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum WireError {
-    /// Fewer or more bytes than the header says.
+    /// There are fewer or more bytes than the header states.
     #[error("the message must have {expected} bytes, but it has {found}")]
     Length {
-        /// What the header asks for; that of the header itself if it is not whole.
+        /// The number that the header states, or the size of the header itself if that is incomplete.
         expected: u64,
-        /// How many there are.
+        /// The number of bytes given.
         found: usize,
     },
-    /// A version that came later.
+    /// A version newer than this program knows.
     #[error("the message is of version {0}, but only version 1 is known")]
     Version(u8),
-    /// A kind that does not exist.
+    /// The kind does not exist.
     #[error("the message is of the kind {0}, but kinds are 0 to {1}")]
     Kind(u8, u8),
-    /// A vector of another length.
+    /// The vector has another length.
     #[error("the message is for a vector of {found} elements, but one of {expected} is expected")]
     Dimension {
-        /// The receiver's.
+        /// The length that the receiver expects.
         expected: usize,
-        /// The message's.
+        /// The length in the message.
         found: u64,
     },
-    /// A number of the header out of its range.
+    /// A number of the header is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// Something in the payload that no sender makes.
+    /// The payload contains something that no sender writes.
     #[error("element {index} of the message is damaged: {reason}")]
     Element {
-        /// Its place in the payload.
+        /// Its position in the payload.
         index: usize,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Bits behind the payload.
+    /// There are bits after the payload.
     #[error("the last byte of the message must be padded with zeros")]
     Padding,
-    /// A sketch by another matrix.
+    /// The sketch was made with another matrix.
     #[error(
         "the message is a sketch by another matrix: sender and receiver must draw it from the same \
          seed"
@@ -80,7 +79,7 @@ pub enum WireError {
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
-    /// Bits that are not yet whole bytes.
+    /// Bits that do not yet fill a byte.
     pending: u64,
     count: u32,
 }
@@ -112,7 +111,7 @@ impl Bits {
     }
 }
 
-/// Reads them; the number of bytes has been checked.
+/// Reads bits, the lowest first; the number of bytes has been checked.
 struct Reader<'a> {
     bytes: std::slice::Iter<'a, u8>,
     pending: u64,
@@ -165,7 +164,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Nothing but zeros is left.
+    /// Checks that only zeros are left.
     fn finish(self) -> Result<(), WireError> {
         if self.pending == 0 && self.bytes.len() == 0 {
             Ok(())
@@ -192,7 +191,7 @@ impl Header {
         bytes
     }
 
-    /// The header and what comes behind it.
+    /// The header and the payload after it.
     pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), WireError> {
         let short = WireError::Length {
             expected: Self::BYTES as u64,
@@ -219,7 +218,7 @@ impl Header {
     }
 }
 
-/// Refuses a payload that has not `bits` bits, filled up to bytes.
+/// Refuses a payload that is not `bits` bits long, padded to whole bytes.
 pub(crate) fn check_payload(payload: &[u8], bits: u128) -> Result<(), WireError> {
     let expected = bits.div_ceil(8);
     if payload.len() as u128 == expected {
@@ -234,16 +233,16 @@ pub(crate) fn check_payload(payload: &[u8], bits: u128) -> Result<(), WireError>
 }
 
 impl Compressed {
-    /// Bytes of a message before its payload.
+    /// The size of the header of a message in bytes.
     pub const HEADER_BYTES: usize = Header::BYTES;
 
-    /// The number of bytes of [`to_bytes`](Self::to_bytes): those of the header, and
-    /// [`size_in_bits`](Self::size_in_bits) filled up to whole bytes.
+    /// The number of bytes of [`to_bytes`](Self::to_bytes): the header, and
+    /// [`size_in_bits`](Self::size_in_bits) padded to whole bytes.
     pub fn size_in_bytes(&self) -> u64 {
         Self::HEADER_BYTES as u64 + self.size_in_bits().div_ceil(8)
     }
 
-    /// The message as bytes, in the format of `compressor/wire.rs`: a header of
+    /// Returns the message as bytes, in the format of `compressor/wire.rs`: a header of
     /// [`HEADER_BYTES`](Self::HEADER_BYTES) bytes with version, kind and sizes, little-endian, and the
     /// packed payload.
     ///
@@ -312,11 +311,11 @@ impl Compressed {
         bits.finish()
     }
 
-    /// The message of [`to_bytes`](Self::to_bytes) for a vector of `dimension` elements, to the bit.
-    /// Whatever the bytes are, nothing is allocated beyond what they hold.
+    /// Reads the bytes of [`to_bytes`](Self::to_bytes) for a vector of `dimension` elements, exact to the
+    /// bit. Whatever the bytes state, no more is allocated than they contain.
     ///
     /// # Errors
-    /// If the bytes are not such a message.
+    /// If the bytes are not a message of this form.
     pub fn from_bytes(bytes: &[u8], dimension: usize) -> Result<Self, WireError> {
         let (header, payload) = Header::read(bytes)?;
         if header.kind > 4 {
@@ -357,7 +356,7 @@ impl Compressed {
         let damaged = |index, reason| Err(WireError::Element { index, reason });
         let form = match header.kind {
             0 => {
-                // As many as the payload has room for.
+                // At most as many as fit into the payload.
                 let mut indices: Vec<usize> = Vec::with_capacity(count as usize);
                 for place in 0..count as usize {
                     let index = reader.take_wide(index_width);

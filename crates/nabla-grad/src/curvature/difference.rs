@@ -1,7 +1,7 @@
-//! Directional derivatives by central differences whose step is chosen by the error that it shows.
+//! Directional derivatives by central differences, with the step chosen by the error observed.
 //!
-//! Along the unit vector `u` a field `f` (a gradient, or outputs) is known at `θ` and, at a cost of
-//! two evaluations for each step `t`, at `θ ± t u`. Its odd and even parts there are
+//! Along the unit vector `u`, a field `f` (a gradient, or outputs) is known at `θ` and, for two evaluations
+//! per step `t`, at `θ ± t u`. Its odd and even parts there are
 //!
 //! ```text
 //! D(t) = (f(θ + tu) − f(θ − tu)) / 2t        =  f′ + t²/6 f‴ + …  + rounding / t
@@ -9,9 +9,9 @@
 //! R(t) = (4 D(t) − D(2t)) / 3                =  f′ + O(t⁴)                     (Richardson)
 //! ```
 //!
-//! A kink between the two sides (a ReLU whose argument changes its sign) adds a jump `Δ` of `f` to
-//! `E` and `± Δ/2t` to `D`, more the shorter the step, until the step ends before the kink. Three
-//! things therefore tell the error of `D(t)`, and their sum is what is stated:
+//! A kink between the two sides (a ReLU whose argument changes its sign) adds a jump `Δ` of `f` to `E` and `±
+//! Δ/2t` to `D`. The second grows as the step shrinks, until the step ends before the kink. The error of
+//! `D(t)` therefore has three parts, and their sum is the stated error:
 //!
 //! ```text
 //! ‖D(2t) − D(t)‖                truncation: three times that of D(t), where it dominates
@@ -19,16 +19,16 @@
 //! ‖E(2t) − 4 E(t)‖ / 4t         kinks: 0 to the order t³ where f is smooth, 3/2 of a kink's Δ/2t
 //! ```
 //!
-//! For the order four `R(t)` takes the place of `D(t)`, and the first line is `‖R(2t) − R(t)‖`.
+//! At fourth order `R(t)` replaces `D(t)`, and the first line is `‖R(2t) − R(t)‖`.
 //!
-//! **The step.** `σ` is measured once, from second differences over steps of a few units in the last
-//! place (Moré, Wild, *Estimating Computational Noise*, 2011). Steps are halved as long as the even
-//! parts of two of them disagree by more than rounding, since kinks lie between the sides then; then
-//! as long as truncation dominates the error. Where rounding does, they are doubled. The search ends
-//! when the stated error is the share [`accuracy`](DifferenceConfig::accuracy) of the derivative's
-//! norm, or does not fall any more, or after [`MOST_STEPS`] steps. Where all of them cross kinks (`θ` lies
-//! on one, or so near that no step of this precision ends before it) the largest of the kinks'
-//! shares is stated. The same arguments give the same steps.
+//! **The step.** `σ` is measured once, from second differences over steps of a few units in the last place
+//! (Moré, Wild, *Estimating Computational Noise*, 2011). The step is first halved as long as the even parts
+//! of two steps disagree by more than rounding, since kinks then lie between the sides. It is then halved as
+//! long as truncation dominates the error, and doubled if rounding does. The search ends when the stated
+//! error is at most the share [`accuracy`](DifferenceConfig::accuracy) of the derivative's norm, or no longer
+//! falls, or after [`MOST_STEPS`] steps. If all steps cross kinks (`θ` lies on one, or so near that no step
+//! of this precision ends before it), the stated error uses the largest contribution of the kinks. The same
+//! arguments give the same steps.
 
 use std::collections::VecDeque;
 
@@ -41,15 +41,15 @@ use super::{CurvatureError, Product, add_scaled, expect_dim, norm, on_device, va
 use crate::seeded_noise::SeededNoise;
 use crate::trace::Probe;
 
-/// Steps that one derivative tries at most; each takes two evaluations.
+/// The largest number of steps that one derivative tries; each takes two evaluations.
 pub const MOST_STEPS: usize = 16;
 
 /// The step `r` of a central difference.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub enum Step {
-    /// Chosen for each product by the error that it shows; see [`crate::curvature`].
+    /// Chosen for each product by the error observed; see [`crate::curvature`].
     Automatic,
-    /// This multiple of `v`, whatever its length.
+    /// This multiple of `v`, whatever the length of `v`.
     Fixed(f64),
 }
 
@@ -70,7 +70,7 @@ impl Order {
         }
     }
 
-    /// Neighbouring steps that a value with its error takes.
+    /// The number of neighbouring steps needed for a value and its error.
     fn window(self) -> usize {
         match self {
             Self::Second => 2,
@@ -79,7 +79,7 @@ impl Order {
     }
 }
 
-/// How a directional derivative is taken.
+/// How a directional derivative is computed.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct DifferenceConfig {
     /// Default [`Step::Automatic`].
@@ -99,10 +99,10 @@ pub struct DifferenceConfig {
 pub struct Difference<const D: usize> {
     /// The derivative with the step `r`.
     pub value: Tensor<D>,
-    /// Richardson's extrapolation of `value`, of two orders more. With [`Order::Second`] it equals
+    /// Richardson's extrapolation of `value`, two orders higher. With [`Order::Second`] it equals
     /// the difference of fourth order.
     pub extrapolated: Tensor<D>,
-    /// A bound of `‖value − exact‖₂`: truncation, rounding and kinks, from what they show.
+    /// A bound of `‖value − exact‖₂`: truncation, rounding and kinks, as observed.
     pub error: f64,
     /// The step `r`, as a multiple of `v`.
     pub step: f64,
@@ -117,7 +117,7 @@ pub(crate) struct Estimate {
     pub step: f64,
 }
 
-/// What is differentiated: from the parameters to any number of values.
+/// The function to differentiate: from the parameters to any number of values.
 pub(crate) type Field<'a> = dyn Fn(&[f64]) -> Result<Vec<f64>, CurvatureError> + 'a;
 
 /// The derivative along a vector of a field at fixed parameters.
@@ -148,7 +148,7 @@ struct Sides {
     noise: f64,
 }
 
-/// What a window of steps tells.
+/// The errors observed in a window of steps.
 struct Reading {
     t: f64,
     truncation: f64,
@@ -171,9 +171,9 @@ impl Reading {
 }
 
 impl DirectionalDerivative {
-    /// Checks and keeps what every product needs: `f(θ)` (evaluated twice, as it must be the same),
-    /// its rounding (six evaluations), and a first step (as for one product). `size` is what two
-    /// values that should be the same are compared with, where `f(θ)` itself is 0.
+    /// Checks and keeps what every product needs: `f(θ)` (evaluated twice, since both values must agree), its
+    /// rounding (six evaluations), and a first step (the cost of one product). `size` is the scale for
+    /// comparing these two values where `f(θ)` itself is 0.
     pub fn new(
         field: &Field,
         at: &Tensor<1>,
@@ -247,7 +247,7 @@ impl DirectionalDerivative {
         on_device(values, &self.device, self.dtype)
     }
 
-    /// The unit in the last place of a number of size 1.
+    /// The unit in the last place of 1.
     pub fn epsilon(&self) -> f64 {
         self.epsilon
     }
@@ -303,7 +303,7 @@ impl DirectionalDerivative {
             return Ok(start);
         }
         u.iter_mut().for_each(|x| *x /= length);
-        // A step too many costs little here, once.
+        // One step too many costs little here, and only once.
         let found = self.search(field, &u, start, self.config.accuracy / 4.0)?;
         Ok(found.step)
     }
@@ -324,7 +324,7 @@ impl DirectionalDerivative {
         Ok(Some(found))
     }
 
-    /// The derivative along `v` alone, which with a fixed step takes two evaluations fewer.
+    /// The derivative along `v` without its error, which with a fixed step takes two evaluations fewer.
     fn value_along(&self, field: &Field, v: &[f64]) -> Result<Option<Vec<f64>>, CurvatureError> {
         let Step::Fixed(r) = self.config.step else {
             return Ok(self.along(field, v)?.map(|found| found.value));
@@ -405,7 +405,7 @@ impl DirectionalDerivative {
         })
     }
 
-    /// `window` holds neighbouring steps, the longest first; the last ones are read.
+    /// `window` contains neighbouring steps, the longest first; only the last ones are read.
     fn read(&self, window: &VecDeque<Sides>, last: usize) -> Reading {
         let (near, far) = (&window[last], &window[last - 1]);
         let truncation = match self.config.order {
@@ -415,7 +415,7 @@ impl DirectionalDerivative {
                 &extrapolated(&near.odd, &far.odd, 4.0),
             ),
         };
-        // What rounding is multiplied by in (4 D(t) − D(2t)) / 3.
+        // The factor of rounding in (4 D(t) − D(2t)) / 3.
         let gain = match self.config.order {
             Order::Second => 1.0,
             Order::Fourth => 65.0_f64.sqrt() / 6.0,
@@ -478,7 +478,7 @@ impl DirectionalDerivative {
         }
         let mut tried = steps;
         let mut reading = self.read(&window, steps - 1);
-        // The best of the steps that cross no kinks that show, and the best of all.
+        // The best of the steps that visibly cross no kinks, and the best of all.
         let mut best: Option<Estimate> = None;
         let mut crossing: Option<Estimate> = None;
         let mut kinks = 0.0_f64;
@@ -505,7 +505,7 @@ impl DirectionalDerivative {
             if (good && !reading.kinked) || done || tried == MOST_STEPS {
                 break;
             }
-            // Below this nothing of the step is left in the parameters.
+            // A smaller step would vanish in the rounding of the parameters.
             if !growing && reading.t < 4.0 * self.epsilon * norm(&self.at) {
                 break;
             }
@@ -522,8 +522,8 @@ impl DirectionalDerivative {
         }
         match (best, crossing) {
             (Some(best), _) => finite(best),
-            // Every step crosses kinks: there are the more of them the longer it is, and the
-            // shortest shows best what one of them does.
+            // Every step crosses kinks. A longer step crosses more of them, and the shortest shows the effect
+            // of one best.
             (None, Some(mut crossing)) => {
                 crossing.error = crossing.error.max(kinks);
                 finite(crossing)

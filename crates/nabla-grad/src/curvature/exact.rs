@@ -1,6 +1,5 @@
-//! Tests of the operators, and of what is made of them, against Hessians that are exact: a second
-//! implementation of small networks in plain `f64`, whose hand-written gradient is run on dual
-//! numbers.
+//! Tests of the operators, and of what is made of them, against exact Hessians. These come from a second
+//! implementation of small networks in plain `f64`, whose hand-written gradient is run on dual numbers.
 
 use std::ops::{Add, Mul, Neg, Sub};
 
@@ -100,7 +99,7 @@ impl Network {
     }
 }
 
-/// A network with its data, in Burn and in plain numbers.
+/// A network with its data, both in Burn and in plain numbers.
 struct Case {
     network: Network,
     layout: ParameterLayout,
@@ -120,7 +119,7 @@ struct Plain {
 }
 
 impl Plain {
-    /// Where each weight, bias, γ and β starts.
+    /// The offset of each weight, bias, γ and β.
     fn places(&self) -> (Vec<[usize; 2]>, Vec<[usize; 2]>) {
         let mut from = 0;
         let mut take = |count: usize| {
@@ -411,7 +410,7 @@ fn check(seed: u64, widths: &[usize], config: DifferenceConfig, dtype: DType) ->
         needed = needed.max(off / stated);
     };
 
-    // What is exact to ten digits is compared with what is exact to fourteen.
+    // Values exact to ten digits are compared with values exact to fourteen.
     let rounding = 1e-12;
     let mut vectors: Vec<Vec<f64>> = (0..4).map(|i| normal(d, seed, 10 + i)).collect();
     vectors.push((0..d).map(|i| f64::from(u8::from(i == d / 3))).collect());
@@ -445,7 +444,7 @@ fn check(seed: u64, widths: &[usize], config: DifferenceConfig, dtype: DType) ->
     for pair in &pairs {
         let off = nearest(&eigenvalues, pair.value);
         within(off, pair.residual + rounding, "a Ritz value");
-        // What the residual says of the vector is true of the matrix itself.
+        // The vector's residual must hold for the exact matrix too.
         let v = pair.vector.as_ref().unwrap();
         let mut error = product(&exact, v);
         add_scaled(&mut error, -pair.value, v);
@@ -467,7 +466,7 @@ fn what_is_stated_holds_for_twenty_networks_with_no_step_given() {
     for seed in 0..20 {
         let (needed, stated) = check(seed, &widths, DifferenceConfig::new(), DType::F32);
         println!("{seed}: needed {needed:.2}, stated {stated:.1e}");
-        // A statement that holds because it says nothing is none.
+        // A bound so wide that it always holds would prove nothing.
         assert!(stated < 2e-2, "{seed}: {stated}");
     }
 }
@@ -565,8 +564,8 @@ fn the_plain_gradient_is_burns() {
     }
 }
 
-/// The largest eigenvalue of a larger network by the default, the fourth order and a step that is good
-/// for it, with the same start.
+/// The largest eigenvalue of a larger network, from the same start, with the default, with the fourth order
+/// and with a well-chosen fixed step.
 fn top_three_ways<M: Module>(
     module: &M,
     layout: &ParameterLayout,
@@ -689,7 +688,7 @@ fn a_convolutional_network_has_one_largest_eigenvalue_by_every_order_and_step() 
             "{exact:?}"
         );
     }
-    // In single precision kinks are as near as rounding allows; what is stated says so.
+    // In single precision kinks are as near as rounding allows, and the stated error reflects this.
     for (value, residual, operator_error) in found {
         let off = (value - exact[0].0).abs();
         assert!(off <= residual + exact[0].1, "{found:?} {exact:?}");

@@ -15,7 +15,7 @@ use crate::flat::ParameterLayout;
 
 /// The outputs of a model as a function of the flat parameters.
 ///
-/// Implemented for modules by [`ModuleOutputs`].
+/// [`ModuleOutputs`] implements this for modules.
 pub trait OutputFunction {
     /// `z(θ)`, `[examples, outputs]` without autodiff, for `θ` `[parameters]`.
     ///
@@ -52,8 +52,8 @@ pub struct ModuleOutputs<M, F> {
 }
 
 impl<M: Module, F: Fn(&M) -> Tensor<2>> ModuleOutputs<M, F> {
-    /// `outputs` gives the outputs, `[examples, outputs]`, of a module that differs from `module` in
-    /// the parameters of `layout`. The module must live on an autodiff device.
+    /// `outputs` returns the outputs, `[examples, outputs]`, of a module that differs from `module` in the
+    /// parameters of `layout`. The module must live on an autodiff device.
     pub fn new(module: M, layout: ParameterLayout, outputs: F) -> Self {
         Self {
             module,
@@ -131,13 +131,13 @@ pub struct GaussNewton<O> {
 }
 
 impl<O: OutputFunction> GaussNewton<O> {
-    /// The matrix at the parameters `at`, `[parameters]`. `scale` is the factor of each example's
-    /// loss in the whole: 1 for a sum, `1 / examples` for a mean, `2 / (examples · outputs)` for
-    /// Burn's `MseLoss` with its mean.
+    /// Creates the matrix at the parameters `at`, `[parameters]`. `scale` is the factor of each example's
+    /// loss in the total loss: 1 for a sum, `1 / examples` for a mean, `2 / (examples · outputs)` for Burn's
+    /// `MseLoss` with mean reduction.
     ///
     /// # Errors
-    /// If a number of the configuration is out of range, `scale` or a parameter is not finite, or
-    /// the outputs fail or are not the same twice.
+    /// If a number of the configuration is out of range, `scale` or a parameter is not finite, or the outputs
+    /// fail or differ between two evaluations.
     pub fn new(
         model: O,
         at: Tensor<1>,
@@ -160,7 +160,7 @@ impl<O: OutputFunction> GaussNewton<O> {
             let change = difference(&z(theta)?, &centre)?;
             pull_back(&model, &at, &change, shape, probabilities.as_ref(), scale)
         };
-        // `z` itself would be pulled back to this size.
+        // The change is 0 at `at` itself, so repeated values are compared with the size of this.
         let size = norm(&pull_back(
             &model,
             &at,

@@ -19,11 +19,11 @@ pub trait GradientField {
     /// If there is no such gradient.
     fn gradient(&self, parameters: &Tensor<1>) -> Result<Tensor<1>, CurvatureError>;
 
-    /// Refuses what is not a fixed function of the parameters, as far as it can be seen; called once,
-    /// with the parameters of an operator. By default everything is taken.
+    /// Refuses a gradient that is not a fixed function of the parameters, as far as this can be detected. It
+    /// is called once, with the parameters of an operator. The default implementation accepts everything.
     ///
     /// # Errors
-    /// If it is not one.
+    /// If it is not a fixed function.
     fn check(&self, parameters: &Tensor<1>) -> Result<(), CurvatureError> {
         let _ = parameters;
         Ok(())
@@ -48,9 +48,9 @@ pub struct ModuleLoss<M, F> {
 }
 
 impl<M: Module, F: Fn(&M) -> Tensor<1>> ModuleLoss<M, F> {
-    /// `loss` gives the loss, `[1]`, of a module that differs from `module` in the parameters of
-    /// `layout`. The module must live on an autodiff device. Parameters that the loss does not
-    /// depend on have the gradient 0.
+    /// `loss` returns the loss, `[1]`, of a module that differs from `module` in the parameters of `layout`.
+    /// The module must live on an autodiff device. Parameters that the loss does not depend on have the
+    /// gradient 0.
     pub fn new(module: M, layout: ParameterLayout, loss: F) -> Self {
         Self {
             module,
@@ -86,7 +86,7 @@ impl<M: Module, F: Fn(&M) -> Tensor<1>> GradientField for ModuleLoss<M, F> {
     }
 }
 
-/// `module` at `parameters`, if its function there is one that can be differentiated.
+/// `module` at `parameters`, if its function there can be differentiated.
 pub(super) fn placed<M: Module>(
     module: &M,
     layout: &ParameterLayout,
@@ -101,8 +101,7 @@ pub(super) fn placed<M: Module>(
     Ok(layout.with_parameters(module.clone(), parameters.clone())?)
 }
 
-/// Evaluates a function of `module` twice, if that can tell anything: statistics that move, or
-/// values that differ.
+/// Evaluates a function of `module` twice, if this can reveal statistics that move or values that differ.
 pub(super) fn check_fixed<M: Module, const D: usize>(
     module: &M,
     function: impl Fn() -> Result<Tensor<D>, CurvatureError>,
@@ -154,12 +153,13 @@ pub struct Hessian<G> {
 }
 
 impl<G: GradientField> Hessian<G> {
-    /// The Hessian at the parameters `at`, `[parameters]`. It evaluates the gradient 8 times to know
-    /// its rounding, and up to [`MOST_STEPS`](super::MOST_STEPS) pairs of times more to find a first step.
+    /// Creates the Hessian at the parameters `at`, `[parameters]`. This evaluates the gradient 8 times to
+    /// measure its rounding, and then up to [`MOST_STEPS`](super::MOST_STEPS) pairs of times to find a first
+    /// step.
     ///
     /// # Errors
     /// If a number of the configuration is out of range, a parameter is not finite, or the gradient
-    /// fails or is not the same twice.
+    /// fails or differs between two evaluations.
     pub fn new(
         gradient: G,
         at: Tensor<1>,
@@ -188,7 +188,7 @@ impl<G: GradientField> Hessian<G> {
             Some(found) => Difference {
                 value: derivative.tensor(&found.value),
                 extrapolated: derivative.tensor(&found.extrapolated),
-                // Put into the parameters' type, the numbers are rounded once more.
+                // Converting to the parameters' type rounds the numbers once more.
                 error: found.error + derivative.epsilon() * super::norm(&found.value),
                 step: found.step,
             },

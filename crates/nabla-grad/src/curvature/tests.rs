@@ -105,7 +105,7 @@ fn network(theta: Tensor<1>, x: Tensor<2>) -> Tensor<2> {
 }
 
 fn cross_entropy(outputs: Tensor<2>, one_hot: Tensor<2>) -> Tensor<1> {
-    // Not divided: Burn's backward of a division by a number rounds its inverse to `f32`.
+    // Not a division: Burn's backward pass of a division by a number rounds its inverse to `f32`.
     let share = -1.0 / outputs.dims()[0] as f64;
     (log_softmax(outputs, 1) * one_hot).sum() * share
 }
@@ -200,14 +200,14 @@ fn extrapolation_of_second_order_is_the_fourth() {
     let (second, fourth) = (product(Order::Second), product(Order::Fourth));
     let extrapolated = values(&second.extrapolated).unwrap();
     assert!(distance(&extrapolated, &values(&fourth.value).unwrap()) < 1e-13);
-    // And that of the fourth is better still.
+    // The error of the fourth order is smaller still.
     let exact = reference("network", "hessian_product");
     let error = |t: &Tensor<1>| distance(&values(t).unwrap(), &exact);
     assert!(error(&fourth.extrapolated) < 0.1 * error(&fourth.value));
     // Truncation dominates: `error` is 2^p − 1 times the error.
     for (found, gain) in [(second, 3.0), (fourth, 15.0)] {
         let ratio = found.error / error(&found.value);
-        // Kinks, of which the even parts show none to the order r³, are added.
+        // The part for kinks is added; the even parts show none to the order r³.
         assert!(ratio > 0.9 * gain && ratio < 2.5 * gain, "{gain}: {ratio}");
     }
 }
@@ -359,7 +359,7 @@ fn logistic_regression_has_its_closed_form() {
 
     let gradient = |w: &Tensor<1>| {
         let w = w.clone().autodiff().require_grad();
-        // The first class throughout: the Hessian does not depend on the labels.
+        // All labels are the first class: the Hessian does not depend on them.
         let loss = -log_softmax(outputs(w.clone()), 1).narrow(1, 0, 1).sum();
         w.grad(&loss.backward())
             .ok_or(CurvatureError::NoGradient { what: "loss" })
@@ -424,7 +424,7 @@ fn a_gradient_that_differs_from_time_to_time_is_refused() {
     assert!(matches!(refused, Err(CurvatureError::Range(_))));
 }
 
-/// On a kink itself there is no Hessian: what is stated says so.
+/// On a kink itself there is no Hessian, and the stated error shows it.
 #[test]
 fn a_kink_at_the_parameters_is_in_the_stated_error() {
     // |x| + x²: the gradient jumps by 2 at 0.

@@ -117,7 +117,7 @@ fn what_goes_back_keeps_ids_and_the_requirement_of_a_gradient() {
     let mut before = network(&[3, 4, 2], false, &device);
     before.layers[1].weight = before.layers[1].weight.clone().set_require_grad(false);
     let layout = ParameterLayout::of(&before).unwrap();
-    // A vector that is part of a graph is cut off it.
+    // A vector that is part of a graph is detached from it.
     let vector = layout.flatten_parameters(&before).unwrap().autodiff();
     let vector = (vector.require_grad() * 2.0).exp();
     let after = layout
@@ -138,7 +138,7 @@ fn what_goes_back_keeps_ids_and_the_requirement_of_a_gradient() {
         values(&layout.flatten_parameters(&after).unwrap()),
         values(&vector)
     );
-    // It trains: gradients arrive at the leaves that ask for them.
+    // It trains: gradients arrive at the leaves that require them.
     let gradients = GradientsParams::from_grads(loss(&after, &device).backward(), &after);
     assert!(gradients.get::<3>(after.scale.id).is_some());
     assert!(gradients.get::<2>(after.layers[1].weight.id).is_none());
@@ -162,7 +162,7 @@ fn an_optimizer_steps_along_the_changed_gradient() {
         assert!((found - expected).abs() < 1e-5, "{found} {expected}");
     }
 
-    // And unchanged, the same bits as without the detour; Adam keeps a state per id.
+    // An unchanged vector gives the same bits as without the detour; Adam keeps a state per id.
     let gradients = || GradientsParams::from_grads(loss(&network, &device).backward(), &network);
     let flat = layout.flatten_gradients(&gradients()).unwrap();
     let step = |gradients| {
@@ -206,7 +206,7 @@ fn a_missing_gradient_is_an_error_or_zero_as_asked() {
     let none = all.flatten_gradients_or_zeros(&GradientsParams::new());
     assert_eq!(values(&none.unwrap()), vec![0.0; all.total_length()]);
 
-    // A layout of what is trainable misses nothing, and leaves the rest alone.
+    // A trainable layout misses nothing, and leaves the rest alone.
     let trainable = ParameterLayout::trainable(&network).unwrap();
     assert_eq!(trainable.total_length(), all.total_length() - 8);
     let gradient = trainable.flatten_gradients(&gradients).unwrap();
@@ -319,7 +319,7 @@ fn another_module_is_refused_with_what_differs() {
             found: 2
         }
     );
-    // The same structure fits: a layout holds no values.
+    // The same structure fits: a layout contains no values.
     assert!(
         layout
             .flatten_parameters(&network(&[3, 4, 2], false, &device))

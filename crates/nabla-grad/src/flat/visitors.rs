@@ -10,7 +10,7 @@ use super::{
     register,
 };
 
-/// Makes a layout.
+/// Builds a layout.
 pub(super) struct Collect {
     pub(super) path: Vec<String>,
     pub(super) trainable: bool,
@@ -23,7 +23,7 @@ pub(super) struct Collect {
 
 impl Collect {
     fn add<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<(), FlatError> {
-        // Asking for the gradient initialises the parameter; its shape and device do not.
+        // Reading the gradient initialises the parameter; reading its shape or device does not.
         if self.trainable && !param.is_require_grad() {
             return Ok(());
         }
@@ -74,10 +74,10 @@ impl ModuleVisitor for Collect {
     }
 }
 
-/// `module` with float tensors of another type: parameters, frozen ones and buffers. Ids stay, and a
-/// parameter requires a gradient if it did before.
+/// Returns `module` with float tensors of another type: parameters, frozen parameters and buffers. Ids stay,
+/// and a parameter requires a gradient if it did before.
 ///
-/// A [curvature](crate::curvature) in `f64` is exact to ten digits where one in `f32` has four. The
+/// A [curvature](crate::curvature) in `f64` is exact to ten digits, and to four in `f32`. The
 /// data that the loss uses must have the same type:
 ///
 /// ```
@@ -106,7 +106,7 @@ impl ModuleMapper for Cast {
 
 /// `new` as the leaf that `old` was.
 fn leaf_like<const D: usize>(new: Tensor<D>, old: &Tensor<D>) -> Tensor<D> {
-    // Operations refuse operands with different strategies: the new value takes the old one.
+    // Operations refuse operands with different strategies, so the new value takes the old strategy.
     match old.gradient_checkpointing_strategy() {
         Some(strategy) => new
             .autodiff()
@@ -148,7 +148,7 @@ pub(super) struct Flatten<'a> {
     pub(super) layout: &'a ParameterLayout,
     pub(super) path: Vec<String>,
     pub(super) parts: Vec<Tensor<1>>,
-    /// Float tensors visited, in the layout or not.
+    /// The number of float tensors visited, in the layout or not.
     pub(super) visited: usize,
     pub(super) element_type: Option<DType>,
     pub(super) error: Option<FlatError>,
@@ -158,7 +158,7 @@ impl Flatten<'_> {
     fn add<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<(), FlatError> {
         let index = self.parts.len();
         self.visited += 1;
-        // A parameter more than the layout has shows in the count.
+        // A parameter beyond those of the layout shows in the count.
         let Some(entry) = self.layout.entries.get(index) else {
             return Ok(());
         };

@@ -1,5 +1,4 @@
-//! The rules of the layers: the gradients of a batch, each from the input of a layer and the gradient of
-//! its output.
+//! The rules of the layers, which compute gradients from the input of a layer and the gradient of its output.
 
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, GroupNorm, PaddingConfig2d};
@@ -11,12 +10,13 @@ use nabla_base::range;
 use super::PerExampleError;
 use crate::training_mode::batch_norm_in_training;
 
-/// Per-example gradients of a layer, the first dimension of each is the example.
+/// Per-example gradients of a layer; the first dimension of each is the example.
 #[derive(Clone, Debug)]
 pub struct LayerGradients<const W: usize> {
-    /// Of the weight (`γ` of a norm): `[examples, …]` with the weight's own shape.
+    /// Gradients of the weight (`γ` of a norm): `[examples, …]` with the weight's own shape.
     pub weight: Tensor<W>,
-    /// Of the bias (`β` of a norm): `[examples, bias]`. Computed whether or not the layer has one.
+    /// Gradients of the bias (`β` of a norm): `[examples, bias]`. Computed whether or not the layer has a
+    /// bias.
     pub bias: Tensor<2>,
 }
 
@@ -31,13 +31,13 @@ impl<const W: usize> LayerGradients<W> {
     }
 }
 
-/// Squared norms of a layer's per-example gradients. Those of all parameters of a module add up, if
-/// no parameter is used twice in a pass.
+/// Squared norms of a layer's per-example gradients. Those of all parameters of a module can be added, if no
+/// parameter is used twice in a pass.
 #[derive(Clone, Debug)]
 pub struct SquaredNorms {
-    /// Of the weight's gradient, `[examples]`.
+    /// Squared norms of the weight's gradients, `[examples]`.
     pub weight: Tensor<1>,
-    /// Of the bias's gradient, `[examples]`. Computed whether or not the layer has one.
+    /// Squared norms of the bias's gradients, `[examples]`. Computed whether or not the layer has a bias.
     pub bias: Tensor<1>,
 }
 
@@ -45,7 +45,7 @@ pub struct SquaredNorms {
 /// `[examples, …, in]`, and its output's gradient, `[examples, …, out]`.
 ///
 /// # Errors
-/// If the two differ in more than the last dimension, or have fewer than two.
+/// If the two differ in more than the last dimension, or have fewer than two dimensions.
 pub fn linear_gradients<const D: usize>(
     input: &Tensor<D>,
     output_gradient: &Tensor<D>,
@@ -123,7 +123,7 @@ fn product_squared_norms(x: Tensor<3>, g: Tensor<3>) -> Tensor<1> {
 
 /// Gradients of a 2D convolution (weight `[examples, out, in / groups, kernel, kernel]`) from its
 /// input, `[examples, in, height, width]`, and its output's gradient, `[examples, out, height,
-/// width]`. All strides, paddings, dilations and groups of Burn's layer.
+/// width]`. Supports all strides, paddings, dilations and groups of Burn's layer.
 ///
 /// # Errors
 /// If the tensors do not fit the layer and each other.
@@ -197,7 +197,7 @@ fn conv2d_patches(
     }
     let kernel = layer.kernel_size;
     let size = [height, width];
-    // Before and after, for height and width; as Burn's layer does it.
+    // Padding before and after, for height and width, as in Burn's layer.
     let padding: [(usize, usize); 2] = match layer.padding {
         PaddingConfig2d::Valid => [(0, 0); 2],
         PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
@@ -246,8 +246,8 @@ fn conv2d_patches(
 /// `[examples, positions]`, and the output's gradient, `[examples, positions, features]`.
 ///
 /// # Errors
-/// If the two tensors do not fit. Indices must be less than `count`; backends differ in what they do
-/// with others.
+/// If the two tensors do not fit. Indices must be less than `count`; the result for other indices depends on
+/// the backend.
 pub fn embedding_gradients(
     count: usize,
     indices: &Tensor<2, Int>,
@@ -266,7 +266,7 @@ pub fn embedding_gradients(
 }
 
 /// Squared norms, `[examples]`, of the gradients of an embedding, from what [`embedding_gradients`]
-/// takes: the Gram matrix of the one-hot inputs tells which indices are equal.
+/// takes: the Gram matrix of the one-hot inputs shows which indices are equal.
 ///
 /// # Errors
 /// If the two tensors do not fit.
@@ -305,9 +305,9 @@ fn embedding_shape(
     Ok(shape)
 }
 
-/// Gradients of a layer normalisation, `γ` and `β` `[examples, features]`, from its input and its
-/// output's gradient, `[examples, …, features]` both. `epsilon` is that of the layer (Burn's default
-/// is 1e-5), which does not give it away.
+/// Gradients of a layer normalisation, `γ` and `β` `[examples, features]`, from its input and its output's
+/// gradient, `[examples, …, features]` both. `epsilon` must be that of the layer (Burn's default is 1e-5),
+/// which does not expose it.
 ///
 /// # Errors
 /// If the shapes differ, or `epsilon` is negative or not finite.

@@ -25,7 +25,7 @@ fn noise<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
     SeededNoise::new(seed, 0).normal(shape, &device())
 }
 
-/// Draws anew whatever the layer was initialised with (a norm's γ = 1 and β = 0).
+/// Replaces the initial parameters of a layer (a norm's γ = 1 and β = 0) by random ones.
 fn redrawn<M: Module>(module: M, seed: u64) -> (M, ParameterLayout) {
     let layout = ParameterLayout::of(&module).unwrap();
     let length = layout.total_length();
@@ -115,7 +115,7 @@ fn linear_layers_are_those_of_single_examples() {
     let layer = |inputs, outputs| LinearConfig::new(inputs, outputs);
     check_linear(layer(5, 3).init(&device()), [4, 5], 1);
     check_linear(layer(5, 3).with_bias(false).init(&device()), [4, 5], 2);
-    // Few positions: Gram matrices; many: formed gradients.
+    // Few positions use Gram matrices, many form the gradients.
     check_linear(layer(9, 8).init(&device()), [3, 4, 9], 3);
     check_linear(layer(2, 3).init(&device()), [3, 7, 2], 4);
     check_linear(layer(3, 4).init(&device()), [2, 3, 2, 3], 5);
@@ -136,7 +136,7 @@ fn convolutions_are_those_of_single_examples() {
             config([2, 2], [3, 3]).with_padding(explicit(1, 1, 1, 1)),
             [4, 5],
         ),
-        // Top, left, bottom and right all differ, and the stride leaves a rest.
+        // Top, left, bottom and right all differ, and the stride leaves a remainder.
         (
             config([2, 2], [3, 3])
                 .with_padding(explicit(0, 1, 2, 3))
@@ -164,7 +164,7 @@ fn convolutions_are_those_of_single_examples() {
                 .with_groups(2),
             [7, 8],
         ),
-        // Few positions and many weights: Gram matrices.
+        // Few positions and many weights use Gram matrices.
         (config([6, 8], [3, 3]), [4, 4]),
         (config([6, 8], [3, 3]), [3, 3]),
     ];
@@ -274,7 +274,7 @@ fn norms_are_those_of_single_examples() {
 fn frozen_batch_norms_are_those_of_single_examples() {
     fn check_batch_norm<const D: usize>(shape: [usize; D]) {
         let layer = BatchNormConfig::new(shape[1]).init(&device());
-        // Statistics of its own, then γ and β.
+        // Its own statistics, then γ and β.
         let layer = {
             layer.forward(noise(shape, 5) * 3.0 + 1.0);
             layer.forward(noise(shape, 6));
@@ -331,7 +331,7 @@ impl Network {
     fn loss(&self, indices: Tensor<2, Int>) -> Tensor<1> {
         let x = self.embedding.forward(indices).unsqueeze_dim::<4>(1);
         let x = self.norm.forward(self.convolution.forward(x)).tanh();
-        // Twice the same layer.
+        // The same layer twice.
         let x = self.shared.forward(x).tanh();
         self.shared.forward(x).square().sum()
     }

@@ -132,7 +132,7 @@ fn groups_inside_of_the_threshold_are_exactly_zero() {
             host(&operator.prox(x.clone(), 1.0).unwrap()).unwrap(),
             [0.0; 5]
         );
-        // And a ball leaves alone what is inside.
+        // A ball leaves points inside unchanged.
         let ball = L2Ball::new(norm * 1.01).unwrap();
         assert_eq!(ball.prox(x.clone(), 1.0).unwrap().to_data(), x.to_data());
     }
@@ -190,7 +190,7 @@ proptest! {
         }
     }
 
-    /// `p` minimises `f(q) + ‖q − x‖² / (2τ)`: no `q` on the way to another point is better.
+    /// `p` minimises `f(q) + ‖q − x‖² / (2τ)`: no `q` on the line to another point is better.
     #[test]
     fn minimises_its_definition((rows, columns, seed, scale) in any_matrix(), step in 0.01..4.0_f64) {
         let x = random(rows, columns, seed, 0, scale);
@@ -266,7 +266,7 @@ proptest! {
         let l2 = GroupL2::new(0.8, Views::Whole).unwrap();
         let ball = L2Ball::new(0.8).unwrap().prox(x.clone(), step).unwrap();
         close("l2", l2.prox_conjugate(x.clone(), step).unwrap(), ball)?;
-        // And back: the conjugate of the indicator of a ball is the norm.
+        // Conversely, the conjugate of the indicator of a ball is the norm.
         let ball = LInfBall::new(0.8).unwrap();
         let soft = l1.prox(x.clone(), step).unwrap();
         close("linf ball", ball.prox_conjugate(x.clone(), step).unwrap(), soft)?;

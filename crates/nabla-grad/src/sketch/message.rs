@@ -1,4 +1,4 @@
-//! A sketch on its way to another worker.
+//! A sketch as it is sent to another worker.
 
 use nabla_base::range::OutOfRange;
 
@@ -34,17 +34,17 @@ pub struct SketchMessage {
     numbers: Vec<f32>,
 }
 
-/// Behind the kinds of compressed vectors.
+/// After the kinds of compressed vectors.
 const KIND: u8 = 16;
 
 impl SketchMessage {
-    /// Bytes before the numbers: version, kind, `d`, `m`, and the identity of the matrix.
+    /// The number of bytes before the numbers: version, kind, `d`, `m`, and the identity of the matrix.
     pub const HEADER_BYTES: usize = Header::BYTES + 8;
 
     /// The sketch of `x`, `[d]`, rounded to 32 bits.
     ///
     /// # Errors
-    /// If the vector has another length, or its sketch is no number of 32 bits.
+    /// If the vector has another length, or its sketch is out of the range of 32 bits.
     pub fn of(sketch: &(impl LinearSketch + ?Sized), x: &[f64]) -> Result<Self, SketchError> {
         let numbers: Vec<f32> = sketch.apply_values(x)?.iter().map(|&s| s as f32).collect();
         let message = Self {
@@ -73,10 +73,10 @@ impl SketchMessage {
             .collect()
     }
 
-    /// Adds the sketch of another vector by the same matrix. This one is as before if it cannot.
+    /// Adds the sketch of another vector by the same matrix. On an error this sketch is unchanged.
     ///
     /// # Errors
-    /// If it is by another matrix, or the sum is no number of 32 bits.
+    /// If it is by another matrix, or the sum is out of the range of 32 bits.
     pub fn add(&mut self, other: &Self) -> Result<(), SketchError> {
         if (self.dimension, self.identity) != (other.dimension, other.identity) {
             return Err(SketchError::OtherSketch);
@@ -91,7 +91,7 @@ impl SketchMessage {
         Ok(())
     }
 
-    /// `32 m`, as theory counts.
+    /// `32 m`, as in theory.
     pub fn size_in_bits(&self) -> u64 {
         32 * self.numbers.len() as u64
     }
@@ -115,10 +115,10 @@ impl SketchMessage {
         bytes
     }
 
-    /// The message of [`to_bytes`](Self::to_bytes), to the bit, by the matrix of `sketch`.
+    /// Reads the bytes of [`to_bytes`](Self::to_bytes), exact to the bit, for the matrix of `sketch`.
     ///
     /// # Errors
-    /// If the bytes are not such a message, or one by another matrix.
+    /// If the bytes are not a message of this form, or were made with another matrix.
     pub fn from_bytes(
         bytes: &[u8],
         sketch: &(impl LinearSketch + ?Sized),

@@ -63,7 +63,7 @@ fn the_transform_is_the_matrix_of_its_definition() {
 
 #[test]
 fn means_and_variances_of_inner_products_are_those_of_theory() {
-    // So small a sketch is not worth waking other threads for.
+    // A sketch this small is not worth the start of other threads.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     pool.unwrap().install(check_means_and_variances);
 }

@@ -74,7 +74,7 @@ fn the_density_is_pyhessians() {
         .with_points(241)
         .with_sigma(Some(0.5))
         .with_bounds(Some([-12.0, 12.0]));
-    // Twice the same run has the same mean.
+    // The same run twice has the same mean.
     let found = SpectralDensity::of(&[quadrature.clone(), quadrature], &config).unwrap();
     assert!(distance(&found.density, &reference("matrix", "density")) < 1e-12);
     assert_eq!((found.grid[0], found.grid.len()), (-12.0, 241));
@@ -117,7 +117,7 @@ fn a_ritz_values_residual_is_what_it_says_and_bounds_its_error() {
             .fold(f64::INFINITY, f64::min);
         assert!(nearest <= pair.residual + 1e-10);
     }
-    // The outer ones have converged.
+    // The extreme eigenvalues have converged.
     assert!((pairs[0].value - exact[0]).abs() < 1e-5);
     assert!((pairs[39].value - exact[59]).abs() < 1e-5);
 }
@@ -167,7 +167,7 @@ fn what_the_operator_does_not_know_is_in_the_residual_and_not_converged() {
 
 #[test]
 fn orthogonality_is_kept_only_if_asked_for() {
-    // One eigenvalue far off converges early: what follows loses its orthogonality to it.
+    // One eigenvalue far off converges early, and later vectors lose their orthogonality to it.
     let mut rows: Vec<Vec<f64>> = symmetric(80, 5).0;
     rows[0][0] += 1000.0;
     let operator = dense(&rows);
@@ -232,7 +232,7 @@ fn power_iteration_finds_the_largest_by_absolute_value() {
         assert!((norm(&error) - pair.residual).abs() < 1e-8);
         assert!(pair.residual < 1e-3);
     }
-    // The limit of iterations is kept and told.
+    // The limit of iterations is kept and reported.
     let config = PowerConfig {
         iterations: 3,
         ..config
@@ -363,7 +363,7 @@ fn the_density_approaches_that_of_the_dense_eigenvalues() {
     };
     let (one, many) = (distance(1, true), distance(40, true));
     assert!(many < 0.05 && many < 0.5 * one, "{one} {many}");
-    // Lost orthogonality does the density no harm.
+    // Lost orthogonality does not harm the density.
     assert!(distance(40, false) < 0.05);
 }
 

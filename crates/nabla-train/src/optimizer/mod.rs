@@ -21,7 +21,7 @@
 //!
 //! The last five are Nabla's ([`nabla_optim`]), the others Burn's; all are an [`OptimizerMethod`] in a
 //! registry. You can use your own optimizer by type, as an [`OtherOptimizer`], or by name, in files and on
-//! command lines, if you [register](register) it. The options of a [`Method`] are the fields of the
+//! command lines, if you [`register`] it. The options of a [`Method`] are the fields of the
 //! optimizer's own configuration. The table shows the customary learning rate, which is the default. Muon
 //! trains the hidden matrices (by the rule that matches AdamW's steps), and AdamW the kernels, the vectors
 //! and the layer named `output`. Burn's L-BFGS is not included: it evaluates the loss several times per step
