@@ -1,14 +1,14 @@
 //! Labelled examples as a table of comma-separated values (RFC 4180).
 //!
-//! One example a row; one column is the label, any text; the others are numbers. The separator may
-//! be a comma, a semicolon or a tab, whichever the first line has most of, or a space if it has none
-//! of them. The first row is a header if one of its cells, other than the label's, is not a number.
+//! Each row is one example. One column is the label, which may be any text; all others are numbers. The
+//! separator is the most frequent one of comma, semicolon and tab in the first line, or a space if the line
+//! has none of them. The first row is a header if one of its cells, other than the label's, is not a number.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a text is not a table of labelled examples.
+/// The reason why a text is not a table of labelled examples.
 #[derive(Debug, thiserror::Error)]
 pub enum CsvError {
     /// The file cannot be read.
@@ -16,7 +16,7 @@ pub enum CsvError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The rows are not a table.
@@ -25,10 +25,10 @@ pub enum CsvError {
     /// There are no examples.
     #[error("the table has no rows")]
     Empty,
-    /// Only one column.
+    /// There is only one column.
     #[error("the table has one column, but it needs a label and a feature")]
     NoFeatures,
-    /// Only one column beside those that are left out.
+    /// There is only one column besides those that are left out.
     #[error(
         "without {}, the table has {left} column(s), but it needs a label and a feature",
         quoted(without)
@@ -36,28 +36,28 @@ pub enum CsvError {
     NoneLeft {
         /// The columns that are left out.
         without: Vec<String>,
-        /// Number of the others.
+        /// The number of the other columns.
         left: usize,
     },
     /// A column does not exist.
     #[error("the table has no column {name:?}, only {}", columns.join(", "))]
     NoColumn {
-        /// What was asked for.
+        /// The column that was requested.
         name: String,
-        /// What there is.
+        /// The columns that exist.
         columns: Vec<String>,
     },
     /// The column of the labels is to be left out.
     #[error("the column {0:?} holds the labels and cannot be left out")]
     LabelDropped(String),
-    /// A cell that is not a finite number.
+    /// A cell is not a finite number.
     #[error("row {row}, column {column:?}: {cell:?} is not a finite number")]
     Cell {
         /// The row, from 1, the header included.
         row: usize,
         /// The column.
         column: String,
-        /// What stands there.
+        /// The content of the cell.
         cell: String,
     },
     /// The file with this error.
@@ -75,27 +75,27 @@ fn quoted(names: &[String]) -> String {
     names.join(", ")
 }
 
-/// Which column holds the labels.
+/// The column of the labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LabelColumn {
-    /// The first of those that are not left out.
+    /// The first column that is not left out.
     First,
-    /// The last of those that are not left out.
+    /// The last column that is not left out.
     #[default]
     Last,
-    /// The one with this name in the header, or with this number from 1.
+    /// The column with this name in the header, or with this number, counted from 1.
     Named(String),
 }
 
-/// How a table is read.
+/// Options for reading a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CsvOptions {
     /// The column of the labels. Default: the last.
     pub label: LabelColumn,
-    /// Columns that are left out, by their names in the header or their numbers from 1; a name that
-    /// several columns have means all of them. Default: none.
+    /// Columns that are left out, by their names in the header or their numbers from 1; a name shared by
+    /// several columns means all of them. Default: none.
     pub drop: Vec<String>,
-    /// Whether row numbers (see [`CsvTable`]) are a feature like others. Default: no.
+    /// Whether row numbers (see [`CsvTable`]) are kept as a feature. Default: no.
     pub keep_row_names: bool,
 }
 
@@ -108,23 +108,23 @@ impl From<LabelColumn> for CsvOptions {
     }
 }
 
-/// Rows of numbers with a label each.
+/// Rows of numbers, each with a label.
 ///
 /// # Row numbers and row names
-/// pandas and R write the numbers or the names of the rows as a first column without a name. Learned as
-/// a feature, it gives the label away in a table that is sorted by class. So the leading columns that
-/// have no name of their own are left out and [told](Self::row_names):
+/// pandas and R write the numbers or the names of the rows as a first column without a name. As a feature,
+/// this column would give away the label in a table that is sorted by class. So leading columns without a
+/// name are left out and [reported](Self::row_names):
 ///
 /// | written by | header |
 /// |---|---|
 /// | pandas' `to_csv`, R's `write.csv` | an empty cell |
-/// | pandas, having read such a file | `Unnamed: 0`, `Unnamed: 0.1` … |
-/// | readr, having read such a file | `...1` |
+/// | pandas, after reading such a file | `Unnamed: 0`, `Unnamed: 0.1` … |
+/// | readr, after reading such a file | `...1` |
 /// | R's `write.table` | one cell fewer than the rows have |
 ///
-/// Of such a column the cells must be whole numbers from 0, or some of them no numbers at all: any
-/// other column of numbers is a feature without a name, and is kept. A column of whole numbers with a
-/// name is a feature whatever it counts. [`CsvOptions`] settles what this rule gets wrong.
+/// The cells of such a column must be whole numbers from 0, or some must not be numbers at all. Any other
+/// column of numbers is a feature without a name, and is kept. A column of whole numbers with a name is
+/// always a feature. [`CsvOptions`] overrides this rule where it is wrong.
 ///
 /// ```
 /// use nabla_data::{CsvOptions, CsvTable};
@@ -150,7 +150,7 @@ fn is_number(cell: &str) -> bool {
     cell.parse::<f64>().is_ok()
 }
 
-/// Whether a column has no name of its own: pandas and readr call it by its number.
+/// Whether a column has no real name; pandas and readr name such a column by its number.
 fn is_nameless(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let numbers = name.strip_prefix("Unnamed: ");
@@ -159,16 +159,16 @@ fn is_nameless(name: &str) -> bool {
         || numbers.is_some_and(|numbers| numbers.split('.').all(digits))
 }
 
-/// Whether cells number or name rows, rather than measure something.
+/// Whether the cells are row numbers or row names rather than measurements.
 fn name_rows<'a>(mut cells: impl Iterator<Item = &'a str> + Clone) -> bool {
     let whole = |cell: &str| !cell.is_empty() && cell.bytes().all(|b| b.is_ascii_digit());
     cells.clone().all(whole) || cells.any(|cell| !cell.is_empty() && !is_number(cell))
 }
 
-/// The first of the separators that a line has most of.
+/// The most frequent separator of a line.
 fn separator(line: &[u8]) -> u8 {
     let count = |separator: u8| line.iter().filter(|&&b| b == separator).count();
-    // Of equal counts the last is taken: the comma.
+    // With equal counts the last one wins, which is the comma.
     let best = [b'\t', b';', b','].into_iter().max_by_key(|&s| count(s));
     match best {
         Some(best) if count(best) > 0 => best,
@@ -181,8 +181,8 @@ impl CsvTable {
     /// Reads a text.
     ///
     /// # Errors
-    /// If its rows differ in length, there are none, a column that is named does not exist, no feature
-    /// is left, or a cell is not a finite number.
+    /// If the rows differ in length or there are none, a named column does not exist, no feature is left, or
+    /// a cell is not a finite number.
     pub fn parse(text: &[u8], options: &CsvOptions) -> Result<Self, CsvError> {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let line = text.split(|&b| b == b'\n').next().unwrap_or_default();
@@ -219,7 +219,7 @@ impl CsvTable {
         if columns < 2 {
             return Err(CsvError::NoFeatures);
         }
-        // A name that is a number is a column's number, unless it stands in a header.
+        // A name that is a number means the column's number, unless the header contains it.
         let position = |name: &str, header: bool| {
             let named = cells.iter().position(|cell| cell == name);
             let number = || name.parse().ok().filter(|n| (1..=columns).contains(n));
@@ -231,8 +231,8 @@ impl CsvTable {
                     columns: cells.clone(),
                 })
         };
-        // The name of the label column is known only with the header, which is known only without
-        // the label's cell: a name that stands in the first row makes that a header.
+        // Finding the label column by name needs the header, and recognising a header needs the label column.
+        // So a first row that contains the name counts as a header.
         let is_header = |label: Option<usize>| {
             let mut others = cells.iter().enumerate().filter(|&(i, _)| Some(i) != label);
             short || others.any(|(_, cell)| !is_number(cell))
@@ -338,23 +338,22 @@ impl CsvTable {
         self.labels.len()
     }
 
-    /// Whether there are none, which a table that was read is not.
+    /// Whether there are no examples, which is never so for a table that was read.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The names of the features; their numbers from 1 where there is no header.
+    /// The names of the features; without a header, their numbers from 1.
     pub fn features(&self) -> &[String] {
         &self.features
     }
 
-    /// Whether the names are those of a header.
+    /// Whether the names come from a header.
     pub fn has_header(&self) -> bool {
         self.named
     }
 
-    /// The header's cells above the row numbers or row names that were left out; empty ones,
-    /// most often.
+    /// The header's cells above the row numbers or row names that were left out; usually these are empty.
     pub fn row_names(&self) -> &[String] {
         &self.row_names
     }

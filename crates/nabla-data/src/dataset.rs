@@ -1,4 +1,4 @@
-//! The folders of pictures that the repository carries: panoramas with a fixed split, photographs.
+//! The folders of pictures in the repository: panoramas with a fixed split, and photographs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::file_format::FileFormat;
 use crate::image_file::{ImageFileError, Picture};
 
-/// A folder that is not the data set it should be.
+/// The reason why a folder is not the expected data set.
 #[derive(Debug, thiserror::Error)]
 pub enum DataSetError {
     /// A file or folder cannot be read.
@@ -18,10 +18,10 @@ pub enum DataSetError {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The split is not what it should be.
+    /// The split is not valid.
     #[error("{} is not a split of panoramas: {reason}", path.display())]
     Split {
         /// The file of the split.
@@ -29,15 +29,15 @@ pub enum DataSetError {
         /// What is wrong.
         reason: String,
     },
-    /// A name that the split does not list.
+    /// The split does not list a name.
     #[error("there is no panorama named {name:?}; the split lists {}", known.join(", "))]
     UnknownName {
-        /// The name asked for.
+        /// The name requested.
         name: String,
-        /// The names there are.
+        /// The names that the split lists.
         known: Vec<String>,
     },
-    /// No photographs.
+    /// There are no photographs.
     #[error("{} holds no PNG, JPEG, WebP, TIFF or Radiance HDR files", path.display())]
     NoPictures {
         /// The folder.
@@ -53,7 +53,7 @@ pub enum DataSetError {
 pub enum Split {
     /// For fitting.
     Training,
-    /// For measuring; never seen in training.
+    /// For evaluation; never seen in training.
     HeldOut,
 }
 
@@ -98,8 +98,8 @@ impl PanoramaSet {
     /// Reads `folder/split.toml`.
     ///
     /// # Errors
-    /// If it cannot be read, is not TOML of the form above, names a panorama twice, names a file
-    /// that is not in the folder, or has a sample that is not held out.
+    /// If the file cannot be read, is not TOML of the form above, names a panorama twice, names a file that
+    /// is not in the folder, or its sample is not held out.
     pub fn open(folder: &Path) -> Result<Self, DataSetError> {
         let path = folder.join("split.toml");
         let text = fs::read_to_string(&path).map_err(|source| DataSetError::Read {
@@ -199,11 +199,11 @@ pub struct PhotoSet {
 }
 
 impl PhotoSet {
-    /// Lists the image files of `folder` (told by their extension; not of folders in it), sorted by
-    /// the bytes of their names, which is the same order on every machine.
+    /// Lists the image files of `folder` (by their extension, without subfolders), sorted by the bytes of
+    /// their names, which gives the same order on every machine.
     ///
     /// # Errors
-    /// If the folder cannot be read or holds no image file.
+    /// If the folder cannot be read or contains no image file.
     pub fn open(folder: &Path) -> Result<Self, DataSetError> {
         let failed = |source| DataSetError::Read {
             path: folder.into(),

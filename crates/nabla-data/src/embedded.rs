@@ -1,4 +1,4 @@
-//! The sample panorama that the program carries inside, so that its first run needs no files.
+//! The sample panorama built into the program, so that its first run needs no files.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub const SAMPLE_PANORAMA_SMALL: &[u8] = include_bytes!("../assets/sample/panora
 /// The sample and its reduction by 4, decoded: `(large, small)`.
 ///
 /// # Errors
-/// Never with the files of the repository; if they were exchanged for files that are not images.
+/// If the files were replaced by files that are not images; never with the files of the repository.
 ///
 /// ```
 /// let (large, small) = nabla_data::sample_panorama()?;

@@ -1,13 +1,13 @@
-//! The few things that a change of size needs to do to Exif data.
+//! The few changes that resizing a picture needs in its Exif data.
 //!
 //! Exif data is a small TIFF file: a header (`II` or `MM`, 42, the offset of the first directory)
 //! and directories of 12-byte entries (tag, type, count, value or its offset). The first directory
 //! describes the picture; it points at the Exif and the GPS directories. Source: CIPA DC-008
 //! (Exif 2.32), TIFF 6.0.
 //!
-//! Where Exif data stays Exif data (PNG, JPEG, WebP), it is patched in place, so that maker notes,
-//! whose offsets nobody can correct, stay valid. A TIFF file has no such block of its own: there
-//! the entries are copied from directory to directory, without the maker note.
+//! Where Exif data stays a block (PNG, JPEG, WebP), it is patched in place, so that maker notes, whose
+//! offsets cannot be corrected, stay valid. A TIFF file has no such block; its entries are copied from
+//! directory to directory, without the maker note.
 
 use std::io::{Cursor, Seek, Write};
 
@@ -15,8 +15,8 @@ use tiff::TiffResult;
 use tiff::encoder::{DirectoryEncoder, TiffEncoder, TiffKind, TiffKindStandard};
 use tiff::tags::{Tag, Type};
 
-/// Entries with more bytes than this in all are not copied: each of many entries could claim the
-/// same megabyte of a small file.
+/// Entries are copied only up to this many bytes in total, since each of many entries could claim the same
+/// megabyte of a small file.
 const MAX_COPIED_BYTES: usize = 4 << 20;
 
 const IMAGE_WIDTH: u16 = 0x0100;
@@ -35,9 +35,9 @@ const SHORT: u16 = 3;
 const LONG: u16 = 4;
 const UNDEFINED: u16 = 7;
 
-/// What the first directory may say about a picture that does not depend on how its file is laid
-/// out: description, make, model, software, date, artist, host, rating, copyright, and the
-/// Windows title, comment, author, keywords and subject.
+/// The tags of the first directory that do not depend on the layout of the file: description, make, model,
+/// software, date, artist, host, rating, copyright, and the Windows title, comment, author, keywords and
+/// subject.
 const DESCRIPTIVE: [u16; 15] = [
     0x010e, 0x010f, 0x0110, 0x0131, 0x0132, 0x013b, 0x013c, 0x4746, 0x4749, 0x8298, 0x9c9b, 0x9c9c,
     0x9c9d, 0x9c9e, 0x9c9f,
@@ -50,7 +50,7 @@ enum Directory {
     Gps,
 }
 
-/// Where an entry and its value lie in the block.
+/// The positions of an entry and its value in the block.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     directory: Directory,
@@ -64,7 +64,7 @@ struct Entry {
     value_len: usize,
 }
 
-/// A block of Exif data or a classic TIFF file, read without trust in any offset.
+/// A block of Exif data or a classic TIFF file, read without trusting any offset.
 struct Block<'a> {
     bytes: &'a [u8],
     big_endian: bool,
@@ -177,7 +177,7 @@ fn type_size(kind: u16) -> Option<usize> {
     }
 }
 
-/// Bytes that are reversed together when the byte order changes: a rational is two numbers.
+/// The number of bytes reversed together when the byte order changes; a rational is two numbers.
 fn swap_unit(kind: u16) -> usize {
     match kind {
         3 | 8 => 2,
@@ -213,7 +213,7 @@ pub(crate) fn set_pixel_size(bytes: &mut [u8], width: u32, height: u32) {
     }
 }
 
-/// The XMP packet of a TIFF file, whose tag is of type BYTE or, by some writers, UNDEFINED.
+/// The XMP packet of a TIFF file, whose tag has the type BYTE or, from some writers, UNDEFINED.
 pub(crate) fn xmp_of_tiff(bytes: &[u8]) -> Option<Vec<u8>> {
     let entries = Block::new(bytes)?.entries();
     let entry = entries.iter().find(|e| {

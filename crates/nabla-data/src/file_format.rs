@@ -1,4 +1,4 @@
-//! The image formats that are read and written, and what each can hold.
+//! The image formats that are read and written, and what each can store.
 
 use std::fmt;
 use std::path::Path;
@@ -33,8 +33,8 @@ impl FileFormat {
         Self::Exr,
     ];
 
-    /// The format that the extension of `path` names, whatever its case; `None` if there is no
-    /// extension or it is not one of ours.
+    /// The format that the extension of `path` names, whatever its case; `None` if there is no extension or
+    /// it is unknown.
     ///
     /// ```
     /// use nabla_data::FileFormat;
@@ -75,8 +75,8 @@ impl FileFormat {
         }
     }
 
-    /// The depth with which a picture of `depth` goes into a file of this format: its own, or the one
-    /// that loses least.
+    /// The depth at which a picture of `depth` is written to a file of this format: its own, or the one that
+    /// loses least.
     ///
     /// ```
     /// use nabla_data::{BitDepth, FileFormat};
@@ -92,9 +92,9 @@ impl FileFormat {
             .unwrap_or(BitDepth::Eight)
     }
 
-    /// What a file with samples of `depth` holds when a picture of `light` is written to it: only
-    /// floating point has room for light without an upper end, and Radiance HDR and OpenEXR are
-    /// always linear.
+    /// The meaning of the samples in a file with samples of `depth`, when a picture of `light` is written to
+    /// it. Only floating point can store light without an upper end, and Radiance HDR and OpenEXR are always
+    /// linear.
     pub fn light(self, light: Light, depth: BitDepth) -> Light {
         match self {
             Self::Hdr | Self::Exr => Light::Linear,
@@ -103,7 +103,7 @@ impl FileFormat {
         }
     }
 
-    /// Whether a file of this format can hold an alpha channel.
+    /// Whether a file of this format can have an alpha channel.
     pub fn has_alpha(self) -> bool {
         !matches!(self, Self::Jpeg | Self::Hdr)
     }
@@ -131,7 +131,7 @@ impl fmt::Display for FileFormat {
     }
 }
 
-/// How many bits a sample has in a file.
+/// The type of a sample in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BitDepth {
     /// 8-bit unsigned integers.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 
-/// Why bytes are not an IDX array.
+/// The reason why bytes are not an IDX array.
 #[derive(Debug, thiserror::Error)]
 pub enum IdxError {
     /// The file cannot be read.
@@ -22,7 +22,7 @@ pub enum IdxError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The stream ends early, or its compression is damaged.
@@ -31,16 +31,16 @@ pub enum IdxError {
     /// The first two bytes are not zero.
     #[error("the data is not IDX: it begins with {0:?}, but must begin with two zeros")]
     NotIdx([u8; 2]),
-    /// An unknown type of values.
+    /// The type of the values is unknown.
     #[error("the IDX data has values of type {0}, but the valid types are 8, 9, 11, 12, 13 and 14")]
     Type(u8),
-    /// A rank of 0 or above [`IdxArray::MAX_RANK`].
+    /// The rank is 0 or above [`IdxArray::MAX_RANK`].
     #[error("the IDX data has {0} dimensions, but must have 1 to 8")]
     Rank(u8),
-    /// More than [`IdxArray::MAX_BYTES`].
+    /// The array has more than [`IdxArray::MAX_BYTES`].
     #[error("the IDX data has the shape {0:?}, which is more than 2 GiB")]
     TooLarge(Vec<usize>),
-    /// Bytes after the last value.
+    /// There are bytes after the last value.
     #[error("the IDX data continues after the {0} bytes of its values")]
     Trailing(u64),
     /// The file with this error.
@@ -71,7 +71,7 @@ pub enum IdxValues {
 }
 
 impl IdxValues {
-    /// The name of their type.
+    /// The name of the type of the values.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::U8(_) => "u8",
@@ -108,16 +108,16 @@ fn numbers<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<
 }
 
 impl IdxArray {
-    /// The most bytes of values that are read.
+    /// The largest number of bytes of values that is read.
     pub const MAX_BYTES: u64 = 1 << 31;
-    /// The most dimensions.
+    /// The largest number of dimensions.
     pub const MAX_RANK: u8 = 8;
 
-    /// Reads an array, which ends where the data ends. Nothing is allocated for a size that the data
-    /// only claims.
+    /// Reads an array that fills all of the data. Memory is allocated only for values that are present,
+    /// whatever size the header claims.
     ///
     /// # Errors
-    /// If the data is not IDX, too large, or of another length than it says.
+    /// If the data is not IDX, is too large, or does not have the length that its header states.
     pub fn from_reader(mut reader: impl Read) -> Result<Self, IdxError> {
         let damaged = |e: io::Error| IdxError::Damaged(e.to_string());
         let mut head = [0; 4];
@@ -171,7 +171,7 @@ impl IdxArray {
         Ok(Self { shape, values })
     }
 
-    /// Decodes bytes, which may be compressed by gzip.
+    /// Decodes bytes, which may be gzip-compressed.
     ///
     /// # Errors
     /// As [`from_reader`](Self::from_reader).
@@ -182,7 +182,7 @@ impl IdxArray {
         }
     }
 
-    /// Reads a file, which may be compressed by gzip, whatever its name.
+    /// Reads a file, which may be gzip-compressed, whatever its name.
     ///
     /// # Errors
     /// As [`from_reader`](Self::from_reader), with the name of the file.
@@ -208,7 +208,7 @@ impl IdxArray {
         })
     }
 
-    /// The bytes of the array in the IDX format, plain; [`decode`](Self::decode) gives it back.
+    /// The bytes of the array in the IDX format, uncompressed; [`decode`](Self::decode) reads them.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, values): (u8, Vec<u8>) = match &self.values {
             IdxValues::U8(v) => (8, v.clone()),

@@ -1,4 +1,4 @@
-//! Pictures as they come from files and go to files: samples, transparency, depth, metadata.
+//! Pictures as they are read from and written to files: samples, transparency, depth, metadata.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,45 +12,44 @@ use nabla_base::{OutputError, write_atomically};
 /// A picture read from a file, or to be written to one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
-    /// The samples, `[1 or 3, height, width]`; grey has one channel. Those for a screen are nominally
-    /// in `[0, 1]`, linear light has no upper end.
+    /// The samples, `[1 or 3, height, width]`; grey has one channel. Samples for a screen are nominally in
+    /// `[0, 1]`; linear light has no upper end.
     pub raster: Raster,
     /// Opacity, `[1, height, width]` in `[0, 1]`; `None` if the file has no alpha channel. It is not
     /// multiplied into `raster`.
     pub alpha: Option<Raster>,
-    /// The depth of the file that was read, and of the file to write unless [`WriteOptions`] says
-    /// another.
+    /// The depth of the file that was read, and of the file to write unless [`WriteOptions`] sets another.
     pub bit_depth: BitDepth,
-    /// What the samples measure: Radiance HDR and OpenEXR hold linear light, and so does float TIFF
-    /// with samples above 1.
+    /// What the samples measure: Radiance HDR and OpenEXR contain linear light, and so does float TIFF with
+    /// samples above 1.
     pub light: Light,
     /// Colour profile, Exif and XMP. The Exif orientation has been applied to `raster` and reset.
     pub metadata: Metadata,
-    /// The gain map of a JPEG file ("Ultra HDR"); other formats cannot hold one.
+    /// The gain map of a JPEG file ("Ultra HDR"); other formats cannot store one.
     pub gain_map: Option<GainMap>,
 }
 
-/// A gain map: how much brighter than the picture each of its places is on a screen that can show
-/// more than white. Its size is its own; viewers stretch it over the picture.
+/// A gain map: how much brighter each part of the picture is on a screen that can show more than white. Its
+/// size is independent of the picture's; viewers stretch it over the picture.
 ///
-/// What its samples mean stands in its metadata (`hdrgm:GainMapMax` ... in XMP, or ISO 21496-1), and
-/// does not change with the size.
+/// Its metadata (`hdrgm:GainMapMax` ... in XMP, or ISO 21496-1) states the meaning of its samples, which does
+/// not change with the size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GainMap {
     /// The samples, `[1 or 3, height, width]` in `[0, 1]`.
     pub raster: Raster,
-    /// Its own metadata.
+    /// The metadata of the gain map.
     pub metadata: Metadata,
-    /// ISO 21496-1 metadata, as the file has it.
+    /// ISO 21496-1 metadata, as in the file.
     pub iso_21496: Option<Vec<u8>>,
 }
 
-/// What is refused before memory is reserved for it.
+/// Limits beyond which a file is refused before memory is reserved for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// Pixels of the largest picture that is read. Default: 512 Mi.
+    /// The number of pixels of the largest picture that is read. Default: 512 Mi.
     pub max_pixels: u64,
-    /// Bytes that the file, and the samples decoded from it, may take. Default: 8 GiB.
+    /// The number of bytes that the file, and the samples decoded from it, may take. Default: 8 GiB.
     pub max_bytes: u64,
 }
 
@@ -66,7 +65,7 @@ impl Default for ReadOptions {
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// Depth of the file; by default that of the picture where the format has it, else 8 bit.
+    /// Depth of the file; by default the depth of the picture if the format supports it, otherwise 8 bit.
     pub bit_depth: Option<BitDepth>,
     /// Quality of JPEG, 1 to 100. Default: 95 (without chroma subsampling).
     pub jpeg_quality: u8,
@@ -89,7 +88,7 @@ pub enum ImageFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A folder.
@@ -98,13 +97,13 @@ pub enum ImageFileError {
         /// The folder.
         path: PathBuf,
     },
-    /// No bytes at all.
+    /// The file is empty.
     #[error("{} is empty, but an image file is expected", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// None of the formats.
+    /// The file is in none of the formats.
     #[error(
         "{} is not an image in PNG, JPEG, WebP, TIFF, Radiance HDR or OpenEXR format",
         path.display()
@@ -120,27 +119,27 @@ pub enum ImageFileError {
         path: PathBuf,
         /// Its format.
         format: FileFormat,
-        /// What the decoder said.
+        /// The message of the decoder.
         reason: String,
     },
-    /// A colour type or a feature that the decoder does not know.
+    /// The file uses a colour type or a feature that the decoder does not know.
     #[error("{} uses a feature of {format} that is not supported: {reason}", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
         /// Its format.
         format: FileFormat,
-        /// What the decoder said.
+        /// The message of the decoder.
         reason: String,
     },
-    /// More pixels or bytes than [`ReadOptions`] allow.
+    /// The file has more pixels or bytes than [`ReadOptions`] allow.
     #[error("{} is too large: {size}, but at most {limit} are allowed", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// What it has.
+        /// The size of the file.
         size: String,
-        /// What is allowed.
+        /// The limit.
         limit: String,
     },
     /// The extension of an output names no format that can be written.
@@ -157,7 +156,7 @@ pub enum ImageFileError {
     CannotHold {
         /// The output.
         path: PathBuf,
-        /// Why, and what would do.
+        /// The reason, and what would work.
         reason: String,
     },
     /// The encoder failed.
@@ -167,7 +166,7 @@ pub enum ImageFileError {
         path: PathBuf,
         /// Its format.
         format: FileFormat,
-        /// What the encoder said.
+        /// The message of the encoder.
         reason: String,
     },
     /// The output file cannot be written.
@@ -176,7 +175,7 @@ pub enum ImageFileError {
 }
 
 impl Picture {
-    /// A picture for a screen, without transparency, metadata or gain map.
+    /// Creates a picture for a screen, without transparency, metadata or gain map.
     pub fn new(raster: Raster, bit_depth: BitDepth) -> Self {
         Self {
             raster,
@@ -194,11 +193,10 @@ impl Picture {
         [side(self.raster.width()), side(self.raster.height())]
     }
 
-    /// Reads an image file; its format follows from its contents, not from its name.
+    /// Reads an image file; its contents determine the format, not its name.
     ///
-    /// Of a file with several pictures the first is read, and the gain map of a JPEG. Radiance HDR
-    /// and OpenEXR give linear light, as it is in the file: `EXPOSURE=` in a header is kept and not
-    /// applied.
+    /// If a file has several pictures, only the first is read, and the gain map of a JPEG. Radiance HDR and
+    /// OpenEXR give linear light, as it is in the file: `EXPOSURE=` in a header is kept but not applied.
     ///
     /// # Errors
     /// If the file cannot be opened, is empty, is not an image, is damaged, truncated or too large
@@ -232,7 +230,7 @@ impl Picture {
             return Err(ImageFileError::Folder { path: path.into() });
         }
         let mut bytes = Vec::new();
-        // One byte more than allowed tells an endless device from a file that just fits.
+        // Reading one byte more than allowed distinguishes an endless device from a file that just fits.
         if about.len() <= options.max_bytes {
             file.take(options.max_bytes.saturating_add(1))
                 .read_to_end(&mut bytes)
@@ -248,7 +246,7 @@ impl Picture {
         Self::decode(&bytes, path, options)
     }
 
-    /// Reads an image from memory; `name` is what errors call it.
+    /// Reads an image from memory; error messages call it `name`.
     ///
     /// # Errors
     /// Those of [`Picture::read`].
@@ -260,7 +258,7 @@ impl Picture {
         image_reader::decode(bytes, name, options)
     }
 
-    /// The depth with which `write` would write to a file of `format`.
+    /// The depth at which `write` would write a file of `format`.
     pub fn depth_for(&self, format: FileFormat, options: &WriteOptions) -> BitDepth {
         match options.bit_depth {
             Some(depth) => depth,
@@ -268,20 +266,20 @@ impl Picture {
         }
     }
 
-    /// What a file of `format` cannot take over of this picture, in words: what stood behind the
-    /// picture in its file (a motion photo, a depth map), a gain map where the format has none. Their
+    /// Lists, in words, the parts of this picture that a file of `format` cannot store: data after the
+    /// picture in its file (a motion photo, a depth map), and a gain map if the format has none. Their
     /// announcements in XMP are left out with them.
     pub fn left_out(&self, format: FileFormat) -> Vec<String> {
         image_writer::left_out(self, format)
     }
 
-    /// Tells, before a long job, whether a picture of `size` (`[width, height]`, pixels) with the
+    /// Checks, before a long job, whether a picture of `size` (`[width, height]`, pixels) with the
     /// transparency and metadata of this one could be written to `path`.
     ///
     /// # Errors
-    /// If the extension names no format that can be written, or if that format has no such depth,
-    /// no alpha channel, no pictures of this size, or no room for the metadata; not whether the
-    /// folder can be written, see [`check_writable`](nabla_base::check_writable).
+    /// If the extension names no format that can be written, or if that format does not support the depth, an
+    /// alpha channel, pictures of this size, or the metadata. Whether the folder can be written is not
+    /// checked; see [`check_writable`](nabla_base::check_writable).
     pub fn check(
         &self,
         path: &Path,
@@ -291,19 +289,19 @@ impl Picture {
         image_writer::check(self, path, size, options)
     }
 
-    /// Writes the picture in the format that the extension of `path` names. Samples are clamped to
-    /// `[0, 1]` and rounded, except in floating point. Metadata is written as it is (after a change of
-    /// size see [`Metadata::resized`]), but XMP says nothing of bytes that are not in the file
+    /// Writes the picture in the format that the extension of `path` names. Samples are clamped to `[0, 1]`
+    /// and rounded, except in floating point. Metadata is written unchanged (after a change of size see
+    /// [`Metadata::resized`]), except that XMP no longer announces bytes that are not in the file
     /// ([`Picture::left_out`]).
     ///
-    /// Linear light goes to a format for screens through [`tone_map`](crate::tone_map), samples for a
-    /// screen to Radiance HDR and OpenEXR by the curve of sRGB. An OpenEXR file says that it is a
-    /// panorama where the picture's XMP says so of all of it.
+    /// Linear light is written to a format for screens through [`tone_map`](crate::tone_map), and samples for
+    /// a screen to Radiance HDR and OpenEXR by the curve of sRGB. An OpenEXR file states that it is a
+    /// panorama if the picture's XMP states a whole one.
     ///
     /// The file appears under its name when it is complete ([`write_atomically`]).
     ///
     /// # Errors
-    /// Those of [`Picture::check`], and if the folder or the disk refuses.
+    /// Those of [`Picture::check`], and if the file cannot be written.
     pub fn write(&self, path: &Path, options: &WriteOptions) -> Result<(), ImageFileError> {
         let format = self.check(path, self.size(), options)?;
         write_atomically(path, |out| {
@@ -311,7 +309,7 @@ impl Picture {
         })
     }
 
-    /// The picture with three channels: grey is repeated.
+    /// The picture with three channels; grey is repeated.
     #[must_use]
     pub fn into_rgb(mut self) -> Self {
         if self.raster.channels() == 1 {

@@ -1,4 +1,4 @@
-//! From the bytes of an image file to a [`Picture`], for any bytes whatever.
+//! Decoding the bytes of an image file to a [`Picture`], safe for any bytes.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,8 +41,8 @@ pub(crate) fn decode(
     let Some(format) = format_of(bytes) else {
         return Err(ImageFileError::NotAnImage { path: name.into() });
     };
-    // The decoders are other people's; a file that makes one of them panic is a damaged file, not a
-    // reason to end the program.
+    // The decoders are third-party code. A file that makes one of them panic counts as damaged, and must not
+    // end the program.
     let source = Source {
         bytes,
         name,
@@ -110,8 +110,8 @@ impl Source<'_> {
         }
     }
 
-    /// Refuses a picture of `[width, height]` pixels that has none, has too many, or needs more memory
-    /// than allowed: `decoded` bytes as the decoder gives it, and a raster of `channels`.
+    /// Refuses a picture of `[width, height]` pixels that has no pixels, too many pixels, or needs more
+    /// memory than allowed: `decoded` bytes from the decoder, and a raster of `channels`.
     fn check_size(
         &self,
         [width, height]: [u32; 2],
@@ -211,7 +211,7 @@ impl Source<'_> {
                 _ => decoder.xmp_metadata().ok().flatten(),
             }
             .map(|mut xmp| {
-                // Some writers pad or end the packet with NUL, which is no XML.
+                // Some writers pad or end the packet with NUL, which is not XML.
                 xmp.truncate(xmp.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1));
                 xmp
             }),
@@ -226,7 +226,7 @@ impl Source<'_> {
             metadata.exif = exif::Portable::read(bytes).to_block().ok().flatten();
         }
         if let Some(block) = &mut metadata.exif {
-            // The samples are turned below; a tag that stayed would turn them once more.
+            // The samples are rotated below; a tag left in place would rotate them again.
             let _ = Orientation::remove_from_exif_chunk(block);
         }
 
@@ -258,7 +258,7 @@ impl Source<'_> {
         })
     }
 
-    /// The gain map behind the picture, turned as the picture is; one that cannot be read is no reason
+    /// The gain map after the picture, rotated like the picture. A gain map that cannot be read is no reason
     /// to refuse the picture.
     fn gain_map(&self, xmp: Option<&[u8]>, orientation: Orientation) -> Option<GainMap> {
         let file = jpeg_container::gain_map(self.bytes, xmp)?;
@@ -340,7 +340,7 @@ fn planes(image: &DynamicImage) -> Option<(Raster, Option<Raster>, BitDepth)> {
     Some((raster, alpha, depth))
 }
 
-/// One line of what a decoder said.
+/// The first line of a decoder's message.
 fn line(error: &dyn std::error::Error) -> String {
     one_line(&error.to_string())
 }

@@ -1,4 +1,4 @@
-//! From a [`Picture`] to the bytes of an image file.
+//! Encoding a [`Picture`] to the bytes of an image file.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -21,7 +21,7 @@ use crate::light::srgb_to_linear;
 use crate::outside_references::{Beside, dangling, settled, speaks_of_a_gain_map};
 use crate::{Light, Raster, openexr, radiance, tone_map};
 
-/// The keyword of the PNG chunk that holds XMP.
+/// The keyword of the PNG chunk that contains XMP.
 pub(crate) const PNG_XMP_KEYWORD: &str = "XML:com.adobe.xmp";
 const TIFF_XMP: Tag = Tag::Unknown(700);
 
@@ -96,11 +96,12 @@ fn too_much_metadata(picture: &Picture, format: FileFormat) -> Option<&'static s
     }
 }
 
-/// A length of a gain map that has as many digits as any: for the packet's size before it is known.
+/// A length of a gain map with the largest number of digits, to bound the packet's size before the length is
+/// known.
 const PLACEHOLDER: usize = u32::MAX as usize;
 
-/// The XMP packet as a file of `format` holds it, with a gain map of `gain_map` bytes if there is
-/// one; a packet that cannot be understood is left out, since nobody can say what it announces.
+/// The XMP packet for a file of `format`, with a gain map of `gain_map` bytes if there is one. A packet that
+/// cannot be parsed is left out, since its announcements are unknown.
 fn xmp_for(picture: &Picture, format: FileFormat, gain_map: usize) -> Option<Vec<u8>> {
     let name = extended_for(picture, format).map(jpeg_container::name_of);
     let beside = beside(picture, format, gain_map, name.as_deref());
@@ -110,8 +111,8 @@ fn xmp_for(picture: &Picture, format: FileFormat, gain_map: usize) -> Option<Vec
         .flatten()
 }
 
-/// What a file of `format` has beside the picture: a gain map of `length` bytes, extended XMP of the
-/// name `extended`.
+/// The data in a file of `format` besides the picture: a gain map of `length` bytes, and extended XMP named
+/// `extended`.
 fn beside<'a>(
     picture: &Picture,
     format: FileFormat,
@@ -203,7 +204,7 @@ fn in_light(picture: &Picture, light: Light) -> Cow<'_, Picture> {
         alpha: picture.alpha.clone(),
         bit_depth: picture.bit_depth,
         light,
-        // A profile describes what the samples were.
+        // The profile describes the samples before the conversion.
         metadata: crate::Metadata {
             icc: None,
             ..picture.metadata.clone()
@@ -219,8 +220,8 @@ fn in_light(picture: &Picture, light: Light) -> Cow<'_, Picture> {
     }
 }
 
-/// The samples of rows `rows`, interleaved, each turned into a file's sample by `sample`. With
-/// `channels` 4 of a grey picture, grey stands in all three colours.
+/// The samples of rows `rows`, interleaved, each converted to a file's sample by `sample`. With `channels` 4,
+/// a grey picture has its grey in all three colours.
 fn interleaved<T>(
     picture: &Picture,
     rows: std::ops::Range<usize>,
@@ -244,7 +245,7 @@ fn interleaved<T>(
 }
 
 fn eight(v: f32) -> u8 {
-    // A float that is not a number becomes 0 by the cast.
+    // The cast turns a NaN into 0.
     (v.clamp(0.0, 1.0) * 255.0).round() as u8
 }
 
@@ -330,7 +331,7 @@ fn jpeg_of_gain_map(gain_map: &GainMap, quality: u8) -> Result<Vec<u8>, Box<dyn 
     )?)
 }
 
-/// A JPEG file with colour profile and Exif data, and nothing else beside its samples.
+/// A JPEG file with colour profile and Exif data, and nothing else besides its samples.
 fn jpeg_samples(picture: &Picture, quality: u8) -> Result<Vec<u8>, Box<dyn Error>> {
     let [width, height] = picture.size();
     let channels = picture.raster.channels();
@@ -402,7 +403,7 @@ fn tiff_of<W: Write + Seek>(
         (BitDepth::Sixteen, _, true) => tiff_with::<RGBA16, _>(picture, 4, sixteen, out),
         (BitDepth::Sixteen, _, false) => tiff_with::<RGB16, _>(picture, 3, sixteen, out),
         (BitDepth::Float, _, true) => tiff_with::<RGBA32Float, _>(picture, 4, |v| v, out),
-        // Grey too: few readers know grey floating point.
+        // Grey is written as RGB too, since few readers know grey floating point.
         (BitDepth::Float, _, false) => tiff_with::<RGB32Float, _>(picture, 3, |v| v, out),
     }
 }

@@ -1,10 +1,9 @@
-//! What a JPEG file holds beside its picture: extended XMP in pieces, and a gain map behind it.
+//! The data in a JPEG file besides its picture: extended XMP in pieces, and a gain map after the picture.
 //!
-//! A JPEG file is a row of segments (`FF`, marker, length, payload), compressed samples, and the
-//! end marker `FF D9`. XMP that does not fit into one segment is cut into pieces that are named after
-//! the MD5 of the whole. A second picture stands behind the end of the first one; that it is there is
-//! said by the container's directory in XMP (lengths) and by a multi-picture index (MPF: lengths and
-//! offsets).
+//! A JPEG file is a sequence of segments (`FF`, marker, length, payload), compressed samples, and the end
+//! marker `FF D9`. XMP that does not fit into one segment is split into pieces that are named after the MD5
+//! of the whole. A second picture follows the end of the first. Two places announce it: the container's
+//! directory in XMP (lengths) and a multi-picture index (MPF: lengths and offsets).
 //!
 //! Source: ITU-T T.81 (JPEG); Adobe, "XMP Specification Part 3", section 1.1.3.1; CIPA DC-007
 //! (multi-picture format); Android, "Ultra HDR Image Format v1.1"; ISO 21496-1 (gain maps).
@@ -21,12 +20,12 @@ const XMP_HEADER: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const EXTENDED_HEADER: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
 const ISO_HEADER: &[u8] = b"urn:iso:std:iso:ts:21496:-1\0";
 const MPF_HEADER: &[u8] = b"MPF\0";
-/// Bytes that a segment holds after its length.
+/// The largest number of bytes in a segment after its length.
 const SEGMENT: usize = 65_533;
-/// Bytes of the largest extended XMP that is put together.
+/// The size in bytes of the largest extended XMP that is assembled.
 const LARGEST_EXTENDED: usize = 256 << 20;
 
-/// Why the XMP of a picture does not go into a JPEG file.
+/// The reason why the XMP of a picture does not fit into a JPEG file.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} has {length} bytes, but a segment of JPEG holds at most {SEGMENT}")]
 pub(crate) struct SegmentError {
@@ -34,7 +33,7 @@ pub(crate) struct SegmentError {
     length: usize,
 }
 
-/// Whether a packet of `length` bytes fits into the one segment that it may have.
+/// Whether a packet of `length` bytes fits into its single segment.
 pub(crate) fn xmp_fits(length: usize) -> bool {
     length <= SEGMENT - XMP_HEADER.len()
 }
@@ -44,7 +43,7 @@ pub(crate) fn exif_fits(length: usize) -> bool {
     length <= SEGMENT - b"Exif\0\0".len()
 }
 
-/// A segment before the compressed samples: its marker and where its payload stands.
+/// A segment before the compressed samples, with its marker and the range of its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Segment {
     marker: u8,
@@ -61,12 +60,12 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(four))
 }
 
-/// The segment or lone marker at `at`, and where the next one begins.
+/// The segment or lone marker at `at`, and the start of the next one.
 fn marker_at(bytes: &[u8], mut at: usize) -> Option<(Segment, usize)> {
     if *bytes.get(at)? != 0xff {
         return None;
     }
-    // Any number of FF may stand before a marker.
+    // Any number of FF may precede a marker.
     while *bytes.get(at + 1)? == 0xff {
         at += 1;
     }
@@ -105,7 +104,7 @@ fn payloads<'a>(bytes: &'a [u8], marker: u8, header: &'a [u8]) -> impl Iterator<
         .filter_map(move |segment| bytes[segment.payload].strip_prefix(header))
 }
 
-/// Where the picture at the beginning of `bytes` ends, behind its end marker.
+/// The end of the picture at the beginning of `bytes`, after its end marker.
 fn end_of_picture(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -113,7 +112,7 @@ fn end_of_picture(bytes: &[u8]) -> Option<usize> {
         at = next;
         match segment.marker {
             0xd9 => return Some(at),
-            // Compressed samples follow; in them FF stands before 0 or a restart marker.
+            // Compressed samples follow, in which FF precedes 0 or a restart marker.
             0xda => loop {
                 at += bytes.get(at..)?.iter().position(|&b| b == 0xff)?;
                 match *bytes.get(at + 1)? {
@@ -126,8 +125,8 @@ fn end_of_picture(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The extended XMP of that name, put together from its pieces; `None` if a piece is missing or the
-/// whole is not what the name is the MD5 of.
+/// The extended XMP of that name, assembled from its pieces; `None` if a piece is missing or the MD5 of the
+/// whole is not the name.
 pub(crate) fn extended_xmp(bytes: &[u8], name: &str) -> Option<Vec<u8>> {
     let mut whole: Vec<u8> = Vec::new();
     let mut filled = 0;
@@ -137,7 +136,7 @@ pub(crate) fn extended_xmp(bytes: &[u8], name: &str) -> Option<Vec<u8>> {
         };
         let (length, offset) = (u32_at(rest, 0)? as usize, u32_at(rest, 4)? as usize);
         let data = &rest[8..];
-        // The length that is claimed cannot be more than the pieces of the file could hold.
+        // The claimed length cannot exceed the total size of the pieces.
         if whole.is_empty() {
             if length > LARGEST_EXTENDED.min(bytes.len()) {
                 return None;
@@ -159,8 +158,8 @@ pub(crate) fn name_of(extended: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
-/// The gain map of a picture with the packet `xmp`: a whole JPEG file behind it that says of itself
-/// that it is one.
+/// The gain map of a picture with the packet `xmp`: a whole JPEG file after it whose own metadata says that
+/// it is a gain map.
 pub(crate) fn gain_map<'a>(bytes: &'a [u8], xmp: Option<&[u8]>) -> Option<&'a [u8]> {
     let end = end_of_picture(bytes)?;
     let mut candidates: Vec<usize> = Vec::new();
@@ -191,7 +190,7 @@ pub(crate) fn iso_gain_map(bytes: &[u8]) -> Option<&[u8]> {
     payloads(bytes, APP2, ISO_HEADER).next()
 }
 
-/// Where the pictures after the first one begin, says the multi-picture index.
+/// The starts of the pictures after the first, from the multi-picture index.
 fn multi_picture_offsets(bytes: &[u8]) -> Vec<usize> {
     let read = || {
         let index = segments(bytes)
@@ -226,20 +225,21 @@ fn multi_picture_offsets(bytes: &[u8]) -> Vec<usize> {
     read().unwrap_or_default()
 }
 
-/// What goes into a JPEG file beside the picture that an encoder wrote.
+/// The data for a JPEG file besides the picture that an encoder wrote.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Extras<'a> {
     /// The main packet of XMP.
     pub xmp: Option<&'a [u8]>,
-    /// The extended one.
+    /// The extended packet of XMP.
     pub extended: Option<&'a [u8]>,
-    /// ISO 21496-1 metadata: of a gain map its values, of a picture that has one the version.
+    /// ISO 21496-1 metadata: the values for a gain map, the version for a picture that has one.
     pub iso: Option<&'a [u8]>,
-    /// The gain map's file, to stand behind the picture.
+    /// The gain map's file, which goes after the picture.
     pub gain_map: Option<&'a [u8]>,
 }
 
-/// The version of ISO 21496-1 that a picture with a gain map states: least and writer's, both 0.
+/// The version of ISO 21496-1 that a picture with a gain map states: minimum version and writer's version,
+/// both 0.
 pub(crate) const ISO_VERSION: [u8; 4] = [0; 4];
 
 /// The file of an encoder, `file`, with `extras`.
@@ -272,7 +272,7 @@ pub(crate) fn with_extras(file: &[u8], extras: Extras<'_>) -> Result<Vec<u8>, Se
     if let Some(gain_map) = extras.gain_map {
         let index = MPF_HEADER.len() + MULTI_PICTURE_INDEX;
         let picture = file.len() + added.len() + 4 + index;
-        // Offsets count from behind the segment's header.
+        // Offsets count from the end of the segment's header.
         let offset = picture - (at + added.len() + 4 + MPF_HEADER.len());
         let index = multi_picture_index([picture, gain_map.len()], offset as u32);
         push_segment(
@@ -305,13 +305,14 @@ fn push_segment(
     Ok(())
 }
 
-/// Bytes of an index of two pictures: a header, a directory of 3 entries, and the 2 of 16 bytes each.
+/// The size in bytes of an index of two pictures: a header, a directory of 3 entries, and 2 picture entries
+/// of 16 bytes each.
 const MULTI_PICTURE_INDEX: usize = 8 + (2 + 3 * 12 + 4) + 2 * 16;
 
 /// An index of two pictures of `lengths` bytes, the second at `offset`.
 fn multi_picture_index(lengths: [usize; 2], offset: u32) -> Vec<u8> {
     let mut index = b"MM\0*\0\0\0\x08\0\x03".to_vec();
-    // Version, number of pictures, entries: 2 of 16 bytes each, behind the directory.
+    // The version, the number of pictures, and the picture entries (2 of 16 bytes each) after the directory.
     index.extend(b"\xb0\x00\0\x07\0\0\0\x040100");
     index.extend(b"\xb0\x01\0\x04\0\0\0\x01\0\0\0\x02");
     index.extend(b"\xb0\x02\0\x07\0\0\0\x20\0\0\0\x32");
@@ -327,7 +328,7 @@ fn multi_picture_index(lengths: [usize; 2], offset: u32) -> Vec<u8> {
     index
 }
 
-/// The offset behind the start marker and the JFIF and Exif segments of an encoder's file.
+/// The offset after the start marker and the JFIF and Exif segments of an encoder's file.
 fn after_jfif_and_exif(file: &[u8]) -> usize {
     let mut at = 2;
     while let Some((segment, next)) = marker_at(file, at) {

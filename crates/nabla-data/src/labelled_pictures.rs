@@ -1,8 +1,8 @@
-//! Small pictures with a class each, as classifiers are measured on: MNIST and its relatives, and
-//! CIFAR-10 in its binary version, from folders with the published files; two sets are built in.
+//! Small pictures with a class each, for measuring classifiers: MNIST and its relatives, and CIFAR-10 in its
+//! binary version, from folders with the published files. Two sets are built in.
 //!
-//! A record of CIFAR-10 is 1 byte for the class and 3072 bytes, the red, green and blue plane of
-//! 32 x 32 pixels each.
+//! A record of CIFAR-10 is 1 byte for the class and 3072 bytes for the red, green and blue planes of 32 x 32
+//! pixels each.
 //!
 //! Sources: LeCun, Cortes, Burges, *The MNIST database of handwritten digits*; Xiao, Rasul, Vollgraf,
 //! *Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms*, 2017, arXiv
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::idx::{IdxArray, IdxError, IdxValues};
 
-/// Why there are no labelled pictures.
+/// The reason why there are no labelled pictures.
 #[derive(Debug, thiserror::Error)]
 pub enum LabelledPicturesError {
     /// A file or folder cannot be read.
@@ -23,7 +23,7 @@ pub enum LabelledPicturesError {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// An IDX file.
@@ -32,14 +32,14 @@ pub enum LabelledPicturesError {
     /// The arrays are not pictures and their labels.
     #[error("the {what} must be unsigned bytes of {expected} dimensions, but are {found}")]
     Arrays {
-        /// Pictures or labels.
+        /// The pictures or the labels.
         what: &'static str,
         /// The number of dimensions.
         expected: usize,
         /// Type and shape.
         found: String,
     },
-    /// Another number of labels than of pictures.
+    /// The numbers of labels and of pictures differ.
     #[error("there are {pictures} pictures, but {labels} labels")]
     Count {
         /// Pictures.
@@ -50,7 +50,7 @@ pub enum LabelledPicturesError {
     /// There are no pictures, or pictures without pixels.
     #[error("the pictures have the shape {0:?}, so there is nothing to learn")]
     Empty(Vec<usize>),
-    /// A label above the number of classes.
+    /// A label is not below the number of classes.
     #[error("picture {index} has the label {label}, but the classes are 0 to {}", classes - 1)]
     Label {
         /// The picture, from 0.
@@ -60,12 +60,12 @@ pub enum LabelledPicturesError {
         /// The number of classes.
         classes: usize,
     },
-    /// The length of a CIFAR-10 file.
+    /// The length of a CIFAR-10 file is wrong.
     #[error("{} is not a CIFAR-10 file: its length is {length}, but must be a multiple of 3073", path.display())]
     CifarLength {
         /// The file.
         path: PathBuf,
-        /// Its length; one more than the most that is read if it is longer.
+        /// Its length, or one more than the largest length that is read.
         length: u64,
     },
     /// The pictures of the two sets differ in shape.
@@ -84,7 +84,7 @@ pub enum LabelledPicturesError {
         /// The error.
         source: Box<LabelledPicturesError>,
     },
-    /// The folder holds no set that is known.
+    /// The folder contains no known set.
     #[error(
         "{} holds neither MNIST files (train-images-idx3-ubyte[.gz], ...) nor CIFAR-10's binary \
          files (data_batch_1.bin, ...)", .0.display()
@@ -92,7 +92,7 @@ pub enum LabelledPicturesError {
     Unknown(PathBuf),
 }
 
-/// Pictures of one size with a class each.
+/// Pictures of one size, each with a class.
 ///
 /// ```
 /// let digits = nabla_data::digits()?;
@@ -147,7 +147,7 @@ const CIFAR_10: [&str; 10] = [
 ];
 
 impl LabelledPictures {
-    /// The most bytes of a CIFAR-10 file that are read.
+    /// The largest number of bytes of a CIFAR-10 file that is read.
     pub const MAX_CIFAR_BYTES: u64 = 1 << 30;
     const CIFAR_RECORD: usize = 1 + 3072;
 
@@ -157,7 +157,7 @@ impl LabelledPictures {
     /// - `white`: the highest value of a pixel
     ///
     /// # Errors
-    /// If the arrays are of other types or shapes, empty, or a label is not one of `classes`.
+    /// If the arrays have other types or shapes or are empty, or a label is not one of `classes`.
     pub fn from_idx(
         pictures: IdxArray,
         labels: IdxArray,
@@ -208,7 +208,7 @@ impl LabelledPictures {
     /// Reads records of CIFAR-10.
     ///
     /// # Errors
-    /// If the length is not that of whole records, or a class is above 9.
+    /// If the length is not a multiple of a record's, or a class is above 9.
     pub fn from_cifar_10(bytes: &[u8]) -> Result<Self, LabelledPicturesError> {
         let (records, rest) = bytes.as_chunks::<{ Self::CIFAR_RECORD }>();
         if records.is_empty() || !rest.is_empty() {
@@ -270,14 +270,14 @@ impl LabelledPictures {
         })
     }
 
-    /// Reads the training and the test set of a folder in which the published files of MNIST,
-    /// Fashion-MNIST or another set of their form lie, plain or gzip-compressed, or the binary
-    /// version of CIFAR-10 (also in its own sub-folder `cifar-10-batches-bin`).
+    /// Reads the training and the test set of a folder with the published files of MNIST, Fashion-MNIST or
+    /// another set of their form, plain or gzip-compressed, or with the binary version of CIFAR-10 (also in
+    /// its own sub-folder `cifar-10-batches-bin`).
     ///
-    /// A folder whose path contains `fashion` gets the names of those classes.
+    /// If the path contains `fashion`, the classes have the names of Fashion-MNIST.
     ///
     /// # Errors
-    /// If the folder holds neither, or a file is not what its name says.
+    /// If the folder contains neither, or the content of a file does not match its name.
     pub fn read_folder(folder: &Path) -> Result<[Self; 2], LabelledPicturesError> {
         fs::read_dir(folder).map_err(|source| LabelledPicturesError::Read {
             path: folder.into(),
@@ -348,7 +348,7 @@ impl LabelledPictures {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no pictures.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -396,7 +396,7 @@ fn same_shape(
     }
 }
 
-/// `train-images-idx3-ubyte`, as published, or as some archives spell it.
+/// `train-images-idx3-ubyte`, in the published spelling or that of some archives.
 fn idx_file(folder: &Path, part: &str, kind: &str, rank: usize) -> Option<PathBuf> {
     ["-", "."]
         .into_iter()
@@ -426,8 +426,8 @@ pub fn digits() -> Result<LabelledPictures, LabelledPicturesError> {
     )
 }
 
-/// A tenth of Fashion-MNIST: 5500 pictures to train on and 1000 to test with, all classes alike,
-/// 28 x 28. MIT licence, see `assets/README.md`.
+/// A tenth of Fashion-MNIST: 5500 pictures to train on and 1000 to test with, equally many of each class, 28
+/// x 28. MIT licence, see `assets/README.md`.
 ///
 /// # Errors
 /// Never with the files of the repository.

@@ -1,20 +1,20 @@
-//! Readers and writers of the real formats, and the small data sets that the repository carries.
+//! Readers and writers of real file formats, and the small data sets of the repository.
 //!
-//! * [`Picture`]: PNG, JPEG, WebP, TIFF, Radiance HDR and OpenEXR in and out, as a [`Raster`] with
-//!   alpha, depth, [`Light`], [`Metadata`] and the [`GainMap`] of a JPEG. Readers are total: any bytes
-//!   give a picture or one clear sentence.
-//!   Files are written whole or not at all ([`nabla_base::atomic_file`]).
-//! * [`PhotoSphere`]: the GPano metadata by which viewers know a panorama; [`Metadata::resized`]
-//!   keeps it true when a picture changes size.
-//! * [`ToneCurve`]: linear light without an upper end as samples that a network takes, and back;
-//!   [`tone_map`] makes it a picture for a screen.
+//! * [`Picture`]: reads and writes PNG, JPEG, WebP, TIFF, Radiance HDR and OpenEXR, as a [`Raster`] with
+//!   alpha, depth, [`Light`], [`Metadata`] and the [`GainMap`] of a JPEG. Readers never panic: any bytes give
+//!   a picture or one clear error message. Files are written whole or not at all
+//!   ([`nabla_base::atomic_file`]).
+//! * [`PhotoSphere`]: the GPano metadata by which viewers recognise a panorama; [`Metadata::resized`] keeps
+//!   it correct when a picture changes size.
+//! * [`ToneCurve`]: converts linear light without an upper end to samples for a network, and back;
+//!   [`tone_map`] turns it into a picture for a screen.
 //! * [`PanoramaSet`] and [`PhotoSet`]: the panoramas, with their split, and the photographs of
 //!   `assets/`; [`sample_panorama`] is built in.
-//! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format; [`CsvTable`]: dense ones in CSV.
+//! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format; [`CsvTable`]: dense examples in CSV.
 //! * [`LabelledPictures`]: MNIST, Fashion-MNIST ([`IdxArray`]) and CIFAR-10 in their published files;
 //!   [`digits`] and a [`fashion_sample`] are built in.
 //!
-//! The feature `pictures`, on by default, has the first four; without it no image codec is compiled.
+//! The feature `pictures`, on by default, contains the first four; without it no image codec is compiled.
 
 mod csv_table;
 #[cfg(feature = "pictures")]

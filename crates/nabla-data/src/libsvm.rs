@@ -1,10 +1,9 @@
 //! The LIBSVM text format: labelled examples with few non-zero features.
 //!
-//! One example a line, `label index:value index:value …`, with indices that rise within a line. What
-//! follows a `#` is a comment, empty lines are skipped, and `qid:` (the query of an example, in ranking
-//! data) is kept for those who ask for it. Source: Chang, Lin, *LIBSVM: A library for support vector
-//! machines*, 2011, and the README of its data sets,
-//! <https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/>.
+//! Each line is one example, `label index:value index:value …`, with indices that increase within the line.
+//! Text after a `#` is a comment, empty lines are skipped, and `qid:` (the query of an example, in ranking
+//! data) is available on request. Source: Chang, Lin, *LIBSVM: A library for support vector machines*, 2011,
+//! and the README of its data sets, <https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/>.
 
 use std::fs;
 use std::io;
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nabla_base::{OutputError, write_bytes_atomically};
 
-/// A text that is not in the LIBSVM format, or a table that cannot be made.
+/// The reason why a text is not in the LIBSVM format, or a table cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum LibsvmError {
     /// The file cannot be read.
@@ -20,20 +19,20 @@ pub enum LibsvmError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A line that is not an example.
+    /// A line is not an example.
     #[error("line {line} is not a LIBSVM example, at column {column}: {reason}")]
     Line {
         /// The line, from 1.
         line: usize,
-        /// Where in the line, in characters from 1.
+        /// The position in the line, in characters from 1.
         column: usize,
-        /// What is wrong there.
+        /// What is wrong.
         reason: String,
     },
-    /// An example that cannot be added to a table.
+    /// An example cannot be added to a table.
     #[error("example {row} is not valid: {reason}")]
     Row {
         /// The example, from 1.
@@ -41,7 +40,7 @@ pub enum LibsvmError {
         /// What is wrong with it.
         reason: String,
     },
-    /// An index 0 among indices that are said to count from 1.
+    /// There is an index 0, although indices were declared to count from 1.
     #[error("line {line} has an index 0, but indices must start at 1")]
     IndexZero {
         /// The first such line, from 1.
@@ -56,12 +55,12 @@ pub enum LibsvmError {
     /// There are no examples.
     #[error("the text contains no LIBSVM examples")]
     Empty,
-    /// A number of features below the highest index.
+    /// The number of features is below the highest index.
     #[error("the examples have {found} features, but {wanted} were requested")]
     Features {
-        /// What was asked for.
+        /// The number of features requested.
         wanted: usize,
-        /// What the highest index shows.
+        /// The number that the highest index shows.
         found: usize,
     },
     /// The file with this error.
@@ -88,21 +87,21 @@ impl LibsvmError {
     }
 }
 
-/// From where the indices of a file count.
+/// Whether the indices of a file start at 0 or at 1.
 ///
-/// LIBSVM's own indices begin with 1; scikit-learn's `dump_svmlight_file` writes them from 0 unless it
-/// is set otherwise, as XGBoost and LightGBM read them. A file does not say which it has: only an
-/// index 0 shows that it counts from 0 ([`LibsvmText::index_base`], the rule of scikit-learn's reader),
-/// or the comment that scikit-learn writes above a file with a comment. A file from 0 whose first feature
-/// is 0 in all examples shows nothing; files that belong together, such as a training and a test set,
-/// have to be read alike, by what the whole of them shows.
+/// LIBSVM's own indices start at 1. scikit-learn's `dump_svmlight_file` writes them from 0 by default, and
+/// XGBoost and LightGBM read them so. A file does not state its base: only an index 0 shows that it counts
+/// from 0 ([`LibsvmText::index_base`], the rule of scikit-learn's reader), or the line that scikit-learn adds
+/// to a comment at the top of a file. A file from 0 whose first feature is 0 in all examples shows nothing.
+/// So files that belong together, such as a training and a test set, must be read with one base, which any of
+/// them may show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IndexBase {
-    /// From 0, as scikit-learn's `dump_svmlight_file` writes them by default, and XGBoost and LightGBM
-    /// read them.
+    /// Indices start at 0, as scikit-learn's `dump_svmlight_file` writes them by default, and as XGBoost and
+    /// LightGBM read them.
     Zero,
-    /// From 1, as LIBSVM has them.
+    /// Indices start at 1, as in LIBSVM.
     One,
 }
 
@@ -122,8 +121,8 @@ impl IndexBase {
         }
     }
 
-    /// The base of texts that belong together, such as a training and a test set: [`Zero`](Self::Zero)
-    /// if one of them [shows](LibsvmText::shown_base) it.
+    /// The base of texts that belong together, such as a training and a test set: [`Zero`](Self::Zero) if any
+    /// of them [shows](LibsvmText::shown_base) it.
     pub fn of<'a>(texts: impl IntoIterator<Item = &'a LibsvmText>) -> Self {
         let mut texts = texts.into_iter();
         match texts.any(|text| text.shown_base() == Some(Self::Zero)) {
@@ -140,7 +139,7 @@ impl std::fmt::Display for IndexBase {
     }
 }
 
-/// A text in the LIBSVM format, of which it is still open from where its indices count.
+/// A text in the LIBSVM format whose index base is not yet decided.
 ///
 /// ```
 /// use nabla_data::{IndexBase, LibsvmText};
@@ -151,20 +150,20 @@ impl std::fmt::Display for IndexBase {
 /// assert_eq!(rows.features(), 3);
 /// assert_eq!(rows.row(0).collect::<Vec<_>>(), [(0, 0.5), (2, 2.0)]);
 ///
-/// // Its test set may have no index 0, but counts from there too.
+/// // Its test set may have no index 0, but its indices start there too.
 /// let test = LibsvmText::parse("1 1:3\n")?.into_rows(IndexBase::Zero, Some(3))?;
 /// assert_eq!(test.row(0).collect::<Vec<_>>(), [(1, 3.0)]);
 /// # Ok::<(), nabla_data::LibsvmError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LibsvmText {
-    /// Its columns are the indices as they stand.
+    /// Its columns are the indices as written in the text.
     rows: LabelledRows,
     /// The first line with an index 0.
     zero: Option<usize>,
-    /// What a comment of scikit-learn says.
+    /// The base that a comment of scikit-learn states.
     said: Option<IndexBase>,
-    /// The highest index, that of a value 0 included.
+    /// The highest index, including those of zero values.
     highest: Option<usize>,
     /// The query of each example, and its line.
     queries: Vec<(usize, Option<i64>)>,
@@ -193,7 +192,7 @@ impl LibsvmText {
                 "Column indices are one-based" => out.said = Some(IndexBase::One),
                 _ => {}
             }
-            // The words and where they begin, in bytes.
+            // The words and their starts, in bytes.
             let mut words = line.split_ascii_whitespace().map(|word| {
                 let begin = word.as_ptr() as usize - line.as_ptr() as usize;
                 (begin, word)
@@ -276,8 +275,8 @@ impl LibsvmText {
         Self::parse(&text).map_err(|e| e.of(path))
     }
 
-    /// From where the indices count, if the text shows it: by an index 0, or by the comment `Column
-    /// indices are zero-based` (`one-based`) of scikit-learn.
+    /// The base of the indices, if the text shows it by an index 0, or by the comment `Column indices are
+    /// zero-based` (`one-based`) of scikit-learn.
     pub fn shown_base(&self) -> Option<IndexBase> {
         match self.zero {
             Some(_) => Some(IndexBase::Zero),
@@ -285,20 +284,20 @@ impl LibsvmText {
         }
     }
 
-    /// What the text [shows](Self::shown_base) by itself, and [`IndexBase::One`] where it shows nothing.
+    /// The base that the text [shows](Self::shown_base), or [`IndexBase::One`] if it shows none.
     pub fn index_base(&self) -> IndexBase {
         self.shown_base().unwrap_or(IndexBase::One)
     }
 
-    /// How many features the highest index shows, if indices count from `base`.
+    /// The number of features that the highest index shows, if indices count from `base`.
     pub fn features(&self, base: IndexBase) -> usize {
         self.highest.map_or(0, |index| index + 1 - base.first())
     }
 
-    /// The query of every example (`qid:`), in their order.
+    /// The query of every example (`qid:`), in order.
     ///
     /// # Errors
-    /// [`LibsvmError::NoQuery`] if one has none.
+    /// [`LibsvmError::NoQuery`] if an example has none.
     pub fn queries(&self) -> Result<Vec<i64>, LibsvmError> {
         let queries = self.queries.iter();
         queries
@@ -308,9 +307,9 @@ impl LibsvmText {
 
     /// The examples.
     ///
-    /// - `base`: from where the indices count
-    /// - `features`: how many there are, where the text may not show the last ones; `None` for as many
-    ///   as the highest index shows
+    /// - `base`: where the indices start
+    /// - `features`: the number of features, if the text may not show the last ones; `None` for the number
+    ///   that the highest index shows
     ///
     /// # Errors
     /// [`LibsvmError::IndexZero`] if there is an index 0, but `base` is 1;
@@ -337,7 +336,7 @@ impl LibsvmText {
     }
 }
 
-/// Examples as sparse rows, with a label each.
+/// Examples as sparse rows, each with a label.
 ///
 /// ```
 /// use nabla_data::LabelledRows;
@@ -350,7 +349,7 @@ impl LibsvmText {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LabelledRows {
     labels: Vec<f64>,
-    /// Where each row begins in `columns` and `values`, and where the last ends.
+    /// The start of each row in `columns` and `values`, and the end of the last row.
     starts: Vec<usize>,
     columns: Vec<u32>,
     values: Vec<f64>,
@@ -361,7 +360,7 @@ impl LabelledRows {
     /// The highest index that is read.
     pub const MAX_FEATURES: usize = u32::MAX as usize;
 
-    /// A table without examples, with this many features.
+    /// Creates a table without examples, with this many features.
     pub fn new(features: usize) -> Self {
         Self {
             starts: vec![0],
@@ -370,7 +369,7 @@ impl LabelledRows {
         }
     }
 
-    /// Adds an example, of which zeros are not stored.
+    /// Adds an example. Zeros are not stored.
     ///
     /// # Errors
     /// If a column is not below the number of features, is not higher than the one before, or a
@@ -428,11 +427,11 @@ impl LabelledRows {
         Ok(())
     }
 
-    /// Reads a text; indices count from 0 if there is an index 0, otherwise from 1. Where that has to
-    /// be known, use [`LibsvmText`].
+    /// Reads a text; indices count from 0 if there is an index 0, otherwise from 1. To choose the base, use
+    /// [`LibsvmText`].
     ///
-    /// - `features`: how many there are, where the text may not show the last ones (a test set
-    ///   beside its training set); `None` for as many as the highest index shows
+    /// - `features`: the number of features, if the text may not show the last ones (a test set that belongs
+    ///   to a training set); `None` for the number that the highest index shows
     ///
     /// # Errors
     /// As [`LibsvmText::parse`] and [`LibsvmText::into_rows`].
@@ -452,9 +451,9 @@ impl LabelledRows {
         text.into_rows(base, features).map_err(|e| e.of(path))
     }
 
-    /// The LIBSVM format with indices from `base`. From 0, an index 0 stands in it even where the first
-    /// feature is 0 in all examples, so that readers see from where it counts; the last features are
-    /// not in it if no example has them.
+    /// Returns the text in the LIBSVM format, with indices from `base`. If that is 0, the text always
+    /// contains an index 0, even if the first feature is 0 in all examples, so that readers see the base. The
+    /// last features are missing from it if no example has them.
     pub fn to_text(&self, base: IndexBase) -> String {
         let shown = base == IndexBase::One || self.columns.contains(&0);
         let mut text = String::new();
@@ -471,7 +470,7 @@ impl LabelledRows {
         text
     }
 
-    /// Writes a file, whole or not at all.
+    /// Writes a file, completely or not at all.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -499,8 +498,8 @@ impl LabelledRows {
         &self.labels
     }
 
-    /// The columns, from 0, and values of the entries of example `i` that are not zero; nothing if
-    /// there is no such example.
+    /// The columns, from 0, and values of the entries of example `i` that are not zero; empty if there is no
+    /// such example.
     pub fn row(&self, i: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
         let range = match (self.starts.get(i), self.starts.get(i + 1)) {
             (Some(&start), Some(&end)) => start..end,
@@ -522,14 +521,14 @@ impl LabelledRows {
             .sum()
     }
 
-    /// The same examples with labels changed by `map`.
+    /// Returns the same examples with labels changed by `map`.
     #[must_use]
     pub fn map_labels(mut self, map: impl FnMut(f64) -> f64) -> Self {
         self.labels = self.labels.into_iter().map(map).collect();
         self
     }
 
-    /// The same examples with one more feature, which is 1 in all of them: the bias of a linear
+    /// Returns the same examples with one more feature, which is 1 in all of them: the bias of a linear
     /// model.
     #[must_use]
     pub fn with_bias(self) -> Self {
@@ -555,8 +554,8 @@ impl std::str::FromStr for LabelledRows {
     }
 }
 
-/// The LIBSVM format, with indices from 1; reading it again gives the same table, but for features at
-/// the end that no example has.
+/// Writes the LIBSVM format with indices from 1. Reading it again gives the same table, except for features
+/// at the end that no example has.
 impl std::fmt::Display for LabelledRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.to_text(IndexBase::One))

@@ -1,7 +1,7 @@
-//! What the numbers of a picture measure: samples for a screen, or light.
+//! The meaning of a picture's numbers: samples for a screen, or light.
 //!
-//! A photograph's samples are made for a screen: they lie in `[0, 1]` and grow about as the eye sees
-//! brightness grow. A picture for lighting (Radiance HDR, OpenEXR) holds light itself, without an
+//! A photograph's samples are made for a screen: they lie in `[0, 1]` and increase roughly as the eye
+//! perceives brightness. A picture for lighting (Radiance HDR, OpenEXR) contains light itself, without an
 //! upper end: the sun is ten thousand times as bright as the wall that it shines on.
 
 use crate::Raster;
@@ -10,18 +10,17 @@ use crate::tone_map::{GAMMA, white};
 /// What the samples of a picture measure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Light {
-    /// Samples for a screen, nominally in `[0, 1]`, taken for sRGB where no profile says otherwise.
+    /// Samples for a screen, nominally in `[0, 1]`, taken as sRGB unless a profile says otherwise.
     #[default]
     Display,
-    /// Linear light, 1 being about white; there is more above 1.
+    /// Linear light, where 1 is about white; values above 1 are brighter.
     Linear,
 }
 
-/// A picture of linear light as samples in `[0, 1]` that a network takes, and back.
+/// Converts a picture of linear light to samples in `[0, 1]` for a network, and back.
 ///
-/// Below the picture's white `w` (the 95th percentile of luminance, as in
-/// [`tone_map`](crate::tone_map)) it is the curve of a screen, above it a logarithm, which meets it
-/// with the same value and slope:
+/// Below the picture's white `w` (the 95th percentile of luminance, as in [`tone_map`](crate::tone_map)) this
+/// is the curve of a screen. Above it is a logarithm, which joins the curve with the same value and slope:
 ///
 /// ```text
 /// f(x) = (x/w)^(1/γ)           0 ≤ x ≤ w
@@ -30,8 +29,7 @@ pub enum Light {
 /// t = (f(x) − f(a)) / (max(f(b), 1) − f(a))           a = min(least sample, 0), b = greatest sample
 /// ```
 ///
-/// So an error of the same size in `t` is about the same share of a bright region wherever it is,
-/// and nothing is cut off.
+/// So an error in `t` is about the same relative error in every bright region, and nothing is cut off.
 ///
 /// ```
 /// use nabla_data::{Raster, ToneCurve};
@@ -71,7 +69,7 @@ impl ToneCurve {
         curve
     }
 
-    /// The luminance that is white, where the logarithm begins.
+    /// The luminance of white, where the logarithm begins.
     pub fn white(&self) -> f64 {
         self.white
     }
@@ -95,14 +93,14 @@ impl ToneCurve {
         (share * self.white).copysign(f)
     }
 
-    /// Linear light to samples, of any shape.
+    /// Converts linear light of any shape to samples.
     #[must_use]
     pub fn encode(&self, linear: Raster) -> Raster {
         let [low, high] = self.ends;
         linear.map(|x| ((self.bend(f64::from(x)) - low) / (high - low)) as f32)
     }
 
-    /// Samples to linear light, of any shape; samples beyond `[0, 1]` go on along the curve.
+    /// Converts samples of any shape to linear light; samples beyond `[0, 1]` follow the continued curve.
     #[must_use]
     pub fn decode(&self, samples: Raster) -> Raster {
         let [low, high] = self.ends;
@@ -113,7 +111,7 @@ impl ToneCurve {
     }
 }
 
-/// Samples for a screen as linear light, by the curve of sRGB (IEC 61966-2-1).
+/// Converts samples for a screen to linear light, by the curve of sRGB (IEC 61966-2-1).
 pub(crate) fn srgb_to_linear(v: f32) -> f32 {
     let linear = |v: f32| {
         if v <= 0.040_45 {

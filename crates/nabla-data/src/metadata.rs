@@ -1,4 +1,4 @@
-//! What an image file carries beside its samples.
+//! The data in an image file besides its samples.
 
 use crate::exif;
 use crate::photosphere::{PhotoSphere, resize_xmp};
@@ -11,14 +11,14 @@ pub struct Metadata {
     pub icc: Option<Vec<u8>>,
     /// Exif data, from its TIFF header on (without `Exif\0\0`).
     pub exif: Option<Vec<u8>>,
-    /// XMP packet. What it says of bytes outside of the picture holds for the file that was read, and
-    /// is set right when it is written.
+    /// XMP packet. Its statements about bytes outside the picture refer to the file that was read, and are
+    /// corrected on writing.
     pub xmp: Option<Vec<u8>>,
-    /// The extended XMP of a JPEG file: what did not fit into the packet, such as an embedded picture;
-    /// lost in other formats.
+    /// The extended XMP of a JPEG file, which did not fit into the packet, such as an embedded picture; lost
+    /// in other formats.
     pub extended_xmp: Option<Vec<u8>>,
-    /// Texts by keyword, such as the `parameters` of a generated picture; of PNG files only, and lost in
-    /// the others. A keyword has 1 to 79 Latin-1 characters.
+    /// Texts by keyword, such as the `parameters` of a generated picture; only PNG files have them, and other
+    /// formats lose them. A keyword has 1 to 79 Latin-1 characters.
     pub texts: Vec<(String, String)>,
     /// Lines of the header of a Radiance HDR file (`EXPOSURE=`, `VIEW=`, `PRIMARIES=` ...); lost in
     /// other formats.
@@ -26,16 +26,16 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Whether there is nothing.
+    /// Whether there is no metadata.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The metadata of the picture after its size changed from `from` to `to` (`[width, height]`,
-    /// pixels): see [`resize_xmp`]; the Exif tags that state the size are set.
+    /// Returns the metadata of the picture after its size changed from `from` to `to` (`[width, height]`,
+    /// pixels). The XMP is changed as by [`resize_xmp`], and the Exif tags that state the size are set.
     ///
     /// # Errors
-    /// If the XMP packet cannot be understood. [`Metadata::without_xmp`] is what can be kept then.
+    /// If the XMP packet cannot be parsed. [`Metadata::without_xmp`] returns the part that can then be kept.
     ///
     /// ```
     /// use nabla_data::{Metadata, PhotoSphere};
@@ -68,7 +68,7 @@ impl Metadata {
     /// The GPano properties; `None` if there are none.
     ///
     /// # Errors
-    /// If the XMP packet cannot be understood, or a count of pixels is none ([`PhotoSphere::read`]).
+    /// If the XMP packet cannot be parsed, or a count of pixels is not a count ([`PhotoSphere::read`]).
     pub fn photosphere(&self) -> Result<Option<PhotoSphere>, XmpError> {
         match &self.xmp {
             Some(xmp) => PhotoSphere::read(xmp),
@@ -76,11 +76,11 @@ impl Metadata {
         }
     }
 
-    /// States the sizes and offsets of `sphere`, in place of those that the XMP packet has and with
-    /// those that it lacks; what else it says of the panorama (angles) stays.
+    /// Writes the sizes and offsets of `sphere` into the XMP packet, replacing those that it has and adding
+    /// those that it lacks. All else that it states about the panorama (angles) stays.
     ///
     /// # Errors
-    /// If the XMP packet cannot be understood.
+    /// If the XMP packet cannot be parsed.
     pub fn with_photosphere(mut self, sphere: &PhotoSphere) -> Result<Self, XmpError> {
         self.xmp = Some(match self.xmp.take() {
             None => sphere.to_xmp(),

@@ -1,9 +1,9 @@
 //! OpenEXR files: linear light in half or single precision, with opacity.
 //!
-//! A file may hold several layers of any channels; the picture is the first layer that has red, green
-//! and blue, or luminance alone. Colours in OpenEXR are multiplied by opacity; a
-//! [`Picture`](crate::Picture)'s are not. What lies outside of the stored rectangle (the data window)
-//! but inside of the picture (the display window) is black.
+//! A file may hold several layers of any channels; the picture is the first layer that has red, green and
+//! blue, or only luminance. Colours in OpenEXR are multiplied by opacity; a [`Picture`](crate::Picture)'s are
+//! not. The area outside the stored rectangle (the data window) but inside the picture (the display window)
+//! is black.
 //!
 //! Source: "Technical Introduction to OpenEXR" and "OpenEXR File Layout", <https://openexr.com>.
 
@@ -22,12 +22,12 @@ use crate::Raster;
 /// The signature of the format.
 pub(crate) const SIGNATURE: [u8; 4] = [0x76, 0x2f, 0x31, 0x01];
 
-/// Why a file is not read.
+/// The reason why a file is not read.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// It is damaged, says the decoder.
+    /// The decoder reports damage.
     Damaged(String),
-    /// It holds what is not read.
+    /// It contains something that is not supported.
     Unsupported(String),
 }
 
@@ -44,7 +44,7 @@ impl From<exr::error::Error> for Refused {
 pub(crate) struct Parts {
     /// Width and height of the picture, pixels.
     pub size: [u32; 2],
-    /// Samples of the layers that are decoded.
+    /// The number of samples in the layers to decode.
     pub samples: u64,
     window: IntegerBounds,
 }
@@ -157,7 +157,7 @@ struct Names {
     alpha: Option<String>,
 }
 
-/// Red, green and blue, or luminance alone, with or without the name of a layer before them
+/// Red, green and blue, or only luminance, with or without the name of a layer before them
 /// (`beauty.R`); `None` if there is no such picture.
 fn channel_names(channels: &AnyChannels<FlatSamples>) -> Option<Names> {
     let names: Vec<String> = channels.list.iter().map(|c| c.name.to_string()).collect();
@@ -174,7 +174,7 @@ fn channel_names(channels: &AnyChannels<FlatSamples>) -> Option<Names> {
             let colours = colours.to_vec();
             return Some(Names { colours, alpha });
         }
-        // With RY and BY it is not luminance alone.
+        // With RY and BY there is more than luminance.
         if has(&named("Y")) && !has(&named("RY")) {
             let colours = vec![named("Y")];
             return Some(Names { colours, alpha });
@@ -183,8 +183,8 @@ fn channel_names(channels: &AnyChannels<FlatSamples>) -> Option<Names> {
     None
 }
 
-/// The file of `[1 or 3, height, width]` with the opacity `alpha`, in single precision and without
-/// loss; `panorama` says that it is an equirectangular one.
+/// The file of a picture `[1 or 3, height, width]` with the opacity `alpha`, in single precision and without
+/// loss; `panorama` marks it as an equirectangular panorama.
 pub(crate) fn encode(
     raster: &Raster,
     alpha: Option<&Raster>,
@@ -201,7 +201,7 @@ pub(crate) fn encode(
         let mut plane = raster.plane(channel).to_vec();
         if let Some(alpha) = alpha {
             for (v, &a) in plane.iter_mut().zip(alpha.plane(0)) {
-                // A colour that cannot be seen is kept, as it is read.
+                // The colour of a fully transparent pixel is kept, as on reading.
                 if a > 0.0 {
                     *v *= a;
                 }

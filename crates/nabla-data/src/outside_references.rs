@@ -1,8 +1,8 @@
-//! What the XMP of a picture says of bytes that are not in the picture: a gain map, a motion photo, a
-//! depth map or an extended part that stands behind it in the file.
+//! The announcements in a picture's XMP of bytes that are not in the picture: a gain map, a motion photo, a
+//! depth map or an extended part elsewhere in the file.
 //!
-//! A picture that is written without those bytes must not announce them: readers then look for a
-//! second picture at an offset where there is none, and nothing that checks metadata complains.
+//! A picture written without those bytes must not announce them: readers would look for a second picture at
+//! an offset where there is none, and no checker of metadata would complain.
 //!
 //! Source: Android, "Ultra HDR Image Format v1.1" (gain maps, container directory), "Motion photo
 //! format 1.0", "Dynamic Depth 1.0"; Adobe, "XMP Specification Part 3" (extended XMP).
@@ -11,35 +11,35 @@ use crate::xmp_packet::{Found, Packet, RDF, XmpError, packet_of};
 
 /// Gain maps in the form of Adobe.
 const HDRGM: &str = "http://ns.adobe.com/hdr-gain-map/1.0/";
-/// The pictures that stand in the file, one behind the other.
+/// The pictures in the file, one after the other.
 const CONTAINER: &str = "http://ns.google.com/photos/1.0/container/";
-/// What one of them is.
+/// The meaning of one of them.
 const ITEM: &str = "http://ns.google.com/photos/1.0/container/item/";
 /// Motion photos.
 const CAMERA: &str = "http://ns.google.com/photos/1.0/camera/";
 /// Dynamic depth: properties that name items of the container.
 const DYNAMIC_DEPTH: &str = "http://ns.google.com/photos/dd/1.0/";
 const NOTE: &str = "http://ns.adobe.com/xmp/note/";
-/// What the extended part holds the data of.
+/// The properties whose data is in the extended part.
 const EMBEDDED: [(&str, &str); 3] = [
     ("http://ns.google.com/photos/1.0/image/", "embedded picture"),
     ("http://ns.google.com/photos/1.0/depthmap/", "depth map"),
     ("http://ns.google.com/photos/1.0/audio/", "sound"),
 ];
 
-/// What is written beside the picture, so that its XMP may go on to say so.
+/// The data written besides the picture, which its XMP may continue to announce.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Beside<'a> {
-    /// Bytes of the gain map's JPEG file, if there is one.
+    /// The size in bytes of the gain map's JPEG file, if there is one.
     pub gain_map: Option<usize>,
-    /// Whether the gain map says in XMP what it means; one that does so by ISO 21496-1 alone is not
+    /// Whether the gain map states its meaning in XMP. A gain map that does so only by ISO 21496-1 is not
     /// announced in XMP either.
     pub in_xmp: bool,
     /// The name (GUID) of the extended XMP, if there is one.
     pub extended: Option<&'a str>,
 }
 
-/// What an item of the container's directory says.
+/// The content of an item of the container's directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Item {
     pub semantic: String,
@@ -47,7 +47,7 @@ pub(crate) struct Item {
     pub padding: usize,
 }
 
-/// Whether `xmp` is that of a gain map, or of a picture that has one.
+/// Whether `xmp` belongs to a gain map, or to a picture that has one.
 pub(crate) fn speaks_of_a_gain_map(xmp: &[u8]) -> bool {
     Packet::parse(xmp).is_ok_and(|packet| packet.text_of(HDRGM, "Version").is_some())
 }
@@ -69,7 +69,7 @@ pub(crate) fn items(xmp: &[u8]) -> Vec<Item> {
 fn items_of(packet: &Packet<'_>) -> Vec<Item> {
     let mut items: Vec<Item> = Vec::new();
     for found in &packet.found {
-        // The properties of an item follow the list entry that holds it.
+        // The properties of an item follow the list entry that contains it.
         if found.is(RDF, "li") {
             items.push(Item::default());
         }
@@ -88,7 +88,7 @@ fn items_of(packet: &Packet<'_>) -> Vec<Item> {
     items
 }
 
-/// What the packet announces that `beside` does not have, in words.
+/// Lists, in words, the data that the packet announces but `beside` lacks.
 pub(crate) fn dangling(xmp: &[u8], beside: Beside<'_>) -> Vec<String> {
     let Ok(packet) = Packet::parse(xmp) else {
         return Vec::new();
@@ -132,15 +132,14 @@ fn is_motion(found: &Found) -> bool {
         && (found.local.starts_with("MicroVideo") || found.local.starts_with("MotionPhoto"))
 }
 
-/// The packet that belongs to a picture with `beside` and nothing else behind it; `None` stands for
-/// no packet.
+/// The packet of a picture with `beside` and nothing else after it; `None` means no packet.
 pub(crate) fn settled(xmp: Option<&[u8]>, beside: Beside<'_>) -> Result<Option<Vec<u8>>, XmpError> {
     let kept = match xmp {
         None => None,
         Some(xmp) => {
             let packet = Packet::parse(xmp)?;
             let extended = packet.text_of(NOTE, "HasExtendedXMP").is_some();
-            // Data that stands in the packet itself is not outside of it.
+            // Data in the packet itself is not outside.
             let inside = |found: &Found| {
                 packet
                     .found
@@ -171,7 +170,7 @@ pub(crate) fn settled(xmp: Option<&[u8]>, beside: Beside<'_>) -> Result<Option<V
 }
 
 impl Beside<'_> {
-    /// What XMP says of it.
+    /// Its description in XMP.
     fn description(&self) -> Option<String> {
         let mut properties = String::new();
         let mut elements = String::new();

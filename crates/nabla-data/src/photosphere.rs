@@ -1,12 +1,11 @@
-//! Photosphere metadata: the GPano properties by which a viewer knows that a picture is a panorama.
+//! Photosphere metadata: the GPano properties by which a viewer recognises a panorama.
 //!
 //! An XMP packet (RDF in XML) states the projection, the size of the whole panorama and the part of
 //! it that the picture covers, in pixels. A picture that changes size must change them, or viewers
-//! show it stretched or not at all. Everything else of the packet stays as it is, byte for byte.
+//! show it stretched or not at all. The rest of the packet stays unchanged, byte for byte.
 //!
-//! What the properties say need not fit the picture: many programs resize a panorama and leave them
-//! as they were. The picture is right then, and the properties are taken in proportion
-//! ([`PhotoSphere::fitted`]).
+//! The properties need not fit the picture: many programs resize a panorama without changing them. In that
+//! case the size of the picture counts, and the properties are scaled to it ([`PhotoSphere::fitted`]).
 //!
 //! Source: Google, "Photo Sphere XMP Metadata" (the namespace
 //! `http://ns.google.com/photos/1.0/panorama/`); ISO 16684-1 (XMP).
@@ -17,7 +16,7 @@ const GPANO: &str = "http://ns.google.com/photos/1.0/panorama/";
 const EXIF: &str = "http://ns.adobe.com/exif/1.0/";
 const TIFF: &str = "http://ns.adobe.com/tiff/1.0/";
 
-/// The properties that count pixels and say where the picture lies, by axis (width, height).
+/// The properties that count pixels and give the position of the picture, by axis (width, height).
 const FULL: [&str; 2] = ["FullPanoWidthPixels", "FullPanoHeightPixels"];
 const CROPPED: [&str; 2] = [
     "CroppedAreaImageWidthPixels",
@@ -36,10 +35,10 @@ const INTERIOR: [[&str; 2]; 2] = [
     ],
 ];
 
-/// What the GPano properties say about a panorama.
+/// The GPano properties of a panorama.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PhotoSphere {
-    /// `equirectangular` for every panorama that Nabla makes.
+    /// `equirectangular` for every panorama that Nabla writes.
     pub projection: String,
     /// Width and height of the whole panorama, pixels.
     pub full_size: [u32; 2],
@@ -52,7 +51,7 @@ pub struct PhotoSphere {
 }
 
 impl PhotoSphere {
-    /// A picture of `width` x `height` that covers the whole sphere.
+    /// Creates the properties of a picture of `width` x `height` that covers the whole sphere.
     pub fn full(width: u32, height: u32) -> Self {
         Self {
             projection: "equirectangular".into(),
@@ -74,8 +73,8 @@ impl PhotoSphere {
     /// programs do.
     ///
     /// # Errors
-    /// If the packet is not UTF-8 or not XML, or if a count of pixels is negative, a fraction or no
-    /// number; a fraction is what a program leaves that scales the properties without rounding.
+    /// If the packet is not UTF-8 or not XML, or if a count of pixels is negative, a fraction or not a
+    /// number. Programs that scale the properties without rounding leave fractions.
     ///
     /// ```
     /// use nabla_data::PhotoSphere;
@@ -108,14 +107,14 @@ impl PhotoSphere {
         }))
     }
 
-    /// The properties of a picture of `size` (`[width, height]`, pixels), whatever size they were
-    /// written for: sizes and offsets in the proportion of `size` to the size that they state for
-    /// the picture, rounded. A part that is not stated is the whole panorama, and a panorama whose
-    /// size is not stated is what the picture covers.
+    /// Returns the properties for a picture of `size` (`[width, height]`, pixels), whatever size they were
+    /// written for. Sizes and offsets are multiplied by the ratio of `size` to the stated size of the
+    /// picture, and rounded. If the covered part is not stated, it is the whole panorama; if the size of the
+    /// panorama is not stated, it is the covered part.
     ///
     /// ```
     /// use nabla_data::PhotoSphere;
-    /// // Half of a panorama that was made smaller by a program that left its metadata alone.
+    /// // Half of a panorama, reduced by a program that did not change the metadata.
     /// let stated = PhotoSphere { cropped_size: [8000, 2000], ..PhotoSphere::full(8000, 4000) };
     /// let fitted = stated.fitted([512, 128]);
     /// assert_eq!((fitted.full_size, fitted.cropped_size), ([512, 256], [512, 128]));
@@ -143,7 +142,7 @@ impl PhotoSphere {
         fitted
     }
 
-    /// The properties of the same view of the world, every pixel replaced by `scale` x `scale`.
+    /// Returns the properties of the same view with every pixel replaced by `scale` x `scale` pixels.
     #[must_use]
     pub fn enlarged(&self, scale: u32) -> Self {
         let larger = |counts: [u32; 2]| counts.map(|n| n.saturating_mul(scale));
@@ -182,12 +181,12 @@ impl PhotoSphere {
         )
     }
 
-    /// A packet of XMP with these properties and no others.
+    /// Returns a packet of XMP with these properties and no others.
     pub fn to_xmp(&self) -> Vec<u8> {
         packet_of(&self.description())
     }
 
-    /// The packet with these properties added; it must not have GPano properties yet.
+    /// Returns the packet with these properties added; it must not have GPano properties yet.
     ///
     /// # Errors
     /// If the packet is not UTF-8 or not XML, or has no `rdf:RDF` element with an end tag.
@@ -196,9 +195,9 @@ impl PhotoSphere {
         Ok(packet.with_description(&self.description())?.into_bytes())
     }
 
-    /// The packet with this projection and these sizes and offsets in place of those that it states,
-    /// and with those that it does not state; a packet without GPano properties gets all. Angles stay
-    /// as they are.
+    /// Returns the packet with this projection and these sizes and offsets, which replace those that it
+    /// states and are added where it states none. A packet without GPano properties gets all of them. Angles
+    /// stay unchanged.
     ///
     /// # Errors
     /// If the packet is not UTF-8 or not XML, or has no `rdf:RDF` element with an end tag where
@@ -240,12 +239,11 @@ fn attributes<'a>(counts: impl IntoIterator<Item = (&'a str, u32)>) -> String {
         .collect()
 }
 
-/// The packet of a picture that became one of `to` (`[width, height]`, pixels), from one of `from`.
+/// Returns the packet of a picture that was resized from `from` to `to` (`[width, height]`, pixels).
 ///
 /// The GPano properties that count pixels are multiplied by the ratio of `to` to the size that they
 /// state for the picture (to `from`, if they state none) and rounded, so that they fit the picture
-/// even if they did not before. The sizes that Exif and TIFF state in XMP become `to`. Angles stay
-/// as they are.
+/// even if they did not before. The sizes that Exif and TIFF state in XMP become `to`. Angles stay unchanged.
 ///
 /// # Errors
 /// If the packet is not UTF-8 or not XML.
@@ -291,7 +289,7 @@ fn gpano_axis(found: &Found) -> Option<usize> {
     })
 }
 
-/// 0 for the width of the picture in Exif's or TIFF's words, 1 for its height.
+/// 0 for the width of the picture in a property of Exif or TIFF, 1 for its height.
 fn size_axis(found: &Found) -> Option<usize> {
     let is = |namespace, local| found.is(namespace, local);
     if is(EXIF, "PixelXDimension") || is(TIFF, "ImageWidth") {

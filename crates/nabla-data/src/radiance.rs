@@ -1,8 +1,8 @@
-//! Radiance HDR files: linear light, three 8-bit mantissas and one exponent a pixel.
+//! Radiance HDR files: linear light, with three 8-bit mantissas and one exponent per pixel.
 //!
-//! A mantissa of 8 bits is within 1/256 of the truth if it is rounded. The encoder of the crate
-//! `image` cuts it off, which makes every picture 0.3 % darker each time that it is written, so that
-//! samples are rounded to what the format can hold before they go to it.
+//! A mantissa of 8 bits is within 1/256 of the true value if it is rounded. The encoder of the crate `image`
+//! truncates it, which makes a picture 0.3 % darker each time it is written. So samples are rounded to the
+//! format's precision before they are passed to the encoder.
 //!
 //! Source: G. Ward, "Real Pixels", Graphics Gems II, 1991; the Radiance file formats,
 //! <https://radsite.lbl.gov/radiance/refer/filefmts.pdf>.
@@ -26,13 +26,13 @@ pub(crate) struct Header<'a> {
     decoder: HdrDecoder<Cursor<&'a [u8]>>,
     /// Width and height, pixels.
     pub size: [u32; 2],
-    /// The lines of the header that say more of the picture (`EXPOSURE=`, `VIEW=`, `PRIMARIES=` ...).
+    /// The lines of the header with further data about the picture (`EXPOSURE=`, `VIEW=`, `PRIMARIES=` ...).
     pub lines: Vec<String>,
 }
 
 impl<'a> Header<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Self, ImageError> {
-        // The strict reader knows one of the signatures; the other one takes both for a comment.
+        // The strict reader knows only one of the signatures; the lenient reader takes both for a comment.
         let decoder = HdrDecoder::new_nonstrict(Cursor::new(bytes))?;
         let (width, height) = decoder.dimensions();
         let lines = decoder.metadata().custom_attributes;
@@ -66,11 +66,10 @@ impl<'a> Header<'a> {
     }
 }
 
-/// The greatest sample that a file can hold, short of the last binade, whose power of two is beyond
-/// `f32`.
+/// The greatest sample that a file can store, excluding the last binade, whose power of two is beyond `f32`.
 const GREATEST: f32 = 255.0 / 256.0 * 1.701_411_8e38;
 
-/// `[red, green, blue]` rounded to what a pixel of the format can hold; negative samples become 0.
+/// `[red, green, blue]` rounded to the precision of a pixel of the format; negative samples become 0.
 fn rounded(rgb: [f32; 3]) -> [f32; 3] {
     let rgb = rgb.map(|v| v.clamp(0.0, GREATEST));
     let greatest = rgb[0].max(rgb[1]).max(rgb[2]);
@@ -80,7 +79,7 @@ fn rounded(rgb: [f32; 3]) -> [f32; 3] {
     // The unit of the mantissas: 2^(e − 8), where 2^(e − 1) ≤ greatest < 2^e.
     let exponent = (greatest.to_bits() >> 23) as i32 - 126;
     let unit = |exponent: i32| f64::from(exponent - 8).exp2();
-    // What rounds up to the next power of two has a mantissa of 128 there.
+    // A value that rounds up to the next power of two has a mantissa of 128 there.
     let unit = if (f64::from(greatest) / unit(exponent)).round() < 256.0 {
         unit(exponent)
     } else {

@@ -1,4 +1,4 @@
-//! The in-memory picture that every crate of Nabla passes around.
+//! The in-memory picture that all crates of Nabla use.
 
 /// A planar picture of `f32` samples, `[channels, height, width]`, row-major.
 ///
@@ -12,25 +12,25 @@ pub struct Raster {
     data: Vec<f32>,
 }
 
-/// The buffer handed to [`Raster::new`] does not have `channels * height * width` samples.
+/// The buffer passed to [`Raster::new`] does not have `channels * height * width` samples.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a raster of {channels} x {height} x {width} needs {} samples, but {len} were given",
     channels * height * width
 )]
 pub struct RasterSizeError {
-    /// Channels asked for.
+    /// The number of channels requested.
     pub channels: usize,
-    /// Rows asked for.
+    /// The number of rows requested.
     pub height: usize,
-    /// Columns asked for.
+    /// The number of columns requested.
     pub width: usize,
-    /// Samples given.
+    /// The number of samples given.
     pub len: usize,
 }
 
 impl Raster {
-    /// Wraps `data`, which holds `channels` planes of `height` rows of `width` samples.
+    /// Wraps `data`, which consists of `channels` planes of `height` rows of `width` samples.
     ///
     /// # Errors
     /// If `data.len() != channels * height * width`.
@@ -64,7 +64,7 @@ impl Raster {
         }
     }
 
-    /// A raster of zeros.
+    /// Creates a raster of zeros.
     pub fn zeros(channels: usize, height: usize, width: usize) -> Self {
         Self {
             channels,
@@ -74,7 +74,7 @@ impl Raster {
         }
     }
 
-    /// A raster whose sample at `(channel, row, column)` is `f(channel, row, column)`.
+    /// Creates a raster whose sample at `(channel, row, column)` is `f(channel, row, column)`.
     pub fn from_fn(
         channels: usize,
         height: usize,
@@ -122,12 +122,12 @@ impl Raster {
         &self.data
     }
 
-    /// The samples, to write.
+    /// The samples, mutable.
     pub fn data_mut(&mut self) -> &mut [f32] {
         &mut self.data
     }
 
-    /// The samples, without a copy.
+    /// Returns the samples without a copy.
     pub fn into_data(self) -> Vec<f32> {
         self.data
     }
@@ -141,7 +141,7 @@ impl Raster {
         &self.data[channel * n..(channel + 1) * n]
     }
 
-    /// The samples of one channel, to write.
+    /// The samples of one channel, mutable.
     ///
     /// # Panics
     /// If `channel >= self.channels()`.
@@ -150,7 +150,7 @@ impl Raster {
         &mut self.data[channel * n..(channel + 1) * n]
     }
 
-    /// One sample.
+    /// Returns one sample.
     ///
     /// # Panics
     /// If a coordinate lies outside the raster.
@@ -158,7 +158,7 @@ impl Raster {
         self.data[(channel * self.height + row) * self.width + column]
     }
 
-    /// The raster with `f` applied to each sample.
+    /// Returns the raster with `f` applied to each sample.
     #[must_use]
     pub fn map(mut self, f: impl Fn(f32) -> f32) -> Self {
         for v in &mut self.data {

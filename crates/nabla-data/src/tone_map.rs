@@ -1,4 +1,4 @@
-//! Linear radiance to display-referred samples, the same way for every panorama of the repository.
+//! Conversion of linear radiance to display-referred samples, the same for every panorama of the repository.
 //!
 //! `L = 0.2126 R + 0.7152 G + 0.0722 B`, `out = clamp(rgb / percentile_95(L), 0, 1) ^ (1 / 2.2)`.
 //! The percentile interpolates linearly between the two nearest pixels, and counts each pixel of
@@ -6,15 +6,15 @@
 
 use crate::Raster;
 
-/// The percentile of luminance that becomes white.
+/// The percentile of luminance that is mapped to white.
 const WHITE_PERCENTILE: f64 = 0.95;
 /// The exponent of the display.
 pub(crate) const GAMMA: f64 = 2.2;
 
 /// Tone-maps a picture of linear light, `[1 or 3, height, width]`, to `[0, 1]`.
 ///
-/// Negative samples and samples that are not numbers become black, infinite ones white. A picture
-/// that is black everywhere stays black.
+/// Negative samples and NaNs become black, infinite samples white. A picture that is black everywhere stays
+/// black.
 ///
 /// ```
 /// use nabla_data::{Raster, tone_map};
@@ -64,7 +64,7 @@ pub(crate) fn white(linear: &Raster) -> f64 {
     percentile(&mut luminance, WHITE_PERCENTILE)
 }
 
-/// The value below which the fraction `p` of `values` lies, with linear interpolation; 0 of none.
+/// The value below which the fraction `p` of `values` lies, with linear interpolation; 0 if there are none.
 fn percentile(values: &mut [f64], p: f64) -> f64 {
     if values.is_empty() {
         return 0.0;

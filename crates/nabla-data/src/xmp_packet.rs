@@ -1,5 +1,5 @@
-//! XMP packets as text: where each property stands, so that one can be changed, removed or added
-//! and everything else stays as it is, byte for byte.
+//! XMP packets as text: the position of each property, so that one can be changed, removed or added and
+//! everything else stays unchanged, byte for byte.
 //!
 //! RDF allows a property as an attribute (`GPano:FullPanoWidthPixels="4096"`) or as an element
 //! (`<GPano:FullPanoWidthPixels>4096</GPano:FullPanoWidthPixels>`), under any prefix; both are found.
@@ -15,7 +15,7 @@ use quick_xml::reader::NsReader;
 /// The namespace of RDF.
 pub(crate) const RDF: &str = "http://www.w3.org/1999/02/22-rdf-syntax-ns#";
 
-/// A packet of XMP that cannot be understood.
+/// The reason why a packet of XMP cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum XmpError {
     /// Not UTF-8.
@@ -26,28 +26,28 @@ pub enum XmpError {
     Malformed {
         /// Offset in the packet.
         position: u64,
-        /// What the XML reader said.
+        /// The message of the XML reader.
         reason: String,
     },
-    /// XML, but no RDF to add properties to.
+    /// The packet is XML, but has no RDF to add properties to.
     #[error("the XMP metadata has no rdf:RDF element to add properties to")]
     NoRdf,
-    /// A GPano property that counts pixels is no count.
+    /// A GPano property that counts pixels is not a count.
     #[error("GPano:{name} is {value:?}, but a whole number of pixels is expected")]
     Pixels {
         /// The property, without its prefix.
         name: &'static str,
-        /// What it says.
+        /// Its value.
         value: String,
     },
 }
 
-/// A property, or an element that is none (such as `rdf:Description`).
+/// A property, or an element that is not a property (such as `rdf:Description`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub namespace: String,
     pub local: String,
-    /// Where its text stands; `None` for an element that has none of its own.
+    /// The range of its text; `None` for an element without its own text.
     pub value: Option<Range<usize>>,
     /// The attribute with the space before it, or the element from its start tag to its end tag.
     pub whole: Range<usize>,
@@ -59,7 +59,7 @@ impl Found {
     }
 }
 
-/// A packet and what it holds, in its order (an element stands where it begins).
+/// A packet with its properties and elements, ordered by their starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet<'a> {
     pub text: &'a str,
@@ -77,9 +77,9 @@ impl<'a> Packet<'a> {
             rdf_end: None,
         };
         let mut reader = NsReader::from_str(text);
-        // The elements that are open, by their place in `found`.
+        // The open elements, as indices into `found`.
         let mut open: Vec<usize> = Vec::new();
-        // Whether the innermost of them was opened last and has had no text yet.
+        // Whether the innermost open element was opened last and has had no text yet.
         let mut fresh = false;
         loop {
             let start = reader.buffer_position() as usize;
@@ -145,7 +145,7 @@ impl<'a> Packet<'a> {
                 self.found.push(Found {
                     namespace: uri(&namespace),
                     local: local.into_inner().to_owned(),
-                    // The quotation mark behind the value belongs to the attribute.
+                    // The quotation mark after the value belongs to the attribute.
                     whole: before..value.end + 1,
                     value: Some(value),
                 });
@@ -160,8 +160,7 @@ impl<'a> Packet<'a> {
         Some(self.text[found.value.clone()?].trim())
     }
 
-    /// The packet with other texts where `change` gives one; what stands around a value (white space)
-    /// stays.
+    /// The packet with a new text wherever `change` returns one; white space around a value stays.
     pub fn with_values(&self, mut change: impl FnMut(&Found, &str) -> Option<String>) -> String {
         let mut out = String::with_capacity(self.text.len() + 64);
         let mut copied = 0;
@@ -170,7 +169,7 @@ impl<'a> Packet<'a> {
             .iter()
             .filter_map(|f| Some((f, f.value.clone()?)))
             .collect();
-        // The attributes of an element come behind it in `found`, its text after them.
+        // In `found`, the attributes of an element come after it, and its text after them.
         values.sort_by_key(|(_, value)| value.start);
         for (found, value) in values {
             let old = &self.text[value.clone()];
@@ -186,7 +185,7 @@ impl<'a> Packet<'a> {
         out
     }
 
-    /// The packet without the properties that `remove` names, wherever they stand.
+    /// The packet without the properties that `remove` names, wherever they are.
     pub fn without(&self, mut remove: impl FnMut(&Found) -> bool) -> String {
         let mut ranges: Vec<Range<usize>> = self
             .found
@@ -198,7 +197,7 @@ impl<'a> Packet<'a> {
         let mut out = String::with_capacity(self.text.len());
         let mut copied = 0;
         for range in ranges {
-            // One that lies in another that is already gone.
+            // This one is inside another one that is already removed.
             if range.end <= copied {
                 continue;
             }
@@ -217,7 +216,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// A packet that holds `description`, an `rdf:Description` element, and nothing else.
+/// A packet that contains `description`, an `rdf:Description` element, and nothing else.
 pub(crate) fn packet_of(description: &str) -> Vec<u8> {
     format!(
         "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\n\
@@ -235,7 +234,7 @@ fn uri(namespace: &ResolveResult<'_>) -> String {
     }
 }
 
-/// Where `part`, which was cut out of `whole` without a copy, stands in it.
+/// The position of `part` in `whole`, from which it was sliced without a copy.
 fn range_in(whole: &str, part: &str) -> Option<Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
     let end = start.checked_add(part.len())?;

@@ -1,34 +1,32 @@
 //! Everything you can do with a gradient, as one toolkit on [Burn](https://burn.dev): published
 //! methods as parts that work on any Burn model, and a measured claim for each.
 //!
-//! This crate is the facade. It has nothing of its own but the names under which the crates of
-//! Nabla are found together:
+//! This crate is the facade. It only re-exports the crates of Nabla under common names:
 //!
-//! * [`data`]: pictures in PNG, JPEG, WebP, TIFF, Radiance HDR and OpenEXR with their metadata, and the
-//!   data sets that the repository carries;
+//! * [`data`]: pictures in PNG, JPEG, WebP, TIFF, Radiance HDR and OpenEXR with their metadata, and the data
+//!   sets in the repository;
 //! * [`panorama`]: 360-degree panoramas, their geometry, their metrics, and super-resolution;
 //! * [`diffusion`]: noise paths, denoisers, guidance, samplers, training, and the embedded prior;
-//! * [`grad`]: a module's gradients taken apart: flat vectors, per-example gradients, curvature,
+//! * [`grad`]: tools for a module's gradients: flat vectors, per-example gradients, curvature,
 //!   traces and spectra, proximal operators, compressors and sketches;
-//! * [`kernels`]: what networks spend their time in, fast on processors;
-//! * [`optim`]: optimizers that Burn's learner takes, and M-FAC;
-//! * [`solve`]: solvers for problems that are no networks;
+//! * [`kernels`]: the most expensive operations of networks, fast on CPUs;
+//! * [`optim`]: optimizers for Burn's learner, and M-FAC;
+//! * [`solve`]: solvers for problems other than networks;
 //! * [`train`]: one trainer for every task, optimizers by name, classifiers on real data sets, and
 //!   comparisons of optimizers;
-//! * [`claims`]: how what papers claim is measured, and reported. The experiments themselves are in crates of
-//!   their own beside the families (`nabla-optim-experiments` ...);
-//! * [`base`]: the methods with their papers, progress, files that are whole or not there, and the error for
-//!   a number out of range.
+//! * [`claims`]: measuring and reporting the claims of papers. The experiments themselves are in separate
+//!   crates next to the families (`nabla-optim-experiments` ...);
+//! * [`base`]: the list of methods with their papers, progress, files that are complete or absent, and the
+//!   error for a number out of range.
 //!
 //! The program `nabla` (crate `nabla-cli`) does the same jobs on files.
 //!
 //! # Devices
-//! A Burn `Device` says where tensors live. The pure-Rust CPU backend is always there; the features
+//! A Burn `Device` determines where tensors live. The pure-Rust CPU backend is always there; the features
 //! `cuda` and `wgpu` add the GPU backends, which load their drivers at run time.
 //!
 //! # Example
-//! Enlarge the built-in sample by Lanczos interpolation that knows the sphere, and compare it with
-//! the truth:
+//! Enlarge the built-in sample by Lanczos interpolation on the sphere, and compare it with the original:
 //!
 //! ```
 //! use nabla::prelude::*;
@@ -53,7 +51,7 @@ pub use nabla_train as train;
 
 /// The names that most programs need: `use nabla::prelude::*`.
 pub mod prelude {
-    // Inlined, their pages would link to places that only the pages of their own crates have.
+    // Not inlined: their pages link to targets that exist only in their own crates.
     #[doc(no_inline)]
     pub use nabla_base::methods::{METHODS, Paper};
     #[doc(no_inline)]
@@ -83,7 +81,7 @@ pub mod prelude {
         TangentPrior, TangentProjection, evaluate, evaluate_area, resize_erp, to_8_bit, ws_psnr,
         ws_ssim,
     };
-    // A claim has its tasks, too.
+    // Claims have tasks, too.
     #[doc(no_inline)]
     pub use nabla_train::Task as TrainingTask;
     #[doc(no_inline)]

@@ -22,7 +22,7 @@ fn a_wrong_line_is_named() {
         "line 2 column 7: \"2\" is not index:value"
     );
     assert!(told("1 -1:2").contains("column 3: the index \"-1\" is not a whole number from 0"));
-    // The column counts characters, and what stands twice need not be neighbours.
+    // The column counts characters, and repeated indices need not be neighbours.
     assert_eq!(
         begin("1\t2:1  2:1"),
         "line 1 column 8: the index 2 occurs twice"
@@ -127,18 +127,18 @@ fn the_base_is_found_said_and_kept() {
         ]),
         IndexBase::Zero
     );
-    // Nothing shows that this one counts from 0 too: it must be said.
+    // Nothing shows that this text counts from 0 too: the base must be given.
     let test = LibsvmText::parse("1 1:4 2:5 # no first feature\n").unwrap();
     assert_eq!(test.index_base(), IndexBase::One);
     let as_said = test.clone().into_rows(IndexBase::Zero, Some(5)).unwrap();
     assert_eq!(as_said.row(0).collect::<Vec<_>>(), [(1, 4.0), (2, 5.0)]);
     let alone = test.into_rows(IndexBase::One, None).unwrap();
     assert_eq!((alone.features(), alone.row(0).next()), (2, Some((0, 4.0))));
-    // An index of a value 0 shows it too, and counts for the width.
+    // The index of a zero value shows it too, and counts for the width.
     let explicit = LibsvmText::parse("1 0:0 7:0\n").unwrap();
     assert_eq!(explicit.index_base(), IndexBase::Zero);
     assert_eq!(explicit.features(IndexBase::Zero), 8);
-    // The highest index there is.
+    // The highest index possible.
     let last = format!("1 {}:1", LibsvmText::MAX_INDEX);
     let last = LibsvmText::parse(&last).unwrap();
     assert_eq!(last.features(IndexBase::Zero), LabelledRows::MAX_FEATURES);
