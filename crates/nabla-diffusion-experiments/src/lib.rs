@@ -1,4 +1,4 @@
-//! The experiments that measure what is claimed of the methods of `nabla-diffusion`: one file per method.
+//! The experiments that measure the claims about the methods of `nabla-diffusion`, with one file per method.
 
 pub mod pndm;
 pub mod rddm;

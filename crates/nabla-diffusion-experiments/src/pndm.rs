@@ -1,26 +1,26 @@
 //! Pseudo numerical methods against DDIM and the other samplers: orders, and distance at equal calls.
 //!
 //! Two equations are solved. The first has an exact denoiser: a mixture of four Gaussians in the plane, in
-//! `f64`, with the paper's linear schedule as a function of continuous time. There the orders of
-//! convergence are fitted down to time 20 of 1000, where the equation is smooth: at the very end `σ` goes
-//! as the root of the time. The reference is S-PNDM with 7680 steps.
+//! `f64`, with the paper's linear schedule as a function of continuous time. There the orders of convergence
+//! are fitted down to time 20 of 1000, where the equation is still smooth: at the very end `σ` behaves like
+//! the square root of the time. The reference is S-PNDM with 7680 steps.
 //!
-//! The second is the embedded super-resolution prior, an RDDM. What it diffuses,
-//! `I_t = I_0 + ᾱ_t (I_in − I_0) + β̄_t ε`, is a variance-preserving diffusion of `I_0` in other clothes:
-//! with `u = I_t − ᾱ_t I_in = (1 − ᾱ_t) I_0 + β̄_t ε`, `x = u / √((1 − ᾱ_t)² + β̄_t²)` has the noise level
-//! `σ = β̄_t/(1 − ᾱ_t)`, and `I_in − I_res` is a prediction of the picture. So every sampler of the crate
-//! runs on it, from the same noise at time 960 of 1000 (`σ = 60`); the reference is Heun's method with 960
-//! steps (1919 calls), which is none of those compared at its own grid. What is measured is how well each
-//! sampler solves the network's equation, not how good the pictures are.
+//! The second is the embedded super-resolution prior, an RDDM. Its path, `I_t = I_0 + ᾱ_t (I_in − I_0) + β̄_t
+//! ε`, is equivalent to a variance-preserving diffusion of `I_0`: with `u = I_t − ᾱ_t I_in = (1 − ᾱ_t) I_0 +
+//! β̄_t ε`, `x = u / √((1 − ᾱ_t)² + β̄_t²)` has the noise level `σ = β̄_t/(1 − ᾱ_t)`, and `I_in − I_res` is a
+//! prediction of the picture. So every sampler of the crate runs on it, from the same noise at time 960 of
+//! 1000 (`σ = 60`). The reference is Heun's method with 960 steps (1919 calls), a grid that no compared
+//! sampler uses. The experiment measures how well each sampler solves the network's equation, not how good
+//! the pictures are.
 //!
-//! Calls of the network are counted, not steps: the start of F-PNDM costs 9 more than its steps.
+//! Calls of the network are counted, not steps: the start of F-PNDM needs 9 calls more than it has steps.
 //!
 //! The paper's baseline PF, the probability-flow equation solved by Runge and Kutta's method with adaptive
-//! steps ([`probability_flow`](nabla_diffusion::probability_flow)), cannot be given a number of calls. It
-//! has tables of its own, with calls and distance for each tolerance (relative and absolute are the same,
-//! as in the official code, whose own is `1e-5`); in the plot it stands where its calls put it. On the prior
-//! it stops at the first training step, where one more call gives the picture; the last step of the others
-//! leads there at once, from time 960/S.
+//! steps ([`probability_flow`](nabla_diffusion::probability_flow)), does not take a number of calls. It has
+//! its own tables, with calls and distance for each tolerance (relative and absolute tolerance are equal, as
+//! in the official code, which uses `1e-5`); in the plot it is placed by its calls. On the prior it stops at
+//! the first training step, where one more call gives the picture; the others reach the picture directly with
+//! their last step, from time 960/S.
 
 use std::sync::Arc;
 

@@ -1,16 +1,16 @@
 //! RDDM against a conditional DDIM, its objectives against each other, and its path independence.
 //!
-//! Restoration is low-light enhancement, one of the paper's tasks, of 32x32 grey crops of the
-//! photographs that the repository carries: `I_in` is the picture at 20 to 40 % of its brightness,
-//! with noise of a standard deviation of 3 % of the range. Every network is the same UNet, trained
-//! with the same optimiser on as many batches of the same pictures; the one that predicts residual
-//! and noise is two of them, as in the paper. The baseline is what RDDM argues against: a DDIM that
-//! sees `I_in` as a condition, starts from pure noise and predicts the noise alone.
+//! Restoration is low-light enhancement, one of the paper's tasks, of 32x32 grey crops of the photographs in
+//! the repository: `I_in` is the picture at 20 to 40 % of its brightness, with noise of a standard deviation
+//! of 3 % of the range. Every network is the same UNet, trained with the same optimiser on as many batches of
+//! the same pictures; the variant that predicts residual and noise consists of two such networks, as in the
+//! paper. The baseline is the approach that RDDM argues against: a DDIM that gets `I_in` as a condition,
+//! starts from pure noise and predicts only the noise.
 //!
-//! Generation is of 16x16 grey crops, with the coefficients of a DDIM, as in the paper. It is
-//! measured by the sliced Wasserstein distance to held-out crops (Rabin et al., *Wasserstein
-//! Barycenter and its Application to Texture Mixing*, 2011), since FID means nothing at this size:
-//! the root mean square distance of the sorted projections, over random directions.
+//! Generation is for 16x16 grey crops, with the coefficients of a DDIM, as in the paper. It is measured by
+//! the sliced Wasserstein distance to held-out crops (Rabin et al., *Wasserstein Barycenter and its
+//! Application to Texture Mixing*, 2011), since FID means nothing at this size: the root mean square distance
+//! of the sorted projections, over random directions.
 
 use std::ops::ControlFlow;
 

@@ -1,22 +1,21 @@
-//! AdaBelief against Adam and momentum: streams of gradients, valleys, and a training.
+//! AdaBelief against Adam and momentum: streams of gradients, valleys, and training.
 //!
-//! * **Streams of gradients.** The three cases of the paper's first figure and table, as a stream of
-//!   gradients each: small ones that hardly change (a plain, where the ideal step is large), large ones
-//!   that change their sign (a narrow valley, where it is small), and large ones that hardly change
-//!   (a slope, where it is large). What is reported is the mean length of the last steps in units of
-//!   the learning rate.
-//! * **Valleys.** The functions of the paper's figure of trajectories: `|x| + |y|`,
-//!   `|x + y| + |x − y|/10`, `(x + y)² + (x − y)²/10`, Beale's and Rosenbrock's. An optimizer has
-//!   arrived when its distance to the minimum is a hundredth of what it was; where that takes more
-//!   than 20,000 steps, it needs infinitely many. All have the learning rate 1e-3 first, as in the
-//!   paper, and then the best of nine. The authors have published neither the code nor the starting
-//!   points of their figure. The points, about which ours are drawn, are those of seiyab's
-//!   reproduction (github.com/seiyab/adabelief-toy-examples-pytorch), not the authors': |x| + |y| begins
-//!   near the x axis, for one. The authors' page says that SGD's step is about the rate times the
-//!   gradient, so its momentum is the moving average of the gradients, as Adam's is; momentum as in
-//!   PyTorch, whose steps are ten times as long, is there besides.
-//! * **Training.** With searched learning rates. AdaBelief has the values of the authors' repository
-//!   for small pictures: ε = 1e-8, coupled decay of 5e-4, no rectification.
+//! * **Streams of gradients.** The three cases of the paper's first figure and table, each as a stream of
+//!   gradients: small gradients that hardly change (a plain, where the ideal step is large), large gradients
+//!   that change their sign (a narrow valley, where it is small), and large gradients that hardly change (a
+//!   slope, where it is large). The result is the mean length of the last steps in units of the learning
+//!   rate.
+//! * **Valleys.** The functions of the paper's figure of trajectories: `|x| + |y|`, `|x + y| + |x − y|/10`,
+//!   `(x + y)² + (x − y)²/10`, Beale's and Rosenbrock's. An optimizer has arrived when its distance to the
+//!   minimum is a hundredth of the initial distance; if this takes more than 20,000 steps, its number of
+//!   steps counts as infinite. All use the learning rate 1e-3 first, as in the paper, and then the best of
+//!   nine. The authors have published neither the code nor the starting points of their figure. Our starts
+//!   are drawn around the points of seiyab's reproduction (github.com/seiyab/adabelief-toy-examples-pytorch),
+//!   which are not the authors': for example, |x| + |y| begins near the x axis. The authors' page says that
+//!   SGD's step is about the rate times the gradient, so its momentum is the moving average of the gradients,
+//!   as Adam's is. Momentum as in PyTorch, whose steps are ten times as long, is measured too.
+//! * **Training.** With learning rates found by a search. AdaBelief uses the values of the authors'
+//!   repository for small pictures: ε = 1e-8, coupled decay of 5e-4, no rectification.
 
 use std::collections::BTreeSet;
 

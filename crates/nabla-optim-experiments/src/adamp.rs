@@ -1,19 +1,18 @@
-//! AdamP and SGDP against Adam and momentum: how long scale-invariant weights grow, how far a step
-//! turns them, and what that is worth.
+//! AdamP and SGDP against Adam and momentum: how long scale-invariant weights grow, how far a step turns
+//! them, and the effect on training.
 //!
-//! * **Noisy steps on the sphere.** Any loss of the direction of `w` alone has the gradient
-//!   `g = Π_w(z)/‖w‖`. Here `z` is noise about a fixed vector, as stochastic gradients are. The paper's
-//!   lemmas say how `‖w‖²` grows: by `‖Δw‖²` in a step of gradient descent or with the projection, and
-//!   with momentum, `p` being the step over the learning rate, by
-//!   `‖Δw‖² + 2η² Σ_{k<t} β^{t−k} ‖p_k‖²`, which is `1 + 2β/(1 − β)` times as much in the long run.
+//! * **Noisy steps on the sphere.** Any loss that depends only on the direction of `w` has the gradient `g =
+//!   Π_w(z)/‖w‖`. Here `z` is noise around a fixed vector, as with stochastic gradients. The paper's lemmas
+//!   state how `‖w‖²` grows: by `‖Δw‖²` in a step of gradient descent or with the projection, and with
+//!   momentum, where `p` is the step divided by the learning rate, by `‖Δw‖² + 2η² Σ_{k<t} β^{t−k} ‖p_k‖²`,
+//!   which is `1 + 2β/(1 − β)` times as much in the long run.
 //! * **Scale-invariant Rosenbrock.** Rosenbrock's valley `(1 − ψ)² + 10 (φ − ψ²)²` in longitude ψ and
-//!   latitude φ of a point in space, which is the paper's picture of the problem with numbers of our
-//!   own.
-//! * **Training.** A network with batch normalisation: with the customary learning rate held constant,
-//!   where nothing but the norms changes how far a step turns the kernels, and with searched ones.
+//!   latitude φ of a point in space, which is the paper's illustration of the problem, with our own numbers.
+//! * **Training.** A network with batch normalisation: with the customary learning rate kept constant, where
+//!   only the norms change how far a step turns the kernels, and with learning rates found by a search.
 //!
-//! The baselines of SGDP and AdamP are SGD with momentum and AdamW; without weight decay, on the first
-//! two problems, AdamW is Adam.
+//! The baselines of SGDP and AdamP are SGD with momentum and AdamW; on the first two problems, which have no
+//! weight decay, AdamW is Adam.
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};

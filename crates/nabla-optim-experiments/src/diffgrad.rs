@@ -1,16 +1,16 @@
-//! diffGrad against Adam and others: the paper's three functions of one number, and a training.
+//! diffGrad against Adam and others: the paper's three functions of one number, and training.
 //!
-//! * **Functions.** F1, F2 and F3 of the paper with its settings: 300 steps from −1 at the rate 0.1,
-//!   β₁ = 0.95, β₂ = 0.999. F1 and F2 have a global minimum that an optimizer comes by first and a local
-//!   one behind it; F3 has a global minimum with kinks. Reported besides is how many of 41 starts between
-//!   −1.2 and −0.8 end at the global minimum, since one start says little.
-//! * **Training.** With searched learning rates, against the optimizers of the paper but AdaDelta, which
-//!   Burn does not have.
+//! * **Functions.** F1, F2 and F3 of the paper with its settings: 300 steps from −1 at the rate 0.1, β₁ =
+//!   0.95, β₂ = 0.999. In F1 and F2, an optimizer first passes a global minimum and then a local one; F3 has
+//!   a global minimum with kinks. Since one start shows little, the number of 41 starts between −1.2 and −0.8
+//!   that end at the global minimum is reported too.
+//! * **Training.** With learning rates found by a search, against the optimizers of the paper except
+//!   AdaDelta, which Burn does not have.
 //!
-//! Where gradients hardly change, diffGrad is Adam at half the rate, which therefore is a baseline on the
-//! functions; in the training the search covers it. How near diffGrad is to that, a bound says: with
-//! `n` parameters the mean of the coefficients `ξ = σ(|g' − g|)` is at most `σ((‖g'‖ + ‖g‖)/√n)`, since
-//! σ is concave on positive numbers.
+//! Where gradients hardly change, diffGrad is Adam at half the rate, so this is a baseline on the functions;
+//! in the training the search covers it. A bound shows how near diffGrad is to that: with `n` parameters the
+//! mean of the coefficients `ξ = σ(|g' − g|)` is at most `σ((‖g'‖ + ‖g‖)/√n)`, since σ is concave on positive
+//! numbers.
 
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{Adam, AdamConfig, Optimizer, Sgd, SgdConfig};

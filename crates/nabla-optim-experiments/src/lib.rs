@@ -1,8 +1,8 @@
-//! The experiments that measure what is claimed of the optimizers of `nabla-optim`: one file per method.
+//! The experiments that measure the claims about the optimizers of `nabla-optim`, with one file per method.
 //!
-//! What they share is there for experiments of one's own: [`training_contest`] trains one network by several
-//! optimizers, each with a learning rate that was searched with the same budget, and [`trajectory`] walks on
-//! functions of a few numbers.
+//! You can use their common parts in your own experiments: [`training_contest`] trains one network with
+//! several optimizers, each with a learning rate found by a search with the same budget, and [`trajectory`]
+//! runs an optimizer on a function of a few numbers.
 
 pub mod adabelief;
 pub mod adamp;

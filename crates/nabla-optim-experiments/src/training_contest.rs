@@ -1,12 +1,12 @@
-//! Trainings of one small network by several optimizers, each with a learning rate that was searched
-//! with the same budget: what the claims of optimizers share, for anybody's optimizer.
+//! Trains one small network with several optimizers, each with a learning rate found by a search with the
+//! same budget. The claims about optimizers share this module, and it works with your own optimizers.
 //!
-//! The task, unless it is [given](Contest::on), is the sample of Fashion-MNIST that the repository carries:
+//! The task, unless it is [given](Contest::on), is the sample of Fashion-MNIST in the repository:
 //! 1000 training and all 1000 test pictures, a network of two convolutions with batch normalisation,
 //! batches of 32 and a learning rate that falls to 0 along a cosine. The search is that of
 //! [`nabla_train::comparison`].
 //!
-//! Inside the `run` of a claim of one's own about an optimizer of one's own:
+//! Inside the `run` of your own claim about your own optimizer:
 //!
 //! ```
 //! use burn::optim::SgdConfig;

@@ -1,5 +1,5 @@
-//! Optimizers on functions of a few numbers, step by step in 64 bits: anybody's that implements Burn's
-//! [`Optimizer`].
+//! Runs any optimizer that implements Burn's [`Optimizer`] on a function of a few numbers, step by step in 64
+//! bits.
 //!
 //! ```
 //! use burn::optim::SgdConfig;

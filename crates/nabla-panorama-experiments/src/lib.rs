@@ -1,4 +1,4 @@
-//! The experiment that measures what is claimed of OmniSSR.
+//! The experiment that measures the claim about OmniSSR.
 
 pub mod omnissr;
 

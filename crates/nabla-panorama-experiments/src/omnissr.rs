@@ -1,17 +1,15 @@
 //! OmniSSR's parts against each other and against interpolation, on held-out panoramas.
 //!
-//! Each panorama is reduced by the operator `A` and rounded to 8 bit, as a file of it would be, and
-//! enlarged again by every variant. What comes out is rounded to 8 bit too before it is measured.
-//! The prior is the embedded one, the same for all; where OTII is left out there is no panorama
-//! within the steps that GD could act on, so "planes + GD" is GD on the final panorama alone, which
-//! is the ablation of the paper.
+//! Each panorama is reduced by the operator `A` and rounded to 8 bit, as in a file, and enlarged again by
+//! every variant. The result is rounded to 8 bit too before it is measured. All variants use the embedded
+//! prior. Without OTII, there is no panorama within the steps on which GD could act, so "planes + GD" applies
+//! GD only to the final panorama, which is the ablation of the paper.
 //!
-//! What the planes can hold at all is reported beside it: the truth itself, through the planes of the
-//! enlarged panorama.
+//! The limit of the planes is reported too: the original itself, passed through the planes of the enlarged
+//! panorama.
 //!
-//! The prior runs with the steps that it was made for, and at x4 also with 5: there it
-//! draws the detail instead of predicting its mean, as the paper's 200-step sampler does, and the
-//! planes can disagree.
+//! The prior runs with its default steps, and at x4 also with 5 steps: there it draws the detail instead of
+//! predicting its mean, as the paper's 200-step sampler does, and the planes can disagree.
 
 use std::ops::ControlFlow;
 

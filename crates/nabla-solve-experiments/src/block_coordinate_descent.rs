@@ -1,14 +1,14 @@
 //! Block coordinate descent's rules, updates and blocks against each other, on real data.
 //!
-//! Every configuration starts at 0 and is stopped as soon as its excess `F(x) − F*` has fallen to a
-//! given share of that at 0; what is counted are the steps, as in the paper, and beside them the
-//! rounds, which are the coordinates updated divided by their number. `F*` is from Newton's method
-//! over all coordinates. The seeds draw the examples, the labels that are known, and whatever a rule
-//! draws at random. Nothing here has a step size to tune: the constants are those of the data.
+//! Every configuration starts at 0 and is stopped as soon as its excess `F(x) − F*` has fallen to a given
+//! fraction of its value at 0. Steps are counted, as in the paper, and also rounds, which are the coordinate
+//! updates divided by the number of coordinates. `F*` is from Newton's method over all coordinates. The seeds
+//! draw the examples, the known labels, and all random choices of a rule. Nothing here has a step size to
+//! tune: the constants come from the data.
 //!
-//! The problems are the paper's kinds on the data that is embedded: least squares, logistic regression
+//! The problems are of the paper's kinds, on the embedded data: least squares, logistic regression
 //! and its multi-class form with `‖x‖²/2` (the paper's A, B and C), label propagation on a graph of
-//! nearest neighbours (E), and the two sparse ones on which the active set is found.
+//! nearest neighbours (E), and two sparse problems on which the active set is found.
 
 use nabla_claims::{
     Bench, Cell, Claim, ClaimError, LinePlot, Measurement, Series, Stage, Table, TableError, Task,

@@ -1,6 +1,6 @@
 //! Two-layer ReLU networks by convex programs against back-propagation.
 //!
-//! The data are handwritten digits that the program carries, 3 against 8, in their first principal
+//! The data are the built-in handwritten digits, 3 against 8, in their first principal
 //! components, scaled to at most 1, with a bias. Three things are measured:
 //!
 //! * *global optimality*: 10 examples in 2 components, with all activation patterns: the objective of
@@ -9,11 +9,11 @@
 //!   rates and two widths, by the objective itself;
 //! * *the first iterations*: 100 examples in 8 components, 40 sampled patterns, the cross-entropy loss:
 //!   the test accuracy of ADMM's network after 10 iterations and at the end;
-//! * *robustness*: 60 examples in 5 components, the hinge loss, perturbations of each component by up to
-//!   `ε = 0.15`: the accuracy on test examples as they are and after an attack by projected gradients
-//!   (PGD), of the robust convex program, the plain one, and back-propagation with and without PGD in
-//!   training, again with the best of three learning rates (by the objective, or by the loss under
-//!   attack, of the training examples).
+//! * *robustness*: 60 examples in 5 components, the hinge loss, perturbations of each component by up to `ε =
+//!   0.15`: the accuracy on test examples, both unchanged and after an attack by projected gradients (PGD),
+//!   of the robust convex program, the plain convex program, and back-propagation with and without PGD in
+//!   training, again with the best of three learning rates (by the objective, or by the loss under attack, of
+//!   the training examples).
 //!
 //! A seed draws the examples, the patterns, the first layer of SCP and the start of back-propagation.
 

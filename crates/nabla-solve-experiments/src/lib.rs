@@ -1,4 +1,4 @@
-//! The experiments that measure what is claimed of the solvers of `nabla-solve`: one file per method.
+//! The experiments that measure the claims about the solvers of `nabla-solve`, with one file per method.
 
 pub mod block_coordinate_descent;
 pub mod convex_relu;

@@ -6,8 +6,7 @@
 //! both forms apply. Rates are slopes of the logarithm of the squared error `‖· − M*‖²`, by least
 //! squares over a window after the escape from the small start and before the rounding floor.
 //!
-//! In a second group the same is done from `5 n k = 1250` Gaussian measurements instead of the 2500
-//! entries.
+//! A second group repeats this from `5 n k = 1250` Gaussian measurements instead of the 2500 entries.
 
 use faer::Mat;
 use nabla_base::rate_fit::{exponential_rate, power_rate};

@@ -1,13 +1,13 @@
-//! How many steps of gradient descent on the logistic loss it takes to separate two classes.
+//! The number of steps that gradient descent on the logistic loss needs to separate two classes.
 //!
-//! Every rule starts from `θ = 0` and stops when all examples lie on the right side. The worst case
-//! of the paper (theorem 5.1) has one example `(½, −1)` of one class and `n − 1` examples
-//! `(−½, −1)` of the other. Real data are the handwritten digits and the Fashion-MNIST sample that
-//! the program carries: two classes, pixels in `[0, 1]`, a constant 1 beside them for the bias; in
-//! the imbalanced sets only each tenth or each fiftieth example of the first class is kept. A seed
-//! draws nine tenths of the examples of each class; the worst case is the same for all.
+//! Every rule starts from `θ = 0` and stops when all examples are on the correct side. The worst case of the
+//! paper (theorem 5.1) has one example `(½, −1)` of one class and `n − 1` examples `(−½, −1)` of the other.
+//! The real data are the built-in handwritten digits and the Fashion-MNIST sample: two classes, pixels in
+//! `[0, 1]`, and a constant 1 for the bias. In the imbalanced sets only every tenth or every fiftieth example
+//! of the first class is kept. A seed draws nine tenths of the examples of each class; the worst case is the
+//! same for all.
 //!
-//! A rule that has not separated the classes at the last step that it is allowed counts as infinite.
+//! If a rule has not separated the classes by its last allowed step, its number of steps counts as infinite.
 
 use std::ops::ControlFlow;
 

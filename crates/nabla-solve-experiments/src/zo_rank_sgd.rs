@@ -1,16 +1,16 @@
-//! ZO-RankSGD, which sees only orders, against methods that see values, pairs or orders.
+//! ZO-RankSGD, which sees only rankings, against methods that see values, pairs or rankings.
 //!
-//! Each method gets the same number of queries, which are evaluations of the function, from the same
-//! starts. Each has one scale to choose (the step size; the first radius; the first deviation), and
-//! chooses it from as many settings, a factor of `√10` apart, by the mean logarithm of the value
-//! where its runs end, on seeds and data that are not those reported. All else is fixed: the
-//! perturbation μ, and the line search, which tries steps of η, η/10, η/100 and η/1000.
+//! Each method gets the same number of queries, which are evaluations of the function, from the same starts.
+//! Each has one scale to choose (the step size; the first radius; the first deviation), and chooses it from
+//! the same number of settings, a factor of `√10` apart, by the mean logarithm of the value at the end of its
+//! runs, on seeds and data other than those reported. All else is fixed: the perturbation μ, and the line
+//! search, which tries steps of η, η/10, η/100 and η/1000.
 //!
-//! The functions are the paper's, in 100 dimensions from `N(0, I)`. With noise, the values that are
-//! put in order, or that ZO-SGD sees, have it added anew in every query; what is reported is without.
-//! The job is a linear classifier of handwritten digits (4 x 4 pixels) whose parameters are tuned by
-//! nothing but which of a few of them is preferred: a judge who looks at what each does with the
-//! same pictures, and says no number.
+//! The functions are the paper's, in 100 dimensions from `N(0, I)`. With noise, new noise is added in every
+//! query to the values that are ranked, or that ZO-SGD sees; the reported values are without noise. The
+//! practical task is a linear classifier of handwritten digits (4 x 4 pixels) whose parameters are tuned only
+//! by preferences among a few candidates, as if a judge compared their results on the same pictures and gave
+//! no number.
 
 use std::ops::ControlFlow;
 

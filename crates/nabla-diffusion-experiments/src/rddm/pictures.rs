@@ -1,4 +1,4 @@
-//! The pictures, how they are darkened, and how what comes out is measured.
+//! The pictures, how they are darkened, and how the results are measured.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_claims::{ClaimContext, ClaimError};

@@ -1,4 +1,4 @@
-//! The network at a constant rate, whose kernels are watched.
+//! The network at a constant rate, with its kernels observed.
 
 use nabla_base::vector::norm;
 use nabla_claims::{Bench, Cell, Check, ClaimError, LinePlot, Series, Stage, Table};

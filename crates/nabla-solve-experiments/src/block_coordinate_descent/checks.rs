@@ -1,4 +1,4 @@
-//! What the numbers say of the claim.
+//! The checks of the claim on the measured numbers.
 
 use nabla_claims::{Check, Table, TableError, Task, Variant};
 

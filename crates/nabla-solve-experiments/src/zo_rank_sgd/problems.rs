@@ -1,4 +1,4 @@
-//! What is minimised: functions, and a classifier by preference.
+//! The objectives to minimise: functions, and a classifier by preference.
 
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
