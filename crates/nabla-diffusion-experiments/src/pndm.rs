@@ -58,10 +58,10 @@ const PF: &str = "PF (RK45)";
 const MIXTURE_FLOW: Task = Task::named("mixture, adaptive steps");
 const PRIOR_FLOW: Task = Task::named("embedded prior, adaptive steps");
 
-/// Makes a sampler.
+/// Creates a sampler.
 type Make = fn() -> Result<Arc<dyn Solver>, ClaimError>;
 
-/// Those with a fixed number of steps.
+/// The samplers with a fixed number of steps.
 static SAMPLERS: [(Variant, Make); 13] = [
     (F_PNDM, || named("pndm")),
     (S_PNDM, || named("s-pndm")),
@@ -78,7 +78,7 @@ static SAMPLERS: [(Variant, Make); 13] = [
     (Variant::baseline("UniPC"), || named("unipc")),
 ];
 
-/// As many curves as can be told apart.
+/// As many curves as can be distinguished.
 const DRAWN: [Variant; 5] = [F_PNDM, S_PNDM, FON, DDIM, DPM];
 
 const ORDERS: Task = Task::named("mixture, 10 to 320 steps");
@@ -86,17 +86,17 @@ const SLOPE: Metric = Metric::informative("order of convergence", "");
 const DISTANCE: Metric = Metric::lower("distance from the reference", "");
 const CALLS_MADE: Metric = Metric::informative("calls of the network", "");
 
-/// Relative and absolute, of PF.
+/// The relative and absolute tolerances of PF.
 const TOLERANCES: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 
-/// Calls of DDIM that few calls of F-PNDM are held against.
+/// The calls of DDIM with which few calls of F-PNDM are compared.
 const MANY: usize = 1000;
 const FEW: usize = 50;
 
 /// The time to which the mixture's orders are measured, and its grid's resolution per time step.
 const END: usize = 20;
 const FINE: usize = 16;
-/// The prior's time to start from.
+/// The time from which the prior starts.
 const TOP: usize = 960;
 
 /// The experiment; see the [module documentation](self).
@@ -170,7 +170,7 @@ impl Claim for PndmClaim {
     }
 }
 
-/// Calls of the network that the samplers are compared at.
+/// The numbers of network calls at which the samplers are compared.
 const CALLS: [usize; 4] = [5, 10, 20, 40];
 
 #[derive(Debug)]
@@ -215,13 +215,13 @@ fn named(name: &str) -> Result<Arc<dyn Solver>, ClaimError> {
     samplers().get(name).map_err(ClaimError::experiment)
 }
 
-/// The third order, as its authors' code has it.
+/// The third order, as in its authors' code.
 fn dpm3() -> Result<Arc<dyn Solver>, ClaimError> {
     let third = DpmSolverMultistep::new().with_order(3);
     Ok(shared(third.with_third_order(ThirdOrder::Diffusers)))
 }
 
-/// The most steps that so many calls pay for, if that is enough for the sampler.
+/// The largest number of steps with this many calls, if it is enough for the sampler.
 fn steps_for(solver: &dyn Solver, calls: usize) -> Option<usize> {
     (solver.least_steps()..=calls)
         .rev()
@@ -229,7 +229,7 @@ fn steps_for(solver: &dyn Solver, calls: usize) -> Option<usize> {
 }
 
 /// The levels at `steps` even steps of the time from `end` (not included) to `top`, rounded to the
-/// training grid, of which `last` is the level that sampling ends at.
+/// training grid, where `last` is the level at which sampling ends.
 fn even(
     training: &NoiseSchedule,
     end: usize,
@@ -252,7 +252,7 @@ fn run(
     start: &Tensor<4>,
 ) -> Result<Tensor<4>, ClaimError> {
     let sampler = Sampler::new(solver, schedule).map_err(ClaimError::experiment)?;
-    // None of them draws noise on the way.
+    // None of the samplers draws noise on the way.
     sampler
         .sample(model, start.clone(), &mut SeededNoise::new(0, 0))
         .map_err(ClaimError::experiment)
@@ -331,7 +331,7 @@ fn continuous() -> Result<NoiseSchedule, ClaimError> {
     NoiseSchedule::from_levels(&levels, 1.0).map_err(ClaimError::experiment)
 }
 
-/// What solves an equation: one of the [`SAMPLERS`], or PF.
+/// A solver of an equation: one of the [`SAMPLERS`], or PF.
 #[derive(Clone, Copy, Debug)]
 enum Contestant {
     Sampler(usize),
@@ -352,15 +352,15 @@ impl Contestant {
     }
 }
 
-/// How near one solver comes to the reference.
+/// The distance of one solver to the reference.
 #[derive(Serialize, Deserialize)]
 enum Nearness {
-    /// The order of convergence, where it is fitted, and the distance by the number of calls.
+    /// The order of convergence, if it is fitted, and the distance by the number of calls.
     Steps {
         order: Option<f64>,
         distances: Vec<(usize, f64)>,
     },
-    /// Distance and calls that were made.
+    /// The distance and the calls made.
     Adaptive { distance: f64, calls: usize },
 }
 
@@ -370,7 +370,7 @@ fn numbers<E: Element>(tensor: &Tensor<4>) -> Result<Vec<E>, ClaimError> {
     values.map_err(|e| ClaimError::experiment(format!("cannot read the reference: {e}")))
 }
 
-/// Seed by seed, all solvers.
+/// All solvers for each seed.
 fn points(bench: &Bench<'_>) -> Vec<(usize, Contestant)> {
     let seeds = 0..bench.seeds().len();
     seeds
@@ -378,7 +378,7 @@ fn points(bench: &Bench<'_>) -> Vec<(usize, Contestant)> {
         .collect()
 }
 
-/// Records what was found.
+/// Records the results in the table.
 fn record(
     bench: &Bench<'_>,
     points: &[(usize, Contestant)],
@@ -408,7 +408,7 @@ fn record(
 }
 
 fn mixture(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), ClaimError> {
-    // Always on this machine's processor: the denoiser is computed here, in f64.
+    // Always on the CPU, where the denoiser is computed in f64.
     let device = Device::flex();
     let training = continuous()?;
     let start = |seed: u64| {
@@ -544,7 +544,7 @@ fn prior(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result<(), ClaimE
     record(bench, &points, found, prior_task, &PRIOR_FLOW, table)
 }
 
-/// What the embedded prior diffuses, as a variance-preserving diffusion.
+/// The diffusion of the embedded prior in variance-preserving form.
 struct Equation<'a> {
     prior: &'a SuperResolutionPrior,
     training: NoiseSchedule,
@@ -578,14 +578,14 @@ impl<'a> Equation<'a> {
         let predictor = self.prior.predictor(0);
         let enlarged = enlarged.clone();
         denoiser(Prediction::Sample, move |x: Tensor<4>, level: Level| {
-            // Between two steps the picture is made for the very level, and the network given the nearest.
+            // Between two steps the input has the exact level, but the network is given the nearest step.
             let t = (level.time().round() as usize).min(schedule.steps() - 1);
             let pictures = x.dims()[0];
             let removed = residual_sum_at(level.time());
             let scale = (1.0 - removed) * 1.0_f64.hypot(level.sigma());
             let seen = x.clone() * scale + enlarged.clone() * removed;
             let outputs = rddm.outputs(&predictor, seen, &given, &vec![t; pictures])?;
-            // The prior predicts the residual alone.
+            // The prior predicts only the residual.
             let residual = Tensor::cat(outputs, 0);
             Ok::<_, RddmError>(enlarged.clone() - residual)
         })
@@ -603,7 +603,7 @@ impl<'a> Equation<'a> {
     }
 }
 
-/// A held-out panorama, reduced by 4 and enlarged again: what the prior is given.
+/// A held-out panorama, reduced by 4 and enlarged again, which is the input of the prior.
 fn enlarged(context: &ClaimContext<'_>, size: &Size, seed: u64) -> Result<Tensor<4>, ClaimError> {
     let folder = context.assets.join("panoramas");
     let asset = |error: DataSetError| ClaimError::asset(&folder, error);

@@ -167,7 +167,7 @@ impl Claim for RddmClaim {
     }
 }
 
-/// What is restored: by an objective of RDDM, or by the conditional DDIM.
+/// The restoring method: an objective of RDDM, or the conditional DDIM.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Restorer {
     Residual,
@@ -189,21 +189,21 @@ impl Restorer {
     }
 }
 
-/// What one network restores.
+/// The restoration results of one network.
 #[derive(Serialize, Deserialize)]
 struct Restored {
     /// PSNR at the numbers of steps of [`RESTORATION`].
     psnr: Vec<f64>,
-    /// Of the input as it is.
+    /// PSNR of the unchanged input.
     degraded: f64,
-    /// PSNR on other paths than those it was trained for.
+    /// PSNR on paths other than those used in training.
     paths: Vec<(String, f64)>,
     losses: Vec<f32>,
 }
 
 type Curves = Vec<(Variant, Vec<f32>)>;
 
-/// Trains and restores, a cell for each network; returns the training losses of the last seed.
+/// Trains and restores, with a cell for each network; returns the training losses of the last seed.
 fn restoration<'r>(
     bench: &Bench<'_>,
     size: Size,
@@ -271,7 +271,7 @@ fn paths() -> [ChangedPath; 5] {
     ]
 }
 
-/// Trains and generates, a cell for each network.
+/// Trains and generates, with a cell for each network.
 fn generation<'r>(
     bench: &Bench<'_>,
     size: Size,
@@ -306,7 +306,7 @@ fn generation<'r>(
     Ok(())
 }
 
-/// Lets AOSA choose, a cell for each task and seed; returns its choices for restoration and generation.
+/// Lets AOSA choose, with a cell for each task and seed; returns its choices for restoration and generation.
 fn selection<'r>(
     bench: &Bench<'_>,
     size: Size,
@@ -349,7 +349,7 @@ fn record(
     Ok(())
 }
 
-/// Means of a loss curve over stretches of it, to be readable.
+/// Means of a loss curve over stretches of it, so that a plot is readable.
 fn smooth(losses: &[f32]) -> Vec<[f64; 2]> {
     let stretch = (losses.len() / 60).max(1);
     losses
@@ -362,17 +362,17 @@ fn smooth(losses: &[f32]) -> Vec<[f64; 2]> {
         .collect()
 }
 
-/// How large the experiment is.
+/// The size of the experiment.
 #[derive(Clone, Copy, Debug)]
 struct Size {
-    /// Photographs that are read; every fourth is held out.
+    /// The number of photographs read; every fourth is held out.
     photos: usize,
     steps: usize,
     generation_steps: usize,
     selection_steps: usize,
     batch: usize,
     channels: usize,
-    /// Crops that are restored, and that are generated.
+    /// The numbers of crops that are restored and generated.
     tests: usize,
     generated: usize,
 }
@@ -407,14 +407,14 @@ struct Run<'a> {
     seed: u64,
 }
 
-/// The training pictures of a job.
+/// The training pictures of a task.
 #[derive(Clone, Copy, PartialEq)]
 enum Job {
     /// Clean and degraded crops; the degraded one is `I_in`.
     Restoration,
     /// The same crops, where `I_in` is 0 and the degraded one only a condition.
     ConditionalDdim,
-    /// Clean crops alone.
+    /// Only clean crops.
     Generation,
 }
 
@@ -508,7 +508,7 @@ impl Run<'_> {
 
     fn restored(&self, restorer: Restorer) -> Result<Restored, ClaimError> {
         let truth = self.held_out(self.size.tests, RESTORED);
-        // Dark in the same way for every seed.
+        // Darkened in the same way for every seed.
         let degraded = degrade(&truth, &mut SeededNoise::new(1, 1001));
         let psnr = mean_psnr(degraded.clone(), &truth)?;
         let (objective, time) = match restorer {
@@ -551,8 +551,8 @@ impl Run<'_> {
         })
     }
 
-    /// The conditional DDIM is trained by the same loop, as the RDDM that it is a case of, and sampled by the
-    /// sampler of DDIM.
+    /// The conditional DDIM is a special case of RDDM, so it is trained by the same loop, but it is sampled
+    /// by the sampler of DDIM.
     fn restored_by_ddim(
         &self,
         truth: &Tensor<4>,
@@ -618,7 +618,7 @@ impl Run<'_> {
         let rddm = RddmConfig::new()
             .with_condition_on_input(restoration)
             .init(schedule);
-        // The official threshold, rate and loss: a choice takes 125 steps at least.
+        // The official threshold, rate and loss: a choice takes at least 125 steps.
         let config = RddmTrainerConfig::new(self.size.selection_steps)
             .with_batch(self.size.batch)
             .with_seed(self.seed);

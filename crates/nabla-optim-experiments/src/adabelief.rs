@@ -49,7 +49,8 @@ const STEP: Metric = Metric::informative("mean step over the rate", "");
 const STEPS: Metric = Metric::lower("steps at 1e-3", "");
 const BEST_STEPS: Metric = Metric::lower("steps, best rate", "");
 
-/// The streams: mean, size of the part that changes its sign each time, and noise of the gradient.
+/// The streams: the mean, the size of the part that changes its sign at every step, and the noise of the
+/// gradient.
 const STREAMS: [(Task, f64, f64, f64); 3] = [
     (PLAIN, 0.01, 0.0, 0.001),
     (NARROW, 0.0, 1.0, 0.1),
@@ -57,7 +58,7 @@ const STREAMS: [(Task, f64, f64, f64); 3] = [
 ];
 const RATE: f64 = 1e-3;
 const RATES: [f64; 9] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0];
-/// The share of the first distance to the minimum at which an optimizer has arrived.
+/// The fraction of the initial distance to the minimum at which an optimizer has arrived.
 const NEAR: f64 = 1e-2;
 const EPOCHS: usize = 8;
 
@@ -141,8 +142,8 @@ impl Claim for AdaBeliefClaim {
     }
 }
 
-/// SGD with the momentum 0.9, whose steps add up the gradients, and with a dampening of 0.9 average
-/// them.
+/// SGD with the momentum 0.9, whose steps add up the gradients, and SGD with a dampening of 0.9, whose steps
+/// average them.
 fn sgd(dampening: f64) -> Sgd {
     let momentum = MomentumConfig::new()
         .with_momentum(0.9)
@@ -201,7 +202,7 @@ fn step_lengths<O: Optimizer>(
     Ok(points.windows(2).map(length).collect())
 }
 
-/// What one optimizer does along a stream.
+/// The result of one optimizer on a stream.
 #[derive(Serialize, Deserialize)]
 struct Stream {
     /// The mean length of the steps of the second half.
@@ -272,7 +273,7 @@ fn streams(
     Ok(plot)
 }
 
-/// The functions of the plane.
+/// The functions on the plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Valley {
     Absolute,
@@ -309,7 +310,7 @@ impl Valley {
         }
     }
 
-    /// Where a walk begins, about which it is drawn.
+    /// The point around which the start of a walk is drawn.
     fn start(self) -> [f64; 2] {
         match self {
             Self::Absolute => [-2.5, 0.0],
@@ -319,7 +320,7 @@ impl Valley {
         }
     }
 
-    /// The value and the gradient, which is 0 in an edge.
+    /// The value and the gradient, where the derivative at an edge is 0.
     fn at(self, &[x, y]: &[f64; 2]) -> (f64, [f64; 2]) {
         let sign = |v: f64| if v == 0.0 { 0.0 } else { v.signum() };
         let (sum, difference) = (x + y, x - y);

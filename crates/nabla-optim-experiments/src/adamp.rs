@@ -39,7 +39,7 @@ const SGDP: Variant = Variant::method("SGDP");
 const ADAM: Variant = Variant::baseline("AdamW");
 const ADAMP: Variant = Variant::method("AdamP");
 
-/// Each method and what it is without the projection.
+/// Each method and its counterpart without the projection.
 const PAIRS: [(Variant, Variant); 2] = [(SGDP, MOMENTUM), (ADAMP, ADAM)];
 
 const SPHERE: Task = Task::named("noisy steps on the sphere");
@@ -56,10 +56,10 @@ const BEST_STEPS: Metric = Metric::lower("steps to 1e-3, best rate", "");
 const BETA: f64 = 0.9;
 /// The factor of the paper's lemma, 19.
 const INFLATION: f64 = 1.0 + 2.0 * BETA / (1.0 - BETA);
-/// Numbers of the weight on the sphere.
+/// The length of the weight vector on the sphere.
 const SIZE: usize = 32;
 const SPHERE_RATE: f64 = 0.1;
-/// The learning rate at which the valley is walked by all alike, and those of the search.
+/// The learning rate that all optimizers use in the valley, and those of the search.
 const VALLEY_RATE: f64 = 1e-2;
 const VALLEY_RATES: [f64; 9] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0];
 const VALLEY_LOSS: f64 = 1e-3;
@@ -190,7 +190,7 @@ fn adam() -> Adam {
     AdamConfig::new().with_epsilon(1e-8).build()
 }
 
-/// What is done with each of the five optimizers, which see the weight as one vector.
+/// An operation on each of the five optimizers, which see the weight as one vector.
 trait WithOptimizer {
     type Output;
 
@@ -216,7 +216,7 @@ trait WithOptimizer {
     }
 }
 
-/// A walk from `start` along the gradient `Π_w(z)/‖w‖`, `z` being noise about `pull`.
+/// A walk from `start` along the gradient `Π_w(z)/‖w‖`, where `z` is noise around `pull`.
 struct OnSphere {
     start: [f64; SIZE],
     pull: [f64; SIZE],
@@ -272,8 +272,8 @@ fn squared_step(from: &[f64], to: &[f64]) -> f64 {
     from.iter().zip(to).map(|(a, b)| (b - a) * (b - a)).sum()
 }
 
-/// The greatest relative difference of `‖w‖²`, over the steps of a walk with momentum β, to what the
-/// paper's lemma says: that it grows by `‖Δw_t‖² + 2 Σ_{k<t} β^{t−k} ‖Δw_k‖²`.
+/// The greatest relative difference of `‖w‖²`, over the steps of a walk with momentum β, from the paper's
+/// lemma, which states that it grows by `‖Δw_t‖² + 2 Σ_{k<t} β^{t−k} ‖Δw_k‖²`.
 fn lemma_error<const N: usize>(points: &[[f64; N]], beta: f64) -> f64 {
     let mut past = 0.0; // Σ_{k<t} β^{t−k} ‖Δw_k‖²
     let mut greatest = 0.0_f64;
@@ -293,7 +293,7 @@ fn last_turns<const N: usize>(points: &[[f64; N]]) -> f64 {
     1e3 * angles.sum::<f64>() / (last.len() - 1) as f64
 }
 
-/// What one optimizer does on the sphere.
+/// The result of one optimizer on the sphere.
 #[derive(Serialize, Deserialize)]
 struct Sphere {
     growth: f64,
@@ -390,7 +390,7 @@ fn sphere(
     Ok(plot)
 }
 
-/// Seed by seed, the optimizers.
+/// The optimizers for each seed.
 fn points(bench: &Bench<'_>, rules: &[Rule]) -> Vec<(u64, Rule)> {
     let seeds = bench.seeds().iter();
     seeds
@@ -480,7 +480,7 @@ struct Walks {
 
 impl Walks {
     fn of(rule: Rule, seed: u64, steps: usize) -> Result<Self, ClaimError> {
-        // Beyond the bend of the valley, at unit length.
+        // The start is beyond the bend of the valley, at unit length.
         let draw = SeededNoise::new(seed, 2).normal_values(2);
         let psi = -0.8 + 0.1 * f64::from(draw[0]).clamp(-2.0, 2.0);
         let phi = 0.7 + 0.1 * f64::from(draw[1]).clamp(-2.0, 2.0);

@@ -45,12 +45,12 @@ const FRICTION: Metric = Metric::informative("mean ξ at most", "");
 const RATE: f64 = 0.1;
 const BETA_1: f64 = 0.95;
 const STEPS: usize = 300;
-/// The last steps, whose way shows how an optimizer oscillates.
+/// The last steps, whose total path shows how an optimizer oscillates.
 const LAST: usize = 200;
 const START: f64 = -1.0;
-/// How near the minimum is reached.
+/// The distance within which the minimum counts as reached.
 const NEAR: f64 = 0.01;
-/// The same for F3, whose slope is as steep next to its minimum as elsewhere.
+/// The distance for F3, whose slope is as steep next to its minimum as elsewhere.
 const NEAR_KINK: f64 = 0.1;
 const EPOCHS: usize = 6;
 
@@ -141,7 +141,7 @@ impl Claim for DiffGradClaim {
     }
 }
 
-/// The mean over the steps of what the mean ξ of a step can be at most.
+/// The mean over the steps of the upper bound of a step's mean ξ.
 fn highest_mean_friction(steps: &[StepRecord], parameters: usize) -> f64 {
     let root = (parameters as f64).sqrt();
     let mut last = 0.0;
@@ -182,7 +182,7 @@ impl Function {
         }
     }
 
-    /// How near to it counts as there.
+    /// The distance within which it counts as reached.
     fn near(self) -> f64 {
         match self {
             Self::F3 => NEAR_KINK,
@@ -190,7 +190,7 @@ impl Function {
         }
     }
 
-    /// The value and the derivative, from the left where there are two.
+    /// The value and the derivative, or the left derivative where there are two.
     fn at(self, x: f64) -> (f64, f64) {
         match self {
             Self::F1 if x <= 0.0 => ((x + 0.3).powi(2), 2.0 * (x + 0.3)),
@@ -279,7 +279,7 @@ fn sgd() -> Sgd {
     SgdConfig::new().with_momentum(Some(momentum)).build()
 }
 
-/// What one optimizer does on a function.
+/// The result of one optimizer on a function.
 #[derive(Serialize, Deserialize)]
 struct Walks {
     distance: f64,
@@ -291,7 +291,7 @@ struct Walks {
 }
 
 impl Walks {
-    /// - `starts`: how many there are for the share of those that reach the minimum
+    /// - `starts`: the number of starts from which to count those that reach the minimum
     fn of(function: Function, rule: Rule, starts: i32) -> Result<Self, ClaimError> {
         let points = function.walk_by(rule, START)?;
         let end = points.last().copied().unwrap_or(START);

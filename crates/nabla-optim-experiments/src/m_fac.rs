@@ -57,7 +57,7 @@ const SPARSITIES: [(f64, Task); 3] = [
 
 const DAMPING: f64 = 1e-5;
 
-/// How weights are chosen to be pruned.
+/// How the weights to prune are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pruner {
     Surgeon,
@@ -91,7 +91,7 @@ impl Pruner {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MFacClaim;
 
-/// How much is run.
+/// The size of the experiment.
 #[derive(Clone, Copy, Debug)]
 struct Size {
     epochs: usize,
@@ -211,7 +211,7 @@ struct Quality {
     loss: f64,
 }
 
-/// Prunes the networks of all seeds; returns the mean accuracy of the whole ones in percent.
+/// Prunes the networks of all seeds; returns the mean accuracy of the unpruned networks in percent.
 fn pruning(
     bench: &Bench<'_>,
     size: Size,
@@ -221,7 +221,7 @@ fn pruning(
     let data = DataConfig::default()
         .open()
         .map_err(ClaimError::experiment)?;
-    // A network is trained for the first of its cells that is not kept.
+    // A network is trained for the first of its cells that is not stored.
     let mut trained: Option<(u64, Network<'_>)> = None;
     let mut points = Vec::new();
     for &seed in bench.seeds() {
@@ -316,7 +316,7 @@ impl<'a> Network<'a> {
         Ok(Quality { accuracy, loss })
     }
 
-    /// Of a vector of all parameters, `[…, all]`, those of the matrices, `[…, d]`.
+    /// The parameters of the matrices, `[…, d]`, from a vector of all parameters, `[…, all]`.
     fn matrices<const D: usize>(&self, all: Tensor<D>) -> Tensor<D> {
         let parts = self.layout.entries().iter().filter(|e| e.shape().len() > 1);
         Tensor::cat(
@@ -355,8 +355,8 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// The gradients of the matrices at single training examples, `[count, d]`, other ones for each
-    /// part of a pruning.
+    /// The gradients of the matrices at single training examples, `[count, d]`, different examples for each
+    /// stage of a pruning.
     fn gradients(&self, count: usize, seed: u64, part: usize) -> Result<Tensor<2>, ClaimError> {
         let Examples { features, labels } = &self.data.training;
         let width = self.data.shape.features();
@@ -378,7 +378,7 @@ impl<'a> Network<'a> {
         Ok(self.matrices(gradients))
     }
 
-    /// Pruned to a share of zeros in its matrices.
+    /// Returns the network pruned to a share of zeros in its matrices.
     fn prune(
         &self,
         pruner: Pruner,
@@ -406,7 +406,7 @@ impl<'a> Network<'a> {
                 let score = values(&weights)?;
                 (weights, mask) = drop_least(&weights, &score, goal)?;
             } else {
-                // Weights that are gone neither move nor make others move.
+                // Pruned weights neither move nor make others move.
                 let gradients =
                     network.gradients(size.gradients, seed, part)? * there.unsqueeze::<2>();
                 if pruner == Pruner::Diagonal {
@@ -442,7 +442,7 @@ fn values(tensor: &Tensor<1>) -> Result<Vec<f32>, ClaimError> {
         .map_err(|error| ClaimError::experiment(format!("{error:?}")))
 }
 
-/// The surgeon's weights and what is there of them.
+/// The surgeon's weights and which of them remain.
 fn operate(
     weights: &Tensor<1>,
     mask: &[bool],
@@ -475,7 +475,7 @@ fn drop_least(
     Ok((Tensor::from_data(kept, &weights.device()), mask))
 }
 
-/// Seconds of a new gradient and a product, by the number of weights; the least of some.
+/// Seconds of a new gradient and a product, by the number of weights; the least of several runs.
 fn step_times(bench: &Bench<'_>, dimensions: &[usize]) -> Result<Vec<(f64, f64)>, ClaimError> {
     const WINDOW: usize = 64;
     let device = &bench.context().device;
@@ -494,7 +494,7 @@ fn step_times(bench: &Bench<'_>, dimensions: &[usize]) -> Result<Vec<(f64, f64)>
                 let begun = Instant::now();
                 fisher.push(&gradient).map_err(ClaimError::experiment)?;
                 let product = fisher.solve(&gradient).map_err(ClaimError::experiment)?;
-                // Reading a number waits until it is there.
+                // Reading a number waits until it is computed.
                 let _ = values(&product.slice_dim(0, 0..1))?;
                 least = least.min(begun.elapsed().as_secs_f64());
             }

@@ -79,14 +79,15 @@ pub fn metrics() -> [Metric; 3] {
     [ACCURACY, LOSS, RATE]
 }
 
-/// Learning rates that are tried for each in a wide search, √10 apart: a factor of a thousand.
+/// The number of learning rates tried for each optimizer in a wide search, √10 apart: a range of a factor of
+/// a thousand.
 const WIDE: usize = 7;
 
 /// The middle of a wide search for methods that divide a step by the size of the gradients. Five rates
 /// around their customary 1e-3 end at 1e-2, which is the best of them for most on this small task.
 pub const ADAPTIVE: f64 = 3e-3;
 
-/// Who takes part: a row of the table and its optimizer.
+/// An entrant: a row of the table and its optimizer.
 #[derive(Debug, Clone)]
 pub struct Entrant {
     /// The row.
@@ -96,7 +97,7 @@ pub struct Entrant {
 }
 
 impl Entrant {
-    /// Gives the search the middle `rate`.
+    /// Sets the middle of the search to `rate`.
     pub fn around(mut self, rate: f64) -> Self {
         self.optimizer.learning_rate = Some(rate);
         self
@@ -110,7 +111,7 @@ impl Entrant {
     }
 }
 
-/// Somebody else's optimizer; its search has its customary rate as its middle.
+/// Creates an entrant with your own optimizer, whose customary rate is the middle of its search.
 pub fn other_entrant(variant: Variant, other: OtherOptimizer, weight_decay: f64) -> Entrant {
     Entrant {
         variant,
@@ -121,7 +122,7 @@ pub fn other_entrant(variant: Variant, other: OtherOptimizer, weight_decay: f64)
     }
 }
 
-/// An entrant whose search has the customary rate as its middle.
+/// Creates an entrant whose customary rate is the middle of its search.
 pub fn entrant(variant: Variant, method: Method, weight_decay: f64) -> Entrant {
     Entrant {
         variant,
@@ -132,7 +133,7 @@ pub fn entrant(variant: Variant, method: Method, weight_decay: f64) -> Entrant {
     }
 }
 
-/// The task and who takes part; see the [module documentation](self).
+/// The task and the entrants; see the [module documentation](self).
 #[derive(Debug)]
 pub struct Contest {
     comparison: Comparison,
@@ -141,14 +142,14 @@ pub struct Contest {
     data: DataSet,
 }
 
-/// What one training gave.
+/// The result of one training.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Trained {
-    /// Its epochs, fewer than asked for if it diverged.
+    /// Its epochs, fewer than requested if it diverged.
     pub epochs: Vec<EpochRecord>,
     /// Its steps.
     pub steps: Vec<StepRecord>,
-    /// The norm of a kernel at the end over that at first, the mean of the kernels.
+    /// The norm of a kernel at the end relative to that at the start, averaged over the kernels.
     pub growth: f64,
     /// Whether it diverged.
     pub diverged: bool,
@@ -163,10 +164,10 @@ impl Trained {
         }
     }
 
-    /// Records what it gave.
+    /// Records the result in the table.
     ///
     /// # Errors
-    /// If the table has no such task, variant, seed or metric, or the value already.
+    /// If the table has no such task, variant, seed or metric, or already has the value.
     pub fn record(
         &self,
         table: &mut Table,
@@ -183,7 +184,7 @@ impl Trained {
 }
 
 impl Contest {
-    /// The usual task for `epochs` epochs; much smaller in the quick form.
+    /// Creates a contest on the usual task with `epochs` epochs; the quick form is much smaller.
     ///
     /// # Errors
     /// If the data cannot be read.
@@ -210,11 +211,11 @@ impl Contest {
         Self::on(data, network, training, trials, entrants)
     }
 
-    /// Another task.
+    /// Creates a contest on another task.
     ///
-    /// - `data`: of pictures
-    /// - `training`: its optimizer and its seed are replaced
-    /// - `trials`: learning rates that are tried for each, √10 apart
+    /// - `data`: must consist of pictures
+    /// - `training`: the optimizer and the seed in it are replaced
+    /// - `trials`: the number of learning rates tried for each entrant, √10 apart
     ///
     /// # Errors
     /// If the data cannot be read, or are not pictures.
@@ -248,7 +249,7 @@ impl Contest {
         })
     }
 
-    /// The task with a wider search for all contenders.
+    /// Returns the contest with a wider search for all entrants.
     pub fn searched_widely(mut self, context: &ClaimContext<'_>) -> Self {
         if !context.quick {
             self.comparison.trials = WIDE;
@@ -256,7 +257,7 @@ impl Contest {
         self
     }
 
-    /// The task in words.
+    /// Describes the task in words.
     pub fn describe(&self) -> String {
         let data = match self.data.name.as_str() {
             "fashion" => "the bundled Fashion-MNIST",
@@ -285,12 +286,12 @@ impl Contest {
         )
     }
 
-    /// Who takes part.
+    /// The entrants.
     pub fn entrants(&self) -> &[Entrant] {
         &self.entrants
     }
 
-    /// The task, the entrants and the search, as [`nabla_train::comparison`] has them.
+    /// The task, the entrants and the search, in the form of [`nabla_train::comparison`].
     pub fn comparison(&self) -> &Comparison {
         &self.comparison
     }
@@ -300,7 +301,8 @@ impl Contest {
         &self.comparison.experiment.training
     }
 
-    /// Numbers that are trained: kernels of 3 x 3 without biases, gains and shifts, the last layer.
+    /// The number of trained parameters: kernels of 3 x 3 without biases, gains and shifts, and the last
+    /// layer.
     pub fn parameters(&self) -> usize {
         let InputShape::Picture([mut inputs, mut height, mut width]) = self.data.shape else {
             return 0;
@@ -313,17 +315,17 @@ impl Contest {
         count + (inputs * height * width + 1) * self.data.classes.len()
     }
 
-    /// Steps of an epoch.
+    /// The number of steps per epoch.
     pub fn steps_per_epoch(&self) -> usize {
         let batch = self.comparison.experiment.training.batch;
         self.data.training.len().div_ceil(batch)
     }
 
-    /// The best learning rate of each entrant; notes in words which of them are at an end of what was tried.
-    /// Each entrant's search is a cell.
+    /// Searches the best learning rate of each entrant, and notes in words which of them are at an end of the
+    /// rates tried. Each entrant's search is a cell.
     ///
     /// # Errors
-    /// If a value of the task is out of range, or one of them diverged at every rate.
+    /// If a value of the task is out of range, or an entrant diverged at every rate.
     pub fn search(
         &self,
         bench: &Bench<'_>,
@@ -366,7 +368,7 @@ impl Contest {
             ..self.comparison.clone()
         };
         let mut observe = |event: ComparisonEvent<'_>| match event {
-            // The trainings with these rates are done where their weights can be watched.
+            // The trainings with these rates run where their weights can be observed.
             ComparisonEvent::Begin {
                 phase: Phase::Final,
                 ..
@@ -387,8 +389,8 @@ impl Contest {
         })
     }
 
-    /// Trains a network; `watch` sees it before the first and after each step. That the training diverges is
-    /// no error.
+    /// Trains a network; `watch` sees it before the first and after each step. A training that diverges is
+    /// not an error.
     ///
     /// # Errors
     /// If a value is out of range, or `watch` fails.
@@ -437,8 +439,8 @@ impl Contest {
         })
     }
 
-    /// Searches the learning rates, trains with them once per seed, each training a cell, and records what
-    /// comes out; `see` gets every training. Returns the curves of the mean test accuracy.
+    /// Searches the learning rates, trains with them once per seed, each training as a cell, and records the
+    /// results; `see` gets every training. Returns the curves of the mean test accuracy.
     ///
     /// # Errors
     /// As [`search`](Self::search) and [`train`](Self::train), and if the table has other variants.
@@ -506,7 +508,7 @@ impl Contest {
     }
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Serialize, Deserialize)]
 struct Searched {
     /// `None` if the entrant diverged at every rate.
@@ -517,7 +519,7 @@ struct Searched {
 /// The kernels of a network, each as one vector.
 ///
 /// # Errors
-/// If they cannot be read back.
+/// If the kernels cannot be read back.
 pub fn kernels(model: &Cnn) -> Result<Vec<Vec<f64>>, ClaimError> {
     let read = |stage: &cnn::Stage| {
         let weight = stage.convolution.weight.val().without_autodiff();

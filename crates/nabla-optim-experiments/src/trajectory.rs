@@ -20,11 +20,11 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_base::vector::{distance, norm};
 use nabla_claims::ClaimError;
 
-/// Walks from `start` along `gradient`, by `steps` steps at most.
+/// Walks from `start` along `gradient`, for at most `steps` steps.
 ///
 /// - `rate`: the learning rate
-/// - `gradient`: called once a step, with the present point
-/// - `arrived`: ends the walk at the point for which it holds
+/// - `gradient`: called once per step, with the current point
+/// - `arrived`: ends the walk at the first point for which it returns true
 /// - returns all points, the start first; the walk also ends at a point that is not finite
 ///
 /// The point is the only row of a matrix, `[1, N]`.
@@ -60,7 +60,7 @@ pub fn walk<O: Optimizer, const N: usize>(
     Ok(points)
 }
 
-/// The angle between two vectors, in radians, exact for small angles, too.
+/// The angle between two vectors, in radians, accurate for small angles too.
 pub fn angle(x: &[f64], y: &[f64]) -> f64 {
     let (a, b) = (norm(x), norm(y));
     let unit = |v: &[f64], n: f64| v.iter().map(|v| v / n).collect::<Vec<f64>>();

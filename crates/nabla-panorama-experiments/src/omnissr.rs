@@ -63,7 +63,7 @@ const fn pipeline(gamma_latent: f64, gamma_erp: f64, gamma_post: f64, merge: Mer
     }
 }
 
-/// The variants that draw: the prior on the ERP image, which has no planes, and the pipelines.
+/// The variants that draw the detail: the prior on the ERP image, which has no planes, and the pipelines.
 const DRAWN: [(Variant, Option<Pipeline>); 6] = [
     (ON_ERP, None),
     (PLANES, Some(pipeline(0.0, 0.0, 0.0, Merge::Changes))),
@@ -132,7 +132,7 @@ impl Claim for OmniSsrClaim {
             notes.push(measure(bench, &prior, &panoramas, setting, &mut table)?);
         }
         // The headlines are the abstract's: high resolution with fidelity, and two parts that ensure
-        // consistency. Its realness is not measured here.
+        // consistency. The realness that it claims is not measured here.
         let mut checks = Vec::new();
         for Setting { task, faithful, .. } in &settings {
             if *faithful {
@@ -168,12 +168,12 @@ impl Claim for OmniSsrClaim {
     }
 }
 
-/// What is measured at once.
+/// A set-up that is measured together.
 struct Setting {
     scale: usize,
-    /// Steps of the prior's sampler.
+    /// The number of steps of the prior's sampler.
     steps: usize,
-    /// Whether the result is meant to be as near to the truth as can be.
+    /// Whether the result should be as near to the original as possible.
     faithful: bool,
     task: Task,
 }
@@ -213,7 +213,7 @@ fn panoramas(context: &ClaimContext<'_>) -> Result<Vec<(String, Raster)>, ClaimE
         .collect()
 }
 
-/// What is measured of a picture, or its sum over the panoramas.
+/// The metrics of a picture, or their sums over the panoramas.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Quality {
     psnr: f64,
@@ -221,12 +221,12 @@ struct Quality {
     seam: f64,
     pole: f64,
     inconsistency: f64,
-    /// Of pictures that come from planes; 0 of others.
+    /// The metric of pictures made from planes; 0 for others.
     spread: f64,
 }
 
 impl Quality {
-    /// What every variant has.
+    /// The data that every variant uses.
     fn metrics(&self) -> [(Metric, f64); 5] {
         [
             (PSNR, self.psnr),
@@ -294,7 +294,7 @@ impl<'a> Reduced<'a> {
         })
     }
 
-    /// Bicubic, Lanczos, bicubic with GD, and what the planes can hold of the truth.
+    /// Measures bicubic, Lanczos, bicubic with GD, and the limit of the planes.
     fn fixed(&self) -> Result<[Quality; 4], ClaimError> {
         let lanczos = resize_erp(&self.low, self.truth.height(), Interpolation::Lanczos3)
             .map_err(ClaimError::experiment)?;
@@ -339,7 +339,7 @@ impl<'a> Reduced<'a> {
     }
 }
 
-/// Fills the task of `setting`; returns what is to be said besides.
+/// Fills the task of `setting`; returns additional notes.
 fn measure(
     bench: &Bench<'_>,
     prior: &SuperResolutionPrior,
@@ -360,7 +360,7 @@ fn measure(
             points.extend((0..DRAWN.len()).map(|v| (panorama, s, v)));
         }
     }
-    // Reduced for the first cell of a panorama that is not kept.
+    // Reduced for the first cell of a panorama that is not stored.
     let mut reduced: Option<(usize, Reduced<'_>)> = None;
     let drawn = bench.measure(
         &Stage::new(format!("OmniSSR, {task}"), &(setting.scale, setting.steps)),
@@ -421,7 +421,7 @@ fn measure(
     ))
 }
 
-/// The truth by what the planes can hold of its difference to `enlarged`.
+/// The original, as far as the planes can represent its difference from `enlarged`.
 fn through_planes(truth: &Raster, enlarged: &Raster) -> Result<Raster, ClaimError> {
     let erp = Erp::of(truth).map_err(ClaimError::experiment)?;
     let merged = TangentProjection::new(

@@ -65,10 +65,10 @@ const EPSILON: f64 = 0.15;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConvexReluClaim;
 
-/// How much is run.
+/// The size of the experiment.
 #[derive(Clone, Copy, Debug)]
 struct Size {
-    /// Iterations of back-propagation.
+    /// The number of iterations of back-propagation.
     back: usize,
     /// Units of SCP.
     units: usize,
@@ -145,7 +145,7 @@ impl Claim for ConvexReluClaim {
     }
 }
 
-/// Global optimality: a cell for each loss and seed, since the three networks are of one problem.
+/// Global optimality, with a cell for each loss and seed, since the three networks solve one problem.
 fn all_losses(
     bench: &Bench<'_>,
     pictures: &LabelledPictures,
@@ -191,7 +191,7 @@ struct Iterations {
     curve: Vec<[f64; 2]>,
 }
 
-/// The first iterations: a cell for each seed.
+/// The first iterations, with a cell for each seed.
 fn first(
     bench: &Bench<'_>,
     pictures: &LabelledPictures,
@@ -218,7 +218,7 @@ fn first(
     Ok(curves)
 }
 
-/// Robustness: a cell for each seed, since all four networks are of one problem.
+/// Robustness, with a cell for each seed, since all four networks solve one problem.
 fn robust(
     bench: &Bench<'_>,
     pictures: &LabelledPictures,
@@ -258,7 +258,7 @@ fn components(
     let means: Vec<f64> = (0..pixels)
         .map(|j| (0..count).map(|k| value(k, j)).sum::<f64>() / count as f64)
         .collect();
-    // Mean and components are those of the examples to train on.
+    // Mean and components come from the training examples.
     let centred = Mat::from_fn(chosen.len(), pixels, |k, j| value(k, j) - means[j]);
     let svd = centred
         .subrows(0, count)
@@ -311,7 +311,7 @@ fn best_of(
     best.ok_or_else(|| ClaimError::experiment("back-propagation diverged at every learning rate"))
 }
 
-/// The objectives with all activation patterns: of ADMM, SCP and back-propagation.
+/// The objectives of ADMM, SCP and back-propagation, with all activation patterns.
 fn all_patterns(
     examples: &DenseExamples,
     loss: Loss,
@@ -399,7 +399,7 @@ fn first_iterations(
     }
 }
 
-/// Test accuracies, as they are and under attack, of the robust and the plain convex program and of
+/// Test accuracies, without and under attack, of the robust and the plain convex program and of
 /// back-propagation without and with attacks.
 fn robustness(
     pictures: &LabelledPictures,

@@ -37,12 +37,12 @@ const PUBLISHED_PLAIN: usize = 308;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NormalizedLrClaim;
 
-/// Two classes of the pictures that the program carries.
+/// Two classes of the built-in pictures.
 struct Pair {
     task: Task,
     fashion: bool,
     classes: [u8; 2],
-    /// Of how many examples of the first class one is kept.
+    /// One of this many examples of the first class is kept.
     one_in: usize,
 }
 
@@ -187,10 +187,10 @@ impl Claim for NormalizedLrClaim {
     }
 }
 
-/// The steps that a rule is allowed in the worst case.
+/// The largest number of steps of a rule in the worst case.
 const LIMIT: usize = 100_000;
 
-/// What one rule needs on one pair of classes.
+/// The steps that one rule needs on one pair of classes.
 #[derive(Serialize, Deserialize)]
 struct Separation {
     steps: f64,
@@ -198,7 +198,7 @@ struct Separation {
     bound: Option<f64>,
 }
 
-/// Records what the rules need on real data; returns in words where one needs more than its bound.
+/// Records the steps that the rules need on real data; returns in words where a rule exceeds its bound.
 fn real_data(
     bench: &Bench<'_>,
     rules: &[(Variant, Rule)],
@@ -215,7 +215,7 @@ fn real_data(
             points.extend(rules.iter().map(|(v, r)| (v, *r)).map(of_rule));
         }
     }
-    // Read for the first cell of a pair and seed that is not kept: examples, radius and margin.
+    // Computed for the first cell of a pair and seed that is not stored: examples, radius and margin.
     let mut read: Option<(&Pair, u64, Examples)> = None;
     let found = bench.measure(
         &Stage::new("normalized LR", &most),
@@ -253,7 +253,7 @@ fn real_data(
     Ok(excesses)
 }
 
-/// Examples with what the bound needs of them.
+/// Examples with the quantities that the bound needs.
 struct Examples {
     rows: LabelledRows,
     radius: f64,

@@ -47,11 +47,11 @@ mod problems;
 
 use problems::{Noise, Problem};
 
-/// By how much the logarithm of ZO-RankSGD's value may be above ZO-SGD's: a factor of 10.
+/// The margin by which the logarithm of ZO-RankSGD's value may exceed ZO-SGD's, which is a factor of 10.
 const WITHIN: f64 = 1.0;
 
 const DIMENSION: usize = 100;
-/// Pixels of a side of the digits.
+/// The number of pixels per side of the digits.
 const SIDE: usize = 4;
 const CLASSES: usize = 10;
 
@@ -180,16 +180,16 @@ impl Claim for ZoRankSgdClaim {
     }
 }
 
-/// How large the experiment is.
+/// The size of the experiment.
 #[derive(Debug)]
 struct Size {
     queries: u64,
     job_queries: u64,
-    /// Factors of a method's scale.
+    /// The factors by which a method's scale is varied.
     settings: Vec<f64>,
-    /// Seeds to choose among them.
+    /// The seeds for choosing among them.
     tuning: u64,
-    /// Pictures that a classifier is judged by, and as many held out.
+    /// The number of pictures by which a classifier is judged; the same number is held out.
     pictures: usize,
 }
 
@@ -215,7 +215,7 @@ impl Size {
     }
 }
 
-/// How a step is found.
+/// The way in which a step is found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Method {
     Ranks { m: usize, k: usize, search: bool },
@@ -257,8 +257,8 @@ const fn other(variant: Variant, method: Method, middle: f64) -> Contender {
     }
 }
 
-/// All of them. The middles are where a step is about as long as what there is to go, from the length
-/// of each method's direction.
+/// All methods. At the middle setting, a step is about as long as the distance to the minimum, given the
+/// length of each method's direction.
 static CONTENDERS: [Contender; 11] = [
     ranks(RANKS, 10, 10, true),
     ranks(RANKS_PLAIN, 10, 10, false),
@@ -280,7 +280,7 @@ enum Objective {
     Classifier,
 }
 
-/// A task of the table, and what it is.
+/// A task of the table with its problem.
 struct Setting {
     task: Task,
     objective: Objective,
@@ -337,7 +337,7 @@ impl Setting {
     }
 }
 
-/// What a method does on a task.
+/// The results of a method on a task.
 #[derive(Serialize, Deserialize)]
 struct Outcome {
     /// The chosen scale.
@@ -390,14 +390,14 @@ fn tuning_seeds(reported: &[u64], count: u64) -> impl Iterator<Item = u64> {
 /// One run.
 #[derive(Serialize, Deserialize)]
 struct Descent {
-    /// At the last point, without noise; infinite if the run has left the finite numbers.
+    /// The value at the last point, without noise; infinite if the run has left the finite numbers.
     value: f64,
     accuracy: Option<f64>,
     /// Queries and the value without noise.
     curve: Vec<[f64; 2]>,
 }
 
-/// The line search that all methods with one share.
+/// The line search shared by all methods that have one.
 fn line_search() -> LineSearch {
     LineSearch::new().with_candidates(5).with_shrink(0.1)
 }
@@ -540,8 +540,7 @@ impl Descent {
     }
 }
 
-/// Steps with `means` for as long as one more is within the budget, if it takes as many queries as the
-/// longest so far.
+/// Steps with `means` as long as the budget allows one more step with as many queries as the longest so far.
 fn repeated<T>(
     budget: u64,
     seen: &mut dyn FnMut(u64, &[f64]),
@@ -582,7 +581,7 @@ fn checks(table: &Table) -> Result<Vec<Check>, TableError> {
     Ok(checks)
 }
 
-/// That orders are enough: no more than [`WITHIN`] above what values reach.
+/// The check that rankings suffice: no more than [`WITHIN`] above the result of methods that see values.
 fn within(table: &Table, task: &Task) -> Result<Check, TableError> {
     let own = table.summary(task, &RANKS, &VALUE)?;
     let values = table.summary(task, &VALUES, &VALUE)?;

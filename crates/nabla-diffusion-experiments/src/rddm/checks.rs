@@ -9,7 +9,7 @@ use super::{
     SM_RES, SM_RES_N, SWAPPED,
 };
 
-/// What AOSA has chosen.
+/// The choices of AOSA.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Choice {
     Residual,
@@ -38,7 +38,7 @@ impl Choice {
     }
 }
 
-/// What a changed path may cost.
+/// The loss allowed for a changed path.
 const TOLERANCE_DB: f64 = 1.0;
 
 /// The headlines are the abstract's: residuals make restoration, the residual is for certainty and the noise

@@ -18,7 +18,7 @@ pub(super) struct Grey {
     values: Vec<f32>,
 }
 
-/// The photographs, in two halves that share none.
+/// The photographs, in two disjoint sets.
 pub(super) struct Photos {
     pub(super) training: Vec<Grey>,
     pub(super) held_out: Vec<Grey>,
@@ -98,7 +98,7 @@ pub(super) fn crops(
     Tensor::from_data(TensorData::new(values, [count, 1, side, side]), device)
 }
 
-/// The pictures in the dark: `v = e u + noise` of `u` in `[0, 1]`, with an exposure `e` each.
+/// The pictures in the dark: `v = e u + noise` of `u` in `[0, 1]`, each with its own exposure `e`.
 pub(super) fn degrade(clean: &Tensor<4>, draw: &mut SeededNoise) -> Tensor<4> {
     let device = clean.device();
     let [count, ..] = clean.dims();
@@ -122,7 +122,7 @@ pub(super) fn mean_psnr(found: Tensor<4>, truth: &Tensor<4>) -> Result<f64, Clai
     Ok(decibels.sum::<f64>() / count as f64)
 }
 
-/// The sliced Wasserstein distance of two batches of as many pictures.
+/// The sliced Wasserstein distance of two batches with the same number of pictures.
 pub(super) fn sliced_wasserstein(a: Tensor<4>, b: &Tensor<4>) -> Result<f64, ClaimError> {
     pub(super) const DIRECTIONS: usize = 128;
     let [count, channels, height, width] = b.dims();

@@ -11,13 +11,13 @@ use super::{CONSTANT, NORM, PAIRS, TURN, for_every_seed};
 use crate::training_contest::{Contest, Entrant, Trained, kernels, mean_of_kernels};
 use crate::trajectory::angle;
 
-/// A training whose kernels were watched.
+/// A training with its kernels observed.
 #[derive(Serialize, Deserialize)]
 struct Watched {
     trained: Trained,
     /// The mean turn per step of the last epoch, in milliradians.
     turn: f64,
-    /// The norm over that at first, over the steps.
+    /// The norm relative to its initial value, at each step.
     growth: Vec<f64>,
 }
 

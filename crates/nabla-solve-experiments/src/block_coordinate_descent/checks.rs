@@ -13,7 +13,7 @@ struct Fewer {
 }
 
 /// The check that in every comparison the first cell has a lower mean number of steps than each other
-/// that was measured. Comparisons without any are left out.
+/// measured cell. Comparisons without measured cells are left out.
 fn fewer(
     table: &Table,
     text: impl Into<String>,

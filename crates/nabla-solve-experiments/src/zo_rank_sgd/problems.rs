@@ -66,7 +66,7 @@ impl Problem {
         }
     }
 
-    /// Who sees the values and tells only the order.
+    /// The judge, who sees the values but returns only their ranking.
     pub(super) fn judge(
         &self,
         noise: Option<ValueNoise>,
@@ -83,7 +83,7 @@ impl Problem {
     }
 }
 
-/// Any oracle, its error as that of an experiment.
+/// Any oracle, with its error converted to that of an experiment.
 pub(super) struct Judge<O>(O);
 
 impl<O> RankingOracle for Judge<O>
@@ -101,11 +101,11 @@ where
 /// A linear classifier and its pictures.
 pub(super) struct Classifier {
     module: Linear,
-    /// Those that the judge looks at, `[pictures, SIDE²]`, and their classes.
+    /// The pictures that the judge sees, `[pictures, SIDE²]`, and their classes.
     seen: (Tensor<2>, Vec<u8>),
-    /// The others.
+    /// The held-out pictures and their classes.
     held_out: (Tensor<2>, Vec<u8>),
-    /// 1 for the class of a picture that is looked at, `[pictures, CLASSES]`.
+    /// 1 for the class of each picture that the judge sees, `[pictures, CLASSES]`.
     wanted: Tensor<2>,
 }
 
@@ -149,7 +149,7 @@ impl Classifier {
         }
     }
 
-    /// Orders parameters by the cross-entropy of what they make of the pictures.
+    /// Ranks parameters by the cross-entropy of their outputs for the pictures.
     pub(super) fn oracle(
         &self,
     ) -> Result<ModuleOracle<Linear, impl FnMut(&Linear) -> f64>, ClaimError> {
@@ -187,7 +187,7 @@ pub(super) fn small(digits: &LabelledPictures, i: usize) -> Vec<f32> {
     sums
 }
 
-/// What is added to the values that ZO-SGD sees.
+/// The noise added to the values that ZO-SGD sees.
 pub(super) struct Noise {
     noise: Option<ValueNoise>,
     draw: SeededNoise,
