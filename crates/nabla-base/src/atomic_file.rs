@@ -35,7 +35,7 @@ pub enum OutputError {
     Io {
         /// The output.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

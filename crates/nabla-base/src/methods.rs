@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(counts, expected);
     }
 
-    /// A method that is done is a module with its slug as the name, but for `-` and `_`.
+    /// A method that is done is a module named after its slug, with `_` for `-`.
     #[test]
     fn every_method_that_is_done_is_a_module_of_its_name() {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

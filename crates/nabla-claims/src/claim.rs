@@ -226,7 +226,7 @@ pub trait Claim: Send + Sync {
     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError>;
 }
 
-/// Why there is no result.
+/// The reason why there is no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {

@@ -7,7 +7,7 @@ use crate::table::Table;
 
 /// One statement of the pass criterion, and whether the measurement satisfies it.
 ///
-/// A check is a detail, reported beside the verdict, unless it is made a [headline](Check::headline): only
+/// A check is a detail, reported next to the verdict, unless it is made a [headline](Check::headline): only
 /// the headlines decide the verdict. They are the few checks that test the claim of the paper itself, chosen
 /// before measuring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -29,7 +29,7 @@ mod thinning;
 
 pub use drawing::{dot_plot, line_plot};
 
-/// Why a plot cannot be drawn.
+/// The reason why a plot cannot be drawn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlotError {

@@ -82,7 +82,7 @@ pub fn read_results(folder: &Path) -> Result<ResultsFolder, ResultError> {
     Ok(found)
 }
 
-/// Why a report cannot be written.
+/// The reason why a report cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// A file or folder.

@@ -217,7 +217,7 @@ pub struct ClaimResult {
     pub date: String,
 }
 
-/// Why a result cannot be written or read.
+/// The reason why a result cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResultError {

@@ -12,7 +12,7 @@ mod stored;
 
 use stored::StoredTable;
 
-/// Why a table refused a value or a query.
+/// The reason why a table refused a value or a query.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TableError {
     /// The table does not have a name.

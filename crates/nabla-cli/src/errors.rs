@@ -36,7 +36,7 @@ pub enum Kind {
     Interrupted,
 }
 
-/// Why a job was not done: the error, which is displayed on one line with all its causes.
+/// The reason why a job was not done: the error, which is displayed on one line with all its causes.
 #[derive(Debug)]
 pub struct Failure {
     kind: Kind,

@@ -516,7 +516,7 @@ mod tests {
             let table = CsvTable::parse(text.as_bytes(), &CsvOptions::default()).unwrap();
             table.features().to_vec()
         };
-        // With a name it is a feature, wherever it stands and whatever it counts.
+        // With a name it is a feature, whatever its position and its numbers.
         assert_eq!(features("id,a,y\n0,5,x\n1,6,x\n"), ["id", "a"]);
         assert_eq!(features("index,a,y\n0,5,x\n1,6,x\n"), ["index", "a"]);
         assert_eq!(features("Unnamed,a,y\n0,5,x\n1,6,x\n"), ["Unnamed", "a"]);
@@ -558,9 +558,9 @@ mod tests {
         let text = ",id,a,b,y\n0,7,1,2,x\n1,8,3,4,y\n";
         assert_eq!(drop(text, "y", &["id"]).unwrap(), "a b");
         assert_eq!(drop(text, "y", &["b", "id"]).unwrap(), "a");
-        // What is left out anyway may be named.
+        // A column that is left out anyway may be named.
         assert_eq!(drop(text, "y", &["", "id"]).unwrap(), "a b");
-        // A text is no number: the column can go although it is none.
+        // A text is not a number, but the column may be left out all the same.
         assert_eq!(
             drop("name,a,y\nbob,1,x\nann,2,y\n", "y", &["name"]).unwrap(),
             "a"

@@ -146,7 +146,7 @@ mod tests {
             sum += 1.0;
         }
         assert!((signed / sum).abs() < 2e-4, "{}", signed / sum);
-        // What the format holds is written as it is.
+        // Values that the format can store are written unchanged.
         assert_eq!(round_trip(&read, &[]).0, read);
     }
 

@@ -42,7 +42,7 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 const EMBEDDED_CONFIG: &str = include_str!("../assets/prior/prior.json");
 const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../assets/prior/model.safetensors");
 
-/// Why a prior cannot be loaded, saved or run.
+/// The reason why a prior cannot be loaded, saved or run.
 #[derive(Debug, thiserror::Error)]
 pub enum PriorError {
     /// The folder does not exist.

@@ -65,7 +65,7 @@ impl<T, E: Into<OwnError>> IntoOwnResult<T> for Result<T, E> {
 #[error("the sampling was cancelled")]
 pub struct Cancelled;
 
-/// Why a sampler cannot be built or cannot take a step.
+/// The reason why a sampler cannot be built or cannot take a step.
 #[derive(Debug, thiserror::Error)]
 pub enum SamplerError {
     /// `x_0` does not follow from `ε` where no signal is left.

@@ -49,7 +49,7 @@ pub enum Decoder {
     NoSkip,
 }
 
-/// Why a [`UNetConfig`] describes no network.
+/// The reason why a [`UNetConfig`] describes no network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UNetConfigError {
     /// A count that must be at least one is zero.

@@ -50,7 +50,7 @@ pub(crate) mod wire;
 
 pub use wire::WireError;
 
-/// Why a vector cannot be compressed.
+/// The reason why a vector cannot be compressed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CompressorError {
     /// The number of elements or levels is out of range.
@@ -355,7 +355,7 @@ fn checked(values: Vec<f32>) -> Result<Vec<f32>, CompressorError> {
     }
 }
 
-/// The vector as it is.
+/// The unchanged vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity;
 

@@ -14,7 +14,7 @@ use burn::store::RecordError;
 use burn::store::burn_pack::{Reader, Scalar};
 use burn::tensor::{Bytes, Tensor, TensorData};
 
-/// Why a record cannot be loaded.
+/// The reason why a record cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The bytes are not a record.

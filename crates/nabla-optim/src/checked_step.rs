@@ -12,7 +12,7 @@ use burn::optim::{GradientsParams, LearningRate, ModuleOptimizer};
 use burn::tensor::Tensor;
 use nabla_grad::elementwise::all_finite;
 
-/// Why a step was not taken. The optimizer is unchanged.
+/// The reason why a step was not taken. The optimizer is unchanged.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum StepError {
     /// The learning rate is NaN, infinite or negative.

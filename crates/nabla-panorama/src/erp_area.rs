@@ -451,7 +451,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever size a partial panorama was reduced to, it lies where it lay, within a pixel.
+        /// A partial panorama reduced to any size keeps its position within a pixel.
         #[test]
         fn a_resized_part_lies_where_it_lay(
             left in 0u32..1000, top in 0u32..500, width in 40u32..3000, height in 40u32..1500,

@@ -36,7 +36,7 @@ use crate::{
     TangentError, TangentGrid, TangentOptions, TangentProjection, resize_erp, resize_planar,
 };
 
-/// Why a prior cannot be trained.
+/// The reason why a prior cannot be trained.
 #[derive(Debug, thiserror::Error)]
 pub enum PriorTrainingError {
     /// The pictures cannot be read.

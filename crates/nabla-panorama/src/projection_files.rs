@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::pictures::join_alpha;
 use crate::{CubeFace, CubeLayout, Cubemap, CubemapError, Erp, TangentGrid, TangentGridError};
 
-/// Why planes or faces cannot be read or written.
+/// The reason why planes or faces cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionFileError {
     /// A picture cannot be read or written.

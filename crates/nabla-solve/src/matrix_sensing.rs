@@ -38,7 +38,7 @@ use nabla_base::range::{self, OutOfRange};
 use nabla_base::vector::squared_norm;
 use nabla_grad::seeded_noise::SeededNoise;
 
-/// Why a matrix cannot be sensed or factored.
+/// The reason why a matrix cannot be sensed or factored.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MatrixSensingError {
     /// A width, a size or another number is out of range.

@@ -48,7 +48,7 @@ use serde_json::Value;
 
 use crate::convex_relu::{ConvexReluError, DenseExamples, TwoLayerRelu};
 
-/// Why a model cannot be read, written or applied.
+/// The reason why a model cannot be read, written or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The file cannot be read.

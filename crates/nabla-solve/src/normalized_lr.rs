@@ -37,7 +37,7 @@ use nabla_base::vector;
 use nabla_data::LabelledRows;
 use serde::{Deserialize, Serialize};
 
-/// Why the search for a hyperplane cannot start.
+/// The reason why the search for a hyperplane cannot start.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SeparatorError {
     /// There is nothing to separate.

@@ -43,7 +43,7 @@ use crate::zeroth_order::{RunError, ZerothOrderError};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-/// Why an order or a question is invalid.
+/// The reason why an order or a question is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RankingError {
     /// The number of points to name is invalid.

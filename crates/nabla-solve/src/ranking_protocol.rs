@@ -42,7 +42,7 @@ const LONGEST_ANSWER: u64 = 1 << 20;
 /// The maximum length of a line for [`serve`], in bytes.
 const LONGEST_POINT: u64 = 1 << 32;
 
-/// Why an answer is invalid.
+/// The reason why an answer is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// A word is not an id.
@@ -83,7 +83,7 @@ pub enum AnswerError {
     NotText,
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
     /// The answer `quit`.

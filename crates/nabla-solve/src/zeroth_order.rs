@@ -6,7 +6,7 @@ use nabla_base::vector::{add_scaled, dot, norm};
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Deserializer};
 
-/// Why a run cannot start, continue or be resumed.
+/// The reason why a run cannot start, continue or be resumed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ZerothOrderError {
     /// A number of the configuration is out of range.
@@ -58,7 +58,7 @@ pub enum ZerothOrderError {
     State(&'static str),
 }
 
-/// Why a run with an oracle stopped.
+/// The reason why a run with an oracle stopped.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum RunError<E: std::error::Error + 'static> {
     /// The oracle did not answer. The run is in the state before the question and can continue.

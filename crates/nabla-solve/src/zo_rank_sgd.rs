@@ -1,4 +1,4 @@
-//! ZO-RankSGD: minimising a function if only the order of a few points can be asked for.
+//! ZO-RankSGD: minimising a function if only the order of a few points can be queried.
 //!
 //! It is for objectives that are judged rather than computed: pictures that a person puts in order, or runs
 //! of a program that can be compared but not measured. With the (m, k)-[ranking

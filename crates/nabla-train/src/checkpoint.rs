@@ -33,7 +33,7 @@ use crate::history::History;
 use crate::task::Task;
 use crate::trainer::Trainer;
 
-/// Why a checkpoint cannot be written or resumed.
+/// The reason why a checkpoint cannot be written or resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be read.
@@ -41,7 +41,7 @@ pub enum CheckpointError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The file cannot be written.

@@ -33,7 +33,7 @@ use crate::history::EpochRecord;
 use crate::optimizer::OptimizerConfig;
 use crate::trainer::Progress;
 
-/// Why a comparison fails.
+/// The reason why a comparison fails.
 #[derive(Debug, thiserror::Error)]
 pub enum ComparisonError {
     /// A training.

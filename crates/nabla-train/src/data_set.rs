@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::examples::{Examples, InputShape};
 use crate::order::permutation;
 
-/// Why there is no data set.
+/// The reason why there is no data set.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// Pictures.

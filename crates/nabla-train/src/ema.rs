@@ -19,7 +19,7 @@ use burn::config::Config;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
-/// Why an average cannot be computed.
+/// The reason why an average cannot be computed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EmaError {
     /// The decay is not in [0, 1].

@@ -11,7 +11,7 @@ use crate::checkpoint::CheckpointError;
 use crate::ema::EmaError;
 use crate::optimizer::OptimizerError;
 
-/// Why a training cannot start or continue.
+/// The reason why a training cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
     /// The task's own error: its data, its model, its loss.
@@ -37,7 +37,7 @@ pub enum TrainingError {
     UnknownPlayer {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// The names of the players.
         players: Vec<String>,
     },
     /// Two players have the same name, or a player has no parameters.

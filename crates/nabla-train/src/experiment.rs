@@ -41,7 +41,7 @@ use crate::mlp::MlpConfig;
 use crate::resnet::ResNetConfig;
 use crate::trainer::{Observer, Progress};
 
-/// Why an experiment does not run.
+/// The reason why an experiment does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ExperimentError {
     /// The data.

@@ -294,7 +294,7 @@ fn draw(
             plot.with_series(Series::new(&s.label, points))
         },
     );
-    // Where everything diverged there is nothing to draw.
+    // If everything diverged, there is nothing to draw.
     if standings.iter().all(|s| s.curve.is_empty()) {
         return Ok(());
     }

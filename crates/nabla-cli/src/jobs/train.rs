@@ -240,7 +240,7 @@ mod tests {
         expected.training.seed = 7;
         expected.model.network.base_channels = 16;
         assert_eq!(found, expected);
-        // What the job writes is a recipe for it.
+        // The job writes a recipe that it can read.
         fs::write(&path, toml::to_string_pretty(&found).unwrap()).unwrap();
         assert_eq!(recipe(&arguments(Some(path.clone()))).unwrap(), expected);
 

@@ -205,7 +205,7 @@ impl AutoencoderKlConfig {
     }
 }
 
-/// Why a picture cannot be encoded, or a latent decoded.
+/// The reason why a picture cannot be encoded, or a latent decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AutoencoderError {
     /// The number of channels is wrong.

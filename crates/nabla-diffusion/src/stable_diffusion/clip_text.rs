@@ -125,7 +125,7 @@ impl ClipTextConfig {
     }
 }
 
-/// Why a text cannot be encoded.
+/// The reason why a text cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClipTextError {
     /// No text.

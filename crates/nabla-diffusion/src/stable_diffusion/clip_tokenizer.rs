@@ -56,7 +56,7 @@ const PUBLISHED_MERGES: usize = 49_152 - 256 - 2;
 /// The length of a text if no file states it.
 const LENGTH: usize = 77;
 
-/// Why a text cannot be tokenized.
+/// The reason why a text cannot be tokenized.
 #[derive(Debug, thiserror::Error)]
 #[error("the text {text:?} cannot be tokenized: {reason}")]
 pub struct ClipTokenizerError {

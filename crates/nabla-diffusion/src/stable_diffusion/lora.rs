@@ -29,7 +29,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::latent_diffusion_names::LatentDiffusionNames;
 use super::weights::{Precision, WeightChanges, Weights, WeightsError, file_metadata};
 
-/// Why a LoRA cannot be read or merged.
+/// The reason why a LoRA cannot be read or merged.
 #[derive(Debug, thiserror::Error)]
 pub enum LoraError {
     /// The file.

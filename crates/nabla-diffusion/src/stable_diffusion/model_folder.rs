@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use super::weights::{Precision, Weights, WeightsError};
 
-/// Why a model cannot be loaded from its folder.
+/// The reason why a model cannot be loaded from its folder.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelFolderError {
     /// No folder.
@@ -38,7 +38,7 @@ pub enum ModelFolderError {
     NoFile {
         /// The folder.
         folder: PathBuf,
-        /// The file, or alternatives of which one is needed.
+        /// The file, or the alternatives, one of which is needed.
         file: String,
     },
     /// A file cannot be read.

@@ -55,7 +55,7 @@ mod run;
 
 pub use run::{Conditioning, GivenNoise, RunDoors, SamplingOptions, SamplingProgress, Start};
 
-/// Why the pipeline fails.
+/// The reason why the pipeline fails.
 #[derive(Debug, thiserror::Error)]
 pub enum StableDiffusionError {
     /// The folder.

@@ -72,7 +72,7 @@ use grid::{Told, Visited};
 /// The file in a part's folder.
 const FILE: &str = "scheduler_config.json";
 
-/// Why there is no sampler.
+/// The reason why there is no sampler.
 #[derive(Debug, thiserror::Error)]
 pub enum SchedulerError {
     /// The file.

@@ -56,7 +56,7 @@ const VELOCITY_SPREAD: f64 = 0.09;
 /// Below the UNet's prefix.
 const SPREAD_OF: &str = "output_blocks.11.1.transformer_blocks.0.norm1.bias";
 
-/// Why a file is not a usable model.
+/// The reason why a file is not a usable model.
 #[derive(Debug, thiserror::Error)]
 pub enum SingleFileError {
     /// The file.

@@ -237,7 +237,7 @@ impl StableSrConfig {
     }
 }
 
-/// Why a StableSR cannot take a tensor.
+/// The reason why a StableSR cannot take a tensor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StableSrError {
     /// A latent has the wrong shape, or the condition has another size.

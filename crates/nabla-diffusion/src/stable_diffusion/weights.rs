@@ -31,7 +31,7 @@ use files::{checkpoint, is_checkpoint, safetensors};
 pub(super) use files::file_metadata;
 pub use scope::Scope;
 
-/// Why weights cannot be loaded from a file.
+/// The reason why weights cannot be loaded from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file cannot be read.

@@ -7,7 +7,7 @@ use crate::compressor::wire::{Header, check_payload};
 
 use super::{LinearSketch, SketchError, check_length};
 
-/// The sketch of a vector as it is sent: `m` numbers of 32 bits, and which matrix they are by.
+/// The sketch of a vector as it is sent: `m` numbers of 32 bits, and the identity of their matrix.
 ///
 /// Sketches by one matrix add up to the sketch of the sum; those by others are refused.
 ///

@@ -85,7 +85,7 @@ fn a_part_of_the_sphere_is_enlarged_in_its_place() {
             let quality = crate::psnr(&out.panorama, &truth).unwrap();
             let enlarged = resize_erp(&area.extended(&part), 64, Interpolation::BICUBIC).unwrap();
             let enlarged = crate::psnr(&omnissr.area().cut(&enlarged), &truth).unwrap();
-            // The prior is the enlarged panorama with a little noise: not worse but for that.
+            // The prior is the enlarged panorama with a little noise, so only the noise makes it worse.
             assert!(quality > enlarged.min(34.0) - 1.0, "{quality} {enlarged}");
         }
     }

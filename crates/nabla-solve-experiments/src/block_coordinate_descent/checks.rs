@@ -238,7 +238,7 @@ mod tests {
                     .detail
                     .ends_with("b: 20 against 20 (random) (not fewer)")
         );
-        // Nothing compared is nothing held.
+        // Without comparisons the check does not hold.
         assert!(!fewer(&table, "none", &[]).unwrap().holds);
     }
 }

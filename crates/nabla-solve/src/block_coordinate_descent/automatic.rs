@@ -270,7 +270,7 @@ mod tests {
         choices.selection = Some(Selection::Cyclic);
         let neighbours = Blocks::Fixed(Partition::Order { size: 7 });
         assert_eq!(blocks(&choices), neighbours);
-        // A partition alone says that blocks are fixed, and of which size they are.
+        // A partition alone implies that blocks are fixed, and states their size.
         choices = BlockDescentChoices {
             partition: Some(Partition::Average { size: 2 }),
             ..BlockDescentChoices::default()

@@ -2,7 +2,7 @@
 
 use nabla_base::range::OutOfRange;
 
-/// Why a problem cannot be solved as asked.
+/// The reason why a problem cannot be solved as asked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BlockDescentError {
     /// There is nothing to solve.

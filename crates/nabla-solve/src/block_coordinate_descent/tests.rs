@@ -122,7 +122,7 @@ fn check_derivatives<P: SmoothProblem>(problem: &P, seed: u64) {
         let direct: f64 = (0..n).map(|j| bound[(i, j)] * v[j]).sum();
         assert!((product[i] - direct).abs() < 1e-10 * (1.0 + direct.abs()));
     }
-    // Moving the state is the same as making it anew, and its change is that of the value.
+    // Moving the state is the same as computing it again, and its change equals the change of the value.
     let mut moved = x.clone();
     let block: Vec<usize> = (0..n).step_by(2).collect();
     let delta: Vec<f64> = normal(seed + 2, block.len());

@@ -89,7 +89,7 @@ impl DenseExamples {
         self.labels.len()
     }
 
-    /// Whether there are none; never.
+    /// Whether there are no examples, which never occurs.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }

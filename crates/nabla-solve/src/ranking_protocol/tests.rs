@@ -196,7 +196,7 @@ fn the_other_side_tells_what_is_wrong() {
 }
 
 /// A ranker in another thread behind pipes gives the same run as the function itself, and a run
-/// that was cut off by `quit` and saved goes on to the same bits.
+/// that was cut off by `quit` and saved resumes to the same bits.
 #[test]
 fn a_run_over_pipes_is_that_of_the_function_and_resumes_exactly() {
     use crate::ranking_oracle::FunctionOracle;

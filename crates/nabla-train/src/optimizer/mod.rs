@@ -58,7 +58,7 @@ pub use stepper::{Rule, Stepper, WholeOptimizer};
 
 use method::grouped;
 
-/// Why an optimizer cannot be built, or fails in a step.
+/// The reason why an optimizer cannot be built, or fails in a step.
 #[derive(Debug, thiserror::Error)]
 pub enum OptimizerError {
     /// A value of one of Nabla's optimizers is wrong.
@@ -69,7 +69,7 @@ pub enum OptimizerError {
     UnknownMethod {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// The known names.
         names: Vec<String>,
     },
     /// Another optimizer has this name.
@@ -85,7 +85,7 @@ pub enum OptimizerError {
         method: String,
         /// The option.
         option: String,
-        /// Those that there are.
+        /// The options of this optimizer.
         options: Vec<String>,
     },
     /// An option has the wrong kind of value.

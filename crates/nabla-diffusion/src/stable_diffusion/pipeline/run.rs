@@ -34,7 +34,7 @@ pub enum Start {
         /// How much of it is redrawn: 0 is nothing, 1 is everything.
         strength: f64,
     },
-    /// A picture of which a part is redrawn.
+    /// A picture with a part to redraw.
     Masked {
         /// `[1, 3, height, width]` from −1 to 1.
         picture: Tensor<4>,

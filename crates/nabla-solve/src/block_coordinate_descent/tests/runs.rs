@@ -131,7 +131,7 @@ fn the_active_set_is_found_within_its_complexity() {
             near <= bound && found.active_set.last_change <= bound + 1,
             "{near} {bound}"
         );
-        // It is a bound that says something: not thousands of times the truth.
+        // The bound is useful: it is not thousands of times the true value.
         assert!(bound < 100 * near.max(5), "{near} {bound}");
     }
     assert_eq!(random_round(1, 0.5), 1);
