@@ -54,7 +54,7 @@ impl Source {
     }
 }
 
-/// What an experiment is given to run with.
+/// The settings and services with which an experiment runs.
 pub struct ClaimContext<'a> {
     /// Whether to run the quick form, which takes seconds and only checks that the experiment works; its
     /// numbers are never results.

@@ -90,9 +90,9 @@ impl Series {
 pub struct LinePlot {
     /// The title above the plot.
     pub title: String,
-    /// What x is, with its unit.
+    /// The quantity on the x axis, with its unit.
     pub x_label: String,
-    /// What y is, with its unit.
+    /// The quantity on the y axis, with its unit.
     pub y_label: String,
     /// Whether x is logarithmic; points at or below zero are then left out.
     pub log_x: bool,
@@ -184,7 +184,7 @@ pub struct DotPanel {
 pub struct DotPlot {
     /// The title above the plot.
     pub title: String,
-    /// What the values are, with unit and better direction.
+    /// The quantity of the values, with its unit and better direction.
     pub x_label: String,
     /// The names of the rows, from top to bottom.
     pub labels: Vec<String>,

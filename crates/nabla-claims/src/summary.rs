@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(show(0.0, Some(0.0)), "0");
     }
 
-    /// What is the same for every seed has no spread, and no digits of rounding.
+    /// A value that is the same for every seed has no spread, and no digits of rounding.
     #[test]
     fn constants_read_as_they_were_given() {
         for (constant, text) in [

@@ -72,7 +72,7 @@ pub enum TableError {
         cell: String,
         /// The value in the file.
         stored: String,
-        /// What follows from its values.
+        /// The numbers derived from its values.
         computed: String,
     },
     /// A stored cell does not have one value per seed.

@@ -43,7 +43,7 @@ pub struct Failure {
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// What was tried, for errors that say only why it failed.
+/// The action attempted, for errors that state only the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{tried}")]
 struct Tried {

@@ -608,7 +608,7 @@ impl Run<'_> {
         sliced_wasserstein(made, &truth)
     }
 
-    /// What AOSA chooses, and the share of the residual at its end.
+    /// The choice of AOSA, and the share of the residual at its end.
     fn selected(&self, restoration: bool) -> Result<(Choice, f64), ClaimError> {
         let (job, schedule) = if restoration {
             (Job::Restoration, restoration_schedule(None)?)

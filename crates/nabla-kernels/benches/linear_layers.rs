@@ -1,5 +1,5 @@
 //! Linear layers of Stable Diffusion's transformers: Burn's and Nabla's, of 32 and of 16 bits, and PyTorch's
-//! on the same threads in the same run, in 10⁹ products and sums a second.
+//! on the same threads in the same run, in 10⁹ multiplications and additions per second.
 //!
 //! ```text
 //! NABLA_PYTHON=python3 cargo bench -p nabla-kernels --bench linear_layers

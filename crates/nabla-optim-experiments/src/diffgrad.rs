@@ -173,7 +173,7 @@ impl Function {
         })
     }
 
-    /// Where it is least.
+    /// The position of its minimum.
     fn minimum(self) -> f64 {
         match self {
             Self::F1 => -0.3,

@@ -283,7 +283,7 @@ impl AdamP {
     }
 }
 
-/// What is the same for all elements of an AdamP step.
+/// The values that are the same for all elements of an AdamP step.
 #[derive(Clone, Copy)]
 struct AdamNumbers {
     beta_1: f32,
@@ -529,7 +529,7 @@ impl SgdP {
     }
 }
 
-/// What is the same for all elements of an SGDP step.
+/// The values that are the same for all elements of an SGDP step.
 #[derive(Clone, Copy)]
 struct SgdNumbers {
     momentum: f32,

@@ -49,7 +49,7 @@ pub enum ErpAreaError {
         stated.cropped_size[0], stated.cropped_size[1], stated.full_size[0], stated.full_size[1]
     )]
     Stretched {
-        /// What the metadata say.
+        /// The content of the metadata.
         stated: PhotoSphere,
         /// Columns of the picture.
         width: u32,

@@ -148,7 +148,7 @@ mod tests {
         };
         let omnissr = config.init(&prior, Erp::of(&low).unwrap()).unwrap();
         let high = omnissr.run_light(&low, &mut go).unwrap().panorama;
-        // What surrounds the sun is what interpolation of the logarithm has there, and nothing of it.
+        // The surroundings of the sun are those of the interpolated logarithm, without a trace of the sun.
         let floor = FLOOR * ToneCurve::of(&low).white() as f32;
         let logarithm = low.clone().map(|v| (v + floor).ln());
         let smooth = crate::resize_erp(&logarithm, 32, Interpolation::BICUBIC).unwrap();
@@ -164,7 +164,7 @@ mod tests {
             let sun = high.get(0, 9, column);
             assert!(sun > 200.0, "{column}: {sun}");
         }
-        // Where all is dim, all is the prior's.
+        // Where everything is dim, everything comes from the prior.
         let dim = low.map(|v| v.min(0.6));
         let curve = ToneCurve::of(&dim);
         let quiet = interpolated(&dim, &omnissr.low(), 2.0);

@@ -454,8 +454,8 @@ impl<'a> PixelSampler<'a> {
         });
     }
 
-    /// Where in a channel the `N x N` taps from a column and row on are; beyond its last sample,
-    /// where in the frame.
+    /// The positions in a channel of the `N x N` taps from a column and row on. A position beyond the
+    /// channel's last sample is in the frame.
     fn addresses<const N: usize>(&self, column: i32, row: i32) -> [[u32; N]; N] {
         let [_, height, width] = self.picture.shape();
         let at = |row: usize, column: usize| (row * width + column) as u32;

@@ -178,7 +178,7 @@ pub struct ActiveSet {
     pub nondegeneracy: Option<f64>,
 }
 
-/// What came out.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockDescentSolution {
     /// The point, `[n]`.

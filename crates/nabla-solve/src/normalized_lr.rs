@@ -140,7 +140,7 @@ pub struct SeparatorStep {
     pub wrong: usize,
 }
 
-/// What came out.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Separation {
     /// The normal of the hyperplane, `[features]`.

@@ -41,7 +41,7 @@ pub struct ScoboConfig {
     /// Length of a step, η; with a line search, of the longest. Default 0.1.
     #[config(default = 0.1)]
     pub step_size: f64,
-    /// How it changes. Default: not at all.
+    /// How it changes. Default: constant.
     #[config(default = "Schedule::Constant")]
     pub step_schedule: Schedule,
     /// Search along the direction; only its number of points and its factor are used. Default: none.

@@ -94,13 +94,13 @@ pub struct ZoRankSgdConfig {
     /// Size of the perturbation, μ. Default 0.01.
     #[config(default = 0.01)]
     pub smoothing: f64,
-    /// How it changes. Default: not at all.
+    /// How it changes. Default: constant.
     #[config(default = "Schedule::Constant")]
     pub smoothing_schedule: Schedule,
     /// Step size, η; with a line search, that of the longest step. Default 0.1.
     #[config(default = 0.1)]
     pub step_size: f64,
-    /// How it changes. Default: not at all.
+    /// How it changes. Default: constant.
     #[config(default = "Schedule::Constant")]
     pub step_schedule: Schedule,
     /// The perturbations. Default [`Directions::Gaussian`].

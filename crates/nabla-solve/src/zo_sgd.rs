@@ -34,7 +34,7 @@ pub struct ZoSgdConfig {
     /// Step size, η; with a line search, that of the longest step. Default 1e-3.
     #[config(default = 1e-3)]
     pub step_size: f64,
-    /// How it changes. Default: not at all.
+    /// How it changes. Default: constant.
     #[config(default = "Schedule::Constant")]
     pub step_schedule: Schedule,
     /// The perturbations. Default [`Directions::Gaussian`].

@@ -114,7 +114,7 @@ fn product_squared_norms(x: Tensor<3>, g: Tensor<3>) -> Tensor<1> {
         // [examples, positions, positions] each.
         let of_inputs = x.clone().matmul(x.transpose());
         let of_outputs = g.clone().matmul(g.transpose());
-        // What is 0 may come out negative by rounding.
+        // Rounding may make a 0 negative.
         sum(of_inputs * of_outputs).clamp_min(0.0)
     } else {
         sum(x.transpose().matmul(g).square())
@@ -282,7 +282,7 @@ pub fn embedding_squared_norms(
     let gram = g.clone().matmul(g.transpose());
     let kept = gram.mask_fill(rows.not_equal(columns), 0.0);
     let sums = kept.reshape([examples, positions * positions]).sum_dim(1);
-    // What is 0 may come out negative by rounding.
+    // Rounding may make a 0 negative.
     Ok(sums.squeeze_dim(1).clamp_min(0.0))
 }
 

@@ -84,7 +84,7 @@ fn highest_cosine(w: &Tensor<3>, g: &Tensor<3>, epsilon: f64) -> Tensor<1> {
     (product / norm(w) / norm(g)).max()
 }
 
-/// What AdamP and SGDP share: the test, the projection, the decay and the step.
+/// The common parts of AdamP and SGDP: the test, the projection, the decay and the step.
 #[derive(Clone, Debug)]
 pub(super) struct Projection {
     pub(super) delta: f64,
@@ -118,7 +118,7 @@ impl Projection {
         Some(along.unwrap_or(Channels::whole(shape.iter().product())))
     }
 
-    /// What `w` is multiplied by in the radial part of the step, for each channel, and the ratio of
+    /// The factor of `w` in the radial part of the step, for each channel, and the ratio of
     /// the decay, from the sums over the channels.
     pub(super) fn decide(&self, channels: Channels, sums: &[[f64; 4]]) -> (Vec<f32>, f64) {
         let views = [

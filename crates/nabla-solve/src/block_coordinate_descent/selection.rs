@@ -125,7 +125,7 @@ impl BlockNorm {
 /// Steps of iterative hard thresholding.
 const THRESHOLDING_STEPS: usize = 10;
 
-/// What a rule knows about the current point.
+/// The data that a rule has about the current point.
 pub(super) struct View<'a, P: SmoothProblem> {
     pub problem: &'a P,
     pub state: &'a P::State,

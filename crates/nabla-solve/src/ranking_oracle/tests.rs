@@ -178,7 +178,7 @@ fn a_module_learns_from_the_order_of_its_losses() {
         }
         let after = loss(&oracle.module(run.point()).unwrap());
         assert!(after < 0.02 * before, "{before} {after}");
-        // What the layer has is the point, in 32 bits.
+        // The layer contains the point, in 32 bits.
         let layer = oracle.module(run.point()).unwrap();
         let bias: Vec<f64> = match &layer.bias {
             Some(bias) => bias.val().into_data().iter::<f64>().collect(),

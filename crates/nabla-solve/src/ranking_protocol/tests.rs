@@ -126,7 +126,7 @@ proptest! {
         prop_assert_eq!(parse_answer(&line, 7, best), Ok(Answer::Best(zero_based)));
     }
 
-    /// What one side writes, the other reads: ids, shuffled or not, name the points they should.
+    /// Each side reads what the other writes: ids, shuffled or not, name the right points.
     #[test]
     fn both_sides_agree(
         points in prop::collection::vec(any::<f64>().prop_filter("finite", |x| x.is_finite()), 2..8),

@@ -36,7 +36,7 @@ fn values_out_of_range_and_unknown_fields_are_refused() {
     };
     let unknown = refused("method = { name = \"adam\", beta = 1.0 }");
     assert!(unknown.contains("unknown field `beta`"), "{unknown}");
-    // What is said for each group of parameters is no option.
+    // A setting of a group of parameters is not an option.
     let decay = refused("method = { name = \"adam\", weight_decay = 1.0 }");
     assert!(decay.contains("unknown field `weight_decay`"), "{decay}");
     let kind = refused("method = { name = \"diffgrad\", friction = \"sandpaper\" }");

@@ -5,7 +5,7 @@ use nabla_grad::seeded_noise::SeededNoise;
 
 use super::*;
 
-/// That the gap is at least the excess at every step, and small at the end.
+/// Checks that the gap is at least the excess at every step, and small at the end.
 fn check_gap<P: SmoothProblem>(problem: &P, penalty: &Penalty, blocks: Blocks) {
     let config = BlockCoordinateDescentConfig::new()
         .with_blocks(blocks)
@@ -303,7 +303,7 @@ fn gradient_steps_never_raise_the_objective() {
                 .with_update(update)
                 .with_max_iterations(200);
             let Ok(found) = config.solve(&logistic(0.1), &penalty, None, &mut go) else {
-                // What a penalty has no form of.
+                // A combination that the penalty does not support.
                 assert!(config.check_update(&penalty).is_err());
                 continue;
             };
