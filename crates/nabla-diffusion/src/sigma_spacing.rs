@@ -16,6 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::config::Config;
+use nabla_base::range;
 
 use crate::schedule::ScheduleError;
 
@@ -143,9 +144,7 @@ impl KarrasSigmas {
     pub fn sigmas(&self, count: usize) -> Result<Vec<f64>, ScheduleError> {
         let (min, max, rho) = (self.sigma_min, self.sigma_max, self.rho);
         check_sigma_range(min, max, count)?;
-        if !(rho > 0.0 && rho.is_finite()) {
-            return Err(ScheduleError::Rho(rho));
-        }
+        range::positive("rho of the Karras levels", rho)?;
         Ok(linspace(max.powf(1.0 / rho), min.powf(1.0 / rho), count)
             .map(|r| r.powf(rho))
             .collect())

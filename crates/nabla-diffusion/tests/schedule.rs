@@ -1,5 +1,6 @@
 //! Noise schedules against diffusers and against their own identities.
 
+use nabla_base::range::OutOfRange;
 use nabla_diffusion::level::{alpha_bar_from_sigma, sigma_from_alpha_bar};
 use nabla_diffusion::schedule::{
     BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
@@ -220,13 +221,15 @@ fn wrong_parameters_are_told() {
         })),
         ScheduleError::Beta { index: 0, .. }
     ));
-    assert_eq!(
-        fail(config.with_betas(BetaSchedule::Cosine {
-            offset: -1.0,
-            max_beta: 0.999
-        })),
-        ScheduleError::Offset(-1.0)
-    );
+    let range = |name: &'static str, value: f64, expected: &'static str| {
+        ScheduleError::Range(OutOfRange::new(name, value, expected))
+    };
+    let offset = fail(config.with_betas(BetaSchedule::Cosine {
+        offset: -1.0,
+        max_beta: 0.999,
+    }));
+    let name = "offset of the cosine schedule";
+    assert_eq!(offset, range(name, -1.0, "at least 0 and finite"));
     assert_eq!(
         fail(config.with_steps(1).with_zero_terminal_snr(true)),
         ScheduleError::SingleStep
@@ -307,7 +310,7 @@ fn wrong_parameters_are_told() {
     );
     assert_eq!(
         sigmas.with_rho(0.0).sigmas(5).unwrap_err(),
-        ScheduleError::Rho(0.0)
+        range("rho of the Karras levels", 0.0, "positive and finite")
     );
 }
 
