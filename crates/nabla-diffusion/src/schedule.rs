@@ -121,14 +121,6 @@ pub enum ScheduleError {
         /// `σ_max`.
         max: f64,
     },
-    /// There is no spacing of `σ` of this name.
-    #[error("there is no spacing of sigmas {name:?}; there are: {known}")]
-    UnknownSigmaSpacing {
-        /// The name.
-        name: String,
-        /// The names that there are.
-        known: String,
-    },
     /// A number out of its range.
     #[error(transparent)]
     Range(#[from] OutOfRange),

@@ -75,8 +75,8 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME=VALUE")]
     sampler_option: Vec<String>,
     /// How the noise levels are spaced [default: as the model's folder says]
-    #[arg(long, value_name = "SPACING", value_parser = sigma_spacing(), conflicts_with = "karras")]
-    sigmas: Option<String>,
+    #[arg(long, value_name = "SPACING", value_parser = choice::<SigmaSpacing>(), conflicts_with = "karras")]
+    sigmas: Option<SigmaSpacing>,
     /// Short for --sigmas karras
     #[arg(long)]
     karras: bool,
@@ -186,11 +186,9 @@ impl Arguments {
     }
 
     /// How the noise levels are to be spaced.
-    fn sigmas(&self) -> Result<Option<SigmaSpacing>, Failure> {
-        match &self.sigmas {
-            Some(name) => name.parse().map(Some).map_err(Failure::input),
-            None => Ok(self.karras.then_some(SigmaSpacing::Karras)),
-        }
+    fn sigmas(&self) -> Option<SigmaSpacing> {
+        let short = self.karras.then_some(SigmaSpacing::Karras);
+        self.sigmas.or(short)
     }
 }
 
@@ -212,10 +210,6 @@ fn sampler() -> clap::builder::PossibleValuesParser {
 
 fn guidance() -> clap::builder::PossibleValuesParser {
     guidances::<4>().names().into()
-}
-
-fn sigma_spacing() -> clap::builder::PossibleValuesParser {
-    SigmaSpacing::ALL.map(SigmaSpacing::name).into()
 }
 
 /// `512` or `768x512`, to height and width.
@@ -406,7 +400,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         sampler: choice,
         original_size: arguments.original_size,
         crop: arguments.crop.unwrap_or_default(),
-        sigmas: arguments.sigmas()?,
+        sigmas: arguments.sigmas(),
         ..SamplingOptions::new(size)
     };
     let positive = model.encode_text_skipping(&arguments.prompt, arguments.clip_skip)?;
