@@ -6,6 +6,7 @@
 //! * [`progress`]: where a long job says how far it is;
 //! * [`mod@choices`]: values that have names, as flags and files say them;
 //! * [`range`]: the one error for a number outside of its range, and the checks that give it;
+//! * [`registry`]: members of a family by name, with options by name;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`vector`]: sums over slices of numbers, in one order;
 //! * [`words`]: a time and a panic in words.
@@ -16,6 +17,7 @@ pub mod methods;
 pub mod progress;
 pub mod range;
 pub mod rate_fit;
+pub mod registry;
 pub mod vector;
 pub mod words;
 

@@ -240,6 +240,25 @@ pub fn shared<const D: usize>(solver: impl Solver<D> + 'static) -> Arc<dyn Solve
 /// assert!(samplers::<4>().get("dpm++9m").is_err());
 /// # Ok::<(), nabla_diffusion::registry::RegistryError>(())
 /// ```
+///
+/// One of one's own beside them, with options as ours have them:
+///
+/// ```
+/// use nabla_diffusion::euler::Euler;
+/// use nabla_diffusion::registry::Options;
+/// use nabla_diffusion::sampler::{samplers, shared};
+///
+/// let mine = samplers::<4>().with("half-ancestral", "Euler, half ancestral", Euler::new().with_eta(0.5), shared);
+/// let sampler = mine.make("half-ancestral", &Options::parse(&["clip=1"])?)?;
+/// assert!(format!("{sampler:?}").contains("clip: Some(1.0)"));
+///
+/// let error = mine.make("euler", &Options::parse(&["speed=2"])?).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "the sampler euler has no option \"speed\"; it has: churn, clip, eta"
+/// );
+/// # Ok::<(), nabla_diffusion::registry::RegistryError>(())
+/// ```
 pub fn samplers<const D: usize>() -> Registry<Arc<dyn Solver<D>>> {
     let pndm = |method| Pndm::new().with_method(method);
     let dpm = DpmSolverMultistep::new();

@@ -465,7 +465,9 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         negative: arguments.negative.clone(),
         steps: arguments.steps,
         sampler,
-        sampler_options: Options::parse(&arguments.sampler_option).map_err(Failure::input)?,
+        sampler_options: Options::parse(&arguments.sampler_option)
+            .map_err(Failure::input)?
+            .sorted(),
         guidance_scale: arguments.guidance_scale,
         seeds,
         device: arguments.device.choice(),

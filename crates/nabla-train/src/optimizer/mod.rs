@@ -35,7 +35,6 @@
 
 mod method;
 mod methods;
-mod options;
 mod stepper;
 
 use std::fmt;
@@ -54,7 +53,8 @@ pub use method::{
     Entry, Method, OptimizerMethod, Range, TreatedParameter, method_names, methods,
     module_optimizer, per_parameter, register,
 };
-pub use options::Options;
+/// The options of an optimizer by name.
+pub use nabla_base::registry::Options;
 pub use stepper::{Rule, Stepper, WholeOptimizer};
 
 use method::grouped;

@@ -1,6 +1,9 @@
 //! The classes of diffusers, and what is particular to each.
 
+use serde::Serialize;
+
 use crate::pndm::{Pndm, PndmMethod};
+use crate::registry::Options;
 use crate::sampler::{Grid, samplers};
 use crate::sigma_spacing::SigmaSpacing;
 
@@ -28,6 +31,11 @@ pub(super) const CLASSES: [(&str, &str); 14] = [
 /// PNDM as diffusers has it. S-PNDM is not in diffusers, so there is nothing to agree with.
 pub(super) fn combined(method: PndmMethod) -> Pndm {
     Pndm::new().with_method(method).with_combine_outputs(true)
+}
+
+/// The options of a sampler of ours, whose configuration is a table of values.
+pub(super) fn fields(config: &impl Serialize) -> Options {
+    Options::of(config).unwrap_or_default()
 }
 
 /// The grid of a sampler of ours.

@@ -1,25 +1,41 @@
 //! Members of a family by name, with options by name.
 //!
-//! A [`Registry`] holds the members of a family: samplers ([`samplers`](crate::sampler::samplers)), guidances
-//! ([`guidances`](crate::guidance::guidances)). A member is a configuration with defaults; its options are the
-//! fields, which [`Options`] set from text or JSON. So one more member is one file for it and one line
-//! here, and a member of one's own is [`with`](Registry::with):
+//! A [`Registry`] holds the members of a family. A member is a configuration with defaults; its options are
+//! the fields, which [`Options`] set from text or JSON. So one more member is one file for it and one line in
+//! its family, and a member of one's own is [`with`](Registry::with):
 //!
 //! ```
-//! use nabla_diffusion::euler::Euler;
-//! use nabla_diffusion::registry::Options;
-//! use nabla_diffusion::sampler::{samplers, shared};
+//! use nabla_base::registry::{Options, Registry};
+//! use serde::{Deserialize, Serialize};
 //!
-//! let mine = samplers::<4>().with("half-ancestral", "Euler, half ancestral", Euler::new().with_eta(0.5), shared);
-//! let sampler = mine.make("half-ancestral", &Options::parse(&["clip=1"])?)?;
-//! assert!(format!("{sampler:?}").contains("clip: Some(1.0)"));
+//! trait Shape: std::fmt::Debug {
+//!     fn area(&self) -> f64;
+//! }
 //!
-//! let error = mine.make("euler", &Options::parse(&["speed=2"])?).unwrap_err();
+//! #[derive(Debug, Deserialize, Serialize)]
+//! struct Rectangle {
+//!     width: f64,
+//!     height: f64,
+//! }
+//!
+//! impl Shape for Rectangle {
+//!     fn area(&self) -> f64 {
+//!         self.width * self.height
+//!     }
+//! }
+//!
+//! let square = Rectangle { width: 1.0, height: 1.0 };
+//! let boxed = |shape: Rectangle| -> Box<dyn Shape> { Box::new(shape) };
+//! let shapes = Registry::new("shape").with("rectangle", "four right angles", square, boxed);
+//! let wide = shapes.make("rectangle", &Options::parse(&["width=3"])?)?;
+//! assert_eq!(wide.area(), 3.0);
+//!
+//! let error = shapes.make("rectangle", &Options::parse(&["depth=2"])?).unwrap_err();
 //! assert_eq!(
 //!     error.to_string(),
-//!     "the sampler euler has no option \"speed\"; it has: churn, clip, eta"
+//!     "the shape rectangle has no option \"depth\"; it has: height, width"
 //! );
-//! # Ok::<(), nabla_diffusion::registry::RegistryError>(())
+//! # Ok::<(), nabla_base::registry::RegistryError>(())
 //! ```
 
 use std::fmt;
@@ -27,7 +43,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+
+mod options;
+
+pub use options::Options;
+
+use options::shown;
 
 /// Why there is no such member.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -71,86 +92,6 @@ pub enum RegistryError {
     /// A text that sets no option.
     #[error("{0:?} sets no option: it must be NAME=VALUE, as eta=0.5")]
     NotAnOption(String),
-}
-
-/// Values of options, by name.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Options(Map<String, Value>);
-
-impl Options {
-    /// None.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// All fields of a configuration.
-    pub fn of(config: &impl Serialize) -> Self {
-        match serde_json::to_value(config) {
-            Ok(Value::Object(fields)) => Self(fields),
-            _ => Self::default(),
-        }
-    }
-
-    /// The same with one more option, in the place of one of this name.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.0.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// The same with all of `over`, in the places of those of the same names.
-    #[must_use]
-    pub fn overridden(mut self, over: &Self) -> Self {
-        self.0.extend(over.0.clone());
-        self
-    }
-
-    /// Of texts `NAME=VALUE`. A value that is JSON (a number, `true`, `null`, a list, an object) is that,
-    /// everything else is a text.
-    ///
-    /// # Errors
-    /// If there is no `=` in one, or nothing before it.
-    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, RegistryError> {
-        texts.iter().try_fold(Self::new(), |options, text| {
-            match text.as_ref().split_once('=') {
-                Some((name, value)) if !name.trim().is_empty() => {
-                    let value = value.trim();
-                    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-                    Ok(options.with(name.trim(), value))
-                }
-                _ => Err(RegistryError::NotAnOption(text.as_ref().to_owned())),
-            }
-        })
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Their names and values.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
-    }
-}
-
-/// `NAME=VALUE, …`
-impl fmt::Display for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, value)) in self.iter().enumerate() {
-            let comma = if index > 0 { ", " } else { "" };
-            write!(f, "{comma}{name}={}", shown(value))?;
-        }
-        Ok(())
-    }
-}
-
-/// As a user writes it.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 /// Makes a member of options, or says which option is wrong and why.
@@ -232,7 +173,8 @@ impl<T> Registry<T> {
     where
         C: Serialize + DeserializeOwned,
     {
-        let defaults = Options::of(&config);
+        // What is no table of values has none to set.
+        let defaults = Options::of(&config).unwrap_or_default();
         let base = defaults.clone();
         let make = move |options: &Options| Ok(wrap(configured(&base, options)?));
         self.entries.retain(|entry| entry.name != name);
@@ -287,7 +229,8 @@ impl<T> Registry<T> {
             let (family, member) = (self.family, name.to_owned());
             match refusal {
                 Refusal::Unknown(option) => {
-                    let names: Vec<&str> = entry.defaults.iter().map(|(name, _)| name).collect();
+                    let mut names: Vec<&str> = entry.defaults.names().collect();
+                    names.sort_unstable();
                     let known = match names.is_empty() {
                         true => "none".to_owned(),
                         false => names.join(", "),
@@ -300,7 +243,7 @@ impl<T> Registry<T> {
                     }
                 }
                 Refusal::Value { option, reason } => {
-                    let value = options.0.get(&option).map_or_else(String::new, shown);
+                    let value = options.get(&option).map_or_else(String::new, shown);
                     RegistryError::Value {
                         family,
                         member,
@@ -318,19 +261,19 @@ impl<T> Registry<T> {
 fn configured<C: DeserializeOwned>(defaults: &Options, options: &Options) -> Result<C, Refusal> {
     let mut fields = defaults.clone();
     for (name, value) in options.iter() {
-        if !defaults.0.contains_key(name) {
+        if defaults.get(name).is_none() {
             return Err(Refusal::Unknown(name.to_owned()));
         }
-        fields = fields.with(name, value.clone());
+        fields.set(name, value.clone());
         // One after the other, so that the error says which.
-        if let Err(error) = serde_json::from_value::<C>(Value::Object(fields.0.clone())) {
+        if let Err(error) = fields.to_config::<C>() {
             return Err(Refusal::Value {
                 option: name.to_owned(),
                 reason: error.to_string(),
             });
         }
     }
-    serde_json::from_value(Value::Object(fields.0)).map_err(|error| Refusal::Value {
+    fields.to_config().map_err(|error| Refusal::Value {
         option: String::new(),
         reason: error.to_string(),
     })
@@ -338,6 +281,8 @@ fn configured<C: DeserializeOwned>(defaults: &Options, options: &Options) -> Res
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
