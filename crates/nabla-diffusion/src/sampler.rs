@@ -118,7 +118,7 @@ pub trait Solver<const D: usize = 4>: Debug + Send + Sync {
         steps
     }
 
-    /// The fewest steps that it can do. Default 1.
+    /// The fewest steps that it can do, which [`begin`](Self::begin) refuses to go below. Default 1.
     fn least_steps(&self) -> usize {
         1
     }

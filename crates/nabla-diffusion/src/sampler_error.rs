@@ -264,6 +264,23 @@ pub(crate) fn check_order(sampler: &str, order: usize, most: usize) -> Result<()
     range::within(format!("order of {sampler}"), order, 1..=most)
 }
 
+/// That a schedule is long enough for a sampler's start. The loop cannot ask this for all samplers: it gets
+/// runs that have begun, and the probability flow is followed without it too.
+pub(crate) fn check_steps(
+    sampler: &'static str,
+    steps: usize,
+    least: usize,
+) -> Result<(), SamplerError> {
+    match steps >= least {
+        true => Ok(()),
+        false => Err(SamplerError::TooFewSteps {
+            sampler,
+            steps,
+            least,
+        }),
+    }
+}
+
 /// That a share of the noise can be renewed.
 pub(crate) fn check_eta(sampler: &str, eta: f64) -> Result<(), OutOfRange> {
     let fits = (0.0..=1.0).contains(&eta);
