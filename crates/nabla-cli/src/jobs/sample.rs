@@ -154,18 +154,17 @@ impl Arguments {
     }
 
     /// The sampler with its options.
-    fn sampler(&self) -> Result<SamplerChoice, Failure> {
+    fn sampler(&self, options: &Options) -> Result<SamplerChoice, Failure> {
         let named = match &self.sampler {
             Some(name) => SamplerChoice::named(name),
             None => SamplerChoice::default(),
         };
-        let options = Options::parse(&self.sampler_option).map_err(Failure::input)?;
         if let Some(name) = &self.sampler {
             // What is wrong is said before a model is loaded.
-            let made = samplers::<4>().make(name, &options);
+            let made = samplers::<4>().make(name, options);
             made.map_err(Failure::input)?;
         }
-        Ok(named.with_options(&options))
+        Ok(named.with_options(options))
     }
 
     /// A guidance, if it is another one than the pipeline's own.
@@ -317,7 +316,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             arguments.output.display()
         )));
     }
-    let choice = arguments.sampler()?;
+    let sampler_options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
+    let choice = arguments.sampler(&sampler_options)?;
     let mut guidance = arguments.guidance()?;
     let files = outputs(&arguments.output, arguments.count);
     for file in files.iter().chain(&arguments.latents) {
@@ -465,9 +465,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         negative: arguments.negative.clone(),
         steps: arguments.steps,
         sampler,
-        sampler_options: Options::parse(&arguments.sampler_option)
-            .map_err(Failure::input)?
-            .sorted(),
+        sampler_options: sampler_options.sorted(),
         guidance_scale: arguments.guidance_scale,
         seeds,
         device: arguments.device.choice(),
