@@ -1,7 +1,7 @@
 //! What every crate of Nabla stands on. It compiles in seconds and knows nothing of tensors, so that a
 //! reader of files doesn't bring Burn along.
 //!
-//! * [`atomic_file`]: output files that are either whole or not there;
+//! * [`atomic_file`]: output files, and folders of them, that are either whole or not there;
 //! * [`methods`]: the published methods with their papers;
 //! * [`progress`]: where a long job says how far it is;
 //! * [`mod@choices`]: values that have names, as flags and files say them;
@@ -23,5 +23,6 @@ pub mod words;
 
 pub use atomic_file::{
     OutputError, check_writable, remove_unfinished_files, write_atomically, write_bytes_atomically,
+    write_folder_atomically,
 };
 pub use range::OutOfRange;
