@@ -15,8 +15,8 @@
 use std::ops::ControlFlow;
 
 use nabla_claims::{
-    Bench, Cell, Check, Claim, ClaimContext, ClaimError, LinePlot, Measurement, Metric, Series,
-    Stage, Table, TableError, Task, Variant,
+    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
+    TableError, Task, Variant,
 };
 use nabla_data::LabelledPictures;
 use nabla_solve::cma_es::CmaEs;
@@ -116,7 +116,7 @@ impl Claim for ZoRankSgdClaim {
             &Stage::new("ZO-RankSGD", &size),
             &points,
             |(setting, contender)| Cell::of(&setting.task).variant(&contender.variant),
-            |(setting, contender)| Outcome::of(context, &size, &digits, setting, contender),
+            |(setting, contender)| Outcome::of(bench, &size, &digits, setting, contender),
         )?;
         let mut edges = Vec::new();
         for ((setting, contender), outcome) in points.iter().zip(&outcomes) {
@@ -350,21 +350,22 @@ struct Outcome {
 
 impl Outcome {
     fn of(
-        context: &ClaimContext<'_>,
+        bench: &Bench<'_>,
         size: &Size,
         digits: &LabelledPictures,
         setting: &Setting,
         contender: &Contender,
     ) -> Result<Self, ClaimError> {
+        let device = &bench.context().device;
         let run = |seed: u64, scale: f64| {
-            let problem = Problem::new(setting.objective, seed, size, digits, &context.device)?;
+            let problem = Problem::new(setting.objective, seed, size, digits, device)?;
             Descent::run(&problem, setting, contender.method, scale, seed)
         };
         let scales: Vec<f64> = size.settings.iter().map(|s| s * contender.middle).collect();
         let mut best = (f64::INFINITY, 0);
         for (i, &scale) in scales.iter().enumerate() {
             let mut sum = 0.0;
-            for seed in tuning_seeds(&context.seeds, size.tuning) {
+            for seed in tuning_seeds(bench.seeds(), size.tuning) {
                 sum += run(seed, scale)?.value.log10();
             }
             if sum < best.0 {
@@ -372,7 +373,7 @@ impl Outcome {
             }
         }
         let scale = scales.get(best.1).copied().unwrap_or(contender.middle);
-        let runs = context.seeds.iter().map(|&seed| run(seed, scale));
+        let runs = bench.seeds().iter().map(|&seed| run(seed, scale));
         Ok(Self {
             scale,
             edge: scales.len() > 1 && (best.1 == 0 || best.1 + 1 == scales.len()),
@@ -599,7 +600,7 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
     use nabla_base::progress::NoProgress;
-    use nabla_claims::run_claim;
+    use nabla_claims::{ClaimContext, run_claim};
 
     #[test]
     fn the_quick_form_runs_whole() {
