@@ -59,8 +59,9 @@ pub struct ClaimContext<'a> {
     /// Whether to run the form of seconds that only shows that the experiment works; its numbers
     /// are never results.
     pub quick: bool,
-    /// One run of each variant per seed: at least [`MIN_SEEDS`] unless `quick`, all different.
-    pub seeds: Vec<u64>,
+    /// One run of each variant per seed: at least [`MIN_SEEDS`] unless `quick`, all different. Where none are
+    /// given, an experiment takes [its own](Claim::seeds), and a quick run the first of those.
+    pub seeds: Option<Vec<u64>>,
     /// Where tensors live.
     pub device: Device,
     /// The device in words, such as `AMD EPYC 9R14, 2 threads`, as results name it.
@@ -74,12 +75,12 @@ pub struct ClaimContext<'a> {
 }
 
 impl<'a> ClaimContext<'a> {
-    /// The context of a full run: seeds 0, 1, 2, the folder `assets`, the device's name as
+    /// The context of a full run: each experiment's own seeds, the folder `assets`, the device's name as
     /// [`describe_device`](crate::describe_device) gives it, and [Nabla](Source::nabla) as its source.
     pub fn new(device: Device, progress: &'a dyn ProgressSink) -> Self {
         Self {
             quick: false,
-            seeds: vec![0, 1, 2],
+            seeds: None,
             device_name: crate::describe_device(&device),
             device,
             assets: PathBuf::from("assets"),
@@ -88,18 +89,17 @@ impl<'a> ClaimContext<'a> {
         }
     }
 
-    /// The context of a quick run: as [`ClaimContext::new`], with seed 0 alone.
+    /// The context of a quick run: as [`ClaimContext::new`], with the first seed alone.
     pub fn quick(device: Device, progress: &'a dyn ProgressSink) -> Self {
         Self {
             quick: true,
-            seeds: vec![0],
             ..Self::new(device, progress)
         }
     }
 
-    /// Exchanges the seeds.
+    /// Exchanges the seeds, of all experiments.
     pub fn with_seeds(mut self, seeds: Vec<u64>) -> Self {
-        self.seeds = seeds;
+        self.seeds = Some(seeds);
         self
     }
 
@@ -122,21 +122,40 @@ impl<'a> ClaimContext<'a> {
         self
     }
 
-    /// Checks the seeds.
+    /// The seeds that an experiment is run with: those that were given, else [its own](Claim::seeds), of which
+    /// a quick run takes the first.
+    pub fn seeds_of(&self, claim: &dyn Claim) -> Vec<u64> {
+        match &self.seeds {
+            Some(seeds) => seeds.clone(),
+            None if self.quick => claim.seeds().into_iter().take(1).collect(),
+            None => claim.seeds(),
+        }
+    }
+
+    /// Checks the seeds, if any were given.
     ///
     /// # Errors
     /// [`ClaimError::TooFewSeeds`] for fewer than [`MIN_SEEDS`] in a full run or none at all, and
     /// [`ClaimError::RepeatedSeed`] for a seed given twice.
     pub fn validate(&self) -> Result<(), ClaimError> {
+        match &self.seeds {
+            Some(seeds) => self.check_seeds(seeds),
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// As [`validate`](Self::validate), of any seeds.
+    pub(crate) fn check_seeds(&self, seeds: &[u64]) -> Result<(), ClaimError> {
         let needed = if self.quick { 1 } else { MIN_SEEDS };
-        if self.seeds.len() < needed {
+        if seeds.len() < needed {
             return Err(ClaimError::TooFewSeeds {
-                given: self.seeds.len(),
+                given: seeds.len(),
                 needed,
             });
         }
-        for (i, seed) in self.seeds.iter().enumerate() {
-            if self.seeds[..i].contains(seed) {
+        for (i, seed) in seeds.iter().enumerate() {
+            if seeds[..i].contains(seed) {
                 return Err(ClaimError::RepeatedSeed(*seed));
             }
         }
@@ -215,9 +234,15 @@ pub trait Claim: Send + Sync {
     fn version(&self) -> u32 {
         1
     }
+    /// The seeds of a full run, where nobody gives others: more than three where a comparison would be
+    /// within the spread of three.
+    fn seeds(&self) -> Vec<u64> {
+        vec![0, 1, 2]
+    }
     /// What the paper claims, in a sentence or two.
     fn statement(&self) -> &str;
-    /// What has to come out for the claim to hold here, fixed before measuring.
+    /// What has to come out for the claim to hold here: exactly what the checks test. Write it, as the
+    /// [headlines](crate::Check), from the paper's abstract before measuring.
     fn criterion(&self) -> &str;
     /// Measures.
     ///

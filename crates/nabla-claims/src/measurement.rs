@@ -8,8 +8,10 @@ use crate::table::Table;
 /// One statement of the pass criterion and whether it holds of what was measured.
 ///
 /// A check is a detail, reported beside the verdict, until it is made a [headline](Check::headline): the
-/// verdict follows the headlines alone. They are the few that say what the paper's own sentence says, chosen
-/// before measuring.
+/// verdict follows the headlines alone. They are the few that say what the paper's abstract says. Choose those
+/// of a new experiment from the abstract, before measuring. Those of Nabla's first twelve were chosen from the
+/// abstracts after the first measurements, and reviewed against the abstracts independently, with the numbers
+/// known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// The statement, such as `x4, WS-PSNR: OmniSSR is above bicubic`.

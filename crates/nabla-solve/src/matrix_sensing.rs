@@ -177,6 +177,23 @@ impl GaussianSensing {
             columns,
         })
     }
+
+    /// No more measurements than a matrix has entries, and the same problem: of the decomposition `𝒜 = QR` the
+    /// factor `R`, which has `R*R = 𝒜*𝒜`. With what it measures itself, losses and steps are those of `𝒜`, but
+    /// for rounding, and cost less by as much as there were more measurements.
+    pub fn condensed(self) -> Self {
+        let entries = self.rows * self.columns;
+        if self.matrices.nrows() <= entries {
+            return self;
+        }
+        let qr = self.matrices.qr();
+        let r = qr.thin_R();
+        let above = |i: usize, j: usize| if i <= j { r[(i, j)] } else { 0.0 };
+        Self {
+            matrices: Mat::from_fn(entries, entries, above),
+            ..self
+        }
+    }
 }
 
 impl LinearMeasurement for GaussianSensing {

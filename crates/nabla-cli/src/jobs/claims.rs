@@ -58,7 +58,7 @@ pub struct RunArguments {
     /// Only show in seconds that the experiments work; nothing is written among the results
     #[arg(long)]
     quick: bool,
-    /// Seeds, one run each [default: 0,1,2, with --quick 0]
+    /// Seeds, one run each [default: each experiment's own, 0,1,2 as a rule; with --quick the first of them]
     #[arg(long, value_name = "SEED,..", value_delimiter = ',')]
     seeds: Vec<u64>,
     #[command(flatten)]
