@@ -1,11 +1,12 @@
 //! The experiments that measure what is claimed of the optimizers of `nabla-optim`: one file per method.
 //!
 //! What they share is there for experiments of one's own: [`training_contest`] trains one network by several
-//! optimizers, each with a learning rate that was searched with the same budget, and [`trajectory`] walks on
-//! functions of a few numbers.
+//! optimizers, each with a learning rate that was searched with the same budget, [`trajectory`] walks on
+//! functions of a few numbers, and [`checks`] has what "as good as" means.
 
 pub mod adabelief;
 pub mod adamp;
+pub mod checks;
 pub mod diffgrad;
 pub mod m_fac;
 pub mod training_contest;
