@@ -1,9 +1,10 @@
-//! Output files that are written completely or not at all.
+//! Output files that are written completely or not at all, and folders of files that belong together.
 //!
 //! The bytes go to a temporary file in the folder of the output, which is renamed over the output when
 //! everything has been written. A failure or an interrupt before that leaves an older file of the same name
 //! unchanged. A program that must end calls [`remove_unfinished_files`], so that no temporary file remains
-//! either.
+//! either. For files that are useless without each other, [`write_folder_atomically`] creates all of them or
+//! none.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,7 +12,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 /// The output file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// The existing temporary files. Code that creates, renames or removes one holds the lock.
+/// The existing temporary files and folders. Code that creates, renames or removes one holds the lock.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -60,44 +61,84 @@ fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 /// finishing other ones. For a program that ends because it was interrupted: outputs are unchanged, and no
 /// temporary files remain.
 pub fn remove_unfinished_files() {
-    let files = unfinished();
-    for file in files.iter() {
-        // If a file cannot be removed, nothing more can be done.
-        let _ = fs::remove_file(file);
-    }
-    std::mem::forget(files);
+    let paths = unfinished();
+    remove(&paths);
+    std::mem::forget(paths);
 }
 
-/// A temporary file that is listed as unfinished until it is dropped or persisted.
-struct PartialFile {
+/// Removes files, and folders with everything in them.
+fn remove(paths: &BTreeSet<PathBuf>) {
+    for path in paths {
+        // If a path cannot be removed, nothing more can be done.
+        let _ = match path.is_dir() {
+            true => fs::remove_dir_all(path),
+            false => fs::remove_file(path),
+        };
+    }
+}
+
+/// A temporary file or folder. It is listed as unfinished until it is dropped, which removes it, or
+/// persisted.
+struct Partial<T> {
     /// `None` after it was renamed to its output.
-    file: Option<NamedTempFile>,
+    temporary: Option<T>,
     path: PathBuf,
 }
 
-impl PartialFile {
-    fn persist(mut self, path: &Path) -> io::Result<()> {
-        let mut files = unfinished();
-        let persisted = match self.file.take() {
-            Some(file) => file.persist(path).map(drop).map_err(|e| e.error),
-            None => Ok(()),
-        };
-        files.remove(&self.path);
-        persisted
-    }
-}
-
-impl Drop for PartialFile {
+impl<T> Drop for Partial<T> {
     fn drop(&mut self) {
-        if self.file.is_some() {
-            let mut files = unfinished();
-            self.file = None;
-            files.remove(&self.path);
+        if self.temporary.is_some() {
+            let mut paths = unfinished();
+            self.temporary = None;
+            paths.remove(&self.path);
         }
     }
 }
 
-fn temporary_file(path: &Path) -> Result<PartialFile, OutputError> {
+impl Partial<NamedTempFile> {
+    fn persist(mut self, path: &Path) -> io::Result<()> {
+        let mut paths = unfinished();
+        let persisted = match self.temporary.take() {
+            Some(file) => file.persist(path).map(drop).map_err(|e| e.error),
+            None => Ok(()),
+        };
+        paths.remove(&self.path);
+        persisted
+    }
+}
+
+impl Partial<TempDir> {
+    /// Renames the folder to `path`, or moves its files into an existing folder `path`.
+    fn persist(mut self, path: &Path) -> io::Result<()> {
+        // While this holds the lock, no interrupt can come between two files.
+        let mut paths = unfinished();
+        match path.is_dir() {
+            true => move_files(&self.path, path)?,
+            false => fs::rename(&self.path, path)?,
+        }
+        // If the files were moved, this removes the empty temporary folder.
+        self.temporary = None;
+        paths.remove(&self.path);
+        Ok(())
+    }
+}
+
+/// Moves either all files from one folder to another or none.
+fn move_files(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
+    for (index, entry) in entries.iter().enumerate() {
+        if let Err(error) = fs::rename(entry.path(), to.join(entry.file_name())) {
+            for moved in &entries[..index] {
+                // The first error is reported, not those of moving back.
+                let _ = fs::rename(to.join(moved.file_name()), moved.path());
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn temporary_file(path: &Path) -> Result<Partial<NamedTempFile>, OutputError> {
     let folder = folder_of(path);
     if !folder.is_dir() {
         return Err(OutputError::NoFolder {
@@ -117,17 +158,54 @@ fn temporary_file(path: &Path) -> Result<PartialFile, OutputError> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    let mut files = unfinished();
+    let mut paths = unfinished();
     let file = builder
         .tempfile_in(folder)
         .map_err(|source| OutputError::Io {
             path: path.into(),
             source,
         })?;
-    files.insert(file.path().to_owned());
-    Ok(PartialFile {
+    paths.insert(file.path().to_owned());
+    Ok(Partial {
         path: file.path().to_owned(),
-        file: Some(file),
+        temporary: Some(file),
+    })
+}
+
+/// Creates a temporary folder beside the folder `path`, or in it if it exists.
+fn temporary_folder(path: &Path) -> Result<Partial<TempDir>, OutputError> {
+    let io = |source| OutputError::Io {
+        path: path.into(),
+        source,
+    };
+    let parent = match fs::read_dir(path) {
+        Ok(mut entries) => match entries.next() {
+            Some(_) => return Err(io(io::ErrorKind::DirectoryNotEmpty.into())),
+            None => path,
+        },
+        Err(_) if path.exists() => return Err(io(io::ErrorKind::NotADirectory.into())),
+        Err(_) => folder_of(path),
+    };
+    if !parent.is_dir() {
+        return Err(OutputError::NoFolder {
+            path: path.into(),
+            folder: parent.into(),
+        });
+    }
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".nabla-").suffix(".part");
+    #[cfg(unix)]
+    {
+        // As for files: the folder gets ordinary permissions, according to the umask.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    let mut paths = unfinished();
+    let folder = builder.tempdir_in(parent).map_err(io)?;
+    paths.insert(folder.path().to_owned());
+    Ok(Partial {
+        path: folder.path().to_owned(),
+        temporary: Some(folder),
     })
 }
 
@@ -171,7 +249,7 @@ pub fn write_atomically<E: From<OutputError>>(
         path: path.into(),
         source,
     };
-    if let Some(file) = &mut partial.file {
+    if let Some(file) = &mut partial.temporary {
         let mut out = BufWriter::with_capacity(1 << 16, file.as_file_mut());
         write(&mut out)?;
         out.flush().map_err(io)?;
@@ -202,6 +280,41 @@ pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<(), OutputErr
             source,
         })
     })
+}
+
+/// Calls `write` to fill a temporary folder, then renames it to `path`. If `path` is an empty folder, the files
+/// are moved into it together.
+///
+/// - `write`: gets the path of the temporary folder; it may create files, but no folders
+///
+/// # Errors
+/// The error of `write`, or an [`OutputError`], also if `path` is a file or a folder that is not empty; the
+/// temporary folder is then removed, and `path` is unchanged.
+///
+/// ```
+/// use nabla_base::{OutputError, write_bytes_atomically, write_folder_atomically};
+///
+/// let desk = tempfile::tempdir()?;
+/// let path = desk.path().join("pair");
+/// write_folder_atomically(&path, |folder| {
+///     write_bytes_atomically(&folder.join("left.txt"), b"1")?;
+///     write_bytes_atomically(&folder.join("right.txt"), b"2")?;
+///     Ok::<(), OutputError>(())
+/// })?;
+/// assert_eq!(std::fs::read(path.join("right.txt"))?, b"2");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn write_folder_atomically<E: From<OutputError>>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let partial = temporary_folder(path)?;
+    write(&partial.path)?;
+    partial.persist(path).map_err(|source| OutputError::Io {
+        path: path.into(),
+        source,
+    })?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -236,16 +349,64 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
+    fn two_files(folder: &Path) -> Result<(), OutputError> {
+        write_bytes_atomically(&folder.join("a"), b"1")?;
+        write_bytes_atomically(&folder.join("b"), b"2")
+    }
+
+    #[test]
+    fn a_folder_is_filled_whole_or_not_at_all() {
+        let desk = tempfile::tempdir().unwrap();
+        let (new, empty) = (desk.path().join("new"), desk.path().join("empty"));
+        fs::create_dir(&empty).unwrap();
+        let count = |path: &Path| fs::read_dir(path).unwrap().count();
+        for path in [&new, &empty] {
+            let broken = write_folder_atomically(path, |folder| {
+                two_files(folder)?;
+                Err(OutputError::NotAFile { path: path.clone() })
+            });
+            assert!(broken.is_err());
+            assert!(!new.exists() || path == &empty);
+            assert_eq!(count(&empty), 0);
+            write_folder_atomically(path, two_files).unwrap();
+            assert_eq!(fs::read(path.join("b")).unwrap(), b"2");
+            assert_eq!(count(path), 2);
+            // A folder with files is not replaced.
+            assert!(write_folder_atomically(path, two_files).is_err());
+            assert_eq!(count(path), 2);
+        }
+        assert_eq!(count(desk.path()), 2);
+        assert!(write_folder_atomically(&new.join("a"), two_files).is_err());
+        let absent = write_folder_atomically(&desk.path().join("no/new"), two_files);
+        assert!(matches!(absent, Err(OutputError::NoFolder { .. })));
+    }
+
+    #[test]
+    fn what_an_interrupt_removes_are_files_and_folders() {
+        let desk = tempfile::tempdir().unwrap();
+        let (file, folder) = (desk.path().join("file"), desk.path().join("folder"));
+        fs::write(&file, "").unwrap();
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("a"), "").unwrap();
+        let paths = [file, folder.join("a"), folder, desk.path().join("absent")];
+        remove(&BTreeSet::from(paths));
+        assert_eq!(fs::read_dir(desk.path()).unwrap().count(), 0);
+    }
+
     #[cfg(unix)]
     #[test]
-    fn the_file_is_no_more_private_than_others() {
+    fn files_and_folders_are_no_more_private_than_others() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
-        let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
+        let [ours, plain, our_folder, plain_folder] =
+            ["ours", "plain", "our_folder", "plain_folder"].map(|name| folder.path().join(name));
         write_atomically(&ours, |_| Ok::<(), OutputError>(())).unwrap();
         fs::write(&plain, "").unwrap();
+        write_folder_atomically(&our_folder, two_files).unwrap();
+        fs::create_dir(&plain_folder).unwrap();
         let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode();
         assert_eq!(mode(&ours), mode(&plain));
+        assert_eq!(mode(&our_folder), mode(&plain_folder));
     }
 
     #[test]

@@ -127,6 +127,7 @@ pub struct Bench<'a> {
     context: &'a ClaimContext<'a>,
     slug: String,
     version: u32,
+    seeds: Vec<u64>,
     folder: Option<PathBuf>,
     /// The seconds that the stored cells took when they were measured.
     before: Mutex<f64>,
@@ -143,6 +144,7 @@ impl<'a> Bench<'a> {
             context,
             slug: claim.slug().to_owned(),
             version: claim.version(),
+            seeds: context.seeds_of(claim),
             folder: None,
             before: Mutex::new(0.0),
             resumed: AtomicUsize::new(0),
@@ -164,8 +166,8 @@ impl<'a> Bench<'a> {
     }
 
     /// The seeds: one run of each variant for each.
-    pub fn seeds(&self) -> &'a [u64] {
-        &self.context.seeds
+    pub fn seeds(&self) -> &[u64] {
+        &self.seeds
     }
 
     /// Whether the run should only check, in seconds, that the experiment works.
@@ -339,7 +341,7 @@ impl<'a> Bench<'a> {
             commit: source.commit.full(),
             device: self.context.device_name.clone(),
             quick: self.context.quick,
-            seeds: self.context.seeds.clone(),
+            seeds: self.seeds.clone(),
             stage: stage.name.clone(),
             budget: stage.budget.clone(),
             cell: Cell {

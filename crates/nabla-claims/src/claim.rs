@@ -59,8 +59,9 @@ pub struct ClaimContext<'a> {
     /// Whether to run the quick form, which takes seconds and only checks that the experiment works; its
     /// numbers are never results.
     pub quick: bool,
-    /// One run of each variant per seed: at least [`MIN_SEEDS`] unless `quick`, all different.
-    pub seeds: Vec<u64>,
+    /// One run of each variant per seed: at least [`MIN_SEEDS`] unless `quick`, all different. With `None`, an
+    /// experiment uses [its own](Claim::seeds), and a quick run only the first of those.
+    pub seeds: Option<Vec<u64>>,
     /// The device of the tensors.
     pub device: Device,
     /// The device in words, such as `AMD EPYC 9R14, 2 threads`, as named in results.
@@ -74,12 +75,12 @@ pub struct ClaimContext<'a> {
 }
 
 impl<'a> ClaimContext<'a> {
-    /// The context of a full run: seeds 0, 1, 2, the folder `assets`, the device's name as
+    /// The context of a full run: each experiment's own seeds, the folder `assets`, the device's name as
     /// [`describe_device`](crate::describe_device) gives it, and [Nabla](Source::nabla) as its source.
     pub fn new(device: Device, progress: &'a dyn ProgressSink) -> Self {
         Self {
             quick: false,
-            seeds: vec![0, 1, 2],
+            seeds: None,
             device_name: crate::describe_device(&device),
             device,
             assets: PathBuf::from("assets"),
@@ -88,18 +89,17 @@ impl<'a> ClaimContext<'a> {
         }
     }
 
-    /// The context of a quick run: like [`ClaimContext::new`], with seed 0 only.
+    /// The context of a quick run: like [`ClaimContext::new`], with only the first seed.
     pub fn quick(device: Device, progress: &'a dyn ProgressSink) -> Self {
         Self {
             quick: true,
-            seeds: vec![0],
             ..Self::new(device, progress)
         }
     }
 
-    /// Sets the seeds.
+    /// Sets the seeds of all experiments.
     pub fn with_seeds(mut self, seeds: Vec<u64>) -> Self {
-        self.seeds = seeds;
+        self.seeds = Some(seeds);
         self
     }
 
@@ -121,21 +121,40 @@ impl<'a> ClaimContext<'a> {
         self
     }
 
-    /// Checks the seeds.
+    /// The seeds of an experiment's run: the given ones, or else [its own](Claim::seeds), of which a quick run uses
+    /// only the first.
+    pub fn seeds_of(&self, claim: &dyn Claim) -> Vec<u64> {
+        match &self.seeds {
+            Some(seeds) => seeds.clone(),
+            None if self.quick => claim.seeds().into_iter().take(1).collect(),
+            None => claim.seeds(),
+        }
+    }
+
+    /// Checks the seeds, if any were given.
     ///
     /// # Errors
     /// [`ClaimError::TooFewSeeds`] for fewer than [`MIN_SEEDS`] in a full run or none at all, and
     /// [`ClaimError::RepeatedSeed`] for a seed given twice.
     pub fn validate(&self) -> Result<(), ClaimError> {
+        match &self.seeds {
+            Some(seeds) => self.check_seeds(seeds),
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// The errors of [`validate`](Self::validate), for any seeds.
+    pub(crate) fn check_seeds(&self, seeds: &[u64]) -> Result<(), ClaimError> {
         let needed = if self.quick { 1 } else { MIN_SEEDS };
-        if self.seeds.len() < needed {
+        if seeds.len() < needed {
             return Err(ClaimError::TooFewSeeds {
-                given: self.seeds.len(),
+                given: seeds.len(),
                 needed,
             });
         }
-        for (i, seed) in self.seeds.iter().enumerate() {
-            if self.seeds[..i].contains(seed) {
+        for (i, seed) in seeds.iter().enumerate() {
+            if seeds[..i].contains(seed) {
                 return Err(ClaimError::RepeatedSeed(*seed));
             }
         }
@@ -214,9 +233,15 @@ pub trait Claim: Send + Sync {
     fn version(&self) -> u32 {
         1
     }
+    /// The default seeds of a full run. Use more than three if a comparison would otherwise be within the spread of
+    /// three.
+    fn seeds(&self) -> Vec<u64> {
+        vec![0, 1, 2]
+    }
     /// What the paper claims, in a sentence or two.
     fn statement(&self) -> &str;
-    /// The criterion for the claim to hold here, fixed before measuring.
+    /// The criterion for the claim to hold here: exactly what the checks test. Write it, and choose the
+    /// [headlines](crate::Check), from the paper's abstract before measuring.
     fn criterion(&self) -> &str;
     /// Measures.
     ///

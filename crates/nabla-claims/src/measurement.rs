@@ -8,8 +8,10 @@ use crate::table::Table;
 /// One statement of the pass criterion, and whether the measurement satisfies it.
 ///
 /// A check is a detail, reported next to the verdict, unless it is made a [headline](Check::headline): only
-/// the headlines decide the verdict. They are the few checks that test the claim of the paper itself, chosen
-/// before measuring.
+/// the headlines decide the verdict. They are the few checks that test what the paper's abstract claims.
+/// Choose those of a new experiment from the abstract, before measuring. Those of Nabla's first twelve were
+/// chosen from the abstracts after the first measurements, and reviewed against the abstracts independently,
+/// with the numbers known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// The statement, such as `x4, WS-PSNR: OmniSSR is above bicubic`.

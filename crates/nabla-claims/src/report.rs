@@ -210,8 +210,9 @@ fn md_paper(paper: &Paper) -> String {
 const INTRODUCTION: &str = "What papers claim of their methods, and what came out here. A verdict follows the \
     headlines, which say what the paper's own sentence says: it is *held* if all of them hold, and *not held* \
     otherwise. Details, such as what a claim says after “In detail”, are reported beside it. Numbers are the mean \
-    ± the sample standard deviation over the seeds; a number without ± is the same for every seed. The best of \
-    each column is bold.";
+    ± the sample standard deviation over the seeds; a number without ± is the same for every seed. Two means are \
+    *within the spread* if they differ by less than the sample standard deviation of their differences seed by \
+    seed. The best of each column is bold.";
 
 /// Renders results as Markdown: a table of verdicts, then a section per claim with its headlines, numbers
 /// (mean ± spread; the best of a column in bold), details, notes and provenance.

@@ -15,16 +15,16 @@ pub const CELLS_FOLDER: &str = ".cells";
 /// Runs one claim, and stores nothing.
 ///
 /// # Errors
-/// [`ClaimContext::validate`]'s errors before anything runs; the experiment's own; and errors for an
-/// experiment that breaks the contract: missing values, wrong seeds, no headline, no paper. An experiment
-/// that panics is reported as [`ClaimError::Panicked`].
+/// [`ClaimContext::validate`]'s errors before anything runs, also for an experiment's own seeds; the
+/// experiment's own; and errors for an experiment that breaks the contract: missing values, wrong seeds, no
+/// headline, no paper. An experiment that panics is reported as [`ClaimError::Panicked`].
 pub fn run_claim(claim: &dyn Claim, context: &ClaimContext<'_>) -> Result<ClaimResult, ClaimError> {
     run_on(claim, &Bench::new(claim, context))
 }
 
 fn run_on(claim: &dyn Claim, bench: &Bench<'_>) -> Result<ClaimResult, ClaimError> {
     let context = bench.context();
-    context.validate()?;
+    context.check_seeds(bench.seeds())?;
     let slug = claim.slug().to_owned();
     let Some(paper) = claim.paper() else {
         return Err(ClaimError::NoPaper(slug));
@@ -47,11 +47,11 @@ fn run_on(claim: &dyn Claim, bench: &Bench<'_>) -> Result<ClaimResult, ClaimErro
         }
     };
     let seconds = start.elapsed().as_secs_f64() + bench.seconds_before();
-    if table.seeds() != context.seeds {
+    if table.seeds() != bench.seeds() {
         return Err(ClaimError::OtherSeeds {
             slug,
             measured: table.seeds().to_vec(),
-            given: context.seeds.clone(),
+            given: bench.seeds().to_vec(),
         });
     }
     table.check_complete()?;

@@ -48,6 +48,20 @@ impl Summary {
         });
         Some(Self { mean, spread })
     }
+
+    /// Whether the absolute mean is smaller than the spread. For [differences](crate::Table::difference) between two
+    /// variants, this means that their means differ by less than the differences vary over the seeds. A single
+    /// value has no spread, so it returns `false`.
+    ///
+    /// ```
+    /// use nabla_claims::Summary;
+    /// // Both have a spread of 1.
+    /// assert!(Summary::of(&[-0.1, 0.9, 1.9]).is_some_and(|s| s.within_spread()));
+    /// assert!(Summary::of(&[0.1, 1.1, 2.1]).is_some_and(|s| !s.within_spread()));
+    /// ```
+    pub fn within_spread(&self) -> bool {
+        self.spread.is_some_and(|spread| self.mean.abs() < spread)
+    }
 }
 
 impl fmt::Display for Summary {
@@ -152,6 +166,20 @@ mod tests {
             }
         );
         assert_eq!(Summary::of(&[]), None);
+    }
+
+    #[test]
+    fn a_mean_is_within_the_spread_on_either_side_of_zero() {
+        let within = |values: &[f64]| Summary::of(values).unwrap().within_spread();
+        // The spread of {−1, 0, 1} is 1, also with a constant added.
+        for (mean, inside) in [(0.0, true), (0.99, true), (1.01, false)] {
+            for sign in [1.0, -1.0] {
+                assert_eq!(within(&[-1.0, 0.0, 1.0].map(|x| x + sign * mean)), inside);
+            }
+        }
+        // Equal values have no spread, even if they are 0; one seed or a value that is not finite decides nothing.
+        assert!(!within(&[0.5; 3]) && !within(&[0.0; 3]) && !within(&[0.5]));
+        assert!(!within(&[f64::NEG_INFINITY, -1.0, 1.0]) && !within(&[f64::NAN; 3]));
     }
 
     #[test]

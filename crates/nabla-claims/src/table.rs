@@ -107,7 +107,10 @@ pub enum TableError {
 /// }
 /// table.record_for_every_seed(&X4, &BICUBIC, &PSNR, 26.0)?;
 /// assert_eq!(table.summary(&X4, &OMNISSR, &PSNR)?.to_string(), "28.0 ± 1.0");
-/// assert!(table.compare(&X4, &PSNR, &OMNISSR, &BICUBIC)?.holds);
+/// let check = table.compare(&X4, &PSNR, &OMNISSR, &BICUBIC)?;
+/// assert!(check.holds);
+/// // The difference of 2 dB exceeds its spread of 1 dB; otherwise the detail would say so.
+/// assert_eq!(check.detail, "28.0 ± 1.0 dB against 26 dB");
 /// # Ok::<(), nabla_claims::TableError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -276,8 +279,28 @@ impl Table {
             .is_ok_and(|key| self.cells.contains_key(&key))
     }
 
+    /// The mean and the spread of the differences of a metric, `one` minus `other`, seed by seed. Effects of a seed
+    /// on both variants, such as the data that it draws, do not enter this spread.
+    ///
+    /// # Errors
+    /// The errors of [`Table::values`].
+    pub fn difference(
+        &self,
+        task: &Task,
+        metric: &Metric,
+        one: &Variant,
+        other: &Variant,
+    ) -> Result<Summary, TableError> {
+        let one = self.values(task, one, metric)?;
+        let other = self.values(task, other, metric)?;
+        let differences: Vec<f64> = one.iter().zip(&other).map(|(a, b)| a - b).collect();
+        Summary::of(&differences).ok_or(TableError::Empty)
+    }
+
     /// The check that the mean of `better` is strictly better than that of `worse`, by the metric's own
-    /// direction, with both cells as its detail.
+    /// direction, with both cells as its detail. If the means differ by less than the spread of the seed-by-seed
+    /// [differences](Table::difference), the detail ends with `within the spread`; the means still decide the
+    /// outcome.
     ///
     /// # Errors
     /// As [`Table::values`], and [`TableError::NotComparable`] for an informative metric.
@@ -301,10 +324,17 @@ impl Table {
             "" => String::new(),
             unit => format!(" {unit}"),
         };
+        let within = match self
+            .difference(task, metric, better, worse)?
+            .within_spread()
+        {
+            true => ", within the spread",
+            false => "",
+        };
         Ok(Check::new(
             format!("{task}, {metric}: {better} is {side} {worse}"),
             metric.direction().is_better(a.mean, b.mean),
-            format!("{a}{unit} against {b}{unit}"),
+            format!("{a}{unit} against {b}{unit}{within}"),
         ))
     }
 
@@ -442,7 +472,10 @@ mod tests {
         let psnr = t.compare(&X2, &PSNR, &OURS, &THEIRS).unwrap();
         assert!(psnr.holds);
         assert_eq!(psnr.text, "x2, PSNR: ours is above theirs");
-        assert_eq!(psnr.detail, "3.0 ± 2.6 dB against 2.5 dB");
+        assert_eq!(
+            psnr.detail,
+            "3.0 ± 2.6 dB against 2.5 dB, within the spread"
+        );
         assert!(!t.compare(&X2, &ERROR, &OURS, &THEIRS).unwrap().holds);
         assert_eq!(
             t.compare(&X2, &NUMBER, &OURS, &THEIRS),
@@ -454,6 +487,40 @@ mod tests {
         assert_eq!(t.best(&X4, &PSNR), None);
         // Equal means are not better.
         assert!(!t.compare(&X2, &PSNR, &THEIRS, &THEIRS).unwrap().holds);
+    }
+
+    /// The spread of the difference counts, not the common spread of both.
+    #[test]
+    fn a_comparison_says_whether_it_is_within_the_spread() {
+        let check = |ours: [f64; 3], theirs: [f64; 3]| {
+            let mut t = toy();
+            for (variant, values) in [(&OURS, ours), (&THEIRS, theirs)] {
+                for (seed, value) in (0..).zip(values) {
+                    t.record(&X2, variant, &PSNR, seed, value).unwrap();
+                }
+            }
+            let difference = t.difference(&X2, &PSNR, &OURS, &THEIRS).unwrap();
+            (t.compare(&X2, &PSNR, &OURS, &THEIRS).unwrap(), difference)
+        };
+        // Both vary by 10, but the differences are 1, 2 and 3, with a spread of 1.
+        let (clear, difference) = check([11.0, 22.0, 33.0], [10.0, 20.0, 30.0]);
+        assert!(clear.holds);
+        assert_eq!(clear.detail, "22 ± 11 dB against 20 ± 10 dB");
+        assert_eq!((difference.mean, difference.spread), (2.0, Some(1.0)));
+        // The differences are −0.6, 0.4 and 1.4: the spread is still 1, but the mean is 0.4. The means still decide.
+        let (close, _) = check([9.4, 20.4, 31.4], [10.0, 20.0, 30.0]);
+        assert!(close.holds);
+        assert_eq!(
+            close.detail,
+            "20 ± 11 dB against 20 ± 10 dB, within the spread"
+        );
+        let (behind, _) = check([10.0, 20.0, 30.0], [9.4, 20.4, 31.4]);
+        assert!(!behind.holds && behind.detail.ends_with(", within the spread"));
+        // Equal values have no differences, and a value that is not finite gives no spread.
+        let (same, _) = check([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]);
+        assert!(!same.holds && same.detail.ends_with("2.0 ± 1.0 dB"));
+        let (endless, _) = check([f64::INFINITY, 2.0, 3.0], [1.0, 2.0, 3.0]);
+        assert!(endless.holds && endless.detail.ends_with("2.0 ± 1.0 dB"));
     }
 
     #[test]

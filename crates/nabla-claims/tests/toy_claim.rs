@@ -334,6 +334,55 @@ fn too_few_or_repeated_seeds_are_an_error() {
     ));
 }
 
+/// An experiment's own seeds are the default, and they are checked like given ones.
+#[test]
+fn an_experiment_may_name_its_seeds() {
+    struct Seeded(Vec<u64>);
+    impl Claim for Seeded {
+        fn slug(&self) -> &str {
+            "rddm"
+        }
+        fn seeds(&self) -> Vec<u64> {
+            self.0.clone()
+        }
+        fn statement(&self) -> &str {
+            ""
+        }
+        fn criterion(&self) -> &str {
+            ""
+        }
+        fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
+            Quadratic.run(bench)
+        }
+    }
+    let four = Seeded(vec![3, 1, 4, 9]);
+    let seeds = |context: ClaimContext<'_>| {
+        let result = run_claim(&four, &context).unwrap();
+        result.measured.seeds().to_vec()
+    };
+    assert_eq!(seeds(context()), [3, 1, 4, 9]);
+    assert_eq!(seeds(context().with_seeds(vec![5, 6, 7])), [5, 6, 7]);
+    let quick = || ClaimContext::quick(Device::default(), &NoProgress);
+    assert_eq!(seeds(quick()), [3]);
+    assert_eq!(seeds(quick().with_seeds(vec![5, 6])), [5, 6]);
+    let error = |own: &[u64], context: ClaimContext<'_>| {
+        let error = run_claim(&Seeded(own.to_vec()), &context).unwrap_err();
+        error.to_string()
+    };
+    assert_eq!(
+        error(&[1, 2], context()),
+        "2 seeds were given; a full run needs at least 3"
+    );
+    assert_eq!(
+        error(&[1, 2, 1], context()),
+        "seed 1 was given twice; the seeds have to differ"
+    );
+    assert_eq!(
+        error(&[], quick()),
+        "0 seeds were given; a full run needs at least 1"
+    );
+}
+
 #[test]
 fn a_failure_costs_no_other_result() {
     let folder = tempfile::tempdir().unwrap();

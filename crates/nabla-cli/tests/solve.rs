@@ -515,8 +515,8 @@ fn bad_input_gets_one_sentence() {
     desk.put("one", "1 1:1\n1 1:2\n");
     desk.refused("solve bcd nothing", "cannot read nothing");
     desk.refused("solve bcd empty", "no LIBSVM examples");
-    desk.refused("solve bcd nan", "line 1 is no LIBSVM example");
-    desk.refused("solve separate torn", "line 2 is no LIBSVM example");
+    desk.refused("solve bcd nan", "line 1 is not a LIBSVM example");
+    desk.refused("solve separate torn", "line 2 is not a LIBSVM example");
     desk.refused("solve bcd bare", "have no features");
     desk.refused("solve bcd huge", "4000000001 weights");
     desk.refused("solve relu huge", "weights");

@@ -287,7 +287,7 @@ fn wrong_inputs_get_one_sentence_and_leave_nothing() {
             "--data cell.csv",
             "row 2, column \"2\": \"?\" is not a finite number",
         ),
-        ("--data broken.libsvm", "line 1 is no LIBSVM example"),
+        ("--data broken.libsvm", "line 1 is not a LIBSVM example"),
         ("--data empty", "holds neither MNIST files"),
         ("--data mnist", "the IDX data is damaged or truncated"),
         (

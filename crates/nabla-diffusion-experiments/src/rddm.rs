@@ -84,16 +84,17 @@ impl Claim for RddmClaim {
 
     fn statement(&self) -> &str {
         "Diffusing residual and noise together restores pictures in a few steps (2 to 10) better \
-         than a noise-only diffusion that sees the degraded picture as a condition; predicting the \
-         residual suits restoration and predicting the noise suits generation, which the automatic \
-         objective selection (AOSA) finds; schedules and the order of removal may be changed after \
-         training."
+         than a noise-only diffusion that sees the degraded picture as a condition, and predicting the \
+         noise suits generation better than predicting the residual. In detail: predicting the residual \
+         suits restoration; the automatic objective selection (AOSA) finds both; schedules and the order of \
+         removal may be changed after training."
     }
 
     fn criterion(&self) -> &str {
         "Low-light enhancement, same network and budget, mean of the seeds: SM-Res has higher PSNR \
-         than the conditional DDIM at 2, 5 and 10 steps, and than SM-N at 5 steps; SM-N has lower \
-         sliced Wasserstein distance than SM-Res in generation; AOSA chooses the residual for \
+         than the conditional DDIM at 2, 5 and 10 steps; SM-N has lower \
+         sliced Wasserstein distance than SM-Res in generation. In detail: SM-Res has higher PSNR than SM-N \
+         at 5 steps; AOSA chooses the residual for \
          restoration and the noise for generation for every seed; equal and swapped coefficients, \
          residual first and noise first each cost SM-Res-N at most 1 dB."
     }

@@ -44,10 +44,11 @@ pub mod probability_flow;
 pub mod rddm;
 pub mod rddm_sampler;
 pub mod rddm_trainer;
-pub mod registry;
 pub mod sampler;
 pub mod sampler_error;
 pub mod schedule;
+/// Registries: the members of a family by name, with options by name; see [`nabla_base::registry`].
+pub use nabla_base::registry;
 /// Random numbers that are the same on every device; see [`nabla_grad::seeded_noise`].
 pub use nabla_grad::seeded_noise;
 /// A moving average of the weights; see [`nabla_train::ema`].

@@ -50,7 +50,7 @@ use crate::denoiser::Prediction;
 use crate::level::{Level, Levels, transfer};
 use crate::multistep::History;
 use crate::sampler::{Solver, Steps, steps};
-use crate::sampler_error::{SamplerError, check_clip};
+use crate::sampler_error::{SamplerError, check_clip, check_steps};
 
 /// The variant of the method; see the [module documentation](self).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -155,16 +155,9 @@ impl<const D: usize> Solver<D> for Pndm {
     fn begin<'a>(&'a self, levels: &'a Levels) -> Result<Steps<'a, D>, SamplerError> {
         check_clip(self.clip)?;
         levels.check_sigmas()?;
-        let (count, least) = (levels.steps(), self.method.least_steps());
-        if count < least {
-            return Err(SamplerError::TooFewSteps {
-                sampler: self.method.name(),
-                steps: count,
-                least,
-            });
-        }
-        levels.check_times()?;
         let method = self.method;
+        check_steps(method.name(), levels.steps(), method.least_steps())?;
+        levels.check_times()?;
         // Gradients at the times of the levels.
         let mut history = History::new(method.order());
         Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {

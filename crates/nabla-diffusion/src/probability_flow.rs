@@ -41,7 +41,7 @@ use nabla_base::range;
 use crate::asking::{Asking, Reading};
 use crate::level::{Levels, transfer};
 use crate::sampler::{Sampling, Solver, Steps, steps};
-use crate::sampler_error::{SamplerError, check_clip};
+use crate::sampler_error::{SamplerError, check_clip, check_steps};
 use crate::seeded_noise::SeededNoise;
 
 /// The times of the stages, as fractions of the step.
@@ -165,13 +165,7 @@ impl ProbabilityFlow {
             let expected = format!("finite and at least {least:e}");
             range::check(fits, format!("tolerance {what}"), value, expected)?;
         }
-        if levels.steps() < 2 {
-            return Err(SamplerError::TooFewSteps {
-                sampler: "the probability flow",
-                steps: levels.steps(),
-                least: 2,
-            });
-        }
+        check_steps("the probability flow", levels.steps(), 2)?;
         levels.path().check_smooth()
     }
 

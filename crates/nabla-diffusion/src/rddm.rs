@@ -38,6 +38,7 @@
 
 use burn::config::Config;
 use burn::tensor::{Device, Tensor};
+use nabla_base::range::{self, OutOfRange};
 
 use crate::asking::{Predicted, Step};
 use crate::sampler_error::OwnError;
@@ -55,12 +56,6 @@ pub enum RddmError {
     /// The schedule has no steps.
     #[error("RDDM needs at least 1 diffusion step, but 0 were asked for")]
     NoSteps,
-    /// The noise is not a positive finite variance.
-    #[error("RDDM's final noise variance is {0}, but it must be positive and finite")]
-    NoiseVariance(f64),
-    /// A schedule's exponent is negative or not finite.
-    #[error("RDDM's schedule exponent is {0}, but it must be finite and at least 0")]
-    Exponent(f64),
     /// More sampling steps than training steps, or none.
     #[error("RDDM was asked for {asked} sampling steps, but it can take 1 to {available}")]
     SamplingSteps {
@@ -69,9 +64,9 @@ pub enum RddmError {
         /// Steps of the schedule.
         available: usize,
     },
-    /// η outside [0, 1].
-    #[error("RDDM's eta is {0}, but it must lie in [0, 1]")]
-    Eta(f64),
+    /// A variance, an exponent or η is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// DDIM's cumulative products do not fall from at most 1 to above 0.
     #[error(
         "the cumulative products of a DDIM schedule must fall strictly within (0, 1], but number {index} is {value}"
@@ -178,15 +173,12 @@ impl ResidualScheduleConfig {
         if self.steps == 0 {
             return Err(RddmError::NoSteps);
         }
-        if !(self.noise_variance.is_finite() && self.noise_variance > 0.0) {
-            return Err(RddmError::NoiseVariance(self.noise_variance));
-        }
+        range::positive("final noise variance of RDDM", self.noise_variance)?;
         for coefficients in [self.residual, self.noise] {
             if let Coefficients::Increased { power } | Coefficients::Decreased { power } =
                 coefficients
-                && !(power.is_finite() && power >= 0.0)
             {
-                return Err(RddmError::Exponent(power));
+                range::not_negative("schedule exponent of RDDM", power)?;
             }
         }
         Ok(ResidualSchedule::from_sums(

@@ -30,7 +30,7 @@ use crate::rddm::{
     TimeCondition, Trust,
 };
 use crate::sampler::{follow, steps};
-use crate::sampler_error::SamplerError;
+use crate::sampler_error::{SamplerError, check_eta};
 use crate::seeded_noise::SeededNoise;
 
 mod residual_denoiser;
@@ -246,9 +246,7 @@ impl Rddm {
     /// # Errors
     /// If the number of steps or `eta` is out of range, or the objective does not allow the path.
     pub fn sampler(&self, config: RddmSamplingConfig) -> Result<RddmSampler, RddmError> {
-        if !(0.0..=1.0).contains(&config.eta) {
-            return Err(RddmError::Eta(config.eta));
-        }
+        check_eta("RDDM", config.eta)?;
         let pairs = self.schedule.sampling_pairs(config.steps)?;
         let objective = self.config.objective;
         let apart = matches!(

@@ -32,6 +32,7 @@ use std::marker::PhantomData;
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use nabla_base::range::{self, OutOfRange};
 use nabla_grad::fingerprint::fingerprint;
 use nabla_train::ema::EmaConfig;
 use nabla_train::optimizer::{Method, OptimizerConfig, OptimizerError};
@@ -54,15 +55,8 @@ pub use selection::{Selection, select_objective};
 #[derive(Debug, thiserror::Error)]
 pub enum RddmTrainingError {
     /// A field of the configuration is out of range.
-    #[error("the training's {field} is {value}, but it must be {range}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it may be.
-        range: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The model's conventions and the network do not fit.
     #[error(transparent)]
     Rddm(#[from] RddmError),
@@ -87,6 +81,7 @@ impl From<RddmTrainingError> for TrainingError {
     fn from(error: RddmTrainingError) -> Self {
         match error {
             RddmTrainingError::Training(error) => error,
+            RddmTrainingError::Range(error) => error.into(),
             other => Self::task(other),
         }
     }
@@ -266,54 +261,36 @@ pub struct RddmTrainerConfig {
 }
 
 impl RddmTrainerConfig {
-    fn validate(&self) -> Result<(), RddmTrainingError> {
-        let wrong = |field, value, range| RddmTrainingError::Field {
-            field,
-            value,
-            range,
-        };
+    fn validate(&self) -> Result<(), OutOfRange> {
+        let name = |field: &str| format!("training's {field}");
         for (field, value) in [
             ("batch", self.batch),
             ("accumulate", self.accumulate),
             ("ema_every", self.ema_every),
             ("checkpoint_every", self.checkpoint_every),
         ] {
-            if value == 0 {
-                return Err(wrong(field, 0.0, "at least 1"));
-            }
+            range::at_least(name(field), value, 1)?;
         }
         for (field, value) in [("beta_1", self.beta_1), ("beta_2", self.beta_2)] {
-            if !(0.0..1.0).contains(&value) {
-                return Err(wrong(field, value, "at least 0 and below 1"));
-            }
+            let fits = (0.0..1.0).contains(&value);
+            range::check(fits, name(field), value, "at least 0 and less than 1")?;
         }
         for (field, value) in [
             ("weight_decay", self.weight_decay),
             ("gradient_clip", self.gradient_clip),
         ] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(wrong(field, value, "at least 0 and finite"));
-            }
+            range::not_negative(name(field), value)?;
         }
         for (field, value) in [
             ("learning_rate", self.learning_rate),
             ("epsilon", self.epsilon),
         ] {
-            if !(value > 0.0 && value.is_finite()) {
-                return Err(wrong(field, value, "positive and finite"));
-            }
+            range::positive(name(field), value)?;
         }
-        if !(0.0..=1.0).contains(&self.first_step_share) {
-            return Err(wrong(
-                "first_step_share",
-                self.first_step_share,
-                "in [0, 1]",
-            ));
-        }
-        if let Rate::WarmupCosine { floor, .. } = self.rate
-            && !(0.0..=1.0).contains(&floor)
-        {
-            return Err(wrong("floor of the learning rate", floor, "in [0, 1]"));
+        let share = self.first_step_share;
+        range::within(name("first_step_share"), share, 0.0..=1.0)?;
+        if let Rate::WarmupCosine { floor, .. } = self.rate {
+            range::within(name("floor of the learning rate"), floor, 0.0..=1.0)?;
         }
         Ok(())
     }

@@ -121,7 +121,7 @@ pub trait Solver<const D: usize = 4>: Debug + Send + Sync {
         steps
     }
 
-    /// The minimum number of steps of this sampler. Default 1.
+    /// The minimum number of steps of this sampler; [`begin`](Self::begin) refuses fewer. Default 1.
     fn least_steps(&self) -> usize {
         1
     }
@@ -241,6 +241,25 @@ pub fn shared<const D: usize>(solver: impl Solver<D> + 'static) -> Arc<dyn Solve
 ///
 /// assert_eq!(samplers::<4>().get("heun")?.calls(10), 19);
 /// assert!(samplers::<4>().get("dpm++9m").is_err());
+/// # Ok::<(), nabla_diffusion::registry::RegistryError>(())
+/// ```
+///
+/// You can add your own, with options like the built-in ones:
+///
+/// ```
+/// use nabla_diffusion::euler::Euler;
+/// use nabla_diffusion::registry::Options;
+/// use nabla_diffusion::sampler::{samplers, shared};
+///
+/// let mine = samplers::<4>().with("half-ancestral", "Euler, half ancestral", Euler::new().with_eta(0.5), shared);
+/// let sampler = mine.make("half-ancestral", &Options::parse(&["clip=1"])?)?;
+/// assert!(format!("{sampler:?}").contains("clip: Some(1.0)"));
+///
+/// let error = mine.make("euler", &Options::parse(&["speed=2"])?).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "the sampler euler has no option \"speed\"; it has: churn, clip, eta"
+/// );
 /// # Ok::<(), nabla_diffusion::registry::RegistryError>(())
 /// ```
 pub fn samplers<const D: usize>() -> Registry<Arc<dyn Solver<D>>> {

@@ -264,6 +264,23 @@ pub(crate) fn check_order(sampler: &str, order: usize, most: usize) -> Result<()
     range::within(format!("order of {sampler}"), order, 1..=most)
 }
 
+/// Checks that a schedule is long enough for a sampler's start. The loop cannot check this for all samplers:
+/// it gets runs that have already begun, and the probability flow can also be solved without it.
+pub(crate) fn check_steps(
+    sampler: &'static str,
+    steps: usize,
+    least: usize,
+) -> Result<(), SamplerError> {
+    match steps >= least {
+        true => Ok(()),
+        false => Err(SamplerError::TooFewSteps {
+            sampler,
+            steps,
+            least,
+        }),
+    }
+}
+
 /// Checks a share of noise to renew.
 pub(crate) fn check_eta(sampler: &str, eta: f64) -> Result<(), OutOfRange> {
     let fits = (0.0..=1.0).contains(&eta);

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use burn::config::Config;
 use burn::tensor::{Device, Tensor};
-use nabla_base::range::OutOfRange;
+use nabla_base::range::{self, OutOfRange};
 
 use crate::level::{Level, alpha_bar_from_sigma, check_falling, sigma_from_alpha_bar};
 use crate::sigma_spacing::{KarrasSigmas, linspace};
@@ -59,9 +59,6 @@ pub enum ScheduleError {
         /// The value.
         value: f64,
     },
-    /// The offset of the cosine schedule is negative or not finite.
-    #[error("the offset of the cosine schedule is {0}, but it must be finite and at least 0")]
-    Offset(f64),
     /// `ᾱ` does not fall strictly within (0, 1); only the last may be 0.
     #[error(
         "alpha-bar number {index} of the noise schedule is {value}, but alpha-bar must fall \
@@ -123,17 +120,6 @@ pub enum ScheduleError {
         /// `σ_max`.
         max: f64,
     },
-    /// There is no spacing of `σ` of this name.
-    #[error("there is no spacing of sigmas {name:?}; there are: {known}")]
-    UnknownSigmaSpacing {
-        /// The name.
-        name: String,
-        /// The names that there are.
-        known: String,
-    },
-    /// `ρ` is not positive and finite.
-    #[error("rho is {0}, but it must be positive and finite")]
-    Rho(f64),
     /// A number out of its range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
@@ -234,7 +220,8 @@ impl NoiseScheduleConfig {
     /// Computes the tables.
     ///
     /// # Errors
-    /// If there are no steps (fewer than 2 with `zero_terminal_snr`) or a `β` is not in (0, 1).
+    /// If there are no steps (fewer than 2 with `zero_terminal_snr`), a `β` is not in (0, 1), or the cosine's
+    /// offset is negative or not finite.
     ///
     /// ```
     /// use nabla_diffusion::schedule::{BetaSchedule, NoiseScheduleConfig, Spacing};
@@ -248,10 +235,8 @@ impl NoiseScheduleConfig {
     /// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
     /// ```
     pub fn init(&self) -> Result<NoiseSchedule, ScheduleError> {
-        if let BetaSchedule::Cosine { offset, .. } = self.betas
-            && !(offset.is_finite() && offset >= 0.0)
-        {
-            return Err(ScheduleError::Offset(offset));
+        if let BetaSchedule::Cosine { offset, .. } = self.betas {
+            range::not_negative("offset of the cosine schedule", offset)?;
         }
         let schedule = NoiseSchedule::from_betas(&self.betas.betas(self.steps))?;
         if self.zero_terminal_snr {

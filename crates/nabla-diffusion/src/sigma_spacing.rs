@@ -13,9 +13,10 @@
 //! them: see [`SchedulerConfig`](crate::stable_diffusion::scheduler_config::SchedulerConfig).
 
 use std::fmt;
-use std::str::FromStr;
 
 use burn::config::Config;
+use nabla_base::choices::Choices as _;
+use nabla_base::{choices, range};
 
 use crate::schedule::ScheduleError;
 
@@ -27,7 +28,7 @@ use crate::schedule::ScheduleError;
 /// let spacing: SigmaSpacing = "exponential".parse()?;
 /// let sigmas = spacing.sigmas(0.1, 10.0, 3)?;
 /// assert!((sigmas[1] - 1.0).abs() < 1e-12);
-/// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SigmaSpacing {
@@ -41,20 +42,16 @@ pub enum SigmaSpacing {
     Lu,
 }
 
-impl SigmaSpacing {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Karras, Self::Exponential, Self::Beta, Self::Lu];
-
-    /// The name, as commands take it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Karras => "karras",
-            Self::Exponential => "exponential",
-            Self::Beta => "beta",
-            Self::Lu => "lu",
-        }
+choices! {
+    SigmaSpacing: "spacing of sigmas" {
+        "karras" => Self::Karras, "Crowded at the lower end, as Karras et al. do";
+        "exponential" => Self::Exponential, "Even in their logarithm";
+        "beta" => Self::Beta, "Crowded at both ends, by the quantiles of a beta distribution";
+        "lu" => Self::Lu, "Even in their logarithm, with the times that go with DPM-Solver";
     }
+}
 
+impl SigmaSpacing {
     /// `count` levels, falling from `sigma_max` to `sigma_min`; `sigma_max` alone if `count` is 1.
     ///
     /// # Errors
@@ -84,21 +81,10 @@ impl SigmaSpacing {
     }
 }
 
+/// Writes the name.
 impl fmt::Display for SigmaSpacing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for SigmaSpacing {
-    type Err = ScheduleError;
-
-    fn from_str(name: &str) -> Result<Self, ScheduleError> {
-        let found = Self::ALL.into_iter().find(|spacing| spacing.name() == name);
-        found.ok_or_else(|| ScheduleError::UnknownSigmaSpacing {
-            name: name.to_owned(),
-            known: Self::ALL.map(Self::name).join(", "),
-        })
+        f.write_str(self.choice_name().unwrap_or_default())
     }
 }
 
@@ -143,9 +129,7 @@ impl KarrasSigmas {
     pub fn sigmas(&self, count: usize) -> Result<Vec<f64>, ScheduleError> {
         let (min, max, rho) = (self.sigma_min, self.sigma_max, self.rho);
         check_sigma_range(min, max, count)?;
-        if !(rho > 0.0 && rho.is_finite()) {
-            return Err(ScheduleError::Rho(rho));
-        }
+        range::positive("rho of the Karras levels", rho)?;
         Ok(linspace(max.powf(1.0 / rho), min.powf(1.0 / rho), count)
             .map(|r| r.powf(rho))
             .collect())

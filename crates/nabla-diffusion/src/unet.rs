@@ -24,6 +24,7 @@ use burn::tensor::module::{attention, interpolate};
 use burn::tensor::ops::{AttentionModuleOptions, InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Int, Tensor};
 
+use nabla_base::range::{self, OutOfRange};
 use nabla_kernels::picture::{self, convolution};
 
 /// The normalisation in front of every convolution of a residual block.
@@ -53,11 +54,8 @@ pub enum Decoder {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UNetConfigError {
     /// A count that must be at least one is zero.
-    #[error("the UNet's {field} is 0, but it must be at least 1")]
-    Zero {
-        /// The field's name.
-        field: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The channels of a level are not divisible.
     #[error(
         "the UNet has {channels} channels at level {level}, which {field} = {divisor} does not divide"
@@ -294,15 +292,11 @@ impl UNetConfig {
             ("number of levels", self.multipliers.len()),
             ("number of decoders", self.decoders.len()),
         ] {
-            if value == 0 {
-                return Err(UNetConfigError::Zero { field });
-            }
+            range::at_least(format!("UNet's {field}"), value, 1)?;
         }
         let channels = self.level_channels();
-        if channels.contains(&0) {
-            return Err(UNetConfigError::Zero {
-                field: "channel multiplier",
-            });
+        for &multiplier in &self.multipliers {
+            range::at_least("UNet's channel multiplier", multiplier, 1)?;
         }
         let levels = channels.len();
         if let Some(&level) = self.attention_levels.iter().find(|&&level| level >= levels) {
@@ -325,11 +319,7 @@ impl UNetConfig {
                 divisor,
             };
             if let Normalization::Group { groups } = self.normalization {
-                if groups == 0 {
-                    return Err(UNetConfigError::Zero {
-                        field: "normalization groups",
-                    });
-                }
+                range::at_least("UNet's number of normalization groups", groups, 1)?;
                 if width % groups != 0 {
                     return Err(indivisible("normalization groups", groups));
                 }

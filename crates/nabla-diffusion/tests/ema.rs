@@ -144,15 +144,16 @@ fn another_network_is_refused_and_leaves_the_average() {
 fn wrong_parameters_are_told() {
     let network = point(&[0.0], &Device::flex());
     let fail = |config: EmaConfig| config.init(&network).unwrap_err();
-    assert_eq!(fail(EmaConfig::new().with_decay(1.5)), EmaError::Decay(1.5));
     assert_eq!(
-        fail(EmaConfig::new().with_warm_up(WarmUp::Power {
-            inverse_gamma: 0.0,
-            power: 1.0
-        })),
-        EmaError::WarmUp {
-            field: "inverse gamma",
-            value: 0.0
-        }
+        fail(EmaConfig::new().with_decay(1.5)).to_string(),
+        "the decay of the moving average is 1.5, but it must be from 0 to 1"
+    );
+    let warm_up = WarmUp::Power {
+        inverse_gamma: 0.0,
+        power: 1.0,
+    };
+    assert_eq!(
+        fail(EmaConfig::new().with_warm_up(warm_up)).to_string(),
+        "the inverse gamma of the moving average's warm-up is 0, but it must be positive and finite"
     );
 }

@@ -586,11 +586,21 @@ fn wrong_settings_and_networks_are_refused() {
     assert!(matches!(error, Err(RddmError::NoSteps)));
     for variance in [0.0, -1.0, f64::INFINITY, f64::NAN] {
         let error = config.clone().with_noise_variance(variance).init();
-        assert!(matches!(error, Err(RddmError::NoiseVariance(_))));
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            format!(
+                "the final noise variance of RDDM is {variance}, but it must be positive and finite"
+            )
+        );
     }
     for power in [-1.0, f64::NAN] {
         let error = config.clone().with_noise(Coefficients::Increased { power });
-        assert!(matches!(error.init(), Err(RddmError::Exponent(_))));
+        assert_eq!(
+            error.init().unwrap_err().to_string(),
+            format!(
+                "the schedule exponent of RDDM is {power}, but it must be at least 0 and finite"
+            )
+        );
     }
     for products in [
         vec![1.0, 0.5],
@@ -617,10 +627,12 @@ fn wrong_settings_and_networks_are_refused() {
         );
     }
     for eta in [-0.1, 1.1, f64::NAN] {
-        assert!(matches!(
-            rddm.sampler(sampling.with_eta(eta)),
-            Err(RddmError::Eta(_))
-        ));
+        let error = rddm.sampler(sampling.with_eta(eta)).unwrap_err();
+        assert!(matches!(error, RddmError::Range(_)));
+        assert_eq!(
+            error.to_string(),
+            format!("the eta of RDDM is {eta}, but it must be in [0, 1]")
+        );
     }
     let path = sampling.with_path(Path::NoiseFirst);
     for wrong in [

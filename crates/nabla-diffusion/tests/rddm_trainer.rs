@@ -376,22 +376,45 @@ fn damaged_and_half_written_checkpoints_are_told() {
 fn wrong_settings_and_data_are_told() {
     let objective = Objective::Residual;
     let fresh = || network(objective, Sharing::Separate, 1);
-    for wrong in [
-        config(1).with_batch(0),
-        config(1).with_accumulate(0),
-        config(1).with_learning_rate(-1.0),
-        config(1).with_learning_rate(f64::NAN),
-        config(1).with_beta_1(1.0),
-        config(1).with_gradient_clip(-1.0),
-        config(1).with_rate(Rate::WarmupCosine {
-            warmup: 0,
-            floor: 2.0,
-        }),
+    let rate = |floor| Rate::WarmupCosine { warmup: 0, floor };
+    for (wrong, told) in [
+        (
+            config(1).with_batch(0),
+            "batch is 0, but it must be at least 1",
+        ),
+        (
+            config(1).with_accumulate(0),
+            "accumulate is 0, but it must be at least 1",
+        ),
+        (
+            config(1).with_learning_rate(-1.0),
+            "learning_rate is -1, but it must be positive and finite",
+        ),
+        (
+            config(1).with_learning_rate(f64::NAN),
+            "learning_rate is NaN, but it must be positive and finite",
+        ),
+        (
+            config(1).with_beta_1(1.0),
+            "beta_1 is 1, but it must be at least 0 and less than 1",
+        ),
+        (
+            config(1).with_gradient_clip(-1.0),
+            "gradient_clip is -1, but it must be at least 0 and finite",
+        ),
+        (
+            config(1).with_first_step_share(1.5),
+            "first_step_share is 1.5, but it must be from 0 to 1",
+        ),
+        (
+            config(1).with_rate(rate(2.0)),
+            "floor of the learning rate is 2, but it must be from 0 to 1",
+        ),
     ] {
-        assert!(matches!(
-            wrong.trainer(rddm(objective), fresh(), ramps as Source),
-            Err(RddmTrainingError::Field { .. })
-        ));
+        let trainer = wrong.trainer(rddm(objective), fresh(), ramps as Source);
+        let error = trainer.err().unwrap();
+        assert!(matches!(error, RddmTrainingError::Range(_)), "{error}");
+        assert_eq!(error.to_string(), format!("the training's {told}"));
     }
     let plain = fresh().valid();
     assert!(matches!(

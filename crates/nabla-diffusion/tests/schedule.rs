@@ -1,5 +1,7 @@
 //! Noise schedules against diffusers and against their own identities.
 
+use nabla_base::choices::Choices;
+use nabla_base::range::OutOfRange;
 use nabla_diffusion::level::{alpha_bar_from_sigma, sigma_from_alpha_bar};
 use nabla_diffusion::schedule::{
     BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing,
@@ -151,8 +153,10 @@ fn beta_levels_agree_with_scipy() {
 
 #[test]
 fn spacings_have_names_and_ends() {
-    for spacing in SigmaSpacing::ALL {
-        assert_eq!(spacing.name().parse::<SigmaSpacing>(), Ok(spacing));
+    for choice in SigmaSpacing::choices() {
+        let spacing = choice.value;
+        assert_eq!(choice.name.parse::<SigmaSpacing>(), Ok(spacing));
+        assert_eq!(spacing.to_string(), choice.name);
         let sigmas = spacing.sigmas(0.03, 14.6, 9).unwrap();
         assert!((sigmas[0] - 14.6).abs() < 1e-12 && (sigmas[8] - 0.03).abs() < 1e-12);
         assert!(sigmas.windows(2).all(|pair| pair[1] < pair[0]), "{spacing}");
@@ -160,7 +164,10 @@ fn spacings_have_names_and_ends() {
         assert!(spacing.sigmas(1.0, 1.0, 3).is_err());
     }
     let error = "odd".parse::<SigmaSpacing>().unwrap_err().to_string();
-    assert!(error.contains("odd") && error.contains("karras"), "{error}");
+    assert_eq!(
+        error,
+        "there is no spacing of sigmas named 'odd'; the names are karras, exponential, beta, lu"
+    );
 }
 
 #[test]
@@ -220,13 +227,15 @@ fn wrong_parameters_are_told() {
         })),
         ScheduleError::Beta { index: 0, .. }
     ));
-    assert_eq!(
-        fail(config.with_betas(BetaSchedule::Cosine {
-            offset: -1.0,
-            max_beta: 0.999
-        })),
-        ScheduleError::Offset(-1.0)
-    );
+    let range = |name: &'static str, value: f64, expected: &'static str| {
+        ScheduleError::Range(OutOfRange::new(name, value, expected))
+    };
+    let offset = fail(config.with_betas(BetaSchedule::Cosine {
+        offset: -1.0,
+        max_beta: 0.999,
+    }));
+    let name = "offset of the cosine schedule";
+    assert_eq!(offset, range(name, -1.0, "at least 0 and finite"));
     assert_eq!(
         fail(config.with_steps(1).with_zero_terminal_snr(true)),
         ScheduleError::SingleStep
@@ -307,7 +316,7 @@ fn wrong_parameters_are_told() {
     );
     assert_eq!(
         sigmas.with_rho(0.0).sigmas(5).unwrap_err(),
-        ScheduleError::Rho(0.0)
+        range("rho of the Karras levels", 0.0, "positive and finite")
     );
 }
 

@@ -64,6 +64,8 @@ const VALLEY_RATE: f64 = 1e-2;
 const VALLEY_RATES: [f64; 9] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0];
 const VALLEY_LOSS: f64 = 1e-3;
 const EPOCHS: usize = 6;
+/// Below this ratio of norms, weights have not grown enough to shorten the steps.
+const GROWN: f64 = 1.01;
 
 /// The experiment; see the [module documentation](self).
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,19 +77,22 @@ impl Claim for AdamPClaim {
     }
 
     fn statement(&self) -> &str {
-        "Momentum makes scale-invariant weights grow up to 1 + 2β/(1 − β) times as fast as gradient \
-         descent does, so that the steps they effectively take shrink too early. Taking the radial part \
-         out of the step (SGDP, AdamP) stops that, and trains better than SGD with momentum and Adam(W)."
+        "With momentum, the steps that scale-invariant weights effectively take shrink too early. Taking the \
+         radial part out of the step (SGDP, AdamP) stops that in networks, and trains them better than SGD \
+         with momentum and Adam(W). In detail: momentum makes such weights grow up to 1 + 2β/(1 − β) times \
+         as fast as gradient descent does; without the radial part a scale-invariant valley is walked in \
+         fewer steps."
     }
 
     fn criterion(&self) -> &str {
-        "On the sphere, for every seed: ‖w‖² gains ‖Δw‖² with SGDP and AdamP as with plain SGD (to 1e-6), \
-         and 19 times as much (to 5 %) with momentum 0.9, in every step what the paper's lemma says (to \
-         1e-9); at the end SGDP and AdamP turn the weight more per step than momentum and AdamW. On \
-         Rosenbrock's valley SGDP and AdamP need fewer steps on average to a loss of 1e-3 than momentum \
-         and AdamW, at the same rate and at the best of nine each. In the network at the same constant \
-         rate, kernels grow less and turn more per step with SGDP and AdamP, for every seed; with \
-         searched rates their mean test accuracy is higher."
+        "In the network at the customary constant rate, SGDP and AdamP turn the kernels more per step at the \
+         end than momentum and AdamW, for every seed; with searched rates their mean test accuracy is \
+         higher. In detail: at the constant rate kernels grow less, for every seed. On the sphere, for every \
+         seed: ‖w‖² gains ‖Δw‖² with SGDP and AdamP as with plain SGD (to 1e-6), and 19 times as much (to \
+         5 %) with momentum 0.9, in every step what the paper's lemma says (to 1e-9); at the end SGDP and \
+         AdamP turn the weight more per step than momentum and AdamW. On Rosenbrock's valley SGDP and AdamP \
+         need fewer steps on average to a loss of 1e-3 than momentum and AdamW, at the same rate and at the \
+         best of nine each."
     }
 
     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
@@ -119,7 +124,20 @@ impl Claim for AdamPClaim {
              around their customary 0.001 were the highest, and around the customary 0.1 for the others.",
             contest.describe()
         ));
+        notes.push(
+            "Not measured: the paper's own benchmarks (ImageNet, retrieval, detection, language, audio), over \
+             which it says that the gain is uniform; one small classification stands for them."
+                .to_owned(),
+        );
         let kernels = constant(bench, &contest, &mut table, &mut checks)?;
+        let growth = table.summary(&CONSTANT, &ADAM, &NORM)?;
+        if growth.mean < GROWN {
+            notes.push(format!(
+                "At the customary constant rate AdamW's kernels do not grow: at the end their norm is {growth} \
+                 of that at first. So there is nothing for AdamP to stop, and its turn per step says nothing \
+                 of what it does to Adam where kernels grow."
+            ));
+        }
         let mut growths = Vec::new();
         let accuracy = contest.hold(
             bench,
@@ -384,8 +402,8 @@ fn sphere(
         format!("within {farthest:.1e} in every step, 1e-9 allowed"),
     ));
     for (method, baseline) in PAIRS {
-        let check = for_every_seed(table, &SPHERE, &TURN, &method, &baseline)?;
-        checks.push(check.headline());
+        // This is not a headline, because it follows from the lemma.
+        checks.push(for_every_seed(table, &SPHERE, &TURN, &method, &baseline)?);
     }
     Ok(plot)
 }

@@ -3,11 +3,15 @@
 //! * **Pruning.** A network of 64, 64 and 32 hidden units is trained on the handwritten digits, and its
 //!   matrices are pruned to 80, 90 and 95% of zeros, without further training; biases stay. M-FAC estimates
 //!   the Fisher matrix of the remaining weights from the gradients of 256 examples, again for each of 16
-//!   stages of the pruning. It is compared with a single stage, blocks of 128 weights, the diagonal of the
-//!   same Fisher matrix (no weight compensates for another), and the magnitude of the weights.
+//!   stages of the pruning. It is compared with blocks of 128 weights and with the diagonal of the same Fisher
+//!   matrix (no weight compensates for another), both with as many stages and gradients; with M-FAC and the
+//!   diagonal in a single stage; and with the magnitude of the weights, for which the number of stages makes
+//!   no difference.
 //! * **Training.** The network and the pictures of the other optimizers' claims, with learning rates found by
-//!   a search, for M-FAC with a window of 32 and of 128 gradients, SGD with momentum and Adam.
-//! * **Cost.** The time of one M-FAC step (a new gradient and a product) by the number of weights.
+//!   a search, for M-FAC with a window of 32 and of 128 gradients, SGD with momentum and Adam. The search, which
+//!   has not seen the test pictures, also chooses the window that is judged.
+//! * **Cost.** The bytes that the optimizer keeps between two steps, and the time of one M-FAC step (a new
+//!   gradient and a product), by the number of weights.
 
 use std::time::Instant;
 
@@ -22,7 +26,8 @@ use nabla_grad::flat::ParameterLayout;
 use nabla_grad::per_example::per_example_gradients;
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_optim::m_fac::{
-    BlockFisher, InverseFisher, SlidingFisher, StaticFisher, gradual_density, optimal_brain_surgeon,
+    BlockFisher, InverseFisher, MFacConfig, SlidingFisher, StaticFisher, gradual_density,
+    optimal_brain_surgeon,
 };
 use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::classifier::Classifier;
@@ -34,12 +39,14 @@ use nabla_train::optimizer::Method;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use crate::checks::not_worse;
 use crate::training_contest::{self, ACCURACY, Contest, LOSS, entrant};
 
 const SURGEON: Variant = Variant::method("M-FAC");
 const AT_ONCE: Variant = Variant::ablation("M-FAC, one part");
 const BLOCKS: Variant = Variant::ablation("M-FAC, blocks of 128");
 const DIAGONAL: Variant = Variant::baseline("diagonal Fisher");
+const DIAGONAL_AT_ONCE: Variant = Variant::baseline("diagonal Fisher, one part");
 const MAGNITUDE: Variant = Variant::baseline("magnitude");
 
 const WINDOW_32: Variant = Variant::method("M-FAC optimizer, m = 32");
@@ -64,15 +71,17 @@ enum Pruner {
     AtOnce,
     Blocks,
     Diagonal,
+    DiagonalAtOnce,
     Magnitude,
 }
 
 impl Pruner {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Surgeon,
         Self::AtOnce,
         Self::Blocks,
         Self::Diagonal,
+        Self::DiagonalAtOnce,
         Self::Magnitude,
     ];
 
@@ -82,6 +91,7 @@ impl Pruner {
             Self::AtOnce => AT_ONCE,
             Self::Blocks => BLOCKS,
             Self::Diagonal => DIAGONAL,
+            Self::DiagonalAtOnce => DIAGONAL_AT_ONCE,
             Self::Magnitude => MAGNITUDE,
         }
     }
@@ -99,7 +109,7 @@ struct Size {
     parts: usize,
     sparsities: usize,
     contest_epochs: usize,
-    /// Numbers of weights whose steps are timed.
+    /// Numbers of weights whose steps are timed, and whose memory is counted.
     dimensions: &'static [usize],
 }
 
@@ -108,17 +118,26 @@ impl Claim for MFacClaim {
         "m-fac"
     }
 
+    /// Version 2: the diagonal Fisher is estimated in as many stages as M-FAC's, and memory is counted.
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn statement(&self) -> &str {
-        "Products with the inverse of the empirical Fisher matrix cost O(dm), without a d x d matrix. As \
-         a surgeon they prune networks at a higher accuracy than magnitude and diagonal methods, better \
-         with more of the matrix; as an optimizer they train as well as or better than SGD and Adam."
+        "Products with the inverse of the empirical Fisher matrix, at a cost that is linear in the number d \
+         of weights and without a d x d matrix, give competitive results in pruning and in optimization, \
+         with less computation than other second-order methods (of which none is measured here). In \
+         detail: they prune better with more of the matrix."
     }
 
     fn criterion(&self) -> &str {
-        "Means over the seeds. At 80, 90 and 95% of zeros M-FAC's test accuracy is above that of \
-         magnitude and of the diagonal Fisher, and at 95% above its own with one part and with blocks. \
-         With searched rates the better of M-FAC's two windows has at least the test accuracy of SGD \
-         with momentum and of Adam. The time of a step grows as d to the power of 0.8 to 1.2."
+        "Means over the seeds. At 80, 90 and 95% of zeros M-FAC's test accuracy is above that of magnitude \
+         and of the diagonal Fisher, which is estimated as often and from as many gradients. With searched \
+         rates, and with the one of two windows that the search chose, M-FAC's test accuracy is not below \
+         that of SGD with momentum, nor of Adam, by more than the other's spread. What the optimizer keeps \
+         between two steps grows as d to the power of 0.95 to 1.05. In detail: at 95% M-FAC is above its own \
+         with one part and with blocks; at each sparsity M-FAC with one part is above the diagonal Fisher \
+         with one part; the time of a step grows as d to the power of 0.8 to 1.2."
     }
 
     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
@@ -146,7 +165,15 @@ impl Claim for MFacClaim {
             bench.seeds(),
             training_contest::metrics(),
             [
-                SURGEON, AT_ONCE, BLOCKS, DIAGONAL, MAGNITUDE, WINDOW_32, WINDOW_128, MOMENTUM,
+                SURGEON,
+                AT_ONCE,
+                BLOCKS,
+                DIAGONAL,
+                DIAGONAL_AT_ONCE,
+                MAGNITUDE,
+                WINDOW_32,
+                WINDOW_128,
+                MOMENTUM,
                 ADAM,
             ],
             sparsities
@@ -158,7 +185,8 @@ impl Claim for MFacClaim {
         let whole = pruning(bench, size, sparsities, &mut table)?;
         notes.push(format!(
             "Pruning: the whole network has a mean test accuracy of {whole:.2}%; {} gradients of one \
-             example each, damping 1e-5, {} parts, no training after it.",
+             example each, damping 1e-5, {} parts (for the diagonal Fisher, too, and one part where it is \
+             said), no training after it.",
             size.gradients, size.parts
         ));
 
@@ -182,10 +210,37 @@ impl Claim for MFacClaim {
              customary 0.001 were the highest; around the customary 0.1 for SGD.",
             contest.describe()
         ));
-        let curves = contest.hold(bench, &TRAINING, &mut table, &mut notes, &mut |_, _| {})?;
+        let found = contest.search(bench, &mut notes)?;
+        // The search has not seen the test pictures, so it may choose the window as well as the rate.
+        let windows = contest.entrants().iter().zip(&found);
+        let windows = windows.filter(|(e, _)| [WINDOW_32, WINDOW_128].contains(&e.variant));
+        let chosen = windows.max_by(|(_, a), (_, b)| {
+            let accuracy = a.accuracy.total_cmp(&b.accuracy);
+            accuracy.then(b.loss.total_cmp(&a.loss))
+        });
+        let Some((chosen, there)) = chosen else {
+            return Err(ClaimError::experiment("no window of M-FAC takes part"));
+        };
+        let window = &chosen.variant;
+        notes.push(format!(
+            "The one of M-FAC's windows that is judged had the higher accuracy in the search of learning \
+             rates: {window}, {:.1}%. With two windows M-FAC had twice as many trials as the others.",
+            there.accuracy
+        ));
+        let rates: Vec<f64> = found.iter().map(|found| found.rate).collect();
+        let curves = contest.hold_with(bench, &rates, &TRAINING, &mut table, &mut |_, _| {})?;
 
-        let times = step_times(bench, size.dimensions)?;
-        let checks = checks(&table, sparsities, &times)?;
+        let costs = costs(bench, size.dimensions)?;
+        notes.push(
+            "Not measured: other second-order methods, such as K-FAC, so that the lower overhead is untested; \
+             the paper's own networks and data. Of the cost, memory is counted to the byte; operations are \
+             not, since nothing here can count those that are made, and a formula for them could not fail. \
+             The clock, by which the time is a detail, also sees that large windows do not fit into the \
+             caches."
+                .to_owned(),
+        );
+        let checks = checks(&table, sparsities, &costs, window)?;
+        let times = costs.iter().map(|c| [c.weights as f64, c.seconds]);
         let mut measurement = Measurement::new(table, checks).with_plot(curves).with_plot(
             LinePlot::new(
                 "One M-FAC step, window of 64",
@@ -194,10 +249,7 @@ impl Claim for MFacClaim {
             )
             .log_x()
             .log_y()
-            .with_series(Series::new(
-                "new gradient and product",
-                times.into_iter().map(|(d, seconds)| [d, seconds]),
-            )),
+            .with_series(Series::new("new gradient and product", times)),
         );
         measurement.notes = notes;
         Ok(measurement)
@@ -394,8 +446,9 @@ impl<'a> Network<'a> {
         let [d] = weights.dims();
         let mut mask = vec![true; d];
         let parts = match pruner {
-            Pruner::Surgeon | Pruner::Blocks => size.parts,
-            _ => 1,
+            Pruner::Surgeon | Pruner::Blocks | Pruner::Diagonal => size.parts,
+            // The smallest weights are the same in every stage.
+            Pruner::AtOnce | Pruner::DiagonalAtOnce | Pruner::Magnitude => 1,
         };
         let mut network = self.with_matrices(&weights)?;
         for part in 1..=parts {
@@ -409,7 +462,7 @@ impl<'a> Network<'a> {
                 // Pruned weights neither move nor make others move.
                 let gradients =
                     network.gradients(size.gradients, seed, part)? * there.unsqueeze::<2>();
-                if pruner == Pruner::Diagonal {
+                if matches!(pruner, Pruner::Diagonal | Pruner::DiagonalAtOnce) {
                     let fisher = values(&gradients.square().mean_dim(0).squeeze_dim::<1>(0))?;
                     let w = values(&weights)?;
                     let score: Vec<f32> = w
@@ -475,38 +528,62 @@ fn drop_least(
     Ok((Tensor::from_data(kept, &weights.device()), mask))
 }
 
-/// Seconds of a new gradient and a product, by the number of weights; the least of several runs.
-fn step_times(bench: &Bench<'_>, dimensions: &[usize]) -> Result<Vec<(f64, f64)>, ClaimError> {
+/// The cost of M-FAC with this number of weights.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Cost {
+    weights: usize,
+    /// The time of a new gradient and a product; the least of several runs.
+    seconds: f64,
+    /// The size of the state, as written, from which the optimizer resumes bit for bit after a step.
+    bytes: usize,
+}
+
+fn costs(bench: &Bench<'_>, dimensions: &[usize]) -> Result<Vec<Cost>, ClaimError> {
     const WINDOW: usize = 64;
     let device = &bench.context().device;
     bench.measure(
-        &Stage::new("time of a step", &WINDOW),
+        &Stage::new("cost of a step", &WINDOW),
         dimensions,
         |d| Cell::whole().part(format!("{d} weights")),
         |&d| {
             let mut noise = SeededNoise::new(0, 0);
+            let mut gradient =
+                || Tensor::<1>::from_data(TensorData::new(noise.normal_values(d), [d]), device);
             let mut fisher =
                 SlidingFisher::new(d, WINDOW, DAMPING, device).map_err(ClaimError::experiment)?;
-            let mut least = f64::INFINITY;
+            let mut seconds = f64::INFINITY;
             for _ in 0..8 {
-                let gradient =
-                    Tensor::<1>::from_data(TensorData::new(noise.normal_values(d), [d]), device);
+                let gradient = gradient();
                 let begun = Instant::now();
                 fisher.push(&gradient).map_err(ClaimError::experiment)?;
                 let product = fisher.solve(&gradient).map_err(ClaimError::experiment)?;
                 // Reading a number waits until it is computed.
                 let _ = values(&product.slice_dim(0, 0..1))?;
-                least = least.min(begun.elapsed().as_secs_f64());
+                seconds = seconds.min(begun.elapsed().as_secs_f64());
             }
-            Ok((d as f64, least))
+            drop(fisher);
+            let config = MFacConfig::new().with_window(WINDOW).with_damping(DAMPING);
+            let mut optimizer = config.init().map_err(ClaimError::experiment)?;
+            let weights = Tensor::<1>::zeros([d], device);
+            optimizer
+                .step_vector(1e-3, weights, gradient())
+                .map_err(ClaimError::experiment)?;
+            let record = optimizer.into_bytes().map_err(ClaimError::experiment)?;
+            Ok(Cost {
+                weights: d,
+                seconds,
+                bytes: record.len(),
+            })
         },
     )
 }
 
+/// The headlines test the abstract: linear cost, competitive pruning, competitive optimization.
 fn checks(
     table: &Table,
     sparsities: &[(f64, Task)],
-    times: &[(f64, f64)],
+    costs: &[Cost],
+    window: &Variant,
 ) -> Result<Vec<Check>, ClaimError> {
     let mut checks = Vec::new();
     for (sparsity, task) in sparsities {
@@ -514,31 +591,43 @@ fn checks(
             let check = table.compare(task, &ACCURACY, &SURGEON, &other)?;
             checks.push(check.headline());
         }
+        checks.push(table.compare(task, &ACCURACY, &AT_ONCE, &DIAGONAL_AT_ONCE)?);
         if *sparsity == 0.95 {
             for other in [AT_ONCE, BLOCKS] {
                 checks.push(table.compare(task, &ACCURACY, &SURGEON, &other)?);
             }
         }
     }
-    let [short, long] = [WINDOW_32, WINDOW_128].map(|v| table.mean(&TRAINING, &v, &ACCURACY));
-    let best = short?.max(long?);
     for other in [MOMENTUM, ADAM] {
-        let accuracy = table.mean(&TRAINING, &other, &ACCURACY)?;
-        let check = Check::new(
-            format!(
-                "{TRAINING}: the better window of M-FAC has at least the test accuracy of {other}"
-            ),
-            best >= accuracy,
-            format!("{best:.2}% against {accuracy:.2}%"),
+        let check = not_worse(table, &TRAINING, &ACCURACY, window, &other)?;
+        // The chosen window is one of the numbers.
+        let text = format!(
+            "{TRAINING}, {ACCURACY}: M-FAC with the window that the search chose is not below {other} by \
+             more than the spread of the latter"
         );
+        let check = Check::new(text, check.holds, format!("{window}: {}", check.detail));
         checks.push(check.headline());
     }
-    let power = power_rate(times.iter().copied()).map_or(f64::NAN, |fit| fit.rate);
+    let power = |cost: fn(&Cost) -> f64| {
+        let points = costs.iter().map(|c| (c.weights as f64, cost(c)));
+        power_rate(points).map_or(f64::NAN, |fit| fit.rate)
+    };
+    let memory = power(|c| c.bytes as f64);
+    let sizes: Vec<String> = costs
+        .iter()
+        .map(|c| format!("{} of {} weights", c.bytes, c.weights))
+        .collect();
     let check = Check::new(
-        "the time of a step grows as d to the power of 0.8 to 1.2",
-        (0.8..=1.2).contains(&power),
-        format!("power {power:.3}"),
+        "what the optimizer keeps between two steps grows as d to the power of 0.95 to 1.05",
+        (0.95..=1.05).contains(&memory),
+        format!("power {memory:.4}; bytes: {}", sizes.join(", ")),
     );
     checks.push(check.headline());
+    let time = power(|c| c.seconds);
+    checks.push(Check::new(
+        "the time of a step grows as d to the power of 0.8 to 1.2",
+        (0.8..=1.2).contains(&time),
+        format!("power {time:.3}"),
+    ));
     Ok(checks)
 }

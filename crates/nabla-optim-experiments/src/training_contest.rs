@@ -330,7 +330,7 @@ impl Contest {
         &self,
         bench: &Bench<'_>,
         notes: &mut Vec<String>,
-    ) -> Result<Vec<f64>, ClaimError> {
+    ) -> Result<Vec<Found>, ClaimError> {
         let trials = self.comparison.trials;
         let found = bench.measure(
             &Stage::new("search of learning rates", &self.comparison),
@@ -353,11 +353,17 @@ impl Contest {
             ));
         }
         pairs()
-            .map(|(entrant, found)| {
-                found.rate.ok_or_else(|| {
+            .map(|(entrant, found)| match found.rate {
+                Some(rate) => Ok(Found {
+                    rate,
+                    accuracy: found.accuracy,
+                    loss: found.loss,
+                }),
+                None => {
                     let variant = &entrant.variant;
-                    ClaimError::experiment(format!("{variant} diverged at every learning rate"))
-                })
+                    let reason = format!("{variant} diverged at every learning rate");
+                    Err(ClaimError::experiment(reason))
+                }
             })
             .collect()
     }
@@ -379,13 +385,20 @@ impl Contest {
             }
             _ => ControlFlow::Continue(()),
         };
-        let (standings, _) = comparison
+        let (standings, runs) = comparison
             .run(&bench.context().device, None, &mut observe)
             .map_err(ClaimError::experiment)?;
         let standing = standings.first();
+        let rate = standing.and_then(|s| s.learning_rate);
+        let best = runs
+            .iter()
+            .find(|run| run.phase == Phase::Search && Some(run.learning_rate) == rate);
+        let last = best.and_then(|run| run.epochs.last());
         Ok(Searched {
-            rate: standing.and_then(|s| s.learning_rate),
+            rate,
             at_edge: standing.is_some_and(|s| s.at_edge),
+            accuracy: last.map_or(f64::NAN, |e| 100.0 * e.test_accuracy),
+            loss: last.map_or(f64::NAN, |e| e.test_loss),
         })
     }
 
@@ -452,13 +465,30 @@ impl Contest {
         notes: &mut Vec<String>,
         see: &mut dyn FnMut(&Variant, &Trained),
     ) -> Result<LinePlot, ClaimError> {
-        let rates = self.search(bench, notes)?;
-        let entrants = self.entrants.iter().zip(&rates);
+        let found = self.search(bench, notes)?;
+        let rates: Vec<f64> = found.iter().map(|found| found.rate).collect();
+        self.hold_with(bench, &rates, task, table, see)
+    }
+
+    /// Runs the contest like [`hold`](Self::hold), with known learning rates: those of [`search`](Self::search), in
+    /// the order of the entrants.
+    ///
+    /// # Errors
+    /// The errors of [`train`](Self::train), and an error if the table has other variants.
+    pub fn hold_with(
+        &self,
+        bench: &Bench<'_>,
+        rates: &[f64],
+        task: &Task,
+        table: &mut Table,
+        see: &mut dyn FnMut(&Variant, &Trained),
+    ) -> Result<LinePlot, ClaimError> {
+        let entrants = self.entrants.iter().zip(rates);
         let points: Vec<(&Entrant, f64, u64)> = entrants
             .flat_map(|(entrant, &rate)| bench.seeds().iter().map(move |&s| (entrant, rate, s)))
             .collect();
         let trained = bench.measure(
-            &Stage::new("trainings", &(&self.comparison, &rates)),
+            &Stage::new("trainings", &(&self.comparison, rates)),
             &points,
             |(entrant, _, seed)| Cell::of(task).variant(&entrant.variant).seed(*seed),
             |&(entrant, rate, seed)| {
@@ -508,12 +538,26 @@ impl Contest {
     }
 }
 
-/// The result of a search.
+/// The result of the search for an entrant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// The best learning rate.
+    pub rate: f64,
+    /// The accuracy with it, in percent, on the training pictures that the search uses for measuring; NaN if
+    /// there was only one rate to try, and so no search.
+    pub accuracy: f64,
+    /// The loss on the same pictures.
+    pub loss: f64,
+}
+
+/// The result of a search, as its cell stores it.
 #[derive(Serialize, Deserialize)]
 struct Searched {
     /// `None` if the entrant diverged at every rate.
     rate: Option<f64>,
     at_edge: bool,
+    accuracy: f64,
+    loss: f64,
 }
 
 /// The kernels of a network, each as one vector.

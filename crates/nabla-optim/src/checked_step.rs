@@ -10,14 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, LearningRate, ModuleOptimizer};
 use burn::tensor::Tensor;
+use nabla_base::range::{self, OutOfRange};
 use nabla_grad::elementwise::all_finite;
 
 /// The reason why a step was not taken. The optimizer is unchanged.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum StepError {
     /// The learning rate is NaN, infinite or negative.
-    #[error("the learning rate is {0}, but it must be at least 0 and finite")]
-    LearningRate(f64),
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The module has no parameter that an optimizer could change.
     #[error("the module has no parameters of floating-point numbers")]
     NoParameters,
@@ -84,9 +85,7 @@ pub fn checked_step<M: Module>(
     module: M,
     grads: GradientsParams,
 ) -> Result<M, StepError> {
-    if !(lr >= 0.0 && lr.is_finite()) {
-        return Err(StepError::LearningRate(lr));
-    }
+    range::not_negative("learning rate", lr)?;
     check_gradients(&module, &grads)?;
     Ok(optimizer.step(lr, module, grads))
 }
@@ -233,11 +232,12 @@ mod tests {
         let mut step = |lr, grads| checked_step(&mut optimizer, lr, layer.clone(), grads).err();
         let none = GradientsParams::new;
         assert_eq!(step(0.1, none()), Some(StepError::NoGradients));
-        assert_eq!(step(-1.0, none()), Some(StepError::LearningRate(-1.0)));
-        assert!(matches!(
-            step(f64::NAN, none()),
-            Some(StepError::LearningRate(_))
-        ));
+        for rate in [-1.0, f64::NAN] {
+            let told = step(rate, none()).unwrap().to_string();
+            let expected =
+                format!("the learning rate is {rate}, but it must be at least 0 and finite");
+            assert_eq!(told, expected);
+        }
         let empty = check_gradients(&Relu::new(), &none());
         assert_eq!(empty, Err(StepError::NoParameters));
     }

@@ -51,7 +51,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use faer::prelude::Solve;
 use faer::{Mat, Side};
-use nabla_base::OutOfRange;
+use nabla_base::range::{self, OutOfRange};
 use nabla_grad::flat::FlatError;
 use nabla_grad::long_rows::{combination, products};
 use rayon::prelude::*;
@@ -68,16 +68,9 @@ pub use optimizer::{MFac, MFacConfig};
 /// Why a Fisher matrix cannot be inverted, or a step not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum MFacError {
-    /// A value of the configuration.
-    #[error("M-FAC's {field} is {value}, but it must be {expected}")]
-    Config {
-        /// Which one.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-        /// What it must be.
-        expected: &'static str,
-    },
+    /// A value of the configuration is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// A vector of another length.
     #[error("the vector has {found} numbers, but the Fisher matrix has {expected} rows")]
     Length {
@@ -121,9 +114,6 @@ pub enum MFacError {
     /// A value cannot be read back from the device.
     #[error("cannot read from the device: {0}")]
     Device(String),
-    /// A value of the configuration that other optimizers have, too.
-    #[error(transparent)]
-    Optimizer(#[from] OutOfRange),
     /// A record that cannot be read or written.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -592,28 +582,12 @@ pub fn gradual_density(from: f64, to: f64, step: usize, steps: usize) -> f64 {
     from * (to / from).powf(step as f64 / steps.max(1) as f64)
 }
 
-fn check_damping(damping: f64) -> Result<(), MFacError> {
-    if damping > 0.0 && damping.is_finite() {
-        Ok(())
-    } else {
-        Err(MFacError::Config {
-            field: "damping",
-            value: damping,
-            expected: "positive and finite",
-        })
-    }
+fn check_damping(damping: f64) -> Result<(), OutOfRange> {
+    range::positive("damping of M-FAC", damping)
 }
 
-fn check_count(field: &'static str, value: usize) -> Result<(), MFacError> {
-    if value > 0 {
-        Ok(())
-    } else {
-        Err(MFacError::Config {
-            field,
-            value: 0.0,
-            expected: "at least 1",
-        })
-    }
+fn check_count(field: &'static str, value: usize) -> Result<(), OutOfRange> {
+    range::at_least(format!("{field} of M-FAC"), value, 1)
 }
 
 fn check_length(expected: usize, x: &Tensor<1>) -> Result<(), MFacError> {

@@ -43,6 +43,7 @@
 //! Null-Space Model", ICLR 2023, arXiv 2212.00490. Kernel: R. Keys, "Cubic convolution
 //! interpolation for digital image processing", 1981, `a = −0.5`.
 
+use nabla_base::range::{self, OutOfRange};
 use nabla_base::vector::dot;
 use nabla_data::Raster;
 use rayon::prelude::*;
@@ -53,14 +54,8 @@ use crate::Erp;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DegradationError {
     /// The scale is not supported.
-    #[error(
-        "a picture can be reduced by 2 to {}, but not by {scale}",
-        BicubicDown::MAX_SCALE
-    )]
-    Scale {
-        /// The requested scale.
-        scale: usize,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The picture has no pixels.
     #[error("a picture to reduce needs pixels, but this one is {width} x {height}")]
     Empty {
@@ -492,6 +487,11 @@ impl BicubicDown {
     /// The maximum side, in pixels, of a picture to be reduced.
     pub const MAX_SIDE: usize = 1 << 20;
 
+    /// Checks that pictures can be reduced by `scale`.
+    pub(crate) fn check_scale(scale: usize) -> Result<(), OutOfRange> {
+        range::within("scale of a reduction", scale, 2..=Self::MAX_SCALE)
+    }
+
     /// The operator that reduces a panorama of size `erp` by `scale` (2 to [`Self::MAX_SCALE`]):
     /// columns wrap, rows are reflected.
     ///
@@ -542,9 +542,7 @@ impl BicubicDown {
         vertical: Boundary,
         horizontal: Boundary,
     ) -> Result<Self, DegradationError> {
-        if !(2..=Self::MAX_SCALE).contains(&scale) {
-            return Err(DegradationError::Scale { scale });
-        }
+        Self::check_scale(scale)?;
         if height == 0 || width == 0 {
             return Err(DegradationError::Empty { width, height });
         }

@@ -43,6 +43,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
+use nabla_base::range::{self, OutOfRange};
 use nabla_data::Raster;
 use nabla_diffusion::rddm::RddmError;
 use nabla_diffusion::sampler_error::{Cancelled, SamplerError};
@@ -64,14 +65,9 @@ pub use tangent_prior::{AncestralPrior, CleanCorrection, PriorRun, TangentPrior}
 /// Why a panorama cannot be made larger.
 #[derive(Debug, thiserror::Error)]
 pub enum OmniSsrError {
-    /// A strength outside [0, 1].
-    #[error("OmniSSR's {field} is {value}, but it must lie in [0, 1]")]
-    Gamma {
-        /// Which one.
-        field: &'static str,
-        /// Its value.
-        value: f64,
-    },
+    /// A strength or the scale is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The panorama has another number of channels than three.
     #[error("OmniSSR needs a panorama of 3 channels (red, green, blue), but this one has {0}")]
     Channels(usize),
@@ -261,12 +257,11 @@ impl OmniSsrConfig {
             ("gamma_erp", self.gamma_erp),
             ("gamma_post", self.gamma_post),
         ] {
-            if !(0.0..=1.0).contains(&value) {
-                return Err(OmniSsrError::Gamma { field, value });
-            }
+            range::within(format!("{field} of OmniSSR"), value, 0.0..=1.0)?;
         }
         if self.scale == 0 {
-            return Err(DegradationError::Scale { scale: 0 }.into());
+            // A panorama without pixels would give no operator below; the other scales are checked by their operators.
+            BicubicDown::check_scale(0)?;
         }
         let area = low.enlarged(self.scale)?;
         let (high, height) = (area.whole(), area.whole().height());

@@ -557,6 +557,6 @@ mod tests {
             &mut |_| ControlFlow::Break(()),
         );
         let told = train.unwrap_err().to_string();
-        assert!(told.contains("begun by an older version"), "{told}");
+        assert!(told.contains("started by an older version"), "{told}");
     }
 }

@@ -19,7 +19,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nabla_base::choices::Choices;
-use nabla_base::{OutputError, check_writable, choices, write_bytes_atomically};
+use nabla_base::{
+    OutputError, check_writable, choices, write_bytes_atomically, write_folder_atomically,
+};
 use nabla_data::{ImageFileError, Light, Picture, Raster, WriteOptions};
 use serde::{Deserialize, Serialize};
 
@@ -335,7 +337,6 @@ fn read_alike(
 #[derive(Debug)]
 pub struct OutputFolder<'a> {
     path: &'a Path,
-    existed: bool,
 }
 
 impl<'a> OutputFolder<'a> {
@@ -354,62 +355,34 @@ impl<'a> OutputFolder<'a> {
                     return Err(wrong("it is not empty"));
                 }
                 check_writable(&path.join("picture.png"))?;
-                Ok(Self {
-                    path,
-                    existed: true,
-                })
             }
-            Err(_) if path.exists() => Err(wrong("it is a file")),
-            Err(_) => {
-                check_writable(path)?;
-                Ok(Self {
-                    path,
-                    existed: false,
-                })
-            }
+            Err(_) if path.exists() => return Err(wrong("it is a file")),
+            Err(_) => check_writable(path)?,
         }
+        Ok(Self { path })
     }
 
-    /// Writes all pictures under their names, and the description if there is one; on an error, leaves none
-    /// of them.
+    /// Writes all pictures under their names, and the description if there is one; on an error or when the
+    /// program is interrupted, leaves none of them ([`write_folder_atomically`]).
     ///
     /// # Errors
-    /// If one of them cannot be written.
+    /// If a file cannot be written, or the folder is no longer empty.
     pub fn write(
         &self,
         pictures: impl Iterator<Item = (String, Picture)>,
         description: Option<&TangentFolder>,
     ) -> Result<(), ProjectionFileError> {
-        let outcome = self.write_files(pictures, description);
-        if outcome.is_err() {
-            // The folder was empty, so everything in it is ours. The error reports the problem.
-            let entries = fs::read_dir(self.path).into_iter().flatten().flatten();
-            for entry in entries {
-                let _ = fs::remove_file(entry.path());
+        let options = WriteOptions::default();
+        write_folder_atomically(self.path, |folder| -> Result<(), ProjectionFileError> {
+            for (name, picture) in pictures {
+                let path = self.path.join(&name);
+                picture.check(&path, picture.size(), &options)?;
+                let written = picture.write(&folder.join(name), &options);
+                written.map_err(|error| of_output(error, path))?;
             }
-            if !self.existed {
-                let _ = fs::remove_dir(self.path);
-            }
-        }
-        outcome
-    }
-
-    fn write_files(
-        &self,
-        pictures: impl Iterator<Item = (String, Picture)>,
-        description: Option<&TangentFolder>,
-    ) -> Result<(), ProjectionFileError> {
-        if !self.existed {
-            fs::create_dir(self.path).map_err(|source| OutputError::Io {
-                path: self.path.into(),
-                source,
-            })?;
-        }
-        for (name, picture) in pictures {
-            picture.write(&self.path.join(name), &WriteOptions::default())?;
-        }
-        // It is written last, so a folder that contains it is complete.
-        if let Some(description) = description {
+            let Some(description) = description else {
+                return Ok(());
+            };
             let path = self.path.join(TANGENT_FILE);
             let text = serde_json::to_string_pretty(description).map_err(|e| {
                 ProjectionFileError::Description {
@@ -417,9 +390,20 @@ impl<'a> OutputFolder<'a> {
                     reason: e.to_string(),
                 }
             })?;
-            write_bytes_atomically(&path, format!("{text}\n").as_bytes())?;
+            let text = format!("{text}\n");
+            write_bytes_atomically(&folder.join(TANGENT_FILE), text.as_bytes())?;
+            Ok(())
+        })
+    }
+}
+
+/// Makes an error name the output instead of the temporary file, whose name means nothing to the user.
+fn of_output(error: ImageFileError, path: PathBuf) -> ImageFileError {
+    match error {
+        ImageFileError::Output(OutputError::Io { source, .. }) => {
+            OutputError::Io { path, source }.into()
         }
-        Ok(())
+        other => other,
     }
 }
 
@@ -491,8 +475,12 @@ mod tests {
         let files = face_files("png");
         let folder = OutputFolder::check(&path).unwrap();
         let broken = named(&files, 4).chain([("face.nothing".to_owned(), plane(4))]);
-        assert!(folder.write(broken, None).is_err());
-        assert!(!path.exists());
+        let told = folder.write(broken, None).unwrap_err().to_string();
+        assert!(
+            told.contains("face.nothing") && !told.contains(".part"),
+            "{told}"
+        );
+        assert_eq!(fs::read_dir(desk.path()).unwrap().count(), 0);
         folder.write(named(&files, 4), None).unwrap();
         let (cube, _) = read_faces(&path).unwrap();
         assert_eq!((cube.size(), panorama_height(&cube)), (4, 8));

@@ -15,14 +15,15 @@
 //!   training, again with the best of three learning rates (by the objective, or by the loss under attack, of
 //!   the training examples).
 //!
-//! A seed draws the examples, the patterns, the first layer of SCP and the start of back-propagation.
+//! A seed draws the examples, the patterns, the first layer of SCP and the start of back-propagation. There are
+//! ten seeds, since with three the accuracies under attack differ by less than they vary.
 
 use std::ops::ControlFlow;
 
 use faer::Mat;
 use nabla_claims::{
     Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
-    Task, Variant,
+    TableError, Task, Variant,
 };
 use nabla_data::{LabelledPictures, digits};
 use nabla_solve::convex_relu::{
@@ -82,19 +83,25 @@ impl Claim for ConvexReluClaim {
         "convex-relu"
     }
 
+    fn seeds(&self) -> Vec<u64> {
+        (0..10).collect()
+    }
+
     fn statement(&self) -> &str {
         "Two-layer ReLU networks can be trained to the global optimum by convex programs: ADMM \
-         converges to it and has a high accuracy after its first iterations, a sampled program comes \
-         near it, and robust programs give networks that withstand attacks. In detail: better than \
-         adversarial back-propagation."
+         converges to it and has a high accuracy after its first iterations, a sampled program (SCP) \
+         comes near it, and robust programs give networks that withstand attacks. In detail: better \
+         than adversarial back-propagation."
     }
 
     fn criterion(&self) -> &str {
         "Means over the seeds. With all patterns and each loss, ADMM's network has an objective no \
-         more than 0.1% above that of back-propagation and of SCP. Its network of the first 10 \
-         iterations has a test accuracy at most 2 points below the final one. Under PGD the robust \
-         program's network has a higher test accuracy than the plain program's and than that of \
-         back-propagation on PGD examples."
+         more than 0.1% above that of back-propagation, and SCP's has one no more than 5% above \
+         ADMM's. ADMM's network of the first 10 iterations has a test accuracy at most 2 points below \
+         its final one, and at most 2 points below that of back-propagation. Under PGD the robust \
+         program's network has a higher test accuracy than the plain program's, with every seed or by \
+         more than the spread of the difference; and a higher one than that of back-propagation on \
+         PGD examples."
     }
 
     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
@@ -128,20 +135,17 @@ impl Claim for ConvexReluClaim {
         let curves = first(bench, &pictures, &mut table)?;
         robust(bench, &pictures, size, &mut table)?;
         let checks = checks(&table, losses)?;
-        let mut plot = LinePlot::new(
-            "Test accuracy of ADMM's network",
-            "iteration",
-            "test accuracy",
-        )
-        .log_x();
-        for curve in curves {
-            plot = plot.with_series(curve);
-        }
-        Ok(Measurement::new(table, checks).with_plot(plot).with_note(
-            "The objective counts the loss of all examples and the weights (β = 0.05). With sampled \
-             patterns instead of all, the convex program's optimum is above that of training, and \
-             back-propagation can be lower: in the second group its objective stands beside ADMM's.",
-        ))
+        Ok(Measurement::new(table, checks)
+            .with_plot(plot(&curves))
+            .with_note(
+                "The objective counts the loss of all examples and the weights (β = 0.05). With sampled \
+                 patterns instead of all, the convex program's optimum is above that of training, and \
+                 back-propagation can be lower: in the second group its objective stands beside ADMM's.",
+            )
+            .with_note(
+                "Not measured: that ADMM converges at a linear rate, and that the time of one of its \
+                 iterations on sampled patterns is quadratic.",
+            ))
     }
 }
 
@@ -187,8 +191,31 @@ struct Iterations {
     early: Quality,
     last: Quality,
     back: Quality,
-    /// The accuracy over the iterations.
-    curve: Vec<[f64; 2]>,
+    curve: Curve,
+}
+
+/// Pairs of an iteration and its test accuracy.
+type Curve = Vec<[f64; 2]>;
+
+/// Plots the accuracy over the iterations: the mean over the seeds, and their range.
+fn plot(curves: &[Curve]) -> LinePlot {
+    let over = |what: &dyn Fn(&[f64]) -> f64| -> Curve {
+        let points = curves.first().map_or(0, Vec::len);
+        let at = |k: usize| {
+            let values: Vec<f64> = curves.iter().map(|curve| curve[k][1]).collect();
+            [curves[0][k][0], what(&values)]
+        };
+        (0..points).map(at).collect()
+    };
+    let mean = over(&|values| values.iter().sum::<f64>() / values.len() as f64);
+    let lowest = over(&|values| values.iter().copied().fold(f64::INFINITY, f64::min));
+    let highest = over(&|values| values.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+    let title = "Test accuracy of ADMM's network";
+    LinePlot::new(title, "iteration", "test accuracy")
+        .log_x()
+        .with_series(Series::new("mean of the seeds", mean))
+        .with_series(Series::new("lowest", lowest))
+        .with_series(Series::new("highest", highest))
 }
 
 /// The first iterations, with a cell for each seed.
@@ -196,7 +223,7 @@ fn first(
     bench: &Bench<'_>,
     pictures: &LabelledPictures,
     table: &mut Table,
-) -> Result<Vec<Series>, ClaimError> {
+) -> Result<Vec<Curve>, ClaimError> {
     let found = bench.measure(
         &Stage::new("convex ReLU, first iterations", &()),
         bench.seeds(),
@@ -213,7 +240,7 @@ fn first(
             table.record(&FIRST, &variant, &ACCURACY, seed, quality.accuracy)?;
             table.record(&FIRST, &variant, &OBJECTIVE, seed, quality.objective)?;
         }
-        curves.push(Series::new(format!("seed {seed}"), iterations.curve));
+        curves.push(iterations.curve);
     }
     Ok(curves)
 }
@@ -446,31 +473,132 @@ fn robustness(
         .map_err(ClaimError::experiment)
 }
 
-fn checks(table: &Table, losses: &[(Loss, Task)]) -> Result<Vec<Check>, ClaimError> {
+/// The headlines test the abstract: the global optimum, reached by ADMM and nearly by SCP; a high accuracy after
+/// the first iterations; and networks that withstand attacks.
+fn checks(table: &Table, losses: &[(Loss, Task)]) -> Result<Vec<Check>, TableError> {
     let mut checks = Vec::new();
     for (_, task) in losses {
-        let admm = table.mean(task, &ADMM, &OBJECTIVE)?;
-        for (other, headline) in [(BACK, true), (SCP, false)] {
-            let objective = table.mean(task, &other, &OBJECTIVE)?;
+        for (own, other, percent) in [(ADMM, BACK, 0.1), (SCP, ADMM, 5.0)] {
+            let objective = table.mean(task, &own, &OBJECTIVE)?;
+            let limit = table.mean(task, &other, &OBJECTIVE)?;
             let check = Check::new(
-                format!("{task}: ADMM's objective is not above that of {other} by more than 0.1%"),
-                admm <= 1.001 * objective,
-                format!("{admm:.5} against {objective:.5}"),
+                format!(
+                    "{task}: {own}'s objective is not above that of {other} by more than {percent}%"
+                ),
+                objective <= (1.0 + percent / 100.0) * limit,
+                format!("{objective:.5} against {limit:.5}"),
             );
-            checks.push(check.headline_if(headline));
+            checks.push(check.headline());
         }
     }
     let early = table.mean(&FIRST, &ADMM_EARLY, &ACCURACY)?;
-    let last = table.mean(&FIRST, &ADMM, &ACCURACY)?;
-    let check = Check::new(
-        "ADMM's test accuracy after 10 iterations is at most 2 points below the final one",
-        early >= last - 0.02,
-        format!("{early:.3} against {last:.3}"),
-    );
-    checks.push(check.headline());
-    for (other, headline) in [(PLAIN, true), (BACK_PGD, false)] {
-        let check = table.compare(&ROBUSTNESS, &ATTACKED, &ROBUST, &other)?;
-        checks.push(check.headline_if(headline));
+    // The first alone would also hold for an accuracy that stays low.
+    for (other, name) in [
+        (ADMM, "its final one"),
+        (BACK, "that of back-propagation at its end"),
+    ] {
+        let last = table.mean(&FIRST, &other, &ACCURACY)?;
+        let check = Check::new(
+            format!("ADMM's test accuracy after 10 iterations is at most 2 points below {name}"),
+            early >= last - 0.02,
+            format!("{early:.3} against {last:.3}"),
+        );
+        checks.push(check.headline());
     }
+    checks.push(withstands(table)?.headline());
+    checks.push(table.compare(&ROBUSTNESS, &ATTACKED, &ROBUST, &BACK_PGD)?);
     Ok(checks)
+}
+
+/// The check that the robust program's network withstands attacks better than the plain one's, and not by chance:
+/// for every seed, or by more than the spread of the differences.
+fn withstands(table: &Table) -> Result<Check, TableError> {
+    let values = |variant: &Variant| table.values(&ROBUSTNESS, variant, &ATTACKED);
+    let (robust, plain) = (values(&ROBUST)?, values(&PLAIN)?);
+    let pairs = robust.iter().zip(&plain);
+    let above = pairs.filter(|(robust, plain)| robust > plain).count();
+    let difference = table.difference(&ROBUSTNESS, &ATTACKED, &ROBUST, &PLAIN)?;
+    let clear = difference.spread.is_some_and(|s| difference.mean > s);
+    Ok(Check::new(
+        format!(
+            "{ROBUSTNESS}, {ATTACKED}: {ROBUST} is above {PLAIN}, with every seed or by more than the \
+             spread of the difference"
+        ),
+        clear || above == robust.len(),
+        format!(
+            "a difference of {difference}, above with {above} of {} seeds",
+            robust.len()
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table with one task of each kind and the given accuracies under attack.
+    fn table(scp: f64, early: f64, robust: &[f64], plain: &[f64]) -> Table {
+        let seeds: Vec<u64> = (0..).take(robust.len()).collect();
+        let mut table = Table::new(
+            &seeds,
+            [OBJECTIVE, ACCURACY, ATTACKED],
+            [ADMM, ROBUST, ADMM_EARLY, SCP, PLAIN, BACK, BACK_PGD],
+            [LOSSES[0].1.clone(), FIRST, ROBUSTNESS],
+        )
+        .unwrap();
+        for (task, variant, metric, value) in [
+            (&LOSSES[0].1, ADMM, OBJECTIVE, 1.0),
+            (&LOSSES[0].1, SCP, OBJECTIVE, scp),
+            (&LOSSES[0].1, BACK, OBJECTIVE, 1.0),
+            (&FIRST, ADMM_EARLY, ACCURACY, early),
+            (&FIRST, ADMM, ACCURACY, 0.5),
+            (&FIRST, BACK, ACCURACY, 0.9),
+            (&ROBUSTNESS, BACK_PGD, ATTACKED, 0.9),
+        ] {
+            table
+                .record_for_every_seed(task, &variant, &metric, value)
+                .unwrap();
+        }
+        for (variant, values) in [(ROBUST, robust), (PLAIN, plain)] {
+            for (&seed, &value) in seeds.iter().zip(values) {
+                table
+                    .record(&ROBUSTNESS, &variant, &ATTACKED, seed, value)
+                    .unwrap();
+            }
+        }
+        table
+    }
+
+    #[test]
+    fn every_part_of_the_criterion_can_fail() {
+        let (low, high) = ([0.5, 0.6, 0.7], [0.6, 0.7, 0.8]);
+        let held = |table: &Table| -> Vec<bool> {
+            let checks = checks(table, &LOSSES[..1]).unwrap();
+            let headlines: Vec<bool> = checks.iter().map(|check| check.headline).collect();
+            assert_eq!(headlines, [true, true, true, true, true, false]);
+            checks.iter().map(|check| check.holds).collect()
+        };
+        let good = table(1.04, 0.89, &high, &low);
+        assert_eq!(held(&good), [true, true, true, true, true, false]);
+        // An accuracy that stays low, a sampled program that is far off, and no gain under attack.
+        let bad = table(1.06, 0.49, &low, &high);
+        assert_eq!(held(&bad), [true, false, true, false, false, false]);
+    }
+
+    #[test]
+    fn a_gain_under_attack_is_more_than_chance() {
+        let holds = |robust: &[f64], plain: &[f64]| {
+            let table = table(1.0, 0.9, robust, plain);
+            withstands(&table).unwrap().holds
+        };
+        // The robust network is better for every seed, though the differences vary by more than their mean.
+        assert!(holds(&[0.51, 0.51, 0.9], &[0.5, 0.5, 0.5]));
+        // The differences are −0.1, 0.5 and 0.5: 0.3 on average, but not for every seed, nor by more than their spread.
+        assert!(!holds(&[0.4, 1.0, 1.0], &[0.5, 0.5, 0.5]));
+        // The differences are −0.01, 0.5 and 0.5: 0.33 ± 0.29.
+        assert!(holds(&[0.49, 1.0, 1.0], &[0.5, 0.5, 0.5]));
+        assert!(!holds(&[0.5, 0.5, 0.5], &[0.5, 0.5, 0.5]));
+        // One seed has no spread.
+        assert!(holds(&[0.6], &[0.5]) && !holds(&[0.4], &[0.5]));
+    }
 }

@@ -25,7 +25,13 @@ mod tests {
     #[test]
     fn committed_headlines_are_the_experiments() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let slugs = ["block-coordinate-descent", "zo-ranksgd", "convex-relu"];
+        let slugs = [
+            "normalized-lr",
+            "matrix-sensing",
+            "block-coordinate-descent",
+            "zo-ranksgd",
+            "convex-relu",
+        ];
         let found = headline_differences(EXPERIMENTS, &root, &slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }

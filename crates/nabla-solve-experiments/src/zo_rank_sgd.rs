@@ -7,16 +7,18 @@
 //! search, which tries steps of η, η/10, η/100 and η/1000.
 //!
 //! The functions are the paper's, in 100 dimensions from `N(0, I)`. With noise, new noise is added in every
-//! query to the values that are ranked, or that ZO-SGD sees; the reported values are without noise. The
-//! practical task is a linear classifier of handwritten digits (4 x 4 pixels) whose parameters are tuned only
+//! query to the values that are ranked, or that ZO-SGD sees; the reported values are without noise. The norm of
+//! the true gradient at the end of a run is reported as a share of its initial norm.
+//!
+//! The practical task is a linear classifier of handwritten digits (4 x 4 pixels) whose parameters are tuned only
 //! by preferences among a few candidates, as if a judge compared their results on the same pictures and gave
 //! no number.
 
 use std::ops::ControlFlow;
 
 use nabla_claims::{
-    Bench, Cell, Check, Claim, ClaimContext, ClaimError, LinePlot, Measurement, Metric, Series,
-    Stage, Table, TableError, Task, Variant,
+    Bench, Cell, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table, Task,
+    Variant,
 };
 use nabla_data::LabelledPictures;
 use nabla_solve::cma_es::CmaEs;
@@ -41,14 +43,14 @@ const JUMPS: Variant = Variant::baseline("GLD-Fast");
 const EVOLUTION: Variant = Variant::baseline("CMA-ES");
 
 const VALUE: Metric = Metric::lower("log10 of the value", "");
+const SLOPE: Metric = Metric::lower("gradient norm, share of the first", "");
 const ACCURACY: Metric = Metric::higher("held-out accuracy", "%");
 
+mod checks;
 mod problems;
 
+use checks::{checks, evolution};
 use problems::{Noise, Problem};
-
-/// The margin by which the logarithm of ZO-RankSGD's value may exceed ZO-SGD's, which is a factor of 10.
-const WITHIN: f64 = 1.0;
 
 const DIMENSION: usize = 100;
 /// The number of pixels per side of the digits.
@@ -64,21 +66,27 @@ impl Claim for ZoRankSgdClaim {
         "zo-ranksgd"
     }
 
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn statement(&self) -> &str {
-        "A descent direction from the order of a few perturbed points is enough to minimise a function: \
-         ZO-RankSGD with a ranking oracle comes about as far as ZO-SGD with the function's values, and \
-         further than methods that compare pairs (SCOBO) or jump at random (GLD-Fast). In detail: a \
-         line search with the same oracle and longer orders (larger k) take it further."
+        "A descent direction from the order of a few perturbed points is enough to optimise a function of \
+         which only a ranking oracle tells: ZO-RankSGD converges to a stationary point. In detail: it \
+         comes about as far as ZO-SGD with the function's values, and further than methods that compare \
+         pairs (SCOBO) or jump at random (GLD-Fast); a line search with the same oracle and longer \
+         orders (larger k) take it further."
     }
 
     fn criterion(&self) -> &str {
-        "Mean over the seeds of the logarithm of the value after the same number of queries, on the \
-         quadratic, Rosenbrock's function and a classifier's loss: ZO-RankSGD with line search, \
-         (m, k) = (10, 10), is at most 10 times above ZO-SGD that sees values, with line search, and \
-         below SCOBO and GLD-Fast; it is below ZO-RankSGD without line search; at m = 50, k = 50 is \
-         below k = 10, and k = 10 below k = 1. With noise that is put on the quadratic before points are \
-         put in order, it is below SCOBO and GLD-Fast too. CMA-ES, what a user would take instead, \
-         stands beside and is not judged."
+        "Means over the seeds after the same number of queries, on the quadratic, Rosenbrock's function \
+         and a classifier's loss: where ZO-RankSGD with line search, (m, k) = (10, 10), ends, the norm of \
+         the true gradient is below half of that at the start. In detail: below a tenth. And by the \
+         logarithm of the value: it is at most a factor of 2 above ZO-SGD that sees values, with line \
+         search, and below SCOBO and GLD-Fast; it is below ZO-RankSGD without line search; at m = 50, \
+         k = 50 is below k = 10, and k = 10 below k = 1. With noise that is put on the quadratic before \
+         points are put in order, it is below SCOBO and GLD-Fast too. CMA-ES, what a user would take \
+         instead, stands beside and is not judged."
     }
 
     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
@@ -92,7 +100,7 @@ impl Claim for ZoRankSgdClaim {
         let problems = problems(&size);
         let mut table = Table::new(
             bench.seeds(),
-            [VALUE, ACCURACY],
+            [VALUE, SLOPE, ACCURACY],
             [
                 RANKS,
                 RANKS_PLAIN,
@@ -116,13 +124,14 @@ impl Claim for ZoRankSgdClaim {
             &Stage::new("ZO-RankSGD", &size),
             &points,
             |(setting, contender)| Cell::of(&setting.task).variant(&contender.variant),
-            |(setting, contender)| Outcome::of(context, &size, &digits, setting, contender),
+            |(setting, contender)| Outcome::of(bench, &size, &digits, setting, contender),
         )?;
         let mut edges = Vec::new();
         for ((setting, contender), outcome) in points.iter().zip(&outcomes) {
             let (task, variant) = (&setting.task, &contender.variant);
             for (&seed, run) in bench.seeds().iter().zip(&outcome.runs) {
                 table.record(task, variant, &VALUE, seed, run.value.log10())?;
+                table.record(task, variant, &SLOPE, seed, run.slope)?;
                 if let Some(accuracy) = run.accuracy {
                     table.record(task, variant, &ACCURACY, seed, 100.0 * accuracy)?;
                 }
@@ -138,6 +147,7 @@ impl Claim for ZoRankSgdClaim {
             }
         }
         let checks = checks(&table)?;
+        let evolution = evolution(&table)?;
         let mut measurement = Measurement::new(table, checks).with_note(format!(
             "{} queries for each run ({} for the classifier's {} parameters). Each method's scale is the \
              best of {} settings on {} other seeds. The value of the classifier is its cross-entropy on \
@@ -158,6 +168,9 @@ impl Claim for ZoRankSgdClaim {
                 edges.join(", ")
             )
         });
+        measurement = measurement.with_note(evolution).with_note(
+            "Not measured: policies of reinforcement learning, and pictures that people put in order.",
+        );
         for setting in &problems {
             let title = format!("{} (first seed)", setting.task);
             let plot = LinePlot::new(title, "queries", "value, without noise").log_y();
@@ -350,21 +363,22 @@ struct Outcome {
 
 impl Outcome {
     fn of(
-        context: &ClaimContext<'_>,
+        bench: &Bench<'_>,
         size: &Size,
         digits: &LabelledPictures,
         setting: &Setting,
         contender: &Contender,
     ) -> Result<Self, ClaimError> {
+        let device = &bench.context().device;
         let run = |seed: u64, scale: f64| {
-            let problem = Problem::new(setting.objective, seed, size, digits, &context.device)?;
+            let problem = Problem::new(setting.objective, seed, size, digits, device)?;
             Descent::run(&problem, setting, contender.method, scale, seed)
         };
         let scales: Vec<f64> = size.settings.iter().map(|s| s * contender.middle).collect();
         let mut best = (f64::INFINITY, 0);
         for (i, &scale) in scales.iter().enumerate() {
             let mut sum = 0.0;
-            for seed in tuning_seeds(&context.seeds, size.tuning) {
+            for seed in tuning_seeds(bench.seeds(), size.tuning) {
                 sum += run(seed, scale)?.value.log10();
             }
             if sum < best.0 {
@@ -372,7 +386,7 @@ impl Outcome {
             }
         }
         let scale = scales.get(best.1).copied().unwrap_or(contender.middle);
-        let runs = context.seeds.iter().map(|&seed| run(seed, scale));
+        let runs = bench.seeds().iter().map(|&seed| run(seed, scale));
         Ok(Self {
             scale,
             edge: scales.len() > 1 && (best.1 == 0 || best.1 + 1 == scales.len()),
@@ -392,6 +406,8 @@ fn tuning_seeds(reported: &[u64], count: u64) -> impl Iterator<Item = u64> {
 struct Descent {
     /// The value at the last point, without noise; infinite if the run has left the finite numbers.
     value: f64,
+    /// The norm of the gradient at the last point relative to that at the first; infinite if the value is.
+    slope: f64,
     accuracy: Option<f64>,
     /// Queries and the value without noise.
     curve: Vec<[f64; 2]>,
@@ -424,6 +440,7 @@ impl Descent {
         };
         let start = problem.start();
         let first = value(&start)?;
+        let steep = problem.slope(&start)?;
         let mut curve = vec![[0.0, first]];
         let every = setting.queries as f64 / 100.0;
         let mut failed = None;
@@ -521,6 +538,7 @@ impl Descent {
             Err(error) => return Err(ClaimError::experiment(error)),
         };
         let last = value(&point)?;
+        let slope = problem.slope(&point)? / steep;
         let accuracy = match &oracle {
             Some((classifier, oracle)) => {
                 let module = oracle.module(&point).map_err(ClaimError::experiment)?;
@@ -528,12 +546,13 @@ impl Descent {
             }
             None => None,
         };
+        let finite = |number: f64| match diverged || number.is_nan() {
+            true => f64::INFINITY,
+            false => number,
+        };
         Ok(Self {
-            value: if diverged || last.is_nan() {
-                f64::INFINITY
-            } else {
-                last
-            },
+            value: finite(last),
+            slope: finite(slope),
             accuracy,
             curve,
         })
@@ -557,55 +576,26 @@ fn repeated<T>(
     Ok(())
 }
 
-fn checks(table: &Table) -> Result<Vec<Check>, TableError> {
-    let mut checks = Vec::new();
-    for task in [QUADRATIC, ROSENBROCK, CLASSIFIER] {
-        checks.push(within(table, &task)?.headline());
-        for worse in [PAIRS, JUMPS] {
-            let check = table.compare(&task, &VALUE, &RANKS, &worse)?;
-            checks.push(check.headline());
-        }
-        for (better, worse) in [
-            (RANKS, RANKS_PLAIN),
-            (MANY_ALL, MANY_TEN),
-            (MANY_TEN, MANY_BEST),
-        ] {
-            checks.push(table.compare(&task, &VALUE, &better, &worse)?);
-        }
-    }
-    for task in [GAUSSIAN, GUMBEL] {
-        for worse in [PAIRS, JUMPS] {
-            checks.push(table.compare(&task, &VALUE, &RANKS, &worse)?);
-        }
-    }
-    Ok(checks)
-}
-
-/// The check that rankings suffice: no more than [`WITHIN`] above the result of methods that see values.
-fn within(table: &Table, task: &Task) -> Result<Check, TableError> {
-    let own = table.summary(task, &RANKS, &VALUE)?;
-    let values = table.summary(task, &VALUES, &VALUE)?;
-    Ok(Check::new(
-        format!("{task}: {RANKS} ends at most 10 times above {VALUES}"),
-        own.mean <= values.mean + WITHIN,
-        format!("{own} against {values} ({VALUE})"),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::problems::small;
     use super::*;
     use burn::tensor::Device;
     use nabla_base::progress::NoProgress;
-    use nabla_claims::run_claim;
+    use nabla_claims::{ClaimContext, run_claim};
 
     #[test]
     fn the_quick_form_runs_whole() {
         let context = ClaimContext::quick(Device::flex(), &NoProgress);
         let result = run_claim(&ZoRankSgdClaim, &context).unwrap();
         assert!(result.quick);
-        assert_eq!(result.checks.len(), 3 * 6 + 2 * 2);
+        assert_eq!(result.checks.len(), 3 * 8 + 2 * 2);
+        let headlines = result.checks.iter().filter(|check| check.headline);
+        let headlines: Vec<&str> = headlines.map(|check| check.text.as_str()).collect();
+        let judged = [QUADRATIC, ROSENBROCK, CLASSIFIER].map(|task| {
+            format!("{task}: {RANKS} ends with a gradient norm below half of the first")
+        });
+        assert_eq!(headlines, judged);
         assert_eq!(result.plots.len(), 5);
         let size = Size::quick();
         for setting in problems(&size) {
@@ -673,16 +663,5 @@ mod tests {
             .map(|p| f32::from(*p) / 16.0)
             .collect();
         assert!((mean(&small(&digits, 9)) - mean(&full)).abs() < 1e-6);
-    }
-
-    #[test]
-    fn ten_times_above_is_within_and_more_is_not() {
-        let check = |own: f64| {
-            let mut table = Table::new(&[0], [VALUE], [RANKS, VALUES], [QUADRATIC]).unwrap();
-            table.record(&QUADRATIC, &RANKS, &VALUE, 0, own).unwrap();
-            table.record(&QUADRATIC, &VALUES, &VALUE, 0, -2.0).unwrap();
-            within(&table, &QUADRATIC).unwrap().holds
-        };
-        assert!(check(-3.0) && check(-1.0) && !check(-0.99));
     }
 }

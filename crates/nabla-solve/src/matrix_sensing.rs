@@ -176,6 +176,24 @@ impl GaussianSensing {
             columns,
         })
     }
+
+    /// Reduces the measurements to at most as many as a matrix has entries, for the same problem: the result is the
+    /// factor `R` of the decomposition `𝒜 = QR`, for which `R*R = 𝒜*𝒜`. With the measurements that it makes itself,
+    /// losses and steps equal those of `𝒜` except for rounding, and their cost falls in proportion to the number of
+    /// measurements.
+    pub fn condensed(self) -> Self {
+        let entries = self.rows * self.columns;
+        if self.matrices.nrows() <= entries {
+            return self;
+        }
+        let qr = self.matrices.qr();
+        let r = qr.thin_R();
+        let above = |i: usize, j: usize| if i <= j { r[(i, j)] } else { 0.0 };
+        Self {
+            matrices: Mat::from_fn(entries, entries, above),
+            ..self
+        }
+    }
 }
 
 impl LinearMeasurement for GaussianSensing {

@@ -643,7 +643,7 @@ mod tests {
         fs::write(&c, many).unwrap();
         assert!(told(&config(&c)).contains("1001 different labels"));
         wrong.source = "digits".into();
-        assert!(told(&wrong).contains("with a CSV or LIBSVM file only, not with \"digits\""));
+        assert!(told(&wrong).contains("with a CSV or LIBSVM file, not with \"digits\""));
         assert!(told(&config(Path::new("nowhere"))).contains("no data set \"nowhere\""));
         wrong.test_share = 1.0;
         assert!(told(&wrong).contains("test share of the data is 1"));

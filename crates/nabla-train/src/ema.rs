@@ -18,23 +18,14 @@ use std::any::Any;
 use burn::config::Config;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
+use nabla_base::range::{self, OutOfRange};
 
 /// The reason why an average cannot be computed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EmaError {
-    /// The decay is not in [0, 1].
-    #[error("the decay of the moving average is {0}, but it must lie in [0, 1]")]
-    Decay(f64),
-    /// A parameter of the warm-up is not positive and finite.
-    #[error(
-        "the {field} of the moving average's warm-up is {value}, but it must be positive and finite"
-    )]
-    WarmUp {
-        /// Name of the parameter.
-        field: &'static str,
-        /// The value.
-        value: f64,
-    },
+    /// The decay or a parameter of the warm-up is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// The parameters of the network and of the average differ.
     #[error(
         "the network's parameters differ from those of its moving average: number {index} (in the \
@@ -121,18 +112,14 @@ impl EmaConfig {
     /// # Errors
     /// If the decay is not in `[0, 1]` or a parameter of the warm-up is not positive.
     pub fn restore<M: Module>(&self, average: M, updates: u64) -> Result<Ema<M>, EmaError> {
-        if !(0.0..=1.0).contains(&self.decay) {
-            return Err(EmaError::Decay(self.decay));
-        }
+        range::within("decay of the moving average", self.decay, 0.0..=1.0)?;
         if let WarmUp::Power {
             inverse_gamma,
             power,
         } = self.warm_up
         {
             for (field, value) in [("inverse gamma", inverse_gamma), ("power", power)] {
-                if !(value > 0.0 && value.is_finite()) {
-                    return Err(EmaError::WarmUp { field, value });
-                }
+                range::positive(format!("{field} of the moving average's warm-up"), value)?;
             }
         }
         Ok(Ema {

@@ -333,7 +333,7 @@ fn weights_decay_where_they_are_told_to() {
         weight_decay: None,
         learning_rate_factor: 2.0,
     }];
-    assert!(told(&m_fac).contains("cannot have a learning rate of its own"));
+    assert!(told(&m_fac).contains("cannot have its own learning rate"));
 }
 
 /// Floats per parameter of the documentation's table, times 4 bytes, for a model of 64·12 + 12 + 12·10 + 10

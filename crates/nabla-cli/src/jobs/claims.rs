@@ -58,7 +58,7 @@ pub struct RunArguments {
     /// Only check, in seconds, that the experiments work; no results are stored
     #[arg(long)]
     quick: bool,
-    /// Seeds, one run each [default: 0,1,2, with --quick 0]
+    /// Seeds, one run each [default: those of each experiment, usually 0,1,2; with --quick only the first]
     #[arg(long, value_name = "SEED,..", value_delimiter = ',')]
     seeds: Vec<u64>,
     #[command(flatten)]

@@ -75,8 +75,8 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME=VALUE")]
     sampler_option: Vec<String>,
     /// How the noise levels are spaced [default: given by the model's folder]
-    #[arg(long, value_name = "SPACING", value_parser = sigma_spacing(), conflicts_with = "karras")]
-    sigmas: Option<String>,
+    #[arg(long, value_name = "SPACING", value_parser = choice::<SigmaSpacing>(), conflicts_with = "karras")]
+    sigmas: Option<SigmaSpacing>,
     /// Short for --sigmas karras
     #[arg(long)]
     karras: bool,
@@ -154,18 +154,17 @@ impl Arguments {
     }
 
     /// The sampler with its options.
-    fn sampler(&self) -> Result<SamplerChoice, Failure> {
+    fn sampler(&self, options: &Options) -> Result<SamplerChoice, Failure> {
         let named = match &self.sampler {
             Some(name) => SamplerChoice::named(name),
             None => SamplerChoice::default(),
         };
-        let options = Options::parse(&self.sampler_option).map_err(Failure::input)?;
         if let Some(name) = &self.sampler {
             // What is wrong is said before a model is loaded.
-            let made = samplers::<4>().make(name, &options);
+            let made = samplers::<4>().make(name, options);
             made.map_err(Failure::input)?;
         }
-        Ok(named.with_options(&options))
+        Ok(named.with_options(options))
     }
 
     /// A guidance, if it is another one than the pipeline's own.
@@ -186,11 +185,9 @@ impl Arguments {
     }
 
     /// How the noise levels are to be spaced.
-    fn sigmas(&self) -> Result<Option<SigmaSpacing>, Failure> {
-        match &self.sigmas {
-            Some(name) => name.parse().map(Some).map_err(Failure::input),
-            None => Ok(self.karras.then_some(SigmaSpacing::Karras)),
-        }
+    fn sigmas(&self) -> Option<SigmaSpacing> {
+        let short = self.karras.then_some(SigmaSpacing::Karras);
+        self.sigmas.or(short)
     }
 }
 
@@ -212,10 +209,6 @@ fn sampler() -> clap::builder::PossibleValuesParser {
 
 fn guidance() -> clap::builder::PossibleValuesParser {
     guidances::<4>().names().into()
-}
-
-fn sigma_spacing() -> clap::builder::PossibleValuesParser {
-    SigmaSpacing::ALL.map(SigmaSpacing::name).into()
 }
 
 /// `512` or `768x512`, to height and width.
@@ -323,7 +316,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             arguments.output.display()
         )));
     }
-    let choice = arguments.sampler()?;
+    let sampler_options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
+    let choice = arguments.sampler(&sampler_options)?;
     let mut guidance = arguments.guidance()?;
     let files = outputs(&arguments.output, arguments.count);
     for file in files.iter().chain(&arguments.latents) {
@@ -406,7 +400,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         sampler: choice,
         original_size: arguments.original_size,
         crop: arguments.crop.unwrap_or_default(),
-        sigmas: arguments.sigmas()?,
+        sigmas: arguments.sigmas(),
         ..SamplingOptions::new(size)
     };
     let positive = model.encode_text_skipping(&arguments.prompt, arguments.clip_skip)?;
@@ -471,7 +465,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         negative: arguments.negative.clone(),
         steps: arguments.steps,
         sampler,
-        sampler_options: Options::parse(&arguments.sampler_option).map_err(Failure::input)?,
+        sampler_options: sampler_options.sorted(),
         guidance_scale: arguments.guidance_scale,
         seeds,
         device: arguments.device.choice(),

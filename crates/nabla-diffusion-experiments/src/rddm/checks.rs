@@ -41,15 +41,16 @@ impl Choice {
 /// The loss allowed for a changed path.
 const TOLERANCE_DB: f64 = 1.0;
 
-/// The headlines are the abstract's: residuals make restoration, the residual is for certainty and the noise
-/// for diversity, and generation is partly independent of the path.
+/// The headlines test the abstract: a diffusion of residuals restores pictures, and the noise provides
+/// diversity. Two groups of checks are details. SM-Res must restore better than SM-N because of SM-N's first
+/// division, which is by zero, and the changed paths were judged after the task had been exchanged.
 pub(super) fn checks(table: &Table, choices: &[Vec<Choice>; 2]) -> Result<Vec<Check>, ClaimError> {
     let mut checks = Vec::new();
     for (_, task) in &RESTORATION {
         checks.push(table.compare(task, &PSNR, &SM_RES, &DDIM)?.headline());
     }
     let five = &RESTORATION[1].1;
-    checks.push(table.compare(five, &PSNR, &SM_RES, &SM_N)?.headline());
+    checks.push(table.compare(five, &PSNR, &SM_RES, &SM_N)?);
     let generation = table.compare(&GENERATION, &DISTANCE, &SM_N, &SM_RES)?;
     checks.push(generation.headline());
     for ((task, expected), found) in [
@@ -69,12 +70,11 @@ pub(super) fn checks(table: &Table, choices: &[Vec<Choice>; 2]) -> Result<Vec<Ch
     let trained = table.mean(&PATHS, &SM_RES_N, &PSNR)?;
     for variant in [EQUAL, SWAPPED, RESIDUAL_FIRST, NOISE_FIRST] {
         let changed = table.summary(&PATHS, &variant, &PSNR)?;
-        let check = Check::new(
+        checks.push(Check::new(
             format!("{PATHS}: {variant} costs at most {TOLERANCE_DB} dB"),
             changed.mean >= trained - TOLERANCE_DB,
             format!("{changed} dB against {trained:.3} dB"),
-        );
-        checks.push(check.headline());
+        ));
     }
     Ok(checks)
 }

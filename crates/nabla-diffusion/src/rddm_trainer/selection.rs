@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::Tensor;
+use nabla_base::range;
 use nabla_train::transform::ClipByNorm;
 use nabla_train::{Learner, Task, Trainer, TrainingError};
 
@@ -143,13 +144,8 @@ pub fn select_objective<M: Module + ModuleDisplay + ResidualDenoiser>(
     on_step: &mut dyn FnMut(f32) -> ControlFlow<()>,
 ) -> Result<Selection, RddmTrainingError> {
     config.validate()?;
-    if !(threshold > 0.0 && threshold < 0.5) {
-        return Err(RddmTrainingError::Field {
-            field: "threshold of the objective selection",
-            value: threshold,
-            range: "above 0 and below 0.5",
-        });
-    }
+    let name = "threshold of the objective selection";
+    range::between(name, threshold, 0.0, 0.5)?;
     let device = network.devices().into_iter().next().unwrap_or_default();
     let model = Weighed {
         network,

@@ -2,7 +2,7 @@
 
 use super::NoiseSchedule;
 use crate::level::{Level, Levels, NoisePath, check_rising};
-use crate::sampler_error::SamplerError;
+use crate::sampler_error::{SamplerError, check_steps};
 
 /// Between two training steps, [`level_at`](NoisePath::level_at) interpolates the logarithm of the
 /// signal-to-noise ratio linearly, and [`smooth_at`](NoisePath::smooth_at) uses the monotone cubic of Fritsch
@@ -31,13 +31,7 @@ impl NoisePath for NoiseSchedule {
     }
 
     fn check_smooth(&self) -> Result<(), SamplerError> {
-        if self.steps() < 2 {
-            return Err(SamplerError::TooFewSteps {
-                sampler: "the probability flow",
-                steps: self.steps(),
-                least: 2,
-            });
-        }
+        check_steps("the probability flow", self.steps(), 2)?;
         Levels::from(self).check_sigmas()?;
         check_rising(self.timestep.iter().copied())
     }

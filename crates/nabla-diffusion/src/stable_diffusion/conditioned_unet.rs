@@ -56,6 +56,7 @@
 //! ```
 
 use burn::tensor::{DType, Tensor};
+use nabla_base::OutOfRange;
 
 use super::pipeline::{
     Conditioning, SamplingOptions, StableDiffusion, StableDiffusionError, wrong,
@@ -90,7 +91,7 @@ impl<'a> ConditionedUNet<'a> {
         inpainting: Option<Tensor<4>>,
     ) -> Result<Self, StableDiffusionError> {
         let Some(&first) = texts.first() else {
-            return wrong("number of texts", "0", "at least 1");
+            return Err(OutOfRange::new("number of texts", 0, "at least 1").into());
         };
         let given = texts.len();
         let texts: Vec<&Conditioning> = texts.iter().copied().chain(without).collect();

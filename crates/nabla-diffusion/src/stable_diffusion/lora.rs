@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
 
 use super::latent_diffusion_names::LatentDiffusionNames;
 use super::weights::{Precision, WeightChanges, Weights, WeightsError, file_metadata};
@@ -58,14 +59,9 @@ pub enum LoraError {
         /// What is missing.
         missing: &'static str,
     },
-    /// The strength is not a number.
-    #[error("the strength of the LoRA {} is {strength}, but it must be finite", path.display())]
-    Strength {
-        /// The file.
-        path: PathBuf,
-        /// The strength.
-        strength: f64,
-    },
+    /// The strength is not finite.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
 }
 
 /// The network to which a change applies.
@@ -155,12 +151,7 @@ impl Lora {
     /// # Errors
     /// If it cannot be read, or contains no LoRA or another kind of change.
     pub fn read(path: &Path, strength: f64) -> Result<Self, LoraError> {
-        if !strength.is_finite() {
-            return Err(LoraError::Strength {
-                path: path.to_owned(),
-                strength,
-            });
-        }
+        range::finite(format!("strength of the LoRA {}", path.display()), strength)?;
         let weights = Weights::open(&[path.to_owned()], &Device::flex(), Precision::F32)?;
         let root = weights.root();
         let mut updates: BTreeMap<(LoraTarget, String), Update> = BTreeMap::new();

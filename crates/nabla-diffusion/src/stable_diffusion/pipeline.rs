@@ -28,6 +28,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
+use nabla_base::range::{self, OutOfRange};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -93,7 +94,10 @@ pub enum StableDiffusionError {
         /// What does not fit.
         reason: String,
     },
-    /// A value is wrong.
+    /// A number is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// A value is not numeric, or does not fit the model.
     #[error("the {what} is {value}, but it must be {expected}")]
     Value {
         /// The name of the value.
@@ -338,11 +342,9 @@ impl StableDiffusion {
             };
             let Some(state) = state else {
                 let most = output.hidden.len() - 1 - usize::from(self.takes_sizes());
-                return Err(StableDiffusionError::Value {
-                    what: "number of text encoder layers to skip",
-                    value: layers.to_string(),
-                    expected: format!("at most {most}"),
-                });
+                let name = "number of text encoder layers to skip";
+                let expected = format!("at most {most}");
+                return Err(OutOfRange::new(name, layers, expected).into());
             };
             parts.push(state);
             pooled = output.projected.or(pooled);
@@ -594,17 +596,10 @@ impl StableDiffusion {
     fn check(&self, start: &Start, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
         self.check_sizes(options)?;
         let [height, width] = options.size;
-        if !options.guidance_scale.is_finite() {
-            return wrong(
-                "guidance scale",
-                options.guidance_scale.to_string(),
-                "finite",
-            );
-        }
-        if !(0.0..=1.0).contains(&options.guidance_rescale) {
-            let value = options.guidance_rescale.to_string();
-            return wrong("guidance rescale", value, "in [0, 1]");
-        }
+        range::finite("guidance scale", options.guidance_scale)?;
+        let rescale = options.guidance_rescale;
+        let fits = (0.0..=1.0).contains(&rescale);
+        range::check(fits, "guidance rescale", rescale, "in [0, 1]")?;
         let (picture, strength) = match start {
             Start::Noise => return Ok(()),
             Start::Picture { .. } if self.is_inpainting() => {
@@ -619,13 +614,12 @@ impl StableDiffusion {
                 picture, strength, ..
             } => (picture, *strength),
         };
-        if !(0.0..=1.0).contains(&strength) || kept(options.steps, strength) == 0 {
-            let expected = format!(
-                "in [0, 1], and leave at least one of {} steps",
-                options.steps
-            );
-            return wrong("strength", strength.to_string(), expected);
-        }
+        let fits = (0.0..=1.0).contains(&strength) && kept(options.steps, strength) > 0;
+        let expected = format!(
+            "in [0, 1], and leave at least one of {} steps",
+            options.steps
+        );
+        range::check(fits, "strength", strength, expected)?;
         let shape = picture.dims();
         if shape != [1, 3, height, width] {
             let expected = format!("{:?}", [1, 3, height, width]);

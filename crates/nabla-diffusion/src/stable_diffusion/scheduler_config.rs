@@ -66,7 +66,7 @@ use crate::unipc::{UniPc, UniPcB};
 mod classes;
 mod grid;
 
-use classes::{CLASSES, OWN, combined, grid_of, has_spacing};
+use classes::{CLASSES, OWN, combined, fields, grid_of, has_spacing};
 use grid::{Told, Visited};
 
 /// The file in a part's folder.
@@ -460,7 +460,7 @@ impl SchedulerConfig {
             _ => None,
         };
         Ok(match name {
-            "ddim" => Options::of(&Ddim::new().with_clip(clip)),
+            "ddim" => fields(&Ddim::new().with_clip(clip)),
             "ddpm" => {
                 let variance = match self.variance_type.as_deref() {
                     None | Some("fixed_small" | "fixed_small_log") => Variance::FixedSmall,
@@ -474,10 +474,10 @@ impl SchedulerConfig {
                         ));
                     }
                 };
-                Options::of(&Ddpm::new().with_variance(variance).with_clip(clip))
+                fields(&Ddpm::new().with_variance(variance).with_clip(clip))
             }
-            "pndm" => Options::of(&combined(PndmMethod::FPndm)),
-            "plms" => Options::of(&combined(PndmMethod::Plms)),
+            "pndm" => fields(&combined(PndmMethod::FPndm)),
+            "plms" => fields(&combined(PndmMethod::Plms)),
             "dpm++2m" | "dpm++2m-sde" | "dpm++3m" | "dpm++3m-sde" => {
                 self.dpm_solver(name == own)?
             }
@@ -487,7 +487,7 @@ impl SchedulerConfig {
                 self.only_null(&[("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)])?;
                 self.unipc(name == own)?
             }
-            "lcm" => Options::of(
+            "lcm" => fields(
                 &Lcm::new()
                     .with_timestep_scaling(self.timestep_scaling.unwrap_or(10.0))
                     .with_clip(clip),
@@ -510,7 +510,7 @@ impl SchedulerConfig {
         let mut options = Options::new();
         if own {
             let solver = self.dpm_options(DpmSolverMultistep::new())?;
-            options = Options::of(&solver.with_lower_order_final(true));
+            options = fields(&solver.with_lower_order_final(true));
         }
         if let Some(falls) = self.lower_order_final {
             options = options.with("lower_order_final", falls);
@@ -584,7 +584,7 @@ impl SchedulerConfig {
             solver.order = several.order;
             solver.lower_order_final = self.lower_order_final == Some(true);
         }
-        Ok(Options::of(&solver))
+        Ok(fields(&solver))
     }
 
     fn deis(&self, own: bool) -> Result<Options, ModelFolderError> {
@@ -603,7 +603,7 @@ impl SchedulerConfig {
             deis.order = self.order(3, "it must be 1 to 3")?;
         }
         deis.lower_order_final = self.lower_order_final.unwrap_or(true);
-        Ok(Options::of(&deis))
+        Ok(fields(&deis))
     }
 
     fn order(&self, most: usize, expected: &str) -> Result<usize, ModelFolderError> {
@@ -653,7 +653,7 @@ impl SchedulerConfig {
             unipc.uncorrected_steps = steps.len();
         }
         unipc.lower_order_final = self.lower_order_final.unwrap_or(true);
-        Ok(Options::of(&unipc))
+        Ok(fields(&unipc))
     }
 
     fn only_null(&self, options: &[(&str, Option<f64>)]) -> Result<(), ModelFolderError> {

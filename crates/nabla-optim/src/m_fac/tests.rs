@@ -362,9 +362,20 @@ fn the_surgeon_makes_up_for_what_it_removes() {
 fn wrong_input_is_told() {
     let device = Device::flex();
     let g = || tensor(&gradients(2, 1), DType::F32);
-    assert!(StaticFisher::new(g(), 0.0).is_err());
-    assert!(BlockFisher::new(g(), 0.1, 0).is_err());
-    assert!(SlidingFisher::new(4, 0, 0.1, &device).is_err());
+    assert_eq!(
+        StaticFisher::new(g(), 0.0).unwrap_err().to_string(),
+        "the damping of M-FAC is 0, but it must be positive and finite"
+    );
+    assert_eq!(
+        BlockFisher::new(g(), 0.1, 0).unwrap_err().to_string(),
+        "the block size of M-FAC is 0, but it must be at least 1"
+    );
+    assert_eq!(
+        SlidingFisher::new(4, 0, 0.1, &device)
+            .unwrap_err()
+            .to_string(),
+        "the window of M-FAC is 0, but it must be at least 1"
+    );
     assert!(StaticFisher::new(Tensor::zeros([0, 3], &device), 0.1).is_err());
     let bad = g() * f32::NAN;
     assert!(matches!(

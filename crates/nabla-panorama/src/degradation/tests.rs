@@ -43,9 +43,10 @@ fn sizes_that_do_not_fit_are_refused() {
         }
     );
     for scale in [0, 1, 17, usize::MAX] {
+        let expected = OutOfRange::new("scale of a reduction", scale, "from 2 to 16");
         assert_eq!(
             BicubicDown::new(scale, erp).unwrap_err(),
-            DegradationError::Scale { scale }
+            DegradationError::Range(expected)
         );
     }
     let operator = BicubicDown::new(2, erp).unwrap();

@@ -257,18 +257,18 @@ fn wrong_panoramas_and_strengths_are_refused() {
         gamma_latent: 1.5,
         ..config.clone()
     };
-    assert!(error(wrong, &low).contains("gamma_latent is 1.5"));
-    assert!(
-        error(
-            OmniSsrConfig {
-                scale: 0,
-                ..config.clone()
-            },
-            &low
-        )
-        .len()
-            > 10
+    assert_eq!(
+        error(wrong, &low),
+        "the gamma_latent of OmniSSR is 1.5, but it must be from 0 to 1"
     );
+    for scale in [0, 1] {
+        let wrong = OmniSsrConfig {
+            scale,
+            ..config.clone()
+        };
+        let expected = format!("the scale of a reduction is {scale}, but it must be from 2 to 16");
+        assert_eq!(error(wrong, &low), expected);
+    }
     assert!(
         error(
             OmniSsrConfig {

@@ -1,7 +1,9 @@
 //! The objectives to minimise: functions, and a classifier by preference.
 
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::{Device, Tensor, TensorData};
+use nabla_base::vector::norm;
 use nabla_claims::ClaimError;
 use nabla_data::LabelledPictures;
 use nabla_grad::seeded_noise::SeededNoise;
@@ -17,6 +19,7 @@ use super::{CLASSES, DIMENSION, Objective, SIDE, Size};
 pub(super) enum Problem {
     Function {
         value: fn(&[f64]) -> f64,
+        gradient: fn(&[f64]) -> Vec<f64>,
         start: Vec<f64>,
     },
     Classifier(Box<Classifier>),
@@ -31,6 +34,20 @@ pub(super) fn rosenbrock(x: &[f64]) -> f64 {
     x.windows(2).map(term).sum()
 }
 
+fn quadratic_gradient(x: &[f64]) -> Vec<f64> {
+    x.iter().map(|x| 2.0 * x).collect()
+}
+
+fn rosenbrock_gradient(x: &[f64]) -> Vec<f64> {
+    let mut gradient = vec![0.0; x.len()];
+    for (i, w) in x.windows(2).enumerate() {
+        let off = w[1] - w[0] * w[0];
+        gradient[i] += -400.0 * w[0] * off - 2.0 * (1.0 - w[0]);
+        gradient[i + 1] += 200.0 * off;
+    }
+    gradient
+}
+
 impl Problem {
     pub(super) fn new(
         objective: Objective,
@@ -39,16 +56,17 @@ impl Problem {
         digits: &LabelledPictures,
         device: &Device,
     ) -> Result<Self, ClaimError> {
-        let function = |value| {
+        let function = |value: fn(&[f64]) -> f64, gradient: fn(&[f64]) -> Vec<f64>| {
             let start = SeededNoise::new(seed, u64::MAX).normal_values(DIMENSION);
             Self::Function {
                 value,
+                gradient,
                 start: start.into_iter().map(f64::from).collect(),
             }
         };
         Ok(match objective {
-            Objective::Quadratic => function(quadratic),
-            Objective::Rosenbrock => function(rosenbrock),
+            Objective::Quadratic => function(quadratic, quadratic_gradient),
+            Objective::Rosenbrock => function(rosenbrock, rosenbrock_gradient),
             Objective::Classifier => Self::Classifier(Box::new(Classifier::new(
                 seed,
                 size.pictures,
@@ -63,6 +81,17 @@ impl Problem {
             Self::Function { start, .. } => start.clone(),
             // A classifier that guesses.
             Self::Classifier(_) => vec![0.0; (SIDE * SIDE + 1) * CLASSES],
+        }
+    }
+
+    /// The norm of the true gradient, which no method sees.
+    pub(super) fn slope(&self, x: &[f64]) -> Result<f64, ClaimError> {
+        match self {
+            Self::Function { gradient, .. } => Ok(norm(&gradient(x))),
+            Self::Classifier(classifier) => {
+                let module = classifier.oracle()?.module(x);
+                Ok(classifier.slope(&module.map_err(ClaimError::experiment)?))
+            }
         }
     }
 
@@ -163,6 +192,19 @@ impl Classifier {
         -f64::from(chosen.sum().into_scalar::<f32>()) / self.seen.1.len() as f64
     }
 
+    /// The norm of the gradient of the loss with respect to the weights and the biases.
+    fn slope(&self, module: &Linear) -> f64 {
+        let (pictures, labels) = &self.seen;
+        // The gradient with respect to the outputs, before division by the number of pictures: [pictures, CLASSES].
+        let errors = softmax(module.forward(pictures.clone()), 1) - self.wanted.clone();
+        let squares = |gradient: Tensor<2>| -> f64 {
+            f64::from(gradient.square().sum().into_scalar::<f32>())
+        };
+        let weights = pictures.clone().transpose().matmul(errors.clone());
+        let biases = errors.sum_dim(0);
+        (squares(weights) + squares(biases)).sqrt() / labels.len() as f64
+    }
+
     /// Share of the held-out pictures whose class has the highest output.
     pub(super) fn accuracy(&self, module: &Linear) -> Result<f64, ClaimError> {
         let (pictures, labels) = &self.held_out;
@@ -211,6 +253,50 @@ impl Noise {
                 let uniform: f64 = self.draw.random();
                 scale * (-uniform.max(f64::MIN_POSITIVE).ln()).ln()
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_are_those_of_differences() {
+        let digits = nabla_data::digits().unwrap();
+        let (size, device) = (Size::quick(), Device::flex());
+        for (objective, step, tolerance) in [
+            (Objective::Quadratic, 1e-4, 1e-6),
+            (Objective::Rosenbrock, 1e-4, 1e-6),
+            // This one is in single precision.
+            (Objective::Classifier, 0.03, 2e-3),
+        ] {
+            let problem = Problem::new(objective, 3, &size, &digits, &device).unwrap();
+            let value = |x: &[f64]| match &problem {
+                Problem::Function { value, .. } => value(x),
+                Problem::Classifier(classifier) => {
+                    let module = classifier.oracle().unwrap().module(x).unwrap();
+                    classifier.loss(&module)
+                }
+            };
+            let start = problem.start();
+            let slope = |i: usize| {
+                let moved = |by: f64| {
+                    let mut x = start.clone();
+                    x[i] += by;
+                    value(&x)
+                };
+                (moved(step) - moved(-step)) / (2.0 * step)
+            };
+            let norm = (0..start.len())
+                .map(|i| slope(i).powi(2))
+                .sum::<f64>()
+                .sqrt();
+            let found = problem.slope(&start).unwrap();
+            assert!(
+                (found / norm - 1.0).abs() < tolerance,
+                "{objective:?}: {found} is not {norm}"
+            );
         }
     }
 }

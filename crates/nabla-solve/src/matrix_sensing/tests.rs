@@ -158,6 +158,31 @@ fn the_adjoint_is_one_and_keeps_lengths_about() {
 }
 
 #[test]
+fn condensed_measurements_give_the_same_steps() {
+    let whole = GaussianSensing::new(6, 5, 200, 4).unwrap();
+    let condensed = whole.clone().condensed();
+    assert_eq!((whole.count(), condensed.count()), (200, 30));
+    let truth = Mat::from_fn(6, 5, |i, j| (i as f64 - j as f64) / 5.0);
+    let run = |operator: GaussianSensing| {
+        let y = operator.forward(truth.as_ref());
+        let start = FactorStart::new(3, 0.5);
+        let mut factors = AsymmetricFactors::new(operator, y, start).unwrap();
+        let first = factors.loss();
+        for _ in 0..20 {
+            factors.step(0.05).unwrap();
+        }
+        (first, factors.matrix())
+    };
+    let ((loss, matrix), (same_loss, same_matrix)) = (run(whole), run(condensed));
+    assert!((loss - same_loss).abs() < 1e-12 * loss);
+    let distance = squared_distance(matrix.as_ref(), same_matrix.as_ref()).unwrap();
+    assert!(distance < 1e-24, "{distance:e}");
+    // Fewer measurements than entries are left unchanged.
+    let few = GaussianSensing::new(6, 5, 20, 4).unwrap();
+    assert_eq!(few.condensed().count(), 20);
+}
+
+#[test]
 fn gradient_descent_about_conserves_the_imbalance() {
     let mut factors = asymmetric(5, 0.2);
     let before = factors.imbalance();

@@ -11,12 +11,12 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use burn::module::ParamGroup;
 use burn::optim::{ModuleOptimizer, Optimizer};
 use nabla_base::OutOfRange;
+use nabla_base::registry::Options;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use super::options::Options;
 use super::{OptimizerError, OtherOptimizer, Rule};
 
 /// A parameter of a model, with its weight decay and the factor of its learning rate.

@@ -34,7 +34,6 @@
 
 mod method;
 mod methods;
-mod options;
 mod stepper;
 
 use std::fmt;
@@ -53,7 +52,8 @@ pub use method::{
     Entry, Method, OptimizerMethod, Range, TreatedParameter, method_names, methods,
     module_optimizer, per_parameter, register,
 };
-pub use options::Options;
+/// The named options of an optimizer.
+pub use nabla_base::registry::Options;
 pub use stepper::{Rule, Stepper, WholeOptimizer};
 
 use method::grouped;

@@ -102,6 +102,20 @@ fn a_method_of_ones_own_has_a_name_once_it_is_registered() {
     assert!(taken.contains("already"), "{taken}");
 }
 
+/// A 32-bit number keeps its few digits in files.
+#[test]
+fn a_configuration_keeps_its_order_and_its_digits() {
+    use burn::optim::AdamWConfig;
+    let options = Options::of(&AdamWConfig::new().with_epsilon(1e-8)).unwrap();
+    let text = serde_json::to_string(&options).unwrap();
+    assert!(
+        text.contains(r#""beta_1":0.9,"beta_2":0.999,"epsilon":1e-8,"#),
+        "{text}"
+    );
+    let back: AdamWConfig = options.to_config().unwrap();
+    assert_eq!(Options::of(&back).unwrap(), options);
+}
+
 /// The table of the module's documentation is that of the registry.
 #[test]
 fn the_table_is_that_of_the_registry() {

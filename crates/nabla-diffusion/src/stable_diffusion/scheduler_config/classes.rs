@@ -1,6 +1,9 @@
 //! The classes of diffusers, and their peculiarities.
 
+use serde::Serialize;
+
 use crate::pndm::{Pndm, PndmMethod};
+use crate::registry::Options;
 use crate::sampler::{Grid, samplers};
 use crate::sigma_spacing::SigmaSpacing;
 
@@ -28,6 +31,11 @@ pub(super) const CLASSES: [(&str, &str); 14] = [
 /// PNDM as in diffusers. diffusers does not have S-PNDM, so there is nothing to agree with.
 pub(super) fn combined(method: PndmMethod) -> Pndm {
     Pndm::new().with_method(method).with_combine_outputs(true)
+}
+
+/// The options of one of Nabla's samplers, whose configuration is a table of values.
+pub(super) fn fields(config: &impl Serialize) -> Options {
+    Options::of(config).unwrap_or_default()
 }
 
 /// The grid of one of Nabla's samplers.

@@ -1,25 +1,41 @@
-//! Members of a family by name, with options by name.
+//! Registries: the members of a family by name, with options by name.
 //!
-//! A [`Registry`] holds the members of a family: samplers ([`samplers`](crate::sampler::samplers)), guidances
-//! ([`guidances`](crate::guidance::guidances)). A member is a configuration with defaults; its options are the
-//! fields, which [`Options`] set from text or JSON. So one more member is one file for it and one line
-//! here, and a member of one's own is [`with`](Registry::with):
+//! A [`Registry`] holds the members of a family. A member is a configuration with defaults; its options are
+//! the fields, which [`Options`] sets from text or JSON. A new member therefore needs only its own file and one
+//! line in its family, and you add your own members with [`with`](Registry::with):
 //!
 //! ```
-//! use nabla_diffusion::euler::Euler;
-//! use nabla_diffusion::registry::Options;
-//! use nabla_diffusion::sampler::{samplers, shared};
+//! use nabla_base::registry::{Options, Registry};
+//! use serde::{Deserialize, Serialize};
 //!
-//! let mine = samplers::<4>().with("half-ancestral", "Euler, half ancestral", Euler::new().with_eta(0.5), shared);
-//! let sampler = mine.make("half-ancestral", &Options::parse(&["clip=1"])?)?;
-//! assert!(format!("{sampler:?}").contains("clip: Some(1.0)"));
+//! trait Shape: std::fmt::Debug {
+//!     fn area(&self) -> f64;
+//! }
 //!
-//! let error = mine.make("euler", &Options::parse(&["speed=2"])?).unwrap_err();
+//! #[derive(Debug, Deserialize, Serialize)]
+//! struct Rectangle {
+//!     width: f64,
+//!     height: f64,
+//! }
+//!
+//! impl Shape for Rectangle {
+//!     fn area(&self) -> f64 {
+//!         self.width * self.height
+//!     }
+//! }
+//!
+//! let square = Rectangle { width: 1.0, height: 1.0 };
+//! let boxed = |shape: Rectangle| -> Box<dyn Shape> { Box::new(shape) };
+//! let shapes = Registry::new("shape").with("rectangle", "four right angles", square, boxed);
+//! let wide = shapes.make("rectangle", &Options::parse(&["width=3"])?)?;
+//! assert_eq!(wide.area(), 3.0);
+//!
+//! let error = shapes.make("rectangle", &Options::parse(&["depth=2"])?).unwrap_err();
 //! assert_eq!(
 //!     error.to_string(),
-//!     "the sampler euler has no option \"speed\"; it has: churn, clip, eta"
+//!     "the shape rectangle has no option \"depth\"; it has: height, width"
 //! );
-//! # Ok::<(), nabla_diffusion::registry::RegistryError>(())
+//! # Ok::<(), nabla_base::registry::RegistryError>(())
 //! ```
 
 use std::fmt;
@@ -27,37 +43,42 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
-/// Why there is no such member.
+mod options;
+
+pub use options::Options;
+
+use options::shown;
+
+/// The reason why a member cannot be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RegistryError {
-    /// No member of this name.
+    /// The family has no member of this name.
     #[error("there is no {family} {name:?}; there are: {known}")]
     Unknown {
-        /// What the members are.
+        /// What a member is called.
         family: &'static str,
         /// The name.
         name: String,
-        /// The names that there are.
+        /// The existing names.
         known: String,
     },
-    /// No option of this name.
+    /// The member has no option of this name.
     #[error("the {family} {member} has no option {option:?}; it has: {known}")]
     UnknownOption {
-        /// What the members are.
+        /// What a member is called.
         family: &'static str,
         /// The member.
         member: String,
         /// The option.
         option: String,
-        /// The options that there are.
+        /// The existing options.
         known: String,
     },
-    /// An option with a value that it cannot have.
+    /// The option cannot have this value.
     #[error("the option {option} of the {family} {member} cannot be {value}: {reason}")]
     Value {
-        /// What the members are.
+        /// What a member is called.
         family: &'static str,
         /// The member.
         member: String,
@@ -65,98 +86,18 @@ pub enum RegistryError {
         option: String,
         /// The value.
         value: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// A text that sets no option.
+    /// The text is not `NAME=VALUE`.
     #[error("{0:?} sets no option: it must be NAME=VALUE, as eta=0.5")]
     NotAnOption(String),
 }
 
-/// Values of options, by name.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Options(Map<String, Value>);
-
-impl Options {
-    /// None.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// All fields of a configuration.
-    pub fn of(config: &impl Serialize) -> Self {
-        match serde_json::to_value(config) {
-            Ok(Value::Object(fields)) => Self(fields),
-            _ => Self::default(),
-        }
-    }
-
-    /// The same with one more option, in the place of one of this name.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.0.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// The same with all of `over`, in the places of those of the same names.
-    #[must_use]
-    pub fn overridden(mut self, over: &Self) -> Self {
-        self.0.extend(over.0.clone());
-        self
-    }
-
-    /// Of texts `NAME=VALUE`. A value that is JSON (a number, `true`, `null`, a list, an object) is that,
-    /// everything else is a text.
-    ///
-    /// # Errors
-    /// If there is no `=` in one, or nothing before it.
-    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, RegistryError> {
-        texts.iter().try_fold(Self::new(), |options, text| {
-            match text.as_ref().split_once('=') {
-                Some((name, value)) if !name.trim().is_empty() => {
-                    let value = value.trim();
-                    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-                    Ok(options.with(name.trim(), value))
-                }
-                _ => Err(RegistryError::NotAnOption(text.as_ref().to_owned())),
-            }
-        })
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Their names and values.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
-    }
-}
-
-/// `NAME=VALUE, …`
-impl fmt::Display for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, value)) in self.iter().enumerate() {
-            let comma = if index > 0 { ", " } else { "" };
-            write!(f, "{comma}{name}={}", shown(value))?;
-        }
-        Ok(())
-    }
-}
-
-/// As a user writes it.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// Makes a member of options, or says which option is wrong and why.
+/// Makes a member with the given options, or returns the wrong option and the reason.
 type Make<T> = dyn Fn(&Options) -> Result<T, Refusal> + Send + Sync;
 
-/// An option that is refused.
+/// A refused option.
 enum Refusal {
     Unknown(String),
     Value { option: String, reason: String },
@@ -172,17 +113,17 @@ pub struct Entry<T> {
 }
 
 impl<T> Entry<T> {
-    /// Its name, as commands take it.
+    /// The name, as used in commands.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// What it is, in a line.
+    /// A description in one line.
     pub fn about(&self) -> &'static str {
         self.about
     }
 
-    /// Its options with their defaults.
+    /// The options with their defaults.
     pub fn defaults(&self) -> &Options {
         &self.defaults
     }
@@ -206,7 +147,7 @@ pub struct Registry<T> {
 }
 
 impl<T> Registry<T> {
-    /// A family without members.
+    /// Creates a family without members.
     ///
     /// - `family`: what a member is called in errors
     pub fn new(family: &'static str) -> Self {
@@ -216,11 +157,11 @@ impl<T> Registry<T> {
         }
     }
 
-    /// The same with one more member, in the place of one of the same name.
+    /// Adds a member, which replaces one of the same name.
     ///
-    /// - `about`: what it is, in a line
-    /// - `config`: with its defaults
-    /// - `wrap`: makes the member of its configuration
+    /// - `about`: a description in one line
+    /// - `config`: the configuration with its defaults
+    /// - `wrap`: makes the member from its configuration
     #[must_use]
     pub fn with<C>(
         mut self,
@@ -232,7 +173,8 @@ impl<T> Registry<T> {
     where
         C: Serialize + DeserializeOwned,
     {
-        let defaults = Options::of(&config);
+        // A configuration that is not a table of values has no options.
+        let defaults = Options::of(&config).unwrap_or_default();
         let base = defaults.clone();
         let make = move |options: &Options| Ok(wrap(configured(&base, options)?));
         self.entries.retain(|entry| entry.name != name);
@@ -245,20 +187,20 @@ impl<T> Registry<T> {
         self
     }
 
-    /// All members, in their order.
+    /// All members in their order.
     pub fn entries(&self) -> &[Entry<T>] {
         &self.entries
     }
 
-    /// The names of all.
+    /// The names of all members.
     pub fn names(&self) -> Vec<&'static str> {
         self.entries.iter().map(Entry::name).collect()
     }
 
-    /// The member of a name.
+    /// The member with this name.
     ///
     /// # Errors
-    /// If there is none; the message names those that there are.
+    /// If there is none; the message names the existing ones.
     pub fn entry(&self, name: &str) -> Result<&Entry<T>, RegistryError> {
         let found = self.entries.iter().find(|entry| entry.name == name);
         found.ok_or_else(|| RegistryError::Unknown {
@@ -268,7 +210,7 @@ impl<T> Registry<T> {
         })
     }
 
-    /// The member of a name with its defaults.
+    /// The member with this name and its defaults.
     ///
     /// # Errors
     /// If there is none.
@@ -276,18 +218,19 @@ impl<T> Registry<T> {
         self.make(name, &Options::new())
     }
 
-    /// The member of a name with some options, and its defaults for the rest.
+    /// The member with this name and these options, with its defaults for the others.
     ///
     /// # Errors
-    /// If there is none, it has no such option (the message names those that it has), or a value is of the
-    /// wrong kind.
+    /// If there is no such member, it has no such option (the message names the options it has), or a value has
+    /// the wrong type.
     pub fn make(&self, name: &str, options: &Options) -> Result<T, RegistryError> {
         let entry = self.entry(name)?;
         (entry.make)(options).map_err(|refusal| {
             let (family, member) = (self.family, name.to_owned());
             match refusal {
                 Refusal::Unknown(option) => {
-                    let names: Vec<&str> = entry.defaults.iter().map(|(name, _)| name).collect();
+                    let mut names: Vec<&str> = entry.defaults.names().collect();
+                    names.sort_unstable();
                     let known = match names.is_empty() {
                         true => "none".to_owned(),
                         false => names.join(", "),
@@ -300,7 +243,7 @@ impl<T> Registry<T> {
                     }
                 }
                 Refusal::Value { option, reason } => {
-                    let value = options.0.get(&option).map_or_else(String::new, shown);
+                    let value = options.get(&option).map_or_else(String::new, shown);
                     RegistryError::Value {
                         family,
                         member,
@@ -314,23 +257,23 @@ impl<T> Registry<T> {
     }
 }
 
-/// A configuration with some options, and its defaults for the rest.
+/// A configuration with these options, and its defaults for the others.
 fn configured<C: DeserializeOwned>(defaults: &Options, options: &Options) -> Result<C, Refusal> {
     let mut fields = defaults.clone();
     for (name, value) in options.iter() {
-        if !defaults.0.contains_key(name) {
+        if defaults.get(name).is_none() {
             return Err(Refusal::Unknown(name.to_owned()));
         }
-        fields = fields.with(name, value.clone());
-        // One after the other, so that the error says which.
-        if let Err(error) = serde_json::from_value::<C>(Value::Object(fields.0.clone())) {
+        fields.set(name, value.clone());
+        // They are set one by one, so that the error can name the wrong one.
+        if let Err(error) = fields.to_config::<C>() {
             return Err(Refusal::Value {
                 option: name.to_owned(),
                 reason: error.to_string(),
             });
         }
     }
-    serde_json::from_value(Value::Object(fields.0)).map_err(|error| Refusal::Value {
+    fields.to_config().map_err(|error| Refusal::Value {
         option: String::new(),
         reason: error.to_string(),
     })
@@ -338,6 +281,8 @@ fn configured<C: DeserializeOwned>(defaults: &Options, options: &Options) -> Res
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
@@ -372,7 +317,7 @@ mod tests {
             kind: Kind::Fancy,
         };
         assert_eq!(made.unwrap(), expected);
-        // The defaults come through text with every bit.
+        // The defaults survive the conversion to text bit for bit.
         assert_eq!(
             family().get("cat").unwrap().number.to_bits(),
             0.1_f64.to_bits()
