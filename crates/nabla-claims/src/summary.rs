@@ -177,7 +177,8 @@ mod tests {
                 assert_eq!(within(&[-1.0, 0.0, 1.0].map(|x| x + sign * mean)), inside);
             }
         }
-        // Equal values have no spread, even if they are 0; one seed or a value that is not finite decides nothing.
+        // Equal values are not within their spread of 0, even if they are 0. One seed has no spread, nor has a
+        // value that is not finite.
         assert!(!within(&[0.5; 3]) && !within(&[0.0; 3]) && !within(&[0.5]));
         assert!(!within(&[f64::NEG_INFINITY, -1.0, 1.0]) && !within(&[f64::NAN; 3]));
     }

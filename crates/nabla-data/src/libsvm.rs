@@ -220,7 +220,7 @@ impl LibsvmText {
                 let value_begin = begin + index.len() + 1;
                 if index == "qid" {
                     if query.is_some() || !row.is_empty() {
-                        let reason = "qid stands behind the label, and once".to_owned();
+                        let reason = "qid comes right after the label, and only once".to_owned();
                         return Err(wrong(begin, reason));
                     }
                     query = Some(value.parse().map_err(|_| {

@@ -489,8 +489,8 @@ impl ResidualBlock {
         normalization: &Normalization,
         device: &Device,
     ) -> Self {
-        // The groups may not divide the width of a concatenation; the greatest common divisor is then the
-        // number of groups.
+        // The number of groups may not divide the channels of a concatenation with a skip connection; their
+        // greatest common divisor is then used as the number of groups.
         let input_normalization = match normalization {
             Normalization::Group { groups } if !input.is_multiple_of(*groups) => {
                 Normalization::Group {

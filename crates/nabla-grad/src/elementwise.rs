@@ -43,7 +43,7 @@ impl Dense {
     /// Returns `tensor` if it is on another device, tracked by autodiff, or not of `f32`s.
     #[allow(
         clippy::result_large_err,
-        reason = "the tensor goes on to Burn's operations"
+        reason = "the tensor is passed on to Burn's operations"
     )]
     pub fn take<const D: usize>(tensor: Tensor<D>) -> Result<Self, Tensor<D>> {
         if tensor.dtype() != DType::F32 {

@@ -45,12 +45,12 @@ pub enum WarmUp {
     None,
     /// `(1 + n) / (10 + n)`.
     Rational,
-    /// `1 − (1 + n / inverse_gamma)^(−power)`; with `power` 2/3 a decay of 0.999 is reached after
-    /// 31.6 thousand updates, with 3/4 after 10 thousand.
+    /// `1 − (1 + n / inverse_gamma)^(−power)`. For `inverse_gamma` 1, a decay of 0.999 is reached after
+    /// 31.6 thousand updates with `power` 2/3, and after 10 thousand with 3/4.
     Power {
-        /// The number of updates that sets the scale of the warm-up.
+        /// The time scale of the warm-up, in updates: a larger value makes the warm-up slower.
         inverse_gamma: f64,
-        /// Its exponent.
+        /// The exponent: a larger value makes the warm-up faster.
         power: f64,
     },
 }

@@ -95,18 +95,18 @@ impl Job for Arguments {
 }
 
 impl Arguments {
-    /// The panorama, or the part of one, in the whole of it.
+    /// Reads the panorama, or puts a part of one into the full sphere.
     fn sphere(&self, note: &mut dyn FnMut(&str)) -> Result<(Picture, Erp), Failure> {
         let (picture, area) = read_panorama(&self.input, &ReadOptions::default(), note)?;
         Ok((on_the_sphere(picture, &area), area.whole()))
     }
 
-    /// The size that was said, or another.
+    /// The given size, or `usual`.
     fn size_or(&self, usual: usize) -> usize {
         self.size.map_or(usual, |size| size as usize)
     }
 
-    /// What was made: files in a folder, or one picture.
+    /// The result of the job: files in a folder, or one picture.
     fn made(&self, files: Vec<String>, size: [u32; 2]) -> Made {
         Made {
             output: self.output.clone(),
@@ -141,7 +141,7 @@ impl Arguments {
         if !is_writable_image(&self.output) {
             if self.layout.is_some() {
                 return Err(Failure::input(format!(
-                    "--layout is for one picture of all faces, but {} is not an image file",
+                    "--layout needs one picture for all faces, but {} is not an image file",
                     self.output.display()
                 )));
             }

@@ -336,7 +336,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let progress = context.progress();
     for lora in options.loras.iter().filter(|lora| lora.assumes_scale()) {
         progress.note(&format!(
-            "{} does not say its alpha: it is merged with the scale 1",
+            "{} contains no alpha for some layers, so their scale is assumed to be 1",
             lora.path().display()
         ));
     }
@@ -411,7 +411,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     for (what, cut) in [("prompt", positive.cut), ("negative prompt", negative.cut)] {
         if cut > 0 {
             progress.note(&format!(
-                "the {what} is too long: its last {cut} pieces are left out"
+                "the {what} is too long, so its last {cut} tokens are dropped"
             ));
         }
     }

@@ -37,7 +37,7 @@ fn a_wrong_line_is_named() {
     );
     assert_eq!(begin("1 2:é"), "line 1 column 5: \"é\" is not a number");
     assert!(told("1 qid:x 1:1").contains("column 7: the qid \"x\" is not a whole number"));
-    assert!(told("1 1:1 qid:3").contains("column 7: qid stands behind the label"));
+    assert!(told("1 1:1 qid:3").contains("column 7: qid comes right after the label"));
     assert!(told("1 1:nan").contains("not a finite number"));
     assert!(told("inf 1:1").contains("not a finite number"));
     assert!(told("1 1:").contains("\"\" is not a number"));

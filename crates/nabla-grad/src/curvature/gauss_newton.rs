@@ -160,7 +160,8 @@ impl<O: OutputFunction> GaussNewton<O> {
             let change = difference(&z(theta)?, &centre)?;
             pull_back(&model, &at, &change, shape, probabilities.as_ref(), scale)
         };
-        // The change is 0 at `at` itself, so repeated values are compared with the size of this.
+        // At `at` the change is 0, so the difference of repeated values is measured relative to the norm of the
+        // pulled-back outputs instead.
         let size = norm(&pull_back(
             &model,
             &at,

@@ -261,7 +261,7 @@ mod tests {
                 let value = loss.value(t, label) - g * t;
                 let conjugate = match loss {
                     Loss::Squared => -0.5 * g * g - g * label,
-                    // Here c = 1 is the best value allowed.
+                    // With `largest` 1, both use c = 1.
                     _ => loss.dual_objective(&[g], &[label], 1.0),
                 };
                 assert!((conjugate - value).abs() < 1e-12, "{loss:?} {t} {label}");

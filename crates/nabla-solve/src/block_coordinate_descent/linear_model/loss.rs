@@ -199,7 +199,7 @@ impl PredictionLoss for SoftmaxLoss {
         let mut value = 0.0;
         for (c, u) in u.iter().enumerate() {
             let p = u + f64::from(u8::from(c == self.classes[example]));
-            // Allow for rounding errors around the simplex.
+            // Rounding may make a `p` on the simplex slightly negative.
             if p < -1e-12 {
                 return f64::INFINITY;
             }
