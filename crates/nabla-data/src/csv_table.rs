@@ -420,7 +420,7 @@ mod tests {
         assert_eq!(told("", &last), "the table has no rows");
         assert_eq!(told("a,b\n", &last), "the table has no rows");
         assert!(told("1\n2\n", &last).contains("one column"));
-        assert!(told("1,x\n2\n", &last).contains("no table"));
+        assert!(told("1,x\n2\n", &last).contains("not a table"));
         assert_eq!(
             told("a,b\n1,x\n,y\n", &last),
             "row 3, column \"a\": \"\" is not a finite number"

@@ -423,7 +423,7 @@ mod tests {
         assert!(area.is_full());
         assert!(
             note.unwrap()
-                .contains("8000 x 2000 of a panorama of 8000 x 4000")
+                .contains("8000 x 2000 part of a 8000 x 4000 panorama")
         );
         let error = ErpArea::of_picture(&picture([64, 16], Some(sphere.to_xmp()))).unwrap_err();
         assert!(

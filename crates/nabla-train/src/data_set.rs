@@ -651,7 +651,7 @@ mod tests {
             test_share: 1e-6,
             ..DataConfig::default()
         };
-        assert!(told(&small).contains("of 1797 examples"));
+        assert!(told(&small).contains("with 1797 examples"));
         let huge = folder.path().join("huge.libsvm");
         fs::write(&huge, "1 4294967294:1\n0 1:1\n").unwrap();
         assert!(told(&config(&huge)).contains("more than 2^31"));

@@ -271,8 +271,8 @@ mod tests {
         assert_eq!(told(&twice, 4), "its header has \"a\" twice");
         let metadata = r#"{"__metadata__": {"a": 1}}"#;
         assert!(told(metadata, 0).contains("__metadata__ must be an object of texts"));
-        assert!(told("[]", 0).contains("no object"));
-        assert!(told("{", 0).contains("no object"));
+        assert!(told("[]", 0).contains("not a JSON object"));
+        assert!(told("{", 0).contains("not a JSON object"));
         assert!(told(r#"{"a": 1}"#, 0).contains("the tensor a has no dtype"));
         assert!(told(&one("U8", "[-1]", [0, 1]), 1).contains("no shape"));
         assert!(
