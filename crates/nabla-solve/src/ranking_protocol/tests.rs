@@ -192,7 +192,9 @@ fn the_other_side_tells_what_is_wrong() {
     );
     let none = question.replace("\"best\":1", "\"best\":3");
     let second = point.replace("\"id\":1", "\"id\":2");
-    assert!(told(&format!("nabla-ranking 1\n{none}{point}{second}")).contains("not a valid question"));
+    assert!(
+        told(&format!("nabla-ranking 1\n{none}{point}{second}")).contains("not a valid question")
+    );
 }
 
 /// A ranker in another thread behind pipes gives the same run as the function itself, and a run
