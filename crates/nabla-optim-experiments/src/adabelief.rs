@@ -1,22 +1,21 @@
-//! AdaBelief against Adam and momentum: streams of gradients, valleys, and a training.
+//! AdaBelief against Adam and momentum: streams of gradients, valleys, and training.
 //!
-//! * **Streams of gradients.** The three cases of the paper's first figure and table, as a stream of
-//!   gradients each: small ones that hardly change (a plain, where the ideal step is large), large ones
-//!   that change their sign (a narrow valley, where it is small), and large ones that hardly change
-//!   (a slope, where it is large). What is reported is the mean length of the last steps in units of
-//!   the learning rate.
-//! * **Valleys.** The functions of the paper's figure of trajectories: `|x| + |y|`,
-//!   `|x + y| + |x − y|/10`, `(x + y)² + (x − y)²/10`, Beale's and Rosenbrock's. An optimizer has
-//!   arrived when its distance to the minimum is a hundredth of what it was; where that takes more
-//!   than 20,000 steps, it needs infinitely many. All have the learning rate 1e-3 first, as in the
-//!   paper, and then the best of nine. The authors have published neither the code nor the starting
-//!   points of their figure. The points, about which ours are drawn, are those of seiyab's
-//!   reproduction (github.com/seiyab/adabelief-toy-examples-pytorch), not the authors': |x| + |y| begins
-//!   near the x axis, for one. The authors' page says that SGD's step is about the rate times the
-//!   gradient, so its momentum is the moving average of the gradients, as Adam's is; momentum as in
-//!   PyTorch, whose steps are ten times as long, is there besides.
-//! * **Training.** With searched learning rates. AdaBelief has the values of the authors' repository
-//!   for small pictures: ε = 1e-8, coupled decay of 5e-4, no rectification.
+//! * **Streams of gradients.** The three cases of the paper's first figure and table, each as a stream of
+//!   gradients: small gradients that hardly change (a plain, where the ideal step is large), large gradients
+//!   that change their sign (a narrow valley, where it is small), and large gradients that hardly change (a
+//!   slope, where it is large). The result is the mean length of the last steps in units of the learning
+//!   rate.
+//! * **Valleys.** The functions of the paper's figure of trajectories: `|x| + |y|`, `|x + y| + |x − y|/10`,
+//!   `(x + y)² + (x − y)²/10`, Beale's and Rosenbrock's. An optimizer has arrived when its distance to the
+//!   minimum is a hundredth of the initial distance; if this takes more than 20,000 steps, its number of
+//!   steps counts as infinite. All use the learning rate 1e-3 first, as in the paper, and then the best of
+//!   nine. The authors have published neither the code nor the starting points of their figure. Our starts
+//!   are drawn around the points of seiyab's reproduction (github.com/seiyab/adabelief-toy-examples-pytorch),
+//!   which are not the authors': for example, |x| + |y| begins near the x axis. The authors' page says that
+//!   SGD's step is about the rate times the gradient, so its momentum is the moving average of the gradients,
+//!   as Adam's is. Momentum as in PyTorch, whose steps are ten times as long, is measured too.
+//! * **Training.** With learning rates found by a search. AdaBelief uses the values of the authors'
+//!   repository for small pictures: ε = 1e-8, coupled decay of 5e-4, no rectification.
 
 use std::collections::BTreeSet;
 
@@ -50,7 +49,8 @@ const STEP: Metric = Metric::informative("mean step over the rate", "");
 const STEPS: Metric = Metric::lower("steps at 1e-3", "");
 const BEST_STEPS: Metric = Metric::lower("steps, best rate", "");
 
-/// The streams: mean, size of the part that changes its sign each time, and noise of the gradient.
+/// The streams: the mean, the size of the part that changes its sign at every step, and the noise of the
+/// gradient.
 const STREAMS: [(Task, f64, f64, f64); 3] = [
     (PLAIN, 0.01, 0.0, 0.001),
     (NARROW, 0.0, 1.0, 0.1),
@@ -58,7 +58,7 @@ const STREAMS: [(Task, f64, f64, f64); 3] = [
 ];
 const RATE: f64 = 1e-3;
 const RATES: [f64; 9] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0];
-/// The share of the first distance to the minimum at which an optimizer has arrived.
+/// The fraction of the initial distance to the minimum at which an optimizer has arrived.
 const NEAR: f64 = 1e-2;
 const EPOCHS: usize = 8;
 
@@ -142,8 +142,8 @@ impl Claim for AdaBeliefClaim {
     }
 }
 
-/// SGD with the momentum 0.9, whose steps add up the gradients, and with a dampening of 0.9 average
-/// them.
+/// SGD with the momentum 0.9, whose steps add up the gradients, and SGD with a dampening of 0.9, whose steps
+/// average them.
 fn sgd(dampening: f64) -> Sgd {
     let momentum = MomentumConfig::new()
         .with_momentum(0.9)
@@ -202,7 +202,7 @@ fn step_lengths<O: Optimizer>(
     Ok(points.windows(2).map(length).collect())
 }
 
-/// What one optimizer does along a stream.
+/// The result of one optimizer on a stream.
 #[derive(Serialize, Deserialize)]
 struct Stream {
     /// The mean length of the steps of the second half.
@@ -273,7 +273,7 @@ fn streams(
     Ok(plot)
 }
 
-/// The functions of the plane.
+/// The functions on the plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Valley {
     Absolute,
@@ -310,7 +310,7 @@ impl Valley {
         }
     }
 
-    /// Where a walk begins, about which it is drawn.
+    /// The point around which the start of a walk is drawn.
     fn start(self) -> [f64; 2] {
         match self {
             Self::Absolute => [-2.5, 0.0],
@@ -320,7 +320,7 @@ impl Valley {
         }
     }
 
-    /// The value and the gradient, which is 0 in an edge.
+    /// The value and the gradient, where the derivative at an edge is 0.
     fn at(self, &[x, y]: &[f64; 2]) -> (f64, [f64; 2]) {
         let sign = |v: f64| if v == 0.0 { 0.0 } else { v.signum() };
         let (sum, difference) = (x + y, x - y);

@@ -1,14 +1,14 @@
 //! Block coordinate descent's rules, updates and blocks against each other, on real data.
 //!
-//! Every configuration starts at 0 and is stopped as soon as its excess `F(x) − F*` has fallen to a
-//! given share of that at 0; what is counted are the steps, as in the paper, and beside them the
-//! rounds, which are the coordinates updated divided by their number. `F*` is from Newton's method
-//! over all coordinates. The seeds draw the examples, the labels that are known, and whatever a rule
-//! draws at random. Nothing here has a step size to tune: the constants are those of the data.
+//! Every configuration starts at 0 and is stopped as soon as its excess `F(x) − F*` has fallen to a given
+//! fraction of its value at 0. Steps are counted, as in the paper, and also rounds, which are the coordinate
+//! updates divided by the number of coordinates. `F*` is from Newton's method over all coordinates. The seeds
+//! draw the examples, the known labels, and all random choices of a rule. Nothing here has a step size to
+//! tune: the constants come from the data.
 //!
-//! The problems are the paper's kinds on the data that is embedded: least squares, logistic regression
+//! The problems are of the paper's kinds, on the embedded data: least squares, logistic regression
 //! and its multi-class form with `‖x‖²/2` (the paper's A, B and C), label propagation on a graph of
-//! nearest neighbours (E), and the two sparse ones on which the active set is found.
+//! nearest neighbours (E), and two sparse problems on which the active set is found.
 
 use nabla_claims::{
     Bench, Cell, Claim, ClaimError, LinePlot, Measurement, Series, Stage, Table, TableError, Task,
@@ -32,9 +32,9 @@ use checks::checks;
 use descent::{Descent, config, correlation, solved, support};
 use names::*;
 
-/// Excess at which the sparse runs end, as a share of that at 0: superlinear ends need room.
+/// The excess at which the sparse runs end, as a fraction of the excess at 0: a superlinear end needs room.
 const SPARSE_SHARE: f64 = 1e-9;
-/// A step that leaves less than this share of the excess is not one of a linear rate.
+/// A step that leaves less than this fraction of the excess is faster than a linear rate.
 const SUPERLINEAR: f64 = 0.1;
 
 /// The experiment; see the [module documentation](self).
@@ -150,7 +150,7 @@ impl Claim for BlockCoordinateDescentClaim {
     }
 }
 
-/// How large the experiment is.
+/// The size of the experiment.
 #[derive(Debug)]
 struct Size {
     /// Examples.
@@ -160,11 +160,11 @@ struct Size {
     nodes: usize,
     /// Of [`Smooth::ALL`].
     problems: usize,
-    /// Excess at which a run ends, as a share of that at 0.
+    /// The excess at which a run ends, as a fraction of the excess at 0.
     share: f64,
-    /// The most steps.
+    /// The largest number of steps.
     most: usize,
-    /// The same of a sparse run, which goes on for longer.
+    /// The largest number of steps of a sparse run, which is longer.
     most_sparse: usize,
 }
 
@@ -196,7 +196,7 @@ impl Size {
     }
 }
 
-/// What one configuration gives on a subject.
+/// The results of one configuration on a subject.
 #[derive(Serialize, Deserialize)]
 struct Row {
     variant: String,
@@ -223,7 +223,7 @@ impl Row {
     }
 }
 
-/// What one seed draws its problems from.
+/// The data from which one seed draws its problems.
 struct Run<'a> {
     seed: u64,
     size: &'a Size,
@@ -361,7 +361,7 @@ impl Run<'_> {
         Ok(rows)
     }
 
-    /// How a sparse solution's support is found, with a twentieth of the weight that makes it 0.
+    /// The search for a sparse solution's support, with a twentieth of the weight that makes the solution 0.
     fn sparse<P: SmoothProblem>(
         &self,
         problem: &P,
@@ -446,7 +446,7 @@ fn settings(n: usize, problem: Smooth, part: Part) -> Vec<(Variant, BlockCoordin
                 (STEP_LB, gradient),
                 (MATRIX, Update::Matrix),
             ];
-            // A quadratic does not tell it from the matrix update.
+            // On a quadratic it is the same as the matrix update.
             if problem != Smooth::Squares {
                 updates.push((NEWTON, Update::Newton));
             }
@@ -479,7 +479,7 @@ fn settings(n: usize, problem: Smooth, part: Part) -> Vec<(Variant, BlockCoordin
     }
 }
 
-/// What the rules' variable blocks have in common where updates are exact.
+/// The correlations within the rules' variable blocks where updates are exact.
 fn alike(table: &Table, problems: &[Smooth]) -> Result<String, TableError> {
     let (mut parts, mut more) = (Vec::new(), true);
     for problem in problems {
@@ -504,7 +504,7 @@ fn alike(table: &Table, problems: &[Smooth]) -> Result<String, TableError> {
     ))
 }
 
-/// `count` different numbers below `all`, rising.
+/// `count` different numbers below `all`, in increasing order.
 fn chosen(all: usize, count: usize, seed: u64, stream: u64) -> Vec<usize> {
     let mut noise = SeededNoise::new(seed, stream);
     let mut numbers: Vec<usize> = (0..all).collect();
@@ -549,8 +549,8 @@ fn rows(
     Ok(out)
 }
 
-/// The five nearest neighbours of the examples, of which a tenth keeps its label, and one more
-/// wherever no label would come.
+/// The graph of the five nearest neighbours of the examples. A tenth of the examples keep their label, and
+/// one more wherever no label would arrive.
 fn label_propagation(rows: &LabelledRows, seed: u64) -> Result<LabelPropagation, ClaimError> {
     let edges = nearest_neighbour_edges(rows, 5).map_err(ClaimError::experiment)?;
     let mut known = vec![None; rows.len()];

@@ -6,8 +6,7 @@
 //! both forms apply. Rates are slopes of the logarithm of the squared error `‖· − M*‖²`, by least
 //! squares over a window after the escape from the small start and before the rounding floor.
 //!
-//! In a second group the same is done from `5 n k = 1250` Gaussian measurements instead of the 2500
-//! entries.
+//! A second group repeats this from `5 n k = 1250` Gaussian measurements instead of the 2500 entries.
 
 use faer::Mat;
 use nabla_base::rate_fit::{exponential_rate, power_rate};
@@ -29,7 +28,7 @@ const STEP: f64 = 0.25;
 const SCALE: f64 = 0.1;
 /// `β` of the modified step.
 const BETA: f64 = 0.5;
-/// When the modified step is made: the true directions are found by then, whatever `α`.
+/// The time of the modified step, by which the true directions are found, whatever `α`.
 const MODIFIED_AT: usize = 200;
 
 const ENTRIES: Task = Task::named("all entries");
@@ -87,7 +86,7 @@ impl Claim for MatrixSensingClaim {
             }
         }
         let whole = FullObservation::new(SIDE, SIDE).map_err(ClaimError::experiment)?;
-        // Drawn for the first cell of a seed that is not kept.
+        // Drawn for the first cell of a seed that is not stored.
         let mut sensing: Option<(u64, GaussianSensing)> = None;
         let found = bench.measure(
             &Stage::new("matrix sensing", &size),
@@ -134,10 +133,10 @@ impl Claim for MatrixSensingClaim {
     }
 }
 
-/// How much is run.
+/// The size of the experiment.
 #[derive(Clone, Copy, Debug)]
 struct Size {
-    /// `α` of the asymmetric form above the rank, falling.
+    /// The values of `α` for the asymmetric form above the rank, in descending order.
     scales: &'static [f64],
     steps: usize,
     sensing_steps: usize,
@@ -175,7 +174,7 @@ enum Form {
     AsymmetricExact,
     /// Asymmetric above the rank, from a start of scale `α`.
     Plain(f64),
-    /// The same with one modified step.
+    /// The asymmetric form with one modified step.
     Modified(f64),
 }
 
@@ -207,7 +206,7 @@ impl Form {
         }
     }
 
-    /// Which slope is read in a run of so many steps.
+    /// The slope that is read in a run of `steps` steps.
     fn slope(self, steps: usize) -> Slope {
         match self {
             Self::SymmetricExact | Self::AsymmetricExact => Slope::Exponential(100, 300),
@@ -234,7 +233,7 @@ fn window(errors: &Errors, from: usize, to: usize) -> impl Iterator<Item = (f64,
         .take_while(|&(_, e)| e > FLOOR)
 }
 
-/// How the error of a run falls.
+/// The decrease of a run's error.
 #[derive(Serialize, Deserialize)]
 struct Fall {
     rate: f64,
@@ -324,7 +323,7 @@ fn asymmetric<A: LinearMeasurement + Clone>(
     Ok(errors)
 }
 
-/// Which slope of a run is read, over which steps.
+/// The slope of a run that is read, and the steps over which it is read.
 #[derive(Clone, Copy)]
 enum Slope {
     /// Over `log T`, from a step on.
@@ -339,7 +338,7 @@ fn thin(errors: &Errors) -> Vec<[f64; 2]> {
     let mut points = Vec::new();
     let mut t = 1;
     while t <= last {
-        // Below is rounding alone.
+        // Below this there is only rounding.
         points.push([t as f64, errors[t].max(1e-32)]);
         t = (t + 1).max(t * 26 / 25);
     }
@@ -408,7 +407,7 @@ fn checks(table: &Table, size: Size) -> Result<Vec<Check>, ClaimError> {
             (&modified, &plain),
             (&SYMMETRIC_EXACT, &SYMMETRIC_WIDE),
         ] {
-            // Where both have reached the rounding floor there is no order any more.
+            // Where both have reached the rounding floor, their order means nothing.
             let floor = 1e-24;
             let a = table.mean(&task, better, &ERROR)?;
             let b = table.mean(&task, worse, &ERROR)?;

@@ -1,4 +1,4 @@
-//! What the numbers say of the claim.
+//! The checks of the claim on the measured numbers.
 
 use nabla_claims::{Check, Table, TableError, Task, Variant};
 
@@ -13,7 +13,7 @@ struct Fewer {
 }
 
 /// The check that in every comparison the first cell has a lower mean number of steps than each other
-/// that was measured. Comparisons without any are left out.
+/// measured cell. Comparisons without measured cells are left out.
 fn fewer(
     table: &Table,
     text: impl Into<String>,
@@ -238,7 +238,7 @@ mod tests {
                     .detail
                     .ends_with("b: 20 against 20 (random) (not fewer)")
         );
-        // Nothing compared is nothing held.
+        // Without comparisons the check does not hold.
         assert!(!fewer(&table, "none", &[]).unwrap().holds);
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn config(
         .with_trace_every(0)
 }
 
-/// The minimum, to rounding, and where it is.
+/// The minimum, up to rounding, and its position.
 pub(super) fn solved<P: SmoothProblem>(
     problem: &P,
     penalty: &Penalty,
@@ -61,7 +61,7 @@ pub(super) fn correlation<P: SmoothProblem>(
         for i in 0..block.len() {
             for j in 0..i {
                 let scale = (h[(i, i)] * h[(j, j)]).sqrt();
-                // A pixel that is black in all pictures is like no other.
+                // A pixel that is black in all pictures correlates with no other.
                 sum += if scale > 0.0 {
                     h[(i, j)].abs() / scale
                 } else {
@@ -85,17 +85,17 @@ pub(super) fn support(x: &[f64]) -> Vec<usize> {
     (0..x.len()).filter(|&i| x[i] != 0.0).collect()
 }
 
-/// What is measured of one run.
+/// The measurements of one run.
 pub(super) struct Descent {
-    /// Steps to the excess that ends it; infinite if it is not reached.
+    /// The steps to the excess that ends the run; infinite if it is not reached.
     pub(super) steps: f64,
-    /// Coordinates updated until then, divided by their number.
+    /// The coordinate updates until then, divided by the number of coordinates.
     pub(super) rounds: f64,
-    /// Steps after which the support is the solution's for good; infinite if it never is.
+    /// The steps after which the support stays that of the solution; infinite if this never happens.
     pub(super) support: f64,
     /// [`last_contraction`].
     pub(super) contraction: f64,
-    /// The excess as a share of that at 0, over the steps.
+    /// The excess as a fraction of the excess at 0, at each step.
     pub(super) curve: Vec<[f64; 2]>,
 }
 
@@ -148,8 +148,8 @@ impl Descent {
     }
 }
 
-/// What the last step left of the excess; what is left is not told apart from rounding below 10⁻¹⁴ of
-/// the first excess. NaN without a step.
+/// The fraction of the excess that the last step left. Below 10⁻¹⁴ of the first excess the rest cannot be
+/// distinguished from rounding. NaN without a step.
 pub(super) fn last_contraction(excesses: &[f64]) -> f64 {
     match excesses {
         [first, .., before, last] => last.max(1e-14 * first) / before,

@@ -50,10 +50,10 @@ pub(super) const PROXIMAL_GRADIENT: Variant = Variant::baseline("proximal gradie
 pub(super) const SMALL_NEWTON: Variant = Variant::ablation("proximal Newton, 5 coordinates");
 pub(super) const CYCLIC_COORDINATES: Variant = Variant::baseline("cyclic coordinates");
 
-/// What the paper compares its rules with.
+/// The rules with which the paper compares its own.
 pub(super) const NOT_GREEDY: [Variant; 3] = [CYCLIC, RANDOM, LIPSCHITZ];
 
-/// The smooth problems, which have several parts with a table each.
+/// The smooth problems, which have several parts, each with a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Smooth {
     Squares,
@@ -72,13 +72,13 @@ impl Smooth {
         }
     }
 
-    /// One part of it.
+    /// One part of a smooth problem.
     pub(super) fn task(self, part: Part) -> Task {
         Task::of(format!("{}: {}", self.name(), part.name()))
     }
 }
 
-/// What is varied on a smooth problem.
+/// The setting that is varied on a smooth problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// The rules, in each of four ways.
@@ -137,7 +137,7 @@ pub(super) const SPARSE_SQUARES: Task = Task::named("non-negative l1 least squar
 pub(super) const SPARSE_LOGISTIC: Task = Task::named("l1 logistic, Fashion");
 pub(super) const SPARSE: [Task; 2] = [SPARSE_SQUARES, SPARSE_LOGISTIC];
 
-/// What a cell is about.
+/// The subject of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
     Smooth(Smooth, Part),
