@@ -85,6 +85,40 @@ struct Partial<T> {
     path: PathBuf,
 }
 
+impl<T> Partial<T> {
+    /// - `path`: the output
+    /// - `mode`: the permissions on Unix. A temporary file is private by default; the output gets ordinary
+    ///   permissions, according to the umask.
+    /// - `make`, `path_of`: creates the temporary file or folder, and returns its path
+    fn create(
+        path: &Path,
+        mode: u32,
+        make: impl FnOnce(&tempfile::Builder<'_, '_>) -> io::Result<T>,
+        path_of: impl FnOnce(&T) -> &Path,
+    ) -> Result<Self, OutputError> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".nabla-").suffix(".part");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(mode));
+        }
+        #[cfg(not(unix))]
+        let _ = mode;
+        let mut paths = unfinished();
+        let temporary = make(&builder).map_err(|source| OutputError::Io {
+            path: path.into(),
+            source,
+        })?;
+        let path = path_of(&temporary).to_owned();
+        paths.insert(path.clone());
+        Ok(Self {
+            temporary: Some(temporary),
+            path,
+        })
+    }
+}
+
 impl<T> Drop for Partial<T> {
     fn drop(&mut self) {
         if self.temporary.is_some() {
@@ -149,27 +183,12 @@ fn temporary_file(path: &Path) -> Result<Partial<NamedTempFile>, OutputError> {
     if path.file_name().is_none() || fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         return Err(OutputError::NotAFile { path: path.into() });
     }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".nabla-").suffix(".part");
-    #[cfg(unix)]
-    {
-        // A temporary file is private by default; the output gets ordinary permissions, according to the
-        // umask.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let mut paths = unfinished();
-    let file = builder
-        .tempfile_in(folder)
-        .map_err(|source| OutputError::Io {
-            path: path.into(),
-            source,
-        })?;
-    paths.insert(file.path().to_owned());
-    Ok(Partial {
-        path: file.path().to_owned(),
-        temporary: Some(file),
-    })
+    Partial::create(
+        path,
+        0o666,
+        |builder| builder.tempfile_in(folder),
+        NamedTempFile::path,
+    )
 }
 
 /// Creates a temporary folder beside the folder `path`, or in it if it exists.
@@ -192,21 +211,12 @@ fn temporary_folder(path: &Path) -> Result<Partial<TempDir>, OutputError> {
             folder: parent.into(),
         });
     }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".nabla-").suffix(".part");
-    #[cfg(unix)]
-    {
-        // As for files: the folder gets ordinary permissions, according to the umask.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o777));
-    }
-    let mut paths = unfinished();
-    let folder = builder.tempdir_in(parent).map_err(io)?;
-    paths.insert(folder.path().to_owned());
-    Ok(Partial {
-        path: folder.path().to_owned(),
-        temporary: Some(folder),
-    })
+    Partial::create(
+        path,
+        0o777,
+        |builder| builder.tempdir_in(parent),
+        TempDir::path,
+    )
 }
 
 /// Checks, before a long job, that `path` can be written: its folder exists, a file can be created in it, and
