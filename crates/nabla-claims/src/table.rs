@@ -320,10 +320,6 @@ impl Table {
                 return Err(TableError::NotComparable(metric.name().to_owned()));
             }
         };
-        let unit = match metric.unit() {
-            "" => String::new(),
-            unit => format!(" {unit}"),
-        };
         let within = match self
             .difference(task, metric, better, worse)?
             .within_spread()
@@ -334,7 +330,39 @@ impl Table {
         Ok(Check::new(
             format!("{task}, {metric}: {better} is {side} {worse}"),
             metric.direction().is_better(a.mean, b.mean),
-            format!("{a}{unit} against {b}{unit}{within}"),
+            format!("{}{within}", against(metric, &a, &b)),
+        ))
+    }
+
+    /// The check that the mean of `ours` is not worse than that of `theirs` by more than the spread of `theirs`
+    /// over the seeds, with both cells as its detail. This is the meaning of "as good as" and "competitive" in
+    /// a claim. A single seed has no spread.
+    ///
+    /// # Errors
+    /// As [`Table::compare`].
+    pub fn not_worse(
+        &self,
+        task: &Task,
+        metric: &Metric,
+        ours: &Variant,
+        theirs: &Variant,
+    ) -> Result<Check, TableError> {
+        let a = self.summary(task, ours, metric)?;
+        let b = self.summary(task, theirs, metric)?;
+        let spread = b.spread.unwrap_or(0.0);
+        let (side, holds) = match metric.direction() {
+            Direction::HigherIsBetter => ("below", a.mean >= b.mean - spread),
+            Direction::LowerIsBetter => ("above", a.mean <= b.mean + spread),
+            Direction::Informative => {
+                return Err(TableError::NotComparable(metric.name().to_owned()));
+            }
+        };
+        Ok(Check::new(
+            format!(
+                "{task}, {metric}: {ours} is not {side} {theirs} by more than the spread of the latter"
+            ),
+            holds,
+            against(metric, &a, &b),
         ))
     }
 
@@ -443,6 +471,15 @@ fn distinct<'a>(
     Ok(())
 }
 
+/// Two cells of a metric, as the detail of a check that compares them.
+fn against(metric: &Metric, a: &Summary, b: &Summary) -> String {
+    let unit = match metric.unit() {
+        "" => String::new(),
+        unit => format!(" {unit}"),
+    };
+    format!("{a}{unit} against {b}{unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -521,6 +558,53 @@ mod tests {
         assert!(!same.holds && same.detail.ends_with("2.0 ± 1.0 dB"));
         let (endless, _) = check([f64::INFINITY, 2.0, 3.0], [1.0, 2.0, 3.0]);
         assert!(endless.holds && endless.detail.ends_with("2.0 ± 1.0 dB"));
+    }
+
+    #[test]
+    fn as_good_is_within_the_spread_of_the_other() {
+        const ACCURACY: Metric = Metric::higher("test accuracy", "%");
+        const LOSS: Metric = Metric::lower("test loss", "");
+        const RATE: Metric = Metric::informative("learning rate", "");
+        const SGD: Variant = Variant::method("SGD");
+        const MINE: Variant = Variant::method("mine");
+        let task = Task::named("task");
+        let found = |metric: &Metric, mine: f64| {
+            let metrics = [metric.clone()];
+            let mut table = Table::new(&[0, 1, 2], metrics, [MINE, SGD], [task.clone()]).unwrap();
+            table
+                .record_for_every_seed(&task, &MINE, metric, mine)
+                .unwrap();
+            for (seed, value) in [(0, 1.0), (1, 2.0), (2, 3.0)] {
+                table.record(&task, &SGD, metric, seed, value).unwrap();
+            }
+            table.not_worse(&task, metric, &MINE, &SGD)
+        };
+        // The mean is 2, and the spread is 1.
+        for (metric, mine, holds) in [
+            (ACCURACY, 9.0, true),
+            (ACCURACY, 1.01, true),
+            (ACCURACY, 0.99, false),
+            (LOSS, -9.0, true),
+            (LOSS, 2.99, true),
+            (LOSS, 3.01, false),
+            (LOSS, f64::NAN, false),
+        ] {
+            assert_eq!(
+                found(&metric, mine).unwrap().holds,
+                holds,
+                "{metric} {mine}"
+            );
+        }
+        let check = found(&ACCURACY, 1.5).unwrap();
+        assert_eq!(
+            check.text,
+            "task, test accuracy: mine is not below SGD by more than the spread of the latter"
+        );
+        assert_eq!(check.detail, "1.5 % against 2.0 ± 1.0 %");
+        assert!(matches!(
+            found(&RATE, 1.0),
+            Err(TableError::NotComparable(_))
+        ));
     }
 
     #[test]

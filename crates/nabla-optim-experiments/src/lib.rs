@@ -1,12 +1,11 @@
 //! The experiments that measure the claims about the optimizers of `nabla-optim`, with one file per method.
 //!
 //! You can use their common parts in your own experiments: [`training_contest`] trains one network with
-//! several optimizers, each with a learning rate found by a search with the same budget, [`trajectory`] runs
-//! an optimizer on a function of a few numbers, and [`checks`] defines "as good as".
+//! several optimizers, each with a learning rate found by a search with the same budget, and [`trajectory`] runs
+//! an optimizer on a function of a few numbers.
 
 pub mod adabelief;
 pub mod adamp;
-pub mod checks;
 pub mod diffgrad;
 pub mod m_fac;
 pub mod training_contest;

@@ -39,7 +39,6 @@ use nabla_train::optimizer::Method;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use crate::checks::not_worse;
 use crate::training_contest::{self, ACCURACY, Contest, LOSS, entrant};
 
 const SURGEON: Variant = Variant::method("M-FAC");
@@ -599,7 +598,7 @@ fn checks(
         }
     }
     for other in [MOMENTUM, ADAM] {
-        let check = not_worse(table, &TRAINING, &ACCURACY, window, &other)?;
+        let check = table.not_worse(&TRAINING, &ACCURACY, window, &other)?;
         // The chosen window is one of the numbers.
         let text = format!(
             "{TRAINING}, {ACCURACY}: M-FAC with the window that the search chose is not below {other} by \

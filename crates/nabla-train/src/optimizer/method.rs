@@ -189,11 +189,8 @@ impl<C: Serialize + DeserializeOwned> Entry<C> {
     /// The configuration with these options.
     fn config(&self, options: &Options) -> Result<C, OptimizerError> {
         let wrong = |e: serde_json::Error| wrong_options(self.name, &e);
-        let mut whole = Options::of(&(self.defaults)()).map_err(wrong)?;
-        for (option, value) in options.iter() {
-            whole.set(option, value.clone());
-        }
-        whole.to_config().map_err(wrong)
+        let defaults = Options::of(&(self.defaults)()).map_err(wrong)?;
+        defaults.overridden(options).to_config().map_err(wrong)
     }
 }
 
@@ -412,9 +409,7 @@ impl Method {
     pub fn with(self, option: &str, value: impl Serialize) -> Result<Self, OptimizerError> {
         let value = serde_json::to_string(&value).and_then(|text| serde_json::from_str(&text));
         let value: Value = value.map_err(|e| wrong_options(self.name(), &e))?;
-        let mut options = Options::default();
-        options.set(option, value);
-        self.with_options(&options)
+        self.with_options(&Options::new().with(option, value))
     }
 
     fn with_options(self, given: &Options) -> Result<Self, OptimizerError> {
