@@ -1,5 +1,6 @@
 //! Draws plots.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use plotters::coord::types::RangedCoordf64;
@@ -138,7 +139,6 @@ pub fn line_plot(plot: &LinePlot, theme: Theme) -> Result<String, PlotError> {
 /// [`PlotError::NothingToShow`] if there is no panel or a panel has no finite value.
 pub fn dot_plot(plot: &DotPlot, theme: Theme) -> Result<String, PlotError> {
     const ROW: i32 = 26;
-    const PANELS_BESIDE: usize = 3;
     let nothing = || PlotError::NothingToShow(plot.title.clone());
     if plot.panels.is_empty() {
         return Err(nothing());
@@ -165,9 +165,9 @@ pub fn dot_plot(plot: &DotPlot, theme: Theme) -> Result<String, PlotError> {
     let (places, legend_rows) = legend_layout(&legend, names);
     let top = 30 + 20 * legend_rows;
     let band = 26 + ROW * rows + 34;
-    let bands = plot.panels.len().div_ceil(PANELS_BESIDE) as i32;
-    let beside = plot.panels.len().min(PANELS_BESIDE) as i32;
-    let panel_width = (WIDTH - names) / beside;
+    let beside = panels_beside(plot, names);
+    let bands = plot.panels.len().div_ceil(beside) as i32;
+    let panel_width = (WIDTH - names) / beside as i32;
     let failed = |error: &dyn Display| drawing(&plot.title, error);
 
     render(&plot.title, top + band * bands + 24, theme, |root| {
@@ -175,7 +175,7 @@ pub fn dot_plot(plot: &DotPlot, theme: Theme) -> Result<String, PlotError> {
             legend_entry(root, *place, name, *color).map_err(|e| failed(&e))?;
         }
         for (i, panel) in plot.panels.iter().enumerate() {
-            let (column, line) = ((i % PANELS_BESIDE) as i32, (i / PANELS_BESIDE) as i32);
+            let (column, line) = ((i % beside) as i32, (i / beside) as i32);
             let (left, upper) = (names + column * panel_width, top + line * band);
             let values = panel.rows.iter().flatten().flat_map(|row| {
                 let finite = row.values.iter().copied().filter(|v| v.is_finite());
@@ -211,7 +211,7 @@ pub fn dot_plot(plot: &DotPlot, theme: Theme) -> Result<String, PlotError> {
                 .map_err(|e| failed(&e))?;
             let heading = ink_text(FONT).pos(Pos::new(HPos::Left, VPos::Center));
             let place = (left * SCALE, (upper + 13) * SCALE);
-            let title = shorten(&panel.title, panel_width - 8);
+            let title = panel_title(&panel.title, panel_width);
             root.draw(&Text::new(title, place, heading))
                 .map_err(|e| failed(&e))?;
             for (r, row) in panel.rows.iter().enumerate() {
@@ -239,6 +239,24 @@ pub fn dot_plot(plot: &DotPlot, theme: Theme) -> Result<String, PlotError> {
         root.draw(&Text::new(plot.x_label.clone(), middle, style))
             .map_err(|e| failed(&e))
     })
+}
+
+/// The number of panels beside each other: as many as leave their titles different from each other, up to
+/// three.
+///
+/// - `names`: the width of the labels
+fn panels_beside(plot: &DotPlot, names: i32) -> usize {
+    let told_apart = |beside: &usize| {
+        let width = (WIDTH - names) / *beside as i32;
+        let titles = plot.panels.iter().map(|p| panel_title(&p.title, width));
+        titles.collect::<BTreeSet<_>>().len() == plot.panels.len()
+    };
+    let most = plot.panels.len().clamp(1, 3);
+    (2..=most).rev().find(told_apart).unwrap_or(1)
+}
+
+fn panel_title(title: &str, panel_width: i32) -> String {
+    shorten(title, panel_width - 8)
 }
 
 type DotChart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, RangedCoordf64>>;
@@ -540,6 +558,41 @@ mod tests {
         // The error bar reaches one sample deviation, here 1, to both sides.
         let bar = polyline(&svg);
         assert!((bar[0].0 - x[1]).abs() <= 1.0 && (bar[1].0 - x[3]).abs() <= 1.0);
+    }
+
+    #[test]
+    fn titles_of_panels_can_be_told_apart() {
+        let plot = |titles: &[&str]| {
+            let row = DotRow {
+                label: String::new(),
+                role: Role::Method,
+                values: vec![1.0, 2.0],
+            };
+            let panel = |title: &&str| DotPanel {
+                title: (*title).to_owned(),
+                rows: vec![Some(row.clone())],
+            };
+            DotPlot {
+                title: "t".into(),
+                x_label: "v".into(),
+                labels: vec!["a name that takes much of the width".into()],
+                panels: titles.iter().map(panel).collect(),
+            }
+        };
+        assert_eq!(panels_beside(&plot(&["a", "b", "c", "d"]), 280), 3);
+        assert_eq!(panels_beside(&plot(&["a", "b"]), 280), 2);
+        assert_eq!(panels_beside(&plot(&["a"]), 280), 1);
+        let long = [
+            "digits 1 / 8",
+            "digits 1 / 8, one in 10",
+            "digits 1 / 8, one in 50",
+        ];
+        let (three, two) = ((WIDTH - 280) / 3, (WIDTH - 280) / 2);
+        assert_eq!(panel_title(long[1], three), panel_title(long[2], three));
+        assert_ne!(panel_title(long[1], two), panel_title(long[2], two));
+        assert_eq!(panels_beside(&plot(&long), 280), 2);
+        let svg = dot_plot(&plot(&long), Theme::Page).unwrap();
+        assert!(svg.contains("one in 10") && svg.contains("one in 50"));
     }
 
     #[test]
