@@ -28,7 +28,7 @@ mod table;
 
 pub use cells::{Bench, Cell, Stage};
 pub use claim::{Claim, ClaimContext, ClaimError, MIN_SEEDS, Source};
-pub use committed::{headline_differences, quick_and_committed};
+pub use committed::QuickForms;
 pub use experiments::{Experiments, MakeClaim};
 pub use measurement::{Check, Measurement};
 pub use names::{Direction, Metric, Role, Task, Variant};

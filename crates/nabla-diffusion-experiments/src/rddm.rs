@@ -661,17 +661,10 @@ fn converted(ddim: &NoiseSchedule) -> Result<ResidualSchedule, ClaimError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nabla_base::progress::NoProgress;
-    use nabla_claims::{ClaimContext, run_claim};
-
-    fn context() -> ClaimContext<'static> {
-        let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets");
-        ClaimContext::quick(Device::flex(), &NoProgress).with_assets(assets)
-    }
 
     #[test]
     fn the_quick_form_runs_whole() {
-        let result = run_claim(&RddmClaim, &context()).unwrap();
+        let result = crate::QUICK.result("rddm").unwrap();
         assert!(result.quick);
         assert_eq!(result.checks.len(), 11);
         for (_, task) in RESTORATION {

@@ -19,18 +19,22 @@ pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(m_fac::MFacClaim),
 ];
 
+/// The quick forms of this crate's experiments, for its tests.
+#[cfg(test)]
+static QUICK: std::sync::LazyLock<nabla_claims::QuickForms> = std::sync::LazyLock::new(|| {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    nabla_claims::QuickForms::new(EXPERIMENTS, root)
+});
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nabla_claims::headline_differences;
-    use std::path::Path;
 
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let slugs = ["adamp", "diffgrad", "adabelief", "m-fac"];
-        let found = headline_differences(EXPERIMENTS, &root, &slugs).unwrap();
+        let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }
 }

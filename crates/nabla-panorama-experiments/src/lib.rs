@@ -5,17 +5,22 @@ pub mod omnissr;
 /// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[|| Box::new(omnissr::OmniSsrClaim)];
 
+/// The quick forms of this crate's experiments, for its tests.
+#[cfg(test)]
+static QUICK: std::sync::LazyLock<nabla_claims::QuickForms> = std::sync::LazyLock::new(|| {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    nabla_claims::QuickForms::new(EXPERIMENTS, root)
+});
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nabla_claims::quick_and_committed;
-    use std::path::Path;
 
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let [quick, kept] = quick_and_committed(EXPERIMENTS, &root, "omnissr").unwrap();
+        let quick = QUICK.result("omnissr").unwrap();
+        let kept = QUICK.committed("omnissr").unwrap();
         let other = kept.other_headlines(&quick);
         assert!(other.is_empty(), "{other:?}");
         // The quick form has another number of steps: what comes after "x4, 2 steps, " is the same.

@@ -595,14 +595,10 @@ fn plots(rows: &[(Task, &Vec<Row>)]) -> Vec<LinePlot> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
-    use nabla_base::progress::NoProgress;
-    use nabla_claims::{ClaimContext, run_claim};
 
     #[test]
     fn the_quick_form_runs_whole() {
-        let context = ClaimContext::quick(Device::flex(), &NoProgress);
-        let result = run_claim(&BlockCoordinateDescentClaim, &context).unwrap();
+        let result = crate::QUICK.result("block-coordinate-descent").unwrap();
         assert!(result.quick);
         // Five, five with MI, four and five with pursuit of the rules (MI with fixed blocks only),
         // GSL and GSQ against GS in each way, and the others.

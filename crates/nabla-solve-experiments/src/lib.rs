@@ -15,16 +15,20 @@ pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(convex_relu::ConvexReluClaim),
 ];
 
+/// The quick forms of this crate's experiments, for its tests.
+#[cfg(test)]
+static QUICK: std::sync::LazyLock<nabla_claims::QuickForms> = std::sync::LazyLock::new(|| {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    nabla_claims::QuickForms::new(EXPERIMENTS, root)
+});
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nabla_claims::headline_differences;
-    use std::path::Path;
 
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let slugs = [
             "normalized-lr",
             "matrix-sensing",
@@ -32,7 +36,7 @@ mod tests {
             "zo-ranksgd",
             "convex-relu",
         ];
-        let found = headline_differences(EXPERIMENTS, &root, &slugs).unwrap();
+        let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }
 }

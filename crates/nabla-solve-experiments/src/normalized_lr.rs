@@ -579,14 +579,10 @@ fn growth(bench: &Bench<'_>) -> Result<(Vec<Check>, Vec<Series>), ClaimError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
-    use nabla_base::progress::NoProgress;
-    use nabla_claims::{ClaimContext, run_claim};
 
     #[test]
     fn the_quick_form_runs_whole() {
-        let context = ClaimContext::quick(Device::flex(), &NoProgress);
-        let result = run_claim(&NormalizedLrClaim, &context).unwrap();
+        let result = crate::QUICK.result("normalized-lr").unwrap();
         assert!(result.quick);
         // There are four checks of large steps on three sets, fewer steps in the worst case, its growth and
         // table 1, the one imbalanced set, and the bound.

@@ -581,13 +581,10 @@ mod tests {
     use super::problems::small;
     use super::*;
     use burn::tensor::Device;
-    use nabla_base::progress::NoProgress;
-    use nabla_claims::{ClaimContext, run_claim};
 
     #[test]
     fn the_quick_form_runs_whole() {
-        let context = ClaimContext::quick(Device::flex(), &NoProgress);
-        let result = run_claim(&ZoRankSgdClaim, &context).unwrap();
+        let result = crate::QUICK.result("zo-ranksgd").unwrap();
         assert!(result.quick);
         assert_eq!(result.checks.len(), 3 * 8 + 2 * 2);
         let headlines = result.checks.iter().filter(|check| check.headline);
