@@ -1,4 +1,11 @@
-//! The loss of a training as the points of a curve.
+//! The loss of a training, as the points of a curve and as files.
+
+use std::path::Path;
+
+use nabla::base::write_bytes_atomically;
+use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
+
+use crate::errors::Failure;
 
 /// The maximum number of points of a curve.
 const POINTS: usize = 200;
@@ -15,6 +22,28 @@ pub fn averaged(losses: &[f32]) -> (usize, Vec<[f64; 2]>) {
         window,
         losses.chunks(window).enumerate().map(point).collect(),
     )
+}
+
+/// The mean; 0 if there are no losses.
+pub fn mean(losses: &[f32]) -> f64 {
+    losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len().max(1) as f64
+}
+
+/// Writes `loss.csv` and `loss.svg`, the losses of all steps.
+///
+/// - `axis`: what the loss is
+pub fn write_losses(folder: &Path, title: &str, axis: &str, losses: &[f32]) -> Result<(), Failure> {
+    let lines = losses.iter().enumerate();
+    let table: String = std::iter::once("step,loss\n".to_owned())
+        .chain(lines.map(|(i, loss)| format!("{},{loss}\n", i + 1)))
+        .collect();
+    write_bytes_atomically(&folder.join("loss.csv"), table.as_bytes())?;
+    let (window, points) = averaged(losses);
+    let plot = LinePlot::new(title, "step", format!("{axis}, mean of {window} steps"))
+        .log_y()
+        .with_series(Series::new("training loss", points));
+    let curve = line_plot(&plot, Theme::Standalone).map_err(Failure::run)?;
+    Ok(write_svg(&folder.join("loss.svg"), &curve)?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use nabla::base::write_bytes_atomically;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::errors::Failure;
@@ -33,4 +34,28 @@ pub fn begin_folder(folder: &Path, file: &str, description: &str) -> Result<(), 
 /// The failure for a file that is not what it should be.
 pub fn wrong_toml(path: &Path, kind: &str, reason: &dyn Display) -> Failure {
     Failure::input(format!("{} is not {kind}: {reason}", path.display()))
+}
+
+/// The defaults, overridden by the values that a file gives. Returns the reason if the result is no `T`.
+pub fn overlaid<T: Serialize + DeserializeOwned>(
+    defaults: &T,
+    given: toml::Table,
+) -> Result<T, String> {
+    let mut whole = toml::Table::try_from(defaults).map_err(|e| e.to_string())?;
+    overlay(&mut whole, given);
+    whole
+        .try_into()
+        .map_err(|e: toml::de::Error| e.message().to_owned())
+}
+
+/// Overrides the values of `whole` by those of `given`, table by table.
+fn overlay(whole: &mut toml::Table, given: toml::Table) {
+    for (key, value) in given {
+        match (whole.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => overlay(inner, value),
+            (_, value) => {
+                whole.insert(key, value);
+            }
+        }
+    }
 }

@@ -13,6 +13,8 @@
 //!   ([`ConditionedUNet`]), behind the feature `stable-diffusion`, which is on by default;
 //! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
 //!   super-resolution prior built on it;
+//! * [`class_denoiser`], [`denoiser_training`]: small models of labelled pictures, which `nabla train denoiser`
+//!   trains;
 //! * [`unet`], [`ema`]: a network, and the moving average for its training; the network uses the operations
 //!   of [`nabla_kernels`].
 //!
@@ -21,11 +23,13 @@
 
 pub mod asking;
 pub mod churn;
+pub mod class_denoiser;
 pub mod correction;
 pub mod ddim;
 pub mod ddpm;
 pub mod deis;
 pub mod denoiser;
+pub mod denoiser_training;
 pub mod dpm2;
 pub mod dpm_solver_multistep;
 pub mod dpm_solver_singlestep;
@@ -36,6 +40,7 @@ pub mod lcm;
 pub mod level;
 pub mod lms;
 pub mod multistep;
+pub mod network_folder;
 mod phi;
 pub mod pndm;
 pub mod prediction;
@@ -60,6 +65,7 @@ pub mod unet;
 pub mod unipc;
 
 pub use asking::{Answer, Asking, Direction, Reading, Step};
+pub use class_denoiser::{ClassDenoiser, ClassDenoiserConfig};
 pub use correction::Correction;
 pub use ddim::Ddim;
 pub use ddpm::Ddpm;

@@ -148,17 +148,26 @@ impl Prediction {
         schedule: &NoiseSchedule,
         index: &[usize],
     ) -> Tensor<D> {
+        let (signal, scale) = schedule.scales(index, &sample.device());
+        self.target_at(sample, noise, signal, scale)
+    }
+
+    /// The training target of a network of this kind, for `x = signal · sample + scale · noise`.
+    ///
+    /// - `sample`, `noise`: `[batch, …]`, of the same shape
+    /// - `signal`, `scale`: `[batch, 1, …]`; `scale` is that of the noise
+    pub fn target_at<const D: usize>(
+        self,
+        sample: Tensor<D>,
+        noise: Tensor<D>,
+        signal: Tensor<D>,
+        scale: Tensor<D>,
+    ) -> Tensor<D> {
         match self {
             Self::Epsilon => noise,
             Self::Sample => sample,
-            Self::Velocity => {
-                let (signal, scale) = schedule.scales(index, &sample.device());
-                noise * signal - sample * scale
-            }
-            Self::Score => {
-                let (_, scale) = schedule.scales(index, &sample.device());
-                noise.neg() / scale
-            }
+            Self::Velocity => noise * signal - sample * scale,
+            Self::Score => noise.neg() / scale,
             Self::Flow => noise - sample,
         }
     }

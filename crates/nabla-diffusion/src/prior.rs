@@ -17,15 +17,13 @@
 //!
 //! Source: Liu et al., *Residual Denoising Diffusion Models*, CVPR 2024, arXiv 2308.13712.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::store::{FloatCastAdapter, ModuleSnapshot, SafetensorsStore};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 
+use crate::network_folder::{NetworkFolder, NetworkFolderError};
 use crate::rddm::{
     Objective, RddmError, ResidualNetwork, ResidualScheduleConfig, Sharing, TimeCondition,
 };
@@ -36,8 +34,12 @@ use crate::unet::{Normalization, UNetConfig};
 
 /// The configuration's file name in a prior's folder.
 pub const CONFIG_FILE: &str = "prior.json";
-/// The weights' file name in a prior's folder.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
+pub use crate::network_folder::WEIGHTS_FILE;
+
+const FOLDER: NetworkFolder = NetworkFolder {
+    kind: "prior",
+    config: CONFIG_FILE,
+};
 
 const EMBEDDED_CONFIG: &str = include_str!("../assets/prior/prior.json");
 const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../assets/prior/model.safetensors");
@@ -45,46 +47,9 @@ const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../assets/prior/model.safetensor
 /// The reason why a prior cannot be loaded, saved or run.
 #[derive(Debug, thiserror::Error)]
 pub enum PriorError {
-    /// The folder does not exist.
-    #[error("there is no model folder {}", path.display())]
-    NoFolder {
-        /// The requested folder.
-        path: PathBuf,
-    },
-    /// A file of the folder is missing.
-    #[error("the model folder {} holds no {file}", folder.display())]
-    NoFile {
-        /// The folder.
-        folder: PathBuf,
-        /// The file that a prior needs.
-        file: &'static str,
-    },
-    /// A file cannot be read or written.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io {
-        /// `read` or `write`.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: io::Error,
-    },
-    /// The configuration cannot be parsed.
-    #[error("{} is not the configuration of a prior: {reason}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The weights are damaged or have the wrong shape.
-    #[error("{} does not hold the weights that {CONFIG_FILE} describes: {reason}", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// Which tensor is wrong, and how.
-        reason: String,
-    },
+    /// The folder cannot be read or written.
+    #[error(transparent)]
+    Folder(#[from] NetworkFolderError),
     /// The configuration describes no model.
     #[error(transparent)]
     Rddm(#[from] RddmError),
@@ -233,29 +198,8 @@ impl SuperResolutionPrior {
     /// If the folder or one of its files is missing or damaged, or the weights do not fit the configuration;
     /// the message names the file and the tensor.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, PriorError> {
-        if !folder.is_dir() {
-            return Err(PriorError::NoFolder {
-                path: folder.into(),
-            });
-        }
-        let read = |file: &'static str| {
-            let path = folder.join(file);
-            fs::read(&path).map_err(|source| {
-                if source.kind() == io::ErrorKind::NotFound {
-                    PriorError::NoFile {
-                        folder: folder.into(),
-                        file,
-                    }
-                } else {
-                    PriorError::Io {
-                        doing: "read",
-                        path,
-                        source,
-                    }
-                }
-            })
-        };
-        Self::from_parts(&read(CONFIG_FILE)?, read(WEIGHTS_FILE)?, folder, device)
+        let [config, weights] = FOLDER.read(folder)?;
+        Self::from_parts(&config, weights, folder, device)
     }
 
     fn from_parts(
@@ -264,33 +208,9 @@ impl SuperResolutionPrior {
         folder: &Path,
         device: &Device,
     ) -> Result<Self, PriorError> {
-        let config: PriorConfig =
-            serde_json::from_slice(config).map_err(|error| PriorError::Config {
-                path: folder.join(CONFIG_FILE),
-                reason: error.to_string(),
-            })?;
-        let wrong = |reason: String| PriorError::Weights {
-            path: folder.join(WEIGHTS_FILE),
-            // Join the lines: the report of a store may have several.
-            reason: reason.lines().map(str::trim).collect::<Vec<_>>().join(" "),
-        };
-        let header = safetensors::SafeTensors::deserialize(&weights)
-            .map_err(|error| wrong(error.to_string()))?;
-        for (name, view) in header.tensors() {
-            use safetensors::Dtype::{BF16, F16, F32};
-            if !matches!(view.dtype(), F16 | BF16 | F32) {
-                return Err(wrong(format!(
-                    "{name} has the type {:?}, but F16, BF16 or F32 is expected",
-                    view.dtype()
-                )));
-            }
-        }
+        let config: PriorConfig = FOLDER.config(config, folder)?;
         let mut network = config.init_network(device)?;
-        let mut store = SafetensorsStore::from_bytes(Some(weights))
-            .with_from_adapter(FloatCastAdapter::to(DType::F32));
-        network
-            .load_from(&mut store)
-            .map_err(|error| wrong(error.to_string()))?;
+        FOLDER.load(&mut network, weights, folder)?;
         Self::new(config, network, device)
     }
 
@@ -301,44 +221,7 @@ impl SuperResolutionPrior {
     /// # Errors
     /// If a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), PriorError> {
-        let write = |file: &str, bytes: &[u8]| {
-            let path = folder.join(file);
-            let part = folder.join(format!(".{file}.part"));
-            fs::write(&part, bytes)
-                .and_then(|()| fs::rename(&part, &path))
-                .map_err(|source| PriorError::Io {
-                    doing: "write",
-                    path,
-                    source,
-                })
-        };
-        fs::create_dir_all(folder).map_err(|source| PriorError::Io {
-            doing: "write",
-            path: folder.into(),
-            source,
-        })?;
-        let failed = |reason: String| PriorError::Weights {
-            path: folder.join(WEIGHTS_FILE),
-            reason,
-        };
-        let mut store = SafetensorsStore::from_bytes(None)
-            // With several entries, the order would differ from run to run.
-            .clear_metadata()
-            .metadata("format", "pt")
-            .with_to_adapter(FloatCastAdapter::to(DType::F16));
-        self.network
-            .save_into(&mut store)
-            .map_err(|error| failed(error.to_string()))?;
-        let bytes = store
-            .get_bytes()
-            .map_err(|error| failed(error.to_string()))?;
-        write(WEIGHTS_FILE, &bytes)?;
-        let json =
-            serde_json::to_string_pretty(&self.config).map_err(|error| PriorError::Config {
-                path: folder.join(CONFIG_FILE),
-                reason: error.to_string(),
-            })?;
-        write(CONFIG_FILE, format!("{json}\n").as_bytes())
+        Ok(FOLDER.save(&self.config, &self.network, folder)?)
     }
 
     /// The configuration.
@@ -496,6 +379,7 @@ mod tests {
     use super::*;
     use crate::rddm_sampler::seeded_weights;
     use burn::tensor::Distribution;
+    use std::fs;
 
     /// A small network whose last convolutions are not zero, as after training.
     fn prior(device: &Device) -> SuperResolutionPrior {

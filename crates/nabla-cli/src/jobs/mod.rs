@@ -11,5 +11,6 @@ pub mod project;
 pub mod sample;
 pub mod solve;
 pub mod train;
+mod train_denoiser;
 mod train_model;
 pub mod upscale;

@@ -6,19 +6,16 @@ use std::time::Instant;
 
 use clap::Args;
 use nabla::base::progress::ProgressSink;
-use nabla::base::write_bytes_atomically;
-use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};
-use nabla::diffusion::rddm_sampler::Loss;
 use nabla::panorama::prior_training::{PriorRecipe, PriorTrainingError, checkpoint_file};
 use serde::Serialize;
 
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
-use crate::jobs::train_model;
-use crate::loss_plot::averaged;
-use crate::recipe_file::{begin_folder, read_toml, wrong_toml};
+use crate::jobs::{train_denoiser, train_model};
+use crate::loss_plot::{mean, write_losses};
+use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
 use nabla::base::words::duration;
 
 jobs! {
@@ -28,6 +25,9 @@ jobs! {
         Model(Of<train_model::Arguments>),
         /// Train a super-resolution prior for `nabla upscale --model DIR`, or resume a training
         Prior(Of<PriorArguments>),
+        /// Train a diffusion model of labelled pictures for `nabla sample --model DIR --class NAME`, or resume
+        /// a training
+        Denoiser(Of<train_denoiser::Arguments>),
     }
 }
 
@@ -123,26 +123,15 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
     progress.finish();
     trained.prior.save(folder)?;
     let losses = &trained.losses;
-    let table: String = std::iter::once("step,loss\n".to_owned())
-        .chain(
-            losses
-                .iter()
-                .enumerate()
-                .map(|(i, loss)| format!("{},{loss}\n", i + 1)),
-        )
-        .collect();
-    write_bytes_atomically(&folder.join("loss.csv"), table.as_bytes())?;
-    write_svg(
-        &folder.join("loss.svg"),
-        &curve(losses, recipe.training.loss)?,
-    )?;
+    let axis = format!("{:?} loss", recipe.training.loss);
+    write_losses(folder, "Training of the prior", &axis, losses)?;
 
     let tail = &losses[losses.len().saturating_sub(REPORTED)..];
     let trained = Trained {
         folder: folder.clone(),
         steps: losses.len(),
         parameters: trained.prior.parameters(),
-        loss: tail.iter().map(|&l| f64::from(l)).sum::<f64>() / tail.len().max(1) as f64,
+        loss: mean(tail),
         seconds: begun.elapsed().as_secs_f64(),
     };
     context.report(&trained, || {
@@ -167,11 +156,7 @@ fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
     if let Some(path) = &arguments.recipe {
         let wrong = |reason: &dyn std::fmt::Display| wrong_toml(path, "a recipe", reason);
         let given: toml::Table = read_toml(path, "a recipe")?;
-        let mut whole = toml::Table::try_from(&recipe).map_err(|e| wrong(&e))?;
-        overlay(&mut whole, given);
-        recipe = whole
-            .try_into()
-            .map_err(|e: toml::de::Error| wrong(&e.message()))?;
+        recipe = overlaid(&recipe, given).map_err(|reason| wrong(&reason))?;
     }
     if let Some(steps) = arguments.steps {
         recipe.training.steps = steps as usize;
@@ -180,31 +165,6 @@ fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
         recipe.training.seed = seed;
     }
     Ok(recipe)
-}
-
-/// Overrides the values of `whole` by those of `given`, table by table.
-fn overlay(whole: &mut toml::Table, given: toml::Table) {
-    for (key, value) in given {
-        match (whole.get_mut(&key), value) {
-            (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => overlay(inner, value),
-            (_, value) => {
-                whole.insert(key, value);
-            }
-        }
-    }
-}
-
-/// The loss over the steps, averaged over windows so that the trend is visible.
-fn curve(losses: &[f32], loss: Loss) -> Result<String, Failure> {
-    let (window, points) = averaged(losses);
-    let plot = LinePlot::new(
-        "Training of the prior",
-        "step",
-        format!("{loss:?} loss, mean of {window} steps"),
-    )
-    .log_y()
-    .with_series(Series::new("training loss", points));
-    line_plot(&plot, Theme::Standalone).map_err(Failure::run)
 }
 
 #[cfg(test)]

@@ -1,0 +1,244 @@
+//! `nabla train denoiser`: a diffusion model of labelled pictures.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use nabla::base::progress::ProgressSink;
+use nabla::base::words::duration;
+use nabla::diffusion::class_denoiser::{
+    CONFIG_FILE, ClassDenoiser, ClassDenoiserConfig, TrainingPath, WEIGHTS_FILE,
+};
+use nabla::diffusion::denoiser::Prediction;
+use nabla::diffusion::denoiser_training::{
+    DenoiserTrainingConfig, DenoiserTrainingError, PictureTable,
+};
+use nabla::train::data_set::{DataConfig, DataSet, Standardization};
+use nabla::train::examples::InputShape;
+use serde::{Deserialize, Serialize};
+
+use crate::choice::choice;
+use crate::devices::DeviceFlag;
+use crate::errors::Failure;
+use crate::job::{Context, Job, Report};
+use crate::loss_plot::{mean, write_losses};
+use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    /// The folder of the denoiser, where an interrupted training continues
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        required_unless_present = "print_recipe"
+    )]
+    out: Option<PathBuf>,
+    /// The pictures: `digits` or `fashion` (built in), or a folder (MNIST, Fashion-MNIST, CIFAR-10) [default:
+    /// fashion]
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<String>,
+    /// A recipe (TOML); values that it leaves out default to those that `--print-recipe` shows
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Flow matching: the straight line instead of the cosine schedule, and its velocity instead of the noise
+    #[arg(long)]
+    flow: bool,
+    /// What the network predicts, instead of the recipe's
+    #[arg(long, value_parser = choice::<Prediction>(), conflicts_with = "flow")]
+    prediction: Option<Prediction>,
+    /// Steps of the training, instead of the recipe's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    steps: Option<u32>,
+    /// Seed of everything random, instead of the recipe's
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    device: DeviceFlag,
+    /// Print the complete recipe and exit
+    #[arg(long)]
+    print_recipe: bool,
+}
+
+/// The pictures of a training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Data {
+    /// A name or a path, as for `nabla train model`.
+    source: String,
+    /// Whether half of the pictures are mirrored. Default: no.
+    mirror: bool,
+}
+
+/// Everything that determines the weights, together with the pictures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recipe {
+    data: Data,
+    training: DenoiserTrainingConfig,
+    model: ClassDenoiserConfig,
+}
+
+/// The number of steps without `--steps` and without a recipe.
+const STEPS: usize = 20_000;
+
+/// The number of last steps over which the reported loss is averaged.
+const REPORTED: usize = 100;
+
+impl Arguments {
+    /// The recipe (the defaults, overridden by the file, overridden by the flags) and its pictures.
+    fn recipe(&self) -> Result<(Recipe, DataSet), Failure> {
+        let file = match &self.recipe {
+            Some(path) => Some((path, read_toml::<toml::Table>(path, "a recipe")?)),
+            None => None,
+        };
+        let in_file = file.as_ref().and_then(|(_, table)| {
+            let source = table.get("data")?.get("source")?;
+            source.as_str().map(str::to_owned)
+        });
+        let source = self.data.clone().or(in_file);
+        let source = source.unwrap_or_else(|| "fashion".to_owned());
+        let pictures = DataConfig {
+            source: source.clone(),
+            // Every picture of the training set teaches; the test set is left for measuring.
+            standardization: Standardization::None,
+            ..DataConfig::default()
+        };
+        let pictures = pictures.open().map_err(Failure::input)?;
+        let InputShape::Picture(shape) = pictures.shape else {
+            return Err(Failure::input(format!(
+                "{source} is a table, but a denoiser is trained on pictures: digits, fashion, or a folder"
+            )));
+        };
+        let mut recipe = Recipe {
+            data: Data {
+                source: source.clone(),
+                mirror: false,
+            },
+            training: DenoiserTrainingConfig::new(STEPS),
+            model: ClassDenoiserConfig::for_pictures(pictures.classes.clone(), shape),
+        };
+        if let Some((path, given)) = file {
+            recipe =
+                overlaid(&recipe, given).map_err(|reason| wrong_toml(path, "a recipe", &reason))?;
+            recipe.data.source = source;
+        }
+        if self.flow {
+            recipe.model.path = TrainingPath::Straight;
+            recipe.model.prediction = Prediction::Flow;
+        }
+        recipe.model.prediction = self.prediction.unwrap_or(recipe.model.prediction);
+        let training = &mut recipe.training;
+        training.steps = self.steps.map_or(training.steps, |steps| steps as usize);
+        training.seed = self.seed.unwrap_or(training.seed);
+        recipe.model.validate().map_err(Failure::input)?;
+        if recipe.model.shape != shape || recipe.model.classes.len() != pictures.classes.len() {
+            return Err(Failure::input(format!(
+                "the recipe's model is for pictures of {:?} in {} classes, but {} has {shape:?} in {}",
+                recipe.model.shape,
+                recipe.model.classes.len(),
+                recipe.data.source,
+                pictures.classes.len()
+            )));
+        }
+        Ok((recipe, pictures))
+    }
+}
+
+impl From<DenoiserTrainingError> for Failure {
+    fn from(error: DenoiserTrainingError) -> Self {
+        match error {
+            DenoiserTrainingError::Training(_) => Self::run(error),
+            other => Self::input(other),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Trained {
+    folder: PathBuf,
+    steps: usize,
+    parameters: usize,
+    /// Mean over the last hundred steps.
+    loss: f64,
+    seconds: f64,
+}
+
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        let (recipe, pictures) = self.recipe()?;
+        let text = toml::to_string_pretty(&recipe).map_err(Failure::run)?;
+        let folder = match (&self.out, self.print_recipe) {
+            (_, true) | (None, _) => return Ok(Report::of_text(text)),
+            (Some(folder), false) => folder,
+        };
+        let device = self.device.open()?;
+        let examples = pictures.training;
+        let classes = examples.labels.iter().map(|&label| label as usize);
+        let source = PictureTable::new(examples.features, classes.collect(), recipe.model.shape)?
+            .with_mirror(recipe.data.mirror);
+        let mut trainer =
+            recipe
+                .training
+                .trainer(&recipe.model, source, &device.clone().autodiff())?;
+        begin_folder(folder, "recipe.toml", &text)?;
+        let checkpoint = folder.join("checkpoint.safetensors");
+        if checkpoint.exists() {
+            trainer = trainer.resume(&checkpoint).map_err(Failure::input)?;
+        }
+
+        let progress = context.progress();
+        let begun = Instant::now();
+        let (mut sum, mut done) = (0.0, None);
+        trainer
+            .run(Some(&checkpoint), &mut |step| {
+                if done.is_none() {
+                    progress.begin("training the denoiser", step.steps as u64);
+                    progress.advance(step.step as u64);
+                } else {
+                    progress.advance(1);
+                }
+                done = Some(step.step);
+                sum += f64::from(step.record.loss);
+                if step.step % REPORTED == 0 {
+                    progress.note(&format!(
+                        "step {}: loss {:.5}, learning rate {:.1e}",
+                        step.step,
+                        sum / REPORTED as f64,
+                        step.record.learning_rate
+                    ));
+                    sum = 0.0;
+                }
+                ControlFlow::Continue(())
+            })
+            .map_err(Failure::run)?;
+        progress.finish();
+        let network = trainer.average().unwrap_or(trainer.model()).clone();
+        let denoiser =
+            ClassDenoiser::new(recipe.model, network, &device).map_err(Failure::input)?;
+        denoiser.save(folder).map_err(Failure::input)?;
+        let losses = trainer.history().losses();
+        let title = format!("Training of a denoiser on {}", recipe.data.source);
+        write_losses(folder, &title, "mean squared error", &losses)?;
+        let trained = Trained {
+            folder: folder.clone(),
+            steps: losses.len(),
+            parameters: denoiser.parameters(),
+            loss: mean(&losses[losses.len().saturating_sub(REPORTED)..]),
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        context.report(&trained, || {
+            format!(
+                "{} steps of {} parameters in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, \
+                 loss.csv and loss.svg in {}\n",
+                trained.steps,
+                trained.parameters,
+                duration(trained.seconds),
+                trained.loss,
+                folder.display(),
+            )
+        })
+    }
+}

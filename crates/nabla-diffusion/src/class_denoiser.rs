@@ -1,0 +1,467 @@
+//! A denoiser of small labelled pictures: a UNet that knows the class, and also predicts without it.
+//!
+//! The network learns `p(x | c)` for each class `c` and, because the class is left out in a share of the training
+//! examples, `p(x)` too. So every [guidance](crate::guidance) that compares the two works with it. It sees `x`
+//! on one path, the variance-preserving one or the straight line, but answers on any: two points with the same
+//! signal-to-noise ratio differ only in scale.
+//!
+//! A denoiser is a folder of two files: `denoiser.json`, a [`ClassDenoiserConfig`], and `model.safetensors`, the
+//! weights in half precision. `nabla train denoiser` writes such folders, and `nabla sample` draws pictures with
+//! them.
+//!
+//! Sources: Ho, Salimans, *Classifier-Free Diffusion Guidance*, 2022, arXiv 2207.12598 (one network for both);
+//! Dhariwal, Nichol, *Diffusion Models Beat GANs on Image Synthesis*, 2021, arXiv 2105.05233 (the network);
+//! Nichol, Dhariwal, *Improved Denoising Diffusion Probabilistic Models*, 2021, arXiv 2102.09672 (the cosine
+//! schedule).
+
+use std::path::Path;
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+use nabla_base::range::{self, OutOfRange};
+
+use crate::denoiser::{Condition, Denoiser, Prediction};
+use crate::level::{Level, Levels, StraightLine};
+use crate::network_folder::{NetworkFolder, NetworkFolderError};
+use crate::sampler_error::{OwnError, SamplerError};
+use crate::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
+use crate::unet::{Normalization, UNet, UNetConfig, UNetConfigError};
+
+/// The configuration's file name in a denoiser's folder.
+pub const CONFIG_FILE: &str = "denoiser.json";
+pub use crate::network_folder::WEIGHTS_FILE;
+
+const FOLDER: NetworkFolder = NetworkFolder {
+    kind: "denoiser",
+    config: CONFIG_FILE,
+};
+
+/// The reason why a denoiser cannot be built, loaded or saved.
+#[derive(Debug, thiserror::Error)]
+pub enum ClassDenoiserError {
+    /// The folder cannot be read or written.
+    #[error(transparent)]
+    Folder(#[from] NetworkFolderError),
+    /// The configuration describes no network.
+    #[error(transparent)]
+    Network(#[from] UNetConfigError),
+    /// The configuration describes no path.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// A number is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// The network does not fit the pictures or the classes.
+    #[error(
+        "the denoiser's network has {what} = {found}, but its pictures and classes need {expected}"
+    )]
+    Misfit {
+        /// The network's field.
+        what: &'static str,
+        /// Its value.
+        found: usize,
+        /// The value that fits.
+        expected: usize,
+    },
+    /// The path does not determine what the network predicts.
+    #[error(
+        "no noise schedule with zero terminal SNR can train a network that predicts {0}: choose a velocity"
+    )]
+    NoSignal(Prediction),
+    /// There is no such class.
+    #[error("there is no class {name:?}: the model has {known}")]
+    NoClass {
+        /// The requested class.
+        name: String,
+        /// The names of the classes.
+        known: String,
+    },
+}
+
+/// The path on which the network sees its pictures.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub enum TrainingPath {
+    /// The variance-preserving path, in training steps.
+    VariancePreserving(NoiseScheduleConfig),
+    /// The straight line `x_t = (1 − t) x_0 + t ε`: rectified flow and flow matching. The network's time is
+    /// `1000 t`.
+    Straight,
+}
+
+impl TrainingPath {
+    /// The cosine schedule with 1000 steps.
+    pub fn cosine() -> Self {
+        Self::VariancePreserving(NoiseScheduleConfig::new().with_betas(BetaSchedule::COSINE))
+    }
+
+    fn init(&self) -> Result<Table, ClassDenoiserError> {
+        Ok(match self {
+            Self::VariancePreserving(config) => Table::Schedule(config.init()?),
+            Self::Straight => Table::Straight,
+        })
+    }
+}
+
+/// A path, ready to be used.
+#[derive(Clone, Debug)]
+pub(crate) enum Table {
+    Schedule(NoiseSchedule),
+    Straight,
+}
+
+/// The straight line's time in the unit of the network.
+const STRAIGHT_UNIT: f64 = 1000.0;
+
+/// Where a run on the straight line starts: at 1, `σ` would be infinite, and no sampler that works with it could
+/// start.
+const STRAIGHT_START: f64 = 0.999;
+
+impl Table {
+    /// The level with the same signal-to-noise ratio on this path, and the factor from this path to that of
+    /// `level`.
+    fn own(&self, level: Level) -> (Level, f64) {
+        match self {
+            // A level in this form may come from this schedule, whose times are exact.
+            Self::Schedule(_) if level.scale() == 1.0 => (level, 1.0),
+            Self::Schedule(schedule) => (schedule.level_of_sigma(level.sigma()), level.scale()),
+            Self::Straight => {
+                let time = level.flow_time();
+                let own = Level::straight(time).with_time(STRAIGHT_UNIT * time);
+                (own, level.signal() + level.noise())
+            }
+        }
+    }
+
+    /// A level for training: `u` is uniform in `[0, 1)`.
+    pub(crate) fn drawn(&self, u: f64) -> Level {
+        match self {
+            Self::Schedule(schedule) => {
+                let steps = schedule.steps();
+                schedule.level(((u * steps as f64) as usize).min(steps - 1))
+            }
+            Self::Straight => Level::straight(u).with_time(STRAIGHT_UNIT * u),
+        }
+    }
+}
+
+/// The configuration of a denoiser, without its weights.
+#[derive(Config, Debug, PartialEq)]
+pub struct ClassDenoiserConfig {
+    /// The names of the classes, in the order of their numbers.
+    pub classes: Vec<String>,
+    /// `[channels, height, width]` of a picture.
+    pub shape: [usize; 3],
+    /// The network. Its class embedding has one entry more than there are classes: the last stands for no
+    /// condition.
+    pub network: UNetConfig,
+    /// What the network predicts. Default [`Prediction::Epsilon`].
+    #[config(default = "Prediction::Epsilon")]
+    pub prediction: Prediction,
+    /// The path. Default: the cosine schedule with 1000 steps.
+    #[config(default = "TrainingPath::cosine()")]
+    pub path: TrainingPath,
+}
+
+impl ClassDenoiserConfig {
+    /// The default for pictures of this shape: 1.9 million parameters at half the picture's resolution and a
+    /// quarter of it, with attention at the latter.
+    ///
+    /// - `shape`: `[channels, height, width]`
+    pub fn for_pictures(classes: Vec<String>, shape: [usize; 3]) -> Self {
+        let [channels, ..] = shape;
+        let network = UNetConfig::new(channels, channels)
+            .with_patch(2)
+            .with_base_channels(48)
+            .with_multipliers(vec![1, 2])
+            .with_blocks_per_level(2)
+            .with_attention_levels(vec![1])
+            .with_head_channels(32)
+            .with_normalization(Normalization::Group { groups: 8 })
+            .with_classes(classes.len() + 1);
+        Self::new(classes, shape, network)
+    }
+
+    /// Checks that the network fits the pictures, the classes and the path.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn validate(&self) -> Result<(), ClassDenoiserError> {
+        range::at_least("number of classes", self.classes.len(), 1)?;
+        for (what, side) in ["channels", "height", "width"].into_iter().zip(self.shape) {
+            range::at_least(format!("pictures' {what}"), side, 1)?;
+        }
+        let network = &self.network;
+        for (what, found, expected) in [
+            ("in_channels", network.in_channels, self.shape[0]),
+            ("out_channels", network.out_channels, self.shape[0]),
+            ("condition_channels", network.condition_channels, 0),
+            ("classes", network.classes, self.classes.len() + 1),
+            ("decoders", network.decoders.len(), 1),
+        ] {
+            if found != expected {
+                return Err(ClassDenoiserError::Misfit {
+                    what,
+                    found,
+                    expected,
+                });
+            }
+        }
+        let of_noise = matches!(self.prediction, Prediction::Epsilon | Prediction::Score);
+        match self.path {
+            TrainingPath::VariancePreserving(path) if path.zero_terminal_snr && of_noise => {
+                Err(ClassDenoiserError::NoSignal(self.prediction))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The network with random weights.
+    ///
+    /// # Errors
+    /// If the configuration describes no network.
+    pub fn init_network(&self, device: &Device) -> Result<UNet, ClassDenoiserError> {
+        self.validate()?;
+        Ok(self.network.init(device)?)
+    }
+
+    pub(crate) fn table(&self) -> Result<Table, ClassDenoiserError> {
+        self.path.init()
+    }
+
+    /// The number of the class with this name, or of the class whose number is given.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn class(&self, name: &str) -> Result<usize, ClassDenoiserError> {
+        let numbered = || {
+            name.parse()
+                .ok()
+                .filter(|&n: &usize| n < self.classes.len())
+        };
+        let named = self.classes.iter().position(|known| known == name);
+        named
+            .or_else(numbered)
+            .ok_or_else(|| ClassDenoiserError::NoClass {
+                name: name.to_owned(),
+                known: self.classes.join(", "),
+            })
+    }
+}
+
+/// A denoiser of labelled pictures; see the [module documentation](self).
+///
+/// The condition [`Condition::Given`]`(c)` is the class `c`, [`Condition::Without`] none. To draw pictures of one
+/// class under any guidance, bind the class with [`of_class`](Self::of_class).
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_diffusion::class_denoiser::{ClassDenoiser, ClassDenoiserConfig};
+/// use nabla_diffusion::denoiser::{Condition, Denoiser};
+/// use nabla_diffusion::level::Level;
+///
+/// let device = Device::flex();
+/// let names = ["cat", "dog"].map(str::to_owned).to_vec();
+/// let config = ClassDenoiserConfig::for_pictures(names, [1, 8, 8]);
+/// let network = config.init_network(&device)?;
+/// let denoiser = ClassDenoiser::new(config, network, &device)?;
+/// let x = Tensor::zeros([5, 1, 8, 8], &device); // [batch, channels, height, width]
+/// let level = Level::variance_preserving(500.0, 0.5);
+/// let both = denoiser.predict(x, level, &[Condition::Without, Condition::Given(1)]);
+/// assert_eq!(both?.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClassDenoiser {
+    network: UNet,
+    table: Table,
+    config: ClassDenoiserConfig,
+    device: Device,
+}
+
+impl ClassDenoiser {
+    /// Creates a denoiser from the weights of `network`, which is on `device`.
+    ///
+    /// # Errors
+    /// If the configuration is out of range.
+    pub fn new(
+        config: ClassDenoiserConfig,
+        network: UNet,
+        device: &Device,
+    ) -> Result<Self, ClassDenoiserError> {
+        config.validate()?;
+        Ok(Self {
+            network,
+            table: config.table()?,
+            config,
+            device: device.clone(),
+        })
+    }
+
+    /// Whether a folder holds a denoiser.
+    pub fn is_folder(folder: &Path) -> bool {
+        folder.join(CONFIG_FILE).is_file()
+    }
+
+    /// Loads a folder that [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// If the folder or one of its files is missing or damaged, or the weights do not fit the configuration.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self, ClassDenoiserError> {
+        let [config, weights] = FOLDER.read(folder)?;
+        let config: ClassDenoiserConfig = FOLDER.config(&config, folder)?;
+        let mut network = config.init_network(device)?;
+        FOLDER.load(&mut network, weights, folder)?;
+        Self::new(config, network, device)
+    }
+
+    /// Writes the folder. The same weights give the same bytes.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), ClassDenoiserError> {
+        Ok(FOLDER.save(&self.config, &self.network, folder)?)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ClassDenoiserConfig {
+        &self.config
+    }
+
+    /// The device of the network.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> usize {
+        self.network.num_params()
+    }
+
+    /// The levels of a run of `steps` steps on the path on which the network was trained: the last of every
+    /// `1000/steps` training steps ([`Spacing::Trailing`]), or evenly spaced times of the straight line from
+    /// 0.999.
+    ///
+    /// # Errors
+    /// If there are no steps, or more than training steps.
+    pub fn levels(&self, steps: usize) -> Result<Levels, ClassDenoiserError> {
+        Ok(match &self.table {
+            Table::Schedule(schedule) => schedule.respace(Spacing::Trailing, steps)?.into(),
+            Table::Straight => StraightLine::new()
+                .with_start(STRAIGHT_START)
+                .levels(steps)?,
+        })
+    }
+
+    /// The model of one class: its first condition is the class, and it also predicts without.
+    ///
+    /// # Errors
+    /// If there is no class with this number.
+    pub fn of_class(&self, class: usize) -> Result<OfClass<'_>, ClassDenoiserError> {
+        let class = self.config.class(&class.to_string())?;
+        Ok(OfClass {
+            denoiser: self,
+            class,
+        })
+    }
+
+    /// The network's answers for rows that are at one level, each with its entry of the class embedding.
+    fn answer(&self, x: Tensor<4>, level: Level, classes: &[usize]) -> Tensor<4> {
+        let (own, factor) = self.table.own(level);
+        let x = match factor == 1.0 {
+            true => x,
+            false => x / factor,
+        };
+        let numbers: Vec<i32> = classes.iter().map(|&c| c as i32).collect();
+        let classes = Tensor::<1, Int>::from_ints(numbers.as_slice(), &self.device);
+        let times = own.times(numbers.len(), &self.device);
+        let outputs = self.network.forward(x, times, None, Some(classes));
+        // The only decoder's. The velocity `a ε − b x_0` and the score have the scale of the path.
+        let output: Tensor<4> = Tensor::cat(outputs, 1);
+        match self.config.prediction {
+            Prediction::Velocity if factor != 1.0 => output * factor,
+            Prediction::Score if factor != 1.0 => output / factor,
+            _ => output,
+        }
+    }
+}
+
+impl Denoiser for ClassDenoiser {
+    fn prediction(&self) -> Prediction {
+        self.config.prediction
+    }
+
+    fn predict(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        conditions: &[Condition],
+    ) -> Result<Vec<Tensor<4>>, OwnError> {
+        let [batch, channels, height, width] = x.dims();
+        let shape = self.config.shape;
+        if [channels, height, width] != shape {
+            return Err(Box::new(SamplerError::OutputShape {
+                found: vec![batch, shape[0], shape[1], shape[2]],
+                state: x.dims().to_vec(),
+            }));
+        }
+        let without = self.config.classes.len();
+        let mut classes = Vec::with_capacity(batch * conditions.len());
+        for &condition in conditions {
+            let class = match condition {
+                Condition::Without => without,
+                Condition::Given(class) if class < without => class,
+                Condition::Given(_) => {
+                    return Err(Box::new(SamplerError::NoCondition {
+                        condition,
+                        known: format!("{without} classes"),
+                    }));
+                }
+            };
+            classes.extend(std::iter::repeat_n(class, batch));
+        }
+        // One call for all conditions, [conditions * batch, channels, height, width].
+        let together = match conditions.len() {
+            1 => x,
+            count => x.repeat_dim(0, count),
+        };
+        let output = self.answer(together, level, &classes);
+        Ok(match conditions.len() {
+            1 => vec![output],
+            _ => output.split(batch, 0),
+        })
+    }
+}
+
+/// See [`ClassDenoiser::of_class`].
+#[derive(Clone, Copy, Debug)]
+pub struct OfClass<'a> {
+    denoiser: &'a ClassDenoiser,
+    class: usize,
+}
+
+impl Denoiser for OfClass<'_> {
+    fn prediction(&self) -> Prediction {
+        self.denoiser.prediction()
+    }
+
+    /// [`Condition::FIRST`] is the bound class; the others follow in their order, without it.
+    fn predict(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        conditions: &[Condition],
+    ) -> Result<Vec<Tensor<4>>, OwnError> {
+        let class = self.class;
+        let bound = |condition: &Condition| match *condition {
+            Condition::Given(0) => Condition::Given(class),
+            Condition::Given(number) if number <= class => Condition::Given(number - 1),
+            other => other,
+        };
+        let bound: Vec<Condition> = conditions.iter().map(bound).collect();
+        self.denoiser.predict(x, level, &bound)
+    }
+}
+
+#[cfg(test)]
+mod tests;
