@@ -344,3 +344,62 @@ fn a_training_that_diverges_says_so() {
         "{error}"
     );
 }
+
+/// The recipe of a small network, so that the test is quick.
+const SMALL: &str = "[data]\nsource = \"digits\"\n[training]\nbatch = 8\nwarmup = 2\n\
+    [model.network]\nbase_channels = 32\nblocks_per_level = 1\n";
+
+#[test]
+fn a_denoiser_is_trained_and_draws_a_row_for_each_class() {
+    let desk = Desk::empty();
+    desk.put("small.toml", SMALL);
+    let trained = desk.json("train denoiser --recipe small.toml --steps 3 --out digits");
+    assert_eq!(trained["steps"], 3);
+    for name in [
+        "checkpoint.safetensors",
+        "denoiser.json",
+        "loss.csv",
+        "loss.svg",
+        "model.safetensors",
+        "recipe.toml",
+    ] {
+        assert!(desk.path("digits").join(name).is_file(), "{name}");
+    }
+    // What it wrote is a recipe for it, which is done.
+    let again = desk.json("train denoiser --recipe digits/recipe.toml --steps 3 --out digits");
+    assert_eq!(again["loss"], trained["loss"]);
+
+    let line =
+        "sample --model digits --class 7 --class all -n 2 --steps 3 --sampler euler -o out.png";
+    let drawn = desk.json(line);
+    assert_eq!(
+        (&drawn["width"], &drawn["height"]),
+        (&16.into(), &88.into())
+    );
+    let first = fs::read(desk.path("out.png")).unwrap();
+    desk.done(line);
+    assert_eq!(fs::read(desk.path("out.png")).unwrap(), first);
+
+    let flow = "train denoiser --recipe small.toml --flow --steps 2 --out flow";
+    desk.done(flow);
+    desk.done("sample --model flow --class 0 --steps 2 --sampler heun --guidance none -o flow.png");
+
+    desk.refused(
+        "sample --model digits --class dress -o none.png",
+        "there is no class \"dress\": the model has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+    );
+    desk.refused(
+        "sample --model digits --prompt dress -o none.png",
+        "the model digits draws pictures of classes: choose one with --class, not with --prompt",
+    );
+    desk.refused(
+        "sample --model none --class 1 -o none.png",
+        "there is no model folder none",
+    );
+    put_table(&desk);
+    desk.refused(
+        "train denoiser --data table.csv --out none",
+        "table.csv is a table",
+    );
+    assert!(!desk.path("none").exists() && !desk.path("none.png").exists());
+}

@@ -553,3 +553,105 @@ impl<S: LabelledSource> Task for DenoiserTask<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::class_denoiser::TrainingPath;
+    use crate::prediction::Prediction;
+
+    /// Left half white, or right half white.
+    fn table() -> PictureTable {
+        let row = |class: usize| (0..8).map(move |x| f32::from(u8::from((x < 4) == (class == 0))));
+        let values = (0..2).flat_map(|class| (0..8).flat_map(move |_| row(class)));
+        PictureTable::new(values.collect(), vec![0, 1], [1, 8, 8]).unwrap()
+    }
+
+    fn model() -> ClassDenoiserConfig {
+        let names = ["left", "right"].map(str::to_owned).to_vec();
+        let mut model = ClassDenoiserConfig::for_pictures(names, [1, 8, 8]);
+        model.network = model
+            .network
+            .with_base_channels(32)
+            .with_blocks_per_level(1);
+        model
+    }
+
+    fn trainer(steps: usize, model: &ClassDenoiserConfig) -> Trainer<DenoiserTask<PictureTable>> {
+        let config = DenoiserTrainingConfig::new(steps)
+            .with_batch(8)
+            .with_warmup(2);
+        let device = Device::flex().autodiff();
+        config.trainer(model, table(), &device).unwrap()
+    }
+
+    #[test]
+    fn a_training_that_is_broken_off_continues_with_the_same_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        let mut whole = trainer(6, &model());
+        whole.run(None, &mut |_| ControlFlow::Continue(())).unwrap();
+        let mut first = trainer(6, &model());
+        first
+            .run(Some(&path), &mut |step| match step.step {
+                3 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            })
+            .unwrap();
+        let mut second = trainer(6, &model()).resume(&path).unwrap();
+        second
+            .run(None, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        assert_eq!(second.history().losses(), whole.history().losses());
+        // Another model is another training.
+        let other = model().with_prediction(Prediction::Velocity);
+        assert!(trainer(6, &other).resume(&path).is_err());
+    }
+
+    #[test]
+    fn every_prediction_on_every_path_is_learned() {
+        for path in [TrainingPath::cosine(), TrainingPath::Straight] {
+            for prediction in [
+                Prediction::Epsilon,
+                Prediction::Sample,
+                Prediction::Velocity,
+                Prediction::Flow,
+            ] {
+                let model = model().with_prediction(prediction).with_path(path);
+                let mut trainer = trainer(60, &model);
+                trainer
+                    .run(None, &mut |_| ControlFlow::Continue(()))
+                    .unwrap();
+                let losses = trainer.history().losses();
+                let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
+                let (begin, end) = (mean(&losses[..5]), mean(&losses[55..]));
+                assert!(
+                    end < 0.7 * begin,
+                    "{path:?} {prediction:?}: {begin} to {end}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_that_do_not_fit_are_refused() {
+        let few = PictureTable::new(vec![0.0; 64], vec![0, 1], [1, 8, 8]);
+        assert!(few.is_err());
+        assert!(PictureTable::new(Vec::new(), Vec::new(), [1, 8, 8]).is_err());
+        let device = Device::flex().autodiff();
+        let config = DenoiserTrainingConfig::new(1).with_batch(2);
+        let wrong = PictureTable::new(vec![0.0; 64], vec![2], [1, 8, 8]).unwrap();
+        let mut trainer = config.trainer(&model(), wrong, &device).unwrap();
+        let told = trainer
+            .run(None, &mut |_| ControlFlow::Continue(()))
+            .unwrap_err()
+            .to_string();
+        assert!(told.contains("2 classes"), "{told}");
+        let error = config
+            .with_label_drop(1.5)
+            .trainer(&model(), table(), &device);
+        assert!(error.is_err());
+    }
+}

@@ -10,6 +10,7 @@ use clap::Args;
 use nabla::base::progress::ProgressSink;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::{BitDepth, FileFormat, Picture, Raster, WriteOptions};
+use nabla::diffusion::class_denoiser::ClassDenoiser;
 use nabla::diffusion::denoiser::Prediction;
 use nabla::diffusion::guidance::{Guidance, guidances};
 use nabla::diffusion::registry::Options;
@@ -34,11 +35,15 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use nabla::base::words::duration;
 
+mod classes;
+
+use classes::sample_classes;
+
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// A model: a folder in the diffusers layout (model_index.json, unet, vae, text_encoder …), or a
-    /// single .safetensors or .ckpt file of Stable Diffusion 1.x, 2.x or XL
+    /// A model: a folder in the diffusers layout (model_index.json, unet, vae, text_encoder …), a
+    /// single .safetensors or .ckpt file of Stable Diffusion 1.x, 2.x or XL, or a folder of `nabla train denoiser`
     #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
     /// For a single file whose network does not have the published sizes: a folder in the diffusers layout,
@@ -49,8 +54,13 @@ pub struct Arguments {
     #[arg(long, value_parser = choice::<Prediction>())]
     prediction: Option<Prediction>,
     /// What the picture should show
-    #[arg(long, value_name = "TEXT")]
-    prompt: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "class")]
+    prompt: Option<String>,
+    /// For a model of labelled pictures (`nabla train denoiser`): a class, by its name or number, or `all`; may be
+    /// given several times. The pictures of a class are a row of the output
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["prompt", "negative", "image", "lora", "config",
+        "size", "clip_skip", "original_size", "crop", "tile", "latents", "sigmas", "karras"])]
+    class: Vec<String>,
     /// What it should not show
     #[arg(long, value_name = "TEXT")]
     negative: Option<String>,
@@ -316,6 +326,16 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             arguments.output.display()
         )));
     }
+    let prompt = match &arguments.prompt {
+        Some(prompt) if !ClassDenoiser::is_folder(&arguments.model) => prompt,
+        None => return sample_classes(arguments, context),
+        Some(_) => {
+            return Err(Failure::input(format!(
+                "the model {} draws pictures of classes: choose one with --class, not with --prompt",
+                arguments.model.display()
+            )));
+        }
+    };
     let sampler_options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
     let choice = arguments.sampler(&sampler_options)?;
     let mut guidance = arguments.guidance()?;
@@ -403,7 +423,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         sigmas: arguments.sigmas(),
         ..SamplingOptions::new(size)
     };
-    let positive = model.encode_text_skipping(&arguments.prompt, arguments.clip_skip)?;
+    let positive = model.encode_text_skipping(prompt, arguments.clip_skip)?;
     let negative = match &arguments.negative {
         Some(text) => model.encode_text(text)?,
         None => model.encode_nothing()?,
@@ -445,7 +465,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         for raster in pixels {
             let raster = raster.map(|v| v.clamp(0.0, 1.0));
             let mut picture = Picture::new(raster, BitDepth::Eight);
-            let text = parameters(arguments, &sampler, &sampling);
+            let text = parameters(arguments, prompt, &sampler, &sampling);
             picture.metadata.texts = vec![("parameters".to_owned(), text)];
             picture.write(file, &WriteOptions::default())?;
         }
@@ -461,7 +481,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         latents: arguments.latents.clone(),
         width: size[1],
         height: size[0],
-        prompt: arguments.prompt.clone(),
+        prompt: prompt.clone(),
         negative: arguments.negative.clone(),
         steps: arguments.steps,
         sampler,
@@ -502,8 +522,13 @@ fn outputs(output: &Path, count: u32) -> Vec<PathBuf> {
 }
 
 /// What the picture was made with, in the form that other programs read.
-fn parameters(arguments: &Arguments, sampler: &str, sampling: &SamplingOptions) -> String {
-    let mut text = arguments.prompt.clone();
+fn parameters(
+    arguments: &Arguments,
+    prompt: &str,
+    sampler: &str,
+    sampling: &SamplingOptions,
+) -> String {
+    let mut text = prompt.to_owned();
     if let Some(negative) = &arguments.negative {
         let _ = write!(text, "\nNegative prompt: {negative}");
     }

@@ -1,0 +1,161 @@
+//! `nabla sample --class`: pictures of classes, with a model of `nabla train denoiser`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+use nabla::base::check_writable;
+use nabla::base::progress::ProgressSink;
+use nabla::base::words::duration;
+use nabla::data::{BitDepth, Picture, Raster, WriteOptions};
+use nabla::diffusion::class_denoiser::ClassDenoiser;
+use nabla::diffusion::guidance::{ClassifierFree, Guidance};
+use nabla::diffusion::registry::Options;
+use nabla::diffusion::sampler::{Sampler, Sampling, samplers};
+use nabla::diffusion::sampler_error::SamplerError;
+use nabla::diffusion::seeded_noise::SeededNoise;
+use nabla::panorama::pixels::to_rasters;
+use serde::Serialize;
+
+use super::Arguments;
+use crate::errors::Failure;
+use crate::job::{Context, Report};
+
+/// The sampler without `--sampler`.
+const SAMPLER: &str = "ddim";
+
+/// What came out.
+#[derive(Serialize)]
+struct Sampled {
+    file: PathBuf,
+    width: usize,
+    height: usize,
+    /// The classes of the rows.
+    classes: Vec<String>,
+    pictures_per_class: usize,
+    steps: usize,
+    sampler: String,
+    sampler_options: Options,
+    guidance: String,
+    seed: u64,
+    seconds: f64,
+}
+
+/// Draws `-n` pictures of each class, and writes them as one picture with a row for each class.
+pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
+    check_writable(&arguments.output)?;
+    let options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
+    let name = arguments.sampler.as_deref().unwrap_or(SAMPLER);
+    let solver = samplers::<4>()
+        .make(name, &options)
+        .map_err(Failure::input)?;
+    let mut guidance: Box<dyn Guidance> = match arguments.guidance()? {
+        Some(guidance) => guidance,
+        None => Box::new(
+            ClassifierFree::new()
+                .with_scale(arguments.guidance_scale)
+                .with_rescale(arguments.guidance_rescale),
+        ),
+    };
+    let device = arguments.device.open()?;
+    let model = ClassDenoiser::load(&arguments.model, &device).map_err(Failure::input)?;
+    let classes = classes(&model, &arguments.class)?;
+    let steps = arguments.steps as usize;
+    let levels = model.levels(steps).map_err(Failure::input)?;
+    let sampler = Sampler::new(solver, levels).map_err(Failure::input)?;
+
+    let progress = context.progress();
+    progress.begin("sampling", classes.len() as u64);
+    let begun = Instant::now();
+    let count = arguments.count as usize;
+    let [channels, height, width] = model.config().shape;
+    let mut rows = Vec::with_capacity(classes.len());
+    for &class in &classes {
+        context.check()?;
+        // Every class has its own noise, which does not depend on the other classes.
+        let mut noise = SeededNoise::new(arguments.seed, class as u64);
+        let start = noise.normal([count, channels, height, width], &device);
+        let of_class = model.of_class(class).map_err(Failure::input)?;
+        let run = Sampling::of(&of_class).guided_by(guidance.as_mut());
+        rows.push(run.run(&sampler, start, &mut noise).map_err(failure)?);
+        progress.advance(1);
+    }
+    progress.finish();
+    let raster = sheet(rows);
+    let [width, height] = [raster.width(), raster.height()];
+    let names: Vec<String> = classes
+        .iter()
+        .map(|&class| model.config().classes[class].clone())
+        .collect();
+    let mut picture = Picture::new(raster, BitDepth::Eight);
+    let text = format!(
+        "Classes: {}, Steps: {steps}, Sampler: {name}, Guidance: {guidance:?}, Seed: {}, Model: {}",
+        names.join("; "),
+        arguments.seed,
+        arguments.model.display()
+    );
+    picture.metadata.texts = vec![("parameters".to_owned(), text)];
+    picture.write(&arguments.output, &WriteOptions::default())?;
+
+    let sampled = Sampled {
+        file: arguments.output.clone(),
+        width,
+        height,
+        classes: names,
+        pictures_per_class: count,
+        steps,
+        sampler: name.to_owned(),
+        sampler_options: options.sorted(),
+        guidance: format!("{guidance:?}"),
+        seed: arguments.seed,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    context.report(&sampled, || {
+        format!(
+            "{}: {} of each of {} in {}\n",
+            sampled.file.display(),
+            sampled.pictures_per_class,
+            sampled.classes.join(", "),
+            duration(sampled.seconds),
+        )
+    })
+}
+
+/// The numbers of the chosen classes.
+fn classes(model: &ClassDenoiser, chosen: &[String]) -> Result<Vec<usize>, Failure> {
+    let mut numbers = Vec::new();
+    for name in chosen {
+        match name.as_str() {
+            "all" => numbers.extend(0..model.config().classes.len()),
+            name => numbers.push(model.config().class(name).map_err(Failure::input)?),
+        }
+    }
+    Ok(numbers)
+}
+
+fn failure(error: SamplerError) -> Failure {
+    match error {
+        SamplerError::Cancelled => Failure::interrupted(),
+        other => Failure::input(other),
+    }
+}
+
+/// The pictures of each row beside each other, and the rows below each other.
+///
+/// - `rows`: `[pictures, channels, height, width]` each, in `[−1, 1]`
+fn sheet(rows: Vec<Tensor<4>>) -> Raster {
+    let pictures: Vec<Vec<Raster>> = rows.into_iter().map(to_rasters).collect();
+    let [channels, height, width] = pictures[0][0].shape();
+    let columns = pictures[0].len();
+    Raster::from_fn(
+        channels,
+        pictures.len() * height,
+        columns * width,
+        |channel, row, column| {
+            let picture = &pictures[row / height][column / width];
+            picture
+                .get(channel, row % height, column % width)
+                .clamp(0.0, 1.0)
+        },
+    )
+}
