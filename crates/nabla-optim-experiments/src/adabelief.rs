@@ -15,7 +15,9 @@
 //!   SGD's step is about the rate times the gradient, so its momentum is the moving average of the gradients,
 //!   as Adam's is. Momentum as in PyTorch, whose steps are ten times as long, is measured too.
 //! * **Training.** With learning rates found by a search. AdaBelief uses the values of the authors'
-//!   repository for small pictures: ε = 1e-8, coupled decay of 5e-4, no rectification.
+//!   repository for small pictures: ε = 1e-8, coupled decay of 5e-4, no rectification. The measure of the
+//!   speed of convergence is the mean over the epochs of the loss on the training pictures, each at the time
+//!   its batch was used: the area under the loss curve.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +33,7 @@ use nabla_optim::adabelief::{AdaBelief, AdaBeliefConfig};
 use nabla_train::optimizer::Method;
 use serde::{Deserialize, Serialize};
 
-use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, entrant};
+use crate::training_contest::{self, ACCURACY, ADAPTIVE, Contest, Trained, entrant};
 use crate::trajectory::walk;
 
 const ADABELIEF: Variant = Variant::method("AdaBelief");
@@ -48,6 +50,7 @@ const TRAINING: Task = Task::named("Fashion-MNIST, searched rates");
 const STEP: Metric = Metric::informative("mean step over the rate", "");
 const STEPS: Metric = Metric::lower("steps at 1e-3", "");
 const BEST_STEPS: Metric = Metric::lower("steps, best rate", "");
+const TRAINING_LOSS: Metric = Metric::lower("training loss, mean of the epochs", "");
 
 /// The streams: the mean, the size of the part that changes its sign at every step, and the noise of the
 /// gradient.
@@ -72,19 +75,21 @@ impl Claim for AdaBeliefClaim {
     }
 
     fn statement(&self) -> &str {
-        "Dividing by the deviation of the gradient from its moving average gives large steps where \
-         gradients are as predicted and small ones where they are not: AdaBelief reaches the minima of \
-         test functions faster than Adam and SGD, and trains networks as fast as adaptive methods with \
-         a generalisation as good as SGD's, better than Adam's."
+        "AdaBelief, which takes a large step where the gradient is near its moving average and a small one \
+         where it deviates from it, converges as fast as adaptive methods and generalises as well as SGD \
+         with momentum; it has a higher accuracy than Adam. In detail: its steps are large and small where \
+         the ideal ones are, and it reaches the minima of test functions faster than Adam and SGD."
     }
 
     fn criterion(&self) -> &str {
-        "Mean of the seeds. Streams: AdaBelief's step is larger than SGD's where small gradients hardly \
-         change, smaller than SGD's where large ones change their sign, and larger than Adam's where large \
-         ones hardly change. Valleys: on each of the five functions AdaBelief needs fewer steps than Adam \
-         and fewer than SGD with either form of momentum, at the rate 1e-3 and at the best of nine each. Training with searched rates: \
-         higher test accuracy than Adam and AdamW, and not lower than SGD's by more than SGD's \
-         spread."
+        "Means over the seeds. Training with searched rates: the mean over the epochs of the training loss \
+         is not above that of Adam or that of AdamW by more than the spread of the latter; the test \
+         accuracy is higher than that of Adam and that of AdamW, and not below that of SGD with momentum by \
+         more than SGD's spread. In detail, streams: AdaBelief's step is larger than SGD's where small \
+         gradients hardly change, smaller than SGD's where large ones change their sign, and larger than \
+         Adam's where large ones hardly change. In detail, valleys: on each of the five functions AdaBelief \
+         needs fewer steps than Adam and fewer than SGD with either form of momentum, at the rate 1e-3 and \
+         at the best of nine each."
     }
 
     fn run(&self, bench: &Bench<'_>) -> Result<Measurement, ClaimError> {
@@ -92,7 +97,7 @@ impl Claim for AdaBeliefClaim {
         let tasks = tasks.chain(Valley::ALL.map(Valley::task));
         let mut table = Table::new(
             bench.seeds(),
-            [STEP, STEPS, BEST_STEPS]
+            [STEP, STEPS, BEST_STEPS, TRAINING_LOSS]
                 .into_iter()
                 .chain(training_contest::metrics()),
             [ADABELIEF, ADAM, ADAMW, SGD, AVERAGED],
@@ -119,26 +124,48 @@ impl Claim for AdaBeliefClaim {
              around their customary 0.001 were the highest, and around the customary 0.1 for the others.",
             contest.describe()
         ));
-        let accuracy = contest.hold(bench, &TRAINING, &mut table, &mut notes, &mut |_, _| {})?;
+        notes.push(
+            "Not measured: stability, such as that of training generative adversarial networks; language \
+             models; the paper's own pictures and networks (CIFAR, ImageNet)."
+                .to_owned(),
+        );
+        let mut losses = Vec::new();
+        let accuracy = contest.hold(
+            bench,
+            &TRAINING,
+            &mut table,
+            &mut notes,
+            &mut |variant, run| losses.push((variant.clone(), mean_training_loss(run))),
+        )?;
+        // The trainings in their order: for each variant, one per seed.
+        for ((variant, loss), seed) in losses.iter().zip(bench.seeds().iter().cycle()) {
+            table.record(&TRAINING, variant, &TRAINING_LOSS, *seed, *loss)?;
+        }
+        // The headlines test the abstract: as fast as adaptive methods, as good as SGD, more accurate than Adam.
+        for baseline in [ADAM, ADAMW] {
+            let speed = table.not_worse(&TRAINING, &TRAINING_LOSS, &ADABELIEF, &baseline)?;
+            checks.push(speed.headline());
+        }
         for baseline in [ADAM, ADAMW] {
             let check = table.compare(&TRAINING, &ACCURACY, &ADABELIEF, &baseline)?;
             checks.push(check.headline());
         }
-        let ours = table.summary(&TRAINING, &ADABELIEF, &ACCURACY)?;
-        let theirs = table.summary(&TRAINING, &SGD, &ACCURACY)?;
-        let check = Check::new(
-            format!(
-                "{TRAINING}: {ADABELIEF}'s {ACCURACY} is not below {SGD}'s by more than its spread"
-            ),
-            ours.mean >= theirs.mean - theirs.spread.unwrap_or(0.0),
-            format!("{ours} % against {theirs} %"),
-        );
+        let check = table.not_worse(&TRAINING, &ACCURACY, &ADABELIEF, &SGD)?;
         checks.push(check.headline());
         let mut measurement = Measurement::new(table, checks).with_plot(lengths);
         measurement.plots.extend(distances);
         measurement.plots.push(accuracy);
         measurement.notes = notes;
         Ok(measurement)
+    }
+}
+
+/// The mean over the epochs of the loss on the training pictures; NaN if it diverged.
+fn mean_training_loss(run: &Trained) -> f64 {
+    let losses = run.epochs.iter().map(|epoch| epoch.training_loss);
+    match run.diverged {
+        true => f64::NAN,
+        false => losses.sum::<f64>() / run.epochs.len() as f64,
     }
 }
 
@@ -494,6 +521,7 @@ fn valleys(
 mod tests {
     use super::*;
     use crate::trajectory::gradient_error;
+    use nabla_train::history::EpochRecord;
 
     #[test]
     fn the_gradients_are_the_functions_and_vanish_where_the_minima_are() {
@@ -521,6 +549,26 @@ mod tests {
         let sgd = step_lengths(&sgd(0.0), stream, 0, 200).unwrap();
         // Burn keeps the 0.9 in 32 bits.
         assert!((sgd[199] - 5.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_speed_of_a_training_is_the_mean_of_its_losses() {
+        let epoch = |epoch, training_loss| EpochRecord {
+            epoch,
+            training_loss,
+            training_accuracy: 0.5,
+            test_loss: 9.0,
+            test_accuracy: 0.5,
+        };
+        let mut run = Trained {
+            epochs: vec![epoch(1, 2.0), epoch(2, 1.0)],
+            steps: Vec::new(),
+            growth: 1.0,
+            diverged: false,
+        };
+        assert_eq!(mean_training_loss(&run), 1.5);
+        run.diverged = true;
+        assert!(mean_training_loss(&run).is_nan());
     }
 
     #[test]
