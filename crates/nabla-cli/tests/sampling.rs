@@ -201,7 +201,7 @@ fn guidances_are_chosen_and_their_evaluations_are_said() {
     );
 
     // Inverted under what it shows, a picture stays more like it was.
-    let line = "sample --model sd15 --image in.png --steps 10 --guidance cfg++ --strength 0.5";
+    let line = "sample --model sd15 --image in.png --steps 100 --guidance cfg++ --strength 0.1";
     let inverted = format!("{line} --prompt astronaut --invert astronaut --invert-iterations 4");
     desk.done(&format!("{inverted} -o same.png"));
     desk.done(&format!("{line} --prompt astronaut -o drawn.png"));

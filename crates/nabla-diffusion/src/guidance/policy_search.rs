@@ -7,13 +7,15 @@
 //! loss = mean (x_0(α) − x_0^{CFG})² + λ max(0, Σ_t Σ_i softmax(α_t)_i evaluations_i − C)
 //! ```
 //!
-//! both from the same noise, and is differentiated from its end to its beginning. Then each step takes its most
-//! likely option; if they take more than `C` evaluations, the steps that are least sure take their best option of
-//! one evaluation.
+//! both from the same noise, and is differentiated from its end to its beginning. A mixture may do what no single
+//! option does: half of no guidance and half of twice the scale is the whole scale, for one and a half evaluations.
+//! Therefore the softmax is taken of `α/τ`, with a temperature `τ` that falls from 1 to 0.1 over the search, so that
+//! the shares come close to 0 and 1. Then each step takes its most likely option; if they take more than `C`
+//! evaluations, the steps that are least sure take their best option of one evaluation.
 //!
 //! The whole run is kept for the gradient, which suits small models. The paper's policies guide early and not
 //! late, which is why [`Adaptive`](super::Adaptive) needs no search. Its list of options and its `λ` are not known
-//! to us; the mean in place of the sum makes `λ` independent of the size of a sample.
+//! to us; the mean in place of the sum makes `λ` independent of the size of a sample, and the temperature is ours.
 //!
 //! Source: Castillo et al., *Adaptive Guidance: Training-free Acceleration of Conditional Diffusion Models*,
 //! 2023, arXiv 2312.12487, section 3.
@@ -30,6 +32,9 @@ use crate::denoiser::{Condition, Denoised, Denoiser};
 use crate::sampler::{Sampler, Sampling};
 use crate::sampler_error::{OwnError, SamplerError};
 use crate::seeded_noise::SeededNoise;
+
+/// `τ` at the end of a search.
+const COLDEST: f64 = 0.1;
 
 /// The search for a policy of guidance.
 ///
@@ -74,7 +79,7 @@ pub struct PolicySearch {
 pub struct FoundPolicy {
     /// The policy.
     pub policy: GuidancePolicy,
-    /// `softmax(α)`: for each step, the noisiest first, the share of each option.
+    /// `softmax(α/τ)`: for each step, the noisiest first, the share of each option.
     pub shares: Vec<Vec<f64>>,
     /// The loss before each update.
     pub losses: Vec<f64>,
@@ -148,9 +153,10 @@ impl PolicySearch {
             targets.push(run(&mut usual, start)?.detach());
         }
         let mut losses = Vec::with_capacity(self.epochs * starts.len());
-        for _ in 0..self.epochs {
+        for epoch in 0..self.epochs {
+            let temperature = COLDEST.powf((epoch + 1) as f64 / self.epochs as f64);
             for (start, target) in starts.iter().zip(&targets) {
-                let shares = softmax(logits.values.val(), 1);
+                let shares = softmax(logits.values.val() / temperature, 1);
                 let mut relaxed = Relaxed {
                     options: &self.options,
                     shares: shares.clone(),
@@ -163,7 +169,7 @@ impl PolicySearch {
                 logits = adam.step(self.learning_rate, logits, gradients);
             }
         }
-        let shares = softmax(logits.values.val().without_autodiff(), 1);
+        let shares = softmax(logits.values.val().without_autodiff() / COLDEST, 1);
         let shares: Vec<f64> = shares.try_into_vec_as().map_err(OwnError::from)?;
         let shares: Vec<Vec<f64>> = shares
             .chunks(self.options.len())
