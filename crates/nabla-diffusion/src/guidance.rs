@@ -107,7 +107,7 @@ pub use model_at::ModelAt;
 pub use no_guidance::NoGuidance;
 pub use perturbed_attention::PerturbedAttention;
 pub use policy::{GuidancePolicy, PolicyStep};
-pub use policy_search::{FoundPolicy, PolicySearch};
+pub use policy_search::{FoundPolicy, PolicySearch, Relaxation};
 pub use self_attention::SelfAttention;
 
 /// Combines predictions of a model into one; see the [module documentation](self).

@@ -11,7 +11,8 @@ use nabla_diffusion::guidance::{
     Adaptive, AdaptiveConfig, Autoguidance, CfgPlusPlus, CfgTrajectory, ClassifierFree,
     ClassifierGuidance, Evaluations, GradientFreeClassifier, GradientFreeClassifierConfig,
     Guidance, GuidancePolicy, LinearAdaptive, LinearCoefficients, LinearStep, ModelAt,
-    PolicySearch, PolicyStep, Reference, ScaleRule, TrajectoryRecorder, equivalent_omega,
+    PolicySearch, PolicyStep, Reference, Relaxation, ScaleRule, TrajectoryRecorder,
+    equivalent_omega,
 };
 use nabla_diffusion::level::Level;
 use nabla_diffusion::sampler::{Sampler, Sampling, samplers};
@@ -551,15 +552,12 @@ fn the_search_finds_a_policy_within_its_budget_that_beats_chance() {
     let sampler = sampler("ddim", 8);
     let device = Device::flex().autodiff();
     let starts = [1, 2].map(|seed| SeededNoise::new(seed, 0).normal([rows, 2], &device));
-    let search = PolicySearch {
-        epochs: 40,
-        penalty: 0.3,
-        ..PolicySearch::new(3.0, 12)
-    };
+    let search = PolicySearch::new(3.0, 12);
     let found = search.run(&model, &sampler, &starts).unwrap();
+    assert_eq!(found, search.run(&model, &sampler, &starts).unwrap());
     assert!(found.policy.evaluations() <= 12);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-    let (first, last) = (mean(&found.losses[..4]), mean(&found.losses[76..]));
+    let (first, last) = (mean(&found.losses[..20]), mean(&found.losses[80..]));
     assert!(last < 0.5 * first, "{first} {last}");
     for shares in &found.shares {
         assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-5);
@@ -594,7 +592,17 @@ fn the_search_finds_a_policy_within_its_budget_that_beats_chance() {
         "{ours} of {:?}: {found:?}",
         [others[0], others[35], others[69]]
     );
-    assert!(ours < others[20], "{ours} of {others:?}");
+    assert!(ours < others[10], "{ours} of {others:?}");
+    // The mixture of the paper has a lower loss, and a worse policy.
+    let soft = PolicySearch {
+        relaxation: Relaxation::Soft,
+        ..search.clone()
+    };
+    let soft = soft.run(&model, &sampler, &starts).unwrap();
+    assert!(soft.policy.evaluations() <= 12);
+    assert!(mean(&soft.losses[80..]) < last, "{:?}", soft.losses);
+    let softly = error(soft.policy);
+    assert!(ours < softly, "{ours} {softly}");
 
     let told = |search: PolicySearch, starts: &[Tensor<2>]| {
         search

@@ -1,29 +1,35 @@
 //! The search for a policy of guidance: differentiable architecture search over what happens in each step.
 //!
-//! Every step has the same options `F` with logits `α ∈ R^{T×|F|}`. A relaxed run mixes all of them,
+//! Every step has the same options `F` with logits `α ∈ R^{T×|F|}`, and shares `p_t = softmax(α_t)`. A run mixes
+//! the options with weights `w`, and is differentiated from its end to its beginning:
 //!
 //! ```text
-//! ε = Σ_i softmax(α_t)_i ε_i
-//! loss = mean (x_0(α) − x_0^{CFG})² + λ max(0, Σ_t Σ_i softmax(α_t)_i evaluations_i − C)
+//! ε = Σ_i w_{t,i} ε_i
+//! loss = mean (x_0(w) − x_0^{CFG})² + λ max(0, Σ_t Σ_i p_{t,i} evaluations_i − C)
 //! ```
 //!
-//! both from the same noise, and is differentiated from its end to its beginning. A mixture may do what no single
-//! option does: half of no guidance and half of twice the scale is the whole scale, for one and a half evaluations.
-//! Therefore the softmax is taken of `α/τ`, with a temperature `τ` that falls from 1 to 0.1 over the search, so that
-//! the shares come close to 0 and 1. Then each step takes its most likely option; if they take more than `C`
-//! evaluations, the steps that are least sure take their best option of one evaluation.
+//! both ends from the same noise. [`Relaxation::Soft`] has `w = p`, as the paper, and takes the most likely option of
+//! each step at the end. But a mixture may do what no single option does: half of no guidance and half of twice the
+//! scale is the whole scale, for one and a half evaluations. So it finds mixtures that are all but perfect, whose
+//! most likely options are far from it. [`Relaxation::StraightThrough`], the default, draws one option
+//! for each step (`w` is 1 for the largest `α_{t,i} + g_i`, `g` Gumbel noise) and takes the gradient as if `w` were
+//! `softmax(α_t + g)`. So each run is one of a policy, and the best one within the budget is kept.
+//!
+//! If no policy within the budget was seen, each step takes its most likely option, and the steps that are least
+//! sure their best option of one evaluation.
 //!
 //! The whole run is kept for the gradient, which suits small models. The paper's policies guide early and not
 //! late, which is why [`Adaptive`](super::Adaptive) needs no search. Its list of options and its `λ` are not known
-//! to us; the mean in place of the sum makes `λ` independent of the size of a sample, and the temperature is ours.
+//! to us; the mean in place of the sum makes `λ` independent of the size of a sample.
 //!
 //! Source: Castillo et al., *Adaptive Guidance: Training-free Acceleration of Conditional Diffusion Models*,
-//! 2023, arXiv 2312.12487, section 3.
+//! 2023, arXiv 2312.12487, section 3; Jang, Gu, Poole, *Categorical Reparameterization with Gumbel-Softmax*, 2017,
+//! arXiv 1611.01144 (straight through).
 
 use burn::module::{Module, Param};
-use burn::optim::{AdamConfig, GradientsParams};
+use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range;
 
 use super::{ClassifierFree, Guidance, GuidancePolicy, ModelAt, PolicyStep};
@@ -33,8 +39,14 @@ use crate::sampler::{Sampler, Sampling};
 use crate::sampler_error::{OwnError, SamplerError};
 use crate::seeded_noise::SeededNoise;
 
-/// `τ` at the end of a search.
-const COLDEST: f64 = 0.1;
+/// How a run depends on the shares; see [`PolicySearch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relaxation {
+    /// A run takes one option in each step, drawn from the shares; the gradient is that of a mixture.
+    StraightThrough,
+    /// A run mixes all options by their shares, as in the paper.
+    Soft,
+}
 
 /// The search for a policy of guidance.
 ///
@@ -66,12 +78,16 @@ pub struct PolicySearch {
     pub options: Vec<PolicyStep>,
     /// `C`, the most evaluations of a run.
     pub budget: usize,
+    /// How a run depends on the shares. Default [`Relaxation::StraightThrough`].
+    pub relaxation: Relaxation,
     /// `λ`. Default 0.1.
     pub penalty: f64,
-    /// The learning rate of Adam. Default 0.1.
+    /// The learning rate of Adam. Default 0.3.
     pub learning_rate: f64,
-    /// How often every batch of noise is used. Default 50.
+    /// The number of updates, for each of which every batch of noise is used. Default 100.
     pub epochs: usize,
+    /// The seed of the draws. Default 0.
+    pub seed: u64,
 }
 
 /// The result of a search.
@@ -79,9 +95,9 @@ pub struct PolicySearch {
 pub struct FoundPolicy {
     /// The policy.
     pub policy: GuidancePolicy,
-    /// `softmax(α/τ)`: for each step, the noisiest first, the share of each option.
+    /// `softmax(α)`: for each step, the noisiest first, the share of each option.
     pub shares: Vec<Vec<f64>>,
-    /// The loss before each update.
+    /// The loss of each update, the mean over the batches.
     pub losses: Vec<f64>,
 }
 
@@ -108,17 +124,18 @@ impl PolicySearch {
                 PolicyStep::Unconditional,
             ],
             budget,
+            relaxation: Relaxation::StraightThrough,
             penalty: 0.1,
-            learning_rate: 0.1,
-            epochs: 50,
+            learning_rate: 0.3,
+            epochs: 100,
+            seed: 0,
         }
     }
 
     /// Searches.
     ///
     /// - `model`: differentiable in its state
-    /// - `sampler`: without noise of its own, or the two runs differ by it only if they draw differently: both
-    ///   draw the same noise
+    /// - `sampler`: if it adds noise, it is the same in all runs
     /// - `starts`: batches of noise at the level where the sampler starts, on an autodiff device
     ///
     /// # Errors
@@ -152,34 +169,96 @@ impl PolicySearch {
             let mut usual = ClassifierFree::new().with_scale(self.scale);
             targets.push(run(&mut usual, start)?.detach());
         }
-        let mut losses = Vec::with_capacity(self.epochs * starts.len());
-        for epoch in 0..self.epochs {
-            let temperature = COLDEST.powf((epoch + 1) as f64 / self.epochs as f64);
+        let mut draws = SeededNoise::new(self.seed, 0);
+        let mut losses = Vec::with_capacity(self.epochs);
+        let mut best: Option<(f64, GuidancePolicy)> = None;
+        for _ in 0..self.epochs {
+            let (noise, mut gradients) = (
+                self.gumbel(&mut draws, steps, &device),
+                GradientsAccumulator::new(),
+            );
+            let (mut distance, mut total, mut policy) = (0.0, 0.0, None);
             for (start, target) in starts.iter().zip(&targets) {
-                let shares = softmax(logits.values.val() / temperature, 1);
+                let logits_now = logits.values.val();
+                let weights = softmax(logits_now.clone() + noise.clone(), 1);
+                let weights = match self.relaxation {
+                    Relaxation::Soft => weights,
+                    Relaxation::StraightThrough => {
+                        let (drawn, one_hot) = self.drawn(&weights)?;
+                        policy = Some(drawn);
+                        one_hot.autodiff() + weights.clone() - weights.detach()
+                    }
+                };
                 let mut relaxed = Relaxed {
                     options: &self.options,
-                    shares: shares.clone(),
+                    weights,
                 };
                 let end = run(&mut relaxed, start)?;
-                let excess = (self.expected(shares, &device) - self.budget as f64).clamp_min(0.0);
-                let loss = (end - target.clone()).square().mean() + excess * self.penalty;
-                losses.push(number(loss.clone().without_autodiff())?);
-                let gradients = GradientsParams::from_grads(loss.backward(), &logits);
-                logits = adam.step(self.learning_rate, logits, gradients);
+                let error = (end - target.clone()).square().mean();
+                distance += number(error.clone())?;
+                let expected = self.expected(softmax(logits_now, 1), &device);
+                let excess = (expected - self.budget as f64).clamp_min(0.0);
+                let loss = error + excess * self.penalty;
+                total += number(loss.clone())? / starts.len() as f64;
+                let of_start = GradientsParams::from_grads(loss.backward(), &logits);
+                gradients.accumulate(&logits, of_start);
             }
+            losses.push(total);
+            if let Some(policy) = policy
+                && policy.evaluations() <= self.budget
+                && best.as_ref().is_none_or(|(least, _)| distance < *least)
+            {
+                best = Some((distance, policy));
+            }
+            logits = adam.step(self.learning_rate, logits, gradients.grads());
         }
-        let shares = softmax(logits.values.val().without_autodiff() / COLDEST, 1);
-        let shares: Vec<f64> = shares.try_into_vec_as().map_err(OwnError::from)?;
-        let shares: Vec<Vec<f64>> = shares
-            .chunks(self.options.len())
-            .map(<[f64]>::to_vec)
-            .collect();
+        let shares = softmax(logits.values.val().without_autodiff(), 1);
+        let shares = self.rows(shares)?;
         Ok(FoundPolicy {
-            policy: self.chosen(&shares),
+            policy: best.map_or_else(|| self.chosen(&shares), |(_, policy)| policy),
             shares,
             losses,
         })
+    }
+
+    /// `g = −ln e` of exponential noise `e`, `[steps, options]`; zeros if nothing is drawn.
+    fn gumbel(&self, draws: &mut SeededNoise, steps: usize, device: &Device) -> Tensor<2> {
+        let shape = [steps, self.options.len()];
+        match self.relaxation {
+            Relaxation::Soft => Tensor::zeros(shape, device),
+            // Half the sum of two squares of normal numbers is exponential.
+            Relaxation::StraightThrough => {
+                let [a, b] = [0; 2].map(|_| draws.normal(shape, device).square());
+                ((a + b) * 0.5).clamp_min(1e-12).log().neg()
+            }
+        }
+    }
+
+    /// The most likely options, as a policy and as weights.
+    fn drawn(&self, weights: &Tensor<2>) -> Result<(GuidancePolicy, Tensor<2>), OwnError> {
+        let shape = weights.dims();
+        let mut one_hot = vec![0.0; shape[0] * shape[1]];
+        let mut steps = Vec::with_capacity(shape[0]);
+        for (step, each) in self
+            .rows(weights.clone().without_autodiff())?
+            .iter()
+            .enumerate()
+        {
+            let largest = (0..each.len()).max_by(|&a, &b| each[a].total_cmp(&each[b]));
+            let largest = largest.ok_or("there are no options")?;
+            one_hot[step * shape[1] + largest] = 1.0;
+            steps.push(self.options[largest]);
+        }
+        let one_hot = TensorData::new(one_hot, shape);
+        let device = weights.clone().without_autodiff().device();
+        let one_hot = Tensor::from_data(one_hot, (&device, weights.dtype()));
+        Ok((GuidancePolicy { steps }, one_hot))
+    }
+
+    fn rows(&self, shares: Tensor<2>) -> Result<Vec<Vec<f64>>, OwnError> {
+        let shares: Vec<f64> = shares.try_into_vec_as()?;
+        let rows = shares.chunks(self.options.len()).map(<[f64]>::to_vec);
+        Ok(rows.collect())
     }
 
     fn check(&self, steps: usize) -> Result<(), SamplerError> {
@@ -242,8 +321,8 @@ impl PolicySearch {
 #[derive(Debug)]
 struct Relaxed<'a> {
     options: &'a [PolicyStep],
-    /// `softmax(α)`, `[steps, options]`.
-    shares: Tensor<2>,
+    /// `w`, `[steps, options]`.
+    weights: Tensor<2>,
 }
 
 impl<const D: usize> Guidance<D> for Relaxed<'_> {
@@ -254,17 +333,17 @@ impl<const D: usize> Guidance<D> for Relaxed<'_> {
     ) -> Result<Denoised<D>, OwnError> {
         let [without, with] = model.ask([Condition::Without, Condition::FIRST])?;
         let row = step.done();
-        let shares = self.shares.clone().slice_dim(0, row..row + 1);
+        let weights = self.weights.clone().slice_dim(0, row..row + 1);
         let mut mixed = with.zeros_like();
         for (i, option) in self.options.iter().enumerate() {
-            let share = shares.clone().slice_dim(1, i..i + 1).reshape([1; D]);
-            mixed = mixed + option.combined(&without, &with) * share;
+            let weight = weights.clone().slice_dim(1, i..i + 1).reshape([1; D]);
+            mixed = mixed + option.combined(&without, &with) * weight;
         }
         Ok(model.read(mixed)?)
     }
 }
 
 fn number(x: Tensor<1>) -> Result<f64, OwnError> {
-    let values: Vec<f64> = x.try_into_vec_as()?;
+    let values: Vec<f64> = x.without_autodiff().try_into_vec_as()?;
     Ok(values.into_iter().sum())
 }
