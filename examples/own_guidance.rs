@@ -1,57 +1,39 @@
-//! Your own guidance: CFG++, which guides the sample but not the direction.
+//! Your own guidance: strong at the beginning, weaker with every step, and none in the last steps, which halves
+//! their cost.
 //!
 //! ```text
-//! ε̂_λ = ε̂_∅ + λ (ε̂_c − ε̂_∅),   x̂_0 from ε̂_λ,   x' = signal' x̂_0 + noise' ε̂_∅
+//! s_k = 1 + (s − 1) k/steps,   ε̂ = ε_∅ + s_k (ε_c − ε_∅)
 //! ```
 //!
-//! Here the last steps also ask for one prediction only, which halves their cost.
-//!
-//! Source: Chung, Kim, Park, Nam, Ye, *CFG++: Manifold-constrained Classifier Free Guidance for Diffusion
-//! Models*, 2024, arXiv 2406.08070.
+//! for the step `k`, which falls to 0.
 
 use burn::tensor::{Device, Tensor};
 use nabla::diffusion::asking::Step;
 use nabla::diffusion::denoiser::{GaussianDenoiser, OwnError};
-use nabla::diffusion::guidance::Answers;
+use nabla::diffusion::guidance::{Evaluations, ModelAt};
 use nabla::prelude::*;
 
 #[derive(Debug)]
-struct CfgPlusPlus {
-    strength: f64,
+struct Fading {
+    scale: f64,
     /// Steps at the end without guidance.
     unguided: usize,
-    /// Predictions that the model was asked for in this run.
-    predictions: usize,
 }
 
-impl<const D: usize> Guidance<D> for CfgPlusPlus {
-    fn begin(&mut self, _steps: usize) -> Result<(), OwnError> {
-        self.predictions = 0;
-        Ok(())
-    }
-
-    fn conditions(&mut self, step: &Step<'_, D>) -> Vec<Condition> {
-        let conditions = match step.index < self.unguided {
-            true => vec![Condition::FIRST],
-            false => vec![Condition::Without, Condition::FIRST],
-        };
-        self.predictions += conditions.len();
-        conditions
-    }
-
-    fn combine(
+impl<const D: usize> Guidance<D> for Fading {
+    fn guide(
         &mut self,
-        _step: &Step<'_, D>,
-        answers: Answers<'_, D>,
+        step: &Step<'_, D>,
+        model: &mut ModelAt<'_, D>,
     ) -> Result<Denoised<D>, OwnError> {
-        let [without, with] = match answers.all() {
-            [without, with] => [without.clone(), with.clone()],
-            [with] => return Ok(answers.read(with.clone())?),
-            _ => return Err("one or two answers were asked for".into()),
-        };
-        let guided = without.clone() + (with - without.clone()) * self.strength;
-        let direction = answers.read(without)?.epsilon;
-        Ok(answers.read(guided)?.with_direction(direction))
+        if step.index < self.unguided {
+            let [with] = model.ask([Condition::FIRST])?;
+            return Ok(model.read(with)?);
+        }
+        // Both from one call of the network.
+        let [without, with] = model.ask([Condition::Without, Condition::FIRST])?;
+        let scale = 1.0 + (self.scale - 1.0) * step.index as f64 / step.steps as f64;
+        Ok(model.read(without.clone() + (with - without) * scale)?)
     }
 }
 
@@ -86,27 +68,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
     let schedule = NoiseScheduleConfig::new().init()?;
     let schedule = schedule.respace(Spacing::Trailing, 10)?;
-    let mut guidance = CfgPlusPlus {
-        strength: 0.6,
+    let mut guidance = Fading {
+        scale: 2.0,
         unguided: 4,
-        predictions: 0,
     };
-    // It works in every sampler, however the sampler uses sample and direction.
+    // It works in every sampler.
     for name in ["ddim", "euler", "dpm++2m", "unipc"] {
         let sampler = Sampler::new(samplers().get(name)?, &schedule)?;
         let mut noise = SeededNoise::new(42, 0);
         let start = noise.normal([200, 4], &device);
+        let mut evaluations = Evaluations::new();
         let found = Sampling::of(&Model)
             .guided_by(&mut guidance)
+            .counted_in(&mut evaluations)
             .run(&sampler, start, &mut noise)?;
         let mean = found.mean().into_scalar::<f32>();
         println!(
-            "{name}: mean {mean:.3} with {} predictions",
-            guidance.predictions
+            "{name}: mean {mean:.3}, {} evaluations saved for each row",
+            evaluations.saved() / 200
         );
         assert!((mean - 0.8).abs() < 0.15);
-        // Two predictions in each of six steps, one in each of four.
-        assert_eq!(guidance.predictions, 16);
+        // Two in each of six steps, one in each of four.
+        assert_eq!(evaluations.each(), [16; 200]);
     }
     Ok(())
 }

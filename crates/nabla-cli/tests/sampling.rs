@@ -126,6 +126,98 @@ fn every_sampler_model_and_precision_makes_a_picture() {
     assert_ne!(f32, f16);
 }
 
+/// What a guidance cost is said in words, in JSON and in the picture.
+#[test]
+fn guidances_are_chosen_and_their_evaluations_are_said() {
+    let desk = desk();
+    let line = "sample --model sd15 --prompt x --size 32 --steps 6 --sampler ddim -o out.png";
+    for (flags, scale, evaluations, saved, told) in [
+        ("", Some(7.5), 12, 0, "CFG scale: 7.5"),
+        ("--guidance-scale 1", Some(1.0), 6, 6, "CFG scale: 1"),
+        ("--guidance none", None, 6, 6, "Guidance: none"),
+        (
+            "--guidance apg --guidance-scale 12",
+            Some(12.0),
+            12,
+            0,
+            "CFG scale: 12",
+        ),
+        ("--guidance apg", Some(10.0), 12, 0, "Guidance: apg"),
+        ("--guidance cfg++", Some(0.6), 12, 0, "CFG scale: 0.6"),
+        (
+            "--guidance perturbed-attention",
+            Some(7.5),
+            18,
+            -6,
+            "Evaluations saved: -6",
+        ),
+        (
+            "--guidance adaptive --guidance-option threshold=-1 --guidance-option rising=false",
+            Some(7.5),
+            9,
+            3,
+            "threshold=-1",
+        ),
+        (
+            "--guidance-interval 0,0.001",
+            Some(7.5),
+            6,
+            6,
+            "Guidance interval: 0 to 0.001",
+        ),
+        (
+            "--guidance adaptive --guidance-rescale 0.5 --guidance-option threshold=1",
+            Some(7.5),
+            12,
+            0,
+            "CFG rescale: 0.5",
+        ),
+    ] {
+        let json = desk.json(&format!("{line} {flags}"));
+        assert_eq!(json["guidance_scale"].as_f64(), scale, "{flags}: {json}");
+        assert_eq!(json["evaluations"], evaluations, "{flags}: {json}");
+        assert_eq!(json["evaluations_saved"], saved, "{flags}: {json}");
+        let text = picture(&desk, "out.png").metadata.texts[0].1.clone();
+        let counted = format!("Evaluations: {evaluations}, Evaluations saved: {saved}");
+        assert!(
+            text.contains(told) && text.contains(&counted),
+            "{flags}: {text}"
+        );
+    }
+    let words = desk.done(&format!("{line} --guidance none"));
+    let told = "6 evaluations of the network, 6 fewer than in classifier-free guidance";
+    assert!(words.contains(told), "{words}");
+    // The usual guidance by its name gives the same picture.
+    desk.done(line);
+    let usual = picture(&desk, "out.png").raster;
+    desk.done(&format!("{line} --guidance classifier-free"));
+    assert_eq!(picture(&desk, "out.png").raster, usual);
+    // A flag for nothing is no error, but it is said.
+    let output = desk.nabla(&format!("{line} --guidance none --guidance-scale 3"));
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && notes.contains("--guidance-scale"),
+        "{notes}"
+    );
+
+    // Inverted under what it shows, a picture stays more like it was.
+    let line = "sample --model sd15 --image in.png --steps 100 --guidance cfg++ --strength 0.1";
+    let inverted = format!("{line} --prompt astronaut --invert astronaut --invert-iterations 4");
+    desk.done(&format!("{inverted} -o same.png"));
+    desk.done(&format!("{line} --prompt astronaut -o drawn.png"));
+    let difference = |name: &str| -> f32 {
+        let (found, original) = (picture(&desk, name).raster, picture(&desk, "in.png").raster);
+        let each = found.data().iter().zip(original.data());
+        each.map(|(a, b)| (a - b).abs()).sum()
+    };
+    assert!(difference("same.png") < difference("drawn.png"));
+    let text = picture(&desk, "same.png").metadata.texts[0].1.clone();
+    assert!(
+        text.contains("Sampler: ddim") && text.contains("Inverted from: \"astronaut\""),
+        "{text}"
+    );
+}
+
 #[test]
 fn pictures_masks_and_loras_are_taken() {
     let desk = desk();
@@ -263,6 +355,15 @@ fn what_is_wrong_gets_one_sentence() {
             "it has: rescale, scale",
         ),
         ("--model sd15 --guidance foo", "classifier-free"),
+        (
+            "--model sd15 --guidance cfg++ --guidance-scale 7.5",
+            "the scale of CFG++ is 7.5, but it must be in [0, 1]",
+        ),
+        (
+            "--model sd15 --guidance-interval 5,1",
+            "two noise levels, the lower one first",
+        ),
+        ("--model sd15 --invert horse", "--image"),
         ("--model sd15 --strength 0.5", "--image"),
         ("--model sd15 --image in.png --strength 2", "strength is 2"),
         ("--model sd15 --steps 2000", "2000"),

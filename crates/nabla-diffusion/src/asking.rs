@@ -3,9 +3,8 @@
 //!
 //! A query goes through the same stages in every run, of every sampler:
 //!
-//! 1. A [`Source`] predicts. In diffusion, it calls the model under the conditions that the
-//!    [`Guidance`](crate::guidance::Guidance) needs, and the guidance combines the answers; in residual
-//!    denoising diffusion, it calls the network.
+//! 1. A [`Source`] predicts. In diffusion, the [`Guidance`](crate::guidance::Guidance) asks the model, once or
+//!    several times, and combines the answers; in residual denoising diffusion, the network is called.
 //! 2. Each [`Correction`] sees the [`Step`], and may change the prediction, fail, or stop the run.
 //! 3. The source settles what is left open, according to the sampler's [`Reading`].
 //!
@@ -133,6 +132,8 @@ pub struct Answer<const D: usize = 4> {
     pub variance: Option<Tensor<D>>,
     /// Whether `x` differs from the queried state.
     pub moved: bool,
+    /// See [`Denoised::remembered`].
+    pub remembered: Option<Tensor<D>>,
 }
 
 /// The object through which a sampler's steps query the model; see the [module documentation](self).
@@ -244,6 +245,7 @@ impl<const D: usize> Asking<'_, D> {
             epsilon,
             variance,
             apart,
+            remembered,
         } = self.predict(&x, index, level)?;
         let x = match apart {
             true => level.mix(sample.clone(), epsilon.clone()),
@@ -255,6 +257,7 @@ impl<const D: usize> Asking<'_, D> {
             epsilon,
             variance,
             moved: apart,
+            remembered,
         })
     }
 }

@@ -251,8 +251,9 @@ impl ClassDenoiserConfig {
 
 /// A denoiser of labelled pictures; see the [module documentation](self).
 ///
-/// The condition [`Condition::Given`]`(c)` is the class `c`, [`Condition::Without`] none. To draw pictures of one
-/// class under any guidance, bind the class with [`of_class`](Self::of_class).
+/// The condition [`Condition::Given`]`(c)` is the class `c`, [`Condition::Without`] none. To draw pictures of chosen
+/// classes under any guidance, give each row its class with
+/// [`RowConditions`](crate::denoiser::RowConditions).
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -353,18 +354,6 @@ impl ClassDenoiser {
         })
     }
 
-    /// The model of one class: its first condition is the class, and it also predicts without.
-    ///
-    /// # Errors
-    /// If there is no class with this number.
-    pub fn of_class(&self, class: usize) -> Result<OfClass<'_>, ClassDenoiserError> {
-        let class = self.config.class(&class.to_string())?;
-        Ok(OfClass {
-            denoiser: self,
-            class,
-        })
-    }
-
     /// The network's answers for rows that are at one level, each with its entry of the class embedding.
     fn answer(&self, x: Tensor<4>, level: Level, classes: &[usize]) -> Tensor<4> {
         let (own, factor) = self.table.own(level);
@@ -397,6 +386,27 @@ impl Denoiser for ClassDenoiser {
         level: Level,
         conditions: &[Condition],
     ) -> Result<Vec<Tensor<4>>, OwnError> {
+        let batch = x.dims()[0];
+        let rows = |&condition: &Condition| (0..batch).map(move |row| (row, condition));
+        let rows: Vec<_> = conditions.iter().flat_map(rows).collect();
+        // One call for all conditions, [conditions * batch, channels, height, width].
+        let together = match conditions.len() {
+            1 => x,
+            count => x.repeat_dim(0, count),
+        };
+        let output = self.predict_rows(together, level, &rows)?;
+        Ok(match conditions.len() {
+            1 => vec![output],
+            _ => output.split(batch, 0),
+        })
+    }
+
+    fn predict_rows(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<4>, OwnError> {
         let [batch, channels, height, width] = x.dims();
         let shape = self.config.shape;
         if [channels, height, width] != shape {
@@ -406,60 +416,16 @@ impl Denoiser for ClassDenoiser {
             }));
         }
         let without = self.config.classes.len();
-        let mut classes = Vec::with_capacity(batch * conditions.len());
-        for &condition in conditions {
-            let class = match condition {
-                Condition::Without => without,
-                Condition::Given(class) if class < without => class,
-                Condition::Given(_) => {
-                    return Err(Box::new(SamplerError::NoCondition {
-                        condition,
-                        known: format!("{without} classes"),
-                    }));
-                }
-            };
-            classes.extend(std::iter::repeat_n(class, batch));
-        }
-        // One call for all conditions, [conditions * batch, channels, height, width].
-        let together = match conditions.len() {
-            1 => x,
-            count => x.repeat_dim(0, count),
+        let class = |&(_, condition): &(usize, Condition)| match condition {
+            Condition::Without => Ok(without),
+            Condition::Given(class) if class < without => Ok(class),
+            Condition::Given(_) => Err(SamplerError::NoCondition {
+                condition,
+                known: format!("{without} classes"),
+            }),
         };
-        let output = self.answer(together, level, &classes);
-        Ok(match conditions.len() {
-            1 => vec![output],
-            _ => output.split(batch, 0),
-        })
-    }
-}
-
-/// See [`ClassDenoiser::of_class`].
-#[derive(Clone, Copy, Debug)]
-pub struct OfClass<'a> {
-    denoiser: &'a ClassDenoiser,
-    class: usize,
-}
-
-impl Denoiser for OfClass<'_> {
-    fn prediction(&self) -> Prediction {
-        self.denoiser.prediction()
-    }
-
-    /// [`Condition::FIRST`] is the bound class; the others follow in their order, without it.
-    fn predict(
-        &self,
-        x: Tensor<4>,
-        level: Level,
-        conditions: &[Condition],
-    ) -> Result<Vec<Tensor<4>>, OwnError> {
-        let class = self.class;
-        let bound = |condition: &Condition| match *condition {
-            Condition::Given(0) => Condition::Given(class),
-            Condition::Given(number) if number <= class => Condition::Given(number - 1),
-            other => other,
-        };
-        let bound: Vec<Condition> = conditions.iter().map(bound).collect();
-        self.denoiser.predict(x, level, &bound)
+        let classes: Vec<usize> = rows.iter().map(class).collect::<Result<_, _>>()?;
+        Ok(self.answer(x, level, &classes))
     }
 }
 

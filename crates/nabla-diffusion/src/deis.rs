@@ -19,7 +19,7 @@
 use burn::config::Config;
 
 use crate::asking::{Asking, Reading};
-use crate::dpm_solver_multistep::{DpmAlgorithm, StepWeights, order_at};
+use crate::dpm_solver_multistep::{Asked, DpmAlgorithm, StepWeights, order_at};
 use crate::level::Levels;
 use crate::multistep::History;
 use crate::sampler::{Grid, Solver, Steps, steps};
@@ -49,7 +49,7 @@ impl<const D: usize> Solver<D> for Deis {
         let mut history = History::new(self.order);
         Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
             let (level, to) = (levels.level(index), levels.level_after(index));
-            let (x, value) = algorithm.ask(ask, x, index, level)?;
+            let Asked { x, value, .. } = algorithm.ask(ask, x, index, level)?;
             history.push(level.lambda(), value);
             let order = order_at(levels, index, self.order, self.lower_order_final);
             let differences = history.polynomial(order);

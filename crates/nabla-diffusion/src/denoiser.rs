@@ -6,7 +6,9 @@
 //!
 //! # Your own denoiser
 //! A closure is enough ([`denoiser`]), for tensors of any rank; it may fail. For a model with several
-//! conditions, or with a state, implement the trait.
+//! conditions, or with a state, implement the trait. If a condition means something else for each row of the
+//! batch, implement [`predict_rows`](Denoiser::predict_rows) too; [`RowConditions`] does so for a model whose
+//! conditions are classes.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -56,6 +58,13 @@ pub use crate::prediction::Prediction;
 use crate::sampler_error::IntoOwnResult;
 pub use crate::sampler_error::{OwnError, SamplerError};
 
+mod gaussian_mixture;
+mod row_conditions;
+pub(crate) mod rows;
+
+pub use gaussian_mixture::{GaussianMixture, MixturePart};
+pub use row_conditions::RowConditions;
+
 /// The condition under which a model predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
@@ -104,6 +113,69 @@ pub trait Denoiser<const D: usize = 4> {
         level: Level,
         conditions: &[Condition],
     ) -> Result<Vec<Tensor<D>>, OwnError>;
+
+    /// Returns predictions for some rows of the batch, each under its own condition; a guidance that needs
+    /// not the same for every row asks like this.
+    ///
+    /// - `x`: the states of these rows, `[rows, …]`, all at the same noise level; a row may occur several times
+    /// - `rows`: for each of them, its index in the batch of the run, and the condition
+    /// - returns `[rows, …]`, as [`predict`](Self::predict)
+    ///
+    /// The default calls [`predict`](Self::predict) once for each of the different conditions, with the rows
+    /// for which it is asked. This is right if a condition means the same for every row. A model whose
+    /// conditions differ from row to row (a label for each, for example) must implement this method too.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    fn predict_rows(
+        &self,
+        x: Tensor<D>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<D>, OwnError> {
+        rows::by_condition(rows, &x, |x, condition| {
+            let outputs = self.predict(x, level, &[condition])?;
+            let found = outputs.len();
+            let output = <[Tensor<D>; 1]>::try_from(outputs);
+            let [output] = output.map_err(|_| SamplerError::Predictions { asked: 1, found })?;
+            Ok(output)
+        })
+    }
+
+    /// As [`predict_rows`](Self::predict_rows), from the network with perturbed self-attention, which makes
+    /// its predictions worse in structure; for
+    /// [`PerturbedAttention`](crate::guidance::PerturbedAttention). Default: an error, as there is no such
+    /// network.
+    ///
+    /// # Errors
+    /// If the model has no self-attention to perturb, and as [`predict`](Self::predict).
+    fn predict_perturbed(
+        &self,
+        x: Tensor<D>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<D>, OwnError> {
+        let _ = (x, level, rows);
+        Err(SamplerError::NoSelfAttention.into())
+    }
+
+    /// As [`predict_rows`](Self::predict_rows), with the places that the network attends to; for
+    /// [`SelfAttention`](crate::guidance::SelfAttention). Default: an error, as there are none.
+    ///
+    /// - returns the predictions, `[rows, …]`, and the share of attention that each place gets from all
+    ///   places, `[rows, height, width]` at the resolution of the network's middle: 1 on average
+    ///
+    /// # Errors
+    /// If the model has no self-attention, and as [`predict`](Self::predict).
+    fn predict_attending(
+        &self,
+        x: Tensor<D>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<(Tensor<D>, Tensor<3>), OwnError> {
+        let _ = (x, level, rows);
+        Err(SamplerError::NoSelfAttention.into())
+    }
 }
 
 /// Creates a denoiser from a closure, which contains the condition if there is one.
@@ -238,6 +310,9 @@ pub struct Denoised<const D: usize = 4> {
     pub variance: Option<Tensor<D>>,
     /// Whether sample and direction were set independently.
     pub apart: bool,
+    /// The clean sample that multistep DPM-Solver++ keeps of this prediction for later steps; `None` for
+    /// `sample` itself.
+    pub remembered: Option<Tensor<D>>,
 }
 
 impl<const D: usize> Denoised<D> {
@@ -250,6 +325,7 @@ impl<const D: usize> Denoised<D> {
             epsilon,
             variance: None,
             apart: false,
+            remembered: None,
         }
     }
 
@@ -314,7 +390,21 @@ impl<const D: usize> Denoised<D> {
     /// The same prediction with another clean sample.
     #[must_use]
     pub fn with_sample(self, sample: Tensor<D>) -> Self {
-        Self { sample, ..self }
+        Self {
+            sample,
+            remembered: None,
+            ..self
+        }
+    }
+
+    /// The same prediction, of which multistep DPM-Solver++ keeps another clean sample than it uses now, as the
+    /// authors' code of CFG++ does.
+    #[must_use]
+    pub fn remembered_as(self, sample: Tensor<D>) -> Self {
+        Self {
+            remembered: Some(sample),
+            ..self
+        }
     }
 
     /// The same prediction with another direction, independent of the sample.
@@ -406,5 +496,28 @@ impl<const D: usize> Denoiser<D> for GaussianDenoiser<D> {
     ) -> Result<Vec<Tensor<D>>, OwnError> {
         only_first(conditions)?;
         Ok(vec![self.answer(x, level)])
+    }
+
+    /// Mean and variance may differ from row to row.
+    fn predict_rows(
+        &self,
+        x: Tensor<D>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<D>, OwnError> {
+        let each: Vec<usize> = rows.iter().map(|&(row, _)| row).collect();
+        for &(_, condition) in rows {
+            only_first(&[condition])?;
+        }
+        let of_rows = |tensor: &Tensor<D>| match tensor.dims()[0] {
+            1 => tensor.clone(),
+            _ => rows::select(tensor, &each),
+        };
+        let of_rows = Self::new(
+            of_rows(&self.mean),
+            of_rows(&self.variance),
+            self.prediction,
+        );
+        Ok(of_rows.answer(x, level))
     }
 }

@@ -94,11 +94,19 @@ impl DpmAlgorithm {
         x: Tensor<D>,
         index: usize,
         level: Level,
-    ) -> Result<(Tensor<D>, Tensor<D>), SamplerError> {
+    ) -> Result<Asked<D>, SamplerError> {
         let answer = ask.ask(x, index, level)?;
         Ok(match self.is_of_sample() {
-            true => (answer.x, answer.sample),
-            false => (answer.x, answer.epsilon),
+            true => Asked {
+                x: answer.x,
+                value: answer.sample,
+                remembered: answer.remembered,
+            },
+            false => Asked {
+                x: answer.x,
+                value: answer.epsilon,
+                remembered: None,
+            },
         })
     }
 
@@ -154,6 +162,16 @@ impl DpmAlgorithm {
         }
         next
     }
+}
+
+/// An answer as a step takes it.
+pub(crate) struct Asked<const D: usize> {
+    /// The state from which the step continues.
+    pub(crate) x: Tensor<D>,
+    /// The value that is interpolated in this step.
+    pub(crate) value: Tensor<D>,
+    /// The value that is kept for later steps, if it is another one.
+    pub(crate) remembered: Option<Tensor<D>>,
 }
 
 /// The weights of the polynomial's terms.
@@ -235,15 +253,18 @@ impl<const D: usize> Solver<D> for DpmSolverMultistep {
         let mut history = History::new(self.order);
         Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
             let (level, to) = (levels.level(index), levels.level_after(index));
-            let (x, value) = self.algorithm.ask(ask, x, index, level)?;
-            history.push(level.lambda(), value);
+            let asked = self.algorithm.ask(ask, x, index, level)?;
+            history.push(level.lambda(), asked.value);
             let order = match index {
                 0 if self.euler_at_final => 1,
                 _ => order_at(levels, index, self.order, self.lower_order_final),
             };
             let differences = history.polynomial(order);
+            if let Some(value) = asked.remembered {
+                history.replace_newest(value);
+            }
             let step = self.algorithm;
-            Ok(step.step(x, level, to, differences, weights, ask.noise()))
+            Ok(step.step(asked.x, level, to, differences, weights, ask.noise()))
         }))
     }
 

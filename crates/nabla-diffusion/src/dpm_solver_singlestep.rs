@@ -25,7 +25,7 @@ use burn::config::Config;
 use burn::tensor::Tensor;
 
 use crate::asking::{Asking, Reading};
-use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverType, StepWeights};
+use crate::dpm_solver_multistep::{Asked, DpmAlgorithm, DpmSolverType, StepWeights};
 use crate::level::{Level, Levels};
 use crate::multistep::History;
 use crate::sampler::{Grid, Solver, Steps, steps};
@@ -67,7 +67,7 @@ impl<const D: usize> Solver<D> for DpmSolverSinglestep {
         Ok(steps(move |x, index, ask: &mut Asking<'_, D>| {
             let order = orders[levels.steps() - 1 - index];
             let level = levels.level(index);
-            let (x, value) = self.algorithm.ask(ask, x, index, level)?;
+            let Asked { x, value, .. } = self.algorithm.ask(ask, x, index, level)?;
             let (start, from) = match first.take() {
                 Some(first) if order > 1 => first,
                 _ => {

@@ -75,7 +75,7 @@ pub use denoiser::{
 pub use dpm_solver_multistep::DpmSolverMultistep;
 pub use ema::{Ema, EmaConfig};
 pub use euler::Euler;
-pub use guidance::{Answers, ClassifierFree, Guidance, NoGuidance, guidances};
+pub use guidance::{ClassifierFree, Evaluations, Guidance, ModelAt, NoGuidance, guidances};
 pub use heun::Heun;
 pub use level::{Level, Levels, NoisePath, StraightLine};
 pub use pndm::Pndm;

@@ -67,6 +67,13 @@ impl<const D: usize> History<D> {
         self.latest.truncate(self.most);
     }
 
+    /// Replaces the newest value.
+    pub(crate) fn replace_newest(&mut self, value: Tensor<D>) {
+        if let Some((_, newest)) = self.latest.front_mut() {
+            *newest = value;
+        }
+    }
+
     /// Adds the newest value, and returns the mean, over the interval from its node to `to`, of the
     /// polynomial through all stored values.
     pub(crate) fn mean(&mut self, node: f64, value: Tensor<D>, to: f64) -> Tensor<D> {

@@ -90,7 +90,7 @@ use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistep, DpmSolverTyp
 use crate::dpm_solver_singlestep::DpmSolverSinglestep;
 use crate::dpm2::Dpm2;
 use crate::euler::Euler;
-use crate::guidance::{Guidance, Guided, NoGuidance};
+use crate::guidance::{Evaluations, Guidance, Guided, NoGuidance};
 use crate::heun::Heun;
 use crate::lcm::Lcm;
 use crate::level::Levels;
@@ -479,6 +479,7 @@ pub struct Sampling<'a, const D: usize = 4> {
     model: &'a dyn Denoiser<D>,
     guidance: Option<&'a mut dyn Guidance<D>>,
     corrections: Vec<&'a mut (dyn Correction<D> + 'a)>,
+    evaluations: Option<&'a mut Evaluations>,
 }
 
 impl<const D: usize> Debug for Sampling<'_, D> {
@@ -497,6 +498,7 @@ impl<'a, const D: usize> Sampling<'a, D> {
             model,
             guidance: None,
             corrections: Vec::new(),
+            evaluations: None,
         }
     }
 
@@ -514,6 +516,15 @@ impl<'a, const D: usize> Sampling<'a, D> {
     pub fn corrected_by(mut self, correction: &'a mut (dyn Correction<D> + 'a)) -> Self {
         self.corrections.push(correction);
         self
+    }
+
+    /// Adds the network evaluations of the run to `evaluations`, also if it fails.
+    #[must_use]
+    pub fn counted_in(self, evaluations: &'a mut Evaluations) -> Self {
+        Self {
+            evaluations: Some(evaluations),
+            ..self
+        }
     }
 
     /// Draws samples; see [`Sampler::sample`].
@@ -548,9 +559,11 @@ impl<'a, const D: usize> Sampling<'a, D> {
             None => &mut none,
         };
         guidance.begin(steps)?;
+        let mut uncounted = Evaluations::new();
         let mut source = Guided {
             model: self.model,
             guidance,
+            evaluations: self.evaluations.unwrap_or(&mut uncounted),
             reading,
         };
         let corrections = self.corrections.into_iter().map(|c| c as _).collect();

@@ -117,6 +117,30 @@ pub enum SamplerError {
         /// The number of returned predictions.
         found: usize,
     },
+    /// A guidance asks for a row that the batch does not have.
+    #[error("the guidance asks for row {row}, but the batch has {rows} row(s), counted from 0")]
+    NoRow {
+        /// The requested row.
+        row: usize,
+        /// The number of rows.
+        rows: usize,
+    },
+    /// A guidance needs the self-attention of a model that has none.
+    #[error(
+        "the guidance works with the self-attention of the network, but this model gives none to work with"
+    )]
+    NoSelfAttention,
+    /// A guidance cannot work with a sampler that calls the model several times in a step.
+    #[error(
+        "{guidance} needs a sampler that calls the model once in each step, but this one called it again \
+         in step {step}: use, for example, ddim or dpm++2m"
+    )]
+    SeveralCalls {
+        /// The guidance.
+        guidance: &'static str,
+        /// The step, from 1.
+        step: usize,
+    },
     /// The sampler needs a learned variance, but the model predicts none.
     #[error("the sampler is set to use the learned variance, but the model predicts none")]
     NoLearnedVariance,

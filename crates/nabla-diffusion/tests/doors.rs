@@ -8,7 +8,7 @@ use nabla_diffusion::ddim::Ddim;
 use nabla_diffusion::denoiser::{
     Condition, Denoised, Denoiser, GaussianDenoiser, OwnError, Prediction, SamplerError, denoiser,
 };
-use nabla_diffusion::guidance::{Answers, ClassifierFree, Guidance, guidances};
+use nabla_diffusion::guidance::{CfgPlusPlus, ClassifierFree, Guidance, ModelAt, guidances};
 use nabla_diffusion::level::{Level, Levels, NoisePath, StraightLine};
 use nabla_diffusion::probability_flow::ProbabilityFlow;
 use nabla_diffusion::registry::Options;
@@ -63,7 +63,7 @@ impl Conditioned {
                 });
             }
         };
-        let (mean, variance) = (full(SHAPE, mean), full(SHAPE, variance));
+        let (mean, variance) = (full([1; 4], mean), full([1; 4], variance));
         Ok(GaussianDenoiser::new(mean, variance, Prediction::Epsilon))
     }
 }
@@ -83,28 +83,26 @@ impl Denoiser for Conditioned {
         each.map(|&c| Ok(Self::gaussian(c)?.answer(x.clone(), level)))
             .collect()
     }
-}
 
-/// CFG++ of Chung et al., 2024: the guided sample, the direction without the condition.
-#[derive(Debug)]
-struct CfgPlusPlus {
-    strength: f64,
-}
-
-impl<const D: usize> Guidance<D> for CfgPlusPlus {
-    fn conditions(&mut self, _step: &Step<'_, D>) -> Vec<Condition> {
-        vec![Condition::Without, Condition::FIRST]
+    /// A wider Gaussian.
+    fn predict_perturbed(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<4>, OwnError> {
+        Ok(self.predict_rows(x * 0.9, level, rows)? * 0.9)
     }
 
-    fn combine(
-        &mut self,
-        _step: &Step<'_, D>,
-        answers: Answers<'_, D>,
-    ) -> Result<Denoised<D>, OwnError> {
-        let [without, with] = answers.outputs()?;
-        let guided = without.clone() + (with - without.clone()) * self.strength;
-        let direction = answers.read(without)?.epsilon;
-        Ok(answers.read(guided)?.with_direction(direction))
+    /// Attends to what is bright.
+    fn predict_attending(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<(Tensor<4>, Tensor<3>), OwnError> {
+        let attention = x.clone().slice_dim(1, 0..1).squeeze_dim::<3>(1) + 1.0;
+        Ok((self.predict_rows(x, level, rows)?, attention))
     }
 }
 
@@ -127,7 +125,7 @@ fn cfg_plus_plus_is_its_formula_in_ddim_and_in_every_method_of_order_1() {
     let schedule = schedule(8);
     let guided = |solver: Arc<dyn Solver>| {
         let sampler = Sampler::new(solver, &schedule).unwrap();
-        let mut guidance = CfgPlusPlus { strength: 0.8 };
+        let mut guidance = CfgPlusPlus::new().with_scale(0.8);
         Sampling::of(&Conditioned)
             .guided_by(&mut guidance)
             .run(&sampler, start(SHAPE), &mut SeededNoise::new(1, 0))
@@ -168,14 +166,10 @@ const SAMPLE: f64 = 0.3;
 const DIRECTION: f64 = -0.7;
 
 impl<const D: usize> Guidance<D> for Apart {
-    fn conditions(&mut self, _step: &Step<'_, D>) -> Vec<Condition> {
-        Vec::new()
-    }
-
-    fn combine(
+    fn guide(
         &mut self,
         step: &Step<'_, D>,
-        _answers: Answers<'_, D>,
+        _model: &mut ModelAt<'_, D>,
     ) -> Result<Denoised<D>, OwnError> {
         let sample = step.x.ones_like() * SAMPLE;
         let direction = step.x.ones_like() * DIRECTION;
@@ -359,14 +353,15 @@ fn errors_of_ones_own_come_out_of_every_sampler_as_themselves() {
     #[derive(Debug)]
     struct Moody;
     impl Guidance for Moody {
-        fn conditions(&mut self, _step: &Step<'_>) -> Vec<Condition> {
-            vec![Condition::FIRST]
-        }
-        fn combine(&mut self, step: &Step<'_>, answers: Answers<'_>) -> Result<Denoised, OwnError> {
-            let [output] = answers.outputs()?;
+        fn guide(
+            &mut self,
+            step: &Step<'_>,
+            model: &mut ModelAt<'_>,
+        ) -> Result<Denoised, OwnError> {
+            let [output] = model.ask([Condition::FIRST])?;
             match step.call {
                 2 => Err(TooMany(step.call).into()),
-                _ => Ok(answers.read(output)?),
+                _ => Ok(model.read(output)?),
             }
         }
     }
@@ -511,7 +506,7 @@ fn every_guidance_begins_and_combines() {
     for entry in guidances::<4>().entries() {
         let name = entry.name();
         let mut guidance = guidances::<4>().get(name).unwrap();
-        for sampler in ["ddim", "dpm++2m", "heun"] {
+        for sampler in samplers::<4>().names() {
             let sampler = Sampler::new(samplers().get(sampler).unwrap(), schedule(5)).unwrap();
             let end = Sampling::of(&Conditioned)
                 .guided_by(&mut guidance)
@@ -561,19 +556,15 @@ impl Guidance for Momentum {
         Ok(())
     }
 
-    fn conditions(&mut self, _step: &Step<'_>) -> Vec<Condition> {
-        vec![Condition::Without, Condition::FIRST]
-    }
-
-    fn combine(&mut self, _step: &Step<'_>, answers: Answers<'_>) -> Result<Denoised, OwnError> {
-        let [without, with] = answers.outputs()?;
+    fn guide(&mut self, _step: &Step<'_>, model: &mut ModelAt<'_>) -> Result<Denoised, OwnError> {
+        let [without, with] = model.ask([Condition::Without, Condition::FIRST])?;
         let difference = with - without.clone();
         let mean = match self.mean.take() {
             Some(mean) => mean * 0.5 + difference * 0.5,
             None => difference,
         };
         self.mean = Some(mean.clone());
-        Ok(answers.read(without + mean * 2.0)?)
+        Ok(model.read(without + mean * 2.0)?)
     }
 }
 

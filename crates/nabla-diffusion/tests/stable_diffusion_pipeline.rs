@@ -6,7 +6,7 @@ use crate::tiny_models::{Reference, distance, folder, path};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::asking::Step;
 use nabla_diffusion::denoiser::{Condition, Denoised, Denoiser};
-use nabla_diffusion::guidance::{Answers, ClassifierFree, Guidance};
+use nabla_diffusion::guidance::{ClassifierFree, Guidance, ModelAt};
 use nabla_diffusion::sampler::{Sampling, Solver, Steps, samplers, steps};
 use nabla_diffusion::sampler_error::{OwnError, SamplerError};
 use nabla_diffusion::seeded_noise::SeededNoise;
@@ -458,22 +458,20 @@ impl Guidance for Now {
         Ok(())
     }
 
-    fn conditions(&mut self, step: &Step<'_>) -> Vec<Condition> {
-        let conditions = match step.index.is_multiple_of(2) {
-            true => vec![Condition::Without, Condition::FIRST],
-            false => vec![Condition::FIRST],
+    fn guide(&mut self, step: &Step<'_>, model: &mut ModelAt<'_>) -> Result<Denoised, OwnError> {
+        let combined = match step.index.is_multiple_of(2) {
+            true => {
+                let [without, with] = model.ask([Condition::Without, Condition::FIRST])?;
+                self.asked.push(2);
+                ClassifierFree::new().guided(without, with)
+            }
+            false => {
+                let [with] = model.ask([Condition::FIRST])?;
+                self.asked.push(1);
+                with
+            }
         };
-        self.asked.push(conditions.len());
-        conditions
-    }
-
-    fn combine(&mut self, _step: &Step<'_>, answers: Answers<'_>) -> Result<Denoised, OwnError> {
-        let combined = match answers.all() {
-            [without, with] => ClassifierFree::new().guided(without.clone(), with.clone()),
-            [with] => with.clone(),
-            _ => return Err("no answer".into()),
-        };
-        Ok(answers.read(combined)?)
+        Ok(model.read(combined)?)
     }
 }
 

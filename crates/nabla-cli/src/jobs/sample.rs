@@ -12,7 +12,7 @@ use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::{BitDepth, FileFormat, Picture, Raster, WriteOptions};
 use nabla::diffusion::class_denoiser::ClassDenoiser;
 use nabla::diffusion::denoiser::Prediction;
-use nabla::diffusion::guidance::{Guidance, guidances};
+use nabla::diffusion::guidance::Evaluations;
 use nabla::diffusion::registry::Options;
 use nabla::diffusion::sampler::samplers;
 use nabla::diffusion::sigma_spacing::SigmaSpacing;
@@ -36,8 +36,10 @@ use crate::job::{Context, Job, Report};
 use nabla::base::words::duration;
 
 mod classes;
+mod guidance_choice;
 
 use classes::sample_classes;
+use guidance_choice::{GuidanceChoice, GuidanceFlags};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -101,35 +103,15 @@ pub struct Arguments {
     /// The crop that SDXL assumes: pixels cut off at the left and at the top [default: 0,0]
     #[arg(long, value_name = "X,Y", value_parser = crop)]
     crop: Option<[usize; 2]>,
-    /// How strongly the text guides; 1 means no guidance
-    #[arg(
-        long,
-        value_name = "SCALE",
-        default_value_t = 7.5,
-        allow_negative_numbers = true
-    )]
-    guidance_scale: f64,
-    /// How far the spread of the guided prediction is rescaled to that of the unguided one, 0 to 1
-    #[arg(
-        long,
-        value_name = "SHARE",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
-    guidance_rescale: f64,
-    /// How the predictions with and without the text are combined [default: classifier-free]
-    #[arg(long, value_name = "NAME", value_parser = guidance())]
-    guidance: Option<String>,
-    /// An option of the guidance, such as scale=5; may be given several times
-    #[arg(long, value_name = "NAME=VALUE")]
-    guidance_option: Vec<String>,
+    #[command(flatten)]
+    guidance: GuidanceFlags,
     /// Seed of the first picture; each further picture uses the next seed
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// A picture to start from
     #[arg(long, value_name = "IN")]
     image: Option<PathBuf>,
-    /// How much of --image is redrawn, 0 to 1 [default: 0.8; with --mask 1]
+    /// How much of --image is redrawn, 0 to 1 [default: 0.8; with --mask or --invert 1]
     #[arg(
         long,
         value_name = "SHARE",
@@ -137,6 +119,13 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     strength: Option<f64>,
+    /// What --image shows: its noise is found by inverting DDIM under this text, and --prompt is drawn from this
+    /// noise, which changes no more than the texts differ in; cfg++ inverts best
+    #[arg(long, value_name = "TEXT", requires = "image", conflicts_with = "mask")]
+    invert: Option<String>,
+    /// Calls per step of the inversion; a few more than 1 make it exact
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "invert", value_parser = clap::value_parser!(u32).range(1..))]
+    invert_iterations: u32,
     /// A picture that is white where --image is redrawn, and black where it is kept
     #[arg(long, value_name = "IN", requires = "image")]
     mask: Option<PathBuf>,
@@ -159,14 +148,16 @@ pub struct Arguments {
 impl Arguments {
     /// How much of the picture is made anew.
     fn strength(&self) -> f64 {
-        let usual = if self.mask.is_some() { 1.0 } else { 0.8 };
-        self.strength.unwrap_or(usual)
+        let whole = self.mask.is_some() || self.invert.is_some();
+        self.strength.unwrap_or(if whole { 1.0 } else { 0.8 })
     }
 
     /// The sampler with its options.
     fn sampler(&self, options: &Options) -> Result<SamplerChoice, Failure> {
         let named = match &self.sampler {
             Some(name) => SamplerChoice::named(name),
+            // The one that was inverted.
+            None if self.invert.is_some() => SamplerChoice::named(DDIM),
             None => SamplerChoice::default(),
         };
         if let Some(name) = &self.sampler {
@@ -175,23 +166,6 @@ impl Arguments {
             made.map_err(Failure::input)?;
         }
         Ok(named.with_options(options))
-    }
-
-    /// A guidance, if it is another one than the pipeline's own.
-    fn guidance(&self) -> Result<Option<Box<dyn Guidance>>, Failure> {
-        if self.guidance.is_none() && self.guidance_option.is_empty() {
-            return Ok(None);
-        }
-        let name = self.guidance.as_deref().unwrap_or(CLASSIFIER_FREE);
-        let mut options = Options::new();
-        if name == CLASSIFIER_FREE {
-            options = options
-                .with("scale", self.guidance_scale)
-                .with("rescale", self.guidance_rescale);
-        }
-        let more = Options::parse(&self.guidance_option).map_err(Failure::input)?;
-        let made = guidances::<4>().make(name, &options.overridden(&more));
-        made.map(Some).map_err(Failure::input)
     }
 
     /// How the noise levels are to be spaced.
@@ -210,15 +184,11 @@ impl From<StableDiffusionError> for Failure {
     }
 }
 
-/// The guidance whose options have flags of their own.
-const CLASSIFIER_FREE: &str = "classifier-free";
+/// The sampler that can be inverted.
+const DDIM: &str = "ddim";
 
 fn sampler() -> clap::builder::PossibleValuesParser {
     samplers::<4>().names().into()
-}
-
-fn guidance() -> clap::builder::PossibleValuesParser {
-    guidances::<4>().names().into()
 }
 
 /// `512` or `768x512`, to height and width.
@@ -293,9 +263,15 @@ struct Sampled {
     steps: u32,
     sampler: String,
     sampler_options: Options,
-    guidance_scale: f64,
+    guidance: String,
+    /// `null` for a guidance without one.
+    guidance_scale: Option<f64>,
     /// Of each picture.
     seeds: Vec<u64>,
+    /// How often the network was evaluated, for all pictures.
+    evaluations: usize,
+    /// How many evaluations fewer than in classifier-free guidance; negative if more.
+    evaluations_saved: isize,
     device: DeviceChoice,
     load_seconds: f64,
     seconds: f64,
@@ -338,7 +314,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     };
     let sampler_options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
     let choice = arguments.sampler(&sampler_options)?;
-    let mut guidance = arguments.guidance()?;
+    let steps = arguments.steps as usize;
+    let mut guidance = arguments.guidance.chosen(steps)?;
     let files = outputs(&arguments.output, arguments.count);
     for file in files.iter().chain(&arguments.latents) {
         check_writable(file)?;
@@ -358,6 +335,12 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         progress.note(&format!(
             "{} contains no alpha for some layers, so their scale is assumed to be 1",
             lora.path().display()
+        ));
+    }
+    for flag in &guidance.unused {
+        progress.note(&format!(
+            "the guidance {} has no option for {flag}, which has no effect",
+            guidance.name
         ));
     }
     progress.begin("loading", 1);
@@ -390,9 +373,17 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             let picture = fit(picture.into_rgb().raster)?;
             let picture = to_tensor([&picture], &device).clamp(-1.0, 1.0);
             match mask {
-                None => Start::Picture {
-                    picture,
-                    strength: arguments.strength(),
+                None => match &arguments.invert {
+                    Some(source) => Start::Inverted {
+                        picture,
+                        source: model.encode_text_skipping(source, arguments.clip_skip)?,
+                        strength: arguments.strength(),
+                        iterations: arguments.invert_iterations as usize,
+                    },
+                    None => Start::Picture {
+                        picture,
+                        strength: arguments.strength(),
+                    },
                 },
                 Some(mask) => {
                     let mask = fit(mask.into_rgb().raster)?;
@@ -408,21 +399,24 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     };
     let sampler = match &arguments.sampler {
         Some(name) => name.clone(),
+        None if arguments.invert.is_some() => DDIM.to_owned(),
         None => {
             let named = model.scheduler().sampler_name();
             named.map_err(Failure::input)?.to_owned()
         }
     };
     let mut sampling = SamplingOptions {
-        steps: arguments.steps as usize,
-        guidance_scale: arguments.guidance_scale,
-        guidance_rescale: arguments.guidance_rescale,
+        steps,
         sampler: choice,
         original_size: arguments.original_size,
         crop: arguments.crop.unwrap_or_default(),
         sigmas: arguments.sigmas(),
         ..SamplingOptions::new(size)
     };
+    if guidance.own.is_none() {
+        sampling.guidance_scale = guidance.scale.unwrap_or(sampling.guidance_scale);
+        sampling.guidance_rescale = guidance.rescale.unwrap_or(sampling.guidance_rescale);
+    }
     let positive = model.encode_text_skipping(prompt, arguments.clip_skip)?;
     let negative = match &arguments.negative {
         Some(text) => model.encode_text(text)?,
@@ -437,6 +431,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     }
     let mut latents = Vec::new();
     let mut seeds = Vec::new();
+    let (mut evaluations, mut evaluations_saved) = (0, 0);
     for (number, file) in files.iter().enumerate() {
         sampling.seed = arguments.seed.wrapping_add(number as u64);
         let name = match files.len() {
@@ -444,9 +439,10 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             all => format!("sampling {} of {all}", number + 1),
         };
         let mut done = 0;
-        let mut doors = RunDoors::default();
-        if let Some(guidance) = &mut guidance {
-            doors = doors.guided_by(guidance);
+        let mut counted = Evaluations::new();
+        let mut doors = RunDoors::default().counted_in(&mut counted);
+        if let Some(own) = &mut guidance.own {
+            doors = doors.guided_by(own);
         }
         let mut observe = |step: SamplingProgress<'_>| {
             if done == 0 {
@@ -465,12 +461,14 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         for raster in pixels {
             let raster = raster.map(|v| v.clamp(0.0, 1.0));
             let mut picture = Picture::new(raster, BitDepth::Eight);
-            let text = parameters(arguments, prompt, &sampler, &sampling);
+            let text = parameters(arguments, prompt, &sampler, &sampling, &guidance, &counted);
             picture.metadata.texts = vec![("parameters".to_owned(), text)];
             picture.write(file, &WriteOptions::default())?;
         }
         latents.push(latent);
         seeds.push(sampling.seed);
+        evaluations += counted.total();
+        evaluations_saved += counted.saved();
     }
     if let Some(path) = &arguments.latents {
         let bytes = latent_file(Tensor::cat(latents, 0))?;
@@ -486,8 +484,11 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         steps: arguments.steps,
         sampler,
         sampler_options: sampler_options.sorted(),
-        guidance_scale: arguments.guidance_scale,
+        guidance: guidance.name,
+        guidance_scale: guidance.scale,
         seeds,
+        evaluations,
+        evaluations_saved,
         device: arguments.device.choice(),
         load_seconds,
         seconds: begun.elapsed().as_secs_f64(),
@@ -500,14 +501,25 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             .map(|file| file.display().to_string())
             .collect();
         format!(
-            "{}: {} x {} pixels in {} (loaded in {})\n",
+            "{}: {} x {} pixels in {} (loaded in {}); {}\n",
             names.join(", "),
             sampled.width,
             sampled.height,
             duration(sampled.seconds),
-            duration(sampled.load_seconds)
+            duration(sampled.load_seconds),
+            counted_in_words(sampled.evaluations, sampled.evaluations_saved)
         )
     })
+}
+
+/// How often the network was evaluated, against classifier-free guidance.
+fn counted_in_words(evaluations: usize, saved: isize) -> String {
+    let compared = match saved {
+        0 => "as many as".to_owned(),
+        1.. => format!("{saved} fewer than"),
+        _ => format!("{} more than", saved.unsigned_abs()),
+    };
+    format!("{evaluations} evaluations of the network, {compared} in classifier-free guidance")
 }
 
 /// The output, or several numbered ones.
@@ -527,6 +539,8 @@ fn parameters(
     prompt: &str,
     sampler: &str,
     sampling: &SamplingOptions,
+    guidance: &GuidanceChoice,
+    counted: &Evaluations,
 ) -> String {
     let mut text = prompt.to_owned();
     if let Some(negative) = &arguments.negative {
@@ -537,13 +551,16 @@ fn parameters(
     let model = model.as_deref().unwrap_or(&arguments.model);
     let _ = write!(
         text,
-        "\nSteps: {}, Sampler: {sampler}{}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model: {}",
+        "\nSteps: {}, Sampler: {sampler}{}{}, Seed: {}, Size: {width}x{height}, Model: {}",
         sampling.steps,
         match sampling.sigmas {
             Some(spacing) => format!(" {spacing}"),
             None => String::new(),
         },
-        sampling.guidance_scale,
+        match guidance.scale {
+            Some(scale) => format!(", CFG scale: {scale}"),
+            None => String::new(),
+        },
         sampling.seed,
         model.file_name().unwrap_or_default().to_string_lossy(),
     );
@@ -551,19 +568,21 @@ fn parameters(
         // They count from the last layer on, which is 1.
         let _ = write!(text, ", Clip skip: {}", arguments.clip_skip + 1);
     }
-    for (what, options) in [
-        ("Sampler option", &arguments.sampler_option),
-        ("Guidance option", &arguments.guidance_option),
-    ] {
-        for option in options {
-            let _ = write!(text, ", {what}: {option}");
-        }
+    for option in &arguments.sampler_option {
+        let _ = write!(text, ", Sampler option: {option}");
     }
-    if let Some(guidance) = &arguments.guidance {
-        let _ = write!(text, ", Guidance: {guidance}");
+    text += &arguments.guidance.parameters();
+    if let Some(rescale) = guidance.rescale.filter(|&rescale| rescale != 0.0) {
+        let _ = write!(text, ", CFG rescale: {rescale}");
     }
-    if sampling.guidance_rescale != 0.0 {
-        let _ = write!(text, ", CFG rescale: {}", sampling.guidance_rescale);
+    let (evaluations, saved) = (counted.total(), counted.saved());
+    let _ = write!(
+        text,
+        ", Evaluations: {evaluations}, Evaluations saved: {saved}"
+    );
+    if let Some(source) = &arguments.invert {
+        // Commas separate the parameters, so the text is quoted.
+        let _ = write!(text, ", Inverted from: {source:?}");
     }
     if arguments.image.is_some() {
         let _ = write!(text, ", Denoising strength: {}", arguments.strength());

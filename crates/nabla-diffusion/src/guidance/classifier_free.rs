@@ -17,9 +17,9 @@
 
 use burn::config::Config;
 use burn::tensor::Tensor;
-use nabla_base::range;
+use nabla_base::range::{self, OutOfRange};
 
-use super::{Answers, Guidance};
+use super::{Guidance, ModelAt};
 use crate::asking::Step;
 use crate::denoiser::{Condition, Denoised};
 use crate::sampler_error::OwnError;
@@ -49,6 +49,14 @@ pub struct ClassifierFree {
 }
 
 impl ClassifierFree {
+    /// # Errors
+    /// If the scale is not finite, or the rescale not in `[0, 1]`.
+    pub(crate) fn check(&self) -> Result<(), OutOfRange> {
+        range::finite("guidance scale", self.scale)?;
+        let fits = (0.0..=1.0).contains(&self.rescale);
+        range::check(fits, "guidance rescale", self.rescale, "in [0, 1]")
+    }
+
     /// Computes `g`.
     ///
     /// - `without`, `with`: the predictions without and with the condition, `[batch, …]`
@@ -71,26 +79,15 @@ impl ClassifierFree {
 
 impl<const D: usize> Guidance<D> for ClassifierFree {
     fn begin(&mut self, _steps: usize) -> Result<(), OwnError> {
-        range::finite("guidance scale", self.scale)?;
-        range::check(
-            (0.0..=1.0).contains(&self.rescale),
-            "guidance rescale",
-            self.rescale,
-            "in [0, 1]",
-        )?;
-        Ok(())
+        self.check().map_err(Into::into)
     }
 
-    fn conditions(&mut self, _step: &Step<'_, D>) -> Vec<Condition> {
-        vec![Condition::Without, Condition::FIRST]
-    }
-
-    fn combine(
+    fn guide(
         &mut self,
         _step: &Step<'_, D>,
-        answers: Answers<'_, D>,
+        model: &mut ModelAt<'_, D>,
     ) -> Result<Denoised<D>, OwnError> {
-        let [without, with] = answers.outputs()?;
-        Ok(answers.read(self.guided(without, with))?)
+        let [without, with] = model.ask([Condition::Without, Condition::FIRST])?;
+        Ok(model.read(self.guided(without, with))?)
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::config::Config;
 
-use super::{Answers, Guidance};
+use super::{Guidance, ModelAt};
 use crate::asking::Step;
 use crate::denoiser::{Condition, Denoised};
 use crate::sampler_error::OwnError;
@@ -12,16 +12,12 @@ use crate::sampler_error::OwnError;
 pub struct NoGuidance {}
 
 impl<const D: usize> Guidance<D> for NoGuidance {
-    fn conditions(&mut self, _step: &Step<'_, D>) -> Vec<Condition> {
-        vec![Condition::FIRST]
-    }
-
-    fn combine(
+    fn guide(
         &mut self,
         _step: &Step<'_, D>,
-        answers: Answers<'_, D>,
+        model: &mut ModelAt<'_, D>,
     ) -> Result<Denoised<D>, OwnError> {
-        let [output] = answers.outputs()?;
-        Ok(answers.read(output)?)
+        let [output] = model.ask([Condition::FIRST])?;
+        Ok(model.read(output)?)
     }
 }

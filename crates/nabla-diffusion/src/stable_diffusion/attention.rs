@@ -13,6 +13,7 @@
 
 use burn::module::Module;
 use burn::nn::{GroupNorm, Linear};
+use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Tensor};
 
 use super::resnet_block::GroupNormOptions;
@@ -109,6 +110,35 @@ impl MultiHeadAttention {
         let v = wide(linear(&self.to_v, context));
         let y = attention(q, k, v, self.heads, causal).cast(dtype);
         linear(&self.to_out, y)
+    }
+
+    /// Applies the attention with the identity as its map: each position keeps its own value (Ahn et al., 2024,
+    /// arXiv 2403.17377).
+    ///
+    /// - `x`: `[batch, length, channels]`
+    pub fn forward_identity(&self, x: Tensor<3>) -> Tensor<3> {
+        linear(&self.to_out, linear(&self.to_v, x))
+    }
+
+    /// The attention that each position of `x` gets from all of them, the mean over the heads: `[batch, length]`
+    /// in 32 bits, 1 on average.
+    ///
+    /// - `x`: `[batch, length, channels]`; a map of `length` x `length` is computed
+    pub fn received(&self, x: Tensor<3>) -> Tensor<2> {
+        let [batch, length, _] = x.dims();
+        let heads = |y: Tensor<3>| -> Tensor<4> {
+            let width = y.dims()[2] / self.heads;
+            let y = y.cast(DType::F32);
+            y.reshape([batch, length, self.heads, width])
+                .swap_dims(1, 2)
+        };
+        let (q, k) = (
+            heads(linear(&self.to_q, x.clone())),
+            heads(linear(&self.to_k, x)),
+        );
+        let scale = (q.dims()[3] as f64).sqrt();
+        let map = softmax(q.matmul(k.swap_dims(2, 3)) / scale, 3); // [batch, heads, from, to]
+        map.mean_dim(1).sum_dim(2).reshape([batch, length])
     }
 }
 

@@ -14,7 +14,7 @@
 //! use burn::tensor::{Device, Tensor};
 //! use nabla_diffusion::asking::Step;
 //! use nabla_diffusion::denoiser::{Condition, Denoised};
-//! use nabla_diffusion::guidance::{Answers, Guidance};
+//! use nabla_diffusion::guidance::{Guidance, ModelAt};
 //! use nabla_diffusion::sampler::Sampling;
 //! use nabla_diffusion::sampler_error::OwnError;
 //! use nabla_diffusion::seeded_noise::SeededNoise;
@@ -25,15 +25,12 @@
 //! struct TwoTexts;
 //!
 //! impl Guidance for TwoTexts {
-//!     fn conditions(&mut self, _step: &Step<'_>) -> Vec<Condition> {
-//!         vec![Condition::Without, Condition::Given(0), Condition::Given(1)]
-//!     }
-//!
-//!     fn combine(&mut self, _step: &Step<'_>, answers: Answers<'_>) -> Result<Denoised, OwnError> {
-//!         let [nothing, sea, storm] = answers.outputs()?;
+//!     fn guide(&mut self, _step: &Step<'_>, model: &mut ModelAt<'_>) -> Result<Denoised, OwnError> {
+//!         let texts = [Condition::Without, Condition::Given(0), Condition::Given(1)];
+//!         let [nothing, sea, storm] = model.ask(texts)?;
 //!         let from_nothing = |text: Tensor<4>| text - nothing.clone();
 //!         let both = from_nothing(sea) * 5.0 + from_nothing(storm) * 2.5;
-//!         Ok(answers.read(nothing.clone() + both)?)
+//!         Ok(model.read(nothing.clone() + both)?)
 //!     }
 //! }
 //!
@@ -62,7 +59,7 @@ use super::pipeline::{
     Conditioning, SamplingOptions, StableDiffusion, StableDiffusionError, wrong,
 };
 use super::unet2d_condition::{AddedCondition, UNet2DCondition};
-use crate::denoiser::{Condition, Denoiser, Prediction};
+use crate::denoiser::{Condition, Denoiser, Prediction, rows};
 use crate::level::Level;
 use crate::sampler_error::{OwnError, SamplerError};
 
@@ -182,6 +179,48 @@ impl<'a> ConditionedUNet<'a> {
     }
 }
 
+impl ConditionedUNet<'_> {
+    /// Evaluates the network, each row under its own condition.
+    ///
+    /// - `x`: latents, `[rows, channels, height/8, width/8]`
+    /// - `pass`: gets the network, `x`, the times, the texts and what SDXL takes besides
+    fn evaluate<R>(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        conditions: impl Iterator<Item = Condition>,
+        pass: impl FnOnce(
+            &UNet2DCondition,
+            Tensor<4>,
+            Tensor<1>,
+            &Tensor<3>,
+            Option<&AddedCondition>,
+        ) -> R,
+    ) -> Result<R, OwnError> {
+        let device = x.device();
+        let [count, channels, _, _] = x.dims();
+        if channels != self.channels {
+            let channels = channels.to_string();
+            let expected = format!("{}, as the model's latents have", self.channels);
+            wrong("number of channels of the latents", channels, expected)?;
+        }
+        let rows = conditions.map(|condition| self.row(condition));
+        let rows = rows.collect::<Result<Vec<usize>, _>>()?;
+        let x = match &self.inpainting {
+            Some(extra) => Tensor::cat(vec![x, extra.clone().repeat_dim(0, count)], 1),
+            None => x,
+        };
+        let times = level.times(count, &device);
+        let text = rows::select(&self.text, &rows);
+        let added = self.added.as_ref().map(|added| AddedCondition {
+            text: rows::select(&added.text, &rows),
+            size: rows::select(&added.size, &rows),
+        });
+        let x = x.cast(self.dtype);
+        Ok(pass(self.unet, x, times, &text, added.as_ref()))
+    }
+}
+
 impl Denoiser for ConditionedUNet<'_> {
     fn prediction(&self) -> Prediction {
         self.prediction
@@ -196,38 +235,57 @@ impl Denoiser for ConditionedUNet<'_> {
         level: Level,
         conditions: &[Condition],
     ) -> Result<Vec<Tensor<4>>, OwnError> {
-        let device = x.device();
-        let [batch, channels, _, _] = x.dims();
-        if channels != self.channels {
-            let channels = channels.to_string();
-            let expected = format!("{}, as the model's latents have", self.channels);
-            wrong("number of channels of the latents", channels, expected)?;
-        }
-        let rows = conditions.iter().map(|&condition| self.row(condition));
-        let rows = rows.collect::<Result<Vec<usize>, _>>()?;
-        let count = rows.len();
-        let x = match &self.inpainting {
-            Some(extra) => Tensor::cat(vec![x, extra.clone().repeat_dim(0, batch)], 1),
-            None => x,
-        };
-        let x = x.repeat_dim(0, count).cast(self.dtype); // [count batch, channels, height, width]
-        let times = level.times(count * batch, &device);
-        let text = each_repeated(&self.text, &rows, batch);
-        let added = self.added.as_ref().map(|added| AddedCondition {
-            text: each_repeated(&added.text, &rows, batch),
-            size: each_repeated(&added.size, &rows, batch),
-        });
-        let output = self.unet.forward(x, times, &text, added.as_ref());
+        let (batch, count) = (x.dims()[0], conditions.len());
+        let x = x.repeat_dim(0, count); // [count batch, channels, height, width]
+        let each = conditions
+            .iter()
+            .flat_map(|&c| std::iter::repeat_n(c, batch));
+        let output = self.evaluate(x, level, each, |unet, x, times, text, added| {
+            unet.forward(x, times, text, added)
+        })?;
         let output = output.cast(DType::F32);
         let each = (0..count).map(|i| output.clone().slice_dim(0, i * batch..(i + 1) * batch));
         Ok(each.collect())
     }
-}
 
-/// Repeats each of the rows `count` times, one after the other.
-fn each_repeated<const D: usize>(x: &Tensor<D>, rows: &[usize], count: usize) -> Tensor<D> {
-    let rows = rows
-        .iter()
-        .map(|&i| x.clone().slice_dim(0, i..i + 1).repeat_dim(0, count));
-    Tensor::cat(rows.collect(), 0)
+    /// In one call.
+    fn predict_rows(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<4>, OwnError> {
+        let each = rows.iter().map(|&(_, condition)| condition);
+        let output = self.evaluate(x, level, each, |unet, x, times, text, added| {
+            unet.forward(x, times, text, added)
+        })?;
+        Ok(output.cast(DType::F32))
+    }
+
+    fn predict_perturbed(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<4>, OwnError> {
+        let each = rows.iter().map(|&(_, condition)| condition);
+        let output = self.evaluate(x, level, each, |unet, x, times, text, added| {
+            unet.forward_perturbed(x, times, text, added)
+        })?;
+        Ok(output.cast(DType::F32))
+    }
+
+    fn predict_attending(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<(Tensor<4>, Tensor<3>), OwnError> {
+        let each = rows.iter().map(|&(_, condition)| condition);
+        let (output, attention) =
+            self.evaluate(x, level, each, |unet, x, times, text, added| {
+                unet.forward_attending(x, times, text, added)
+            })?;
+        Ok((output.cast(DType::F32), attention))
+    }
 }

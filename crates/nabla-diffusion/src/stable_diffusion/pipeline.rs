@@ -28,7 +28,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
-use nabla_base::range::{self, OutOfRange};
+use nabla_base::OutOfRange;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -46,14 +46,18 @@ use super::single_file::{SingleFile, SingleFileError};
 use super::unet2d_condition::{UNet2DCondition, UNet2DConditionConfig, nearest};
 use super::weights::{Precision, Weights, WeightsError};
 use crate::asking::Step;
+use crate::correction::Correction;
+use crate::ddim::Ddim;
 use crate::denoiser::{Denoised, Prediction};
-use crate::guidance::{ClassifierFree, Guidance, NoGuidance};
+use crate::guidance::{ClassifierFree, Evaluations, Guidance, NoGuidance};
 use crate::sampler::{Sampler, Sampling};
 use crate::sampler_error::{Cancelled, OwnError, SamplerError};
 use crate::seeded_noise::SeededNoise;
 
+mod checks;
 mod run;
 
+use checks::kept;
 pub use run::{Conditioning, GivenNoise, RunDoors, SamplingOptions, SamplingProgress, Start};
 
 /// The reason why the pipeline fails.
@@ -432,9 +436,12 @@ impl StableDiffusion {
     ) -> Result<Tensor<4>, StableDiffusionError> {
         let RunDoors {
             guidance,
-            corrections,
+            mut corrections,
             given,
+            evaluations,
         } = doors;
+        let mut uncounted = Evaluations::new();
+        let evaluations = evaluations.unwrap_or(&mut uncounted);
         self.check(start, options)?;
         let shape = self.latent_shape(1, options);
         let [_, _, height, width] = shape;
@@ -469,6 +476,13 @@ impl StableDiffusion {
                 let sampler = sampler.last_steps(kept(options.steps, *strength))?;
                 let x = noised(&sampler, latent, draw(&given.start));
                 (sampler, x, None, None)
+            }
+            Start::Inverted {
+                picture, strength, ..
+            } => {
+                let latent = self.encode(picture.clone(), None)?;
+                let sampler = sampler.last_steps(kept(options.steps, *strength))?;
+                (sampler, latent, None, None)
             }
             Start::Masked {
                 picture,
@@ -512,13 +526,18 @@ impl StableDiffusion {
             None => (&mut usual, Some(negative)),
         };
         let unet = ConditionedUNet::new(self, &[positive], without, options, extra)?;
-        let total = sampler.calls();
         let mut keep = |_: &Step<'_>, denoised: Denoised| match &known {
             Some(known) => keep_known(denoised, known),
             None => denoised,
         };
-        let mut progress = |step: &Step<'_>, denoised: Denoised| -> Result<Denoised, OwnError> {
-            let done = step.call + 1;
+        let inverting = match start {
+            Start::Inverted { iterations, .. } => iterations * sampler.levels().steps(),
+            _ => 0,
+        };
+        let total = inverting + sampler.calls();
+        let mut done = 0;
+        let mut progress = |_: &Step<'_>, denoised: Denoised| -> Result<Denoised, OwnError> {
+            done += 1;
             let progress = SamplingProgress {
                 done,
                 total: total.max(done),
@@ -529,11 +548,23 @@ impl StableDiffusion {
                 false => Ok(denoised),
             }
         };
-        let mut sampling = Sampling::of(&unet).guided_by(guidance);
-        for correction in corrections {
-            sampling = sampling.corrected_by(correction);
-        }
-        let sampling = sampling.corrected_by(&mut keep).corrected_by(&mut progress);
+        let x = match start {
+            Start::Inverted {
+                source, iterations, ..
+            } => {
+                let unet = ConditionedUNet::new(self, &[source], without, options, None)?;
+                let sampling = Sampling::of(&unet)
+                    .guided_by(&mut *guidance)
+                    .counted_in(&mut *evaluations);
+                let sampling = corrected(sampling, &mut corrections, [&mut progress]);
+                Ddim::new().invert_with(sampler.levels(), sampling, x, *iterations)?
+            }
+            _ => x,
+        };
+        let sampling = Sampling::of(&unet)
+            .guided_by(guidance)
+            .counted_in(evaluations);
+        let sampling = corrected(sampling, &mut corrections, [&mut keep, &mut progress]);
         let latent = sampling.run(&sampler, x, &mut noise)?;
         Ok(match known {
             Some([mask, clean, _]) => latent * mask.clone() + clean * (mask.neg() + 1.0),
@@ -567,72 +598,21 @@ impl StableDiffusion {
         };
         Ok(self.vae.normalize(latent))
     }
+}
 
-    /// Checks the sizes for the UNet and for the latent.
-    fn check_sizes(&self, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
-        let factor = self.vae.factor();
-        let [height, width] = options.size;
-        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
-            let expected = format!("multiples of {factor}");
-            return wrong(
-                "size of the picture",
-                format!("{width} x {height}"),
-                expected,
-            );
-        }
-        if !self.takes_sizes() {
-            let told = "left out: only SDXL's UNet takes it";
-            if let Some([height, width]) = options.original_size {
-                return wrong("original size", format!("{width} x {height}"), told);
-            }
-            let [top, left] = options.crop;
-            if top > 0 || left > 0 {
-                return wrong("crop", format!("{left}, {top}"), told);
-            }
-        }
-        Ok(())
+/// A run with a user's corrections, and then ours.
+fn corrected<'a, const N: usize>(
+    mut sampling: Sampling<'a>,
+    corrections: &'a mut [&mut dyn Correction],
+    ours: [&'a mut dyn Correction; N],
+) -> Sampling<'a> {
+    for correction in corrections {
+        sampling = sampling.corrected_by(&mut **correction);
     }
-
-    fn check(&self, start: &Start, options: &SamplingOptions) -> Result<(), StableDiffusionError> {
-        self.check_sizes(options)?;
-        let [height, width] = options.size;
-        range::finite("guidance scale", options.guidance_scale)?;
-        let rescale = options.guidance_rescale;
-        let fits = (0.0..=1.0).contains(&rescale);
-        range::check(fits, "guidance rescale", rescale, "in [0, 1]")?;
-        let (picture, strength) = match start {
-            Start::Noise => return Ok(()),
-            Start::Picture { .. } if self.is_inpainting() => {
-                return wrong(
-                    "UNet",
-                    "one for inpainting".to_owned(),
-                    "used with a mask, or without a picture",
-                );
-            }
-            Start::Picture { picture, strength }
-            | Start::Masked {
-                picture, strength, ..
-            } => (picture, *strength),
-        };
-        let fits = (0.0..=1.0).contains(&strength) && kept(options.steps, strength) > 0;
-        let expected = format!(
-            "in [0, 1], and leave at least one of {} steps",
-            options.steps
-        );
-        range::check(fits, "strength", strength, expected)?;
-        let shape = picture.dims();
-        if shape != [1, 3, height, width] {
-            let expected = format!("{:?}", [1, 3, height, width]);
-            return wrong("shape of the picture", format!("{shape:?}"), expected);
-        }
-        if let Start::Masked { mask, .. } = start
-            && mask.dims() != [1, 1, height, width]
-        {
-            let expected = format!("{:?}", [1, 1, height, width]);
-            return wrong("shape of the mask", format!("{:?}", mask.dims()), expected);
-        }
-        Ok(())
+    for correction in ours {
+        sampling = sampling.corrected_by(correction);
     }
+    sampling
 }
 
 /// The bytes of a `safetensors` file with the tensor `latents`, `[batch, channels, height, width]`.
@@ -652,11 +632,6 @@ pub fn latent_file(latents: Tensor<4>) -> Result<Vec<u8>, StableDiffusionError> 
     safetensors::serialize([("latents", view)], None).map_err(|e| failed(e.to_string()))
 }
 
-/// The number of steps that a strength leaves.
-fn kept(steps: usize, strength: f64) -> usize {
-    ((steps as f64 * strength) as usize).min(steps)
-}
-
 /// A latent at the level where `sampler` starts.
 fn noised(sampler: &Sampler, latent: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
     sampler.levels().add_noise(latent, noise)
@@ -665,8 +640,10 @@ fn noised(sampler: &Sampler, latent: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
 /// The prediction where the mask is 1; elsewhere the picture's latent and the noise that was added to it.
 fn keep_known(denoised: Denoised, [mask, latent, noise]: &[Tensor<4>; 3]) -> Denoised {
     let keep = mask.clone().neg() + 1.0;
+    let known = |sample: Tensor<4>| sample * mask.clone() + latent.clone() * keep.clone();
     Denoised {
-        sample: denoised.sample * mask.clone() + latent.clone() * keep.clone(),
+        sample: known(denoised.sample),
+        remembered: denoised.remembered.map(known),
         epsilon: denoised.epsilon * mask.clone() + noise.clone() * keep,
         ..denoised
     }

@@ -73,19 +73,65 @@ impl SpatialTransformer {
     /// - `x`: `[batch, channels, height, width]`
     /// - `text`: `[batch, words, context]`
     pub fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+        let h = self.positions(&x);
+        self.finish(x, h, text, SelfAttentionMap::Own)
+    }
+
+    /// `y` with the identity as the map of every self-attention; see
+    /// [`MultiHeadAttention::forward_identity`].
+    ///
+    /// - `x`, `text`: as in [`forward`](Self::forward)
+    pub fn forward_perturbed(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+        let h = self.positions(&x);
+        self.finish(x, h, text, SelfAttentionMap::Identity)
+    }
+
+    /// `y`, and the attention that each place gets in the first self-attention, `[batch, height, width]`; see
+    /// [`MultiHeadAttention::received`].
+    ///
+    /// - `x`, `text`: as in [`forward`](Self::forward)
+    pub fn forward_attending(&self, x: Tensor<4>, text: &Tensor<3>) -> (Tensor<4>, Tensor<3>) {
+        let [batch, _, height, width] = x.dims();
+        let h = self.positions(&x);
+        let received = match self.blocks.first() {
+            Some(block) => block.attn1.received(block.norm1.forward(h.clone())),
+            None => Tensor::ones([batch, height * width], &x.device()),
+        };
+        let y = self.finish(x, h, text, SelfAttentionMap::Own);
+        (y, received.reshape([batch, height, width]))
+    }
+
+    /// `proj_in(norm(x))`, `[batch, positions, channels]`.
+    fn positions(&self, x: &Tensor<4>) -> Tensor<3> {
         let [batch, channels, height, width] = x.dims();
         let h = group_norm(&self.norm, x.clone())
             .reshape([batch, channels, height * width])
             .swap_dims(1, 2); // [batch, positions, channels]
-        let mut h = linear(&self.proj_in, h);
+        linear(&self.proj_in, h)
+    }
+
+    /// `y` from the positions.
+    fn finish(
+        &self,
+        x: Tensor<4>,
+        mut h: Tensor<3>,
+        text: &Tensor<3>,
+        map: SelfAttentionMap,
+    ) -> Tensor<4> {
+        let shape = x.dims();
         for block in &self.blocks {
-            h = block.forward(h, text);
+            h = block.forward(h, text, map);
         }
-        let y = linear(&self.proj_out, h)
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width]);
+        let y = linear(&self.proj_out, h).swap_dims(1, 2).reshape(shape);
         x + y
     }
+}
+
+/// The map of the self-attention.
+#[derive(Clone, Copy)]
+enum SelfAttentionMap {
+    Own,
+    Identity,
 }
 
 #[derive(Module, Debug)]
@@ -120,10 +166,12 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, text: &Tensor<3>) -> Tensor<3> {
-        let h = self
-            .attn1
-            .forward(self.norm1.forward(x.clone()), None, false);
+    fn forward(&self, x: Tensor<3>, text: &Tensor<3>, map: SelfAttentionMap) -> Tensor<3> {
+        let h = self.norm1.forward(x.clone());
+        let h = match map {
+            SelfAttentionMap::Own => self.attn1.forward(h, None, false),
+            SelfAttentionMap::Identity => self.attn1.forward_identity(h),
+        };
         let x = x + h;
         let context = Some(text.clone());
         let h = self

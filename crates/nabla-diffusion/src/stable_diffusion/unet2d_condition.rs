@@ -503,6 +503,53 @@ impl UNet2DCondition {
         added: Option<&AddedCondition>,
         change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
+        let middle = &mut |transformer: &SpatialTransformer, h| transformer.forward(h, text);
+        self.pass(x, timestep, text, added, change, middle)
+    }
+
+    /// The prediction with the identity as the map of the self-attention in the middle block, as
+    /// perturbed-attention guidance needs it; inputs as in [`forward`](Self::forward).
+    pub fn forward_perturbed(
+        &self,
+        x: Tensor<4>,
+        timestep: Tensor<1>,
+        text: &Tensor<3>,
+        added: Option<&AddedCondition>,
+    ) -> Tensor<4> {
+        let middle =
+            &mut |transformer: &SpatialTransformer, h| transformer.forward_perturbed(h, text);
+        self.pass(x, timestep, text, added, &mut |_, h| h, middle)
+    }
+
+    /// The prediction, and the attention that each place of the middle block gets from all of them, `[batch,
+    /// height, width]` there; inputs as in [`forward`](Self::forward).
+    pub fn forward_attending(
+        &self,
+        x: Tensor<4>,
+        timestep: Tensor<1>,
+        text: &Tensor<3>,
+        added: Option<&AddedCondition>,
+    ) -> (Tensor<4>, Tensor<3>) {
+        let mut attention = Tensor::zeros([1, 1, 1], &x.device());
+        let middle = &mut |transformer: &SpatialTransformer, h| {
+            let (h, received) = transformer.forward_attending(h, text);
+            attention = received;
+            h
+        };
+        let y = self.pass(x, timestep, text, added, &mut |_, h| h, middle);
+        (y, attention)
+    }
+
+    /// - `middle`: applies the transformer of the middle block
+    fn pass(
+        &self,
+        x: Tensor<4>,
+        timestep: Tensor<1>,
+        text: &Tensor<3>,
+        added: Option<&AddedCondition>,
+        change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
+        middle: &mut dyn FnMut(&SpatialTransformer, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
         let dtype = x.dtype();
         let time = sinusoidal_embedding(timestep.cast(burn::tensor::DType::F32), self.channels);
         let mut time = self.time.forward(time.cast(dtype)); // [batch, time_channels]
@@ -538,7 +585,7 @@ impl UNet2DCondition {
             }
         }
         h = block(&self.middle[0], h);
-        h = self.middle_attention.forward(h, text);
+        h = middle(&self.middle_attention, h);
         h = block(&self.middle[1], h);
         for level in &self.up {
             for (i, resnet) in level.resnets.iter().enumerate() {

@@ -9,7 +9,8 @@ use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::data::{BitDepth, Picture, Raster, WriteOptions};
 use nabla::diffusion::class_denoiser::ClassDenoiser;
-use nabla::diffusion::guidance::{ClassifierFree, Guidance};
+use nabla::diffusion::denoiser::{Condition, RowConditions};
+use nabla::diffusion::guidance::{ClassifierFree, Evaluations, Guidance};
 use nabla::diffusion::registry::Options;
 use nabla::diffusion::sampler::{Sampler, Sampling, samplers};
 use nabla::diffusion::sampler_error::SamplerError;
@@ -37,6 +38,9 @@ struct Sampled {
     sampler: String,
     sampler_options: Options,
     guidance: String,
+    guidance_scale: Option<f64>,
+    /// Of all pictures together.
+    network_evaluations: usize,
     seed: u64,
     seconds: f64,
 }
@@ -49,18 +53,23 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
     let solver = samplers::<4>()
         .make(name, &options)
         .map_err(Failure::input)?;
-    let mut guidance: Box<dyn Guidance> = match arguments.guidance()? {
+    let steps = arguments.steps as usize;
+    let choice = arguments.guidance.chosen(steps)?;
+    for flag in &choice.unused {
+        context.note(&format!("{flag} has no effect on {}", choice.name));
+    }
+    let mut guidance: Box<dyn Guidance> = match choice.own {
         Some(guidance) => guidance,
-        None => Box::new(
-            ClassifierFree::new()
-                .with_scale(arguments.guidance_scale)
-                .with_rescale(arguments.guidance_rescale),
-        ),
+        None => {
+            let mut usual = ClassifierFree::new();
+            usual.scale = choice.scale.unwrap_or(usual.scale);
+            usual.rescale = choice.rescale.unwrap_or(usual.rescale);
+            Box::new(usual)
+        }
     };
     let device = arguments.device.open()?;
     let model = ClassDenoiser::load(&arguments.model, &device).map_err(Failure::input)?;
     let classes = classes(&model, &arguments.class)?;
-    let steps = arguments.steps as usize;
     let levels = model.levels(steps).map_err(Failure::input)?;
     let sampler = Sampler::new(solver, levels).map_err(Failure::input)?;
 
@@ -70,13 +79,16 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
     let count = arguments.count as usize;
     let [channels, height, width] = model.config().shape;
     let mut rows = Vec::with_capacity(classes.len());
+    let mut evaluations = Evaluations::new();
     for &class in &classes {
         context.check()?;
         // Every class has its own noise, which does not depend on the other classes.
         let mut noise = SeededNoise::new(arguments.seed, class as u64);
         let start = noise.normal([count, channels, height, width], &device);
-        let of_class = model.of_class(class).map_err(Failure::input)?;
-        let run = Sampling::of(&of_class).guided_by(guidance.as_mut());
+        let rows_of = RowConditions::new(&model, vec![Condition::Given(class); count]);
+        let run = Sampling::of(&rows_of)
+            .guided_by(guidance.as_mut())
+            .counted_in(&mut evaluations);
         rows.push(run.run(&sampler, start, &mut noise).map_err(failure)?);
         progress.advance(1);
     }
@@ -89,8 +101,12 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
         .collect();
     let mut picture = Picture::new(raster, BitDepth::Eight);
     let text = format!(
-        "Classes: {}, Steps: {steps}, Sampler: {name}, Guidance: {guidance:?}, Seed: {}, Model: {}",
+        "Classes: {}, Steps: {steps}, Sampler: {name}, Guidance: {}{}, Network evaluations: {}, Seed: {}, \
+         Model: {}",
         names.join("; "),
+        choice.name,
+        arguments.guidance.parameters(),
+        evaluations.total(),
         arguments.seed,
         arguments.model.display()
     );
@@ -106,17 +122,20 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
         steps,
         sampler: name.to_owned(),
         sampler_options: options.sorted(),
-        guidance: format!("{guidance:?}"),
+        guidance: choice.name,
+        guidance_scale: choice.scale,
+        network_evaluations: evaluations.total(),
         seed: arguments.seed,
         seconds: begun.elapsed().as_secs_f64(),
     };
     context.report(&sampled, || {
         format!(
-            "{}: {} of each of {} in {}\n",
+            "{}: {} of each of {} in {}, {} evaluations of the network\n",
             sampled.file.display(),
             sampled.pictures_per_class,
             sampled.classes.join(", "),
             duration(sampled.seconds),
+            sampled.network_evaluations,
         )
     })
 }

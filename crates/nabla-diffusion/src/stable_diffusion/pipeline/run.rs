@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::SamplerChoice;
 use crate::correction::Correction;
-use crate::guidance::Guidance;
+use crate::guidance::{Evaluations, Guidance};
 use crate::sigma_spacing::SigmaSpacing;
 
 /// An encoded text for the UNet.
@@ -42,6 +42,19 @@ pub enum Start {
         mask: Tensor<4>,
         /// How much of it is redrawn there.
         strength: f64,
+    },
+    /// A picture to edit: the noise from which DDIM draws it under one text is where another text begins; see
+    /// [`Ddim::invert_with`](crate::ddim::Ddim::invert_with). Both runs have the same guidance and levels, and
+    /// the second one should be of DDIM without noise too.
+    Inverted {
+        /// `[1, 3, height, width]` from −1 to 1.
+        picture: Tensor<4>,
+        /// A text that says what the picture shows.
+        source: Conditioning,
+        /// How far the inversion goes: 0 is nowhere, 1 is to the noise alone.
+        strength: f64,
+        /// The number of queries per step of the inversion: 1 is the usual one, a few more are exact.
+        iterations: usize,
     },
 }
 
@@ -126,6 +139,7 @@ pub struct RunDoors<'a> {
     pub(super) guidance: Option<&'a mut dyn Guidance>,
     pub(super) corrections: Vec<&'a mut (dyn Correction + 'a)>,
     pub(super) given: GivenNoise,
+    pub(super) evaluations: Option<&'a mut Evaluations>,
 }
 
 impl<'a> RunDoors<'a> {
@@ -153,6 +167,15 @@ impl<'a> RunDoors<'a> {
     pub fn with_noise(self, given: GivenNoise) -> Self {
         Self { given, ..self }
     }
+
+    /// Adds the network evaluations of the run to `evaluations`.
+    #[must_use]
+    pub fn counted_in(self, evaluations: &'a mut Evaluations) -> Self {
+        Self {
+            evaluations: Some(evaluations),
+            ..self
+        }
+    }
 }
 
 impl std::fmt::Debug for RunDoors<'_> {
@@ -161,6 +184,7 @@ impl std::fmt::Debug for RunDoors<'_> {
             .field("guidance", &self.guidance)
             .field("corrections", &self.corrections.len())
             .field("given", &self.given)
+            .field("evaluations", &self.evaluations)
             .finish()
     }
 }
