@@ -55,15 +55,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use nabla_base::OutOfRange;
 
+use super::attention::Context;
+use super::control_net::Control;
+use super::ip_adapter::ImagePrompt;
 use super::pipeline::{
     Conditioning, SamplingOptions, StableDiffusion, StableDiffusionError, wrong,
 };
-use super::unet2d_condition::{AddedCondition, UNet2DCondition};
+use super::unet2d_condition::{AddedCondition, Residuals, UNet2DCondition};
 use crate::denoiser::{Condition, Denoiser, Prediction};
-use crate::level::Level;
+use crate::level::{Level, Levels};
 use crate::sampler_error::{OwnError, SamplerError};
 
 /// A UNet with one or several texts bound to it; see the [module](self).
@@ -79,6 +82,14 @@ pub struct ConditionedUNet<'a> {
     added: Option<AddedCondition>,
     /// What is concatenated to the latent, `[1, 1 + channels, height, width]`.
     inpainting: Option<Tensor<4>>,
+    /// Pictures beside the texts, in the order of the model's IP-Adapters.
+    prompts: Vec<ImagePrompt>,
+    ip_adapters: usize,
+    /// Height and width of the latents.
+    size: [usize; 2],
+    controls: Vec<Control<'a>>,
+    /// The times of the run's steps, from the least noise on; only to know which controls act.
+    times: Vec<f64>,
     dtype: DType,
 }
 
@@ -112,6 +123,7 @@ impl<'a> ConditionedUNet<'a> {
             );
         }
         let [_, latent_channels, height, width] = model.latent_shape(1, options);
+        let latent_size = [height, width];
         match (&inpainting, model.is_inpainting()) {
             (None, true) => {
                 let expected = "given, as the UNet is one for inpainting";
@@ -161,8 +173,125 @@ impl<'a> ConditionedUNet<'a> {
             text: text.cast(dtype),
             added,
             inpainting,
+            prompts: Vec::new(),
+            ip_adapters: model.ip_adapters,
+            size: latent_size,
+            controls: Vec::new(),
+            times: Vec::new(),
             dtype,
         })
+    }
+
+    /// The same under the control of networks that read a picture.
+    ///
+    /// - `levels`: those of the run, which decide in which steps a control acts
+    ///
+    /// # Errors
+    /// If a control's picture does not have the size of the picture to make.
+    pub fn controlled_by(
+        mut self,
+        controls: Vec<Control<'a>>,
+        levels: &Levels,
+    ) -> Result<Self, StableDiffusionError> {
+        for control in &controls {
+            control.check(self.size)?;
+        }
+        self.controls.extend(controls);
+        self.times = (0..levels.steps())
+            .map(|index| levels.level(index).time())
+            .collect();
+        Ok(self)
+    }
+
+    /// The same with pictures beside every text except that for no condition, one for each of the model's
+    /// [IP-Adapters](super::ip_adapter), in their order.
+    ///
+    /// # Errors
+    /// If there are more pictures than adapters.
+    pub fn prompted_by(mut self, prompts: Vec<ImagePrompt>) -> Result<Self, StableDiffusionError> {
+        self.prompts.extend(prompts);
+        let (found, most) = (self.prompts.len(), self.ip_adapters);
+        match found > most {
+            true => wrong(
+                "number of pictures as prompts",
+                found.to_string(),
+                format!("at most {most}, one for each IP-Adapter of the model"),
+            ),
+            false => Ok(self),
+        }
+    }
+
+    /// The tokens of the pictures for each row, and their scales.
+    fn pictures(&self, conditions: &[Condition], batch: usize) -> Vec<(Tensor<3>, f64)> {
+        let pictures = self.prompts.iter().map(|prompt| {
+            let rows = conditions.iter().map(|condition| {
+                let tokens = match condition {
+                    Condition::Without => &prompt.without,
+                    Condition::Given(_) => &prompt.with,
+                };
+                tokens.clone().repeat_dim(0, batch)
+            });
+            (Tensor::cat(rows.collect(), 0), prompt.scale)
+        });
+        pictures.collect()
+    }
+
+    /// The number of the step (from 0) to which a call at `time` belongs.
+    fn step_at(&self, time: f64) -> usize {
+        let calmer = self.times.partition_point(|&t| t < time - 1e-6);
+        self.times.len().saturating_sub(1 + calmer)
+    }
+
+    /// The sum of what the controls add to the UNet's maps; `None` if none of them acts.
+    fn residuals(
+        &self,
+        time: f64,
+        conditions: &[Condition],
+        x: &Tensor<4>,
+        times: &Tensor<1>,
+        text: &Tensor<3>,
+        added: Option<&AddedCondition>,
+    ) -> Option<Residuals> {
+        let batch = x.dims()[0] / conditions.len().max(1);
+        let mut sum: Option<Residuals> = None;
+        for control in &self.controls {
+            if !control.acts_in(self.step_at(time), self.times.len()) {
+                continue;
+            }
+            let residuals = match control.guesses() {
+                false => control.residuals(x.clone(), times.clone(), text, added),
+                true => {
+                    let mut kept = Vec::new();
+                    for (at, condition) in conditions.iter().enumerate() {
+                        let with_text = *condition != Condition::Without;
+                        kept.extend((0..batch).map(|i| (at * batch + i, with_text)));
+                    }
+                    let rows = kept.iter().filter(|(_, kept)| *kept);
+                    let rows: Vec<i32> = rows.map(|&(row, _)| row as i32).collect();
+                    if rows.is_empty() {
+                        continue;
+                    }
+                    let rows = Tensor::<1, Int>::from_ints(&rows[..], &x.device());
+                    let added = added.map(|added| AddedCondition {
+                        text: added.text.clone().select(0, rows.clone()),
+                        size: added.size.clone().select(0, rows.clone()),
+                    });
+                    let residuals = control.residuals(
+                        x.clone().select(0, rows.clone()),
+                        times.clone().select(0, rows.clone()),
+                        &text.clone().select(0, rows),
+                        added.as_ref(),
+                    );
+                    let kept: Vec<bool> = kept.into_iter().map(|(_, kept)| kept).collect();
+                    residuals.map(|map| with_zeros(map, &kept))
+                }
+            };
+            sum = Some(match sum {
+                Some(sum) => sum.plus(residuals),
+                None => residuals,
+            });
+        }
+        sum
     }
 
     /// The row of the text of a condition.
@@ -217,11 +346,44 @@ impl Denoiser for ConditionedUNet<'_> {
             text: each_repeated(&added.text, &rows, batch),
             size: each_repeated(&added.size, &rows, batch),
         });
-        let output = self.unet.forward(x, times, &text, added.as_ref());
+        let residuals = match self.controls.is_empty() {
+            true => None,
+            // A control does not get the mask and the masked picture.
+            false => self.residuals(
+                level.time(),
+                conditions,
+                &x.clone().slice_dim(1, 0..self.channels),
+                &times,
+                &text,
+                added.as_ref(),
+            ),
+        };
+        let pictures = self.pictures(conditions, batch);
+        let context = Context {
+            text: &text,
+            pictures: &pictures,
+        };
+        let output =
+            self.unet
+                .forward_joined(x, times, &context, added.as_ref(), residuals, &mut |_, h| h);
         let output = output.cast(DType::F32);
         let each = (0..count).map(|i| output.clone().slice_dim(0, i * batch..(i + 1) * batch));
         Ok(each.collect())
     }
+}
+
+/// The rows of `x` where `kept` is true, and rows of zeros elsewhere.
+fn with_zeros(x: Tensor<4>, kept: &[bool]) -> Tensor<4> {
+    let zeros = x.clone().slice_dim(0, 0..1).zeros_like();
+    let mut row = 0;
+    let rows = kept.iter().map(|kept| match kept {
+        true => {
+            row += 1;
+            x.clone().slice_dim(0, row - 1..row)
+        }
+        false => zeros.clone(),
+    });
+    Tensor::cat(rows.collect(), 0)
 }
 
 /// Repeats each of the rows `count` times, one after the other.

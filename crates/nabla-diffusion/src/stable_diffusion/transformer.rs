@@ -16,7 +16,7 @@ use burn::module::Module;
 use burn::nn::{GroupNorm, LayerNorm, Linear};
 use burn::tensor::Tensor;
 
-use super::attention::{AttentionNames, MultiHeadAttention};
+use super::attention::{AttentionNames, Context, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
 use nabla_kernels::picture::group_norm;
 use nabla_kernels::transformer::{linear, linear_geglu};
@@ -71,20 +71,25 @@ impl SpatialTransformer {
     /// `y`.
     ///
     /// - `x`: `[batch, channels, height, width]`
-    /// - `text`: `[batch, words, context]`
-    pub fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+    /// - `context`: the text, `[batch, words, context]`, and pictures beside it
+    pub fn forward(&self, x: Tensor<4>, context: &Context<'_>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let h = group_norm(&self.norm, x.clone())
             .reshape([batch, channels, height * width])
             .swap_dims(1, 2); // [batch, positions, channels]
         let mut h = linear(&self.proj_in, h);
         for block in &self.blocks {
-            h = block.forward(h, text);
+            h = block.forward(h, context);
         }
         let y = linear(&self.proj_out, h)
             .swap_dims(1, 2)
             .reshape([batch, channels, height, width]);
         x + y
+    }
+
+    /// The attentions to the text, in order.
+    pub(super) fn cross_attentions(&mut self) -> impl Iterator<Item = &mut MultiHeadAttention> {
+        self.blocks.iter_mut().map(|block| &mut block.attn2)
     }
 }
 
@@ -120,15 +125,14 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, text: &Tensor<3>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, context: &Context<'_>) -> Tensor<3> {
         let h = self
             .attn1
             .forward(self.norm1.forward(x.clone()), None, false);
         let x = x + h;
-        let context = Some(text.clone());
         let h = self
             .attn2
-            .forward(self.norm2.forward(x.clone()), context, false);
+            .forward_crossed(self.norm2.forward(x.clone()), context);
         let x = x + h;
         let h = linear_geglu(&self.up, self.norm3.forward(x.clone()));
         x + linear(&self.down, h)

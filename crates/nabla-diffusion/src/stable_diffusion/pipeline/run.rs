@@ -6,6 +6,8 @@ use super::SamplerChoice;
 use crate::correction::Correction;
 use crate::guidance::Guidance;
 use crate::sigma_spacing::SigmaSpacing;
+use crate::stable_diffusion::control_net::Control;
+use crate::stable_diffusion::ip_adapter::ImagePrompt;
 
 /// An encoded text for the UNet.
 #[derive(Clone, Debug)]
@@ -126,6 +128,8 @@ pub struct RunDoors<'a> {
     pub(super) guidance: Option<&'a mut dyn Guidance>,
     pub(super) corrections: Vec<&'a mut (dyn Correction + 'a)>,
     pub(super) given: GivenNoise,
+    pub(super) controls: Vec<Control<'a>>,
+    pub(super) prompts: Vec<ImagePrompt>,
 }
 
 impl<'a> RunDoors<'a> {
@@ -148,6 +152,20 @@ impl<'a> RunDoors<'a> {
         self
     }
 
+    /// Adds a [ControlNet](crate::stable_diffusion::control_net) with its picture.
+    #[must_use]
+    pub fn controlled_by(mut self, control: Control<'a>) -> Self {
+        self.controls.push(control);
+        self
+    }
+
+    /// Adds a picture as a prompt, for the model's next [IP-Adapter](crate::stable_diffusion::ip_adapter).
+    #[must_use]
+    pub fn prompted_by(mut self, prompt: ImagePrompt) -> Self {
+        self.prompts.push(prompt);
+        self
+    }
+
     /// Sets given noise.
     #[must_use]
     pub fn with_noise(self, given: GivenNoise) -> Self {
@@ -161,6 +179,8 @@ impl std::fmt::Debug for RunDoors<'_> {
             .field("guidance", &self.guidance)
             .field("corrections", &self.corrections.len())
             .field("given", &self.given)
+            .field("controls", &self.controls)
+            .field("prompts", &self.prompts)
             .finish()
     }
 }
