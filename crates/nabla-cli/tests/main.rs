@@ -7,6 +7,7 @@ mod desk;
 mod interrupts;
 mod panorama_files;
 mod program;
+mod sample_attachments;
 mod sampling;
 mod solve;
 #[path = "../../nabla-diffusion/tests/tiny_models/single_file.rs"]

@@ -22,7 +22,7 @@
 //! instead of `φ_2` with [`DpmSolverType::Midpoint`].
 //!
 //! The exact integral of the quadratic term is `2 φ_3`. [`ThirdOrder::Exact`] uses it, and converges with
-//! order 3. The authors' code, diffusers and k-diffusion all use `φ_3`, which leaves an error of `h³` in
+//! order 3 (as far as there is no noise). The authors' code, diffusers and k-diffusion all use `φ_3`, which leaves an error of `h³` in
 //! every step, so they converge with order 2, with a small constant. [`ThirdOrder::Diffusers`] gives the same
 //! pictures as they do. Both differ from diffusers in one sign: in the third order of its `sde-dpmsolver++` a
 //! constant 1/2 has the wrong sign, so that the weight of `D_2` does not vanish with the step; here the sign
@@ -158,7 +158,7 @@ impl DpmAlgorithm {
                 // √(1 − ᾱ') √(e^{2h} − 1) = √ᾱ' √(σ² − σ'²)
                 false => to.signal() * (level.sigma().powi(2) - to.sigma().powi(2)).max(0.0).sqrt(),
             };
-            next = next + noise.normal(x.dims(), &x.device()) * spread;
+            next = next + noise.normal(x.dims(), &x.device()).cast(x.dtype()) * spread;
         }
         next
     }
@@ -297,8 +297,30 @@ mod tests {
     use crate::denoiser::{GaussianDenoiser, Prediction};
     use crate::level::alpha_bar_from_sigma;
 
+    /// The state of the stochastic equation without its noise at `λ + way`, by small Runge-Kutta steps from the
+    /// state `x` at `λ`, for a model that predicts `x̂_0 = sin x`: `dx/dλ = −(1 + ᾱ) x + 2 √ᾱ sin x`. (With the
+    /// right model of a Gaussian, `x̂_0` is constant along this path, and every order is exact.)
+    fn without_noise(mut x: f64, mut lambda: f64, way: f64) -> f64 {
+        let slope = |x: f64, lambda: f64| {
+            let alpha_bar = alpha_bar_from_sigma((-lambda).exp());
+            -(1.0 + alpha_bar) * x + 2.0 * alpha_bar.sqrt() * x.sin()
+        };
+        let count = (way.abs() / 1e-3).ceil();
+        let h = way / count.max(1.0);
+        for _ in 0..count as usize {
+            let first = slope(x, lambda);
+            let second = slope(x + 0.5 * h * first, lambda + 0.5 * h);
+            let third = slope(x + 0.5 * h * second, lambda + 0.5 * h);
+            let fourth = slope(x + h * third, lambda + h);
+            x += h / 6.0 * (first + 2.0 * (second + third) + fourth);
+            lambda += h;
+        }
+        x
+    }
+
     /// The error at the end of `steps` even steps of λ from −2 to 2 with order 3, the two predictions before
-    /// the first step being exact, in `f64`: what is measured is the step alone, not its start.
+    /// the first step being exact, in `f64`: what is measured is the step alone, not its start. Of the
+    /// stochastic equation, it is the error without noise.
     fn error(algorithm: DpmAlgorithm, third: ThirdOrder, steps: usize) -> f64 {
         let device = Device::flex();
         let full = |value: f64| Tensor::<4>::full([1, 1, 1, 1], value, (&device, DType::F64));
@@ -309,8 +331,14 @@ mod tests {
             Level::variance_preserving(0.0, alpha_bar_from_sigma(sigma))
         };
         let start = full(1.3);
-        let at = |k: i32| model.transport(start.clone(), level(0), level(k));
+        let at = |k: i32| match algorithm.is_stochastic() {
+            true => full(without_noise(1.3, -2.0, h * f64::from(k))),
+            false => model.transport(start.clone(), level(0), level(k)),
+        };
         let value = |x: Tensor<4>, k: i32| {
+            if algorithm.is_stochastic() {
+                return x.sin();
+            }
             let sample = model.answer(x.clone(), level(k));
             match algorithm.is_of_sample() {
                 true => sample,
@@ -322,7 +350,6 @@ mod tests {
             third,
         };
         let mut history = History::new(3);
-        let mut noise = SeededNoise::new(0, 0);
         for k in [-2, -1] {
             history.push(level(k).lambda(), value(at(k), k));
         }
@@ -330,14 +357,27 @@ mod tests {
         for k in 0..steps as i32 {
             history.push(level(k).lambda(), value(x.clone(), k));
             let differences = history.polynomial(3);
-            x = algorithm.step(x, level(k), level(k + 1), differences, weights, &mut noise);
+            let step = |x, differences| {
+                let mut noise = SeededNoise::new(0, k as u64);
+                algorithm.step(x, level(k), level(k + 1), differences, weights, &mut noise)
+            };
+            // What the noise alone adds is taken away again.
+            let of_noise = match algorithm.is_stochastic() {
+                true => step(full(0.0), vec![full(0.0)]),
+                false => full(0.0),
+            };
+            x = step(x, differences) - of_noise;
         }
         (x - at(steps as i32)).abs().into_scalar()
     }
 
     #[test]
     fn the_exact_third_order_converges_with_order_3_and_that_of_diffusers_with_2() {
-        for algorithm in [DpmAlgorithm::DpmSolverPlusPlus, DpmAlgorithm::DpmSolver] {
+        for algorithm in [
+            DpmAlgorithm::DpmSolverPlusPlus,
+            DpmAlgorithm::DpmSolver,
+            DpmAlgorithm::SdeDpmSolverPlusPlus,
+        ] {
             let order = |third| {
                 // Below 320 steps the error of the noise's form changes its sign.
                 let errors = [640, 1280].map(|steps| error(algorithm, third, steps));

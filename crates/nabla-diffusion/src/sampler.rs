@@ -14,7 +14,7 @@
 //! | `dpm++2m` | [`dpm_solver_multistep`](crate::dpm_solver_multistep) | S | |
 //! | `dpm++2m-sde` | its stochastic variant | S | yes |
 //! | `dpm++3m` | the same with order 3, exact | S | |
-//! | `dpm++3m-sde` | its stochastic variant, as in k-diffusion | S | yes |
+//! | `dpm++3m-sde` | its stochastic variant, as in k-diffusion, but exact | S | yes |
 //! | `dpm++2s` | [`dpm_solver_singlestep`](crate::dpm_solver_singlestep) | S | |
 //! | `deis` | [`deis`](crate::deis) | S | |
 //! | `dpm2` | [`dpm2`](crate::dpm2) | 2 S − 1 | |
@@ -86,7 +86,7 @@ use crate::ddim::Ddim;
 use crate::ddpm::Ddpm;
 use crate::deis::Deis;
 use crate::denoiser::{Denoised, Denoiser};
-use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistep, DpmSolverType, ThirdOrder};
+use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistep, DpmSolverType};
 use crate::dpm_solver_singlestep::DpmSolverSinglestep;
 use crate::dpm2::Dpm2;
 use crate::euler::Euler;
@@ -266,10 +266,9 @@ pub fn samplers<const D: usize>() -> Registry<Arc<dyn Solver<D>>> {
     let pndm = |method| Pndm::new().with_method(method);
     let dpm = DpmSolverMultistep::new();
     let sde = dpm.with_algorithm(DpmAlgorithm::SdeDpmSolverPlusPlus);
-    // As in k-diffusion.
+    // As in k-diffusion, except for the weight of the third order.
     let sde3 = sde
         .with_order(3)
-        .with_third_order(ThirdOrder::Diffusers)
         .with_solver_type(DpmSolverType::Heun)
         .with_lower_order_final(false);
     Registry::new("sampler")

@@ -13,7 +13,8 @@ use nabla_diffusion::registry::Options;
 use nabla_diffusion::sampler::{Sampler, Sampling, samplers};
 use nabla_diffusion::schedule::{NoiseSchedule, NoiseScheduleConfig};
 use nabla_diffusion::seeded_noise::SeededNoise;
-use nabla_diffusion::stable_diffusion::unet2d_condition::UNet2DCondition;
+use nabla_diffusion::stable_diffusion::attention::Context;
+use nabla_diffusion::stable_diffusion::unet2d_condition::{Inputs, UNet2DCondition};
 use nabla_diffusion::stable_diffusion::weights::Precision;
 use serde_json::Value;
 
@@ -255,7 +256,9 @@ fn perturbed_and_self_attention_are_those_of_diffusers() {
             _: &[(usize, Condition)],
         ) -> Result<Tensor<4>, OwnError> {
             let times = level.times(1, &x.device());
-            Ok(self.unet.forward_perturbed(x, times, &self.text, None))
+            Ok(self
+                .unet
+                .forward_perturbed(Inputs::new(x, times, &Context::text(&self.text))))
         }
         fn predict_attending(
             &self,
@@ -264,7 +267,9 @@ fn perturbed_and_self_attention_are_those_of_diffusers() {
             _: &[(usize, Condition)],
         ) -> Result<(Tensor<4>, Tensor<3>), OwnError> {
             let times = level.times(1, &x.device());
-            Ok(self.unet.forward_attending(x, times, &self.text, None))
+            Ok(self
+                .unet
+                .forward_attending(Inputs::new(x, times, &Context::text(&self.text))))
         }
     }
     let model = Tiny { unet, text };

@@ -3,6 +3,7 @@
 // What is not a test itself but called by tests isn't recognised as one.
 #![allow(clippy::unwrap_used)]
 
+mod attachments;
 mod autoencoder_kl;
 mod clip_text;
 mod doors;

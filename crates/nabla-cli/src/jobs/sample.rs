@@ -36,10 +36,16 @@ use crate::job::{Context, Job, Report};
 use nabla::base::words::duration;
 
 mod classes;
+mod control;
 mod guidance_choice;
+mod preview;
+mod text;
 
 use classes::sample_classes;
+use control::{ControlFlags, Controls};
 use guidance_choice::{GuidanceChoice, GuidanceFlags};
+use preview::{Preview, PreviewFlags};
+use text::TextFlags;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -132,6 +138,12 @@ pub struct Arguments {
     /// A LoRA to merge, with a strength if it is not 1; may be given several times
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     lora: Vec<String>,
+    #[command(flatten)]
+    text: TextFlags,
+    #[command(flatten)]
+    control: ControlFlags,
+    #[command(flatten)]
+    preview: PreviewFlags,
     /// The precision in which the model computes
     #[arg(long, value_parser = choice::<Precision>(), default_value = "f32")]
     precision: Precision,
@@ -256,10 +268,15 @@ impl Source {
 struct Sampled {
     files: Vec<PathBuf>,
     latents: Option<PathBuf>,
+    preview: Option<PathBuf>,
     width: usize,
     height: usize,
     prompt: String,
     negative: Option<String>,
+    #[serde(flatten)]
+    text: text::Told,
+    #[serde(flatten)]
+    control: control::Told,
     steps: u32,
     sampler: String,
     sampler_options: Options,
@@ -320,6 +337,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     for file in files.iter().chain(&arguments.latents) {
         check_writable(file)?;
     }
+    arguments.preview.check()?;
     let picture = arguments.image.as_deref().map(Picture::read).transpose()?;
     let mask = arguments.mask.as_deref().map(Picture::read).transpose()?;
     let loras = arguments.lora.iter().map(|text| lora(text));
@@ -328,6 +346,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         loras: loras.collect::<Result<_, _>>()?,
         prediction: arguments.prediction,
     };
+    let texts = arguments.text.read(prompt, arguments.negative.as_deref())?;
+    let controls = arguments.control.read()?;
     let source = Source::open(&arguments.model, arguments.config.as_deref())?;
     let device = arguments.device.open_for(arguments.precision)?;
     let progress = context.progress();
@@ -353,6 +373,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         let size = (tile / model.factor()).max(1);
         model = model.with_tiling(Tiling::Seamless { size })?;
     }
+    let (model, loaded) = controls.load(texts.teach(model)?)?;
+    let tiny = arguments.preview.load(&device, arguments.precision)?;
     let load_seconds = begun.elapsed().as_secs_f64();
     progress.finish();
 
@@ -417,18 +439,9 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         sampling.guidance_scale = guidance.scale.unwrap_or(sampling.guidance_scale);
         sampling.guidance_rescale = guidance.rescale.unwrap_or(sampling.guidance_rescale);
     }
-    let positive = model.encode_text_skipping(prompt, arguments.clip_skip)?;
-    let negative = match &arguments.negative {
-        Some(text) => model.encode_text(text)?,
-        None => model.encode_nothing()?,
-    };
-    for (what, cut) in [("prompt", positive.cut), ("negative prompt", negative.cut)] {
-        if cut > 0 {
-            progress.note(&format!(
-                "the {what} is too long, so its last {cut} tokens are dropped"
-            ));
-        }
-    }
+    let [positive, negative] = texts.encode(&model, arguments.clip_skip)?;
+    let (bound, prompts) = controls.bind(&loaded, size, &device)?;
+    let preview = Preview::new(&arguments.preview, tiny, model.takes_sizes(), size);
     let mut latents = Vec::new();
     let mut seeds = Vec::new();
     let (mut evaluations, mut evaluations_saved) = (0, 0);
@@ -444,16 +457,31 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         if let Some(own) = &mut guidance.own {
             doors = doors.guided_by(own);
         }
+        for control in &bound {
+            doors = doors.controlled_by(control.clone());
+        }
+        for prompt in &prompts {
+            doors = doors.prompted_by(prompt.clone());
+        }
+        let mut failed = None;
         let mut observe = |step: SamplingProgress<'_>| {
             if done == 0 {
                 progress.begin(&name, step.total as u64);
             }
             progress.advance((step.done - done) as u64);
             done = step.done;
-            ControlFlow::Continue(())
+            failed = preview.show(step.predicted, done).err();
+            match failed {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
         };
         let latent =
-            model.sample_with(&positive, &negative, &start, &sampling, doors, &mut observe)?;
+            model.sample_with(&positive, &negative, &start, &sampling, doors, &mut observe);
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        let latent = latent?;
         progress.finish();
         progress.begin("decoding", 1);
         let pixels = to_rasters(model.decode(latent.clone())?);
@@ -461,7 +489,9 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         for raster in pixels {
             let raster = raster.map(|v| v.clamp(0.0, 1.0));
             let mut picture = Picture::new(raster, BitDepth::Eight);
-            let text = parameters(arguments, prompt, &sampler, &sampling, &guidance, &counted);
+            let text = parameters(
+                arguments, prompt, &controls, &sampler, &sampling, &guidance, &counted,
+            );
             picture.metadata.texts = vec![("parameters".to_owned(), text)];
             picture.write(file, &WriteOptions::default())?;
         }
@@ -477,10 +507,13 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let sampled = Sampled {
         files,
         latents: arguments.latents.clone(),
+        preview: arguments.preview.path(),
         width: size[1],
         height: size[0],
         prompt: prompt.clone(),
         negative: arguments.negative.clone(),
+        text: texts.told(),
+        control: controls.told(),
         steps: arguments.steps,
         sampler,
         sampler_options: sampler_options.sorted(),
@@ -537,6 +570,7 @@ fn outputs(output: &Path, count: u32) -> Vec<PathBuf> {
 fn parameters(
     arguments: &Arguments,
     prompt: &str,
+    controls: &Controls<'_>,
     sampler: &str,
     sampling: &SamplingOptions,
     guidance: &GuidanceChoice,
@@ -591,6 +625,8 @@ fn parameters(
         let name = Path::new(lora).file_name().unwrap_or_default();
         let _ = write!(text, ", Lora: {}", name.to_string_lossy());
     }
+    text += &arguments.text.parameters();
+    text += &controls.parameters();
     let _ = write!(text, ", Version: nabla {}", env!("CARGO_PKG_VERSION"));
     text
 }

@@ -5,7 +5,9 @@
 //! ```
 //!
 //! for each head of `d` channels, where the context `c` is `x` itself (self-attention) or another sequence,
-//! such as the words of a text (cross-attention). Only a part of the scores is in memory at a time (Dao et
+//! such as the words of a text (cross-attention). Beside the text, it may be pictures, each with projections
+//! of its own and a scale: `softmax(q kᵀ/√d) v + Σ s softmax(q k'ᵀ/√d) v'`
+//! ([IP-Adapter](super::ip_adapter)). Only a part of the scores is in memory at a time (Dao et
 //! al., *FlashAttention*, 2022, arXiv 2205.14135), so a picture of 64 x 64 positions needs no matrix of 4096
 //! x 4096: see [`nabla_kernels::transformer`].
 //!
@@ -30,6 +32,49 @@ pub struct MultiHeadAttention {
     to_out: Linear,
     heads: usize,
     upcast: bool,
+    /// For each picture beside the text.
+    pictures: Vec<PictureProjection>,
+}
+
+/// The projections of a picture's tokens.
+#[derive(Module, Debug)]
+pub struct PictureProjection {
+    to_k: Linear,
+    to_v: Linear,
+}
+
+impl PictureProjection {
+    /// Loads `to_k_ip` and `to_v_ip` from `scope`, from `input` to `output` channels.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
+    pub fn load(scope: &Scope<'_>, input: usize, output: usize) -> Result<Self, WeightsError> {
+        let project = |name| scope.at(name).linear_without_bias(input, output);
+        Ok(Self {
+            to_k: project("to_k_ip")?,
+            to_v: project("to_v_ip")?,
+        })
+    }
+}
+
+/// What a UNet attends to.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The text, `[batch, words, channels]`.
+    pub text: &'a Tensor<3>,
+    /// The tokens of each picture, `[batch, tokens, channels]`, and the scale of its attention; as many as the
+    /// network has projections for.
+    pub pictures: &'a [(Tensor<3>, f64)],
+}
+
+impl<'a> Context<'a> {
+    /// A text alone.
+    pub fn text(text: &'a Tensor<3>) -> Self {
+        Self {
+            text,
+            pictures: &[],
+        }
+    }
 }
 
 /// The names of the projections.
@@ -86,6 +131,7 @@ impl MultiHeadAttention {
             to_out: scope.at(out).linear(inner, channels)?,
             heads,
             upcast: false,
+            pictures: Vec::new(),
         })
     }
 
@@ -103,12 +149,42 @@ impl MultiHeadAttention {
     /// - returns the shape of `x`
     pub fn forward(&self, x: Tensor<3>, context: Option<Tensor<3>>, causal: bool) -> Tensor<3> {
         let context = context.unwrap_or_else(|| x.clone());
+        self.attend(x, context, &[], causal)
+    }
+
+    /// Applies the attention to a text and to pictures beside it.
+    pub fn forward_crossed(&self, x: Tensor<3>, context: &Context<'_>) -> Tensor<3> {
+        self.attend(x, context.text.clone(), context.pictures, false)
+    }
+
+    /// Adds the projections of one more picture.
+    pub(super) fn add_picture(&mut self, projection: PictureProjection) {
+        self.pictures.push(projection);
+    }
+
+    fn attend(
+        &self,
+        x: Tensor<3>,
+        context: Tensor<3>,
+        pictures: &[(Tensor<3>, f64)],
+        causal: bool,
+    ) -> Tensor<3> {
         let dtype = x.dtype();
         let wide = |y: Tensor<3>| if self.upcast { y.cast(DType::F32) } else { y };
         let q = wide(linear(&self.to_q, x));
-        let k = wide(linear(&self.to_k, context.clone()));
-        let v = wide(linear(&self.to_v, context));
-        let y = attention(q, k, v, self.heads, causal).cast(dtype);
+        let of = |q, to_k: &Linear, to_v: &Linear, context: Tensor<3>| {
+            let k = wide(linear(to_k, context.clone()));
+            let v = wide(linear(to_v, context));
+            attention(q, k, v, self.heads, causal).cast(dtype)
+        };
+        let pictures = self.pictures.iter().zip(pictures);
+        let beside = pictures.map(|(projection, (tokens, scale))| {
+            let PictureProjection { to_k, to_v } = projection;
+            of(q.clone(), to_k, to_v, tokens.clone()) * *scale
+        });
+        let beside: Vec<Tensor<3>> = beside.collect();
+        let y = of(q, &self.to_k, &self.to_v, context);
+        let y = beside.into_iter().fold(y, |y, beside| y + beside);
         linear(&self.to_out, y)
     }
 

@@ -18,17 +18,16 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
-use burn::tensor::activation::{gelu, sigmoid};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 
-use super::attention::{AttentionNames, MultiHeadAttention};
+use super::clip_layer::{Activation, ClipLayer, ClipLayerSizes};
 use super::model_folder::{ModelFolderError, Part};
 use super::weights::{Precision, Scope, Weights, WeightsError};
 use nabla_kernels::transformer::linear;
 
 /// Keys of a configuration that do not affect the computation of a trained network.
-const SILENT: &[&str] = &[
+pub(super) const SILENT: &[&str] = &[
     "attention_dropout",
     "bos_token_id",
     "dropout",
@@ -118,6 +117,16 @@ impl ClipTextConfig {
         Ok(())
     }
 
+    fn layer(&self) -> ClipLayerSizes {
+        ClipLayerSizes {
+            channels: self.hidden_size,
+            inner: self.intermediate_size,
+            heads: self.num_attention_heads,
+            epsilon: self.layer_norm_eps,
+            activation: Activation::named(&self.hidden_act).unwrap_or_default(),
+        }
+    }
+
     /// Whether the pooled text is projected.
     pub fn projects(&self) -> bool {
         let with = "CLIPTextModelWithProjection";
@@ -159,6 +168,32 @@ pub enum ClipTextError {
         /// The number of ids.
         count: usize,
     },
+    /// A vector does not fit.
+    #[error(
+        "a vector of {found} channels cannot be number {} of text {}: it must have {channels} channels \
+         and a place in a text",
+        place[1],
+        place[0]
+    )]
+    Vector {
+        /// Its channels.
+        found: usize,
+        /// Those of the encoder.
+        channels: usize,
+        /// The text, and the place in it.
+        place: [usize; 2],
+    },
+}
+
+/// A vector in the place of a token's.
+#[derive(Clone, Debug)]
+pub struct TokenVector {
+    /// The number of the text.
+    pub text: usize,
+    /// The place in it, counted from its start token, which is 0.
+    pub position: usize,
+    /// `[channels]`
+    pub vector: Tensor<1>,
 }
 
 /// The result of encoding some texts.
@@ -184,29 +219,12 @@ impl ClipTextOutput {
     }
 }
 
-/// The activation between two linear layers.
-#[derive(Clone, Copy, Debug)]
-enum Activation {
-    QuickGelu,
-    Gelu,
-}
-
-impl Activation {
-    fn named(name: &str) -> Option<Self> {
-        match name {
-            "quick_gelu" => Some(Self::QuickGelu),
-            "gelu" => Some(Self::Gelu),
-            _ => None,
-        }
-    }
-}
-
 /// The encoder; see the [module](self).
 #[derive(Module, Debug)]
 pub struct ClipTextEncoder {
     tokens: Embedding,
     positions: Tensor<3>,
-    layers: Vec<Layer>,
+    layers: Vec<ClipLayer>,
     norm: LayerNorm,
     projection: Option<Linear>,
     vocabulary: usize,
@@ -277,7 +295,7 @@ impl ClipTextEncoder {
                 .tensor("weight", [longest, channels])?
                 .unsqueeze(),
             layers: (0..config.num_hidden_layers)
-                .map(|i| Layer::load(config, &text.at("encoder.layers").at(i)))
+                .map(|i| ClipLayer::load(config.layer(), &text.at("encoder.layers").at(i)))
                 .collect::<Result<_, _>>()?,
             norm: text
                 .at("final_layer_norm")
@@ -296,17 +314,50 @@ impl ClipTextEncoder {
     /// If there is no text, the texts have different lengths, one is too long, or the encoder does not have a
     /// token.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Result<ClipTextOutput, ClipTextError> {
+        self.forward_replacing(ids, &[])
+    }
+
+    /// The same, with other vectors than the table's in some places: those of a
+    /// [textual inversion](super::textual_inversion).
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and if a vector has another number of channels or a place that does not
+    /// exist.
+    pub fn forward_replacing(
+        &self,
+        ids: &[Vec<u32>],
+        replaced: &[TokenVector],
+    ) -> Result<ClipTextOutput, ClipTextError> {
         let (batch, length) = self.check(ids)?;
-        let [_, _, channels] = self.positions.dims();
+        let channels = self.channels();
         let device = self.positions.device();
         let data: Vec<i32> = ids.iter().flatten().map(|&id| id as i32).collect();
         let table = Tensor::<2, Int>::from_data(TensorData::new(data, [batch, length]), &device);
         let positions = self.positions.clone().narrow(1, 0, length);
 
-        let mut hidden = vec![self.tokens.forward(table) + positions]; // [batch, length, channels]
+        let mut tokens = self.tokens.forward(table); // [batch, length, channels]
+        for TokenVector {
+            text,
+            position,
+            vector,
+        } in replaced
+        {
+            let [found] = vector.dims();
+            if *text >= batch || *position >= length || found != channels {
+                return Err(ClipTextError::Vector {
+                    found,
+                    channels,
+                    place: [*text, *position],
+                });
+            }
+            let place = [*text..text + 1, *position..position + 1, 0..channels];
+            let vector = vector.clone().cast(tokens.dtype());
+            tokens = tokens.slice_assign(place, vector.reshape([1, 1, channels]));
+        }
+        let mut hidden = vec![tokens + positions];
         for layer in &self.layers {
             let state = hidden[hidden.len() - 1].clone();
-            hidden.push(layer.forward(state));
+            hidden.push(layer.forward(state, true));
         }
         let last = self.normalize(hidden[hidden.len() - 1].clone());
 
@@ -327,6 +378,12 @@ impl ClipTextEncoder {
             pooled,
             projected,
         })
+    }
+
+    /// Channels of its states.
+    pub fn channels(&self) -> usize {
+        let [_, _, channels] = self.positions.dims();
+        channels
     }
 
     /// Applies the final norm to a state, `[batch, length, channels]`.
@@ -365,53 +422,5 @@ impl ClipTextEncoder {
         };
         // A text without an end token is pooled at its start.
         ids.iter().position(|&id| Some(id) == end).unwrap_or(0)
-    }
-}
-
-/// Attention and two linear layers, each with a shortcut.
-#[derive(Module, Debug)]
-struct Layer {
-    norm1: LayerNorm,
-    attention: MultiHeadAttention,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    quick: bool,
-}
-
-impl Layer {
-    fn load(config: &ClipTextConfig, scope: &Scope<'_>) -> Result<Self, WeightsError> {
-        let (channels, inner) = (config.hidden_size, config.intermediate_size);
-        let heads = config.num_attention_heads;
-        let norm = |name| scope.at(name).layer_norm(channels, config.layer_norm_eps);
-        Ok(Self {
-            norm1: norm("layer_norm1")?,
-            attention: MultiHeadAttention::load(
-                &scope.at("self_attn"),
-                AttentionNames::CLIP,
-                [channels, channels],
-                [heads, channels / heads],
-            )?,
-            norm2: norm("layer_norm2")?,
-            fc1: scope.at("mlp.fc1").linear(channels, inner)?,
-            fc2: scope.at("mlp.fc2").linear(inner, channels)?,
-            quick: matches!(
-                Activation::named(&config.hidden_act),
-                Some(Activation::QuickGelu)
-            ),
-        })
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let attended = self
-            .attention
-            .forward(self.norm1.forward(x.clone()), None, true);
-        let x = x + attended;
-        let h = linear(&self.fc1, self.norm2.forward(x.clone())); // [batch, length, inner]
-        let h = match self.quick {
-            true => h.clone() * sigmoid(h * 1.702),
-            false => gelu(h),
-        };
-        x + linear(&self.fc2, h)
     }
 }

@@ -236,31 +236,51 @@ impl ClipTokenizer {
         self.end
     }
 
+    /// The most pieces of a text that fit between its start and its end.
+    pub fn capacity(&self) -> usize {
+        self.length - 2
+    }
+
+    /// The id of a comma that ends a word, if the vocabulary has it.
+    pub fn comma(&self) -> Option<u32> {
+        self.tokenizer.token_to_id(",</w>")
+    }
+
     /// The ids of a text.
     ///
     /// # Errors
     /// If the vocabulary has neither a piece for one of its bytes nor one for unknown pieces.
     pub fn encode(&self, text: &str) -> Result<ClipTokens, ClipTokenizerError> {
-        let pieces = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|e| ClipTokenizerError {
-                text: text.to_owned(),
-                reason: e.to_string(),
-            })?;
-        let pieces = pieces.get_ids();
-        let kept = pieces.len().min(self.length - 2);
-        let mut ids = Vec::with_capacity(self.length);
-        ids.push(self.begin);
-        ids.extend_from_slice(&pieces[..kept]);
-        ids.push(self.end);
-        let used = ids.len();
-        ids.resize(self.length, self.pad);
+        let pieces = self.pieces(text)?;
+        let kept = pieces.len().min(self.capacity());
         Ok(ClipTokens {
-            ids,
-            used,
+            ids: self.framed(&pieces[..kept]),
+            used: kept + 2,
             cut: pieces.len() - kept,
         })
+    }
+
+    /// The ids of the pieces of a text, of any number, without start, end and padding.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn pieces(&self, text: &str) -> Result<Vec<u32>, ClipTokenizerError> {
+        let found = self.tokenizer.encode_fast(text, false);
+        let found = found.map_err(|e| ClipTokenizerError {
+            text: text.to_owned(),
+            reason: e.to_string(),
+        })?;
+        Ok(found.get_ids().to_vec())
+    }
+
+    /// Start, `pieces`, end and padding; at most [`capacity`](Self::capacity) pieces are taken.
+    pub fn framed(&self, pieces: &[u32]) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(self.length);
+        ids.push(self.begin);
+        ids.extend(pieces.iter().take(self.capacity()));
+        ids.push(self.end);
+        ids.resize(self.length, self.pad);
+        ids
     }
 }
 

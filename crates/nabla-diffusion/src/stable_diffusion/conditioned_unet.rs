@@ -55,12 +55,15 @@
 use burn::tensor::{DType, Tensor};
 use nabla_base::OutOfRange;
 
+use super::attention::Context;
+use super::control_net::Control;
+use super::ip_adapter::ImagePrompt;
 use super::pipeline::{
     Conditioning, SamplingOptions, StableDiffusion, StableDiffusionError, wrong,
 };
-use super::unet2d_condition::{AddedCondition, UNet2DCondition};
+use super::unet2d_condition::{AddedCondition, Inputs, Residuals, UNet2DCondition};
 use crate::denoiser::{Condition, Denoiser, Prediction, rows};
-use crate::level::Level;
+use crate::level::{Level, Levels};
 use crate::sampler_error::{OwnError, SamplerError};
 
 /// A UNet with one or several texts bound to it; see the [module](self).
@@ -76,6 +79,14 @@ pub struct ConditionedUNet<'a> {
     added: Option<AddedCondition>,
     /// What is concatenated to the latent, `[1, 1 + channels, height, width]`.
     inpainting: Option<Tensor<4>>,
+    /// Pictures beside the texts, in the order of the model's IP-Adapters.
+    prompts: Vec<ImagePrompt>,
+    ip_adapters: usize,
+    /// Height and width of the latents.
+    size: [usize; 2],
+    controls: Vec<Control<'a>>,
+    /// The times of the run's steps, from the least noise on; only to know which controls act.
+    times: Vec<f64>,
     dtype: DType,
 }
 
@@ -109,6 +120,7 @@ impl<'a> ConditionedUNet<'a> {
             );
         }
         let [_, latent_channels, height, width] = model.latent_shape(1, options);
+        let latent_size = [height, width];
         match (&inpainting, model.is_inpainting()) {
             (None, true) => {
                 let expected = "given, as the UNet is one for inpainting";
@@ -158,8 +170,117 @@ impl<'a> ConditionedUNet<'a> {
             text: text.cast(dtype),
             added,
             inpainting,
+            prompts: Vec::new(),
+            ip_adapters: model.ip_adapters,
+            size: latent_size,
+            controls: Vec::new(),
+            times: Vec::new(),
             dtype,
         })
+    }
+
+    /// The same under the control of networks that read a picture.
+    ///
+    /// - `levels`: those of the run, which decide in which steps a control acts
+    ///
+    /// # Errors
+    /// If a control's picture does not have the size of the picture to make.
+    pub fn controlled_by(
+        mut self,
+        controls: Vec<Control<'a>>,
+        levels: &Levels,
+    ) -> Result<Self, StableDiffusionError> {
+        for control in &controls {
+            control.check(self.size)?;
+        }
+        self.controls.extend(controls);
+        self.times = (0..levels.steps())
+            .map(|index| levels.level(index).time())
+            .collect();
+        Ok(self)
+    }
+
+    /// The same with pictures beside every text except that for no condition, one for each of the model's
+    /// [IP-Adapters](super::ip_adapter), in their order.
+    ///
+    /// # Errors
+    /// If there are more pictures than adapters.
+    pub fn prompted_by(mut self, prompts: Vec<ImagePrompt>) -> Result<Self, StableDiffusionError> {
+        self.prompts.extend(prompts);
+        let (found, most) = (self.prompts.len(), self.ip_adapters);
+        match found > most {
+            true => wrong(
+                "number of pictures as prompts",
+                found.to_string(),
+                format!("at most {most}, one for each IP-Adapter of the model"),
+            ),
+            false => Ok(self),
+        }
+    }
+
+    /// The tokens of the pictures for each row, and their scales.
+    fn pictures(&self, conditions: &[Condition]) -> Vec<(Tensor<3>, f64)> {
+        let pictures = self.prompts.iter().map(|prompt| {
+            let rows = conditions.iter().map(|condition| match condition {
+                Condition::Without => prompt.without.clone(),
+                Condition::Given(_) => prompt.with.clone(),
+            });
+            (Tensor::cat(rows.collect(), 0), prompt.scale)
+        });
+        pictures.collect()
+    }
+
+    /// The number of the step (from 0) to which a call at `time` belongs.
+    fn step_at(&self, time: f64) -> usize {
+        let calmer = self.times.partition_point(|&t| t < time - 1e-6);
+        self.times.len().saturating_sub(1 + calmer)
+    }
+
+    /// The sum of what the controls add to the UNet's maps; `None` if none of them acts.
+    ///
+    /// - `conditions`: of each row
+    fn residuals(
+        &self,
+        time: f64,
+        conditions: &[Condition],
+        x: &Tensor<4>,
+        times: &Tensor<1>,
+        text: &Tensor<3>,
+        added: Option<&AddedCondition>,
+    ) -> Option<Residuals> {
+        let mut sum: Option<Residuals> = None;
+        for control in &self.controls {
+            if !control.acts_in(self.step_at(time), self.times.len()) {
+                continue;
+            }
+            let residuals = match control.guesses() {
+                false => control.residuals(x.clone(), times.clone(), text, added),
+                true => {
+                    let with_text = |condition: &Condition| *condition != Condition::Without;
+                    let kept: Vec<bool> = conditions.iter().map(with_text).collect();
+                    let chosen: Vec<usize> = (0..kept.len()).filter(|&row| kept[row]).collect();
+                    if chosen.is_empty() {
+                        continue;
+                    }
+                    let added = added.map(|added| AddedCondition {
+                        text: rows::select(&added.text, &chosen),
+                        size: rows::select(&added.size, &chosen),
+                    });
+                    let residuals = control.residuals(
+                        rows::select(x, &chosen),
+                        rows::select(times, &chosen),
+                        &rows::select(text, &chosen),
+                        added.as_ref(),
+                    );
+                    residuals.map(|map| with_zeros(map, &kept))
+                }
+            };
+            sum = Some(match sum {
+                Some(sum) => sum.plus(residuals),
+                None => residuals,
+            });
+        }
+        sum
     }
 
     /// The row of the text of a condition.
@@ -183,19 +304,13 @@ impl ConditionedUNet<'_> {
     /// Evaluates the network, each row under its own condition.
     ///
     /// - `x`: latents, `[rows, channels, height/8, width/8]`
-    /// - `pass`: gets the network, `x`, the times, the texts and what SDXL takes besides
+    /// - `pass`: gets the network and its inputs
     fn evaluate<R>(
         &self,
         x: Tensor<4>,
         level: Level,
         conditions: impl Iterator<Item = Condition>,
-        pass: impl FnOnce(
-            &UNet2DCondition,
-            Tensor<4>,
-            Tensor<1>,
-            &Tensor<3>,
-            Option<&AddedCondition>,
-        ) -> R,
+        pass: impl FnOnce(&UNet2DCondition, Inputs<'_>) -> R,
     ) -> Result<R, OwnError> {
         let device = x.device();
         let [count, channels, _, _] = x.dims();
@@ -204,20 +319,45 @@ impl ConditionedUNet<'_> {
             let expected = format!("{}, as the model's latents have", self.channels);
             wrong("number of channels of the latents", channels, expected)?;
         }
-        let rows = conditions.map(|condition| self.row(condition));
+        let conditions: Vec<Condition> = conditions.collect();
+        let rows = conditions.iter().map(|&condition| self.row(condition));
         let rows = rows.collect::<Result<Vec<usize>, _>>()?;
         let x = match &self.inpainting {
             Some(extra) => Tensor::cat(vec![x, extra.clone().repeat_dim(0, count)], 1),
             None => x,
         };
+        let x = x.cast(self.dtype);
         let times = level.times(count, &device);
         let text = rows::select(&self.text, &rows);
         let added = self.added.as_ref().map(|added| AddedCondition {
             text: rows::select(&added.text, &rows),
             size: rows::select(&added.size, &rows),
         });
-        let x = x.cast(self.dtype);
-        Ok(pass(self.unet, x, times, &text, added.as_ref()))
+        let residuals = match self.controls.is_empty() {
+            true => None,
+            // A control does not get the mask and the masked picture.
+            false => self.residuals(
+                level.time(),
+                &conditions,
+                &x.clone().slice_dim(1, 0..self.channels),
+                &times,
+                &text,
+                added.as_ref(),
+            ),
+        };
+        let pictures = self.pictures(&conditions);
+        let context = Context {
+            text: &text,
+            pictures: &pictures,
+        };
+        let inputs = Inputs {
+            x,
+            timestep: times,
+            context: &context,
+            added: added.as_ref(),
+            residuals,
+        };
+        Ok(pass(self.unet, inputs))
     }
 }
 
@@ -240,8 +380,8 @@ impl Denoiser for ConditionedUNet<'_> {
         let each = conditions
             .iter()
             .flat_map(|&c| std::iter::repeat_n(c, batch));
-        let output = self.evaluate(x, level, each, |unet, x, times, text, added| {
-            unet.forward(x, times, text, added)
+        let output = self.evaluate(x, level, each, |unet, inputs| {
+            unet.forward_joined(inputs, &mut |_, h| h)
         })?;
         let output = output.cast(DType::F32);
         let each = (0..count).map(|i| output.clone().slice_dim(0, i * batch..(i + 1) * batch));
@@ -256,8 +396,8 @@ impl Denoiser for ConditionedUNet<'_> {
         rows: &[(usize, Condition)],
     ) -> Result<Tensor<4>, OwnError> {
         let each = rows.iter().map(|&(_, condition)| condition);
-        let output = self.evaluate(x, level, each, |unet, x, times, text, added| {
-            unet.forward(x, times, text, added)
+        let output = self.evaluate(x, level, each, |unet, inputs| {
+            unet.forward_joined(inputs, &mut |_, h| h)
         })?;
         Ok(output.cast(DType::F32))
     }
@@ -269,8 +409,8 @@ impl Denoiser for ConditionedUNet<'_> {
         rows: &[(usize, Condition)],
     ) -> Result<Tensor<4>, OwnError> {
         let each = rows.iter().map(|&(_, condition)| condition);
-        let output = self.evaluate(x, level, each, |unet, x, times, text, added| {
-            unet.forward_perturbed(x, times, text, added)
+        let output = self.evaluate(x, level, each, |unet, inputs| {
+            unet.forward_perturbed(inputs)
         })?;
         Ok(output.cast(DType::F32))
     }
@@ -282,10 +422,23 @@ impl Denoiser for ConditionedUNet<'_> {
         rows: &[(usize, Condition)],
     ) -> Result<(Tensor<4>, Tensor<3>), OwnError> {
         let each = rows.iter().map(|&(_, condition)| condition);
-        let (output, attention) =
-            self.evaluate(x, level, each, |unet, x, times, text, added| {
-                unet.forward_attending(x, times, text, added)
-            })?;
+        let (output, attention) = self.evaluate(x, level, each, |unet, inputs| {
+            unet.forward_attending(inputs)
+        })?;
         Ok((output.cast(DType::F32), attention))
     }
+}
+
+/// The rows of `x` where `kept` is true, and rows of zeros elsewhere.
+fn with_zeros(x: Tensor<4>, kept: &[bool]) -> Tensor<4> {
+    let zeros = x.clone().slice_dim(0, 0..1).zeros_like();
+    let mut row = 0;
+    let rows = kept.iter().map(|kept| match kept {
+        true => {
+            row += 1;
+            x.clone().slice_dim(0, row - 1..row)
+        }
+        false => zeros.clone(),
+    });
+    Tensor::cat(rows.collect(), 0)
 }

@@ -1,34 +1,59 @@
-//! LoRA: a small change of a network, added to its weights when they are loaded.
+//! LoRA and its relatives: a small change of a network, added to its weights when they are loaded.
 //!
 //! ```text
-//! W ← W + s (α/r) B A,   A: r x input,   B: output x r
+//! W ← W + s ΔW                                      ΔW by the kind of change
+//! W ← W + s (m (W + ΔW)/‖W + ΔW‖ − W)               with magnitudes m (DoRA)
 //! ```
 //!
-//! with the rank `r` and the file's `α`, and a strength `s` that the user chooses. `α` is a tensor of the
-//! file, or part of the metadata that `diffusers` writes into the header (`lora_adapter_metadata`, with
-//! `lora_alpha`, `alpha_pattern` and `use_rslora`, which makes the scale `α/√r`). If neither has it, the
-//! scale is 1, and [`Lora::assumes_scale`] returns true: older versions of `diffusers` left `α` out of the
-//! file, whatever its value. For a convolution `A` has its kernel and `B` a kernel of 1; with a third matrix
-//! between them (`lora_mid`), `A` and `B` have kernels of 1.
+//! with a strength `s` that the user chooses.
+//!
+//! | kind | `ΔW` | file |
+//! |---|---|---|
+//! | LoRA, LoCon | `(α/r) B A` | `lora/low_rank.rs` |
+//! | LoHa | `(α/r) (B₁ A₁) ⊙ (B₂ A₂)` | `lora/hadamard.rs` |
+//! | LoKr | `(α/r) C ⊗ D` | `lora/kronecker.rs` |
+//! | full, norms | the tensor itself | `lora/difference.rs` |
+//! | IA³ | `W` times a number for each channel | `lora/channel_scale.rs` |
+//! | DoRA | of any of these, with magnitudes | `lora/magnitude.rs` |
+//!
+//! `α` is a tensor of the file, or part of the metadata that `diffusers` writes into the header
+//! (`lora_adapter_metadata`, with `lora_alpha`, `alpha_pattern` and `use_rslora`, which makes the scale
+//! `α/√r`). If neither has it, the scale is 1, and [`Lora::assumes_scale`] returns true: older versions of
+//! `diffusers` left `α` out of the file, whatever its value.
 //!
 //! Two families of names are read: those of `diffusers` and PEFT (`unet.….to_q.lora_A.weight`, and the older
 //! `….to_q.lora.down.weight`, `….processor.to_q_lora.down.weight`, `….lora_linear_layer.down.weight`), and
-//! those of Kohya's scripts (`lora_unet_…_to_q.lora_down.weight`, `lora_te_…`, `lora_te1_…`, `lora_te2_…`),
-//! which have an underscore for every dot. The latter may name the UNet's layers as `diffusers` does or as
-//! the original code does (`lora_unet_input_blocks_4_1_…`), which is common for SDXL. Other kinds of changes
-//! (DoRA, LoHa, LoKr) are refused.
+//! those of Kohya's scripts and LyCORIS (`lora_unet_…_to_q.lora_down.weight`, `lora_te_…`, `lora_te1_…`,
+//! `lora_te2_…`), which have an underscore for every dot. The latter may name the UNet's layers as
+//! `diffusers` does or as the original code does (`lora_unet_input_blocks_4_1_…`), which is common for SDXL.
+//! Other kinds of changes (OFT, BOFT, GLoRA) are refused.
 //!
-//! Source: Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, 2021, arXiv 2106.09685;
-//! for convolutions, Kohya's `sd-scripts` and LyCORIS.
+//! Sources: Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, 2021, arXiv 2106.09685; Yeh et
+//! al., *Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation*, 2023, arXiv
+//! 2309.14859; Liu et al., *DoRA: Weight-Decomposed Low-Rank Adaptation*, 2024, arXiv 2402.09353; Liu et al.,
+//! *Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning*, 2022, arXiv
+//! 2205.05638 (IA³).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use nabla_base::range::{self, OutOfRange};
 
 use super::latent_diffusion_names::LatentDiffusionNames;
 use super::weights::{Precision, WeightChanges, Weights, WeightsError, file_metadata};
+use layer_names::{joined, other_kind, part_of, target_of};
+use update::Update;
+
+mod channel_scale;
+mod difference;
+mod hadamard;
+mod kronecker;
+mod layer_names;
+mod low_rank;
+mod magnitude;
+mod matrices;
+mod update;
 
 /// The reason why a LoRA cannot be read or merged.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +65,11 @@ pub enum LoraError {
     #[error("{} holds no LoRA: none of its tensors has a LoRA's name", .0.display())]
     None(PathBuf),
     /// The file has another kind of change.
-    #[error("{} holds the tensor {name}, which is {kind}: only LoRA is implemented", path.display())]
+    #[error(
+        "{} holds the tensor {name}, which is {kind}: only LoRA, LoHa, LoKr, DoRA, IA³ and full differences \
+         are implemented",
+        path.display()
+    )]
     Kind {
         /// The file.
         path: PathBuf,
@@ -74,22 +103,6 @@ pub enum LoraTarget {
     /// The second text encoder.
     TextEncoder2,
 }
-
-/// The low-rank change of one layer.
-#[derive(Clone, Debug, Default)]
-struct Update {
-    /// `A`.
-    down: Option<Values>,
-    /// `B`.
-    up: Option<Values>,
-    middle: Option<Values>,
-    alpha: Option<f64>,
-    /// Whether the scale is `α/√r`.
-    by_root: bool,
-}
-
-/// Numbers and their shape.
-type Values = (Vec<f32>, Vec<usize>);
 
 /// A file of changes; see the [module](self).
 #[derive(Clone, Debug)]
@@ -137,14 +150,6 @@ impl Adapter {
     }
 }
 
-/// The part of an update that a tensor is.
-enum Role {
-    Down,
-    Up,
-    Middle,
-    Alpha,
-}
-
 impl Lora {
     /// Reads a file.
     ///
@@ -156,34 +161,21 @@ impl Lora {
         let root = weights.root();
         let mut updates: BTreeMap<(LoraTarget, String), Update> = BTreeMap::new();
         for name in weights.names_below("") {
-            for (part, kind) in [
-                ("dora_scale", "of a DoRA"),
-                ("lora_magnitude_vector", "of a DoRA"),
-                ("hada_w", "of a LoHa"),
-                ("lokr_w", "of a LoKr"),
-            ] {
-                if name.contains(part) {
-                    return Err(LoraError::Kind {
-                        path: path.to_owned(),
-                        name: name.to_owned(),
-                        kind,
-                    });
-                }
+            if let Some(kind) = other_kind(name) {
+                return Err(LoraError::Kind {
+                    path: path.to_owned(),
+                    name: name.to_owned(),
+                    kind,
+                });
             }
-            let Some((module, role)) = role(name) else {
+            let Some((module, part)) = part_of(name) else {
                 continue;
             };
-            let Some((target, module)) = target(&module) else {
+            let Some((target, module)) = target_of(&module) else {
                 continue;
             };
             let update = updates.entry((target, module)).or_default();
-            let values = root.values(name)?;
-            match role {
-                Role::Down => update.down = Some(values),
-                Role::Up => update.up = Some(values),
-                Role::Middle => update.middle = Some(values),
-                Role::Alpha => update.alpha = values.0.first().map(|&a| f64::from(a)),
-            }
+            update.read(part, &root, name)?;
         }
         if updates.is_empty() {
             return Err(LoraError::None(path.to_owned()));
@@ -193,15 +185,11 @@ impl Lora {
             if update.alpha.is_none() {
                 (update.alpha, update.by_root) = adapter.alpha(*target, module);
             }
-            for (missing, there) in [("down", &update.down), ("up", &update.up)] {
-                if there.is_none() {
-                    return Err(LoraError::Half {
-                        path: path.to_owned(),
-                        module: module.clone(),
-                        missing,
-                    });
-                }
-            }
+            update.complete().map_err(|missing| LoraError::Half {
+                path: path.to_owned(),
+                module: module.clone(),
+                missing,
+            })?;
         }
         Ok(Self {
             path: path.to_owned(),
@@ -218,7 +206,7 @@ impl Lora {
     /// Whether, for some layer, neither a tensor nor the header gives `α`, so that its scale is assumed to be
     /// 1.
     pub fn assumes_scale(&self) -> bool {
-        self.updates.values().any(|update| update.alpha.is_none())
+        self.updates.values().any(Update::assumes_scale)
     }
 
     /// Whether it changes this network.
@@ -248,69 +236,6 @@ impl Lora {
     }
 }
 
-/// A layer's name in Kohya's form, which does not distinguish dots from underscores.
-fn joined(layer: &str) -> String {
-    layer.replace('.', "_")
-}
-
-/// The layer of a tensor, and its role in the change.
-fn role(name: &str) -> Option<(String, Role)> {
-    // The older names have the layer's name inside the processor's.
-    if let Some((attention, rest)) = name.split_once(".processor.") {
-        let (layer, part) = rest.split_once("_lora.")?;
-        let layer = match layer {
-            "to_out" => "to_out.0",
-            layer => layer,
-        };
-        let role = match part {
-            "down.weight" => Role::Down,
-            "up.weight" => Role::Up,
-            _ => return None,
-        };
-        return Some((format!("{attention}.{layer}"), role));
-    }
-    let endings = [
-        (".lora_A.weight", Role::Down),
-        (".lora_B.weight", Role::Up),
-        (".lora_A.default.weight", Role::Down),
-        (".lora_B.default.weight", Role::Up),
-        (".lora.down.weight", Role::Down),
-        (".lora.up.weight", Role::Up),
-        (".lora_linear_layer.down.weight", Role::Down),
-        (".lora_linear_layer.up.weight", Role::Up),
-        (".lora_down.weight", Role::Down),
-        (".lora_up.weight", Role::Up),
-        (".lora_mid.weight", Role::Middle),
-        (".alpha", Role::Alpha),
-    ];
-    endings
-        .into_iter()
-        .find_map(|(ending, role)| Some((name.strip_suffix(ending)?.to_owned(), role)))
-}
-
-/// The network of a layer, and the layer's name in it.
-fn target(module: &str) -> Option<(LoraTarget, String)> {
-    let prefixes = [
-        ("unet.", LoraTarget::UNet),
-        ("text_encoder.", LoraTarget::TextEncoder),
-        ("text_encoder_2.", LoraTarget::TextEncoder2),
-        ("lora_unet_", LoraTarget::UNet),
-        ("lora_te_", LoraTarget::TextEncoder),
-        ("lora_te1_", LoraTarget::TextEncoder),
-        ("lora_te2_", LoraTarget::TextEncoder2),
-        ("base_model.model.", LoraTarget::UNet),
-    ];
-    let found = prefixes
-        .into_iter()
-        .find_map(|(prefix, target)| Some((target, module.strip_prefix(prefix)?.to_owned())));
-    // Files that contain only attention processors do not name the network.
-    found.or_else(|| {
-        let bare = ["down_blocks.", "mid_block.", "up_blocks."];
-        let unet = bare.iter().any(|prefix| module.starts_with(prefix));
-        unet.then(|| (LoraTarget::UNet, module.to_owned()))
-    })
-}
-
 /// The changes of one network.
 #[derive(Debug)]
 struct LoraChanges {
@@ -325,20 +250,34 @@ struct LoraChanges {
 impl LoraChanges {
     /// The names that files may use for the layer of a tensor, in Kohya's form.
     fn aliases(&self, tensor: &str) -> Vec<String> {
-        let Some(layer) = tensor.strip_suffix(".weight") else {
+        let of_layer = |name: &str| {
+            let layer = name.strip_suffix(".weight").or(name.strip_suffix(".bias"));
+            layer.map(str::to_owned)
+        };
+        let Some(layer) = of_layer(tensor) else {
             return Vec::new();
         };
-        let mut aliases = vec![joined(layer)];
+        let mut aliases = vec![joined(&layer)];
         match &self.names {
             Some(names) => {
-                let original = names.find_in_unet(tensor);
-                let layer = original.name().strip_suffix(".weight");
-                aliases.extend(layer.map(joined));
+                let original = of_layer(names.find_in_unet(tensor).name());
+                aliases.extend(original.as_deref().map(joined));
             }
             // Some files of text encoders leave the outermost name out.
             None => aliases.extend(layer.strip_prefix("text_model.").map(joined)),
         }
         aliases
+    }
+
+    /// The change of a tensor's layer, if it changes the tensor.
+    fn find(&self, tensor: &str) -> Option<&Update> {
+        let aliases = self.aliases(tensor);
+        let (_, update) = aliases.iter().find_map(|alias| self.updates.get(alias))?;
+        let changed = match tensor.ends_with(".bias") {
+            true => update.changes_bias(),
+            false => update.changes_weight(),
+        };
+        changed.then_some(update)
     }
 }
 
@@ -347,10 +286,16 @@ impl WeightChanges for LoraChanges {
         format!("the LoRA {}", self.file)
     }
 
-    fn delta(&self, tensor: &str, shape: &[usize]) -> Option<Result<Vec<f32>, String>> {
-        let aliases = self.aliases(tensor);
-        let (_, update) = aliases.iter().find_map(|alias| self.updates.get(alias))?;
-        Some(update.delta(self.strength, shape))
+    fn changes(&self, tensor: &str) -> bool {
+        self.find(tensor).is_some()
+    }
+
+    fn delta(&self, tensor: &str, shape: &[usize], weight: &[f32]) -> Result<Vec<f32>, String> {
+        match self.find(tensor) {
+            Some(update) if tensor.ends_with(".bias") => update.delta_of_bias(self.strength),
+            Some(update) => update.delta(self.strength, shape, weight),
+            None => Ok(vec![0.0; weight.len()]),
+        }
     }
 
     fn left(&self, taken: &BTreeSet<String>) -> Option<String> {
@@ -361,86 +306,9 @@ impl WeightChanges for LoraChanges {
     }
 }
 
-impl Update {
-    /// `s (α/r) B A` for a tensor of `shape`.
-    fn delta(&self, strength: f64, shape: &[usize]) -> Result<Vec<f32>, String> {
-        let (Some((down, down_shape)), Some((up, up_shape))) = (&self.down, &self.up) else {
-            return Err("of which a half is missing".to_owned());
-        };
-        let wrong = || {
-            format!("which has the shape {shape:?}, by matrices of {down_shape:?} and {up_shape:?}")
-        };
-        let matrix = |values: &[f32], size: [usize; 2]| {
-            Tensor::<2>::from_data(TensorData::new(values.to_vec(), size), &Device::flex())
-        };
-        let (Some(&rank), Some(&output)) = (down_shape.first(), up_shape.first()) else {
-            return Err(wrong());
-        };
-        if rank == 0 || output == 0 || up.len() != output * rank {
-            return Err(wrong());
-        }
-        let columns = down.len() / rank;
-        let (b, a) = (matrix(up, [output, rank]), matrix(down, [rank, columns]));
-        let product = match &self.middle {
-            None => b.matmul(a), // [output, columns]
-            Some((middle, _)) => {
-                // B M A with a kernel in M: [output, r] x [r, r', k] x [r', columns]
-                let kernel = middle.len() / (rank * rank);
-                if kernel == 0 || middle.len() != rank * rank * kernel {
-                    return Err(wrong());
-                }
-                b.matmul(matrix(middle, [rank, rank * kernel]))
-                    .reshape([output, rank, kernel])
-                    .swap_dims(1, 2)
-                    .reshape([output * kernel, rank])
-                    .matmul(a)
-                    .reshape([output, kernel, columns])
-                    .swap_dims(1, 2)
-                    .reshape([output, columns * kernel])
-            }
-        };
-        if shape.first() != Some(&output)
-            || shape.iter().product::<usize>() != product.shape().num_elements()
-        {
-            return Err(wrong());
-        }
-        let scale = match (self.alpha, self.by_root) {
-            (None, _) => 1.0,
-            (Some(alpha), true) => alpha / (rank as f64).sqrt(),
-            (Some(alpha), false) => alpha / rank as f64,
-        };
-        let delta = (product * (strength * scale)).into_data();
-        delta
-            .try_to_vec()
-            .map_err(|e| format!("which failed: {e:?}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_matrix_between_the_two_has_the_kernel() {
-        // r = 2, kernel 1 x 2: Δ[o, i, k] = Σ B[o, r] M[r, s, k] A[s, i]
-        let (b, a) = (vec![1.0, 2.0], vec![3.0, 5.0]); // [1, 2] and [2, 1]
-        let middle = vec![1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 3.0]; // [2, 2, 1, 2]
-        let update = Update {
-            down: Some((a, vec![2, 1, 1, 1])),
-            up: Some((b, vec![1, 2, 1, 1])),
-            middle: Some((middle, vec![2, 2, 1, 2])),
-            alpha: Some(1.0),
-            by_root: false,
-        };
-        // k = 0: [1 0; 2 0] A = [3, 6] -> 3 + 12; k = 1: [0 1; 0 3] A = [5, 15] -> 5 + 30
-        assert_eq!(update.delta(2.0, &[1, 1, 1, 2]).unwrap(), [15.0, 35.0]);
-        assert!(
-            update
-                .delta(2.0, &[1, 1, 1, 3])
-                .unwrap_err()
-                .contains("[1, 1, 1, 3]")
-        );
-    }
 
     /// As `save_lora_weights` of diffusers 0.42 writes the header, with and without the adapter's data: there
     /// an adapter of scale 2 comes back with scale 1.
@@ -476,7 +344,10 @@ mod tests {
             .unwrap();
             let lora = Lora::read(&path, 1.0).unwrap();
             let update = lora.updates.values().next().unwrap();
-            (update.delta(1.0, &[1, 1]).unwrap()[0], lora.assumes_scale())
+            (
+                update.delta(1.0, &[1, 1], &[0.0]).unwrap()[0],
+                lora.assumes_scale(),
+            )
         };
         // B A = 2, times α/r.
         assert_eq!(delta(None, None), (2.0, true));
@@ -493,48 +364,5 @@ mod tests {
         assert_eq!(delta(Some(root), None), (8.0, false));
         // The tensor says it for its layer.
         assert_eq!(delta(Some(eight), Some(1.0)), (0.5, false));
-    }
-
-    #[test]
-    fn names_of_every_kind_are_understood() {
-        for (name, layer) in [
-            (
-                "unet.mid_block.attentions.0.proj_in.lora_A.weight",
-                "mid_block.attentions.0.proj_in",
-            ),
-            ("unet.a.attn1.to_out.0.lora.up.weight", "a.attn1.to_out.0"),
-            (
-                "unet.a.attn1.processor.to_out_lora.down.weight",
-                "a.attn1.to_out.0",
-            ),
-            (
-                "mid_block.attn1.processor.to_q_lora.up.weight",
-                "mid_block.attn1.to_q",
-            ),
-            ("lora_unet_a_attn1_to_q.alpha", "a_attn1_to_q"),
-        ] {
-            let (module, _) = role(name).unwrap();
-            assert_eq!(
-                target(&module),
-                Some((LoraTarget::UNet, layer.to_owned())),
-                "{name}"
-            );
-        }
-        for (name, network) in [
-            (
-                "text_encoder.q_proj.lora_linear_layer.up.weight",
-                LoraTarget::TextEncoder,
-            ),
-            ("lora_te1_q_proj.lora_up.weight", LoraTarget::TextEncoder),
-            ("lora_te2_q_proj.lora_mid.weight", LoraTarget::TextEncoder2),
-        ] {
-            let (module, _) = role(name).unwrap();
-            assert_eq!(
-                target(&module).unwrap(),
-                (network, "q_proj".to_owned()),
-                "{name}"
-            );
-        }
-        assert!(role("unet.conv_in.weight").is_none());
     }
 }

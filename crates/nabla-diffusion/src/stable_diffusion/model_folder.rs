@@ -215,6 +215,21 @@ impl Part {
         &self.folder
     }
 
+    /// Checks that `config.json`, if it names a class, names that of this part.
+    ///
+    /// # Errors
+    /// If it is missing or names another class.
+    pub fn check_class(&self) -> Result<(), ModelFolderError> {
+        let values: BTreeMap<String, Value> = read_json(&self.file("config.json")?)?;
+        match values.get("_class_name").and_then(Value::as_str) {
+            Some(other) if other != self.class => {
+                let expected = format!("{} was expected", self.class);
+                Err(self.unsupported("_class_name", other, expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the path of a file that must exist.
     ///
     /// # Errors
@@ -245,8 +260,20 @@ impl Part {
         silent: &[&str],
         off: &[(&str, Value)],
     ) -> Result<T, ModelFolderError> {
+        self.config_adapted(file, silent, off, |_| {})
+    }
+
+    /// The same for a configuration that `adapt` changes first: one that shares most of its keys with another.
+    pub(super) fn config_adapted<T: DeserializeOwned>(
+        &self,
+        file: &str,
+        silent: &[&str],
+        off: &[(&str, Value)],
+        adapt: impl FnOnce(&mut serde_json::Map<String, Value>),
+    ) -> Result<T, ModelFolderError> {
         let path = self.file(file)?;
         let mut values: serde_json::Map<String, Value> = read_json(&path)?;
+        adapt(&mut values);
         // A null value counts as missing.
         values.retain(|_, value| !value.is_null());
         let mut unknown = BTreeSet::new();

@@ -34,8 +34,10 @@ use safetensors::tensor::TensorView;
 
 use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, Tiling};
 use super::clip_text::{ClipTextEncoder, ClipTextError};
-use super::clip_tokenizer::{ClipTokenizer, ClipTokenizerError};
+use super::clip_tokenizer::ClipTokenizerError;
 use super::conditioned_unet::ConditionedUNet;
+use super::control_net::ControlNetError;
+use super::ip_adapter::IpAdapterError;
 use super::latent_diffusion_names::LatentDiffusionNames;
 use super::lora::{Lora, LoraError, LoraTarget};
 use super::model_folder::{ModelFolder, ModelFolderError};
@@ -43,6 +45,8 @@ use super::model_parts::{ModelConfig, ModelWeights};
 pub use super::sampler_choice::SamplerChoice;
 use super::scheduler_config::{SchedulerConfig, SchedulerError};
 use super::single_file::{SingleFile, SingleFileError};
+use super::text_encoding::TextPart;
+use super::textual_inversion::{TextualInversion, TextualInversionError};
 use super::unet2d_condition::{UNet2DCondition, UNet2DConditionConfig, nearest};
 use super::weights::{Precision, Weights, WeightsError};
 use crate::asking::Step;
@@ -87,6 +91,15 @@ pub enum StableDiffusionError {
     /// The text encoder.
     #[error(transparent)]
     Text(#[from] ClipTextError),
+    /// A textual inversion.
+    #[error(transparent)]
+    Embedding(#[from] TextualInversionError),
+    /// A ControlNet.
+    #[error(transparent)]
+    Control(#[from] ControlNetError),
+    /// An IP-Adapter.
+    #[error(transparent)]
+    IpAdapter(#[from] IpAdapterError),
     /// The autoencoder.
     #[error(transparent)]
     Autoencoder(#[from] AutoencoderError),
@@ -149,13 +162,6 @@ pub struct LoadOptions {
     pub prediction: Option<Prediction>,
 }
 
-/// A tokenizer and its text encoder.
-#[derive(Debug)]
-struct TextPart {
-    tokenizer: ClipTokenizer,
-    encoder: ClipTextEncoder,
-}
-
 /// A model; see the [module](self).
 #[derive(Debug)]
 pub struct StableDiffusion {
@@ -163,11 +169,14 @@ pub struct StableDiffusion {
     pub(super) config: UNet2DConditionConfig,
     vae: AutoencoderKl,
     pub(super) latent_channels: usize,
-    texts: Vec<TextPart>,
+    pub(super) texts: Vec<TextPart>,
+    pub(super) embeddings: Vec<TextualInversion>,
+    /// The number of IP-Adapters whose projections the UNet has.
+    pub(super) ip_adapters: usize,
     scheduler: SchedulerConfig,
     prediction: Prediction,
     /// Whether a missing negative prompt means zeros instead of an empty text.
-    zeros_for_nothing: bool,
+    pub(super) zeros_for_nothing: bool,
     pub(super) device: Device,
     pub(super) precision: Precision,
 }
@@ -256,6 +265,8 @@ impl StableDiffusion {
             config: config.unet,
             vae,
             texts,
+            embeddings: Vec::new(),
+            ip_adapters: 0,
             scheduler: config.scheduler,
             prediction,
             zeros_for_nothing: config.zeros_for_nothing,
@@ -312,68 +323,6 @@ impl StableDiffusion {
     /// What the UNet predicts.
     pub fn prediction(&self) -> Prediction {
         self.prediction
-    }
-
-    /// Encodes a text, positive or negative.
-    ///
-    /// # Errors
-    /// If the tokenizer or the encoder fails.
-    pub fn encode_text(&self, text: &str) -> Result<Conditioning, StableDiffusionError> {
-        self.encode_text_skipping(text, 0)
-    }
-
-    /// Encodes a text without the last `layers` layers of each text encoder ("clip skip", counted as in
-    /// `diffusers`: 1 is what other programs call 2). SDXL's encoders always leave out their last layer;
-    /// `layers` more are left out. The pooled text still uses all layers.
-    ///
-    /// # Errors
-    /// If an encoder has no more layers than that, and as [`encode_text`](Self::encode_text).
-    pub fn encode_text_skipping(
-        &self,
-        text: &str,
-        layers: usize,
-    ) -> Result<Conditioning, StableDiffusionError> {
-        let mut parts = Vec::new();
-        let (mut pooled, mut cut) = (None, 0);
-        for part in &self.texts {
-            let tokens = part.tokenizer.encode(text)?;
-            cut = cut.max(tokens.cut);
-            let output = part.encoder.forward(&[tokens.ids])?;
-            let state = match (self.takes_sizes(), layers) {
-                (true, layers) => output.skip(layers.saturating_add(1)),
-                (false, 0) => Some(output.last),
-                (false, layers) => output.skip(layers).map(|h| part.encoder.normalize(h)),
-            };
-            let Some(state) = state else {
-                let most = output.hidden.len() - 1 - usize::from(self.takes_sizes());
-                let name = "number of text encoder layers to skip";
-                let expected = format!("at most {most}");
-                return Err(OutOfRange::new(name, layers, expected).into());
-            };
-            parts.push(state);
-            pooled = output.projected.or(pooled);
-        }
-        Ok(Conditioning {
-            text: Tensor::cat(parts, 2),
-            pooled,
-            cut,
-        })
-    }
-
-    /// The conditioning for a missing negative text.
-    ///
-    /// # Errors
-    /// As [`encode_text`](Self::encode_text).
-    pub fn encode_nothing(&self) -> Result<Conditioning, StableDiffusionError> {
-        let empty = self.encode_text("")?;
-        Ok(match self.zeros_for_nothing {
-            true => Conditioning {
-                text: empty.text.zeros_like(),
-                pooled: empty.pooled.map(|pooled| pooled.zeros_like()),
-                cut: 0,
-            },
-            false => empty,
-        })
     }
 
     /// The UNet with texts bound to it, for your own samplers, guidances and corrections; see
@@ -439,6 +388,8 @@ impl StableDiffusion {
             mut corrections,
             given,
             evaluations,
+            controls,
+            prompts,
         } = doors;
         let mut uncounted = Evaluations::new();
         let evaluations = evaluations.unwrap_or(&mut uncounted);
@@ -525,7 +476,9 @@ impl StableDiffusion {
             None if options.guidance_scale == 1.0 => (&mut none, None),
             None => (&mut usual, Some(negative)),
         };
-        let unet = ConditionedUNet::new(self, &[positive], without, options, extra)?;
+        let unet = ConditionedUNet::new(self, &[positive], without, options, extra)?
+            .controlled_by(controls.clone(), sampler.levels())?
+            .prompted_by(prompts.clone())?;
         let mut keep = |_: &Step<'_>, denoised: Denoised| match &known {
             Some(known) => keep_known(denoised, known),
             None => denoised,
@@ -552,7 +505,9 @@ impl StableDiffusion {
             Start::Inverted {
                 source, iterations, ..
             } => {
-                let unet = ConditionedUNet::new(self, &[source], without, options, None)?;
+                let unet = ConditionedUNet::new(self, &[source], without, options, None)?
+                    .controlled_by(controls, sampler.levels())?
+                    .prompted_by(prompts)?;
                 let sampling = Sampling::of(&unet)
                     .guided_by(&mut *guidance)
                     .counted_in(&mut *evaluations);

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use super::attention::{AttentionNames, PositionAttention};
 use super::latent_diffusion_names::residual_block;
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
-use super::unet2d_condition::TimestepEmbedding;
+use super::unet_encoder::TimestepEmbedding;
 use super::weights::{Rows, Scope, Stored, WeightsError};
 use crate::unet::sinusoidal_embedding;
 use nabla_kernels::picture::convolution;

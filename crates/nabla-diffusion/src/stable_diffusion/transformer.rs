@@ -16,7 +16,7 @@ use burn::module::Module;
 use burn::nn::{GroupNorm, LayerNorm, Linear};
 use burn::tensor::Tensor;
 
-use super::attention::{AttentionNames, MultiHeadAttention};
+use super::attention::{AttentionNames, Context, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
 use nabla_kernels::picture::group_norm;
 use nabla_kernels::transformer::{linear, linear_geglu};
@@ -71,33 +71,33 @@ impl SpatialTransformer {
     /// `y`.
     ///
     /// - `x`: `[batch, channels, height, width]`
-    /// - `text`: `[batch, words, context]`
-    pub fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+    /// - `context`: the text, `[batch, words, context]`, and pictures beside it
+    pub fn forward(&self, x: Tensor<4>, context: &Context<'_>) -> Tensor<4> {
         let h = self.positions(&x);
-        self.finish(x, h, text, SelfAttentionMap::Own)
+        self.finish(x, h, context, SelfAttentionMap::Own)
     }
 
     /// `y` with the identity as the map of every self-attention; see
     /// [`MultiHeadAttention::forward_identity`].
     ///
-    /// - `x`, `text`: as in [`forward`](Self::forward)
-    pub fn forward_perturbed(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+    /// - `x`, `context`: as in [`forward`](Self::forward)
+    pub fn forward_perturbed(&self, x: Tensor<4>, context: &Context<'_>) -> Tensor<4> {
         let h = self.positions(&x);
-        self.finish(x, h, text, SelfAttentionMap::Identity)
+        self.finish(x, h, context, SelfAttentionMap::Identity)
     }
 
     /// `y`, and the attention that each place gets in the first self-attention, `[batch, height, width]`; see
     /// [`MultiHeadAttention::received`].
     ///
-    /// - `x`, `text`: as in [`forward`](Self::forward)
-    pub fn forward_attending(&self, x: Tensor<4>, text: &Tensor<3>) -> (Tensor<4>, Tensor<3>) {
+    /// - `x`, `context`: as in [`forward`](Self::forward)
+    pub fn forward_attending(&self, x: Tensor<4>, context: &Context<'_>) -> (Tensor<4>, Tensor<3>) {
         let [batch, _, height, width] = x.dims();
         let h = self.positions(&x);
         let received = match self.blocks.first() {
             Some(block) => block.attn1.received(block.norm1.forward(h.clone())),
             None => Tensor::ones([batch, height * width], &x.device()),
         };
-        let y = self.finish(x, h, text, SelfAttentionMap::Own);
+        let y = self.finish(x, h, context, SelfAttentionMap::Own);
         (y, received.reshape([batch, height, width]))
     }
 
@@ -115,15 +115,20 @@ impl SpatialTransformer {
         &self,
         x: Tensor<4>,
         mut h: Tensor<3>,
-        text: &Tensor<3>,
+        context: &Context<'_>,
         map: SelfAttentionMap,
     ) -> Tensor<4> {
         let shape = x.dims();
         for block in &self.blocks {
-            h = block.forward(h, text, map);
+            h = block.forward(h, context, map);
         }
         let y = linear(&self.proj_out, h).swap_dims(1, 2).reshape(shape);
         x + y
+    }
+
+    /// The attentions to the text, in order.
+    pub(super) fn cross_attentions(&mut self) -> impl Iterator<Item = &mut MultiHeadAttention> {
+        self.blocks.iter_mut().map(|block| &mut block.attn2)
     }
 }
 
@@ -166,17 +171,16 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, text: &Tensor<3>, map: SelfAttentionMap) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, context: &Context<'_>, map: SelfAttentionMap) -> Tensor<3> {
         let h = self.norm1.forward(x.clone());
         let h = match map {
             SelfAttentionMap::Own => self.attn1.forward(h, None, false),
             SelfAttentionMap::Identity => self.attn1.forward_identity(h),
         };
         let x = x + h;
-        let context = Some(text.clone());
         let h = self
             .attn2
-            .forward(self.norm2.forward(x.clone()), context, false);
+            .forward_crossed(self.norm2.forward(x.clone()), context);
         let x = x + h;
         let h = linear_geglu(&self.up, self.norm3.forward(x.clone()));
         x + linear(&self.down, h)

@@ -14,22 +14,21 @@
 //! Synthesis*, 2023, arXiv 2307.01952.
 
 use burn::module::Module;
+use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, Linear};
-use burn::tensor::activation::silu;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
+use super::attention::{Context, MultiHeadAttention};
 use super::model_folder::{ModelFolderError, Part};
-use super::resnet_block::{GroupNormOptions, ResnetBlock};
-use super::transformer::{SpatialTransformer, TransformerOptions};
+use super::resnet_block::ResnetBlock;
+use super::transformer::SpatialTransformer;
+use super::unet_encoder::{BlockLoader, Encoded, UNetEncoder};
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use crate::unet::sinusoidal_embedding;
 use nabla_kernels::picture::{convolution, group_norm_silu};
-use nabla_kernels::transformer::linear;
 
 /// One number for all levels, or one for each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -118,10 +117,10 @@ fn default_epsilon() -> f64 {
 }
 
 /// One level, with its entries from the configuration's lists.
-struct Level {
-    channels: usize,
-    heads: usize,
-    layers: usize,
+pub(super) struct Level {
+    pub(super) channels: usize,
+    pub(super) heads: usize,
+    pub(super) layers: usize,
 }
 
 impl UNet2DConditionConfig {
@@ -130,6 +129,14 @@ impl UNet2DConditionConfig {
     /// # Errors
     /// If it is missing, or describes another kind of network.
     pub fn read(part: &Part) -> Result<Self, ModelFolderError> {
+        Self::read_adapted(part, |_| {})
+    }
+
+    /// The same for the configuration of a related network, which `adapt` turns into one of a UNet.
+    pub(super) fn read_adapted(
+        part: &Part,
+        adapt: impl FnOnce(&mut Map<String, Value>),
+    ) -> Result<Self, ModelFolderError> {
         let off = [
             ("act_fn", json!("silu")),
             ("attention_type", json!("default")),
@@ -147,7 +154,7 @@ impl UNet2DConditionConfig {
             ("time_embedding_type", json!("positional")),
             ("addition_embed_type_num_heads", json!(64)),
         ];
-        let config: Self = part.config("config.json", &[], &off)?;
+        let config: Self = part.config_adapted("config.json", &[], &off, adapt)?;
         config.check(part)?;
         Ok(config)
     }
@@ -251,7 +258,7 @@ impl UNet2DConditionConfig {
         }
     }
 
-    fn levels(&self) -> Vec<Level> {
+    pub(super) fn levels(&self) -> Vec<Level> {
         let count = self.block_out_channels.len();
         let heads = self.attention_head_dim.levels(count).unwrap_or_default();
         let layers = self
@@ -275,6 +282,40 @@ impl UNet2DConditionConfig {
         4 * self.block_out_channels[0]
     }
 
+    /// Channels of the maps that the way up joins, in the order of the way down.
+    pub(super) fn skip_channels(&self) -> Vec<usize> {
+        let widths = &self.block_out_channels;
+        let mut skips = vec![widths[0]];
+        for (i, &width) in widths.iter().enumerate() {
+            // One for each block, and one for the step to the next level.
+            let count = self.layers_per_block + usize::from(i + 1 < widths.len());
+            skips.extend(vec![width; count]);
+        }
+        skips
+    }
+
+    /// Channels of each attention to the text in the order in which `diffusers` counts them: down, up, middle.
+    pub(super) fn cross_attention_channels(&self) -> Vec<usize> {
+        let levels = self.levels();
+        let mut all = Vec::new();
+        let mut add =
+            |level: &Level, blocks| all.extend(vec![level.channels; blocks * level.layers]);
+        for (level, kind) in levels.iter().zip(&self.down_block_types) {
+            if kind == "CrossAttnDownBlock2D" {
+                add(level, self.layers_per_block);
+            }
+        }
+        for (level, kind) in levels.iter().rev().zip(&self.up_block_types) {
+            if kind == "CrossAttnUpBlock2D" {
+                add(level, self.layers_per_block + 1);
+            }
+        }
+        if let Some(level) = levels.last() {
+            add(level, 1);
+        }
+        all
+    }
+
     /// Channels of SDXL's pooled text; `None` for other networks.
     pub fn pooled_text_channels(&self) -> Option<usize> {
         let time = self.addition_time_embed_dim?;
@@ -294,27 +335,42 @@ pub struct AddedCondition {
     pub size: Tensor<2>,
 }
 
+/// What is added to the maps of a UNet: the outputs of a [ControlNet](super::control_net), or the sum of
+/// several.
+#[derive(Clone, Debug)]
+pub struct Residuals {
+    /// For each map that the way up joins, in the order of the way down.
+    pub skips: Vec<Tensor<4>>,
+    /// For the map after the middle.
+    pub middle: Tensor<4>,
+}
+
+impl Residuals {
+    /// The same with `change` applied to each map.
+    pub(super) fn map(self, mut change: impl FnMut(Tensor<4>) -> Tensor<4>) -> Self {
+        Self {
+            skips: self.skips.into_iter().map(&mut change).collect(),
+            middle: change(self.middle),
+        }
+    }
+
+    /// The sum of both.
+    pub(super) fn plus(self, other: Self) -> Self {
+        let skips = self.skips.into_iter().zip(other.skips);
+        Self {
+            skips: skips.map(|(a, b)| a + b).collect(),
+            middle: self.middle + other.middle,
+        }
+    }
+}
+
 /// The UNet; see the [module](self).
 #[derive(Module, Debug)]
 pub struct UNet2DCondition {
-    conv_in: Conv2d,
-    time: TimestepEmbedding,
-    added: Option<TimestepEmbedding>,
-    down: Vec<DownLevel>,
-    middle: [ResnetBlock; 2],
-    middle_attention: SpatialTransformer,
+    encoder: UNetEncoder,
     up: Vec<UpLevel>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
-    channels: usize,
-    added_channels: usize,
-}
-
-#[derive(Module, Debug)]
-struct DownLevel {
-    resnets: Vec<ResnetBlock>,
-    attentions: Vec<SpatialTransformer>,
-    downsample: Option<Conv2d>,
 }
 
 #[derive(Module, Debug)]
@@ -322,6 +378,34 @@ struct UpLevel {
     resnets: Vec<ResnetBlock>,
     attentions: Vec<SpatialTransformer>,
     upsample: Option<Conv2d>,
+}
+
+/// What the UNet takes.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// `[batch, in_channels, height, width]`; any height and width.
+    pub x: Tensor<4>,
+    /// `[batch]`, in the units of training steps.
+    pub timestep: Tensor<1>,
+    /// The texts, and pictures beside them.
+    pub context: &'a Context<'a>,
+    /// For SDXL.
+    pub added: Option<&'a AddedCondition>,
+    /// The outputs of ControlNets.
+    pub residuals: Option<Residuals>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Without anything that is not in every model.
+    pub fn new(x: Tensor<4>, timestep: Tensor<1>, context: &'a Context<'a>) -> Self {
+        Self {
+            x,
+            timestep,
+            context,
+            added: None,
+            residuals: None,
+        }
+    }
 }
 
 impl UNet2DCondition {
@@ -361,68 +445,12 @@ impl UNet2DCondition {
         config: &UNet2DConditionConfig,
         scope: &Scope<'_>,
     ) -> Result<Self, WeightsError> {
+        let encoder = UNetEncoder::from_scope(config, scope)?;
         let levels = config.levels();
         let last = levels.len() - 1;
-        let time = config.time_channels();
-        let norm = GroupNormOptions {
-            groups: config.norm_num_groups,
-            epsilon: config.norm_eps,
-        };
-        let resnet = |scope: &Scope<'_>, i: usize, channels| {
-            ResnetBlock::load(&scope.at("resnets").at(i), channels, Some(time), norm)
-        };
-        let attend = |scope: &Scope<'_>, i: usize, level: &Level| {
-            let options = TransformerOptions {
-                channels: level.channels,
-                heads: level.heads,
-                context: config.cross_attention_dim,
-                layers: level.layers,
-                groups: config.norm_num_groups,
-                upcast: config.upcast_attention,
-            };
-            SpatialTransformer::load(&scope.at("attentions").at(i), options)
-        };
-
-        let first = levels[0].channels;
-        let conv_in = scope
-            .at("conv_in")
-            .conv2d(config.in_channels, first, 3, 1)?;
-        let mut width = first;
-        let mut skips = vec![width];
-        let mut down = Vec::with_capacity(levels.len());
-        for (i, level) in levels.iter().enumerate() {
-            let scope = scope.at("down_blocks").at(i);
-            let attends = config.down_block_types[i] == "CrossAttnDownBlock2D";
-            let (mut resnets, mut attentions) = (Vec::new(), Vec::new());
-            for block in 0..config.layers_per_block {
-                resnets.push(resnet(&scope, block, [width, level.channels])?);
-                if attends {
-                    attentions.push(attend(&scope, block, level)?);
-                }
-                width = level.channels;
-                skips.push(width);
-            }
-            let downsample = match i < last {
-                true => Some(scope.at("downsamplers.0.conv").conv2d(width, width, 3, 2)?),
-                false => None,
-            };
-            if downsample.is_some() {
-                skips.push(width);
-            }
-            down.push(DownLevel {
-                resnets,
-                attentions,
-                downsample,
-            });
-        }
-
-        let scope_middle = scope.at("mid_block");
-        let middle = [
-            resnet(&scope_middle, 0, [width, width])?,
-            resnet(&scope_middle, 1, [width, width])?,
-        ];
-        let middle_attention = attend(&scope_middle, 0, &levels[last])?;
-
+        let load = BlockLoader::new(config);
+        let mut skips = config.skip_channels();
+        let mut width = levels[last].channels;
         let mut up = Vec::with_capacity(levels.len());
         for (i, level) in levels.iter().rev().enumerate() {
             let scope = scope.at("up_blocks").at(i);
@@ -430,9 +458,9 @@ impl UNet2DCondition {
             let (mut resnets, mut attentions) = (Vec::new(), Vec::new());
             for block in 0..=config.layers_per_block {
                 let joined = width + skips.pop().unwrap_or(0);
-                resnets.push(resnet(&scope, block, [joined, level.channels])?);
+                resnets.push(load.resnet(&scope, block, [joined, level.channels])?);
                 if attends {
-                    attentions.push(attend(&scope, block, level)?);
+                    attentions.push(load.transformer(&scope, block, level)?);
                 }
                 width = level.channels;
             }
@@ -446,34 +474,18 @@ impl UNet2DCondition {
                 upsample,
             });
         }
-
-        let added_channels = config.addition_time_embed_dim.unwrap_or(0);
-        let added = match (
-            &config.addition_embed_type,
-            config.projection_class_embeddings_input_dim,
-        ) {
-            (Some(_), Some(input)) => {
-                let scope = scope.at("add_embedding");
-                Some(TimestepEmbedding::load(&scope, input, time)?)
-            }
-            _ => None,
-        };
+        let first = levels[0].channels;
         Ok(Self {
-            conv_in,
-            time: TimestepEmbedding::load(&scope.at("time_embedding"), first, time)?,
-            added,
-            down,
-            middle,
-            middle_attention,
+            encoder,
             up,
-            norm_out: scope
-                .at("conv_norm_out")
-                .group_norm(norm.groups, first, norm.epsilon)?,
+            norm_out: scope.at("conv_norm_out").group_norm(
+                config.norm_num_groups,
+                first,
+                config.norm_eps,
+            )?,
             conv_out: scope
                 .at("conv_out")
                 .conv2d(first, config.out_channels, 3, 1)?,
-            channels: first,
-            added_channels,
         })
     }
 
@@ -503,98 +515,77 @@ impl UNet2DCondition {
         added: Option<&AddedCondition>,
         change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        let middle = &mut |transformer: &SpatialTransformer, h| transformer.forward(h, text);
-        self.pass(x, timestep, text, added, change, middle)
+        let context = Context::text(text);
+        let inputs = Inputs {
+            added,
+            ..Inputs::new(x, timestep, &context)
+        };
+        self.forward_joined(inputs, change)
+    }
+
+    /// The same, with pictures to attend to beside the text, and with the outputs of ControlNets.
+    pub fn forward_joined(
+        &self,
+        inputs: Inputs<'_>,
+        change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let context = inputs.context;
+        let middle = &mut |transformer: &SpatialTransformer, h| transformer.forward(h, context);
+        self.pass(inputs, change, middle)
     }
 
     /// The prediction with the identity as the map of the self-attention in the middle block, as
-    /// perturbed-attention guidance needs it; inputs as in [`forward`](Self::forward).
-    pub fn forward_perturbed(
-        &self,
-        x: Tensor<4>,
-        timestep: Tensor<1>,
-        text: &Tensor<3>,
-        added: Option<&AddedCondition>,
-    ) -> Tensor<4> {
+    /// perturbed-attention guidance needs it.
+    pub fn forward_perturbed(&self, inputs: Inputs<'_>) -> Tensor<4> {
+        let context = inputs.context;
         let middle =
-            &mut |transformer: &SpatialTransformer, h| transformer.forward_perturbed(h, text);
-        self.pass(x, timestep, text, added, &mut |_, h| h, middle)
+            &mut |transformer: &SpatialTransformer, h| transformer.forward_perturbed(h, context);
+        self.pass(inputs, &mut |_, h| h, middle)
     }
 
     /// The prediction, and the attention that each place of the middle block gets from all of them, `[batch,
-    /// height, width]` there; inputs as in [`forward`](Self::forward).
-    pub fn forward_attending(
-        &self,
-        x: Tensor<4>,
-        timestep: Tensor<1>,
-        text: &Tensor<3>,
-        added: Option<&AddedCondition>,
-    ) -> (Tensor<4>, Tensor<3>) {
-        let mut attention = Tensor::zeros([1, 1, 1], &x.device());
+    /// height, width]` there.
+    pub fn forward_attending(&self, inputs: Inputs<'_>) -> (Tensor<4>, Tensor<3>) {
+        let mut attention = Tensor::zeros([1, 1, 1], &inputs.x.device());
+        let context = inputs.context;
         let middle = &mut |transformer: &SpatialTransformer, h| {
-            let (h, received) = transformer.forward_attending(h, text);
+            let (h, received) = transformer.forward_attending(h, context);
             attention = received;
             h
         };
-        let y = self.pass(x, timestep, text, added, &mut |_, h| h, middle);
+        let y = self.pass(inputs, &mut |_, h| h, middle);
         (y, attention)
     }
 
     /// - `middle`: applies the transformer of the middle block
     fn pass(
         &self,
-        x: Tensor<4>,
-        timestep: Tensor<1>,
-        text: &Tensor<3>,
-        added: Option<&AddedCondition>,
+        mut inputs: Inputs<'_>,
         change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
         middle: &mut dyn FnMut(&SpatialTransformer, Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        let dtype = x.dtype();
-        let time = sinusoidal_embedding(timestep.cast(burn::tensor::DType::F32), self.channels);
-        let mut time = self.time.forward(time.cast(dtype)); // [batch, time_channels]
-        if let (Some(embedding), Some(added)) = (&self.added, added) {
-            let [batch, numbers] = added.size.dims();
-            let size = added.size.clone().cast(burn::tensor::DType::F32);
-            let size = sinusoidal_embedding(size.reshape([batch * numbers]), self.added_channels)
-                .reshape([batch, numbers * self.added_channels])
-                .cast(dtype);
-            let all = Tensor::cat(vec![added.text.clone(), size], 1);
-            time = time + embedding.forward(all);
+        let (context, residuals) = (inputs.context, inputs.residuals.take());
+        let Encoded {
+            middle: mut h,
+            mut skips,
+            time,
+            blocks,
+        } = self.encoder.forward(inputs, None, change, middle);
+        if let Some(residuals) = residuals {
+            h = h + residuals.middle;
+            let joined = skips.into_iter().zip(residuals.skips);
+            skips = joined.map(|(skip, residual)| skip + residual).collect();
         }
-        let mut number = 0;
-        let mut block = |resnet: &ResnetBlock, h: Tensor<4>| {
-            let h = resnet.forward_with(h, Some(&time), |h| change(number, h));
-            number += 1;
-            h
-        };
-
-        let mut h = convolution(&self.conv_in, x);
-        let mut skips = vec![h.clone()];
-        for level in &self.down {
-            for (i, resnet) in level.resnets.iter().enumerate() {
-                h = block(resnet, h);
-                if let Some(attention) = level.attentions.get(i) {
-                    h = attention.forward(h, text);
-                }
-                skips.push(h.clone());
-            }
-            if let Some(downsample) = &level.downsample {
-                h = convolution(downsample, h);
-                skips.push(h.clone());
-            }
-        }
-        h = block(&self.middle[0], h);
-        h = middle(&self.middle_attention, h);
-        h = block(&self.middle[1], h);
+        let mut number = blocks;
         for level in &self.up {
             for (i, resnet) in level.resnets.iter().enumerate() {
                 if let Some(skip) = skips.pop() {
                     h = Tensor::cat(vec![h, skip], 1);
                 }
-                h = block(resnet, h);
+                h = resnet.forward_with(h, Some(&time), |h| change(number, h));
+                number += 1;
                 if let Some(attention) = level.attentions.get(i) {
-                    h = attention.forward(h, text);
+                    h = attention.forward(h, context);
                 }
             }
             if let (Some(upsample), Some(skip)) = (&level.upsample, skips.last()) {
@@ -605,6 +596,15 @@ impl UNet2DCondition {
         }
         convolution(&self.conv_out, group_norm_silu(&self.norm_out, h))
     }
+
+    /// The attentions to the text in the order in which `diffusers` counts them: down, up, middle.
+    pub(super) fn cross_attentions(&mut self) -> impl Iterator<Item = &mut MultiHeadAttention> {
+        let Self { encoder, up, .. } = self;
+        let up = up.iter_mut().flat_map(|level| &mut level.attentions);
+        let (down, middle) = encoder.transformers();
+        let all = down.chain(up).chain([middle]);
+        all.flat_map(SpatialTransformer::cross_attentions)
+    }
 }
 
 /// Enlarges by the nearest neighbour.
@@ -613,28 +613,4 @@ pub(super) fn nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
         .with_align_corners(false)
         .with_output_size(size);
     interpolate(x, options)
-}
-
-/// `W₂ silu(W₁ x)`.
-#[derive(Module, Debug)]
-pub(super) struct TimestepEmbedding {
-    linear_1: Linear,
-    linear_2: Linear,
-}
-
-impl TimestepEmbedding {
-    pub(super) fn load(
-        scope: &Scope<'_>,
-        input: usize,
-        output: usize,
-    ) -> Result<Self, WeightsError> {
-        Ok(Self {
-            linear_1: scope.at("linear_1").linear(input, output)?,
-            linear_2: scope.at("linear_2").linear(output, output)?,
-        })
-    }
-
-    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        linear(&self.linear_2, silu(linear(&self.linear_1, x)))
-    }
 }

@@ -341,14 +341,17 @@ pub trait WeightChanges: fmt::Debug {
     /// The source of the changes, for error messages.
     fn name(&self) -> String;
 
-    /// The `Δ` of `tensor`, with the same number of values in the same order; `None` if the tensor is
-    /// unchanged.
+    /// Whether `tensor` is changed.
+    fn changes(&self, tensor: &str) -> bool;
+
+    /// The `Δ` of a `tensor` that is changed, with the same number of values in the same order.
     ///
     /// - `shape`: the shape of the tensor in the file
+    /// - `weight`: `W`, with earlier changes
     ///
     /// # Errors
     /// What is wrong, if the change does not fit the shape.
-    fn delta(&self, tensor: &str, shape: &[usize]) -> Option<Result<Vec<f32>, String>>;
+    fn delta(&self, tensor: &str, shape: &[usize], weight: &[f32]) -> Result<Vec<f32>, String>;
 
     /// The first tensor to change that is not in `taken`, the tensors of the network.
     fn left(&self, taken: &BTreeSet<String>) -> Option<String>;
@@ -515,14 +518,30 @@ impl Weights {
         }
     }
 
+    fn is_nonzero(&self, name: &str) -> Result<bool, WeightsError> {
+        let (there, entry) = self.lookup(name);
+        let Some(entry) = entry else {
+            return Err(self.missing(there));
+        };
+        let bytes = entry.place.read().map_err(|source| WeightsError::Io {
+            path: self.paths[entry.file].clone(),
+            source,
+        })?;
+        Ok(bytes.iter().any(|&byte| byte != 0))
+    }
+
+    fn missing(&self, there: Stored) -> WeightsError {
+        WeightsError::Missing {
+            path: self.paths.first().cloned().unwrap_or_default(),
+            name: there.name,
+        }
+    }
+
     /// The numbers of a tensor, in the precision of the file unless the tensor is changed.
     fn read(&self, name: &str, expected: &[usize]) -> Result<TensorData, WeightsError> {
         let (there, entry) = self.lookup(name);
         let Some(entry) = entry else {
-            return Err(WeightsError::Missing {
-                path: self.paths.first().cloned().unwrap_or_default(),
-                name: there.name,
-            });
+            return Err(self.missing(there));
         };
         let path = || self.paths[entry.file].clone();
         // A linear layer may be stored as a convolution of kernel 1, and the reverse.
@@ -565,12 +584,8 @@ impl Weights {
                     reason: format!("the tensor {name} is cut off: {e:?}"),
                 }
             })?;
-        let deltas: Vec<(String, Result<Vec<f32>, String>)> = self
-            .changes
-            .iter()
-            .filter_map(|changes| Some((changes.name(), changes.delta(name, &shape)?)))
-            .collect();
-        if deltas.is_empty() {
+        let mut applied = self.changes.iter().filter(|c| c.changes(name)).peekable();
+        if applied.peek().is_none() {
             return Ok(data);
         }
         let data = data.convert_dtype(DType::F32);
@@ -578,12 +593,13 @@ impl Weights {
             path: path(),
             reason: format!("the tensor {name} cannot be changed: {e:?}"),
         })?;
-        for (change, delta) in deltas {
+        for changes in applied {
             let wrong = |reason| WeightsError::Change {
-                change: change.clone(),
+                change: changes.name(),
                 name: name.to_owned(),
                 reason,
             };
+            let delta = changes.delta(name, &shape, &values);
             let delta = delta.map_err(wrong)?;
             if delta.len() != values.len() {
                 let (found, expected) = (delta.len(), values.len());

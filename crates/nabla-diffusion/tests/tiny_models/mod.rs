@@ -62,6 +62,13 @@ impl Reference {
         Tensor::from_data(self.data(name), &Device::flex())
     }
 
+    /// A tensor's floats, whatever its shape; `None` if there is no such tensor.
+    pub fn values(&self, name: &str) -> Option<Vec<f32>> {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let known = tensors.names().contains(&name);
+        known.then(|| self.data(name).try_to_vec().unwrap())
+    }
+
     /// A tensor of integers, flat.
     pub fn integers(&self, name: &str) -> Vec<i64> {
         self.data(name).try_to_vec().unwrap()

@@ -6,6 +6,8 @@ use super::SamplerChoice;
 use crate::correction::Correction;
 use crate::guidance::{Evaluations, Guidance};
 use crate::sigma_spacing::SigmaSpacing;
+use crate::stable_diffusion::control_net::Control;
+use crate::stable_diffusion::ip_adapter::ImagePrompt;
 
 /// An encoded text for the UNet.
 #[derive(Clone, Debug)]
@@ -140,6 +142,8 @@ pub struct RunDoors<'a> {
     pub(super) corrections: Vec<&'a mut (dyn Correction + 'a)>,
     pub(super) given: GivenNoise,
     pub(super) evaluations: Option<&'a mut Evaluations>,
+    pub(super) controls: Vec<Control<'a>>,
+    pub(super) prompts: Vec<ImagePrompt>,
 }
 
 impl<'a> RunDoors<'a> {
@@ -159,6 +163,20 @@ impl<'a> RunDoors<'a> {
     #[must_use]
     pub fn corrected_by(mut self, correction: &'a mut (dyn Correction + 'a)) -> Self {
         self.corrections.push(correction);
+        self
+    }
+
+    /// Adds a [ControlNet](crate::stable_diffusion::control_net) with its picture.
+    #[must_use]
+    pub fn controlled_by(mut self, control: Control<'a>) -> Self {
+        self.controls.push(control);
+        self
+    }
+
+    /// Adds a picture as a prompt, for the model's next [IP-Adapter](crate::stable_diffusion::ip_adapter).
+    #[must_use]
+    pub fn prompted_by(mut self, prompt: ImagePrompt) -> Self {
+        self.prompts.push(prompt);
         self
     }
 
@@ -185,6 +203,8 @@ impl std::fmt::Debug for RunDoors<'_> {
             .field("corrections", &self.corrections.len())
             .field("given", &self.given)
             .field("evaluations", &self.evaluations)
+            .field("controls", &self.controls)
+            .field("prompts", &self.prompts)
             .finish()
     }
 }

@@ -80,6 +80,14 @@ impl Scope<'_> {
         Ok((values, shape))
     }
 
+    /// Whether a tensor of any kind of numbers has one that is not 0.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn is_nonzero(&self, name: &str) -> Result<bool, WeightsError> {
+        self.weights.is_nonzero(&self.full(name))
+    }
+
     fn parameter<const D: usize>(
         &self,
         name: &str,

@@ -74,8 +74,12 @@ impl WeightChanges for Counting {
         "a test".to_owned()
     }
 
-    fn delta(&self, tensor: &str, _: &[usize]) -> Option<Result<Vec<f32>, String>> {
-        (tensor == self.0).then(|| Ok((0..self.1).map(|i| i as f32).collect()))
+    fn changes(&self, tensor: &str) -> bool {
+        tensor == self.0
+    }
+
+    fn delta(&self, _: &str, _: &[usize], _: &[f32]) -> Result<Vec<f32>, String> {
+        Ok((0..self.1).map(|i| i as f32).collect())
     }
 
     fn left(&self, taken: &BTreeSet<String>) -> Option<String> {
