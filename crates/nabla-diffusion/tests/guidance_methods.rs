@@ -620,7 +620,7 @@ fn the_search_finds_a_policy_within_its_budget_that_beats_chance() {
 fn adaptive_guidance_releases_each_row_after_the_step_that_reaches_the_threshold() {
     let (mixture, steps, scale) = (mixture(), 20, 2.0);
     let row = |x: &Tensor<2>, row: usize| x.clone().slice_dim(0, row..row + 1);
-    for (threshold, warm_up, rising) in [(0.9, 2, true), (0.7, 0, false), (0.95, 5, true)] {
+    for (threshold, warm_up, rising) in [(0.9, 6, true), (0.7, 0, false), (0.95, 8, true)] {
         let labels = [0, 1, 2, 0, 1, 2].map(Condition::Given);
         let model = RowConditions::new(&mixture, labels.to_vec());
         let config = AdaptiveConfig::new()
@@ -650,7 +650,7 @@ fn adaptive_guidance_releases_each_row_after_the_step_that_reaches_the_threshold
                             a.iter().zip(b).map(|(a, b)| a * b).sum()
                         };
                         let cosine = dot(&c, &u) / (dot(&c, &c) * dot(&u, &u)).sqrt();
-                        let fallen = rising && last.is_some_and(|last| cosine < last);
+                        let fallen = rising && last.is_some_and(|last| cosine < last - 1e-6);
                         last = Some(cosine);
                         if steps - 1 - index >= warm_up && cosine >= threshold && !fallen {
                             guided = false;

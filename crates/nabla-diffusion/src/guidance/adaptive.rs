@@ -38,6 +38,9 @@ use crate::asking::Step;
 use crate::denoiser::{Condition, Denoised, rows};
 use crate::sampler_error::OwnError;
 
+/// A smaller fall of a cosine near 1 may be rounding.
+const ROUNDING: f64 = 1e-6;
+
 /// The options of [`Adaptive`].
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct AdaptiveConfig {
@@ -139,7 +142,7 @@ impl Adaptive {
         for (&row, &cosine) in guided.iter().zip(cosines) {
             each[row] = Some(cosine);
             let last = before.and_then(|last| last.each[row]);
-            let fallen = self.config.rising && last.is_some_and(|last| cosine < last);
+            let fallen = self.config.rising && last.is_some_and(|last| cosine < last - ROUNDING);
             let tested = step.done() >= self.config.warm_up && self.config.threshold < 1.0;
             if tested && !fallen && cosine >= self.config.threshold {
                 self.released[row] = Some(step.index);

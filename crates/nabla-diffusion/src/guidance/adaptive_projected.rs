@@ -98,7 +98,7 @@ impl AdaptiveProjectedConfig {
 /// // Only what is across the prediction is strengthened: classifier-free guidance gives (4, 2).
 /// let guided = guidance.guided(without, with)?;
 /// assert_eq!(guided.try_into_vec_as::<f32>()?, [2.0, 2.0]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), nabla_diffusion::sampler_error::OwnError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct AdaptiveProjected<const D: usize = 4> {

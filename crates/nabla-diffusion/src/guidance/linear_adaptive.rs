@@ -149,7 +149,7 @@ fn once<const D: usize>(
 /// let sampling = Sampling::of(&model).guided_by(&mut guidance).counted_in(&mut evaluations);
 /// sampling.run(&sampler, start, &mut noise)?;
 /// assert_eq!(evaluations.total(), 25);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), nabla_diffusion::sampler_error::OwnError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinearCoefficients {
