@@ -20,17 +20,17 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use nabla_base::range::{self, OutOfRange};
+use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
 use crate::denoiser::{Condition, Denoiser, Prediction};
 use crate::level::{Level, Levels, StraightLine};
-use crate::network_folder::{NetworkFolder, NetworkFolderError};
 use crate::sampler_error::{OwnError, SamplerError};
 use crate::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
 use crate::unet::{Normalization, UNet, UNetConfig, UNetConfigError};
 
 /// The configuration's file name in a denoiser's folder.
 pub const CONFIG_FILE: &str = "denoiser.json";
-pub use crate::network_folder::WEIGHTS_FILE;
+pub use nabla_train::network_folder::WEIGHTS_FILE;
 
 const FOLDER: NetworkFolder = NetworkFolder {
     kind: "denoiser",

@@ -40,7 +40,6 @@ pub mod lcm;
 pub mod level;
 pub mod lms;
 pub mod multistep;
-pub mod network_folder;
 mod phi;
 pub mod pndm;
 pub mod prediction;

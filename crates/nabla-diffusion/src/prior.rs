@@ -22,8 +22,8 @@ use std::path::Path;
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
-use crate::network_folder::{NetworkFolder, NetworkFolderError};
 use crate::rddm::{
     Objective, RddmError, ResidualNetwork, ResidualScheduleConfig, Sharing, TimeCondition,
 };
@@ -34,7 +34,7 @@ use crate::unet::{Normalization, UNetConfig};
 
 /// The configuration's file name in a prior's folder.
 pub const CONFIG_FILE: &str = "prior.json";
-pub use crate::network_folder::WEIGHTS_FILE;
+pub use nabla_train::network_folder::WEIGHTS_FILE;
 
 const FOLDER: NetworkFolder = NetworkFolder {
     kind: "prior",

@@ -466,7 +466,7 @@ impl DecoderBranch {
                 );
             }
         }
-        convolution(&self.head, picture::silu(normalize(&self.norm, h)))
+        convolution(&self.head, normalize_silu(&self.norm, h))
     }
 }
 
@@ -513,10 +513,7 @@ impl ResidualBlock {
     }
 
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
-        let h = convolution(
-            &self.conv_in,
-            picture::silu(normalize(&self.norm_in, x.clone())),
-        );
+        let h = convolution(&self.conv_in, normalize_silu(&self.norm_in, x.clone()));
         let [batch, channels, _, _] = h.dims();
         // [batch, 2 * channels] -> two of [batch, channels]
         let modulation = self.modulation.forward(time.clone());
@@ -665,8 +662,15 @@ fn norm(channels: usize, normalization: &Normalization, device: &Device) -> Opti
 
 fn normalize(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
     match norm {
-        Some(norm) => norm.forward(x),
+        Some(norm) => picture::group_norm(norm, x),
         None => x,
+    }
+}
+
+fn normalize_silu(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
+    match norm {
+        Some(norm) => picture::group_norm_silu(norm, x),
+        None => picture::silu(x),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::half_precision::{Numbers, in_f32, is_half, result};
 
 mod loops;
 
-use loops::{CHUNK, LANES, convolve, dims, float, normalize, weight_gradient};
+use loops::{CHUNK, LANES, convolve, dims, float, normalize, normalize_backward, weight_gradient};
 
 /// A convolution with kernel 3, stride 1 and zero padding 1.
 ///
@@ -161,7 +161,6 @@ trait Kernels: Backend {
         Self::silu(modulate::<Self>(x, scale, shift))
     }
 
-    // The autodiff backend runs this unchanged, and so knows its gradients.
     fn group_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -204,6 +203,17 @@ trait KernelGradients: Kernels {
 
     fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         composed_silu_backward::<Self>(x, grad)
+    }
+
+    /// The gradients by `x`, `gamma` and `beta`.
+    fn group_norm_backward(
+        input: [FloatTensor<Self>; 3],
+        groups: usize,
+        epsilon: f64,
+        with_silu: bool,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        composed_group_norm_backward::<Self>(input, groups, epsilon, with_silu, grad)
     }
 }
 
@@ -249,6 +259,64 @@ fn composed_group_norm<B: Kernels>(
         true => B::silu(y),
         false => y,
     }
+}
+
+/// [`KernelGradients::group_norm_backward`] with Burn's operations.
+///
+/// With `x̂ = (x − mean)/deviation` and `v = gamma · ∂y`, averaged over a group:
+/// `∂x = (v − mean v − x̂ · mean (v x̂))/deviation`.
+fn composed_group_norm_backward<B: KernelGradients>(
+    [x, gamma, beta]: [FloatTensor<B>; 3],
+    groups: usize,
+    epsilon: f64,
+    with_silu: bool,
+    grad: FloatTensor<B>,
+) -> [FloatTensor<B>; 3] {
+    let [batch, channels, height, width] = dims(&x);
+    let dtype = x.dtype();
+    // A sum of squares would exceed the range of 16 bits.
+    let widened = |v: FloatTensor<B>| match is_half(dtype) {
+        true => B::float_cast(v, FloatDType::F32),
+        false => v,
+    };
+    let [x, gamma, beta, grad] = [x, gamma, beta, grad].map(widened);
+    let area = height * width;
+    let grouped = |v| B::float_reshape(v, [batch, groups, channels / groups * area].into());
+    let planes = |v| B::float_reshape(v, [batch, channels, area].into());
+    let row = |v| B::float_reshape(v, [1, channels, 1].into());
+    let x = grouped(x);
+    let x = B::float_sub(x.clone(), B::float_mean_dim(x, 2));
+    let variance = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 2); // [batch, groups, 1]
+    let deviation = B::float_sqrt(B::float_add_scalar(variance, epsilon.into()));
+    let normal = B::float_div(x, deviation.clone()); // x̂
+    let grad = match with_silu {
+        true => {
+            let shape = [batch, channels, height, width];
+            let scaled = B::float_mul(planes(normal.clone()), row(gamma.clone()));
+            let u = B::float_add(scaled, row(beta));
+            B::silu_backward(B::float_reshape(u, shape.into()), grad)
+        }
+        false => grad,
+    };
+    let grad = planes(grad);
+    let sum = |v| {
+        let sum = B::float_sum_dim(B::float_sum_dim(v, 2), 0);
+        B::float_reshape(sum, [channels].into())
+    };
+    let by_gamma = sum(B::float_mul(grad.clone(), planes(normal.clone())));
+    let by_beta = sum(grad.clone());
+    let v = grouped(B::float_mul(grad, row(gamma)));
+    let along = B::float_mean_dim(B::float_mul(v.clone(), normal.clone()), 2);
+    let level = B::float_mean_dim(v.clone(), 2);
+    let dx = B::float_sub(B::float_sub(v, level), B::float_mul(normal, along));
+    let dx = B::float_reshape(
+        B::float_div(dx, deviation),
+        [batch, channels, height, width].into(),
+    );
+    [dx, by_gamma, by_beta].map(|v| match is_half(dtype) {
+        true => B::float_cast(v, dtype.into()),
+        false => v,
+    })
 }
 
 /// [`KernelGradients::silu_backward`] with Burn's operations.
@@ -533,6 +601,25 @@ impl KernelGradients for Flex {
             });
         float(shape, dx)
     }
+
+    fn group_norm_backward(
+        input: [FloatTensor<Self>; 3],
+        groups: usize,
+        epsilon: f64,
+        with_silu: bool,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        if grad.dtype() != DType::F32 {
+            return composed_group_norm_backward::<Self>(input, groups, epsilon, with_silu, grad);
+        }
+        match with_silu {
+            true => normalize_backward(input, groups, epsilon, grad, |u| {
+                let s = sigmoid(u);
+                s * (1.0 + u * (1.0 - s))
+            }),
+            false => normalize_backward(input, groups, epsilon, grad, |_| 1.0),
+        }
+    }
 }
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
@@ -673,6 +760,76 @@ impl<B: KernelGradients, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
                 scale.into_primitive(),
                 shift.into_primitive(),
             )),
+        }
+    }
+
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+        with_silu: bool,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Normalization;
+
+        #[derive(Debug, Clone)]
+        struct State<T> {
+            input: [T; 3],
+            groups: usize,
+            epsilon: f64,
+            with_silu: bool,
+        }
+
+        impl<B: KernelGradients> Backward<B, 3> for Normalization {
+            type State = State<FloatTensor<B>>;
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 3>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let parents = ops.parents;
+                let grad = grads.consume::<B>(&ops.node);
+                let State {
+                    input,
+                    groups,
+                    epsilon,
+                    with_silu,
+                } = ops.state;
+                let gradients = B::group_norm_backward(input, groups, epsilon, with_silu, grad);
+                for (node, gradient) in parents.into_iter().zip(gradients) {
+                    if let Some(node) = node {
+                        grads.register::<B>(node.id, gradient);
+                    }
+                }
+            }
+        }
+
+        let normalized = |[x, gamma, beta]: [FloatTensor<B>; 3]| {
+            B::group_norm(x, gamma, beta, groups, epsilon, with_silu)
+        };
+        match Normalization
+            .prepare::<C>([x.node(), gamma.node(), beta.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let input = [x, gamma, beta].map(|v| v.primitive().clone());
+                let y = normalized(input.clone());
+                let state = State {
+                    input,
+                    groups,
+                    epsilon,
+                    with_silu,
+                };
+                prep.finish(state, y)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(normalized([x, gamma, beta].map(|v| v.into_primitive())))
+            }
         }
     }
 }

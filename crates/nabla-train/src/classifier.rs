@@ -11,6 +11,15 @@ pub trait Classifier: Module {
     /// - `input`: `[batch, features]`; a picture's features are its channels, row by row
     /// - returns `[batch, classes]`
     fn logits(&self, input: Tensor<2>) -> Tensor<2>;
+
+    /// What the model sees in an example: the input of its last layer. Unless a model says which layer that is,
+    /// the scores.
+    ///
+    /// - `input`: as for [`logits`](Self::logits)
+    /// - returns `[batch, features]`
+    fn features(&self, input: Tensor<2>) -> Tensor<2> {
+        self.logits(input)
+    }
 }
 
 /// A model does not fit the data, or has an invalid size.

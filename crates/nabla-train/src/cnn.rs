@@ -120,6 +120,10 @@ pub struct Cnn {
 
 impl Classifier for Cnn {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.output.forward(self.features(input))
+    }
+
+    fn features(&self, input: Tensor<2>) -> Tensor<2> {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
         let mut x = input.reshape([batch, channels, height, width]);
@@ -130,6 +134,6 @@ impl Classifier for Cnn {
             }
             x = stage.pool.forward(relu(x)); // [batch, channels, height/2, width/2]
         }
-        self.output.forward(x.flatten(1, 3))
+        x.flatten(1, 3)
     }
 }

@@ -26,7 +26,7 @@ use nabla_data::{
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 
-use crate::examples::{Examples, InputShape};
+use crate::examples::{Examples, InputShape, Scaling};
 use crate::order::permutation;
 
 /// The reason why there is no data set.
@@ -173,6 +173,8 @@ pub struct DataSet {
     pub training: Examples,
     /// To measure with: the test set, or the validation part.
     pub test: Examples,
+    /// How the features of both were scaled.
+    pub scaling: Scaling,
     /// How a table was read.
     pub reading: TableReading,
 }
@@ -250,8 +252,12 @@ impl DataConfig {
         if training.is_empty() || test.is_empty() {
             return Err(DataError::TooFew(training.len() + test.len()));
         }
-        if self.standardization == Standardization::Auto {
-            standardize(&mut training, &mut test, loaded.shape);
+        let scaling = match self.standardization {
+            Standardization::Auto => Scaling::of(&training, loaded.shape),
+            Standardization::None => Scaling::none(),
+        };
+        for part in [&mut training, &mut test] {
+            scaling.apply(&mut part.features, loaded.shape);
         }
         Ok(DataSet {
             name: self.source.clone(),
@@ -259,6 +265,7 @@ impl DataConfig {
             classes: loaded.classes,
             training,
             test,
+            scaling,
             reading: loaded.reading,
         })
     }
@@ -462,44 +469,6 @@ fn of_tables(
         classes,
         reading,
     })
-}
-
-/// Subtracts the mean of the training examples from both parts, and divides by their standard deviation.
-fn standardize(training: &mut Examples, test: &mut Examples, shape: InputShape) {
-    // `group` neighbouring features share a mean.
-    let (groups, group) = match shape {
-        InputShape::Picture([channels, height, width]) => (channels, height * width),
-        InputShape::Row(features) => (features, 1),
-    };
-    let mut sums = vec![[0.0_f64; 2]; groups];
-    for row in training.features.chunks_exact(groups * group) {
-        for (sum, values) in sums.iter_mut().zip(row.chunks_exact(group)) {
-            sum[0] += values.iter().map(|&v| f64::from(v)).sum::<f64>();
-        }
-    }
-    let count = (training.len() * group) as f64;
-    let means: Vec<f64> = sums.iter().map(|s| s[0] / count).collect();
-    for row in training.features.chunks_exact(groups * group) {
-        for ((sum, values), mean) in sums.iter_mut().zip(row.chunks_exact(group)).zip(&means) {
-            sum[1] += values
-                .iter()
-                .map(|&v| (f64::from(v) - mean).powi(2))
-                .sum::<f64>();
-        }
-    }
-    let scales: Vec<f64> = sums
-        .iter()
-        .map(|s| (s[1] / count).sqrt())
-        .map(|spread| if spread > 1e-12 { 1.0 / spread } else { 0.0 })
-        .collect();
-    for part in [training, test] {
-        for row in part.features.chunks_exact_mut(groups * group) {
-            for (i, value) in row.iter_mut().enumerate() {
-                let g = i / group;
-                *value = ((f64::from(*value) - means[g]) * scales[g]) as f32;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -30,16 +30,15 @@ use serde_json::json;
 use crate::checkpoint::CheckpointError;
 use crate::classification::TrainingConfig;
 use crate::classifier::{Classifier, ModelError};
-use crate::cnn::CnnConfig;
 use crate::data_set::{DataConfig, DataError, DataSet};
 use crate::error::TrainingError;
-use crate::examples::InputShape;
 use crate::history::History;
 use crate::initialization::he_normal;
-use crate::logistic_regression::LogisticRegressionConfig;
-use crate::mlp::MlpConfig;
-use crate::resnet::ResNetConfig;
+use crate::model_config::OnModel;
+use crate::trained_classifier::ClassifierConfig;
 use crate::trainer::{Observer, Progress};
+
+pub use crate::model_config::ModelConfig;
 
 /// The reason why an experiment does not run.
 #[derive(Debug, thiserror::Error)]
@@ -73,48 +72,6 @@ impl ExperimentError {
     }
 }
 
-/// A model by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case")]
-pub enum ModelConfig {
-    /// `logistic-regression`
-    LogisticRegression(LogisticRegressionConfig),
-    /// `mlp`
-    Mlp(MlpConfig),
-    /// `cnn`
-    Cnn(CnnConfig),
-    /// `resnet`
-    #[serde(rename = "resnet")]
-    ResNet(ResNetConfig),
-}
-
-nabla_base::choices! {
-    ModelConfig: "model" {
-        "logistic" => Self::LogisticRegression(LogisticRegressionConfig::default()), "One linear layer";
-        "mlp" => Self::Mlp(MlpConfig::default()), "Two hidden layers of 128 and 64 units";
-        "cnn" => Self::Cnn(CnnConfig::default()), "Two convolutions with batch normalisation";
-        "resnet20" => Self::ResNet(ResNetConfig::default()), "The ResNet-20 of CIFAR-10";
-    }
-}
-
-impl Default for ModelConfig {
-    fn default() -> Self {
-        Self::Mlp(MlpConfig::default())
-    }
-}
-
-impl ModelConfig {
-    /// Its name.
-    pub fn name(&self) -> String {
-        match self {
-            Self::LogisticRegression(_) => "logistic-regression".into(),
-            Self::Mlp(_) => "mlp".into(),
-            Self::Cnn(_) => "cnn".into(),
-            Self::ResNet(c) => format!("resnet-{}", c.depth),
-        }
-    }
-}
-
 /// A training from the data to the weights. Values that a file leaves out have their defaults: the built-in
 /// digits, an MLP, AdamW.
 ///
@@ -144,7 +101,11 @@ pub struct Experiment {
 /// The files that [`Outcome::save`] and the checkpoint write to the folder of a training.
 pub mod files {
     /// The weights.
-    pub const MODEL: &str = "model.safetensors";
+    pub const MODEL: &str = crate::network_folder::WEIGHTS_FILE;
+    /// Classes, shape of the examples, scaling and model, with which [`TrainedClassifier`] reads the weights.
+    ///
+    /// [`TrainedClassifier`]: crate::trained_classifier::TrainedClassifier
+    pub const CLASSIFIER: &str = crate::trained_classifier::CONFIG_FILE;
     /// The history, as JSON.
     pub const HISTORY: &str = "history.json";
     /// The epochs.
@@ -168,6 +129,8 @@ pub struct Outcome {
     pub history: History,
     /// The weights, with their names, as a file in the safetensors format.
     pub weights: Vec<u8>,
+    /// What else a program needs to know to classify with them.
+    pub classifier: ClassifierConfig,
 }
 
 impl Outcome {
@@ -181,6 +144,9 @@ impl Outcome {
         let failed =
             |e: serde_json::Error| TrainingError::from(CheckpointError::Encode(e.to_string()));
         write(files::MODEL, &self.weights)?;
+        let mut json = serde_json::to_vec_pretty(&self.classifier).map_err(failed)?;
+        json.push(b'\n');
+        write(files::CLASSIFIER, &json)?;
         write(files::EPOCHS, self.history.epochs_csv().as_bytes())?;
         write(files::STEPS, self.history.steps_csv().as_bytes())?;
         let json = serde_json::to_vec_pretty(&self.history).map_err(failed)?;
@@ -259,11 +225,6 @@ impl Experiment {
         observe: Observer<'_>,
     ) -> Result<Outcome, ExperimentError> {
         let device = device.clone().autodiff();
-        let (features, classes) = (data.shape.features(), data.classes.len());
-        let picture = |model| match data.shape {
-            InputShape::Picture(shape) => Ok(shape),
-            InputShape::Row(features) => Err(ModelError::NeedsPictures { model, features }),
-        };
         let seed = self.training.seed;
         let job = Job {
             experiment: self,
@@ -271,23 +232,33 @@ impl Experiment {
             checkpoint,
             trains,
         };
-        match &self.model {
-            ModelConfig::LogisticRegression(c) => {
-                job.train(c.init(features, classes, &device), observe)
-            }
-            ModelConfig::Mlp(c) => {
-                let model = c.init(features, classes, &device)?;
-                job.train(he_normal(model, seed)?, observe)
-            }
-            ModelConfig::Cnn(c) => {
-                let model = c.init(picture("cnn")?, classes, &device)?;
-                job.train(he_normal(model, seed)?, observe)
-            }
-            ModelConfig::ResNet(c) => {
-                let model = c.init(picture("resnet")?, classes, &device)?;
-                job.train(he_normal(model, seed)?, observe)
-            }
-        }
+        let starting = Starting {
+            job,
+            seed: self.model.is_drawn().then_some(seed),
+            observe,
+        };
+        self.model
+            .init_for(data.shape, data.classes.len(), &device, starting)?
+    }
+}
+
+/// The training of a model of zeros.
+struct Starting<'a, 'o> {
+    job: Job<'a>,
+    /// Of its matrices and kernels, if they are drawn.
+    seed: Option<u64>,
+    observe: Observer<'o>,
+}
+
+impl OnModel for Starting<'_, '_> {
+    type Output = Result<Outcome, ExperimentError>;
+
+    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
+        let model = match self.seed {
+            Some(seed) => he_normal(model, seed)?,
+            None => model,
+        };
+        self.job.train(model, self.observe)
     }
 }
 
@@ -326,6 +297,12 @@ impl Job<'_> {
             parameters: ParameterLayout::trainable(trainer.model())?.total_length(),
             state_bytes: trainer.state_bytes()?,
             weights: weights(trainer.model())?,
+            classifier: ClassifierConfig {
+                classes: self.data.classes.clone(),
+                shape: self.data.shape,
+                scaling: self.data.scaling.clone(),
+                model: self.experiment.model.clone(),
+            },
             history: trainer.history().clone(),
         })
     }

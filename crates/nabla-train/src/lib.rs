@@ -33,16 +33,21 @@ pub mod error;
 pub mod examples;
 #[cfg(feature = "data")]
 pub mod experiment;
+pub mod frechet;
 pub mod history;
 pub mod initialization;
 pub mod learner;
 pub mod logistic_regression;
 pub mod mlp;
+pub mod model_config;
+pub mod network_folder;
 pub mod optimizer;
 pub mod order;
+pub mod precision_recall;
 pub mod resnet;
 pub mod schedule;
 pub mod task;
+pub mod trained_classifier;
 pub mod trainer;
 pub mod transform;
 
@@ -59,21 +64,26 @@ pub use comparison::{
 pub use data_set::{DataConfig, DataError, DataSet, Standardization, TableReading};
 pub use ema::{Ema, EmaConfig, EmaError, WarmUp};
 pub use error::TrainingError;
-pub use examples::{Examples, InputShape};
+pub use examples::{Examples, InputShape, Scaling};
 #[cfg(feature = "data")]
-pub use experiment::{Experiment, ExperimentError, ModelConfig, Outcome};
+pub use experiment::{Experiment, ExperimentError, Outcome};
+pub use frechet::{Moments, MomentsError, frechet_distance};
 pub use history::{EpochRecord, History, StepRecord, Timing};
 pub use initialization::he_normal;
 pub use learner::Learner;
 pub use logistic_regression::{LogisticRegression, LogisticRegressionConfig};
 pub use mlp::{Mlp, MlpConfig};
+pub use model_config::ModelConfig;
+pub use network_folder::NetworkFolderError;
 pub use optimizer::{
     Method, OptimizerConfig, OptimizerError, OptimizerMethod, OtherOptimizer, ParameterGroup,
     Stepper,
 };
 pub use order::EpochOrder;
+pub use precision_recall::{Manifold, PrecisionRecallError};
 pub use resnet::{ResNet, ResNetConfig};
 pub use schedule::{Decay, Schedule};
 pub use task::Task;
+pub use trained_classifier::{ClassifierConfig, TrainedClassifier, TrainedClassifierError};
 pub use trainer::{Averaging, Observer, Progress, Trainer, TrainerConfig};
 pub use transform::{ClipByNorm, ClipByValue, GradientTransform, Gradients};

@@ -35,4 +35,8 @@ impl Classifier for LogisticRegression {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
         self.output.forward(input)
     }
+
+    fn features(&self, input: Tensor<2>) -> Tensor<2> {
+        input
+    }
 }

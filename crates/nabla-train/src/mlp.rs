@@ -69,10 +69,14 @@ pub struct Mlp {
 
 impl Classifier for Mlp {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.output.forward(self.features(input))
+    }
+
+    fn features(&self, input: Tensor<2>) -> Tensor<2> {
         let mut x = input;
         for layer in &self.hidden {
             x = relu(layer.forward(x));
         }
-        self.output.forward(x)
+        x
     }
 }

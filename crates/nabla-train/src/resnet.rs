@@ -170,6 +170,10 @@ pub struct ResNet {
 
 impl Classifier for ResNet {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.output.forward(self.features(input))
+    }
+
+    fn features(&self, input: Tensor<2>) -> Tensor<2> {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
         let x = input.reshape([batch, channels, height, width]);
@@ -179,7 +183,7 @@ impl Classifier for ResNet {
         }
         let [batch, channels, height, width] = x.dims();
         let pooled = x.reshape([batch, channels, height * width]).mean_dim(2);
-        self.output.forward(pooled.reshape([batch, channels]))
+        pooled.reshape([batch, channels])
     }
 }
 

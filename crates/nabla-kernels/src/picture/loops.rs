@@ -75,6 +75,118 @@ pub(super) fn normalize(
     float(shape, y)
 }
 
+/// The gradients of [`normalize`] by `x`, `gamma` and `beta`, in `f32`.
+///
+/// - `slope`: the derivative of the activation
+pub(super) fn normalize_backward(
+    [x, gamma, beta]: [FloatTensor<Flex>; 3],
+    groups: usize,
+    epsilon: f64,
+    grad: FloatTensor<Flex>,
+    slope: impl Fn(f32) -> f32 + Sync,
+) -> [FloatTensor<Flex>; 3] {
+    let shape = dims(&x);
+    let [_, channels, height, width] = shape;
+    let (area, members) = (height * width, channels / groups);
+    let [x, gamma, beta, grad] = [x, gamma, beta, grad].map(|v| v.to_contiguous());
+    let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
+    let (gamma, beta): (&[f32], &[f32]) = (gamma.storage(), beta.storage());
+    let mut dx = vec![0.0; x.len()];
+    let arch = pulp::Arch::new();
+    let count = (members * area) as f64;
+    // For each group of each picture, Σ ∂u x̂ and Σ ∂u of its channels.
+    let sums: Vec<Vec<[f64; 2]>> = dx
+        .par_chunks_mut((members * area).max(1))
+        .enumerate()
+        .map(|(group, dx)| {
+            let range = group * members * area..(group + 1) * members * area;
+            let (x, grad) = (&x[range.clone()], &grad[range]);
+            let first = group % groups * members;
+            arch.dispatch(|| {
+                let origin = x[0];
+                let (sum, squares) = sums(x, origin);
+                let mean = sum / count;
+                let variance = (squares / count - mean * mean).max(0.0);
+                let scale = 1.0 / (variance + epsilon).sqrt();
+                let mean = (f64::from(origin) + mean) as f32;
+                let scale = scale as f32;
+                let mut by_channel = Vec::with_capacity(members);
+                let (mut level, mut along) = (0.0, 0.0);
+                // ∂u, in the place of ∂x for now.
+                for channel in 0..members {
+                    let plane = channel * area..(channel + 1) * area;
+                    let (gain, shift) = (gamma[first + channel], beta[first + channel]);
+                    let [of_normal, of_one] = activation_backward(
+                        &mut dx[plane.clone()],
+                        &x[plane.clone()],
+                        &grad[plane],
+                        [mean, scale, gain, shift],
+                        &slope,
+                    );
+                    level += f64::from(gain) * of_one;
+                    along += f64::from(gain) * of_normal;
+                    by_channel.push([of_normal, of_one]);
+                }
+                let (level, along) = ((level / count) as f32, (along / count) as f32);
+                let planes = dx.chunks_exact_mut(area).zip(x.chunks_exact(area));
+                for (channel, (dx, x)) in planes.enumerate() {
+                    let gain = gamma[first + channel];
+                    for (dx, &x) in dx.iter_mut().zip(x) {
+                        let normal = (x - mean) * scale;
+                        *dx = (*dx * gain - level - normal * along) * scale;
+                    }
+                }
+                by_channel
+            })
+        })
+        .collect();
+    let mut by_gamma = vec![0.0_f64; channels];
+    let mut by_beta = vec![0.0_f64; channels];
+    for (group, of_channels) in sums.into_iter().enumerate() {
+        let first = group % groups * members;
+        for (channel, [of_normal, of_one]) in of_channels.into_iter().enumerate() {
+            by_gamma[first + channel] += of_normal;
+            by_beta[first + channel] += of_one;
+        }
+    }
+    let row = |values: Vec<f64>| {
+        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+        FloatTensor::<Flex>::from_data(TensorData::new(values, [channels]))
+    };
+    [float(shape, dx), row(by_gamma), row(by_beta)]
+}
+
+/// `∂u = ∂y slope(u)` of a plane with `u = x̂ gain + shift`; returns `Σ ∂u x̂` and `Σ ∂u`.
+#[inline(always)]
+fn activation_backward(
+    du: &mut [f32],
+    x: &[f32],
+    grad: &[f32],
+    [mean, scale, gain, shift]: [f32; 4],
+    slope: &impl Fn(f32) -> f32,
+) -> [f64; 2] {
+    let mut totals = [0.0; 2];
+    let pieces = du.chunks_mut(64 * LANES);
+    let given = x.chunks(64 * LANES).zip(grad.chunks(64 * LANES));
+    for (du, (x, grad)) in pieces.zip(given) {
+        // Sums in lanes, which vectorise, and in a fixed order.
+        let (mut of_normal, mut of_one) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        let lanes = du.chunks_mut(LANES);
+        for (du, (x, grad)) in lanes.zip(x.chunks(LANES).zip(grad.chunks(LANES))) {
+            for (lane, (du, (&x, &g))) in du.iter_mut().zip(x.iter().zip(grad)).enumerate() {
+                let normal = (x - mean) * scale;
+                let value = g * slope(normal * gain + shift);
+                *du = value;
+                of_normal[lane] += value * normal;
+                of_one[lane] += value;
+            }
+        }
+        totals[0] += of_normal.iter().map(|&v| f64::from(v)).sum::<f64>();
+        totals[1] += of_one.iter().map(|&v| f64::from(v)).sum::<f64>();
+    }
+    totals
+}
+
 /// `Σ (x − origin)` and `Σ (x − origin)²`: in `f32` over short pieces, in `f64` over these.
 #[inline(always)]
 fn sums(x: &[f32], origin: f32) -> (f64, f64) {

@@ -102,16 +102,67 @@ fn group_norm_and_its_gradients_are_burns() {
         }
     }
     let device = Device::flex().autodiff();
-    let mut norm = GroupNormConfig::new(2, 6).init(&device);
-    norm.gamma = Some(Param::from_tensor(random([6], &device).require_grad()));
-    let x = random([2, 6, 5, 7], &device).require_grad();
-    let weigh = random([2, 6, 5, 7], &device);
+    for ([batch, channels, height, width], groups) in
+        [([1, 4, 1, 1], 2), ([2, 6, 5, 7], 3), ([3, 8, 33, 40], 1)]
+    {
+        let mut norm = GroupNormConfig::new(groups, channels).init(&device);
+        let parameter = || Param::from_tensor(random([channels], &device).require_grad());
+        (norm.gamma, norm.beta) = (Some(parameter()), Some(parameter()));
+        let x = (random([batch, channels, height, width], &device) * 2.0 + 1.0)
+            .detach()
+            .require_grad();
+        let weigh = random(x.dims(), &device);
+        for with_silu in [false, true] {
+            let (ours, burns) = match with_silu {
+                true => (
+                    group_norm_silu(&norm, x.clone()),
+                    silu(norm.forward(x.clone())),
+                ),
+                false => (group_norm(&norm, x.clone()), norm.forward(x.clone())),
+            };
+            let [ours, burns] = [ours, burns].map(|y| (y * weigh.clone()).sum().backward());
+            let tolerance = Tolerance::<f32>::absolute(2e-3).set_relative(1e-3);
+            let [gamma, beta] = [&norm.gamma, &norm.beta].map(|v| v.as_ref().unwrap().val());
+            for (ours, burns) in [
+                (
+                    x.grad(&ours).unwrap().into_data(),
+                    x.grad(&burns).unwrap().into_data(),
+                ),
+                (
+                    gamma.grad(&ours).unwrap().into_data(),
+                    gamma.grad(&burns).unwrap().into_data(),
+                ),
+                (
+                    beta.grad(&ours).unwrap().into_data(),
+                    beta.grad(&burns).unwrap().into_data(),
+                ),
+            ] {
+                ours.assert_approx_eq(&burns, tolerance);
+            }
+        }
+    }
+}
+
+/// Burn's operations on the autodiff backend, in 64 bits.
+#[test]
+fn the_composed_gradients_of_a_group_norm_are_burns() {
+    use burn::nn::GroupNormConfig;
+    let device = Device::flex().autodiff();
+    let wide = |v: Tensor<4>| v.cast(DType::F64).detach().require_grad();
+    let mut norm = GroupNormConfig::new(3, 6).init(&device);
+    let parameter = || {
+        let v = random([6], &device).cast(DType::F64);
+        Param::from_tensor(v.detach().require_grad())
+    };
+    (norm.gamma, norm.beta) = (Some(parameter()), Some(parameter()));
+    let x = wide(random([2, 6, 5, 7], &device));
+    let weigh = random([2, 6, 5, 7], &device).cast(DType::F64);
     let ours = (group_norm_silu(&norm, x.clone()) * weigh.clone())
         .sum()
         .backward();
     let burns = (silu(norm.forward(x.clone())) * weigh).sum().backward();
-    let tolerance = Tolerance::<f32>::absolute(1e-4).set_relative(1e-4);
-    let gamma = norm.gamma.unwrap().val();
+    let [gamma, beta] = [&norm.gamma, &norm.beta].map(|v| v.as_ref().unwrap().val());
+    let tolerance = Tolerance::<f64>::absolute(1e-10).set_relative(1e-10);
     for (ours, burns) in [
         (
             x.grad(&ours).unwrap().into_data(),
@@ -120,6 +171,10 @@ fn group_norm_and_its_gradients_are_burns() {
         (
             gamma.grad(&ours).unwrap().into_data(),
             gamma.grad(&burns).unwrap().into_data(),
+        ),
+        (
+            beta.grad(&ours).unwrap().into_data(),
+            beta.grad(&burns).unwrap().into_data(),
         ),
     ] {
         ours.assert_approx_eq(&burns, tolerance);

@@ -65,18 +65,21 @@ pub enum NetworkFolderError {
     },
 }
 
-/// What a folder holds.
+/// A kind of folder.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NetworkFolder {
+pub struct NetworkFolder {
     /// The model in a word, for messages.
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
     /// The configuration's file name.
-    pub(crate) config: &'static str,
+    pub config: &'static str,
 }
 
 impl NetworkFolder {
     /// The contents of the configuration and of the weights.
-    pub(crate) fn read(self, folder: &Path) -> Result<[Vec<u8>; 2], NetworkFolderError> {
+    ///
+    /// # Errors
+    /// If the folder or a file is missing or cannot be read.
+    pub fn read(self, folder: &Path) -> Result<[Vec<u8>; 2], NetworkFolderError> {
         if !folder.is_dir() {
             return Err(NetworkFolderError::NoFolder {
                 path: folder.into(),
@@ -101,7 +104,10 @@ impl NetworkFolder {
     /// Parses a configuration.
     ///
     /// - `folder`: for messages
-    pub(crate) fn config<C: DeserializeOwned>(
+    ///
+    /// # Errors
+    /// If it is not that of such a model.
+    pub fn config<C: DeserializeOwned>(
         self,
         bytes: &[u8],
         folder: &Path,
@@ -129,7 +135,10 @@ impl NetworkFolder {
     /// Loads weights of 16 or 32 bits into a network of 32 bits.
     ///
     /// - `folder`: for messages
-    pub(crate) fn load<M: Module>(
+    ///
+    /// # Errors
+    /// If the weights are damaged, of another type, or do not fit the network.
+    pub fn load<M: Module>(
         self,
         network: &mut M,
         weights: Vec<u8>,
@@ -156,7 +165,10 @@ impl NetworkFolder {
     }
 
     /// Writes a folder. The same configuration and weights give the same bytes.
-    pub(crate) fn save<M: Module>(
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save<M: Module>(
         self,
         config: &impl Serialize,
         network: &M,
