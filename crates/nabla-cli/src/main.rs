@@ -46,6 +46,9 @@ jobs! {
         /// Train a classifier with any optimizer, or the networks that other commands use
         #[command(subcommand)]
         Train(jobs::train::Task),
+        /// Measure how good what a model makes is
+        #[command(subcommand)]
+        Measure(jobs::measure::Task),
         /// Compare optimizers, each at its best learning rate
         Compare(Of<jobs::compare::Arguments>),
         /// Solve a LIBSVM problem: get a model, and a certificate of how far it is from the optimum

@@ -11,6 +11,7 @@ mod ema;
 mod guidance;
 mod guidance_methods;
 mod guidance_reference;
+mod guidance_trial;
 mod named_samplers;
 mod probability_flow;
 mod rddm;

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use nabla_train::augmentation::Augmentation;
 use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::cnn::CnnConfig;
 use nabla_train::comparison::{Comparison, ComparisonEvent, Contender, Phase};
-use nabla_train::data_set::DataConfig;
+use nabla_train::data_set::{DataConfig, Standardization};
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::experiment::{Experiment, ModelConfig, Outcome};
 use nabla_train::initialization::he_normal;
@@ -20,6 +20,7 @@ use nabla_train::mlp::{Mlp, MlpConfig};
 use nabla_train::optimizer::{OptimizerConfig, ParameterGroup, methods};
 use nabla_train::resnet::ResNetConfig;
 use nabla_train::schedule::{Decay, Schedule};
+use nabla_train::trained_classifier::TrainedClassifier;
 
 /// 60 of the digits in batches of 16, two epochs: 8 steps.
 fn small(model: ModelConfig, method: &str) -> Experiment {
@@ -530,4 +531,81 @@ fn wrong_settings_are_refused() {
         message.contains("the optimizer sgd is given twice"),
         "{message}"
     );
+}
+
+/// The folder of a training gives back the classifier that was measured in it, also with 16-bit weights.
+#[test]
+fn a_trained_classifier_is_loaded_with_its_scaling() {
+    let device = Device::flex();
+    let raw = DataConfig {
+        standardization: Standardization::None,
+        ..small(mlp(), "adamw").data
+    };
+    let raw = raw.open().unwrap();
+    for model in [
+        ModelConfig::LogisticRegression(LogisticRegressionConfig::default()),
+        mlp(),
+        ModelConfig::Cnn(CnnConfig::default()),
+        ModelConfig::ResNet(ResNetConfig { depth: 8, width: 4 }),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let outcome = run(&small(model.clone(), "adamw"), None, usize::MAX);
+        outcome.save(folder.path()).unwrap();
+        assert!(TrainedClassifier::is_folder(folder.path()));
+        let classifier = TrainedClassifier::load(folder.path(), &device).unwrap();
+        assert_eq!(classifier.config().model, model);
+        let rows = [raw.test.len(), raw.shape.features()];
+        let pictures = TensorData::new(raw.test.features.clone(), rows);
+        let pictures = Tensor::<2>::from_data(pictures, &device);
+        let logits = classifier.logits(pictures.clone()).unwrap();
+        let found: Vec<i64> = logits.argmax(1).try_into_vec_as().unwrap();
+        let right = found.iter().zip(&raw.test.labels);
+        let right = right.filter(|(a, b)| **a == i64::from(**b)).count();
+        let expected = outcome.history.last().unwrap().test_accuracy;
+        let accuracy = right as f64 / raw.test.len() as f64;
+        assert!(
+            (accuracy - expected).abs() < 1e-9,
+            "{model:?}: {accuracy}, {expected}"
+        );
+        // The last layer sees the features.
+        let features = classifier.features(pictures.clone()).unwrap();
+        let width = match model {
+            ModelConfig::LogisticRegression(_) => 64,
+            ModelConfig::Mlp(_) => 12,
+            ModelConfig::Cnn(_) => 32 * 2 * 2,
+            ModelConfig::ResNet(_) => 16,
+        };
+        assert_eq!(features.dims(), [rows[0], width]);
+        let told = classifier.logits(pictures.slice_dim(1, 0..63)).unwrap_err();
+        assert!(
+            told.to_string().contains("64 numbers, but these have 63"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_without_a_classifier_is_refused() {
+    let device = Device::flex();
+    let folder = tempfile::tempdir().unwrap();
+    let told = |folder: &Path| {
+        TrainedClassifier::load(folder, &device)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(told(&folder.path().join("none")).contains("there is no model folder"));
+    assert!(told(folder.path()).contains("holds no classifier.json"));
+    run(&small(mlp(), "adamw"), None, 1)
+        .save(folder.path())
+        .unwrap();
+    let path = folder.path().join("classifier.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    // Another model than that of the weights.
+    std::fs::write(&path, text.replace("12", "13")).unwrap();
+    assert!(told(folder.path()).contains("does not hold the weights"));
+    // One mean for ten features.
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["shape"] = serde_json::json!({ "row": 64 });
+    std::fs::write(&path, config.to_string()).unwrap();
+    assert!(told(folder.path()).contains("scales 1 channels or features"));
 }

@@ -7,6 +7,8 @@ pub mod evaluate;
 mod experiment_flags;
 mod index_base;
 pub mod list;
+pub mod measure;
+mod measure_guidance;
 pub mod project;
 pub mod sample;
 pub mod solve;
