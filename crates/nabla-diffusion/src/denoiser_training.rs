@@ -241,8 +241,8 @@ impl LabelledSource for PictureTable {
 pub struct DenoiserTrainingConfig {
     /// The total number of steps.
     pub steps: usize,
-    /// Pictures per step. Default 128.
-    #[config(default = 128)]
+    /// Pictures per step. Default 64.
+    #[config(default = 64)]
     pub batch: usize,
     /// The number of batches whose gradients are averaged in one step. Default 1.
     #[config(default = 1)]

@@ -82,7 +82,7 @@ struct Recipe {
 }
 
 /// The number of steps without `--steps` and without a recipe.
-const STEPS: usize = 20_000;
+const STEPS: usize = 10_000;
 
 /// The number of last steps over which the reported loss is averaged.
 const REPORTED: usize = 100;

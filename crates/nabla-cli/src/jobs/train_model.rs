@@ -161,8 +161,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         told += &reading;
         if let Some(folder) = &arguments.out {
             told += &format!(
-                "model.safetensors, experiment.toml, history.json, epochs.csv, steps.csv, loss.svg and \
-                 accuracy.svg in {}\n",
+                "model.safetensors, classifier.json, experiment.toml, history.json, epochs.csv, steps.csv, \
+                 loss.svg and accuracy.svg in {}\n",
                 folder.display()
             );
         }
