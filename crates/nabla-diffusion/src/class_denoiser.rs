@@ -155,8 +155,10 @@ pub struct ClassDenoiserConfig {
     /// The network. Its class embedding has one entry more than there are classes: the last stands for no
     /// condition.
     pub network: UNetConfig,
-    /// What the network predicts. Default [`Prediction::Epsilon`].
-    #[config(default = "Prediction::Epsilon")]
+    /// What the network predicts. Default [`Prediction::Velocity`]: where hardly any signal is left, as at the
+    /// start of the cosine schedule, an error of a predicted noise would be multiplied by a thousand in the first
+    /// step.
+    #[config(default = "Prediction::Velocity")]
     pub prediction: Prediction,
     /// The path. Default: the cosine schedule with 1000 steps.
     #[config(default = "TrainingPath::cosine()")]

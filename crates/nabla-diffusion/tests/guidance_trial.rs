@@ -167,7 +167,7 @@ fn every_guidance_is_tried_from_the_same_noise() {
     for name in ["classifier-free", "apg", "adaptive", "autoguidance", "gfcg"] {
         let same = pictures(name, 1.0);
         let apart = plain.iter().zip(&same).map(|(a, b)| (a - b).abs());
-        assert!(apart.fold(0.0, f32::max) < 1e-4, "{name}");
+        assert!(apart.fold(0.0, f32::max) < 1e-3, "{name}");
     }
     let stopped = trials.run("none", &Options::new(), 1.0, 3, &mut |_| {
         Err("enough".into())
