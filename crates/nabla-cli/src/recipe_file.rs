@@ -49,7 +49,20 @@ pub fn overlaid<T: Serialize + DeserializeOwned>(
 }
 
 /// Overrides the values of `whole` by those of `given`, table by table.
+///
+/// A choice with options of its own is a table with one entry, named after what was chosen: another choice takes
+/// its place.
 fn overlay(whole: &mut toml::Table, given: toml::Table) {
+    let chosen = |table: &toml::Table| match table.len() {
+        1 => table.keys().next().cloned(),
+        _ => None,
+    };
+    if let (Some(before), Some(now)) = (chosen(whole), chosen(&given))
+        && before != now
+    {
+        *whole = given;
+        return;
+    }
     for (key, value) in given {
         match (whole.get_mut(&key), value) {
             (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => overlay(inner, value),
@@ -57,5 +70,42 @@ fn overlay(whole: &mut toml::Table, given: toml::Table) {
                 whole.insert(key, value);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nabla::diffusion::class_denoiser::{ClassDenoiserConfig, TrainingPath};
+    use nabla::diffusion::schedule::BetaSchedule;
+
+    #[test]
+    fn a_recipe_overrides_values_and_choices() {
+        let names = ["a", "b"].map(str::to_owned).to_vec();
+        let defaults = ClassDenoiserConfig::for_pictures(names, [1, 28, 28]);
+        let given = |text: &str| overlaid(&defaults, text.parse().unwrap());
+        let other = given(
+            "[network]\nbase_channels = 32\n\
+             [path.VariancePreserving.betas.Linear]\nstart = 1e-4\nend = 0.02\n",
+        );
+        let other = other.unwrap();
+        assert_eq!(other.network.base_channels, 32);
+        assert_eq!(other.network.patch, defaults.network.patch);
+        let TrainingPath::VariancePreserving(path) = other.path else {
+            panic!("{other:?}");
+        };
+        let linear = BetaSchedule::Linear {
+            start: 1e-4,
+            end: 0.02,
+        };
+        assert_eq!(path.betas, linear);
+        assert_eq!(
+            given("path = \"Straight\"").unwrap().path,
+            TrainingPath::Straight
+        );
+        // Within a choice, a value.
+        let offset = given("[path.VariancePreserving.betas.Cosine]\noffset = 0.02").unwrap();
+        assert!(format!("{:?}", offset.path).contains("0.02"));
+        assert!(given("[path.VariancePreserving.betas.Sine]\noffset = 0.02").is_err());
     }
 }
