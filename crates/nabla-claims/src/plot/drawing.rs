@@ -26,14 +26,21 @@ const LETTER: f64 = 0.62;
 const INK: RGBColor = RGBColor(1, 2, 3);
 const STANDALONE_INK: &str = "#222222";
 
-/// Paul Tol's bright scheme without its grey: distinct for colour-blind readers.
-const PALETTE: [RGBColor; 6] = [
+/// Paul Tol's bright scheme without its grey: distinct for colour-blind readers. Then six more, which differ from
+/// these in lightness.
+const PALETTE: [RGBColor; 12] = [
     RGBColor(0x44, 0x77, 0xAA),
     RGBColor(0xEE, 0x66, 0x77),
     RGBColor(0x22, 0x88, 0x33),
     RGBColor(0xAA, 0x33, 0x77),
     RGBColor(0xCC, 0xBB, 0x44),
     RGBColor(0x66, 0xCC, 0xEE),
+    RGBColor(0xEE, 0x77, 0x33),
+    RGBColor(0x33, 0x22, 0x88),
+    RGBColor(0x00, 0x99, 0x88),
+    RGBColor(0x77, 0x77, 0x77),
+    RGBColor(0x88, 0x22, 0x22),
+    RGBColor(0x99, 0xAA, 0x00),
 ];
 
 fn hex(color: RGBColor) -> String {
