@@ -49,6 +49,7 @@
 //! Sources: see the file of each method and operator.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
@@ -197,6 +198,39 @@ impl<const D: usize> Problem<D> {
             measurement: (self.measurement.clone() - constant) / scale,
             noise: self.noise / scale,
         })
+    }
+
+    /// The problem of some pictures of the batch.
+    ///
+    /// # Panics
+    /// If the batch has no such pictures.
+    #[must_use]
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        Self {
+            measurement: self.measurement.clone().slice_dim(0, rows),
+            ..self.clone()
+        }
+    }
+
+    /// `‖y − A x‖/‖y‖`, of the whole batch.
+    ///
+    /// # Errors
+    /// If the picture does not fit.
+    pub fn relative_residual(&self, x: Tensor<D>) -> Result<f64, OperatorError> {
+        let size = |x: Tensor<D>| -> Result<f64, OperatorError> {
+            Ok(operator::host(x)?.iter().map(|v| v * v).sum::<f64>().sqrt())
+        };
+        let (left, all) = (size(self.residual(x)?)?, size(self.measurement.clone())?);
+        Ok(if all > 0.0 { left / all } else { left })
+    }
+
+    /// Whether each number of a measurement is measured at all, `[1, range…]`: 1 or 0.
+    ///
+    /// # Errors
+    /// If the operator fails.
+    pub fn measured(&self) -> Result<Tensor<D>, OperatorError> {
+        let ones = self.measurement.clone().slice_dim(0, 0..1).ones_like();
+        self.operator.measured(ones)
     }
 
     /// The operator.

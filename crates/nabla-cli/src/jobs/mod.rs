@@ -8,6 +8,7 @@ mod experiment_flags;
 mod index_base;
 pub mod list;
 pub mod project;
+pub mod restore;
 pub mod sample;
 pub mod solve;
 pub mod train;

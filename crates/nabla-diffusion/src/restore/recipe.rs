@@ -4,9 +4,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use burn::config::Config;
+use burn::tensor::Tensor;
 use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
+use super::Problem;
 use super::coil_maps::CoilMaps;
 use super::operator::{LinearOperator, OperatorError};
 use super::operators::{
@@ -65,6 +67,16 @@ pub trait OperatorRecipe: Debug + Send + Sync {
     fn picture_sides(&self, measurement: [usize; 2]) -> [usize; 2] {
         measurement
     }
+
+    /// A picture without detail that the measurement shows at once: what a super-resolution prior takes for the blurred
+    /// picture ([`PriorDenoiser`](super::PriorDenoiser)). `None` for scans, which show none.
+    ///
+    /// # Errors
+    /// If the measurement does not fit.
+    fn first_estimate(&self, problem: &Problem) -> Result<Option<Tensor<4>>, OperatorError> {
+        let _ = problem;
+        Ok(None)
+    }
 }
 
 /// A picture reduced by a whole number.
@@ -90,6 +102,13 @@ impl OperatorRecipe for SuperResolutionRecipe {
 
     fn picture_sides(&self, measurement: [usize; 2]) -> [usize; 2] {
         measurement.map(|side| side * self.scale)
+    }
+
+    /// The measurement, enlarged.
+    fn first_estimate(&self, problem: &Problem) -> Result<Option<Tensor<4>>, OperatorError> {
+        let [_, channels, height, width] = problem.measurement().dims();
+        let enlarge = Separable::enlargement([channels, height, width], self.scale)?;
+        Ok(Some(enlarge.apply(problem.measurement().clone())?))
     }
 }
 
@@ -118,6 +137,30 @@ impl OperatorRecipe for InpaintingRecipe {
             None => Inpainting::without_box(picture, self.hole)?,
         };
         Ok(Arc::new(operator))
+    }
+
+    /// The known pixels, and between them means of those that are near.
+    fn first_estimate(&self, problem: &Problem) -> Result<Option<Tensor<4>>, OperatorError> {
+        let [_, channels, height, width] = problem.measurement().dims();
+        let (known, y) = (problem.measured()?, problem.measurement().clone());
+        let longest = height.max(width) as f64;
+        let mut filled = y.zeros_like();
+        // From the widest to the narrowest Gaussian that has enough known pixels; the narrowest counts.
+        let mut deviation = longest / 4.0;
+        while deviation >= 0.7 {
+            let picture = [channels, height, width];
+            let blur = Separable::gaussian_blur(picture, deviation, Boundary::Reflect)?;
+            let weight = blur.apply(known.clone())?;
+            let few = weight.clone().lower_elem(0.05);
+            let mean = blur.apply(y.clone())? / weight.clamp_min(1e-6);
+            let few = few.expand(y.dims());
+            filled = match deviation > longest / 5.0 {
+                true => mean,
+                false => mean.mask_where(few, filled),
+            };
+            deviation /= 2.0;
+        }
+        Ok(Some(filled))
     }
 }
 
@@ -152,6 +195,11 @@ impl OperatorRecipe for BlurRecipe {
             &values,
             self.boundary,
         )?))
+    }
+
+    /// The measurement.
+    fn first_estimate(&self, problem: &Problem) -> Result<Option<Tensor<4>>, OperatorError> {
+        Ok(Some(problem.measurement().clone()))
     }
 }
 

@@ -1,6 +1,6 @@
 """Values for tests/restore.rs: Radon transforms of scikit-image, convolutions of SciPy, coil maps of SigPy.
 
-pip install scikit-image==0.26.0 scipy==1.18.1 numpy==2.3.5 sigpy==0.1.27
+pip install scikit-image==0.26.0 scipy==1.17.1 numpy==2.4.6 sigpy==0.1.27
 python restore_reference.py > restore_reference.json
 """
 

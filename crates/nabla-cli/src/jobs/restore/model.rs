@@ -1,15 +1,18 @@
 //! The prior of a restoration: a model of `nabla train denoiser`, or a super-resolution prior.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use nabla::diffusion::class_denoiser::ClassDenoiser;
+use nabla::diffusion::correction::Correction;
 use nabla::diffusion::denoiser::{Condition, RowConditions};
 use nabla::diffusion::level::Levels;
 use nabla::diffusion::prior::SuperResolutionPrior;
 use nabla::diffusion::restore::{
-    PriorDenoiser, Problem, Restoration, RestoreError, Restored, Restorer,
+    OperatorRecipe, PriorDenoiser, Problem, Restoration, RestoreError, Restored, Restorer,
 };
+use nabla::diffusion::sampler::Solver;
 use nabla::diffusion::sampler_error::SamplerError;
 
 use crate::errors::Failure;
@@ -111,29 +114,46 @@ impl Model {
         }
     }
 
-    /// Restores.
-    ///
-    /// - `estimate`: what the prior takes for the blurred picture
+    /// Restores pictures.
     pub fn restore(
         &self,
         restorer: &dyn Restorer,
+        recipe: &dyn OperatorRecipe,
         problem: &Problem,
         levels: &Levels,
-        run: impl FnOnce(Restoration<'_>) -> Restoration<'_>,
-        estimate: impl FnOnce() -> Result<Tensor<4>, Failure>,
-        [tile, seed]: [u64; 2],
+        options: RunOptions,
+        observe: &mut dyn Correction,
     ) -> Result<Restored, Failure> {
-        let restoration = run(Restoration::new(restorer, problem, levels));
+        let mut restoration = Restoration::new(restorer, problem, levels).observed_by(observe);
+        if let Some(solver) = options.solver {
+            restoration = restoration.sampled_by(solver);
+        }
         match self {
             Self::Classes { network, condition } => {
                 let rows = problem.measurement().dims()[0];
                 let model = RowConditions::new(network.as_ref(), vec![*condition; rows]);
-                Ok(restoration.run(&model, seed)?)
+                Ok(restoration.run(&model, options.seed)?)
             }
             Self::Prior(prior) => {
-                let model = PriorDenoiser::new(prior, estimate()?, tile as usize);
-                Ok(restoration.run(&model.map_err(Failure::input)?, seed)?)
+                let estimate = recipe.first_estimate(problem).map_err(Failure::input)?;
+                let estimate = estimate.ok_or_else(|| {
+                    Failure::input(
+                        "a super-resolution prior needs a picture to begin with, but a scan shows none: give a model of \
+                         nabla train denoiser with --model",
+                    )
+                })?;
+                let model = PriorDenoiser::new(prior, estimate, options.tile);
+                Ok(restoration.run(&model.map_err(Failure::input)?, options.seed)?)
             }
         }
     }
+}
+
+/// How a run goes.
+pub struct RunOptions {
+    /// Instead of the method's own sampler.
+    pub solver: Option<Arc<dyn Solver>>,
+    /// For a super-resolution prior.
+    pub tile: usize,
+    pub seed: u64,
 }

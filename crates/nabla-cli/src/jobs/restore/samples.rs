@@ -151,6 +151,22 @@ impl Samples {
         Raster::new(slices * channels, height, width, values).map_err(Failure::run)
     }
 
+    /// Grey: the means of the channels.
+    pub fn mean_of_channels(self) -> Self {
+        let [slices, channels, height, width] = self.shape;
+        let pixels = height * width;
+        let mean = |slice: &[f32], i: usize| {
+            slice.iter().skip(i).step_by(pixels).sum::<f32>() / channels as f32
+        };
+        let each = self.values.chunks_exact(channels * pixels);
+        let values = each.flat_map(|slice| (0..pixels).map(move |i| mean(slice, i)));
+        Self {
+            shape: [slices, 1, height, width],
+            values: values.collect(),
+            origin: self.origin.clone(),
+        }
+    }
+
     /// The absolute values of complex numbers.
     pub fn magnitude(&self) -> Self {
         let [slices, channels, height, width] = self.shape;
@@ -231,7 +247,10 @@ impl Target {
             Self::Npy(path) => {
                 let reals = samples.values.iter().map(|v| f64::from(*v));
                 let (shape, values) = match complex {
-                    false => ([slices, channels, height, width], NpyValues::Real(reals.collect())),
+                    false => (
+                        [slices, channels, height, width],
+                        NpyValues::Real(reals.collect()),
+                    ),
                     true => {
                         let shape = [slices, channels / 2, height, width];
                         (shape, NpyValues::Complex(pairs(samples)))
@@ -244,7 +263,11 @@ impl Target {
                 Ok(write_bytes_atomically(path, &bytes)?)
             }
             Self::Nifti(path) => {
-                let samples = if complex { samples.magnitude() } else { samples.clone() };
+                let samples = if complex {
+                    samples.magnitude()
+                } else {
+                    samples.clone()
+                };
                 let shape = [slices, height, width];
                 let volume = match &samples.origin {
                     Origin::Nifti(volume) => volume.with_values(shape, samples.values),
@@ -254,7 +277,11 @@ impl Target {
                 Ok(write_bytes_atomically(path, &bytes)?)
             }
             Self::Picture(path) => {
-                let samples = if complex { samples.magnitude() } else { samples.clone() };
+                let samples = if complex {
+                    samples.magnitude()
+                } else {
+                    samples.clone()
+                };
                 let raster = samples.raster(range)?;
                 let mut picture = match samples.origin {
                     // Its profile and its description, if the pixels are the same.

@@ -15,7 +15,7 @@ use burn::tensor::Tensor;
 use nabla_base::range;
 use rustfft::num_complex::Complex64;
 
-use crate::restore::coil_maps::CoilMaps;
+use crate::restore::coil_maps::{CoilMaps, Espirit};
 use crate::restore::fourier::{Fourier, Way};
 use crate::restore::operator::{
     Decomposed, LinearOperator, OperatorError, check_shape, check_sides, on_host,
@@ -46,6 +46,14 @@ pub struct MultiCoilMri {
 
 const NAME: &str = "MRI";
 
+fn wrong_mask([height, width]: [usize; 2], mask: &[bool]) -> OperatorError {
+    OperatorError::Given {
+        what: "the mask of the frequencies",
+        expected: format!("of {width} x {height}, as the picture"),
+        found: format!("it has {} values", mask.len()),
+    }
+}
+
 impl MultiCoilMri {
     /// - `channels`: of the picture: 1 if it is real, 2 if it is complex
     /// - `maps`: of the coils; one map of ones is a single coil
@@ -58,11 +66,7 @@ impl MultiCoilMri {
         let [height, width] = maps.sides();
         check_sides(&[height, width])?;
         if mask.len() != height * width {
-            return Err(OperatorError::Given {
-                what: "the mask of the frequencies",
-                expected: format!("of {width} x {height}, as the coil maps"),
-                found: format!("it has {} values", mask.len()),
-            });
+            return Err(wrong_mask([height, width], &mask));
         }
         let measured = mask.iter().filter(|measured| **measured).count();
         range::at_least("number of measured frequencies", measured, 1)?;
@@ -72,6 +76,60 @@ impl MultiCoilMri {
             maps,
             mask,
         })
+    }
+
+    /// The operator with coil maps that are estimated from the measurement by [`Espirit`], from the largest square in the
+    /// middle of k-space that is measured whole, of at most 24 x 24 frequencies. For a real picture, the maps also have
+    /// the phase of the picture, as the frequencies in that square show it.
+    ///
+    /// - `kspace`: `[1, 2 · coils, height, width]`
+    /// - `mask`: as in [`new`](Self::new)
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and if less than 4 x 4 frequencies in the middle are measured whole.
+    pub fn estimated(
+        channels: usize,
+        kspace: Tensor<4>,
+        mask: Vec<bool>,
+    ) -> Result<Self, OperatorError> {
+        let [_, _, height, width] = kspace.dims();
+        if mask.len() != height * width {
+            return Err(wrong_mask([height, width], &mask));
+        }
+        let usual = Espirit::default();
+        let inside = |side: usize, i: usize, n: usize| {
+            let first = n / 2 - side / 2;
+            (first..first + side).contains(&i)
+        };
+        let whole = |side: &usize| {
+            let place =
+                |i: usize| inside(*side, i / width, height) && inside(*side, i % width, width);
+            (0..mask.len()).all(|i| mask[i] || !place(i))
+        };
+        let most = usual.calibration.min(height).min(width);
+        let side = (4..=most).rev().find(whole);
+        let side = side.ok_or_else(|| OperatorError::Given {
+            what: "the middle of k-space",
+            expected: "measured whole in a square of at least 4 x 4, to estimate coil maps"
+                .to_owned(),
+            found: "it has gaps".to_owned(),
+        })?;
+        let espirit = Espirit {
+            calibration: side,
+            kernel: usual.kernel.min(side / 2),
+            ..usual
+        };
+        let maps = espirit.maps(kspace.clone())?;
+        let maps = match channels {
+            1 => {
+                let middle = (0..mask.len())
+                    .map(|i| inside(side, i / width, height) && inside(side, i % width, width));
+                let smooth = Self::new(2, maps.clone(), middle.collect())?;
+                maps.with_phase_of(smooth.adjoint(kspace)?)?
+            }
+            _ => maps,
+        };
+        Self::new(channels, maps, mask)
     }
 
     /// The coil maps.

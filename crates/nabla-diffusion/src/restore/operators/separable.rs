@@ -213,6 +213,36 @@ impl Separable {
         })
     }
 
+    /// Enlargement by cubic interpolation (`a = −0.5`), as of a picture that is looked at in a larger size; not the
+    /// inverse of anything.
+    ///
+    /// - `picture`: `[channels, height, width]` of the small picture
+    ///
+    /// # Errors
+    /// If a side or the scale is 0.
+    pub fn enlargement(picture: [usize; 3], scale: usize) -> Result<Self, OperatorError> {
+        check_sides(&picture)?;
+        range::at_least("scale of the enlargement", scale, 1)?;
+        let [channels, height, width] = picture;
+        let axis = |from: usize| {
+            let row = |i: usize| {
+                let place = (i as f64 + 0.5) / scale as f64 - 0.5;
+                let first = place.floor() - 1.0;
+                let taps: Vec<f64> = (0..4)
+                    .map(|t| keys_cubic(place - first - t as f64))
+                    .collect();
+                let axis = Axis::of_taps(from, 1, &taps, Boundary::Reflect, |_| first as isize);
+                axis.rows.into_iter().next().unwrap_or_default()
+            };
+            Axis::new(from, (0..from * scale).map(row).collect())
+        };
+        Ok(Self {
+            channels,
+            vertical: axis(height),
+            horizontal: axis(width),
+        })
+    }
+
     /// A blur by a Gaussian, cut off at four standard deviations.
     ///
     /// - `picture`: `[channels, height, width]`
@@ -385,13 +415,17 @@ impl Decomposed for Separable {
 pub fn bicubic_taps(scale: usize) -> Vec<f64> {
     let s = scale as f64;
     let half = if scale.is_multiple_of(2) { 0.5 } else { 0.0 };
-    let place = |t: usize| ((t as f64 - 2.0 * s + half) / s).abs();
-    let kernel = |u: f64| match u {
+    let place = |t: usize| (t as f64 - 2.0 * s + half) / s;
+    let taps: Vec<f64> = (0..4 * scale).map(|t| keys_cubic(place(t))).collect();
+    let sum: f64 = taps.iter().sum();
+    taps.iter().map(|tap| tap / sum).collect()
+}
+
+/// The cubic convolution kernel with `a = −0.5`.
+fn keys_cubic(u: f64) -> f64 {
+    match u.abs() {
         u if u < 1.0 => (1.5 * u - 2.5) * u * u + 1.0,
         u if u < 2.0 => ((-0.5 * u + 2.5) * u - 4.0) * u + 2.0,
         _ => 0.0,
-    };
-    let taps: Vec<f64> = (0..4 * scale).map(|t| kernel(place(t))).collect();
-    let sum: f64 = taps.iter().sum();
-    taps.iter().map(|tap| tap / sum).collect()
+    }
 }
