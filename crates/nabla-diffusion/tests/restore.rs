@@ -262,7 +262,7 @@ fn parts() -> Vec<MixturePart> {
     vec![
         part([-1.0, 0.8], 1.0),
         part([1.0, 0.2], 1.0),
-        part([0.9, -1.0], 0.5),
+        part([1.0, -0.2], 0.5),
     ]
 }
 
@@ -311,12 +311,16 @@ fn every_method_finds_the_posterior_of_a_mixture() {
         ),
         ("dps", Box::new(Dps::new().with_scale(0.5)), 200, 0.12),
     ];
+    let mut wrong = Vec::new();
     for (name, method, steps, tolerance) in methods {
         let found = restored_mean(method.as_ref(), steps, a, y, noise);
         let error = (found[0] - exact[0]).hypot(found[1] - exact[1]);
         println!("{name}: {found:?}, exact {exact:?}");
-        assert!(error < tolerance, "{name}: {found:?}, exact {exact:?}");
+        if error > tolerance {
+            wrong.push(format!("{name}: {found:?}, exact {exact:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 /// For white Gaussian data of variance 1, PiGDM's assumption holds exactly, and with the weights of Bayes' rule it draws

@@ -2,7 +2,6 @@
 //! MRI or CT scan.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
@@ -13,12 +12,9 @@ use nabla::base::{check_writable, range};
 use nabla::diffusion::asking::Step;
 use nabla::diffusion::denoiser::Denoised;
 use nabla::diffusion::registry::Options;
-use nabla::diffusion::restore::{
-    Given, LinearOperator, MultiCoilMri, OperatorRecipe, Problem, Restorer, operators, restorers,
-};
+use nabla::diffusion::restore::{Given, OperatorRecipe, Problem, Restorer, operators, restorers};
 use nabla::diffusion::sampler::samplers;
 use nabla::diffusion::sampler_error::Cancelled;
-use nabla::panorama::metrics::{psnr, ssim};
 use serde::Serialize;
 
 use crate::devices::{DeviceChoice, DeviceFlag};
@@ -27,6 +23,7 @@ use crate::job::{Context, Job, Report};
 use crate::picture_files::check_not_the_input;
 
 mod model;
+mod problems;
 mod samples;
 
 use model::{Model, RunOptions};
@@ -338,7 +335,13 @@ impl<'a> Work<'a> {
     /// Makes the channels of the pictures those of the model.
     fn adapt_channels(&mut self, channels: usize) -> Result<(), Failure> {
         if self.is_kspace() {
-            return Ok(());
+            return match self.input.complex {
+                true => Ok(()),
+                false => Err(Failure::input(format!(
+                    "{} has real numbers, but k-space is complex",
+                    self.arguments.input.display()
+                ))),
+            };
         }
         let [_, found, ..] = self.input.shape;
         self.apart = channels == 1 && found > 1;
@@ -362,6 +365,7 @@ impl<'a> Work<'a> {
                     Samples {
                         shape: [slices, channels, height, width],
                         values,
+                        complex: samples.complex,
                         origin: samples.origin,
                     }
                 }
@@ -397,92 +401,6 @@ impl<'a> Work<'a> {
         };
         let [height, width] = sides;
         Ok([self.model.channels(), height, width])
-    }
-
-    /// What was measured, or is simulated, in the unit of the file: one problem for all slices, or one for each slice.
-    fn problems(
-        &self,
-        picture: [usize; 3],
-    ) -> Result<(Vec<Problem>, Option<&'static str>), Failure> {
-        let arguments = self.arguments;
-        let build = |given: &Given| -> Result<Arc<dyn LinearOperator>, Failure> {
-            self.recipe.build(picture, given).map_err(Failure::input)
-        };
-        let mri = arguments.operator == MRI;
-        let values = self.input.tensor(&self.device);
-        if arguments.simulate {
-            let noise = arguments.noise;
-            let problem = Problem::simulated(build(&self.given)?, values, noise, arguments.seed)?;
-            if arguments.estimate_coils {
-                let plane = problem.measured().map_err(Failure::input)?;
-                let plane = plane.slice_dim(1, 0..1).try_into_vec_as::<f64>();
-                let mask = plane.map_err(Failure::run)?;
-                let mask = mask.into_iter().map(|v| v > 0.5).collect();
-                let measured = problem.measurement().clone();
-                return Ok((self.estimated(picture, measured, mask)?, Some("estimated")));
-            }
-            let maps = match self.given.coil_maps {
-                Some(_) => "given",
-                None => "simulated",
-            };
-            return Ok((vec![problem], mri.then_some(maps)));
-        }
-        if !mri {
-            let problem = Problem::new(build(&self.given)?, values, arguments.noise)?;
-            return Ok((vec![problem], None));
-        }
-        if self.input.shape[1] % 2 == 1 {
-            return Err(Failure::input(format!(
-                "{} has real numbers, but k-space is complex",
-                arguments.input.display()
-            )));
-        }
-        let mut given = self.given.clone();
-        let mask = given
-            .mask
-            .get_or_insert_with(|| self.measured_frequencies());
-        if given.coil_maps.is_some() {
-            let problem = Problem::new(build(&given)?, values, arguments.noise)?;
-            return Ok((vec![problem], Some("given")));
-        }
-        if mask.0 != self.input.sides() {
-            return Err(Failure::input(format!(
-                "the mask has {} x {} values, but the k-space has {} x {}",
-                mask.0[1], mask.0[0], self.input.shape[3], self.input.shape[2]
-            )));
-        }
-        let mask = mask.1.iter().map(|value| *value > 0.5).collect();
-        Ok((self.estimated(picture, values, mask)?, Some("estimated")))
-    }
-
-    /// The frequencies that are not 0 in all coils and slices.
-    fn measured_frequencies(&self) -> ([usize; 2], Vec<f64>) {
-        let sides = self.input.sides();
-        let pixels = sides[0] * sides[1];
-        let mut mask = vec![0.0; pixels];
-        for (value, i) in self.input.values.iter().zip((0..pixels).cycle()) {
-            if *value != 0.0 {
-                mask[i] = 1.0;
-            }
-        }
-        (sides, mask)
-    }
-
-    /// A problem for each slice, with coil maps of its own.
-    fn estimated(
-        &self,
-        [channels, ..]: [usize; 3],
-        kspace: Tensor<4>,
-        mask: Vec<bool>,
-    ) -> Result<Vec<Problem>, Failure> {
-        let slices = kspace.dims()[0];
-        let of_slice = |slice: usize| {
-            let kspace = kspace.clone().slice_dim(0, slice..slice + 1);
-            let mri = MultiCoilMri::estimated(channels, kspace.clone(), mask.clone());
-            let mri = Arc::new(mri.map_err(Failure::input)?);
-            Ok(Problem::new(mri, kspace, self.arguments.noise)?)
-        };
-        (0..slices).map(of_slice).collect()
     }
 
     /// Black and white of the model.
@@ -590,9 +508,14 @@ impl<'a> Work<'a> {
             }
             None => None,
         };
+        let parts = self.parts(&problems);
+        // What is wrong is said before anything is shown.
+        if let Some(first) = parts.first() {
+            self.method
+                .parts(&first.in_units(scale, offset)?, &levels)?;
+        }
         let begun = Instant::now();
         let progress = context.progress();
-        let parts = self.parts(&problems);
         progress.begin("restoring", (parts.len() * levels.steps()) as u64);
         let (mut samples, mut evaluations) = (Vec::with_capacity(parts.len()), 0);
         for part in &parts {
@@ -645,10 +568,10 @@ impl<'a> Work<'a> {
             width,
             height,
             operator: arguments.operator.clone(),
-            operator_options: self.operator_options.sorted(),
+            operator_options: self.operator_options.clone().sorted(),
             coil_maps,
             method: arguments.method.clone(),
-            method_options: self.method_options.sorted(),
+            method_options: self.method_options.clone().sorted(),
             sampler: arguments.sampler.clone(),
             steps: levels.steps(),
             network_evaluations: evaluations,
@@ -697,47 +620,6 @@ impl<'a> Work<'a> {
     /// Whether grey was repeated for a model of colours.
     fn repeated(&self) -> bool {
         self.colours == 1 && self.model.channels() == 3
-    }
-
-    /// PSNR and SSIM in the range.
-    fn compared(
-        &self,
-        found: &Samples,
-        truth: &Samples,
-        [low, high]: [f64; 2],
-    ) -> Result<(Option<f64>, Option<f64>), Failure> {
-        let rasters = [found, truth].map(|samples| match self.complex {
-            true => samples.magnitude().raster([0.0, high]),
-            false => samples.raster([low, high]),
-        });
-        let [found, truth] = rasters;
-        let (found, truth) = (found?, truth?);
-        let psnr = psnr(&found, &truth)?;
-        let ssim = match found.height().min(found.width()) < 11 {
-            true => None,
-            false => Some(ssim(&found, &truth)?),
-        };
-        Ok((psnr.is_finite().then_some(psnr), ssim))
-    }
-
-    fn without_model(
-        &self,
-        problems: &[Problem],
-        truth: &Samples,
-        range: [f64; 2],
-    ) -> Result<Option<f64>, Failure> {
-        let mut all = Vec::with_capacity(problems.len());
-        for problem in problems {
-            let y = problem.measurement().clone();
-            all.push(
-                problem
-                    .operator()
-                    .pseudo_inverse(y)
-                    .map_err(Failure::input)?,
-            );
-        }
-        let found = Samples::of(&Tensor::cat(all, 0), Origin::Npy)?;
-        Ok(self.compared(&found, truth, range)?.0)
     }
 
     fn write_measurement(&self, target: &Target, problems: &[Problem]) -> Result<(), Failure> {

@@ -18,6 +18,8 @@ pub struct Samples {
     pub shape: [usize; 4],
     /// In the unit of the file: 0 to 1 in a picture.
     pub values: Vec<f32>,
+    /// Whether the file has complex numbers.
+    pub complex: bool,
     pub origin: Origin,
 }
 
@@ -63,6 +65,7 @@ impl Samples {
             return Ok(Self {
                 shape: [slices, 1, height, width],
                 values: std::mem::take(&mut volume.values),
+                complex: false,
                 origin: Origin::Nifti(Box::new(volume)),
             });
         }
@@ -72,6 +75,7 @@ impl Samples {
             return Ok(Self {
                 shape: [1, channels, height, width],
                 values: picture.raster.data().to_vec(),
+                complex: false,
                 origin: Origin::Picture(Box::new(picture)),
             });
         }
@@ -97,6 +101,7 @@ impl Samples {
             )));
         }
         let [slices, channels, height, width] = shape;
+        let complex = matches!(array.values, NpyValues::Complex(_));
         let (channels, values) = match array.values {
             NpyValues::Real(values) => (channels, values.iter().map(|v| *v as f32).collect()),
             NpyValues::Complex(values) => (2 * channels, planes(&values, height * width)),
@@ -104,6 +109,7 @@ impl Samples {
         Ok(Self {
             shape: [slices, channels, height, width],
             values,
+            complex,
             origin: Origin::Npy,
         })
     }
@@ -139,6 +145,7 @@ impl Samples {
         Ok(Self {
             shape: tensor.dims(),
             values: values.map_err(Failure::run)?,
+            complex: false,
             origin,
         })
     }
@@ -163,6 +170,7 @@ impl Samples {
         Self {
             shape: [slices, 1, height, width],
             values: values.collect(),
+            complex: false,
             origin: self.origin.clone(),
         }
     }
@@ -179,6 +187,7 @@ impl Samples {
         Self {
             shape: [slices, channels / 2, height, width],
             values: values.collect(),
+            complex: false,
             origin: self.origin.clone(),
         }
     }
