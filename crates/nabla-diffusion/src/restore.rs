@@ -279,6 +279,12 @@ pub trait Restorer<const D: usize = 4>: Debug + Send + Sync {
     fn steps(&self) -> usize {
         50
     }
+
+    /// Whether it takes a gradient through the network, and approaches the measurement only step by step. Default false:
+    /// every estimate agrees with it.
+    fn differentiates(&self) -> bool {
+        false
+    }
 }
 
 impl<const D: usize> Restorer<D> for Box<dyn Restorer<D>> {
@@ -288,6 +294,10 @@ impl<const D: usize> Restorer<D> for Box<dyn Restorer<D>> {
 
     fn steps(&self) -> usize {
         (**self).steps()
+    }
+
+    fn differentiates(&self) -> bool {
+        (**self).differentiates()
     }
 }
 

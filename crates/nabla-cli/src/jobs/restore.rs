@@ -84,7 +84,8 @@ pub struct Arguments {
     /// For a model of labelled pictures: the class of the picture, by its name or number
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
-    /// Steps of the sampler [default: those of the method: 50 for dds, 100 for ddnm and pigdm, 1000 for dps]
+    /// Steps of the sampler [default: those of the method: 50 for dds, 100 for ddnm and pigdm, 999 for dps; with a
+    /// super-resolution prior, dds and ddnm take those that it is made for, 1 if it is the embedded one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
     /// The standard deviation of the noise of the measurement, in its unit: pictures go from 0 to 1
@@ -500,7 +501,7 @@ impl<'a> Work<'a> {
             true => (range[1], 0.0),
             false => ((range[1] - range[0]) / 2.0, (range[1] + range[0]) / 2.0),
         };
-        let levels = self.model.levels(arguments.steps, self.method.steps())?;
+        let levels = self.model.levels(arguments.steps, self.method.as_ref())?;
         let solver = match &arguments.sampler {
             Some(name) => {
                 let made = samplers().make(name, &self.sampler_options);

@@ -62,6 +62,10 @@ impl<const D: usize> Restorer<D> for Dps {
     fn steps(&self) -> usize {
         1000
     }
+
+    fn differentiates(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Debug)]

@@ -88,6 +88,10 @@ impl<const D: usize> Restorer<D> for PiGdm {
     fn steps(&self) -> usize {
         100
     }
+
+    fn differentiates(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Debug)]

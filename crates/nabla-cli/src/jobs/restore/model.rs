@@ -14,6 +14,7 @@ use nabla::diffusion::restore::{
 };
 use nabla::diffusion::sampler::Solver;
 use nabla::diffusion::sampler_error::SamplerError;
+use nabla::diffusion::schedule::Spacing;
 
 use crate::errors::Failure;
 
@@ -97,21 +98,24 @@ impl Model {
         }
     }
 
-    /// The levels of a run; of the number that a method is published with, at most as many as there are.
-    pub fn levels(&self, steps: Option<u32>, usual: usize) -> Result<Levels, Failure> {
-        let of = |steps: usize| match self {
-            Self::Classes { network, .. } => network.levels(steps).map_err(Failure::input),
+    /// The levels of a run. Without a number of steps: for a super-resolution prior those that it is made for, because each
+    /// further one costs fidelity, unless the method approaches the measurement step by step; otherwise those that the
+    /// method is published with.
+    pub fn levels(&self, steps: Option<u32>, method: &dyn Restorer) -> Result<Levels, Failure> {
+        let usual = match self {
+            Self::Prior(prior) if !method.differentiates() => prior.config().sampling_steps,
+            // One less than training steps, because the last level of a prior has nothing of the picture.
+            _ => method.steps().min(999),
+        };
+        let steps = steps.map_or(usual, |steps| steps as usize);
+        Ok(match self {
+            Self::Classes { network, .. } => network.levels(steps).map_err(Failure::input)?,
             Self::Prior(prior) => {
                 let training = PriorDenoiser::noise_schedule(prior).map_err(Failure::input)?;
-                let spacing = nabla::diffusion::schedule::Spacing::Trailing;
-                let schedule = training.respace(spacing, steps).map_err(Failure::input)?;
-                Ok(schedule.into())
+                let schedule = training.respace(Spacing::Trailing, steps);
+                schedule.map_err(Failure::input)?.into()
             }
-        };
-        match steps {
-            Some(steps) => of(steps as usize),
-            None => of(usual).or_else(|_| of(usual - 1)),
-        }
+        })
     }
 
     /// Restores pictures.
