@@ -5,6 +5,7 @@ mod inpainting;
 mod matrix;
 mod mri;
 mod radon;
+mod right_vectors;
 mod separable;
 
 pub use blur::Blur;

@@ -1,11 +1,10 @@
 //! Any matrix, for vectors `[batch, numbers]`.
 
-use std::sync::OnceLock;
-
 use burn::tensor::Tensor;
 use faer::Mat;
 use nabla_base::range;
 
+use super::right_vectors::{LazyVectors, RightVectors};
 use crate::restore::operator::{Decomposed, LinearOperator, OperatorError, check_shape, on_host};
 
 /// The operator of a matrix.
@@ -24,7 +23,7 @@ use crate::restore::operator::{Decomposed, LinearOperator, OperatorError, check_
 #[derive(Clone, Debug)]
 pub struct MatrixOperator {
     matrix: Mat<f64>,
-    svd: OnceLock<Result<(Vec<f64>, Mat<f64>), String>>,
+    vectors: LazyVectors,
 }
 
 const NAME: &str = "a matrix";
@@ -48,25 +47,8 @@ impl MatrixOperator {
         )?;
         Ok(Self {
             matrix: Mat::from_fn(rows, columns, |i, j| values[i * columns + j]),
-            svd: OnceLock::new(),
+            vectors: LazyVectors::default(),
         })
-    }
-
-    /// The singular values above 0, and their right vectors in columns.
-    fn values(&self) -> Result<&(Vec<f64>, Mat<f64>), OperatorError> {
-        let found = self.svd.get_or_init(|| {
-            let svd = self.matrix.thin_svd().map_err(|e| format!("{e:?}"))?;
-            let s: Vec<f64> = svd.S().column_vector().iter().copied().collect();
-            let least = 1e-12 * s.iter().copied().fold(0.0, f64::max);
-            let kept = s.iter().filter(|s| **s > least).count();
-            Ok((s[..kept].to_vec(), svd.V().subcols(0, kept).to_owned()))
-        });
-        found
-            .as_ref()
-            .map_err(|reason| OperatorError::Decomposition {
-                operator: NAME,
-                reason: reason.clone(),
-            })
     }
 }
 
@@ -121,7 +103,7 @@ impl Decomposed<2> for MatrixOperator {
         f: &(dyn Fn(f64) -> f64 + Sync),
     ) -> Result<Tensor<2>, OperatorError> {
         check_shape(NAME, "vector", &x, &self.domain())?;
-        let (s, v) = self.values()?;
+        let RightVectors { s, v } = self.vectors.get(NAME, || self.matrix.clone())?;
         let unseen = f(0.0);
         on_host(x, &self.domain(), |x, y| {
             y.iter_mut().zip(x).for_each(|(y, x)| *y = unseen * x);

@@ -13,13 +13,12 @@
 //! Kawar, Elad, Ermon, Song, *Denoising Diffusion Restoration Models*, 2022, arXiv 2201.11793, appendix D (the
 //! singular values of separable operators).
 
-use std::sync::OnceLock;
-
 use burn::tensor::Tensor;
 use faer::Mat;
 use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
+use super::right_vectors::{LazyVectors, RightVectors};
 use crate::restore::operator::{
     Decomposed, LinearOperator, OperatorError, check_shape, check_sides, on_host,
 };
@@ -71,15 +70,7 @@ struct Axis {
     from: usize,
     /// The entries of each row.
     rows: Vec<Vec<(usize, f64)>>,
-    svd: OnceLock<Result<AxisValues, String>>,
-}
-
-/// The singular values above 0 of an axis, and their right vectors.
-#[derive(Clone, Debug)]
-struct AxisValues {
-    s: Vec<f64>,
-    /// `[from, s.len()]`.
-    v: Mat<f64>,
+    vectors: LazyVectors,
 }
 
 impl Axis {
@@ -87,7 +78,7 @@ impl Axis {
         Self {
             from,
             rows,
-            svd: OnceLock::new(),
+            vectors: LazyVectors::default(),
         }
     }
 
@@ -119,31 +110,16 @@ impl Axis {
         self.rows.len()
     }
 
-    fn values(&self) -> Result<&AxisValues, OperatorError> {
-        let found = self.svd.get_or_init(|| {
+    fn values(&self) -> Result<&RightVectors, OperatorError> {
+        self.vectors.get(NAME, || {
             let mut dense = Mat::<f64>::zeros(self.to(), self.from);
             for (i, row) in self.rows.iter().enumerate() {
                 for &(j, value) in row {
                     dense[(i, j)] += value;
                 }
             }
-            let svd = dense.thin_svd().map_err(|error| format!("{error:?}"))?;
-            let s: Vec<f64> = svd.S().column_vector().iter().copied().collect();
-            // Sorted from the largest.
-            let least = 1e-12 * s.iter().copied().fold(0.0, f64::max);
-            let kept = s.iter().filter(|s| **s > least).count();
-            let v = svd.V().subcols(0, kept).to_owned();
-            Ok(AxisValues {
-                s: s[..kept].to_vec(),
-                v,
-            })
-        });
-        found
-            .as_ref()
-            .map_err(|reason| OperatorError::Decomposition {
-                operator: NAME,
-                reason: reason.clone(),
-            })
+            dense
+        })
     }
 }
 
