@@ -266,7 +266,7 @@ fn parts() -> Vec<MixturePart> {
     ]
 }
 
-/// 400 restorations of one measurement: their median, and the share that is at the part which explains it.
+/// Of 400 restorations of one measurement: the share at the part which explains it, after the mean of these.
 fn restored(
     restorer: &dyn Restorer<2>,
     steps: usize,
@@ -285,13 +285,9 @@ fn restored(
         .run(&model, 5)
         .unwrap();
     let found = numbers(found.sample);
-    let median = [0, 1].map(|i| {
-        let mut values: Vec<f64> = found.iter().skip(i).step_by(2).copied().collect();
-        values.sort_by(f64::total_cmp);
-        values[ROWS / 2]
-    });
-    let right = found.iter().step_by(2).filter(|x| **x < 0.0).count();
-    (median, right as f64 / ROWS as f64)
+    let right: Vec<&[f64]> = found.chunks_exact(2).filter(|x| x[0] < 0.0).collect();
+    let mean = [0, 1].map(|i| right.iter().map(|x| x[i]).sum::<f64>() / right.len() as f64);
+    (mean, right.len() as f64 / ROWS as f64)
 }
 
 /// The measurement selects one of three parts, which the prior has in two of five draws, and a point within it. The
@@ -312,11 +308,11 @@ fn every_method_finds_the_posterior_of_a_mixture() {
     ];
     let mut wrong = Vec::new();
     for (name, method, steps, least) in methods {
-        let (median, right) = restored(method.as_ref(), steps, a, y, noise);
-        let error = (median[0] - exact[0]).hypot(median[1] - exact[1]);
-        println!("{name}: {median:?}, exact {exact:?}, {right} at the right part");
-        if error > 0.1 || right < least {
-            wrong.push(format!("{name}: {median:?}, exact {exact:?}, {right}"));
+        let (mean, right) = restored(method.as_ref(), steps, a, y, noise);
+        let error = (mean[0] - exact[0]).hypot(mean[1] - exact[1]);
+        println!("{name}: {mean:?}, exact {exact:?}, {right} at the right part");
+        if error > 0.12 || right < least {
+            wrong.push(format!("{name}: {mean:?}, exact {exact:?}, {right}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:?}");
