@@ -39,6 +39,8 @@ jobs! {
         Upscale(Of<jobs::upscale::Arguments>),
         /// Make pictures from a text with a Stable Diffusion model: from noise, from a picture, or within a mask
         Sample(Of<jobs::sample::Arguments>),
+        /// Restore a picture or a volume from a measurement: reduced, blurred, with missing pixels, or from an MRI or CT scan
+        Restore(Of<jobs::restore::Arguments>),
         /// Compare a panorama with its reference: PSNR, SSIM, WS-PSNR, WS-SSIM, seam, poles
         Evaluate(Of<jobs::evaluate::Arguments>),
         /// Turn a panorama into tangent planes or a cube map, and back

@@ -7,6 +7,7 @@ mod desk;
 mod interrupts;
 mod panorama_files;
 mod program;
+mod restore;
 mod sample_attachments;
 mod sampling;
 mod solve;

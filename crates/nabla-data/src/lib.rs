@@ -13,6 +13,7 @@
 //! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format; [`CsvTable`]: dense examples in CSV.
 //! * [`LabelledPictures`]: MNIST, Fashion-MNIST ([`IdxArray`]) and CIFAR-10 in their published files;
 //!   [`digits`] and a [`fashion_sample`] are built in.
+//! * [`NpyArray`]: NumPy's `.npy`, real and complex; [`NiftiVolume`]: medical volumes in NIfTI-1.
 //!
 //! The feature `pictures`, on by default, contains the first four; without it no image codec is compiled.
 
@@ -40,6 +41,8 @@ mod libsvm;
 mod light;
 #[cfg(feature = "pictures")]
 mod metadata;
+mod nifti;
+mod npy;
 #[cfg(feature = "pictures")]
 mod openexr;
 #[cfg(feature = "pictures")]
@@ -71,6 +74,8 @@ pub use libsvm::{IndexBase, LabelledRows, LibsvmError, LibsvmText};
 pub use light::{Light, ToneCurve};
 #[cfg(feature = "pictures")]
 pub use metadata::Metadata;
+pub use nifti::{NiftiError, NiftiVolume};
+pub use npy::{NpyArray, NpyError, NpyValues};
 #[cfg(feature = "pictures")]
 pub use photosphere::{PhotoSphere, resize_xmp};
 #[cfg(feature = "pictures")]

@@ -15,6 +15,7 @@
 //!   super-resolution prior built on it;
 //! * [`class_denoiser`], [`denoiser_training`]: small models of labelled pictures, which `nabla train denoiser`
 //!   trains;
+//! * [`restore`]: pictures from linear measurements of them, with a denoiser as the prior;
 //! * [`unet`], [`ema`]: a network, and the moving average for its training; the network uses the operations
 //!   of [`nabla_kernels`].
 //!
@@ -49,6 +50,7 @@ pub mod probability_flow;
 pub mod rddm;
 pub mod rddm_sampler;
 pub mod rddm_trainer;
+pub mod restore;
 pub mod sample_quality;
 pub mod sampler;
 pub mod sampler_error;

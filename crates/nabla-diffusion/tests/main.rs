@@ -17,6 +17,7 @@ mod probability_flow;
 mod rddm;
 mod rddm_trainer;
 mod reference_values;
+mod restore;
 mod samplers;
 mod schedule;
 mod single_file;

@@ -46,6 +46,7 @@
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::vector::dot;
 use nabla_data::Raster;
+use nabla_diffusion::restore::bicubic_taps;
 use rayon::prelude::*;
 
 use crate::Erp;
@@ -242,30 +243,6 @@ impl Axis {
     fn pseudo_invert(&self, y: &mut [Lane], out: &mut [Lane]) {
         self.factor.solve(y);
         self.spread(y, out);
-    }
-}
-
-/// The `4s` taps of the bicubic kernel stretched by `s`; for odd `s` the first is zero.
-fn bicubic_taps(scale: usize) -> Vec<f64> {
-    let s = scale as f64;
-    let half = if scale.is_multiple_of(2) { 0.5 } else { 0.0 };
-    let mut taps: Vec<f64> = (0..4 * scale)
-        .map(|t| keys_cubic((t as f64 - 2.0 * s + half) / s))
-        .collect();
-    let sum: f64 = taps.iter().sum();
-    taps.iter_mut().for_each(|k| *k /= sum);
-    taps
-}
-
-/// Keys' cubic convolution kernel with `a = −0.5`.
-fn keys_cubic(u: f64) -> f64 {
-    let u = u.abs();
-    if u < 1.0 {
-        (1.5 * u - 2.5) * u * u + 1.0
-    } else if u < 2.0 {
-        ((-0.5 * u + 2.5) * u - 4.0) * u + 2.0
-    } else {
-        0.0
     }
 }
 

@@ -10,6 +10,7 @@ pub mod list;
 pub mod measure;
 mod measure_guidance;
 pub mod project;
+pub mod restore;
 pub mod sample;
 pub mod solve;
 pub mod train;

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use burn::tensor::{Tensor, TensorData};
 use nabla_claims::{Bench, Cell, ClaimContext, ClaimError, Stage, Table};
 use nabla_data::{DataSetError, PanoramaSet, Split};
-use nabla_diffusion::denoiser::{Denoised, Denoiser, Prediction, denoiser};
-use nabla_diffusion::level::Level;
+use nabla_diffusion::denoiser::{Denoised, Denoiser};
 use nabla_diffusion::prior::SuperResolutionPrior;
-use nabla_diffusion::rddm::RddmError;
-use nabla_diffusion::rddm_sampler::RddmInput;
+use nabla_diffusion::restore::PriorDenoiser;
 use nabla_diffusion::sampler::Solver;
 use nabla_diffusion::schedule::NoiseSchedule;
 use nabla_diffusion::seeded_noise::SeededNoise;
@@ -34,7 +32,7 @@ pub(super) fn prior(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result
         |(seed, _)| Cell::whole().seed(*seed),
         |(seed, enlarged)| {
             let start = SeededNoise::new(*seed, 1).normal(enlarged.dims(), &context.device);
-            let model = equation.denoiser(enlarged);
+            let model = equation.denoiser(enlarged)?;
             let heun = named("heun")?;
             let found = equation.solve(&heun, size.prior_reference, &model, &start)?;
             numbers::<f32>(&found)
@@ -51,7 +49,7 @@ pub(super) fn prior(bench: &Bench<'_>, size: &Size, table: &mut Table) -> Result
         |&(s, solver)| {
             let (seed, enlarged) = &inputs[s];
             let start = SeededNoise::new(*seed, 1).normal(enlarged.dims(), &context.device);
-            let model = equation.denoiser(enlarged);
+            let model = equation.denoiser(enlarged)?;
             let reference = TensorData::new(references[s].clone(), start.dims());
             let reference = Tensor::<4>::from_data(reference, &context.device);
             match solver {
@@ -104,43 +102,12 @@ struct Equation<'a> {
 
 impl<'a> Equation<'a> {
     fn of(prior: &'a SuperResolutionPrior) -> Result<Self, ClaimError> {
-        let schedule = prior.rddm().schedule();
-        // Of the level of the same σ: scale of I_t in the variance-preserving form.
-        let scale = |t: usize| (1.0 - schedule.residual_sum(t)).hypot(schedule.noise_std(t));
-        let levels: Vec<Level> = (0..schedule.steps() - 1)
-            .map(|t| {
-                let alpha_bar = ((1.0 - schedule.residual_sum(t)) / scale(t)).powi(2);
-                Level::variance_preserving(t as f64, alpha_bar)
-            })
-            .collect();
-        let training = NoiseSchedule::from_levels(&levels, 1.0).map_err(ClaimError::experiment)?;
+        let training = PriorDenoiser::noise_schedule(prior).map_err(ClaimError::experiment)?;
         Ok(Self { prior, training })
     }
 
-    fn denoiser(&self, enlarged: &Tensor<4>) -> impl Denoiser {
-        let rddm = self.prior.rddm();
-        let schedule = rddm.schedule();
-        let residual_sum_at = move |time: f64| {
-            let below = (time.floor() as usize).min(schedule.steps() - 2);
-            let weight = time - below as f64;
-            (1.0 - weight) * schedule.residual_sum(below)
-                + weight * schedule.residual_sum(below + 1)
-        };
-        let given = RddmInput::new(enlarged.clone());
-        let predictor = self.prior.predictor(0);
-        let enlarged = enlarged.clone();
-        denoiser(Prediction::Sample, move |x: Tensor<4>, level: Level| {
-            // Between two steps the input has the exact level, but the network is given the nearest step.
-            let t = (level.time().round() as usize).min(schedule.steps() - 1);
-            let pictures = x.dims()[0];
-            let removed = residual_sum_at(level.time());
-            let scale = (1.0 - removed) * 1.0_f64.hypot(level.sigma());
-            let seen = x.clone() * scale + enlarged.clone() * removed;
-            let outputs = rddm.outputs(&predictor, seen, &given, &vec![t; pictures])?;
-            // The prior predicts only the residual.
-            let residual = Tensor::cat(outputs, 0);
-            Ok::<_, RddmError>(enlarged.clone() - residual)
-        })
+    fn denoiser(&self, enlarged: &Tensor<4>) -> Result<PriorDenoiser<'a>, ClaimError> {
+        PriorDenoiser::new(self.prior, enlarged.clone(), 0).map_err(ClaimError::experiment)
     }
 
     fn solve(

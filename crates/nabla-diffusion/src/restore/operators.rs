@@ -1,0 +1,16 @@
+//! The operators: what measurements do to pictures. One file each.
+
+mod blur;
+mod inpainting;
+mod matrix;
+mod mri;
+mod radon;
+mod right_vectors;
+mod separable;
+
+pub use blur::Blur;
+pub use inpainting::Inpainting;
+pub use matrix::MatrixOperator;
+pub use mri::MultiCoilMri;
+pub use radon::{FanBeam, ParallelBeam, Radon, views};
+pub use separable::{Boundary, Reduction, Separable, bicubic_taps};
