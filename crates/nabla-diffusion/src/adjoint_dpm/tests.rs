@@ -394,7 +394,7 @@ fn only_what_the_mode_needs_is_kept() {
             .of(&model, &levels)
             .unwrap();
         assert_eq!(run.sample(points(&[[1.0]])).unwrap().kept(), kept);
-        assert_eq!(run.evaluations().queries(), 30);
+        assert_eq!(run.evaluations().calls(), 30);
     }
 }
 
