@@ -12,6 +12,7 @@
 //! * [`stable_diffusion`]: Stable Diffusion from files, as a whole ([`StableDiffusion`]) and as a denoiser
 //!   ([`ConditionedUNet`]), behind the feature `stable-diffusion`, which is on by default;
 //! * [`adjoint_dpm`]: gradients of a finished sample through all steps;
+//! * [`kinetic_optimal`]: the path on which the flow to given data moves least;
 //! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
 //!   super-resolution prior built on it;
 //! * [`class_denoiser`], [`denoiser_training`]: small models of labelled pictures, which `nabla train denoiser`
@@ -38,6 +39,7 @@ pub mod dpm_solver_singlestep;
 pub mod euler;
 pub mod guidance;
 pub mod heun;
+pub mod kinetic_optimal;
 pub mod lcm;
 pub mod level;
 pub mod lms;
