@@ -83,15 +83,19 @@ use crate::guidance::Guidance;
 use crate::level::Levels;
 use crate::sampler_error::{OwnError, SamplerError};
 
+mod adversarial;
 mod backward;
 mod equation;
 mod method;
 mod run;
+mod style;
 mod wanted;
 
+pub use adversarial::{AdversarialNoise, AdversarialSample};
 use equation::Equation;
 pub use method::OdeMethod;
 pub use run::{DifferentiableRun, LossGradient, Trajectory};
+pub use style::{StyleLoss, gram_matrix};
 pub use wanted::{LeafGradient, ModuleGradients, Wanted};
 
 /// The form of the equation.
