@@ -46,6 +46,9 @@ jobs! {
         /// Train a classifier with any optimizer, or the networks that other commands use
         #[command(subcommand)]
         Train(jobs::train::Task),
+        /// Teach a model by a loss of its finished pictures, through all steps of the sampler
+        #[command(subcommand)]
+        Tune(jobs::tune::Task),
         /// Compare optimizers, each at its best learning rate
         Compare(Of<jobs::compare::Arguments>),
         /// Solve a LIBSVM problem: get a model, and a certificate of how far it is from the optimum

@@ -13,6 +13,7 @@
 //!   ([`ConditionedUNet`]), behind the feature `stable-diffusion`, which is on by default;
 //! * [`adjoint_dpm`]: gradients of a finished sample through all steps;
 //! * [`kinetic_optimal`]: the path on which the flow to given data moves least;
+//! * [`likelihood`]: the density of a sample;
 //! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
 //!   super-resolution prior built on it;
 //! * [`class_denoiser`], [`denoiser_training`]: small models of labelled pictures, which `nabla train denoiser`
@@ -42,6 +43,7 @@ pub mod heun;
 pub mod kinetic_optimal;
 pub mod lcm;
 pub mod level;
+pub mod likelihood;
 pub mod lms;
 pub mod multistep;
 pub mod network_folder;
