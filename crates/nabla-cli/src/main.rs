@@ -51,6 +51,9 @@ jobs! {
         /// Measure how good what a model makes is
         #[command(subcommand)]
         Measure(jobs::measure::Task),
+        /// Teach a model by a loss of its finished pictures, through all steps of the sampler
+        #[command(subcommand)]
+        Tune(jobs::tune::Task),
         /// Compare optimizers, each at its best learning rate
         Compare(Of<jobs::compare::Arguments>),
         /// Solve a LIBSVM problem: get a model, and a certificate of how far it is from the optimum

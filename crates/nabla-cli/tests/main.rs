@@ -14,3 +14,4 @@ mod solve;
 #[path = "../../nabla-diffusion/tests/tiny_models/single_file.rs"]
 mod tiny_single_file;
 mod training;
+mod tuning;

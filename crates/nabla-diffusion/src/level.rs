@@ -317,6 +317,17 @@ pub trait NoisePath: Debug + Send + Sync {
         (self.level_at(time), rise / (after - before))
     }
 
+    /// The derivatives of signal and noise with respect to time: on the path of one sample `x_0` and one noise `ε`,
+    /// `dx/dt = rates[0] · x_0 + rates[1] · ε`. Default: central differences over a thousandth of a
+    /// [`tick`](Self::tick).
+    fn rates_at(&self, time: f64) -> [f64; 2] {
+        let half = 0.5e-3 * self.tick();
+        let [first, last] = self.times();
+        let (before, after) = ((time - half).max(first), (time + half).min(last));
+        let (from, to) = (self.level_at(before), self.level_at(after));
+        [to.signal() - from.signal(), to.noise() - from.noise()].map(|rise| rise / (after - before))
+    }
+
     /// Checks that [`smooth_at`](Self::smooth_at) can be used.
     ///
     /// # Errors
@@ -385,6 +396,10 @@ impl NoisePath for StraightLine {
 
     fn smooth_at(&self, time: f64) -> (Level, f64) {
         (self.level_at(time), -2.0 / (time * (1.0 - time)))
+    }
+
+    fn rates_at(&self, _time: f64) -> [f64; 2] {
+        [-1.0, 1.0]
     }
 }
 

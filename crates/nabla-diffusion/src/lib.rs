@@ -11,6 +11,9 @@
 //!   [`Levels`] is a [`Sampler`], which draws samples;
 //! * [`stable_diffusion`]: Stable Diffusion from files, as a whole ([`StableDiffusion`]) and as a denoiser
 //!   ([`ConditionedUNet`]), behind the feature `stable-diffusion`, which is on by default;
+//! * [`adjoint_dpm`]: gradients of a finished sample through all steps;
+//! * [`kinetic_optimal`]: the path on which the flow to given data moves least;
+//! * [`likelihood`]: the density of a sample;
 //! * [`rddm`], [`rddm_sampler`], [`rddm_trainer`]: residual denoising diffusion; [`prior`]: the
 //!   super-resolution prior built on it;
 //! * [`class_denoiser`], [`denoiser_training`]: small models of labelled pictures, which `nabla train denoiser`
@@ -22,6 +25,7 @@
 //! Paths, denoisers, guidances, corrections and solvers are open traits: each module shows how to write your
 //! own.
 
+pub mod adjoint_dpm;
 pub mod asking;
 pub mod churn;
 pub mod class_denoiser;
@@ -38,8 +42,10 @@ pub mod euler;
 pub mod guidance;
 pub mod guidance_trial;
 pub mod heun;
+pub mod kinetic_optimal;
 pub mod lcm;
 pub mod level;
+pub mod likelihood;
 pub mod lms;
 pub mod multistep;
 mod phi;
@@ -66,7 +72,9 @@ pub mod sigma_spacing;
 pub mod stable_diffusion;
 pub mod unet;
 pub mod unipc;
+pub mod vp_path;
 
+pub use adjoint_dpm::AdjointDpm;
 pub use asking::{Answer, Asking, Direction, Reading, Step};
 pub use class_denoiser::{ClassDenoiser, ClassDenoiserConfig};
 pub use correction::Correction;

@@ -19,6 +19,7 @@ pub mod conditioned_unet;
 pub mod control_net;
 mod control_net_files;
 pub mod controllable_feature_wrapping;
+pub mod effect;
 pub mod ip_adapter;
 pub mod latent_diffusion_names;
 pub mod lora;

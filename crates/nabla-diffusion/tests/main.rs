@@ -7,6 +7,7 @@ mod attachments;
 mod autoencoder_kl;
 mod clip_text;
 mod doors;
+mod effects;
 mod ema;
 mod guidance;
 mod guidance_methods;

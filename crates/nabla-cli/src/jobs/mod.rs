@@ -16,4 +16,5 @@ pub mod solve;
 pub mod train;
 mod train_denoiser;
 mod train_model;
+pub mod tune;
 pub mod upscale;

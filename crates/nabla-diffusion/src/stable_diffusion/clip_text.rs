@@ -18,7 +18,7 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, Linear};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 
 use super::clip_layer::{Activation, ClipLayer, ClipLayerSizes};
@@ -378,6 +378,17 @@ impl ClipTextEncoder {
             pooled,
             projected,
         })
+    }
+
+    /// The vectors of tokens in the encoder's table, `[tokens, channels]`, in `f32`.
+    ///
+    /// - `ids`: at least one, each below the size of the vocabulary
+    pub(super) fn vectors(&self, ids: &[u32]) -> Tensor<2> {
+        let count = ids.len();
+        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        let data = TensorData::new(ids, [1, count]);
+        let table = Tensor::<2, Int>::from_data(data, &self.positions.device());
+        self.tokens.forward(table).squeeze_dim(0).cast(DType::F32)
     }
 
     /// Channels of its states.

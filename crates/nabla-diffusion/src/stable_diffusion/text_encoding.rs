@@ -54,11 +54,47 @@ impl StableDiffusion {
         mut self,
         embedding: TextualInversion,
     ) -> Result<Self, StableDiffusionError> {
+        self.add_embedding(embedding)?;
+        Ok(self)
+    }
+
+    /// See [`with_embedding`](Self::with_embedding).
+    pub(super) fn add_embedding(
+        &mut self,
+        embedding: TextualInversion,
+    ) -> Result<(), StableDiffusionError> {
         let channels: Vec<usize> = self.texts.iter().map(|t| t.encoder.channels()).collect();
         let capacities = self.texts.iter().map(|text| text.tokenizer.capacity());
         embedding.check(&channels, capacities.min().unwrap_or(0), &self.embeddings)?;
         self.embeddings.push(embedding);
-        Ok(self)
+        Ok(())
+    }
+
+    /// The vectors of a text's tokens in the table of each text encoder, `[count, channels]`: repeated if the text
+    /// has fewer, cut if it has more.
+    ///
+    /// # Errors
+    /// If the text has no token, or the tokenizer fails.
+    pub(super) fn token_vectors(
+        &self,
+        text: &str,
+        count: usize,
+    ) -> Result<Vec<Tensor<2>>, StableDiffusionError> {
+        let prompt = Prompt::plain(text);
+        let tables = self.texts.iter().map(|part| {
+            let empty = empty_part(&part.tokenizer);
+            let (found, _) = first_part(&prompt, &part.tokenizer, &[])?;
+            // Between the start and the first place where nothing is left.
+            let own = found.ids.iter().zip(&empty.ids).skip(1);
+            let tokens: Vec<u32> = own.take_while(|(a, b)| a != b).map(|(&id, _)| id).collect();
+            if tokens.is_empty() {
+                let name = "number of tokens of the text to start from";
+                return Err(OutOfRange::new(name, 0, "at least 1").into());
+            }
+            let ids: Vec<u32> = tokens.iter().copied().cycle().take(count).collect();
+            Ok(part.encoder.vectors(&ids))
+        });
+        tables.collect()
     }
 
     /// Encodes a text, positive or negative, without weights. What does not fit into the encoder is left out;

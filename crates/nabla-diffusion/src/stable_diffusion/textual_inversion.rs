@@ -20,6 +20,8 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 use super::weights::{Precision, Weights, WeightsError};
 
@@ -91,6 +93,8 @@ pub struct TextualInversion {
     word: String,
     /// For each text encoder.
     tables: Vec<Table>,
+    /// The same as tensors, while it is learned: gradients reach them.
+    learned: Vec<Tensor<2>>,
 }
 
 /// The vectors for one text encoder.
@@ -176,7 +180,72 @@ impl TextualInversion {
             path: path.to_owned(),
             word: word.to_owned(),
             tables,
+            learned: Vec::new(),
         })
+    }
+
+    /// A word with these vectors, which may require gradients.
+    ///
+    /// - `vectors`: for each text encoder, `[vectors, channels]`, on the device of the model
+    ///
+    /// # Errors
+    /// If the word is empty or has white space at an end, or there are no vectors, or not as many for each encoder.
+    pub fn of_vectors(word: &str, vectors: Vec<Tensor<2>>) -> Result<Self, TextualInversionError> {
+        let path = PathBuf::from(format!("the learned word {word}"));
+        if word.is_empty() || word.trim() != word {
+            let word = word.to_owned();
+            return Err(TextualInversionError::Word { path, word });
+        }
+        let count = vectors.first().map_or(0, |first| first.dims()[0]);
+        let same = vectors.iter().all(|table| table.dims()[0] == count);
+        if count == 0 || !same || vectors.len() > 2 {
+            let shapes: Vec<_> = vectors.iter().map(Tensor::dims).collect();
+            let found = format!("the vectors have the shapes {shapes:?}");
+            return Err(TextualInversionError::Layout { path, found });
+        }
+        let tables = vectors.iter().map(|table| {
+            let [vectors, channels] = table.dims();
+            let data = table.clone().inner().into_data().convert::<f32>();
+            Table {
+                values: data.iter::<f32>().collect(),
+                vectors,
+                channels,
+            }
+        });
+        Ok(Self {
+            path,
+            word: word.to_owned(),
+            tables: tables.collect(),
+            learned: vectors,
+        })
+    }
+
+    /// The bytes of a `.safetensors` file that this module, `diffusers`, AUTOMATIC1111's program and ComfyUI read:
+    /// one tensor with the word as its name, or `clip_l` and `clip_g` for SDXL.
+    ///
+    /// # Errors
+    /// If the tensors cannot be written.
+    pub fn file(&self) -> Result<Vec<u8>, TextualInversionError> {
+        let names = match self.tables.len() {
+            1 => vec![self.word.as_str()],
+            _ => vec!["clip_l", "clip_g"],
+        };
+        let failed = |error: safetensors::SafeTensorError| TextualInversionError::Layout {
+            path: self.path.clone(),
+            found: error.to_string(),
+        };
+        let bytes = self.tables.iter().map(|table| {
+            let values = table.values.iter();
+            values.flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()
+        });
+        let bytes: Vec<Vec<u8>> = bytes.collect();
+        let views = names.into_iter().zip(&self.tables).zip(&bytes);
+        let views = views.map(|((name, table), bytes)| {
+            let shape = vec![table.vectors, table.channels];
+            Ok((name, TensorView::new(Dtype::F32, shape, bytes)?))
+        });
+        let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        safetensors::serialize(views, None).map_err(failed)
     }
 
     /// The file that it was read from.
@@ -234,6 +303,10 @@ impl TextualInversion {
 
     /// Vector number `row` for text encoder number `encoder`, `[channels]`. Both must exist.
     pub(super) fn vector(&self, encoder: usize, row: usize, device: &Device) -> Tensor<1> {
+        if let Some(table) = self.learned.get(encoder) {
+            let vector = table.clone().slice_dim(0, row..row + 1);
+            return vector.flatten(0, 1);
+        }
         let table = &self.tables[encoder];
         let first = row * table.channels;
         Tensor::from_floats(&table.values[first..first + table.channels], device)

@@ -1,0 +1,194 @@
+//! `nabla tune`: what a loss of the finished picture teaches a model, through all steps of the sampler.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+use clap::Args;
+use nabla::base::choices::Choices;
+use nabla::base::progress::ProgressSink;
+use nabla::base::words::duration;
+use nabla::base::{check_writable, write_bytes_atomically};
+use nabla::data::Picture;
+use nabla::diffusion::adjoint_dpm::{AdjointDpm, GradientMode, OdeMethod};
+use nabla::diffusion::seeded_noise::SeededNoise;
+use nabla::diffusion::stable_diffusion::effect::{EffectConfig, EffectError};
+use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
+use nabla::diffusion::stable_diffusion::pipeline::{LoadOptions, SamplingOptions, StableDiffusion};
+use nabla::panorama::pixels::to_tensor;
+use nabla::panorama::{Interpolation, resize_planar};
+use serde::Serialize;
+
+use crate::choice::choice;
+use crate::devices::DeviceFlag;
+use crate::errors::Failure;
+use crate::job::{Context, Job, Of, Report, jobs};
+
+jobs! {
+    /// What can be tuned.
+    pub enum Task {
+        /// Learn a word for an effect from a picture: a textual inversion for `nabla sample --embedding`, AUTOMATIC1111
+        /// and ComfyUI
+        Embedding(Of<EmbeddingArguments>),
+    }
+}
+
+/// The command line of `nabla tune embedding`.
+#[derive(Args)]
+pub struct EmbeddingArguments {
+    /// A model of Stable Diffusion 1.x, 2.x or XL: a folder in the diffusers layout
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The picture that the prompt should give from the noise of --seed
+    #[arg(long, value_name = "IN")]
+    image: PathBuf,
+    /// The word to learn, such as `<glow>`
+    #[arg(long, value_name = "WORD")]
+    word: String,
+    /// A text with the word
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// A text from whose vectors the word starts
+    #[arg(long, value_name = "TEXT", default_value = "effect")]
+    init: String,
+    /// Vectors of the word
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    vectors: u32,
+    /// The file to write
+    #[arg(
+        short,
+        long,
+        value_name = "OUT",
+        default_value = "learned_embeds.safetensors"
+    )]
+    output: PathBuf,
+    /// Steps of AdamW
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    iterations: u32,
+    /// Its learning rate
+    #[arg(long, value_name = "RATE", default_value_t = 0.05)]
+    learning_rate: f64,
+    /// Steps of the sampler
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Scale of the classifier-free guidance; 1 for none, which takes half the time
+    #[arg(long, value_name = "SCALE", default_value_t = 7.5)]
+    guidance_scale: f64,
+    /// How the sampler's equation is solved
+    #[arg(long, value_parser = choice::<OdeMethod>(), default_value = "euler")]
+    method: OdeMethod,
+    /// Which gradient is followed
+    #[arg(long, value_parser = choice::<GradientMode>(), default_value = "exact")]
+    gradient: GradientMode,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceFlag,
+}
+
+impl From<EffectError> for Failure {
+    fn from(error: EffectError) -> Self {
+        match error {
+            EffectError::Cancelled => Self::interrupted(),
+            EffectError::Adjoint(_) => Self::run(error),
+            other => Self::input(other),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Learned {
+    file: PathBuf,
+    word: String,
+    vectors: usize,
+    iterations: usize,
+    first_loss: f64,
+    /// The least one, whose vectors are written.
+    loss: f64,
+    method: Option<&'static str>,
+    gradient: Option<&'static str>,
+    seed: u64,
+    seconds: f64,
+}
+
+impl Job for EmbeddingArguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        check_writable(&self.output)?;
+        let folder = ModelFolder::open(&self.model).map_err(Failure::input)?;
+        let picture = Picture::read(&self.image)?;
+        let device = self.device.open()?;
+        let mut model = StableDiffusion::load(&folder, &device, &LoadOptions::default())?;
+        // As large as the picture, in whole latents.
+        let factor = model.factor();
+        let whole = |side: u32| (side as usize).div_ceil(factor) * factor;
+        let [width, height] = picture.size().map(whole);
+        let raster = picture.into_rgb().raster;
+        let raster = resize_planar(&raster, height, width, Interpolation::Lanczos3)?;
+        let target = to_tensor([&raster], &device).clamp(-1.0, 1.0);
+        let target = model.encode(target, None)?;
+
+        let options = SamplingOptions {
+            steps: self.steps as usize,
+            guidance_scale: self.guidance_scale,
+            ..SamplingOptions::new([height, width])
+        };
+        let config = EffectConfig {
+            vectors: self.vectors as usize,
+            iterations: self.iterations as usize,
+            learning_rate: self.learning_rate,
+            adjoint: AdjointDpm::new()
+                .with_method(self.method)
+                .with_mode(self.gradient),
+            ..EffectConfig::new(&self.word, &self.init, &self.prompt)
+        };
+        let noise = SeededNoise::new(self.seed, 0).normal(target.dims(), &device);
+        let progress = context.progress();
+        progress.begin("learning the word", u64::from(self.iterations));
+        let begun = Instant::now();
+        let learned = model.learn_effect(
+            &config,
+            &options,
+            &noise,
+            &mut |_, x: Tensor<4>| Ok((x - target.clone()).square().mean()),
+            &mut |step| {
+                progress.advance(1);
+                if step.done % 10 == 0 {
+                    progress.note(&format!("iteration {}: loss {:.5}", step.done, step.loss));
+                }
+                context.go_on()
+            },
+        )?;
+        progress.finish();
+        let bytes = learned.inversion.file().map_err(Failure::run)?;
+        write_bytes_atomically(&self.output, &bytes)?;
+        let losses = &learned.losses;
+        let report = Learned {
+            file: self.output.clone(),
+            word: self.word.clone(),
+            vectors: learned.inversion.vectors(),
+            iterations: losses.len(),
+            first_loss: losses[0],
+            loss: losses.iter().copied().fold(f64::INFINITY, f64::min),
+            method: self.method.choice_name(),
+            gradient: self.gradient.choice_name(),
+            seed: self.seed,
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        context.report(&report, || {
+            format!(
+                "{}: {} from loss {:.5} to {:.5} in {} iterations, {} (method {}, gradient {})\nuse it with: nabla \
+                 sample --embedding {}\n",
+                report.file.display(),
+                report.word,
+                report.first_loss,
+                report.loss,
+                report.iterations,
+                duration(report.seconds),
+                report.method.unwrap_or_default(),
+                report.gradient.unwrap_or_default(),
+                report.file.display(),
+            )
+        })
+    }
+}

@@ -1,0 +1,280 @@
+//! An effect turned into a word: vectors of a [textual inversion](super::textual_inversion), learned by AdjointDPM
+//! from a finished picture.
+//!
+//! The usual textual inversion predicts the noise of one random step. Here the loss is one of the picture that the
+//! sampler makes in all its steps, such as its distance from a target, whose noise is known; the gradient comes back
+//! through all of them, in the memory of one ([`adjoint_dpm`](crate::adjoint_dpm)):
+//!
+//! ```text
+//! c = text encoder(prompt with the word v),   x_0 = sampler(x_T, c),   v ← AdamW(v, ∂L(x_0)/∂v)
+//! ∂L/∂c = through the sampler,   ∂L/∂v = (∂c/∂v)ᵀ ∂L/∂c
+//! ```
+//!
+//! The authors' code learns what the text encoder gives at the places of the padding. A word's own vectors do the same
+//! within any text, and other programs read them.
+//!
+//! Source: Pan et al., 2024, arXiv 2307.10711, section 5.1.
+
+use std::ops::ControlFlow;
+
+use burn::module::{Module, Param};
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::Tensor;
+use nabla_base::range;
+
+use super::pipeline::{Conditioning, SamplingOptions, StableDiffusion, StableDiffusionError};
+use super::textual_inversion::TextualInversion;
+use crate::adjoint_dpm::{AdjointDpm, AdjointError, LeafGradient};
+use crate::denoiser::{Condition, Denoiser, Prediction};
+use crate::guidance::ClassifierFree;
+use crate::level::{Level, Levels};
+use crate::sampler_error::{Cancelled, OwnError, SamplerError};
+
+/// Why a word cannot be learned.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectError {
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] StableDiffusionError),
+    /// The gradient.
+    #[error(transparent)]
+    Adjoint(#[from] AdjointError),
+    /// The prompt does not contain the word.
+    #[error("the prompt {prompt:?} does not contain the word {word:?}, which is to be learned")]
+    NoWord {
+        /// The prompt.
+        prompt: String,
+        /// The word.
+        word: String,
+    },
+    /// The observer stopped the run.
+    #[error("{}", Cancelled)]
+    Cancelled,
+}
+
+/// How a word is learned.
+#[derive(Clone, Debug)]
+pub struct EffectConfig {
+    /// The word, such as `<glow>`.
+    pub word: String,
+    /// Its number of vectors.
+    pub vectors: usize,
+    /// A text from whose vectors it starts, repeated or cut to their number.
+    pub init: String,
+    /// The text that is drawn, which contains the word.
+    pub prompt: String,
+    /// Steps of AdamW.
+    pub iterations: usize,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// Its weight decay.
+    pub weight_decay: f32,
+    /// How the picture is drawn and differentiated.
+    pub adjoint: AdjointDpm,
+}
+
+impl EffectConfig {
+    /// One vector that starts as `init`; otherwise the paper's: 50 iterations of AdamW with the learning rate 0.05
+    /// and the weight decay 0.01, and Euler's method.
+    pub fn new(word: &str, init: &str, prompt: &str) -> Self {
+        Self {
+            word: word.to_owned(),
+            vectors: 1,
+            init: init.to_owned(),
+            prompt: prompt.to_owned(),
+            iterations: 50,
+            learning_rate: 0.05,
+            weight_decay: 0.01,
+            adjoint: AdjointDpm::new(),
+        }
+    }
+}
+
+/// What an observer sees after each iteration.
+#[derive(Clone, Copy, Debug)]
+pub struct EffectProgress {
+    /// Iterations that are done.
+    pub done: usize,
+    /// All iterations.
+    pub total: usize,
+    /// The loss before the last one.
+    pub loss: f64,
+}
+
+/// A learned word.
+#[derive(Clone, Debug)]
+pub struct LearnedEffect {
+    /// The word, with the vectors of the least loss.
+    pub inversion: TextualInversion,
+    /// The loss before each iteration.
+    pub losses: Vec<f64>,
+}
+
+/// The vectors, for each text encoder.
+#[derive(Module, Debug)]
+struct Vectors {
+    tables: Vec<Param<Tensor<2>>>,
+}
+
+/// A text whose tensors are leaves, bound to the UNet anew in each call.
+struct TextLeaf<'a> {
+    model: &'a StableDiffusion,
+    text: Conditioning,
+    without: &'a Conditioning,
+    options: &'a SamplingOptions,
+}
+
+impl TextLeaf<'_> {
+    fn with<R>(
+        &self,
+        ask: impl FnOnce(&dyn Denoiser) -> Result<R, OwnError>,
+    ) -> Result<R, OwnError> {
+        let texts = [&self.text];
+        let bound = self
+            .model
+            .denoiser(&texts, Some(self.without), self.options, None)?;
+        ask(&bound)
+    }
+}
+
+impl Denoiser for TextLeaf<'_> {
+    fn prediction(&self) -> Prediction {
+        self.model.prediction()
+    }
+
+    fn predict(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        conditions: &[Condition],
+    ) -> Result<Vec<Tensor<4>>, OwnError> {
+        self.with(|bound| bound.predict(x, level, conditions))
+    }
+
+    fn predict_rows(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<4>, OwnError> {
+        self.with(|bound| bound.predict_rows(x, level, rows))
+    }
+}
+
+impl StableDiffusion {
+    /// Learns a word; see the [module](self). The model knows it afterwards.
+    ///
+    /// - `options`: size, steps and guidance scale of the picture
+    /// - `noise`: the noise from which it is drawn, `[1, channels, height/8, width/8]`
+    /// - `loss`: of the latent that was drawn; [`decode`](Self::decode) is differentiable for a loss of the picture
+    /// - `observe`: is called after each iteration, and may stop the run
+    ///
+    /// # Errors
+    /// If a number is out of range, the word is taken or not in the prompt, the model or the loss fails, or `observe`
+    /// stops the run.
+    pub fn learn_effect(
+        &mut self,
+        config: &EffectConfig,
+        options: &SamplingOptions,
+        noise: &Tensor<4>,
+        loss: &mut dyn FnMut(&Self, Tensor<4>) -> Result<Tensor<1>, OwnError>,
+        observe: &mut dyn FnMut(EffectProgress) -> ControlFlow<()>,
+    ) -> Result<LearnedEffect, EffectError> {
+        let model_error = |error: StableDiffusionError| EffectError::Model(error);
+        range::at_least("number of iterations", config.iterations, 1)
+            .and_then(|()| range::at_least("number of vectors", config.vectors, 1))
+            .and_then(|()| range::positive("learning rate", config.learning_rate))
+            .map_err(|error| model_error(error.into()))?;
+        let folded = config.prompt.to_lowercase();
+        if !folded.contains(&config.word.to_lowercase()) {
+            return Err(EffectError::NoWord {
+                prompt: config.prompt.clone(),
+                word: config.word.clone(),
+            });
+        }
+        let made = self
+            .scheduler()
+            .sampler(&"ddim".into(), None, options.steps)
+            .map_err(|error| model_error(error.into()))?;
+        let levels: Levels = made.sampler.levels().clone();
+        let without = self.encode_nothing()?;
+        let start = self.token_vectors(&config.init, config.vectors)?;
+        let first = TextualInversion::of_vectors(&config.word, start.clone())
+            .map_err(|error| model_error(error.into()))?;
+        self.add_embedding(first)?;
+        let place = self.embeddings.len() - 1;
+        let tables = start
+            .into_iter()
+            .map(|table| Param::from_tensor(table.autodiff().require_grad()));
+        let mut vectors = Vectors {
+            tables: tables.collect(),
+        };
+        let mut adam = AdamWConfig::new()
+            .with_weight_decay(config.weight_decay)
+            .init();
+        let mut losses = Vec::with_capacity(config.iterations);
+        let mut best: Option<(f64, Vec<Tensor<2>>)> = None;
+        for done in 1..=config.iterations {
+            let leaves: Vec<Tensor<2>> = vectors.tables.iter().map(Param::val).collect();
+            let values: Vec<Tensor<2>> = leaves.iter().map(|leaf| leaf.clone().inner()).collect();
+            self.embeddings[place] = TextualInversion::of_vectors(&config.word, leaves)
+                .map_err(|error| model_error(error.into()))?;
+            // The text with the graph of the encoders, and as leaves of the sampler.
+            let encoded = self.encode_text(&config.prompt)?;
+            let text = encoded.text.clone().inner().autodiff().require_grad();
+            let pooled = encoded.pooled.clone();
+            let pooled = pooled.map(|pooled| pooled.inner().autodiff().require_grad());
+            let bound = TextLeaf {
+                model: self,
+                text: Conditioning {
+                    text: text.clone(),
+                    pooled: pooled.clone(),
+                    cut: 0,
+                },
+                without: &without,
+                options,
+            };
+            let of_pooled = pooled.unwrap_or_else(|| {
+                let none = Tensor::<2>::zeros([1, 1], &text.device());
+                none.require_grad()
+            });
+            let mut wanted = (LeafGradient::new(text), LeafGradient::new(of_pooled));
+            let mut guidance = ClassifierFree::new().with_scale(options.guidance_scale);
+            let mut run = config.adjoint.of(&bound, &levels)?;
+            if options.guidance_scale != 1.0 {
+                run = run.guided_by(&mut guidance);
+            }
+            let start = noise.clone() * made.start_scale;
+            let found = run.gradient(start, &mut |x| loss(self, x), &mut wanted)?;
+            losses.push(found.loss);
+            if best.as_ref().is_none_or(|(least, _)| found.loss < *least) {
+                best = Some((found.loss, values));
+            }
+            let mut scalar = (encoded.text * wanted.0.gradient()).sum();
+            if let Some(pooled) = encoded.pooled {
+                scalar = scalar + (pooled * wanted.1.gradient()).sum();
+            }
+            let gradients = GradientsParams::from_grads(scalar.backward(), &vectors);
+            vectors = adam.step(config.learning_rate, vectors, gradients);
+            let progress = EffectProgress {
+                done,
+                total: config.iterations,
+                loss: found.loss,
+            };
+            if observe(progress).is_break() {
+                return Err(EffectError::Cancelled);
+            }
+        }
+        let values = best.map(|(_, values)| values).unwrap_or_default();
+        let inversion = TextualInversion::of_vectors(&config.word, values)
+            .map_err(|error| model_error(error.into()))?;
+        self.embeddings[place] = inversion.clone();
+        Ok(LearnedEffect { inversion, losses })
+    }
+}
+
+impl From<SamplerError> for EffectError {
+    fn from(error: SamplerError) -> Self {
+        Self::Adjoint(error.into())
+    }
+}
