@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_diffusion::denoiser::{
-    Condition, Denoiser, GaussianDenoiser, GaussianMixture, MixturePart, Prediction, RowConditions,
+    Condition, GaussianDenoiser, GaussianMixture, MixturePart, Prediction, RowConditions,
 };
 use nabla_diffusion::level::{Level, Levels, NoisePath};
 use nabla_diffusion::registry::Options;
