@@ -20,9 +20,9 @@ fn a_word_is_learned_from_a_picture_and_used() {
     let line =
         "tune embedding --model sd15 --image in.png --word glow --init a --steps 3 --vectors 2";
     let told = desk.json(&format!(
-        "{line} --prompt glow --iterations 4 -o glow.safetensors"
+        "{line} --prompt glow --iterations 8 --learning-rate 0.002 -o glow.safetensors"
     ));
-    assert_eq!(told["iterations"], 4);
+    assert_eq!(told["iterations"], 8);
     assert_eq!(told["gradient"], "exact");
     assert!(
         told["loss"].as_f64() < told["first_loss"].as_f64(),

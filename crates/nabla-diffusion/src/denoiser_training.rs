@@ -606,7 +606,7 @@ mod tests {
             .unwrap();
         assert_eq!(second.history().losses(), whole.history().losses());
         // Another model is another training.
-        let other = model().with_prediction(Prediction::Velocity);
+        let other = model().with_prediction(Prediction::Epsilon);
         assert!(trainer(6, &other).resume(&path).is_err());
     }
 
