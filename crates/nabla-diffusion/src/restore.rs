@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `A` is a [`LinearOperator`]: [`Separable`] (super-resolution, blur), [`Inpainting`], [`Blur`] by any kernel,
-//! [`MultiCoilMri`], [`Radon`] (parallel and fan beam), [`MatrixOperator`], or your own. [`operators`] has them by
+//! [`MultiCoilMri`], [`Radon`] (parallel and fan beam), [`MatrixOperator`], or your own. [`operators()`] has them by
 //! name, with options by name.
 //!
 //! A [`Restorer`] is a method, for any [`Denoiser`]:
@@ -64,22 +64,22 @@ use crate::sampler::{Sampler, Sampling, Solver};
 use crate::sampler_error::SamplerError;
 use crate::seeded_noise::SeededNoise;
 
-mod coil_maps;
+pub mod coil_maps;
 mod conjugate_gradient;
-mod ddnm;
-mod dds;
+pub mod ddnm;
+pub mod dds;
 mod differentiated;
-mod dps;
+pub mod dps;
 mod fourier;
 mod operator;
-mod operators;
-mod pigdm;
-mod prior_denoiser;
+pub mod operators;
+pub mod pigdm;
+pub mod prior_denoiser;
 mod pulled;
 mod recipe;
 mod renoising;
 mod sampling_mask;
-mod volume;
+pub mod volume;
 
 pub use coil_maps::{CoilMaps, Espirit};
 pub use conjugate_gradient::{ConjugateGradient, Coupling, Solved};

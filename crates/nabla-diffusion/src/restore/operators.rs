@@ -1,12 +1,12 @@
 //! The operators: what measurements do to pictures. One file each.
 
-mod blur;
+pub mod blur;
 mod inpainting;
 mod matrix;
-mod mri;
-mod radon;
+pub mod mri;
+pub mod radon;
 mod right_vectors;
-mod separable;
+pub mod separable;
 
 pub use blur::Blur;
 pub use inpainting::Inpainting;
