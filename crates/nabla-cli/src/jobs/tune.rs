@@ -144,7 +144,6 @@ impl Job for EmbeddingArguments {
         };
         let noise = SeededNoise::new(self.seed, 0).normal(target.dims(), &device);
         let progress = context.progress();
-        progress.begin("learning the word", u64::from(self.iterations));
         let begun = Instant::now();
         let learned = model.learn_effect(
             &config,
@@ -152,6 +151,10 @@ impl Job for EmbeddingArguments {
             &noise,
             &mut |_, x: Tensor<4>| Ok((x - target.clone()).square().mean()),
             &mut |step| {
+                // What is wrong with the text is said before the first iteration.
+                if step.done == 1 {
+                    progress.begin("learning the word", u64::from(self.iterations));
+                }
                 progress.advance(1);
                 if step.done % 10 == 0 {
                     progress.note(&format!("iteration {}: loss {:.5}", step.done, step.loss));
