@@ -48,19 +48,12 @@ pub(super) fn normalize(
         return float(shape, y);
     }
     let arch = pulp::Arch::new();
-    let count = (members * area) as f64;
     y.par_chunks_mut(members * area)
         .zip(x.par_chunks(members * area))
         .enumerate()
         .for_each(|(group, (y, x))| {
             arch.dispatch(|| {
-                // Sum around the first number, so that a picture of one colour has no variance.
-                let origin = x[0];
-                let (sum, squares) = sums(x, origin);
-                let mean = sum / count;
-                let variance = (squares / count - mean * mean).max(0.0);
-                let scale = 1.0 / (variance + epsilon).sqrt();
-                let mean = f64::from(origin) + mean;
+                let [mean, scale] = mean_and_scale(x, epsilon);
                 let first = group % groups * members;
                 let planes = y.chunks_exact_mut(area).zip(x.chunks_exact(area));
                 for (channel, (y, x)) in planes.enumerate() {
@@ -103,13 +96,7 @@ pub(super) fn normalize_backward(
             let (x, grad) = (&x[range.clone()], &grad[range]);
             let first = group % groups * members;
             arch.dispatch(|| {
-                let origin = x[0];
-                let (sum, squares) = sums(x, origin);
-                let mean = sum / count;
-                let variance = (squares / count - mean * mean).max(0.0);
-                let scale = 1.0 / (variance + epsilon).sqrt();
-                let mean = (f64::from(origin) + mean) as f32;
-                let scale = scale as f32;
+                let [mean, scale] = mean_and_scale(x, epsilon).map(|value| value as f32);
                 let mut by_channel = Vec::with_capacity(members);
                 let (mut level, mut along) = (0.0, 0.0);
                 // ∂u, in the place of ∂x for now.
@@ -185,6 +172,19 @@ fn activation_backward(
         totals[1] += of_one.iter().map(|&v| f64::from(v)).sum::<f64>();
     }
     totals
+}
+
+/// The mean of a group, and 1/√(variance + ε).
+#[inline(always)]
+fn mean_and_scale(x: &[f32], epsilon: f64) -> [f64; 2] {
+    let count = x.len() as f64;
+    // Sum around the first number, so that a picture of one colour has no variance.
+    let origin = x[0];
+    let (sum, squares) = sums(x, origin);
+    let mean = sum / count;
+    let variance = (squares / count - mean * mean).max(0.0);
+    let scale = 1.0 / (variance + epsilon).sqrt();
+    [f64::from(origin) + mean, scale]
 }
 
 /// `Σ (x − origin)` and `Σ (x − origin)²`: in `f32` over short pieces, in `f64` over these.
