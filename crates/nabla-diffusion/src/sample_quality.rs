@@ -14,6 +14,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
+use nabla_train::classifier::Seen;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::frechet::{Moments, MomentsError, frechet_distance};
 use nabla_train::precision_recall::{Manifold, PrecisionRecallError};
@@ -112,7 +113,7 @@ impl<'a> Judge<'a> {
             });
         };
         range::at_least("number of real pictures", real.len(), NEIGHBOURS + 1)?;
-        let seen = Seen::of(classifier, &real.features, judge.features(), device)?;
+        let seen = Examined::of(classifier, &real.features, judge.features(), device)?;
         Ok(Self {
             classifier,
             shape,
@@ -154,7 +155,7 @@ impl<'a> Judge<'a> {
             .iter()
             .map(|value| ((value + 1.0) / 2.0).clamp(0.0, 1.0))
             .collect();
-        let seen = Seen::of(self.classifier, &shown, width, &self.device)?;
+        let seen = Examined::of(self.classifier, &shown, width, &self.device)?;
         let region = Manifold::new(&seen.features, seen.width, NEIGHBOURS)?;
         let right = seen.classes.iter().zip(classes);
         let right = right.filter(|(seen, asked)| seen == asked).count();
@@ -174,7 +175,7 @@ impl<'a> Judge<'a> {
 }
 
 /// What the classifier sees in pictures.
-struct Seen {
+struct Examined {
     /// `[pictures, width]`.
     features: Vec<f32>,
     width: usize,
@@ -182,7 +183,7 @@ struct Seen {
     classes: Vec<usize>,
 }
 
-impl Seen {
+impl Examined {
     fn of(
         classifier: &TrainedClassifier,
         pictures: &[f32],
@@ -202,23 +203,15 @@ impl Seen {
             let rows = batch.len() / size;
             let data = TensorData::new(batch.to_vec(), [rows, size]);
             let examples = Tensor::<2>::from_data(data, device);
-            let features = classifier.features(examples.clone())?; // [rows, width]
-            let logits = classifier.logits(examples)?; // [rows, classes]
-            let [_, classes] = logits.dims();
+            let Seen { features, logits } = classifier.seen(examples)?;
             seen.width = features.dims()[1];
             seen.features.extend(read(features)?);
-            seen.classes
-                .extend(read(logits)?.chunks(classes).map(highest));
+            let classes = read(logits.argmax(1).float())?; // [rows, 1]
+            let classes = classes.into_iter().map(|class| class as usize);
+            seen.classes.extend(classes);
         }
         Ok(seen)
     }
-}
-
-/// The index of the highest score.
-fn highest(scores: &[f32]) -> usize {
-    let ranked = scores.iter().enumerate();
-    let best = ranked.max_by(|(_, a), (_, b)| a.total_cmp(b));
-    best.map_or(0, |(index, _)| index)
 }
 
 /// The mean over the pictures of the standard deviation within each.

@@ -1,6 +1,7 @@
 //! The trait of models that can be trained here.
 
 use burn::module::Module;
+use burn::nn::Linear;
 use burn::tensor::Tensor;
 use nabla_base::range::{self, OutOfRange};
 
@@ -12,13 +13,35 @@ pub trait Classifier: Module {
     /// - returns `[batch, classes]`
     fn logits(&self, input: Tensor<2>) -> Tensor<2>;
 
-    /// What the model sees in an example: the input of its last layer. Unless a model says which layer that is,
-    /// the scores.
+    /// What the model sees in an example, which is the input of its last layer, and the scores. Unless a model says
+    /// which layer that is, it sees the scores.
     ///
     /// - `input`: as for [`logits`](Self::logits)
-    /// - returns `[batch, features]`
-    fn features(&self, input: Tensor<2>) -> Tensor<2> {
-        self.logits(input)
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        let logits = self.logits(input);
+        Seen {
+            features: logits.clone(),
+            logits,
+        }
+    }
+}
+
+/// What a model makes of examples, in one pass.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The input of its last layer, `[batch, features]`.
+    pub features: Tensor<2>,
+    /// The scores before the softmax, `[batch, classes]`.
+    pub logits: Tensor<2>,
+}
+
+impl Seen {
+    /// From the input of a linear last layer.
+    pub fn through(output: &Linear, features: Tensor<2>) -> Self {
+        Self {
+            logits: output.forward(features.clone()),
+            features,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::{Classifier, ModelError, check_width};
+use crate::classifier::{Classifier, ModelError, Seen, check_width};
 use crate::mlp::linear;
 
 /// Configuration of [`Cnn`].
@@ -118,11 +118,8 @@ pub struct Cnn {
     pub shape: [usize; 3],
 }
 
-impl Classifier for Cnn {
-    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
-        self.output.forward(self.features(input))
-    }
-
+impl Cnn {
+    /// The input of the last layer.
     fn features(&self, input: Tensor<2>) -> Tensor<2> {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
@@ -135,5 +132,15 @@ impl Classifier for Cnn {
             x = stage.pool.forward(relu(x)); // [batch, channels, height/2, width/2]
         }
         x.flatten(1, 3)
+    }
+}
+
+impl Classifier for Cnn {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.output.forward(self.features(input))
+    }
+
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        Seen::through(&self.output, self.features(input))
     }
 }

@@ -54,7 +54,7 @@ pub mod transform;
 pub use augmentation::Augmentation;
 pub use checkpoint::CheckpointError;
 pub use classification::{Classification, TrainingConfig, evaluate};
-pub use classifier::{Classifier, ModelError};
+pub use classifier::{Classifier, ModelError, Seen};
 pub use cnn::{Cnn, CnnConfig};
 #[cfg(feature = "data")]
 pub use comparison::{

@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, Seen};
 
 /// Configuration of [`LogisticRegression`], which has no options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ impl Classifier for LogisticRegression {
         self.output.forward(input)
     }
 
-    fn features(&self, input: Tensor<2>) -> Tensor<2> {
-        input
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        Seen::through(&self.output, input)
     }
 }

@@ -8,7 +8,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::{Classifier, ModelError, check_width};
+use crate::classifier::{Classifier, ModelError, Seen, check_width};
 
 /// Configuration of [`Mlp`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,16 +67,23 @@ pub struct Mlp {
     pub output: Linear,
 }
 
-impl Classifier for Mlp {
-    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
-        self.output.forward(self.features(input))
-    }
-
+impl Mlp {
+    /// The input of the last layer.
     fn features(&self, input: Tensor<2>) -> Tensor<2> {
         let mut x = input;
         for layer in &self.hidden {
             x = relu(layer.forward(x));
         }
         x
+    }
+}
+
+impl Classifier for Mlp {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.output.forward(self.features(input))
+    }
+
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        Seen::through(&self.output, self.features(input))
     }
 }

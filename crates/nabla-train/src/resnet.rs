@@ -27,7 +27,7 @@ use burn::tensor::{Device, Tensor};
 use nabla_base::range;
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::{Classifier, ModelError, check_width};
+use crate::classifier::{Classifier, ModelError, Seen, check_width};
 use crate::cnn::convolution;
 use crate::mlp::linear;
 
@@ -168,11 +168,8 @@ pub struct ResNet {
     pub shape: [usize; 3],
 }
 
-impl Classifier for ResNet {
-    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
-        self.output.forward(self.features(input))
-    }
-
+impl ResNet {
+    /// The input of the last layer.
     fn features(&self, input: Tensor<2>) -> Tensor<2> {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
@@ -184,6 +181,16 @@ impl Classifier for ResNet {
         let [batch, channels, height, width] = x.dims();
         let pooled = x.reshape([batch, channels, height * width]).mean_dim(2);
         pooled.reshape([batch, channels])
+    }
+}
+
+impl Classifier for ResNet {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.output.forward(self.features(input))
+    }
+
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        Seen::through(&self.output, self.features(input))
     }
 }
 

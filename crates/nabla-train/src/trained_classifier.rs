@@ -9,7 +9,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::{Classifier, ModelError};
+use crate::classifier::{Classifier, ModelError, Seen};
 use crate::examples::{InputShape, Scaling};
 use crate::model_config::{ModelConfig, OnModel};
 use crate::network_folder::{NetworkFolder, NetworkFolderError};
@@ -66,7 +66,7 @@ pub struct ClassifierConfig {
 /// A classifier of any of the models.
 trait Network: Send {
     fn logits(&self, input: Tensor<2>) -> Tensor<2>;
-    fn features(&self, input: Tensor<2>) -> Tensor<2>;
+    fn seen(&self, input: Tensor<2>) -> Seen;
 }
 
 impl<M: Classifier> Network for M {
@@ -74,8 +74,8 @@ impl<M: Classifier> Network for M {
         Classifier::logits(self, input)
     }
 
-    fn features(&self, input: Tensor<2>) -> Tensor<2> {
-        Classifier::features(self, input)
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        Classifier::seen(self, input)
     }
 }
 
@@ -183,14 +183,14 @@ impl TrainedClassifier {
         Ok(self.network.logits(self.scaled(examples)?))
     }
 
-    /// What the last layer sees, `[batch, features]`.
+    /// What the last layer sees, and the scores, in one pass.
     ///
     /// - `examples`: as for [`logits`](Self::logits)
     ///
     /// # Errors
     /// If the examples have another width.
-    pub fn features(&self, examples: Tensor<2>) -> Result<Tensor<2>, TrainedClassifierError> {
-        Ok(self.network.features(self.scaled(examples)?))
+    pub fn seen(&self, examples: Tensor<2>) -> Result<Seen, TrainedClassifierError> {
+        Ok(self.network.seen(self.scaled(examples)?))
     }
 
     fn scaled(&self, examples: Tensor<2>) -> Result<Tensor<2>, TrainedClassifierError> {

@@ -568,7 +568,11 @@ fn a_trained_classifier_is_loaded_with_its_scaling() {
             "{model:?}: {accuracy}, {expected}"
         );
         // The last layer sees the features.
-        let features = classifier.features(pictures.clone()).unwrap();
+        let seen = classifier.seen(pictures.clone()).unwrap();
+        assert!(
+            seen.logits.into_data() == classifier.logits(pictures.clone()).unwrap().into_data()
+        );
+        let features = seen.features;
         let width = match model {
             ModelConfig::LogisticRegression(_) => 64,
             ModelConfig::Mlp(_) => 12,
