@@ -72,6 +72,7 @@ pub mod sigma_spacing;
 pub mod stable_diffusion;
 pub mod unet;
 pub mod unipc;
+mod vector_jacobian;
 pub mod vp_path;
 
 pub use adjoint_dpm::AdjointDpm;

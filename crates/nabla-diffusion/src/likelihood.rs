@@ -41,6 +41,7 @@ use crate::denoiser::{Denoised, Denoiser};
 use crate::level::{Level, Levels};
 use crate::sampler_error::SamplerError;
 use crate::seeded_noise::SeededNoise;
+use crate::vector_jacobian::vector_jacobian;
 
 /// How the divergence is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,13 +155,10 @@ impl<const D: usize> Flow<'_, D> {
             let epsilon = Denoised::predict(self.model, &x, level)?.epsilon;
             let flow = epsilon * level.sigma();
             slope = Some(flow.clone().inner());
-            let scalar = (flow * probe.clone()).sum() + leaf.clone().sum() * 0.0;
-            let mut gradients = scalar.backward();
-            if let Some(product) = leaf.grad_remove(&mut gradients) {
-                let each = by_row(product * probe.clone());
-                for (trace, value) in traces.iter_mut().zip(each) {
-                    *trace += weight * value;
-                }
+            let (product, _) = vector_jacobian(&leaf, flow, probe.clone());
+            let each = by_row(product * probe.clone());
+            for (trace, value) in traces.iter_mut().zip(each) {
+                *trace += weight * value;
             }
         }
         Ok((slope.unwrap_or_else(|| u.zeros_like()), traces))

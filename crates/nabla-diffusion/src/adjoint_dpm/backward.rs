@@ -7,6 +7,7 @@ use super::method::{Tableau, adams_weights, plus};
 use super::run::{DifferentiableRun, Trajectory};
 use super::{AdjointError, GradientMode, Wanted, number};
 use crate::level::transfer;
+use crate::vector_jacobian::vector_jacobian;
 
 /// The largest relative difference of a recomputed step that rounding can explain.
 const ROUNDING: f64 = 1e-3;
@@ -67,7 +68,7 @@ impl<const D: usize> DifferentiableRun<'_, D> {
         let epsilon = self.epsilon(&leaf, node.level, step)?;
         let end = transfer(leaf.clone(), epsilon, node.level, clean);
         check_repeated(&end, run.sample(), step)?;
-        let (gradient, mut gradients) = product(&leaf, end, of_sample);
+        let (gradient, mut gradients) = vector_jacobian(&leaf, end, of_sample);
         wanted.receive(&mut gradients);
         self.checked(gradient, step)
     }
@@ -91,7 +92,7 @@ impl<const D: usize> DifferentiableRun<'_, D> {
             }
             let next = plus(leaf.clone(), &slopes, tableau.weights, lengths[step]);
             check_repeated(&next, &run.states[step + 1], step)?;
-            let (gradient, mut gradients) = product(&leaf, next, adjoint);
+            let (gradient, mut gradients) = vector_jacobian(&leaf, next, adjoint);
             wanted.receive(&mut gradients);
             adjoint = self.checked(gradient, step)?;
         }
@@ -221,7 +222,7 @@ impl<const D: usize> DifferentiableRun<'_, D> {
         let leaf = u.clone().autodiff().require_grad();
         let slope = self.recorded(&leaf, node, step)?;
         let value = slope.clone().inner();
-        let (product, gradients) = product(&leaf, slope, vector);
+        let (product, gradients) = vector_jacobian(&leaf, slope, vector);
         Ok((product, gradients, value))
     }
 
@@ -232,20 +233,6 @@ impl<const D: usize> DifferentiableRun<'_, D> {
             false => Err(AdjointError::NotFinite { step: step + 1 }),
         }
     }
-}
-
-/// The gradient of `⟨output, vector⟩` with respect to a leaf, and the others.
-fn product<const D: usize>(
-    leaf: &Tensor<D>,
-    output: Tensor<D>,
-    vector: Tensor<D>,
-) -> (Tensor<D>, Gradients) {
-    // Also where the output does not depend on the leaf, there is a graph to follow.
-    let scalar = (output * vector).sum() + leaf.clone().sum() * 0.0;
-    let mut gradients = scalar.backward();
-    let gradient = leaf.grad_remove(&mut gradients);
-    let gradient = gradient.unwrap_or_else(|| leaf.clone().inner().zeros_like());
-    (gradient, gradients)
 }
 
 /// Checks that a step gives the same again.
