@@ -19,12 +19,17 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path, kind: &str) -> Result<T, Fail
     toml::from_str(&text).map_err(|e| wrong_toml(path, kind, &e.message()))
 }
 
+/// Creates a folder for what a job writes, if it does not exist.
+pub fn create_folder(folder: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(folder)
+        .map_err(|e| Failure::input_because(format!("cannot write to {}", folder.display()), e))
+}
+
 /// Creates the folder of a training, if it does not exist, and writes the description into it.
 ///
 /// - `file`: the name of the description's file
 pub fn begin_folder(folder: &Path, file: &str, description: &str) -> Result<(), Failure> {
-    fs::create_dir_all(folder)
-        .map_err(|e| Failure::input_because(format!("cannot write to {}", folder.display()), e))?;
+    create_folder(folder)?;
     Ok(write_bytes_atomically(
         &folder.join(file),
         description.as_bytes(),

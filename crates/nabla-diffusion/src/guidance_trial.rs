@@ -114,6 +114,19 @@ pub struct Trial {
     pub seconds: f64,
 }
 
+/// The pictures of a trial.
+#[derive(Clone, Debug)]
+pub struct Pictures {
+    /// `[pictures, channels, height, width]`, row by row, with values in about `[−1, 1]`.
+    pub values: Vec<f32>,
+    /// The class of each that was asked for.
+    pub classes: Vec<usize>,
+    /// What they cost.
+    pub evaluations: Evaluations,
+    /// Seconds of drawing.
+    pub seconds: f64,
+}
+
 /// A model under trial.
 #[derive(Debug)]
 pub struct GuidanceTrials<'a> {
@@ -180,17 +193,18 @@ impl GuidanceTrials<'_> {
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
     ) -> Result<Trial, TrialError> {
-        let (pictures, classes, evaluations, seconds) =
-            self.pictures(guidance, options, scale, seed, drawn)?;
+        let made = self.pictures(guidance, options, scale, seed, drawn)?;
+        let Pictures {
+            values, classes, ..
+        } = &made;
         Ok(Trial {
-            quality: self.judge.quality(&pictures, &classes)?,
-            evaluations: evaluations.total() as f64 / classes.len() as f64,
-            seconds,
+            quality: self.judge.quality(values, classes)?,
+            evaluations: made.evaluations.total() as f64 / classes.len() as f64,
+            seconds: made.seconds,
         })
     }
 
-    /// Draws the pictures of a trial: `[pictures, channels, height, width]`, row by row; their classes; what they
-    /// cost.
+    /// Draws the pictures of a trial.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -201,7 +215,7 @@ impl GuidanceTrials<'_> {
         scale: f64,
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
-    ) -> Result<(Vec<f32>, Vec<usize>, Evaluations, f64), TrialError> {
+    ) -> Result<Pictures, TrialError> {
         let TrialConfig {
             pictures: count,
             steps,
@@ -267,7 +281,12 @@ impl GuidanceTrials<'_> {
             seconds += begun.elapsed().as_secs_f64();
             drawn(classes.len()).map_err(SamplerError::Own)?;
         }
-        Ok((values, all, evaluations, seconds))
+        Ok(Pictures {
+            values,
+            classes: all,
+            evaluations,
+            seconds,
+        })
     }
 
     /// The guiding classifier's scores of predicted clean samples.

@@ -161,7 +161,7 @@ fn every_guidance_is_tried_from_the_same_noise() {
     // A scale of 1 is no guidance, from the same noise.
     let pictures = |name, scale| {
         let made = trials.pictures(name, &Options::new(), scale, 3, &mut |_| Ok(()));
-        made.unwrap().0
+        made.unwrap().values
     };
     let plain = pictures("none", 1.0);
     for name in ["classifier-free", "apg", "adaptive", "autoguidance", "gfcg"] {

@@ -20,6 +20,7 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::output::table;
+use crate::recipe_file::create_folder;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -92,7 +93,7 @@ struct Cell {
     trial: Trial,
 }
 
-/// `trials.json`.
+/// `trials.json`, and what `--json` prints.
 #[derive(Serialize, Deserialize)]
 struct Trials {
     settings: Settings,
@@ -132,24 +133,26 @@ impl Arguments {
     }
 
     /// The trials that an earlier run has left.
-    fn begun(&self, settings: &Settings) -> Result<Vec<Cell>, Failure> {
+    fn begun(&self) -> Result<Trials, Failure> {
+        let none = Trials {
+            settings: self.settings(),
+            cells: Vec::new(),
+        };
         let Some(folder) = &self.out else {
-            return Ok(Vec::new());
+            return Ok(none);
         };
         let path = folder.join(TRIALS);
         if !path.exists() {
-            fs::create_dir_all(folder).map_err(|e| {
-                Failure::input_because(format!("cannot write to {}", folder.display()), e)
-            })?;
-            return Ok(Vec::new());
+            create_folder(folder)?;
+            return Ok(none);
         }
         let text = fs::read_to_string(&path)
             .map_err(|e| Failure::input_because(format!("cannot read {}", path.display()), e))?;
         let trials: Trials = serde_json::from_str(&text).map_err(|e| {
             Failure::input_because(format!("{} holds no trials", path.display()), e)
         })?;
-        match trials.settings == *settings {
-            true => Ok(trials.cells),
+        match trials.settings == none.settings {
+            true => Ok(trials),
             false => Err(Failure::input(format!(
                 "{} holds trials with other settings: choose another folder, or the settings in that file",
                 path.display()
@@ -158,15 +161,8 @@ impl Arguments {
     }
 }
 
-#[derive(Serialize)]
-struct Measured<'a> {
-    settings: &'a Settings,
-    cells: &'a [Cell],
-}
-
 impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
-        let settings = self.settings();
         let device = self.device.open()?;
         let model = ClassDenoiser::load(&self.model, &device).map_err(Failure::input)?;
         let weak = self.weak_model.as_deref();
@@ -189,7 +185,7 @@ impl Job for Arguments {
             weak: weak.as_ref(),
             guide: guide.as_ref(),
             judge: &judge,
-            config: settings.trial.clone(),
+            config: self.settings().trial,
         };
         let names = match self.guidances.as_slice() {
             [] => trials.guidances(),
@@ -205,15 +201,15 @@ impl Job for Arguments {
                 planned.extend(scales.into_iter().map(|scale| (name, scale, seed)));
             }
         }
-        let mut cells = self.begun(&settings)?;
+        let mut measured = self.begun()?;
         let progress = context.progress();
-        progress.begin("drawing", (planned.len() * settings.trial.pictures) as u64);
+        progress.begin("drawing", planned.len() as u64 * u64::from(self.count));
         for (name, scale, seed) in planned {
             context.check()?;
             let same =
                 |cell: &Cell| cell.guidance == *name && cell.scale == scale && cell.seed == seed;
-            if cells.iter().any(same) {
-                progress.advance(settings.trial.pictures as u64);
+            if measured.cells.iter().any(same) {
+                progress.advance(u64::from(self.count));
                 continue;
             }
             let trial = trials.run(
@@ -231,32 +227,27 @@ impl Job for Arguments {
             );
             // An interruption is reported as one.
             context.check()?;
-            cells.push(Cell {
+            measured.cells.push(Cell {
                 guidance: name.clone(),
                 scale,
                 seed,
                 trial: trial?,
             });
             if let Some(folder) = &self.out {
-                let trials = Trials {
-                    settings: settings.clone(),
-                    cells: cells.clone(),
-                };
-                let json = serde_json::to_vec_pretty(&trials).map_err(Failure::run)?;
+                let json = serde_json::to_vec_pretty(&measured).map_err(Failure::run)?;
                 write_bytes_atomically(&folder.join(TRIALS), &json)?;
             }
         }
         progress.finish();
-        let standings = standings(&cells);
+        let standings = standings(&measured.cells);
         let judge = judging.config().model.name();
         if let Some(folder) = &self.out {
-            write_bytes_atomically(&folder.join("guidance.csv"), csv(&cells).as_bytes())?;
+            write_bytes_atomically(
+                &folder.join("guidance.csv"),
+                csv(&measured.cells).as_bytes(),
+            )?;
             draw(folder, &standings, &judge)?;
         }
-        let measured = Measured {
-            settings: &settings,
-            cells: &cells,
-        };
         context.report(&measured, || told(&standings, &judge, &self.out))
     }
 }

@@ -114,6 +114,16 @@ struct Learned {
 
 impl Job for EmbeddingArguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
+        let config = EffectConfig {
+            vectors: self.vectors as usize,
+            iterations: self.iterations as usize,
+            learning_rate: self.learning_rate,
+            adjoint: AdjointDpm::new()
+                .with_method(self.method)
+                .with_mode(self.gradient),
+            ..EffectConfig::new(&self.word, &self.init, &self.prompt)
+        };
+        config.check()?;
         check_writable(&self.output)?;
         let folder = ModelFolder::open(&self.model).map_err(Failure::input)?;
         let picture = Picture::read(&self.image)?;
@@ -133,17 +143,9 @@ impl Job for EmbeddingArguments {
             guidance_scale: self.guidance_scale,
             ..SamplingOptions::new([height, width])
         };
-        let config = EffectConfig {
-            vectors: self.vectors as usize,
-            iterations: self.iterations as usize,
-            learning_rate: self.learning_rate,
-            adjoint: AdjointDpm::new()
-                .with_method(self.method)
-                .with_mode(self.gradient),
-            ..EffectConfig::new(&self.word, &self.init, &self.prompt)
-        };
         let noise = SeededNoise::new(self.seed, 0).normal(target.dims(), &device);
         let progress = context.progress();
+        progress.begin("learning the word", u64::from(self.iterations));
         let begun = Instant::now();
         let learned = model.learn_effect(
             &config,
@@ -151,10 +153,6 @@ impl Job for EmbeddingArguments {
             &noise,
             &mut |_, x: Tensor<4>| Ok((x - target.clone()).square().mean()),
             &mut |step| {
-                // What is wrong with the text is said before the first iteration.
-                if step.done == 1 {
-                    progress.begin("learning the word", u64::from(self.iterations));
-                }
                 progress.advance(1);
                 if step.done % 10 == 0 {
                     progress.note(&format!("iteration {}: loss {:.5}", step.done, step.loss));

@@ -88,6 +88,25 @@ impl EffectConfig {
             adjoint: AdjointDpm::new(),
         }
     }
+
+    /// Checks what needs no model: the numbers, and that the prompt contains the word.
+    ///
+    /// # Errors
+    /// If a number is out of range, or the word is not in the prompt.
+    pub fn check(&self) -> Result<(), EffectError> {
+        range::at_least("number of iterations", self.iterations, 1)
+            .and_then(|()| range::at_least("number of vectors", self.vectors, 1))
+            .and_then(|()| range::positive("learning rate", self.learning_rate))
+            .map_err(|error| EffectError::Model(error.into()))?;
+        let folded = self.prompt.to_lowercase();
+        match folded.contains(&self.word.to_lowercase()) {
+            true => Ok(()),
+            false => Err(EffectError::NoWord {
+                prompt: self.prompt.clone(),
+                word: self.word.clone(),
+            }),
+        }
+    }
 }
 
 /// What an observer sees after each iteration.
@@ -180,18 +199,8 @@ impl StableDiffusion {
         loss: &mut dyn FnMut(&Self, Tensor<4>) -> Result<Tensor<1>, OwnError>,
         observe: &mut dyn FnMut(EffectProgress) -> ControlFlow<()>,
     ) -> Result<LearnedEffect, EffectError> {
+        config.check()?;
         let model_error = |error: StableDiffusionError| EffectError::Model(error);
-        range::at_least("number of iterations", config.iterations, 1)
-            .and_then(|()| range::at_least("number of vectors", config.vectors, 1))
-            .and_then(|()| range::positive("learning rate", config.learning_rate))
-            .map_err(|error| model_error(error.into()))?;
-        let folded = config.prompt.to_lowercase();
-        if !folded.contains(&config.word.to_lowercase()) {
-            return Err(EffectError::NoWord {
-                prompt: config.prompt.clone(),
-                word: config.word.clone(),
-            });
-        }
         let made = self
             .scheduler()
             .sampler(&"ddim".into(), None, options.steps)
