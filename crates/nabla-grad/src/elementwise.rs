@@ -7,12 +7,15 @@
 //!
 //! * [`Dense`] takes a tensor of `f32`s out of Burn's CPU backend `flex`, and returns any other tensor
 //!   unchanged; a method then runs Burn's own operations on it;
+//! * [`step`] runs a [`Rule`], which is written once for the fused pass and for Burn's operations;
 //! * [`update`] runs a [`Kernel`], and [`update_channels`] runs a kernel that takes a number for each of the
 //!   [`Channels`] of a tensor, or returns sums over them;
 //! * [`all_finite`] looks for NaN and infinity.
 //!
 //! Results do not depend on the number of threads: memory is split at fixed positions, and sums have a fixed
 //! order.
+
+mod rule;
 
 use std::array::from_fn;
 
@@ -21,6 +24,8 @@ use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorData};
 use rayon::prelude::*;
+
+pub use rule::{Constant, Real, Rule, step};
 
 /// The number of elements that one task handles.
 const CHUNK: usize = 1 << 14;

@@ -39,7 +39,7 @@ use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
 use burn::store::burn_pack;
 use burn::tensor::{Device, Tensor};
 use nabla_base::OutOfRange;
-use nabla_grad::elementwise::{Dense, Kernel, update};
+use nabla_grad::elementwise::{Constant, Real, Rule, step};
 
 use crate::RecordState;
 use crate::optimizer_config;
@@ -279,19 +279,18 @@ impl Optimizer for AdaBelief {
             let time = state.time + 1;
             let m = like(state.moment_1, &w);
             let s = like(state.variance, &w);
-            let max = self.amsgrad.then(|| match state.max_variance {
-                Some(max) => like(max, &w),
-                // This also happens if a record without AMSGrad was loaded.
-                None => w.zeros_like(),
-            });
-            let decay = self.weight_decay_mode.factor(lr, self.weight_decay);
-            let size = self.step_size(lr, time);
-            let ([w, m, s], max) = match max {
-                None => (self.without_max(decay, size, [w, m, s, g]), None),
-                Some(max) => {
-                    let [w, m, s, max] = self.with_max(decay, size, [w, m, s, max, g]);
-                    ([w, m, s], Some(max))
-                }
+            let numbers = Numbers::new(self, lr, self.step_size(lr, time));
+            let (w, m, s, max) = if self.amsgrad {
+                let max = match state.max_variance {
+                    Some(max) => like(max, &w),
+                    // This also happens if a record without AMSGrad was loaded.
+                    None => w.zeros_like(),
+                };
+                let [w, m, s, max] = numbers.with_max([w, m, s, max], g);
+                (w, m, s, Some(max))
+            } else {
+                let [w, m, s] = numbers.without_max([w, m, s], g);
+                (w, m, s, None)
             };
             let state = AdaBeliefState {
                 moment_1: m,
@@ -312,185 +311,126 @@ impl Optimizer for AdaBelief {
     }
 }
 
-impl AdaBelief {
-    /// The step from `[w, m, s, g]` to `[w, m, s]`.
-    fn without_max<const D: usize>(
-        &self,
-        decay: f64,
-        size: StepSize,
-        tensors: [Tensor<D>; 4],
-    ) -> [Tensor<D>; 3] {
-        match Dense::take_all(tensors) {
-            Ok([mut w, mut m, mut s, g]) => {
-                let numbers = Numbers::new(self, decay, size);
-                match size.root {
-                    Some(_) => update(&Divided(numbers), [&mut w, &mut m, &mut s], [&g]),
-                    None => update(&Undivided(numbers), [&mut w, &mut m, &mut s], [&g]),
-                }
-                [w, m, s].map(Dense::into_tensor)
-            }
-            Err([w, m, s, g]) => {
-                let (w, m, s) = self.composed_moments(decay, w, m, s, g);
-                let w = self.composed_step(size, w, m.clone(), s.clone());
-                [w, m, s]
-            }
-        }
-    }
-
-    /// The step from `[w, m, s, max, g]` to `[w, m, s, max]`.
-    fn with_max<const D: usize>(
-        &self,
-        decay: f64,
-        size: StepSize,
-        tensors: [Tensor<D>; 5],
-    ) -> [Tensor<D>; 4] {
-        match Dense::take_all(tensors) {
-            Ok([mut w, mut m, mut s, mut max, g]) => {
-                let numbers = Numbers::new(self, decay, size);
-                let written = [&mut w, &mut m, &mut s, &mut max];
-                match (size.root, size.max) {
-                    (Some(_), true) => update(&DividedByMax(numbers), written, [&g]),
-                    (Some(_), false) => update(&Divided(numbers), written, [&g]),
-                    (None, _) => update(&Undivided(numbers), written, [&g]),
-                }
-                [w, m, s, max].map(Dense::into_tensor)
-            }
-            Err([w, m, s, max, g]) => {
-                let (w, m, s) = self.composed_moments(decay, w, m, s, g);
-                let max = max.max_pair(s.clone());
-                let divisor = if size.max { &max } else { &s };
-                let w = self.composed_step(size, w, m.clone(), divisor.clone());
-                [w, m, s, max]
-            }
-        }
-    }
-
-    /// The decayed weights and the moments, with Burn's operations.
-    fn composed_moments<const D: usize>(
-        &self,
-        decay: f64,
-        w: Tensor<D>,
-        m: Tensor<D>,
-        s: Tensor<D>,
-        g: Tensor<D>,
-    ) -> (Tensor<D>, Tensor<D>, Tensor<D>) {
-        let coupling = self.weight_decay_mode.coupling(self.weight_decay);
-        let g = g + w.clone() * coupling;
-        let m = m * self.beta_1 + g.clone() * (1.0 - self.beta_1);
-        let residual = g - m.clone();
-        let s = s * self.beta_2 + residual.square() * (1.0 - self.beta_2) + self.epsilon;
-        (w * decay, m, s)
-    }
-
-    /// The step, with Burn's operations.
-    fn composed_step<const D: usize>(
-        &self,
-        size: StepSize,
-        w: Tensor<D>,
-        m: Tensor<D>,
-        s: Tensor<D>,
-    ) -> Tensor<D> {
-        match size.root {
-            Some(root) => w - m / (s.sqrt() * root + self.epsilon) * size.step,
-            None => w - m * size.step,
-        }
-    }
-}
-
 /// The numbers that are the same for all elements.
 #[derive(Clone, Copy)]
 struct Numbers {
-    decay: f32,
-    coupling: f32,
-    beta_1: f32,
-    rest_1: f32,
-    beta_2: f32,
-    rest_2: f32,
-    epsilon: f32,
-    step: f32,
-    root: f32,
+    size: StepSize,
+    decay: Constant,
+    coupling: Constant,
+    beta_1: Constant,
+    rest_1: Constant,
+    beta_2: Constant,
+    rest_2: Constant,
+    epsilon: Constant,
+    step: Constant,
+    root: Constant,
 }
 
 impl Numbers {
-    fn new(options: &AdaBelief, decay: f64, size: StepSize) -> Self {
-        let coupling = options.weight_decay_mode.coupling(options.weight_decay);
+    fn new(options: &AdaBelief, lr: f64, size: StepSize) -> Self {
+        let mode = options.weight_decay_mode;
         Self {
-            decay: decay as f32,
-            coupling: coupling as f32,
-            beta_1: options.beta_1 as f32,
-            rest_1: (1.0 - options.beta_1) as f32,
-            beta_2: options.beta_2 as f32,
-            rest_2: (1.0 - options.beta_2) as f32,
-            epsilon: options.epsilon as f32,
-            step: size.step as f32,
-            root: size.root.unwrap_or(0.0) as f32,
+            size,
+            decay: mode.factor(lr, options.weight_decay).into(),
+            coupling: mode.coupling(options.weight_decay).into(),
+            beta_1: options.beta_1.into(),
+            rest_1: (1.0 - options.beta_1).into(),
+            beta_2: options.beta_2.into(),
+            rest_2: (1.0 - options.beta_2).into(),
+            epsilon: options.epsilon.into(),
+            step: size.step.into(),
+            root: size.root.unwrap_or(0.0).into(),
+        }
+    }
+
+    /// The step from `[w, m, s]` and `g` to `[w, m, s]`. There is one rule for each denominator, because a
+    /// choice per element would not be vectorised.
+    fn without_max<const D: usize>(self, tensors: [Tensor<D>; 3], g: Tensor<D>) -> [Tensor<D>; 3] {
+        match self.size.root {
+            Some(_) => step(&Divided(self), tensors, [g]),
+            None => step(&Undivided(self), tensors, [g]),
+        }
+    }
+
+    /// The step from `[w, m, s, max]` and `g` to `[w, m, s, max]`.
+    fn with_max<const D: usize>(self, tensors: [Tensor<D>; 4], g: Tensor<D>) -> [Tensor<D>; 4] {
+        match (self.size.root, self.size.max) {
+            (Some(_), true) => step(&DividedByMax(self), tensors, [g]),
+            (Some(_), false) => step(&Divided(self), tensors, [g]),
+            (None, _) => step(&Undivided(self), tensors, [g]),
         }
     }
 
     /// The new `m` and `s`.
     #[inline(always)]
-    fn moments(&self, w: f32, m: f32, s: f32, g: f32) -> (f32, f32) {
-        let g = g + self.coupling * w;
-        let m = self.beta_1 * m + self.rest_1 * g;
-        let residual = g - m;
-        let s = self.beta_2 * s + self.rest_2 * (residual * residual) + self.epsilon;
+    fn moments<N: Real>(&self, w: &N, m: N, s: N, g: N) -> (N, N) {
+        let g = g + w.clone() * self.coupling;
+        let m = m * self.beta_1 + g.clone() * self.rest_1;
+        let residual = g - m.clone();
+        let s = s * self.beta_2 + residual.square() * self.rest_2 + self.epsilon;
         (m, s)
     }
 
     /// `decay w − step m / (√s root + ε)`.
     #[inline(always)]
-    fn divided(&self, w: f32, m: f32, s: f32) -> f32 {
-        self.decay * w - self.step * (m / (s.sqrt() * self.root + self.epsilon))
+    fn divided<N: Real>(&self, w: N, m: N, s: N) -> N {
+        w * self.decay - m / (s.sqrt() * self.root + self.epsilon) * self.step
+    }
+
+    /// `decay w − step m`.
+    #[inline(always)]
+    fn undivided<N: Real>(&self, w: N, m: N) -> N {
+        w * self.decay - m * self.step
     }
 }
 
 /// The step that divides by `√s`.
 struct Divided(Numbers);
 
-impl Kernel<3, 1, 0> for Divided {
+impl Rule<3, 1> for Divided {
     #[inline(always)]
-    fn apply(&self, [w, m, s]: [f32; 3], [g]: [f32; 1], _: f32) -> ([f32; 3], [f32; 0]) {
-        let (m, s) = self.0.moments(w, m, s, g);
-        ([self.0.divided(w, m, s), m, s], [])
+    fn apply<N: Real>(&self, [w, m, s]: [N; 3], [g]: [N; 1]) -> [N; 3] {
+        let (m, s) = self.0.moments(&w, m, s, g);
+        [self.0.divided(w, m.clone(), s.clone()), m, s]
     }
 }
 
-impl Kernel<4, 1, 0> for Divided {
+impl Rule<4, 1> for Divided {
     #[inline(always)]
-    fn apply(&self, [w, m, s, max]: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
-        let (m, s) = self.0.moments(w, m, s, g);
-        ([self.0.divided(w, m, s), m, s, max.max(s)], [])
+    fn apply<N: Real>(&self, [w, m, s, max]: [N; 4], [g]: [N; 1]) -> [N; 4] {
+        let [w, m, s] = self.apply([w, m, s], [g]);
+        [w, m, s.clone(), max.greater(s)]
     }
 }
 
 /// The step that divides by the root of the highest `s`.
 struct DividedByMax(Numbers);
 
-impl Kernel<4, 1, 0> for DividedByMax {
+impl Rule<4, 1> for DividedByMax {
     #[inline(always)]
-    fn apply(&self, [w, m, s, max]: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
-        let (m, s) = self.0.moments(w, m, s, g);
-        let max = max.max(s);
-        ([self.0.divided(w, m, max), m, s, max], [])
+    fn apply<N: Real>(&self, [w, m, s, max]: [N; 4], [g]: [N; 1]) -> [N; 4] {
+        let (m, s) = self.0.moments(&w, m, s, g);
+        let max = max.greater(s.clone());
+        [self.0.divided(w, m.clone(), max.clone()), m, s, max]
     }
 }
 
 /// The step of SGD, or none.
 struct Undivided(Numbers);
 
-impl Kernel<3, 1, 0> for Undivided {
+impl Rule<3, 1> for Undivided {
     #[inline(always)]
-    fn apply(&self, [w, m, s]: [f32; 3], [g]: [f32; 1], _: f32) -> ([f32; 3], [f32; 0]) {
-        let (m, s) = self.0.moments(w, m, s, g);
-        ([self.0.decay * w - self.0.step * m, m, s], [])
+    fn apply<N: Real>(&self, [w, m, s]: [N; 3], [g]: [N; 1]) -> [N; 3] {
+        let (m, s) = self.0.moments(&w, m, s, g);
+        [self.0.undivided(w, m.clone()), m, s]
     }
 }
 
-impl Kernel<4, 1, 0> for Undivided {
+impl Rule<4, 1> for Undivided {
     #[inline(always)]
-    fn apply(&self, [w, m, s, max]: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
-        let (m, s) = self.0.moments(w, m, s, g);
-        ([self.0.decay * w - self.0.step * m, m, s, max.max(s)], [])
+    fn apply<N: Real>(&self, [w, m, s, max]: [N; 4], [g]: [N; 1]) -> [N; 4] {
+        let [w, m, s] = self.apply([w, m, s], [g]);
+        [w, m, s.clone(), max.greater(s)]
     }
 }
 

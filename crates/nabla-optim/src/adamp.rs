@@ -59,7 +59,7 @@ use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
 use burn::store::burn_pack;
 use burn::tensor::{Device, Tensor};
 use nabla_base::OutOfRange;
-use nabla_grad::elementwise::{Dense, Kernel, update, update_channels};
+use nabla_grad::elementwise::{Constant, Real};
 
 use crate::RecordState;
 use crate::optimizer_config;
@@ -68,7 +68,7 @@ use crate::precision::{bias_correction, in_full_precision, like};
 mod projection;
 
 pub use projection::{ChannelDim, is_scale_invariant};
-use projection::{Projection, terms};
+use projection::{Perturbation, Projection};
 
 /// Configuration of [`AdamP`]. The authors' learning rate is 1e-3, with a weight decay of 1e-2.
 ///
@@ -185,15 +185,11 @@ impl Optimizer for AdamP {
                 time: 0,
             });
             let time = state.time + 1;
-            let shape = w.dims();
             let m = like(state.moment_1, &w);
             let v = like(state.moment_2, &w);
-            let [w, m, v] = match Dense::take_all([w, m, v, g]) {
-                Ok([w, m, v, g]) => self
-                    .fused(lr, time, &shape, [w, m, v], &g)
-                    .map(Dense::into_tensor),
-                Err(tensors) => self.composed(lr, time, tensors),
-            };
+            let rule = AdamRule::new(self, lr, time);
+            let decay = lr * self.weight_decay;
+            let (w, [m, v]) = self.projection.step(&rule, decay, w, [m, v], g);
             let state = AdamPState {
                 moment_1: m,
                 moment_2: v,
@@ -211,150 +207,74 @@ impl Optimizer for AdamP {
     }
 }
 
-impl AdamP {
-    /// The step from `[w, m, v, g]` to `[w, m, v]`, with Burn's operations.
-    fn composed<const D: usize>(
-        &self,
-        lr: f64,
-        time: usize,
-        [w, m, v, g]: [Tensor<D>; 4],
-    ) -> [Tensor<D>; 3] {
-        let m = m * self.beta_1 + g.clone() * (1.0 - self.beta_1);
-        let v = v * self.beta_2 + g.clone().square() * (1.0 - self.beta_2);
-        let root = 1.0 / bias_correction(self.beta_2, time).sqrt();
-        let numerator = if self.nesterov {
-            m.clone() * self.beta_1 + g.clone() * (1.0 - self.beta_1)
-        } else {
-            m.clone()
-        };
-        let p = numerator / (v.clone().sqrt() * root + self.projection.epsilon);
-        let step = lr / bias_correction(self.beta_1, time);
-        let decay = lr * self.weight_decay;
-        let w = self.projection.composed_step(w, g, p, decay, step);
-        [w, m, v]
-    }
-
-    /// The step from `[w, m, v]` and `g` to `[w, m, v]`. A weight that may be projected takes two passes,
-    /// because the sums of the first pass decide what the second one does.
-    fn fused(
-        &self,
-        lr: f64,
-        time: usize,
-        shape: &[usize],
-        [mut w, mut m, mut v]: [Dense; 3],
-        g: &Dense,
-    ) -> [Dense; 3] {
-        let decay = lr * self.weight_decay;
-        let mut numbers = AdamNumbers {
-            beta_1: self.beta_1 as f32,
-            rest_1: (1.0 - self.beta_1) as f32,
-            beta_2: self.beta_2 as f32,
-            rest_2: (1.0 - self.beta_2) as f32,
-            root: (1.0 / bias_correction(self.beta_2, time).sqrt()) as f32,
-            epsilon: self.projection.epsilon as f32,
-            of_m: if self.nesterov {
-                self.beta_1 as f32
-            } else {
-                1.0
-            },
-            of_g: if self.nesterov {
-                (1.0 - self.beta_1) as f32
-            } else {
-                0.0
-            },
-            keep: (1.0 - decay) as f32,
-            step: (lr / bias_correction(self.beta_1, time)) as f32,
-        };
-        let Some(channels) = self.projection.channels(shape) else {
-            update(&Adam(numbers), [&mut w, &mut m, &mut v], [g]);
-            return [w, m, v];
-        };
-        let moments = AdamMoments(numbers);
-        let sums = update_channels(&moments, channels, None, [&mut m, &mut v], [&w, g]);
-        let (along, ratio) = self.projection.decide(channels, &sums);
-        numbers.keep = (1.0 - decay * ratio) as f32;
-        let project = AdamProject(numbers);
-        if self.nesterov {
-            update_channels(&project, channels, Some(&along), [&mut w], [&m, &v, g]);
-        } else {
-            update_channels(&project, channels, Some(&along), [&mut w], [&m, &v]);
-        }
-        [w, m, v]
-    }
-}
-
-/// The values that are the same for all elements of an AdamP step.
+/// The moments of AdamP and its step before the projection.
 #[derive(Clone, Copy)]
-struct AdamNumbers {
-    beta_1: f32,
-    rest_1: f32,
-    beta_2: f32,
-    rest_2: f32,
-    root: f32,
-    epsilon: f32,
+struct AdamRule {
+    beta_1: Constant,
+    rest_1: Constant,
+    beta_2: Constant,
+    rest_2: Constant,
+    root: Constant,
+    epsilon: Constant,
     /// The numerator of `p` is `of_m m + of_g g`.
-    of_m: f32,
-    of_g: f32,
-    keep: f32,
-    step: f32,
+    of_m: Constant,
+    of_g: Constant,
+    nesterov: bool,
+    step: Constant,
 }
 
-impl AdamNumbers {
-    /// The new `m` and `v`.
-    #[inline(always)]
-    fn moments(&self, m: f32, v: f32, g: f32) -> (f32, f32) {
-        (
-            self.beta_1 * m + self.rest_1 * g,
-            self.beta_2 * v + self.rest_2 * (g * g),
-        )
-    }
-
-    /// `p`.
-    #[inline(always)]
-    fn perturb(&self, m: f32, v: f32, g: f32) -> f32 {
-        (self.of_m * m + self.of_g * g) / (v.sqrt() * self.root + self.epsilon)
-    }
-}
-
-/// The step without projection.
-struct Adam(AdamNumbers);
-
-impl Kernel<3, 1, 0> for Adam {
-    #[inline(always)]
-    fn apply(&self, [w, m, v]: [f32; 3], [g]: [f32; 1], _: f32) -> ([f32; 3], [f32; 0]) {
-        let (m, v) = self.0.moments(m, v, g);
-        let w = self.0.keep * w - self.0.step * self.0.perturb(m, v, g);
-        ([w, m, v], [])
+impl AdamRule {
+    fn new(options: &AdamP, lr: f64, time: usize) -> Self {
+        let (of_m, of_g) = if options.nesterov {
+            (options.beta_1, 1.0 - options.beta_1)
+        } else {
+            (1.0, 0.0)
+        };
+        Self {
+            beta_1: options.beta_1.into(),
+            rest_1: (1.0 - options.beta_1).into(),
+            beta_2: options.beta_2.into(),
+            rest_2: (1.0 - options.beta_2).into(),
+            root: (1.0 / bias_correction(options.beta_2, time).sqrt()).into(),
+            epsilon: options.projection.epsilon.into(),
+            of_m: of_m.into(),
+            of_g: of_g.into(),
+            nesterov: options.nesterov,
+            step: (lr / bias_correction(options.beta_1, time)).into(),
+        }
     }
 }
 
-/// The moments, and the terms of the sums.
-struct AdamMoments(AdamNumbers);
-
-impl Kernel<2, 2, 4> for AdamMoments {
+impl Perturbation<2, 3> for AdamRule {
     #[inline(always)]
-    fn apply(&self, [m, v]: [f32; 2], [w, g]: [f32; 2], _: f32) -> ([f32; 2], [f32; 4]) {
-        let (m, v) = self.0.moments(m, v, g);
-        ([m, v], terms(w, g, self.0.perturb(m, v, g)))
+    fn moments<N: Real>(&self, [m, v]: [N; 2], g: N) -> [N; 2] {
+        let m = m * self.beta_1 + g.clone() * self.rest_1;
+        let v = v * self.beta_2 + g.square() * self.rest_2;
+        [m, v]
     }
-}
 
-/// `w ← keep w − step (p − along w)`.
-struct AdamProject(AdamNumbers);
-
-impl Kernel<1, 2, 0> for AdamProject {
     #[inline(always)]
-    fn apply(&self, [w]: [f32; 1], [m, v]: [f32; 2], along: f32) -> ([f32; 1], [f32; 0]) {
-        let p = self.0.perturb(m, v, 0.0) - along * w;
-        ([self.0.keep * w - self.0.step * p], [])
+    fn perturb<N: Real>(&self, [m, v]: [N; 2], g: N) -> N {
+        (m * self.of_m + g * self.of_g) / (v.sqrt() * self.root + self.epsilon)
     }
-}
 
-impl Kernel<1, 3, 0> for AdamProject {
     #[inline(always)]
-    fn apply(&self, [w]: [f32; 1], [m, v, g]: [f32; 3], along: f32) -> ([f32; 1], [f32; 0]) {
-        let p = self.0.perturb(m, v, g) - along * w;
-        ([self.0.keep * w - self.0.step * p], [])
+    fn length(&self) -> Constant {
+        self.step
+    }
+
+    fn looks_ahead(&self) -> bool {
+        self.nesterov
+    }
+
+    #[inline(always)]
+    fn join<T>(first: T, [m, v]: [T; 2]) -> [T; 3] {
+        [first, m, v]
+    }
+
+    #[inline(always)]
+    fn split<T>([first, m, v]: [T; 3]) -> (T, [T; 2]) {
+        (first, [m, v])
     }
 }
 
@@ -461,15 +381,14 @@ impl Optimizer for SgdP {
         state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
         let (tensor, state) = in_full_precision(tensor, grad, |w, g| {
-            let shape = w.dims();
             let b = match state {
                 Some(state) => like(state.momentum, &w),
                 None => w.zeros_like(),
             };
-            let [w, b] = match Dense::take_all([w, b, g]) {
-                Ok([w, b, g]) => self.fused(lr, &shape, [w, b], &g).map(Dense::into_tensor),
-                Err(tensors) => self.composed(lr, tensors),
-            };
+            let rule = SgdRule::new(self, lr);
+            // As strong as the coupled decay of SGD with momentum.
+            let decay = lr * self.weight_decay / (1.0 - self.momentum);
+            let (w, [b]) = self.projection.step(&rule, decay, w, [b], g);
             (w, SgdPState { momentum: b })
         });
         (tensor, Some(state))
@@ -481,111 +400,64 @@ impl Optimizer for SgdP {
     }
 }
 
-impl SgdP {
-    /// `η λ/(1 − μ)`.
-    fn decay(&self, lr: f64) -> f64 {
-        lr * self.weight_decay / (1.0 - self.momentum)
-    }
-
-    /// The step from `[w, b, g]` to `[w, b]`, with Burn's operations.
-    fn composed<const D: usize>(&self, lr: f64, [w, b, g]: [Tensor<D>; 3]) -> [Tensor<D>; 2] {
-        let b = b * self.momentum + g.clone() * (1.0 - self.dampening);
-        let p = if self.nesterov {
-            g.clone() + b.clone() * self.momentum
-        } else {
-            b.clone()
-        };
-        let decay = self.decay(lr);
-        let w = self.projection.composed_step(w, g, p, decay, lr);
-        [w, b]
-    }
-
-    /// The step from `[w, b]` and `g` to `[w, b]`, in passes as those of [`AdamP::fused`].
-    fn fused(&self, lr: f64, shape: &[usize], [mut w, mut b]: [Dense; 2], g: &Dense) -> [Dense; 2] {
-        let decay = self.decay(lr);
-        let mut numbers = SgdNumbers {
-            momentum: self.momentum as f32,
-            rest: (1.0 - self.dampening) as f32,
-            of_b: if self.nesterov {
-                self.momentum as f32
-            } else {
-                1.0
-            },
-            of_g: if self.nesterov { 1.0 } else { 0.0 },
-            keep: (1.0 - decay) as f32,
-            step: lr as f32,
-        };
-        let Some(channels) = self.projection.channels(shape) else {
-            update(&Sgd(numbers), [&mut w, &mut b], [g]);
-            return [w, b];
-        };
-        let moments = SgdMoments(numbers);
-        let sums = update_channels(&moments, channels, None, [&mut b], [&w, g]);
-        let (along, ratio) = self.projection.decide(channels, &sums);
-        numbers.keep = (1.0 - decay * ratio) as f32;
-        let project = SgdProject(numbers);
-        update_channels(&project, channels, Some(&along), [&mut w], [&b, g]);
-        [w, b]
-    }
-}
-
-/// The values that are the same for all elements of an SGDP step.
+/// The accumulated gradients of SGDP and its step before the projection.
 #[derive(Clone, Copy)]
-struct SgdNumbers {
-    momentum: f32,
-    rest: f32,
+struct SgdRule {
+    momentum: Constant,
+    rest: Constant,
     /// `p` is `of_b b + of_g g`.
-    of_b: f32,
-    of_g: f32,
-    keep: f32,
-    step: f32,
+    of_b: Constant,
+    of_g: Constant,
+    nesterov: bool,
+    step: Constant,
 }
 
-impl SgdNumbers {
-    /// The new `b`.
-    #[inline(always)]
-    fn buffer(&self, b: f32, g: f32) -> f32 {
-        self.momentum * b + self.rest * g
-    }
-
-    /// `p`.
-    #[inline(always)]
-    fn perturb(&self, b: f32, g: f32) -> f32 {
-        self.of_b * b + self.of_g * g
-    }
-}
-
-/// The step without projection.
-struct Sgd(SgdNumbers);
-
-impl Kernel<2, 1, 0> for Sgd {
-    #[inline(always)]
-    fn apply(&self, [w, b]: [f32; 2], [g]: [f32; 1], _: f32) -> ([f32; 2], [f32; 0]) {
-        let b = self.0.buffer(b, g);
-        let w = self.0.keep * w - self.0.step * self.0.perturb(b, g);
-        ([w, b], [])
+impl SgdRule {
+    fn new(options: &SgdP, lr: f64) -> Self {
+        let (of_b, of_g) = if options.nesterov {
+            (options.momentum, 1.0)
+        } else {
+            (1.0, 0.0)
+        };
+        Self {
+            momentum: options.momentum.into(),
+            rest: (1.0 - options.dampening).into(),
+            of_b: of_b.into(),
+            of_g: of_g.into(),
+            nesterov: options.nesterov,
+            step: lr.into(),
+        }
     }
 }
 
-/// The accumulated gradients, and the terms of the sums.
-struct SgdMoments(SgdNumbers);
-
-impl Kernel<1, 2, 4> for SgdMoments {
+impl Perturbation<1, 2> for SgdRule {
     #[inline(always)]
-    fn apply(&self, [b]: [f32; 1], [w, g]: [f32; 2], _: f32) -> ([f32; 1], [f32; 4]) {
-        let b = self.0.buffer(b, g);
-        ([b], terms(w, g, self.0.perturb(b, g)))
+    fn moments<N: Real>(&self, [b]: [N; 1], g: N) -> [N; 1] {
+        [b * self.momentum + g * self.rest]
     }
-}
 
-/// `w ← keep w − step (p − along w)`.
-struct SgdProject(SgdNumbers);
-
-impl Kernel<1, 2, 0> for SgdProject {
     #[inline(always)]
-    fn apply(&self, [w]: [f32; 1], [b, g]: [f32; 2], along: f32) -> ([f32; 1], [f32; 0]) {
-        let p = self.0.perturb(b, g) - along * w;
-        ([self.0.keep * w - self.0.step * p], [])
+    fn perturb<N: Real>(&self, [b]: [N; 1], g: N) -> N {
+        b * self.of_b + g * self.of_g
+    }
+
+    #[inline(always)]
+    fn length(&self) -> Constant {
+        self.step
+    }
+
+    fn looks_ahead(&self) -> bool {
+        self.nesterov
+    }
+
+    #[inline(always)]
+    fn join<T>(first: T, [b]: [T; 1]) -> [T; 2] {
+        [first, b]
+    }
+
+    #[inline(always)]
+    fn split<T>([first, b]: [T; 2]) -> (T, [T; 1]) {
+        (first, [b])
     }
 }
 

@@ -38,10 +38,9 @@ use burn::config::Config;
 use burn::grad_clipping::GradientClippingConfig;
 use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
 use burn::store::burn_pack;
-use burn::tensor::activation;
 use burn::tensor::{Device, Tensor};
 use nabla_base::OutOfRange;
-use nabla_grad::elementwise::{Dense, Kernel, sigmoid, update};
+use nabla_grad::elementwise::{Constant, Dense, Kernel, Real, update};
 use serde::{Deserialize, Serialize};
 
 use crate::RecordState;
@@ -209,36 +208,9 @@ impl DiffGrad {
             None => (grad.zeros_like(), grad.zeros_like()),
         };
         let new_m = m.clone() * self.beta_1 + grad.clone() * (1.0 - self.beta_1);
-        self.composed_friction(&grad, previous - grad.clone(), m - new_m)
-    }
-
-    /// ξ, from the gradient `g` and the differences of the gradients and of their averages.
-    fn composed_friction<const D: usize>(
-        &self,
-        g: &Tensor<D>,
-        difference: Tensor<D>,
-        m: Tensor<D>,
-    ) -> Tensor<D> {
-        match self.friction {
-            Friction::Sigmoid => activation::sigmoid(difference.abs()),
-            Friction::SignedSigmoid => activation::sigmoid(difference),
-            Friction::WideSigmoid => activation::sigmoid(difference.abs() * 0.5) * 9.0 - 4.0,
-            friction @ (Friction::DeviationSigmoid
-            | Friction::SquaredDeviationSigmoid
-            | Friction::RootDeviationSigmoid) => {
-                let size = g.clone().abs();
-                let mean = size.clone().mean().reshape([1; D]);
-                let variance = (size - mean.clone()).square().mean().reshape([1; D]);
-                let factor = match friction {
-                    Friction::SquaredDeviationSigmoid => variance,
-                    Friction::RootDeviationSigmoid => variance.sqrt().sqrt(),
-                    _ => variance.sqrt(),
-                };
-                activation::sigmoid(difference.abs() * factor - mean)
-            }
-            Friction::Tanh => activation::sigmoid(difference.abs()) * 2.0 - 1.0,
-            Friction::MomentumSigmoid => activation::sigmoid(m.abs()),
-        }
+        let difference = previous - grad.clone();
+        self.friction
+            .coefficient(difference, m - new_m, || self.friction.deviation(&grad))
     }
 
     /// The step size, and the factor of `√v` in the denominator.
@@ -273,11 +245,21 @@ impl Optimizer for DiffGrad {
             let m = like(state.moment_1, &w);
             let v = like(state.moment_2, &w);
             let previous = like(state.previous_grad, &w);
+            let numbers = Numbers::new(self, lr, time);
             let [w, m, v, previous] = match Dense::take_all([w, m, v, previous, g]) {
-                Ok([w, m, v, previous, g]) => self
-                    .fused(lr, time, [w, m, v, previous], &g)
+                Ok([w, m, v, previous, g]) => numbers
+                    .fused(self.friction, [w, m, v, previous], &g)
                     .map(Dense::into_tensor),
-                Err(tensors) => self.composed(lr, time, tensors),
+                Err([w, m, v, previous, g]) => {
+                    let rule = Step {
+                        numbers,
+                        xi: |difference, m, g: &Tensor<D>| {
+                            let deviation = || self.friction.deviation(g);
+                            self.friction.coefficient(difference, m, deviation)
+                        },
+                    };
+                    rule.apply([w, m, v, previous], g)
+                }
             };
             let state = DiffGradState {
                 moment_1: m,
@@ -298,136 +280,161 @@ impl Optimizer for DiffGrad {
     }
 }
 
-impl DiffGrad {
-    /// The step from `[w, m, v, g', g]` to `[w, m, v, g]`, with Burn's operations.
-    fn composed<const D: usize>(
-        &self,
-        lr: f64,
-        time: usize,
-        [w, m, v, previous, g]: [Tensor<D>; 5],
-    ) -> [Tensor<D>; 4] {
-        let coupling = self.weight_decay_mode.coupling(self.weight_decay);
-        let g = g + w.clone() * coupling;
-        let new_m = m.clone() * self.beta_1 + g.clone() * (1.0 - self.beta_1);
-        let v = v * self.beta_2 + g.clone().square() * (1.0 - self.beta_2);
-        let xi = self.composed_friction(&g, previous - g.clone(), m - new_m.clone());
-        let (step, root) = self.step_size(lr, time);
-        let denominator = v.clone().sqrt() * root + self.epsilon;
-        let decay = self.weight_decay_mode.factor(lr, self.weight_decay);
-        let w = w * decay - xi * new_m.clone() / denominator * step;
-        [w, new_m, v, g]
-    }
-
-    /// The mean and the variance of the absolute gradients, with coupled weight decay.
-    fn mean_and_variance(&self, w: &Dense, g: &Dense) -> (f64, f64) {
-        let coupling = self.weight_decay_mode.coupling(self.weight_decay) as f32;
-        let sizes = || {
-            let pairs = w.values().iter().zip(g.values());
-            pairs.map(|(w, g)| f64::from((g + coupling * w).abs()))
-        };
-        let count = g.values().len().max(1) as f64;
-        let mean = sizes().sum::<f64>() / count;
-        let variance = sizes().map(|size| (size - mean).powi(2)).sum::<f64>() / count;
-        (mean, variance)
-    }
-
-    /// The step from `[w, m, v, g']` and `g` to `[w, m, v, g]`, in one pass.
-    fn fused(
-        &self,
-        lr: f64,
-        time: usize,
-        [mut w, mut m, mut v, mut previous]: [Dense; 4],
-        g: &Dense,
-    ) -> [Dense; 4] {
-        let (step, root) = self.step_size(lr, time);
-        let numbers = Numbers {
-            decay: self.weight_decay_mode.factor(lr, self.weight_decay) as f32,
-            coupling: self.weight_decay_mode.coupling(self.weight_decay) as f32,
-            beta_1: self.beta_1 as f32,
-            rest_1: (1.0 - self.beta_1) as f32,
-            beta_2: self.beta_2 as f32,
-            rest_2: (1.0 - self.beta_2) as f32,
-            epsilon: self.epsilon as f32,
-            step: step as f32,
-            root: root as f32,
-        };
-        // `previous` has its own buffer, into which the gradient is copied. There is one function per
-        // coefficient, because a choice per element would not be vectorised.
-        match self.friction {
-            Friction::Sigmoid => {
-                let written = [&mut w, &mut m, &mut v, &mut previous];
-                let xi = |g: f32, _| sigmoid(g.abs());
-                update(&Step { numbers, xi }, written, [g]);
+impl Friction {
+    /// ξ, from the differences of the gradients and of their averages; `deviation` gives the
+    /// [`deviation`](Self::deviation) of the gradient, if it is needed.
+    #[inline(always)]
+    fn coefficient<N: Real>(self, difference: N, m: N, deviation: impl FnOnce() -> [N; 2]) -> N {
+        let number = Constant::from;
+        match self {
+            Self::Sigmoid => difference.abs().sigmoid(),
+            Self::SignedSigmoid => difference.sigmoid(),
+            Self::WideSigmoid => {
+                (difference.abs() * number(0.5)).sigmoid() * number(9.0) - number(4.0)
             }
-            Friction::SignedSigmoid => {
-                let written = [&mut w, &mut m, &mut v, &mut previous];
-                let xi = |g: f32, _| sigmoid(g);
-                update(&Step { numbers, xi }, written, [g]);
+            Self::DeviationSigmoid | Self::SquaredDeviationSigmoid | Self::RootDeviationSigmoid => {
+                let [factor, mean] = deviation();
+                (difference.abs() * factor - mean).sigmoid()
             }
-            Friction::WideSigmoid => {
-                let written = [&mut w, &mut m, &mut v, &mut previous];
-                let xi = |g: f32, _| 9.0 * sigmoid(0.5 * g.abs()) - 4.0;
-                update(&Step { numbers, xi }, written, [g]);
-            }
-            friction @ (Friction::DeviationSigmoid
-            | Friction::SquaredDeviationSigmoid
-            | Friction::RootDeviationSigmoid) => {
-                let (mean, variance) = self.mean_and_variance(&w, g);
-                let factor = match friction {
-                    Friction::SquaredDeviationSigmoid => variance,
-                    Friction::RootDeviationSigmoid => variance.sqrt().sqrt(),
-                    _ => variance.sqrt(),
-                };
-                let (factor, mean) = (factor as f32, mean as f32);
-                let written = [&mut w, &mut m, &mut v, &mut previous];
-                let xi = |g: f32, _| sigmoid(factor * g.abs() - mean);
-                update(&Step { numbers, xi }, written, [g]);
-            }
-            Friction::Tanh => {
-                let written = [&mut w, &mut m, &mut v, &mut previous];
-                let xi = |g: f32, _| 2.0 * sigmoid(g.abs()) - 1.0;
-                update(&Step { numbers, xi }, written, [g]);
-            }
-            Friction::MomentumSigmoid => {
-                let written = [&mut w, &mut m, &mut v, &mut previous];
-                let xi = |_, m: f32| sigmoid(m.abs());
-                update(&Step { numbers, xi }, written, [g]);
-            }
+            Self::Tanh => difference.abs().sigmoid() * number(2.0) - number(1.0),
+            Self::MomentumSigmoid => m.abs().sigmoid(),
         }
-        [w, m, v, previous]
+    }
+
+    /// The factor of `|g' − g|` that comes from the variance of the absolute gradients.
+    fn factor<N: Real>(self, variance: N) -> N {
+        match self {
+            Self::SquaredDeviationSigmoid => variance,
+            Self::RootDeviationSigmoid => variance.sqrt().sqrt(),
+            _ => variance.sqrt(),
+        }
+    }
+
+    /// The factor and the mean of the absolute gradients, each with one element.
+    fn deviation<const D: usize>(self, g: &Tensor<D>) -> [Tensor<D>; 2] {
+        let size = g.clone().abs();
+        let mean = size.clone().mean().reshape([1; D]);
+        let variance = (size - mean.clone()).square().mean().reshape([1; D]);
+        [self.factor(variance), mean]
     }
 }
 
 /// The numbers that are the same for all elements.
 #[derive(Clone, Copy)]
 struct Numbers {
-    decay: f32,
-    coupling: f32,
-    beta_1: f32,
-    rest_1: f32,
-    beta_2: f32,
-    rest_2: f32,
-    epsilon: f32,
-    step: f32,
-    root: f32,
+    decay: Constant,
+    coupling: Constant,
+    beta_1: Constant,
+    rest_1: Constant,
+    beta_2: Constant,
+    rest_2: Constant,
+    epsilon: Constant,
+    step: Constant,
+    root: Constant,
 }
 
-/// The step with the coefficient `xi` of the differences of the gradients and of their averages.
+impl Numbers {
+    fn new(options: &DiffGrad, lr: f64, time: usize) -> Self {
+        let (step, root) = options.step_size(lr, time);
+        let mode = options.weight_decay_mode;
+        Self {
+            decay: mode.factor(lr, options.weight_decay).into(),
+            coupling: mode.coupling(options.weight_decay).into(),
+            beta_1: options.beta_1.into(),
+            rest_1: (1.0 - options.beta_1).into(),
+            beta_2: options.beta_2.into(),
+            rest_2: (1.0 - options.beta_2).into(),
+            epsilon: options.epsilon.into(),
+            step: step.into(),
+            root: root.into(),
+        }
+    }
+
+    /// The gradient with coupled weight decay.
+    #[inline(always)]
+    fn coupled<N: Real>(&self, w: &N, g: N) -> N {
+        g + w.clone() * self.coupling
+    }
+
+    /// [`Friction::deviation`] of all of `g`.
+    fn deviation(&self, friction: Friction, w: &Dense, g: &Dense) -> [f32; 2] {
+        let sizes = || {
+            let pairs = w.values().iter().zip(g.values());
+            pairs.map(|(w, g)| f64::from(self.coupled(w, *g).abs()))
+        };
+        let count = g.values().len().max(1) as f64;
+        let mean = sizes().sum::<f64>() / count;
+        let variance = sizes().map(|size| (size - mean).powi(2)).sum::<f64>() / count;
+        [friction.factor(variance) as f32, mean as f32]
+    }
+
+    /// The step from `[w, m, v, g']` and `g` to `[w, m, v, g]`, in one pass.
+    fn fused(
+        self,
+        friction: Friction,
+        [mut w, mut m, mut v, mut previous]: [Dense; 4],
+        g: &Dense,
+    ) -> [Dense; 4] {
+        let deviation = match friction {
+            Friction::DeviationSigmoid
+            | Friction::SquaredDeviationSigmoid
+            | Friction::RootDeviationSigmoid => self.deviation(friction, &w, g),
+            _ => [0.0; 2],
+        };
+        // `previous` has its own buffer, into which the gradient is copied.
+        let written = [&mut w, &mut m, &mut v, &mut previous];
+        // There is one function per coefficient, because a choice per element would not be vectorised.
+        macro_rules! with {
+            ($friction:expr) => {{
+                let xi = |difference: f32, m: f32, _: &f32| {
+                    $friction.coefficient(difference, m, || deviation)
+                };
+                update(&Step { numbers: self, xi }, written, [g])
+            }};
+        }
+        match friction {
+            Friction::Sigmoid => with!(Friction::Sigmoid),
+            Friction::SignedSigmoid => with!(Friction::SignedSigmoid),
+            Friction::WideSigmoid => with!(Friction::WideSigmoid),
+            Friction::DeviationSigmoid
+            | Friction::SquaredDeviationSigmoid
+            | Friction::RootDeviationSigmoid => with!(Friction::DeviationSigmoid),
+            Friction::Tanh => with!(Friction::Tanh),
+            Friction::MomentumSigmoid => with!(Friction::MomentumSigmoid),
+        };
+        [w, m, v, previous]
+    }
+}
+
+/// The step with the coefficient `xi` of the differences of the gradients and of their averages, and of the
+/// gradient.
 struct Step<F> {
     numbers: Numbers,
     xi: F,
 }
 
-impl<F: Fn(f32, f32) -> f32 + Sync> Kernel<4, 1, 0> for Step<F> {
+impl<F> Step<F> {
+    /// The step from `[w, m, v, g']` and `g` to `[w, m, v, g]`.
     #[inline(always)]
-    fn apply(&self, [w, m, v, previous]: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
+    fn apply<N: Real>(&self, [w, m, v, previous]: [N; 4], g: N) -> [N; 4]
+    where
+        F: Fn(N, N, &N) -> N,
+    {
         let n = &self.numbers;
-        let g = g + n.coupling * w;
-        let new_m = n.beta_1 * m + n.rest_1 * g;
-        let v = n.beta_2 * v + n.rest_2 * (g * g);
-        let xi = (self.xi)(previous - g, m - new_m);
-        let w = n.decay * w - n.step * (xi * new_m / (v.sqrt() * n.root + n.epsilon));
-        ([w, new_m, v, g], [])
+        let g = n.coupled(&w, g);
+        let new_m = m.clone() * n.beta_1 + g.clone() * n.rest_1;
+        let v = v * n.beta_2 + g.clone().square() * n.rest_2;
+        let xi = (self.xi)(previous - g.clone(), m - new_m.clone(), &g);
+        let denominator = v.clone().sqrt() * n.root + n.epsilon;
+        let w = w * n.decay - xi * new_m.clone() / denominator * n.step;
+        [w, new_m, v, g]
+    }
+}
+
+impl<F: Fn(f32, f32, &f32) -> f32 + Sync> Kernel<4, 1, 0> for Step<F> {
+    #[inline(always)]
+    fn apply(&self, written: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
+        (Step::apply(self, written, g), [])
     }
 }
 
