@@ -16,7 +16,8 @@ use nabla::diffusion::stable_diffusion::model_folder::ModelFolderError;
 use nabla::diffusion::stable_diffusion::pipeline::StableDiffusionError;
 use nabla::panorama::projection_files::ProjectionFileError;
 use nabla::panorama::{
-    CubemapError, MetricError, OmniSsrError, ResampleError, TangentError, TangentGridError,
+    CubemapError, MetricError, OmniSsrError, OpenPriorError, ResampleError, TangentError,
+    TangentGridError,
 };
 use nabla::solve::block_coordinate_descent::BlockDescentError;
 use nabla::solve::convex_relu::ConvexReluError;
@@ -187,6 +188,7 @@ input!(
     MetricError,
     ModelFolderError,
     OmniSsrError,
+    OpenPriorError,
     OutputError,
     PriorError,
     ReportError,

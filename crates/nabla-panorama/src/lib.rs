@@ -9,6 +9,7 @@ mod gnomonic;
 pub mod linear_light;
 pub mod metrics;
 pub mod omnissr;
+pub mod open_prior;
 pub mod pictures;
 pub mod pixels;
 pub mod prior_training;
@@ -16,6 +17,7 @@ pub mod projection_files;
 pub mod resample;
 pub mod stable_sr_prior;
 pub mod tangent;
+pub mod whole_picture;
 
 pub use colour_fix::{ColourFix, ColourFixError, adain, wavelet_colour_fix};
 pub use cubemap::{CubeFace, CubeLayout, Cubemap, CubemapError, CubemapProjection};
@@ -32,9 +34,11 @@ pub use metrics::{
 pub use omnissr::{
     Merge, OmniSsr, OmniSsrConfig, OmniSsrError, OmniSsrOutput, OmniSsrStep, PriorRun, TangentPrior,
 };
+pub use open_prior::{OpenPriorError, open_prior};
 pub use resample::{Interpolation, PixelSampler, ResampleError, resize_erp, resize_planar};
 pub use stable_sr_prior::StableSrPrior;
 pub use tangent::{
     Blend, Convention, TangentError, TangentGrid, TangentGridError, TangentOptions, TangentPlane,
     TangentProjection,
 };
+pub use whole_picture::EnlargedPicture;

@@ -12,6 +12,7 @@ use nabla::train::schedule::Decay;
 use crate::choice::choice;
 use crate::errors::Failure;
 use crate::jobs::index_base::{FoundOr, base_line};
+use crate::seeds::RecipeSeedFlag;
 
 /// Each flag overrides the file.
 #[derive(Args)]
@@ -43,9 +44,8 @@ pub struct ExperimentFlags {
     /// Number of examples per step
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Seed of everything random
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    seed: RecipeSeedFlag,
     /// How the learning rate falls
     #[arg(long, value_parser = choice::<Decay>())]
     schedule: Option<Decay>,
@@ -90,7 +90,7 @@ impl ExperimentFlags {
         let training = &mut experiment.training;
         training.epochs = self.epochs.unwrap_or(training.epochs);
         training.batch = self.batch.unwrap_or(training.batch);
-        training.seed = self.seed.unwrap_or(training.seed);
+        self.seed.apply(&mut training.seed);
         training.clip_norm = self.clip_norm.unwrap_or(training.clip_norm);
         training.schedule.warmup = self.warmup.unwrap_or(training.schedule.warmup);
         if let Some(decay) = &self.schedule {

@@ -21,6 +21,7 @@ use crate::devices::{DeviceChoice, DeviceFlag};
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::picture_files::check_not_the_input;
+use crate::seeds::SeedFlag;
 
 mod model;
 mod problems;
@@ -109,9 +110,8 @@ pub struct Arguments {
     /// smallest and the largest value; otherwise 0 and the largest value of a first estimate]
     #[arg(long, value_name = "LOW,HIGH", value_parser = low_high, allow_hyphen_values = true)]
     range: Option<[f64; 2]>,
-    /// Seed of the noise; the same seed gives the same picture
-    #[arg(long, default_value_t = 42)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedFlag,
     /// The most pixels along a side that the embedded prior sees at once; smaller tiles need less memory
     #[arg(long, value_name = "PIXELS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
     tile: u32,
@@ -281,7 +281,7 @@ impl<'a> Work<'a> {
             mask: arguments.mask.as_deref().map(read_plane).transpose()?,
             kernel: arguments.kernel.as_deref().map(read_plane).transpose()?,
             coil_maps: arguments.coils.as_deref().map(read_coil_maps).transpose()?,
-            seed: arguments.seed,
+            seed: arguments.seed.value(),
         };
         let target = Target::of(&arguments.output)?;
         check_writable(&arguments.output)?;
@@ -533,7 +533,7 @@ impl<'a> Work<'a> {
             let options = RunOptions {
                 solver: solver.clone(),
                 tile: arguments.tile as usize,
-                seed: arguments.seed,
+                seed: arguments.seed.value(),
             };
             let method = self.method.as_ref();
             let recipe = self.recipe.as_ref();
@@ -582,7 +582,7 @@ impl<'a> Work<'a> {
             psnr,
             ssim,
             psnr_without_model: without,
-            seed: arguments.seed,
+            seed: arguments.seed.value(),
             device: arguments.device.choice(),
             load_seconds: self.load_seconds,
             seconds,

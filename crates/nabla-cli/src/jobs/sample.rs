@@ -33,6 +33,7 @@ use crate::choice::choice;
 use crate::devices::{DeviceChoice, DeviceFlag};
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::seeds::SeedFlag;
 use nabla::base::words::duration;
 
 mod classes;
@@ -111,9 +112,8 @@ pub struct Arguments {
     crop: Option<[usize; 2]>,
     #[command(flatten)]
     guidance: GuidanceFlags,
-    /// Seed of the first picture; each further picture uses the next seed
-    #[arg(long, default_value_t = 42)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedFlag,
     /// A picture to start from
     #[arg(long, value_name = "IN")]
     image: Option<PathBuf>,
@@ -446,7 +446,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let mut seeds = Vec::new();
     let (mut evaluations, mut evaluations_saved) = (0, 0);
     for (number, file) in files.iter().enumerate() {
-        sampling.seed = arguments.seed.wrapping_add(number as u64);
+        sampling.seed = arguments.seed.value().wrapping_add(number as u64);
         let name = match files.len() {
             1 => "sampling".to_owned(),
             all => format!("sampling {} of {all}", number + 1),

@@ -16,6 +16,7 @@ use crate::job::{Context, Job, Of, Report, jobs};
 use crate::jobs::{train_denoiser, train_model};
 use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
+use crate::seeds::RecipeSeedFlag;
 use nabla::base::words::duration;
 
 jobs! {
@@ -48,9 +49,8 @@ pub struct PriorArguments {
     /// Steps of the training, instead of the recipe's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
-    /// Seed of everything random, instead of the recipe's
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    seed: RecipeSeedFlag,
     /// The folder with `photos/` and `panoramas/`
     #[arg(long, value_name = "DIR", default_value = "assets")]
     assets: PathBuf,
@@ -161,9 +161,7 @@ fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
     if let Some(steps) = arguments.steps {
         recipe.training.steps = steps as usize;
     }
-    if let Some(seed) = arguments.seed {
-        recipe.training.seed = seed;
-    }
+    arguments.seed.apply(&mut recipe.training.seed);
     Ok(recipe)
 }
 

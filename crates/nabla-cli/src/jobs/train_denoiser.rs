@@ -24,6 +24,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
+use crate::seeds::RecipeSeedFlag;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -52,9 +53,8 @@ pub struct Arguments {
     /// Steps of the training, instead of the recipe's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
-    /// Seed of everything random, instead of the recipe's
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    seed: RecipeSeedFlag,
     #[command(flatten)]
     device: DeviceFlag,
     /// Print the complete recipe and exit
@@ -132,7 +132,7 @@ impl Arguments {
         recipe.model.prediction = self.prediction.unwrap_or(recipe.model.prediction);
         let training = &mut recipe.training;
         training.steps = self.steps.map_or(training.steps, |steps| steps as usize);
-        training.seed = self.seed.unwrap_or(training.seed);
+        self.seed.apply(&mut training.seed);
         recipe.model.validate().map_err(Failure::input)?;
         if recipe.model.shape != shape || recipe.model.classes.len() != pictures.classes.len() {
             return Err(Failure::input(format!(

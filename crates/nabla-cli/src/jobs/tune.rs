@@ -23,6 +23,7 @@ use crate::choice::choice;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
+use crate::seeds::SeedFlag;
 
 jobs! {
     /// What can be tuned.
@@ -80,9 +81,8 @@ pub struct EmbeddingArguments {
     /// Which gradient is followed
     #[arg(long, value_parser = choice::<GradientMode>(), default_value = "exact")]
     gradient: GradientMode,
-    /// Seed of the noise
-    #[arg(long, default_value_t = 42)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedFlag,
     #[command(flatten)]
     device: DeviceFlag,
 }
@@ -143,7 +143,7 @@ impl Job for EmbeddingArguments {
             guidance_scale: self.guidance_scale,
             ..SamplingOptions::new([height, width])
         };
-        let noise = SeededNoise::new(self.seed, 0).normal(target.dims(), &device);
+        let noise = SeededNoise::new(self.seed.value(), 0).normal(target.dims(), &device);
         let progress = context.progress();
         progress.begin("learning the word", u64::from(self.iterations));
         let begun = Instant::now();
@@ -173,7 +173,7 @@ impl Job for EmbeddingArguments {
             loss: losses.iter().copied().fold(f64::INFINITY, f64::min),
             method: self.method.choice_name(),
             gradient: self.gradient.choice_name(),
-            seed: self.seed,
+            seed: self.seed.value(),
             seconds: begun.elapsed().as_secs_f64(),
         };
         context.report(&report, || {

@@ -1,7 +1,4 @@
 //! `nabla upscale`: makes a panorama sharper, by OmniSSR with the embedded prior or another one.
-//!
-//! The files in its folder show what a model is: a `prior.json` means a prior that `nabla train prior` made,
-//! `stablesr_*.ckpt` or `.safetensors` mean StableSR.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,18 +9,13 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use nabla::base::progress::ProgressSink;
 use nabla::base::{OutputError, check_writable};
-use nabla::data::{
-    FileFormat, GainMap, Light, Picture, Raster, ReadOptions, WriteOptions, sample_panorama,
-};
-use nabla::diffusion::prior::SuperResolutionPrior;
-use nabla::diffusion::stable_diffusion::stable_sr::StableSr;
+use nabla::data::{FileFormat, Picture, Raster, ReadOptions, WriteOptions, sample_panorama};
 use nabla::diffusion::stable_diffusion::weights::Precision;
 use nabla::panorama::omnissr::TangentPrior;
-use nabla::panorama::pictures::panorama_metadata;
+use nabla::panorama::whole_picture::EnlargedPicture;
 use nabla::panorama::{
     BicubicDown, Erp, ErpArea, Evaluation, Interpolation, LinearOperator, Merge, OmniSsr,
-    OmniSsrConfig, OmniSsrStep, ResampleError, StableSrPrior, evaluate, resize_erp, resize_planar,
-    to_8_bit,
+    OmniSsrConfig, OmniSsrStep, evaluate, open_prior, resize_erp, to_8_bit,
 };
 use serde::Serialize;
 
@@ -34,6 +26,7 @@ use crate::job::{Context, Report};
 use crate::jobs::evaluate::comparison;
 use crate::picture_files::{check_not_the_input, note_of, read_panorama, told_left_out};
 use crate::progress::Progress;
+use crate::seeds::SeedFlag;
 use nabla::base::words::duration;
 
 /// The command line of the job.
@@ -62,9 +55,8 @@ pub struct Arguments {
     /// The precision in which StableSR computes [default: f32]
     #[arg(long, value_parser = choice::<Precision>(), requires = "model")]
     precision: Option<Precision>,
-    /// Seed of the noise; the same seed gives the same picture
-    #[arg(long, default_value_t = 42)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedFlag,
     #[command(flatten)]
     device: DeviceFlag,
     /// The most pixels along a side that the network sees at once; smaller tiles need less memory
@@ -185,31 +177,7 @@ impl<'a> Engine<'a> {
         let device = arguments
             .device
             .open_for(arguments.precision.unwrap_or_default())?;
-        let prior: Box<dyn TangentPrior> = match &arguments.model {
-            Some(folder) if StableSr::is_in(folder) => {
-                let precision = arguments.precision.unwrap_or_default();
-                let model = StableSr::load(folder, &device, precision)?;
-                Box::new(StableSrPrior::new(model))
-            }
-            Some(folder) if folder.join("model_index.json").is_file() => {
-                return Err(Failure::input(format!(
-                    "{} makes pictures from texts and cannot take a small picture as a condition, which \
-                     super-resolution needs: give a folder with stablesr_*.ckpt and vqgan_cfw_*.ckpt",
-                    folder.display()
-                )));
-            }
-            Some(folder) => {
-                let prior = SuperResolutionPrior::load(folder, &device)?;
-                if arguments.precision.is_some() {
-                    return Err(Failure::input(format!(
-                        "--precision is for StableSR, but {} is another prior",
-                        folder.display()
-                    )));
-                }
-                Box::new(prior)
-            }
-            None => Box::new(SuperResolutionPrior::embedded(&device)?),
-        };
+        let prior = open_prior(arguments.model.as_deref(), &device, arguments.precision)?;
         Ok(Self {
             prior,
             arguments,
@@ -217,18 +185,17 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Upscales the `[3, h, w]` picture of `area`, whose samples are `light`; `name` is its name in the progress.
-    /// Also returns the number of steps, and the greatest difference between `low` and the result reduced again.
+    /// Upscales the `picture` of `area`; `name` is its name in the progress. Also returns the number of steps.
     fn upscale(
         &self,
         name: &str,
-        low: &Raster,
-        light: Light,
+        picture: Picture,
         area: ErpArea,
-    ) -> Result<(Raster, usize, f64), Failure> {
+        note: &mut dyn FnMut(&str),
+    ) -> Result<(EnlargedPicture, usize), Failure> {
         let config = OmniSsrConfig {
             steps: self.arguments.steps.map(|steps| steps as usize),
-            seed: self.arguments.seed,
+            seed: self.arguments.seed.value(),
             tile: self.arguments.tile as usize,
             merge: self.arguments.merge,
             ..OmniSsrConfig::new(self.arguments.scale.factor())
@@ -242,13 +209,9 @@ impl<'a> Engine<'a> {
             done = step.done;
             ControlFlow::Continue(())
         };
-        let output = match light {
-            Light::Display => omnissr.run(low, &mut observe),
-            Light::Linear => omnissr.run_light(low, &mut observe),
-        };
+        let output = omnissr.run_picture(picture, &mut observe, note);
         self.progress.finish();
-        let output = output?;
-        Ok((output.panorama, omnissr.steps(), output.inconsistency))
+        Ok((output?, omnissr.steps()))
     }
 }
 
@@ -257,9 +220,8 @@ struct Job {
     input: PathBuf,
     output: PathBuf,
     picture: Picture,
-    /// The areas that the input and the output cover.
+    /// The area that the input covers.
     area: ErpArea,
-    large: ErpArea,
 }
 
 impl Job {
@@ -289,88 +251,34 @@ impl Job {
             output: output.into(),
             picture,
             area,
-            large,
         })
     }
 
-    fn run(mut self, engine: &Engine<'_>) -> Result<Upscaled, Failure> {
+    fn run(self, engine: &Engine<'_>) -> Result<Upscaled, Failure> {
         let begun = Instant::now();
         let name = self.input.file_name().unwrap_or(self.input.as_os_str());
         let name = name.to_string_lossy().into_owned();
-        let (from, depth) = (self.picture.size(), self.picture.bit_depth);
-        let scale = engine.arguments.scale.factor();
-        let mut result = Picture::new(Raster::zeros(0, 0, 0), depth);
-        result.light = self.picture.light;
-        result.metadata =
-            panorama_metadata(&self.picture.metadata, from, &self.large, &mut |note| {
-                engine
-                    .progress
-                    .note(&format!("{}: {note}", self.input.display()));
-            });
-        if let Some(alpha) = self.picture.alpha.take() {
-            let alpha = self.area.resize(&alpha, scale, Interpolation::BICUBIC)?;
-            result.alpha = Some(alpha.map(|v| v.clamp(0.0, 1.0)));
-        }
-        if let Some(gain_map) = self.picture.gain_map.take() {
-            result.gain_map = Some(enlarged_gain_map(gain_map, &self.area, scale)?);
-        }
-        let grey = self.picture.raster.channels() == 1;
-        let low = self.picture.into_rgb().raster;
-        let (large, steps, inconsistency) = engine.upscale(&name, &low, result.light, self.area)?;
-        drop(low);
-        result.raster = if grey {
-            mean_of_channels(&large)
-        } else {
-            large
+        let mut note = |note: &str| {
+            engine
+                .progress
+                .note(&format!("{}: {note}", self.input.display()));
         };
+        let (enlarged, steps) = engine.upscale(&name, self.picture, self.area, &mut note)?;
+        let result = enlarged.picture;
         result.write(&self.output, &WriteOptions::default())?;
         Ok(Upscaled {
             input: Some(self.input),
             output: self.output,
             width: result.size()[0],
             height: result.size()[1],
-            scale,
+            scale: engine.arguments.scale.factor(),
             steps,
-            seed: engine.arguments.seed,
+            seed: engine.arguments.seed.value(),
             device: engine.arguments.device.choice(),
             seconds: begun.elapsed().as_secs_f64(),
-            inconsistency,
+            inconsistency: enlarged.inconsistency,
         })
     }
-}
-
-/// The gain map for a picture of `area` enlarged by `scale`; its size is independent of the picture's.
-fn enlarged_gain_map(
-    gain_map: GainMap,
-    area: &ErpArea,
-    scale: usize,
-) -> Result<GainMap, ResampleError> {
-    let [_, height, width] = gain_map.raster.shape();
-    let (height, width) = (height * scale, width * scale);
-    let raster = if area.is_full() && Erp::of(&gain_map.raster).is_ok() {
-        resize_erp(&gain_map.raster, height, Interpolation::BICUBIC)?
-    } else {
-        resize_planar(&gain_map.raster, height, width, Interpolation::BICUBIC)?
-    };
-    let pixels = [raster.width() as u32, raster.height() as u32];
-    let before = [
-        gain_map.raster.width() as u32,
-        gain_map.raster.height() as u32,
-    ];
-    let metadata = gain_map.metadata.resized(before, pixels);
-    Ok(GainMap {
-        raster: raster.map(|v| v.clamp(0.0, 1.0)),
-        metadata: metadata.unwrap_or(gain_map.metadata),
-        ..gain_map
-    })
-}
-
-/// Turns a grey picture that was computed in colour back to grey.
-fn mean_of_channels(raster: &Raster) -> Raster {
-    let [channels, height, width] = raster.shape();
-    Raster::from_fn(1, height, width, |_, y, x| {
-        (0..channels).map(|c| raster.get(c, y, x)).sum::<f32>() / channels as f32
-    })
 }
 
 fn folder(
@@ -489,14 +397,16 @@ fn sample(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let engine = Engine::new(arguments, context)?;
     let begun = Instant::now();
     let area = ErpArea::full(Erp::of(&low).map_err(Failure::input)?);
-    let (large, steps, inconsistency) =
-        engine.upscale("sample panorama", &low, Light::Display, area)?;
+    let picture = Picture::new(low.clone(), truth.bit_depth);
+    let (enlarged, steps) = engine.upscale("sample panorama", picture, area, &mut |text| {
+        context.note(text)
+    })?;
     let seconds = begun.elapsed().as_secs_f64();
-    let enlarged =
+    let resized =
         |interpolation| resize_erp(&low, truth.raster.height(), interpolation).map(to_8_bit);
-    let large = to_8_bit(large);
-    let bicubic = enlarged(Interpolation::BICUBIC)?;
-    let lanczos = enlarged(Interpolation::Lanczos3)?;
+    let large = to_8_bit(enlarged.picture.raster);
+    let bicubic = resized(Interpolation::BICUBIC)?;
+    let lanczos = resized(Interpolation::Lanczos3)?;
     let ours = evaluate(&large, &truth.raster)?;
     let sample = Sample {
         upscaled: Upscaled {
@@ -506,10 +416,10 @@ fn sample(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             height: truth.size()[1],
             scale,
             steps,
-            seed: arguments.seed,
+            seed: arguments.seed.value(),
             device: arguments.device.choice(),
             seconds,
-            inconsistency,
+            inconsistency: enlarged.inconsistency,
         },
         bicubic_output,
         reference_output,

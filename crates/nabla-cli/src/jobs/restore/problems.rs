@@ -24,7 +24,8 @@ impl Work<'_> {
         let values = self.input.tensor(&self.device);
         if arguments.simulate {
             let noise = arguments.noise;
-            let problem = Problem::simulated(build(&self.given)?, values, noise, arguments.seed)?;
+            let problem =
+                Problem::simulated(build(&self.given)?, values, noise, arguments.seed.value())?;
             if arguments.estimate_coils {
                 let plane = problem.measured().map_err(Failure::input)?;
                 let plane = plane.slice_dim(1, 0..1).try_into_vec_as::<f64>();

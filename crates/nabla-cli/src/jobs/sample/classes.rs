@@ -83,7 +83,7 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
     for &class in &classes {
         context.check()?;
         // Every class has its own noise, which does not depend on the other classes.
-        let mut noise = SeededNoise::new(arguments.seed, class as u64);
+        let mut noise = SeededNoise::new(arguments.seed.value(), class as u64);
         let start = noise.normal([count, channels, height, width], &device);
         let rows_of = RowConditions::new(&model, vec![Condition::Given(class); count]);
         let run = Sampling::of(&rows_of)
@@ -107,7 +107,7 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
         choice.name,
         arguments.guidance.parameters(),
         evaluations.total(),
-        arguments.seed,
+        arguments.seed.value(),
         arguments.model.display()
     );
     picture.metadata.texts = vec![("parameters".to_owned(), text)];
@@ -125,7 +125,7 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
         guidance: choice.name,
         guidance_scale: choice.scale,
         network_evaluations: evaluations.total(),
-        seed: arguments.seed,
+        seed: arguments.seed.value(),
         seconds: begun.elapsed().as_secs_f64(),
     };
     context.report(&sampled, || {

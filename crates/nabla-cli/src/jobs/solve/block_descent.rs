@@ -16,6 +16,7 @@ use super::problem_file::{DataFlags, Examples, OutputFlags, check_weights, two_c
 use crate::choice::choice;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::seeds::SeedFlag;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -100,9 +101,8 @@ pub struct Arguments {
     /// The most steps
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     max_iterations: usize,
-    /// Seed of everything random
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    #[command(flatten)]
+    pub seed: SeedFlag<0>,
     /// Label propagation: to how many nearest neighbours each example is linked
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub neighbours: usize,
@@ -180,7 +180,7 @@ impl Arguments {
             .config(self.loss, weights, penalty)
             .with_tolerance(self.tolerance)
             .with_max_iterations(self.max_iterations)
-            .with_seed(self.seed)
+            .with_seed(self.seed.value())
             // The observer stores the steps.
             .with_trace_every(0)
     }

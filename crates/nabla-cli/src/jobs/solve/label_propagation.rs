@@ -35,7 +35,7 @@ pub fn propagate(arguments: &Arguments, context: &Context) -> Result<Report, Fai
     } = arguments.data.read()?;
     let known = match (arguments.unknown, arguments.known) {
         (Some(unknown), _) => rows.labels().iter().map(|&y| y != unknown).collect(),
-        (None, Some(count)) => drawn(rows.labels(), count, arguments.seed)?,
+        (None, Some(count)) => drawn(rows.labels(), count, arguments.seed.value())?,
         (None, None) => {
             return Err(Failure::input(
                 "label propagation needs --unknown LABEL (the label that means \"no label\") or \

@@ -21,6 +21,7 @@ use super::steps::{Approach, Steps};
 use crate::choice::choice;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::seeds::SeedFlag;
 use nabla::base::words::duration;
 
 /// The maximum number of patterns that `--all-patterns` lists.
@@ -75,9 +76,8 @@ pub struct Arguments {
     /// The most steps [default: 20 000; 200 with interior-point]
     #[arg(long, value_name = "N")]
     max_iterations: Option<usize>,
-    /// Seed of what is drawn
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedFlag<0>,
 }
 
 /// A network with its solver's certificate.
@@ -183,7 +183,8 @@ impl Arguments {
         if self.all_patterns {
             return Ok(ActivationPatterns::enumerate(problem, MOST_PATTERNS)?);
         }
-        let sampling = PatternSampling::new(self.patterns.unwrap_or(20)).with_seed(self.seed);
+        let sampling =
+            PatternSampling::new(self.patterns.unwrap_or(20)).with_seed(self.seed.value());
         Ok(match self.robust {
             Some(radius) => {
                 ActivationPatterns::sample_perturbed(problem, sampling, radius, PERTURBED_COPIES)?
@@ -203,7 +204,7 @@ impl Arguments {
         match method {
             TrainingMethod::DrawnUnits => {
                 let mut program =
-                    SampledProgram::new(self.units.unwrap_or(1000)).with_seed(self.seed);
+                    SampledProgram::new(self.units.unwrap_or(1000)).with_seed(self.seed.value());
                 program.tolerance = self.tolerance.unwrap_or(program.tolerance);
                 program.max_iterations = self.max_iterations.unwrap_or(program.max_iterations);
                 let (limit, tolerance) = (program.max_iterations, program.tolerance);
@@ -295,7 +296,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let mut configuration = json!({
         "loss": loss, "beta": arguments.beta, "solver": trained.configuration,
         "patterns": trained.patterns, "all_patterns": arguments.all_patterns,
-        "seed": arguments.seed,
+        "seed": arguments.seed.value(),
     });
     configuration["method"] = method.name().into();
     let robust = match arguments.robust {
