@@ -230,7 +230,7 @@ fn what_is_wrong_is_told_in_one_sentence() {
     );
     refused(
         "a.png -o b.png --class all --simulate",
-        "--class is for a model",
+        "a class is for a model",
     );
     refused(
         "a.png -o b.png --model model --operator blur",

@@ -79,6 +79,7 @@ mod pulled;
 mod recipe;
 mod renoising;
 mod sampling_mask;
+pub mod trained_prior;
 pub mod volume;
 
 pub use coil_maps::{CoilMaps, Espirit};
@@ -100,6 +101,7 @@ pub use recipe::{
 };
 pub use renoising::Renoising;
 pub use sampling_mask::SamplingPattern;
+pub use trained_prior::{RunOptions, TrainedPrior, TrainedPriorError};
 pub use volume::TotalVariation;
 
 /// The reason why a picture cannot be restored.

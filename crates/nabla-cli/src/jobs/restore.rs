@@ -12,9 +12,12 @@ use nabla::base::{check_writable, range};
 use nabla::diffusion::asking::Step;
 use nabla::diffusion::denoiser::Denoised;
 use nabla::diffusion::registry::Options;
-use nabla::diffusion::restore::{Given, OperatorRecipe, Problem, Restorer, operators, restorers};
+use nabla::diffusion::restore::{
+    Given, OperatorRecipe, Problem, RestoreError, Restorer, RunOptions, TrainedPrior,
+    TrainedPriorError, operators, restorers,
+};
 use nabla::diffusion::sampler::samplers;
-use nabla::diffusion::sampler_error::Cancelled;
+use nabla::diffusion::sampler_error::{Cancelled, SamplerError};
 use serde::Serialize;
 
 use crate::devices::{DeviceChoice, DeviceFlag};
@@ -23,11 +26,9 @@ use crate::job::{Context, Job, Report};
 use crate::picture_files::check_not_the_input;
 use crate::seeds::SeedFlag;
 
-mod model;
 mod problems;
 mod samples;
 
-use model::{Model, RunOptions};
 use samples::{First, Origin, Samples, Target, read_coil_maps, read_plane};
 
 const MRI: &str = "mri";
@@ -213,6 +214,24 @@ fn told(restored: &Restored) -> String {
     )
 }
 
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Sampler(SamplerError::Cancelled) => Self::interrupted(),
+            other => Self::input(other),
+        }
+    }
+}
+
+impl From<TrainedPriorError> for Failure {
+    fn from(error: TrainedPriorError) -> Self {
+        match error {
+            TrainedPriorError::Restore(error) => error.into(),
+            other => Self::input(other),
+        }
+    }
+}
+
 /// Everything that was read and checked before the model is loaded.
 struct Work<'a> {
     arguments: &'a Arguments,
@@ -226,7 +245,7 @@ struct Work<'a> {
     truth: Option<Samples>,
     target: Target,
     measurement: Option<Target>,
-    model: Model,
+    model: TrainedPrior,
     device: Device,
     load_seconds: f64,
     /// Whether the picture has a real and an imaginary part.
@@ -303,8 +322,8 @@ impl<'a> Work<'a> {
         }
         let begun = Instant::now();
         let device = arguments.device.open()?;
-        let model = Model::load(
-            arguments.model.as_ref(),
+        let model = TrainedPrior::open(
+            arguments.model.as_deref(),
             arguments.class.as_deref(),
             &device,
         )?;
@@ -501,7 +520,8 @@ impl<'a> Work<'a> {
             true => (range[1], 0.0),
             false => ((range[1] - range[0]) / 2.0, (range[1] + range[0]) / 2.0),
         };
-        let levels = self.model.levels(arguments.steps, self.method.as_ref())?;
+        let steps = arguments.steps.map(|steps| steps as usize);
+        let levels = self.model.levels(steps, self.method.as_ref())?;
         let solver = match &arguments.sampler {
             Some(name) => {
                 let made = samplers().make(name, &self.sampler_options);
