@@ -14,11 +14,11 @@
 //! It has `MFacConfig::init` and the same methods, but no `build`: Burn's learner cannot use it as an
 //! optimizer, but takes the same steps with gradients from [`MFac::precondition`].
 //!
-//! The steps of AdamP, SGDP, diffGrad and AdaBelief are implemented twice: as one pass over memory, for
-//! 32-bit numbers on the CPU, and with Burn's operations, for every other device and precision. A single
-//! expression for both would change either the bits or the speed: Burn's operations take their constants in
-//! 64 bits and round after each operation, while the pass is compiled separately for each coefficient and
-//! sums along the way. Tests check that the two agree for all options, and for the registry of `nabla-train`.
+//! The steps of AdamP, SGDP, diffGrad and AdaBelief are [rules](nabla_grad::elementwise::Rule), which are
+//! written once. For 32-bit numbers on the CPU they run in one pass over memory, for every other device and
+//! precision with Burn's operations. Only the sums over a tensor (of the projection's test, of diffGrad's
+//! deviations) are taken in two ways. Tests check that both agree for all options, and for the registry of
+//! `nabla-train`.
 //!
 //! The most used names are also at the root:
 //!
