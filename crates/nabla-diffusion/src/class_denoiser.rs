@@ -314,9 +314,25 @@ impl ClassDenoiser {
     /// If the folder or one of its files is missing or damaged, or the weights do not fit the configuration.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, ClassDenoiserError> {
         let [config, weights] = FOLDER.read(folder)?;
-        let config: ClassDenoiserConfig = FOLDER.config(&config, folder)?;
+        Self::from_files(&config, weights, folder, device)
+    }
+
+    /// Loads a denoiser from the contents of its two files.
+    ///
+    /// - `config`, `weights`: the contents of `denoiser.json` and `model.safetensors`
+    /// - `name`: for messages, instead of a folder
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_files(
+        config: &[u8],
+        weights: Vec<u8>,
+        name: &Path,
+        device: &Device,
+    ) -> Result<Self, ClassDenoiserError> {
+        let config: ClassDenoiserConfig = FOLDER.config(config, name)?;
         let mut network = config.init_network(device)?;
-        FOLDER.load(&mut network, weights, folder)?;
+        FOLDER.load(&mut network, weights, name)?;
         Self::new(config, network, device)
     }
 

@@ -91,7 +91,7 @@ mod self_attention;
 pub use adaptive::{Adaptive, AdaptiveConfig, Cosines};
 pub use adaptive_projected::{AdaptiveProjected, AdaptiveProjectedConfig};
 pub use autoguidance::Autoguidance;
-pub use cfg_plus_plus::{CfgPlusPlus, History, equivalent_omega};
+pub use cfg_plus_plus::{CfgPlusPlus, History, equivalent_omega, mean_equivalent_omega};
 pub use classifier_free::ClassifierFree;
 pub use classifier_guidance::{ClassifierGuidance, NoisyClassifier};
 pub use evaluations::Evaluations;

@@ -19,7 +19,7 @@ use crate::class_denoiser::{ClassDenoiser, ClassDenoiserError};
 use crate::denoiser::{Condition, Denoiser, RowConditions};
 use crate::guidance::{
     Autoguidance, Evaluations, GradientFreeClassifier, GradientFreeClassifierConfig, Guidance,
-    Reference, equivalent_omega, guidances,
+    Reference, guidances, mean_equivalent_omega,
 };
 use crate::level::Levels;
 use crate::registry::{Options, RegistryError};
@@ -193,14 +193,37 @@ impl GuidanceTrials<'_> {
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
     ) -> Result<Trial, TrialError> {
-        let made = self.pictures(guidance, options, scale, seed, drawn)?;
-        let Pictures {
-            values, classes, ..
-        } = &made;
+        self.judged(&self.pictures(guidance, options, scale, seed, drawn)?)
+    }
+
+    /// Judges pictures that were drawn.
+    ///
+    /// # Errors
+    /// If there are too few of them, or a value is not finite.
+    pub fn judged(&self, made: &Pictures) -> Result<Trial, TrialError> {
         Ok(Trial {
-            quality: self.judge.quality(values, classes)?,
-            evaluations: made.evaluations.total() as f64 / classes.len() as f64,
+            quality: self.judge.quality(&made.values, &made.classes)?,
+            evaluations: made.evaluations.total() as f64 / made.classes.len() as f64,
             seconds: made.seconds,
+        })
+    }
+
+    /// Draws pictures under a guidance that is not in the registry.
+    ///
+    /// - `guidance`: makes it, for each batch anew; the model that it asks knows the class of each row
+    /// - `seed`, `drawn`: as for [`run`](Self::run)
+    ///
+    /// # Errors
+    /// If the guidance cannot be made, or the run fails.
+    pub fn pictures_under<'g>(
+        &self,
+        guidance: &mut dyn FnMut() -> Result<Box<dyn Guidance + 'g>, OwnError>,
+        seed: u64,
+        drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
+    ) -> Result<Pictures, TrialError> {
+        self.draw(seed, drawn, false, &mut |_, take| {
+            let mut guidance = guidance().map_err(SamplerError::Own)?;
+            take(guidance.as_mut())
         })
     }
 
@@ -216,6 +239,32 @@ impl GuidanceTrials<'_> {
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
     ) -> Result<Pictures, TrialError> {
+        range::finite("guidance scale", scale)?;
+        let scale = match guidance {
+            "cfg++" => lambda(&self.model.levels(self.config.steps)?, scale),
+            _ => scale,
+        };
+        // GFCG knows the classes of the rows itself, and asks for others too.
+        let itself = matches!(guidance, GFCG | GFCG_OR_CFG | GFCG_WEAK);
+        self.draw(seed, drawn, itself, &mut |needed, take| {
+            take(needed.guidance(guidance, options, scale)?.as_mut())
+        })
+    }
+
+    /// Draws pictures.
+    ///
+    /// - `itself`: whether the guidance knows the classes of the rows itself
+    /// - `with`: makes the guidance of a batch and hands it over
+    fn draw(
+        &self,
+        seed: u64,
+        drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
+        itself: bool,
+        with: &mut dyn FnMut(
+            &Needed<'_>,
+            &mut dyn FnMut(&mut dyn Guidance) -> Result<(), TrialError>,
+        ) -> Result<(), TrialError>,
+    ) -> Result<Pictures, TrialError> {
         let TrialConfig {
             pictures: count,
             steps,
@@ -224,7 +273,6 @@ impl GuidanceTrials<'_> {
         } = self.config;
         range::at_least("number of pictures", count, 1)?;
         range::at_least("number of pictures drawn at once", batch, 1)?;
-        range::finite("guidance scale", scale)?;
         let shape = self.model.config().shape;
         if shape != self.judge.shape() {
             return Err(TrialError::Shapes {
@@ -233,10 +281,6 @@ impl GuidanceTrials<'_> {
             });
         }
         let levels = self.model.levels(steps)?;
-        let scale = match guidance {
-            "cfg++" => lambda(&levels, scale),
-            _ => scale,
-        };
         let sampler = Sampler::new(samplers::<4>().get(sampler)?, levels)?;
         let known = self.model.config().classes.len();
         let all: Vec<usize> = (0..count).map(|picture| picture % known).collect();
@@ -266,18 +310,19 @@ impl GuidanceTrials<'_> {
                     .map(|_| &classify as &dyn crate::guidance::Classifier),
                 classes,
             };
-            // GFCG knows the classes of the rows itself, and asks for others too.
-            let model: &dyn Denoiser = match guidance {
-                GFCG | GFCG_OR_CFG | GFCG_WEAK => self.model,
-                _ => &rows,
+            let model: &dyn Denoiser = match itself {
+                true => self.model,
+                false => &rows,
             };
-            let mut guidance = needed.guidance(guidance, options, scale)?;
-            let run = Sampling::of(model)
-                .guided_by(guidance.as_mut())
-                .counted_in(&mut evaluations);
-            let samples = run.run(&sampler, start, &mut noise)?;
-            let samples = samples.try_into_vec_as::<f32>();
-            values.extend(samples.map_err(|error| QualityError::Device(error.to_string()))?);
+            with(&needed, &mut |guidance| {
+                let run = Sampling::of(model)
+                    .guided_by(guidance)
+                    .counted_in(&mut evaluations);
+                let samples = run.run(&sampler, start.clone(), &mut noise)?;
+                let samples = samples.try_into_vec_as::<f32>();
+                values.extend(samples.map_err(|error| QualityError::Device(error.to_string()))?);
+                Ok(())
+            })?;
             seconds += begun.elapsed().as_secs_f64();
             drawn(classes.len()).map_err(SamplerError::Own)?;
         }
@@ -359,8 +404,5 @@ impl<'a> Needed<'a> {
 
 /// The `λ` of CFG++ whose equivalent scale, averaged over the steps, is `omega`; at most 1.
 fn lambda(levels: &Levels, omega: f64) -> f64 {
-    let steps = levels.steps();
-    let of_one = |i| equivalent_omega(levels.level(i), levels.level_after(i), 1.0);
-    let mean = (0..steps).map(of_one).sum::<f64>() / steps.max(1) as f64;
-    (omega / mean).clamp(0.0, 1.0)
+    (omega / mean_equivalent_omega(levels, 1.0)).clamp(0.0, 1.0)
 }

@@ -73,6 +73,84 @@ impl AdaptiveConfig {
         }
     }
 
+    /// These options with the threshold at which a run takes `evaluations` for a sample, found from the cosines of a
+    /// run in which every step was guided, with `threshold = 1`, by the same model, sampler and steps.
+    ///
+    /// Until a sample is released it takes the same way with and without this guidance, so what the run takes is
+    /// known exactly. The threshold is the highest one for which it is at most `evaluations`.
+    ///
+    /// # Errors
+    /// If no cosine was recorded, a step was not guided, or `evaluations` is below what the steps that are not
+    /// tested take.
+    ///
+    /// ```
+    /// use nabla_diffusion::guidance::{AdaptiveConfig, Cosines};
+    ///
+    /// // Two samples in five steps.
+    /// let of_step = |index, one, other| Cosines { index, each: vec![Some(one), Some(other)] };
+    /// let cosines = [
+    ///     of_step(4, 0.90, 0.90),
+    ///     of_step(3, 0.92, 0.91),
+    ///     of_step(2, 0.94, 0.92),
+    ///     of_step(1, 0.96, 0.93),
+    ///     of_step(0, 0.98, 0.94),
+    /// ];
+    /// // The first is released after step 2 with 8 evaluations, the second never with 10.
+    /// let config = AdaptiveConfig::new().calibrated(&cosines, 9.0)?;
+    /// assert!(config.threshold > 0.94 - 1e-9 && config.threshold <= 0.96);
+    /// # Ok::<(), nabla_base::OutOfRange>(())
+    /// ```
+    pub fn calibrated(self, cosines: &[Cosines], evaluations: f64) -> Result<Self, OutOfRange> {
+        let samples = cosines.first().map_or(0, |first| first.each.len());
+        range::at_least("number of samples of the recorded run", samples, 1)?;
+        let mut runs = vec![Vec::with_capacity(cosines.len()); samples];
+        for step in cosines {
+            for (run, cosine) in runs.iter_mut().zip(&step.each) {
+                let guided = cosine.is_some();
+                range::check(
+                    guided,
+                    "recorded step",
+                    step.index,
+                    "guided for all samples",
+                )?;
+                run.extend(cosine);
+            }
+        }
+        let taken = |threshold: f64| -> f64 {
+            let config = Self { threshold, ..self };
+            let guided = |run: &Vec<f64>| {
+                let released = (0..run.len()).find(|&done| {
+                    let last = done.checked_sub(1).map(|last| run[last]);
+                    config.releases(done, run[done], last)
+                });
+                released.map_or(run.len(), |done| done + 1)
+            };
+            let guided: usize = runs.iter().map(guided).sum();
+            cosines.len() as f64 + guided as f64 / samples as f64
+        };
+        let mut candidates: Vec<f64> = runs.concat();
+        candidates.sort_by(f64::total_cmp);
+        let fitting = candidates.partition_point(|&threshold| taken(threshold) <= evaluations);
+        let found = fitting.checked_sub(1).map(|last| candidates[last]);
+        let least = taken(-1.0);
+        let told = format!("at least {least}, which the first steps take");
+        range::check(found.is_some(), "number of evaluations", evaluations, told)?;
+        Ok(Self {
+            threshold: found.unwrap_or(self.threshold),
+            ..self
+        })
+    }
+
+    /// Whether a sample is no longer guided after a step.
+    ///
+    /// - `done`: the number of steps before it
+    /// - `last`: the cosine in the step before it
+    fn releases(&self, done: usize, cosine: f64, last: Option<f64>) -> bool {
+        let fallen = self.rising && last.is_some_and(|last| cosine < last - ROUNDING);
+        let tested = done >= self.warm_up && self.threshold < 1.0;
+        tested && !fallen && cosine >= self.threshold
+    }
+
     fn classifier_free(&self) -> ClassifierFree {
         ClassifierFree {
             scale: self.scale,
@@ -142,9 +220,7 @@ impl Adaptive {
         for (&row, &cosine) in guided.iter().zip(cosines) {
             each[row] = Some(cosine);
             let last = before.and_then(|last| last.each[row]);
-            let fallen = self.config.rising && last.is_some_and(|last| cosine < last - ROUNDING);
-            let tested = step.done() >= self.config.warm_up && self.config.threshold < 1.0;
-            if tested && !fallen && cosine >= self.config.threshold {
+            if self.config.releases(step.done(), cosine, last) {
                 self.released[row] = Some(step.index);
             }
         }

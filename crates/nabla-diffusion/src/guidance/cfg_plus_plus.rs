@@ -45,7 +45,7 @@ use nabla_base::range;
 use super::{Guidance, ModelAt};
 use crate::asking::Step;
 use crate::denoiser::{Condition, Denoised};
-use crate::level::Level;
+use crate::level::{Level, Levels};
 use crate::sampler_error::OwnError;
 
 /// CFG++: the guided sample with the unguided direction.
@@ -117,4 +117,23 @@ impl<const D: usize> Guidance<D> for CfgPlusPlus {
 pub fn equivalent_omega(from: Level, to: Level, lambda: f64) -> f64 {
     // σ' / σ is 0 from pure noise.
     lambda / (1.0 - to.sigma() / from.sigma())
+}
+
+/// The scale of classifier-free guidance of which a run of CFG++ with `λ` reminds most: [`equivalent_omega`], averaged
+/// over the steps.
+///
+/// ```
+/// use nabla_diffusion::guidance::mean_equivalent_omega;
+/// use nabla_diffusion::level::Levels;
+/// use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
+///
+/// let levels: Levels = NoiseScheduleConfig::new().init()?.respace(Spacing::Trailing, 50)?.into();
+/// let omega = mean_equivalent_omega(&levels, 1.0);
+/// assert!((omega - 7.71).abs() < 0.01);
+/// # Ok::<(), nabla_diffusion::schedule::ScheduleError>(())
+/// ```
+pub fn mean_equivalent_omega(levels: &Levels, lambda: f64) -> f64 {
+    let steps = levels.steps();
+    let each = (0..steps).map(|i| equivalent_omega(levels.level(i), levels.level_after(i), lambda));
+    each.sum::<f64>() / steps.max(1) as f64
 }
