@@ -143,6 +143,29 @@ fn networks_and_pictures_are_attached() {
     }
 }
 
+/// The filters see the pictures that the networks see, and no other one.
+#[test]
+fn guiding_pictures_are_filtered() {
+    let desk = desk();
+    let net = "--prompt horse --controlnet attachments/control/sd15 --control-image in.png";
+    let adapter = "--ip-adapter attachments/ip/plain.safetensors --ip-image in.png";
+    let (plain, _, told) = made(&desk, &format!("{net} {adapter}"));
+    assert_eq!(told["structure_filter"], serde_json::Value::Null);
+    let filtered = |filters: &str| made(&desk, &format!("{net} {adapter} {filters}"));
+    let (shape, text, told) = filtered("--image-filter structure=gray|match-polarity|contrast:1.5");
+    assert_ne!(shape, plain);
+    assert!(
+        text.contains("Structure filter: \"gray|match-polarity|contrast:1.5\""),
+        "{text}"
+    );
+    assert_eq!(told["structure_filter"], "gray|match-polarity|contrast:1.5");
+    let (look, _, told) = filtered("--image-filter appearance=invert");
+    assert!(look != plain && look != shape);
+    assert_eq!(told["appearance_filter"], "invert");
+    let (same, _, _) = filtered("--image-filter appearance=invert:strength=0");
+    assert_eq!(same, plain);
+}
+
 #[test]
 fn previews_are_written_and_change_nothing() {
     let desk = desk();
@@ -184,6 +207,24 @@ fn what_is_wrong_gets_one_sentence() {
             "each --controlnet needs one --control-image",
         ),
         ("--prompt a --control-image in.png", "--controlnet"),
+        (
+            "--prompt a --image-filter structure=invert",
+            "filters the pictures of --controlnet, but there is none",
+        ),
+        (
+            "--prompt a --image-filter invert",
+            "it must be structure=CHAIN or appearance=CHAIN",
+        ),
+        (
+            "--prompt a --controlnet attachments/control/sd15 --control-image in.png \
+             --image-filter structure=sepia",
+            "there is no filter \"sepia\"; there are: rank,",
+        ),
+        (
+            "--prompt a --controlnet attachments/control/sd15 --control-image in.png \
+             --image-filter structure=match-range",
+            "there is no other picture",
+        ),
         (
             "--prompt a --controlnet sd15/unet --control-image in.png",
             "ControlNetModel was expected",

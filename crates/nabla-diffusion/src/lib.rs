@@ -39,6 +39,7 @@ pub mod dpm2;
 pub mod dpm_solver_multistep;
 pub mod dpm_solver_singlestep;
 pub mod euler;
+pub mod filter_prompt;
 pub mod guidance;
 pub mod guidance_trial;
 pub mod heun;

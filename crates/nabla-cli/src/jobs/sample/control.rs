@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use nabla::data::{Picture, Raster};
+use nabla::diffusion::filter_prompt::{FilterChain, FilterPrompt, pixel_filters};
 use nabla::diffusion::stable_diffusion::control_net::{Control, ControlNet, ControlOptions};
 use nabla::diffusion::stable_diffusion::ip_adapter::{ImagePrompt, IpAdapter};
 use nabla::diffusion::stable_diffusion::pipeline::{StableDiffusion, StableDiffusionError};
@@ -63,12 +64,18 @@ pub struct ControlFlags {
     /// [default: the folder image_encoder beside the IP-Adapter]
     #[arg(long, value_name = "DIR", requires = "ip_adapter")]
     ip_encoder: Option<PathBuf>,
+    /// Filters of the guiding pictures (FilterPrompt): `structure=` for those of the ControlNets, `appearance=` for
+    /// those of the IP-Adapters, and a chain such as `gray|match-polarity|match-range` or `blur:3`. An unknown filter
+    /// is refused with a list of the known ones
+    #[arg(long, value_name = "BRANCH=CHAIN")]
+    image_filter: Vec<String>,
 }
 
 /// What the flags name, with the pictures read.
 pub struct Controls<'a> {
     nets: Vec<Net<'a>>,
     adapters: Vec<Adapter<'a>>,
+    filters: FilterPrompt,
 }
 
 struct Net<'a> {
@@ -98,6 +105,9 @@ pub struct Loaded {
 pub struct Told {
     controlnets: Vec<ToldNet>,
     ip_adapters: Vec<ToldAdapter>,
+    /// `null` without filters.
+    structure_filter: Option<String>,
+    appearance_filter: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -165,9 +175,48 @@ impl ControlFlags {
         Ok(Controls {
             nets,
             adapters: adapters.collect::<Result<_, Failure>>()?,
+            filters: self.filters()?,
         })
     }
+
+    /// The filters of both branches, which must have pictures.
+    fn filters(&self) -> Result<FilterPrompt, Failure> {
+        let family = pixel_filters();
+        let mut filters = FilterPrompt::new();
+        for given in &self.image_filter {
+            let (branch, chain) = given.split_once('=').unwrap_or((given, ""));
+            let (taken, pictures, flag) = match branch {
+                STRUCTURE => (&filters.structure, &self.controlnet, "--controlnet"),
+                APPEARANCE => (&filters.appearance, &self.ip_adapter, "--ip-adapter"),
+                _ => {
+                    return Err(Failure::input(format!(
+                        "--image-filter {given}: it must be {STRUCTURE}=CHAIN or {APPEARANCE}=CHAIN"
+                    )));
+                }
+            };
+            if !taken.is_empty() {
+                return Err(Failure::input(format!(
+                    "--image-filter {branch} is given twice: join the filters, as {branch}=gray|invert"
+                )));
+            }
+            if pictures.is_empty() {
+                return Err(Failure::input(format!(
+                    "--image-filter {branch} filters the pictures of {flag}, but there is none"
+                )));
+            }
+            let made = match branch {
+                STRUCTURE => filters.with_structure(chain, &family),
+                _ => filters.with_appearance(chain, &family),
+            };
+            filters = made.map_err(Failure::input)?;
+        }
+        Ok(filters)
+    }
 }
+
+/// The branches of FilterPrompt.
+const STRUCTURE: &str = "structure";
+const APPEARANCE: &str = "appearance";
 
 fn picture(path: &Path) -> Result<Raster, Failure> {
     Ok(Picture::read(path)?.into_rgb().raster)
@@ -231,17 +280,38 @@ impl Controls<'_> {
             let picture = to_tensor([raster], device) * 0.5 + 0.5;
             picture.clamp(0.0, 1.0)
         };
-        let mut controls = Vec::new();
-        for (net, network) in self.nets.iter().zip(&loaded.nets) {
+        let structures = self.nets.iter().map(|net| {
             let lanczos = Interpolation::Lanczos3;
             let picture = resize_planar(&net.picture, size[0], size[1], lanczos)?;
-            let control = network.control(tensor(&picture), net.options);
+            Ok(tensor(&picture))
+        });
+        let structures = structures.collect::<Result<Vec<_>, Failure>>()?;
+        let appearances = self.adapters.iter().zip(&loaded.adapters);
+        let appearances = appearances.map(|(adapter, network)| {
+            let picture = square(&adapter.picture, network.picture_size())?;
+            Ok(tensor(&picture))
+        });
+        let appearances = appearances.collect::<Result<Vec<_>, Failure>>()?;
+        // What a branch is compared with is the first picture of the other one, unfiltered.
+        let others = [appearances.first().cloned(), structures.first().cloned()];
+        let [of_structures, of_appearances] = others;
+        let mut controls = Vec::new();
+        for ((net, network), picture) in self.nets.iter().zip(&loaded.nets).zip(structures) {
+            let filtered = self
+                .filters
+                .structure
+                .filter(picture, of_structures.clone());
+            let control = network.control(filtered.map_err(Failure::input)?, net.options);
             controls.push(control.map_err(StableDiffusionError::from)?);
         }
         let mut prompts = Vec::new();
-        for (adapter, network) in self.adapters.iter().zip(&loaded.adapters) {
-            let picture = square(&adapter.picture, network.picture_size())?;
-            let prompt = network.prompt(tensor(&picture), adapter.scale);
+        let adapters = self.adapters.iter().zip(&loaded.adapters);
+        for ((adapter, network), picture) in adapters.zip(appearances) {
+            let filtered = self
+                .filters
+                .appearance
+                .filter(picture, of_appearances.clone());
+            let prompt = network.prompt(filtered.map_err(Failure::input)?, adapter.scale);
             prompts.push(prompt.map_err(StableDiffusionError::from)?);
         }
         Ok((controls, prompts))
@@ -264,6 +334,8 @@ impl Controls<'_> {
         Told {
             controlnets: nets.collect(),
             ip_adapters: adapters.collect(),
+            structure_filter: told_chain(&self.filters.structure),
+            appearance_filter: told_chain(&self.filters.appearance),
         }
     }
 
@@ -292,8 +364,21 @@ impl Controls<'_> {
             let (file, scale) = (name(adapter.file), adapter.scale);
             let _ = write!(text, ", IP-Adapter: \"Model: {file}, Weight: {scale}\"");
         }
+        for (branch, chain) in [
+            ("Structure", &self.filters.structure),
+            ("Appearance", &self.filters.appearance),
+        ] {
+            if !chain.is_empty() {
+                let _ = write!(text, ", {branch} filter: \"{chain}\"");
+            }
+        }
         text
     }
+}
+
+/// `None` without filters.
+fn told_chain(chain: &FilterChain) -> Option<String> {
+    (!chain.is_empty()).then(|| chain.to_string())
 }
 
 /// The middle of a picture, whose shorter side becomes `side`, as CLIP's preparation of pictures takes it.
