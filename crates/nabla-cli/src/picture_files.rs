@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use nabla::data::{FileFormat, Light, Picture, ReadOptions};
+use burn::tensor::Tensor;
+use nabla::data::{FileFormat, Light, Picture, Raster, ReadOptions};
 use nabla::panorama::ErpArea;
+use nabla::panorama::pixels::to_rasters;
 
 use crate::errors::Failure;
 
@@ -63,4 +65,24 @@ pub fn check_not_the_input(input: &Path, output: &Path) -> Result<(), Failure> {
 /// Whether a path names an image file in a format that can be written, judging by its extension.
 pub fn is_writable_image(path: &Path) -> bool {
     FileFormat::from_path(path).is_some_and(|f| FileFormat::WRITABLE.contains(&f))
+}
+
+/// The pictures of each row beside each other, and the rows below each other.
+///
+/// - `rows`: `[pictures, channels, height, width]` each, in `[−1, 1]`
+pub fn sheet(rows: Vec<Tensor<4>>) -> Raster {
+    let pictures: Vec<Vec<Raster>> = rows.into_iter().map(to_rasters).collect();
+    let [channels, height, width] = pictures[0][0].shape();
+    let columns = pictures[0].len();
+    Raster::from_fn(
+        channels,
+        pictures.len() * height,
+        columns * width,
+        |channel, row, column| {
+            let picture = &pictures[row / height][column / width];
+            picture
+                .get(channel, row % height, column % width)
+                .clamp(0.0, 1.0)
+        },
+    )
 }

@@ -36,3 +36,44 @@ fn a_word_is_learned_from_a_picture_and_used() {
         "does not contain the word",
     );
 }
+
+/// A model and a classifier of the digits, both trained by the program itself.
+#[test]
+fn noise_is_changed_until_the_classifier_is_unsure() {
+    let desk = Desk::empty();
+    desk.json("train denoiser --data digits --steps 60 --out model");
+    desk.json("train model --data digits --model mlp --epochs 3 --out classifier");
+    let line =
+        "tune noise --model model --classifier classifier --class 3 -n 4 --steps 4 --iterations 4";
+    let told = desk.json(&format!(
+        "{line} --judge classifier --noise noise.npy -o out.png"
+    ));
+    assert!(
+        told["loss"].as_f64() > told["first_loss"].as_f64(),
+        "{told}"
+    );
+    let change = told["change"].as_f64().unwrap();
+    assert!(change > 0.0 && change <= 0.1 + 1e-6, "{told}");
+    assert_eq!(told["judged_after"], told["right_after"]);
+    let picture = Picture::read(&desk.path("out.png")).unwrap();
+    assert_eq!(picture.size(), [32, 16]);
+    let noise = nabla::data::NpyArray::read(&desk.path("noise.npy")).unwrap();
+    assert_eq!(noise.shape, [4, 1, 8, 8]);
+    let again = desk.json(&format!("{line} -o again.png"));
+    assert_eq!(again["loss"], told["loss"]);
+
+    desk.refused(
+        &format!("{line} --class x"),
+        "cannot be used multiple times",
+    );
+    let line = "tune noise --model model --classifier classifier";
+    desk.refused(&format!("{line} --class eleven"), "eleven");
+    desk.refused(
+        &format!("{line} --class 3 --bound 0"),
+        "bound of adversarial noise",
+    );
+    desk.refused(
+        "tune noise --model model --classifier none --class 3",
+        "none",
+    );
+}

@@ -17,4 +17,5 @@ pub mod train;
 mod train_denoiser;
 mod train_model;
 pub mod tune;
+mod tune_noise;
 pub mod upscale;

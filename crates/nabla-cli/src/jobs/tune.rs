@@ -23,6 +23,7 @@ use crate::choice::choice;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
+use crate::jobs::tune_noise::NoiseArguments;
 use crate::seeds::SeedFlag;
 
 jobs! {
@@ -31,6 +32,8 @@ jobs! {
         /// Learn a word for an effect from a picture: a textual inversion for `nabla sample --embedding`, AUTOMATIC1111
         /// and ComfyUI
         Embedding(Of<EmbeddingArguments>),
+        /// Change the noise of generated pictures, within a bound, until a classifier is wrong about them: a security audit
+        Noise(Of<NoiseArguments>),
     }
 }
 

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use burn::tensor::Tensor;
 use nabla::base::check_writable;
 use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
-use nabla::data::{BitDepth, Picture, Raster, WriteOptions};
+use nabla::data::{BitDepth, Picture, WriteOptions};
 use nabla::diffusion::class_denoiser::ClassDenoiser;
 use nabla::diffusion::denoiser::{Condition, RowConditions};
 use nabla::diffusion::guidance::{ClassifierFree, Evaluations, Guidance};
@@ -15,12 +14,12 @@ use nabla::diffusion::registry::Options;
 use nabla::diffusion::sampler::{Sampler, Sampling, samplers};
 use nabla::diffusion::sampler_error::SamplerError;
 use nabla::diffusion::seeded_noise::SeededNoise;
-use nabla::panorama::pixels::to_rasters;
 use serde::Serialize;
 
 use super::Arguments;
 use crate::errors::Failure;
 use crate::job::{Context, Report};
+use crate::picture_files::sheet;
 
 /// The sampler without `--sampler`.
 const SAMPLER: &str = "ddim";
@@ -157,24 +156,4 @@ fn failure(error: SamplerError) -> Failure {
         SamplerError::Cancelled => Failure::interrupted(),
         other => Failure::input(other),
     }
-}
-
-/// The pictures of each row beside each other, and the rows below each other.
-///
-/// - `rows`: `[pictures, channels, height, width]` each, in `[−1, 1]`
-fn sheet(rows: Vec<Tensor<4>>) -> Raster {
-    let pictures: Vec<Vec<Raster>> = rows.into_iter().map(to_rasters).collect();
-    let [channels, height, width] = pictures[0][0].shape();
-    let columns = pictures[0].len();
-    Raster::from_fn(
-        channels,
-        pictures.len() * height,
-        columns * width,
-        |channel, row, column| {
-            let picture = &pictures[row / height][column / width];
-            picture
-                .get(channel, row % height, column % width)
-                .clamp(0.0, 1.0)
-        },
-    )
 }
