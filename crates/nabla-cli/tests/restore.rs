@@ -1,5 +1,8 @@
 //! `nabla restore`.
 
+use std::fs;
+use std::path::Path;
+
 use burn::tensor::Device;
 use nabla::data::{BitDepth, NiftiVolume, NpyArray, NpyValues, Picture, Raster, WriteOptions};
 use nabla::diffusion::class_denoiser::{ClassDenoiser, ClassDenoiserConfig};
@@ -201,6 +204,16 @@ fn what_is_wrong_is_told_in_one_sentence() {
     refused("nan.npy -o b.png", "not a finite number");
     refused("flat.npy -o b.png", "2 to 4 dimensions");
     refused("a.png -o b.txt", "is not the name of a picture");
+    desk.put("text.h5", "no array");
+    refused("text.h5 -o b.png", "cannot be read as an HDF5 file");
+    // As fastMRI has it: two slices of three coils.
+    let arrays = "../nabla-data/tests/reference/arrays.h5";
+    let arrays = Path::new(env!("CARGO_MANIFEST_DIR")).join(arrays);
+    fs::copy(arrays, desk.path("kspace.h5")).unwrap();
+    refused(
+        "kspace.h5 -o b.png --operator mri --model model",
+        "has 4 x 5 pixels, but the model knows pictures of 16 x 16",
+    );
     refused("a.png -o b.png --operator telescope", "telescope");
     refused(
         "a.png -o b.png --operator-option zoom=2",

@@ -13,7 +13,7 @@
 //! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format; [`CsvTable`]: dense examples in CSV.
 //! * [`LabelledPictures`]: MNIST, Fashion-MNIST ([`IdxArray`]) and CIFAR-10 in their published files;
 //!   [`digits`] and a [`fashion_sample`] are built in.
-//! * [`NpyArray`]: NumPy's `.npy`, real and complex; [`NiftiVolume`]: medical volumes in NIfTI-1.
+//! * [`NpyArray`]: NumPy's `.npy`, real and complex, and with the feature `hdf5` arrays of HDF5 files; [`NiftiVolume`]: medical volumes in NIfTI-1.
 //!
 //! The feature `pictures`, on by default, contains the first four; without it no image codec is compiled.
 
@@ -26,6 +26,8 @@ mod embedded;
 mod exif;
 #[cfg(feature = "pictures")]
 mod file_format;
+#[cfg(feature = "hdf5")]
+mod hdf5;
 mod idx;
 #[cfg(feature = "pictures")]
 mod image_file;
@@ -65,6 +67,8 @@ pub use dataset::{DataSetError, PanoramaSet, PhotoSet, Split};
 pub use embedded::{SAMPLE_PANORAMA, SAMPLE_PANORAMA_SMALL, sample_panorama};
 #[cfg(feature = "pictures")]
 pub use file_format::{BitDepth, FileFormat};
+#[cfg(feature = "hdf5")]
+pub use hdf5::{Hdf5Error, KSPACE, read_hdf5};
 pub use idx::{IdxArray, IdxError, IdxValues};
 #[cfg(feature = "pictures")]
 pub use image_file::{GainMap, ImageFileError, Picture, ReadOptions, WriteOptions};

@@ -135,13 +135,11 @@ impl NpyArray {
                 found: values.len(),
             });
         }
-        let numbers = header.kind.numbers(values, header.big_endian);
-        let values = match header.kind {
-            Kind::Complex(_) => {
-                let pairs = numbers.as_chunks::<2>().0.to_vec();
-                NpyValues::Complex(in_rows(pairs, &shape, header.fortran))
+        let values = match header.kind.values(values, header.big_endian) {
+            NpyValues::Complex(values) => {
+                NpyValues::Complex(in_rows(values, &shape, header.fortran))
             }
-            _ => NpyValues::Real(in_rows(numbers, &shape, header.fortran)),
+            NpyValues::Real(values) => NpyValues::Real(in_rows(values, &shape, header.fortran)),
         };
         Ok(Self { shape, values })
     }
@@ -174,7 +172,7 @@ impl NpyArray {
 
 /// The type of the values, with the bytes of a number.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Bool,
     Signed(usize),
     Unsigned(usize),
@@ -188,6 +186,15 @@ impl Kind {
         match self {
             Self::Bool => 1,
             Self::Signed(n) | Self::Unsigned(n) | Self::Float(n) | Self::Complex(n) => n,
+        }
+    }
+
+    /// All values.
+    pub(crate) fn values(self, bytes: &[u8], big_endian: bool) -> NpyValues {
+        let numbers = self.numbers(bytes, big_endian);
+        match self {
+            Self::Complex(_) => NpyValues::Complex(numbers.as_chunks::<2>().0.to_vec()),
+            _ => NpyValues::Real(numbers),
         }
     }
 

@@ -40,7 +40,8 @@ const SUPER_RESOLUTION: &str = "super-resolution";
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// What was measured: a picture, a NumPy array (.npy) or a volume (.nii, .nii.gz). For mri, complex numbers
+    /// What was measured: a picture, a NumPy array (.npy), the data set `kspace` of an HDF5 file (.h5, as fastMRI has it)
+    /// or a volume (.nii, .nii.gz). For mri, complex numbers
     /// [coils, height, width] with the frequency 0 in the middle; for ct, [angles, detectors]; each may have slices in
     /// front. With --simulate, the clean picture or volume
     #[arg(value_name = "IN")]

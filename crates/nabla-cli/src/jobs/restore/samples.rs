@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla::base::write_bytes_atomically;
 use nabla::data::{
-    BitDepth, FileFormat, NiftiVolume, NpyArray, NpyValues, Picture, Raster, WriteOptions,
+    BitDepth, FileFormat, KSPACE, NiftiVolume, NpyArray, NpyValues, Picture, Raster, WriteOptions,
+    read_hdf5,
 };
 use nabla::diffusion::restore::CoilMaps;
 
@@ -43,8 +44,17 @@ fn extension(path: &Path) -> String {
     extension.to_ascii_lowercase()
 }
 
-fn read_npy(path: &Path) -> Result<NpyArray, Failure> {
-    NpyArray::read(path).map_err(Failure::input)
+/// Whether a file is one of arrays: NumPy's or HDF5.
+fn has_arrays(path: &Path) -> bool {
+    matches!(extension(path).as_str(), "npy" | "h5" | "hdf5")
+}
+
+/// NumPy's array, or the k-space of an HDF5 file.
+fn read_array(path: &Path) -> Result<NpyArray, Failure> {
+    match extension(path).as_str() {
+        "npy" => NpyArray::read(path).map_err(Failure::input),
+        _ => read_hdf5(path, KSPACE).map_err(Failure::input),
+    }
 }
 
 /// Real parts, then imaginary parts, of each plane.
@@ -57,7 +67,7 @@ fn planes(values: &[[f64; 2]], pixels: usize) -> Vec<f32> {
 }
 
 impl Samples {
-    /// Reads a picture, `.npy` or NIfTI.
+    /// Reads a picture, `.npy`, the k-space of an HDF5 file, or NIfTI.
     pub fn read(path: &Path, first: First) -> Result<Self, Failure> {
         if NiftiVolume::is_path(path) {
             let mut volume = NiftiVolume::read(path).map_err(Failure::input)?;
@@ -69,7 +79,7 @@ impl Samples {
                 origin: Origin::Nifti(Box::new(volume)),
             });
         }
-        if extension(path) != "npy" {
+        if !has_arrays(path) {
             let picture = Picture::read(path)?;
             let [channels, height, width] = picture.raster.shape();
             return Ok(Self {
@@ -79,7 +89,7 @@ impl Samples {
                 origin: Origin::Picture(Box::new(picture)),
             });
         }
-        let array = read_npy(path)?;
+        let array = read_array(path)?;
         let shape = match (array.shape.as_slice(), &array.values) {
             (&[h, w], _) => [1, 1, h, w],
             (&[n, h, w], NpyValues::Complex(_)) if first == First::Coils => [1, n, h, w],
@@ -344,7 +354,7 @@ pub fn read_plane(path: &Path) -> Result<([usize; 2], Vec<f64>), Failure> {
 
 /// Coil maps: complex numbers, `[coils, height, width]`.
 pub fn read_coil_maps(path: &Path) -> Result<CoilMaps, Failure> {
-    let array = read_npy(path)?;
+    let array = read_array(path)?;
     match (array.shape.as_slice(), array.values) {
         (&[_, height, width], NpyValues::Complex(values)) => {
             CoilMaps::new(values, [height, width]).map_err(Failure::input)
