@@ -1,11 +1,25 @@
 //! The experiments that measure the claims about the methods of `nabla-diffusion`, with one file per method.
 
+pub mod adaptive_guidance;
+pub mod apg;
+pub mod cfg_plus_plus;
+mod fashion_ground;
+pub mod filterprompt;
+pub mod gfcg;
+mod guided_mixture;
 pub mod pndm;
 pub mod rddm;
 
 /// All experiments of this crate.
-pub const EXPERIMENTS: &[nabla_claims::MakeClaim] =
-    &[|| Box::new(pndm::PndmClaim), || Box::new(rddm::RddmClaim)];
+pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(pndm::PndmClaim),
+    || Box::new(rddm::RddmClaim),
+    || Box::new(cfg_plus_plus::CfgPlusPlusClaim),
+    || Box::new(apg::ApgClaim),
+    || Box::new(adaptive_guidance::AdaptiveGuidanceClaim),
+    || Box::new(gfcg::GfcgClaim),
+    || Box::new(filterprompt::FilterPromptClaim),
+];
 
 /// The quick forms of this crate's experiments, for its tests.
 #[cfg(test)]

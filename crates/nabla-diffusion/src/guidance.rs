@@ -87,6 +87,7 @@ mod perturbed_attention;
 mod policy;
 mod policy_search;
 mod self_attention;
+mod stored;
 
 pub use adaptive::{Adaptive, AdaptiveConfig, Cosines};
 pub use adaptive_projected::{AdaptiveProjected, AdaptiveProjectedConfig};
@@ -109,6 +110,7 @@ pub use perturbed_attention::PerturbedAttention;
 pub use policy::{GuidancePolicy, PolicyStep};
 pub use policy_search::{FoundPolicy, PolicySearch, Relaxation};
 pub use self_attention::SelfAttention;
+pub use stored::{StoredGuidance, StoredGuidanceError};
 
 /// Combines predictions of a model into one; see the [module documentation](self).
 pub trait Guidance<const D: usize = 4>: Debug {
