@@ -15,6 +15,7 @@ use nabla_base::range::{self, OutOfRange};
 use nabla_train::trained_classifier::TrainedClassifier;
 use serde::{Deserialize, Serialize};
 
+use crate::autodiffusion::PlanError;
 use crate::class_denoiser::{ClassDenoiser, ClassDenoiserError};
 use crate::denoiser::{Condition, Denoiser, RowConditions};
 use crate::guidance::{
@@ -50,6 +51,9 @@ pub enum TrialError {
     /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
+    /// A plan does not fit the model.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A guidance needs what was not given.
     #[error("the guidance {guidance} needs {needs}")]
     Needs {
@@ -125,6 +129,23 @@ pub struct Pictures {
     pub evaluations: Evaluations,
     /// Seconds of drawing.
     pub seconds: f64,
+}
+
+/// The parts of a trial that are not the guidance.
+#[derive(Clone, Copy)]
+pub struct TrialRun<'a> {
+    /// The sampler with its levels.
+    pub sampler: &'a Sampler,
+    /// The model that is asked: the trial's own, or a changed one of the same classes.
+    pub model: &'a dyn Denoiser,
+}
+
+impl std::fmt::Debug for TrialRun<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TrialRun")
+            .field("sampler", &self.sampler)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A model under trial.
@@ -216,11 +237,37 @@ impl GuidanceTrials<'_> {
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
     ) -> Result<Pictures, TrialError> {
+        let levels = self.model.levels(self.config.steps)?;
+        let solver = samplers::<4>().get(&self.config.sampler)?;
+        let sampler = Sampler::new(solver, levels)?;
+        let run = TrialRun {
+            sampler: &sampler,
+            model: self.model,
+        };
+        self.draw(run, guidance, options, scale, seed, drawn)
+    }
+
+    /// Draws the pictures of a trial with another sampler, or a changed model of the same classes.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn draw(
+        &self,
+        run: TrialRun<'_>,
+        guidance: &str,
+        options: &Options,
+        scale: f64,
+        seed: u64,
+        drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
+    ) -> Result<Pictures, TrialError> {
+        let TrialRun {
+            sampler,
+            model: asked,
+        } = run;
         let TrialConfig {
             pictures: count,
-            steps,
-            ref sampler,
             batch,
+            ..
         } = self.config;
         range::at_least("number of pictures", count, 1)?;
         range::at_least("number of pictures drawn at once", batch, 1)?;
@@ -232,12 +279,10 @@ impl GuidanceTrials<'_> {
                 judge: self.judge.shape(),
             });
         }
-        let levels = self.model.levels(steps)?;
         let scale = match guidance {
-            "cfg++" => lambda(&levels, scale),
+            "cfg++" => lambda(sampler.levels(), scale),
             _ => scale,
         };
-        let sampler = Sampler::new(samplers::<4>().get(sampler)?, levels)?;
         let known = self.model.config().classes.len();
         let all: Vec<usize> = (0..count).map(|picture| picture % known).collect();
         let mut values = Vec::with_capacity(count * shape.iter().product::<usize>());
@@ -256,7 +301,7 @@ impl GuidanceTrials<'_> {
             let weak = self
                 .weak
                 .map(|weak| RowConditions::new(weak, conditions.clone().collect()));
-            let rows = RowConditions::new(self.model, conditions.collect());
+            let rows = RowConditions::new(asked, conditions.collect());
             let classify = |sample: Tensor<4>| self.classify(sample);
             let needed = Needed {
                 weak: weak.as_ref().map(|weak| weak as &dyn Denoiser),
@@ -268,14 +313,14 @@ impl GuidanceTrials<'_> {
             };
             // GFCG knows the classes of the rows itself, and asks for others too.
             let model: &dyn Denoiser = match guidance {
-                GFCG | GFCG_OR_CFG | GFCG_WEAK => self.model,
+                GFCG | GFCG_OR_CFG | GFCG_WEAK => asked,
                 _ => &rows,
             };
             let mut guidance = needed.guidance(guidance, options, scale)?;
             let run = Sampling::of(model)
                 .guided_by(guidance.as_mut())
                 .counted_in(&mut evaluations);
-            let samples = run.run(&sampler, start, &mut noise)?;
+            let samples = run.run(sampler, start, &mut noise)?;
             let samples = samples.try_into_vec_as::<f32>();
             values.extend(samples.map_err(|error| QualityError::Device(error.to_string()))?);
             seconds += begun.elapsed().as_secs_f64();

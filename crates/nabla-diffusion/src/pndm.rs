@@ -26,7 +26,8 @@
 //!
 //! If the times of the schedule are uneven, the multistep weights are computed for them
 //! ([`adams_bashforth`](crate::multistep::adams_bashforth)); the last step is treated as if it were as long
-//! as the one before it.
+//! as the one before it, unless [`PndmWeights`] says otherwise: for steps of very different lengths
+//! [`ToEnd`](PndmWeights::ToEnd) is right.
 //!
 //! If a network predicts the velocity or the picture, its output is first converted to `ε`. The diffusers
 //! library instead combines the network's own outputs ([`Pndm::combine_outputs`]), which loses one order for
@@ -106,6 +107,18 @@ impl PndmMethod {
     }
 }
 
+/// The times for which the multistep weights are computed.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum PndmWeights {
+    /// The times of the steps; the last step as if it were as long as the one before it. On an even grid these are the
+    /// well-known fractions.
+    AsLong,
+    /// The times of the steps; the last step to the time at which no noise is left.
+    ToEnd,
+    /// An even grid, whatever the times are: as in the code of Stable Diffusion and of AutoDiffusion.
+    Even,
+}
+
 /// The sampler; see the [module documentation](self).
 ///
 /// Runge and Kutta's start needs the time half-way between two steps, and the classical method the time one
@@ -147,6 +160,9 @@ pub struct Pndm {
     /// `ε` there is no difference; for others the order is lower. Default false.
     #[config(default = false)]
     pub combine_outputs: bool,
+    /// The weights of the multistep steps. Default [`PndmWeights::AsLong`].
+    #[config(default = "PndmWeights::AsLong")]
+    pub weights: PndmWeights,
     /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
@@ -173,7 +189,7 @@ impl<const D: usize> Solver<D> for Pndm {
                 },
             };
             let (x, gradient) = run.gradient(ask, x, way.from)?;
-            let time = way.from.time();
+            let [time, after] = self.nodes(levels, index, way);
             let mean = if done < method.runge_kutta_steps() {
                 history.push(time, gradient.clone());
                 run.runge_kutta(ask, &x, gradient, way)?
@@ -182,7 +198,7 @@ impl<const D: usize> Solver<D> for Pndm {
                 let ahead = run.follow(&x, &gradient, way);
                 (gradient + run.gradient(ask, ahead, way.to)?.1) * 0.5
             } else {
-                history.mean(time, gradient, time_after(levels, index))
+                history.mean(time, gradient, after)
             };
             Ok(run.follow(&x, &mean, way))
         }))
@@ -198,6 +214,18 @@ impl<const D: usize> Solver<D> for Pndm {
 
     fn least_steps(&self) -> usize {
         self.method.least_steps()
+    }
+}
+
+impl Pndm {
+    /// The places of the beginning and of the end of a step, for the multistep weights.
+    fn nodes(&self, levels: &Levels, index: usize, way: Way) -> [f64; 2] {
+        let time = way.from.time();
+        match self.weights {
+            PndmWeights::AsLong => [time, time_after(levels, index)],
+            PndmWeights::ToEnd => [time, way.to.time()],
+            PndmWeights::Even => [index as f64, index as f64 - 1.0],
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::denoiser::{Condition, Denoiser, Prediction, only_first};
+use crate::block_skipping::{BlockSet, SkippableDenoiser};
+use crate::denoiser::{Condition, Denoiser, Prediction, only_first, rows};
 use crate::level::{Level, Levels};
 use crate::prior::SuperResolutionPrior;
 use crate::rddm_sampler::RddmInput;
@@ -104,6 +105,59 @@ impl Denoiser for PriorDenoiser<'_> {
         conditions: &[Condition],
     ) -> Result<Vec<Tensor<4>>, OwnError> {
         only_first(conditions)?;
+        Ok(vec![self.picture(x, level, BlockSet::none())?])
+    }
+
+    /// Each row has its own blurred picture.
+    fn predict_rows(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<4>, OwnError> {
+        self.predict_rows_skipping(x, level, rows, BlockSet::none())
+    }
+}
+
+impl SkippableDenoiser for PriorDenoiser<'_> {
+    fn blocks(&self) -> usize {
+        self.prior.blocks()
+    }
+
+    fn predict_rows_skipping(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+        skipped: &BlockSet,
+    ) -> Result<Tensor<4>, OwnError> {
+        for &(_, condition) in rows {
+            only_first(&[condition])?;
+        }
+        let rows: Vec<usize> = rows.iter().map(|&(row, _)| row).collect();
+        if rows.iter().copied().eq(0..self.blurred.dims()[0]) {
+            return self.picture(x, level, skipped);
+        }
+        let blurred = rows::select(&self.blurred, &rows);
+        let of_rows = Self {
+            prior: self.prior,
+            given: RddmInput::new(blurred.clone()),
+            blurred,
+            tile: self.tile,
+            training: self.training.clone(),
+        };
+        of_rows.picture(x, level, skipped)
+    }
+}
+
+impl PriorDenoiser<'_> {
+    /// The predicted picture.
+    fn picture(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        skipped: &BlockSet,
+    ) -> Result<Tensor<4>, OwnError> {
         if x.dims() != self.blurred.dims() {
             return Err(Box::new(SamplerError::OutputShape {
                 found: self.blurred.dims().to_vec(),
@@ -126,10 +180,10 @@ impl Denoiser for PriorDenoiser<'_> {
             false => x / level.scale(),
         };
         let seen = x * scale + self.blurred.clone() * removed;
-        let predictor = self.prior.predictor(self.tile);
+        let predictor = self.prior.predictor_skipping(self.tile, skipped);
         let outputs = rddm.outputs(&predictor, seen, &self.given, &vec![t; batch])?;
         // The prior predicts only the residual.
         let residual = Tensor::cat(outputs, 0);
-        Ok(vec![self.blurred.clone() - residual])
+        Ok(self.blurred.clone() - residual)
     }
 }
