@@ -12,6 +12,8 @@ mod measure_guidance;
 pub mod project;
 pub mod restore;
 pub mod sample;
+pub mod search;
+mod search_steps;
 pub mod solve;
 pub mod train;
 mod train_denoiser;

@@ -87,6 +87,11 @@ impl SearchState {
         self.space
     }
 
+    /// The number of candidates that were scored.
+    pub fn evaluations(&self) -> usize {
+        self.records.len()
+    }
+
     /// All candidates that were scored, in their order: the epoch, the plan, and its score if it was finite.
     ///
     /// # Errors

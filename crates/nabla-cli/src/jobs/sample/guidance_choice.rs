@@ -66,8 +66,17 @@ pub struct GuidanceChoice {
 
 impl GuidanceFlags {
     /// The guidance for runs of this many steps. What is wrong is said before a model is loaded.
-    pub fn chosen(&self, steps: usize) -> Result<GuidanceChoice, Failure> {
-        let name = self.guidance.as_deref().unwrap_or(CLASSIFIER_FREE);
+    ///
+    /// - `usual`: the name and the scale of the guidance if no other is given
+    pub fn chosen(
+        &self,
+        steps: usize,
+        usual: Option<(&str, Option<f64>)>,
+    ) -> Result<GuidanceChoice, Failure> {
+        let usual_name = usual.map_or(CLASSIFIER_FREE, |(name, _)| name);
+        let name = self.guidance.as_deref().unwrap_or(usual_name);
+        let usual_scale = usual.filter(|(usual, _)| *usual == name);
+        let usual_scale = usual_scale.and_then(|(_, scale)| scale);
         let family = guidances::<4>();
         let defaults = family
             .entry(name)
@@ -76,7 +85,11 @@ impl GuidanceFlags {
             .clone();
         let (mut options, mut unused) = (Options::new(), Vec::new());
         for (flag, option, value) in [
-            ("--guidance-scale", "scale", self.guidance_scale),
+            (
+                "--guidance-scale",
+                "scale",
+                self.guidance_scale.or(usual_scale),
+            ),
             ("--guidance-rescale", "rescale", self.guidance_rescale),
         ] {
             let Some(value) = value else { continue };
@@ -96,7 +109,8 @@ impl GuidanceFlags {
         made.begin(steps).map_err(Failure::input)?;
         let all = defaults.overridden(&options);
         let number = |option| all.get(option).and_then(serde_json::Value::as_f64);
-        let usual = self.guidance.is_none()
+        let usual = name == CLASSIFIER_FREE
+            && self.guidance.is_none()
             && self.guidance_option.is_empty()
             && self.guidance_interval.is_none();
         Ok(GuidanceChoice {
