@@ -97,9 +97,9 @@ mod search;
 
 pub use plan::{Budget, FixedPlan, Gene, Plan, PlanError, Space};
 pub use plan_file::{PLAN_FILE, PlanFile, PlanFileError, PlanScore, PlannedModel};
-pub use plan_trial::{PlanTrial, PlanTrials, planned_sampler};
 #[cfg(feature = "stable-diffusion")]
 pub(crate) use plan_trial::planned_options;
+pub use plan_trial::{PlanTrial, PlanTrials, planned_sampler};
 pub use planned_denoiser::PlannedDenoiser;
 pub use search::{Candidate, Scored, Search, SearchState, search};
 

@@ -228,3 +228,6 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
         greatest_common_divisor(b, a % b)
     }
 }
+
+#[cfg(test)]
+mod tests;
