@@ -333,3 +333,44 @@ impl Run<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, Device};
+
+    use super::*;
+    use crate::denoiser::GaussianDenoiser;
+    use crate::sampler::Sampler;
+    use crate::schedule::{NoiseSchedule, NoiseScheduleConfig};
+    use crate::seeded_noise::SeededNoise;
+
+    /// The distance of a run of PLMS to the exact flow of Gaussian data.
+    fn error(weights: PndmWeights, steps: &[usize]) -> f64 {
+        let full = |value: f64| Tensor::<2>::full([1, 1], value, (&Device::flex(), DType::F64));
+        let model = GaussianDenoiser::new(full(0.0), full(0.25), Prediction::Epsilon);
+        let training: NoiseSchedule = NoiseScheduleConfig::new().init().unwrap();
+        let levels: Levels = training.respace_to(steps).unwrap().into();
+        let exact = model.transport(full(1.0), levels.start(), levels.end());
+        let plms = Pndm::new()
+            .with_method(PndmMethod::Plms)
+            .with_weights(weights);
+        let sampler = Sampler::new(plms, levels).unwrap();
+        let drawn = sampler.sample(&model, full(1.0), &mut SeededNoise::new(0, 0));
+        (drawn.unwrap() - exact).abs().into_scalar()
+    }
+
+    #[test]
+    fn weights_for_the_times_of_uneven_steps_are_better_than_even_ones() {
+        let uneven = [9, 60, 130, 220, 330, 460, 610, 780, 970];
+        let [long, to_end, even] = [PndmWeights::AsLong, PndmWeights::ToEnd, PndmWeights::Even]
+            .map(|weights| error(weights, &uneven));
+        println!("as long {long:.2e}, to the end {to_end:.2e}, even {even:.2e}");
+        assert!(to_end < long && to_end < 0.5 * even);
+        // On an even grid they are the same, but for the last step.
+        let grid: Vec<usize> = (0..10).map(|k| 100 * k + 99).collect();
+        let [long, to_end, even] = [PndmWeights::AsLong, PndmWeights::ToEnd, PndmWeights::Even]
+            .map(|weights| error(weights, &grid));
+        assert!((long - even).abs() < 1e-9, "{long} and {even}");
+        assert!((to_end - even).abs() < 1e-9, "{to_end} and {even}");
+    }
+}
