@@ -1,11 +1,15 @@
 //! The experiments that measure the claims about the methods of `nabla-diffusion`, with one file per method.
 
+pub mod autodiffusion;
 pub mod pndm;
 pub mod rddm;
 
 /// All experiments of this crate.
-pub const EXPERIMENTS: &[nabla_claims::MakeClaim] =
-    &[|| Box::new(pndm::PndmClaim), || Box::new(rddm::RddmClaim)];
+pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(autodiffusion::AutoDiffusionClaim),
+    || Box::new(pndm::PndmClaim),
+    || Box::new(rddm::RddmClaim),
+];
 
 /// The quick forms of this crate's experiments, for its tests.
 #[cfg(test)]
