@@ -28,4 +28,12 @@ mod tests {
         let found = QUICK.headline_differences(&["pndm", "rddm"]).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }
+
+    /// The quick form runs whole, and what it checks is what the paper's abstract says.
+    #[test]
+    fn the_search_of_steps_is_measured() {
+        let found = QUICK.result("autodiffusion").unwrap();
+        let headlines = found.checks.iter().filter(|check| check.headline);
+        assert_eq!(headlines.count(), 5);
+    }
 }
