@@ -1,7 +1,9 @@
 //! `nabla search steps` and `nabla sample --plan` from outside.
 
 use std::fs;
+use std::path::Path;
 
+use nabla::data::{BitDepth, Picture, Raster, WriteOptions};
 use serde_json::Value;
 
 use crate::desk::{Desk, files};
@@ -135,4 +137,50 @@ fn blocks_are_skipped_for_more_steps() {
         desk.refused(&format!("{SEARCH} {line} --out none"), told);
     }
     assert!(!desk.path("none").exists());
+}
+
+#[test]
+fn stable_diffusion_is_judged_by_pictures() {
+    let desk = Desk::empty();
+    let tiny =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-diffusion/tests/reference/tiny");
+    for (from, to) in [("sd15", "sd15"), ("attachments/ip/image_encoder", "clip")] {
+        crate::tiny_single_file::copy_folder(&tiny.join(from), &desk.path(to), true);
+    }
+    fs::create_dir(desk.path("real")).unwrap();
+    for number in 0..3 {
+        let picture = Raster::from_fn(3, 40, 64, |c, y, x| {
+            0.5 + 0.4 * ((x * (c + number + 1) + y) as f32 / 9.0).sin()
+        });
+        Picture::new(picture, BitDepth::Eight)
+            .write(
+                &desk.path(&format!("real/{number}.png")),
+                &WriteOptions::default(),
+            )
+            .unwrap();
+    }
+    let line = "search steps --model sd15 --reference real --encoder clip --prompt cat --prompt dog --size 64x40 \
+                --units 76 --population 3 --epochs 2 --first-stage 1 -n 10 --final-pictures 10 --out found";
+    let found = desk.json(line);
+    assert_eq!(
+        (&found["judge"], &found["blocks"]),
+        (&"CLIP".into(), &38.into())
+    );
+    let plan: Value = serde_json::from_str(&desk.get("found/plan.json")).unwrap();
+    assert_eq!(plan["model"], "stable-diffusion");
+    assert_eq!(plan["guidance_scale"], 7.5);
+    let drawn = "sample --model sd15 --plan found/plan.json --prompt cat --size 64x40 -o out.png";
+    let drawn = desk.json(drawn);
+    assert_eq!(drawn["steps"], plan["steps"].as_array().unwrap().len());
+    assert_eq!(
+        (&drawn["sampler"], &drawn["guidance_scale"]),
+        (&"ddim".into(), &7.5.into())
+    );
+
+    let few = line.replace("real", "sd15");
+    desk.refused(&few.replace("found", "none"), "holds 0 pictures");
+    desk.refused(
+        "search steps --model sd15 --judge clip --steps 2 --out none",
+        "the model sd15 is not one of nabla train denoiser: give --reference, --encoder and --prompt",
+    );
 }

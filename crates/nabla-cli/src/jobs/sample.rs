@@ -211,7 +211,7 @@ fn sampler() -> clap::builder::PossibleValuesParser {
 }
 
 /// `512` or `768x512`, to height and width.
-fn size(text: &str) -> Result<[usize; 2], String> {
+pub fn size(text: &str) -> Result<[usize; 2], String> {
     let side = |text: &str| match text.parse::<usize>() {
         Ok(side) if (1..=16_384).contains(&side) => Ok(side),
         _ => Err("it must be 512, or 768x512, each at most 16384".to_owned()),

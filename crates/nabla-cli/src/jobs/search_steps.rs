@@ -9,39 +9,55 @@ use nabla::base::progress::ProgressSink;
 use nabla::base::write_bytes_atomically;
 use nabla::diffusion::autodiffusion::{
     Behaviour, Budget, FixedPlan, PLAN_FILE, Plan, PlanFile, PlanFileError, PlanScore, PlanTrial,
-    PlanTrials, PlannedModel, ScoringNoise, Search, SearchConfig, SearchError, SearchReport,
-    SearchState, planned_sampler,
+    ScoringNoise, Search, SearchConfig, SearchError, SearchReport, SearchState, planned_sampler,
 };
 use nabla::diffusion::class_denoiser::ClassDenoiser;
-use nabla::diffusion::guidance_trial::{GuidanceTrials, TrialConfig};
+use nabla::diffusion::guidance_trial::GuidanceTrials;
 use nabla::diffusion::registry::Options;
-use nabla::diffusion::sample_quality::Judge;
 use nabla::diffusion::sampler::samplers;
-use nabla::train::data_set::{DataConfig, Standardization};
-use nabla::train::trained_classifier::TrainedClassifier;
 use serde::{Deserialize, Serialize};
 
 use crate::choice::choice;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::jobs::sample::size;
 use crate::recipe_file::create_folder;
 
+mod judged;
 mod told;
+
+use judged::{Judged, with_judged};
 
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// A model of `nabla train denoiser`
+    /// A model of `nabla train denoiser`, or a folder of Stable Diffusion in the diffusers layout
     #[arg(short, long, value_name = "DIR")]
     model: PathBuf,
-    /// The classifier that judges, of `nabla train model` on the same pictures
-    #[arg(long, value_name = "DIR")]
-    judge: PathBuf,
+    /// For a model of `nabla train denoiser`: the classifier that judges, of `nabla train model` on the same pictures
+    #[arg(long, value_name = "DIR", required_unless_present = "reference")]
+    judge: Option<PathBuf>,
     /// Real pictures: `digits` or `fashion` (built in), or a folder (MNIST, Fashion-MNIST, CIFAR-10); their
     /// training part is used, of which at most 10,000
     #[arg(long, value_name = "SOURCE", default_value = "fashion")]
     data: String,
+    /// For Stable Diffusion: a folder of pictures like those that it should draw
+    #[arg(long, value_name = "DIR", requires_all = ["encoder", "prompt"], conflicts_with_all = ["judge", "data"])]
+    reference: Option<PathBuf>,
+    /// CLIP's encoder of pictures, which judges them: a folder with config.json and model.safetensors, as that of an
+    /// IP-Adapter
+    #[arg(long, value_name = "DIR", requires = "reference")]
+    encoder: Option<PathBuf>,
+    /// What the pictures show; may be given several times, for pictures in turn
+    #[arg(long, value_name = "TEXT", requires = "reference")]
+    prompt: Vec<String>,
+    /// What they should not show
+    #[arg(long, value_name = "TEXT", requires = "reference")]
+    negative: Option<String>,
+    /// Pixels of a picture, such as 512 or 768x512 (width x height) [default: the size that the model was trained on]
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "reference")]
+    size: Option<[usize; 2]>,
     /// The budget: steps of the whole network
     #[arg(
         long,
@@ -77,7 +93,8 @@ pub struct Arguments {
     /// Pictures for the comparison at the end, from other noise
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(10..))]
     final_pictures: u32,
-    /// The guidance [default: none, with --guidance-scale classifier-free]
+    /// The guidance [default: none, with --guidance-scale classifier-free; for Stable Diffusion classifier-free with
+    /// 7.5]
     #[arg(long, value_name = "NAME")]
     guidance: Option<String>,
     /// Its scale; a plan is good at the scale that it was searched at
@@ -87,7 +104,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", default_value = DDIM, value_parser = names())]
     sampler: String,
     /// An option of the sampler; may be given several times [default: for ddim clip=1 and rederive_epsilon=true, as in
-    /// the paper]
+    /// the paper; for Stable Diffusion none]
     #[arg(long, value_name = "NAME=VALUE")]
     sampler_option: Vec<String>,
     /// Seed of the plans and of the noise
@@ -103,6 +120,10 @@ pub struct Arguments {
 /// The paper's sampler.
 const DDIM: &str = "ddim";
 
+const CLASSIFIER_FREE: &str = "classifier-free";
+/// Its usual scale for Stable Diffusion.
+const TEXT_SCALE: f64 = 7.5;
+
 fn names() -> clap::builder::PossibleValuesParser {
     samplers::<4>().names().into()
 }
@@ -110,16 +131,28 @@ fn names() -> clap::builder::PossibleValuesParser {
 /// The name of the file with the search.
 const SEARCH: &str = "search.json";
 
-/// The most real pictures.
-const REAL: usize = 10_000;
+/// How pictures are judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum Judgement {
+    /// Those of classes, by a classifier.
+    Classifier { judge: PathBuf, data: String },
+    /// Those of texts, by CLIP.
+    Pictures {
+        reference: PathBuf,
+        encoder: PathBuf,
+        prompts: Vec<String>,
+        negative: Option<String>,
+        size: Option<[usize; 2]>,
+    },
+}
 
 /// What determines a score besides the plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
     model: PathBuf,
-    judge: PathBuf,
-    data: String,
+    judgement: Judgement,
     pictures: usize,
     final_pictures: usize,
     guidance: String,
@@ -205,20 +238,22 @@ impl Arguments {
             seed: self.seed,
             ..search.with_population(self.population)
         };
+        let judgement = self.judgement()?;
+        let of_texts = matches!(judgement, Judgement::Pictures { .. });
         let given = Options::parse(&self.sampler_option).map_err(Failure::input)?;
         let sampler_options = match (self.sampler.as_str(), given.is_empty()) {
-            (DDIM, true) => Options::new()
+            (DDIM, true) if !of_texts => Options::new()
                 .with("clip", 1.0)
                 .with("rederive_epsilon", true),
             _ => given.sorted(),
         };
-        let guidance = match (&self.guidance, self.guidance_scale) {
-            (Some(name), _) => name,
-            (None, Some(_)) => "classifier-free",
-            (None, None) => "none",
+        let (guidance, scale) = match (&self.guidance, self.guidance_scale) {
+            (Some(name), scale) => (name.as_str(), scale),
+            (None, None) if !of_texts => ("none", None),
+            (None, scale) => (CLASSIFIER_FREE, Some(scale.unwrap_or(TEXT_SCALE))),
         };
         let scaled = GuidanceTrials::has_scale(guidance)?;
-        let guidance_scale = match (self.guidance_scale, scaled) {
+        let guidance_scale = match (scale, scaled) {
             (None, true) => {
                 return Err(Failure::input(format!(
                     "the guidance {guidance} has a scale: give it with --guidance-scale"
@@ -233,8 +268,7 @@ impl Arguments {
         };
         Ok(Settings {
             model: self.model.clone(),
-            judge: self.judge.clone(),
-            data: self.data.clone(),
+            judgement,
             pictures: self.pictures as usize,
             final_pictures: self.final_pictures as usize,
             guidance: guidance.to_owned(),
@@ -243,6 +277,33 @@ impl Arguments {
             sampler_options,
             search,
         })
+    }
+
+    fn judgement(&self) -> Result<Judgement, Failure> {
+        let of_classes = ClassDenoiser::is_folder(&self.model);
+        let model = self.model.display();
+        match (&self.judge, &self.reference, &self.encoder) {
+            (Some(judge), None, _) if of_classes || !self.model.is_dir() => {
+                Ok(Judgement::Classifier {
+                    judge: judge.clone(),
+                    data: self.data.clone(),
+                })
+            }
+            (None, Some(reference), Some(encoder)) if !of_classes => Ok(Judgement::Pictures {
+                reference: reference.clone(),
+                encoder: encoder.clone(),
+                prompts: self.prompt.clone(),
+                negative: self.negative.clone(),
+                size: self.size,
+            }),
+            _ if of_classes => Err(Failure::input(format!(
+                "the model {model} draws pictures of classes: give a classifier with --judge, not --reference"
+            ))),
+            _ => Err(Failure::input(format!(
+                "the model {model} is not one of nabla train denoiser: give --reference, --encoder and --prompt, not \
+                 --judge"
+            ))),
+        }
     }
 
     /// The search that an earlier run has left.
@@ -276,37 +337,26 @@ impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         let settings = self.settings()?;
         // What is wrong is said before anything is loaded.
-        let sampler = planned_sampler(&settings.sampler, &settings.sampler_options);
-        let sampler = sampler.map_err(Failure::input)?;
+        planned_sampler::<4>(&settings.sampler, &settings.sampler_options)
+            .map_err(Failure::input)?;
         let begun = self.begun(&settings)?;
         let device = self.device.open()?;
-        let model = ClassDenoiser::load(&self.model, &device).map_err(Failure::input)?;
-        let judging = TrainedClassifier::load(&self.judge, &device).map_err(Failure::input)?;
-        let real = DataConfig {
-            source: self.data.clone(),
-            standardization: Standardization::None,
-            limit: Some(REAL),
-            ..DataConfig::default()
-        };
-        let real = real.open().map_err(Failure::input)?;
-        let judge = Judge::new(&judging, &real.training, &device).map_err(Failure::input)?;
-        let mut trials = PlanTrials {
-            trials: GuidanceTrials {
-                model: &model,
-                weak: None,
-                guide: None,
-                judge: &judge,
-                config: TrialConfig {
-                    pictures: settings.pictures,
-                    ..TrialConfig::default()
-                },
-            },
-            sampler,
-            guidance: settings.guidance.clone(),
-            guidance_options: Options::new(),
-            scale: settings.guidance_scale.unwrap_or(1.0),
-        };
-        let space = trials.space();
+        with_judged(&settings, &device, |model| {
+            self.found(context, &settings, begun, model)
+        })
+    }
+}
+
+impl Arguments {
+    /// Searches from where an earlier run has stopped, and compares what was found.
+    fn found(
+        &self,
+        context: &Context,
+        settings: &Settings,
+        begun: Option<Stored>,
+        model: &dyn Judged,
+    ) -> Result<Report, Failure> {
+        let space = model.space()?;
         let (mut search, mut stored) = match begun {
             Some(stored) if stored.state.space() == space => {
                 (Search::resume(stored.state.clone())?, stored)
@@ -330,14 +380,13 @@ impl Job for Arguments {
             }
         };
         create_folder(&self.out)?;
-        self.scored(context, &trials, &mut search, &mut stored)?;
+        self.scored(context, model, &mut search, &mut stored)?;
         let report = search.report()?;
-        trials.trials.config.pictures = settings.final_pictures;
-        self.compared(context, &trials, &report, &mut stored)?;
+        self.compared(context, model, &report, &mut stored)?;
 
-        let name = judging.config().model.name();
+        let name = model.judge();
         let file = PlanFile {
-            model: PlannedModel::ClassDenoiser,
+            model: model.kind(),
             space,
             sampler: settings.sampler.clone(),
             sampler_options: settings.sampler_options.clone(),
@@ -369,14 +418,12 @@ impl Job for Arguments {
         };
         context.report(&found, || told::text(&found))
     }
-}
 
-impl Arguments {
     /// Scores candidate after candidate to the end of the search.
     fn scored(
         &self,
         context: &Context,
-        trials: &PlanTrials<'_>,
+        model: &dyn Judged,
         search: &mut Search,
         stored: &mut Stored,
     ) -> Result<(), Failure> {
@@ -389,7 +436,8 @@ impl Arguments {
         while let Some(candidate) = search.candidate()? {
             context.check()?;
             let begun = Instant::now();
-            let trial = trials.run(&candidate.plan, candidate.seed, &mut going_on(context));
+            let (plan, seed, count) = (&candidate.plan, candidate.seed, stored.settings.pictures);
+            let trial = model.run(plan, count, seed, &mut going_on(context));
             // An interruption is reported as one.
             context.check()?;
             let trial = trial?;
@@ -408,11 +456,11 @@ impl Arguments {
     fn compared(
         &self,
         context: &Context,
-        trials: &PlanTrials<'_>,
+        model: &dyn Judged,
         report: &SearchReport,
         stored: &mut Stored,
     ) -> Result<(), Failure> {
-        let space = trials.space();
+        let (space, count) = (model.space()?, stored.settings.final_pictures);
         let config = &stored.settings.search;
         let (seed, whole) = (config.final_seed(), config.budget.whole_steps(space));
         let mut plans = vec![("found", report.best.plan.clone())];
@@ -430,7 +478,7 @@ impl Arguments {
                 continue;
             }
             context.check()?;
-            let trial = trials.run(&plan, seed, &mut going_on(context));
+            let trial = model.run(&plan, count, seed, &mut going_on(context));
             context.check()?;
             stored.compared.push(Compared {
                 name: name.to_owned(),
