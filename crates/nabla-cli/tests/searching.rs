@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::desk::{Desk, files};
 
 /// A small network and a classifier of the digits, both hardly trained.
-fn put_models(desk: &Desk) {
+pub fn put_models(desk: &Desk) {
     desk.put(
         "small.toml",
         "[data]\nsource = \"digits\"\n[training]\nbatch = 8\nwarmup = 2\n\
@@ -19,7 +19,7 @@ fn put_models(desk: &Desk) {
     desk.done("train model --data digits --epochs 1 --out judge");
 }
 
-const SEARCH: &str =
+pub const SEARCH: &str =
     "search steps --model model --judge judge --data digits -n 20 --final-pictures 30";
 
 #[test]
