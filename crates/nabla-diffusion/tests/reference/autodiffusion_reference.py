@@ -1,7 +1,7 @@
 """The values that the tests of `src/autodiffusion` compare with: strides, levels, gains of Gaussian data, and a
 Fréchet distance, computed without Nabla.
 
-Run with: pip install numpy==2.3.5 scipy==1.17.0 && python autodiffusion_reference.py
+Run with: pip install numpy==2.4.6 scipy==1.17.1 && python autodiffusion_reference.py
 """
 
 import math
