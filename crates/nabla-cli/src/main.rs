@@ -52,6 +52,9 @@ jobs! {
         /// Measure how good what a model makes is
         #[command(subcommand)]
         Measure(jobs::measure::Task),
+        /// Search what a model should be run with
+        #[command(subcommand)]
+        Search(jobs::search::Task),
         /// Teach a model by a loss of its finished pictures, through all steps of the sampler
         #[command(subcommand)]
         Tune(jobs::tune::Task),

@@ -12,6 +12,7 @@ use nabla::data::BitDepth;
 
 use crate::desk::{Desk, files};
 use crate::program::{panorama, put, put_model};
+use crate::searching::{SEARCH, put_models};
 
 fn spawned(desk: &Desk, line: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_nabla"))
@@ -146,4 +147,29 @@ fn trainings_and_comparisons_are_interrupted() {
     assert!(!desk.path("prior/model.safetensors").exists());
     interrupted(&desk, &format!("claims run adamp {assets}"), "TERM", 143);
     assert!(files(&desk.path("results")).is_empty());
+}
+
+/// In the middle of the search, and then the same command again.
+#[test]
+fn a_search_that_is_interrupted_goes_on() {
+    let desk = Desk::empty();
+    put_models(&desk);
+    let line = |out: &str| format!("{SEARCH} --steps 3 --population 8 --epochs 2 --out {out}");
+    let mut child = spawned(&desk, &line("parts"));
+    while !desk.path("parts/search.json").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    send("INT", &child);
+    let mut err = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut err).unwrap();
+    ended(child, &line("parts"), 130, &err);
+    assert!(!desk.path("parts/plan.json").exists());
+    for out in ["parts", "whole"] {
+        desk.done(&line(out));
+    }
+    for name in ["plan.json", "history.csv", "search.svg"] {
+        let [parts, whole] = ["parts", "whole"].map(|out| desk.get(&format!("{out}/{name}")));
+        assert_eq!(parts, whole, "{name}");
+    }
 }

@@ -10,6 +10,7 @@ mod program;
 mod restore;
 mod sample_attachments;
 mod sampling;
+mod searching;
 mod solve;
 #[path = "../../nabla-diffusion/tests/tiny_models/single_file.rs"]
 mod tiny_single_file;

@@ -2,6 +2,7 @@
 
 pub mod adaptive_guidance;
 pub mod apg;
+pub mod autodiffusion;
 pub mod cfg_plus_plus;
 mod fashion_ground;
 pub mod filterprompt;
@@ -12,6 +13,7 @@ pub mod rddm;
 
 /// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(autodiffusion::AutoDiffusionClaim),
     || Box::new(pndm::PndmClaim),
     || Box::new(rddm::RddmClaim),
     || Box::new(cfg_plus_plus::CfgPlusPlusClaim),
@@ -37,5 +39,13 @@ mod tests {
     fn committed_headlines_are_the_experiments() {
         let found = QUICK.headline_differences(&["pndm", "rddm"]).unwrap();
         assert!(found.is_empty(), "{found:?}");
+    }
+
+    /// The quick form runs whole, and what it checks is what the paper's abstract says.
+    #[test]
+    fn the_search_of_steps_is_measured() {
+        let found = QUICK.result("autodiffusion").unwrap();
+        let headlines = found.checks.iter().filter(|check| check.headline);
+        assert_eq!(headlines.count(), 5);
     }
 }

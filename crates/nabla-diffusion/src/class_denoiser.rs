@@ -22,6 +22,7 @@ use burn::tensor::{Device, Int, Tensor};
 use nabla_base::range::{self, OutOfRange};
 use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
+use crate::block_skipping::{BlockSet, SkippableDenoiser};
 use crate::denoiser::{Condition, Denoiser, Prediction};
 use crate::level::{Level, Levels, StraightLine};
 use crate::sampler_error::{OwnError, SamplerError};
@@ -374,8 +375,22 @@ impl ClassDenoiser {
         })
     }
 
+    /// The number of training steps; on the straight line, 1000.
+    pub fn training_steps(&self) -> usize {
+        match &self.table {
+            Table::Schedule(schedule) => schedule.steps(),
+            Table::Straight => STRAIGHT_UNIT as usize,
+        }
+    }
+
     /// The network's answers for rows that are at one level, each with its entry of the class embedding.
-    fn answer(&self, x: Tensor<4>, level: Level, classes: &[usize]) -> Tensor<4> {
+    fn answer(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        classes: &[usize],
+        skipped: &BlockSet,
+    ) -> Tensor<4> {
         let (own, factor) = self.table.own(level);
         let x = match factor == 1.0 {
             true => x,
@@ -384,7 +399,9 @@ impl ClassDenoiser {
         let numbers: Vec<i32> = classes.iter().map(|&c| c as i32).collect();
         let classes = Tensor::<1, Int>::from_ints(numbers.as_slice(), &self.device);
         let times = own.times(numbers.len(), &self.device);
-        let outputs = self.network.forward(x, times, None, Some(classes));
+        let outputs = self
+            .network
+            .forward_skipping(x, times, None, Some(classes), skipped);
         // The only decoder's. The velocity `a ε − b x_0` and the score have the scale of the path.
         let output: Tensor<4> = Tensor::cat(outputs, 1);
         match self.config.prediction {
@@ -427,6 +444,22 @@ impl Denoiser for ClassDenoiser {
         level: Level,
         rows: &[(usize, Condition)],
     ) -> Result<Tensor<4>, OwnError> {
+        self.predict_rows_skipping(x, level, rows, BlockSet::none())
+    }
+}
+
+impl SkippableDenoiser for ClassDenoiser {
+    fn blocks(&self) -> usize {
+        self.network.blocks()
+    }
+
+    fn predict_rows_skipping(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+        skipped: &BlockSet,
+    ) -> Result<Tensor<4>, OwnError> {
         let [batch, channels, height, width] = x.dims();
         let shape = self.config.shape;
         if [channels, height, width] != shape {
@@ -445,7 +478,7 @@ impl Denoiser for ClassDenoiser {
             }),
         };
         let classes: Vec<usize> = rows.iter().map(class).collect::<Result<_, _>>()?;
-        Ok(self.answer(x, level, &classes))
+        Ok(self.answer(x, level, &classes, skipped))
     }
 }
 

@@ -15,6 +15,7 @@ use nabla_base::range::{self, OutOfRange};
 use nabla_train::trained_classifier::TrainedClassifier;
 use serde::{Deserialize, Serialize};
 
+use crate::autodiffusion::PlanError;
 use crate::class_denoiser::{ClassDenoiser, ClassDenoiserError};
 use crate::denoiser::{Condition, Denoiser, RowConditions};
 use crate::guidance::{
@@ -50,6 +51,9 @@ pub enum TrialError {
     /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
+    /// A plan does not fit the model.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A guidance needs what was not given.
     #[error("the guidance {guidance} needs {needs}")]
     Needs {
@@ -125,6 +129,23 @@ pub struct Pictures {
     pub evaluations: Evaluations,
     /// Seconds of drawing.
     pub seconds: f64,
+}
+
+/// The parts of a trial that are not the guidance.
+#[derive(Clone, Copy)]
+pub struct TrialRun<'a> {
+    /// The sampler with its levels.
+    pub sampler: &'a Sampler,
+    /// The model that is asked: the trial's own, or a changed one of the same classes.
+    pub model: &'a dyn Denoiser,
+}
+
+impl std::fmt::Debug for TrialRun<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TrialRun")
+            .field("sampler", &self.sampler)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A model under trial.
@@ -208,6 +229,13 @@ impl GuidanceTrials<'_> {
         })
     }
 
+    /// The sampler that the configuration names.
+    fn sampler(&self) -> Result<Sampler, TrialError> {
+        let levels = self.model.levels(self.config.steps)?;
+        let solver = samplers::<4>().get(&self.config.sampler)?;
+        Ok(Sampler::new(solver, levels)?)
+    }
+
     /// Draws pictures under a guidance that is not in the registry.
     ///
     /// - `guidance`: makes it, for each batch anew; the model that it asks knows the class of each row
@@ -221,7 +249,12 @@ impl GuidanceTrials<'_> {
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
     ) -> Result<Pictures, TrialError> {
-        self.draw(seed, drawn, false, &mut |_, take| {
+        let sampler = self.sampler()?;
+        let run = TrialRun {
+            sampler: &sampler,
+            model: self.model,
+        };
+        self.draw_by(run, seed, drawn, false, &mut |_, take| {
             let mut guidance = guidance().map_err(SamplerError::Own)?;
             take(guidance.as_mut())
         })
@@ -239,14 +272,35 @@ impl GuidanceTrials<'_> {
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
     ) -> Result<Pictures, TrialError> {
+        let sampler = self.sampler()?;
+        let run = TrialRun {
+            sampler: &sampler,
+            model: self.model,
+        };
+        self.draw(run, guidance, options, scale, seed, drawn)
+    }
+
+    /// Draws the pictures of a trial with another sampler, or a changed model of the same classes.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn draw(
+        &self,
+        run: TrialRun<'_>,
+        guidance: &str,
+        options: &Options,
+        scale: f64,
+        seed: u64,
+        drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
+    ) -> Result<Pictures, TrialError> {
         range::finite("guidance scale", scale)?;
         let scale = match guidance {
-            "cfg++" => lambda(&self.model.levels(self.config.steps)?, scale),
+            "cfg++" => lambda(run.sampler.levels(), scale),
             _ => scale,
         };
         // GFCG knows the classes of the rows itself, and asks for others too.
         let itself = matches!(guidance, GFCG | GFCG_OR_CFG | GFCG_WEAK);
-        self.draw(seed, drawn, itself, &mut |needed, take| {
+        self.draw_by(run, seed, drawn, itself, &mut |needed, take| {
             take(needed.guidance(guidance, options, scale)?.as_mut())
         })
     }
@@ -255,8 +309,9 @@ impl GuidanceTrials<'_> {
     ///
     /// - `itself`: whether the guidance knows the classes of the rows itself
     /// - `with`: makes the guidance of a batch and hands it over
-    fn draw(
+    fn draw_by(
         &self,
+        run: TrialRun<'_>,
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
         itself: bool,
@@ -265,11 +320,14 @@ impl GuidanceTrials<'_> {
             &mut dyn FnMut(&mut dyn Guidance) -> Result<(), TrialError>,
         ) -> Result<(), TrialError>,
     ) -> Result<Pictures, TrialError> {
+        let TrialRun {
+            sampler,
+            model: asked,
+        } = run;
         let TrialConfig {
             pictures: count,
-            steps,
-            ref sampler,
             batch,
+            ..
         } = self.config;
         range::at_least("number of pictures", count, 1)?;
         range::at_least("number of pictures drawn at once", batch, 1)?;
@@ -280,8 +338,6 @@ impl GuidanceTrials<'_> {
                 judge: self.judge.shape(),
             });
         }
-        let levels = self.model.levels(steps)?;
-        let sampler = Sampler::new(samplers::<4>().get(sampler)?, levels)?;
         let known = self.model.config().classes.len();
         let all: Vec<usize> = (0..count).map(|picture| picture % known).collect();
         let mut values = Vec::with_capacity(count * shape.iter().product::<usize>());
@@ -300,7 +356,7 @@ impl GuidanceTrials<'_> {
             let weak = self
                 .weak
                 .map(|weak| RowConditions::new(weak, conditions.clone().collect()));
-            let rows = RowConditions::new(self.model, conditions.collect());
+            let rows = RowConditions::new(asked, conditions.collect());
             let classify = |sample: Tensor<4>| self.classify(sample);
             let needed = Needed {
                 weak: weak.as_ref().map(|weak| weak as &dyn Denoiser),
@@ -311,14 +367,14 @@ impl GuidanceTrials<'_> {
                 classes,
             };
             let model: &dyn Denoiser = match itself {
-                true => self.model,
+                true => asked,
                 false => &rows,
             };
             with(&needed, &mut |guidance| {
                 let run = Sampling::of(model)
                     .guided_by(guidance)
                     .counted_in(&mut evaluations);
-                let samples = run.run(&sampler, start.clone(), &mut noise)?;
+                let samples = run.run(sampler, start.clone(), &mut noise)?;
                 let samples = samples.try_into_vec_as::<f32>();
                 values.extend(samples.map_err(|error| QualityError::Device(error.to_string()))?);
                 Ok(())

@@ -499,6 +499,33 @@ impl Levels {
         )
     }
 
+    /// Only these levels, each with its own time.
+    ///
+    /// - `kept`: indices, rising
+    ///
+    /// # Errors
+    /// If there are none, they do not rise strictly, or there is no such level.
+    pub fn keep(&self, kept: &[usize]) -> Result<Self, ScheduleError> {
+        let available = self.steps();
+        for (index, &value) in kept.iter().enumerate() {
+            if value >= available || (index > 0 && value <= kept[index - 1]) {
+                return Err(ScheduleError::Respacing {
+                    index,
+                    value,
+                    available,
+                });
+            }
+        }
+        if kept.is_empty() {
+            return Err(ScheduleError::NoSteps);
+        }
+        Ok(Self {
+            visited: kept.iter().map(|&index| self.visited[index]).collect(),
+            end: self.end,
+            path: self.path.clone(),
+        })
+    }
+
     /// Only the last (cleanest) `steps` steps: from a noised sample to a clean one.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //!   [`Levels`] is a [`Sampler`], which draws samples;
 //! * [`stable_diffusion`]: Stable Diffusion from files, as a whole ([`StableDiffusion`]) and as a denoiser
 //!   ([`ConditionedUNet`]), behind the feature `stable-diffusion`, which is on by default;
+//! * [`autodiffusion`]: which steps to take, and which blocks of the network to skip ([`block_skipping`]);
 //! * [`adjoint_dpm`]: gradients of a finished sample through all steps;
 //! * [`kinetic_optimal`]: the path on which the flow to given data moves least;
 //! * [`likelihood`]: the density of a sample;
@@ -27,6 +28,8 @@
 
 pub mod adjoint_dpm;
 pub mod asking;
+pub mod autodiffusion;
+pub mod block_skipping;
 pub mod churn;
 pub mod class_denoiser;
 pub mod correction;

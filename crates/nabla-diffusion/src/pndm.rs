@@ -26,7 +26,8 @@
 //!
 //! If the times of the schedule are uneven, the multistep weights are computed for them
 //! ([`adams_bashforth`](crate::multistep::adams_bashforth)); the last step is treated as if it were as long
-//! as the one before it.
+//! as the one before it, unless [`PndmWeights`] says otherwise: for steps of very different lengths
+//! [`ToEnd`](PndmWeights::ToEnd) is right.
 //!
 //! If a network predicts the velocity or the picture, its output is first converted to `ε`. The diffusers
 //! library instead combines the network's own outputs ([`Pndm::combine_outputs`]), which loses one order for
@@ -106,6 +107,18 @@ impl PndmMethod {
     }
 }
 
+/// The times for which the multistep weights are computed.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum PndmWeights {
+    /// The times of the steps; the last step as if it were as long as the one before it. On an even grid these are the
+    /// well-known fractions.
+    AsLong,
+    /// The times of the steps; the last step to the time at which no noise is left.
+    ToEnd,
+    /// An even grid, whatever the times are: as in the code of Stable Diffusion and of AutoDiffusion.
+    Even,
+}
+
 /// The sampler; see the [module documentation](self).
 ///
 /// Runge and Kutta's start needs the time half-way between two steps, and the classical method the time one
@@ -147,6 +160,9 @@ pub struct Pndm {
     /// `ε` there is no difference; for others the order is lower. Default false.
     #[config(default = false)]
     pub combine_outputs: bool,
+    /// The weights of the multistep steps. Default [`PndmWeights::AsLong`].
+    #[config(default = "PndmWeights::AsLong")]
+    pub weights: PndmWeights,
     /// Limits `x̂_0` to `[−clip, clip]` before any correction sees it. Default: no limit.
     pub clip: Option<f64>,
 }
@@ -173,7 +189,7 @@ impl<const D: usize> Solver<D> for Pndm {
                 },
             };
             let (x, gradient) = run.gradient(ask, x, way.from)?;
-            let time = way.from.time();
+            let [time, after] = self.nodes(levels, index, way);
             let mean = if done < method.runge_kutta_steps() {
                 history.push(time, gradient.clone());
                 run.runge_kutta(ask, &x, gradient, way)?
@@ -182,7 +198,7 @@ impl<const D: usize> Solver<D> for Pndm {
                 let ahead = run.follow(&x, &gradient, way);
                 (gradient + run.gradient(ask, ahead, way.to)?.1) * 0.5
             } else {
-                history.mean(time, gradient, time_after(levels, index))
+                history.mean(time, gradient, after)
             };
             Ok(run.follow(&x, &mean, way))
         }))
@@ -198,6 +214,18 @@ impl<const D: usize> Solver<D> for Pndm {
 
     fn least_steps(&self) -> usize {
         self.method.least_steps()
+    }
+}
+
+impl Pndm {
+    /// The places of the beginning and of the end of a step, for the multistep weights.
+    fn nodes(&self, levels: &Levels, index: usize, way: Way) -> [f64; 2] {
+        let time = way.from.time();
+        match self.weights {
+            PndmWeights::AsLong => [time, time_after(levels, index)],
+            PndmWeights::ToEnd => [time, way.to.time()],
+            PndmWeights::Even => [index as f64, index as f64 - 1.0],
+        }
     }
 }
 
@@ -303,5 +331,46 @@ impl Run<'_> {
                 transfer(x.clone(), epsilon, way.from, way.to)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, Device};
+
+    use super::*;
+    use crate::denoiser::GaussianDenoiser;
+    use crate::sampler::Sampler;
+    use crate::schedule::{NoiseSchedule, NoiseScheduleConfig};
+    use crate::seeded_noise::SeededNoise;
+
+    /// The distance of a run of PLMS to the exact flow of Gaussian data.
+    fn error(weights: PndmWeights, steps: &[usize]) -> f64 {
+        let full = |value: f64| Tensor::<2>::full([1, 1], value, (&Device::flex(), DType::F64));
+        let model = GaussianDenoiser::new(full(0.0), full(0.25), Prediction::Epsilon);
+        let training: NoiseSchedule = NoiseScheduleConfig::new().init().unwrap();
+        let levels: Levels = training.respace_to(steps).unwrap().into();
+        let exact = model.transport(full(1.0), levels.start(), levels.end());
+        let plms = Pndm::new()
+            .with_method(PndmMethod::Plms)
+            .with_weights(weights);
+        let sampler = Sampler::new(plms, levels).unwrap();
+        let drawn = sampler.sample(&model, full(1.0), &mut SeededNoise::new(0, 0));
+        (drawn.unwrap() - exact).abs().into_scalar()
+    }
+
+    #[test]
+    fn weights_for_the_times_of_uneven_steps_are_better_than_even_ones() {
+        let uneven = [9, 60, 130, 220, 330, 460, 610, 780, 970];
+        let [long, to_end, even] = [PndmWeights::AsLong, PndmWeights::ToEnd, PndmWeights::Even]
+            .map(|weights| error(weights, &uneven));
+        println!("as long {long:.2e}, to the end {to_end:.2e}, even {even:.2e}");
+        assert!(to_end < long && to_end < 0.5 * even);
+        // On an even grid they are the same, but for the last step.
+        let grid: Vec<usize> = (0..10).map(|k| 100 * k + 99).collect();
+        let [long, to_end, even] = [PndmWeights::AsLong, PndmWeights::ToEnd, PndmWeights::Even]
+            .map(|weights| error(weights, &grid));
+        assert!((long - even).abs() < 1e-9, "{long} and {even}");
+        assert!((to_end - even).abs() < 1e-9, "{to_end} and {even}");
     }
 }

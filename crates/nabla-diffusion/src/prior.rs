@@ -24,6 +24,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
+use crate::block_skipping::BlockSet;
 use crate::rddm::{
     Objective, RddmError, ResidualNetwork, ResidualScheduleConfig, Sharing, TimeCondition,
 };
@@ -248,7 +249,17 @@ impl SuperResolutionPrior {
     /// batch after the other, which limits the memory of a call. Apart from rounding, the result does not
     /// depend on `tile`.
     pub fn predictor(&self, tile: usize) -> TiledPredictor<'_> {
+        self.predictor_skipping(tile, BlockSet::none())
+    }
+
+    /// The same without some blocks; see [`block_skipping`](crate::block_skipping).
+    pub fn predictor_skipping<'a>(
+        &'a self,
+        tile: usize,
+        skipped: &'a BlockSet,
+    ) -> TiledPredictor<'a> {
         TiledPredictor {
+            skipped,
             network: &self.network,
             // Tiles start at multiples of the network's pixel grids.
             tile: match tile {
@@ -261,6 +272,11 @@ impl SuperResolutionPrior {
                 .receptive_radius()
                 .next_multiple_of(self.config.network.multiple()),
         }
+    }
+
+    /// The number of blocks that can be skipped.
+    pub fn blocks(&self) -> usize {
+        self.network.blocks()
     }
 
     /// Sharpens pictures that were enlarged by bicubic interpolation.
@@ -290,6 +306,7 @@ impl SuperResolutionPrior {
 #[derive(Clone, Copy, Debug)]
 pub struct TiledPredictor<'a> {
     network: &'a ResidualNetwork,
+    skipped: &'a BlockSet,
     tile: usize,
     margin: usize,
 }
@@ -340,9 +357,14 @@ impl ResidualDenoiser for TiledPredictor<'_> {
                             .slice_dim(3, left..left + wide)
                     };
                     let times = times.clone().map(|t| t.slice_dim(0, b..b + 1));
-                    let outputs =
-                        self.network
-                            .predict(cut(&x), times, condition.as_ref().map(cut))?;
+                    let condition = condition.as_ref().map(cut);
+                    let outputs = self.network.forward_skipping(
+                        cut(&x),
+                        times,
+                        condition,
+                        None,
+                        self.skipped,
+                    );
                     let keep = |y: Tensor<4>| {
                         y.slice_dim(2, skip_rows..skip_rows + keep_rows)
                             .slice_dim(3, skip_columns..skip_columns + keep_columns)

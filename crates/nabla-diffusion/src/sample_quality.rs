@@ -134,6 +134,27 @@ impl<'a> Judge<'a> {
         self.classifier
     }
 
+    /// The Fréchet distance of pictures to real ones, alone.
+    ///
+    /// - `pictures`: as of [`quality`](Self::quality)
+    ///
+    /// # Errors
+    /// If there are fewer than two pictures, or a value is not finite.
+    pub fn frechet_distance(&self, pictures: &[f32]) -> Result<f64, QualityError> {
+        let seen = Examined::of(
+            self.classifier,
+            &shown(pictures),
+            self.shape.iter().product(),
+            &self.device,
+        )?;
+        self.distance(&seen)
+    }
+
+    fn distance(&self, seen: &Examined) -> Result<f64, QualityError> {
+        let moments = Moments::of(&seen.features, seen.width)?;
+        Ok(frechet_distance(&self.moments, &moments)?)
+    }
+
     /// Judges pictures.
     ///
     /// - `pictures`: `[count, channels, height, width]`, row by row, with values in `[−1, 1]` as diffusion models
@@ -151,20 +172,14 @@ impl<'a> Judge<'a> {
             });
         }
         let outside = pictures.iter().filter(|value| value.abs() > 1.0).count();
-        let shown: Vec<f32> = pictures
-            .iter()
-            .map(|value| ((value + 1.0) / 2.0).clamp(0.0, 1.0))
-            .collect();
+        let shown = shown(pictures);
         let seen = Examined::of(self.classifier, &shown, width, &self.device)?;
         let region = Manifold::new(&seen.features, seen.width, NEIGHBOURS)?;
         let right = seen.classes.iter().zip(classes);
         let right = right.filter(|(seen, asked)| seen == asked).count();
         Ok(Quality {
             pictures: classes.len(),
-            frechet_distance: frechet_distance(
-                &self.moments,
-                &Moments::of(&seen.features, seen.width)?,
-            )?,
+            frechet_distance: self.distance(&seen)?,
             precision: self.region.share_of(&region)?,
             recall: region.share_of(&self.region)?,
             accuracy: right as f64 / classes.len() as f64,
@@ -172,6 +187,14 @@ impl<'a> Judge<'a> {
             clipped: outside as f64 / pictures.len() as f64,
         })
     }
+}
+
+/// From `[−1, 1]` to `[0, 1]`.
+fn shown(pictures: &[f32]) -> Vec<f32> {
+    let pictures = pictures.iter();
+    pictures
+        .map(|value| ((value + 1.0) / 2.0).clamp(0.0, 1.0))
+        .collect()
 }
 
 /// What the classifier sees in pictures.

@@ -38,6 +38,7 @@ pub mod single_file;
 pub mod spatial_feature_transform;
 pub mod stable_sr;
 pub mod text_encoding;
+pub mod text_plan_trial;
 pub mod textual_inversion;
 pub mod time_aware_encoder;
 pub mod tiny_autoencoder;

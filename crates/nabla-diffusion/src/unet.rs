@@ -14,18 +14,23 @@
 //! 2308.13712 (several decoders on one encoder).
 
 use burn::config::Config;
-use burn::module::{Initializer, Module};
-use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{
-    Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d,
-};
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{Embedding, EmbeddingConfig, GroupNorm};
 use burn::tensor::activation::silu;
-use burn::tensor::module::{attention, interpolate};
-use burn::tensor::ops::{AttentionModuleOptions, InterpolateMode, InterpolateOptions, PadMode};
+use burn::tensor::module::interpolate;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Int, Tensor};
 
 use nabla_base::range::{self, OutOfRange};
-use nabla_kernels::picture::{self, convolution};
+use nabla_kernels::picture::convolution;
+
+use crate::block_skipping::{BlockCounter, BlockSet};
+
+mod blocks;
+
+pub use blocks::sinusoidal_embedding;
+use blocks::{ResidualBlock, SelfAttention, TimeEmbedding, conv3x3, norm, normalize_silu};
 
 /// The normalisation in front of every convolution of a residual block.
 #[derive(Config, Debug, PartialEq)]
@@ -273,12 +278,8 @@ impl UNetConfig {
     }
 
     fn attention(&self, channels: usize, device: &Device) -> SelfAttention {
-        SelfAttention {
-            norm: norm(channels, &self.normalization, device),
-            qkv: Conv2dConfig::new([channels, 3 * channels], [1, 1]).init(device),
-            projection: zero(Conv2dConfig::new([channels, channels], [1, 1])).init(device),
-            heads: channels / self.head_channels,
-        }
+        let heads = channels / self.head_channels;
+        SelfAttention::new(channels, heads, &self.normalization, device)
     }
 
     fn validate(&self) -> Result<(), UNetConfigError> {
@@ -389,6 +390,22 @@ impl UNet {
         condition: Option<Tensor<4>>,
         class: Option<Tensor<1, Int>>,
     ) -> Vec<Tensor<4>> {
+        self.forward_skipping(x, timestep, condition, class, BlockSet::none())
+    }
+
+    /// The same without some blocks, which are not computed; see [`block_skipping`](crate::block_skipping).
+    /// Further decoders are counted after the first.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_skipping(
+        &self,
+        x: Tensor<4>,
+        timestep: Tensor<1>,
+        condition: Option<Tensor<4>>,
+        class: Option<Tensor<1, Int>>,
+        skipped: &BlockSet,
+    ) -> Vec<Tensor<4>> {
         let mut time = self.time.forward(timestep); // [batch, time_channels]
         if let (Some(embedding), Some(class)) = (&self.class, class) {
             let [batch] = class.dims();
@@ -405,13 +422,14 @@ impl UNet {
         let [_, _, height, width] = x.dims();
         let x = space_to_depth(pad_to_multiple(x, self.multiple), self.patch);
 
+        let blocks = &mut BlockCounter::new(skipped);
         let mut h = convolution(&self.stem, x);
         let mut skips = vec![h.clone()];
         for level in &self.encoder {
             for (i, block) in level.blocks.iter().enumerate() {
-                h = block.forward(h, &time);
+                h = block.forward_counted(h, &time, blocks);
                 if let Some(attention) = level.attentions.get(i) {
-                    h = attention.forward(h);
+                    h = attention.forward_counted(h, blocks);
                 }
                 skips.push(h.clone());
             }
@@ -421,26 +439,42 @@ impl UNet {
             }
         }
 
-        h = self.middle[0].forward(h, &time);
+        h = self.middle[0].forward_counted(h, &time, blocks);
         if let Some(attention) = &self.middle_attention {
-            h = attention.forward(h);
+            h = attention.forward_counted(h, blocks);
         }
-        h = self.middle[1].forward(h, &time);
+        h = self.middle[1].forward_counted(h, &time, blocks);
 
         self.decoders
             .iter()
             .map(|decoder| {
-                let y = decoder.forward(h.clone(), skips.clone(), &time);
+                let y = decoder.forward(h.clone(), skips.clone(), &time, blocks);
                 depth_to_space(y, self.patch)
                     .slice_dim(2, 0..height)
                     .slice_dim(3, 0..width)
             })
             .collect()
     }
+
+    /// The number of blocks that can be skipped: residual blocks and attention blocks.
+    pub fn blocks(&self) -> usize {
+        let down = self.encoder.iter();
+        let down = down.map(|level| level.blocks.len() + level.attentions.len());
+        let up = self.decoders.iter().flat_map(|decoder| &decoder.levels);
+        let up = up.map(|level| level.blocks.len() + level.attentions.len());
+        let middle = self.middle.len() + usize::from(self.middle_attention.is_some());
+        down.sum::<usize>() + middle + up.sum::<usize>()
+    }
 }
 
 impl DecoderBranch {
-    fn forward(&self, mut h: Tensor<4>, mut skips: Vec<Tensor<4>>, time: &Tensor<2>) -> Tensor<4> {
+    fn forward(
+        &self,
+        mut h: Tensor<4>,
+        mut skips: Vec<Tensor<4>>,
+        time: &Tensor<2>,
+        blocks: &mut BlockCounter<'_>,
+    ) -> Tensor<4> {
         for level in &self.levels {
             for (i, block) in level.blocks.iter().enumerate() {
                 if self.skip
@@ -448,9 +482,9 @@ impl DecoderBranch {
                 {
                     h = Tensor::cat(vec![h, skip], 1);
                 }
-                h = block.forward(h, time);
+                h = block.forward_counted(h, time, blocks);
                 if let Some(attention) = level.attentions.get(i) {
-                    h = attention.forward(h);
+                    h = attention.forward_counted(h, blocks);
                 }
             }
             if let Some(upsample) = &level.upsample {
@@ -468,142 +502,6 @@ impl DecoderBranch {
         }
         convolution(&self.head, normalize_silu(&self.norm, h))
     }
-}
-
-/// `x + conv(silu(scale_shift(norm(conv(silu(norm(x))))))))`.
-#[derive(Module, Debug)]
-struct ResidualBlock {
-    norm_in: Option<GroupNorm>,
-    conv_in: Conv2d,
-    modulation: Linear,
-    norm_out: Option<GroupNorm>,
-    conv_out: Conv2d,
-    shortcut: Option<Conv2d>,
-}
-
-impl ResidualBlock {
-    fn new(
-        input: usize,
-        output: usize,
-        time_channels: usize,
-        normalization: &Normalization,
-        device: &Device,
-    ) -> Self {
-        // The number of groups may not divide the channels of a concatenation with a skip connection; their
-        // greatest common divisor is then used as the number of groups.
-        let input_normalization = match normalization {
-            Normalization::Group { groups } if !input.is_multiple_of(*groups) => {
-                Normalization::Group {
-                    groups: greatest_common_divisor(input, *groups),
-                }
-            }
-            other => other.clone(),
-        };
-        Self {
-            norm_in: norm(input, &input_normalization, device),
-            conv_in: conv3x3(input, output, 1).init(device),
-            modulation: LinearConfig::new(time_channels, 2 * output)
-                .with_initializer(Initializer::Zeros)
-                .init(device),
-            norm_out: norm(output, normalization, device),
-            conv_out: zero(conv3x3(output, output, 1)).init(device),
-            shortcut: (input != output)
-                .then(|| Conv2dConfig::new([input, output], [1, 1]).init(device)),
-        }
-    }
-
-    fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
-        let h = convolution(&self.conv_in, normalize_silu(&self.norm_in, x.clone()));
-        let [batch, channels, _, _] = h.dims();
-        // [batch, 2 * channels] -> two of [batch, channels]
-        let modulation = self.modulation.forward(time.clone());
-        let scale = modulation.clone().slice([0..batch, 0..channels]);
-        let shift = modulation.slice([0..batch, channels..2 * channels]);
-        let h = picture::modulated_silu(normalize(&self.norm_out, h), scale, shift);
-        let h = convolution(&self.conv_out, h);
-        match &self.shortcut {
-            Some(shortcut) => h + shortcut.forward(x),
-            None => h + x,
-        }
-    }
-}
-
-/// `x + projection(softmax(q kᵀ / √d) v)` over all pixels.
-#[derive(Module, Debug)]
-struct SelfAttention {
-    norm: Option<GroupNorm>,
-    qkv: Conv2d,
-    projection: Conv2d,
-    heads: usize,
-}
-
-impl SelfAttention {
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let qkv = self
-            .qkv
-            .forward(normalize(&self.norm, x.clone()))
-            // [batch, 3, heads, head_channels, pixels]
-            .reshape([batch, 3, self.heads, channels / self.heads, height * width]);
-        // [batch, heads, pixels, head_channels]
-        let part = |i: usize| {
-            qkv.clone()
-                .slice_dim(1, i..i + 1)
-                .squeeze_dim::<4>(1)
-                .swap_dims(2, 3)
-        };
-        let out = attention(
-            part(0),
-            part(1),
-            part(2),
-            None,
-            None,
-            AttentionModuleOptions::default(),
-        )
-        .swap_dims(2, 3)
-        .reshape([batch, channels, height, width]);
-        x + self.projection.forward(out)
-    }
-}
-
-/// Sinusoids of the time step through a two-layer perceptron.
-#[derive(Module, Debug)]
-struct TimeEmbedding {
-    hidden: Linear,
-    output: Linear,
-    channels: usize,
-}
-
-impl TimeEmbedding {
-    fn new(channels: usize, time_channels: usize, device: &Device) -> Self {
-        Self {
-            hidden: LinearConfig::new(channels, time_channels).init(device),
-            output: LinearConfig::new(time_channels, time_channels).init(device),
-            channels,
-        }
-    }
-
-    fn forward(&self, timestep: Tensor<1>) -> Tensor<2> {
-        let h = sinusoidal_embedding(timestep, self.channels);
-        self.output.forward(silu(self.hidden.forward(h)))
-    }
-}
-
-/// `[cos(t ω_i), sin(t ω_i)]` with `ω_i = 10000^(-i / half)`, `i < half = channels / 2`
-/// (the convention of Stable Diffusion).
-///
-/// - `timestep`: `[batch]`
-/// - returns `[batch, channels]`; `channels` must be even.
-pub fn sinusoidal_embedding(timestep: Tensor<1>, channels: usize) -> Tensor<2> {
-    let half = channels / 2;
-    let frequencies: Vec<f32> = (0..half)
-        .map(|i| (-(10_000f64.ln()) * i as f64 / half as f64).exp() as f32)
-        .collect();
-    let device = timestep.device();
-    let [batch] = timestep.dims();
-    let phase = timestep.reshape([batch, 1])
-        * Tensor::<1>::from_floats(frequencies.as_slice(), &device).reshape([1, half]);
-    Tensor::cat(vec![phase.clone().cos(), phase.sin()], 1)
 }
 
 /// `[batch, c, h * p, w * p]` to `[batch, c * p², h, w]`.
@@ -639,45 +537,4 @@ fn pad_to_multiple(x: Tensor<4>, multiple: usize) -> Tensor<4> {
         return x;
     }
     x.pad((0, right, 0, bottom), PadMode::Edge)
-}
-
-fn conv3x3(input: usize, output: usize, stride: usize) -> Conv2dConfig {
-    Conv2dConfig::new([input, output], [3, 3])
-        .with_stride([stride, stride])
-        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-}
-
-fn zero(config: Conv2dConfig) -> Conv2dConfig {
-    config.with_initializer(Initializer::Zeros)
-}
-
-fn norm(channels: usize, normalization: &Normalization, device: &Device) -> Option<GroupNorm> {
-    match normalization {
-        Normalization::Group { groups } => {
-            Some(GroupNormConfig::new(*groups, channels).init(device))
-        }
-        Normalization::None => None,
-    }
-}
-
-fn normalize(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
-    match norm {
-        Some(norm) => picture::group_norm(norm, x),
-        None => x,
-    }
-}
-
-fn normalize_silu(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
-    match norm {
-        Some(norm) => picture::group_norm_silu(norm, x),
-        None => picture::silu(x),
-    }
-}
-
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
-    }
 }

@@ -12,10 +12,10 @@ use nabla_train::network_folder::NetworkFolder;
 use nabla_train::trained_classifier::{ClassifierConfig, TrainedClassifier};
 use nabla_train::{Cnn, CnnConfig, he_normal};
 
-const SIDE: usize = 8;
+pub(crate) const SIDE: usize = 8;
 
 /// Two classes: the left or the right half is white, more or less.
-fn pictures(count: usize) -> Examples {
+pub(crate) fn pictures(count: usize) -> Examples {
     let mut examples = Examples::default();
     for i in 0..count {
         let class = i % 2;
@@ -33,7 +33,7 @@ fn pictures(count: usize) -> Examples {
 }
 
 /// A small network that has learned the two classes.
-fn classifier(seed: u64) -> TrainedClassifier {
+pub(crate) fn classifier(seed: u64) -> TrainedClassifier {
     let device = Device::flex().autodiff();
     let shape = [1, SIDE, SIDE];
     let config = CnnConfig {
@@ -70,7 +70,7 @@ fn classifier(seed: u64) -> TrainedClassifier {
 }
 
 /// A denoiser that has learned nothing.
-fn denoiser(side: usize) -> ClassDenoiser {
+pub(crate) fn denoiser(side: usize) -> ClassDenoiser {
     let device = Device::flex();
     let names = ["left", "right"].map(str::to_owned).to_vec();
     let mut config = ClassDenoiserConfig::for_pictures(names, [1, side, side]);

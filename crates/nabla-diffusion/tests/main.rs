@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attachments;
+mod autodiffusion;
 mod autoencoder_kl;
 mod clip_text;
 mod doors;

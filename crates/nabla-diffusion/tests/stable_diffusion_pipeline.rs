@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use crate::tiny_models::{Reference, distance, folder, path};
 use burn::tensor::{Device, Tensor};
 use nabla_diffusion::asking::Step;
+use nabla_diffusion::autodiffusion::{Gene, Plan};
+use nabla_diffusion::block_skipping::BlockSet;
 use nabla_diffusion::denoiser::{Condition, Denoised, Denoiser};
 use nabla_diffusion::guidance::{ClassifierFree, Guidance, ModelAt};
 use nabla_diffusion::sampler::{Sampling, Solver, Steps, samplers, steps};
@@ -588,5 +590,81 @@ fn a_cancelled_run_stops_at_once() {
             "{sampler}"
         );
         assert_eq!(calls, 3, "{sampler}");
+    }
+}
+
+/// A plan of a scheduler's own steps draws the scheduler's picture; one that skips blocks another one.
+#[test]
+fn a_plan_takes_its_steps_and_skips_its_blocks() {
+    let model = model("sd15");
+    let space = model.space().unwrap();
+    assert_eq!((space.steps, space.blocks), (1000, 38));
+    for name in ["ddim", "dpm++2m"] {
+        let own = model.scheduler().sampler(&name.into(), None, 4).unwrap();
+        let levels = own.sampler.levels();
+        let steps = (0..4).map(|index| levels.level(index).time() as usize);
+        let plan = Plan::of_steps(steps).unwrap();
+        let usual = with_doors(&model, &options(4, name), RunDoors::default());
+        // The options' number of steps has no effect.
+        let doors = RunDoors::default().planned_by(&plan);
+        let planned = with_doors(&model, &options(30, name), doors);
+        assert_eq!(
+            distance(usual.0.unwrap(), planned.0.unwrap()),
+            0.0,
+            "{name}"
+        );
+        assert_eq!((usual.1, planned.1), (4, 4), "{name}");
+    }
+
+    let whole = Plan::of_steps([100, 400, 900]).unwrap();
+    let skipping = Plan::new(whole.genes().iter().map(|gene| Gene {
+        skipped: BlockSet::of([3, 20]),
+        ..gene.clone()
+    }));
+    let skipping = skipping.unwrap();
+    for name in ["ddim", "plms", "dpm++2m"] {
+        let drawn = [&whole, &skipping].map(|plan| {
+            let doors = RunDoors::default().planned_by(plan);
+            with_doors(&model, &options(30, name), doors).0.unwrap()
+        });
+        let [whole, skipping] = drawn;
+        assert!(distance(whole, skipping) > 1e-3, "{name}");
+    }
+    // From a picture, only the last of its steps.
+    let start = Start::Picture {
+        picture: Tensor::zeros([1, 3, 40, 64], &Device::flex()),
+        strength: 0.7,
+    };
+    let text = model.encode_text(PROMPT).unwrap();
+    let mut calls = 0;
+    let mut observe = |_: SamplingProgress<'_>| {
+        calls += 1;
+        ControlFlow::Continue(())
+    };
+    let doors = RunDoors::default().planned_by(&skipping);
+    let sampling = options(30, "ddim");
+    let drawn = model.sample_with(&text, &text, &start, &sampling, doors, &mut observe);
+    drawn.unwrap();
+    assert_eq!(calls, 2);
+
+    for (plan, expected) in [
+        (
+            Plan::of_steps([5, 1000]),
+            "step number 1 of the respaced schedule is 1000",
+        ),
+        (
+            Plan::new([Gene {
+                step: 5,
+                skipped: BlockSet::of([38]),
+            }]),
+            "block 38, which step 5 of the plan skips, does not exist: the network has 38",
+        ),
+    ] {
+        let plan = plan.unwrap();
+        let doors = RunDoors::default().planned_by(&plan);
+        let error = with_doors(&model, &options(4, "ddim"), doors)
+            .0
+            .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }

@@ -2,13 +2,19 @@
 //! architecture and random weights.
 
 use crate::tiny_models::{Reference, distance, folder, path};
+use crate::tiny_single_file::copy_folder;
 use burn::tensor::{Device, Tensor};
+use nabla_diffusion::block_skipping::BlockSet;
+use nabla_diffusion::stable_diffusion::attention::Context;
 use nabla_diffusion::stable_diffusion::latent_diffusion_names::LatentDiffusionNames;
 use nabla_diffusion::stable_diffusion::lora::{Lora, LoraTarget};
+use nabla_diffusion::stable_diffusion::model_folder::ModelFolder;
 use nabla_diffusion::stable_diffusion::unet2d_condition::{
-    AddedCondition, UNet2DCondition, UNet2DConditionConfig,
+    AddedCondition, Inputs, UNet2DCondition, UNet2DConditionConfig,
 };
 use nabla_diffusion::stable_diffusion::weights::Precision;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
 /// The differences at each timestep, for a wide and for an odd size, relative to the largest output.
 fn differences(name: &str, precision: Precision) -> Vec<f32> {
@@ -178,4 +184,107 @@ fn gradients_reach_the_latent() {
         (difference - expected).abs() < 0.03 * expected,
         "{difference} {expected}"
     );
+}
+
+/// The names of the layers with which the residual blocks and transformers end, in the order in which they are computed.
+fn last_layers(config: &UNet2DConditionConfig) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut add = |scope: String, blocks: usize, attends: bool| {
+        for block in 0..blocks {
+            names.push(format!("{scope}.resnets.{block}.conv2"));
+            if attends {
+                names.push(format!("{scope}.attentions.{block}.proj_out"));
+            }
+        }
+    };
+    for (i, kind) in config.down_block_types.iter().enumerate() {
+        let attends = kind == "CrossAttnDownBlock2D";
+        add(format!("down_blocks.{i}"), config.layers_per_block, attends);
+    }
+    add("mid_block".to_owned(), 1, true);
+    add("mid_block".to_owned(), 2, false);
+    for (i, kind) in config.up_block_types.iter().enumerate() {
+        let attends = kind == "CrossAttnUpBlock2D";
+        add(
+            format!("up_blocks.{i}"),
+            config.layers_per_block + 1,
+            attends,
+        );
+    }
+    // The middle: a residual block, the transformer, the second residual block.
+    let repeated = names
+        .iter()
+        .rposition(|name| name == "mid_block.resnets.0.conv2");
+    names.remove(repeated.unwrap());
+    names
+}
+
+/// A network in which a block ends in zeros computes what the network without this block computes.
+#[test]
+fn skipped_blocks_are_those_that_add_nothing() {
+    let device = Device::flex();
+    for name in ["sd15", "sdxl"] {
+        let load = |model: &ModelFolder| {
+            let part = model.part("unet", &["UNet2DConditionModel"]).unwrap();
+            UNet2DCondition::load(&part, &device, Precision::F32).unwrap()
+        };
+        let (unet, config) = load(&folder(name));
+        let layers = last_layers(&config);
+        assert_eq!(unet.blocks(), layers.len(), "{name}");
+        let reference = Reference::of(name);
+        let text = reference.tensor::<3>("text.embeds");
+        let added = config.pooled_text_channels().map(|_| AddedCondition {
+            text: reference.tensor("unet.text_embeds").slice_dim(0, 1..2),
+            size: reference.tensor("unet.time_ids").slice_dim(0, 1..2),
+        });
+        let context = Context::text(&text);
+        let out = |unet: &UNet2DCondition, skipped: &BlockSet| {
+            let x = reference.tensor::<4>("unet.sample_odd").slice_dim(0, 0..1);
+            let t = Tensor::<1>::full([1], 500.0, &device);
+            let inputs = Inputs {
+                added: added.as_ref(),
+                skipped,
+                ..Inputs::new(x, t, &context)
+            };
+            unet.forward_joined(inputs, &mut |_, h| h)
+        };
+        let whole = out(&unet, BlockSet::none());
+        let all = layers.len();
+        for blocks in [
+            vec![0],
+            vec![1, 4],
+            vec![all / 2, all - 1],
+            vec![3, 14, 15, 16, 20],
+        ] {
+            let changed = tempfile::tempdir().unwrap();
+            copy_folder(&path(name), changed.path(), true);
+            let file = changed
+                .path()
+                .join("unet/diffusion_pytorch_model.safetensors");
+            let bytes = std::fs::read(&file).unwrap();
+            let tensors = SafeTensors::deserialize(&bytes).unwrap();
+            let of_blocks: Vec<&str> = blocks.iter().map(|&b| layers[b].as_str()).collect();
+            let views: Vec<_> = tensors.tensors();
+            let zeroed = views.iter().map(|(name, view)| {
+                let layer = name.trim_end_matches(".weight").trim_end_matches(".bias");
+                let data = match of_blocks.contains(&layer) {
+                    true => vec![0; view.data().len()],
+                    false => view.data().to_vec(),
+                };
+                (name.clone(), view.dtype(), view.shape().to_vec(), data)
+            });
+            let zeroed: Vec<_> = zeroed.collect();
+            let views = zeroed.iter().map(|(name, dtype, shape, data)| {
+                let view = TensorView::new(*dtype, shape.clone(), data).unwrap();
+                (name.as_str(), view)
+            });
+            std::fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+            let (zeroed, _) = load(&ModelFolder::open(changed.path()).unwrap());
+            let skipped = BlockSet::of(blocks);
+            let found = out(&unet, &skipped);
+            let difference = distance(found.clone(), out(&zeroed, BlockSet::none()));
+            assert!(difference < 1e-4, "{name}, {skipped}: {difference}");
+            assert!(distance(found, whole.clone()) > 1e-3, "{name}, {skipped}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use nabla::base::progress::ProgressSink;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::{BitDepth, FileFormat, Picture, Raster, WriteOptions};
+use nabla::diffusion::autodiffusion::PlannedModel;
 use nabla::diffusion::class_denoiser::ClassDenoiser;
 use nabla::diffusion::denoiser::Prediction;
 use nabla::diffusion::guidance::Evaluations;
@@ -39,12 +40,14 @@ use nabla::base::words::duration;
 mod classes;
 mod control;
 mod guidance_choice;
+mod plan;
 mod preview;
 mod text;
 
 use classes::sample_classes;
 use control::{ControlFlags, Controls};
 use guidance_choice::{GuidanceChoice, GuidanceFlags};
+use plan::PlanFlag;
 use preview::{Preview, PreviewFlags};
 use text::TextFlags;
 
@@ -143,6 +146,8 @@ pub struct Arguments {
     #[command(flatten)]
     control: ControlFlags,
     #[command(flatten)]
+    plan: PlanFlag,
+    #[command(flatten)]
     preview: PreviewFlags,
     /// The precision in which the model computes
     #[arg(long, value_parser = choice::<Precision>(), default_value = "f32")]
@@ -165,14 +170,16 @@ impl Arguments {
     }
 
     /// The sampler with its options.
-    fn sampler(&self, options: &Options) -> Result<SamplerChoice, Failure> {
-        let named = match &self.sampler {
+    ///
+    /// - `name`: the one that is given, or a plan's
+    fn sampler(&self, name: Option<&str>, options: &Options) -> Result<SamplerChoice, Failure> {
+        let named = match name {
             Some(name) => SamplerChoice::named(name),
             // The one that was inverted.
             None if self.invert.is_some() => SamplerChoice::named(DDIM),
             None => SamplerChoice::default(),
         };
-        if let Some(name) = &self.sampler {
+        if let Some(name) = name {
             // What is wrong is said before a model is loaded.
             let made = samplers::<4>().make(name, options);
             made.map_err(Failure::input)?;
@@ -204,7 +211,7 @@ fn sampler() -> clap::builder::PossibleValuesParser {
 }
 
 /// `512` or `768x512`, to height and width.
-fn size(text: &str) -> Result<[usize; 2], String> {
+pub fn size(text: &str) -> Result<[usize; 2], String> {
     let side = |text: &str| match text.parse::<usize>() {
         Ok(side) if (1..=16_384).contains(&side) => Ok(side),
         _ => Err("it must be 512, or 768x512, each at most 16384".to_owned()),
@@ -277,7 +284,7 @@ struct Sampled {
     text: text::Told,
     #[serde(flatten)]
     control: control::Told,
-    steps: u32,
+    steps: usize,
     sampler: String,
     sampler_options: Options,
     guidance: String,
@@ -329,10 +336,12 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             )));
         }
     };
-    let sampler_options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
-    let choice = arguments.sampler(&sampler_options)?;
-    let steps = arguments.steps as usize;
-    let mut guidance = arguments.guidance.chosen(steps)?;
+    let planned = arguments.plan.read(PlannedModel::StableDiffusion)?;
+    let options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
+    let (named, sampler_options) = planned.sampler(arguments.sampler.as_deref(), options);
+    let choice = arguments.sampler(named.as_deref(), &sampler_options)?;
+    let steps = planned.steps(arguments.steps);
+    let mut guidance = arguments.guidance.chosen(steps, planned.guidance())?;
     let files = outputs(&arguments.output, arguments.count);
     for file in files.iter().chain(&arguments.latents) {
         check_writable(file)?;
@@ -375,6 +384,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     }
     let (model, loaded) = controls.load(texts.teach(model)?)?;
     let tiny = arguments.preview.load(&device, arguments.precision)?;
+    planned.check(model.space()?)?;
     let load_seconds = begun.elapsed().as_secs_f64();
     progress.finish();
 
@@ -419,8 +429,8 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             }
         }
     };
-    let sampler = match &arguments.sampler {
-        Some(name) => name.clone(),
+    let sampler = match named {
+        Some(name) => name,
         None if arguments.invert.is_some() => DDIM.to_owned(),
         None => {
             let named = model.scheduler().sampler_name();
@@ -463,6 +473,9 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         for prompt in &prompts {
             doors = doors.prompted_by(prompt.clone());
         }
+        if let Some(file) = planned.file() {
+            doors = doors.planned_by(&file.steps);
+        }
         let mut failed = None;
         let mut observe = |step: SamplingProgress<'_>| {
             if done == 0 {
@@ -491,7 +504,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             let mut picture = Picture::new(raster, BitDepth::Eight);
             let text = parameters(
                 arguments, prompt, &controls, &sampler, &sampling, &guidance, &counted,
-            );
+            ) + &planned.parameters();
             picture.metadata.texts = vec![("parameters".to_owned(), text)];
             picture.write(file, &WriteOptions::default())?;
         }
@@ -514,7 +527,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         negative: arguments.negative.clone(),
         text: texts.told(),
         control: controls.told(),
-        steps: arguments.steps,
+        steps,
         sampler,
         sampler_options: sampler_options.sorted(),
         guidance: guidance.name,

@@ -130,7 +130,11 @@ impl Batches<'_> {
         let rows = self.rows();
         let run = Sampling::of(&rows).guided_by(&mut recorder);
         let mut noise = SeededNoise::new(self.seed, batch);
-        let pictures = run.run(&self.sampler, self.start(batch, self.model.device()), &mut noise);
+        let pictures = run.run(
+            &self.sampler,
+            self.start(batch, self.model.device()),
+            &mut noise,
+        );
         let pictures = pictures.map_err(Failure::input)?;
         Ok((recorder.trajectory().clone(), pictures))
     }
@@ -195,7 +199,10 @@ impl Job for Arguments {
                 };
                 let starts = [batches.start(0, &tracked)];
                 let found = search.run(&batches.rows(), &batches.sampler, &starts);
-                (StoredGuidance::Policy(found.map_err(Failure::input)?.policy), None)
+                (
+                    StoredGuidance::Policy(found.map_err(Failure::input)?.policy),
+                    None,
+                )
             }
         };
         progress.advance(1);
@@ -204,7 +211,11 @@ impl Job for Arguments {
         let rows = batches.rows();
         let run = Sampling::of(&rows).guided_by(guidance.as_mut());
         let start = batches.start(1, &device);
-        let tried = run.run(&batches.sampler, start, &mut SeededNoise::new(batches.seed, 1));
+        let tried = run.run(
+            &batches.sampler,
+            start,
+            &mut SeededNoise::new(batches.seed, 1),
+        );
         let difference = tried.map_err(Failure::input)? - pictures;
         let distance = difference.square().mean().sqrt().into_scalar::<f32>();
         progress.finish();

@@ -1,6 +1,9 @@
 use super::*;
+use crate::autodiffusion::{Gene, Plan, PlannedDenoiser, planned_sampler};
 use crate::denoiser::{Denoised, RowConditions};
 use crate::rddm_sampler::seeded_weights;
+use crate::registry::Options;
+use crate::sampler::{Sampler, samplers};
 use crate::seeded_noise::SeededNoise;
 use burn::module::{ModuleMapper, Param};
 
@@ -140,4 +143,86 @@ fn wrong_models_classes_and_states_are_refused() {
             .validate()
             .is_ok()
     );
+}
+
+#[test]
+fn blocks_are_skipped_under_every_condition() {
+    let model = denoiser(Prediction::Velocity, TrainingPath::cosine());
+    // A block down, block, attention and block in the middle, two blocks up.
+    assert_eq!(model.blocks(), 6);
+    let plan = Plan::new([
+        Gene {
+            step: 200,
+            skipped: BlockSet::of([0, 2]),
+        },
+        Gene::whole(700),
+    ])
+    .unwrap();
+    let levels = plan.levels(&model.levels(1000).unwrap()).unwrap();
+    let planned = PlannedDenoiser::new(&model, &plan, &levels).unwrap();
+    let x = states(2);
+    let asked = [Condition::Given(2), Condition::Without];
+    // In the whole step the same to the bit.
+    let [whole, same] = [&model as &dyn Denoiser, &planned].map(|model| {
+        let found = model.predict(x.clone(), levels.level(1), &asked);
+        Tensor::cat(found.unwrap(), 0)
+    });
+    assert_eq!(largest(whole - same), 0.0);
+    // In the other one, each condition has its own answer from the network without the blocks.
+    let level = levels.level(0);
+    let found = planned.predict(x.clone(), level, &asked).unwrap();
+    let whole = model.predict(x.clone(), level, &asked).unwrap();
+    for (i, condition) in asked.into_iter().enumerate() {
+        let rows = [(0, condition), (1, condition)];
+        let skipped = &plan.genes()[0].skipped;
+        let expected = model.predict_rows_skipping(x.clone(), level, &rows, skipped);
+        assert!(largest(found[i].clone() - expected.unwrap()) < 1e-5);
+        assert!(largest(found[i].clone() - whole[i].clone()) > 1e-3);
+    }
+    // A guidance that looks into the network's attention cannot.
+    let told = planned.predict_perturbed(x, level, &[(0, Condition::FIRST), (1, Condition::FIRST)]);
+    assert!(
+        told.unwrap_err()
+            .to_string()
+            .contains("the plan skips blocks")
+    );
+}
+
+#[test]
+fn a_plan_runs_on_both_paths() {
+    for path in [TrainingPath::cosine(), TrainingPath::Straight] {
+        let model = denoiser(Prediction::Velocity, path);
+        assert_eq!(model.training_steps(), 1000);
+        let all = model.levels(model.training_steps()).unwrap();
+        let plan = Plan::of_steps([99, 499, 999]).unwrap();
+        let levels = plan.levels(&all).unwrap();
+        let times = [0, 1, 2].map(|i| levels.level(i).time());
+        for name in samplers::<4>().names() {
+            let solver = planned_sampler(name, &Options::new()).unwrap();
+            if solver.least_steps() > 3 {
+                continue;
+            }
+            let planned = PlannedDenoiser::new(&model, &plan, &levels).unwrap();
+            let sampler = Sampler::new(solver, levels.clone()).unwrap();
+            let mut noise = SeededNoise::new(1, 0);
+            let drawn = sampler.sample(&planned, states(2), &mut noise).unwrap();
+            assert!(largest(drawn).is_finite(), "{name} {path:?}");
+        }
+        let unit = if path == TrainingPath::Straight {
+            0.999e-3
+        } else {
+            1.0
+        };
+        let first = if path == TrainingPath::Straight {
+            1.0
+        } else {
+            0.0
+        };
+        for (time, step) in times.into_iter().zip([99.0, 499.0, 999.0]) {
+            assert!(
+                (time - unit * (step + first)).abs() < 1e-9,
+                "{time} {path:?}"
+            );
+        }
+    }
 }

@@ -97,10 +97,11 @@ impl StoredGuidance {
     /// # Errors
     /// If the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), StoredGuidanceError> {
-        let text = serde_json::to_vec_pretty(self).map_err(|source| StoredGuidanceError::Parse {
-            path: path.into(),
-            source,
-        })?;
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|source| StoredGuidanceError::Parse {
+                path: path.into(),
+                source,
+            })?;
         Ok(write_bytes_atomically(path, &text)?)
     }
 

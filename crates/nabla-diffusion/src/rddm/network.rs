@@ -5,6 +5,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
 use super::{Objective, RddmError};
+use crate::block_skipping::BlockSet;
 use crate::unet::{Decoder, UNet, UNetConfig};
 
 /// How the networks that predict two things are arranged (the official `share_encoder`).
@@ -70,16 +71,40 @@ impl ResidualNetwork {
         condition: Option<Tensor<4>>,
         class: Option<Tensor<1, Int>>,
     ) -> Vec<Tensor<4>> {
+        self.forward_skipping(x, times, condition, class, BlockSet::none())
+    }
+
+    /// The same without some blocks, those of a second network counted after those of the first; see
+    /// [`block_skipping`](crate::block_skipping).
+    pub fn forward_skipping(
+        &self,
+        x: Tensor<4>,
+        times: [Tensor<1>; 2],
+        condition: Option<Tensor<4>>,
+        class: Option<Tensor<1, Int>>,
+        skipped: &BlockSet,
+    ) -> Vec<Tensor<4>> {
         let [residual_time, noise_time] = times;
+        let first = |x, condition, class| {
+            self.first
+                .forward_skipping(x, residual_time, condition, class, skipped)
+        };
         match &self.second {
-            None => self.first.forward(x, residual_time, condition, class),
+            None => first(x, condition, class),
             Some(second) => {
-                let mut outputs =
-                    self.first
-                        .forward(x.clone(), residual_time, condition.clone(), class.clone());
-                outputs.extend(second.forward(x, noise_time, condition, class));
+                let before = self.first.blocks();
+                let of_second = skipped.iter().filter_map(|block| block.checked_sub(before));
+                let of_second = BlockSet::of(of_second);
+                let mut outputs = first(x.clone(), condition.clone(), class.clone());
+                outputs
+                    .extend(second.forward_skipping(x, noise_time, condition, class, &of_second));
                 outputs
             }
         }
+    }
+
+    /// The number of blocks that can be skipped.
+    pub fn blocks(&self) -> usize {
+        self.first.blocks() + self.second.as_ref().map_or(0, UNet::blocks)
     }
 }

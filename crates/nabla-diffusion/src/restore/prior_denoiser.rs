@@ -7,7 +7,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::denoiser::{Condition, Denoiser, Prediction, only_first};
+use crate::block_skipping::{BlockSet, SkippableDenoiser};
+use crate::denoiser::{Condition, Denoiser, Prediction, only_first, rows};
 use crate::level::{Level, Levels};
 use crate::prior::SuperResolutionPrior;
 use crate::rddm_sampler::RddmInput;
@@ -104,6 +105,59 @@ impl Denoiser for PriorDenoiser<'_> {
         conditions: &[Condition],
     ) -> Result<Vec<Tensor<4>>, OwnError> {
         only_first(conditions)?;
+        Ok(vec![self.picture(x, level, BlockSet::none())?])
+    }
+
+    /// Each row has its own blurred picture.
+    fn predict_rows(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+    ) -> Result<Tensor<4>, OwnError> {
+        self.predict_rows_skipping(x, level, rows, BlockSet::none())
+    }
+}
+
+impl SkippableDenoiser for PriorDenoiser<'_> {
+    fn blocks(&self) -> usize {
+        self.prior.blocks()
+    }
+
+    fn predict_rows_skipping(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+        skipped: &BlockSet,
+    ) -> Result<Tensor<4>, OwnError> {
+        for &(_, condition) in rows {
+            only_first(&[condition])?;
+        }
+        let rows: Vec<usize> = rows.iter().map(|&(row, _)| row).collect();
+        if rows.iter().copied().eq(0..self.blurred.dims()[0]) {
+            return self.picture(x, level, skipped);
+        }
+        let blurred = rows::select(&self.blurred, &rows);
+        let of_rows = Self {
+            prior: self.prior,
+            given: RddmInput::new(blurred.clone()),
+            blurred,
+            tile: self.tile,
+            training: self.training.clone(),
+        };
+        of_rows.picture(x, level, skipped)
+    }
+}
+
+impl PriorDenoiser<'_> {
+    /// The predicted picture.
+    fn picture(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        skipped: &BlockSet,
+    ) -> Result<Tensor<4>, OwnError> {
         if x.dims() != self.blurred.dims() {
             return Err(Box::new(SamplerError::OutputShape {
                 found: self.blurred.dims().to_vec(),
@@ -126,10 +180,55 @@ impl Denoiser for PriorDenoiser<'_> {
             false => x / level.scale(),
         };
         let seen = x * scale + self.blurred.clone() * removed;
-        let predictor = self.prior.predictor(self.tile);
+        let predictor = self.prior.predictor_skipping(self.tile, skipped);
         let outputs = rddm.outputs(&predictor, seen, &self.given, &vec![t; batch])?;
         // The prior predicts only the residual.
         let residual = Tensor::cat(outputs, 0);
-        Ok(vec![self.blurred.clone() - residual])
+        Ok(self.blurred.clone() - residual)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::seeded_noise::SeededNoise;
+
+    fn largest(difference: Tensor<4>) -> f32 {
+        difference.abs().max().into_scalar()
+    }
+
+    #[test]
+    fn the_embedded_prior_skips_blocks() {
+        let device = Device::flex();
+        let prior = SuperResolutionPrior::embedded(&device).unwrap();
+        // Two blocks down, two in the middle, three up, without attention.
+        assert_eq!(prior.blocks(), 7);
+        let mut noise = SeededNoise::new(0, 0);
+        let [blurred, x] = [0; 2].map(|_| noise.normal([2, 3, 16, 16], &device) * 0.3);
+        let denoiser = PriorDenoiser::new(&prior, blurred.clone(), 0).unwrap();
+        let level = denoiser.levels(4).unwrap().level(2);
+        let rows = [(0, Condition::FIRST), (1, Condition::FIRST)];
+        let skipping = |rows: &[_], x: &Tensor<4>, blocks: &[usize]| {
+            let skipped = BlockSet::of(blocks.iter().copied());
+            let found = denoiser.predict_rows_skipping(x.clone(), level, rows, &skipped);
+            found.unwrap()
+        };
+        let whole = denoiser.predict(x.clone(), level, &[Condition::FIRST]);
+        let whole = whole.unwrap().remove(0);
+        assert_eq!(largest(skipping(&rows, &x, &[]) - whole.clone()), 0.0);
+        for block in 0..7 {
+            let found = skipping(&rows, &x, &[block]);
+            assert!(largest(found - whole.clone()) > 1e-5, "{block}");
+        }
+        // Rows in another order take their own blurred pictures with them.
+        let swapped = Tensor::cat(vec![x.clone().slice_dim(0, 1..2), x.slice_dim(0, 0..1)], 0);
+        let found = skipping(&[rows[1], rows[0]], &swapped, &[]);
+        let back = Tensor::cat(
+            vec![found.clone().slice_dim(0, 1..2), found.slice_dim(0, 0..1)],
+            0,
+        );
+        assert!(largest(back - whole) < 1e-6);
     }
 }

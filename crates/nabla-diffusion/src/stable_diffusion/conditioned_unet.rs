@@ -62,6 +62,7 @@ use super::pipeline::{
     Conditioning, SamplingOptions, StableDiffusion, StableDiffusionError, wrong,
 };
 use super::unet2d_condition::{AddedCondition, Inputs, Residuals, UNet2DCondition};
+use crate::block_skipping::{BlockSet, SkippableDenoiser};
 use crate::denoiser::{Condition, Denoiser, Prediction, rows};
 use crate::level::{Level, Levels};
 use crate::sampler_error::{OwnError, SamplerError};
@@ -304,12 +305,14 @@ impl ConditionedUNet<'_> {
     /// Evaluates the network, each row under its own condition.
     ///
     /// - `x`: latents, `[rows, channels, height/8, width/8]`
+    /// - `skipped`: the blocks that are not computed
     /// - `pass`: gets the network and its inputs
     fn evaluate<R>(
         &self,
         x: Tensor<4>,
         level: Level,
         conditions: impl Iterator<Item = Condition>,
+        skipped: &BlockSet,
         pass: impl FnOnce(&UNet2DCondition, Inputs<'_>) -> R,
     ) -> Result<R, OwnError> {
         let device = x.device();
@@ -356,6 +359,7 @@ impl ConditionedUNet<'_> {
             context: &context,
             added: added.as_ref(),
             residuals,
+            skipped,
         };
         Ok(pass(self.unet, inputs))
     }
@@ -380,7 +384,7 @@ impl Denoiser for ConditionedUNet<'_> {
         let each = conditions
             .iter()
             .flat_map(|&c| std::iter::repeat_n(c, batch));
-        let output = self.evaluate(x, level, each, |unet, inputs| {
+        let output = self.evaluate(x, level, each, BlockSet::none(), |unet, inputs| {
             unet.forward_joined(inputs, &mut |_, h| h)
         })?;
         let output = output.cast(DType::F32);
@@ -395,11 +399,7 @@ impl Denoiser for ConditionedUNet<'_> {
         level: Level,
         rows: &[(usize, Condition)],
     ) -> Result<Tensor<4>, OwnError> {
-        let each = rows.iter().map(|&(_, condition)| condition);
-        let output = self.evaluate(x, level, each, |unet, inputs| {
-            unet.forward_joined(inputs, &mut |_, h| h)
-        })?;
-        Ok(output.cast(DType::F32))
+        self.predict_rows_skipping(x, level, rows, BlockSet::none())
     }
 
     fn predict_perturbed(
@@ -409,7 +409,7 @@ impl Denoiser for ConditionedUNet<'_> {
         rows: &[(usize, Condition)],
     ) -> Result<Tensor<4>, OwnError> {
         let each = rows.iter().map(|&(_, condition)| condition);
-        let output = self.evaluate(x, level, each, |unet, inputs| {
+        let output = self.evaluate(x, level, each, BlockSet::none(), |unet, inputs| {
             unet.forward_perturbed(inputs)
         })?;
         Ok(output.cast(DType::F32))
@@ -422,10 +422,31 @@ impl Denoiser for ConditionedUNet<'_> {
         rows: &[(usize, Condition)],
     ) -> Result<(Tensor<4>, Tensor<3>), OwnError> {
         let each = rows.iter().map(|&(_, condition)| condition);
-        let (output, attention) = self.evaluate(x, level, each, |unet, inputs| {
-            unet.forward_attending(inputs)
-        })?;
+        let (output, attention) =
+            self.evaluate(x, level, each, BlockSet::none(), |unet, inputs| {
+                unet.forward_attending(inputs)
+            })?;
         Ok((output.cast(DType::F32), attention))
+    }
+}
+
+impl SkippableDenoiser for ConditionedUNet<'_> {
+    fn blocks(&self) -> usize {
+        self.unet.blocks()
+    }
+
+    fn predict_rows_skipping(
+        &self,
+        x: Tensor<4>,
+        level: Level,
+        rows: &[(usize, Condition)],
+        skipped: &BlockSet,
+    ) -> Result<Tensor<4>, OwnError> {
+        let each = rows.iter().map(|&(_, condition)| condition);
+        let output = self.evaluate(x, level, each, skipped, |unet, inputs| {
+            unet.forward_joined(inputs, &mut |_, h| h)
+        })?;
+        Ok(output.cast(DType::F32))
     }
 }
 

@@ -50,9 +50,10 @@ use super::textual_inversion::{TextualInversion, TextualInversionError};
 use super::unet2d_condition::{UNet2DCondition, UNet2DConditionConfig, nearest};
 use super::weights::{Precision, Weights, WeightsError};
 use crate::asking::Step;
+use crate::autodiffusion::{Plan, PlanError, PlannedDenoiser, Space};
 use crate::correction::Correction;
 use crate::ddim::Ddim;
-use crate::denoiser::{Denoised, Prediction};
+use crate::denoiser::{Denoised, Denoiser, Prediction};
 use crate::guidance::{ClassifierFree, Evaluations, Guidance, NoGuidance};
 use crate::sampler::{Sampler, Sampling};
 use crate::sampler_error::{Cancelled, OwnError, SamplerError};
@@ -85,6 +86,9 @@ pub enum StableDiffusionError {
     /// The sampler, the guidance or a correction.
     #[error(transparent)]
     Sampler(SamplerError),
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// The text.
     #[error(transparent)]
     Tokenizer(#[from] ClipTokenizerError),
@@ -320,6 +324,17 @@ impl StableDiffusion {
         self.config.pooled_text_channels().is_some()
     }
 
+    /// What the model offers to a [plan](crate::autodiffusion).
+    ///
+    /// # Errors
+    /// If the scheduler's file describes no training schedule.
+    pub fn space(&self) -> Result<Space, StableDiffusionError> {
+        Ok(Space {
+            steps: self.scheduler.training_schedule()?.steps(),
+            blocks: self.unet.blocks(),
+        })
+    }
+
     /// What the UNet predicts.
     pub fn prediction(&self) -> Prediction {
         self.prediction
@@ -370,7 +385,7 @@ impl StableDiffusion {
         self.sample_with(positive, negative, start, options, doors, observe)
     }
 
-    /// [`sample`](Self::sample) with your own guidance and corrections.
+    /// [`sample`](Self::sample) with your own guidance and corrections, or with a plan.
     ///
     /// # Errors
     /// As [`sample`](Self::sample), and those of the guidance and the corrections.
@@ -390,9 +405,15 @@ impl StableDiffusion {
             evaluations,
             controls,
             prompts,
+            plan,
         } = doors;
         let mut uncounted = Evaluations::new();
         let evaluations = evaluations.unwrap_or(&mut uncounted);
+        let steps = plan.map_or(options.steps, Plan::count);
+        let options = &SamplingOptions {
+            steps,
+            ..options.clone()
+        };
         self.check(start, options)?;
         let shape = self.latent_shape(1, options);
         let [_, _, height, width] = shape;
@@ -402,10 +423,15 @@ impl StableDiffusion {
             None => noise.normal(shape, &self.device),
         };
 
-        let scheduled = self
-            .scheduler
-            .sampler(&options.sampler, options.sigmas, options.steps)?;
+        let scheduled = match plan {
+            Some(plan) => self.scheduler.planned_sampler(&options.sampler, plan)?,
+            None => self
+                .scheduler
+                .sampler(&options.sampler, options.sigmas, steps)?,
+        };
         let (sampler, scale) = (scheduled.sampler, scheduled.start_scale);
+        // A start from a picture takes only some of them.
+        let levels = sampler.levels().clone();
         let (sampler, x, known, extra) = match start {
             Start::Noise => {
                 let x = draw(&given.start) * scale;
@@ -508,7 +534,9 @@ impl StableDiffusion {
                 let unet = ConditionedUNet::new(self, &[source], without, options, None)?
                     .controlled_by(controls, sampler.levels())?
                     .prompted_by(prompts)?;
-                let sampling = Sampling::of(&unet)
+                let planned = plan.map(|plan| PlannedDenoiser::new(&unet, plan, &levels));
+                let planned = planned.transpose()?;
+                let sampling = Sampling::of(either(&unet, planned.as_ref()))
                     .guided_by(&mut *guidance)
                     .counted_in(&mut *evaluations);
                 let sampling = corrected(sampling, &mut corrections, [&mut progress]);
@@ -516,7 +544,9 @@ impl StableDiffusion {
             }
             _ => x,
         };
-        let sampling = Sampling::of(&unet)
+        let planned = plan.map(|plan| PlannedDenoiser::new(&unet, plan, &levels));
+        let planned = planned.transpose()?;
+        let sampling = Sampling::of(either(&unet, planned.as_ref()))
             .guided_by(guidance)
             .counted_in(evaluations);
         let sampling = corrected(sampling, &mut corrections, [&mut keep, &mut progress]);
@@ -552,6 +582,17 @@ impl StableDiffusion {
             None => posterior.mode(),
         };
         Ok(self.vae.normalize(latent))
+    }
+}
+
+/// The UNet, or the UNet as a plan runs it.
+fn either<'a>(
+    unet: &'a ConditionedUNet<'a>,
+    planned: Option<&'a PlannedDenoiser<'a>>,
+) -> &'a dyn Denoiser {
+    match planned {
+        Some(planned) => planned,
+        None => unet,
     }
 }
 

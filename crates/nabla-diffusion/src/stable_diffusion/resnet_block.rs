@@ -92,6 +92,14 @@ impl ResnetBlock {
         self.compute(x, time, &mut NormStatistics::Own, change)
     }
 
+    /// The shortcut alone: what is left of a skipped block.
+    pub fn shortcut(&self, x: Tensor<4>) -> Tensor<4> {
+        match &self.shortcut {
+            Some(shortcut) => convolution(shortcut, x),
+            None => x,
+        }
+    }
+
     /// `y` of a block without a time embedding, whose norms have these statistics.
     pub fn forward_normalized(&self, x: Tensor<4>, norms: &mut NormStatistics) -> Tensor<4> {
         self.compute(x, None, norms, |h| h)
@@ -113,9 +121,6 @@ impl ResnetBlock {
         }
         let h = norms.group_norm_silu(&self.norm2, h);
         let h = change(convolution(&self.conv2, h));
-        match &self.shortcut {
-            Some(shortcut) => convolution(shortcut, x) + h,
-            None => x + h,
-        }
+        self.shortcut(x) + h
     }
 }

@@ -65,6 +65,7 @@ use crate::unipc::{UniPc, UniPcB};
 
 mod classes;
 mod grid;
+mod planned;
 
 use classes::{CLASSES, OWN, combined, fields, grid_of, has_spacing};
 use grid::{Told, Visited};
@@ -265,14 +266,7 @@ impl SchedulerConfig {
         let (name, solver) = self.chosen(choice)?;
         let rule = solver.grid();
         let spacing = self.spacing(rule)?;
-        let mut training = self.training_schedule()?;
-        let last = training.steps() - 1;
-        if training.alpha_bar(last) == 0.0 && !matches!(name, "ddim" | "ddpm" | OWN) {
-            // These samplers need a finite σ: the smallest positive half-precision number replaces 0.
-            let mut alpha_bars = training.alpha_bars().to_vec();
-            alpha_bars[last] = f64::powi(2.0, -24);
-            training = NoiseSchedule::from_alpha_bars(&alpha_bars)?;
-        }
+        let training = self.training_for(name)?;
         if steps == 0 || steps > training.steps() {
             return Err(SchedulerError::Schedule(ScheduleError::Steps {
                 asked: steps,
@@ -288,16 +282,7 @@ impl SchedulerConfig {
                 None => self.sigma_spacing(name, rule)?,
             },
         };
-        let first = training.alpha_bar(0);
-        let least_noise = match name {
-            "ddim" => self.set_alpha_to_one == Some(false),
-            "pndm" | "s-pndm" | "plms" => self.set_alpha_to_one != Some(true),
-            // This class has no other end.
-            "deis" => true,
-            _ if name == "euler" || rule == Grid::WithoutLowest => self.final_sigma_is_least()?,
-            _ => false,
-        };
-        let final_alpha_bar = if least_noise { first } else { 1.0 };
+        let final_alpha_bar = self.final_alpha_bar(name, rule, &training)?;
         let levels = match rule {
             Grid::WholeSteps => visited.whole_steps()?,
             Grid::Interpolated => visited.interpolated(match name {

@@ -28,6 +28,7 @@ use super::resnet_block::ResnetBlock;
 use super::transformer::SpatialTransformer;
 use super::unet_encoder::{BlockLoader, Encoded, UNetEncoder};
 use super::weights::{Precision, Scope, Weights, WeightsError};
+use crate::block_skipping::BlockSet;
 use nabla_kernels::picture::{convolution, group_norm_silu};
 
 /// One number for all levels, or one for each.
@@ -393,6 +394,9 @@ pub struct Inputs<'a> {
     pub added: Option<&'a AddedCondition>,
     /// The outputs of ControlNets.
     pub residuals: Option<Residuals>,
+    /// The residual blocks and transformers that are not computed; see
+    /// [`block_skipping`](crate::block_skipping).
+    pub skipped: &'a BlockSet,
 }
 
 impl<'a> Inputs<'a> {
@@ -404,6 +408,7 @@ impl<'a> Inputs<'a> {
             context,
             added: None,
             residuals: None,
+            skipped: BlockSet::none(),
         }
     }
 }
@@ -570,6 +575,7 @@ impl UNet2DCondition {
             mut skips,
             time,
             blocks,
+            mut counter,
         } = self.encoder.forward(inputs, None, change, middle);
         if let Some(residuals) = residuals {
             h = h + residuals.middle;
@@ -582,9 +588,14 @@ impl UNet2DCondition {
                 if let Some(skip) = skips.pop() {
                     h = Tensor::cat(vec![h, skip], 1);
                 }
-                h = resnet.forward_with(h, Some(&time), |h| change(number, h));
+                h = match counter.computes_next() {
+                    true => resnet.forward_with(h, Some(&time), |h| change(number, h)),
+                    false => resnet.shortcut(h),
+                };
                 number += 1;
-                if let Some(attention) = level.attentions.get(i) {
+                if let Some(attention) = level.attentions.get(i)
+                    && counter.computes_next()
+                {
                     h = attention.forward(h, context);
                 }
             }
@@ -595,6 +606,13 @@ impl UNet2DCondition {
             }
         }
         convolution(&self.conv_out, group_norm_silu(&self.norm_out, h))
+    }
+
+    /// The number of blocks that can be skipped: residual blocks and transformers.
+    pub fn blocks(&self) -> usize {
+        let up = self.up.iter();
+        let up = up.map(|level| level.resnets.len() + level.attentions.len());
+        self.encoder.blocks() + up.sum::<usize>()
     }
 
     /// The attentions to the text in the order in which `diffusers` counts them: down, up, middle.

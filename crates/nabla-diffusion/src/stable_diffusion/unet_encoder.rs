@@ -18,6 +18,7 @@ use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::transformer::{SpatialTransformer, TransformerOptions};
 use super::unet2d_condition::{AddedCondition, Inputs, Level, UNet2DConditionConfig};
 use super::weights::{Scope, WeightsError};
+use crate::block_skipping::BlockCounter;
 use crate::unet::sinusoidal_embedding;
 use nabla_kernels::picture::convolution;
 use nabla_kernels::transformer::linear;
@@ -44,7 +45,7 @@ struct DownLevel {
 
 /// The result of the way down.
 #[derive(Clone, Debug)]
-pub(super) struct Encoded {
+pub(super) struct Encoded<'a> {
     /// After the middle, `[batch, channels, height, width]`.
     pub(super) middle: Tensor<4>,
     /// The maps that the way up joins, the finest first.
@@ -53,6 +54,8 @@ pub(super) struct Encoded {
     pub(super) time: Tensor<2>,
     /// The number of residual blocks so far.
     pub(super) blocks: usize,
+    /// Counts residual blocks and transformers.
+    pub(super) counter: BlockCounter<'a>,
 }
 
 /// Loads a level's residual block and transformer.
@@ -200,24 +203,29 @@ impl UNetEncoder {
     /// - `hint`: is added after the first convolution
     /// - `change`: as of [`UNet2DCondition::forward_with`](super::unet2d_condition::UNet2DCondition::forward_with)
     /// - `middle`: applies the transformer of the middle
-    pub(super) fn forward(
+    pub(super) fn forward<'a>(
         &self,
-        inputs: Inputs<'_>,
+        inputs: Inputs<'a>,
         hint: Option<Tensor<4>>,
         change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
         middle: &mut dyn FnMut(&SpatialTransformer, Tensor<4>) -> Tensor<4>,
-    ) -> Encoded {
+    ) -> Encoded<'a> {
         let Inputs {
             x,
             timestep,
             context,
             added,
             residuals: _,
+            skipped,
         } = inputs;
         let time = self.embed(timestep, added, x.dtype());
+        let mut counter = BlockCounter::new(skipped);
         let mut blocks = 0;
-        let mut block = |resnet: &ResnetBlock, h: Tensor<4>| {
-            let h = resnet.forward_with(h, Some(&time), |h| change(blocks, h));
+        let mut block = |resnet: &ResnetBlock, h: Tensor<4>, counter: &mut BlockCounter<'_>| {
+            let h = match counter.computes_next() {
+                true => resnet.forward_with(h, Some(&time), |h| change(blocks, h)),
+                false => resnet.shortcut(h),
+            };
             blocks += 1;
             h
         };
@@ -228,8 +236,10 @@ impl UNetEncoder {
         let mut skips = vec![h.clone()];
         for level in &self.down {
             for (i, resnet) in level.resnets.iter().enumerate() {
-                h = block(resnet, h);
-                if let Some(attention) = level.attentions.get(i) {
+                h = block(resnet, h, &mut counter);
+                if let Some(attention) = level.attentions.get(i)
+                    && counter.computes_next()
+                {
                     h = attention.forward(h, context);
                 }
                 skips.push(h.clone());
@@ -239,15 +249,25 @@ impl UNetEncoder {
                 skips.push(h.clone());
             }
         }
-        h = block(&self.middle[0], h);
-        h = middle(&self.middle_attention, h);
-        h = block(&self.middle[1], h);
+        h = block(&self.middle[0], h, &mut counter);
+        if counter.computes_next() {
+            h = middle(&self.middle_attention, h);
+        }
+        h = block(&self.middle[1], h, &mut counter);
         Encoded {
             middle: h,
             skips,
             time,
             blocks,
+            counter,
         }
+    }
+
+    /// The number of residual blocks and transformers.
+    pub(super) fn blocks(&self) -> usize {
+        let down = self.down.iter();
+        let down = down.map(|level| level.resnets.len() + level.attentions.len());
+        down.sum::<usize>() + self.middle.len() + 1
     }
 
     /// The transformers of the way down, in order, and that of the middle.

@@ -7,8 +7,10 @@ use nabla::base::check_writable;
 use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::data::{BitDepth, Picture, WriteOptions};
+use nabla::diffusion::autodiffusion::{PlannedDenoiser, PlannedModel, Space, planned_sampler};
+use nabla::diffusion::block_skipping::SkippableDenoiser;
 use nabla::diffusion::class_denoiser::ClassDenoiser;
-use nabla::diffusion::denoiser::{Condition, RowConditions};
+use nabla::diffusion::denoiser::{Condition, Denoiser, RowConditions};
 use nabla::diffusion::guidance::{ClassifierFree, Evaluations, Guidance};
 use nabla::diffusion::registry::Options;
 use nabla::diffusion::sampler::{Sampler, Sampling, samplers};
@@ -47,13 +49,17 @@ struct Sampled {
 /// Draws `-n` pictures of each class, and writes them as one picture with a row for each class.
 pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     check_writable(&arguments.output)?;
+    let planned = arguments.plan.read(PlannedModel::ClassDenoiser)?;
     let options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
-    let name = arguments.sampler.as_deref().unwrap_or(SAMPLER);
-    let solver = samplers::<4>()
-        .make(name, &options)
-        .map_err(Failure::input)?;
-    let steps = arguments.steps as usize;
-    let choice = arguments.guidance.chosen(steps)?;
+    let (name, options) = planned.sampler(arguments.sampler.as_deref(), options);
+    let name = name.as_deref().unwrap_or(SAMPLER);
+    let solver = match planned.file() {
+        Some(_) => planned_sampler(name, &options),
+        None => samplers::<4>().make(name, &options),
+    };
+    let solver = solver.map_err(Failure::input)?;
+    let steps = planned.steps(arguments.steps);
+    let choice = arguments.guidance.chosen(steps, planned.guidance())?;
     for flag in &choice.unused {
         context.note(&format!("{flag} has no effect on {}", choice.name));
     }
@@ -69,8 +75,27 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
     let device = arguments.device.open()?;
     let model = ClassDenoiser::load(&arguments.model, &device).map_err(Failure::input)?;
     let classes = classes(&model, &arguments.class)?;
-    let levels = model.levels(steps).map_err(Failure::input)?;
-    let sampler = Sampler::new(solver, levels).map_err(Failure::input)?;
+    let space = Space {
+        steps: model.training_steps(),
+        blocks: model.blocks(),
+    };
+    planned.check(space)?;
+    let levels = match planned.file() {
+        Some(file) => {
+            let all = model.levels(space.steps).map_err(Failure::input)?;
+            file.steps.levels(&all).map_err(Failure::input)?
+        }
+        None => model.levels(steps).map_err(Failure::input)?,
+    };
+    let skipping = planned
+        .file()
+        .map(|file| PlannedDenoiser::new(&model, &file.steps, &levels));
+    let skipping = skipping.transpose().map_err(Failure::input)?;
+    let asked: &dyn Denoiser = match &skipping {
+        Some(planned) => planned,
+        None => &model,
+    };
+    let sampler = Sampler::new(solver, levels.clone()).map_err(Failure::input)?;
 
     let progress = context.progress();
     progress.begin("sampling", classes.len() as u64);
@@ -84,7 +109,7 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
         // Every class has its own noise, which does not depend on the other classes.
         let mut noise = SeededNoise::new(arguments.seed.value(), class as u64);
         let start = noise.normal([count, channels, height, width], &device);
-        let rows_of = RowConditions::new(&model, vec![Condition::Given(class); count]);
+        let rows_of = RowConditions::new(asked, vec![Condition::Given(class); count]);
         let run = Sampling::of(&rows_of)
             .guided_by(guidance.as_mut())
             .counted_in(&mut evaluations);
@@ -100,11 +125,12 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
         .collect();
     let mut picture = Picture::new(raster, BitDepth::Eight);
     let text = format!(
-        "Classes: {}, Steps: {steps}, Sampler: {name}, Guidance: {}{}, Network evaluations: {}, Seed: {}, \
+        "Classes: {}, Steps: {steps}, Sampler: {name}, Guidance: {}{}{}, Network evaluations: {}, Seed: {}, \
          Model: {}",
         names.join("; "),
         choice.name,
         arguments.guidance.parameters(),
+        planned.parameters(),
         evaluations.total(),
         arguments.seed.value(),
         arguments.model.display()

@@ -1,8 +1,10 @@
 //! The guidance that a command line asks for.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 use nabla::base::range;
-use nabla::diffusion::guidance::{Guidance, LimitedInterval, guidances};
+use nabla::diffusion::guidance::{Guidance, LimitedInterval, StoredGuidance, guidances};
 use nabla::diffusion::registry::Options;
 
 use crate::errors::Failure;
@@ -30,6 +32,10 @@ pub struct GuidanceFlags {
     /// evaluation of the network is saved
     #[arg(long, value_name = "LOW,HIGH", value_parser = interval)]
     guidance_interval: Option<[f64; 2]>,
+    /// A guidance of `nabla search guidance` (LinearAG, or a policy), for the number of steps that it was made for
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guidance", "guidance_scale", "guidance_rescale",
+        "guidance_option", "guidance_interval"])]
+    guidance_file: Option<PathBuf>,
 }
 
 fn names() -> clap::builder::PossibleValuesParser {
@@ -66,8 +72,20 @@ pub struct GuidanceChoice {
 
 impl GuidanceFlags {
     /// The guidance for runs of this many steps. What is wrong is said before a model is loaded.
-    pub fn chosen(&self, steps: usize) -> Result<GuidanceChoice, Failure> {
-        let name = self.guidance.as_deref().unwrap_or(CLASSIFIER_FREE);
+    ///
+    /// - `usual`: the name and the scale of the guidance if no other is given
+    pub fn chosen(
+        &self,
+        steps: usize,
+        usual: Option<(&str, Option<f64>)>,
+    ) -> Result<GuidanceChoice, Failure> {
+        if let Some(file) = &self.guidance_file {
+            return from_file(file, steps);
+        }
+        let usual_name = usual.map_or(CLASSIFIER_FREE, |(name, _)| name);
+        let name = self.guidance.as_deref().unwrap_or(usual_name);
+        let usual_scale = usual.filter(|(usual, _)| *usual == name);
+        let usual_scale = usual_scale.and_then(|(_, scale)| scale);
         let family = guidances::<4>();
         let defaults = family
             .entry(name)
@@ -76,7 +94,11 @@ impl GuidanceFlags {
             .clone();
         let (mut options, mut unused) = (Options::new(), Vec::new());
         for (flag, option, value) in [
-            ("--guidance-scale", "scale", self.guidance_scale),
+            (
+                "--guidance-scale",
+                "scale",
+                self.guidance_scale.or(usual_scale),
+            ),
             ("--guidance-rescale", "rescale", self.guidance_rescale),
         ] {
             let Some(value) = value else { continue };
@@ -96,7 +118,8 @@ impl GuidanceFlags {
         made.begin(steps).map_err(Failure::input)?;
         let all = defaults.overridden(&options);
         let number = |option| all.get(option).and_then(serde_json::Value::as_f64);
-        let usual = self.guidance.is_none()
+        let usual = name == CLASSIFIER_FREE
+            && self.guidance.is_none()
             && self.guidance_option.is_empty()
             && self.guidance_interval.is_none();
         Ok(GuidanceChoice {
@@ -114,6 +137,9 @@ impl GuidanceFlags {
         for option in &self.guidance_option {
             text += &format!(", Guidance option: {option}");
         }
+        if let Some(file) = &self.guidance_file {
+            text += &format!(", Guidance file: {}", file.display());
+        }
         if let Some(guidance) = &self.guidance {
             text += &format!(", Guidance: {guidance}");
         }
@@ -122,6 +148,31 @@ impl GuidanceFlags {
         }
         text
     }
+}
+
+/// The guidance of a file.
+fn from_file(file: &Path, steps: usize) -> Result<GuidanceChoice, Failure> {
+    let stored = StoredGuidance::read(file)?;
+    let made_for = stored.steps();
+    if made_for != steps {
+        return Err(Failure::input(format!(
+            "{} is a guidance for {made_for} steps, but the run has {steps}",
+            file.display()
+        )));
+    }
+    let mut made = stored.init().map_err(Failure::input)?;
+    made.begin(steps).map_err(Failure::input)?;
+    let (name, scale) = match &stored {
+        StoredGuidance::Linear { guidance, .. } => ("LinearAG", Some(guidance.scale)),
+        StoredGuidance::Policy(_) => ("policy", None),
+    };
+    Ok(GuidanceChoice {
+        own: Some(made),
+        name: name.to_owned(),
+        scale,
+        rescale: None,
+        unused: Vec::new(),
+    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::SamplerChoice;
+use crate::autodiffusion::Plan;
 use crate::correction::Correction;
 use crate::guidance::{Evaluations, Guidance};
 use crate::sigma_spacing::SigmaSpacing;
@@ -144,6 +145,7 @@ pub struct RunDoors<'a> {
     pub(super) evaluations: Option<&'a mut Evaluations>,
     pub(super) controls: Vec<Control<'a>>,
     pub(super) prompts: Vec<ImagePrompt>,
+    pub(super) plan: Option<&'a Plan>,
 }
 
 impl<'a> RunDoors<'a> {
@@ -180,6 +182,16 @@ impl<'a> RunDoors<'a> {
         self
     }
 
+    /// Sets the steps, and the blocks of the UNet that are skipped in them; then the steps and the spacing of the
+    /// options have no effect.
+    #[must_use]
+    pub fn planned_by(self, plan: &'a Plan) -> Self {
+        Self {
+            plan: Some(plan),
+            ..self
+        }
+    }
+
     /// Sets given noise.
     #[must_use]
     pub fn with_noise(self, given: GivenNoise) -> Self {
@@ -205,6 +217,7 @@ impl std::fmt::Debug for RunDoors<'_> {
             .field("evaluations", &self.evaluations)
             .field("controls", &self.controls)
             .field("prompts", &self.prompts)
+            .field("plan", &self.plan)
             .finish()
     }
 }
