@@ -184,3 +184,39 @@ fn stable_diffusion_is_judged_by_pictures() {
         "the model sd15 is not one of nabla train denoiser: give --reference, --encoder and --prompt",
     );
 }
+
+#[test]
+fn a_guidance_is_found_and_drawn_with() {
+    let desk = Desk::empty();
+    put_models(&desk);
+    let line = "search guidance --model model --steps 6 -n 10 --guidance-scale 3";
+    let linear = desk.json(&format!("{line} -o linear.json"));
+    assert_eq!(
+        (&linear["evaluations"], &linear["of_classifier_free"]),
+        (&8.into(), &12.into())
+    );
+    assert!(linear["explained"].as_f64().unwrap() > 0.5, "{linear}");
+    let policy = desk.json(&format!(
+        "{line} --kind policy --evaluations 9 --epochs 2 -o policy.json"
+    ));
+    assert!(policy["evaluations"].as_u64().unwrap() <= 9, "{policy}");
+    for (file, found) in [("linear.json", linear), ("policy.json", policy)] {
+        let sample = "sample --model model --class 3 -n 2 -o out.png --guidance-file";
+        let drawn = desk.json(&format!("{sample} {file} --steps 6"));
+        let each = drawn["network_evaluations"].as_u64().unwrap() / 2;
+        assert_eq!(Some(each), found["evaluations"].as_u64(), "{file}");
+        desk.refused(
+            &format!("{sample} {file} --steps 5"),
+            &format!("{file} is a guidance for 6 steps, but the run has 5"),
+        );
+    }
+    desk.put("none.json", "{}");
+    desk.refused(
+        "sample --model model --class 3 -o out.png --guidance-file none.json",
+        "none.json holds no guidance",
+    );
+    desk.refused(
+        &format!("{line} --evaluations 5 -o x.json"),
+        "it must be from 6",
+    );
+}

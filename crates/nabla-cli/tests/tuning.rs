@@ -41,12 +41,11 @@ fn a_word_is_learned_from_a_picture_and_used() {
 #[test]
 fn noise_is_changed_until_the_classifier_is_unsure() {
     let desk = Desk::empty();
-    desk.json("train denoiser --data digits --steps 60 --out model");
-    desk.json("train model --data digits --model mlp --epochs 3 --out classifier");
+    crate::searching::put_models(&desk);
     let line =
-        "tune noise --model model --classifier classifier --class 3 -n 4 --steps 4 --iterations 4";
+        "tune noise --model model --classifier judge --class 3 -n 4 --steps 4 --iterations 4";
     let told = desk.json(&format!(
-        "{line} --judge classifier --noise noise.npy -o out.png"
+        "{line} --judge judge --noise noise.npy -o out.png"
     ));
     assert!(
         told["loss"].as_f64() > told["first_loss"].as_f64(),
@@ -66,7 +65,7 @@ fn noise_is_changed_until_the_classifier_is_unsure() {
         &format!("{line} --class x"),
         "cannot be used multiple times",
     );
-    let line = "tune noise --model model --classifier classifier";
+    let line = "tune noise --model model --classifier judge";
     desk.refused(&format!("{line} --class eleven"), "eleven");
     desk.refused(
         &format!("{line} --class 3 --bound 0"),
