@@ -15,6 +15,7 @@ mod output;
 mod picture_files;
 mod progress;
 mod recipe_file;
+mod training_progress;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

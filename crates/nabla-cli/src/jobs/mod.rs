@@ -15,6 +15,7 @@ pub mod sample;
 pub mod solve;
 pub mod train;
 mod train_denoiser;
+mod train_flow;
 mod train_model;
 pub mod tune;
 pub mod upscale;
