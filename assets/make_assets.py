@@ -313,10 +313,10 @@ def make_photos(cache):
 
 README_HEAD = """# Pictures of the repository
 
-`make_assets.py` rebuilds the pictures here, and `make_labelled_pictures.py` those of `digits` and `fashion`,
-from published packages with exact versions. `make_assets.py` also writes the tables below. Files that are built
-into a crate are in that crate's folder, so that it can be packaged: `sample`, `digits` and `fashion` in
-`crates/nabla-data/assets`, `clip` and `prior` in `crates/nabla-diffusion/assets`.
+`make_assets.py` rebuilds the pictures here, `make_labelled_pictures.py` those of `digits` and `fashion`, and
+`make_scans.py` those of `scans`, from published packages with exact versions. `make_assets.py` also writes the tables
+below. Files that are built into a crate are in that crate's folder, so that it can be packaged: `sample`, `digits` and
+`fashion` in `crates/nabla-data/assets`, `clip` and `prior` in `crates/nabla-diffusion/assets`.
 
 * `panoramas/*.png`: equirectangular panoramas, 8-bit RGB, tone-mapped once: linear light (negative
   samples clipped) divided by the 95th percentile of its luminance, clamped to [0, 1], gamma 1/2.2.
@@ -335,6 +335,11 @@ into a crate are in that crate's folder, so that it can be packaged: `sample`, `
 * `fashion/`: for each class of Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, 2017), the first 550
   pictures of the training set and the first 100 of the test set, 28 x 28, as IDX files; MIT licence,
   copyright 2017 Zalando SE; from Debian `dataset-fashion-mnist` 0.0~git20200523.55506a9-1.
+* `scans/*.npy`: slices of CT scans of two chests and MR scans of two heads, reduced to 32 x 32 pixels of 8 bits: `ct` and
+  `mr` of the patients for measuring, `ct_known` and `mr_known` of those that the network in `scans/denoiser` was
+  trained on; BSD 3-Clause licence, copyright 2017 Harvard Medical School (`scans/LICENSE.txt`); from PyPI `pyradiomics` 3.0.1
+  (`data/{{lung1,lung2,brain1,brain2}}_image.nrrd` of the source distribution). `scans/denoiser` is a folder of
+  `nabla train denoiser` (0 is CT, 1 is MR), with its recipe and loss.
 * `clip/bpe_simple_vocab_16e6.txt.gz`: the merges of CLIP's tokenizer, byte for byte as OpenAI published
   them with CLIP (A. Radford et al., 2021, arXiv 2103.00020); MIT licence, copyright 2021 OpenAI; from PyPI
   `open_clip_torch` 3.3.0 (`open_clip/bpe_simple_vocab_16e6.txt.gz`), sha256

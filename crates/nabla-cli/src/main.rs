@@ -16,6 +16,7 @@ mod picture_files;
 mod progress;
 mod recipe_file;
 mod seeds;
+mod training_progress;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

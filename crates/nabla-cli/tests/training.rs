@@ -403,3 +403,80 @@ fn a_denoiser_is_trained_and_draws_a_row_for_each_class() {
     );
     assert!(!desk.path("none").exists() && !desk.path("none.png").exists());
 }
+
+/// A recipe of a small flow.
+const SMALL_FLOW: &str =
+    "[training]\nsteps = 4\nbatch = 16\n[flow]\npath = \"Vp\"\nhidden = [16, 16]\n";
+
+#[test]
+fn a_flow_is_trained_on_points_and_draws_new_ones() {
+    let desk = Desk::empty();
+    desk.put("small.toml", SMALL_FLOW);
+    let rows: String = (0..60)
+        .map(|i| format!("{},{},red\n", i % 2, 10 + i % 3))
+        .collect();
+    desk.put("points.csv", &format!("x,y,colour\n{rows}"));
+    let train =
+        "train flow --recipe small.toml --data points.csv --drop colour --draw 7 --draw-steps 3";
+    let trained = desk.json(&format!("{train} --out flow"));
+    assert_eq!(trained["path"], "vp");
+    for (name, expected) in [
+        ("points", 54),
+        ("dimension", 2),
+        ("measured", 6),
+        ("steps", 4),
+    ] {
+        assert_eq!(trained[name], expected, "{name}");
+    }
+    assert!(trained["log_density"].as_f64().unwrap().is_finite());
+    for name in [
+        "checkpoint.safetensors",
+        "flow.json",
+        "loss.csv",
+        "loss.svg",
+        "model.safetensors",
+        "recipe.toml",
+    ] {
+        assert!(desk.path("flow").join(name).is_file(), "{name}");
+    }
+    let samples = fs::read_to_string(desk.path("flow/samples.csv")).unwrap();
+    assert!(samples.starts_with("x,y\n") && samples.lines().count() == 8);
+    // What it wrote is a recipe for it, which is done.
+    let again = "train flow --recipe flow/recipe.toml --draw 7 --draw-steps 3 --out flow";
+    assert_eq!(desk.json(again)["loss"], trained["loss"]);
+    let drawn = fs::read_to_string(desk.path("flow/samples.csv")).unwrap();
+    assert_eq!(drawn, samples);
+
+    for path in ["cond-ot", "ve", "kinetic-optimal"] {
+        let line = format!("{train} --path {path} --method adams2 --out {path}");
+        let trained = desk.json(&line);
+        assert_eq!(trained["path"], path);
+        assert_eq!(trained["energies"].is_array(), path == "kinetic-optimal");
+    }
+    desk.done("train flow --recipe small.toml --steps 1 --draw 0 --out digits");
+    assert!(!desk.path("digits/samples.csv").exists());
+
+    desk.refused(
+        "train flow --data points.csv --out none",
+        "\"red\" is not a finite number",
+    );
+    desk.refused("train flow --data none.csv --out none", "none.csv");
+    desk.refused(
+        "train flow --data points.csv --drop weight --out none",
+        "no column \"weight\", only x, y, colour",
+    );
+    desk.refused(
+        "train flow --path straight --out none",
+        "cond-ot, vp, ve, kinetic-optimal",
+    );
+    desk.refused(
+        &format!("{train} --path ve --out flow"),
+        "checkpoint.safetensors",
+    );
+    desk.put("few.csv", "x\n1\n2\n");
+    desk.refused(
+        "train flow --data few.csv --out none",
+        "2 points are too few",
+    );
+    assert!(!desk.path("none").exists());
+}

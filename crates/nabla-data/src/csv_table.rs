@@ -1,6 +1,6 @@
 //! Labelled examples as a table of comma-separated values (RFC 4180).
 //!
-//! Each row is one example. One column is the label, which may be any text; all others are numbers. The
+//! Each row is one example. One column is the label, which may be any text, or none is; all others are numbers. The
 //! separator is the most frequent one of comma, semicolon and tab in the first line, or a space if the line
 //! has none of them. The first row is a header if one of its cells, other than the label's, is not a number.
 
@@ -85,6 +85,8 @@ pub enum LabelColumn {
     Last,
     /// The column with this name in the header, or with this number, counted from 1.
     Named(String),
+    /// None: every column is a feature, and every label is empty.
+    None,
 }
 
 /// Options for reading a table.
@@ -216,7 +218,7 @@ impl CsvTable {
                 row.len()
             )));
         }
-        if columns < 2 {
+        if columns < 2 && options.label != LabelColumn::None {
             return Err(CsvError::NoFeatures);
         }
         // A name that is a number means the column's number, unless the header contains it.
@@ -240,6 +242,7 @@ impl CsvTable {
         let (named_label, header) = match &options.label {
             LabelColumn::First => (None, is_header(Some(0))),
             LabelColumn::Last => (None, is_header(Some(columns - 1))),
+            LabelColumn::None => (None, is_header(None)),
             LabelColumn::Named(name) => {
                 let label = position(name, false)?;
                 let in_header = cells[label] == *name && !is_number(name);
@@ -284,14 +287,15 @@ impl CsvTable {
             (_, Some(label)) if !kept[label] => {
                 return Err(CsvError::LabelDropped(names[label].clone()));
             }
-            (_, Some(label)) => label,
-            (LabelColumn::First, None) => *left.first().ok_or_else(none_left)?,
-            (_, None) => *left.last().ok_or_else(none_left)?,
+            (_, Some(label)) => Some(label),
+            (LabelColumn::None, None) => None,
+            (LabelColumn::First, None) => Some(*left.first().ok_or_else(none_left)?),
+            (_, None) => Some(*left.last().ok_or_else(none_left)?),
         };
-        if left.len() < 2 {
+        if left.len() < 1 + usize::from(label.is_some()) {
             return Err(none_left());
         }
-        let features: Vec<usize> = left.into_iter().filter(|&i| i != label).collect();
+        let features: Vec<usize> = left.into_iter().filter(|&i| Some(i) != label).collect();
         let mut table = Self {
             features: features.iter().map(|&i| names[i].clone()).collect(),
             values: Vec::with_capacity(features.len() * data.len()),
@@ -301,7 +305,9 @@ impl CsvTable {
         };
         for (i, row) in data.iter().enumerate() {
             let cell = |column: usize| row.get(column).unwrap_or_default();
-            table.labels.push(cell(label).to_owned());
+            table
+                .labels
+                .push(label.map(cell).unwrap_or_default().to_owned());
             for &column in &features {
                 let value: Option<f64> = cell(column).parse().ok();
                 let value = value.filter(|value| value.is_finite());
@@ -406,6 +412,16 @@ mod tests {
         );
         let first = CsvTable::parse(b"x,1,2\ny,3,4\n", &LabelColumn::First.into()).unwrap();
         assert_eq!(first, plain);
+        // Numbers alone, of which one column is enough.
+        let points = CsvTable::parse(b"a\n5\n6\n", &LabelColumn::None.into()).unwrap();
+        assert_eq!(
+            (points.len(), points.features()),
+            (2, &["a".to_owned()][..])
+        );
+        assert_eq!(
+            (points.row(1), points.labels()),
+            (&[6.0][..], &[String::new(), String::new()][..])
+        );
         // All columns numeric, with a header that names the label.
         let named = parse("a,class\n5,0\n6,1\n", "class");
         assert_eq!(

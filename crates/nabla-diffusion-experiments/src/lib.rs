@@ -1,13 +1,18 @@
 //! The experiments that measure the claims about the methods of `nabla-diffusion`, with one file per method.
 
 pub mod adaptive_guidance;
+pub mod adjointdpm;
 pub mod apg;
 pub mod autodiffusion;
 pub mod cfg_plus_plus;
+pub mod dds;
+mod digits;
 mod fashion_ground;
 pub mod filterprompt;
 pub mod gfcg;
 mod guided_mixture;
+pub mod kinetic_optimal_paths;
+mod mean_psnr;
 pub mod pndm;
 pub mod rddm;
 
@@ -21,6 +26,9 @@ pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(adaptive_guidance::AdaptiveGuidanceClaim),
     || Box::new(gfcg::GfcgClaim),
     || Box::new(filterprompt::FilterPromptClaim),
+    || Box::new(dds::DdsClaim),
+    || Box::new(kinetic_optimal_paths::KineticOptimalClaim),
+    || Box::new(adjointdpm::AdjointDpmClaim),
 ];
 
 /// The quick forms of this crate's experiments, for its tests.
@@ -33,6 +41,15 @@ static QUICK: std::sync::LazyLock<nabla_claims::QuickForms> = std::sync::LazyLoc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Before their results are committed: the quick forms run whole.
+    #[test]
+    fn quick_forms_have_headlines() {
+        for slug in ["dds", "kinetic-optimal-paths", "adjointdpm"] {
+            let result = QUICK.result(slug).unwrap();
+            assert!(result.checks.iter().any(|check| check.headline), "{slug}");
+        }
+    }
 
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]

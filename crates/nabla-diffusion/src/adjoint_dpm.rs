@@ -81,19 +81,18 @@ use nabla_base::range::OutOfRange;
 use crate::denoiser::Denoiser;
 use crate::guidance::Guidance;
 use crate::level::Levels;
+pub use crate::ode_method::OdeMethod;
 use crate::sampler_error::{OwnError, SamplerError};
 
 mod adversarial;
 mod backward;
 mod equation;
-mod method;
 mod run;
 mod style;
 mod wanted;
 
 pub use adversarial::{AdversarialNoise, AdversarialSample};
 use equation::Equation;
-pub use method::OdeMethod;
 pub use run::{DifferentiableRun, LossGradient, Trajectory};
 pub use style::{StyleLoss, gram_matrix};
 pub use wanted::{LeafGradient, ModuleGradients, Wanted};

@@ -43,6 +43,8 @@ pub mod model_config;
 pub mod network_folder;
 pub mod optimizer;
 pub mod order;
+#[cfg(feature = "data")]
+pub mod point_set;
 pub mod precision_recall;
 pub mod resnet;
 pub mod schedule;

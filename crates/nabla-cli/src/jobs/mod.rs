@@ -18,6 +18,7 @@ mod search_steps;
 pub mod solve;
 pub mod train;
 mod train_denoiser;
+mod train_flow;
 mod train_model;
 pub mod tune;
 mod tune_noise;

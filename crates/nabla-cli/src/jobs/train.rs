@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use nabla::base::progress::ProgressSink;
 use nabla::diffusion::prior::{CONFIG_FILE, WEIGHTS_FILE};
 use nabla::panorama::prior_training::{PriorRecipe, PriorTrainingError, checkpoint_file};
 use serde::Serialize;
@@ -13,10 +12,11 @@ use serde::Serialize;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
-use crate::jobs::{train_denoiser, train_model};
+use crate::jobs::{train_denoiser, train_flow, train_model};
 use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
+use crate::training_progress::{REPORTED, TrainingProgress};
 use nabla::base::words::duration;
 
 jobs! {
@@ -29,6 +29,8 @@ jobs! {
         /// Train a diffusion model of labelled pictures for `nabla sample --model DIR --class NAME`, or resume
         /// a training
         Denoiser(Of<train_denoiser::Arguments>),
+        /// Train a flow from noise to points (flow matching), draw new points and measure their density
+        Flow(Of<train_flow::Arguments>),
     }
 }
 
@@ -98,26 +100,10 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
 
     let progress = context.progress();
     let begun = Instant::now();
-    let (mut sum, mut done) = (0.0, None);
+    let mut told = TrainingProgress::new(progress, "training the prior");
     let checkpoint = checkpoint_file(folder);
     let trained = recipe.train(&arguments.assets, &checkpoint, &device, &mut |step| {
-        if done.is_none() {
-            progress.begin("training the prior", step.steps as u64);
-            progress.advance(step.step as u64);
-        } else {
-            progress.advance(1);
-        }
-        done = Some(step.step);
-        sum += f64::from(step.record.loss);
-        if step.step % REPORTED == 0 {
-            progress.note(&format!(
-                "step {}: loss {:.5}, learning rate {:.1e}",
-                step.step,
-                sum / REPORTED as f64,
-                step.record.learning_rate
-            ));
-            sum = 0.0;
-        }
+        told.step(step.step, step.steps, &step.record);
         ControlFlow::Continue(())
     })?;
     progress.finish();
@@ -146,9 +132,6 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
         )
     })
 }
-
-/// The number of last steps over which the reported loss is averaged.
-const REPORTED: usize = 100;
 
 /// The recipe: the defaults, overridden by the file, overridden by the flags.
 fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::diffusion::class_denoiser::{
     CONFIG_FILE, ClassDenoiser, ClassDenoiserConfig, TrainingPath, WEIGHTS_FILE,
@@ -25,6 +24,7 @@ use crate::job::{Context, Job, Report};
 use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
+use crate::training_progress::{REPORTED, TrainingProgress};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -83,9 +83,6 @@ struct Recipe {
 
 /// The number of steps without `--steps` and without a recipe.
 const STEPS: usize = 10_000;
-
-/// The number of last steps over which the reported loss is averaged.
-const REPORTED: usize = 100;
 
 impl Arguments {
     /// The recipe (the defaults, overridden by the file, overridden by the flags) and its pictures.
@@ -191,26 +188,10 @@ impl Job for Arguments {
 
         let progress = context.progress();
         let begun = Instant::now();
-        let (mut sum, mut done) = (0.0, None);
+        let mut told = TrainingProgress::new(progress, "training the denoiser");
         trainer
             .run(Some(&checkpoint), &mut |step| {
-                if done.is_none() {
-                    progress.begin("training the denoiser", step.steps as u64);
-                    progress.advance(step.step as u64);
-                } else {
-                    progress.advance(1);
-                }
-                done = Some(step.step);
-                sum += f64::from(step.record.loss);
-                if step.step % REPORTED == 0 {
-                    progress.note(&format!(
-                        "step {}: loss {:.5}, learning rate {:.1e}",
-                        step.step,
-                        sum / REPORTED as f64,
-                        step.record.learning_rate
-                    ));
-                    sum = 0.0;
-                }
+                told.step(step.step, step.steps, &step.record);
                 ControlFlow::Continue(())
             })
             .map_err(Failure::run)?;

@@ -110,18 +110,6 @@ pub(super) fn degrade(clean: &Tensor<4>, draw: &mut SeededNoise) -> Tensor<4> {
     ((clean.clone() + 1.0) * exposure - 1.0 + noise).clamp(-1.0, 1.0)
 }
 
-/// The mean over pictures of the PSNR of grey values in `[0, 1]`, in dB.
-pub(super) fn mean_psnr(found: Tensor<4>, truth: &Tensor<4>) -> Result<f64, ClaimError> {
-    let difference = (found.clamp(-1.0, 1.0) - truth.clone()) / 2.0;
-    let [count, ..] = truth.dims();
-    let errors = difference.square().reshape([count as i32, -1]).mean_dim(1);
-    let errors: Vec<f32> = errors.try_into_vec_as().map_err(ClaimError::experiment)?;
-    let decibels = errors
-        .iter()
-        .map(|&e| -10.0 * f64::from(e).max(1e-12).log10());
-    Ok(decibels.sum::<f64>() / count as f64)
-}
-
 /// The sliced Wasserstein distance of two batches with the same number of pictures.
 pub(super) fn sliced_wasserstein(a: Tensor<4>, b: &Tensor<4>) -> Result<f64, ClaimError> {
     pub(super) const DIRECTIONS: usize = 128;
@@ -171,14 +159,5 @@ mod tests {
         // The mean square of a unit direction's sum is 1, so that a shift of c is c away.
         let shifted = sliced_wasserstein(a.clone() + 2.0, &a).unwrap();
         assert!((shifted - 2.0).abs() < 0.4, "{shifted}");
-    }
-
-    #[test]
-    fn psnr_is_of_unit_range() {
-        let device = Device::flex();
-        let truth = Tensor::<4>::zeros([2, 1, 4, 4], &device);
-        // A tenth of the range of grey values is 20 dB.
-        let found = mean_psnr(truth.clone() + 0.2, &truth).unwrap();
-        assert!((found - 20.0).abs() < 1e-4, "{found}");
     }
 }

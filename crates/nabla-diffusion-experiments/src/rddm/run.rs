@@ -24,8 +24,9 @@ use nabla_diffusion::unet::{Normalization, UNetConfig};
 use nabla_grad::seeded_noise::SeededNoise;
 
 use super::checks::Choice;
-use super::pictures::{Photos, crops, degrade, mean_psnr, sliced_wasserstein};
+use super::pictures::{Photos, crops, degrade, sliced_wasserstein};
 use super::{GENERATED, RESTORATION, RESTORED, Restored, Restorer, Size, paths};
+use crate::mean_psnr::mean_psnr;
 
 /// One seed of the experiment.
 pub(super) struct Run<'a> {

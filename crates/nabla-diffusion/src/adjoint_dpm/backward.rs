@@ -3,10 +3,10 @@
 use burn::tensor::{Gradients, Tensor};
 
 use super::equation::Node;
-use super::method::{Tableau, adams_weights, plus};
 use super::run::{DifferentiableRun, Trajectory};
 use super::{AdjointError, GradientMode, Wanted, number};
 use crate::level::transfer;
+use crate::ode_method::{Tableau, adams_weights, plus};
 use crate::vector_jacobian::vector_jacobian;
 
 /// The largest relative difference of a recomputed step that rounding can explain.

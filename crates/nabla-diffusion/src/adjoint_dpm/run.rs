@@ -3,12 +3,12 @@
 use burn::tensor::Tensor;
 
 use super::equation::{Equation, Node};
-use super::method::{Tableau, adams_weights, plus};
 use super::{AdjointDpm, AdjointError, GradientMode, Wanted, lent, number};
 use crate::asking::Step;
 use crate::denoiser::{Denoised, Denoiser};
 use crate::guidance::{Evaluations, Guidance, ModelAt, NoGuidance};
 use crate::level::{Level, transfer};
+use crate::ode_method::{Tableau, adams_weights, plus};
 use crate::sampler_error::{OwnError, SamplerError};
 
 /// Runs of one model over given levels, whose losses have gradients; made by [`AdjointDpm::of`].

@@ -314,6 +314,11 @@ impl DataSeparation {
         Ok(Self::of_values(kappa))
     }
 
+    /// `κ` at evenly spaced `θ`, from 0 to `π/2`; what [`new`](Self::new) takes.
+    pub fn values(&self) -> &[f64] {
+        &self.kappa
+    }
+
     fn width(&self) -> f64 {
         FRAC_PI_2 / (self.kappa.len() - 1) as f64
     }

@@ -1,30 +1,12 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
+use crate::cosine_path::CosinePath;
 use crate::ddim::Ddim;
 use crate::denoiser::{GaussianDenoiser, GaussianMixture, MixturePart, Prediction};
 use crate::level::StraightLine;
 use crate::sampler::Sampler;
 use crate::seeded_noise::SeededNoise;
-
-/// The cosine path, on the unit circle.
-#[derive(Debug)]
-struct Circle;
-
-impl NoisePath for Circle {
-    fn level_at(&self, time: f64) -> Level {
-        let (noise, signal) = (FRAC_PI_2 * time).sin_cos();
-        Level::new(time, signal, noise)
-    }
-
-    fn level_of_sigma(&self, sigma: f64) -> Level {
-        self.level_at(sigma.atan() / FRAC_PI_2)
-    }
-
-    fn times(&self) -> [f64; 2] {
-        [0.0, 1.0]
-    }
-}
 
 /// `λ(r) = E tanh²(r (r + g))` of two points at ±1, by the trapezoidal rule over `g`.
 fn two_points(r: f64) -> f64 {
@@ -89,7 +71,7 @@ fn two_points_have_the_reference_values() {
     }
     for (path, expected) in [
         (&StraightLine::new() as &dyn NoisePath, 0.98239),
-        (&Circle, 0.86894),
+        (&CosinePath::new(), 0.86894),
         (&path, 0.45911887),
     ] {
         let found = kinetic_energy(path, &separation);
@@ -109,7 +91,7 @@ fn far_points_have_the_straight_line() {
         assert!((level.noise() - time).abs() < 1e-12, "{time}");
     }
     let cosine = std::f64::consts::PI.powi(2) / 4.0;
-    assert!((kinetic_energy(&Circle, &apart) - cosine).abs() < 1e-6);
+    assert!((kinetic_energy(&CosinePath::new(), &apart) - cosine).abs() < 1e-6);
 }
 
 #[test]
@@ -118,7 +100,7 @@ fn normal_data_are_not_separated() {
     assert!((two.kappa(std::f64::consts::FRAC_PI_4) - 0.0666666667).abs() < 1e-9);
     let none = DataSeparation::of_variances(&[1.0; 3], 10).unwrap();
     assert!((none.lambda(2.0) - 0.8).abs() < 1e-12);
-    assert!(kinetic_energy(&Circle, &none) < 1e-12);
+    assert!(kinetic_energy(&CosinePath::new(), &none) < 1e-12);
     let refused = KineticOptimal::new(none);
     assert!(matches!(refused, Err(KineticOptimalError::NoSeparation)));
     assert!(DataSeparation::of_variances(&[0.5, 0.6], 10).is_err());
@@ -247,7 +229,11 @@ fn the_energy_is_that_of_the_flow() {
     let epsilon = SeededNoise::new(5, 0).normal([count as usize, 1], &device);
     let epsilon = epsilon.cast(DType::F64);
     let path = KineticOptimal::new(separation.clone()).unwrap();
-    for path in [&StraightLine::new() as &dyn NoisePath, &Circle, &path] {
+    for path in [
+        &StraightLine::new() as &dyn NoisePath,
+        &CosinePath::new(),
+        &path,
+    ] {
         let steps = 200;
         let mut sum = 0.0;
         for k in 0..steps {

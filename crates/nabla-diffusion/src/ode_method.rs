@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 /// steps.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum OdeMethod {
-    /// Euler's method: order 1, one call a step. In [`FlowForm::Rho`](super::FlowForm::Rho) it is DDIM.
+    /// Euler's method: order 1, one call a step. In [`FlowForm::Rho`](crate::adjoint_dpm::FlowForm::Rho) it is DDIM.
     Euler,
     /// The midpoint method: order 2, two calls.
     Midpoint,
@@ -34,10 +34,10 @@ nabla_base::choices! {
 
 /// An explicit method: `k_j = f(s + c_j h, u + h Σ_l a_jl k_l)`, `u' = u + h Σ_j b_j k_j`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tableau {
-    pub(super) nodes: &'static [f64],
-    pub(super) stages: &'static [&'static [f64]],
-    pub(super) weights: &'static [f64],
+pub(crate) struct Tableau {
+    pub(crate) nodes: &'static [f64],
+    pub(crate) stages: &'static [&'static [f64]],
+    pub(crate) weights: &'static [f64],
 }
 
 const EULER: Tableau = Tableau {
@@ -66,7 +66,7 @@ const RUNGE_KUTTA_4: Tableau = Tableau {
 
 impl OdeMethod {
     /// The tableau of a step; `None` for the method that remembers a step.
-    pub(super) fn tableau(self) -> Option<&'static Tableau> {
+    pub(crate) fn tableau(self) -> Option<&'static Tableau> {
         match self {
             Self::Euler => Some(&EULER),
             Self::Midpoint => Some(&MIDPOINT),
@@ -95,7 +95,7 @@ impl OdeMethod {
 /// with the length of the step in them.
 ///
 /// - `lengths`: of all steps
-pub(super) fn adams_weights(lengths: &[f64], step: usize) -> [f64; 2] {
+pub(crate) fn adams_weights(lengths: &[f64], step: usize) -> [f64; 2] {
     let length = lengths[step];
     let half = match step {
         0 => 0.0,
@@ -105,7 +105,7 @@ pub(super) fn adams_weights(lengths: &[f64], step: usize) -> [f64; 2] {
 }
 
 /// `u + Σ w_k v_k`, without the terms of weight 0.
-pub(super) fn plus<const D: usize>(
+pub(crate) fn plus<const D: usize>(
     u: Tensor<D>,
     values: &[Tensor<D>],
     weights: &[f64],
