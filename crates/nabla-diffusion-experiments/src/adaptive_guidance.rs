@@ -82,7 +82,7 @@ impl Claim for AdaptiveGuidanceClaim {
             },
             false => fashion_ground::FULL,
         };
-        let ground = Ground::load(size, &bench.context().device)?;
+        let ground = Ground::load(size, bench.context())?;
         let judge = ground.judge()?;
         let trials = ground.trials(&judge, size);
         let prepared = bench.measure(

@@ -2,17 +2,16 @@
 //! classifiers and real pictures.
 //!
 //! `nabla train denoiser` and `nabla train model` made the models from all of Fashion-MNIST (60,000 pictures of
-//! 28 x 28, 10 classes); the recipes and the curves of the losses are beside the weights. The worse denoiser had a
+//! 28 x 28, 10 classes); the recipes and the curves of the losses are beside the weights
+//! in `assets/fashion-models`. The worse denoiser had a
 //! tenth of the training. The classifiers differ in architecture and seed: one judges, the other guides GFCG.
 //!
 //! The pictures are judged by [`Judge`], with the judging classifier's features: the Fréchet distance here is no FID,
 //! which has Inception's. The real pictures are those in the repository, the first 550 of each class of the training
 //! set.
 
-use std::path::Path;
-
 use burn::tensor::{Device, Tensor, TensorData};
-use nabla_claims::{Bench, Cell, ClaimError, Metric, Stage, Table, Task, Variant};
+use nabla_claims::{Bench, Cell, ClaimContext, ClaimError, Metric, Stage, Table, Task, Variant};
 use nabla_diffusion::class_denoiser::ClassDenoiser;
 use nabla_diffusion::guidance_trial::{GuidanceTrials, Trial, TrialConfig};
 use nabla_diffusion::registry::Options;
@@ -72,23 +71,17 @@ pub(crate) struct Ground {
     device: Device,
 }
 
-/// The contents of a file beside the recipe of a model.
-macro_rules! asset {
-    ($path:literal) => {
-        include_bytes!(concat!("../assets/fashion/", $path))
-    };
-}
-
 impl Ground {
-    /// Loads everything.
-    pub(crate) fn load(size: Size, device: &Device) -> Result<Self, ClaimError> {
-        let denoiser = |config: &[u8], weights: &[u8], name: &str| {
-            ClassDenoiser::from_files(config, weights.to_vec(), Path::new(name), device)
-                .map_err(ClaimError::experiment)
+    /// Loads everything from `assets/fashion-models`.
+    pub(crate) fn load(size: Size, context: &ClaimContext<'_>) -> Result<Self, ClaimError> {
+        let (folder, device) = (context.assets.join("fashion-models"), &context.device);
+        let denoiser = |name: &str| {
+            let folder = folder.join(name);
+            ClassDenoiser::load(&folder, device).map_err(|e| ClaimError::asset(&folder, e))
         };
-        let classifier = |config: &[u8], weights: &[u8], name: &str| {
-            TrainedClassifier::from_files(config, weights.to_vec(), Path::new(name), device)
-                .map_err(ClaimError::experiment)
+        let classifier = |name: &str| {
+            let folder = folder.join(name);
+            TrainedClassifier::load(&folder, device).map_err(|e| ClaimError::asset(&folder, e))
         };
         let real = DataConfig {
             source: "fashion".to_owned(),
@@ -97,26 +90,10 @@ impl Ground {
             ..DataConfig::default()
         };
         Ok(Self {
-            model: denoiser(
-                asset!("denoiser/denoiser.json"),
-                asset!("denoiser/model.safetensors"),
-                "denoiser",
-            )?,
-            weak: denoiser(
-                asset!("weak/denoiser.json"),
-                asset!("weak/model.safetensors"),
-                "weak",
-            )?,
-            guide: classifier(
-                asset!("guide/classifier.json"),
-                asset!("guide/model.safetensors"),
-                "guide",
-            )?,
-            judging: classifier(
-                asset!("judge/classifier.json"),
-                asset!("judge/model.safetensors"),
-                "judge",
-            )?,
+            model: denoiser("denoiser")?,
+            weak: denoiser("weak")?,
+            guide: classifier("guide")?,
+            judging: classifier("judge")?,
             real: real.open().map_err(ClaimError::experiment)?.training,
             device: device.clone(),
         })
@@ -245,12 +222,19 @@ pub(crate) fn record(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use nabla_base::progress::NoProgress;
+
     use super::*;
 
     /// The judge knows the real pictures, and the denoiser draws what the judge takes for the class.
     #[test]
     fn the_models_are_trained() {
-        let ground = Ground::load(QUICK, &Device::flex()).unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let context =
+            ClaimContext::quick(Device::flex(), &NoProgress).with_assets(root.join("assets"));
+        let ground = Ground::load(QUICK, &context).unwrap();
         let judge = ground.judge().unwrap();
         let real: Vec<f32> = ground.real.features.iter().map(|v| 2.0 * v - 1.0).collect();
         let classes: Vec<usize> = ground.real.labels.iter().map(|&c| c as usize).collect();

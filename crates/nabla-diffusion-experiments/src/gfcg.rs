@@ -90,7 +90,7 @@ impl Claim for GfcgClaim {
             true => (QUICK, fashion_ground::QUICK),
             false => (FULL, fashion_ground::FULL),
         };
-        let ground = Ground::load(ground_size, &bench.context().device)?;
+        let ground = Ground::load(ground_size, bench.context())?;
         let mut table = Table::new(
             bench.seeds(),
             METRICS.into_iter().chain([RIGHT, DISTANCE]),

@@ -45,7 +45,16 @@ mod tests {
     /// Before their results are committed: the quick forms run whole.
     #[test]
     fn quick_forms_have_headlines() {
-        for slug in ["dds", "kinetic-optimal-paths", "adjointdpm"] {
+        for slug in [
+            "dds",
+            "kinetic-optimal-paths",
+            "adjointdpm",
+            "cfg-plus-plus",
+            "apg",
+            "adaptive-guidance",
+            "gfcg",
+            "filterprompt",
+        ] {
             let result = QUICK.result(slug).unwrap();
             assert!(result.checks.iter().any(|check| check.headline), "{slug}");
         }
