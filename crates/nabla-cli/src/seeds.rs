@@ -26,6 +26,12 @@ pub struct RecipeSeedFlag {
 }
 
 impl RecipeSeedFlag {
+    /// As if `--seed` were given.
+    #[cfg(test)]
+    pub fn given(seed: u64) -> Self {
+        Self { seed: Some(seed) }
+    }
+
     /// Replaces the recipe's seed by the given one.
     pub fn apply(self, seed: &mut u64) {
         *seed = self.seed.unwrap_or(*seed);

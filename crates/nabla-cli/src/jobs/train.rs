@@ -159,7 +159,7 @@ mod tests {
             out: None,
             recipe,
             steps: None,
-            seed: Some(7),
+            seed: RecipeSeedFlag::given(7),
             assets: "assets".into(),
             device: DeviceFlag::default(),
             print_recipe: true,

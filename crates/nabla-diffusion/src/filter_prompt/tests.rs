@@ -75,13 +75,10 @@ fn order_matters_and_strength_mixes() {
     };
     assert_eq!(apply(""), ramp());
     assert_ne!(apply("max|invert"), apply("invert|max"));
-    let inverted = apply("invert|max|invert");
-    let pairs = inverted
-        .values()
-        .iter()
-        .zip(apply("min").values().iter())
-        .map(|(a, b)| (a - b).abs());
-    assert!(pairs.fold(0.0, f32::max) < 1e-6);
+    let (inverted, least) = (apply("invert|max|invert"), apply("min"));
+    let pairs = inverted.values().iter().zip(least.values());
+    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-6);
     assert_eq!(apply("invert:strength=0"), ramp());
     let half = apply("invert:strength=0.5");
     assert!(half.values().iter().all(|v| (v - 0.5).abs() < 1e-6));
