@@ -551,6 +551,3 @@ impl Denoiser<2> for Flow {
         Ok(vec![velocity * of_velocity + x * of_x])
     }
 }
-
-#[cfg(test)]
-mod tests;

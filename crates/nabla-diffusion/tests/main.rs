@@ -9,6 +9,7 @@ mod clip_text;
 mod doors;
 mod effects;
 mod ema;
+mod flow_matching;
 mod guidance;
 mod guidance_methods;
 mod guidance_reference;

@@ -43,7 +43,8 @@ pub(super) fn distance(dds: &Dds, blocks: bool, noise: f64, seed: u64) -> Result
     let inside = (0..NUMBERS).map(|i| f32::from(u8::from(i < INSIDE)));
     let inside = TensorData::new(inside.collect::<Vec<_>>(), [1, NUMBERS]);
     let inside = Tensor::<2>::from_data(inside, &device);
-    let model = GaussianDenoiser::new(inside.zeros_like(), inside.clone(), Prediction::Epsilon);
+    // Of the sample itself: that of the noise would be divided by a small signal, with its rounding.
+    let model = GaussianDenoiser::new(inside.zeros_like(), inside.clone(), Prediction::Sample);
     let truth = draw.normal([4, NUMBERS], &device) * inside.clone();
     let measured = Problem::simulated(operator.clone(), truth, 0.0, seed);
     let y = measured
