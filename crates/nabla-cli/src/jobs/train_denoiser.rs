@@ -180,11 +180,12 @@ impl Job for Arguments {
             recipe
                 .training
                 .trainer(&recipe.model, source, &device.clone().autodiff())?;
-        begin_folder(folder, "recipe.toml", &text)?;
         let checkpoint = folder.join("checkpoint.safetensors");
         if checkpoint.exists() {
             trainer = trainer.resume(&checkpoint).map_err(Failure::input)?;
         }
+        // Not before: the folder may hold another training, with its recipe.
+        begin_folder(folder, "recipe.toml", &text)?;
 
         let progress = context.progress();
         let begun = Instant::now();

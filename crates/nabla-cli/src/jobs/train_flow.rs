@@ -196,11 +196,12 @@ impl Job for Arguments {
         let device = self.device.open()?;
         let autodiff = device.clone().autodiff();
         let mut trainer = recipe.training.trainer(&config, &data.points, &autodiff)?;
-        begin_folder(folder, "recipe.toml", &text)?;
         let checkpoint = folder.join("checkpoint.safetensors");
         if checkpoint.exists() {
             trainer = trainer.resume(&checkpoint).map_err(Failure::input)?;
         }
+        // Not before: the folder may hold another training, with its recipe.
+        begin_folder(folder, "recipe.toml", &text)?;
 
         let progress = context.progress();
         let begun = Instant::now();
