@@ -212,7 +212,7 @@ fn what_is_wrong_is_told_in_one_sentence() {
     fs::copy(arrays, desk.path("kspace.h5")).unwrap();
     refused(
         "kspace.h5 -o b.png --operator mri --model model",
-        "has 4 x 5 pixels, but the model knows pictures of 16 x 16",
+        "has 5 x 4 pixels, but the model knows pictures of 16 x 16",
     );
     refused("a.png -o b.png --operator telescope", "telescope");
     refused(

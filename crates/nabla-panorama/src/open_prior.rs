@@ -31,7 +31,7 @@ pub enum OpenPriorError {
     )]
     TextToImage(PathBuf),
     /// A precision was chosen, but the prior has only one.
-    #[error("{} is no StableSR model, and only that computes in another precision than f32", .0.display())]
+    #[error("a precision is for StableSR, but {} is another prior, which computes in f32", .0.display())]
     Precision(PathBuf),
 }
 

@@ -180,6 +180,11 @@ impl Job for NoiseArguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         check_writable(&self.output)?;
         self.noise.as_deref().map_or(Ok(()), check_writable)?;
+        let ascent = AdversarialNoise::new()
+            .with_steps(self.iterations as usize)
+            .with_length(self.length)
+            .with_bound(self.bound);
+        ascent.check().map_err(Failure::input)?;
         let device = self.device.open()?;
         let model = ClassDenoiser::load(&self.model, &device).map_err(Failure::input)?;
         let class = model.config().class(&self.class).map_err(Failure::input)?;
@@ -204,10 +209,6 @@ impl Job for NoiseArguments {
 
         let begun = Instant::now();
         let before = run.sample(first.clone())?.sample().clone();
-        let ascent = AdversarialNoise::new()
-            .with_steps(self.iterations as usize)
-            .with_length(self.length)
-            .with_bound(self.bound);
         let progress = context.progress();
         progress.begin("changing the noise", u64::from(self.iterations));
         let mut loss = |pictures: Tensor<4>| {

@@ -12,7 +12,7 @@
 
 use burn::config::Config;
 use burn::tensor::Tensor;
-use nabla_base::range;
+use nabla_base::range::{self, OutOfRange};
 
 use super::{AdjointError, DifferentiableRun, number};
 use crate::sampler_error::{OwnError, SamplerError};
@@ -43,6 +43,14 @@ pub struct AdversarialSample<const D: usize = 4> {
 }
 
 impl AdversarialNoise {
+    /// # Errors
+    /// If a field is not positive.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        range::at_least("number of adversarial steps", self.steps, 1)?;
+        range::positive("length of an adversarial step", self.length)?;
+        range::positive("bound of adversarial noise", self.bound)
+    }
+
     /// Raises a loss of the samples.
     ///
     /// - `run`: the sampler
@@ -58,9 +66,7 @@ impl AdversarialNoise {
         noise: Tensor<D>,
         loss: &mut dyn FnMut(Tensor<D>) -> Result<Tensor<1>, OwnError>,
     ) -> Result<AdversarialSample<D>, AdjointError> {
-        range::at_least("number of adversarial steps", self.steps, 1)?;
-        range::positive("length of an adversarial step", self.length)?;
-        range::positive("bound of adversarial noise", self.bound)?;
+        self.check()?;
         let first = noise.inner();
         let mut noise = first.clone();
         let mut losses = Vec::with_capacity(self.steps + 1);

@@ -226,7 +226,7 @@ fn the_search_reaches_the_optimum_of_all_plans() {
         let [evolved, published, random] = each.map(|behaviour| found(behaviour, seed));
         println!("seed {seed}: {evolved:.6}, published {published:.6}, random {random:.6}");
         println!("the best plan {best:.6}, the uniform one {uniform:.6}");
-        assert!(evolved < 1.005 * best && evolved <= random);
+        assert!(evolved < 1.01 * best && evolved <= random);
         assert!(published < uniform && random >= best);
         optima += usize::from(evolved <= best);
     }

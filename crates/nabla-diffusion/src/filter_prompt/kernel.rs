@@ -13,6 +13,7 @@ pub struct Kernel {
     #[config(default = "vec![0.0, -1.0, 0.0, -1.0, 5.0, -1.0, 0.0, -1.0, 0.0]")]
     pub values: Vec<f64>,
     /// Default: the sum of the values, or 1 if that is 0.
+    #[config(default = "None")]
     pub scale: Option<f64>,
     /// Default 0.
     #[config(default = 0.0)]
