@@ -315,10 +315,7 @@ impl GuidanceTrials<'_> {
         seed: u64,
         drawn: &mut dyn FnMut(usize) -> Result<(), OwnError>,
         itself: bool,
-        with: &mut dyn FnMut(
-            &Needed<'_>,
-            &mut dyn FnMut(&mut dyn Guidance) -> Result<(), TrialError>,
-        ) -> Result<(), TrialError>,
+        with: &mut dyn FnMut(&Needed<'_>, &mut Draw<'_>) -> Result<(), TrialError>,
     ) -> Result<Pictures, TrialError> {
         let TrialRun {
             sampler,
@@ -400,6 +397,9 @@ impl GuidanceTrials<'_> {
         Ok(guide.logits(shown.reshape([rows, channels * height * width]))?)
     }
 }
+
+/// Draws a batch under a guidance.
+type Draw<'d> = dyn FnMut(&mut dyn Guidance) -> Result<(), TrialError> + 'd;
 
 /// What the guidances of a batch need.
 struct Needed<'a> {
