@@ -1,7 +1,7 @@
 //! Adaptive Guidance against classifier-free guidance: the same picture for fewer calls of the network.
 //!
 //! All runs of a seed start from the same noise, on the denoiser of Fashion-MNIST
-//! ([`fashion_ground`](crate::fashion_ground)) with DDIM's 20 steps and the scale 4: 40 calls under classifier-free
+//! (`fashion_ground`) with DDIM's 20 steps and the scale 4: 40 calls under classifier-free
 //! guidance. The distance is that to its pictures, the mean over the pictures of the root mean square of the
 //! difference. The baselines at the same number of calls are classifier-free guidance in fewer steps, which is
 //! what a user would do otherwise, and guidance in the first steps only, the same ones for every picture.

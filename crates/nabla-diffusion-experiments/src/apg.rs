@@ -2,7 +2,7 @@
 //!
 //! There are two grounds. The first is a ring of six Gaussians, each a class of its own, where the denoiser is exact,
 //! in 50 steps; what grows there is measured by the points' norms, which stand for saturation. The second is the
-//! denoiser of Fashion-MNIST ([`fashion_ground`](crate::fashion_ground)) in 20 steps.
+//! denoiser of Fashion-MNIST (`fashion_ground`) in 20 steps.
 //!
 //! The threshold `r` of the difference's norm grows with the square root of the number of values. The paper's for
 //! latents of 4 x 64 x 64 is 7.5, which is 1.64 for 28 x 28 values and 0.083 for two; `η = 0` and `β = −0.75` are the

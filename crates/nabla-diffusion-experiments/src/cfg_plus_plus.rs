@@ -6,7 +6,7 @@
 //!
 //! There are two grounds. The first is a ring of eight Gaussians in four classes, where the denoiser is exact, in
 //! 50 steps: what is off the class there is the guidance's fault alone. The second is the denoiser of Fashion-MNIST
-//! ([`fashion_ground`](crate::fashion_ground)) in 20 steps. Inversion takes real pictures to noise under their class,
+//! (`fashion_ground`) in 20 steps. Inversion takes real pictures to noise under their class,
 //! with one call of the network pair per step, and draws them again from it.
 
 use nabla_claims::{

@@ -12,7 +12,7 @@
 //! of the whole restoration of a batch.
 //!
 //! The theorem of the paper, that the conjugate gradients stay in the tangent space of the clean pictures if this is a
-//! Krylov space, is checked where the space is known ([`krylov`]).
+//! Krylov space, is checked where the space is known (`krylov`).
 
 use nabla_claims::{
     Bench, Cell, Check, Claim, ClaimError, Measurement, Metric, Role, Stage, Table, Task, Variant,

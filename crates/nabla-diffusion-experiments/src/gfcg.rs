@@ -3,7 +3,7 @@
 //!
 //! There are two grounds. The first is a ring of six Gaussians that overlap, each a class of its own, where the denoiser
 //! and the classifier are exact. The second is the denoiser of Fashion-MNIST
-//! ([`fashion_ground`](crate::fashion_ground)) in 20 steps, where one classifier guides and another one judges: a
+//! (`fashion_ground`) in 20 steps, where one classifier guides and another one judges: a
 //! guide would find its own mistakes good.
 //!
 //! How the scale of a step follows from the classifier is not published; the rules are ours

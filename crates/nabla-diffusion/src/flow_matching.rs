@@ -225,7 +225,7 @@ pub struct FlowConfig {
 }
 
 impl FlowConfig {
-    /// For data that were [normalized](crate::kinetic_optimal::normalized).
+    /// For data that were [`normalized`].
     ///
     /// - `names`: one for each number of a point
     pub fn of(names: Vec<String>, data: &Normalized) -> Self {
