@@ -23,7 +23,7 @@ use nabla_base::range::{self, OutOfRange};
 use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
 use crate::block_skipping::{BlockSet, SkippableDenoiser};
-use crate::denoiser::{Condition, Denoiser, Prediction};
+use crate::denoiser::{Condition, Denoiser, Prediction, rows};
 use crate::level::{Level, Levels, StraightLine};
 use crate::sampler_error::{OwnError, SamplerError};
 use crate::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
@@ -423,19 +423,7 @@ impl Denoiser for ClassDenoiser {
         level: Level,
         conditions: &[Condition],
     ) -> Result<Vec<Tensor<4>>, OwnError> {
-        let batch = x.dims()[0];
-        let rows = |&condition: &Condition| (0..batch).map(move |row| (row, condition));
-        let rows: Vec<_> = conditions.iter().flat_map(rows).collect();
-        // One call for all conditions, [conditions * batch, channels, height, width].
-        let together = match conditions.len() {
-            1 => x,
-            count => x.repeat_dim(0, count),
-        };
-        let output = self.predict_rows(together, level, &rows)?;
-        Ok(match conditions.len() {
-            1 => vec![output],
-            _ => output.split(batch, 0),
-        })
+        rows::of_conditions(x, conditions, |x, rows| self.predict_rows(x, level, rows))
     }
 
     fn predict_rows(

@@ -428,21 +428,20 @@ impl Flow {
             let time = START * (1.0 - step as f64 / steps as f64);
             let first = self.velocity(x.clone(), time);
             energy += first.clone().square().mean().into_scalar::<f64>() / steps as f64;
-            let mut slopes = vec![first];
             x = match method.tableau() {
                 Some(tableau) => {
-                    let later = tableau.nodes.iter().zip(tableau.stages).skip(1);
-                    for (share, weights) in later {
-                        let ahead = plus(x.clone(), &slopes, weights, length);
+                    let mut first = Some(first);
+                    tableau.step(x, length, |share, ahead| {
                         // Rounding must not lead below 0.
                         let time = (time + share * length).max(0.0);
-                        slopes.push(self.velocity(ahead, time));
-                    }
-                    plus(x, &slopes, tableau.weights, length)
+                        let later = || self.velocity(ahead, time);
+                        Ok::<_, FlowError>(first.take().unwrap_or_else(later))
+                    })?
                 }
                 None => {
                     let weights = adams_weights(&lengths, step);
-                    slopes.extend(before.replace(slopes[0].clone()));
+                    let mut slopes = vec![first.clone()];
+                    slopes.extend(before.replace(first));
                     plus(x, &slopes, &weights, 1.0)
                 }
             };

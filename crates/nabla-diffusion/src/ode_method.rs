@@ -40,6 +40,24 @@ pub(crate) struct Tableau {
     pub(crate) weights: &'static [f64],
 }
 
+impl Tableau {
+    /// `u'`, a step further.
+    ///
+    /// - `slope`: of a stage: `k_j`, given `c_j` and `u + h Σ_l a_jl k_l`
+    pub(crate) fn step<const D: usize, E>(
+        &self,
+        u: Tensor<D>,
+        length: f64,
+        mut slope: impl FnMut(f64, Tensor<D>) -> Result<Tensor<D>, E>,
+    ) -> Result<Tensor<D>, E> {
+        let mut slopes = Vec::with_capacity(self.nodes.len());
+        for (&node, weights) in self.nodes.iter().zip(self.stages) {
+            slopes.push(slope(node, plus(u.clone(), &slopes, weights, length))?);
+        }
+        Ok(plus(u, &slopes, self.weights, length))
+    }
+}
+
 const EULER: Tableau = Tableau {
     nodes: &[0.0],
     stages: &[&[]],

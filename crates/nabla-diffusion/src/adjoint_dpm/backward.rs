@@ -84,13 +84,10 @@ impl<const D: usize> DifferentiableRun<'_, D> {
         let lengths = self.equation.lengths();
         for step in (0..self.equation.steps()).rev() {
             let leaf = run.states[step].clone().autodiff().require_grad();
-            let mut slopes = Vec::with_capacity(tableau.nodes.len());
-            for (share, weights) in tableau.nodes.iter().zip(tableau.stages) {
-                let node = self.equation.between(step, step + 1, *share);
-                let ahead = plus(leaf.clone(), &slopes, weights, lengths[step]);
-                slopes.push(self.recorded(&ahead, node, step)?);
-            }
-            let next = plus(leaf.clone(), &slopes, tableau.weights, lengths[step]);
+            let next = tableau.step(leaf.clone(), lengths[step], |share, ahead| {
+                let node = self.equation.between(step, step + 1, share);
+                self.recorded(&ahead, node, step)
+            })?;
             check_repeated(&next, &run.states[step + 1], step)?;
             let (gradient, mut gradients) = vector_jacobian(&leaf, next, adjoint);
             wanted.receive(&mut gradients);

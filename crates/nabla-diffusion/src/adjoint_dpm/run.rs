@@ -199,13 +199,10 @@ impl<'a, const D: usize> DifferentiableRun<'a, D> {
         u: Tensor<D>,
     ) -> Result<Tensor<D>, AdjointError> {
         let length = self.equation.lengths()[step];
-        let mut slopes = Vec::with_capacity(tableau.nodes.len());
-        for (share, weights) in tableau.nodes.iter().zip(tableau.stages) {
-            let node = self.equation.between(step, step + 1, *share);
-            let ahead = plus(u.clone(), &slopes, weights, length);
-            slopes.push(self.forward(&ahead, node, step)?);
-        }
-        Ok(plus(u, &slopes, tableau.weights, length))
+        tableau.step(u, length, |share, ahead| {
+            let node = self.equation.between(step, step + 1, share);
+            self.forward(&ahead, node, step)
+        })
     }
 
     /// `du/ds` without a graph.

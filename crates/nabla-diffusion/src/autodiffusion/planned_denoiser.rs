@@ -1,11 +1,10 @@
 //! A model that skips blocks as a plan says.
 
 use burn::tensor::Tensor;
-use nabla_base::OutOfRange;
 
 use super::{Plan, PlanError, Space};
 use crate::block_skipping::{BlockSet, SkippableDenoiser};
-use crate::denoiser::{Condition, Denoiser, OwnError, Prediction, SamplerError};
+use crate::denoiser::{Condition, Denoiser, OwnError, Prediction, rows};
 use crate::level::{Level, Levels};
 
 /// The reason why a network with skipped blocks does not answer.
@@ -92,24 +91,7 @@ impl<const D: usize> Denoiser<D> for PlannedDenoiser<'_, D> {
         if self.skipped(level.time()).is_empty() {
             return self.model.predict(x, level, conditions);
         }
-        let (batch, count) = (x.dims()[0], conditions.len());
-        if count == 0 {
-            return Err(OutOfRange::new("number of conditions", 0, "at least 1").into());
-        }
-        let rows = conditions
-            .iter()
-            .flat_map(|&condition| (0..batch).map(move |row| (row, condition)));
-        let rows: Vec<_> = rows.collect();
-        let output = self.predict_rows(x.repeat_dim(0, count), level, &rows)?;
-        let found = output.dims()[0];
-        if found != batch * count {
-            return Err(SamplerError::Predictions {
-                asked: batch * count,
-                found,
-            }
-            .into());
-        }
-        Ok(output.split(batch, 0))
+        rows::of_conditions(x, conditions, |x, rows| self.predict_rows(x, level, rows))
     }
 
     fn predict_rows(

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Condition, Denoiser, OwnError, Prediction, SamplerError};
+use super::{Condition, Denoiser, OwnError, Prediction, SamplerError, rows};
 use crate::level::Level;
 
 /// A model whose first condition is another one for each row: a batch with a class for each of its samples.
@@ -85,17 +85,7 @@ impl<const D: usize> Denoiser<D> for RowConditions<'_, D> {
                 nabla_base::OutOfRange::new("number of conditions", found, expected).into(),
             );
         }
-        let rows = conditions
-            .iter()
-            .flat_map(|&c| (0..batch).map(move |row| (row, c)));
-        let rows: Vec<_> = rows.collect();
-        let x = x.repeat_dim(0, conditions.len());
-        let output = self.predict_rows(x, level, &rows)?;
-        let each = (0..conditions.len()).map(|i| {
-            let rows = i * batch..(i + 1) * batch;
-            output.clone().slice_dim(0, rows)
-        });
-        Ok(each.collect())
+        rows::of_conditions(x, conditions, |x, rows| self.predict_rows(x, level, rows))
     }
 
     fn predict_rows(

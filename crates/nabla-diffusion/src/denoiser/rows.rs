@@ -1,9 +1,10 @@
 //! Rows of a batch: chosen, and put back in their order.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use nabla_base::OutOfRange;
 
 use super::Condition;
-use crate::sampler_error::OwnError;
+use crate::sampler_error::{OwnError, SamplerError};
 
 fn indices(rows: &[usize], device: &Device) -> Tensor<1, Int> {
     let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
@@ -34,6 +35,36 @@ pub(crate) fn joined<const D: usize>(parts: Vec<(Vec<usize>, Tensor<D>)>) -> Ten
         order[row] = place;
     }
     select(&stacked, &order)
+}
+
+/// Answers all rows under each condition with one call of a model that has an answer for rows.
+///
+/// - `x`: `[batch, …]`
+/// - `answer`: is given the rows, the conditions one after the other, `[conditions · batch, …]`
+/// - returns a prediction for each condition, `[batch, …]`
+///
+/// # Errors
+/// If there is no condition, or the answer has another number of rows.
+pub(crate) fn of_conditions<const D: usize>(
+    x: Tensor<D>,
+    conditions: &[Condition],
+    answer: impl FnOnce(Tensor<D>, &[(usize, Condition)]) -> Result<Tensor<D>, OwnError>,
+) -> Result<Vec<Tensor<D>>, OwnError> {
+    let (batch, count) = (x.dims()[0], conditions.len());
+    let rows = |&condition: &Condition| (0..batch).map(move |row| (row, condition));
+    let rows: Vec<_> = conditions.iter().flat_map(rows).collect();
+    let together = match count {
+        0 => return Err(OutOfRange::new("number of conditions", 0, "at least 1").into()),
+        1 => x,
+        _ => x.repeat_dim(0, count),
+    };
+    let output = answer(together, &rows)?;
+    let (asked, found) = (rows.len(), output.dims()[0]);
+    match (count, found == asked) {
+        (_, false) => Err(SamplerError::Predictions { asked, found }.into()),
+        (1, true) => Ok(vec![output]),
+        (_, true) => Ok(output.split(batch, 0)),
+    }
 }
 
 /// Answers the rows of each condition together, the conditions one after the other.

@@ -379,17 +379,7 @@ impl Denoiser for ConditionedUNet<'_> {
         level: Level,
         conditions: &[Condition],
     ) -> Result<Vec<Tensor<4>>, OwnError> {
-        let (batch, count) = (x.dims()[0], conditions.len());
-        let x = x.repeat_dim(0, count); // [count batch, channels, height, width]
-        let each = conditions
-            .iter()
-            .flat_map(|&c| std::iter::repeat_n(c, batch));
-        let output = self.evaluate(x, level, each, BlockSet::none(), |unet, inputs| {
-            unet.forward_joined(inputs, &mut |_, h| h)
-        })?;
-        let output = output.cast(DType::F32);
-        let each = (0..count).map(|i| output.clone().slice_dim(0, i * batch..(i + 1) * batch));
-        Ok(each.collect())
+        rows::of_conditions(x, conditions, |x, rows| self.predict_rows(x, level, rows))
     }
 
     /// In one call.
