@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 a claim or a job failed while it ran; 2 the input or the command line is
 //! wrong; 130 interrupted. Every error is reported in one line on standard error.
 
+mod adjoint_flags;
 mod choice;
 mod dashboard;
 mod devices;

@@ -219,10 +219,7 @@ impl Job for Arguments {
                 seed,
                 &mut |count| {
                     progress.advance(count as u64);
-                    match context.go_on().is_break() {
-                        true => Err("interrupted".into()),
-                        false => Ok(()),
-                    }
+                    Ok(context.check()?)
                 },
             );
             // An interruption is reported as one.

@@ -437,7 +437,7 @@ impl Arguments {
             context.check()?;
             let begun = Instant::now();
             let (plan, seed, count) = (&candidate.plan, candidate.seed, stored.settings.pictures);
-            let trial = model.run(plan, count, seed, &mut going_on(context));
+            let trial = model.run(plan, count, seed, &mut |_| Ok(context.check()?));
             // An interruption is reported as one.
             context.check()?;
             let trial = trial?;
@@ -478,7 +478,7 @@ impl Arguments {
                 continue;
             }
             context.check()?;
-            let trial = model.run(&plan, count, seed, &mut going_on(context));
+            let trial = model.run(&plan, count, seed, &mut |_| Ok(context.check()?));
             context.check()?;
             stored.compared.push(Compared {
                 name: name.to_owned(),
@@ -490,15 +490,5 @@ impl Arguments {
         }
         progress.finish();
         Ok(())
-    }
-}
-
-/// Stops a run if the user wants it.
-fn going_on(
-    context: &Context,
-) -> impl FnMut(usize) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    |_| match context.go_on().is_break() {
-        true => Err("interrupted".into()),
-        false => Ok(()),
     }
 }

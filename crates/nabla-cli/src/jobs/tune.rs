@@ -10,7 +10,6 @@ use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::Picture;
-use nabla::diffusion::adjoint_dpm::{AdjointDpm, GradientMode, OdeMethod};
 use nabla::diffusion::seeded_noise::SeededNoise;
 use nabla::diffusion::stable_diffusion::effect::{EffectConfig, EffectError};
 use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
@@ -19,7 +18,7 @@ use nabla::panorama::pixels::to_tensor;
 use nabla::panorama::{Interpolation, resize_planar};
 use serde::Serialize;
 
-use crate::choice::choice;
+use crate::adjoint_flags::AdjointFlags;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
@@ -78,12 +77,8 @@ pub struct EmbeddingArguments {
     /// Scale of the classifier-free guidance; 1 for none, which takes half the time
     #[arg(long, value_name = "SCALE", default_value_t = 7.5)]
     guidance_scale: f64,
-    /// How the sampler's equation is solved
-    #[arg(long, value_parser = choice::<OdeMethod>(), default_value = "euler")]
-    method: OdeMethod,
-    /// Which gradient is followed
-    #[arg(long, value_parser = choice::<GradientMode>(), default_value = "exact")]
-    gradient: GradientMode,
+    #[command(flatten)]
+    adjoint: AdjointFlags,
     #[command(flatten)]
     seed: SeedFlag,
     #[command(flatten)]
@@ -121,9 +116,7 @@ impl Job for EmbeddingArguments {
             vectors: self.vectors as usize,
             iterations: self.iterations as usize,
             learning_rate: self.learning_rate,
-            adjoint: AdjointDpm::new()
-                .with_method(self.method)
-                .with_mode(self.gradient),
+            adjoint: self.adjoint.config(),
             ..EffectConfig::new(&self.word, &self.init, &self.prompt)
         };
         config.check()?;
@@ -174,8 +167,8 @@ impl Job for EmbeddingArguments {
             iterations: losses.len(),
             first_loss: losses[0],
             loss: losses.iter().copied().fold(f64::INFINITY, f64::min),
-            method: self.method.choice_name(),
-            gradient: self.gradient.choice_name(),
+            method: config.adjoint.method.choice_name(),
+            gradient: config.adjoint.mode.choice_name(),
             seed: self.seed.value(),
             seconds: begun.elapsed().as_secs_f64(),
         };

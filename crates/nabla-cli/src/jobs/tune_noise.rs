@@ -10,9 +10,7 @@ use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::{BitDepth, NpyArray, NpyValues, Picture, WriteOptions};
-use nabla::diffusion::adjoint_dpm::{
-    AdjointDpm, AdjointError, AdversarialNoise, GradientMode, OdeMethod,
-};
+use nabla::diffusion::adjoint_dpm::{AdjointError, AdversarialNoise};
 use nabla::diffusion::class_denoiser::ClassDenoiser;
 use nabla::diffusion::denoiser::{Condition, OwnError, RowConditions};
 use nabla::diffusion::guidance::ClassifierFree;
@@ -20,7 +18,7 @@ use nabla::diffusion::seeded_noise::SeededNoise;
 use nabla::train::trained_classifier::TrainedClassifier;
 use serde::Serialize;
 
-use crate::choice::choice;
+use crate::adjoint_flags::AdjointFlags;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
@@ -66,12 +64,8 @@ pub struct NoiseArguments {
     /// Scale of the classifier-free guidance; 1 for none
     #[arg(long, value_name = "SCALE", default_value_t = 2.0)]
     guidance_scale: f64,
-    /// How the sampler's equation is solved
-    #[arg(long, value_parser = choice::<OdeMethod>(), default_value = "euler")]
-    method: OdeMethod,
-    /// Which gradient is followed
-    #[arg(long, value_parser = choice::<GradientMode>(), default_value = "exact")]
-    gradient: GradientMode,
+    #[command(flatten)]
+    adjoint: AdjointFlags,
     #[command(flatten)]
     seed: SeedFlag,
     #[command(flatten)]
@@ -196,9 +190,7 @@ impl Job for NoiseArguments {
         let levels = model.levels(self.steps as usize).map_err(Failure::input)?;
         let rows = RowConditions::new(&model, vec![Condition::Given(class); count]);
         let mut guidance = ClassifierFree::new().with_scale(self.guidance_scale);
-        let adjoint = AdjointDpm::new()
-            .with_method(self.method)
-            .with_mode(self.gradient);
+        let adjoint = self.adjoint.config();
         let mut run = adjoint.of(&rows, &levels)?;
         if self.guidance_scale != 1.0 {
             run = run.guided_by(&mut guidance);
@@ -213,10 +205,8 @@ impl Job for NoiseArguments {
         progress.begin("changing the noise", u64::from(self.iterations));
         let mut loss = |pictures: Tensor<4>| {
             progress.advance(1);
-            match context.go_on().is_break() {
-                true => Err("interrupted".into()),
-                false => audited.loss(pictures),
-            }
+            context.check()?;
+            audited.loss(pictures)
         };
         let found = ascent.raise(&mut run, first.clone(), &mut loss);
         // An interruption is reported as one.
@@ -269,8 +259,8 @@ impl Job for NoiseArguments {
             first_loss: mean(losses.first()),
             loss: mean(losses.last()),
             change: f64::from(change),
-            method: self.method.choice_name(),
-            gradient: self.gradient.choice_name(),
+            method: adjoint.method.choice_name(),
+            gradient: adjoint.mode.choice_name(),
             seed: self.seed.value(),
             seconds: begun.elapsed().as_secs_f64(),
         };
