@@ -8,18 +8,14 @@
 //! latents of 4 x 64 x 64 is 7.5, which is 1.64 for 28 x 28 values and 0.083 for two; `η = 0` and `β = −0.75` are the
 //! paper's.
 
-use nabla_claims::{
-    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
-    Task, Variant,
-};
+use nabla_claims::{Bench, Check, Claim, ClaimError, Measurement, Metric, Table, Task, Variant};
 use nabla_diffusion::guidance::{AdaptiveProjectedConfig, ClassifierFree, Guidance};
 use nabla_diffusion::registry::Options;
-use serde::{Deserialize, Serialize};
 
 use crate::fashion_ground::{
     self, ACCURACY, CLIPPED, Contestant, FD, Ground, METRICS, PRECISION, RECALL, contest,
 };
-use crate::guided_mixture::{Mixture, rows, sliced_wasserstein};
+use crate::guided_mixture::{Mixture, MixtureContest};
 
 const CFG: Variant = Variant::baseline("classifier-free guidance");
 const APG: Variant = Variant::method("APG");
@@ -37,10 +33,6 @@ const SCALES: [f64; 3] = [2.0, 4.0, 8.0];
 
 fn ring_task(scale: f64) -> Task {
     Task::of(format!("ring of six Gaussians, scale {scale}"))
-}
-
-fn fashion_task(scale: f64) -> Task {
-    Task::of(format!("Fashion-MNIST, scale {scale}"))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +83,7 @@ impl Claim for ApgClaim {
             METRICS.into_iter().chain([INFLATION, DISTANCE]),
             [APG, PROJECTED, CFG],
             SCALES
-                .map(fashion_task)
+                .map(fashion_ground::task)
                 .into_iter()
                 .chain(RING_SCALES.map(ring_task)),
         )?;
@@ -104,7 +96,7 @@ impl Claim for ApgClaim {
         let projected = Options::parse(&[projected.as_str(), "momentum=0"]);
         let projected = projected.map_err(ClaimError::experiment)?;
         let contestants = SCALES.into_iter().flat_map(|scale| {
-            let task = fashion_task(scale);
+            let task = fashion_ground::task(scale);
             [
                 (APG, "apg", apg.clone()),
                 (PROJECTED, "apg", projected.clone()),
@@ -118,18 +110,13 @@ impl Claim for ApgClaim {
         let contestants: Vec<Contestant> = contestants.collect();
         contest(bench, &ground, ground_size, &contestants, &mut table)?;
         let checks = checks(&table)?;
-        let mut plot = LinePlot::new(
+        let plot = fashion_ground::plot(
+            &table,
             "Fashion-MNIST: recall and Fréchet distance at the scales (mean of the seeds)",
-            "recall",
-            "Fréchet distance with the judge's features",
+            ("recall", &RECALL),
+            &SCALES,
+            &[APG, PROJECTED, CFG],
         );
-        for variant in [APG, PROJECTED, CFG] {
-            let points = SCALES.iter().filter_map(|&scale| {
-                let mean = |metric| table.mean(&fashion_task(scale), &variant, metric).ok();
-                Some([mean(&RECALL)?, mean(&FD)?])
-            });
-            plot = plot.with_series(Series::new(variant.name(), points));
-        }
         Ok(Measurement::new(table, checks).with_plot(plot).with_note(
             "Not measured: latent models in colour, where saturation is one of colours; here it is the share of values \
              outside the range before they are clipped, and the contrast. The classifier that judges gives the features of \
@@ -151,45 +138,26 @@ fn on_ring(variant: &Variant, scale: f64) -> Box<dyn Guidance<2>> {
     }
 }
 
-/// What is measured on the ring.
-#[derive(Serialize, Deserialize)]
-struct OnRing {
-    inflation: f64,
-    distance: f64,
-}
-
 fn ring(bench: &Bench<'_>, size: Size, table: &mut Table) -> Result<(), ClaimError> {
     let mixture = Mixture {
         model: Mixture::ring(6, 6, 0.25)?,
         steps: size.steps,
         points: size.points,
     };
-    let mut points = Vec::new();
-    for &seed in bench.seeds() {
-        for scale in RING_SCALES {
-            points.extend([APG, PROJECTED, CFG].map(|variant| (seed, scale, variant)));
-        }
-    }
-    let found = bench.measure(
-        &Stage::new("ring", &size),
-        &points,
-        |(seed, scale, variant)| Cell::of(&ring_task(*scale)).variant(variant).seed(*seed),
-        |(seed, scale, variant)| {
-            let mut guidance = on_ring(variant, *scale);
-            let drawn = rows(mixture.drawn(guidance.as_mut(), false, *seed)?);
-            let truth = mixture.true_points(*seed);
-            Ok(OnRing {
-                inflation: 100.0 * (mean_norm(&drawn) / mean_norm(&truth) - 1.0),
-                distance: mixture.mean_over_classes(&drawn, &truth, sliced_wasserstein),
-            })
-        },
-    )?;
-    for ((seed, scale, variant), found) in points.iter().zip(found) {
-        let task = ring_task(*scale);
-        table.record(&task, variant, &INFLATION, *seed, found.inflation)?;
-        table.record(&task, variant, &DISTANCE, *seed, found.distance)?;
-    }
-    Ok(())
+    let contest = MixtureContest {
+        mixture: &mixture,
+        task: ring_task,
+        scales: &RING_SCALES,
+        variants: &[APG, PROJECTED, CFG],
+        own: &INFLATION,
+        distance: &DISTANCE,
+    };
+    contest.run(
+        bench,
+        table,
+        |variant, scale, seed| mixture.drawn(on_ring(variant, scale).as_mut(), false, seed),
+        |drawn, truth| 100.0 * (mean_norm(drawn) / mean_norm(truth) - 1.0),
+    )
 }
 
 fn mean_norm(points: &[Vec<f64>]) -> f64 {
@@ -204,7 +172,7 @@ fn checks(table: &Table) -> Result<Vec<Check>, ClaimError> {
     let mut checks = Vec::new();
     let highest = SCALES[SCALES.len() - 1];
     for scale in SCALES {
-        let task = fashion_task(scale);
+        let task = fashion_ground::task(scale);
         let headline = scale == highest;
         for metric in [FD, RECALL, CLIPPED] {
             let check = table.compare(&task, &metric, &APG, &CFG)?;

@@ -10,18 +10,16 @@
 //! with one call of the network pair per step, and draws them again from it.
 
 use nabla_claims::{
-    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
-    Task, Variant,
+    Bench, Cell, Check, Claim, ClaimError, Measurement, Metric, Stage, Table, Task, Variant,
 };
 use nabla_diffusion::ddim::Ddim;
 use nabla_diffusion::denoiser::{Condition, RowConditions};
 use nabla_diffusion::guidance::{CfgPlusPlus, ClassifierFree, Guidance, mean_equivalent_omega};
 use nabla_diffusion::sampler::{Sampler, Sampling};
 use nabla_diffusion::seeded_noise::SeededNoise;
-use serde::{Deserialize, Serialize};
 
 use crate::fashion_ground::{self, ACCURACY, Contestant, FD, Ground, METRICS, RECALL, contest};
-use crate::guided_mixture::{Mixture, rows, sliced_wasserstein};
+use crate::guided_mixture::{Mixture, MixtureContest};
 
 const CFG: Variant = Variant::baseline("classifier-free guidance");
 const CFG_PP: Variant = Variant::method("CFG++");
@@ -37,10 +35,6 @@ const SCALES: [f64; 3] = [1.5, 2.5, 3.4];
 
 fn ring_task(lambda: f64) -> Task {
     Task::of(format!("ring of eight Gaussians, λ = {lambda}"))
-}
-
-fn fashion_task(scale: f64) -> Task {
-    Task::of(format!("Fashion-MNIST, scale {scale}"))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,32 +89,27 @@ impl Claim for CfgPlusPlusClaim {
                 .chain([INVERSION, OFF_SUPPORT, DISTANCE]),
             [CFG_PP, CFG],
             SCALES
-                .map(fashion_task)
+                .map(fashion_ground::task)
                 .into_iter()
                 .chain(LAMBDAS.map(ring_task)),
         )?;
         ring(bench, size, &mut table)?;
         inversion(bench, size, ground_size, &ground, &mut table)?;
         let contestants = SCALES.into_iter().flat_map(|scale| {
-            let task = fashion_task(scale);
+            let task = fashion_ground::task(scale);
             [(CFG_PP, "cfg++"), (CFG, "classifier-free")]
                 .map(|(variant, name)| Contestant::new(&task, &variant, name, scale))
         });
         let contestants: Vec<Contestant> = contestants.collect();
         contest(bench, &ground, ground_size, &contestants, &mut table)?;
         let checks = checks(&table)?;
-        let mut plot = LinePlot::new(
+        let plot = fashion_ground::plot(
+            &table,
             "Fashion-MNIST: Fréchet distance and class accuracy at the matched scales (mean of the seeds)",
-            "class accuracy in %",
-            "Fréchet distance with the judge's features",
+            ("class accuracy in %", &ACCURACY),
+            &SCALES,
+            &[CFG_PP, CFG],
         );
-        for variant in [CFG_PP, CFG] {
-            let points = SCALES.iter().filter_map(|&scale| {
-                let mean = |metric| table.mean(&fashion_task(scale), &variant, metric).ok();
-                Some([mean(&ACCURACY)?, mean(&FD)?])
-            });
-            plot = plot.with_series(Series::new(variant.name(), points));
-        }
         Ok(Measurement::new(table, checks).with_plot(plot).with_note(
             "Not measured: Stable Diffusion, prompts, CLIP scores, and text-guided inverse problems; the pictures here are \
              28 x 28 and grey. The classifier that judges gives the features of the Fréchet distance, which is no FID.",
@@ -128,20 +117,12 @@ impl Claim for CfgPlusPlusClaim {
     }
 }
 
-/// The two guidances at a scale, `λ` and what it is matched with.
-fn pair<const D: usize>(lambda: f64, omega: f64) -> [(Variant, Box<dyn Guidance<D>>); 2] {
-    let guided = CfgPlusPlus::new().with_scale(lambda);
-    [
-        (CFG_PP, Box::new(guided)),
-        (CFG, Box::new(ClassifierFree::new().with_scale(omega))),
-    ]
-}
-
-/// What is measured on the ring.
-#[derive(Serialize, Deserialize)]
-struct OnRing {
-    off_support: f64,
-    distance: f64,
+/// The guidance of a variant at a scale, `λ` or what it is matched with.
+fn of_pair<const D: usize>(variant: &Variant, lambda: f64, omega: f64) -> Box<dyn Guidance<D>> {
+    match *variant == CFG_PP {
+        true => Box::new(CfgPlusPlus::new().with_scale(lambda)),
+        false => Box::new(ClassifierFree::new().with_scale(omega)),
+    }
 }
 
 fn ring(bench: &Bench<'_>, size: Size, table: &mut Table) -> Result<(), ClaimError> {
@@ -152,36 +133,23 @@ fn ring(bench: &Bench<'_>, size: Size, table: &mut Table) -> Result<(), ClaimErr
     };
     let levels = mixture.sampler()?;
     let levels = levels.levels();
-    let mut points = Vec::new();
-    for &seed in bench.seeds() {
-        for lambda in LAMBDAS {
-            points.extend([CFG_PP, CFG].map(|variant| (seed, lambda, variant)));
-        }
-    }
-    let found = bench.measure(
-        &Stage::new("ring", &size),
-        &points,
-        |(seed, lambda, variant)| Cell::of(&ring_task(*lambda)).variant(variant).seed(*seed),
-        |(seed, lambda, variant)| {
-            let omega = mean_equivalent_omega(levels, *lambda);
-            let mut each = pair(*lambda, omega).into_iter();
-            let (_, mut guidance) = each
-                .find(|(other, _)| other == variant)
-                .ok_or_else(|| ClaimError::experiment("a guidance is unknown"))?;
-            let drawn = rows(mixture.drawn(guidance.as_mut(), false, *seed)?);
-            let truth = mixture.true_points(*seed);
-            Ok(OnRing {
-                off_support: mixture.off_support(&drawn, &truth),
-                distance: mixture.mean_over_classes(&drawn, &truth, sliced_wasserstein),
-            })
+    let contest = MixtureContest {
+        mixture: &mixture,
+        task: ring_task,
+        scales: &LAMBDAS,
+        variants: &[CFG_PP, CFG],
+        own: &OFF_SUPPORT,
+        distance: &DISTANCE,
+    };
+    contest.run(
+        bench,
+        table,
+        |variant, lambda, seed| {
+            let mut guidance = of_pair(variant, lambda, mean_equivalent_omega(levels, lambda));
+            mixture.drawn(guidance.as_mut(), false, seed)
         },
-    )?;
-    for ((seed, lambda, variant), found) in points.iter().zip(found) {
-        let task = ring_task(*lambda);
-        table.record(&task, variant, &OFF_SUPPORT, *seed, found.off_support)?;
-        table.record(&task, variant, &DISTANCE, *seed, found.distance)?;
-    }
-    Ok(())
+        |drawn, truth| mixture.off_support(drawn, truth),
+    )
 }
 
 /// Inverts real pictures and draws them again.
@@ -204,12 +172,13 @@ fn inversion(
     let found = bench.measure(
         &Stage::new("inversion", &(size, ground_size)),
         &points,
-        |(seed, scale, variant)| Cell::of(&fashion_task(*scale)).variant(variant).seed(*seed),
         |(seed, scale, variant)| {
-            let mut each = pair((scale / one).min(1.0), *scale).into_iter();
-            let (_, mut guidance) = each
-                .find(|(other, _)| other == variant)
-                .ok_or_else(|| ClaimError::experiment("a guidance is unknown"))?;
+            Cell::of(&fashion_ground::task(*scale))
+                .variant(variant)
+                .seed(*seed)
+        },
+        |(seed, scale, variant)| {
+            let mut guidance = of_pair(variant, (scale / one).min(1.0), *scale);
             let (pictures, classes) = ground.real_pictures(size.inverted, *seed);
             let conditions = classes.into_iter().map(Condition::Given).collect();
             let model = RowConditions::new(&ground.model, conditions);
@@ -228,7 +197,13 @@ fn inversion(
         },
     )?;
     for ((seed, scale, variant), error) in points.iter().zip(found) {
-        table.record(&fashion_task(*scale), variant, &INVERSION, *seed, error)?;
+        table.record(
+            &fashion_ground::task(*scale),
+            variant,
+            &INVERSION,
+            *seed,
+            error,
+        )?;
     }
     Ok(())
 }
@@ -237,7 +212,7 @@ fn inversion(
 fn checks(table: &Table) -> Result<Vec<Check>, ClaimError> {
     let mut checks = Vec::new();
     for scale in SCALES {
-        let task = fashion_task(scale);
+        let task = fashion_ground::task(scale);
         for metric in [FD, INVERSION] {
             checks.push(table.compare(&task, &metric, &CFG_PP, &CFG)?.headline());
         }

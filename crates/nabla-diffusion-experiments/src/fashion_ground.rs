@@ -11,7 +11,9 @@
 //! set.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use nabla_claims::{Bench, Cell, ClaimContext, ClaimError, Metric, Stage, Table, Task, Variant};
+use nabla_claims::{
+    Bench, Cell, ClaimContext, ClaimError, LinePlot, Metric, Series, Stage, Table, Task, Variant,
+};
 use nabla_diffusion::class_denoiser::ClassDenoiser;
 use nabla_diffusion::guidance_trial::{GuidanceTrials, Trial, TrialConfig};
 use nabla_diffusion::registry::Options;
@@ -133,6 +135,31 @@ impl Ground {
     }
 }
 
+/// The task of a scale.
+pub(crate) fn task(scale: f64) -> Task {
+    Task::of(format!("Fashion-MNIST, scale {scale}"))
+}
+
+/// The Fréchet distance over another metric: a line for each variant, with a point for each scale.
+///
+/// - `other`: the metric, and its name on the axis
+pub(crate) fn plot(
+    table: &Table,
+    title: &str,
+    (name, other): (&str, &Metric),
+    scales: &[f64],
+    variants: &[Variant],
+) -> LinePlot {
+    let plot = LinePlot::new(title, name, "Fréchet distance with the judge's features");
+    variants.iter().fold(plot, |plot, variant| {
+        let points = scales.iter().filter_map(|&scale| {
+            let mean = |metric| table.mean(&task(scale), variant, metric).ok();
+            Some([mean(other)?, mean(&FD)?])
+        });
+        plot.with_series(Series::new(variant.name(), points))
+    })
+}
+
 /// A guidance at a scale.
 pub(crate) struct Contestant {
     pub(crate) task: Task,
@@ -154,6 +181,13 @@ impl Contestant {
             scale,
         }
     }
+
+    /// Whether this is the same guidance, whatever its task and its name there.
+    fn is_as(&self, other: &Self) -> bool {
+        let [one, two] =
+            [self, other].map(|each| (each.guidance, &each.options, each.scale.to_bits()));
+        one == two
+    }
 }
 
 /// Tries every contestant with every seed, and records the [`METRICS`].
@@ -166,24 +200,32 @@ pub(crate) fn contest(
 ) -> Result<(), ClaimError> {
     let judge = ground.judge()?;
     let trials = ground.trials(&judge, size);
+    // Some take part in several tasks in the same way, and are tried once.
+    let mut different: Vec<Vec<&Contestant>> = Vec::new();
+    for contestant in contestants {
+        match different.iter_mut().find(|same| same[0].is_as(contestant)) {
+            Some(same) => same.push(contestant),
+            None => different.push(vec![contestant]),
+        }
+    }
     let seeds = bench.seeds().iter();
-    let points: Vec<(u64, &Contestant)> = seeds
-        .flat_map(|&seed| contestants.iter().map(move |contestant| (seed, contestant)))
+    let points: Vec<(u64, &Vec<&Contestant>)> = seeds
+        .flat_map(|&seed| different.iter().map(move |same| (seed, same)))
         .collect();
     let found = bench.measure(
         &Stage::new("Fashion-MNIST", &size),
         &points,
-        |&(seed, contestant)| {
-            let cell = Cell::of(&contestant.task).variant(&contestant.variant);
+        |&(seed, same)| {
+            let cell = Cell::of(&same[0].task).variant(&same[0].variant);
             cell.seed(seed).steps(size.pictures as u64)
         },
-        |&(seed, contestant)| {
+        |&(seed, same)| {
             let Contestant {
                 guidance,
                 options,
                 scale,
                 ..
-            } = contestant;
+            } = same[0];
             let trial = trials.run(guidance, options, *scale, seed, &mut |count| {
                 bench.progress().advance(count as u64);
                 Ok(())
@@ -191,8 +233,10 @@ pub(crate) fn contest(
             trial.map_err(ClaimError::experiment)
         },
     )?;
-    for ((seed, contestant), trial) in points.into_iter().zip(found) {
-        record(table, &contestant.task, &contestant.variant, seed, &trial)?;
+    for ((seed, same), trial) in points.into_iter().zip(found) {
+        for contestant in same {
+            record(table, &contestant.task, &contestant.variant, seed, &trial)?;
+        }
     }
     Ok(())
 }

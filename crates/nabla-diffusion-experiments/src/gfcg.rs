@@ -11,19 +11,15 @@
 //! highest one, which a picture gets that the classifier takes for another class.
 
 use burn::tensor::Tensor;
-use nabla_claims::{
-    Bench, Cell, Check, Claim, ClaimError, LinePlot, Measurement, Metric, Series, Stage, Table,
-    Task, Variant,
-};
+use nabla_claims::{Bench, Check, Claim, ClaimError, Measurement, Metric, Table, Task, Variant};
 use nabla_diffusion::guidance::{
     ClassifierFree, GradientFreeClassifier, GradientFreeClassifierConfig, Guidance, Reference,
 };
 use nabla_diffusion::guidance_trial::{AUTOGUIDANCE, GFCG as GFCG_ALONE, GFCG_OR_CFG, GFCG_WEAK};
 use nabla_diffusion::level::Level;
-use serde::{Deserialize, Serialize};
 
 use crate::fashion_ground::{self, ACCURACY, Contestant, FD, Ground, METRICS, contest};
-use crate::guided_mixture::{Mixture, rows, sliced_wasserstein};
+use crate::guided_mixture::{Mixture, MixtureContest};
 
 const NONE: Variant = Variant::baseline("condition without guidance");
 const CFG: Variant = Variant::baseline("classifier-free guidance");
@@ -41,10 +37,6 @@ const SCALES: [f64; 2] = [1.5, 2.5];
 
 fn ring_task(scale: f64) -> Task {
     Task::of(format!("ring of six overlapping Gaussians, scale {scale}"))
-}
-
-fn fashion_task(scale: f64) -> Task {
-    Task::of(format!("Fashion-MNIST, scale {scale}"))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,13 +88,13 @@ impl Claim for GfcgClaim {
             METRICS.into_iter().chain([RIGHT, DISTANCE]),
             [GFCG, GFCG_CFG, GFCG_ATG, CFG, WEAK, NONE],
             SCALES
-                .map(fashion_task)
+                .map(fashion_ground::task)
                 .into_iter()
                 .chain(RING_SCALES.map(ring_task)),
         )?;
         ring(bench, size, &mut table)?;
         let contestants = SCALES.into_iter().flat_map(|scale| {
-            let task = fashion_task(scale);
+            let task = fashion_ground::task(scale);
             [
                 (GFCG, GFCG_ALONE, scale),
                 (GFCG_CFG, GFCG_OR_CFG, scale),
@@ -116,18 +108,13 @@ impl Claim for GfcgClaim {
         let contestants: Vec<Contestant> = contestants.collect();
         contest(bench, &ground, ground_size, &contestants, &mut table)?;
         let checks = checks(&table)?;
-        let mut plot = LinePlot::new(
+        let plot = fashion_ground::plot(
+            &table,
             "Fashion-MNIST: class accuracy and Fréchet distance at the scales (mean of the seeds)",
-            "class accuracy in %",
-            "Fréchet distance with the judge's features",
+            ("class accuracy in %", &ACCURACY),
+            &SCALES,
+            &[GFCG, GFCG_CFG, GFCG_ATG, CFG, WEAK, NONE],
         );
-        for variant in [GFCG, GFCG_CFG, GFCG_ATG, CFG, WEAK, NONE] {
-            let points = SCALES.iter().filter_map(|&scale| {
-                let mean = |metric| table.mean(&fashion_task(scale), &variant, metric).ok();
-                Some([mean(&ACCURACY)?, mean(&FD)?])
-            });
-            plot = plot.with_series(Series::new(variant.name(), points));
-        }
         Ok(Measurement::new(table, checks)
             .with_plot(plot)
             .with_note(
@@ -141,12 +128,6 @@ impl Claim for GfcgClaim {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct OnRing {
-    right: f64,
-    distance: f64,
-}
-
 fn ring(bench: &Bench<'_>, size: Size, table: &mut Table) -> Result<(), ClaimError> {
     let mixture = Mixture {
         model: Mixture::ring(6, 6, 0.35)?,
@@ -154,19 +135,20 @@ fn ring(bench: &Bench<'_>, size: Size, table: &mut Table) -> Result<(), ClaimErr
         points: size.points,
     };
     let classifier = |x: Tensor<2>| Ok(mixture.model.log_posterior(x, Level::straight(1e-3))?);
-    let mut points = Vec::new();
-    for &seed in bench.seeds() {
-        for scale in RING_SCALES {
-            points.extend([GFCG, GFCG_CFG, CFG, NONE].map(|variant| (seed, scale, variant)));
-        }
-    }
-    let found = bench.measure(
-        &Stage::new("ring", &size),
-        &points,
-        |(seed, scale, variant)| Cell::of(&ring_task(*scale)).variant(variant).seed(*seed),
-        |(seed, scale, variant)| {
+    let contest = MixtureContest {
+        mixture: &mixture,
+        task: ring_task,
+        scales: &RING_SCALES,
+        variants: &[GFCG, GFCG_CFG, CFG, NONE],
+        own: &RIGHT,
+        distance: &DISTANCE,
+    };
+    contest.run(
+        bench,
+        table,
+        |variant, scale, seed| {
             let of_classifier = |reference| {
-                let config = GradientFreeClassifierConfig::new().with_max_scale(*scale);
+                let config = GradientFreeClassifierConfig::new().with_max_scale(scale);
                 let classes = mixture.classes();
                 GradientFreeClassifier::new(config, &classifier, classes, reference)
             };
@@ -174,34 +156,24 @@ fn ring(bench: &Bench<'_>, size: Size, table: &mut Table) -> Result<(), ClaimErr
             let (mut guidance, itself): (Box<dyn Guidance<2> + '_>, bool) = if *variant == GFCG {
                 (Box::new(of_classifier(Reference::Alone)), true)
             } else if *variant == GFCG_CFG {
-                let reference = Reference::OrClassifierFree(*scale);
+                let reference = Reference::OrClassifierFree(scale);
                 (Box::new(of_classifier(reference)), true)
             } else if *variant == CFG {
-                (Box::new(plain(*scale)), false)
+                (Box::new(plain(scale)), false)
             } else {
                 (Box::new(plain(1.0)), false)
             };
-            let drawn = rows(mixture.drawn(guidance.as_mut(), itself, *seed)?);
-            let truth = mixture.true_points(*seed);
-            Ok(OnRing {
-                right: mixture.accuracy(&drawn),
-                distance: mixture.mean_over_classes(&drawn, &truth, sliced_wasserstein),
-            })
+            mixture.drawn(guidance.as_mut(), itself, seed)
         },
-    )?;
-    for ((seed, scale, variant), found) in points.iter().zip(found) {
-        let task = ring_task(*scale);
-        table.record(&task, variant, &RIGHT, *seed, found.right)?;
-        table.record(&task, variant, &DISTANCE, *seed, found.distance)?;
-    }
-    Ok(())
+        |drawn, _| mixture.accuracy(drawn),
+    )
 }
 
 /// The headlines are the abstract's: the accuracy alone, and both on autoguidance.
 fn checks(table: &Table) -> Result<Vec<Check>, ClaimError> {
     let mut checks = Vec::new();
     for scale in SCALES {
-        let task = fashion_task(scale);
+        let task = fashion_ground::task(scale);
         for (metric, better, worse, headline) in [
             (ACCURACY, GFCG, NONE, true),
             (ACCURACY, GFCG, CFG, true),

@@ -1,13 +1,14 @@
 //! Mixtures of Gaussians with classes, whose denoiser is exact: what a guidance does there is its own.
 
 use burn::tensor::{Device, Tensor};
-use nabla_claims::ClaimError;
+use nabla_claims::{Bench, Cell, ClaimError, Metric, Stage, Table, Task, Variant};
 use nabla_diffusion::ddim::Ddim;
 use nabla_diffusion::denoiser::{Condition, Denoiser, GaussianMixture, MixturePart, RowConditions};
 use nabla_diffusion::guidance::Guidance;
 use nabla_diffusion::sampler::{Sampler, Sampling};
 use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
+use serde::{Deserialize, Serialize};
 
 /// A mixture and how it is sampled.
 #[derive(Clone, Debug)]
@@ -162,8 +163,69 @@ impl Mixture {
     }
 }
 
+/// Guidances that are compared on a mixture at several scales.
+pub(crate) struct MixtureContest<'a> {
+    pub(crate) mixture: &'a Mixture,
+    /// The task of a scale.
+    pub(crate) task: fn(f64) -> Task,
+    pub(crate) scales: &'a [f64],
+    pub(crate) variants: &'a [Variant],
+    /// The experiment's own metric.
+    pub(crate) own: &'a Metric,
+    /// The sliced Wasserstein distance, the mean over the classes.
+    pub(crate) distance: &'a Metric,
+}
+
+/// What is measured of the points that were drawn.
+#[derive(Serialize, Deserialize)]
+struct Found {
+    own: f64,
+    distance: f64,
+}
+
+impl MixtureContest<'_> {
+    /// Draws with every seed, and records both metrics.
+    ///
+    /// - `drawn`: the points of a variant at a scale with a seed
+    /// - `own`: the experiment's own metric, of drawn and of true points
+    pub(crate) fn run(
+        &self,
+        bench: &Bench<'_>,
+        table: &mut Table,
+        drawn: impl Fn(&Variant, f64, u64) -> Result<Tensor<2>, ClaimError>,
+        own: impl Fn(&[Vec<f64>], &[Vec<f64>]) -> f64,
+    ) -> Result<(), ClaimError> {
+        let mut points = Vec::new();
+        for &seed in bench.seeds() {
+            for &scale in self.scales {
+                points.extend(self.variants.iter().map(|variant| (seed, scale, variant)));
+            }
+        }
+        let mixture = self.mixture;
+        let found = bench.measure(
+            &Stage::new("ring", &(mixture.points, mixture.steps)),
+            &points,
+            |&(seed, scale, variant)| Cell::of(&(self.task)(scale)).variant(variant).seed(seed),
+            |&(seed, scale, variant)| {
+                let drawn = rows(drawn(variant, scale, seed)?);
+                let truth = mixture.true_points(seed);
+                Ok(Found {
+                    own: own(&drawn, &truth),
+                    distance: mixture.mean_over_classes(&drawn, &truth, sliced_wasserstein),
+                })
+            },
+        )?;
+        for ((seed, scale, variant), found) in points.into_iter().zip(found) {
+            let task = (self.task)(scale);
+            table.record(&task, variant, self.own, seed, found.own)?;
+            table.record(&task, variant, self.distance, seed, found.distance)?;
+        }
+        Ok(())
+    }
+}
+
 /// The rows of a tensor.
-pub(crate) fn rows(points: Tensor<2>) -> Vec<Vec<f64>> {
+fn rows(points: Tensor<2>) -> Vec<Vec<f64>> {
     let [_, width] = points.dims();
     let values: Vec<f64> = points.to_data().iter::<f64>().collect();
     values.chunks(width).map(<[f64]>::to_vec).collect()
@@ -171,7 +233,7 @@ pub(crate) fn rows(points: Tensor<2>) -> Vec<Vec<f64>> {
 
 /// The sliced Wasserstein distance (of order 2) of two sets of equally many points of two numbers, over 64 even
 /// directions.
-pub(crate) fn sliced_wasserstein(one: &[Vec<f64>], other: &[Vec<f64>]) -> f64 {
+fn sliced_wasserstein(one: &[Vec<f64>], other: &[Vec<f64>]) -> f64 {
     const DIRECTIONS: usize = 64;
     let mut sum = 0.0;
     for k in 0..DIRECTIONS {
