@@ -428,8 +428,9 @@ impl FilterPrompt {
         Ok(self)
     }
 
-    /// `F_s` of the structure and `F_a` of the appearance. Filters that compare with the other picture see it
-    /// unfiltered.
+    /// `F_a` of the appearance and `F_s` of the structure. A filter of the structure that compares it with the other
+    /// picture sees the filtered one, as the model will: to an inverted appearance belongs another polarity.
+    /// A filter of the appearance sees the structure unfiltered.
     ///
     /// # Errors
     /// If a filter fails.
@@ -438,9 +439,29 @@ impl FilterPrompt {
         structure: Pixels,
         appearance: Pixels,
     ) -> Result<[Pixels; 2], FilterError> {
-        let filtered = self.structure.apply(structure.clone(), Some(&appearance))?;
         let appearance = self.appearance.apply(appearance, Some(&structure))?;
-        Ok([filtered, appearance])
+        let structure = self.structure.apply(structure, Some(&appearance))?;
+        Ok([structure, appearance])
+    }
+
+    /// The same for any number of pictures, `[1, 1 or 3, height, width]` each, of any sizes; those of the other
+    /// branch that a picture is compared with are represented by the first one.
+    ///
+    /// # Errors
+    /// If a filter fails, or a chain compares with the other branch and that has no picture.
+    pub fn filtered_all(
+        &self,
+        structures: Vec<Tensor<4>>,
+        appearances: Vec<Tensor<4>>,
+    ) -> Result<[Vec<Tensor<4>>; 2], FilterError> {
+        let all = |chain: &FilterChain, pictures: Vec<Tensor<4>>, other: Option<Tensor<4>>| {
+            let pictures = pictures.into_iter();
+            let filtered = pictures.map(|picture| chain.filter(picture, other.clone()));
+            filtered.collect::<Result<Vec<_>, _>>()
+        };
+        let appearances = all(&self.appearance, appearances, structures.first().cloned())?;
+        let structures = all(&self.structure, structures, appearances.first().cloned())?;
+        Ok([structures, appearances])
     }
 }
 

@@ -107,6 +107,51 @@ fn the_other_picture_gives_range_and_polarity() {
     assert!(alone.contains("match-polarity") && alone.contains("no other picture"));
 }
 
+/// The structure has the polarity and the range of the appearance that the model sees: the filtered one.
+#[test]
+fn the_structure_is_compared_with_the_filtered_appearance() {
+    let family = pixel_filters();
+    let dark = Pixels::from_fn(1, 4, 4, |_, y, x| if y == 1 && x == 1 { 1.0 } else { 0.2 });
+    let light = Pixels::from_fn(1, 4, 4, |_, y, x| if y == 2 && x == 2 { 0.3 } else { 0.9 });
+    let matched = FilterPrompt::new()
+        .with_structure("match-polarity|match-range", &family)
+        .unwrap();
+    for appearance in ["invert", "contrast:3", "kernel|invert"] {
+        let prompt = matched
+            .clone()
+            .with_appearance(appearance, &family)
+            .unwrap();
+        let [structure, appearance] = prompt.filtered(dark.clone(), light.clone()).unwrap();
+        let range = |picture: &Pixels| {
+            let values = picture.values().iter().copied();
+            [
+                values.clone().fold(1.0, f32::min),
+                values.fold(0.0, f32::max),
+            ]
+        };
+        let [one, other] = [range(&structure), range(&appearance)];
+        let same = one.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(same, "{one:?} {other:?}");
+        // Its mark is light where that of the appearance is.
+        let light_mark =
+            |picture: &Pixels, at: usize| picture.get(0, at, at) > picture.get(0, 0, 0);
+        assert_eq!(light_mark(&structure, 1), light_mark(&appearance, 2));
+
+        let device = Device::flex();
+        let tensors = |picture: &Pixels| vec![picture.clone().into_tensor(&device)];
+        let [structures, appearances] = prompt
+            .filtered_all(tensors(&dark), tensors(&light))
+            .unwrap();
+        assert_eq!(Pixels::of_tensor(structures[0].clone()).unwrap(), structure);
+        assert_eq!(
+            Pixels::of_tensor(appearances[0].clone()).unwrap(),
+            appearance
+        );
+    }
+    let alone = matched.filtered_all(vec![dark.into_tensor(&Device::flex())], Vec::new());
+    assert!(alone.unwrap_err().to_string().contains("no other picture"));
+}
+
 #[test]
 fn a_mask_keeps_the_rest() {
     let chain: FilterChain = "invert".parse().unwrap();

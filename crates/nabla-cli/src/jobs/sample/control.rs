@@ -292,26 +292,17 @@ impl Controls<'_> {
             Ok(tensor(&picture))
         });
         let appearances = appearances.collect::<Result<Vec<_>, Failure>>()?;
-        // What a branch is compared with is the first picture of the other one, unfiltered.
-        let others = [appearances.first().cloned(), structures.first().cloned()];
-        let [of_structures, of_appearances] = others;
+        let filtered = self.filters.filtered_all(structures, appearances);
+        let [structures, appearances] = filtered.map_err(Failure::input)?;
         let mut controls = Vec::new();
         for ((net, network), picture) in self.nets.iter().zip(&loaded.nets).zip(structures) {
-            let filtered = self
-                .filters
-                .structure
-                .filter(picture, of_structures.clone());
-            let control = network.control(filtered.map_err(Failure::input)?, net.options);
+            let control = network.control(picture, net.options);
             controls.push(control.map_err(StableDiffusionError::from)?);
         }
         let mut prompts = Vec::new();
         let adapters = self.adapters.iter().zip(&loaded.adapters);
         for ((adapter, network), picture) in adapters.zip(appearances) {
-            let filtered = self
-                .filters
-                .appearance
-                .filter(picture, of_appearances.clone());
-            let prompt = network.prompt(filtered.map_err(Failure::input)?, adapter.scale);
+            let prompt = network.prompt(picture, adapter.scale);
             prompts.push(prompt.map_err(StableDiffusionError::from)?);
         }
         Ok((controls, prompts))
