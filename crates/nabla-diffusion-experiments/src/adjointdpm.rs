@@ -156,8 +156,10 @@ impl Claim for AdjointDpmClaim {
             }
         };
         Ok(measurement.with_note(
-            "Not measured: Stable Diffusion, whose text embeddings the program can learn (`nabla tune embedding`), a Gram \
-             matrix as the measure of style, and DOODL.",
+            "AdjointDPM is the adjoint equation solved with as many of Euler's steps as the sampler takes. Its gradient is not \
+             that of the sampler, which the rows of the exact gradient have in the same memory: they differ most for the \
+             noise, whose adjoint passes all steps. Not measured: Stable Diffusion, whose text embeddings and styles the \
+             program can learn (`nabla tune`), a Gram matrix as the measure of style, and DOODL.",
         ))
     }
 }

@@ -97,7 +97,7 @@ struct Size {
 
 const FULL: Size = Size {
     training: Training {
-        steps: 4000,
+        steps: 16_000,
         batch: 128,
         width: 384,
     },

@@ -31,10 +31,15 @@ pub(super) enum Patients {
     Others,
 }
 
-/// A way to restore, with its tuned number.
+/// A way to restore, with its tuned numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Method {
-    Dds,
+    Dds {
+        eta: f64,
+        iterations: usize,
+        /// `None` for what Bayes' rule gives.
+        gamma: Option<f64>,
+    },
     /// DDS with the noise of the published code.
     DdsShares,
     /// One iteration of conjugate gradients: a gradient step of the best length.
@@ -59,6 +64,47 @@ pub(super) struct Outcome {
     pub(super) psnr: f64,
     /// Of the whole restoration.
     pub(super) seconds: f64,
+}
+
+impl Method {
+    /// DDS with its default options.
+    pub(super) fn dds() -> Self {
+        let Dds {
+            eta,
+            cg_iterations,
+            gamma,
+            ..
+        } = Dds::new();
+        Self::Dds {
+            eta,
+            iterations: cg_iterations,
+            gamma,
+        }
+    }
+
+    /// DDS with all of these options. Without noise, as in CT here, there is no `γ`.
+    pub(super) fn every_dds(
+        kind: Kind,
+        etas: &[f64],
+        iterations: &[usize],
+        gammas: &[Option<f64>],
+    ) -> Vec<Self> {
+        let gammas = match kind {
+            Kind::Ct => &gammas[..1],
+            Kind::Mr => gammas,
+        };
+        let mut all = Vec::new();
+        for &eta in etas {
+            for &iterations in iterations {
+                all.extend(gammas.iter().map(|&gamma| Self::Dds {
+                    eta,
+                    iterations,
+                    gamma,
+                }));
+            }
+        }
+        all
+    }
 }
 
 /// The noise of k-space, for slices with values in `[−1, 1]`.
@@ -161,6 +207,15 @@ impl Scans {
         let dds = Dds::new().with_clip(Some(1.0));
         let restorer: Box<dyn Restorer> = match method {
             Method::Dps { scale } => Box::new(Dps::new().with_scale(scale).with_clip(Some(1.0))),
+            Method::Dds {
+                eta,
+                iterations,
+                gamma,
+            } => Box::new(
+                dds.with_eta(eta)
+                    .with_cg_iterations(iterations)
+                    .with_gamma(gamma),
+            ),
             Method::DdsShares => Box::new(dds.with_renoising(Renoising::Shares)),
             Method::OneStep => Box::new(dds.with_cg_iterations(1)),
             Method::Projection => Box::new(dds.with_consistency(Consistency::Projection)),

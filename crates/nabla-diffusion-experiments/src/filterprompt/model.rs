@@ -211,7 +211,7 @@ impl Network {
         let config = TrainerConfig {
             steps: training.steps,
             optimizer: OptimizerConfig {
-                learning_rate: Some(1e-3),
+                learning_rate: Some(2e-3),
                 ..optimizer
             },
             ..TrainerConfig::default()
