@@ -235,6 +235,23 @@ pub fn check_writable(path: &Path) -> Result<(), OutputError> {
     temporary_file(path).map(drop)
 }
 
+/// The same for a folder that [`write_folder_atomically`] is to write: `path` does not exist yet, or is an empty
+/// folder.
+///
+/// # Errors
+/// One sentence that names the path.
+///
+/// ```
+/// let folder = tempfile::tempdir()?;
+/// assert!(nabla_base::check_writable_folder(&folder.path().join("out")).is_ok());
+/// std::fs::write(folder.path().join("there.txt"), "1")?;
+/// assert!(nabla_base::check_writable_folder(folder.path()).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn check_writable_folder(path: &Path) -> Result<(), OutputError> {
+    temporary_folder(path).map(drop)
+}
+
 /// Calls `write` to fill a temporary file, then renames it to `path`.
 ///
 /// # Errors

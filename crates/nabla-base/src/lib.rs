@@ -22,7 +22,7 @@ pub mod vector;
 pub mod words;
 
 pub use atomic_file::{
-    OutputError, check_writable, remove_unfinished_files, write_atomically, write_bytes_atomically,
-    write_folder_atomically,
+    OutputError, check_writable, check_writable_folder, remove_unfinished_files, write_atomically,
+    write_bytes_atomically, write_folder_atomically,
 };
 pub use range::OutOfRange;
