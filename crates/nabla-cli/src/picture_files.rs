@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use nabla::data::{FileFormat, Light, Picture, Raster, ReadOptions};
-use nabla::panorama::ErpArea;
-use nabla::panorama::pixels::to_rasters;
+use nabla::panorama::pixels::{to_rasters, to_tensor};
+use nabla::panorama::{ErpArea, Interpolation, resize_planar};
 
 use crate::errors::Failure;
 
@@ -60,6 +60,16 @@ pub fn check_not_the_input(input: &Path, output: &Path) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// A picture of another height and width, `[1, channels, height, width]` in `[−1, 1]`.
+pub fn resized(
+    raster: &Raster,
+    [height, width]: [usize; 2],
+    device: &Device,
+) -> Result<Tensor<4>, Failure> {
+    let raster = resize_planar(raster, height, width, Interpolation::Lanczos3)?;
+    Ok(to_tensor([&raster], device).clamp(-1.0, 1.0))
 }
 
 /// Whether a path names an image file in a format that can be written, judging by its extension.

@@ -76,3 +76,55 @@ fn noise_is_changed_until_the_classifier_is_unsure() {
         "none",
     );
 }
+
+/// A model of classes changes all its weights, and Stable Diffusion learns a LoRA.
+#[test]
+fn a_style_is_learned_from_a_picture_and_drawn_with() {
+    let desk = Desk::empty();
+    crate::searching::put_models(&desk);
+    desk.done("train model --data digits --model cnn --epochs 1 --out cnn");
+    let stripes = Raster::from_fn(3, 20, 16, |_, y, _| if y % 4 < 2 { 0.9 } else { 0.1 });
+    Picture::new(stripes, BitDepth::Eight)
+        .write(&desk.path("stripes.png"), &WriteOptions::default())
+        .unwrap();
+    let line = "tune style --model model --style stripes.png --classifier cnn --steps 3 -n 4";
+    let told = desk.json(&format!(
+        "{line} --class 3 --class 5 --iterations 6 -o styled --preview both.png"
+    ));
+    assert_eq!(told["iterations"], 6);
+    let both = Picture::read(&desk.path("both.png")).unwrap();
+    assert_eq!(both.size(), [16, 16]);
+    desk.json("sample --model styled --class 3 --steps 2 -o out.png");
+    let again = desk.json(&format!(
+        "{line} --class 3 --class 5 --iterations 6 -o again"
+    ));
+    assert_eq!(again["loss"], told["loss"]);
+
+    desk.refused(&format!("{line} -o styled"), "styled");
+    let line = "tune style --model model --style stripes.png";
+    desk.refused(&format!("{line} -o other"), "needs a --classifier");
+    desk.refused(
+        &format!("{line} --classifier judge -o other"),
+        "must be a model of pictures",
+    );
+    desk.refused(
+        &format!("{line} --prompt a -o other"),
+        "with --class, not with --prompt",
+    );
+    assert!(!desk.path("other").exists());
+
+    let tiny =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-diffusion/tests/reference/tiny");
+    crate::tiny_single_file::copy_folder(&tiny.join("sd15"), &desk.path("sd15"), true);
+    let line = "tune style --model sd15 --style stripes.png --steps 2 --size 64 --iterations 3";
+    for rank in [0, 2] {
+        let told = desk.json(&format!(
+            "{line} --prompt a --prompt picture --rank {rank} -o style{rank}.safetensors --preview sd.png"
+        ));
+        assert_eq!(told["output"], format!("style{rank}.safetensors"));
+        desk.json(&format!(
+            "sample --model sd15 --prompt a --lora style{rank}.safetensors --size 64 --steps 2 -o out.png"
+        ));
+    }
+    desk.refused(line, "needs a --prompt");
+}

@@ -321,4 +321,20 @@ impl Picture {
         }
         self
     }
+
+    /// The picture with one channel: the luma `0.299 R + 0.587 G + 0.114 B`.
+    #[must_use]
+    pub fn into_grey(mut self) -> Self {
+        if self.raster.channels() == 3 {
+            let [_, height, width] = self.raster.shape();
+            let colours = &self.raster;
+            self.raster = Raster::from_fn(1, height, width, |_, y, x| {
+                let [red, green, blue] = [0, 1, 2].map(|c| colours.get(c, y, x));
+                0.299 * red + 0.587 * green + 0.114 * blue
+            });
+            // A profile of colours does not describe one channel.
+            self.metadata.icc = None;
+        }
+        self
+    }
 }

@@ -89,12 +89,14 @@ mod backward;
 mod equation;
 mod run;
 mod style;
+mod tuning;
 mod wanted;
 
 pub use adversarial::{AdversarialNoise, AdversarialSample};
 use equation::Equation;
 pub use run::{DifferentiableRun, LossGradient, Trajectory};
-pub use style::{StyleLoss, gram_matrix};
+pub use style::{StyleLoss, StyleSample, content_distance, gram_matrix};
+pub use tuning::{Tuning, TuningProgress};
 pub use wanted::{LeafGradient, ModuleGradients, Wanted};
 
 /// The form of the equation.

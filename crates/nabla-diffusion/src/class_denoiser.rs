@@ -29,6 +29,10 @@ use crate::sampler_error::{OwnError, SamplerError};
 use crate::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
 use crate::unet::{Normalization, UNet, UNetConfig, UNetConfigError};
 
+mod style;
+
+pub use style::ClassStyleConfig;
+
 /// The configuration's file name in a denoiser's folder.
 pub const CONFIG_FILE: &str = "denoiser.json";
 pub use nabla_train::network_folder::WEIGHTS_FILE;

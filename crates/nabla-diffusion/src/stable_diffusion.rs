@@ -37,6 +37,7 @@ pub mod scheduler_config;
 pub mod single_file;
 pub mod spatial_feature_transform;
 pub mod stable_sr;
+pub mod style;
 pub mod text_encoding;
 pub mod text_plan_trial;
 pub mod textual_inversion;

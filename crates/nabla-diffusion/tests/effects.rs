@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor};
+use nabla_diffusion::adjoint_dpm::Tuning;
 use nabla_diffusion::seeded_noise::SeededNoise;
 use nabla_diffusion::stable_diffusion::effect::{EffectConfig, EffectError};
 use nabla_diffusion::stable_diffusion::pipeline::{LoadOptions, SamplingOptions, StableDiffusion};
@@ -33,8 +34,7 @@ fn a_word_is_learned_and_written_as_others_read_it() {
         let noise = SeededNoise::new(3, 0).normal(shape, &Device::flex());
         let config = EffectConfig {
             vectors: 2,
-            iterations: 8,
-            learning_rate: 0.05,
+            tuning: Tuning::new().with_iterations(8),
             ..EffectConfig::new("<glow>", "a", "a <glow> a")
         };
         let target = noise.clone() * 0.3;
@@ -81,9 +81,10 @@ fn the_loss_falls_as_the_gradient_says() {
     let noise = SeededNoise::new(3, 0).normal(shape, &Device::flex());
     // A tiny step of AdamW changes each number by the learning rate against its gradient's sign.
     let config = EffectConfig {
-        iterations: 2,
-        learning_rate: 1e-3,
-        weight_decay: 0.0,
+        tuning: Tuning::new()
+            .with_iterations(2)
+            .with_learning_rate(1e-3)
+            .with_weight_decay(0.0),
         ..EffectConfig::new("<glow>", "a", "<glow>")
     };
     let learned = model
@@ -125,7 +126,7 @@ fn words_that_cannot_be_learned_are_refused() {
     let empty = told(EffectConfig::new("<glow>", "", "<glow>"), false);
     assert!(empty.to_string().contains("number of tokens"), "{empty}");
     let none = EffectConfig {
-        iterations: 0,
+        tuning: Tuning::new().with_iterations(0),
         ..EffectConfig::new("<glow>", "a", "<glow>")
     };
     assert!(told(none, false).to_string().contains("iterations"));

@@ -28,6 +28,7 @@ mod stable_diffusion_guidance;
 mod stable_diffusion_pipeline;
 mod stable_diffusion_unet;
 mod stable_sr;
+mod styles;
 mod tiny_models;
 #[path = "tiny_models/single_file.rs"]
 mod tiny_single_file;

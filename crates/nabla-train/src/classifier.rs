@@ -24,6 +24,14 @@ pub trait Classifier: Module {
             logits,
         }
     }
+
+    /// The feature maps of a model of pictures, after each of its stages, the finest first:
+    /// `[batch, channels, height, width]` each. None for other models.
+    ///
+    /// - `input`: as for [`logits`](Self::logits)
+    fn maps(&self, _input: Tensor<2>) -> Vec<Tensor<4>> {
+        Vec::new()
+    }
 }
 
 /// What a model makes of examples, in one pass.

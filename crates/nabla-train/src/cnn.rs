@@ -119,8 +119,8 @@ pub struct Cnn {
 }
 
 impl Cnn {
-    /// The input of the last layer.
-    fn features(&self, input: Tensor<2>) -> Tensor<2> {
+    /// The input of the last layer; `see` gets the map of each stage before it is halved.
+    fn features(&self, input: Tensor<2>, see: &mut dyn FnMut(&Tensor<4>)) -> Tensor<2> {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
         let mut x = input.reshape([batch, channels, height, width]);
@@ -129,7 +129,9 @@ impl Cnn {
             if let Some(norm) = &stage.norm {
                 x = norm.forward(x);
             }
-            x = stage.pool.forward(relu(x)); // [batch, channels, height/2, width/2]
+            x = relu(x);
+            see(&x);
+            x = stage.pool.forward(x); // [batch, channels, height/2, width/2]
         }
         x.flatten(1, 3)
     }
@@ -137,10 +139,40 @@ impl Cnn {
 
 impl Classifier for Cnn {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
-        self.output.forward(self.features(input))
+        self.output.forward(self.features(input, &mut |_| {}))
     }
 
     fn seen(&self, input: Tensor<2>) -> Seen {
-        Seen::through(&self.output, self.features(input))
+        Seen::through(&self.output, self.features(input, &mut |_| {}))
+    }
+
+    fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
+        let mut maps = Vec::with_capacity(self.stages.len());
+        self.features(input, &mut |map| maps.push(map.clone()));
+        maps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The maps are those before each pooling, and the features follow from the last of them.
+    #[test]
+    fn the_maps_are_those_of_the_stages() {
+        let device = Device::flex();
+        let config = CnnConfig {
+            channels: vec![4, 6],
+            batch_norm: true,
+        };
+        let cnn = config.init([1, 9, 8], 3, &device).unwrap();
+        let input = Tensor::<2>::ones([2, 72], &device);
+        let maps = cnn.maps(input.clone());
+        let shapes: Vec<[usize; 4]> = maps.iter().map(|map| map.dims()).collect();
+        assert_eq!(shapes, [[2, 4, 9, 8], [2, 6, 4, 4]]);
+        let pooled = cnn.stages[1].pool.forward(maps[1].clone());
+        let features: Tensor<2> = pooled.flatten(1, 3);
+        let difference = features - cnn.seen(input).features;
+        assert_eq!(difference.abs().max().into_scalar::<f32>(), 0.0);
     }
 }

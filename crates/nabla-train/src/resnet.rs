@@ -169,14 +169,16 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// The input of the last layer.
-    fn features(&self, input: Tensor<2>) -> Tensor<2> {
+    /// The input of the last layer; `see` gets the map of the first convolution and of each block.
+    fn features(&self, input: Tensor<2>, see: &mut dyn FnMut(&Tensor<4>)) -> Tensor<2> {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
         let x = input.reshape([batch, channels, height, width]);
         let mut x = relu(self.norm.forward(self.convolution.forward(x)));
+        see(&x);
         for block in &self.blocks {
             x = block.forward(x);
+            see(&x);
         }
         let [batch, channels, height, width] = x.dims();
         let pooled = x.reshape([batch, channels, height * width]).mean_dim(2);
@@ -186,11 +188,17 @@ impl ResNet {
 
 impl Classifier for ResNet {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
-        self.output.forward(self.features(input))
+        self.output.forward(self.features(input, &mut |_| {}))
     }
 
     fn seen(&self, input: Tensor<2>) -> Seen {
-        Seen::through(&self.output, self.features(input))
+        Seen::through(&self.output, self.features(input, &mut |_| {}))
+    }
+
+    fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
+        let mut maps = Vec::with_capacity(1 + self.blocks.len());
+        self.features(input, &mut |map| maps.push(map.clone()));
+        maps
     }
 }
 
@@ -245,5 +253,20 @@ mod tests {
         let found: Vec<f32> = y.into_data().iter::<f32>().collect();
         let expected = [0., 2., 4., 10., 12., 14., 0., 0., 0., 0., 0., 0.];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_maps_are_those_of_the_first_layer_and_the_blocks() {
+        let device = Device::flex();
+        let model = ResNetConfig::default()
+            .init([3, 8, 8], 10, &device)
+            .unwrap();
+        let maps = model.maps(Tensor::ones([1, 192], &device));
+        assert_eq!(maps.len(), 1 + model.blocks.len());
+        let last = maps.last().unwrap().clone().mean_dim(2).mean_dim(3);
+        let features = model.seen(Tensor::ones([1, 192], &device)).features;
+        let shape = features.dims();
+        let difference = last.reshape(shape) - features;
+        assert!(difference.abs().max().into_scalar::<f32>() < 1e-6);
     }
 }

@@ -47,6 +47,11 @@ pub enum TrainedClassifierError {
         /// Of the classifier.
         expected: usize,
     },
+    /// The model sees no pictures.
+    #[error(
+        "the classifier has no feature maps: it must be a model of pictures, a cnn or a resnet"
+    )]
+    NoMaps,
 }
 
 /// What a program needs to know to classify with a model's weights.
@@ -67,6 +72,7 @@ pub struct ClassifierConfig {
 trait Network: Send {
     fn logits(&self, input: Tensor<2>) -> Tensor<2>;
     fn seen(&self, input: Tensor<2>) -> Seen;
+    fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>>;
 }
 
 impl<M: Classifier> Network for M {
@@ -76,6 +82,10 @@ impl<M: Classifier> Network for M {
 
     fn seen(&self, input: Tensor<2>) -> Seen {
         Classifier::seen(self, input)
+    }
+
+    fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
+        Classifier::maps(self, input)
     }
 }
 
@@ -191,6 +201,20 @@ impl TrainedClassifier {
     /// If the examples have another width.
     pub fn seen(&self, examples: Tensor<2>) -> Result<Seen, TrainedClassifierError> {
         Ok(self.network.seen(self.scaled(examples)?))
+    }
+
+    /// The feature maps of a model of pictures; see [`Classifier::maps`].
+    ///
+    /// - `examples`: as for [`logits`](Self::logits)
+    ///
+    /// # Errors
+    /// If the examples have another width, or the model has no maps.
+    pub fn maps(&self, examples: Tensor<2>) -> Result<Vec<Tensor<4>>, TrainedClassifierError> {
+        let maps = self.network.maps(self.scaled(examples)?);
+        match maps.is_empty() {
+            true => Err(TrainedClassifierError::NoMaps),
+            false => Ok(maps),
+        }
     }
 
     fn scaled(&self, examples: Tensor<2>) -> Result<Tensor<2>, TrainedClassifierError> {

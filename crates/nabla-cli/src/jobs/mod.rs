@@ -22,4 +22,5 @@ mod train_flow;
 mod train_model;
 pub mod tune;
 mod tune_noise;
+mod tune_style;
 pub mod upscale;

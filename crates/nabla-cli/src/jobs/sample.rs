@@ -44,6 +44,7 @@ mod plan;
 mod preview;
 mod text;
 
+pub use classes::classes;
 use classes::sample_classes;
 use control::{ControlFlags, Controls};
 use guidance_choice::{GuidanceChoice, GuidanceFlags};

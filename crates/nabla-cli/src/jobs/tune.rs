@@ -10,12 +10,11 @@ use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::Picture;
+use nabla::diffusion::adjoint_dpm::Tuning;
 use nabla::diffusion::seeded_noise::SeededNoise;
 use nabla::diffusion::stable_diffusion::effect::{EffectConfig, EffectError};
 use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
 use nabla::diffusion::stable_diffusion::pipeline::{LoadOptions, SamplingOptions, StableDiffusion};
-use nabla::panorama::pixels::to_tensor;
-use nabla::panorama::{Interpolation, resize_planar};
 use serde::Serialize;
 
 use crate::adjoint_flags::AdjointFlags;
@@ -23,6 +22,8 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
 use crate::jobs::tune_noise::NoiseArguments;
+use crate::jobs::tune_style::StyleArguments;
+use crate::picture_files::resized;
 use crate::seeds::SeedFlag;
 
 jobs! {
@@ -33,6 +34,8 @@ jobs! {
         Embedding(Of<EmbeddingArguments>),
         /// Change the noise of generated pictures, within a bound, until a classifier is wrong about them: a security audit
         Noise(Of<NoiseArguments>),
+        /// Change the weights of a model until its pictures have the style of a given one
+        Style(Of<StyleArguments>),
     }
 }
 
@@ -114,8 +117,9 @@ impl Job for EmbeddingArguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         let config = EffectConfig {
             vectors: self.vectors as usize,
-            iterations: self.iterations as usize,
-            learning_rate: self.learning_rate,
+            tuning: Tuning::new()
+                .with_iterations(self.iterations as usize)
+                .with_learning_rate(self.learning_rate),
             adjoint: self.adjoint.config(),
             ..EffectConfig::new(&self.word, &self.init, &self.prompt)
         };
@@ -129,9 +133,7 @@ impl Job for EmbeddingArguments {
         let factor = model.factor();
         let whole = |side: u32| (side as usize).div_ceil(factor) * factor;
         let [width, height] = picture.size().map(whole);
-        let raster = picture.into_rgb().raster;
-        let raster = resize_planar(&raster, height, width, Interpolation::Lanczos3)?;
-        let target = to_tensor([&raster], &device).clamp(-1.0, 1.0);
+        let target = resized(&picture.into_rgb().raster, [height, width], &device)?;
         let target = model.encode(target, None)?;
 
         let options = SamplingOptions {

@@ -14,6 +14,7 @@ use nabla::diffusion::adjoint_dpm::{AdjointError, AdversarialNoise};
 use nabla::diffusion::class_denoiser::ClassDenoiser;
 use nabla::diffusion::denoiser::{Condition, OwnError, RowConditions};
 use nabla::diffusion::guidance::ClassifierFree;
+use nabla::diffusion::sampler_error::SamplerError;
 use nabla::diffusion::seeded_noise::SeededNoise;
 use nabla::train::trained_classifier::TrainedClassifier;
 use serde::Serialize;
@@ -99,6 +100,7 @@ struct Audited {
 impl From<AdjointError> for Failure {
     fn from(error: AdjointError) -> Self {
         match error {
+            AdjointError::Sampler(SamplerError::Cancelled) => Self::interrupted(),
             AdjointError::NotFinite { .. } => Self::run(error),
             other => Self::input(other),
         }
@@ -191,10 +193,7 @@ impl Job for NoiseArguments {
         let rows = RowConditions::new(&model, vec![Condition::Given(class); count]);
         let mut guidance = ClassifierFree::new().with_scale(self.guidance_scale);
         let adjoint = self.adjoint.config();
-        let mut run = adjoint.of(&rows, &levels)?;
-        if self.guidance_scale != 1.0 {
-            run = run.guided_by(&mut guidance);
-        }
+        let mut run = adjoint.of(&rows, &levels)?.classifier_free(&mut guidance);
         let [channels, height, width] = model.config().shape;
         let first = SeededNoise::new(self.seed.value(), class as u64)
             .normal([count, channels, height, width], &device);

@@ -6,7 +6,7 @@ use super::equation::{Equation, Node};
 use super::{AdjointDpm, AdjointError, GradientMode, Wanted, lent, number};
 use crate::asking::Step;
 use crate::denoiser::{Denoised, Denoiser};
-use crate::guidance::{Evaluations, Guidance, ModelAt, NoGuidance};
+use crate::guidance::{ClassifierFree, Evaluations, Guidance, ModelAt, NoGuidance};
 use crate::level::{Level, transfer};
 use crate::ode_method::{Tableau, adams_weights, plus};
 use crate::sampler_error::{OwnError, SamplerError};
@@ -85,6 +85,15 @@ impl<'a, const D: usize> DifferentiableRun<'a, D> {
         Self {
             guidance: Some(guidance),
             ..self
+        }
+    }
+
+    /// Sets classifier-free guidance, unless its scale is 1, at which it would change nothing for twice the calls.
+    #[must_use]
+    pub fn classifier_free(self, guidance: &'a mut ClassifierFree) -> Self {
+        match guidance.scale == 1.0 {
+            true => self,
+            false => self.guided_by(guidance),
         }
     }
 

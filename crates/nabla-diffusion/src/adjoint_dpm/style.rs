@@ -5,11 +5,16 @@
 //! G(F)_{ij} = 1/(C H W) Σ_p F_{ip} F_{jp},   L = Σ_l w_l mean (G(F_l(x_0)) − G(F_l(style)))²
 //! ```
 //!
+//! A style alone may displace what the pictures show. [`content_distance`] from the picture that the model drew from the
+//! same noise before it was tuned ([`StyleSample::first`]) keeps it, as in the transfer of styles by Gatys et al.
+//!
 //! Source: Gatys, Ecker, Bethge, *A Neural Algorithm of Artistic Style*, 2015, arXiv 1508.06576; Pan et al., 2024,
 //! arXiv 2307.10711, section 5.2.
 
 use burn::tensor::Tensor;
 use nabla_base::range::{self, OutOfRange};
+
+use super::number;
 
 /// The products of all pairs of channels, over all places: `[batch, channels, channels]`.
 ///
@@ -30,6 +35,34 @@ pub fn gram_matrix(features: Tensor<4>) -> Tensor<3> {
     let flat = features.reshape([batch, channels, height * width]);
     let size = (channels * height * width) as f64;
     flat.clone().matmul(flat.transpose()) / size
+}
+
+/// A sample of a model that learns a style.
+#[derive(Clone, Debug)]
+pub struct StyleSample {
+    /// The sample, on which the loss depends.
+    pub sample: Tensor<4>,
+    /// What the model drew from the same noise before it was tuned, if it was asked for.
+    pub first: Option<Tensor<4>>,
+}
+
+/// The squared relative distance of what samples show: `mean ‖F − F*‖²/‖F*‖²` over the batch.
+///
+/// - `features`, `kept`: of a deep layer, `[batch, channels, height, width]`, of the samples and of those whose content
+///   they shall keep
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_diffusion::adjoint_dpm::content_distance;
+///
+/// let kept = Tensor::<4>::ones([2, 3, 4, 4], &Device::flex());
+/// let distance = content_distance(kept.clone() * 1.5, kept);
+/// assert!((distance.into_scalar::<f32>() - 0.25).abs() < 1e-6);
+/// ```
+pub fn content_distance(features: Tensor<4>, kept: Tensor<4>) -> Tensor<1> {
+    let square = |x: Tensor<4>| x.square().sum_dim(1).sum_dim(2).sum_dim(3);
+    let whole = square(kept.clone()).clamp_min(f64::from(f32::MIN_POSITIVE));
+    (square(features - kept) / whole).mean()
 }
 
 /// The distance of a sample's style from a given one.
@@ -57,6 +90,23 @@ impl StyleLoss {
             grams: style.into_iter().map(|f| gram_matrix(f.inner())).collect(),
             weights,
         })
+    }
+
+    /// The same with weights that make every layer count alike: `w_l = 1/(layers · mean G_l²)`. The loss is the
+    /// mean over the layers of the squared relative distance, 1 for a sample without any features.
+    ///
+    /// - `style`: as for [`new`](Self::new)
+    ///
+    /// # Errors
+    /// If there is no layer.
+    pub fn relative(style: Vec<Tensor<4>>) -> Result<Self, OutOfRange> {
+        let layers = style.len();
+        let mut loss = Self::new(style, vec![1.0; layers])?;
+        for (gram, weight) in loss.grams.iter().zip(&mut loss.weights) {
+            let square = number(gram.clone().square().mean());
+            *weight = 1.0 / (layers as f64 * square.max(f64::MIN_POSITIVE));
+        }
+        Ok(loss)
     }
 
     /// The loss, `[1]`.

@@ -522,6 +522,15 @@ fn weights_are_fine_tuned_for_a_style() {
     assert!(losses[59] < 0.5 * losses[0], "{losses:?}");
     assert!(StyleLoss::new(Vec::new(), Vec::new()).is_err());
     assert!(style.of(Vec::new()).is_err());
+    // Without any features, the relative distance is 1; of the style itself, 0.
+    let layers = [
+        Tensor::<4>::ones([1, 2, 3, 3], &device),
+        Tensor::ones([1, 4, 2, 2], &device) * 7.0,
+    ];
+    let relative = StyleLoss::relative(layers.to_vec()).unwrap();
+    let of = |layers: Vec<Tensor<4>>| number(relative.of(layers).unwrap());
+    assert_eq!(of(layers.to_vec()), 0.0);
+    assert!((of(layers.map(|x| x.zeros_like()).to_vec()) - 1.0).abs() < 1e-6);
     assert!(
         style
             .of(vec![Tensor::zeros([1, 3, 2, 2], &device)])

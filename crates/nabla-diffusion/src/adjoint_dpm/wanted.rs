@@ -36,6 +36,14 @@ impl<A: Wanted, B: Wanted> Wanted for (A, B) {
     }
 }
 
+impl<W: Wanted> Wanted for Vec<W> {
+    fn receive(&mut self, gradients: &mut Gradients) {
+        for wanted in self {
+            wanted.receive(gradients);
+        }
+    }
+}
+
 impl<W: Wanted + ?Sized> Wanted for &mut W {
     fn receive(&mut self, gradients: &mut Gradients) {
         (**self).receive(gradients);

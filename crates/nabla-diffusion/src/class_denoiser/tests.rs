@@ -1,4 +1,7 @@
+use std::ops::ControlFlow;
+
 use super::*;
+use crate::adjoint_dpm::{StyleSample, Tuning, content_distance};
 use crate::autodiffusion::{Gene, Plan, PlannedDenoiser, planned_sampler};
 use crate::denoiser::{Denoised, RowConditions};
 use crate::rddm_sampler::seeded_weights;
@@ -225,4 +228,65 @@ fn a_plan_runs_on_both_paths() {
             );
         }
     }
+}
+
+/// All weights learn a loss of the finished pictures, from the same noise in the same way.
+#[test]
+fn a_style_is_learned() {
+    let model = denoiser(Prediction::Velocity, TrainingPath::cosine());
+    let mut config = ClassStyleConfig::new(vec![0, 2]);
+    config.pictures = 4;
+    config.steps = 4;
+    config.tuning = Tuning::new().with_iterations(10).with_learning_rate(2e-3);
+    let learn = |config: &ClassStyleConfig| {
+        model.learn_style(
+            config,
+            &mut |drawn| Ok((drawn.sample.mean() - 0.5).square()),
+            &mut |_| ControlFlow::Continue(()),
+        )
+    };
+    let (tuned, losses) = learn(&config).unwrap();
+    assert!(losses[9] < 0.5 * losses[0], "{losses:?}");
+    assert_eq!(learn(&config).unwrap().1, losses);
+    let level = Level::variance_preserving(500.0, 0.5);
+    let answers = [&model, &tuned].map(|model| {
+        let mut found = model
+            .predict(states(1), level, &[Condition::Given(1)])
+            .unwrap();
+        found.remove(0)
+    });
+    let [before, after] = answers;
+    assert!(!after.is_autodiff() && largest(before - after) > 1e-3);
+
+    // At first, the picture of before is the picture.
+    config.with_first = true;
+    config.tuning.iterations = 2;
+    let mut distances = Vec::new();
+    let kept = model.learn_style(
+        &config,
+        &mut |StyleSample { sample, first }| {
+            let distance = content_distance(sample.clone(), first.unwrap());
+            distances.push(distance.inner().into_scalar::<f32>());
+            Ok((sample.mean() - 0.5).square())
+        },
+        &mut |_| ControlFlow::Continue(()),
+    );
+    assert!(kept.is_ok());
+    assert!(distances[0] == 0.0 && distances[1] > 0.0, "{distances:?}");
+
+    config.classes.clear();
+    assert!(
+        learn(&config)
+            .unwrap_err()
+            .to_string()
+            .contains("number of classes")
+    );
+    config.classes = vec![0];
+    config.tuning.learning_rate = 0.0;
+    assert!(
+        learn(&config)
+            .unwrap_err()
+            .to_string()
+            .contains("learning rate")
+    );
 }

@@ -157,6 +157,16 @@ impl MultiHeadAttention {
         self.attend(x, context.text.clone(), context.pictures, false)
     }
 
+    /// `W_q`, `W_k`, `W_v` and the projection after, in the order of [`AttentionNames::projections`].
+    pub(super) fn projections(&mut self) -> [&mut Linear; 4] {
+        [
+            &mut self.to_q,
+            &mut self.to_k,
+            &mut self.to_v,
+            &mut self.to_out,
+        ]
+    }
+
     /// Adds the projections of one more picture.
     pub(super) fn add_picture(&mut self, projection: PictureProjection) {
         self.pictures.push(projection);

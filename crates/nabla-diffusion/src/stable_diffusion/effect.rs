@@ -18,19 +18,19 @@
 use std::ops::ControlFlow;
 
 use burn::module::{Module, Param};
-use burn::optim::{AdamWConfig, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use nabla_base::range;
 
 use super::pipeline::{Conditioning, SamplingOptions, StableDiffusion, StableDiffusionError};
 use super::textual_inversion::TextualInversion;
-use crate::adjoint_dpm::{AdjointDpm, AdjointError, LeafGradient};
+use crate::adjoint_dpm::{AdjointDpm, AdjointError, LeafGradient, Tuning, TuningProgress};
 use crate::denoiser::{Condition, Denoiser, Prediction};
 use crate::guidance::ClassifierFree;
 use crate::level::{Level, Levels};
 use crate::sampler_error::{Cancelled, OwnError, SamplerError};
 
-/// Why a word cannot be learned.
+/// Why a word or a [style](super::style) cannot be learned.
 #[derive(Debug, thiserror::Error)]
 pub enum EffectError {
     /// The model.
@@ -38,7 +38,7 @@ pub enum EffectError {
     Model(#[from] StableDiffusionError),
     /// The gradient.
     #[error(transparent)]
-    Adjoint(#[from] AdjointError),
+    Adjoint(AdjointError),
     /// The prompt does not contain the word.
     #[error("the prompt {prompt:?} does not contain the word {word:?}, which is to be learned")]
     NoWord {
@@ -52,6 +52,15 @@ pub enum EffectError {
     Cancelled,
 }
 
+impl From<AdjointError> for EffectError {
+    fn from(error: AdjointError) -> Self {
+        match error {
+            AdjointError::Sampler(SamplerError::Cancelled) => Self::Cancelled,
+            other => Self::Adjoint(other),
+        }
+    }
+}
+
 /// How a word is learned.
 #[derive(Clone, Debug)]
 pub struct EffectConfig {
@@ -63,28 +72,21 @@ pub struct EffectConfig {
     pub init: String,
     /// The text that is drawn, which contains the word.
     pub prompt: String,
-    /// Steps of AdamW.
-    pub iterations: usize,
-    /// Its learning rate.
-    pub learning_rate: f64,
-    /// Its weight decay.
-    pub weight_decay: f32,
+    /// The steps of AdamW.
+    pub tuning: Tuning,
     /// How the picture is drawn and differentiated.
     pub adjoint: AdjointDpm,
 }
 
 impl EffectConfig {
-    /// One vector that starts as `init`; otherwise the paper's: 50 iterations of AdamW with the learning rate 0.05
-    /// and the weight decay 0.01, and Euler's method.
+    /// One vector that starts as `init`; otherwise the paper's: the defaults of [`Tuning`], and Euler's method.
     pub fn new(word: &str, init: &str, prompt: &str) -> Self {
         Self {
             word: word.to_owned(),
             vectors: 1,
             init: init.to_owned(),
             prompt: prompt.to_owned(),
-            iterations: 50,
-            learning_rate: 0.05,
-            weight_decay: 0.01,
+            tuning: Tuning::new(),
             adjoint: AdjointDpm::new(),
         }
     }
@@ -94,9 +96,9 @@ impl EffectConfig {
     /// # Errors
     /// If a number is out of range, or the word is not in the prompt.
     pub fn check(&self) -> Result<(), EffectError> {
-        range::at_least("number of iterations", self.iterations, 1)
+        self.tuning
+            .check()
             .and_then(|()| range::at_least("number of vectors", self.vectors, 1))
-            .and_then(|()| range::positive("learning rate", self.learning_rate))
             .map_err(|error| EffectError::Model(error.into()))?;
         let folded = self.prompt.to_lowercase();
         match folded.contains(&self.word.to_lowercase()) {
@@ -107,17 +109,6 @@ impl EffectConfig {
             }),
         }
     }
-}
-
-/// What an observer sees after each iteration.
-#[derive(Clone, Copy, Debug)]
-pub struct EffectProgress {
-    /// Iterations that are done.
-    pub done: usize,
-    /// All iterations.
-    pub total: usize,
-    /// The loss before the last one.
-    pub loss: f64,
 }
 
 /// A learned word.
@@ -197,7 +188,7 @@ impl StableDiffusion {
         options: &SamplingOptions,
         noise: &Tensor<4>,
         loss: &mut dyn FnMut(&Self, Tensor<4>) -> Result<Tensor<1>, OwnError>,
-        observe: &mut dyn FnMut(EffectProgress) -> ControlFlow<()>,
+        observe: &mut dyn FnMut(TuningProgress) -> ControlFlow<()>,
     ) -> Result<LearnedEffect, EffectError> {
         config.check()?;
         let model_error = |error: StableDiffusionError| EffectError::Model(error);
@@ -215,15 +206,11 @@ impl StableDiffusion {
         let tables = start
             .into_iter()
             .map(|table| Param::from_tensor(table.autodiff().require_grad()));
-        let mut vectors = Vectors {
+        let vectors = Vectors {
             tables: tables.collect(),
         };
-        let mut adam = AdamWConfig::new()
-            .with_weight_decay(config.weight_decay)
-            .init();
-        let mut losses = Vec::with_capacity(config.iterations);
         let mut best: Option<(f64, Vec<Tensor<2>>)> = None;
-        for done in 1..=config.iterations {
+        let mut gradient = |vectors: &Vectors, _: usize| {
             let leaves: Vec<Tensor<2>> = vectors.tables.iter().map(Param::val).collect();
             let values: Vec<Tensor<2>> = leaves.iter().map(|leaf| leaf.clone().inner()).collect();
             self.embeddings[place] = TextualInversion::of_vectors(&config.word, leaves)
@@ -249,13 +236,12 @@ impl StableDiffusion {
             });
             let mut wanted = (LeafGradient::new(text), LeafGradient::new(of_pooled));
             let mut guidance = ClassifierFree::new().with_scale(options.guidance_scale);
-            let mut run = config.adjoint.of(&bound, &levels)?;
-            if options.guidance_scale != 1.0 {
-                run = run.guided_by(&mut guidance);
-            }
+            let mut run = config
+                .adjoint
+                .of(&bound, &levels)?
+                .classifier_free(&mut guidance);
             let start = noise.clone() * made.start_scale;
             let found = run.gradient(start, &mut |x| loss(self, x), &mut wanted)?;
-            losses.push(found.loss);
             if best.as_ref().is_none_or(|(least, _)| found.loss < *least) {
                 best = Some((found.loss, values));
             }
@@ -263,17 +249,10 @@ impl StableDiffusion {
             if let Some(pooled) = encoded.pooled {
                 scalar = scalar + (pooled * wanted.1.gradient()).sum();
             }
-            let gradients = GradientsParams::from_grads(scalar.backward(), &vectors);
-            vectors = adam.step(config.learning_rate, vectors, gradients);
-            let progress = EffectProgress {
-                done,
-                total: config.iterations,
-                loss: found.loss,
-            };
-            if observe(progress).is_break() {
-                return Err(EffectError::Cancelled);
-            }
-        }
+            let gradients = GradientsParams::from_grads(scalar.backward(), vectors);
+            Ok::<_, EffectError>((found.loss, gradients))
+        };
+        let (_, losses) = config.tuning.run(vectors, &mut gradient, observe)?;
         let values = best.map(|(_, values)| values).unwrap_or_default();
         let inversion = TextualInversion::of_vectors(&config.word, values)
             .map_err(|error| model_error(error.into()))?;

@@ -44,6 +44,7 @@ use super::latent_diffusion_names::LatentDiffusionNames;
 use super::weights::{Precision, WeightChanges, Weights, WeightsError, file_metadata};
 use layer_names::{joined, other_kind, part_of, target_of};
 use update::Update;
+pub use written::{WrittenChange, lora_file};
 
 mod channel_scale;
 mod difference;
@@ -54,6 +55,7 @@ mod low_rank;
 mod magnitude;
 mod matrices;
 mod update;
+mod written;
 
 /// The reason why a LoRA cannot be read or merged.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,9 @@ pub enum LoraError {
         /// What is missing.
         missing: &'static str,
     },
+    /// The tensors of a new file.
+    #[error("the LoRA cannot be written: {0}")]
+    Write(String),
     /// The strength is not finite.
     #[error(transparent)]
     Range(#[from] OutOfRange),

@@ -317,6 +317,39 @@ impl UNet2DConditionConfig {
         all
     }
 
+    /// The names of these attentions in the files of `diffusers`, in the same order.
+    pub(super) fn cross_attention_names(&self) -> Vec<String> {
+        let levels = self.levels();
+        let mut all = Vec::new();
+        let mut add = |transformer: String, level: &Level| {
+            let names =
+                (0..level.layers).map(|i| format!("{transformer}.transformer_blocks.{i}.attn2"));
+            all.extend(names);
+        };
+        let down = levels.iter().zip(&self.down_block_types);
+        for (i, (level, _)) in down
+            .enumerate()
+            .filter(|(_, (_, kind))| *kind == "CrossAttnDownBlock2D")
+        {
+            for j in 0..self.layers_per_block {
+                add(format!("down_blocks.{i}.attentions.{j}"), level);
+            }
+        }
+        let up = levels.iter().rev().zip(&self.up_block_types);
+        for (i, (level, _)) in up
+            .enumerate()
+            .filter(|(_, (_, kind))| *kind == "CrossAttnUpBlock2D")
+        {
+            for j in 0..=self.layers_per_block {
+                add(format!("up_blocks.{i}.attentions.{j}"), level);
+            }
+        }
+        if let Some(level) = levels.last() {
+            add("mid_block.attentions.0".to_owned(), level);
+        }
+        all
+    }
+
     /// Channels of SDXL's pooled text; `None` for other networks.
     pub fn pooled_text_channels(&self) -> Option<usize> {
         let time = self.addition_time_embed_dim?;

@@ -166,7 +166,7 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
 }
 
 /// The numbers of the chosen classes.
-fn classes(model: &ClassDenoiser, chosen: &[String]) -> Result<Vec<usize>, Failure> {
+pub fn classes(model: &ClassDenoiser, chosen: &[String]) -> Result<Vec<usize>, Failure> {
     let mut numbers = Vec::new();
     for name in chosen {
         match name.as_str() {

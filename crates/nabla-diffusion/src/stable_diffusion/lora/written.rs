@@ -1,0 +1,71 @@
+//! New files, under the names of Kohya's scripts and LyCORIS, which AUTOMATIC1111, ComfyUI and `diffusers` read.
+
+use burn::tensor::Tensor;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::LoraError;
+use super::layer_names::joined;
+
+/// The change of a linear layer.
+#[derive(Clone, Debug)]
+pub enum WrittenChange {
+    /// `ΔW = B A`: a LoRA with `α = r`.
+    LowRank {
+        /// `A`, `[r, input]`.
+        down: Tensor<2>,
+        /// `B`, `[output, r]`.
+        up: Tensor<2>,
+    },
+    /// `ΔW` itself, `[output, input]`: the "full" kind of LyCORIS, which `diffusers` does not read.
+    Full(Tensor<2>),
+}
+
+impl WrittenChange {
+    /// `ΔW`, `[output, input]`.
+    pub fn delta(&self) -> Tensor<2> {
+        match self {
+            Self::LowRank { down, up } => up.clone().matmul(down.clone()),
+            Self::Full(delta) => delta.clone(),
+        }
+    }
+}
+
+/// The bytes of a file that changes the UNet.
+///
+/// - `changes`: the name that `diffusers` gives the layer, such as
+///   `mid_block.attentions.0.transformer_blocks.0.attn2.to_k`, and its change
+///
+/// # Errors
+/// If the numbers cannot be read from the device.
+pub fn lora_file(changes: &[(String, WrittenChange)]) -> Result<Vec<u8>, LoraError> {
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    let mut add = |name: String, shape: Vec<usize>, values: Vec<f32>| {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        tensors.push((name, shape, bytes));
+    };
+    let read = |matrix: &Tensor<2>| {
+        let values = matrix.clone().try_into_vec_as::<f32>();
+        values.map_err(|error| LoraError::Write(error.to_string()))
+    };
+    for (layer, change) in changes {
+        let name = |part: &str| format!("lora_unet_{}.{part}", joined(layer));
+        match change {
+            WrittenChange::LowRank { down, up } => {
+                let [rank, _] = down.dims();
+                add(name("alpha"), vec![], vec![rank as f32]);
+                for (part, matrix) in [("lora_down.weight", down), ("lora_up.weight", up)] {
+                    add(name(part), matrix.dims().to_vec(), read(matrix)?);
+                }
+            }
+            WrittenChange::Full(delta) => add(name("diff"), delta.dims().to_vec(), read(delta)?),
+        }
+    }
+    let failed = |error: safetensors::SafeTensorError| LoraError::Write(error.to_string());
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(failed)?;
+        Ok((name.as_str(), view))
+    });
+    let views = views.collect::<Result<Vec<_>, LoraError>>()?;
+    safetensors::serialize(views, None).map_err(failed)
+}
