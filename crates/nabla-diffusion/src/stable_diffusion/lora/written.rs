@@ -1,4 +1,5 @@
-//! New files, under the names of Kohya's scripts and LyCORIS, which AUTOMATIC1111, ComfyUI and `diffusers` read.
+//! New files, under the names of Kohya's scripts and LyCORIS, which AUTOMATIC1111 and ComfyUI read; `diffusers` reads
+//! those of low rank (`tests/reference/style_lora.py`).
 
 use burn::tensor::Tensor;
 use safetensors::Dtype;
