@@ -237,6 +237,8 @@ impl OnModel for Loading<'_> {
 
     fn on<M: Classifier + 'static>(self, mut model: M) -> Self::Output {
         FOLDER.load(&mut model, self.weights, self.name)?;
-        Ok(Box::new(model))
+        // Otherwise a gradient with respect to an example would be that of a network in training: normalised by the
+        // statistics of the batch, and changed by them.
+        Ok(Box::new(model.freeze()))
     }
 }

@@ -580,6 +580,16 @@ fn a_trained_classifier_is_loaded_with_its_scaling() {
             ModelConfig::ResNet(_) => 16,
         };
         assert_eq!(features.dims(), [rows[0], width]);
+        // A gradient with respect to the pictures is that of the same function, and changes nothing.
+        let before = classifier.logits(pictures.clone()).unwrap();
+        let leaf = pictures.clone().autodiff().require_grad();
+        let tracked = classifier.logits(leaf.clone()).unwrap();
+        let gradients = tracked.clone().sum().backward();
+        assert!(leaf.grad(&gradients).is_some());
+        let difference = (tracked.inner() - before.clone()).abs().max();
+        assert!(difference.into_scalar::<f32>() < 1e-4, "{model:?}");
+        let after = classifier.logits(pictures.clone()).unwrap();
+        assert!(after.into_data() == before.into_data());
         let told = classifier.logits(pictures.slice_dim(1, 0..63)).unwrap_err();
         assert!(
             told.to_string().contains("64 numbers, but these have 63"),
