@@ -127,6 +127,11 @@ pub trait PixelFilter: fmt::Debug + Send + Sync {
     /// # Errors
     /// If an option is out of range, or the other picture is needed and missing.
     fn apply(&self, picture: Pixels, other: Option<&Pixels>) -> Result<Pixels, FilterError>;
+
+    /// Whether it changes what is light and dark, each pixel by itself, and not where it is. Default false.
+    fn is_tonal(&self) -> bool {
+        false
+    }
 }
 
 /// All of Nabla's filters, by name.
@@ -291,6 +296,15 @@ impl FilterChain {
         })
     }
 
+    /// The same with the [tonal](PixelFilter::is_tonal) filters alone.
+    fn apply_tonal(&self, picture: Pixels, other: Option<&Pixels>) -> Result<Pixels, FilterError> {
+        let tonal = self.filters.iter().filter(|link| link.filter.is_tonal());
+        let tonal = Self {
+            filters: tonal.cloned().collect(),
+        };
+        tonal.apply(picture, other)
+    }
+
     /// Filters a picture where a mask is white, and keeps it where it is black.
     ///
     /// - `mask`: the first channel counts
@@ -321,15 +335,14 @@ impl FilterChain {
     pub fn filter(
         &self,
         picture: Tensor<4>,
-        other: Option<Tensor<4>>,
+        other: Option<&Pixels>,
     ) -> Result<Tensor<4>, FilterError> {
         if self.is_empty() {
             // The same bits as without filters.
             return Ok(picture);
         }
         let device = picture.device();
-        let other = other.map(Pixels::of_tensor).transpose()?;
-        let filtered = self.apply(Pixels::of_tensor(picture)?, other.as_ref())?;
+        let filtered = self.apply(Pixels::of_tensor(picture)?, other)?;
         Ok(filtered.into_tensor(&device))
     }
 }
@@ -429,8 +442,8 @@ impl FilterPrompt {
     }
 
     /// `F_a` of the appearance and `F_s` of the structure. A filter of the structure that compares it with the other
-    /// picture sees the filtered one, as the model will: to an inverted appearance belongs another polarity.
-    /// A filter of the appearance sees the structure unfiltered.
+    /// picture sees that after its tonal filters: to an inverted appearance belongs another polarity, but a blurred one
+    /// keeps the range that is meant. A filter of the appearance sees the structure unfiltered.
     ///
     /// # Errors
     /// If a filter fails.
@@ -439,8 +452,11 @@ impl FilterPrompt {
         structure: Pixels,
         appearance: Pixels,
     ) -> Result<[Pixels; 2], FilterError> {
+        let toned = self
+            .appearance
+            .apply_tonal(appearance.clone(), Some(&structure))?;
         let appearance = self.appearance.apply(appearance, Some(&structure))?;
-        let structure = self.structure.apply(structure, Some(&appearance))?;
+        let structure = self.structure.apply(structure, Some(&toned))?;
         Ok([structure, appearance])
     }
 
@@ -454,13 +470,19 @@ impl FilterPrompt {
         structures: Vec<Tensor<4>>,
         appearances: Vec<Tensor<4>>,
     ) -> Result<[Vec<Tensor<4>>; 2], FilterError> {
-        let all = |chain: &FilterChain, pictures: Vec<Tensor<4>>, other: Option<Tensor<4>>| {
+        let all = |chain: &FilterChain, pictures: Vec<Tensor<4>>, other: Option<Pixels>| {
             let pictures = pictures.into_iter();
-            let filtered = pictures.map(|picture| chain.filter(picture, other.clone()));
+            let filtered = pictures.map(|picture| chain.filter(picture, other.as_ref()));
             filtered.collect::<Result<Vec<_>, _>>()
         };
-        let appearances = all(&self.appearance, appearances, structures.first().cloned())?;
-        let structures = all(&self.structure, structures, appearances.first().cloned())?;
+        let first = |pictures: &[Tensor<4>]| {
+            let first = pictures.first().cloned();
+            first.map(Pixels::of_tensor).transpose()
+        };
+        let [structure, appearance] = [first(&structures)?, first(&appearances)?];
+        let toned = appearance.map(|it| self.appearance.apply_tonal(it, structure.as_ref()));
+        let appearances = all(&self.appearance, appearances, structure.clone())?;
+        let structures = all(&self.structure, structures, toned.transpose()?)?;
         Ok([structures, appearances])
     }
 }

@@ -21,6 +21,10 @@ fn brightness(picture: &Pixels) -> [f32; 3] {
 }
 
 impl PixelFilter for MatchRange {
+    fn is_tonal(&self) -> bool {
+        true
+    }
+
     fn apply(&self, picture: Pixels, other: Option<&Pixels>) -> Result<Pixels, FilterError> {
         let other = other.ok_or(FilterError::NoOther("match-range"))?;
         let ([low, _, high], [to_low, _, to_high]) = (brightness(&picture), brightness(other));
@@ -33,6 +37,10 @@ impl PixelFilter for MatchRange {
 }
 
 impl PixelFilter for MatchPolarity {
+    fn is_tonal(&self) -> bool {
+        true
+    }
+
     fn apply(&self, picture: Pixels, other: Option<&Pixels>) -> Result<Pixels, FilterError> {
         let other = other.ok_or(FilterError::NoOther("match-polarity"))?;
         let on_light = |picture: &Pixels| {

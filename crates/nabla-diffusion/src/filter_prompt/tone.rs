@@ -30,6 +30,10 @@ pub struct AutoContrast {
 }
 
 impl PixelFilter for Gray {
+    fn is_tonal(&self) -> bool {
+        true
+    }
+
     fn apply(&self, picture: Pixels, _: Option<&Pixels>) -> Result<Pixels, FilterError> {
         let brightness = picture.brightness();
         let ([height, width], channels) = (picture.size(), picture.channels());
@@ -40,12 +44,20 @@ impl PixelFilter for Gray {
 }
 
 impl PixelFilter for Invert {
+    fn is_tonal(&self) -> bool {
+        true
+    }
+
     fn apply(&self, picture: Pixels, _: Option<&Pixels>) -> Result<Pixels, FilterError> {
         Ok(picture.map(|value| 1.0 - value))
     }
 }
 
 impl PixelFilter for Contrast {
+    fn is_tonal(&self) -> bool {
+        true
+    }
+
     fn apply(&self, picture: Pixels, _: Option<&Pixels>) -> Result<Pixels, FilterError> {
         range::not_negative("factor of the contrast", self.factor)?;
         let brightness = picture.brightness();
@@ -57,6 +69,10 @@ impl PixelFilter for Contrast {
 }
 
 impl PixelFilter for AutoContrast {
+    fn is_tonal(&self) -> bool {
+        true
+    }
+
     fn apply(&self, picture: Pixels, _: Option<&Pixels>) -> Result<Pixels, FilterError> {
         let fits = (0.0..50.0).contains(&self.cutoff);
         range::check(
