@@ -128,3 +128,33 @@ fn a_style_is_learned_from_a_picture_and_drawn_with() {
     }
     desk.refused(line, "needs a --prompt");
 }
+
+/// Pictures of Stable Diffusion are shown to a classifier of digits in its size, grey.
+#[test]
+fn noise_of_stable_diffusion_is_changed_too() {
+    let desk = Desk::empty();
+    desk.done("train model --data digits --model cnn --epochs 1 --out cnn");
+    let tiny =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../nabla-diffusion/tests/reference/tiny");
+    crate::tiny_single_file::copy_folder(&tiny.join("sd15"), &desk.path("sd15"), true);
+    let line = "tune noise --model sd15 --classifier cnn --class 3";
+    let told = desk.json(&format!(
+        "{line} --prompt a -n 2 --steps 2 --size 64 --iterations 3 --length 0.01 --noise noise.npy -o out.png"
+    ));
+    assert!(
+        told["loss"].as_f64() > told["first_loss"].as_f64(),
+        "{told}"
+    );
+    let change = told["change"].as_f64().unwrap();
+    assert!(change > 0.0 && change <= 0.1 + 1e-6, "{told}");
+    let picture = Picture::read(&desk.path("out.png")).unwrap();
+    assert_eq!(picture.size(), [128, 128]);
+    let noise = nabla::data::NpyArray::read(&desk.path("noise.npy")).unwrap();
+    assert_eq!(noise.shape[..2], [2, 4]);
+    desk.refused(line, "needs a --prompt");
+    desk.refused(&format!("{line} --prompt a --class ten"), "cannot be used");
+    desk.refused(
+        "tune noise --model sd15 --classifier cnn --class ten --prompt a",
+        "knows no class \"ten\"",
+    );
+}

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use burn::tensor::module::{adaptive_avg_pool2d, interpolate};
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor, activation};
 use clap::Args;
 use nabla::base::choices::Choices;
@@ -10,12 +12,15 @@ use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::{BitDepth, NpyArray, NpyValues, Picture, WriteOptions};
-use nabla::diffusion::adjoint_dpm::{AdjointError, AdversarialNoise};
+use nabla::diffusion::adjoint_dpm::{AdjointError, AdversarialNoise, DifferentiableRun};
 use nabla::diffusion::class_denoiser::ClassDenoiser;
 use nabla::diffusion::denoiser::{Condition, OwnError, RowConditions};
 use nabla::diffusion::guidance::ClassifierFree;
 use nabla::diffusion::sampler_error::SamplerError;
 use nabla::diffusion::seeded_noise::SeededNoise;
+use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
+use nabla::diffusion::stable_diffusion::pipeline::{LoadOptions, SamplingOptions, StableDiffusion};
+use nabla::train::examples::InputShape;
 use nabla::train::trained_classifier::TrainedClassifier;
 use serde::Serialize;
 
@@ -23,27 +28,37 @@ use crate::adjoint_flags::AdjointFlags;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::jobs::sample;
 use crate::picture_files::sheet;
 use crate::seeds::SeedFlag;
 
 /// The command line of the job.
 #[derive(Args)]
 pub struct NoiseArguments {
-    /// A model of `nabla train denoiser`
+    /// A model of `nabla train denoiser`; or one of Stable Diffusion 1.x, 2.x or XL, a folder in the diffusers layout
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// The classifier to audit, a folder of `nabla train model` for such pictures
+    /// With Stable Diffusion: the text that the pictures show
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// With Stable Diffusion: pixels, such as 512 or 768x512 (width x height) [default: the size that the model was
+    /// trained on]
+    #[arg(long, value_name = "SIZE", value_parser = sample::size, requires = "prompt")]
+    size: Option<[usize; 2]>,
+    /// The classifier to audit, a folder of `nabla train model` for such pictures. Those of Stable Diffusion are shown to
+    /// it in its size and colours
     #[arg(long, value_name = "DIR")]
     classifier: PathBuf,
     /// Another classifier, which tells whether the changed pictures still show their class
     #[arg(long, value_name = "DIR")]
     judge: Option<PathBuf>,
-    /// The class of the pictures, by its name or number
+    /// The class of the pictures, by its name or number; with Stable Diffusion, the classifier's class of what the
+    /// prompt says
     #[arg(long, value_name = "NAME")]
     class: String,
-    /// How many pictures
-    #[arg(short = 'n', value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    count: u32,
+    /// How many pictures [default: 8, or 1 with Stable Diffusion]
+    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    count: Option<u32>,
     /// The PNG file to write: the pictures from the first noise, and below those from the changed one
     #[arg(short, long, value_name = "OUT", default_value = "adversarial.png")]
     output: PathBuf,
@@ -62,9 +77,9 @@ pub struct NoiseArguments {
     /// Steps of the sampler
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// Scale of the classifier-free guidance; 1 for none
-    #[arg(long, value_name = "SCALE", default_value_t = 2.0)]
-    guidance_scale: f64,
+    /// Scale of the classifier-free guidance; 1 for none [default: 2, or 7.5 with Stable Diffusion]
+    #[arg(long, value_name = "SCALE")]
+    guidance_scale: Option<f64>,
     #[command(flatten)]
     adjoint: AdjointFlags,
     #[command(flatten)]
@@ -114,27 +129,20 @@ struct Examiner {
 }
 
 impl Examiner {
-    fn load(
-        folder: &Path,
-        model: &ClassDenoiser,
-        class: usize,
-        device: &Device,
-    ) -> Result<Self, Failure> {
+    /// A classifier that knows the class. Pictures of other sizes or colours are shown to it in its own.
+    fn load(folder: &Path, class: &str, device: &Device) -> Result<Self, Failure> {
         let classifier = TrainedClassifier::load(folder, device).map_err(Failure::input)?;
-        let numbers: usize = model.config().shape.iter().product();
-        let expected = classifier.config().shape.features();
-        if numbers != expected {
-            return Err(Failure::input(format!(
-                "the classifier {} sees {expected} numbers, but the model's pictures have {numbers}",
-                folder.display()
-            )));
-        }
-        let (known, name) = (&classifier.config().classes, &model.config().classes[class]);
-        // A data set without names has numbers for both.
-        let same = known.iter().position(|known| known == name);
-        let class = same.ok_or_else(|| {
+        let known = &classifier.config().classes;
+        let named = known.iter().position(|known| known == class);
+        let numbered = || {
+            class
+                .parse()
+                .ok()
+                .filter(|&class: &usize| class < known.len())
+        };
+        let class = named.or_else(numbered).ok_or_else(|| {
             Failure::input(format!(
-                "the classifier {} knows no class {name:?}; it knows: {}",
+                "the classifier {} knows no class {class:?}; it knows: {}",
                 folder.display(),
                 known.join(", ")
             ))
@@ -142,11 +150,45 @@ impl Examiner {
         Ok(Self { classifier, class })
     }
 
+    /// The same for pictures of exactly the classifier's size.
+    fn load_for(
+        folder: &Path,
+        model: &ClassDenoiser,
+        class: &str,
+        device: &Device,
+    ) -> Result<Self, Failure> {
+        let examiner = Self::load(folder, class, device)?;
+        let numbers: usize = model.config().shape.iter().product();
+        let expected = examiner.classifier.config().shape.features();
+        match numbers == expected {
+            true => Ok(examiner),
+            false => Err(Failure::input(format!(
+                "the classifier {} sees {expected} numbers, but the model's pictures have {numbers}",
+                folder.display()
+            ))),
+        }
+    }
+
+    /// The same for pictures of any size, if the classifier is one of pictures.
+    fn load_for_pictures(folder: &Path, class: &str, device: &Device) -> Result<Self, Failure> {
+        let examiner = Self::load(folder, class, device)?;
+        match examiner.classifier.config().shape {
+            InputShape::Picture(_) => Ok(examiner),
+            InputShape::Row(_) => Err(Failure::input(format!(
+                "the classifier {} is for rows of numbers, not for pictures",
+                folder.display()
+            ))),
+        }
+    }
+
     /// The logarithms of the probabilities of all classes, `[pictures, classes]`.
     fn log_probabilities(&self, pictures: Tensor<4>) -> Result<Tensor<2>, OwnError> {
-        let [count, channels, height, width] = pictures.dims();
         let shown = ((pictures + 1.0) / 2.0).clamp(0.0, 1.0);
-        let shown = shown.reshape([count, channels * height * width]);
+        let shown = match self.classifier.config().shape {
+            InputShape::Picture(shape) if shape != shown.dims()[1..] => fitted(shown, shape),
+            _ => shown,
+        };
+        let shown: Tensor<2> = shown.flatten(1, 3);
         Ok(activation::log_softmax(self.classifier.logits(shown)?, 1))
     }
 
@@ -172,49 +214,174 @@ impl Examiner {
     }
 }
 
+/// Pictures in other colours and another size, by averages where they become smaller.
+fn fitted(pictures: Tensor<4>, [channels, height, width]: [usize; 3]) -> Tensor<4> {
+    let [count, own, own_height, own_width] = pictures.dims();
+    let pictures = match (own, channels) {
+        (3, 1) => {
+            let luma = Tensor::<1>::from_floats([0.299, 0.587, 0.114], &pictures.device());
+            (pictures * luma.reshape([1, 3, 1, 1])).sum_dim(1)
+        }
+        (1, channels) => pictures.expand([count, channels, own_height, own_width]),
+        _ => pictures,
+    };
+    match height <= own_height && width <= own_width {
+        true => adaptive_avg_pool2d(pictures, [height, width]),
+        false => {
+            let options = InterpolateOptions::new(InterpolateMode::Bilinear)
+                .with_align_corners(false)
+                .with_output_size([height, width]);
+            interpolate(pictures, options)
+        }
+    }
+}
+
+/// What is audited: a sampler, its first noise, and how its samples look.
+struct Audit<'a> {
+    run: DifferentiableRun<'a, 4>,
+    first: Tensor<4>,
+    /// Pictures from −1 to 1 of samples.
+    show: &'a dyn Fn(Tensor<4>) -> Result<Tensor<4>, OwnError>,
+    audited: Examiner,
+    judge: Option<Examiner>,
+    class: String,
+    guidance_scale: f64,
+}
+
 impl Job for NoiseArguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         check_writable(&self.output)?;
         self.noise.as_deref().map_or(Ok(()), check_writable)?;
-        let ascent = AdversarialNoise::new()
+        self.ascent().check().map_err(Failure::input)?;
+        match (&self.prompt, ClassDenoiser::is_folder(&self.model)) {
+            (None, true) => self.audit_class_denoiser(context),
+            (Some(prompt), false) => self.audit_stable_diffusion(prompt, context),
+            (Some(_), true) => Err(Failure::input(format!(
+                "the model {} draws pictures of classes, and takes no --prompt",
+                self.model.display()
+            ))),
+            (None, false) => Err(Failure::input(format!(
+                "{} is no model of `nabla train denoiser`; one of Stable Diffusion needs a --prompt",
+                self.model.display()
+            ))),
+        }
+    }
+}
+
+impl NoiseArguments {
+    fn ascent(&self) -> AdversarialNoise {
+        AdversarialNoise::new()
             .with_steps(self.iterations as usize)
             .with_length(self.length)
-            .with_bound(self.bound);
-        ascent.check().map_err(Failure::input)?;
+            .with_bound(self.bound)
+    }
+
+    fn count(&self, otherwise: usize) -> usize {
+        self.count.map_or(otherwise, |count| count as usize)
+    }
+
+    fn audit_class_denoiser(&self, context: &Context) -> Result<Report, Failure> {
         let device = self.device.open()?;
         let model = ClassDenoiser::load(&self.model, &device).map_err(Failure::input)?;
         let class = model.config().class(&self.class).map_err(Failure::input)?;
-        let examiner = |folder: &Path| Examiner::load(folder, &model, class, &device);
+        let name = &model.config().classes[class];
+        let examiner = |folder: &Path| Examiner::load_for(folder, &model, name, &device);
         let audited = examiner(&self.classifier)?;
         let judge = self.judge.as_deref().map(examiner).transpose()?;
-
-        let count = self.count as usize;
+        let count = self.count(8);
         let levels = model.levels(self.steps as usize).map_err(Failure::input)?;
         let rows = RowConditions::new(&model, vec![Condition::Given(class); count]);
-        let mut guidance = ClassifierFree::new().with_scale(self.guidance_scale);
-        let adjoint = self.adjoint.config();
-        let mut run = adjoint.of(&rows, &levels)?.classifier_free(&mut guidance);
+        let guidance_scale = self.guidance_scale.unwrap_or(2.0);
+        let mut guidance = ClassifierFree::new().with_scale(guidance_scale);
         let [channels, height, width] = model.config().shape;
-        let first = SeededNoise::new(self.seed.value(), class as u64)
-            .normal([count, channels, height, width], &device);
+        let noise = SeededNoise::new(self.seed.value(), class as u64);
+        let audit = Audit {
+            run: self
+                .adjoint
+                .config()
+                .of(&rows, &levels)?
+                .classifier_free(&mut guidance),
+            first: { noise }.normal([count, channels, height, width], &device),
+            show: &|sample| Ok(sample),
+            audited,
+            judge,
+            class: name.clone(),
+            guidance_scale,
+        };
+        self.audit(audit, context)
+    }
 
+    fn audit_stable_diffusion(&self, prompt: &str, context: &Context) -> Result<Report, Failure> {
+        let folder = ModelFolder::open(&self.model).map_err(Failure::input)?;
+        let device = self.device.open()?;
+        let examiner = |folder: &Path| Examiner::load_for_pictures(folder, &self.class, &device);
+        let audited = examiner(&self.classifier)?;
+        let judge = self.judge.as_deref().map(examiner).transpose()?;
+        let model = StableDiffusion::load(&folder, &device, &LoadOptions::default())?;
+        let guidance_scale = self.guidance_scale.unwrap_or(7.5);
+        let size = self.size.unwrap_or([model.native_size().unwrap_or(512); 2]);
+        let options = SamplingOptions {
+            steps: self.steps as usize,
+            guidance_scale,
+            ..SamplingOptions::new(size)
+        };
+        let made = model
+            .scheduler()
+            .sampler(&"ddim".into(), None, options.steps)
+            .map_err(Failure::input)?;
+        let text = model.encode_text(prompt)?;
+        let nothing = model.encode_nothing()?;
+        let bound = model.denoiser(&[&text], Some(&nothing), &options, None)?;
+        let mut guidance = ClassifierFree::new().with_scale(guidance_scale);
+        let shape = model.latent_shape(self.count(1), &options);
+        let noise = SeededNoise::new(self.seed.value(), 0).normal(shape, &device);
+        let class = audited.classifier.config().classes[audited.class].clone();
+        let audit = Audit {
+            run: self
+                .adjoint
+                .config()
+                .of(&bound, made.sampler.levels())?
+                .classifier_free(&mut guidance),
+            first: noise * made.start_scale,
+            show: &|latent| Ok(model.decode(latent)?),
+            audited,
+            judge,
+            class,
+            guidance_scale,
+        };
+        self.audit(audit, context)
+    }
+
+    fn audit(&self, audit: Audit<'_>, context: &Context) -> Result<Report, Failure> {
+        let Audit {
+            mut run,
+            first,
+            show,
+            audited,
+            judge,
+            class,
+            guidance_scale,
+        } = audit;
         let begun = Instant::now();
-        let before = run.sample(first.clone())?.sample().clone();
+        let [count, ..] = first.dims();
+        let shown = |sample| show(sample).map_err(Failure::run);
+        let before = shown(run.sample(first.clone())?.sample().clone())?;
         let progress = context.progress();
         progress.begin("changing the noise", u64::from(self.iterations));
-        let mut loss = |pictures: Tensor<4>| {
+        let mut loss = |sample: Tensor<4>| {
             progress.advance(1);
             context.check()?;
-            audited.loss(pictures)
+            audited.loss(show(sample)?)
         };
-        let found = ascent.raise(&mut run, first.clone(), &mut loss);
+        let found = self.ascent().raise(&mut run, first.clone(), &mut loss);
         // An interruption is reported as one.
         context.check()?;
         let found = found?;
         progress.finish();
 
+        let after = shown(found.sample)?;
         let right = |examiner: &Examiner| -> Result<[usize; 2], Failure> {
-            Ok([examiner.right(&before)?, examiner.right(&found.sample)?])
+            Ok([examiner.right(&before)?, examiner.right(&after)?])
         };
         let [right_before, right_after] = right(&audited)?;
         let judged = judge.as_ref().map(right).transpose()?;
@@ -222,13 +389,11 @@ impl Job for NoiseArguments {
             .abs()
             .max()
             .into_scalar::<f32>();
-        let name = &model.config().classes[class];
-        let mut picture = Picture::new(sheet(vec![before, found.sample]), BitDepth::Eight);
+        let mut picture = Picture::new(sheet(vec![before, after]), BitDepth::Eight);
         let text = format!(
-            "Class: {name}, Steps: {}, Guidance scale: {}, Noise changed by at most {change:.4}, Seed: {}, Model: {}, \
-             Classifier: {}",
+            "Class: {class}, Steps: {}, Guidance scale: {guidance_scale}, Noise changed by at most {change:.4}, Seed: {}, \
+             Model: {}, Classifier: {}",
             self.steps,
-            self.guidance_scale,
             self.seed.value(),
             self.model.display(),
             self.classifier.display()
@@ -236,20 +401,22 @@ impl Job for NoiseArguments {
         picture.metadata.texts = vec![("parameters".to_owned(), text)];
         picture.write(&self.output, &WriteOptions::default())?;
         if let Some(file) = &self.noise {
+            let shape = found.noise.dims().to_vec();
             let values = found.noise.try_into_vec_as::<f64>();
             let values = values.map_err(|error| Failure::run(error.to_string()))?;
             let array = NpyArray {
-                shape: vec![count, channels, height, width],
+                shape,
                 values: NpyValues::Real(values),
             };
             write_bytes_atomically(file, &array.encode())?;
         }
         let losses = &found.losses;
         let mean = |loss: Option<&f64>| loss.copied().unwrap_or(f64::NAN) / count as f64;
+        let adjoint = self.adjoint.config();
         let report = Audited {
             file: self.output.clone(),
             noise: self.noise.clone(),
-            class: name.clone(),
+            class: class.clone(),
             pictures: count,
             right_before,
             right_after,
@@ -268,7 +435,7 @@ impl Job for NoiseArguments {
                 format!("; the judge {before} and {after}")
             });
             format!(
-                "{}: of {count} pictures of {name}, the classifier takes {right_before} for {name}, and {right_after} after \
+                "{}: of {count} pictures of {class}, the classifier takes {right_before} for {class}, and {right_after} after \
                  the noise changed by at most {change:.3}{judged} ({})\n",
                 report.file.display(),
                 duration(report.seconds),
