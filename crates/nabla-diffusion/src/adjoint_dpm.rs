@@ -96,7 +96,7 @@ pub use adversarial::{AdversarialNoise, AdversarialSample};
 use equation::Equation;
 pub use run::{DifferentiableRun, LossGradient, Trajectory};
 pub use style::{StyleLoss, StyleSample, content_distance, gram_matrix};
-pub use tuning::{Tuning, TuningProgress};
+pub use tuning::{LossAndGradients, Tuning, TuningProgress};
 pub use wanted::{LeafGradient, ModuleGradients, Wanted};
 
 /// The form of the equation.

@@ -39,6 +39,9 @@ pub struct TuningProgress {
     pub loss: f64,
 }
 
+/// A loss, and its gradient by parameter.
+pub type LossAndGradients<E> = Result<(f64, GradientsParams), E>;
+
 impl Tuning {
     /// # Errors
     /// If there are no iterations, the learning rate is not positive, or the weight decay is negative.
@@ -58,7 +61,7 @@ impl Tuning {
     pub fn run<M: Module, E: From<AdjointError>>(
         &self,
         mut module: M,
-        gradient: &mut dyn FnMut(&M, usize) -> Result<(f64, GradientsParams), E>,
+        gradient: &mut dyn FnMut(&M, usize) -> LossAndGradients<E>,
         observe: &mut dyn FnMut(TuningProgress) -> ControlFlow<()>,
     ) -> Result<(M, Vec<f64>), E> {
         self.check().map_err(AdjointError::from)?;

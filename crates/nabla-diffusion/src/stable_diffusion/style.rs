@@ -109,21 +109,19 @@ struct Changes {
 }
 
 impl LayerChange {
-    /// `ΔW`, `[output, input]`.
-    fn delta(&self) -> Tensor<2> {
-        match &self.down {
-            Some(down) => self.up.val().matmul(down.val()),
-            None => self.up.val(),
+    fn change(&self) -> WrittenChange {
+        WrittenChange {
+            down: self.down.as_ref().map(Param::val),
+            up: self.up.val(),
         }
     }
 
+    /// Without a graph.
     fn written(&self) -> WrittenChange {
-        match &self.down {
-            Some(down) => WrittenChange::LowRank {
-                down: down.val().inner(),
-                up: self.up.val().inner(),
-            },
-            None => WrittenChange::Full(self.up.val().inner()),
+        let WrittenChange { down, up } = self.change();
+        WrittenChange {
+            down: down.map(Tensor::inner),
+            up: up.inner(),
         }
     }
 }
@@ -212,7 +210,7 @@ impl StableDiffusion {
             // From the weights to what they are made of.
             let terms = changes.layers.iter().zip(wanted).map(|(layer, wanted)| {
                 let gradient = wanted.gradient().cast(DType::F32).transpose();
-                (layer.delta() * gradient.autodiff()).sum()
+                (layer.change().delta() * gradient.autodiff()).sum()
             });
             let scalar = terms.reduce(|sum, term| sum + term);
             let gradients = match scalar {
@@ -268,7 +266,7 @@ impl StableDiffusion {
 
 /// `W + ΔW` without a graph, `[input, output]` in the precision of `W`.
 fn changed(first: &Tensor<2>, layer: &LayerChange) -> Tensor<2> {
-    let sum = first.clone().cast(DType::F32) + layer.delta().inner().transpose();
+    let sum = first.clone().cast(DType::F32) + layer.written().delta().transpose();
     sum.cast(first.dtype())
 }
 

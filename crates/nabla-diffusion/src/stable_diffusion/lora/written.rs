@@ -8,26 +8,21 @@ use safetensors::tensor::TensorView;
 use super::LoraError;
 use super::layer_names::joined;
 
-/// The change of a linear layer.
+/// The change of a linear layer: `ΔW = B A`, a LoRA with `α = r`, or any `ΔW`.
 #[derive(Clone, Debug)]
-pub enum WrittenChange {
-    /// `ΔW = B A`: a LoRA with `α = r`.
-    LowRank {
-        /// `A`, `[r, input]`.
-        down: Tensor<2>,
-        /// `B`, `[output, r]`.
-        up: Tensor<2>,
-    },
-    /// `ΔW` itself, `[output, input]`: the "full" kind of LyCORIS, which `diffusers` does not read.
-    Full(Tensor<2>),
+pub struct WrittenChange {
+    /// `A`, `[r, input]`. `None` if `B` is `ΔW` itself: the "full" kind of LyCORIS, which `diffusers` does not read.
+    pub down: Option<Tensor<2>>,
+    /// `B`, `[output, r]`, or `ΔW`, `[output, input]`.
+    pub up: Tensor<2>,
 }
 
 impl WrittenChange {
     /// `ΔW`, `[output, input]`.
     pub fn delta(&self) -> Tensor<2> {
-        match self {
-            Self::LowRank { down, up } => up.clone().matmul(down.clone()),
-            Self::Full(delta) => delta.clone(),
+        match &self.down {
+            Some(down) => self.up.clone().matmul(down.clone()),
+            None => self.up.clone(),
         }
     }
 }
@@ -51,15 +46,15 @@ pub fn lora_file(changes: &[(String, WrittenChange)]) -> Result<Vec<u8>, LoraErr
     };
     for (layer, change) in changes {
         let name = |part: &str| format!("lora_unet_{}.{part}", joined(layer));
-        match change {
-            WrittenChange::LowRank { down, up } => {
+        let up = (change.up.dims().to_vec(), read(&change.up)?);
+        match &change.down {
+            Some(down) => {
                 let [rank, _] = down.dims();
                 add(name("alpha"), vec![], vec![rank as f32]);
-                for (part, matrix) in [("lora_down.weight", down), ("lora_up.weight", up)] {
-                    add(name(part), matrix.dims().to_vec(), read(matrix)?);
-                }
+                add(name("lora_down.weight"), down.dims().to_vec(), read(down)?);
+                add(name("lora_up.weight"), up.0, up.1);
             }
-            WrittenChange::Full(delta) => add(name("diff"), delta.dims().to_vec(), read(delta)?),
+            None => add(name("diff"), up.0, up.1),
         }
     }
     let failed = |error: safetensors::SafeTensorError| LoraError::Write(error.to_string());
