@@ -101,12 +101,11 @@ impl ClassDenoiser {
             network,
             ..self.clone()
         };
-        let mut drawn = 0;
         let mut gradient = |network: &UNet, k: usize| {
+            let drawn = k * config.pictures;
             let rows = (drawn..drawn + config.pictures)
                 .map(|i| Condition::Given(config.classes[i % config.classes.len()]));
             let rows: Vec<Condition> = rows.collect();
-            drawn += config.pictures;
             let noise = SeededNoise::new(config.seed, k as u64).normal(shape, &self.device);
             let first = match config.with_first {
                 true => {

@@ -192,10 +192,7 @@ impl StableDiffusion {
     ) -> Result<LearnedEffect, EffectError> {
         config.check()?;
         let model_error = |error: StableDiffusionError| EffectError::Model(error);
-        let made = self
-            .scheduler()
-            .sampler(&"ddim".into(), None, options.steps)
-            .map_err(|error| model_error(error.into()))?;
+        let made = self.ddim(options.steps)?;
         let levels: Levels = made.sampler.levels().clone();
         let without = self.encode_nothing()?;
         let start = self.token_vectors(&config.init, config.vectors)?;

@@ -158,22 +158,22 @@ impl IpAdapter {
             let what = "the channels of its tokens are";
             return Err(wrong("model", what, *context, expected));
         }
-        let widths = model.config.cross_attention_channels();
+        let crossed = model.config.cross_attentions();
         let count = weights.names_below("ip_adapter.");
         let count = count
             .filter(|name| name.ends_with(".to_k_ip.weight"))
             .count();
-        if count != widths.len() {
+        if count != crossed.len() {
             let what = "the number of its attentions is";
-            return Err(wrong("model", what, count, widths.len()));
+            return Err(wrong("model", what, count, crossed.len()));
         }
         let part = Part::open(encoder, "CLIPVisionModelWithProjection")?;
         let (encoder, config) = ClipVisionEncoder::load(&part, &model.device, model.precision)?;
         let tokens = TokenProjection::load(file, &config, *context, &root.at("image_proj"))?;
-        let attentions = widths.iter().enumerate().map(|(number, &width)| {
+        let attentions = crossed.iter().enumerate().map(|(number, (_, width))| {
             // The attentions of positions to each other have the even numbers.
             let scope = root.at("ip_adapter").at(2 * number + 1);
-            PictureProjection::load(&scope, *context, width)
+            PictureProjection::load(&scope, *context, *width)
         });
         let attentions = attentions.collect::<Result<_, _>>()?;
         weights.finish(|_| false)?;

@@ -43,7 +43,7 @@ use super::lora::{Lora, LoraError, LoraTarget};
 use super::model_folder::{ModelFolder, ModelFolderError};
 use super::model_parts::{ModelConfig, ModelWeights};
 pub use super::sampler_choice::SamplerChoice;
-use super::scheduler_config::{SchedulerConfig, SchedulerError};
+use super::scheduler_config::{ScheduledSampler, SchedulerConfig, SchedulerError};
 use super::single_file::{SingleFile, SingleFileError};
 use super::text_encoding::TextPart;
 use super::textual_inversion::{TextualInversion, TextualInversionError};
@@ -296,6 +296,14 @@ impl StableDiffusion {
     /// The scheduler's configuration.
     pub fn scheduler(&self) -> &SchedulerConfig {
         &self.scheduler
+    }
+
+    /// DDIM over `steps` steps, for runs that are differentiated.
+    ///
+    /// # Errors
+    /// If the scheduler does not support this number of steps.
+    pub fn ddim(&self, steps: usize) -> Result<ScheduledSampler, StableDiffusionError> {
+        Ok(self.scheduler.sampler(&"ddim".into(), None, steps)?)
     }
 
     /// The height and width of the pictures on which the model was trained, if its configuration states them.

@@ -157,10 +157,7 @@ impl StableDiffusion {
         observe: &mut dyn FnMut(TuningProgress) -> ControlFlow<()>,
     ) -> Result<LearnedStyle, EffectError> {
         config.check()?;
-        let made = self
-            .scheduler()
-            .sampler(&"ddim".into(), None, options.steps)
-            .map_err(|error| EffectError::Model(error.into()))?;
+        let made = self.ddim(options.steps)?;
         let levels: Levels = made.sampler.levels().clone();
         let without = self.encode_nothing()?;
         let texts = config.prompts.iter().map(|text| self.encode_text(text));
@@ -240,8 +237,8 @@ impl StableDiffusion {
 
     /// The names of the projections of the attentions to the text.
     fn text_projection_names(&self) -> Vec<String> {
-        let attentions = self.config.cross_attention_names().into_iter();
-        let names = attentions.flat_map(|attention| {
+        let attentions = self.config.cross_attentions().into_iter();
+        let names = attentions.flat_map(|(attention, _)| {
             let projections = AttentionNames::TRANSFORMER.projections;
             projections.map(|projection| format!("{attention}.{projection}"))
         });

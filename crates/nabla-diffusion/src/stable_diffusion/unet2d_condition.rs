@@ -295,53 +295,31 @@ impl UNet2DConditionConfig {
         skips
     }
 
-    /// Channels of each attention to the text in the order in which `diffusers` counts them: down, up, middle.
-    pub(super) fn cross_attention_channels(&self) -> Vec<usize> {
-        let levels = self.levels();
-        let mut all = Vec::new();
-        let mut add =
-            |level: &Level, blocks| all.extend(vec![level.channels; blocks * level.layers]);
-        for (level, kind) in levels.iter().zip(&self.down_block_types) {
-            if kind == "CrossAttnDownBlock2D" {
-                add(level, self.layers_per_block);
-            }
-        }
-        for (level, kind) in levels.iter().rev().zip(&self.up_block_types) {
-            if kind == "CrossAttnUpBlock2D" {
-                add(level, self.layers_per_block + 1);
-            }
-        }
-        if let Some(level) = levels.last() {
-            add(level, 1);
-        }
-        all
-    }
-
-    /// The names of these attentions in the files of `diffusers`, in the same order.
-    pub(super) fn cross_attention_names(&self) -> Vec<String> {
+    /// Each attention to the text in the order in which `diffusers` counts them, down, up, middle: its name in the files
+    /// of `diffusers`, and its channels.
+    pub(super) fn cross_attentions(&self) -> Vec<(String, usize)> {
         let levels = self.levels();
         let mut all = Vec::new();
         let mut add = |transformer: String, level: &Level| {
-            let names =
-                (0..level.layers).map(|i| format!("{transformer}.transformer_blocks.{i}.attn2"));
-            all.extend(names);
+            let each = (0..level.layers).map(|i| {
+                let name = format!("{transformer}.transformer_blocks.{i}.attn2");
+                (name, level.channels)
+            });
+            all.extend(each);
         };
-        let down = levels.iter().zip(&self.down_block_types);
-        for (i, (level, _)) in down
-            .enumerate()
-            .filter(|(_, (_, kind))| *kind == "CrossAttnDownBlock2D")
-        {
-            for j in 0..self.layers_per_block {
-                add(format!("down_blocks.{i}.attentions.{j}"), level);
+        for (i, (level, kind)) in levels.iter().zip(&self.down_block_types).enumerate() {
+            if kind == "CrossAttnDownBlock2D" {
+                for j in 0..self.layers_per_block {
+                    add(format!("down_blocks.{i}.attentions.{j}"), level);
+                }
             }
         }
         let up = levels.iter().rev().zip(&self.up_block_types);
-        for (i, (level, _)) in up
-            .enumerate()
-            .filter(|(_, (_, kind))| *kind == "CrossAttnUpBlock2D")
-        {
-            for j in 0..=self.layers_per_block {
-                add(format!("up_blocks.{i}.attentions.{j}"), level);
+        for (i, (level, kind)) in up.enumerate() {
+            if kind == "CrossAttnUpBlock2D" {
+                for j in 0..=self.layers_per_block {
+                    add(format!("up_blocks.{i}.attentions.{j}"), level);
+                }
             }
         }
         if let Some(level) = levels.last() {
