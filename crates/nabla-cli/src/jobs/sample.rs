@@ -34,6 +34,7 @@ use crate::choice::choice;
 use crate::devices::{DeviceChoice, DeviceFlag};
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::picture_files::resized;
 use crate::seeds::SeedFlag;
 use nabla::base::words::duration;
 
@@ -403,8 +404,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let start = match (picture, mask) {
         (None, _) => Start::Noise,
         (Some(picture), mask) => {
-            let picture = fit(picture.into_rgb().raster)?;
-            let picture = to_tensor([&picture], &device).clamp(-1.0, 1.0);
+            let picture = resized(&picture.into_rgb().raster, size, &device)?;
             match mask {
                 None => match &arguments.invert {
                     Some(source) => Start::Inverted {

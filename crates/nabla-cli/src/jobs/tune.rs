@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use clap::Args;
-use nabla::base::choices::Choices;
 use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::base::{check_writable, write_bytes_atomically};
@@ -17,7 +16,7 @@ use nabla::diffusion::stable_diffusion::model_folder::ModelFolder;
 use nabla::diffusion::stable_diffusion::pipeline::{LoadOptions, SamplingOptions, StableDiffusion};
 use serde::Serialize;
 
-use crate::adjoint_flags::AdjointFlags;
+use crate::adjoint_flags::{AdjointFlags, AdjointTold, show_iteration};
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
@@ -107,8 +106,8 @@ struct Learned {
     first_loss: f64,
     /// The least one, whose vectors are written.
     loss: f64,
-    method: Option<&'static str>,
-    gradient: Option<&'static str>,
+    #[serde(flatten)]
+    adjoint: AdjointTold,
     seed: u64,
     seconds: f64,
 }
@@ -151,10 +150,7 @@ impl Job for EmbeddingArguments {
             &noise,
             &mut |_, x: Tensor<4>| Ok((x - target.clone()).square().mean()),
             &mut |step| {
-                progress.advance(1);
-                if step.done % 10 == 0 {
-                    progress.note(&format!("iteration {}: loss {:.5}", step.done, step.loss));
-                }
+                show_iteration(progress, step);
                 context.go_on()
             },
         )?;
@@ -169,14 +165,13 @@ impl Job for EmbeddingArguments {
             iterations: losses.len(),
             first_loss: losses[0],
             loss: losses.iter().copied().fold(f64::INFINITY, f64::min),
-            method: config.adjoint.method.choice_name(),
-            gradient: config.adjoint.mode.choice_name(),
+            adjoint: self.adjoint.told(),
             seed: self.seed.value(),
             seconds: begun.elapsed().as_secs_f64(),
         };
         context.report(&report, || {
             format!(
-                "{}: {} from loss {:.5} to {:.5} in {} iterations, {} (method {}, gradient {})\nuse it with: nabla \
+                "{}: {} from loss {:.5} to {:.5} in {} iterations, {} ({})\nuse it with: nabla \
                  sample --embedding {}\n",
                 report.file.display(),
                 report.word,
@@ -184,8 +179,7 @@ impl Job for EmbeddingArguments {
                 report.loss,
                 report.iterations,
                 duration(report.seconds),
-                report.method.unwrap_or_default(),
-                report.gradient.unwrap_or_default(),
+                report.adjoint,
                 report.file.display(),
             )
         })

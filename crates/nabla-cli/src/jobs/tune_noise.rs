@@ -7,7 +7,6 @@ use burn::tensor::module::{adaptive_avg_pool2d, interpolate};
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor, activation};
 use clap::Args;
-use nabla::base::choices::Choices;
 use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::base::{check_writable, write_bytes_atomically};
@@ -24,7 +23,7 @@ use nabla::train::examples::InputShape;
 use nabla::train::trained_classifier::TrainedClassifier;
 use serde::Serialize;
 
-use crate::adjoint_flags::AdjointFlags;
+use crate::adjoint_flags::{AdjointFlags, AdjointTold};
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
@@ -106,8 +105,8 @@ struct Audited {
     loss: f64,
     /// The greatest change of a number of the noise.
     change: f64,
-    method: Option<&'static str>,
-    gradient: Option<&'static str>,
+    #[serde(flatten)]
+    adjoint: AdjointTold,
     seed: u64,
     seconds: f64,
 }
@@ -325,10 +324,7 @@ impl NoiseArguments {
             guidance_scale,
             ..SamplingOptions::new(size)
         };
-        let made = model
-            .scheduler()
-            .sampler(&"ddim".into(), None, options.steps)
-            .map_err(Failure::input)?;
+        let made = model.ddim(options.steps)?;
         let text = model.encode_text(prompt)?;
         let nothing = model.encode_nothing()?;
         let bound = model.denoiser(&[&text], Some(&nothing), &options, None)?;
@@ -412,7 +408,6 @@ impl NoiseArguments {
         }
         let losses = &found.losses;
         let mean = |loss: Option<&f64>| loss.copied().unwrap_or(f64::NAN) / count as f64;
-        let adjoint = self.adjoint.config();
         let report = Audited {
             file: self.output.clone(),
             noise: self.noise.clone(),
@@ -425,8 +420,7 @@ impl NoiseArguments {
             first_loss: mean(losses.first()),
             loss: mean(losses.last()),
             change: f64::from(change),
-            method: adjoint.method.choice_name(),
-            gradient: adjoint.mode.choice_name(),
+            adjoint: self.adjoint.told(),
             seed: self.seed.value(),
             seconds: begun.elapsed().as_secs_f64(),
         };

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
-use nabla::base::choices::Choices;
 use nabla::base::progress::ProgressSink;
 use nabla::base::range;
 use nabla::base::words::duration;
@@ -13,9 +12,7 @@ use nabla::base::{
     check_writable, check_writable_folder, write_bytes_atomically, write_folder_atomically,
 };
 use nabla::data::{BitDepth, Picture, WriteOptions};
-use nabla::diffusion::adjoint_dpm::{
-    StyleLoss, StyleSample, Tuning, TuningProgress, content_distance,
-};
+use nabla::diffusion::adjoint_dpm::{StyleLoss, StyleSample, Tuning, content_distance};
 use nabla::diffusion::class_denoiser::{ClassDenoiser, ClassStyleConfig};
 use nabla::diffusion::denoiser::{Condition, OwnError, RowConditions};
 use nabla::diffusion::seeded_noise::SeededNoise;
@@ -27,7 +24,7 @@ use nabla::diffusion::stable_diffusion::style::StyleConfig;
 use nabla::train::trained_classifier::TrainedClassifier;
 use serde::Serialize;
 
-use crate::adjoint_flags::AdjointFlags;
+use crate::adjoint_flags::{AdjointFlags, AdjointTold, show_iteration};
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
@@ -104,8 +101,8 @@ struct Styled {
     /// the iterations.
     first_loss: f64,
     loss: f64,
-    method: Option<&'static str>,
-    gradient: Option<&'static str>,
+    #[serde(flatten)]
+    adjoint: AdjointTold,
     seed: u64,
     seconds: f64,
 }
@@ -130,7 +127,6 @@ impl Job for StyleArguments {
             true => self.tune_class_denoiser(&output, context)?,
             false => self.tune_stable_diffusion(&output, context)?,
         };
-        let adjoint = self.adjoint.config();
         let some = losses.len().div_ceil(10);
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
         let report = Styled {
@@ -139,8 +135,7 @@ impl Job for StyleArguments {
             iterations: losses.len(),
             first_loss: mean(&losses[..some]),
             loss: mean(&losses[losses.len() - some..]),
-            method: adjoint.method.choice_name(),
-            gradient: adjoint.mode.choice_name(),
+            adjoint: self.adjoint.told(),
             seed: self.seed.value(),
             seconds: begun.elapsed().as_secs_f64(),
         };
@@ -150,15 +145,14 @@ impl Job for StyleArguments {
                 false => format!("--lora {}", report.output.display()),
             };
             format!(
-                "{}: distance of style and content from {:.4} to {:.4} in {} iterations, {} (method {}, gradient {})\nuse it \
+                "{}: distance of style and content from {:.4} to {:.4} in {} iterations, {} ({})\nuse it \
                  with: nabla sample {used}\n",
                 report.output.display(),
                 report.first_loss,
                 report.loss,
                 report.iterations,
                 duration(report.seconds),
-                report.method.unwrap_or_default(),
-                report.gradient.unwrap_or_default(),
+                report.adjoint,
             )
         })
     }
@@ -169,14 +163,6 @@ impl StyleArguments {
         Tuning::new()
             .with_iterations(self.iterations as usize)
             .with_learning_rate(self.learning_rate.unwrap_or(otherwise))
-    }
-
-    /// Shows an iteration.
-    fn observe(&self, progress: &dyn ProgressSink, step: TuningProgress) {
-        progress.advance(1);
-        if step.done.is_multiple_of(10) {
-            progress.note(&format!("iteration {}: loss {:.5}", step.done, step.loss));
-        }
     }
 
     /// The distance of the style, and with its weight that of the content, in the deepest map.
@@ -253,7 +239,7 @@ impl StyleArguments {
                 self.loss(&style, maps(sample)?, first)
             },
             &mut |step| {
-                self.observe(progress, step);
+                show_iteration(progress, step);
                 context.go_on()
             },
         );
@@ -332,7 +318,7 @@ impl StyleArguments {
                 self.loss(&style, maps(sample)?, first)
             },
             &mut |step| {
-                self.observe(progress, step);
+                show_iteration(progress, step);
                 context.go_on()
             },
         )?;
