@@ -90,7 +90,7 @@ fn widen_all(from: &FloatTensor<Flex>, to: &mut [f32]) {
 }
 
 /// Converts `tensor`, which has 16 or 32 bits, to 32 bits.
-fn widened(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
+pub(crate) fn widened(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
     if !is_half(tensor.dtype()) {
         return tensor;
     }
@@ -102,7 +102,7 @@ fn widened(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
 }
 
 /// `values` rounded to 16 bits: to `f16`, unless `dtype` is `bf16`.
-fn rounded(values: &[f32], shape: Vec<usize>, dtype: DType) -> FloatTensor<Flex> {
+pub(crate) fn rounded(values: &[f32], shape: Vec<usize>, dtype: DType) -> FloatTensor<Flex> {
     macro_rules! data {
         ($half:ty) => {{
             let mut to = vec![<$half>::ZERO; values.len()];

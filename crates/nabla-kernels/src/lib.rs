@@ -8,6 +8,10 @@
 //! [`Linear`](burn::nn::Linear)) and tensors, so any module can call them instead of `forward`.
 //! Results don't depend on the number of threads.
 
+pub mod convolution;
 mod half_precision;
+mod operation;
 pub mod picture;
+mod real;
+mod taps;
 pub mod transformer;

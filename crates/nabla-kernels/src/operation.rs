@@ -1,0 +1,352 @@
+//! Operations with their gradients, written once for every number type.
+//!
+//! An [`Operation`] computes arrays; here it becomes an operation on Burn's tensors, which autodiff
+//! differentiates by its [`backward`](Operation::backward). 16-bit numbers are computed in 32 bits: inputs are
+//! widened before the operation and the result is rounded after it.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::backend::autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::half_precision::{is_half, rounded, widened};
+use crate::real::Real;
+
+/// An array of the CPU backend, in row-major order.
+#[derive(Clone, Debug)]
+pub(crate) struct Array<F> {
+    tensor: FloatTensor<Flex>,
+    number: std::marker::PhantomData<F>,
+}
+
+impl<F: Real> Array<F> {
+    pub(crate) fn new(values: Vec<F>, shape: &[usize]) -> Self {
+        Self {
+            tensor: FloatTensor::<Flex>::from_data(TensorData::new(values, shape.to_vec())),
+            number: std::marker::PhantomData,
+        }
+    }
+
+    fn take(tensor: FloatTensor<Flex>) -> Self {
+        let whole = tensor.is_contiguous()
+            && tensor.layout().start_offset() == 0
+            && tensor.storage::<F>().len() == tensor.layout().num_elements();
+        Self {
+            tensor: if whole {
+                tensor
+            } else {
+                tensor.to_contiguous()
+            },
+            number: std::marker::PhantomData,
+        }
+    }
+
+    /// The numbers.
+    pub(crate) fn values(&self) -> &[F] {
+        self.tensor.storage()
+    }
+
+    /// The numbers, for writing; a shared array is copied first.
+    pub(crate) fn values_mut(&mut self) -> &mut [F] {
+        self.tensor.storage_mut()
+    }
+
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        self.tensor.shape().to_vec()
+    }
+
+    /// The numbers with another shape.
+    pub(crate) fn reshaped(self, shape: &[usize]) -> Self {
+        Self {
+            tensor: self.tensor.reshape(shape.to_vec().into()),
+            number: self.number,
+        }
+    }
+}
+
+/// A differentiable function of `N` arrays.
+pub(crate) trait Operation<const N: usize>: Clone + Debug + Send + Sync + 'static {
+    /// What the backward pass needs besides inputs and output.
+    type Kept: Send + Sync + 'static;
+
+    /// Which inputs the backward pass reads.
+    fn reads(&self) -> [bool; N] {
+        [true; N]
+    }
+
+    /// Whether the backward pass reads the output.
+    fn reads_output(&self) -> bool {
+        false
+    }
+
+    /// The value, and what is kept if there will be a backward pass.
+    fn forward<F: Real>(&self, inputs: [Array<F>; N], tracked: bool) -> (Array<F>, Self::Kept);
+
+    /// The gradients by the inputs, of those that are `wanted`.
+    fn backward<F: Real>(&self, saved: Saved<'_, F, Self::Kept, N>) -> [Option<Array<F>>; N];
+}
+
+/// What a backward pass is given.
+pub(crate) struct Saved<'a, F, K, const N: usize> {
+    /// The inputs that [`Operation::reads`].
+    pub inputs: [Option<Array<F>>; N],
+    /// The output, if [`Operation::reads_output`].
+    pub output: Option<Array<F>>,
+    pub kept: &'a K,
+    /// The gradient by the output.
+    pub grad: Array<F>,
+    /// For which inputs there must be a gradient.
+    pub wanted: [bool; N],
+}
+
+/// Whether the kernels compute with `tensor`: a tensor of floats on the processor.
+pub(crate) fn computes<const D: usize>(tensor: &Tensor<D>) -> bool {
+    let known = matches!(
+        tensor.dtype(),
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16
+    );
+    known && tensor.device() == Device::flex()
+}
+
+/// The operation of one tensor that [`computes`].
+pub(crate) fn unary<const A: usize, const Z: usize>(
+    operation: impl Operation<1>,
+    a: Tensor<A>,
+) -> Tensor<Z> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::unary(operation, a.into_dispatch()))
+}
+
+/// The operation of two tensors that it [`computes`].
+pub(crate) fn binary<const A: usize, const B: usize, const Z: usize>(
+    operation: impl Operation<2>,
+    a: Tensor<A>,
+    b: Tensor<B>,
+) -> Tensor<Z> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::binary(
+        operation,
+        a.into_dispatch(),
+        b.into_dispatch(),
+    ))
+}
+
+/// The operation of three tensors that it [`computes`].
+pub(crate) fn ternary<const A: usize, const B: usize, const C: usize, const Z: usize>(
+    operation: impl Operation<3>,
+    a: Tensor<A>,
+    b: Tensor<B>,
+    c: Tensor<C>,
+) -> Tensor<Z> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::ternary(
+        operation,
+        a.into_dispatch(),
+        b.into_dispatch(),
+        c.into_dispatch(),
+    ))
+}
+
+/// Operations as functions of a backend.
+#[backend_extension(Flex, Autodiff)]
+trait Kernels: Backend {
+    fn unary<O: Operation<1>>(operation: O, a: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn binary<O: Operation<2>>(
+        operation: O,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    fn ternary<O: Operation<3>>(
+        operation: O,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+impl Kernels for Flex {
+    fn unary<O: Operation<1>>(operation: O, a: FloatTensor<Self>) -> FloatTensor<Self> {
+        compute(&operation, [a], false).0
+    }
+
+    fn binary<O: Operation<2>>(
+        operation: O,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        compute(&operation, [a, b], false).0
+    }
+
+    fn ternary<O: Operation<3>>(
+        operation: O,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        compute(&operation, [a, b, c], false).0
+    }
+}
+
+impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
+    fn unary<O: Operation<1>>(operation: O, a: FloatTensor<Self>) -> FloatTensor<Self> {
+        tracked::<C, O, 1>(operation, [a])
+    }
+
+    fn binary<O: Operation<2>>(
+        operation: O,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        tracked::<C, O, 2>(operation, [a, b])
+    }
+
+    fn ternary<O: Operation<3>>(
+        operation: O,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        tracked::<C, O, 3>(operation, [a, b, c])
+    }
+}
+
+/// Runs `operation` in the number type of the first input.
+fn compute<O: Operation<N>, const N: usize>(
+    operation: &O,
+    inputs: [FloatTensor<Flex>; N],
+    tracked: bool,
+) -> (FloatTensor<Flex>, O::Kept) {
+    let dtype = inputs.first().map_or(DType::F32, |first| first.dtype());
+    if dtype == DType::F64 {
+        let (y, kept) = operation.forward(inputs.map(Array::<f64>::take), tracked);
+        return (y.tensor, kept);
+    }
+    let inputs = inputs.map(|input| Array::<f32>::take(widened(input)));
+    let (y, kept) = operation.forward(inputs, tracked);
+    (narrowed(y, dtype), kept)
+}
+
+/// The array in `dtype`, which has 16 or 32 bits.
+fn narrowed(array: Array<f32>, dtype: DType) -> FloatTensor<Flex> {
+    match is_half(dtype) {
+        true => rounded(array.values(), array.shape(), dtype),
+        false => array.tensor,
+    }
+}
+
+/// An operation in the graph of autodiff.
+#[derive(Debug)]
+struct Node<O>(O);
+
+/// What the graph keeps of it.
+struct State<K, const N: usize> {
+    inputs: [Option<FloatTensor<Flex>>; N],
+    output: Option<FloatTensor<Flex>>,
+    kept: Arc<K>,
+}
+
+impl<K, const N: usize> Clone for State<K, N> {
+    fn clone(&self) -> Self {
+        Self {
+            inputs: self.inputs.clone(),
+            output: self.output.clone(),
+            kept: self.kept.clone(),
+        }
+    }
+}
+
+impl<K, const N: usize> Debug for State<K, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("inputs", &self.inputs)
+            .field("output", &self.output)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O> {
+    type State = State<O::Kept, N>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let parents = ops.parents;
+        let grad = grads.consume::<Flex>(&ops.node);
+        let State {
+            inputs,
+            output,
+            kept,
+        } = ops.state;
+        let wanted = parents.each_ref().map(Option::is_some);
+        let dtype = grad.dtype();
+        let gradients = if dtype == DType::F64 {
+            let take = |tensor: Option<FloatTensor<Flex>>| tensor.map(Array::<f64>::take);
+            let saved = Saved {
+                inputs: inputs.map(take),
+                output: take(output),
+                kept: &*kept,
+                grad: Array::take(grad),
+                wanted,
+            };
+            self.0.backward(saved).map(|g| g.map(|g| g.tensor))
+        } else {
+            let take =
+                |tensor: Option<FloatTensor<Flex>>| tensor.map(|t| Array::<f32>::take(widened(t)));
+            let saved = Saved {
+                inputs: inputs.map(take),
+                output: take(output),
+                kept: &*kept,
+                grad: Array::take(widened(grad)),
+                wanted,
+            };
+            let gradients = self.0.backward(saved);
+            gradients.map(|g| g.map(|g| narrowed(g, dtype)))
+        };
+        for (node, gradient) in parents.into_iter().zip(gradients) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<Flex>(node.id, gradient);
+            }
+        }
+    }
+}
+
+fn tracked<C: CheckpointStrategy, O: Operation<N>, const N: usize>(
+    operation: O,
+    inputs: [FloatTensor<Autodiff<Flex, C>>; N],
+) -> FloatTensor<Autodiff<Flex, C>> {
+    let nodes = inputs.each_ref().map(|input| input.node());
+    let node = Node(operation.clone());
+    match node.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => {
+            let reads = operation.reads();
+            let inputs = inputs.map(|input| input.into_primitive());
+            let mut saved = inputs.clone().map(Some);
+            for (saved, reads) in saved.iter_mut().zip(reads) {
+                if !reads {
+                    *saved = None;
+                }
+            }
+            let (y, kept) = compute(&operation, inputs, true);
+            let state = State {
+                inputs: saved,
+                output: operation.reads_output().then(|| y.clone()),
+                kept: Arc::new(kept),
+            };
+            prep.finish(state, y)
+        }
+        OpsKind::UnTracked(prep) => {
+            let inputs = inputs.map(|input| input.into_primitive());
+            prep.finish(compute(&operation, inputs, false).0)
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Sums of products over shifted pieces of memory, at the speed of the processor's multipliers.
+//!
+//! A convolution is a matrix product `y[m][n] = Σ_k w[m][k] x[offset_k + n]`: once the picture lies in memory
+//! with its padding, a tap of the kernel is one distance for all positions, so no columns are gathered
+//! ([`product`]). The gradient by the weights is `Σ_n g[o][n] x[offset_k + n]` ([`correlate`]).
+//!
+//! Each loop holds a block of sums in registers. Every sum has a fixed order.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use crate::real::Real;
+
+/// `y[m][n] = start[m] + Σ_k w[m][k] x[offsets[k] + n]` for all rows `m` of `y` and `n < columns`.
+///
+/// - `x`: readable up to the greatest offset plus [`padded(columns)`](padded)
+/// - `weights`: `[rows, offsets]`
+/// - `start`: one for each row, or none
+/// - `y`: `[rows, padded(columns)]`
+pub(crate) fn product<F: Real>(
+    x: &[F],
+    offsets: &[usize],
+    weights: &[F],
+    start: Option<&[F]>,
+    y: &mut [F],
+    columns: usize,
+) {
+    let product = Product {
+        x,
+        offsets,
+        weights,
+        start,
+        y,
+        columns,
+    };
+    Arch::new().dispatch(product);
+}
+
+/// The smallest multiple of a vector's length that holds `columns`, on any processor.
+pub(crate) fn padded(columns: usize) -> usize {
+    columns.next_multiple_of(16)
+}
+
+struct Product<'a, F> {
+    x: &'a [F],
+    offsets: &'a [usize],
+    weights: &'a [F],
+    start: Option<&'a [F]>,
+    y: &'a mut [F],
+    columns: usize,
+}
+
+impl<F: Real> WithSimd for Product<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let rows = self.y.len() / padded(self.columns).max(1);
+        // The smaller operand is walked through in the inner loop.
+        let few_weights = rows * self.offsets.len() * size_of::<F>() <= 1 << 18;
+        let wide = S::REGISTER_COUNT >= 32;
+        let height = if wide { 8 } else { 4 };
+        if few_weights {
+            let mut column = 0;
+            while column < self.columns {
+                let vectors = self.vectors::<S>(column);
+                for row in (0..rows).step_by(height) {
+                    self.block(simd, row, (rows - row).min(height), column, vectors);
+                }
+                column += vectors * F::lanes::<S>();
+            }
+        } else {
+            for row in (0..rows).step_by(height) {
+                let mut column = 0;
+                while column < self.columns {
+                    let vectors = self.vectors::<S>(column);
+                    self.block(simd, row, (rows - row).min(height), column, vectors);
+                    column += vectors * F::lanes::<S>();
+                }
+            }
+        }
+    }
+}
+
+impl<F: Real> Product<'_, F> {
+    /// How many vectors the block at `column` has.
+    #[inline(always)]
+    fn vectors<S: Simd>(&self, column: usize) -> usize {
+        (self.columns - column).div_ceil(F::lanes::<S>()).min(3)
+    }
+
+    #[inline(always)]
+    fn block<S: Simd>(
+        &mut self,
+        simd: S,
+        mut row: usize,
+        rows: usize,
+        column: usize,
+        vectors: usize,
+    ) {
+        let end = row + rows;
+        macro_rules! of_height {
+            ($height:literal) => {
+                match vectors {
+                    3 => self.rows::<S, $height, 3>(simd, row, column),
+                    2 => self.rows::<S, $height, 2>(simd, row, column),
+                    _ => self.rows::<S, $height, 1>(simd, row, column),
+                }
+            };
+        }
+        while row < end {
+            match end - row {
+                8.. => {
+                    of_height!(8);
+                    row += 8;
+                }
+                4.. => {
+                    of_height!(4);
+                    row += 4;
+                }
+                _ => {
+                    of_height!(1);
+                    row += 1;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, const M: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+    ) {
+        let depth = self.offsets.len();
+        let lanes = F::lanes::<S>();
+        let mut weights = [self.weights; M];
+        let mut sums = [[F::splat(simd, F::ZERO); V]; M];
+        for m in 0..M {
+            weights[m] = &self.weights[(row + m) * depth..(row + m + 1) * depth];
+            if let Some(start) = self.start {
+                sums[m] = [F::splat(simd, start[row + m]); V];
+            }
+        }
+        let x = &self.x[column..];
+        for k in 0..depth {
+            let offset = self.offsets[k];
+            let (x, _) = F::vectors::<S>(&x[offset..offset + V * lanes]);
+            let Some(x) = x.first_chunk::<V>() else {
+                continue;
+            };
+            for m in 0..M {
+                let w = F::splat(simd, weights[m][k]);
+                for v in 0..V {
+                    sums[m][v] = F::multiply_add(simd, w, x[v], sums[m][v]);
+                }
+            }
+        }
+        let stride = padded(self.columns);
+        for (m, sums) in sums.iter().enumerate() {
+            let at = (row + m) * stride + column;
+            let (y, _) = F::vectors_mut::<S>(&mut self.y[at..at + V * lanes]);
+            for (y, sum) in y.iter_mut().zip(sums) {
+                *y = *sum;
+            }
+        }
+    }
+}
+
+/// `sums[o][k] += Σ_{n < columns} g[o][n] x[offsets[k] + n]`.
+///
+/// - `g`: `[rows, columns]`
+/// - `sums`: `[rows, offsets]`
+pub(crate) fn correlate<F: Real>(
+    x: &[F],
+    offsets: &[usize],
+    g: &[F],
+    columns: usize,
+    sums: &mut [F],
+) {
+    let correlation = Correlation {
+        x,
+        offsets,
+        g,
+        columns,
+        sums,
+    };
+    Arch::new().dispatch(correlation);
+}
+
+struct Correlation<'a, F> {
+    x: &'a [F],
+    offsets: &'a [usize],
+    g: &'a [F],
+    columns: usize,
+    sums: &'a mut [F],
+}
+
+impl<F: Real> WithSimd for Correlation<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let rows = self.g.len() / self.columns.max(1);
+        let wide = S::REGISTER_COUNT >= 32;
+        let mut first = 0;
+        while first < self.offsets.len() {
+            let width = match (wide, self.offsets.len() - first) {
+                (true, 9..) => 9,
+                (_, 3..) => 3,
+                _ => 1,
+            };
+            let mut row = 0;
+            while row < rows {
+                let height = if rows - row >= 3 { 3 } else { 1 };
+                match (height, width) {
+                    (3, 9) => self.block::<S, 3, 9>(simd, row, first),
+                    (3, 3) => self.block::<S, 3, 3>(simd, row, first),
+                    (3, _) => self.block::<S, 3, 1>(simd, row, first),
+                    (_, 9) => self.block::<S, 1, 9>(simd, row, first),
+                    (_, 3) => self.block::<S, 1, 3>(simd, row, first),
+                    _ => self.block::<S, 1, 1>(simd, row, first),
+                }
+                row += height;
+            }
+            first += width;
+        }
+    }
+}
+
+impl<F: Real> Correlation<'_, F> {
+    #[inline(always)]
+    fn block<S: Simd, const M: usize, const T: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        first: usize,
+    ) {
+        let lanes = F::lanes::<S>();
+        let columns = self.columns;
+        let mut sums = [[F::splat(simd, F::ZERO); T]; M];
+        let mut g = [self.g; M];
+        for m in 0..M {
+            g[m] = &self.g[(row + m) * columns..(row + m + 1) * columns];
+        }
+        let mut x = [self.x; T];
+        for t in 0..T {
+            x[t] = &self.x[self.offsets[first + t]..][..columns];
+        }
+        let whole = columns - columns % lanes;
+        for at in (0..whole).step_by(lanes) {
+            let g = g.map(|g| F::vectors::<S>(&g[at..at + lanes]).0[0]);
+            for t in 0..T {
+                let x = F::vectors::<S>(&x[t][at..at + lanes]).0[0];
+                for m in 0..M {
+                    sums[m][t] = F::multiply_add(simd, x, g[m], sums[m][t]);
+                }
+            }
+        }
+        if whole < columns {
+            let g = g.map(|g| F::partial(simd, &g[whole..]));
+            for t in 0..T {
+                let x = F::partial(simd, &x[t][whole..]);
+                for m in 0..M {
+                    sums[m][t] = F::multiply_add(simd, x, g[m], sums[m][t]);
+                }
+            }
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (t, &sum) in sums.iter().enumerate() {
+                self.sums[(row + m) * self.offsets.len() + first + t] += F::total(simd, sum);
+            }
+        }
+    }
+}
