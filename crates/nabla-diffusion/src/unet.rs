@@ -23,7 +23,7 @@ use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Int, Tensor};
 
 use nabla_base::range::{self, OutOfRange};
-use nabla_kernels::picture::convolution;
+use nabla_kernels::convolution::conv2d;
 
 use crate::block_skipping::{BlockCounter, BlockSet};
 
@@ -423,7 +423,7 @@ impl UNet {
         let x = space_to_depth(pad_to_multiple(x, self.multiple), self.patch);
 
         let blocks = &mut BlockCounter::new(skipped);
-        let mut h = convolution(&self.stem, x);
+        let mut h = conv2d(&self.stem, x);
         let mut skips = vec![h.clone()];
         for level in &self.encoder {
             for (i, block) in level.blocks.iter().enumerate() {
@@ -489,7 +489,7 @@ impl DecoderBranch {
             }
             if let Some(upsample) = &level.upsample {
                 let [_, _, height, width] = h.dims();
-                h = convolution(
+                h = conv2d(
                     upsample,
                     interpolate(
                         h,
@@ -500,7 +500,7 @@ impl DecoderBranch {
                 );
             }
         }
-        convolution(&self.head, normalize_silu(&self.norm, h))
+        conv2d(&self.head, normalize_silu(&self.norm, h))
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use nabla_kernels::transformer::linear;
+use nabla_kernels::linear::linear;
 
 /// Rows, channels in, channels out.
 const LAYERS: [[usize; 3]; 8] = [

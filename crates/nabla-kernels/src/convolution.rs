@@ -212,7 +212,7 @@ pub fn conv_transpose3d(conv: &ConvTranspose3d, x: Tensor<5>) -> Tensor<5> {
 }
 
 /// The padding for as many outputs as inputs per stride; an odd zero is put behind.
-fn same(kernel: usize, stride: usize, input: usize) -> (usize, usize) {
+pub(crate) fn same(kernel: usize, stride: usize, input: usize) -> (usize, usize) {
     let reach = input.div_ceil(stride.max(1)).saturating_sub(1) * stride + kernel;
     let total = reach.saturating_sub(input);
     (total / 2, total - total / 2)

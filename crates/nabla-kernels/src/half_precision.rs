@@ -124,13 +124,3 @@ pub(crate) fn result<const D: usize>(dense: Dense, shape: [usize; D], dtype: DTy
         false => dense.into_tensor(),
     }
 }
-
-/// Runs `compute` in 32 bits on 16-bit tensors.
-pub(crate) fn in_f32<const N: usize>(
-    tensors: [FloatTensor<Flex>; N],
-    compute: impl FnOnce([FloatTensor<Flex>; N]) -> FloatTensor<Flex>,
-) -> FloatTensor<Flex> {
-    let dtype = tensors.first().map_or(DType::F16, |first| first.dtype());
-    let y = compute(tensors.map(widened)).to_contiguous();
-    rounded(y.storage(), y.shape().to_vec(), dtype)
-}

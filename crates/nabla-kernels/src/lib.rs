@@ -8,10 +8,18 @@
 //! [`Linear`](burn::nn::Linear)) and tensors, so any module can call them instead of `forward`.
 //! Results don't depend on the number of threads.
 
+pub mod activation;
+pub mod attention;
 pub mod convolution;
+pub mod cross_entropy;
+mod elementwise;
+pub mod embedding;
 mod half_precision;
+pub mod linear;
+pub mod matmul;
+pub mod normalization;
 mod operation;
-pub mod picture;
+pub mod pooling;
+mod product;
 mod real;
 mod taps;
-pub mod transformer;

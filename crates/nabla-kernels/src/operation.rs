@@ -17,6 +17,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use faer::MatRef;
+
 use crate::half_precision::{is_half, rounded, widened};
 use crate::real::Real;
 
@@ -24,6 +26,8 @@ use crate::real::Real;
 #[derive(Clone, Debug)]
 pub(crate) struct Array<F> {
     tensor: FloatTensor<Flex>,
+    /// Whether the numbers of this matrix lie column after column.
+    turned: bool,
     number: std::marker::PhantomData<F>,
 }
 
@@ -31,21 +35,42 @@ impl<F: Real> Array<F> {
     pub(crate) fn new(values: Vec<F>, shape: &[usize]) -> Self {
         Self {
             tensor: FloatTensor::<Flex>::from_data(TensorData::new(values, shape.to_vec())),
+            turned: false,
             number: std::marker::PhantomData,
         }
     }
 
-    fn take(tensor: FloatTensor<Flex>) -> Self {
-        let whole = tensor.is_contiguous()
-            && tensor.layout().start_offset() == 0
-            && tensor.storage::<F>().len() == tensor.layout().num_elements();
-        Self {
-            tensor: if whole {
-                tensor
-            } else {
-                tensor.to_contiguous()
-            },
+    /// The numbers of `tensor`. A transposed matrix stays as it lies if the operation can `turn` it.
+    fn take(tensor: FloatTensor<Flex>, turn: bool) -> Self {
+        let whole = |tensor: &FloatTensor<Flex>| {
+            tensor.is_contiguous()
+                && tensor.layout().start_offset() == 0
+                && tensor.storage::<F>().len() == tensor.layout().num_elements()
+        };
+        let as_it_lies = |tensor: FloatTensor<Flex>, turned: bool| Self {
+            tensor,
+            turned,
             number: std::marker::PhantomData,
+        };
+        if whole(&tensor) {
+            return as_it_lies(tensor, false);
+        }
+        if turn && tensor.shape().num_dims() == 2 {
+            let transposed = tensor.transpose(0, 1);
+            if whole(&transposed) {
+                return as_it_lies(transposed, true);
+            }
+        }
+        as_it_lies(tensor.to_contiguous(), false)
+    }
+
+    /// The matrix, of two dimensions.
+    pub(crate) fn matrix(&self) -> MatRef<'_, F> {
+        let shape = self.tensor.shape();
+        let stored = MatRef::from_row_major_slice(self.values(), shape[0], shape[1]);
+        match self.turned {
+            true => stored.transpose(),
+            false => stored,
         }
     }
 
@@ -60,15 +85,11 @@ impl<F: Real> Array<F> {
     }
 
     pub(crate) fn shape(&self) -> Vec<usize> {
-        self.tensor.shape().to_vec()
-    }
-
-    /// The numbers with another shape.
-    pub(crate) fn reshaped(self, shape: &[usize]) -> Self {
-        Self {
-            tensor: self.tensor.reshape(shape.to_vec().into()),
-            number: self.number,
+        let mut shape = self.tensor.shape().to_vec();
+        if self.turned {
+            shape.reverse();
         }
+        shape
     }
 }
 
@@ -80,6 +101,11 @@ pub(crate) trait Operation<const N: usize>: Clone + Debug + Send + Sync + 'stati
     /// Which inputs the backward pass reads.
     fn reads(&self) -> [bool; N] {
         [true; N]
+    }
+
+    /// Which inputs are matrices that may lie column after column: those read by [`Array::matrix`] only.
+    fn turns(&self) -> [bool; N] {
+        [false; N]
     }
 
     /// Whether the backward pass reads the output.
@@ -225,12 +251,32 @@ fn compute<O: Operation<N>, const N: usize>(
 ) -> (FloatTensor<Flex>, O::Kept) {
     let dtype = inputs.first().map_or(DType::F32, |first| first.dtype());
     if dtype == DType::F64 {
-        let (y, kept) = operation.forward(inputs.map(Array::<f64>::take), tracked);
+        let (y, kept) = operation.forward(taken::<f64, O, N>(operation, inputs), tracked);
         return (y.tensor, kept);
     }
-    let inputs = inputs.map(|input| Array::<f32>::take(widened(input)));
+    let inputs = taken::<f32, O, N>(operation, inputs.map(widened));
     let (y, kept) = operation.forward(inputs, tracked);
     (narrowed(y, dtype), kept)
+}
+
+fn taken<F: Real, O: Operation<N>, const N: usize>(
+    operation: &O,
+    inputs: [FloatTensor<Flex>; N],
+) -> [Array<F>; N] {
+    let mut turns = operation.turns().into_iter();
+    inputs.map(|input| Array::take(input, turns.next().unwrap_or(false)))
+}
+
+/// [`taken`], of inputs that were kept.
+fn kept<F: Real, O: Operation<N>, const N: usize>(
+    operation: &O,
+    inputs: [Option<FloatTensor<Flex>>; N],
+) -> [Option<Array<F>>; N] {
+    let mut turns = operation.turns().into_iter();
+    inputs.map(|input| {
+        let turn = turns.next().unwrap_or(false);
+        input.map(|input| Array::take(input, turn))
+    })
 }
 
 /// The array in `dtype`, which has 16 or 32 bits.
@@ -285,28 +331,25 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O> {
         let State {
             inputs,
             output,
-            kept,
+            kept: own,
         } = ops.state;
         let wanted = parents.each_ref().map(Option::is_some);
         let dtype = grad.dtype();
         let gradients = if dtype == DType::F64 {
-            let take = |tensor: Option<FloatTensor<Flex>>| tensor.map(Array::<f64>::take);
             let saved = Saved {
-                inputs: inputs.map(take),
-                output: take(output),
-                kept: &*kept,
-                grad: Array::take(grad),
+                inputs: kept::<f64, O, N>(&self.0, inputs),
+                output: output.map(|output| Array::take(output, false)),
+                kept: &*own,
+                grad: Array::take(grad, false),
                 wanted,
             };
             self.0.backward(saved).map(|g| g.map(|g| g.tensor))
         } else {
-            let take =
-                |tensor: Option<FloatTensor<Flex>>| tensor.map(|t| Array::<f32>::take(widened(t)));
             let saved = Saved {
-                inputs: inputs.map(take),
-                output: take(output),
-                kept: &*kept,
-                grad: Array::take(widened(grad)),
+                inputs: kept::<f32, O, N>(&self.0, inputs.map(|input| input.map(widened))),
+                output: output.map(|output| Array::take(widened(output), false)),
+                kept: &*own,
+                grad: Array::take(widened(grad), false),
                 wanted,
             };
             let gradients = self.0.backward(saved);

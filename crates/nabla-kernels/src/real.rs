@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
-use burn::tensor::{DType, Element};
+use burn::tensor::Element;
 use bytemuck::Pod;
 use faer::traits::ComplexField;
 use pulp::Simd;
@@ -34,7 +34,6 @@ pub(crate) trait Real:
     /// A vector register of these numbers.
     type Vector<S: Simd>: Copy;
 
-    const DTYPE: DType;
     const ZERO: Self;
     const ONE: Self;
 
@@ -70,7 +69,7 @@ pub(crate) trait Real:
     fn tanh(self) -> Self;
     /// The distribution function of the normal distribution.
     fn normal_distribution(self) -> Self;
-    fn sqrt(self) -> Self;
+    fn ln(self) -> Self;
 
     /// `1 / (1 + e⁻ˣ)`.
     #[inline(always)]
@@ -90,12 +89,11 @@ pub(crate) trait Real:
 }
 
 macro_rules! real {
-    ($real:ty, $dtype:ident, $vector:ident, $lanes:ident, $splat:ident, $as_simd:ident, $as_mut_simd:ident,
+    ($real:ty, $vector:ident, $lanes:ident, $splat:ident, $as_simd:ident, $as_mut_simd:ident,
      $partial:ident, $multiply_add:ident, $total:ident, $exp:expr, $tanh:expr, $normal:expr) => {
         impl Real for $real {
             type Vector<S: Simd> = S::$vector;
 
-            const DTYPE: DType = DType::$dtype;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
 
@@ -150,8 +148,8 @@ macro_rules! real {
             }
 
             #[inline(always)]
-            fn sqrt(self) -> Self {
-                <$real>::sqrt(self)
+            fn ln(self) -> Self {
+                <$real>::ln(self)
             }
 
             #[inline(always)]
@@ -174,7 +172,6 @@ macro_rules! real {
 
 real!(
     f32,
-    F32,
     f32s,
     F32_LANES,
     splat_f32s,
@@ -189,7 +186,6 @@ real!(
 );
 real!(
     f64,
-    F64,
     f64s,
     F64_LANES,
     splat_f64s,

@@ -9,7 +9,7 @@
 //! of its own and a scale: `softmax(q kᵀ/√d) v + Σ s softmax(q k'ᵀ/√d) v'`
 //! ([IP-Adapter](super::ip_adapter)). Only a part of the scores is in memory at a time (Dao et
 //! al., *FlashAttention*, 2022, arXiv 2205.14135), so a picture of 64 x 64 positions needs no matrix of 4096
-//! x 4096: see [`nabla_kernels::transformer`].
+//! x 4096: see [`nabla_kernels::attention`].
 //!
 //! Source: Vaswani et al., *Attention Is All You Need*, 2017, arXiv 1706.03762.
 
@@ -20,8 +20,9 @@ use burn::tensor::{DType, Tensor};
 
 use super::resnet_block::GroupNormOptions;
 use super::weights::{Scope, WeightsError};
-use nabla_kernels::picture::group_norm;
-use nabla_kernels::transformer::{attention, linear};
+use nabla_kernels::attention::attention;
+use nabla_kernels::linear::linear;
+use nabla_kernels::normalization::group_norm;
 
 /// Attention with projections before and after it.
 #[derive(Module, Debug)]

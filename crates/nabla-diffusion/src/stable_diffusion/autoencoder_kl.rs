@@ -40,7 +40,7 @@ use serde_json::json;
 use super::model_folder::{ModelFolderError, Part};
 use super::norm_statistics::NormStatistics;
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use nabla_kernels::picture::convolution;
+use nabla_kernels::convolution::conv2d;
 use networks::{Decoder, Encoder};
 use tiles::{faded, seamless, shrunk};
 
@@ -498,7 +498,7 @@ impl AutoencoderKl {
     /// `Q`.
     fn quantized(&self, h: Tensor<4>) -> Tensor<4> {
         match &self.quant {
-            Some(quant) => convolution(quant, h),
+            Some(quant) => conv2d(quant, h),
             None => h,
         }
     }
@@ -574,7 +574,7 @@ impl AutoencoderKl {
     /// `P`.
     fn unquantized(&self, z: Tensor<4>) -> Tensor<4> {
         match &self.post_quant {
-            Some(post_quant) => convolution(post_quant, z),
+            Some(post_quant) => conv2d(post_quant, z),
             None => z,
         }
     }

@@ -13,7 +13,7 @@ use burn::tensor::activation::{gelu, sigmoid};
 
 use super::attention::{AttentionNames, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
-use nabla_kernels::transformer::linear;
+use nabla_kernels::linear::linear;
 
 /// The activation between two linear layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

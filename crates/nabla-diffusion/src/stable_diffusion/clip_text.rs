@@ -24,7 +24,7 @@ use serde::Deserialize;
 use super::clip_layer::{Activation, ClipLayer, ClipLayerSizes};
 use super::model_folder::{ModelFolderError, Part};
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use nabla_kernels::transformer::linear;
+use nabla_kernels::linear::linear;
 
 /// Keys of a configuration that do not affect the computation of a trained network.
 pub(super) const SILENT: &[&str] = &[

@@ -21,8 +21,8 @@ use super::clip_layer::{Activation, ClipLayer, ClipLayerSizes};
 use super::clip_text::SILENT;
 use super::model_folder::{ModelFolderError, Part};
 use super::weights::{Precision, Scope, WeightsError};
-use nabla_kernels::picture::convolution;
-use nabla_kernels::transformer::linear;
+use nabla_kernels::convolution::conv2d;
+use nabla_kernels::linear::linear;
 
 /// The mean of the pixels of CLIP's training pictures, in the order red, green, blue.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -220,7 +220,7 @@ impl ClipVisionEncoder {
     ///
     /// - `pixels`: [normalized](Self::normalize), `[batch, 3, size, size]`
     pub fn forward(&self, pixels: Tensor<4>) -> ClipVisionOutput {
-        let patches = convolution(&self.patches, pixels);
+        let patches = conv2d(&self.patches, pixels);
         let [batch, channels, height, width] = patches.dims();
         let patches = patches
             .reshape([batch, channels, height * width])

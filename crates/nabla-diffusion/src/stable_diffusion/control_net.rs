@@ -56,7 +56,7 @@ use super::transformer::SpatialTransformer;
 use super::unet_encoder::UNetEncoder;
 use super::unet2d_condition::{AddedCondition, Inputs, Residuals};
 use super::weights::{Scope, WeightsError};
-use nabla_kernels::picture::convolution;
+use nabla_kernels::convolution::conv2d;
 
 /// The reason why a ControlNet cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
@@ -308,7 +308,7 @@ impl Control<'_> {
             false => scale,
         };
         let result = |convolve: &Conv2d, map, number| {
-            let y = convolution(convolve, map) * of_map(number);
+            let y = conv2d(convolve, map) * of_map(number);
             match pooled {
                 true => y.mean_dim(2).mean_dim(3),
                 false => y,
@@ -354,10 +354,10 @@ impl HintEmbedding {
 
     /// `[1, channels, height, width]` to `[1, channels of the UNet, height/8, width/8]`.
     fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
-        let mut h = silu(convolution(&self.first, picture));
+        let mut h = silu(conv2d(&self.first, picture));
         for block in &self.blocks {
-            h = silu(convolution(block, h));
+            h = silu(conv2d(block, h));
         }
-        convolution(&self.last, h)
+        conv2d(&self.last, h)
     }
 }

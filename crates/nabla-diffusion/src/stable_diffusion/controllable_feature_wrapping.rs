@@ -25,7 +25,7 @@ use serde::Deserialize;
 use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, AutoencoderKlConfig};
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::weights::{Scope, WeightsError};
-use nabla_kernels::picture::convolution;
+use nabla_kernels::convolution::conv2d;
 
 /// The sizes of `R`. The defaults are the published model's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -217,7 +217,7 @@ impl DenseBlock {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let mut all = x.clone();
         for (i, conv) in self.convolutions.iter().enumerate() {
-            let h = convolution(conv, all.clone());
+            let h = conv2d(conv, all.clone());
             if i + 1 == self.convolutions.len() {
                 return x + h * SHARE;
             }

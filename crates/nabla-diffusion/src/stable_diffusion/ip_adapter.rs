@@ -45,7 +45,7 @@ use super::clip_vision::{ClipVisionConfig, ClipVisionEncoder};
 use super::model_folder::{ModelFolderError, Part};
 use super::pipeline::StableDiffusion;
 use super::weights::{Scope, Weights, WeightsError};
-use nabla_kernels::transformer::linear;
+use nabla_kernels::linear::linear;
 use resampler::Resampler;
 
 pub mod resampler;

@@ -12,7 +12,7 @@
 use burn::nn::GroupNorm;
 use burn::tensor::{DType, Tensor};
 
-use nabla_kernels::picture::{group_norm_silu, modulated_silu};
+use nabla_kernels::normalization::{group_norm_silu, modulated_silu};
 
 /// The source of the statistics of a network's norms.
 #[derive(Clone, Debug)]

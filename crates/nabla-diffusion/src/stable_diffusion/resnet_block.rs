@@ -18,8 +18,8 @@ use burn::tensor::activation::silu;
 
 use super::norm_statistics::NormStatistics;
 use super::weights::{Scope, WeightsError};
-use nabla_kernels::picture::convolution;
-use nabla_kernels::transformer::linear;
+use nabla_kernels::convolution::conv2d;
+use nabla_kernels::linear::linear;
 
 /// The block; see the [module](self).
 #[derive(Module, Debug)]
@@ -95,7 +95,7 @@ impl ResnetBlock {
     /// The shortcut alone: what is left of a skipped block.
     pub fn shortcut(&self, x: Tensor<4>) -> Tensor<4> {
         match &self.shortcut {
-            Some(shortcut) => convolution(shortcut, x),
+            Some(shortcut) => conv2d(shortcut, x),
             None => x,
         }
     }
@@ -113,14 +113,14 @@ impl ResnetBlock {
         change: impl FnOnce(Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
         let h = norms.group_norm_silu(&self.norm1, x.clone());
-        let mut h = convolution(&self.conv1, h);
+        let mut h = conv2d(&self.conv1, h);
         if let (Some(project), Some(time)) = (&self.time, time) {
             let shift = linear(project, silu(time.clone())); // [batch, output]
             let [batch, channels] = shift.dims();
             h = h + shift.reshape([batch, channels, 1, 1]);
         }
         let h = norms.group_norm_silu(&self.norm2, h);
-        let h = change(convolution(&self.conv2, h));
+        let h = change(conv2d(&self.conv2, h));
         self.shortcut(x) + h
     }
 }

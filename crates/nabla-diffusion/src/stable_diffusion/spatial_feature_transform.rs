@@ -21,7 +21,8 @@ use burn::tensor::activation::relu;
 use super::resnet_block::GroupNormOptions;
 use super::unet2d_condition::UNet2DConditionConfig;
 use super::weights::{Scope, WeightsError};
-use nabla_kernels::picture::{convolution, group_norm};
+use nabla_kernels::convolution::conv2d;
+use nabla_kernels::normalization::group_norm;
 
 /// One transform; see the [module](self).
 #[derive(Module, Debug)]
@@ -60,9 +61,9 @@ impl SpatialFeatureTransform {
     /// - `h`: `[batch, channels, height, width]`
     /// - `features`: `[batch, features, height, width]`
     pub fn forward(&self, h: Tensor<4>, features: Tensor<4>) -> Tensor<4> {
-        let inner = relu(convolution(&self.shared, features)); // [batch, hidden, height, width]
-        let gamma = convolution(&self.gamma, inner.clone());
-        let beta = convolution(&self.beta, inner);
+        let inner = relu(conv2d(&self.shared, features)); // [batch, hidden, height, width]
+        let gamma = conv2d(&self.gamma, inner.clone());
+        let beta = conv2d(&self.beta, inner);
         let h = group_norm(&self.norm, h);
         h.clone() + h * gamma + beta
     }

@@ -27,7 +27,7 @@ use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::unet_encoder::TimestepEmbedding;
 use super::weights::{Rows, Scope, Stored, WeightsError};
 use crate::unet::sinusoidal_embedding;
-use nabla_kernels::picture::convolution;
+use nabla_kernels::convolution::conv2d;
 
 /// The sizes of a time-aware encoder, by the names of the published configuration. The defaults are the
 /// published model's.
@@ -252,7 +252,7 @@ impl TimeAwareEncoder {
         let dtype = latent.dtype();
         let time = sinusoidal_embedding(timestep.cast(DType::F32), self.channels);
         let time = self.time.forward(time.cast(dtype)); // [batch, 4 model_channels]
-        let mut h = convolution(&self.conv_in, latent);
+        let mut h = conv2d(&self.conv_in, latent);
         let mut states = Vec::with_capacity(self.levels.len());
         for level in &self.levels {
             for (i, resnet) in level.resnets.iter().enumerate() {
@@ -263,7 +263,7 @@ impl TimeAwareEncoder {
             }
             if let Some(downsample) = &level.downsample {
                 states.push(h.clone());
-                h = convolution(downsample, h);
+                h = conv2d(downsample, h);
             }
         }
         h = self.middle[0].forward(h, Some(&time));

@@ -30,7 +30,7 @@ use serde_json::json;
 use super::model_folder::{ModelFolderError, Part};
 use super::unet2d_condition::nearest;
 use super::weights::{Precision, Scope, Weights, WeightsError};
-use nabla_kernels::picture::convolution;
+use nabla_kernels::convolution::conv2d;
 
 /// The reason why a tiny autoencoder cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
@@ -241,7 +241,7 @@ impl Decoder {
     }
 
     fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
-        let mut h = relu(convolution(&self.first, latents));
+        let mut h = relu(conv2d(&self.first, latents));
         let count = self.blocks.len();
         for (number, (block, after)) in self.blocks.iter().zip(&self.after).enumerate() {
             h = block.forward(h);
@@ -250,7 +250,7 @@ impl Decoder {
                 let [_, _, height, width] = h.dims();
                 h = nearest(h, [2 * height, 2 * width]);
             }
-            h = convolution(after, h);
+            h = conv2d(after, h);
         }
         h
     }
@@ -263,7 +263,7 @@ impl Block {
             if number > 0 {
                 h = relu(h);
             }
-            h = convolution(layer, h);
+            h = conv2d(layer, h);
         }
         relu(h + x)
     }

@@ -18,8 +18,8 @@ use burn::tensor::Tensor;
 
 use super::attention::{AttentionNames, Context, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
-use nabla_kernels::picture::group_norm;
-use nabla_kernels::transformer::{linear, linear_geglu};
+use nabla_kernels::linear::{linear, linear_geglu};
+use nabla_kernels::normalization::group_norm;
 
 /// The transformer; see the [module](self).
 #[derive(Module, Debug)]

@@ -29,7 +29,8 @@ use super::transformer::SpatialTransformer;
 use super::unet_encoder::{BlockLoader, Encoded, UNetEncoder};
 use super::weights::{Precision, Scope, Weights, WeightsError};
 use crate::block_skipping::BlockSet;
-use nabla_kernels::picture::{convolution, group_norm_silu};
+use nabla_kernels::convolution::conv2d;
+use nabla_kernels::normalization::group_norm_silu;
 
 /// One number for all levels, or one for each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -613,10 +614,10 @@ impl UNet2DCondition {
             if let (Some(upsample), Some(skip)) = (&level.upsample, skips.last()) {
                 // Enlarge to the size of the map with which it will be joined, which may be odd.
                 let [_, _, height, width] = skip.dims();
-                h = convolution(upsample, nearest(h, [height, width]));
+                h = conv2d(upsample, nearest(h, [height, width]));
             }
         }
-        convolution(&self.conv_out, group_norm_silu(&self.norm_out, h))
+        conv2d(&self.conv_out, group_norm_silu(&self.norm_out, h))
     }
 
     /// The number of blocks that can be skipped: residual blocks and transformers.

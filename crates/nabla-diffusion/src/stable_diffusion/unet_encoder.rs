@@ -20,8 +20,8 @@ use super::unet2d_condition::{AddedCondition, Inputs, Level, UNet2DConditionConf
 use super::weights::{Scope, WeightsError};
 use crate::block_skipping::BlockCounter;
 use crate::unet::sinusoidal_embedding;
-use nabla_kernels::picture::convolution;
-use nabla_kernels::transformer::linear;
+use nabla_kernels::convolution::conv2d;
+use nabla_kernels::linear::linear;
 
 /// The way down and the middle; see the [module](self).
 #[derive(Module, Debug)]
@@ -229,7 +229,7 @@ impl UNetEncoder {
             blocks += 1;
             h
         };
-        let mut h = convolution(&self.conv_in, x);
+        let mut h = conv2d(&self.conv_in, x);
         if let Some(hint) = hint {
             h = h + hint;
         }
@@ -245,7 +245,7 @@ impl UNetEncoder {
                 skips.push(h.clone());
             }
             if let Some(downsample) = &level.downsample {
-                h = convolution(downsample, h);
+                h = conv2d(downsample, h);
                 skips.push(h.clone());
             }
         }

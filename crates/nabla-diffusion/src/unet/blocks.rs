@@ -7,7 +7,9 @@ use burn::tensor::activation::silu;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
-use nabla_kernels::picture::{self, convolution};
+use nabla_kernels::activation;
+use nabla_kernels::convolution::conv2d;
+use nabla_kernels::normalization::{group_norm, group_norm_silu, modulated_silu};
 
 use super::Normalization;
 use crate::block_skipping::BlockCounter;
@@ -69,14 +71,14 @@ impl ResidualBlock {
     }
 
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
-        let h = convolution(&self.conv_in, normalize_silu(&self.norm_in, x.clone()));
+        let h = conv2d(&self.conv_in, normalize_silu(&self.norm_in, x.clone()));
         let [batch, channels, _, _] = h.dims();
         // [batch, 2 * channels] -> two of [batch, channels]
         let modulation = self.modulation.forward(time.clone());
         let scale = modulation.clone().slice([0..batch, 0..channels]);
         let shift = modulation.slice([0..batch, channels..2 * channels]);
-        let h = picture::modulated_silu(normalize(&self.norm_out, h), scale, shift);
-        let h = convolution(&self.conv_out, h);
+        let h = modulated_silu(normalize(&self.norm_out, h), scale, shift);
+        let h = conv2d(&self.conv_out, h);
         match &self.shortcut {
             Some(shortcut) => h + shortcut.forward(x),
             None => h + x,
@@ -209,15 +211,15 @@ pub(super) fn norm(
 
 fn normalize(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
     match norm {
-        Some(norm) => picture::group_norm(norm, x),
+        Some(norm) => group_norm(norm, x),
         None => x,
     }
 }
 
 pub(super) fn normalize_silu(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
     match norm {
-        Some(norm) => picture::group_norm_silu(norm, x),
-        None => picture::silu(x),
+        Some(norm) => group_norm_silu(norm, x),
+        None => activation::silu(x),
     }
 }
 

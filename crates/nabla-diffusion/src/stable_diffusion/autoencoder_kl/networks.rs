@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::tensor::Tensor;
-use nabla_kernels::picture::convolution;
+use nabla_kernels::convolution::conv2d;
 
 use super::{AutoencoderKlConfig, EPSILON};
 use crate::stable_diffusion::attention::{AttentionNames, PositionAttention};
@@ -116,7 +116,7 @@ impl End {
     }
 
     fn forward(&self, h: Tensor<4>, norms: &mut NormStatistics) -> Tensor<4> {
-        convolution(&self.conv, norms.group_norm_silu(&self.norm, h))
+        conv2d(&self.conv, norms.group_norm_silu(&self.norm, h))
     }
 }
 
@@ -178,14 +178,14 @@ impl Encoder {
         norms: &mut NormStatistics,
         see: &mut dyn FnMut(usize, &Tensor<4>),
     ) -> Tensor<4> {
-        let mut h = convolution(&self.conv_in, x);
+        let mut h = conv2d(&self.conv_in, x);
         for (i, level) in self.levels.iter().enumerate() {
             let Some(downsample) = &level.resize else {
                 break;
             };
             h = level.blocks(h, norms);
             see(i, &h);
-            h = convolution(downsample, h);
+            h = conv2d(downsample, h);
         }
         h
     }
@@ -256,7 +256,7 @@ impl Decoder {
         z: Tensor<4>,
         change: &mut dyn FnMut(usize, Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        let h = self.middle.forward(convolution(&self.conv_in, z));
+        let h = self.middle.forward(conv2d(&self.conv_in, z));
         match self.levels.first() {
             Some(level) => {
                 let h = level.blocks(h, &mut NormStatistics::Own);
@@ -276,7 +276,7 @@ impl Decoder {
         for (i, pair) in self.levels.windows(2).enumerate() {
             if let Some(upsample) = &pair[0].resize {
                 let [_, _, height, width] = h.dims();
-                h = convolution(upsample, nearest(h, [2 * height, 2 * width]));
+                h = conv2d(upsample, nearest(h, [2 * height, 2 * width]));
             }
             h = change(self.levels.len() - 2 - i, pair[1].blocks(h, norms));
         }

@@ -14,7 +14,8 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 
 use crate::stable_diffusion::weights::{Scope, WeightsError};
-use nabla_kernels::transformer::{attention, linear};
+use nabla_kernels::attention::attention;
+use nabla_kernels::linear::linear;
 
 /// Channels of a head.
 const HEAD: usize = 64;

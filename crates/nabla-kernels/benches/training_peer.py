@@ -1,0 +1,114 @@
+"""Milliseconds of a step of training in PyTorch, for `training.rs`: a line for each model, its name and the median."""
+
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, width):
+        super().__init__()
+        stride = 1 if inputs == width else 2
+        self.first = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.norm_1 = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm_2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Identity()
+        if stride == 2:
+            conv = nn.Conv2d(inputs, width, 1, 2, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(width))
+
+    def forward(self, x):
+        h = F.relu(self.norm_1(self.first(x)))
+        return F.relu(self.norm_2(self.second(h)) + self.shortcut(x))
+
+
+def resnet20():
+    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    inputs = 16
+    for width in (16, 32, 64):
+        for _ in range(3):
+            layers.append(Block(inputs, width))
+            inputs = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(256) for _ in range(2))
+        self.projections = nn.ModuleList(nn.Linear(256, 256) for _ in range(4))
+        self.hidden, self.output = nn.Linear(256, 1024), nn.Linear(1024, 256)
+
+    def forward(self, x):
+        h = self.norms[0](x)
+        q, k, v = (p(h).view(16, 128, 8, 32).transpose(1, 2) for p in self.projections[:3])
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(16, 128, 256)
+        x = x + self.projections[3](h)
+        return x + self.output(F.gelu(self.hidden(self.norms[1](x))))
+
+
+class Graph(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(i, 64) for i in (16, 64, 64))
+        self.adjacency = torch.randn(64, 32, 32) / 32
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(torch.bmm(self.adjacency, layer(x)))
+        return x
+
+
+def chain(layers, activation):
+    return nn.Sequential(*sum(([layer, activation] for layer in layers[:-1]), []), layers[-1])
+
+
+def measure(name, model, x, classes=None):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        y = model(x)
+        loss = y.square().mean() if classes is None else F.cross_entropy(y, classes)
+        loss.backward()
+        optimizer.step()
+
+    times, begin = [], time.perf_counter()
+    while len(times) < 7 or time.perf_counter() - begin < 0.7:
+        start = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - start))
+    print(name, statistics.median(times[2:]), flush=True)
+
+
+classes = torch.arange(128) % 10
+measure(
+    "MLP 784-512-512-10, batch 128",
+    chain([nn.Linear(784, 512), nn.Linear(512, 512), nn.Linear(512, 10)], nn.ReLU()),
+    torch.randn(128, 784),
+    classes,
+)
+measure("ResNet-20, 128 x 3 x 32 x 32", resnet20(), torch.randn(128, 3, 32, 32), classes)
+convs = [nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 32), (32, 64), (64, 32))]
+measure(
+    "small CNN, 8 x 3 x 64 x 64",
+    nn.Sequential(chain(convs, nn.ReLU()), nn.ReLU()),
+    torch.randn(8, 3, 64, 64),
+)
+measure("transformer's block, 16 x 128 x 256", Transformer(), torch.randn(16, 128, 256))
+measure("graph network, 64 x 32 nodes", Graph(), torch.randn(64, 32, 16))
+convs = [nn.Conv1d(i, o, 3, padding=1) for i, o in ((263, 512), (512, 512), (512, 263))]
+measure(
+    "three 1-D convolutions, 64 x 263 x 196", chain(convs, nn.ReLU()), torch.randn(64, 263, 196)
+)
+measure(
+    "right-hand side of a neural ODE, 512 x 100",
+    chain([nn.Linear(100, 100) for _ in range(3)], nn.Tanh()),
+    torch.randn(512, 100),
+)

@@ -1,0 +1,177 @@
+//! Linear layers in tiles: what a layer is followed by is computed while a tile is in the cache, and weights of 16
+//! bits are widened part by part where they are multiplied.
+
+use burn::nn::Linear;
+use burn::tensor::{DType, Tensor};
+use faer::linalg::matmul::matmul;
+use faer::reborrow::ReborrowMut;
+use faer::{Accum, MatMut, MatRef, Par};
+use nabla_grad::elementwise::Dense;
+use rayon::prelude::*;
+
+use crate::half_precision::{Numbers, result};
+use crate::real::Real;
+
+/// The number of values that are loaded, computed and stored in parallel.
+const LANES: usize = 16;
+
+/// A linear layer with numbers of 16 bits; none if autodiff tracks them.
+pub(super) fn half_linear<const D: usize>(linear: &Linear, x: &Tensor<D>) -> Option<Tensor<D>> {
+    DenseLayer::take(linear, x.clone()).map(|layer| layer.apply())
+}
+
+/// `a · gelu(b)` with `[a, b] = x Wᵀ + bias`; none if autodiff tracks them.
+pub(super) fn gated_linear<const D: usize>(linear: &Linear, x: &Tensor<D>) -> Option<Tensor<D>> {
+    DenseLayer::take(linear, x.clone()).map(|layer| layer.apply_gated())
+}
+
+/// A linear layer and its input.
+struct DenseLayer<const D: usize> {
+    /// `[rows, input]`
+    x: Dense,
+    /// `[output, input]`
+    weight: Numbers,
+    /// `[output]`
+    bias: Option<Dense>,
+    input: usize,
+    /// The shape of `x`.
+    shape: [usize; D],
+    dtype: DType,
+}
+
+impl<const D: usize> DenseLayer<D> {
+    /// `None` if Burn's operations must do it.
+    fn take(linear: &Linear, x: Tensor<D>) -> Option<Self> {
+        let (shape, dtype) = (x.dims(), x.dtype());
+        let bias = match &linear.bias {
+            Some(bias) => Some(Numbers::take(bias.val())?.into_dense()),
+            None => None,
+        };
+        Some(Self {
+            x: Numbers::take(x)?.into_dense(),
+            // In the stored layout: one row per output.
+            weight: Numbers::take(linear.weight.val().transpose())?,
+            bias,
+            input: shape[D - 1],
+            shape,
+            dtype,
+        })
+    }
+
+    /// Some outputs of some rows: `tile = x Wᵀ + bias`.
+    ///
+    /// - `row`: the first row of `x`; `output`: the first output of the layer
+    /// - `place`: scratch space for weights that are stored in 16 bits
+    fn multiply(&self, mut tile: MatMut<'_, f32>, row: usize, output: usize, place: &mut Vec<f32>) {
+        let (rows, outputs) = (tile.nrows(), tile.ncols());
+        let begin = match &self.bias {
+            Some(bias) => {
+                for i in 0..rows {
+                    row_of(&mut tile, i).copy_from_slice(&bias.values()[output..output + outputs]);
+                }
+                Accum::Add
+            }
+            None => Accum::Replace,
+        };
+        let part = |first: usize, count: usize| first * self.input..(first + count) * self.input;
+        let x = &self.x.values()[part(row, rows)];
+        let weight = self.weight.read(part(output, outputs), place);
+        matmul(
+            tile,
+            begin,
+            MatRef::from_row_major_slice(x, rows, self.input),
+            MatRef::from_row_major_slice(weight, outputs, self.input).transpose(),
+            1.0,
+            Par::Seq,
+        );
+    }
+
+    fn apply(&self) -> Tensor<D> {
+        let n = self.outputs();
+        let (mut out, shape) = self.place(n);
+        for_each_tile(out.values_mut(), n, |row, column, tile, place| {
+            self.multiply(tile, row, column, place);
+        });
+        result(out, shape, self.dtype)
+    }
+
+    fn apply_gated(&self) -> Tensor<D> {
+        let n = self.outputs() / 2;
+        let (mut out, shape) = self.place(n);
+        let arch = pulp::Arch::new();
+        let compute = |row, column, mut tile: MatMut<'_, f32>, scratch: &mut [Vec<f32>; 2]| {
+            let (rows, columns) = (tile.nrows(), tile.ncols());
+            let [gates, place] = scratch;
+            self.multiply(tile.rb_mut(), row, column, place);
+            gates.resize(rows * columns, 0.0);
+            let gate = MatMut::from_row_major_slice_mut(gates, rows, columns);
+            self.multiply(gate, row, n + column, place);
+            arch.dispatch(|| {
+                for (i, gates) in gates.chunks_exact(columns).enumerate() {
+                    gate_by(row_of(&mut tile, i), gates);
+                }
+            });
+        };
+        for_each_tile(out.values_mut(), n, compute);
+        result(out, shape, self.dtype)
+    }
+
+    /// For a result with this number of channels; also returns its shape.
+    fn place(&self, channels: usize) -> (Dense, [usize; D]) {
+        let mut shape = self.shape;
+        shape[D - 1] = channels;
+        (Dense::zeros(&shape), shape)
+    }
+
+    fn outputs(&self) -> usize {
+        self.weight.len() / self.input.max(1)
+    }
+}
+
+/// A row of a matrix with contiguous rows.
+fn row_of<'a>(tile: &'a mut MatMut<'_, f32>, row: usize) -> &'a mut [f32] {
+    let tile = tile.rb_mut().try_as_row_major_mut();
+    tile.map_or(&mut [], |tile| tile.row_mut(row).as_slice_mut())
+}
+
+/// Calls `compute(row, column, tile, scratch)` for each tile of `out`, `[rows, columns]`, which starts at
+/// that row and column, with as many rows as keep a tile's part of the input in the cache, and few enough
+/// columns that all threads have some.
+fn for_each_tile<S: Default + Send>(
+    out: &mut [f32],
+    columns: usize,
+    compute: impl Fn(usize, usize, MatMut<'_, f32>, &mut S) + Sync,
+) {
+    const ROWS: usize = 512;
+    const COLUMNS: usize = 64;
+    let mut tiles = Vec::new();
+    for (block, out) in out.chunks_mut((ROWS * columns).max(1)).enumerate() {
+        let rows = out.len() / columns;
+        let mut rest = MatMut::from_row_major_slice_mut(out, rows, columns);
+        for column in (0..columns).step_by(COLUMNS) {
+            let (tile, others) = rest.split_at_col_mut(COLUMNS.min(columns - column));
+            tiles.push((block * ROWS, column, tile));
+            rest = others;
+        }
+    }
+    tiles
+        .into_par_iter()
+        .for_each_init(S::default, |scratch, (row, column, tile)| {
+            compute(row, column, tile, scratch);
+        });
+}
+
+/// `values · gelu(gates)` in place.
+#[inline(always)]
+fn gate_by(values: &mut [f32], gates: &[f32]) {
+    let (blocks, rest) = values.as_chunks_mut::<LANES>();
+    let (gate_blocks, gate_rest) = gates.as_chunks::<LANES>();
+    for (values, gates) in blocks.iter_mut().zip(gate_blocks) {
+        for (v, &g) in values.iter_mut().zip(gates) {
+            *v *= g * g.normal_distribution();
+        }
+    }
+    for (v, &g) in rest.iter_mut().zip(gate_rest) {
+        *v *= g * g.normal_distribution();
+    }
+}
