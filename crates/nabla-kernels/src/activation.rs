@@ -7,7 +7,8 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation as burns;
 
-use crate::elementwise::{for_each_row, update};
+use crate::elementwise::for_each_row;
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, computes, unary};
 use crate::real::Real;
 
@@ -173,94 +174,166 @@ impl Operation<1> for Activation {
         self.by_value()
     }
 
-    fn forward<F: Real>(&self, [mut x]: [Array<F>; 1], _: bool) -> (Array<F>, ()) {
-        // In place, if nothing else needs the input.
-        let y = x.values_mut();
-        match *self {
-            Self::Relu => update(y, [], |x, []| if x < F::ZERO { F::ZERO } else { x }),
+    fn forward<F: Real>(&self, [x]: [Array<F>; 1], _: bool) -> (Array<F>, ()) {
+        let y = match *self {
+            Self::Relu => x.updated(
+                [],
+                #[inline(always)]
+                |x, []| if x < F::ZERO { F::ZERO } else { x },
+            ),
             Self::LeakyRelu { slope } => {
                 let slope = F::of(slope);
-                update(y, [], |x, []| if x < F::ZERO { slope * x } else { x });
+                x.updated(
+                    [],
+                    #[inline(always)]
+                    |x, []| if x < F::ZERO { slope * x } else { x },
+                )
             }
             Self::Elu { alpha } => {
                 let alpha = F::of(alpha);
-                update(y, [], |x, []| {
-                    if x < F::ZERO {
-                        alpha * (x.exp() - F::ONE)
-                    } else {
-                        x
-                    }
-                });
+                x.updated(
+                    [],
+                    #[inline(always)]
+                    |x, []| {
+                        if x < F::ZERO {
+                            alpha * (x.exp() - F::ONE)
+                        } else {
+                            x
+                        }
+                    },
+                )
             }
-            Self::Gelu => update(y, [], |x, []| x * x.normal_distribution()),
-            Self::GeluTanh => update(y, [], |x, []| x * F::of(0.5) * (F::ONE + inner(x).0.tanh())),
-            Self::Silu => update(y, [], |x, []| x * x.sigmoid()),
-            Self::Sigmoid => update(y, [], |x, []| x.sigmoid()),
-            Self::Tanh => update(y, [], |x, []| x.tanh()),
-            Self::Softplus => update(y, [], |x, []| softplus_of(x)),
-            Self::Mish => update(y, [], |x, []| x * softplus_of(x).tanh()),
-        }
-        (x, ())
+            Self::Gelu => x.updated(
+                [],
+                #[inline(always)]
+                |x, []| x * x.normal_distribution(),
+            ),
+            Self::GeluTanh => x.updated(
+                [],
+                #[inline(always)]
+                |x, []| x * F::of(0.5) * (F::ONE + inner(x).0.tanh()),
+            ),
+            Self::Silu => x.updated(
+                [],
+                #[inline(always)]
+                |x, []| x * x.sigmoid(),
+            ),
+            Self::Sigmoid => x.updated(
+                [],
+                #[inline(always)]
+                |x, []| x.sigmoid(),
+            ),
+            Self::Tanh => x.updated(
+                [],
+                #[inline(always)]
+                |x, []| x.tanh(),
+            ),
+            Self::Softplus => x.updated(
+                [],
+                #[inline(always)]
+                |x, []| softplus_of(x),
+            ),
+            Self::Mish => x.updated(
+                [],
+                #[inline(always)]
+                |x, []| x * softplus_of(x).tanh(),
+            ),
+        };
+        (y, ())
     }
 
     fn backward<F: Real>(&self, saved: Saved<'_, F, (), 1>) -> [Option<Array<F>>; 1] {
         let Saved {
             inputs: [input],
             output,
-            mut grad,
+            grad,
             ..
         } = saved;
         let Some(known) = input.or(output) else {
             return [None];
         };
-        let (g, known) = (grad.values_mut(), [known.values()]);
-        match *self {
-            Self::Relu => update(g, known, |g, [y]| if y <= F::ZERO { F::ZERO } else { g }),
+        let known = [known.values()];
+        let dx = match *self {
+            Self::Relu => grad.updated(
+                known,
+                #[inline(always)]
+                |g, [y]| if y <= F::ZERO { F::ZERO } else { g },
+            ),
             Self::LeakyRelu { slope } => {
                 let slope = F::of(slope);
-                update(g, known, |g, [y]| if y <= F::ZERO { slope * g } else { g });
+                grad.updated(
+                    known,
+                    #[inline(always)]
+                    |g, [y]| if y <= F::ZERO { slope * g } else { g },
+                )
             }
             Self::Elu { alpha } if alpha > 0.0 => {
                 let alpha = F::of(alpha);
-                update(
-                    g,
+                grad.updated(
                     known,
+                    #[inline(always)]
                     |g, [y]| {
                         if y <= F::ZERO { g * (y + alpha) } else { g }
                     },
-                );
+                )
             }
             Self::Elu { alpha } => {
                 let alpha = F::of(alpha);
-                update(
-                    g,
+                grad.updated(
                     known,
+                    #[inline(always)]
                     |g, [x]| {
                         if x <= F::ZERO { g * alpha * x.exp() } else { g }
                     },
-                );
+                )
             }
-            Self::Gelu => update(g, known, |g, [x]| {
-                g * (x.normal_distribution() + x * density(x))
-            }),
-            Self::GeluTanh => update(g, known, |g, [x]| {
-                let (u, du) = inner(x);
-                let t = u.tanh();
-                g * F::of(0.5) * (F::ONE + t + x * (F::ONE - t * t) * du)
-            }),
-            Self::Silu => update(g, known, |g, [x]| {
-                let s = x.sigmoid();
-                g * s * (F::ONE + x * (F::ONE - s))
-            }),
-            Self::Sigmoid => update(g, known, |g, [y]| g * y * (F::ONE - y)),
-            Self::Tanh => update(g, known, |g, [y]| g * (F::ONE - y * y)),
-            Self::Softplus => update(g, known, |g, [x]| g * x.sigmoid()),
-            Self::Mish => update(g, known, |g, [x]| {
-                let t = softplus_of(x).tanh();
-                g * (t + x * (F::ONE - t * t) * x.sigmoid())
-            }),
-        }
-        [Some(grad)]
+            Self::Gelu => grad.updated(
+                known,
+                #[inline(always)]
+                |g, [x]| g * (x.normal_distribution() + x * density(x)),
+            ),
+            Self::GeluTanh => grad.updated(
+                known,
+                #[inline(always)]
+                |g, [x]| {
+                    let (u, du) = inner(x);
+                    let t = u.tanh();
+                    g * F::of(0.5) * (F::ONE + t + x * (F::ONE - t * t) * du)
+                },
+            ),
+            Self::Silu => grad.updated(
+                known,
+                #[inline(always)]
+                |g, [x]| {
+                    let s = x.sigmoid();
+                    g * s * (F::ONE + x * (F::ONE - s))
+                },
+            ),
+            Self::Sigmoid => grad.updated(
+                known,
+                #[inline(always)]
+                |g, [y]| g * y * (F::ONE - y),
+            ),
+            Self::Tanh => grad.updated(
+                known,
+                #[inline(always)]
+                |g, [y]| g * (F::ONE - y * y),
+            ),
+            Self::Softplus => grad.updated(
+                known,
+                #[inline(always)]
+                |g, [x]| g * x.sigmoid(),
+            ),
+            Self::Mish => grad.updated(
+                known,
+                #[inline(always)]
+                |g, [x]| {
+                    let t = softplus_of(x).tanh();
+                    g * (t + x * (F::ONE - t * t) * x.sigmoid())
+                },
+            ),
+        };
+        [Some(dx)]
     }
 }
 
@@ -276,7 +349,7 @@ impl Operation<1> for Geglu {
         let last = shape.len() - 1;
         shape[last] /= 2;
         let n = shape[last];
-        let mut y = vec![F::ZERO; x.values().len() / 2];
+        let mut y = memory::room(x.values().len() / 2);
         let values = x.values();
         for_each_row(
             &mut y,
@@ -301,7 +374,7 @@ impl Operation<1> for Geglu {
         let Some(x) = input else { return [None] };
         let shape = x.shape();
         let n = shape[shape.len() - 1] / 2;
-        let mut dx = vec![F::ZERO; x.values().len()];
+        let mut dx = memory::room(x.values().len());
         let (x, grad) = (x.values(), grad.values());
         for_each_row(
             &mut dx,

@@ -23,6 +23,8 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use crate::elementwise::vectorized;
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, computes, ternary};
 use crate::real::Real;
 
@@ -111,7 +113,7 @@ impl Operation<3> for Attention {
                 sizes.block(block * QUERIES, given, scores)
             })
             .collect();
-        let mut y = vec![F::ZERO; q.len()];
+        let mut y = memory::room(q.len());
         if sizes.inner > 0 {
             y.par_chunks_mut(sizes.inner)
                 .enumerate()
@@ -160,7 +162,7 @@ impl Operation<3> for Attention {
             })
             .collect();
         let gather = |which: usize, length: usize, shape: &[usize]| {
-            let mut to = vec![F::ZERO; batch * length * sizes.inner];
+            let mut to = memory::room(batch * length * sizes.inner);
             if sizes.inner > 0 {
                 to.par_chunks_mut(sizes.inner)
                     .enumerate()
@@ -255,11 +257,10 @@ impl Sizes {
         let mut highest = vec![F::of(f64::NEG_INFINITY); count];
         let mut sums = vec![F::ZERO; count];
         let end = self.seen(first, count);
-        let arch = pulp::Arch::new();
         for start in (0..end).step_by(KEYS) {
             let keys = KEYS.min(end - start);
             self.scores([q, k], [first, count], [start, keys], scores);
-            arch.dispatch(
+            vectorized(
                 #[inline(always)]
                 || {
                     for (query, scores) in scores.chunks_exact_mut(keys).enumerate() {
@@ -307,7 +308,6 @@ impl Sizes {
         let mut dq = vec![F::ZERO; self.length * d];
         let mut dk = vec![F::ZERO; self.words * d];
         let mut dv = vec![F::ZERO; self.words * d];
-        let arch = pulp::Arch::new();
         for first in (0..self.length).step_by(QUERIES) {
             let count = QUERIES.min(self.length - first);
             // Σ_d ∂o o of each query.
@@ -331,7 +331,7 @@ impl Sizes {
                     F::ONE,
                     Par::Seq,
                 );
-                arch.dispatch(
+                vectorized(
                     #[inline(always)]
                     || {
                         let rows = scores

@@ -23,13 +23,15 @@ use burn::nn::{PaddingConfig1d, PaddingConfig2d, PaddingConfig3d};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use crate::elementwise::vectorized;
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, binary, computes, ternary};
 use crate::real::Real;
 use crate::taps::{correlate, padded, product};
 
 mod layout;
 
-use layout::Layout;
+use layout::{Layout, Stored, copy};
 
 /// The numbers of a stored part of the input that a task works on, which the second-level cache holds.
 const PART: usize = 1 << 17;
@@ -457,28 +459,30 @@ fn channel_sums<F: Real>(grad: &[F], batch: usize, channels: usize) -> Vec<F> {
     /// Sums side by side, which vectorise.
     const LANES: usize = 16;
     let area = grad.len() / (batch * channels).max(1);
-    let arch = pulp::Arch::new();
     (0..channels)
         .into_par_iter()
         .map(|channel| {
-            arch.dispatch(|| {
-                let mut total = 0.0;
-                for picture in 0..batch {
-                    let start = (picture * channels + channel) * area;
-                    let mut lanes = [F::ZERO; LANES];
-                    let (blocks, rest) = grad[start..start + area].as_chunks::<LANES>();
-                    for block in blocks {
-                        for (lane, &g) in lanes.iter_mut().zip(block) {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let mut total = 0.0;
+                    for picture in 0..batch {
+                        let start = (picture * channels + channel) * area;
+                        let mut lanes = [F::ZERO; LANES];
+                        let (blocks, rest) = grad[start..start + area].as_chunks::<LANES>();
+                        for block in blocks {
+                            for (lane, &g) in lanes.iter_mut().zip(block) {
+                                *lane += g;
+                            }
+                        }
+                        for (lane, &g) in lanes.iter_mut().zip(rest) {
                             *lane += g;
                         }
+                        total += lanes.into_iter().map(Real::wide).sum::<f64>();
                     }
-                    for (lane, &g) in lanes.iter_mut().zip(rest) {
-                        *lane += g;
-                    }
-                    total += lanes.into_iter().map(Real::wide).sum::<f64>();
-                }
-                F::of(total)
-            })
+                    F::of(total)
+                },
+            )
         })
         .collect()
 }
@@ -705,7 +709,12 @@ impl<F: Real> Stencil<'_, F> {
     fn apply(&self, x: &[F], bias: Option<&[F]>) -> Vec<F> {
         let area: usize = self.output.iter().product();
         let planes = self.batch * self.groups * self.rows;
-        let mut y = vec![F::ZERO; planes * area];
+        // Without a tap, there is nothing to compute.
+        let reached = !x.is_empty() && self.phases.iter().all(|phase| !phase.taps.is_empty());
+        let mut y = match reached {
+            true => memory::room(planes * area),
+            false => memory::zeros(planes * area),
+        };
         if y.is_empty() || x.is_empty() {
             return y;
         }
@@ -715,7 +724,7 @@ impl<F: Real> Stencil<'_, F> {
         }
         let mut tasks = self.tasks(&mut y);
         tasks.par_iter_mut().for_each_init(
-            || (Vec::new(), Vec::new()),
+            || (Stored::default(), Vec::new()),
             |(stored, sums), task| self.compute(task, x, bias, stored, sums),
         );
         y
@@ -848,7 +857,7 @@ impl<F: Real> Stencil<'_, F> {
         task: &mut Task<'_, F>,
         x: &[F],
         bias: Option<&[F]>,
-        stored: &mut Vec<F>,
+        stored: &mut Stored<F>,
         sums: &mut Vec<F>,
     ) {
         let axis = self.split();
@@ -889,7 +898,7 @@ impl<F: Real> Stencil<'_, F> {
             let stride = padded(columns);
             sums.resize(channels.len() * stride, F::ZERO);
             let start = bias.map(|bias| &bias[channels.clone()]);
-            product(stored, &offsets, weights, start, sums, columns);
+            product(&stored.values, &offsets, weights, start, sums, columns);
 
             let [_, height, width] = self.output;
             for (piece, y) in task.pieces.iter_mut().enumerate() {
@@ -903,7 +912,7 @@ impl<F: Real> Stencil<'_, F> {
                             + phase.first[1];
                         let at = line * width + phase.first[2];
                         match phase.step[2] {
-                            1 => y[at..at + counts[2]].copy_from_slice(from),
+                            1 => copy(&mut y[at..at + counts[2]], from),
                             step => {
                                 for (to, from) in y[at..].iter_mut().step_by(step).zip(from) {
                                     *to = *from;
@@ -915,6 +924,13 @@ impl<F: Real> Stencil<'_, F> {
             }
         }
     }
+}
+
+/// A part of the kernel: some channels of the input and of the output of a group.
+struct Tile {
+    group: usize,
+    channels: Range<usize>,
+    rows: Range<usize>,
 }
 
 /// `dw[o, i, tap] = Σ g[o, n] x[i, n stride + tap]`.
@@ -935,35 +951,45 @@ struct WeightGradient {
 impl WeightGradient {
     fn compute<F: Real>(&self, x: &[F], g: &[F]) -> Vec<F> {
         let size = self.taps.len();
-        let mut dw = vec![F::ZERO; self.groups * self.rows * self.channels * size];
+        let mut dw = memory::zeros(self.groups * self.rows * self.channels * size);
         if x.is_empty() || g.is_empty() {
             return dw;
         }
-        // Blocks of input channels need no memory of their own; few channels are split by pictures.
-        let blocks = (self.channels * size / 144).clamp(1, 32).min(self.channels);
-        let block = self.channels.div_ceil(blocks);
-        let blocks = self.channels.div_ceil(block);
-        let chunks = 8_usize
-            .div_ceil(blocks * self.groups)
-            .min(self.batch)
-            .max(1);
-        let chunk = self.batch.div_ceil(chunks);
+        // Blocks of channels need no memory of their own; few channels are split by pictures.
+        let block = self
+            .channels
+            .div_ceil((self.channels * size / 144).clamp(1, 32));
+        let height = self
+            .rows
+            .div_ceil(self.rows.div_ceil(96))
+            .next_multiple_of(3);
+        let (blocks, heights) = (self.channels.div_ceil(block), self.rows.div_ceil(height));
+        let tiles = self.groups * blocks * heights;
+        let chunk = self.batch.div_ceil(8_usize.div_ceil(tiles).min(self.batch));
         let chunks = self.batch.div_ceil(chunk);
-        let parts: Vec<Vec<F>> = (0..self.groups * blocks * chunks)
+        let tile = |at: usize| {
+            let (group, at) = (at / (blocks * heights), at % (blocks * heights));
+            let (channel, row) = (at / heights * block, at % heights * height);
+            Tile {
+                group,
+                channels: channel..(channel + block).min(self.channels),
+                rows: row..(row + height).min(self.rows),
+            }
+        };
+        let parts: Vec<Vec<F>> = (0..tiles * chunks)
             .into_par_iter()
             .map(|task| {
-                let (at, chunk_number) = (task / chunks, task % chunks);
-                let (group, first) = (at / blocks, at % blocks * block);
-                let channels = first..(first + block).min(self.channels);
-                let pictures = chunk_number * chunk..((chunk_number + 1) * chunk).min(self.batch);
-                self.part(x, g, group, channels, pictures)
+                let (at, number) = (task / chunks, task % chunks);
+                let pictures = number * chunk..((number + 1) * chunk).min(self.batch);
+                self.part(x, g, &tile(at), pictures)
             })
             .collect();
         for (at, parts) in parts.chunks(chunks).enumerate() {
-            let (group, first) = (at / blocks, at % blocks * block);
-            let depth = block.min(self.channels - first) * size;
-            for o in 0..self.rows {
-                let to = ((group * self.rows + o) * self.channels + first) * size;
+            let tile = tile(at);
+            let depth = tile.channels.len() * size;
+            for o in 0..tile.rows.len() {
+                let row = tile.group * self.rows + tile.rows.start + o;
+                let to = (row * self.channels + tile.channels.start) * size;
                 let to = &mut dw[to..to + depth];
                 for part in parts {
                     for (to, from) in to.iter_mut().zip(&part[o * depth..(o + 1) * depth]) {
@@ -975,15 +1001,13 @@ impl WeightGradient {
         dw
     }
 
-    /// The gradient by some input channels from some pictures, `[rows, channels, taps]`.
-    fn part<F: Real>(
-        &self,
-        x: &[F],
-        g: &[F],
-        group: usize,
-        channels: Range<usize>,
-        pictures: Range<usize>,
-    ) -> Vec<F> {
+    /// The gradient by a tile from some pictures, `[rows, channels, taps]`.
+    fn part<F: Real>(&self, x: &[F], g: &[F], tile: &Tile, pictures: Range<usize>) -> Vec<F> {
+        let Tile {
+            group,
+            channels,
+            rows,
+        } = tile;
         let depth = channels.len() * self.taps.len();
         let area: usize = self.input.iter().product();
         let outputs: usize = self.output.iter().product();
@@ -993,12 +1017,14 @@ impl WeightGradient {
             Layout::new(self.input, self.stride, &self.distances, range, pictures)
         };
         let whole = self.output.map(|n| 0..n);
-        let size = (channels.len() + self.rows) * layout(whole.clone(), 1).channel();
+        let size = (channels.len() + rows.len()) * layout(whole.clone(), 1).channel();
         let together = (PART / size.max(1)).clamp(1, pictures.len());
         let part = (length * PART / size.max(1)).clamp(1, length);
 
-        let mut sums = vec![F::ZERO; self.rows * depth];
-        let (mut stored, mut grads) = (Vec::new(), Vec::new());
+        let mut sums = vec![F::ZERO; rows.len() * depth];
+        let mut stored = Stored::default();
+        // The gradients, and how they lie.
+        let (mut grads, mut lie) = (Vec::new(), None);
         for first in pictures.clone().step_by(together) {
             let count = together.min(pictures.end - first);
             for start in (0..length).step_by(part) {
@@ -1018,24 +1044,28 @@ impl WeightGradient {
                 // The gradients lie as the input does, with zeros where there is no output.
                 let counts = layout.counts();
                 let columns = layout.columns(counts);
-                grads.clear();
-                grads.resize(self.rows * columns, F::ZERO);
+                if lie.as_ref() != Some(&layout) {
+                    grads.clear();
+                    grads.resize(rows.len() * columns, F::ZERO);
+                    lie = Some(layout.clone());
+                }
                 for (o, to) in grads.chunks_exact_mut(columns).enumerate() {
                     for picture in 0..count {
-                        let plane = ((first + picture) * self.groups + group) * self.rows + o;
+                        let plane = (first + picture) * self.groups + group;
+                        let plane = plane * self.rows + rows.start + o;
                         let from = &g[plane * outputs..(plane + 1) * outputs];
                         for i in 0..counts[0] {
                             for j in 0..counts[1] {
                                 let line =
                                     (i + range[0].start) * self.output[1] + j + range[1].start;
                                 let at = line * self.output[2] + range[2].start;
-                                to[layout.start(picture, i, j)..][..counts[2]]
-                                    .copy_from_slice(&from[at..at + counts[2]]);
+                                let to = &mut to[layout.start(picture, i, j)..][..counts[2]];
+                                copy(to, &from[at..at + counts[2]]);
                             }
                         }
                     }
                 }
-                correlate(&stored, &offsets, &grads, columns, &mut sums);
+                correlate(&stored.values, &offsets, &grads, columns, &mut sums);
             }
         }
         sums

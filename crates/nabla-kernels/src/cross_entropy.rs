@@ -15,6 +15,7 @@ use burn::nn::loss::CrossEntropyLoss;
 use burn::tensor::{Int, Tensor};
 
 use crate::elementwise::for_each_row;
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, computes, unary};
 use crate::real::Real;
 
@@ -101,7 +102,7 @@ impl Operation<1> for Mean {
         let factor = F::of(grad.values()[0].wide() / rows as f64);
         let even = F::of(self.smoothing / classes as f64);
         let x = x.values();
-        let mut dx = vec![F::ZERO; x.len()];
+        let mut dx = memory::room(x.len());
         for_each_row(
             &mut dx,
             classes,

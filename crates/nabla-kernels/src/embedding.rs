@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor};
 use rayon::prelude::*;
 
 use crate::elementwise::for_each_row;
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, computes, unary};
 use crate::real::Real;
 
@@ -55,7 +56,7 @@ impl Operation<1> for Rows {
     fn forward<F: Real>(&self, [weight]: [Array<F>; 1], _: bool) -> (Array<F>, usize) {
         let width = self.shape[2];
         let values = weight.values();
-        let mut y = vec![F::ZERO; self.rows.len() * width];
+        let mut y = memory::room(self.rows.len() * width);
         for_each_row(&mut y, width, |place, y| {
             let row = self.rows[place];
             y.copy_from_slice(&values[row * width..(row + 1) * width]);
@@ -71,7 +72,7 @@ impl Operation<1> for Rows {
         // The places of each row in their order, so that sums have a fixed order.
         let mut places: Vec<usize> = (0..self.rows.len()).collect();
         places.sort_by_key(|&place| self.rows[place]);
-        let mut dw = vec![F::ZERO; count * width];
+        let mut dw = memory::zeros(count * width);
         let together = count.div_ceil(TASKS).max(1);
         dw.par_chunks_mut(together * width)
             .enumerate()

@@ -12,6 +12,7 @@ use faer::MatRef;
 
 use crate::activation::geglu;
 use crate::half_precision::is_half;
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, binary, computes, ternary};
 use crate::product::{column_sums, multiply};
 use crate::real::Real;
@@ -94,10 +95,12 @@ impl<const N: usize> Operation<N> for Product {
         let (input, output) = (weight.nrows(), weight.ncols());
         let x = inputs[0].values();
         let rows = x.len() / input.max(1);
-        let mut y = match inputs.get(2) {
-            Some(bias) => bias.values().repeat(rows),
-            None => vec![F::ZERO; rows * output],
-        };
+        let mut y = memory::room(rows * output);
+        if let Some(bias) = inputs.get(2) {
+            for y in y.chunks_exact_mut(output.max(1)) {
+                y.copy_from_slice(bias.values());
+            }
+        }
         let x = MatRef::from_row_major_slice(x, rows, input);
         multiply(&mut y, x, weight, N > 2);
         let mut shape = inputs[0].shape();
@@ -123,12 +126,12 @@ impl<const N: usize> Operation<N> for Product {
         let rows = grad.values().len() / output.max(1);
         let dy = MatRef::from_row_major_slice(grad.values(), rows, output);
         if wanted[0] {
-            let mut dx = vec![F::ZERO; rows * input];
+            let mut dx = memory::room(rows * input);
             multiply(&mut dx, dy, matrix.transpose(), false);
             gradients[0] = Some(Array::new(dx, &x.shape()));
         }
         if wanted[1] {
-            let mut dw = vec![F::ZERO; input * output];
+            let mut dw = memory::room(input * output);
             let x = MatRef::from_row_major_slice(x.values(), rows, input);
             multiply(&mut dw, x.transpose(), dy, false);
             gradients[1] = Some(Array::new(dw, &[input, output]));

@@ -5,6 +5,7 @@ use faer::linalg::matmul::matmul as multiply;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, binary, computes};
 use crate::real::Real;
 
@@ -42,10 +43,11 @@ fn products<'a, F: Real>(
     a: impl Fn(usize) -> MatRef<'a, F> + Sync,
     b: impl Fn(usize) -> MatRef<'a, F> + Sync,
 ) -> Vec<F> {
-    let mut y = vec![F::ZERO; batch * rows * columns];
-    if y.is_empty() || a(0).ncols() == 0 {
-        return y;
+    let size = batch * rows * columns;
+    if size == 0 || a(0).ncols() == 0 {
+        return memory::zeros(size);
     }
+    let mut y = memory::room(size);
     y.par_chunks_mut(rows * columns)
         .enumerate()
         .for_each(|(at, y)| {

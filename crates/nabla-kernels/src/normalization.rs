@@ -17,7 +17,8 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::elementwise::for_each_row;
+use crate::elementwise::{for_each_row, vectorized};
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, computes, ternary, unary};
 use crate::real::Real;
 
@@ -280,7 +281,7 @@ fn slopes<F: Real>(
     x: &[F],
     grad: &[F],
     [mean, scale, gain, shift]: [F; 4],
-    slope: &impl Fn(F) -> F,
+    slope: impl Fn(F) -> F + Copy,
 ) -> [f64; 2] {
     let mut totals = [0.0; 2];
     let pieces = du.chunks_mut(PIECE);
@@ -377,11 +378,11 @@ impl Grouped {
         [_, channels, area]: [usize; 3],
         affine: &[[F; 2]],
         known: &[[f64; 2]],
-        slope: impl Fn(F) -> F + Sync,
+        slope: impl Fn(F) -> F + Copy + Sync,
     ) -> (Vec<F>, Vec<[f64; 2]>) {
         let members = channels / self.groups;
         let size = members * area;
-        let mut dx = vec![F::ZERO; x.len()];
+        let mut dx = memory::room(x.len());
         let parts = for_each_row(
             &mut dx,
             size,
@@ -402,7 +403,7 @@ impl Grouped {
                         &x[plane.clone()],
                         &grad[plane],
                         [mean, scale, gain, shift],
-                        &slope,
+                        slope,
                     );
                     level += gain.wide() * of_one;
                     along += gain.wide() * of_normal;
@@ -466,11 +467,25 @@ impl<const N: usize> Operation<N> for Grouped {
         let sizes = planes(&shape);
         let affine = affine(inputs.get(1), inputs.get(2), sizes[1]);
         let x = inputs[0].values();
-        let mut y = vec![F::ZERO; x.len()];
+        let mut y = memory::room(x.len());
         let of = |channel: usize| affine[channel];
         let kept = match self.with_silu {
-            true => self.values(x, sizes, &of, &mut y, silu_of),
-            false => self.values(x, sizes, &of, &mut y, |u| u),
+            true => self.values(
+                x,
+                sizes,
+                &of,
+                &mut y,
+                #[inline(always)]
+                |u| silu_of(u),
+            ),
+            false => self.values(
+                x,
+                sizes,
+                &of,
+                &mut y,
+                #[inline(always)]
+                |u| u,
+            ),
         };
         (Array::new(y, &shape), kept)
     }
@@ -493,8 +508,22 @@ impl<const N: usize> Operation<N> for Grouped {
         let affine = affine(gamma.flatten(), beta.flatten(), sizes[1]);
         let arrays = [x.values(), grad.values()];
         let (dx, sums) = match self.with_silu {
-            true => self.gradients(arrays, sizes, &affine, kept, silu_slope),
-            false => self.gradients(arrays, sizes, &affine, kept, |_| F::ONE),
+            true => self.gradients(
+                arrays,
+                sizes,
+                &affine,
+                kept,
+                #[inline(always)]
+                |u| silu_slope(u),
+            ),
+            false => self.gradients(
+                arrays,
+                sizes,
+                &affine,
+                kept,
+                #[inline(always)]
+                |_| F::ONE,
+            ),
         };
         gradients[0] = Some(Array::new(dx, &shape));
         by_affine(&mut gradients, wanted, &sums);
@@ -526,7 +555,7 @@ impl Batched {
         };
         let origin = plane(0)[0];
         let mut totals = [0.0; 2];
-        pulp::Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || {
                 for picture in 0..batch {
@@ -545,7 +574,7 @@ impl Batched {
         numbers: &[[F; 3]],
         activation: impl Fn(F) -> F + Sync,
     ) -> Vec<F> {
-        let mut y = vec![F::ZERO; x.len()];
+        let mut y = memory::room(x.len());
         for_each_row(
             &mut y,
             area,
@@ -566,9 +595,9 @@ impl Batched {
         [batch, channels, area]: [usize; 3],
         affine: &[[F; 2]],
         known: &[[f64; 2]],
-        slope: impl Fn(F) -> F + Sync,
+        slope: impl Fn(F) -> F + Copy + Sync,
     ) -> (Vec<F>, Vec<[f64; 2]>) {
-        let mut dx = vec![F::ZERO; x.len()];
+        let mut dx = memory::room(x.len());
         let numbers = |channel: usize| {
             let ([mean, scale], [gain, shift]) = (known[channel].map(F::of), affine[channel]);
             [mean, scale, gain, shift]
@@ -585,7 +614,7 @@ impl Batched {
                     &x[range.clone()],
                     &grad[range],
                     numbers(plane % channels),
-                    &slope,
+                    slope,
                 )
             },
         );
@@ -649,10 +678,22 @@ impl Operation<3> for Batched {
             .map(|([mean, scale], [gain, shift])| [F::of(*mean), F::of(gain.wide() * scale), shift])
             .collect();
         let y = match self.with_relu {
-            true => Self::values(x.values(), sizes, &numbers, |u| {
-                if u < F::ZERO { F::ZERO } else { u }
-            }),
-            false => Self::values(x.values(), sizes, &numbers, |u| u),
+            true => Self::values(
+                x.values(),
+                sizes,
+                &numbers,
+                #[inline(always)]
+                |u| {
+                    if u < F::ZERO { F::ZERO } else { u }
+                },
+            ),
+            false => Self::values(
+                x.values(),
+                sizes,
+                &numbers,
+                #[inline(always)]
+                |u| u,
+            ),
         };
         (Array::new(y, &shape), known)
     }
@@ -674,10 +715,24 @@ impl Operation<3> for Batched {
         let affine = affine(gamma.as_ref(), beta.as_ref(), sizes[1]);
         let arrays = [x.values(), grad.values()];
         let (dx, sums) = match self.with_relu {
-            true => self.gradients(arrays, sizes, &affine, kept, |u| {
-                if u <= F::ZERO { F::ZERO } else { F::ONE }
-            }),
-            false => self.gradients(arrays, sizes, &affine, kept, |_| F::ONE),
+            true => self.gradients(
+                arrays,
+                sizes,
+                &affine,
+                kept,
+                #[inline(always)]
+                |u| {
+                    if u <= F::ZERO { F::ZERO } else { F::ONE }
+                },
+            ),
+            false => self.gradients(
+                arrays,
+                sizes,
+                &affine,
+                kept,
+                #[inline(always)]
+                |_| F::ONE,
+            ),
         };
         gradients[0] = Some(Array::new(dx, &shape));
         by_affine(&mut gradients, wanted, &sums);
@@ -722,7 +777,7 @@ impl<const N: usize> Operation<N> for Row {
             Some(beta) => beta.values().to_vec(),
             None => vec![F::ZERO; width],
         };
-        let mut y = vec![F::ZERO; x.len()];
+        let mut y = memory::room(x.len());
         let kept = for_each_row(
             &mut y,
             width,
@@ -755,7 +810,7 @@ impl<const N: usize> Operation<N> for Row {
         let shape = x.shape();
         let width = shape[shape.len() - 1];
         let (x, gamma, grad) = (x.values(), gamma.values(), grad.values());
-        let mut dx = vec![F::ZERO; x.len()];
+        let mut dx = memory::room(x.len());
         let centred = if self.centred { F::ONE } else { F::ZERO };
         for_each_row(
             &mut dx,
@@ -799,14 +854,13 @@ impl<const N: usize> Operation<N> for Row {
 fn column_sums<F: Real>(x: &[F], grad: &[F], width: usize, kept: &[[f64; 2]]) -> Vec<[f64; 2]> {
     /// The rows that are summed in their own precision.
     const ROWS: usize = 64;
-    let arch = pulp::Arch::new();
     let parts: Vec<Vec<[F; 2]>> = kept
         .par_chunks(ROWS)
         .enumerate()
         .map(|(part, kept)| {
             let mut along = vec![F::ZERO; width];
             let mut level = vec![F::ZERO; width];
-            arch.dispatch(
+            vectorized(
                 #[inline(always)]
                 || {
                     for (row, known) in kept.iter().enumerate() {
@@ -845,7 +899,7 @@ impl Operation<3> for Modulated {
         let shape = x.shape();
         let [_, _, area] = planes(&shape);
         let (x, scale, shift) = (x.values(), scale.values(), shift.values());
-        let mut y = vec![F::ZERO; x.len()];
+        let mut y = memory::room(x.len());
         for_each_row(
             &mut y,
             area,
@@ -868,7 +922,7 @@ impl Operation<3> for Modulated {
         let shape = x.shape();
         let [batch, channels, area] = planes(&shape);
         let (x, scale, shift, grad) = (x.values(), scale.values(), shift.values(), grad.values());
-        let mut dx = vec![F::ZERO; x.len()];
+        let mut dx = memory::room(x.len());
         let sums = for_each_row(
             &mut dx,
             area,
@@ -878,7 +932,14 @@ impl Operation<3> for Modulated {
                 let range = plane * area..(plane + 1) * area;
                 // With mean 0 and scale 1, x̂ is x.
                 let numbers = [F::ZERO, F::ONE, gain, shift];
-                let sums = slopes(dx, &x[range.clone()], &grad[range], numbers, &silu_slope);
+                let sums = slopes(
+                    dx,
+                    &x[range.clone()],
+                    &grad[range],
+                    numbers,
+                    #[inline(always)]
+                    |u| silu_slope(u),
+                );
                 for dx in dx {
                     *dx *= gain;
                 }

@@ -15,11 +15,13 @@ use burn::backend::autodiff::{
 };
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, DType, Device, Tensor};
 
 use faer::MatRef;
 
+use crate::elementwise::{from, update};
 use crate::half_precision::{is_half, rounded, widened};
+use crate::memory;
 use crate::real::Real;
 
 /// An array of the CPU backend, in row-major order.
@@ -32,9 +34,10 @@ pub(crate) struct Array<F> {
 }
 
 impl<F: Real> Array<F> {
+    /// - `values`: from [`memory::room`] or [`memory::zeros`]
     pub(crate) fn new(values: Vec<F>, shape: &[usize]) -> Self {
         Self {
-            tensor: FloatTensor::<Flex>::from_data(TensorData::new(values, shape.to_vec())),
+            tensor: memory::tensor(values, shape),
             turned: false,
             number: std::marker::PhantomData,
         }
@@ -79,9 +82,20 @@ impl<F: Real> Array<F> {
         self.tensor.storage()
     }
 
-    /// The numbers, for writing; a shared array is copied first.
-    pub(crate) fn values_mut(&mut self) -> &mut [F] {
-        self.tensor.storage_mut()
+    /// `f(x, others)` for each number `x`: in place, if nothing else needs the array.
+    pub(crate) fn updated<const R: usize>(
+        mut self,
+        others: [&[F]; R],
+        f: impl Fn(F, [F; R]) -> F + Sync,
+    ) -> Self {
+        let native = self.tensor.data_arc().property() == AllocationProperty::Native;
+        if native && let Some(values) = self.tensor.try_storage_mut::<F>() {
+            update(values, others, f);
+            return self;
+        }
+        let mut values = memory::room(self.values().len());
+        from(&mut values, self.values(), others, f);
+        Self::new(values, &self.shape())
     }
 
     pub(crate) fn shape(&self) -> Vec<usize> {

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::convolution::same;
 use crate::elementwise::for_each_row;
+use crate::memory;
 use crate::operation::{Array, Operation, Saved, computes, unary};
 use crate::real::Real;
 
@@ -257,7 +258,7 @@ impl Operation<1> for Max {
         let shape = grad.shape();
         let outputs = self.0.outputs[0] * self.0.outputs[1];
         let grad = grad.values();
-        let mut dx = vec![F::ZERO; shape[0] * shape[1] * self.0.area()];
+        let mut dx = memory::zeros(shape[0] * shape[1] * self.0.area());
         for_each_row(&mut dx, self.0.area(), |plane, dx| {
             let range = plane * outputs..(plane + 1) * outputs;
             for (&place, &grad) in kept[range.clone()].iter().zip(&grad[range]) {
@@ -313,7 +314,7 @@ impl Operation<1> for Average {
         let (area, outputs) = (windows.area(), windows.outputs[0] * windows.outputs[1]);
         let factors = self.factors::<F>();
         let x = x.values();
-        let mut y = vec![F::ZERO; shape.iter().product()];
+        let mut y = memory::zeros(shape.iter().product());
         for_each_row(
             &mut y,
             outputs,
@@ -345,7 +346,7 @@ impl Operation<1> for Average {
         let grad = saved.grad.values();
         let factors = self.factors::<F>();
         let outputs = factors.len();
-        let mut dx = vec![F::ZERO; shape[0] * shape[1] * windows.area()];
+        let mut dx = memory::zeros(shape[0] * shape[1] * windows.area());
         for_each_row(
             &mut dx,
             windows.area(),

@@ -4,6 +4,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use crate::elementwise::vectorized;
 use crate::real::Real;
 
 /// `y ← a b`, or `y ← y + a b`.
@@ -76,10 +77,9 @@ pub(crate) fn column_sums<F: Real>(x: &[F], columns: usize) -> Vec<F> {
     if columns == 0 {
         return Vec::new();
     }
-    let arch = pulp::Arch::new();
     let part = |x: &[F]| {
         let mut sums = vec![F::ZERO; columns];
-        arch.dispatch(
+        vectorized(
             #[inline(always)]
             || {
                 for x in x.chunks_exact(columns) {

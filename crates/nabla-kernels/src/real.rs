@@ -3,11 +3,14 @@
 use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+use std::sync::Mutex;
 
 use burn::tensor::Element;
 use bytemuck::Pod;
 use faer::traits::ComplexField;
 use pulp::Simd;
+
+use crate::memory::Shelf;
 
 /// `f32` or `f64`: a loop is written once for both, `f32` for work and `f64` for checking.
 pub(crate) trait Real:
@@ -36,6 +39,9 @@ pub(crate) trait Real:
 
     const ZERO: Self;
     const ONE: Self;
+
+    /// Where arrays of these numbers wait.
+    fn shelf() -> &'static Mutex<Shelf<Self>>;
 
     /// The numbers in a vector register.
     fn lanes<S: Simd>() -> usize;
@@ -96,6 +102,11 @@ macro_rules! real {
 
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+
+            fn shelf() -> &'static Mutex<Shelf<Self>> {
+                static SHELF: Mutex<Shelf<$real>> = Mutex::new(Shelf::new());
+                &SHELF
+            }
 
             #[inline(always)]
             fn lanes<S: Simd>() -> usize {

@@ -184,6 +184,7 @@ pub(crate) fn correlate<F: Real>(
         g,
         columns,
         sums,
+        lanes: vec![F::ZERO; 27 * 16],
     };
     Arch::new().dispatch(correlation);
 }
@@ -194,6 +195,8 @@ struct Correlation<'a, F> {
     g: &'a [F],
     columns: usize,
     sums: &'a mut [F],
+    /// Room for the vectors of a block.
+    lanes: Vec<F>,
 }
 
 impl<F: Real> WithSimd for Correlation<'_, F> {
@@ -247,29 +250,42 @@ impl<F: Real> Correlation<'_, F> {
         for t in 0..T {
             x[t] = &self.x[self.offsets[first + t]..][..columns];
         }
-        let whole = columns - columns % lanes;
-        for at in (0..whole).step_by(lanes) {
-            let g = g.map(|g| F::vectors::<S>(&g[at..at + lanes]).0[0]);
+        let whole = columns / lanes;
+        // All of one length, so that the loop checks no bounds.
+        let g_vectors = g.map(|g| &F::vectors::<S>(g).0[..whole]);
+        let x_vectors = x.map(|x| &F::vectors::<S>(x).0[..whole]);
+        for at in 0..whole {
+            let mut of_g = [F::splat(simd, F::ZERO); M];
+            for m in 0..M {
+                of_g[m] = g_vectors[m][at];
+            }
             for t in 0..T {
-                let x = F::vectors::<S>(&x[t][at..at + lanes]).0[0];
+                let of_x = x_vectors[t][at];
                 for m in 0..M {
-                    sums[m][t] = F::multiply_add(simd, x, g[m], sums[m][t]);
+                    sums[m][t] = F::multiply_add(simd, of_x, of_g[m], sums[m][t]);
                 }
             }
         }
-        if whole < columns {
-            let g = g.map(|g| F::partial(simd, &g[whole..]));
+        if whole * lanes < columns {
+            let g = g.map(|g| F::partial(simd, &g[whole * lanes..]));
+            let x = x.map(|x| F::partial(simd, &x[whole * lanes..]));
             for t in 0..T {
-                let x = F::partial(simd, &x[t][whole..]);
                 for m in 0..M {
-                    sums[m][t] = F::multiply_add(simd, x, g[m], sums[m][t]);
+                    sums[m][t] = F::multiply_add(simd, x[t], g[m], sums[m][t]);
                 }
             }
         }
-        for (m, sums) in sums.iter().enumerate() {
-            for (t, &sum) in sums.iter().enumerate() {
-                self.sums[(row + m) * self.offsets.len() + first + t] += F::total(simd, sum);
+        // The sums leave their registers as vectors: a loop that added their lanes would keep all of them in memory.
+        let (places, _) = F::vectors_mut::<S>(&mut self.lanes);
+        for m in 0..M {
+            for t in 0..T {
+                places[m * T + t] = sums[m][t];
             }
+        }
+        let vectors = F::vectors::<S>(&self.lanes).0;
+        for (place, &vector) in vectors[..M * T].iter().enumerate() {
+            let at = (row + place / T) * self.offsets.len() + first + place % T;
+            self.sums[at] += F::total(simd, vector);
         }
     }
 }

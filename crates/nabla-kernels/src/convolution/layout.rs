@@ -12,7 +12,7 @@ use crate::real::Real;
 use crate::taps::padded;
 
 /// One spatial dimension of [`Layout`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Axis {
     /// The positions of the input.
     input: usize,
@@ -77,8 +77,29 @@ impl Axis {
     }
 }
 
+/// Pictures in a [`Layout`].
+#[derive(Debug, Default)]
+pub(crate) struct Stored<F> {
+    layout: Option<Layout>,
+    /// `[channels, phases, positions]`
+    pub values: Vec<F>,
+}
+
+/// Copies a short row, without the call of a function that is made for long ones.
+#[inline(always)]
+pub(crate) fn copy<F: Real>(to: &mut [F], from: &[F]) {
+    let (to, to_rest) = to.as_chunks_mut::<8>();
+    let (from, from_rest) = from.as_chunks::<8>();
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
+    }
+}
+
 /// The layout of some channels of some pictures: `[channels, phases, positions]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Layout {
     axes: [Axis; 3],
     /// Distances between neighbours along each dimension.
@@ -170,17 +191,22 @@ impl Layout {
     /// Stores channels of pictures.
     ///
     /// - `planes`: the channels of one picture after the other, `[channels]` for each of the pictures
-    /// - `to`: overwritten, `[channels, phases, positions]`
     pub(crate) fn store<'a, F: Real>(
         &self,
         channels: usize,
         planes: impl Fn(usize, usize) -> &'a [F],
-        to: &mut Vec<F>,
+        to: &mut Stored<F>,
     ) {
-        to.clear();
-        to.resize(channels * self.channel(), F::ZERO);
+        let size = channels * self.channel();
+        // The zeros of the same layout are still there.
+        if to.layout.as_ref() != Some(self) || to.values.len() != size {
+            to.values.clear();
+            to.values.resize(size, F::ZERO);
+            to.layout = Some(self.clone());
+        }
         let [a, b, c] = &self.axes;
-        for (channel, to) in to.chunks_exact_mut(self.channel().max(1)).enumerate() {
+        let places = to.values.chunks_exact_mut(self.channel().max(1));
+        for (channel, to) in places.enumerate() {
             for picture in 0..self.pictures {
                 let from = planes(picture, channel);
                 let mut plane = 0;
@@ -213,7 +239,7 @@ impl Layout {
                 let at = (to_a + i) * self.pitches[0] + (to_b + j) * self.pitches[1] + to_c;
                 let to = &mut to[at..at + count_c];
                 match c.stride {
-                    1 => to.copy_from_slice(&row[..count_c]),
+                    1 => copy(to, &row[..count_c]),
                     2 => {
                         for (to, from) in to.iter_mut().zip(row.chunks(2)) {
                             *to = from[0];

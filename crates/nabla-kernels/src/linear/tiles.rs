@@ -9,6 +9,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use nabla_grad::elementwise::Dense;
 use rayon::prelude::*;
 
+use crate::elementwise::vectorized;
 use crate::half_precision::{Numbers, result};
 use crate::real::Real;
 
@@ -98,7 +99,6 @@ impl<const D: usize> DenseLayer<D> {
     fn apply_gated(&self) -> Tensor<D> {
         let n = self.outputs() / 2;
         let (mut out, shape) = self.place(n);
-        let arch = pulp::Arch::new();
         let compute = |row, column, mut tile: MatMut<'_, f32>, scratch: &mut [Vec<f32>; 2]| {
             let (rows, columns) = (tile.nrows(), tile.ncols());
             let [gates, place] = scratch;
@@ -106,11 +106,14 @@ impl<const D: usize> DenseLayer<D> {
             gates.resize(rows * columns, 0.0);
             let gate = MatMut::from_row_major_slice_mut(gates, rows, columns);
             self.multiply(gate, row, n + column, place);
-            arch.dispatch(|| {
-                for (i, gates) in gates.chunks_exact(columns).enumerate() {
-                    gate_by(row_of(&mut tile, i), gates);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (i, gates) in gates.chunks_exact(columns).enumerate() {
+                        gate_by(row_of(&mut tile, i), gates);
+                    }
+                },
+            );
         };
         for_each_tile(out.values_mut(), n, compute);
         result(out, shape, self.dtype)

@@ -1,0 +1,164 @@
+//! Memory that arrays leave behind, for those that follow.
+//!
+//! A step of training makes the same arrays as the one before. Memory that goes back to the operating system
+//! between them comes again page by page, each cleared, which costs as much as the arithmetic of a small
+//! convolution. Here the memory of a dropped array waits for the next one of its size.
+//!
+//! What is lent and what waits together stay below nine eighths of the most that was ever lent at once. [`release`]
+//! gives back what waits.
+
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
+
+use burn::backend::Flex;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{AllocationProperty, Bytes, TensorData};
+
+use crate::real::Real;
+
+/// The bytes from which an array is worth keeping; below, the allocator keeps it by itself.
+const LEAST: usize = 1 << 16;
+
+/// Arrays of one number type.
+#[derive(Debug)]
+pub(crate) struct Shelf<F> {
+    /// What waits, by capacity.
+    waiting: BTreeMap<usize, Vec<Vec<F>>>,
+    /// Numbers that wait, that are lent, and the most that were lent.
+    idle: usize,
+    lent: usize,
+    most: usize,
+}
+
+impl<F: Real> Shelf<F> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            idle: 0,
+            lent: 0,
+            most: 0,
+        }
+    }
+
+    /// An array of at least `len` numbers, if one waits that isn't much larger.
+    fn take(&mut self, len: usize) -> Option<Vec<F>> {
+        let (&capacity, arrays) = self.waiting.range_mut(len..=len + len / 4).next()?;
+        let array = arrays.pop();
+        if arrays.is_empty() {
+            self.waiting.remove(&capacity);
+        }
+        if array.is_some() {
+            self.idle -= capacity;
+        }
+        array
+    }
+
+    fn lend(&mut self, capacity: usize) {
+        self.lent += capacity;
+        self.most = self.most.max(self.lent);
+    }
+
+    /// Takes the largest arrays off the shelf until `more` numbers fit.
+    fn make_room(&mut self, more: usize) -> Vec<Vec<F>> {
+        let mut dropped = Vec::new();
+        let most = self.most.max(self.lent + more);
+        while self.idle > 0 && self.idle + self.lent + more > most + most / 8 {
+            let Some((capacity, arrays)) = self.waiting.pop_last() else {
+                break;
+            };
+            self.idle -= capacity * arrays.len();
+            dropped.extend(arrays);
+        }
+        dropped
+    }
+}
+
+fn shelf<F: Real>() -> MutexGuard<'static, Shelf<F>> {
+    F::shelf().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives the memory that waits for arrays back to the operating system.
+pub fn release() {
+    for dropped in [take_all::<f32>, take_all::<f64>] {
+        dropped();
+    }
+}
+
+fn take_all<F: Real>() {
+    let mut shelf = shelf::<F>();
+    shelf.idle = 0;
+    shelf.most = shelf.lent;
+    drop(std::mem::take(&mut shelf.waiting));
+}
+
+/// An array of some numbers, to be overwritten.
+pub(crate) fn room<F: Real>(len: usize) -> Vec<F> {
+    if len * size_of::<F>() < LEAST {
+        return vec![F::ZERO; len];
+    }
+    let (found, dropped) = {
+        let mut shelf = shelf::<F>();
+        match shelf.take(len) {
+            Some(array) => {
+                shelf.lend(array.capacity());
+                (Some(array), Vec::new())
+            }
+            None => {
+                let dropped = shelf.make_room(len);
+                shelf.lend(len);
+                (None, dropped)
+            }
+        }
+    };
+    // Outside of the lock: it takes time.
+    drop(dropped);
+    match found {
+        Some(mut array) => {
+            array.resize(len, F::ZERO);
+            array
+        }
+        None => vec![F::ZERO; len],
+    }
+}
+
+/// An array of zeros.
+pub(crate) fn zeros<F: Real>(len: usize) -> Vec<F> {
+    if len * size_of::<F>() < LEAST {
+        return vec![F::ZERO; len];
+    }
+    let mut array = room(len);
+    array.fill(F::ZERO);
+    array
+}
+
+/// The numbers of a tensor, which go back to the shelf.
+struct Lent<F: Real>(Vec<F>);
+
+impl<F: Real> AsRef<[u8]> for Lent<F> {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl<F: Real> Drop for Lent<F> {
+    fn drop(&mut self) {
+        let array = std::mem::take(&mut self.0);
+        let capacity = array.capacity();
+        let mut shelf = shelf::<F>();
+        shelf.lent = shelf.lent.saturating_sub(capacity);
+        shelf.idle += capacity;
+        shelf.waiting.entry(capacity).or_default().push(array);
+    }
+}
+
+/// A tensor of an array from [`room`] or [`zeros`], whose memory comes back when it is dropped.
+pub(crate) fn tensor<F: Real>(values: Vec<F>, shape: &[usize]) -> FloatTensor<Flex> {
+    let data = if values.len() * size_of::<F>() < LEAST {
+        TensorData::new(values, shape.to_vec())
+    } else {
+        let shared = bytes::Bytes::from_owner(Lent(values));
+        let bytes = Bytes::from_shared(shared, AllocationProperty::Other);
+        TensorData::from_bytes(bytes, shape.to_vec(), F::dtype())
+    };
+    FloatTensor::<Flex>::from_data(data)
+}

@@ -1,0 +1,126 @@
+//! The sum of two branches of a network, alone or before ReLU, forward and backward in one pass on all cores.
+
+use burn::tensor::Tensor;
+
+use crate::operation::{Array, Operation, Saved, binary, computes};
+use crate::real::Real;
+
+/// `a + b`.
+///
+/// - `a`, `b`: of one shape
+///
+/// # Panics
+/// Like `a + b`, if the shapes don't fit.
+pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    match fits(&a, &b) {
+        true => binary(Sum { with_relu: false }, a, b),
+        false => a + b,
+    }
+}
+
+/// `max(a + b, 0)`: the end of a residual block.
+///
+/// - `a`, `b`: of one shape
+///
+/// # Panics
+/// Like `a + b`, if the shapes don't fit.
+pub fn add_relu<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    match fits(&a, &b) {
+        true => binary(Sum { with_relu: true }, a, b),
+        false => burn::tensor::activation::relu(a + b),
+    }
+}
+
+fn fits<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> bool {
+    a.dims() == b.dims() && a.dtype() == b.dtype() && computes(a) && computes(b)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sum {
+    with_relu: bool,
+}
+
+impl Operation<2> for Sum {
+    type Kept = ();
+
+    fn reads(&self) -> [bool; 2] {
+        [false, false]
+    }
+
+    fn reads_output(&self) -> bool {
+        self.with_relu
+    }
+
+    fn forward<F: Real>(&self, [a, b]: [Array<F>; 2], _: bool) -> (Array<F>, ()) {
+        let b = [b.values()];
+        let y = match self.with_relu {
+            true => a.updated(
+                b,
+                #[inline(always)]
+                |a, [b]| {
+                    let sum = a + b;
+                    if sum < F::ZERO { F::ZERO } else { sum }
+                },
+            ),
+            false => a.updated(
+                b,
+                #[inline(always)]
+                |a, [b]| a + b,
+            ),
+        };
+        (y, ())
+    }
+
+    fn backward<F: Real>(&self, saved: Saved<'_, F, (), 2>) -> [Option<Array<F>>; 2] {
+        let Saved { output, grad, .. } = saved;
+        let gradient = match &output {
+            Some(y) => grad.updated(
+                [y.values()],
+                #[inline(always)]
+                |g, [y]| if y <= F::ZERO { F::ZERO } else { g },
+            ),
+            None => grad,
+        };
+        // Both branches share it.
+        [Some(gradient.clone()), Some(gradient)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution, Tolerance};
+
+    #[test]
+    fn values_and_gradients_are_burns() {
+        let device = Device::flex().autodiff();
+        let near = Tolerance::<f32>::relative(1e-5).set_absolute(1e-7);
+        for shape in [[1, 1], [3, 50], [90, 700]] {
+            let random = || {
+                let x: Tensor<2> = Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device);
+                x.require_grad()
+            };
+            let (a, b) = (random(), random());
+            let weights = random().detach();
+            let relu = burn::tensor::activation::relu;
+            for (found, burns) in [
+                (
+                    add(a.clone(), b.clone()) * weights.clone(),
+                    (a.clone() + b.clone()) * weights.clone(),
+                ),
+                (
+                    add_relu(a.clone(), b.clone()) * weights.clone(),
+                    relu(a.clone() + b.clone()) * weights.clone(),
+                ),
+            ] {
+                found.to_data().assert_approx_eq(&burns.to_data(), near);
+                let [grads, expected] = [found, burns].map(|y| y.sum().backward());
+                for x in [&a, &b] {
+                    let [found, expected] =
+                        [&grads, &expected].map(|g| x.grad(g).unwrap().into_data());
+                    found.assert_approx_eq(&expected, near);
+                }
+            }
+        }
+    }
+}
