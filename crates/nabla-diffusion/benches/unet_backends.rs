@@ -10,11 +10,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::module::Module;
+use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{PaddingConfig2d, Relu};
 use burn::tensor::{Device, Distribution, Tensor};
 use nabla_diffusion::prior::PriorConfig;
-use nabla_kernels::picture::conv3x3;
+use nabla_kernels::activation::relu;
+use nabla_kernels::convolution::conv2d;
 
 /// Three 3x3 convolutions with ReLU between them.
 #[derive(Module, Debug)]
@@ -34,13 +35,12 @@ impl SmallCnn {
         }
     }
 
-    fn forward(
-        &self,
-        mut x: Tensor<4>,
-        convolve: impl Fn(&Conv2d, Tensor<4>) -> Tensor<4>,
-    ) -> Tensor<4> {
+    fn forward(&self, mut x: Tensor<4>, by_burn: bool) -> Tensor<4> {
         for layer in &self.layers {
-            x = Relu::new().forward(convolve(layer, x));
+            x = match by_burn {
+                true => burn::tensor::activation::relu(layer.forward(x)),
+                false => relu(conv2d(layer, x)),
+            };
         }
         x
     }
@@ -71,20 +71,17 @@ fn measure(device: Device) -> Vec<(&'static str, f64)> {
     let training = device.clone().autodiff();
     let cnn = SmallCnn::new(&training);
     let batch = random([8, 3, 64, 64], &training);
-    let train_cnn = |convolve: &dyn Fn(&Conv2d, Tensor<4>) -> Tensor<4>| {
+    let train_cnn = |by_burn: bool| {
         seconds(|| {
-            let loss = cnn.forward(batch.clone(), convolve).powi_scalar(2).mean();
+            let loss = cnn.forward(batch.clone(), by_burn).powi_scalar(2).mean();
             let grads = loss.backward();
             if let Some(gradient) = cnn.layers[0].weight.val().grad(&grads) {
                 finish(gradient);
             }
         })
     };
-    let burns = train_cnn(&|conv, x| conv.forward(x));
-    let ours = train_cnn(&|conv, x| match &conv.bias {
-        Some(bias) => conv3x3(x, conv.weight.val(), bias.val()),
-        None => conv.forward(x),
-    });
+    let burns = train_cnn(true);
+    let ours = train_cnn(false);
 
     let config = PriorConfig::new().network;
     let unet = config.init(&device).unwrap_or_else(|e| panic!("{e}"));
@@ -110,11 +107,11 @@ fn measure(device: Device) -> Vec<(&'static str, f64)> {
     });
     vec![
         (
-            "small CNN, Burn's convolutions, 8x3x64x64, forward + backward",
+            "small CNN, Burn's layers, 8x3x64x64, forward + backward",
             burns,
         ),
         (
-            "small CNN, Nabla's convolutions, 8x3x64x64, forward + backward",
+            "small CNN, Nabla's kernels, 8x3x64x64, forward + backward",
             ours,
         ),
         (

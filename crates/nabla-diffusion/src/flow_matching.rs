@@ -31,9 +31,10 @@ use std::sync::Arc;
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
+use nabla_kernels::activation::silu;
+use nabla_kernels::linear::linear;
 use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
 use crate::adjoint_dpm::OdeMethod;
@@ -292,9 +293,9 @@ impl FlowNetwork {
         let times = sinusoidal_embedding(times * 1000.0, TIMES);
         let mut h = Tensor::cat(vec![x, times], 1);
         for layer in &self.hidden {
-            h = silu(layer.forward(h));
+            h = silu(linear(layer, h));
         }
-        self.output.forward(h)
+        linear(&self.output, h)
     }
 }
 

@@ -17,12 +17,12 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{Embedding, EmbeddingConfig, GroupNorm};
-use burn::tensor::activation::silu;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Int, Tensor};
 
 use nabla_base::range::{self, OutOfRange};
+use nabla_kernels::activation::silu;
 use nabla_kernels::convolution::conv2d;
 
 use crate::block_skipping::{BlockCounter, BlockSet};
@@ -434,7 +434,7 @@ impl UNet {
                 skips.push(h.clone());
             }
             if let Some(downsample) = &level.downsample {
-                h = downsample.forward(h);
+                h = conv2d(downsample, h);
                 skips.push(h.clone());
             }
         }

@@ -73,10 +73,7 @@ impl By {
     fn layer_norm(self, layer: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Burn => layer.forward(x),
-            Self::Nabla => {
-                let beta = layer.beta.as_ref().map(|beta| beta.val());
-                normalization::layer_norm(x, layer.gamma.val(), beta, 1e-5)
-            }
+            Self::Nabla => normalization::layer_norm(layer, 1e-5, x),
         }
     }
 

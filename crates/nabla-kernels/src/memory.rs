@@ -4,7 +4,7 @@
 //! between them comes again page by page, each cleared, which costs as much as the arithmetic of a small
 //! convolution. Here the memory of a dropped array waits for the next one of its size.
 //!
-//! What is lent and what waits together stay below nine eighths of the most that was ever lent at once. [`release`]
+//! What is lent and what waits together stay below one and a half times the most that was ever lent at once. [`release`]
 //! gives back what waits.
 
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ impl<F: Real> Shelf<F> {
     fn make_room(&mut self, more: usize) -> Vec<Vec<F>> {
         let mut dropped = Vec::new();
         let most = self.most.max(self.lent + more);
-        while self.idle > 0 && self.idle + self.lent + more > most + most / 8 {
+        while self.idle > 0 && self.idle + self.lent + more > most + most / 2 {
             let Some((capacity, arrays)) = self.waiting.pop_last() else {
                 break;
             };

@@ -12,14 +12,14 @@
 
 use std::sync::{Arc, OnceLock};
 
-use burn::nn::{BatchNorm, GroupNorm, InstanceNorm, RmsNorm};
+use burn::nn::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 use burn::tensor::activation::silu;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::elementwise::{for_each_row, vectorized};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, computes, ternary, unary};
+use crate::operation::{Array, Operation, Saved, binary, computes, ternary, unary};
 use crate::real::Real;
 
 /// The number of parallel partial sums.
@@ -170,30 +170,26 @@ fn batched<const D: usize>(norm: &BatchNorm, x: Tensor<D>, with_relu: bool) -> T
     y
 }
 
-/// `γ (x − mean)/√(variance + ε) + β` over the last dimension, with `epsilon` as in
-/// [`LayerNorm`](burn::nn::LayerNorm), whose ε isn't public: 1e-5 by default.
+/// Computes `norm` with its `epsilon`, which Burn doesn't make public: 1e-5, unless its configuration says
+/// otherwise.
 ///
-/// - `x`: `[…, width]`; `gamma`, `beta`: `[width]`
+/// - `x`: `[…, width]`
 /// - returns the shape of `x`
 ///
 /// # Panics
-/// Like Burn's layer norm, if the widths don't match.
-pub fn layer_norm<const D: usize>(
-    x: Tensor<D>,
-    gamma: Tensor<1>,
-    beta: Option<Tensor<1>>,
-    epsilon: f64,
-) -> Tensor<D> {
+/// Like `norm.forward`, if the widths don't match.
+pub fn layer_norm<const D: usize>(norm: &LayerNorm, epsilon: f64, x: Tensor<D>) -> Tensor<D> {
+    let gamma = norm.gamma.val();
     if !computes(&x) || gamma.dims() != [x.dims()[D - 1]] {
-        return burn::tensor::module::layer_norm(x, gamma, beta, epsilon);
+        return norm.forward(x);
     }
     let operation = Row {
         centred: true,
         epsilon,
     };
-    match beta {
-        Some(beta) => ternary(operation, x, gamma, beta),
-        None => crate::operation::binary(operation, x, gamma),
+    match &norm.beta {
+        Some(beta) => ternary(operation, x, gamma, beta.val()),
+        None => binary(operation, x, gamma),
     }
 }
 
@@ -213,7 +209,7 @@ pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
         centred: false,
         epsilon: norm.epsilon,
     };
-    crate::operation::binary(operation, x, gamma)
+    binary(operation, x, gamma)
 }
 
 /// `silu(x · (1 + scale) + shift)`: as between the two convolutions of a residual block.

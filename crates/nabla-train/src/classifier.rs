@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use nabla_base::range::{self, OutOfRange};
+use nabla_kernels::linear::linear;
 
 /// A Burn module that scores classes.
 pub trait Classifier: Module {
@@ -47,7 +48,7 @@ impl Seen {
     /// From the input of a linear last layer.
     pub fn through(output: &Linear, features: Tensor<2>) -> Self {
         Self {
-            logits: output.forward(features.clone()),
+            logits: linear(output, features.clone()),
             features,
         }
     }

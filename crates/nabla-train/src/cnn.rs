@@ -9,8 +9,12 @@ use burn::module::{Initializer, Module};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, PaddingConfig2d};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
+use nabla_kernels::activation::relu;
+use nabla_kernels::convolution::conv2d;
+use nabla_kernels::linear::linear as apply;
+use nabla_kernels::normalization::batch_norm_relu;
+use nabla_kernels::pooling::max_pool2d;
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::{Classifier, ModelError, Seen, check_width};
@@ -125,13 +129,13 @@ impl Cnn {
         let [channels, height, width] = self.shape;
         let mut x = input.reshape([batch, channels, height, width]);
         for stage in &self.stages {
-            x = stage.convolution.forward(x);
-            if let Some(norm) = &stage.norm {
-                x = norm.forward(x);
-            }
-            x = relu(x);
+            x = conv2d(&stage.convolution, x);
+            x = match &stage.norm {
+                Some(norm) => batch_norm_relu(norm, x),
+                None => relu(x),
+            };
             see(&x);
-            x = stage.pool.forward(x); // [batch, channels, height/2, width/2]
+            x = max_pool2d(&stage.pool, x); // [batch, channels, height/2, width/2]
         }
         x.flatten(1, 3)
     }
@@ -139,7 +143,7 @@ impl Cnn {
 
 impl Classifier for Cnn {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
-        self.output.forward(self.features(input, &mut |_| {}))
+        apply(&self.output, self.features(input, &mut |_| {}))
     }
 
     fn seen(&self, input: Tensor<2>) -> Seen {

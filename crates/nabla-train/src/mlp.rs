@@ -4,8 +4,9 @@
 
 use burn::module::{Initializer, Module};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
+use nabla_kernels::activation::relu;
+use nabla_kernels::linear::linear as apply;
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::{Classifier, ModelError, Seen, check_width};
@@ -72,7 +73,7 @@ impl Mlp {
     fn features(&self, input: Tensor<2>) -> Tensor<2> {
         let mut x = input;
         for layer in &self.hidden {
-            x = relu(layer.forward(x));
+            x = relu(apply(layer, x));
         }
         x
     }
@@ -80,7 +81,7 @@ impl Mlp {
 
 impl Classifier for Mlp {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
-        self.output.forward(self.features(input))
+        apply(&self.output, self.features(input))
     }
 
     fn seen(&self, input: Tensor<2>) -> Seen {

@@ -22,9 +22,13 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{AvgPool2d, AvgPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use nabla_base::range;
+use nabla_kernels::convolution::conv2d;
+use nabla_kernels::linear::linear as apply;
+use nabla_kernels::normalization::{batch_norm, batch_norm_relu};
+use nabla_kernels::pooling::avg_pool2d;
+use nabla_kernels::residual::add_relu;
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::{Classifier, ModelError, Seen, check_width};
@@ -130,12 +134,9 @@ impl Block {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let x = relu(
-            self.norm_1
-                .forward(self.convolution_1.forward(input.clone())),
-        );
-        let x = self.norm_2.forward(self.convolution_2.forward(x));
-        relu(x + self.skip(input))
+        let x = conv2d(&self.convolution_1, input.clone());
+        let x = conv2d(&self.convolution_2, batch_norm_relu(&self.norm_1, x));
+        add_relu(batch_norm(&self.norm_2, x), self.skip(input))
     }
 
     /// `x'`: option A.
@@ -143,7 +144,7 @@ impl Block {
         let Some(shortcut) = &self.shortcut else {
             return input;
         };
-        let kept = shortcut.forward(input);
+        let kept = avg_pool2d(shortcut, input);
         let [batch, channels, height, width] = kept.dims();
         let [outputs, ..] = self.convolution_1.weight.dims();
         let shape = [batch, outputs - channels, height, width];
@@ -174,7 +175,7 @@ impl ResNet {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
         let x = input.reshape([batch, channels, height, width]);
-        let mut x = relu(self.norm.forward(self.convolution.forward(x)));
+        let mut x = batch_norm_relu(&self.norm, conv2d(&self.convolution, x));
         see(&x);
         for block in &self.blocks {
             x = block.forward(x);
@@ -188,7 +189,7 @@ impl ResNet {
 
 impl Classifier for ResNet {
     fn logits(&self, input: Tensor<2>) -> Tensor<2> {
-        self.output.forward(self.features(input, &mut |_| {}))
+        apply(&self.output, self.features(input, &mut |_| {}))
     }
 
     fn seen(&self, input: Tensor<2>) -> Seen {

@@ -9,10 +9,10 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu, sigmoid};
 
 use super::attention::{AttentionNames, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
+use nabla_kernels::activation::{gelu, sigmoid};
 use nabla_kernels::linear::linear;
 
 /// The activation between two linear layers.

@@ -44,7 +44,6 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::tensor::activation::silu;
 use burn::tensor::{DType, Device, Tensor};
 use nabla_base::range::{self, OutOfRange};
 
@@ -56,6 +55,7 @@ use super::transformer::SpatialTransformer;
 use super::unet_encoder::UNetEncoder;
 use super::unet2d_condition::{AddedCondition, Inputs, Residuals};
 use super::weights::{Scope, WeightsError};
+use nabla_kernels::activation::silu;
 use nabla_kernels::convolution::conv2d;
 
 /// The reason why a ControlNet cannot be loaded or used.

@@ -19,12 +19,12 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
-use burn::tensor::activation::leaky_relu;
 use serde::Deserialize;
 
 use super::autoencoder_kl::{AutoencoderError, AutoencoderKl, AutoencoderKlConfig};
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
 use super::weights::{Scope, WeightsError};
+use nabla_kernels::activation::Activation;
 use nabla_kernels::convolution::conv2d;
 
 /// The sizes of `R`. The defaults are the published model's.
@@ -221,7 +221,8 @@ impl DenseBlock {
             if i + 1 == self.convolutions.len() {
                 return x + h * SHARE;
             }
-            all = Tensor::cat(vec![all, leaky_relu(h, 0.2)], 1);
+            let h = Activation::LeakyRelu { slope: 0.2 }.forward(h);
+            all = Tensor::cat(vec![all, h], 1);
         }
         x
     }

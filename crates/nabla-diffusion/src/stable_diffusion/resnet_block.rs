@@ -14,12 +14,13 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 
 use super::norm_statistics::NormStatistics;
 use super::weights::{Scope, WeightsError};
+use nabla_kernels::activation::silu;
 use nabla_kernels::convolution::conv2d;
 use nabla_kernels::linear::linear;
+use nabla_kernels::residual::add;
 
 /// The block; see the [module](self).
 #[derive(Module, Debug)]
@@ -121,6 +122,6 @@ impl ResnetBlock {
         }
         let h = norms.group_norm_silu(&self.norm2, h);
         let h = change(conv2d(&self.conv2, h));
-        self.shortcut(x) + h
+        add(self.shortcut(x), h)
     }
 }

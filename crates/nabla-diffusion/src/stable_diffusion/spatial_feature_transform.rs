@@ -16,11 +16,11 @@ use burn::module::Module;
 use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
-use burn::tensor::activation::relu;
 
 use super::resnet_block::GroupNormOptions;
 use super::unet2d_condition::UNet2DConditionConfig;
 use super::weights::{Scope, WeightsError};
+use nabla_kernels::activation::relu;
 use nabla_kernels::convolution::conv2d;
 use nabla_kernels::normalization::group_norm;
 

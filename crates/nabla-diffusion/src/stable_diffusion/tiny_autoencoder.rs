@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
-use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::json;
@@ -30,6 +29,7 @@ use serde_json::json;
 use super::model_folder::{ModelFolderError, Part};
 use super::unet2d_condition::nearest;
 use super::weights::{Precision, Scope, Weights, WeightsError};
+use nabla_kernels::activation::relu;
 use nabla_kernels::convolution::conv2d;
 
 /// The reason why a tiny autoencoder cannot be loaded or used.

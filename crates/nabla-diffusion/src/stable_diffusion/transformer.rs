@@ -19,7 +19,11 @@ use burn::tensor::Tensor;
 use super::attention::{AttentionNames, Context, MultiHeadAttention};
 use super::weights::{Scope, WeightsError};
 use nabla_kernels::linear::{linear, linear_geglu};
-use nabla_kernels::normalization::group_norm;
+use nabla_kernels::normalization::{group_norm, layer_norm};
+use nabla_kernels::residual::add;
+
+/// The ε of the layer norms.
+const EPSILON: f64 = 1e-5;
 
 /// The transformer; see the [module](self).
 #[derive(Module, Debug)]
@@ -94,7 +98,9 @@ impl SpatialTransformer {
         let [batch, _, height, width] = x.dims();
         let h = self.positions(&x);
         let received = match self.blocks.first() {
-            Some(block) => block.attn1.received(block.norm1.forward(h.clone())),
+            Some(block) => block
+                .attn1
+                .received(layer_norm(&block.norm1, EPSILON, h.clone())),
             None => Tensor::ones([batch, height * width], &x.device()),
         };
         let y = self.finish(x, h, context, SelfAttentionMap::Own);
@@ -123,7 +129,7 @@ impl SpatialTransformer {
             h = block.forward(h, context, map);
         }
         let y = linear(&self.proj_out, h).swap_dims(1, 2).reshape(shape);
-        x + y
+        add(x, y)
     }
 
     /// The attentions to the text, in order.
@@ -153,7 +159,7 @@ struct TransformerBlock {
 impl TransformerBlock {
     fn load(scope: &Scope<'_>, options: TransformerOptions) -> Result<Self, WeightsError> {
         let c = options.channels;
-        let norm = |name: &str| scope.at(name).layer_norm(c, 1e-5);
+        let norm = |name: &str| scope.at(name).layer_norm(c, EPSILON);
         let attend = |name: &str, context| {
             let heads = [options.heads, c / options.heads];
             let names = AttentionNames::TRANSFORMER;
@@ -172,17 +178,17 @@ impl TransformerBlock {
     }
 
     fn forward(&self, x: Tensor<3>, context: &Context<'_>, map: SelfAttentionMap) -> Tensor<3> {
-        let h = self.norm1.forward(x.clone());
+        let h = layer_norm(&self.norm1, EPSILON, x.clone());
         let h = match map {
             SelfAttentionMap::Own => self.attn1.forward(h, None, false),
             SelfAttentionMap::Identity => self.attn1.forward_identity(h),
         };
-        let x = x + h;
+        let x = add(x, h);
         let h = self
             .attn2
-            .forward_crossed(self.norm2.forward(x.clone()), context);
-        let x = x + h;
-        let h = linear_geglu(&self.up, self.norm3.forward(x.clone()));
-        x + linear(&self.down, h)
+            .forward_crossed(layer_norm(&self.norm2, EPSILON, x.clone()), context);
+        let x = add(x, h);
+        let h = linear_geglu(&self.up, layer_norm(&self.norm3, EPSILON, x.clone()));
+        add(x, linear(&self.down, h))
     }
 }

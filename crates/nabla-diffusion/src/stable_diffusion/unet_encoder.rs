@@ -11,7 +11,6 @@
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
-use burn::tensor::activation::silu;
 use burn::tensor::{DType, Tensor};
 
 use super::resnet_block::{GroupNormOptions, ResnetBlock};
@@ -20,6 +19,7 @@ use super::unet2d_condition::{AddedCondition, Inputs, Level, UNet2DConditionConf
 use super::weights::{Scope, WeightsError};
 use crate::block_skipping::BlockCounter;
 use crate::unet::sinusoidal_embedding;
+use nabla_kernels::activation::silu;
 use nabla_kernels::convolution::conv2d;
 use nabla_kernels::linear::linear;
 

@@ -3,13 +3,13 @@
 use burn::module::{Initializer, Module};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
-use burn::tensor::activation::silu;
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
-use nabla_kernels::activation;
+use nabla_kernels::activation::silu;
+use nabla_kernels::attention::attention;
 use nabla_kernels::convolution::conv2d;
+use nabla_kernels::linear::linear;
 use nabla_kernels::normalization::{group_norm, group_norm_silu, modulated_silu};
+use nabla_kernels::residual::add;
 
 use super::Normalization;
 use crate::block_skipping::BlockCounter;
@@ -65,7 +65,7 @@ impl ResidualBlock {
     ) -> Tensor<4> {
         match (blocks.computes_next(), &self.shortcut) {
             (true, _) => self.forward(x, time),
-            (false, Some(shortcut)) => shortcut.forward(x),
+            (false, Some(shortcut)) => conv2d(shortcut, x),
             (false, None) => x,
         }
     }
@@ -74,14 +74,14 @@ impl ResidualBlock {
         let h = conv2d(&self.conv_in, normalize_silu(&self.norm_in, x.clone()));
         let [batch, channels, _, _] = h.dims();
         // [batch, 2 * channels] -> two of [batch, channels]
-        let modulation = self.modulation.forward(time.clone());
+        let modulation = linear(&self.modulation, time.clone());
         let scale = modulation.clone().slice([0..batch, 0..channels]);
         let shift = modulation.slice([0..batch, channels..2 * channels]);
         let h = modulated_silu(normalize(&self.norm_out, h), scale, shift);
         let h = conv2d(&self.conv_out, h);
         match &self.shortcut {
-            Some(shortcut) => h + shortcut.forward(x),
-            None => h + x,
+            Some(shortcut) => add(h, conv2d(shortcut, x)),
+            None => add(h, x),
         }
     }
 }
@@ -120,29 +120,17 @@ impl SelfAttention {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let qkv = self
-            .qkv
-            .forward(normalize(&self.norm, x.clone()))
-            // [batch, 3, heads, head_channels, pixels]
-            .reshape([batch, 3, self.heads, channels / self.heads, height * width]);
-        // [batch, heads, pixels, head_channels]
+        let qkv = conv2d(&self.qkv, normalize(&self.norm, x.clone()));
+        // [batch, channels, pixels] -> [batch, pixels, channels]
         let part = |i: usize| {
-            qkv.clone()
-                .slice_dim(1, i..i + 1)
-                .squeeze_dim::<4>(1)
-                .swap_dims(2, 3)
+            let part = qkv.clone().slice_dim(1, i * channels..(i + 1) * channels);
+            part.reshape([batch, channels, height * width])
+                .swap_dims(1, 2)
         };
-        let out = attention(
-            part(0),
-            part(1),
-            part(2),
-            None,
-            None,
-            AttentionModuleOptions::default(),
-        )
-        .swap_dims(2, 3)
-        .reshape([batch, channels, height, width]);
-        x + self.projection.forward(out)
+        let out = attention(part(0), part(1), part(2), self.heads, false)
+            .swap_dims(1, 2)
+            .reshape([batch, channels, height, width]);
+        add(x, conv2d(&self.projection, out))
     }
 }
 
@@ -165,7 +153,7 @@ impl TimeEmbedding {
 
     pub(super) fn forward(&self, timestep: Tensor<1>) -> Tensor<2> {
         let h = sinusoidal_embedding(timestep, self.channels);
-        self.output.forward(silu(self.hidden.forward(h)))
+        linear(&self.output, silu(linear(&self.hidden, h)))
     }
 }
 
@@ -219,7 +207,7 @@ fn normalize(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
 pub(super) fn normalize_silu(norm: &Option<GroupNorm>, x: Tensor<4>) -> Tensor<4> {
     match norm {
         Some(norm) => group_norm_silu(norm, x),
-        None => activation::silu(x),
+        None => silu(x),
     }
 }
 

@@ -11,9 +11,9 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
 
 use crate::stable_diffusion::weights::{Scope, WeightsError};
+use nabla_kernels::activation::gelu;
 use nabla_kernels::attention::attention;
 use nabla_kernels::linear::linear;
 
