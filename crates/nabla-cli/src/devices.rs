@@ -4,11 +4,14 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
+use burn::module::Param;
+use burn::nn::conv::Conv2dConfig;
+use burn::nn::{LinearConfig, PaddingConfig2d};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use nabla::diffusion::stable_diffusion::weights::Precision;
+use nabla::kernels::convolution::conv2d;
+use nabla::kernels::linear::linear;
 use serde::Serialize;
 
 use crate::errors::{Failure, panic_message};
@@ -137,41 +140,71 @@ impl DeviceChoice {
 pub struct SelfCheck {
     /// Seconds until the first result, including the start of the device.
     pub first_result_seconds: f64,
-    /// 10⁹ floating-point operations per second in products of 512 x 512 `f32` matrices.
-    pub matmul_gflops: f64,
-    /// The same for a 3 x 3 convolution of 32 channels on 128 x 128 pixels.
+    /// 10⁹ floating-point operations per second in a linear layer of 512 x 512 weights on 512 rows of `f32`.
+    pub linear_gflops: f64,
+    /// The same, forward and backward.
+    pub linear_training_gflops: f64,
+    /// Of a 3 x 3 convolution of 32 channels on four pictures of 64 x 64 pixels.
     pub convolution_gflops: f64,
+    /// The same, forward and backward.
+    pub convolution_training_gflops: f64,
 }
 
-/// Multiplies small matrices and convolves a small picture on `device`, and compares the results with
-/// integer arithmetic; then measures the speed of both for half a second each.
+/// Computes a small linear layer and a small convolution on `device`, and compares the results with integer
+/// arithmetic; then measures the speed of both for a quarter of a second in each direction.
 pub fn self_check(device: &Device) -> Result<SelfCheck, String> {
     let begun = Instant::now();
     arithmetic(device)?;
     let first_result_seconds = begun.elapsed().as_secs_f64();
     caught(|| {
-        let matrix = Tensor::<2>::ones([512, 512], device);
-        let matmul = repeat(2.0 * 512f64.powi(3), || {
-            matrix
-                .clone()
-                .matmul(matrix.clone())
-                .sum()
-                .into_scalar::<f32>();
+        let rows = |device: &Device| Tensor::<2>::ones([512, 512], device);
+        let pictures = |device: &Device| Tensor::<4>::ones([4, 32, 64, 64], device);
+        let of_rows = 2.0 * 512f64.powi(3);
+        let of_pictures = 2.0 * 32.0 * 32.0 * 9.0 * 4.0 * 64.0 * 64.0;
+        let layer = LinearConfig::new(512, 512).init(device);
+        let x = rows(device);
+        let linear_gflops = repeat(of_rows, || finish(linear(&layer, x.clone())));
+        let layer = convolution(32, 32).init(device);
+        let x = pictures(device);
+        let convolution_gflops = repeat(of_pictures, || finish(conv2d(&layer, x.clone())));
+
+        // Backward are two products of the forward one's size.
+        let training = device.clone().autodiff();
+        let layer = LinearConfig::new(512, 512).init(&training);
+        let x = rows(&training).require_grad();
+        let linear_training_gflops = repeat(3.0 * of_rows, || {
+            let grads = linear(&layer, x.clone()).sum().backward();
+            if let Some(grad) = layer.weight.val().grad(&grads) {
+                finish(grad);
+            }
         });
-        let picture = Tensor::<4>::ones([1, 32, 128, 128], device);
-        let weight = Tensor::<4>::ones([32, 32, 3, 3], device);
-        let work = 2.0 * 32.0 * 32.0 * 9.0 * 128.0 * 128.0;
-        let convolution = repeat(work, || {
-            conv2d(picture.clone(), weight.clone(), None, same())
-                .sum()
-                .into_scalar::<f32>();
+        let layer = convolution(32, 32).init(&training);
+        let x = pictures(&training).require_grad();
+        let convolution_training_gflops = repeat(3.0 * of_pictures, || {
+            let grads = conv2d(&layer, x.clone()).sum().backward();
+            if let Some(grad) = layer.weight.val().grad(&grads) {
+                finish(grad);
+            }
         });
         SelfCheck {
             first_result_seconds,
-            matmul_gflops: matmul,
-            convolution_gflops: convolution,
+            linear_gflops,
+            linear_training_gflops,
+            convolution_gflops,
+            convolution_training_gflops,
         }
     })
+}
+
+/// Waits for the numbers of `x`.
+fn finish<const D: usize>(x: Tensor<D>) {
+    let _: f32 = x.slice([0..1]).sum().into_scalar();
+}
+
+fn convolution(inputs: usize, outputs: usize) -> Conv2dConfig {
+    Conv2dConfig::new([inputs, outputs], [3, 3])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .with_bias(false)
 }
 
 /// 10⁹ operations per second of a function that does `work` operations.
@@ -179,15 +212,11 @@ fn repeat(work: f64, mut f: impl FnMut()) -> f64 {
     f();
     let begun = Instant::now();
     let mut times = 0.0;
-    while begun.elapsed() < Duration::from_millis(500) {
+    while begun.elapsed() < Duration::from_millis(250) {
         f();
         times += 1.0;
     }
     work * times / begun.elapsed().as_secs_f64() / 1e9
-}
-
-fn same() -> ConvOptions<2> {
-    ConvOptions::new([1, 1], [1, 1], [1, 1], 1)
 }
 
 fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
@@ -203,7 +232,7 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|i| number(i) as f32).collect()
 }
 
-/// Compares a product of matrices and a convolution with the exact results, which are whole numbers.
+/// Compares a linear layer and a convolution with the exact results, which are whole numbers.
 fn arithmetic(device: &Device) -> Result<(), String> {
     const N: usize = 48;
     const IN: usize = 3;
@@ -212,15 +241,14 @@ fn arithmetic(device: &Device) -> Result<(), String> {
     let (product, convolved) = caught(|| {
         let matrix = TensorData::new(numbers(N * N), [N, N]);
         let matrix = Tensor::<2>::from_data(matrix, device);
-        let product = matrix.clone().matmul(matrix);
+        let mut layer = LinearConfig::new(N, N).with_bias(false).init(device);
+        layer.weight = Param::from_tensor(matrix.clone());
+        let product = linear(&layer, matrix);
         let picture = TensorData::new(numbers(IN * SIDE * SIDE), [1, IN, SIDE, SIDE]);
         let weight = TensorData::new(numbers(OUT * IN * 9), [OUT, IN, 3, 3]);
-        let convolved = conv2d(
-            Tensor::<4>::from_data(picture, device),
-            Tensor::<4>::from_data(weight, device),
-            None,
-            same(),
-        );
+        let mut layer = convolution(IN, OUT).init(device);
+        layer.weight = Param::from_tensor(Tensor::from_data(weight, device));
+        let convolved = conv2d(&layer, Tensor::from_data(picture, device));
         (
             product.into_data().try_to_vec::<f32>(),
             convolved.into_data().try_to_vec::<f32>(),
@@ -244,7 +272,7 @@ fn arithmetic(device: &Device) -> Result<(), String> {
         })
         .sum()
     });
-    compare("a product of matrices", product, exact_product)?;
+    compare("a linear layer", product, exact_product)?;
     compare("a convolution", convolved, exact_convolution)
 }
 

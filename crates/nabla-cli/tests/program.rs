@@ -330,7 +330,14 @@ fn lists_and_checks_are_told_to_people_and_programs() {
         (&cpu["device"], &cpu["state"]),
         (&"cpu".into(), &"works".into())
     );
-    assert!(cpu["check"]["matmul_gflops"].as_f64().unwrap() > 0.0);
+    for speed in [
+        "linear_gflops",
+        "linear_training_gflops",
+        "convolution_gflops",
+        "convolution_training_gflops",
+    ] {
+        assert!(cpu["check"][speed].as_f64().unwrap() > 0.0, "{speed}");
+    }
 }
 
 #[test]

@@ -1,12 +1,23 @@
-//! The operations in which networks spend their time, written for the CPU backend `flex` of
-//! [Burn](https://burn.dev), with gradients; other devices run Burn's own operations.
+//! The layers in which networks spend their time, forward and backward, written for the CPU backend `flex` of
+//! [Burn](https://burn.dev).
 //!
-//! * [`picture`]: convolutions, group norm and SiLU, forward and backward;
-//! * [`transformer`]: attention, linear layers and GEGLU, forward.
+//! Each function takes one of Burn's own layers and computes what its `forward` computes, with autodiff or without it;
+//! [`nn`] has layers that do so by themselves, with the same records. So any Burn model can have the kernels, in one
+//! place or everywhere:
 //!
-//! They take Burn's own layers ([`Conv2d`](burn::nn::conv::Conv2d), [`GroupNorm`](burn::nn::GroupNorm),
-//! [`Linear`](burn::nn::Linear)) and tensors, so any module can call them instead of `forward`.
-//! Results don't depend on the number of threads.
+//! | kernels | of |
+//! |---|---|
+//! | [`linear`], [`matmul`] | linear layers, gated ones (GEGLU), products of batches |
+//! | [`convolution`] | convolutions and transposed convolutions in 1, 2 and 3 dimensions, of any stride, dilation, padding and groups |
+//! | [`normalization`] | batch, group, instance, layer and RMS norms, some with the activation after them |
+//! | [`attention`] | softmax attention without a matrix of all scores |
+//! | [`activation`] | ReLU and its relatives, GELU, SiLU, sigmoid, tanh, softplus, Mish |
+//! | [`pooling`], [`embedding`], [`residual`] | maxima and averages, rows of a table, sums of branches |
+//! | [`cross_entropy`], [`mean_squared_error`] | losses |
+//!
+//! They compute in `f32`, and in `f64` for checking; numbers of 16 bits are widened before an operation and rounded
+//! after it. On other devices, and where a layer has an option that a kernel doesn't know, Burn's own operations run.
+//! Results don't depend on the number of threads. [`memory`] says what happens to the memory of arrays.
 
 pub mod activation;
 pub mod attention;
@@ -19,6 +30,7 @@ pub mod linear;
 pub mod matmul;
 pub mod mean_squared_error;
 pub mod memory;
+pub mod nn;
 pub mod normalization;
 mod operation;
 pub mod pooling;

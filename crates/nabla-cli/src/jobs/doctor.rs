@@ -123,8 +123,13 @@ fn text(report: &Checked) -> String {
         let name = device.device.to_string();
         let line = match (&device.check, &device.name, &device.reason) {
             (Some(check), Some(name), _) => format!(
-                "{name}; first result after {:.3} s, matrices {:.0} GFLOP/s, convolution {:.0} GFLOP/s",
-                check.first_result_seconds, check.matmul_gflops, check.convolution_gflops
+                "{name}; first result after {:.3} s; GFLOP/s forward, and with backward: linear layer {:.0}, {:.0}; \
+                 convolution {:.0}, {:.0}",
+                check.first_result_seconds,
+                check.linear_gflops,
+                check.linear_training_gflops,
+                check.convolution_gflops,
+                check.convolution_training_gflops
             ),
             (_, _, Some(reason)) => reason.clone(),
             _ => String::new(),
