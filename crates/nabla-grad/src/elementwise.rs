@@ -18,6 +18,7 @@
 mod rule;
 
 use std::array::from_fn;
+use std::hint::black_box;
 
 use burn::backend::Flex;
 use burn::backend::TensorMetadata;
@@ -231,88 +232,140 @@ fn tasks<'a, const W: usize, const R: usize>(
         .collect()
 }
 
-/// The `LANES` numbers from `start` on, with zeros after `end`.
+/// `from`, with zeros after its end.
 #[inline(always)]
-fn load(from: &[f32], start: usize, end: usize) -> [f32; LANES] {
-    match from[start..end].first_chunk() {
-        Some(block) => *block,
-        None => {
-            let rest = &from[start..end];
-            let mut block = [0.0; LANES];
-            block[..rest.len()].copy_from_slice(rest);
-            block
-        }
-    }
+fn padded(from: &[f32]) -> [f32; LANES] {
+    let mut block = [0.0; LANES];
+    block[..from.len()].copy_from_slice(from);
+    block
 }
 
-/// Stores `block` from `start` on, up to `end`.
+/// The results of `kernel` at `LANES` positions side by side.
+///
+/// Blocks go in and out by value because the compiler knows that nothing overlaps a local array, but does not
+/// know this of slices in an array.
 #[inline(always)]
-fn store(to: &mut [f32], start: usize, end: usize, block: &[f32; LANES]) {
-    match to[start..end].first_chunk_mut() {
-        Some(place) => *place = *block,
-        None => {
-            let rest = &mut to[start..end];
-            let n = rest.len();
-            rest.copy_from_slice(&block[..n]);
+fn block<const W: usize, const R: usize, const S: usize>(
+    kernel: &impl Kernel<W, R, S>,
+    written: [[f32; LANES]; W],
+    read: [[f32; LANES]; R],
+    scale: &[f32; LANES],
+) -> ([[f32; LANES]; W], [[f32; LANES]; S]) {
+    let mut new = [[0.0; LANES]; W];
+    let mut terms = [[0.0; LANES]; S];
+    for lane in 0..LANES {
+        let mut w = [0.0; W];
+        for k in 0..W {
+            w[k] = written[k][lane];
+        }
+        let mut r = [0.0; R];
+        for k in 0..R {
+            r[k] = read[k][lane];
+        }
+        let (w, t) = kernel.apply(w, r, scale[lane]);
+        for k in 0..W {
+            new[k][lane] = w[k];
+        }
+        for k in 0..S {
+            terms[k][lane] = t[k];
         }
     }
+    (new, terms)
 }
 
-impl<const W: usize, const R: usize> Task<'_, W, R> {
-    /// Runs `kernel` on the `LANES` positions from `at` on, up to `end`, and adds its terms to `sums`.
-    ///
-    /// Blocks are copied back and forth because the compiler knows that nothing overlaps a local array, but
-    /// does not know this of slices in an array.
+/// The channels of a line's blocks: their scales, and their sums so far.
+trait Along<const S: usize> {
+    /// The scales of block number `block`.
+    fn scale(&self, block: usize) -> [f32; LANES];
+
+    /// The sums of block number `block`.
+    fn sums(&mut self, block: usize) -> &mut [[f32; LANES]; S];
+}
+
+/// All blocks are of one channel.
+struct OneChannel<const S: usize> {
+    scale: [f32; LANES],
+    sums: [[f32; LANES]; S],
+}
+
+impl<const S: usize> Along<S> for OneChannel<S> {
     #[inline(always)]
-    fn block<const S: usize>(
-        &mut self,
-        kernel: &impl Kernel<W, R, S>,
-        at: usize,
-        end: usize,
-        scale: &[f32; LANES],
-        sums: &mut [[f32; LANES]; S],
-    ) {
-        let mut written = [[0.0; LANES]; W];
-        for (block, from) in written.iter_mut().zip(&self.written) {
-            *block = load(from, at, end);
+    fn scale(&self, _: usize) -> [f32; LANES] {
+        self.scale
+    }
+
+    #[inline(always)]
+    fn sums(&mut self, _: usize) -> &mut [[f32; LANES]; S] {
+        &mut self.sums
+    }
+}
+
+/// Each column is a channel.
+struct Columns<const S: usize> {
+    scales: Option<Vec<[f32; LANES]>>,
+    sums: Vec<[[f32; LANES]; S]>,
+}
+
+impl<const S: usize> Along<S> for Columns<S> {
+    #[inline(always)]
+    fn scale(&self, block: usize) -> [f32; LANES] {
+        match &self.scales {
+            Some(scales) => scales[block],
+            None => [1.0; LANES],
         }
-        let mut read = [[0.0; LANES]; R];
-        for (block, from) in read.iter_mut().zip(&self.read) {
-            *block = load(from, at, end);
+    }
+
+    #[inline(always)]
+    fn sums(&mut self, block: usize) -> &mut [[f32; LANES]; S] {
+        &mut self.sums[block]
+    }
+}
+
+/// Runs `kernel` on a line: slices of `len` numbers.
+///
+/// What is left after the last whole block is handled outside of the loop, which would otherwise spend more
+/// time on the question whether a block is whole than on the block.
+#[inline(always)]
+fn sweep<const W: usize, const R: usize, const S: usize>(
+    kernel: &impl Kernel<W, R, S>,
+    written: [&mut [f32]; W],
+    read: [&[f32]; R],
+    len: usize,
+    along: &mut impl Along<S>,
+) {
+    let mut written = written.map(|w| w[..len].as_chunks_mut());
+    let read = read.map(|r| r[..len].as_chunks());
+    let whole = len / LANES;
+    // The compiler knows from the slices' common length that no index is beyond their end.
+    let blocks = written.each_mut().map(|(blocks, _)| &mut blocks[..whole]);
+    let read_blocks = read.map(|(blocks, _)| &blocks[..whole]);
+    for i in 0..whole {
+        // Keeps the compiler from going through several blocks at once, which it would gather from memory
+        // number by number.
+        black_box(());
+        let (w, r) = (from_fn(|k| blocks[k][i]), from_fn(|k| read_blocks[k][i]));
+        let (new, terms) = block(kernel, w, r, &along.scale(i));
+        for k in 0..W {
+            blocks[k][i] = new[k];
         }
-        let mut new = [[0.0; LANES]; W];
-        let mut terms = [[0.0; LANES]; S];
-        for lane in 0..LANES {
-            let mut w = [0.0; W];
-            for k in 0..W {
-                w[k] = written[k][lane];
-            }
-            let mut r = [0.0; R];
-            for k in 0..R {
-                r[k] = read[k][lane];
-            }
-            let (w, t) = kernel.apply(w, r, scale[lane]);
-            for k in 0..W {
-                new[k][lane] = w[k];
-            }
-            for k in 0..S {
-                terms[k][lane] = t[k];
+        for (sums, terms) in along.sums(i).iter_mut().zip(&terms) {
+            for lane in 0..LANES {
+                sums[lane] += terms[lane];
             }
         }
-        for (to, block) in self.written.iter_mut().zip(&new) {
-            store(to, at, end, block);
+    }
+    let rest = len % LANES;
+    if rest > 0 {
+        let w = from_fn(|k| padded(written[k].1));
+        let r = from_fn(|k| padded(read[k].1));
+        let (new, terms) = block(kernel, w, r, &along.scale(whole));
+        for k in 0..W {
+            written[k].1.copy_from_slice(&new[k][..rest]);
         }
-        // Lanes after the end contain the kernel's results for zeros.
-        let lanes = (end - at).min(LANES);
-        for (sums, terms) in sums.iter_mut().zip(&terms) {
-            if lanes == LANES {
-                for lane in 0..LANES {
-                    sums[lane] += terms[lane];
-                }
-            } else {
-                for lane in 0..lanes {
-                    sums[lane] += terms[lane];
-                }
+        // The lanes after the end are the kernel's results for zeros.
+        for (sums, terms) in along.sums(whole).iter_mut().zip(&terms) {
+            for lane in 0..rest {
+                sums[lane] += terms[lane];
             }
         }
     }
@@ -328,6 +381,17 @@ struct Job<'a, K, const W: usize, const R: usize> {
 }
 
 impl<K, const W: usize, const R: usize> Job<'_, K, W, R> {
+    /// Handles the line of `len` numbers from `at` on.
+    #[inline(always)]
+    fn sweep<const S: usize>(&mut self, at: usize, len: usize, along: &mut impl Along<S>)
+    where
+        K: Kernel<W, R, S>,
+    {
+        let written = self.task.written.each_mut().map(|w| &mut w[at..at + len]);
+        let read = self.task.read.map(|r| &r[at..at + len]);
+        sweep(self.kernel, written, read, len, along);
+    }
+
     /// Handles the runs of one channel after another, with the sums of each run.
     #[inline(always)]
     fn runs<const S: usize>(&mut self) -> Vec<[f32; S]>
@@ -338,16 +402,15 @@ impl<K, const W: usize, const R: usize> Job<'_, K, W, R> {
         let mut at = 0;
         while at < self.task.len {
             let place = self.task.start + at;
-            let end = at + self.channels.run(place, self.task.len - at);
+            let len = self.channels.run(place, self.task.len - at);
             let scale = self.scales.map_or(1.0, |s| s[self.channels.channel(place)]);
-            let mut sums = [[0.0; LANES]; S];
-            while at < end {
-                self.task
-                    .block(self.kernel, at, end, &[scale; LANES], &mut sums);
-                at += LANES;
-            }
-            at = end;
-            parts.push(sums.map(|lanes| lanes.iter().sum()));
+            let mut channel = OneChannel {
+                scale: [scale; LANES],
+                sums: [[0.0; LANES]; S],
+            };
+            self.sweep(at, len, &mut channel);
+            at += len;
+            parts.push(channel.sums.map(|lanes| lanes.iter().sum()));
         }
         parts
     }
@@ -358,27 +421,21 @@ impl<K, const W: usize, const R: usize> Job<'_, K, W, R> {
     where
         K: Kernel<W, R, S>,
     {
-        let columns = self.channels.channels;
-        let blocks = columns.div_ceil(LANES);
-        let mut sums = vec![[[0.0; LANES]; S]; if S == 0 { 0 } else { blocks }];
-        let mut none = [[0.0; LANES]; S];
-        for row in (0..self.task.len).step_by(columns.max(1)) {
-            for block in 0..blocks {
-                let column = block * LANES;
-                let scale = match self.scales {
-                    Some(scales) => load(scales, column, columns),
-                    None => [1.0; LANES],
-                };
-                let sums = sums.get_mut(block).unwrap_or(&mut none);
-                self.task
-                    .block(self.kernel, row + column, row + columns, &scale, sums);
-            }
+        let count = self.channels.channels;
+        let mut columns = Columns {
+            scales: self
+                .scales
+                .map(|scales| scales.chunks(LANES).map(padded).collect()),
+            sums: vec![[[0.0; LANES]; S]; count.div_ceil(LANES)],
+        };
+        for row in (0..self.task.len).step_by(count.max(1)) {
+            self.sweep(row, count, &mut columns);
         }
         if S == 0 {
             return Vec::new();
         }
-        (0..columns)
-            .map(|c| from_fn(|k| sums[c / LANES][k][c % LANES]))
+        (0..count)
+            .map(|c| from_fn(|k| columns.sums[c / LANES][k][c % LANES]))
             .collect()
     }
 }
@@ -438,18 +495,22 @@ pub fn update_channels<const W: usize, const R: usize, const S: usize>(
     let read = read.map(Dense::values);
     let chunk = channels.chunk();
     let arch = pulp::Arch::new();
+    let run = |task| {
+        arch.dispatch(Summing(Job {
+            kernel,
+            channels,
+            scales,
+            task,
+        }))
+    };
+    let tasks = tasks(written, read, channels.len(), chunk);
     // For each task, the sums of its runs or columns.
-    let parts: Vec<Vec<[f32; S]>> = tasks(written, read, channels.len(), chunk)
-        .into_par_iter()
-        .map(|task| {
-            arch.dispatch(Summing(Job {
-                kernel,
-                channels,
-                scales,
-                task,
-            }))
-        })
-        .collect();
+    let parts: Vec<Vec<[f32; S]>> = if tasks.len() == 1 {
+        // Waking another thread takes longer than the task.
+        tasks.into_iter().map(run).collect()
+    } else {
+        tasks.into_par_iter().map(run).collect()
+    };
 
     let mut sums = vec![[0.0; S]; channels.channels];
     for (task, parts) in parts.iter().enumerate() {
