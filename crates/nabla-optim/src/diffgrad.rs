@@ -40,7 +40,7 @@ use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
 use burn::store::burn_pack;
 use burn::tensor::{Device, Tensor};
 use nabla_base::OutOfRange;
-use nabla_grad::elementwise::{Constant, Dense, Kernel, Real, update};
+use nabla_grad::elementwise::{Channels, Constant, Dense, Kernel, Real, update, update_channels};
 use serde::{Deserialize, Serialize};
 
 use crate::RecordState;
@@ -248,7 +248,7 @@ impl Optimizer for DiffGrad {
             let numbers = Numbers::new(self, lr, time);
             let [w, m, v, previous] = match Dense::take_all([w, m, v, previous, g]) {
                 Ok([w, m, v, previous, g]) => numbers
-                    .fused(self.friction, [w, m, v, previous], &g)
+                    .fused(self.friction, [w, m, v, previous], g)
                     .map(Dense::into_tensor),
                 Err([w, m, v, previous, g]) => {
                     let rule = Step {
@@ -324,6 +324,8 @@ impl Friction {
 struct Numbers {
     decay: Constant,
     coupling: Constant,
+    /// Whether weight decay is part of the gradient.
+    couples: bool,
     beta_1: Constant,
     rest_1: Constant,
     beta_2: Constant,
@@ -337,9 +339,11 @@ impl Numbers {
     fn new(options: &DiffGrad, lr: f64, time: usize) -> Self {
         let (step, root) = options.step_size(lr, time);
         let mode = options.weight_decay_mode;
+        let coupling = mode.coupling(options.weight_decay);
         Self {
             decay: mode.factor(lr, options.weight_decay).into(),
-            coupling: mode.coupling(options.weight_decay).into(),
+            coupling: coupling.into(),
+            couples: coupling != 0.0,
             beta_1: options.beta_1.into(),
             rest_1: (1.0 - options.beta_1).into(),
             beta_2: options.beta_2.into(),
@@ -358,13 +362,18 @@ impl Numbers {
 
     /// [`Friction::deviation`] of all of `g`.
     fn deviation(&self, friction: Friction, w: &Dense, g: &Dense) -> [f32; 2] {
-        let sizes = || {
-            let pairs = w.values().iter().zip(g.values());
-            pairs.map(|(w, g)| f64::from(self.coupled(w, *g).abs()))
+        let count = g.values().len();
+        let mean_of = |power, mean| {
+            let sizes = Sizes {
+                numbers: self,
+                mean,
+                power,
+            };
+            let sums = update_channels(&sizes, Channels::whole(count), None, [], [w, g]);
+            sums.iter().map(|[sum]| sum).sum::<f64>() / count.max(1) as f64
         };
-        let count = g.values().len().max(1) as f64;
-        let mean = sizes().sum::<f64>() / count;
-        let variance = sizes().map(|size| (size - mean).powi(2)).sum::<f64>() / count;
+        let mean = mean_of(1, 0.0);
+        let variance = mean_of(2, mean as f32);
         [friction.factor(variance) as f32, mean as f32]
     }
 
@@ -373,23 +382,28 @@ impl Numbers {
         self,
         friction: Friction,
         [mut w, mut m, mut v, mut previous]: [Dense; 4],
-        g: &Dense,
+        g: Dense,
     ) -> [Dense; 4] {
         let deviation = match friction {
             Friction::DeviationSigmoid
             | Friction::SquaredDeviationSigmoid
-            | Friction::RootDeviationSigmoid => self.deviation(friction, &w, g),
+            | Friction::RootDeviationSigmoid => self.deviation(friction, &w, &g),
             _ => [0.0; 2],
         };
-        // `previous` has its own buffer, into which the gradient is copied.
-        let written = [&mut w, &mut m, &mut v, &mut previous];
+        let moved = [&mut w, &mut m, &mut v];
         // There is one function per coefficient, because a choice per element would not be vectorised.
         macro_rules! with {
             ($friction:expr) => {{
                 let xi = |difference: f32, m: f32, _: &f32| {
                     $friction.coefficient(difference, m, || deviation)
                 };
-                update(&Step { numbers: self, xi }, written, [g])
+                let step = Step { numbers: self, xi };
+                if self.couples {
+                    let [w, m, v] = moved;
+                    update(&step, [w, m, v, &mut previous], [&g]);
+                } else {
+                    update(&Uncoupled(step), moved, [&previous, &g]);
+                }
             }};
         }
         match friction {
@@ -402,7 +416,24 @@ impl Numbers {
             Friction::Tanh => with!(Friction::Tanh),
             Friction::MomentumSigmoid => with!(Friction::MomentumSigmoid),
         };
+        // A gradient without decay is itself what the state keeps: nothing has to be written.
+        let previous = if self.couples { previous } else { g };
         [w, m, v, previous]
+    }
+}
+
+/// The sum of `||g| − mean|`, to a power of 1 or 2, over gradients with coupled weight decay.
+struct Sizes<'a> {
+    numbers: &'a Numbers,
+    mean: f32,
+    power: i32,
+}
+
+impl Kernel<0, 2, 1> for Sizes<'_> {
+    #[inline(always)]
+    fn apply(&self, _: [f32; 0], [w, g]: [f32; 2], _: f32) -> ([f32; 0], [f32; 1]) {
+        let size = self.numbers.coupled(&w, g).abs() - self.mean;
+        ([], [if self.power == 1 { size } else { size * size }])
     }
 }
 
@@ -435,6 +466,17 @@ impl<F: Fn(f32, f32, &f32) -> f32 + Sync> Kernel<4, 1, 0> for Step<F> {
     #[inline(always)]
     fn apply(&self, written: [f32; 4], [g]: [f32; 1], _: f32) -> ([f32; 4], [f32; 0]) {
         (Step::apply(self, written, g), [])
+    }
+}
+
+/// The step without coupled weight decay, which reads `g'` and `g` and leaves them as they are.
+struct Uncoupled<F>(Step<F>);
+
+impl<F: Fn(f32, f32, &f32) -> f32 + Sync> Kernel<3, 2, 0> for Uncoupled<F> {
+    #[inline(always)]
+    fn apply(&self, [w, m, v]: [f32; 3], [previous, g]: [f32; 2], _: f32) -> ([f32; 3], [f32; 0]) {
+        let [w, m, v, _] = self.0.apply([w, m, v, previous], g);
+        ([w, m, v], [])
     }
 }
 
