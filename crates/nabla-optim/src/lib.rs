@@ -2,6 +2,7 @@
 //!
 //! * [`adamp`]: AdamP and SGDP, which keep momentum from inflating scale-invariant weights;
 //! * [`diffgrad`]: diffGrad, Adam with a friction where the gradient does not change;
+//! * [`adamw`]: AdamW with AMSGrad and cautious weight decay, Burn's in one pass over memory;
 //! * [`adabelief`]: AdaBelief, whose steps are long where the gradient is as expected;
 //! * [`m_fac`]: M-FAC, products with the inverse empirical Fisher matrix, for pruning and steps;
 //! * [`weight_decay`]: coupled, decoupled and fixed weight decay;
@@ -14,7 +15,7 @@
 //! It has `MFacConfig::init` and the same methods, but no `build`: Burn's learner cannot use it as an
 //! optimizer, but takes the same steps with gradients from [`MFac::precondition`].
 //!
-//! The steps of AdamP, SGDP, diffGrad and AdaBelief are [rules](nabla_grad::elementwise::Rule), which are
+//! The steps of AdamW, AdamP, SGDP, diffGrad and AdaBelief are [rules](nabla_grad::elementwise::Rule), which are
 //! written once. For 32-bit numbers on the CPU they run in one pass over memory, for every other device and
 //! precision with Burn's operations. Only the sums over a tensor (of the projection's test, of diffGrad's
 //! deviations) are taken in two ways. Tests check that both agree for all options, and for the registry of
@@ -28,6 +29,7 @@
 
 pub mod adabelief;
 pub mod adamp;
+pub mod adamw;
 pub mod checked_record;
 pub mod checked_step;
 pub mod diffgrad;
@@ -38,6 +40,7 @@ pub mod weight_decay;
 
 pub use adabelief::{AdaBelief, AdaBeliefConfig};
 pub use adamp::{AdamP, AdamPConfig, SgdP, SgdPConfig};
+pub use adamw::{AdamW, AdamWConfig};
 pub use checked_record::{LoadError, checked_load};
 pub use checked_step::{StepError, check_gradients, checked_step};
 pub use diffgrad::{DiffGrad, DiffGradConfig, EpsilonPlacement, Friction};

@@ -50,6 +50,8 @@ pub trait Real:
     fn greater(self, other: Self) -> Self;
     /// `self`, or `least` where it is below that.
     fn at_least(self, least: Constant) -> Self;
+    /// `self`, or 0 where one of `a` and `b` is negative and the other isn't.
+    fn where_signs_agree(self, a: Self, b: Self) -> Self;
 }
 
 macro_rules! number {
@@ -111,6 +113,11 @@ macro_rules! number {
             fn at_least(self, least: Constant) -> Self {
                 self.max(least.$of)
             }
+
+            #[inline(always)]
+            fn where_signs_agree(self, a: Self, b: Self) -> Self {
+                if (a >= 0.0) == (b >= 0.0) { self } else { 0.0 }
+            }
         }
     };
 }
@@ -165,6 +172,13 @@ impl<const D: usize> Real for Tensor<D> {
 
     fn at_least(self, least: Constant) -> Self {
         self.clamp_min(least.double)
+    }
+
+    fn where_signs_agree(self, a: Self, b: Self) -> Self {
+        let differ = a
+            .greater_equal_scalar(0.0)
+            .not_equal(b.greater_equal_scalar(0.0));
+        self.mask_fill(differ, 0.0)
     }
 }
 
