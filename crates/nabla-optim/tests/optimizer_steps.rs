@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use nabla_grad::elementwise::Dense;
 use nabla_optim::adabelief::{AdaBelief, AdaBeliefConfig};
 use nabla_optim::adamp::{AdamP, AdamPConfig, ChannelDim, SgdP, SgdPConfig};
+use nabla_optim::adamw::{AdamW, AdamWConfig};
 use nabla_optim::diffgrad::{DiffGrad, DiffGradConfig, EpsilonPlacement, Friction};
 use nabla_optim::weight_decay::WeightDecayMode;
 
@@ -19,6 +20,9 @@ fn adamps() -> Vec<AdamP> {
         config.clone().with_delta(1e6),
         config.clone().with_delta(1e6).with_nesterov(true),
         config.clone().with_delta(0.0),
+        // Of a weight that nearly half decays, the rest is enough to find it again; of a smaller rest it isn't tried.
+        config.clone().with_delta(1e6).with_weight_decay(45.0),
+        config.clone().with_delta(1e6).with_weight_decay(90.0),
         config
             .clone()
             .with_delta(1e6)
@@ -92,6 +96,23 @@ fn adabeliefs() -> Vec<AdaBelief> {
                     .with_rectify(rectify)
                     .with_degenerated_to_sgd(sgd)
                     .with_epsilon(1e-8);
+                all.push(config.build().unwrap());
+            }
+        }
+    }
+    all
+}
+
+fn adamws() -> Vec<AdamW> {
+    let mut all = Vec::new();
+    for mode in MODES {
+        for amsgrad in [false, true] {
+            for cautious in [false, true] {
+                let config = AdamWConfig::new()
+                    .with_weight_decay(0.05)
+                    .with_weight_decay_mode(mode)
+                    .with_amsgrad(amsgrad)
+                    .with_cautious_weight_decay(cautious);
                 all.push(config.build().unwrap());
             }
         }
@@ -174,6 +195,11 @@ fn adabelief_in_one_pass_is_that_of_burns_operations() {
 }
 
 #[test]
+fn adamw_in_one_pass_is_that_of_burns_operations() {
+    both_ways(&adamws());
+}
+
+#[test]
 fn the_thread_count_does_not_change_a_bit() {
     fn check<O: Optimizer>(optimizers: &[O]) {
         let device = Device::flex();
@@ -192,6 +218,7 @@ fn the_thread_count_does_not_change_a_bit() {
     check(&sgdps());
     check(&diffgrads());
     check(&adabeliefs());
+    check(&adamws());
 }
 
 /// The floats of a state per parameter, as its record has them.
@@ -220,6 +247,10 @@ fn states_have_the_documented_size() {
     assert_eq!(floats(&adabelief.build().unwrap(), shape), 2.0);
     let amsgrad = adabelief.with_amsgrad(true);
     assert_eq!(floats(&amsgrad.build().unwrap(), shape), 3.0);
+    let adamw = AdamWConfig::new();
+    assert_eq!(floats(&adamw.build().unwrap(), shape), 2.0);
+    let amsgrad = adamw.with_amsgrad(true);
+    assert_eq!(floats(&amsgrad.build().unwrap(), shape), 3.0);
 }
 
 fn place(layer: &Linear) -> *const f32 {
@@ -230,7 +261,8 @@ fn place(layer: &Linear) -> *const f32 {
 #[test]
 fn a_modules_weights_are_updated_where_they_are() {
     let device = Device::flex().autodiff();
-    let optimizers: [ModuleOptimizer; 4] = [
+    let optimizers: [ModuleOptimizer; 5] = [
+        AdamWConfig::new().init().unwrap(),
         AdamPConfig::new().init().unwrap(),
         SgdPConfig::new().init().unwrap(),
         DiffGradConfig::new().init().unwrap(),
@@ -289,4 +321,5 @@ fn half_precision_is_stepped_in_single() {
     check(&SgdPConfig::new().build().unwrap());
     check(&DiffGradConfig::new().build().unwrap());
     check(&AdaBeliefConfig::new().build().unwrap());
+    check(&AdamWConfig::new().build().unwrap());
 }

@@ -1,9 +1,11 @@
-//! The optimizers against the published implementations; `reference/optimizers.py` says which.
+//! The optimizers against the published implementations; `reference/optimizers.py` and `reference/adamw.py` say
+//! which.
 
 use burn::optim::Optimizer;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_optim::adabelief::AdaBeliefConfig;
 use nabla_optim::adamp::{AdamPConfig, ChannelDim, SgdPConfig};
+use nabla_optim::adamw::AdamWConfig;
 use nabla_optim::diffgrad::DiffGradConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -144,7 +146,10 @@ fn with<C: Serialize + DeserializeOwned>(config: C, options: &Map<String, Value>
 }
 
 fn check(name: &str) {
-    let text = include_str!("reference/optimizers.json");
+    let text = match name {
+        "adamw" => include_str!("reference/adamw.json"),
+        _ => include_str!("reference/optimizers.json"),
+    };
     let mut reference: Reference = serde_json::from_str(text).unwrap();
     // Numbers of 32 bits are written in the digits that give back 32 bits.
     for values in [&mut reference.starts, &mut reference.gradients] {
@@ -172,6 +177,10 @@ fn check(name: &str) {
                     }
                     "sgdp" => {
                         let config = with(SgdPConfig::new(), options).with_channel_dim(dim);
+                        deviations(&config.build().unwrap(), &reference, case, setting)
+                    }
+                    "adamw" => {
+                        let config = with(AdamWConfig::new(), options);
                         deviations(&config.build().unwrap(), &reference, case, setting)
                     }
                     "diffgrad" => {
@@ -213,6 +222,11 @@ fn diffgrad_is_that_of_torch_optimizer() {
 #[test]
 fn adabelief_is_that_of_the_authors() {
     check("adabelief");
+}
+
+#[test]
+fn adamw_is_that_of_pytorch() {
+    check("adamw");
 }
 
 #[derive(Deserialize)]
