@@ -59,7 +59,7 @@ pub trait OptimizerMethod: Send + Sync {
     /// Its publication.
     fn source(&self) -> &str;
 
-    /// Whether it is Nabla's own.
+    /// Whether it is one that Nabla adds to Burn's.
     fn is_of_nabla(&self) -> bool {
         false
     }

@@ -19,7 +19,7 @@
 //! | `adabelief` | long steps where the gradient is as expected | 1e-3 | decoupled | 2 | arXiv 2010.07468 |
 //! | `m-fac` | the inverse Fisher matrix of a window of gradients | 1e-3 | coupled | m (a window of gradients) | arXiv 2107.03356 |
 //!
-//! The last five are Nabla's ([`nabla_optim`]), the others Burn's; all are an [`OptimizerMethod`] in a
+//! The last five and the steps of AdamW are Nabla's ([`nabla_optim`]), the others Burn's; all are an [`OptimizerMethod`] in a
 //! registry. You can use your own optimizer by type, as an [`OtherOptimizer`], or by name, in files and on
 //! command lines, if you [`register`] it. The options of a [`Method`] are the fields of the
 //! optimizer's own configuration. The table shows the customary learning rate, which is the default. Muon
@@ -328,7 +328,7 @@ impl OptimizerConfig {
         self.method.name()
     }
 
-    /// Whether the method is Nabla's, and not Burn's or a third party's.
+    /// Whether the method is one that Nabla adds to Burn's, and not Burn's or a third party's.
     pub fn is_of_nabla(&self) -> bool {
         self.method.is_of_nabla()
     }

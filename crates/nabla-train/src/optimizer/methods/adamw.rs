@@ -1,8 +1,7 @@
 //! AdamW: Adam with decoupled weight decay.
 
 use crate::optimizer::method::{Entry, per_parameter};
-use burn::optim::AdamWConfig;
-use nabla_optim::optimizer_config::{decay_rate, positive};
+use nabla_optim::adamw::AdamWConfig;
 
 /// Muon also uses them, for everything except hidden matrices.
 pub(super) fn defaults() -> AdamWConfig {
@@ -16,16 +15,13 @@ pub(super) const METHOD: Entry<AdamWConfig> = Entry {
     decay: "decoupled",
     state: "2",
     source: "arXiv 1711.05101",
+    // It is Burn's method, a baseline of comparisons; only its steps are Nabla's.
     of_nabla: false,
     defaults,
-    ranges: &[
-        ("beta_1", decay_rate),
-        ("beta_2", decay_rate),
-        ("epsilon", positive),
-    ],
+    ranges: &[],
     assemble: |config, parameters| {
         per_parameter(parameters, |decay| {
-            Ok(config.clone().with_weight_decay(decay as f32).build())
+            Ok(config.clone().with_weight_decay(decay).build()?)
         })
     },
 };

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use burn::optim::AdamWConfig;
 use burn::optim::decay::WeightDecayConfig;
+use nabla_optim::adamw::AdamWConfig;
 
 use super::method::{Entry, OptimizerMethod};
 

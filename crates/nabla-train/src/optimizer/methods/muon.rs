@@ -25,7 +25,7 @@ pub(super) const METHOD: Entry<MomentumConfig> = Entry {
     ranges: &[("momentum", decay_rate), ("dampening", ratio)],
     assemble: |config, parameters| {
         let others = module_optimizer(parameters, |decay| {
-            Ok(adamw::defaults().with_weight_decay(decay as f32).build())
+            Ok(adamw::defaults().with_weight_decay(decay).build()?)
         })?;
         let hidden = parameters
             .iter()
