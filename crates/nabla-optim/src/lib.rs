@@ -18,8 +18,8 @@
 //! The steps of AdamW, AdamP, SGDP, diffGrad and AdaBelief are [rules](nabla_grad::elementwise::Rule), which are
 //! written once. For 32-bit numbers on the CPU they run in one pass over memory, for every other device and
 //! precision with Burn's operations. Only the sums over a tensor (of the projection's test, of diffGrad's
-//! deviations) are taken in two ways. Tests check that both agree for all options, and for the registry of
-//! `nabla-train`.
+//! deviations) are taken in two ways, and in one pass a projection gives back what a step without it took. Tests
+//! check that both agree for all options, and for the registry of `nabla-train`.
 //!
 //! The most used names are also at the root:
 //!

@@ -199,8 +199,7 @@ impl<P: Perturbation<M, W>, const M: usize, const W: usize> Kernel<W, 1, 4> for 
     }
 }
 
-/// Gives back the radial part of a step that was taken without projection. `P::split` of what it reads is the
-/// gradient and the moments.
+/// Gives back the radial part of a step that was taken without projection; reads the gradient and the moments.
 struct GiveBackAhead<P, const M: usize, const W: usize>(Whole<P, M, W>);
 
 impl<P: Perturbation<M, W>, const M: usize, const W: usize> Kernel<1, W, 0>
@@ -226,9 +225,9 @@ impl<P: Perturbation<M, W>, const M: usize, const W: usize> Kernel<1, M, 0> for 
 impl<P: Perturbation<M, W>, const M: usize, const W: usize> Whole<P, M, W> {
     /// The projected weight, from the one after the step without projection and the moments after it.
     ///
-    /// The old weight, which is no longer there, is what the step leads to it from: `(w + length p)/keep`. Its
-    /// rounding error, relative to the larger one of weight and step, is multiplied by what is given back,
-    /// at most ‖length p‖/‖w‖: it's below that of the step itself unless the step is longer than the weight.
+    /// The old weight, which is no longer there, is `(w + length p)/keep`, up to the rounding error of the larger
+    /// one of weight and step. What is given back is at most ‖length p‖/‖w‖ times this, so the error is below
+    /// that of the step itself unless the step is longer than the weight.
     #[inline(always)]
     fn given_back(&self, w: f32, moments: [f32; M], g: f32, back_over_keep: f32) -> f32 {
         let p = self.rule.perturb(moments, g);
@@ -236,8 +235,8 @@ impl<P: Perturbation<M, W>, const M: usize, const W: usize> Whole<P, M, W> {
     }
 }
 
-/// The part of the old weights that the projection gives back to a step without it: `Π` the radial part of the
-/// step, and the ratio of the decay a part of that.
+/// The multiple of the old weight that a projected step adds to one without projection: the radial part, which Π
+/// removes, and the part of the decay that the ratio spares.
 fn given_back<N: Real>(along: N, length: Constant, decay: N, ratio: N) -> N {
     along * length + (decay.clone() - decay * ratio)
 }
@@ -298,7 +297,8 @@ impl Projection {
             let whole = Whole::<P, M, W> { rule: *rule, keep };
             return P::split(step(&whole, P::join(w, moments), [g]));
         };
-        // The old weight of a projected step is found from the new one, which needs most of its bits.
+        // One pass after the other finds the old weight from the new one. A decay that leaves less than half of it
+        // would cost bits.
         if decay > 0.5 {
             return self.composed(rule, channels, decay, w, moments, g);
         }
