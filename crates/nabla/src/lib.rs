@@ -72,7 +72,7 @@ pub mod prelude {
     };
     #[doc(no_inline)]
     pub use nabla_optim::{
-        AdaBeliefConfig, AdamPConfig, DiffGradConfig, MFac, MFacConfig, SgdPConfig,
+        AdaBeliefConfig, AdamPConfig, AdamWConfig, DiffGradConfig, MFac, MFacConfig, SgdPConfig,
     };
     #[doc(no_inline)]
     pub use nabla_panorama::{
