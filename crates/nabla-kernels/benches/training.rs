@@ -25,7 +25,7 @@ use nabla_kernels::{
     attention, convolution, cross_entropy, linear, matmul, mean_squared_error, normalization,
     pooling, residual,
 };
-use nabla_optim::adabelief::AdaBeliefConfig as AdamWConfig;
+use nabla_optim::adamw::AdamWConfig;
 
 /// Whose layers compute.
 #[derive(Clone, Copy, PartialEq)]

@@ -36,6 +36,9 @@ use layout::{Layout, Stored, copy};
 /// The numbers of a stored part of the input that a task works on, which the second-level cache holds.
 const PART: usize = 1 << 17;
 
+/// The columns of a product beside which those that are left over after whole blocks take little time.
+const COLUMNS: usize = 384;
+
 /// Computes `conv`.
 ///
 /// - `x`: `[batch, channels_in, length_in]`
@@ -791,9 +794,12 @@ impl<F: Real> Stencil<'_, F> {
     }
 
     fn tasks<'y>(&self, y: &'y mut [F]) -> Vec<Task<'y, F>> {
-        let size = self.channels * self.layout(self.whole(), 1).channel();
-        // So many pictures that the vectors of small ones are full, and some tasks for each core.
-        let pictures = (PART / size.max(1)).clamp(1, self.batch.div_ceil(8));
+        let one = self.layout(self.whole(), 1);
+        let size = self.channels * one.channel();
+        // So many pictures that few columns are left over, and some tasks for each core.
+        let wide = COLUMNS.div_ceil(one.columns(one.counts()).max(1));
+        let together = (PART / size.max(1)).max(wide.min(4));
+        let pictures = together.clamp(1, self.batch.div_ceil(8));
         let axis = self.split();
         let length = self.output[axis];
         let splits = self.phases.len() == 1 && size > PART;

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use crate::elementwise::vectorized;
 use crate::real::Real;
 use crate::taps::padded;
 
@@ -204,26 +205,33 @@ impl Layout {
             to.values.resize(size, F::ZERO);
             to.layout = Some(self.clone());
         }
-        let [a, b, c] = &self.axes;
-        let places = to.values.chunks_exact_mut(self.channel().max(1));
-        for (channel, to) in places.enumerate() {
-            for picture in 0..self.pictures {
-                let from = planes(picture, channel);
-                let mut plane = 0;
-                for i in 0..a.phases.len() {
-                    for j in 0..b.phases.len() {
-                        for k in 0..c.phases.len() {
-                            let to = &mut to[plane * self.plane + picture * self.picture..];
-                            self.store_phase(from, [i, j, k], to);
-                            plane += 1;
+        let values = &mut to.values;
+        vectorized(
+            #[inline(always)]
+            || {
+                let [a, b, c] = &self.axes;
+                let places = values.chunks_exact_mut(self.channel().max(1));
+                for (channel, to) in places.enumerate() {
+                    for picture in 0..self.pictures {
+                        let from = planes(picture, channel);
+                        let mut plane = 0;
+                        for i in 0..a.phases.len() {
+                            for j in 0..b.phases.len() {
+                                for k in 0..c.phases.len() {
+                                    let at = plane * self.plane + picture * self.picture;
+                                    self.store_phase(from, [i, j, k], &mut to[at..]);
+                                    plane += 1;
+                                }
+                            }
                         }
                     }
                 }
-            }
-        }
+            },
+        );
     }
 
     /// Stores one phase of one channel of one picture.
+    #[inline(always)]
     fn store_phase<F: Real>(&self, from: &[F], phases: [usize; 3], to: &mut [F]) {
         let [a, b, c] = &self.axes;
         let (to_a, from_a, count_a) = a.inside(phases[0]);
