@@ -198,7 +198,7 @@ pub fn self_check(device: &Device) -> Result<SelfCheck, String> {
 
 /// Waits for the numbers of `x`.
 fn finish<const D: usize>(x: Tensor<D>) {
-    let _: f32 = x.slice([0..1]).sum().into_scalar();
+    let _: f32 = x.narrow(0, 0, 1).sum().into_scalar();
 }
 
 fn convolution(inputs: usize, outputs: usize) -> Conv2dConfig {

@@ -45,7 +45,7 @@ mod tests {
     /// Before their results are committed: the quick forms run whole.
     #[test]
     fn quick_forms_have_headlines() {
-        for slug in ["apg", "adaptive-guidance", "gfcg"] {
+        for slug in ["gfcg"] {
             let result = QUICK.result(slug).unwrap();
             assert!(result.checks.iter().any(|check| check.headline), "{slug}");
         }
@@ -64,6 +64,8 @@ mod tests {
                 "dds",
                 "kinetic-optimal-paths",
                 "adjointdpm",
+                "apg",
+                "adaptive-guidance",
             ])
             .unwrap();
         assert!(found.is_empty(), "{found:?}");

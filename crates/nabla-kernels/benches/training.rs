@@ -532,11 +532,7 @@ fn main() {
                 .as_ref()
                 .is_none_or(|only| $name.contains(only.as_str()))
             {
-                let burn = if std::env::var("SKIP").is_ok() {
-                    0.0
-                } else {
-                    milliseconds(<$model>::new(&device), By::Burn)
-                };
+                let burn = milliseconds(<$model>::new(&device), By::Burn);
                 let nabla = milliseconds(<$model>::new(&device), By::Nabla);
                 let torch = peers.iter().find(|(name, _)| name == $name);
                 let (torch, ratio) = match torch {

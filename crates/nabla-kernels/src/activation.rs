@@ -142,25 +142,14 @@ fn inner<F: Real>(x: F) -> (F, F) {
     )
 }
 
-/// `ln(1 + eˣ)`.
+/// `ln(1 + eˣ)`, without overflow.
 #[inline(always)]
 fn softplus<F: Real>(x: F) -> F {
-    let positive = if x > F::ZERO { x } else { F::ZERO };
-    let magnitude = if x > F::ZERO { x } else { -x };
-    // NaN is neither, and stays.
-    positive + (F::ONE + (-magnitude).exp()).ln() + (x - x)
-}
-
-/// `ln(1 + eˣ)` far from infinity, and infinity for it.
-#[inline(always)]
-fn softplus_of<F: Real>(x: F) -> F {
-    if x == F::of(f64::INFINITY) {
-        x
-    } else if x == F::of(f64::NEG_INFINITY) {
-        F::ZERO
-    } else {
-        softplus(x)
+    if x.is_not_a_number() || x == F::of(f64::INFINITY) {
+        return x;
     }
+    let (positive, magnitude) = if x > F::ZERO { (x, x) } else { (F::ZERO, -x) };
+    positive + (F::ONE + (-magnitude).exp()).ln()
 }
 
 impl Operation<1> for Activation {
@@ -231,12 +220,12 @@ impl Operation<1> for Activation {
             Self::Softplus => x.updated(
                 [],
                 #[inline(always)]
-                |x, []| softplus_of(x),
+                |x, []| softplus(x),
             ),
             Self::Mish => x.updated(
                 [],
                 #[inline(always)]
-                |x, []| x * softplus_of(x).tanh(),
+                |x, []| x * softplus(x).tanh(),
             ),
         };
         (y, ())
@@ -328,7 +317,7 @@ impl Operation<1> for Activation {
                 known,
                 #[inline(always)]
                 |g, [x]| {
-                    let t = softplus_of(x).tanh();
+                    let t = softplus(x).tanh();
                     g * (t + x * (F::ONE - t * t) * x.sigmoid())
                 },
             ),

@@ -288,7 +288,7 @@ impl Sizes {
         }
         for (out, &sum) in out.chunks_exact_mut(d.max(1)).zip(&sums) {
             for o in out {
-                *o = *o / sum;
+                *o /= sum;
             }
         }
         let kept = highest.into_iter().zip(sums);

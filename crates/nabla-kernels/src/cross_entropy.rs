@@ -147,7 +147,7 @@ mod tests {
             let logits: Tensor<2> =
                 Tensor::random([rows, classes], Distribution::Normal(0.0, 9.0), &device);
             let logits = logits.require_grad();
-            let targets: Vec<i32> = (0..rows).map(|row| (row * 7 % classes) as i32).collect();
+            let targets: Vec<i32> = (0..rows).map(|row| row * 7 % classes).collect();
             let targets = Tensor::<1, Int>::from_ints(&targets[..], &device);
             let burns = loss.forward(logits.clone(), targets.clone());
             let found = cross_entropy(&loss, logits.clone(), targets);

@@ -104,7 +104,7 @@ mod tests {
         let device = Device::flex().autodiff();
         for (count, width, shape) in [(1, 1, [1, 1]), (40, 5, [3, 90]), (7, 33, [2, 3])] {
             let layer = EmbeddingConfig::new(count, width).init(&device);
-            let ids = (0..shape[0] * shape[1]).map(|i| (i * i + 3) as i32 % count as i32);
+            let ids = (0..shape[0] * shape[1]).map(|i| (i * i + 3) % count as i32);
             let ids = Tensor::<1, Int>::from_ints(&ids.collect::<Vec<i32>>()[..], &device);
             let ids: Tensor<2, Int> = ids.reshape(shape);
             let burns = layer.forward(ids.clone());

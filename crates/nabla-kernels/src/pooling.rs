@@ -224,7 +224,7 @@ impl Operation<1> for Max {
                                 (lower[0], place + width),
                                 (lower[1], place + width + 1),
                             ] {
-                                if value > best || value != value {
+                                if value > best || value.is_not_a_number() {
                                     (best, place) = (value, at);
                                 }
                             }
@@ -238,7 +238,7 @@ impl Operation<1> for Max {
                     let mut last = usize::MAX;
                     windows.each(|output, input| {
                         let value = x[input];
-                        if output != last || value > y[output] || value != value {
+                        if output != last || value > y[output] || value.is_not_a_number() {
                             y[output] = value;
                             if tracked {
                                 places[output] = input as u32;

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::iter::Sum;
-use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 use std::sync::Mutex;
 
 use burn::tensor::Element;
@@ -31,6 +31,7 @@ pub(crate) trait Real:
     + AddAssign
     + SubAssign
     + MulAssign
+    + DivAssign
     + Sum
     + 'static
 {
@@ -76,6 +77,7 @@ pub(crate) trait Real:
     /// The distribution function of the normal distribution.
     fn normal_distribution(self) -> Self;
     fn ln(self) -> Self;
+    fn is_not_a_number(self) -> bool;
 
     /// `1 / (1 + e⁻ˣ)`.
     #[inline(always)]
@@ -86,7 +88,7 @@ pub(crate) trait Real:
     /// The larger of two numbers; NaN if one is NaN.
     #[inline(always)]
     fn or_larger(self, other: Self) -> Self {
-        if other > self || other != other {
+        if other > self || other.is_not_a_number() {
             other
         } else {
             self
@@ -159,6 +161,11 @@ macro_rules! real {
             }
 
             #[inline(always)]
+            fn is_not_a_number(self) -> bool {
+                <$real>::is_nan(self)
+            }
+
+            #[inline(always)]
             fn ln(self) -> Self {
                 <$real>::ln(self)
             }
@@ -218,12 +225,7 @@ fn tanh(x: f32) -> f32 {
     // Near zero the difference cancels; there, the polynomial of Cephes' tanhf.
     let square = x * x;
     let mut p = -5.704_988_7e-3;
-    for c in [
-        2.063_908_9e-2,
-        -5.373_971_5e-2,
-        1.333_144_2e-1,
-        -3.333_328e-1,
-    ] {
+    for c in [2.063_909e-2, -5.373_971_5e-2, 1.333_144_2e-1, -3.333_328e-1] {
         p = p * square + c;
     }
     let near = p * square * x + x;

@@ -6,6 +6,11 @@
 //!
 //! Each loop holds a block of sums in registers. Every sum has a fixed order.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops over the positions of a block are unrolled, and their sums stay in registers"
+)]
+
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::real::Real;
