@@ -162,3 +162,65 @@ pub(crate) fn tensor<F: Real>(values: Vec<F>, shape: &[usize]) -> FloatTensor<Fl
     };
     FloatTensor::<Flex>::from_data(data)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activation::relu;
+    use burn::tensor::{Device, Tensor};
+
+    /// Through arrays of changing sizes, with what came before in their memory.
+    #[test]
+    fn memory_that_comes_back_is_overwritten() {
+        let device = Device::flex();
+        for round in 0..50_usize {
+            let len = 40_000 + round % 7 * 9_000;
+            let x = Tensor::<1>::full([len], round as f32 - 10.0, &device);
+            let kept = x.clone();
+            let y: Vec<f32> = relu(x).into_data().iter().collect();
+            assert_eq!(y.len(), len);
+            assert!(y.iter().all(|&y| y == (round as f32 - 10.0).max(0.0)));
+            drop(kept);
+            if round % 20 == 19 {
+                release();
+            }
+        }
+    }
+
+    #[test]
+    fn a_shelf_stays_below_its_bound() {
+        let mut shelf = Shelf::<f32>::new();
+        let mut lent: Vec<Vec<f32>> = Vec::new();
+        for round in 0..400_usize {
+            let len = 1000 + round * 7919 % 5000;
+            let array = match shelf.take(len) {
+                Some(array) => array,
+                None => {
+                    drop(shelf.make_room(len));
+                    Vec::with_capacity(len)
+                }
+            };
+            shelf.lend(array.capacity());
+            lent.push(array);
+            if round % 3 == 2 {
+                for array in lent.drain(..2) {
+                    shelf.lent -= array.capacity();
+                    shelf.idle += array.capacity();
+                    shelf
+                        .waiting
+                        .entry(array.capacity())
+                        .or_default()
+                        .push(array);
+                }
+            }
+            let waiting: usize = shelf
+                .waiting
+                .iter()
+                .map(|(size, all)| size * all.len())
+                .sum();
+            assert_eq!(waiting, shelf.idle);
+            assert!(shelf.idle + shelf.lent <= shelf.most + shelf.most / 2 + 6000);
+        }
+        assert!(shelf.idle > 0);
+    }
+}

@@ -164,3 +164,43 @@ fn empty_batches_are_empty() {
     let y = conv2d(&layer, Tensor::zeros([0, 2, 5, 5], &device));
     assert_eq!(y.dims(), [0, 3, 3, 3]);
 }
+
+#[test]
+fn the_thread_count_does_not_change_a_bit() {
+    let device = Device::flex().autodiff();
+    let layer = Conv2dConfig::new([20, 30], [3, 3])
+        .with_stride([2, 1])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .init(&device);
+    let x = Tensor::<4>::random([9, 20, 33, 40], Distribution::Normal(0.0, 1.0), &device);
+    let x = x.require_grad();
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build().unwrap().install(|| {
+            let y = conv2d(&layer, x.clone());
+            let value = y.to_data();
+            let grads = (y.clone() * y).sum().backward();
+            let weight = layer.weight.val().grad(&grads).unwrap().into_data();
+            (value, x.grad(&grads).unwrap().into_data(), weight)
+        })
+    };
+    assert_eq!(run(1), run(3));
+}
+
+/// A position that is no number spoils what reads it, and nothing else.
+#[test]
+fn nan_goes_where_it_is_read() {
+    let device = Device::flex();
+    let layer = Conv2dConfig::new([2, 9], [3, 3])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .init(&device);
+    let mut values = vec![1.0_f32; 2 * 6 * 7];
+    values[3 * 7 + 6] = f32::NAN;
+    let x = Tensor::<1>::from_floats(&values[..], &device).reshape([1, 2, 6, 7]);
+    let y: Vec<f32> = conv2d(&layer, x).into_data().iter().collect();
+    for (at, y) in y.iter().enumerate() {
+        let (row, column) = (at / 7 % 6, at % 7);
+        let reads = (2..=4).contains(&row) && column >= 5;
+        assert_eq!(y.is_nan(), reads, "{at}");
+    }
+}
