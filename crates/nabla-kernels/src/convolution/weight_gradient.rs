@@ -1,0 +1,157 @@
+//! The gradient of a convolution by its kernel: correlations of the input and the gradient by the output.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::PART;
+use super::layout::{Layout, Stored, copy};
+use crate::memory;
+use crate::real::Real;
+use crate::taps::correlate;
+
+/// A part of the kernel: some channels of the input and of the output of a group.
+struct Tile {
+    group: usize,
+    channels: Range<usize>,
+    rows: Range<usize>,
+}
+
+/// `dw[o, i, tap] = Σ g[o, n] x[i, n stride + tap]`.
+pub(super) struct WeightGradient {
+    pub(super) batch: usize,
+    pub(super) groups: usize,
+    /// The channels of the input in a group.
+    pub(super) channels: usize,
+    /// The channels of the output in a group.
+    pub(super) rows: usize,
+    pub(super) input: [usize; 3],
+    pub(super) stride: [usize; 3],
+    pub(super) output: [usize; 3],
+    pub(super) distances: [Vec<isize>; 3],
+    pub(super) taps: Vec<[isize; 3]>,
+}
+
+impl WeightGradient {
+    pub(super) fn compute<F: Real>(&self, x: &[F], g: &[F]) -> Vec<F> {
+        let size = self.taps.len();
+        let mut dw = memory::zeros(self.groups * self.rows * self.channels * size);
+        if x.is_empty() || g.is_empty() {
+            return dw;
+        }
+        // Blocks of channels need no memory of their own; few channels are split by pictures.
+        let block = self
+            .channels
+            .div_ceil((self.channels * size / 144).clamp(1, 32));
+        let height = self
+            .rows
+            .div_ceil(self.rows.div_ceil(96))
+            .next_multiple_of(3);
+        let (blocks, heights) = (self.channels.div_ceil(block), self.rows.div_ceil(height));
+        let tiles = self.groups * blocks * heights;
+        let chunk = self.batch.div_ceil(8_usize.div_ceil(tiles).min(self.batch));
+        let chunks = self.batch.div_ceil(chunk);
+        let tile = |at: usize| {
+            let (group, at) = (at / (blocks * heights), at % (blocks * heights));
+            let (channel, row) = (at / heights * block, at % heights * height);
+            Tile {
+                group,
+                channels: channel..(channel + block).min(self.channels),
+                rows: row..(row + height).min(self.rows),
+            }
+        };
+        let parts: Vec<Vec<F>> = (0..tiles * chunks)
+            .into_par_iter()
+            .map(|task| {
+                let (at, number) = (task / chunks, task % chunks);
+                let pictures = number * chunk..((number + 1) * chunk).min(self.batch);
+                self.part(x, g, &tile(at), pictures)
+            })
+            .collect();
+        for (at, parts) in parts.chunks(chunks).enumerate() {
+            let tile = tile(at);
+            let depth = tile.channels.len() * size;
+            for o in 0..tile.rows.len() {
+                let row = tile.group * self.rows + tile.rows.start + o;
+                let to = (row * self.channels + tile.channels.start) * size;
+                let to = &mut dw[to..to + depth];
+                for part in parts {
+                    for (to, from) in to.iter_mut().zip(&part[o * depth..(o + 1) * depth]) {
+                        *to += *from;
+                    }
+                }
+            }
+        }
+        dw
+    }
+
+    /// The gradient by a tile from some pictures, `[rows, channels, taps]`.
+    fn part<F: Real>(&self, x: &[F], g: &[F], tile: &Tile, pictures: Range<usize>) -> Vec<F> {
+        let Tile {
+            group,
+            channels,
+            rows,
+        } = tile;
+        let depth = channels.len() * self.taps.len();
+        let area: usize = self.input.iter().product();
+        let outputs: usize = self.output.iter().product();
+        let axis = self.output.iter().position(|&n| n > 1).unwrap_or(2);
+        let length = self.output[axis];
+        let layout = |range: [Range<usize>; 3], pictures: usize| {
+            Layout::new(self.input, self.stride, &self.distances, range, pictures)
+        };
+        let whole = self.output.map(|n| 0..n);
+        let size = (channels.len() + rows.len()) * layout(whole.clone(), 1).channel();
+        let together = (PART / size.max(1)).clamp(1, pictures.len());
+        let part = (length * PART / size.max(1)).clamp(1, length);
+
+        let mut sums = vec![F::ZERO; rows.len() * depth];
+        let mut stored = Stored::default();
+        // The gradients, and how they lie.
+        let (mut grads, mut lie) = (Vec::new(), None);
+        for first in pictures.clone().step_by(together) {
+            let count = together.min(pictures.end - first);
+            for start in (0..length).step_by(part) {
+                let mut range = whole.clone();
+                range[axis] = start..(start + part).min(length);
+                let layout = layout(range.clone(), count);
+                let plane = |picture: usize, channel: usize| {
+                    let of = (first + picture) * self.groups * self.channels;
+                    let plane = of + group * self.channels + channels.start + channel;
+                    &x[plane * area..(plane + 1) * area]
+                };
+                layout.store(channels.len(), plane, &mut stored);
+                let offsets: Vec<usize> = (0..channels.len())
+                    .flat_map(|c| self.taps.iter().map(move |&tap| (c, tap)))
+                    .map(|(c, tap)| c * layout.channel() + layout.offset(tap))
+                    .collect();
+                // The gradients lie as the input does, with zeros where there is no output.
+                let counts = layout.counts();
+                let columns = layout.columns(counts);
+                if lie.as_ref() != Some(&layout) {
+                    grads.clear();
+                    grads.resize(rows.len() * columns, F::ZERO);
+                    lie = Some(layout.clone());
+                }
+                for (o, to) in grads.chunks_exact_mut(columns).enumerate() {
+                    for picture in 0..count {
+                        let plane = (first + picture) * self.groups + group;
+                        let plane = plane * self.rows + rows.start + o;
+                        let from = &g[plane * outputs..(plane + 1) * outputs];
+                        for i in 0..counts[0] {
+                            for j in 0..counts[1] {
+                                let line =
+                                    (i + range[0].start) * self.output[1] + j + range[1].start;
+                                let at = line * self.output[2] + range[2].start;
+                                let to = &mut to[layout.start(picture, i, j)..][..counts[2]];
+                                copy(to, &from[at..at + counts[2]]);
+                            }
+                        }
+                    }
+                }
+                correlate(&stored.values, &offsets, &grads, columns, &mut sums);
+            }
+        }
+        sums
+    }
+}

@@ -1,0 +1,220 @@
+//! Batch normalization.
+
+use std::sync::{Arc, OnceLock};
+
+use rayon::prelude::*;
+
+use super::{affine, by_affine, moments, planes, slopes, sums};
+use crate::elementwise::{for_each_row, vectorized};
+use crate::memory;
+use crate::operation::{Array, Operation, Saved};
+use crate::real::Real;
+
+/// Batch normalization.
+#[derive(Clone, Debug)]
+pub(super) struct Batched {
+    pub(super) epsilon: f64,
+    pub(super) with_relu: bool,
+    /// Mean and variance of each channel, if they aren't those of the batch.
+    pub(super) fixed: Option<Arc<Vec<[f64; 2]>>>,
+    /// Mean and variance of each channel of the batch.
+    pub(super) seen: Arc<OnceLock<Vec<[f64; 2]>>>,
+}
+
+impl Batched {
+    /// Mean and variance of a channel.
+    fn statistics<F: Real>(
+        x: &[F],
+        [batch, channels, area]: [usize; 3],
+        channel: usize,
+    ) -> [f64; 2] {
+        let plane = |picture: usize| {
+            let start = (picture * channels + channel) * area;
+            &x[start..start + area]
+        };
+        let origin = plane(0)[0];
+        let mut totals = [0.0; 2];
+        vectorized(
+            #[inline(always)]
+            || {
+                for picture in 0..batch {
+                    let [sum, squares] = sums(plane(picture), origin);
+                    totals[0] += sum;
+                    totals[1] += squares;
+                }
+            },
+        );
+        moments(totals, origin.wide(), (batch * area) as f64)
+    }
+
+    fn values<F: Real>(
+        x: &[F],
+        [_, channels, area]: [usize; 3],
+        numbers: &[[F; 3]],
+        activation: impl Fn(F) -> F + Sync,
+    ) -> Vec<F> {
+        let mut y = memory::room(x.len());
+        for_each_row(
+            &mut y,
+            area,
+            #[inline(always)]
+            |plane, y| {
+                let [mean, gain, shift] = numbers[plane % channels];
+                for (y, &x) in y.iter_mut().zip(&x[plane * area..(plane + 1) * area]) {
+                    *y = activation((x - mean) * gain + shift);
+                }
+            },
+        );
+        y
+    }
+
+    fn gradients<F: Real>(
+        &self,
+        [x, grad]: [&[F]; 2],
+        [batch, channels, area]: [usize; 3],
+        affine: &[[F; 2]],
+        known: &[[f64; 2]],
+        slope: impl Fn(F) -> F + Copy + Sync,
+    ) -> (Vec<F>, Vec<[f64; 2]>) {
+        let mut dx = memory::room(x.len());
+        let numbers = |channel: usize| {
+            let ([mean, scale], [gain, shift]) = (known[channel].map(F::of), affine[channel]);
+            [mean, scale, gain, shift]
+        };
+        // ∂u, in the place of ∂x for now.
+        let parts = for_each_row(
+            &mut dx,
+            area,
+            #[inline(always)]
+            |plane, dx| {
+                let range = plane * area..(plane + 1) * area;
+                slopes(
+                    dx,
+                    &x[range.clone()],
+                    &grad[range],
+                    numbers(plane % channels),
+                    slope,
+                )
+            },
+        );
+        let mut sums = vec![[0.0; 2]; channels];
+        for (plane, part) in parts.into_iter().enumerate() {
+            let sum = &mut sums[plane % channels];
+            sum[0] += part[0];
+            sum[1] += part[1];
+        }
+        let count = (batch * area) as f64;
+        let of_batch = self.fixed.is_none();
+        for_each_row(
+            &mut dx,
+            area,
+            #[inline(always)]
+            |plane, dx| {
+                let channel = plane % channels;
+                let [mean, scale, gain, _] = numbers(channel);
+                let factor = gain * scale;
+                if of_batch {
+                    let [along, level] = sums[channel].map(|sum| F::of(sum / count));
+                    for (dx, &x) in dx.iter_mut().zip(&x[plane * area..(plane + 1) * area]) {
+                        let normal = (x - mean) * scale;
+                        *dx = (*dx - level - normal * along) * factor;
+                    }
+                } else {
+                    for dx in dx {
+                        *dx *= factor;
+                    }
+                }
+            },
+        );
+        (dx, sums)
+    }
+}
+
+impl Operation<3> for Batched {
+    /// Mean and scale of each channel.
+    type Kept = Vec<[f64; 2]>;
+
+    fn forward<F: Real>(&self, [x, gamma, beta]: [Array<F>; 3], _: bool) -> (Array<F>, Self::Kept) {
+        let shape = x.shape();
+        let sizes = planes(&shape);
+        let statistics = match &self.fixed {
+            Some(fixed) => fixed.to_vec(),
+            None => {
+                let of = |channel| Self::statistics(x.values(), sizes, channel);
+                let seen: Vec<[f64; 2]> = (0..sizes[1]).into_par_iter().map(of).collect();
+                self.seen.get_or_init(|| seen.clone());
+                seen
+            }
+        };
+        let known: Vec<[f64; 2]> = statistics
+            .iter()
+            .map(|[mean, variance]| [*mean, 1.0 / (variance + self.epsilon).sqrt()])
+            .collect();
+        let affine = affine(Some(&gamma), Some(&beta), sizes[1]);
+        let numbers: Vec<[F; 3]> = known
+            .iter()
+            .zip(affine)
+            .map(|([mean, scale], [gain, shift])| [F::of(*mean), F::of(gain.wide() * scale), shift])
+            .collect();
+        let y = match self.with_relu {
+            true => Self::values(
+                x.values(),
+                sizes,
+                &numbers,
+                #[inline(always)]
+                |u| {
+                    if u < F::ZERO { F::ZERO } else { u }
+                },
+            ),
+            false => Self::values(
+                x.values(),
+                sizes,
+                &numbers,
+                #[inline(always)]
+                |u| u,
+            ),
+        };
+        (Array::new(y, &shape), known)
+    }
+
+    fn backward<F: Real>(&self, saved: Saved<'_, F, Self::Kept, 3>) -> [Option<Array<F>>; 3] {
+        let Saved {
+            inputs,
+            kept,
+            grad,
+            wanted,
+            ..
+        } = saved;
+        let mut gradients = [const { None }; 3];
+        let [Some(x), gamma, beta] = inputs else {
+            return gradients;
+        };
+        let shape = x.shape();
+        let sizes = planes(&shape);
+        let affine = affine(gamma.as_ref(), beta.as_ref(), sizes[1]);
+        let arrays = [x.values(), grad.values()];
+        let (dx, sums) = match self.with_relu {
+            true => self.gradients(
+                arrays,
+                sizes,
+                &affine,
+                kept,
+                #[inline(always)]
+                |u| {
+                    if u <= F::ZERO { F::ZERO } else { F::ONE }
+                },
+            ),
+            false => self.gradients(
+                arrays,
+                sizes,
+                &affine,
+                kept,
+                #[inline(always)]
+                |_| F::ONE,
+            ),
+        };
+        gradients[0] = Some(Array::new(dx, &shape));
+        by_affine(&mut gradients, wanted, &sums);
+        gradients
+    }
+}

@@ -1,0 +1,184 @@
+//! Group and instance normalization.
+
+use super::{affine, by_affine, mean_and_scale, planes, silu_of, silu_slope, slopes};
+use crate::elementwise::for_each_row;
+use crate::memory;
+use crate::operation::{Array, Operation, Saved};
+use crate::real::Real;
+
+/// Group normalization.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grouped {
+    pub(super) groups: usize,
+    pub(super) epsilon: f64,
+    pub(super) with_silu: bool,
+}
+
+impl Grouped {
+    fn values<F: Real>(
+        &self,
+        x: &[F],
+        [_, channels, area]: [usize; 3],
+        gamma: &dyn Fn(usize) -> [F; 2],
+        y: &mut [F],
+        activation: impl Fn(F) -> F + Sync,
+    ) -> Vec<[f64; 2]> {
+        let members = channels / self.groups;
+        let affine: Vec<[F; 2]> = (0..channels).map(gamma).collect();
+        let size = members * area;
+        for_each_row(
+            y,
+            size,
+            #[inline(always)]
+            |group, y| {
+                let x = &x[group * size..(group + 1) * size];
+                let [mean, scale] = mean_and_scale(x, self.epsilon);
+                let first = group % self.groups * members;
+                let planes = y.chunks_exact_mut(area).zip(x.chunks_exact(area));
+                for (channel, (y, x)) in planes.enumerate() {
+                    let [gain, shift] = affine[first + channel];
+                    let (gain, mean) = (F::of(gain.wide() * scale), F::of(mean));
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = activation((x - mean) * gain + shift);
+                    }
+                }
+                [mean, scale]
+            },
+        )
+    }
+
+    /// The gradient by `x`, and `Σ ∂u x̂` and `Σ ∂u` of each channel.
+    fn gradients<F: Real>(
+        &self,
+        [x, grad]: [&[F]; 2],
+        [_, channels, area]: [usize; 3],
+        affine: &[[F; 2]],
+        known: &[[f64; 2]],
+        slope: impl Fn(F) -> F + Copy + Sync,
+    ) -> (Vec<F>, Vec<[f64; 2]>) {
+        let members = channels / self.groups;
+        let size = members * area;
+        let mut dx = memory::room(x.len());
+        let parts = for_each_row(
+            &mut dx,
+            size,
+            #[inline(always)]
+            |group, dx| {
+                let range = group * size..(group + 1) * size;
+                let (x, grad) = (&x[range.clone()], &grad[range]);
+                let first = group % self.groups * members;
+                let [mean, scale] = known[group].map(F::of);
+                let mut by_channel = Vec::with_capacity(members);
+                let (mut level, mut along) = (0.0, 0.0);
+                // ∂u, in the place of ∂x for now.
+                for channel in 0..members {
+                    let plane = channel * area..(channel + 1) * area;
+                    let [gain, shift] = affine[first + channel];
+                    let [of_normal, of_one] = slopes(
+                        &mut dx[plane.clone()],
+                        &x[plane.clone()],
+                        &grad[plane],
+                        [mean, scale, gain, shift],
+                        slope,
+                    );
+                    level += gain.wide() * of_one;
+                    along += gain.wide() * of_normal;
+                    by_channel.push([of_normal, of_one]);
+                }
+                let count = size as f64;
+                let (level, along) = (F::of(level / count), F::of(along / count));
+                let planes = dx.chunks_exact_mut(area).zip(x.chunks_exact(area));
+                for (channel, (dx, x)) in planes.enumerate() {
+                    let [gain, _] = affine[first + channel];
+                    for (dx, &x) in dx.iter_mut().zip(x) {
+                        let normal = (x - mean) * scale;
+                        *dx = (*dx * gain - level - normal * along) * scale;
+                    }
+                }
+                by_channel
+            },
+        );
+        let mut sums = vec![[0.0; 2]; channels];
+        for (group, part) in parts.into_iter().enumerate() {
+            let first = group % self.groups * members;
+            for (sum, part) in sums[first..].iter_mut().zip(part) {
+                sum[0] += part[0];
+                sum[1] += part[1];
+            }
+        }
+        (dx, sums)
+    }
+}
+
+impl<const N: usize> Operation<N> for Grouped {
+    /// Mean and scale of each group.
+    type Kept = Vec<[f64; 2]>;
+
+    fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, Self::Kept) {
+        let shape = inputs[0].shape();
+        let sizes = planes(&shape);
+        let affine = affine(inputs.get(1), inputs.get(2), sizes[1]);
+        let x = inputs[0].values();
+        let mut y = memory::room(x.len());
+        let of = |channel: usize| affine[channel];
+        let kept = match self.with_silu {
+            true => self.values(
+                x,
+                sizes,
+                &of,
+                &mut y,
+                #[inline(always)]
+                |u| silu_of(u),
+            ),
+            false => self.values(
+                x,
+                sizes,
+                &of,
+                &mut y,
+                #[inline(always)]
+                |u| u,
+            ),
+        };
+        (Array::new(y, &shape), kept)
+    }
+
+    fn backward<F: Real>(&self, saved: Saved<'_, F, Self::Kept, N>) -> [Option<Array<F>>; N] {
+        let Saved {
+            inputs,
+            kept,
+            grad,
+            wanted,
+            ..
+        } = saved;
+        let mut gradients = [const { None }; N];
+        let mut given = inputs.iter().map(Option::as_ref);
+        let (Some(Some(x)), gamma, beta) = (given.next(), given.next(), given.next()) else {
+            return gradients;
+        };
+        let shape = x.shape();
+        let sizes = planes(&shape);
+        let affine = affine(gamma.flatten(), beta.flatten(), sizes[1]);
+        let arrays = [x.values(), grad.values()];
+        let (dx, sums) = match self.with_silu {
+            true => self.gradients(
+                arrays,
+                sizes,
+                &affine,
+                kept,
+                #[inline(always)]
+                |u| silu_slope(u),
+            ),
+            false => self.gradients(
+                arrays,
+                sizes,
+                &affine,
+                kept,
+                #[inline(always)]
+                |_| F::ONE,
+            ),
+        };
+        gradients[0] = Some(Array::new(dx, &shape));
+        by_affine(&mut gradients, wanted, &sums);
+        gradients
+    }
+}
