@@ -1,6 +1,7 @@
 """Milliseconds of a step of training in PyTorch, for `training.rs`: a line for each model, its name and the median."""
 
 import statistics
+import sys
 import time
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 torch.manual_seed(0)
+torch.set_num_threads(int(sys.argv[1]))
 
 
 class Block(nn.Module):

@@ -19,12 +19,12 @@ pub enum Activation {
     Relu,
     /// `x`, or `slope · x` where it is negative.
     LeakyRelu {
-        /// The factor of negative numbers; positive.
+        /// The factor of negative numbers.
         slope: f64,
     },
     /// `x`, or `alpha (eˣ − 1)` where it is negative.
     Elu {
-        /// The negative limit.
+        /// The limit is `−alpha`.
         alpha: f64,
     },
     /// `x Φ(x)` with the distribution function Φ of the normal distribution.
@@ -149,7 +149,14 @@ fn softplus<F: Real>(x: F) -> F {
         return x;
     }
     let (positive, magnitude) = if x > F::ZERO { (x, x) } else { (F::ZERO, -x) };
-    positive + (F::ONE + (-magnitude).exp()).ln()
+    let small = (-magnitude).exp();
+    // Where 1 + e⁻ˣ is rounded to 1, the series.
+    let tail = if small < F::of(1e-4) {
+        small * (F::ONE - small * F::of(0.5))
+    } else {
+        (F::ONE + small).ln()
+    };
+    positive + tail
 }
 
 impl Operation<1> for Activation {
@@ -471,6 +478,24 @@ mod tests {
         }
     }
 
+    /// Far from zero, where a sum with 1 would round it away.
+    #[test]
+    fn tails_are_kept() {
+        let device = Device::flex();
+        for (x, activation, expected) in [
+            (-20.0, Activation::Softplus, 2.061_153_6e-9),
+            (-40.0, Activation::Softplus, 4.248_354_3e-18),
+            (-20.0, Activation::Mish, -4.122_307_2e-8),
+        ] {
+            let single = activation.forward(Tensor::<1>::from_floats([x], &device));
+            let x = Tensor::<1>::from_data([f64::from(x)], (&device, DType::F64));
+            for y in [single.cast(DType::F64), activation.forward(x)] {
+                let y: f64 = y.into_data().iter().next().unwrap();
+                assert!((y / expected - 1.0).abs() < 1e-5, "{y} {expected}");
+            }
+        }
+    }
+
     #[test]
     fn nan_and_infinity_go_through() {
         let device = Device::flex();
@@ -483,6 +508,30 @@ mod tests {
                 _ => f32::INFINITY,
             };
             assert_eq!(y[1], limit, "{activation:?}");
+        }
+    }
+
+    #[test]
+    fn large_numbers_do_not_come_back() {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<1>::from_floats([-1e37, -1e4, 1e37], &device).require_grad();
+        for activation in [Activation::Silu, Activation::Gelu, Activation::Mish] {
+            let y = activation.forward(x.clone());
+            let values: Vec<f32> = y.to_data().iter().collect();
+            assert!(
+                values[0].abs() < 1e-6 && values[1].abs() < 1e-6,
+                "{activation:?}: {values:?}"
+            );
+            let grad: Vec<f32> = x
+                .grad(&y.sum().backward())
+                .unwrap()
+                .into_data()
+                .iter()
+                .collect();
+            assert!(
+                grad[0].abs() < 1e-6 && (grad[2] - 1.0).abs() < 1e-6,
+                "{activation:?}: {grad:?}"
+            );
         }
     }
 

@@ -38,7 +38,8 @@ const LANES: usize = 16;
 /// `softmax(q kᵀ/√d) v` for each head.
 ///
 /// - `q`: `[batch, length, heads · d]`; `k`, `v`: `[batch, words, heads · d]`
-/// - `causal`: whether a position attends only to itself and earlier positions
+/// - `causal`: whether a position attends only to itself and earlier positions; the last query is at the last key, as
+///   in Burn
 /// - returns the shape of `q`
 ///
 /// # Panics
@@ -55,8 +56,11 @@ pub fn attention(
         && v.dims() == k.dims()
         && heads > 0
         && inner.is_multiple_of(heads)
-        && words > 0;
-    if fits && computes(&q) && computes(&k) && computes(&v) {
+        && words > 0
+        // A query that sees no key is left to Burn.
+        && (!causal || words >= length);
+    let alike = q.dtype() == k.dtype() && q.dtype() == v.dtype();
+    if fits && alike && computes(&q) && computes(&k) && computes(&v) {
         return ternary(Attention { heads, causal }, q, k, v);
     }
     // [batch, length, heads · d] -> [batch, heads, length, d]
@@ -213,7 +217,7 @@ impl Sizes {
     /// The keys that some queries from `first` on see.
     fn seen(&self, first: usize, count: usize) -> usize {
         match self.causal {
-            true => self.words.min(first + count),
+            true => self.words.min(first + count + self.words - self.length),
             false => self.words,
         }
     }
@@ -237,7 +241,8 @@ impl Sizes {
         );
         if self.causal {
             for (query, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                let seen = (first + query + 1).saturating_sub(start).min(keys);
+                let last = first + query + self.words - self.length;
+                let seen = (last + 1).saturating_sub(start).min(keys);
                 scores[seen..].fill(F::of(f64::NEG_INFINITY));
             }
         }
@@ -432,7 +437,11 @@ mod tests {
             for h in 0..heads {
                 for i in 0..length {
                     let at = |row: usize, rows: usize| (b * rows + row) * inner + h * d;
-                    let seen = if causal { words.min(i + 1) } else { words };
+                    let seen = if causal {
+                        words - length + i + 1
+                    } else {
+                        words
+                    };
                     let scores: Vec<f64> = (0..seen)
                         .map(|j| {
                             let dot: f64 = (0..d)
@@ -453,7 +462,8 @@ mod tests {
         out
     }
 
-    const SIZES: [([usize; 3], usize, usize, bool); 5] = [
+    const SIZES: [([usize; 3], usize, usize, bool); 6] = [
+        ([2, 3, 140], 2, 4, true),
         ([1, 3, 3], 1, 1, false),
         ([2, 130, 77], 2, 5, false),
         ([1, 200, 1100], 3, 8, false),
@@ -497,7 +507,9 @@ mod tests {
             };
             let mut scores = split(&q).matmul(split(&k).swap_dims(2, 3)) / (d as f64).sqrt();
             if causal {
-                let hidden = Tensor::<2>::ones([length, words], &device).triu(1).bool();
+                let hidden = Tensor::<2>::ones([length, words], &device)
+                    .triu((words - length) as i64 + 1)
+                    .bool();
                 scores = scores.mask_fill(hidden.unsqueeze(), f64::NEG_INFINITY);
             }
             let y = burn::tensor::activation::softmax(scores, 3).matmul(split(&v));

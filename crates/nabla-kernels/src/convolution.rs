@@ -13,6 +13,9 @@
 //! gradient by the output for each phase of the stride, and so is a transposed convolution; the gradient by the
 //! kernel is a correlation of the two.
 //!
+//! What is no number, or infinite, spoils every sum of a gradient by the kernel whose channels have it, also where a
+//! tap doesn't read it.
+//!
 //! One- and two-dimensional pictures are three-dimensional ones with dimensions of one position.
 
 use std::borrow::Cow;
@@ -254,6 +257,7 @@ impl Convolution {
             && shape[1] == kernel[1] * self.groups
             && kernel[0].is_multiple_of(self.groups)
             && !kernel.contains(&0)
+            && !shape[1..].contains(&0)
             && self
                 .outputs(
                     spatial(&shape, self.dimensions),

@@ -1,7 +1,8 @@
 //! 16-bit numbers on the CPU, which are stored in 16 bits and computed in 32.
 //!
 //! A CPU multiplies 16-bit matrices many times slower than 32-bit matrices, or converts each number to 32
-//! bits and back. Here weights are widened part by part, where they are multiplied, and the inputs of an
+//! bits and back. Here the weights of linear layers are widened part by part where they are multiplied (without
+//! autodiff), and the inputs of another
 //! operation are widened before it and its outputs rounded after it. So half precision needs half the memory
 //! for the weights, and costs little time. Other devices compute in 16 bits natively.
 

@@ -42,7 +42,10 @@ use tiles::{gated_linear, half_linear};
 /// ```
 pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     let weight = layer.weight.val();
-    let fits = computes(&x) && x.dims()[D - 1] == weight.dims()[0];
+    let fits = computes(&x)
+        && computes(&weight)
+        && x.dtype() == weight.dtype()
+        && x.dims()[D - 1] == weight.dims()[0];
     if !fits {
         return layer.forward(x);
     }
@@ -78,6 +81,11 @@ pub fn linear_geglu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
 #[derive(Clone, Copy, Debug)]
 struct Product;
 
+/// The rows of `[…, width]`.
+fn rows(shape: &[usize]) -> usize {
+    shape[..shape.len() - 1].iter().product()
+}
+
 impl<const N: usize> Operation<N> for Product {
     type Kept = ();
 
@@ -94,7 +102,7 @@ impl<const N: usize> Operation<N> for Product {
         let weight = inputs[1].matrix();
         let (input, output) = (weight.nrows(), weight.ncols());
         let x = inputs[0].values();
-        let rows = x.len() / input.max(1);
+        let rows = rows(&inputs[0].shape());
         let mut y = memory::room(rows * output);
         if let Some(bias) = inputs.get(2) {
             for y in y.chunks_exact_mut(output.max(1)) {
@@ -123,7 +131,7 @@ impl<const N: usize> Operation<N> for Product {
         };
         let matrix = weight.matrix();
         let (input, output) = (matrix.nrows(), matrix.ncols());
-        let rows = grad.values().len() / output.max(1);
+        let rows = rows(&grad.shape());
         let dy = MatRef::from_row_major_slice(grad.values(), rows, output);
         if wanted[0] {
             let mut dx = memory::room(rows * input);

@@ -27,7 +27,8 @@ use crate::real::Real;
 /// ```
 pub fn matmul(a: Tensor<3>, b: Tensor<3>) -> Tensor<3> {
     let ([batch, _, depth], [other, height, _]) = (a.dims(), b.dims());
-    match batch == other && depth == height && computes(&a) && computes(&b) {
+    let fits = batch == other && depth == height && a.dtype() == b.dtype();
+    match fits && computes(&a) && computes(&b) {
         true => binary(Batched, a, b),
         false => a.matmul(b),
     }

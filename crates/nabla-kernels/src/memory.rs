@@ -4,8 +4,11 @@
 //! between them comes again page by page, each cleared, which costs as much as the arithmetic of a small
 //! convolution. Here the memory of a dropped array waits for the next one of its size.
 //!
-//! What is lent and what waits together stay below one and a half times the most that was ever lent at once. [`release`]
-//! gives back what waits.
+//! For each number type, what is lent and what waits together stay below one and a half times the most that was lent at
+//! once since the last [`release`], which gives back what waits.
+//!
+//! Such memory is read in place by Burn's operations, but not written: the first operation that changes a tensor in
+//! place copies it, and the memory comes back when the tensor is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -58,11 +61,29 @@ impl<F: Real> Shelf<F> {
         self.most = self.most.max(self.lent);
     }
 
+    /// Puts an array on the shelf, or returns it if that is full.
+    fn put_back(&mut self, array: Vec<F>) -> Option<Vec<F>> {
+        let capacity = array.capacity();
+        self.lent = self.lent.saturating_sub(capacity);
+        if self.idle + self.lent + capacity > self.bound(0) {
+            return Some(array);
+        }
+        self.idle += capacity;
+        self.waiting.entry(capacity).or_default().push(array);
+        None
+    }
+
+    /// The most that may be lent and wait together, with `more` to be lent.
+    fn bound(&self, more: usize) -> usize {
+        let most = self.most.max(self.lent + more);
+        most + most / 2
+    }
+
     /// Takes the largest arrays off the shelf until `more` numbers fit.
     fn make_room(&mut self, more: usize) -> Vec<Vec<F>> {
         let mut dropped = Vec::new();
-        let most = self.most.max(self.lent + more);
-        while self.idle > 0 && self.idle + self.lent + more > most + most / 2 {
+        let bound = self.bound(more);
+        while self.idle > 0 && self.idle + self.lent + more > bound {
             let Some((capacity, arrays)) = self.waiting.pop_last() else {
                 break;
             };
@@ -143,11 +164,11 @@ impl<F: Real> AsRef<[u8]> for Lent<F> {
 impl<F: Real> Drop for Lent<F> {
     fn drop(&mut self) {
         let array = std::mem::take(&mut self.0);
-        let capacity = array.capacity();
         let mut shelf = shelf::<F>();
-        shelf.lent = shelf.lent.saturating_sub(capacity);
-        shelf.idle += capacity;
-        shelf.waiting.entry(capacity).or_default().push(array);
+        let refused = shelf.put_back(array);
+        drop(shelf);
+        // Outside of the lock: it takes time.
+        drop(refused);
     }
 }
 
@@ -187,6 +208,17 @@ mod tests {
         }
     }
 
+    /// Arrays that never came from the shelf, which only ever come back.
+    #[test]
+    fn arrays_from_elsewhere_do_not_gather() {
+        let mut shelf = Shelf::<f32>::new();
+        shelf.lend(10_000);
+        for _ in 0..100 {
+            drop(shelf.put_back(Vec::with_capacity(4_000)));
+        }
+        assert!(shelf.idle <= 15_000, "{}", shelf.idle);
+    }
+
     #[test]
     fn a_shelf_stays_below_its_bound() {
         let mut shelf = Shelf::<f32>::new();
@@ -204,13 +236,7 @@ mod tests {
             lent.push(array);
             if round % 3 == 2 {
                 for array in lent.drain(..2) {
-                    shelf.lent -= array.capacity();
-                    shelf.idle += array.capacity();
-                    shelf
-                        .waiting
-                        .entry(array.capacity())
-                        .or_default()
-                        .push(array);
+                    drop(shelf.put_back(array));
                 }
             }
             let waiting: usize = shelf

@@ -187,7 +187,9 @@ fn batched<const D: usize>(norm: &BatchNorm, x: Tensor<D>, with_relu: bool) -> T
 /// Like `norm.forward`, if the widths don't match.
 pub fn layer_norm<const D: usize>(norm: &LayerNorm, epsilon: f64, x: Tensor<D>) -> Tensor<D> {
     let gamma = norm.gamma.val();
-    if !computes(&x) || gamma.dims() != [x.dims()[D - 1]] {
+    let width = [x.dims()[D - 1]];
+    let fits = norm.beta.as_ref().is_none_or(|beta| beta.dims() == width);
+    if !fits || !computes(&x) || gamma.dims() != width {
         return norm.forward(x);
     }
     let operation = Row {
@@ -226,7 +228,8 @@ pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
 /// - returns the shape of `x`
 pub fn modulated_silu(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<4> {
     let [batch, channels, _, _] = x.dims();
-    if computes(&x) && scale.dims() == [batch, channels] && shift.dims() == [batch, channels] {
+    let fits = scale.dims() == [batch, channels] && shift.dims() == [batch, channels];
+    if fits && computes(&x) && !x.dims().contains(&0) {
         return ternary(Modulated, x, scale, shift);
     }
     let wide = |v: Tensor<2>| v.reshape([batch, channels, 1, 1]);

@@ -1,6 +1,7 @@
 //! Operations with their gradients, written once for every number type.
 //!
-//! An [`Operation`] computes arrays; here it becomes an operation on Burn's tensors, which autodiff
+//! Every operation keeps what its backward pass reads, also under gradient checkpointing. An [`Operation`] computes
+//! arrays; here it becomes an operation on Burn's tensors, which autodiff
 //! differentiates by its [`backward`](Operation::backward). 16-bit numbers are computed in 32 bits: inputs are
 //! widened before the operation and the result is rounded after it.
 
@@ -309,6 +310,8 @@ struct Node<O>(O);
 struct State<K, const N: usize> {
     inputs: [Option<FloatTensor<Flex>>; N],
     output: Option<FloatTensor<Flex>>,
+    /// The number types of the inputs, which are those of their gradients.
+    dtypes: [DType; N],
     kept: Arc<K>,
 }
 
@@ -317,6 +320,7 @@ impl<K, const N: usize> Clone for State<K, N> {
         Self {
             inputs: self.inputs.clone(),
             output: self.output.clone(),
+            dtypes: self.dtypes,
             kept: self.kept.clone(),
         }
     }
@@ -345,6 +349,7 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O> {
         let State {
             inputs,
             output,
+            dtypes,
             kept: own,
         } = ops.state;
         let wanted = parents.each_ref().map(Option::is_some);
@@ -366,8 +371,11 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O> {
                 grad: Array::take(widened(grad), false),
                 wanted,
             };
-            let gradients = self.0.backward(saved);
-            gradients.map(|g| g.map(|g| narrowed(g, dtype)))
+            let mut dtypes = dtypes.into_iter();
+            self.0.backward(saved).map(|g| {
+                let dtype = dtypes.next().unwrap_or(dtype);
+                g.map(|g| narrowed(g, dtype))
+            })
         };
         for (node, gradient) in parents.into_iter().zip(gradients) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
@@ -387,6 +395,7 @@ fn tracked<C: CheckpointStrategy, O: Operation<N>, const N: usize>(
         OpsKind::Tracked(prep) => {
             let reads = operation.reads();
             let inputs = inputs.map(|input| input.into_primitive());
+            let dtypes = inputs.each_ref().map(|input| input.dtype());
             let mut saved = inputs.clone().map(Some);
             for (saved, reads) in saved.iter_mut().zip(reads) {
                 if !reads {
@@ -397,6 +406,7 @@ fn tracked<C: CheckpointStrategy, O: Operation<N>, const N: usize>(
             let state = State {
                 inputs: saved,
                 output: operation.reads_output().then(|| y.clone()),
+                dtypes,
                 kept: Arc::new(kept),
             };
             prep.finish(state, y)

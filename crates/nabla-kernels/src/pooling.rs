@@ -55,7 +55,7 @@ pub fn avg_pool2d(pool: &AvgPool2d, x: Tensor<4>) -> Tensor<4> {
     }
 }
 
-/// Computes `pool`. Averages of more than one position are computed by Burn, unless the windows are alike.
+/// Computes `pool`. If the output doesn't divide the picture evenly, Burn computes it.
 ///
 /// - `x`: `[batch, channels, height_in, width_in]`
 /// - returns `[batch, channels, height_out, width_out]`
@@ -181,6 +181,9 @@ impl Windows {
     }
 }
 
+/// The position of no maximum.
+const NONE: u32 = u32::MAX;
+
 /// Maximum pooling.
 #[derive(Clone, Copy, Debug)]
 struct Max(Windows);
@@ -198,14 +201,15 @@ impl Operation<1> for Max {
         let shape = windows.shape(&x.shape());
         let (area, outputs) = (windows.area(), windows.outputs[0] * windows.outputs[1]);
         let x = x.values();
-        let mut y = vec![F::of(f64::NEG_INFINITY); shape.iter().product()];
+        let mut y = memory::room(shape.iter().product());
+        y.fill(F::of(f64::NEG_INFINITY));
         let places = for_each_row(
             &mut y,
             outputs,
             #[inline(always)]
             |plane, y| {
                 let x = &x[plane * area..(plane + 1) * area];
-                let mut places = vec![0_u32; if tracked { outputs } else { 0 }];
+                let mut places = vec![NONE; if tracked { outputs } else { 0 }];
                 if windows.is_halving() {
                     let (width, half) = (windows.input[1], windows.outputs[1]);
                     for (i, y) in y.chunks_exact_mut(half).enumerate() {
@@ -262,7 +266,10 @@ impl Operation<1> for Max {
         for_each_row(&mut dx, self.0.area(), |plane, dx| {
             let range = plane * outputs..(plane + 1) * outputs;
             for (&place, &grad) in kept[range.clone()].iter().zip(&grad[range]) {
-                dx[place as usize] += grad;
+                // A window in the padding alone has no maximum.
+                if let Some(dx) = dx.get_mut(place as usize) {
+                    *dx += grad;
+                }
             }
         });
         let [height, width] = self.0.input;
@@ -413,6 +420,17 @@ mod tests {
                 pool.forward(x.clone()),
             );
         }
+    }
+
+    #[test]
+    fn a_window_in_the_padding_has_no_gradient() {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<4>::ones([1, 1, 2, 2], &device).require_grad();
+        let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
+        let pool = MaxPool2dConfig::new([1, 1]).with_padding(padding).init();
+        let grads = max_pool2d(&pool, x.clone()).sum().backward();
+        let grad: Vec<f32> = x.grad(&grads).unwrap().into_data().iter().collect();
+        assert_eq!(grad, [1.0; 4]);
     }
 
     #[test]

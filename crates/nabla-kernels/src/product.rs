@@ -50,7 +50,7 @@ pub(crate) fn multiply<F: Real>(y: &mut [F], a: MatRef<'_, F>, b: MatRef<'_, F>,
         .for_each(|(row, column, tile)| product(row, column, tile));
 }
 
-/// The height and width of a tile: several for each core, if there is work for them.
+/// The height and width of a tile: up to 16 tiles, if there is work for them.
 fn tile(rows: usize, columns: usize, depth: usize) -> [usize; 2] {
     /// Sums of products that are worth a task.
     const WORK: usize = 1 << 18;

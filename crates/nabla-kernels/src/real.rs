@@ -198,7 +198,7 @@ real!(
     partial_load_f32s,
     mul_add_e_f32s,
     reduce_sum_f32s,
-    nabla_grad::elementwise::exp,
+    exp,
     tanh,
     normal_distribution
 );
@@ -216,6 +216,14 @@ real!(
     f64::tanh,
     |x: f64| 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 );
+
+/// `eˣ` to two units in the last place, 0 below −87 and infinite above 87: what multiplies a large number must vanish.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    let y = nabla_grad::elementwise::exp(x);
+    let y = if x < -87.0 { 0.0 } else { y };
+    if x > 87.0 { f32::INFINITY } else { y }
+}
 
 /// `tanh x` to three units in the last place, without branches so that it vectorises.
 #[inline(always)]

@@ -294,3 +294,6 @@ impl<F: Real> Correlation<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

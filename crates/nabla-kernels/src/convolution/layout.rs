@@ -39,7 +39,7 @@ impl Axis {
         let low = shifts().min().unwrap_or(0) + outputs.start as isize;
         let high = shifts().max().unwrap_or(0) + outputs.end as isize - 1;
         let extent = (high - low + 1).max(0) as usize;
-        // The first position after the input, in the phase that ends first.
+        // The first position after the input, in the phase that ends last.
         let least = phases.first().copied().unwrap_or(0);
         let end = input.saturating_sub(least).div_ceil(stride) as isize;
         let before = (-low).max(0);

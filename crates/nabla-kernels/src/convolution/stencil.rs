@@ -246,7 +246,16 @@ impl<F: Real> Stencil<'_, F> {
             let stride = padded(columns);
             sums.resize(channels.len() * stride, F::ZERO);
             let start = bias.map(|bias| &bias[channels.clone()]);
-            product(&stored.values, &offsets, weights, start, sums, columns);
+            match depth {
+                // No tap reaches these outputs.
+                0 => {
+                    let rows = sums
+                        .chunks_exact_mut(stride)
+                        .zip(start.into_iter().flatten());
+                    rows.for_each(|(sums, &start)| sums.fill(start));
+                }
+                _ => product(&stored.values, &offsets, weights, start, sums, columns),
+            }
 
             let [_, height, width] = self.output;
             for (piece, y) in task.pieces.iter_mut().enumerate() {

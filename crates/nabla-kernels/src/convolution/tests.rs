@@ -204,3 +204,40 @@ fn nan_goes_where_it_is_read() {
         assert_eq!(y.is_nan(), reads, "{at}");
     }
 }
+
+/// Outputs that no tap reaches are the bias, also in a row of its own.
+#[test]
+fn outputs_without_taps_are_the_bias() {
+    let device = Device::flex();
+    let config = ConvTranspose2dConfig::new([1, 2], [1, 1]);
+    let config = config.with_stride([4, 1]).with_padding([1, 0]);
+    let layer = config.init(&device);
+    let x = Tensor::<4>::ones([1, 1, 2, 100], &device);
+    let found = conv_transpose2d(&layer, x.clone()).into_data();
+    found.assert_approx_eq(
+        &layer.forward(x).into_data(),
+        Tolerance::<f32>::absolute(1e-6),
+    );
+}
+
+#[test]
+fn empty_pictures_are_the_bias() {
+    let device = Device::flex();
+    let padding = PaddingConfig2d::Explicit(2, 2, 2, 2);
+    let layer = Conv2dConfig::new([3, 2], [3, 3])
+        .with_padding(padding)
+        .init(&device);
+    let y = conv2d(&layer, Tensor::zeros([2, 3, 0, 5], &device));
+    assert_eq!(y.dims(), [2, 2, 2, 7]);
+    let bias: Vec<f32> = layer
+        .bias
+        .as_ref()
+        .unwrap()
+        .val()
+        .into_data()
+        .iter()
+        .collect();
+    for (at, y) in y.into_data().iter::<f32>().enumerate() {
+        assert_eq!(y, bias[at / 14 % 2]);
+    }
+}

@@ -149,3 +149,42 @@ fn the_thread_count_does_not_change_a_bit() {
     };
     assert_eq!(run(1), run(3));
 }
+
+#[test]
+fn an_input_without_numbers_is_the_bias() {
+    let device = Device::flex().autodiff();
+    let mut layer = LinearConfig::new(3, 2).init(&device);
+    layer.weight = Param::from_tensor(Tensor::zeros([0, 2], &device));
+    let y = linear(&layer, Tensor::<2>::zeros([5, 0], &device));
+    let bias: Vec<f32> = layer
+        .bias
+        .as_ref()
+        .unwrap()
+        .val()
+        .into_data()
+        .iter()
+        .collect();
+    for (at, y) in y.to_data().iter::<f32>().enumerate() {
+        assert_eq!(y, bias[at % 2]);
+    }
+    let grads = y.sum().backward();
+    let grad = layer.bias.as_ref().unwrap().val().grad(&grads).unwrap();
+    assert_eq!(grad.into_data().try_to_vec::<f32>().unwrap(), [5.0, 5.0]);
+}
+
+/// A layer norm may have its parameters in 32 bits and its input in 16; each gradient has the type of its input.
+#[test]
+fn gradients_have_the_type_of_what_they_belong_to() {
+    let device = Device::flex().autodiff();
+    let norm = burn::nn::LayerNormConfig::new(6).init(&device);
+    let x: Tensor<2> = random([4, 6], &device)
+        .cast(DType::F16)
+        .detach()
+        .require_grad();
+    let y = crate::normalization::layer_norm(&norm, 1e-5, x.clone());
+    assert_eq!(y.dtype(), DType::F16);
+    let grads = y.sum().backward();
+    assert_eq!(x.grad(&grads).unwrap().dtype(), DType::F16);
+    let gamma = norm.gamma.val();
+    assert_eq!(gamma.grad(&grads).unwrap().dtype(), gamma.dtype());
+}
