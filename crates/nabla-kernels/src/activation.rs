@@ -487,8 +487,8 @@ mod tests {
             (-40.0, Activation::Softplus, 4.248_354_3e-18),
             (-20.0, Activation::Mish, -4.122_307_2e-8),
         ] {
-            let single = activation.forward(Tensor::<1>::from_floats([x], &device));
-            let x = Tensor::<1>::from_data([f64::from(x)], (&device, DType::F64));
+            let single = activation.forward(Tensor::<1>::from_floats([x as f32], &device));
+            let x = Tensor::<1>::from_data([x], (&device, DType::F64));
             for y in [single.cast(DType::F64), activation.forward(x)] {
                 let y: f64 = y.into_data().iter().next().unwrap();
                 assert!((y / expected - 1.0).abs() < 1e-5, "{y} {expected}");
