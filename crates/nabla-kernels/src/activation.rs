@@ -122,6 +122,43 @@ pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     value * burns::gelu(x.slice_dim(D - 1, n..2 * n))
 }
 
+/// `max(u, 0)`; NaN stays.
+#[inline(always)]
+pub(crate) fn rectified<F: Real>(u: F) -> F {
+    if u < F::ZERO { F::ZERO } else { u }
+}
+
+/// The gradient `g` by `max(u, 0)`, by `u` or from the value.
+#[inline(always)]
+pub(crate) fn rectified_slope<F: Real>(u: F, g: F) -> F {
+    if u <= F::ZERO { F::ZERO } else { g }
+}
+
+/// `u · sigmoid(u)`.
+#[inline(always)]
+pub(crate) fn silu_of<F: Real>(u: F) -> F {
+    u * u.sigmoid()
+}
+
+/// The derivative of [`silu_of`].
+#[inline(always)]
+pub(crate) fn silu_slope<F: Real>(u: F) -> F {
+    let s = u.sigmoid();
+    s * (F::ONE + u * (F::ONE - s))
+}
+
+/// `u Φ(u)`.
+#[inline(always)]
+pub(crate) fn gelu_of<F: Real>(u: F) -> F {
+    u * u.normal_distribution()
+}
+
+/// The derivative of [`gelu_of`].
+#[inline(always)]
+fn gelu_slope<F: Real>(u: F) -> F {
+    u.normal_distribution() + u * density(u)
+}
+
 /// `√(2/π)`.
 const ROOT: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
 
@@ -175,7 +212,7 @@ impl Operation<1> for Activation {
             Self::Relu => x.updated(
                 [],
                 #[inline(always)]
-                |x, []| if x < F::ZERO { F::ZERO } else { x },
+                |x, []| rectified(x),
             ),
             Self::LeakyRelu { slope } => {
                 let slope = F::of(slope);
@@ -202,7 +239,7 @@ impl Operation<1> for Activation {
             Self::Gelu => x.updated(
                 [],
                 #[inline(always)]
-                |x, []| x * x.normal_distribution(),
+                |x, []| gelu_of(x),
             ),
             Self::GeluTanh => x.updated(
                 [],
@@ -212,7 +249,7 @@ impl Operation<1> for Activation {
             Self::Silu => x.updated(
                 [],
                 #[inline(always)]
-                |x, []| x * x.sigmoid(),
+                |x, []| silu_of(x),
             ),
             Self::Sigmoid => x.updated(
                 [],
@@ -253,7 +290,7 @@ impl Operation<1> for Activation {
             Self::Relu => grad.updated(
                 known,
                 #[inline(always)]
-                |g, [y]| if y <= F::ZERO { F::ZERO } else { g },
+                |g, [y]| rectified_slope(y, g),
             ),
             Self::LeakyRelu { slope } => {
                 let slope = F::of(slope);
@@ -286,7 +323,7 @@ impl Operation<1> for Activation {
             Self::Gelu => grad.updated(
                 known,
                 #[inline(always)]
-                |g, [x]| g * (x.normal_distribution() + x * density(x)),
+                |g, [x]| g * gelu_slope(x),
             ),
             Self::GeluTanh => grad.updated(
                 known,
@@ -300,10 +337,7 @@ impl Operation<1> for Activation {
             Self::Silu => grad.updated(
                 known,
                 #[inline(always)]
-                |g, [x]| {
-                    let s = x.sigmoid();
-                    g * s * (F::ONE + x * (F::ONE - s))
-                },
+                |g, [x]| g * silu_slope(x),
             ),
             Self::Sigmoid => grad.updated(
                 known,
@@ -354,7 +388,7 @@ impl Operation<1> for Geglu {
             |row, y| {
                 let (values, gates) = values[row * 2 * n..(row + 1) * 2 * n].split_at(n);
                 for ((y, &v), &g) in y.iter_mut().zip(values).zip(gates) {
-                    *y = v * g * g.normal_distribution();
+                    *y = v * gelu_of(g);
                 }
             },
         );
@@ -382,9 +416,8 @@ impl Operation<1> for Geglu {
                 let grad = &grad[row * n..(row + 1) * n];
                 let given = values.iter().zip(gates).zip(grad);
                 for ((dv, dg), ((&v, &gate), &grad)) in dv.iter_mut().zip(dg).zip(given) {
-                    let phi = gate.normal_distribution();
-                    *dv = grad * gate * phi;
-                    *dg = grad * v * (phi + gate * density(gate));
+                    *dv = grad * gelu_of(gate);
+                    *dg = grad * v * gelu_slope(gate);
                 }
             },
         );

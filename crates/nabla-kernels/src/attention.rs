@@ -23,17 +23,15 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use crate::elementwise::vectorized;
+use crate::elementwise::{LANES, vectorized};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, computes, ternary};
+use crate::operation::{Array, Operation, Saved, computes_both, ternary};
 use crate::real::Real;
 
 /// The number of queries per task.
 const QUERIES: usize = 128;
 /// The number of keys whose scores are stored at a time.
 const KEYS: usize = 512;
-/// The number of values that are loaded, computed and stored in parallel.
-const LANES: usize = 16;
 
 /// `softmax(q kᵀ/√d) v` for each head.
 ///
@@ -59,8 +57,7 @@ pub fn attention(
         && words > 0
         // A query that sees no key is left to Burn.
         && (!causal || words >= length);
-    let alike = q.dtype() == k.dtype() && q.dtype() == v.dtype();
-    if fits && alike && computes(&q) && computes(&k) && computes(&v) {
+    if fits && computes_both(&q, &k) && computes_both(&q, &v) {
         return ternary(Attention { heads, causal }, q, k, v);
     }
     // [batch, length, heads · d] -> [batch, heads, length, d]

@@ -25,8 +25,8 @@ use burn::nn::{PaddingConfig1d, PaddingConfig2d, PaddingConfig3d};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::elementwise::vectorized;
-use crate::operation::{Array, Operation, Saved, binary, computes, ternary};
+use crate::elementwise::{sums, vectorized};
+use crate::operation::{Array, Operation, Saved, computes_both, layer};
 use crate::real::Real;
 
 mod layout;
@@ -64,7 +64,7 @@ pub fn conv1d(conv: &Conv1d, x: Tensor<3>) -> Tensor<3> {
     };
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match operation.fits(&x, &weight) {
-        true => operation.run(x, weight, bias),
+        true => layer(operation, x, weight, bias),
         false => conv.forward(x),
     }
 }
@@ -89,14 +89,12 @@ pub fn conv1d(conv: &Conv1d, x: Tensor<3>) -> Tensor<3> {
 /// ```
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
-    let padding = match conv.padding {
-        PaddingConfig2d::Valid => [(0, 0), (0, 0)],
-        PaddingConfig2d::Same => [
-            same(conv.kernel_size[0], conv.stride[0], height),
-            same(conv.kernel_size[1], conv.stride[1], width),
-        ],
-        PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
-    };
+    let padding = padding2d(
+        &conv.padding,
+        conv.kernel_size,
+        conv.stride,
+        [height, width],
+    );
     let operation = Convolution {
         stride: [1, conv.stride[0], conv.stride[1]],
         dilation: [1, conv.dilation[0], conv.dilation[1]],
@@ -106,7 +104,7 @@ pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     };
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match operation.fits(&x, &weight) {
-        true => operation.run(x, weight, bias),
+        true => layer(operation, x, weight, bias),
         false => conv.forward(x),
     }
 }
@@ -139,7 +137,7 @@ pub fn conv3d(conv: &Conv3d, x: Tensor<5>) -> Tensor<5> {
     let even = padding.iter().all(|(before, after)| before == after);
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match even && operation.fits(&x, &weight) {
-        true => operation.run(x, weight, bias),
+        true => layer(operation, x, weight, bias),
         false => conv.forward(x),
     }
 }
@@ -164,7 +162,7 @@ pub fn conv_transpose1d(conv: &ConvTranspose1d, x: Tensor<3>) -> Tensor<3> {
     };
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match operation.fits(&x, &weight) {
-        true => operation.run(x, weight, bias),
+        true => layer(operation, x, weight, bias),
         false => conv.forward(x),
     }
 }
@@ -189,7 +187,7 @@ pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
     };
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match operation.fits(&x, &weight) {
-        true => operation.run(x, weight, bias),
+        true => layer(operation, x, weight, bias),
         false => conv.forward(x),
     }
 }
@@ -214,13 +212,27 @@ pub fn conv_transpose3d(conv: &ConvTranspose3d, x: Tensor<5>) -> Tensor<5> {
     };
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match operation.fits(&x, &weight) {
-        true => operation.run(x, weight, bias),
+        true => layer(operation, x, weight, bias),
         false => conv.forward(x),
     }
 }
 
+/// The zeros before and after the picture along each dimension.
+pub(crate) fn padding2d(
+    padding: &PaddingConfig2d,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    input: [usize; 2],
+) -> [(usize, usize); 2] {
+    match *padding {
+        PaddingConfig2d::Valid => [(0, 0), (0, 0)],
+        PaddingConfig2d::Same => [0, 1].map(|d| same(kernel[d], stride[d], input[d])),
+        PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
+    }
+}
+
 /// The padding for as many outputs as inputs per stride; an odd zero is put behind.
-pub(crate) fn same(kernel: usize, stride: usize, input: usize) -> (usize, usize) {
+fn same(kernel: usize, stride: usize, input: usize) -> (usize, usize) {
     let reach = input.div_ceil(stride.max(1)).saturating_sub(1) * stride + kernel;
     let total = reach.saturating_sub(input);
     (total / 2, total - total / 2)
@@ -248,12 +260,10 @@ struct Convolution {
 impl Convolution {
     /// Whether the kernels compute it: on the processor, for shapes that fit.
     fn fits<const D: usize>(&self, x: &Tensor<D>, weight: &Tensor<D>) -> bool {
-        if !computes(x) || !computes(weight) || x.dtype() != weight.dtype() {
-            return false;
-        }
         let (shape, kernel) = (x.dims(), weight.dims());
         let positive = self.groups > 0 && !self.stride.contains(&0) && !self.dilation.contains(&0);
-        positive
+        computes_both(x, weight)
+            && positive
             && shape[1] == kernel[1] * self.groups
             && kernel[0].is_multiple_of(self.groups)
             && !kernel.contains(&0)
@@ -264,18 +274,6 @@ impl Convolution {
                     spatial(&kernel, self.dimensions),
                 )
                 .is_some()
-    }
-
-    fn run<const D: usize>(
-        self,
-        x: Tensor<D>,
-        weight: Tensor<D>,
-        bias: Option<Tensor<1>>,
-    ) -> Tensor<D> {
-        match bias {
-            Some(bias) => ternary(self, x, weight, bias),
-            None => binary(self, x, weight),
-        }
     }
 
     /// The positions of the output; none if the kernel is larger than the input.
@@ -461,37 +459,31 @@ fn taps(distances: &[Vec<isize>; 3]) -> Vec<[isize; 3]> {
 
 /// Sums over the batch and all positions of each channel: the gradient by a bias.
 ///
-/// - `grad`: `[batch, channels, area]`
-fn channel_sums<F: Real>(grad: &[F], batch: usize, channels: usize) -> Vec<F> {
-    /// Sums side by side, which vectorise.
-    const LANES: usize = 16;
+/// - `grad`: `[batch, channels, …]`
+fn channel_sums<F: Real>(grad: &Array<F>) -> Array<F> {
+    let (shape, grad) = (grad.shape(), grad.values());
+    let [batch, channels] = [shape[0], shape[1]];
     let area = grad.len() / (batch * channels).max(1);
-    (0..channels)
-        .into_par_iter()
-        .map(|channel| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    let mut total = 0.0;
-                    for picture in 0..batch {
-                        let start = (picture * channels + channel) * area;
-                        let mut lanes = [F::ZERO; LANES];
-                        let (blocks, rest) = grad[start..start + area].as_chunks::<LANES>();
-                        for block in blocks {
-                            for (lane, &g) in lanes.iter_mut().zip(block) {
-                                *lane += g;
-                            }
-                        }
-                        for (lane, &g) in lanes.iter_mut().zip(rest) {
-                            *lane += g;
-                        }
-                        total += lanes.into_iter().map(Real::wide).sum::<f64>();
-                    }
-                    F::of(total)
-                },
-            )
-        })
-        .collect()
+    let sum = |channel: usize| {
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut total = 0.0;
+                for picture in 0..batch {
+                    let start = (picture * channels + channel) * area;
+                    let [sum] = sums(
+                        [&grad[start..start + area]],
+                        #[inline(always)]
+                        |[g]| [g],
+                    );
+                    total += sum;
+                }
+                F::of(total)
+            },
+        )
+    };
+    let sums = (0..channels).into_par_iter().map(sum).collect();
+    Array::new(sums, &[channels])
 }
 
 impl<const N: usize> Operation<N> for Convolution {
@@ -520,38 +512,22 @@ impl<const N: usize> Operation<N> for Convolution {
     }
 
     fn backward<F: Real>(&self, saved: Saved<'_, F, (), N>) -> [Option<Array<F>>; N] {
-        let Saved {
-            inputs,
-            grad,
-            wanted,
-            ..
-        } = saved;
-        let mut gradients = [const { None }; N];
-        let (Some(Some(x)), Some(Some(weight))) = (inputs.first(), inputs.get(1)) else {
-            return gradients;
-        };
-        let (shape, kernel, grads) = (x.shape(), weight.shape(), grad.shape());
-        if wanted[0] {
-            let input = spatial(&shape, self.dimensions);
-            let dx = self.adjoint(
-                grad.values(),
-                [&grads, &kernel],
-                input,
-                weight.values(),
-                None,
-            );
-            gradients[0] = Some(Array::new(dx, &shape));
-        }
-        if wanted[1] {
-            let output = spatial(&grads, self.dimensions);
-            let dw = self.weight_gradient(x.values(), [&shape, &kernel], grad.values(), output);
-            gradients[1] = Some(Array::new(dw, &kernel));
-        }
-        if wanted.get(2) == Some(&true) {
-            let db = channel_sums(grad.values(), grads[0], grads[1]);
-            gradients[2] = Some(Array::new(db, &[grads[1]]));
-        }
-        gradients
+        let dimensions = self.dimensions;
+        saved.of_layer(
+            |x, weight, grad| {
+                let (shape, shapes) = (x.shape(), [&grad.shape()[..], &weight.shape()]);
+                let (grad, input) = (grad.values(), spatial(&shape, dimensions));
+                let dx = self.adjoint(grad, shapes, input, weight.values(), None);
+                Array::new(dx, &shape)
+            },
+            |x, weight, grad| {
+                let (shape, output) = (weight.shape(), spatial(&grad.shape(), dimensions));
+                let shapes = [&x.shape()[..], &shape];
+                let dw = self.weight_gradient(x.values(), shapes, grad.values(), output);
+                Array::new(dw, &shape)
+            },
+            channel_sums,
+        )
     }
 }
 
@@ -565,13 +541,11 @@ struct Transposed {
 impl Transposed {
     /// Whether the kernels compute it: on the processor, for shapes that fit.
     fn fits<const D: usize>(&self, x: &Tensor<D>, weight: &Tensor<D>) -> bool {
-        if !computes(x) || !computes(weight) || x.dtype() != weight.dtype() {
-            return false;
-        }
         let of = &self.of;
         let positive = of.groups > 0 && !of.stride.contains(&0) && !of.dilation.contains(&0);
         let (shape, kernel) = (x.dims(), weight.dims());
-        positive
+        computes_both(x, weight)
+            && positive
             && shape[1] == kernel[0]
             && kernel[0].is_multiple_of(of.groups)
             && !kernel.contains(&0)
@@ -582,18 +556,6 @@ impl Transposed {
                     spatial(&kernel, of.dimensions),
                 )
                 .is_some()
-    }
-
-    fn run<const D: usize>(
-        self,
-        x: Tensor<D>,
-        weight: Tensor<D>,
-        bias: Option<Tensor<1>>,
-    ) -> Tensor<D> {
-        match bias {
-            Some(bias) => ternary(self, x, weight, bias),
-            None => binary(self, x, weight),
-        }
     }
 
     /// The positions of the output; none if there are none.
@@ -637,39 +599,23 @@ impl<const N: usize> Operation<N> for Transposed {
     }
 
     fn backward<F: Real>(&self, saved: Saved<'_, F, (), N>) -> [Option<Array<F>>; N] {
-        let Saved {
-            inputs,
-            grad,
-            wanted,
-            ..
-        } = saved;
-        let mut gradients = [const { None }; N];
-        let (Some(Some(x)), Some(Some(weight))) = (inputs.first(), inputs.get(1)) else {
-            return gradients;
-        };
-        let (shape, kernel, grads) = (x.shape(), weight.shape(), grad.shape());
-        let input = spatial(&shape, self.of.dimensions);
-        if wanted[0] {
-            let dx = self.of.apply(
-                grad.values(),
-                [&grads, &kernel],
-                input,
-                weight.values(),
-                None,
-            );
-            gradients[0] = Some(Array::new(dx, &shape));
-        }
-        if wanted[1] {
-            let dw = self
-                .of
-                .weight_gradient(grad.values(), [&grads, &kernel], x.values(), input);
-            gradients[1] = Some(Array::new(dw, &kernel));
-        }
-        if wanted.get(2) == Some(&true) {
-            let db = channel_sums(grad.values(), grads[0], grads[1]);
-            gradients[2] = Some(Array::new(db, &[grads[1]]));
-        }
-        gradients
+        let dimensions = self.of.dimensions;
+        saved.of_layer(
+            |x, weight, grad| {
+                let (shape, shapes) = (x.shape(), [&grad.shape()[..], &weight.shape()]);
+                let (grad, output) = (grad.values(), spatial(&shape, dimensions));
+                let dx = self.of.apply(grad, shapes, output, weight.values(), None);
+                Array::new(dx, &shape)
+            },
+            |x, weight, grad| {
+                let (shape, output) = (weight.shape(), spatial(&x.shape(), dimensions));
+                let shapes = [&grad.shape()[..], &shape];
+                let of = &self.of;
+                let dw = of.weight_gradient(grad.values(), shapes, x.values(), output);
+                Array::new(dw, &shape)
+            },
+            channel_sums,
+        )
     }
 }
 

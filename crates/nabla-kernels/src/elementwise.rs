@@ -1,5 +1,10 @@
 //! Loops over the elements of arrays, vectorised and shared among the cores.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops over lanes are turned into vector instructions"
+)]
+
 use std::ops::Range;
 
 use pulp::{Arch, NullaryFnOnce};
@@ -10,6 +15,9 @@ use crate::real::Real;
 /// The numbers that one task handles: few enough that tasks are shared well, and so many that short arrays aren't
 /// shared at all.
 const CHUNK: usize = 1 << 14;
+
+/// Sums side by side, which the compiler turns into vector instructions.
+pub(crate) const LANES: usize = 16;
 
 /// Runs a closure compiled for the processor's vector instructions.
 ///
@@ -117,42 +125,67 @@ pub(crate) fn for_each_row<F: Real, T: Send>(
         .collect()
 }
 
-/// `Σ (a − b)²`: in lanes, in `f64` over short pieces, in a fixed order.
+/// The sums of `f`'s terms over all elements: in [`LANES`] side by side, in `f64` over short pieces, in a fixed order.
+///
+/// Call it inside of [`vectorized`], and mark `f` `#[inline(always)]`.
+#[inline(always)]
+pub(crate) fn sums<F: Real, const R: usize, const S: usize>(
+    inputs: [&[F]; R],
+    f: impl Fn([F; R]) -> [F; S],
+) -> [f64; S] {
+    /// The numbers that are summed in their own precision.
+    const PIECE: usize = 64 * LANES;
+    let len = inputs.first().map_or(0, |input| input.len());
+    let mut totals = [0.0; S];
+    let mut start = 0;
+    while start < len {
+        let end = len.min(start + PIECE);
+        let (blocks, rest) = ((end - start) / LANES, (end - start) % LANES);
+        let pieces = inputs.map(|input| input[start..end].as_chunks::<LANES>());
+        // All of one length, so that the loop checks no bounds.
+        let whole = pieces.map(|(whole, _)| &whole[..blocks]);
+        let mut lanes = [[F::ZERO; LANES]; S];
+        for i in 0..blocks {
+            for lane in 0..LANES {
+                let terms = f(whole.map(|whole| whole[i][lane]));
+                for s in 0..S {
+                    lanes[s][lane] += terms[s];
+                }
+            }
+        }
+        for lane in 0..rest {
+            let terms = f(pieces.map(|(_, rest)| rest[lane]));
+            for s in 0..S {
+                lanes[s][lane] += terms[s];
+            }
+        }
+        for s in 0..S {
+            totals[s] += lanes[s].iter().map(|&v| v.wide()).sum::<f64>();
+        }
+        start = end;
+    }
+    totals
+}
+
+/// `Σ (a − b)²`.
 pub(crate) fn square_distance<F: Real>(a: &[F], b: &[F]) -> f64 {
-    const LANES: usize = 16;
     let part = |a: &[F], b: &[F]| {
         vectorized(
             #[inline(always)]
             || {
-                let mut total = 0.0;
-                for (a, b) in a.chunks(64 * LANES).zip(b.chunks(64 * LANES)) {
-                    let mut lanes = [F::ZERO; LANES];
-                    let (whole_a, rest_a) = a.as_chunks::<LANES>();
-                    let (whole_b, rest_b) = b.as_chunks::<LANES>();
-                    for (a, b) in whole_a.iter().zip(whole_b) {
-                        for lane in 0..LANES {
-                            let d = a[lane] - b[lane];
-                            lanes[lane] += d * d;
-                        }
-                    }
-                    for (lane, (&a, &b)) in lanes.iter_mut().zip(rest_a.iter().zip(rest_b)) {
-                        *lane += (a - b) * (a - b);
-                    }
-                    for lane in lanes {
-                        total += lane.wide();
-                    }
-                }
-                total
+                let [sum] = sums(
+                    [a, b],
+                    #[inline(always)]
+                    |[a, b]| [(a - b) * (a - b)],
+                );
+                sum
             },
         )
     };
     if a.len() <= CHUNK {
         return part(a, b);
     }
-    let parts: Vec<f64> = a
-        .par_chunks(CHUNK)
-        .zip(b.par_chunks(CHUNK))
-        .map(|(a, b)| part(a, b))
-        .collect();
+    let parts = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
+    let parts: Vec<f64> = parts.map(|(a, b)| part(a, b)).collect();
     parts.into_iter().sum()
 }

@@ -13,7 +13,7 @@ use faer::MatRef;
 use crate::activation::geglu;
 use crate::half_precision::is_half;
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, binary, computes, ternary};
+use crate::operation::{self, Array, Operation, Saved, computes_both};
 use crate::product::{column_sums, multiply};
 use crate::real::Real;
 
@@ -42,10 +42,7 @@ use tiles::{gated_linear, half_linear};
 /// ```
 pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     let weight = layer.weight.val();
-    let fits = computes(&x)
-        && computes(&weight)
-        && x.dtype() == weight.dtype()
-        && x.dims()[D - 1] == weight.dims()[0];
+    let fits = computes_both(&x, &weight) && x.dims()[D - 1] == weight.dims()[0];
     if !fits {
         return layer.forward(x);
     }
@@ -54,10 +51,8 @@ pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     {
         return y;
     }
-    match &layer.bias {
-        Some(bias) => ternary(Product, x, weight, bias.val()),
-        None => binary(Product, x, weight),
-    }
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    operation::layer(Product, x, weight, bias)
 }
 
 /// `a · gelu(b)` with `[a, b] = x W + bias`: a gated linear layer (GEGLU). Without autodiff, each part of the
@@ -81,9 +76,11 @@ pub fn linear_geglu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
 #[derive(Clone, Copy, Debug)]
 struct Product;
 
-/// The rows of `[…, width]`.
-fn rows(shape: &[usize]) -> usize {
-    shape[..shape.len() - 1].iter().product()
+/// `[…, width]` as `[rows, width]`.
+fn row_matrix<F: Real>(array: &Array<F>, width: usize) -> MatRef<'_, F> {
+    let shape = array.shape();
+    let rows = shape[..shape.len() - 1].iter().product();
+    MatRef::from_row_major_slice(array.values(), rows, width)
 }
 
 impl<const N: usize> Operation<N> for Product {
@@ -100,16 +97,14 @@ impl<const N: usize> Operation<N> for Product {
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {
         let weight = inputs[1].matrix();
-        let (input, output) = (weight.nrows(), weight.ncols());
-        let x = inputs[0].values();
-        let rows = rows(&inputs[0].shape());
-        let mut y = memory::room(rows * output);
+        let output = weight.ncols();
+        let x = row_matrix(&inputs[0], weight.nrows());
+        let mut y = memory::room(x.nrows() * output);
         if let Some(bias) = inputs.get(2) {
             for y in y.chunks_exact_mut(output.max(1)) {
                 y.copy_from_slice(bias.values());
             }
         }
-        let x = MatRef::from_row_major_slice(x, rows, input);
         multiply(&mut y, x, weight, N > 2);
         let mut shape = inputs[0].shape();
         if let Some(last) = shape.last_mut() {
@@ -119,36 +114,27 @@ impl<const N: usize> Operation<N> for Product {
     }
 
     fn backward<F: Real>(&self, saved: Saved<'_, F, (), N>) -> [Option<Array<F>>; N] {
-        let Saved {
-            inputs,
-            grad,
-            wanted,
-            ..
-        } = saved;
-        let mut gradients = [const { None }; N];
-        let (Some(Some(x)), Some(Some(weight))) = (inputs.first(), inputs.get(1)) else {
-            return gradients;
-        };
-        let matrix = weight.matrix();
-        let (input, output) = (matrix.nrows(), matrix.ncols());
-        let rows = rows(&grad.shape());
-        let dy = MatRef::from_row_major_slice(grad.values(), rows, output);
-        if wanted[0] {
-            let mut dx = memory::room(rows * input);
-            multiply(&mut dx, dy, matrix.transpose(), false);
-            gradients[0] = Some(Array::new(dx, &x.shape()));
-        }
-        if wanted[1] {
-            let mut dw = memory::room(input * output);
-            let x = MatRef::from_row_major_slice(x.values(), rows, input);
-            multiply(&mut dw, x.transpose(), dy, false);
-            gradients[1] = Some(Array::new(dw, &[input, output]));
-        }
-        if wanted.get(2) == Some(&true) {
-            let db = column_sums(grad.values(), output);
-            gradients[2] = Some(Array::new(db, &[output]));
-        }
-        gradients
+        saved.of_layer(
+            |x, weight, grad| {
+                let weight = weight.matrix().transpose();
+                let dy = row_matrix(grad, weight.nrows());
+                let mut dx = memory::room(dy.nrows() * weight.ncols());
+                multiply(&mut dx, dy, weight, false);
+                Array::new(dx, &x.shape())
+            },
+            |x, weight, grad| {
+                let [input, output] = [weight.matrix().nrows(), weight.matrix().ncols()];
+                let mut dw = memory::room(input * output);
+                let (x, dy) = (row_matrix(x, input), row_matrix(grad, output));
+                multiply(&mut dw, x.transpose(), dy, false);
+                Array::new(dw, &[input, output])
+            },
+            |grad| {
+                let db = column_sums(grad.values(), grad.shape().last().copied().unwrap_or(0));
+                let output = db.len();
+                Array::new(db, &[output])
+            },
+        )
     }
 }
 

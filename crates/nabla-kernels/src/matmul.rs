@@ -6,7 +6,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, binary, computes};
+use crate::operation::{Array, Operation, Saved, binary, computes_both};
 use crate::real::Real;
 
 /// `a b` of each pair of matrices.
@@ -27,8 +27,7 @@ use crate::real::Real;
 /// ```
 pub fn matmul(a: Tensor<3>, b: Tensor<3>) -> Tensor<3> {
     let ([batch, _, depth], [other, height, _]) = (a.dims(), b.dims());
-    let fits = batch == other && depth == height && a.dtype() == b.dtype();
-    match fits && computes(&a) && computes(&b) {
+    match batch == other && depth == height && computes_both(&a, &b) {
         true => binary(Batched, a, b),
         false => a.matmul(b),
     }

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use crate::elementwise::{from, square_distance};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, binary, computes};
+use crate::operation::{Array, Operation, Saved, binary, computes_both};
 use crate::real::Real;
 
 /// The mean of `(prediction − target)²`, as [`MseLoss`](burn::nn::loss::MseLoss) with a mean.
@@ -15,9 +15,8 @@ use crate::real::Real;
 /// # Panics
 /// Like Burn's, if the shapes don't fit.
 pub fn mean_squared_error<const D: usize>(prediction: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
-    let fits = prediction.dims() == target.dims() && prediction.dtype() == target.dtype();
-    let some = !prediction.dims().contains(&0);
-    match fits && some && computes(&prediction) && computes(&target) {
+    let fits = prediction.dims() == target.dims() && !target.dims().contains(&0);
+    match fits && computes_both(&prediction, &target) {
         true => binary(MeanSquare, prediction, target),
         false => (prediction - target).powi_scalar(2).mean(),
     }

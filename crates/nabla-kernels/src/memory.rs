@@ -100,12 +100,11 @@ fn shelf<F: Real>() -> MutexGuard<'static, Shelf<F>> {
 
 /// Gives the memory that waits for arrays back to the operating system.
 pub fn release() {
-    for dropped in [take_all::<f32>, take_all::<f64>] {
-        dropped();
-    }
+    clear::<f32>();
+    clear::<f64>();
 }
 
-fn take_all<F: Real>() {
+fn clear<F: Real>() {
     let mut shelf = shelf::<F>();
     shelf.idle = 0;
     shelf.most = shelf.lent;

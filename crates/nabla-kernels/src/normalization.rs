@@ -16,9 +16,10 @@ use burn::nn::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 use burn::tensor::activation::silu;
 use burn::tensor::{Tensor, TensorData};
 
-use crate::elementwise::for_each_row;
+use crate::activation::{silu_of, silu_slope};
+use crate::elementwise::{LANES, for_each_row, sums};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, binary, computes, ternary, unary};
+use crate::operation::{Array, Operation, Saved, binary, computes, layer, ternary};
 use crate::real::Real;
 
 mod batched;
@@ -28,9 +29,6 @@ mod rows;
 use batched::Batched;
 use grouped::Grouped;
 use rows::Row;
-
-/// The number of parallel partial sums.
-const LANES: usize = 16;
 
 /// The numbers that are summed in their own precision.
 const PIECE: usize = 64 * LANES;
@@ -63,16 +61,11 @@ fn grouped<const D: usize>(norm: &GroupNorm, x: Tensor<D>, with_silu: bool) -> T
         epsilon: norm.epsilon,
         with_silu,
     };
-    let fits = computes(&x) && D >= 2 && x.dims()[1] == norm.num_channels;
-    let affine = match (&norm.gamma, &norm.beta) {
-        (Some(gamma), Some(beta)) if norm.affine => Some((gamma.val(), beta.val())),
-        _ => None,
-    };
-    match affine {
-        Some((gamma, beta)) if fits => ternary(operation, x, gamma, beta),
-        None if fits => unary(operation, x),
-        _ if with_silu => silu(norm.forward(x)),
-        _ => norm.forward(x),
+    let affine = norm.gamma.as_ref().zip(norm.beta.as_ref());
+    match operation.run(norm.num_channels, &x, affine.filter(|_| norm.affine)) {
+        Some(y) => y,
+        None if with_silu => silu(norm.forward(x)),
+        None => norm.forward(x),
     }
 }
 
@@ -89,14 +82,9 @@ pub fn instance_norm<const D: usize>(norm: &InstanceNorm, x: Tensor<D>) -> Tenso
         epsilon: norm.epsilon,
         with_silu: false,
     };
-    let fits = computes(&x) && D >= 2 && x.dims()[1] == norm.num_channels;
-    match (&norm.gamma, &norm.beta) {
-        (Some(gamma), Some(beta)) if fits && norm.affine => {
-            ternary(operation, x, gamma.val(), beta.val())
-        }
-        _ if fits => unary(operation, x),
-        _ => norm.forward(x),
-    }
+    let affine = norm.gamma.as_ref().zip(norm.beta.as_ref());
+    let found = operation.run(norm.num_channels, &x, affine.filter(|_| norm.affine));
+    found.unwrap_or_else(|| norm.forward(x))
 }
 
 /// Computes `norm`: with the statistics of the batch where it trains, which then move its running ones, and
@@ -196,10 +184,8 @@ pub fn layer_norm<const D: usize>(norm: &LayerNorm, epsilon: f64, x: Tensor<D>) 
         centred: true,
         epsilon,
     };
-    match &norm.beta {
-        Some(beta) => ternary(operation, x, gamma, beta.val()),
-        None => binary(operation, x, gamma),
-    }
+    let beta = norm.beta.as_ref().map(|beta| beta.val());
+    layer(operation, x, gamma, beta)
 }
 
 /// Computes `norm`: `γ x/√(mean x² + ε)` over the last dimension.
@@ -238,30 +224,18 @@ pub fn modulated_silu(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>) -> Tenso
 
 /// `Σ (x − origin)` and `Σ (x − origin)²`.
 #[inline(always)]
-fn sums<F: Real>(x: &[F], origin: F) -> [f64; 2] {
-    let mut totals = [0.0; 2];
-    for piece in x.chunks(PIECE) {
-        let (mut s, mut q) = ([F::ZERO; LANES], [F::ZERO; LANES]);
-        let (whole, rest) = piece.as_chunks::<LANES>();
-        for x in whole {
-            for lane in 0..LANES {
-                let d = x[lane] - origin;
-                s[lane] += d;
-                q[lane] += d * d;
-            }
-        }
-        for (lane, &x) in rest.iter().enumerate() {
+fn sums_around<F: Real>(x: &[F], origin: F) -> [f64; 2] {
+    sums(
+        [x],
+        #[inline(always)]
+        |[x]| {
             let d = x - origin;
-            s[lane] += d;
-            q[lane] += d * d;
-        }
-        totals[0] += s.iter().map(|&v| v.wide()).sum::<f64>();
-        totals[1] += q.iter().map(|&v| v.wide()).sum::<f64>();
-    }
-    totals
+            [d, d * d]
+        },
+    )
 }
 
-/// The mean and the variance from [`sums`].
+/// The mean and the variance from [`sums_around`].
 #[inline(always)]
 fn moments([sum, squares]: [f64; 2], origin: f64, count: f64) -> [f64; 2] {
     let mean = sum / count;
@@ -276,7 +250,7 @@ fn moments([sum, squares]: [f64; 2], origin: f64, count: f64) -> [f64; 2] {
 fn mean_and_scale<F: Real>(x: &[F], epsilon: f64) -> [f64; 2] {
     // Sums around the first number, so that a picture of one colour has no variance.
     let origin = x.first().copied().unwrap_or(F::ZERO);
-    let [mean, variance] = moments(sums(x, origin), origin.wide(), x.len() as f64);
+    let [mean, variance] = moments(sums_around(x, origin), origin.wide(), x.len() as f64);
     [mean, 1.0 / (variance + epsilon).sqrt()]
 }
 
@@ -318,17 +292,6 @@ fn slopes<F: Real>(
         totals[1] += of_one.iter().map(|&v| v.wide()).sum::<f64>();
     }
     totals
-}
-
-#[inline(always)]
-fn silu_of<F: Real>(u: F) -> F {
-    u * u.sigmoid()
-}
-
-#[inline(always)]
-fn silu_slope<F: Real>(u: F) -> F {
-    let s = u.sigmoid();
-    s * (F::ONE + u * (F::ONE - s))
 }
 
 /// `[batch, channels, area]`.

@@ -1,9 +1,8 @@
 //! Operations with their gradients, written once for every number type.
 //!
-//! Every operation keeps what its backward pass reads, also under gradient checkpointing. An [`Operation`] computes
-//! arrays; here it becomes an operation on Burn's tensors, which autodiff
-//! differentiates by its [`backward`](Operation::backward). 16-bit numbers are computed in 32 bits: inputs are
-//! widened before the operation and the result is rounded after it.
+//! An [`Operation`] computes arrays; here it becomes an operation on Burn's tensors, which autodiff differentiates by
+//! its [`backward`](Operation::backward). It keeps what its backward pass reads, also under gradient checkpointing.
+//! 16-bit numbers are computed in 32 bits: inputs are widened before the operation and the result is rounded after it.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -17,7 +16,6 @@ use burn::backend::autodiff::{
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{AllocationProperty, DType, Device, Tensor};
-
 use faer::MatRef;
 
 use crate::elementwise::{from, update};
@@ -148,6 +146,34 @@ pub(crate) struct Saved<'a, F, K, const N: usize> {
     pub wanted: [bool; N],
 }
 
+impl<F: Real, K, const N: usize> Saved<'_, F, K, N> {
+    /// The gradients of a layer with an input, a weight and perhaps a bias, of those that are wanted.
+    ///
+    /// - `by_input`, `by_weight`: of the input, the weight and the gradient by the output
+    /// - `by_bias`: of the gradient by the output
+    pub(crate) fn of_layer(
+        self,
+        by_input: impl FnOnce(&Array<F>, &Array<F>, &Array<F>) -> Array<F>,
+        by_weight: impl FnOnce(&Array<F>, &Array<F>, &Array<F>) -> Array<F>,
+        by_bias: impl FnOnce(&Array<F>) -> Array<F>,
+    ) -> [Option<Array<F>>; N] {
+        let mut gradients = [const { None }; N];
+        let (Some(Some(x)), Some(Some(weight))) = (self.inputs.first(), self.inputs.get(1)) else {
+            return gradients;
+        };
+        if self.wanted[0] {
+            gradients[0] = Some(by_input(x, weight, &self.grad));
+        }
+        if self.wanted[1] {
+            gradients[1] = Some(by_weight(x, weight, &self.grad));
+        }
+        if self.wanted.get(2) == Some(&true) {
+            gradients[2] = Some(by_bias(&self.grad));
+        }
+        gradients
+    }
+}
+
 /// Whether the kernels compute with `tensor`: a tensor of floats on the processor.
 pub(crate) fn computes<const D: usize>(tensor: &Tensor<D>) -> bool {
     let known = matches!(
@@ -155,6 +181,11 @@ pub(crate) fn computes<const D: usize>(tensor: &Tensor<D>) -> bool {
         DType::F32 | DType::F64 | DType::F16 | DType::BF16
     );
     known && tensor.device() == Device::flex()
+}
+
+/// Whether the kernels compute with both tensors, of one number type.
+pub(crate) fn computes_both<const A: usize, const B: usize>(a: &Tensor<A>, b: &Tensor<B>) -> bool {
+    a.dtype() == b.dtype() && computes(a) && computes(b)
 }
 
 /// The operation of one tensor that [`computes`].
@@ -191,6 +222,19 @@ pub(crate) fn ternary<const A: usize, const B: usize, const C: usize, const Z: u
         b.into_dispatch(),
         c.into_dispatch(),
     ))
+}
+
+/// The operation of a layer, with or without a bias.
+pub(crate) fn layer<const A: usize, const B: usize, const Z: usize>(
+    operation: impl Operation<2> + Operation<3>,
+    x: Tensor<A>,
+    weight: Tensor<B>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<Z> {
+    match bias {
+        Some(bias) => ternary(operation, x, weight, bias),
+        None => binary(operation, x, weight),
+    }
 }
 
 /// Operations as functions of a backend.

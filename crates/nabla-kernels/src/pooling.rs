@@ -4,8 +4,8 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 use burn::tensor::Tensor;
 
-use crate::convolution::same;
-use crate::elementwise::for_each_row;
+use crate::convolution::padding2d;
+use crate::elementwise::{for_each_row, sums};
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, computes, unary};
 use crate::real::Real;
@@ -106,15 +106,8 @@ impl Windows {
         dilation: [usize; 2],
     ) -> Option<Self> {
         let [_, _, height, width] = x.dims();
-        let pairs = match *padding {
-            PaddingConfig2d::Valid => [(0, 0), (0, 0)],
-            PaddingConfig2d::Same => [
-                same(kernel[0], stride[0], height),
-                same(kernel[1], stride[1], width),
-            ],
-            PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
-        };
         let input = [height, width];
+        let pairs = padding2d(padding, kernel, stride, input);
         if kernel.contains(&0) || stride.contains(&0) || x.dims().contains(&0) {
             return None;
         }
@@ -329,13 +322,12 @@ impl Operation<1> for Average {
             |plane, y| {
                 let x = &x[plane * area..(plane + 1) * area];
                 if self.is_global() {
-                    let mut lanes = [F::ZERO; 16];
-                    for x in x.chunks(16) {
-                        for (lane, &x) in lanes.iter_mut().zip(x) {
-                            *lane += x;
-                        }
-                    }
-                    y[0] = lanes.into_iter().sum();
+                    let [sum] = sums(
+                        [x],
+                        #[inline(always)]
+                        |[x]| [x],
+                    );
+                    y[0] = F::of(sum);
                 } else {
                     windows.each(|output, input| y[output] += x[input]);
                 }

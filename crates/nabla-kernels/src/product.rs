@@ -24,30 +24,44 @@ pub(crate) fn multiply<F: Real>(y: &mut [F], a: MatRef<'_, F>, b: MatRef<'_, F>,
         return;
     }
     let accum = if add { Accum::Add } else { Accum::Replace };
-    let [height, width] = tile(rows, columns, a.ncols());
-    let product = |row: usize, column: usize, tile: MatMut<'_, F>| {
+    let tile = tile(rows, columns, a.ncols());
+    for_each_tile(y, columns, tile, |row, column, tile, (): &mut ()| {
         let (height, width) = (tile.nrows(), tile.ncols());
         let (a, b) = (a.subrows(row, height), b.subcols(column, width));
         matmul(tile, accum, a, b, F::ONE, Par::Seq);
-    };
-    let y = MatMut::from_row_major_slice_mut(y, rows, columns);
-    if height >= rows && width >= columns {
-        return product(0, 0, y);
-    }
+    });
+}
+
+/// Calls `compute(row, column, tile, scratch)` for each tile of `y`, `[rows, columns]`, of at most this height and
+/// width, which starts at that row and column.
+pub(crate) fn for_each_tile<F: Real, S: Default + Send>(
+    y: &mut [F],
+    columns: usize,
+    [height, width]: [usize; 2],
+    compute: impl Fn(usize, usize, MatMut<'_, F>, &mut S) + Sync,
+) {
     let mut tiles = Vec::new();
-    let mut below = y;
-    for row in (0..rows).step_by(height) {
-        let (mut right, rest) = below.split_at_row_mut(height.min(rows - row));
+    for (block, y) in y.chunks_mut((height * columns).max(1)).enumerate() {
+        let rows = y.len() / columns;
+        let mut rest = MatMut::from_row_major_slice_mut(y, rows, columns);
         for column in (0..columns).step_by(width) {
-            let (tile, rest) = right.split_at_col_mut(width.min(columns - column));
-            tiles.push((row, column, tile));
-            right = rest;
+            let (tile, others) = rest.split_at_col_mut(width.min(columns - column));
+            tiles.push((block * height, column, tile));
+            rest = others;
         }
-        below = rest;
+    }
+    if tiles.len() == 1 {
+        // Waking another thread takes longer than a small product.
+        for (row, column, tile) in tiles {
+            compute(row, column, tile, &mut S::default());
+        }
+        return;
     }
     tiles
         .into_par_iter()
-        .for_each(|(row, column, tile)| product(row, column, tile));
+        .for_each_init(S::default, |scratch, (row, column, tile)| {
+            compute(row, column, tile, scratch);
+        });
 }
 
 /// The height and width of a tile: up to 16 tiles, if there is work for them.

@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::operation::{Array, Operation, Saved, binary, computes};
+use crate::activation::{rectified, rectified_slope};
+use crate::operation::{Array, Operation, Saved, binary, computes_both};
 use crate::real::Real;
 
 /// `a + b`.
@@ -32,7 +33,7 @@ pub fn add_relu<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 }
 
 fn fits<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> bool {
-    a.dims() == b.dims() && a.dtype() == b.dtype() && computes(a) && computes(b)
+    a.dims() == b.dims() && computes_both(a, b)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,10 +58,7 @@ impl Operation<2> for Sum {
             true => a.updated(
                 b,
                 #[inline(always)]
-                |a, [b]| {
-                    let sum = a + b;
-                    if sum < F::ZERO { F::ZERO } else { sum }
-                },
+                |a, [b]| rectified(a + b),
             ),
             false => a.updated(
                 b,
@@ -77,7 +75,7 @@ impl Operation<2> for Sum {
             Some(y) => grad.updated(
                 [y.values()],
                 #[inline(always)]
-                |g, [y]| if y <= F::ZERO { F::ZERO } else { g },
+                |g, [y]| rectified_slope(y, g),
             ),
             None => grad,
         };

@@ -86,6 +86,11 @@ pub(crate) struct Stored<F> {
     pub values: Vec<F>,
 }
 
+/// The dimension along which large outputs are split.
+pub(crate) fn split(output: [usize; 3]) -> usize {
+    output.iter().position(|&n| n > 1).unwrap_or(2)
+}
+
 /// Copies a short row, without the call of a function that is made for long ones.
 #[inline(always)]
 pub(crate) fn copy<F: Real>(to: &mut [F], from: &[F]) {
@@ -178,7 +183,7 @@ impl Layout {
     }
 
     /// The distance of a tap in the first channel.
-    pub(crate) fn offset(&self, distances: [isize; 3]) -> usize {
+    fn offset(&self, distances: [isize; 3]) -> usize {
         let mut plane = 0;
         let mut shift = 0;
         for (d, axis) in self.axes.iter().enumerate() {
@@ -187,6 +192,15 @@ impl Layout {
             shift += along * self.pitches[d];
         }
         plane * self.plane + shift
+    }
+
+    /// The distances of all taps in all channels.
+    pub(crate) fn offsets(&self, channels: usize, taps: &[[isize; 3]]) -> Vec<usize> {
+        let shifts: Vec<usize> = taps.iter().map(|&tap| self.offset(tap)).collect();
+        (0..channels)
+            .flat_map(|c| shifts.iter().map(move |shift| (c, shift)))
+            .map(|(c, shift)| c * self.channel() + shift)
+            .collect()
     }
 
     /// Stores channels of pictures.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::layout::{Layout, Stored, copy};
+use super::layout::{Layout, Stored, copy, split};
 use super::{COLUMNS, PART};
 use crate::memory;
 use crate::real::Real;
@@ -89,9 +89,7 @@ impl<F: Real> Stencil<'_, F> {
     fn apply_pointwise(&self, x: &[F], bias: Option<&[F]>, y: &mut [F]) {
         let area: usize = self.input.iter().product();
         let offsets: Vec<usize> = (0..self.channels).map(|c| c * area).collect();
-        let count = self.batch * self.groups;
-        let rows = self.rows_per_task(count);
-        let parts = self.rows.div_ceil(rows);
+        let rows = self.rows_per_task(self.batch * self.groups);
         let weights = &self.phases[0].weights;
         // [batch, groups, rows, area]
         let mut tasks: Vec<(usize, usize, &mut [F])> = Vec::new();
@@ -100,7 +98,6 @@ impl<F: Real> Stencil<'_, F> {
                 tasks.push((of, part, y));
             }
         }
-        debug_assert_eq!(tasks.len(), count * parts);
         tasks.into_par_iter().for_each(|(of, part, y)| {
             let x = &x[of * self.channels * area..(of + 1) * self.channels * area];
             let first = of % self.groups * self.rows + part * rows;
@@ -130,11 +127,6 @@ impl<F: Real> Stencil<'_, F> {
         })
     }
 
-    /// The dimension that is split, if pictures are large.
-    fn split(&self) -> usize {
-        self.output.iter().position(|&n| n > 1).unwrap_or(2)
-    }
-
     fn tasks<'y>(&self, y: &'y mut [F]) -> Vec<Task<'y, F>> {
         let one = self.layout(self.whole(), 1);
         let size = self.channels * one.channel();
@@ -142,7 +134,7 @@ impl<F: Real> Stencil<'_, F> {
         let wide = COLUMNS.div_ceil(one.columns(one.counts()).max(1));
         let together = (PART / size.max(1)).max(wide.min(4));
         let pictures = together.clamp(1, self.batch.div_ceil(8));
-        let axis = self.split();
+        let axis = split(self.output);
         let length = self.output[axis];
         let splits = self.phases.len() == 1 && size > PART;
         let part = match splits {
@@ -208,7 +200,7 @@ impl<F: Real> Stencil<'_, F> {
         stored: &mut Stored<F>,
         sums: &mut Vec<F>,
     ) {
-        let axis = self.split();
+        let axis = split(self.output);
         let mut outputs = self.whole();
         if self.phases.len() == 1 {
             outputs[axis] = task.part.clone();
@@ -236,11 +228,7 @@ impl<F: Real> Stencil<'_, F> {
             if columns == 0 {
                 continue;
             }
-            let shifts: Vec<usize> = phase.taps.iter().map(|&tap| layout.offset(tap)).collect();
-            let offsets: Vec<usize> = (0..self.channels)
-                .flat_map(|c| shifts.iter().map(move |shift| (c, shift)))
-                .map(|(c, shift)| c * layout.channel() + shift)
-                .collect();
+            let offsets = layout.offsets(self.channels, &phase.taps);
             let depth = offsets.len();
             let weights = &phase.weights[channels.start * depth..channels.end * depth];
             let stride = padded(columns);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::PART;
-use super::layout::{Layout, Stored, copy};
+use super::layout::{Layout, Stored, copy, split};
 use crate::memory;
 use crate::real::Real;
 use crate::taps::correlate;
@@ -95,7 +95,7 @@ impl WeightGradient {
         let depth = channels.len() * self.taps.len();
         let area: usize = self.input.iter().product();
         let outputs: usize = self.output.iter().product();
-        let axis = self.output.iter().position(|&n| n > 1).unwrap_or(2);
+        let axis = split(self.output);
         let length = self.output[axis];
         let layout = |range: [Range<usize>; 3], pictures: usize| {
             Layout::new(self.input, self.stride, &self.distances, range, pictures)
@@ -121,10 +121,7 @@ impl WeightGradient {
                     &x[plane * area..(plane + 1) * area]
                 };
                 layout.store(channels.len(), plane, &mut stored);
-                let offsets: Vec<usize> = (0..channels.len())
-                    .flat_map(|c| self.taps.iter().map(move |&tap| (c, tap)))
-                    .map(|(c, tap)| c * layout.channel() + layout.offset(tap))
-                    .collect();
+                let offsets = layout.offsets(channels.len(), &self.taps);
                 // The gradients lie as the input does, with zeros where there is no output.
                 let counts = layout.counts();
                 let columns = layout.columns(counts);

@@ -7,14 +7,15 @@ use faer::linalg::matmul::matmul;
 use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use nabla_grad::elementwise::Dense;
-use rayon::prelude::*;
 
+use crate::activation::gelu_of;
 use crate::elementwise::vectorized;
 use crate::half_precision::{Numbers, result};
-use crate::real::Real;
+use crate::product::for_each_tile;
 
-/// The number of values that are loaded, computed and stored in parallel.
-const LANES: usize = 16;
+/// The rows and outputs of a tile: as many rows as keep its part of the input in the cache, and few enough outputs that
+/// all threads have some.
+const TILE: [usize; 2] = [512, 64];
 
 /// A linear layer with numbers of 16 bits; none if autodiff tracks them.
 pub(super) fn half_linear<const D: usize>(linear: &Linear, x: &Tensor<D>) -> Option<Tensor<D>> {
@@ -90,7 +91,7 @@ impl<const D: usize> DenseLayer<D> {
     fn apply(&self) -> Tensor<D> {
         let n = self.outputs();
         let (mut out, shape) = self.place(n);
-        for_each_tile(out.values_mut(), n, |row, column, tile, place| {
+        for_each_tile(out.values_mut(), n, TILE, |row, column, tile, place| {
             self.multiply(tile, row, column, place);
         });
         result(out, shape, self.dtype)
@@ -110,12 +111,14 @@ impl<const D: usize> DenseLayer<D> {
                 #[inline(always)]
                 || {
                     for (i, gates) in gates.chunks_exact(columns).enumerate() {
-                        gate_by(row_of(&mut tile, i), gates);
+                        for (v, &g) in row_of(&mut tile, i).iter_mut().zip(gates) {
+                            *v *= gelu_of(g);
+                        }
                     }
                 },
             );
         };
-        for_each_tile(out.values_mut(), n, compute);
+        for_each_tile(out.values_mut(), n, TILE, compute);
         result(out, shape, self.dtype)
     }
 
@@ -135,46 +138,4 @@ impl<const D: usize> DenseLayer<D> {
 fn row_of<'a>(tile: &'a mut MatMut<'_, f32>, row: usize) -> &'a mut [f32] {
     let tile = tile.rb_mut().try_as_row_major_mut();
     tile.map_or(&mut [], |tile| tile.row_mut(row).as_slice_mut())
-}
-
-/// Calls `compute(row, column, tile, scratch)` for each tile of `out`, `[rows, columns]`, which starts at
-/// that row and column, with as many rows as keep a tile's part of the input in the cache, and few enough
-/// columns that all threads have some.
-fn for_each_tile<S: Default + Send>(
-    out: &mut [f32],
-    columns: usize,
-    compute: impl Fn(usize, usize, MatMut<'_, f32>, &mut S) + Sync,
-) {
-    const ROWS: usize = 512;
-    const COLUMNS: usize = 64;
-    let mut tiles = Vec::new();
-    for (block, out) in out.chunks_mut((ROWS * columns).max(1)).enumerate() {
-        let rows = out.len() / columns;
-        let mut rest = MatMut::from_row_major_slice_mut(out, rows, columns);
-        for column in (0..columns).step_by(COLUMNS) {
-            let (tile, others) = rest.split_at_col_mut(COLUMNS.min(columns - column));
-            tiles.push((block * ROWS, column, tile));
-            rest = others;
-        }
-    }
-    tiles
-        .into_par_iter()
-        .for_each_init(S::default, |scratch, (row, column, tile)| {
-            compute(row, column, tile, scratch);
-        });
-}
-
-/// `values · gelu(gates)` in place.
-#[inline(always)]
-fn gate_by(values: &mut [f32], gates: &[f32]) {
-    let (blocks, rest) = values.as_chunks_mut::<LANES>();
-    let (gate_blocks, gate_rest) = gates.as_chunks::<LANES>();
-    for (values, gates) in blocks.iter_mut().zip(gate_blocks) {
-        for (v, &g) in values.iter_mut().zip(gates) {
-            *v *= g * g.normal_distribution();
-        }
-    }
-    for (v, &g) in rest.iter_mut().zip(gate_rest) {
-        *v *= g * g.normal_distribution();
-    }
 }

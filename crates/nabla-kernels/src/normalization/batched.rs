@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use super::{affine, by_affine, moments, planes, slopes, sums};
+use super::{affine, by_affine, moments, planes, slopes, sums_around};
+use crate::activation::{rectified, rectified_slope};
 use crate::elementwise::{for_each_row, vectorized};
 use crate::memory;
 use crate::operation::{Array, Operation, Saved};
@@ -38,7 +39,7 @@ impl Batched {
             #[inline(always)]
             || {
                 for picture in 0..batch {
-                    let [sum, squares] = sums(plane(picture), origin);
+                    let [sum, squares] = sums_around(plane(picture), origin);
                     totals[0] += sum;
                     totals[1] += squares;
                 }
@@ -162,9 +163,7 @@ impl Operation<3> for Batched {
                 sizes,
                 &numbers,
                 #[inline(always)]
-                |u| {
-                    if u < F::ZERO { F::ZERO } else { u }
-                },
+                |u| rectified(u),
             ),
             false => Self::values(
                 x.values(),
@@ -200,9 +199,7 @@ impl Operation<3> for Batched {
                 &affine,
                 kept,
                 #[inline(always)]
-                |u| {
-                    if u <= F::ZERO { F::ZERO } else { F::ONE }
-                },
+                |u| rectified_slope(u, F::ONE),
             ),
             false => self.gradients(
                 arrays,

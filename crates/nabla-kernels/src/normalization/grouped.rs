@@ -1,9 +1,13 @@
 //! Group and instance normalization.
 
-use super::{affine, by_affine, mean_and_scale, planes, silu_of, silu_slope, slopes};
+use burn::module::Param;
+use burn::tensor::Tensor;
+
+use super::{affine, by_affine, mean_and_scale, planes, slopes};
+use crate::activation::{silu_of, silu_slope};
 use crate::elementwise::for_each_row;
 use crate::memory;
-use crate::operation::{Array, Operation, Saved};
+use crate::operation::{Array, Operation, Saved, computes, ternary, unary};
 use crate::real::Real;
 
 /// Group normalization.
@@ -15,16 +19,32 @@ pub(super) struct Grouped {
 }
 
 impl Grouped {
+    /// The operation with γ and β; none if the kernels don't compute it.
+    pub(super) fn run<const D: usize>(
+        self,
+        channels: usize,
+        x: &Tensor<D>,
+        affine: Option<(&Param<Tensor<1>>, &Param<Tensor<1>>)>,
+    ) -> Option<Tensor<D>> {
+        if !computes(x) || D < 2 || x.dims()[1] != channels {
+            return None;
+        }
+        let x = x.clone();
+        Some(match affine {
+            Some((gamma, beta)) => ternary(self, x, gamma.val(), beta.val()),
+            None => unary(self, x),
+        })
+    }
+
     fn values<F: Real>(
         &self,
         x: &[F],
         [_, channels, area]: [usize; 3],
-        gamma: &dyn Fn(usize) -> [F; 2],
+        affine: &[[F; 2]],
         y: &mut [F],
         activation: impl Fn(F) -> F + Sync,
     ) -> Vec<[f64; 2]> {
         let members = channels / self.groups;
-        let affine: Vec<[F; 2]> = (0..channels).map(gamma).collect();
         let size = members * area;
         for_each_row(
             y,
@@ -120,12 +140,11 @@ impl<const N: usize> Operation<N> for Grouped {
         let affine = affine(inputs.get(1), inputs.get(2), sizes[1]);
         let x = inputs[0].values();
         let mut y = memory::room(x.len());
-        let of = |channel: usize| affine[channel];
         let kept = match self.with_silu {
             true => self.values(
                 x,
                 sizes,
-                &of,
+                &affine,
                 &mut y,
                 #[inline(always)]
                 |u| silu_of(u),
@@ -133,7 +152,7 @@ impl<const N: usize> Operation<N> for Grouped {
             false => self.values(
                 x,
                 sizes,
-                &of,
+                &affine,
                 &mut y,
                 #[inline(always)]
                 |u| u,

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{LANES, PIECE, by_affine, mean_and_scale, sums};
-use crate::elementwise::{for_each_row, vectorized};
+use super::{by_affine, mean_and_scale, sums_around};
+use crate::elementwise::{for_each_row, sums, vectorized};
 use crate::memory;
 use crate::operation::{Array, Operation, Saved};
 use crate::real::Real;
@@ -21,7 +21,7 @@ impl Row {
         match self.centred {
             true => mean_and_scale(x, self.epsilon),
             false => {
-                let [_, squares] = sums(x, F::ZERO);
+                let [_, squares] = sums_around(x, F::ZERO);
                 [0.0, 1.0 / (squares / x.len() as f64 + self.epsilon).sqrt()]
             }
         }
@@ -91,18 +91,11 @@ impl<const N: usize> Operation<N> for Row {
                 for ((dx, &grad), &gain) in dx.iter_mut().zip(grad).zip(gamma) {
                     *dx = grad * gain;
                 }
-                let [mut level, mut along] = [0.0; 2];
-                for (du, x) in dx.chunks(PIECE).zip(x.chunks(PIECE)) {
-                    let (mut of_one, mut of_normal) = ([F::ZERO; LANES], [F::ZERO; LANES]);
-                    for (du, x) in du.chunks(LANES).zip(x.chunks(LANES)) {
-                        for (lane, (&du, &x)) in du.iter().zip(x).enumerate() {
-                            of_one[lane] += du;
-                            of_normal[lane] += du * ((x - mean) * scale);
-                        }
-                    }
-                    level += of_one.iter().map(|&v| v.wide()).sum::<f64>();
-                    along += of_normal.iter().map(|&v| v.wide()).sum::<f64>();
-                }
+                let [level, along] = sums(
+                    [dx, x],
+                    #[inline(always)]
+                    |[du, x]| [du, du * ((x - mean) * scale)],
+                );
                 let count = width as f64;
                 let (level, along) = (F::of(level / count) * centred, F::of(along / count));
                 for (dx, &x) in dx.iter_mut().zip(x) {
