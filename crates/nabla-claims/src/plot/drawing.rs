@@ -231,7 +231,7 @@ pub fn dot_plot(plot: &DotPlot, theme: Theme) -> Result<String, PlotError> {
                 for (r, label) in plot.labels.iter().enumerate() {
                     let y = upper + 26 + ROW * r as i32 + ROW / 2;
                     let style = ink_text(FONT).pos(Pos::new(HPos::Right, VPos::Center));
-                    let label = shorten(label, names - 18);
+                    let label = without_middle(label, names - 18);
                     let place = ((names - 12) * SCALE, y * SCALE);
                     root.draw(&Text::new(label, place, style))
                         .map_err(|e| failed(&e))?;
@@ -310,12 +310,32 @@ fn drawing(title: &str, error: &dyn Display) -> PlotError {
     }
 }
 
-fn shorten(label: &str, width: i32) -> String {
-    let letters = (f64::from(width) / (FONT * LETTER)).max(4.0) as usize;
-    if label.chars().count() <= letters {
+/// How many letters fit.
+fn letters(width: i32) -> usize {
+    (f64::from(width) / (FONT * LETTER)).max(4.0) as usize
+}
+
+/// Without its end, if it is too long.
+fn shorten(title: &str, width: i32) -> String {
+    let letters = letters(width);
+    if title.chars().count() <= letters {
+        return title.to_owned();
+    }
+    title.chars().take(letters - 1).chain(['…']).collect()
+}
+
+/// Without its middle, if it is too long: variants often differ at the end only.
+fn without_middle(label: &str, width: i32) -> String {
+    let (letters, count) = (letters(width), label.chars().count());
+    if count <= letters {
         return label.to_owned();
     }
-    label.chars().take(letters - 1).chain(['…']).collect()
+    let end = (letters - 1) / 2;
+    let begin = label.chars().take(letters - 1 - end);
+    begin
+        .chain(['…'])
+        .chain(label.chars().skip(count - end))
+        .collect()
 }
 
 /// The positions of the legend's entries, row by row from `left` on, and the number of rows.
@@ -600,6 +620,16 @@ mod tests {
         assert_eq!(panels_beside(&plot(&long), 280), 2);
         let svg = dot_plot(&plot(&long), Theme::Page).unwrap();
         assert!(svg.contains("one in 10") && svg.contains("one in 50"));
+    }
+
+    #[test]
+    fn long_labels_keep_both_ends() {
+        let label = "classifier-free guidance, as many calls as LinearAG";
+        let width = (30.0 * FONT * LETTER) as i32;
+        assert_eq!(without_middle("short", width), "short");
+        let shown = without_middle(label, width);
+        assert!(shown.chars().count() <= 30);
+        assert!(shown.starts_with("classifier-fre") && shown.ends_with("as LinearAG"));
     }
 
     #[test]
