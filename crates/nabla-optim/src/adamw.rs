@@ -155,10 +155,10 @@ impl Optimizer for AdamW {
                     // This also happens if a record without AMSGrad was loaded.
                     None => w.zeros_like(),
                 };
-                let [w, m, v, max] = numbers.with_max(self.cautious, [w, m, v, max], g);
+                let [w, m, v, max] = numbers.step(self.cautious, [w, m, v, max], g);
                 (w, m, v, Some(max))
             } else {
-                let [w, m, v] = numbers.without_max(self.cautious, [w, m, v], g);
+                let [w, m, v] = numbers.step(self.cautious, [w, m, v], g);
                 (w, m, v, None)
             };
             let mut momentum = AdaptiveMomentumState::new(time, m, v);
@@ -208,32 +208,21 @@ impl Numbers {
         }
     }
 
-    /// The step from `[w, m, v]` and `g` to `[w, m, v]`. There is one rule for each kind of decay, because a
+    /// The step from `[w, m, v]` or `[w, m, v, max]` and `g`. There is one rule for each kind of decay, because a
     /// choice per element would not be vectorised.
-    fn without_max<const D: usize>(
+    fn step<const D: usize, const W: usize>(
         self,
         cautious: bool,
-        tensors: [Tensor<D>; 3],
+        tensors: [Tensor<D>; W],
         g: Tensor<D>,
-    ) -> [Tensor<D>; 3] {
-        if cautious {
-            step(&Divided::<true>(self), tensors, [g])
-        } else {
-            step(&Divided::<false>(self), tensors, [g])
-        }
-    }
-
-    /// The step from `[w, m, v, max]` and `g` to `[w, m, v, max]`.
-    fn with_max<const D: usize>(
-        self,
-        cautious: bool,
-        tensors: [Tensor<D>; 4],
-        g: Tensor<D>,
-    ) -> [Tensor<D>; 4] {
-        if cautious {
-            step(&Divided::<true>(self), tensors, [g])
-        } else {
-            step(&Divided::<false>(self), tensors, [g])
+    ) -> [Tensor<D>; W]
+    where
+        Divided<true>: Rule<W, 1>,
+        Divided<false>: Rule<W, 1>,
+    {
+        match cautious {
+            true => step(&Divided::<true>(self), tensors, [g]),
+            false => step(&Divided::<false>(self), tensors, [g]),
         }
     }
 
