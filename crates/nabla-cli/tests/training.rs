@@ -384,6 +384,15 @@ fn a_denoiser_is_trained_and_draws_a_row_for_each_class() {
     desk.done(flow);
     desk.done("sample --model flow --class 0 --steps 2 --sampler heun --guidance none -o flow.png");
 
+    let line = "train denoiser --recipe small.toml --path kinetic-optimal --steps 2 --out least";
+    let energies = desk.json(line)["energies"].clone();
+    let [least, straight] = [0, 1].map(|i| energies[i].as_f64().unwrap());
+    assert!(0.5 * straight < least && least < straight, "{energies}");
+    let drawn = desk.json("sample --model least --class 0 --steps 2 -o least.png");
+    assert_eq!(drawn["sampler"], "velocity");
+    desk.done("train denoiser --recipe small.toml --path ve --prediction v --steps 1 --out ve");
+    desk.done("sample --model ve --class 0 --steps 2 --sampler dpm++2m -o ve.png");
+
     desk.refused(
         "sample --model digits --class dress -o none.png",
         "there is no class \"dress\": the model has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",

@@ -303,8 +303,7 @@ fn watch(
         .map_err(ClaimError::experiment)?;
     let sampler = Sampler::new(Ddim::new(), levels).map_err(ClaimError::experiment)?;
     let mut noise = SeededNoise::new(seed, 0);
-    let [channels, height, width] = config.shape;
-    let start = noise.normal([count, channels, height, width], ground.model.device());
+    let start = ground.model.start(count, sampler.levels(), &mut noise);
     let sampling = Sampling::of(&model).guided_by(guidance);
     let drawn = sampling.run(&sampler, start, &mut noise);
     drawn.map(|_| ()).map_err(ClaimError::experiment)

@@ -2,8 +2,8 @@
 //!
 //! The network learns `p(x | c)` for each class `c` and, because the class is left out in a share of the training
 //! examples, `p(x)` too. So every [guidance](crate::guidance) that compares the two works with it. It sees `x`
-//! on one path, the variance-preserving one or the straight line, but answers on any: two points with the same
-//! signal-to-noise ratio differ only in scale.
+//! on one path ([`TrainingPath`]), but answers on any: two points with the same signal-to-noise ratio differ only in
+//! scale.
 //!
 //! A denoiser is a folder of two files: `denoiser.json`, a [`ClassDenoiserConfig`], and `model.safetensors`, the
 //! weights in half precision. `nabla train denoiser` writes such folders, and `nabla sample` draws pictures with
@@ -15,6 +15,7 @@
 //! schedule).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::config::Config;
 use burn::module::Module;
@@ -24,9 +25,11 @@ use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
 use crate::block_skipping::{BlockSet, SkippableDenoiser};
 use crate::denoiser::{Condition, Denoiser, Prediction, rows};
-use crate::level::{Level, Levels, StraightLine};
+use crate::flow_matching::{self, FlowPath, FlowPathError, speed, straight_from};
+use crate::level::{Level, Levels, NoisePath, StraightLine};
 use crate::sampler_error::{OwnError, SamplerError};
 use crate::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
+use crate::seeded_noise::SeededNoise;
 use crate::unet::{Normalization, UNet, UNetConfig, UNetConfigError};
 
 mod style;
@@ -54,6 +57,9 @@ pub enum ClassDenoiserError {
     /// The configuration describes no path.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// The configuration describes no path of a flow.
+    #[error(transparent)]
+    Path(#[from] FlowPathError),
     /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
@@ -85,13 +91,23 @@ pub enum ClassDenoiserError {
 }
 
 /// The path on which the network sees its pictures.
-#[derive(Config, Debug, Copy, PartialEq)]
+#[derive(Config, Debug, PartialEq)]
 pub enum TrainingPath {
     /// The variance-preserving path, in training steps.
     VariancePreserving(NoiseScheduleConfig),
     /// The straight line `x_t = (1 − t) x_0 + t ε`: rectified flow and flow matching. The network's time is
     /// `1000 t`.
     Straight,
+    /// `x_t = a_t x_0/s + m_t ε` on any path of [flow matching](crate::flow_matching). The network sees it divided by
+    /// `√((a_t/s)² + m_t²)`, in the variance-preserving form, and its time is `1000 t`. If it predicts
+    /// [`Prediction::Flow`], it learns the velocity `a_t' x_0/s + m_t' ε` in units of the path's speed
+    /// `√((a_t'/s)² + m_t'²)`.
+    Flow {
+        /// `a_t` and `m_t`.
+        path: FlowPath,
+        /// `s`, the root mean square of the pictures' numbers.
+        scale: f64,
+    },
 }
 
 impl TrainingPath {
@@ -104,6 +120,7 @@ impl TrainingPath {
         Ok(match self {
             Self::VariancePreserving(config) => Table::Schedule(config.init()?),
             Self::Straight => Table::Straight,
+            Self::Flow { path, scale } => Table::Flow(path.for_scale(*scale)?),
         })
     }
 }
@@ -113,41 +130,63 @@ impl TrainingPath {
 pub(crate) enum Table {
     Schedule(NoiseSchedule),
     Straight,
+    Flow(Arc<dyn NoisePath>),
 }
 
-/// The straight line's time in the unit of the network.
-const STRAIGHT_UNIT: f64 = 1000.0;
+/// The time of a path in `[0, 1]` in the unit of the network.
+const TIME_UNIT: f64 = 1000.0;
 
 /// Where a run on the straight line starts: at 1, `σ` would be infinite, and no sampler that works with it could
 /// start.
 const STRAIGHT_START: f64 = 0.999;
 
 impl Table {
-    /// The level with the same signal-to-noise ratio on this path, and the factor from this path to that of
-    /// `level`.
-    fn own(&self, level: Level) -> (Level, f64) {
+    /// The level of the network with the same signal-to-noise ratio, in its time.
+    fn own(&self, level: Level) -> Level {
         match self {
             // A level in this form may come from this schedule, whose times are exact.
-            Self::Schedule(_) if level.scale() == 1.0 => (level, 1.0),
-            Self::Schedule(schedule) => (schedule.level_of_sigma(level.sigma()), level.scale()),
-            Self::Straight => {
-                let time = level.flow_time();
-                let own = Level::straight(time).with_time(STRAIGHT_UNIT * time);
-                (own, level.signal() + level.noise())
-            }
+            Self::Schedule(_) if level.scale() == 1.0 => level,
+            Self::Schedule(schedule) => schedule.level_of_sigma(level.sigma()),
+            Self::Straight => in_unit(Level::straight(level.flow_time())),
+            Self::Flow(path) => preserved(path.level_of_sigma(level.sigma())),
         }
     }
 
-    /// A level for training: `u` is uniform in `[0, 1)`.
+    /// A level of the network for training, in its time: `u` is uniform in `[0, 1)`.
     pub(crate) fn drawn(&self, u: f64) -> Level {
         match self {
             Self::Schedule(schedule) => {
                 let steps = schedule.steps();
                 schedule.level(((u * steps as f64) as usize).min(steps - 1))
             }
-            Self::Straight => Level::straight(u).with_time(STRAIGHT_UNIT * u),
+            Self::Straight => in_unit(Level::straight(u)),
+            Self::Flow(path) => preserved(path.level_at(flow_matching::START * u)),
         }
     }
+
+    /// The weights of `x_0` and `ε` in what a network learns that predicts [`Prediction::Flow`].
+    ///
+    /// - `own`: a level of the network
+    pub(crate) fn velocity(&self, own: Level) -> [f64; 2] {
+        match self {
+            Self::Schedule(_) | Self::Straight => [-1.0, 1.0],
+            Self::Flow(path) => {
+                let time = own.time() / TIME_UNIT;
+                let speed = speed(path.as_ref(), time);
+                path.rates_at(time).map(|rate| rate / speed)
+            }
+        }
+    }
+}
+
+/// The level in the network's time, in the variance-preserving form.
+fn preserved(level: Level) -> Level {
+    Level::variance_preserving(TIME_UNIT * level.time(), level.alpha_bar())
+}
+
+/// The level, in the network's time.
+fn in_unit(level: Level) -> Level {
+    level.with_time(TIME_UNIT * level.time())
 }
 
 /// The configuration of a denoiser, without its weights.
@@ -217,7 +256,7 @@ impl ClassDenoiserConfig {
             }
         }
         let of_noise = matches!(self.prediction, Prediction::Epsilon | Prediction::Score);
-        match self.path {
+        match &self.path {
             TrainingPath::VariancePreserving(path) if path.zero_terminal_snr && of_noise => {
                 Err(ClassDenoiserError::NoSignal(self.prediction))
             }
@@ -365,25 +404,43 @@ impl ClassDenoiser {
     }
 
     /// The levels of a run of `steps` steps on the path on which the network was trained: the last of every
-    /// `1000/steps` training steps ([`Spacing::Trailing`]), or evenly spaced times of the straight line from
-    /// 0.999.
+    /// `1000/steps` training steps ([`Spacing::Trailing`]), or evenly spaced times of the straight line or another
+    /// path from 0.999.
     ///
     /// # Errors
     /// If there are no steps, or more than training steps.
     pub fn levels(&self, steps: usize) -> Result<Levels, ClassDenoiserError> {
-        Ok(match &self.table {
-            Table::Schedule(schedule) => schedule.respace(Spacing::Trailing, steps)?.into(),
-            Table::Straight => StraightLine::new()
+        Ok(match (&self.table, &self.config.path) {
+            (Table::Schedule(schedule), _) => schedule.respace(Spacing::Trailing, steps)?.into(),
+            (_, TrainingPath::Flow { path, scale }) => path.levels(steps, *scale)?,
+            _ => StraightLine::new()
                 .with_start(STRAIGHT_START)
                 .levels(steps)?,
         })
     }
 
-    /// The number of training steps; on the straight line, 1000.
+    /// Where a run of `count` pictures starts: noise at the scale of the first level.
+    ///
+    /// - `levels`: of the run ([`levels`](Self::levels))
+    pub fn start(&self, count: usize, levels: &Levels, noise: &mut SeededNoise) -> Tensor<4> {
+        let [channels, height, width] = self.config.shape;
+        levels.start_of(noise.normal([count, channels, height, width], &self.device))
+    }
+
+    /// The number of training steps; on a path without steps, 1000.
     pub fn training_steps(&self) -> usize {
         match &self.table {
             Table::Schedule(schedule) => schedule.steps(),
-            Table::Straight => STRAIGHT_UNIT as usize,
+            Table::Straight | Table::Flow(_) => TIME_UNIT as usize,
+        }
+    }
+
+    /// The sampler that suits the path, by its name: `ddim` for a schedule and the straight line. Elsewhere its steps
+    /// would waste what the path is made for: `velocity`.
+    pub fn usual_sampler(&self) -> &'static str {
+        match &self.table {
+            Table::Schedule(_) | Table::Straight => "ddim",
+            Table::Flow(_) => "velocity",
         }
     }
 
@@ -395,7 +452,8 @@ impl ClassDenoiser {
         classes: &[usize],
         skipped: &BlockSet,
     ) -> Tensor<4> {
-        let (own, factor) = self.table.own(level);
+        let own = self.table.own(level);
+        let factor = level.scale() / own.scale();
         let x = match factor == 1.0 {
             true => x,
             false => x / factor,
@@ -405,12 +463,16 @@ impl ClassDenoiser {
         let times = own.times(numbers.len(), &self.device);
         let outputs = self
             .network
-            .forward_skipping(x, times, None, Some(classes), skipped);
+            .forward_skipping(x.clone(), times, None, Some(classes), skipped);
         // The only decoder's. The velocity `a ε − b x_0` and the score have the scale of the path.
         let output: Tensor<4> = Tensor::cat(outputs, 1);
-        match self.config.prediction {
-            Prediction::Velocity if factor != 1.0 => output * factor,
-            Prediction::Score if factor != 1.0 => output / factor,
+        match (self.config.prediction, &self.table) {
+            (Prediction::Velocity, _) if factor != 1.0 => output * factor,
+            (Prediction::Score, _) if factor != 1.0 => output / factor,
+            (Prediction::Flow, Table::Flow(_)) => {
+                let [of_velocity, of_x] = straight_from(own, self.table.velocity(own));
+                output * of_velocity + x * of_x
+            }
             _ => output,
         }
     }

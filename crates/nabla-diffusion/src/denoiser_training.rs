@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::class_denoiser::{ClassDenoiserConfig, ClassDenoiserError, Table};
+use crate::prediction::Prediction;
 use crate::rddm_sampler::seeded_weights;
 use crate::seeded_noise::{NoiseState, SeededNoise};
 use crate::unet::UNet;
@@ -492,10 +493,14 @@ impl<S: LabelledSource> DenoiserTask<S> {
         let times: Vec<f32> = levels.iter().map(|level| level.time() as f32).collect();
         Ok(Example {
             x,
-            target: self
-                .model
-                .prediction
-                .target_at(pictures, noise, signal, scale),
+            target: match self.model.prediction {
+                Prediction::Flow => {
+                    let weights = levels.iter().map(|&level| self.table.velocity(level));
+                    let weights: Vec<[f64; 2]> = weights.collect();
+                    pictures * column(&|i| weights[i][0]) + noise * column(&|i| weights[i][1])
+                }
+                other => other.target_at(pictures, noise, signal, scale),
+            },
             times: Tensor::from_floats(times.as_slice(), device),
             classes: Tensor::from_ints(numbers.as_slice(), device),
         })
@@ -558,9 +563,11 @@ impl<S: LabelledSource> Task for DenoiserTask<S> {
 mod tests {
     use std::ops::ControlFlow;
 
+    use nabla_base::choices::Choices;
+
     use super::*;
     use crate::class_denoiser::TrainingPath;
-    use crate::prediction::Prediction;
+    use crate::flow_matching::{FlowPath, PathChoice};
 
     /// Left half white, or right half white.
     fn table() -> PictureTable {
@@ -612,14 +619,24 @@ mod tests {
 
     #[test]
     fn every_prediction_on_every_path_is_learned() {
-        for path in [TrainingPath::cosine(), TrainingPath::Straight] {
+        let flows = PathChoice::choices().into_iter().map(|choice| {
+            let PictureTable { values, .. } = table();
+            let values: Vec<f64> = values.iter().map(|&v| 2.0 * f64::from(v) - 1.0).collect();
+            let found = choice.value.path_around_zero(&values, 64, 0);
+            let (path, scale) = found.unwrap();
+            TrainingPath::Flow { path, scale }
+        });
+        for path in [TrainingPath::cosine(), TrainingPath::Straight]
+            .into_iter()
+            .chain(flows)
+        {
             for prediction in [
                 Prediction::Epsilon,
                 Prediction::Sample,
                 Prediction::Velocity,
                 Prediction::Flow,
             ] {
-                let model = model().with_prediction(prediction).with_path(path);
+                let model = model().with_prediction(prediction).with_path(path.clone());
                 let mut trainer = trainer(60, &model);
                 trainer
                     .run(None, &mut |_| ControlFlow::Continue(()))
@@ -627,8 +644,17 @@ mod tests {
                 let losses = trainer.history().losses();
                 let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
                 let (begin, end) = (mean(&losses[..5]), mean(&losses[55..]));
+                // Half of the times of the exploding path have hardly any noise, which no network can tell.
+                let exploding = matches!(
+                    &path,
+                    TrainingPath::Flow {
+                        path: FlowPath::Ve(_),
+                        ..
+                    }
+                );
+                let share = if exploding { 0.85 } else { 0.7 };
                 assert!(
-                    end < 0.7 * begin,
+                    end < share * begin,
                     "{path:?} {prediction:?}: {begin} to {end}"
                 );
             }

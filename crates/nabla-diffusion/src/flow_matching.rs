@@ -38,22 +38,19 @@ use nabla_kernels::linear::linear;
 use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
 use crate::adjoint_dpm::OdeMethod;
-use crate::cosine_path::CosinePath;
 use crate::denoiser::{Condition, Denoiser, OwnError, Prediction, only_first};
-use crate::exploding_path::ExplodingPath;
-use crate::kinetic_optimal::{
-    DataSeparation, KineticOptimal, KineticOptimalError, Normalized, SeparationConfig,
-    SeparationError, kinetic_energy, normalized,
-};
-use crate::level::{Level, Levels, NoisePath, StraightLine};
+use crate::kinetic_optimal::Normalized;
+use crate::level::{Level, Levels, NoisePath};
 use crate::likelihood::{Divergence, log_density};
 use crate::ode_method::{adams_weights, plus};
 use crate::sampler_error::SamplerError;
 use crate::schedule::ScheduleError;
 use crate::unet::sinusoidal_embedding;
 
+mod path;
 mod training;
 
+pub use path::{FlowPath, FlowPathError, PathChoice};
 pub use training::{FlowTask, FlowTrainingConfig, Weighting};
 
 /// The configuration's file name in a flow's folder.
@@ -79,13 +76,10 @@ pub enum FlowError {
     /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// There is no kinetic-optimal path.
+    /// There is no such path, or it has no such levels.
     #[error(transparent)]
-    Path(#[from] KineticOptimalError),
-    /// The data have no data separation function.
-    #[error(transparent)]
-    Separation(#[from] SeparationError),
-    /// The path has no such levels.
+    Path(#[from] FlowPathError),
+    /// The levels of a density do not fall.
     #[error(transparent)]
     Levels(#[from] ScheduleError),
     /// The density cannot be computed.
@@ -102,109 +96,6 @@ pub enum FlowError {
         /// How many a point has.
         dimension: usize,
     },
-}
-
-/// The path of a flow.
-#[derive(Config, Debug, PartialEq)]
-pub enum FlowPath {
-    /// The straight line.
-    CondOt,
-    /// The [cosine path](CosinePath).
-    Vp,
-    /// The [variance-exploding path](ExplodingPath).
-    Ve(ExplodingPath),
-    /// The path of least kinetic energy for data with these values of `κ` at evenly spaced angles
-    /// ([`DataSeparation::values`]).
-    KineticOptimal {
-        /// From 0 to `π/2`, each in `[0, 1]`.
-        kappa: Vec<f64>,
-    },
-}
-
-impl FlowPath {
-    /// The path.
-    ///
-    /// # Errors
-    /// If a number is out of range, or `κ` is 0 everywhere.
-    pub fn init(&self) -> Result<Arc<dyn NoisePath>, FlowError> {
-        Ok(match self {
-            Self::CondOt => Arc::new(StraightLine::new()),
-            Self::Vp => Arc::new(CosinePath::new()),
-            Self::Ve(path) => {
-                path.validate()?;
-                Arc::new(*path)
-            }
-            Self::KineticOptimal { kappa } => {
-                Arc::new(KineticOptimal::new(DataSeparation::new(kappa.clone())?)?)
-            }
-        })
-    }
-}
-
-impl FlowPath {
-    /// The kinetic energies of the kinetic-optimal path and of the straight line for each dimension of the data; `None`
-    /// of other paths, which know no data.
-    ///
-    /// # Errors
-    /// If a value of `κ` is out of range, or all are 0.
-    pub fn energies(&self) -> Result<Option<[f64; 2]>, FlowError> {
-        let Self::KineticOptimal { kappa } = self else {
-            return Ok(None);
-        };
-        let separation = DataSeparation::new(kappa.clone())?;
-        let straight = kinetic_energy(&StraightLine::new(), &separation);
-        Ok(Some([KineticOptimal::new(separation)?.energy(), straight]))
-    }
-}
-
-/// A path by its name.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
-pub enum PathChoice {
-    /// [`FlowPath::CondOt`].
-    CondOt,
-    /// [`FlowPath::Vp`].
-    Vp,
-    /// [`FlowPath::Ve`] with its defaults.
-    Ve,
-    /// [`FlowPath::KineticOptimal`] for the data.
-    KineticOptimal,
-}
-
-nabla_base::choices! {
-    PathChoice: "path" {
-        "cond-ot" => Self::CondOt, "The straight line from the noise to the data";
-        "vp" => Self::Vp, "Variance preserving, along a circle";
-        "ve" => Self::Ve, "Variance exploding";
-        "kinetic-optimal" => Self::KineticOptimal, "The path on which the flow to these data moves least";
-    }
-}
-
-/// The number of points from which a data separation function is estimated: its cost grows with it.
-const SEPARATED: usize = 2000;
-
-impl PathChoice {
-    /// The path for data.
-    ///
-    /// - `points`: normalized, one after the other; the kinetic-optimal path is estimated from the first 2000
-    /// - `seed`: of the estimate
-    ///
-    /// # Errors
-    /// If the data separation function cannot be estimated.
-    pub fn path(self, points: &[f64], dimension: usize, seed: u64) -> Result<FlowPath, FlowError> {
-        Ok(match self {
-            Self::CondOt => FlowPath::CondOt,
-            Self::Vp => FlowPath::Vp,
-            Self::Ve => FlowPath::Ve(ExplodingPath::new()),
-            Self::KineticOptimal => {
-                let config = SeparationConfig::new().with_seed(seed);
-                let some = &points[..points.len().min(SEPARATED * dimension)];
-                let some = normalized(some, dimension)?.points;
-                let separation = DataSeparation::of_points(&some, dimension, &config)?;
-                let kappa = separation.values().to_vec();
-                FlowPath::KineticOptimal { kappa }
-            }
-        })
-    }
 }
 
 /// The configuration of a flow, without its weights.
@@ -300,9 +191,20 @@ impl FlowNetwork {
 }
 
 /// `√(a'² + m'²)` at a time.
-fn speed(path: &dyn NoisePath, time: f64) -> f64 {
+pub(crate) fn speed(path: &dyn NoisePath, time: f64) -> f64 {
     let [signal, noise] = path.rates_at(time);
     signal.hypot(noise)
+}
+
+/// The factors of the velocity `v` of a path and of `x` in `ε − x_0`, which solves `x = a x_0 + m ε` and
+/// `v = a' x_0 + m' ε`.
+///
+/// - `rates`: `a'` and `m'`
+pub(crate) fn straight_from(level: Level, rates: [f64; 2]) -> [f64; 2] {
+    let [signal, noise] = rates;
+    let determinant = level.signal() * noise - signal * level.noise();
+    let of_velocity = (level.signal() + level.noise()) / determinant;
+    [of_velocity, -(signal + noise) / determinant]
 }
 
 /// A trained flow; see the [module documentation](self). As a [`Denoiser`] it knows normalized points.
@@ -473,13 +375,7 @@ impl Flow {
     /// # Errors
     /// If there are no steps.
     pub fn levels(&self, steps: usize) -> Result<Levels, FlowError> {
-        if let FlowPath::Ve(path) = &self.config.path {
-            return Ok(path.levels(steps)?);
-        }
-        let times = (1..=steps).map(|k| START * k as f64 / steps as f64);
-        let visited = times.map(|time| self.path.level_at(time)).collect();
-        let end = self.path.level_at(0.0);
-        Ok(Levels::new(visited, end, self.path.clone())?)
+        Ok(self.config.path.levels(steps, 1.0)?)
     }
 
     /// `ln p` of points in nats, in the unit of the data, by the probability-flow equation.
@@ -543,11 +439,7 @@ impl Denoiser<2> for Flow {
         let own = self.path.level_of_sigma(level.sigma());
         let x = x * (own.scale() / level.scale());
         let velocity = self.velocity(x.clone(), own.time());
-        let [signal, noise] = self.path.rates_at(own.time());
-        // x = a x_0 + m ε and v = a' x_0 + m' ε, solved for ε − x_0.
-        let determinant = own.signal() * noise - signal * own.noise();
-        let of_velocity = (own.signal() + own.noise()) / determinant;
-        let of_x = -(signal + noise) / determinant;
+        let [of_velocity, of_x] = straight_from(own, self.path.rates_at(own.time()));
         Ok(vec![velocity * of_velocity + x * of_x])
     }
 }

@@ -344,11 +344,9 @@ impl GuidanceTrials<'_> {
             let begun = Instant::now();
             // Each batch has its own noise, the same for every guidance.
             let mut noise = SeededNoise::new(seed, index as u64);
-            let [channels, height, width] = shape;
-            let start = noise.normal(
-                [classes.len(), channels, height, width],
-                self.model.device(),
-            );
+            let start = self
+                .model
+                .start(classes.len(), sampler.levels(), &mut noise);
             let conditions = classes.iter().map(|&class| Condition::Given(class));
             let weak = self
                 .weak

@@ -478,6 +478,25 @@ impl Levels {
         self.path.as_ref()
     }
 
+    /// Where a run starts, from standard normal `noise`: multiplied by the scale of the first level that is visited,
+    /// which is exactly 1 in the variance-preserving form.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use nabla_diffusion::exploding_path::ExplodingPath;
+    ///
+    /// let levels = ExplodingPath::new().levels(10)?;
+    /// let start = levels.start_of(Tensor::<2>::ones([1, 2], &Device::flex()));
+    /// assert!((start.max().into_scalar::<f32>() - 20.0).abs() < 0.1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start_of<const D: usize>(&self, noise: Tensor<D>) -> Tensor<D> {
+        match self.start().scale {
+            1.0 => noise,
+            scale => noise * scale,
+        }
+    }
+
     /// The index of the noisiest level that is visited at `time` or before it; 0 if `time` is before all of
     /// them.
     pub fn index_at(&self, time: f64) -> usize {

@@ -47,6 +47,7 @@ pub mod euler;
 pub mod exploding_path;
 pub mod filter_prompt;
 pub mod flow_matching;
+pub mod flow_velocity;
 pub mod guidance;
 pub mod guidance_trial;
 pub mod heun;

@@ -21,6 +21,7 @@
 //! | `dpm2-ancestral` | its ancestral variant | 2 S − 1 | yes |
 //! | `unipc` | [`unipc`](crate::unipc) | S | |
 //! | `lcm` | [`lcm`](crate::lcm), for latent consistency models | S | yes |
+//! | `velocity` | [`flow_velocity`](crate::flow_velocity), in the path's time | 2 S − 1 | |
 //!
 //! [`probability_flow`](crate::probability_flow) has no name in the registry, because its number of calls is
 //! not known in advance.
@@ -90,6 +91,7 @@ use crate::dpm_solver_multistep::{DpmAlgorithm, DpmSolverMultistep, DpmSolverTyp
 use crate::dpm_solver_singlestep::DpmSolverSinglestep;
 use crate::dpm2::Dpm2;
 use crate::euler::Euler;
+use crate::flow_velocity::FlowVelocity;
 use crate::guidance::{Evaluations, Guidance, Guided, NoGuidance};
 use crate::heun::Heun;
 use crate::lcm::Lcm;
@@ -374,6 +376,12 @@ pub fn samplers<const D: usize>() -> Registry<Arc<dyn Solver<D>>> {
             "lcm",
             "for latent consistency models, 1 to 8 steps",
             Lcm::new(),
+            shared,
+        )
+        .with(
+            "velocity",
+            "the velocity of the path in its own time, by Heun's or another method",
+            FlowVelocity::new(),
             shared,
         )
 }

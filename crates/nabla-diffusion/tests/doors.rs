@@ -209,7 +209,9 @@ fn sample_and_direction_apart_are_honoured_by_every_sampler() {
         let level = levels.end();
         let expected = SAMPLE * level.signal() + DIRECTION * level.noise();
         let error = largest(run(solver, levels) - expected);
-        assert!(error < 1e-3, "{name}: {error}");
+        // There signal and noise themselves are integrated, by a method of order 2.
+        let tolerance = if name == "velocity" { 5e-3 } else { 1e-3 };
+        assert!(error < tolerance, "{name}: {error}");
     }
 }
 
@@ -258,6 +260,8 @@ fn every_sampler_goes_along_every_path() {
                 let tolerance = match name {
                     "lcm" => 0.6,
                     "pndm" | "s-pndm" | "plms" => 0.3,
+                    // Its steps are those of the path's time.
+                    "velocity" => 0.05,
                     _ => 2e-3,
                 };
                 assert!(

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use clap::Args;
 use nabla::base::check_writable;
 use nabla::base::progress::ProgressSink;
@@ -115,9 +115,10 @@ impl Batches<'_> {
     }
 
     /// The noise of a batch: 0 to fit, 1 to try.
-    fn start(&self, batch: u64, device: &Device) -> Tensor<4> {
-        let [channels, height, width] = self.model.config().shape;
-        SeededNoise::new(self.seed, batch).normal([self.count, channels, height, width], device)
+    fn start(&self, batch: u64) -> Tensor<4> {
+        let mut noise = SeededNoise::new(self.seed, batch);
+        let levels = self.sampler.levels();
+        self.model.start(self.count, levels, &mut noise)
     }
 
     /// What classifier-free guidance sees on the way, and its pictures.
@@ -130,11 +131,7 @@ impl Batches<'_> {
         let rows = self.rows();
         let run = Sampling::of(&rows).guided_by(&mut recorder);
         let mut noise = SeededNoise::new(self.seed, batch);
-        let pictures = run.run(
-            &self.sampler,
-            self.start(batch, self.model.device()),
-            &mut noise,
-        );
+        let pictures = run.run(&self.sampler, self.start(batch), &mut noise);
         let pictures = pictures.map_err(Failure::input)?;
         Ok((recorder.trajectory().clone(), pictures))
     }
@@ -197,7 +194,7 @@ impl Job for Arguments {
                     sampler: batches.sampler.clone(),
                     ..batches
                 };
-                let starts = [batches.start(0, &tracked)];
+                let starts = [batches.start(0)];
                 let found = search.run(&batches.rows(), &batches.sampler, &starts);
                 (
                     StoredGuidance::Policy(found.map_err(Failure::input)?.policy),
@@ -210,7 +207,7 @@ impl Job for Arguments {
         let mut guidance = stored.init::<4>().map_err(Failure::run)?;
         let rows = batches.rows();
         let run = Sampling::of(&rows).guided_by(guidance.as_mut());
-        let start = batches.start(1, &device);
+        let start = batches.start(1);
         let tried = run.run(
             &batches.sampler,
             start,

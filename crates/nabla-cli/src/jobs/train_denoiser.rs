@@ -13,6 +13,7 @@ use nabla::diffusion::denoiser::Prediction;
 use nabla::diffusion::denoiser_training::{
     DenoiserTrainingConfig, DenoiserTrainingError, PictureTable,
 };
+use nabla::diffusion::flow_matching::PathChoice;
 use nabla::train::data_set::{DataConfig, DataSet, Standardization};
 use nabla::train::examples::InputShape;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ use crate::choice::choice;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::jobs::train_flow::told_of_energies;
 use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
@@ -47,6 +49,9 @@ pub struct Arguments {
     /// Flow matching: the straight line instead of the cosine schedule, and its velocity instead of the noise
     #[arg(long)]
     flow: bool,
+    /// Flow matching on another path from noise to pictures; the network learns the velocity of the path
+    #[arg(long, value_parser = choice::<PathChoice>(), conflicts_with = "flow")]
+    path: Option<PathChoice>,
     /// What the network predicts, instead of the recipe's
     #[arg(long, value_parser = choice::<Prediction>(), conflicts_with = "flow")]
     prediction: Option<Prediction>,
@@ -126,10 +131,14 @@ impl Arguments {
             recipe.model.path = TrainingPath::Straight;
             recipe.model.prediction = Prediction::Flow;
         }
-        recipe.model.prediction = self.prediction.unwrap_or(recipe.model.prediction);
         let training = &mut recipe.training;
         training.steps = self.steps.map_or(training.steps, |steps| steps as usize);
         self.seed.apply(&mut training.seed);
+        if let Some(choice) = self.path {
+            recipe.model.path = path_for(choice, &pictures, recipe.training.seed)?;
+            recipe.model.prediction = Prediction::Flow;
+        }
+        recipe.model.prediction = self.prediction.unwrap_or(recipe.model.prediction);
         recipe.model.validate().map_err(Failure::input)?;
         if recipe.model.shape != shape || recipe.model.classes.len() != pictures.classes.len() {
             return Err(Failure::input(format!(
@@ -142,6 +151,16 @@ impl Arguments {
         }
         Ok((recipe, pictures))
     }
+}
+
+/// The path for the pictures of the training set, whose numbers are in `[−1, 1]` for the network.
+fn path_for(choice: PathChoice, pictures: &DataSet, seed: u64) -> Result<TrainingPath, Failure> {
+    let values = pictures.training.features.iter();
+    let values: Vec<f64> = values.map(|&v| 2.0 * f64::from(v) - 1.0).collect();
+    let dimension = pictures.shape.features();
+    let found = choice.path_around_zero(&values, dimension, seed);
+    let (path, scale) = found.map_err(Failure::input)?;
+    Ok(TrainingPath::Flow { path, scale })
 }
 
 impl From<DenoiserTrainingError> for Failure {
@@ -158,6 +177,8 @@ struct Trained {
     folder: PathBuf,
     steps: usize,
     parameters: usize,
+    /// The kinetic energies of the kinetic-optimal path and of the straight line, if the former was chosen.
+    energies: Option<[f64; 2]>,
     /// Mean over the last hundred steps.
     loss: f64,
     seconds: f64,
@@ -208,13 +229,18 @@ impl Job for Arguments {
             folder: folder.clone(),
             steps: losses.len(),
             parameters: denoiser.parameters(),
+            energies: match &denoiser.config().path {
+                TrainingPath::Flow { path, .. } => path.energies().map_err(Failure::run)?,
+                _ => None,
+            },
             loss: mean(&losses[losses.len().saturating_sub(REPORTED)..]),
             seconds: begun.elapsed().as_secs_f64(),
         };
         context.report(&trained, || {
             format!(
-                "{} steps of {} parameters in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, \
+                "{}{} steps of {} parameters in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, \
                  loss.csv and loss.svg in {}\n",
+                told_of_energies(trained.energies),
                 trained.steps,
                 trained.parameters,
                 duration(trained.seconds),

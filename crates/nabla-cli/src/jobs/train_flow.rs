@@ -188,8 +188,9 @@ impl Job for Arguments {
         let dimension = points.dimension();
         let data = normalized(&points.training, dimension).map_err(Failure::input)?;
         let seed = recipe.training.seed;
-        let path = recipe.flow.path.path(&data.points, dimension, seed)?;
-        let energies = path.energies()?;
+        let path = recipe.flow.path.path(&data.points, dimension, seed);
+        let path = path.map_err(Failure::input)?;
+        let energies = path.energies().map_err(Failure::run)?;
         let config = FlowConfig::of(points.names.clone(), &data)
             .with_path(path)
             .with_hidden(recipe.flow.hidden.clone());
@@ -262,13 +263,7 @@ fn told_of(trained: &Trained) -> String {
         0 => String::new(),
         drawn => format!("{drawn} new points in samples.csv, "),
     };
-    let energies = match trained.energies {
-        None => String::new(),
-        Some([least, straight]) => format!(
-            "kinetic energy {least:.3} a number; the straight line takes {straight:.3}, {:.1} % more\n",
-            100.0 * (straight / least - 1.0)
-        ),
-    };
+    let energies = told_of_energies(trained.energies);
     format!(
         "{} points of {} numbers on the path {}: {} steps of {} parameters in {}, loss {:.5}\n\
          {energies}ln p of {} held-out points {:.3} nats, {per_number:.3} a number\n\
@@ -284,6 +279,17 @@ fn told_of(trained: &Trained) -> String {
         trained.log_density,
         trained.folder.display(),
     )
+}
+
+/// - `energies`: of the kinetic-optimal path and of the straight line
+pub fn told_of_energies(energies: Option<[f64; 2]>) -> String {
+    match energies {
+        None => String::new(),
+        Some([least, straight]) => format!(
+            "kinetic energy {least:.3} a number; the straight line takes {straight:.3}, {:.1} % more\n",
+            100.0 * (straight / least - 1.0)
+        ),
+    }
 }
 
 /// A table of points; names with a separator or a quotation mark are quoted.

@@ -292,15 +292,14 @@ impl NoiseArguments {
         let rows = RowConditions::new(&model, vec![Condition::Given(class); count]);
         let guidance_scale = self.guidance_scale.unwrap_or(2.0);
         let mut guidance = ClassifierFree::new().with_scale(guidance_scale);
-        let [channels, height, width] = model.config().shape;
-        let noise = SeededNoise::new(self.seed.value(), class as u64);
+        let mut noise = SeededNoise::new(self.seed.value(), class as u64);
         let audit = Audit {
             run: self
                 .adjoint
                 .config()
                 .of(&rows, &levels)?
                 .classifier_free(&mut guidance),
-            first: { noise }.normal([count, channels, height, width], &device),
+            first: model.start(count, &levels, &mut noise),
             show: &|sample| Ok(sample),
             audited,
             judge,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use clap::Args;
 use nabla::base::progress::ProgressSink;
 use nabla::base::range;
@@ -246,7 +246,7 @@ impl StyleArguments {
         let (tuned, losses) = tuned?;
         progress.finish();
         if self.preview.is_some() {
-            let [before, after] = [&model, &tuned].map(|model| drawn(model, &config, &device));
+            let [before, after] = [&model, &tuned].map(|model| drawn(model, &config));
             self.write_preview(before?, after?)?;
         }
         write_folder_atomically(output, |folder| tuned.save(folder).map_err(Failure::input))?;
@@ -333,16 +333,11 @@ impl StyleArguments {
 }
 
 /// A picture of each class.
-fn drawn(
-    model: &ClassDenoiser,
-    config: &ClassStyleConfig,
-    device: &Device,
-) -> Result<Tensor<4>, Failure> {
+fn drawn(model: &ClassDenoiser, config: &ClassStyleConfig) -> Result<Tensor<4>, Failure> {
     let classes = config.classes.iter().map(|&class| Condition::Given(class));
     let rows = RowConditions::new(model, classes.collect());
     let levels = model.levels(config.steps).map_err(Failure::input)?;
-    let [channels, height, width] = model.config().shape;
-    let shape = [config.classes.len(), channels, height, width];
-    let noise = SeededNoise::new(config.seed, u64::MAX).normal(shape, device);
+    let mut noise = SeededNoise::new(config.seed, u64::MAX);
+    let noise = model.start(config.classes.len(), &levels, &mut noise);
     Ok(config.draw(&rows, &levels, noise)?)
 }

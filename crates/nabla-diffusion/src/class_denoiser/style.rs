@@ -95,8 +95,6 @@ impl ClassDenoiser {
         range::at_least("number of pictures", config.pictures, 1)?;
         let levels = self.levels(config.steps);
         let levels = levels.map_err(|error| SamplerError::from(OwnError::from(error)))?;
-        let [channels, height, width] = self.config.shape;
-        let shape = [config.pictures, channels, height, width];
         let with = |network: UNet| Self {
             network,
             ..self.clone()
@@ -106,7 +104,8 @@ impl ClassDenoiser {
             let rows = (drawn..drawn + config.pictures)
                 .map(|i| Condition::Given(config.classes[i % config.classes.len()]));
             let rows: Vec<Condition> = rows.collect();
-            let noise = SeededNoise::new(config.seed, k as u64).normal(shape, &self.device);
+            let mut noise = SeededNoise::new(config.seed, k as u64);
+            let noise = self.start(config.pictures, &levels, &mut noise);
             let first = match config.with_first {
                 true => {
                     let model = RowConditions::new(self, rows.clone());

@@ -4,11 +4,13 @@ use super::*;
 use crate::adjoint_dpm::{StyleSample, Tuning, content_distance};
 use crate::autodiffusion::{Gene, Plan, PlannedDenoiser, planned_sampler};
 use crate::denoiser::{Denoised, RowConditions};
+use crate::flow_matching::PathChoice;
 use crate::rddm_sampler::seeded_weights;
 use crate::registry::Options;
 use crate::sampler::{Sampler, samplers};
 use crate::seeded_noise::SeededNoise;
 use burn::module::{ModuleMapper, Param};
+use nabla_base::choices::Choices;
 
 /// Draws every weight, because those of a fresh network's last convolutions are 0.
 struct Scatter(SeededNoise);
@@ -35,6 +37,23 @@ fn denoiser(prediction: Prediction, path: TrainingPath) -> ClassDenoiser {
     let network = seeded_weights(1, &device, || config.init_network(&device)).unwrap();
     let network = network.map(&mut Scatter(SeededNoise::new(2, 0)));
     ClassDenoiser::new(config, network, &device).unwrap()
+}
+
+/// The schedule, the straight line, and every path of a flow.
+fn paths() -> Vec<TrainingPath> {
+    // Not of mean 0, nor of mean square 1.
+    let points = [-0.9, 0.2, 0.9, 0.4];
+    let flow = |choice: PathChoice| {
+        let (path, scale) = choice.path_around_zero(&points, 2, 0).unwrap();
+        TrainingPath::Flow { path, scale }
+    };
+    let flows = PathChoice::choices()
+        .into_iter()
+        .map(|choice| flow(choice.value));
+    [TrainingPath::cosine(), TrainingPath::Straight]
+        .into_iter()
+        .chain(flows)
+        .collect()
 }
 
 fn states(count: usize) -> Tensor<4> {
@@ -70,9 +89,9 @@ fn conditions_in_one_call_are_those_in_several() {
 
 #[test]
 fn the_clean_sample_does_not_depend_on_the_path_of_the_state() {
-    for path in [TrainingPath::cosine(), TrainingPath::Straight] {
+    for path in paths() {
         for prediction in Prediction::ALL {
-            let model = denoiser(prediction, path);
+            let model = denoiser(prediction, path.clone());
             let own = model.levels(10).unwrap().level(6);
             let x = states(2);
             let read = |level: Level| {
@@ -95,9 +114,36 @@ fn the_clean_sample_does_not_depend_on_the_path_of_the_state() {
     }
 }
 
+/// A network learns the velocity of its path by the path's speed: this is what it then says.
+#[test]
+fn the_velocity_of_a_path_is_what_the_network_says() {
+    for path in paths() {
+        let model = denoiser(Prediction::Flow, path.clone());
+        let TrainingPath::Flow { path, scale } = path else {
+            continue;
+        };
+        let path = path.for_scale(scale).unwrap();
+        for time in [0.05, 0.5, 0.95] {
+            let level = path.level_at(time);
+            let x = states(2) * level.scale();
+            let read = Denoised::predict(&model, &x, level).unwrap();
+            let [signal, noise] = path.rates_at(time);
+            let velocity = read.sample * signal + read.epsilon * noise;
+            let speed = signal.hypot(noise);
+            let times = Tensor::full([2], 1000.0 * time, &Device::flex());
+            let seen = x / level.scale();
+            let first = Tensor::full([2], 0, &Device::flex());
+            let said = model.network.forward(seen, times, None, Some(first));
+            let error = largest(velocity / speed - said[0].clone());
+            assert!(error < 1e-3, "{path:?} at {time}: {error}");
+        }
+    }
+}
+
 #[test]
 fn a_folder_gives_the_same_answers_to_half_precision() {
-    let model = denoiser(Prediction::Velocity, TrainingPath::Straight);
+    let kinetic_optimal = paths().pop().unwrap();
+    let model = denoiser(Prediction::Flow, kinetic_optimal);
     let folder = tempfile::tempdir().unwrap();
     model.save(folder.path()).unwrap();
     assert!(ClassDenoiser::is_folder(folder.path()));
@@ -194,7 +240,7 @@ fn blocks_are_skipped_under_every_condition() {
 #[test]
 fn a_plan_runs_on_both_paths() {
     for path in [TrainingPath::cosine(), TrainingPath::Straight] {
-        let model = denoiser(Prediction::Velocity, path);
+        let model = denoiser(Prediction::Velocity, path.clone());
         assert_eq!(model.training_steps(), 1000);
         let all = model.levels(model.training_steps()).unwrap();
         let plan = Plan::of_steps([99, 499, 999]).unwrap();

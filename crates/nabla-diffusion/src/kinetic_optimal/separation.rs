@@ -6,6 +6,7 @@ use burn::config::Config;
 use burn::tensor::{DType, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
 use rand::RngExt;
+use rayon::prelude::*;
 
 use crate::denoiser::{Denoised, Denoiser};
 use crate::level::NoisePath;
@@ -26,14 +27,11 @@ pub enum SeparationError {
         /// How many a point has.
         dimension: usize,
     },
-    /// The data do not have mean 0 and mean square 1.
+    /// The data do not have mean square 1.
     #[error(
-        "the points have a mean of length {mean} per root of the dimension and the mean square {power}, but 0 and 1 \
-         are needed: normalize them first"
+        "the numbers of the points have the mean square {power}, but 1 is needed: normalize them first"
     )]
     NotNormalized {
-        /// The root mean square of the mean.
-        mean: f64,
         /// The mean square of the numbers.
         power: f64,
     },
@@ -198,7 +196,7 @@ impl DataSeparation {
         };
         let power = mean(&|v| v);
         if (power - 1.0).abs() > 1e-6 {
-            return Err(SeparationError::NotNormalized { mean: 0.0, power });
+            return Err(SeparationError::NotNormalized { power });
         }
         let flat = variances.iter().filter(|&&v| v == 0.0).count();
         let kappa = (0..=grid).map(|k| match k {
@@ -218,7 +216,8 @@ impl DataSeparation {
     /// For the distribution from which the points were drawn, this is too large: every finite set is perfectly
     /// separated at the end. Use [`of_denoiser`](Self::of_denoiser) with a trained one instead.
     ///
-    /// - `points`: one after the other, with mean 0 and mean square 1 ([`normalized`])
+    /// - `points`: one after the other, with mean square 1 ([`normalized`]). Their mean may be another than 0: then
+    ///   `κ(0) = ‖mean‖²/d`, since without any signal the mean is all that is known.
     ///
     /// # Errors
     /// If the configuration is out of range, or the points are not whole, not finite or not normalized.
@@ -233,10 +232,9 @@ impl DataSeparation {
             .map(|k| points.iter().skip(k).step_by(dimension).sum::<f64>() / count as f64)
             .map(|mean| mean * mean)
             .sum::<f64>();
-        let mean = (mean / dimension as f64).sqrt();
         let power = points.iter().map(|v| v * v).sum::<f64>() / points.len() as f64;
-        if mean > 1e-3 || (power - 1.0).abs() > 1e-3 {
-            return Err(SeparationError::NotNormalized { mean, power });
+        if (power - 1.0).abs() > 1e-3 {
+            return Err(SeparationError::NotNormalized { power });
         }
         let norms: Vec<f64> = points.chunks(dimension).map(|x| dot(x, x)).collect();
         let mut noise = SeededNoise::new(config.seed, 0);
@@ -245,22 +243,23 @@ impl DataSeparation {
             .collect();
         let normal = noise.normal_values(config.draws * dimension);
         let normal: Vec<f64> = normal.into_iter().map(f64::from).collect();
-        let mut kappa = vec![0.0];
-        let (mut z, mut predicted) = (vec![0.0; dimension], vec![0.0; dimension]);
-        let mut shares = vec![0.0; count];
+        let mut kappa = vec![(mean / dimension as f64).min(1.0)];
         for theta in config.inner() {
             let r = theta.tan();
-            let mut sum = 0.0;
-            for (&i, epsilon) in chosen.iter().zip(normal.chunks(dimension)) {
+            let linear = r / (1.0 + r * r);
+            let rooms = || (vec![0.0; dimension], vec![0.0; dimension], vec![0.0; count]);
+            let draws = chosen.par_iter().zip(normal.par_chunks(dimension));
+            let each = draws.map_init(rooms, |(z, predicted, shares), (&i, epsilon)| {
                 let x = &points[i * dimension..(i + 1) * dimension];
                 for ((z, x), epsilon) in z.iter_mut().zip(x).zip(epsilon) {
                     *z = r * x + epsilon;
                 }
-                posterior_mean(points, &norms, r, &z, &mut shares, &mut predicted);
-                let linear = r / (1.0 + r * r);
-                let each = predicted.iter().zip(&z);
-                sum += each.map(|(x, z)| (x - linear * z).powi(2)).sum::<f64>();
-            }
+                posterior_mean(points, &norms, r, z, shares, predicted);
+                let both = predicted.iter().zip(z.iter());
+                both.map(|(x, z)| (x - linear * z).powi(2)).sum::<f64>()
+            });
+            // In the order of the draws, however many threads there are.
+            let sum: f64 = each.collect::<Vec<f64>>().into_iter().sum();
             let value = (1.0 + r * r) * sum / (config.draws * dimension) as f64;
             kappa.push(value.clamp(0.0, 1.0));
         }

@@ -79,6 +79,48 @@ fn two_points_have_the_reference_values() {
     }
 }
 
+/// Two points at 0.6 ± 0.8: their mean square is 1, their mean isn't 0, and the energy of a path is what is measured
+/// along it.
+#[test]
+fn the_mean_of_the_data_may_be_another_than_zero() {
+    let points = [-0.2, 1.4];
+    let config = SeparationConfig::new().with_draws(4000).with_grid(60);
+    let separation = DataSeparation::of_points(&points, 1, &config).unwrap();
+    assert!((separation.kappa(0.0) - 0.36).abs() < 1e-12);
+    let path = KineticOptimal::new(separation.clone()).unwrap();
+    for path in [&path as &dyn NoisePath, &StraightLine::new()] {
+        let (times, nodes) = (2000, 400);
+        let mut sum = 0.0;
+        for k in 0..times {
+            let time = (f64::from(k) + 0.5) / f64::from(times);
+            let (level, [signal, noise]) = (path.level_at(time), path.rates_at(time));
+            let (a, m) = (level.signal(), level.noise());
+            for (x_0, i) in points.iter().flat_map(|x| (0..nodes).map(move |i| (x, i))) {
+                // The trapezoidal rule over ε.
+                let epsilon = -6.0 + 12.0 * f64::from(i) / f64::from(nodes);
+                let density = (-0.5 * epsilon * epsilon).exp() * 12.0 / f64::from(nodes);
+                let x = a * x_0 + m * epsilon;
+                let weights = points.map(|p| (-0.5 * ((x - a * p) / m).powi(2)).exp());
+                let mean =
+                    (weights[0] * points[0] + weights[1] * points[1]) / (weights[0] + weights[1]);
+                let velocity = match mean.is_nan() {
+                    true => signal * x_0 + noise * epsilon,
+                    false => signal * mean + noise * (x - a * mean) / m,
+                };
+                sum += 0.5 * velocity.powi(2) * density;
+            }
+        }
+        let measured = sum / f64::from(times) / (2.0 * std::f64::consts::PI).sqrt();
+        let expected = kinetic_energy(path, &separation);
+        assert!(
+            (measured / expected - 1.0).abs() < 0.02,
+            "{measured} {expected}"
+        );
+    }
+    let wrong = DataSeparation::of_points(&[-1.0, 2.0], 1, &config);
+    assert!(wrong.unwrap_err().to_string().contains("mean square 2.5"));
+}
+
 #[test]
 fn far_points_have_the_straight_line() {
     let apart = DataSeparation::new(vec![1.0; 41]).unwrap();

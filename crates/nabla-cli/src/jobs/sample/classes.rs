@@ -23,9 +23,6 @@ use crate::errors::Failure;
 use crate::job::{Context, Report};
 use crate::picture_files::sheet;
 
-/// The sampler without `--sampler`.
-const SAMPLER: &str = "ddim";
-
 /// What came out.
 #[derive(Serialize)]
 struct Sampled {
@@ -52,12 +49,15 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
     let planned = arguments.plan.read(PlannedModel::ClassDenoiser)?;
     let options = Options::parse(&arguments.sampler_option).map_err(Failure::input)?;
     let (name, options) = planned.sampler(arguments.sampler.as_deref(), options);
-    let name = name.as_deref().unwrap_or(SAMPLER);
-    let solver = match planned.file() {
-        Some(_) => planned_sampler(name, &options),
-        None => samplers::<4>().make(name, &options),
+    let solver = |name: &str| {
+        let made = match planned.file() {
+            Some(_) => planned_sampler(name, &options),
+            None => samplers::<4>().make(name, &options),
+        };
+        made.map_err(Failure::input)
     };
-    let solver = solver.map_err(Failure::input)?;
+    // What is wrong is said before a model is loaded.
+    name.as_deref().map(solver).transpose()?;
     let steps = planned.steps(arguments.steps);
     let choice = arguments.guidance.chosen(steps, planned.guidance())?;
     for flag in &choice.unused {
@@ -74,6 +74,8 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
     };
     let device = arguments.device.open()?;
     let model = ClassDenoiser::load(&arguments.model, &device).map_err(Failure::input)?;
+    let name = name.as_deref().unwrap_or(model.usual_sampler());
+    let solver = solver(name)?;
     let classes = classes(&model, &arguments.class)?;
     let space = Space {
         steps: model.training_steps(),
@@ -101,14 +103,13 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
     progress.begin("sampling", classes.len() as u64);
     let begun = Instant::now();
     let count = arguments.count as usize;
-    let [channels, height, width] = model.config().shape;
     let mut rows = Vec::with_capacity(classes.len());
     let mut evaluations = Evaluations::new();
     for &class in &classes {
         context.check()?;
         // Every class has its own noise, which does not depend on the other classes.
         let mut noise = SeededNoise::new(arguments.seed.value(), class as u64);
-        let start = noise.normal([count, channels, height, width], &device);
+        let start = model.start(count, &levels, &mut noise);
         let rows_of = RowConditions::new(asked, vec![Condition::Given(class); count]);
         let run = Sampling::of(&rows_of)
             .guided_by(guidance.as_mut())
