@@ -112,6 +112,28 @@ pub enum PerExampleError {
         /// The layer.
         layer: TrainingLayer,
     },
+    /// A layer makes the result of one example depend on another.
+    #[error("a layer mixes the examples of the batch, so that none has a gradient of its own")]
+    Mixed,
+    /// A parameter's gradient comes from an operation that doesn't know examples.
+    #[error(
+        "the gradient of `{name}` comes from an operation that does not tell the examples apart: use the layers of \
+         `nabla_kernels::nn` on the CPU, or `per_example_gradients`, which works for any module"
+    )]
+    Elsewhere {
+        /// Name of the parameter.
+        name: String,
+    },
+    /// The first dimension of a layer's output counts something else.
+    #[error(
+        "a layer's output has {rows} rows for {examples} examples: its first dimension must count the examples"
+    )]
+    Rows {
+        /// The first dimension.
+        rows: usize,
+        /// The number of examples.
+        examples: usize,
+    },
     /// A pass changes statistics.
     #[error(
         "a pass over one example changes `{name}`, so the next example's gradient would be that of \

@@ -23,10 +23,12 @@ use std::borrow::Cow;
 use burn::nn::conv::{Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d};
 use burn::nn::{PaddingConfig1d, PaddingConfig2d, PaddingConfig3d};
 use burn::tensor::Tensor;
+use faer::MatRef;
 use rayon::prelude::*;
 
 use crate::elementwise::{sums, vectorized};
 use crate::operation::{Array, Operation, Saved, computes_both, layer};
+use crate::per_example::{is_tall, product_square};
 use crate::real::Real;
 
 mod layout;
@@ -445,6 +447,80 @@ impl Convolution {
     }
 }
 
+impl Convolution {
+    /// The squared norms of the examples' gradients by the kernel, where the Gram matrices of neighbourhoods and
+    /// gradients take less arithmetic.
+    ///
+    /// - `x`: `[examples, channels_in, …]`; `grad`: `[examples, channels_out, …]`
+    fn weight_squares<F: Real>(
+        &self,
+        [x, grad]: [&Array<F>; 2],
+        kernel: &[usize],
+        examples: usize,
+    ) -> Option<Vec<f64>> {
+        let [input, output, size] =
+            [&x.shape()[..], &grad.shape(), kernel].map(|s| spatial(s, self.dimensions));
+        let (channels, rows) = (kernel[1], kernel[0] / self.groups);
+        let taps = taps(&self.distances(size));
+        let positions: usize = output.iter().product();
+        let area: usize = input.iter().product();
+        let depth = channels * taps.len();
+        if !is_tall([depth, rows], positions) {
+            return None;
+        }
+        let [x, grad] = [x, grad].map(Array::values);
+        let each = (0..examples).into_par_iter().map(|example| {
+            // [channels · taps, positions]
+            let mut patches = vec![F::ZERO; depth * positions];
+            let squares = (0..self.groups).map(|group| {
+                let group = example * self.groups + group;
+                let x = &x[group * channels * area..(group + 1) * channels * area];
+                let planes = x.chunks_exact(area);
+                for (plane, to) in planes.zip(patches.chunks_exact_mut(taps.len() * positions)) {
+                    for (&tap, to) in taps.iter().zip(to.chunks_exact_mut(positions)) {
+                        self.gather(plane, input, output, tap, to);
+                    }
+                }
+                let grad = &grad[group * rows * positions..(group + 1) * rows * positions];
+                let grad = MatRef::from_row_major_slice(grad, rows, positions);
+                let patches = MatRef::from_row_major_slice(&patches, depth, positions);
+                product_square(patches.transpose(), grad.transpose())
+            });
+            squares.sum()
+        });
+        Some(each.collect())
+    }
+
+    /// What a tap reads at each position of the output: 0 outside of the picture.
+    fn gather<F: Real>(
+        &self,
+        plane: &[F],
+        input: [usize; 3],
+        output: [usize; 3],
+        tap: [isize; 3],
+        to: &mut [F],
+    ) {
+        let inside = |d: usize, position: usize| {
+            let place = (position * self.stride[d]) as isize + tap[d];
+            usize::try_from(place)
+                .ok()
+                .filter(|&place| place < input[d])
+        };
+        let mut to = to.iter_mut();
+        for i in 0..output[0] {
+            for j in 0..output[1] {
+                let row = inside(0, i).zip(inside(1, j));
+                for (k, to) in (0..output[2]).zip(&mut to) {
+                    let place = row.zip(inside(2, k));
+                    *to = place.map_or(F::ZERO, |((i, j), k)| {
+                        plane[(i * input[1] + j) * input[2] + k]
+                    });
+                }
+            }
+        }
+    }
+}
+
 /// All combinations of distances.
 fn taps(distances: &[Vec<isize>; 3]) -> Vec<[isize; 3]> {
     let [a, b, c] = distances;
@@ -492,6 +568,27 @@ impl<const N: usize> Operation<N> for Convolution {
     fn reads(&self) -> [bool; N] {
         // The gradients don't depend on the bias.
         std::array::from_fn(|input| input < 2)
+    }
+
+    fn parameters(&self) -> [bool; N] {
+        std::array::from_fn(|input| input > 0)
+    }
+
+    fn of_example(&self, (): &(), _: usize, _: usize) -> Option<(Self, ())> {
+        Some((*self, ()))
+    }
+
+    fn squared_norms<F: Real>(
+        &self,
+        inputs: &[Option<Array<F>>; N],
+        grad: &Array<F>,
+        input: usize,
+        examples: usize,
+    ) -> Option<Vec<f64>> {
+        let (1, Some(Some(x)), Some(Some(weight))) = (input, inputs.first(), inputs.get(1)) else {
+            return None;
+        };
+        self.weight_squares([x, grad], &weight.shape(), examples)
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {
@@ -578,6 +675,28 @@ impl<const N: usize> Operation<N> for Transposed {
 
     fn reads(&self) -> [bool; N] {
         std::array::from_fn(|input| input < 2)
+    }
+
+    fn parameters(&self) -> [bool; N] {
+        std::array::from_fn(|input| input > 0)
+    }
+
+    fn of_example(&self, (): &(), _: usize, _: usize) -> Option<(Self, ())> {
+        Some((*self, ()))
+    }
+
+    fn squared_norms<F: Real>(
+        &self,
+        inputs: &[Option<Array<F>>; N],
+        grad: &Array<F>,
+        input: usize,
+        examples: usize,
+    ) -> Option<Vec<f64>> {
+        let (1, Some(Some(x)), Some(Some(weight))) = (input, inputs.first(), inputs.get(1)) else {
+            return None;
+        };
+        // The gradient is what the convolution of the gradient has with the input as its gradient.
+        self.of.weight_squares([grad, x], &weight.shape(), examples)
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {

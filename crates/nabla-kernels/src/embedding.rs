@@ -1,5 +1,6 @@
 //! Embeddings, forward and backward.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::nn::Embedding;
@@ -9,6 +10,7 @@ use rayon::prelude::*;
 use crate::elementwise::for_each_row;
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, computes, unary};
+use crate::per_example::square;
 use crate::real::Real;
 
 /// Computes `layer`: the rows of its weight.
@@ -51,6 +53,49 @@ impl Operation<1> for Rows {
 
     fn reads(&self) -> [bool; 1] {
         [false]
+    }
+
+    fn parameters(&self) -> [bool; 1] {
+        [true]
+    }
+
+    fn of_example(&self, &count: &usize, example: usize, examples: usize) -> Option<(Self, usize)> {
+        let [batch, length, width] = self.shape;
+        let batch = batch / examples;
+        let places = example * batch * length..(example + 1) * batch * length;
+        let operation = Self {
+            rows: Arc::new(self.rows[places].to_vec()),
+            shape: [batch, length, width],
+        };
+        Some((operation, count))
+    }
+
+    fn squared_norms<F: Real>(
+        &self,
+        _: &[Option<Array<F>>; 1],
+        grad: &Array<F>,
+        _: usize,
+        examples: usize,
+    ) -> Option<Vec<f64>> {
+        let [batch, length, width] = self.shape;
+        let places = batch / examples * length;
+        let grad = grad.values();
+        let each = (0..examples).into_par_iter().map(|example| {
+            let own = example * places..(example + 1) * places;
+            // The sum of the gradients at the places of each row.
+            let mut of_rows: BTreeMap<usize, Vec<F>> = BTreeMap::new();
+            for place in own {
+                let sum = of_rows
+                    .entry(self.rows[place])
+                    .or_insert_with(|| vec![F::ZERO; width]);
+                let grad = &grad[place * width..(place + 1) * width];
+                for (sum, &grad) in sum.iter_mut().zip(grad) {
+                    *sum += grad;
+                }
+            }
+            of_rows.values().map(|row| square(row)).sum()
+        });
+        Some(each.collect())
     }
 
     fn forward<F: Real>(&self, [weight]: [Array<F>; 1], _: bool) -> (Array<F>, usize) {

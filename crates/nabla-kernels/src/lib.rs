@@ -14,6 +14,7 @@
 //! | [`activation`] | ReLU and its relatives, GELU, SiLU, sigmoid, tanh, softplus, Mish |
 //! | [`pooling`], [`embedding`], [`residual`] | maxima and averages, rows of a table, sums of branches |
 //! | [`cross_entropy`], [`mean_squared_error`] | losses |
+//! | [`per_example`] | the gradients of every example from one backward pass |
 //!
 //! They compute in `f32`, and in `f64` for checking; numbers of 16 bits are widened before an operation and rounded
 //! after it. On other devices, and where a layer has an option that a kernel doesn't know, Burn's own operations run.
@@ -33,6 +34,7 @@ pub mod memory;
 pub mod nn;
 pub mod normalization;
 mod operation;
+pub mod per_example;
 pub mod pooling;
 mod product;
 mod real;

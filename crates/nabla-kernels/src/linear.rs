@@ -9,11 +9,13 @@
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use faer::MatRef;
+use rayon::prelude::*;
 
 use crate::activation::geglu;
 use crate::half_precision::is_half;
 use crate::memory;
 use crate::operation::{self, Array, Operation, Saved, computes_both};
+use crate::per_example::{is_tall, product_square};
 use crate::product::{column_sums, multiply};
 use crate::real::Real;
 
@@ -93,6 +95,42 @@ impl<const N: usize> Operation<N> for Product {
 
     fn turns(&self) -> [bool; N] {
         std::array::from_fn(|input| input == 1)
+    }
+
+    fn parameters(&self) -> [bool; N] {
+        std::array::from_fn(|input| input > 0)
+    }
+
+    fn of_example(&self, (): &(), _: usize, _: usize) -> Option<(Self, ())> {
+        Some((*self, ()))
+    }
+
+    fn squared_norms<F: Real>(
+        &self,
+        inputs: &[Option<Array<F>>; N],
+        grad: &Array<F>,
+        input: usize,
+        examples: usize,
+    ) -> Option<Vec<f64>> {
+        let (1, Some(Some(x))) = (input, inputs.first()) else {
+            return None;
+        };
+        let width = |array: &Array<F>| array.shape().last().copied().unwrap_or(0);
+        let sizes = [width(x), width(grad)];
+        let positions = grad.values().len() / (examples * sizes[1]).max(1);
+        if !is_tall(sizes, positions) {
+            return None;
+        }
+        let [x, grad] = [x, grad].map(Array::values);
+        let each = (0..examples).into_par_iter().map(|example| {
+            let rows = example * positions;
+            let [x, grad] = [(x, sizes[0]), (grad, sizes[1])].map(|(values, width)| {
+                let values = &values[rows * width..(rows + positions) * width];
+                MatRef::from_row_major_slice(values, positions, width)
+            });
+            product_square(x, grad)
+        });
+        Some(each.collect())
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {

@@ -323,6 +323,12 @@ fn by_affine<F: Real, const N: usize>(
     }
 }
 
+/// What was kept of sets of numbers, for the sets of one of `examples`.
+fn of_example(kept: &[[f64; 2]], example: usize, examples: usize) -> Vec<[f64; 2]> {
+    let own = kept.len() / examples;
+    kept[example * own..(example + 1) * own].to_vec()
+}
+
 /// [`modulated_silu`].
 #[derive(Clone, Copy, Debug)]
 struct Modulated;

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use burn::backend::autodiff::{
-    Autodiff,
+    Autodiff, NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
@@ -21,6 +21,7 @@ use faer::MatRef;
 use crate::elementwise::{from, update};
 use crate::half_precision::{is_half, rounded, widened};
 use crate::memory;
+use crate::per_example;
 use crate::real::Real;
 
 /// An array of the CPU backend, in row-major order.
@@ -97,6 +98,17 @@ impl<F: Real> Array<F> {
         Self::new(values, &self.shape())
     }
 
+    /// The numbers of one of `examples`, which the first dimension counts.
+    pub(crate) fn of_example(&self, example: usize, examples: usize) -> Self {
+        let mut shape = self.shape();
+        if let Some(first) = shape.first_mut() {
+            *first /= examples;
+        }
+        let width = self.values().len() / examples;
+        let values = &self.values()[example * width..(example + 1) * width];
+        Self::new(values.to_vec(), &shape)
+    }
+
     pub(crate) fn shape(&self) -> Vec<usize> {
         let mut shape = self.tensor.shape().to_vec();
         if self.turned {
@@ -119,6 +131,33 @@ pub(crate) trait Operation<const N: usize>: Clone + Debug + Send + Sync + 'stati
     /// Which inputs are matrices that may lie column after column: those read by [`Array::matrix`] only.
     fn turns(&self) -> [bool; N] {
         [false; N]
+    }
+
+    /// Which inputs are the parameters of a layer, whose gradients may be asked for example by example. Then the other
+    /// inputs are one for each example, as the output.
+    fn parameters(&self) -> [bool; N] {
+        [false; N]
+    }
+
+    /// The operation on one of `examples` alone and what it would have kept; nothing if it mixes examples.
+    fn of_example(
+        &self,
+        _kept: &Self::Kept,
+        _example: usize,
+        _examples: usize,
+    ) -> Option<(Self, Self::Kept)> {
+        None
+    }
+
+    /// The squared norms of the examples' gradients by parameter `input`, if that is faster than to compute these.
+    fn squared_norms<F: Real>(
+        &self,
+        _inputs: &[Option<Array<F>>; N],
+        _grad: &Array<F>,
+        _input: usize,
+        _examples: usize,
+    ) -> Option<Vec<f64>> {
+        None
     }
 
     /// Whether the backward pass reads the output.
@@ -254,6 +293,9 @@ trait Kernels: Backend {
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+
+    /// The place of a tensor in the graph of autodiff.
+    fn node(a: FloatTensor<Self>) -> Option<NodeId>;
 }
 
 impl Kernels for Flex {
@@ -276,6 +318,10 @@ impl Kernels for Flex {
         c: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         compute(&operation, [a, b, c], false).0
+    }
+
+    fn node(_: FloatTensor<Self>) -> Option<NodeId> {
+        None
     }
 }
 
@@ -300,6 +346,18 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         tracked::<C, O, 3>(operation, [a, b, c])
     }
+
+    fn node(a: FloatTensor<Self>) -> Option<NodeId> {
+        Some(a.id())
+    }
+}
+
+/// The place of a tensor of the CPU backend in the graph of autodiff.
+pub(crate) fn node_of<const D: usize>(tensor: &Tensor<D>) -> Option<NodeId> {
+    if tensor.device() != Device::flex() && !tensor.is_autodiff() {
+        return None;
+    }
+    <Dispatch as Kernels>::node(tensor.clone().into_dispatch())
 }
 
 /// Runs `operation` in the number type of the first input.
@@ -334,16 +392,18 @@ fn kept<F: Real, O: Operation<N>, const N: usize>(
     let mut turns = operation.turns().into_iter();
     inputs.map(|input| {
         let turn = turns.next().unwrap_or(false);
-        input.map(|input| Array::take(input, turn))
+        input.map(|input| Array::take(widened(input), turn))
     })
 }
 
-/// The array in `dtype`, which has 16 or 32 bits.
-fn narrowed(array: Array<f32>, dtype: DType) -> FloatTensor<Flex> {
-    match is_half(dtype) {
-        true => rounded(array.values(), array.shape(), dtype),
-        false => array.tensor,
+/// The array in `dtype`: rounded, if it has 16 bits.
+fn narrowed<F: Real>(array: Array<F>, dtype: DType) -> FloatTensor<Flex> {
+    if !is_half(dtype) {
+        return array.tensor;
     }
+    // What has 16 bits is computed in 32.
+    let values: &[f32] = bytemuck::cast_slice(array.values());
+    rounded(values, array.shape(), dtype)
 }
 
 /// An operation in the graph of autodiff.
@@ -389,43 +449,159 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O> {
         _checkpointer: &mut Checkpointer,
     ) {
         let parents = ops.parents;
-        let grad = grads.consume::<Flex>(&ops.node);
+        let mut applied = Applied {
+            operation: self.0,
+            state: ops.state,
+            grad: grads.consume::<Flex>(&ops.node),
+            parameters: [None; N],
+        };
+        let mut wanted = parents.each_ref().map(Option::is_some);
+        if per_example::is_recording() {
+            let mut own = applied.operation.parameters().into_iter();
+            applied.parameters = parents.each_ref().map(|parent| {
+                let own = own.next().unwrap_or(false);
+                // Not what was computed from parameters, which has its gradient passed on.
+                let leaf = parent
+                    .as_ref()
+                    .filter(|node| own && node.parents.is_empty());
+                leaf.map(|node| node.id)
+            });
+            for (wanted, parameter) in wanted.iter_mut().zip(&applied.parameters) {
+                *wanted &= parameter.is_none();
+            }
+        }
+        if applied.parameters.iter().any(Option::is_some) {
+            per_example::keep(applied.clone());
+        }
+        if !wanted.contains(&true) {
+            return;
+        }
+        for (node, gradient) in parents.into_iter().zip(applied.into_gradients(wanted)) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<Flex>(node.id, gradient);
+            }
+        }
+    }
+}
+
+/// An operation that was run, and the gradient by its output.
+pub(crate) struct Applied<O: Operation<N>, const N: usize> {
+    pub(crate) operation: O,
+    state: State<O::Kept, N>,
+    pub(crate) grad: FloatTensor<Flex>,
+    /// The inputs whose gradients are asked for example by example.
+    pub(crate) parameters: [Option<NodeId>; N],
+}
+
+impl<O: Operation<N>, const N: usize> Clone for Applied<O, N> {
+    fn clone(&self) -> Self {
+        Self {
+            operation: self.operation.clone(),
+            state: self.state.clone(),
+            grad: self.grad.clone(),
+            parameters: self.parameters,
+        }
+    }
+}
+
+impl<O: Operation<N>, const N: usize> Applied<O, N> {
+    /// In which it is computed: in `f64`, or in `f32` for all others.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.grad.dtype() == DType::F64
+    }
+
+    /// The inputs that were kept.
+    pub(crate) fn inputs<F: Real>(&self) -> [Option<Array<F>>; N] {
+        kept::<F, O, N>(&self.operation, self.state.inputs.clone())
+    }
+
+    /// The gradient by the output.
+    pub(crate) fn gradient<F: Real>(&self) -> Array<F> {
+        Array::take(widened(self.grad.clone()), false)
+    }
+
+    /// The gradients by the inputs.
+    fn into_gradients(self, wanted: [bool; N]) -> [Option<FloatTensor<Flex>>; N] {
+        match self.is_wide() {
+            true => self.into_gradients_in::<f64>(wanted),
+            false => self.into_gradients_in::<f32>(wanted),
+        }
+    }
+
+    // By value: what nothing else needs is overwritten.
+    fn into_gradients_in<F: Real>(self, wanted: [bool; N]) -> [Option<FloatTensor<Flex>>; N] {
         let State {
             inputs,
             output,
             dtypes,
             kept: own,
-        } = ops.state;
-        let wanted = parents.each_ref().map(Option::is_some);
-        let dtype = grad.dtype();
-        let gradients = if dtype == DType::F64 {
-            let saved = Saved {
-                inputs: kept::<f64, O, N>(&self.0, inputs),
-                output: output.map(|output| Array::take(output, false)),
-                kept: &*own,
-                grad: Array::take(grad, false),
-                wanted,
-            };
-            self.0.backward(saved).map(|g| g.map(|g| g.tensor))
-        } else {
-            let saved = Saved {
-                inputs: kept::<f32, O, N>(&self.0, inputs.map(|input| input.map(widened))),
-                output: output.map(|output| Array::take(widened(output), false)),
-                kept: &*own,
-                grad: Array::take(widened(grad), false),
-                wanted,
-            };
-            let mut dtypes = dtypes.into_iter();
-            self.0.backward(saved).map(|g| {
-                let dtype = dtypes.next().unwrap_or(dtype);
-                g.map(|g| narrowed(g, dtype))
-            })
+        } = self.state;
+        let saved = Saved {
+            inputs: kept::<F, O, N>(&self.operation, inputs),
+            output: output.map(|output| Array::take(widened(output), false)),
+            kept: &*own,
+            grad: Array::take(widened(self.grad), false),
+            wanted,
         };
-        for (node, gradient) in parents.into_iter().zip(gradients) {
-            if let (Some(node), Some(gradient)) = (node, gradient) {
-                grads.register::<Flex>(node.id, gradient);
-            }
-        }
+        let mut dtypes = dtypes.into_iter();
+        self.operation.backward(saved).map(|gradient| {
+            let dtype = dtypes.next().unwrap_or(F::dtype());
+            gradient.map(|gradient| narrowed(gradient, dtype))
+        })
+    }
+
+    /// The gradients by the parameters of all examples together, in their number types.
+    ///
+    /// - `grad`: by the output
+    pub(crate) fn of_all<F: Real>(
+        &self,
+        grad: Array<F>,
+        wanted: [bool; N],
+    ) -> [Option<FloatTensor<Flex>>; N] {
+        let gradients = self.operation.backward(Saved {
+            inputs: self.inputs(),
+            output: None,
+            kept: &*self.state.kept,
+            grad,
+            wanted,
+        });
+        let mut dtypes = self.state.dtypes.into_iter();
+        gradients.map(|gradient| {
+            let dtype = dtypes.next().unwrap_or(F::dtype());
+            gradient.map(|gradient| narrowed(gradient, dtype))
+        })
+    }
+
+    /// The gradients by the parameters of one example; nothing if the operation mixes examples.
+    ///
+    /// - `inputs`, `grad`: of all `examples`
+    pub(crate) fn of_example<F: Real>(
+        &self,
+        inputs: &[Option<Array<F>>; N],
+        grad: &Array<F>,
+        wanted: [bool; N],
+        [example, examples]: [usize; 2],
+    ) -> Option<[Option<Array<F>>; N]> {
+        let of_examples = self.operation.parameters().map(|parameter| !parameter);
+        let mut of_examples = of_examples.into_iter();
+        let inputs = inputs.each_ref().map(|input| {
+            let shared = !of_examples.next().unwrap_or(false);
+            let input = input.as_ref()?;
+            Some(match shared {
+                true => input.clone(),
+                false => input.of_example(example, examples),
+            })
+        });
+        let (operation, kept) = self
+            .operation
+            .of_example(&self.state.kept, example, examples)?;
+        Some(operation.backward(Saved {
+            inputs,
+            output: None,
+            kept: &kept,
+            grad: grad.of_example(example, examples),
+            wanted,
+        }))
     }
 }
 

@@ -135,6 +135,16 @@ impl Operation<3> for Batched {
     /// Mean and scale of each channel.
     type Kept = Vec<[f64; 2]>;
 
+    fn parameters(&self) -> [bool; 3] {
+        [false, true, true]
+    }
+
+    fn of_example(&self, kept: &Self::Kept, _: usize, _: usize) -> Option<(Self, Self::Kept)> {
+        // What normalizes by the batch mixes its examples.
+        self.fixed.as_ref()?;
+        Some((self.clone(), kept.clone()))
+    }
+
     fn forward<F: Real>(&self, [x, gamma, beta]: [Array<F>; 3], _: bool) -> (Array<F>, Self::Kept) {
         let shape = x.shape();
         let sizes = planes(&shape);

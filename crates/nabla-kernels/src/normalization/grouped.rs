@@ -3,7 +3,7 @@
 use burn::module::Param;
 use burn::tensor::Tensor;
 
-use super::{affine, by_affine, mean_and_scale, planes, slopes};
+use super::{affine, by_affine, mean_and_scale, of_example, planes, slopes};
 use crate::activation::{silu_of, silu_slope};
 use crate::elementwise::for_each_row;
 use crate::memory;
@@ -133,6 +133,19 @@ impl Grouped {
 impl<const N: usize> Operation<N> for Grouped {
     /// Mean and scale of each group.
     type Kept = Vec<[f64; 2]>;
+
+    fn parameters(&self) -> [bool; N] {
+        std::array::from_fn(|input| input > 0)
+    }
+
+    fn of_example(
+        &self,
+        kept: &Self::Kept,
+        example: usize,
+        examples: usize,
+    ) -> Option<(Self, Self::Kept)> {
+        Some((*self, of_example(kept, example, examples)))
+    }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, Self::Kept) {
         let shape = inputs[0].shape();

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{by_affine, mean_and_scale, sums_around};
+use super::{by_affine, mean_and_scale, of_example, sums_around};
 use crate::elementwise::{for_each_row, sums, vectorized};
 use crate::memory;
 use crate::operation::{Array, Operation, Saved};
@@ -31,6 +31,19 @@ impl Row {
 impl<const N: usize> Operation<N> for Row {
     /// Mean and scale of each row.
     type Kept = Vec<[f64; 2]>;
+
+    fn parameters(&self) -> [bool; N] {
+        std::array::from_fn(|input| input > 0)
+    }
+
+    fn of_example(
+        &self,
+        kept: &Self::Kept,
+        example: usize,
+        examples: usize,
+    ) -> Option<(Self, Self::Kept)> {
+        Some((*self, of_example(kept, example, examples)))
+    }
 
     fn reads(&self) -> [bool; N] {
         // The gradients don't depend on β.
