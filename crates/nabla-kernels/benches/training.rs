@@ -49,6 +49,20 @@ impl By {
         }
     }
 
+    fn conv2d_relu(self, layer: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Burn => burns::relu(layer.forward(x)),
+            Self::Nabla => convolution::conv2d_relu(layer, x),
+        }
+    }
+
+    fn conv1d_relu(self, layer: &Conv1d, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Burn => burns::relu(layer.forward(x)),
+            Self::Nabla => convolution::conv1d_relu(layer, x),
+        }
+    }
+
     fn conv1d(self, layer: &Conv1d, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Burn => layer.forward(x),
@@ -313,7 +327,7 @@ impl Work for SmallCnn {
     fn loss(&self, by: By) -> Tensor<1> {
         let mut x = self.x.clone();
         for layer in &self.layers {
-            x = by.activation(Activation::Relu, by.conv2d(layer, x));
+            x = by.conv2d_relu(layer, x);
         }
         by.mean_square(x, &self.target)
     }
@@ -428,10 +442,10 @@ impl Work for Motion {
     fn loss(&self, by: By) -> Tensor<1> {
         let mut x = self.x.clone();
         for (i, layer) in self.layers.iter().enumerate() {
-            x = by.conv1d(layer, x);
-            if i < 2 {
-                x = by.activation(Activation::Relu, x);
-            }
+            x = match i {
+                2 => by.conv1d(layer, x),
+                _ => by.conv1d_relu(layer, x),
+            };
         }
         by.mean_square(x, &self.target)
     }

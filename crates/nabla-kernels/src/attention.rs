@@ -262,7 +262,7 @@ impl Sizes {
         for start in (0..end).step_by(KEYS) {
             let keys = KEYS.min(end - start);
             self.scores([q, k], [first, count], [start, keys], scores);
-            vectorized(
+            vectorized::<F, _>(
                 #[inline(always)]
                 || {
                     for (query, scores) in scores.chunks_exact_mut(keys).enumerate() {
@@ -333,7 +333,7 @@ impl Sizes {
                     F::ONE,
                     Par::Seq,
                 );
-                vectorized(
+                vectorized::<F, _>(
                     #[inline(always)]
                     || {
                         let rows = scores

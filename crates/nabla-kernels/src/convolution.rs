@@ -26,6 +26,7 @@ use burn::tensor::Tensor;
 use faer::MatRef;
 use rayon::prelude::*;
 
+use crate::activation::{rectified_slope, relu};
 use crate::elementwise::{sums, vectorized};
 use crate::operation::{Array, Operation, Saved, computes_both, layer};
 use crate::per_example::{is_tall, product_square};
@@ -52,6 +53,18 @@ const COLUMNS: usize = 384;
 /// # Panics
 /// Like `conv.forward`, if the shapes don't fit.
 pub fn conv1d(conv: &Conv1d, x: Tensor<3>) -> Tensor<3> {
+    of_conv1d(conv, x, false)
+}
+
+/// The same, and `max(·, 0)` of it while it is in the cache.
+///
+/// # Panics
+/// As [`conv1d`].
+pub fn conv1d_relu(conv: &Conv1d, x: Tensor<3>) -> Tensor<3> {
+    of_conv1d(conv, x, true)
+}
+
+fn of_conv1d(conv: &Conv1d, x: Tensor<3>, with_relu: bool) -> Tensor<3> {
     let padding = match conv.padding {
         PaddingConfig1d::Valid => (0, 0),
         PaddingConfig1d::Same => same(conv.kernel_size, conv.stride, x.dims()[2]),
@@ -63,10 +76,12 @@ pub fn conv1d(conv: &Conv1d, x: Tensor<3>) -> Tensor<3> {
         padding: [(0, 0), (0, 0), padding],
         groups: conv.groups,
         dimensions: 1,
+        with_relu,
     };
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match operation.fits(&x, &weight) {
         true => layer(operation, x, weight, bias),
+        false if with_relu => relu(conv.forward(x)),
         false => conv.forward(x),
     }
 }
@@ -90,6 +105,18 @@ pub fn conv1d(conv: &Conv1d, x: Tensor<3>) -> Tensor<3> {
 /// assert_eq!(y.dims(), [1, 8, 4, 4]);
 /// ```
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    of_conv2d(conv, x, false)
+}
+
+/// The same, and `max(·, 0)` of it while it is in the cache.
+///
+/// # Panics
+/// As [`conv2d`].
+pub fn conv2d_relu(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    of_conv2d(conv, x, true)
+}
+
+fn of_conv2d(conv: &Conv2d, x: Tensor<4>, with_relu: bool) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     let padding = padding2d(
         &conv.padding,
@@ -103,10 +130,12 @@ pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
         padding: [(0, 0), padding[0], padding[1]],
         groups: conv.groups,
         dimensions: 2,
+        with_relu,
     };
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match operation.fits(&x, &weight) {
         true => layer(operation, x, weight, bias),
+        false if with_relu => relu(conv.forward(x)),
         false => conv.forward(x),
     }
 }
@@ -119,6 +148,18 @@ pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
 /// # Panics
 /// Like `conv.forward`, if the shapes don't fit.
 pub fn conv3d(conv: &Conv3d, x: Tensor<5>) -> Tensor<5> {
+    of_conv3d(conv, x, false)
+}
+
+/// The same, and `max(·, 0)` of it while it is in the cache.
+///
+/// # Panics
+/// As [`conv3d`].
+pub fn conv3d_relu(conv: &Conv3d, x: Tensor<5>) -> Tensor<5> {
+    of_conv3d(conv, x, true)
+}
+
+fn of_conv3d(conv: &Conv3d, x: Tensor<5>, with_relu: bool) -> Tensor<5> {
     let [_, _, depth, height, width] = x.dims();
     let of = |d: usize, input: usize| same(conv.kernel_size[d], conv.stride[d], input);
     let padding = match conv.padding {
@@ -134,12 +175,14 @@ pub fn conv3d(conv: &Conv3d, x: Tensor<5>) -> Tensor<5> {
         padding,
         groups: conv.groups,
         dimensions: 3,
+        with_relu,
     };
     // Burn refuses a padding that has more zeros behind than before.
     let even = padding.iter().all(|(before, after)| before == after);
     let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
     match even && operation.fits(&x, &weight) {
         true => layer(operation, x, weight, bias),
+        false if with_relu => relu(conv.forward(x)),
         false => conv.forward(x),
     }
 }
@@ -159,6 +202,7 @@ pub fn conv_transpose1d(conv: &ConvTranspose1d, x: Tensor<3>) -> Tensor<3> {
             padding: [0, 0, conv.padding].map(|padding| (padding, padding)),
             groups: conv.groups,
             dimensions: 1,
+            with_relu: false,
         },
         padding_out: [0, 0, conv.padding_out],
     };
@@ -184,6 +228,7 @@ pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
             padding: [0, conv.padding[0], conv.padding[1]].map(|padding| (padding, padding)),
             groups: conv.groups,
             dimensions: 2,
+            with_relu: false,
         },
         padding_out: [0, conv.padding_out[0], conv.padding_out[1]],
     };
@@ -209,6 +254,7 @@ pub fn conv_transpose3d(conv: &ConvTranspose3d, x: Tensor<5>) -> Tensor<5> {
             padding: conv.padding.map(|padding| (padding, padding)),
             groups: conv.groups,
             dimensions: 3,
+            with_relu: false,
         },
         padding_out: conv.padding_out,
     };
@@ -257,6 +303,8 @@ struct Convolution {
     groups: usize,
     /// The spatial dimensions.
     dimensions: usize,
+    /// Whether negative outputs become 0.
+    with_relu: bool,
 }
 
 impl Convolution {
@@ -326,6 +374,7 @@ impl Convolution {
                 step: [1; 3],
                 first: [0; 3],
             }],
+            with_relu: self.with_relu,
             distances,
         };
         stencil.apply(x, bias)
@@ -416,6 +465,7 @@ impl Convolution {
             stride: [1; 3],
             output: input,
             phases,
+            with_relu: false,
             distances,
         };
         stencil.apply(g, bias)
@@ -448,6 +498,21 @@ impl Convolution {
 }
 
 impl Convolution {
+    /// With the gradient by what the ReLU was given.
+    fn before_relu<'a, F: Real, const N: usize>(
+        &self,
+        mut saved: Saved<'a, F, (), N>,
+    ) -> Saved<'a, F, (), N> {
+        if let Some(y) = saved.output.take().filter(|_| self.with_relu) {
+            saved.grad = saved.grad.updated(
+                [y.values()],
+                #[inline(always)]
+                |g, [y]| rectified_slope(y, g),
+            );
+        }
+        saved
+    }
+
     /// The squared norms of the examples' gradients by the kernel, where the Gram matrices of neighbourhoods and
     /// gradients take less arithmetic.
     ///
@@ -541,7 +606,7 @@ fn channel_sums<F: Real>(grad: &Array<F>) -> Array<F> {
     let [batch, channels] = [shape[0], shape[1]];
     let area = grad.len() / (batch * channels).max(1);
     let sum = |channel: usize| {
-        vectorized(
+        vectorized::<F, _>(
             #[inline(always)]
             || {
                 let mut total = 0.0;
@@ -570,6 +635,10 @@ impl<const N: usize> Operation<N> for Convolution {
         std::array::from_fn(|input| input < 2)
     }
 
+    fn reads_output(&self) -> bool {
+        self.with_relu
+    }
+
     fn parameters(&self) -> [bool; N] {
         std::array::from_fn(|input| input > 0)
     }
@@ -588,6 +657,9 @@ impl<const N: usize> Operation<N> for Convolution {
         let (1, Some(Some(x)), Some(Some(weight))) = (input, inputs.first(), inputs.get(1)) else {
             return None;
         };
+        if self.with_relu {
+            return None;
+        }
         self.weight_squares([x, grad], &weight.shape(), examples)
     }
 
@@ -610,7 +682,7 @@ impl<const N: usize> Operation<N> for Convolution {
 
     fn backward<F: Real>(&self, saved: Saved<'_, F, (), N>) -> [Option<Array<F>>; N] {
         let dimensions = self.dimensions;
-        saved.of_layer(
+        self.before_relu(saved).of_layer(
             |x, weight, grad| {
                 let (shape, shapes) = (x.shape(), [&grad.shape()[..], &weight.shape()]);
                 let (grad, input) = (grad.values(), spatial(&shape, dimensions));

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, NullaryFnOnce};
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
 use crate::real::Real;
@@ -24,7 +24,7 @@ pub(crate) const LANES: usize = 16;
 /// Mark the closure, and every closure and function that it calls, `#[inline(always)]`: what is not inlined is
 /// compiled for the least processor.
 #[inline(always)]
-pub(crate) fn vectorized<T>(f: impl FnMut() -> T) -> T {
+pub(crate) fn vectorized<F: Real, T>(f: impl FnMut() -> T) -> T {
     /// A closure that is called as `FnMut`: called as `FnOnce`, it would go through a function that isn't inlined.
     struct Inlined<F>(F);
 
@@ -37,7 +37,7 @@ pub(crate) fn vectorized<T>(f: impl FnMut() -> T) -> T {
         }
     }
 
-    Arch::new().dispatch(Inlined(f))
+    F::dispatch(Inlined(f))
 }
 
 /// `y ← f(y, inputs)` for each element.
@@ -50,7 +50,7 @@ pub(crate) fn update<F: Real, const R: usize>(
 ) {
     for_each_part(y, |range, y| {
         let inputs = inputs.map(|input| &input[range.clone()]);
-        vectorized(
+        vectorized::<F, _>(
             #[inline(always)]
             || {
                 for (i, y) in y.iter_mut().enumerate() {
@@ -71,7 +71,7 @@ pub(crate) fn from<F: Real, const R: usize>(
     for_each_part(y, |range, y| {
         let inputs = inputs.map(|input| &input[range.clone()]);
         let x = &x[range];
-        vectorized(
+        vectorized::<F, _>(
             #[inline(always)]
             || {
                 for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
@@ -104,7 +104,7 @@ pub(crate) fn for_each_row<F: Real, T: Send>(
     }
     let together = CHUNK.div_ceil(width);
     let part = |at: usize, y: &mut [F]| -> Vec<T> {
-        vectorized(
+        vectorized::<F, _>(
             #[inline(always)]
             || {
                 // Not mapped: an iterator's own loop isn't inlined.
@@ -170,7 +170,7 @@ pub(crate) fn sums<F: Real, const R: usize, const S: usize>(
 /// `Σ (a − b)²`.
 pub(crate) fn square_distance<F: Real>(a: &[F], b: &[F]) -> f64 {
     let part = |a: &[F], b: &[F]| {
-        vectorized(
+        vectorized::<F, _>(
             #[inline(always)]
             || {
                 let [sum] = sums(

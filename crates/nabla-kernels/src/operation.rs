@@ -515,6 +515,12 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
         kept::<F, O, N>(&self.operation, self.state.inputs.clone())
     }
 
+    /// The output, if it was kept.
+    pub(crate) fn output<F: Real>(&self) -> Option<Array<F>> {
+        let output = self.state.output.clone();
+        output.map(|output| Array::take(widened(output), false))
+    }
+
     /// The gradient by the output.
     pub(crate) fn gradient<F: Real>(&self) -> Array<F> {
         Array::take(widened(self.grad.clone()), false)
@@ -560,7 +566,7 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
     ) -> [Option<FloatTensor<Flex>>; N] {
         let gradients = self.operation.backward(Saved {
             inputs: self.inputs(),
-            output: None,
+            output: self.output(),
             kept: &*self.state.kept,
             grad,
             wanted,
@@ -574,11 +580,10 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
 
     /// The gradients by the parameters of one example; nothing if the operation mixes examples.
     ///
-    /// - `inputs`, `grad`: of all `examples`
+    /// - inputs, output, gradient: of all `examples`
     pub(crate) fn of_example<F: Real>(
         &self,
-        inputs: &[Option<Array<F>>; N],
-        grad: &Array<F>,
+        (inputs, output, grad): (&[Option<Array<F>>; N], Option<&Array<F>>, &Array<F>),
         wanted: [bool; N],
         [example, examples]: [usize; 2],
     ) -> Option<[Option<Array<F>>; N]> {
@@ -597,7 +602,7 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
             .of_example(&self.state.kept, example, examples)?;
         Some(operation.backward(Saved {
             inputs,
-            output: None,
+            output: output.map(|output| output.of_example(example, examples)),
             kept: &kept,
             grad: grad.of_example(example, examples),
             wanted,

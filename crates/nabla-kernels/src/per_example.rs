@@ -505,7 +505,8 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
     }
 
     fn squared_norms_in<F: Real>(&self, examples: usize) -> Option<Vec<Vec<f64>>> {
-        let (inputs, grad) = (self.inputs::<F>(), self.gradient::<F>());
+        let (inputs, output) = (self.inputs::<F>(), self.output::<F>());
+        let grad = self.gradient::<F>();
         let mut wanted = self.wanted();
         let mut known: [Option<Vec<f64>>; N] = [const { None }; N];
         for (input, known) in known.iter_mut().enumerate() {
@@ -518,7 +519,8 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
         }
         if wanted.contains(&true) {
             let each = (0..examples).into_par_iter().map(|example| {
-                let gradients = self.of_example(&inputs, &grad, wanted, [example, examples])?;
+                let given = (&inputs, output.as_ref(), &grad);
+                let gradients = self.of_example(given, wanted, [example, examples])?;
                 let squared = |gradient: Option<Array<F>>| {
                     gradient.map_or(0.0, |gradient| square(gradient.values()))
                 };
@@ -566,10 +568,12 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
     }
 
     fn gradients_in<F: Real>(&self, node: NodeId, examples: usize) -> Option<Vec<f64>> {
-        let (inputs, grad) = (self.inputs::<F>(), self.gradient::<F>());
+        let (inputs, output) = (self.inputs::<F>(), self.output::<F>());
+        let grad = self.gradient::<F>();
         let wanted = self.parameters.map(|own| own == Some(node));
         let rows = (0..examples).into_par_iter().map(|example| {
-            let gradients = self.of_example(&inputs, &grad, wanted, [example, examples])?;
+            let given = (&inputs, output.as_ref(), &grad);
+            let gradients = self.of_example(given, wanted, [example, examples])?;
             // A layer may have one parameter in several places.
             let mut sum: Vec<f64> = Vec::new();
             for gradient in gradients.into_iter().zip(wanted) {
@@ -613,7 +617,7 @@ pub(crate) fn product_square<F: Real>(x: MatRef<'_, F>, g: MatRef<'_, F>) -> f64
 
 /// `Σ x²`.
 pub(crate) fn square<F: Real>(x: &[F]) -> f64 {
-    vectorized(
+    vectorized::<F, _>(
         #[inline(always)]
         || {
             let [sum] = sums(

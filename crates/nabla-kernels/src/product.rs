@@ -93,7 +93,7 @@ pub(crate) fn column_sums<F: Real>(x: &[F], columns: usize) -> Vec<F> {
     }
     let part = |x: &[F]| {
         let mut sums = vec![F::ZERO; columns];
-        vectorized(
+        vectorized::<F, _>(
             #[inline(always)]
             || {
                 for x in x.chunks_exact(columns) {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use burn::tensor::Element;
 use bytemuck::Pod;
 use faer::traits::ComplexField;
-use pulp::Simd;
+use pulp::{Arch, Scalar, Simd, WithSimd};
 
 use crate::memory::Shelf;
 
@@ -43,6 +43,10 @@ pub(crate) trait Real:
 
     /// Where arrays of these numbers wait.
     fn shelf() -> &'static Mutex<Shelf<Self>>;
+
+    /// Runs `work` with the processor's widest vectors in `f32`. In `f64` it takes what every processor has: the loops
+    /// are compiled once instead of once for each instruction set.
+    fn dispatch<W: WithSimd>(work: W) -> W::Output;
 
     /// The numbers in a vector register.
     fn lanes<S: Simd>() -> usize;
@@ -98,7 +102,7 @@ pub(crate) trait Real:
 
 macro_rules! real {
     ($real:ty, $vector:ident, $lanes:ident, $splat:ident, $as_simd:ident, $as_mut_simd:ident,
-     $partial:ident, $multiply_add:ident, $total:ident, $exp:expr, $tanh:expr, $normal:expr) => {
+     $partial:ident, $multiply_add:ident, $total:ident, $dispatch:expr, $exp:expr, $tanh:expr, $normal:expr) => {
         impl Real for $real {
             type Vector<S: Simd> = S::$vector;
 
@@ -108,6 +112,10 @@ macro_rules! real {
             fn shelf() -> &'static Mutex<Shelf<Self>> {
                 static SHELF: Mutex<Shelf<$real>> = Mutex::new(Shelf::new());
                 &SHELF
+            }
+
+            fn dispatch<W: WithSimd>(work: W) -> W::Output {
+                $dispatch(work)
             }
 
             #[inline(always)]
@@ -198,6 +206,7 @@ real!(
     partial_load_f32s,
     mul_add_e_f32s,
     reduce_sum_f32s,
+    widest,
     exp,
     tanh,
     normal_distribution
@@ -212,10 +221,19 @@ real!(
     partial_load_f64s,
     mul_add_e_f64s,
     reduce_sum_f64s,
+    plain,
     f64::exp,
     f64::tanh,
     |x: f64| 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 );
+
+fn widest<W: WithSimd>(work: W) -> W::Output {
+    Arch::new().dispatch(work)
+}
+
+fn plain<W: WithSimd>(work: W) -> W::Output {
+    work.with_simd(Scalar::new())
+}
 
 /// `eˣ` to two units in the last place, 0 below −87 and infinite above 87: what multiplies a large number must vanish.
 #[inline(always)]

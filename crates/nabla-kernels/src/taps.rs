@@ -11,7 +11,7 @@
     reason = "loops over the positions of a block are unrolled, and their sums stay in registers"
 )]
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::real::Real;
 
@@ -37,7 +37,7 @@ pub(crate) fn product<F: Real>(
         y,
         columns,
     };
-    Arch::new().dispatch(product);
+    F::dispatch(product);
 }
 
 /// The smallest multiple of a vector's length that holds `columns`, on any processor.
@@ -191,7 +191,7 @@ pub(crate) fn correlate<F: Real>(
         sums,
         lanes: vec![F::ZERO; 27 * 16],
     };
-    Arch::new().dispatch(correlation);
+    F::dispatch(correlation);
 }
 
 struct Correlation<'a, F> {

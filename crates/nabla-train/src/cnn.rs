@@ -10,8 +10,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
-use nabla_kernels::activation::relu;
-use nabla_kernels::convolution::conv2d;
+use nabla_kernels::convolution::{conv2d, conv2d_relu};
 use nabla_kernels::linear::linear as apply;
 use nabla_kernels::normalization::batch_norm_relu;
 use nabla_kernels::pooling::max_pool2d;
@@ -129,10 +128,9 @@ impl Cnn {
         let [channels, height, width] = self.shape;
         let mut x = input.reshape([batch, channels, height, width]);
         for stage in &self.stages {
-            x = conv2d(&stage.convolution, x);
             x = match &stage.norm {
-                Some(norm) => batch_norm_relu(norm, x),
-                None => relu(x),
+                Some(norm) => batch_norm_relu(norm, conv2d(&stage.convolution, x)),
+                None => conv2d_relu(&stage.convolution, x),
             };
             see(&x);
             x = max_pool2d(&stage.pool, x); // [batch, channels, height/2, width/2]

@@ -220,7 +220,7 @@ impl Layout {
             to.layout = Some(self.clone());
         }
         let values = &mut to.values;
-        vectorized(
+        vectorized::<F, _>(
             #[inline(always)]
             || {
                 let [a, b, c] = &self.axes;

@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 use super::layout::{Layout, Stored, copy, split};
 use super::{COLUMNS, PART};
+use crate::activation::rectified;
+use crate::elementwise::vectorized;
 use crate::memory;
 use crate::real::Real;
 use crate::taps::{padded, product};
@@ -37,6 +39,8 @@ pub(super) struct Stencil<'a, F: Clone> {
     pub(super) distances: [Vec<isize>; 3],
     pub(super) output: [usize; 3],
     pub(super) phases: Vec<Phase<'a, F>>,
+    /// Whether negative outputs become 0.
+    pub(super) with_relu: bool,
 }
 
 /// A part of the output of a [`Stencil`].
@@ -104,6 +108,9 @@ impl<F: Real> Stencil<'_, F> {
             let range = first..first + y.len() / area;
             let weights = &weights[range.start * self.channels..range.end * self.channels];
             product(x, &offsets, weights, bias.map(|b| &b[range]), y, area);
+            if self.with_relu {
+                rectify(y);
+            }
         });
     }
 
@@ -244,6 +251,9 @@ impl<F: Real> Stencil<'_, F> {
                 }
                 _ => product(&stored.values, &offsets, weights, start, sums, columns),
             }
+            if self.with_relu {
+                rectify(sums);
+            }
 
             let [_, height, width] = self.output;
             for (piece, y) in task.pieces.iter_mut().enumerate() {
@@ -269,4 +279,16 @@ impl<F: Real> Stencil<'_, F> {
             }
         }
     }
+}
+
+/// `max(·, 0)`, in place.
+fn rectify<F: Real>(values: &mut [F]) {
+    vectorized::<F, _>(
+        #[inline(always)]
+        || {
+            for value in values.iter_mut() {
+                *value = rectified(*value);
+            }
+        },
+    );
 }

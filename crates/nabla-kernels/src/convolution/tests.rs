@@ -4,6 +4,7 @@ use burn::nn::conv::{
     Conv1dConfig, Conv2dConfig, Conv3dConfig, ConvTranspose1dConfig, ConvTranspose2dConfig,
     ConvTranspose3dConfig,
 };
+use burn::tensor::activation::relu as burns_relu;
 use burn::tensor::{DType, Device, Distribution, Gradients, Tolerance};
 use proptest::prelude::*;
 
@@ -23,13 +24,17 @@ fn same_gradient<const D: usize>(x: &Tensor<D>, found: &Gradients, expected: &Gr
 
 /// Values and gradients of ours and of Burn's, in f64, by the input, the kernel and the bias.
 macro_rules! agrees {
-    ($layer:expr, $ours:path, $x:expr) => {{
+    ($layer:expr, $ours:path, $x:expr) => {
+        agrees!($layer, $ours, $x, |y| y)
+    };
+    ($layer:expr, $ours:path, $x:expr, |$y:ident| $then:expr) => {{
         let mut layer = $layer;
         layer.weight = redrawn(layer.weight);
         layer.bias = layer.bias.map(redrawn);
         let device = layer.weight.device();
         let x = random($x, &device);
-        let burns = layer.forward(x.clone());
+        let $y = layer.forward(x.clone());
+        let burns = $then;
         let found = $ours(&layer, x.clone());
         prop_assert_eq!(found.dims(), burns.dims());
         let near = Tolerance::<f64>::absolute(1e-10);
@@ -62,7 +67,8 @@ proptest! {
             .with_stride([stride.0, stride.1]).with_dilation([dilation.0, dilation.1]).with_groups(groups)
             .with_padding(PaddingConfig2d::Explicit(padding.0, padding.1, padding.2, padding.3)).with_bias(bias)
             .init(&Device::flex().autodiff());
-        agrees!(layer, conv2d, [batch, i * groups, height, width]);
+        agrees!(layer.clone(), conv2d, [batch, i * groups, height, width]);
+        agrees!(layer, conv2d_relu, [batch, i * groups, height, width], |y| burns_relu(y));
     }
 
     #[test]
@@ -74,7 +80,8 @@ proptest! {
         let padding = if same && dilation == 1 { PaddingConfig1d::Same } else { PaddingConfig1d::Valid };
         let layer = Conv1dConfig::new(i, o, kernel).with_stride(stride).with_dilation(dilation).with_padding(padding)
             .init(&Device::flex().autodiff());
-        agrees!(layer, conv1d, [batch, i, length]);
+        agrees!(layer.clone(), conv1d, [batch, i, length]);
+        agrees!(layer, conv1d_relu, [batch, i, length], |y| burns_relu(y));
     }
 
     #[test]
@@ -84,7 +91,8 @@ proptest! {
     ) {
         let layer = Conv3dConfig::new([i, o], [kernel.0, kernel.1, kernel.2]).with_stride([stride.0, stride.1, stride.2])
             .with_padding(PaddingConfig3d::Explicit(1, 1, 1)).init(&Device::flex().autodiff());
-        agrees!(layer, conv3d, [batch, i, size.0, size.1, size.2]);
+        agrees!(layer.clone(), conv3d, [batch, i, size.0, size.1, size.2]);
+        agrees!(layer, conv3d_relu, [batch, i, size.0, size.1, size.2], |y| burns_relu(y));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl<const D: usize> DenseLayer<D> {
             gates.resize(rows * columns, 0.0);
             let gate = MatMut::from_row_major_slice_mut(gates, rows, columns);
             self.multiply(gate, row, n + column, place);
-            vectorized(
+            vectorized::<f32, _>(
                 #[inline(always)]
                 || {
                     for (i, gates) in gates.chunks_exact(columns).enumerate() {

@@ -35,7 +35,7 @@ impl Batched {
         };
         let origin = plane(0)[0];
         let mut totals = [0.0; 2];
-        vectorized(
+        vectorized::<F, _>(
             #[inline(always)]
             || {
                 for picture in 0..batch {

@@ -134,7 +134,7 @@ fn column_sums<F: Real>(x: &[F], grad: &[F], width: usize, kept: &[[f64; 2]]) ->
         .map(|(part, kept)| {
             let mut along = vec![F::ZERO; width];
             let mut level = vec![F::ZERO; width];
-            vectorized(
+            vectorized::<F, _>(
                 #[inline(always)]
                 || {
                     for (row, known) in kept.iter().enumerate() {
