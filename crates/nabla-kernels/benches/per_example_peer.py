@@ -110,8 +110,8 @@ else:
 
         def step():
             private.zero_grad(set_to_none=True)
-            losses = F.cross_entropy(private(x), classes, reduction="none")
             private.enable_hooks()
+            losses = F.cross_entropy(private(x), classes, reduction="none")
             losses.sum().backward(retain_graph=True)
             weights = private.get_clipping_coef().detach()
             private.zero_grad(set_to_none=True)

@@ -28,7 +28,7 @@ use rayon::prelude::*;
 
 use crate::activation::{rectified_slope, relu};
 use crate::elementwise::{sums, vectorized};
-use crate::operation::{Array, Operation, Saved, computes_both, layer};
+use crate::operation::{Array, Batch, Operation, Saved, computes_both, layer};
 use crate::per_example::{is_tall, product_square};
 use crate::real::Real;
 
@@ -37,7 +37,7 @@ mod stencil;
 mod weight_gradient;
 
 use stencil::{Phase, Stencil};
-use weight_gradient::WeightGradient;
+use weight_gradient::{Scratch, WeightGradient};
 
 /// The numbers of a stored part of the input that a task works on, which the second-level cache holds.
 const PART: usize = 1 << 17;
@@ -473,16 +473,15 @@ impl Convolution {
 
     /// `dw[o, i, d] = Σ g[o, n] x[i, n stride + d]`.
     ///
-    /// - `x`: `[batch, channels_in, …]`; `g`: `[batch, channels_out, output…]`
-    fn weight_gradient<F: Real>(
+    /// - `shape`: of `x`, `[batch, channels_in, …]`; `g` has the positions `output`
+    fn weight_gradients(
         &self,
-        x: &[F],
-        [shape, kernel]: [&[usize]; 2],
-        g: &[F],
+        shape: &[usize],
+        kernel: &[usize],
         output: [usize; 3],
-    ) -> Vec<F> {
+    ) -> WeightGradient {
         let distances = self.distances(spatial(kernel, self.dimensions));
-        let gradient = WeightGradient {
+        WeightGradient {
             batch: shape[0],
             groups: self.groups,
             channels: kernel[1],
@@ -492,8 +491,7 @@ impl Convolution {
             output,
             taps: taps(&distances),
             distances,
-        };
-        gradient.compute(x, g)
+        }
     }
 }
 
@@ -503,14 +501,23 @@ impl Convolution {
         &self,
         mut saved: Saved<'a, F, (), N>,
     ) -> Saved<'a, F, (), N> {
-        if let Some(y) = saved.output.take().filter(|_| self.with_relu) {
-            saved.grad = saved.grad.updated(
+        saved.grad = self.grad_before_relu(saved.grad, saved.output.as_ref());
+        saved
+    }
+
+    fn grad_before_relu<F: Real>(&self, grad: Array<F>, output: Option<&Array<F>>) -> Array<F> {
+        match output.filter(|_| self.with_relu) {
+            Some(y) => grad.updated(
                 [y.values()],
                 #[inline(always)]
                 |g, [y]| rectified_slope(y, g),
-            );
+            ),
+            None => grad,
         }
-        saved
+    }
+
+    fn grad_of<F: Real, const N: usize>(&self, batch: &Batch<'_, F, (), N>) -> Array<F> {
+        self.grad_before_relu(batch.grad.clone(), batch.output.as_ref())
     }
 
     /// The squared norms of the examples' gradients by the kernel, where the Gram matrices of neighbourhoods and
@@ -627,6 +634,51 @@ fn channel_sums<F: Real>(grad: &Array<F>) -> Array<F> {
     Array::new(sums, &[channels])
 }
 
+/// The sums over the positions of each channel of one picture.
+///
+/// - `grad`: `[batch, channels, …]`
+fn plane_sums<F: Real>(grad: &Array<F>, picture: usize) -> Vec<F> {
+    let (shape, grad) = (grad.shape(), grad.values());
+    let [batch, channels] = [shape[0], shape[1]];
+    let size = grad.len() / batch;
+    let planes = grad[picture * size..(picture + 1) * size].chunks((size / channels).max(1));
+    let sum = |plane: &[F]| {
+        let [sum] = vectorized::<F, _>(
+            #[inline(always)]
+            || {
+                sums(
+                    [plane],
+                    #[inline(always)]
+                    |[g]| [g],
+                )
+            },
+        );
+        F::of(sum)
+    };
+    planes.map(sum).collect()
+}
+
+/// Calls `then` with the gradients by kernel and bias of each picture.
+fn for_each_picture<F: Real, R: Send, const N: usize>(
+    pictures: usize,
+    wanted: [bool; N],
+    by_kernel: impl Fn(&mut Scratch<F>, usize) -> Vec<F> + Sync,
+    by_bias: impl Fn(usize) -> Vec<F> + Sync,
+    then: impl Fn([Option<&[F]>; N]) -> R + Sync,
+) -> Vec<R> {
+    let each = (0..pictures).into_par_iter();
+    let each = each.map_init(Scratch::default, |scratch, picture| {
+        let kernel = (wanted.get(1) == Some(&true)).then(|| by_kernel(scratch, picture));
+        let bias = (wanted.get(2) == Some(&true)).then(|| by_bias(picture));
+        then(std::array::from_fn(|input| match input {
+            1 => kernel.as_deref(),
+            2 => bias.as_deref(),
+            _ => None,
+        }))
+    });
+    each.collect()
+}
+
 impl<const N: usize> Operation<N> for Convolution {
     type Kept = ();
 
@@ -649,18 +701,41 @@ impl<const N: usize> Operation<N> for Convolution {
 
     fn squared_norms<F: Real>(
         &self,
-        inputs: &[Option<Array<F>>; N],
-        grad: &Array<F>,
+        batch: &Batch<'_, F, (), N>,
         input: usize,
-        examples: usize,
     ) -> Option<Vec<f64>> {
+        let inputs = &batch.inputs;
         let (1, Some(Some(x)), Some(Some(weight))) = (input, inputs.first(), inputs.get(1)) else {
             return None;
         };
-        if self.with_relu {
+        let grad = self.grad_of(batch);
+        self.weight_squares([x, &grad], &weight.shape(), batch.examples)
+    }
+
+    fn for_each_example<F: Real, R: Send>(
+        &self,
+        batch: &Batch<'_, F, (), N>,
+        wanted: [bool; N],
+        then: impl Fn([Option<&[F]>; N]) -> R + Sync,
+    ) -> Option<Vec<R>> {
+        let [Some(x), Some(weight), ..] = &batch.inputs[..] else {
             return None;
-        }
-        self.weight_squares([x, grad], &weight.shape(), examples)
+        };
+        let grad = self.grad_of(batch);
+        let kernel = weight.shape();
+        let output = spatial(&grad.shape(), self.dimensions);
+        let of_weights = self.weight_gradients(&x.shape(), &kernel, output);
+        let biases = |example: usize| plane_sums(&grad, example);
+        let gradients = |scratch: &mut _, example: usize| {
+            of_weights.of_picture(x.values(), grad.values(), example, scratch)
+        };
+        Some(for_each_picture(
+            batch.examples,
+            wanted,
+            gradients,
+            biases,
+            then,
+        ))
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {
@@ -691,9 +766,8 @@ impl<const N: usize> Operation<N> for Convolution {
             },
             |x, weight, grad| {
                 let (shape, output) = (weight.shape(), spatial(&grad.shape(), dimensions));
-                let shapes = [&x.shape()[..], &shape];
-                let dw = self.weight_gradient(x.values(), shapes, grad.values(), output);
-                Array::new(dw, &shape)
+                let of = self.weight_gradients(&x.shape(), &shape, output);
+                Array::new(of.compute(x.values(), grad.values()), &shape)
             },
             channel_sums,
         )
@@ -759,16 +833,41 @@ impl<const N: usize> Operation<N> for Transposed {
 
     fn squared_norms<F: Real>(
         &self,
-        inputs: &[Option<Array<F>>; N],
-        grad: &Array<F>,
+        batch: &Batch<'_, F, (), N>,
         input: usize,
-        examples: usize,
     ) -> Option<Vec<f64>> {
+        let inputs = &batch.inputs;
         let (1, Some(Some(x)), Some(Some(weight))) = (input, inputs.first(), inputs.get(1)) else {
             return None;
         };
         // The gradient is what the convolution of the gradient has with the input as its gradient.
-        self.of.weight_squares([grad, x], &weight.shape(), examples)
+        let (grad, kernel) = (&batch.grad, weight.shape());
+        self.of.weight_squares([grad, x], &kernel, batch.examples)
+    }
+
+    fn for_each_example<F: Real, R: Send>(
+        &self,
+        batch: &Batch<'_, F, (), N>,
+        wanted: [bool; N],
+        then: impl Fn([Option<&[F]>; N]) -> R + Sync,
+    ) -> Option<Vec<R>> {
+        let [Some(x), Some(weight), ..] = &batch.inputs[..] else {
+            return None;
+        };
+        let (grad, kernel) = (&batch.grad, weight.shape());
+        let output = spatial(&x.shape(), self.of.dimensions);
+        let of_weights = self.of.weight_gradients(&grad.shape(), &kernel, output);
+        let biases = |example: usize| plane_sums(grad, example);
+        let gradients = |scratch: &mut _, example: usize| {
+            of_weights.of_picture(grad.values(), x.values(), example, scratch)
+        };
+        Some(for_each_picture(
+            batch.examples,
+            wanted,
+            gradients,
+            biases,
+            then,
+        ))
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {
@@ -800,10 +899,8 @@ impl<const N: usize> Operation<N> for Transposed {
             },
             |x, weight, grad| {
                 let (shape, output) = (weight.shape(), spatial(&x.shape(), dimensions));
-                let shapes = [&grad.shape()[..], &shape];
-                let of = &self.of;
-                let dw = of.weight_gradient(grad.values(), shapes, x.values(), output);
-                Array::new(dw, &shape)
+                let of = self.of.weight_gradients(&grad.shape(), &shape, output);
+                Array::new(of.compute(grad.values(), x.values()), &shape)
             },
             channel_sums,
         )

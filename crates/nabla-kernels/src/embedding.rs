@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::for_each_row;
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, computes, unary};
+use crate::operation::{Array, Batch, Operation, Saved, computes, unary};
 use crate::per_example::square;
 use crate::real::Real;
 
@@ -70,15 +70,10 @@ impl Operation<1> for Rows {
         Some((operation, count))
     }
 
-    fn squared_norms<F: Real>(
-        &self,
-        _: &[Option<Array<F>>; 1],
-        grad: &Array<F>,
-        _: usize,
-        examples: usize,
-    ) -> Option<Vec<f64>> {
-        let [batch, length, width] = self.shape;
-        let places = batch / examples * length;
+    fn squared_norms<F: Real>(&self, batch: &Batch<'_, F, usize, 1>, _: usize) -> Option<Vec<f64>> {
+        let (grad, examples) = (&batch.grad, batch.examples);
+        let [rows, length, width] = self.shape;
+        let places = rows / examples * length;
         let grad = grad.values();
         let each = (0..examples).into_par_iter().map(|example| {
             let own = example * places..(example + 1) * places;

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::activation::geglu;
 use crate::half_precision::is_half;
 use crate::memory;
-use crate::operation::{self, Array, Operation, Saved, computes_both};
+use crate::operation::{self, Array, Batch, Operation, Saved, computes_both};
 use crate::per_example::{is_tall, product_square};
 use crate::product::{column_sums, multiply};
 use crate::real::Real;
@@ -107,14 +107,13 @@ impl<const N: usize> Operation<N> for Product {
 
     fn squared_norms<F: Real>(
         &self,
-        inputs: &[Option<Array<F>>; N],
-        grad: &Array<F>,
+        batch: &Batch<'_, F, (), N>,
         input: usize,
-        examples: usize,
     ) -> Option<Vec<f64>> {
-        let (1, Some(Some(x))) = (input, inputs.first()) else {
+        let (1, Some(Some(x))) = (input, batch.inputs.first()) else {
             return None;
         };
+        let (grad, examples) = (&batch.grad, batch.examples);
         let width = |array: &Array<F>| array.shape().last().copied().unwrap_or(0);
         let sizes = [width(x), width(grad)];
         let positions = grad.values().len() / (examples * sizes[1]).max(1);

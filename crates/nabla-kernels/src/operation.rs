@@ -17,6 +17,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{AllocationProperty, DType, Device, Tensor};
 use faer::MatRef;
+use rayon::prelude::*;
 
 use crate::elementwise::{from, update};
 use crate::half_precision::{is_half, rounded, widened};
@@ -149,13 +150,27 @@ pub(crate) trait Operation<const N: usize>: Clone + Debug + Send + Sync + 'stati
         None
     }
 
+    /// Calls `then` with the gradients of each example by the parameters that are `wanted`, and returns what it returned
+    /// in the order of the examples; nothing if the operation mixes examples.
+    fn for_each_example<F: Real, R: Send>(
+        &self,
+        batch: &Batch<'_, F, Self::Kept, N>,
+        wanted: [bool; N],
+        then: impl Fn([Option<&[F]>; N]) -> R + Sync,
+    ) -> Option<Vec<R>> {
+        let each = (0..batch.examples).into_par_iter().map(|example| {
+            let gradients = batch.gradients_of(self, example, wanted)?;
+            let values = gradients.each_ref().map(|g| g.as_ref().map(Array::values));
+            Some(then(values))
+        });
+        each.collect()
+    }
+
     /// The squared norms of the examples' gradients by parameter `input`, if that is faster than to compute these.
     fn squared_norms<F: Real>(
         &self,
-        _inputs: &[Option<Array<F>>; N],
-        _grad: &Array<F>,
+        _batch: &Batch<'_, F, Self::Kept, N>,
         _input: usize,
-        _examples: usize,
     ) -> Option<Vec<f64>> {
         None
     }
@@ -397,7 +412,7 @@ fn kept<F: Real, O: Operation<N>, const N: usize>(
 }
 
 /// The array in `dtype`: rounded, if it has 16 bits.
-fn narrowed<F: Real>(array: Array<F>, dtype: DType) -> FloatTensor<Flex> {
+pub(crate) fn narrowed<F: Real>(array: Array<F>, dtype: DType) -> FloatTensor<Flex> {
     if !is_half(dtype) {
         return array.tensor;
     }
@@ -416,6 +431,8 @@ struct State<K, const N: usize> {
     output: Option<FloatTensor<Flex>>,
     /// The number types of the inputs, which are those of their gradients.
     dtypes: [DType; N],
+    /// How many numbers they have.
+    sizes: [usize; N],
     kept: Arc<K>,
 }
 
@@ -425,6 +442,7 @@ impl<K, const N: usize> Clone for State<K, N> {
             inputs: self.inputs.clone(),
             output: self.output.clone(),
             dtypes: self.dtypes,
+            sizes: self.sizes,
             kept: self.kept.clone(),
         }
     }
@@ -471,7 +489,7 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O> {
             }
         }
         if applied.parameters.iter().any(Option::is_some) {
-            per_example::keep(applied.clone());
+            per_example::record(&applied);
         }
         if !wanted.contains(&true) {
             return;
@@ -510,20 +528,26 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
         self.grad.dtype() == DType::F64
     }
 
-    /// The inputs that were kept.
-    pub(crate) fn inputs<F: Real>(&self) -> [Option<Array<F>>; N] {
-        kept::<F, O, N>(&self.operation, self.state.inputs.clone())
-    }
-
-    /// The output, if it was kept.
-    pub(crate) fn output<F: Real>(&self) -> Option<Array<F>> {
+    /// What the gradients of each example follow from.
+    pub(crate) fn batch<F: Real>(&self, examples: usize) -> Batch<'_, F, O::Kept, N> {
         let output = self.state.output.clone();
-        output.map(|output| Array::take(widened(output), false))
+        Batch {
+            inputs: kept::<F, O, N>(&self.operation, self.state.inputs.clone()),
+            output: output.map(|output| Array::take(widened(output), false)),
+            kept: &self.state.kept,
+            grad: Array::take(widened(self.grad.clone()), false),
+            examples,
+        }
     }
 
-    /// The gradient by the output.
-    pub(crate) fn gradient<F: Real>(&self) -> Array<F> {
-        Array::take(widened(self.grad.clone()), false)
+    /// How many numbers each input has.
+    pub(crate) fn sizes(&self) -> [usize; N] {
+        self.state.sizes
+    }
+
+    /// The number types of the inputs.
+    pub(crate) fn dtypes(&self) -> [DType; N] {
+        self.state.dtypes
     }
 
     /// The gradients by the inputs.
@@ -541,6 +565,7 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
             output,
             dtypes,
             kept: own,
+            ..
         } = self.state;
         let saved = Saved {
             inputs: kept::<F, O, N>(&self.operation, inputs),
@@ -561,13 +586,14 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
     /// - `grad`: by the output
     pub(crate) fn of_all<F: Real>(
         &self,
+        batch: &Batch<'_, F, O::Kept, N>,
         grad: Array<F>,
         wanted: [bool; N],
     ) -> [Option<FloatTensor<Flex>>; N] {
         let gradients = self.operation.backward(Saved {
-            inputs: self.inputs(),
-            output: self.output(),
-            kept: &*self.state.kept,
+            inputs: batch.inputs.clone(),
+            output: batch.output.clone(),
+            kept: batch.kept,
             grad,
             wanted,
         });
@@ -577,34 +603,43 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
             gradient.map(|gradient| narrowed(gradient, dtype))
         })
     }
+}
 
-    /// The gradients by the parameters of one example; nothing if the operation mixes examples.
-    ///
-    /// - inputs, output, gradient: of all `examples`
-    pub(crate) fn of_example<F: Real>(
+/// What the gradients of each example of a layer follow from.
+pub(crate) struct Batch<'a, F, K, const N: usize> {
+    /// Those that [`Operation::reads`].
+    pub(crate) inputs: [Option<Array<F>>; N],
+    pub(crate) output: Option<Array<F>>,
+    pub(crate) kept: &'a K,
+    /// The gradient by the output.
+    pub(crate) grad: Array<F>,
+    pub(crate) examples: usize,
+}
+
+impl<F: Real, K, const N: usize> Batch<'_, F, K, N> {
+    /// The gradients of one example, by an operation on it alone.
+    fn gradients_of<O: Operation<N, Kept = K>>(
         &self,
-        (inputs, output, grad): (&[Option<Array<F>>; N], Option<&Array<F>>, &Array<F>),
+        operation: &O,
+        example: usize,
         wanted: [bool; N],
-        [example, examples]: [usize; 2],
     ) -> Option<[Option<Array<F>>; N]> {
-        let of_examples = self.operation.parameters().map(|parameter| !parameter);
-        let mut of_examples = of_examples.into_iter();
-        let inputs = inputs.each_ref().map(|input| {
-            let shared = !of_examples.next().unwrap_or(false);
+        let mut parameters = operation.parameters().into_iter();
+        let inputs = self.inputs.each_ref().map(|input| {
+            let shared = parameters.next().unwrap_or(false);
             let input = input.as_ref()?;
             Some(match shared {
                 true => input.clone(),
-                false => input.of_example(example, examples),
+                false => input.of_example(example, self.examples),
             })
         });
-        let (operation, kept) = self
-            .operation
-            .of_example(&self.state.kept, example, examples)?;
+        let (operation, kept) = operation.of_example(self.kept, example, self.examples)?;
+        let output = self.output.as_ref();
         Some(operation.backward(Saved {
             inputs,
-            output: output.map(|output| output.of_example(example, examples)),
+            output: output.map(|output| output.of_example(example, self.examples)),
             kept: &kept,
-            grad: grad.of_example(example, examples),
+            grad: self.grad.of_example(example, self.examples),
             wanted,
         }))
     }
@@ -621,6 +656,7 @@ fn tracked<C: CheckpointStrategy, O: Operation<N>, const N: usize>(
             let reads = operation.reads();
             let inputs = inputs.map(|input| input.into_primitive());
             let dtypes = inputs.each_ref().map(|input| input.dtype());
+            let sizes = inputs.each_ref().map(|input| input.shape().num_elements());
             let mut saved = inputs.clone().map(Some);
             for (saved, reads) in saved.iter_mut().zip(reads) {
                 if !reads {
@@ -632,6 +668,7 @@ fn tracked<C: CheckpointStrategy, O: Operation<N>, const N: usize>(
                 inputs: saved,
                 output: operation.reads_output().then(|| y.clone()),
                 dtypes,
+                sizes,
                 kept: Arc::new(kept),
             };
             prep.finish(state, y)

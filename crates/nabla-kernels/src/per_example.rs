@@ -10,6 +10,7 @@
 //! | [`weighted`](ExampleGradients::weighted) | `Σ_i w_i ∂L_i/∂θ`, as fast as the gradient of the batch: `∂L/∂θ` is linear in `g`, so that each `g_i` is multiplied by its weight first |
 //! | [`rows`](ExampleGradients::rows) | `∂L_i/∂θ` themselves |
 //!
+//! The gradients of a layer with fewer numbers than its input and output are made at once and kept instead of these.
 //! The first two are what private training needs: the gradients are clipped to the norm `C` by the weights
 //! `w_i = min(1, C/‖∂L_i/∂θ‖)`.
 //!
@@ -72,12 +73,18 @@ use rayon::prelude::*;
 
 use crate::elementwise::{sums, vectorized};
 use crate::memory;
-use crate::operation::{Applied, Array, Operation, node_of};
+use crate::operation::{Applied, Array, Operation, narrowed, node_of};
 use crate::real::Real;
 
 thread_local! {
-    /// The layers that the backward pass of this thread has gone through; nothing without [`backward`].
-    static SEEN: RefCell<Option<Vec<Box<dyn Layer>>>> = const { RefCell::new(None) };
+    /// What the backward pass of this thread has gone through; nothing without [`backward`].
+    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+}
+
+/// The layers of a backward pass.
+struct Seen {
+    examples: usize,
+    layers: Vec<Box<dyn Layer>>,
 }
 
 /// Whether [`backward`] is running.
@@ -85,11 +92,41 @@ pub(crate) fn is_recording() -> bool {
     SEEN.with_borrow(Option::is_some)
 }
 
-/// Keeps a layer for [`backward`].
-pub(crate) fn keep(layer: impl Layer + 'static) {
+/// Keeps what the gradients by the parameters of a layer follow from, or these gradients where they have fewer numbers.
+pub(crate) fn record<O: Operation<N>, const N: usize>(applied: &Applied<O, N>) {
+    let Some(examples) = SEEN.with_borrow(|seen| seen.as_ref().map(|seen| seen.examples)) else {
+        return;
+    };
+    let mut layers: Vec<Box<dyn Layer>> = Vec::new();
+    let mut rest = applied.clone();
+    let sizes = applied.sizes();
+    let around: usize = (0..N)
+        .filter(|&input| !applied.operation.parameters()[input])
+        .map(|input| sizes[input])
+        .sum();
+    let around = around + applied.grad.shape().num_elements();
+    let mut small = applied.wanted();
+    for (small, size) in small.iter_mut().zip(sizes) {
+        *small &= applied.rows() == examples && size * examples <= around;
+    }
+    if small.contains(&true) {
+        let found = match applied.is_wide() {
+            true => applied.remembered::<f64>(small, examples),
+            false => applied.remembered::<f32>(small, examples),
+        };
+        if let Some(found) = found {
+            layers.extend(found);
+            for (parameter, small) in rest.parameters.iter_mut().zip(small) {
+                parameter.take_if(|_| small);
+            }
+        }
+    }
+    if rest.parameters.iter().any(Option::is_some) {
+        layers.push(Box::new(rest));
+    }
     SEEN.with_borrow_mut(|seen| {
         if let Some(seen) = seen {
-            seen.push(Box::new(layer));
+            seen.layers.extend(layers);
         }
     });
 }
@@ -98,8 +135,9 @@ pub(crate) fn keep(layer: impl Layer + 'static) {
 struct Recording;
 
 impl Recording {
-    fn begin() -> Self {
-        SEEN.set(Some(Vec::new()));
+    fn begin(examples: usize) -> Self {
+        let layers = Vec::new();
+        SEEN.set(Some(Seen { examples, layers }));
         Self
     }
 }
@@ -173,9 +211,10 @@ pub fn backward(
     if !loss.is_tracked() {
         return Err(PerExampleError::NotRecorded);
     }
-    let recording = Recording::begin();
+    let recording = Recording::begin(examples);
     let others = loss.backward();
-    let layers = SEEN.with_borrow_mut(Option::take).unwrap_or_default();
+    let layers = SEEN.with_borrow_mut(Option::take);
+    let layers = layers.map_or_else(Vec::new, |seen| seen.layers);
     drop(recording);
     Ok(ExampleGradients {
         examples,
@@ -504,29 +543,49 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
         self.parameters.map(|node| node.is_some())
     }
 
+    /// The gradients of each example by the parameters that are `wanted`.
+    fn remembered<F: Real>(
+        &self,
+        wanted: [bool; N],
+        examples: usize,
+    ) -> Option<Vec<Box<dyn Layer>>> {
+        let batch = self.batch::<F>(examples);
+        let rows = self
+            .operation
+            .for_each_example(&batch, wanted, |gradients| {
+                gradients.map(|gradient| gradient.map_or_else(Vec::new, <[F]>::to_vec))
+            })?;
+        let mut of_inputs = [const { Vec::new() }; N];
+        for rows in rows {
+            for (of_input, row) in of_inputs.iter_mut().zip(rows) {
+                of_input.push(row);
+            }
+        }
+        let parameters = self.parameters.into_iter().zip(self.dtypes());
+        let found = parameters.zip(of_inputs).zip(wanted);
+        let found = found.filter_map(|(((node, dtype), rows), wanted)| {
+            let node = node.filter(|_| wanted)?;
+            Some(Box::new(Remembered { node, dtype, rows }) as Box<dyn Layer>)
+        });
+        Some(found.collect())
+    }
+
     fn squared_norms_in<F: Real>(&self, examples: usize) -> Option<Vec<Vec<f64>>> {
-        let (inputs, output) = (self.inputs::<F>(), self.output::<F>());
-        let grad = self.gradient::<F>();
+        let batch = self.batch::<F>(examples);
         let mut wanted = self.wanted();
         let mut known: [Option<Vec<f64>>; N] = [const { None }; N];
         for (input, known) in known.iter_mut().enumerate() {
             if wanted[input] {
-                *known = self
-                    .operation
-                    .squared_norms(&inputs, &grad, input, examples);
+                *known = self.operation.squared_norms(&batch, input);
                 wanted[input] = known.is_none();
             }
         }
         if wanted.contains(&true) {
-            let each = (0..examples).into_par_iter().map(|example| {
-                let given = (&inputs, output.as_ref(), &grad);
-                let gradients = self.of_example(given, wanted, [example, examples])?;
-                let squared = |gradient: Option<Array<F>>| {
-                    gradient.map_or(0.0, |gradient| square(gradient.values()))
-                };
-                Some(gradients.map(squared))
-            });
-            let each: Vec<[f64; N]> = each.collect::<Option<_>>()?;
+            let each = self
+                .operation
+                .for_each_example(&batch, wanted, |gradients| {
+                    gradients.map(|gradient| gradient.map_or(0.0, square))
+                })?;
             for (input, known) in known.iter_mut().enumerate() {
                 if wanted[input] {
                     *known = Some(each.iter().map(|norms| norms[input]).collect());
@@ -537,7 +596,8 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
     }
 
     fn weighted_in<F: Real>(&self, weights: &[&[f64]]) -> Vec<FloatTensor<Flex>> {
-        let grad = self.gradient::<F>();
+        let examples = weights.iter().map(|weights| weights.len()).max();
+        let batch = self.batch::<F>(examples.unwrap_or(0));
         let mut given = weights.iter();
         let of_inputs: [&[f64]; N] = self
             .parameters
@@ -552,10 +612,9 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
             if of_inputs[input].is_empty() || !wanted[input] {
                 continue;
             }
-            let gradients = self.of_all(scaled(&grad, of_inputs[input]), wanted);
-            for (found, (gradient, wanted)) in
-                found.iter_mut().zip(gradients.into_iter().zip(wanted))
-            {
+            let grad = scaled(&batch.grad, of_inputs[input]);
+            let gradients = self.of_all(&batch, grad, wanted).into_iter().zip(wanted);
+            for (found, (gradient, wanted)) in found.iter_mut().zip(gradients) {
                 if wanted {
                     *found = gradient;
                 }
@@ -568,26 +627,80 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
     }
 
     fn gradients_in<F: Real>(&self, node: NodeId, examples: usize) -> Option<Vec<f64>> {
-        let (inputs, output) = (self.inputs::<F>(), self.output::<F>());
-        let grad = self.gradient::<F>();
+        let batch = self.batch::<F>(examples);
         let wanted = self.parameters.map(|own| own == Some(node));
-        let rows = (0..examples).into_par_iter().map(|example| {
-            let given = (&inputs, output.as_ref(), &grad);
-            let gradients = self.of_example(given, wanted, [example, examples])?;
-            // A layer may have one parameter in several places.
-            let mut sum: Vec<f64> = Vec::new();
-            for gradient in gradients.into_iter().zip(wanted) {
-                if let (Some(gradient), true) = gradient {
-                    let values = gradient.values();
-                    sum.resize(values.len(), 0.0);
-                    for (sum, value) in sum.iter_mut().zip(values) {
-                        *sum += value.wide();
+        let rows = self
+            .operation
+            .for_each_example(&batch, wanted, |gradients| {
+                // A layer may have one parameter in several places.
+                let mut sum: Vec<f64> = Vec::new();
+                for gradient in gradients.into_iter().zip(wanted) {
+                    if let (Some(gradient), true) = gradient {
+                        sum.resize(gradient.len(), 0.0);
+                        for (sum, value) in sum.iter_mut().zip(gradient) {
+                            *sum += value.wide();
+                        }
                     }
                 }
-            }
-            Some(sum)
-        });
-        Some(rows.collect::<Option<Vec<_>>>()?.concat())
+                sum
+            });
+        Some(rows?.concat())
+    }
+}
+
+/// The gradients of each example by a parameter.
+struct Remembered<F> {
+    node: NodeId,
+    dtype: DType,
+    rows: Vec<Vec<F>>,
+}
+
+impl<F: Real> Layer for Remembered<F> {
+    fn nodes(&self) -> Vec<NodeId> {
+        vec![self.node]
+    }
+
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn squared_norms(&self, _: usize) -> Option<Vec<Vec<f64>>> {
+        let norms = self.rows.par_iter().map(|row| square(row)).collect();
+        Some(vec![norms])
+    }
+
+    fn weighted(&self, weights: &[&[f64]]) -> Vec<FloatTensor<Flex>> {
+        /// The numbers that stay in the cache while all rows are added.
+        const PART: usize = 1 << 12;
+        let weights: Vec<F> = weights
+            .iter()
+            .copied()
+            .flatten()
+            .map(|&w| F::of(w))
+            .collect();
+        let mut sum: Vec<F> = memory::zeros(self.rows.first().map_or(0, Vec::len));
+        sum.par_chunks_mut(PART)
+            .enumerate()
+            .for_each(|(part, sum)| {
+                vectorized::<F, _>(
+                    #[inline(always)]
+                    || {
+                        for (row, &weight) in self.rows.iter().zip(&weights) {
+                            let row = &row[part * PART..][..sum.len()];
+                            for (sum, &value) in sum.iter_mut().zip(row) {
+                                *sum += value * weight;
+                            }
+                        }
+                    },
+                );
+            });
+        let numbers = sum.len();
+        vec![narrowed(Array::new(sum, &[numbers]), self.dtype)]
+    }
+
+    fn gradients(&self, _: NodeId, _: usize) -> Option<Vec<f64>> {
+        let values = self.rows.iter().flatten();
+        Some(values.map(|value| value.wide()).collect())
     }
 }
 

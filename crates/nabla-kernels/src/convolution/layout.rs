@@ -79,11 +79,20 @@ impl Axis {
 }
 
 /// Pictures in a [`Layout`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Stored<F> {
     layout: Option<Layout>,
     /// `[channels, phases, positions]`
     pub values: Vec<F>,
+}
+
+impl<F> Default for Stored<F> {
+    fn default() -> Self {
+        Self {
+            layout: None,
+            values: Vec::new(),
+        }
+    }
 }
 
 /// The dimension along which large outputs are split.

@@ -32,7 +32,49 @@ pub(super) struct WeightGradient {
     pub(super) taps: Vec<[isize; 3]>,
 }
 
+/// Room that tasks use one after another.
+#[derive(Debug)]
+pub(super) struct Scratch<F> {
+    stored: Stored<F>,
+    /// The gradients, and how they lie.
+    grads: Vec<F>,
+    lie: Option<Layout>,
+}
+
+impl<F> Default for Scratch<F> {
+    fn default() -> Self {
+        Self {
+            stored: Stored::default(),
+            grads: Vec::new(),
+            lie: None,
+        }
+    }
+}
+
 impl WeightGradient {
+    /// The gradient of one picture, `[channels_out, channels_in, taps]`.
+    pub(super) fn of_picture<F: Real>(
+        &self,
+        x: &[F],
+        g: &[F],
+        picture: usize,
+        scratch: &mut Scratch<F>,
+    ) -> Vec<F> {
+        let whole = |group: usize| Tile {
+            group,
+            channels: 0..self.channels,
+            rows: 0..self.rows,
+        };
+        let parts = (0..self.groups)
+            .map(|group| self.part(x, g, &whole(group), picture..picture + 1, scratch));
+        parts
+            .reduce(|mut all, part| {
+                all.extend(part);
+                all
+            })
+            .unwrap_or_default()
+    }
+
     pub(super) fn compute<F: Real>(&self, x: &[F], g: &[F]) -> Vec<F> {
         let size = self.taps.len();
         let mut dw = memory::zeros(self.groups * self.rows * self.channels * size);
@@ -62,10 +104,10 @@ impl WeightGradient {
         };
         let parts: Vec<Vec<F>> = (0..tiles * chunks)
             .into_par_iter()
-            .map(|task| {
+            .map_init(Scratch::default, |scratch, task| {
                 let (at, number) = (task / chunks, task % chunks);
                 let pictures = number * chunk..((number + 1) * chunk).min(self.batch);
-                self.part(x, g, &tile(at), pictures)
+                self.part(x, g, &tile(at), pictures, scratch)
             })
             .collect();
         for (at, parts) in parts.chunks(chunks).enumerate() {
@@ -86,7 +128,14 @@ impl WeightGradient {
     }
 
     /// The gradient by a tile from some pictures, `[rows, channels, taps]`.
-    fn part<F: Real>(&self, x: &[F], g: &[F], tile: &Tile, pictures: Range<usize>) -> Vec<F> {
+    fn part<F: Real>(
+        &self,
+        x: &[F],
+        g: &[F],
+        tile: &Tile,
+        pictures: Range<usize>,
+        scratch: &mut Scratch<F>,
+    ) -> Vec<F> {
         let Tile {
             group,
             channels,
@@ -106,9 +155,7 @@ impl WeightGradient {
         let part = (length * PART / size.max(1)).clamp(1, length);
 
         let mut sums = vec![F::ZERO; rows.len() * depth];
-        let mut stored = Stored::default();
-        // The gradients, and how they lie.
-        let (mut grads, mut lie) = (Vec::new(), None);
+        let Scratch { stored, grads, lie } = scratch;
         for first in pictures.clone().step_by(together) {
             let count = together.min(pictures.end - first);
             for start in (0..length).step_by(part) {
@@ -120,15 +167,16 @@ impl WeightGradient {
                     let plane = of + group * self.channels + channels.start + channel;
                     &x[plane * area..(plane + 1) * area]
                 };
-                layout.store(channels.len(), plane, &mut stored);
+                layout.store(channels.len(), plane, stored);
                 let offsets = layout.offsets(channels.len(), &self.taps);
                 // The gradients lie as the input does, with zeros where there is no output.
                 let counts = layout.counts();
                 let columns = layout.columns(counts);
-                if lie.as_ref() != Some(&layout) {
+                let size = rows.len() * columns;
+                if lie.as_ref() != Some(&layout) || grads.len() != size {
                     grads.clear();
-                    grads.resize(rows.len() * columns, F::ZERO);
-                    lie = Some(layout.clone());
+                    grads.resize(size, F::ZERO);
+                    *lie = Some(layout.clone());
                 }
                 for (o, to) in grads.chunks_exact_mut(columns).enumerate() {
                     for picture in 0..count {
@@ -146,7 +194,7 @@ impl WeightGradient {
                         }
                     }
                 }
-                correlate(&stored.values, &offsets, &grads, columns, &mut sums);
+                correlate(&stored.values, &offsets, grads, columns, &mut sums);
             }
         }
         sums

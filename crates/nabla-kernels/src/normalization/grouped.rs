@@ -2,12 +2,13 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 
 use super::{affine, by_affine, mean_and_scale, of_example, planes, slopes};
 use crate::activation::{silu_of, silu_slope};
-use crate::elementwise::for_each_row;
+use crate::elementwise::{for_each_row, vectorized};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, computes, ternary, unary};
+use crate::operation::{Array, Batch, Operation, Saved, computes, ternary, unary};
 use crate::real::Real;
 
 /// Group normalization.
@@ -130,6 +131,51 @@ impl Grouped {
     }
 }
 
+impl Grouped {
+    /// `Σ ∂u x̂` and `Σ ∂u` of each channel of one picture.
+    ///
+    /// - `room`: for a plane
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what `gradients` takes, and which picture"
+    )]
+    fn sums_of<F: Real>(
+        &self,
+        [x, grad]: [&[F]; 2],
+        [_, channels, area]: [usize; 3],
+        affine: &[[F; 2]],
+        known: &[[f64; 2]],
+        picture: usize,
+        room: &mut Vec<F>,
+        slope: impl Fn(F) -> F + Copy + Sync,
+    ) -> Vec<[f64; 2]> {
+        let members = channels / self.groups;
+        room.resize(area, F::ZERO);
+        let mut sums = Vec::with_capacity(channels);
+        vectorized::<F, _>(
+            #[inline(always)]
+            || {
+                for channel in 0..channels {
+                    let group = picture * self.groups + channel / members;
+                    let [mean, scale] = known[group].map(F::of);
+                    let plane = picture * channels + channel;
+                    let plane = plane * area..(plane + 1) * area;
+                    let [gain, shift] = affine[channel];
+                    let numbers = [mean, scale, gain, shift];
+                    sums.push(slopes(
+                        room,
+                        &x[plane.clone()],
+                        &grad[plane],
+                        numbers,
+                        slope,
+                    ));
+                }
+            },
+        );
+        sums
+    }
+}
+
 impl<const N: usize> Operation<N> for Grouped {
     /// Mean and scale of each group.
     type Kept = Vec<[f64; 2]>;
@@ -145,6 +191,53 @@ impl<const N: usize> Operation<N> for Grouped {
         examples: usize,
     ) -> Option<(Self, Self::Kept)> {
         Some((*self, of_example(kept, example, examples)))
+    }
+
+    fn for_each_example<F: Real, R: Send>(
+        &self,
+        batch: &Batch<'_, F, Self::Kept, N>,
+        wanted: [bool; N],
+        then: impl Fn([Option<&[F]>; N]) -> R + Sync,
+    ) -> Option<Vec<R>> {
+        let mut given = batch.inputs.iter().map(Option::as_ref);
+        let (Some(Some(x)), gamma, beta) = (given.next(), given.next(), given.next()) else {
+            return None;
+        };
+        let sizes = planes(&x.shape());
+        let affine = affine(gamma.flatten(), beta.flatten(), sizes[1]);
+        let arrays = [x.values(), batch.grad.values()];
+        let sums = |example: usize, room: &mut Vec<F>| match self.with_silu {
+            true => self.sums_of(
+                arrays,
+                sizes,
+                &affine,
+                batch.kept,
+                example,
+                room,
+                #[inline(always)]
+                |u| silu_slope(u),
+            ),
+            false => self.sums_of(
+                arrays,
+                sizes,
+                &affine,
+                batch.kept,
+                example,
+                room,
+                #[inline(always)]
+                |_| F::ONE,
+            ),
+        };
+        let each = (0..batch.examples).into_par_iter();
+        let each = each.map_init(Vec::new, |room, example| {
+            let sums = sums(example, room);
+            let by = [0, 1].map(|k| sums.iter().map(|sum| F::of(sum[k])).collect::<Vec<F>>());
+            then(std::array::from_fn(|input| {
+                let by = by.get(input.wrapping_sub(1)).filter(|_| wanted[input]);
+                by.map(Vec::as_slice)
+            }))
+        });
+        Some(each.collect())
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, Self::Kept) {
