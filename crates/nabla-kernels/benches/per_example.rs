@@ -18,6 +18,7 @@ use nabla_grad::per_example::Reduction;
 use nabla_kernels::activation::Activation;
 use nabla_kernels::attention::attention;
 use nabla_kernels::nn::{Conv2d, Embedding, GroupNorm, LayerNorm, Linear};
+use nabla_kernels::normalization::group_norm_relu;
 use nabla_kernels::per_example::backward;
 use nabla_kernels::residual::{add, add_relu};
 
@@ -105,10 +106,9 @@ impl ResNet20 {
 
 impl Work for ResNet20 {
     fn scores(&self) -> Tensor<2> {
-        let relu = |x: Tensor<4>| Activation::Relu.forward(x);
-        let mut x = relu(self.norm.forward(self.stem.forward(self.x.clone())));
+        let mut x = group_norm_relu(&self.norm, self.stem.forward(self.x.clone()));
         for block in &self.blocks {
-            let h = relu(block.norm_1.forward(block.first.forward(x.clone())));
+            let h = group_norm_relu(&block.norm_1, block.first.forward(x.clone()));
             let h = block.norm_2.forward(block.second.forward(h));
             let kept = match &block.shortcut {
                 Some((conv, norm)) => norm.forward(conv.forward(x)),

@@ -13,7 +13,7 @@
 use std::sync::{Arc, OnceLock};
 
 use burn::nn::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
-use burn::tensor::activation::silu;
+use burn::tensor::activation::{relu, silu};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::activation::{silu_of, silu_slope};
@@ -27,7 +27,7 @@ mod grouped;
 mod rows;
 
 use batched::Batched;
-use grouped::Grouped;
+use grouped::{Grouped, Then};
 use rows::Row;
 
 /// The numbers that are summed in their own precision.
@@ -41,7 +41,7 @@ const PIECE: usize = 64 * LANES;
 /// # Panics
 /// Like `norm.forward`, if the channels don't match.
 pub fn group_norm<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
-    grouped(norm, x, false)
+    grouped(norm, x, Then::Nothing)
 }
 
 /// `silu` of [`group_norm`], in the same pass, as before every convolution of a residual block.
@@ -52,20 +52,35 @@ pub fn group_norm<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
 /// # Panics
 /// Like `norm.forward`, if the channels don't match.
 pub fn group_norm_silu<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
-    grouped(norm, x, true)
+    grouped(norm, x, Then::Silu)
 }
 
-fn grouped<const D: usize>(norm: &GroupNorm, x: Tensor<D>, with_silu: bool) -> Tensor<D> {
+/// `relu` of [`group_norm`], in the same pass.
+///
+/// - `x`: `[batch, channels, …]`
+/// - returns the shape of `x`
+///
+/// # Panics
+/// Like `norm.forward`, if the channels don't match.
+pub fn group_norm_relu<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
+    grouped(norm, x, Then::Relu)
+}
+
+fn grouped<const D: usize>(norm: &GroupNorm, x: Tensor<D>, then: Then) -> Tensor<D> {
     let operation = Grouped {
         groups: norm.num_groups,
         epsilon: norm.epsilon,
-        with_silu,
+        then,
     };
     let affine = norm.gamma.as_ref().zip(norm.beta.as_ref());
-    match operation.run(norm.num_channels, &x, affine.filter(|_| norm.affine)) {
-        Some(y) => y,
-        None if with_silu => silu(norm.forward(x)),
-        None => norm.forward(x),
+    match (
+        operation.run(norm.num_channels, &x, affine.filter(|_| norm.affine)),
+        then,
+    ) {
+        (Some(y), _) => y,
+        (None, Then::Nothing) => norm.forward(x),
+        (None, Then::Silu) => silu(norm.forward(x)),
+        (None, Then::Relu) => relu(norm.forward(x)),
     }
 }
 
@@ -80,7 +95,7 @@ pub fn instance_norm<const D: usize>(norm: &InstanceNorm, x: Tensor<D>) -> Tenso
     let operation = Grouped {
         groups: norm.num_channels,
         epsilon: norm.epsilon,
-        with_silu: false,
+        then: Then::Nothing,
     };
     let affine = norm.gamma.as_ref().zip(norm.beta.as_ref());
     let found = operation.run(norm.num_channels, &x, affine.filter(|_| norm.affine));
@@ -118,7 +133,7 @@ fn batched<const D: usize>(norm: &BatchNorm, x: Tensor<D>, with_relu: bool) -> T
     if !computes(&x) || D < 2 || gamma.dims() != [x.dims()[1]] || x.dims().contains(&0) {
         let y = norm.forward(x);
         return match with_relu {
-            true => burn::tensor::activation::relu(y),
+            true => relu(y),
             false => y,
         };
     }

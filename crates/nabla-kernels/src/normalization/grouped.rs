@@ -5,18 +5,56 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::{affine, by_affine, mean_and_scale, of_example, planes, slopes};
-use crate::activation::{silu_of, silu_slope};
+use crate::activation::{rectified, rectified_slope, silu_of, silu_slope};
 use crate::elementwise::{for_each_row, vectorized};
 use crate::memory;
 use crate::operation::{Array, Batch, Operation, Saved, computes, ternary, unary};
 use crate::real::Real;
+
+/// The activation after a norm.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Then {
+    Nothing,
+    Silu,
+    Relu,
+}
+
+#[inline(always)]
+fn slope_of_nothing<F: Real>(_: F) -> F {
+    F::ONE
+}
+
+#[inline(always)]
+fn slope_of_relu<F: Real>(u: F) -> F {
+    rectified_slope(u, F::ONE)
+}
+
+/// An expression with the derivative of the activation.
+macro_rules! with_slope {
+    ($then:expr, $real:ty, |$slope:ident| $body:expr) => {
+        match $then {
+            Then::Nothing => {
+                let $slope = slope_of_nothing::<$real>;
+                $body
+            }
+            Then::Silu => {
+                let $slope = silu_slope::<$real>;
+                $body
+            }
+            Then::Relu => {
+                let $slope = slope_of_relu::<$real>;
+                $body
+            }
+        }
+    };
+}
 
 /// Group normalization.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grouped {
     pub(super) groups: usize,
     pub(super) epsilon: f64,
-    pub(super) with_silu: bool,
+    pub(super) then: Then,
 }
 
 impl Grouped {
@@ -206,27 +244,9 @@ impl<const N: usize> Operation<N> for Grouped {
         let sizes = planes(&x.shape());
         let affine = affine(gamma.flatten(), beta.flatten(), sizes[1]);
         let arrays = [x.values(), batch.grad.values()];
-        let sums = |example: usize, room: &mut Vec<F>| match self.with_silu {
-            true => self.sums_of(
-                arrays,
-                sizes,
-                &affine,
-                batch.kept,
-                example,
-                room,
-                #[inline(always)]
-                |u| silu_slope(u),
-            ),
-            false => self.sums_of(
-                arrays,
-                sizes,
-                &affine,
-                batch.kept,
-                example,
-                room,
-                #[inline(always)]
-                |_| F::ONE,
-            ),
+        let sums = |example: usize, room: &mut Vec<F>| {
+            with_slope!(self.then, F, |slope| self
+                .sums_of(arrays, sizes, &affine, batch.kept, example, room, slope))
         };
         let each = (0..batch.examples).into_par_iter();
         let each = each.map_init(Vec::new, |room, example| {
@@ -246,8 +266,16 @@ impl<const N: usize> Operation<N> for Grouped {
         let affine = affine(inputs.get(1), inputs.get(2), sizes[1]);
         let x = inputs[0].values();
         let mut y = memory::room(x.len());
-        let kept = match self.with_silu {
-            true => self.values(
+        let kept = match self.then {
+            Then::Nothing => self.values(
+                x,
+                sizes,
+                &affine,
+                &mut y,
+                #[inline(always)]
+                |u| u,
+            ),
+            Then::Silu => self.values(
                 x,
                 sizes,
                 &affine,
@@ -255,13 +283,13 @@ impl<const N: usize> Operation<N> for Grouped {
                 #[inline(always)]
                 |u| silu_of(u),
             ),
-            false => self.values(
+            Then::Relu => self.values(
                 x,
                 sizes,
                 &affine,
                 &mut y,
                 #[inline(always)]
-                |u| u,
+                |u| rectified(u),
             ),
         };
         (Array::new(y, &shape), kept)
@@ -284,24 +312,8 @@ impl<const N: usize> Operation<N> for Grouped {
         let sizes = planes(&shape);
         let affine = affine(gamma.flatten(), beta.flatten(), sizes[1]);
         let arrays = [x.values(), grad.values()];
-        let (dx, sums) = match self.with_silu {
-            true => self.gradients(
-                arrays,
-                sizes,
-                &affine,
-                kept,
-                #[inline(always)]
-                |u| silu_slope(u),
-            ),
-            false => self.gradients(
-                arrays,
-                sizes,
-                &affine,
-                kept,
-                #[inline(always)]
-                |_| F::ONE,
-            ),
-        };
+        let (dx, sums) = with_slope!(self.then, F, |slope| self
+            .gradients(arrays, sizes, &affine, kept, slope));
         gradients[0] = Some(Array::new(dx, &shape));
         by_affine(&mut gradients, wanted, &sums);
         gradients

@@ -45,11 +45,12 @@ fn groups_and_instances_are_burns() {
         norm.gamma = norm.gamma.map(redrawn);
         norm.beta = norm.beta.map(redrawn);
         let x = random(shape, &device);
-        for with_silu in [false, true] {
+        for then in 0..3 {
             let burns = norm.forward(x.clone());
-            let (found, burns) = match with_silu {
-                true => (group_norm_silu(&norm, x.clone()), silu(burns)),
-                false => (group_norm(&norm, x.clone()), burns),
+            let (found, burns) = match then {
+                0 => (group_norm(&norm, x.clone()), burns),
+                1 => (group_norm_silu(&norm, x.clone()), silu(burns)),
+                _ => (group_norm_relu(&norm, x.clone()), relu(burns)),
             };
             let [grads, expected] = compared(found, burns);
             same_gradient(&x, &grads, &expected);
