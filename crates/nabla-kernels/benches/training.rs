@@ -1,6 +1,7 @@
 //! One table of the time that a step of training takes (forward, backward and optimizer) on the processor: with
 //! Burn's layers, with the kernels, and, if `NABLA_PYTHON` names a Python with PyTorch, with PyTorch on as many
-//! threads in the same run.
+//! threads in the same run. And of the most memory at once, each in a process of its own, without what the process had
+//! before its model.
 //!
 //! ```text
 //! NABLA_PYTHON=python3 cargo bench -p nabla-kernels --bench training
@@ -26,6 +27,8 @@ use nabla_kernels::{
     pooling, residual,
 };
 use nabla_optim::adamw::AdamWConfig;
+
+mod peak_memory;
 
 /// Whose layers compute.
 #[derive(Clone, Copy, PartialEq)]
@@ -503,73 +506,94 @@ fn milliseconds<M: Work>(mut model: M, by: By) -> f64 {
     times[times.len() / 2]
 }
 
-/// PyTorch's milliseconds by name.
-fn peer() -> Vec<(String, f64)> {
-    let Ok(python) = std::env::var("NABLA_PYTHON") else {
-        return Vec::new();
-    };
+/// PyTorch's milliseconds and MiB.
+///
+/// - `memory`: "fresh", or "kept": as in a process that has trained something larger before
+fn peer(name: &str, memory: &str) -> Option<[f64; 2]> {
+    let python = std::env::var("NABLA_PYTHON").ok()?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/training_peer.py");
     let threads = rayon::current_num_threads().to_string();
-    let out = match Command::new(python).arg(script).arg(threads).output() {
-        Ok(out) => out,
-        Err(error) => {
-            eprintln!("PyTorch gave no times: {error}");
-            return Vec::new();
-        }
-    };
+    let mut command = Command::new(python);
+    let out = command
+        .args([script, &threads, name, memory])
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    let line = |line: &str| {
-        let (name, time) = line.rsplit_once(' ')?;
-        Some((name.to_string(), time.parse().ok()?))
-    };
-    let times: Vec<_> = text.lines().filter_map(line).collect();
     if !out.status.success() {
         eprintln!("PyTorch stopped: {}", String::from_utf8_lossy(&out.stderr));
     }
-    times
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some([numbers.next()?.ok()?, numbers.next()?.ok()?])
+}
+
+/// A model and how it is measured.
+struct Row {
+    name: &'static str,
+    milliseconds: fn(By) -> f64,
 }
 
 fn main() {
-    let device = Device::flex().autodiff();
-    let only = std::env::args()
-        .nth(1)
-        .filter(|word| !word.starts_with('-'));
-    let peers = peer();
-    println!("| step of training | Burn | Nabla | PyTorch | ratio |");
-    println!("|---|---:|---:|---:|---:|");
-    let mut ratios = Vec::new();
-    macro_rules! row {
-        ($name:literal, $model:ty) => {
-            if only
-                .as_ref()
-                .is_none_or(|only| $name.contains(only.as_str()))
-            {
-                let burn = milliseconds(<$model>::new(&device), By::Burn);
-                let nabla = milliseconds(<$model>::new(&device), By::Nabla);
-                let torch = peers.iter().find(|(name, _)| name == $name);
-                let (torch, ratio) = match torch {
-                    Some((_, torch)) => {
-                        ratios.push(nabla / torch);
-                        (format!("{torch:.2} ms"), format!("{:.2}", nabla / torch))
-                    }
-                    None => Default::default(),
-                };
-                println!(
-                    "| {} | {burn:.2} ms | {nabla:.2} ms | {torch} | {ratio} |",
-                    $name
-                );
-            }
+    macro_rules! rows {
+        ($($name:literal: $model:ty),* $(,)?) => {
+            [$(Row {
+                name: $name,
+                milliseconds: |by| milliseconds(<$model>::new(&Device::flex().autodiff()), by),
+            }),*]
         };
     }
-    row!("MLP 784-512-512-10, batch 128", Mlp);
-    row!("ResNet-20, 128 x 3 x 32 x 32", ResNet20);
-    row!("small CNN, 8 x 3 x 64 x 64", SmallCnn);
-    row!("transformer's block, 16 x 128 x 256", Transformer);
-    row!("graph network, 64 x 32 nodes", Graph);
-    row!("three 1-D convolutions, 64 x 263 x 196", Motion);
-    row!("right-hand side of a neural ODE, 512 x 100", RightHandSide);
+    let rows = rows! {
+        "MLP 784-512-512-10, batch 128": Mlp,
+        "ResNet-20, 128 x 3 x 32 x 32": ResNet20,
+        "small CNN, 8 x 3 x 64 x 64": SmallCnn,
+        "transformer's block, 16 x 128 x 256": Transformer,
+        "graph network, 64 x 32 nodes": Graph,
+        "three 1-D convolutions, 64 x 263 x 196": Motion,
+        "right-hand side of a neural ODE, 512 x 100": RightHandSide,
+    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name] = &arguments[..]
+        && flag == "--peak"
+    {
+        peak_memory::print_growth(|| {
+            let named = rows.iter().find(|row| row.name == name);
+            if let Some(row) = named {
+                (row.milliseconds)(By::Nabla);
+            }
+        });
+        return;
+    }
+    let only = arguments.first().filter(|word| !word.starts_with('-'));
+    println!(
+        "| step of training | Burn | Nabla | PyTorch | ratio | PyTorch, memory kept | ratio | Nabla | PyTorch | ratio |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    let mut ratios = Vec::new();
+    for row in &rows {
+        if only.is_some_and(|only| !row.name.contains(only.as_str())) {
+            continue;
+        }
+        let [burn, nabla] = [By::Burn, By::Nabla].map(row.milliseconds);
+        let memory = peak_memory::growth_of(&["--peak", row.name]).unwrap_or(f64::NAN);
+        let fresh = peer(row.name, "fresh");
+        let kept = peer(row.name, "kept");
+        let [mut torch, mut ratio, mut of_torch, mut memory_ratio] = [const { String::new() }; 4];
+        if let (Some([time, peak]), Some([kept, _])) = (fresh, kept) {
+            ratios.push(nabla / time);
+            torch = format!("{time:.2} ms");
+            ratio = format!("{:.2} | {kept:.2} ms | {:.2}", nabla / time, nabla / kept);
+            of_torch = format!("{peak:.0} MiB");
+            memory_ratio = format!("{:.2}", memory / peak);
+        }
+        println!(
+            "| {} | {burn:.2} ms | {nabla:.2} ms | {torch} | {ratio} | {memory:.0} MiB | {of_torch} | {memory_ratio} |",
+            row.name
+        );
+    }
     if !ratios.is_empty() {
         ratios.sort_by(f64::total_cmp);
-        println!("\nmedian ratio {:.2}", ratios[ratios.len() / 2]);
+        println!(
+            "\nmedian ratio of the times {:.2}",
+            ratios[ratios.len() / 2]
+        );
     }
 }

@@ -1,4 +1,4 @@
-"""Milliseconds of a step of training in PyTorch, for `training.rs`: a line for each model, its name and the median."""
+"""Milliseconds (median) and MiB (peak) of a step of training in PyTorch, for `training.rs`: threads, name of the model, "kept" or "fresh"."""
 
 import statistics
 import sys
@@ -71,7 +71,18 @@ def chain(layers, activation):
     return nn.Sequential(*sum(([layer, activation] for layer in layers[:-1]), []), layers[-1])
 
 
-def measure(name, model, x, classes=None):
+def status(field):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def measure(make):
+    if sys.argv[3] == "kept":
+        # Freed, this lets the allocator keep arrays of this size instead of asking for fresh pages in each step, as in a
+        # process that has trained something larger before.
+        torch.ones(31 << 18)
+    before = status("VmRSS")
+    model, x, classes = make()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     target = torch.randn_like(model(x)) if classes is None else None
@@ -88,31 +99,37 @@ def measure(name, model, x, classes=None):
         start = time.perf_counter()
         step()
         times.append(1e3 * (time.perf_counter() - start))
-    print(name, statistics.median(times[2:]), flush=True)
+    print(statistics.median(times[2:]), status("VmHWM") - before)
+
+
+def convs(layer, *sizes):
+    return [layer(i, o, 3, padding=1) for i, o in sizes]
 
 
 classes = torch.arange(128) % 10
-measure(
-    "MLP 784-512-512-10, batch 128",
-    chain([nn.Linear(784, 512), nn.Linear(512, 512), nn.Linear(512, 10)], nn.ReLU()),
-    torch.randn(128, 784),
-    classes,
-)
-measure("ResNet-20, 128 x 3 x 32 x 32", resnet20(), torch.randn(128, 3, 32, 32), classes)
-convs = [nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 32), (32, 64), (64, 32))]
-measure(
-    "small CNN, 8 x 3 x 64 x 64",
-    nn.Sequential(chain(convs, nn.ReLU()), nn.ReLU()),
-    torch.randn(8, 3, 64, 64),
-)
-measure("transformer's block, 16 x 128 x 256", Transformer(), torch.randn(16, 128, 256))
-measure("graph network, 64 x 32 nodes", Graph(), torch.randn(64, 32, 16))
-convs = [nn.Conv1d(i, o, 3, padding=1) for i, o in ((263, 512), (512, 512), (512, 263))]
-measure(
-    "three 1-D convolutions, 64 x 263 x 196", chain(convs, nn.ReLU()), torch.randn(64, 263, 196)
-)
-measure(
-    "right-hand side of a neural ODE, 512 x 100",
-    chain([nn.Linear(100, 100) for _ in range(3)], nn.Tanh()),
-    torch.randn(512, 100),
-)
+models = {
+    "MLP 784-512-512-10, batch 128": lambda: (
+        chain([nn.Linear(784, 512), nn.Linear(512, 512), nn.Linear(512, 10)], nn.ReLU()),
+        torch.randn(128, 784),
+        classes,
+    ),
+    "ResNet-20, 128 x 3 x 32 x 32": lambda: (resnet20(), torch.randn(128, 3, 32, 32), classes),
+    "small CNN, 8 x 3 x 64 x 64": lambda: (
+        nn.Sequential(chain(convs(nn.Conv2d, (3, 32), (32, 64), (64, 32)), nn.ReLU()), nn.ReLU()),
+        torch.randn(8, 3, 64, 64),
+        None,
+    ),
+    "transformer's block, 16 x 128 x 256": lambda: (Transformer(), torch.randn(16, 128, 256), None),
+    "graph network, 64 x 32 nodes": lambda: (Graph(), torch.randn(64, 32, 16), None),
+    "three 1-D convolutions, 64 x 263 x 196": lambda: (
+        chain(convs(nn.Conv1d, (263, 512), (512, 512), (512, 263)), nn.ReLU()),
+        torch.randn(64, 263, 196),
+        None,
+    ),
+    "right-hand side of a neural ODE, 512 x 100": lambda: (
+        chain([nn.Linear(100, 100) for _ in range(3)], nn.Tanh()),
+        torch.randn(512, 100),
+        None,
+    ),
+}
+measure(models[sys.argv[2]])

@@ -20,24 +20,27 @@
 
 use std::borrow::Cow;
 
-use burn::nn::conv::{Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d};
+use burn::nn::conv::{Conv1d, Conv2d, Conv3d};
 use burn::nn::{PaddingConfig1d, PaddingConfig2d, PaddingConfig3d};
 use burn::tensor::Tensor;
-use faer::MatRef;
 use rayon::prelude::*;
 
 use crate::activation::{rectified_slope, relu};
 use crate::elementwise::{sums, vectorized};
 use crate::operation::{Array, Batch, Operation, Saved, computes_both, layer};
-use crate::per_example::{is_tall, product_square};
 use crate::real::Real;
 
+mod examples;
 mod layout;
 mod stencil;
+mod transposed;
 mod weight_gradient;
 
+pub use transposed::{conv_transpose1d, conv_transpose2d, conv_transpose3d};
+
+use examples::{for_each_picture, plane_sums};
 use stencil::{Phase, Stencil};
-use weight_gradient::{Scratch, WeightGradient};
+use weight_gradient::WeightGradient;
 
 /// The numbers of a stored part of the input that a task works on, which the second-level cache holds.
 const PART: usize = 1 << 17;
@@ -183,84 +186,6 @@ fn of_conv3d(conv: &Conv3d, x: Tensor<5>, with_relu: bool) -> Tensor<5> {
     match even && operation.fits(&x, &weight) {
         true => layer(operation, x, weight, bias),
         false if with_relu => relu(conv.forward(x)),
-        false => conv.forward(x),
-    }
-}
-
-/// Computes `conv`.
-///
-/// - `x`: `[batch, channels_in, length_in]`
-/// - returns `[batch, channels_out, length_out]`
-///
-/// # Panics
-/// Like `conv.forward`, if the shapes don't fit.
-pub fn conv_transpose1d(conv: &ConvTranspose1d, x: Tensor<3>) -> Tensor<3> {
-    let operation = Transposed {
-        of: Convolution {
-            stride: [1, 1, conv.stride],
-            dilation: [1, 1, conv.dilation],
-            padding: [0, 0, conv.padding].map(|padding| (padding, padding)),
-            groups: conv.groups,
-            dimensions: 1,
-            with_relu: false,
-        },
-        padding_out: [0, 0, conv.padding_out],
-    };
-    let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
-    match operation.fits(&x, &weight) {
-        true => layer(operation, x, weight, bias),
-        false => conv.forward(x),
-    }
-}
-
-/// Computes `conv`.
-///
-/// - `x`: `[batch, channels_in, height_in, width_in]`
-/// - returns `[batch, channels_out, height_out, width_out]`
-///
-/// # Panics
-/// Like `conv.forward`, if the shapes don't fit.
-pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
-    let operation = Transposed {
-        of: Convolution {
-            stride: [1, conv.stride[0], conv.stride[1]],
-            dilation: [1, conv.dilation[0], conv.dilation[1]],
-            padding: [0, conv.padding[0], conv.padding[1]].map(|padding| (padding, padding)),
-            groups: conv.groups,
-            dimensions: 2,
-            with_relu: false,
-        },
-        padding_out: [0, conv.padding_out[0], conv.padding_out[1]],
-    };
-    let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
-    match operation.fits(&x, &weight) {
-        true => layer(operation, x, weight, bias),
-        false => conv.forward(x),
-    }
-}
-
-/// Computes `conv`.
-///
-/// - `x`: `[batch, channels_in, depth_in, height_in, width_in]`
-/// - returns `[batch, channels_out, depth_out, height_out, width_out]`
-///
-/// # Panics
-/// Like `conv.forward`, if the shapes don't fit.
-pub fn conv_transpose3d(conv: &ConvTranspose3d, x: Tensor<5>) -> Tensor<5> {
-    let operation = Transposed {
-        of: Convolution {
-            stride: conv.stride,
-            dilation: conv.dilation,
-            padding: conv.padding.map(|padding| (padding, padding)),
-            groups: conv.groups,
-            dimensions: 3,
-            with_relu: false,
-        },
-        padding_out: conv.padding_out,
-    };
-    let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(|b| b.val()));
-    match operation.fits(&x, &weight) {
-        true => layer(operation, x, weight, bias),
         false => conv.forward(x),
     }
 }
@@ -519,78 +444,6 @@ impl Convolution {
     fn grad_of<F: Real, const N: usize>(&self, batch: &Batch<'_, F, (), N>) -> Array<F> {
         self.grad_before_relu(batch.grad.clone(), batch.output.as_ref())
     }
-
-    /// The squared norms of the examples' gradients by the kernel, where the Gram matrices of neighbourhoods and
-    /// gradients take less arithmetic.
-    ///
-    /// - `x`: `[examples, channels_in, …]`; `grad`: `[examples, channels_out, …]`
-    fn weight_squares<F: Real>(
-        &self,
-        [x, grad]: [&Array<F>; 2],
-        kernel: &[usize],
-        examples: usize,
-    ) -> Option<Vec<f64>> {
-        let [input, output, size] =
-            [&x.shape()[..], &grad.shape(), kernel].map(|s| spatial(s, self.dimensions));
-        let (channels, rows) = (kernel[1], kernel[0] / self.groups);
-        let taps = taps(&self.distances(size));
-        let positions: usize = output.iter().product();
-        let area: usize = input.iter().product();
-        let depth = channels * taps.len();
-        if !is_tall([depth, rows], positions) {
-            return None;
-        }
-        let [x, grad] = [x, grad].map(Array::values);
-        let each = (0..examples).into_par_iter().map(|example| {
-            // [channels · taps, positions]
-            let mut patches = vec![F::ZERO; depth * positions];
-            let squares = (0..self.groups).map(|group| {
-                let group = example * self.groups + group;
-                let x = &x[group * channels * area..(group + 1) * channels * area];
-                let planes = x.chunks_exact(area);
-                for (plane, to) in planes.zip(patches.chunks_exact_mut(taps.len() * positions)) {
-                    for (&tap, to) in taps.iter().zip(to.chunks_exact_mut(positions)) {
-                        self.gather(plane, input, output, tap, to);
-                    }
-                }
-                let grad = &grad[group * rows * positions..(group + 1) * rows * positions];
-                let grad = MatRef::from_row_major_slice(grad, rows, positions);
-                let patches = MatRef::from_row_major_slice(&patches, depth, positions);
-                product_square(patches.transpose(), grad.transpose())
-            });
-            squares.sum()
-        });
-        Some(each.collect())
-    }
-
-    /// What a tap reads at each position of the output: 0 outside of the picture.
-    fn gather<F: Real>(
-        &self,
-        plane: &[F],
-        input: [usize; 3],
-        output: [usize; 3],
-        tap: [isize; 3],
-        to: &mut [F],
-    ) {
-        let inside = |d: usize, position: usize| {
-            let place = (position * self.stride[d]) as isize + tap[d];
-            usize::try_from(place)
-                .ok()
-                .filter(|&place| place < input[d])
-        };
-        let mut to = to.iter_mut();
-        for i in 0..output[0] {
-            for j in 0..output[1] {
-                let row = inside(0, i).zip(inside(1, j));
-                for (k, to) in (0..output[2]).zip(&mut to) {
-                    let place = row.zip(inside(2, k));
-                    *to = place.map_or(F::ZERO, |((i, j), k)| {
-                        plane[(i * input[1] + j) * input[2] + k]
-                    });
-                }
-            }
-        }
-    }
 }
 
 /// All combinations of distances.
@@ -632,51 +485,6 @@ fn channel_sums<F: Real>(grad: &Array<F>) -> Array<F> {
     };
     let sums = (0..channels).into_par_iter().map(sum).collect();
     Array::new(sums, &[channels])
-}
-
-/// The sums over the positions of each channel of one picture.
-///
-/// - `grad`: `[batch, channels, …]`
-fn plane_sums<F: Real>(grad: &Array<F>, picture: usize) -> Vec<F> {
-    let (shape, grad) = (grad.shape(), grad.values());
-    let [batch, channels] = [shape[0], shape[1]];
-    let size = grad.len() / batch;
-    let planes = grad[picture * size..(picture + 1) * size].chunks((size / channels).max(1));
-    let sum = |plane: &[F]| {
-        let [sum] = vectorized::<F, _>(
-            #[inline(always)]
-            || {
-                sums(
-                    [plane],
-                    #[inline(always)]
-                    |[g]| [g],
-                )
-            },
-        );
-        F::of(sum)
-    };
-    planes.map(sum).collect()
-}
-
-/// Calls `then` with the gradients by kernel and bias of each picture.
-fn for_each_picture<F: Real, R: Send, const N: usize>(
-    pictures: usize,
-    wanted: [bool; N],
-    by_kernel: impl Fn(&mut Scratch<F>, usize) -> Vec<F> + Sync,
-    by_bias: impl Fn(usize) -> Vec<F> + Sync,
-    then: impl Fn([Option<&[F]>; N]) -> R + Sync,
-) -> Vec<R> {
-    let each = (0..pictures).into_par_iter();
-    let each = each.map_init(Scratch::default, |scratch, picture| {
-        let kernel = (wanted.get(1) == Some(&true)).then(|| by_kernel(scratch, picture));
-        let bias = (wanted.get(2) == Some(&true)).then(|| by_bias(picture));
-        then(std::array::from_fn(|input| match input {
-            1 => kernel.as_deref(),
-            2 => bias.as_deref(),
-            _ => None,
-        }))
-    });
-    each.collect()
 }
 
 impl<const N: usize> Operation<N> for Convolution {
@@ -768,139 +576,6 @@ impl<const N: usize> Operation<N> for Convolution {
                 let (shape, output) = (weight.shape(), spatial(&grad.shape(), dimensions));
                 let of = self.weight_gradients(&x.shape(), &shape, output);
                 Array::new(of.compute(x.values(), grad.values()), &shape)
-            },
-            channel_sums,
-        )
-    }
-}
-
-/// A transposed convolution: the gradient of a convolution by its input.
-#[derive(Clone, Copy, Debug)]
-struct Transposed {
-    of: Convolution,
-    padding_out: [usize; 3],
-}
-
-impl Transposed {
-    /// Whether the kernels compute it: on the processor, for shapes that fit.
-    fn fits<const D: usize>(&self, x: &Tensor<D>, weight: &Tensor<D>) -> bool {
-        let of = &self.of;
-        let positive = of.groups > 0 && !of.stride.contains(&0) && !of.dilation.contains(&0);
-        let (shape, kernel) = (x.dims(), weight.dims());
-        computes_both(x, weight)
-            && positive
-            && shape[1] == kernel[0]
-            && kernel[0].is_multiple_of(of.groups)
-            && !kernel.contains(&0)
-            && !shape.contains(&0)
-            && self
-                .outputs(
-                    spatial(&shape, of.dimensions),
-                    spatial(&kernel, of.dimensions),
-                )
-                .is_some()
-    }
-
-    /// The positions of the output; none if there are none.
-    fn outputs(&self, input: [usize; 3], kernel: [usize; 3]) -> Option<[usize; 3]> {
-        let mut outputs = [0; 3];
-        for d in 0..3 {
-            let reach = (input[d].checked_sub(1)?) * self.of.stride[d]
-                + self.of.dilation[d] * (kernel[d] - 1)
-                + 1
-                + self.padding_out[d];
-            let (before, after) = self.of.padding[d];
-            outputs[d] = reach.checked_sub(before + after).filter(|&n| n > 0)?;
-        }
-        Some(outputs)
-    }
-}
-
-impl<const N: usize> Operation<N> for Transposed {
-    type Kept = ();
-
-    fn reads(&self) -> [bool; N] {
-        std::array::from_fn(|input| input < 2)
-    }
-
-    fn parameters(&self) -> [bool; N] {
-        std::array::from_fn(|input| input > 0)
-    }
-
-    fn of_example(&self, (): &(), _: usize, _: usize) -> Option<(Self, ())> {
-        Some((*self, ()))
-    }
-
-    fn squared_norms<F: Real>(
-        &self,
-        batch: &Batch<'_, F, (), N>,
-        input: usize,
-    ) -> Option<Vec<f64>> {
-        let inputs = &batch.inputs;
-        let (1, Some(Some(x)), Some(Some(weight))) = (input, inputs.first(), inputs.get(1)) else {
-            return None;
-        };
-        // The gradient is what the convolution of the gradient has with the input as its gradient.
-        let (grad, kernel) = (&batch.grad, weight.shape());
-        self.of.weight_squares([grad, x], &kernel, batch.examples)
-    }
-
-    fn for_each_example<F: Real, R: Send>(
-        &self,
-        batch: &Batch<'_, F, (), N>,
-        wanted: [bool; N],
-        then: impl Fn([Option<&[F]>; N]) -> R + Sync,
-    ) -> Option<Vec<R>> {
-        let [Some(x), Some(weight), ..] = &batch.inputs[..] else {
-            return None;
-        };
-        let (grad, kernel) = (&batch.grad, weight.shape());
-        let output = spatial(&x.shape(), self.of.dimensions);
-        let of_weights = self.of.weight_gradients(&grad.shape(), &kernel, output);
-        let biases = |example: usize| plane_sums(grad, example);
-        let gradients = |scratch: &mut _, example: usize| {
-            of_weights.of_picture(grad.values(), x.values(), example, scratch)
-        };
-        Some(for_each_picture(
-            batch.examples,
-            wanted,
-            gradients,
-            biases,
-            then,
-        ))
-    }
-
-    fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {
-        let (x, weight) = (&inputs[0], &inputs[1]);
-        let (shape, kernel) = (x.shape(), weight.shape());
-        let dimensions = self.of.dimensions;
-        let sizes = [&shape, &kernel].map(|s| spatial(s, dimensions));
-        let output = self.outputs(sizes[0], sizes[1]).unwrap_or_default();
-        let y = self.of.adjoint(
-            x.values(),
-            [&shape, &kernel],
-            output,
-            weight.values(),
-            inputs.get(2).map(Array::values),
-        );
-        let mut shape = vec![shape[0], kernel[1] * self.of.groups];
-        shape.extend(&output[3 - dimensions..]);
-        (Array::new(y, &shape), ())
-    }
-
-    fn backward<F: Real>(&self, saved: Saved<'_, F, (), N>) -> [Option<Array<F>>; N] {
-        let dimensions = self.of.dimensions;
-        saved.of_layer(
-            |x, weight, grad| {
-                let (shape, shapes) = (x.shape(), [&grad.shape()[..], &weight.shape()]);
-                let (grad, output) = (grad.values(), spatial(&shape, dimensions));
-                let dx = self.of.apply(grad, shapes, output, weight.values(), None);
-                Array::new(dx, &shape)
-            },
-            |x, weight, grad| {
-                let (shape, output) = (weight.shape(), spatial(&x.shape(), dimensions));
-                let of = self.of.weight_gradients(&grad.shape(), &shape, output);
-                Array::new(of.compute(grad.values(), x.values()), &shape)
             },
             channel_sums,
         )

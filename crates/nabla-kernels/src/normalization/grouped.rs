@@ -193,12 +193,11 @@ impl Grouped {
         vectorized::<F, _>(
             #[inline(always)]
             || {
-                for channel in 0..channels {
+                for (channel, &[gain, shift]) in affine.iter().enumerate() {
                     let group = picture * self.groups + channel / members;
                     let [mean, scale] = known[group].map(F::of);
                     let plane = picture * channels + channel;
                     let plane = plane * area..(plane + 1) * area;
-                    let [gain, shift] = affine[channel];
                     let numbers = [mean, scale, gain, shift];
                     sums.push(slopes(
                         room,
