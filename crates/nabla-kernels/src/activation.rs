@@ -297,7 +297,7 @@ impl Operation<1> for Activation {
                 grad.updated(
                     known,
                     #[inline(always)]
-                    |g, [y]| if y <= F::ZERO { slope * g } else { g },
+                    |g, [y]| if y > F::ZERO { g } else { slope * g },
                 )
             }
             Self::Elu { alpha } if alpha > 0.0 => {

@@ -224,6 +224,27 @@ layer!(
     }
 );
 layer!(
+    MaxPool1d(nn::pool::MaxPool1d),
+    /// Computes the layer: [`max_pool1d`](crate::pooling::max_pool1d).
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        pooling::max_pool1d(&self.0, x)
+    }
+);
+layer!(
+    AvgPool1d(nn::pool::AvgPool1d),
+    /// Computes the layer: [`avg_pool1d`](crate::pooling::avg_pool1d).
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        pooling::avg_pool1d(&self.0, x)
+    }
+);
+layer!(
+    AdaptiveAvgPool1d(nn::pool::AdaptiveAvgPool1d),
+    /// Computes the layer: [`adaptive_avg_pool1d`](crate::pooling::adaptive_avg_pool1d).
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        pooling::adaptive_avg_pool1d(&self.0, x)
+    }
+);
+layer!(
     MaxPool2d(nn::pool::MaxPool2d),
     /// [`pooling::max_pool2d`].
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
@@ -244,6 +265,9 @@ layer!(
         pooling::adaptive_avg_pool2d(&self.0, x)
     }
 );
+
+#[cfg(test)]
+mod pytorch_values;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! Maximum and average pooling, forward and backward.
 
-use burn::nn::PaddingConfig2d;
-use burn::nn::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
+use burn::nn::pool::{
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d,
+};
+use burn::nn::{PaddingConfig1d, PaddingConfig2d};
 use burn::tensor::Tensor;
 
 use crate::convolution::padding2d;
@@ -60,28 +62,85 @@ pub fn avg_pool2d(pool: &AvgPool2d, x: Tensor<4>) -> Tensor<4> {
 /// - `x`: `[batch, channels, height_in, width_in]`
 /// - returns `[batch, channels, height_out, width_out]`
 pub fn adaptive_avg_pool2d(pool: &AdaptiveAvgPool2d, x: Tensor<4>) -> Tensor<4> {
-    let [_, _, height, width] = x.dims();
-    let outputs = pool.output_size;
-    let alike = !outputs.contains(&0)
-        && height.is_multiple_of(outputs[0])
-        && width.is_multiple_of(outputs[1]);
-    if !alike || !computes(&x) || x.dims().contains(&0) {
-        return pool.forward(x);
+    match Windows::dividing(&x, pool.output_size) {
+        Some(windows) if computes(&x) => unary(
+            Average {
+                windows,
+                with_padding: false,
+            },
+            x,
+        ),
+        _ => pool.forward(x),
     }
-    let kernel = [height / outputs[0], width / outputs[1]];
-    let windows = Windows {
-        input: [height, width],
-        outputs,
-        kernel,
-        stride: kernel,
-        dilation: [1, 1],
-        padding: [0, 0],
-    };
-    let operation = Average {
-        windows,
-        with_padding: false,
-    };
-    unary(operation, x)
+}
+
+/// Computes `pool`. A `ceil_mode` is computed by Burn.
+///
+/// - `x`: `[batch, channels, length_in]`
+/// - returns `[batch, channels, length_out]`
+///
+/// # Panics
+/// Like `pool.forward`, if the window is longer than the input.
+pub fn max_pool1d(pool: &MaxPool1d, x: Tensor<3>) -> Tensor<3> {
+    let windows = Windows::along(
+        &x,
+        &pool.padding,
+        pool.kernel_size,
+        pool.stride,
+        pool.dilation,
+    );
+    match windows {
+        Some(windows) if !pool.ceil_mode && computes(&x) => one_row(unary(Max(windows), row(x))),
+        _ => pool.forward(x),
+    }
+}
+
+/// Computes `pool`. A `ceil_mode` is computed by Burn.
+///
+/// - `x`: `[batch, channels, length_in]`
+/// - returns `[batch, channels, length_out]`
+///
+/// # Panics
+/// Like `pool.forward`, if the window is longer than the input.
+pub fn avg_pool1d(pool: &AvgPool1d, x: Tensor<3>) -> Tensor<3> {
+    let windows = Windows::along(&x, &pool.padding, pool.kernel_size, pool.stride, 1);
+    match windows {
+        Some(windows) if !pool.ceil_mode && computes(&x) => {
+            let with_padding = pool.count_include_pad;
+            let operation = Average {
+                windows,
+                with_padding,
+            };
+            one_row(unary(operation, row(x)))
+        }
+        _ => pool.forward(x),
+    }
+}
+
+/// Computes `pool`. If the output doesn't divide the input evenly, Burn computes it.
+///
+/// - `x`: `[batch, channels, length_in]`
+/// - returns `[batch, channels, length_out]`
+pub fn adaptive_avg_pool1d(pool: &AdaptiveAvgPool1d, x: Tensor<3>) -> Tensor<3> {
+    match Windows::dividing(&row(x.clone()), [1, pool.output_size]) {
+        Some(windows) if computes(&x) => {
+            let operation = Average {
+                windows,
+                with_padding: false,
+            };
+            one_row(unary(operation, row(x)))
+        }
+        _ => pool.forward(x),
+    }
+}
+
+/// A sequence as a picture of one row.
+fn row(x: Tensor<3>) -> Tensor<4> {
+    x.unsqueeze_dim(2)
+}
+
+fn one_row(x: Tensor<4>) -> Tensor<3> {
+    x.squeeze_dim(2)
 }
 
 /// Where the windows of a pooling lie.
@@ -97,6 +156,45 @@ struct Windows {
 }
 
 impl Windows {
+    /// Those of sequences.
+    fn along(
+        x: &Tensor<3>,
+        padding: &PaddingConfig1d,
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+    ) -> Option<Self> {
+        let padding = match *padding {
+            PaddingConfig1d::Valid => PaddingConfig2d::Valid,
+            PaddingConfig1d::Same => PaddingConfig2d::Same,
+            PaddingConfig1d::Explicit(before, after) => {
+                PaddingConfig2d::Explicit(0, before, 0, after)
+            }
+        };
+        let [kernel, stride, dilation] = [kernel, stride, dilation].map(|along| [1, along]);
+        Self::new(&row(x.clone()), &padding, kernel, stride, dilation)
+    }
+
+    /// Windows of one size side by side; none if the outputs don't divide the picture.
+    fn dividing(x: &Tensor<4>, outputs: [usize; 2]) -> Option<Self> {
+        let [_, _, height, width] = x.dims();
+        let alike = !outputs.contains(&0)
+            && height.is_multiple_of(outputs[0])
+            && width.is_multiple_of(outputs[1]);
+        if !alike || x.dims().contains(&0) {
+            return None;
+        }
+        let kernel = [height / outputs[0], width / outputs[1]];
+        Some(Self {
+            input: [height, width],
+            outputs,
+            kernel,
+            stride: kernel,
+            dilation: [1, 1],
+            padding: [0, 0],
+        })
+    }
+
     /// None if there is no window.
     fn new(
         x: &Tensor<4>,
@@ -297,7 +395,14 @@ impl Average {
 
     /// Whether there is one window, the whole plane.
     fn is_global(&self) -> bool {
-        self.windows.outputs == [1, 1] && self.windows.kernel == self.windows.input
+        let Windows {
+            input,
+            outputs,
+            kernel,
+            padding,
+            ..
+        } = self.windows;
+        outputs == [1, 1] && kernel == input && padding == [0, 0]
     }
 }
 
@@ -363,11 +468,14 @@ impl Operation<1> for Average {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::nn::pool::{AdaptiveAvgPool2dConfig, AvgPool2dConfig, MaxPool2dConfig};
+    use burn::nn::pool::{
+        AdaptiveAvgPool1dConfig, AdaptiveAvgPool2dConfig, AvgPool1dConfig, AvgPool2dConfig,
+        MaxPool1dConfig, MaxPool2dConfig,
+    };
     use burn::tensor::{Device, Distribution, Tolerance};
     use proptest::prelude::*;
 
-    fn check(x: &Tensor<4>, found: Tensor<4>, burns: Tensor<4>) {
+    fn check<const D: usize>(x: &Tensor<D>, found: Tensor<D>, burns: Tensor<D>) {
         let near = Tolerance::<f32>::absolute(1e-5);
         found.to_data().assert_approx_eq(&burns.to_data(), near);
         let weights = Tensor::random(found.dims(), Distribution::Default, &x.device());
@@ -397,6 +505,25 @@ mod tests {
                 .with_padding(padding).with_count_include_pad(counted).init();
             check(&x, avg_pool2d(&pool, x.clone()), pool.forward(x.clone()));
         }
+
+        #[test]
+        fn windows_along_sequences_are_burns(
+            length in 1_usize..12, kernel in 1_usize..4, stride in 1_usize..4, dilation in 1_usize..3, before in 0_usize..2,
+            counted: bool, outputs in 1_usize..4,
+        ) {
+            let device = Device::flex().autodiff();
+            prop_assume!(length > dilation * (kernel - 1));
+            let padding = PaddingConfig1d::Explicit(before.min(kernel / 2), before.min(kernel / 2));
+            let x = Tensor::<3>::random([2, 3, length], Distribution::Normal(0.0, 1.0), &device).require_grad();
+            let pool = MaxPool1dConfig::new(kernel).with_stride(stride).with_dilation(dilation)
+                .with_padding(padding.clone()).init();
+            check(&x, max_pool1d(&pool, x.clone()), pool.forward(x.clone()));
+            let pool = AvgPool1dConfig::new(kernel).with_stride(stride).with_padding(padding)
+                .with_count_include_pad(counted).init();
+            check(&x, avg_pool1d(&pool, x.clone()), pool.forward(x.clone()));
+            let pool = AdaptiveAvgPool1dConfig::new(outputs).init();
+            check(&x, adaptive_avg_pool1d(&pool, x.clone()), pool.forward(x.clone()));
+        }
     }
 
     #[test]
@@ -412,6 +539,19 @@ mod tests {
                 pool.forward(x.clone()),
             );
         }
+    }
+
+    /// One window of the picture's size that begins in the padding.
+    #[test]
+    fn a_window_of_the_size_of_the_picture_is_not_always_the_picture() {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<4>::from_floats([[[[1.0, 3.0], [5.0, 7.0]]]], &device).require_grad();
+        let pool = AvgPool2dConfig::new([2, 2]).with_strides([3, 3]);
+        let pool = pool.with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1));
+        let pool = pool.with_count_include_pad(false).init();
+        let y = avg_pool2d(&pool, x.clone());
+        assert_eq!(y.to_data().try_to_vec::<f32>().unwrap()[0], 1.0);
+        check(&x, y, pool.forward(x.clone()));
     }
 
     #[test]
