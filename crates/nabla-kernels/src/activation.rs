@@ -9,7 +9,7 @@ use burn::tensor::activation as burns;
 
 use crate::elementwise::for_each_row;
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, computes, unary};
+use crate::operation::{Array, Operation, Saved, compiled, computes, unary};
 use crate::real::Real;
 
 /// An activation function.
@@ -196,6 +196,8 @@ fn softplus<F: Real>(x: F) -> F {
     positive + tail
 }
 
+compiled!(Activation: unary);
+
 impl Operation<1> for Activation {
     type Kept = ();
 
@@ -370,6 +372,8 @@ impl Operation<1> for Activation {
 /// [`geglu`].
 #[derive(Clone, Copy, Debug)]
 struct Geglu;
+
+compiled!(Geglu: unary);
 
 impl Operation<1> for Geglu {
     type Kept = ();

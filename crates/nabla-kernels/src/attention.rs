@@ -25,7 +25,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::{LANES, vectorized};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, computes_both, ternary};
+use crate::operation::{Array, Operation, Saved, compiled, computes_both, ternary};
 use crate::real::Real;
 
 /// The number of queries per task.
@@ -90,6 +90,8 @@ struct Sizes {
     d: usize,
     causal: bool,
 }
+
+compiled!(Attention: ternary);
 
 impl Operation<3> for Attention {
     /// The highest score and the sum of exponentials of each query, by picture and head.

@@ -27,7 +27,7 @@ use rayon::prelude::*;
 
 use crate::activation::{rectified_slope, relu};
 use crate::elementwise::{sums, vectorized};
-use crate::operation::{Array, Batch, Operation, Saved, computes_both, layer};
+use crate::operation::{Array, Batch, Operation, Saved, compiled, computes_both, layer};
 use crate::real::Real;
 
 mod examples;
@@ -486,6 +486,8 @@ fn channel_sums<F: Real>(grad: &Array<F>) -> Array<F> {
     let sums = (0..channels).into_par_iter().map(sum).collect();
     Array::new(sums, &[channels])
 }
+
+compiled!(Convolution: binary, ternary);
 
 impl<const N: usize> Operation<N> for Convolution {
     type Kept = ();

@@ -16,7 +16,7 @@ use burn::tensor::{Int, Tensor};
 
 use crate::elementwise::for_each_row;
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, computes, unary};
+use crate::operation::{Array, Operation, Saved, compiled, computes, unary};
 use crate::real::Real;
 
 /// Computes `loss`: the mean over the rows. Class weights, ignored tokens and probabilities in place of logits are
@@ -58,6 +58,8 @@ struct Mean {
     targets: Arc<Vec<usize>>,
     smoothing: f64,
 }
+
+compiled!(Mean: unary);
 
 impl Operation<1> for Mean {
     /// The highest number `m` of each row, and `Σ e^(x − m)`.

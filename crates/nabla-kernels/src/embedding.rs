@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::for_each_row;
 use crate::memory;
-use crate::operation::{Array, Batch, Operation, Saved, computes, unary};
+use crate::operation::{Array, Batch, Operation, Saved, compiled, computes, unary};
 use crate::per_example::square;
 use crate::real::Real;
 
@@ -46,6 +46,8 @@ struct Rows {
     rows: Arc<Vec<usize>>,
     shape: [usize; 3],
 }
+
+compiled!(Rows: unary);
 
 impl Operation<1> for Rows {
     /// The rows of the weight.

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::activation::geglu;
 use crate::half_precision::is_half;
 use crate::memory;
-use crate::operation::{self, Array, Batch, Operation, Saved, computes_both};
+use crate::operation::{self, Array, Batch, Operation, Saved, compiled, computes_both};
 use crate::per_example::{is_tall, product_square};
 use crate::product::{column_sums, multiply};
 use crate::real::Real;
@@ -84,6 +84,8 @@ fn row_matrix<F: Real>(array: &Array<F>, width: usize) -> MatRef<'_, F> {
     let rows = shape[..shape.len() - 1].iter().product();
     MatRef::from_row_major_slice(array.values(), rows, width)
 }
+
+compiled!(Product: binary, ternary);
 
 impl<const N: usize> Operation<N> for Product {
     type Kept = ();

@@ -6,7 +6,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, binary, computes_both};
+use crate::operation::{Array, Operation, Saved, binary, compiled, computes_both};
 use crate::real::Real;
 
 /// `a b` of each pair of matrices.
@@ -62,6 +62,8 @@ fn matrix<'a, F: Real>(values: &'a [F], [rows, columns]: [usize; 2], at: usize) 
     let size = rows * columns;
     MatRef::from_row_major_slice(&values[at * size..(at + 1) * size], rows, columns)
 }
+
+compiled!(Batched: binary);
 
 impl Operation<2> for Batched {
     type Kept = ();

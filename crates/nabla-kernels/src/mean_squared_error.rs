@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use crate::elementwise::{from, square_distance};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, binary, computes_both};
+use crate::operation::{Array, Operation, Saved, binary, compiled, computes_both};
 use crate::real::Real;
 
 /// The mean of `(prediction − target)²`, as [`MseLoss`](burn::nn::loss::MseLoss) with a mean.
@@ -24,6 +24,8 @@ pub fn mean_squared_error<const D: usize>(prediction: Tensor<D>, target: Tensor<
 
 #[derive(Clone, Copy, Debug)]
 struct MeanSquare;
+
+compiled!(MeanSquare: binary);
 
 impl Operation<2> for MeanSquare {
     type Kept = ();

@@ -19,7 +19,7 @@ use burn::tensor::{Tensor, TensorData};
 use crate::activation::{silu_of, silu_slope};
 use crate::elementwise::{LANES, for_each_row, sums};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, binary, computes, layer, ternary};
+use crate::operation::{Array, Operation, Saved, binary, compiled, computes, layer, ternary};
 use crate::real::Real;
 
 mod batched;
@@ -347,6 +347,8 @@ fn of_example(kept: &[[f64; 2]], example: usize, examples: usize) -> Vec<[f64; 2
 /// [`modulated_silu`].
 #[derive(Clone, Copy, Debug)]
 struct Modulated;
+
+compiled!(Modulated: ternary);
 
 impl Operation<3> for Modulated {
     type Kept = ();

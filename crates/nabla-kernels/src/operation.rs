@@ -242,45 +242,92 @@ pub(crate) fn computes_both<const A: usize, const B: usize>(a: &Tensor<A>, b: &T
     a.dtype() == b.dtype() && computes(a) && computes(b)
 }
 
+/// A tensor of any rank.
+pub(crate) type Any = FloatTensor<Dispatch>;
+
+/// An operation whose loops are compiled in this crate.
+///
+/// A function of tensors of rank `D` is compiled where `D` is known, with all that it calls: in every crate that uses a
+/// layer. [`run`](Self::run) isn't, since its types are known here. [`compiled!`] implements it.
+pub(crate) trait Compiled<const N: usize>: Operation<N> {
+    fn run(self, inputs: [Any; N]) -> Any;
+}
+
+/// Implements [`Compiled`] for an operation of so many tensors.
+macro_rules! compiled {
+    ($operation:ty: $($run:ident),+) => {
+        $($crate::operation::compiled!(@ $operation, $run);)+
+    };
+    (@ $operation:ty, unary) => {
+        impl $crate::operation::Compiled<1> for $operation {
+            #[inline(never)]
+            fn run(self, [a]: [$crate::operation::Any; 1]) -> $crate::operation::Any {
+                $crate::operation::run_unary(self, a)
+            }
+        }
+    };
+    (@ $operation:ty, binary) => {
+        impl $crate::operation::Compiled<2> for $operation {
+            #[inline(never)]
+            fn run(self, [a, b]: [$crate::operation::Any; 2]) -> $crate::operation::Any {
+                $crate::operation::run_binary(self, a, b)
+            }
+        }
+    };
+    (@ $operation:ty, ternary) => {
+        impl $crate::operation::Compiled<3> for $operation {
+            #[inline(never)]
+            fn run(self, [a, b, c]: [$crate::operation::Any; 3]) -> $crate::operation::Any {
+                $crate::operation::run_ternary(self, a, b, c)
+            }
+        }
+    };
+}
+pub(crate) use compiled;
+
+pub(crate) fn run_unary(operation: impl Operation<1>, a: Any) -> Any {
+    <Dispatch as Kernels>::unary(operation, a)
+}
+
+pub(crate) fn run_binary(operation: impl Operation<2>, a: Any, b: Any) -> Any {
+    <Dispatch as Kernels>::binary(operation, a, b)
+}
+
+pub(crate) fn run_ternary(operation: impl Operation<3>, a: Any, b: Any, c: Any) -> Any {
+    <Dispatch as Kernels>::ternary(operation, a, b, c)
+}
+
 /// The operation of one tensor that [`computes`].
 pub(crate) fn unary<const A: usize, const Z: usize>(
-    operation: impl Operation<1>,
+    operation: impl Compiled<1>,
     a: Tensor<A>,
 ) -> Tensor<Z> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::unary(operation, a.into_dispatch()))
+    Tensor::from_dispatch(operation.run([a.into_dispatch()]))
 }
 
 /// The operation of two tensors that it [`computes`].
 pub(crate) fn binary<const A: usize, const B: usize, const Z: usize>(
-    operation: impl Operation<2>,
+    operation: impl Compiled<2>,
     a: Tensor<A>,
     b: Tensor<B>,
 ) -> Tensor<Z> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::binary(
-        operation,
-        a.into_dispatch(),
-        b.into_dispatch(),
-    ))
+    Tensor::from_dispatch(operation.run([a.into_dispatch(), b.into_dispatch()]))
 }
 
 /// The operation of three tensors that it [`computes`].
 pub(crate) fn ternary<const A: usize, const B: usize, const C: usize, const Z: usize>(
-    operation: impl Operation<3>,
+    operation: impl Compiled<3>,
     a: Tensor<A>,
     b: Tensor<B>,
     c: Tensor<C>,
 ) -> Tensor<Z> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::ternary(
-        operation,
-        a.into_dispatch(),
-        b.into_dispatch(),
-        c.into_dispatch(),
-    ))
+    let inputs = [a.into_dispatch(), b.into_dispatch(), c.into_dispatch()];
+    Tensor::from_dispatch(operation.run(inputs))
 }
 
 /// The operation of a layer, with or without a bias.
 pub(crate) fn layer<const A: usize, const B: usize, const Z: usize>(
-    operation: impl Operation<2> + Operation<3>,
+    operation: impl Compiled<2> + Compiled<3>,
     x: Tensor<A>,
     weight: Tensor<B>,
     bias: Option<Tensor<1>>,

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use crate::convolution::padding2d;
 use crate::elementwise::{for_each_row, sums};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, computes, unary};
+use crate::operation::{Array, Operation, Saved, compiled, computes, unary};
 use crate::real::Real;
 
 /// Computes `pool`. A `ceil_mode` is computed by Burn.
@@ -279,6 +279,8 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 struct Max(Windows);
 
+compiled!(Max: unary);
+
 impl Operation<1> for Max {
     /// The position of each maximum in its plane.
     type Kept = Vec<u32>;
@@ -405,6 +407,8 @@ impl Average {
         outputs == [1, 1] && kernel == input && padding == [0, 0]
     }
 }
+
+compiled!(Average: unary);
 
 impl Operation<1> for Average {
     type Kept = ();

@@ -114,6 +114,7 @@ macro_rules! real {
                 &SHELF
             }
 
+            #[inline(always)]
             fn dispatch<W: WithSimd>(work: W) -> W::Output {
                 $dispatch(work)
             }
@@ -227,10 +228,12 @@ real!(
     |x: f64| 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 );
 
+#[inline(always)]
 fn widest<W: WithSimd>(work: W) -> W::Output {
     Arch::new().dispatch(work)
 }
 
+#[inline(always)]
 fn plain<W: WithSimd>(work: W) -> W::Output {
     work.with_simd(Scalar::new())
 }

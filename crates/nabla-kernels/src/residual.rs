@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::activation::{rectified, rectified_slope};
-use crate::operation::{Array, Operation, Saved, binary, computes_both};
+use crate::operation::{Array, Operation, Saved, binary, compiled, computes_both};
 use crate::real::Real;
 
 /// `a + b`.
@@ -40,6 +40,8 @@ fn fits<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> bool {
 struct Sum {
     with_relu: bool,
 }
+
+compiled!(Sum: binary);
 
 impl Operation<2> for Sum {
     type Kept = ();

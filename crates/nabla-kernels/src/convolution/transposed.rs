@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::examples::{for_each_picture, plane_sums};
 use super::{Convolution, channel_sums, spatial};
-use crate::operation::{Array, Batch, Operation, Saved, computes_both, layer};
+use crate::operation::{Array, Batch, Operation, Saved, compiled, computes_both, layer};
 use crate::real::Real;
 
 /// Computes `conv`.
@@ -127,6 +127,8 @@ impl Transposed {
         Some(outputs)
     }
 }
+
+compiled!(Transposed: binary, ternary);
 
 impl<const N: usize> Operation<N> for Transposed {
     type Kept = ();

@@ -8,7 +8,7 @@ use super::{affine, by_affine, moments, planes, slopes, sums_around};
 use crate::activation::{rectified, rectified_slope};
 use crate::elementwise::{for_each_row, vectorized};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved};
+use crate::operation::{Array, Operation, Saved, compiled};
 use crate::real::Real;
 
 /// Batch normalization.
@@ -130,6 +130,8 @@ impl Batched {
         (dx, sums)
     }
 }
+
+compiled!(Batched: ternary);
 
 impl Operation<3> for Batched {
     /// Mean and scale of each channel.

@@ -8,7 +8,7 @@ use super::{affine, by_affine, mean_and_scale, of_example, planes, slopes};
 use crate::activation::{rectified, rectified_slope, silu_of, silu_slope};
 use crate::elementwise::{for_each_row, vectorized};
 use crate::memory;
-use crate::operation::{Array, Batch, Operation, Saved, computes, ternary, unary};
+use crate::operation::{Array, Batch, Operation, Saved, compiled, computes, ternary, unary};
 use crate::real::Real;
 
 /// The activation after a norm.
@@ -19,32 +19,27 @@ pub(super) enum Then {
     Relu,
 }
 
-#[inline(always)]
-fn slope_of_nothing<F: Real>(_: F) -> F {
-    F::ONE
-}
-
-#[inline(always)]
-fn slope_of_relu<F: Real>(u: F) -> F {
-    rectified_slope(u, F::ONE)
-}
-
-/// An expression with the derivative of the activation.
+/// Calls a method with these arguments and the derivative of the activation.
+///
+/// A closure for each: a function's name would be called, not compiled into the loop.
 macro_rules! with_slope {
-    ($then:expr, $real:ty, |$slope:ident| $body:expr) => {
-        match $then {
-            Then::Nothing => {
-                let $slope = slope_of_nothing::<$real>;
-                $body
-            }
-            Then::Silu => {
-                let $slope = silu_slope::<$real>;
-                $body
-            }
-            Then::Relu => {
-                let $slope = slope_of_relu::<$real>;
-                $body
-            }
+    ($own:ident.$method:ident($($argument:expr),*)) => {
+        match $own.then {
+            Then::Nothing => $own.$method(
+                $($argument,)*
+                #[inline(always)]
+                |_| F::ONE,
+            ),
+            Then::Silu => $own.$method(
+                $($argument,)*
+                #[inline(always)]
+                |u| silu_slope(u),
+            ),
+            Then::Relu => $own.$method(
+                $($argument,)*
+                #[inline(always)]
+                |u| rectified_slope(u, F::ONE),
+            ),
         }
     };
 }
@@ -213,6 +208,8 @@ impl Grouped {
     }
 }
 
+compiled!(Grouped: unary, ternary);
+
 impl<const N: usize> Operation<N> for Grouped {
     /// Mean and scale of each group.
     type Kept = Vec<[f64; 2]>;
@@ -244,8 +241,7 @@ impl<const N: usize> Operation<N> for Grouped {
         let affine = affine(gamma.flatten(), beta.flatten(), sizes[1]);
         let arrays = [x.values(), batch.grad.values()];
         let sums = |example: usize, room: &mut Vec<F>| {
-            with_slope!(self.then, F, |slope| self
-                .sums_of(arrays, sizes, &affine, batch.kept, example, room, slope))
+            with_slope!(self.sums_of(arrays, sizes, &affine, batch.kept, example, room))
         };
         let each = (0..batch.examples).into_par_iter();
         let each = each.map_init(Vec::new, |room, example| {
@@ -311,8 +307,7 @@ impl<const N: usize> Operation<N> for Grouped {
         let sizes = planes(&shape);
         let affine = affine(gamma.flatten(), beta.flatten(), sizes[1]);
         let arrays = [x.values(), grad.values()];
-        let (dx, sums) = with_slope!(self.then, F, |slope| self
-            .gradients(arrays, sizes, &affine, kept, slope));
+        let (dx, sums) = with_slope!(self.gradients(arrays, sizes, &affine, kept));
         gradients[0] = Some(Array::new(dx, &shape));
         by_affine(&mut gradients, wanted, &sums);
         gradients

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{by_affine, mean_and_scale, of_example, sums_around};
 use crate::elementwise::{for_each_row, sums, vectorized};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved};
+use crate::operation::{Array, Operation, Saved, compiled};
 use crate::real::Real;
 
 /// Layer normalization, or without a mean RMS normalization.
@@ -27,6 +27,8 @@ impl Row {
         }
     }
 }
+
+compiled!(Row: binary, ternary);
 
 impl<const N: usize> Operation<N> for Row {
     /// Mean and scale of each row.
