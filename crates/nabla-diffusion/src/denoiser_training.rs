@@ -9,7 +9,7 @@
 //! L = ‖target(x_0, ε) − f_θ(x, t, c)‖²,   θ ← Adam(θ, ∇L),   θ̄ ← EMA(θ̄, θ)
 //! ```
 //!
-//! The target is that of the [`Prediction`](crate::prediction::Prediction); on the straight line with the target
+//! The target is that of the [`Prediction`]; on the straight line with the target
 //! `ε − x_0`, this is flow matching. The levels of a batch of `B` are stratified, `u_i = (i + u)/B` in a random
 //! order, which has the same mean and less noise than independent ones.
 //!

@@ -117,7 +117,7 @@ pub struct FlowConfig {
 }
 
 impl FlowConfig {
-    /// For data that were [`normalized`].
+    /// For data that were [`normalized`](crate::kinetic_optimal::normalized).
     ///
     /// - `names`: one for each number of a point
     pub fn of(names: Vec<String>, data: &Normalized) -> Self {
