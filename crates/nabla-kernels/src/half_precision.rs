@@ -118,10 +118,10 @@ pub(crate) fn rounded(values: &[f32], shape: Vec<usize>, dtype: DType) -> FloatT
     })
 }
 
-/// A result tensor of a shape, in `dtype`, which has 32 or 16 bits.
+/// A result, `[rows, columns]`, as a tensor of a shape, in `dtype`, which has 32 or 16 bits.
 pub(crate) fn result<const D: usize>(dense: Dense, shape: [usize; D], dtype: DType) -> Tensor<D> {
     match is_half(dtype) {
         true => Tensor::from_primitive::<Flex>(rounded(dense.values(), shape.to_vec(), dtype)),
-        false => dense.into_tensor(),
+        false => dense.into_tensor::<2>().reshape(shape),
     }
 }

@@ -19,16 +19,29 @@ const TILE: [usize; 2] = [512, 64];
 
 /// A linear layer with numbers of 16 bits; none if autodiff tracks them.
 pub(super) fn half_linear<const D: usize>(linear: &Linear, x: &Tensor<D>) -> Option<Tensor<D>> {
-    DenseLayer::take(linear, x.clone()).map(|layer| layer.apply())
+    DenseLayer::take(linear, x.clone()).map(|layer| {
+        let out = layer.apply();
+        result(out, wide(x, layer.outputs()), layer.dtype)
+    })
 }
 
 /// `a · gelu(b)` with `[a, b] = x Wᵀ + bias`; none if autodiff tracks them.
 pub(super) fn gated_linear<const D: usize>(linear: &Linear, x: &Tensor<D>) -> Option<Tensor<D>> {
-    DenseLayer::take(linear, x.clone()).map(|layer| layer.apply_gated())
+    DenseLayer::take(linear, x.clone()).map(|layer| {
+        let out = layer.apply_gated();
+        result(out, wide(x, layer.outputs() / 2), layer.dtype)
+    })
 }
 
-/// A linear layer and its input.
-struct DenseLayer<const D: usize> {
+/// The shape of `x` with another number of channels.
+fn wide<const D: usize>(x: &Tensor<D>, channels: usize) -> [usize; D] {
+    let mut shape = x.dims();
+    shape[D - 1] = channels;
+    shape
+}
+
+/// A linear layer and its input. Without the rank of the input, so that the loops are compiled here only.
+struct DenseLayer {
     /// `[rows, input]`
     x: Dense,
     /// `[output, input]`
@@ -36,14 +49,13 @@ struct DenseLayer<const D: usize> {
     /// `[output]`
     bias: Option<Dense>,
     input: usize,
-    /// The shape of `x`.
-    shape: [usize; D],
+    rows: usize,
     dtype: DType,
 }
 
-impl<const D: usize> DenseLayer<D> {
+impl DenseLayer {
     /// `None` if Burn's operations must do it.
-    fn take(linear: &Linear, x: Tensor<D>) -> Option<Self> {
+    fn take<const D: usize>(linear: &Linear, x: Tensor<D>) -> Option<Self> {
         let (shape, dtype) = (x.dims(), x.dtype());
         let bias = match &linear.bias {
             Some(bias) => Some(Numbers::take(bias.val())?.into_dense()),
@@ -55,7 +67,7 @@ impl<const D: usize> DenseLayer<D> {
             weight: Numbers::take(linear.weight.val().transpose())?,
             bias,
             input: shape[D - 1],
-            shape,
+            rows: shape[..D - 1].iter().product(),
             dtype,
         })
     }
@@ -88,18 +100,20 @@ impl<const D: usize> DenseLayer<D> {
         );
     }
 
-    fn apply(&self) -> Tensor<D> {
+    /// `[rows, output]`
+    fn apply(&self) -> Dense {
         let n = self.outputs();
-        let (mut out, shape) = self.place(n);
+        let mut out = Dense::zeros(&[self.rows, n]);
         for_each_tile(out.values_mut(), n, TILE, |row, column, tile, place| {
             self.multiply(tile, row, column, place);
         });
-        result(out, shape, self.dtype)
+        out
     }
 
-    fn apply_gated(&self) -> Tensor<D> {
+    /// `[rows, output/2]`
+    fn apply_gated(&self) -> Dense {
         let n = self.outputs() / 2;
-        let (mut out, shape) = self.place(n);
+        let mut out = Dense::zeros(&[self.rows, n]);
         let compute = |row, column, mut tile: MatMut<'_, f32>, scratch: &mut [Vec<f32>; 2]| {
             let (rows, columns) = (tile.nrows(), tile.ncols());
             let [gates, place] = scratch;
@@ -119,14 +133,7 @@ impl<const D: usize> DenseLayer<D> {
             );
         };
         for_each_tile(out.values_mut(), n, TILE, compute);
-        result(out, shape, self.dtype)
-    }
-
-    /// For a result with this number of channels; also returns its shape.
-    fn place(&self, channels: usize) -> (Dense, [usize; D]) {
-        let mut shape = self.shape;
-        shape[D - 1] = channels;
-        (Dense::zeros(&shape), shape)
+        out
     }
 
     fn outputs(&self) -> usize {
