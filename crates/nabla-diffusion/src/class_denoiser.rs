@@ -25,7 +25,7 @@ use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
 
 use crate::block_skipping::{BlockSet, SkippableDenoiser};
 use crate::denoiser::{Condition, Denoiser, Prediction, rows};
-use crate::flow_matching::{self, FlowPath, FlowPathError, speed, straight_from};
+use crate::flow_matching::{self, FlowPath, FlowPathError, even_levels, speed, straight_from};
 use crate::level::{Level, Levels, NoisePath, StraightLine};
 use crate::sampler_error::{OwnError, SamplerError};
 use crate::schedule::{BetaSchedule, NoiseSchedule, NoiseScheduleConfig, ScheduleError, Spacing};
@@ -410,12 +410,12 @@ impl ClassDenoiser {
     /// # Errors
     /// If there are no steps, or more than training steps.
     pub fn levels(&self, steps: usize) -> Result<Levels, ClassDenoiserError> {
-        Ok(match (&self.table, &self.config.path) {
-            (Table::Schedule(schedule), _) => schedule.respace(Spacing::Trailing, steps)?.into(),
-            (_, TrainingPath::Flow { path, scale }) => path.levels(steps, *scale)?,
-            _ => StraightLine::new()
+        Ok(match &self.table {
+            Table::Schedule(schedule) => schedule.respace(Spacing::Trailing, steps)?.into(),
+            Table::Straight => StraightLine::new()
                 .with_start(STRAIGHT_START)
                 .levels(steps)?,
+            Table::Flow(path) => even_levels(path, steps)?,
         })
     }
 

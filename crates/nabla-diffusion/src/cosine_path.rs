@@ -44,9 +44,7 @@ impl CosinePath {
     pub fn levels(&self, steps: usize) -> Result<Levels, ScheduleError> {
         let fits = self.start > 0.0 && self.start <= 1.0;
         range::check(fits, "start of the cosine path", self.start, "in (0, 1]")?;
-        let times = (1..=steps).map(|k| self.start * k as f64 / steps as f64);
-        let visited = times.map(|time| self.level_at(time)).collect();
-        Levels::new(visited, self.level_at(0.0), Arc::new(*self))
+        Levels::evenly(Arc::new(*self), self.start, steps)
     }
 }
 

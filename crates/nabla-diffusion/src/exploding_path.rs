@@ -56,10 +56,7 @@ impl ExplodingPath {
     /// If there are no steps, or a field is out of range.
     pub fn levels(&self, steps: usize) -> Result<Levels, ScheduleError> {
         self.validate()?;
-        let times = (1..=steps).map(|k| k as f64 / steps as f64);
-        let visited = times.map(|time| self.level_at(time)).collect();
-        let clean = Level::variance_exploding(0.0, 0.0);
-        Levels::new(visited, clean, Arc::new(*self))
+        Levels::evenly(Arc::new(*self), 1.0, steps)
     }
 
     /// `ln(σ_max/σ_min)`

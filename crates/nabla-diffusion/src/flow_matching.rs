@@ -50,6 +50,7 @@ use crate::unet::sinusoidal_embedding;
 mod path;
 mod training;
 
+pub(crate) use path::even_levels;
 pub use path::{FlowPath, FlowPathError, PathChoice};
 pub use training::{FlowTask, FlowTrainingConfig, Weighting};
 
@@ -375,7 +376,7 @@ impl Flow {
     /// # Errors
     /// If there are no steps.
     pub fn levels(&self, steps: usize) -> Result<Levels, FlowError> {
-        Ok(self.config.path.levels(steps, 1.0)?)
+        Ok(even_levels(&self.path, steps)?)
     }
 
     /// `ln p` of points in nats, in the unit of the data, by the probability-flow equation.

@@ -142,9 +142,7 @@ impl KineticOptimal {
     /// # Errors
     /// If there are no steps.
     pub fn levels(&self, steps: usize) -> Result<Levels, ScheduleError> {
-        let times = (1..=steps).map(|k| Self::START * k as f64 / steps as f64);
-        let visited = times.map(|time| self.level_at(time)).collect();
-        Levels::new(visited, self.level_at(0.0), Arc::new(self.clone()))
+        Levels::evenly(Arc::new(self.clone()), Self::START, steps)
     }
 
     /// Where a run starts.

@@ -478,6 +478,21 @@ impl Levels {
         self.path.as_ref()
     }
 
+    /// `steps` evenly spaced times of a path from `start` down to time 0, and there the sample without noise.
+    ///
+    /// # Errors
+    /// If there are no steps, or the path does not fall.
+    pub fn evenly(
+        path: Arc<dyn NoisePath>,
+        start: f64,
+        steps: usize,
+    ) -> Result<Self, ScheduleError> {
+        let times = (1..=steps).map(|k| start * k as f64 / steps as f64);
+        let visited = times.map(|time| path.level_at(time)).collect();
+        let end = Level::new(0.0, path.level_at(0.0).signal(), 0.0);
+        Self::new(visited, end, path)
+    }
+
     /// Where a run starts, from standard normal `noise`: multiplied by the scale of the first level that is visited,
     /// which is exactly 1 in the variance-preserving form.
     ///

@@ -227,6 +227,25 @@ pub enum Reduction {
     Scaled(f64),
 }
 
+impl Reduction {
+    /// What the sum of the examples' losses is multiplied by.
+    ///
+    /// - `examples`: at least 1
+    ///
+    /// # Errors
+    /// If it is 0 or not finite.
+    pub fn factor(self, examples: usize) -> Result<f64, OutOfRange> {
+        let factor = match self {
+            Self::Sum => 1.0,
+            Self::Mean => 1.0 / examples as f64,
+            Self::Scaled(factor) => factor,
+        };
+        let fits = factor != 0.0 && factor.is_finite();
+        range::check(fits, "factor of the loss", factor, "finite and not 0")?;
+        Ok(factor)
+    }
+}
+
 /// A recorded application of a layer, which reveals the gradient of its output; see [`record`].
 #[derive(Clone, Debug)]
 pub struct Recorded<const I: usize, const O: usize, K: Autodiff = Float> {
@@ -291,9 +310,8 @@ impl<const I: usize, const O: usize, K: Autodiff> Recorded<I, O, K> {
                 let examples = gradient.dims()[0] as f64;
                 Ok(gradient * examples)
             }
-            Reduction::Scaled(factor) => {
-                let fits = factor != 0.0 && factor.is_finite();
-                range::check(fits, "factor of the loss", factor, "finite and not 0")?;
+            Reduction::Scaled(_) => {
+                let factor = reduction.factor(gradient.dims()[0])?;
                 Ok(gradient / factor)
             }
         }

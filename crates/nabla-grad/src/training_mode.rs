@@ -111,7 +111,7 @@ pub fn freeze_layers<M: Module>(module: M) -> M {
 }
 
 /// The first batch normalisation that normalises by the batch.
-pub(crate) fn batch_norm_in_training<M: Module>(module: &M) -> Option<TrainingLayer> {
+pub fn batch_norm_in_training<M: Module>(module: &M) -> Option<TrainingLayer> {
     let layers = training_layers(module);
     layers.into_iter().find(TrainingLayer::mixes_examples)
 }

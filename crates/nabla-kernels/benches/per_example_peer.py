@@ -8,43 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from peers import resnet20, status
+
 EXAMPLES = 256
 threads, name, way = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.manual_seed(0)
 torch.set_num_threads(threads)
-
-
-def status(field):
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, width):
-        super().__init__()
-        stride = 1 if inputs == width else 2
-        self.first = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.norm_1 = nn.GroupNorm(8, width)
-        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm_2 = nn.GroupNorm(8, width)
-        self.shortcut = nn.Identity()
-        if stride == 2:
-            conv = nn.Conv2d(inputs, width, 1, 2, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.GroupNorm(8, width))
-
-    def forward(self, x):
-        h = F.relu(self.norm_1(self.first(x)))
-        return F.relu(self.norm_2(self.second(h)) + self.shortcut(x))
-
-
-def resnet20():
-    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.GroupNorm(8, 16), nn.ReLU()]
-    inputs = 16
-    for width in (16, 32, 64):
-        for _ in range(3):
-            layers.append(Block(inputs, width))
-            inputs = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 class Transformer(nn.Module):
@@ -69,7 +38,8 @@ class Transformer(nn.Module):
 
 before = status("VmRSS")
 if name == "resnet20":
-    model, x = resnet20(), torch.randn(EXAMPLES, 3, 32, 32)
+    model = resnet20(lambda channels: nn.GroupNorm(8, channels))
+    x = torch.randn(EXAMPLES, 3, 32, 32)
 else:
     model, x = Transformer(), torch.randint(1000, (EXAMPLES, 32))
 classes = torch.arange(EXAMPLES) % 10

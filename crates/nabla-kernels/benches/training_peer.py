@@ -8,36 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from peers import resnet20, status
+
 torch.manual_seed(0)
 torch.set_num_threads(int(sys.argv[1]))
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, width):
-        super().__init__()
-        stride = 1 if inputs == width else 2
-        self.first = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.norm_1 = nn.BatchNorm2d(width)
-        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm_2 = nn.BatchNorm2d(width)
-        self.shortcut = nn.Identity()
-        if stride == 2:
-            conv = nn.Conv2d(inputs, width, 1, 2, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(width))
-
-    def forward(self, x):
-        h = F.relu(self.norm_1(self.first(x)))
-        return F.relu(self.norm_2(self.second(h)) + self.shortcut(x))
-
-
-def resnet20():
-    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    inputs = 16
-    for width in (16, 32, 64):
-        for _ in range(3):
-            layers.append(Block(inputs, width))
-            inputs = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 class Transformer(nn.Module):
@@ -69,11 +43,6 @@ class Graph(nn.Module):
 
 def chain(layers, activation):
     return nn.Sequential(*sum(([layer, activation] for layer in layers[:-1]), []), layers[-1])
-
-
-def status(field):
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def measure(make):
@@ -113,7 +82,11 @@ models = {
         torch.randn(128, 784),
         classes,
     ),
-    "ResNet-20, 128 x 3 x 32 x 32": lambda: (resnet20(), torch.randn(128, 3, 32, 32), classes),
+    "ResNet-20, 128 x 3 x 32 x 32": lambda: (
+        resnet20(nn.BatchNorm2d),
+        torch.randn(128, 3, 32, 32),
+        classes,
+    ),
     "small CNN, 8 x 3 x 64 x 64": lambda: (
         nn.Sequential(chain(convs(nn.Conv2d, (3, 32), (32, 64), (64, 32)), nn.ReLU()), nn.ReLU()),
         torch.randn(8, 3, 64, 64),

@@ -196,7 +196,7 @@ fn softplus<F: Real>(x: F) -> F {
     positive + tail
 }
 
-compiled!(Activation: unary);
+compiled!(Activation: 1);
 
 impl Operation<1> for Activation {
     type Kept = ();
@@ -373,7 +373,7 @@ impl Operation<1> for Activation {
 #[derive(Clone, Copy, Debug)]
 struct Geglu;
 
-compiled!(Geglu: unary);
+compiled!(Geglu: 1);
 
 impl Operation<1> for Geglu {
     type Kept = ();

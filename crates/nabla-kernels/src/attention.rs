@@ -91,7 +91,7 @@ struct Sizes {
     causal: bool,
 }
 
-compiled!(Attention: ternary);
+compiled!(Attention: 3);
 
 impl Operation<3> for Attention {
     /// The highest score and the sum of exponentials of each query, by picture and head.

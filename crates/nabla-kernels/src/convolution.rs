@@ -27,7 +27,9 @@ use rayon::prelude::*;
 
 use crate::activation::{rectified_slope, relu};
 use crate::elementwise::{sums, vectorized};
-use crate::operation::{Array, Batch, Operation, Saved, compiled, computes_both, layer};
+use crate::operation::{
+    Array, Batch, Operation, Saved, but_bias, but_first, compiled, computes_both, layer,
+};
 use crate::real::Real;
 
 mod examples;
@@ -38,7 +40,6 @@ mod weight_gradient;
 
 pub use transposed::{conv_transpose1d, conv_transpose2d, conv_transpose3d};
 
-use examples::{for_each_picture, plane_sums};
 use stencil::{Phase, Stencil};
 use weight_gradient::WeightGradient;
 
@@ -418,19 +419,11 @@ impl Convolution {
             distances,
         }
     }
-}
 
-impl Convolution {
-    /// With the gradient by what the ReLU was given.
-    fn before_relu<'a, F: Real, const N: usize>(
-        &self,
-        mut saved: Saved<'a, F, (), N>,
-    ) -> Saved<'a, F, (), N> {
-        saved.grad = self.grad_before_relu(saved.grad, saved.output.as_ref());
-        saved
-    }
-
-    fn grad_before_relu<F: Real>(&self, grad: Array<F>, output: Option<&Array<F>>) -> Array<F> {
+    /// The gradient by what the ReLU was given.
+    ///
+    /// - `grad`: by the output; `output`: as it was kept
+    fn before_relu<F: Real>(&self, grad: Array<F>, output: Option<&Array<F>>) -> Array<F> {
         match output.filter(|_| self.with_relu) {
             Some(y) => grad.updated(
                 [y.values()],
@@ -439,10 +432,6 @@ impl Convolution {
             ),
             None => grad,
         }
-    }
-
-    fn grad_of<F: Real, const N: usize>(&self, batch: &Batch<'_, F, (), N>) -> Array<F> {
-        self.grad_before_relu(batch.grad.clone(), batch.output.as_ref())
     }
 }
 
@@ -458,6 +447,17 @@ fn taps(distances: &[Vec<isize>; 3]) -> Vec<[isize; 3]> {
     taps
 }
 
+/// The sum of a plane, inside of [`vectorized`].
+#[inline(always)]
+fn sum<F: Real>(plane: &[F]) -> f64 {
+    let [sum] = sums(
+        [plane],
+        #[inline(always)]
+        |[g]| [g],
+    );
+    sum
+}
+
 /// Sums over the batch and all positions of each channel: the gradient by a bias.
 ///
 /// - `grad`: `[batch, channels, …]`
@@ -465,36 +465,30 @@ fn channel_sums<F: Real>(grad: &Array<F>) -> Array<F> {
     let (shape, grad) = (grad.shape(), grad.values());
     let [batch, channels] = [shape[0], shape[1]];
     let area = grad.len() / (batch * channels).max(1);
-    let sum = |channel: usize| {
+    let of_channel = |channel: usize| {
         vectorized::<F, _>(
             #[inline(always)]
             || {
                 let mut total = 0.0;
                 for picture in 0..batch {
                     let start = (picture * channels + channel) * area;
-                    let [sum] = sums(
-                        [&grad[start..start + area]],
-                        #[inline(always)]
-                        |[g]| [g],
-                    );
-                    total += sum;
+                    total += sum(&grad[start..start + area]);
                 }
                 F::of(total)
             },
         )
     };
-    let sums = (0..channels).into_par_iter().map(sum).collect();
+    let sums = (0..channels).into_par_iter().map(of_channel).collect();
     Array::new(sums, &[channels])
 }
 
-compiled!(Convolution: binary, ternary);
+compiled!(Convolution: 2, 3);
 
 impl<const N: usize> Operation<N> for Convolution {
     type Kept = ();
 
     fn reads(&self) -> [bool; N] {
-        // The gradients don't depend on the bias.
-        std::array::from_fn(|input| input < 2)
+        but_bias()
     }
 
     fn reads_output(&self) -> bool {
@@ -502,11 +496,7 @@ impl<const N: usize> Operation<N> for Convolution {
     }
 
     fn parameters(&self) -> [bool; N] {
-        std::array::from_fn(|input| input > 0)
-    }
-
-    fn of_example(&self, (): &(), _: usize, _: usize) -> Option<(Self, ())> {
-        Some((*self, ()))
+        but_first()
     }
 
     fn squared_norms<F: Real>(
@@ -514,12 +504,12 @@ impl<const N: usize> Operation<N> for Convolution {
         batch: &Batch<'_, F, (), N>,
         input: usize,
     ) -> Option<Vec<f64>> {
-        let inputs = &batch.inputs;
-        let (1, Some(Some(x)), Some(Some(weight))) = (input, inputs.first(), inputs.get(1)) else {
+        let [Some(x), Some(weight), ..] = &batch.inputs[..] else {
             return None;
         };
-        let grad = self.grad_of(batch);
-        self.weight_squares([x, &grad], &weight.shape(), batch.examples)
+        let grad = self.before_relu(batch.grad.clone(), batch.output.as_ref());
+        let squares = || self.weight_squares([x, &grad], &weight.shape());
+        (input == 1).then(squares).flatten()
     }
 
     fn for_each_example<F: Real, R: Send>(
@@ -531,21 +521,9 @@ impl<const N: usize> Operation<N> for Convolution {
         let [Some(x), Some(weight), ..] = &batch.inputs[..] else {
             return None;
         };
-        let grad = self.grad_of(batch);
-        let kernel = weight.shape();
-        let output = spatial(&grad.shape(), self.dimensions);
-        let of_weights = self.weight_gradients(&x.shape(), &kernel, output);
-        let biases = |example: usize| plane_sums(&grad, example);
-        let gradients = |scratch: &mut _, example: usize| {
-            of_weights.of_picture(x.values(), grad.values(), example, scratch)
-        };
-        Some(for_each_picture(
-            batch.examples,
-            wanted,
-            gradients,
-            biases,
-            then,
-        ))
+        let grad = self.before_relu(batch.grad.clone(), batch.output.as_ref());
+        let found = self.for_each_picture([x, &grad], &weight.shape(), &grad, wanted, then);
+        Some(found)
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {
@@ -565,9 +543,10 @@ impl<const N: usize> Operation<N> for Convolution {
         (Array::new(y, &shape), ())
     }
 
-    fn backward<F: Real>(&self, saved: Saved<'_, F, (), N>) -> [Option<Array<F>>; N] {
+    fn backward<F: Real>(&self, mut saved: Saved<'_, F, (), N>) -> [Option<Array<F>>; N] {
         let dimensions = self.dimensions;
-        self.before_relu(saved).of_layer(
+        saved.grad = self.before_relu(saved.grad, saved.output.as_ref());
+        saved.of_layer(
             |x, weight, grad| {
                 let (shape, shapes) = (x.shape(), [&grad.shape()[..], &weight.shape()]);
                 let (grad, input) = (grad.values(), spatial(&shape, dimensions));

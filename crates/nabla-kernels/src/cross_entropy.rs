@@ -59,7 +59,7 @@ struct Mean {
     smoothing: f64,
 }
 
-compiled!(Mean: unary);
+compiled!(Mean: 1);
 
 impl Operation<1> for Mean {
     /// The highest number `m` of each row, and `Σ e^(x − m)`.

@@ -47,7 +47,7 @@ struct Rows {
     shape: [usize; 3],
 }
 
-compiled!(Rows: unary);
+compiled!(Rows: 1);
 
 impl Operation<1> for Rows {
     /// The rows of the weight.

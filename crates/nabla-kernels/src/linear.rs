@@ -14,7 +14,9 @@ use rayon::prelude::*;
 use crate::activation::geglu;
 use crate::half_precision::is_half;
 use crate::memory;
-use crate::operation::{self, Array, Batch, Operation, Saved, compiled, computes_both};
+use crate::operation::{
+    self, Array, Batch, Operation, Saved, but_bias, but_first, compiled, computes_both,
+};
 use crate::per_example::{is_tall, product_square};
 use crate::product::{column_sums, multiply};
 use crate::real::Real;
@@ -85,14 +87,13 @@ fn row_matrix<F: Real>(array: &Array<F>, width: usize) -> MatRef<'_, F> {
     MatRef::from_row_major_slice(array.values(), rows, width)
 }
 
-compiled!(Product: binary, ternary);
+compiled!(Product: 2, 3);
 
 impl<const N: usize> Operation<N> for Product {
     type Kept = ();
 
     fn reads(&self) -> [bool; N] {
-        // The gradients don't depend on the bias.
-        std::array::from_fn(|input| input < 2)
+        but_bias()
     }
 
     fn turns(&self) -> [bool; N] {
@@ -100,7 +101,7 @@ impl<const N: usize> Operation<N> for Product {
     }
 
     fn parameters(&self) -> [bool; N] {
-        std::array::from_fn(|input| input > 0)
+        but_first()
     }
 
     fn of_example(&self, (): &(), _: usize, _: usize) -> Option<(Self, ())> {

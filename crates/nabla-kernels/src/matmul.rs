@@ -63,7 +63,7 @@ fn matrix<'a, F: Real>(values: &'a [F], [rows, columns]: [usize; 2], at: usize) 
     MatRef::from_row_major_slice(&values[at * size..(at + 1) * size], rows, columns)
 }
 
-compiled!(Batched: binary);
+compiled!(Batched: 2);
 
 impl Operation<2> for Batched {
     type Kept = ();

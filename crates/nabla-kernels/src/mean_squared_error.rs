@@ -25,7 +25,7 @@ pub fn mean_squared_error<const D: usize>(prediction: Tensor<D>, target: Tensor<
 #[derive(Clone, Copy, Debug)]
 struct MeanSquare;
 
-compiled!(MeanSquare: binary);
+compiled!(MeanSquare: 2);
 
 impl Operation<2> for MeanSquare {
     type Kept = ();

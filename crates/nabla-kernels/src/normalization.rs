@@ -338,17 +338,11 @@ fn by_affine<F: Real, const N: usize>(
     }
 }
 
-/// What was kept of sets of numbers, for the sets of one of `examples`.
-fn of_example(kept: &[[f64; 2]], example: usize, examples: usize) -> Vec<[f64; 2]> {
-    let own = kept.len() / examples;
-    kept[example * own..(example + 1) * own].to_vec()
-}
-
 /// [`modulated_silu`].
 #[derive(Clone, Copy, Debug)]
 struct Modulated;
 
-compiled!(Modulated: ternary);
+compiled!(Modulated: 3);
 
 impl Operation<3> for Modulated {
     type Kept = ();

@@ -132,6 +132,16 @@ impl<F: Real, K, const N: usize> Saved<'_, F, K, N> {
     }
 }
 
+/// For [`Operation::parameters`] of a layer: all inputs but the first.
+pub(crate) fn but_first<const N: usize>() -> [bool; N] {
+    std::array::from_fn(|input| input > 0)
+}
+
+/// For [`Operation::reads`] of a layer whose gradients don't depend on the bias.
+pub(crate) fn but_bias<const N: usize>() -> [bool; N] {
+    std::array::from_fn(|input| input < 2)
+}
+
 /// Whether the kernels compute with `tensor`: a tensor of floats on the processor.
 pub(crate) fn computes<const D: usize>(tensor: &Tensor<D>) -> bool {
     let known = matches!(
@@ -159,46 +169,36 @@ pub(crate) trait Compiled<const N: usize>: Operation<N> {
 
 /// Implements [`Compiled`] for an operation of so many tensors.
 macro_rules! compiled {
-    ($operation:ty: $($run:ident),+) => {
-        $($crate::operation::compiled!(@ $operation, $run);)+
-    };
-    (@ $operation:ty, unary) => {
-        impl $crate::operation::Compiled<1> for $operation {
+    ($operation:ty: $($tensors:literal),+) => {$(
+        impl $crate::operation::Compiled<$tensors> for $operation {
             #[inline(never)]
-            fn run(self, [a]: [$crate::operation::Any; 1]) -> $crate::operation::Any {
-                $crate::operation::run_unary(self, a)
+            fn run(self, inputs: [$crate::operation::Any; $tensors]) -> $crate::operation::Any {
+                $crate::operation::Tensors::<$tensors>::run(self, inputs)
             }
         }
-    };
-    (@ $operation:ty, binary) => {
-        impl $crate::operation::Compiled<2> for $operation {
-            #[inline(never)]
-            fn run(self, [a, b]: [$crate::operation::Any; 2]) -> $crate::operation::Any {
-                $crate::operation::run_binary(self, a, b)
-            }
-        }
-    };
-    (@ $operation:ty, ternary) => {
-        impl $crate::operation::Compiled<3> for $operation {
-            #[inline(never)]
-            fn run(self, [a, b, c]: [$crate::operation::Any; 3]) -> $crate::operation::Any {
-                $crate::operation::run_ternary(self, a, b, c)
-            }
-        }
-    };
+    )+};
 }
 pub(crate) use compiled;
 
-pub(crate) fn run_unary(operation: impl Operation<1>, a: Any) -> Any {
-    <Dispatch as Kernels>::unary(operation, a)
+/// So many tensors.
+pub(crate) struct Tensors<const N: usize>;
+
+impl Tensors<1> {
+    pub(crate) fn run(operation: impl Operation<1>, [a]: [Any; 1]) -> Any {
+        <Dispatch as Kernels>::unary(operation, a)
+    }
 }
 
-pub(crate) fn run_binary(operation: impl Operation<2>, a: Any, b: Any) -> Any {
-    <Dispatch as Kernels>::binary(operation, a, b)
+impl Tensors<2> {
+    pub(crate) fn run(operation: impl Operation<2>, [a, b]: [Any; 2]) -> Any {
+        <Dispatch as Kernels>::binary(operation, a, b)
+    }
 }
 
-pub(crate) fn run_ternary(operation: impl Operation<3>, a: Any, b: Any, c: Any) -> Any {
-    <Dispatch as Kernels>::ternary(operation, a, b, c)
+impl Tensors<3> {
+    pub(crate) fn run(operation: impl Operation<3>, [a, b, c]: [Any; 3]) -> Any {
+        <Dispatch as Kernels>::ternary(operation, a, b, c)
+    }
 }
 
 /// The operation of one tensor that [`computes`].
@@ -320,7 +320,7 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
 
 /// The place of a tensor of the CPU backend in the graph of autodiff.
 pub(crate) fn node_of<const D: usize>(tensor: &Tensor<D>) -> Option<NodeId> {
-    if tensor.device() != Device::flex() && !tensor.is_autodiff() {
+    if tensor.device() != Device::flex() {
         return None;
     }
     <Dispatch as Kernels>::node(tensor.clone().into_dispatch())
@@ -370,6 +370,18 @@ pub(crate) fn narrowed<F: Real>(array: Array<F>, dtype: DType) -> FloatTensor<Fl
     // What has 16 bits is computed in 32.
     let values: &[f32] = bytemuck::cast_slice(array.values());
     rounded(values, array.shape(), dtype)
+}
+
+/// The gradients in the number types of their inputs.
+fn all_narrowed<F: Real, const N: usize>(
+    gradients: [Option<Array<F>>; N],
+    dtypes: [DType; N],
+) -> [Option<FloatTensor<Flex>>; N] {
+    let mut dtypes = dtypes.into_iter();
+    gradients.map(|gradient| {
+        let dtype = dtypes.next().unwrap_or(F::dtype());
+        gradient.map(|gradient| narrowed(gradient, dtype))
+    })
 }
 
 /// An operation in the graph of autodiff.
@@ -525,11 +537,7 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
             grad: Array::take(widened(self.grad), false),
             wanted,
         };
-        let mut dtypes = dtypes.into_iter();
-        self.operation.backward(saved).map(|gradient| {
-            let dtype = dtypes.next().unwrap_or(F::dtype());
-            gradient.map(|gradient| narrowed(gradient, dtype))
-        })
+        all_narrowed(self.operation.backward(saved), dtypes)
     }
 
     /// The gradients by the parameters of all examples together, in their number types.
@@ -548,11 +556,7 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
             grad,
             wanted,
         });
-        let mut dtypes = self.state.dtypes.into_iter();
-        gradients.map(|gradient| {
-            let dtype = dtypes.next().unwrap_or(F::dtype());
-            gradient.map(|gradient| narrowed(gradient, dtype))
-        })
+        all_narrowed(gradients, self.state.dtypes)
     }
 }
 

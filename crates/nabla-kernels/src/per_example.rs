@@ -66,7 +66,7 @@ use burn::tensor::{DType, Gradients, Tensor, TensorData};
 use nabla_base::range;
 use nabla_grad::flat::ParameterLayout;
 use nabla_grad::per_example::{PerExampleError, Reduction};
-use nabla_grad::training_mode::{TrainingLayer, training_layers};
+use nabla_grad::training_mode::batch_norm_in_training;
 
 use crate::operation::{Applied, Operation, node_of};
 
@@ -109,8 +109,8 @@ pub(crate) fn record<O: Operation<N>, const N: usize>(applied: &Applied<O, N>) {
     }
     if small.contains(&true) {
         let found = match applied.is_wide() {
-            true => applied.remembered::<f64>(small, examples),
-            false => applied.remembered::<f32>(small, examples),
+            true => applied.remembered::<f64>(small),
+            false => applied.remembered::<f32>(small),
         };
         if let Some(found) = found {
             layers.extend(found);
@@ -151,18 +151,18 @@ pub(crate) trait Layer: Send + Sync {
     /// The parameters.
     fn nodes(&self) -> Vec<NodeId>;
 
-    /// The first dimension of the output.
+    /// The first dimension of the output: the number of examples, or the layer is refused.
     fn rows(&self) -> usize;
 
     /// The squared norms of the gradients by each of the [`nodes`](Self::nodes), for each example; nothing if the
     /// layer mixes examples.
-    fn squared_norms(&self, examples: usize) -> Option<Vec<Vec<f64>>>;
+    fn squared_norms(&self) -> Option<Vec<Vec<f64>>>;
 
     /// The sums of the examples' gradients by each of the nodes, with weights for each.
     fn weighted(&self, weights: &[&[f64]]) -> Vec<FloatTensor<Flex>>;
 
     /// The gradients by one of the nodes, example after example.
-    fn gradients(&self, node: NodeId, examples: usize) -> Option<Vec<f64>>;
+    fn gradients(&self, node: NodeId) -> Option<Vec<f64>>;
 }
 
 /// What a backward pass left; see the [module documentation](self).
@@ -199,13 +199,7 @@ pub fn backward(
     if examples == 0 {
         return Err(PerExampleError::NoExamples);
     }
-    let factor = match reduction {
-        Reduction::Sum => 1.0,
-        Reduction::Mean => 1.0 / examples as f64,
-        Reduction::Scaled(factor) => factor,
-    };
-    let fits = factor != 0.0 && factor.is_finite();
-    range::check(fits, "factor of the loss", factor, "finite and not 0")?;
+    let factor = reduction.factor(examples)?;
     if !loss.is_tracked() {
         return Err(PerExampleError::NotRecorded);
     }
@@ -225,7 +219,8 @@ pub fn backward(
 /// A parameter that is trained.
 struct Known {
     id: ParamId,
-    node: NodeId,
+    /// Its place in the graph of autodiff; none on other devices than the processor.
+    node: Option<NodeId>,
     numbers: usize,
     dtype: DType,
     /// Whether an operation that is no layer of ours has a part of its gradient.
@@ -243,12 +238,12 @@ struct Find<'a> {
 impl ModuleVisitor for Find<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val();
-        let Some(node) = node_of(&value).filter(|_| value.is_require_grad()) else {
+        if !value.is_require_grad() {
             return;
-        };
+        }
         self.found.push(Known {
             id: param.id,
-            node,
+            node: node_of(&value),
             numbers: value.dims().iter().product(),
             dtype: value.dtype(),
             elsewhere: value.grad(self.gradients).is_some(),
@@ -280,14 +275,11 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn place(&self, node: NodeId) -> Option<usize> {
-        self.places.get(&node).copied()
+    /// The numbers of a layer's parameters; none for those of another module.
+    fn of(&self, layer: &dyn Layer) -> Vec<Option<usize>> {
+        let nodes = layer.nodes().into_iter();
+        nodes.map(|node| self.places.get(&node).copied()).collect()
     }
-}
-
-/// What is said of a layer whose examples depend on one another.
-fn mixed() -> PerExampleError {
-    PerExampleError::Mixed
 }
 
 impl ExampleGradients {
@@ -297,8 +289,7 @@ impl ExampleGradients {
     }
 
     fn parameters<M: Module>(&self, module: &M) -> Result<Parameters, PerExampleError> {
-        let training = training_layers(module).into_iter();
-        if let Some(layer) = training.into_iter().find(TrainingLayer::mixes_examples) {
+        if let Some(layer) = batch_norm_in_training(module) {
             return Err(PerExampleError::Training { layer });
         }
         let mut find = Find {
@@ -312,7 +303,9 @@ impl ExampleGradients {
             *uses.entry(node).or_default() += 1;
         }
         for known in &mut known {
-            known.uses = uses.get(&known.node).copied().unwrap_or(0);
+            known.uses = known
+                .node
+                .map_or(0, |node| uses.get(&node).copied().unwrap_or(0));
             if known.elsewhere {
                 let layout = ParameterLayout::of(module)?;
                 let mut entries = layout.entries().iter();
@@ -325,15 +318,17 @@ impl ExampleGradients {
         }
         known.retain(|known| known.uses > 0);
         let numbered = known.iter().enumerate();
-        let places: HashMap<NodeId, usize> = numbered.map(|(i, known)| (known.node, i)).collect();
+        let places = numbered.filter_map(|(i, known)| Some((known.node?, i)));
+        let places = places.collect();
+        let parameters = Parameters { known, places };
         for layer in &self.layers {
-            let is_known = layer.nodes().iter().any(|node| places.contains_key(node));
+            let is_known = parameters.of(layer.as_ref()).iter().any(Option::is_some);
             let (rows, examples) = (layer.rows(), self.examples);
             if is_known && rows != examples {
                 return Err(PerExampleError::Rows { rows, examples });
             }
         }
-        Ok(Parameters { known, places })
+        Ok(parameters)
     }
 
     /// The squared norm of each example's gradient by all parameters of `module` together.
@@ -363,14 +358,13 @@ impl ExampleGradients {
         let power = self.factor.powi(-2);
         let mut all: Vec<Vec<f64>> = parameters.known.iter().map(|_| Vec::new()).collect();
         for layer in &self.layers {
-            let places: Vec<_> = layer.nodes();
-            let places: Vec<_> = places.iter().map(|&node| parameters.place(node)).collect();
+            let places = parameters.of(layer.as_ref());
             // Those that several layers use have norms of sums.
             let alone = |place: &usize| parameters.known[*place].uses == 1;
             if !places.iter().flatten().any(alone) {
                 continue;
             }
-            let norms = layer.squared_norms(self.examples).ok_or_else(mixed)?;
+            let norms = layer.squared_norms().ok_or(PerExampleError::Mixed)?;
             for (place, norms) in places.into_iter().zip(norms) {
                 if let Some(place) = place.filter(alone) {
                     all[place] = norms;
@@ -393,11 +387,11 @@ impl ExampleGradients {
     fn sums(&self, known: &Known) -> Result<Vec<f64>, PerExampleError> {
         let mut sums = vec![0.0; self.examples * known.numbers];
         for layer in &self.layers {
-            if !layer.nodes().contains(&known.node) {
+            let Some(node) = known.node.filter(|node| layer.nodes().contains(node)) else {
                 continue;
-            }
-            let found = layer.gradients(known.node, self.examples);
-            for (sum, value) in sums.iter_mut().zip(found.ok_or_else(mixed)?) {
+            };
+            let found = layer.gradients(node).ok_or(PerExampleError::Mixed)?;
+            for (sum, value) in sums.iter_mut().zip(found) {
                 *sum += value;
             }
         }
@@ -441,8 +435,7 @@ impl ExampleGradients {
         let none: &[f64] = &[];
         let mut sums: HashMap<ParamId, Tensor<1>> = HashMap::new();
         for layer in &self.layers {
-            let nodes = layer.nodes();
-            let places: Vec<_> = nodes.iter().map(|&node| parameters.place(node)).collect();
+            let places = parameters.of(layer.as_ref());
             if places.iter().all(Option::is_none) {
                 continue;
             }

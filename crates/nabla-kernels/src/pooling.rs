@@ -1,7 +1,8 @@
 //! Maximum and average pooling, forward and backward.
 
 use burn::nn::pool::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig, AvgPool1d, AvgPool2d,
+    AvgPool2dConfig, MaxPool1d, MaxPool2d, MaxPool2dConfig,
 };
 use burn::nn::{PaddingConfig1d, PaddingConfig2d};
 use burn::tensor::Tensor;
@@ -62,16 +63,28 @@ pub fn avg_pool2d(pool: &AvgPool2d, x: Tensor<4>) -> Tensor<4> {
 /// - `x`: `[batch, channels, height_in, width_in]`
 /// - returns `[batch, channels, height_out, width_out]`
 pub fn adaptive_avg_pool2d(pool: &AdaptiveAvgPool2d, x: Tensor<4>) -> Tensor<4> {
-    match Windows::dividing(&x, pool.output_size) {
-        Some(windows) if computes(&x) => unary(
-            Average {
-                windows,
-                with_padding: false,
-            },
-            x,
-        ),
-        _ => pool.forward(x),
+    let [_, _, height, width] = x.dims();
+    let outputs = pool.output_size;
+    let alike = !outputs.contains(&0)
+        && height.is_multiple_of(outputs[0])
+        && width.is_multiple_of(outputs[1]);
+    if !alike || !computes(&x) || x.dims().contains(&0) {
+        return pool.forward(x);
     }
+    let kernel = [height / outputs[0], width / outputs[1]];
+    let windows = Windows {
+        input: [height, width],
+        outputs,
+        kernel,
+        stride: kernel,
+        dilation: [1, 1],
+        padding: [0, 0],
+    };
+    let operation = Average {
+        windows,
+        with_padding: false,
+    };
+    unary(operation, x)
 }
 
 /// Computes `pool`. A `ceil_mode` is computed by Burn.
@@ -82,17 +95,12 @@ pub fn adaptive_avg_pool2d(pool: &AdaptiveAvgPool2d, x: Tensor<4>) -> Tensor<4> 
 /// # Panics
 /// Like `pool.forward`, if the window is longer than the input.
 pub fn max_pool1d(pool: &MaxPool1d, x: Tensor<3>) -> Tensor<3> {
-    let windows = Windows::along(
-        &x,
-        &pool.padding,
-        pool.kernel_size,
-        pool.stride,
-        pool.dilation,
-    );
-    match windows {
-        Some(windows) if !pool.ceil_mode && computes(&x) => one_row(unary(Max(windows), row(x))),
-        _ => pool.forward(x),
-    }
+    let of_rows = MaxPool2dConfig::new([1, pool.kernel_size])
+        .with_strides([1, pool.stride])
+        .with_padding(along_rows(&pool.padding))
+        .with_dilation([1, pool.dilation])
+        .with_ceil_mode(pool.ceil_mode);
+    one_row(max_pool2d(&of_rows.init(), row(x)))
 }
 
 /// Computes `pool`. A `ceil_mode` is computed by Burn.
@@ -103,18 +111,12 @@ pub fn max_pool1d(pool: &MaxPool1d, x: Tensor<3>) -> Tensor<3> {
 /// # Panics
 /// Like `pool.forward`, if the window is longer than the input.
 pub fn avg_pool1d(pool: &AvgPool1d, x: Tensor<3>) -> Tensor<3> {
-    let windows = Windows::along(&x, &pool.padding, pool.kernel_size, pool.stride, 1);
-    match windows {
-        Some(windows) if !pool.ceil_mode && computes(&x) => {
-            let with_padding = pool.count_include_pad;
-            let operation = Average {
-                windows,
-                with_padding,
-            };
-            one_row(unary(operation, row(x)))
-        }
-        _ => pool.forward(x),
-    }
+    let of_rows = AvgPool2dConfig::new([1, pool.kernel_size])
+        .with_strides([1, pool.stride])
+        .with_padding(along_rows(&pool.padding))
+        .with_count_include_pad(pool.count_include_pad)
+        .with_ceil_mode(pool.ceil_mode);
+    one_row(avg_pool2d(&of_rows.init(), row(x)))
 }
 
 /// Computes `pool`. If the output doesn't divide the input evenly, Burn computes it.
@@ -122,21 +124,22 @@ pub fn avg_pool1d(pool: &AvgPool1d, x: Tensor<3>) -> Tensor<3> {
 /// - `x`: `[batch, channels, length_in]`
 /// - returns `[batch, channels, length_out]`
 pub fn adaptive_avg_pool1d(pool: &AdaptiveAvgPool1d, x: Tensor<3>) -> Tensor<3> {
-    match Windows::dividing(&row(x.clone()), [1, pool.output_size]) {
-        Some(windows) if computes(&x) => {
-            let operation = Average {
-                windows,
-                with_padding: false,
-            };
-            one_row(unary(operation, row(x)))
-        }
-        _ => pool.forward(x),
-    }
+    let of_rows = AdaptiveAvgPool2dConfig::new([1, pool.output_size]);
+    one_row(adaptive_avg_pool2d(&of_rows.init(), row(x)))
 }
 
 /// A sequence as a picture of one row.
 fn row(x: Tensor<3>) -> Tensor<4> {
     x.unsqueeze_dim(2)
+}
+
+/// The padding of sequences, of pictures of one row.
+fn along_rows(padding: &PaddingConfig1d) -> PaddingConfig2d {
+    match *padding {
+        PaddingConfig1d::Valid => PaddingConfig2d::Valid,
+        PaddingConfig1d::Same => PaddingConfig2d::Same,
+        PaddingConfig1d::Explicit(before, after) => PaddingConfig2d::Explicit(0, before, 0, after),
+    }
 }
 
 fn one_row(x: Tensor<4>) -> Tensor<3> {
@@ -156,45 +159,6 @@ struct Windows {
 }
 
 impl Windows {
-    /// Those of sequences.
-    fn along(
-        x: &Tensor<3>,
-        padding: &PaddingConfig1d,
-        kernel: usize,
-        stride: usize,
-        dilation: usize,
-    ) -> Option<Self> {
-        let padding = match *padding {
-            PaddingConfig1d::Valid => PaddingConfig2d::Valid,
-            PaddingConfig1d::Same => PaddingConfig2d::Same,
-            PaddingConfig1d::Explicit(before, after) => {
-                PaddingConfig2d::Explicit(0, before, 0, after)
-            }
-        };
-        let [kernel, stride, dilation] = [kernel, stride, dilation].map(|along| [1, along]);
-        Self::new(&row(x.clone()), &padding, kernel, stride, dilation)
-    }
-
-    /// Windows of one size side by side; none if the outputs don't divide the picture.
-    fn dividing(x: &Tensor<4>, outputs: [usize; 2]) -> Option<Self> {
-        let [_, _, height, width] = x.dims();
-        let alike = !outputs.contains(&0)
-            && height.is_multiple_of(outputs[0])
-            && width.is_multiple_of(outputs[1]);
-        if !alike || x.dims().contains(&0) {
-            return None;
-        }
-        let kernel = [height / outputs[0], width / outputs[1]];
-        Some(Self {
-            input: [height, width],
-            outputs,
-            kernel,
-            stride: kernel,
-            dilation: [1, 1],
-            padding: [0, 0],
-        })
-    }
-
     /// None if there is no window.
     fn new(
         x: &Tensor<4>,
@@ -279,7 +243,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 struct Max(Windows);
 
-compiled!(Max: unary);
+compiled!(Max: 1);
 
 impl Operation<1> for Max {
     /// The position of each maximum in its plane.
@@ -408,7 +372,7 @@ impl Average {
     }
 }
 
-compiled!(Average: unary);
+compiled!(Average: 1);
 
 impl Operation<1> for Average {
     type Kept = ();
@@ -472,10 +436,7 @@ impl Operation<1> for Average {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::nn::pool::{
-        AdaptiveAvgPool1dConfig, AdaptiveAvgPool2dConfig, AvgPool1dConfig, AvgPool2dConfig,
-        MaxPool1dConfig, MaxPool2dConfig,
-    };
+    use burn::nn::pool::{AdaptiveAvgPool1dConfig, AvgPool1dConfig, MaxPool1dConfig};
     use burn::tensor::{Device, Distribution, Tolerance};
     use proptest::prelude::*;
 

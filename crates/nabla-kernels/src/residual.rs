@@ -41,7 +41,7 @@ struct Sum {
     with_relu: bool,
 }
 
-compiled!(Sum: binary);
+compiled!(Sum: 2);
 
 impl Operation<2> for Sum {
     type Kept = ();

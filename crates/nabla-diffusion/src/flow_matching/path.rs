@@ -81,24 +81,14 @@ impl FlowPath {
         })
     }
 
-    /// Levels for any sampler: evenly spaced times from [`START`].
+    /// Levels for any sampler: evenly spaced times from [`START`], or from 1 if there is signal.
     ///
     /// - `scale`: as in [`for_scale`](Self::for_scale)
     ///
     /// # Errors
     /// If there are no steps, or the path is not as it must be.
     pub fn levels(&self, steps: usize, scale: f64) -> Result<Levels, FlowPathError> {
-        let path = self.for_scale(scale)?;
-        let exploding = matches!(self, Self::Ve(_));
-        let start = if exploding { 1.0 } else { START };
-        let times = (1..=steps).map(|k| start * k as f64 / steps as f64);
-        let visited = times.map(|time| path.level_at(time)).collect();
-        // The exploding path has noise at time 0.
-        let end = match exploding {
-            true => Level::new(0.0, 1.0 / scale, 0.0),
-            false => path.level_at(0.0),
-        };
-        Ok(Levels::new(visited, end, path)?)
+        Ok(even_levels(&self.for_scale(scale)?, steps)?)
     }
 
     /// The kinetic energies of the kinetic-optimal path and of the straight line for each dimension of the data; `None`
@@ -114,6 +104,18 @@ impl FlowPath {
         let straight = kinetic_energy(&StraightLine::new(), &separation);
         Ok(Some([KineticOptimal::new(separation)?.energy(), straight]))
     }
+}
+
+/// Levels for any sampler: evenly spaced times from [`START`], or from 1 if there is signal.
+pub(crate) fn even_levels(
+    path: &Arc<dyn NoisePath>,
+    steps: usize,
+) -> Result<Levels, ScheduleError> {
+    let start = match path.level_at(1.0).signal() > 0.0 {
+        true => 1.0,
+        false => START,
+    };
+    Levels::evenly(path.clone(), start, steps)
 }
 
 /// A path by its name.

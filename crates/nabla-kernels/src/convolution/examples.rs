@@ -4,8 +4,8 @@ use faer::MatRef;
 use rayon::prelude::*;
 
 use super::weight_gradient::Scratch;
-use super::{Convolution, spatial, taps};
-use crate::elementwise::{sums, vectorized};
+use super::{Convolution, spatial, sum, taps};
+use crate::elementwise::vectorized;
 use crate::operation::Array;
 use crate::per_example::{is_tall, product_square};
 use crate::real::Real;
@@ -19,7 +19,6 @@ impl Convolution {
         &self,
         [x, grad]: [&Array<F>; 2],
         kernel: &[usize],
-        examples: usize,
     ) -> Option<Vec<f64>> {
         let [input, output, size] =
             [&x.shape()[..], &grad.shape(), kernel].map(|s| spatial(s, self.dimensions));
@@ -31,6 +30,7 @@ impl Convolution {
         if !is_tall([depth, rows], positions) {
             return None;
         }
+        let examples = x.shape()[0];
         let [x, grad] = [x, grad].map(Array::values);
         let each = (0..examples).into_par_iter().map(|example| {
             // [channels · taps, positions]
@@ -52,6 +52,45 @@ impl Convolution {
             squares.sum()
         });
         Some(each.collect())
+    }
+
+    /// Calls `then` with the gradients by kernel and bias of each picture.
+    ///
+    /// - `x`, `grad`: as for [`weight_squares`](Self::weight_squares)
+    /// - `by_output`: the gradient whose sums are those by the bias
+    pub(super) fn for_each_picture<F: Real, R: Send, const N: usize>(
+        &self,
+        [x, grad]: [&Array<F>; 2],
+        kernel: &[usize],
+        by_output: &Array<F>,
+        wanted: [bool; N],
+        then: impl Fn([Option<&[F]>; N]) -> R + Sync,
+    ) -> Vec<R> {
+        let output = spatial(&grad.shape(), self.dimensions);
+        let of_weights = self.weight_gradients(&x.shape(), kernel, output);
+        let [pictures, channels] = [by_output.shape()[0], by_output.shape()[1]];
+        let [x, grad, by_output] = [x, grad, by_output].map(Array::values);
+        let area = by_output.len() / (pictures * channels).max(1);
+        let by_bias = |picture: usize| -> Vec<F> {
+            let planes = picture * channels..(picture + 1) * channels;
+            let plane = |at: usize| &by_output[at * area..(at + 1) * area];
+            vectorized::<F, _>(
+                #[inline(always)]
+                || planes.clone().map(|at| F::of(sum(plane(at)))).collect(),
+            )
+        };
+        let each = (0..pictures).into_par_iter();
+        let each = each.map_init(Scratch::default, |scratch, picture| {
+            let is_wanted = |input: usize| wanted.get(input) == Some(&true);
+            let by_kernel = is_wanted(1).then(|| of_weights.of_picture(x, grad, picture, scratch));
+            let by_bias = is_wanted(2).then(|| by_bias(picture));
+            then(std::array::from_fn(|input| match input {
+                1 => by_kernel.as_deref(),
+                2 => by_bias.as_deref(),
+                _ => None,
+            }))
+        });
+        each.collect()
     }
 
     /// What a tap reads at each position of the output: 0 outside of the picture.
@@ -82,49 +121,4 @@ impl Convolution {
             }
         }
     }
-}
-
-/// The sums over the positions of each channel of one picture.
-///
-/// - `grad`: `[batch, channels, …]`
-pub(super) fn plane_sums<F: Real>(grad: &Array<F>, picture: usize) -> Vec<F> {
-    let (shape, grad) = (grad.shape(), grad.values());
-    let [batch, channels] = [shape[0], shape[1]];
-    let size = grad.len() / batch;
-    let planes = grad[picture * size..(picture + 1) * size].chunks((size / channels).max(1));
-    let sum = |plane: &[F]| {
-        let [sum] = vectorized::<F, _>(
-            #[inline(always)]
-            || {
-                sums(
-                    [plane],
-                    #[inline(always)]
-                    |[g]| [g],
-                )
-            },
-        );
-        F::of(sum)
-    };
-    planes.map(sum).collect()
-}
-
-/// Calls `then` with the gradients by kernel and bias of each picture.
-pub(super) fn for_each_picture<F: Real, R: Send, const N: usize>(
-    pictures: usize,
-    wanted: [bool; N],
-    by_kernel: impl Fn(&mut Scratch<F>, usize) -> Vec<F> + Sync,
-    by_bias: impl Fn(usize) -> Vec<F> + Sync,
-    then: impl Fn([Option<&[F]>; N]) -> R + Sync,
-) -> Vec<R> {
-    let each = (0..pictures).into_par_iter();
-    let each = each.map_init(Scratch::default, |scratch, picture| {
-        let kernel = (wanted.get(1) == Some(&true)).then(|| by_kernel(scratch, picture));
-        let bias = (wanted.get(2) == Some(&true)).then(|| by_bias(picture));
-        then(std::array::from_fn(|input| match input {
-            1 => kernel.as_deref(),
-            2 => bias.as_deref(),
-            _ => None,
-        }))
-    });
-    each.collect()
 }

@@ -3,9 +3,10 @@
 use burn::nn::conv::{ConvTranspose1d, ConvTranspose2d, ConvTranspose3d};
 use burn::tensor::Tensor;
 
-use super::examples::{for_each_picture, plane_sums};
 use super::{Convolution, channel_sums, spatial};
-use crate::operation::{Array, Batch, Operation, Saved, compiled, computes_both, layer};
+use crate::operation::{
+    Array, Batch, Operation, Saved, but_bias, but_first, compiled, computes_both, layer,
+};
 use crate::real::Real;
 
 /// Computes `conv`.
@@ -128,21 +129,17 @@ impl Transposed {
     }
 }
 
-compiled!(Transposed: binary, ternary);
+compiled!(Transposed: 2, 3);
 
 impl<const N: usize> Operation<N> for Transposed {
     type Kept = ();
 
     fn reads(&self) -> [bool; N] {
-        std::array::from_fn(|input| input < 2)
+        but_bias()
     }
 
     fn parameters(&self) -> [bool; N] {
-        std::array::from_fn(|input| input > 0)
-    }
-
-    fn of_example(&self, (): &(), _: usize, _: usize) -> Option<(Self, ())> {
-        Some((*self, ()))
+        but_first()
     }
 
     fn squared_norms<F: Real>(
@@ -150,13 +147,12 @@ impl<const N: usize> Operation<N> for Transposed {
         batch: &Batch<'_, F, (), N>,
         input: usize,
     ) -> Option<Vec<f64>> {
-        let inputs = &batch.inputs;
-        let (1, Some(Some(x)), Some(Some(weight))) = (input, inputs.first(), inputs.get(1)) else {
+        let [Some(x), Some(weight), ..] = &batch.inputs[..] else {
             return None;
         };
-        // The gradient is what the convolution of the gradient has with the input as its gradient.
-        let (grad, kernel) = (&batch.grad, weight.shape());
-        self.of.weight_squares([grad, x], &kernel, batch.examples)
+        // The kernel of a convolution that is given the gradient, and the input as its gradient.
+        let squares = || self.of.weight_squares([&batch.grad, x], &weight.shape());
+        (input == 1).then(squares).flatten()
     }
 
     fn for_each_example<F: Real, R: Send>(
@@ -168,20 +164,9 @@ impl<const N: usize> Operation<N> for Transposed {
         let [Some(x), Some(weight), ..] = &batch.inputs[..] else {
             return None;
         };
-        let (grad, kernel) = (&batch.grad, weight.shape());
-        let output = spatial(&x.shape(), self.of.dimensions);
-        let of_weights = self.of.weight_gradients(&grad.shape(), &kernel, output);
-        let biases = |example: usize| plane_sums(grad, example);
-        let gradients = |scratch: &mut _, example: usize| {
-            of_weights.of_picture(grad.values(), x.values(), example, scratch)
-        };
-        Some(for_each_picture(
-            batch.examples,
-            wanted,
-            gradients,
-            biases,
-            then,
-        ))
+        let (of, grad) = (&self.of, &batch.grad);
+        let found = of.for_each_picture([grad, x], &weight.shape(), grad, wanted, then);
+        Some(found)
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, ()) {

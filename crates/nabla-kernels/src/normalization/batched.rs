@@ -131,7 +131,7 @@ impl Batched {
     }
 }
 
-compiled!(Batched: ternary);
+compiled!(Batched: 3);
 
 impl Operation<3> for Batched {
     /// Mean and scale of each channel.

@@ -4,11 +4,13 @@ use burn::module::Param;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::{affine, by_affine, mean_and_scale, of_example, planes, slopes};
+use super::{affine, by_affine, mean_and_scale, planes, slopes};
 use crate::activation::{rectified, rectified_slope, silu_of, silu_slope};
 use crate::elementwise::{for_each_row, vectorized};
 use crate::memory;
-use crate::operation::{Array, Batch, Operation, Saved, compiled, computes, ternary, unary};
+use crate::operation::{
+    Array, Batch, Operation, Saved, but_first, compiled, computes, ternary, unary,
+};
 use crate::real::Real;
 
 /// The activation after a norm.
@@ -162,9 +164,7 @@ impl Grouped {
         }
         (dx, sums)
     }
-}
 
-impl Grouped {
     /// `Σ ∂u x̂` and `Σ ∂u` of each channel of one picture.
     ///
     /// - `room`: for a plane
@@ -208,23 +208,14 @@ impl Grouped {
     }
 }
 
-compiled!(Grouped: unary, ternary);
+compiled!(Grouped: 1, 3);
 
 impl<const N: usize> Operation<N> for Grouped {
     /// Mean and scale of each group.
     type Kept = Vec<[f64; 2]>;
 
     fn parameters(&self) -> [bool; N] {
-        std::array::from_fn(|input| input > 0)
-    }
-
-    fn of_example(
-        &self,
-        kept: &Self::Kept,
-        example: usize,
-        examples: usize,
-    ) -> Option<(Self, Self::Kept)> {
-        Some((*self, of_example(kept, example, examples)))
+        but_first()
     }
 
     fn for_each_example<F: Real, R: Send>(

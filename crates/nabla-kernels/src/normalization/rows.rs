@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::{by_affine, mean_and_scale, of_example, sums_around};
+use super::{by_affine, mean_and_scale, sums_around};
 use crate::elementwise::{for_each_row, sums, vectorized};
 use crate::memory;
-use crate::operation::{Array, Operation, Saved, compiled};
+use crate::operation::{Array, Operation, Saved, but_bias, but_first, compiled};
 use crate::real::Real;
 
 /// Layer normalization, or without a mean RMS normalization.
@@ -28,14 +28,14 @@ impl Row {
     }
 }
 
-compiled!(Row: binary, ternary);
+compiled!(Row: 2, 3);
 
 impl<const N: usize> Operation<N> for Row {
     /// Mean and scale of each row.
     type Kept = Vec<[f64; 2]>;
 
     fn parameters(&self) -> [bool; N] {
-        std::array::from_fn(|input| input > 0)
+        but_first()
     }
 
     fn of_example(
@@ -44,12 +44,12 @@ impl<const N: usize> Operation<N> for Row {
         example: usize,
         examples: usize,
     ) -> Option<(Self, Self::Kept)> {
-        Some((*self, of_example(kept, example, examples)))
+        let rows = kept.len() / examples;
+        Some((*self, kept[example * rows..(example + 1) * rows].to_vec()))
     }
 
     fn reads(&self) -> [bool; N] {
-        // The gradients don't depend on β.
-        std::array::from_fn(|input| input < 2)
+        but_bias()
     }
 
     fn forward<F: Real>(&self, inputs: [Array<F>; N], _: bool) -> (Array<F>, Self::Kept) {

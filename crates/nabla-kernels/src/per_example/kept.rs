@@ -23,10 +23,10 @@ impl<O: Operation<N>, const N: usize> Layer for Applied<O, N> {
         self.grad.shape().first().copied().unwrap_or(0)
     }
 
-    fn squared_norms(&self, examples: usize) -> Option<Vec<Vec<f64>>> {
+    fn squared_norms(&self) -> Option<Vec<Vec<f64>>> {
         match self.is_wide() {
-            true => self.squared_norms_in::<f64>(examples),
-            false => self.squared_norms_in::<f32>(examples),
+            true => self.squared_norms_in::<f64>(),
+            false => self.squared_norms_in::<f32>(),
         }
     }
 
@@ -37,10 +37,10 @@ impl<O: Operation<N>, const N: usize> Layer for Applied<O, N> {
         }
     }
 
-    fn gradients(&self, node: NodeId, examples: usize) -> Option<Vec<f64>> {
+    fn gradients(&self, node: NodeId) -> Option<Vec<f64>> {
         match self.is_wide() {
-            true => self.gradients_in::<f64>(node, examples),
-            false => self.gradients_in::<f32>(node, examples),
+            true => self.gradients_in::<f64>(node),
+            false => self.gradients_in::<f32>(node),
         }
     }
 }
@@ -52,12 +52,8 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
     }
 
     /// The gradients of each example by the parameters that are `wanted`.
-    pub(super) fn remembered<F: Real>(
-        &self,
-        wanted: [bool; N],
-        examples: usize,
-    ) -> Option<Vec<Box<dyn Layer>>> {
-        let batch = self.batch::<F>(examples);
+    pub(super) fn remembered<F: Real>(&self, wanted: [bool; N]) -> Option<Vec<Box<dyn Layer>>> {
+        let batch = self.batch::<F>(self.rows());
         let rows = self
             .operation
             .for_each_example(&batch, wanted, |gradients| {
@@ -78,8 +74,8 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
         Some(found.collect())
     }
 
-    fn squared_norms_in<F: Real>(&self, examples: usize) -> Option<Vec<Vec<f64>>> {
-        let batch = self.batch::<F>(examples);
+    fn squared_norms_in<F: Real>(&self) -> Option<Vec<Vec<f64>>> {
+        let batch = self.batch::<F>(self.rows());
         let mut wanted = self.wanted();
         let mut known: [Option<Vec<f64>>; N] = [const { None }; N];
         for (input, known) in known.iter_mut().enumerate() {
@@ -104,8 +100,7 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
     }
 
     fn weighted_in<F: Real>(&self, weights: &[&[f64]]) -> Vec<FloatTensor<Flex>> {
-        let examples = weights.iter().map(|weights| weights.len()).max();
-        let batch = self.batch::<F>(examples.unwrap_or(0));
+        let batch = self.batch::<F>(self.rows());
         let mut given = weights.iter();
         let of_inputs: [&[f64]; N] = self
             .parameters
@@ -134,8 +129,8 @@ impl<O: Operation<N>, const N: usize> Applied<O, N> {
             .collect()
     }
 
-    fn gradients_in<F: Real>(&self, node: NodeId, examples: usize) -> Option<Vec<f64>> {
-        let batch = self.batch::<F>(examples);
+    fn gradients_in<F: Real>(&self, node: NodeId) -> Option<Vec<f64>> {
+        let batch = self.batch::<F>(self.rows());
         let wanted = self.parameters.map(|own| own == Some(node));
         let rows = self
             .operation
@@ -172,7 +167,7 @@ impl<F: Real> Layer for Remembered<F> {
         self.rows.len()
     }
 
-    fn squared_norms(&self, _: usize) -> Option<Vec<Vec<f64>>> {
+    fn squared_norms(&self) -> Option<Vec<Vec<f64>>> {
         let norms = self.rows.par_iter().map(|row| square(row)).collect();
         Some(vec![norms])
     }
@@ -206,7 +201,7 @@ impl<F: Real> Layer for Remembered<F> {
         vec![narrowed(Array::new(sum, &[numbers]), self.dtype)]
     }
 
-    fn gradients(&self, _: NodeId, _: usize) -> Option<Vec<f64>> {
+    fn gradients(&self, _: NodeId) -> Option<Vec<f64>> {
         let values = self.rows.iter().flatten();
         Some(values.map(|value| value.wide()).collect())
     }
