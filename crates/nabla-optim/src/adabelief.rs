@@ -43,7 +43,7 @@ use nabla_grad::elementwise::{Constant, Real, Rule, step};
 
 use crate::RecordState;
 use crate::optimizer_config;
-use crate::precision::{bias_correction, in_full_precision, like};
+use crate::precision::{bias_correction, flat_like, in_full_precision, shaped};
 use crate::weight_decay::WeightDecayMode;
 
 /// Configuration of [`AdaBelief`]. The defaults are those of `adabelief-pytorch` since 0.1; the
@@ -269,23 +269,18 @@ impl Optimizer for AdaBelief {
         grad: Tensor<D>,
         state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let shape = tensor.dims();
         let (tensor, state) = in_full_precision(tensor, grad, |w, g| {
-            let state = state.unwrap_or_else(|| AdaBeliefState {
-                moment_1: w.zeros_like(),
-                variance: w.zeros_like(),
-                max_variance: None,
-                time: 0,
-            });
-            let time = state.time + 1;
-            let m = like(state.moment_1, &w);
-            let s = like(state.variance, &w);
+            let (time, m, s, max) = match state {
+                Some(s) => (s.time, Some(s.moment_1), Some(s.variance), s.max_variance),
+                None => (0, None, None, None),
+            };
+            let time = time + 1;
+            let [m, s] = [m, s].map(|x| flat_like(x, &w));
             let numbers = Numbers::new(self, lr, self.step_size(lr, time));
             let (w, m, s, max) = if self.amsgrad {
-                let max = match state.max_variance {
-                    Some(max) => like(max, &w),
-                    // This also happens if a record without AMSGrad was loaded.
-                    None => w.zeros_like(),
-                };
+                // There is none either if a record without AMSGrad was loaded.
+                let max = flat_like(max, &w);
                 let [w, m, s, max] = numbers.with_max([w, m, s, max], g);
                 (w, m, s, Some(max))
             } else {
@@ -293,9 +288,9 @@ impl Optimizer for AdaBelief {
                 (w, m, s, None)
             };
             let state = AdaBeliefState {
-                moment_1: m,
-                variance: s,
-                max_variance: max,
+                moment_1: shaped(m, shape),
+                variance: shaped(s, shape),
+                max_variance: max.map(|max| shaped(max, shape)),
                 time,
             };
             (w, state)
@@ -345,7 +340,7 @@ impl Numbers {
 
     /// The step from `[w, m, s]` and `g` to `[w, m, s]`. There is one rule for each denominator, because a
     /// choice per element would not be vectorised.
-    fn without_max<const D: usize>(self, tensors: [Tensor<D>; 3], g: Tensor<D>) -> [Tensor<D>; 3] {
+    fn without_max(self, tensors: [Tensor<1>; 3], g: Tensor<1>) -> [Tensor<1>; 3] {
         match self.size.root {
             Some(_) => step(&Divided(self), tensors, [g]),
             None => step(&Undivided(self), tensors, [g]),
@@ -353,7 +348,7 @@ impl Numbers {
     }
 
     /// The step from `[w, m, s, max]` and `g` to `[w, m, s, max]`.
-    fn with_max<const D: usize>(self, tensors: [Tensor<D>; 4], g: Tensor<D>) -> [Tensor<D>; 4] {
+    fn with_max(self, tensors: [Tensor<1>; 4], g: Tensor<1>) -> [Tensor<1>; 4] {
         match (self.size.root, self.size.max) {
             (Some(_), true) => step(&DividedByMax(self), tensors, [g]),
             (Some(_), false) => step(&Divided(self), tensors, [g]),

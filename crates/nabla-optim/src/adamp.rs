@@ -63,7 +63,7 @@ use nabla_grad::elementwise::{Constant, Real};
 
 use crate::RecordState;
 use crate::optimizer_config;
-use crate::precision::{bias_correction, in_full_precision, like};
+use crate::precision::{bias_correction, flat_like, in_full_precision, shaped};
 
 mod projection;
 
@@ -178,21 +178,19 @@ impl Optimizer for AdamP {
         grad: Tensor<D>,
         state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let shape = tensor.dims();
         let (tensor, state) = in_full_precision(tensor, grad, |w, g| {
-            let state = state.unwrap_or_else(|| AdamPState {
-                moment_1: w.zeros_like(),
-                moment_2: w.zeros_like(),
-                time: 0,
-            });
-            let time = state.time + 1;
-            let m = like(state.moment_1, &w);
-            let v = like(state.moment_2, &w);
-            let rule = AdamRule::new(self, lr, time);
-            let decay = lr * self.weight_decay;
-            let (w, [m, v]) = self.projection.step(&rule, decay, w, [m, v], g);
+            let (time, m, v) = match state {
+                Some(s) => (s.time, Some(s.moment_1), Some(s.moment_2)),
+                None => (0, None, None),
+            };
+            let time = time + 1;
+            let moments = [m, v].map(|x| flat_like(x, &w));
+            let (w, moments) = self.projected(&shape, lr, time, w, moments, g);
+            let [moment_1, moment_2] = moments.map(|x| shaped(x, shape));
             let state = AdamPState {
-                moment_1: m,
-                moment_2: v,
+                moment_1,
+                moment_2,
                 time,
             };
             (w, state)
@@ -204,6 +202,23 @@ impl Optimizer for AdamP {
         state.moment_1 = state.moment_1.to_device(device);
         state.moment_2 = state.moment_2.to_device(device);
         state
+    }
+}
+
+impl AdamP {
+    /// The step number `time`, from the numbers of a weight of the shape `shape` and its moments.
+    fn projected(
+        &self,
+        shape: &[usize],
+        lr: f64,
+        time: usize,
+        w: Tensor<1>,
+        moments: [Tensor<1>; 2],
+        g: Tensor<1>,
+    ) -> (Tensor<1>, [Tensor<1>; 2]) {
+        let rule = AdamRule::new(self, lr, time);
+        let decay = lr * self.weight_decay;
+        self.projection.step(&rule, decay, shape, w, moments, g)
     }
 }
 
@@ -380,16 +395,12 @@ impl Optimizer for SgdP {
         grad: Tensor<D>,
         state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let shape = tensor.dims();
         let (tensor, state) = in_full_precision(tensor, grad, |w, g| {
-            let b = match state {
-                Some(state) => like(state.momentum, &w),
-                None => w.zeros_like(),
-            };
-            let rule = SgdRule::new(self, lr);
-            // As strong as the coupled decay of SGD with momentum.
-            let decay = lr * self.weight_decay / (1.0 - self.momentum);
-            let (w, [b]) = self.projection.step(&rule, decay, w, [b], g);
-            (w, SgdPState { momentum: b })
+            let b = flat_like(state.map(|state| state.momentum), &w);
+            let (w, b) = self.projected(&shape, lr, w, b, g);
+            let momentum = shaped(b, shape);
+            (w, SgdPState { momentum })
         });
         (tensor, Some(state))
     }
@@ -397,6 +408,24 @@ impl Optimizer for SgdP {
     fn to_device<const D: usize>(mut state: Self::State<D>, device: &Device) -> Self::State<D> {
         state.momentum = state.momentum.to_device(device);
         state
+    }
+}
+
+impl SgdP {
+    /// The step from the numbers of a weight of the shape `shape` and the accumulated gradients.
+    fn projected(
+        &self,
+        shape: &[usize],
+        lr: f64,
+        w: Tensor<1>,
+        b: Tensor<1>,
+        g: Tensor<1>,
+    ) -> (Tensor<1>, Tensor<1>) {
+        let rule = SgdRule::new(self, lr);
+        // As strong as the coupled decay of SGD with momentum.
+        let decay = lr * self.weight_decay / (1.0 - self.momentum);
+        let (w, [b]) = self.projection.step(&rule, decay, shape, w, [b], g);
+        (w, b)
     }
 }
 

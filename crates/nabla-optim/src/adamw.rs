@@ -37,7 +37,7 @@ use nabla_base::OutOfRange;
 use nabla_grad::elementwise::{Constant, Real, Rule, step};
 
 use crate::optimizer_config;
-use crate::precision::{bias_correction, in_full_precision, like};
+use crate::precision::{bias_correction, flat_like, in_full_precision, shaped};
 use crate::weight_decay::WeightDecayMode;
 
 /// Configuration of [`AdamW`]. Names and defaults are those of Burn's `AdamWConfig`; PyTorch's defaults are an ε
@@ -135,34 +135,29 @@ impl Optimizer for AdamW {
         grad: Tensor<D>,
         state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let shape = tensor.dims();
         let (tensor, state) = in_full_precision(tensor, grad, |w, g| {
-            let AdaptiveMomentumState {
-                time,
-                moment_1,
-                moment_2,
-                max_moment_2,
-            } = match state {
-                Some(state) => state.momentum,
-                None => AdaptiveMomentumState::new(0, w.zeros_like(), w.zeros_like()),
+            let (time, m, v, max) = match state {
+                Some(AdamWState { momentum: s }) => {
+                    (s.time, Some(s.moment_1), Some(s.moment_2), s.max_moment_2)
+                }
+                None => (0, None, None, None),
             };
             let time = time + 1;
-            let m = like(moment_1, &w);
-            let v = like(moment_2, &w);
+            let [m, v] = [m, v].map(|x| flat_like(x, &w));
             let numbers = Numbers::new(self, lr, time);
             let (w, m, v, max) = if self.amsgrad {
-                let max = match max_moment_2 {
-                    Some(max) => like(max, &w),
-                    // This also happens if a record without AMSGrad was loaded.
-                    None => w.zeros_like(),
-                };
-                let [w, m, v, max] = numbers.step(self.cautious, [w, m, v, max], g);
+                // There is none either if a record without AMSGrad was loaded.
+                let max = flat_like(max, &w);
+                let [w, m, v, max] = numbers.with_max(self.cautious, [w, m, v, max], g);
                 (w, m, v, Some(max))
             } else {
-                let [w, m, v] = numbers.step(self.cautious, [w, m, v], g);
+                let [w, m, v] = numbers.without_max(self.cautious, [w, m, v], g);
                 (w, m, v, None)
             };
+            let [m, v] = [m, v].map(|x| shaped(x, shape));
             let mut momentum = AdaptiveMomentumState::new(time, m, v);
-            momentum.max_moment_2 = max;
+            momentum.max_moment_2 = max.map(|max| shaped(max, shape));
             (w, AdamWState::new(momentum))
         });
         (tensor, Some(state))
@@ -208,18 +203,17 @@ impl Numbers {
         }
     }
 
-    /// The step from `[w, m, v]` or `[w, m, v, max]` and `g`. There is one rule for each kind of decay, because a
-    /// choice per element would not be vectorised.
-    fn step<const D: usize, const W: usize>(
-        self,
-        cautious: bool,
-        tensors: [Tensor<D>; W],
-        g: Tensor<D>,
-    ) -> [Tensor<D>; W]
-    where
-        Divided<true>: Rule<W, 1>,
-        Divided<false>: Rule<W, 1>,
-    {
+    /// The step from `[w, m, v]` and `g`. There is one rule for each kind of decay, because a choice per element
+    /// would not be vectorised.
+    fn without_max(self, cautious: bool, tensors: [Tensor<1>; 3], g: Tensor<1>) -> [Tensor<1>; 3] {
+        match cautious {
+            true => step(&Divided::<true>(self), tensors, [g]),
+            false => step(&Divided::<false>(self), tensors, [g]),
+        }
+    }
+
+    /// The step from `[w, m, v, max]` and `g`.
+    fn with_max(self, cautious: bool, tensors: [Tensor<1>; 4], g: Tensor<1>) -> [Tensor<1>; 4] {
         match cautious {
             true => step(&Divided::<true>(self), tensors, [g]),
             false => step(&Divided::<false>(self), tensors, [g]),

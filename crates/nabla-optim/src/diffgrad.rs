@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::RecordState;
 use crate::optimizer_config;
-use crate::precision::{bias_correction, in_full_precision, like};
+use crate::precision::{bias_correction, flat_like, in_full_precision, like, shaped};
 use crate::weight_decay::WeightDecayMode;
 
 /// The friction coefficient ξ as a function of the gradients; σ is the logistic function.
@@ -213,6 +213,32 @@ impl DiffGrad {
             .coefficient(difference, m - new_m, || self.friction.deviation(&grad))
     }
 
+    /// The step number `time`, from `[w, m, v, g']` and `g` to `[w, m, v, g]`.
+    fn stepped(
+        &self,
+        lr: f64,
+        time: usize,
+        [w, m, v, previous]: [Tensor<1>; 4],
+        g: Tensor<1>,
+    ) -> [Tensor<1>; 4] {
+        let numbers = Numbers::new(self, lr, time);
+        match Dense::take_all([w, m, v, previous, g]) {
+            Ok([w, m, v, previous, g]) => numbers
+                .fused(self.friction, [w, m, v, previous], g)
+                .map(Dense::into_tensor),
+            Err([w, m, v, previous, g]) => {
+                let rule = Step {
+                    numbers,
+                    xi: |difference, m, g: &Tensor<1>| {
+                        let deviation = || self.friction.deviation(g);
+                        self.friction.coefficient(difference, m, deviation)
+                    },
+                };
+                rule.apply([w, m, v, previous], g)
+            }
+        }
+    }
+
     /// The step size, and the factor of `√v` in the denominator.
     fn step_size(&self, lr: f64, time: usize) -> (f64, f64) {
         let correction_1 = bias_correction(self.beta_1, time);
@@ -234,37 +260,20 @@ impl Optimizer for DiffGrad {
         grad: Tensor<D>,
         state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let shape = tensor.dims();
         let (tensor, state) = in_full_precision(tensor, grad, |w, g| {
-            let state = state.unwrap_or_else(|| DiffGradState {
-                moment_1: w.zeros_like(),
-                moment_2: w.zeros_like(),
-                previous_grad: w.zeros_like(),
-                time: 0,
-            });
-            let time = state.time + 1;
-            let m = like(state.moment_1, &w);
-            let v = like(state.moment_2, &w);
-            let previous = like(state.previous_grad, &w);
-            let numbers = Numbers::new(self, lr, time);
-            let [w, m, v, previous] = match Dense::take_all([w, m, v, previous, g]) {
-                Ok([w, m, v, previous, g]) => numbers
-                    .fused(self.friction, [w, m, v, previous], g)
-                    .map(Dense::into_tensor),
-                Err([w, m, v, previous, g]) => {
-                    let rule = Step {
-                        numbers,
-                        xi: |difference, m, g: &Tensor<D>| {
-                            let deviation = || self.friction.deviation(g);
-                            self.friction.coefficient(difference, m, deviation)
-                        },
-                    };
-                    rule.apply([w, m, v, previous], g)
-                }
+            let (time, parts) = match state {
+                Some(s) => (s.time, [s.moment_1, s.moment_2, s.previous_grad].map(Some)),
+                None => (0, [const { None }; 3]),
             };
+            let time = time + 1;
+            let [m, v, previous] = parts.map(|x| flat_like(x, &w));
+            let [w, m, v, previous] = self.stepped(lr, time, [w, m, v, previous], g);
+            let [moment_1, moment_2, previous_grad] = [m, v, previous].map(|x| shaped(x, shape));
             let state = DiffGradState {
-                moment_1: m,
-                moment_2: v,
-                previous_grad: previous,
+                moment_1,
+                moment_2,
+                previous_grad,
                 time,
             };
             (w, state)

@@ -280,19 +280,21 @@ impl Projection {
         })
     }
 
-    /// The step `w ← (1 − r decay) w − Π(p)` of `rule`, and the new moments.
-    pub(super) fn step<P, const D: usize, const M: usize, const W: usize>(
+    /// The step `w ← (1 − r decay) w − Π(p)` of `rule`, and the new moments, of the numbers of a weight of the shape
+    /// `shape`.
+    pub(super) fn step<P, const M: usize, const W: usize>(
         &self,
         rule: &P,
         decay: f64,
-        w: Tensor<D>,
-        moments: [Tensor<D>; M],
-        g: Tensor<D>,
-    ) -> (Tensor<D>, [Tensor<D>; M])
+        shape: &[usize],
+        w: Tensor<1>,
+        moments: [Tensor<1>; M],
+        g: Tensor<1>,
+    ) -> (Tensor<1>, [Tensor<1>; M])
     where
         P: Perturbation<M, W>,
     {
-        let Some(channels) = self.channels(&w.dims()) else {
+        let Some(channels) = self.channels(shape) else {
             let keep = (1.0 - decay).into();
             let whole = Whole::<P, M, W> { rule: *rule, keep };
             return P::split(step(&whole, P::join(w, moments), [g]));
@@ -400,19 +402,19 @@ impl Projection {
     }
 
     /// The step with Burn's operations. The result of the test stays on the device, as a factor of 0 or 1.
-    fn composed<P, const D: usize, const M: usize, const W: usize>(
+    fn composed<P, const M: usize, const W: usize>(
         &self,
         rule: &P,
         channels: Channels,
         decay: f64,
-        w: Tensor<D>,
-        moments: [Tensor<D>; M],
-        g: Tensor<D>,
-    ) -> (Tensor<D>, [Tensor<D>; M])
+        w: Tensor<1>,
+        moments: [Tensor<1>; M],
+        g: Tensor<1>,
+    ) -> (Tensor<1>, [Tensor<1>; M])
     where
         P: Perturbation<M, W>,
     {
-        let shape = w.dims();
+        let count = w.dims();
         let keep = (1.0 - decay).into();
         let whole = Whole::<P, M, W> { rule: *rule, keep };
         let written = P::join(w.clone(), moments);
@@ -422,7 +424,7 @@ impl Projection {
         // 1 as long as no view was found to be scale invariant.
         let mut open = Tensor::<3>::ones(one, (&w.device(), w.dtype()));
         let mut along = open.zeros_like();
-        for view in [channels, Channels::whole(shape.iter().product())] {
+        for view in [channels, Channels::whole(count[0])] {
             let [w, g, p] = [&w, &g, &p].map(|x| x.clone().reshape(view.shape()));
             let sums = Sums::terms(w, g, p).summed();
             let fires = sums.cosine(self.epsilon).max().reshape(one);
@@ -436,6 +438,6 @@ impl Projection {
         let back = given_back(along, rule.length(), decay, ratio);
         let [w, stepped] = [w, stepped].map(|x| x.reshape(channels.shape()));
         let w = stepped + w * back;
-        (w.reshape(shape), moments)
+        (w.reshape(count), moments)
     }
 }
