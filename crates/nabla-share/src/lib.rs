@@ -1,0 +1,1 @@
+//! Gradients shared between workers.
