@@ -59,6 +59,7 @@ use nabla_train::examples::InputShape;
 use nabla_train::experiment::{Experiment, ModelConfig};
 use nabla_train::history::{EpochRecord, StepRecord};
 use nabla_train::initialization::he_normal;
+use nabla_train::normalization::Normalization;
 use nabla_train::optimizer::{Method, OptimizerConfig, OtherOptimizer};
 
 use nabla_claims::{
@@ -195,7 +196,7 @@ impl Contest {
     ) -> Result<Self, ClaimError> {
         let network = CnnConfig {
             channels: vec![4, 8],
-            batch_norm: true,
+            normalization: Normalization::Batch,
         };
         let data = DataConfig {
             source: "fashion".into(),
@@ -270,16 +271,11 @@ impl Contest {
         };
         format!(
             "Training: {} of {data} pictures, {} of them for the test, a network of {count} convolutions \
-             ({} channels) {} batch normalisation, {} epochs in batches of {}; {} learning rates, √10 \
+             ({} channels) with batch normalisation, {} epochs in batches of {}; {} learning rates, √10 \
              apart, were tried for each optimizer on a fifth of the training pictures.",
             self.data.training.len() + self.data.test.len(),
             self.data.test.len(),
             channels.join(" and "),
-            if self.network.batch_norm {
-                "with"
-            } else {
-                "without"
-            },
             self.comparison.experiment.training.epochs,
             self.comparison.experiment.training.batch,
             self.comparison.trials,

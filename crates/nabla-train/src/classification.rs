@@ -12,12 +12,10 @@
 //! drawn from a stream of the seed that belongs to `t` alone, so a resumed training draws the same numbers
 //! without storing the state of a generator.
 
-use std::marker::PhantomData;
+use std::fmt;
 
-use burn::nn::loss::CrossEntropyLossConfig;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use nabla_base::range;
-use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -25,12 +23,13 @@ use crate::augmentation::Augmentation;
 use crate::classifier::Classifier;
 use crate::error::TrainingError;
 use crate::examples::{Examples, InputShape};
+use crate::gradient_source::{Answers, GradientSource, TrainingExamples};
 use crate::history::{EpochRecord, StepRecord};
 use crate::learner::Learner;
 use crate::optimizer::OptimizerConfig;
 use crate::order::EpochOrder;
 use crate::schedule::Schedule;
-use crate::task::Task;
+use crate::task::{Task, accumulated};
 use crate::trainer::{Trainer, TrainerConfig};
 use crate::transform::{ClipByNorm, ClipByValue};
 
@@ -129,21 +128,23 @@ impl TrainingConfig {
             return Err(TrainingError::task(AugmentationOfRows));
         }
         let task = Classification {
-            order: EpochOrder::new(training.len(), self.batch, self.seed),
-            seed: self.seed,
-            batch: self.batch,
-            label_smoothing: self.label_smoothing,
-            augmentation: self.augmentation,
-            training,
+            examples: TrainingExamples {
+                examples: training,
+                shape,
+                seed: self.seed,
+                batch: self.batch,
+                label_smoothing: self.label_smoothing,
+                augmentation: self.augmentation,
+                order: EpochOrder::new(training.len(), self.batch, self.seed),
+            },
             test,
-            shape,
+            source: None,
             settings: Value::Null,
-            pending: Tally::default(),
+            pending: Answers::default(),
             tally: Tally::default(),
-            model: PhantomData,
         };
         let config = TrainerConfig {
-            steps: task.order.steps_per_epoch() * self.epochs,
+            steps: task.steps_per_epoch() * self.epochs,
             checkpoint_every: self.checkpoint_every,
             schedule: self.schedule.clone(),
             optimizer: self.optimizer.clone(),
@@ -159,10 +160,6 @@ impl TrainingConfig {
         Ok(trainer)
     }
 }
-
-/// The changes of the pictures in step `t` are drawn from stream `CHANGES + t` of the seed. Stream 0 is for
-/// the initial weights.
-const CHANGES: u64 = 1 << 48;
 
 /// Sums over the examples of the current epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -198,28 +195,57 @@ struct Tally {
 /// assert!(trainer.history().last().is_some_and(|epoch| epoch.test_accuracy > 0.8));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
-pub struct Classification<'a, M> {
-    training: &'a Examples,
+pub struct Classification<'a, M: Classifier> {
+    examples: TrainingExamples<'a>,
     test: &'a Examples,
-    shape: InputShape,
-    seed: u64,
-    batch: usize,
-    label_smoothing: f64,
-    augmentation: Augmentation,
-    order: EpochOrder,
+    /// Where gradients come from, if not from the mean loss of a batch.
+    source: Option<Box<dyn GradientSource<M>>>,
     /// The other settings that affect the result.
     pub(crate) settings: Value,
-    /// The correct answers and the examples of the step in progress.
-    pending: Tally,
+    /// The answers of the step in progress.
+    pending: Answers,
     tally: Tally,
-    model: PhantomData<M>,
 }
 
-impl<M> Classification<'_, M> {
+impl<M: Classifier> fmt::Debug for Classification<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Classification")
+            .field("examples", &self.examples)
+            .field("source", &self.source.as_ref().map(|s| s.name()))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Classifier> Classification<'_, M> {
     /// Steps of an epoch.
     pub fn steps_per_epoch(&self) -> usize {
-        self.order.steps_per_epoch()
+        self.examples.order.steps_per_epoch()
+    }
+
+    /// Takes the gradients from `source`.
+    pub fn set_source(&mut self, source: Box<dyn GradientSource<M>>) {
+        self.source = Some(source);
+    }
+
+    /// What the source has to tell.
+    ///
+    /// # Errors
+    /// If it cannot be computed.
+    pub fn report(&self) -> Result<Value, TrainingError> {
+        match &self.source {
+            Some(source) => source.report(),
+            None => Ok(Value::Null),
+        }
+    }
+
+    /// One step of a source.
+    fn step_of(
+        &mut self,
+        source: &mut dyn GradientSource<M>,
+        learner: &mut Learner<M>,
+    ) -> Result<(), TrainingError> {
+        self.pending = source.gradient(&mut self.examples, learner)?;
+        learner.apply()
     }
 }
 
@@ -239,53 +265,28 @@ impl<M: Classifier> Task for Classification<'_, M> {
 
     fn batch(&mut self, learner: &Learner<M>) -> Result<LabelledBatch, TrainingError> {
         let step = learner.step();
-        let width = self.shape.features();
-        let Examples {
-            mut features,
-            labels,
-        } = self.training.chosen(self.order.batch(step), width);
-        if let InputShape::Picture(shape) = self.shape
-            && !self.augmentation.is_none()
-        {
-            let mut draw = SeededNoise::new(self.seed, CHANGES + step as u64);
-            for picture in features.chunks_exact_mut(width) {
-                self.augmentation.apply(picture, shape, &mut draw);
-            }
-        }
-        let data = TensorData::new(features, [labels.len(), width]);
-        Ok(LabelledBatch {
-            input: Tensor::from_data(data, learner.device()),
-            labels,
-        })
+        let indices = self.examples.of_step(step);
+        Ok(self.examples.chosen(&indices, step, learner.device()))
     }
 
-    fn loss(
-        &mut self,
-        model: &M,
-        LabelledBatch { input, labels }: LabelledBatch,
-    ) -> Result<Tensor<1>, TrainingError> {
-        let device: Device = input.device();
-        let target: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
-        let target = TensorData::new(target, [labels.len()]);
-        let target = Tensor::<1, Int>::from_data(target, &device);
-        let logits = model.logits(input); // [batch, classes]
-        let smoothing = self.label_smoothing;
-        let loss = CrossEntropyLossConfig::new()
-            .with_smoothing((smoothing > 0.0).then_some(smoothing as f32))
-            .init(&device)
-            .forward(logits.clone(), target);
-        self.pending = Tally {
-            loss: 0.0,
-            right: rightly(logits.without_autodiff(), &labels),
-            examples: labels.len(),
-        };
+    fn loss(&mut self, model: &M, batch: LabelledBatch) -> Result<Tensor<1>, TrainingError> {
+        let examples = batch.labels.len();
+        let (loss, right) = self.examples.mean_loss(model, batch);
+        self.pending = Answers { right, examples };
         Ok(loss)
     }
 
+    fn step(&mut self, learner: &mut Learner<M>) -> Result<(), TrainingError> {
+        let Some(mut source) = self.source.take() else {
+            return accumulated(self, learner);
+        };
+        let outcome = self.step_of(source.as_mut(), learner);
+        self.source = Some(source);
+        outcome
+    }
+
     fn stepped(&mut self, record: &StepRecord) {
-        let Tally {
-            right, examples, ..
-        } = std::mem::take(&mut self.pending);
+        let Answers { right, examples } = std::mem::take(&mut self.pending);
         self.tally.loss += f64::from(record.loss) * examples as f64;
         self.tally.right += right;
         self.tally.examples += examples;
@@ -298,7 +299,7 @@ impl<M: Classifier> Task for Classification<'_, M> {
         }
         let tally = std::mem::take(&mut self.tally);
         let examples = tally.examples.max(1) as f64;
-        let (test_loss, test_accuracy) = evaluate(model, self.test, self.shape)?;
+        let (test_loss, test_accuracy) = evaluate(model, self.test, self.examples.shape)?;
         if !test_loss.is_finite() {
             return Err(TrainingError::Diverged {
                 step,
@@ -315,22 +316,37 @@ impl<M: Classifier> Task for Classification<'_, M> {
     }
 
     fn settings(&self) -> Value {
-        json!({
-            "seed": self.seed,
-            "batch": self.batch,
-            "label_smoothing": self.label_smoothing,
-            "augmentation": self.augmentation,
+        let mut settings = json!({
+            "seed": self.examples.seed,
+            "batch": self.examples.batch,
+            "label_smoothing": self.examples.label_smoothing,
+            "augmentation": self.examples.augmentation,
             "experiment": self.settings,
-        })
+        });
+        if let Some(source) = &self.source {
+            settings["gradients"] = json!({ "name": source.name(), "settings": source.settings() });
+        }
+        settings
     }
 
+    /// The sums over the epoch as JSON and, after a line break, the state of the source.
     fn state(&self) -> Result<Vec<u8>, TrainingError> {
-        serde_json::to_vec(&self.tally).map_err(TrainingError::task)
+        let mut state = serde_json::to_vec(&self.tally).map_err(TrainingError::task)?;
+        if let Some(source) = &self.source {
+            state.push(b'\n');
+            state.extend(source.state()?);
+        }
+        Ok(state)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), TrainingError> {
-        self.tally = serde_json::from_slice(state).map_err(TrainingError::task)?;
-        Ok(())
+        let end = state.iter().position(|&byte| byte == b'\n');
+        let (tally, rest) = state.split_at(end.unwrap_or(state.len()));
+        self.tally = serde_json::from_slice(tally).map_err(TrainingError::task)?;
+        match &mut self.source {
+            Some(source) => source.restore(rest.get(1..).unwrap_or_default()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -346,7 +362,7 @@ fn highest(row: &[f64]) -> usize {
 }
 
 /// The number of rows whose highest score is at their label.
-fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
+pub(crate) fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
     let [_, classes] = logits.dims();
     let scores = scores(logits);
     let rows = scores.chunks_exact(classes.max(1)).zip(labels);

@@ -79,6 +79,12 @@ pub enum ModelError {
         /// The shorter side of the pictures.
         found: usize,
     },
+    /// A normalisation was chosen for a model without one.
+    #[error("a normalisation can be chosen for the cnn and the resnet, but the model is {model}")]
+    NoNormalization {
+        /// The model.
+        model: String,
+    },
     /// A size that is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),

@@ -1,23 +1,23 @@
 //! A small convolutional network.
 //!
-//! Each stage is a convolution of 3 x 3 with padding 1, batch normalisation (which may be left out),
-//! rectified units and max pooling of 2 x 2; a linear layer scores the classes. Kernels and the matrix are
+//! Each stage is a convolution of 3 x 3 with padding 1, [normalisation](crate::normalization), rectified
+//! units and max pooling of 2 x 2; a linear layer scores the classes. Kernels and the matrix are
 //! drawn by [He's rule](crate::initialization); biases and shifts start at 0, gains at 1. A convolution
 //! before a normalisation has no bias.
 
 use burn::module::{Initializer, Module};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
-use burn::nn::{BatchNorm, BatchNormConfig, Linear, PaddingConfig2d};
+use burn::nn::{BatchNorm, GroupNorm, Linear, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 use nabla_kernels::convolution::{conv2d, conv2d_relu};
 use nabla_kernels::linear::linear as apply;
-use nabla_kernels::normalization::batch_norm_relu;
 use nabla_kernels::pooling::max_pool2d;
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::{Classifier, ModelError, Seen, check_width};
 use crate::mlp::linear;
+use crate::normalization::{Normalization, normalized_relu};
 
 /// Configuration of [`Cnn`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,15 +25,16 @@ use crate::mlp::linear;
 pub struct CnnConfig {
     /// Channels of each stage, which halves the picture. Default 16 and 32.
     pub channels: Vec<usize>,
-    /// Whether there is batch normalisation. Default yes.
-    pub batch_norm: bool,
+    /// The normalisation. Default over the batch.
+    #[serde(alias = "batch_norm")]
+    pub normalization: Normalization,
 }
 
 impl Default for CnnConfig {
     fn default() -> Self {
         Self {
             channels: vec![16, 32],
-            batch_norm: true,
+            normalization: Normalization::default(),
         }
     }
 }
@@ -65,11 +66,12 @@ impl CnnConfig {
         let mut stages = Vec::new();
         for &channels in &self.channels {
             check_width("cnn", "number of channels", channels)?;
+            let bias = self.normalization == Normalization::None;
+            let (norm, group_norm) = self.normalization.init(channels, device);
             stages.push(Stage {
-                convolution: convolution(inputs, channels, 1, !self.batch_norm, device),
-                norm: self
-                    .batch_norm
-                    .then(|| BatchNormConfig::new(channels).init(device)),
+                convolution: convolution(inputs, channels, 1, bias, device),
+                norm,
+                group_norm,
                 pool: MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init(),
             });
             (inputs, height, width) = (channels, height / 2, width / 2);
@@ -105,6 +107,8 @@ pub struct Stage {
     pub convolution: Conv2d,
     /// Batch normalisation.
     pub norm: Option<BatchNorm>,
+    /// Group normalisation.
+    pub group_norm: Option<GroupNorm>,
     /// Max pooling of 2 x 2.
     pub pool: MaxPool2d,
 }
@@ -128,9 +132,9 @@ impl Cnn {
         let [channels, height, width] = self.shape;
         let mut x = input.reshape([batch, channels, height, width]);
         for stage in &self.stages {
-            x = match &stage.norm {
-                Some(norm) => batch_norm_relu(norm, conv2d(&stage.convolution, x)),
-                None => conv2d_relu(&stage.convolution, x),
+            x = match (&stage.norm, &stage.group_norm) {
+                (None, None) => conv2d_relu(&stage.convolution, x),
+                (norm, group) => normalized_relu(norm, group, conv2d(&stage.convolution, x)),
             };
             see(&x);
             x = max_pool2d(&stage.pool, x); // [batch, channels, height/2, width/2]
@@ -165,7 +169,7 @@ mod tests {
         let device = Device::flex();
         let config = CnnConfig {
             channels: vec![4, 6],
-            batch_norm: true,
+            normalization: Normalization::Group,
         };
         let cnn = config.init([1, 9, 8], 3, &device).unwrap();
         let input = Tensor::<2>::ones([2, 72], &device);

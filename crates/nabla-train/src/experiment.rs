@@ -25,13 +25,14 @@ use burn::tensor::Device;
 use nabla_base::{OutputError, write_bytes_atomically};
 use nabla_grad::flat::{FlatError, ParameterLayout};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::checkpoint::CheckpointError;
 use crate::classification::TrainingConfig;
 use crate::classifier::{Classifier, ModelError};
 use crate::data_set::{DataConfig, DataError, DataSet};
 use crate::error::TrainingError;
+use crate::gradient_source::{GradientSources, OfBatches, Plan};
 use crate::history::History;
 use crate::initialization::he_normal;
 use crate::model_config::OnModel;
@@ -131,6 +132,8 @@ pub struct Outcome {
     pub weights: Vec<u8>,
     /// What else a program needs to know to classify with them.
     pub classifier: ClassifierConfig,
+    /// What the source of the gradients has to tell; null without one.
+    pub told: Value,
 }
 
 impl Outcome {
@@ -204,7 +207,22 @@ impl Experiment {
         checkpoint: Option<&Path>,
         observe: Observer<'_>,
     ) -> Result<Outcome, ExperimentError> {
-        self.start(data, device, checkpoint, true, observe)
+        self.run_with(&OfBatches, data, device, checkpoint, observe)
+    }
+
+    /// Trains on an open data set with gradients of another source.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), or those of the source.
+    pub fn run_with(
+        &self,
+        sources: &impl GradientSources,
+        data: &DataSet,
+        device: &Device,
+        checkpoint: Option<&Path>,
+        observe: Observer<'_>,
+    ) -> Result<Outcome, ExperimentError> {
+        self.start(sources, data, device, checkpoint, true, observe)
     }
 
     /// Makes the checks of [`run_on`](Self::run_on) before its first step, without a checkpoint.
@@ -213,11 +231,13 @@ impl Experiment {
     /// If a value is out of range, or does not fit the data or the model.
     pub fn check(&self, data: &DataSet, device: &Device) -> Result<(), ExperimentError> {
         let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
-        self.start(data, device, None, false, go).map(drop)
+        self.start(&OfBatches, data, device, None, false, go)
+            .map(drop)
     }
 
     fn start(
         &self,
+        sources: &impl GradientSources,
         data: &DataSet,
         device: &Device,
         checkpoint: Option<&Path>,
@@ -228,6 +248,7 @@ impl Experiment {
         let seed = self.training.seed;
         let job = Job {
             experiment: self,
+            sources,
             data,
             checkpoint,
             trains,
@@ -243,14 +264,14 @@ impl Experiment {
 }
 
 /// The training of a model of zeros.
-struct Starting<'a, 'o> {
-    job: Job<'a>,
+struct Starting<'a, 'o, S> {
+    job: Job<'a, S>,
     /// Of its matrices and kernels, if they are drawn.
     seed: Option<u64>,
     observe: Observer<'o>,
 }
 
-impl OnModel for Starting<'_, '_> {
+impl<S: GradientSources> OnModel for Starting<'_, '_, S> {
     type Output = Result<Outcome, ExperimentError>;
 
     fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
@@ -262,16 +283,17 @@ impl OnModel for Starting<'_, '_> {
     }
 }
 
-struct Job<'a> {
+struct Job<'a, S> {
     experiment: &'a Experiment,
+    sources: &'a S,
     data: &'a DataSet,
     checkpoint: Option<&'a Path>,
     /// Whether to train, not only to check.
     trains: bool,
 }
 
-impl Job<'_> {
-    fn train<M: Classifier>(
+impl<S: GradientSources> Job<'_, S> {
+    fn train<M: Classifier + 'static>(
         &self,
         model: M,
         observe: Observer<'_>,
@@ -285,7 +307,19 @@ impl Job<'_> {
             ..
         } = self.data;
         let mut trainer = training.trainer(examples, test, *shape, model)?;
-        trainer.task_mut().settings = json!({ "data": experiment.data, "model": experiment.model });
+        let plan = Plan {
+            examples: examples.len(),
+            batch: training.batch,
+            steps_per_epoch: trainer.task().steps_per_epoch(),
+            steps: trainer.steps(),
+            seed: training.seed,
+        };
+        let source = self.sources.source(trainer.model(), plan)?;
+        let task = trainer.task_mut();
+        task.settings = json!({ "data": experiment.data, "model": experiment.model });
+        if let Some(source) = source {
+            task.set_source(source);
+        }
         if let Some(path) = self.checkpoint.filter(|path| path.exists()) {
             trainer = trainer.resume(path)?;
         }
@@ -304,6 +338,7 @@ impl Job<'_> {
                 model: self.experiment.model.clone(),
             },
             history: trainer.history().clone(),
+            told: trainer.task().report()?,
         })
     }
 }

@@ -209,6 +209,22 @@ impl<M: Module> Learner<M> {
         Ok(told)
     }
 
+    /// Adds a gradient that was computed elsewhere to that of the step, for all players, with the loss that it
+    /// belongs to.
+    ///
+    /// # Errors
+    /// If the loss is not finite.
+    pub fn contribute(
+        &mut self,
+        gradients: GradientsParams,
+        loss: f32,
+    ) -> Result<(), TrainingError> {
+        self.finite(loss)?;
+        self.made.loss += loss;
+        self.gradients.accumulate(&self.model, gradients);
+        Ok(())
+    }
+
     /// Like [`backward`](Self::backward), but only for the parameters of one player: the gradients of the
     /// others are dropped.
     ///
@@ -232,14 +248,17 @@ impl<M: Module> Learner<M> {
             .without_autodiff()
             .try_into_scalar::<f32>()
             .map_err(|e| TrainingError::Device(e.to_string()))?;
-        if !told.is_finite() {
-            return Err(TrainingError::Diverged {
-                step: self.step + 1,
-                loss: told,
-            });
-        }
+        self.finite(told)?;
         self.made.loss += told;
         Ok(told)
+    }
+
+    fn finite(&self, loss: f32) -> Result<(), TrainingError> {
+        let step = self.step + 1;
+        match loss.is_finite() {
+            true => Ok(()),
+            false => Err(TrainingError::Diverged { step, loss }),
+        }
     }
 
     /// Updates every player along the gradients so far, and clears them.

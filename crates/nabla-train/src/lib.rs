@@ -6,8 +6,10 @@
 //!   average of the weights; [`order`]: the order of the examples;
 //! * [`optimizer`]: the optimizers of `nabla-optim` and of Burn by name, and third-party optimizers;
 //! * [`checkpoint`]: resuming bit for bit; [`history`]: the record of a training; [`error`]: its errors;
+//! * [`gradient_source`]: where the gradients of a classifier come from: private, shared between workers;
 //! * [`classification`]: the task of a [`classifier`] of [`examples`]; [`augmentation`] of pictures;
-//! * [`logistic_regression`], [`mlp`], [`cnn`], [`resnet`]: models; [`initialization`]: their initial weights.
+//! * [`logistic_regression`], [`mlp`], [`cnn`], [`resnet`]: models; [`normalization`] in them; [`initialization`]:
+//!   their initial weights.
 //!
 //! With the feature `data`, which is on by default:
 //!
@@ -34,6 +36,7 @@ pub mod examples;
 #[cfg(feature = "data")]
 pub mod experiment;
 pub mod frechet;
+pub mod gradient_source;
 pub mod history;
 pub mod initialization;
 pub mod learner;
@@ -41,6 +44,7 @@ pub mod logistic_regression;
 pub mod mlp;
 pub mod model_config;
 pub mod network_folder;
+pub mod normalization;
 pub mod optimizer;
 pub mod order;
 #[cfg(feature = "data")]
@@ -70,6 +74,7 @@ pub use examples::{Examples, InputShape, Scaling};
 #[cfg(feature = "data")]
 pub use experiment::{Experiment, ExperimentError, Outcome};
 pub use frechet::{Moments, MomentsError, frechet_distance};
+pub use gradient_source::{GradientSource, GradientSources, OfBatches, Plan};
 pub use history::{EpochRecord, History, StepRecord, Timing};
 pub use initialization::he_normal;
 pub use learner::Learner;
@@ -77,6 +82,7 @@ pub use logistic_regression::{LogisticRegression, LogisticRegressionConfig};
 pub use mlp::{Mlp, MlpConfig};
 pub use model_config::ModelConfig;
 pub use network_folder::NetworkFolderError;
+pub use normalization::Normalization;
 pub use optimizer::{
     Method, OptimizerConfig, OptimizerError, OptimizerMethod, OtherOptimizer, ParameterGroup,
     Stepper,

@@ -8,6 +8,7 @@ use crate::cnn::CnnConfig;
 use crate::examples::InputShape;
 use crate::logistic_regression::LogisticRegressionConfig;
 use crate::mlp::MlpConfig;
+use crate::normalization::Normalization;
 use crate::resnet::ResNetConfig;
 
 /// A model by name.
@@ -54,6 +55,23 @@ impl ModelConfig {
     /// Whether a training starts at [drawn](crate::initialization::he_normal) matrices and kernels, not at 0.
     pub fn is_drawn(&self) -> bool {
         !matches!(self, Self::LogisticRegression(_))
+    }
+
+    /// The same model with another normalisation.
+    ///
+    /// # Errors
+    /// If it has none to choose.
+    pub fn with_normalization(mut self, chosen: Normalization) -> Result<Self, ModelError> {
+        match &mut self {
+            Self::Cnn(CnnConfig { normalization, .. })
+            | Self::ResNet(ResNetConfig { normalization, .. }) => {
+                *normalization = chosen;
+                Ok(self)
+            }
+            Self::LogisticRegression(_) | Self::Mlp(_) => {
+                Err(ModelError::NoNormalization { model: self.name() })
+            }
+        }
     }
 
     /// Creates the model for examples of this shape, and hands it to `on`, which is generic over models.

@@ -3,7 +3,7 @@
 //! ```text
 //! 3x3 convolution to 16 channels, batch normalisation, ReLU
 //! 3 stages of n blocks with 16, 32 and 64 channels; the first block of stages 2 and 3 halves the picture
-//! block: y = ReLU(x' + BN(conv(ReLU(BN(conv(x))))))
+//! block: y = ReLU(x' + BN(conv(ReLU(BN(conv(x))))))             BN: or another normalisation
 //! global average pooling, a linear layer                          6n + 2 layers; n = 3 is ResNet-20
 //! ```
 //!
@@ -21,12 +21,11 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{AvgPool2d, AvgPool2dConfig};
-use burn::nn::{BatchNorm, BatchNormConfig, Linear};
+use burn::nn::{BatchNorm, GroupNorm, Linear};
 use burn::tensor::{Device, Tensor};
 use nabla_base::range;
 use nabla_kernels::convolution::conv2d;
 use nabla_kernels::linear::linear as apply;
-use nabla_kernels::normalization::{batch_norm, batch_norm_relu};
 use nabla_kernels::pooling::avg_pool2d;
 use nabla_kernels::residual::add_relu;
 use serde::{Deserialize, Serialize};
@@ -34,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::classifier::{Classifier, ModelError, Seen, check_width};
 use crate::cnn::convolution;
 use crate::mlp::linear;
+use crate::normalization::{Normalization, normalized, normalized_relu};
 
 /// Configuration of [`ResNet`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,14 @@ pub struct ResNetConfig {
     pub depth: usize,
     /// Channels of the first stage; the others have 2 and 4 times as many. Default 16.
     pub width: usize,
+    /// The normalisation. Default over the batch, as in the paper.
+    #[serde(skip_serializing_if = "is_default")]
+    pub normalization: Normalization,
+}
+
+/// Older files don't have it.
+fn is_default(normalization: &Normalization) -> bool {
+    *normalization == Normalization::default()
 }
 
 impl Default for ResNetConfig {
@@ -50,6 +58,7 @@ impl Default for ResNetConfig {
         Self {
             depth: 20,
             width: 16,
+            normalization: Normalization::default(),
         }
     }
 }
@@ -88,13 +97,21 @@ impl ResNetConfig {
             let outputs = self.width << stage;
             for block in 0..(self.depth - 2) / 6 {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                blocks.push(Block::new(inputs, outputs, stride, device));
+                blocks.push(Block::new(
+                    inputs,
+                    outputs,
+                    stride,
+                    self.normalization,
+                    device,
+                ));
                 inputs = outputs;
             }
         }
+        let (norm, group_norm) = self.normalization.init(self.width, device);
         Ok(ResNet {
             convolution: convolution(channels, self.width, 1, false, device),
-            norm: BatchNormConfig::new(self.width).init(device),
+            norm,
+            group_norm,
             blocks,
             output: linear(inputs, classes, device),
             shape,
@@ -108,22 +125,36 @@ pub struct Block {
     /// `[channels_out, channels_in, 3, 3]`, with the stride of the block.
     pub convolution_1: Conv2d,
     /// After it.
-    pub norm_1: BatchNorm,
+    pub norm_1: Option<BatchNorm>,
+    /// In its place.
+    pub group_norm_1: Option<GroupNorm>,
     /// `[channels_out, channels_out, 3, 3]`.
     pub convolution_2: Conv2d,
     /// After it.
-    pub norm_2: BatchNorm,
+    pub norm_2: Option<BatchNorm>,
+    /// In its place.
+    pub group_norm_2: Option<GroupNorm>,
     /// Takes every second pixel, if the block halves the picture.
     pub shortcut: Option<AvgPool2d>,
 }
 
 impl Block {
-    fn new(inputs: usize, outputs: usize, stride: usize, device: &Device) -> Self {
+    fn new(
+        inputs: usize,
+        outputs: usize,
+        stride: usize,
+        normalization: Normalization,
+        device: &Device,
+    ) -> Self {
+        let (norm_1, group_norm_1) = normalization.init(outputs, device);
+        let (norm_2, group_norm_2) = normalization.init(outputs, device);
         Self {
             convolution_1: convolution(inputs, outputs, stride, false, device),
-            norm_1: BatchNormConfig::new(outputs).init(device),
+            norm_1,
+            group_norm_1,
             convolution_2: convolution(outputs, outputs, 1, false, device),
-            norm_2: BatchNormConfig::new(outputs).init(device),
+            norm_2,
+            group_norm_2,
             // The average of one pixel is the pixel.
             shortcut: (stride > 1).then(|| {
                 AvgPool2dConfig::new([1, 1])
@@ -135,8 +166,10 @@ impl Block {
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let x = conv2d(&self.convolution_1, input.clone());
-        let x = conv2d(&self.convolution_2, batch_norm_relu(&self.norm_1, x));
-        add_relu(batch_norm(&self.norm_2, x), self.skip(input))
+        let x = normalized_relu(&self.norm_1, &self.group_norm_1, x);
+        let x = conv2d(&self.convolution_2, x);
+        let x = normalized(&self.norm_2, &self.group_norm_2, x);
+        add_relu(x, self.skip(input))
     }
 
     /// `x'`: option A.
@@ -159,7 +192,9 @@ pub struct ResNet {
     /// The first convolution.
     pub convolution: Conv2d,
     /// After it.
-    pub norm: BatchNorm,
+    pub norm: Option<BatchNorm>,
+    /// In its place.
+    pub group_norm: Option<GroupNorm>,
     /// The `3n` blocks.
     pub blocks: Vec<Block>,
     /// The last layer.
@@ -175,7 +210,8 @@ impl ResNet {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
         let x = input.reshape([batch, channels, height, width]);
-        let mut x = batch_norm_relu(&self.norm, conv2d(&self.convolution, x));
+        let x = conv2d(&self.convolution, x);
+        let mut x = normalized_relu(&self.norm, &self.group_norm, x);
         see(&x);
         for block in &self.blocks {
             x = block.forward(x);
@@ -211,7 +247,10 @@ mod tests {
     fn the_parameters_are_those_of_the_paper() {
         let device = Device::flex();
         let count = |depth| {
-            let config = ResNetConfig { depth, width: 16 };
+            let config = ResNetConfig {
+                depth,
+                ..ResNetConfig::default()
+            };
             config.init([3, 32, 32], 10, &device).unwrap().num_params()
         };
         // Table 6 of the paper: 0.27 M, 0.46 M, 0.66 M, 0.85 M, 1.7 M. The exact numbers are those of
@@ -231,7 +270,7 @@ mod tests {
         assert!(
             ResNetConfig {
                 depth: 21,
-                width: 16
+                ..ResNetConfig::default()
             }
             .init([3, 32, 32], 10, &device)
             .is_err()
@@ -242,7 +281,7 @@ mod tests {
     #[test]
     fn the_shortcut_takes_every_second_pixel_and_pads_channels_with_zeros() {
         let device = Device::flex();
-        let block = Block::new(1, 2, 2, &device);
+        let block = Block::new(1, 2, 2, Normalization::Batch, &device);
         let x = Tensor::<1>::from_floats(
             [
                 0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14.,

@@ -63,17 +63,7 @@ pub trait Task {
     /// # Errors
     /// Those of the parts, or if a loss or a gradient is not finite.
     fn step(&mut self, learner: &mut Learner<Self::Model>) -> Result<(), TrainingError> {
-        let parts = learner.accumulated();
-        for _ in 0..parts {
-            let batch = self.batch(learner)?;
-            let mut loss = self.loss(learner.model(), batch)?;
-            if parts > 1 {
-                loss = loss / parts as f64;
-            }
-            learner.backward(loss)?;
-        }
-        learner.apply()?;
-        Ok(())
+        accumulated(self, learner)
     }
 
     /// Is called after a step with its record.
@@ -113,4 +103,21 @@ pub trait Task {
     fn restore(&mut self, _state: &[u8]) -> Result<(), TrainingError> {
         Ok(())
     }
+}
+
+/// The usual step: the mean of the losses of the accumulated batches, and one update along its gradient.
+pub(crate) fn accumulated<T: Task + ?Sized>(
+    task: &mut T,
+    learner: &mut Learner<T::Model>,
+) -> Result<(), TrainingError> {
+    let parts = learner.accumulated();
+    for _ in 0..parts {
+        let batch = task.batch(learner)?;
+        let mut loss = task.loss(learner.model(), batch)?;
+        if parts > 1 {
+            loss = loss / parts as f64;
+        }
+        learner.backward(loss)?;
+    }
+    learner.apply()
 }

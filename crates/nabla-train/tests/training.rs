@@ -17,6 +17,7 @@ use nabla_train::experiment::{Experiment, ModelConfig, Outcome};
 use nabla_train::initialization::he_normal;
 use nabla_train::logistic_regression::LogisticRegressionConfig;
 use nabla_train::mlp::{Mlp, MlpConfig};
+use nabla_train::normalization::Normalization;
 use nabla_train::optimizer::{OptimizerConfig, ParameterGroup, methods};
 use nabla_train::resnet::ResNetConfig;
 use nabla_train::schedule::{Decay, Schedule};
@@ -104,13 +105,17 @@ fn every_model_resumes_with_the_same_bits() {
         ModelConfig::LogisticRegression(LogisticRegressionConfig::default()),
         ModelConfig::Cnn(CnnConfig {
             channels: vec![4, 6],
-            batch_norm: true,
+            normalization: Normalization::Batch,
         }),
         ModelConfig::Cnn(CnnConfig {
             channels: vec![3],
-            batch_norm: false,
+            normalization: Normalization::None,
         }),
-        ModelConfig::ResNet(ResNetConfig { depth: 8, width: 4 }),
+        ModelConfig::ResNet(ResNetConfig {
+            depth: 8,
+            width: 4,
+            normalization: Normalization::Group,
+        }),
     ];
     for model in models {
         let mut experiment = small(model.clone(), "adamp");
@@ -500,7 +505,7 @@ fn wrong_settings_are_refused() {
     wrong = small(
         ModelConfig::Cnn(CnnConfig {
             channels: vec![4; 4],
-            batch_norm: true,
+            normalization: Normalization::Batch,
         }),
         "adamw",
     );
@@ -546,7 +551,11 @@ fn a_trained_classifier_is_loaded_with_its_scaling() {
         ModelConfig::LogisticRegression(LogisticRegressionConfig::default()),
         mlp(),
         ModelConfig::Cnn(CnnConfig::default()),
-        ModelConfig::ResNet(ResNetConfig { depth: 8, width: 4 }),
+        ModelConfig::ResNet(ResNetConfig {
+            depth: 8,
+            width: 4,
+            normalization: Normalization::Group,
+        }),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let outcome = run(&small(model.clone(), "adamw"), None, usize::MAX);

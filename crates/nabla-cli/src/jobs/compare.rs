@@ -62,7 +62,7 @@ impl Arguments {
             Some(path) => read_toml(path, "a comparison")?,
             None => Comparison::default(),
         };
-        self.flags.apply(&mut comparison.experiment);
+        self.flags.apply(&mut comparison.experiment)?;
         if !self.optimizers.is_empty() {
             let contender = |method: &Method| Contender {
                 label: None,

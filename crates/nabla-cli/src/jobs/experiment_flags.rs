@@ -6,6 +6,7 @@ use clap::Args;
 use nabla::data::IndexBase;
 use nabla::train::data_set::{DataConfig, TableReading};
 use nabla::train::experiment::{Experiment, ExperimentError, ModelConfig};
+use nabla::train::normalization::Normalization;
 use nabla::train::optimizer::{Method, method_names};
 use nabla::train::schedule::Decay;
 
@@ -38,6 +39,9 @@ pub struct ExperimentFlags {
     /// The model, with its default sizes
     #[arg(long, value_parser = choice::<ModelConfig>())]
     model: Option<ModelConfig>,
+    /// The normalisation of the cnn and the resnet
+    #[arg(long, value_parser = choice::<Normalization>())]
+    normalization: Option<Normalization>,
     /// Number of passes over the training examples
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -59,7 +63,10 @@ pub struct ExperimentFlags {
 
 impl ExperimentFlags {
     /// Overrides the experiment by the given flags.
-    pub fn apply(&self, experiment: &mut Experiment) {
+    ///
+    /// # Errors
+    /// If the model has no normalisation to choose.
+    pub fn apply(&self, experiment: &mut Experiment) -> Result<(), Failure> {
         if let Some(data) = &self.data {
             experiment.data.switch_to(data);
         }
@@ -87,6 +94,10 @@ impl ExperimentFlags {
         if let Some(model) = &self.model {
             experiment.model.clone_from(model);
         }
+        if let Some(normalization) = self.normalization {
+            let model = experiment.model.clone().with_normalization(normalization);
+            experiment.model = model.map_err(Failure::input)?;
+        }
         let training = &mut experiment.training;
         training.epochs = self.epochs.unwrap_or(training.epochs);
         training.batch = self.batch.unwrap_or(training.batch);
@@ -96,6 +107,7 @@ impl ExperimentFlags {
         if let Some(decay) = &self.schedule {
             training.schedule.decay.clone_from(decay);
         }
+        Ok(())
     }
 }
 

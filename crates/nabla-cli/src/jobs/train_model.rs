@@ -54,7 +54,7 @@ impl Arguments {
             Some(path) => read_toml(path, "an experiment")?,
             None => Experiment::default(),
         };
-        self.flags.apply(&mut experiment);
+        self.flags.apply(&mut experiment)?;
         let optimizer = &mut experiment.training.optimizer;
         if let Some(method) = &self.optimizer {
             *optimizer = optimizer.clone().switched_to(method.clone());
