@@ -1,1 +1,9 @@
 //! Gradients shared between workers.
+//!
+//! * [`communicator`]: messages between ranks, which are threads or (with the cargo feature `mpi`) processes; sums with
+//!   the same bits on all of them, time limits, counts of bytes, injected faults, recorded rounds;
+//! * [`sequential_gradient_coding`]: gradients from unreliable workers, some of which need not answer, at little more
+//!   work than without redundancy.
+
+pub mod communicator;
+pub mod sequential_gradient_coding;

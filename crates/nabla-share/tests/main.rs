@@ -1,1 +1,6 @@
 //! The integration tests of this crate.
+#![allow(clippy::unwrap_used)]
+
+mod coded_run;
+mod communicator;
+mod simulated_table;
