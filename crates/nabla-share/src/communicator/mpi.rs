@@ -89,20 +89,18 @@ impl MpiCommunicator {
     pub fn abort(&self, code: i32) -> ! {
         self.world.abort(code)
     }
+}
 
-    /// Takes in the next message that has arrived, whatever its sender and tag; returns whether there was one.
-    fn take_in(&mut self) -> bool {
-        let Some(arrived) = self.world.any_process().immediate_matched_probe() else {
-            return false;
-        };
+/// Takes in all messages that have arrived, whatever their senders and tags.
+fn take_in(world: &SimpleCommunicator, mailbox: &mut Mailbox) {
+    while let Some(arrived) = world.any_process().immediate_matched_probe() {
         let (bytes, status) = arrived.matched_receive_vec::<u8>();
         let from = usize::try_from(status.source_rank()).ok();
         let tag = u32::try_from(status.tag()).ok().and_then(Tag::from_code);
         // A message with another tag is none of a communicator's.
         if let Some((from, tag)) = from.zip(tag) {
-            self.mailbox.put(Envelope { from, tag, bytes });
+            mailbox.put(Envelope { from, tag, bytes });
         }
-        true
     }
 }
 
@@ -134,19 +132,19 @@ impl Communicator for MpiCommunicator {
         )?;
         self.traffic.count_sent(tag, length);
         let begun = Instant::now();
-        let world = self.world.clone();
+        let Self { world, mailbox, .. } = self;
         request::scope(|scope| {
+            // The numbers fit: MPI gave the ranks, and codes are small.
             let process = world.process_at_rank(to as i32);
             let mut sending = process.immediate_send_with_tag(scope, bytes, tag.code() as i32);
             while let Err(unfinished) = sending.test() {
                 sending = unfinished;
                 // The receiver may be sending to this rank, and waiting for it to receive.
-                while self.take_in() {}
+                take_in(world, mailbox);
                 if begun.elapsed() > self.time_limit {
-                    let waited = begun.elapsed();
-                    let own = self.rank;
+                    let (own, waited) = (self.rank, begun.elapsed());
                     eprintln!("rank {own}: rank {to} took no message within {waited:.3?}");
-                    self.abort(1);
+                    world.abort(1);
                 }
                 thread::sleep(PAUSE);
             }
@@ -165,7 +163,7 @@ impl Communicator for MpiCommunicator {
         }
         let begun = Instant::now();
         loop {
-            while self.take_in() {}
+            take_in(&self.world, &mut self.mailbox);
             if let Some((rank, bytes)) = self.mailbox.take(from, tag) {
                 self.traffic.count_received(tag, bytes.len());
                 return Ok(Some((rank, bytes)));
