@@ -14,7 +14,7 @@
 //! A sum is taken from rank 0 to the last rank by rank 0, which then sends it to all. So the bits don't depend on
 //! which rank was ready first, nor on the communicator: threads and MPI processes give the same ones.
 //!
-//! No call waits longer than the communicator's [time limit](Communicator::time_limit). A rank that doesn't answer
+//! No call waits longer than it is told to, or else than the communicator's [time limit](Communicator::time_limit). A rank that doesn't answer
 //! within it, has returned, or has panicked becomes a [`CommunicatorError`] that names it. The bytes of every
 //! message are counted at both ends; see [`Traffic`].
 //!
@@ -251,6 +251,45 @@ pub trait Communicator {
     /// If a rank is silent or has ended.
     fn barrier(&mut self) -> Result<(), CommunicatorError> {
         collectives::barrier(self)
+    }
+}
+
+impl<C: Communicator + ?Sized> Communicator for &mut C {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn time_limit(&self) -> Duration {
+        (**self).time_limit()
+    }
+
+    fn traffic(&self) -> &Traffic {
+        (**self).traffic()
+    }
+
+    fn send(&mut self, to: usize, tag: Tag, bytes: &[u8]) -> Result<(), CommunicatorError> {
+        (**self).send(to, tag, bytes)
+    }
+
+    fn receive_first(
+        &mut self,
+        from: &[usize],
+        tag: Tag,
+        wait: Duration,
+    ) -> Result<Option<(usize, Vec<u8>)>, CommunicatorError> {
+        (**self).receive_first(from, tag, wait)
+    }
+
+    fn hold_back(
+        &mut self,
+        round: usize,
+        computed: Duration,
+    ) -> Result<Duration, CommunicatorError> {
+        (**self).hold_back(round, computed)
     }
 }
 

@@ -30,6 +30,18 @@
 //! default here is [`WaitRule::UntilRecoverable`]: wait until no open job is lost, even if nobody answers in time for
 //! a whole round less than the scheme allows. Which rule is used decides which scheme is fastest.
 //!
+//! Simulated seconds of 80 jobs with 256 workers, 5 % of them straggling, 2.2 seconds for a whole batch, and
+//! parameters chosen on other rounds than those that are timed (seeds 0, 1, 2):
+//!
+//! | Code | Uncoded | GC | SR-SGC | M-SGC |
+//! |---|---|---|---|---|
+//! | [cyclic](CodeKind::Cyclic), of `n − s` answers | 205, 209, 203 | 98, 97, 96 | 97, 96, 95 | 88, 89, 92 |
+//! | [repetition](CodeKind::Fitting) where it fits | 205, 209, 203 | 74, 75, 74 | 74, 75, 74 | 86, 88, 91 |
+//!
+//! The papers count `n − s` answers, and by this count M-SGC is fastest. A repetition code needs only one answer of
+//! each group, and stragglers that are independent seldom fill a group, so that four copies do: then GC is fastest,
+//! even at 8 seconds for a whole batch.
+//!
 //! [`run`] trains with real workers, [`simulation`] predicts the time, and [`selection`] chooses the scheme.
 //!
 //! Here jobs, rounds, workers and slots count from 0; in the paper they count from 1.

@@ -134,10 +134,8 @@ fn a_silent_rank_is_named_with_the_time_waited() {
     let begun = Instant::now();
     let results = run(2, SHORT, |ranks| match ranks.rank() {
         0 => ranks.receive(1, TAG),
-        _ => {
-            std::thread::sleep(3 * SHORT);
-            Ok(Vec::new())
-        }
+        // Until rank 0 has ended.
+        _ => Ok(ranks.receive_within(0, TAG, LIMIT).unwrap_or_default()),
     });
     let error = results[0].as_ref().unwrap_err().to_string();
     assert_eq!(
@@ -196,7 +194,7 @@ fn of_several_failures_the_cause_is_returned() {
 
 #[test]
 fn vectors_of_different_lengths_have_no_sum() {
-    let results = run(2, SHORT, |ranks| {
+    let results = run(2, LIMIT, |ranks| {
         let mut values = vec![1.0; 2 + ranks.rank()];
         ranks.all_reduce_sum_f32(&mut values)
     });
@@ -226,12 +224,12 @@ fn ranks_that_do_not_exist_are_refused() {
 #[test]
 fn injected_faults_silence_and_end_a_rank() {
     let faults = Faults::new().with_silence(0, 2).with_death(1, 1);
-    let results = run(3, SHORT, |ranks| {
+    let results = run(3, LIMIT, |ranks| {
         let mut ranks = Faulty::new(ranks, faults.clone());
         match ranks.rank() {
             0 => {
                 assert_eq!(ranks.receive(1, TAG)?, [1]);
-                let silent = ranks.receive(1, TAG).unwrap_err();
+                let silent = ranks.receive_within(1, TAG, SHORT).unwrap_err();
                 assert!(
                     matches!(silent, CommunicatorError::Silent { rank: 1, .. }),
                     "{silent}"
@@ -261,4 +259,32 @@ fn injected_faults_silence_and_end_a_rank() {
         error,
         "rank 2 failed: fault injection ended rank 2 in round 1"
     );
+}
+
+#[test]
+fn random_deaths_depend_on_the_seed_alone() {
+    let deaths = |workers, probability| -> Vec<(usize, usize)> {
+        let faults = Faults::new().with_random_deaths(workers, 20, probability, 3);
+        faults.unwrap().deaths().collect()
+    };
+    let few = deaths(10, 0.1);
+    assert!((4..=10).contains(&few.len()), "{few:?}");
+    assert_eq!(few, deaths(20, 0.1)[..few.len()]);
+    assert_eq!(deaths(2, 1.0), [(0, 0), (1, 0)]);
+    assert!(Faults::new().with_random_deaths(1, 1, -0.1, 0).is_err());
+}
+
+#[test]
+fn a_communicator_can_be_chosen_at_run_time() {
+    let results = run(2, LIMIT, |ranks| {
+        let ranks: &mut dyn Communicator = ranks;
+        ranks.barrier()?;
+        let mut boxed: Box<dyn Communicator + '_> = Box::new(Faulty::new(ranks, Faults::new()));
+        let mut values = [1.0];
+        boxed.all_reduce_sum_f32(&mut values)?;
+        Ok(values)
+    });
+    for result in results {
+        assert_eq!(result.unwrap(), [2.0]);
+    }
 }

@@ -34,6 +34,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nabla_base::range::{self, OutOfRange};
+use nabla_grad::SeededNoise;
+use rand::RngExt;
+
 use super::delays::Delays;
 use super::{Communicator, CommunicatorError, Tag, Traffic};
 
@@ -76,6 +80,34 @@ impl Faults {
     pub fn with_death(mut self, worker: usize, round: usize) -> Self {
         self.ends.push((worker, round, End::Death));
         self
+    }
+
+    /// Lets each of `workers` workers die in each of the first `rounds` rounds with a probability, drawn from a seed.
+    /// Each worker has its own stream of the seed.
+    ///
+    /// # Errors
+    /// If the probability is not from 0 to 1.
+    pub fn with_random_deaths(
+        mut self,
+        workers: usize,
+        rounds: usize,
+        probability: f64,
+        seed: u64,
+    ) -> Result<Self, OutOfRange> {
+        range::within("probability of a death", probability, 0.0..=1.0)?;
+        for worker in 0..workers {
+            let mut noise = SeededNoise::new(seed, worker as u64);
+            if let Some(round) = (0..rounds).find(|_| noise.random_bool(probability)) {
+                self = self.with_death(worker, round);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The workers that die, each with the round, from 0.
+    pub fn deaths(&self) -> impl Iterator<Item = (usize, usize)> {
+        let deaths = self.ends.iter().filter(|end| end.2 == End::Death);
+        deaths.map(|&(worker, round, _)| (worker, round))
     }
 
     fn end(&self, worker: usize, round: usize, end: End) -> bool {
@@ -175,44 +207,5 @@ impl<C: Communicator> Communicator for Faulty<C> {
         // Longer than any run, in place of an overflow.
         let delay = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         Ok(delay.saturating_sub(computed))
-    }
-}
-
-impl<C: Communicator + ?Sized> Communicator for &mut C {
-    fn rank(&self) -> usize {
-        (**self).rank()
-    }
-
-    fn size(&self) -> usize {
-        (**self).size()
-    }
-
-    fn time_limit(&self) -> Duration {
-        (**self).time_limit()
-    }
-
-    fn traffic(&self) -> &Traffic {
-        (**self).traffic()
-    }
-
-    fn send(&mut self, to: usize, tag: Tag, bytes: &[u8]) -> Result<(), CommunicatorError> {
-        (**self).send(to, tag, bytes)
-    }
-
-    fn receive_first(
-        &mut self,
-        from: &[usize],
-        tag: Tag,
-        wait: Duration,
-    ) -> Result<Option<(usize, Vec<u8>)>, CommunicatorError> {
-        (**self).receive_first(from, tag, wait)
-    }
-
-    fn hold_back(
-        &mut self,
-        round: usize,
-        computed: Duration,
-    ) -> Result<Duration, CommunicatorError> {
-        (**self).hold_back(round, computed)
     }
 }

@@ -78,7 +78,7 @@ use nabla_base::range::{self, OutOfRange};
 
 use super::{CodingError, CodingScheme, WaitRule};
 use crate::communicator::faults::{Faults, Faulty};
-use crate::communicator::trace::Trace;
+use crate::communicator::trace::{Trace, TraceError};
 use crate::communicator::{Communicator, CommunicatorError, Traffic, threads};
 
 mod leader;
@@ -100,6 +100,9 @@ pub enum RunError {
     /// The ranks cannot communicate.
     #[error(transparent)]
     Communicator(#[from] CommunicatorError),
+    /// What a run recorded is no profile.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The ranks are not the workers of the scheme and a leader.
     #[error(
         "the scheme has {workers} workers and needs one rank more, but there are {ranks} ranks"
@@ -124,7 +127,7 @@ pub enum RunError {
         models: usize,
     },
     /// Workers are dead that the scheme cannot do without.
-    #[error("in round {round}, {dead}: the scheme cannot do without")]
+    #[error("round {round} cannot be completed: {dead}")]
     Dead {
         /// The round, from 0.
         round: usize,
@@ -268,6 +271,14 @@ pub struct RunReport {
 }
 
 impl CodedRun {
+    /// The same run without a cut-off: every round waits for all workers, for
+    /// [profiles](super::selection::Profile).
+    #[must_use]
+    pub fn waiting_for_all(mut self) -> Self {
+        self.tolerance = f64::MAX;
+        self
+    }
+
     fn check(&self, scheme: &dyn CodingScheme, ranks: usize) -> Result<(), RunError> {
         range::at_least("number of jobs", self.jobs, 1)?;
         range::not_negative("tolerance mu", self.tolerance)?;

@@ -1,6 +1,6 @@
 //! The choice of a scheme and its parameters from measured delays.
 //!
-//! Some rounds are run uncoded and recorded, and some with other loads; then every admissible scheme is
+//! Some rounds are run uncoded and recorded, and some with other loads, which is a [`Profile`]; then every admissible scheme is
 //! [simulated](super::simulation) with these delays, and of each family the one that takes the shortest time is taken.
 //! What fits one stretch of time best need not fit the next one equally well: simulate the choice with another trace
 //! if you have one.
@@ -12,10 +12,12 @@
 use std::sync::Arc;
 
 use nabla_base::choices;
-use nabla_base::range;
+use nabla_base::range::{self, OutOfRange};
 
 use super::simulation::{Simulated, Simulation, SimulationError};
-use super::{CodeKind, CodingError, CodingScheme, GradientCode, MSgc, SrSgc};
+use super::{CodeKind, CodingError, CodingScheme, GradientCode, MSgc, SrSgc, WaitRule};
+use crate::communicator::delays::{Delays, LoadFit};
+use crate::communicator::trace::{Trace, TraceError};
 
 /// A family of schemes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +44,50 @@ choices! {
 impl Family {
     /// All families.
     pub const ALL: [Self; 4] = [Self::Uncoded, Self::GradientCoding, Self::SrSgc, Self::MSgc];
+}
+
+/// How fast the workers are: their delays without redundancy, and the seconds per load.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    /// The delays of uncoded rounds.
+    pub delays: Delays,
+    /// The fit to the rounds of all loads.
+    pub fit: LoadFit,
+}
+
+impl Profile {
+    /// Measures a profile, at the loads `d/n` for the divisors `d` of the number of workers.
+    ///
+    /// - `run`: runs some rounds of a scheme that wait for all workers (see
+    ///   [`CodedRun::waiting_for_all`](super::run::CodedRun::waiting_for_all)), and returns their trace. It is called
+    ///   with the uncoded scheme first
+    ///
+    /// # Errors
+    /// If there are fewer than two workers, `run` fails, or its trace has no whole round.
+    pub fn measure<E>(
+        workers: usize,
+        mut run: impl FnMut(&GradientCode) -> Result<Trace, E>,
+    ) -> Result<Self, E>
+    where
+        E: From<OutOfRange> + From<CodingError> + From<TraceError>,
+    {
+        range::at_least("number of workers", workers, 2)?;
+        let mut traces = Vec::new();
+        for group in (1..=workers).filter(|&group| workers.is_multiple_of(group)) {
+            let code = GradientCode::new(workers, group - 1, CodeKind::Repetition)?;
+            traces.push(run(&code)?);
+        }
+        let delays = traces[0].delays(workers)?;
+        // Two loads at least, 1/n and 1, so there is a line.
+        let fit = Trace::load_fit(&traces).ok_or(TraceError::NoWholeRound { workers })?;
+        Ok(Self { delays, fit })
+    }
+
+    /// A simulation of these workers with the published settings.
+    pub fn simulation(&self) -> Simulation<'_> {
+        // A slope below 0 is noise: more work takes no less time.
+        Simulation::new(&self.delays, self.fit.slope.max(0.0))
+    }
 }
 
 /// What is searched.
@@ -100,11 +146,10 @@ pub fn select(
     simulation: &Simulation<'_>,
     search: &Search,
 ) -> Result<Vec<Chosen>, SimulationError> {
-    range::at_least("number of workers", simulation.delays.workers(), 1)?;
     let mut all = Vec::new();
     for family in Family::ALL {
         let mut best: Option<Chosen> = None;
-        for scheme in candidates(family, simulation.delays.workers(), search) {
+        for scheme in candidates(family, simulation, search) {
             let simulated = simulation.run(&*scheme)?;
             let better = best.as_ref().is_none_or(|best| {
                 let seconds = simulated.seconds.total_cmp(&best.simulated.seconds);
@@ -126,27 +171,39 @@ pub fn select(
 }
 
 /// The schemes of a family with different parameters, as far as they exist.
-fn candidates(family: Family, workers: usize, search: &Search) -> Vec<Arc<dyn CodingScheme>> {
+fn candidates(
+    family: Family,
+    simulation: &Simulation<'_>,
+    search: &Search,
+) -> Vec<Arc<dyn CodingScheme>> {
+    let workers = simulation.delays.workers();
     let most = search.max_stragglers.unwrap_or(workers).min(workers);
-    let shared = |scheme: Result<_, CodingError>| scheme.ok();
     match family {
         Family::Uncoded => GradientCode::uncoded(workers)
             .into_iter()
             .map(|scheme| Arc::new(scheme) as _)
             .collect(),
         Family::GradientCoding => (1..=most)
-            .filter_map(|s| shared(GradientCode::new(workers, s, search.kind)))
+            .filter_map(|s| GradientCode::new(workers, s, search.kind).ok())
             .map(|scheme| Arc::new(scheme) as _)
             .collect(),
         Family::SrSgc => {
             let mut schemes: Vec<Arc<dyn CodingScheme>> = Vec::new();
             for burst in 1..=search.max_delay {
-                // With the least W. Others give the same codes: only s matters under the default rule, and λ is the
-                // largest that this s tolerates, λ = s (x + 1) with x = 1.
-                let window = burst + 1;
-                for lambda in (2..=2 * most).step_by(2).map(|lambda| lambda.min(workers)) {
-                    let scheme = SrSgc::new(workers, burst, window, lambda, search.kind);
-                    schemes.extend(scheme.ok().map(|scheme| Arc::new(scheme) as _));
+                // Under the default rule only B and s matter, so the least window says it all. The other rules
+                // read λ and W from the models.
+                let multiples = match simulation.rule {
+                    WaitRule::UntilRecoverable => 1,
+                    WaitRule::ForAll | WaitRule::UntilModelHolds => 3,
+                };
+                for x in 1..=multiples {
+                    // The largest λ for each s.
+                    let lambdas = (1..=most).map(|s| (s * (x + 1)).min(workers));
+                    schemes.extend(lambdas.filter_map(|lambda| {
+                        let window = x * burst + 1;
+                        let scheme = SrSgc::new(workers, burst, window, lambda, search.kind);
+                        scheme.ok().map(|scheme| Arc::new(scheme) as _)
+                    }));
                 }
             }
             schemes

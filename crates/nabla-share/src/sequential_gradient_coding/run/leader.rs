@@ -209,6 +209,7 @@ impl<'a, C: Communicator> Leader<'a, C> {
         let limit = self.ranks.time_limit();
         let mut waiting = Waiting::new(self.run.rule);
         let mut cutoff: Option<Duration> = None;
+        let mut waited = false;
         // The last sign of progress, and the last word to the workers.
         let (mut sign, mut word) = (begun, begun);
         loop {
@@ -220,6 +221,7 @@ impl<'a, C: Communicator> Leader<'a, C> {
             if passed && waiting.is_over(self.scheme, &self.history) {
                 break;
             }
+            waited = waited || passed;
             let needed: Vec<usize> = (0..missing.len()).filter(|&w| missing[w]).collect();
             let all_dead = |&w: &usize| self.dead.contains_key(&self.deputies[w]);
             if needed.iter().all(all_dead) {
@@ -254,7 +256,9 @@ impl<'a, C: Communicator> Leader<'a, C> {
                 Ok(Some((rank, bytes))) => {
                     if self.take_in(rank, &bytes)? {
                         sign = Instant::now();
-                        let first = begun.elapsed().mul_f64(1.0 + self.run.tolerance);
+                        let first = begun.elapsed().as_secs_f64() * (1.0 + self.run.tolerance);
+                        // Longer than any round, in place of an overflow.
+                        let first = Duration::try_from_secs_f64(first).unwrap_or(Duration::MAX);
                         cutoff.get_or_insert(first);
                     }
                 }
@@ -275,9 +279,7 @@ impl<'a, C: Communicator> Leader<'a, C> {
                 }
             }
         }
-        if cutoff.is_some_and(|cutoff| begun.elapsed() > cutoff + cutoff / 100) {
-            self.report.waits += 1;
-        }
+        self.report.waits += usize::from(waited);
         Ok(())
     }
 
