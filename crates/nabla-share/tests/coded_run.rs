@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use nabla_share::communicator::delays::TwoStateDelays;
 use nabla_share::communicator::faults::Faults;
 use nabla_share::communicator::numbers::{from_bytes, to_bytes};
+use nabla_share::communicator::threads::{self, ThreadCommunicator};
 use nabla_share::communicator::trace::Trace;
+use nabla_share::communicator::{Communicator, CommunicatorError, Tag, Traffic};
 use nabla_share::sequential_gradient_coding::run::{
     BoxedError, Chunk, CodedRun, DeathRule, Models, RunError, RunReport,
 };
@@ -224,6 +226,93 @@ fn whom_the_scheme_can_do_without_may_be_dead() {
     assert!(message.ends_with(reason), "{message}");
 }
 
+/// A rank that dies when it has sent a message.
+struct DiesAfterItsAnswer {
+    end: ThreadCommunicator,
+    dead: bool,
+}
+
+impl Communicator for DiesAfterItsAnswer {
+    fn rank(&self) -> usize {
+        self.end.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.end.size()
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.end.time_limit()
+    }
+
+    fn traffic(&self) -> &Traffic {
+        self.end.traffic()
+    }
+
+    fn send(&mut self, to: usize, tag: Tag, bytes: &[u8]) -> Result<(), CommunicatorError> {
+        self.dead = true;
+        self.end.send(to, tag, bytes)
+    }
+
+    fn receive_first(
+        &mut self,
+        from: &[usize],
+        tag: Tag,
+        wait: Duration,
+    ) -> Result<Option<(usize, Vec<u8>)>, CommunicatorError> {
+        match self.dead {
+            true => Err(CommunicatorError::Killed {
+                rank: self.rank(),
+                round: 0,
+            }),
+            false => self.end.receive_first(from, tag, wait),
+        }
+    }
+}
+
+/// Models whose second state takes long.
+struct Late(Regressions);
+
+impl Models for Late {
+    fn state(&mut self, job: usize, model: usize) -> Result<Vec<u8>, BoxedError> {
+        if job == 1 {
+            thread::sleep(Duration::from_millis(200));
+        }
+        self.0.state(job, model)
+    }
+
+    fn step(&mut self, job: usize, model: usize, gradient: Vec<f32>) -> Result<(), BoxedError> {
+        self.0.step(job, model, gradient)
+    }
+}
+
+#[test]
+fn whoever_takes_over_between_two_rounds_has_the_state_of_the_new_job() {
+    let scheme = GradientCode::uncoded(3).unwrap();
+    let mut ends = threads::connected(4, LIMIT).unwrap().into_iter();
+    let mut leader = ends.next().unwrap();
+    let end = ends.next().unwrap();
+    let (scheme, run) = (&scheme, &run(8));
+    let mut models = Late(Regressions::new(4));
+    let report = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut dying = DiesAfterItsAnswer { end, dead: false };
+            // It is the last to answer, so its end is found when the next round is sent out.
+            let slow = |chunk: &Chunk<'_>| {
+                thread::sleep(Duration::from_millis(200));
+                gradient(chunk)
+            };
+            assert!(run.work(&mut dying, scheme, slow).is_err());
+        });
+        for mut end in ends {
+            scope.spawn(move || run.work(&mut end, scheme, gradient));
+        }
+        run.lead(&mut leader, scheme, &mut models)
+    });
+    assert_eq!(report.unwrap().dead, [(0, 1)]);
+    assert!(models.0.error < 2e-5);
+}
+
 #[test]
 fn the_dead_cannot_be_replaced_if_all_are() {
     let scheme = GradientCode::uncoded(2).unwrap();
@@ -285,6 +374,17 @@ fn settings_that_do_not_fit_are_refused() {
         ..run(8)
     };
     assert!(train(&scheme, &negative, LIMIT, &Faults::new()).is_err());
+}
+
+#[test]
+fn the_leader_is_rank_0_and_nobody_else() {
+    let scheme = GradientCode::uncoded(1).unwrap();
+    let mut ends = threads::connected(2, LIMIT).unwrap();
+    let models = &mut Regressions::new(4);
+    let error = run(1).lead(&mut ends[1], &scheme, models).unwrap_err();
+    let expected = "the rank of the leader is 1, but it must be 0";
+    assert_eq!(error.to_string(), expected);
+    assert!(run(1).work(&mut ends[0], &scheme, gradient).is_err());
 }
 
 #[test]

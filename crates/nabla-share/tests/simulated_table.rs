@@ -22,6 +22,8 @@ fn seconds(seed: u64, slope: f64, rule: WaitRule, kind: CodeKind) -> [f64; 4] {
         max_delay: 3,
         max_stragglers: Some(80),
         kind,
+        // The table counts answers: cyclic codes of 256 workers cannot be used.
+        usable: false,
     };
     let chosen = select(&simulation(&chosen_on), &search).unwrap();
     Family::ALL.map(|family| {
@@ -76,6 +78,24 @@ fn under_the_published_rule_the_published_m_sgc_is_slower_than_gc() {
             .map(|scheme| simulation.run(scheme).unwrap().seconds);
         assert!(m_sgc > gc, "{m_sgc} {gc}");
     }
+}
+
+#[test]
+fn ill_conditioned_codes_are_not_chosen() {
+    let delays = TwoStateDelays::default().draw(100, 40, 0).unwrap();
+    let search = |usable| Search {
+        max_delay: 0,
+        max_stragglers: Some(11),
+        kind: CodeKind::Cyclic,
+        usable,
+    };
+    let simulation = Simulation::new(&delays, 0.0);
+    // Where the load costs nothing, as many stragglers as may be are best.
+    let usable = |usable| {
+        let chosen = select(&simulation, &search(usable)).unwrap();
+        chosen.iter().all(|choice| choice.scheme.prepare().is_ok())
+    };
+    assert!(usable(true) && !usable(false));
 }
 
 #[test]

@@ -18,7 +18,7 @@
 //! the digits of single precision is refused.
 //!
 //! Source: Tandon, Lei, Dimakis, Karampatziakis, *Gradient Coding: Avoiding Stragglers in Distributed Learning*, ICML
-//! 2017, arXiv 1612.03301, sections 3 and 4, algorithms 1 and 2.
+//! 2017, arXiv 1612.03301.
 
 use std::sync::OnceLock;
 

@@ -23,7 +23,7 @@
 //! all `(B, W, λ)`-bursty patterns and all `(B, W+B−1, λ)`-arbitrary ones.
 //!
 //! Source: Krishnan, Ebrahimi, Khisti, *Sequential Gradient Coding For Straggler Mitigation*, ICLR 2023, arXiv
-//! 2211.13802, section 3.2.
+//! 2211.13802.
 
 use nabla_base::range;
 

@@ -134,6 +134,14 @@ pub enum RunError {
         /// The workers and what is known about each.
         dead: String,
     },
+    /// The scheme doesn't keep its promise; for your own schemes.
+    #[error("the scheme {scheme} lost job {job}, though its stragglers fitted the wait rule")]
+    Lost {
+        /// The scheme.
+        scheme: String,
+        /// The job.
+        job: usize,
+    },
     /// The leader's code returned an error.
     #[error("the models failed in job {job}: {source}")]
     Step {
@@ -307,6 +315,7 @@ impl CodedRun {
         scheme: &dyn CodingScheme,
         models: &mut impl Models,
     ) -> Result<RunReport, RunError> {
+        range::check(ranks.rank() == 0, "rank of the leader", ranks.rank(), "0")?;
         leader::lead(self, ranks, scheme, models)
     }
 
@@ -323,6 +332,7 @@ impl CodedRun {
         scheme: &dyn CodingScheme,
         gradient: impl FnMut(&Chunk<'_>) -> Result<Vec<f32>, BoxedError>,
     ) -> Result<(), RunError> {
+        range::at_least("rank of a worker", ranks.rank(), 1)?;
         worker::work(self, ranks, scheme, gradient)
     }
 

@@ -6,7 +6,7 @@
 //! if you have one.
 //!
 //! Source: Krishnan, Ebrahimi, Khisti, *Sequential Gradient Coding For Straggler Mitigation*, ICLR 2023, arXiv
-//! 2211.13802, appendix on the selection of parameters. Their search leaves out `s = 0` and `λ = 0`, which is the
+//! 2211.13802. Their code's search leaves out `s = 0` and `λ = 0`, which is the
 //! uncoded scheme here.
 
 use std::sync::Arc;
@@ -99,6 +99,9 @@ pub struct Search {
     pub max_stragglers: Option<usize>,
     /// The code. Default [`CodeKind::Fitting`].
     pub kind: CodeKind,
+    /// Whether schemes whose codes are ill-conditioned are left out, which takes about a second for each code of some
+    /// hundred workers. Default true.
+    pub usable: bool,
 }
 
 impl Default for Search {
@@ -107,6 +110,7 @@ impl Default for Search {
             max_delay: 3,
             max_stragglers: None,
             kind: CodeKind::Fitting,
+            usable: true,
         }
     }
 }
@@ -124,9 +128,6 @@ pub struct Chosen {
 
 /// Returns the fastest scheme of every family, the fastest family first; of two equally fast schemes the one with the
 /// lower load.
-///
-/// A cyclic code can turn out to be ill-conditioned when its coefficients are computed, which the search doesn't do:
-/// see [`CodingScheme::prepare`].
 ///
 /// # Errors
 /// As those of [`Simulation::run`].
@@ -156,7 +157,8 @@ pub fn select(
                 let load = simulated.load.total_cmp(&best.simulated.load);
                 seconds.then(load).is_lt()
             });
-            if better {
+            // The code of a scheme that is no better need not be made.
+            if better && (!search.usable || scheme.prepare().is_ok()) {
                 best = Some(Chosen {
                     family,
                     scheme,

@@ -15,7 +15,7 @@
 //! scheme tolerates all `(B, W, λ)`-bursty patterns and all patterns with at most `s` stragglers in each round.
 //!
 //! Source: Krishnan, Ebrahimi, Khisti, *Sequential Gradient Coding For Straggler Mitigation*, ICLR 2023, arXiv
-//! 2211.13802, section 3.1.
+//! 2211.13802.
 
 use nabla_base::range;
 

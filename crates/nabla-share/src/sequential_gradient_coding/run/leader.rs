@@ -97,6 +97,11 @@ impl<'a, C: Communicator> Leader<'a, C> {
                 step.map_err(failed(job))?;
                 self.report.gradients += 1;
             }
+            let due = self.history.due_job();
+            if let Some(job) = due.filter(|&job| !self.history.is_decoded(job)) {
+                let scheme = self.scheme.label();
+                return Err(RunError::Lost { scheme, job });
+            }
             let late = self.history.missing();
             self.report.stragglers += late.iter().filter(|&&late| late).count();
             self.history.end_round();
@@ -136,13 +141,22 @@ impl<'a, C: Communicator> Leader<'a, C> {
         if let Some(late) = self.history.stragglers().last() {
             living.sort_by_key(|&rank| late[rank - 1]);
         }
+        let mut ended = Vec::new();
         for rank in living {
             let order = Order::Work {
                 round: self.history.round(),
                 tasks: self.left_to(rank),
                 state: state.clone(),
             };
-            self.send(rank, &order)?;
+            match self.ranks.send(rank, TASKS, &order.to_bytes()) {
+                Ok(()) => {}
+                Err(CommunicatorError::Ended { rank, panicked }) => ended.push((rank, panicked)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Only now: a rank must have the state of the new job before it takes over tasks.
+        for (rank, panicked) in ended {
+            self.bury(CommunicatorError::Ended { rank, panicked }, rank)?;
         }
         Ok(())
     }

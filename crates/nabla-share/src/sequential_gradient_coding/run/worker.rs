@@ -102,10 +102,15 @@ pub(super) fn work<C: Communicator>(
                     while let Some(bytes) = ranks.try_receive(LEADER, TASKS).map_err(refused)? {
                         orders.take_in(&bytes, delay).map_err(NoResult::Refused)?;
                     }
-                    let state = orders.states.get(&job).map_or(&[][..], Vec::as_slice);
                     if orders.outdate(round) {
                         return Err(NoResult::Outdated);
                     }
+                    let state = orders.states.get(&job).ok_or_else(|| {
+                        refused(RunError::Message {
+                            rank: LEADER,
+                            what: "it asks for a job whose state it has not sent",
+                        })
+                    })?;
                     let chunk = Chunk {
                         job,
                         model: job % run.models,
