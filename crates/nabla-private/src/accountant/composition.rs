@@ -114,8 +114,11 @@ pub struct Steps<'a> {
 /// The negative logarithm of the probability beyond each end of the window.
 const NATS: f64 = 16.0;
 
+/// What is negligible of a tilted step: far below the rounding.
+const LIGHT: f64 = 1e-22;
+
 /// How often the losses of a step may cover the window.
-const MOST_TIMES: f64 = 8.0;
+const MOST_TIMES: f64 = 10.0;
 
 /// The logarithms of the weakest and of the strongest tilt.
 const TILTS: [f64; 2] = [-35.0, 80.0];
@@ -135,9 +138,15 @@ impl Tilt {
         let [mut moment, mut slope] = [0.0; 2];
         for (loss, mass) in nodes {
             let distance = loss - origin;
-            let growth = (s * distance).exp_m1();
-            moment += mass * if small { growth } else { growth + 1.0 };
-            slope += mass * distance * (growth + 1.0);
+            let exponent = s * distance;
+            // Far below the origin, e^x − 1 has no digits left of e^x.
+            moment += mass
+                * if small {
+                    exponent.exp_m1()
+                } else {
+                    exponent.exp()
+                };
+            slope += mass * distance * exponent.exp();
         }
         let (log_moment, slope) = match small {
             true => (moment.ln_1p(), slope / (1.0 + moment)),
@@ -258,6 +267,36 @@ impl Composition {
         let tilted = |log: f64| self.tilt(log.exp());
         let [_, log] = bisect(TILTS, |log| holds(&tilted(log)));
         tilted(log)
+    }
+
+    /// The same without losses that are negligible in every step of a tilt, so that a grid has less to hold.
+    pub fn without_light(&self, tilt: Tilt) -> Self {
+        let narrowed = |part: &Part| {
+            let log_moment = Tilt::of_step(&part.nodes, tilt.s).log_moment;
+            let tilted = |(loss, mass): &Node| mass * (tilt.s * loss - log_moment).exp();
+            let first_heavy = |nodes: &[&Node]| {
+                let sums = nodes.iter().scan(0.0, |sum, node| {
+                    *sum += tilted(node);
+                    Some((*sum, node.0))
+                });
+                sums.into_iter()
+                    .find(|(sum, _)| *sum > LIGHT)
+                    .map(|(_, loss)| loss)
+            };
+            let mut nodes: Vec<&Node> = part.nodes.iter().collect();
+            let lowest = first_heavy(&nodes).unwrap_or(f64::NEG_INFINITY);
+            nodes.reverse();
+            let highest = first_heavy(&nodes).unwrap_or(f64::INFINITY);
+            Part {
+                loss: part.loss.narrowed([lowest, highest]),
+                nodes: part.nodes.clone(),
+                steps: part.steps,
+            }
+        };
+        Self {
+            parts: self.parts.iter().map(narrowed).collect(),
+            left_out: self.left_out,
+        }
     }
 
     /// Where nearly all of a tilted sum is, and the `ε` of its tilt.

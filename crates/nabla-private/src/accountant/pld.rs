@@ -81,6 +81,7 @@ impl Pld {
         epsilon: f64,
         answer: impl Fn(&Composed) -> Option<f64>,
     ) -> Option<(Composed, f64)> {
+        let composition = composition.without_light(tilt);
         let window = composition.window(tilt);
         let tolerance = self.tolerance * tilt.scale(epsilon);
         let mut points = FIRST.min(self.points);

@@ -37,6 +37,8 @@ pub struct PrivacyLoss {
     direction: Direction,
     /// How far the answer may be from each mean, in standard deviations.
     reach: f64,
+    /// The positions to which it is narrowed.
+    between: [f64; 2],
 }
 
 /// The bins of losses: bin `k` is from `(k + first_edge) spacing` to `(k + 1 + first_edge) spacing`.
@@ -97,6 +99,15 @@ impl PrivacyLoss {
             rate: phase.sampling_rate(),
             direction,
             reach,
+            between: [f64::NEG_INFINITY, f64::INFINITY],
+        }
+    }
+
+    /// Only the losses between two of them.
+    pub fn narrowed(&self, losses: [f64; 2]) -> Self {
+        Self {
+            between: losses.map(|loss| self.position(loss)),
+            ..self.clone()
         }
     }
 
@@ -168,12 +179,16 @@ impl PrivacyLoss {
     fn support(&self) -> Vec<[f64; 2]> {
         let around = |mean: f64| [mean - self.reach, mean + self.reach];
         let [low, high] = [around(0.0), around(1.0 / self.noise)];
-        match self.direction {
+        let intervals = match self.direction {
             Direction::Add => vec![low],
             Direction::Remove if self.rate == 1.0 => vec![high],
             Direction::Remove if low[1] < high[0] => vec![low, high],
             Direction::Remove => vec![[low[0], high[1]]],
-        }
+        };
+        let [least, most] = self.between;
+        let narrow = |[start, end]: [f64; 2]| [start.max(least), end.min(most)];
+        let narrowed = intervals.into_iter().map(narrow);
+        narrowed.filter(|[start, end]| start < end).collect()
     }
 
     /// The length of all intervals of losses.

@@ -133,17 +133,12 @@ impl Accountant for Prv {
             }
             let composed = self.compose(&composition, tilt, bound, delta_error);
             let at = |delta: f64, shift: f64| {
-                let epsilon = composed
-                    .as_ref()
-                    .and_then(|(sum, error)| Some(sum.epsilon(delta)? + shift * error));
-                epsilon.unwrap_or(f64::INFINITY).min(bound)
+                let (sum, error) = composed.as_ref()?;
+                Some(sum.epsilon(delta)? + shift * error)
             };
-            upper = upper.max(at(delta - delta_error, 1.0));
-            estimate = estimate.max(at(delta, 0.0));
-            lower = lower.max(match composed {
-                Some(_) => at(delta + delta_error, -1.0),
-                None => 0.0,
-            });
+            upper = upper.max(at(delta - delta_error, 1.0).map_or(bound, |e| e.min(bound)));
+            estimate = estimate.max(at(delta, 0.0).map_or(bound, |e| e.min(bound)));
+            lower = lower.max(at(delta + delta_error, -1.0).unwrap_or(0.0));
         }
         Ok(Epsilon {
             epsilon: upper,
