@@ -184,7 +184,7 @@ impl<T: Task> fmt::Debug for Trainer<T> {
 }
 
 /// The player of a training without named players.
-const MODEL: &str = "model";
+pub const MODEL: &str = "model";
 
 impl<T: Task> Trainer<T> {
     /// Creates a training that starts with the current weights of `model`, which must be on an autodiff

@@ -11,6 +11,7 @@
 //!   traces and spectra, proximal operators, compressors and sketches;
 //! * [`kernels`]: the most expensive operations of networks, fast on CPUs;
 //! * [`optim`]: optimizers for Burn's learner, and M-FAC;
+//! * [`private`]: training that does not tell what its data were, and the accounts of what it reveals;
 //! * [`solve`]: solvers for problems other than networks;
 //! * [`train`]: one trainer for every task, optimizers by name, classifiers on real data sets, and
 //!   comparisons of optimizers;
@@ -46,6 +47,7 @@ pub use nabla_grad as grad;
 pub use nabla_kernels as kernels;
 pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
+pub use nabla_private as private;
 pub use nabla_solve as solve;
 pub use nabla_train as train;
 

@@ -25,6 +25,7 @@ fn experiments() -> Experiments {
         nabla_solve_experiments::EXPERIMENTS,
         nabla_diffusion_experiments::EXPERIMENTS,
         nabla_panorama_experiments::EXPERIMENTS,
+        nabla_private_experiments::EXPERIMENTS,
     ])
 }
 

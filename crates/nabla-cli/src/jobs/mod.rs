@@ -9,6 +9,8 @@ mod index_base;
 pub mod list;
 pub mod measure;
 mod measure_guidance;
+pub mod privacy;
+mod privacy_flags;
 pub mod project;
 pub mod restore;
 pub mod sample;

@@ -4,18 +4,23 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
+use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
-use nabla::train::data_set::TableReading;
-use nabla::train::experiment::{Experiment, Outcome, files};
+use nabla::private::private_training::{PrivacyConfig, PrivacyReport};
+use nabla::train::classification::TrainingConfig;
+use nabla::train::data_set::{DataConfig, TableReading};
+use nabla::train::experiment::{Experiment, ModelConfig, Outcome, files};
 use nabla::train::history::{EpochRecord, Timing};
 use nabla::train::optimizer::Method;
-use serde::Serialize;
+use nabla::train::trainer::Progress;
+use serde::{Deserialize, Serialize};
 
 use crate::dashboard::Dashboard;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, optimizers, told_reading};
+use crate::jobs::privacy_flags::{self, PrivacyFlags};
 use crate::loss_plot::averaged;
 use crate::recipe_file::{begin_folder, read_toml};
 use nabla::base::words::duration;
@@ -42,17 +47,57 @@ pub struct Arguments {
     weight_decay: Option<f64>,
     #[command(flatten)]
     device: DeviceFlag,
+    #[command(flatten)]
+    privacy: PrivacyFlags,
     /// Print the complete experiment and exit
     #[arg(long)]
     print_config: bool,
 }
 
+/// The file of a training: an experiment, and how its gradients are made.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Recipe {
+    data: DataConfig,
+    model: ModelConfig,
+    training: TrainingConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    privacy: Option<PrivacyConfig>,
+}
+
+impl Recipe {
+    fn new(experiment: Experiment, privacy: Option<PrivacyConfig>) -> Self {
+        let Experiment {
+            data,
+            model,
+            training,
+        } = experiment;
+        Self {
+            data,
+            model,
+            training,
+            privacy,
+        }
+    }
+}
+
 impl Arguments {
     /// The experiment: the defaults, overridden by the file, overridden by the flags.
-    fn experiment(&self) -> Result<Experiment, Failure> {
-        let mut experiment = match &self.config {
+    fn recipe(&self) -> Result<(Experiment, Option<PrivacyConfig>), Failure> {
+        let recipe = match &self.config {
             Some(path) => read_toml(path, "an experiment")?,
-            None => Experiment::default(),
+            None => Recipe::default(),
+        };
+        let Recipe {
+            data,
+            model,
+            training,
+            privacy,
+        } = recipe;
+        let mut experiment = Experiment {
+            data,
+            model,
+            training,
         };
         self.flags.apply(&mut experiment)?;
         let optimizer = &mut experiment.training.optimizer;
@@ -61,7 +106,11 @@ impl Arguments {
         }
         optimizer.learning_rate = self.learning_rate.or(optimizer.learning_rate);
         optimizer.weight_decay = self.weight_decay.unwrap_or(optimizer.weight_decay);
-        Ok(experiment)
+        let privacy = self.privacy.apply(privacy);
+        if let Some(privacy) = &privacy {
+            privacy.validate().map_err(Failure::input)?;
+        }
+        Ok((experiment, privacy))
     }
 }
 
@@ -78,7 +127,12 @@ struct Trained<'a> {
     steps: usize,
     epochs: &'a [EpochRecord],
     seconds: Timing,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    privacy: &'a Option<PrivacyReport>,
 }
+
+/// The file that says what a private training has revealed.
+const PRIVACY: &str = "privacy.json";
 
 impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
@@ -87,8 +141,11 @@ impl Job for Arguments {
 }
 
 fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
-    let experiment = arguments.experiment()?;
-    let text = |experiment: &Experiment| toml::to_string_pretty(experiment).map_err(Failure::run);
+    let (experiment, privacy) = arguments.recipe()?;
+    let text = |experiment: &Experiment| {
+        let recipe = Recipe::new(experiment.clone(), privacy.clone());
+        toml::to_string_pretty(&recipe).map_err(Failure::run)
+    };
     if arguments.print_config {
         return Ok(Report::of_text(text(&experiment)?));
     }
@@ -100,7 +157,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     let checkpoint = arguments.out.as_ref().map(|f| f.join(files::CHECKPOINT));
     let mut dashboard = None;
     let mut failure = None;
-    let outcome = experiment.run_on(&data, &device, checkpoint.as_deref(), &mut |progress| {
+    let mut observe = |progress: Progress<'_>| {
         // A wrong experiment has been refused by now, so no folder is created for it.
         if dashboard.is_none()
             && let Some(folder) = &arguments.out
@@ -114,7 +171,12 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             .get_or_insert_with(|| Dashboard::new(epochs))
             .step(&progress);
         ControlFlow::Continue(())
-    });
+    };
+    let checkpoint = checkpoint.as_deref();
+    let outcome = match &privacy {
+        Some(privacy) => experiment.run_with(privacy, &data, &device, checkpoint, &mut observe),
+        None => experiment.run_on(&data, &device, checkpoint, &mut observe),
+    };
     if let Some(dashboard) = &dashboard {
         dashboard.finish();
     }
@@ -122,8 +184,15 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         return Err(failure);
     }
     let outcome = outcome?;
+    let revealed: Option<PrivacyReport> =
+        serde_json::from_value(outcome.told.clone()).map_err(Failure::run)?;
     if let Some(folder) = &arguments.out {
         write_files(folder, &experiment, &outcome)?;
+        if let Some(revealed) = &revealed {
+            let mut json = serde_json::to_vec_pretty(revealed).map_err(Failure::run)?;
+            json.push(b'\n');
+            write_bytes_atomically(&folder.join(PRIVACY), &json)?;
+        }
     }
     let optimizer = &experiment.training.optimizer;
     let history = &outcome.history;
@@ -138,6 +207,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         steps: history.steps.len(),
         epochs: &history.epochs,
         seconds: history.timing,
+        privacy: &revealed,
     };
     context.report(&trained, || {
         let last = history.last().map_or(f64::NAN, |e| 100.0 * e.test_accuracy);
@@ -159,9 +229,13 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             trained.state_bytes.div_ceil(1024),
         );
         told += &reading;
+        if let Some(revealed) = &revealed {
+            told += &privacy_flags::told(revealed, arguments.out.is_some());
+        }
         if let Some(folder) = &arguments.out {
+            let privacy = if revealed.is_some() { "privacy.json, " } else { "" };
             told += &format!(
-                "model.safetensors, classifier.json, experiment.toml, history.json, epochs.csv, steps.csv, \
+                "model.safetensors, classifier.json, experiment.toml, {privacy}history.json, epochs.csv, steps.csv, \
                  loss.svg and accuracy.svg in {}\n",
                 folder.display()
             );

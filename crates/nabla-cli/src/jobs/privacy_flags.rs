@@ -1,0 +1,118 @@
+//! The flags by which `nabla train model` trains privately, and what it tells at the end.
+
+use clap::Args;
+use nabla::private::accountant::accountants;
+use nabla::private::clipping::Clipping;
+use nabla::private::private_training::{PrivacyConfig, PrivacyReport, PrivateMethod};
+
+use crate::choice::choice;
+
+/// Each flag overrides the file.
+#[derive(Args)]
+#[command(next_help_heading = "Private training")]
+pub struct PrivacyFlags {
+    /// Train privately: the weights tell almost nothing about any one example
+    #[arg(long)]
+    private: bool,
+    /// The budget ε, from which the noise follows
+    #[arg(
+        long,
+        value_name = "EPSILON",
+        conflicts_with = "noise_multiplier",
+        requires = "private"
+    )]
+    epsilon: Option<f64>,
+    /// The probability δ that the guarantee does not hold [default: one in ten times the number of examples]
+    #[arg(long, value_name = "DELTA", requires = "private")]
+    delta: Option<f64>,
+    /// The noise in multiples of the clip, instead of a budget
+    #[arg(long, value_name = "SIGMA", requires = "private")]
+    noise_multiplier: Option<f64>,
+    /// The norm to which the gradient of each example is clipped [default: 1]
+    #[arg(long, value_name = "NORM", requires = "private")]
+    clip: Option<f64>,
+    /// How gradients are clipped [default: flat]
+    #[arg(long, value_parser = choice::<Clipping>(), requires = "private")]
+    clipping: Option<Clipping>,
+    /// What is released of a step [default: dp-sgd]
+    #[arg(long, value_parser = choice::<PrivateMethod>(), requires = "private")]
+    private_method: Option<PrivateMethod>,
+    /// Whose account counts [default: pld]
+    #[arg(long, value_name = "NAME", value_parser = accountant, requires = "private")]
+    accountant: Option<String>,
+    /// Examples that are computed at once: less memory, the same result [default: 128]
+    #[arg(long, value_name = "N", requires = "private")]
+    virtual_batch: Option<usize>,
+    /// Take the noise from a seed, so that it is repeated: for experiments, not for private data
+    #[arg(long, value_name = "SEED", requires = "private")]
+    noise_seed: Option<u64>,
+}
+
+impl PrivacyFlags {
+    /// What the file says, overridden by the flags; none if neither asks for a private training.
+    pub fn apply(&self, file: Option<PrivacyConfig>) -> Option<PrivacyConfig> {
+        if !self.private && file.is_none() {
+            return None;
+        }
+        let mut privacy = file.unwrap_or_default();
+        if self.epsilon.is_some() || self.noise_multiplier.is_some() {
+            privacy.epsilon = self.epsilon;
+            privacy.noise_multiplier = self.noise_multiplier;
+        }
+        privacy.delta = self.delta.or(privacy.delta);
+        if let Some(clipping) = self.clipping {
+            privacy.clipping = clipping.to(privacy.clipping.sensitivity());
+        }
+        if let Some(clip) = self.clip {
+            privacy.clipping = privacy.clipping.to(clip);
+        }
+        privacy.method = self.private_method.unwrap_or(privacy.method);
+        if let Some(accountant) = &self.accountant {
+            privacy.accountant.clone_from(accountant);
+        }
+        privacy.virtual_batch = self.virtual_batch.unwrap_or(privacy.virtual_batch);
+        privacy.noise_seed = self.noise_seed.or(privacy.noise_seed);
+        Some(privacy)
+    }
+}
+
+/// Checks the name of an accountant.
+fn accountant(name: &str) -> Result<String, String> {
+    let found = accountants().get(name);
+    found
+        .map(|_| name.to_owned())
+        .map_err(|error| error.to_string())
+}
+
+/// What a private training has revealed, in lines.
+///
+/// - `has_folder`: whether there are files
+pub fn told(report: &PrivacyReport, has_folder: bool) -> String {
+    let phases = report.history.phases().iter();
+    let noise: Vec<String> = phases
+        .map(|phase| format!("{:.4}", phase.noise_multiplier()))
+        .collect();
+    let [done, all] = report.steps;
+    let mut told = format!(
+        "private: epsilon {:.4} at delta {:.3e}, by the accountant {}, for {} of {} examples, after {done} of {all} steps\n\
+         noise multiplier {}; {:.1} % of the gradients were longer than the clip, {}\n",
+        report.epsilon,
+        report.delta,
+        report.accountant,
+        report.neighbours,
+        report.examples,
+        noise.join(" and "),
+        100.0 * report.clipped,
+        report.clipping.sensitivity(),
+    );
+    for caveat in &report.caveats {
+        told += &format!("note: {caveat}\n");
+    }
+    if has_folder {
+        told += &format!(
+            "not covered by the guarantee, since they are computed from the training examples: {}\n",
+            report.not_covered.join(", ")
+        );
+    }
+    told
+}

@@ -1,0 +1,664 @@
+//! The gradients of a private training: sampled, clipped, noisy and counted.
+//!
+//! ```text
+//! for each step t:
+//!   S   ← each of the N examples with probability q = batch/N          secret_noise
+//!   sum ← Σ_{i∈S} clip(∇L_i, C)                                        clipping, in virtual batches
+//!   v   ← what the release makes of it, with noise                     dp_sgd, dicesgd
+//!   θ   ← step of any optimizer along v                                nabla_train
+//! ```
+//!
+//! [`PrivacyConfig`] is a [`GradientSources`] for an [`Experiment`](nabla_train::experiment::Experiment): the noise for a
+//! budget `(ε, δ)` follows from the number of steps by itself. What is guaranteed: whoever sees all weights of all steps
+//! learns almost the same with and without any one training example. Not covered is what is computed from the examples
+//! beside the weights: losses and accuracies of the training examples, and the checkpoint of an unfinished training,
+//! which holds the key of the noise.
+//!
+//! A training that resumes from a checkpoint draws the same samples and the same noise again as it did after that
+//! checkpoint, so that nothing is spent twice.
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
+use nabla_base::registry::RegistryError;
+use nabla_grad::flat::ParameterLayout;
+use nabla_grad::per_example::Reduction;
+use nabla_grad::training_mode::batch_norm_in_training;
+use nabla_kernels::per_example::backward;
+use nabla_train::classification::LabelledBatch;
+use nabla_train::classifier::Classifier;
+use nabla_train::error::TrainingError;
+use nabla_train::gradient_source::{
+    Answers, GradientSource, GradientSources, Plan, TrainingExamples,
+};
+use nabla_train::learner::Learner;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::accountant::{AccountError, Accountant, History, accountants};
+use crate::budget::{Budget, least_scale, two_multipliers};
+use crate::canaries::{Canaries, CanaryConfig};
+use crate::clipping::{Clipping, ClippingError};
+use crate::dicesgd::{Accounting, DiceConfig, DiceSgd};
+use crate::diff2::{Diff2Config, Diff2Gradients};
+use crate::dp_sgd::DpSgd;
+use crate::one_run_audit::Audit;
+use crate::release::{Release, Sums};
+use crate::secret_noise::{NoEntropy, NoiseKey};
+
+/// The reason why a training is not private.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivacyError {
+    /// A value is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// The account.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// The accountant.
+    #[error(transparent)]
+    Accountant(#[from] RegistryError),
+    /// The key of the noise.
+    #[error(transparent)]
+    Entropy(#[from] NoEntropy),
+    /// The gradients.
+    #[error(transparent)]
+    Clipping(#[from] ClippingError),
+    /// The model normalises by the batch.
+    #[error(
+        "{layer} normalises by the batch, so that no example has a gradient of its own to clip: use group normalisation \
+         (`--normalization group`, or `normalization = \"group\"` of the model in the experiment)"
+    )]
+    BatchNorm {
+        /// The layer.
+        layer: String,
+    },
+    /// Neither or both of budget and noise are given.
+    #[error(
+        "a private training needs either a budget (epsilon) or a noise multiplier, but {} given",
+        if *both { "both are" } else { "none is" }
+    )]
+    Noise {
+        /// Whether both are given.
+        both: bool,
+    },
+    /// DIFF2 takes all examples in every round.
+    #[error(
+        "DIFF2 takes the gradient of all examples in every round, so that the batch must be {examples} (an epoch is a \
+         round then), but it is {batch}"
+    )]
+    WholeBatch {
+        /// Training examples.
+        examples: usize,
+        /// The batch.
+        batch: usize,
+    },
+    /// Several kinds of noise cannot follow from one number.
+    #[error(
+        "{method} divides the noise among several mechanisms: give a budget (epsilon), not a noise multiplier"
+    )]
+    NeedsBudget {
+        /// The method.
+        method: &'static str,
+    },
+    /// DIFF2 has no canaries.
+    #[error("an audit by canaries knows dp-sgd and dice-sgd, but the method is diff2")]
+    NoCanaries,
+    /// The state in a checkpoint is damaged.
+    #[error("the state of the private training cannot be read: {0}")]
+    State(String),
+}
+
+impl From<PrivacyError> for TrainingError {
+    fn from(error: PrivacyError) -> Self {
+        Self::task(error)
+    }
+}
+
+/// What is released of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case")]
+pub enum PrivateMethod {
+    /// `dp-sgd`: the noisy mean of clipped gradients.
+    #[default]
+    DpSgd,
+    /// `dice-sgd`: the same, and what clipping took off is given back later.
+    DiceSgd(DiceConfig),
+    /// `diff2`: differences of whole gradients.
+    Diff2(Diff2Config),
+}
+
+nabla_base::choices! {
+    PrivateMethod: "private method" {
+        "dp-sgd" => Self::DpSgd, "The noisy mean of clipped gradients";
+        "dice-sgd" => Self::DiceSgd(DiceConfig::default()), "The same, and what clipping took off is given back later";
+        "diff2" => Self::Diff2(Diff2Config::default()), "Differences of the gradients of all examples";
+    }
+}
+
+/// How a training is private.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrivacyConfig {
+    /// The budget `ε` of the whole training, from which the noise follows. Either this or the noise multiplier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// The noise multiplier `σ`, the noise in multiples of the clip. Either this or the budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_multiplier: Option<f64>,
+    /// `δ`, the probability that the guarantee does not hold. Default: one in ten times the number of examples, rounded down to one digit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
+    /// The accountant whose word counts, one of [`accountants`]. Default `pld`.
+    pub accountant: String,
+    /// How gradients are clipped. Default flat, to 1.
+    pub clipping: Clipping,
+    /// What is released. Default DP-SGD.
+    pub method: PrivateMethod,
+    /// Examples that are computed at once: less memory, the same result. Default 128.
+    pub virtual_batch: usize,
+    /// A seed of the noise, for experiments that are to be repeated; whoever knows it can take the noise off. Default:
+    /// a key from the operating system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_seed: Option<u64>,
+}
+
+impl Default for PrivacyConfig {
+    fn default() -> Self {
+        Self {
+            epsilon: None,
+            noise_multiplier: None,
+            delta: None,
+            accountant: "pld".to_owned(),
+            clipping: Clipping::default(),
+            method: PrivateMethod::default(),
+            virtual_batch: 128,
+            noise_seed: None,
+        }
+    }
+}
+
+impl PrivacyConfig {
+    /// Refuses values that are out of range.
+    ///
+    /// # Errors
+    /// An error with the value, or if neither or both of budget and noise are given.
+    pub fn validate(&self) -> Result<(), PrivacyError> {
+        match (self.epsilon, self.noise_multiplier) {
+            (Some(epsilon), None) => range::positive("epsilon", epsilon)?,
+            (None, Some(noise)) => range::positive("noise multiplier", noise)?,
+            (epsilon, _) => {
+                return Err(PrivacyError::Noise {
+                    both: epsilon.is_some(),
+                });
+            }
+        }
+        if let Some(delta) = self.delta {
+            range::check(
+                delta > 0.0 && delta < 1.0,
+                "delta",
+                delta,
+                "between 0 and 1",
+            )?;
+        }
+        match self.method {
+            PrivateMethod::DpSgd => {}
+            PrivateMethod::DiceSgd(dice) => dice.validate()?,
+            PrivateMethod::Diff2(diff2) => diff2.validate()?,
+        }
+        self.accountant()?;
+        range::at_least("virtual batch", self.virtual_batch, 1)?;
+        Ok(self.clipping.validate()?)
+    }
+
+    /// The accountant whose word counts.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn accountant(&self) -> Result<Box<dyn Accountant>, RegistryError> {
+        accountants().get(&self.accountant)
+    }
+
+    /// `δ`, for so many examples.
+    pub fn delta(&self, examples: usize) -> f64 {
+        self.delta.unwrap_or_else(|| {
+            let share = 0.1 / examples.max(1) as f64;
+            let digit = 10f64.powi(share.log10().floor() as i32);
+            // One digit, rounded down.
+            (share / digit).floor() * digit
+        })
+    }
+
+    fn budget(&self, examples: usize) -> Option<Budget> {
+        let delta = self.delta(examples);
+        self.epsilon.map(|epsilon| Budget { epsilon, delta })
+    }
+
+    /// What is released of the steps of a training as planned, with the noise that its budget needs.
+    ///
+    /// # Errors
+    /// If a value is out of range, or the budget cannot be kept by any noise.
+    pub fn release(&self, plan: Plan) -> Result<Box<dyn Release>, PrivacyError> {
+        self.validate()?;
+        let (examples, batch) = (plan.examples, plan.batch);
+        range::within("batch of a private training", batch, 1..=examples)?;
+        let sampling_rate = batch as f64 / examples as f64;
+        let clip = self.clipping.sensitivity();
+        let steps = plan.steps as u64;
+        let accountant = self.accountant()?;
+        let budget = self.budget(examples);
+        let one = || -> Result<f64, PrivacyError> {
+            Ok(match (budget, self.noise_multiplier) {
+                (Some(budget), _) => least_scale(accountant.as_ref(), budget, |noise| {
+                    History::new().with(noise, sampling_rate, steps)
+                })?,
+                (None, noise) => noise.unwrap_or_default(),
+            })
+        };
+        Ok(match self.method {
+            PrivateMethod::DpSgd => Box::new(DpSgd {
+                clip,
+                noise_multiplier: one()?,
+                sampling_rate,
+                batch: batch as f64,
+            }),
+            PrivateMethod::DiceSgd(dice) => {
+                let is_paper = dice.accounting == Accounting::Paper || dice.error_clip == 0.0;
+                let multipliers = match budget {
+                    _ if is_paper => [one()?, 0.0],
+                    Some(budget) => {
+                        let second = 2.0 * dice.error_clip * batch as f64;
+                        let accountant = accountant.as_ref();
+                        two_multipliers(accountant, budget, sampling_rate, steps, second)?
+                    }
+                    None => return Err(PrivacyError::NeedsBudget { method: "dice-sgd" }),
+                };
+                let batch = batch as f64;
+                Box::new(DiceSgd::new(dice, clip, multipliers, sampling_rate, batch))
+            }
+            PrivateMethod::Diff2(_) => return Err(PrivacyError::NoCanaries),
+        })
+    }
+
+    /// The noise multipliers of DIFF2.
+    fn of_diff2(&self, diff2: Diff2Config, plan: Plan) -> Result<[f64; 3], PrivacyError> {
+        self.validate()?;
+        let Plan {
+            examples, batch, ..
+        } = plan;
+        if batch != examples {
+            return Err(PrivacyError::WholeBatch { examples, batch });
+        }
+        range::within(
+            "number of clients of DIFF2",
+            diff2.clients,
+            1..=examples.max(1),
+        )?;
+        let budget = self.budget(examples);
+        let budget = budget.ok_or(PrivacyError::NeedsBudget { method: "diff2" })?;
+        let rounds = plan.steps as u64;
+        let scale = least_scale(self.accountant()?.as_ref(), budget, |scale| {
+            diff2.history(diff2.multipliers(rounds, scale), rounds, examples)
+        })?;
+        Ok(diff2.multipliers(rounds, scale))
+    }
+}
+
+impl GradientSources for PrivacyConfig {
+    fn source<M: Classifier + 'static>(
+        &self,
+        model: &M,
+        plan: Plan,
+    ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError> {
+        let PrivateMethod::Diff2(diff2) = self.method else {
+            return Ok(Some(Box::new(self.gradients(model, plan)?)));
+        };
+        refuse_batch_norm(model)?;
+        let multipliers = self.of_diff2(diff2, plan)?;
+        let (config, key) = (self.clone(), self.key()?);
+        let source = Diff2Gradients::new(diff2, config, plan, multipliers, key);
+        Ok(Some(Box::new(source)))
+    }
+}
+
+/// Refuses a model whose examples have no gradients of their own.
+fn refuse_batch_norm<M: Classifier>(model: &M) -> Result<(), PrivacyError> {
+    match batch_norm_in_training(model) {
+        Some(layer) => Err(PrivacyError::BatchNorm {
+            layer: layer.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// A private training with canaries, which is audited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditedTraining {
+    /// How it is private.
+    pub privacy: PrivacyConfig,
+    /// The canaries.
+    pub canaries: CanaryConfig,
+    /// The confidence of the lower bound.
+    pub confidence: f64,
+}
+
+impl GradientSources for AuditedTraining {
+    fn source<M: Classifier + 'static>(
+        &self,
+        model: &M,
+        plan: Plan,
+    ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError> {
+        let mut gradients = self.privacy.gradients(model, plan)?;
+        let canaries = Canaries::new(self.canaries).map_err(PrivacyError::Range)?;
+        gradients.canaries = Some((canaries, self.confidence));
+        Ok(Some(Box::new(gradients)))
+    }
+}
+
+impl PrivacyConfig {
+    fn gradients<M: Classifier>(
+        &self,
+        model: &M,
+        plan: Plan,
+    ) -> Result<PrivateGradients, PrivacyError> {
+        refuse_batch_norm(model)?;
+        Ok(PrivateGradients {
+            config: self.clone(),
+            plan,
+            release: self.release(plan)?,
+            key: self.key()?,
+            spending: Spending::default(),
+            canaries: None,
+        })
+    }
+
+    fn key(&self) -> Result<NoiseKey, PrivacyError> {
+        Ok(match self.noise_seed {
+            Some(seed) => NoiseKey::from_seed(seed),
+            None => NoiseKey::from_system()?,
+        })
+    }
+}
+
+/// Losses and accuracies of training examples are in these files of a training's folder.
+const NOT_COVERED: [&str; 5] = [
+    "checkpoint.safetensors",
+    "history.json",
+    "epochs.csv",
+    "steps.csv",
+    "loss.svg, accuracy.svg",
+];
+
+/// What a private training has revealed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrivacyReport {
+    /// The guarantee: `ε`, by the chosen accountant.
+    pub epsilon: f64,
+    /// `δ`.
+    pub delta: f64,
+    /// The accountant.
+    pub accountant: String,
+    /// Between which data sets there is almost no difference.
+    pub neighbours: String,
+    /// What is released of a step.
+    pub method: PrivateMethod,
+    /// How gradients are clipped.
+    pub clipping: Clipping,
+    /// What the accountant has counted.
+    pub history: History,
+    /// Steps so far, and all.
+    pub steps: [u64; 2],
+    /// Training examples.
+    pub examples: usize,
+    /// Examples that a step is expected to see.
+    pub batch: usize,
+    /// The share of gradients that were longer than the clip.
+    pub clipped: f64,
+    /// Whether nobody can know the noise.
+    pub secret_noise: bool,
+    /// Where the guarantee does not reach, in sentences.
+    pub caveats: Vec<String>,
+    /// Files of a training's folder that the guarantee does not cover.
+    pub not_covered: Vec<String>,
+    /// What the canaries show, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
+}
+
+/// The gradients of a private training; see the [module documentation](self).
+struct PrivateGradients {
+    config: PrivacyConfig,
+    plan: Plan,
+    release: Box<dyn Release>,
+    key: NoiseKey,
+    spending: Spending,
+    /// With the confidence of their audit.
+    canaries: Option<(Canaries, f64)>,
+}
+
+/// What a training has done so far.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Spending {
+    /// Steps.
+    pub(crate) steps: u64,
+    /// Gradients longer than the clip, of those seen.
+    clipped: u64,
+    seen: u64,
+}
+
+/// What a method has to tell.
+pub(crate) struct Report {
+    pub(crate) history: History,
+    pub(crate) caveat: Option<String>,
+    pub(crate) audit: Option<Audit>,
+}
+
+impl Spending {
+    /// One more step, that saw so many gradients.
+    pub(crate) fn add(&mut self, clipped: u64, seen: u64) {
+        self.steps += 1;
+        self.clipped += clipped;
+        self.seen += seen;
+    }
+
+    /// The key for a checkpoint: none after the last step, when nothing is to be repeated.
+    pub(crate) fn key(&self, key: &NoiseKey, plan: Plan) -> Option<NoiseKey> {
+        (self.steps < plan.steps as u64).then(|| key.clone())
+    }
+
+    /// The report of a training.
+    pub(crate) fn told(
+        &self,
+        config: &PrivacyConfig,
+        plan: Plan,
+        key: &NoiseKey,
+        report: Report,
+    ) -> Result<Value, TrainingError> {
+        let Report {
+            history,
+            caveat,
+            audit,
+        } = report;
+        let delta = config.delta(plan.examples);
+        let accountant = config.accountant().map_err(PrivacyError::from)?;
+        let spent = accountant.epsilon(&history, delta);
+        let spent = spent.map_err(PrivacyError::from)?;
+        let mut caveats = Vec::from_iter(caveat);
+        if !key.is_secret() {
+            caveats.push(
+                "the noise follows from a seed: whoever knows the seed can take the noise off"
+                    .into(),
+            );
+        }
+        let report = PrivacyReport {
+            epsilon: spent.epsilon,
+            delta,
+            accountant: config.accountant.clone(),
+            neighbours: "one example more or less".into(),
+            method: config.method,
+            clipping: config.clipping,
+            history,
+            steps: [self.steps, plan.steps as u64],
+            examples: plan.examples,
+            batch: plan.batch,
+            clipped: self.clipped as f64 / self.seen.max(1) as f64,
+            secret_noise: key.is_secret(),
+            caveats,
+            not_covered: NOT_COVERED.iter().map(|&file| file.into()).collect(),
+            audit,
+        };
+        serde_json::to_value(report).map_err(TrainingError::task)
+    }
+}
+
+/// The state in a checkpoint.
+#[derive(Serialize, Deserialize)]
+struct State {
+    key: Option<NoiseKey>,
+    spending: Spending,
+    memory: Vec<f64>,
+}
+
+/// Adds gradients to sums, in the order of `layout`.
+fn add(
+    sums: &mut Vec<f64>,
+    layout: &ParameterLayout,
+    gradients: &GradientsParams,
+) -> Result<(), TrainingError> {
+    let vector = layout.flatten_gradients_or_zeros(gradients)?;
+    sums.resize(layout.total_length(), 0.0);
+    let values = vector.into_data();
+    sums.iter_mut()
+        .zip(values.iter::<f64>())
+        .for_each(|(sum, value)| *sum += value);
+    Ok(())
+}
+
+impl<M: Classifier> GradientSource<M> for PrivateGradients {
+    fn name(&self) -> &str {
+        self.release.name()
+    }
+
+    fn gradient(
+        &mut self,
+        examples: &mut TrainingExamples<'_>,
+        learner: &mut Learner<M>,
+    ) -> Result<Answers, TrainingError> {
+        let failed = |error| TrainingError::from(PrivacyError::Clipping(error));
+        let step = self.spending.steps;
+        let rate = self.plan.batch as f64 / self.plan.examples as f64;
+        let sample = self.key.poisson_sample(step, examples.len(), rate);
+        let layout = ParameterLayout::trainable(learner.model())?;
+        let mut sums = Sums {
+            clipped: vec![0.0; layout.total_length()],
+            raw: Vec::new(),
+        };
+        let mut answers = Answers::default();
+        let mut total = 0.0;
+        let mut clipped = 0;
+        let whole = examples.chosen(&sample, learner.step(), learner.device());
+        for (part, labels) in whole.labels.chunks(self.config.virtual_batch).enumerate() {
+            let begin = part * self.config.virtual_batch;
+            let rows = begin..begin + labels.len();
+            let batch = LabelledBatch {
+                input: whole.input.clone().slice_dim(0, rows),
+                labels: labels.to_vec(),
+            };
+            let (loss, right) = examples.mean_loss(learner.model(), batch);
+            answers.right += right;
+            answers.examples += labels.len();
+            let mean: f64 = loss.clone().without_autodiff().into_scalar();
+            total += mean * labels.len() as f64;
+            let gradients = backward(loss, labels.len(), Reduction::Mean)
+                .map_err(|error| failed(error.into()))?;
+            let sum = self
+                .config
+                .clipping
+                .sum(&gradients, learner.model())
+                .map_err(failed)?;
+            clipped += sum.clipped as u64;
+            add(&mut sums.clipped, &layout, &sum.gradients)?;
+            if self.release.needs_raw() {
+                let all = vec![1.0; labels.len()];
+                let raw = gradients.weighted(learner.model(), &all);
+                let raw = raw.map_err(|error| failed(error.into()))?;
+                add(&mut sums.raw, &layout, &raw)?;
+            }
+        }
+        if self.release.needs_raw() {
+            sums.raw.resize(layout.total_length(), 0.0);
+        }
+        if let Some((canaries, _)) = &mut self.canaries {
+            let layers = layout.entries().len();
+            canaries.join(&mut sums, self.config.clipping, layers, rate);
+        }
+        let own = self
+            .canaries
+            .as_ref()
+            .map_or(0, |(canaries, _)| canaries.count());
+        let noise = self.key.normal(step, layout.total_length() + own);
+        let mut released = self.release.release(sums, noise);
+        let watched = released.split_off(layout.total_length());
+        if let Some((canaries, _)) = &mut self.canaries {
+            let shift = canaries.shift(self.config.clipping, layout.entries().len());
+            let shift = shift / self.plan.batch as f64;
+            let deviation = self.release.deviation_of_step();
+            canaries.watch(
+                &watched,
+                deviation.map(|deviation| [rate, shift, deviation]),
+            );
+        }
+        let released = TensorData::new(released, [layout.total_length()]);
+        let released = Tensor::<1>::from_data(released, layout.device());
+        let loss = total / answers.examples.max(1) as f64;
+        learner.contribute(layout.to_gradients(released)?, loss as f32)?;
+        self.spending.add(clipped, answers.examples as u64);
+        Ok(answers)
+    }
+
+    /// The configuration with the noise that follows from the budget.
+    fn settings(&self) -> Value {
+        json!({
+            "privacy": self.config,
+            "history": self.release.history(1).ok(),
+        })
+    }
+
+    fn state(&self) -> Result<Vec<u8>, TrainingError> {
+        let state = State {
+            key: self.spending.key(&self.key, self.plan),
+            spending: self.spending,
+            memory: self.release.state(),
+        };
+        serde_json::to_vec(&state).map_err(TrainingError::task)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TrainingError> {
+        let state: State = serde_json::from_slice(state)
+            .map_err(|error| PrivacyError::State(error.to_string()))?;
+        if let Some(key) = state.key {
+            self.key = key;
+        }
+        self.spending = state.spending;
+        self.release.restore(state.memory);
+        Ok(())
+    }
+
+    fn report(&self) -> Result<Value, TrainingError> {
+        let history = self.release.history(self.spending.steps);
+        let history = history.map_err(PrivacyError::Range)?;
+        let delta = self.config.delta(self.plan.examples);
+        let audit = self.canaries.as_ref().map(|(canaries, confidence)| {
+            let audit = canaries.audit(delta, *confidence);
+            audit.map_err(PrivacyError::Range)
+        });
+        let caveat = self.release.caveat();
+        let report = Report {
+            history,
+            caveat,
+            audit: audit.transpose()?,
+        };
+        self.spending
+            .told(&self.config, self.plan, &self.key, report)
+    }
+}
