@@ -3,4 +3,5 @@
 
 mod coded_run;
 mod communicator;
+mod data_parallel;
 mod simulated_table;

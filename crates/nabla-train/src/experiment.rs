@@ -32,6 +32,7 @@ use crate::classification::TrainingConfig;
 use crate::classifier::{Classifier, ModelError};
 use crate::data_set::{DataConfig, DataError, DataSet};
 use crate::error::TrainingError;
+use crate::examples::Examples;
 use crate::gradient_source::{GradientSources, OfBatches, Plan};
 use crate::history::History;
 use crate::initialization::he_normal;
@@ -306,6 +307,17 @@ impl<S: GradientSources> Job<'_, S> {
             shape,
             ..
         } = self.data;
+        // A measurement of one example takes no time.
+        let one = Examples {
+            features: test
+                .features
+                .iter()
+                .take(shape.features())
+                .copied()
+                .collect(),
+            labels: test.labels.iter().take(1).copied().collect(),
+        };
+        let test = if self.sources.measures() { test } else { &one };
         let mut trainer = training.trainer(examples, test, *shape, model)?;
         let plan = Plan {
             examples: examples.len(),

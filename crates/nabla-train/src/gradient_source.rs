@@ -179,6 +179,11 @@ pub trait GradientSources {
         model: &M,
         plan: Plan,
     ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError>;
+
+    /// Whether the model is measured on the test examples: of several workers, one is enough. Default yes.
+    fn measures(&self) -> bool {
+        true
+    }
 }
 
 /// The gradient of the mean loss of a batch.

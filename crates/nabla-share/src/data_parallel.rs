@@ -1,0 +1,746 @@
+//! Training by several workers, each with its part of every batch.
+//!
+//! ```text
+//! for each step t:
+//!   worker r:  g_r ← n/|B| Σ_{i∈B_r} ∇L_i        its part B_r of the batch B
+//!              sends C(g_r)                       compressed
+//!   all:       g ← 1/n Σ_r C(g_r)                 from worker 0 to the last one
+//!              θ ← step of the optimizer along g
+//! ```
+//!
+//! All workers have the same weights and take the same steps, so that the weights are never sent. [`Shared`] is a
+//! [`GradientSources`] for an [`Experiment`]; [`train`] runs it on threads of this process, and [`train_on`] is one
+//! worker on any [`Communicator`]. Sums are taken in the order of the workers, so threads and processes give the same
+//! bits for the same seed and the same number of workers.
+//!
+//! Unbiased compressors replace the gradient as they are. A contraction ([`TopK`]) is used with
+//! [EF21](nabla_grad::error_feedback): the worker sends the change of its estimate. A sketch is linear: the sum of the
+//! sketches is the sketch of the sum, by a new matrix in every step (`Sᵀ S g`, without error feedback).
+//!
+//! A batch normalisation takes its statistics from the worker's own part of the batch.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
+use nabla_grad::compressor::{
+    Compressed, Compressor, CompressorError, Identity, Natural, Qsgd, RandK, TopK, WireError,
+};
+use nabla_grad::error_feedback::{Ef21, Ef21Server, ErrorFeedbackError};
+use nabla_grad::flat::ParameterLayout;
+use nabla_grad::seeded_noise::SeededNoise;
+use nabla_grad::sketch::{CountSketch, LinearSketch, SketchError};
+use nabla_train::classification::LabelledBatch;
+use nabla_train::classifier::Classifier;
+use nabla_train::data_set::DataSet;
+use nabla_train::error::TrainingError;
+use nabla_train::experiment::{Experiment, ExperimentError, Outcome};
+use nabla_train::gradient_source::{
+    Answers, GradientSource, GradientSources, Plan, TrainingExamples,
+};
+use nabla_train::learner::Learner;
+use nabla_train::trainer::Observer;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::communicator::threads::{ThreadCommunicator, connected};
+use crate::communicator::{Communicator, CommunicatorError};
+
+/// The reason why workers do not train together.
+#[derive(Debug, thiserror::Error)]
+pub enum SharingError {
+    /// A value is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// The messages.
+    #[error(transparent)]
+    Communicator(#[from] CommunicatorError),
+    /// A gradient cannot be compressed.
+    #[error(transparent)]
+    Compressor(#[from] CompressorError),
+    /// A gradient cannot be compressed with error feedback.
+    #[error(transparent)]
+    Feedback(#[from] ErrorFeedbackError),
+    /// A gradient cannot be sketched.
+    #[error(transparent)]
+    Sketch(#[from] SketchError),
+    /// A message is damaged.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A message is too short.
+    #[error("worker {worker} sent a message of {found} bytes, which is none of a step")]
+    Message {
+        /// The worker.
+        worker: usize,
+        /// Bytes.
+        found: usize,
+    },
+    /// The workers resumed from checkpoints of different steps.
+    #[error(
+        "worker {worker} is at step {found}, but worker 0 at step {expected}: their checkpoints don't belong together, \
+         so start again without them"
+    )]
+    Apart {
+        /// The worker.
+        worker: usize,
+        /// Its step.
+        found: u64,
+        /// That of worker 0.
+        expected: u64,
+    },
+    /// Another number of workers.
+    #[error("{found} ranks were started for {expected} workers")]
+    Workers {
+        /// Workers of the configuration.
+        expected: usize,
+        /// Ranks of the communicator.
+        found: usize,
+    },
+    /// The state in a checkpoint is damaged.
+    #[error("the state of the workers cannot be read: {0}")]
+    State(String),
+}
+
+impl From<SharingError> for TrainingError {
+    fn from(error: SharingError) -> Self {
+        Self::task(error)
+    }
+}
+
+/// How gradients are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// Random numbers of it, scaled up.
+    #[serde(rename = "randk")]
+    RandK {
+        /// Their share.
+        share: f64,
+    },
+    /// The largest numbers of its change (EF21).
+    #[serde(rename = "topk")]
+    TopK {
+        /// Their share.
+        share: f64,
+    },
+    /// A count sketch.
+    Sketch {
+        /// Its length as a share.
+        share: f64,
+    },
+    /// Powers of two.
+    Natural,
+    /// Random levels.
+    Qsgd {
+        /// Levels from 0 to the norm.
+        levels: u32,
+    },
+}
+
+nabla_base::choices! {
+    Compression: "compression" {
+        "none" => Self::None, "Not at all";
+        "randk" => Self::RandK { share: 0.1 }, "Random numbers, scaled up";
+        "topk" => Self::TopK { share: 0.01 }, "The largest numbers of the change, with error feedback (EF21)";
+        "sketch" => Self::Sketch { share: 0.1 }, "A count sketch, by a new matrix in every step";
+        "natural" => Self::Natural, "Powers of two";
+        "qsgd" => Self::Qsgd { levels: 16 }, "Random levels";
+    }
+}
+
+impl Compression {
+    /// The same compression with another share of the numbers, if it has one.
+    #[must_use]
+    pub fn with_share(mut self, chosen: f64) -> Self {
+        if let Self::RandK { share } | Self::TopK { share } | Self::Sketch { share } = &mut self {
+            *share = chosen;
+        }
+        self
+    }
+
+    fn validate(self) -> Result<(), OutOfRange> {
+        match self {
+            Self::RandK { share } | Self::TopK { share } | Self::Sketch { share } => range::check(
+                share > 0.0 && share <= 1.0,
+                "share of the compression",
+                share,
+                "greater than 0 and at most 1",
+            ),
+            Self::Qsgd { levels } => range::at_least("levels of the compression", levels, 1),
+            Self::None | Self::Natural => Ok(()),
+        }
+    }
+
+    /// Numbers of a share of `dimension`.
+    fn kept(share: f64, dimension: usize) -> usize {
+        ((share * dimension as f64).round() as usize).clamp(1, dimension.max(1))
+    }
+
+    fn compressor(self, dimension: usize) -> Result<Box<dyn Compressor + Send>, CompressorError> {
+        Ok(match self {
+            Self::None | Self::Sketch { .. } => Box::new(Identity),
+            Self::RandK { share } => Box::new(RandK::new(Self::kept(share, dimension))?),
+            Self::TopK { share } => Box::new(TopK::new(Self::kept(share, dimension))?),
+            Self::Natural => Box::new(Natural),
+            Self::Qsgd { levels } => Box::new(Qsgd::new(levels)?),
+        })
+    }
+}
+
+/// How workers train together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SharingConfig {
+    /// Workers. Default 2.
+    pub workers: usize,
+    /// How gradients are compressed. Default not at all.
+    pub compression: Compression,
+    /// Seconds after which a silent worker ends the training; it must be longer than a measurement of the model.
+    /// Default 600.
+    pub time_limit: f64,
+}
+
+impl Default for SharingConfig {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            compression: Compression::default(),
+            time_limit: 600.0,
+        }
+    }
+}
+
+impl SharingConfig {
+    /// Refuses values that are out of range.
+    ///
+    /// # Errors
+    /// An error with the value.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        range::within("number of workers", self.workers, 1..=1024)?;
+        range::within("time limit in seconds", self.time_limit, 0.1..=1e6)?;
+        self.compression.validate()
+    }
+
+    /// The longest time that a worker waits for another one.
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs_f64(self.time_limit)
+    }
+}
+
+/// What a training by several workers has sent and waited for, as worker 0 has seen it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SharingReport {
+    /// Workers.
+    pub workers: usize,
+    /// How gradients were compressed.
+    pub compression: Compression,
+    /// Steps.
+    pub steps: u64,
+    /// Bytes of a worker's message in a step, in the mean.
+    pub message_bytes: f64,
+    /// Bytes of such a message without compression.
+    pub plain_bytes: u64,
+    /// Bytes that worker 0 has sent to the others and received from them.
+    pub leader_bytes: [u64; 2],
+    /// Seconds that a worker has computed, in the mean.
+    pub computed: f64,
+    /// Seconds that a worker has waited for the slowest, in the mean.
+    pub waited: f64,
+}
+
+/// What a worker tells with its gradient.
+#[derive(Clone, Copy)]
+struct Header {
+    step: u64,
+    loss: f64,
+    right: u64,
+    examples: u64,
+    seconds: f64,
+    /// Whether the training is to end after this step.
+    stop: bool,
+}
+
+impl Header {
+    const BYTES: usize = 41;
+
+    fn put(self) -> Vec<u8> {
+        let mut bytes = self.step.to_le_bytes().to_vec();
+        bytes.extend(self.loss.to_le_bytes());
+        bytes.extend(self.right.to_le_bytes());
+        bytes.extend(self.examples.to_le_bytes());
+        bytes.extend(self.seconds.to_le_bytes());
+        bytes.push(u8::from(self.stop));
+        bytes
+    }
+
+    fn take(bytes: &[u8], worker: usize) -> Result<(Self, &[u8]), SharingError> {
+        let found = bytes.len();
+        let Some((header, rest)) = bytes.split_at_checked(Self::BYTES) else {
+            return Err(SharingError::Message { worker, found });
+        };
+        let (numbers, _) = header.as_chunks::<8>();
+        let whole = |i: usize| u64::from_le_bytes(numbers[i]);
+        let real = |i: usize| f64::from_le_bytes(numbers[i]);
+        let told = Self {
+            step: whole(0),
+            loss: real(1),
+            right: whole(2),
+            examples: whole(3),
+            seconds: real(4),
+            stop: header[Self::BYTES - 1] != 0,
+        };
+        Ok((told, rest))
+    }
+}
+
+/// How a run is asked to stop, and told that all workers will.
+#[derive(Clone, Debug, Default)]
+struct Stop {
+    asked: Arc<AtomicBool>,
+    agreed: Arc<AtomicBool>,
+}
+
+/// The sources of one worker; see the [module documentation](self).
+struct Shared<C> {
+    config: SharingConfig,
+    /// Taken by the source.
+    communicator: Mutex<Option<C>>,
+    rank: usize,
+    stop: Stop,
+}
+
+impl<C: Communicator + Send + 'static> GradientSources for Shared<C> {
+    fn source<M: Classifier + 'static>(
+        &self,
+        model: &M,
+        plan: Plan,
+    ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError> {
+        let mut slot = self
+            .communicator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(communicator) = slot.take() else {
+            return Ok(None);
+        };
+        let dimension = ParameterLayout::trainable(model)?.total_length();
+        let source = SharedGradients::new(&self.config, communicator, dimension, plan, &self.stop)?;
+        Ok(Some(Box::new(source)))
+    }
+
+    fn measures(&self) -> bool {
+        self.rank == 0
+    }
+}
+
+/// The gradients that workers share.
+struct SharedGradients<C> {
+    config: SharingConfig,
+    communicator: C,
+    dimension: usize,
+    seed: u64,
+    compressor: Box<dyn Compressor + Send>,
+    /// EF21's, for contractions.
+    feedback: Option<(Ef21<Box<dyn Compressor + Send>>, Ef21Server)>,
+    stop: Stop,
+    seen: Seen,
+}
+
+/// What has been seen so far.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Seen {
+    steps: u64,
+    message_bytes: u64,
+    computed: f64,
+    waited: f64,
+}
+
+/// The state in a checkpoint.
+#[derive(Serialize, Deserialize)]
+struct State {
+    seen: Seen,
+    /// EF21's estimates.
+    feedback: Option<[Vec<u8>; 2]>,
+}
+
+/// The noise of worker `r` in step `t` is stream `COMPRESSION + t · 1024 + r` of the seed.
+const COMPRESSION: u64 = 1 << 56;
+/// The sketch of step `t` is drawn from stream `SKETCH + t` of the seed.
+const SKETCH: u64 = 1 << 57;
+
+impl<C: Communicator> SharedGradients<C> {
+    fn new(
+        config: &SharingConfig,
+        communicator: C,
+        dimension: usize,
+        plan: Plan,
+        stop: &Stop,
+    ) -> Result<Self, SharingError> {
+        config.validate()?;
+        let (expected, found) = (config.workers, communicator.size());
+        if expected != found {
+            return Err(SharingError::Workers { expected, found });
+        }
+        let compressor = || config.compression.compressor(dimension);
+        let feedback = match config.compression {
+            Compression::TopK { .. } => {
+                let worker = Ef21::new(compressor()?, dimension);
+                Some((worker, Ef21Server::new(expected, dimension)?))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            compressor: compressor()?,
+            config: config.clone(),
+            communicator,
+            dimension,
+            seed: plan.seed,
+            feedback,
+            stop: stop.clone(),
+            seen: Seen::default(),
+        })
+    }
+
+    fn sketch(&self, share: f64, step: u64) -> Result<CountSketch, SketchError> {
+        let length = Compression::kept(share, self.dimension);
+        let mut noise = SeededNoise::new(self.seed, SKETCH + step);
+        CountSketch::new(1, length, self.dimension, &mut noise)
+    }
+
+    /// The message of a gradient.
+    fn message(&mut self, gradient: &Tensor<1>, step: u64) -> Result<Vec<u8>, SharingError> {
+        if let Compression::Sketch { share } = self.config.compression {
+            let sketched = self.sketch(share, step)?.apply(gradient)?;
+            let numbers = sketched.into_data();
+            return Ok(numbers.iter::<f32>().flat_map(f32::to_le_bytes).collect());
+        }
+        let stream = COMPRESSION + step * 1024 + self.communicator.rank() as u64;
+        let mut noise = SeededNoise::new(self.seed, stream);
+        let message = match &mut self.feedback {
+            Some((worker, _)) => worker.compress(gradient, &mut noise)?,
+            None => self.compressor.compress(gradient, &mut noise)?,
+        };
+        Ok(message.to_bytes())
+    }
+
+    /// The mean of the workers' gradients, from their messages.
+    fn mean(&mut self, messages: &[&[u8]], step: u64) -> Result<Vec<f64>, SharingError> {
+        let workers = messages.len() as f64;
+        if let Compression::Sketch { share } = self.config.compression {
+            let sketch = self.sketch(share, step)?;
+            let mut sum = vec![0.0; sketch.sketch_length()];
+            for (worker, message) in messages.iter().enumerate() {
+                let (numbers, rest) = message.as_chunks::<4>();
+                let found = message.len();
+                if numbers.len() != sum.len() || !rest.is_empty() {
+                    return Err(SharingError::Message { worker, found });
+                }
+                let numbers = numbers
+                    .iter()
+                    .map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+                sum.iter_mut()
+                    .zip(numbers)
+                    .for_each(|(sum, x)| *sum += x / workers);
+            }
+            return Ok(sketch.transposed_values(&sum)?);
+        }
+        let read = |message: &&[u8]| Compressed::from_bytes(message, self.dimension);
+        let messages = messages.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        if let Some((_, server)) = &mut self.feedback {
+            for (worker, message) in messages.iter().enumerate() {
+                server.receive(worker, message)?;
+            }
+            return Ok(server.mean());
+        }
+        let mut sum = vec![0.0; self.dimension];
+        for message in &messages {
+            let values = message.values();
+            sum.iter_mut()
+                .zip(values)
+                .for_each(|(sum, x)| *sum += f64::from(x));
+        }
+        sum.iter_mut().for_each(|sum| *sum /= workers);
+        Ok(sum)
+    }
+}
+
+impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradients<C> {
+    fn name(&self) -> &str {
+        "data-parallel"
+    }
+
+    fn gradient(
+        &mut self,
+        examples: &mut TrainingExamples<'_>,
+        learner: &mut Learner<M>,
+    ) -> Result<Answers, TrainingError> {
+        let begun = Instant::now();
+        let step = learner.step() as u64;
+        let (rank, workers) = (self.communicator.rank(), self.communicator.size());
+        let layout = ParameterLayout::trainable(learner.model())?;
+        let batch = examples.of_step(learner.step());
+        let part = rank * batch.len() / workers..(rank + 1) * batch.len() / workers;
+        // All of the batch is drawn, so that a picture's changes don't depend on the number of workers.
+        let whole = examples.chosen(&batch, learner.step(), learner.device());
+        let mut header = Header {
+            step,
+            loss: 0.0,
+            right: 0,
+            examples: part.len() as u64,
+            seconds: 0.0,
+            stop: self.stop.asked.load(Ordering::Relaxed),
+        };
+        let gradient = if part.is_empty() {
+            Tensor::<1>::zeros([self.dimension], layout.device())
+        } else {
+            let own = LabelledBatch {
+                input: whole.input.slice_dim(0, part.clone()),
+                labels: whole.labels[part.clone()].to_vec(),
+            };
+            let (loss, right) = examples.mean_loss(learner.model(), own);
+            header.right = right as u64;
+            header.loss = loss.clone().without_autodiff().into_scalar();
+            let gradients = GradientsParams::from_grads(loss.backward(), learner.model());
+            let weight = (workers * part.len()) as f64 / batch.len() as f64;
+            layout.flatten_gradients_or_zeros(&gradients)? * weight
+        };
+        let message = self.message(&gradient, step)?;
+        header.seconds = begun.elapsed().as_secs_f64();
+        let own = [header.put(), message].concat();
+        self.seen.message_bytes += own.len() as u64;
+        let gathered = self
+            .communicator
+            .all_gather(&own)
+            .map_err(SharingError::from)?;
+        let mut headers = Vec::with_capacity(workers);
+        let mut messages = Vec::with_capacity(workers);
+        for (worker, bytes) in gathered.iter().enumerate() {
+            let (told, message) = Header::take(bytes, worker)?;
+            if told.step != step {
+                let (found, expected) = (told.step, step);
+                return Err(SharingError::Apart {
+                    worker,
+                    found,
+                    expected,
+                }
+                .into());
+            }
+            headers.push(told);
+            messages.push(message);
+        }
+        self.stop.agreed.store(headers[0].stop, Ordering::Relaxed);
+        let mean = self.mean(&messages, step)?;
+        let mut answers = Answers::default();
+        let (mut loss, mut slowest, mut all) = (0.0, 0.0, 0.0);
+        for told in &headers {
+            answers.right += told.right as usize;
+            answers.examples += told.examples as usize;
+            loss += told.loss * told.examples as f64;
+            slowest = f64::max(slowest, told.seconds);
+            all += told.seconds;
+        }
+        let loss = loss / answers.examples.max(1) as f64;
+        let data = TensorData::new(mean, [self.dimension]);
+        let mean = Tensor::<1>::from_data(data, layout.device());
+        learner.contribute(layout.to_gradients(mean)?, loss as f32)?;
+        self.seen.steps += 1;
+        self.seen.computed += all / workers as f64;
+        self.seen.waited += slowest - all / workers as f64;
+        Ok(answers)
+    }
+
+    fn settings(&self) -> Value {
+        json!({
+            "workers": self.config.workers,
+            "rank": self.communicator.rank(),
+            "compression": self.config.compression,
+        })
+    }
+
+    fn state(&self) -> Result<Vec<u8>, TrainingError> {
+        let feedback = self.feedback.as_ref();
+        let state = State {
+            seen: self.seen,
+            feedback: feedback.map(|(worker, server)| [worker.to_bytes(), server.to_bytes()]),
+        };
+        serde_json::to_vec(&state).map_err(TrainingError::task)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TrainingError> {
+        let failed = |error: &dyn std::fmt::Display| SharingError::State(error.to_string());
+        let state: State = serde_json::from_slice(state).map_err(|error| failed(&error))?;
+        self.seen = state.seen;
+        if let (Some((worker, server)), Some([own, all])) = (self.feedback.take(), state.feedback) {
+            let worker = worker.restored(&own).map_err(|error| failed(&error))?;
+            let server = server.restored(&all).map_err(|error| failed(&error))?;
+            self.feedback = Some((worker, server));
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Result<Value, TrainingError> {
+        let traffic = self.communicator.traffic();
+        let steps = self.seen.steps;
+        let report = SharingReport {
+            workers: self.config.workers,
+            compression: self.config.compression,
+            steps,
+            message_bytes: self.seen.message_bytes as f64 / steps.max(1) as f64,
+            plain_bytes: (Header::BYTES + 4 * self.dimension) as u64,
+            leader_bytes: [traffic.all_sent().bytes, traffic.all_received().bytes],
+            computed: self.seen.computed,
+            waited: self.seen.waited,
+        };
+        serde_json::to_value(report).map_err(TrainingError::task)
+    }
+}
+
+/// The checkpoint of a worker: that of worker 0 has the name that was given.
+fn checkpoint_of(path: &Path, rank: usize) -> PathBuf {
+    match rank {
+        0 => path.to_owned(),
+        _ => path.with_extension(format!("worker-{rank}.safetensors")),
+    }
+}
+
+/// Trains as one worker of several, which all call this with the same arguments. Worker 0 measures the model and has
+/// the checkpoint of the name that is given; the others have their own beside it. If `observe` breaks at worker 0, all
+/// of them end after the next step.
+///
+/// # Errors
+/// If the training fails, or another worker does.
+pub fn train_on<C: Communicator + Send + 'static>(
+    experiment: &Experiment,
+    config: &SharingConfig,
+    communicator: C,
+    data: &DataSet,
+    device: &Device,
+    checkpoint: Option<&Path>,
+    observe: Observer<'_>,
+) -> Result<Outcome, ExperimentError> {
+    let rank = communicator.rank();
+    let stop = Stop::default();
+    let sources = Shared {
+        config: config.clone(),
+        communicator: Mutex::new(Some(communicator)),
+        rank,
+        stop: stop.clone(),
+    };
+    let checkpoint = checkpoint.map(|path| checkpoint_of(path, rank));
+    experiment.run_with(
+        &sources,
+        data,
+        device,
+        checkpoint.as_deref(),
+        &mut |progress| {
+            if rank == 0 && observe(progress).is_break() {
+                stop.asked.store(true, Ordering::Relaxed);
+            }
+            match stop.agreed.load(Ordering::Relaxed) {
+                true => std::ops::ControlFlow::Break(()),
+                false => std::ops::ControlFlow::Continue(()),
+            }
+        },
+    )
+}
+
+/// Trains by threads of this process.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use burn::tensor::Device;
+/// use nabla_share::data_parallel::{Compression, SharingConfig, SharingReport, train};
+/// use nabla_train::experiment::Experiment;
+///
+/// let mut experiment = Experiment::default(); // an MLP on the built-in digits
+/// experiment.training.epochs = 1;
+/// let config = SharingConfig {
+///     workers: 4,
+///     compression: Compression::TopK { share: 0.05 },
+///     ..SharingConfig::default()
+/// };
+/// let data = experiment.open()?;
+/// let go = &mut |_: nabla_train::trainer::Progress<'_>| ControlFlow::Continue(());
+/// let outcome = train(&experiment, &config, &data, &Device::flex(), None, go)?;
+/// let report: SharingReport = serde_json::from_value(outcome.told)?;
+/// assert!(report.message_bytes < 0.1 * report.plain_bytes as f64);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// If a value is out of range, or the training fails.
+pub fn train(
+    experiment: &Experiment,
+    config: &SharingConfig,
+    data: &DataSet,
+    device: &Device,
+    checkpoint: Option<&Path>,
+    observe: Observer<'_>,
+) -> Result<Outcome, ExperimentError> {
+    let failed = |error: SharingError| ExperimentError::Training(error.into());
+    config.validate().map_err(|error| failed(error.into()))?;
+    let ends = connected(config.workers, config.limit()).map_err(|error| failed(error.into()))?;
+    let worker = |end: ThreadCommunicator, observe: Observer<'_>| {
+        train_on(experiment, config, end, data, device, checkpoint, observe)
+    };
+    thread::scope(|scope| {
+        let mut ends = ends.into_iter();
+        let own = ends.next();
+        let others: Vec<_> = ends
+            .map(|end| {
+                scope.spawn(move || worker(end, &mut |_| std::ops::ControlFlow::Continue(())))
+            })
+            .collect();
+        let outcome = own.map(|end| worker(end, observe));
+        let mut failures = Vec::new();
+        for other in others {
+            match other.join() {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => failures.push(error),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        match outcome {
+            Some(Ok(outcome)) => Ok(outcome),
+            // What ended one of them, not that it has ended.
+            Some(Err(error)) if is_consequence(&error) => {
+                let cause = failures
+                    .into_iter()
+                    .find(|failure| !is_consequence(failure));
+                Err(cause.unwrap_or(error))
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(failed(
+                OutOfRange::new("number of workers", 0, "at least 1").into(),
+            )),
+        }
+    })
+}
+
+/// Whether an error says that another worker has ended.
+fn is_consequence(error: &(dyn std::error::Error + 'static)) -> bool {
+    let ended = |error: &SharingError| {
+        matches!(
+            error,
+            SharingError::Communicator(CommunicatorError::Ended { .. })
+        )
+    };
+    match error.downcast_ref::<SharingError>() {
+        Some(error) => ended(error),
+        None => match error.downcast_ref::<TrainingError>() {
+            Some(TrainingError::Task(inner)) => is_consequence(inner.as_ref()),
+            _ => match error.downcast_ref::<ExperimentError>() {
+                Some(ExperimentError::Training(inner)) => is_consequence(inner),
+                _ => false,
+            },
+        },
+    }
+}

@@ -1,0 +1,184 @@
+//! Trainings by several workers.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::tensor::Device;
+use nabla_share::data_parallel::{Compression, SharingConfig, SharingReport, train};
+use nabla_train::classification::TrainingConfig;
+use nabla_train::data_set::DataConfig;
+use nabla_train::experiment::{Experiment, ExperimentError, ModelConfig, Outcome};
+use nabla_train::mlp::MlpConfig;
+
+/// 300 of the digits in batches of 50, a small MLP, four epochs: 24 steps.
+fn small() -> Experiment {
+    Experiment {
+        data: DataConfig {
+            limit: Some(300),
+            ..DataConfig::default()
+        },
+        model: ModelConfig::Mlp(MlpConfig { hidden: vec![16] }),
+        training: TrainingConfig {
+            epochs: 4,
+            batch: 50,
+            ..TrainingConfig::default()
+        },
+    }
+}
+
+fn by(workers: usize, compression: Compression) -> SharingConfig {
+    SharingConfig {
+        workers,
+        compression,
+        time_limit: 60.0,
+    }
+}
+
+fn run(
+    experiment: &Experiment,
+    config: &SharingConfig,
+    checkpoint: Option<&Path>,
+    stop: Option<usize>,
+) -> Result<Outcome, ExperimentError> {
+    let data = experiment.open()?;
+    train(
+        experiment,
+        config,
+        &data,
+        &Device::flex(),
+        checkpoint,
+        &mut |progress| match stop == Some(progress.step) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        },
+    )
+}
+
+fn report(outcome: &Outcome) -> SharingReport {
+    serde_json::from_value(outcome.told.clone()).unwrap()
+}
+
+const COMPRESSIONS: [Compression; 6] = [
+    Compression::None,
+    Compression::RandK { share: 0.3 },
+    Compression::TopK { share: 0.1 },
+    Compression::Sketch { share: 0.3 },
+    Compression::Natural,
+    Compression::Qsgd { levels: 64 },
+];
+
+#[test]
+fn one_worker_trains_as_without_workers() {
+    let experiment = small();
+    let go = &mut |_: nabla_train::trainer::Progress<'_>| ControlFlow::Continue(());
+    let plain = experiment.run(&Device::flex(), None, go).unwrap();
+    let one = run(&experiment, &by(1, Compression::None), None, None).unwrap();
+    assert_eq!(one.weights, plain.weights);
+    assert_eq!(one.history.epochs, plain.history.epochs);
+    // The same up to the order of sums.
+    for workers in [2, 3, 7] {
+        let several = run(&experiment, &by(workers, Compression::None), None, None).unwrap();
+        let [a, b] = [&several, &plain].map(|o| o.history.last().unwrap().test_loss);
+        assert!((a - b).abs() < 1e-4, "{workers}: {a} {b}");
+    }
+}
+
+#[test]
+fn every_compression_learns_with_fewer_bytes_and_the_same_bits_again() {
+    let mut experiment = small();
+    experiment.data.limit = None;
+    experiment.training.epochs = 6;
+    experiment.training.optimizer.learning_rate = Some(1e-2);
+    for compression in COMPRESSIONS {
+        let outcome = run(&experiment, &by(3, compression), None, None).unwrap();
+        let again = run(&experiment, &by(3, compression), None, None).unwrap();
+        assert_eq!(outcome.weights, again.weights, "{compression:?}");
+        let accuracy = outcome.history.last().unwrap().test_accuracy;
+        assert!(accuracy > 0.75, "{compression:?}: {accuracy}");
+        let told = report(&outcome);
+        assert_eq!(told.steps, 6 * 29);
+        let plain = told.plain_bytes as f64;
+        match compression {
+            // A header of 18 bytes, and bytes for the step.
+            Compression::None => assert!((told.message_bytes - plain).abs() < 32.0),
+            _ => assert!(
+                told.message_bytes < 0.5 * plain,
+                "{compression:?}: {told:?}"
+            ),
+        }
+        // Two messages come to worker 0, which sends three to each of two.
+        let [sent, received] = told.leader_bytes.map(|bytes| bytes as f64);
+        let all = told.steps as f64 * told.message_bytes;
+        assert!((received / (2.0 * all) - 1.0).abs() < 0.05, "{told:?}");
+        assert!((sent / (6.0 * all) - 1.0).abs() < 0.05, "{told:?}");
+    }
+}
+
+#[test]
+fn interrupted_workers_go_on_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let experiment = small();
+    for (i, compression) in COMPRESSIONS.into_iter().enumerate() {
+        let config = by(3, compression);
+        let whole = run(&experiment, &config, None, None).unwrap();
+        let path = folder.path().join(format!("{i}.safetensors"));
+        let part = run(&experiment, &config, Some(&path), Some(8)).unwrap();
+        assert!(!part.finished);
+        let resumed = run(&experiment, &config, Some(&path), None).unwrap();
+        assert_eq!(resumed.weights, whole.weights, "{compression:?}");
+        assert_eq!(report(&resumed).message_bytes, report(&whole).message_bytes);
+    }
+}
+
+#[test]
+fn workers_of_different_steps_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let experiment = small();
+    let config = by(2, Compression::None);
+    let path = folder.path().join("training.safetensors");
+    run(&experiment, &config, Some(&path), Some(8)).unwrap();
+    std::fs::remove_file(folder.path().join("training.worker-1.safetensors")).unwrap();
+    let error = run(&experiment, &config, Some(&path), None)
+        .map(|o| o.finished)
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("their checkpoints don't belong together"),
+        "{error}"
+    );
+}
+
+#[test]
+fn wrong_numbers_are_refused() {
+    let experiment = small();
+    for (config, part) in [
+        (by(0, Compression::None), "number of workers is 0"),
+        (
+            by(2, Compression::RandK { share: 0.0 }),
+            "share of the compression is 0",
+        ),
+        (
+            by(2, Compression::Sketch { share: 1.5 }),
+            "share of the compression is 1.5",
+        ),
+        (
+            by(2, Compression::Qsgd { levels: 0 }),
+            "levels of the compression is 0",
+        ),
+    ] {
+        let error = run(&experiment, &config, None, None)
+            .map(|o| o.finished)
+            .unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    // More workers than examples of a batch: some have nothing to do.
+    let mut few = small();
+    few.training.batch = 3;
+    few.training.epochs = 1;
+    assert!(
+        run(&few, &by(5, Compression::None), None, None)
+            .unwrap()
+            .finished
+    );
+}
