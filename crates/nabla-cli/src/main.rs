@@ -62,6 +62,11 @@ jobs! {
         Tune(jobs::tune::Task),
         /// Compare optimizers, each at its best learning rate
         Compare(Of<jobs::compare::Arguments>),
+        /// Find out what a training or a model gives away
+        #[command(subcommand)]
+        Audit(jobs::audit::Task),
+        /// Say what a private training reveals, by every accountant, or find the noise for a budget
+        Privacy(Of<jobs::privacy::Arguments>),
         /// Solve a LIBSVM problem: get a model, and a certificate of how far it is from the optimum
         #[command(subcommand)]
         Solve(jobs::solve::Task),

@@ -6,6 +6,8 @@
 mod desk;
 mod interrupts;
 mod panorama_files;
+mod privacy;
+mod private_training;
 mod program;
 mod restore;
 mod sample_attachments;

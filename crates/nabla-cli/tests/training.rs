@@ -489,3 +489,32 @@ fn a_flow_is_trained_on_points_and_draws_new_ones() {
     );
     assert!(!desk.path("none").exists());
 }
+
+#[test]
+fn several_workers_train_together() {
+    let desk = Desk::empty();
+    let line =
+        "train model --epochs 2 --workers 3 --compress topk --compress-share 0.05 --out shared";
+    let (out, _) = desk.told(line);
+    assert!(
+        out.contains("3 workers:") && out.contains("without compression"),
+        "{out}"
+    );
+    let again = desk.json("train model --config shared/experiment.toml --out shared");
+    assert_eq!(again["sharing"]["workers"], 3);
+    assert_eq!(again["steps"], 46);
+    for (line, told) in [
+        ("train model --compress topk", "add --workers"),
+        ("train model --workers 0", "number of workers is 0"),
+        (
+            "train model --workers 2 --compress randk --compress-share 2",
+            "share of the compression is 2",
+        ),
+        (
+            "train model --workers 2 --private --epsilon 1",
+            "one worker",
+        ),
+    ] {
+        Desk::empty().refused(line, told);
+    }
+}

@@ -65,7 +65,7 @@ pub enum Accounting {
 
 /// How DiceSGD remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct DiceConfig {
     /// The limit of what is given back, in multiples of that of the gradients: `C₂/C₁`. Default 3: with 1, the memory
     /// of gradients much longer than `C₁` drains for thousands of steps.

@@ -91,7 +91,7 @@ pub enum Routine {
 
 /// How DIFF2 takes differences.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Diff2Config {
     /// The limit `C₂` of the differences, in multiples of the distance between the weights: the curvature that the
     /// examples are supposed to have at most. Default 5.

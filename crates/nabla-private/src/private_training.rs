@@ -342,12 +342,34 @@ pub struct AuditedTraining {
     pub confidence: f64,
 }
 
+impl AuditedTraining {
+    /// Refuses values that are out of range, and methods without canaries.
+    ///
+    /// # Errors
+    /// An error with the value.
+    pub fn validate(&self) -> Result<(), PrivacyError> {
+        self.privacy.validate()?;
+        if let PrivateMethod::Diff2(_) = self.privacy.method {
+            return Err(PrivacyError::NoCanaries);
+        }
+        let inside = self.confidence > 0.0 && self.confidence < 1.0;
+        range::check(
+            inside,
+            "confidence",
+            self.confidence,
+            "greater than 0 and less than 1",
+        )?;
+        Ok(Canaries::new(self.canaries).map(drop)?)
+    }
+}
+
 impl GradientSources for AuditedTraining {
     fn source<M: Classifier + 'static>(
         &self,
         model: &M,
         plan: Plan,
     ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError> {
+        self.validate()?;
         let mut gradients = self.privacy.gradients(model, plan)?;
         let canaries = Canaries::new(self.canaries).map_err(PrivacyError::Range)?;
         gradients.canaries = Some((canaries, self.confidence));
@@ -380,13 +402,15 @@ impl PrivacyConfig {
     }
 }
 
-/// Losses and accuracies of training examples are in these files of a training's folder.
-const NOT_COVERED: [&str; 5] = [
+/// What in a training's folder is computed from the training examples without noise: losses, accuracies, means.
+const NOT_COVERED: [&str; 7] = [
     "checkpoint.safetensors",
     "history.json",
     "epochs.csv",
     "steps.csv",
-    "loss.svg, accuracy.svg",
+    "loss.svg",
+    "accuracy.svg",
+    "the scaling in classifier.json",
 ];
 
 /// What a private training has revealed.
@@ -418,7 +442,7 @@ pub struct PrivacyReport {
     pub secret_noise: bool,
     /// Where the guarantee does not reach, in sentences.
     pub caveats: Vec<String>,
-    /// Files of a training's folder that the guarantee does not cover.
+    /// What in a training's folder the guarantee does not cover.
     pub not_covered: Vec<String>,
     /// What the canaries show, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]

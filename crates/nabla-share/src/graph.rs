@@ -8,7 +8,7 @@
 //! χ₂ = ½ max over edges of (e_i − e_j)ᵀ Λ⁺ (e_i − e_j)    half the largest resistance of an edge; χ₂ ≤ χ₁
 //! ```
 //!
-//! Both fall as one over the rates. DADAO needs `χ₁ χ₂ ≤ ½`. [`EdgeRates::uniform`] gives all edges the
+//! Both fall as one over the rates. [DADAO](crate::dadao) needs `χ₁ χ₂ ≤ ½`. [`EdgeRates::uniform`] gives all edges the
 //! same rate, the least that suffices; [`EdgeRates::optimal`] gives each its own, such that together they are least.
 //! With a bound `u` for `2 χ₂` and for `1/χ₁` this is a semidefinite program:
 //!
@@ -38,7 +38,7 @@
 
 use std::collections::BTreeSet;
 
-use faer::linalg::solvers::{DenseSolveCore, Solve};
+use faer::linalg::solvers::{DenseSolveCore, SelfAdjointEigen, Solve};
 use faer::{Mat, Side};
 use nabla_base::range::{self, OutOfRange};
 use nabla_grad::SeededNoise;
@@ -200,13 +200,6 @@ impl Graph {
         &self.edges
     }
 
-    /// `D − A`, row by row `[nodes, nodes]`.
-    pub fn laplacian(&self) -> Vec<Vec<f64>> {
-        let matrix = self.weighted(&vec![1.0; self.edges.len()]);
-        let row = |i| (0..self.nodes).map(|j| matrix[(i, j)]).collect();
-        (0..self.nodes).map(row).collect()
-    }
-
     /// `Λ`.
     fn weighted(&self, rates: &[f64]) -> Mat<f64> {
         let mut matrix = Mat::zeros(self.nodes, self.nodes);
@@ -217,6 +210,21 @@ impl Graph {
             matrix[(j, i)] -= rate;
         }
         matrix
+    }
+
+    /// The eigenvalues of `Λ`, in increasing order, and its eigenvectors.
+    fn eigen(&self, rates: &[f64]) -> Result<SelfAdjointEigen<f64>, GraphError> {
+        let found = self.weighted(rates).self_adjoint_eigen(Side::Lower);
+        found.map_err(|_| GraphError::Solver("the Laplacian has no eigenvalues"))
+    }
+
+    /// The smallest positive and the largest eigenvalue of the Laplacian `D − A`.
+    ///
+    /// # Errors
+    /// If they cannot be computed.
+    pub fn extreme_eigenvalues(&self) -> Result<[f64; 2], GraphError> {
+        let decomposition = self.eigen(&vec![1.0; self.edges.len()])?;
+        Ok([decomposition.S()[1], decomposition.S()[self.nodes - 1]])
     }
 
     /// The smallest node of each node's part.
@@ -275,9 +283,7 @@ impl EdgeRates {
             .zip(&rates)
             .filter(|(_, rate)| **rate > 0.0);
         Graph::new(graph.nodes, used.map(|(&edge, _)| edge))?;
-        let refused = |_| GraphError::Solver("the Laplacian has no eigenvalues");
-        let decomposition = graph.weighted(&rates).self_adjoint_eigen(Side::Lower);
-        let decomposition = decomposition.map_err(refused)?;
+        let decomposition = graph.eigen(&rates)?;
         let (values, vectors) = (decomposition.S(), decomposition.U());
         // In increasing order; the first is that of the constant vector.
         let resistance = |&(i, j): &(usize, usize)| -> f64 {

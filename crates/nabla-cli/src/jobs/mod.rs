@@ -1,5 +1,7 @@
 //! The jobs of the program, one file each.
 
+pub mod audit;
+mod audit_privacy;
 pub mod claims;
 pub mod compare;
 pub mod doctor;
@@ -17,11 +19,13 @@ pub mod sample;
 pub mod search;
 mod search_guidance;
 mod search_steps;
+mod sharing_flags;
 pub mod solve;
 pub mod train;
 mod train_denoiser;
 mod train_flow;
 mod train_model;
+mod training_recipe;
 pub mod tune;
 mod tune_noise;
 mod tune_style;

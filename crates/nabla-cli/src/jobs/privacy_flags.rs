@@ -1,4 +1,5 @@
-//! The flags by which `nabla train model` trains privately, and what it tells at the end.
+//! The flags by which `nabla train model` trains privately and `nabla audit privacy` audits such a training, and what
+//! is told at the end.
 
 use clap::Args;
 use nabla::private::accountant::accountants;
@@ -6,53 +7,71 @@ use nabla::private::clipping::Clipping;
 use nabla::private::private_training::{PrivacyConfig, PrivacyReport, PrivateMethod};
 
 use crate::choice::choice;
+use crate::errors::Failure;
 
 /// Each flag overrides the file.
 #[derive(Args)]
 #[command(next_help_heading = "Private training")]
 pub struct PrivacyFlags {
-    /// Train privately: the weights tell almost nothing about any one example
-    #[arg(long)]
-    private: bool,
     /// The budget ε, from which the noise follows
-    #[arg(
-        long,
-        value_name = "EPSILON",
-        conflicts_with = "noise_multiplier",
-        requires = "private"
-    )]
+    #[arg(long, value_name = "EPSILON", conflicts_with = "noise_multiplier")]
     epsilon: Option<f64>,
     /// The probability δ that the guarantee does not hold [default: one in ten times the number of examples]
-    #[arg(long, value_name = "DELTA", requires = "private")]
+    #[arg(long, value_name = "DELTA")]
     delta: Option<f64>,
     /// The noise in multiples of the clip, instead of a budget
-    #[arg(long, value_name = "SIGMA", requires = "private")]
+    #[arg(long, value_name = "SIGMA")]
     noise_multiplier: Option<f64>,
     /// The norm to which the gradient of each example is clipped [default: 1]
-    #[arg(long, value_name = "NORM", requires = "private")]
+    #[arg(long, value_name = "NORM")]
     clip: Option<f64>,
     /// How gradients are clipped [default: flat]
-    #[arg(long, value_parser = choice::<Clipping>(), requires = "private")]
+    #[arg(long, value_parser = choice::<Clipping>())]
     clipping: Option<Clipping>,
     /// What is released of a step [default: dp-sgd]
-    #[arg(long, value_parser = choice::<PrivateMethod>(), requires = "private")]
+    #[arg(long, value_parser = choice::<PrivateMethod>())]
     private_method: Option<PrivateMethod>,
     /// Whose account counts [default: pld]
-    #[arg(long, value_name = "NAME", value_parser = accountant, requires = "private")]
+    #[arg(long, value_name = "NAME", value_parser = accountant)]
     accountant: Option<String>,
     /// Examples that are computed at once: less memory, the same result [default: 128]
-    #[arg(long, value_name = "N", requires = "private")]
+    #[arg(long, value_name = "N")]
     virtual_batch: Option<usize>,
     /// Take the noise from a seed, so that it is repeated: for experiments, not for private data
-    #[arg(long, value_name = "SEED", requires = "private")]
+    #[arg(long, value_name = "SEED")]
     noise_seed: Option<u64>,
 }
 
 impl PrivacyFlags {
+    /// Whether any is given.
+    fn is_given(&self) -> bool {
+        let numbers = [self.epsilon, self.delta, self.noise_multiplier, self.clip];
+        numbers.iter().any(Option::is_some)
+            || self.clipping.is_some()
+            || self.private_method.is_some()
+            || self.accountant.is_some()
+            || self.virtual_batch.is_some()
+            || self.noise_seed.is_some()
+    }
+
     /// What the file says, overridden by the flags; none if neither asks for a private training.
-    pub fn apply(&self, file: Option<PrivacyConfig>) -> Option<PrivacyConfig> {
-        if !self.private && file.is_none() {
-            return None;
+    ///
+    /// - `private`: whether the command line does
+    ///
+    /// # Errors
+    /// If a flag is given without a private training, or a value is out of range.
+    pub fn apply(
+        &self,
+        file: Option<PrivacyConfig>,
+        private: bool,
+    ) -> Result<Option<PrivacyConfig>, Failure> {
+        if !private && file.is_none() {
+            return match self.is_given() {
+                true => Err(Failure::input(
+                    "a flag of private training is given, but the training isn't private: add --private",
+                )),
+                false => Ok(None),
+            };
         }
         let mut privacy = file.unwrap_or_default();
         if self.epsilon.is_some() || self.noise_multiplier.is_some() {
@@ -72,7 +91,8 @@ impl PrivacyFlags {
         }
         privacy.virtual_batch = self.virtual_batch.unwrap_or(privacy.virtual_batch);
         privacy.noise_seed = self.noise_seed.or(privacy.noise_seed);
-        Some(privacy)
+        privacy.validate().map_err(Failure::input)?;
+        Ok(Some(privacy))
     }
 }
 

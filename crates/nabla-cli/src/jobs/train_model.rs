@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use clap::Args;
 use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
-use nabla::private::private_training::{PrivacyConfig, PrivacyReport};
-use nabla::train::classification::TrainingConfig;
-use nabla::train::data_set::{DataConfig, TableReading};
-use nabla::train::experiment::{Experiment, ModelConfig, Outcome, files};
+use nabla::private::private_training::PrivacyReport;
+use nabla::share::data_parallel::{SharingReport, train};
+use nabla::train::data_set::TableReading;
+use nabla::train::experiment::{Experiment, Outcome, files};
 use nabla::train::history::{EpochRecord, Timing};
 use nabla::train::optimizer::Method;
 use nabla::train::trainer::Progress;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::dashboard::Dashboard;
 use crate::devices::DeviceFlag;
@@ -21,8 +21,10 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, optimizers, told_reading};
 use crate::jobs::privacy_flags::{self, PrivacyFlags};
+use crate::jobs::sharing_flags::{self, SharingFlags};
+use crate::jobs::training_recipe::{Sources, TrainingRecipe};
 use crate::loss_plot::averaged;
-use crate::recipe_file::{begin_folder, read_toml};
+use crate::recipe_file::begin_folder;
 use nabla::base::words::duration;
 
 /// The command line of the job.
@@ -47,58 +49,22 @@ pub struct Arguments {
     weight_decay: Option<f64>,
     #[command(flatten)]
     device: DeviceFlag,
+    /// Train privately: the weights tell almost nothing about any one example
+    #[arg(long, help_heading = "Private training")]
+    private: bool,
     #[command(flatten)]
     privacy: PrivacyFlags,
+    #[command(flatten)]
+    sharing: SharingFlags,
     /// Print the complete experiment and exit
     #[arg(long)]
     print_config: bool,
 }
 
-/// The file of a training: an experiment, and how its gradients are made.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Recipe {
-    data: DataConfig,
-    model: ModelConfig,
-    training: TrainingConfig,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    privacy: Option<PrivacyConfig>,
-}
-
-impl Recipe {
-    fn new(experiment: Experiment, privacy: Option<PrivacyConfig>) -> Self {
-        let Experiment {
-            data,
-            model,
-            training,
-        } = experiment;
-        Self {
-            data,
-            model,
-            training,
-            privacy,
-        }
-    }
-}
-
 impl Arguments {
     /// The experiment: the defaults, overridden by the file, overridden by the flags.
-    fn recipe(&self) -> Result<(Experiment, Option<PrivacyConfig>), Failure> {
-        let recipe = match &self.config {
-            Some(path) => read_toml(path, "an experiment")?,
-            None => Recipe::default(),
-        };
-        let Recipe {
-            data,
-            model,
-            training,
-            privacy,
-        } = recipe;
-        let mut experiment = Experiment {
-            data,
-            model,
-            training,
-        };
+    fn recipe(&self) -> Result<(Experiment, Sources), Failure> {
+        let (mut experiment, mut sources) = TrainingRecipe::read(self.config.as_deref())?.parts();
         self.flags.apply(&mut experiment)?;
         let optimizer = &mut experiment.training.optimizer;
         if let Some(method) = &self.optimizer {
@@ -106,11 +72,14 @@ impl Arguments {
         }
         optimizer.learning_rate = self.learning_rate.or(optimizer.learning_rate);
         optimizer.weight_decay = self.weight_decay.unwrap_or(optimizer.weight_decay);
-        let privacy = self.privacy.apply(privacy);
-        if let Some(privacy) = &privacy {
-            privacy.validate().map_err(Failure::input)?;
+        sources.privacy = self.privacy.apply(sources.privacy, self.private)?;
+        sources.sharing = self.sharing.apply(sources.sharing)?;
+        if sources.privacy.is_some() && sources.sharing.is_some() {
+            return Err(Failure::input(
+                "a private training has one worker: leave out --private or --workers",
+            ));
         }
-        Ok((experiment, privacy))
+        Ok((experiment, sources))
     }
 }
 
@@ -129,6 +98,8 @@ struct Trained<'a> {
     seconds: Timing,
     #[serde(skip_serializing_if = "Option::is_none")]
     privacy: &'a Option<PrivacyReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sharing: &'a Option<SharingReport>,
 }
 
 /// The file that says what a private training has revealed.
@@ -141,11 +112,8 @@ impl Job for Arguments {
 }
 
 fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
-    let (experiment, privacy) = arguments.recipe()?;
-    let text = |experiment: &Experiment| {
-        let recipe = Recipe::new(experiment.clone(), privacy.clone());
-        toml::to_string_pretty(&recipe).map_err(Failure::run)
-    };
+    let (experiment, sources) = arguments.recipe()?;
+    let text = |experiment: &Experiment| TrainingRecipe::new(experiment, &sources).text();
     if arguments.print_config {
         return Ok(Report::of_text(text(&experiment)?));
     }
@@ -173,9 +141,11 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         ControlFlow::Continue(())
     };
     let checkpoint = checkpoint.as_deref();
-    let outcome = match &privacy {
-        Some(privacy) => experiment.run_with(privacy, &data, &device, checkpoint, &mut observe),
-        None => experiment.run_on(&data, &device, checkpoint, &mut observe),
+    let observe = &mut observe;
+    let outcome = match (&sources.privacy, &sources.sharing) {
+        (Some(privacy), _) => experiment.run_with(privacy, &data, &device, checkpoint, observe),
+        (None, Some(sharing)) => train(&experiment, sharing, &data, &device, checkpoint, observe),
+        (None, None) => experiment.run_on(&data, &device, checkpoint, observe),
     };
     if let Some(dashboard) = &dashboard {
         dashboard.finish();
@@ -184,8 +154,14 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         return Err(failure);
     }
     let outcome = outcome?;
-    let revealed: Option<PrivacyReport> =
-        serde_json::from_value(outcome.told.clone()).map_err(Failure::run)?;
+    let revealed: Option<PrivacyReport> = match &sources.privacy {
+        Some(_) => serde_json::from_value(outcome.told.clone()).map_err(Failure::run)?,
+        None => None,
+    };
+    let shared: Option<SharingReport> = match &sources.sharing {
+        Some(_) => serde_json::from_value(outcome.told.clone()).map_err(Failure::run)?,
+        None => None,
+    };
     if let Some(folder) = &arguments.out {
         write_files(folder, &experiment, &outcome)?;
         if let Some(revealed) = &revealed {
@@ -208,6 +184,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         epochs: &history.epochs,
         seconds: history.timing,
         privacy: &revealed,
+        sharing: &shared,
     };
     context.report(&trained, || {
         let last = history.last().map_or(f64::NAN, |e| 100.0 * e.test_accuracy);
@@ -231,6 +208,9 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         told += &reading;
         if let Some(revealed) = &revealed {
             told += &privacy_flags::told(revealed, arguments.out.is_some());
+        }
+        if let Some(shared) = &shared {
+            told += &sharing_flags::told(shared);
         }
         if let Some(folder) = &arguments.out {
             let privacy = if revealed.is_some() { "privacy.json, " } else { "" };

@@ -98,8 +98,21 @@ pub struct Composed {
     first: f64,
     /// `δ` at each loss, divided by the factor of the tilt there.
     tilted_deltas: Vec<f64>,
+    /// A bound of the rounding of each of them.
+    rounding: f64,
     /// What to add to every `δ` for what isn't on the grid.
     missing: f64,
+}
+
+/// What is to be known of `δ`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// It is not larger than this.
+    Upper,
+    /// About this.
+    Estimate,
+    /// It is not smaller than this, if the grid is exact.
+    Lower,
 }
 
 /// The losses of all steps on a grid, not yet added up.
@@ -262,6 +275,11 @@ impl Composition {
         self.first_tilt(|tilt| tilt.target() >= epsilon)
     }
 
+    /// A weaker tilt, for losses whose far tail is so heavy that the best Chernoff bound is far above `ε`.
+    pub fn weaker(&self, tilt: Tilt) -> Tilt {
+        self.tilt(0.25 * tilt.s)
+    }
+
     /// The weakest tilt for which a condition holds, or the strongest of all.
     fn first_tilt(&self, holds: impl Fn(&Tilt) -> bool) -> Tilt {
         let tilted = |log: f64| self.tilt(log.exp());
@@ -274,21 +292,8 @@ impl Composition {
         let narrowed = |part: &Part| {
             let log_moment = Tilt::of_step(&part.nodes, tilt.s).log_moment;
             let tilted = |(loss, mass): &Node| mass * (tilt.s * loss - log_moment).exp();
-            let first_heavy = |nodes: &[&Node]| {
-                let sums = nodes.iter().scan(0.0, |sum, node| {
-                    *sum += tilted(node);
-                    Some((*sum, node.0))
-                });
-                sums.into_iter()
-                    .find(|(sum, _)| *sum > LIGHT)
-                    .map(|(_, loss)| loss)
-            };
-            let mut nodes: Vec<&Node> = part.nodes.iter().collect();
-            let lowest = first_heavy(&nodes).unwrap_or(f64::NEG_INFINITY);
-            nodes.reverse();
-            let highest = first_heavy(&nodes).unwrap_or(f64::INFINITY);
             Part {
-                loss: part.loss.narrowed([lowest, highest]),
+                loss: part.loss.without_light(tilted, LIGHT),
                 nodes: part.nodes.clone(),
                 steps: part.steps,
             }
@@ -347,7 +352,8 @@ impl Composition {
         points: usize,
         discretize: impl Fn(&PrivacyLoss, &mut Discrete),
     ) -> Option<Steps<'_>> {
-        let spacing = window.width() / points as f64;
+        // The highest loss may be rounded up, beyond the window.
+        let spacing = window.width() / (points - 4) as f64;
         let longest = MOST_TIMES * window.width();
         let narrow = self.parts.iter().all(|part| part.loss.length() <= longest);
         if !(narrow && spacing > 0.0) {
@@ -407,6 +413,11 @@ impl Discrete {
 }
 
 impl Steps<'_> {
+    /// The distance of the points.
+    pub fn spacing(&self) -> f64 {
+        self.spacing
+    }
+
     /// How much larger the grid has made `Σ K(s)`.
     pub fn excess(&self) -> f64 {
         self.total(|discrete| discrete.total.ln())
@@ -463,7 +474,7 @@ impl Steps<'_> {
         let [mut tail, mut delta] = [0.0; 2];
         let mut tilted_deltas = vec![0.0; self.points];
         for (i, tilted) in tilted_deltas.iter_mut().enumerate().rev() {
-            *tilted = delta + rounding;
+            *tilted = delta;
             let index = (first + i as i64).rem_euclid(self.points as i64) as usize;
             let mass = sums[index].re / self.points as f64;
             tail = fall * (tail + mass.max(0.0));
@@ -480,6 +491,7 @@ impl Steps<'_> {
             log_moment: log_moment + s * shift,
             first: first as f64 * spacing + shift,
             tilted_deltas,
+            rounding,
             missing: self.composition.left_out + above.exp(),
         }
     }
@@ -498,25 +510,41 @@ impl Composed {
     }
 
     /// The logarithm of `δ` at a point, without what is missing.
-    fn log_delta(&self, index: usize) -> f64 {
-        self.tilted_deltas[index].ln() + self.log_moment - self.s * self.loss(index)
+    fn log_delta(&self, index: usize, side: Side) -> f64 {
+        let rounding = match side {
+            Side::Upper => self.rounding,
+            Side::Estimate => 0.0,
+            Side::Lower => -self.rounding,
+        };
+        let tilted = (self.tilted_deltas[index] + rounding).max(0.0);
+        tilted.ln() + self.log_moment - self.s * self.loss(index)
     }
 
-    /// The least `ε` for a `δ`; none if it is beyond the grid.
-    pub fn epsilon(&self, delta: f64) -> Option<f64> {
-        let log_target = (delta - self.missing).max(0.0).ln();
+    /// The least `ε` for a `δ`; none if it is above the grid, and its first loss if it is below.
+    pub fn epsilon(&self, delta: f64, side: Side) -> Option<f64> {
+        let missing = if side == Side::Upper {
+            self.missing
+        } else {
+            0.0
+        };
+        let log_target = (delta - missing).max(0.0).ln();
         // From the top, because far below it there is only rounding.
         let points = self.tilted_deltas.len();
-        let enough = |&index: &usize| self.log_delta(index) <= log_target;
+        let enough = |&index: &usize| self.log_delta(index, side) <= log_target;
         let low_end = (0..points).rev().take_while(enough).last()?;
         if low_end == 0 {
             return Some(self.first);
         }
         // Between two points, δ is linear in e^ε.
-        let ratio = |index: usize| (self.log_delta(index) - log_target).exp();
+        let ratio = |index: usize| (self.log_delta(index, side) - log_target).exp();
         let [above, below] = [ratio(low_end - 1), ratio(low_end)];
         let share = (1.0 - below) / (above - below);
         Some(self.loss(low_end) + (share * (-self.spacing).exp_m1()).ln_1p())
+    }
+
+    /// Whether an `ε` is on the grid, not at its lower end.
+    pub fn holds(&self, epsilon: f64) -> bool {
+        epsilon > self.first
     }
 
     /// How much less than `ε` its `δ` could need if the grid were finer: a convex curve through the points is above
@@ -531,8 +559,8 @@ impl Composed {
         };
         // In units of e^ε, from ε on.
         let x = |index: usize| (self.loss(index) - epsilon).exp_m1();
-        let highest = self.log_delta(index);
-        let y = |index: usize| (self.log_delta(index) - highest).exp();
+        let highest = self.log_delta(index, Side::Upper);
+        let y = |index: usize| (self.log_delta(index, Side::Upper) - highest).exp();
         let slope = |i: usize| (y(i + 1) - y(i)) / (x(i + 1) - x(i));
         let delta = y(index) - slope(index) * x(index);
         let reached = |from: usize, slope: f64| x(from) + (delta - y(from)) / slope;
@@ -552,7 +580,7 @@ impl Composed {
     /// `δ` for an `ε`; none if it is beyond the grid.
     pub fn delta(&self, epsilon: f64) -> Option<f64> {
         let index = self.index_below(epsilon)?;
-        let [above, below] = [index, index + 1].map(|i| self.log_delta(i).exp());
+        let [above, below] = [index, index + 1].map(|i| self.log_delta(i, Side::Upper).exp());
         let share = (epsilon - self.loss(index + 1)).exp_m1() / (-self.spacing).exp_m1();
         Some(below + share.clamp(0.0, 1.0) * (above - below) + self.missing)
     }

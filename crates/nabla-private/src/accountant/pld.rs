@@ -26,7 +26,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::composition::{Composed, Composition, Discrete, Tilt};
+use super::composition::{Composed, Composition, Discrete, Side, Tilt};
 use super::privacy_loss::{Bins, PrivacyLoss};
 use super::{AccountError, Accountant, Epsilon, History};
 use super::{check_delta, check_epsilon, check_points, left_out_for_epsilon, reveals_nothing};
@@ -61,6 +61,9 @@ impl Default for Pld {
         }
     }
 }
+
+/// How many tilts are tried, each weaker than the one before, until the answer is on the grid.
+const TILTS: usize = 12;
 
 /// The points of the first grid.
 const FIRST: usize = 1 << 10;
@@ -145,13 +148,28 @@ impl Accountant for Pld {
             if bound <= found.epsilon {
                 continue;
             }
-            let composed = self.compose(&composition, tilt, bound, |sum| sum.epsilon(delta));
-            let on_grid = composed.and_then(|(sum, error)| Some((sum.epsilon(delta)?, error)));
-            let on_grid = on_grid.filter(|(epsilon, _)| *epsilon < bound);
-            let (epsilon, error) = on_grid.unwrap_or((bound, 0.0));
+            let mut tilt = tilt;
+            let (mut epsilon, mut estimate) = (bound, bound);
+            for _ in 0..TILTS {
+                let answer = |sum: &Composed| sum.epsilon(delta, Side::Upper);
+                let composed = self.compose(&composition, tilt, epsilon, answer);
+                let Some((sum, error)) = composed else {
+                    break;
+                };
+                let on_grid = [Side::Upper, Side::Estimate].map(|side| sum.epsilon(delta, side));
+                if let [Some(upper), Some(middle)] = on_grid {
+                    epsilon = epsilon.min(upper);
+                    estimate = middle - error;
+                }
+                if sum.holds(estimate) || epsilon <= 0.0 {
+                    break;
+                }
+                tilt = composition.weaker(tilt);
+            }
+            let [epsilon, estimate] = [epsilon.max(0.0), estimate.clamp(0.0, epsilon.max(0.0))];
             if epsilon > found.epsilon {
                 found = Epsilon {
-                    estimate: Some((epsilon - error).max(0.0)),
+                    estimate: Some(estimate),
                     ..Epsilon::at_most(epsilon)
                 };
             }

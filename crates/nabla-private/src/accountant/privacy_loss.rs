@@ -103,10 +103,32 @@ impl PrivacyLoss {
         }
     }
 
-    /// Only the losses between two of them.
-    pub fn narrowed(&self, losses: [f64; 2]) -> Self {
+    /// The same without the losses at both ends that have less than a weight altogether.
+    ///
+    /// Losses may be equal to rounding over a wide interval of answers, so it is the answers that are narrowed.
+    pub fn without_light(&self, weight: impl Fn(&Node) -> f64, light: f64) -> Self {
+        let support = self.support().into_iter();
+        let pieces = support.flat_map(|[start, end]| pieces(start, end));
+        let mut pieces: Vec<[f64; 2]> = pieces.collect();
+        let first_heavy = |pieces: &[[f64; 2]]| {
+            let mut sum = 0.0;
+            let mut heavy = |[start, end]: &[f64; 2]| {
+                let mut nodes = Vec::new();
+                self.integrate(*start, *end, &mut nodes);
+                sum += nodes.iter().map(&weight).sum::<f64>();
+                sum > light
+            };
+            pieces
+                .iter()
+                .position(&mut heavy)
+                .map(|index| pieces[index])
+        };
+        let lowest = first_heavy(&pieces);
+        pieces.reverse();
+        let highest = first_heavy(&pieces);
+        let between = lowest.zip(highest).map(|(low, high)| [low[0], high[1]]);
         Self {
-            between: losses.map(|loss| self.position(loss)),
+            between: between.unwrap_or(self.between),
             ..self.clone()
         }
     }

@@ -26,7 +26,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::composition::{Composed, Composition, Discrete, Tilt};
+use super::composition::{Composed, Composition, Discrete, Side, Tilt};
 use super::privacy_loss::{Bins, PrivacyLoss};
 use super::{AccountError, Accountant, Epsilon, History};
 use super::{check_delta, check_epsilon, check_points, left_out_for_epsilon, reveals_nothing};
@@ -86,7 +86,7 @@ impl Prv {
             .min(self.points as f64);
         let points = (points as usize).next_power_of_two().min(self.points);
         let steps = composition.on_grid(window, points, round_to_nearest)?;
-        Some((steps.composed(), window.width() / points as f64 * deviation))
+        Some((steps.composed(), steps.spacing() * deviation))
     }
 }
 
@@ -132,13 +132,19 @@ impl Accountant for Prv {
                 continue;
             }
             let composed = self.compose(&composition, tilt, bound, delta_error);
-            let at = |delta: f64, shift: f64| {
-                let (sum, error) = composed.as_ref()?;
-                Some(sum.epsilon(delta)? + shift * error)
+            let Some((sum, error)) = composed else {
+                upper = upper.max(bound);
+                estimate = estimate.max(bound);
+                continue;
             };
-            upper = upper.max(at(delta - delta_error, 1.0).map_or(bound, |e| e.min(bound)));
-            estimate = estimate.max(at(delta, 0.0).map_or(bound, |e| e.min(bound)));
-            lower = lower.max(at(delta + delta_error, -1.0).unwrap_or(0.0));
+            let at = |delta: f64, side: Side| sum.epsilon(delta, side);
+            let most = at(delta - delta_error, Side::Upper).map_or(bound, |e| e + error);
+            let middle = at(delta, Side::Estimate).unwrap_or(bound);
+            // At the lower end of the grid, ε may be less.
+            let least = at(delta + delta_error, Side::Lower).filter(|e| sum.holds(*e));
+            upper = upper.max(most.min(bound));
+            estimate = estimate.max(middle.min(bound));
+            lower = lower.max(least.map_or(0.0, |e| e - error));
         }
         Ok(Epsilon {
             epsilon: upper,
