@@ -63,7 +63,7 @@ fn a_budget_gets_its_noise() {
     assert!((exact - 1.0).abs() < 1e-4, "{exact}");
     let text = desk.done("privacy --epsilon 4.3771776 --rate 1 --steps 1");
     assert!(
-        text.starts_with("the noise for ε = 4.3771776, sampling rate 1, 1 steps"),
+        text.starts_with("the noise for ε = 4.3771776, sampling rate 1, 1 step,"),
         "{text}"
     );
 }

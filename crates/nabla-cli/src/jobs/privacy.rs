@@ -217,23 +217,24 @@ fn told(accounts: &Accounts) -> String {
         (Some(noise), _) => format!("noise multiplier {noise}"),
         (None, epsilon) => format!("the noise for ε = {}", epsilon.unwrap_or_default()),
     };
-    let mut text = format!("{asked}, sampling rate {rate}, {steps} steps, δ = {delta:e}\n\n");
-    let mut rows = vec![
-        [
-            "accountant",
-            "noise",
-            "ε at most",
-            "estimate",
-            "at least",
-            "order",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+    let steps = match steps {
+        1 => "1 step".to_owned(),
+        steps => format!("{steps} steps"),
+    };
+    let mut text = format!("{asked}, sampling rate {rate}, {steps}, δ = {delta:e}\n\n");
+    let head = [
+        "accountant",
+        "noise",
+        "ε at most",
+        "estimate",
+        "at least",
+        "order",
     ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
     let mut reasons = String::new();
     for answer in &accounts.answers {
         if let Some(reason) = &answer.reason {
-            reasons += &format!("{}: {reason}\n", answer.accountant);
+            reasons += &format!("\n{reason}\n");
         }
         rows.push(vec![
             answer.accountant.to_owned(),
@@ -246,11 +247,12 @@ fn told(accounts: &Accounts) -> String {
                 .map_or("-".to_owned(), |order| order.to_string()),
         ]);
     }
-    text += &table(&rows);
-    if !reasons.is_empty() {
-        text += &format!("\n{reasons}");
+    if noise.is_some() {
+        // It is the same for all of them, and in the first line.
+        rows.iter_mut().for_each(|row| drop(row.remove(1)));
     }
-    text
+    text += &table(&rows);
+    text + &reasons
 }
 
 #[cfg(test)]
