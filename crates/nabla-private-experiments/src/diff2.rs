@@ -158,7 +158,7 @@ fn descend(setting: Setting, size: f64, seed: u64) -> f64 {
         },
         ..Diff2Config::default()
     };
-    let [whole, differences, _] = config.multipliers(setting.rounds, 1.0 / size);
+    let [whole, differences, _] = config.multipliers(setting.rounds, 1.0 / size, 1);
     let mut estimate = Estimate::new(CLIPS, [whole, differences], setting.restart);
     let key = NoiseKey::from_seed(seed);
     let mut x = vec![2.0; DIMENSION];

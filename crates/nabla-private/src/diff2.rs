@@ -160,15 +160,23 @@ impl Diff2Config {
         [restarts, rounds - restarts]
     }
 
-    /// The noise multipliers of whole gradients, differences and local steps, whose squares share a budget: `scale` is
-    /// `1/μ` of the first two if there are no others.
-    pub fn multipliers(&self, rounds: u64, scale: f64) -> [f64; 3] {
+    /// The noise multipliers of whole gradients, differences and local steps, which share a budget: `scale` is `1/μ` of
+    /// the first two if there are no others. Local steps on a sample reveal less by about the square of its rate.
+    ///
+    /// - `examples`: their number `n`
+    pub fn multipliers(&self, rounds: u64, scale: f64, examples: usize) -> [f64; 3] {
         let [whole, differences] = self.rounds(rounds).map(|count| count.max(1) as f64);
         let (rest, local) = match self.routine {
             Routine::GradientDescent => (1.0, 0.0),
-            Routine::LocalSteps { steps, share, .. } => {
+            Routine::LocalSteps {
+                steps,
+                batch,
+                share,
+                ..
+            } => {
                 let count = rounds.max(1) as f64 * steps as f64;
-                (1.0 - share, (count / share).sqrt())
+                let rate = self.local_rate(batch, examples);
+                (1.0 - share, rate * (count / share).sqrt())
             }
         };
         [
@@ -676,7 +684,7 @@ mod tests {
             restart: 4,
             ..Diff2Config::default()
         };
-        let [whole, differences, local] = config.multipliers(10, 2.0);
+        let [whole, differences, local] = config.multipliers(10, 2.0, 100);
         // Three restarts, seven differences: μ² = 1/4.
         let spent = 3.0 / whole.powi(2) + 7.0 / differences.powi(2);
         assert!((spent - 0.25).abs() < 1e-12 && local == 0.0);

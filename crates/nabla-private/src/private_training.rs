@@ -298,9 +298,10 @@ impl PrivacyConfig {
         let budget = budget.ok_or(PrivacyError::NeedsBudget { method: "diff2" })?;
         let rounds = plan.steps as u64;
         let scale = least_scale(self.accountant()?.as_ref(), budget, |scale| {
-            diff2.history(diff2.multipliers(rounds, scale), rounds, examples)
+            let multipliers = diff2.multipliers(rounds, scale, examples);
+            diff2.history(multipliers, rounds, examples)
         })?;
-        Ok(diff2.multipliers(rounds, scale))
+        Ok(diff2.multipliers(rounds, scale, examples))
     }
 }
 
