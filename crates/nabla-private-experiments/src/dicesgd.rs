@@ -22,7 +22,7 @@ use nabla_private::private_training::{
 };
 use nabla_private::release::{Release, Sums};
 use nabla_private::secret_noise::NoiseKey;
-use nabla_train::data_set::{DataConfig, DataSet};
+use nabla_train::data_set::{DataConfig, DataSet, Standardization};
 use nabla_train::experiment::{Experiment, ModelConfig};
 use nabla_train::logistic_regression::LogisticRegressionConfig;
 use nabla_train::optimizer::OptimizerConfig;
@@ -262,6 +262,7 @@ fn training(quick: bool) -> Result<(Experiment, DataSet), ClaimError> {
         data: DataConfig {
             source: "fashion".into(),
             limit: quick.then_some(400),
+            standardization: Standardization::None,
             ..DataConfig::default()
         },
         model: ModelConfig::LogisticRegression(LogisticRegressionConfig::default()),

@@ -19,7 +19,7 @@ use nabla_private::clipping::Clipping;
 use nabla_private::diff2::{Diff2Config, Estimate, Routine};
 use nabla_private::private_training::{PrivacyConfig, PrivateMethod};
 use nabla_private::secret_noise::NoiseKey;
-use nabla_train::data_set::DataSet;
+use nabla_train::data_set::{DataSet, Standardization};
 use nabla_train::experiment::{Experiment, ModelConfig};
 use nabla_train::mlp::MlpConfig;
 use nabla_train::optimizer::OptimizerConfig;
@@ -256,6 +256,7 @@ fn network(quick: bool) -> Result<(Experiment, DataSet), ClaimError> {
         ..Experiment::default()
     };
     experiment.data.limit = quick.then_some(100);
+    experiment.data.standardization = Standardization::None;
     let training = &mut experiment.training;
     training.epochs = if quick { 4 } else { 100 };
     training.schedule = Schedule {

@@ -70,6 +70,8 @@ impl OnModel for Step {
                 steps_per_epoch: EXAMPLES / BATCH,
                 steps: trainer.steps(),
                 seed: 0,
+                scaled: false,
+                augmented: false,
             };
             match privacy.source(trainer.model(), plan) {
                 Ok(Some(source)) => trainer.task_mut().set_source(source),

@@ -33,7 +33,9 @@ pub enum ClippingError {
     #[error(transparent)]
     Gradients(#[from] PerExampleError),
     /// Clipping does not make it finite.
-    #[error("the gradient of an example is not finite: lower the learning rate")]
+    #[error(
+        "the gradient of an example is not finite: lower the learning rate, or bring the features into a range of few units"
+    )]
     NotFinite,
 }
 

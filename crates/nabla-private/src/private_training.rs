@@ -8,7 +8,7 @@
 //!   θ   ← step of any optimizer along v                                nabla_train
 //! ```
 //!
-//! [`PrivacyConfig`] is a [`GradientSources`] for an [`Experiment`](nabla_train::experiment::Experiment): the noise for a
+//! [`PrivacyConfig`] is a [`GradientSources`] for an `Experiment` of `nabla-train`: the noise for a
 //! budget `(ε, δ)` follows from the number of steps by itself. What is guaranteed: whoever sees all weights of all steps
 //! learns almost the same with and without any one training example. Not covered is what is computed from the examples
 //! beside the weights: losses and accuracies of the training examples, and the checkpoint of an unfinished training,
@@ -42,9 +42,13 @@ use crate::clipping::{Clipping, ClippingError};
 use crate::dicesgd::{Accounting, DiceConfig, DiceSgd};
 use crate::diff2::{Diff2Config, Diff2Gradients};
 use crate::dp_sgd::DpSgd;
-use crate::one_run_audit::Audit;
 use crate::release::{Release, Sums};
 use crate::secret_noise::{NoEntropy, NoiseKey};
+
+mod spending;
+
+pub use spending::PrivacyReport;
+pub(crate) use spending::{Report, Spending};
 
 /// The reason why a training is not private.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,20 @@ pub enum PrivacyError {
         /// Whether both are given.
         both: bool,
     },
+    /// The features are scaled by the training examples.
+    #[error(
+        "the features are scaled by the mean and deviation of the training examples, on which every gradient would \
+         depend: train privately with standardization = \"none\" and features in a range that you know"
+    )]
+    Scaled,
+    /// Pictures are changed at random.
+    #[error("private training knows no changes of pictures: leave out the augmentation")]
+    Augmented,
+    /// DIFF2 clips flat.
+    #[error(
+        "DIFF2 clips whole gradients and their differences: leave out the clipping, or choose flat"
+    )]
+    FlatOnly,
     /// DIFF2 takes all examples in every round.
     #[error(
         "DIFF2 takes the gradient of all examples in every round, so that the batch must be {examples} (an epoch is a \
@@ -111,7 +129,10 @@ pub enum PrivacyError {
 
 impl From<PrivacyError> for TrainingError {
     fn from(error: PrivacyError) -> Self {
-        Self::task(error)
+        match error {
+            PrivacyError::Clipping(ClippingError::NotFinite) => Self::Failed(error.into()),
+            _ => Self::task(error),
+        }
     }
 }
 
@@ -241,6 +262,7 @@ impl PrivacyConfig {
     pub fn release(&self, plan: Plan) -> Result<Box<dyn Release>, PrivacyError> {
         self.validate()?;
         let (examples, batch) = (plan.examples, plan.batch);
+        refuse_data_dependence(plan)?;
         range::within("batch of a private training", batch, 1..=examples)?;
         let sampling_rate = batch as f64 / examples as f64;
         let clip = self.clipping.sensitivity();
@@ -286,6 +308,10 @@ impl PrivacyConfig {
         let Plan {
             examples, batch, ..
         } = plan;
+        refuse_data_dependence(plan)?;
+        if !matches!(self.clipping, Clipping::Flat { .. }) {
+            return Err(PrivacyError::FlatOnly);
+        }
         if batch != examples {
             return Err(PrivacyError::WholeBatch { examples, batch });
         }
@@ -319,6 +345,17 @@ impl GradientSources for PrivacyConfig {
         let (config, key) = (self.clone(), self.key()?);
         let source = Diff2Gradients::new(diff2, config, plan, multipliers, key);
         Ok(Some(Box::new(source)))
+    }
+}
+
+/// Refuses what would make the gradient of one example depend on the others.
+fn refuse_data_dependence(plan: Plan) -> Result<(), PrivacyError> {
+    match plan {
+        Plan { scaled: true, .. } => Err(PrivacyError::Scaled),
+        Plan {
+            augmented: true, ..
+        } => Err(PrivacyError::Augmented),
+        _ => Ok(()),
     }
 }
 
@@ -388,7 +425,12 @@ impl PrivacyConfig {
         Ok(PrivateGradients {
             config: self.clone(),
             plan,
-            release: self.release(plan)?,
+            release: {
+                let release = self.release(plan)?;
+                // What cannot be counted is refused before anything is released.
+                release.history(1)?;
+                release
+            },
             key: self.key()?,
             spending: Spending::default(),
             canaries: None,
@@ -403,53 +445,6 @@ impl PrivacyConfig {
     }
 }
 
-/// What in a training's folder is computed from the training examples without noise: losses, accuracies, means.
-const NOT_COVERED: [&str; 7] = [
-    "checkpoint.safetensors",
-    "history.json",
-    "epochs.csv",
-    "steps.csv",
-    "loss.svg",
-    "accuracy.svg",
-    "the scaling in classifier.json",
-];
-
-/// What a private training has revealed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PrivacyReport {
-    /// The guarantee: `ε`, by the chosen accountant.
-    pub epsilon: f64,
-    /// `δ`.
-    pub delta: f64,
-    /// The accountant.
-    pub accountant: String,
-    /// Between which data sets there is almost no difference.
-    pub neighbours: String,
-    /// What is released of a step.
-    pub method: PrivateMethod,
-    /// How gradients are clipped.
-    pub clipping: Clipping,
-    /// What the accountant has counted.
-    pub history: History,
-    /// Steps so far, and all.
-    pub steps: [u64; 2],
-    /// Training examples.
-    pub examples: usize,
-    /// Examples that a step is expected to see.
-    pub batch: usize,
-    /// The share of gradients that were longer than the clip.
-    pub clipped: f64,
-    /// Whether nobody can know the noise.
-    pub secret_noise: bool,
-    /// Where the guarantee does not reach, in sentences.
-    pub caveats: Vec<String>,
-    /// What in a training's folder the guarantee does not cover.
-    pub not_covered: Vec<String>,
-    /// What the canaries show, if there are any.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub audit: Option<Audit>,
-}
-
 /// The gradients of a private training; see the [module documentation](self).
 struct PrivateGradients {
     config: PrivacyConfig,
@@ -459,81 +454,6 @@ struct PrivateGradients {
     spending: Spending,
     /// With the confidence of their audit.
     canaries: Option<(Canaries, f64)>,
-}
-
-/// What a training has done so far.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Spending {
-    /// Steps.
-    pub(crate) steps: u64,
-    /// Gradients longer than the clip, of those seen.
-    clipped: u64,
-    seen: u64,
-}
-
-/// What a method has to tell.
-pub(crate) struct Report {
-    pub(crate) history: History,
-    pub(crate) caveat: Option<String>,
-    pub(crate) audit: Option<Audit>,
-}
-
-impl Spending {
-    /// One more step, that saw so many gradients.
-    pub(crate) fn add(&mut self, clipped: u64, seen: u64) {
-        self.steps += 1;
-        self.clipped += clipped;
-        self.seen += seen;
-    }
-
-    /// The key for a checkpoint: none after the last step, when nothing is to be repeated.
-    pub(crate) fn key(&self, key: &NoiseKey, plan: Plan) -> Option<NoiseKey> {
-        (self.steps < plan.steps as u64).then(|| key.clone())
-    }
-
-    /// The report of a training.
-    pub(crate) fn told(
-        &self,
-        config: &PrivacyConfig,
-        plan: Plan,
-        key: &NoiseKey,
-        report: Report,
-    ) -> Result<Value, TrainingError> {
-        let Report {
-            history,
-            caveat,
-            audit,
-        } = report;
-        let delta = config.delta(plan.examples);
-        let accountant = config.accountant().map_err(PrivacyError::from)?;
-        let spent = accountant.epsilon(&history, delta);
-        let spent = spent.map_err(PrivacyError::from)?;
-        let mut caveats = Vec::from_iter(caveat);
-        if !key.is_secret() {
-            caveats.push(
-                "the noise follows from a seed: whoever knows the seed can take the noise off"
-                    .into(),
-            );
-        }
-        let report = PrivacyReport {
-            epsilon: spent.epsilon,
-            delta,
-            accountant: config.accountant.clone(),
-            neighbours: "one example more or less".into(),
-            method: config.method,
-            clipping: config.clipping,
-            history,
-            steps: [self.steps, plan.steps as u64],
-            examples: plan.examples,
-            batch: plan.batch,
-            clipped: self.clipped as f64 / self.seen.max(1) as f64,
-            secret_noise: key.is_secret(),
-            caveats,
-            not_covered: NOT_COVERED.iter().map(|&file| file.into()).collect(),
-            audit,
-        };
-        serde_json::to_value(report).map_err(TrainingError::task)
-    }
 }
 
 /// The state in a checkpoint.

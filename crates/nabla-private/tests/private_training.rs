@@ -13,7 +13,7 @@ use nabla_private::private_training::{
     AuditedTraining, PrivacyConfig, PrivacyReport, PrivateMethod,
 };
 use nabla_train::cnn::CnnConfig;
-use nabla_train::data_set::DataConfig;
+use nabla_train::data_set::{DataConfig, Standardization};
 use nabla_train::experiment::{Experiment, ExperimentError, ModelConfig, Outcome};
 use nabla_train::gradient_source::GradientSources;
 use nabla_train::mlp::MlpConfig;
@@ -25,6 +25,7 @@ fn small() -> Experiment {
     let mut experiment = Experiment {
         data: DataConfig {
             limit: Some(320),
+            standardization: Standardization::None,
             ..DataConfig::default()
         },
         model: ModelConfig::Mlp(MlpConfig { hidden: vec![16] }),
@@ -204,14 +205,14 @@ fn a_large_budget_costs_little() {
     experiment.data.limit = None;
     experiment.training.epochs = 6;
     for (clipping, rate) in [
-        (Clipping::Flat { norm: 1.0 }, 0.5),
-        (Clipping::PerLayer { norm: 1.0 }, 0.5),
+        (Clipping::Flat { norm: 1.0 }, 1.0),
+        (Clipping::PerLayer { norm: 1.0 }, 1.0),
         (
             Clipping::Automatic {
                 norm: 1.0,
                 stability: 0.01,
             },
-            0.5,
+            1.0,
         ),
     ] {
         experiment.training.optimizer.learning_rate = Some(rate);
@@ -222,7 +223,7 @@ fn a_large_budget_costs_little() {
         };
         let outcome = run(&experiment, &config, None, None).unwrap();
         let accuracy = outcome.history.last().unwrap().test_accuracy;
-        assert!(accuracy > 0.85, "{clipping:?}: {accuracy}");
+        assert!(accuracy > 0.8, "{clipping:?}: {accuracy}");
         // A tenth of one in 1438, rounded down.
         assert!((report(&outcome).delta - 6e-5).abs() < 1e-12);
     }
@@ -379,6 +380,25 @@ fn wrong_configurations_are_refused_in_a_sentence() {
         let found = told(config);
         assert!(found.contains(part), "{found}");
     }
+    // What would make a gradient depend on other examples.
+    let mut dependent = small();
+    dependent.data.standardization = Standardization::Auto;
+    let error = run(&dependent, &base, None, None)
+        .map(|o| o.finished)
+        .unwrap_err();
+    assert!(error.to_string().contains("standardization"), "{error}");
+    let diff2 = PrivacyConfig {
+        method: PrivateMethod::Diff2(Diff2Config::default()),
+        clipping: Clipping::PerLayer { norm: 1.0 },
+        ..base.clone()
+    };
+    let error = run(&of(320), &diff2, None, None)
+        .map(|o| o.finished)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("leave out the clipping"),
+        "{error}"
+    );
     let mut large = small();
     large.training.batch = 400;
     let error = run(&large, &base, None, None).unwrap_err().to_string();

@@ -8,18 +8,17 @@
 //!              θ ← step of the optimizer along g
 //! ```
 //!
-//! All workers have the same weights and take the same steps, so that the weights are never sent. [`Shared`] is a
-//! [`GradientSources`] for an [`Experiment`]; [`train`] runs it on threads of this process, and [`train_on`] is one
-//! worker on any [`Communicator`]. Sums are taken in the order of the workers, so threads and processes give the same
-//! bits for the same seed and the same number of workers.
+//! All workers have the same weights and take the same steps, so that the weights are never sent. [`train`] runs an
+//! [`Experiment`] on threads of this process, and [`train_on`] is one worker on any [`Communicator`]. Sums are taken in the
+//! order of the workers, so threads and processes give the same bits for the same seed and the same number of workers.
 //!
-//! Unbiased compressors replace the gradient as they are. A contraction ([`TopK`]) is used with
+//! Unbiased compressors replace the gradient as they are. A contraction (the largest numbers) is used with
 //! [EF21](nabla_grad::error_feedback): the worker sends the change of its estimate. A sketch is linear: the sum of the
 //! sketches is the sketch of the sum, by a new matrix in every step (`Sᵀ S g`, without error feedback).
 //!
 //! A batch normalisation takes its statistics from the worker's own part of the batch.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -28,9 +27,7 @@ use std::time::{Duration, Instant};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
-use nabla_grad::compressor::{
-    Compressed, Compressor, CompressorError, Identity, Natural, Qsgd, RandK, TopK, WireError,
-};
+use nabla_grad::compressor::{Compressed, Compressor, CompressorError, WireError};
 use nabla_grad::error_feedback::{Ef21, Ef21Server, ErrorFeedbackError};
 use nabla_grad::flat::ParameterLayout;
 use nabla_grad::seeded_noise::SeededNoise;
@@ -50,6 +47,10 @@ use serde_json::{Value, json};
 
 use crate::communicator::threads::{ThreadCommunicator, connected};
 use crate::communicator::{Communicator, CommunicatorError};
+
+mod compression;
+
+pub use compression::Compression;
 
 /// The reason why workers do not train together.
 #[derive(Debug, thiserror::Error)]
@@ -108,90 +109,13 @@ pub enum SharingError {
 
 impl From<SharingError> for TrainingError {
     fn from(error: SharingError) -> Self {
-        Self::task(error)
-    }
-}
-
-/// How gradients are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Compression {
-    /// Not at all.
-    #[default]
-    None,
-    /// Random numbers of it, scaled up.
-    #[serde(rename = "randk")]
-    RandK {
-        /// Their share.
-        share: f64,
-    },
-    /// The largest numbers of its change (EF21).
-    #[serde(rename = "topk")]
-    TopK {
-        /// Their share.
-        share: f64,
-    },
-    /// A count sketch.
-    Sketch {
-        /// Its length as a share.
-        share: f64,
-    },
-    /// Powers of two.
-    Natural,
-    /// Random levels.
-    Qsgd {
-        /// Levels from 0 to the norm.
-        levels: u32,
-    },
-}
-
-nabla_base::choices! {
-    Compression: "compression" {
-        "none" => Self::None, "Not at all";
-        "randk" => Self::RandK { share: 0.1 }, "Random numbers, scaled up";
-        "topk" => Self::TopK { share: 0.01 }, "The largest numbers of the change, with error feedback (EF21)";
-        "sketch" => Self::Sketch { share: 0.1 }, "A count sketch, by a new matrix in every step";
-        "natural" => Self::Natural, "Powers of two";
-        "qsgd" => Self::Qsgd { levels: 16 }, "Random levels";
-    }
-}
-
-impl Compression {
-    /// The same compression with another share of the numbers, if it has one.
-    #[must_use]
-    pub fn with_share(mut self, chosen: f64) -> Self {
-        if let Self::RandK { share } | Self::TopK { share } | Self::Sketch { share } = &mut self {
-            *share = chosen;
+        match error {
+            // What goes wrong between workers, or with a gradient that has run away.
+            SharingError::Communicator(_)
+            | SharingError::Compressor(_)
+            | SharingError::Feedback(_) => Self::Failed(error.into()),
+            _ => Self::task(error),
         }
-        self
-    }
-
-    fn validate(self) -> Result<(), OutOfRange> {
-        match self {
-            Self::RandK { share } | Self::TopK { share } | Self::Sketch { share } => range::check(
-                share > 0.0 && share <= 1.0,
-                "share of the compression",
-                share,
-                "greater than 0 and at most 1",
-            ),
-            Self::Qsgd { levels } => range::at_least("levels of the compression", levels, 1),
-            Self::None | Self::Natural => Ok(()),
-        }
-    }
-
-    /// Numbers of a share of `dimension`.
-    fn kept(share: f64, dimension: usize) -> usize {
-        ((share * dimension as f64).round() as usize).clamp(1, dimension.max(1))
-    }
-
-    fn compressor(self, dimension: usize) -> Result<Box<dyn Compressor + Send>, CompressorError> {
-        Ok(match self {
-            Self::None | Self::Sketch { .. } => Box::new(Identity),
-            Self::RandK { share } => Box::new(RandK::new(Self::kept(share, dimension))?),
-            Self::TopK { share } => Box::new(TopK::new(Self::kept(share, dimension))?),
-            Self::Natural => Box::new(Natural),
-            Self::Qsgd { levels } => Box::new(Qsgd::new(levels)?),
-        })
     }
 }
 
@@ -366,8 +290,8 @@ struct Seen {
 #[derive(Serialize, Deserialize)]
 struct State {
     seen: Seen,
-    /// EF21's estimates.
-    feedback: Option<[Vec<u8>; 2]>,
+    /// EF21's estimates of all workers.
+    feedback: Option<Vec<u8>>,
 }
 
 /// The noise of worker `r` in step `t` is stream `COMPRESSION + t · 1024 + r` of the seed.
@@ -388,6 +312,13 @@ impl<C: Communicator> SharedGradients<C> {
         if expected != found {
             return Err(SharingError::Workers { expected, found });
         }
+        let most = plan.batch.max(1);
+        range::check(
+            expected <= most,
+            "number of workers",
+            expected,
+            format!("at most {most}, the examples of a batch"),
+        )?;
         let compressor = || config.compression.compressor(dimension);
         let feedback = match config.compression {
             Compression::TopK { .. } => {
@@ -559,7 +490,6 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
     fn settings(&self) -> Value {
         json!({
             "workers": self.config.workers,
-            "rank": self.communicator.rank(),
             "compression": self.config.compression,
         })
     }
@@ -568,7 +498,7 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
         let feedback = self.feedback.as_ref();
         let state = State {
             seen: self.seen,
-            feedback: feedback.map(|(worker, server)| [worker.to_bytes(), server.to_bytes()]),
+            feedback: feedback.map(|(_, server)| server.to_bytes()),
         };
         serde_json::to_vec(&state).map_err(TrainingError::task)
     }
@@ -577,8 +507,12 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
         let failed = |error: &dyn std::fmt::Display| SharingError::State(error.to_string());
         let state: State = serde_json::from_slice(state).map_err(|error| failed(&error))?;
         self.seen = state.seen;
-        if let (Some((worker, server)), Some([own, all])) = (self.feedback.take(), state.feedback) {
-            let worker = worker.restored(&own).map_err(|error| failed(&error))?;
+        if let (Some((worker, server)), Some(all)) = (self.feedback.take(), state.feedback) {
+            // Worker 0 saves for all of them.
+            let size = all.len() / self.communicator.size();
+            let own = self.communicator.rank() * size;
+            let own = all.get(own..own + size).unwrap_or_default();
+            let worker = worker.restored(own).map_err(|error| failed(&error))?;
             let server = server.restored(&all).map_err(|error| failed(&error))?;
             self.feedback = Some((worker, server));
         }
@@ -602,17 +536,8 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
     }
 }
 
-/// The checkpoint of a worker: that of worker 0 has the name that was given.
-fn checkpoint_of(path: &Path, rank: usize) -> PathBuf {
-    match rank {
-        0 => path.to_owned(),
-        _ => path.with_extension(format!("worker-{rank}.safetensors")),
-    }
-}
-
-/// Trains as one worker of several, which all call this with the same arguments. Worker 0 measures the model and has
-/// the checkpoint of the name that is given; the others have their own beside it. If `observe` breaks at worker 0, all
-/// of them end after the next step.
+/// Trains as one worker of several, which all call this with the same arguments. Worker 0 measures the model and saves
+/// the checkpoint, from which all of them resume. If `observe` breaks at worker 0, all of them end after the next step.
 ///
 /// # Errors
 /// If the training fails, or another worker does.
@@ -633,22 +558,15 @@ pub fn train_on<C: Communicator + Send + 'static>(
         rank,
         stop: stop.clone(),
     };
-    let checkpoint = checkpoint.map(|path| checkpoint_of(path, rank));
-    experiment.run_with(
-        &sources,
-        data,
-        device,
-        checkpoint.as_deref(),
-        &mut |progress| {
-            if rank == 0 && observe(progress).is_break() {
-                stop.asked.store(true, Ordering::Relaxed);
-            }
-            match stop.agreed.load(Ordering::Relaxed) {
-                true => std::ops::ControlFlow::Break(()),
-                false => std::ops::ControlFlow::Continue(()),
-            }
-        },
-    )
+    experiment.run_with(&sources, data, device, checkpoint, &mut |progress| {
+        if rank == 0 && observe(progress).is_break() {
+            stop.asked.store(true, Ordering::Relaxed);
+        }
+        match stop.agreed.load(Ordering::Relaxed) {
+            true => std::ops::ControlFlow::Break(()),
+            false => std::ops::ControlFlow::Continue(()),
+        }
+    })
 }
 
 /// Trains by threads of this process.
@@ -736,7 +654,9 @@ fn is_consequence(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<SharingError>() {
         Some(error) => ended(error),
         None => match error.downcast_ref::<TrainingError>() {
-            Some(TrainingError::Task(inner)) => is_consequence(inner.as_ref()),
+            Some(TrainingError::Task(inner) | TrainingError::Failed(inner)) => {
+                is_consequence(inner.as_ref())
+            }
             _ => match error.downcast_ref::<ExperimentError>() {
                 Some(ExperimentError::Training(inner)) => is_consequence(inner),
                 _ => false,

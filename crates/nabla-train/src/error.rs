@@ -82,6 +82,9 @@ pub enum TrainingError {
     /// A norm cannot be read.
     #[error(transparent)]
     Clipping(#[from] ClippingError),
+    /// Something failed in a step that is not the input's fault.
+    #[error(transparent)]
+    Failed(Box<dyn Error + Send + Sync>),
     /// A value cannot be read back from the device.
     #[error("cannot read from the device: {0}")]
     Device(String),
@@ -103,6 +106,7 @@ impl TrainingError {
 
     /// Whether it failed while it ran, rather than the input being wrong.
     pub fn is_failure(&self) -> bool {
-        self.is_divergence() || matches!(self, Self::Clipping(_) | Self::Device(_))
+        self.is_divergence()
+            || matches!(self, Self::Clipping(_) | Self::Device(_) | Self::Failed(_))
     }
 }

@@ -1,5 +1,6 @@
 //! Classified examples in memory.
 
+use nabla_grad::fingerprint::fingerprint;
 use serde::{Deserialize, Serialize};
 
 /// The shape of an example.
@@ -119,6 +120,14 @@ impl Examples {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
+    }
+
+    /// A short name of them all, by which other examples are noticed.
+    pub fn fingerprint(&self) -> String {
+        let features = self.features.iter().flat_map(|x| x.to_le_bytes());
+        let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
+        let bytes: Vec<u8> = features.chain(labels).collect();
+        fingerprint(&bytes)
     }
 
     /// Those at `indices`, of examples with `width` features.

@@ -22,7 +22,7 @@ use std::path::Path;
 
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
-use nabla_base::{OutputError, write_bytes_atomically};
+use nabla_base::{OutputError, range, write_bytes_atomically};
 use nabla_grad::flat::{FlatError, ParameterLayout};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -325,18 +325,30 @@ impl<S: GradientSources> Job<'_, S> {
             steps_per_epoch: trainer.task().steps_per_epoch(),
             steps: trainer.steps(),
             seed: training.seed,
+            scaled: !self.data.scaling.means.is_empty(),
+            augmented: !training.augmentation.is_none(),
         };
         let source = self.sources.source(trainer.model(), plan)?;
         let task = trainer.task_mut();
         task.settings = json!({ "data": experiment.data, "model": experiment.model });
+        if self.checkpoint.is_some() {
+            // A file that has changed is other data.
+            task.settings["examples"] = json!(examples.fingerprint());
+        }
         if let Some(source) = source {
             task.set_source(source);
         }
         if let Some(path) = self.checkpoint.filter(|path| path.exists()) {
             trainer = trainer.resume(path)?;
         }
+        let (done, asked) = (trainer.step(), trainer.steps());
+        let fits = done <= asked;
+        let expected = format!("at most {asked}, those that are asked for");
+        range::check(fits, "number of steps of the checkpoint", done, expected)
+            .map_err(TrainingError::Range)?;
         if self.trains {
-            trainer.run(self.checkpoint, observe)?;
+            let checkpoint = self.checkpoint.filter(|_| self.sources.measures());
+            trainer.run(checkpoint, observe)?;
         }
         Ok(Outcome {
             finished: trainer.is_finished(),

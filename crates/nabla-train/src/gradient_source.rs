@@ -110,6 +110,10 @@ pub struct Plan {
     pub steps: usize,
     /// The seed of the training.
     pub seed: u64,
+    /// Whether features are scaled by the mean and deviation of the training examples.
+    pub scaled: bool,
+    /// Whether pictures are changed at random.
+    pub augmented: bool,
 }
 
 /// The answers to the examples of a step.
@@ -180,7 +184,8 @@ pub trait GradientSources {
         plan: Plan,
     ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError>;
 
-    /// Whether the model is measured on the test examples: of several workers, one is enough. Default yes.
+    /// Whether the model is measured on the test examples and the training saved: of several workers, one is enough.
+    /// Default yes.
     fn measures(&self) -> bool {
         true
     }

@@ -51,6 +51,7 @@ impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         let (mut experiment, sources) = TrainingRecipe::read(self.config.as_deref())?.parts();
         self.flags.apply(&mut experiment)?;
+        privacy_flags::without_scaling(&mut experiment);
         let privacy = self.privacy.apply(sources.privacy, true)?;
         let privacy =
             privacy.ok_or_else(|| Failure::input("there is no private training to audit"))?;

@@ -128,7 +128,8 @@ fn of_epochs(examples: u64, batch: u64, epochs: f64) -> Result<(f64, u64), Failu
             "a batch has {batch} of {examples} examples, but it must have from 1 to all of them"
         )));
     }
-    let steps = epochs * (examples as f64 / batch as f64);
+    // The last batch of an epoch may be smaller, and is a step.
+    let steps = epochs * examples.div_ceil(batch.max(1)) as f64;
     if !(epochs > 0.0 && steps < 1e15) {
         return Err(Failure::input(format!(
             "the number of epochs is {epochs}, but it must be positive, with less than 1e15 steps"

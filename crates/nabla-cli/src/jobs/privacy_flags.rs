@@ -5,6 +5,8 @@ use clap::Args;
 use nabla::private::accountant::accountants;
 use nabla::private::clipping::Clipping;
 use nabla::private::private_training::{PrivacyConfig, PrivacyReport, PrivateMethod};
+use nabla::train::data_set::Standardization;
+use nabla::train::experiment::Experiment;
 
 use crate::choice::choice;
 use crate::errors::Failure;
@@ -94,6 +96,11 @@ impl PrivacyFlags {
         privacy.validate().map_err(Failure::input)?;
         Ok(Some(privacy))
     }
+}
+
+/// Leaves features as they are: scaled by the training examples, every gradient would depend on all of them.
+pub fn without_scaling(experiment: &mut Experiment) {
+    experiment.data.standardization = Standardization::None;
 }
 
 /// Checks the name of an accountant.

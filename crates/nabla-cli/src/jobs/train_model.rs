@@ -73,6 +73,9 @@ impl Arguments {
         optimizer.learning_rate = self.learning_rate.or(optimizer.learning_rate);
         optimizer.weight_decay = self.weight_decay.unwrap_or(optimizer.weight_decay);
         sources.privacy = self.privacy.apply(sources.privacy, self.private)?;
+        if sources.privacy.is_some() {
+            privacy_flags::without_scaling(&mut experiment);
+        }
         sources.sharing = self.sharing.apply(sources.sharing)?;
         if sources.privacy.is_some() && sources.sharing.is_some() {
             return Err(Failure::input(
@@ -165,7 +168,12 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     if let Some(folder) = &arguments.out {
         write_files(folder, &experiment, &outcome)?;
         if let Some(revealed) = &revealed {
-            let mut json = serde_json::to_vec_pretty(revealed).map_err(Failure::run)?;
+            let mut told = serde_json::to_value(revealed).map_err(Failure::run)?;
+            // Counted without noise: it is told here, but not in a file that is passed on.
+            if let Some(told) = told.as_object_mut() {
+                told.remove("clipped");
+            }
+            let mut json = serde_json::to_vec_pretty(&told).map_err(Failure::run)?;
             json.push(b'\n');
             write_bytes_atomically(&folder.join(PRIVACY), &json)?;
         }

@@ -226,9 +226,23 @@ pub(crate) fn product_square<F: Real>(x: MatRef<'_, F>, g: MatRef<'_, F>) -> f64
         gram
     };
     let (of_x, of_g) = (gram(x), gram(g));
-    let each = of_x.iter().zip(&of_g);
-    // Rounding may make a 0 negative.
-    each.map(|(x, g)| x.wide() * g.wide()).sum::<f64>().max(0.0)
+    let (mut sum, mut size) = (0.0, 0.0);
+    for (x, g) in of_x.iter().zip(&of_g) {
+        let term = x.wide() * g.wide();
+        sum += term;
+        size += term.abs();
+    }
+    // Terms that cancel leave their rounding errors: a norm that is too small would not be clipped. Nor is NaN 0.
+    if sum > 1e-4 * size || size == 0.0 {
+        return sum;
+    }
+    let mut product = vec![F::ZERO; x.ncols() * g.ncols()];
+    let to = MatMut::from_row_major_slice_mut(&mut product, x.ncols(), g.ncols());
+    matmul(to, Accum::Replace, x.transpose(), g, F::ONE, Par::Seq);
+    product
+        .iter()
+        .map(|value| value.wide() * value.wide())
+        .sum()
 }
 
 /// `Σ x²`.
