@@ -45,10 +45,7 @@ fn wrong_private_trainings_are_refused() {
         ("train model --private", "none is given"),
         ("train model --private --epsilon 0", "epsilon is 0"),
         ("train model --private --epsilon 3 --delta 2", "delta is 2"),
-        (
-            "train model --private --epsilon 3 --clip -1",
-            "clipped is -1",
-        ),
+        ("train model --private --epsilon 3 --clip 0", "clipped is 0"),
         (
             "train model --private --epsilon 3 --model cnn",
             "`stages.0.norm` (BatchNorm) normalises by the batch",
