@@ -507,6 +507,10 @@ fn several_workers_train_together() {
         ("train model --compress topk", "add --workers"),
         ("train model --workers 0", "number of workers is 0"),
         (
+            "train model --workers 2 --compress qsgd --compress-share 0.1",
+            "for randk, topk and sketch",
+        ),
+        (
             "train model --workers 2 --compress randk --compress-share 2",
             "share of the compression is 2",
         ),

@@ -570,10 +570,15 @@ impl<M: Classifier> GradientSource<M> for PrivateGradients {
     }
 
     fn state(&self) -> Result<Vec<u8>, TrainingError> {
+        let key = self.spending.key(&self.key, self.plan);
         let state = State {
-            key: self.spending.key(&self.key, self.plan),
+            // What is never released isn't kept either when nothing is to be repeated.
+            memory: match &key {
+                Some(_) => self.release.state(),
+                None => Vec::new(),
+            },
+            key,
             spending: self.spending,
-            memory: self.release.state(),
         };
         serde_json::to_vec(&state).map_err(TrainingError::task)
     }

@@ -58,6 +58,14 @@ impl Compression {
         self
     }
 
+    /// Whether it sends a share of the numbers.
+    pub fn has_share(self) -> bool {
+        matches!(
+            self,
+            Self::RandK { .. } | Self::TopK { .. } | Self::Sketch { .. }
+        )
+    }
+
     pub(super) fn validate(self) -> Result<(), OutOfRange> {
         match self {
             Self::RandK { share } | Self::TopK { share } | Self::Sketch { share } => range::check(
