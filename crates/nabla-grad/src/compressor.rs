@@ -308,6 +308,19 @@ impl Compressed {
         }
     }
 
+    /// Adds a multiple of the vector to `sum`, of which a sparse message touches only what it has.
+    pub fn add_to(&self, sum: &mut [f64], factor: f64) {
+        if let Form::Sparse { indices, values } = &self.form {
+            for (&index, &value) in indices.iter().zip(values) {
+                sum[index] += factor * f64::from(value);
+            }
+            return;
+        }
+        for (sum, value) in sum.iter_mut().zip(self.values()) {
+            *sum += factor * f64::from(value);
+        }
+    }
+
     /// The size of the message in a code of fixed length: 32 bits for a number, and for an index or a level
     /// the bits that distinguish all of them. In theory both sides know the length `d` and the kind;
     /// [`size_in_bytes`](Self::size_in_bytes) counts these too.

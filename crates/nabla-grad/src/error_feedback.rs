@@ -157,13 +157,6 @@ fn check_length(
     })
 }
 
-/// `state ± message`.
-fn add_message(state: &mut [f64], sign: f64, message: &Compressed) {
-    for (state, sent) in state.iter_mut().zip(message.values()) {
-        *state += sign * f64::from(sent);
-    }
-}
-
 /// A state as bytes: `f64`, little-endian.
 fn state_bytes(state: &[f64]) -> Vec<u8> {
     state.iter().flat_map(|x| x.to_le_bytes()).collect()
@@ -244,7 +237,7 @@ impl<C: Compressor> ErrorFeedback<C> {
             *p += e;
         }
         let message = self.contraction.compress(&p, noise)?;
-        add_message(&mut p, -1.0, &message);
+        message.add_to(&mut p, -1.0);
         self.memory = p;
         Ok(message)
     }
@@ -324,7 +317,7 @@ impl<C: Compressor> Ef21<C> {
             *change -= g;
         }
         let message = self.contraction.compress(&change, noise)?;
-        add_message(&mut self.estimate, 1.0, &message);
+        message.add_to(&mut self.estimate, 1.0);
         Ok(message)
     }
 
@@ -389,7 +382,7 @@ impl Ef21Server {
             return Err(ErrorFeedbackError::Worker { worker, workers });
         };
         check_length("message", estimate.len(), message.dimension())?;
-        add_message(estimate, 1.0, message);
+        message.add_to(estimate, 1.0);
         Ok(())
     }
 

@@ -8,7 +8,12 @@
 /// assert_eq!(nabla_grad::fingerprint::fingerprint(b"foobar"), "85944171f73967e8");
 /// ```
 pub fn fingerprint(bytes: &[u8]) -> String {
-    format!("{:016x}", fingerprint_number(bytes.iter().copied()))
+    fingerprint_of(bytes.iter().copied())
+}
+
+/// [`fingerprint`] of bytes that are not in one place.
+pub fn fingerprint_of(bytes: impl Iterator<Item = u8>) -> String {
+    format!("{:016x}", fingerprint_number(bytes))
 }
 
 /// [`fingerprint`] as a number.

@@ -142,7 +142,7 @@ fn excess(data: &SkewedRegression, rule: Rule, clip: f64, steps: u64, seed: u64)
         0.03
     };
     let (ratio, carry) = match rule {
-        Rule::Dice(carry) => (3.0, carry),
+        Rule::Dice(carry) => (DiceConfig::default().error_clip, carry),
         // Nothing is given back.
         _ => (0.0, Carry::Exact),
     };

@@ -67,7 +67,6 @@ impl OnModel for Step {
             let plan = Plan {
                 examples: EXAMPLES,
                 batch: BATCH,
-                steps_per_epoch: EXAMPLES / BATCH,
                 steps: trainer.steps(),
                 seed: 0,
                 scaled: false,

@@ -33,7 +33,7 @@ use nabla_base::range;
 use nabla_base::registry::Registry;
 use serde::Serialize;
 
-mod bisection;
+pub(crate) mod bisection;
 pub mod calibrate;
 mod composition;
 pub mod gaussian;
@@ -41,7 +41,7 @@ mod history;
 mod log_sum;
 mod normal;
 pub mod pld;
-mod privacy_loss;
+pub(crate) mod privacy_loss;
 pub mod prv;
 pub mod rdp;
 

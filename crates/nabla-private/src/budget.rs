@@ -1,11 +1,12 @@
 //! The noise that a budget needs.
 //!
 //! A training is planned with a budget `(ε, δ)`; its noise multipliers follow from the number of steps. If a step is
-//! one mechanism, there is one of them, which [`calibrate`](crate::accountant::calibrate) finds. If it is several, they
-//! share the budget.
+//! one mechanism, there is one of them, which [`calibrate`](crate::accountant::calibrate) finds. If it is two, they
+//! share the budget so that the noise is least.
 
+use crate::accountant::calibrate::least;
+use crate::accountant::rdp::Rdp;
 use crate::accountant::{AccountError, Accountant, History};
-use nabla_base::OutOfRange;
 
 /// The budget of a training.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,48 +17,6 @@ pub struct Budget {
     pub delta: f64,
 }
 
-/// The least scale of noise whose history keeps the budget, up to a relative 1e-4.
-///
-/// - `history`: what is revealed with a scale; a larger scale reveals less
-///
-/// # Errors
-/// If no scale up to 1e6 is enough, or the accountant can't judge the history.
-pub fn least_scale(
-    accountant: &dyn Accountant,
-    budget: Budget,
-    history: impl Fn(f64) -> Result<History, OutOfRange>,
-) -> Result<f64, AccountError> {
-    let reveals = |scale: f64| -> Result<f64, AccountError> {
-        Ok(accountant.epsilon(&history(scale)?, budget.delta)?.epsilon)
-    };
-    let (mut low, mut high) = (1.0, 1.0);
-    while reveals(high)? > budget.epsilon {
-        low = high;
-        high *= 2.0;
-        if high > 1e6 {
-            return Err(AccountError::Unreachable {
-                epsilon: budget.epsilon,
-                reached: reveals(low)?,
-                noise: low,
-                accountant: accountant.name(),
-            });
-        }
-    }
-    // The noise of a scale may become too small to be counted.
-    while low > 1e-3 && reveals(low).is_ok_and(|epsilon| epsilon <= budget.epsilon) {
-        high = low;
-        low /= 2.0;
-    }
-    while high > low * (1.0 + 1e-4) {
-        let middle = (low * high).sqrt();
-        match reveals(middle) {
-            Ok(epsilon) if epsilon <= budget.epsilon => high = middle,
-            _ => low = middle,
-        }
-    }
-    Ok(high)
-}
-
 /// The two noise multipliers of least noise if a step is a subsampled mechanism and one that sees everything.
 ///
 /// - `rate`, `steps`: of the first; the second has the rate 1
@@ -65,7 +24,7 @@ pub fn least_scale(
 ///   both noises
 ///
 /// # Errors
-/// As [`least_scale`].
+/// As [`least`].
 pub fn two_multipliers(
     accountant: &dyn Accountant,
     budget: Budget,
@@ -73,11 +32,13 @@ pub fn two_multipliers(
     steps: u64,
     second: f64,
 ) -> Result<[f64; 2], AccountError> {
-    let rdp = crate::accountant::rdp::Rdp::default();
+    let rdp = Rdp::default();
     let history = |[z, y]: [f64; 2]| History::new().with(z, rate, steps)?.with(y, 1.0, steps);
     // With the ratio y/z of the multipliers, the budget gives their scale.
     let scale = |accountant: &dyn Accountant, ratio: f64| {
-        least_scale(accountant, budget, |z| history([z, z * ratio]))
+        least(accountant, budget.epsilon, budget.delta, |z| {
+            history([z, z * ratio])
+        })
     };
     let noise = |ratio: f64| -> Result<f64, AccountError> {
         Ok((scale(&rdp, ratio)? * (ratio * second).hypot(1.0)).ln())
@@ -113,7 +74,7 @@ mod tests {
         for name in ["rdp", "pld"] {
             let accountant = accountants().get(name).unwrap();
             let history = |scale| History::new().with(scale, 0.05, 200);
-            let found = least_scale(accountant.as_ref(), BUDGET, history).unwrap();
+            let found = least(accountant.as_ref(), 3.0, 1e-5, history).unwrap();
             let spent = |scale| {
                 let history = history(scale).unwrap();
                 accountant.epsilon(&history, BUDGET.delta).unwrap().epsilon
@@ -140,8 +101,7 @@ mod tests {
             assert!(spent.epsilon <= 3.0 && spent.epsilon > 2.99);
             for factor in [0.8, 1.25] {
                 let ratio = factor * found[1] / found[0];
-                let z =
-                    least_scale(accountant.as_ref(), BUDGET, |z| history([z, z * ratio])).unwrap();
+                let z = least(accountant.as_ref(), 3.0, 1e-5, |z| history([z, z * ratio])).unwrap();
                 assert!(
                     noise([z, z * ratio]) >= noise(found) * (1.0 - 1e-3),
                     "{second} {factor}"

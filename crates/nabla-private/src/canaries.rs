@@ -15,6 +15,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::accountant::privacy_loss::log_mixture;
 use crate::clipping::Clipping;
 use crate::one_run_audit::{Audit, audit};
 use crate::release::Sums;
@@ -41,6 +42,17 @@ impl Default for CanaryConfig {
     }
 }
 
+impl CanaryConfig {
+    /// Refuses values that are out of range.
+    ///
+    /// # Errors
+    /// If there are fewer than two canaries, or their length is not positive.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        range::within("number of canaries", self.count, 2..=1_000_000)?;
+        range::positive("length of the canaries", self.length)
+    }
+}
+
 /// Canaries in a training.
 #[derive(Clone, Debug)]
 pub(crate) struct Canaries {
@@ -57,8 +69,7 @@ impl Canaries {
     /// # Errors
     /// If there are fewer than two canaries, or their length is not positive.
     pub(crate) fn new(config: CanaryConfig) -> Result<Self, OutOfRange> {
-        range::within("number of canaries", config.count, 2..=1_000_000)?;
-        range::positive("length of the canaries", config.length)?;
+        config.validate()?;
         let mut draw = ChaCha8Rng::seed_from_u64(config.seed);
         let included = (0..config.count).map(|_| draw.random_bool(0.5)).collect();
         Ok(Self {
@@ -105,12 +116,7 @@ impl Canaries {
                 *score += match sampling {
                     Some([rate, shift, deviation]) => {
                         let ratio = (seen * shift - 0.5 * shift * shift) / deviation.powi(2);
-                        // ln(1 − q + q e^ratio)
-                        if ratio > 0.0 {
-                            ratio + ((1.0 - rate) * (-ratio).exp() + rate).ln()
-                        } else {
-                            (rate * ratio.exp_m1()).ln_1p()
-                        }
+                        log_mixture(rate, ratio)
                     }
                     None => seen,
                 };

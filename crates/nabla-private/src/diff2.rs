@@ -130,15 +130,7 @@ impl Diff2Config {
         range::positive("difference_clip of DIFF2", self.difference_clip)?;
         range::at_least("restart of DIFF2", self.restart, 1)?;
         range::at_least("number of clients of DIFF2", self.clients, 1)?;
-        let between = |name, share: f64| {
-            range::check(
-                share > 0.0 && share < 1.0,
-                name,
-                share,
-                "greater than 0 and less than 1",
-            )
-        };
-        between("split of DIFF2", self.split)?;
+        range::between("split of DIFF2", self.split, 0.0, 1.0)?;
         if let Routine::LocalSteps {
             steps,
             batch,
@@ -149,7 +141,7 @@ impl Diff2Config {
             range::at_least("number of local steps of DIFF2", steps, 1)?;
             range::at_least("local batch of DIFF2", batch, 1)?;
             range::positive("clip of the local steps of DIFF2", clip)?;
-            between("share of the local steps of DIFF2", share)?;
+            range::between("share of the local steps of DIFF2", share, 0.0, 1.0)?;
         }
         Ok(())
     }
@@ -165,7 +157,10 @@ impl Diff2Config {
     ///
     /// - `examples`: their number `n`
     pub fn multipliers(&self, rounds: u64, scale: f64, examples: usize) -> [f64; 3] {
-        let [whole, differences] = self.rounds(rounds).map(|count| count.max(1) as f64);
+        let [whole, differences] = self.rounds(rounds);
+        // What never happens needs no budget.
+        let split = if differences == 0 { 1.0 } else { self.split };
+        let [whole, differences] = [whole, differences].map(|count| count.max(1) as f64);
         let (rest, local) = match self.routine {
             Routine::GradientDescent => (1.0, 0.0),
             Routine::LocalSteps {
@@ -176,12 +171,19 @@ impl Diff2Config {
             } => {
                 let count = rounds.max(1) as f64 * steps as f64;
                 let rate = self.local_rate(batch, examples);
-                (1.0 - share, rate * (count / share).sqrt())
+                // Below a multiplier of 1 a sample hides little.
+                (
+                    1.0 - share,
+                    (rate * (count / share).sqrt()).max(1.0 / scale),
+                )
             }
         };
         [
-            scale * (whole / (self.split * rest)).sqrt(),
-            scale * (differences / ((1.0 - self.split) * rest)).sqrt(),
+            scale * (whole / (split * rest)).sqrt(),
+            match split < 1.0 {
+                true => scale * (differences / ((1.0 - split) * rest)).sqrt(),
+                false => 0.0,
+            },
             scale * local,
         ]
     }
@@ -363,7 +365,6 @@ impl Diff2Gradients {
         };
         let failed = |error| TrainingError::from(PrivacyError::Clipping(error));
         for part in indices.chunks(self.config.virtual_batch) {
-            // Both see the same changes of pictures.
             let batch = examples.chosen(part, step, layout.device());
             let of = |model: &M, batch: LabelledBatch| -> Result<_, TrainingError> {
                 let layout = ParameterLayout::trainable(model)?;

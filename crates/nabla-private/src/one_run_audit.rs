@@ -19,6 +19,9 @@ use libm::lgamma;
 use nabla_base::range::{self, OutOfRange};
 use serde::{Deserialize, Serialize};
 
+use crate::accountant::bisection::bisect;
+use crate::accountant::rdp::log_1p_exp;
+
 /// `ln P(B = k)` for `B ~ Binomial(r, q)` with `ln q` and `ln(1 − q)`.
 fn ln_binomial(r: u64, k: u64, ln_q: f64, ln_rest: f64) -> f64 {
     let of = |n: u64| lgamma(n as f64 + 1.0);
@@ -42,9 +45,13 @@ pub fn p_value(
     range::within("number of right guesses", right, 0..=guesses)?;
     range::not_negative("epsilon", epsilon)?;
     range::within("delta", delta, 0.0..=1.0)?;
+    Ok(bound(canaries, guesses, right, epsilon, delta))
+}
+
+/// [`p_value`] of numbers that are in range.
+fn bound(canaries: u64, guesses: u64, right: u64, epsilon: f64, delta: f64) -> f64 {
     // q = e^ε/(1 + e^ε), without overflow.
-    let ln_rest = -(epsilon + (-epsilon).exp().ln_1p());
-    let ln_q = -(-epsilon).exp().ln_1p();
+    let [ln_rest, ln_q] = [epsilon, -epsilon].map(|x| -log_1p_exp(x));
     let probability = |k: u64| ln_binomial(guesses, k, ln_q, ln_rest).exp();
     let beta: f64 = (right..=guesses).map(probability).sum();
     let (mut below, mut highest) = (0.0, 0.0);
@@ -52,7 +59,7 @@ pub fn p_value(
         below += probability(right - i);
         highest = f64::max(highest, below / i as f64);
     }
-    Ok((beta + 2.0 * canaries as f64 * delta * highest).min(1.0))
+    (beta + 2.0 * canaries as f64 * delta * highest).min(1.0)
 }
 
 /// The lower bound of `ε` at a confidence.
@@ -80,30 +87,14 @@ pub fn epsilon_at_least(
     delta: f64,
     confidence: f64,
 ) -> Result<f64, OutOfRange> {
-    let inside = confidence > 0.0 && confidence < 1.0;
-    range::check(
-        inside,
-        "confidence",
-        confidence,
-        "greater than 0 and less than 1",
-    )?;
-    let refuted = |epsilon| -> Result<bool, OutOfRange> {
-        Ok(p_value(canaries, guesses, right, epsilon, delta)? <= 1.0 - confidence)
-    };
-    if !refuted(0.0)? {
+    range::between("confidence", confidence, 0.0, 1.0)?;
+    if p_value(canaries, guesses, right, 0.0, delta)? > 1.0 - confidence {
         return Ok(0.0);
     }
     // No number of guesses refutes more than a hundred.
-    let (mut low, mut high) = (0.0, 100.0);
-    for _ in 0..60 {
-        let middle = 0.5 * (low + high);
-        if refuted(middle)? {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    Ok(low)
+    let refuted = |epsilon| bound(canaries, guesses, right, epsilon, delta) <= 1.0 - confidence;
+    let [_, highest] = bisect([100.0, 0.0], refuted);
+    Ok(highest)
 }
 
 /// What an audit found.
@@ -134,31 +125,36 @@ pub fn audit(
     delta: f64,
     confidence: f64,
 ) -> Result<Audit, OutOfRange> {
-    range::at_least("number of canaries", scores.len(), 2)?;
     let mut order: Vec<usize> = (0..scores.len().min(included.len())).collect();
+    range::at_least("number of canaries", order.len(), 2)?;
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
     let halves: Vec<usize> = (0..)
         .map(|k| (order.len() / 2) >> k)
         .take_while(|&half| half >= 5 || half == order.len() / 2)
         .collect();
     let share = (1.0 - confidence) / halves.len() as f64;
-    let mut best: Option<Audit> = None;
+    let mut best = Audit {
+        epsilon: 0.0,
+        canaries: order.len() as u64,
+        guesses: 0,
+        right: 0,
+    };
     for half in halves {
         let ahead = order[..half].iter().filter(|&&i| included[i]).count();
         let behind = order[order.len() - half..].iter();
         let right = (ahead + behind.filter(|&&i| !included[i]).count()) as u64;
-        let [canaries, guesses] = [order.len(), 2 * half].map(|n| n as u64);
+        let (canaries, guesses) = (best.canaries, 2 * half as u64);
         let epsilon = epsilon_at_least(canaries, guesses, right, delta, 1.0 - share)?;
-        if best.is_none_or(|best| epsilon > best.epsilon) {
-            best = Some(Audit {
+        if epsilon > best.epsilon || best.guesses == 0 {
+            best = Audit {
                 epsilon,
                 canaries,
                 guesses,
                 right,
-            });
+            };
         }
     }
-    best.ok_or_else(|| OutOfRange::new("number of canaries", 0, "at least 2"))
+    Ok(best)
 }
 
 #[cfg(test)]
@@ -226,5 +222,6 @@ mod tests {
         assert!(p_value(10, 10, 5, 1.0, 2.0).is_err());
         assert!(epsilon_at_least(10, 10, 5, 0.0, 1.0).is_err());
         assert!(audit(&[], &[], 0.0, 0.95).is_err());
+        assert!(audit(&[1.0, 2.0], &[true], 0.0, 0.95).is_err());
     }
 }

@@ -25,7 +25,6 @@ use nabla_grad::flat::ParameterLayout;
 use nabla_grad::per_example::Reduction;
 use nabla_grad::training_mode::batch_norm_in_training;
 use nabla_kernels::per_example::backward;
-use nabla_train::classification::LabelledBatch;
 use nabla_train::classifier::Classifier;
 use nabla_train::error::TrainingError;
 use nabla_train::gradient_source::{
@@ -35,12 +34,13 @@ use nabla_train::learner::Learner;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::accountant::calibrate::{least, noise_multiplier};
 use crate::accountant::{AccountError, Accountant, History, accountants};
-use crate::budget::{Budget, least_scale, two_multipliers};
+use crate::budget::{Budget, two_multipliers};
 use crate::canaries::{Canaries, CanaryConfig};
 use crate::clipping::{Clipping, ClippingError};
 use crate::dicesgd::{Accounting, DiceConfig, DiceSgd};
-use crate::diff2::{Diff2Config, Diff2Gradients};
+use crate::diff2::{Diff2Config, Diff2Gradients, Routine};
 use crate::dp_sgd::DpSgd;
 use crate::release::{Release, Sums};
 use crate::secret_noise::{NoEntropy, NoiseKey};
@@ -215,12 +215,7 @@ impl PrivacyConfig {
             }
         }
         if let Some(delta) = self.delta {
-            range::check(
-                delta > 0.0 && delta < 1.0,
-                "delta",
-                delta,
-                "between 0 and 1",
-            )?;
+            range::between("delta", delta, 0.0, 1.0)?;
         }
         match self.method {
             PrivateMethod::DpSgd => {}
@@ -271,9 +266,17 @@ impl PrivacyConfig {
         let budget = self.budget(examples);
         let one = || -> Result<f64, PrivacyError> {
             Ok(match (budget, self.noise_multiplier) {
-                (Some(budget), _) => least_scale(accountant.as_ref(), budget, |noise| {
-                    History::new().with(noise, sampling_rate, steps)
-                })?,
+                (Some(Budget { epsilon, delta }), _) => {
+                    let accountant = accountant.as_ref();
+                    noise_multiplier(
+                        accountant,
+                        epsilon,
+                        delta,
+                        sampling_rate,
+                        steps,
+                        &History::new(),
+                    )?
+                }
                 (None, noise) => noise.unwrap_or_default(),
             })
         };
@@ -320,10 +323,15 @@ impl PrivacyConfig {
             diff2.clients,
             1..=examples.max(1),
         )?;
+        if let Routine::LocalSteps { batch, .. } = diff2.routine {
+            let most = examples / diff2.clients;
+            range::within("local batch of DIFF2", batch, 1..=most.max(1))?;
+        }
         let budget = self.budget(examples);
         let budget = budget.ok_or(PrivacyError::NeedsBudget { method: "diff2" })?;
         let rounds = plan.steps as u64;
-        let scale = least_scale(self.accountant()?.as_ref(), budget, |scale| {
+        let Budget { epsilon, delta } = budget;
+        let scale = least(self.accountant()?.as_ref(), epsilon, delta, |scale| {
             let multipliers = diff2.multipliers(rounds, scale, examples);
             diff2.history(multipliers, rounds, examples)
         })?;
@@ -390,14 +398,8 @@ impl AuditedTraining {
         if let PrivateMethod::Diff2(_) = self.privacy.method {
             return Err(PrivacyError::NoCanaries);
         }
-        let inside = self.confidence > 0.0 && self.confidence < 1.0;
-        range::check(
-            inside,
-            "confidence",
-            self.confidence,
-            "greater than 0 and less than 1",
-        )?;
-        Ok(Canaries::new(self.canaries).map(drop)?)
+        range::between("confidence", self.confidence, 0.0, 1.0)?;
+        Ok(self.canaries.validate()?)
     }
 }
 
@@ -425,16 +427,23 @@ impl PrivacyConfig {
         Ok(PrivateGradients {
             config: self.clone(),
             plan,
-            release: {
-                let release = self.release(plan)?;
-                // What cannot be counted is refused before anything is released.
-                release.history(1)?;
-                release
-            },
+            release: self.counted(plan)?,
             key: self.key()?,
             spending: Spending::default(),
             canaries: None,
         })
+    }
+
+    /// The release, after an account of the planned steps: what cannot be counted is refused before anything is released.
+    /// Noise that follows from a budget has been counted.
+    fn counted(&self, plan: Plan) -> Result<Box<dyn Release>, PrivacyError> {
+        let release = self.release(plan)?;
+        if self.epsilon.is_none() {
+            let history = release.history(plan.steps as u64)?;
+            self.accountant()?
+                .epsilon(&history, self.delta(plan.examples))?;
+        }
+        Ok(release)
     }
 
     fn key(&self) -> Result<NoiseKey, PrivacyError> {
@@ -466,12 +475,11 @@ struct State {
 
 /// Adds gradients to sums, in the order of `layout`.
 fn add(
-    sums: &mut Vec<f64>,
+    sums: &mut [f64],
     layout: &ParameterLayout,
     gradients: &GradientsParams,
 ) -> Result<(), TrainingError> {
     let vector = layout.flatten_gradients_or_zeros(gradients)?;
-    sums.resize(layout.total_length(), 0.0);
     let values = vector.into_data();
     sums.iter_mut()
         .zip(values.iter::<f64>())
@@ -494,27 +502,25 @@ impl<M: Classifier> GradientSource<M> for PrivateGradients {
         let rate = self.plan.batch as f64 / self.plan.examples as f64;
         let sample = self.key.poisson_sample(step, examples.len(), rate);
         let layout = ParameterLayout::trainable(learner.model())?;
+        let zeros = vec![0.0; layout.total_length()];
         let mut sums = Sums {
-            clipped: vec![0.0; layout.total_length()],
-            raw: Vec::new(),
+            raw: match self.release.needs_raw() {
+                true => zeros.clone(),
+                false => Vec::new(),
+            },
+            clipped: zeros,
         };
         let mut answers = Answers::default();
         let mut total = 0.0;
         let mut clipped = 0;
-        let whole = examples.chosen(&sample, learner.step(), learner.device());
-        for (part, labels) in whole.labels.chunks(self.config.virtual_batch).enumerate() {
-            let begin = part * self.config.virtual_batch;
-            let rows = begin..begin + labels.len();
-            let batch = LabelledBatch {
-                input: whole.input.clone().slice_dim(0, rows),
-                labels: labels.to_vec(),
-            };
+        for part in sample.chunks(self.config.virtual_batch) {
+            let batch = examples.chosen(part, learner.step(), learner.device());
             let (loss, right) = examples.mean_loss(learner.model(), batch);
             answers.right += right;
-            answers.examples += labels.len();
+            answers.examples += part.len();
             let mean: f64 = loss.clone().without_autodiff().into_scalar();
-            total += mean * labels.len() as f64;
-            let gradients = backward(loss, labels.len(), Reduction::Mean)
+            total += mean * part.len() as f64;
+            let gradients = backward(loss, part.len(), Reduction::Mean)
                 .map_err(|error| failed(error.into()))?;
             let sum = self
                 .config
@@ -524,14 +530,11 @@ impl<M: Classifier> GradientSource<M> for PrivateGradients {
             clipped += sum.clipped as u64;
             add(&mut sums.clipped, &layout, &sum.gradients)?;
             if self.release.needs_raw() {
-                let all = vec![1.0; labels.len()];
+                let all = vec![1.0; part.len()];
                 let raw = gradients.weighted(learner.model(), &all);
                 let raw = raw.map_err(|error| failed(error.into()))?;
                 add(&mut sums.raw, &layout, &raw)?;
             }
-        }
-        if self.release.needs_raw() {
-            sums.raw.resize(layout.total_length(), 0.0);
         }
         if let Some((canaries, _)) = &mut self.canaries {
             let layers = layout.entries().len();
@@ -584,6 +587,10 @@ impl<M: Classifier> GradientSource<M> for PrivateGradients {
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), TrainingError> {
+        if self.canaries.is_some() {
+            // What the canaries have seen is not in the checkpoint.
+            return Err(PrivacyError::State("an audit cannot be resumed".into()).into());
+        }
         let state: State = serde_json::from_slice(state)
             .map_err(|error| PrivacyError::State(error.to_string()))?;
         if let Some(key) = state.key {

@@ -107,8 +107,8 @@ pub enum DadaoError {
     /// The graph's constants cannot be computed.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// The ranks cannot communicate.
-    #[error(transparent)]
+    /// The ranks cannot communicate. It is a cause of its own, so that a rank that has ended is found among the causes.
+    #[error("{0}")]
     Communicator(#[from] CommunicatorError),
 }
 
@@ -273,7 +273,7 @@ pub struct Moment<'a> {
 }
 
 /// The end of a run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Default, Clone, Debug, PartialEq)]
 pub struct Report {
     /// The time.
     pub time: f64,
@@ -336,14 +336,11 @@ impl Dadao {
         seed: u64,
         mut observe: impl FnMut(Moment<'_>) -> ControlFlow<()>,
     ) -> Result<Report, DadaoError> {
+        objective.check(self.rates.graph().nodes())?;
+        range::not_negative("end time", until)?;
         check_starts(starts, self.rates.graph().nodes())?;
         let mut nodes: Vec<DadaoNode> = starts.iter().cloned().map(DadaoNode::new).collect();
-        let mut report = Report {
-            time: 0.0,
-            gradients: 0,
-            gossips: 0,
-            solutions: Vec::new(),
-        };
+        let mut report = Report::default();
         for (time, event) in Clocks::new(&self.rates, until, seed) {
             match event {
                 Event::Gradient(i) => {
@@ -396,16 +393,13 @@ impl Dadao {
     ) -> Result<Report, DadaoError> {
         const GOSSIP: Tag = Tag::new(0x4441);
         let nodes = self.rates.graph().nodes();
+        objective.check(nodes)?;
+        range::not_negative("end time", until)?;
         range::within("number of ranks", ranks.size(), nodes..=nodes)?;
         let (own, dimension) = (ranks.rank(), start.len());
         range::at_least("dimension", dimension, 1)?;
         let mut node = DadaoNode::new(start);
-        let mut report = Report {
-            time: 0.0,
-            gradients: 0,
-            gossips: 0,
-            solutions: Vec::new(),
-        };
+        let mut report = Report::default();
         // The events have the same order at all ranks, so that no two wait for each other in a circle.
         for (time, event) in Clocks::new(&self.rates, until, seed) {
             let other = match event {

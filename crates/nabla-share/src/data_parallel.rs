@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
+use nabla_base::words::panic_message;
 use nabla_grad::compressor::{Compressed, Compressor, CompressorError, WireError};
 use nabla_grad::error_feedback::{Ef21, Ef21Server, ErrorFeedbackError};
 use nabla_grad::flat::ParameterLayout;
@@ -45,7 +46,8 @@ use nabla_train::trainer::Observer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::communicator::threads::{ThreadCommunicator, connected};
+use crate::communicator::numbers::{from_bytes, to_bytes};
+use crate::communicator::threads::{ThreadCommunicator, comes_from_an_end, connected};
 use crate::communicator::{Communicator, CommunicatorError};
 
 mod compression;
@@ -58,8 +60,8 @@ pub enum SharingError {
     /// A value is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// The messages.
-    #[error(transparent)]
+    /// The messages. It is a cause of its own, so that a worker that has ended is found among the causes.
+    #[error("{0}")]
     Communicator(#[from] CommunicatorError),
     /// A gradient cannot be compressed.
     #[error(transparent)]
@@ -94,6 +96,14 @@ pub enum SharingError {
         /// That of worker 0.
         expected: u64,
     },
+    /// A worker panicked.
+    #[error("worker {worker} panicked: {message}")]
+    Panicked {
+        /// The worker.
+        worker: usize,
+        /// The message of the panic.
+        message: String,
+    },
     /// Another number of workers.
     #[error("{found} ranks were started for {expected} workers")]
     Workers {
@@ -112,6 +122,7 @@ impl From<SharingError> for TrainingError {
         match error {
             // What goes wrong between workers, or with a gradient that has run away.
             SharingError::Communicator(_)
+            | SharingError::Panicked { .. }
             | SharingError::Compressor(_)
             | SharingError::Feedback(_) => Self::Failed(error.into()),
             _ => Self::task(error),
@@ -282,6 +293,8 @@ struct SharedGradients<C> {
 struct Seen {
     steps: u64,
     message_bytes: u64,
+    /// Sent and received by this worker, in runs before this one.
+    earlier_bytes: [u64; 2],
     computed: f64,
     waited: f64,
 }
@@ -339,6 +352,16 @@ impl<C: Communicator> SharedGradients<C> {
         })
     }
 
+    /// Sent and received so far.
+    fn bytes(&self) -> [u64; 2] {
+        let traffic = self.communicator.traffic();
+        let [sent, received] = self.seen.earlier_bytes;
+        [
+            sent + traffic.all_sent().bytes,
+            received + traffic.all_received().bytes,
+        ]
+    }
+
     fn sketch(&self, share: f64, step: u64) -> Result<CountSketch, SketchError> {
         let length = Compression::kept(share, self.dimension);
         let mut noise = SeededNoise::new(self.seed, SKETCH + step);
@@ -349,8 +372,8 @@ impl<C: Communicator> SharedGradients<C> {
     fn message(&mut self, gradient: &Tensor<1>, step: u64) -> Result<Vec<u8>, SharingError> {
         if let Compression::Sketch { share } = self.config.compression {
             let sketched = self.sketch(share, step)?.apply(gradient)?;
-            let numbers = sketched.into_data();
-            return Ok(numbers.iter::<f32>().flat_map(f32::to_le_bytes).collect());
+            let numbers: Vec<f32> = sketched.into_data().iter::<f32>().collect();
+            return Ok(to_bytes(&numbers));
         }
         let stream = COMPRESSION + step * 1024 + self.communicator.rank() as u64;
         let mut noise = SeededNoise::new(self.seed, stream);
@@ -368,17 +391,14 @@ impl<C: Communicator> SharedGradients<C> {
             let sketch = self.sketch(share, step)?;
             let mut sum = vec![0.0; sketch.sketch_length()];
             for (worker, message) in messages.iter().enumerate() {
-                let (numbers, rest) = message.as_chunks::<4>();
                 let found = message.len();
-                if numbers.len() != sum.len() || !rest.is_empty() {
+                if found != 4 * sum.len() {
                     return Err(SharingError::Message { worker, found });
                 }
-                let numbers = numbers
-                    .iter()
-                    .map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+                let numbers = from_bytes::<f32>(message).into_iter();
                 sum.iter_mut()
                     .zip(numbers)
-                    .for_each(|(sum, x)| *sum += x / workers);
+                    .for_each(|(sum, x)| *sum += f64::from(x) / workers);
             }
             return Ok(sketch.transposed_values(&sum)?);
         }
@@ -392,10 +412,7 @@ impl<C: Communicator> SharedGradients<C> {
         }
         let mut sum = vec![0.0; self.dimension];
         for message in &messages {
-            let values = message.values();
-            sum.iter_mut()
-                .zip(values)
-                .for_each(|(sum, x)| *sum += f64::from(x));
+            message.add_to(&mut sum, 1.0);
         }
         sum.iter_mut().for_each(|sum| *sum /= workers);
         Ok(sum)
@@ -497,7 +514,10 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
     fn state(&self) -> Result<Vec<u8>, TrainingError> {
         let feedback = self.feedback.as_ref();
         let state = State {
-            seen: self.seen,
+            seen: Seen {
+                earlier_bytes: self.bytes(),
+                ..self.seen
+            },
             feedback: feedback.map(|(_, server)| server.to_bytes()),
         };
         serde_json::to_vec(&state).map_err(TrainingError::task)
@@ -507,7 +527,10 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
         let failed = |error: &dyn std::fmt::Display| SharingError::State(error.to_string());
         let state: State = serde_json::from_slice(state).map_err(|error| failed(&error))?;
         self.seen = state.seen;
-        if let (Some((worker, server)), Some(all)) = (self.feedback.take(), state.feedback) {
+        if let Some((worker, server)) = self.feedback.take() {
+            let all = state
+                .feedback
+                .ok_or_else(|| failed(&"it has no error feedback"))?;
             // Worker 0 saves for all of them.
             let size = all.len() / self.communicator.size();
             let own = self.communicator.rank() * size;
@@ -520,7 +543,6 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
     }
 
     fn report(&self) -> Result<Value, TrainingError> {
-        let traffic = self.communicator.traffic();
         let steps = self.seen.steps;
         let report = SharingReport {
             workers: self.config.workers,
@@ -528,7 +550,7 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
             steps,
             message_bytes: self.seen.message_bytes as f64 / steps.max(1) as f64,
             plain_bytes: (Header::BYTES + 4 * self.dimension) as u64,
-            leader_bytes: [traffic.all_sent().bytes, traffic.all_received().bytes],
+            leader_bytes: self.bytes(),
             computed: self.seen.computed,
             waited: self.seen.waited,
         };
@@ -618,21 +640,22 @@ pub fn train(
             })
             .collect();
         let outcome = own.map(|end| worker(end, observe));
-        let mut failures = Vec::new();
-        for other in others {
-            match other.join() {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => failures.push(error),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
+        let joined = others.into_iter().enumerate();
+        let joined = joined.map(|(other, thread)| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => Err(failed(SharingError::Panicked {
+                worker: other + 1,
+                message: panic_message(&*panic),
+            })),
+        });
+        let failures: Vec<_> = joined.filter_map(Result::err).collect();
         match outcome {
             Some(Ok(outcome)) => Ok(outcome),
             // What ended one of them, not that it has ended.
-            Some(Err(error)) if is_consequence(&error) => {
+            Some(Err(error)) if comes_from_an_end(&error) => {
                 let cause = failures
                     .into_iter()
-                    .find(|failure| !is_consequence(failure));
+                    .find(|failure| !comes_from_an_end(failure));
                 Err(cause.unwrap_or(error))
             }
             Some(Err(error)) => Err(error),
@@ -641,26 +664,4 @@ pub fn train(
             )),
         }
     })
-}
-
-/// Whether an error says that another worker has ended.
-fn is_consequence(error: &(dyn std::error::Error + 'static)) -> bool {
-    let ended = |error: &SharingError| {
-        matches!(
-            error,
-            SharingError::Communicator(CommunicatorError::Ended { .. })
-        )
-    };
-    match error.downcast_ref::<SharingError>() {
-        Some(error) => ended(error),
-        None => match error.downcast_ref::<TrainingError>() {
-            Some(TrainingError::Task(inner) | TrainingError::Failed(inner)) => {
-                is_consequence(inner.as_ref())
-            }
-            _ => match error.downcast_ref::<ExperimentError>() {
-                Some(ExperimentError::Training(inner)) => is_consequence(inner),
-                _ => false,
-            },
-        },
-    }
 }

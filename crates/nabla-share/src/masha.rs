@@ -143,8 +143,8 @@ pub enum MashaError {
     /// A message cannot be read.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// The ranks cannot communicate.
-    #[error(transparent)]
+    /// The ranks cannot communicate. It is a cause of its own, so that a rank that has ended is found among the causes.
+    #[error("{0}")]
     Communicator(#[from] CommunicatorError),
 }
 
@@ -466,7 +466,7 @@ impl Loop<'_> {
         start: &[f64],
         mut messages: impl Differences,
         network: &mut N,
-        mut observe: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+        observe: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome, MashaError> {
         let (problem, schedule) = (self.problem, self.schedule);
         range::positive("step γ", schedule.step)?;
@@ -474,11 +474,10 @@ impl Loop<'_> {
         problem.check(start, schedule.batch, network.workers())?;
         let share = schedule.snapshot_probability;
         let mut draws = Draws::new(schedule.seed, problem.workers(), problem.dimension());
-        let mut z = start.to_vec();
+        let z = start.to_vec();
         let mut w = z.clone();
         let mut f_w = plain_mean(problem, &w, &mut draws, network)?;
-        let mut iterations = 0;
-        for iteration in 0..schedule.iterations {
+        iterate(schedule.iterations, z, network, observe, |z, network| {
             draws.next_round();
             // z̄ − γ F(w), from which both steps start.
             let mut ahead: Vec<f64> = z
@@ -501,32 +500,47 @@ impl Loop<'_> {
             })?;
             let combined = received.map(|received| messages.combine(&draws, &received));
             let delta = network.to_all(combined.transpose()?, problem.dimension())?;
-            z = ahead;
-            add_scaled(&mut z, -messages.factor(), &numbers_of(&delta));
-            problem.prox(schedule.step, &mut z);
+            *z = ahead;
+            delta.add_to(z, -messages.factor());
+            problem.prox(schedule.step, z);
 
             // The server's bit, which everyone draws from the common seed.
             if draws.snapshot(share) {
-                w.clone_from(&z);
+                w.clone_from(z);
                 f_w = plain_mean(problem, &w, &mut draws, network)?;
             }
-            iterations = iteration + 1;
-            let progress = Progress {
-                iteration,
-                z: &z,
-                sent: network.sent(),
-            };
-            if observe(progress).is_break() {
-                break;
-            }
-        }
-        let sent = network.sent();
-        Ok(Outcome {
-            z,
-            iterations,
-            sent,
+            Ok(())
         })
     }
+}
+
+/// Iterates a step until the observer breaks.
+fn iterate<N: Network>(
+    iterations: usize,
+    mut z: Vec<f64>,
+    network: &mut N,
+    mut observe: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+    mut step: impl FnMut(&mut Vec<f64>, &mut N) -> Result<(), MashaError>,
+) -> Result<Outcome, MashaError> {
+    let mut done = 0;
+    for iteration in 0..iterations {
+        step(&mut z, network)?;
+        done = iteration + 1;
+        let progress = Progress {
+            iteration,
+            z: &z,
+            sent: network.sent(),
+        };
+        if observe(progress).is_break() {
+            break;
+        }
+    }
+    let sent = network.sent();
+    Ok(Outcome {
+        z,
+        iterations: done,
+        sent,
+    })
 }
 
 /// `F(z)` on all workers, from messages that are not compressed.

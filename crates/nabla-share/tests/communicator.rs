@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nabla_share::communicator::faults::{Faults, Faulty};
 use nabla_share::communicator::threads::{self, RankError, ThreadCommunicator};
 use nabla_share::communicator::{Communicator, CommunicatorError, Kind, Tag};
+use nabla_share::dadao::DadaoError;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(200);
@@ -184,6 +185,23 @@ fn of_several_failures_the_cause_is_returned() {
     let error = threads::run(4, LIMIT, |ranks| match ranks.rank() {
         3 => ranks.receive_within(0, TAG, SHORT).map(|_| ()),
         _ => ranks.barrier(),
+    });
+    let error = error.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "rank 3 failed: rank 0 sent no message within 200.000ms"
+    );
+}
+
+/// A method's own error wraps that of the ranks.
+#[test]
+fn of_several_wrapped_failures_the_cause_is_returned() {
+    let error = threads::run(4, LIMIT, |ranks| -> Result<(), DadaoError> {
+        match ranks.rank() {
+            3 => ranks.receive_within(0, TAG, SHORT).map(|_| ())?,
+            _ => ranks.barrier()?,
+        }
+        Ok(())
     });
     let error = error.unwrap_err().to_string();
     assert_eq!(

@@ -174,3 +174,18 @@ fn wrong_numbers_are_refused() {
             .finished
     );
 }
+
+/// What is told is why a worker failed, not that it has ended.
+#[test]
+fn a_training_that_runs_away_says_so() {
+    let mut experiment = small();
+    experiment.training.optimizer = nabla_train::optimizer::OptimizerConfig::named("sgd").unwrap();
+    experiment.training.optimizer.learning_rate = Some(1e30);
+    let error = run(&experiment, &by(2, Compression::None), None, None)
+        .map(|o| o.finished)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("finite") && error.is_failure(),
+        "{error}"
+    );
+}

@@ -1,6 +1,6 @@
 //! Classified examples in memory.
 
-use nabla_grad::fingerprint::fingerprint;
+use nabla_grad::fingerprint::fingerprint_of;
 use serde::{Deserialize, Serialize};
 
 /// The shape of an example.
@@ -126,8 +126,7 @@ impl Examples {
     pub fn fingerprint(&self) -> String {
         let features = self.features.iter().flat_map(|x| x.to_le_bytes());
         let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
-        let bytes: Vec<u8> = features.chain(labels).collect();
-        fingerprint(&bytes)
+        fingerprint_of(features.chain(labels))
     }
 
     /// Those at `indices`, of examples with `width` features.

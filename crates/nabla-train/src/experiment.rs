@@ -322,7 +322,6 @@ impl<S: GradientSources> Job<'_, S> {
         let plan = Plan {
             examples: examples.len(),
             batch: training.batch,
-            steps_per_epoch: trainer.task().steps_per_epoch(),
             steps: trainer.steps(),
             seed: training.seed,
             scaled: !self.data.scaling.means.is_empty(),

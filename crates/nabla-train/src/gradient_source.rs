@@ -49,11 +49,6 @@ impl TrainingExamples<'_> {
         self.examples.is_empty()
     }
 
-    /// Examples of a step, but for the last one of an epoch.
-    pub fn batch_size(&self) -> usize {
-        self.batch
-    }
-
     /// The examples of step `step`, from 0, in the order of its epoch.
     pub fn of_step(&mut self, step: usize) -> Vec<usize> {
         self.order.batch(step).to_vec()
@@ -104,8 +99,6 @@ pub struct Plan {
     pub examples: usize,
     /// Examples of a step.
     pub batch: usize,
-    /// Steps of an epoch.
-    pub steps_per_epoch: usize,
     /// All steps.
     pub steps: usize,
     /// The seed of the training.

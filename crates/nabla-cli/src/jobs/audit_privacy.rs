@@ -52,9 +52,12 @@ impl Job for Arguments {
         let (mut experiment, sources) = TrainingRecipe::read(self.config.as_deref())?.parts();
         self.flags.apply(&mut experiment)?;
         privacy_flags::without_scaling(&mut experiment);
-        let privacy = self.privacy.apply(sources.privacy, true)?;
-        let privacy =
-            privacy.ok_or_else(|| Failure::input("there is no private training to audit"))?;
+        if sources.sharing.is_some() {
+            return Err(Failure::input(
+                "a private training has one worker: leave out `sharing` of the experiment",
+            ));
+        }
+        let privacy = self.privacy.over(sources.privacy.unwrap_or_default())?;
         let sources = AuditedTraining {
             privacy,
             canaries: CanaryConfig {

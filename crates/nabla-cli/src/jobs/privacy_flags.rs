@@ -2,6 +2,7 @@
 //! is told at the end.
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use nabla::private::accountant::accountants;
 use nabla::private::clipping::Clipping;
 use nabla::private::private_training::{PrivacyConfig, PrivacyReport, PrivateMethod};
@@ -34,7 +35,7 @@ pub struct PrivacyFlags {
     #[arg(long, value_parser = choice::<PrivateMethod>())]
     private_method: Option<PrivateMethod>,
     /// Whose account counts [default: pld]
-    #[arg(long, value_name = "NAME", value_parser = accountant)]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(accountants().names()))]
     accountant: Option<String>,
     /// Examples that are computed at once: less memory, the same result [default: 128]
     #[arg(long, value_name = "N")]
@@ -75,7 +76,14 @@ impl PrivacyFlags {
                 false => Ok(None),
             };
         }
-        let mut privacy = file.unwrap_or_default();
+        self.over(file.unwrap_or_default()).map(Some)
+    }
+
+    /// A private training, overridden by the flags.
+    ///
+    /// # Errors
+    /// If a value is out of range.
+    pub fn over(&self, mut privacy: PrivacyConfig) -> Result<PrivacyConfig, Failure> {
         if self.epsilon.is_some() || self.noise_multiplier.is_some() {
             privacy.epsilon = self.epsilon;
             privacy.noise_multiplier = self.noise_multiplier;
@@ -94,21 +102,13 @@ impl PrivacyFlags {
         privacy.virtual_batch = self.virtual_batch.unwrap_or(privacy.virtual_batch);
         privacy.noise_seed = self.noise_seed.or(privacy.noise_seed);
         privacy.validate().map_err(Failure::input)?;
-        Ok(Some(privacy))
+        Ok(privacy)
     }
 }
 
 /// Leaves features as they are: scaled by the training examples, every gradient would depend on all of them.
 pub fn without_scaling(experiment: &mut Experiment) {
     experiment.data.standardization = Standardization::None;
-}
-
-/// Checks the name of an accountant.
-fn accountant(name: &str) -> Result<String, String> {
-    let found = accountants().get(name);
-    found
-        .map(|_| name.to_owned())
-        .map_err(|error| error.to_string())
 }
 
 /// What a private training has revealed, in lines.

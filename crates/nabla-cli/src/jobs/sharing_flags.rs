@@ -41,13 +41,11 @@ impl SharingFlags {
         sharing.workers = self.workers.unwrap_or(sharing.workers);
         sharing.compression = self.compress.unwrap_or(sharing.compression);
         if let Some(share) = self.compress_share {
-            let shared = sharing.compression.with_share(share);
-            if !shared.has_share() {
-                return Err(Failure::input(
+            sharing.compression = sharing.compression.with_share(share).ok_or_else(|| {
+                Failure::input(
                     "--compress-share is for randk, topk and sketch, but gradients are compressed otherwise",
-                ));
-            }
-            sharing.compression = shared;
+                )
+            })?;
         }
         sharing.validate().map_err(Failure::input)?;
         Ok(Some(sharing))

@@ -137,7 +137,7 @@ fn feedback_mends_the_divergence_of_top_1() {
         let mut step = vec![0.0; 3];
         for i in 0..3 {
             let message = top.compress(&tensor(&gradient(i, &x)), noise).unwrap();
-            add_message(&mut step, 1.0 / 3.0, &message);
+            message.add_to(&mut step, 1.0 / 3.0);
         }
         x.iter_mut().zip(&step).for_each(|(x, s)| *x -= rate * s);
     }
@@ -151,7 +151,7 @@ fn feedback_mends_the_divergence_of_top_1() {
         for (i, worker) in workers.iter_mut().enumerate() {
             let update: Vec<f64> = gradient(i, &x).iter().map(|g| rate * g).collect();
             let message = worker.compress(&tensor(&update), noise).unwrap();
-            add_message(&mut step, 1.0 / 3.0, &message);
+            message.add_to(&mut step, 1.0 / 3.0);
         }
         x.iter_mut().zip(&step).for_each(|(x, s)| *x -= s);
     }

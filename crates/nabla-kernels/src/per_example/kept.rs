@@ -239,10 +239,7 @@ pub(crate) fn product_square<F: Real>(x: MatRef<'_, F>, g: MatRef<'_, F>) -> f64
     let mut product = vec![F::ZERO; x.ncols() * g.ncols()];
     let to = MatMut::from_row_major_slice_mut(&mut product, x.ncols(), g.ncols());
     matmul(to, Accum::Replace, x.transpose(), g, F::ONE, Par::Seq);
-    product
-        .iter()
-        .map(|value| value.wide() * value.wide())
-        .sum()
+    square(&product)
 }
 
 /// `Σ x²`.

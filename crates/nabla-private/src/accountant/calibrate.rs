@@ -5,7 +5,7 @@
 //! secant of `ln ε` over `ln noise`, which is nearly straight, moved a little to either side, so that both ends close
 //! in. The answer is the end that is enough.
 
-use nabla_base::range;
+use nabla_base::range::{self, OutOfRange};
 
 use super::{AccountError, Accountant, History, NOISE_MULTIPLIERS};
 
@@ -58,12 +58,36 @@ pub fn noise_multiplier(
             accountant: accountant.name(),
         });
     }
-    // The logarithm of ε/budget by that of the noise.
+    least(accountant, epsilon, delta, |noise| {
+        spent.clone().with(noise, sampling_rate, steps)
+    })
+}
+
+/// The least scale of noise whose history keeps `(ε, δ)`, to 2e-5 of it, for steps that are several mechanisms.
+///
+/// - `accountant`: who computes `ε`
+/// - `epsilon`, `delta`: the budget
+/// - `history`: what is revealed with a scale: the greater it is, the less. Noise that is too little to be counted is
+///   too little
+///
+/// If even the least of [`NOISE_MULTIPLIERS`] is enough, it is the answer.
+///
+/// # Errors
+/// If the budget is out of range, the accountant has no answer, or no scale is enough.
+pub fn least(
+    accountant: &dyn Accountant,
+    epsilon: f64,
+    delta: f64,
+    history: impl Fn(f64) -> Result<History, OutOfRange>,
+) -> Result<f64, AccountError> {
+    range::positive("epsilon", epsilon)?;
+    // The logarithm of ε/budget by that of the scale.
     let excess = |log_noise: f64| {
-        let history = spent.clone().with(log_noise.exp(), sampling_rate, steps)?;
-        let found = accountant.epsilon(&history, delta)?.epsilon;
-        // What is 0 has no logarithm, and is far enough below.
-        Ok::<_, AccountError>((found / epsilon).max(1e-9).ln())
+        let found = accountant
+            .epsilon(&history(log_noise.exp())?, delta)?
+            .epsilon;
+        // What is 0 has no logarithm, and is far enough below; what is infinite is far enough above.
+        Ok::<_, AccountError>((found / epsilon).clamp(1e-9, 1e300).ln())
     };
     // Rounding must not lead out of the range.
     let log_least = NOISE_MULTIPLIERS.start().ln() + 1e-12;
@@ -88,7 +112,10 @@ pub fn noise_multiplier(
         }
         enough = little;
         let next = (little.0 - 2_f64.ln()).max(log_least);
-        little = (next, excess(next)?);
+        little = match excess(next) {
+            Err(AccountError::Range(_)) => (next, 1.0),
+            found => (next, found?),
+        };
     }
     while enough.0 - little.0 > TOLERANCE {
         let width = enough.0 - little.0;

@@ -141,16 +141,7 @@ impl PrivacyLoss {
     /// `L` where the answer is `u`.
     fn evidence(&self, u: f64) -> f64 {
         let (q, noise) = (self.rate, self.noise);
-        let t = (u - 0.5 / noise) / noise;
-        if q == 1.0 {
-            t
-        } else if t < -1.0 {
-            ((1.0 - q) + q * t.exp()).ln()
-        } else if t < 700.0 {
-            (q * t.exp_m1()).ln_1p()
-        } else {
-            q.ln() + t + ((1.0 - q) / q * (-t).exp()).ln_1p()
-        }
+        log_mixture(q, (u - 0.5 / noise) / noise)
     }
 
     /// Where `L` is this large; `−∞` if it is never as small.
@@ -286,6 +277,19 @@ fn flush(bin: i64, nodes: &mut Vec<Node>, each: &mut impl FnMut(i64, &[Node])) {
     if !nodes.is_empty() {
         each(bin, nodes);
         nodes.clear();
+    }
+}
+
+/// `ln(1 − q + q e^t)`.
+pub(crate) fn log_mixture(q: f64, t: f64) -> f64 {
+    if q == 1.0 {
+        t
+    } else if t < -1.0 {
+        ((1.0 - q) + q * t.exp()).ln()
+    } else if t < 700.0 {
+        (q * t.exp_m1()).ln_1p()
+    } else {
+        q.ln() + t + ((1.0 - q) / q * (-t).exp()).ln_1p()
     }
 }
 

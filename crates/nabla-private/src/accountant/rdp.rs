@@ -233,7 +233,7 @@ fn fractional_log_moment(noise: f64, rate: f64, order: f64) -> f64 {
 }
 
 /// `ln(1 + e^x)`.
-fn log_1p_exp(x: f64) -> f64 {
+pub(crate) fn log_1p_exp(x: f64) -> f64 {
     match x > 0.0 {
         true => x + (-x).exp().ln_1p(),
         false => x.exp().ln_1p(),

@@ -11,7 +11,7 @@ use crate::clipping::Clipping;
 use crate::one_run_audit::Audit;
 use crate::secret_noise::NoiseKey;
 
-/// What in a training's folder is computed from the training examples without noise: losses, accuracies, means.
+/// What in a training's folder is computed from the training examples without noise: losses and accuracies.
 const NOT_COVERED: [&str; 6] = [
     "checkpoint.safetensors",
     "history.json",

@@ -3,13 +3,13 @@
 //! [`run`] starts a thread for every rank and returns what all of them return. A rank that returns before the others,
 //! with a result, an error or a panic, tells the others, so that nobody waits for it in vain.
 
-use std::any::Any;
 use std::error::Error;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nabla_base::range;
+use nabla_base::words::panic_message;
 
 use super::mailbox::{Envelope, Mailbox};
 use super::{Communicator, CommunicatorError, Tag, Traffic, check_peer};
@@ -125,7 +125,7 @@ where
                 Ok(Err(source)) => Err(RankError::Failed { rank, source }),
                 Err(panic) => Err(RankError::Panicked {
                     rank,
-                    message: message_of(&*panic),
+                    message: panic_message(&*panic),
                 }),
             })
             .collect())
@@ -165,22 +165,11 @@ where
 }
 
 /// Whether an error, or one that it wraps, says that another rank has ended.
-fn comes_from_an_end(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn comes_from_an_end(error: &(dyn Error + 'static)) -> bool {
     if let Some(CommunicatorError::Ended { .. }) = error.downcast_ref() {
         return true;
     }
     error.source().is_some_and(comes_from_an_end)
-}
-
-/// What a panic says.
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    if let Some(message) = panic.downcast_ref::<&str>() {
-        (*message).to_owned()
-    } else if let Some(message) = panic.downcast_ref::<String>() {
-        message.clone()
-    } else {
-        "no message".to_owned()
-    }
 }
 
 impl ThreadCommunicator {

@@ -7,6 +7,7 @@
 //! 0,0,0.25,0.61,0.63
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -107,17 +108,20 @@ impl Trace {
     /// # Errors
     /// If there is no such round, or a time is negative or not finite.
     pub fn delays(&self, workers: usize) -> Result<Delays, TraceError> {
-        let rounds = self.rows.iter().map(|row| row.round + 1).max().unwrap_or(0);
-        let mut table = vec![vec![None; workers]; rounds];
+        // Only of the rounds that there are: a file may name any.
+        let mut table: BTreeMap<usize, Vec<Option<f64>>> = BTreeMap::new();
         let mut loads = Vec::with_capacity(self.rows.len());
         for row in &self.rows {
             // Of an answer that was computed twice, the first counts.
-            if let Some(slot @ None) = table[row.round].get_mut(row.worker) {
+            let round = table
+                .entry(row.round)
+                .or_insert_with(|| vec![None; workers]);
+            if let Some(slot @ None) = round.get_mut(row.worker) {
                 *slot = Some(row.answered_seconds);
                 loads.push(row.load);
             }
         }
-        let whole = table.into_iter().filter_map(|round| {
+        let whole = table.into_values().filter_map(|round| {
             let times: Option<Vec<f64>> = round.into_iter().collect();
             times
         });

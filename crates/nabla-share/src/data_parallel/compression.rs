@@ -49,21 +49,14 @@ nabla_base::choices! {
 }
 
 impl Compression {
-    /// The same compression with another share of the numbers, if it has one.
-    #[must_use]
-    pub fn with_share(mut self, chosen: f64) -> Self {
-        if let Self::RandK { share } | Self::TopK { share } | Self::Sketch { share } = &mut self {
-            *share = chosen;
+    /// The same compression with another share of the numbers, if it sends one.
+    pub fn with_share(self, share: f64) -> Option<Self> {
+        match self {
+            Self::RandK { .. } => Some(Self::RandK { share }),
+            Self::TopK { .. } => Some(Self::TopK { share }),
+            Self::Sketch { .. } => Some(Self::Sketch { share }),
+            Self::None | Self::Natural | Self::Qsgd { .. } => None,
         }
-        self
-    }
-
-    /// Whether it sends a share of the numbers.
-    pub fn has_share(self) -> bool {
-        matches!(
-            self,
-            Self::RandK { .. } | Self::TopK { .. } | Self::Sketch { .. }
-        )
     }
 
     pub(super) fn validate(self) -> Result<(), OutOfRange> {

@@ -21,7 +21,7 @@ use nabla_grad::compressor::Identity;
 
 use super::draws::Draws;
 use super::uplink::dense;
-use super::{MashaError, Network, Outcome, Problem, Progress, Uplink, numbers_of};
+use super::{MashaError, Network, Outcome, Problem, Progress, Uplink, iterate, numbers_of};
 
 /// Where the first of the two steps takes its operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,45 +92,36 @@ impl Extragradient {
         problem: &Problem<'_>,
         start: &[f64],
         network: &mut N,
-        mut observe: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+        observe: impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome, MashaError> {
         range::positive("step γ", self.step)?;
         self.uplink.check(problem.dimension(), problem.workers())?;
         problem.check(start, None, network.workers())?;
         let mut draws = Draws::new(self.seed, problem.workers(), problem.dimension());
-        let mut z = start.to_vec();
         let mut ahead = None;
-        let mut iterations = 0;
-        for iteration in 0..self.iterations {
-            let first = match (self.lookahead, ahead.take()) {
-                (Lookahead::Optimistic, Some(last)) => last,
-                _ => mean_operator(problem, &z, &self.uplink, &mut draws, network)?,
-            };
-            let step = |operator: &[f64]| {
-                let mut moved = z.clone();
-                add_scaled(&mut moved, -self.step, operator);
-                problem.prox(self.step, &mut moved);
-                moved
-            };
-            let second = mean_operator(problem, &step(&first), &self.uplink, &mut draws, network)?;
-            z = step(&second);
-            ahead = Some(second);
-            iterations = iteration + 1;
-            let progress = Progress {
-                iteration,
-                z: &z,
-                sent: network.sent(),
-            };
-            if observe(progress).is_break() {
-                break;
-            }
-        }
-        let sent = network.sent();
-        Ok(Outcome {
-            z,
-            iterations,
-            sent,
-        })
+        iterate(
+            self.iterations,
+            start.to_vec(),
+            network,
+            observe,
+            |z, network| {
+                let first = match (self.lookahead, ahead.take()) {
+                    (Lookahead::Optimistic, Some(last)) => last,
+                    _ => mean_operator(problem, z, &self.uplink, &mut draws, network)?,
+                };
+                let step = |operator: &[f64]| {
+                    let mut moved = z.clone();
+                    add_scaled(&mut moved, -self.step, operator);
+                    problem.prox(self.step, &mut moved);
+                    moved
+                };
+                let second =
+                    mean_operator(problem, &step(&first), &self.uplink, &mut draws, network)?;
+                *z = step(&second);
+                ahead = Some(second);
+                Ok(())
+            },
+        )
     }
 }
 

@@ -2,7 +2,6 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range;
-use nabla_base::vector::add_scaled;
 use nabla_grad::SeededNoise;
 use nabla_grad::compressor::{Compressed, Compressor, CompressorError, Constant};
 
@@ -99,7 +98,7 @@ fn block(dimension: usize, position: usize, of: usize) -> std::ops::Range<usize>
 pub(super) fn mean(messages: &[Compressed], dimension: usize) -> Vec<f64> {
     let mut mean = vec![0.0; dimension];
     for message in messages {
-        add_scaled(&mut mean, 1.0 / messages.len() as f64, &numbers_of(message));
+        message.add_to(&mut mean, 1.0 / messages.len() as f64);
     }
     mean
 }

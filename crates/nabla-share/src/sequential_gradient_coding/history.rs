@@ -142,12 +142,6 @@ impl History {
         self.returned.get(job.checked_sub(self.first_open)?)
     }
 
-    /// Whether a worker has returned a part of a job that is open.
-    pub fn has(&self, job: usize, worker: usize, part: usize) -> bool {
-        self.returned(job)
-            .is_some_and(|returned| returned.has(worker, part))
-    }
-
     /// The current tasks of a worker.
     pub fn tasks(&self, worker: usize) -> &[MiniTask] {
         &self.tasks[worker]

@@ -97,8 +97,8 @@ pub enum RunError {
     /// The scheme cannot encode or decode.
     #[error(transparent)]
     Coding(#[from] CodingError),
-    /// The ranks cannot communicate.
-    #[error(transparent)]
+    /// The ranks cannot communicate. It is a cause of its own, so that a rank that has ended is found among the causes.
+    #[error("{0}")]
     Communicator(#[from] CommunicatorError),
     /// What a run recorded is no profile.
     #[error(transparent)]
