@@ -518,7 +518,45 @@ fn several_workers_train_together() {
             "train model --workers 2 --private --epsilon 1",
             "one worker",
         ),
+        (
+            "train model --workers 2 --coding gc --compress qsgd",
+            "coded gradients aren't compressed",
+        ),
+        (
+            "train model --workers 2 --coding gc --stragglers 2",
+            "number of stragglers is 2",
+        ),
+        (
+            "train model --workers 2 --coding gc --burst 2",
+            "for sr-sgc and m-sgc",
+        ),
+        ("train model --workers 2 --models 2", "add --coding"),
+        ("train model --coding m-sgc --models 1", "at least 2 models"),
     ] {
         Desk::empty().refused(line, told);
     }
+}
+
+#[test]
+fn coded_gradients_train_several_models_in_turn() {
+    let desk = Desk::empty();
+    let line = "train model --epochs 2 --workers 3 --coding sr-sgc --out coded";
+    let (out, _) = desk.told(line);
+    assert!(
+        out.contains("3 workers with SR-SGC") && out.contains("model-0 to model-1"),
+        "{out}"
+    );
+    let again = desk.json("train model --config coded/experiment.toml --out coded");
+    assert_eq!(again["models"].as_array().unwrap().len(), 2);
+    assert_eq!(again["models"][1]["steps"], 46);
+    // They were complete already.
+    assert_eq!(again["coding"]["gradients"], 0);
+    let alone = desk.json("train model --epochs 2 --seed 1");
+    let [coded, alone] =
+        [&again["models"][1], &alone].map(|m| m["epochs"][1]["test_loss"].as_f64());
+    assert!((coded.unwrap() - alone.unwrap()).abs() < 1e-4);
+    // One model has no folder of its own.
+    let one = desk.json("train model --epochs 1 --workers 3 --coding gc --stragglers 2 --out one");
+    assert_eq!(one["coding"]["scheme"], "GC(n=3, s=2, repetition)");
+    assert!(desk.path("one/model.safetensors").exists());
 }

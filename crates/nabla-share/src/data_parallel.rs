@@ -18,16 +18,16 @@
 //!
 //! A batch normalisation takes its statistics from the worker's own part of the batch.
 
+use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
-use nabla_base::words::panic_message;
 use nabla_grad::compressor::{Compressed, Compressor, CompressorError, WireError};
 use nabla_grad::error_feedback::{Ef21, Ef21Server, ErrorFeedbackError};
 use nabla_grad::flat::ParameterLayout;
@@ -39,15 +39,15 @@ use nabla_train::data_set::DataSet;
 use nabla_train::error::TrainingError;
 use nabla_train::experiment::{Experiment, ExperimentError, Outcome};
 use nabla_train::gradient_source::{
-    Answers, GradientSource, GradientSources, Plan, TrainingExamples,
+    Answers, GradientSource, GradientSources, OfBatches, Plan, TrainingExamples,
 };
 use nabla_train::learner::Learner;
-use nabla_train::trainer::Observer;
+use nabla_train::trainer::{Observer, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::communicator::numbers::{from_bytes, to_bytes};
-use crate::communicator::threads::{ThreadCommunicator, comes_from_an_end, connected};
+use crate::communicator::threads::{ThreadCommunicator, connected, led};
 use crate::communicator::{Communicator, CommunicatorError};
 
 mod compression;
@@ -96,14 +96,6 @@ pub enum SharingError {
         /// That of worker 0.
         expected: u64,
     },
-    /// A worker panicked.
-    #[error("worker {worker} panicked: {message}")]
-    Panicked {
-        /// The worker.
-        worker: usize,
-        /// The message of the panic.
-        message: String,
-    },
     /// Another number of workers.
     #[error("{found} ranks were started for {expected} workers")]
     Workers {
@@ -122,7 +114,6 @@ impl From<SharingError> for TrainingError {
         match error {
             // What goes wrong between workers, or with a gradient that has run away.
             SharingError::Communicator(_)
-            | SharingError::Panicked { .. }
             | SharingError::Compressor(_)
             | SharingError::Feedback(_) => Self::Failed(error.into()),
             _ => Self::task(error),
@@ -247,22 +238,20 @@ struct Stop {
 struct Shared<C> {
     config: SharingConfig,
     /// Taken by the source.
-    communicator: Mutex<Option<C>>,
+    communicator: Cell<Option<C>>,
     rank: usize,
+    /// That of worker 0.
+    checkpoint: Option<Vec<u8>>,
     stop: Stop,
 }
 
-impl<C: Communicator + Send + 'static> GradientSources for Shared<C> {
+impl<C: Communicator + 'static> GradientSources for Shared<C> {
     fn source<M: Classifier + 'static>(
         &self,
         model: &M,
         plan: Plan,
     ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError> {
-        let mut slot = self
-            .communicator
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(communicator) = slot.take() else {
+        let Some(communicator) = self.communicator.take() else {
             return Ok(None);
         };
         let dimension = ParameterLayout::trainable(model)?.total_length();
@@ -272,6 +261,10 @@ impl<C: Communicator + Send + 'static> GradientSources for Shared<C> {
 
     fn measures(&self) -> bool {
         self.rank == 0
+    }
+
+    fn checkpoint(&self, _: &Path) -> Result<Option<Vec<u8>>, TrainingError> {
+        Ok(self.checkpoint.clone())
     }
 }
 
@@ -419,7 +412,7 @@ impl<C: Communicator> SharedGradients<C> {
     }
 }
 
-impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradients<C> {
+impl<M: Classifier, C: Communicator> GradientSource<M> for SharedGradients<C> {
     fn name(&self) -> &str {
         "data-parallel"
     }
@@ -558,26 +551,53 @@ impl<M: Classifier, C: Communicator + Send> GradientSource<M> for SharedGradient
     }
 }
 
+/// The bytes of worker 0's file, if it exists: the others may be on machines that don't have it.
+fn of_worker_0(
+    ranks: &mut impl Communicator,
+    path: &Path,
+) -> Result<Option<Vec<u8>>, TrainingError> {
+    let own = match ranks.rank() {
+        0 => OfBatches.checkpoint(path),
+        _ => Ok(None),
+    };
+    // The others must not wait for a file that cannot be read.
+    let mut bytes = match &own {
+        Ok(Some(bytes)) => [&[1], bytes.as_slice()].concat(),
+        Ok(None) | Err(_) => vec![0],
+    };
+    ranks.broadcast(0, &mut bytes).map_err(SharingError::from)?;
+    own?;
+    Ok(match bytes.split_first() {
+        Some((1, bytes)) => Some(bytes.to_vec()),
+        _ => None,
+    })
+}
+
 /// Trains as one worker of several, which all call this with the same arguments. Worker 0 measures the model and saves
 /// the checkpoint, from which all of them resume. If `observe` breaks at worker 0, all of them end after the next step.
 ///
 /// # Errors
 /// If the training fails, or another worker does.
-pub fn train_on<C: Communicator + Send + 'static>(
+pub fn train_on<C: Communicator + 'static>(
     experiment: &Experiment,
     config: &SharingConfig,
-    communicator: C,
+    mut communicator: C,
     data: &DataSet,
     device: &Device,
     checkpoint: Option<&Path>,
     observe: Observer<'_>,
 ) -> Result<Outcome, ExperimentError> {
     let rank = communicator.rank();
+    let resumed = match checkpoint {
+        Some(path) => of_worker_0(&mut communicator, path).map_err(ExperimentError::Training)?,
+        None => None,
+    };
     let stop = Stop::default();
     let sources = Shared {
         config: config.clone(),
-        communicator: Mutex::new(Some(communicator)),
+        communicator: Cell::new(Some(communicator)),
         rank,
+        checkpoint: resumed,
         stop: stop.clone(),
     };
     experiment.run_with(&sources, data, device, checkpoint, &mut |progress| {
@@ -585,8 +605,8 @@ pub fn train_on<C: Communicator + Send + 'static>(
             stop.asked.store(true, Ordering::Relaxed);
         }
         match stop.agreed.load(Ordering::Relaxed) {
-            true => std::ops::ControlFlow::Break(()),
-            false => std::ops::ControlFlow::Continue(()),
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
     })
 }
@@ -631,37 +651,13 @@ pub fn train(
     let worker = |end: ThreadCommunicator, observe: Observer<'_>| {
         train_on(experiment, config, end, data, device, checkpoint, observe)
     };
-    thread::scope(|scope| {
-        let mut ends = ends.into_iter();
-        let own = ends.next();
-        let others: Vec<_> = ends
-            .map(|end| {
-                scope.spawn(move || worker(end, &mut |_| std::ops::ControlFlow::Continue(())))
-            })
-            .collect();
-        let outcome = own.map(|end| worker(end, observe));
-        let joined = others.into_iter().enumerate();
-        let joined = joined.map(|(other, thread)| match thread.join() {
-            Ok(result) => result,
-            Err(panic) => Err(failed(SharingError::Panicked {
-                worker: other + 1,
-                message: panic_message(&*panic),
-            })),
-        });
-        let failures: Vec<_> = joined.filter_map(Result::err).collect();
-        match outcome {
-            Some(Ok(outcome)) => Ok(outcome),
-            // What ended one of them, not that it has ended.
-            Some(Err(error)) if comes_from_an_end(&error) => {
-                let cause = failures
-                    .into_iter()
-                    .find(|failure| !comes_from_an_end(failure));
-                Err(cause.unwrap_or(error))
-            }
-            Some(Err(error)) => Err(error),
-            None => Err(failed(
-                OutOfRange::new("number of workers", 0, "at least 1").into(),
-            )),
-        }
-    })
+    led(
+        ends,
+        |end| worker(end, observe),
+        |end| {
+            let go = &mut |_: Progress<'_>| ControlFlow::Continue(());
+            worker(end, go).map(drop)
+        },
+        |error| ExperimentError::Training(TrainingError::Failed(error.into())),
+    )
 }

@@ -1,5 +1,6 @@
 //! Gradients shared between workers.
 //!
+//! * [`coded_training`]: the training of classifiers by several workers, some of which need not answer in time;
 //! * [`communicator`]: messages between ranks, which are threads or (with the cargo feature `mpi`) processes; sums with
 //!   the same bits on all of them, time limits, counts of bytes, injected faults, recorded rounds;
 //! * [`dadao`]: decentralised descent of nodes that compute and gossip at times of their own;
@@ -9,6 +10,7 @@
 //! * [`sequential_gradient_coding`]: gradients from unreliable workers, some of which need not answer, at little more
 //!   work than without redundancy.
 
+pub mod coded_training;
 pub mod communicator;
 pub mod dadao;
 pub mod data_parallel;

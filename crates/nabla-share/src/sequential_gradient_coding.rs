@@ -54,6 +54,7 @@
 
 use nabla_base::choices;
 use nabla_base::range::OutOfRange;
+use serde::{Deserialize, Serialize};
 
 pub mod gradient_code;
 mod history;
@@ -140,7 +141,8 @@ pub enum CodingError {
 }
 
 /// When a round ends after the cut-off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum WaitRule {
     /// If the stragglers fit no model of the scheme, all workers are waited for. As in the paper's code.
     ForAll,

@@ -11,7 +11,7 @@ use nabla_train::experiment::{Experiment, ExperimentError, ModelConfig, Outcome}
 use nabla_train::mlp::MlpConfig;
 
 /// 300 of the digits in batches of 50, a small MLP, four epochs: 24 steps.
-fn small() -> Experiment {
+pub fn small() -> Experiment {
     Experiment {
         data: DataConfig {
             limit: Some(300),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod coded_run;
+mod coded_training;
 mod communicator;
 mod data_parallel;
 mod simulated_table;

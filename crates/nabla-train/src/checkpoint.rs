@@ -145,16 +145,25 @@ pub(crate) fn save<T: Task>(trainer: &Trainer<T>, path: &Path) -> Result<(), Tra
     Ok(())
 }
 
-pub(crate) fn load<T: Task>(trainer: &mut Trainer<T>, path: &Path) -> Result<(), TrainingError> {
-    let bytes = fs::read(path).map_err(|source| CheckpointError::Read {
+/// The bytes of a file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    fs::read(path).map_err(|source| CheckpointError::Read {
         path: path.into(),
         source,
-    })?;
+    })
+}
+
+/// Restores a trainer from the bytes of a file, whose name is for the errors.
+pub(crate) fn load<T: Task>(
+    trainer: &mut Trainer<T>,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(), TrainingError> {
     let damaged = |reason: String| CheckpointError::Damaged {
         path: path.into(),
         reason,
     };
-    let (_, head) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let (_, head) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(e.to_string()))?;
     let metadata = head.metadata().clone().unwrap_or_default();
     match metadata.get("format").map(String::as_str) {
         Some(FORMAT) => {}
@@ -181,7 +190,7 @@ pub(crate) fn load<T: Task>(trainer: &mut Trainer<T>, path: &Path) -> Result<(),
         }
         .into());
     }
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
     let part = |name: &str| {
         let view = file.tensor(name).map_err(|e| damaged(e.to_string()))?;
         if metadata.get(&format!("fingerprint.{name}")) == Some(&fingerprint(view.data())) {

@@ -108,6 +108,30 @@ impl TrainingConfig {
         Ok(self.optimizer.validate()?)
     }
 
+    /// The training examples as a training sees them.
+    ///
+    /// # Errors
+    /// If a value is out of range, or rows are to be changed like pictures.
+    pub fn examples<'a>(
+        &self,
+        training: &'a Examples,
+        shape: InputShape,
+    ) -> Result<TrainingExamples<'a>, TrainingError> {
+        self.validate()?;
+        if !self.augmentation.is_none() && !matches!(shape, InputShape::Picture(_)) {
+            return Err(TrainingError::task(AugmentationOfRows));
+        }
+        Ok(TrainingExamples {
+            examples: training,
+            shape,
+            seed: self.seed,
+            batch: self.batch,
+            label_smoothing: self.label_smoothing,
+            augmentation: self.augmentation,
+            order: EpochOrder::new(training.len(), self.batch, self.seed),
+        })
+    }
+
     /// Creates a training that starts with the current weights of `model`, which must be on an autodiff
     /// device.
     ///
@@ -123,20 +147,8 @@ impl TrainingConfig {
         shape: InputShape,
         model: M,
     ) -> Result<Trainer<Classification<'a, M>>, TrainingError> {
-        self.validate()?;
-        if !self.augmentation.is_none() && !matches!(shape, InputShape::Picture(_)) {
-            return Err(TrainingError::task(AugmentationOfRows));
-        }
         let task = Classification {
-            examples: TrainingExamples {
-                examples: training,
-                shape,
-                seed: self.seed,
-                batch: self.batch,
-                label_smoothing: self.label_smoothing,
-                augmentation: self.augmentation,
-                order: EpochOrder::new(training.len(), self.batch, self.seed),
-            },
+            examples: self.examples(training, shape)?,
             test,
             source: None,
             settings: Value::Null,

@@ -33,7 +33,7 @@ use crate::classifier::{Classifier, ModelError};
 use crate::data_set::{DataConfig, DataError, DataSet};
 use crate::error::TrainingError;
 use crate::examples::Examples;
-use crate::gradient_source::{GradientSources, OfBatches, Plan};
+use crate::gradient_source::{GradientSources, OfBatches, Plan, TrainingExamples};
 use crate::history::History;
 use crate::initialization::he_normal;
 use crate::model_config::OnModel;
@@ -236,6 +236,28 @@ impl Experiment {
             .map(drop)
     }
 
+    /// Hands the model with its first weights, and the training examples, to `on`: for those who compute gradients
+    /// but don't train.
+    ///
+    /// # Errors
+    /// If a value is out of range, or does not fit the data or the model.
+    pub fn begin<O: OnTraining>(
+        &self,
+        data: &DataSet,
+        device: &Device,
+        on: O,
+    ) -> Result<O::Output, ExperimentError> {
+        let examples = self.training.examples(&data.training, data.shape)?;
+        let first = First {
+            seed: self.model.is_drawn().then_some(self.training.seed),
+            examples,
+            on,
+        };
+        let device = device.clone().autodiff();
+        self.model
+            .init_for(data.shape, data.classes.len(), &device, first)?
+    }
+
     fn start(
         &self,
         sources: &impl GradientSources,
@@ -264,6 +286,39 @@ impl Experiment {
     }
 }
 
+/// What is done with a model, whatever its type, and the examples of its training.
+pub trait OnTraining {
+    /// What comes out.
+    type Output;
+
+    /// Does it.
+    fn on<M: Classifier + 'static>(self, model: M, examples: TrainingExamples<'_>) -> Self::Output;
+}
+
+/// The first weights of a model of zeros.
+fn first_weights<M: Classifier>(model: M, seed: Option<u64>) -> Result<M, FlatError> {
+    match seed {
+        Some(seed) => he_normal(model, seed),
+        None => Ok(model),
+    }
+}
+
+struct First<'a, O> {
+    /// Of the matrices and kernels, if they are drawn.
+    seed: Option<u64>,
+    examples: TrainingExamples<'a>,
+    on: O,
+}
+
+impl<O: OnTraining> OnModel for First<'_, O> {
+    type Output = Result<O::Output, ExperimentError>;
+
+    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
+        let model = first_weights(model, self.seed)?;
+        Ok(self.on.on(model, self.examples))
+    }
+}
+
 /// The training of a model of zeros.
 struct Starting<'a, 'o, S> {
     job: Job<'a, S>,
@@ -276,10 +331,7 @@ impl<S: GradientSources> OnModel for Starting<'_, '_, S> {
     type Output = Result<Outcome, ExperimentError>;
 
     fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
-        let model = match self.seed {
-            Some(seed) => he_normal(model, seed)?,
-            None => model,
-        };
+        let model = first_weights(model, self.seed)?;
         self.job.train(model, self.observe)
     }
 }
@@ -337,8 +389,10 @@ impl<S: GradientSources> Job<'_, S> {
         if let Some(source) = source {
             task.set_source(source);
         }
-        if let Some(path) = self.checkpoint.filter(|path| path.exists()) {
-            trainer = trainer.resume(path)?;
+        if let Some(path) = self.checkpoint
+            && let Some(bytes) = self.sources.checkpoint(path)?
+        {
+            trainer = trainer.resume_from(path, &bytes)?;
         }
         let (done, asked) = (trainer.step(), trainer.steps());
         let fits = done <= asked;

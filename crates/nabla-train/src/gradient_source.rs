@@ -8,6 +8,8 @@
 //! [`GradientSources`] makes the source of an [`Experiment`](crate::experiment::Experiment), where the type of the model
 //! follows from a name.
 
+use std::path::Path;
+
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nabla_grad::seeded_noise::SeededNoise;
@@ -15,6 +17,7 @@ use nabla_kernels::cross_entropy::cross_entropy;
 use serde_json::Value;
 
 use crate::augmentation::Augmentation;
+use crate::checkpoint;
 use crate::classification::{LabelledBatch, rightly};
 use crate::classifier::Classifier;
 use crate::error::TrainingError;
@@ -39,6 +42,19 @@ pub struct TrainingExamples<'a> {
 }
 
 impl TrainingExamples<'_> {
+    /// The same examples in the order, and with the changes, of a training with another seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self.order = EpochOrder::new(self.examples.len(), self.batch, seed);
+        self
+    }
+
+    /// The seed of the training.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Their number.
     pub fn len(&self) -> usize {
         self.examples.len()
@@ -119,7 +135,7 @@ pub struct Answers {
 }
 
 /// Where the gradient of a step comes from; see the [module documentation](self).
-pub trait GradientSource<M: Classifier>: Send {
+pub trait GradientSource<M: Classifier> {
     /// Its name in checkpoints.
     fn name(&self) -> &str;
 
@@ -181,6 +197,18 @@ pub trait GradientSources {
     /// Default yes.
     fn measures(&self) -> bool {
         true
+    }
+
+    /// The bytes of the checkpoint to resume from, if there is one. Default: those of the file. Of several workers, one
+    /// may have it and hand it to the others.
+    ///
+    /// # Errors
+    /// If the file exists but cannot be read.
+    fn checkpoint(&self, path: &Path) -> Result<Option<Vec<u8>>, TrainingError> {
+        match path.exists() {
+            true => Ok(Some(checkpoint::read(path)?)),
+            false => Ok(None),
+        }
     }
 }
 

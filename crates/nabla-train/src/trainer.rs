@@ -417,8 +417,14 @@ impl<T: Task> Trainer<T> {
     ///
     /// # Errors
     /// If it cannot be read, is damaged, or belongs to another training.
-    pub fn resume(mut self, path: &Path) -> Result<Self, TrainingError> {
-        checkpoint::load(&mut self, path)?;
+    pub fn resume(self, path: &Path) -> Result<Self, TrainingError> {
+        let bytes = checkpoint::read(path)?;
+        self.resume_from(path, &bytes)
+    }
+
+    /// Resumes from the bytes of a checkpoint that was read from `path`, perhaps by another worker.
+    pub(crate) fn resume_from(mut self, path: &Path, bytes: &[u8]) -> Result<Self, TrainingError> {
+        checkpoint::load(&mut self, path, bytes)?;
         Ok(self)
     }
 }

@@ -14,6 +14,7 @@ mod measure_guidance;
 pub mod privacy;
 mod privacy_flags;
 pub mod project;
+mod ranks;
 pub mod restore;
 pub mod sample;
 pub mod search;

@@ -1,13 +1,14 @@
 //! `nabla train model`: a classifier on a real data set.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::private::private_training::PrivacyReport;
-use nabla::share::data_parallel::{SharingReport, train};
+use nabla::share::coded_training::CodedReport;
+use nabla::share::data_parallel::SharingReport;
 use nabla::train::data_set::TableReading;
 use nabla::train::experiment::{Experiment, Outcome, files};
 use nabla::train::history::{EpochRecord, Timing};
@@ -21,10 +22,11 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, optimizers, told_reading};
 use crate::jobs::privacy_flags::{self, PrivacyFlags};
-use crate::jobs::sharing_flags::{self, SharingFlags};
+use crate::jobs::ranks::Ranks;
+use crate::jobs::sharing_flags::{self, Sharing, SharingFlags};
 use crate::jobs::training_recipe::{Sources, TrainingRecipe};
 use crate::loss_plot::averaged;
-use crate::recipe_file::begin_folder;
+use crate::recipe_file::{begin_folder, create_folder};
 use nabla::base::words::duration;
 
 /// The command line of the job.
@@ -63,7 +65,9 @@ pub struct Arguments {
 
 impl Arguments {
     /// The experiment: the defaults, overridden by the file, overridden by the flags.
-    fn recipe(&self) -> Result<(Experiment, Sources), Failure> {
+    ///
+    /// - `processes`: those that `mpirun` has started
+    fn recipe(&self, processes: Option<usize>) -> Result<(Experiment, Sources), Failure> {
         let (mut experiment, mut sources) = TrainingRecipe::read(self.config.as_deref())?.parts();
         self.flags.apply(&mut experiment)?;
         let optimizer = &mut experiment.training.optimizer;
@@ -76,7 +80,7 @@ impl Arguments {
         if sources.privacy.is_some() {
             privacy_flags::without_scaling(&mut experiment);
         }
-        sources.sharing = self.sharing.apply(sources.sharing)?;
+        sources.sharing = self.sharing.apply(sources.sharing, processes)?;
         if sources.privacy.is_some() && sources.sharing.is_some() {
             return Err(Failure::input(
                 "a private training has one worker: leave out --private or --workers",
@@ -88,7 +92,7 @@ impl Arguments {
 
 #[derive(Serialize)]
 struct Trained<'a> {
-    folder: Option<&'a PathBuf>,
+    folder: Option<PathBuf>,
     /// How the table was read.
     reading: &'a TableReading,
     model: String,
@@ -100,119 +104,213 @@ struct Trained<'a> {
     epochs: &'a [EpochRecord],
     seconds: Timing,
     #[serde(skip_serializing_if = "Option::is_none")]
-    privacy: &'a Option<PrivacyReport>,
+    privacy: Option<&'a PrivacyReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sharing: &'a Option<SharingReport>,
+    sharing: Option<&'a SharingReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coding: Option<&'a CodedReport>,
+}
+
+/// Several models that were trained in turn.
+#[derive(Serialize)]
+struct TrainedInTurn<'a> {
+    models: &'a [Trained<'a>],
+    coding: Option<&'a CodedReport>,
 }
 
 /// The file that says what a private training has revealed.
 const PRIVACY: &str = "privacy.json";
 
-impl Job for Arguments {
-    fn run(&self, context: &Context) -> Result<Report, Failure> {
-        run(self, context)
+/// The folders of the models: that of the training, or in it one for each of several.
+struct Folders<'a> {
+    root: Option<&'a Path>,
+    models: usize,
+}
+
+impl Folders<'_> {
+    fn of(&self, model: usize) -> Option<PathBuf> {
+        let root = self.root?;
+        Some(match self.models {
+            1 => root.to_owned(),
+            _ => root.join(format!("model-{model}")),
+        })
+    }
+
+    fn checkpoint(&self, model: usize) -> Option<PathBuf> {
+        self.of(model).map(|folder| folder.join(files::CHECKPOINT))
     }
 }
 
-fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
-    let (experiment, sources) = arguments.recipe()?;
+/// What happens after every step.
+struct Watch<'a> {
+    folders: &'a Folders<'a>,
+    /// The experiment's file.
+    text: &'a str,
+    epochs: usize,
+    dashboard: Option<Dashboard>,
+    /// By model, whether its folder is there.
+    begun: Vec<bool>,
+    failure: Option<Failure>,
+}
+
+impl Watch<'_> {
+    fn begin(&mut self, model: usize) -> Result<(), Failure> {
+        if let Some(root) = self.folders.root
+            && !std::mem::replace(&mut self.begun[model], true)
+        {
+            begin_folder(root, "experiment.toml", self.text)?;
+            self.folders
+                .of(model)
+                .map_or(Ok(()), |f| create_folder(&f))?;
+        }
+        Ok(())
+    }
+
+    /// After a step of a model, of which the first is shown.
+    fn step(&mut self, model: usize, progress: &Progress<'_>) -> ControlFlow<()> {
+        // A wrong experiment has been refused by now, so no folder is created for it.
+        if let Err(error) = self.begin(model) {
+            self.failure = Some(error);
+            return ControlFlow::Break(());
+        }
+        if model == 0 {
+            let epochs = self.epochs;
+            let dashboard = self.dashboard.get_or_insert_with(|| Dashboard::new(epochs));
+            dashboard.step(progress);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        let (ranks, session) = Ranks::start(self.sharing.communication())?;
+        session.ended(run(self, context, ranks))
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Report, Failure> {
+    let is_first = ranks.is_first();
+    let (experiment, sources) = arguments.recipe(ranks.size())?;
     let text = |experiment: &Experiment| TrainingRecipe::new(experiment, &sources).text();
     if arguments.print_config {
-        return Ok(Report::of_text(text(&experiment)?));
+        let text = if is_first {
+            text(&experiment)?
+        } else {
+            String::new()
+        };
+        return Ok(Report::of_text(text));
     }
     let device = arguments.device.open()?;
     let data = experiment.open()?;
     let reading = told_reading(&experiment.data, &data.reading);
     let experiment = experiment.settled(&data);
     let text = text(&experiment)?;
-    let checkpoint = arguments.out.as_ref().map(|f| f.join(files::CHECKPOINT));
-    let mut dashboard = None;
-    let mut failure = None;
-    let mut observe = |progress: Progress<'_>| {
-        // A wrong experiment has been refused by now, so no folder is created for it.
-        if dashboard.is_none()
-            && let Some(folder) = &arguments.out
-            && let Err(error) = begin_folder(folder, "experiment.toml", &text)
-        {
-            failure = Some(error);
-            return ControlFlow::Break(());
-        }
-        let epochs = experiment.training.epochs;
-        dashboard
-            .get_or_insert_with(|| Dashboard::new(epochs))
-            .step(&progress);
-        ControlFlow::Continue(())
+    ranks.agree(&text, &data)?;
+    let models = match &sources.sharing.coded {
+        Some(coding) => coding.models_for(&*coding.scheme().map_err(Failure::input)?),
+        None => 1,
     };
+    let folders = Folders {
+        root: arguments.out.as_deref(),
+        models,
+    };
+    let mut watch = Watch {
+        folders: &folders,
+        text: &text,
+        epochs: experiment.training.epochs,
+        dashboard: None,
+        begun: vec![false; models],
+        failure: None,
+    };
+    let checkpoint = folders.checkpoint(0);
     let checkpoint = checkpoint.as_deref();
-    let observe = &mut observe;
-    let outcome = match (&sources.privacy, &sources.sharing) {
-        (Some(privacy), _) => experiment.run_with(privacy, &data, &device, checkpoint, observe),
-        (None, Some(sharing)) => train(&experiment, sharing, &data, &device, checkpoint, observe),
-        (None, None) => experiment.run_on(&data, &device, checkpoint, observe),
+    let mut coded = None;
+    let observe = &mut |progress: Progress<'_>| watch.step(0, &progress);
+    let outcomes = match (&sources.privacy, &sources.sharing) {
+        (Some(privacy), _) => experiment
+            .run_with(privacy, &data, &device, checkpoint, observe)
+            .map(|outcome| vec![outcome]),
+        (
+            None,
+            Sharing {
+                coded: Some(coding),
+                ..
+            },
+        ) => {
+            let observe = &mut |model: usize, progress: Progress<'_>| watch.step(model, &progress);
+            let checkpoints = |model| folders.checkpoint(model);
+            let trained = ranks.code(&experiment, coding, &data, &device, &checkpoints, observe);
+            trained.map(|trained| {
+                let (outcomes, report) = trained.unzip();
+                coded = report;
+                outcomes.unwrap_or_default()
+            })
+        }
+        (
+            None,
+            Sharing {
+                parts: Some(parts), ..
+            },
+        ) => ranks
+            .share(&experiment, parts, &data, &device, checkpoint, observe)
+            .map(|outcome| vec![outcome]),
+        (None, _) => experiment
+            .run_on(&data, &device, checkpoint, observe)
+            .map(|outcome| vec![outcome]),
     };
-    if let Some(dashboard) = &dashboard {
+    if let Some(dashboard) = &watch.dashboard {
         dashboard.finish();
     }
-    if let Some(failure) = failure {
+    if let Some(failure) = watch.failure {
         return Err(failure);
     }
-    let outcome = outcome?;
+    let outcomes = outcomes?;
+    if !is_first {
+        return Ok(Report::of_text(String::new()));
+    }
+    let of_first = || outcomes.first().map(|outcome| outcome.told.clone());
+    let told = of_first().unwrap_or_default();
     let revealed: Option<PrivacyReport> = match &sources.privacy {
-        Some(_) => serde_json::from_value(outcome.told.clone()).map_err(Failure::run)?,
+        Some(_) => serde_json::from_value(told).map_err(Failure::run)?,
         None => None,
     };
-    let shared: Option<SharingReport> = match &sources.sharing {
-        Some(_) => serde_json::from_value(outcome.told.clone()).map_err(Failure::run)?,
+    let told = of_first().unwrap_or_default();
+    let shared: Option<SharingReport> = match &sources.sharing.parts {
+        Some(_) => serde_json::from_value(told).map_err(Failure::run)?,
         None => None,
     };
-    if let Some(folder) = &arguments.out {
-        write_files(folder, &experiment, &outcome)?;
-        if let Some(revealed) = &revealed {
-            let mut told = serde_json::to_value(revealed).map_err(Failure::run)?;
-            // Counted without noise: it is told here, but not in a file that is passed on.
-            if let Some(told) = told.as_object_mut() {
-                told.remove("clipped");
-            }
-            let mut json = serde_json::to_vec_pretty(&told).map_err(Failure::run)?;
-            json.push(b'\n');
-            write_bytes_atomically(&folder.join(PRIVACY), &json)?;
+    for (model, outcome) in outcomes.iter().enumerate() {
+        if let Some(folder) = folders.of(model) {
+            write_files(&folder, &experiment, outcome)?;
         }
     }
+    if let (Some(folder), Some(revealed)) = (&arguments.out, &revealed) {
+        write_privacy(folder, revealed)?;
+    }
     let optimizer = &experiment.training.optimizer;
-    let history = &outcome.history;
-    let trained = Trained {
-        folder: arguments.out.as_ref(),
+    let trained = outcomes.iter().enumerate().map(|(model, outcome)| Trained {
+        folder: folders.of(model),
         reading: &data.reading,
         model: experiment.model.name(),
         optimizer: optimizer.name(),
         learning_rate: optimizer.learning_rate(),
         parameters: outcome.parameters,
         state_bytes: outcome.state_bytes,
-        steps: history.steps.len(),
-        epochs: &history.epochs,
-        seconds: history.timing,
-        privacy: &revealed,
-        sharing: &shared,
-    };
-    context.report(&trained, || {
-        let last = history.last().map_or(f64::NAN, |e| 100.0 * e.test_accuracy);
-        let steps = trained.steps.max(1) as f64;
-        let mut told = format!(
-            "{} with {} parameters on {}, {} at learning rate {}: {last:.2} % right after {} epochs\n\
-             {} in steps ({:.2} ms per step, of which {} {:.2} ms), {} in evaluation; optimizer state {} KiB\n",
-            trained.model,
-            trained.parameters,
-            experiment.data.source,
-            trained.optimizer,
-            trained.learning_rate,
-            trained.epochs.len(),
-            duration(history.timing.steps),
-            1e3 * history.timing.steps / steps,
-            trained.optimizer,
-            1e3 * history.timing.optimizer / steps,
-            duration(history.timing.evaluation),
-            trained.state_bytes.div_ceil(1024),
-        );
+        steps: outcome.history.steps.len(),
+        epochs: &outcome.history.epochs,
+        seconds: outcome.history.timing,
+        privacy: revealed.as_ref(),
+        sharing: shared.as_ref(),
+        coding: coded.as_ref().filter(|_| models == 1),
+    });
+    let trained: Vec<Trained<'_>> = trained.collect();
+    let text = || {
+        let source = experiment.data.source.to_string();
+        let mut told: String = trained
+            .iter()
+            .map(|trained| told_of(trained, &source))
+            .collect();
         told += &reading;
         if let Some(revealed) = &revealed {
             told += &privacy_flags::told(revealed, arguments.out.is_some());
@@ -220,23 +318,80 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         if let Some(shared) = &shared {
             told += &sharing_flags::told(shared);
         }
+        if let Some(coded) = &coded {
+            told += &sharing_flags::told_coded(coded);
+        }
         if let Some(folder) = &arguments.out {
-            let privacy = if revealed.is_some() { "privacy.json, " } else { "" };
+            let privacy = if revealed.is_some() {
+                "privacy.json, "
+            } else {
+                ""
+            };
+            let (own, each) = match models {
+                1 => ("experiment.toml, ", String::new()),
+                _ => (
+                    "",
+                    format!(
+                        " each of model-0 to model-{}, and experiment.toml",
+                        models - 1
+                    ),
+                ),
+            };
             told += &format!(
-                "model.safetensors, classifier.json, experiment.toml, {privacy}history.json, epochs.csv, steps.csv, \
-                 loss.svg and accuracy.svg in {}\n",
+                "model.safetensors, classifier.json, {own}{privacy}history.json, epochs.csv, steps.csv, loss.svg and \
+                 accuracy.svg in{each}{} {}\n",
+                if models == 1 { "" } else { ", in" },
                 folder.display()
             );
         }
         told
-    })
+    };
+    match trained.as_slice() {
+        [one] => context.report(one, text),
+        several => context.report(
+            &TrainedInTurn {
+                models: several,
+                coding: coded.as_ref(),
+            },
+            text,
+        ),
+    }
 }
 
-fn write_files(
-    folder: &std::path::Path,
-    experiment: &Experiment,
-    outcome: &Outcome,
-) -> Result<(), Failure> {
+/// A trained model, in lines.
+fn told_of(trained: &Trained<'_>, source: &str) -> String {
+    let last = trained.epochs.last();
+    let last = last.map_or(f64::NAN, |epoch| 100.0 * epoch.test_accuracy);
+    let (steps, seconds) = (trained.steps.max(1) as f64, trained.seconds);
+    format!(
+        "{} with {} parameters on {source}, {} at learning rate {}: {last:.2} % right after {} epochs\n\
+         {} in steps ({:.2} ms per step, of which {} {:.2} ms), {} in evaluation; optimizer state {} KiB\n",
+        trained.model,
+        trained.parameters,
+        trained.optimizer,
+        trained.learning_rate,
+        trained.epochs.len(),
+        duration(seconds.steps),
+        1e3 * seconds.steps / steps,
+        trained.optimizer,
+        1e3 * seconds.optimizer / steps,
+        duration(seconds.evaluation),
+        trained.state_bytes.div_ceil(1024),
+    )
+}
+
+fn write_privacy(folder: &Path, revealed: &PrivacyReport) -> Result<(), Failure> {
+    let mut told = serde_json::to_value(revealed).map_err(Failure::run)?;
+    // Counted without noise: it is told here, but not in a file that is passed on.
+    if let Some(told) = told.as_object_mut() {
+        told.remove("clipped");
+    }
+    let mut json = serde_json::to_vec_pretty(&told).map_err(Failure::run)?;
+    json.push(b'\n');
+    Ok(write_bytes_atomically(&folder.join(PRIVACY), &json)?)
+}
+
+fn write_files(folder: &Path, experiment: &Experiment, outcome: &Outcome) -> Result<(), Failure> {
     let history = &outcome.history;
     outcome.save(folder)?;
     let title = format!(

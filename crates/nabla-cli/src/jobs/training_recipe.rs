@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use nabla::private::private_training::PrivacyConfig;
+use nabla::share::coded_training::CodingConfig;
 use nabla::share::data_parallel::SharingConfig;
 use nabla::train::classification::TrainingConfig;
 use nabla::train::data_set::DataConfig;
@@ -10,6 +11,7 @@ use nabla::train::experiment::{Experiment, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::errors::Failure;
+use crate::jobs::sharing_flags::Sharing;
 use crate::recipe_file::read_toml;
 
 /// What the file has.
@@ -23,6 +25,8 @@ pub struct TrainingRecipe {
     privacy: Option<PrivacyConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sharing: Option<SharingConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coding: Option<CodingConfig>,
 }
 
 /// How the gradients are made, if not from the mean loss of a batch.
@@ -31,7 +35,7 @@ pub struct Sources {
     /// Privately.
     pub privacy: Option<PrivacyConfig>,
     /// By several workers.
-    pub sharing: Option<SharingConfig>,
+    pub sharing: Sharing,
 }
 
 impl TrainingRecipe {
@@ -47,7 +51,8 @@ impl TrainingRecipe {
             model,
             training,
             privacy: sources.privacy.clone(),
-            sharing: sources.sharing.clone(),
+            sharing: sources.sharing.parts.clone(),
+            coding: sources.sharing.coded.clone(),
         }
     }
 
@@ -70,11 +75,16 @@ impl TrainingRecipe {
             training,
             privacy,
             sharing,
+            coding,
         } = self;
         let experiment = Experiment {
             data,
             model,
             training,
+        };
+        let sharing = Sharing {
+            parts: sharing,
+            coded: coding,
         };
         (experiment, Sources { privacy, sharing })
     }

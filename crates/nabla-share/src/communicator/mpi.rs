@@ -20,6 +20,7 @@
 //!   sender takes in other messages meanwhile, so two ranks can send to each other at the same time. A message that
 //!   nobody takes within the time limit cannot be taken back, so it ends the job with a line on the standard error.
 
+use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,11 +37,13 @@ use super::{Communicator, CommunicatorError, Tag, Traffic, check_peer};
 /// The pause between two looks for a message.
 const PAUSE: Duration = Duration::from_micros(50);
 
+/// The exit code of a process that has panicked, as Rust has it.
+const PANICKED: i32 = 101;
+
 /// One process's end; see the [module documentation](self).
 pub struct MpiCommunicator {
     world: SimpleCommunicator,
-    /// MPI ends when it is dropped.
-    _universe: Universe,
+    session: MpiSession,
     rank: usize,
     size: usize,
     time_limit: Duration,
@@ -54,6 +57,35 @@ impl std::fmt::Debug for MpiCommunicator {
             .field("rank", &self.rank)
             .field("size", &self.size)
             .finish_non_exhaustive()
+    }
+}
+
+/// What keeps MPI running. Keep one if the communicator is given away: MPI ends when the last is dropped, and a process
+/// that ends MPI waits for the others to do so too.
+#[derive(Clone)]
+pub struct MpiSession(Rc<Running>);
+
+impl std::fmt::Debug for MpiSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MpiSession")
+    }
+}
+
+struct Running(Universe);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nobody waits for a process that has panicked.
+        if thread::panicking() {
+            self.0.world().abort(PANICKED);
+        }
+    }
+}
+
+impl MpiSession {
+    /// Ends the processes of all ranks with an exit code.
+    pub fn abort(&self, code: i32) -> ! {
+        self.0.0.world().abort(code)
     }
 }
 
@@ -76,13 +108,28 @@ impl MpiCommunicator {
         let (rank, size) = (whole(world.rank())?, whole(world.size())?);
         Ok(Self {
             world,
-            _universe: universe,
+            session: MpiSession(Rc::new(Running(universe))),
             rank,
             size,
             time_limit,
             mailbox: Mailbox::default(),
             traffic: Traffic::default(),
         })
+    }
+
+    /// What keeps MPI running.
+    pub fn session(&self) -> MpiSession {
+        self.session.clone()
+    }
+
+    /// Sets the longest time that a call waits for another rank.
+    ///
+    /// # Errors
+    /// If it is 0.
+    pub fn set_time_limit(&mut self, time_limit: Duration) -> Result<(), CommunicatorError> {
+        range::positive("time limit in seconds", time_limit.as_secs_f64())?;
+        self.time_limit = time_limit;
+        Ok(())
     }
 
     /// Ends the processes of all ranks with an exit code.

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nabla_base::range;
+use nabla_base::range::{self, OutOfRange};
 use nabla_base::words::panic_message;
 
 use super::mailbox::{Envelope, Mailbox};
@@ -162,6 +162,63 @@ where
         None => Ok(results),
         Some(failure) => Err(failure),
     }
+}
+
+/// Runs rank 0 in this thread and every other rank in one of its own, and returns the result of rank 0. If several
+/// fail, its error is rather the cause than the consequence.
+///
+/// - `failed`: the error of a rank that has panicked, or of ranks that cannot be started
+///
+/// # Errors
+/// If there are no ranks, the system refuses a thread, or a rank fails.
+pub(crate) fn led<T, E, L, W>(
+    ends: Vec<ThreadCommunicator>,
+    lead: L,
+    work: W,
+    failed: impl Fn(RankError<E>) -> E,
+) -> Result<T, E>
+where
+    E: Error + Send + 'static,
+    L: FnOnce(ThreadCommunicator) -> Result<T, E>,
+    W: Fn(ThreadCommunicator) -> Result<(), E> + Sync,
+{
+    let mut ends = ends.into_iter();
+    let Some(own) = ends.next() else {
+        let none = OutOfRange::new("number of ranks", 0, "at least 1");
+        return Err(failed(RankError::Start(none.into())));
+    };
+    let work = &work;
+    thread::scope(|scope| {
+        let mut others = Vec::new();
+        for end in ends {
+            let thread = thread::Builder::new().name(format!("rank {}", end.rank));
+            let started = thread.spawn_scoped(scope, move || work(end));
+            match started {
+                Ok(thread) => others.push(thread),
+                Err(error) => {
+                    let refused = CommunicatorError::Start(error.to_string());
+                    return Err(failed(RankError::Start(refused)));
+                }
+            }
+        }
+        let result = lead(own);
+        let joined = others.into_iter().enumerate();
+        let failures = joined.filter_map(|(other, thread)| match thread.join() {
+            Ok(result) => result.err(),
+            Err(panic) => Some(failed(RankError::Panicked {
+                rank: other + 1,
+                message: panic_message(&*panic),
+            })),
+        });
+        // All of them are joined before the first cause is taken.
+        let failures: Vec<E> = failures.collect();
+        let cause = failures.into_iter().find(|error| !comes_from_an_end(error));
+        match (result, cause) {
+            // What ended one of them, not that it has ended.
+            (Err(error), Some(cause)) if comes_from_an_end(&error) => Err(cause),
+            (result, _) => result,
+        }
+    })
 }
 
 /// Whether an error, or one that it wraps, says that another rank has ended.

@@ -29,6 +29,7 @@ use nabla_base::range;
 use nabla_grad::SeededNoise;
 use rand::seq::index;
 use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
 
 use super::{CodingError, CodingScheme, DecodingTerm, History, MiniTask, Returned, StragglerModel};
 
@@ -51,7 +52,8 @@ const RESIDUAL: f64 = 1e-9;
 const AMPLIFICATION: f64 = 1e4;
 
 /// How the chunks are shared out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CodeKind {
     /// Groups of workers with the same chunks.
     Repetition,

@@ -116,6 +116,12 @@ impl History {
         self.jobs
     }
 
+    /// Leaves out the job that would start in the current round, and all after it.
+    pub fn end_jobs(&mut self) {
+        self.jobs = self.jobs.min(self.round);
+        self.decoded.truncate(self.jobs);
+    }
+
     /// Whether all jobs have been decodable.
     pub fn is_finished(&self) -> bool {
         self.decoded.iter().all(|&decoded| decoded)

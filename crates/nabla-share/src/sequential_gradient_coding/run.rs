@@ -75,6 +75,7 @@ use std::time::Duration;
 
 use nabla_base::choices;
 use nabla_base::range::{self, OutOfRange};
+use serde::{Deserialize, Serialize};
 
 use super::{CodingError, CodingScheme, WaitRule};
 use crate::communicator::faults::{Faults, Faulty};
@@ -173,7 +174,8 @@ pub enum RunError {
 }
 
 /// What happens when a worker has died.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DeathRule {
     /// Another worker does its tasks.
     #[default]
@@ -191,6 +193,16 @@ choices! {
 
 /// The models at the leader.
 pub trait Models {
+    /// Whether the job, which is next, is still wanted. If it is not, the run ends with the jobs before it. Default
+    /// yes.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn wants(&mut self, job: usize, model: usize) -> Result<bool, BoxedError> {
+        let _ = (job, model);
+        Ok(true)
+    }
+
     /// What the workers need to compute the gradient of a job that starts: the weights of its model, and which batch.
     ///
     /// # Errors
@@ -264,6 +276,8 @@ pub struct RunReport {
     pub rounds: usize,
     /// The time of all rounds, in seconds, without the steps of the models.
     pub seconds: f64,
+    /// That of each round.
+    pub round_seconds: Vec<f64>,
     /// The number of rounds that lasted longer than until the cut-off.
     pub waits: usize,
     /// The number of answers that were not there when their round ended.
@@ -276,6 +290,39 @@ pub struct RunReport {
     pub trace: Trace,
     /// What the leader sent and received.
     pub traffic: Traffic,
+}
+
+impl RunReport {
+    /// The seconds that the gradients would have taken at least, had every worker computed its share of a batch once
+    /// and been waited for.
+    ///
+    /// A worker's answer of a round is taken to have come earlier by the time in which it computed more than that
+    /// share. One that never came counts as if it had come at the end of the round.
+    pub fn uncoded_seconds(&self) -> f64 {
+        let rows = self.trace.rows();
+        let workers = rows.iter().map(|row| row.worker + 1).max().unwrap_or(0);
+        let mut slowest = vec![0.0_f64; self.rounds];
+        let mut answered = vec![vec![false; workers]; self.rounds];
+        for row in rows {
+            let Some(first) = answered.get_mut(row.round) else {
+                continue;
+            };
+            // Of an answer that was computed twice, the first counts.
+            if !std::mem::replace(&mut first[row.worker], true) {
+                let more = (1.0 - 1.0 / (workers as f64 * row.load)).max(0.0);
+                let came = row.answered_seconds - row.computed_seconds * more;
+                slowest[row.round] = slowest[row.round].max(came);
+            }
+        }
+        let rounds = slowest.iter().zip(&answered).zip(&self.round_seconds);
+        let least = rounds.map(|((&slowest, answered), &round)| {
+            match answered.iter().all(|&answered| answered) {
+                true => slowest,
+                false => slowest.max(round),
+            }
+        });
+        least.take(self.gradients).sum()
+    }
 }
 
 impl CodedRun {

@@ -65,6 +65,7 @@ impl<'a, C: Communicator> Leader<'a, C> {
                 gradients: 0,
                 rounds: 0,
                 seconds: 0.0,
+                round_seconds: Vec::new(),
                 waits: 0,
                 stragglers: 0,
                 late: 0,
@@ -76,11 +77,17 @@ impl<'a, C: Communicator> Leader<'a, C> {
     }
 
     fn run(&mut self, models: &mut impl Models) -> Result<(), RunError> {
-        while !self.history.is_finished() {
+        loop {
             let job = self.history.round();
             let model = job % self.run.models;
             let failed = |job| move |source| RunError::Step { job, source };
-            let state = match job < self.run.jobs {
+            if job < self.history.jobs() && !models.wants(job, model).map_err(failed(job))? {
+                self.history.end_jobs();
+            }
+            if self.history.is_finished() {
+                break;
+            }
+            let state = match job < self.history.jobs() {
                 true => Some((job, models.state(job, model).map_err(failed(job))?)),
                 false => None,
             };
@@ -90,7 +97,9 @@ impl<'a, C: Communicator> Leader<'a, C> {
             self.begun.push(begun);
             self.send_out(state)?;
             self.collect(begun)?;
-            self.report.seconds += begun.elapsed().as_secs_f64();
+            let seconds = begun.elapsed().as_secs_f64();
+            self.report.seconds += seconds;
+            self.report.round_seconds.push(seconds);
             for job in self.history.newly_decodable(self.scheme) {
                 let gradient = self.decoded(job)?;
                 let step = models.step(job, job % self.run.models, gradient);
