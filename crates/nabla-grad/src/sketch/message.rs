@@ -170,7 +170,7 @@ impl SketchMessage {
 mod tests {
     use super::*;
     use crate::seeded_noise::SeededNoise;
-    use crate::sketch::{CountSketch, GaussianSketch, Srht};
+    use crate::sketch::{AmsSketch, CountSketch, GaussianSketch, Srht};
     use proptest::prelude::*;
 
     fn sketches(d: usize, seed: u64) -> Vec<Box<dyn LinearSketch>> {
@@ -178,6 +178,7 @@ mod tests {
         vec![
             Box::new(CountSketch::new(2, 3, d, noise).unwrap()),
             Box::new(GaussianSketch::new(6, d, noise).unwrap()),
+            Box::new(AmsSketch::new(6, d, noise).unwrap()),
             Box::new(Srht::new(6.min(d.next_power_of_two()), d, noise).unwrap()),
         ]
     }
@@ -202,7 +203,7 @@ mod tests {
                 prop_assert_eq!(received.to_bytes(), bytes.clone());
                 prop_assert_eq!(&received, &sent);
                 // A transform that takes all rows of one element is the same for half of the seeds.
-                if number < 2 {
+                if number < 3 {
                     let other = SketchMessage::from_bytes(&bytes, others[number].as_ref());
                     prop_assert_eq!(other, Err(WireError::OtherSketch));
                     let mut sum = SketchMessage::of(others[number].as_ref(), &vector(d, 0)).unwrap();
