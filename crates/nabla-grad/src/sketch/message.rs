@@ -46,11 +46,22 @@ impl SketchMessage {
     /// # Errors
     /// If the vector has another length, or its sketch is out of the range of 32 bits.
     pub fn of(sketch: &(impl LinearSketch + ?Sized), x: &[f64]) -> Result<Self, SketchError> {
-        let numbers: Vec<f32> = sketch.apply_values(x)?.iter().map(|&s| s as f32).collect();
+        Self::of_sketched(sketch, &sketch.apply_values(x)?)
+    }
+
+    /// A vector that is a sketch already, `[m]`, rounded to 32 bits: a sum of sketches, or a sketch with noise.
+    ///
+    /// # Errors
+    /// If it has another length than the sketches by this matrix, or is out of the range of 32 bits.
+    pub fn of_sketched(
+        sketch: &(impl LinearSketch + ?Sized),
+        values: &[f64],
+    ) -> Result<Self, SketchError> {
+        check_length("sketch", sketch.sketch_length(), values.len())?;
         let message = Self {
             dimension: sketch.dimension(),
             identity: sketch.identity(),
-            numbers,
+            numbers: values.iter().map(|&value| value as f32).collect(),
         };
         message.checked()
     }
