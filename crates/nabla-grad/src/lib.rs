@@ -64,7 +64,10 @@ pub use proximal::{
     ProximalError, Simplex, SquaredL2,
 };
 pub use seeded_noise::{NoiseState, SeededNoise};
-pub use sketch::{CountSketch, GaussianSketch, LinearSketch, SketchError, SketchMessage, Srht};
+pub use sketch::{
+    AmsSketch, CountSketch, DrawnSketch, GaussianSketch, IdentitySketch, LinearSketch, SketchError,
+    SketchFamily, SketchMessage, Srht,
+};
 pub use spectrum::{
     DensityConfig, Eigenpair, LanczosConfig, PowerConfig, Quadrature, RitzPair, SpectralDensity,
     SpectrumError, Tridiagonal, lanczos, spectral_density, spectral_quadratures, top_eigenpairs,

@@ -12,6 +12,7 @@
 //! |---|---|---|---|
 //! | [`CountSketch`] | one `±1/√r` in each column of each of `r` blocks of `c` rows | `(‖x‖²‖y‖² + ⟨x,y⟩² − 2 Σ x_i² y_i²) / (r c)` | `r d` |
 //! | [`GaussianSketch`] | independent `N(0, 1/m)` | `(‖x‖²‖y‖² + ⟨x,y⟩²) / m` | `m d` |
+//! | [`AmsSketch`] | independent `±1/√m` | `(‖x‖²‖y‖² + ⟨x,y⟩² − 2 Σ x_i² y_i²) / m` | `m d` |
 //! | [`Srht`] | `√(n/m) P H D` | `(n − m)/(n − 1)` times `(‖x‖²‖y‖² + ⟨x,y⟩² − 2 Σ x_i² y_i²) / m` | `n log n` |
 //!
 //! These variances, over the draw of `S`, are exact; [`LinearSketch::variance`] is the common bound, as the
@@ -20,6 +21,20 @@
 //! replacement: its rows are orthogonal, `S Sᵀ = (n/m) I`, and for `m = n` the sketch is an isometry. The
 //! variance of the last line follows from that of sampling without replacement given `D`, and then from that
 //! of the signs.
+//!
+//! With one block, the count sketch has one element in each column; with several, it is the sparse embedding. A
+//! [`SketchFamily`] draws any of these matrices.
+//!
+//! A method that steps along `SᵀS g` needs to know how much longer that is than `g`. Summed over the unit vectors `x`,
+//! the variances above give it exactly, for every `h` of length 1:
+//!
+//! ```text
+//! E‖SᵀS h‖² = 1 + (d + 1)/m                            Gaussian
+//!             1 + (d − 1)/m                            signs, count sketch in any number of blocks
+//!             1 + (d − 1)(n − m) / (m (n − 1))         subsampled Hadamard transform
+//! ```
+//!
+//! which is [`LinearSketch::second_moment`].
 //!
 //! The count sketch finds **heavy hitters**: [`CountSketch::estimate`] is the median over the blocks of `±√r`
 //! times the number that element `i` was added to. Each of these estimates is unbiased with variance `(‖x‖² −
@@ -37,7 +52,8 @@
 //! Communication-Efficient Federated Learning with Sketching*, ICML 2020, arXiv 2007.07682; Ailon,
 //! Chazelle, *The Fast Johnson-Lindenstrauss Transform and Approximate Nearest Neighbors*, 2009;
 //! Tropp, *Improved Analysis of the Subsampled Randomized Hadamard Transform*, 2011, arXiv
-//! 1011.1595; Woodruff, *Sketching as a Tool for Numerical Linear Algebra*, 2014, arXiv 1411.4357.
+//! 1011.1595; Woodruff, *Sketching as a Tool for Numerical Linear Algebra*, 2014, arXiv 1411.4357 (the sparse
+//! embedding); Alon, Matias, Szegedy, *The Space Complexity of Approximating the Frequency Moments*, 1996 (signs).
 
 use burn::tensor::{Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
@@ -48,8 +64,12 @@ use rayon::prelude::*;
 use crate::fingerprint::fingerprint_number;
 use crate::seeded_noise::SeededNoise;
 
+mod family;
+mod independent;
 mod message;
 
+pub use family::{DrawnSketch, IdentitySketch, SketchFamily};
+pub use independent::{AmsSketch, GaussianSketch};
 pub use message::SketchMessage;
 
 /// The reason why a sketch cannot be created or applied.
@@ -74,6 +94,16 @@ pub enum SketchError {
     /// The length has no next power of two that fits in memory.
     #[error("the vectors of a subsampled Hadamard transform are too long: {0} elements")]
     TooLong(usize),
+    /// The blocks cannot have the same number of rows.
+    #[error(
+        "a sketch of {rows} numbers cannot be divided among {blocks} blocks of the same length"
+    )]
+    Blocks {
+        /// The number of rows requested.
+        rows: usize,
+        /// The number of blocks.
+        blocks: usize,
+    },
     /// The vector has another length.
     #[error("the {what} must have {expected} elements, but it has {found}")]
     Length {
@@ -136,6 +166,20 @@ pub trait LinearSketch {
 
     /// `Var⟨Sx, Sy⟩ ≤ variance · (‖x‖²‖y‖² + ⟨x,y⟩²)` for all `x` and `y`.
     fn variance(&self) -> f64;
+
+    /// `E‖SᵀS h‖²` for every `h` of length 1, exactly.
+    ///
+    /// ```
+    /// use nabla_grad::{GaussianSketch, LinearSketch, SeededNoise};
+    ///
+    /// let sketch = GaussianSketch::new(128, 1970, &mut SeededNoise::new(0, 0))?;
+    /// assert_eq!(sketch.second_moment(), 1.0 + 1971.0 / 128.0);
+    /// # Ok::<(), nabla_grad::SketchError>(())
+    /// ```
+    fn second_moment(&self) -> f64 {
+        // The variances of ⟨S e_i, S h⟩ with signs, summed over i, where the diagonal of SᵀS is 1.
+        1.0 + self.variance() * (self.dimension() as f64 - 1.0)
+    }
 
     /// A number that identifies the matrix: equal matrices have the same number, and almost every other
     /// matrix has another one.
@@ -400,107 +444,6 @@ impl LinearSketch for CountSketch {
             terms.sum::<f64>() * self.scale()
         };
         Ok((0..self.dimension).into_par_iter().map(element).collect())
-    }
-}
-
-/// Independent Gaussian elements of variance `1/m`; see the [module documentation](self).
-#[derive(Clone, Debug, PartialEq)]
-pub struct GaussianSketch {
-    rows: usize,
-    dimension: usize,
-    seed: u64,
-}
-
-impl GaussianSketch {
-    /// The number of elements whose columns of `S` come from one stream of noise.
-    const BLOCK: usize = 1024;
-
-    /// With `rows = m` numbers, for vectors of `dimension` elements.
-    ///
-    /// # Errors
-    /// If a size is 0.
-    pub fn new(
-        rows: usize,
-        dimension: usize,
-        noise: &mut SeededNoise,
-    ) -> Result<Self, SketchError> {
-        check_sizes(&[("number of rows", rows), ("dimension", dimension)])?;
-        Ok(Self {
-            rows,
-            dimension,
-            seed: noise.random(),
-        })
-    }
-
-    /// `1/√m`.
-    fn scale(&self) -> f64 {
-        1.0 / (self.rows as f64).sqrt()
-    }
-
-    /// The noise of block `number`; its columns of `S` follow each other, `[m]` each.
-    fn block(&self, number: usize) -> SeededNoise {
-        SeededNoise::new(self.seed, number as u64)
-    }
-}
-
-impl LinearSketch for GaussianSketch {
-    fn dimension(&self) -> usize {
-        self.dimension
-    }
-
-    fn sketch_length(&self) -> usize {
-        self.rows
-    }
-
-    fn variance(&self) -> f64 {
-        1.0 / self.rows as f64
-    }
-
-    fn identity(&self) -> u64 {
-        identity(b"gaussian", [self.seed, self.rows as u64].into_iter())
-    }
-
-    fn apply_values(&self, x: &[f64]) -> Result<Vec<f64>, SketchError> {
-        check_length("vector", self.dimension, x.len())?;
-        let blocks: Vec<Vec<f64>> = x
-            .par_chunks(Self::BLOCK)
-            .enumerate()
-            .map(|(number, x)| {
-                let mut noise = self.block(number);
-                let mut sums = vec![0.0; self.rows];
-                for value in x {
-                    let column = noise.normal_values(self.rows); // [m]
-                    for (sum, element) in sums.iter_mut().zip(column) {
-                        *sum += f64::from(element) * value;
-                    }
-                }
-                sums
-            })
-            .collect();
-        // Added in the order of the blocks, no matter which was ready first.
-        let mut sketch = vec![0.0; self.rows];
-        for block in blocks {
-            for (sum, part) in sketch.iter_mut().zip(block) {
-                *sum += part * self.scale();
-            }
-        }
-        Ok(sketch)
-    }
-
-    fn transposed_values(&self, y: &[f64]) -> Result<Vec<f64>, SketchError> {
-        check_length("sketch", self.rows, y.len())?;
-        let mut x = vec![0.0; self.dimension];
-        x.par_chunks_mut(Self::BLOCK)
-            .enumerate()
-            .for_each(|(number, x)| {
-                let mut noise = self.block(number);
-                for value in x {
-                    let column = noise.normal_values(self.rows); // [m]
-                    let products = column.iter().zip(y).map(|(&a, b)| f64::from(a) * b);
-                    *value = products.sum::<f64>() * self.scale();
-                }
-            });
-        Ok(x)
     }
 }
 

@@ -7,6 +7,7 @@
 //!   noise that a budget needs;
 //! * [`release`]: what is released of a step: [`dp_sgd`]; [`dicesgd`], with error feedback; [`diff2`], by differences of
 //!   whole gradients;
+//! * [`private_sketch`]: sketches that are private, for the clients of a sketched averaging;
 //! * [`one_run_audit`]: at least how much a training reveals, by [`canaries`].
 
 pub mod accountant;
@@ -17,6 +18,7 @@ pub mod dicesgd;
 pub mod diff2;
 pub mod dp_sgd;
 pub mod one_run_audit;
+pub mod private_sketch;
 pub mod private_training;
 pub mod release;
 pub mod secret_noise;

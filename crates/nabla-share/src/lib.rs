@@ -8,7 +8,8 @@
 //! * [`graph`]: graphs of nodes that gossip, and the best rates of it;
 //! * [`masha`]: compressed messages for saddle points and other variational inequalities;
 //! * [`sequential_gradient_coding`]: gradients from unreliable workers, some of which need not answer, at little more
-//!   work than without redundancy.
+//!   work than without redundancy;
+//! * [`sketching`]: federated averaging whose messages are sketches, in both directions.
 
 pub mod coded_training;
 pub mod communicator;
@@ -17,3 +18,4 @@ pub mod data_parallel;
 pub mod graph;
 pub mod masha;
 pub mod sequential_gradient_coding;
+pub mod sketching;

@@ -46,11 +46,22 @@ impl SketchMessage {
     /// # Errors
     /// If the vector has another length, or its sketch is out of the range of 32 bits.
     pub fn of(sketch: &(impl LinearSketch + ?Sized), x: &[f64]) -> Result<Self, SketchError> {
-        let numbers: Vec<f32> = sketch.apply_values(x)?.iter().map(|&s| s as f32).collect();
+        Self::of_sketched(sketch, &sketch.apply_values(x)?)
+    }
+
+    /// A vector that is a sketch already, `[m]`, rounded to 32 bits: a sum of sketches, or a sketch with noise.
+    ///
+    /// # Errors
+    /// If it has another length than the sketches by this matrix, or is out of the range of 32 bits.
+    pub fn of_sketched(
+        sketch: &(impl LinearSketch + ?Sized),
+        values: &[f64],
+    ) -> Result<Self, SketchError> {
+        check_length("sketch", sketch.sketch_length(), values.len())?;
         let message = Self {
             dimension: sketch.dimension(),
             identity: sketch.identity(),
-            numbers,
+            numbers: values.iter().map(|&value| value as f32).collect(),
         };
         message.checked()
     }
@@ -170,7 +181,7 @@ impl SketchMessage {
 mod tests {
     use super::*;
     use crate::seeded_noise::SeededNoise;
-    use crate::sketch::{CountSketch, GaussianSketch, Srht};
+    use crate::sketch::{AmsSketch, CountSketch, GaussianSketch, Srht};
     use proptest::prelude::*;
 
     fn sketches(d: usize, seed: u64) -> Vec<Box<dyn LinearSketch>> {
@@ -178,6 +189,7 @@ mod tests {
         vec![
             Box::new(CountSketch::new(2, 3, d, noise).unwrap()),
             Box::new(GaussianSketch::new(6, d, noise).unwrap()),
+            Box::new(AmsSketch::new(6, d, noise).unwrap()),
             Box::new(Srht::new(6.min(d.next_power_of_two()), d, noise).unwrap()),
         ]
     }
@@ -202,7 +214,7 @@ mod tests {
                 prop_assert_eq!(received.to_bytes(), bytes.clone());
                 prop_assert_eq!(&received, &sent);
                 // A transform that takes all rows of one element is the same for half of the seeds.
-                if number < 2 {
+                if number < 3 {
                     let other = SketchMessage::from_bytes(&bytes, others[number].as_ref());
                     prop_assert_eq!(other, Err(WireError::OtherSketch));
                     let mut sum = SketchMessage::of(others[number].as_ref(), &vector(d, 0)).unwrap();

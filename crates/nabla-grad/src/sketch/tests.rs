@@ -11,7 +11,7 @@ fn normal(count: usize, seed: u64, stream: u64) -> Vec<f64> {
 type Make = fn(usize, usize, &mut SeededNoise) -> Box<dyn LinearSketch>;
 
 /// With m numbers; the count sketch in two rows where m is even.
-fn makers() -> [(&'static str, Make); 3] {
+fn makers() -> [(&'static str, Make); 4] {
     [
         ("count", |m, d, noise| {
             let rows = if m % 2 == 0 { 2 } else { 1 };
@@ -19,6 +19,9 @@ fn makers() -> [(&'static str, Make); 3] {
         }),
         ("Gaussian", |m, d, noise| {
             Box::new(GaussianSketch::new(m, d, noise).unwrap())
+        }),
+        ("AMS", |m, d, noise| {
+            Box::new(AmsSketch::new(m, d, noise).unwrap())
         }),
         ("SRHT", |m, d, noise| {
             Box::new(Srht::new(m, d, noise).unwrap())
@@ -106,7 +109,7 @@ fn check_means_and_variances() {
             let diagonal: f64 = x.iter().zip(*y).map(|(x, y)| (x * y).powi(2)).sum();
             let (m, n) = (m as f64, 32.0);
             let expected = match name {
-                "count" => (common - 2.0 * diagonal) / m,
+                "count" | "AMS" => (common - 2.0 * diagonal) / m,
                 "Gaussian" => common / m,
                 _ => (n - m) / (n - 1.0) * (common - 2.0 * diagonal) / m,
             };
@@ -383,4 +386,73 @@ fn what_cannot_be_is_refused() {
         }
     );
     assert!(count.estimate(&table.slice(0..3), &[0]).is_err());
+}
+
+/// The polynomial with these values at 0, 1, 2 and 3, by Newton's divided differences in the field.
+fn hash_with(values: [u64; 4]) -> Hash {
+    let p = u128::from(PRIME);
+    let times = |a: u128, b: u128| a * b % p;
+    let inverse = |a: u128| {
+        // a^(p−2).
+        let (mut power, mut square, mut exponent) = (1, a, p - 2);
+        while exponent > 0 {
+            if exponent & 1 == 1 {
+                power = times(power, square);
+            }
+            square = times(square, square);
+            exponent >>= 1;
+        }
+        power
+    };
+    let mut differences = values.map(u128::from);
+    for order in 1..4_usize {
+        for i in (order..4).rev() {
+            let rise = (differences[i] + p - differences[i - 1]) % p;
+            differences[i] = times(rise, inverse(order as u128));
+        }
+    }
+    // From a + (x − 0)(b + (x − 1)(c + (x − 2) e)) to powers, the highest first.
+    let mut powers = vec![differences[3]];
+    for i in (0..3).rev() {
+        powers.push(0);
+        for k in (1..powers.len()).rev() {
+            powers[k] = (powers[k] + p - times(i as u128, powers[k - 1])) % p;
+        }
+        let last = powers.len() - 1;
+        powers[last] = (powers[last] + differences[i]) % p;
+    }
+    Hash(std::array::from_fn(|k| powers[k] as u64))
+}
+
+fn count_sketch_with(buckets: [u64; 4], signs: [u64; 4]) -> CountSketch {
+    CountSketch {
+        columns: 2,
+        dimension: 4,
+        hashes: vec![(hash_with(buckets), hash_with(signs))],
+    }
+}
+
+#[test]
+fn four_elements_in_two_buckets() {
+    let sketch = count_sketch_with([0, 1, 0, 1], [0, 1, 0, 0]);
+    let there = sketch.apply_values(&[1.0, 2.0, 3.0, 4.0]).unwrap();
+    assert_eq!(there, [4.0, 2.0]);
+    let back = sketch.transposed_values(&there).unwrap();
+    assert_eq!(back, [4.0, -2.0, 4.0, 2.0]);
+}
+
+/// The mean over all matrices, of which each has the same probability up to 2⁻⁶⁰.
+#[test]
+fn the_second_moment_of_the_count_sketch_is_exact() {
+    let h = [0.3, -1.2, 2.0, 0.7];
+    let mut mean = 0.0;
+    for number in 0..256_u64 {
+        let bits = |shift: u64| std::array::from_fn(|i| number >> (shift + i as u64) & 1);
+        let sketch = count_sketch_with(bits(0), bits(4));
+        let back = sketch.transposed_values(&sketch.apply_values(&h).unwrap());
+        let back = back.unwrap();
+        mean += dot(&back, &back) / dot(&h, &h) / 256.0;
+        assert_eq!(sketch.second_moment(), 2.5);
+    }
+    assert!((mean - 2.5).abs() < 1e-12, "{mean}");
 }
