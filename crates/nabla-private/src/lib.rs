@@ -7,7 +7,8 @@
 //!   noise that a budget needs;
 //! * [`release`]: what is released of a step: [`dp_sgd`]; [`dicesgd`], with error feedback; [`diff2`], by differences of
 //!   whole gradients;
-//! * [`one_run_audit`]: at least how much a training reveals, by [`canaries`].
+//! * [`one_run_audit`]: at least how much a training reveals, by [`canaries`];
+//! * [`leakage`]: what one shared gradient gives away of the pictures behind it.
 
 pub mod accountant;
 pub mod budget;
@@ -16,6 +17,7 @@ pub mod clipping;
 pub mod dicesgd;
 pub mod diff2;
 pub mod dp_sgd;
+pub mod leakage;
 pub mod one_run_audit;
 pub mod private_training;
 pub mod release;
