@@ -8,7 +8,8 @@
 //! * [`release`]: what is released of a step: [`dp_sgd`]; [`dicesgd`], with error feedback; [`diff2`], by differences of
 //!   whole gradients;
 //! * [`private_sketch`]: sketches that are private, for the clients of a sketched averaging;
-//! * [`one_run_audit`]: at least how much a training reveals, by [`canaries`].
+//! * [`one_run_audit`]: at least how much a training reveals, by [`canaries`];
+//! * [`leakage`]: what one shared gradient gives away of the pictures behind it.
 
 pub mod accountant;
 pub mod budget;
@@ -17,6 +18,7 @@ pub mod clipping;
 pub mod dicesgd;
 pub mod diff2;
 pub mod dp_sgd;
+pub mod leakage;
 pub mod one_run_audit;
 pub mod private_sketch;
 pub mod private_training;

@@ -1,0 +1,25 @@
+//! What one shared gradient gives away: attacks that rebuild pictures from it, with and without a defence.
+//!
+//! * [`gradient_oracle`]: how far the gradient of a guess is from the one observed, and how that distance changes with
+//!   the guess, without a double backward pass;
+//! * [`defence`]: what is observed instead of the gradient; [`soteria`]: which features one of them hides;
+//! * [`labels`]: the classes of the pictures, from the last layer's gradient;
+//! * attacks on pixels: [`dlg`], [`inverting_gradients`]; [`pixel_prior`]: what they suppose of pictures;
+//! * attacks through a [staged generator](staged_generator): [`gifd`], of which the search of the latent vector alone is
+//!   the first stage.
+
+pub mod defence;
+mod descent;
+pub mod dlg;
+pub mod error;
+pub mod gifd;
+pub mod gradient_oracle;
+pub mod inverting_gradients;
+pub mod labels;
+pub mod pixel_prior;
+pub mod soteria;
+pub mod staged_generator;
+
+pub use defence::{Defence, Observed};
+pub use error::LeakageError;
+pub use gradient_oracle::{Distance, GradientOracle, Matched, Objective};

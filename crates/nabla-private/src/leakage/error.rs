@@ -1,0 +1,72 @@
+//! What can go wrong in an attack.
+
+use nabla_base::range::OutOfRange;
+use nabla_grad::flat::FlatError;
+use nabla_grad::proximal::ProximalError;
+use nabla_grad::sketch::SketchError;
+
+/// The reason why nothing is rebuilt from a gradient.
+#[derive(Debug, thiserror::Error)]
+pub enum LeakageError {
+    /// The weights or their gradient are not one vector.
+    #[error(transparent)]
+    Flat(#[from] FlatError),
+    /// The gradient cannot be sketched.
+    #[error(transparent)]
+    Sketch(#[from] SketchError),
+    /// A feature cannot be projected.
+    #[error(transparent)]
+    Projection(#[from] ProximalError),
+    /// A number is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// Something is not finite.
+    #[error("{0} is not finite, so it cannot be matched")]
+    NotFinite(&'static str),
+    /// Nothing can be matched.
+    #[error("{0} is zero, so it has no direction that could be matched")]
+    Zero(&'static str),
+    /// The loss does not depend on the pictures.
+    #[error("the loss does not depend on the pictures")]
+    NoGradient,
+    /// A tensor cannot be read.
+    #[error("cannot read a tensor from its device: {0}")]
+    Device(String),
+    /// Gradients of one length were expected.
+    #[error("the observed gradient has {found} numbers, but that of the model has {expected}")]
+    Length {
+        /// Of the model.
+        expected: usize,
+        /// Of what was observed.
+        found: usize,
+    },
+    /// There are fewer classes than labels to be found.
+    #[error("{batch} different labels are to be found, but the model has {classes} classes")]
+    Labels {
+        /// The number of pictures.
+        batch: usize,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// The configuration is for another generator.
+    #[error(
+        "the attack has {found} radii, but the generator's {stages} stages need one for each stage after the first"
+    )]
+    Stages {
+        /// The generator's stages.
+        stages: usize,
+        /// The radii.
+        found: usize,
+    },
+    /// The generator makes other pictures.
+    #[error("the generator makes pictures of {found} numbers, but the model sees {expected}")]
+    Pictures {
+        /// What the model sees.
+        expected: usize,
+        /// What the generator makes.
+        found: usize,
+    },
+    /// No restart gave a finite cost.
+    #[error("no restart of the attack had a finite cost: lower its learning rate")]
+    NoRestart,
+}
