@@ -6,8 +6,10 @@
 //! * [`labels`]: the classes of the pictures, from the last layer's gradient;
 //! * attacks on pixels: [`dlg`], [`inverting_gradients`]; [`pixel_prior`]: what they suppose of pictures;
 //! * attacks through a [staged generator](staged_generator): [`gifd`], of which the search of the latent vector alone is
-//!   the first stage.
+//!   the first stage;
+//! * [`audit`]: an attack on a batch's gradient with and without defences, measured by [`picture_quality`].
 
+pub mod audit;
 pub mod defence;
 mod descent;
 pub mod dlg;
@@ -16,6 +18,7 @@ pub mod gifd;
 pub mod gradient_oracle;
 pub mod inverting_gradients;
 pub mod labels;
+pub mod picture_quality;
 pub mod pixel_prior;
 pub mod soteria;
 pub mod staged_generator;

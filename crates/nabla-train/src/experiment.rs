@@ -36,11 +36,10 @@ use crate::examples::Examples;
 use crate::gradient_source::{GradientSources, OfBatches, Plan, TrainingExamples};
 use crate::history::History;
 use crate::initialization::he_normal;
-use crate::model_config::OnModel;
 use crate::trained_classifier::ClassifierConfig;
 use crate::trainer::{Observer, Progress};
 
-pub use crate::model_config::ModelConfig;
+pub use crate::model_config::{ModelConfig, OnModel};
 
 /// The reason why an experiment does not run.
 #[derive(Debug, thiserror::Error)]

@@ -227,6 +227,43 @@ impl TrainedClassifier {
     }
 }
 
+/// Hands the model of a folder with its weights to `on`, whatever its type, for those who need its gradients.
+///
+/// - `device`: where the model is created, with automatic differentiation if it is to have gradients
+///
+/// # Errors
+/// As [`TrainedClassifier::load`].
+pub fn load_model<O: OnModel>(
+    folder: &Path,
+    device: &Device,
+    on: impl FnOnce(ClassifierConfig) -> O,
+) -> Result<O::Output, TrainedClassifierError> {
+    let [config, weights] = FOLDER.read(folder)?;
+    let config: ClassifierConfig = FOLDER.config(&config, folder)?;
+    let (model, shape, classes) = (config.model.clone(), config.shape, config.classes.len());
+    let loading = LoadingFor {
+        weights,
+        name: folder,
+        on: on(config),
+    };
+    Ok(model.init_for(shape, classes, device, loading)??)
+}
+
+struct LoadingFor<'a, O> {
+    weights: Vec<u8>,
+    name: &'a Path,
+    on: O,
+}
+
+impl<O: OnModel> OnModel for LoadingFor<'_, O> {
+    type Output = Result<O::Output, NetworkFolderError>;
+
+    fn on<M: Classifier + 'static>(self, mut model: M) -> Self::Output {
+        FOLDER.load(&mut model, self.weights, self.name)?;
+        Ok(self.on.on(model))
+    }
+}
+
 struct Loading<'a> {
     weights: Vec<u8>,
     name: &'a Path,

@@ -1,6 +1,7 @@
 //! The jobs of the program, one file each.
 
 pub mod audit;
+mod audit_leakage;
 mod audit_privacy;
 pub mod claims;
 pub mod compare;

@@ -66,6 +66,15 @@ pub enum LeakageError {
         /// What the generator makes.
         found: usize,
     },
+    /// An attack through a generator has none.
+    #[error("the attack searches what a generator makes, but there is no generator")]
+    NoGenerator,
+    /// The network does not end in a matrix.
+    #[error("the network has no last matrix of {classes} columns, one for each class")]
+    NoLastLayer {
+        /// The number of classes.
+        classes: usize,
+    },
     /// No restart gave a finite cost.
     #[error("no restart of the attack had a finite cost: lower its learning rate")]
     NoRestart,

@@ -1,0 +1,462 @@
+//! `nabla audit leakage`: what an attacker gets from one shared gradient.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::Args;
+use nabla::base::choices;
+use nabla::base::choices::Choices;
+use nabla::base::progress::ProgressSink;
+use nabla::data::{BitDepth, Picture, WriteOptions};
+use nabla::private::leakage::audit::{Attack, Leak, Protection, Secret, Victim};
+use nabla::private::leakage::dlg::DlgConfig;
+use nabla::private::leakage::error::LeakageError;
+use nabla::private::leakage::inverting_gradients::InvertingConfig;
+use nabla::private::leakage::picture_quality::perceptual;
+use nabla::train::classifier::Classifier;
+use nabla::train::data_set::Standardization;
+use nabla::train::examples::{InputShape, Scaling};
+use nabla::train::experiment::{Experiment, ModelConfig, OnModel, OnTraining};
+use nabla::train::gradient_source::TrainingExamples;
+use nabla::train::normalization::Normalization;
+use nabla::train::trained_classifier::{ClassifierConfig, TrainedClassifier, load_model};
+use serde::Serialize;
+
+use crate::choice::choice;
+use crate::devices::DeviceFlag;
+use crate::errors::Failure;
+use crate::job::{Context, Job, Report};
+use crate::output::table;
+use crate::picture_files::{is_writable_image, sheet};
+use crate::seeds::SeedFlag;
+
+/// The attacks, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Dlg,
+    InvertingGradients,
+}
+
+choices! {
+    Method: "attack" {
+        "dlg" => Self::Dlg, "Deep leakage from gradients: pixels and labels by L-BFGS";
+        "inverting-gradients" => Self::InvertingGradients, "Pixels by the direction of the gradient";
+    }
+}
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    /// The pictures: `digits` or `fashion` (built in), or a folder (MNIST, Fashion-MNIST, CIFAR-10)
+    #[arg(long, value_name = "SOURCE", default_value = "digits")]
+    data: String,
+    /// The attacked network with its default sizes and random weights
+    #[arg(long, value_parser = choice::<ModelConfig>(), default_value = "mlp", conflicts_with = "network")]
+    model: ModelConfig,
+    /// The normalisation of the cnn and the resnet
+    #[arg(long, value_parser = choice::<Normalization>(), conflicts_with = "network")]
+    normalization: Option<Normalization>,
+    /// The folder of `nabla train model` with the attacked network, instead of random weights
+    #[arg(long, value_name = "DIR")]
+    network: Option<PathBuf>,
+    /// The pictures behind the gradient, of different classes as far as there are
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// How the pictures are rebuilt
+    #[arg(long, value_parser = choice::<Method>(), default_value = "inverting-gradients")]
+    attack: Method,
+    /// A defence; may be given several times [default: each of them]
+    #[arg(long, value_parser = choice::<Protection>(), value_name = "NAME")]
+    defence: Vec<Protection>,
+    /// The deviation of `noise`, absolute
+    #[arg(long, value_name = "SIGMA")]
+    noise: Option<f64>,
+    /// The norm to which `clip` and `dp` clip
+    #[arg(long, value_name = "NORM")]
+    clip: Option<f64>,
+    /// The noise of `dp`, in multiples of the norm
+    #[arg(long, value_name = "SIGMA")]
+    noise_multiplier: Option<f64>,
+    /// The percentage that `sparsify` leaves out
+    #[arg(long, value_name = "PERCENT")]
+    sparsity: Option<f64>,
+    /// The length of `sketch` as a share of the gradient's
+    #[arg(long, value_name = "SHARE")]
+    sketch_share: Option<f64>,
+    /// Steps of the attack [default: the attack's own]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// The attacker knows the labels; otherwise it infers them, but from a sketch it cannot
+    #[arg(long)]
+    known_labels: bool,
+    /// The folder of `nabla train model` with a cnn or resnet by which the perceptual distance is measured, instead of
+    /// one with random weights
+    #[arg(long, value_name = "DIR")]
+    judge: Option<PathBuf>,
+    /// A picture: the true pictures in the first row, and below them those rebuilt, one row for each defence
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    seed: SeedFlag,
+    #[command(flatten)]
+    device: DeviceFlag,
+}
+
+/// One defence's line.
+#[derive(Serialize)]
+struct Line {
+    defence: Protection,
+    /// The distance of the gradients.
+    cost: f64,
+    labels: Vec<u32>,
+    /// By picture, in dB.
+    psnr: Vec<f64>,
+    ssim: Vec<f64>,
+    perceptual: Vec<f64>,
+}
+
+#[derive(Serialize)]
+struct Audited<'a> {
+    network: &'a str,
+    data: &'a str,
+    /// The true labels.
+    labels: &'a [u32],
+    defences: &'a [Line],
+    picture: Option<&'a PathBuf>,
+}
+
+impl Arguments {
+    fn protections(&self) -> Result<Vec<Protection>, Failure> {
+        let all = Protection::choices().into_iter().map(|choice| choice.value);
+        let mut chosen: Vec<Protection> = match self.defence.as_slice() {
+            [] => all.collect(),
+            given => given.to_vec(),
+        };
+        let mut used = [false; 5];
+        for protection in &mut chosen {
+            let mut set = |flag: usize, value: Option<f64>, slot: &mut f64| {
+                *slot = value.unwrap_or(*slot);
+                used[flag] = true;
+            };
+            match protection {
+                Protection::Noise { deviation } => set(0, self.noise, deviation),
+                Protection::Clip { norm } => set(1, self.clip, norm),
+                Protection::Dp { norm, noise } => {
+                    set(1, self.clip, norm);
+                    set(2, self.noise_multiplier, noise);
+                }
+                Protection::Sparsify { percentile } => set(3, self.sparsity, percentile),
+                Protection::Sketch { share } => set(4, self.sketch_share, share),
+                Protection::None | Protection::Soteria { .. } => {}
+            }
+        }
+        let flags = [
+            ("--noise", self.noise, "noise"),
+            ("--clip", self.clip, "clip or dp"),
+            ("--noise-multiplier", self.noise_multiplier, "dp"),
+            ("--sparsity", self.sparsity, "sparsify"),
+            ("--sketch-share", self.sketch_share, "sketch"),
+        ];
+        for ((flag, value, defence), used) in flags.into_iter().zip(used) {
+            if value.is_some() && !used {
+                return Err(Failure::input(format!(
+                    "{flag} is for the defence {defence}, which is not among those given"
+                )));
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn method(&self) -> Attack {
+        match self.attack {
+            Method::Dlg => {
+                let default = DlgConfig::default();
+                Attack::Dlg(DlgConfig {
+                    rounds: self.steps.unwrap_or(default.rounds),
+                    ..default
+                })
+            }
+            Method::InvertingGradients => {
+                let default = InvertingConfig::default();
+                Attack::InvertingGradients(InvertingConfig {
+                    steps: self.steps.unwrap_or(default.steps),
+                    ..default
+                })
+            }
+        }
+    }
+}
+
+/// The attack on a network of any type.
+struct Attacking<'a> {
+    arguments: &'a Arguments,
+    secret: &'a Secret,
+    protections: &'a [Protection],
+    attack: &'a Attack,
+    scaling: Scaling,
+    context: &'a Context,
+}
+
+impl Attacking<'_> {
+    fn run<M: Classifier>(&self, model: M) -> Result<Vec<Leak>, Failure> {
+        let failed = |error: LeakageError| match error {
+            LeakageError::NoRestart | LeakageError::NotFinite(_) => Failure::run(error),
+            _ => Failure::input(error),
+        };
+        let victim = Victim::new(model, &self.scaling, self.secret.shape).map_err(failed)?;
+        let progress = self.context.progress();
+        progress.begin("attacks", self.protections.len() as u64);
+        let mut leaks = Vec::with_capacity(self.protections.len());
+        for &protection in self.protections {
+            let (known, seed) = (self.arguments.known_labels, self.arguments.seed.value());
+            let leak = victim.attacked(self.secret, protection, self.attack, None, known, seed);
+            leaks.push(leak.map_err(failed)?);
+            progress.advance(1);
+        }
+        Ok(leaks)
+    }
+}
+
+impl OnModel for Attacking<'_> {
+    type Output = Result<Vec<Leak>, Failure>;
+
+    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
+        self.run(model)
+    }
+}
+
+impl OnTraining for Attacking<'_> {
+    type Output = Result<Vec<Leak>, Failure>;
+
+    fn on<M: Classifier + 'static>(self, model: M, _: TrainingExamples<'_>) -> Self::Output {
+        self.run(model)
+    }
+}
+
+/// The maps of pictures by a convolutional network with random weights.
+struct RandomMaps(Tensor<2>);
+
+impl OnTraining for RandomMaps {
+    type Output = Vec<Tensor<4>>;
+
+    fn on<M: Classifier + 'static>(self, model: M, _: TrainingExamples<'_>) -> Self::Output {
+        model.valid().maps(self.0)
+    }
+}
+
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        let protections = self.protections()?;
+        if let Some(path) = self.out.as_ref().filter(|path| !is_writable_image(path)) {
+            return Err(Failure::input(format!(
+                "{} is no picture that can be written: name it .png",
+                path.display()
+            )));
+        }
+        let device = self.device.open()?;
+        let mut experiment = Experiment::default();
+        experiment.data.switch_to(&self.data);
+        // The attacker gets pixels, not numbers that all pictures have a part in.
+        experiment.data.standardization = Standardization::None;
+        experiment.model = self.model.clone();
+        if let Some(normalization) = self.normalization {
+            experiment.model = experiment
+                .model
+                .with_normalization(normalization)
+                .map_err(Failure::input)?;
+        }
+        experiment.training.seed = self.seed.value();
+        let data = experiment.open()?;
+        let InputShape::Picture(shape) = data.shape else {
+            return Err(Failure::input(format!(
+                "{} has rows of numbers, but only pictures can be rebuilt",
+                self.data
+            )));
+        };
+        let classes = data.classes.len();
+        let (batch, seed) = (self.batch, self.seed.value());
+        let secret =
+            Secret::drawn(&data.test, shape, classes, batch, seed).map_err(Failure::input)?;
+        let attack = self.method();
+        let attacking = |scaling: Scaling| Attacking {
+            arguments: self,
+            secret: &secret,
+            protections: &protections,
+            attack: &attack,
+            scaling,
+            context,
+        };
+        let (leaks, name) = match &self.network {
+            None => {
+                let leaks = experiment.begin(&data, &device, attacking(Scaling::none()))??;
+                (
+                    leaks,
+                    format!("{} with random weights", experiment.model.name()),
+                )
+            }
+            Some(folder) => {
+                let mut name = String::new();
+                let mut wrong = None;
+                let autodiff = device.clone().autodiff();
+                let leaks = load_model(folder, &autodiff, |config: ClassifierConfig| {
+                    name = format!("{} of {}", config.model.name(), folder.display());
+                    if config.shape != data.shape || config.classes.len() != classes {
+                        wrong = Some(format!(
+                            "{} classifies {:?} into {} classes, but {} has {:?} of {classes} classes",
+                            folder.display(),
+                            config.shape,
+                            config.classes.len(),
+                            self.data,
+                            data.shape,
+                        ));
+                    }
+                    attacking(config.scaling)
+                });
+                if let Some(wrong) = wrong {
+                    return Err(Failure::input(wrong));
+                }
+                (leaks.map_err(Failure::input)??, name)
+            }
+        };
+        let maps = |pictures: &[Vec<f32>]| -> Result<Vec<Tensor<4>>, Failure> {
+            let rows = rows(pictures, &device);
+            match &self.judge {
+                Some(folder) => {
+                    let judge = TrainedClassifier::load(folder, &device).map_err(Failure::input)?;
+                    judge.maps(rows).map_err(Failure::input)
+                }
+                None => {
+                    let mut judge = Experiment {
+                        model: ModelConfig::Cnn(Default::default()),
+                        ..experiment.clone()
+                    };
+                    // The same for every audit.
+                    judge.training.seed = 0;
+                    Ok(judge.begin(&data, &device, RandomMaps(rows.autodiff()))?)
+                }
+            }
+        };
+        let truth = maps(&secret.pictures)?;
+        let mut lines = Vec::with_capacity(leaks.len());
+        for (leak, &defence) in leaks.iter().zip(&protections) {
+            lines.push(Line {
+                defence,
+                cost: leak.cost,
+                labels: leak.labels.clone(),
+                psnr: leak.psnr.clone(),
+                ssim: leak.ssim.clone(),
+                perceptual: perceptual(&truth, &maps(&leak.pictures)?),
+            });
+        }
+        if let Some(path) = &self.out {
+            write_sheet(path, &secret, &leaks, &device)?;
+        }
+        let audited = Audited {
+            network: &name,
+            data: &self.data,
+            labels: &secret.labels,
+            defences: &lines,
+            picture: self.out.as_ref(),
+        };
+        context.report(&audited, || told(&audited, self.out.as_deref()))
+    }
+}
+
+fn rows(pictures: &[Vec<f32>], device: &Device) -> Tensor<2> {
+    let width = pictures.first().map_or(0, Vec::len);
+    let data = TensorData::new(pictures.concat(), [pictures.len(), width]);
+    Tensor::from_data(data, device)
+}
+
+/// The least side of a picture on the sheet, in pixels.
+const SIDE: usize = 56;
+
+fn write_sheet(
+    path: &Path,
+    secret: &Secret,
+    leaks: &[Leak],
+    device: &Device,
+) -> Result<(), Failure> {
+    let [channels, height, width] = secret.shape;
+    let enlarged = SIDE.div_ceil(height.max(width));
+    let row = |pictures: &[Vec<f32>]| {
+        let all = rows(pictures, device).reshape([pictures.len(), channels, height, width]);
+        // The sheet takes values in [−1, 1].
+        all * 2.0 - 1.0
+    };
+    let mut sheets = vec![row(&secret.pictures)];
+    sheets.extend(leaks.iter().map(|leak| row(&leak.pictures)));
+    let small = sheet(sheets);
+    let [channels, height, width] = small.shape();
+    let raster = nabla::data::Raster::from_fn(
+        channels,
+        height * enlarged,
+        width * enlarged,
+        |channel, y, x| small.get(channel, y / enlarged, x / enlarged),
+    );
+    let picture = Picture::new(raster, BitDepth::Eight);
+    Ok(picture.write(path, &WriteOptions::default())?)
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn described(defence: Protection) -> String {
+    match defence {
+        Protection::None => "none".to_owned(),
+        Protection::Noise { deviation } => format!("noise {deviation}"),
+        Protection::Clip { norm } => format!("clip {norm}"),
+        Protection::Sparsify { percentile } => format!("sparsify {percentile} %"),
+        Protection::Sketch { share } => format!("sketch {share}"),
+        Protection::Soteria { share } => format!("soteria {share}"),
+        Protection::Dp { norm, noise } => format!("dp clip {norm}, noise {noise}"),
+    }
+}
+
+fn told(audited: &Audited<'_>, out: Option<&Path>) -> String {
+    let mut cells = vec![
+        [
+            "defence",
+            "PSNR, dB",
+            "SSIM",
+            "perceptual",
+            "gradients apart",
+            "labels",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
+    for line in audited.defences {
+        let mut wanted = audited.labels.to_vec();
+        wanted.sort_unstable();
+        cells.push(vec![
+            described(line.defence),
+            format!("{:.1}", mean(&line.psnr)),
+            format!("{:.3}", mean(&line.ssim)),
+            format!("{:.3}", mean(&line.perceptual)),
+            format!("{:.2e}", line.cost),
+            if line.labels == wanted {
+                "right"
+            } else {
+                "wrong"
+            }
+            .to_owned(),
+        ]);
+    }
+    let mut told = format!(
+        "What an attacker gets from one gradient of {} for {} picture{} of {}:\n{}",
+        audited.network,
+        audited.labels.len(),
+        if audited.labels.len() == 1 { "" } else { "s" },
+        audited.data,
+        table(&cells),
+    );
+    if let Some(out) = out {
+        told += &format!(
+            "{}: the true pictures, and below them those rebuilt, in the order of the table\n",
+            out.display()
+        );
+    }
+    told
+}

@@ -1,0 +1,375 @@
+//! An attack on one shared gradient, with and without defences: what a person sees who wants to know.
+//!
+//! The pictures that come back are put into the order of the true ones ([`picture_quality::matched`]), which an attacker
+//! does not know, before they are compared.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nabla_base::range;
+use nabla_grad::flat::ParameterLayout;
+use nabla_grad::seeded_noise::SeededNoise;
+use nabla_grad::training_mode::freeze_layers;
+use nabla_train::classifier::Classifier;
+use nabla_train::examples::{Examples, Scaling};
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::defence::{Defence, Observed};
+use super::dlg::{DlgConfig, dlg, soft_label_loss};
+use super::error::LeakageError;
+use super::gifd::{GifdConfig, gifd};
+use super::gradient_oracle::{Distance, GradientOracle};
+use super::inverting_gradients::{InvertingConfig, inverting_gradients};
+use super::labels::infer_labels;
+use super::picture_quality::{MOST_PICTURES, matched, psnr, ssim};
+use super::soteria::hidden_features;
+use super::staged_generator::StagedGenerator;
+
+/// What protects the gradient, with the numbers that it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Protection {
+    /// Nothing.
+    None,
+    /// Normal noise.
+    Noise {
+        /// Its standard deviation.
+        deviation: f64,
+    },
+    /// Clipping of the whole gradient.
+    Clip {
+        /// Its largest norm.
+        norm: f64,
+    },
+    /// Only the largest numbers of each parameter.
+    Sparsify {
+        /// The percentage that is left out.
+        percentile: f64,
+    },
+    /// A sketch by a public matrix.
+    Sketch {
+        /// Its length in the gradient's.
+        share: f64,
+    },
+    /// Without the features of the last layer that tell most.
+    Soteria {
+        /// Their share.
+        share: f64,
+    },
+    /// Every example's gradient clipped, and noise: a step of DP-SGD.
+    Dp {
+        /// `C`.
+        norm: f64,
+        /// `σ`, in multiples of `C`.
+        noise: f64,
+    },
+}
+
+nabla_base::choices! {
+    Protection: "defence" {
+        "none" => Self::None, "The gradient as it is";
+        "noise" => Self::Noise { deviation: 0.01 }, "Normal noise of deviation 0.01";
+        "clip" => Self::Clip { norm: 4.0 }, "Clipping to norm 4";
+        "sparsify" => Self::Sparsify { percentile: 20.0 }, "Without the smallest 20 % of each parameter";
+        "sketch" => Self::Sketch { share: 0.01 }, "A sketch of a hundredth of the length";
+        "soteria" => Self::Soteria { share: 0.1 }, "Without a tenth of the last layer's features";
+        "dp" => Self::Dp { norm: 1.0, noise: 1.0 }, "Every example's gradient clipped to 1, and noise of deviation 1";
+    }
+}
+
+/// An attack with its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Attack {
+    /// Pixels and labels by the squared error.
+    Dlg(DlgConfig),
+    /// Pixels by the cosine.
+    InvertingGradients(InvertingConfig),
+    /// A generator's latent vector and features.
+    Gifd(GifdConfig),
+}
+
+/// The pictures of a batch, which the attacker wants.
+#[derive(Clone, Debug)]
+pub struct Secret {
+    /// In [0, 1], one after the other.
+    pub pictures: Vec<Vec<f32>>,
+    /// Their labels.
+    pub labels: Vec<u32>,
+    /// Channels, height and width.
+    pub shape: [usize; 3],
+    /// The number of classes.
+    pub classes: usize,
+}
+
+impl Secret {
+    /// Pictures of different classes, as long as there are any, drawn from a seed.
+    ///
+    /// # Errors
+    /// If there are not so many.
+    pub fn drawn(
+        examples: &Examples,
+        shape: [usize; 3],
+        classes: usize,
+        count: usize,
+        seed: u64,
+    ) -> Result<Self, LeakageError> {
+        let most = examples.len().min(MOST_PICTURES);
+        range::within("number of pictures behind the gradient", count, 1..=most)?;
+        let mut order: Vec<usize> = (0..examples.len()).collect();
+        order.shuffle(&mut SeededNoise::new(seed, PICTURES));
+        let mut seen = vec![false; classes];
+        let is_new = |&i: &usize| {
+            let slot = seen.get_mut(examples.labels[i] as usize);
+            slot.is_some_and(|seen| !std::mem::replace(seen, true))
+        };
+        let (first, rest): (Vec<usize>, Vec<usize>) = order.into_iter().partition(is_new);
+        let chosen: Vec<usize> = first.into_iter().chain(rest).take(count).collect();
+        let width: usize = shape.iter().product();
+        let picture = |&i: &usize| examples.features[i * width..(i + 1) * width].to_vec();
+        Ok(Self {
+            pictures: chosen.iter().map(picture).collect(),
+            labels: chosen.iter().map(|&i| examples.labels[i]).collect(),
+            shape,
+            classes,
+        })
+    }
+}
+
+/// What came of an attack on a protected gradient.
+#[derive(Clone, Debug)]
+pub struct Leak {
+    /// The pictures, in the order of the true ones.
+    pub pictures: Vec<Vec<f32>>,
+    /// The labels that the attacker took, rising; those that DLG found.
+    pub labels: Vec<u32>,
+    /// The distance of the gradients.
+    pub cost: f64,
+    /// The PSNR of each picture, in dB.
+    pub psnr: Vec<f64>,
+    /// The SSIM of each picture.
+    pub ssim: Vec<f64>,
+}
+
+/// The stream of the seed from which the pictures are drawn. The defences and the attacks have the first ones.
+const PICTURES: u64 = 1 << 32;
+
+/// The network whose gradient is attacked, with what its input goes through.
+#[derive(Clone, Debug)]
+pub struct Victim<M> {
+    model: M,
+    layout: ParameterLayout,
+    /// Of the features, `[1, pixels]`.
+    scaling: Option<[Tensor<2>; 2]>,
+    device: Device,
+}
+
+impl<M: Classifier> Victim<M> {
+    /// - `model`: on a device with automatic differentiation; `scaling`: of its input
+    ///
+    /// # Errors
+    /// If the model has no parameters.
+    pub fn new(model: M, scaling: &Scaling, shape: [usize; 3]) -> Result<Self, LeakageError> {
+        // The network as it is used: nothing but weights and input counts.
+        let model = freeze_layers(model);
+        let layout = ParameterLayout::trainable(&model)?;
+        let device = layout.device().clone();
+        let pixels: usize = shape.iter().product();
+        let row = |values: &[f64]| {
+            let each = pixels / values.len();
+            let row: Vec<f32> = (0..pixels).map(|i| values[i / each] as f32).collect();
+            Tensor::<2>::from_data(TensorData::new(row, [1, pixels]), &device)
+        };
+        let fits = !scaling.means.is_empty() && pixels.is_multiple_of(scaling.means.len());
+        Ok(Self {
+            scaling: fits.then(|| [row(&scaling.means), row(&scaling.scales)]),
+            model,
+            layout,
+            device,
+        })
+    }
+
+    fn scaled(&self, pictures: Tensor<2>) -> Tensor<2> {
+        match &self.scaling {
+            Some([means, scales]) => (pictures - means.clone()) * scales.clone(),
+            None => pictures,
+        }
+    }
+
+    fn loss(&self, model: &M, pictures: Tensor<2>, labels: &Tensor<2, Int>) -> Tensor<1> {
+        let scores = model.logits(self.scaled(pictures)); // [batch, classes]
+        let scores = burn::tensor::activation::log_softmax(scores, 1);
+        -scores.gather(1, labels.clone()).mean()
+    }
+
+    fn labels(&self, labels: &[u32]) -> Tensor<2, Int> {
+        let values: Vec<i32> = labels.iter().map(|&label| label as i32).collect();
+        let data = TensorData::new(values, [labels.len(), 1]);
+        Tensor::from_data(data, &self.device)
+    }
+
+    /// What is observed of a batch.
+    fn observed(
+        &self,
+        secret: &Secret,
+        protection: Protection,
+        seed: u64,
+    ) -> Result<Observed, LeakageError> {
+        let rows = rows(&secret.pictures, &self.device);
+        let gradient = |rows: Tensor<2>, labels: &[u32]| {
+            let labels = self.labels(labels);
+            let loss = |model: &M, x: Tensor<2>| self.loss(model, x, &labels);
+            GradientOracle::new(self.model.clone(), loss)?.gradient(&rows)
+        };
+        let last = self.last_layer(secret.classes)?;
+        let defence = match protection {
+            Protection::None => Defence::None,
+            Protection::Noise { deviation } => Defence::Noise { deviation },
+            Protection::Clip { norm } => Defence::Clip { norm },
+            Protection::Sparsify { percentile } => Defence::Sparsify { percentile },
+            Protection::Sketch { share } => Defence::Sketch { share },
+            Protection::Soteria { share } => {
+                let seen = |x: Tensor<2>| self.model.seen(self.scaled(x)).features;
+                Defence::Soteria {
+                    hidden: hidden_features(&rows, &seen, share)?,
+                    weight: last,
+                }
+            }
+            Protection::Dp { norm, noise } => Defence::Private { norm, noise },
+        };
+        let gradients = match protection {
+            Protection::Dp { .. } => (0..secret.labels.len())
+                .map(|i| gradient(rows.clone().narrow(0, i, 1), &secret.labels[i..=i]))
+                .collect::<Result<Vec<_>, _>>()?,
+            _ => vec![gradient(rows, &secret.labels)?],
+        };
+        defence.protect(&gradients, &self.layout, seed)
+    }
+
+    /// The name of the last matrix, `[features, classes]`.
+    fn last_layer(&self, classes: usize) -> Result<String, LeakageError> {
+        let entries = self.layout.entries().iter().rev();
+        let mut last = entries.filter(|entry| matches!(entry.shape(), [_, c] if *c == classes));
+        let last = last.next().ok_or(LeakageError::NoLastLayer { classes })?;
+        Ok(last.name().to_owned())
+    }
+
+    /// The labels of a batch, as far as an observed gradient of full length tells.
+    fn inferred(
+        &self,
+        observed: &Observed,
+        secret: &Secret,
+    ) -> Result<Option<Vec<u32>>, LeakageError> {
+        if observed.values.dims() != [self.layout.total_length()] {
+            return Ok(None);
+        }
+        let last = self.last_layer(secret.classes)?;
+        let matrix: Tensor<2> = self.layout.slice_shaped(last.as_str(), &observed.values)?;
+        let labels = infer_labels(&matrix, secret.labels.len())?;
+        Ok(Some(labels.into_iter().map(|label| label as u32).collect()))
+    }
+
+    /// Attacks the gradient of a batch.
+    ///
+    /// - `known`: whether the attacker knows the labels. Otherwise they are inferred, where the gradient has its full
+    ///   length; from a sketch they cannot be
+    ///
+    /// # Errors
+    /// If a value is out of range, a generator is missing or makes other pictures, or no candidate has a finite cost.
+    pub fn attacked(
+        &self,
+        secret: &Secret,
+        protection: Protection,
+        attack: &Attack,
+        generator: Option<&dyn StagedGenerator>,
+        known: bool,
+        seed: u64,
+    ) -> Result<Leak, LeakageError> {
+        let batch = secret.labels.len();
+        range::at_least("number of pictures", batch, 1)?;
+        let observed = self.observed(secret, protection, seed)?;
+        let mut sorted = secret.labels.clone();
+        sorted.sort_unstable();
+        let labels = match known {
+            true => sorted,
+            false => self.inferred(&observed, secret)?.unwrap_or(sorted),
+        };
+        let (rebuilt, labels, cost) = match attack {
+            Attack::Dlg(config) => self.by_dlg(secret, &observed, *config, seed)?,
+            Attack::InvertingGradients(_) | Attack::Gifd(_) => {
+                let own = self.labels(&labels);
+                let loss = |model: &M, x: Tensor<2>| self.loss(model, x, &own);
+                let oracle = GradientOracle::new(self.model.clone(), loss)?;
+                let objective = |x: &Tensor<2>| oracle.matched(x, &observed, Distance::Cosine);
+                let (pictures, cost) = match attack {
+                    Attack::InvertingGradients(config) => {
+                        let shape = secret.shape;
+                        let found = inverting_gradients(
+                            &objective,
+                            batch,
+                            shape,
+                            *config,
+                            seed,
+                            &self.device,
+                        )?;
+                        (found.pictures, found.cost)
+                    }
+                    Attack::Gifd(config) => {
+                        let generator = generator.ok_or(LeakageError::NoGenerator)?;
+                        let (found, expected) = (generator.shape(), secret.shape);
+                        if found != expected {
+                            let [found, expected] = [found, expected].map(|s| s.iter().product());
+                            return Err(LeakageError::Pictures { expected, found });
+                        }
+                        let found = gifd(&objective, generator, batch, config, seed, &self.device)?;
+                        (found.pictures, found.cost)
+                    }
+                    Attack::Dlg(_) => return Err(LeakageError::NoRestart),
+                };
+                (pictures, labels, cost)
+            }
+        };
+        let pixels: usize = secret.shape.iter().product();
+        let values: Vec<f32> = rebuilt.clamp(0.0, 1.0).into_data().iter().collect();
+        let rebuilt: Vec<Vec<f32>> = values.chunks_exact(pixels).map(<[f32]>::to_vec).collect();
+        let order = matched(&secret.pictures, &rebuilt)?;
+        let pictures: Vec<Vec<f32>> = order.into_iter().map(|i| rebuilt[i].clone()).collect();
+        let pairs = || secret.pictures.iter().zip(&pictures);
+        Ok(Leak {
+            psnr: pairs().map(|(a, b)| psnr(a, b)).collect(),
+            ssim: pairs().map(|(a, b)| ssim(a, b, secret.shape)).collect(),
+            pictures,
+            labels,
+            cost,
+        })
+    }
+
+    fn by_dlg(
+        &self,
+        secret: &Secret,
+        observed: &Observed,
+        config: DlgConfig,
+        seed: u64,
+    ) -> Result<(Tensor<2>, Vec<u32>, f64), LeakageError> {
+        let pixels: usize = secret.shape.iter().product();
+        let (batch, classes) = (secret.labels.len(), secret.classes);
+        let loss = |model: &M, x: Tensor<2>| {
+            let pictures = x.clone().narrow(1, 0, pixels);
+            let scores = model.logits(self.scaled(pictures));
+            soft_label_loss(scores, x.narrow(1, pixels, classes))
+        };
+        let oracle = GradientOracle::new(self.model.clone(), loss)?;
+        let objective = |x: &Tensor<2>| oracle.matched(x, observed, Distance::SquaredError);
+        let size = [batch, pixels + classes];
+        let found = dlg(&objective, size, config, seed, &self.device)?;
+        let labels = found.unknowns.clone().narrow(1, pixels, classes).argmax(1);
+        let mut labels: Vec<u32> = labels.into_data().iter::<u32>().collect();
+        labels.sort_unstable();
+        Ok((found.unknowns.narrow(1, 0, pixels), labels, found.cost))
+    }
+}
+
+fn rows(pictures: &[Vec<f32>], device: &Device) -> Tensor<2> {
+    let width = pictures.first().map_or(0, Vec::len);
+    let data = TensorData::new(pictures.concat(), [pictures.len(), width]);
+    Tensor::from_data(data, device)
+}
