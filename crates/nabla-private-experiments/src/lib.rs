@@ -2,12 +2,14 @@
 
 pub mod dicesgd;
 pub mod diff2;
+pub mod gifd;
 mod skewed_regression;
 
 /// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(dicesgd::DiceSgdClaim),
     || Box::new(diff2::Diff2Claim),
+    || Box::new(gifd::GifdClaim),
 ];
 
 /// The quick forms of this crate's experiments, for its tests.
@@ -24,7 +26,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["dicesgd", "diff2"];
+        let slugs = ["dicesgd", "diff2", "gifd"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }

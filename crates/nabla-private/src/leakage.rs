@@ -10,6 +10,7 @@
 //! * [`audit`]: an attack on a batch's gradient with and without defences, measured by [`picture_quality`].
 
 pub mod audit;
+pub mod decoder;
 pub mod defence;
 mod descent;
 pub mod dlg;
