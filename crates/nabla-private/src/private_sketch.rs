@@ -14,7 +14,10 @@
 //! [accountants](crate::accountant); clients with examples of their own are each an account of its own. Clipping in the
 //! parameters and adding noise of `σC` in the sketch is *not* private: `‖R g‖` can be longer than `‖g‖`.
 //!
-//! After `Rᵀ` the noise is as strong either way, for `E tr RRᵀ = d`: what the shorter noise saves is work.
+//! The two differ in what is left of the noise after `Rᵀ`. Noise in the sketch has the energy `σ²C² tr RRᵀ`, on average
+//! `d σ²C²`, as without a sketch. Noise in the parameters is lengthened as a gradient is, to
+//! [`second_moment`](LinearSketch::second_moment) times that: about `d/s` times as much. So noise in the sketch is the
+//! better form for few numbers, as well as the cheaper one, unless local steps need the gradient in the parameters.
 //!
 //! Sources: Song, Wang, Yu, Zhang, *Sketching for First Order Method: Efficient Algorithm for Low-Bandwidth Channel and
 //! Vulnerability*, ICML 2023, arXiv 2210.08371 (noise in the parameters; noise in the sketch is our own form).
@@ -269,6 +272,24 @@ mod tests {
         // In the parameters, the sketch of d numbers.
         let [sent, _] = mean(NoiseSpace::Parameters);
         assert!((sent / DIMENSION as f64 - 1.0).abs() < 0.04, "{sent}");
+    }
+
+    /// What the noise in the parameters costs, over the draw of the matrix.
+    #[test]
+    fn noise_in_the_parameters_is_lengthened_as_a_gradient_is() {
+        let key = NoiseKey::from_seed(6);
+        let (draws, mut mean, mut expected) = (4000, 0.0, 0.0);
+        let mut noise = SeededNoise::new(2, 3);
+        for step in 0..draws {
+            let sketch = SketchFamily::Count.draw(LENGTH, DIMENSION, &mut noise);
+            let sketch = sketch.unwrap();
+            let sent =
+                private(NoiseSpace::Parameters, 3.0).sketched_mean(&[], &*sketch, &key, step);
+            let back = sketch.transposed_values(&sent.unwrap()).unwrap();
+            mean += squared_norm(&back) / draws as f64 / (3.0_f64 * 1.5 / 4.0).powi(2);
+            expected = sketch.second_moment() * DIMENSION as f64;
+        }
+        assert!((mean / expected - 1.0).abs() < 0.04, "{mean} {expected}");
     }
 
     #[test]

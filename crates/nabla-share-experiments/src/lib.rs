@@ -3,12 +3,15 @@
 pub mod dadao;
 pub mod masha;
 pub mod sequential_gradient_coding;
+pub mod sketching;
+mod softmax;
 
 /// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(dadao::DadaoClaim),
     || Box::new(masha::MashaClaim),
     || Box::new(sequential_gradient_coding::SequentialGradientCodingClaim),
+    || Box::new(sketching::SketchingClaim),
 ];
 
 /// The quick forms of this crate's experiments, for its tests.
@@ -25,7 +28,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["dadao", "masha", "sequential-gradient-coding"];
+        let slugs = ["dadao", "masha", "sequential-gradient-coding", "sketching"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }

@@ -29,7 +29,7 @@
 //!
 //! [`Dadao::simulate`] runs all nodes in one loop. [`Dadao::run_on`] is one node on any [`Communicator`]: the nodes
 //! derive all clocks from a common seed, wait for nobody but the other end of an edge, and get the bits of the
-//! simulation. [`adom`] has the synchronous method to compare with.
+//! simulation. [`adom`], [`msda`] and [`gradient_tracking`] have synchronous methods to compare with.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -62,9 +62,14 @@ use crate::graph::{EdgeRates, GraphError, GraphSpectrum};
 pub mod adom;
 mod clocks;
 mod drift;
+pub mod gradient_tracking;
+pub mod msda;
+mod rounds;
 
 use clocks::{Clocks, Event};
 use drift::Drift;
+
+pub use rounds::Round;
 
 /// The reason why a run failed.
 #[derive(Debug, thiserror::Error)]

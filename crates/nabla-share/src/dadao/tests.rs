@@ -7,6 +7,7 @@ use nabla_base::vector::{distance, squared_norm};
 use nabla_grad::SeededNoise;
 
 use super::adom::AdomPlus;
+use super::gradient_tracking::GradientTracking;
 use super::*;
 use crate::communicator::{Kind, threads};
 use crate::graph::Graph;
@@ -301,4 +302,95 @@ fn settings_that_do_not_fit_are_refused() {
     let dadao = Dadao::new(&steep, &rates).unwrap();
     let error = dadao.simulate(&steep, &starts(4), 1e4, 0, go).unwrap_err();
     assert!(matches!(error, DadaoError::NotFinite { .. }), "{error}");
+}
+
+#[test]
+fn msda_falls_at_least_as_fast_as_its_theory() {
+    let nodes = Quadratic::draw(8, 3);
+    let minimum = minimum(&nodes);
+    let dual = |node| {
+        let solve = move |y: &[f64]| -> Vec<f64> {
+            let node: &Quadratic = node;
+            (0..DIMENSION)
+                .map(|k| (y[k] + node.b[k]) / node.scales[k])
+                .collect()
+        };
+        Box::new(solve) as Gradient<'_>
+    };
+    let duals = Objective {
+        smoothness: SMOOTHNESS,
+        strong_convexity: STRONG,
+        gradients: nodes.iter().map(dual).collect(),
+    };
+    for (graph, gossips) in [
+        (Graph::complete(8).unwrap(), 1),
+        (Graph::ring(8).unwrap(), 2),
+        // The eigenvalues are 3 ± √7.
+        (Graph::barbell(4).unwrap(), 3),
+    ] {
+        let mut errors = Vec::new();
+        let found = msda::run(&duals, &graph, DIMENSION, 400, |round| {
+            let edges = graph.edges().len() as u64;
+            assert_eq!(round.gossips * 8, round.gradients * gossips * edges);
+            let error = error(round.solutions.iter().map(Vec::as_slice), &minimum);
+            errors.push((errors.len() as f64, error));
+            match error < 1e-16 {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        found.unwrap();
+        assert!(errors.last().unwrap().1 < 1e-16, "{graph:?}");
+        let slope = exponential_rate(errors.into_iter().skip(5)).unwrap().rate;
+        // The squared error is at most a multiple of that of the dual.
+        let theory = msda::rate(&duals, &graph).unwrap();
+        assert!(slope <= theory.ln(), "{slope} {theory}");
+    }
+}
+
+/// For `f_i = a/2 ‖x − c_i‖²`, each eigenvector of the Laplacian has a matrix of its own, with the eigenvalues of
+/// `λ² − (2w − aη) λ + w² − aη`, where `w` is the eigenvalue of `M`.
+#[test]
+fn gradient_tracking_has_the_rate_of_its_iteration() {
+    let (a, step) = (0.8, 0.6);
+    let gradients = (0..6).map(|i| {
+        Box::new(move |x: &[f64]| vec![a * (x[0] - f64::from(i * i))]) as Gradient<'static>
+    });
+    let objective = Objective {
+        smoothness: a,
+        strong_convexity: a,
+        gradients: gradients.collect(),
+    };
+    let graph = Graph::ring(6).unwrap();
+    let mean = 55.0 / 6.0;
+    let laplacian: Vec<f64> = (0..6)
+        .map(|k| 2.0 - 2.0 * (std::f64::consts::TAU * f64::from(k) / 6.0).cos())
+        .collect();
+    let size = |w: f64| {
+        let (half, product) = (w - 0.5 * a * step, w * w - a * step);
+        match half * half - product {
+            complex if complex < 0.0 => product.sqrt(),
+            real => half.abs() + real.sqrt(),
+        }
+    };
+    let consensus = laplacian[1..].iter().map(|l| size(1.0 - 2.0 / 5.0 * l));
+    let expected = consensus.fold(1.0 - a * step, f64::max);
+    let mut errors = Vec::new();
+    let starts: Vec<Vec<f64>> = (0..6).map(|i| vec![f64::from(i).cos()]).collect();
+    let found = GradientTracking { step }.run(&objective, &graph, &starts, 60, |round| {
+        let all = round.solutions.iter().map(|x| (x[0] - mean).abs());
+        errors.push((errors.len() as f64, all.fold(0.0, f64::max)));
+        ControlFlow::Continue(())
+    });
+    found.unwrap();
+    let slope = exponential_rate(errors.into_iter().skip(20)).unwrap().rate;
+    assert!(
+        (slope - expected.ln()).abs() < 0.05 * expected.ln().abs(),
+        "{slope} {}",
+        expected.ln()
+    );
+    let refused = GradientTracking { step: 0.0 }.run(&objective, &graph, &starts, 1, |_| {
+        ControlFlow::Continue(())
+    });
+    assert!(refused.is_err());
 }
