@@ -5,6 +5,7 @@
 
 mod desk;
 mod interrupts;
+mod leakage;
 mod panorama_files;
 mod privacy;
 mod private_training;

@@ -21,6 +21,7 @@ pub mod inverting_gradients;
 pub mod labels;
 pub mod picture_quality;
 pub mod pixel_prior;
+pub mod sigmoid_network;
 pub mod soteria;
 pub mod staged_generator;
 

@@ -9,10 +9,13 @@ use nabla::base::choices::Choices;
 use nabla::base::progress::ProgressSink;
 use nabla::data::{BitDepth, Picture, WriteOptions};
 use nabla::private::leakage::audit::{Attack, Leak, Protection, Secret, Victim};
+use nabla::private::leakage::decoder::Decoder;
 use nabla::private::leakage::dlg::DlgConfig;
 use nabla::private::leakage::error::LeakageError;
+use nabla::private::leakage::gifd::GifdConfig;
 use nabla::private::leakage::inverting_gradients::InvertingConfig;
 use nabla::private::leakage::picture_quality::perceptual;
+use nabla::private::leakage::staged_generator::StagedGenerator;
 use nabla::train::classifier::Classifier;
 use nabla::train::data_set::Standardization;
 use nabla::train::examples::{InputShape, Scaling};
@@ -35,12 +38,16 @@ use crate::seeds::SeedFlag;
 pub enum Method {
     Dlg,
     InvertingGradients,
+    Latent,
+    Gifd,
 }
 
 choices! {
     Method: "attack" {
         "dlg" => Self::Dlg, "Deep leakage from gradients: pixels and labels by L-BFGS";
         "inverting-gradients" => Self::InvertingGradients, "Pixels by the direction of the gradient";
+        "latent" => Self::Latent, "The latent vector of a generator alone: the first stage of gifd";
+        "gifd" => Self::Gifd, "The latent vector of a generator, then what its stages make";
     }
 }
 
@@ -62,9 +69,19 @@ pub struct Arguments {
     /// The pictures behind the gradient, of different classes as far as there are
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
-    /// How the pictures are rebuilt
-    #[arg(long, value_parser = choice::<Method>(), default_value = "inverting-gradients")]
-    attack: Method,
+    /// How the pictures are rebuilt [default: gifd with a generator, else inverting-gradients]
+    #[arg(long, value_parser = choice::<Method>())]
+    attack: Option<Method>,
+    /// The folder of `nabla train generator`, for latent and gifd
+    #[arg(long, value_name = "DIR")]
+    generator: Option<PathBuf>,
+    /// Restarts of latent and gifd
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    restarts: usize,
+    /// How far gifd goes from where each stage after the first begins, as sums of magnitudes [default: 10 and 30 for a
+    /// generator of three stages]
+    #[arg(long, value_name = "R,R", value_delimiter = ',')]
+    radii: Vec<f64>,
     /// A defence; may be given several times [default: each of them]
     #[arg(long, value_parser = choice::<Protection>(), value_name = "NAME")]
     defence: Vec<Protection>,
@@ -83,7 +100,7 @@ pub struct Arguments {
     /// The length of `sketch` as a share of the gradient's
     #[arg(long, value_name = "SHARE")]
     sketch_share: Option<f64>,
-    /// Steps of the attack [default: the attack's own]
+    /// Steps of the attack, of each stage for latent and gifd [default: 300 for them, else the attack's own]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// The attacker knows the labels; otherwise it infers them, but from a sketch it cannot
@@ -167,8 +184,43 @@ impl Arguments {
         Ok(chosen)
     }
 
-    fn method(&self) -> Attack {
-        match self.attack {
+    /// The attack, and the generator that it searches.
+    fn attack(&self, device: &Device) -> Result<(Attack, Option<Decoder>), Failure> {
+        let attack = self.attack.unwrap_or(match self.generator {
+            Some(_) => Method::Gifd,
+            None => Method::InvertingGradients,
+        });
+        let searches = matches!(attack, Method::Latent | Method::Gifd);
+        let generator = match &self.generator {
+            Some(folder) if searches => {
+                Some(Decoder::load(folder, device).map_err(Failure::input)?)
+            }
+            None if searches => {
+                return Err(Failure::input(
+                    "latent and gifd search what a generator makes: add --generator DIR, the folder of `nabla train generator`",
+                ));
+            }
+            Some(_) => {
+                return Err(Failure::input(
+                    "--generator is for latent and gifd, but the attack is another one",
+                ));
+            }
+            None => None,
+        };
+        if attack != Method::Gifd && !self.radii.is_empty() {
+            return Err(Failure::input(
+                "--radii is for gifd, but the attack is another one",
+            ));
+        }
+        let gifd = |radii: Vec<f64>| {
+            Attack::Gifd(GifdConfig {
+                steps: self.steps.unwrap_or(GENERATOR_STEPS),
+                restarts: self.restarts,
+                radii,
+                ..GifdConfig::default()
+            })
+        };
+        let attack = match attack {
             Method::Dlg => {
                 let default = DlgConfig::default();
                 Attack::Dlg(DlgConfig {
@@ -183,9 +235,25 @@ impl Arguments {
                     ..default
                 })
             }
-        }
+            Method::Latent => gifd(Vec::new()),
+            Method::Gifd if self.radii.is_empty() => {
+                let stages = generator.as_ref().map_or(0, StagedGenerator::stages);
+                gifd(
+                    (1..stages)
+                        .map(|stage| RADIUS * 3_f64.powi(stage as i32 - 1))
+                        .collect(),
+                )
+            }
+            Method::Gifd => gifd(self.radii.clone()),
+        };
+        Ok((attack, generator))
     }
 }
+
+/// Steps of each stage of an attack through a generator.
+const GENERATOR_STEPS: usize = 300;
+/// The radius of the first ball of features; each next one is three times as large, as the features are wider.
+const RADIUS: f64 = 10.0;
 
 /// The attack on a network of any type.
 struct Attacking<'a> {
@@ -193,6 +261,7 @@ struct Attacking<'a> {
     secret: &'a Secret,
     protections: &'a [Protection],
     attack: &'a Attack,
+    generator: Option<&'a Decoder>,
     scaling: Scaling,
     context: &'a Context,
 }
@@ -209,7 +278,11 @@ impl Attacking<'_> {
         let mut leaks = Vec::with_capacity(self.protections.len());
         for &protection in self.protections {
             let (known, seed) = (self.arguments.known_labels, self.arguments.seed.value());
-            let leak = victim.attacked(self.secret, protection, self.attack, None, known, seed);
+            let generator = self
+                .generator
+                .map(|generator| generator as &dyn StagedGenerator);
+            let leak =
+                victim.attacked(self.secret, protection, self.attack, generator, known, seed);
             leaks.push(leak.map_err(failed)?);
             progress.advance(1);
         }
@@ -277,12 +350,13 @@ impl Job for Arguments {
         let (batch, seed) = (self.batch, self.seed.value());
         let secret =
             Secret::drawn(&data.test, shape, classes, batch, seed).map_err(Failure::input)?;
-        let attack = self.method();
+        let (attack, generator) = self.attack(&device)?;
         let attacking = |scaling: Scaling| Attacking {
             arguments: self,
             secret: &secret,
             protections: &protections,
             attack: &attack,
+            generator: generator.as_ref(),
             scaling,
             context,
         };

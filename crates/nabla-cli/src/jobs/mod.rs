@@ -26,6 +26,7 @@ pub mod solve;
 pub mod train;
 mod train_denoiser;
 mod train_flow;
+mod train_generator;
 mod train_model;
 mod training_recipe;
 pub mod tune;

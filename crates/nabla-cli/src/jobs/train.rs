@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
-use crate::jobs::{train_denoiser, train_flow, train_model};
+use crate::jobs::{train_denoiser, train_flow, train_generator, train_model};
 use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
@@ -29,6 +29,8 @@ jobs! {
         /// Train a diffusion model of labelled pictures for `nabla sample --model DIR --class NAME`, or resume
         /// a training
         Denoiser(Of<train_denoiser::Arguments>),
+        /// Train a small generator of pictures for `nabla audit leakage --generator DIR`
+        Generator(Of<train_generator::Arguments>),
         /// Train a flow from noise to points (flow matching), draw new points and measure their density
         Flow(Of<train_flow::Arguments>),
     }

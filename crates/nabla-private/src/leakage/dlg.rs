@@ -116,3 +116,79 @@ pub fn dlg(
     }
     Ok(best)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leakage::inverting_gradients::{InvertingConfig, inverting_gradients};
+    use crate::leakage::pixel_prior::PixelPrior;
+    use crate::leakage::sigmoid_network::{SigmoidNetwork, label_loss};
+    use crate::leakage::{Distance, GradientOracle, Observed};
+
+    const PIXELS: usize = 9;
+    const CLASSES: usize = 4;
+
+    /// The secret, and what is observed of it.
+    fn secret() -> (SigmoidNetwork, Tensor<2>, Observed) {
+        let device = Device::flex();
+        let network = SigmoidNetwork::new(PIXELS, 12, CLASSES, 5, &device).unwrap();
+        let values = [[0.1, 0.2, 0.9, 0.4, 0.5, 0.6, 0.3, 0.8, 0.7]];
+        let pictures = Tensor::<2>::from_floats(values, &device);
+        let oracle = GradientOracle::new(network.clone(), |n: &SigmoidNetwork, x| {
+            label_loss(n.scores(x), &[2])
+        })
+        .unwrap();
+        let observed = Observed::whole(oracle.gradient(&pictures).unwrap());
+        (network, pictures, observed)
+    }
+
+    fn error(found: &Tensor<2>, truth: &Tensor<2>) -> f64 {
+        let difference = found.clone() - truth.clone();
+        difference.abs().max().into_scalar::<f64>()
+    }
+
+    #[test]
+    fn pixels_and_label_are_found_together() {
+        let (network, pictures, observed) = secret();
+        let oracle = GradientOracle::new(network, |n: &SigmoidNetwork, x: Tensor<2>| {
+            let scores = n.scores(x.clone().narrow(1, 0, PIXELS));
+            soft_label_loss(scores, x.narrow(1, PIXELS, CLASSES))
+        })
+        .unwrap();
+        let objective = |x: &Tensor<2>| oracle.matched(x, &observed, Distance::SquaredError);
+        let config = DlgConfig {
+            rounds: 20,
+            ..DlgConfig::default()
+        };
+        let size = [1, PIXELS + CLASSES];
+        let found = dlg(&objective, size, config, 1, &Device::flex()).unwrap();
+        let found_pictures = found.unknowns.clone().narrow(1, 0, PIXELS);
+        let worst = error(&found_pictures, &pictures);
+        assert!(worst < 0.05, "{worst} {}", found.cost);
+        let label = found.unknowns.narrow(1, PIXELS, CLASSES).argmax(1);
+        assert_eq!(label.into_scalar::<i64>(), 2);
+    }
+
+    #[test]
+    fn pixels_are_found_by_the_cosine() {
+        let (network, pictures, observed) = secret();
+        let oracle = GradientOracle::new(network, |n: &SigmoidNetwork, x| {
+            label_loss(n.scores(x), &[2])
+        })
+        .unwrap();
+        let objective = |x: &Tensor<2>| oracle.matched(x, &observed, Distance::Cosine);
+        let config = InvertingConfig {
+            steps: 800,
+            signed: false,
+            prior: PixelPrior {
+                total_variation: 0.0,
+                norm: 0.0,
+            },
+            ..InvertingConfig::default()
+        };
+        let found = inverting_gradients(&objective, 1, [1, 3, 3], config, 1, &Device::flex());
+        let found = found.unwrap();
+        let worst = error(&found.pictures, &pictures);
+        assert!(worst < 0.05, "{worst} {}", found.cost);
+    }
+}

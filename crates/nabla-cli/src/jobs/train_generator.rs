@@ -1,0 +1,138 @@
+//! `nabla train generator`: a small generator of pictures for `nabla audit leakage --generator DIR`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use nabla::base::progress::ProgressSink;
+use nabla::base::words::duration;
+use nabla::private::leakage::decoder::{
+    DecoderConfig, DecoderError, DecoderTraining, train_decoder,
+};
+use nabla::train::data_set::{DataConfig, DataSet, Standardization};
+use nabla::train::examples::InputShape;
+use serde::Serialize;
+
+use crate::devices::DeviceFlag;
+use crate::errors::Failure;
+use crate::job::{Context, Job, Report};
+use crate::seeds::SeedFlag;
+
+/// The command line of the job.
+#[derive(Args)]
+pub struct Arguments {
+    /// The folder of the generator
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// The pictures: digits, fashion, or a folder with those of a data set
+    #[arg(long, value_name = "NAME|DIR", default_value = "fashion")]
+    data: String,
+    /// The length of the latent vector
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    latent: usize,
+    /// Units of each stage but the last
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [64, 256])]
+    hidden: Vec<usize>,
+    /// How often each picture is seen
+    #[arg(long, value_name = "N", default_value_t = DecoderTraining::default().epochs)]
+    epochs: usize,
+    #[command(flatten)]
+    seed: SeedFlag,
+    #[command(flatten)]
+    device: DeviceFlag,
+}
+
+impl From<DecoderError> for Failure {
+    fn from(error: DecoderError) -> Self {
+        match error {
+            DecoderError::NotFinite(_) => Self::run(error),
+            DecoderError::Stopped => Self::interrupted(),
+            other => Self::input(other),
+        }
+    }
+}
+
+/// Pictures with values from 0 to 1, and their shape.
+pub fn open_pictures(source: &str) -> Result<(DataSet, [usize; 3]), Failure> {
+    let data = DataConfig {
+        source: source.to_owned(),
+        standardization: Standardization::None,
+        ..DataConfig::default()
+    };
+    let data = data.open().map_err(Failure::input)?;
+    match data.shape {
+        InputShape::Picture(shape) => Ok((data, shape)),
+        InputShape::Row(_) => Err(Failure::input(format!(
+            "{source} has rows of numbers, but pictures are expected"
+        ))),
+    }
+}
+
+#[derive(Serialize)]
+struct Trained {
+    folder: PathBuf,
+    pictures: usize,
+    steps: usize,
+    /// Mean over the last tenth of the steps.
+    loss: f64,
+    seconds: f64,
+}
+
+impl Job for Arguments {
+    fn run(&self, context: &Context) -> Result<Report, Failure> {
+        let device = self.device.open()?;
+        let (data, shape) = open_pictures(&self.data)?;
+        let config = DecoderConfig {
+            shape,
+            latent: self.latent,
+            hidden: self.hidden.clone(),
+        };
+        let training = DecoderTraining {
+            epochs: self.epochs,
+            seed: self.seed.value(),
+            ..DecoderTraining::default()
+        };
+        let begun = Instant::now();
+        let progress = context.progress();
+        let mut losses = Vec::new();
+        let features = &data.training.features;
+        let decoder = train_decoder(
+            &config,
+            training,
+            features,
+            &device,
+            &mut |_, steps, loss| {
+                if losses.is_empty() {
+                    progress.begin("training the generator", steps as u64);
+                }
+                losses.push(loss);
+                progress.advance(1);
+                match context.go_on() {
+                    ControlFlow::Continue(()) => ControlFlow::Continue(()),
+                    ControlFlow::Break(()) => ControlFlow::Break(()),
+                }
+            },
+        )?;
+        progress.finish();
+        decoder.save(&config, &self.out)?;
+        let tail = &losses[losses.len() - losses.len().div_ceil(10)..];
+        let trained = Trained {
+            folder: self.out.clone(),
+            pictures: data.training.len(),
+            steps: losses.len(),
+            loss: tail.iter().sum::<f64>() / tail.len() as f64,
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        context.report(&trained, || {
+            format!(
+                "{} steps on {} pictures in {}, loss {:.2}\nuse it with: nabla audit leakage --generator {}\n",
+                trained.steps,
+                trained.pictures,
+                duration(trained.seconds),
+                trained.loss,
+                self.out.display()
+            )
+        })
+    }
+}

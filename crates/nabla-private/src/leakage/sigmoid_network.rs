@@ -1,0 +1,73 @@
+//! A small network to attack: one hidden layer of sigmoid units, with random weights.
+//!
+//! Its second derivatives are smooth, as the [oracle](super::gradient_oracle) likes it, and its features positive, so
+//! that [labels](super::labels) follow from the gradient. At the start of a training a gradient gives away most.
+
+use burn::module::{Initializer, Module};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+use nabla_grad::flat::FlatError;
+use nabla_kernels::activation::sigmoid;
+use nabla_kernels::linear::linear;
+use nabla_train::initialization::he_normal;
+
+/// The name of the last layer's matrix, `[features, classes]`.
+pub const LAST_MATRIX: &str = "output.weight";
+
+/// The network.
+#[derive(Module, Debug)]
+pub struct SigmoidNetwork {
+    hidden: Linear,
+    output: Linear,
+}
+
+impl SigmoidNetwork {
+    /// With weights drawn from `seed`.
+    ///
+    /// # Errors
+    /// If a size is 0.
+    pub fn new(
+        pixels: usize,
+        hidden: usize,
+        classes: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, FlatError> {
+        let device = device.clone().autodiff();
+        let layer = |inputs, outputs| {
+            LinearConfig::new(inputs, outputs)
+                .with_initializer(Initializer::Zeros)
+                .init(&device)
+        };
+        let network = Self {
+            hidden: layer(pixels, hidden),
+            output: layer(hidden, classes),
+        };
+        he_normal(network, seed)
+    }
+
+    /// The input of the last layer, `[batch, pixels]` to `[batch, hidden]`.
+    pub fn features(&self, pictures: Tensor<2>) -> Tensor<2> {
+        sigmoid(linear(&self.hidden, pictures))
+    }
+
+    /// `[batch, pixels]` to `[batch, classes]`.
+    pub fn scores(&self, pictures: Tensor<2>) -> Tensor<2> {
+        linear(&self.output, self.features(pictures))
+    }
+}
+
+/// The mean cross-entropy of scores, `[batch, classes]`, with the class of each row.
+pub fn label_loss(scores: Tensor<2>, labels: &[usize]) -> Tensor<1> {
+    let [batch, classes] = scores.dims();
+    let mut chosen = vec![0.0_f32; batch * classes];
+    for (row, &label) in labels.iter().enumerate().take(batch) {
+        if label < classes {
+            chosen[row * classes + label] = 1.0;
+        }
+    }
+    let device = scores.device().without_autodiff();
+    let chosen = Tensor::<2>::from_data(TensorData::new(chosen, [batch, classes]), &device);
+    -(chosen.autodiff() * log_softmax(scores, 1)).sum() / batch as f64
+}
