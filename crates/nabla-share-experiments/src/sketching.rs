@@ -7,7 +7,7 @@
 //! * **Privacy.** The same regression with noise for a budget per example, 1e-5 being `δ`; each client draws its
 //!   examples. The best step of a grid.
 //! * **Leak.** The gradient of one picture by a network of 196, 32 and 10 units, sketched to `s` numbers; the attack
-//!   knows weights, matrix and label ([`leak`]).
+//!   knows weights, matrix and label (`sketching/leak.rs`).
 
 use std::ops::ControlFlow;
 use std::time::Duration;
