@@ -6,7 +6,7 @@
 //! conjugates, which solve a system each; gradient tracking with the best step of a grid.
 //!
 //! The digits: logistic regression of small against large digits on 8 nodes of a ring, with sorted shards, each node a
-//! thread of its own ([`digits`]).
+//! thread of its own.
 
 use std::ops::ControlFlow;
 

@@ -6,7 +6,7 @@
 //! seeds' mean. Everything is counted, snapshots and indices included, in bits per worker.
 //!
 //! Adversarial training of a classifier of the digits by 4 workers: what is reached with a quarter of the bits
-//! ([`adversarial`]).
+//! (`masha/adversarial.rs`).
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;

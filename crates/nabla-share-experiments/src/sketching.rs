@@ -7,7 +7,7 @@
 //! * **Privacy.** The same regression with noise for a budget per example, 1e-5 being `δ`; each client draws its
 //!   examples. The best step of a grid.
 //! * **Leak.** The gradient of one picture by a network of 196, 32 and 10 units, sketched to `s` numbers; the attack
-//!   knows weights, matrix and label ([`leak`]).
+//!   knows weights, matrix and label (`sketching/leak.rs`).
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -223,7 +223,7 @@ fn train<K: Client>(
             trained.curve.push([trained.up, trained.loss]);
             trained.reached = trained.loss <= target;
             // From 2.3 on, more is divergence; so is what is no number.
-            match trained.reached || !(trained.loss < 10.0) {
+            match trained.reached || trained.loss.is_nan() || trained.loss >= 10.0 {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
@@ -254,6 +254,9 @@ fn cell((task, variant, step, _, seed): &Point) -> Cell {
     cell.seed(*seed)
 }
 
+/// The runs of a variant with one step, seed by seed, and this step.
+type Best<'a> = (Vec<(u64, &'a Trained)>, f64);
+
 /// The runs of a variant with its best step by a cost, seed by seed, and this step.
 fn best<'a>(
     points: &'a [Point],
@@ -262,7 +265,7 @@ fn best<'a>(
     variant: &Variant,
     seeds: usize,
     cost: impl Fn(&Trained) -> f64,
-) -> Result<(Vec<(u64, &'a Trained)>, f64), ClaimError> {
+) -> Result<Best<'a>, ClaimError> {
     let own = points.iter().zip(found);
     let own: Vec<_> = own
         .filter(|((t, v, ..), _)| t == task && v == variant)
