@@ -12,7 +12,9 @@ fn pictures_are_rebuilt_with_and_without_each_defence() {
         .iter()
         .map(|line| line["defence"]["name"].as_str().unwrap())
         .collect();
-    let all = ["none", "noise", "clip", "sparsify", "sketch", "soteria", "dp"];
+    let all = [
+        "none", "noise", "clip", "sparsify", "sketch", "soteria", "dp",
+    ];
     assert_eq!(names, all);
     let psnr = |i: usize| lines[i]["psnr"][0].as_f64().unwrap();
     assert!(psnr(0) > 20.0 && psnr(6) < 15.0, "{found}");
@@ -24,7 +26,10 @@ fn pictures_are_rebuilt_with_and_without_each_defence() {
     desk.told("train model --epochs 1 --model cnn --out trained");
     let line = "audit leakage --network trained --judge trained --batch 3 --steps 5 --defence noise --noise 0.1";
     let found = desk.json(line);
-    assert_eq!(found["defences"][0]["perceptual"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        found["defences"][0]["perceptual"].as_array().unwrap().len(),
+        3
+    );
     assert_eq!(found["defences"][0]["defence"]["deviation"], 0.1);
 }
 
@@ -32,7 +37,8 @@ fn pictures_are_rebuilt_with_and_without_each_defence() {
 fn a_generator_is_trained_and_pictures_are_rebuilt_through_it() {
     let desk = Desk::empty();
     desk.told("train generator --data digits --out generator --epochs 1");
-    let line = "audit leakage --generator generator --steps 5 --restarts 1 --batch 2 --defence sketch";
+    let line =
+        "audit leakage --generator generator --steps 5 --restarts 1 --batch 2 --defence sketch";
     let found = desk.json(line);
     assert_eq!(desk.json(line), found);
     let latent = desk.json(&format!("{line} --attack latent"));
@@ -48,18 +54,30 @@ fn what_cannot_be_attacked_is_refused() {
     let desk = Desk::empty();
     for (line, told) in [
         ("audit leakage --attack gifd", "add --generator DIR"),
-        ("audit leakage --attack dlg --generator x", "--generator is for latent and gifd"),
+        (
+            "audit leakage --attack dlg --generator x",
+            "--generator is for latent and gifd",
+        ),
         ("audit leakage --radii 3", "--radii is for gifd"),
         ("audit leakage --batch 17", "it must be from 1 to 16"),
         ("audit leakage --batch 0", "it must be from 1 to 16"),
         ("audit leakage --out found.txt", "found.txt"),
-        ("audit leakage --defence noise --noise -1", "deviation of the noise"),
-        ("audit leakage --defence dp --sparsity 3", "--sparsity is for the defence sparsify"),
+        (
+            "audit leakage --defence noise --noise -1",
+            "deviation of the noise",
+        ),
+        (
+            "audit leakage --defence dp --sparsity 3",
+            "--sparsity is for the defence sparsify",
+        ),
         ("audit leakage --sketch-share 0", "share of the sketch"),
         ("audit leakage --defence nothing", "nothing"),
         ("audit leakage --generator nowhere", "nowhere"),
         ("audit leakage --network nowhere", "nowhere"),
-        ("train generator --out generator --latent 0", "width of a generator's stage"),
+        (
+            "train generator --out generator --latent 0",
+            "width of a generator's stage",
+        ),
         ("train generator --out generator --data nowhere", "nowhere"),
     ] {
         desk.refused(line, told);

@@ -1,6 +1,6 @@
 //! An attack on one shared gradient, with and without defences: what a person sees who wants to know.
 //!
-//! The pictures that come back are put into the order of the true ones ([`picture_quality::matched`]), which an attacker
+//! The pictures that come back are put into the order of the true ones ([`matched`]), which an attacker
 //! does not know, before they are compared.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};

@@ -89,7 +89,7 @@ enum View {
         lengths: Vec<usize>,
     },
     /// `[d]`, of ones and zeros.
-    Mask(Tensor<1>),
+    Mask(Box<Tensor<1>>),
     Sketch(Arc<dyn LinearSketch + Send + Sync>),
 }
 
@@ -109,7 +109,7 @@ impl Repeated {
     /// If the length is wrong.
     pub fn adjoint(&self, vector: Tensor<1>) -> Result<Tensor<1>, LeakageError> {
         match &self.view {
-            View::Mask(mask) => Ok(vector * mask.clone()),
+            View::Mask(mask) => Ok(vector * (**mask).clone()),
             View::Sketch(sketch) => Ok(sketch.transposed(&vector)?),
             View::Whole | View::Largest { .. } => Ok(vector),
         }
@@ -159,7 +159,7 @@ impl Observed {
             }
             View::Mask(mask) => {
                 check(mask.dims()[0])?;
-                (gradient * mask.clone(), View::Mask(mask.clone()))
+                (gradient * (**mask).clone(), View::Mask(mask.clone()))
             }
             View::Largest {
                 percentile,
@@ -167,7 +167,7 @@ impl Observed {
             } => {
                 check(lengths.iter().sum())?;
                 let mask = largest(&gradient, *percentile, lengths)?;
-                (gradient * mask.clone(), View::Mask(mask))
+                (gradient * mask.clone(), View::Mask(Box::new(mask)))
             }
             View::Sketch(sketch) => (sketch.apply(&gradient)?, View::Sketch(sketch.clone())),
         };
@@ -337,7 +337,7 @@ impl Defence {
                 let mask = like(mask.collect(), &gradient);
                 Observed {
                     values: like(values, &gradient),
-                    view: View::Mask(mask),
+                    view: View::Mask(Box::new(mask)),
                 }
             }
             Self::Private { norm, noise } => {

@@ -220,12 +220,12 @@ mod tests {
     fn maps_of_the_same_direction_are_the_same() {
         let maps = SeededNoise::new(1, 0).normal::<4>([2, 3, 4, 4], &Device::flex());
         assert!(
-            perceptual(&[maps.clone()], &[maps.clone() * 2.0])
+            perceptual(std::slice::from_ref(&maps), &[maps.clone() * 2.0])
                 .iter()
                 .all(|d| *d < 1e-9)
         );
         // The opposite direction is 2² away.
-        let far = perceptual(&[maps.clone()], &[maps * -1.0]);
+        let far = perceptual(std::slice::from_ref(&maps), &[-maps.clone()]);
         assert!(far.iter().all(|d| (d - 4.0).abs() < 1e-5), "{far:?}");
     }
 }
