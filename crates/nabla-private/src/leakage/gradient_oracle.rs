@@ -15,8 +15,8 @@
 //! ```
 //!
 //! so a step costs three ordinary backward passes, for any model. For networks with smooth activations, the central
-//! difference is exact to 1e-5 … 1e-3 of the result with `ε₀ = 10⁻²` in single precision, and to 1e-9 … 1e-7 with `10⁻⁴`
-//! in double precision. Those with kinks add an error where a unit changes its state between the two weights.
+//! difference is exact to 1e-3 of the result or better with `ε₀ = 10⁻²` in single precision, and to 1e-6 or better with
+//! `10⁻⁴` in double precision. Those with kinks add an error where a unit changes its state between the two weights.
 //!
 //! "Pictures" are rows of any unknowns on which the loss depends: pixels, or pixels and labels together. The model must
 //! be one whose loss is a function of weights and input alone: batch normalisation by running statistics, no dropout.
