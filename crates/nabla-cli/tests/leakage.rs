@@ -63,7 +63,7 @@ fn what_cannot_be_attacked_is_refused() {
         ("audit leakage --batch 0", "it must be from 1 to 16"),
         ("audit leakage --out found.txt", "found.txt"),
         (
-            "audit leakage --defence noise --noise -1",
+            "audit leakage --defence noise --noise=-1",
             "deviation of the noise",
         ),
         (

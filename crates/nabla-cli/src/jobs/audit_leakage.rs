@@ -273,8 +273,10 @@ impl Attacking<'_> {
             _ => Failure::input(error),
         };
         let victim = Victim::new(model, &self.scaling, self.secret.shape).map_err(failed)?;
+        for protection in self.protections {
+            protection.validate().map_err(failed)?;
+        }
         let progress = self.context.progress();
-        progress.begin("attacks", self.protections.len() as u64);
         let mut leaks = Vec::with_capacity(self.protections.len());
         for &protection in self.protections {
             let (known, seed) = (self.arguments.known_labels, self.arguments.seed.value());
@@ -284,6 +286,10 @@ impl Attacking<'_> {
             let leak =
                 victim.attacked(self.secret, protection, self.attack, generator, known, seed);
             leaks.push(leak.map_err(failed)?);
+            // What does not fit is refused by the first attack, and nothing else is said.
+            if leaks.len() == 1 {
+                progress.begin("attacks", self.protections.len() as u64);
+            }
             progress.advance(1);
         }
         Ok(leaks)

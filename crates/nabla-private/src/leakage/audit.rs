@@ -76,6 +76,28 @@ nabla_base::choices! {
     }
 }
 
+impl Protection {
+    /// Refuses values that are out of range.
+    ///
+    /// # Errors
+    /// An error with the value.
+    pub fn validate(self) -> Result<(), LeakageError> {
+        match self {
+            Self::None => Ok(()),
+            Self::Noise { deviation } => Defence::Noise { deviation }.validate(),
+            Self::Clip { norm } => Defence::Clip { norm }.validate(),
+            Self::Sparsify { percentile } => Defence::Sparsify { percentile }.validate(),
+            Self::Sketch { share } => Defence::Sketch { share }.validate(),
+            Self::Soteria { share } => Ok(range::within(
+                "share of the hidden features",
+                share,
+                0.0..=1.0,
+            )?),
+            Self::Dp { norm, noise } => Defence::Private { norm, noise }.validate(),
+        }
+    }
+}
+
 /// An attack with its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
