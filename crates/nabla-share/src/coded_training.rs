@@ -357,7 +357,8 @@ fn told(config: &CodingConfig, scheme: &dyn CodingScheme, report: &RunReport) ->
 /// let go = &mut |_: usize, _: nabla_train::trainer::Progress<'_>| ControlFlow::Continue(());
 /// let (outcomes, report) = train(&experiment, &config, &data, &Device::flex(), &|_| None, go)?;
 /// assert_eq!(outcomes.len(), 2);
-/// assert_eq!(report.gradients, outcomes.iter().map(|o| o.history.steps.len()).sum());
+/// let steps = outcomes.iter().map(|outcome| outcome.history.steps.len());
+/// assert_eq!(report.gradients, steps.sum::<usize>());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
