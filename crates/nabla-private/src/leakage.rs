@@ -21,10 +21,11 @@ pub mod inverting_gradients;
 pub mod labels;
 pub mod picture_quality;
 pub mod pixel_prior;
-pub mod sigmoid_network;
+#[cfg(test)]
+mod sigmoid_network;
 pub mod soteria;
 pub mod staged_generator;
 
-pub use defence::{Defence, Observed};
+pub use defence::{Defence, Hidden, Observed};
 pub use error::LeakageError;
 pub use gradient_oracle::{Distance, GradientOracle, Matched, Objective};

@@ -153,6 +153,12 @@ impl Objective<'_> {
             }),
         }
     }
+
+    /// `∇f_i(x_i)` of all nodes, checked.
+    fn gradients(&self, x: &[Vec<f64>]) -> Result<Vec<Vec<f64>>, DadaoError> {
+        let nodes = x.iter().enumerate();
+        nodes.map(|(node, x)| self.gradient(node, x)).collect()
+    }
 }
 
 fn check_length(

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use clap::Args;
 use nabla::base::choices;
 use nabla::base::choices::Choices;
 use nabla::base::progress::ProgressSink;
 use nabla::data::{BitDepth, Picture, WriteOptions};
-use nabla::private::leakage::audit::{Attack, Leak, Protection, Secret, Victim};
+use nabla::private::leakage::Defence;
+use nabla::private::leakage::audit::{Attack, Leak, Secret, Victim, rows};
 use nabla::private::leakage::decoder::Decoder;
 use nabla::private::leakage::dlg::DlgConfig;
 use nabla::private::leakage::error::LeakageError;
@@ -17,8 +18,7 @@ use nabla::private::leakage::inverting_gradients::InvertingConfig;
 use nabla::private::leakage::picture_quality::perceptual;
 use nabla::private::leakage::staged_generator::StagedGenerator;
 use nabla::train::classifier::Classifier;
-use nabla::train::data_set::Standardization;
-use nabla::train::examples::{InputShape, Scaling};
+use nabla::train::examples::Scaling;
 use nabla::train::experiment::{Experiment, ModelConfig, OnModel, OnTraining};
 use nabla::train::gradient_source::TrainingExamples;
 use nabla::train::normalization::Normalization;
@@ -29,6 +29,7 @@ use crate::choice::choice;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::jobs::train_generator::{of_pixels, open_pictures};
 use crate::output::table;
 use crate::picture_files::{is_writable_image, sheet};
 use crate::seeds::SeedFlag;
@@ -83,8 +84,8 @@ pub struct Arguments {
     #[arg(long, value_name = "R,R", value_delimiter = ',')]
     radii: Vec<f64>,
     /// A defence; may be given several times [default: each of them]
-    #[arg(long, value_parser = choice::<Protection>(), value_name = "NAME")]
-    defence: Vec<Protection>,
+    #[arg(long, value_parser = choice::<Defence>(), value_name = "NAME")]
+    defence: Vec<Defence>,
     /// The deviation of `noise`, absolute
     #[arg(long, value_name = "SIGMA")]
     noise: Option<f64>,
@@ -122,7 +123,7 @@ pub struct Arguments {
 /// One defence's line.
 #[derive(Serialize)]
 struct Line {
-    defence: Protection,
+    defence: Defence,
     /// The distance of the gradients.
     cost: f64,
     labels: Vec<u32>,
@@ -143,28 +144,28 @@ struct Audited<'a> {
 }
 
 impl Arguments {
-    fn protections(&self) -> Result<Vec<Protection>, Failure> {
-        let all = Protection::choices().into_iter().map(|choice| choice.value);
-        let mut chosen: Vec<Protection> = match self.defence.as_slice() {
+    fn defences(&self) -> Result<Vec<Defence>, Failure> {
+        let all = Defence::choices().into_iter().map(|choice| choice.value);
+        let mut chosen: Vec<Defence> = match self.defence.as_slice() {
             [] => all.collect(),
             given => given.to_vec(),
         };
         let mut used = [false; 5];
-        for protection in &mut chosen {
+        for defence in &mut chosen {
             let mut set = |flag: usize, value: Option<f64>, slot: &mut f64| {
                 *slot = value.unwrap_or(*slot);
                 used[flag] = true;
             };
-            match protection {
-                Protection::Noise { deviation } => set(0, self.noise, deviation),
-                Protection::Clip { norm } => set(1, self.clip, norm),
-                Protection::Dp { norm, noise } => {
+            match defence {
+                Defence::Noise { deviation } => set(0, self.noise, deviation),
+                Defence::Clip { norm } => set(1, self.clip, norm),
+                Defence::Private { norm, noise } => {
                     set(1, self.clip, norm);
                     set(2, self.noise_multiplier, noise);
                 }
-                Protection::Sparsify { percentile } => set(3, self.sparsity, percentile),
-                Protection::Sketch { share } => set(4, self.sketch_share, share),
-                Protection::None | Protection::Soteria { .. } => {}
+                Defence::Sparsify { percentile } => set(3, self.sparsity, percentile),
+                Defence::Sketch { share } => set(4, self.sketch_share, share),
+                Defence::None | Defence::Soteria { .. } => {}
             }
         }
         let flags = [
@@ -259,7 +260,7 @@ const RADIUS: f64 = 10.0;
 struct Attacking<'a> {
     arguments: &'a Arguments,
     secret: &'a Secret,
-    protections: &'a [Protection],
+    defences: &'a [Defence],
     attack: &'a Attack,
     generator: Option<&'a Decoder>,
     scaling: Scaling,
@@ -273,22 +274,21 @@ impl Attacking<'_> {
             _ => Failure::input(error),
         };
         let victim = Victim::new(model, &self.scaling, self.secret.shape).map_err(failed)?;
-        for protection in self.protections {
-            protection.validate().map_err(failed)?;
+        for defence in self.defences {
+            defence.validate().map_err(failed)?;
         }
         let progress = self.context.progress();
-        let mut leaks = Vec::with_capacity(self.protections.len());
-        for &protection in self.protections {
+        let mut leaks = Vec::with_capacity(self.defences.len());
+        for &defence in self.defences {
             let (known, seed) = (self.arguments.known_labels, self.arguments.seed.value());
             let generator = self
                 .generator
                 .map(|generator| generator as &dyn StagedGenerator);
-            let leak =
-                victim.attacked(self.secret, protection, self.attack, generator, known, seed);
+            let leak = victim.attacked(self.secret, defence, self.attack, generator, known, seed);
             leaks.push(leak.map_err(failed)?);
             // What does not fit is refused by the first attack, and nothing else is said.
             if leaks.len() == 1 {
-                progress.begin("attacks", self.protections.len() as u64);
+                progress.begin("attacks", self.defences.len() as u64);
             }
             progress.advance(1);
         }
@@ -325,7 +325,7 @@ impl OnTraining for RandomMaps {
 
 impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
-        let protections = self.protections()?;
+        let defences = self.defences()?;
         if let Some(path) = self.out.as_ref().filter(|path| !is_writable_image(path)) {
             return Err(Failure::input(format!(
                 "{} is no picture that can be written: name it .png",
@@ -333,11 +333,12 @@ impl Job for Arguments {
             )));
         }
         let device = self.device.open()?;
-        let mut experiment = Experiment::default();
-        experiment.data.switch_to(&self.data);
         // The attacker gets pixels, not numbers that all pictures have a part in.
-        experiment.data.standardization = Standardization::None;
-        experiment.model = self.model.clone();
+        let mut experiment = Experiment {
+            data: of_pixels(&self.data),
+            model: self.model.clone(),
+            ..Experiment::default()
+        };
         if let Some(normalization) = self.normalization {
             experiment.model = experiment
                 .model
@@ -345,13 +346,7 @@ impl Job for Arguments {
                 .map_err(Failure::input)?;
         }
         experiment.training.seed = self.seed.value();
-        let data = experiment.open()?;
-        let InputShape::Picture(shape) = data.shape else {
-            return Err(Failure::input(format!(
-                "{} has rows of numbers, but only pictures can be rebuilt",
-                self.data
-            )));
-        };
+        let (data, shape) = open_pictures(&self.data)?;
         let classes = data.classes.len();
         let (batch, seed) = (self.batch, self.seed.value());
         let secret =
@@ -360,7 +355,7 @@ impl Job for Arguments {
         let attacking = |scaling: Scaling| Attacking {
             arguments: self,
             secret: &secret,
-            protections: &protections,
+            defences: &defences,
             attack: &attack,
             generator: generator.as_ref(),
             scaling,
@@ -418,7 +413,7 @@ impl Job for Arguments {
         };
         let truth = maps(&secret.pictures)?;
         let mut lines = Vec::with_capacity(leaks.len());
-        for (leak, &defence) in leaks.iter().zip(&protections) {
+        for (leak, &defence) in leaks.iter().zip(&defences) {
             lines.push(Line {
                 defence,
                 cost: leak.cost,
@@ -440,12 +435,6 @@ impl Job for Arguments {
         };
         context.report(&audited, || told(&audited, self.out.as_deref()))
     }
-}
-
-fn rows(pictures: &[Vec<f32>], device: &Device) -> Tensor<2> {
-    let width = pictures.first().map_or(0, Vec::len);
-    let data = TensorData::new(pictures.concat(), [pictures.len(), width]);
-    Tensor::from_data(data, device)
 }
 
 /// The least side of a picture on the sheet, in pixels.
@@ -482,15 +471,15 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn described(defence: Protection) -> String {
+fn described(defence: Defence) -> String {
     match defence {
-        Protection::None => "none".to_owned(),
-        Protection::Noise { deviation } => format!("noise {deviation}"),
-        Protection::Clip { norm } => format!("clip {norm}"),
-        Protection::Sparsify { percentile } => format!("sparsify {percentile} %"),
-        Protection::Sketch { share } => format!("sketch {share}"),
-        Protection::Soteria { share } => format!("soteria {share}"),
-        Protection::Dp { norm, noise } => format!("dp clip {norm}, noise {noise}"),
+        Defence::None => "none".to_owned(),
+        Defence::Noise { deviation } => format!("noise {deviation}"),
+        Defence::Clip { norm } => format!("clip {norm}"),
+        Defence::Sparsify { percentile } => format!("sparsify {percentile} %"),
+        Defence::Sketch { share } => format!("sketch {share}"),
+        Defence::Soteria { share } => format!("soteria {share}"),
+        Defence::Private { norm, noise } => format!("dp clip {norm}, noise {noise}"),
     }
 }
 

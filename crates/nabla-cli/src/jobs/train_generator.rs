@@ -53,14 +53,19 @@ impl From<DecoderError> for Failure {
     }
 }
 
-/// Pictures with values from 0 to 1, and their shape.
-pub fn open_pictures(source: &str) -> Result<(DataSet, [usize; 3]), Failure> {
-    let data = DataConfig {
-        source: source.to_owned(),
+/// A data set whose pixels stay as they are, from 0 to 1.
+pub fn of_pixels(source: &str) -> DataConfig {
+    let mut data = DataConfig {
         standardization: Standardization::None,
         ..DataConfig::default()
     };
-    let data = data.open().map_err(Failure::input)?;
+    data.switch_to(source);
+    data
+}
+
+/// Pictures with values from 0 to 1, and their shape.
+pub fn open_pictures(source: &str) -> Result<(DataSet, [usize; 3]), Failure> {
+    let data = of_pixels(source).open().map_err(Failure::input)?;
     match data.shape {
         InputShape::Picture(shape) => Ok((data, shape)),
         InputShape::Row(_) => Err(Failure::input(format!(

@@ -13,90 +13,16 @@ use nabla_train::examples::{Examples, Scaling};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::defence::{Defence, Observed};
+use super::defence::{Defence, Hidden, Observed};
 use super::dlg::{DlgConfig, dlg, soft_label_loss};
 use super::error::LeakageError;
 use super::gifd::{GifdConfig, gifd};
-use super::gradient_oracle::{Distance, GradientOracle};
+use super::gradient_oracle::{Distance, GradientOracle, Objective};
 use super::inverting_gradients::{InvertingConfig, inverting_gradients};
 use super::labels::infer_labels;
 use super::picture_quality::{MOST_PICTURES, matched, psnr, ssim};
 use super::soteria::hidden_features;
 use super::staged_generator::StagedGenerator;
-
-/// What protects the gradient, with the numbers that it needs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Protection {
-    /// Nothing.
-    None,
-    /// Normal noise.
-    Noise {
-        /// Its standard deviation.
-        deviation: f64,
-    },
-    /// Clipping of the whole gradient.
-    Clip {
-        /// Its largest norm.
-        norm: f64,
-    },
-    /// Only the largest numbers of each parameter.
-    Sparsify {
-        /// The percentage that is left out.
-        percentile: f64,
-    },
-    /// A sketch by a public matrix.
-    Sketch {
-        /// Its length in the gradient's.
-        share: f64,
-    },
-    /// Without the features of the last layer that tell most.
-    Soteria {
-        /// Their share.
-        share: f64,
-    },
-    /// Every example's gradient clipped, and noise: a step of DP-SGD.
-    Dp {
-        /// `C`.
-        norm: f64,
-        /// `σ`, in multiples of `C`.
-        noise: f64,
-    },
-}
-
-nabla_base::choices! {
-    Protection: "defence" {
-        "none" => Self::None, "The gradient as it is";
-        "noise" => Self::Noise { deviation: 0.01 }, "Normal noise of deviation 0.01";
-        "clip" => Self::Clip { norm: 4.0 }, "Clipping to norm 4";
-        "sparsify" => Self::Sparsify { percentile: 20.0 }, "Without the smallest 20 % of each parameter";
-        "sketch" => Self::Sketch { share: 0.01 }, "A sketch of a hundredth of the length";
-        "soteria" => Self::Soteria { share: 0.1 }, "Without a tenth of the last layer's features";
-        "dp" => Self::Dp { norm: 1.0, noise: 1.0 }, "Every example's gradient clipped to 1, and noise of deviation 1";
-    }
-}
-
-impl Protection {
-    /// Refuses values that are out of range.
-    ///
-    /// # Errors
-    /// An error with the value.
-    pub fn validate(self) -> Result<(), LeakageError> {
-        match self {
-            Self::None => Ok(()),
-            Self::Noise { deviation } => Defence::Noise { deviation }.validate(),
-            Self::Clip { norm } => Defence::Clip { norm }.validate(),
-            Self::Sparsify { percentile } => Defence::Sparsify { percentile }.validate(),
-            Self::Sketch { share } => Defence::Sketch { share }.validate(),
-            Self::Soteria { share } => Ok(range::within(
-                "share of the hidden features",
-                share,
-                0.0..=1.0,
-            )?),
-            Self::Dp { norm, noise } => Defence::Private { norm, noise }.validate(),
-        }
-    }
-}
 
 /// An attack with its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -233,7 +159,7 @@ impl<M: Classifier> Victim<M> {
     fn observed(
         &self,
         secret: &Secret,
-        protection: Protection,
+        defence: Defence,
         seed: u64,
     ) -> Result<Observed, LeakageError> {
         let rows = rows(&secret.pictures, &self.device);
@@ -242,29 +168,23 @@ impl<M: Classifier> Victim<M> {
             let loss = |model: &M, x: Tensor<2>| self.loss(model, x, &labels);
             GradientOracle::new(self.model.clone(), loss)?.gradient(&rows)
         };
-        let last = self.last_layer(secret.classes)?;
-        let defence = match protection {
-            Protection::None => Defence::None,
-            Protection::Noise { deviation } => Defence::Noise { deviation },
-            Protection::Clip { norm } => Defence::Clip { norm },
-            Protection::Sparsify { percentile } => Defence::Sparsify { percentile },
-            Protection::Sketch { share } => Defence::Sketch { share },
-            Protection::Soteria { share } => {
+        let hidden = match defence {
+            Defence::Soteria { share } => {
                 let seen = |x: Tensor<2>| self.model.seen(self.scaled(x)).features;
-                Defence::Soteria {
-                    hidden: hidden_features(&rows, &seen, share)?,
-                    weight: last,
+                Hidden {
+                    weight: self.last_layer(secret.classes)?,
+                    features: hidden_features(&rows, &seen, share)?,
                 }
             }
-            Protection::Dp { norm, noise } => Defence::Private { norm, noise },
+            _ => Hidden::default(),
         };
-        let gradients = match protection {
-            Protection::Dp { .. } => (0..secret.labels.len())
+        let gradients = match defence {
+            Defence::Private { .. } => (0..secret.labels.len())
                 .map(|i| gradient(rows.clone().narrow(0, i, 1), &secret.labels[i..=i]))
                 .collect::<Result<Vec<_>, _>>()?,
             _ => vec![gradient(rows, &secret.labels)?],
         };
-        defence.protect(&gradients, &self.layout, seed)
+        defence.protect(&gradients, &self.layout, &hidden, seed)
     }
 
     /// The name of the last matrix, `[features, classes]`.
@@ -300,7 +220,7 @@ impl<M: Classifier> Victim<M> {
     pub fn attacked(
         &self,
         secret: &Secret,
-        protection: Protection,
+        defence: Defence,
         attack: &Attack,
         generator: Option<&dyn StagedGenerator>,
         known: bool,
@@ -308,46 +228,33 @@ impl<M: Classifier> Victim<M> {
     ) -> Result<Leak, LeakageError> {
         let batch = secret.labels.len();
         range::at_least("number of pictures", batch, 1)?;
-        let observed = self.observed(secret, protection, seed)?;
+        let observed = self.observed(secret, defence, seed)?;
         let mut sorted = secret.labels.clone();
         sorted.sort_unstable();
         let labels = match known {
             true => sorted,
             false => self.inferred(&observed, secret)?.unwrap_or(sorted),
         };
+        let device = &self.device;
         let (rebuilt, labels, cost) = match attack {
             Attack::Dlg(config) => self.by_dlg(secret, &observed, *config, seed)?,
-            Attack::InvertingGradients(_) | Attack::Gifd(_) => {
-                let own = self.labels(&labels);
-                let loss = |model: &M, x: Tensor<2>| self.loss(model, x, &own);
-                let oracle = GradientOracle::new(self.model.clone(), loss)?;
-                let objective = |x: &Tensor<2>| oracle.matched(x, &observed, Distance::Cosine);
-                let (pictures, cost) = match attack {
-                    Attack::InvertingGradients(config) => {
-                        let shape = secret.shape;
-                        let found = inverting_gradients(
-                            &objective,
-                            batch,
-                            shape,
-                            *config,
-                            seed,
-                            &self.device,
-                        )?;
-                        (found.pictures, found.cost)
-                    }
-                    Attack::Gifd(config) => {
-                        let generator = generator.ok_or(LeakageError::NoGenerator)?;
-                        let (found, expected) = (generator.shape(), secret.shape);
-                        if found != expected {
-                            let [found, expected] = [found, expected].map(|s| s.iter().product());
-                            return Err(LeakageError::Pictures { expected, found });
-                        }
-                        let found = gifd(&objective, generator, batch, config, seed, &self.device)?;
-                        (found.pictures, found.cost)
-                    }
-                    Attack::Dlg(_) => return Err(LeakageError::NoRestart),
-                };
-                (pictures, labels, cost)
+            Attack::InvertingGradients(config) => {
+                let found = self.by_cosine(&labels, &observed, |objective| {
+                    inverting_gradients(objective, batch, secret.shape, *config, seed, device)
+                })?;
+                (found.pictures, labels, found.cost)
+            }
+            Attack::Gifd(config) => {
+                let generator = generator.ok_or(LeakageError::NoGenerator)?;
+                let (found, expected) = (generator.shape(), secret.shape);
+                if found != expected {
+                    let [found, expected] = [found, expected].map(|s| s.iter().product());
+                    return Err(LeakageError::Pictures { expected, found });
+                }
+                let found = self.by_cosine(&labels, &observed, |objective| {
+                    gifd(objective, generator, batch, config, seed, device)
+                })?;
+                (found.pictures, labels, found.cost)
             }
         };
         let pixels: usize = secret.shape.iter().product();
@@ -363,6 +270,19 @@ impl<M: Classifier> Victim<M> {
             labels,
             cost,
         })
+    }
+
+    /// A search of pictures with these labels by the direction of their gradient.
+    fn by_cosine<T>(
+        &self,
+        labels: &[u32],
+        observed: &Observed,
+        search: impl FnOnce(&Objective<'_>) -> Result<T, LeakageError>,
+    ) -> Result<T, LeakageError> {
+        let own = self.labels(labels);
+        let loss = |model: &M, x: Tensor<2>| self.loss(model, x, &own);
+        let oracle = GradientOracle::new(self.model.clone(), loss)?;
+        search(&|x: &Tensor<2>| oracle.matched(x, observed, Distance::Cosine))
     }
 
     fn by_dlg(
@@ -390,7 +310,8 @@ impl<M: Classifier> Victim<M> {
     }
 }
 
-fn rows(pictures: &[Vec<f32>], device: &Device) -> Tensor<2> {
+/// Pictures as the rows of a tensor, `[pictures, pixels]`.
+pub fn rows(pictures: &[Vec<f32>], device: &Device) -> Tensor<2> {
     let width = pictures.first().map_or(0, Vec::len);
     let data = TensorData::new(pictures.concat(), [pictures.len(), width]);
     Tensor::from_data(data, device)

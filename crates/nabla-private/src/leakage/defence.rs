@@ -30,8 +30,8 @@ const NOISE_STREAM: u64 = 0;
 const SKETCH_STREAM: u64 = 1;
 
 /// A defence; see the [module documentation](self).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Defence {
     /// Nothing is done.
     None,
@@ -57,18 +57,38 @@ pub enum Defence {
     },
     /// Rows of the last layer's matrix are zero.
     Soteria {
-        /// The parameter, `[features, classes]`.
-        weight: String,
-        /// The features.
-        hidden: Vec<usize>,
+        /// Of the features. 0.1 in the paper.
+        share: f64,
     },
     /// Each example's gradient clipped, and noise.
+    #[serde(rename = "dp")]
     Private {
         /// `C`.
         norm: f64,
         /// `σ`, in multiples of `C`.
         noise: f64,
     },
+}
+
+nabla_base::choices! {
+    Defence: "defence" {
+        "none" => Self::None, "The gradient as it is";
+        "noise" => Self::Noise { deviation: 0.01 }, "Normal noise of deviation 0.01";
+        "clip" => Self::Clip { norm: 4.0 }, "Clipping to norm 4";
+        "sparsify" => Self::Sparsify { percentile: 20.0 }, "Without the smallest 20 % of each parameter";
+        "sketch" => Self::Sketch { share: 0.01 }, "A sketch of a hundredth of the length";
+        "soteria" => Self::Soteria { share: 0.1 }, "Without a tenth of the last layer's features";
+        "dp" => Self::Private { norm: 1.0, noise: 1.0 }, "Every example's gradient clipped to 1, and noise of deviation 1";
+    }
+}
+
+/// What Soteria hides of a batch; nothing by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// The name of the last layer's matrix, `[features, classes]`.
+    pub weight: String,
+    /// The features.
+    pub features: Vec<usize>,
 }
 
 /// What was observed, and what the attacker can repeat.
@@ -236,26 +256,16 @@ fn noisy(gradient: Tensor<1>, deviation: f64, seed: u64) -> Tensor<1> {
 }
 
 impl Defence {
-    /// A short name.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Noise { .. } => "noise",
-            Self::Clip { .. } => "clip",
-            Self::Sparsify { .. } => "sparsify",
-            Self::Sketch { .. } => "sketch",
-            Self::Soteria { .. } => "soteria",
-            Self::Private { .. } => "dp",
-        }
-    }
-
     /// Refuses values that are out of range.
     ///
     /// # Errors
     /// An error with the value.
     pub fn validate(&self) -> Result<(), LeakageError> {
         match self {
-            Self::None | Self::Soteria { .. } => {}
+            Self::None => {}
+            Self::Soteria { share } => {
+                range::within("share of the hidden features", *share, 0.0..=1.0)?;
+            }
             Self::Noise { deviation } => range::not_negative("deviation of the noise", *deviation)?,
             Self::Clip { norm } => range::positive("norm to which gradients are clipped", *norm)?,
             Self::Sparsify { percentile } => {
@@ -276,6 +286,7 @@ impl Defence {
     /// What is observed of the mean of some examples' gradients.
     ///
     /// - `examples`: `[d]` each, of one example each or, where the defence does not look at examples, the mean alone
+    /// - `hidden`: what [`Soteria`](Self::Soteria) hides of these examples; the others don't look at it
     /// - `seed`: of the noise and the sketch
     ///
     /// # Errors
@@ -284,6 +295,7 @@ impl Defence {
         &self,
         examples: &[Tensor<1>],
         layout: &ParameterLayout,
+        hidden: &Hidden,
         seed: u64,
     ) -> Result<Observed, LeakageError> {
         self.validate()?;
@@ -318,11 +330,11 @@ impl Defence {
                 let mut noise = SeededNoise::new(seed, SKETCH_STREAM);
                 Observed::sketched(&gradient, Srht::new(rows, found, &mut noise)?)?
             }
-            Self::Soteria { weight, hidden } => {
-                let entry = layout.entry(weight.as_str())?;
+            Self::Soteria { .. } => {
+                let entry = layout.entry(hidden.weight.as_str())?;
                 let classes = entry.shape().last().copied().unwrap_or(1);
                 let mut values = host(&gradient)?;
-                for &feature in hidden {
+                for &feature in &hidden.features {
                     let start = entry.offset() + feature * classes;
                     range::check(
                         start + classes <= entry.range().end,
@@ -370,7 +382,9 @@ mod tests {
     }
 
     fn protected(defence: &Defence) -> Vec<f64> {
-        let observed = defence.protect(&[gradient()], &layout(), 3).unwrap();
+        let observed = defence
+            .protect(&[gradient()], &layout(), &Hidden::default(), 3)
+            .unwrap();
         host(&observed.values).unwrap()
     }
 
@@ -405,7 +419,12 @@ mod tests {
         };
         let small = gradient() * 0.01;
         let observed = defence
-            .protect(&[gradient(), small.clone()], &layout(), 0)
+            .protect(
+                &[gradient(), small.clone()],
+                &layout(),
+                &Hidden::default(),
+                0,
+            )
             .unwrap();
         let unit = gradient() / norm(&gradient()).unwrap();
         let expected = host(&((unit + small) / 2.0)).unwrap();
@@ -416,21 +435,21 @@ mod tests {
 
     #[test]
     fn hidden_features_are_rows_of_zeros_and_the_attacker_sees_them() {
-        let defence = Defence::Soteria {
+        let defence = Defence::Soteria { share: 0.5 };
+        let hidden = |feature| Hidden {
             weight: "weight".into(),
-            hidden: vec![1],
+            features: vec![feature],
         };
-        let observed = defence.protect(&[gradient()], &layout(), 0).unwrap();
+        let observed = defence
+            .protect(&[gradient()], &layout(), &hidden(1), 0)
+            .unwrap();
         let repeated = observed.repeat(vector([1.0; 9])).unwrap();
         let mask = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0];
         assert_eq!(host(&repeated.values).unwrap(), mask);
         let back = repeated.adjoint(vector([2.0; 9])).unwrap();
         assert_eq!(host(&back).unwrap(), mask.map(|m| 2.0 * m));
-        let wrong = Defence::Soteria {
-            weight: "weight".into(),
-            hidden: vec![2],
-        };
-        assert!(wrong.protect(&[gradient()], &layout(), 0).is_err());
+        let wrong = defence.protect(&[gradient()], &layout(), &hidden(2), 0);
+        assert!(wrong.is_err());
     }
 
     #[test]
@@ -445,10 +464,16 @@ mod tests {
                 noise: f64::NAN,
             },
         ] {
-            assert!(defence.protect(&[gradient()], &layout(), 0).is_err());
+            let found = defence.protect(&[gradient()], &layout(), &Hidden::default(), 0);
+            assert!(found.is_err());
         }
-        assert!(Defence::None.protect(&[], &layout(), 0).is_err());
+        let none = Hidden::default();
+        assert!(Defence::None.protect(&[], &layout(), &none, 0).is_err());
         let short = Tensor::<1>::zeros([3], &Device::flex());
-        assert!(Defence::None.protect(&[short], &layout(), 0).is_err());
+        assert!(
+            Defence::None
+                .protect(&[short], &layout(), &none, 0)
+                .is_err()
+        );
     }
 }

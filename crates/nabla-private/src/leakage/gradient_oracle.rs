@@ -264,6 +264,7 @@ impl<M: Module, L: Fn(&M, Tensor<2>) -> Tensor<1>> GradientOracle<M, L> {
 mod tests {
     use super::*;
     use crate::leakage::Defence;
+    use crate::leakage::defence::Hidden;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::activation::log_softmax;
     use burn::tensor::{Device, TensorData};
@@ -317,7 +318,12 @@ mod tests {
             Defence::Sketch { share: 0.5 },
         ] {
             let observed = defence
-                .protect(std::slice::from_ref(&gradient), oracle.layout(), 5)
+                .protect(
+                    std::slice::from_ref(&gradient),
+                    oracle.layout(),
+                    &Hidden::default(),
+                    5,
+                )
                 .unwrap();
             for distance in [Distance::Cosine, Distance::SquaredError] {
                 let slope = values(oracle.matched(&guess, &observed, distance).unwrap().slope);

@@ -12,9 +12,6 @@ use nabla_kernels::activation::sigmoid;
 use nabla_kernels::linear::linear;
 use nabla_train::initialization::he_normal;
 
-/// The name of the last layer's matrix, `[features, classes]`.
-pub const LAST_MATRIX: &str = "output.weight";
-
 /// The network.
 #[derive(Module, Debug)]
 pub struct SigmoidNetwork {

@@ -21,7 +21,7 @@
 
 use std::ops::ControlFlow;
 
-use super::rounds::{Gossip, Round, Vectors, sum};
+use super::rounds::{Gossip, Round, sum};
 use super::{DadaoError, Objective, check_starts};
 use crate::graph::Graph;
 
@@ -83,9 +83,7 @@ impl AdomPlus {
             let x_g = sum([(tau_1, &x), (1.0 - tau_1, &x_f)]);
             let y_g = sum([(sigma_1, &y), (1.0 - sigma_1, &y_f)]);
             let z_g = sum([(sigma_1, &z), (1.0 - sigma_1, &z_f)]);
-            let gradients: Result<Vectors, _> =
-                (0..nodes).map(|i| objective.gradient(i, &x_g[i])).collect();
-            let g = sum([(1.0, &gradients?), (-nu, &x_g)]);
+            let g = sum([(1.0, &objective.gradients(&x_g)?), (-nu, &x_g)]);
             let dual = sum([(1.0, &y_g), (1.0, &z_g)]);
             // x⁺ = ahead + pull · y⁺.
             let shrink = 1.0 / (1.0 + eta * alpha);

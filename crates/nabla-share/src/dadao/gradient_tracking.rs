@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 
 use nabla_base::range;
 
-use super::rounds::{Gossip, Round, Vectors, sum};
+use super::rounds::{Gossip, Round, sum};
 use super::{DadaoError, Objective, check_starts};
 use crate::graph::Graph;
 
@@ -55,15 +55,12 @@ impl GradientTracking {
             scale: 2.0 / (smallest + largest),
             times: 1,
         };
-        let gradients = |x: &Vectors| -> Result<Vectors, DadaoError> {
-            (0..nodes).map(|i| objective.gradient(i, &x[i])).collect()
-        };
         let mut x = starts.to_vec();
-        let mut gradient = gradients(&x)?;
+        let mut gradient = objective.gradients(&x)?;
         let mut tracked = gradient.clone();
         for round in 1..=rounds as u64 {
             x = sum([(1.0, &x), (-1.0, &gossip.once(&x)), (-self.step, &tracked)]);
-            let next = gradients(&x)?;
+            let next = objective.gradients(&x)?;
             let mixed = gossip.once(&tracked);
             tracked = sum([
                 (1.0, &tracked),
