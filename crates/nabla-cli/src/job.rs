@@ -21,6 +21,9 @@ pub trait Job: Args {
     /// The help text of `--json`; `None` for a job without JSON output.
     const JSON: Option<&'static str> = Some("Print JSON");
 
+    /// Whether the job may start threads that do the work, so that its own one only waits.
+    const MAY_WAIT: bool = false;
+
     /// Runs the job.
     fn run(&self, context: &Context) -> Result<Report, Failure>;
 }
@@ -116,6 +119,19 @@ impl Report {
     }
 }
 
+/// Lets this thread compute with the others, instead of waking one for each operation on tensors: small networks spend a
+/// third of their time on that. A thread that waits for others would keep a core from them.
+pub fn compute_here() {
+    // Alone, it would never come to what other threads ask for.
+    let alone = std::env::var("RAYON_NUM_THREADS").is_ok_and(|threads| threads == "1");
+    if !alone && std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        // It fails if the threads have been started: then they stay as they are.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .use_current_thread()
+            .build_global();
+    }
+}
+
 /// Something that the command line can run: a job, or a choice of jobs.
 pub trait Run {
     /// Runs it, and prints the results.
@@ -133,6 +149,9 @@ pub type Of<J> = Box<Flagged<J>>;
 
 impl<J: Job> Run for Flagged<J> {
     fn run(&self) -> Result<(), Failure> {
+        if !J::MAY_WAIT {
+            compute_here();
+        }
         let context = Context::new(self.json);
         let report = self.job.run(&context)?;
         context.progress.finish();
@@ -223,6 +242,8 @@ mod tests {
     }
 
     impl Job for Doubled {
+        const MAY_WAIT: bool = true;
+
         fn run(&self, context: &Context) -> Result<Report, Failure> {
             let double = self.number.checked_mul(2);
             let double = double.ok_or_else(|| Failure::input("the number is at most 127"))?;
@@ -236,6 +257,7 @@ mod tests {
 
     impl Job for Silent {
         const JSON: Option<&'static str> = None;
+        const MAY_WAIT: bool = true;
 
         fn run(&self, _: &Context) -> Result<Report, Failure> {
             let failure = Some(Failure::run("no report"));

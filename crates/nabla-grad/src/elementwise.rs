@@ -24,6 +24,7 @@ use burn::backend::Flex;
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorData};
+use prefetch_index::prefetch_index;
 use rayon::prelude::*;
 
 pub use rule::{Constant, Real, Rule, step};
@@ -34,6 +35,10 @@ const CHUNK: usize = 1 << 14;
 /// The number of elements that are loaded, computed and stored side by side. The compiler turns a loop over
 /// them into vector instructions, and each of these positions has its own partial sum.
 const LANES: usize = 16;
+
+/// How many blocks ahead of the arithmetic memory is asked for, also beyond the end of a task: the next one goes on
+/// there. By itself, a processor only looks ahead to the end of a page.
+const AHEAD: usize = 16;
 
 /// The smallest number of rows per task if a task has sums for every column.
 const ROWS: usize = 64;
@@ -343,6 +348,12 @@ fn sweep<const W: usize, const R: usize, const S: usize>(
         // Keeps the compiler from going through several blocks at once, which it would gather from memory
         // number by number.
         black_box(());
+        for k in 0..W {
+            prefetch_index(&*blocks[k], i + AHEAD);
+        }
+        for k in 0..R {
+            prefetch_index(read_blocks[k], i + AHEAD);
+        }
         let (w, r) = (from_fn(|k| blocks[k][i]), from_fn(|k| read_blocks[k][i]));
         let (new, terms) = block(kernel, w, r, &along.scale(i));
         for k in 0..W {

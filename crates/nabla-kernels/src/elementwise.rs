@@ -52,11 +52,7 @@ pub(crate) fn update<F: Real, const R: usize>(
         let inputs = inputs.map(|input| &input[range.clone()]);
         vectorized::<F, _>(
             #[inline(always)]
-            || {
-                for (i, y) in y.iter_mut().enumerate() {
-                    *y = f(*y, inputs.map(|input| input[i]));
-                }
-            },
+            || in_blocks(y, None, inputs, &f),
         );
     });
 }
@@ -73,13 +69,57 @@ pub(crate) fn from<F: Real, const R: usize>(
         let x = &x[range];
         vectorized::<F, _>(
             #[inline(always)]
-            || {
-                for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                    *y = f(x, inputs.map(|input| input[i]));
-                }
-            },
+            || in_blocks(y, Some(x), inputs, &f),
         );
     });
+}
+
+/// `y ← f(x, inputs)` for each element; `x` is `y` itself if there is none.
+///
+/// Blocks go in and out by value: in a long function of slices, the compiler doesn't see that they are apart, and
+/// computes number by number.
+#[inline(always)]
+fn in_blocks<F: Real, const R: usize>(
+    y: &mut [F],
+    x: Option<&[F]>,
+    inputs: [&[F]; R],
+    f: &impl Fn(F, [F; R]) -> F,
+) {
+    let len = y.len();
+    let whole = len / LANES;
+    let (blocks, rest) = y.as_chunks_mut::<LANES>();
+    let x = x.map(|x| x[..len].as_chunks::<LANES>());
+    let inputs = inputs.map(|input| input[..len].as_chunks::<LANES>());
+    // All of one length, so that the loop checks no bounds.
+    let blocks = &mut blocks[..whole];
+    let of_x = x.map(|(x, _)| &x[..whole]);
+    let of_inputs = inputs.map(|(input, _)| &input[..whole]);
+    for i in 0..whole {
+        let x = match of_x {
+            Some(x) => x[i],
+            None => blocks[i],
+        };
+        let mut given = [[F::ZERO; LANES]; R];
+        for r in 0..R {
+            given[r] = of_inputs[r][i];
+        }
+        let mut new = [F::ZERO; LANES];
+        for lane in 0..LANES {
+            let mut numbers = [F::ZERO; R];
+            for r in 0..R {
+                numbers[r] = given[r][lane];
+            }
+            new[lane] = f(x[lane], numbers);
+        }
+        blocks[i] = new;
+    }
+    for (lane, y) in rest.iter_mut().enumerate() {
+        let mut numbers = [F::ZERO; R];
+        for r in 0..R {
+            numbers[r] = inputs[r].1[lane];
+        }
+        *y = f(x.map_or(*y, |(_, x)| x[lane]), numbers);
+    }
 }
 
 fn for_each_part<F: Real>(y: &mut [F], part: impl Fn(Range<usize>, &mut [F]) + Sync) {

@@ -11,7 +11,7 @@
 //! | [`convolution`] | convolutions and transposed convolutions in 1, 2 and 3 dimensions, of any stride, dilation, padding and groups |
 //! | [`normalization`] | batch, group, instance, layer and RMS norms, some with the activation after them |
 //! | [`attention`] | softmax attention without a matrix of all scores |
-//! | [`activation`] | ReLU and its relatives, GELU, SiLU, sigmoid, tanh, softplus, Mish |
+//! | [`activation`], [`prelu`] | ReLU and its relatives, GELU, SiLU, sigmoid, tanh, softplus, Mish |
 //! | [`pooling`], [`embedding`], [`residual`] | maxima and averages, rows of a table, sums of branches |
 //! | [`cross_entropy`], [`mean_squared_error`] | losses |
 //! | [`per_example`] | the gradients of every example from one backward pass |
@@ -37,6 +37,7 @@ pub mod normalization;
 mod operation;
 pub mod per_example;
 pub mod pooling;
+pub mod prelu;
 mod product;
 mod real;
 pub mod residual;

@@ -42,7 +42,7 @@ use burn::module::{
 use burn::nn;
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::{convolution, embedding, linear, normalization, pooling};
+use crate::{convolution, embedding, linear, normalization, pooling, prelu};
 
 /// A layer of ours around Burn's.
 macro_rules! layer {
@@ -221,6 +221,13 @@ layer!(
     /// [`embedding::embedding`].
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         embedding::embedding(&self.0, ids)
+    }
+);
+layer!(
+    PRelu(nn::PRelu),
+    /// [`prelu::prelu`].
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        prelu::prelu(&self.0, x)
     }
 );
 layer!(

@@ -1,6 +1,7 @@
 //! Matrix products, divided among the cores at fixed places.
 
 use faer::linalg::matmul::matmul;
+use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
@@ -25,11 +26,52 @@ pub(crate) fn multiply<F: Real>(y: &mut [F], a: MatRef<'_, F>, b: MatRef<'_, F>,
     }
     let accum = if add { Accum::Add } else { Accum::Replace };
     let tile = tile(rows, columns, a.ncols());
-    for_each_tile(y, columns, tile, |row, column, tile, (): &mut ()| {
-        let (height, width) = (tile.nrows(), tile.ncols());
-        let (a, b) = (a.subrows(row, height), b.subcols(column, width));
-        matmul(tile, accum, a, b, F::ONE, Par::Seq);
+    let depth = a.ncols();
+    let apart = [a, b.transpose()].map(lies_apart);
+    let step = if apart == [false; 2] { depth } else { DEPTH };
+    for_each_tile(y, columns, tile, |row, column, mut tile, places| {
+        let [of_a, of_b]: &mut [Vec<F>; 2] = places;
+        for start in (0..depth).step_by(step) {
+            let count = step.min(depth - start);
+            let a = a.submatrix(row, start, tile.nrows(), count);
+            let b = b.submatrix(start, column, count, tile.ncols());
+            let a = if apart[0] { together(a, of_a) } else { a };
+            let b = if apart[1] { together(b, of_b) } else { b };
+            let accum = if start > 0 { Accum::Add } else { accum };
+            matmul(tile.rb_mut(), accum, a, b, F::ONE, Par::Seq);
+        }
     });
+}
+
+/// The depth of the parts of a product whose factors are copied together.
+const DEPTH: usize = 256;
+
+/// Whether neighbours along the sum share few lines of the first-level cache, because they lie a multiple of a
+/// kilobyte apart, so that a factor is worth a copy.
+fn lies_apart<F: Real>(x: MatRef<'_, F>) -> bool {
+    let long = x.col_stride().unsigned_abs();
+    x.nrows() >= 64 && x.ncols() >= 64 && long > 1 && (long * size_of::<F>()).is_multiple_of(1024)
+}
+
+/// A copy of `x`, in the same order, whose neighbours lie in different lines of the cache.
+fn together<'a, F: Real>(x: MatRef<'_, F>, place: &'a mut Vec<F>) -> MatRef<'a, F> {
+    let turned = x.row_stride() == 1;
+    let lines = if turned { x.transpose() } else { x };
+    let (count, len) = (lines.nrows(), lines.ncols());
+    // An odd number of lines.
+    let stride = (len.div_ceil(16) | 1) * 16;
+    place.resize(count * stride, F::ZERO);
+    for (to, at) in place.chunks_exact_mut(stride).zip(0..count) {
+        match lines.row(at).try_as_row_major() {
+            Some(from) => to[..len].copy_from_slice(from.as_slice()),
+            None => to
+                .iter_mut()
+                .zip(lines.row(at).iter())
+                .for_each(|(to, from)| *to = *from),
+        }
+    }
+    let copy = MatRef::from_row_major_slice_with_stride(place, count, len, stride);
+    if turned { copy.transpose() } else { copy }
 }
 
 /// Calls `compute(row, column, tile, scratch)` for each tile of `y`, `[rows, columns]`, of at most this height and
@@ -116,4 +158,39 @@ pub(crate) fn column_sums<F: Real>(x: &[F], columns: usize) -> Vec<F> {
         }
     }
     sums.into_iter().map(F::of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Factors whose neighbours along the sum lie kilobytes apart, in both orders, and some that don't.
+    #[test]
+    fn a_product_is_the_sum_of_products_however_its_factors_lie() {
+        let number = |i: usize| ((i * 7919 % 1009) as f64 / 1009.0 - 0.5) as f32;
+        for [rows, depth, columns] in [[70, 512, 256], [256, 300, 90], [512, 256, 64], [3, 5, 7]] {
+            let a: Vec<f32> = (0..rows * depth).map(number).collect();
+            let b: Vec<f32> = (0..depth * columns).map(|i| number(i + 500)).collect();
+            for [a_turned, b_turned] in [[false, false], [true, false], [false, true], [true, true]]
+            {
+                let matrix = |values, [height, width]: [usize; 2], turned| match turned {
+                    false => MatRef::from_row_major_slice(values, height, width),
+                    true => MatRef::from_row_major_slice(values, width, height).transpose(),
+                };
+                let of_a = matrix(&a[..], [rows, depth], a_turned);
+                let of_b = matrix(&b[..], [depth, columns], b_turned);
+                let mut y = vec![1.0; rows * columns];
+                multiply(&mut y, of_a, of_b, true);
+                for (at, &found) in y.iter().enumerate() {
+                    let (row, column) = (at / columns, at % columns);
+                    let terms = (0..depth).map(|k| f64::from(of_a[(row, k)] * of_b[(k, column)]));
+                    let expected = 1.0 + terms.sum::<f64>();
+                    assert!(
+                        (f64::from(found) - expected).abs() < 1e-4,
+                        "{found} {expected}"
+                    );
+                }
+            }
+        }
+    }
 }

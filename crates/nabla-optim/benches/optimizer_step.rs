@@ -216,6 +216,10 @@ fn median(times: &[f64]) -> f64 {
 }
 
 fn main() -> Result<(), OutOfRange> {
+    // This thread computes, too, as it does in the program.
+    let _ = rayon::ThreadPoolBuilder::new()
+        .use_current_thread()
+        .build_global();
     let adamp = AdamPConfig::new().with_weight_decay(1e-2);
     let sgdp = SgdPConfig::new().with_momentum(0.9).with_weight_decay(1e-5);
     let burns = burn::optim::AdamWConfig::new().with_weight_decay(1e-2);

@@ -98,6 +98,7 @@ impl Job for ListArguments {
 
 impl Job for RunArguments {
     const JSON: Option<&'static str> = Some("Print the results as JSON");
+    const MAY_WAIT: bool = true;
 
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         measure(self, context)

@@ -97,6 +97,8 @@ struct Compared<'a> {
 }
 
 impl Job for Arguments {
+    const MAY_WAIT: bool = true;
+
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         run(self, context)
     }

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::dashboard::Dashboard;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
-use crate::job::{Context, Job, Report};
+use crate::job::{Context, Job, Report, compute_here};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, optimizers, told_reading};
 use crate::jobs::privacy_flags::{self, PrivacyFlags};
 use crate::jobs::ranks::Ranks;
@@ -183,6 +183,8 @@ impl Watch<'_> {
 }
 
 impl Job for Arguments {
+    const MAY_WAIT: bool = true;
+
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         let (ranks, session) = Ranks::start(self.sharing.communication())?;
         session.ended(run(self, context, ranks))
@@ -200,6 +202,9 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
             String::new()
         };
         return Ok(Report::of_text(text));
+    }
+    if !sources.sharing.is_some() {
+        compute_here();
     }
     let device = arguments.device.open()?;
     let data = experiment.open()?;
