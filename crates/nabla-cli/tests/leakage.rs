@@ -38,8 +38,9 @@ fn several_searches_match_the_statistics_of_a_network_that_has_them() {
     let desk = Desk::empty();
     let line =
         "audit leakage --attack grad-inversion --steps 4 --restarts 2 --batch 2 --defence none";
-    let told = desk.told(line);
+    let (told, notes) = desk.told(line);
     assert!(told.contains("right"), "{told}");
+    assert!(notes.contains("no batch normalisation"), "{notes}");
     let normalised = desk.json(&format!("{line} --model cnn"));
     let without = desk.json(&format!("{line} --model cnn --normalization group"));
     for found in [&normalised, &without] {
@@ -60,7 +61,7 @@ fn a_sketch_tells_labels_if_it_is_long_enough() {
         assert_eq!(line["labels"], found["labels"]);
         assert_eq!(line["defence"]["family"]["name"], family);
     }
-    let told = desk.told(&format!("{line} 0.0005"));
+    let told = desk.done(&format!("{line} 0.0005"));
     assert!(told.contains("too short to tell the labels"), "{told}");
 }
 

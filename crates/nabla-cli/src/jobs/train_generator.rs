@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
 use nabla::private::leakage::decoder::DecoderConfig;
 use nabla::private::leakage::decoder_training::DecoderTraining;
