@@ -40,7 +40,10 @@ fn several_searches_match_the_statistics_of_a_network_that_has_them() {
         "audit leakage --attack grad-inversion --steps 4 --restarts 2 --batch 2 --defence none";
     let (told, notes) = desk.told(line);
     assert!(told.contains("right"), "{told}");
-    assert!(notes.contains("no batch normalisation"), "{notes}");
+    assert!(
+        notes.contains("no batch normalisation that was trained"),
+        "{notes}"
+    );
     let normalised = desk.json(&format!("{line} --model cnn"));
     let without = desk.json(&format!("{line} --model cnn --normalization group"));
     for found in [&normalised, &without] {

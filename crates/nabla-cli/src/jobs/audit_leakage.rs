@@ -351,7 +351,7 @@ impl Attacking<'_> {
             && !victim.has_batch_statistics(self.secret.shape)
         {
             self.context.note_at_end(
-                "the network has no batch normalisation, so grad-inversion matches no statistics of one",
+                "the network has no batch normalisation that was trained, so grad-inversion matches no statistics of one",
             );
         }
         let progress = self.context.progress();

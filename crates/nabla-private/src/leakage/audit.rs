@@ -19,7 +19,7 @@ use super::error::LeakageError;
 use super::ggl::{GglConfig, ggl, supposed};
 use super::gias::{GiasConfig, gias};
 use super::gifd::{GifdConfig, gifd};
-use super::grad_inversion::{GradInversionConfig, grad_inversion, layer_distance};
+use super::grad_inversion::{GradInversionConfig, are_trained, grad_inversion, layer_distance};
 use super::gradient_oracle::{Distance, GradientOracle, Objective};
 use super::inverting_gradients::{InvertingConfig, inverting_gradients};
 use super::labels::{LabelRule, infer_labels, infer_labels_from_sketch};
@@ -271,11 +271,11 @@ impl<M: Classifier> Victim<M> {
         })
     }
 
-    /// Whether the network has a batch normalisation, whose statistics [`grad_inversion`] matches.
+    /// Whether the network has batch normalisations with statistics of a training, which [`grad_inversion`] matches.
     pub fn has_batch_statistics(&self, shape: [usize; 3]) -> bool {
         let pixels = shape.iter().product();
         let zeros = Tensor::<2>::zeros([1, pixels], &self.device).autodiff();
-        !self.model.batch_statistics(self.scaled(zeros)).is_empty()
+        are_trained(&self.model.batch_statistics(self.scaled(zeros)))
     }
 
     /// Attacks the gradient of a batch.

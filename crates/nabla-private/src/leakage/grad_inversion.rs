@@ -5,15 +5,16 @@
 //! minimise over x_s   α_G Σ_layers ‖∇_{w_l} ℓ(x_s) − g*_l‖₂
 //!                     + λ_tv TV(x_s) + λ_n ‖x_s‖₂/side²
 //!                     + α_BN Σ_norms ‖μ_l(x_s) − μ̄_l‖₂ + ‖σ²_l(x_s) − σ̄²_l‖₂
-//!                     + α_group ‖x_s − E‖₂
+//!                     + α_group ‖x_s − E‖₂/side²
 //! x_s ← clamp(x_s − η_t Adam + η_t α_n N(0, I), 0, 1)
 //! ```
 //!
 //! with a short warm-up of the learning rate `η_t` and a cosine after it. The labels of the whole batch come from the
 //! [minima](super::labels) of the last layer's columns. `μ_l` and `σ²_l` are the mean and variance of each channel of what
 //! goes into a batch normalisation, and `μ̄_l`, `σ̄²_l` those by which the network normalises: natural pictures have
-//! statistics like those of the training. A network without batch normalisation has no such term. The noise lets a search
-//! leave a bad place; it fades with the learning rate.
+//! statistics like those of the training. A network without batch normalisation has no such term, nor has one that was
+//! never trained, whose means of 0 and variances of 1 say nothing of pictures. The noise lets a search leave a bad place; it
+//! fades with the learning rate.
 //!
 //! **The consensus** `E`. Gradients of convolutional networks say little about where something is, so that searches from
 //! different seeds find the same picture in different places. After the first quarter of the steps, and at regular steps
@@ -23,7 +24,9 @@
 //! The answer is the candidate whose gradient is nearest: the pictures of a seed, or the last consensus.
 //!
 //! **Where this differs.** The paper registers pictures by a flow (RANSAC-Flow), here they are moved by whole pixels, up to
-//! [`GradInversionConfig::shift`]. `λ_n ‖x‖₂` is divided by the side's square as in [`PixelPrior`]. Pixels are in `[0, 1]`
+//! [`GradInversionConfig::shift`]. The distance from the consensus is divided by the side's square, as `‖x‖₂` is in
+//! [`PixelPrior`] and both are in the code of GIAS, which has this method to compare with: undivided, `α_group = 0.01` is
+//! stronger than the gradients of small pictures and holds the searches back. Pixels are in `[0, 1]`
 //! and not divided by their deviation, so the noise and the learning rate are about four times as large for the picture.
 //! There is no official code; the factor 10 of the first batch normalisation is that of DeepInversion's, and `α_G = 1e-3`,
 //! `α_n = 0.2` and the quarter of the steps are from memory of the paper's section 4. The reimplementation in Geiping's
@@ -165,7 +168,7 @@ pub struct GradInversion {
     pub seeds: Vec<Recovered>,
     /// The last consensus and its cost, if there is one.
     pub consensus: Option<Recovered>,
-    /// Whether the network has a batch normalisation, whose statistics were matched.
+    /// Whether the network has batch normalisations with statistics of a training, which were matched.
     pub statistics: bool,
 }
 
@@ -219,7 +222,7 @@ pub fn layer_distance(
 /// Searches the pixels of a batch.
 ///
 /// - `objective`: `Σ_layers ‖·‖₂` of pictures, `[batch, pixels]`, as [`layer_distance`] has it
-/// - `statistics`: of the network's batch normalisations, without any if it gives none
+/// - `statistics`: of the network's batch normalisations, if it has any
 /// - `shape`: channels, height and width
 ///
 /// # Errors
@@ -236,6 +239,8 @@ pub fn grad_inversion(
     config.validate()?;
     let device = device.clone().without_autodiff();
     let pixels: usize = shape.iter().product();
+    let [_, height, width] = shape;
+    let area = (height.max(width) as f64).powi(2);
     let starts = (0..config.seeds as u64)
         .map(|s| SeededNoise::new(seed, s).normal([batch, pixels], &device) * 0.25 + 0.5);
     let start = Tensor::cat(starts.collect(), 0); // [seeds · batch, pixels]
@@ -244,7 +249,8 @@ pub fn grad_inversion(
     let group_from = (config.group_from * config.steps as f64) as usize;
     let mut consensus: Option<Tensor<2>> = None;
     let mut step = 0;
-    let mut seen = false;
+    let trained =
+        config.statistics > 0.0 && are_trained(&statistics(of_seed(&start, 0).autodiff()));
     let mut noise = SeededNoise::new(seed, NOISE);
     let found = Descent {
         steps: config.steps,
@@ -260,17 +266,14 @@ pub fn grad_inversion(
                 let own = of_seed(x, s);
                 let mut slope = objective(&own)?.slope * config.gradient;
                 slope = slope + config.prior.slope(&own, shape)?;
-                if config.statistics > 0.0
-                    && let Some(by_statistics) = statistics_slope(statistics, &own, config)
-                {
-                    seen = true;
+                if trained && let Some(by_statistics) = statistics_slope(statistics, &own, config) {
                     slope = slope + by_statistics * config.statistics;
                 }
                 if let Some(consensus) = &consensus {
                     let away = own - consensus.clone();
                     let length = number(away.clone().square().sum())?.sqrt();
                     if length > 0.0 {
-                        slope = slope + away * (config.group / length);
+                        slope = slope + away * (config.group / (length * area));
                     }
                 }
                 slopes.push(slope);
@@ -310,7 +313,15 @@ pub fn grad_inversion(
         cost: best.cost,
         seeds,
         consensus,
-        statistics: seen,
+        statistics: trained,
+    })
+}
+
+/// Whether there are statistics of a training: those of a network that was never trained are means of 0 and variances of 1.
+pub fn are_trained(statistics: &[BatchStatistics]) -> bool {
+    let largest = |x: Tensor<1>| x.abs().max().into_scalar::<f64>();
+    statistics.iter().any(|own| {
+        largest(own.running_mean.clone()) > 0.0 || largest(own.running_variance.clone() - 1.0) > 0.0
     })
 }
 
