@@ -34,6 +34,41 @@ fn pictures_are_rebuilt_with_and_without_each_defence() {
 }
 
 #[test]
+fn several_searches_match_the_statistics_of_a_network_that_has_them() {
+    let desk = Desk::empty();
+    let line =
+        "audit leakage --attack grad-inversion --steps 4 --restarts 2 --batch 2 --defence none";
+    let (told, notes) = desk.told(line);
+    assert!(told.contains("right"), "{told}");
+    assert!(
+        notes.contains("no batch normalisation that was trained"),
+        "{notes}"
+    );
+    let normalised = desk.json(&format!("{line} --model cnn"));
+    let without = desk.json(&format!("{line} --model cnn --normalization group"));
+    for found in [&normalised, &without] {
+        assert_eq!(found["defences"][0]["psnr"].as_array().unwrap().len(), 2);
+        assert_eq!(found["defences"][0]["label_source"], "inferred");
+    }
+    assert_eq!(desk.json(&format!("{line} --model cnn")), normalised);
+}
+
+#[test]
+fn a_sketch_tells_labels_if_it_is_long_enough() {
+    let desk = Desk::empty();
+    let line = "audit leakage --defence sketch --steps 3 --sketch-share";
+    for family in ["count", "sparse", "srht"] {
+        let found = desk.json(&format!("{line} 0.2 --sketch-family {family}"));
+        let line = &found["defences"][0];
+        assert_eq!(line["label_source"], "inferred", "{found}");
+        assert_eq!(line["labels"], found["labels"]);
+        assert_eq!(line["defence"]["family"]["name"], family);
+    }
+    let told = desk.done(&format!("{line} 0.0005"));
+    assert!(told.contains("too short to tell the labels"), "{told}");
+}
+
+#[test]
 fn a_generator_is_trained_and_pictures_are_rebuilt_through_it() {
     let desk = Desk::empty();
     desk.told("train generator --data digits --out generator --epochs 1");
@@ -41,11 +76,48 @@ fn a_generator_is_trained_and_pictures_are_rebuilt_through_it() {
         "audit leakage --generator generator --steps 5 --restarts 1 --batch 2 --defence sketch";
     let found = desk.json(line);
     assert_eq!(desk.json(line), found);
-    let latent = desk.json(&format!("{line} --attack latent"));
-    assert_ne!(latent["defences"][0]["psnr"], found["defences"][0]["psnr"]);
+    for attack in ["latent", "gias"] {
+        let other = desk.json(&format!("{line} --attack {attack}"));
+        assert_ne!(other["defences"][0]["psnr"], found["defences"][0]["psnr"]);
+    }
+    // Without derivatives, through what is supposed of each defence.
+    let line = "audit leakage --generator generator --steps 3 --attack ggl --batch 2";
+    let found = desk.json(line);
+    assert_eq!(found["defences"].as_array().unwrap().len(), 7);
+    assert_eq!(desk.json(line), found);
     desk.refused(
         "audit leakage --data fashion --generator generator",
         "makes pictures of 64 numbers, but the model sees 784",
+    );
+}
+
+/// Stopped after its first checkpoint, a training has the same generator as one that ran whole.
+#[test]
+fn a_generator_s_training_goes_on_after_an_interrupt() {
+    let desk = Desk::empty();
+    let line = "train generator --data digits --epochs 40 --latent 4 --hidden 16";
+    desk.told(&format!("{line} --out whole"));
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_nabla"))
+        .args(format!("{line} --out stopped").split_whitespace())
+        .current_dir(desk.folder())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !desk.path("stopped/checkpoint.safetensors").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    // It may have ended by now.
+    let _ = child.kill();
+    child.wait().unwrap();
+    desk.told(&format!("{line} --out stopped"));
+    let weights =
+        |folder: &str| std::fs::read(desk.path(folder).join("model.safetensors")).unwrap();
+    assert_eq!(weights("whole"), weights("stopped"));
+    // Another training does not take its place.
+    desk.refused(
+        "train generator --data digits --epochs 40 --latent 5 --hidden 16 --out stopped",
+        "checkpoint.safetensors",
     );
 }
 
@@ -56,12 +128,27 @@ fn what_cannot_be_attacked_is_refused() {
         ("audit leakage --attack gifd", "add --generator DIR"),
         (
             "audit leakage --attack dlg --generator x",
-            "--generator is for latent and gifd",
+            "--generator is for latent, gifd, gias and ggl",
         ),
         ("audit leakage --radii 3", "--radii is for gifd"),
         ("audit leakage --batch 17", "it must be from 1 to 16"),
         ("audit leakage --batch 0", "it must be from 1 to 16"),
         ("audit leakage --out found.txt", "found.txt"),
+        ("audit leakage --out nowhere/found.png", "nowhere"),
+        (
+            "audit leakage --defence dp --sketch-family count",
+            "--sketch-family is for the defence sketch",
+        ),
+        (
+            "audit leakage --attack dlg --restarts 3",
+            "--restarts is for latent, gifd, gias and grad-inversion",
+        ),
+        (
+            "audit leakage --attack grad-inversion --restarts 0",
+            "number of seeds",
+        ),
+        ("audit leakage --attack ggl", "add --generator DIR"),
+        ("audit leakage --attack gias", "add --generator DIR"),
         (
             "audit leakage --defence noise --noise=-1",
             "deviation of the noise",

@@ -10,6 +10,7 @@
 //! * [`proximal`]: proximal operators and projections;
 //! * [`compressor`] and [`sketch`]: fewer numbers for a vector, with the constants that convergence theory
 //!   needs;
+//! * [`covariance_adaptation`]: CMA-ES, a search by the order of values alone;
 //! * [`error_feedback`]: sending later what a compressor leaves out;
 //! * [`clipping`]: limits of a gradient's norm or values;
 //! * [`elementwise`]: operations on the elements of several tensors in one pass, for optimizers;
@@ -25,6 +26,7 @@
 
 pub mod clipping;
 pub mod compressor;
+pub mod covariance_adaptation;
 pub mod curvature;
 pub mod decomposition;
 pub mod elementwise;
@@ -45,6 +47,7 @@ pub use compressor::{
     Compressed, Compressor, CompressorError, Constant, Identity, Natural, Qsgd, RandK, ScaledSign,
     TopK, WireError,
 };
+pub use covariance_adaptation::{AdaptationError, CovarianceAdaptation, Generation};
 pub use curvature::{
     CurvatureError, CurvatureOperator, Damped, DenseOperator, Difference, DifferenceConfig,
     EmpiricalFisher, FunctionOperator, GaussNewton, GradientField, Hessian, ModuleLoss,

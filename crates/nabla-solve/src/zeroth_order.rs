@@ -179,15 +179,6 @@ where
     state.checked().map_err(serde::de::Error::custom)
 }
 
-/// The coordinates of a start.
-pub(crate) fn start<X: Into<f64>>(
-    start: impl IntoIterator<Item = X>,
-) -> Result<Vec<f64>, ZerothOrderError> {
-    let point: Vec<f64> = start.into_iter().map(Into::into).collect();
-    check_point(&point)?;
-    Ok(point)
-}
-
 /// Checks that a run can be at a point.
 pub(crate) fn check_point(point: &[f64]) -> Result<(), ZerothOrderError> {
     match point.is_empty() {

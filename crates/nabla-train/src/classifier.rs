@@ -6,6 +6,8 @@ use burn::tensor::Tensor;
 use nabla_base::range::{self, OutOfRange};
 use nabla_kernels::linear::linear;
 
+use crate::normalization::BatchStatistics;
+
 /// A Burn module that scores classes.
 pub trait Classifier: Module {
     /// The scores before the softmax.
@@ -31,6 +33,13 @@ pub trait Classifier: Module {
     ///
     /// - `input`: as for [`logits`](Self::logits)
     fn maps(&self, _input: Tensor<2>) -> Vec<Tensor<4>> {
+        Vec::new()
+    }
+
+    /// The statistics of what goes into each batch normalisation, in the order of the pass. None for other models.
+    ///
+    /// - `input`: as for [`logits`](Self::logits)
+    fn batch_statistics(&self, _input: Tensor<2>) -> Vec<BatchStatistics> {
         Vec::new()
     }
 }

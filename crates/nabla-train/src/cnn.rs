@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::classifier::{Classifier, ModelError, Seen, check_width};
 use crate::mlp::linear;
-use crate::normalization::{Normalization, normalized_relu};
+use crate::normalization::{
+    BatchStatistics, Normalization, See, Sight, batch_statistics, maps, normalized_relu,
+};
 
 /// Configuration of [`Cnn`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,16 +129,16 @@ pub struct Cnn {
 
 impl Cnn {
     /// The input of the last layer; `see` gets the map of each stage before it is halved.
-    fn features(&self, input: Tensor<2>, see: &mut dyn FnMut(&Tensor<4>)) -> Tensor<2> {
+    fn features(&self, input: Tensor<2>, see: See<'_>) -> Tensor<2> {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
         let mut x = input.reshape([batch, channels, height, width]);
         for stage in &self.stages {
             x = match (&stage.norm, &stage.group_norm) {
                 (None, None) => conv2d_relu(&stage.convolution, x),
-                (norm, group) => normalized_relu(norm, group, conv2d(&stage.convolution, x)),
+                (norm, group) => normalized_relu(norm, group, conv2d(&stage.convolution, x), see),
             };
-            see(&x);
+            see(Sight::Map(&x));
             x = max_pool2d(&stage.pool, x); // [batch, channels, height/2, width/2]
         }
         x.flatten(1, 3)
@@ -153,9 +155,15 @@ impl Classifier for Cnn {
     }
 
     fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
-        let mut maps = Vec::with_capacity(self.stages.len());
-        self.features(input, &mut |map| maps.push(map.clone()));
-        maps
+        maps(|see| {
+            self.features(input, see);
+        })
+    }
+
+    fn batch_statistics(&self, input: Tensor<2>) -> Vec<BatchStatistics> {
+        batch_statistics(|see| {
+            self.features(input, see);
+        })
     }
 }
 

@@ -33,7 +33,9 @@ use serde::{Deserialize, Serialize};
 use crate::classifier::{Classifier, ModelError, Seen, check_width};
 use crate::cnn::convolution;
 use crate::mlp::linear;
-use crate::normalization::{Normalization, normalized, normalized_relu};
+use crate::normalization::{
+    BatchStatistics, Normalization, See, Sight, batch_statistics, maps, normalized, normalized_relu,
+};
 
 /// Configuration of [`ResNet`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,11 +166,11 @@ impl Block {
         }
     }
 
-    fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, input: Tensor<4>, see: See<'_>) -> Tensor<4> {
         let x = conv2d(&self.convolution_1, input.clone());
-        let x = normalized_relu(&self.norm_1, &self.group_norm_1, x);
+        let x = normalized_relu(&self.norm_1, &self.group_norm_1, x, see);
         let x = conv2d(&self.convolution_2, x);
-        let x = normalized(&self.norm_2, &self.group_norm_2, x);
+        let x = normalized(&self.norm_2, &self.group_norm_2, x, see);
         add_relu(x, self.skip(input))
     }
 
@@ -206,16 +208,16 @@ pub struct ResNet {
 
 impl ResNet {
     /// The input of the last layer; `see` gets the map of the first convolution and of each block.
-    fn features(&self, input: Tensor<2>, see: &mut dyn FnMut(&Tensor<4>)) -> Tensor<2> {
+    fn features(&self, input: Tensor<2>, see: See<'_>) -> Tensor<2> {
         let [batch, _] = input.dims();
         let [channels, height, width] = self.shape;
         let x = input.reshape([batch, channels, height, width]);
         let x = conv2d(&self.convolution, x);
-        let mut x = normalized_relu(&self.norm, &self.group_norm, x);
-        see(&x);
+        let mut x = normalized_relu(&self.norm, &self.group_norm, x, see);
+        see(Sight::Map(&x));
         for block in &self.blocks {
-            x = block.forward(x);
-            see(&x);
+            x = block.forward(x, see);
+            see(Sight::Map(&x));
         }
         let [batch, channels, height, width] = x.dims();
         let pooled = x.reshape([batch, channels, height * width]).mean_dim(2);
@@ -233,9 +235,15 @@ impl Classifier for ResNet {
     }
 
     fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
-        let mut maps = Vec::with_capacity(1 + self.blocks.len());
-        self.features(input, &mut |map| maps.push(map.clone()));
-        maps
+        maps(|see| {
+            self.features(input, see);
+        })
+    }
+
+    fn batch_statistics(&self, input: Tensor<2>) -> Vec<BatchStatistics> {
+        batch_statistics(|see| {
+            self.features(input, see);
+        })
     }
 }
 
@@ -288,7 +296,7 @@ mod tests {
             ],
             &device,
         );
-        let y = block.forward(x.reshape([1, 1, 3, 5]));
+        let y = block.forward(x.reshape([1, 1, 3, 5]), &mut |_| {});
         assert_eq!(y.dims(), [1, 2, 2, 3]);
         let found: Vec<f32> = y.into_data().iter::<f32>().collect();
         let expected = [0., 2., 4., 10., 12., 14., 0., 0., 0., 0., 0., 0.];
@@ -303,6 +311,8 @@ mod tests {
             .unwrap();
         let maps = model.maps(Tensor::ones([1, 192], &device));
         assert_eq!(maps.len(), 1 + model.blocks.len());
+        let statistics = model.batch_statistics(Tensor::ones([1, 192], &device));
+        assert_eq!(statistics.len(), 1 + 2 * model.blocks.len());
         let last = maps.last().unwrap().clone().mean_dim(2).mean_dim(3);
         let features = model.seen(Tensor::ones([1, 192], &device)).features;
         let shape = features.dims();

@@ -4,16 +4,21 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
+use nabla::base::check_writable;
 use nabla::base::choices;
 use nabla::base::choices::Choices;
 use nabla::base::progress::ProgressSink;
 use nabla::data::{BitDepth, Picture, WriteOptions};
+use nabla::grad::SketchFamily;
 use nabla::private::leakage::Defence;
-use nabla::private::leakage::audit::{Attack, Leak, Secret, Victim, rows};
+use nabla::private::leakage::audit::{Attack, LabelSource, Leak, Secret, Victim, rows};
 use nabla::private::leakage::decoder::Decoder;
 use nabla::private::leakage::dlg::DlgConfig;
 use nabla::private::leakage::error::LeakageError;
+use nabla::private::leakage::ggl::GglConfig;
+use nabla::private::leakage::gias::GiasConfig;
 use nabla::private::leakage::gifd::GifdConfig;
+use nabla::private::leakage::grad_inversion::GradInversionConfig;
 use nabla::private::leakage::inverting_gradients::InvertingConfig;
 use nabla::private::leakage::picture_quality::perceptual;
 use nabla::private::leakage::staged_generator::StagedGenerator;
@@ -39,16 +44,37 @@ use crate::seeds::SeedFlag;
 pub enum Method {
     Dlg,
     InvertingGradients,
+    GradInversion,
     Latent,
     Gifd,
+    Gias,
+    Ggl,
+}
+
+impl Method {
+    /// Whether it searches what a generator makes.
+    fn has_generator(self) -> bool {
+        matches!(self, Self::Latent | Self::Gifd | Self::Gias | Self::Ggl)
+    }
+
+    /// Whether it begins several times.
+    fn restarts(self) -> bool {
+        matches!(
+            self,
+            Self::GradInversion | Self::Latent | Self::Gifd | Self::Gias
+        )
+    }
 }
 
 choices! {
     Method: "attack" {
         "dlg" => Self::Dlg, "Deep leakage from gradients: pixels and labels by L-BFGS";
         "inverting-gradients" => Self::InvertingGradients, "Pixels by the direction of the gradient";
+        "grad-inversion" => Self::GradInversion, "Pixels of a batch by several searches that keep near their consensus";
         "latent" => Self::Latent, "The latent vector of a generator alone: the first stage of gifd";
         "gifd" => Self::Gifd, "The latent vector of a generator, then what its stages make";
+        "gias" => Self::Gias, "The latent vector of a generator, then the generator's weights for each picture";
+        "ggl" => Self::Ggl, "The latent vector of a generator without derivatives, through what is supposed of the defence";
     }
 }
 
@@ -73,12 +99,12 @@ pub struct Arguments {
     /// How the pictures are rebuilt [default: gifd with a generator, else inverting-gradients]
     #[arg(long, value_parser = choice::<Method>())]
     attack: Option<Method>,
-    /// The folder of `nabla train generator`, for latent and gifd
+    /// The folder of `nabla train generator`, for latent, gifd, gias and ggl
     #[arg(long, value_name = "DIR")]
     generator: Option<PathBuf>,
-    /// Restarts of latent and gifd
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    restarts: usize,
+    /// Restarts of latent, gifd and gias, and searches of grad-inversion [default: 2; 4 of grad-inversion]
+    #[arg(long, value_name = "N")]
+    restarts: Option<usize>,
     /// How far gifd goes from where each stage after the first begins, as sums of magnitudes [default: 10 and 30 for a
     /// generator of three stages]
     #[arg(long, value_name = "R,R", value_delimiter = ',')]
@@ -101,10 +127,14 @@ pub struct Arguments {
     /// The length of `sketch` as a share of the gradient's
     #[arg(long, value_name = "SHARE")]
     sketch_share: Option<f64>,
-    /// Steps of the attack, of each stage for latent and gifd [default: 300 for them, else the attack's own]
+    /// How the matrix of `sketch` is drawn [default: srht]
+    #[arg(long, value_parser = choice::<SketchFamily>())]
+    sketch_family: Option<SketchFamily>,
+    /// Steps of the attack: of each stage for latent and gifd, of the latent vector for gias, whose weights have twice as
+    /// many, generations of ggl [default: 300, 100 of ggl, 1000 of grad-inversion, else the attack's own]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// The attacker knows the labels; otherwise it infers them, but from a sketch it cannot
+    /// The attacker knows the labels; otherwise it infers them, from a sketch only if it is long enough to tell
     #[arg(long)]
     known_labels: bool,
     /// The folder of `nabla train model` with a cnn or resnet by which the perceptual distance is measured, instead of
@@ -127,6 +157,7 @@ struct Line {
     /// The distance of the gradients.
     cost: f64,
     labels: Vec<u32>,
+    label_source: LabelSource,
     /// By picture, in dB.
     psnr: Vec<f64>,
     ssim: Vec<f64>,
@@ -151,6 +182,7 @@ impl Arguments {
             given => given.to_vec(),
         };
         let mut used = [false; 5];
+        let mut sketched = false;
         for defence in &mut chosen {
             let mut set = |flag: usize, value: Option<f64>, slot: &mut f64| {
                 *slot = value.unwrap_or(*slot);
@@ -164,7 +196,11 @@ impl Arguments {
                     set(2, self.noise_multiplier, noise);
                 }
                 Defence::Sparsify { percentile } => set(3, self.sparsity, percentile),
-                Defence::Sketch { share } => set(4, self.sketch_share, share),
+                Defence::Sketch { share, family } => {
+                    set(4, self.sketch_share, share);
+                    *family = self.sketch_family.unwrap_or(*family);
+                    sketched = true;
+                }
                 Defence::None | Defence::Soteria { .. } => {}
             }
         }
@@ -175,8 +211,13 @@ impl Arguments {
             ("--sparsity", self.sparsity, "sparsify"),
             ("--sketch-share", self.sketch_share, "sketch"),
         ];
-        for ((flag, value, defence), used) in flags.into_iter().zip(used) {
-            if value.is_some() && !used {
+        let given = flags
+            .into_iter()
+            .map(|(flag, value, defence)| (flag, value.is_some(), defence))
+            .zip(used);
+        let family = ("--sketch-family", self.sketch_family.is_some(), "sketch");
+        for ((flag, is_given, defence), used) in given.chain([(family, sketched)]) {
+            if is_given && !used {
                 return Err(Failure::input(format!(
                     "{flag} is for the defence {defence}, which is not among those given"
                 )));
@@ -191,19 +232,19 @@ impl Arguments {
             Some(_) => Method::Gifd,
             None => Method::InvertingGradients,
         });
-        let searches = matches!(attack, Method::Latent | Method::Gifd);
+        let searches = attack.has_generator();
         let generator = match &self.generator {
             Some(folder) if searches => {
                 Some(Decoder::load(folder, device).map_err(Failure::input)?)
             }
             None if searches => {
                 return Err(Failure::input(
-                    "latent and gifd search what a generator makes: add --generator DIR, the folder of `nabla train generator`",
+                    "latent, gifd, gias and ggl search what a generator makes: add --generator DIR, the folder of `nabla train generator`",
                 ));
             }
             Some(_) => {
                 return Err(Failure::input(
-                    "--generator is for latent and gifd, but the attack is another one",
+                    "--generator is for latent, gifd, gias and ggl, but the attack is another one",
                 ));
             }
             None => None,
@@ -213,10 +254,17 @@ impl Arguments {
                 "--radii is for gifd, but the attack is another one",
             ));
         }
+        if self.restarts.is_some() && !attack.restarts() {
+            return Err(Failure::input(
+                "--restarts is for latent, gifd, gias and grad-inversion, but the attack is another one",
+            ));
+        }
+        let steps = self.steps.unwrap_or(GENERATOR_STEPS);
+        let restarts = self.restarts.unwrap_or(RESTARTS);
         let gifd = |radii: Vec<f64>| {
             Attack::Gifd(GifdConfig {
-                steps: self.steps.unwrap_or(GENERATOR_STEPS),
-                restarts: self.restarts,
+                steps,
+                restarts,
                 radii,
                 ..GifdConfig::default()
             })
@@ -236,6 +284,21 @@ impl Arguments {
                     ..default
                 })
             }
+            Method::GradInversion => Attack::GradInversion(GradInversionConfig {
+                steps: self.steps.unwrap_or(SEEDED_STEPS),
+                seeds: self.restarts.unwrap_or(SEEDS),
+                ..GradInversionConfig::default()
+            }),
+            Method::Gias => Attack::Gias(GiasConfig {
+                latent_steps: steps,
+                weight_steps: 2 * steps,
+                restarts,
+                ..GiasConfig::default()
+            }),
+            Method::Ggl => Attack::Ggl(GglConfig {
+                generations: self.steps.unwrap_or(GENERATIONS),
+                ..GglConfig::default()
+            }),
             Method::Latent => gifd(Vec::new()),
             Method::Gifd if self.radii.is_empty() => {
                 let stages = generator.as_ref().map_or(0, StagedGenerator::stages);
@@ -253,6 +316,13 @@ impl Arguments {
 
 /// Steps of each stage of an attack through a generator.
 const GENERATOR_STEPS: usize = 300;
+/// Its restarts.
+const RESTARTS: usize = 2;
+/// Generations of an attack without derivatives, of 50 points each.
+const GENERATIONS: usize = 100;
+/// Steps of an attack by several searches of pixels, and the searches.
+const SEEDED_STEPS: usize = 1000;
+const SEEDS: usize = 4;
 /// The radius of the first ball of features; each next one is three times as large, as the features are wider.
 const RADIUS: f64 = 10.0;
 
@@ -276,6 +346,13 @@ impl Attacking<'_> {
         let victim = Victim::new(model, &self.scaling, self.secret.shape).map_err(failed)?;
         for defence in self.defences {
             defence.validate().map_err(failed)?;
+        }
+        if matches!(self.attack, Attack::GradInversion(_))
+            && !victim.has_batch_statistics(self.secret.shape)
+        {
+            self.context.note_at_end(
+                "the network has no batch normalisation that was trained, so grad-inversion matches no statistics of one",
+            );
         }
         let progress = self.context.progress();
         let mut leaks = Vec::with_capacity(self.defences.len());
@@ -331,6 +408,9 @@ impl Job for Arguments {
                 "{} is no picture that can be written: name it .png",
                 path.display()
             )));
+        }
+        if let Some(path) = &self.out {
+            check_writable(path)?;
         }
         let device = self.device.open()?;
         // The attacker gets pixels, not numbers that all pictures have a part in.
@@ -418,6 +498,7 @@ impl Job for Arguments {
                 defence,
                 cost: leak.cost,
                 labels: leak.labels.clone(),
+                label_source: leak.label_source,
                 psnr: leak.psnr.clone(),
                 ssim: leak.ssim.clone(),
                 perceptual: perceptual(&truth, &maps(&leak.pictures)?),
@@ -477,9 +558,23 @@ fn described(defence: Defence) -> String {
         Defence::Noise { deviation } => format!("noise {deviation}"),
         Defence::Clip { norm } => format!("clip {norm}"),
         Defence::Sparsify { percentile } => format!("sparsify {percentile} %"),
-        Defence::Sketch { share } => format!("sketch {share}"),
+        Defence::Sketch { share, family } => {
+            format!(
+                "sketch {share}, {}",
+                family.choice_name().unwrap_or("identity")
+            )
+        }
         Defence::Soteria { share } => format!("soteria {share}"),
         Defence::Private { norm, noise } => format!("dp clip {norm}, noise {noise}"),
+    }
+}
+
+fn told_labels(source: LabelSource, right: bool) -> &'static str {
+    match (source, right) {
+        (LabelSource::Known, _) => "known",
+        (LabelSource::Given, _) => "given",
+        (LabelSource::Inferred | LabelSource::Searched, true) => "right",
+        (LabelSource::Inferred | LabelSource::Searched, false) => "wrong",
     }
 }
 
@@ -505,12 +600,7 @@ fn told(audited: &Audited<'_>, out: Option<&Path>) -> String {
             format!("{:.3}", mean(&line.ssim)),
             format!("{:.3}", mean(&line.perceptual)),
             format!("{:.2e}", line.cost),
-            if line.labels == wanted {
-                "right"
-            } else {
-                "wrong"
-            }
-            .to_owned(),
+            told_labels(line.label_source, line.labels == wanted).to_owned(),
         ]);
     }
     let mut told = format!(
@@ -521,6 +611,13 @@ fn told(audited: &Audited<'_>, out: Option<&Path>) -> String {
         audited.data,
         table(&cells),
     );
+    if audited
+        .defences
+        .iter()
+        .any(|line| line.label_source == LabelSource::Given)
+    {
+        told += "given: the sketch is too short to tell the labels, so the attacker was told\n";
+    }
     if let Some(out) = out {
         told += &format!(
             "{}: the true pictures, and below them those rebuilt, in the order of the table\n",

@@ -1,28 +1,30 @@
 //! `nabla train generator`: a small generator of pictures for `nabla audit leakage --generator DIR`.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use nabla::base::progress::ProgressSink;
 use nabla::base::words::duration;
-use nabla::private::leakage::decoder::{
-    DecoderConfig, DecoderError, DecoderTraining, train_decoder,
-};
+use nabla::private::leakage::decoder::DecoderConfig;
+use nabla::private::leakage::decoder_training::DecoderTraining;
 use nabla::train::data_set::{DataConfig, DataSet, Standardization};
+use nabla::train::error::TrainingError;
 use nabla::train::examples::InputShape;
+use nabla::train::experiment::files;
 use serde::Serialize;
 
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::loss_plot::mean;
+use crate::recipe_file::create_folder;
 use crate::seeds::SeedFlag;
+use crate::training_progress::TrainingProgress;
 
 /// The command line of the job.
 #[derive(Args)]
 pub struct Arguments {
-    /// The folder of the generator
+    /// The folder of the generator, where an interrupted training continues
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     /// The pictures: digits, fashion, or a folder with those of a data set
@@ -43,13 +45,10 @@ pub struct Arguments {
     device: DeviceFlag,
 }
 
-impl From<DecoderError> for Failure {
-    fn from(error: DecoderError) -> Self {
-        match error {
-            DecoderError::NotFinite(_) => Self::run(error),
-            DecoderError::Stopped => Self::interrupted(),
-            other => Self::input(other),
-        }
+fn failed(error: TrainingError) -> Failure {
+    match error.is_failure() {
+        true => Failure::run(error),
+        false => Failure::input(error),
     }
 }
 
@@ -99,34 +98,36 @@ impl Job for Arguments {
             ..DecoderTraining::default()
         };
         let begun = Instant::now();
+        let mut trainer = training
+            .trainer(&config, &data.training.features, &device)
+            .map_err(failed)?;
+        let checkpoint = self.out.join(files::CHECKPOINT);
+        if checkpoint.exists() {
+            trainer = trainer.resume(&checkpoint).map_err(failed)?;
+        }
+        create_folder(&self.out)?;
         let progress = context.progress();
-        let mut losses = Vec::new();
-        let features = &data.training.features;
-        let decoder = train_decoder(
-            &config,
-            training,
-            features,
-            &device,
-            &mut |_, steps, loss| {
-                if losses.is_empty() {
-                    progress.begin("training the generator", steps as u64);
-                }
-                losses.push(loss);
-                progress.advance(1);
-                match context.go_on() {
-                    ControlFlow::Continue(()) => ControlFlow::Continue(()),
-                    ControlFlow::Break(()) => ControlFlow::Break(()),
-                }
-            },
-        )?;
+        let mut told = TrainingProgress::new(progress, "training the generator");
+        trainer
+            .run(Some(&checkpoint), &mut |step| {
+                told.step(step.step, step.steps, &step.record);
+                context.go_on()
+            })
+            .map_err(failed)?;
+        context.check()?;
         progress.finish();
-        decoder.save(&config, &self.out)?;
+        trainer
+            .model()
+            .decoder()
+            .save(&config, &self.out)
+            .map_err(Failure::input)?;
+        let losses = trainer.history().losses();
         let tail = &losses[losses.len() - losses.len().div_ceil(10)..];
         let trained = Trained {
             folder: self.out.clone(),
             pictures: data.training.len(),
             steps: losses.len(),
-            loss: tail.iter().sum::<f64>() / tail.len() as f64,
+            loss: mean(tail),
             seconds: begun.elapsed().as_secs_f64(),
         };
         context.report(&trained, || {

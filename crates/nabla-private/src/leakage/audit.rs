@@ -16,10 +16,13 @@ use serde::{Deserialize, Serialize};
 use super::defence::{Defence, Hidden, Observed};
 use super::dlg::{DlgConfig, dlg, soft_label_loss};
 use super::error::LeakageError;
+use super::ggl::{GglConfig, ggl, supposed};
+use super::gias::{GiasConfig, gias};
 use super::gifd::{GifdConfig, gifd};
+use super::grad_inversion::{GradInversionConfig, are_trained, grad_inversion, layer_distance};
 use super::gradient_oracle::{Distance, GradientOracle, Objective};
 use super::inverting_gradients::{InvertingConfig, inverting_gradients};
-use super::labels::infer_labels;
+use super::labels::{LabelRule, infer_labels, infer_labels_from_sketch};
 use super::picture_quality::{MOST_PICTURES, matched, psnr, ssim};
 use super::soteria::hidden_features;
 use super::staged_generator::StagedGenerator;
@@ -28,12 +31,42 @@ use super::staged_generator::StagedGenerator;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Attack {
-    /// Pixels and labels by the squared error.
+    /// Pixels by the squared error, and labels too unless they are known.
     Dlg(DlgConfig),
     /// Pixels by the cosine.
     InvertingGradients(InvertingConfig),
+    /// Pixels of a batch by several searches.
+    GradInversion(GradInversionConfig),
     /// A generator's latent vector and features.
     Gifd(GifdConfig),
+    /// A generator's latent vector and weights.
+    Gias(GiasConfig),
+    /// A generator's latent vector without derivatives.
+    Ggl(GglConfig),
+}
+
+impl Attack {
+    /// What of the last layer's rows it infers labels from.
+    fn label_rule(&self) -> LabelRule {
+        match self {
+            Self::GradInversion(_) => LabelRule::Minima,
+            _ => LabelRule::Sums,
+        }
+    }
+}
+
+/// Where an attack has its labels from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelSource {
+    /// The attacker knew them.
+    Known,
+    /// Inferred from what was observed.
+    Inferred,
+    /// Given to the attacker, since a sketch so short does not tell them.
+    Given,
+    /// Searched together with the pictures.
+    Searched,
 }
 
 /// The pictures of a batch, which the attacker wants.
@@ -88,8 +121,10 @@ impl Secret {
 pub struct Leak {
     /// The pictures, in the order of the true ones.
     pub pictures: Vec<Vec<f32>>,
-    /// The labels that the attacker took, rising; those that DLG found.
+    /// The labels that the attacker took, rising.
     pub labels: Vec<u32>,
+    /// Where it has them from.
+    pub label_source: LabelSource,
     /// The distance of the gradients.
     pub cost: f64,
     /// The PSNR of each picture, in dB.
@@ -195,25 +230,58 @@ impl<M: Classifier> Victim<M> {
         Ok(last.name().to_owned())
     }
 
-    /// The labels of a batch, as far as an observed gradient of full length tells.
+    /// The labels of a batch, as far as what is observed tells them.
     fn inferred(
         &self,
         observed: &Observed,
         secret: &Secret,
-    ) -> Result<Option<Vec<u32>>, LeakageError> {
-        if observed.values.dims() != [self.layout.total_length()] {
-            return Ok(None);
-        }
+        rule: LabelRule,
+    ) -> Result<Option<Vec<usize>>, LeakageError> {
+        let batch = secret.labels.len();
         let last = self.last_layer(secret.classes)?;
+        if let Some(sketch) = observed.sketch() {
+            let entry = self.layout.entry(last.as_str())?;
+            let [features, classes] = [0, 1].map(|dim| entry.shape()[dim]);
+            let (offset, values) = (entry.offset(), observed.numbers()?);
+            return infer_labels_from_sketch(sketch, &values, offset, [features, classes], batch);
+        }
         let matrix: Tensor<2> = self.layout.slice_shaped(last.as_str(), &observed.values)?;
-        let labels = infer_labels(&matrix, secret.labels.len())?;
-        Ok(Some(labels.into_iter().map(|label| label as u32).collect()))
+        Ok(Some(infer_labels(&matrix, batch, rule)?))
+    }
+
+    /// The labels that an attacker takes, rising, and where it has them from.
+    fn taken(
+        &self,
+        observed: &Observed,
+        secret: &Secret,
+        rule: LabelRule,
+        known: bool,
+    ) -> Result<(Vec<u32>, LabelSource), LeakageError> {
+        let mut sorted = secret.labels.clone();
+        sorted.sort_unstable();
+        if known {
+            return Ok((sorted, LabelSource::Known));
+        }
+        Ok(match self.inferred(observed, secret, rule)? {
+            Some(labels) => {
+                let labels = labels.into_iter().map(|label| label as u32);
+                (labels.collect(), LabelSource::Inferred)
+            }
+            None => (sorted, LabelSource::Given),
+        })
+    }
+
+    /// Whether the network has batch normalisations with statistics of a training, which [`grad_inversion`] matches.
+    pub fn has_batch_statistics(&self, shape: [usize; 3]) -> bool {
+        let pixels = shape.iter().product();
+        let zeros = Tensor::<2>::zeros([1, pixels], &self.device).autodiff();
+        are_trained(&self.model.batch_statistics(self.scaled(zeros)))
     }
 
     /// Attacks the gradient of a batch.
     ///
-    /// - `known`: whether the attacker knows the labels. Otherwise they are inferred, where the gradient has its full
-    ///   length; from a sketch they cannot be
+    /// - `known`: whether the attacker knows the labels. Otherwise they are inferred, from a sketch only if it is long enough
+    ///   to tell
     ///
     /// # Errors
     /// If a value is out of range, a generator is missing or makes other pictures, or no candidate has a finite cost.
@@ -229,60 +297,75 @@ impl<M: Classifier> Victim<M> {
         let batch = secret.labels.len();
         range::at_least("number of pictures", batch, 1)?;
         let observed = self.observed(secret, defence, seed)?;
-        let mut sorted = secret.labels.clone();
-        sorted.sort_unstable();
-        let labels = match known {
-            true => sorted,
-            false => self.inferred(&observed, secret)?.unwrap_or(sorted),
-        };
         let device = &self.device;
-        let (rebuilt, labels, cost) = match attack {
-            Attack::Dlg(config) => self.by_dlg(secret, &observed, *config, seed)?,
-            Attack::InvertingGradients(config) => {
-                let found = self.by_cosine(&labels, &observed, |objective| {
-                    inverting_gradients(objective, batch, secret.shape, *config, seed, device)
-                })?;
-                (found.pictures, labels, found.cost)
-            }
-            Attack::Gifd(config) => {
-                let generator = generator.ok_or(LeakageError::NoGenerator)?;
-                let (found, expected) = (generator.shape(), secret.shape);
-                if found != expected {
-                    let [found, expected] = [found, expected].map(|s| s.iter().product());
-                    return Err(LeakageError::Pictures { expected, found });
-                }
-                let found = self.by_cosine(&labels, &observed, |objective| {
-                    gifd(objective, generator, batch, config, seed, device)
-                })?;
-                (found.pictures, labels, found.cost)
-            }
-        };
-        let pixels: usize = secret.shape.iter().product();
-        let values: Vec<f32> = rebuilt.clamp(0.0, 1.0).into_data().iter().collect();
-        let rebuilt: Vec<Vec<f32>> = values.chunks_exact(pixels).map(<[f32]>::to_vec).collect();
-        let order = matched(&secret.pictures, &rebuilt)?;
-        let pictures: Vec<Vec<f32>> = order.into_iter().map(|i| rebuilt[i].clone()).collect();
-        let pairs = || secret.pictures.iter().zip(&pictures);
-        Ok(Leak {
-            psnr: pairs().map(|(a, b)| psnr(a, b)).collect(),
-            ssim: pairs().map(|(a, b)| ssim(a, b, secret.shape)).collect(),
-            pictures,
-            labels,
-            cost,
-        })
-    }
-
-    /// A search of pictures with these labels by the direction of their gradient.
-    fn by_cosine<T>(
-        &self,
-        labels: &[u32],
-        observed: &Observed,
-        search: impl FnOnce(&Objective<'_>) -> Result<T, LeakageError>,
-    ) -> Result<T, LeakageError> {
-        let own = self.labels(labels);
+        if let (Attack::Dlg(config), false) = (attack, known) {
+            let (rebuilt, labels, cost) = self.by_dlg(secret, &observed, *config, seed)?;
+            return leak(secret, rebuilt, cost, labels, LabelSource::Searched);
+        }
+        let rule = attack.label_rule();
+        let (labels, source) = self.taken(&observed, secret, rule, known)?;
+        let own = self.labels(&labels);
         let loss = |model: &M, x: Tensor<2>| self.loss(model, x, &own);
         let oracle = GradientOracle::new(self.model.clone(), loss)?;
-        search(&|x: &Tensor<2>| oracle.matched(x, observed, Distance::Cosine))
+        let cosine = |x: &Tensor<2>| oracle.matched(x, &observed, Distance::Cosine);
+        let cosine: &Objective<'_> = &cosine;
+        let generator = || fitting(generator, secret.shape);
+        let (rebuilt, cost) = match attack {
+            // Pixels alone, as the labels are known.
+            Attack::Dlg(config) => {
+                let objective =
+                    |x: &Tensor<2>| oracle.matched(x, &observed, Distance::SquaredError);
+                let size = [batch, secret.shape.iter().product()];
+                let found = dlg(&objective, size, *config, seed, device)?;
+                (found.unknowns, found.cost)
+            }
+            Attack::InvertingGradients(config) => {
+                let shape = secret.shape;
+                let found = inverting_gradients(cosine, batch, shape, *config, seed, device)?;
+                (found.pictures, found.cost)
+            }
+            Attack::GradInversion(config) => {
+                let lengths = self.layer_lengths(&observed);
+                let objective = |x: &Tensor<2>| {
+                    oracle.matched_by(x, &observed, |found, observed| {
+                        layer_distance(found, observed, &lengths)
+                    })
+                };
+                let statistics = |x: Tensor<2>| self.model.batch_statistics(self.scaled(x));
+                let (shape, config) = (secret.shape, *config);
+                let found =
+                    grad_inversion(&objective, &statistics, batch, shape, config, seed, device)?;
+                (found.pictures, found.cost)
+            }
+            Attack::Gifd(config) => {
+                let found = gifd(cosine, generator()?, batch, config, seed, device)?;
+                (found.pictures, found.cost)
+            }
+            Attack::Gias(config) => {
+                let found = gias(cosine, generator()?, batch, *config, seed, device)?;
+                (found.pictures, found.cost)
+            }
+            Attack::Ggl(config) => {
+                let seen = supposed(&observed, defence, &self.layout)?;
+                let cost = |x: &Tensor<2>| oracle.cost(x, &seen, Distance::SquaredError);
+                let tensors = self.layout.entries().len();
+                let found = ggl(&cost, generator()?, batch, tensors, *config, seed, device)?;
+                (found.pictures, found.cost)
+            }
+        };
+        leak(secret, rebuilt, cost, labels, source)
+    }
+
+    /// The lengths of the parameters in what is observed, of which a sketch is one.
+    fn layer_lengths(&self, observed: &Observed) -> Vec<usize> {
+        let [length] = observed.values.dims();
+        match observed.sketch() {
+            Some(_) => vec![length],
+            None => {
+                let entries = self.layout.entries().iter();
+                entries.map(|entry| entry.num_elements()).collect()
+            }
+        }
     }
 
     fn by_dlg(
@@ -308,6 +391,46 @@ impl<M: Classifier> Victim<M> {
         labels.sort_unstable();
         Ok((found.unknowns.narrow(1, 0, pixels), labels, found.cost))
     }
+}
+
+/// The generator, if there is one of such pictures.
+fn fitting(
+    generator: Option<&dyn StagedGenerator>,
+    expected: [usize; 3],
+) -> Result<&dyn StagedGenerator, LeakageError> {
+    let generator = generator.ok_or(LeakageError::NoGenerator)?;
+    let found = generator.shape();
+    match found == expected {
+        true => Ok(generator),
+        false => {
+            let [found, expected] = [found, expected].map(|s| s.iter().product());
+            Err(LeakageError::Pictures { expected, found })
+        }
+    }
+}
+
+/// What was rebuilt, `[batch, pixels]`, in the order of the true pictures and measured.
+fn leak(
+    secret: &Secret,
+    rebuilt: Tensor<2>,
+    cost: f64,
+    labels: Vec<u32>,
+    label_source: LabelSource,
+) -> Result<Leak, LeakageError> {
+    let pixels: usize = secret.shape.iter().product();
+    let values: Vec<f32> = rebuilt.clamp(0.0, 1.0).into_data().iter().collect();
+    let rebuilt: Vec<Vec<f32>> = values.chunks_exact(pixels).map(<[f32]>::to_vec).collect();
+    let order = matched(&secret.pictures, &rebuilt)?;
+    let pictures: Vec<Vec<f32>> = order.into_iter().map(|i| rebuilt[i].clone()).collect();
+    let pairs = || secret.pictures.iter().zip(&pictures);
+    Ok(Leak {
+        psnr: pairs().map(|(a, b)| psnr(a, b)).collect(),
+        ssim: pairs().map(|(a, b)| ssim(a, b, secret.shape)).collect(),
+        pictures,
+        labels,
+        label_source,
+        cost,
+    })
 }
 
 /// Pictures as the rows of a tensor, `[pictures, pixels]`.

@@ -1,30 +1,18 @@
-//! A small staged generator, the decoder of a variational autoencoder, and its training.
+//! A small staged generator: the decoder of a [variational autoencoder](super::decoder_training).
 //!
 //! ```text
-//! encoder: x → (μ, ln σ²) ∈ Rˡ × Rˡ,      z = μ + σ N(0, I)
-//! decoder: z → tanh(W_1 z + b_1) → … → sigmoid(W_N h + b_N)        one linear layer a stage
-//! loss:    Σ_pixels (x − G(z))²/2s² + ½ Σ (μ² + σ² − 1 − ln σ²)    mean over the batch
+//! z → tanh(W_1 z + b_1) → … → sigmoid(W_N h + b_N)        one linear layer a stage
 //! ```
-//!
-//! so that pictures come from `z ~ N(0, I)`, where an attack starts.
-//!
-//! Source: Kingma, Welling, *Auto-Encoding Variational Bayes*, 2013, arXiv 1312.6114.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::module::{Initializer, Module};
 use burn::nn::{Linear, LinearConfig};
-use burn::optim::{AdamConfig, GradientsParams};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use nabla_base::range::{self, OutOfRange};
-use nabla_grad::flat::FlatError;
-use nabla_grad::seeded_noise::SeededNoise;
 use nabla_kernels::activation::{sigmoid, tanh};
 use nabla_kernels::linear::linear;
-use nabla_train::initialization::he_normal;
 use nabla_train::network_folder::{NetworkFolder, NetworkFolderError};
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::staged_generator::StagedGenerator;
@@ -37,14 +25,10 @@ const FOLDER: NetworkFolder = NetworkFolder {
     config: CONFIG_FILE,
 };
 
-/// The streams of the seed; the first is that of the initial weights.
-const ORDER_STREAM: u64 = 1;
-const NOISE_STREAM: u64 = 2;
-
 /// The most numbers of a picture, and units of a layer.
 const MAX_WIDTH: usize = 65_536;
 
-/// The reason why a generator is not trained or read.
+/// The reason why a generator is not read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum DecoderError {
     /// Its folder cannot be read or written.
@@ -53,15 +37,6 @@ pub enum DecoderError {
     /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
-    /// The network has no weights.
-    #[error(transparent)]
-    Flat(#[from] FlatError),
-    /// The training ran away.
-    #[error("the loss of the generator was not finite in step {0}: lower the learning rate")]
-    NotFinite(usize),
-    /// The observer stopped it.
-    #[error("the training of the generator was stopped")]
-    Stopped,
 }
 
 /// The size of a [`Decoder`].
@@ -113,7 +88,7 @@ impl DecoderConfig {
     }
 }
 
-fn layers(widths: &[usize], device: &Device) -> Vec<Linear> {
+pub(super) fn layers(widths: &[usize], device: &Device) -> Vec<Linear> {
     let layer = |pair: &[usize]| {
         LinearConfig::new(pair[0], pair[1])
             .with_initializer(Initializer::Zeros)
@@ -146,19 +121,57 @@ impl StagedGenerator for Decoder {
     }
 
     fn stage(&self, k: usize, feature: Tensor<2>) -> Tensor<2> {
-        let feature = match feature.is_autodiff() {
-            true => feature,
-            false => feature.autodiff(),
+        self.activated(k, linear(&self.layers[k], tracked(feature)))
+    }
+
+    /// Each layer's matrix, row by row, and then its bias.
+    fn weights(&self) -> Tensor<1> {
+        let parts = self.layers.iter().flat_map(|layer| {
+            let matrix = layer.weight.val().flatten::<1>(0, 1);
+            [Some(matrix), layer.bias.as_ref().map(|bias| bias.val())]
+        });
+        Tensor::cat(parts.flatten().collect(), 0).without_autodiff()
+    }
+
+    fn pictures_by(&self, weights: Tensor<2>, latent: Tensor<2>) -> Tensor<2> {
+        let weights = tracked(weights);
+        let [batch, _] = weights.dims();
+        let mut at = 0;
+        let mut next = |length: usize| {
+            at += length;
+            weights.clone().narrow(1, at - length, length)
         };
-        let h = linear(&self.layers[k], feature);
-        match k + 1 == self.layers.len() {
-            true => sigmoid(h),
-            false => tanh(h),
+        let mut h = tracked(latent); // [batch, features]
+        for (k, layer) in self.layers.iter().enumerate() {
+            let [inputs, outputs] = layer.weight.dims();
+            let matrix = next(inputs * outputs).reshape([batch, inputs, outputs]);
+            let product = h.unsqueeze_dim::<3>(1).matmul(matrix); // [batch, 1, outputs]
+            let mut sums = product.reshape([batch, outputs]);
+            if layer.bias.is_some() {
+                sums = sums + next(outputs);
+            }
+            h = self.activated(k, sums);
         }
+        h
+    }
+}
+
+fn tracked(x: Tensor<2>) -> Tensor<2> {
+    match x.is_autodiff() {
+        true => x,
+        false => x.autodiff(),
     }
 }
 
 impl Decoder {
+    /// What stage `k`, from 0, makes of its sums.
+    fn activated(&self, k: usize, sums: Tensor<2>) -> Tensor<2> {
+        match k + 1 == self.layers.len() {
+            true => sigmoid(sums),
+            false => tanh(sums),
+        }
+    }
+
     /// Writes it to a folder.
     ///
     /// # Errors
@@ -180,177 +193,11 @@ impl Decoder {
     }
 }
 
-/// How a [`Decoder`] is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DecoderTraining {
-    /// Default 12.
-    pub epochs: usize,
-    /// Default 64.
-    pub batch: usize,
-    /// Of Adam. Default 0.002.
-    pub learning_rate: f64,
-    /// `s`, how far pixels may be off. Default 0.1.
-    pub deviation: f64,
-    /// Default 42.
-    pub seed: u64,
-}
-
-impl Default for DecoderTraining {
-    fn default() -> Self {
-        Self {
-            epochs: 12,
-            batch: 64,
-            learning_rate: 0.002,
-            deviation: 0.1,
-            seed: 42,
-        }
-    }
-}
-
-/// The encoder beside the decoder.
-#[derive(Module, Debug)]
-struct Autoencoder {
-    encoder: Vec<Linear>,
-    decoder: Decoder,
-}
-
-impl Autoencoder {
-    /// The loss of pictures, `[batch, pixels]`, with noise `[batch, latent]`.
-    fn loss(&self, x: Tensor<2>, noise: Tensor<2>, deviation: f64) -> Tensor<1> {
-        let last = self.encoder.len() - 1;
-        let code = self
-            .encoder
-            .iter()
-            .enumerate()
-            .fold(x.clone(), |h, (i, layer)| {
-                let h = linear(layer, h);
-                if i == last { h } else { tanh(h) }
-            });
-        let latent = self.decoder.latent;
-        let mean = code.clone().narrow(1, 0, latent);
-        let log_variance = code.narrow(1, latent, latent);
-        let z = mean.clone() + noise * (log_variance.clone() * 0.5).exp();
-        let error = (self.decoder.pictures(0, z) - x).square().sum_dim(1);
-        let error = error / (2.0 * deviation * deviation);
-        let divergence = mean.square() + log_variance.clone().exp() - 1.0 - log_variance;
-        (error + divergence.sum_dim(1) * 0.5).mean()
-    }
-}
-
-/// Trains a decoder.
-///
-/// - `pictures`: in `[0, 1]`, `[examples, pixels]`, row by row
-/// - `observe`: is told the step, from 1, the number of steps and the loss
-///
-/// # Errors
-/// If a setting is out of range, or the training runs away or is stopped.
-pub fn train_decoder(
-    config: &DecoderConfig,
-    training: DecoderTraining,
-    pictures: &[f32],
-    device: &Device,
-    observe: &mut dyn FnMut(usize, usize, f64) -> ControlFlow<()>,
-) -> Result<Decoder, DecoderError> {
-    range::at_least("number of epochs", training.epochs, 1)?;
-    range::at_least("size of a batch", training.batch, 1)?;
-    range::positive("learning rate", training.learning_rate)?;
-    range::positive("deviation of the pixels", training.deviation)?;
-    let plain = device.clone().without_autodiff();
-    let device = plain.clone().autodiff();
-    let decoder = config.init(&device)?;
-    let pixels: usize = config.shape.iter().product();
-    let widths: Vec<usize> = [pixels]
-        .into_iter()
-        .chain(config.hidden.iter().rev().copied())
-        .chain([2 * config.latent])
-        .collect();
-    let mut model = Autoencoder {
-        encoder: layers(&widths, &device),
-        decoder,
-    };
-    model = he_normal(model, training.seed)?;
-    let count = pictures.len() / pixels;
-    range::at_least("number of pictures", count, 1)?;
-    let [mut draws, mut noise] =
-        [ORDER_STREAM, NOISE_STREAM].map(|stream| SeededNoise::new(training.seed, stream));
-    let mut adam = AdamConfig::new().with_epsilon(1e-8).init();
-    let steps = training.epochs * count.div_ceil(training.batch);
-    let mut order: Vec<usize> = (0..count).collect();
-    let mut step = 0;
-    for _ in 0..training.epochs {
-        order.shuffle(&mut draws);
-        for chosen in order.chunks(training.batch) {
-            let rows = chosen.iter();
-            let rows = rows.flat_map(|&i| &pictures[i * pixels..(i + 1) * pixels]);
-            let rows: Vec<f32> = rows.copied().collect();
-            let x = Tensor::from_data(TensorData::new(rows, [chosen.len(), pixels]), &plain);
-            let z = noise.normal([chosen.len(), config.latent], &plain);
-            let loss = model.loss(x.autodiff(), z.autodiff(), training.deviation);
-            let value = loss.clone().into_scalar::<f64>();
-            step += 1;
-            if !value.is_finite() {
-                return Err(DecoderError::NotFinite(step));
-            }
-            let gradients = GradientsParams::from_grads(loss.backward(), &model);
-            model = adam.step(training.learning_rate, model, gradients);
-            if observe(step, steps, value).is_break() {
-                return Err(DecoderError::Stopped);
-            }
-        }
-    }
-    Ok(model.decoder.no_grad())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Pictures of four pixels that are one number: a code of one number is enough.
-    #[test]
-    fn a_trained_decoder_makes_such_pictures_and_is_read_back() {
-        let config = DecoderConfig {
-            shape: [1, 2, 2],
-            latent: 1,
-            hidden: vec![8],
-        };
-        let pictures: Vec<f32> = (0..200).flat_map(|i| [i as f32 / 200.0; 4]).collect();
-        let training = DecoderTraining {
-            epochs: 60,
-            batch: 20,
-            learning_rate: 0.01,
-            ..DecoderTraining::default()
-        };
-        let device = Device::flex();
-        let mut losses = Vec::new();
-        let decoder = train_decoder(&config, training, &pictures, &device, &mut |_, _, loss| {
-            losses.push(loss);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-        assert_eq!(losses.len(), 600);
-        assert!(losses[599] < 0.7 * losses[0]);
-        let z = SeededNoise::new(1, 0).normal::<2>([50, 1], &device);
-        let made = |decoder: &Decoder| -> Vec<f64> {
-            let made = decoder.pictures(0, z.clone()).without_autodiff();
-            made.into_data().iter().collect()
-        };
-        let found = made(&decoder);
-        for picture in found.chunks(4) {
-            let mean = picture.iter().sum::<f64>() / 4.0;
-            assert!(
-                picture.iter().all(|p| (p - mean).abs() < 0.15),
-                "{picture:?}"
-            );
-        }
-        let folder = tempfile::tempdir().unwrap();
-        decoder.save(&config, folder.path()).unwrap();
-        let again = made(&Decoder::load(folder.path(), &device).unwrap());
-        // Weights are kept in half precision.
-        assert!(nabla_base::vector::distance(&found, &again) < 0.05);
-        let missing = Decoder::load(&folder.path().join("none"), &device);
-        assert!(matches!(missing, Err(DecoderError::Folder(_))));
-    }
+    use nabla_grad::seeded_noise::SeededNoise;
+    use nabla_train::initialization::he_normal;
 
     #[test]
     fn sizes_out_of_range_are_refused() {
@@ -361,13 +208,23 @@ mod tests {
         assert!(config.init(&Device::flex()).is_err());
         let huge = DecoderConfig::of([usize::MAX, 2, 2]);
         assert!(huge.init(&Device::flex()).is_err());
-        let none = train_decoder(
-            &DecoderConfig::of([1, 2, 2]),
-            DecoderTraining::default(),
-            &[],
-            &Device::flex(),
-            &mut |_, _, _| ControlFlow::Continue(()),
-        );
-        assert!(matches!(none, Err(DecoderError::Range(_))));
+    }
+
+    /// One decoder of the same weights for each row is one decoder.
+    #[test]
+    fn pictures_by_the_own_weights_are_the_pictures() {
+        let device = Device::flex().autodiff();
+        let config = DecoderConfig {
+            latent: 3,
+            hidden: vec![5, 7],
+            shape: [1, 2, 3],
+        };
+        let decoder = he_normal(config.init(&device).unwrap(), 4).unwrap();
+        let z = SeededNoise::new(1, 0).normal::<2>([4, 3], &Device::flex());
+        let weights = decoder.weights();
+        assert_eq!(weights.dims(), [3 * 5 + 5 + 5 * 7 + 7 + 7 * 6 + 6]);
+        let weights = weights.unsqueeze_dim::<2>(0).repeat_dim(0, 4);
+        let apart = decoder.pictures_by(weights, z.clone()) - decoder.pictures(0, z);
+        assert!(apart.abs().max().into_scalar::<f32>() < 1e-6);
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | none | `g` | identity |
 //! | noise | `g + σ N(0, I)`, `σ` absolute | identity |
-//! | clipping | `g · min(1, C/‖g‖)`: no effect on a cosine | identity |
+//! | clipping | `g · min(1, C/‖g‖)`: no effect on a cosine | identity, or clipping to a [supposed](Observed::supposed_clipped) norm |
 //! | sparsification | each tensor's entries below the `p`-th percentile of its magnitudes are 0 | the same, by its own threshold |
 //! | sketch | `S g` with a random `S` that both know | `S` |
 //! | Soteria | rows of the last matrix are 0, see [`soteria`](super::soteria) | where the observed numbers are 0 |
@@ -19,7 +19,7 @@ use burn::tensor::{Tensor, TensorData};
 use nabla_base::range;
 use nabla_grad::flat::ParameterLayout;
 use nabla_grad::seeded_noise::SeededNoise;
-use nabla_grad::sketch::{LinearSketch, Srht};
+use nabla_grad::sketch::{DrawnSketch, LinearSketch, SketchFamily};
 use serde::{Deserialize, Serialize};
 
 use super::error::LeakageError;
@@ -50,10 +50,13 @@ pub enum Defence {
         /// `p`, in percent. 20 in the official code.
         percentile: f64,
     },
-    /// A subsampled randomised Hadamard transform; other sketches by [`Observed::sketched`].
+    /// A random sketch.
     Sketch {
         /// Its length in the gradient's.
         share: f64,
+        /// How its matrix is drawn.
+        #[serde(default = "hadamard")]
+        family: SketchFamily,
     },
     /// Rows of the last layer's matrix are zero.
     Soteria {
@@ -70,13 +73,17 @@ pub enum Defence {
     },
 }
 
+fn hadamard() -> SketchFamily {
+    SketchFamily::Srht
+}
+
 nabla_base::choices! {
     Defence: "defence" {
         "none" => Self::None, "The gradient as it is";
         "noise" => Self::Noise { deviation: 0.01 }, "Normal noise of deviation 0.01";
         "clip" => Self::Clip { norm: 4.0 }, "Clipping to norm 4";
         "sparsify" => Self::Sparsify { percentile: 20.0 }, "Without the smallest 20 % of each parameter";
-        "sketch" => Self::Sketch { share: 0.01 }, "A sketch of a hundredth of the length";
+        "sketch" => Self::Sketch { share: 0.01, family: SketchFamily::Srht }, "A sketch of a hundredth of the length";
         "soteria" => Self::Soteria { share: 0.1 }, "Without a tenth of the last layer's features";
         "dp" => Self::Private { norm: 1.0, noise: 1.0 }, "Every example's gradient clipped to 1, and noise of deviation 1";
     }
@@ -103,6 +110,10 @@ pub struct Observed {
 enum View {
     /// The whole gradient.
     Whole,
+    /// The gradient clipped to a norm, whose factor counts as constant on the way back.
+    Clipped {
+        norm: f64,
+    },
     /// The entries of each parameter at or above a percentile.
     Largest {
         percentile: f64,
@@ -111,6 +122,8 @@ enum View {
     /// `[d]`, of ones and zeros.
     Mask(Box<Tensor<1>>),
     Sketch(Arc<dyn LinearSketch + Send + Sync>),
+    /// A factor, on the way back alone.
+    Scaled(f64),
 }
 
 /// The attacker's own gradient, seen in the same way.
@@ -131,7 +144,8 @@ impl Repeated {
         match &self.view {
             View::Mask(mask) => Ok(vector * (**mask).clone()),
             View::Sketch(sketch) => Ok(sketch.transposed(&vector)?),
-            View::Whole | View::Largest { .. } => Ok(vector),
+            View::Scaled(factor) => Ok(vector * *factor),
+            View::Whole | View::Clipped { .. } | View::Largest { .. } => Ok(vector),
         }
     }
 }
@@ -149,14 +163,53 @@ impl Observed {
     ///
     /// # Errors
     /// If the sketch is for vectors of another length.
-    pub fn sketched(
-        gradient: &Tensor<1>,
-        sketch: impl LinearSketch + Send + Sync + 'static,
-    ) -> Result<Self, LeakageError> {
-        Ok(Self {
-            values: sketch.apply(gradient)?,
-            view: View::Sketch(Arc::new(sketch)),
-        })
+    pub fn sketched(gradient: &Tensor<1>, sketch: DrawnSketch) -> Result<Self, LeakageError> {
+        Ok(Self::by_sketch(sketch.apply(gradient)?, sketch))
+    }
+
+    /// What was sent of a sketch, `[m]`, by a matrix that the attacker knows.
+    pub fn by_sketch(values: Tensor<1>, sketch: DrawnSketch) -> Self {
+        Self {
+            values,
+            view: View::Sketch(sketch.into()),
+        }
+    }
+
+    /// The same values, `[d]`, of which the attacker supposes that they were clipped to `norm`.
+    #[must_use]
+    pub fn supposed_clipped(&self, norm: f64) -> Self {
+        Self {
+            values: self.values.clone(),
+            view: View::Clipped { norm },
+        }
+    }
+
+    /// The same values, `[d]`, of which the attacker supposes that each parameter's smallest numbers are missing.
+    #[must_use]
+    pub fn supposed_sparsified(&self, percentile: f64, layout: &ParameterLayout) -> Self {
+        Self {
+            values: self.values.clone(),
+            view: View::Largest {
+                percentile,
+                lengths: lengths(layout),
+            },
+        }
+    }
+
+    /// The sketch, if it is one.
+    pub fn sketch(&self) -> Option<&dyn LinearSketch> {
+        match &self.view {
+            View::Sketch(sketch) => Some(&**sketch),
+            _ => None,
+        }
+    }
+
+    /// The values on the host.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn numbers(&self) -> Result<Vec<f64>, LeakageError> {
+        host(&self.values)
     }
 
     /// `A g` of the attacker's gradient `g`, `[d]`.
@@ -173,9 +226,14 @@ impl Observed {
             }),
         };
         let (values, view) = match &self.view {
-            View::Whole => {
+            View::Whole | View::Scaled(_) => {
                 check(self.values.dims()[0])?;
                 (gradient, View::Whole)
+            }
+            View::Clipped { norm: limit } => {
+                check(self.values.dims()[0])?;
+                let factor = (limit / norm(&gradient)?.max(f64::MIN_POSITIVE)).min(1.0);
+                (gradient * factor, View::Scaled(factor))
             }
             View::Mask(mask) => {
                 check(mask.dims()[0])?;
@@ -236,6 +294,12 @@ fn largest(
     Ok(like(mask, gradient))
 }
 
+/// Of each parameter.
+fn lengths(layout: &ParameterLayout) -> Vec<usize> {
+    let entries = layout.entries().iter();
+    entries.map(|entry| entry.num_elements()).collect()
+}
+
 fn clipped(gradient: &Tensor<1>, limit: f64) -> Result<Tensor<1>, LeakageError> {
     let length = norm(gradient)?;
     Ok(match length > limit {
@@ -271,7 +335,7 @@ impl Defence {
             Self::Sparsify { percentile } => {
                 range::within("percentile of sparsification", *percentile, 0.0..=100.0)?;
             }
-            Self::Sketch { share } => {
+            Self::Sketch { share, .. } => {
                 let holds = *share > 0.0 && *share <= 1.0;
                 range::check(holds, "share of the sketch", share, "above 0 and at most 1")?;
             }
@@ -315,8 +379,7 @@ impl Defence {
             Self::Noise { deviation } => Observed::whole(noisy(gradient, *deviation, seed)),
             Self::Clip { norm } => Observed::whole(clipped(&gradient, *norm)?),
             Self::Sparsify { percentile } => {
-                let entries = layout.entries().iter();
-                let lengths: Vec<usize> = entries.map(|entry| entry.num_elements()).collect();
+                let lengths = lengths(layout);
                 Observed {
                     values: gradient.clone() * largest(&gradient, *percentile, &lengths)?,
                     view: View::Largest {
@@ -325,10 +388,15 @@ impl Defence {
                     },
                 }
             }
-            Self::Sketch { share } => {
+            Self::Sketch { share, family } => {
                 let rows = ((share * found as f64).round() as usize).max(1);
+                let rows = match family {
+                    // Blocks of the same length.
+                    SketchFamily::Sparse { blocks } => rows.next_multiple_of((*blocks).max(1)),
+                    _ => rows,
+                };
                 let mut noise = SeededNoise::new(seed, SKETCH_STREAM);
-                Observed::sketched(&gradient, Srht::new(rows, found, &mut noise)?)?
+                Observed::sketched(&gradient, family.draw(rows, found, &mut noise)?)?
             }
             Self::Soteria { .. } => {
                 let entry = layout.entry(hidden.weight.as_str())?;
@@ -452,13 +520,51 @@ mod tests {
         assert!(wrong.is_err());
     }
 
+    /// Clipped to 1, the attacker's gradient of length 2 is half of itself, and slopes are halved on the way back.
+    #[test]
+    fn a_supposed_clipping_is_repeated() {
+        let observed = Observed::whole(gradient()).supposed_clipped(1.0);
+        let long = gradient() * (2.0 / norm(&gradient()).unwrap());
+        let repeated = observed.repeat(long.clone()).unwrap();
+        assert!((norm(&repeated.values).unwrap() - 1.0).abs() < 1e-6);
+        let back = repeated.adjoint(vector([1.0; 9])).unwrap();
+        assert!(host(&back).unwrap().iter().all(|v| (v - 0.5).abs() < 1e-6));
+        let short = observed.repeat(long * 0.25).unwrap();
+        assert!((norm(&short.values).unwrap() - 0.5).abs() < 1e-6);
+        let sparse = Observed::whole(gradient()).supposed_sparsified(50.0, &layout());
+        let repeated = sparse.repeat(gradient()).unwrap();
+        let expected = protected(&Defence::Sparsify { percentile: 50.0 });
+        assert_eq!(host(&repeated.values).unwrap(), expected);
+    }
+
+    #[test]
+    fn every_family_sketches() {
+        for choice in <SketchFamily as nabla_base::choices::Choices>::choices() {
+            let family = choice.value;
+            let found = protected(&Defence::Sketch { share: 0.5, family });
+            // 4.5 numbers, and a multiple of four blocks.
+            let expected = match family {
+                SketchFamily::Sparse { .. } => 8,
+                _ => 5,
+            };
+            assert_eq!(found.len(), expected, "{family:?}");
+        }
+        let older = r#"{"name": "sketch", "share": 0.1}"#;
+        let family = SketchFamily::Srht;
+        let read: Defence = serde_json::from_str(older).unwrap();
+        assert_eq!(read, Defence::Sketch { share: 0.1, family });
+    }
+
     #[test]
     fn what_is_out_of_range_is_refused() {
         for defence in [
             Defence::Noise { deviation: -1.0 },
             Defence::Clip { norm: 0.0 },
             Defence::Sparsify { percentile: 101.0 },
-            Defence::Sketch { share: 0.0 },
+            Defence::Sketch {
+                share: 0.0,
+                family: SketchFamily::Srht,
+            },
             Defence::Private {
                 norm: 1.0,
                 noise: f64::NAN,

@@ -41,8 +41,8 @@ pub(crate) struct Descent<'a> {
     pub(crate) rate: &'a dyn Fn(f64) -> f64,
     /// The slope of what is minimised, `[batch, unknowns]`.
     pub(crate) slope: &'a mut dyn FnMut(&Tensor<2>) -> Result<Tensor<2>, LeakageError>,
-    /// What is done to the point after each step.
-    pub(crate) then: &'a dyn Fn(Tensor<2>) -> Result<Tensor<2>, LeakageError>,
+    /// What is done to the point after a step of a learning rate.
+    pub(crate) then: &'a mut dyn FnMut(Tensor<2>, f64) -> Result<Tensor<2>, LeakageError>,
 }
 
 impl Descent<'_> {
@@ -58,7 +58,7 @@ impl Descent<'_> {
             let rate = (self.rate)(step as f64 / self.steps as f64);
             let gradients = point.gradients(slope);
             point = adam.step(rate, point, gradients);
-            let next = (self.then)(point.plain())?;
+            let next = (self.then)(point.plain(), rate)?;
             let leaf = next.autodiff().require_grad();
             point.value = point.value.map(|_| leaf);
         }

@@ -122,19 +122,19 @@ mod tests {
     use super::*;
     use crate::leakage::inverting_gradients::{InvertingConfig, inverting_gradients};
     use crate::leakage::pixel_prior::PixelPrior;
-    use crate::leakage::sigmoid_network::{SigmoidNetwork, label_loss};
+    use crate::leakage::small_network::{SmallNetwork, Units, label_loss};
     use crate::leakage::{Distance, GradientOracle, Observed};
 
     const PIXELS: usize = 9;
     const CLASSES: usize = 4;
 
     /// The secret, and what is observed of it.
-    fn secret() -> (SigmoidNetwork, Tensor<2>, Observed) {
+    fn secret() -> (SmallNetwork, Tensor<2>, Observed) {
         let device = Device::flex();
-        let network = SigmoidNetwork::new(PIXELS, 12, CLASSES, 5, &device).unwrap();
+        let network = SmallNetwork::new([PIXELS, 12, CLASSES], Units::Sigmoid, 5, &device).unwrap();
         let values = [[0.1, 0.2, 0.9, 0.4, 0.5, 0.6, 0.3, 0.8, 0.7]];
         let pictures = Tensor::<2>::from_floats(values, &device);
-        let oracle = GradientOracle::new(network.clone(), |n: &SigmoidNetwork, x| {
+        let oracle = GradientOracle::new(network.clone(), |n: &SmallNetwork, x| {
             label_loss(n.scores(x), &[2])
         })
         .unwrap();
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn pixels_and_label_are_found_together() {
         let (network, pictures, observed) = secret();
-        let oracle = GradientOracle::new(network, |n: &SigmoidNetwork, x: Tensor<2>| {
+        let oracle = GradientOracle::new(network, |n: &SmallNetwork, x: Tensor<2>| {
             let scores = n.scores(x.clone().narrow(1, 0, PIXELS));
             soft_label_loss(scores, x.narrow(1, PIXELS, CLASSES))
         })
@@ -172,10 +172,9 @@ mod tests {
     #[test]
     fn pixels_are_found_by_the_cosine() {
         let (network, pictures, observed) = secret();
-        let oracle = GradientOracle::new(network, |n: &SigmoidNetwork, x| {
-            label_loss(n.scores(x), &[2])
-        })
-        .unwrap();
+        let oracle =
+            GradientOracle::new(network, |n: &SmallNetwork, x| label_loss(n.scores(x), &[2]))
+                .unwrap();
         let objective = |x: &Tensor<2>| oracle.matched(x, &observed, Distance::Cosine);
         let config = InvertingConfig {
             steps: 800,

@@ -1,6 +1,7 @@
 //! What can go wrong in an attack.
 
 use nabla_base::range::OutOfRange;
+use nabla_grad::covariance_adaptation::AdaptationError;
 use nabla_grad::flat::FlatError;
 use nabla_grad::proximal::ProximalError;
 use nabla_grad::sketch::SketchError;
@@ -66,6 +67,9 @@ pub enum LeakageError {
         /// What the generator makes.
         found: usize,
     },
+    /// The search without derivatives cannot go on.
+    #[error(transparent)]
+    Adaptation(#[from] AdaptationError),
     /// An attack through a generator has none.
     #[error("the attack searches what a generator makes, but there is no generator")]
     NoGenerator,
@@ -78,4 +82,14 @@ pub enum LeakageError {
     /// No restart gave a finite cost.
     #[error("no restart of the attack had a finite cost: lower its learning rate")]
     NoRestart,
+}
+
+impl LeakageError {
+    /// Whether another start of the search may do better: this one ran away, or its pictures have no gradient.
+    pub(crate) fn is_of_one_start(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFinite(_) | Self::Zero("the gradient of the guess")
+        )
+    }
 }

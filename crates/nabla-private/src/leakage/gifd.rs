@@ -180,9 +180,7 @@ pub fn gifd(
         let start = SeededNoise::new(seed, restart as u64).normal(size, &device);
         let found = match one_restart(objective, generator, config, start) {
             // Other restarts may do better.
-            Err(LeakageError::NotFinite(_) | LeakageError::Zero("the gradient of the guess")) => {
-                continue;
-            }
+            Err(error) if error.is_of_one_start() => continue,
             found => found?,
         };
         let better = answer.as_ref().is_none_or(|best| found.cost < best.cost);
@@ -201,17 +199,18 @@ fn one_restart(
 ) -> Result<Gifd, LeakageError> {
     let shape = generator.shape();
     let also = |x: &Tensor<2>| config.prior.slope(x, shape);
-    let search = |k: usize,
-                  start: Tensor<2>,
-                  then: &dyn Fn(Tensor<2>) -> Result<Tensor<2>, LeakageError>| {
-        Descent {
-            steps: config.steps,
-            rate: &|share| config.learning_rate * learning_rate_factor(share),
-            slope: &mut |h| Ok(through_generator(generator, objective, &also, k, h)?.slope),
-            then,
-        }
-        .run(start)
-    };
+    let search =
+        |k: usize,
+         start: Tensor<2>,
+         then: &mut dyn FnMut(Tensor<2>, f64) -> Result<Tensor<2>, LeakageError>| {
+            Descent {
+                steps: config.steps,
+                rate: &|share| config.learning_rate * learning_rate_factor(share),
+                slope: &mut |h| Ok(through_generator(generator, objective, &also, k, h)?.slope),
+                then,
+            }
+            .run(start)
+        };
     let of_stage = |k: usize, h: &Tensor<2>| {
         let pictures = generator.pictures(k, h.clone()).without_autodiff();
         let pictures = pictures.clamp(0.0, 1.0);
@@ -221,7 +220,7 @@ fn one_restart(
 
     // Stage 0: the latent vector, on its sphere.
     let lengths = row_norms(&start); // [batch, 1]
-    let mut h = search(0, start, &|z| {
+    let mut h = search(0, start, &mut |z, _| {
         Ok(match config.sphere {
             true => onto_sphere(z, &lengths),
             false => z,
@@ -233,7 +232,7 @@ fn one_restart(
         let k = before + 1;
         let centre = generator.stage(before, h).without_autodiff(); // [batch, features]
         let ball = L1Ball::new(radius)?;
-        h = search(k, centre.clone(), &|h| match config.ball {
+        h = search(k, centre.clone(), &mut |h, _| match config.ball {
             true => into_balls(h, &centre, &ball),
             false => Ok(h),
         })?;

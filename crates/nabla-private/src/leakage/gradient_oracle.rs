@@ -252,11 +252,42 @@ impl<M: Module, L: Fn(&M, Tensor<2>) -> Tensor<1>> GradientOracle<M, L> {
         observed: &Observed,
         distance: Distance,
     ) -> Result<Matched, LeakageError> {
+        self.matched_by(pictures, observed, |found, observed| {
+            distance.of(found, observed)
+        })
+    }
+
+    /// As [`matched`](Self::matched), by any distance.
+    ///
+    /// - `distance`: of `[m]` and what was observed, `[m]`, with its derivative by the former
+    ///
+    /// # Errors
+    /// As [`matched`](Self::matched), and those of the distance.
+    pub fn matched_by(
+        &self,
+        pictures: &Tensor<2>,
+        observed: &Observed,
+        distance: impl FnOnce(&Tensor<1>, &Tensor<1>) -> Result<(f64, Tensor<1>), LeakageError>,
+    ) -> Result<Matched, LeakageError> {
         let repeated = observed.repeat(self.gradient(pictures)?)?;
-        let (cost, slope) = distance.of(&repeated.values, &observed.values)?;
+        let (cost, slope) = distance(&repeated.values, &observed.values)?;
         let direction = repeated.adjoint(slope)?;
         let slope = self.pull_back(pictures, &direction)?;
         Ok(Matched { cost, slope })
+    }
+
+    /// The distance alone, by one backward pass, for attacks that follow no slope.
+    ///
+    /// # Errors
+    /// As [`matched`](Self::matched).
+    pub fn cost(
+        &self,
+        pictures: &Tensor<2>,
+        observed: &Observed,
+        distance: Distance,
+    ) -> Result<f64, LeakageError> {
+        let repeated = observed.repeat(self.gradient(pictures)?)?;
+        Ok(distance.of(&repeated.values, &observed.values)?.0)
     }
 }
 
@@ -270,6 +301,7 @@ mod tests {
     use burn::tensor::{Device, TensorData};
     use nabla_grad::flat::with_float_type;
     use nabla_grad::seeded_noise::SeededNoise;
+    use nabla_grad::sketch::SketchFamily;
 
     #[derive(Module, Debug)]
     struct Net {
@@ -315,7 +347,10 @@ mod tests {
         for defence in [
             Defence::None,
             Defence::Noise { deviation: 0.01 },
-            Defence::Sketch { share: 0.5 },
+            Defence::Sketch {
+                share: 0.5,
+                family: SketchFamily::Srht,
+            },
         ] {
             let observed = defence
                 .protect(

@@ -86,7 +86,7 @@ pub fn inverting_gradients(
             let slope = objective(x)?.slope + config.prior.slope(x, shape)?;
             Ok(if config.signed { slope.sign() } else { slope })
         },
-        then: &|x| Ok(x.clamp(0.0, 1.0)),
+        then: &mut |x, _| Ok(x.clamp(0.0, 1.0)),
     }
     .run(start)?;
     let cost = objective(&pictures)?.cost;

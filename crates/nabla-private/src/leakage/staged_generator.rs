@@ -1,4 +1,5 @@
-//! Generators in stages, `G = G_N ∘ … ∘ G_1`: an attack may search the latent vector, or what any stage made of it.
+//! Generators in stages, `G = G_N ∘ … ∘ G_1`: an attack may search the latent vector, what any stage made of it, or the
+//! generator's own weights.
 
 use burn::tensor::Tensor;
 
@@ -23,6 +24,14 @@ pub trait StagedGenerator {
     /// - `feature`: what stage `k` made, or `z` if `k` is 0, `[batch, features]`
     fn stage(&self, k: usize, feature: Tensor<2>) -> Tensor<2>;
 
+    /// All weights as one vector, `[n]`, without a graph.
+    fn weights(&self) -> Tensor<1>;
+
+    /// `G_w(z)` by a generator of its own for each row, `[batch, pixels]`; with a graph if `weights` has one.
+    ///
+    /// - `weights`: as [`weights`](Self::weights) orders them, `[batch, n]`; `latent`: `z`, `[batch, latent]`
+    fn pictures_by(&self, weights: Tensor<2>, latent: Tensor<2>) -> Tensor<2>;
+
     /// `G_N ∘ … ∘ G_{k+1}(h)`, `[batch, pixels]`.
     fn pictures(&self, k: usize, feature: Tensor<2>) -> Tensor<2> {
         (k..self.stages()).fold(feature, |h, k| self.stage(k, h))
@@ -43,8 +52,40 @@ pub fn through_generator(
     k: usize,
     feature: &Tensor<2>,
 ) -> Result<Matched, LeakageError> {
-    let leaf = feature.clone().without_autodiff().autodiff().require_grad();
-    let pictures = generator.pictures(k, leaf.clone());
+    through(&|h| generator.pictures(k, h), objective, also, feature)
+}
+
+/// The cost of one generator's weights for each picture, and its derivative by these weights, `[batch, n]`.
+///
+/// - `latent`: `z`, which stays, `[batch, latent]`; `also`: a regulariser's slope at the pictures
+/// - `weights`: `[batch, n]`
+///
+/// # Errors
+/// Those of the objective.
+pub fn through_weights(
+    generator: &dyn StagedGenerator,
+    objective: &Objective<'_>,
+    also: &dyn Fn(&Tensor<2>) -> Result<Tensor<2>, LeakageError>,
+    latent: &Tensor<2>,
+    weights: &Tensor<2>,
+) -> Result<Matched, LeakageError> {
+    let pictures = |w| generator.pictures_by(w, latent.clone().without_autodiff().autodiff());
+    through(&pictures, objective, also, weights)
+}
+
+/// The derivative through any way from unknowns to pictures.
+fn through(
+    pictures: &dyn Fn(Tensor<2>) -> Tensor<2>,
+    objective: &Objective<'_>,
+    also: &dyn Fn(&Tensor<2>) -> Result<Tensor<2>, LeakageError>,
+    unknowns: &Tensor<2>,
+) -> Result<Matched, LeakageError> {
+    let leaf = unknowns
+        .clone()
+        .without_autodiff()
+        .autodiff()
+        .require_grad();
+    let pictures = pictures(leaf.clone());
     let plain = pictures.clone().without_autodiff();
     let Matched { cost, slope } = objective(&plain)?;
     let slope = slope + also(&plain)?;

@@ -1,59 +1,20 @@
 use super::*;
-use crate::leakage::Matched;
+use crate::leakage::two_stages::{TwoStages, squared_distance};
 use burn::tensor::TensorData;
-use burn::tensor::activation::sigmoid;
 
-/// Two fixed layers: 2 → 3 by a matrix and tanh, 3 → 4 by a matrix and a sigmoid.
-struct TwoStages;
-
-fn matrix<const R: usize, const C: usize>(values: [[f32; C]; R]) -> Tensor<2> {
-    Tensor::from_floats(values, &Device::flex()).autodiff()
-}
-
-impl StagedGenerator for TwoStages {
-    fn stages(&self) -> usize {
-        2
-    }
-
-    fn latent(&self) -> usize {
-        2
-    }
-
-    fn shape(&self) -> [usize; 3] {
-        [1, 2, 2]
-    }
-
-    fn stage(&self, k: usize, feature: Tensor<2>) -> Tensor<2> {
-        let feature = match feature.is_autodiff() {
-            true => feature,
-            false => feature.autodiff(),
-        };
-        match k {
-            0 => feature
-                .matmul(matrix([[1.0, -0.5, 0.3], [0.2, 0.8, -1.0]]))
-                .tanh(),
-            _ => sigmoid(feature.matmul(matrix([
-                [2.0, 0.5, -1.0, 0.0],
-                [-0.4, 1.5, 0.3, 1.0],
-                [0.6, -0.7, 2.0, 1.0],
-            ]))),
-        }
-    }
-}
-
-/// The squared distance from pictures that the generator cannot make from a latent vector alone.
-fn objective(x: &Tensor<2>) -> Result<Matched, LeakageError> {
-    let target = Tensor::<2>::from_floats([[0.9, 0.2, 0.6, 0.5]], &Device::flex());
-    let difference = x.clone() - target;
-    let cost = difference.clone().square().sum().into_scalar::<f64>();
-    Ok(Matched {
-        cost,
-        slope: difference * 2.0,
-    })
-}
+/// Pictures that the generator cannot make from a latent vector alone.
+const FAR: [[f32; 4]; 1] = [[0.9, 0.2, 0.6, 0.5]];
 
 fn found(config: &GifdConfig) -> Gifd {
-    gifd(&objective, &TwoStages, 1, config, 3, &Device::flex()).unwrap()
+    gifd(
+        &squared_distance(&FAR),
+        &TwoStages,
+        1,
+        config,
+        3,
+        &Device::flex(),
+    )
+    .unwrap()
 }
 
 fn quick() -> GifdConfig {
@@ -162,6 +123,13 @@ fn radii_must_fit_the_generator() {
         radii: vec![1.0, 1.0],
         ..quick()
     };
-    let found = gifd(&objective, &TwoStages, 1, &config, 0, &Device::flex());
+    let found = gifd(
+        &squared_distance(&FAR),
+        &TwoStages,
+        1,
+        &config,
+        0,
+        &Device::flex(),
+    );
     assert!(matches!(found, Err(LeakageError::Stages { .. })));
 }

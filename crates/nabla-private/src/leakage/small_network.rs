@@ -1,33 +1,47 @@
-//! A small network to attack: one hidden layer of sigmoid units, with random weights.
+//! A small network to attack: one hidden layer of smooth units, with random weights.
 //!
-//! Its second derivatives are smooth, as the [oracle](super::gradient_oracle) likes it, and its features positive, so
-//! that [labels](super::labels) follow from the gradient. At the start of a training a gradient gives away most.
+//! Its second derivatives are smooth, as the [oracle](super::gradient_oracle) likes it. Sigmoid features are positive, so
+//! that [labels](super::labels) follow from the gradient. At the start of a training a gradient gives away most. Tests and
+//! experiments attack it; any other [`Classifier`](nabla_train::classifier::Classifier) is attacked by
+//! [`audit`](super::audit).
 
 use burn::module::{Initializer, Module};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_grad::flat::FlatError;
-use nabla_kernels::activation::sigmoid;
+use nabla_kernels::activation::{sigmoid, tanh};
 use nabla_kernels::linear::linear;
 use nabla_train::initialization::he_normal;
 
-/// The network.
-#[derive(Module, Debug)]
-pub struct SigmoidNetwork {
-    hidden: Linear,
-    output: Linear,
+/// The units of the hidden layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// `1/(1 + e⁻ˣ)`.
+    Sigmoid,
+    /// `tanh x`.
+    Tanh,
 }
 
-impl SigmoidNetwork {
+/// The network.
+#[derive(Module, Debug)]
+pub struct SmallNetwork {
+    hidden: Linear,
+    output: Linear,
+    #[module(skip)]
+    units: Units,
+}
+
+impl SmallNetwork {
     /// With weights drawn from `seed`.
+    ///
+    /// - `sizes`: pixels, hidden units and classes
     ///
     /// # Errors
     /// If a size is 0.
     pub fn new(
-        pixels: usize,
-        hidden: usize,
-        classes: usize,
+        [pixels, hidden, classes]: [usize; 3],
+        units: Units,
         seed: u64,
         device: &Device,
     ) -> Result<Self, FlatError> {
@@ -40,13 +54,18 @@ impl SigmoidNetwork {
         let network = Self {
             hidden: layer(pixels, hidden),
             output: layer(hidden, classes),
+            units,
         };
         he_normal(network, seed)
     }
 
     /// The input of the last layer, `[batch, pixels]` to `[batch, hidden]`.
     pub fn features(&self, pictures: Tensor<2>) -> Tensor<2> {
-        sigmoid(linear(&self.hidden, pictures))
+        let sums = linear(&self.hidden, pictures);
+        match self.units {
+            Units::Sigmoid => sigmoid(sums),
+            Units::Tanh => tanh(sums),
+        }
     }
 
     /// `[batch, pixels]` to `[batch, classes]`.
@@ -65,6 +84,7 @@ pub fn label_loss(scores: Tensor<2>, labels: &[usize]) -> Tensor<1> {
         }
     }
     let device = scores.device().without_autodiff();
-    let chosen = Tensor::<2>::from_data(TensorData::new(chosen, [batch, classes]), &device);
+    let chosen = TensorData::new(chosen, [batch, classes]);
+    let chosen = Tensor::<2>::from_data(chosen, (&device, scores.dtype()));
     -(chosen.autodiff() * log_softmax(scores, 1)).sum() / batch as f64
 }
