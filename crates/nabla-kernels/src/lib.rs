@@ -21,6 +21,7 @@
 //! Results don't depend on the number of threads. [`memory`] says what happens to the memory of arrays.
 
 pub mod activation;
+mod aligned;
 mod array;
 pub mod attention;
 pub mod convolution;

@@ -174,7 +174,7 @@ impl<F: Real> Product<'_, F> {
 
 /// `sums[o][k] += Σ_{n < columns} g[o][n] x[offsets[k] + n]`.
 ///
-/// - `g`: `[rows, columns]`
+/// - `g`: `[rows, padded(columns)]`, of which `columns` are read
 /// - `sums`: `[rows, offsets]`
 pub(crate) fn correlate<F: Real>(
     x: &[F],
@@ -209,7 +209,7 @@ impl<F: Real> WithSimd for Correlation<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let rows = self.g.len() / self.columns.max(1);
+        let rows = self.g.len() / padded(self.columns).max(1);
         let wide = S::REGISTER_COUNT >= 32;
         let mut first = 0;
         while first < self.offsets.len() {
@@ -249,7 +249,7 @@ impl<F: Real> Correlation<'_, F> {
         let mut sums = [[F::splat(simd, F::ZERO); T]; M];
         let mut g = [self.g; M];
         for m in 0..M {
-            g[m] = &self.g[(row + m) * columns..(row + m + 1) * columns];
+            g[m] = &self.g[(row + m) * padded(columns)..][..columns];
         }
         let mut x = [self.x; T];
         for t in 0..T {

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use crate::aligned::Aligned;
 use crate::elementwise::vectorized;
 use crate::real::Real;
 use crate::taps::padded;
@@ -83,15 +84,22 @@ impl Axis {
 pub(crate) struct Stored<F> {
     layout: Option<Layout>,
     /// `[channels, phases, positions]`
-    pub values: Vec<F>,
+    values: Aligned<F>,
 }
 
 impl<F> Default for Stored<F> {
     fn default() -> Self {
         Self {
             layout: None,
-            values: Vec::new(),
+            values: Aligned::default(),
         }
+    }
+}
+
+impl<F: Real> Stored<F> {
+    /// `[channels, phases, positions]`
+    pub(crate) fn values(&self) -> &[F] {
+        self.values.values()
     }
 }
 
@@ -160,7 +168,8 @@ impl Layout {
         let last = pictures.saturating_sub(1) * picture + end + 1;
         let columns = layout.columns(layout.counts());
         // Reading whole vectors at the last shift goes past the last position.
-        layout.plane = last + padded(columns) - columns;
+        // Whole lines of the cache.
+        layout.plane = padded(last + padded(columns) - columns);
         // Planes a power of two apart would share few lines of the cache.
         if layout.plane.is_multiple_of(512) {
             layout.plane += 16;
@@ -224,11 +233,10 @@ impl Layout {
         let size = channels * self.channel();
         // The zeros of the same layout are still there.
         if to.layout.as_ref() != Some(self) || to.values.len() != size {
-            to.values.clear();
-            to.values.resize(size, F::ZERO);
+            to.values.reset(size);
             to.layout = Some(self.clone());
         }
-        let values = &mut to.values;
+        let values = to.values.values_mut();
         vectorized::<F, _>(
             #[inline(always)]
             || {

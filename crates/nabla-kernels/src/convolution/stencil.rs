@@ -249,7 +249,7 @@ impl<F: Real> Stencil<'_, F> {
                         .zip(start.into_iter().flatten());
                     rows.for_each(|(sums, &start)| sums.fill(start));
                 }
-                _ => product(&stored.values, &offsets, weights, start, sums, columns),
+                _ => product(stored.values(), &offsets, weights, start, sums, columns),
             }
             if self.with_relu {
                 rectify(sums);

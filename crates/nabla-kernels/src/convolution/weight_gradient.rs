@@ -6,9 +6,10 @@ use rayon::prelude::*;
 
 use super::PART;
 use super::layout::{Layout, Stored, copy, split};
+use crate::aligned::Aligned;
 use crate::memory;
 use crate::real::Real;
-use crate::taps::correlate;
+use crate::taps::{correlate, padded};
 
 /// A part of the kernel: some channels of the input and of the output of a group.
 struct Tile {
@@ -37,7 +38,7 @@ pub(super) struct WeightGradient {
 pub(super) struct Scratch<F> {
     stored: Stored<F>,
     /// The gradients, and how they lie.
-    grads: Vec<F>,
+    grads: Aligned<F>,
     lie: Option<Layout>,
 }
 
@@ -45,7 +46,7 @@ impl<F> Default for Scratch<F> {
     fn default() -> Self {
         Self {
             stored: Stored::default(),
-            grads: Vec::new(),
+            grads: Aligned::default(),
             lie: None,
         }
     }
@@ -172,13 +173,14 @@ impl WeightGradient {
                 // The gradients lie as the input does, with zeros where there is no output.
                 let counts = layout.counts();
                 let columns = layout.columns(counts);
-                let size = rows.len() * columns;
+                let stride = padded(columns);
+                let size = rows.len() * stride;
                 if lie.as_ref() != Some(&layout) || grads.len() != size {
-                    grads.clear();
-                    grads.resize(size, F::ZERO);
+                    grads.reset(size);
                     *lie = Some(layout.clone());
                 }
-                for (o, to) in grads.chunks_exact_mut(columns).enumerate() {
+                let lines = grads.values_mut().chunks_exact_mut(stride);
+                for (o, to) in lines.enumerate() {
                     for picture in 0..count {
                         let plane = (first + picture) * self.groups + group;
                         let plane = plane * self.rows + rows.start + o;
@@ -194,7 +196,8 @@ impl WeightGradient {
                         }
                     }
                 }
-                correlate(&stored.values, &offsets, grads, columns, &mut sums);
+                let grads = grads.values();
+                correlate(stored.values(), &offsets, grads, columns, &mut sums);
             }
         }
         sums
