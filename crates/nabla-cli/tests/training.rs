@@ -515,6 +515,31 @@ fn several_workers_train_together() {
             "share of the compression is 2",
         ),
         (
+            "train model --workers 2 --compress randk --sketch-family srht",
+            "add --compress sketch",
+        ),
+        (
+            "train model --workers 2 --local-steps 2",
+            "add --compress sketch",
+        ),
+        ("train model --sketch-family srht", "add --workers"),
+        (
+            "train model --workers 2 --compress sketch --local-steps 0",
+            "number of local steps is 0",
+        ),
+        (
+            "train model --workers 2 --compress sketch --local-steps 99",
+            "at most 32, the examples of a worker in a batch",
+        ),
+        (
+            "train model --workers 2 --compress sketch --sketch-family square",
+            "srht",
+        ),
+        (
+            "train model --workers 2 --coding gc --local-steps 2",
+            "coded gradients aren't compressed",
+        ),
+        (
             "train model --workers 2 --private --epsilon 1",
             "one worker",
         ),
