@@ -217,9 +217,9 @@ impl Claim for MashaClaim {
         let mut measurement = Measurement::new(table, checks).with_plot(plot);
         measurement.notes = vec![
             format!("Settings by what is sent: {}.", notes.join("; ")),
-            "On the saddle point, no method saves anything once what the server sends is counted too. The theory says so: the noise of a \
-             server that compresses is not averaged over workers, so that the iterations grow as much as the messages \
-             shrink."
+            "On the saddle point, no method saves anything once what the server sends is counted too. The theory says so: the \
+             noise of a server that compresses is not averaged over workers, so that the iterations grow as much as the \
+             messages shrink."
                 .to_owned(),
             settings,
             "Numbers are 32 bits; an index is 7 more on the saddle point and 12 in the training, and Perm-k needs none.".to_owned(),

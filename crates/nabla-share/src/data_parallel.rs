@@ -61,8 +61,10 @@ use crate::communicator::threads::{ThreadCommunicator, connected, led};
 use crate::communicator::{Communicator, CommunicatorError};
 
 mod compression;
+mod header;
 mod local;
 
+use header::Header;
 use local::LocalDescent;
 
 pub use compression::Compression;
@@ -207,51 +209,6 @@ pub struct SharingReport {
     pub computed: f64,
     /// Seconds that a worker has waited for the slowest, in the mean.
     pub waited: f64,
-}
-
-/// What a worker tells with its gradient.
-#[derive(Clone, Copy)]
-struct Header {
-    step: u64,
-    loss: f64,
-    right: u64,
-    examples: u64,
-    seconds: f64,
-    /// Whether the training is to end after this step.
-    stop: bool,
-}
-
-impl Header {
-    const BYTES: usize = 41;
-
-    fn put(self) -> Vec<u8> {
-        let mut bytes = self.step.to_le_bytes().to_vec();
-        bytes.extend(self.loss.to_le_bytes());
-        bytes.extend(self.right.to_le_bytes());
-        bytes.extend(self.examples.to_le_bytes());
-        bytes.extend(self.seconds.to_le_bytes());
-        bytes.push(u8::from(self.stop));
-        bytes
-    }
-
-    fn take(bytes: &[u8], worker: usize) -> Result<(Self, &[u8]), SharingError> {
-        let found = bytes.len();
-        let Some((header, rest)) = bytes.split_at_checked(Self::BYTES) else {
-            return Err(SharingError::Message { worker, found });
-        };
-        let (numbers, _) = header.as_chunks::<8>();
-        let whole = |i: usize| u64::from_le_bytes(numbers[i]);
-        let real = |i: usize| f64::from_le_bytes(numbers[i]);
-        let told = Self {
-            step: whole(0),
-            loss: real(1),
-            right: whole(2),
-            examples: whole(3),
-            seconds: real(4),
-            stop: header[Self::BYTES - 1] != 0,
-        };
-        Ok((told, rest))
-    }
 }
 
 /// How a run is asked to stop, and told that all workers will.
