@@ -492,7 +492,7 @@ impl<M: Classifier, C: Communicator> GradientSource<M> for SharedGradients<C> {
         let loss = loss / answers.examples.max(1) as f64;
         let data = TensorData::new(mean, [self.dimension]);
         let mean = Tensor::<1>::from_data(data, layout.device());
-        learner.contribute(layout.to_gradients(mean)?, loss as f32)?;
+        learner.contribute(layout.to_gradients(mean)?, Some(loss as f32))?;
         self.seen.steps += 1;
         self.seen.computed += all / workers as f64;
         self.seen.waited += slowest - all / workers as f64;

@@ -8,7 +8,7 @@ use nabla::share::data_parallel::{Compression, SharingConfig, SharingReport};
 use nabla::share::sequential_gradient_coding::run::DeathRule;
 use nabla::share::sequential_gradient_coding::{CodeKind, WaitRule};
 
-use crate::choice::choice;
+use crate::choice::{choice, chosen};
 use crate::errors::Failure;
 use crate::jobs::ranks::Communication;
 
@@ -129,7 +129,7 @@ impl SharingFlags {
         }
         let mut sharing = file.parts.unwrap_or_default();
         sharing.workers = self.workers.or(processes).unwrap_or(sharing.workers);
-        sharing.compression = self.compress.unwrap_or(sharing.compression);
+        sharing.compression = chosen(self.compress, sharing.compression);
         sharing.time_limit = self.time_limit.unwrap_or(sharing.time_limit);
         if let Some(share) = self.compress_share {
             sharing.compression = sharing.compression.with_share(share).ok_or_else(|| {
@@ -185,7 +185,7 @@ impl SharingFlags {
         // One of the processes leads.
         let workers = processes.map(|processes| processes.saturating_sub(1));
         config.workers = self.workers.or(workers).unwrap_or(config.workers);
-        config.coding = self.coding.unwrap_or(config.coding);
+        config.coding = chosen(self.coding, config.coding);
         if let Some(stragglers) = self.stragglers {
             let coding = config.coding.with_stragglers(stragglers);
             config.coding = coding.ok_or_else(|| {
