@@ -5,9 +5,13 @@
 //! unchanged. A program that must end calls [`remove_unfinished_files`], so that no temporary file remains
 //! either. For files that are useless without each other, [`write_folder_atomically`] creates all of them or
 //! none.
+//!
+//! A program that is killed can remove nothing. A temporary file has the name of its output in its own, and is locked
+//! while it is written, so that whoever writes the same output next finds those that nobody has locked, and removes them.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -68,13 +72,15 @@ pub fn remove_unfinished_files() {
 
 /// Removes files, and folders with everything in them.
 fn remove(paths: &BTreeSet<PathBuf>) {
-    for path in paths {
-        // If a path cannot be removed, nothing more can be done.
-        let _ = match path.is_dir() {
-            true => fs::remove_dir_all(path),
-            false => fs::remove_file(path),
-        };
-    }
+    paths.iter().for_each(|path| remove_path(path));
+}
+
+fn remove_path(path: &Path) {
+    // If a path cannot be removed, nothing more can be done.
+    let _ = match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
 }
 
 /// A temporary file or folder. It is listed as unfinished until it is dropped, which removes it, or
@@ -83,21 +89,72 @@ struct Partial<T> {
     /// `None` after it was renamed to its output.
     temporary: Option<T>,
     path: PathBuf,
+    /// Open while it is in use.
+    _lock: Option<File>,
+}
+
+/// What the names of the temporary files of an output begin and end with. Between them are characters drawn at random.
+const SUFFIX: &str = ".part";
+const DRAWN: usize = 6;
+
+fn prefix(output: &Path) -> OsString {
+    let mut prefix = OsString::from(".nabla-");
+    // Names have at most 255 bytes. One that is too long stands for nothing here.
+    let name = output.file_name().unwrap_or_default();
+    if name.len() <= 200 {
+        prefix.push(name);
+        prefix.push("-");
+    }
+    prefix
+}
+
+/// Whether a file can be locked, so that nobody uses it. Where nothing can be locked, everything is in use.
+fn lock(path: &Path) -> Option<File> {
+    let file = File::open(path).ok()?;
+    match file.try_lock() {
+        Ok(()) => Some(file),
+        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => None,
+    }
+}
+
+/// Removes what programs that were killed have left of an output.
+fn remove_stale(folder: &Path, prefix: &OsStr) {
+    let [begin, end] = [prefix.as_encoded_bytes(), SUFFIX.as_bytes()];
+    let of_output = |name: &OsStr| {
+        let name = name.as_encoded_bytes();
+        name.len() == begin.len() + DRAWN + end.len()
+            && name.starts_with(begin)
+            && name.ends_with(end)
+    };
+    // What cannot be listed or removed stays.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if of_output(&entry.file_name())
+            && let Some(locked) = lock(&entry.path())
+        {
+            remove_path(&entry.path());
+            drop(locked);
+        }
+    }
 }
 
 impl<T> Partial<T> {
-    /// - `path`: the output
+    /// - `path`: the output; `folder`: where the temporary file or folder is created
     /// - `mode`: the permissions on Unix. A temporary file is private by default; the output gets ordinary
     ///   permissions, according to the umask.
-    /// - `make`, `path_of`: creates the temporary file or folder, and returns its path
+    /// - `make`, `path_of`: creates the temporary file or folder in a folder, and returns its path
+    /// - `hold`: locks it until it is dropped, or what is returned is
     fn create(
         path: &Path,
+        folder: &Path,
         mode: u32,
-        make: impl FnOnce(&tempfile::Builder<'_, '_>) -> io::Result<T>,
-        path_of: impl FnOnce(&T) -> &Path,
+        make: impl Fn(&tempfile::Builder<'_, '_>, &Path) -> io::Result<T>,
+        path_of: impl Fn(&T) -> &Path,
+        hold: impl Fn(&T) -> Option<File>,
     ) -> Result<Self, OutputError> {
+        let prefix = prefix(path);
+        remove_stale(folder, &prefix);
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".nabla-").suffix(".part");
+        builder.prefix(&prefix).suffix(SUFFIX).rand_bytes(DRAWN);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -106,16 +163,24 @@ impl<T> Partial<T> {
         #[cfg(not(unix))]
         let _ = mode;
         let mut paths = unfinished();
-        let temporary = make(&builder).map_err(|source| OutputError::Io {
-            path: path.into(),
-            source,
-        })?;
-        let path = path_of(&temporary).to_owned();
-        paths.insert(path.clone());
-        Ok(Self {
-            temporary: Some(temporary),
-            path,
-        })
+        loop {
+            let temporary = make(&builder, folder).map_err(|source| OutputError::Io {
+                path: path.into(),
+                source,
+            })?;
+            let path = path_of(&temporary).to_owned();
+            let lock = hold(&temporary);
+            // Before it was locked, another program may have taken it for a stale one.
+            if !path.exists() {
+                continue;
+            }
+            paths.insert(path.clone());
+            return Ok(Self {
+                temporary: Some(temporary),
+                path,
+                _lock: lock,
+            });
+        }
     }
 }
 
@@ -185,9 +250,15 @@ fn temporary_file(path: &Path) -> Result<Partial<NamedTempFile>, OutputError> {
     }
     Partial::create(
         path,
+        folder,
         0o666,
-        |builder| builder.tempfile_in(folder),
+        |builder, folder| builder.tempfile_in(folder),
         NamedTempFile::path,
+        |file| {
+            // By its own handle: another one could keep this from writing. Without a lock it does as well.
+            let _ = file.as_file().try_lock();
+            None
+        },
     )
 }
 
@@ -213,9 +284,11 @@ fn temporary_folder(path: &Path) -> Result<Partial<TempDir>, OutputError> {
     }
     Partial::create(
         path,
+        parent,
         0o777,
-        |builder| builder.tempdir_in(parent),
+        |builder, folder| builder.tempdir_in(folder),
         TempDir::path,
+        |folder| lock(folder.path()),
     )
 }
 
@@ -406,6 +479,34 @@ mod tests {
         assert!(write_folder_atomically(&new.join("a"), two_files).is_err());
         let absent = write_folder_atomically(&desk.path().join("no/new"), two_files);
         assert!(matches!(absent, Err(OutputError::NoFolder { .. })));
+    }
+
+    #[test]
+    fn what_a_killed_program_left_is_removed_by_the_next_writer_of_the_same_output() {
+        let desk = tempfile::tempdir().unwrap();
+        let path = desk.path().join("a.json");
+        let stale = desk.path().join(".nabla-a.json-XyZ123.part");
+        let of_another = desk.path().join(".nabla-b-a.json-XyZ123.part");
+        for path in [&stale, &of_another] {
+            fs::write(path, "half").unwrap();
+        }
+        let folder = desk.path().join(".nabla-a.json-Xyz124.part");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("half"), "").unwrap();
+        write_atomically(&path, |_| {
+            assert!(!stale.exists());
+            // One that is being written stays.
+            write_bytes_atomically(&path, b"inner")?;
+            assert_eq!(fs::read(&path).unwrap(), b"inner");
+            Ok::<(), OutputError>(())
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
+        assert!(of_another.exists());
+        assert_eq!(folder.exists(), !cfg!(unix));
+        // However long the name is.
+        let long = desk.path().join("l".repeat(240));
+        write_bytes_atomically(&long, b"1").unwrap();
     }
 
     #[test]

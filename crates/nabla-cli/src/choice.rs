@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::marker::PhantomData;
+use std::mem::discriminant;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -11,6 +12,14 @@ use nabla::base::choices::{Choice, Choices};
 /// Parses a value by its name, and lists all values in the help.
 pub fn choice<T: Choices>() -> ChoiceParser<T> {
     ChoiceParser(PhantomData)
+}
+
+/// What a flag chooses over the file: the same choice keeps the options that the file gives.
+pub fn chosen<T>(flag: Option<T>, file: T) -> T {
+    match flag {
+        Some(flag) if discriminant(&flag) != discriminant(&file) => flag,
+        _ => file,
+    }
 }
 
 /// The parser of [`choice`].

@@ -23,6 +23,8 @@ pub struct Dashboard {
     begun: Instant,
     /// Steps that were done when this training began.
     resumed: usize,
+    /// Whether a step has been shown.
+    shown: bool,
     losses: Vec<f64>,
     epochs: usize,
     last: Option<EpochRecord>,
@@ -68,6 +70,7 @@ impl Dashboard {
             terminal: stderr().is_terminal().then(Terminal::new),
             begun: Instant::now(),
             resumed: 0,
+            shown: false,
             losses: Vec::new(),
             epochs,
             last: None,
@@ -76,10 +79,10 @@ impl Dashboard {
 
     /// Shows a step.
     pub fn step(&mut self, progress: &Progress<'_>) {
-        if self.losses.is_empty() {
+        if !std::mem::replace(&mut self.shown, true) {
             self.resumed = progress.step - 1;
         }
-        self.losses.push(f64::from(progress.record.loss));
+        self.losses.extend(progress.record.loss.map(f64::from));
         self.last = progress.epoch.copied().or(self.last);
         let Some(terminal) = &mut self.terminal else {
             if let Some(epoch) = progress.epoch {
@@ -106,7 +109,10 @@ impl Dashboard {
         }
         let told = match &self.last {
             Some(epoch) => epoch_line(epoch, self.epochs),
-            None => format!("loss {:.4}", progress.record.loss),
+            None => match self.losses.last() {
+                Some(loss) => format!("loss {loss:.4}"),
+                None => String::new(),
+            },
         };
         terminal.rows[HEIGHT].set_message(told);
     }

@@ -1,7 +1,7 @@
 //! TOML files that describe trainings, and the folders of the trainings.
 
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::Path;
 
 use nabla::base::write_bytes_atomically;
@@ -25,11 +25,60 @@ pub fn create_folder(folder: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::input_because(format!("cannot write to {}", folder.display()), e))
 }
 
-/// Creates the folder of a training, if it does not exist, and writes the description into it.
+/// Keeps other trainings out of a folder until this is dropped or the process has ended, however it does.
+#[derive(Default)]
+pub struct FolderLock(Option<File>);
+
+impl FolderLock {
+    /// Locks the folder of a training, if it exists.
+    ///
+    /// # Errors
+    /// If another training has locked it.
+    pub fn of(folder: &Path) -> Result<Self, Failure> {
+        let mut lock = Self::default();
+        if folder.is_dir() {
+            lock.hold(folder)?;
+        }
+        Ok(lock)
+    }
+
+    /// Locks the folder, unless it was locked already.
+    fn hold(&mut self, folder: &Path) -> Result<(), Failure> {
+        if self.0.is_some() {
+            return Ok(());
+        }
+        // The folder itself, so that nothing is left in it.
+        #[cfg(unix)]
+        let opened = File::open(folder);
+        #[cfg(not(unix))]
+        let opened = File::create(folder.join(".nabla-lock"));
+        // Some file systems have no locks; a folder that cannot be opened is refused when it is read or written.
+        let Ok(file) = opened else { return Ok(()) };
+        match file.try_lock() {
+            Ok(()) => self.0 = Some(file),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::input(format!(
+                    "another training is running in {}: wait until it has ended, or choose another folder",
+                    folder.display()
+                )));
+            }
+            Err(TryLockError::Error(_)) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Creates the folder of a training, if it does not exist, locks it, and writes the description into it.
 ///
 /// - `file`: the name of the description's file
-pub fn begin_folder(folder: &Path, file: &str, description: &str) -> Result<(), Failure> {
+pub fn begin_folder(
+    lock: &mut FolderLock,
+    folder: &Path,
+    file: &str,
+    description: &str,
+) -> Result<(), Failure> {
     create_folder(folder)?;
+    lock.hold(folder)?;
     Ok(write_bytes_atomically(
         &folder.join(file),
         description.as_bytes(),

@@ -39,7 +39,7 @@ impl<'a> TrainingProgress<'a> {
                 self.begun = true;
             }
         }
-        self.sum += f64::from(record.loss);
+        self.sum += f64::from(record.loss.unwrap_or_default());
         if step.is_multiple_of(REPORTED) {
             let (loss, rate) = (self.sum / REPORTED as f64, record.learning_rate);
             let line = format!("step {step}: loss {loss:.5}, learning rate {rate:.1e}");

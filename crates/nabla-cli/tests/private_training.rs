@@ -112,3 +112,31 @@ fn the_methods_have_their_options_in_a_file() {
     assert_eq!(trained["steps"], 3);
     assert_eq!(trained["privacy"]["history"].as_array().unwrap().len(), 3);
 }
+
+#[test]
+fn a_method_named_again_keeps_its_options_and_unknown_ones_are_refused() {
+    let desk = Desk::empty();
+    desk.put(
+        "own.toml",
+        "[privacy]\nepsilon = 3.0\nmethod = { name = \"dice-sgd\", error_clip = 0.25 }\n",
+    );
+    let line = "train model --config own.toml --print-config --private-method";
+    assert!(
+        desk.done(&format!("{line} dice-sgd"))
+            .contains("error_clip = 0.25")
+    );
+    assert!(!desk.done(&format!("{line} dp-sgd")).contains("error_clip"));
+    for (file, told) in [
+        (
+            "[privacy]\nepsilon = 3.0\nmethod = { name = \"dp-sgd\", clients = 3 }",
+            "clients",
+        ),
+        (
+            "[sharing]\ncompression = { name = \"natural\", share = 0.1 }",
+            "natural has no option `share`",
+        ),
+    ] {
+        desk.put("wrong.toml", file);
+        desk.refused("train model --config wrong.toml", told);
+    }
+}

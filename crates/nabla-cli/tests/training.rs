@@ -85,7 +85,7 @@ fn a_training_that_is_resumed_gives_the_same_files() {
     }
     desk.refused(
         "train model --config table.toml --seed 9 --out parts",
-        "is of another training: it was made with \"seed\": 0, but \"seed\": 9 is asked for",
+        "is of another training: seed was 0 there, but 9 is asked for",
     );
     let path = desk.path("parts/checkpoint.safetensors");
     let bytes = fs::read(&path).unwrap();
@@ -515,6 +515,31 @@ fn several_workers_train_together() {
             "share of the compression is 2",
         ),
         (
+            "train model --workers 2 --compress randk --sketch-family srht",
+            "add --compress sketch",
+        ),
+        (
+            "train model --workers 2 --local-steps 2",
+            "add --compress sketch",
+        ),
+        ("train model --sketch-family srht", "add --workers"),
+        (
+            "train model --workers 2 --compress sketch --local-steps 0",
+            "number of local steps is 0",
+        ),
+        (
+            "train model --workers 2 --compress sketch --local-steps 99",
+            "at most 32, the examples of a worker in a batch",
+        ),
+        (
+            "train model --workers 2 --compress sketch --sketch-family square",
+            "srht",
+        ),
+        (
+            "train model --workers 2 --coding gc --local-steps 2",
+            "coded gradients aren't compressed",
+        ),
+        (
             "train model --workers 2 --private --epsilon 1",
             "one worker",
         ),
@@ -559,4 +584,26 @@ fn coded_gradients_train_several_models_in_turn() {
     let one = desk.json("train model --epochs 1 --workers 3 --coding gc --stragglers 2 --out one");
     assert_eq!(one["coding"]["scheme"], "GC(n=3, s=2, repetition)");
     assert!(desk.path("one/model.safetensors").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn two_trainings_do_not_share_a_folder() {
+    let desk = Desk::empty();
+    put_table(&desk);
+    let line = "train model --config table.toml --epochs 1 --out mine";
+    desk.done(line);
+    // As another training does, until it has ended or was killed.
+    let other = fs::File::open(desk.path("mine")).unwrap();
+    other.try_lock().unwrap();
+    for line in [
+        line,
+        "train flow --data table.csv --drop class --out mine",
+        "train denoiser --data digits --steps 1 --out mine",
+        "compare --data table.csv --optimizers sgd,adam --epochs 1 --out mine",
+    ] {
+        desk.refused(line, "another training is running in mine");
+    }
+    drop(other);
+    desk.done(line);
 }

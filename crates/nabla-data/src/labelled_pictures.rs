@@ -110,6 +110,28 @@ pub struct LabelledPictures {
     white: u8,
 }
 
+/// The 2 x 2 squares of a plane, row by row: the pixels of a picture half as wide and high are their means. A last row
+/// or column of its own is left out.
+///
+/// - `plane`: `[height, width]`
+///
+/// ```
+/// let squares: Vec<_> = nabla_data::squares_of_four(&[1, 2, 3, 4, 5, 6, 7, 8], 4).collect();
+/// assert_eq!(squares, [[1, 2, 5, 6], [3, 4, 7, 8]]);
+/// ```
+pub fn squares_of_four<T: Copy>(plane: &[T], width: usize) -> impl Iterator<Item = [T; 4]> {
+    let pairs = plane.chunks_exact(2 * width.max(1));
+    pairs.flat_map(move |rows| {
+        let (upper, lower) = rows.split_at(width);
+        let columns = upper
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .zip(lower.as_chunks::<2>().0);
+        columns.map(|(&[a, b], &[c, d])| [a, b, c, d])
+    })
+}
+
 fn ten_digits() -> Vec<String> {
     (0..10).map(|c| c.to_string()).collect()
 }

@@ -72,7 +72,9 @@ pub use hdf5::{Hdf5Error, KSPACE, read_hdf5};
 pub use idx::{IdxArray, IdxError, IdxValues};
 #[cfg(feature = "pictures")]
 pub use image_file::{GainMap, ImageFileError, Picture, ReadOptions, WriteOptions};
-pub use labelled_pictures::{LabelledPictures, LabelledPicturesError, digits, fashion_sample};
+pub use labelled_pictures::{
+    LabelledPictures, LabelledPicturesError, digits, fashion_sample, squares_of_four,
+};
 pub use libsvm::{IndexBase, LabelledRows, LibsvmError, LibsvmText};
 #[cfg(feature = "pictures")]
 pub use light::{Light, ToneCurve};

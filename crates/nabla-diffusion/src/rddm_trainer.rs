@@ -363,7 +363,7 @@ impl RddmTrainerConfig {
     /// let config = RddmTrainerConfig::new(3).with_batch(2);
     /// let mut trainer = config.trainer(rddm, network, source)?;
     /// trainer.run(None, &mut |step| {
-    ///     println!("{}/{}: {}", step.step, step.steps, step.record.loss);
+    ///     println!("{}/{}: {:?}", step.step, step.steps, step.record.loss);
     ///     ControlFlow::Continue(())
     /// })?;
     /// let network = trainer.average(); // to sample with

@@ -310,7 +310,7 @@ fn a_constant_rate_may_be_given_more_steps_but_nothing_else_changes() {
         let error = resume(other, rddm(objective), fresh())
             .unwrap_err()
             .to_string();
-        assert!(error.contains("it was made with"), "{error}");
+        assert!(error.contains("is of another training"), "{error}");
     }
     let schedule = ResidualScheduleConfig::new().with_noise_variance(0.02);
     let other = rddm(objective).with_schedule(schedule.init().unwrap());

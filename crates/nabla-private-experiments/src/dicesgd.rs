@@ -252,7 +252,7 @@ fn private_methods() -> [(Variant, PrivateMethod); 4] {
         (DICE, dice(Accounting::Paper, Carry::Exact)),
         (DICE_CODE, dice(Accounting::Paper, Carry::Capped)),
         (DICE_ANY, dice(Accounting::WorstCase, Carry::Exact)),
-        (CLIPPED, PrivateMethod::DpSgd),
+        (CLIPPED, PrivateMethod::DpSgd {}),
     ]
 }
 

@@ -299,7 +299,7 @@ fn tried(variant: &Variant, quick: bool) -> Vec<(PrivateMethod, f64)> {
             restart: 1,
             ..Diff2Config::default()
         })],
-        _ => vec![PrivateMethod::DpSgd],
+        _ => vec![PrivateMethod::DpSgd {}],
     };
     let options: Vec<PrivateMethod> = match quick {
         true => options.into_iter().take(1).collect(),
@@ -321,7 +321,7 @@ fn train(
     let training = &mut experiment.training;
     training.seed = seed;
     training.optimizer.learning_rate = Some(rate);
-    if method == PrivateMethod::DpSgd {
+    if method == (PrivateMethod::DpSgd {}) {
         training.batch = training.batch.div_ceil(10);
     }
     let sources = PrivacyConfig {

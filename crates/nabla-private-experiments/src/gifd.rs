@@ -13,6 +13,7 @@ use burn::tensor::{Device, Tensor};
 use nabla_claims::{
     Bench, Cell, Check, Claim, ClaimError, Measurement, Metric, Stage, Table, Task, Variant,
 };
+use nabla_data::squares_of_four;
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_grad::sketch::SketchFamily;
 use nabla_private::leakage::audit::{Secret, rows};
@@ -288,16 +289,9 @@ impl Pictures {
 
 /// 28 × 28 to 14 × 14, by the mean of 2 × 2.
 fn averaged(features: &[f32]) -> Vec<f32> {
-    let picture = |picture: &[f32]| -> Vec<f32> {
-        let at = |y: usize, x: usize| picture[28 * y + x];
-        (0..PIXEL_COUNT)
-            .map(|i| {
-                let (y, x) = (2 * (i / 14), 2 * (i % 14));
-                (at(y, x) + at(y, x + 1) + at(y + 1, x) + at(y + 1, x + 1)) / 4.0
-            })
-            .collect()
-    };
-    features.chunks_exact(28 * 28).flat_map(picture).collect()
+    // Pictures of an even height follow each other like rows of one.
+    let squares = squares_of_four(features, 28);
+    squares.map(|[a, b, c, d]| (a + b + c + d) / 4.0).collect()
 }
 
 /// A picture turned by 90 degrees.

@@ -503,7 +503,8 @@ impl<M: Classifier> GradientSource<M> for Diff2Gradients {
         let data = TensorData::new(gradient, [v.len()]);
         let gradient = Tensor::<1>::from_data(data, layout.device());
         let told = told.unwrap_or_default();
-        learner.contribute(layout.to_gradients(gradient)?, (told.loss / count) as f32)?;
+        let loss = (told.loss / count) as f32;
+        learner.contribute(layout.to_gradients(gradient)?, Some(loss))?;
         self.spending
             .add(told.clipped, told.answers.examples as u64);
         Ok(told.answers)

@@ -137,21 +137,26 @@ impl From<PrivacyError> for TrainingError {
 }
 
 /// What is released of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum PrivateMethod {
-    /// `dp-sgd`: the noisy mean of clipped gradients.
-    #[default]
-    DpSgd,
+    /// `dp-sgd`: the noisy mean of clipped gradients. With braces, for a variant without them takes any field.
+    DpSgd {},
     /// `dice-sgd`: the same, and what clipping took off is given back later.
     DiceSgd(DiceConfig),
     /// `diff2`: differences of whole gradients.
     Diff2(Diff2Config),
 }
 
+impl Default for PrivateMethod {
+    fn default() -> Self {
+        Self::DpSgd {}
+    }
+}
+
 nabla_base::choices! {
     PrivateMethod: "private method" {
-        "dp-sgd" => Self::DpSgd, "The noisy mean of clipped gradients";
+        "dp-sgd" => Self::DpSgd {}, "The noisy mean of clipped gradients";
         "dice-sgd" => Self::DiceSgd(DiceConfig::default()), "The same, and what clipping took off is given back later";
         "diff2" => Self::Diff2(Diff2Config::default()), "Differences of the gradients of all examples";
     }
@@ -218,7 +223,7 @@ impl PrivacyConfig {
             range::between("delta", delta, 0.0, 1.0)?;
         }
         match self.method {
-            PrivateMethod::DpSgd => {}
+            PrivateMethod::DpSgd {} => {}
             PrivateMethod::DiceSgd(dice) => dice.validate()?,
             PrivateMethod::Diff2(diff2) => diff2.validate()?,
         }
@@ -281,7 +286,7 @@ impl PrivacyConfig {
             })
         };
         Ok(match self.method {
-            PrivateMethod::DpSgd => Box::new(DpSgd {
+            PrivateMethod::DpSgd {} => Box::new(DpSgd {
                 clip,
                 noise_multiplier: one()?,
                 sampling_rate,
@@ -558,8 +563,9 @@ impl<M: Classifier> GradientSource<M> for PrivateGradients {
         }
         let released = TensorData::new(released, [layout.total_length()]);
         let released = Tensor::<1>::from_data(released, layout.device());
-        let loss = total / answers.examples.max(1) as f64;
-        learner.contribute(layout.to_gradients(released)?, loss as f32)?;
+        // A sample can be empty: there is noise alone then, and no loss.
+        let loss = (answers.examples > 0).then(|| (total / answers.examples as f64) as f32);
+        learner.contribute(layout.to_gradients(released)?, loss)?;
         self.spending.add(clipped, answers.examples as u64);
         Ok(answers)
     }

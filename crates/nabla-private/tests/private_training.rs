@@ -89,7 +89,7 @@ fn methods() -> Vec<(PrivateMethod, usize)> {
         ..Diff2Config::default()
     };
     vec![
-        (PrivateMethod::DpSgd, 32),
+        (PrivateMethod::DpSgd {}, 32),
         (PrivateMethod::DiceSgd(DiceConfig::default()), 32),
         (PrivateMethod::DiceSgd(paper), 32),
         (PrivateMethod::Diff2(Diff2Config::default()), 320),
@@ -280,7 +280,7 @@ fn an_audit_finds_less_than_is_allowed() {
         (told.epsilon, told.audit.unwrap().epsilon)
     };
     for epsilon in [1.0, 8.0] {
-        let (allowed, found) = audited(epsilon, PrivateMethod::DpSgd, 1.0);
+        let (allowed, found) = audited(epsilon, PrivateMethod::DpSgd {}, 1.0);
         assert!(found <= allowed, "{found} {allowed}");
         // One run sees a part of a large budget.
         assert!(epsilon < 2.0 || found > 1.5, "{found}");
@@ -410,4 +410,25 @@ fn wrong_configurations_are_refused_in_a_sentence() {
         error.contains("batch of a private training is 400"),
         "{error}"
     );
+}
+
+/// Batches of one example are drawn empty about every third time: then there is a step, but no loss.
+#[test]
+fn an_empty_sample_has_no_loss_and_does_not_count() {
+    let mut experiment = small();
+    experiment.data.limit = Some(100);
+    experiment.training.batch = 1;
+    experiment.training.epochs = 1;
+    let outcome = run(&experiment, &private(3.0), None, None).unwrap();
+    let history = &outcome.history;
+    let without = history.steps.iter().filter(|s| s.loss.is_none()).count();
+    assert!((history.steps.len() / 5..history.steps.len() / 2).contains(&without));
+    assert_eq!(history.losses().len(), history.steps.len() - without);
+    assert!(history.losses().iter().all(|&loss| loss > 0.0));
+    let lines = history.steps_csv();
+    assert_eq!(
+        lines.lines().filter(|line| line.contains(",,")).count(),
+        without
+    );
+    assert!(history.epochs[0].training_loss > 0.5);
 }

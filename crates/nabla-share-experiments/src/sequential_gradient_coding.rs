@@ -326,7 +326,7 @@ fn train(variant: &Variant, jobs: usize, seed: u64) -> Result<(Timed, Vec<f32>),
     let limit = Duration::from_secs(60);
     let report = run.on_threads(&*scheme, limit, &faults, &mut models, |_| gradient);
     let timed = Timed {
-        seconds: report.map_err(ClaimError::experiment)?.seconds,
+        seconds: report.map_err(ClaimError::experiment)?.seconds(),
         load: scheme.load(),
     };
     Ok((timed, models.0.concat()))

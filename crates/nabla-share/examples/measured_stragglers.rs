@@ -148,7 +148,7 @@ fn run(
     if ranks.rank() == 0 {
         let mut models = Regressions(vec![vec![0.0; WEIGHTS]; MODELS]);
         let report = run.lead(&mut *ranks, scheme, &mut models)?;
-        told = to_bytes(&[report.seconds]);
+        told = to_bytes(&[report.seconds()]);
         told.extend(report.trace.to_csv().into_bytes());
     } else {
         let mut end = Faulty::new(&mut *ranks, faults.clone());

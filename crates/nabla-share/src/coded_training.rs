@@ -325,7 +325,7 @@ fn told(config: &CodingConfig, scheme: &dyn CodingScheme, report: &RunReport) ->
         models: config.models_for(scheme),
         gradients: report.gradients,
         rounds: report.rounds,
-        seconds: report.seconds,
+        seconds: report.seconds(),
         waits: report.waits,
         stragglers: report.stragglers,
         uncoded_seconds: report.uncoded_seconds(),

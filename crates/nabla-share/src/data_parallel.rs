@@ -16,6 +16,18 @@
 //! [EF21](nabla_grad::error_feedback): the worker sends the change of its estimate. A sketch is linear: the sum of the
 //! sketches is the sketch of the sum, by a new matrix in every step (`Sᵀ S g`, without error feedback).
 //!
+//! With sketches, a worker may take `K` [local steps](SharingConfig::local_steps) between two messages: its part of the
+//! batch is cut into `K` pieces, and it descends along each of them at the learning rate `η` of the step. What is sketched
+//! is the sum of the slopes, `(θ − u)/η`:
+//!
+//! ```text
+//! u ← θ;  for each piece k:  g_k ← ∇L_k(u),  u ← u − η g_k
+//! sends S Σ_k g_k
+//! ```
+//!
+//! With plain SGD as the optimizer this is sketched federated averaging ([`sketching`](crate::sketching)) with a global
+//! step of 1; any other optimizer steps along that sum.
+//!
 //! A batch normalisation takes its statistics from the worker's own part of the batch.
 
 use std::cell::Cell;
@@ -25,15 +37,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
 use nabla_grad::compressor::{Compressed, Compressor, CompressorError, WireError};
 use nabla_grad::error_feedback::{Ef21, Ef21Server, ErrorFeedbackError};
 use nabla_grad::flat::ParameterLayout;
 use nabla_grad::seeded_noise::SeededNoise;
-use nabla_grad::sketch::{CountSketch, LinearSketch, SketchError};
-use nabla_train::classification::LabelledBatch;
+use nabla_grad::sketch::{DrawnSketch, LinearSketch, SketchError};
 use nabla_train::classifier::Classifier;
 use nabla_train::data_set::DataSet;
 use nabla_train::error::TrainingError;
@@ -42,7 +52,7 @@ use nabla_train::gradient_source::{
     Answers, GradientSource, GradientSources, OfBatches, Plan, TrainingExamples,
 };
 use nabla_train::learner::Learner;
-use nabla_train::trainer::{Observer, Progress};
+use nabla_train::trainer::{MODEL, Observer, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -51,6 +61,11 @@ use crate::communicator::threads::{ThreadCommunicator, connected, led};
 use crate::communicator::{Communicator, CommunicatorError};
 
 mod compression;
+mod header;
+mod local;
+
+use header::Header;
+use local::LocalDescent;
 
 pub use compression::Compression;
 
@@ -96,6 +111,11 @@ pub enum SharingError {
         /// That of worker 0.
         expected: u64,
     },
+    /// Local steps without a sketch.
+    #[error(
+        "{0} local steps between two messages are for sketches, but the gradients are compressed otherwise"
+    )]
+    LocalSteps(usize),
     /// Another number of workers.
     #[error("{found} ranks were started for {expected} workers")]
     Workers {
@@ -129,6 +149,8 @@ pub struct SharingConfig {
     pub workers: usize,
     /// How gradients are compressed. Default not at all.
     pub compression: Compression,
+    /// `K`, the steps that a worker takes between two messages, for sketches. Default 1.
+    pub local_steps: usize,
     /// Seconds after which a silent worker ends the training; it must be longer than a measurement of the model.
     /// Default 600.
     pub time_limit: f64,
@@ -139,20 +161,25 @@ impl Default for SharingConfig {
         Self {
             workers: 2,
             compression: Compression::default(),
+            local_steps: 1,
             time_limit: 600.0,
         }
     }
 }
 
 impl SharingConfig {
-    /// Refuses values that are out of range.
+    /// Refuses values that are out of range, or don't fit each other.
     ///
     /// # Errors
     /// An error with the value.
-    pub fn validate(&self) -> Result<(), OutOfRange> {
+    pub fn validate(&self) -> Result<(), SharingError> {
         range::within("number of workers", self.workers, 1..=1024)?;
         range::within("time limit in seconds", self.time_limit, 0.1..=1e6)?;
-        self.compression.validate()
+        range::at_least("number of local steps", self.local_steps, 1)?;
+        if self.local_steps > 1 && !matches!(self.compression, Compression::Sketch { .. }) {
+            return Err(SharingError::LocalSteps(self.local_steps));
+        }
+        Ok(self.compression.validate()?)
     }
 
     /// The longest time that a worker waits for another one.
@@ -168,6 +195,8 @@ pub struct SharingReport {
     pub workers: usize,
     /// How gradients were compressed.
     pub compression: Compression,
+    /// Steps of a worker between two messages.
+    pub local_steps: usize,
     /// Steps.
     pub steps: u64,
     /// Bytes of a worker's message in a step, in the mean.
@@ -180,51 +209,6 @@ pub struct SharingReport {
     pub computed: f64,
     /// Seconds that a worker has waited for the slowest, in the mean.
     pub waited: f64,
-}
-
-/// What a worker tells with its gradient.
-#[derive(Clone, Copy)]
-struct Header {
-    step: u64,
-    loss: f64,
-    right: u64,
-    examples: u64,
-    seconds: f64,
-    /// Whether the training is to end after this step.
-    stop: bool,
-}
-
-impl Header {
-    const BYTES: usize = 41;
-
-    fn put(self) -> Vec<u8> {
-        let mut bytes = self.step.to_le_bytes().to_vec();
-        bytes.extend(self.loss.to_le_bytes());
-        bytes.extend(self.right.to_le_bytes());
-        bytes.extend(self.examples.to_le_bytes());
-        bytes.extend(self.seconds.to_le_bytes());
-        bytes.push(u8::from(self.stop));
-        bytes
-    }
-
-    fn take(bytes: &[u8], worker: usize) -> Result<(Self, &[u8]), SharingError> {
-        let found = bytes.len();
-        let Some((header, rest)) = bytes.split_at_checked(Self::BYTES) else {
-            return Err(SharingError::Message { worker, found });
-        };
-        let (numbers, _) = header.as_chunks::<8>();
-        let whole = |i: usize| u64::from_le_bytes(numbers[i]);
-        let real = |i: usize| f64::from_le_bytes(numbers[i]);
-        let told = Self {
-            step: whole(0),
-            loss: real(1),
-            right: whole(2),
-            examples: whole(3),
-            seconds: real(4),
-            stop: header[Self::BYTES - 1] != 0,
-        };
-        Ok((told, rest))
-    }
 }
 
 /// How a run is asked to stop, and told that all workers will.
@@ -325,6 +309,13 @@ impl<C: Communicator> SharedGradients<C> {
             expected,
             format!("at most {most}, the examples of a batch"),
         )?;
+        let most = plan.batch / expected;
+        range::check(
+            config.local_steps <= most.max(1),
+            "number of local steps",
+            config.local_steps,
+            format!("at most {most}, the examples of a worker in a batch"),
+        )?;
         let compressor = || config.compression.compressor(dimension);
         let feedback = match config.compression {
             Compression::TopK { .. } => {
@@ -355,16 +346,21 @@ impl<C: Communicator> SharedGradients<C> {
         ]
     }
 
-    fn sketch(&self, share: f64, step: u64) -> Result<CountSketch, SketchError> {
-        let length = Compression::kept(share, self.dimension);
+    /// The matrix of a step, if gradients are sketched.
+    fn sketch(&self, step: u64) -> Result<Option<DrawnSketch>, SketchError> {
         let mut noise = SeededNoise::new(self.seed, SKETCH + step);
-        CountSketch::new(1, length, self.dimension, &mut noise)
+        self.config.compression.sketch(self.dimension, &mut noise)
     }
 
     /// The message of a gradient.
-    fn message(&mut self, gradient: &Tensor<1>, step: u64) -> Result<Vec<u8>, SharingError> {
-        if let Compression::Sketch { share } = self.config.compression {
-            let sketched = self.sketch(share, step)?.apply(gradient)?;
+    fn message(
+        &mut self,
+        gradient: &Tensor<1>,
+        step: u64,
+        sketch: Option<&dyn LinearSketch>,
+    ) -> Result<Vec<u8>, SharingError> {
+        if let Some(sketch) = sketch {
+            let sketched = sketch.apply(gradient)?;
             let numbers: Vec<f32> = sketched.into_data().iter::<f32>().collect();
             return Ok(to_bytes(&numbers));
         }
@@ -378,10 +374,13 @@ impl<C: Communicator> SharedGradients<C> {
     }
 
     /// The mean of the workers' gradients, from their messages.
-    fn mean(&mut self, messages: &[&[u8]], step: u64) -> Result<Vec<f64>, SharingError> {
+    fn mean(
+        &mut self,
+        messages: &[&[u8]],
+        sketch: Option<&dyn LinearSketch>,
+    ) -> Result<Vec<f64>, SharingError> {
         let workers = messages.len() as f64;
-        if let Compression::Sketch { share } = self.config.compression {
-            let sketch = self.sketch(share, step)?;
+        if let Some(sketch) = sketch {
             let mut sum = vec![0.0; sketch.sketch_length()];
             for (worker, message) in messages.iter().enumerate() {
                 let found = message.len();
@@ -441,18 +440,21 @@ impl<M: Classifier, C: Communicator> GradientSource<M> for SharedGradients<C> {
         let gradient = if part.is_empty() {
             Tensor::<1>::zeros([self.dimension], layout.device())
         } else {
-            let own = LabelledBatch {
-                input: whole.input.slice_dim(0, part.clone()),
-                labels: whole.labels[part.clone()].to_vec(),
+            let descent = LocalDescent {
+                whole: &whole,
+                part: part.clone(),
+                steps: self.config.local_steps,
+                rate: learner.learning_rate(MODEL)?,
             };
-            let (loss, right) = examples.mean_loss(learner.model(), own);
-            header.right = right as u64;
-            header.loss = loss.clone().without_autodiff().into_scalar();
-            let gradients = GradientsParams::from_grads(loss.backward(), learner.model());
+            let descended = descent.run(learner.model(), &layout, examples)?;
+            header.right = descended.right as u64;
+            header.loss = descended.loss;
             let weight = (workers * part.len()) as f64 / batch.len() as f64;
-            layout.flatten_gradients_or_zeros(&gradients)? * weight
+            descended.slopes * weight
         };
-        let message = self.message(&gradient, step)?;
+        let sketch = self.sketch(step).map_err(SharingError::from)?;
+        let sketch = sketch.as_deref().map(|sketch| sketch as &dyn LinearSketch);
+        let message = self.message(&gradient, step, sketch)?;
         header.seconds = begun.elapsed().as_secs_f64();
         let own = [header.put(), message].concat();
         self.seen.message_bytes += own.len() as u64;
@@ -477,7 +479,7 @@ impl<M: Classifier, C: Communicator> GradientSource<M> for SharedGradients<C> {
             messages.push(message);
         }
         self.stop.agreed.store(headers[0].stop, Ordering::Relaxed);
-        let mean = self.mean(&messages, step)?;
+        let mean = self.mean(&messages, sketch)?;
         let mut answers = Answers::default();
         let (mut loss, mut slowest, mut all) = (0.0, 0.0, 0.0);
         for told in &headers {
@@ -490,7 +492,7 @@ impl<M: Classifier, C: Communicator> GradientSource<M> for SharedGradients<C> {
         let loss = loss / answers.examples.max(1) as f64;
         let data = TensorData::new(mean, [self.dimension]);
         let mean = Tensor::<1>::from_data(data, layout.device());
-        learner.contribute(layout.to_gradients(mean)?, loss as f32)?;
+        learner.contribute(layout.to_gradients(mean)?, Some(loss as f32))?;
         self.seen.steps += 1;
         self.seen.computed += all / workers as f64;
         self.seen.waited += slowest - all / workers as f64;
@@ -501,6 +503,7 @@ impl<M: Classifier, C: Communicator> GradientSource<M> for SharedGradients<C> {
         json!({
             "workers": self.config.workers,
             "compression": self.config.compression,
+            "local-steps": self.config.local_steps,
         })
     }
 
@@ -540,6 +543,7 @@ impl<M: Classifier, C: Communicator> GradientSource<M> for SharedGradients<C> {
         let report = SharingReport {
             workers: self.config.workers,
             compression: self.config.compression,
+            local_steps: self.config.local_steps,
             steps,
             message_bytes: self.seen.message_bytes as f64 / steps.max(1) as f64,
             plain_bytes: (Header::BYTES + 4 * self.dimension) as u64,
@@ -646,7 +650,7 @@ pub fn train(
     observe: Observer<'_>,
 ) -> Result<Outcome, ExperimentError> {
     let failed = |error: SharingError| ExperimentError::Training(error.into());
-    config.validate().map_err(|error| failed(error.into()))?;
+    config.validate().map_err(failed)?;
     let ends = connected(config.workers, config.limit()).map_err(|error| failed(error.into()))?;
     let worker = |end: ThreadCommunicator, observe: Observer<'_>| {
         train_on(experiment, config, end, data, device, checkpoint, observe)

@@ -38,6 +38,12 @@
 //! converges linearly for the step of [`theoretical_step`]; several times that step is usually faster. The step must
 //! not change during a run of MASHA2, for it is inside the memories.
 //!
+//! What only one operator depends on, as the perturbations of a worker's examples in adversarial training, never
+//! travels ([`Operator::with_own`]). In theory this is the compressor that keeps those coordinates as they are, so every
+//! guarantee above stands; and as nothing of them is fed back, MASHA2 takes a composite term of theirs.
+//!
+//! A worker keeps `F_m(w)` while `w` stays, so an iteration asks each operator once, and once more at a new snapshot.
+//!
 //! Every message is counted at both ends, snapshots included, in [`Sent`]: the numbers, and the bits that a message
 //! really takes. Numbers travel as f32, so the error does not fall below about `1e-7 ‖F_m(z*)‖`. A server that
 //! broadcasts uncompressed sends more than it saves: what is won is the uplink.
@@ -87,6 +93,7 @@ mod problem;
 mod uplink;
 
 use draws::Draws;
+use problem::{Point, Value};
 use uplink::{compress, dense, mean};
 
 pub use network::{Amount, Network, OneProcess, Ranks, Sent};
@@ -182,6 +189,8 @@ pub struct Progress<'a> {
     pub iteration: usize,
     /// `z`, with the same bits on every rank.
     pub z: &'a [f64],
+    /// The own variables of every worker in this process.
+    pub own: &'a [Vec<f64>],
     /// What has been sent so far.
     pub sent: Sent,
 }
@@ -191,6 +200,8 @@ pub struct Progress<'a> {
 pub struct Outcome {
     /// The last `z`.
     pub z: Vec<f64>,
+    /// The own variables of every worker in this process.
+    pub own: Vec<Vec<f64>>,
     /// The iterations made.
     pub iterations: usize,
     /// What has been sent.
@@ -474,61 +485,82 @@ impl Loop<'_> {
         problem.check(start, schedule.batch, network.workers())?;
         let share = schedule.snapshot_probability;
         let mut draws = Draws::new(schedule.seed, problem.workers(), problem.dimension());
-        let z = start.to_vec();
-        let mut w = z.clone();
+        let first = network.here().start;
+        let start = problem.start(start, network.here());
+        let mut w = start.clone();
         let mut f_w = plain_mean(problem, &w, &mut draws, network)?;
-        iterate(schedule.iterations, z, network, observe, |z, network| {
-            draws.next_round();
-            // z̄ − γ F(w), from which both steps start.
-            let mut ahead: Vec<f64> = z
-                .iter()
-                .zip(&w)
-                .map(|(z, w)| (1.0 - share) * z + share * w)
-                .collect();
-            add_scaled(&mut ahead, -schedule.step, &f_w);
-            let mut zh = ahead.clone();
-            problem.prox(schedule.step, &mut zh);
+        let (dimension, step) = (problem.dimension(), schedule.step);
+        iterate(
+            schedule.iterations,
+            start,
+            network,
+            observe,
+            |point, network| {
+                draws.next_round();
+                // z̄ − γ F(w), from which both steps start.
+                let mut start = point.between(&w, share);
+                start.step(step, &f_w);
+                let mut zh = start.clone();
+                problem.prox(step, &mut zh);
 
-            let senders = draws.participants(self.participants);
-            let of = senders.len();
-            let length = |position| messages.length(&draws, position, of);
-            let lengths: Vec<usize> = (0..of).map(length).collect();
-            let received = network.to_server(&senders, &lengths, |position| {
-                let worker = senders[position];
-                let difference = problem.difference(worker, &zh, &w, schedule.batch, &draws)?;
-                messages.answer(&draws, worker, (position, of), difference)
-            })?;
-            let combined = received.map(|received| messages.combine(&draws, &received));
-            let delta = network.to_all(combined.transpose()?, problem.dimension())?;
-            *z = ahead;
-            delta.add_to(z, -messages.factor());
-            problem.prox(schedule.step, z);
+                let senders = draws.participants(self.participants);
+                let of = senders.len();
+                let length = |position| messages.length(&draws, position, of);
+                let lengths: Vec<usize> = (0..of).map(length).collect();
+                let difference = |worker: usize| {
+                    let here = worker - first;
+                    let [ahead, before] = [&zh, &w].map(|at| (&at.z[..], &at.own[here][..]));
+                    let drawn = (schedule.batch, &draws);
+                    problem.difference(worker, ahead, before, &f_w.each[here], drawn)
+                };
+                let own = &mut start.own;
+                let received = network.to_server(&senders, &lengths, |position| {
+                    let worker = senders[position];
+                    let mut difference = difference(worker)?;
+                    let kept = difference.split_off(dimension);
+                    add_scaled(&mut own[worker - first], -step, &kept);
+                    messages.answer(&draws, worker, (position, of), difference)
+                })?;
+                let combined = received.map(|received| messages.combine(&draws, &received));
+                let delta = network.to_all(combined.transpose()?, dimension)?;
+                // Who is not asked in this round moves its own variables all the same: it costs no message.
+                for worker in network.here().filter(|worker| !senders.contains(worker)) {
+                    if !own[worker - first].is_empty() {
+                        let kept = difference(worker)?;
+                        add_scaled(&mut own[worker - first], -step, &kept[dimension..]);
+                    }
+                }
+                *point = start;
+                delta.add_to(&mut point.z, -messages.factor());
+                problem.prox(step, point);
 
-            // The server's bit, which everyone draws from the common seed.
-            if draws.snapshot(share) {
-                w.clone_from(z);
-                f_w = plain_mean(problem, &w, &mut draws, network)?;
-            }
-            Ok(())
-        })
+                // The server's bit, which everyone draws from the common seed.
+                if draws.snapshot(share) {
+                    w.clone_from(point);
+                    f_w = plain_mean(problem, &w, &mut draws, network)?;
+                }
+                Ok(())
+            },
+        )
     }
 }
 
 /// Iterates a step until the observer breaks.
 fn iterate<N: Network>(
     iterations: usize,
-    mut z: Vec<f64>,
+    mut point: Point,
     network: &mut N,
     mut observe: impl FnMut(Progress<'_>) -> ControlFlow<()>,
-    mut step: impl FnMut(&mut Vec<f64>, &mut N) -> Result<(), MashaError>,
+    mut step: impl FnMut(&mut Point, &mut N) -> Result<(), MashaError>,
 ) -> Result<Outcome, MashaError> {
     let mut done = 0;
     for iteration in 0..iterations {
-        step(&mut z, network)?;
+        step(&mut point, network)?;
         done = iteration + 1;
         let progress = Progress {
             iteration,
-            z: &z,
+            z: &point.z,
+            own: &point.own,
             sent: network.sent(),
         };
         if observe(progress).is_break() {
@@ -536,22 +568,24 @@ fn iterate<N: Network>(
         }
     }
     let sent = network.sent();
+    let Point { z, own } = point;
     Ok(Outcome {
         z,
+        own,
         iterations: done,
         sent,
     })
 }
 
-/// `F(z)` on all workers, from messages that are not compressed.
+/// `F` on all workers, from messages that are not compressed.
 fn plain_mean<N: Network>(
     problem: &Problem<'_>,
-    z: &[f64],
+    point: &Point,
     draws: &mut Draws,
     network: &mut N,
-) -> Result<Vec<f64>, MashaError> {
+) -> Result<Value, MashaError> {
     let plain = Uplink::Independent(Box::new(Identity));
-    extragradient::mean_operator(problem, z, &plain, draws, network)
+    extragradient::mean_operator(problem, point, &plain, draws, network)
 }
 
 fn numbers_of(message: &Compressed) -> Vec<f64> {

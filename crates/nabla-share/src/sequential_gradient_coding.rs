@@ -299,14 +299,10 @@ impl Waiting {
 
     /// Whether the round may end with the answers that have been recorded. To be asked first at the cut-off.
     pub fn is_over(&mut self, scheme: &dyn CodingScheme, history: &History) -> bool {
-        let missing = history.missing();
-        if missing.iter().all(|&straggles| !straggles) {
+        if history.missing().iter().all(|&straggles| !straggles) {
             return true;
         }
-        let fits = || {
-            let mut models = scheme.models().into_iter();
-            models.any(|model| model.admits_after(history.stragglers(), &missing))
-        };
+        let fits = || history.fits_a_model();
         match self.rule {
             WaitRule::ForAll => {
                 self.for_all = self.for_all || !fits();

@@ -125,7 +125,7 @@ fn with_every_scheme_the_gradients_are_the_sums_whoever_straggles() {
         assert!(report.rounds <= 24 + scheme.delay());
         assert!(report.trace.rows().len() >= 24);
         // Every round waits at least until the cut-off, twice the time of the fastest worker.
-        assert!(report.seconds > 24.0 * 0.003, "{}", report.seconds);
+        assert!(report.seconds() > 24.0 * 0.003, "{}", report.seconds());
     }
 }
 
@@ -422,5 +422,5 @@ fn a_recorded_run_is_replayed() {
     assert_eq!((recorded.rounds(), recorded.load()), (10, 0.25));
     let faults = Faults::new().with_delays(recorded);
     let (replayed, _) = train(&scheme, &run(10), LIMIT, &faults).unwrap();
-    assert!(replayed.seconds > 0.9 * report.seconds);
+    assert!(replayed.seconds() > 0.9 * report.seconds());
 }

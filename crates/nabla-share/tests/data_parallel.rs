@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::Device;
+use nabla_grad::sketch::SketchFamily;
 use nabla_share::data_parallel::{Compression, SharingConfig, SharingReport, train};
 use nabla_train::classification::TrainingConfig;
 use nabla_train::data_set::DataConfig;
@@ -31,6 +32,7 @@ fn by(workers: usize, compression: Compression) -> SharingConfig {
         workers,
         compression,
         time_limit: 60.0,
+        ..SharingConfig::default()
     }
 }
 
@@ -58,11 +60,23 @@ fn report(outcome: &Outcome) -> SharingReport {
     serde_json::from_value(outcome.told.clone()).unwrap()
 }
 
+const fn sketch(share: f64, family: SketchFamily) -> Compression {
+    Compression::Sketch { share, family }
+}
+
+/// With local steps.
+fn local(steps: usize, compression: Compression) -> SharingConfig {
+    SharingConfig {
+        local_steps: steps,
+        ..by(2, compression)
+    }
+}
+
 const COMPRESSIONS: [Compression; 6] = [
     Compression::None,
     Compression::RandK { share: 0.3 },
     Compression::TopK { share: 0.1 },
-    Compression::Sketch { share: 0.3 },
+    sketch(0.3, SketchFamily::Count),
     Compression::Natural,
     Compression::Qsgd { levels: 64 },
 ];
@@ -130,6 +144,58 @@ fn interrupted_workers_go_on_with_the_same_bits() {
     }
 }
 
+/// With the identity as the sketch, one worker's local steps are those of batches as small as its pieces.
+#[test]
+fn local_steps_are_steps_along_the_pieces_of_a_batch() {
+    let mut small = small();
+    small.training.optimizer = nabla_train::optimizer::OptimizerConfig::named("sgd").unwrap();
+    small.training.optimizer.learning_rate = Some(0.1);
+    small.training.schedule.decay = nabla_train::schedule::Decay::Constant;
+    small.training.batch = 20;
+    let whole = sketch(1.0, SketchFamily::Identity);
+    let pieces = run(&small, &by(1, Compression::None), None, None).unwrap();
+    small.training.batch = 60;
+    let config = SharingConfig {
+        workers: 1,
+        ..local(3, whole)
+    };
+    let rounds = run(&small, &config, None, None).unwrap();
+    assert_eq!(3 * rounds.history.steps.len(), pieces.history.steps.len());
+    let [a, b] = [&rounds, &pieces].map(|o| o.history.last().unwrap().test_loss);
+    assert!((a - b).abs() < 1e-4, "{a} {b}");
+}
+
+#[test]
+fn sketches_of_every_family_learn_with_local_steps_and_go_on_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut small = small();
+    small.training.optimizer = nabla_train::optimizer::OptimizerConfig::named("sgd").unwrap();
+    small.training.optimizer.learning_rate = Some(0.02);
+    for (name, family) in [
+        ("gaussian", SketchFamily::Gaussian),
+        ("ams", SketchFamily::Ams),
+        ("count", SketchFamily::Count),
+        ("sparse", SketchFamily::Sparse { blocks: 4 }),
+        ("srht", SketchFamily::Srht),
+    ] {
+        // 367 of 1210 numbers are none of 4 blocks.
+        let config = local(5, sketch(0.3, family));
+        let whole = run(&small, &config, None, None).unwrap();
+        let path = folder.path().join(format!("{name}.safetensors"));
+        run(&small, &config, Some(&path), Some(8)).unwrap();
+        let resumed = run(&small, &config, Some(&path), None).unwrap();
+        assert_eq!(resumed.weights, whole.weights, "{name}");
+        let losses = &whole.history.epochs;
+        assert!(
+            losses[3].test_loss < losses[0].test_loss,
+            "{name}: {losses:?}"
+        );
+        let told = report(&whole);
+        assert_eq!((told.local_steps, told.steps), (5, 24));
+        assert!(told.message_bytes < 0.32 * told.plain_bytes as f64);
+    }
+}
+
 #[test]
 fn wrong_numbers_are_refused() {
     let experiment = small();
@@ -140,12 +206,28 @@ fn wrong_numbers_are_refused() {
             "share of the compression is 0",
         ),
         (
-            by(2, Compression::Sketch { share: 1.5 }),
+            by(2, sketch(1.5, SketchFamily::Srht)),
             "share of the compression is 1.5",
         ),
         (
             by(2, Compression::Qsgd { levels: 0 }),
             "levels of the compression is 0",
+        ),
+        (
+            local(2, Compression::Natural),
+            "2 local steps between two messages are for sketches",
+        ),
+        (
+            local(0, sketch(0.1, SketchFamily::Srht)),
+            "number of local steps is 0",
+        ),
+        (
+            local(26, sketch(0.1, SketchFamily::Srht)),
+            "at most 25, the examples of a worker in a batch",
+        ),
+        (
+            by(2, sketch(0.1, SketchFamily::Sparse { blocks: 0 })),
+            "number of blocks",
         ),
     ] {
         let error = run(&experiment, &config, None, None)

@@ -299,7 +299,7 @@ impl<M: Classifier> Task for Classification<'_, M> {
 
     fn stepped(&mut self, record: &StepRecord) {
         let Answers { right, examples } = std::mem::take(&mut self.pending);
-        self.tally.loss += f64::from(record.loss) * examples as f64;
+        self.tally.loss += f64::from(record.loss.unwrap_or_default()) * examples as f64;
         self.tally.right += right;
         self.tally.examples += examples;
     }

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Mean loss over the batch, before the step; the sum of the losses, if there were several.
-    pub loss: f32,
+    /// Mean loss over the batch, before the step; the sum of the losses, if there were several. None if there were no
+    /// examples, as a private training can draw.
+    pub loss: Option<f32>,
     /// Euclidean norm of the gradient before it was limited; over all updates, if there were several.
     pub gradient_norm: f32,
     /// The learning rate; that of the first update, if there were several.
@@ -66,19 +67,19 @@ impl<R> History<R> {
         self.epochs.last()
     }
 
-    /// The loss of every step.
+    /// The loss of every step that had examples.
     pub fn losses(&self) -> Vec<f32> {
-        self.steps.iter().map(|step| step.loss).collect()
+        self.steps.iter().filter_map(|step| step.loss).collect()
     }
 
-    /// The steps as CSV, with a header.
+    /// The steps as CSV, with a header; where there is no loss, the field is empty.
     pub fn steps_csv(&self) -> String {
         let mut text = String::from("step,loss,gradient_norm,learning_rate\n");
         for (i, s) in self.steps.iter().enumerate() {
             text += &format!(
                 "{},{},{},{}\n",
                 i + 1,
-                s.loss,
+                s.loss.map_or_else(String::new, |loss| loss.to_string()),
                 s.gradient_norm,
                 s.learning_rate
             );

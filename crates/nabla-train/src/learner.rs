@@ -100,7 +100,7 @@ impl ModuleVisitor for Take<'_> {
 /// The record of the current step so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Made {
-    loss: f32,
+    loss: Option<f32>,
     norms: f64,
     norm: f32,
     learning_rate: f64,
@@ -210,17 +210,18 @@ impl<M: Module> Learner<M> {
     }
 
     /// Adds a gradient that was computed elsewhere to that of the step, for all players, with the loss that it
-    /// belongs to.
+    /// belongs to; none if there were no examples.
     ///
     /// # Errors
     /// If the loss is not finite.
     pub fn contribute(
         &mut self,
         gradients: GradientsParams,
-        loss: f32,
+        loss: Option<f32>,
     ) -> Result<(), TrainingError> {
-        self.finite(loss)?;
-        self.made.loss += loss;
+        if let Some(loss) = loss {
+            self.count(loss)?;
+        }
         self.gradients.accumulate(&self.model, gradients);
         Ok(())
     }
@@ -248,17 +249,17 @@ impl<M: Module> Learner<M> {
             .without_autodiff()
             .try_into_scalar::<f32>()
             .map_err(|e| TrainingError::Device(e.to_string()))?;
-        self.finite(told)?;
-        self.made.loss += told;
+        self.count(told)?;
         Ok(told)
     }
 
-    fn finite(&self, loss: f32) -> Result<(), TrainingError> {
+    fn count(&mut self, loss: f32) -> Result<(), TrainingError> {
         let step = self.step + 1;
-        match loss.is_finite() {
-            true => Ok(()),
-            false => Err(TrainingError::Diverged { step, loss }),
+        if !loss.is_finite() {
+            return Err(TrainingError::Diverged { step, loss });
         }
+        *self.made.loss.get_or_insert_default() += loss;
+        Ok(())
     }
 
     /// Updates every player along the gradients so far, and clears them.

@@ -231,7 +231,7 @@ fn logistic_regression_reaches_the_optimum_of_scikit_learn() {
     assert!((last.test_loss - SKLEARN_LOSS).abs() < 2e-6, "{last:?}");
     assert_eq!(last.test_accuracy, 1.0);
     // At the beginning all classes are as likely.
-    assert!((outcome.history.steps[0].loss - 10_f32.ln()).abs() < 1e-6);
+    assert!((outcome.history.losses()[0] - 10_f32.ln()).abs() < 1e-6);
 }
 
 const SKLEARN_LOSS: f64 = 0.036_143_147_814_074_975;

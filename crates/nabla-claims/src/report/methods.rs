@@ -117,6 +117,20 @@ mod tests {
         assert!(error.to_string().contains(TABLE_BEGIN));
     }
 
+    /// `nabla claims report --readme README.md` has nothing to change.
+    #[test]
+    fn the_readme_and_the_report_agree_with_the_methods_and_the_results() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+        let folder = crate::read_results(&root.join("results")).unwrap();
+        let readme = read("README.md");
+        let table = insert_method_table(&readme, &folder).unwrap();
+        let differs = readme.lines().zip(table.lines()).find(|(a, b)| a != b);
+        assert_eq!(differs, None);
+        assert_eq!(readme.len(), table.len());
+        assert!(read("RESULTS.md") == crate::report::render_markdown(&folder));
+    }
+
     #[test]
     fn the_text_table_is_aligned() {
         let text = method_table_text(&ResultsFolder::default());

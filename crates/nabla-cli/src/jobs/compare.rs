@@ -23,7 +23,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
 use crate::output::table;
-use crate::recipe_file::{begin_folder, read_toml};
+use crate::recipe_file::{FolderLock, begin_folder, read_toml};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -112,6 +112,10 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     }
     let device = arguments.device.open()?;
     let progress = context.progress();
+    let mut lock = match &arguments.out {
+        Some(folder) => FolderLock::of(folder)?,
+        None => FolderLock::default(),
+    };
     let mut begun = false;
     let mut reading = TableReading::default();
     let mut failure = None;
@@ -121,7 +125,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
             ComparisonEvent::Begin { runs, .. } if !begun => {
                 // A wrong comparison has been refused by now, so no folder is created for it.
                 if let Some(folder) = &arguments.out
-                    && let Err(error) = begin_folder(folder, "comparison.toml", &text)
+                    && let Err(error) = begin_folder(&mut lock, folder, "comparison.toml", &text)
                 {
                     failure = Some(error);
                     return ControlFlow::Break(());

@@ -9,7 +9,7 @@ use nabla::private::private_training::{PrivacyConfig, PrivacyReport, PrivateMeth
 use nabla::train::data_set::Standardization;
 use nabla::train::experiment::Experiment;
 
-use crate::choice::choice;
+use crate::choice::{choice, chosen};
 use crate::errors::Failure;
 
 /// Each flag overrides the file.
@@ -95,7 +95,7 @@ impl PrivacyFlags {
         if let Some(clip) = self.clip {
             privacy.clipping = privacy.clipping.to(clip);
         }
-        privacy.method = self.private_method.unwrap_or(privacy.method);
+        privacy.method = chosen(self.private_method, privacy.method);
         if let Some(accountant) = &self.accountant {
             privacy.accountant.clone_from(accountant);
         }

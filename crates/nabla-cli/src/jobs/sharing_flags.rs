@@ -2,12 +2,13 @@
 
 use clap::Args;
 use nabla::base::words::duration;
+use nabla::grad::sketch::SketchFamily;
 use nabla::share::coded_training::{CodedReport, Coding, CodingConfig};
 use nabla::share::data_parallel::{Compression, SharingConfig, SharingReport};
 use nabla::share::sequential_gradient_coding::run::DeathRule;
 use nabla::share::sequential_gradient_coding::{CodeKind, WaitRule};
 
-use crate::choice::choice;
+use crate::choice::{choice, chosen};
 use crate::errors::Failure;
 use crate::jobs::ranks::Communication;
 
@@ -27,6 +28,13 @@ pub struct SharingFlags {
     /// The share of a gradient's numbers that is sent, for randk, topk and sketch
     #[arg(long, value_name = "SHARE")]
     compress_share: Option<f64>,
+    /// The family of the matrices, for sketch [default: count]
+    #[arg(long, value_parser = choice::<SketchFamily>())]
+    sketch_family: Option<SketchFamily>,
+    /// The steps that a worker takes between two messages, each along a piece of its part of the batch, for sketch
+    /// [default: 1]
+    #[arg(long, value_name = "N")]
+    local_steps: Option<usize>,
     /// Code the gradients against stragglers; under mpirun, one process more than workers leads
     #[arg(long, value_parser = choice::<Coding>())]
     coding: Option<Coding>,
@@ -94,11 +102,14 @@ impl SharingFlags {
                 "the experiment has both [sharing] and [coding]: leave out one",
             ));
         }
-        let compresses = self.compress.is_some() || self.compress_share.is_some();
+        let compresses = self.compress.is_some()
+            || self.compress_share.is_some()
+            || self.sketch_family.is_some()
+            || self.local_steps.is_some();
         if self.coding.is_some() || (file.coded.is_some() && !compresses) {
             if compresses {
                 return Err(Failure::input(
-                    "coded gradients aren't compressed: leave out --compress or --coding",
+                    "coded gradients aren't compressed: leave out --compress and its options, or --coding",
                 ));
             }
             let file = file.coded.unwrap_or_default();
@@ -118,7 +129,7 @@ impl SharingFlags {
         }
         let mut sharing = file.parts.unwrap_or_default();
         sharing.workers = self.workers.or(processes).unwrap_or(sharing.workers);
-        sharing.compression = self.compress.unwrap_or(sharing.compression);
+        sharing.compression = chosen(self.compress, sharing.compression);
         sharing.time_limit = self.time_limit.unwrap_or(sharing.time_limit);
         if let Some(share) = self.compress_share {
             sharing.compression = sharing.compression.with_share(share).ok_or_else(|| {
@@ -127,6 +138,18 @@ impl SharingFlags {
                 )
             })?;
         }
+        if let Some(family) = self.sketch_family {
+            sharing.compression = sharing.compression.with_family(family).ok_or_else(|| {
+                Failure::input("--sketch-family is for sketches: add --compress sketch")
+            })?;
+        }
+        if self.local_steps.is_some() && !matches!(sharing.compression, Compression::Sketch { .. })
+        {
+            return Err(Failure::input(
+                "--local-steps is for sketches: add --compress sketch",
+            ));
+        }
+        sharing.local_steps = self.local_steps.unwrap_or(sharing.local_steps);
         sharing.validate().map_err(Failure::input)?;
         Ok(Sharing {
             parts: Some(sharing),
@@ -162,7 +185,7 @@ impl SharingFlags {
         // One of the processes leads.
         let workers = processes.map(|processes| processes.saturating_sub(1));
         config.workers = self.workers.or(workers).unwrap_or(config.workers);
-        config.coding = self.coding.unwrap_or(config.coding);
+        config.coding = chosen(self.coding, config.coding);
         if let Some(stragglers) = self.stragglers {
             let coding = config.coding.with_stragglers(stragglers);
             config.coding = coding.ok_or_else(|| {

@@ -14,7 +14,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
 use crate::jobs::{train_denoiser, train_flow, train_generator, train_model};
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
+use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
 use crate::training_progress::{REPORTED, TrainingProgress};
 use nabla::base::words::duration;
@@ -98,7 +98,8 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
         (Some(folder), false) => folder,
     };
     let device = arguments.device.open()?;
-    begin_folder(folder, "recipe.toml", &text)?;
+    let mut lock = FolderLock::default();
+    begin_folder(&mut lock, folder, "recipe.toml", &text)?;
 
     let progress = context.progress();
     let begun = Instant::now();

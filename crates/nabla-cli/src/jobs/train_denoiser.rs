@@ -24,7 +24,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::train_flow::told_of_energies;
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
+use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
 use crate::training_progress::{REPORTED, TrainingProgress};
 
@@ -201,12 +201,13 @@ impl Job for Arguments {
             recipe
                 .training
                 .trainer(&recipe.model, source, &device.clone().autodiff())?;
+        let mut lock = FolderLock::of(folder)?;
         let checkpoint = folder.join("checkpoint.safetensors");
         if checkpoint.exists() {
             trainer = trainer.resume(&checkpoint).map_err(Failure::input)?;
         }
         // Not before: the folder may hold another training, with its recipe.
-        begin_folder(folder, "recipe.toml", &text)?;
+        begin_folder(&mut lock, folder, "recipe.toml", &text)?;
 
         let progress = context.progress();
         let begun = Instant::now();

@@ -25,7 +25,7 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{begin_folder, overlaid, read_toml, wrong_toml};
+use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
 use crate::training_progress::{REPORTED, TrainingProgress};
 
@@ -197,12 +197,13 @@ impl Job for Arguments {
         let device = self.device.open()?;
         let autodiff = device.clone().autodiff();
         let mut trainer = recipe.training.trainer(&config, &data.points, &autodiff)?;
+        let mut lock = FolderLock::of(folder)?;
         let checkpoint = folder.join("checkpoint.safetensors");
         if checkpoint.exists() {
             trainer = trainer.resume(&checkpoint).map_err(Failure::input)?;
         }
         // Not before: the folder may hold another training, with its recipe.
-        begin_folder(folder, "recipe.toml", &text)?;
+        begin_folder(&mut lock, folder, "recipe.toml", &text)?;
 
         let progress = context.progress();
         let begun = Instant::now();

@@ -26,7 +26,7 @@ use crate::jobs::ranks::Ranks;
 use crate::jobs::sharing_flags::{self, Sharing, SharingFlags};
 use crate::jobs::training_recipe::{Sources, TrainingRecipe};
 use crate::loss_plot::averaged;
-use crate::recipe_file::{begin_folder, create_folder};
+use crate::recipe_file::{FolderLock, begin_folder, create_folder};
 use nabla::base::words::duration;
 
 /// The command line of the job.
@@ -148,6 +148,8 @@ struct Watch<'a> {
     text: &'a str,
     epochs: usize,
     dashboard: Option<Dashboard>,
+    /// Of the folder.
+    lock: FolderLock,
     /// By model, whether its folder is there.
     begun: Vec<bool>,
     failure: Option<Failure>,
@@ -158,7 +160,7 @@ impl Watch<'_> {
         if let Some(root) = self.folders.root
             && !std::mem::replace(&mut self.begun[model], true)
         {
-            begin_folder(root, "experiment.toml", self.text)?;
+            begin_folder(&mut self.lock, root, "experiment.toml", self.text)?;
             self.folders
                 .of(model)
                 .map_or(Ok(()), |f| create_folder(&f))?;
@@ -225,6 +227,11 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         text: &text,
         epochs: experiment.training.epochs,
         dashboard: None,
+        // Only the first process reads and writes there.
+        lock: match folders.root {
+            Some(root) if is_first => FolderLock::of(root)?,
+            _ => FolderLock::default(),
+        },
         begun: vec![false; models],
         failure: None,
     };
@@ -405,7 +412,7 @@ fn write_files(folder: &Path, experiment: &Experiment, outcome: &Outcome) -> Res
         experiment.data.source,
         experiment.training.optimizer.name()
     );
-    let losses: Vec<f32> = history.steps.iter().map(|s| s.loss).collect();
+    let losses = history.losses();
     let (window, points) = averaged(&losses);
     let per_epoch = history.steps.len() as f64 / history.epochs.len().max(1) as f64;
     let test = history

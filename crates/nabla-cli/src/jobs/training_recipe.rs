@@ -12,7 +12,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::errors::Failure;
 use crate::jobs::sharing_flags::Sharing;
-use crate::recipe_file::read_toml;
+use crate::recipe_file::{read_toml, wrong_toml};
+
+/// The name of a choice without options that is given one, and the option. Serde takes any field for such a choice.
+fn option_of_none(given: &toml::Table, known: &toml::Table) -> Option<(String, String)> {
+    if let (1, Some(name)) = (known.len(), known.get("name").and_then(toml::Value::as_str))
+        && let Some(key) = given.keys().find(|key| *key != "name")
+    {
+        return Some((name.to_owned(), key.clone()));
+    }
+    given.iter().find_map(|(key, value)| {
+        let (given, known) = (value.as_table()?, known.get(key)?.as_table()?);
+        option_of_none(given, known)
+    })
+}
 
 /// What the file has.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -61,9 +74,19 @@ impl TrainingRecipe {
     /// # Errors
     /// If the file cannot be read, or is no recipe.
     pub fn read(path: Option<&Path>) -> Result<Self, Failure> {
-        match path {
-            Some(path) => read_toml(path, "an experiment"),
-            None => Ok(Self::default()),
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
+        let given: toml::Table = read_toml(path, "an experiment")?;
+        let wrong = |reason: &dyn std::fmt::Display| wrong_toml(path, "an experiment", reason);
+        let recipe: Self = given
+            .clone()
+            .try_into()
+            .map_err(|e: toml::de::Error| wrong(&e.message()))?;
+        let known = toml::Table::try_from(&recipe).map_err(Failure::run)?;
+        match option_of_none(&given, &known) {
+            Some((name, key)) => Err(wrong(&format!("{name} has no option `{key}`"))),
+            None => Ok(recipe),
         }
     }
 

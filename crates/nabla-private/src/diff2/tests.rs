@@ -53,7 +53,7 @@ fn descend(sources: &impl GradientSources) -> Vec<f64> {
     assert_eq!(data.training.len(), 80);
     let mut losses = Vec::new();
     let outcome = experiment.run_with(sources, &data, &Device::flex(), None, &mut |progress| {
-        losses.push(f64::from(progress.record.loss));
+        losses.extend(progress.record.loss.map(f64::from));
         ControlFlow::Continue(())
     });
     // Without noise there is no account, but there was a training.

@@ -2,7 +2,7 @@
 
 use nabla_base::vector::{add_scaled, squared_norm};
 use nabla_claims::ClaimError;
-use nabla_data::fashion_sample;
+use nabla_data::{fashion_sample, squares_of_four};
 use nabla_grad::SeededNoise;
 use nabla_private::private_sketch::PrivateSketch;
 use nabla_private::secret_noise::NoiseKey;
@@ -25,13 +25,11 @@ pub(super) fn pictures(count: usize, seed: u64) -> Result<Vec<(Vec<f64>, usize)>
     let mut order: Vec<usize> = (0..all.len()).collect();
     order.shuffle(&mut SeededNoise::new(seed, 1));
     let picture = |&index: &usize| {
-        let pixels = all.pixels(index);
-        let square = |k: usize| {
-            let corner = k / 14 * 2 * 28 + k % 14 * 2;
-            let four = [0, 1, 28, 29].map(|offset| f64::from(pixels[corner + offset]));
-            four.iter().sum::<f64>() / (4.0 * f64::from(all.white()))
+        let mean = |four: [u8; 4]| {
+            four.map(f64::from).iter().sum::<f64>() / (4.0 * f64::from(all.white()))
         };
-        let values: Vec<f64> = (0..PIXELS).map(square).collect();
+        let squares = squares_of_four(all.pixels(index), 28);
+        let values: Vec<f64> = squares.map(mean).collect();
         (values, usize::from(all.labels()[index]))
     };
     Ok(order.iter().take(count).map(picture).collect())

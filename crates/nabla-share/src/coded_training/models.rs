@@ -16,7 +16,7 @@ use nabla_train::learner::Learner;
 use serde_json::{Value, json};
 
 use super::{CodedError, CodingConfig};
-use crate::communicator::numbers::to_bytes;
+use crate::communicator::numbers::Number;
 use crate::sequential_gradient_coding::run::{BoxedError, Models};
 
 /// What is told with a gradient: the loss, the number of right answers and that of examples.
@@ -122,7 +122,7 @@ impl<M: Classifier> GradientSource<M> for DecodedGradients {
         let whole = |number: f32| number.round().max(0.0) as usize;
         let data = TensorData::new(numbers, [layout.total_length()]);
         let gradient = Tensor::<1>::from_data(data, layout.device());
-        learner.contribute(layout.to_gradients(gradient)?, told[0])?;
+        learner.contribute(layout.to_gradients(gradient)?, Some(told[0]))?;
         Ok(Answers {
             right: whole(told[1]),
             examples: whole(told[2]),
@@ -206,11 +206,12 @@ impl Models for InTurn {
         let ahead = *step > due;
         let state = match ahead {
             true => Vec::new(),
-            false => [
-                &(*step as u64).to_le_bytes()[..],
-                to_bytes(weights).as_slice(),
-            ]
-            .concat(),
+            false => {
+                let mut state = Vec::with_capacity(8 + size_of_val(&weights[..]));
+                state.extend((*step as u64).to_le_bytes());
+                weights.iter().for_each(|weight| weight.write(&mut state));
+                state
+            }
         };
         self.empty.insert(job, ahead);
         Ok(state)

@@ -2,6 +2,8 @@
 
 use nabla_base::range::{self, OutOfRange};
 use nabla_grad::compressor::{Compressor, CompressorError, Identity, Natural, Qsgd, RandK, TopK};
+use nabla_grad::seeded_noise::SeededNoise;
+use nabla_grad::sketch::{DrawnSketch, SketchError, SketchFamily};
 use serde::{Deserialize, Serialize};
 
 /// How gradients are compressed.
@@ -23,10 +25,13 @@ pub enum Compression {
         /// Their share.
         share: f64,
     },
-    /// A count sketch.
+    /// A sketch, by a new matrix in every step.
     Sketch {
         /// Its length as a share.
         share: f64,
+        /// Of the matrices. Default the count sketch.
+        #[serde(default = "count")]
+        family: SketchFamily,
     },
     /// Powers of two.
     Natural,
@@ -37,12 +42,16 @@ pub enum Compression {
     },
 }
 
+fn count() -> SketchFamily {
+    SketchFamily::Count
+}
+
 nabla_base::choices! {
     Compression: "compression" {
         "none" => Self::None, "Not at all";
         "randk" => Self::RandK { share: 0.1 }, "Random numbers, scaled up";
         "topk" => Self::TopK { share: 0.01 }, "The largest numbers of the change, with error feedback (EF21)";
-        "sketch" => Self::Sketch { share: 0.1 }, "A count sketch, by a new matrix in every step";
+        "sketch" => Self::Sketch { share: 0.1, family: count() }, "A sketch, by a new matrix in every step";
         "natural" => Self::Natural, "Powers of two";
         "qsgd" => Self::Qsgd { levels: 16 }, "Random levels";
     }
@@ -54,19 +63,29 @@ impl Compression {
         match self {
             Self::RandK { .. } => Some(Self::RandK { share }),
             Self::TopK { .. } => Some(Self::TopK { share }),
-            Self::Sketch { .. } => Some(Self::Sketch { share }),
+            Self::Sketch { family, .. } => Some(Self::Sketch { share, family }),
             Self::None | Self::Natural | Self::Qsgd { .. } => None,
+        }
+    }
+
+    /// The same sketch by matrices of another family, if it is a sketch.
+    pub fn with_family(self, family: SketchFamily) -> Option<Self> {
+        match self {
+            Self::Sketch { share, .. } => Some(Self::Sketch { share, family }),
+            _ => None,
         }
     }
 
     pub(super) fn validate(self) -> Result<(), OutOfRange> {
         match self {
-            Self::RandK { share } | Self::TopK { share } | Self::Sketch { share } => range::check(
-                share > 0.0 && share <= 1.0,
-                "share of the compression",
-                share,
-                "greater than 0 and at most 1",
-            ),
+            Self::RandK { share } | Self::TopK { share } | Self::Sketch { share, .. } => {
+                range::check(
+                    share > 0.0 && share <= 1.0,
+                    "share of the compression",
+                    share,
+                    "greater than 0 and at most 1",
+                )
+            }
             Self::Qsgd { levels } => range::at_least("levels of the compression", levels, 1),
             Self::None | Self::Natural => Ok(()),
         }
@@ -75,6 +94,24 @@ impl Compression {
     /// Numbers of a share of `dimension`.
     pub(super) fn kept(share: f64, dimension: usize) -> usize {
         ((share * dimension as f64).round() as usize).clamp(1, dimension.max(1))
+    }
+
+    /// The matrix of a sketch of `dimension` numbers, if this is one. Its length is a share of them, rounded to what the
+    /// family has.
+    pub(super) fn sketch(
+        self,
+        dimension: usize,
+        noise: &mut SeededNoise,
+    ) -> Result<Option<DrawnSketch>, SketchError> {
+        let Self::Sketch { share, family } = self else {
+            return Ok(None);
+        };
+        let kept = Self::kept(share, dimension);
+        let rows = match family {
+            SketchFamily::Sparse { blocks } => kept.next_multiple_of(blocks.max(1)),
+            _ => kept,
+        };
+        family.draw(rows, dimension, noise).map(Some)
     }
 
     pub(super) fn compressor(

@@ -16,10 +16,10 @@ use std::ops::ControlFlow;
 
 use nabla_base::choices;
 use nabla_base::range;
-use nabla_base::vector::add_scaled;
 use nabla_grad::compressor::Identity;
 
 use super::draws::Draws;
+use super::problem::{Point, Value};
 use super::uplink::dense;
 use super::{MashaError, Network, Outcome, Problem, Progress, Uplink, iterate, numbers_of};
 
@@ -99,25 +99,26 @@ impl Extragradient {
         problem.check(start, None, network.workers())?;
         let mut draws = Draws::new(self.seed, problem.workers(), problem.dimension());
         let mut ahead = None;
+        let start = problem.start(start, network.here());
         iterate(
             self.iterations,
-            start.to_vec(),
+            start,
             network,
             observe,
-            |z, network| {
+            |point, network| {
                 let first = match (self.lookahead, ahead.take()) {
                     (Lookahead::Optimistic, Some(last)) => last,
-                    _ => mean_operator(problem, z, &self.uplink, &mut draws, network)?,
+                    _ => mean_operator(problem, point, &self.uplink, &mut draws, network)?,
                 };
-                let step = |operator: &[f64]| {
-                    let mut moved = z.clone();
-                    add_scaled(&mut moved, -self.step, operator);
+                let step = |value: &Value| {
+                    let mut moved = point.clone();
+                    moved.step(self.step, value);
                     problem.prox(self.step, &mut moved);
                     moved
                 };
                 let second =
                     mean_operator(problem, &step(&first), &self.uplink, &mut draws, network)?;
-                *z = step(&second);
+                *point = step(&second);
                 ahead = Some(second);
                 Ok(())
             },
@@ -125,15 +126,15 @@ impl Extragradient {
     }
 }
 
-/// `F(z)` on all workers, from one exchange: each sends its value by `uplink`, and the server broadcasts the mean as it
-/// is.
+/// `F` at a point on all workers, from one exchange: each sends its value by `uplink`, and the server broadcasts the
+/// mean as it is.
 pub(super) fn mean_operator<N: Network>(
     problem: &Problem<'_>,
-    z: &[f64],
+    point: &Point,
     uplink: &Uplink,
     draws: &mut Draws,
     network: &mut N,
-) -> Result<Vec<f64>, MashaError> {
+) -> Result<Value, MashaError> {
     draws.next_round();
     let workers: Vec<usize> = (0..problem.workers()).collect();
     let of = workers.len();
@@ -141,11 +142,17 @@ pub(super) fn mean_operator<N: Network>(
         .iter()
         .map(|&m| uplink.length(draws, m, of))
         .collect();
+    let first = network.here().start;
+    let mut each = Vec::with_capacity(point.own.len());
     let received = network.to_server(&workers, &lengths, |worker| {
-        let value = problem.at(worker, z)?;
-        uplink.message(draws, worker, (worker, of), &value)
+        let value = problem.at(worker, &point.z, &point.own[worker - first])?;
+        let shared = &value[..problem.dimension()];
+        let message = uplink.message(draws, worker, (worker, of), shared);
+        each.push(value);
+        message
     })?;
     let mean = received.map(|received| dense(&uplink.mean(draws, &received)));
     let message = network.to_all(mean.transpose()?, problem.dimension())?;
-    Ok(numbers_of(&message))
+    let mean = numbers_of(&message);
+    Ok(Value { mean, each })
 }

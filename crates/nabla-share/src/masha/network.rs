@@ -1,5 +1,7 @@
 //! The messages between the workers and the server, in one process or between ranks.
 
+use std::ops::Range;
+
 use nabla_grad::compressor::Compressed;
 
 use super::MashaError;
@@ -38,6 +40,9 @@ pub struct Sent {
 pub trait Network {
     /// `M`.
     fn workers(&self) -> usize;
+
+    /// The workers in this process.
+    fn here(&self) -> Range<usize>;
 
     /// Takes the messages of some workers to the server: `message` gives that of the sender at a position. Returns all
     /// of them, in the order of the senders, where the server is, and `None` elsewhere.
@@ -91,6 +96,10 @@ impl Network for OneProcess {
         self.workers
     }
 
+    fn here(&self) -> Range<usize> {
+        0..self.workers
+    }
+
     fn to_server(
         &mut self,
         senders: &[usize],
@@ -140,6 +149,10 @@ impl<C: Communicator> Ranks<C> {
 impl<C: Communicator> Network for Ranks<C> {
     fn workers(&self) -> usize {
         self.ranks.size()
+    }
+
+    fn here(&self) -> Range<usize> {
+        self.ranks.rank()..self.ranks.rank() + 1
     }
 
     fn to_server(

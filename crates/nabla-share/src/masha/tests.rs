@@ -425,7 +425,10 @@ fn threads_have_the_bits_of_one_loop_and_count_the_same() {
         Ok((one, two, bytes))
     });
     let found = found.unwrap();
-    assert_eq!((&found[0].0, &found[0].1), (&one, &two));
+    for (at_server, alone) in [(&found[0].0, &one), (&found[0].1, &two)] {
+        assert_eq!((&at_server.z, at_server.sent), (&alone.z, alone.sent));
+        assert_eq!(at_server.iterations, alone.iterations);
+    }
     for (a, b, bytes) in &found[1..] {
         assert_eq!((&a.z, &b.z), (&one.z, &two.z));
         // Their messages have headers, and are padded to bytes.
@@ -503,4 +506,132 @@ fn settings_that_do_not_fit_are_refused() {
         error.to_string(),
         "element 0 of the operator of worker 0 is NaN"
     );
+}
+
+/// Every worker has a `y_m` of its own: `min_x max_y (1/M) Σ_m f_m(x, y_m)`.
+fn with_own(workers: &[Bilinear]) -> Problem<'_> {
+    let half = workers[0].half;
+    let operators = workers
+        .iter()
+        .map(|m| Operator::new(|z: &[f64]| m.operator(z)).with_own(vec![0.0; half]));
+    Problem::new(half, operators.collect()).unwrap()
+}
+
+/// The same with all of them in `z`.
+fn with_all_shared(workers: &[Bilinear]) -> Problem<'_> {
+    let (half, count) = (workers[0].half, workers.len());
+    let operators = workers.iter().enumerate().map(|(m, worker)| {
+        Operator::new(move |z: &[f64]| {
+            let own = (m + 1) * half..(m + 2) * half;
+            let found = worker.operator(&[&z[..half], &z[own.clone()]].concat());
+            let mut value = vec![0.0; (count + 1) * half];
+            value[..half].copy_from_slice(&found[..half]);
+            // The mean over the workers divides it again.
+            add_scaled(&mut value[own], count as f64, &found[half..]);
+            value
+        })
+    });
+    Problem::new((count + 1) * half, operators.collect()).unwrap()
+}
+
+#[test]
+fn own_variables_move_as_shared_ones_do_and_are_not_sent() {
+    let workers = Bilinear::draw(5, 4, 9);
+    let method = Extragradient {
+        step: 0.2,
+        iterations: 300,
+        ..Extragradient::default()
+    };
+    let shared = method
+        .run(
+            &with_all_shared(&workers),
+            &[0.0; 25],
+            &mut OneProcess::new(4),
+            go,
+        )
+        .unwrap();
+    let problem = with_own(&workers);
+    let own = method
+        .run(&problem, &[0.0; 5], &mut OneProcess::new(4), go)
+        .unwrap();
+    let all = |outcome: &Outcome| [&[outcome.z.clone()], &outcome.own[..]].concat().concat();
+    assert!(distance(&all(&own), &shared.z) < 1e-5 * norm(&shared.z));
+    assert_eq!(own.sent.up.numbers, 300 * 2 * 5 * 4);
+
+    // Both methods find the same point, whatever they send and whoever is asked.
+    let schedule = schedule(0.1);
+    let few = Masha1 {
+        participants: Some(2),
+        schedule: schedule.clone(),
+        ..Masha1::new(rand_k(2))
+    };
+    let top = Masha2 {
+        schedule,
+        ..Masha2::new(Box::new(TopK::new(2).unwrap()))
+    };
+    for found in [
+        few.run(&problem, &[0.0; 5], &mut OneProcess::new(4), go),
+        top.run(&problem, &[0.0; 5], &mut OneProcess::new(4), go),
+    ] {
+        assert!(distance(&all(&found.unwrap()), &shared.z) < 1e-3 * norm(&shared.z));
+    }
+}
+
+#[test]
+fn own_variables_keep_their_constraint_in_both_methods() {
+    let workers = Bilinear::draw(5, 3, 10);
+    let clamp = |_: f64, own: &mut [f64]| own.iter_mut().for_each(|y| *y = y.clamp(-0.1, 0.1));
+    let problem = || with_own(&workers).with_own_prox(clamp);
+    let first = || Masha1::new(rand_k(2));
+    let second = || Masha2 {
+        downlink: Some(Box::new(TopK::new(3).unwrap())),
+        ..Masha2::new(Box::new(TopK::new(2).unwrap()))
+    };
+    let start = [0.0; 5];
+    let one = first().run(&problem(), &start, &mut OneProcess::new(3), go);
+    let two = second().run(&problem(), &start, &mut OneProcess::new(3), go);
+    let (one, two) = (one.unwrap(), two.unwrap());
+    let bounded = |outcome: &Outcome| outcome.own.concat().iter().all(|y| y.abs() <= 0.1);
+    assert!(bounded(&one) && bounded(&two));
+    assert!(distance(&one.own.concat(), &two.own.concat()) < 1e-3);
+    assert!(distance(&one.z, &two.z) < 1e-3);
+
+    // Every rank has its own, with the bits of one loop.
+    let found = threads::run(
+        3,
+        Duration::from_secs(20),
+        |ranks| -> Result<_, MashaError> {
+            let one = first().run(&problem(), &start, &mut Ranks::new(&mut *ranks), go)?;
+            let two = second().run(&problem(), &start, &mut Ranks::new(&mut *ranks), go)?;
+            Ok((one, two))
+        },
+    );
+    for (rank, (a, b)) in found.unwrap().iter().enumerate() {
+        assert_eq!((&a.z, &b.z), (&one.z, &two.z));
+        let own = std::slice::from_ref(&one.own[rank]);
+        assert_eq!(a.own, own);
+        assert_eq!(b.own, std::slice::from_ref(&two.own[rank]));
+    }
+}
+
+#[test]
+fn an_operator_is_asked_once_an_iteration_and_once_a_snapshot() {
+    let asked = std::cell::Cell::new(0_u64);
+    let operator = Operator::new(|z: &[f64]| {
+        asked.set(asked.get() + 1);
+        vec![z[1], -z[0]]
+    });
+    let problem = Problem::new(2, vec![operator]).unwrap();
+    let masha = Masha1 {
+        schedule: Schedule {
+            iterations: 200,
+            ..Schedule::default()
+        },
+        ..Masha1::new(Uplink::PermK)
+    };
+    let mut network = OneProcess::new(1);
+    let outcome = masha.run(&problem, &[1.0, 1.0], &mut network, go).unwrap();
+    // Two numbers a message: a difference in every iteration, and one for each snapshot, the first included.
+    assert_eq!(asked.get(), outcome.sent.up.numbers / 2);
+    assert!((200 + 5..200 + 50).contains(&asked.get()));
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::CodingScheme;
+use super::{CodingScheme, StragglerModel};
 
 /// A worker's mini-task: its part of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,6 +83,8 @@ pub struct History {
     tasks: Vec<Vec<MiniTask>>,
     answered: Vec<bool>,
     stragglers: Vec<Vec<bool>>,
+    /// The scheme's models that all rounds so far fit.
+    models: Vec<StragglerModel>,
 }
 
 impl History {
@@ -103,6 +105,7 @@ impl History {
             tasks: vec![Vec::new(); workers],
             answered: vec![false; workers],
             stragglers: Vec::new(),
+            models: scheme.models(),
         }
     }
 
@@ -166,6 +169,14 @@ impl History {
         &self.stragglers
     }
 
+    /// Whether the stragglers of all rounds fit a model of the scheme if the current round ends now. Each round is
+    /// looked at once, with the window before it.
+    pub fn fits_a_model(&self) -> bool {
+        let missing = self.missing();
+        let mut models = self.models.iter();
+        models.any(|model| model.admits(&self.stragglers, &missing))
+    }
+
     /// Begins the round with the tasks of every worker.
     pub fn begin_round(&mut self, tasks: Vec<Vec<MiniTask>>) {
         let open = self.open_jobs();
@@ -208,7 +219,10 @@ impl History {
 
     /// Ends the round.
     pub fn end_round(&mut self) {
-        self.stragglers.push(self.missing());
+        let missing = self.missing();
+        let past = &self.stragglers;
+        self.models.retain(|model| model.admits(past, &missing));
+        self.stragglers.push(missing);
         self.round += 1;
     }
 }

@@ -274,9 +274,7 @@ pub struct RunReport {
     pub gradients: usize,
     /// The number of rounds.
     pub rounds: usize,
-    /// The time of all rounds, in seconds, without the steps of the models.
-    pub seconds: f64,
-    /// That of each round.
+    /// The time of each round, in seconds, without the steps of the models.
     pub round_seconds: Vec<f64>,
     /// The number of rounds that lasted longer than until the cut-off.
     pub waits: usize,
@@ -293,6 +291,11 @@ pub struct RunReport {
 }
 
 impl RunReport {
+    /// The time of all rounds, in seconds, without the steps of the models.
+    pub fn seconds(&self) -> f64 {
+        self.round_seconds.iter().sum()
+    }
+
     /// The seconds that the gradients would have taken at least, had every worker computed its share of a batch once
     /// and been waited for.
     ///

@@ -73,11 +73,6 @@ impl StragglerModel {
             .into_iter()
             .all(|(round, new)| self.admits(&rounds[..round], new))
     }
-
-    /// Whether a new round fits, and all rounds before do.
-    pub fn admits_after(&self, past: &[Vec<bool>], new: &[bool]) -> bool {
-        self.admits(past, new) && self.admits_all(past)
-    }
 }
 
 #[cfg(test)]
@@ -101,6 +96,31 @@ mod tests {
         }
         for other in ["x.x", "xxx", "x..x", "xx..xx"] {
             assert!(!model.admits_all(&rounds(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_history_looks_at_each_round_once_and_finds_what_all_rounds_give() {
+        use crate::sequential_gradient_coding::{CodeKind, CodingScheme, History, SrSgc};
+
+        let scheme = SrSgc::new(4, 1, 2, 2, CodeKind::Fitting).unwrap();
+        for seed in 0..200_u32 {
+            let mut history = History::new(&scheme, 6);
+            let mut rounds: Vec<Vec<bool>> = Vec::new();
+            for round in 0..6_u32 {
+                history.begin_round(scheme.assign(&history));
+                let draw = seed.wrapping_mul(0x9e37_79b9).rotate_left(round * 5);
+                for worker in 0..4 {
+                    if draw >> (3 * worker) & 7 > 1 {
+                        history.record(worker as usize);
+                    }
+                }
+                rounds.push(history.missing());
+                let models = scheme.models();
+                let whole = models.iter().any(|model| model.admits_all(&rounds));
+                assert_eq!(history.fits_a_model(), whole, "{rounds:?}");
+                history.end_round();
+            }
         }
     }
 

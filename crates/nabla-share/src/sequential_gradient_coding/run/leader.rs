@@ -64,7 +64,6 @@ impl<'a, C: Communicator> Leader<'a, C> {
             report: RunReport {
                 gradients: 0,
                 rounds: 0,
-                seconds: 0.0,
                 round_seconds: Vec::new(),
                 waits: 0,
                 stragglers: 0,
@@ -98,7 +97,6 @@ impl<'a, C: Communicator> Leader<'a, C> {
             self.send_out(state)?;
             self.collect(begun)?;
             let seconds = begun.elapsed().as_secs_f64();
-            self.report.seconds += seconds;
             self.report.round_seconds.push(seconds);
             for job in self.history.newly_decodable(self.scheme) {
                 let gradient = self.decoded(job)?;
@@ -155,7 +153,7 @@ impl<'a, C: Communicator> Leader<'a, C> {
             let order = Order::Work {
                 round: self.history.round(),
                 tasks: self.left_to(rank),
-                state: state.clone(),
+                state: state.as_ref().map(|(job, state)| (*job, &state[..])),
             };
             match self.ranks.send(rank, TASKS, &order.to_bytes()) {
                 Ok(()) => {}
@@ -170,7 +168,7 @@ impl<'a, C: Communicator> Leader<'a, C> {
         Ok(())
     }
 
-    fn send(&mut self, rank: usize, order: &Order) -> Result<(), RunError> {
+    fn send(&mut self, rank: usize, order: &Order<'_>) -> Result<(), RunError> {
         if self.dead.contains_key(&rank) {
             return Ok(());
         }

@@ -12,13 +12,13 @@ pub(super) const ANSWERS: Tag = Tag::new(0x5602);
 
 /// What the leader sends.
 #[derive(Debug, PartialEq)]
-pub(super) enum Order {
+pub(super) enum Order<'a> {
     Work {
         round: usize,
         /// For every worker that the rank stands for, its tasks.
         tasks: Vec<(usize, Vec<MiniTask>)>,
         /// A job that starts, and the state of its model.
-        state: Option<(usize, Vec<u8>)>,
+        state: Option<(usize, &'a [u8])>,
     },
     /// The leader is there, but has nothing new.
     Wait,
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Order {
+impl<'a> Order<'a> {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self {
@@ -118,7 +118,7 @@ impl Order {
         bytes
     }
 
-    pub fn read(rank: usize, bytes: &[u8]) -> Result<Self, RunError> {
+    pub fn read(rank: usize, bytes: &'a [u8]) -> Result<Self, RunError> {
         let mut reader = Reader { rank, rest: bytes };
         let kind = reader.number()?;
         match kind {
@@ -132,7 +132,7 @@ impl Order {
                 };
                 let tasks = reader.list(|reader| Ok((reader.number()?, reader.list(task)?)))?;
                 let state = match kind {
-                    3 => Some((reader.number()?, reader.rest.to_vec())),
+                    3 => Some((reader.number()?, reader.rest)),
                     _ => None,
                 };
                 Ok(Self::Work {
@@ -223,7 +223,7 @@ mod tests {
             Order::Stop,
             Order::Wait,
             work(None),
-            work(Some((3, vec![1, 2]))),
+            work(Some((3, &[1, 2]))),
         ] {
             assert_eq!(Order::read(0, &order.to_bytes()).unwrap(), order);
         }

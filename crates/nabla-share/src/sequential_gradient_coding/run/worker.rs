@@ -37,7 +37,8 @@ impl Orders {
                     self.tasks.clear();
                 }
                 self.tasks.extend(tasks);
-                self.states.extend(state);
+                self.states
+                    .extend(state.map(|(job, state)| (job, state.to_vec())));
                 self.states.retain(|&job, _| job + delay >= round);
             }
         }
