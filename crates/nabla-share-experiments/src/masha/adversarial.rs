@@ -278,7 +278,7 @@ pub(super) fn measure(
 ) -> Result<String, ClaimError> {
     let (iterations, steps): (usize, &[f64]) = match bench.quick() {
         true => (6, &[0.2]),
-        false => (250, &[0.05, 0.1, 0.2, 0.4]),
+        false => (250, &[0.05, 0.1, 0.15, 0.2, 0.3, 0.4]),
     };
     let mut points = Vec::new();
     for variant in PLAIN.into_iter().chain(COMPRESSED) {
@@ -341,46 +341,32 @@ pub(super) fn measure(
         told.push(format!("{}: {}", task.name(), chosen.join(", ")));
     }
     for variant in [RAND_K, PERM_K, TOP_K, RAND_K_BOTH, TOP_K_BOTH] {
-        let check = close(
-            table,
-            &variant,
-            &QUARTER,
-            &EXTRAGRADIENT,
-            "a quarter of the bits sent",
-        )?;
+        let check = close(table, &variant, &QUARTER, "a quarter of the bits sent")?;
         // Chosen before measuring: the uplink alone is what the methods compress first.
         let headline = [RAND_K, PERM_K, TOP_K].contains(&variant);
         checks.push(if headline { check.headline() } else { check });
     }
     for variant in COMPRESSED {
-        for plain in &PLAIN {
-            let what = "equal bits both ways";
-            checks.push(close(table, &variant, &EQUAL, plain, what)?);
-        }
+        checks.push(close(table, &variant, &EQUAL, "equal bits both ways")?);
     }
     Ok(format!("Steps γ of the training: {}.", told.join("; ")))
 }
 
-/// At most 1 point below a method with all its bits.
-fn close(
-    table: &Table,
-    variant: &Variant,
-    task: &Task,
-    plain: &Variant,
-    with: &str,
-) -> Result<Check, ClaimError> {
+/// At most 1 point below the better uncompressed method with all its bits.
+fn close(table: &Table, variant: &Variant, task: &Task, with: &str) -> Result<Check, ClaimError> {
     let metric: &Metric = &ROBUST;
-    let (own, plain_mean) = (
-        table.mean(task, variant, metric)?,
-        table.mean(&EQUAL, plain, metric)?,
-    );
+    let own = table.mean(task, variant, metric)?;
+    let mut best = f64::NEG_INFINITY;
+    for plain in &PLAIN {
+        best = best.max(table.mean(&EQUAL, plain, metric)?);
+    }
     Ok(Check::new(
         format!(
             "adversarial training, {with}: the accuracy under attack with {variant} is at most 1 point lower than with \
-             {plain} with all its bits"
+             the better of extragradient and the optimistic method with all their bits"
         ),
         own >= plain_mean - 1.0,
-        format!("{own:.1} % against {plain_mean:.1} %"),
+        format!("{own:.1} % against {best:.1} %"),
     ))
 }
 
