@@ -66,7 +66,10 @@ impl<M: Classifier> GradientSource<M> for Medians {
         let medians: Vec<f32> = (0..layout.total_length()).map(median).collect();
         let medians = TensorData::new(medians, [layout.total_length()]);
         let medians = Tensor::<1>::from_data(medians, layout.device());
-        learner.contribute(layout.to_gradients(medians)?, total / parts.len() as f32)?;
+        learner.contribute(
+            layout.to_gradients(medians)?,
+            Some(total / parts.len() as f32),
+        )?;
         Ok(answers)
     }
 }

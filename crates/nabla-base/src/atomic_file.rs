@@ -237,7 +237,11 @@ fn move_files(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn temporary_file(path: &Path) -> Result<Partial<NamedTempFile>, OutputError> {
+/// Permissions of an ordinary output, less those of the umask, and of one that only its owner may read.
+const ORDINARY: u32 = 0o666;
+const SECRET: u32 = 0o600;
+
+fn temporary_file(path: &Path, mode: u32) -> Result<Partial<NamedTempFile>, OutputError> {
     let folder = folder_of(path);
     if !folder.is_dir() {
         return Err(OutputError::NoFolder {
@@ -251,7 +255,7 @@ fn temporary_file(path: &Path) -> Result<Partial<NamedTempFile>, OutputError> {
     Partial::create(
         path,
         folder,
-        0o666,
+        mode,
         |builder, folder| builder.tempfile_in(folder),
         NamedTempFile::path,
         |file| {
@@ -305,7 +309,7 @@ fn temporary_folder(path: &Path) -> Result<Partial<TempDir>, OutputError> {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn check_writable(path: &Path) -> Result<(), OutputError> {
-    temporary_file(path).map(drop)
+    temporary_file(path, ORDINARY).map(drop)
 }
 
 /// The same for a folder that [`write_folder_atomically`] is to write: `path` does not exist yet, or is an empty
@@ -344,7 +348,40 @@ pub fn write_atomically<E: From<OutputError>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut partial = temporary_file(path)?;
+    write_with_mode(path, ORDINARY, write)
+}
+
+/// Writes `bytes` to `path` like [`write_bytes_atomically`], for its owner's eyes alone on Unix.
+///
+/// # Errors
+/// An [`OutputError`]; `path` is then unchanged.
+///
+/// ```
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("key");
+/// nabla_base::write_secret_atomically(&path, b"secret")?;
+/// #[cfg(unix)]
+/// {
+///     use std::os::unix::fs::PermissionsExt;
+///     assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn write_secret_atomically(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    write_with_mode(path, SECRET, |out| {
+        out.write_all(bytes).map_err(|source| OutputError::Io {
+            path: path.into(),
+            source,
+        })
+    })
+}
+
+fn write_with_mode<E: From<OutputError>>(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut partial = temporary_file(path, mode)?;
     let io = |source| OutputError::Io {
         path: path.into(),
         source,

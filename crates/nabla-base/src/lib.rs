@@ -23,6 +23,6 @@ pub mod words;
 
 pub use atomic_file::{
     OutputError, check_writable, check_writable_folder, remove_unfinished_files, write_atomically,
-    write_bytes_atomically, write_folder_atomically,
+    write_bytes_atomically, write_folder_atomically, write_secret_atomically,
 };
 pub use range::OutOfRange;

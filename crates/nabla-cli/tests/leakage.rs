@@ -31,6 +31,11 @@ fn pictures_are_rebuilt_with_and_without_each_defence() {
         3
     );
     assert_eq!(found["defences"][0]["defence"]["deviation"], 0.1);
+    // What is for other pictures, or would lose the network.
+    let line = "audit leakage --network trained --data fashion";
+    desk.refused(line, "name its pictures by --data");
+    let line = "train generator --epochs 1 --out trained";
+    desk.refused(line, "a model that is no generator");
 }
 
 #[test]
@@ -161,6 +166,11 @@ fn what_cannot_be_attacked_is_refused() {
         ("audit leakage --defence nothing", "nothing"),
         ("audit leakage --generator nowhere", "nowhere"),
         ("audit leakage --network nowhere", "nowhere"),
+        (
+            "audit leakage --model logistic",
+            "a logistic regression starts at zero",
+        ),
+        ("audit leakage --judge nowhere", "nowhere"),
         (
             "train generator --out generator --latent 0",
             "width of a generator's stage",

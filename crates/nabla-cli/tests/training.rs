@@ -557,6 +557,14 @@ fn several_workers_train_together() {
         ),
         ("train model --workers 2 --models 2", "add --coding"),
         ("train model --coding m-sgc --models 1", "at least 2 models"),
+        (
+            "train model --coding sr-sgc --models 100000",
+            "it must be from 0 to 1024",
+        ),
+        (
+            "train model --coding m-sgc --window 99999999999",
+            "it must be from 1 to 1000",
+        ),
     ] {
         Desk::empty().refused(line, told);
     }

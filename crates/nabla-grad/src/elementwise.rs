@@ -348,11 +348,11 @@ fn sweep<const W: usize, const R: usize, const S: usize>(
         // Keeps the compiler from going through several blocks at once, which it would gather from memory
         // number by number.
         black_box(());
-        for k in 0..W {
-            prefetch_index(&*blocks[k], i + AHEAD);
+        for blocks in &blocks {
+            prefetch_index(&**blocks, i + AHEAD);
         }
-        for k in 0..R {
-            prefetch_index(read_blocks[k], i + AHEAD);
+        for blocks in read_blocks {
+            prefetch_index(blocks, i + AHEAD);
         }
         let (w, r) = (from_fn(|k| blocks[k][i]), from_fn(|k| read_blocks[k][i]));
         let (new, terms) = block(kernel, w, r, &along.scale(i));

@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn the_friction_of_equal_gradients_meets_its_bound() {
         let step = |gradient_norm| StepRecord {
-            loss: 0.0,
+            loss: Some(0.0),
             gradient_norm,
             learning_rate: 0.1,
         };

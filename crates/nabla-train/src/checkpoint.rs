@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Bytes;
-use nabla_base::{OutputError, write_bytes_atomically};
+use nabla_base::{OutputError, write_secret_atomically};
 use nabla_grad::fingerprint::fingerprint;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
@@ -144,7 +144,8 @@ pub(crate) fn save<T: Task>(trainer: &Trainer<T>, path: &Path) -> Result<(), Tra
         views.push((name, view.map_err(|e| encode(&e))?));
     }
     let bytes = serialize(views, Some(metadata)).map_err(|e| encode(&e))?;
-    write_bytes_atomically(path, &bytes).map_err(CheckpointError::from)?;
+    // A private training's state has the key of its noise.
+    write_secret_atomically(path, &bytes).map_err(CheckpointError::from)?;
     Ok(())
 }
 

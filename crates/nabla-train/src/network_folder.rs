@@ -32,6 +32,16 @@ pub enum NetworkFolderError {
         /// The file that the model needs.
         file: &'static str,
     },
+    /// The folder holds a model of another kind, whose weights would be lost.
+    #[error("{} holds a model that is no {kind}, since it has no {file}: choose another folder", folder.display())]
+    OtherKind {
+        /// What was to be written, such as `prior`.
+        kind: &'static str,
+        /// The folder.
+        folder: PathBuf,
+        /// The file that such a model would have.
+        file: &'static str,
+    },
     /// A file cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -63,6 +73,22 @@ pub enum NetworkFolderError {
         /// Which tensor is wrong, and how.
         reason: String,
     },
+}
+
+/// What a store's report says of the first tensor of a wrong shape, as a sentence.
+fn wrong_shape(report: &str) -> Option<String> {
+    let after = |text: &'static str, from: usize| {
+        let at = report[from..].find(text)? + from + text.len();
+        let end = report[at..].find(['"', ']'])? + at;
+        Some((&report[at..end], end))
+    };
+    let start = report.find("ShapeMismatch {")?;
+    let (path, end) = after("path: \"", start)?;
+    let (expected, end) = after("dims: [", end)?;
+    let (found, _) = after("dims: [", end)?;
+    Some(format!(
+        "{path} has the shape [{found}], but [{expected}] is expected"
+    ))
 }
 
 /// A kind of folder.
@@ -128,7 +154,8 @@ impl NetworkFolder {
             config: self.config,
             path: folder.join(WEIGHTS_FILE),
             // Join the lines: the report of a store may have several.
-            reason: reason.lines().map(str::trim).collect::<Vec<_>>().join(" "),
+            reason: wrong_shape(reason)
+                .unwrap_or_else(|| reason.lines().map(str::trim).collect::<Vec<_>>().join(" ")),
         }
     }
 
@@ -164,16 +191,32 @@ impl NetworkFolder {
         Ok(())
     }
 
+    /// Checks, before a long job, that no model of another kind would be overwritten.
+    ///
+    /// # Errors
+    /// If the folder has weights, but not this configuration.
+    pub fn check(self, folder: &Path) -> Result<(), NetworkFolderError> {
+        match folder.join(WEIGHTS_FILE).exists() && !folder.join(self.config).exists() {
+            true => Err(NetworkFolderError::OtherKind {
+                kind: self.kind,
+                folder: folder.into(),
+                file: self.config,
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Writes a folder. The same configuration and weights give the same bytes.
     ///
     /// # Errors
-    /// If a file cannot be written.
+    /// If a file cannot be written, or the folder holds a model of another kind.
     pub fn save<M: Module>(
         self,
         config: &impl Serialize,
         network: &M,
         folder: &Path,
     ) -> Result<(), NetworkFolderError> {
+        self.check(folder)?;
         fs::create_dir_all(folder).map_err(|source| OutputError::Io {
             path: folder.into(),
             source,
@@ -189,13 +232,56 @@ impl NetworkFolder {
         let bytes = store
             .get_bytes()
             .map_err(|error| self.wrong_weights(folder, &error.to_string()))?;
-        write_bytes_atomically(&folder.join(WEIGHTS_FILE), &bytes)?;
         let json = serde_json::to_string_pretty(config)
             .map_err(|error| self.wrong_config(folder, &error))?;
         let text = format!("{json}\n");
-        Ok(write_bytes_atomically(
-            &folder.join(self.config),
-            text.as_bytes(),
-        )?)
+        // First, so that no moment leaves weights of an unknown kind.
+        write_bytes_atomically(&folder.join(self.config), text.as_bytes())?;
+        Ok(write_bytes_atomically(&folder.join(WEIGHTS_FILE), &bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::Device;
+
+    const FOLDER: NetworkFolder = NetworkFolder {
+        kind: "layer",
+        config: "layer.json",
+    };
+
+    fn layer(inputs: usize) -> Linear {
+        LinearConfig::new(inputs, 2).init(&Device::flex())
+    }
+
+    #[test]
+    fn weights_of_another_shape_are_told_in_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        FOLDER.save(&3, &layer(3), folder.path()).unwrap();
+        let [_, weights] = FOLDER.read(folder.path()).unwrap();
+        let error = FOLDER
+            .load(&mut layer(4), weights, folder.path())
+            .unwrap_err();
+        let told = error.to_string();
+        assert!(
+            told.ends_with("weight has the shape [3, 2], but [4, 2] is expected"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_model_of_another_kind_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        FOLDER.save(&3, &layer(3), folder.path()).unwrap();
+        FOLDER.save(&3, &layer(3), folder.path()).unwrap();
+        let other = NetworkFolder {
+            kind: "generator",
+            config: "generator.json",
+        };
+        let before = fs::read(folder.path().join(WEIGHTS_FILE)).unwrap();
+        assert!(other.save(&3, &layer(4), folder.path()).is_err());
+        assert_eq!(fs::read(folder.path().join(WEIGHTS_FILE)).unwrap(), before);
     }
 }

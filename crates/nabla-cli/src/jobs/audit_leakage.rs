@@ -23,7 +23,7 @@ use nabla::private::leakage::inverting_gradients::InvertingConfig;
 use nabla::private::leakage::picture_quality::perceptual;
 use nabla::private::leakage::staged_generator::StagedGenerator;
 use nabla::train::classifier::Classifier;
-use nabla::train::examples::Scaling;
+use nabla::train::examples::{InputShape, Scaling};
 use nabla::train::experiment::{Experiment, ModelConfig, OnModel, OnTraining};
 use nabla::train::gradient_source::TrainingExamples;
 use nabla::train::normalization::Normalization;
@@ -373,11 +373,20 @@ impl Attacking<'_> {
     }
 }
 
-impl OnModel for Attacking<'_> {
+/// The attack on a network of a folder, unless that is for other pictures.
+struct Fitting<'a> {
+    attacking: Attacking<'a>,
+    wrong: Option<String>,
+}
+
+impl OnModel for Fitting<'_> {
     type Output = Result<Vec<Leak>, Failure>;
 
     fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
-        self.run(model)
+        match self.wrong {
+            Some(wrong) => Err(Failure::input(wrong)),
+            None => self.attacking.run(model),
+        }
     }
 }
 
@@ -441,38 +450,7 @@ impl Job for Arguments {
             scaling,
             context,
         };
-        let (leaks, name) = match &self.network {
-            None => {
-                let leaks = experiment.begin(&data, &device, attacking(Scaling::none()))??;
-                (
-                    leaks,
-                    format!("{} with random weights", experiment.model.name()),
-                )
-            }
-            Some(folder) => {
-                let mut name = String::new();
-                let mut wrong = None;
-                let autodiff = device.clone().autodiff();
-                let leaks = load_model(folder, &autodiff, |config: ClassifierConfig| {
-                    name = format!("{} of {}", config.model.name(), folder.display());
-                    if config.shape != data.shape || config.classes.len() != classes {
-                        wrong = Some(format!(
-                            "{} classifies {:?} into {} classes, but {} has {:?} of {classes} classes",
-                            folder.display(),
-                            config.shape,
-                            config.classes.len(),
-                            self.data,
-                            data.shape,
-                        ));
-                    }
-                    attacking(config.scaling)
-                });
-                if let Some(wrong) = wrong {
-                    return Err(Failure::input(wrong));
-                }
-                (leaks.map_err(Failure::input)??, name)
-            }
-        };
+        // A judge that does not fit is refused before the attack.
         let maps = |pictures: &[Vec<f32>]| -> Result<Vec<Tensor<4>>, Failure> {
             let rows = rows(pictures, &device);
             match &self.judge {
@@ -492,6 +470,43 @@ impl Job for Arguments {
             }
         };
         let truth = maps(&secret.pictures)?;
+        let (leaks, name) = match &self.network {
+            None if matches!(self.model, ModelConfig::LogisticRegression(..)) => {
+                return Err(Failure::input(
+                    "a logistic regression starts at zero, where its gradient tells no direction: attack one of `nabla train model` by --network",
+                ));
+            }
+            None => {
+                let leaks = experiment.begin(&data, &device, attacking(Scaling::none()))??;
+                (
+                    leaks,
+                    format!("{} with random weights", experiment.model.name()),
+                )
+            }
+            Some(folder) => {
+                let mut name = String::new();
+                let autodiff = device.clone().autodiff();
+                let leaks = load_model(folder, &autodiff, |config: ClassifierConfig| {
+                    name = format!("{} of {}", config.model.name(), folder.display());
+                    let fits = config.shape == data.shape && config.classes.len() == classes;
+                    let wrong = (!fits).then(|| {
+                        format!(
+                            "{} classifies {} into {} classes, but {} has {} of {classes} classes: name its pictures by --data",
+                            folder.display(),
+                            described_shape(config.shape),
+                            config.classes.len(),
+                            self.data,
+                            described_shape(data.shape),
+                        )
+                    });
+                    Fitting {
+                        attacking: attacking(config.scaling),
+                        wrong,
+                    }
+                });
+                (leaks.map_err(Failure::input)??, name)
+            }
+        };
         let mut lines = Vec::with_capacity(leaks.len());
         for (leak, &defence) in leaks.iter().zip(&defences) {
             lines.push(Line {
@@ -546,6 +561,15 @@ fn write_sheet(
     );
     let picture = Picture::new(raster, BitDepth::Eight);
     Ok(picture.write(path, &WriteOptions::default())?)
+}
+
+fn described_shape(shape: InputShape) -> String {
+    match shape {
+        InputShape::Picture([channels, height, width]) => {
+            format!("pictures of {channels} x {height} x {width}")
+        }
+        InputShape::Row(features) => format!("rows of {features} numbers"),
+    }
 }
 
 fn mean(values: &[f64]) -> f64 {

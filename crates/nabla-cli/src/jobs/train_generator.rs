@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use nabla::base::words::duration;
-use nabla::private::leakage::decoder::DecoderConfig;
+use nabla::private::leakage::decoder::{Decoder, DecoderConfig};
 use nabla::private::leakage::decoder_training::DecoderTraining;
 use nabla::train::data_set::{DataConfig, DataSet, Standardization};
 use nabla::train::error::TrainingError;
@@ -98,6 +98,7 @@ impl Job for Arguments {
             ..DecoderTraining::default()
         };
         let begun = Instant::now();
+        Decoder::check(&self.out).map_err(Failure::input)?;
         let mut trainer = training
             .trainer(&config, &data.training.features, &device)
             .map_err(failed)?;

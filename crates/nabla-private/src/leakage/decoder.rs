@@ -180,6 +180,14 @@ impl Decoder {
         Ok(FOLDER.save(config, self, folder)?)
     }
 
+    /// Checks, before a training, that a folder holds no model of another kind.
+    ///
+    /// # Errors
+    /// If it does.
+    pub fn check(folder: &Path) -> Result<(), DecoderError> {
+        Ok(FOLDER.check(folder)?)
+    }
+
     /// Reads it from a folder.
     ///
     /// # Errors

@@ -278,7 +278,7 @@ pub(super) fn measure(
 ) -> Result<String, ClaimError> {
     let (iterations, steps): (usize, &[f64]) = match bench.quick() {
         true => (6, &[0.2]),
-        false => (250, &[0.05, 0.1, 0.15, 0.2, 0.3, 0.4]),
+        false => (250, &[0.1, 0.2, 0.3, 0.4]),
     };
     let mut points = Vec::new();
     for variant in PLAIN.into_iter().chain(COMPRESSED) {

@@ -144,6 +144,11 @@ impl CodingConfig {
             range::within("number of workers", self.workers, 1..=1024).map(|()| self.workers)?;
         range::within("time limit in seconds", self.time_limit, 0.1..=1e6)?;
         range::not_negative("tolerance mu", self.tolerance)?;
+        // Every model has a thread.
+        range::within("number of models", self.models, 0..=1024)?;
+        if let Coding::SrSgc { window, .. } | Coding::MSgc { window, .. } = self.coding {
+            range::within("window W", window, 1..=1000)?;
+        }
         Ok(match self.coding {
             Coding::Uncoded => Box::new(GradientCode::uncoded(n)?),
             Coding::Gc { stragglers } => Box::new(GradientCode::new(n, stragglers, self.code)?),

@@ -554,7 +554,11 @@ fn own_variables_move_as_shared_ones_do_and_are_not_sent() {
     let own = method
         .run(&problem, &[0.0; 5], &mut OneProcess::new(4), go)
         .unwrap();
-    let all = |outcome: &Outcome| [&[outcome.z.clone()], &outcome.own[..]].concat().concat();
+    let all = |outcome: &Outcome| {
+        [std::slice::from_ref(&outcome.z), &outcome.own[..]]
+            .concat()
+            .concat()
+    };
     assert!(distance(&all(&own), &shared.z) < 1e-5 * norm(&shared.z));
     assert_eq!(own.sent.up.numbers, 300 * 2 * 5 * 4);
 
