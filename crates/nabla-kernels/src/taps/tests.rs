@@ -29,7 +29,7 @@ fn check<F: Real, S: Simd>(simd: S, tolerance: f64) {
             columns,
         };
         simd.vectorize(product);
-        let g = numbers::<F>(rows * columns, 7);
+        let g = numbers::<F>(rows * padded(columns), 7);
         let mut sums = vec![F::ONE; rows * depth];
         let correlation = Correlation {
             x: &x,
@@ -49,8 +49,8 @@ fn check<F: Real, S: Simd>(simd: S, tolerance: f64) {
                 assert!((found - expected).abs() < tolerance, "{found} {expected}");
             }
             for k in 0..depth {
-                let terms =
-                    (0..columns).map(|n| g[row * columns + n].wide() * x[offsets[k] + n].wide());
+                let terms = (0..columns)
+                    .map(|n| g[row * padded(columns) + n].wide() * x[offsets[k] + n].wide());
                 let expected = 1.0 + terms.sum::<f64>();
                 let found = sums[row * depth + k].wide();
                 assert!(
