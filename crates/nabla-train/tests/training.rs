@@ -173,7 +173,7 @@ fn a_checkpoint_of_another_training_or_of_damage_is_refused() {
     other.training.optimizer.weight_decay = 0.5;
     let message = told(&other);
     assert!(
-        message.contains("\"weight_decay\": 0.01, but \"weight_decay\": 0.5 is asked for"),
+        message.contains("optimizer.weight decay was 0.01 there, but 0.5 is asked for"),
         "{message}"
     );
     // With a constant learning rate there may be more epochs, and checkpoints at other times.
