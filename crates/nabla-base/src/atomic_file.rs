@@ -368,7 +368,11 @@ pub fn write_atomically<E: From<OutputError>>(
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn write_secret_atomically(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    write_with_mode(path, SECRET, |out| {
+    write_bytes_with_mode(path, SECRET, bytes)
+}
+
+fn write_bytes_with_mode(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), OutputError> {
+    write_with_mode(path, mode, |out| {
         out.write_all(bytes).map_err(|source| OutputError::Io {
             path: path.into(),
             source,
@@ -411,12 +415,7 @@ fn write_with_mode<E: From<OutputError>>(
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    write_atomically(path, |out| {
-        out.write_all(bytes).map_err(|source| OutputError::Io {
-            path: path.into(),
-            source,
-        })
-    })
+    write_bytes_with_mode(path, ORDINARY, bytes)
 }
 
 /// Calls `write` to fill a temporary folder, then renames it to `path`. If `path` is an empty folder, the files

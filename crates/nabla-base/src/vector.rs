@@ -52,6 +52,46 @@ pub fn add_scaled<T: Copy + Mul<Output = T> + AddAssign>(sum: &mut [T], factor: 
     }
 }
 
+/// `point + factor · vector`.
+///
+/// ```
+/// assert_eq!(nabla_base::vector::moved(&[1.0, 2.0], 0.5, &[2.0, 4.0]), [2.0, 4.0]);
+/// ```
+pub fn moved(point: &[f64], factor: f64, vector: &[f64]) -> Vec<f64> {
+    let mut moved = point.to_vec();
+    add_scaled(&mut moved, factor, vector);
+    moved
+}
+
+/// A coordinate is not finite.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("coordinate {index} of the {vector} is {value}, but it must be finite")]
+pub struct NotFinite {
+    /// Which vector.
+    pub vector: &'static str,
+    /// Which coordinate, from 0.
+    pub index: usize,
+    /// Its value.
+    pub value: f64,
+}
+
+/// Checks that all coordinates are finite.
+///
+/// - `vector`: its name
+///
+/// # Errors
+/// The first that is not.
+pub fn finite(vector: &'static str, values: &[f64]) -> Result<(), NotFinite> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(NotFinite {
+            vector,
+            index,
+            value: values[index],
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

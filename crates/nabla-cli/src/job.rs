@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use nabla::base::progress::ProgressSink;
+use nabla::kernels::threads::compute_here;
 use serde::Serialize;
 
 use crate::errors::Failure;
@@ -116,19 +117,6 @@ impl Report {
             end: failure.map_or(Ok(()), Err),
             ..self
         }
-    }
-}
-
-/// Lets this thread compute with the others, instead of waking one for each operation on tensors: small networks spend a
-/// third of their time on that. A thread that waits for others would keep a core from them.
-pub fn compute_here() {
-    // Alone, it would never come to what other threads ask for.
-    let alone = std::env::var("RAYON_NUM_THREADS").is_ok_and(|threads| threads == "1");
-    if !alone && std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
-        // It fails if the threads have been started: then they stay as they are.
-        let _ = rayon::ThreadPoolBuilder::new()
-            .use_current_thread()
-            .build_global();
     }
 }
 

@@ -146,10 +146,8 @@ fn peer() -> Option<Vec<f64>> {
 }
 
 fn main() {
-    // This thread computes, too, as it does in the program.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .use_current_thread()
-        .build_global();
+    // As the program does.
+    nabla_kernels::threads::compute_here();
     let ours = measure(Device::flex());
     let peer = peer();
     println!("{:64} {:>9} {:>9} {:>6}", "", "flex", "PyTorch", "ratio");

@@ -19,7 +19,7 @@
 
 use faer::{Mat, Side};
 use nabla_base::range::{self, OutOfRange};
-use nabla_base::vector::{add_scaled, norm};
+use nabla_base::vector::{NotFinite, add_scaled, finite, moved, norm};
 use serde::{Deserialize, Serialize};
 
 use crate::seeded_noise::SeededNoise;
@@ -34,15 +34,8 @@ pub enum AdaptationError {
     #[error("the start has no coordinates")]
     Empty,
     /// A coordinate of the start or of a saved state is not finite.
-    #[error("coordinate {index} of the {vector} is {value}, but it must be finite")]
-    NotFinite {
-        /// Which vector.
-        vector: &'static str,
-        /// Which coordinate, from 0.
-        index: usize,
-        /// Its value.
-        value: f64,
-    },
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
     /// The order is not one of the points of a generation.
     #[error(
         "an order of {found} points and {numbers} coordinates was given, but a generation has {candidates} points of \
@@ -472,24 +465,6 @@ fn times(matrix: &Mat<f64>, vector: &[f64]) -> Vec<f64> {
         }
     }
     product
-}
-
-/// `point + factor · vector`.
-fn moved(point: &[f64], factor: f64, vector: &[f64]) -> Vec<f64> {
-    let mut moved = point.to_vec();
-    add_scaled(&mut moved, factor, vector);
-    moved
-}
-
-fn finite(vector: &'static str, values: &[f64]) -> Result<(), AdaptationError> {
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(index) => Err(AdaptationError::NotFinite {
-            vector,
-            index,
-            value: values[index],
-        }),
-    }
 }
 
 #[cfg(test)]

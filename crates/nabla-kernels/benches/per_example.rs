@@ -236,10 +236,8 @@ fn run(model: &str, way: &str, times: bool) -> f64 {
 }
 
 fn main() {
-    // This thread computes, too, as it does in the program.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .use_current_thread()
-        .build_global();
+    // As the program does.
+    nabla_kernels::threads::compute_here();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, model, way] = &arguments[..]
         && flag == "--peak"

@@ -550,10 +550,8 @@ fn main() {
         "three 1-D convolutions, 64 x 263 x 196": Motion,
         "right-hand side of a neural ODE, 512 x 100": RightHandSide,
     };
-    // This thread computes, too, as it does in the program.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .use_current_thread()
-        .build_global();
+    // As the program does.
+    nabla_kernels::threads::compute_here();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, name] = &arguments[..]
         && flag == "--peak"

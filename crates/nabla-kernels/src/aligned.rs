@@ -14,7 +14,6 @@ pub(crate) struct Aligned<F> {
     /// Room for some numbers before the first.
     room: Vec<F>,
     start: usize,
-    len: usize,
 }
 
 impl<F> Default for Aligned<F> {
@@ -22,7 +21,6 @@ impl<F> Default for Aligned<F> {
         Self {
             room: Vec::new(),
             start: 0,
-            len: 0,
         }
     }
 }
@@ -38,19 +36,19 @@ impl<F: Real> Aligned<F> {
             start if start <= before => start,
             _ => 0,
         };
-        self.len = len;
+        self.room.truncate(self.start + len);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.values().len()
     }
 
     pub(crate) fn values(&self) -> &[F] {
-        &self.room[self.start..self.start + self.len]
+        &self.room[self.start..]
     }
 
     pub(crate) fn values_mut(&mut self) -> &mut [F] {
-        &mut self.room[self.start..self.start + self.len]
+        &mut self.room[self.start..]
     }
 }
 

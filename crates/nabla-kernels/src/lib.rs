@@ -43,3 +43,4 @@ mod product;
 mod real;
 pub mod residual;
 mod taps;
+pub mod threads;

@@ -52,14 +52,16 @@ fn value<F: Real>(x: F, a: F) -> F {
     if x > F::ZERO { x } else { a * x }
 }
 
-/// The gradient by `x`, and the term of the gradient by the slope.
+/// The term of the gradient by the slope.
 #[inline(always)]
-fn slopes<F: Real>(x: F, a: F, g: F) -> (F, F) {
-    if x > F::ZERO {
-        (g, F::ZERO)
-    } else {
-        (a * g, g * x)
-    }
+fn term<F: Real>(x: F, g: F) -> F {
+    if x > F::ZERO { F::ZERO } else { g * x }
+}
+
+/// The gradient by `x`.
+#[inline(always)]
+fn slope<F: Real>(x: F, a: F, g: F) -> F {
+    if x > F::ZERO { g } else { a * g }
 }
 
 /// The numbers that lie together and have one slope; none if neighbours are of different channels.
@@ -132,9 +134,8 @@ impl Operation<2> for Prelu {
                         let given = x[row * width..].iter().zip(&g[row * width..]);
                         let mut sum = 0.0;
                         for (dx, (&x, &g)) in dx.iter_mut().zip(given) {
-                            let (by_x, by_a) = slopes(x, a, g);
-                            *dx = by_x;
-                            sum += by_a.wide();
+                            *dx = slope(x, a, g);
+                            sum += term(x, g).wide();
                         }
                         sum
                     },
@@ -146,18 +147,10 @@ impl Operation<2> for Prelu {
                 da.into_iter().map(F::of).collect()
             }
             None => {
-                let mut terms = memory::room(x.len());
-                for_each_row(
-                    &mut terms,
-                    a.len(),
+                let terms = grad.clone().updated(
+                    [x],
                     #[inline(always)]
-                    |row, terms| {
-                        let at = row * a.len();
-                        let given = x[at..].iter().zip(&g[at..]).zip(a);
-                        for (term, ((&x, &g), &a)) in terms.iter_mut().zip(given) {
-                            *term = slopes(x, a, g).1;
-                        }
-                    },
+                    |g, [x]| term(x, g),
                 );
                 for_each_row(
                     &mut dx,
@@ -167,11 +160,11 @@ impl Operation<2> for Prelu {
                         let at = row * a.len();
                         let given = x[at..].iter().zip(&g[at..]).zip(a);
                         for (dx, ((&x, &g), &a)) in dx.iter_mut().zip(given) {
-                            *dx = slopes(x, a, g).0;
+                            *dx = slope(x, a, g);
                         }
                     },
                 );
-                column_sums(&terms, a.len())
+                column_sums(terms.values(), a.len())
             }
         };
         [Some(Array::new(dx, &shape)), Some(Array::new(da, &count))]

@@ -37,15 +37,7 @@ impl From<AdaptationError> for ZerothOrderError {
         match error {
             AdaptationError::Range(error) => Self::Range(error),
             AdaptationError::Empty => Self::Empty,
-            AdaptationError::NotFinite {
-                vector,
-                index,
-                value,
-            } => Self::NotFinite {
-                vector,
-                index,
-                value,
-            },
+            AdaptationError::NotFinite(error) => Self::NotFinite(error),
             AdaptationError::Order {
                 found,
                 numbers,

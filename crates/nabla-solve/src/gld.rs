@@ -21,9 +21,8 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, ask};
-use crate::zeroth_order::{
-    Directions, RunError, RunState, ZerothOrderError, check_point, load, moved,
-};
+use crate::zeroth_order::{Directions, RunError, RunState, ZerothOrderError, check_point, load};
+use nabla_base::vector::moved;
 
 /// The lengths of the jumps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -18,13 +18,12 @@
 
 use burn::config::Config;
 use nabla_base::range;
-use nabla_base::vector::{add_scaled, norm};
+use nabla_base::vector::{add_scaled, moved, norm};
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{RankingOracle, RankingQuestion, ask};
 use crate::zeroth_order::{
     Directions, LineSearch, RunError, RunState, Schedule, ZerothOrderError, check_point, load,
-    moved,
 };
 
 /// Configuration of [`Scobo`].

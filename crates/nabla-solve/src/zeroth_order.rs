@@ -2,7 +2,7 @@
 
 use burn::config::Config;
 use nabla_base::range::{self, OutOfRange};
-use nabla_base::vector::{add_scaled, dot, norm};
+use nabla_base::vector::{NotFinite, add_scaled, dot, finite, moved, norm};
 use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Deserializer};
 
@@ -26,15 +26,8 @@ pub enum ZerothOrderError {
     #[error("the start has no coordinates")]
     Empty,
     /// A coordinate of the start or of a saved state is not finite.
-    #[error("coordinate {index} of the {vector} is {value}, but it must be finite")]
-    NotFinite {
-        /// Which vector.
-        vector: &'static str,
-        /// Which coordinate, from 0.
-        index: usize,
-        /// Its value.
-        value: f64,
-    },
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
     /// The answer belongs to another question.
     #[error(
         "the answer names {best} of {candidates} points, but the question is for {expected_best} of \
@@ -148,17 +141,6 @@ impl LineSearch {
     }
 }
 
-pub(crate) fn finite(vector: &'static str, values: &[f64]) -> Result<(), ZerothOrderError> {
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(index) => Err(ZerothOrderError::NotFinite {
-            vector,
-            index,
-            value: values[index],
-        }),
-    }
-}
-
 /// Everything that a run needs to continue, saved and loaded unchanged; impossible states are refused.
 pub(crate) trait RunState: Sized {
     fn check(&self) -> Result<(), ZerothOrderError>;
@@ -183,15 +165,8 @@ where
 pub(crate) fn check_point(point: &[f64]) -> Result<(), ZerothOrderError> {
     match point.is_empty() {
         true => Err(ZerothOrderError::Empty),
-        false => finite("point", point),
+        false => Ok(finite("point", point)?),
     }
-}
-
-/// `point + factor · vector`.
-pub(crate) fn moved(point: &[f64], factor: f64, vector: &[f64]) -> Vec<f64> {
-    let mut moved = point.to_vec();
-    add_scaled(&mut moved, factor, vector);
-    moved
 }
 
 impl Directions {

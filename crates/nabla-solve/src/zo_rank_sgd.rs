@@ -58,14 +58,14 @@ use std::ops::ControlFlow;
 
 use burn::config::Config;
 use nabla_base::range;
-use nabla_base::vector::{add_scaled, norm};
+use nabla_base::vector::{add_scaled, finite, moved, norm};
 use serde::{Deserialize, Serialize};
 
 use crate::ranking_oracle::{
     Ranking, RankingError, RankingOracle, RankingQuestion, edge_count, neighbouring_edge_pairs,
 };
 use crate::zeroth_order::{
-    Directions, LineSearch, RunError, Schedule, ZerothOrderError, check_point, finite, moved,
+    Directions, LineSearch, RunError, Schedule, ZerothOrderError, check_point,
 };
 
 /// The weights of the positions in the order.

@@ -15,11 +15,11 @@
 
 use burn::config::Config;
 use nabla_base::range;
-use nabla_base::vector::add_scaled;
+use nabla_base::vector::{add_scaled, finite};
 use serde::{Deserialize, Serialize};
 
 use crate::zeroth_order::{
-    Directions, LineSearch, RunState, Schedule, ZerothOrderError, check_point, finite, load,
+    Directions, LineSearch, RunState, Schedule, ZerothOrderError, check_point, load,
 };
 
 /// Configuration of [`ZoSgd`].

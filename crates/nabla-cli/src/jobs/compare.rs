@@ -97,8 +97,6 @@ struct Compared<'a> {
 }
 
 impl Job for Arguments {
-    const MAY_WAIT: bool = true;
-
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         run(self, context)
     }

@@ -5,6 +5,7 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::Tensor;
 
 use super::error::LeakageError;
+use super::gradient_oracle::leaf;
 
 /// What is searched, `[batch, unknowns]`.
 #[derive(Module, Debug)]
@@ -15,9 +16,8 @@ pub(crate) struct Point {
 impl Point {
     /// A leaf of the graph.
     pub(crate) fn new(start: Tensor<2>) -> Self {
-        let leaf = start.without_autodiff().autodiff().require_grad();
         Self {
-            value: Param::from_tensor(leaf),
+            value: Param::from_tensor(leaf(&start)),
         }
     }
 
@@ -59,8 +59,7 @@ impl Descent<'_> {
             let gradients = point.gradients(slope);
             point = adam.step(rate, point, gradients);
             let next = (self.then)(point.plain(), rate)?;
-            let leaf = next.autodiff().require_grad();
-            point.value = point.value.map(|_| leaf);
+            point.value = point.value.map(|_| leaf(&next));
         }
         Ok(point.plain())
     }

@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use super::descent::Descent;
 use super::error::LeakageError;
-use super::gradient_oracle::{Objective, norm, number};
+use super::gradient_oracle::{Objective, leaf, norm, number};
 use super::inverting_gradients::Recovered;
 use super::pixel_prior::PixelPrior;
 
@@ -331,11 +331,7 @@ fn statistics_slope(
     pictures: &Tensor<2>,
     config: GradInversionConfig,
 ) -> Option<Tensor<2>> {
-    let leaf = pictures
-        .clone()
-        .without_autodiff()
-        .autodiff()
-        .require_grad();
+    let leaf = leaf(pictures);
     let found = statistics(leaf.clone());
     // The root has no slope at 0.
     let length = |x: Tensor<1>| (x.square().sum() + 1e-12).sqrt();

@@ -210,11 +210,7 @@ impl<M: Module, L: Fn(&M, Tensor<2>) -> Tensor<1>> GradientOracle<M, L> {
         pictures: &Tensor<2>,
     ) -> Result<Tensor<2>, LeakageError> {
         let model = self.layout.with_parameters(self.model.clone(), weights)?;
-        let leaf = pictures
-            .clone()
-            .without_autodiff()
-            .autodiff()
-            .require_grad();
+        let leaf = leaf(pictures);
         let mut gradients = (self.loss)(&model, leaf.clone()).backward();
         leaf.grad_remove(&mut gradients)
             .ok_or(LeakageError::NoGradient)
@@ -289,6 +285,11 @@ impl<M: Module, L: Fn(&M, Tensor<2>) -> Tensor<1>> GradientOracle<M, L> {
         let repeated = observed.repeat(self.gradient(pictures)?)?;
         Ok(distance.of(&repeated.values, &observed.values)?.0)
     }
+}
+
+/// The numbers of `x` as a variable of a graph of their own.
+pub(crate) fn leaf(x: &Tensor<2>) -> Tensor<2> {
+    x.clone().without_autodiff().autodiff().require_grad()
 }
 
 #[cfg(test)]

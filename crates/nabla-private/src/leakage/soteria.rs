@@ -17,6 +17,7 @@ use burn::tensor::Tensor;
 use nabla_base::range;
 
 use super::error::LeakageError;
+use super::gradient_oracle::leaf;
 
 /// The features that are hidden, in ascending order.
 ///
@@ -31,11 +32,7 @@ pub fn hidden_features(
     share: f64,
 ) -> Result<Vec<usize>, LeakageError> {
     range::within("share of the hidden features", share, 0.0..=1.0)?;
-    let leaf = pictures
-        .clone()
-        .without_autodiff()
-        .autodiff()
-        .require_grad();
+    let leaf = leaf(pictures);
     let seen = features(leaf.clone()); // [batch, features]
     let [batch, count] = seen.dims();
     let values: Vec<f64> = seen.clone().without_autodiff().into_data().iter().collect();

@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 
 use super::error::LeakageError;
-use super::gradient_oracle::{Matched, Objective};
+use super::gradient_oracle::{Matched, Objective, leaf};
 
 /// A generator of pictures with values in `[0, 1]`.
 ///
@@ -80,11 +80,7 @@ fn through(
     also: &dyn Fn(&Tensor<2>) -> Result<Tensor<2>, LeakageError>,
     unknowns: &Tensor<2>,
 ) -> Result<Matched, LeakageError> {
-    let leaf = unknowns
-        .clone()
-        .without_autodiff()
-        .autodiff()
-        .require_grad();
+    let leaf = leaf(unknowns);
     let pictures = pictures(leaf.clone());
     let plain = pictures.clone().without_autodiff();
     let Matched { cost, slope } = objective(&plain)?;
