@@ -28,6 +28,7 @@ use nabla_kernels::{
 };
 use nabla_optim::adamw::AdamWConfig;
 
+mod machine;
 mod peak_memory;
 
 /// Whose layers compute.
@@ -179,6 +180,10 @@ fn classes(batch: usize, device: &Device) -> Tensor<1, Int> {
 
 /// A model with its batch.
 trait Work: Module {
+    /// How many pairs of numbers are multiplied and summed in a step's products and convolutions: once forward, and
+    /// once each for the gradients by the weights and by what isn't the batch itself.
+    const PRODUCTS: usize;
+
     fn loss(&self, by: By) -> Tensor<1>;
 }
 
@@ -207,6 +212,8 @@ impl Mlp {
 }
 
 impl Work for Mlp {
+    const PRODUCTS: usize = 128 * (2 * 784 * 512 + 3 * (512 * 512 + 512 * 10));
+
     fn loss(&self, by: By) -> Tensor<1> {
         let mut x = self.x.clone();
         for (i, layer) in self.layers.iter().enumerate() {
@@ -289,6 +296,12 @@ impl ResNet20 {
 }
 
 impl Work for ResNet20 {
+    const PRODUCTS: usize = {
+        let (stem, full, half) = (27 * 16 * 1024, 9 * 16 * 16 * 1024, 9 * 16 * 32 * 256);
+        let shortcuts = (16 * 32 * 256) + (32 * 64 * 64);
+        128 * (2 * stem + 3 * (16 * full + 2 * half + shortcuts + 64 * 10))
+    };
+
     fn loss(&self, by: By) -> Tensor<1> {
         let mut x = by.batch_norm_relu(&self.norm, by.conv2d(&self.stem, self.x.clone()));
         for block in &self.blocks {
@@ -327,6 +340,8 @@ impl SmallCnn {
 }
 
 impl Work for SmallCnn {
+    const PRODUCTS: usize = 8 * 64 * 64 * 9 * (2 * 3 * 32 + 3 * 2 * 32 * 64);
+
     fn loss(&self, by: By) -> Tensor<1> {
         let mut x = self.x.clone();
         for layer in &self.layers {
@@ -366,6 +381,11 @@ impl Transformer {
 }
 
 impl Work for Transformer {
+    const PRODUCTS: usize = {
+        let linear = 3 * 16 * 128 * (4 * 256 * 256 + 2 * 256 * 1024);
+        linear + 6 * 16 * 128 * 128 * 256
+    };
+
     fn loss(&self, by: By) -> Tensor<1> {
         let h = by.layer_norm(&self.norms[0], self.x.clone());
         let part = |i: usize| by.linear(&self.projections[i], h.clone());
@@ -405,6 +425,8 @@ impl Graph {
 }
 
 impl Work for Graph {
+    const PRODUCTS: usize = 64 * 32 * ((2 * 16 + 3 * 2 * 64) * 64 + 2 * 3 * 32 * 64);
+
     fn loss(&self, by: By) -> Tensor<1> {
         let mut x = self.x.clone();
         for layer in &self.layers {
@@ -442,6 +464,8 @@ impl Motion {
 }
 
 impl Work for Motion {
+    const PRODUCTS: usize = 64 * 196 * 3 * (2 * 263 * 512 + 3 * (512 * 512 + 512 * 263));
+
     fn loss(&self, by: By) -> Tensor<1> {
         let mut x = self.x.clone();
         for (i, layer) in self.layers.iter().enumerate() {
@@ -477,6 +501,8 @@ impl RightHandSide {
 }
 
 impl Work for RightHandSide {
+    const PRODUCTS: usize = 512 * (2 + 3 + 3) * 100 * 100;
+
     fn loss(&self, by: By) -> Tensor<1> {
         let mut x = self.x.clone();
         for (i, layer) in self.layers.iter().enumerate() {
@@ -529,6 +555,7 @@ fn peer(name: &str, memory: &str) -> Option<[f64; 2]> {
 /// A model and how it is measured.
 struct Row {
     name: &'static str,
+    products: usize,
     milliseconds: fn(By) -> f64,
 }
 
@@ -537,6 +564,7 @@ fn main() {
         ($($name:literal: $model:ty),* $(,)?) => {
             [$(Row {
                 name: $name,
+                products: <$model>::PRODUCTS,
                 milliseconds: |by| milliseconds(<$model>::new(&Device::flex().autodiff()), by),
             }),*]
         };
@@ -570,6 +598,7 @@ fn main() {
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     let mut ratios = Vec::new();
+    let mut measured = Vec::new();
     for row in &rows {
         if only.is_some_and(|only| !row.name.contains(only.as_str())) {
             continue;
@@ -578,6 +607,7 @@ fn main() {
         let memory = peak_memory::growth_of(&["--peak", row.name]).unwrap_or(f64::NAN);
         let fresh = peer(row.name, "fresh");
         let kept = peer(row.name, "kept");
+        measured.push((row, nabla, fresh.map(|[time, _]| time)));
         let [mut torch, mut ratio, mut of_torch, mut memory_ratio] = [const { String::new() }; 4];
         if let (Some([time, peak]), Some([kept, _])) = (fresh, kept) {
             ratios.push(nabla / time);
@@ -596,6 +626,33 @@ fn main() {
         println!(
             "\nmedian ratio of the times {:.2}",
             ratios[ratios.len() / 2]
+        );
+    }
+    print_limits(&measured);
+}
+
+/// How much of what the machine can compute the steps reach.
+fn print_limits(measured: &[(&Row, f64, Option<f64>)]) {
+    let peak = machine::operations_per_second();
+    println!(
+        "\nAt most {:.0} · 10⁹ operations a second in registers, {:.0} · 10⁹ bytes in memory.\n",
+        peak / 1e9,
+        machine::bytes_per_second() / 1e9
+    );
+    println!(
+        "| step of training | 10⁹ operations | at that peak | Nabla, of it | PyTorch, of it |"
+    );
+    println!("|---|---:|---:|---:|---:|");
+    for (row, nabla, torch) in measured {
+        let operations = 2.0 * row.products as f64;
+        let least = 1e3 * operations / peak;
+        let share = |milliseconds: f64| format!("{:.0} %", 100.0 * least / milliseconds);
+        println!(
+            "| {} | {:.2} | {least:.2} ms | {} | {} |",
+            row.name,
+            operations / 1e9,
+            share(*nabla),
+            torch.map(share).unwrap_or_default()
         );
     }
 }

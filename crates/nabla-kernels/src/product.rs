@@ -74,22 +74,24 @@ fn together<'a, F: Real>(x: MatRef<'_, F>, place: &'a mut Vec<F>) -> MatRef<'a, 
     if turned { copy.transpose() } else { copy }
 }
 
-/// Calls `compute(row, column, tile, scratch)` for each tile of `y`, `[rows, columns]`, of at most this height and
-/// width, which starts at that row and column.
+/// Calls `compute(row, column, tile, scratch)` for each tile of `y`, `[rows, columns]`, of about this height and width,
+/// which starts at that row and column.
 pub(crate) fn for_each_tile<F: Real, S: Default + Send>(
     y: &mut [F],
     columns: usize,
     [height, width]: [usize; 2],
     compute: impl Fn(usize, usize, MatMut<'_, F>, &mut S) + Sync,
 ) {
+    let rows = y.len() / columns.max(1);
     let mut tiles = Vec::new();
-    for (block, y) in y.chunks_mut((height * columns).max(1)).enumerate() {
-        let rows = y.len() / columns;
-        let mut rest = MatMut::from_row_major_slice_mut(y, rows, columns);
-        for column in (0..columns).step_by(width) {
-            let (tile, others) = rest.split_at_col_mut(width.min(columns - column));
-            tiles.push((block * height, column, tile));
-            rest = others;
+    let mut below = MatMut::from_row_major_slice_mut(y, rows, columns);
+    for (row, height) in parts(rows, height) {
+        let (mut right, others) = below.split_at_row_mut(height);
+        below = others;
+        for (column, width) in parts(columns, width) {
+            let (tile, others) = right.split_at_col_mut(width);
+            tiles.push((row, column, tile));
+            right = others;
         }
     }
     if tiles.len() == 1 {
@@ -106,18 +108,43 @@ pub(crate) fn for_each_tile<F: Real, S: Default + Send>(
         });
 }
 
-/// The height and width of a tile: up to 16 tiles, if there is work for them.
+/// The fewest rows and columns of a tile. Thinner products are summed in another order.
+const THIN: usize = 16;
+
+/// The starts and lengths of parts of a length of about `each`. What would be thin belongs to the part before it.
+fn parts(length: usize, each: usize) -> impl Iterator<Item = (usize, usize)> {
+    let each = each.max(1);
+    let least = if each < THIN { 1 } else { THIN };
+    let count = (length / each + usize::from(length % each >= least)).max(1);
+    let end = move |part: usize| {
+        if part + 1 < count {
+            (part + 1) * each
+        } else {
+            length
+        }
+    };
+    (0..count).map(move |part| (part * each, end(part) - part * each))
+}
+
+/// The height and width of a tile: two tiles for each thread, if there is work for them. Each part of a factor is read
+/// for each tile, so many tiles cost time. The sums are the same for tiles of any size that isn't thin.
 fn tile(rows: usize, columns: usize, depth: usize) -> [usize; 2] {
     /// Sums of products that are worth a task.
     const WORK: usize = 1 << 18;
+    let most = match rows.min(columns) < 2 * THIN {
+        // At fixed places.
+        true => 16,
+        false => 2 * rayon::current_num_threads(),
+    };
     let [mut height, mut width] = [rows.min(512), columns.min(256)];
-    let tiles = |height: usize, width: usize| rows.div_ceil(height) * columns.div_ceil(width);
-    let least = (rows * columns * depth / WORK).min(16);
+    let tiles =
+        |height: usize, width: usize| parts(rows, height).count() * parts(columns, width).count();
+    let least = (rows * columns * depth / WORK).min(most);
     while tiles(height, width) < least && height.max(width) > 32 {
         if width >= height {
-            width = width.div_ceil(2).next_multiple_of(16).min(columns);
+            width = width.div_ceil(2).next_multiple_of(THIN).min(columns);
         } else {
-            height = height.div_ceil(2).next_multiple_of(16).min(rows);
+            height = height.div_ceil(2).next_multiple_of(THIN).min(rows);
         }
         if height.max(width) <= 48 {
             break;
@@ -163,6 +190,46 @@ pub(crate) fn column_sums<F: Real>(x: &[F], columns: usize) -> Vec<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sums_are_the_same_for_any_number_of_threads() {
+        let number = |i: usize| ((i * 7919 % 1009) as f64 / 1009.0 - 0.5) as f32;
+        for [rows, depth, columns] in [
+            [130, 784, 512],
+            [300, 40, 100],
+            [700, 520, 17],
+            [9, 300, 500],
+        ] {
+            let a: Vec<f32> = (0..rows * depth).map(number).collect();
+            let b: Vec<f32> = (0..depth * columns).map(|i| number(i + 500)).collect();
+            for turned in [false, true] {
+                let of_a = match turned {
+                    false => MatRef::from_row_major_slice(&a, rows, depth),
+                    true => MatRef::from_row_major_slice(&a, depth, rows).transpose(),
+                };
+                let of_b = match turned {
+                    false => MatRef::from_row_major_slice(&b, depth, columns),
+                    true => MatRef::from_row_major_slice(&b, columns, depth).transpose(),
+                };
+                let by = |threads: usize| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                    let mut y = vec![0.0; rows * columns];
+                    pool.build()
+                        .unwrap()
+                        .install(|| multiply(&mut y, of_a, of_b, false));
+                    y
+                };
+                let one = by(1);
+                for threads in [2, 3, 5, 8] {
+                    assert_eq!(
+                        one,
+                        by(threads),
+                        "{rows} {depth} {columns} {turned} {threads}"
+                    );
+                }
+            }
+        }
+    }
 
     /// Factors whose neighbours along the sum lie kilobytes apart, in both orders, and some that don't.
     #[test]
