@@ -28,13 +28,15 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use crate::words::shortened;
+
 /// A number is out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {name} is {value}, but it must be {expected}")]
 pub struct OutOfRange {
     /// The name of the number, as it follows "the".
     pub name: Cow<'static, str>,
-    /// The number.
+    /// The number, [shortened].
     pub value: String,
     /// The requirement, as it follows "must be".
     pub expected: Cow<'static, str>,
@@ -50,7 +52,8 @@ impl OutOfRange {
     ) -> Self {
         Self {
             name: name.into(),
-            value: value.to_string(),
+            // A f64 is displayed with up to 300 digits.
+            value: shortened(&value.to_string()),
             expected: expected.into(),
         }
     }
@@ -130,7 +133,8 @@ pub fn within<T: PartialOrd + Display>(
     match range.contains(&value) {
         true => Ok(()),
         false => {
-            let expected = format!("from {} to {}", range.start(), range.end());
+            let [least, most] = [range.start(), range.end()].map(|end| shortened(&end.to_string()));
+            let expected = format!("from {least} to {most}");
             Err(OutOfRange::new(name, value, expected))
         }
     }
@@ -170,6 +174,16 @@ mod tests {
         assert!(positive("x", nan).is_err() && not_negative("x", nan).is_err());
         assert!(finite("x", nan).is_err() && at_least("x", nan, 0.0).is_err());
         assert!(within("x", nan, 0.0..=1.0).is_err() && between("x", nan, 0.0, 1.0).is_err());
+    }
+
+    #[test]
+    fn no_number_is_told_with_hundreds_of_digits() {
+        let told = |found: Result<(), OutOfRange>| found.unwrap_err().to_string();
+        assert_eq!(
+            told(within("x", -1e300, 0.0..=1e30)),
+            "the x is -1e300, but it must be from 0 to 1e30"
+        );
+        assert!(told(at_least("x", 3, u64::MAX)).ends_with("at least 18446744073709551615"));
     }
 
     #[test]

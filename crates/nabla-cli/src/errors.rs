@@ -25,6 +25,7 @@ use nabla::solve::model::ModelError;
 use nabla::solve::normalized_lr::SeparatorError;
 
 use crate::interrupt::INTERRUPTED;
+use crate::wrong_value;
 
 /// The kind of a failure, which determines the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +121,7 @@ impl Failure {
 
     /// Clap's error about a command line, without the usage and the tips.
     pub fn usage(error: &clap::Error) -> Self {
-        let text = error.to_string();
+        let text = wrong_value::told(error);
         let said: Vec<&str> = text
             .lines()
             .map(str::trim)

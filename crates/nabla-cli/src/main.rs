@@ -18,6 +18,7 @@ mod progress;
 mod recipe_file;
 mod seeds;
 mod training_progress;
+mod wrong_value;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

@@ -76,7 +76,16 @@ fn a_sketch_tells_labels_if_it_is_long_enough() {
 #[test]
 fn a_generator_is_trained_and_pictures_are_rebuilt_through_it() {
     let desk = Desk::empty();
-    desk.told("train generator --data digits --out generator --epochs 1");
+    desk.told("train generator --data digits --out generator --epochs 2");
+    // What is there is more than what is asked for, or of another kind.
+    desk.refused(
+        "train generator --data digits --out generator --epochs 1",
+        "the generator in generator already has 2 epochs, more than --epochs 1",
+    );
+    desk.refused(
+        "train model --epochs 1 --out generator",
+        "generator holds a model that is no classifier",
+    );
     let line =
         "audit leakage --generator generator --steps 5 --restarts 1 --batch 2 --defence sketch";
     let found = desk.json(line);
@@ -126,6 +135,24 @@ fn a_generator_s_training_goes_on_after_an_interrupt() {
     );
 }
 
+/// Of all defences, a private step is left out for a network that no private training takes.
+#[test]
+fn a_network_with_batch_normalisation_has_no_private_step() {
+    let desk = Desk::empty();
+    let line = "audit leakage --model cnn --attack inverting-gradients --steps 1";
+    let (told, notes) = desk.told(line);
+    assert!(
+        told.contains("soteria") && !told.contains("dp clip"),
+        "{told}"
+    );
+    assert!(notes.contains("the defence dp is left out"), "{notes}");
+    let (told, notes) = desk.told(&format!("{line} --normalization group --defence dp"));
+    assert!(
+        told.contains("dp clip") && !notes.contains("left out"),
+        "{told}{notes}"
+    );
+}
+
 #[test]
 fn what_cannot_be_attacked_is_refused() {
     let desk = Desk::empty();
@@ -171,6 +198,23 @@ fn what_cannot_be_attacked_is_refused() {
             "a logistic regression starts at zero",
         ),
         ("audit leakage --judge nowhere", "nowhere"),
+        (
+            "audit leakage --defence clip --clip 1e30",
+            "the norm to which gradients are clipped is 1e30, but it must be positive and at most 1e9",
+        ),
+        (
+            "audit leakage --defence noise --noise 1e38",
+            "the deviation of the noise is 1e38, but it must be at least 0 and at most 1e15",
+        ),
+        (
+            "audit leakage --defence dp --clip 1e9 --noise-multiplier 1e9",
+            "the product of the noise multiplier and the norm to which gradients are clipped is 1000000000000000000",
+        ),
+        (
+            "audit leakage --model cnn --defence dp",
+            "normalises by the batch in training, so that no example has a gradient of its own to clip, and no training of \
+             the network is private: use group normalisation (`--normalization group`)",
+        ),
         (
             "train generator --out generator --latent 0",
             "width of a generator's stage",

@@ -77,6 +77,15 @@ fn a_wrong_number_gets_one_sentence() {
             "the noise multiplier is 0",
         ),
         (
+            "--noise 1e38 --rate 0.1 --steps 10",
+            "the noise multiplier is 1e38, but it must be from 0.0001 to 1000000000",
+        ),
+        (
+            "--noise 1 --rate 0.1 --steps 1e3",
+            "invalid value '1e3' for '--steps <N>': expected a whole number",
+        ),
+        ("--noise x --rate 0.1 --steps 10", "expected a number"),
+        (
             "--noise nan --rate 0.1 --steps 10",
             "the noise multiplier is NaN",
         ),
@@ -116,4 +125,9 @@ fn a_wrong_number_gets_one_sentence() {
     ] {
         desk.refused(&format!("privacy {line}"), told);
     }
+    let huge = "9".repeat(300);
+    let line = format!("privacy --noise 1 --rate 0.1 --steps {huge}");
+    desk.refused(&line, "1e300' for '--steps <N>': the number is too large");
+    let line = format!("privacy --noise {huge} --rate 0.1 --steps 10");
+    desk.refused(&line, "the noise multiplier is 1e300, but");
 }

@@ -11,8 +11,8 @@ fn a_private_training_says_what_it_reveals_and_goes_on_from_its_folder() {
         "train model --private --epsilon 3 --delta 1e-5 --epochs 2 --noise-seed 1 --out digits";
     let (out, _) = desk.told(line);
     assert!(
-        out.contains("private: epsilon 3.0000 at delta 1.000e-5, by the accountant pld")
-            || out.contains("private: epsilon 2.999"),
+        out.contains("private: ε = 3.0000 at δ = 1.000e-5, by the accountant pld")
+            || out.contains("private: ε = 2.999"),
         "{out}"
     );
     assert!(
@@ -46,6 +46,14 @@ fn wrong_private_trainings_are_refused() {
         ("train model --private --epsilon 0", "epsilon is 0"),
         ("train model --private --epsilon 3 --delta 2", "delta is 2"),
         ("train model --private --epsilon 3 --clip 0", "clipped is 0"),
+        (
+            "train model --private --epsilon 3 --clip 1e30",
+            "clipped is 1e30, but it must be positive and at most 1e9",
+        ),
+        (
+            "train model --private --noise-multiplier 1e38",
+            "the noise multiplier is 1e38",
+        ),
         (
             "train model --private --epsilon 3 --model cnn",
             "`stages.0.norm` (BatchNorm) normalises by the batch",

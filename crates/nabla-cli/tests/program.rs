@@ -66,6 +66,15 @@ fn a_wrong_command_line_gets_one_sentence() {
     desk.refused("upscale pano.png -o out.png --steps 0", "--steps");
     desk.refused("upscale pano.png -o out.png --steps many", "--steps");
     desk.refused(
+        "train model --epochs many",
+        "invalid value 'many' for '--epochs <N>': expected a whole number",
+    );
+    desk.refused(
+        "train prior --out x --steps 0",
+        "expected a whole number of at least 1",
+    );
+    desk.refused(&format!("paint{}", "t".repeat(300)), "'paint");
+    desk.refused(
         "upscale pano.png -o out.png --device abacus",
         "cpu, cuda, wgpu",
     );

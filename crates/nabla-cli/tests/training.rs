@@ -563,7 +563,27 @@ fn several_workers_train_together() {
         ),
         (
             "train model --coding m-sgc --window 99999999999",
-            "it must be from 1 to 1000",
+            "the window is 99999999999, but it must be greater than the burst, 1, and at most 1000",
+        ),
+        (
+            "train model --coding m-sgc --burst 3 --window 3",
+            "the window is 3, but it must be greater than the burst, 3",
+        ),
+        (
+            "train model --coding sr-sgc --burst 2 --window 4",
+            "the window is 4 and the burst is 2",
+        ),
+        (
+            "train model --coding m-sgc --stragglers 9",
+            "the number of stragglers is 9, but it must be from 0 to 4",
+        ),
+        (
+            "train model --coding gc --tolerance=-1",
+            "the tolerance is -1",
+        ),
+        (
+            "train model --workers 1 --coding gc",
+            "the number of workers with coded gradients is 1, but it must be at least 2",
         ),
     ] {
         Desk::empty().refused(line, told);
@@ -600,7 +620,8 @@ fn two_trainings_do_not_share_a_folder() {
     let desk = Desk::empty();
     put_table(&desk);
     let line = "train model --config table.toml --epochs 1 --out mine";
-    desk.done(line);
+    let told = desk.done(line);
+    assert!(told.contains("right after 1 epoch\n"), "{told}");
     // As another training does, until it has ended or was killed.
     let other = fs::File::open(desk.path("mine")).unwrap();
     other.try_lock().unwrap();

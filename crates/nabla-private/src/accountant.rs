@@ -65,7 +65,7 @@ pub enum AccountError {
     },
     /// The steps that were already done have spent the budget.
     #[error(
-        "an epsilon of {epsilon} cannot be reached: by the accountant {accountant}, what was done before has spent {spent}"
+        "an ε of {epsilon} cannot be reached: by the accountant {accountant}, what was done before has spent {spent}"
     )]
     Spent {
         /// The `ε` to reach.
@@ -77,7 +77,7 @@ pub enum AccountError {
     },
     /// No noise is enough for the budget.
     #[error(
-        "an epsilon of {epsilon} cannot be reached: by the accountant {accountant}, even a noise multiplier of {noise} \
+        "an ε of {epsilon} cannot be reached: by the accountant {accountant}, even a noise multiplier of {noise} \
          gives {reached}"
     )]
     Unreachable {

@@ -62,6 +62,39 @@ pub enum Clipping {
     },
 }
 
+/// The largest norm to which gradients are clipped.
+const LARGEST_NORM: f64 = 1e9;
+/// The largest deviation of noise: the squares of a hundred million such numbers are finite together in single precision.
+const LARGEST_DEVIATION: f64 = 1e15;
+
+/// Refuses a norm to clip to that is out of range.
+pub(crate) fn check_norm(norm: f64) -> Result<(), OutOfRange> {
+    range::check(
+        norm > 0.0 && norm <= LARGEST_NORM,
+        "norm to which gradients are clipped",
+        norm,
+        "positive and at most 1e9",
+    )
+}
+
+/// Refuses a deviation of noise that is out of range.
+///
+/// - `name`: of the number, as it follows "the"
+pub(crate) fn check_deviation(name: &'static str, deviation: f64) -> Result<(), OutOfRange> {
+    range::check(
+        (0.0..=LARGEST_DEVIATION).contains(&deviation),
+        name,
+        deviation,
+        "at least 0 and at most 1e15",
+    )
+}
+
+/// Refuses noise for clipped gradients, in multiples of the norm, whose deviation is out of range.
+pub(crate) fn check_noise(noise_multiplier: f64, norm: f64) -> Result<(), OutOfRange> {
+    let name = "product of the noise multiplier and the norm to which gradients are clipped";
+    check_deviation(name, noise_multiplier * norm)
+}
+
 impl Default for Clipping {
     /// Flat, to 1.
     fn default() -> Self {
@@ -122,7 +155,7 @@ impl Clipping {
     /// # Errors
     /// An error with the value.
     pub fn validate(self) -> Result<(), OutOfRange> {
-        range::positive("norm to which gradients are clipped", self.sensitivity())?;
+        check_norm(self.sensitivity())?;
         match self {
             Self::Automatic { stability, .. } => {
                 range::not_negative("stability of automatic clipping", stability)

@@ -35,10 +35,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::accountant::calibrate::{least, noise_multiplier};
-use crate::accountant::{AccountError, Accountant, History, accountants};
+use crate::accountant::{AccountError, Accountant, History, NOISE_MULTIPLIERS, accountants};
 use crate::budget::{Budget, two_multipliers};
 use crate::canaries::{Canaries, CanaryConfig};
-use crate::clipping::{Clipping, ClippingError};
+use crate::clipping::{Clipping, ClippingError, check_noise};
 use crate::dicesgd::{Accounting, DiceConfig, DiceSgd};
 use crate::diff2::{Diff2Config, Diff2Gradients, Routine};
 use crate::dp_sgd::DpSgd;
@@ -79,7 +79,7 @@ pub enum PrivacyError {
     },
     /// Neither or both of budget and noise are given.
     #[error(
-        "a private training needs either a budget (epsilon) or a noise multiplier, but {} given",
+        "a private training needs either a budget ε (epsilon) or a noise multiplier, but {} given",
         if *both { "both are" } else { "none is" }
     )]
     Noise {
@@ -210,9 +210,13 @@ impl PrivacyConfig {
     /// # Errors
     /// An error with the value, or if neither or both of budget and noise are given.
     pub fn validate(&self) -> Result<(), PrivacyError> {
+        self.clipping.validate()?;
         match (self.epsilon, self.noise_multiplier) {
             (Some(epsilon), None) => range::positive("epsilon", epsilon)?,
-            (None, Some(noise)) => range::positive("noise multiplier", noise)?,
+            (None, Some(noise)) => {
+                range::within("noise multiplier", noise, NOISE_MULTIPLIERS)?;
+                check_noise(noise, self.clipping.sensitivity())?;
+            }
             (epsilon, _) => {
                 return Err(PrivacyError::Noise {
                     both: epsilon.is_some(),
@@ -229,7 +233,7 @@ impl PrivacyConfig {
         }
         self.accountant()?;
         range::at_least("virtual batch", self.virtual_batch, 1)?;
-        Ok(self.clipping.validate()?)
+        Ok(())
     }
 
     /// The accountant whose word counts.

@@ -53,7 +53,7 @@
 //! Avoiding Stragglers in Distributed Learning*, ICML 2017, arXiv 1612.03301.
 
 use nabla_base::choices;
-use nabla_base::range::OutOfRange;
+use nabla_base::range::{self, OutOfRange};
 use serde::{Deserialize, Serialize};
 
 pub mod gradient_code;
@@ -93,7 +93,7 @@ pub enum CodingError {
     },
     /// `W − 1` is no multiple of `B`.
     #[error(
-        "SR-SGC needs a window W with W - 1 a multiple of the burst B, but W is {window} and B is {burst}"
+        "the window of SR-SGC must be a multiple of the burst plus 1, but the window is {window} and the burst is {burst}"
     )]
     Window {
         /// `B`.
@@ -138,6 +138,20 @@ pub enum CodingError {
         /// Its length.
         found: usize,
     },
+}
+
+/// The most rounds of a window `W`. A scheme has parts for each round of its window, and models take their turns.
+pub const LONGEST_WINDOW: usize = 1000;
+
+/// Refuses bursts and windows of a sequential scheme that are out of range.
+fn check_rounds(burst: usize, window: usize) -> Result<(), OutOfRange> {
+    range::within("burst", burst, 1..=LONGEST_WINDOW - 1)?;
+    range::check(
+        window > burst && window <= LONGEST_WINDOW,
+        "window",
+        window,
+        format!("greater than the burst, {burst}, and at most {LONGEST_WINDOW}"),
+    )
 }
 
 /// When a round ends after the cut-off.

@@ -124,6 +124,14 @@ impl TrainedClassifier {
         folder.join(CONFIG_FILE).is_file()
     }
 
+    /// Checks, before a training, that a folder holds no model of another kind.
+    ///
+    /// # Errors
+    /// If it does.
+    pub fn check(folder: &Path) -> Result<(), TrainedClassifierError> {
+        Ok(FOLDER.check(folder)?)
+    }
+
     /// Loads the folder of a training.
     ///
     /// # Errors

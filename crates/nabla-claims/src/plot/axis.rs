@@ -96,17 +96,27 @@ impl Ranged for Axis {
     }
 }
 
-/// Multiples of 1, 2 or 5 times a power of ten within `lo..=hi`, about `count` of them.
+/// Multiples of 1, 2 or 5 times a power of ten within `lo..=hi`, about `count` of them and at least two.
 fn round_ticks(lo: f64, hi: f64, count: usize) -> Vec<f64> {
     let rough = (hi - lo) / count.max(1) as f64;
     let power = 10f64.powf(rough.log10().floor());
-    let step = power
-        * [1.0, 2.0, 5.0, 10.0]
-            .into_iter()
-            .find(|m| power * m >= rough)
-            .unwrap_or(10.0);
-    let (first, last) = ((lo / step).ceil() as i64, (hi / step).floor() as i64);
-    (first..=last).map(|i| i as f64 * step).collect()
+    let steps = [10.0, 5.0, 2.0, 1.0, 0.5, 0.2].map(|m| m * power);
+    let usual = steps.iter().rposition(|step| *step >= rough);
+    // A single tick tells no scale, so where only one lies between the ends, the step is finer.
+    for (finer, step) in steps[usual.unwrap_or(0)..].iter().enumerate() {
+        let (first, last) = ((lo / step).ceil() as i64, (hi / step).floor() as i64);
+        let ticks: Vec<f64> = (first..=last).map(|i| i as f64 * step).collect();
+        if ticks.len() > 1 {
+            // There is room for the labels of about `count`.
+            let stride = if finer > 0 && ticks.len() > count + 1 {
+                2
+            } else {
+                1
+            };
+            return ticks.into_iter().step_by(stride).collect();
+        }
+    }
+    Vec::new()
 }
 
 /// Ticks for a logarithmic axis over the exponents `lo..=hi`: powers of ten where there are
@@ -177,6 +187,16 @@ mod tests {
     #[test]
     fn ticks_are_round_and_within_the_range() {
         assert_eq!(round_ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        // Two ticks at least, however they lie between the ends.
+        assert_eq!(round_ticks(18.5, 21.2, 2), [19.0, 20.0, 21.0]);
+        for start in 0..200 {
+            for length in 1..50 {
+                let lo = 0.37 * f64::from(start) - 31.0;
+                let hi = lo + 0.113 * f64::from(length);
+                let ticks = round_ticks(lo, hi, 2);
+                assert!((2..=4).contains(&ticks.len()), "{lo} {hi} {ticks:?}");
+            }
+        }
         assert_eq!(log_ticks(-3.2, 1.1, 6), [1e-3, 1e-2, 1e-1, 1.0, 10.0]);
         let ticks = log_ticks(0.3, 0.9, 6); // 2.0 … 7.9
         assert!(

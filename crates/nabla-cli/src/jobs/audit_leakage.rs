@@ -8,6 +8,7 @@ use nabla::base::check_writable;
 use nabla::base::choices;
 use nabla::base::choices::Choices;
 use nabla::base::progress::ProgressSink;
+use nabla::base::words::count;
 use nabla::data::{BitDepth, Picture, WriteOptions};
 use nabla::grad::SketchFamily;
 use nabla::private::leakage::Defence;
@@ -326,6 +327,9 @@ const SEEDS: usize = 4;
 /// The radius of the first ball of features; each next one is three times as large, as the features are wider.
 const RADIUS: f64 = 10.0;
 
+/// What an attack got against a defence.
+type Against = (Defence, Leak);
+
 /// The attack on a network of any type.
 struct Attacking<'a> {
     arguments: &'a Arguments,
@@ -338,14 +342,25 @@ struct Attacking<'a> {
 }
 
 impl Attacking<'_> {
-    fn run<M: Classifier>(&self, model: M) -> Result<Vec<Leak>, Failure> {
+    fn run<M: Classifier>(&self, model: M) -> Result<Vec<Against>, Failure> {
         let failed = |error: LeakageError| match error {
             LeakageError::NoRestart | LeakageError::NotFinite(_) => Failure::run(error),
             _ => Failure::input(error),
         };
         let victim = Victim::new(model, &self.scaling, self.secret.shape).map_err(failed)?;
-        for defence in self.defences {
-            defence.validate().map_err(failed)?;
+        let mut defences = Vec::with_capacity(self.defences.len());
+        for &defence in self.defences {
+            match victim.check(defence) {
+                Ok(()) => defences.push(defence),
+                // Of all defences, the one that the network cannot have had.
+                Err(error @ LeakageError::BatchNorm { .. })
+                    if self.arguments.defence.is_empty() =>
+                {
+                    let note = format!("the defence dp is left out: {error}");
+                    self.context.note_at_end(&note);
+                }
+                Err(error) => return Err(failed(error)),
+            }
         }
         if matches!(self.attack, Attack::GradInversion(_))
             && !victim.has_batch_statistics(self.secret.shape)
@@ -355,17 +370,17 @@ impl Attacking<'_> {
             );
         }
         let progress = self.context.progress();
-        let mut leaks = Vec::with_capacity(self.defences.len());
-        for &defence in self.defences {
+        let mut leaks = Vec::with_capacity(defences.len());
+        for &defence in &defences {
             let (known, seed) = (self.arguments.known_labels, self.arguments.seed.value());
             let generator = self
                 .generator
                 .map(|generator| generator as &dyn StagedGenerator);
             let leak = victim.attacked(self.secret, defence, self.attack, generator, known, seed);
-            leaks.push(leak.map_err(failed)?);
+            leaks.push((defence, leak.map_err(failed)?));
             // What does not fit is refused by the first attack, and nothing else is said.
             if leaks.len() == 1 {
-                progress.begin("attacks", self.defences.len() as u64);
+                progress.begin("attacks", defences.len() as u64);
             }
             progress.advance(1);
         }
@@ -380,7 +395,7 @@ struct Fitting<'a> {
 }
 
 impl OnModel for Fitting<'_> {
-    type Output = Result<Vec<Leak>, Failure>;
+    type Output = Result<Vec<Against>, Failure>;
 
     fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
         match self.wrong {
@@ -391,7 +406,7 @@ impl OnModel for Fitting<'_> {
 }
 
 impl OnTraining for Attacking<'_> {
-    type Output = Result<Vec<Leak>, Failure>;
+    type Output = Result<Vec<Against>, Failure>;
 
     fn on<M: Classifier + 'static>(self, model: M, _: TrainingExamples<'_>) -> Self::Output {
         self.run(model)
@@ -508,9 +523,9 @@ impl Job for Arguments {
             }
         };
         let mut lines = Vec::with_capacity(leaks.len());
-        for (leak, &defence) in leaks.iter().zip(&defences) {
+        for (defence, leak) in &leaks {
             lines.push(Line {
-                defence,
+                defence: *defence,
                 cost: leak.cost,
                 labels: leak.labels.clone(),
                 label_source: leak.label_source,
@@ -539,7 +554,7 @@ const SIDE: usize = 56;
 fn write_sheet(
     path: &Path,
     secret: &Secret,
-    leaks: &[Leak],
+    leaks: &[Against],
     device: &Device,
 ) -> Result<(), Failure> {
     let [channels, height, width] = secret.shape;
@@ -550,7 +565,7 @@ fn write_sheet(
         all * 2.0 - 1.0
     };
     let mut sheets = vec![row(&secret.pictures)];
-    sheets.extend(leaks.iter().map(|leak| row(&leak.pictures)));
+    sheets.extend(leaks.iter().map(|(_, leak)| row(&leak.pictures)));
     let small = sheet(sheets);
     let [channels, height, width] = small.shape();
     let raster = nabla::data::Raster::from_fn(
@@ -628,10 +643,9 @@ fn told(audited: &Audited<'_>, out: Option<&Path>) -> String {
         ]);
     }
     let mut told = format!(
-        "What an attacker gets from one gradient of {} for {} picture{} of {}:\n{}",
+        "What an attacker gets from one gradient of {} for {} of {}:\n{}",
         audited.network,
-        audited.labels.len(),
-        if audited.labels.len() == 1 { "" } else { "s" },
+        count(audited.labels.len(), "picture"),
         audited.data,
         table(&cells),
     );

@@ -97,7 +97,7 @@ impl Job for Arguments {
                 false => "the account is not refuted",
             };
             format!(
-                "epsilon is at least {:.3} with {} % confidence, by {} right guesses of {} about {} canaries, and at most \
+                "ε is at least {:.3} with {} % confidence, by {} right guesses of {} about {} canaries, and at most \
                  {:.3} by the account: {verdict}\n{}",
                 audit.epsilon,
                 100.0 * self.confidence,

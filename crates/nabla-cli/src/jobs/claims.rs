@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 
 /// The experiments of all families.
 fn experiments() -> Experiments {
@@ -267,7 +267,7 @@ fn report(arguments: &ReportArguments, context: &Context) -> Result<Report, Fail
         None => arguments.markdown.display().to_string(),
         Some(html) => format!("{} and {}", arguments.markdown.display(), html.display()),
     };
-    let mut text = format!("{} results in {files}\n", folder.results.len());
+    let mut text = format!("{} in {files}\n", count(folder.results.len(), "result"));
     if let Some((path, document)) = document {
         let document = insert_method_table(&document, &folder)?;
         write_bytes_atomically(path, document.as_bytes())?;

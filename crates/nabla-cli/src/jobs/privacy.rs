@@ -1,6 +1,7 @@
 //! `nabla privacy`: what a private training reveals, by every accountant, or the noise that a budget needs.
 
 use clap::Args;
+use nabla::base::words::count;
 use nabla::private::accountant::calibrate::noise_multiplier;
 use nabla::private::accountant::{AccountError, Accountant, History, accountants};
 use serde::Serialize;
@@ -23,7 +24,7 @@ pub struct Arguments {
     /// Find the least noise for this ε, instead of the ε of a noise
     #[arg(long, value_name = "EPSILON")]
     epsilon: Option<f64>,
-    /// The probability that the promise of ε doesn't hold; less than one in the number of examples
+    /// The probability δ that the promise of ε doesn't hold; less than one in the number of examples
     #[arg(long, value_name = "DELTA", default_value_t = 1e-5)]
     delta: f64,
     /// The probability that an example takes part in a step; 1 for all examples in every step
@@ -218,10 +219,7 @@ fn told(accounts: &Accounts) -> String {
         (Some(noise), _) => format!("noise multiplier {noise}"),
         (None, epsilon) => format!("the noise for ε = {}", epsilon.unwrap_or_default()),
     };
-    let steps = match steps {
-        1 => "1 step".to_owned(),
-        steps => format!("{steps} steps"),
-    };
+    let steps = count(steps, "step");
     let mut text = format!("{asked}, sampling rate {rate}, {steps}, δ = {delta:e}\n\n");
     let head = [
         "accountant",

@@ -121,7 +121,7 @@ pub fn told(report: &PrivacyReport, has_folder: bool) -> String {
         .collect();
     let [done, all] = report.steps;
     let mut told = format!(
-        "private: epsilon {:.4} at delta {:.3e}, by the accountant {}, for {} of {} examples, after {done} of {all} steps\n\
+        "private: ε = {:.4} at δ = {:.3e}, by the accountant {}, for {} of {} examples, after {done} of {all} steps\n\
          noise multiplier {}; {:.1} % of the gradients were longer than the clip, {}\n",
         report.epsilon,
         report.delta,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use nabla::base::progress::ProgressSink;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 use nabla::base::{check_writable, range};
 use nabla::diffusion::asking::Step;
 use nabla::diffusion::denoiser::Denoised;
@@ -205,12 +205,12 @@ fn told(restored: &Restored) -> String {
         _ => String::new(),
     };
     format!(
-        "{}: {slices}{} x {} pixels in {}, {} evaluations of the network, residual {:.2e}{compared}\n",
+        "{}: {slices}{} x {} pixels in {}, {} of the network, residual {:.2e}{compared}\n",
         restored.output.display(),
         restored.width,
         restored.height,
         duration(restored.seconds),
-        restored.network_evaluations,
+        count(restored.network_evaluations, "evaluation"),
         restored.residual
     )
 }

@@ -36,7 +36,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::picture_files::resized;
 use crate::seeds::SeedFlag;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 
 mod classes;
 mod control;
@@ -566,7 +566,10 @@ fn counted_in_words(evaluations: usize, saved: isize) -> String {
         1.. => format!("{saved} fewer than"),
         _ => format!("{} more than", saved.unsigned_abs()),
     };
-    format!("{evaluations} evaluations of the network, {compared} in classifier-free guidance")
+    format!(
+        "{} of the network, {compared} in classifier-free guidance",
+        count(evaluations, "evaluation")
+    )
 }
 
 /// The output, or several numbered ones.

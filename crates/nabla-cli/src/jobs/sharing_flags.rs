@@ -1,7 +1,7 @@
 //! The flags by which `nabla train model` trains by several workers, and what it tells at the end.
 
 use clap::Args;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 use nabla::grad::sketch::SketchFamily;
 use nabla::share::coded_training::{CodedReport, Coding, CodingConfig};
 use nabla::share::data_parallel::{Compression, SharingConfig, SharingReport};
@@ -205,7 +205,7 @@ impl SharingFlags {
         config.code = self.code.unwrap_or(config.code);
         if self.models == Some(0) {
             return Err(Failure::input(
-                "number of models is 0, but it must be at least 1",
+                "the number of models is 0, but it must be at least 1",
             ));
         }
         config.models = self.models.unwrap_or(config.models);
@@ -227,10 +227,9 @@ pub fn told(report: &SharingReport) -> String {
     let [sent, received] = report.leader_bytes;
     let kibibytes = |bytes: f64| bytes / 1024.0;
     format!(
-        "{} worker{}: {:.1} KiB a step and worker ({:.1} KiB without compression); worker 0 sent {:.1} MiB and received \
+        "{}: {:.1} KiB a step and worker ({:.1} KiB without compression); worker 0 sent {:.1} MiB and received \
          {:.1} MiB\nworkers computed for {} in the mean and waited for the slowest for {}\n",
-        report.workers,
-        if report.workers == 1 { "" } else { "s" },
+        count(report.workers, "worker"),
         kibibytes(report.message_bytes),
         kibibytes(report.plain_bytes as f64),
         mebibytes(sent),
@@ -244,17 +243,16 @@ pub fn told(report: &SharingReport) -> String {
 pub fn told_coded(report: &CodedReport) -> String {
     let [sent, received] = report.leader_bytes;
     let mut told = format!(
-        "{} worker{} with {}: {} gradients in {} rounds and {}; {} answers came late, and {} rounds waited for one; \
+        "{} with {}: {} in {} and {}; {} came late, and {} waited for one; \
          uncoded, and with all of them waited for, it would have been at least {}\n\
          each worker computed {:.0} % of a batch per round; the leader sent {:.1} MiB and received {:.1} MiB\n",
-        report.workers,
-        if report.workers == 1 { "" } else { "s" },
+        count(report.workers, "worker"),
         report.scheme,
-        report.gradients,
-        report.rounds,
+        count(report.gradients, "gradient"),
+        count(report.rounds, "round"),
         duration(report.seconds),
-        report.stragglers,
-        report.waits,
+        count(report.stragglers, "answer"),
+        count(report.waits, "round"),
         duration(report.uncoded_seconds),
         100.0 * report.load,
         mebibytes(sent),

@@ -17,7 +17,7 @@ use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
 use crate::training_progress::{REPORTED, TrainingProgress};
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 
 jobs! {
     /// What can be trained.
@@ -125,9 +125,9 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
     };
     context.report(&trained, || {
         format!(
-            "{} steps in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, loss.csv and \
+            "{} in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, loss.csv and \
              loss.svg in {}\nuse it with: nabla upscale IN -o OUT --model {}\n",
-            trained.steps,
+            count(trained.steps, "step"),
             duration(trained.seconds),
             trained.loss,
             folder.display(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 use nabla::diffusion::class_denoiser::{
     CONFIG_FILE, ClassDenoiser, ClassDenoiserConfig, TrainingPath, WEIGHTS_FILE,
 };
@@ -239,10 +239,10 @@ impl Job for Arguments {
         };
         context.report(&trained, || {
             format!(
-                "{}{} steps of {} parameters in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, \
+                "{}{} of {} parameters in {}, loss {:.5}: {CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, \
                  loss.csv and loss.svg in {}\n",
                 told_of_energies(trained.energies),
-                trained.steps,
+                count(trained.steps, "step"),
                 trained.parameters,
                 duration(trained.seconds),
                 trained.loss,

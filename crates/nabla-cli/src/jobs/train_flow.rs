@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 use nabla::base::choices::Choices;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 use nabla::base::write_bytes_atomically;
 use nabla::diffusion::adjoint_dpm::OdeMethod;
 use nabla::diffusion::flow_matching::{
@@ -262,21 +262,21 @@ fn told_of(trained: &Trained) -> String {
     let per_number = trained.log_density / trained.dimension as f64;
     let samples = match trained.drawn {
         0 => String::new(),
-        drawn => format!("{drawn} new points in samples.csv, "),
+        drawn => format!("{} in samples.csv, ", count(drawn, "new point")),
     };
     let energies = told_of_energies(trained.energies);
     format!(
-        "{} points of {} numbers on the path {}: {} steps of {} parameters in {}, loss {:.5}\n\
-         {energies}ln p of {} held-out points {:.3} nats, {per_number:.3} a number\n\
+        "{} of {} on the path {}: {} of {} parameters in {}, loss {:.5}\n\
+         {energies}ln p of {} held out {:.3} nats, {per_number:.3} a number\n\
          {samples}{CONFIG_FILE}, {WEIGHTS_FILE}, recipe.toml, loss.csv and loss.svg in {}\n",
-        trained.points,
-        trained.dimension,
+        count(trained.points, "point"),
+        count(trained.dimension, "number"),
         trained.path.unwrap_or_default(),
-        trained.steps,
+        count(trained.steps, "step"),
         trained.parameters,
         duration(trained.seconds),
         trained.loss,
-        trained.measured,
+        count(trained.measured, "point"),
         trained.log_density,
         trained.folder.display(),
     )

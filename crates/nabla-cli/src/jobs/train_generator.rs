@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 use nabla::private::leakage::decoder::{Decoder, DecoderConfig};
 use nabla::private::leakage::decoder_training::DecoderTraining;
 use nabla::train::data_set::{DataConfig, DataSet, Standardization};
@@ -105,6 +105,19 @@ impl Job for Arguments {
         let checkpoint = self.out.join(files::CHECKPOINT);
         if checkpoint.exists() {
             trainer = trainer.resume(&checkpoint).map_err(failed)?;
+            let (done, asked) = (trainer.step(), trainer.steps());
+            if done > asked {
+                // The last one may have been broken off.
+                let epochs = self.epochs as f64 * done as f64 / asked as f64;
+                let epochs = format!("{epochs:.1}");
+                return Err(Failure::input(format!(
+                    "the generator in {} already has {} epochs, more than --epochs {}: give at least as many, or another \
+                     folder",
+                    self.out.display(),
+                    epochs.trim_end_matches(".0"),
+                    self.epochs
+                )));
+            }
         }
         create_folder(&self.out)?;
         let progress = context.progress();
@@ -133,9 +146,9 @@ impl Job for Arguments {
         };
         context.report(&trained, || {
             format!(
-                "{} steps on {} pictures in {}, loss {:.2}\nuse it with: nabla audit leakage --generator {}\n",
-                trained.steps,
-                trained.pictures,
+                "{} on {} in {}, loss {:.2}\nuse it with: nabla audit leakage --generator {}\n",
+                count(trained.steps, "step"),
+                count(trained.pictures, "picture"),
                 duration(trained.seconds),
                 trained.loss,
                 self.out.display()

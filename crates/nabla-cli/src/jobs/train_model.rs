@@ -14,6 +14,7 @@ use nabla::train::data_set::TableReading;
 use nabla::train::experiment::{Experiment, Outcome, files};
 use nabla::train::history::{EpochRecord, Timing};
 use nabla::train::optimizer::Method;
+use nabla::train::trained_classifier::TrainedClassifier;
 use nabla::train::trainer::Progress;
 use serde::Serialize;
 
@@ -28,7 +29,7 @@ use crate::jobs::sharing_flags::{self, Sharing, SharingFlags};
 use crate::jobs::training_recipe::{Sources, TrainingRecipe};
 use crate::loss_plot::averaged;
 use crate::recipe_file::{FolderLock, begin_folder, create_folder};
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -223,12 +224,18 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         root: arguments.out.as_deref(),
         models,
     };
+    // Only the first process reads and writes there.
+    for folder in (0..models)
+        .filter(|_| is_first)
+        .filter_map(|model| folders.of(model))
+    {
+        TrainedClassifier::check(&folder).map_err(Failure::input)?;
+    }
     let mut watch = Watch {
         folders: &folders,
         text: &text,
         epochs: experiment.training.epochs,
         dashboard: None,
-        // Only the first process reads and writes there.
         lock: match folders.root {
             Some(root) if is_first => FolderLock::of(root)?,
             _ => FolderLock::default(),
@@ -377,13 +384,13 @@ fn told_of(trained: &Trained<'_>, source: &str) -> String {
     let last = last.map_or(f64::NAN, |epoch| 100.0 * epoch.test_accuracy);
     let (steps, seconds) = (trained.steps.max(1) as f64, trained.seconds);
     format!(
-        "{} with {} parameters on {source}, {} at learning rate {}: {last:.2} % right after {} epochs\n\
+        "{} with {} parameters on {source}, {} at learning rate {}: {last:.2} % right after {}\n\
          {} in steps ({:.2} ms per step, of which {} {:.2} ms), {} in evaluation; optimizer state {} KiB\n",
         trained.model,
         trained.parameters,
         trained.optimizer,
         trained.learning_rate,
-        trained.epochs.len(),
+        count(trained.epochs.len(), "epoch"),
         duration(seconds.steps),
         1e3 * seconds.steps / steps,
         trained.optimizer,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use burn::tensor::Tensor;
 use clap::Args;
 use nabla::base::progress::ProgressSink;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 use nabla::base::{check_writable, write_bytes_atomically};
 use nabla::data::Picture;
 use nabla::diffusion::adjoint_dpm::Tuning;
@@ -171,13 +171,13 @@ impl Job for EmbeddingArguments {
         };
         context.report(&report, || {
             format!(
-                "{}: {} from loss {:.5} to {:.5} in {} iterations, {} ({})\nuse it with: nabla \
+                "{}: {} from loss {:.5} to {:.5} in {}, {} ({})\nuse it with: nabla \
                  sample --embedding {}\n",
                 report.file.display(),
                 report.word,
                 report.first_loss,
                 report.loss,
-                report.iterations,
+                count(report.iterations, "iteration"),
                 duration(report.seconds),
                 report.adjoint,
                 report.file.display(),

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use clap::Args;
 use nabla::base::progress::ProgressSink;
 use nabla::base::range;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 use nabla::base::{
     check_writable, check_writable_folder, write_bytes_atomically, write_folder_atomically,
 };
@@ -145,12 +145,12 @@ impl Job for StyleArguments {
                 false => format!("--lora {}", report.output.display()),
             };
             format!(
-                "{}: distance of style and content from {:.4} to {:.4} in {} iterations, {} ({})\nuse it \
+                "{}: distance of style and content from {:.4} to {:.4} in {}, {} ({})\nuse it \
                  with: nabla sample {used}\n",
                 report.output.display(),
                 report.first_loss,
                 report.loss,
-                report.iterations,
+                count(report.iterations, "iteration"),
                 duration(report.seconds),
                 report.adjoint,
             )

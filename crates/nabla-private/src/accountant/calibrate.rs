@@ -201,7 +201,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.starts_with("an epsilon of 1 cannot be reached: by the accountant rdp, even"),
+            error.starts_with("an ε of 1 cannot be reached: by the accountant rdp, even"),
             "{error}"
         );
         assert!(told("rdp", 0.0, 1e-5, 0.1, 1, &none).contains("the epsilon is 0"));

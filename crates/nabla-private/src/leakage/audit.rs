@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nabla_base::range;
 use nabla_grad::flat::ParameterLayout;
 use nabla_grad::seeded_noise::SeededNoise;
-use nabla_grad::training_mode::freeze_layers;
+use nabla_grad::training_mode::{batch_norm_in_training, freeze_layers};
 use nabla_train::classifier::Classifier;
 use nabla_train::examples::{Examples, Scaling};
 use rand::seq::SliceRandom;
@@ -144,6 +144,8 @@ pub struct Victim<M> {
     /// Of the features, `[1, pixels]`.
     scaling: Option<[Tensor<2>; 2]>,
     device: Device,
+    /// The layer that would normalise by the batch in training.
+    batch_norm: Option<String>,
 }
 
 impl<M: Classifier> Victim<M> {
@@ -152,6 +154,7 @@ impl<M: Classifier> Victim<M> {
     /// # Errors
     /// If the model has no parameters.
     pub fn new(model: M, scaling: &Scaling, shape: [usize; 3]) -> Result<Self, LeakageError> {
+        let batch_norm = batch_norm_in_training(&model).map(|layer| layer.to_string());
         // The network as it is used: nothing but weights and input counts.
         let model = freeze_layers(model);
         let layout = ParameterLayout::trainable(&model)?;
@@ -168,7 +171,22 @@ impl<M: Classifier> Victim<M> {
             model,
             layout,
             device,
+            batch_norm,
         })
+    }
+
+    /// Refuses a defence that the network cannot have had in training, or whose values are out of range.
+    ///
+    /// # Errors
+    /// An error with the layer or the value.
+    pub fn check(&self, defence: Defence) -> Result<(), LeakageError> {
+        defence.validate()?;
+        match (&self.batch_norm, defence) {
+            (Some(layer), Defence::Private { .. }) => Err(LeakageError::BatchNorm {
+                layer: layer.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn scaled(&self, pictures: Tensor<2>) -> Tensor<2> {
@@ -284,7 +302,8 @@ impl<M: Classifier> Victim<M> {
     ///   to tell
     ///
     /// # Errors
-    /// If a value is out of range, a generator is missing or makes other pictures, or no candidate has a finite cost.
+    /// If a value is out of range, the network cannot have had the defence, a generator is missing or makes other pictures,
+    /// or no candidate has a finite cost.
     pub fn attacked(
         &self,
         secret: &Secret,
@@ -296,6 +315,7 @@ impl<M: Classifier> Victim<M> {
     ) -> Result<Leak, LeakageError> {
         let batch = secret.labels.len();
         range::at_least("number of pictures", batch, 1)?;
+        self.check(defence)?;
         let observed = self.observed(secret, defence, seed)?;
         let device = &self.device;
         if let (Attack::Dlg(config), false) = (attack, known) {

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LeakageError;
 use super::gradient_oracle::norm;
+use crate::clipping::{check_deviation, check_noise, check_norm};
 
 /// The streams of the seed.
 const NOISE_STREAM: u64 = 0;
@@ -330,8 +331,8 @@ impl Defence {
             Self::Soteria { share } => {
                 range::within("share of the hidden features", *share, 0.0..=1.0)?;
             }
-            Self::Noise { deviation } => range::not_negative("deviation of the noise", *deviation)?,
-            Self::Clip { norm } => range::positive("norm to which gradients are clipped", *norm)?,
+            Self::Noise { deviation } => check_deviation("deviation of the noise", *deviation)?,
+            Self::Clip { norm } => check_norm(*norm)?,
             Self::Sparsify { percentile } => {
                 range::within("percentile of sparsification", *percentile, 0.0..=100.0)?;
             }
@@ -340,8 +341,9 @@ impl Defence {
                 range::check(holds, "share of the sketch", share, "above 0 and at most 1")?;
             }
             Self::Private { norm, noise } => {
-                range::positive("norm to which gradients are clipped", *norm)?;
+                check_norm(*norm)?;
                 range::not_negative("noise multiplier", *noise)?;
+                check_noise(*noise, *norm)?;
             }
         }
         Ok(())

@@ -79,6 +79,15 @@ pub enum LeakageError {
         /// The number of classes.
         classes: usize,
     },
+    /// A private step would not be one of this network.
+    #[error(
+        "{layer} normalises by the batch in training, so that no example has a gradient of its own to clip, and no \
+         training of the network is private: use group normalisation (`--normalization group`)"
+    )]
+    BatchNorm {
+        /// The layer.
+        layer: String,
+    },
     /// No restart gave a finite cost.
     #[error("no restart of the attack had a finite cost: lower its learning rate")]
     NoRestart,

@@ -107,7 +107,7 @@ impl Spending {
         let mut caveats = Vec::from_iter(caveat);
         if delta * plan.examples as f64 >= 1.0 {
             caveats.push(format!(
-                "delta is {delta:.1e}, but a promise that may fail for one in {} examples is worth little: it should be \
+                "δ is {delta:.1e}, but a promise that may fail for one in {} examples is worth little: it should be \
                  well below {:.1e}",
                 plan.examples,
                 1.0 / plan.examples as f64

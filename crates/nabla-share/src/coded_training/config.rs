@@ -143,11 +143,12 @@ impl CodingConfig {
         let n =
             range::within("number of workers", self.workers, 1..=1024).map(|()| self.workers)?;
         range::within("time limit in seconds", self.time_limit, 0.1..=1e6)?;
-        range::not_negative("tolerance mu", self.tolerance)?;
+        range::not_negative("tolerance", self.tolerance)?;
         // Every model has a thread.
         range::within("number of models", self.models, 0..=1024)?;
-        if let Coding::SrSgc { window, .. } | Coding::MSgc { window, .. } = self.coding {
-            range::within("window W", window, 1..=1000)?;
+        // Nobody stands in for a single worker.
+        if self.coding != Coding::Uncoded {
+            range::at_least("number of workers with coded gradients", n, 2)?;
         }
         Ok(match self.coding {
             Coding::Uncoded => Box::new(GradientCode::uncoded(n)?),

@@ -30,7 +30,7 @@ use nabla_base::range;
 use super::gradient_code::terms;
 use super::{
     CodeKind, CodingError, CodingScheme, DecodingTerm, GradientCode, History, MiniTask, Returned,
-    StragglerModel,
+    StragglerModel, check_rounds,
 };
 
 /// Multiplexed sequential gradient coding; see the [module documentation](self).
@@ -56,8 +56,8 @@ pub struct MSgc {
 }
 
 impl MSgc {
-    /// - `workers`: `n`; `burst`: `B`, at least 1; `window`: `W`, greater than `B`; `most`: `λ`, the stragglers of a
-    ///   window, from 0 to `n`
+    /// - `workers`: `n`; `burst`: `B`, at least 1; `window`: `W`, greater than `B` and at most [`LONGEST_WINDOW`](super::LONGEST_WINDOW);
+    ///   `most`: `λ`, the stragglers of a window, from 0 to `n`
     ///
     /// # Errors
     /// If a number is out of its range, or the workers make no groups for repetition.
@@ -69,9 +69,8 @@ impl MSgc {
         kind: CodeKind,
     ) -> Result<Self, CodingError> {
         range::at_least("number of workers", workers, 1)?;
-        range::at_least("burst B", burst, 1)?;
-        range::at_least("window W", window, burst + 1)?;
-        range::within("number of stragglers lambda", most, 0..=workers)?;
+        check_rounds(burst, window)?;
+        range::within("number of stragglers", most, 0..=workers)?;
         let code = match most < workers {
             true => Some(GradientCode::new(workers, most, kind)?),
             false => None,

@@ -339,7 +339,7 @@ impl CodedRun {
 
     fn check(&self, scheme: &dyn CodingScheme, ranks: usize) -> Result<(), RunError> {
         range::at_least("number of jobs", self.jobs, 1)?;
-        range::not_negative("tolerance mu", self.tolerance)?;
+        range::not_negative("tolerance", self.tolerance)?;
         let (workers, needed) = (scheme.workers(), scheme.delay() + 1);
         if ranks != workers + 1 {
             return Err(RunError::Ranks { workers, ranks });

@@ -104,7 +104,7 @@ impl<'a> Simulation<'a> {
     /// ```
     pub fn run(&self, scheme: &dyn CodingScheme) -> Result<Simulated, SimulationError> {
         range::at_least("number of jobs", self.jobs, 1)?;
-        range::not_negative("tolerance mu", self.tolerance)?;
+        range::not_negative("tolerance", self.tolerance)?;
         range::not_negative("seconds of a whole batch", self.slope)?;
         let workers = scheme.workers();
         if workers != self.delays.workers() {

@@ -21,7 +21,7 @@ use nabla_base::range;
 
 use super::{
     CodeKind, CodingError, CodingScheme, DecodingTerm, GradientCode, History, MiniTask, Returned,
-    StragglerModel,
+    StragglerModel, check_rounds,
 };
 
 /// Sequential gradient coding with selective repetition; see the [module documentation](self).
@@ -43,8 +43,8 @@ pub struct SrSgc {
 }
 
 impl SrSgc {
-    /// - `workers`: `n`; `burst`: `B`, at least 1; `window`: `W`, a multiple of `B` plus 1; `most`: `λ`, the stragglers
-    ///   of a window, from 0 to `n`
+    /// - `workers`: `n`; `burst`: `B`, at least 1; `window`: `W`, a multiple of `B` plus 1 and at most
+    ///   [`LONGEST_WINDOW`](super::LONGEST_WINDOW); `most`: `λ`, the stragglers of a window, from 0 to `n`
     ///
     /// # Errors
     /// If a number is out of its range, or the workers make no groups for repetition.
@@ -56,9 +56,9 @@ impl SrSgc {
         kind: CodeKind,
     ) -> Result<Self, CodingError> {
         range::at_least("number of workers", workers, 1)?;
-        range::at_least("burst B", burst, 1)?;
-        range::within("number of stragglers lambda", most, 0..=workers)?;
-        if window <= burst || !(window - 1).is_multiple_of(burst) {
+        check_rounds(burst, window)?;
+        range::within("number of stragglers", most, 0..=workers)?;
+        if !(window - 1).is_multiple_of(burst) {
             return Err(CodingError::Window { burst, window });
         }
         let stragglers = (burst * most).div_ceil(window - 1 + burst);

@@ -313,15 +313,15 @@ fn what_makes_no_scheme_is_refused() {
     let kind = CodeKind::Fitting;
     assert_eq!(
         message(SrSgc::new(8, 2, 4, 3, kind).unwrap_err()),
-        "SR-SGC needs a window W with W - 1 a multiple of the burst B, but W is 4 and B is 2"
+        "the window of SR-SGC must be a multiple of the burst plus 1, but the window is 4 and the burst is 2"
     );
     assert_eq!(
         message(MSgc::new(8, 2, 2, 3, kind).unwrap_err()),
-        "the window W is 2, but it must be at least 3"
+        "the window is 2, but it must be greater than the burst, 2, and at most 1000"
     );
     assert_eq!(
         message(MSgc::new(8, 1, 2, 9, kind).unwrap_err()),
-        "the number of stragglers lambda is 9, but it must be from 0 to 8"
+        "the number of stragglers is 9, but it must be from 0 to 8"
     );
     assert_eq!(
         message(GradientCode::new(8, 2, CodeKind::Repetition).unwrap_err()),
@@ -329,4 +329,10 @@ fn what_makes_no_scheme_is_refused() {
     );
     assert!(GradientCode::new(0, 0, kind).is_err() && GradientCode::new(4, 4, kind).is_err());
     assert!(SrSgc::new(4, 0, 1, 1, kind).is_err() && SrSgc::new(4, 1, 1, 1, kind).is_err());
+    // Nor do rounds for which no memory suffices.
+    for (burst, window) in [(1, 1001), (usize::MAX, usize::MAX), (1000, usize::MAX)] {
+        assert!(MSgc::new(4, burst, window, 1, kind).is_err());
+        assert!(SrSgc::new(4, burst, window, 1, kind).is_err());
+    }
+    assert!(MSgc::new(4, 1, 1000, 1, kind).is_ok() && SrSgc::new(4, 3, 1000, 1, kind).is_ok());
 }

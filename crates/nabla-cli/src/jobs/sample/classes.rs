@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nabla::base::check_writable;
 use nabla::base::progress::ProgressSink;
-use nabla::base::words::duration;
+use nabla::base::words::{self, duration};
 use nabla::data::{BitDepth, Picture, WriteOptions};
 use nabla::diffusion::autodiffusion::{PlannedDenoiser, PlannedModel, Space, planned_sampler};
 use nabla::diffusion::block_skipping::SkippableDenoiser;
@@ -156,12 +156,12 @@ pub fn sample_classes(arguments: &Arguments, context: &Context) -> Result<Report
     };
     context.report(&sampled, || {
         format!(
-            "{}: {} of each of {} in {}, {} evaluations of the network\n",
+            "{}: {} of each of {} in {}, {} of the network\n",
             sampled.file.display(),
             sampled.pictures_per_class,
             sampled.classes.join(", "),
             duration(sampled.seconds),
-            sampled.network_evaluations,
+            words::count(sampled.network_evaluations, "evaluation"),
         )
     })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nabla::base::choices::Choices;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
 use nabla::diffusion::autodiffusion::{Epoch, FixedPlan, Plan, SearchReport, SearchState};
 
@@ -65,11 +65,12 @@ pub fn text(found: &Found) -> String {
     };
     let folder = found.plan.parent().unwrap_or(Path::new(""));
     format!(
-        "{}steps{skips}: {}\n{evaluations} plans scored{lost}: {} pictures, {:.0} evaluations of the network, {}\n\
+        "{}steps{skips}: {}\n{} scored{lost}: {}, {:.0} evaluations of the network, {}\n\
          {}, history.csv, search.svg and {SEARCH} in {}\n",
         table(&rows),
         steps(&found.steps),
-        found.pictures,
+        count(*evaluations, "plan"),
+        count(found.pictures, "picture"),
         found.network_evaluations,
         duration(found.seconds),
         found.plan.file_name().unwrap_or_default().display(),

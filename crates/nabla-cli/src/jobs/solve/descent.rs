@@ -14,7 +14,7 @@ use super::problem_file::Solution;
 use super::steps::{Approach, Steps};
 use crate::errors::Failure;
 use crate::job::{Context, Report};
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 
 /// The stored values of a step.
 struct Step {
@@ -186,14 +186,14 @@ fn text(loss: Objective, solved: &Solved, penalty: &Penalty) -> String {
         ),
     };
     let mut text = format!(
-        "{}{penalties}: {} examples of {} features, {} {unknowns}\n\
-         objective {:.10} after {} steps ({:.1} rounds) in {}; {}\n",
+        "{}{penalties}: {} of {}, {} {unknowns}\n\
+         objective {:.10} after {} ({:.1} rounds) in {}; {}\n",
         solved.loss,
-        solved.examples,
-        solved.features,
+        count(solved.examples, "example"),
+        count(solved.features, "feature"),
         solved.unknowns,
         solved.objective,
-        solved.iterations,
+        count(solved.iterations, "step"),
         solved.epochs,
         duration(solved.seconds),
         match solved.converged {

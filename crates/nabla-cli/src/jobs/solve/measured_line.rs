@@ -1,5 +1,6 @@
 //! The accuracy or error of a model, as text.
 
+use nabla::base::words::count;
 use nabla::solve::model::Measured;
 
 /// The measurement, on one line.
@@ -24,7 +25,7 @@ pub fn measured_line(measured: &Measured, what: &str) -> String {
             if let Some(r_squared) = measured.r_squared {
                 text += &format!(", R² {r_squared:.4}");
             }
-            text += &format!(" ({} examples)", measured.examples);
+            text += &format!(" ({})", count(measured.examples, "example"));
         }
         _ => text += "not measured, because the model knows none of the labels",
     }

@@ -22,7 +22,7 @@ use crate::choice::choice;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::seeds::SeedFlag;
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 
 /// The maximum number of patterns that `--all-patterns` lists.
 const MOST_PATTERNS: usize = 20_000;
@@ -407,19 +407,19 @@ fn known_test(
 fn text(solved: &Solved) -> String {
     let certificate = &solved.certificate;
     let patterns = match solved.patterns {
-        Some(count) => format!("{count} activation patterns, "),
+        Some(patterns) => format!("{}, ", count(patterns, "activation pattern")),
         None => String::new(),
     };
     let mut text = format!(
-        "{} loss, beta {}: {} examples of {} features\n\
-         {}: {patterns}{} hidden units, {} steps in {}; {}\n",
+        "{} loss, beta {}: {} of {}\n\
+         {}: {patterns}{}, {} in {}; {}\n",
         solved.loss,
         solved.beta,
-        solved.examples,
-        solved.features,
+        count(solved.examples, "example"),
+        count(solved.features, "feature"),
         solved.method,
-        solved.hidden_units,
-        solved.iterations,
+        count(solved.hidden_units, "hidden unit"),
+        count(solved.iterations, "step"),
         duration(solved.seconds),
         match solved.converged {
             true => "the tolerance was reached",

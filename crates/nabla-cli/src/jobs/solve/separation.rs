@@ -15,7 +15,7 @@ use super::steps::{Approach, Steps};
 use crate::choice::choice;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
-use nabla::base::words::duration;
+use nabla::base::words::{count, duration};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -180,12 +180,16 @@ fn text(rule: Rule, separated: &Separated) -> String {
         margin_at_most,
     } = separated.certificate;
     let mut text = format!(
-        "{rule}: {} examples of {} features\n",
-        separated.examples, separated.features
+        "{rule}: {} of {}\n",
+        count(separated.examples, "example"),
+        count(separated.features, "feature"),
     );
-    let (steps, time) = (separated.iterations, duration(separated.seconds));
+    let (steps, time) = (
+        count(separated.iterations, "step"),
+        duration(separated.seconds),
+    );
     if separated.separated {
-        text += &format!("separated after {steps} steps, in {time}\n");
+        text += &format!("separated after {steps}, in {time}\n");
         text += &format!("certificate: every example is {margin:.4e} or more from the hyperplane");
         text += &match largest_margin {
             Some(largest) => format!("; the largest possible margin: {largest:.4e}\n"),
@@ -198,8 +202,8 @@ fn text(rule: Rule, separated: &Separated) -> String {
         }
     } else {
         text += &format!(
-            "NOT separated within {steps} steps ({time}): {} examples on the wrong side\n",
-            separated.wrong
+            "NOT separated within {steps} ({time}): {} on the wrong side\n",
+            count(separated.wrong, "example")
         );
         text += &match margin_at_most {
             Some(most) => format!(
