@@ -28,8 +28,13 @@ impl<F> Default for Aligned<F> {
 impl<F: Real> Aligned<F> {
     /// Makes it `len` zeros.
     pub(crate) fn reset(&mut self, len: usize) {
-        let before = LINE / size_of::<F>();
         self.room.clear();
+        self.make_room(len);
+    }
+
+    /// Makes it `len` numbers, to be overwritten.
+    pub(crate) fn make_room(&mut self, len: usize) {
+        let before = LINE / size_of::<F>();
         self.room.resize(len + before, F::ZERO);
         // It may not be known: then the numbers start anywhere.
         self.start = match self.room.as_ptr().align_offset(LINE) {

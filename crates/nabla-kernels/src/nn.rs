@@ -272,6 +272,13 @@ layer!(
         pooling::adaptive_avg_pool2d(&self.0, x)
     }
 );
+layer!(
+    AdaptiveAvgPool3d(nn::pool::AdaptiveAvgPool3d),
+    /// [`pooling::adaptive_avg_pool3d`].
+    pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
+        pooling::adaptive_avg_pool3d(&self.0, x)
+    }
+);
 
 #[cfg(test)]
 mod pytorch_values;

@@ -1,8 +1,8 @@
 //! Maximum and average pooling, forward and backward.
 
 use burn::nn::pool::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig, AvgPool1d, AvgPool2d,
-    AvgPool2dConfig, MaxPool1d, MaxPool2d, MaxPool2dConfig,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig, AdaptiveAvgPool3d, AvgPool1d,
+    AvgPool2d, AvgPool2dConfig, MaxPool1d, MaxPool2d, MaxPool2dConfig,
 };
 use burn::nn::{PaddingConfig1d, PaddingConfig2d};
 use burn::tensor::Tensor;
@@ -126,6 +126,29 @@ pub fn avg_pool1d(pool: &AvgPool1d, x: Tensor<3>) -> Tensor<3> {
 pub fn adaptive_avg_pool1d(pool: &AdaptiveAvgPool1d, x: Tensor<3>) -> Tensor<3> {
     let of_rows = AdaptiveAvgPool2dConfig::new([1, pool.output_size]);
     one_row(adaptive_avg_pool2d(&of_rows.init(), row(x)))
+}
+
+/// Computes `pool`, first within each plane, then along the depth. If the output doesn't divide the volume evenly, Burn
+/// computes it.
+///
+/// - `x`: `[batch, channels, depth_in, height_in, width_in]`
+/// - returns `[batch, channels, depth_out, height_out, width_out]`
+pub fn adaptive_avg_pool3d(pool: &AdaptiveAvgPool3d, x: Tensor<5>) -> Tensor<5> {
+    let [batch, channels, depth, height, width] = x.dims();
+    let [deep, high, wide] = pool.output_size;
+    let alike = [(depth, deep), (height, high), (width, wide)]
+        .iter()
+        .all(|&(size, output)| output > 0 && size.is_multiple_of(output));
+    if !alike || !computes(&x) || x.dims().contains(&0) {
+        return pool.forward(x);
+    }
+    let average = |x: Tensor<4>, outputs| {
+        let pool = AdaptiveAvgPool2dConfig::new(outputs).init();
+        adaptive_avg_pool2d(&pool, x)
+    };
+    let planes = x.reshape([batch, channels * depth, height, width]);
+    let columns = average(planes, [high, wide]).reshape([batch, channels, depth, high * wide]);
+    average(columns, [deep, high * wide]).reshape([batch, channels, deep, high, wide])
 }
 
 /// A sequence as a picture of one row.
@@ -436,7 +459,9 @@ impl Operation<1> for Average {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::nn::pool::{AdaptiveAvgPool1dConfig, AvgPool1dConfig, MaxPool1dConfig};
+    use burn::nn::pool::{
+        AdaptiveAvgPool1dConfig, AdaptiveAvgPool3dConfig, AvgPool1dConfig, MaxPool1dConfig,
+    };
     use burn::tensor::{Device, Distribution, Tolerance};
     use proptest::prelude::*;
 
@@ -501,6 +526,28 @@ mod tests {
             check(
                 &x,
                 adaptive_avg_pool2d(&pool, x.clone()),
+                pool.forward(x.clone()),
+            );
+        }
+    }
+
+    #[test]
+    fn averages_of_volumes_are_burns() {
+        let device = Device::flex().autodiff();
+        for (size, outputs) in [
+            ([4, 6, 2], [1, 1, 1]),
+            ([4, 6, 2], [2, 3, 2]),
+            ([6, 4, 5], [3, 4, 1]),
+            ([5, 4, 6], [2, 2, 2]),
+        ] {
+            let [depth, height, width] = size;
+            let x =
+                Tensor::<5>::random([2, 3, depth, height, width], Distribution::Default, &device);
+            let x = x.require_grad();
+            let pool = AdaptiveAvgPool3dConfig::new(outputs).init();
+            check(
+                &x,
+                adaptive_avg_pool3d(&pool, x.clone()),
                 pool.forward(x.clone()),
             );
         }

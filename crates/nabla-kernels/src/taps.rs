@@ -2,7 +2,8 @@
 //!
 //! A convolution is a matrix product `y[m][n] = Σ_k w[m][k] x[offset_k + n]`: once the picture lies in memory
 //! with its padding, a tap of the kernel is one distance for all positions, so no columns are gathered
-//! ([`product`]). The gradient by the weights is `Σ_n g[o][n] x[offset_k + n]` ([`correlate`]).
+//! ([`product`]). The gradient by the weights is `Σ_n g[o][n] x[offset_k + n]`: with the gradients of many outputs side
+//! by side ([`correlate_turned`]), or of few outputs along the positions ([`correlate`]).
 //!
 //! Each loop holds a block of sums in registers. Every sum has a fixed order.
 
@@ -13,6 +14,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use crate::elementwise::vectorized;
 use crate::real::Real;
 
 /// `y[m][n] = start[m] + Σ_k w[m][k] x[offsets[k] + n]` for all rows `m` of `y` and `n < columns`.
@@ -293,6 +295,166 @@ impl<F: Real> Correlation<'_, F> {
             self.sums[at] += F::total(simd, vector);
         }
     }
+}
+
+/// `sums[o][k] += Σ g[n][o] x[offsets[k] + p_n]` over the positions `p_n` of all `segments`, one after the other.
+///
+/// No vector of `x` is read, only single numbers, so it doesn't matter where they start.
+///
+/// - `segments`: the first position and the length of each
+/// - `g`: `[positions, padded(rows)]`, from [`turn`]
+/// - `sums`: `[rows, offsets]`
+pub(crate) fn correlate_turned<F: Real>(
+    x: &[F],
+    offsets: &[usize],
+    g: &[F],
+    segments: &[(usize, usize)],
+    sums: &mut [F],
+) {
+    let correlation = TurnedCorrelation {
+        x,
+        offsets,
+        g,
+        segments,
+        sums,
+    };
+    F::dispatch(correlation);
+}
+
+struct TurnedCorrelation<'a, F> {
+    x: &'a [F],
+    offsets: &'a [usize],
+    g: &'a [F],
+    segments: &'a [(usize, usize)],
+    sums: &'a mut [F],
+}
+
+impl<F: Real> WithSimd for TurnedCorrelation<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let wide = S::REGISTER_COUNT >= 32;
+        let rows = self.sums.len() / self.offsets.len().max(1);
+        let mut first = 0;
+        while first < self.offsets.len() {
+            let taps = match (wide, self.offsets.len() - first) {
+                (true, 9..) => 9,
+                (_, 3..) => 3,
+                _ => 1,
+            };
+            let mut row = 0;
+            while row < rows {
+                let vectors = (rows - row).div_ceil(F::lanes::<S>()).min(3);
+                macro_rules! of_width {
+                    ($taps:literal) => {
+                        match vectors {
+                            3 => self.block::<S, $taps, 3>(simd, first, row),
+                            2 => self.block::<S, $taps, 2>(simd, first, row),
+                            _ => self.block::<S, $taps, 1>(simd, first, row),
+                        }
+                    };
+                }
+                match taps {
+                    9 => of_width!(9),
+                    3 => of_width!(3),
+                    _ => of_width!(1),
+                }
+                row += vectors * F::lanes::<S>();
+            }
+            first += taps;
+        }
+    }
+}
+
+impl<F: Real> TurnedCorrelation<'_, F> {
+    #[inline(always)]
+    fn block<S: Simd, const T: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        first: usize,
+        row: usize,
+    ) {
+        let lanes = F::lanes::<S>();
+        let depth = self.offsets.len();
+        let rows = self.sums.len() / depth;
+        let width = padded(rows);
+        let mut sums = [[F::splat(simd, F::ZERO); V]; T];
+        let mut rest = self.g;
+        for &(start, len) in self.segments {
+            let (g, others) = rest.split_at(len * width);
+            rest = others;
+            let mut x = [self.x; T];
+            for t in 0..T {
+                x[t] = &self.x[self.offsets[first + t] + start..][..len];
+            }
+            for (n, g) in g.chunks_exact(width).enumerate().take(len) {
+                let (g, _) = F::vectors::<S>(&g[row..row + V * lanes]);
+                let Some(g) = g.first_chunk::<V>() else {
+                    continue;
+                };
+                for t in 0..T {
+                    let x = F::splat(simd, x[t][n]);
+                    for v in 0..V {
+                        sums[t][v] = F::multiply_add(simd, x, g[v], sums[t][v]);
+                    }
+                }
+            }
+        }
+        // The sums leave their registers as vectors, as in `Correlation`.
+        let mut place = [F::ZERO; 9 * 3 * 16];
+        let (vectors, _) = F::vectors_mut::<S>(&mut place);
+        for t in 0..T {
+            for v in 0..V {
+                vectors[t * V + v] = sums[t][v];
+            }
+        }
+        for (t, sums) in place.chunks_exact(V * lanes).take(T).enumerate() {
+            for (row, &sum) in (row..rows).zip(sums) {
+                self.sums[row * depth + first + t] += sum;
+            }
+        }
+    }
+}
+
+/// `to[n][row] = lines(row)[n]`, and zeros behind the last row.
+///
+/// - `lines`: all of one length
+/// - `to`: `[positions, padded(rows)]`
+pub(crate) fn turn<'a, F: Real>(rows: usize, lines: impl Fn(usize) -> &'a [F], to: &mut [F]) {
+    let width = padded(rows);
+    vectorized::<F, _>(
+        #[inline(always)]
+        || {
+            // Rows of zeros follow the last one.
+            const TOGETHER: usize = 16;
+            for first in (0..width).step_by(TOGETHER) {
+                let count = (rows - first).min(TOGETHER);
+                let positions = to.chunks_exact_mut(width);
+                let len = positions.len();
+                let mut group = [&[][..]; TOGETHER];
+                for i in 0..count {
+                    group[i] = &lines(first + i)[..len];
+                }
+                if count < TOGETHER {
+                    for (n, to) in positions.enumerate() {
+                        for i in 0..TOGETHER {
+                            to[first + i] = group[i].get(n).copied().unwrap_or(F::ZERO);
+                        }
+                    }
+                    continue;
+                }
+                for (n, to) in positions.enumerate() {
+                    let Some(to) = to[first..].first_chunk_mut::<TOGETHER>() else {
+                        continue;
+                    };
+                    for i in 0..TOGETHER {
+                        to[i] = group[i][n];
+                    }
+                }
+            }
+        },
+    );
 }
 
 #[cfg(test)]

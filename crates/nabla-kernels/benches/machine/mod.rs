@@ -52,7 +52,10 @@ pub fn operations_per_second() -> f64 {
         black_box(Arch::new().dispatch(Products { rounds, factor }))
     };
     let (_, operations) = run();
-    rayon::current_num_threads() as f64 * operations / fastest(|| drop(run()))
+    rayon::current_num_threads() as f64 * operations
+        / fastest(|| {
+            black_box(run());
+        })
 }
 
 /// Bytes per second of all threads that read two arrays and write a third, all larger than the caches.

@@ -9,7 +9,7 @@ use super::layout::{Layout, Stored, copy, split};
 use crate::aligned::Aligned;
 use crate::memory;
 use crate::real::Real;
-use crate::taps::{correlate, padded};
+use crate::taps::{correlate, correlate_turned, padded, turn};
 
 /// A part of the kernel: some channels of the input and of the output of a group.
 struct Tile {
@@ -40,6 +40,8 @@ pub(super) struct Scratch<F> {
     /// The gradients, and how they lie.
     grads: Aligned<F>,
     lie: Option<Layout>,
+    /// The rows of the outputs in the layout.
+    segments: Vec<(usize, usize)>,
 }
 
 impl<F> Default for Scratch<F> {
@@ -48,6 +50,7 @@ impl<F> Default for Scratch<F> {
             stored: Stored::default(),
             grads: Aligned::default(),
             lie: None,
+            segments: Vec::new(),
         }
     }
 }
@@ -83,9 +86,10 @@ impl WeightGradient {
             return dw;
         }
         // Blocks of channels need no memory of their own; few channels are split by pictures.
+        let depth = if self.turns(self.rows) { 288 } else { 144 };
         let block = self
             .channels
-            .div_ceil((self.channels * size / 144).clamp(1, 32));
+            .div_ceil((self.channels * size / depth).clamp(1, 32));
         let height = self
             .rows
             .div_ceil(self.rows.div_ceil(96))
@@ -128,6 +132,11 @@ impl WeightGradient {
         dw
     }
 
+    /// Whether the gradients by so many channels of the output are worth lying side by side.
+    fn turns(&self, rows: usize) -> bool {
+        2 * padded(rows) <= 3 * rows
+    }
+
     /// The gradient by a tile from some pictures, `[rows, channels, taps]`.
     fn part<F: Real>(
         &self,
@@ -156,7 +165,12 @@ impl WeightGradient {
         let part = (length * PART / size.max(1)).clamp(1, length);
 
         let mut sums = vec![F::ZERO; rows.len() * depth];
-        let Scratch { stored, grads, lie } = scratch;
+        let Scratch {
+            stored,
+            grads,
+            lie,
+            segments,
+        } = scratch;
         for first in pictures.clone().step_by(together) {
             let count = together.min(pictures.end - first);
             for start in (0..length).step_by(part) {
@@ -170,8 +184,36 @@ impl WeightGradient {
                 };
                 layout.store(channels.len(), plane, stored);
                 let offsets = layout.offsets(channels.len(), &self.taps);
-                // The gradients lie as the input does, with zeros where there is no output.
                 let counts = layout.counts();
+                // The positions along the dimension that is split, and all that follow them, lie together.
+                let begin = start * outputs / length;
+                let line = |picture: usize, row: usize| {
+                    let plane = (first + picture) * self.groups + group;
+                    let plane = plane * self.rows + rows.start + row;
+                    let end = begin + counts.iter().product::<usize>();
+                    &g[plane * outputs + begin..plane * outputs + end]
+                };
+                if self.turns(rows.len()) {
+                    let positions: usize = counts.iter().product();
+                    let picture = positions * padded(rows.len());
+                    grads.make_room(count * picture);
+                    *lie = None;
+                    let places = grads.values_mut().chunks_exact_mut(picture);
+                    for (at, to) in places.enumerate() {
+                        turn(rows.len(), |row| line(at, row), to);
+                    }
+                    segments.clear();
+                    for picture in 0..count {
+                        for i in 0..counts[0] {
+                            let starts = (0..counts[1]).map(|j| layout.start(picture, i, j));
+                            segments.extend(starts.map(|start| (start, counts[2])));
+                        }
+                    }
+                    let (x, g) = (stored.values(), grads.values());
+                    correlate_turned(x, &offsets, g, segments, &mut sums);
+                    continue;
+                }
+                // The gradients lie as the input does, with zeros where there is no output.
                 let columns = layout.columns(counts);
                 let stride = padded(columns);
                 let size = rows.len() * stride;
@@ -180,16 +222,12 @@ impl WeightGradient {
                     *lie = Some(layout.clone());
                 }
                 let lines = grads.values_mut().chunks_exact_mut(stride);
-                for (o, to) in lines.enumerate() {
+                for (row, to) in lines.enumerate() {
                     for picture in 0..count {
-                        let plane = (first + picture) * self.groups + group;
-                        let plane = plane * self.rows + rows.start + o;
-                        let from = &g[plane * outputs..(plane + 1) * outputs];
+                        let from = line(picture, row);
                         for i in 0..counts[0] {
                             for j in 0..counts[1] {
-                                let line =
-                                    (i + range[0].start) * self.output[1] + j + range[1].start;
-                                let at = line * self.output[2] + range[2].start;
+                                let at = (i * counts[1] + j) * counts[2];
                                 let to = &mut to[layout.start(picture, i, j)..][..counts[2]];
                                 copy(to, &from[at..at + counts[2]]);
                             }

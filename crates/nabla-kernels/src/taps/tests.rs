@@ -40,6 +40,22 @@ fn check<F: Real, S: Simd>(simd: S, tolerance: f64) {
             lanes: vec![F::ZERO; 27 * 16],
         };
         simd.vectorize(correlation);
+        let mut turned = vec![F::ZERO; columns * padded(rows)];
+        turn(
+            rows,
+            |row| &g[row * padded(columns)..][..columns],
+            &mut turned,
+        );
+        let mut sums_of_turned = vec![F::ONE; rows * depth];
+        let cut = columns / 3;
+        let correlation = TurnedCorrelation {
+            x: &x,
+            offsets: &offsets,
+            g: &turned,
+            segments: &[(0, cut), (cut, columns - cut)],
+            sums: &mut sums_of_turned,
+        };
+        simd.vectorize(correlation);
         for row in 0..rows {
             for n in 0..columns {
                 let terms =
@@ -52,11 +68,13 @@ fn check<F: Real, S: Simd>(simd: S, tolerance: f64) {
                 let terms = (0..columns)
                     .map(|n| g[row * padded(columns) + n].wide() * x[offsets[k] + n].wide());
                 let expected = 1.0 + terms.sum::<f64>();
-                let found = sums[row * depth + k].wide();
-                assert!(
-                    (found - expected).abs() < 10.0 * tolerance,
-                    "{found} {expected}"
-                );
+                for sums in [&sums, &sums_of_turned] {
+                    let found = sums[row * depth + k].wide();
+                    assert!(
+                        (found - expected).abs() < 10.0 * tolerance,
+                        "{found} {expected}"
+                    );
+                }
             }
         }
     }
