@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation as burns;
 
 use crate::elementwise::for_each_row;
+use crate::linear_pieces;
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, compiled, computes, unary};
 use crate::real::Real;
@@ -55,6 +56,9 @@ impl Activation {
     /// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [0.0, 2.0]);
     /// ```
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        if matches!(self, Self::Relu) && linear_pieces::is_held() {
+            return linear_pieces::relu(x);
+        }
         if computes(&x) {
             return unary(self, x);
         }

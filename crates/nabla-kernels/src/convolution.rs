@@ -27,6 +27,7 @@ use rayon::prelude::*;
 
 use crate::activation::{rectified_slope, relu};
 use crate::elementwise::{sums, vectorized};
+use crate::linear_pieces;
 use crate::operation::{
     Array, Batch, Operation, Saved, but_bias, but_first, compiled, computes_both, layer,
 };
@@ -65,6 +66,9 @@ pub fn conv1d(conv: &Conv1d, x: Tensor<3>) -> Tensor<3> {
 /// # Panics
 /// As [`conv1d`].
 pub fn conv1d_relu(conv: &Conv1d, x: Tensor<3>) -> Tensor<3> {
+    if linear_pieces::is_held() {
+        return linear_pieces::relu(of_conv1d(conv, x, false));
+    }
     of_conv1d(conv, x, true)
 }
 
@@ -117,6 +121,9 @@ pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
 /// # Panics
 /// As [`conv2d`].
 pub fn conv2d_relu(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    if linear_pieces::is_held() {
+        return linear_pieces::relu(of_conv2d(conv, x, false));
+    }
     of_conv2d(conv, x, true)
 }
 
@@ -160,6 +167,9 @@ pub fn conv3d(conv: &Conv3d, x: Tensor<5>) -> Tensor<5> {
 /// # Panics
 /// As [`conv3d`].
 pub fn conv3d_relu(conv: &Conv3d, x: Tensor<5>) -> Tensor<5> {
+    if linear_pieces::is_held() {
+        return linear_pieces::relu(of_conv3d(conv, x, false));
+    }
     of_conv3d(conv, x, true)
 }
 

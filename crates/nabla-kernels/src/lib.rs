@@ -14,6 +14,7 @@
 //! | [`activation`], [`prelu`] | ReLU and its relatives, GELU, SiLU, sigmoid, tanh, softplus, Mish |
 //! | [`pooling`], [`embedding`], [`residual`] | maxima and averages, rows of a table, sums of branches |
 //! | [`cross_entropy`], [`mean_squared_error`] | losses |
+//! | [`linear_pieces`] | networks held on the linear piece of their rectified units |
 //! | [`per_example`] | the gradients of every example from one backward pass |
 //!
 //! They compute in `f32`, and in `f64` for checking; numbers of 16 bits are widened before an operation and rounded
@@ -30,6 +31,7 @@ mod elementwise;
 pub mod embedding;
 mod half_precision;
 pub mod linear;
+pub mod linear_pieces;
 pub mod matmul;
 pub mod mean_squared_error;
 pub mod memory;

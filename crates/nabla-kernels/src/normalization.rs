@@ -18,6 +18,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use crate::activation::{silu_of, silu_slope};
 use crate::elementwise::{LANES, for_each_row, sums};
+use crate::linear_pieces;
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, binary, compiled, computes, layer, ternary};
 use crate::real::Real;
@@ -63,6 +64,9 @@ pub fn group_norm_silu<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor
 /// # Panics
 /// Like `norm.forward`, if the channels don't match.
 pub fn group_norm_relu<const D: usize>(norm: &GroupNorm, x: Tensor<D>) -> Tensor<D> {
+    if linear_pieces::is_held() {
+        return linear_pieces::relu(group_norm(norm, x));
+    }
     grouped(norm, x, Then::Relu)
 }
 
@@ -125,6 +129,9 @@ pub fn batch_norm<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
 /// # Panics
 /// Like `norm.forward`, if the channels don't match.
 pub fn batch_norm_relu<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
+    if linear_pieces::is_held() {
+        return linear_pieces::relu(batch_norm(norm, x));
+    }
     batched(norm, x, true)
 }
 

@@ -9,6 +9,7 @@ use burn::tensor::Tensor;
 
 use crate::convolution::padding2d;
 use crate::elementwise::{for_each_row, sums};
+use crate::linear_pieces;
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, compiled, computes, unary};
 use crate::real::Real;
@@ -21,6 +22,11 @@ use crate::real::Real;
 /// # Panics
 /// Like `pool.forward`, if the window is larger than the picture.
 pub fn max_pool2d(pool: &MaxPool2d, x: Tensor<4>) -> Tensor<4> {
+    if linear_pieces::is_held()
+        && let Some(y) = linear_pieces::max_pool2d(pool, &x)
+    {
+        return y;
+    }
     let windows = Windows::new(
         &x,
         &pool.padding,

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::activation::{rectified, rectified_slope};
+use crate::linear_pieces;
 use crate::operation::{Array, Operation, Saved, binary, compiled, computes_both};
 use crate::real::Real;
 
@@ -26,6 +27,9 @@ pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 /// # Panics
 /// Like `a + b`, if the shapes don't fit.
 pub fn add_relu<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    if linear_pieces::is_held() {
+        return linear_pieces::relu(add(a, b));
+    }
     match fits(&a, &b) {
         true => binary(Sum { with_relu: true }, a, b),
         false => burn::tensor::activation::relu(a + b),

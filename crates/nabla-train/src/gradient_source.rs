@@ -50,6 +50,13 @@ impl TrainingExamples<'_> {
         self
     }
 
+    /// The same examples without changes of the pictures, for measurements.
+    #[must_use]
+    pub fn without_changes(mut self) -> Self {
+        self.augmentation = Augmentation::default();
+        self
+    }
+
     /// The seed of the training.
     pub fn seed(&self) -> u64 {
         self.seed

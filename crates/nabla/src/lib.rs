@@ -12,6 +12,7 @@
 //! * [`kernels`]: the most expensive operations of networks, fast on CPUs;
 //! * [`optim`]: optimizers for Burn's learner, and M-FAC;
 //! * [`private`]: training that does not tell what its data were, and the accounts of what it reveals;
+//! * [`probe`]: what gradients and curvature tell of a network: sharpness, and where SGD can rest;
 //! * [`share`]: gradients shared between workers;
 //! * [`solve`]: solvers for problems other than networks;
 //! * [`train`]: one trainer for every task, optimizers by name, classifiers on real data sets, and
@@ -49,6 +50,7 @@ pub use nabla_kernels as kernels;
 pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
 pub use nabla_private as private;
+pub use nabla_probe as probe;
 pub use nabla_share as share;
 pub use nabla_solve as solve;
 pub use nabla_train as train;

@@ -225,6 +225,13 @@ impl DirectionalDerivative {
         Ok(derivative)
     }
 
+    /// Takes a step of this multiple of a vector from now on.
+    pub fn fix_step(&mut self, step: f64) -> Result<(), CurvatureError> {
+        range::positive("finite-difference step", step)?;
+        self.config.step = Step::Fixed(step);
+        Ok(())
+    }
+
     pub fn dim(&self) -> usize {
         self.at.len()
     }

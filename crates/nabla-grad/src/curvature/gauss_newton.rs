@@ -1,5 +1,7 @@
 //! The Gauss-Newton matrix, from differences of a model's outputs.
 
+use std::sync::OnceLock;
+
 use burn::config::Config;
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -119,6 +121,8 @@ pub struct GaussNewton<O> {
     model: O,
     /// Of `θ′ ↦ scale · Jᵀ H_z (z(θ′) − z(θ))`, with `J` and `H_z` at `θ`.
     derivative: DirectionalDerivative,
+    /// Of `z` itself, once it is asked for.
+    outputs: OnceLock<DirectionalDerivative>,
     config: DifferenceConfig,
     /// `[parameters]`.
     at: Tensor<1>,
@@ -175,6 +179,7 @@ impl<O: OutputFunction> GaussNewton<O> {
         expect_dim("product", derivative.dim(), derivative.centre().len())?;
         Ok(Self {
             derivative,
+            outputs: OnceLock::new(),
             config,
             centre,
             shape,
@@ -185,13 +190,20 @@ impl<O: OutputFunction> GaussNewton<O> {
         })
     }
 
-    /// `J v`, `[examples, outputs]`, with a bound of its error. `None` if `v = 0`.
+    /// `J v`, `[examples, outputs]`, with a bound of its error. `None` if `v = 0`. The first call finds a step, as
+    /// [`new`](Self::new) does for products.
     ///
     /// # Errors
     /// If `v` has another length than the parameters, is not finite, or the outputs fail.
     pub fn output_change(&self, v: &Tensor<1>) -> Result<Option<Difference<2>>, CurvatureError> {
         let z = |theta: &[f64]| self.z(theta);
-        let outputs = DirectionalDerivative::new(&z, &self.at, self.config, "output", None)?;
+        let outputs = match self.outputs.get() {
+            Some(outputs) => outputs,
+            None => {
+                let new = DirectionalDerivative::new(&z, &self.at, self.config, "output", None)?;
+                self.outputs.get_or_init(|| new)
+            }
+        };
         let found = outputs.along(&z, &values(v)?)?;
         Ok(found.map(|found| {
             let tensor = |values: &[f64]| outputs.tensor(values).reshape(self.shape);
@@ -202,6 +214,12 @@ impl<O: OutputFunction> GaussNewton<O> {
                 step: found.step,
             }
         }))
+    }
+
+    /// `z(θ)`, `[examples, outputs]`.
+    pub fn outputs(&self) -> Tensor<2> {
+        let values = TensorData::new(self.centre.clone(), self.shape);
+        Tensor::from_data(values, (&self.at.device(), self.at.dtype()))
     }
 
     fn z(&self, theta: &[f64]) -> Result<Vec<f64>, CurvatureError> {

@@ -177,6 +177,16 @@ impl<G: GradientField> Hessian<G> {
         })
     }
 
+    /// Takes differences of this step, as a multiple of `v`, from now on, such as the step that a
+    /// [`product`](Self::product) has found.
+    ///
+    /// # Errors
+    /// If it is not positive.
+    pub fn with_step(mut self, step: f64) -> Result<Self, CurvatureError> {
+        self.derivative.fix_step(step)?;
+        Ok(self)
+    }
+
     /// `H v` with a bound of its error and its extrapolation.
     ///
     /// # Errors

@@ -190,6 +190,19 @@ fn the_automatic_step_gives_torchs_hessian_and_tells_its_error() {
 }
 
 #[test]
+fn a_step_that_was_found_is_kept() {
+    let at = vector(&theta());
+    let config = config(Order::Second, Step::Automatic);
+    let searching = Hessian::new(network_gradient, at, config).unwrap();
+    let found = searching.product(&vector(&direction())).unwrap();
+    let steady = searching.with_step(found.step).unwrap();
+    let again = steady.apply_values(&direction()).unwrap();
+    let searched = values(&found.value).unwrap();
+    assert!(distance(&again, &searched) <= found.error);
+    assert!(steady.with_step(0.0).is_err());
+}
+
+#[test]
 fn extrapolation_of_second_order_is_the_fourth() {
     let at = vector(&theta());
     let product = |order| {
