@@ -63,6 +63,9 @@ jobs! {
         Tune(jobs::tune::Task),
         /// Compare optimizers, each at its best learning rate
         Compare(Of<jobs::compare::Arguments>),
+        /// Look into a trained model: the sharpness of its loss, the coherence of its gradients
+        #[command(subcommand)]
+        Inspect(jobs::inspect::Task),
         /// Find out what a training or a model gives away
         #[command(subcommand)]
         Audit(jobs::audit::Task),

@@ -33,7 +33,7 @@ fn pictures_are_rebuilt_with_and_without_each_defence() {
     assert_eq!(found["defences"][0]["defence"]["deviation"], 0.1);
     // What is for other pictures, or would lose the network.
     let line = "audit leakage --network trained --data fashion";
-    desk.refused(line, "name its pictures by --data");
+    desk.refused(line, "name its examples by --data");
     let line = "train generator --epochs 1 --out trained";
     desk.refused(line, "a model that is no generator");
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod desk;
+mod inspect;
 mod interrupts;
 mod leakage;
 mod panorama_files;

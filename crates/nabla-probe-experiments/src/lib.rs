@@ -1,10 +1,13 @@
 //! The experiments that measure the claims about the methods of `nabla-probe`, with one file per method.
 
+pub mod coherence;
 pub mod dynamical_stability;
 
 /// All experiments of this crate.
-pub const EXPERIMENTS: &[nabla_claims::MakeClaim] =
-    &[|| Box::new(dynamical_stability::DynamicalStabilityClaim)];
+pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(dynamical_stability::DynamicalStabilityClaim),
+    || Box::new(coherence::CoherenceClaim),
+];
 
 /// The quick forms of this crate's experiments, for its tests.
 #[cfg(test)]
@@ -20,7 +23,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["dynamical-stability"];
+        let slugs = ["dynamical-stability", "coherence"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }

@@ -24,7 +24,7 @@ use nabla::private::leakage::inverting_gradients::InvertingConfig;
 use nabla::private::leakage::picture_quality::perceptual;
 use nabla::private::leakage::staged_generator::StagedGenerator;
 use nabla::train::classifier::Classifier;
-use nabla::train::examples::{InputShape, Scaling};
+use nabla::train::examples::Scaling;
 use nabla::train::experiment::{Experiment, ModelConfig, OnModel, OnTraining};
 use nabla::train::gradient_source::TrainingExamples;
 use nabla::train::normalization::Normalization;
@@ -35,6 +35,7 @@ use crate::choice::choice;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::jobs::fitting::misfit;
 use crate::jobs::train_generator::{of_pixels, open_pictures};
 use crate::output::table;
 use crate::picture_files::{is_writable_image, sheet};
@@ -503,17 +504,7 @@ impl Job for Arguments {
                 let autodiff = device.clone().autodiff();
                 let leaks = load_model(folder, &autodiff, |config: ClassifierConfig| {
                     name = format!("{} of {}", config.model.name(), folder.display());
-                    let fits = config.shape == data.shape && config.classes.len() == classes;
-                    let wrong = (!fits).then(|| {
-                        format!(
-                            "{} classifies {} into {} classes, but {} has {} of {classes} classes: name its pictures by --data",
-                            folder.display(),
-                            described_shape(config.shape),
-                            config.classes.len(),
-                            self.data,
-                            described_shape(data.shape),
-                        )
-                    });
+                    let wrong = misfit(folder, &config, &self.data, &data);
                     Fitting {
                         attacking: attacking(config.scaling),
                         wrong,
@@ -576,15 +567,6 @@ fn write_sheet(
     );
     let picture = Picture::new(raster, BitDepth::Eight);
     Ok(picture.write(path, &WriteOptions::default())?)
-}
-
-fn described_shape(shape: InputShape) -> String {
-    match shape {
-        InputShape::Picture([channels, height, width]) => {
-            format!("pictures of {channels} x {height} x {width}")
-        }
-        InputShape::Row(features) => format!("rows of {features} numbers"),
-    }
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -25,6 +25,7 @@ use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, optimizers, told_reading};
 use crate::jobs::privacy_flags::{self, PrivacyFlags};
 use crate::jobs::ranks::Ranks;
+use crate::jobs::robust_flags::RobustFlags;
 use crate::jobs::sharing_flags::{self, Sharing, SharingFlags};
 use crate::jobs::training_recipe::{Sources, TrainingRecipe};
 use crate::loss_plot::averaged;
@@ -60,6 +61,8 @@ pub struct Arguments {
     privacy: PrivacyFlags,
     #[command(flatten)]
     sharing: SharingFlags,
+    #[command(flatten)]
+    robust: RobustFlags,
     /// Print the complete experiment and exit
     #[arg(long)]
     print_config: bool,
@@ -86,6 +89,12 @@ impl Arguments {
         if sources.privacy.is_some() && sources.sharing.is_some() {
             return Err(Failure::input(
                 "a private training has one worker: leave out --private or --workers",
+            ));
+        }
+        sources.robust = self.robust.apply(sources.robust)?;
+        if sources.robust.is_some() && (sources.privacy.is_some() || sources.sharing.is_some()) {
+            return Err(Failure::input(
+                "robust gradients are those of one worker that keeps no secrets: leave out --robust-gradient, or --private and --workers",
             ));
         }
         Ok((experiment, sources))
@@ -275,9 +284,11 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         ) => ranks
             .share(&experiment, parts, &data, &device, checkpoint, observe)
             .map(|outcome| vec![outcome]),
-        (None, _) => experiment
-            .run_on(&data, &device, checkpoint, observe)
-            .map(|outcome| vec![outcome]),
+        (None, _) => match &sources.robust {
+            Some(robust) => experiment.run_with(robust, &data, &device, checkpoint, observe),
+            None => experiment.run_on(&data, &device, checkpoint, observe),
+        }
+        .map(|outcome| vec![outcome]),
     };
     if let Some(dashboard) = &watch.dashboard {
         dashboard.finish();

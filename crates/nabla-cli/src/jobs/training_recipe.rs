@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use nabla::private::private_training::PrivacyConfig;
+use nabla::probe::robust_gradients::RobustGradient;
 use nabla::share::coded_training::CodingConfig;
 use nabla::share::data_parallel::SharingConfig;
 use nabla::train::classification::TrainingConfig;
@@ -40,6 +41,8 @@ pub struct TrainingRecipe {
     sharing: Option<SharingConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     coding: Option<CodingConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    robust: Option<RobustGradient>,
 }
 
 /// How the gradients are made, if not from the mean loss of a batch.
@@ -49,6 +52,8 @@ pub struct Sources {
     pub privacy: Option<PrivacyConfig>,
     /// By several workers.
     pub sharing: Sharing,
+    /// Averaged robustly.
+    pub robust: Option<RobustGradient>,
 }
 
 impl TrainingRecipe {
@@ -66,6 +71,7 @@ impl TrainingRecipe {
             privacy: sources.privacy.clone(),
             sharing: sources.sharing.parts.clone(),
             coding: sources.sharing.coded.clone(),
+            robust: sources.robust,
         }
     }
 
@@ -99,6 +105,7 @@ impl TrainingRecipe {
             privacy,
             sharing,
             coding,
+            robust,
         } = self;
         let experiment = Experiment {
             data,
@@ -109,7 +116,12 @@ impl TrainingRecipe {
             parts: sharing,
             coded: coding,
         };
-        (experiment, Sources { privacy, sharing })
+        let sources = Sources {
+            privacy,
+            sharing,
+            robust,
+        };
+        (experiment, sources)
     }
 
     /// The text of its file.

@@ -1,0 +1,212 @@
+//! Looking into trained models.
+
+use crate::desk::Desk;
+
+/// A small network of digits.
+fn trained(desk: &Desk) {
+    desk.done(
+        "train model --data digits --model logistic --optimizer sgd --learning-rate 0.1 --epochs 3 --out model",
+    );
+}
+
+#[test]
+fn sharpness_tells_what_the_loss_is_like_around_the_weights() {
+    let desk = Desk::empty();
+    trained(&desk);
+    let line = "inspect sharpness model --examples 200 --runs 4 --products 8 --learning-rate 0.001";
+    let told = desk.done(&format!("{line} --out density.svg"));
+    for part in [
+        "logistic-regression of model with 650 parameters on 200 training examples: loss",
+        "largest eigenvalues",
+        "SGD, batches of 64",
+        "32 products with the Hessian",
+        "gradient descent could rest here, and SGD, batches of 64 could rest here",
+        "density.svg: the density",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(desk.get("density.svg").starts_with("<svg"));
+    let json = desk.json(line);
+    let number = |pointer: &str| json.pointer(pointer).unwrap().as_f64().unwrap();
+    let (trace, exact) = (number("/trace/value"), number("/gauss_newton_trace"));
+    // Of a linear model they are the same matrix.
+    assert!(
+        (trace - exact).abs() < 4.0 * number("/trace/standard_error"),
+        "{json}"
+    );
+    let largest = number("/largest/0/value");
+    let found = number("/gauss_newton_largest/value");
+    assert!((largest - found).abs() < 0.05 * largest, "{json}");
+    let [low, high] = ["rests_up_to", "leaves_above"].map(|b| number(&format!("/sgd/rates/{b}")));
+    assert!(0.0 < low && low <= high && high <= number("/gradient_descent/rates/leaves_above"));
+    assert_eq!(json["sgd"]["rest"], "rests");
+    // Again, and of other examples.
+    assert_eq!(json, desk.json(line));
+    assert_ne!(
+        json["loss"],
+        desk.json(&format!("{line} --test-set"))["loss"]
+    );
+    assert_ne!(json["loss"], desk.json(&format!("{line} --seed 1"))["loss"]);
+    let fast = desk.json(&format!("{line} --double --batch 1 --learning-rate 50"));
+    assert_eq!(fast["sgd"]["rest"], "leaves");
+}
+
+#[test]
+fn what_cannot_be_inspected_is_refused_in_one_sentence() {
+    let desk = Desk::empty();
+    trained(&desk);
+    for (line, told) in [
+        ("inspect sharpness nowhere", "there is no folder nowhere"),
+        (
+            "inspect sharpness model --data nowhere",
+            "there is no data set \"nowhere\"",
+        ),
+        (
+            "inspect sharpness model --data fashion",
+            "model classifies pictures of 1 x 8 x 8 into 10 classes, but fashion",
+        ),
+        (
+            "inspect sharpness model --examples 0",
+            "the number of examples is 0",
+        ),
+        ("inspect sharpness model --runs 0", "number of Lanczos runs"),
+        (
+            "inspect sharpness model --products 1",
+            "number of products of a Lanczos run",
+        ),
+        ("inspect sharpness model --top 0", "number of eigenvalues"),
+        ("inspect sharpness model --batch 0", "the batch size is 0"),
+        (
+            "inspect sharpness model --batch 100000",
+            "the batch size is 100000",
+        ),
+        (
+            "inspect sharpness model --learning-rate=-1",
+            "learning rate",
+        ),
+        ("inspect sharpness model --out density.txt", "name it .svg"),
+        (
+            "inspect sharpness model --out nowhere/density.svg",
+            "nowhere",
+        ),
+        ("inspect sharpness", "MODEL"),
+    ] {
+        desk.refused(line, told);
+    }
+    std::fs::remove_file(desk.path("model/experiment.toml")).unwrap();
+    desk.refused("inspect sharpness model", "name the data by --data");
+    desk.done("inspect sharpness model --data digits --examples 50 --runs 1 --products 2");
+    desk.put("model/classifier.json", "{}");
+    desk.refused("inspect sharpness model --data digits", "classifier.json");
+}
+
+#[test]
+fn coherence_tells_how_much_examples_agree() {
+    let desk = Desk::empty();
+    desk.done(
+        "train model --data digits --model cnn --optimizer sgd --learning-rate 0.05 --epochs 2 --out model",
+    );
+    let line = "inspect coherence model --examples 150 --extremes 3";
+    let told = desk.done(line);
+    for part in [
+        "cnn of model on 150 training examples: loss",
+        "m-coherence",
+        "all weights",
+        "output",
+        "hardest examples by their alignment",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let json = desk.json(line);
+    let whole = &json["coherence"]["whole"];
+    assert_eq!(whole["examples"], 150);
+    let m = whole["m_coherence"].as_f64().unwrap();
+    assert!(m > 0.0 && m <= 150.0);
+    let hardest = json["hardest"].as_array().unwrap();
+    let alignment = |k: usize| hardest[k]["alignment"].as_f64().unwrap();
+    assert!(hardest.len() == 3 && alignment(0) <= alignment(2));
+    assert_eq!(json, desk.json(line));
+
+    let over = desk.json(&format!("{line} --over-training --out curve.svg"));
+    let moments = over["over_training"]["moments"].as_array().unwrap();
+    assert_eq!(moments[0]["step"], 0);
+    // The training was repeated to the bit: it ends where the model is.
+    let last = moments.last().unwrap();
+    let (repeated, measured) = (
+        last["loss"].as_f64().unwrap(),
+        json["loss"].as_f64().unwrap(),
+    );
+    assert!((repeated - measured).abs() < 1e-6, "{repeated} {measured}");
+    assert!(desk.get("curve.svg").contains("all weights"));
+    for (line, told) in [
+        ("inspect coherence nowhere", "there is no folder nowhere"),
+        (
+            "inspect coherence model --examples 1",
+            "at least 2 examples",
+        ),
+        ("inspect coherence model --out curve.svg", "--over-training"),
+        (
+            "inspect coherence model --over-training --test-set",
+            "leave out --data and --test-set",
+        ),
+        (
+            "inspect coherence model --over-training --out curve.png",
+            "name it .svg",
+        ),
+    ] {
+        desk.refused(line, told);
+    }
+}
+
+#[test]
+fn gradients_are_averaged_robustly_when_asked_for() {
+    let desk = Desk::empty();
+    let line =
+        "train model --data digits --model mlp --optimizer sgd --learning-rate 0.1 --epochs 2";
+    let accuracy = |flags: &str| {
+        let json = desk.json(&format!("{line} {flags}"));
+        json["epochs"][1]["test_accuracy"].as_f64().unwrap()
+    };
+    for method in ["winsorized", "median-of-means", "rolling-median"] {
+        assert!(
+            accuracy(&format!("--robust-gradient {method}")) > 0.5,
+            "{method}"
+        );
+    }
+    desk.done(&format!(
+        "{line} --robust-gradient winsorized --winsorize 4 --out model"
+    ));
+    let recipe = desk.get("model/experiment.toml");
+    assert!(
+        recipe.contains("[robust]") && recipe.contains("percent = 4.0"),
+        "{recipe}"
+    );
+    desk.done(&format!(
+        "{line} --config model/experiment.toml --print-config"
+    ));
+    for (flags, told) in [
+        (
+            "--winsorize 10",
+            "--winsorize is for --robust-gradient winsorized",
+        ),
+        (
+            "--robust-gradient winsorized --winsorize 50",
+            "less than 50",
+        ),
+        ("--robust-gradient mean", "winsorized"),
+        (
+            "--robust-gradient winsorized --workers 2",
+            "leave out --robust-gradient",
+        ),
+        (
+            "--robust-gradient winsorized --model cnn",
+            "--normalization group",
+        ),
+        (
+            "--robust-gradient median-of-means --batch 2",
+            "batch of a median of means",
+        ),
+    ] {
+        desk.refused(&format!("{line} {flags}"), told);
+    }
+}
