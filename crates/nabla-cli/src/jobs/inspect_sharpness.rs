@@ -126,6 +126,7 @@ impl OnInspected for Measuring<'_> {
             examples,
             indices,
             training,
+            ..
         } = inspected;
         let arguments = self.arguments;
         let all = examples.len();
