@@ -54,8 +54,8 @@ use crate::training_mode::TrainingLayer;
 pub mod difference;
 #[cfg(test)]
 mod exact;
-mod gauss_newton;
-mod hessian;
+pub mod gauss_newton;
+pub mod hessian;
 
 pub use difference::{Difference, DifferenceConfig, MOST_STEPS, Order, Step};
 pub use gauss_newton::{GaussNewton, ModuleOutputs, OutputFunction, OutputLoss};

@@ -170,6 +170,10 @@ pub fn winsorized_mean(rows: &[f32], width: usize, percent: f64) -> Result<Vec<f
             for (mean, column) in means.iter_mut().zip(columns.chunks_exact_mut(examples)) {
                 column.sort_unstable_by(f32::total_cmp);
                 let (low, high) = (column[k], column[examples - 1 - k]);
+                if low.is_nan() || high.is_nan() {
+                    *mean = f32::NAN;
+                    continue;
+                }
                 let sum: f64 = column.iter().map(|&x| f64::from(x.clamp(low, high))).sum();
                 *mean = (sum / examples as f64) as f32;
             }

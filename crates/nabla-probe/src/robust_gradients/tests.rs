@@ -30,6 +30,12 @@ fn order_statistics_are_those_of_numpy() {
         assert!(winsorized_mean(&squares, 1, wrong).is_err());
     }
     assert!(winsorized_mean(&[], 1, 10.0).is_err());
+    // What is no number stays none, whether it is clipped or clipped to.
+    for count in [1, 3, 10] {
+        let mut wrong = squares.clone();
+        wrong[..count].fill(f32::NAN);
+        assert!(winsorized_mean(&wrong, 1, 10.0).unwrap()[0].is_nan());
+    }
 }
 
 fn examples() -> Examples {
