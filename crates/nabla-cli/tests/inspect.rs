@@ -126,7 +126,7 @@ fn coherence_tells_how_much_examples_agree() {
     let hardest = json["hardest"].as_array().unwrap();
     let alignment = |k: usize| hardest[k]["alignment"].as_f64().unwrap();
     assert!(hardest.len() == 3 && alignment(0) <= alignment(2));
-    assert_eq!(json, desk.json(&line));
+    assert_eq!(json, desk.json(line));
 
     let over = desk.json(&format!("{line} --over-training --out curve.svg"));
     let moments = over["over_training"]["moments"].as_array().unwrap();
