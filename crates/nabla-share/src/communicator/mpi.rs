@@ -25,6 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mpi::Threading;
+use mpi::collective::CommunicatorCollectives;
 use mpi::environment::Universe;
 use mpi::point_to_point::{Destination, MatchedReceiveVec, Source};
 use mpi::request;
@@ -75,9 +76,18 @@ struct Running(Universe);
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let world = self.0.world();
         // Nobody waits for a process that has panicked.
         if thread::panicking() {
-            self.0.world().abort(PANICKED);
+            world.abort(PANICKED);
+        }
+        // A large message is sent only while its receiver receives, and one who ends MPI receives no more: its sender
+        // would never come to its own end. So all take in what is sent to them until all are here.
+        let mut all_here = world.immediate_barrier();
+        while let Err(unfinished) = all_here.test() {
+            all_here = unfinished;
+            take_in(&world, &mut Mailbox::default());
+            thread::sleep(PAUSE);
         }
     }
 }
