@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
-use nabla::base::check_writable;
 use nabla::base::progress::ProgressSink;
-use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
+use nabla::claims::plot::{LinePlot, Series};
 use nabla::probe::coherence::{
     ClassifierCoherence, Coherence, CoherenceCurve, CoherenceError, LayeredCoherence, Moment,
 };
@@ -21,6 +20,7 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::inspected_model::{Inspected, InspectedFlags, OnInspected, drawn};
+use crate::jobs::plot_file;
 use crate::jobs::training_recipe::Sources;
 use crate::output::table;
 
@@ -237,16 +237,7 @@ impl Arguments {
 impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         if let Some(path) = &self.out {
-            if path
-                .extension()
-                .is_none_or(|e| !e.eq_ignore_ascii_case("svg"))
-            {
-                return Err(Failure::input(format!(
-                    "{} is no plot that can be written: name it .svg",
-                    path.display()
-                )));
-            }
-            check_writable(path)?;
+            plot_file::check(path)?;
         }
         if self.over_training && self.inspected.is_other_data() {
             return Err(Failure::input(
@@ -284,8 +275,7 @@ fn write_plot(path: &Path, found: &Found, curve: &Curve) -> Result<(), Failure> 
     for (k, (name, _)) in layers.take(7) {
         plot = plot.with_series(Series::new(name, coherence(&|c| c.layers.get(k)?.1)));
     }
-    let svg = line_plot(&plot, Theme::Standalone).map_err(Failure::run)?;
-    Ok(write_svg(path, &svg)?)
+    plot_file::write(path, &plot)
 }
 
 fn row(name: &str, coherence: &Coherence) -> Vec<String> {

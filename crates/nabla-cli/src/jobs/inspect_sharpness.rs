@@ -4,10 +4,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nabla::base::check_writable;
 use nabla::base::progress::ProgressSink;
 use nabla::base::range;
-use nabla::claims::plot::{LinePlot, Series, Theme, line_plot, write_svg};
+use nabla::claims::plot::{LinePlot, Series};
 use nabla::grad::SeededNoise;
 use nabla::probe::classifier_stability::{ClassifierStability, RateBounds, Rest};
 use nabla::probe::dynamical_stability::{MINIMUM_LOSS, Sampling};
@@ -21,6 +20,7 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::inspected_model::{Inspected, InspectedFlags, OnInspected};
+use crate::jobs::plot_file;
 use crate::output::table;
 
 /// The command line of the job.
@@ -192,16 +192,7 @@ impl OnInspected for Measuring<'_> {
 impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         if let Some(path) = &self.out {
-            if path
-                .extension()
-                .is_none_or(|e| !e.eq_ignore_ascii_case("svg"))
-            {
-                return Err(Failure::input(format!(
-                    "{} is no plot that can be written: name it .svg",
-                    path.display()
-                )));
-            }
-            check_writable(path)?;
+            plot_file::check(path)?;
         }
         self.config().validate().map_err(Failure::input)?;
         if let Some(rate) = self.learning_rate {
@@ -237,8 +228,7 @@ fn write_plot(path: &Path, found: &Found, spectrum: &Spectrum) -> Result<(), Fai
     )
     .log_y()
     .with_series(Series::new("density", points));
-    let svg = line_plot(&plot, Theme::Standalone).map_err(Failure::run)?;
-    Ok(write_svg(path, &svg)?)
+    plot_file::write(path, &plot)
 }
 
 fn number(value: f64) -> String {

@@ -17,6 +17,7 @@ mod inspected_model;
 pub mod list;
 pub mod measure;
 mod measure_guidance;
+mod plot_file;
 pub mod privacy;
 mod privacy_flags;
 pub mod project;

@@ -1,0 +1,34 @@
+//! A plot that goes into a file of its own.
+
+use std::path::Path;
+
+use nabla::base::check_writable;
+use nabla::claims::plot::{LinePlot, Theme, line_plot, write_svg};
+
+use crate::errors::Failure;
+
+/// Checks, before the work, that a plot can be written there.
+///
+/// # Errors
+/// If the file is not named as an SVG, or cannot be written.
+pub fn check(path: &Path) -> Result<(), Failure> {
+    if path
+        .extension()
+        .is_none_or(|e| !e.eq_ignore_ascii_case("svg"))
+    {
+        return Err(Failure::input(format!(
+            "{} is no plot that can be written: name it .svg",
+            path.display()
+        )));
+    }
+    Ok(check_writable(path)?)
+}
+
+/// Writes it.
+///
+/// # Errors
+/// If it cannot be drawn or written.
+pub fn write(path: &Path, plot: &LinePlot) -> Result<(), Failure> {
+    let svg = line_plot(plot, Theme::Standalone).map_err(Failure::run)?;
+    Ok(write_svg(path, &svg)?)
+}
