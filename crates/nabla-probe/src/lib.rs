@@ -6,7 +6,8 @@
 //! * [`classifier_stability`]: between which learning rates SGD leaves the weights of a classifier;
 //! * [`coherence`]: how much the gradients of examples agree, and which examples are hard;
 //! * [`robust_gradients`]: gradients averaged so that directions which serve few examples don't count;
-//! * [`two_layer_relu`]: a network small enough for theory.
+//! * [`two_layer_relu`]: a network small enough for theory;
+//! * [`xor_grokking`]: a laboratory of benign overfitting and grokking.
 
 pub mod classifier_stability;
 pub mod coherence;
@@ -14,3 +15,4 @@ pub mod dynamical_stability;
 pub mod robust_gradients;
 pub mod sharpness;
 pub mod two_layer_relu;
+pub mod xor_grokking;
