@@ -25,7 +25,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["dynamical-stability", "coherence"];
+        let slugs = ["dynamical-stability", "coherence", "xor-grokking"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }
