@@ -13,6 +13,7 @@
 //! | [`attention`] | softmax attention without a matrix of all scores |
 //! | [`activation`], [`prelu`] | ReLU and its relatives, GELU, SiLU, sigmoid, tanh, softplus, Mish |
 //! | [`pooling`], [`embedding`], [`residual`] | maxima and averages, rows of a table, sums of branches |
+//! | [`selected_rows`] | products with a few rows of a table |
 //! | [`cross_entropy`], [`mean_squared_error`] | losses |
 //! | [`linear_pieces`] | networks held on the linear piece of their rectified units |
 //! | [`per_example`] | the gradients of every example from one backward pass |
@@ -44,5 +45,6 @@ pub mod prelu;
 mod product;
 mod real;
 pub mod residual;
+pub mod selected_rows;
 mod taps;
 pub mod threads;

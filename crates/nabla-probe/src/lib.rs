@@ -6,13 +6,24 @@
 //! * [`classifier_stability`]: between which learning rates SGD leaves the weights of a classifier;
 //! * [`coherence`]: how much the gradients of examples agree, and which examples are hard;
 //! * [`robust_gradients`]: gradients averaged so that directions which serve few examples don't count;
+//! * [`activation_set`]: activations of a network, with the gradients of its loss by them;
+//! * [`sparse_autoencoder`]: activations as sums of few directions, with encoders in [`gradient_sae`] (and top-k),
+//!   [`gated_sae`] and [`jump_relu_sae`];
+//! * [`feature_effect`]: what a network loses when its activations are replaced by their reconstructions, and what a
+//!   direction does to its output;
 //! * [`two_layer_relu`]: a network small enough for theory;
 //! * [`xor_grokking`]: a laboratory of benign overfitting and grokking.
 
+pub mod activation_set;
 pub mod classifier_stability;
 pub mod coherence;
 pub mod dynamical_stability;
+pub mod feature_effect;
+pub mod gated_sae;
+pub mod gradient_sae;
+pub mod jump_relu_sae;
 pub mod robust_gradients;
 pub mod sharpness;
+pub mod sparse_autoencoder;
 pub mod two_layer_relu;
 pub mod xor_grokking;

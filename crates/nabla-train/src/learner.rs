@@ -299,6 +299,16 @@ impl<M: Module> Learner<M> {
         Ok(told)
     }
 
+    /// Replaces the weights by others with the same parameters, such as their projection on a constraint; the state of
+    /// the optimizers stays.
+    ///
+    /// # Errors
+    /// That of `change`.
+    pub fn replaced<E>(&mut self, change: impl FnOnce(M) -> Result<M, E>) -> Result<(), E> {
+        self.model = change(self.model.clone())?;
+        Ok(())
+    }
+
     fn apply_at(&mut self, place: usize) -> Result<(), TrainingError> {
         let begun = Instant::now();
         let rate = self.rate(place);

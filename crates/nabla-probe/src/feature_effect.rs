@@ -1,0 +1,497 @@
+//! What a network makes of its features: activations are recorded, replaced by their reconstructions, or moved along a
+//! direction.
+//!
+//! A network is cut in two at an activation `x`: a lower part gives it, an upper part goes on from it to logits. With the
+//! loss `L(x)`, the cross entropy of the answers,
+//!
+//! ```text
+//! g = ∇_x Σ L                                        summed, not averaged: a row's gradient is that of all it affects
+//! loss recovered = 1 − (L(x̂) − L(x)) / (L(ablated) − L(x))      1: nothing is lost, 0: as with the mean in its place
+//! KL = Σ softmax(x) (ln softmax(x) − ln softmax(x̂))
+//! steering: x + c √(mean square of x's values) √d w_j
+//! ```
+//!
+//! The gradient that an encoder is given when it is measured can use the true answers, or those the network itself gives:
+//! with the latter, nothing is known of the truth.
+//!
+//! Any network fits: a type that implements [`HookedModel`].
+
+use burn::module::Module;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
+use nabla_grad::seeded_noise::SeededNoise;
+use serde::{Deserialize, Serialize};
+
+use crate::activation_set::{ActivationError, ActivationSet, Storage};
+use crate::sparse_autoencoder::{Codes, SaeError, SparseAutoencoder, read, read_single};
+
+/// The reason why nothing can be recorded or measured.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectError {
+    /// The network.
+    #[error(transparent)]
+    Model(Box<dyn std::error::Error + Send + Sync>),
+    /// The autoencoder.
+    #[error(transparent)]
+    Autoencoder(#[from] SaeError),
+    /// The activations.
+    #[error(transparent)]
+    Activations(#[from] ActivationError),
+    /// A number is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// There is nothing to measure on.
+    #[error("there are no inputs, or none with an answer")]
+    NoInputs,
+    /// The labels don't fit the logits.
+    #[error("the network gives {logits} answers, but there are {labels} labels")]
+    Labels {
+        /// Rows of the logits.
+        logits: usize,
+        /// Labels.
+        labels: usize,
+    },
+    /// A tensor on a device that computes no gradients.
+    #[error("the network must be on an autodiff device to have gradients: use `device.autodiff()`")]
+    NoGradients,
+}
+
+impl EffectError {
+    /// An error of the network.
+    pub fn model(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+/// A frozen network, cut in two at an activation.
+pub trait HookedModel {
+    /// One or several inputs that are computed together.
+    type Input;
+
+    /// The device of the network: an autodiff device.
+    fn device(&self) -> Device;
+
+    /// The activation, `[rows, width]`.
+    ///
+    /// # Errors
+    /// If the input doesn't fit.
+    fn lower(&self, input: &Self::Input) -> Result<Tensor<2>, EffectError>;
+
+    /// The logits of the answers, `[answers, classes]`, from the activation.
+    ///
+    /// # Errors
+    /// If the input doesn't fit.
+    fn upper(&self, input: &Self::Input, activation: Tensor<2>) -> Result<Tensor<2>, EffectError>;
+
+    /// The right answers.
+    fn labels(&self, input: &Self::Input) -> Vec<u32>;
+
+    /// Which rows of the activation are recorded and replaced; all by default. Language models leave out the first
+    /// token, whose activation is many times as large as all others and says nothing.
+    fn rows(&self, _input: &Self::Input, rows: usize) -> Vec<usize> {
+        (0..rows).collect()
+    }
+}
+
+/// Of which answers the gradient is that an encoder is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GradientOf {
+    /// The right ones.
+    Label,
+    /// Those to which the network itself gives the highest probability.
+    OwnPrediction,
+    /// No gradient.
+    None,
+}
+
+/// What stands in place of the activation to tell how much it matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ablation {
+    /// The mean of the activations.
+    #[default]
+    Mean,
+    /// Zero.
+    Zero,
+}
+
+/// An autoencoder of any kind.
+pub trait Coder {
+    /// As [`SparseAutoencoder::encode`].
+    ///
+    /// # Errors
+    /// Its errors.
+    fn code(&self, x: Tensor<2>, gradient: Option<Tensor<2>>) -> Result<Codes, SaeError>;
+
+    /// As [`SparseAutoencoder::decode`].
+    fn decoded(&self, codes: &Codes) -> Tensor<2>;
+}
+
+impl<S: SparseAutoencoder + Module> Coder for S {
+    fn code(&self, x: Tensor<2>, gradient: Option<Tensor<2>>) -> Result<Codes, SaeError> {
+        self.encode(x, gradient)
+    }
+
+    fn decoded(&self, codes: &Codes) -> Tensor<2> {
+        self.decode(codes)
+    }
+}
+
+/// Records the activations of inputs, with the gradients of the loss by them.
+///
+/// # Errors
+/// If an input doesn't fit the network, a number is not finite, or the activations cannot be kept.
+pub fn record<M: HookedModel>(
+    model: &M,
+    inputs: &[M::Input],
+    of: GradientOf,
+    storage: Storage,
+) -> Result<ActivationSet, EffectError> {
+    let mut set = None;
+    for input in inputs {
+        let run = Run::of(model, input, of)?;
+        let [_, width] = run.chosen.dims();
+        let set = match &mut set {
+            Some(set) => set,
+            none => none.insert(ActivationSet::new(width, storage.clone())?),
+        };
+        let gradients = run.gradient.map(read_single).transpose()?;
+        set.push(&read_single(run.chosen)?, gradients.as_deref())?;
+    }
+    set.filter(|set| set.rows() > 0)
+        .ok_or(EffectError::NoInputs)
+}
+
+/// A network's run on an input.
+struct Run {
+    /// The whole activation, `[rows, width]`.
+    whole: Tensor<2>,
+    /// Which rows are recorded and replaced.
+    rows: Tensor<1, Int>,
+    /// Those rows.
+    chosen: Tensor<2>,
+    /// The gradient by them.
+    gradient: Option<Tensor<2>>,
+    /// Of the answers, `[answers, classes]`.
+    logits: Tensor<2>,
+    labels: Vec<u32>,
+}
+
+impl Run {
+    fn of<M: HookedModel>(
+        model: &M,
+        input: &M::Input,
+        of: GradientOf,
+    ) -> Result<Self, EffectError> {
+        let whole = model.lower(input)?.without_autodiff();
+        let [all, _] = whole.dims();
+        let rows = model.rows(input, all);
+        let rows: Vec<i32> = rows.into_iter().map(|row| row as i32).collect();
+        let rows = TensorData::new(rows.clone(), [rows.len()]);
+        let rows = Tensor::<1, Int>::from_data(rows, &whole.device());
+        let chosen = whole.clone().select(0, rows.clone());
+        let labels = model.labels(input);
+        let leaf = on(whole.clone(), model)?.require_grad();
+        let tracked = model.upper(input, leaf.clone())?;
+        let logits = tracked.clone().without_autodiff();
+        let [answers, _] = logits.dims();
+        if labels.len() != answers {
+            return Err(EffectError::Labels {
+                logits: answers,
+                labels: labels.len(),
+            });
+        }
+        let gradient = match of {
+            GradientOf::None => None,
+            GradientOf::Label => Some(labels.clone()),
+            GradientOf::OwnPrediction => Some(predicted(&logits)?),
+        };
+        let gradient = gradient.map(|answers| {
+            let grads = losses(tracked, &answers).sum().backward();
+            let all = leaf.grad(&grads).unwrap_or_else(|| whole.zeros_like());
+            all.select(0, rows.clone())
+        });
+        Ok(Self {
+            whole,
+            rows,
+            chosen,
+            gradient,
+            logits,
+            labels,
+        })
+    }
+
+    /// The logits with other rows in place of those that are chosen.
+    fn with<M: HookedModel>(
+        &self,
+        model: &M,
+        input: &M::Input,
+        rows: Tensor<2>,
+    ) -> Result<Tensor<2>, EffectError> {
+        let change = rows - self.chosen.clone();
+        let ids = self.rows.clone();
+        let moved =
+            self.whole
+                .clone()
+                .select_assign(0, ids, change, burn::tensor::IndexingUpdateOp::Add);
+        Ok(model.upper(input, on(moved, model)?)?.without_autodiff())
+    }
+}
+
+/// A tensor on the network's device.
+fn on<M: HookedModel>(tensor: Tensor<2>, model: &M) -> Result<Tensor<2>, EffectError> {
+    match model.device().is_autodiff() {
+        true => Ok(tensor.autodiff()),
+        false => Err(EffectError::NoGradients),
+    }
+}
+
+/// The cross entropy of each answer, `[answers]`.
+fn losses(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
+    let ids: Vec<i32> = labels.iter().map(|&label| label as i32).collect();
+    let ids = TensorData::new(ids, [labels.len(), 1]);
+    let ids = Tensor::<2, Int>::from_data(ids, &logits.device());
+    -log_softmax(logits, 1).gather(1, ids).squeeze_dim(1)
+}
+
+/// The class with the highest logit of each answer.
+fn predicted(logits: &Tensor<2>) -> Result<Vec<u32>, EffectError> {
+    let classes = logits.clone().argmax(1).try_into_vec_as::<i64>();
+    let classes = classes.map_err(|error| SaeError::Device(error.to_string()))?;
+    Ok(classes.into_iter().map(|class| class as u32).collect())
+}
+
+/// What replacing activations by their reconstructions does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Effect {
+    /// The mean loss of an answer with the activations themselves, in nats.
+    pub clean_loss: f64,
+    /// With the reconstructions.
+    pub loss: f64,
+    /// With the ablation.
+    pub ablated_loss: f64,
+    /// The mean divergence of the answers' distributions from those with the activations themselves, in nats.
+    pub divergence: f64,
+    /// The share of right answers with the activations themselves.
+    pub clean_accuracy: f64,
+    /// With the reconstructions.
+    pub accuracy: f64,
+    /// The share of the activations' variance that the reconstructions lack.
+    pub unexplained: f64,
+    /// The mean number of active latents.
+    pub active: f64,
+    /// The latents that were active at least once.
+    pub live: usize,
+    /// All latents.
+    pub latents: usize,
+}
+
+impl Effect {
+    /// The share of the loss between ablation and nothing that the reconstructions keep; not a number if the ablation
+    /// loses nothing.
+    pub fn loss_recovered(&self) -> f64 {
+        1.0 - (self.loss - self.clean_loss) / (self.ablated_loss - self.clean_loss)
+    }
+}
+
+/// Sums over answers and rows.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    loss: f64,
+    divergence: f64,
+    right: f64,
+    lacking: f64,
+    active: f64,
+    counts: Vec<usize>,
+}
+
+/// Measures autoencoders on inputs, each with a gradient of its choice.
+///
+/// - `mean`: the mean activation, for [`Ablation::Mean`]: that of the set on which they were trained
+///
+/// # Errors
+/// If an input doesn't fit the network, there are no answers, or an autoencoder is of another width.
+pub fn effects<M: HookedModel>(
+    model: &M,
+    inputs: &[M::Input],
+    autoencoders: &[(&dyn Coder, GradientOf)],
+    ablation: Ablation,
+    mean: &[f64],
+) -> Result<Vec<Effect>, EffectError> {
+    let mut sums = vec![Sums::default(); autoencoders.len()];
+    let (mut clean, mut ablated) = (Sums::default(), Sums::default());
+    let (mut answers, mut rows) = (0.0, 0.0);
+    let (mut squares, mut total) = (0.0, vec![0.0; mean.len()]);
+    for input in inputs {
+        let plain = Run::of(model, input, GradientOf::None)?;
+        let [count, width] = plain.chosen.dims();
+        answers += plain.labels.len() as f64;
+        rows += count as f64;
+        squares += one(read(plain.chosen.clone().square().sum())?);
+        let columns = read(plain.chosen.clone().sum_dim(0))?;
+        for (total, column) in total.iter_mut().zip(columns) {
+            *total += column;
+        }
+        clean.answer(&plain.logits, &plain.logits, &plain.labels)?;
+        let mut place = plain.chosen.zeros_like();
+        if ablation == Ablation::Mean {
+            let mean = TensorData::new(mean.to_vec(), [1, mean.len()]);
+            let options = (&place.device(), place.dtype());
+            place = place + Tensor::<2>::from_data(mean, options).expand([count, width]);
+        }
+        let logits = plain.with(model, input, place)?;
+        ablated.answer(&logits, &plain.logits, &plain.labels)?;
+        // One backward pass for all that are given the same gradient.
+        let mut gradients: Vec<(GradientOf, Option<Tensor<2>>)> = Vec::new();
+        for ((coder, of), sums) in autoencoders.iter().zip(&mut sums) {
+            let known = gradients.iter().find(|(known, _)| known == of);
+            let gradient = match known {
+                Some((_, gradient)) => gradient.clone(),
+                None => {
+                    let gradient = match of {
+                        GradientOf::None => None,
+                        of => Run::of(model, input, *of)?.gradient,
+                    };
+                    gradients.push((*of, gradient.clone()));
+                    gradient
+                }
+            };
+            let codes = coder.code(plain.chosen.clone(), gradient)?;
+            let decoded = coder.decoded(&codes).without_autodiff();
+            let lacking = plain.chosen.clone() - decoded.clone();
+            sums.lacking += one(read(lacking.square().sum())?);
+            sums.active += codes.mean_active() * codes.examples() as f64;
+            sums.counts.resize(codes.latents(), 0);
+            for (sum, count) in sums.counts.iter_mut().zip(codes.counts()) {
+                *sum += count;
+            }
+            let logits = plain.with(model, input, decoded)?;
+            sums.answer(&logits, &plain.logits, &plain.labels)?;
+        }
+    }
+    if answers == 0.0 {
+        return Err(EffectError::NoInputs);
+    }
+    let around: f64 = squares - total.iter().map(|sum| sum * sum / rows).sum::<f64>();
+    let effects = sums.into_iter().map(|sums| Effect {
+        clean_loss: clean.loss / answers,
+        loss: sums.loss / answers,
+        ablated_loss: ablated.loss / answers,
+        divergence: sums.divergence / answers,
+        clean_accuracy: clean.right / answers,
+        accuracy: sums.right / answers,
+        unexplained: sums.lacking / around,
+        active: sums.active / rows,
+        live: sums.counts.iter().filter(|&&count| count > 0).count(),
+        latents: sums.counts.len(),
+    });
+    Ok(effects.collect())
+}
+
+impl Sums {
+    fn answer(
+        &mut self,
+        logits: &Tensor<2>,
+        clean: &Tensor<2>,
+        labels: &[u32],
+    ) -> Result<(), EffectError> {
+        let (own, other) = (
+            log_softmax(logits.clone(), 1),
+            log_softmax(clean.clone(), 1),
+        );
+        let divergence = (other.clone().exp() * (other - own)).sum();
+        self.divergence += one(read(divergence)?);
+        self.loss += one(read(losses(logits.clone(), labels).sum())?);
+        let right = predicted(logits)?;
+        self.right += right.iter().zip(labels).filter(|(a, b)| a == b).count() as f64;
+        Ok(())
+    }
+}
+
+fn one(values: Vec<f64>) -> f64 {
+    values.first().copied().unwrap_or(f64::NAN)
+}
+
+/// The logits of an input, `[answers, classes]`, with its activation moved along a direction.
+///
+/// - `direction`: `[width]`
+/// - `strength`: `c`, in units of the activation's size: the root of the mean square of its values, times `√width`
+///
+/// # Errors
+/// If the input doesn't fit the network, or the direction is of another width.
+pub fn steered<M: HookedModel>(
+    model: &M,
+    input: &M::Input,
+    direction: &[f64],
+    strength: f64,
+) -> Result<Tensor<2>, EffectError> {
+    range::finite("strength of the steering", strength)?;
+    let run = Run::of(model, input, GradientOf::None)?;
+    let [rows, width] = run.chosen.dims();
+    if direction.len() != width {
+        return Err(EffectError::Autoencoder(SaeError::Width {
+            dictionary: direction.len(),
+            found: width,
+        }));
+    }
+    let square = one(read(run.chosen.clone().square().mean())?);
+    let size = strength * (square * width as f64).sqrt();
+    let options = (&run.chosen.device(), run.chosen.dtype());
+    let direction = TensorData::new(direction.to_vec(), [1, width]);
+    let along = Tensor::<2>::from_data(direction, options) * size;
+    let moved = run.chosen.clone() + along.expand([rows, width]);
+    run.with(model, input, moved)
+}
+
+/// How far steering along directions moves the answers: the mean over directions of the largest change of a mean logit.
+///
+/// - `directions`: of length 1
+///
+/// # Errors
+/// Like [`steered`], or if there are no directions or answers.
+pub fn steering_effect<M: HookedModel>(
+    model: &M,
+    inputs: &[M::Input],
+    directions: &[Vec<f64>],
+    strength: f64,
+) -> Result<f64, EffectError> {
+    let mean_logits = |direction: &[f64], strength: f64| -> Result<Vec<f64>, EffectError> {
+        let (mut sum, mut answers) = (Vec::new(), 0.0);
+        for input in inputs {
+            let logits = steered(model, input, direction, strength)?;
+            answers += logits.dims()[0] as f64;
+            let columns = read(logits.sum_dim(0))?;
+            sum.resize(columns.len(), 0.0);
+            for (sum, column) in sum.iter_mut().zip(columns) {
+                *sum += column;
+            }
+        }
+        Ok(sum.into_iter().map(|sum| sum / answers).collect())
+    };
+    let first = directions.first().filter(|_| !inputs.is_empty());
+    let clean = mean_logits(first.ok_or(EffectError::NoInputs)?, 0.0)?;
+    let mut total = 0.0;
+    for direction in directions {
+        let moved = mean_logits(direction, strength)?;
+        let changes = moved.iter().zip(&clean).map(|(a, b)| (a - b).abs());
+        total += changes.fold(0.0, f64::max);
+    }
+    Ok(total / directions.len() as f64)
+}
+
+/// Random directions of length 1, with which features are compared.
+pub fn random_directions(width: usize, count: usize, seed: u64) -> Vec<Vec<f64>> {
+    let values = SeededNoise::new(seed, 0).normal_values(width * count);
+    let rows = values.chunks_exact(width.max(1));
+    let unit = |row: &[f32]| {
+        let row: Vec<f64> = row.iter().map(|&v| f64::from(v)).collect();
+        let length = nabla_base::vector::norm(&row);
+        row.into_iter().map(|v| v / length).collect()
+    };
+    rows.map(unit).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,826 @@
+//! Sparse autoencoders: what a network's activation consists of, as a few directions out of many.
+//!
+//! An activation `x` of a frozen network is written as a sum of few rows of a dictionary, which are hoped to be features
+//! that mean something:
+//!
+//! ```text
+//! x ≈ s (Σ_j f_j w_j + b),   ‖w_j‖ = 1,   f sparse and ≥ 0,   f = encode((x/s − b) W_encᵀ + b_enc)
+//! ```
+//!
+//! `s` brings all activations to one scale, so that learning rates and penalties mean the same for every network. The
+//! encoders are files of their own: [`gradient_sae`](crate::gradient_sae) with the plain top-k encoder,
+//! [`gated_sae`](crate::gated_sae) and [`jump_relu_sae`](crate::jump_relu_sae). Your own is a module that implements
+//! [`SparseAutoencoder`]; [`SaeTraining::trainer`] trains it.
+//!
+//! Sources: Gao et al., *Scaling and evaluating sparse autoencoders*, 2024, arXiv 2406.04093, for the loss, the unit rows
+//! and the revival of dead latents.
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector::norm;
+use nabla_grad::decomposition::{DecompositionError, Views, orthogonal};
+use nabla_grad::seeded_noise::SeededNoise;
+use nabla_kernels::matmul::matmul;
+use nabla_kernels::selected_rows::weighted_rows;
+use nabla_train::error::TrainingError;
+use nabla_train::learner::Learner;
+use nabla_train::optimizer::{OptimizerConfig, OptimizerError};
+use nabla_train::order::EpochOrder;
+use nabla_train::schedule::{Decay, Schedule};
+use nabla_train::task::Task;
+use nabla_train::trainer::{Trainer, TrainerConfig};
+use nabla_train::transform::{GradientTransform, Gradients};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::activation_set::{ActivationError, ActivationSet};
+
+/// The reason why there is no autoencoder, or no code of an activation.
+#[derive(Debug, thiserror::Error)]
+pub enum SaeError {
+    /// A number is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// The activations.
+    #[error(transparent)]
+    Activations(#[from] ActivationError),
+    /// The optimizer.
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerError),
+    /// The training.
+    #[error(transparent)]
+    Training(#[from] TrainingError),
+    /// Two tensors that must fit.
+    #[error(transparent)]
+    Decomposition(#[from] DecompositionError),
+    /// The activations are of another width.
+    #[error("the dictionary is of activations of {dictionary} values, but they have {found}")]
+    Width {
+        /// Of the dictionary.
+        dictionary: usize,
+        /// Of the activations.
+        found: usize,
+    },
+    /// There is not one gradient for each activation.
+    #[error("the activations are {activations:?}, but their gradients {gradients:?}")]
+    Gradients {
+        /// The shape of the activations.
+        activations: [usize; 2],
+        /// The shape of the gradients.
+        gradients: [usize; 2],
+    },
+    /// All recorded gradients are zero, or none were recorded.
+    #[error(
+        "the gradients of all activations are 0, so that they choose nothing: record them, or take beta 0"
+    )]
+    NoGradients,
+    /// All activations are the same.
+    #[error("all activations are the same, so that there is nothing to learn")]
+    Constant,
+    /// A row of a dictionary has no direction.
+    #[error("row {0} of the dictionary is zero or not finite, so that it has no direction")]
+    Row(usize),
+    /// A value cannot be read from the device.
+    #[error("cannot read from the device: {0}")]
+    Device(String),
+}
+
+impl From<SaeError> for TrainingError {
+    fn from(error: SaeError) -> Self {
+        match error {
+            SaeError::Training(error) => error,
+            error => Self::task(error),
+        }
+    }
+}
+
+/// Where the offset `b` begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Centre {
+    /// The point with the least sum of distances to the activations, which few large ones don't move.
+    #[default]
+    GeometricMedian,
+    /// Their mean.
+    Mean,
+}
+
+/// How a dictionary begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DictionaryConfig {
+    /// `M`, the number of directions. Usual are 4 to 32 times the values of an activation.
+    pub latents: usize,
+    /// Where the offset begins; at the geometric median by default.
+    pub centre: Centre,
+    /// Of the first directions; 0 by default.
+    pub seed: u64,
+}
+
+/// The rows from which the scale and the centre are measured.
+const MEASURED_ROWS: usize = 4096;
+
+impl DictionaryConfig {
+    /// So many latents.
+    pub fn new(latents: usize) -> Self {
+        Self {
+            latents,
+            centre: Centre::default(),
+            seed: 0,
+        }
+    }
+
+    /// Random directions of length 1; the encoder begins as the transposed decoder.
+    ///
+    /// # Errors
+    /// If there are no latents, or fewer than two different activations.
+    pub fn init(&self, data: &ActivationSet, device: &Device) -> Result<Dictionary, SaeError> {
+        range::at_least("number of latents", self.latents, 1)?;
+        range::at_least("number of activations", data.rows(), 2)?;
+        let width = data.width();
+        let measured = data
+            .read(&spread_over(data.rows(), MEASURED_ROWS))?
+            .activations;
+        let mean = mean_row(&measured, width);
+        let squares: f64 = measured
+            .chunks_exact(width)
+            .flat_map(|row| row.iter().zip(&mean))
+            .map(|(&x, m)| (f64::from(x) - m).powi(2))
+            .sum();
+        let deviation = (squares / measured.len() as f64).sqrt();
+        if deviation == 0.0 {
+            return Err(SaeError::Constant);
+        }
+        let centre = match self.centre {
+            Centre::Mean => mean,
+            Centre::GeometricMedian => geometric_median(&measured, mean),
+        };
+        let mut rows = SeededNoise::new(self.seed, 0).normal_values(self.latents * width);
+        for row in rows.chunks_exact_mut(width) {
+            let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+            row.iter_mut().for_each(|v| *v /= length);
+        }
+        let rows = Tensor::<2>::from_data(TensorData::new(rows, [self.latents, width]), device);
+        let bias: Vec<f64> = centre.iter().map(|v| v / deviation).collect();
+        let vector = |values: Vec<f64>| {
+            let count = values.len();
+            Tensor::<1>::from_data(TensorData::new(values, [count]), (device, rows.dtype()))
+        };
+        Ok(Dictionary {
+            encoder: Param::from_tensor(rows.clone()),
+            encoder_bias: Param::from_tensor(vector(vec![0.0; self.latents])),
+            decoder_bias: Param::from_tensor(vector(bias)),
+            scale: Param::from_tensor(vector(vec![deviation])).set_require_grad(false),
+            decoder: Param::from_tensor(rows),
+        })
+    }
+}
+
+/// At most `most` of `0..rows`, evenly spread.
+pub(crate) fn spread_over(rows: usize, most: usize) -> Vec<usize> {
+    let count = rows.min(most);
+    (0..count).map(|i| i * rows / count).collect()
+}
+
+fn mean_row(values: &[f32], width: usize) -> Vec<f64> {
+    let mut mean = vec![0.0; width];
+    for row in values.chunks_exact(width) {
+        for (mean, &value) in mean.iter_mut().zip(row) {
+            *mean += f64::from(value);
+        }
+    }
+    let rows = (values.len() / width) as f64;
+    mean.iter_mut().for_each(|mean| *mean /= rows);
+    mean
+}
+
+/// The point with the least sum of distances, by Weiszfeld's iteration from `from`.
+fn geometric_median(values: &[f32], from: Vec<f64>) -> Vec<f64> {
+    /// Enough for a start.
+    const ITERATIONS: usize = 50;
+    let mut at = from;
+    for _ in 0..ITERATIONS {
+        let (mut sum, mut weights) = (vec![0.0; at.len()], 0.0);
+        for row in values.chunks_exact(at.len()) {
+            let apart: Vec<f64> = row
+                .iter()
+                .zip(&at)
+                .map(|(&x, c)| f64::from(x) - c)
+                .collect();
+            // A row at the point itself pulls nowhere.
+            let weight = match norm(&apart) {
+                0.0 => continue,
+                distance => 1.0 / distance,
+            };
+            weights += weight;
+            for (sum, &x) in sum.iter_mut().zip(row) {
+                *sum += weight * f64::from(x);
+            }
+        }
+        if weights == 0.0 {
+            break;
+        }
+        at = sum.into_iter().map(|sum| sum / weights).collect();
+    }
+    at
+}
+
+/// The directions of an autoencoder, and the layer from which it chooses among them.
+#[derive(Module, Debug)]
+pub struct Dictionary {
+    /// A row for each latent, `[latents, width]`.
+    pub encoder: Param<Tensor<2>>,
+    /// `b_enc`, `[latents]`.
+    pub encoder_bias: Param<Tensor<1>>,
+    /// `w_j`, of length 1, `[latents, width]`.
+    pub decoder: Param<Tensor<2>>,
+    /// `b`, `[width]`, in units of the scale.
+    pub decoder_bias: Param<Tensor<1>>,
+    /// `s`, `[1]`, not trained: the root of the mean square of an activation's value around the mean.
+    pub scale: Param<Tensor<1>>,
+}
+
+impl Dictionary {
+    /// From its parts, `[latents, width]`, `[latents]`, `[latents, width]` and `[width]`, at the scale 1.
+    ///
+    /// # Errors
+    /// If they don't fit, or a row of the decoder has no direction; other lengths than 1 are brought to 1.
+    pub fn of(
+        encoder: Tensor<2>,
+        encoder_bias: Tensor<1>,
+        decoder: Tensor<2>,
+        decoder_bias: Tensor<1>,
+    ) -> Result<Self, SaeError> {
+        let [latents, width] = decoder.dims();
+        for (found, wanted) in [
+            (encoder.dims(), [latents, width]),
+            ([encoder_bias.dims()[0], width], [latents, width]),
+            ([latents, decoder_bias.dims()[0]], [latents, width]),
+        ] {
+            if found != wanted {
+                return Err(SaeError::Width {
+                    dictionary: wanted[1].min(wanted[0]),
+                    found: found[1].min(found[0]),
+                });
+            }
+        }
+        let lengths = read(decoder.clone().square().sum_dim(1).sqrt())?;
+        let bad = lengths.iter().position(|&l| !(l > 0.0 && l.is_finite()));
+        if let Some(row) = bad {
+            return Err(SaeError::Row(row));
+        }
+        let one = Tensor::ones([1], (&decoder.device(), decoder.dtype()));
+        let mut dictionary = Self {
+            encoder: Param::from_tensor(encoder),
+            encoder_bias: Param::from_tensor(encoder_bias),
+            decoder: Param::from_tensor(decoder),
+            decoder_bias: Param::from_tensor(decoder_bias),
+            scale: Param::from_tensor(one).set_require_grad(false),
+        };
+        dictionary.normalize();
+        Ok(dictionary)
+    }
+
+    /// `M`.
+    pub fn latents(&self) -> usize {
+        self.decoder.dims()[0]
+    }
+
+    /// Values of an activation.
+    pub fn width(&self) -> usize {
+        self.decoder.dims()[1]
+    }
+
+    /// The dictionary as constants: no gradient goes to its parameters.
+    pub fn constant(&self) -> ConstantDictionary {
+        ConstantDictionary {
+            encoder: self.encoder.val().without_autodiff(),
+            encoder_bias: self.encoder_bias.val().without_autodiff(),
+            decoder: self.decoder.val().without_autodiff(),
+            decoder_bias: self.decoder_bias.val().without_autodiff(),
+            scale: self.scale.val().without_autodiff(),
+        }
+    }
+
+    /// Brings the rows of the decoder to the length 1.
+    pub fn normalize(&mut self) {
+        self.decoder = changed(self.decoder.clone(), |rows| {
+            let lengths = rows.clone().square().sum_dim(1).sqrt();
+            // No row becomes zero by a step; one that was would stay.
+            rows / lengths.clamp_min(f32::MIN_POSITIVE)
+        });
+    }
+
+    /// `x/s − b`, `[batch, width]`, for `x` `[batch, width]`.
+    pub fn centred(&self, x: Tensor<2>) -> Tensor<2> {
+        x / self.scale.val().unsqueeze() - self.decoder_bias.val().unsqueeze()
+    }
+
+    /// `Σ_j f_j w_j + b`, `[batch, width]`, in units of the scale.
+    ///
+    /// - `ids`, `values`: `[batch, k]`, the latents of each example and their activity
+    pub fn decoded(&self, ids: Tensor<2, Int>, values: Tensor<2>) -> Tensor<2> {
+        weighted_rows(self.decoder.val(), ids, values) + self.decoder_bias.val().unsqueeze()
+    }
+
+    /// Refuses activations of another width.
+    ///
+    /// # Errors
+    /// Then.
+    pub fn check(&self, x: &Tensor<2>) -> Result<(), SaeError> {
+        let [_, width] = x.dims();
+        match width == self.width() {
+            true => Ok(()),
+            false => Err(SaeError::Width {
+                dictionary: self.width(),
+                found: width,
+            }),
+        }
+    }
+}
+
+/// A [`Dictionary`] without gradients.
+#[derive(Clone, Debug)]
+pub struct ConstantDictionary {
+    /// `[latents, width]`.
+    pub encoder: Tensor<2>,
+    /// `[latents]`.
+    pub encoder_bias: Tensor<1>,
+    /// `[latents, width]`.
+    pub decoder: Tensor<2>,
+    /// `[width]`.
+    pub decoder_bias: Tensor<1>,
+    /// `[1]`.
+    pub scale: Tensor<1>,
+}
+
+impl ConstantDictionary {
+    /// `(x/s − b) W_encᵀ`, `[batch, latents]`, without `b_enc`.
+    pub fn products(&self, x: Tensor<2>) -> Tensor<2> {
+        let centred = x / self.scale.clone().unsqueeze() - self.decoder_bias.clone().unsqueeze();
+        times_rows(centred, self.encoder.clone())
+    }
+
+    /// `x ↦ s (Σ_j f_j w_j + b)`, `[batch, width]`.
+    pub fn decode(&self, codes: &Codes) -> Tensor<2> {
+        let options = (&self.decoder.device(), self.decoder.dtype());
+        let (ids, values) = codes.padded(options.0);
+        let sum = weighted_rows(self.decoder.clone(), ids, values.cast(options.1));
+        (sum + self.decoder_bias.clone().unsqueeze()) * self.scale.clone().unsqueeze()
+    }
+}
+
+/// `a bᵀ` of `a` `[m, k]` and `b` `[n, k]`.
+pub(crate) fn times_rows(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    matmul(a.unsqueeze(), b.transpose().unsqueeze()).squeeze_dim(0)
+}
+
+/// Which latents are active in each example, and how strongly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Codes {
+    latents: usize,
+    /// Where each example begins in the others, and the end.
+    starts: Vec<usize>,
+    ids: Vec<u32>,
+    values: Vec<f32>,
+}
+
+impl Codes {
+    /// Of no example yet.
+    ///
+    /// - `latents`: their number
+    pub fn new(latents: usize) -> Self {
+        Self {
+            latents,
+            starts: vec![0],
+            ids: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    /// Adds an example with its active latents; those at 0 or below are left out.
+    pub fn push(&mut self, active: impl IntoIterator<Item = (usize, f32)>) {
+        for (latent, value) in active {
+            if value > 0.0 {
+                self.ids.push(latent as u32);
+                self.values.push(value);
+            }
+        }
+        self.starts.push(self.ids.len());
+    }
+
+    /// Of values `[examples, latents]` that are zero where a latent is not active.
+    pub(crate) fn of_dense(values: &[f32], latents: usize) -> Self {
+        let mut codes = Self::new(latents);
+        for row in values.chunks_exact(latents) {
+            codes.push(row.iter().copied().enumerate());
+        }
+        codes
+    }
+
+    /// The number of latents.
+    pub fn latents(&self) -> usize {
+        self.latents
+    }
+
+    /// The number of examples.
+    pub fn examples(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The active latents of an example with their values; none if there is no such example.
+    pub fn of(&self, example: usize) -> impl Iterator<Item = (usize, f32)> + '_ {
+        let own = match (self.starts.get(example), self.starts.get(example + 1)) {
+            (Some(&start), Some(&end)) => start..end,
+            _ => 0..0,
+        };
+        let ids = self.ids[own.clone()].iter().map(|&id| id as usize);
+        ids.zip(self.values[own].iter().copied())
+    }
+
+    /// The mean number of active latents.
+    pub fn mean_active(&self) -> f64 {
+        self.ids.len() as f64 / self.examples().max(1) as f64
+    }
+
+    /// The examples in which each latent is active.
+    pub fn counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.latents];
+        for &id in &self.ids {
+            counts[id as usize] += 1;
+        }
+        counts
+    }
+
+    /// As `[examples, k]` with the largest `k` of an example; in place of what others lack stand latent 0 and value 0.
+    pub fn padded(&self, device: &Device) -> (Tensor<2, Int>, Tensor<2>) {
+        let lengths = self.starts.windows(2).map(|pair| pair[1] - pair[0]);
+        let (most, examples) = (lengths.max().unwrap_or(0).max(1), self.examples());
+        let mut ids = vec![0_i32; examples * most];
+        let mut values = vec![0.0_f32; examples * most];
+        for example in 0..examples {
+            for (place, (id, value)) in self.of(example).enumerate() {
+                ids[example * most + place] = id as i32;
+                values[example * most + place] = value;
+            }
+        }
+        let shape = [examples, most];
+        (
+            Tensor::from_data(TensorData::new(ids, shape), device),
+            Tensor::from_data(TensorData::new(values, shape), device),
+        )
+    }
+}
+
+/// A batch of a training.
+#[derive(Clone, Debug)]
+pub struct SaeBatch {
+    /// `[batch, width]`.
+    pub x: Tensor<2>,
+    /// The gradient of the model's loss by each, `[batch, width]`.
+    pub gradient: Tensor<2>,
+    /// The latents that have not been active for long.
+    pub dead: Vec<usize>,
+    /// The share of the training that is over, in `[0, 1)`.
+    pub progress: f64,
+}
+
+/// The loss of a batch, with what it consists of.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    /// What is minimised, `[1]`.
+    pub loss: Tensor<1>,
+    /// What was seen on the way.
+    pub seen: Seen,
+}
+
+/// What was seen of a batch.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The mean square of what the reconstruction lacks, over that of the activations around their mean.
+    pub unexplained: f64,
+    /// The active latents.
+    pub codes: Codes,
+    /// The least score by which one was chosen, if the encoder chooses by scores.
+    pub least_score: Option<f64>,
+}
+
+/// An autoencoder that can be trained on activations and asked for codes.
+pub trait SparseAutoencoder: Module {
+    /// The dictionary.
+    fn dictionary(&self) -> &Dictionary;
+
+    /// The dictionary, to be changed.
+    fn dictionary_mut(&mut self) -> &mut Dictionary;
+
+    /// The codes of activations.
+    ///
+    /// - `x`: `[batch, width]`
+    /// - `gradient`: `[batch, width]`, of the model's loss by each; most encoders don't look at it
+    ///
+    /// # Errors
+    /// If the tensors don't fit the dictionary, or a value cannot be read.
+    fn encode(&self, x: Tensor<2>, gradient: Option<Tensor<2>>) -> Result<Codes, SaeError>;
+
+    /// The loss of a batch.
+    ///
+    /// # Errors
+    /// Like [`encode`](Self::encode).
+    fn objective(&self, batch: SaeBatch) -> Result<Objective, SaeError>;
+
+    /// Is called after a step with what was seen of its batch: brings the decoder's rows back to the length 1.
+    ///
+    /// # Errors
+    /// If a value cannot be read.
+    fn stepped(mut self, _seen: &Seen) -> Result<Self, SaeError> {
+        self.dictionary_mut().normalize();
+        Ok(self)
+    }
+
+    /// The activations of which these are the codes, `[batch, width]`.
+    fn decode(&self, codes: &Codes) -> Tensor<2> {
+        self.dictionary().constant().decode(codes)
+    }
+
+    /// What becomes of activations, `[batch, width]`: the decoded codes.
+    ///
+    /// # Errors
+    /// Like [`encode`](Self::encode).
+    fn reconstruct(
+        &self,
+        x: Tensor<2>,
+        gradient: Option<Tensor<2>>,
+    ) -> Result<Tensor<2>, SaeError> {
+        Ok(self.decode(&self.encode(x, gradient)?))
+    }
+}
+
+/// `Σ ‖x − x̄‖²` of a batch in units of the scale, and the same of its reconstruction's error, as numbers: their ratio is
+/// the unexplained variance.
+pub(crate) fn variance(x: &Tensor<2>) -> Result<f64, SaeError> {
+    let x = x.clone().without_autodiff();
+    let mean = x.clone().mean_dim(0);
+    let sum = read((x - mean).square().sum())?;
+    // A batch of one activation has no variance.
+    Ok(sum.first().copied().filter(|&sum| sum > 0.0).unwrap_or(1.0))
+}
+
+/// A parameter with another value, of which no gradient is taken.
+pub(crate) fn changed<const D: usize>(
+    param: Param<Tensor<D>>,
+    change: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Param<Tensor<D>> {
+    let tracked = param.is_require_grad();
+    let param = param.map(|value| {
+        let autodiff = value.is_autodiff();
+        let new = change(value.without_autodiff());
+        if autodiff { new.autodiff() } else { new }
+    });
+    param.set_require_grad(tracked)
+}
+
+/// Reads a tensor to the host.
+pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f64>, SaeError> {
+    let values = tensor.try_into_vec_as::<f64>();
+    values.map_err(|error| SaeError::Device(error.to_string()))
+}
+
+/// [`read`], in single precision.
+pub(crate) fn read_single<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, SaeError> {
+    let values = tensor.try_into_vec_as::<f32>();
+    values.map_err(|error| SaeError::Device(error.to_string()))
+}
+
+/// How an autoencoder is trained.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+///
+/// use burn::tensor::Device;
+/// use nabla_probe::activation_set::{ActivationSet, Storage};
+/// use nabla_probe::gradient_sae::GradientSaeConfig;
+/// use nabla_probe::sparse_autoencoder::{DictionaryConfig, SaeTraining, SparseAutoencoder};
+///
+/// let mut data = ActivationSet::new(4, Storage::default())?;
+/// let values: Vec<f32> = (0..400).map(|i| (i as f32 * 0.7).sin()).collect();
+/// data.push(&values, None)?;
+/// let device = Device::flex().autodiff();
+/// let sae = GradientSaeConfig::top_k(2).init(&DictionaryConfig::new(16), &data, &device)?;
+/// let training = SaeTraining { steps: 20, batch: 10, ..SaeTraining::default() };
+/// let mut trainer = training.trainer(sae, Arc::new(data))?;
+/// trainer.run(None, &mut |_| ControlFlow::Continue(()))?;
+/// assert_eq!(trainer.model().dictionary().latents(), 16);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SaeTraining {
+    /// Steps; 2000 by default.
+    pub steps: usize,
+    /// Activations of a step; 512 by default.
+    pub batch: usize,
+    /// Adam's; 0.001 by default.
+    pub learning_rate: f64,
+    /// The first steps, in which the learning rate rises; 50 by default.
+    pub warm_up: usize,
+    /// After so many activations without it, a latent counts as dead; by default 10 million, or a tenth of the training
+    /// if that is less.
+    pub dead_after: Option<u64>,
+    /// Of the order of the activations; 0 by default.
+    pub seed: u64,
+}
+
+impl Default for SaeTraining {
+    fn default() -> Self {
+        Self {
+            steps: 2000,
+            batch: 512,
+            learning_rate: 1e-3,
+            warm_up: 50,
+            dead_after: None,
+            seed: 0,
+        }
+    }
+}
+
+impl SaeTraining {
+    /// Activations after which a latent counts as dead.
+    pub fn dead_after(&self) -> u64 {
+        const TEN_MILLIONS: u64 = 10_000_000;
+        let tenth = (self.steps * self.batch / 10) as u64;
+        self.dead_after.unwrap_or(TEN_MILLIONS.min(tenth))
+    }
+
+    /// A training of `sae`, whose device must compute gradients.
+    ///
+    /// # Errors
+    /// If a number is out of range, the activations don't fit, or the device computes no gradients.
+    pub fn trainer<S: SparseAutoencoder>(
+        &self,
+        sae: S,
+        data: Arc<ActivationSet>,
+    ) -> Result<Trainer<SaeTask<S>>, SaeError> {
+        range::at_least("number of steps", self.steps, 1)?;
+        range::at_least("batch of activations", self.batch, 1)?;
+        range::at_least("number of activations", data.rows(), 1)?;
+        let dictionary = sae.dictionary();
+        if dictionary.width() != data.width() {
+            return Err(SaeError::Width {
+                dictionary: dictionary.width(),
+                found: data.width(),
+            });
+        }
+        let latents = dictionary.latents();
+        let mut optimizer = OptimizerConfig::named("adamw")?;
+        optimizer.method = optimizer.method.with("epsilon", 6.25e-10)?;
+        optimizer.learning_rate = Some(self.learning_rate);
+        let config = TrainerConfig {
+            steps: self.steps,
+            schedule: Schedule {
+                decay: Decay::Constant,
+                warmup_steps: Some(self.warm_up),
+                ..Schedule::default()
+            },
+            optimizer,
+            ..TrainerConfig::default()
+        };
+        let task = SaeTask {
+            order: EpochOrder::new(data.rows(), self.batch, self.seed),
+            data,
+            training: self.clone(),
+            quiet: vec![0; latents],
+            last: None,
+            kind: std::marker::PhantomData,
+        };
+        Ok(Trainer::new(config, task, sae)?.with_transform(AlongTheSphere))
+    }
+}
+
+/// The training of an autoencoder as a [`Task`].
+pub struct SaeTask<S> {
+    data: Arc<ActivationSet>,
+    order: EpochOrder,
+    training: SaeTraining,
+    /// The activations since each latent was active.
+    quiet: Vec<u64>,
+    last: Option<SaeStep>,
+    kind: std::marker::PhantomData<fn() -> S>,
+}
+
+/// What was seen in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SaeStep {
+    /// Of the variance.
+    pub unexplained: f64,
+    /// The mean number of active latents.
+    pub active: f64,
+    /// The share of latents that were dead before it.
+    pub dead: f64,
+}
+
+impl<S> SaeTask<S> {
+    /// What was seen in the last step.
+    pub fn last(&self) -> Option<SaeStep> {
+        self.last
+    }
+
+    fn dead(&self) -> Vec<usize> {
+        let after = self.training.dead_after();
+        let latents = self.quiet.iter().enumerate();
+        let dead = latents.filter(|&(_, &quiet)| quiet >= after);
+        dead.map(|(latent, _)| latent).collect()
+    }
+}
+
+impl<S: SparseAutoencoder> Task for SaeTask<S> {
+    type Model = S;
+    type Batch = SaeBatch;
+    type Report = ();
+
+    fn batch(&mut self, learner: &Learner<S>) -> Result<SaeBatch, TrainingError> {
+        let rows = self.order.batch(learner.step());
+        let count = rows.len();
+        let read = self.data.read(rows).map_err(TrainingError::task)?;
+        let decoder = learner.model().dictionary().decoder.val();
+        let options = (learner.device(), decoder.dtype());
+        let tensor = |values: Vec<f32>| {
+            Tensor::from_data(TensorData::new(values, [count, self.data.width()]), options)
+        };
+        Ok(SaeBatch {
+            x: tensor(read.activations),
+            gradient: tensor(read.gradients),
+            dead: self.dead(),
+            progress: learner.step() as f64 / learner.steps() as f64,
+        })
+    }
+
+    fn step(&mut self, learner: &mut Learner<S>) -> Result<(), TrainingError> {
+        let batch = self.batch(learner)?;
+        let dead = batch.dead.len() as f64 / self.quiet.len() as f64;
+        let Objective { loss, seen } = learner.model().objective(batch)?;
+        learner.update(loss)?;
+        learner.replaced(|model| model.stepped(&seen))?;
+        let examples = seen.codes.examples() as u64;
+        for (quiet, count) in self.quiet.iter_mut().zip(seen.codes.counts()) {
+            *quiet = if count > 0 { 0 } else { *quiet + examples };
+        }
+        self.last = Some(SaeStep {
+            unexplained: seen.unexplained,
+            active: seen.codes.mean_active(),
+            dead,
+        });
+        Ok(())
+    }
+
+    fn settings(&self) -> Value {
+        let mut training = self.training.clone();
+        // With a constant rate, more steps are the same training.
+        training.steps = 0;
+        json!({
+            "training": training,
+            "dead_after": self.training.dead_after(),
+            "activations": [self.data.rows(), self.data.width()],
+        })
+    }
+
+    fn state(&self) -> Result<Vec<u8>, TrainingError> {
+        serde_json::to_vec(&self.quiet).map_err(TrainingError::task)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TrainingError> {
+        let quiet: Vec<u64> = serde_json::from_slice(state).map_err(TrainingError::task)?;
+        if quiet.len() != self.quiet.len() {
+            let (found, wanted) = (quiet.len(), self.quiet.len());
+            return Err(TrainingError::task(format!(
+                "the checkpoint is of {found} latents, but the dictionary has {wanted}"
+            )));
+        }
+        self.quiet = quiet;
+        Ok(())
+    }
+}
+
+/// Takes what would only lengthen the decoder's rows off their gradient.
+struct AlongTheSphere;
+
+impl<S: SparseAutoencoder> GradientTransform<S> for AlongTheSphere {
+    fn name(&self) -> &str {
+        "along the sphere"
+    }
+
+    fn apply(&mut self, gradients: &mut Gradients<'_, S>) -> Result<(), TrainingError> {
+        let decoder = &gradients.model().dictionary().decoder;
+        let (id, rows) = (decoder.id, decoder.val().without_autodiff());
+        if let Some(gradient) = gradients.params_mut().remove::<2>(id) {
+            let across = orthogonal(gradient, rows, Views::Each(0)).map_err(TrainingError::task)?;
+            gradients.params_mut().register::<2>(id, across);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
