@@ -164,6 +164,20 @@ pub fn record<M: HookedModel>(
         .ok_or(EffectError::NoInputs)
 }
 
+/// The codes of an input's activations.
+///
+/// # Errors
+/// If the input doesn't fit the network, or the activation the dictionary.
+pub fn codes<M: HookedModel>(
+    model: &M,
+    input: &M::Input,
+    coder: &dyn Coder,
+    of: GradientOf,
+) -> Result<Codes, EffectError> {
+    let run = Run::of(model, input, of)?;
+    Ok(coder.code(run.chosen, run.gradient)?)
+}
+
 /// A network's run on an input.
 struct Run {
     /// The whole activation, `[rows, width]`.
@@ -193,7 +207,7 @@ impl Run {
         let rows = Tensor::<1, Int>::from_data(rows, &whole.device());
         let chosen = whole.clone().select(0, rows.clone());
         let labels = model.labels(input);
-        let leaf = on(whole.clone(), model)?.require_grad();
+        let leaf = on(whole.clone(), model)?.set_require_grad(of != GradientOf::None);
         let tracked = model.upper(input, leaf.clone())?;
         let logits = tracked.clone().without_autodiff();
         let [answers, _] = logits.dims();
@@ -325,7 +339,11 @@ pub fn effects<M: HookedModel>(
     let (mut answers, mut rows) = (0.0, 0.0);
     let (mut squares, mut total) = (0.0, vec![0.0; mean.len()]);
     for input in inputs {
-        let plain = Run::of(model, input, GradientOf::None)?;
+        // One run for all that are given the same gradient.
+        let first = autoencoders
+            .first()
+            .map_or(GradientOf::None, |first| first.1);
+        let plain = Run::of(model, input, first)?;
         let [count, width] = plain.chosen.dims();
         answers += plain.labels.len() as f64;
         rows += count as f64;
@@ -343,17 +361,13 @@ pub fn effects<M: HookedModel>(
         }
         let logits = plain.with(model, input, place)?;
         ablated.answer(&logits, &plain.logits, &plain.labels)?;
-        // One backward pass for all that are given the same gradient.
-        let mut gradients: Vec<(GradientOf, Option<Tensor<2>>)> = Vec::new();
+        let mut gradients = vec![(GradientOf::None, None), (first, plain.gradient.clone())];
         for ((coder, of), sums) in autoencoders.iter().zip(&mut sums) {
             let known = gradients.iter().find(|(known, _)| known == of);
             let gradient = match known {
                 Some((_, gradient)) => gradient.clone(),
                 None => {
-                    let gradient = match of {
-                        GradientOf::None => None,
-                        of => Run::of(model, input, *of)?.gradient,
-                    };
+                    let gradient = Run::of(model, input, *of)?.gradient;
                     gradients.push((*of, gradient.clone()));
                     gradient
                 }

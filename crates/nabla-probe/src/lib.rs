@@ -11,6 +11,7 @@
 //!   [`gated_sae`] and [`jump_relu_sae`];
 //! * [`feature_effect`]: what a network loses when its activations are replaced by their reconstructions, and what a
 //!   direction does to its output;
+//! * [`language_features`]: language models, cut in two before a block;
 //! * [`two_layer_relu`]: a network small enough for theory;
 //! * [`xor_grokking`]: a laboratory of benign overfitting and grokking.
 
@@ -22,6 +23,7 @@ pub mod feature_effect;
 pub mod gated_sae;
 pub mod gradient_sae;
 pub mod jump_relu_sae;
+pub mod language_features;
 pub mod robust_gradients;
 pub mod sharpness;
 pub mod sparse_autoencoder;

@@ -1,0 +1,367 @@
+//! Language models as [hooked models](HookedModel), cut before a block, and the texts that light up a feature.
+//!
+//! * A **decoder** answers with the next piece, at every place but the last. The first place is left out of what is
+//!   recorded and replaced: nothing stands before it, and its activation is many times as large as all others.
+//! * An **encoder** has no answers of its own once it is published, so its own training is asked again: of the passages of a
+//!   batch, which one follows this one? The logits are cosines of sentence embeddings, times 20, as in Reimers, Gurevych,
+//!   *Sentence-BERT*, 2019, arXiv 1908.10084 and the training of MiniLM's sentence embeddings.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use nabla_base::range::{self, OutOfRange};
+use nabla_language::bert::{Bert, sentence_embedding};
+use nabla_language::language_model::{LanguageModel, LanguageModelError, Network, continued};
+use nabla_language::llama::Llama;
+use nabla_language::text_tokenizer::TokenizerError;
+use serde::{Deserialize, Serialize};
+
+use crate::feature_effect::{Coder, EffectError, GradientOf, HookedModel};
+use crate::sparse_autoencoder::{SaeError, times_rows};
+
+/// The reason why a text cannot be read by a model.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] LanguageModelError),
+    /// What is measured.
+    #[error(transparent)]
+    Effect(#[from] EffectError),
+    /// A number is out of range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// The text is too short.
+    #[error("the text has {found} pieces, but {needed} are needed")]
+    Short {
+        /// Its pieces.
+        found: usize,
+        /// The least number.
+        needed: usize,
+    },
+}
+
+/// What a model reads at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passages {
+    /// The pieces of a text, for a decoder.
+    Text(Vec<u32>),
+    /// Passages and those that follow them, for an encoder.
+    Pairs(Vec<[Vec<u32>; 2]>),
+}
+
+impl Passages {
+    /// The pieces to which the recorded rows belong.
+    pub fn pieces(&self) -> Vec<u32> {
+        match self {
+            Self::Text(ids) => places(ids.len()).map(|place| ids[place]).collect(),
+            Self::Pairs(pairs) => pairs.iter().flatten().flatten().copied().collect(),
+        }
+    }
+}
+
+/// The recorded places of a text of a decoder: neither the first, before which nothing stands, nor the last, which answers
+/// nothing.
+fn places(length: usize) -> std::ops::Range<usize> {
+    1..length.saturating_sub(1).max(1)
+}
+
+/// Pairs that an encoder is asked about together.
+const PAIRS: usize = 8;
+
+/// Cuts texts into what a model reads at once.
+///
+/// - `length`: pieces of a passage, with what stands around it
+/// - `most`: pieces in all; the rest of the texts is left out
+///
+/// # Errors
+/// If a text cannot be cut, a passage is longer than the model reads, or the texts are too short.
+pub fn passages(
+    model: &LanguageModel,
+    texts: &[String],
+    length: usize,
+    most: usize,
+) -> Result<Vec<Passages>, TextError> {
+    range::within("length of a passage", length, 8..=model.context())?;
+    let around = model.tokenizer.encode("")?;
+    let own = length - around.len();
+    let (before, after) = match &model.network {
+        Network::Llama(_) => (&around[..], &[][..]),
+        Network::Bert(_) => around.split_at(around.len().min(1)),
+    };
+    let mut found = Vec::new();
+    let mut total = 0;
+    'texts: for text in texts {
+        let ids = model.tokenizer.encode(text)?;
+        let inner = ids[before.len()..ids.len() - after.len()].chunks_exact(own);
+        for inner in inner {
+            if total >= most {
+                break 'texts;
+            }
+            total += length;
+            found.push([before, inner, after].concat());
+        }
+    }
+    let passages: Vec<Passages> = match &model.network {
+        Network::Llama(_) => found.into_iter().map(Passages::Text).collect(),
+        Network::Bert(_) => {
+            let pairs: Vec<[Vec<u32>; 2]> = found
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|[a, b]| [a.clone(), b.clone()])
+                .collect();
+            let batches = pairs.chunks_exact(PAIRS);
+            batches
+                .map(|batch| Passages::Pairs(batch.to_vec()))
+                .collect()
+        }
+    };
+    match passages.is_empty() {
+        true => Err(TextError::Short {
+            found: total,
+            needed: match &model.network {
+                Network::Llama(_) => length,
+                Network::Bert(_) => 2 * PAIRS * length,
+            },
+        }),
+        false => Ok(passages),
+    }
+}
+
+/// A language model, cut before a block.
+#[derive(Debug)]
+pub struct HookedLanguageModel {
+    network: Network,
+    block: usize,
+    device: Device,
+}
+
+impl HookedLanguageModel {
+    /// - `block`: before which the activation is read, from 0
+    /// - `device`: that of the model, an autodiff device
+    ///
+    /// # Errors
+    /// If there is no such block, or nothing before it.
+    pub fn new(network: Network, block: usize, device: Device) -> Result<Self, OutOfRange> {
+        let blocks = match &network {
+            Network::Llama(model) => model.config.blocks,
+            Network::Bert(model) => model.config.blocks,
+        };
+        range::within("block", block, 1..=blocks.saturating_sub(1).max(1))?;
+        Ok(Self {
+            network,
+            block,
+            device,
+        })
+    }
+
+    fn decoder(&self) -> Result<&Llama, EffectError> {
+        match &self.network {
+            Network::Llama(model) => Ok(model),
+            Network::Bert(_) => Err(EffectError::model("an encoder reads pairs of passages")),
+        }
+    }
+
+    fn encoder(&self) -> Result<&Bert, EffectError> {
+        match &self.network {
+            Network::Bert(model) => Ok(model),
+            Network::Llama(_) => Err(EffectError::model("a decoder reads a text")),
+        }
+    }
+
+    /// Goes on with a text, with the activation at every place but the first moved along a direction.
+    ///
+    /// - `direction`: `[width]`, of length 1; none to go on with the model as it is
+    /// - `strength`: in units of the mean size of the activations
+    ///
+    /// # Errors
+    /// If the model is an encoder, the direction is of another width, or the text is empty.
+    pub fn continued(
+        &self,
+        text: &[u32],
+        count: usize,
+        direction: Option<(&[f64], f64)>,
+    ) -> Result<Vec<u32>, TextError> {
+        let model = self.decoder()?;
+        continued(text, count, |ids| {
+            let tensor = LanguageModel::tensor(ids, &self.device);
+            let mut x = model.lower(tensor, self.block);
+            if let Some((direction, strength)) = direction {
+                let [_, length, width] = x.dims();
+                if direction.len() != width {
+                    let (dictionary, found) = (direction.len(), width);
+                    let error = SaeError::Width { dictionary, found };
+                    return Err(TextError::Effect(error.into()));
+                }
+                let later = x.clone().narrow(1, 1.min(length - 1), length.max(2) - 1);
+                let size = later.square().mean().sqrt() * (strength * (width as f64).sqrt());
+                let mut along = vec![0.0; length * width];
+                for row in along.chunks_exact_mut(width).skip(1) {
+                    row.copy_from_slice(direction);
+                }
+                let along = TensorData::new(along, [1, length, width]);
+                let along = Tensor::<3>::from_data(along, (&x.device(), x.dtype()));
+                x = x + along * size.unsqueeze::<3>();
+            }
+            Ok(model.upper(x, self.block))
+        })
+    }
+}
+
+impl HookedModel for HookedLanguageModel {
+    type Input = Passages;
+
+    fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    fn lower(&self, input: &Passages) -> Result<Tensor<2>, EffectError> {
+        let rows = |x: Tensor<3>| {
+            let [batch, length, width] = x.dims();
+            x.reshape([batch * length, width])
+        };
+        match input {
+            Passages::Text(ids) => {
+                let ids = LanguageModel::tensor(ids, &self.device);
+                Ok(rows(self.decoder()?.lower(ids, self.block)))
+            }
+            Passages::Pairs(pairs) => {
+                let model = self.encoder()?;
+                let each = pairs.iter().flatten().map(|ids| {
+                    rows(model.lower(LanguageModel::tensor(ids, &self.device), self.block))
+                });
+                Ok(Tensor::cat(each.collect(), 0))
+            }
+        }
+    }
+
+    fn upper(&self, input: &Passages, activation: Tensor<2>) -> Result<Tensor<2>, EffectError> {
+        let [_, width] = activation.dims();
+        match input {
+            Passages::Text(ids) => {
+                let length = ids.len();
+                let x = activation.reshape([1, length, width]);
+                let logits = self.decoder()?.upper(x, self.block);
+                let [_, _, vocabulary] = logits.dims();
+                let answers = length - 1;
+                Ok(logits.narrow(1, 0, answers).reshape([answers, vocabulary]))
+            }
+            Passages::Pairs(pairs) => {
+                /// As in the training of sentence embeddings.
+                const SCALE: f64 = 20.0;
+                let model = self.encoder()?;
+                let mut at = 0;
+                let (mut anchors, mut followers) = (Vec::new(), Vec::new());
+                for pair in pairs {
+                    for (ids, to) in pair.iter().zip([&mut anchors, &mut followers]) {
+                        let x = activation.clone().narrow(0, at, ids.len());
+                        at += ids.len();
+                        to.push(sentence_embedding(model.upper(x.unsqueeze(), self.block)));
+                    }
+                }
+                let (a, b) = (Tensor::cat(anchors, 0), Tensor::cat(followers, 0));
+                Ok(times_rows(a, b) * SCALE)
+            }
+        }
+    }
+
+    fn labels(&self, input: &Passages) -> Vec<u32> {
+        match input {
+            Passages::Text(ids) => ids[1..].to_vec(),
+            Passages::Pairs(pairs) => (0..pairs.len() as u32).collect(),
+        }
+    }
+
+    fn rows(&self, input: &Passages, rows: usize) -> Vec<usize> {
+        match input {
+            Passages::Text(ids) => places(ids.len()).collect(),
+            Passages::Pairs(_) => (0..rows).collect(),
+        }
+    }
+}
+
+/// A place in a text at which a feature is active.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lit {
+    /// Which of the passages.
+    pub passage: usize,
+    /// Which of its recorded rows.
+    pub row: usize,
+    /// How strongly.
+    pub activity: f64,
+}
+
+/// What lights up a feature.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feature {
+    /// Its number.
+    pub latent: usize,
+    /// The share of rows in which it is active.
+    pub density: f64,
+    /// Where it is most active, one place of a passage, the strongest first.
+    pub strongest: Vec<Lit>,
+}
+
+/// For every latent, where it is most active; those that are never active are left out.
+///
+/// - `keep`: places for each
+///
+/// # Errors
+/// If a passage doesn't fit the model, or an activation the dictionary.
+pub fn features<M: HookedModel>(
+    model: &M,
+    inputs: &[M::Input],
+    coder: &dyn Coder,
+    of: GradientOf,
+    keep: usize,
+) -> Result<Vec<Feature>, EffectError> {
+    let mut features: Vec<Feature> = Vec::new();
+    let (mut counts, mut rows) = (Vec::new(), 0);
+    for (passage, input) in inputs.iter().enumerate() {
+        let codes = crate::feature_effect::codes(model, input, coder, of)?;
+        counts.resize(codes.latents(), 0_usize);
+        while features.len() < codes.latents() {
+            features.push(Feature {
+                latent: features.len(),
+                density: 0.0,
+                strongest: Vec::new(),
+            });
+        }
+        rows += codes.examples();
+        for row in 0..codes.examples() {
+            for (latent, activity) in codes.of(row) {
+                counts[latent] += 1;
+                let activity = f64::from(activity);
+                let lit = Lit {
+                    passage,
+                    row,
+                    activity,
+                };
+                insert(&mut features[latent].strongest, lit, keep);
+            }
+        }
+    }
+    for (feature, count) in features.iter_mut().zip(counts) {
+        feature.density = count as f64 / rows.max(1) as f64;
+    }
+    features.retain(|feature| feature.density > 0.0);
+    Ok(features)
+}
+
+/// Keeps the strongest place of each passage, and of these the strongest.
+fn insert(strongest: &mut Vec<Lit>, lit: Lit, keep: usize) {
+    if let Some(known) = strongest.iter().position(|l| l.passage == lit.passage) {
+        if strongest[known].activity >= lit.activity {
+            return;
+        }
+        strongest.remove(known);
+    }
+    let place = strongest.partition_point(|l| l.activity >= lit.activity);
+    strongest.insert(place, lit);
+    strongest.truncate(keep);
+}
+
+#[cfg(test)]
+mod tests;
