@@ -2,6 +2,7 @@
 
 pub mod coherence;
 pub mod dynamical_stability;
+pub mod gradient_sae;
 pub mod xor_grokking;
 
 /// All experiments of this crate.
@@ -9,6 +10,7 @@ pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(dynamical_stability::DynamicalStabilityClaim),
     || Box::new(coherence::CoherenceClaim),
     || Box::new(xor_grokking::XorGrokkingClaim),
+    || Box::new(gradient_sae::GradientSaeClaim),
 ];
 
 /// The quick forms of this crate's experiments, for its tests.
