@@ -26,7 +26,7 @@ use nabla_language::llama::{Llama, LlamaConfig};
 use nabla_probe::activation_set::{ActivationSet, Storage};
 use nabla_probe::feature_effect::{
     Ablation, Coder, Effect, EffectError, GradientOf, HookedModel, effects, random_directions,
-    record, steering_effect,
+    record, steering_effect, to_the_end,
 };
 use nabla_probe::gradient_sae::{GradientSae, GradientSaeConfig};
 use nabla_probe::language_features::{HookedLanguageModel, Passages};
@@ -422,7 +422,14 @@ fn measured<M: HookedModel>(
     seed: u64,
 ) -> Result<Outcomes, ClaimError> {
     let (model, storage) = (&parts.model, Storage::default());
-    let data = record(model, &parts.training, GradientOf::Label, storage).map_err(wrong)?;
+    let data = record(
+        model,
+        &parts.training,
+        GradientOf::Label,
+        storage,
+        &to_the_end,
+    )
+    .map_err(wrong)?;
     let data = Arc::new(data);
     let shuffled = Arc::new(with_other_gradients(&data)?);
     let all: Vec<usize> = (0..data.rows()).collect();
@@ -455,7 +462,14 @@ fn measured<M: HookedModel>(
     let outcome = |variant: &Variant, k: usize, sae: &GradientSae, steer: bool| {
         let coders: [(&dyn Coder, GradientOf); 2] =
             [(sae, GradientOf::OwnPrediction), (sae, GradientOf::None)];
-        let found = effects(model, &parts.measured, &coders, Ablation::Mean, &mean);
+        let found = effects(
+            model,
+            &parts.measured,
+            &coders,
+            Ablation::Mean,
+            &mean,
+            &to_the_end,
+        );
         let found = found.map_err(wrong)?;
         let [with, without] = <[Effect; 2]>::try_from(found)
             .map_err(|_| ClaimError::experiment("two effects were measured"))?;

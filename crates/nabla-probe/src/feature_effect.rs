@@ -16,6 +16,8 @@
 //!
 //! Any network fits: a type that implements [`HookedModel`].
 
+use std::ops::ControlFlow;
+
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -52,6 +54,9 @@ pub enum EffectError {
         /// Labels.
         labels: usize,
     },
+    /// It was stopped.
+    #[error("stopped")]
+    Stopped,
     /// A tensor on a device that computes no gradients.
     #[error("the network must be on an autodiff device to have gradients: use `device.autodiff()`")]
     NoGradients,
@@ -139,18 +144,35 @@ impl<S: SparseAutoencoder + Module> Coder for S {
     }
 }
 
+/// Is asked before each input whether to go on.
+pub type Before<'a> = &'a dyn Fn() -> ControlFlow<()>;
+
+/// Goes on to the end.
+pub fn to_the_end() -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+pub(crate) fn asked(before: Before<'_>) -> Result<(), EffectError> {
+    match before() {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(EffectError::Stopped),
+    }
+}
+
 /// Records the activations of inputs, with the gradients of the loss by them.
 ///
 /// # Errors
-/// If an input doesn't fit the network, a number is not finite, or the activations cannot be kept.
+/// If an input doesn't fit the network, a number is not finite, the activations cannot be kept, or it was stopped.
 pub fn record<M: HookedModel>(
     model: &M,
     inputs: &[M::Input],
     of: GradientOf,
     storage: Storage,
+    before: Before<'_>,
 ) -> Result<ActivationSet, EffectError> {
     let mut set = None;
     for input in inputs {
+        asked(before)?;
         let run = Run::of(model, input, of)?;
         let [_, width] = run.chosen.dims();
         let set = match &mut set {
@@ -326,19 +348,21 @@ struct Sums {
 /// - `mean`: the mean activation, for [`Ablation::Mean`]: that of the set on which they were trained
 ///
 /// # Errors
-/// If an input doesn't fit the network, there are no answers, or an autoencoder is of another width.
+/// If an input doesn't fit the network, there are no answers, an autoencoder is of another width, or it was stopped.
 pub fn effects<M: HookedModel>(
     model: &M,
     inputs: &[M::Input],
     autoencoders: &[(&dyn Coder, GradientOf)],
     ablation: Ablation,
     mean: &[f64],
+    before: Before<'_>,
 ) -> Result<Vec<Effect>, EffectError> {
     let mut sums = vec![Sums::default(); autoencoders.len()];
     let (mut clean, mut ablated) = (Sums::default(), Sums::default());
     let (mut answers, mut rows) = (0.0, 0.0);
     let (mut squares, mut total) = (0.0, vec![0.0; mean.len()]);
     for input in inputs {
+        asked(before)?;
         // One run for all that are given the same gradient.
         let first = autoencoders
             .first()

@@ -14,8 +14,8 @@ use nabla_language::llama::Llama;
 use nabla_language::text_tokenizer::TokenizerError;
 use serde::{Deserialize, Serialize};
 
-use crate::feature_effect::{Coder, EffectError, GradientOf, HookedModel};
-use crate::sparse_autoencoder::{SaeError, times_rows};
+use crate::feature_effect::{Before, Coder, EffectError, GradientOf, HookedModel, asked};
+use crate::sparse_autoencoder::{SaeError, read_single, times_rows};
 
 /// The reason why a text cannot be read by a model.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +52,20 @@ pub enum Passages {
 }
 
 impl Passages {
-    /// The pieces to which the recorded rows belong.
-    pub fn pieces(&self) -> Vec<u32> {
+    /// The pieces of the passage to which a recorded row belongs, and its place in them.
+    pub fn around(&self, row: usize) -> (&[u32], usize) {
         match self {
-            Self::Text(ids) => places(ids.len()).map(|place| ids[place]).collect(),
-            Self::Pairs(pairs) => pairs.iter().flatten().flatten().copied().collect(),
+            Self::Text(ids) => (ids, row + places(ids.len()).start),
+            Self::Pairs(pairs) => {
+                let mut row = row;
+                for ids in pairs.iter().flatten() {
+                    match row.checked_sub(ids.len()) {
+                        Some(rest) => row = rest,
+                        None => return (ids, row),
+                    }
+                }
+                (&[], 0)
+            }
         }
     }
 }
@@ -210,6 +219,51 @@ impl HookedLanguageModel {
     }
 }
 
+impl HookedLanguageModel {
+    /// The pieces that become likelier by a direction in the residual stream, the most so first: those with the largest
+    /// products of their row of the output with the direction, weighted as by the last norm. None for an encoder, which
+    /// has no such rows.
+    ///
+    /// - `directions`: `[directions, width]`
+    ///
+    /// # Errors
+    /// If the directions are of another width, or a value cannot be read.
+    pub fn promoted(
+        &self,
+        directions: Tensor<2>,
+        count: usize,
+    ) -> Result<Option<Vec<Vec<u32>>>, EffectError> {
+        let Network::Llama(model) = &self.network else {
+            return Ok(None);
+        };
+        let [rows, found] = directions.dims();
+        if found != model.config.width {
+            let dictionary = model.config.width;
+            return Err(SaeError::Width { dictionary, found }.into());
+        }
+        let weight = model.norm.gamma.val().without_autodiff().unsqueeze();
+        let table = match &model.output {
+            Some(output) => output.weight.val().transpose(),
+            None => model.embedding.weight.val(),
+        };
+        let products = times_rows(directions * weight, table.without_autodiff());
+        let values = read_single(products)?;
+        let pieces = values.len() / rows.max(1);
+        let best = values.chunks_exact(pieces.max(1)).map(|row| {
+            let mut order: Vec<u32> = (0..row.len() as u32).collect();
+            let larger = |&a: &u32, &b: &u32| row[b as usize].total_cmp(&row[a as usize]);
+            let count = count.min(order.len());
+            if count > 0 && count < order.len() {
+                order.select_nth_unstable_by(count - 1, larger);
+            }
+            order.truncate(count);
+            order.sort_by(larger);
+            order
+        });
+        Ok(Some(best.collect()))
+    }
+}
+
 impl HookedModel for HookedLanguageModel {
     type Input = Passages;
 
@@ -309,17 +363,19 @@ pub struct Feature {
 /// - `keep`: places for each
 ///
 /// # Errors
-/// If a passage doesn't fit the model, or an activation the dictionary.
+/// If a passage doesn't fit the model, an activation the dictionary, or it was stopped.
 pub fn features<M: HookedModel>(
     model: &M,
     inputs: &[M::Input],
     coder: &dyn Coder,
     of: GradientOf,
     keep: usize,
+    before: Before<'_>,
 ) -> Result<Vec<Feature>, EffectError> {
     let mut features: Vec<Feature> = Vec::new();
     let (mut counts, mut rows) = (Vec::new(), 0);
     for (passage, input) in inputs.iter().enumerate() {
+        asked(before)?;
         let codes = crate::feature_effect::codes(model, input, coder, of)?;
         counts.resize(codes.latents(), 0_usize);
         while features.len() < codes.latents() {

@@ -11,7 +11,8 @@
 //!   [`gated_sae`] and [`jump_relu_sae`];
 //! * [`feature_effect`]: what a network loses when its activations are replaced by their reconstructions, and what a
 //!   direction does to its output;
-//! * [`language_features`]: language models, cut in two before a block;
+//! * [`language_features`]: language models, cut in two before a block, and [`feature_page`], which shows their features;
+//! * [`encoder_choice`]: the encoders by name;
 //! * [`two_layer_relu`]: a network small enough for theory;
 //! * [`xor_grokking`]: a laboratory of benign overfitting and grokking.
 
@@ -19,7 +20,9 @@ pub mod activation_set;
 pub mod classifier_stability;
 pub mod coherence;
 pub mod dynamical_stability;
+pub mod encoder_choice;
 pub mod feature_effect;
+pub mod feature_page;
 pub mod gated_sae;
 pub mod gradient_sae;
 pub mod jump_relu_sae;

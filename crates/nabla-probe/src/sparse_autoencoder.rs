@@ -283,6 +283,18 @@ impl Dictionary {
         Ok(dictionary)
     }
 
+    /// Of zeros, to be loaded into.
+    pub(crate) fn empty(latents: usize, width: usize, device: &Device) -> Self {
+        let matrix = || Param::from_tensor(Tensor::zeros([latents, width], device));
+        Self {
+            encoder: matrix(),
+            encoder_bias: Param::from_tensor(Tensor::zeros([latents], device)),
+            decoder: matrix(),
+            decoder_bias: Param::from_tensor(Tensor::zeros([width], device)),
+            scale: Param::from_tensor(Tensor::ones([1], device)).set_require_grad(false),
+        }
+    }
+
     /// `M`.
     pub fn latents(&self) -> usize {
         self.decoder.dims()[0]

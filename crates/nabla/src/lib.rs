@@ -47,6 +47,7 @@ pub use nabla_data as data;
 pub use nabla_diffusion as diffusion;
 pub use nabla_grad as grad;
 pub use nabla_kernels as kernels;
+pub use nabla_language as language;
 pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
 pub use nabla_private as private;

@@ -12,6 +12,7 @@ mod fitting;
 mod index_base;
 pub mod inspect;
 mod inspect_coherence;
+mod inspect_features;
 mod inspect_sharpness;
 mod inspected_model;
 pub mod list;

@@ -63,7 +63,14 @@ fn inputs() -> Vec<(Vec<f64>, Vec<u32>)> {
 #[test]
 fn gradients_are_those_of_the_summed_loss() {
     let model = Small::new();
-    let set = record(&model, &inputs(), GradientOf::Label, Storage::default()).unwrap();
+    let set = record(
+        &model,
+        &inputs(),
+        GradientOf::Label,
+        Storage::default(),
+        &to_the_end,
+    )
+    .unwrap();
     assert_eq!((set.rows(), set.width()), (5, 4));
     let found = set.read(&[3]).unwrap();
     let loss = |x: &[f64]| {
@@ -124,7 +131,7 @@ fn a_whole_dictionary_loses_nothing() {
     let saes: [(&dyn Coder, GradientOf); 2] =
         [(&sae, GradientOf::None), (&sae, GradientOf::OwnPrediction)];
     for ablation in [Ablation::Mean, Ablation::Zero] {
-        let found = effects(&model, &inputs(), &saes, ablation, &[0.1; 4]).unwrap();
+        let found = effects(&model, &inputs(), &saes, ablation, &[0.1; 4], &to_the_end).unwrap();
         for effect in &found {
             assert!((effect.loss - effect.clean_loss).abs() < 1e-6);
             assert!((effect.loss_recovered() - 1.0).abs() < 1e-5);
@@ -144,9 +151,24 @@ fn what_is_not_chosen_stays() {
     let saes: [(&dyn Coder, GradientOf); 1] = [(&sae, GradientOf::None)];
     // One row is all that the second input has chosen: ablating it with itself loses nothing.
     let last = inputs()[1].0[4..].to_vec();
-    let found = effects(&model, &inputs()[1..], &saes, Ablation::Mean, &last).unwrap();
+    let found = effects(
+        &model,
+        &inputs()[1..],
+        &saes,
+        Ablation::Mean,
+        &last,
+        &to_the_end,
+    )
+    .unwrap();
     assert!((found[0].ablated_loss - found[0].clean_loss).abs() < 1e-6);
-    let set = record(&model, &inputs(), GradientOf::None, Storage::default()).unwrap();
+    let set = record(
+        &model,
+        &inputs(),
+        GradientOf::None,
+        Storage::default(),
+        &to_the_end,
+    )
+    .unwrap();
     assert_eq!(set.rows(), 3);
 }
 
@@ -182,12 +204,25 @@ fn steering_moves_along_the_direction() {
 fn what_does_not_fit_is_refused() {
     let model = Small::new();
     let wrong = vec![(drawn(8, 1), vec![0])];
-    let told = record(&model, &wrong, GradientOf::Label, Storage::default()).unwrap_err();
+    let told = record(
+        &model,
+        &wrong,
+        GradientOf::Label,
+        Storage::default(),
+        &to_the_end,
+    )
+    .unwrap_err();
     assert_eq!(
         told.to_string(),
         "the network gives 2 answers, but there are 1 labels"
     );
-    let none = record(&model, &[], GradientOf::Label, Storage::default());
+    let none = record(
+        &model,
+        &[],
+        GradientOf::Label,
+        Storage::default(),
+        &to_the_end,
+    );
     assert!(matches!(none, Err(EffectError::NoInputs)));
     assert!(steered(&model, &inputs()[0], &[1.0], 1.0).is_err());
     assert!(steered(&model, &inputs()[0], &[1.0; 4], f64::NAN).is_err());

@@ -4,7 +4,7 @@ use nabla_language::llama::LlamaConfig;
 
 use super::*;
 use crate::activation_set::Storage;
-use crate::feature_effect::{Ablation, effects, record};
+use crate::feature_effect::{Ablation, effects, record, to_the_end};
 use crate::gradient_sae::GradientSaeConfig;
 use crate::sparse_autoencoder::{DictionaryConfig, SparseAutoencoder, read};
 
@@ -42,9 +42,18 @@ fn texts() -> Vec<Passages> {
 #[test]
 fn a_decoder_is_read_between_its_first_and_last_piece() {
     let model = decoder();
-    let set = record(&model, &texts(), GradientOf::Label, Storage::default()).unwrap();
+    let set = record(
+        &model,
+        &texts(),
+        GradientOf::Label,
+        Storage::default(),
+        &to_the_end,
+    )
+    .unwrap();
     assert_eq!((set.rows(), set.width()), (4 * 8, 16));
-    assert_eq!(texts()[0].pieces().len(), 8);
+    let text = texts().remove(0);
+    let (pieces, place) = text.around(7);
+    assert_eq!((pieces.len(), place), (10, 8));
     let gradients = set.read(&(0..32).collect::<Vec<_>>()).unwrap().gradients;
     assert!(
         gradients
@@ -61,11 +70,20 @@ fn features_are_found_where_they_are_active() {
         &texts(),
         GradientOf::OwnPrediction,
         Storage::default(),
+        &to_the_end,
     )
     .unwrap();
     let sae = GradientSaeConfig::new(3).init(&DictionaryConfig::new(20), &set, &device());
     let sae = sae.unwrap();
-    let found = features(&model, &texts(), &sae, GradientOf::OwnPrediction, 2).unwrap();
+    let found = features(
+        &model,
+        &texts(),
+        &sae,
+        GradientOf::OwnPrediction,
+        2,
+        &to_the_end,
+    )
+    .unwrap();
     let total: f64 = found.iter().map(|f| f.density).sum();
     assert!((total - 3.0).abs() < 1e-9, "{total}");
     for feature in &found {
@@ -88,7 +106,15 @@ fn features_are_found_where_they_are_active() {
         assert_eq!(found.map(|f| f64::from(f.1)), Some(first.activity));
     }
     let saes: [(&dyn Coder, GradientOf); 1] = [(&sae, GradientOf::OwnPrediction)];
-    let found = effects(&model, &texts(), &saes, Ablation::Mean, &[0.0; 16]).unwrap();
+    let found = effects(
+        &model,
+        &texts(),
+        &saes,
+        Ablation::Mean,
+        &[0.0; 16],
+        &to_the_end,
+    )
+    .unwrap();
     assert_eq!(found[0].active, 3.0);
 }
 
@@ -96,7 +122,14 @@ fn features_are_found_where_they_are_active() {
 fn steering_changes_what_follows() {
     let model = decoder();
     let sae = {
-        let set = record(&model, &texts(), GradientOf::None, Storage::default()).unwrap();
+        let set = record(
+            &model,
+            &texts(),
+            GradientOf::None,
+            Storage::default(),
+            &to_the_end,
+        )
+        .unwrap();
         let config = GradientSaeConfig::top_k(2);
         config
             .init(&DictionaryConfig::new(8), &set, &device())
@@ -115,6 +148,14 @@ fn steering_changes_what_follows() {
         .map(|row| model.continued(&text, 6, Some((row, 20.0))).unwrap())
         .collect();
     assert!(moved.iter().any(|ids| *ids != plain));
+    let directions = sae.dictionary().decoder.val().without_autodiff();
+    let promoted = model.promoted(directions, 3).unwrap().unwrap();
+    assert!(promoted.len() == 8 && promoted.iter().all(|p| p.len() == 3));
+    assert!(
+        model
+            .promoted(Tensor::zeros([1, 3], &Device::flex()), 3)
+            .is_err()
+    );
     assert!(model.continued(&text, 1, Some((&[1.0], 1.0))).is_err());
     assert!(model.continued(&[], 1, None).is_err());
 }
@@ -126,6 +167,9 @@ fn an_encoder_is_asked_what_follows() {
     let ids = |seed: u32, length: u32| (0..length).map(|i| (i * i + seed) % 19).collect();
     let pairs = (0..3).map(|i| [ids(i, 5), ids(i + 7, 6)]).collect();
     let input = Passages::Pairs(pairs);
+    let (pieces, place) = input.around(12);
+    assert_eq!((pieces.len(), place), (5, 1));
+    assert_eq!(input.around(33).0.len(), 0);
     let logits = {
         let x = model.lower(&input).unwrap();
         assert_eq!(x.dims(), [33, 16]);
@@ -133,10 +177,23 @@ fn an_encoder_is_asked_what_follows() {
     };
     assert_eq!(logits.len(), 9);
     assert!(logits.iter().all(|l| l.abs() <= 20.0 + 1e-4));
-    let set = record(&model, &[input], GradientOf::Label, Storage::default()).unwrap();
+    let set = record(
+        &model,
+        &[input],
+        GradientOf::Label,
+        Storage::default(),
+        &to_the_end,
+    )
+    .unwrap();
     assert_eq!(set.rows(), 33);
     let text = Passages::Text(vec![1, 2, 3]);
     assert!(model.lower(&text).is_err());
+    assert!(
+        model
+            .promoted(Tensor::zeros([1, 16], &Device::flex()), 3)
+            .unwrap()
+            .is_none()
+    );
     assert!(model.continued(&[1], 1, None).is_err());
 }
 
