@@ -216,3 +216,103 @@ fn gradients_are_averaged_robustly_when_asked_for() {
         desk.refused(&format!("{line} {flags}"), told);
     }
 }
+
+/// A model of two blocks, whose letters are a to p, and a text of them.
+fn letters(desk: &Desk) {
+    let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../nabla-language/tests/reference/tiny_llama.gguf");
+    std::fs::copy(model, desk.path("tiny.gguf")).unwrap();
+    let text: String = (0..4000_u32)
+        .map(|i| char::from(b'a' + (i * i / 7 + i) as u8 % 16))
+        .collect();
+    std::fs::write(desk.path("text.txt"), text).unwrap();
+}
+
+#[test]
+fn features_are_found_shown_and_steered_by() {
+    let desk = Desk::empty();
+    letters(&desk);
+    let quick =
+        "inspect features tiny.gguf --text text.txt --tokens 600 --length 32 --steps 20 --batch 32";
+    let told = desk.done(&format!(
+        "{quick} --active 4,8 --encoder gradient,top-k --seeds 1,2 --latents 40 --page page.html --out plot.svg --save kept"
+    ));
+    for part in [
+        "tiny.gguf before block 1 of 2: 40 directions for 32 values",
+        "own prediction",
+        "true next piece",
+        "plot.svg: the loss recovered",
+        "page.html: the texts",
+        "kept: the first dictionary",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    // Two encoders, two numbers of latents, two seeds; the first with three kinds of gradient.
+    assert_eq!(
+        told.lines().filter(|line| line.contains(" %")).count(),
+        16,
+        "{told}"
+    );
+    assert!(desk.get("page.html").contains("<mark"));
+    assert!(desk.get("plot.svg").starts_with("<svg"));
+    let steer = "--steer 3:2 --prompt abc --more 5";
+    let again =
+        "inspect features tiny.gguf --text text.txt --tokens 600 --length 32 --dictionary kept";
+    let json = desk.json(&format!("{again} {steer}"));
+    assert_eq!(json["dictionaries"].as_array().unwrap().len(), 3);
+    assert_eq!(json["latents"], 40);
+    let plain = json["steering"]["plain"].as_str().unwrap();
+    assert!(plain.starts_with("abc") && plain.len() > 5, "{json}");
+    // The same numbers again, and on disk.
+    let line = format!("{quick} --active 4 --latents 40");
+    let first = desk.json(&line);
+    assert_eq!(first["on_disk"], false);
+    let mut second = desk.json(&format!("{line} --memory 0"));
+    assert_eq!(second["on_disk"], true);
+    second["on_disk"] = false.into();
+    assert_eq!(first, second);
+}
+
+#[test]
+fn what_has_no_features_is_refused_in_one_sentence() {
+    let desk = Desk::empty();
+    letters(&desk);
+    std::fs::create_dir(desk.path("empty")).unwrap();
+    std::fs::write(desk.path("short.txt"), "abc").unwrap();
+    std::fs::write(desk.path("bytes.txt"), [0xff, 0xfe, 0x00]).unwrap();
+    let line = |rest: &str| format!("inspect features tiny.gguf {rest}");
+    for (line, told) in [
+        (line("--text nowhere.txt"), "cannot read nowhere.txt"),
+        (line("--text empty"), "the folder empty has no .txt file"),
+        (line("--text bytes.txt"), "bytes.txt is no text in UTF-8"),
+        (line("--text short.txt"), "128 are needed"),
+        (line("--text text.txt --length 1000"), "length of a passage"),
+        (line("--text text.txt --block 2"), "the block is 2"),
+        (
+            line("--text text.txt --active 0"),
+            "number of active latents",
+        ),
+        (line("--text text.txt --encoder gated"), "--penalty"),
+        (line("--text text.txt --steer 1"), "such as 17:1.5"),
+        (line("--text text.txt --page page.txt"), "name it .html"),
+        (line("--text text.txt --out plot.png"), "name it .svg"),
+        (
+            line("--text text.txt --dictionary empty"),
+            "autoencoder.json",
+        ),
+        (
+            "inspect features text.txt --text text.txt".to_owned(),
+            "is not a GGUF file",
+        ),
+        (
+            "inspect features nothing --text text.txt".to_owned(),
+            "there is no file or folder nothing",
+        ),
+        (
+            "inspect features empty --text text.txt".to_owned(),
+            "is no model",
+        ),
+    ] {
+        desk.refused(&line, told);
+    }
+}

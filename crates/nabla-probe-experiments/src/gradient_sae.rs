@@ -522,7 +522,7 @@ fn steering<M: HookedModel>(
     for input in &parts.measured {
         let codes =
             nabla_probe::feature_effect::codes(&parts.model, input, sae, GradientOf::OwnPrediction);
-        for (sum, count) in counts.iter_mut().zip(codes.map_err(wrong)?.counts()) {
+        for (sum, count) in counts.iter_mut().zip(codes.map_err(wrong)?.0.counts()) {
             *sum += count;
         }
     }

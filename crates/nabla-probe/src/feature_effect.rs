@@ -92,10 +92,17 @@ pub trait HookedModel {
     /// The right answers.
     fn labels(&self, input: &Self::Input) -> Vec<u32>;
 
-    /// Which rows of the activation are recorded and replaced; all by default. Language models leave out the first
-    /// token, whose activation is many times as large as all others and says nothing.
-    fn rows(&self, _input: &Self::Input, rows: usize) -> Vec<usize> {
-        (0..rows).collect()
+    /// Which rows of the activation are recorded and replaced; all by default. Language models leave out those whose
+    /// activation is many times as large as all others and says nothing, such as that of the first piece.
+    ///
+    /// # Errors
+    /// If a value cannot be read.
+    fn rows(
+        &self,
+        _input: &Self::Input,
+        activation: &Tensor<2>,
+    ) -> Result<Vec<usize>, EffectError> {
+        Ok((0..activation.dims()[0]).collect())
     }
 }
 
@@ -186,7 +193,7 @@ pub fn record<M: HookedModel>(
         .ok_or(EffectError::NoInputs)
 }
 
-/// The codes of an input's activations.
+/// The codes of an input's activations, and which rows of the activation they are of.
 ///
 /// # Errors
 /// If the input doesn't fit the network, or the activation the dictionary.
@@ -195,9 +202,9 @@ pub fn codes<M: HookedModel>(
     input: &M::Input,
     coder: &dyn Coder,
     of: GradientOf,
-) -> Result<Codes, EffectError> {
+) -> Result<(Codes, Vec<usize>), EffectError> {
     let run = Run::of(model, input, of)?;
-    Ok(coder.code(run.chosen, run.gradient)?)
+    Ok((coder.code(run.chosen, run.gradient)?, run.places))
 }
 
 /// A network's run on an input.
@@ -205,6 +212,8 @@ struct Run {
     /// The whole activation, `[rows, width]`.
     whole: Tensor<2>,
     /// Which rows are recorded and replaced.
+    places: Vec<usize>,
+    /// The same.
     rows: Tensor<1, Int>,
     /// Those rows.
     chosen: Tensor<2>,
@@ -222,10 +231,9 @@ impl Run {
         of: GradientOf,
     ) -> Result<Self, EffectError> {
         let whole = model.lower(input)?.without_autodiff();
-        let [all, _] = whole.dims();
-        let rows = model.rows(input, all);
-        let rows: Vec<i32> = rows.into_iter().map(|row| row as i32).collect();
-        let rows = TensorData::new(rows.clone(), [rows.len()]);
+        let places = model.rows(input, &whole)?;
+        let rows: Vec<i32> = places.iter().map(|&row| row as i32).collect();
+        let rows = TensorData::new(rows, [places.len()]);
         let rows = Tensor::<1, Int>::from_data(rows, &whole.device());
         let chosen = whole.clone().select(0, rows.clone());
         let labels = model.labels(input);
@@ -251,6 +259,7 @@ impl Run {
         });
         Ok(Self {
             whole,
+            places,
             rows,
             chosen,
             gradient,
@@ -328,7 +337,10 @@ impl Effect {
     /// The share of the loss between ablation and nothing that the reconstructions keep; not a number if the ablation
     /// loses nothing.
     pub fn loss_recovered(&self) -> f64 {
-        1.0 - (self.loss - self.clean_loss) / (self.ablated_loss - self.clean_loss)
+        match self.ablated_loss > self.clean_loss {
+            true => 1.0 - (self.loss - self.clean_loss) / (self.ablated_loss - self.clean_loss),
+            false => f64::NAN,
+        }
     }
 }
 

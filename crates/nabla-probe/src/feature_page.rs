@@ -225,7 +225,7 @@ mod tests {
             density: 0.25,
             strongest: vec![Lit {
                 passage: 0,
-                row: 2,
+                row: 3,
                 activity: 1.5,
             }],
         };

@@ -1,7 +1,9 @@
 //! Language models as [hooked models](HookedModel), cut before a block, and the texts that light up a feature.
 //!
 //! * A **decoder** answers with the next piece, at every place but the last. The first place is left out of what is
-//!   recorded and replaced: nothing stands before it, and its activation is many times as large as all others.
+//!   recorded and replaced: nothing stands before it. So are *massive activations*, which are many times as large as all
+//!   others at a few places, often the first full stop, and work as constants (Sun, Chen, Kolter, Liu, *Massive Activations
+//!   in Large Language Models*, 2024, arXiv 2402.17762); a dictionary would describe nothing else.
 //! * An **encoder** has no answers of its own once it is published, so its own training is asked again: of the passages of a
 //!   batch, which one follows this one? The logits are cosines of sentence embeddings, times 20, as in Reimers, Gurevych,
 //!   *Sentence-BERT*, 2019, arXiv 1908.10084 and the training of MiniLM's sentence embeddings.
@@ -15,7 +17,7 @@ use nabla_language::text_tokenizer::TokenizerError;
 use serde::{Deserialize, Serialize};
 
 use crate::feature_effect::{Before, Coder, EffectError, GradientOf, HookedModel, asked};
-use crate::sparse_autoencoder::{SaeError, read_single, times_rows};
+use crate::sparse_autoencoder::{SaeError, read, read_single, times_rows};
 
 /// The reason why a text cannot be read by a model.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +54,18 @@ pub enum Passages {
 }
 
 impl Passages {
-    /// The pieces of the passage to which a recorded row belongs, and its place in them.
+    /// The number of pieces.
+    pub fn pieces(&self) -> usize {
+        match self {
+            Self::Text(ids) => ids.len(),
+            Self::Pairs(pairs) => pairs.iter().flatten().map(Vec::len).sum(),
+        }
+    }
+
+    /// The pieces of the passage to which a row of the activation belongs, and its place in them.
     pub fn around(&self, row: usize) -> (&[u32], usize) {
         match self {
-            Self::Text(ids) => (ids, row + places(ids.len()).start),
+            Self::Text(ids) => (ids, row),
             Self::Pairs(pairs) => {
                 let mut row = row;
                 for ids in pairs.iter().flatten() {
@@ -70,11 +80,14 @@ impl Passages {
     }
 }
 
-/// The recorded places of a text of a decoder: neither the first, before which nothing stands, nor the last, which answers
-/// nothing.
+/// The places of a text of a decoder that may be recorded: neither the first, before which nothing stands, nor the last,
+/// which answers nothing.
 fn places(length: usize) -> std::ops::Range<usize> {
     1..length.saturating_sub(1).max(1)
 }
+
+/// How many times as large as the median an activation is that counts as massive.
+const MASSIVE: f64 = 10.0;
 
 /// Pairs that an encoder is asked about together.
 const PAIRS: usize = 8;
@@ -328,11 +341,18 @@ impl HookedModel for HookedLanguageModel {
         }
     }
 
-    fn rows(&self, input: &Passages, rows: usize) -> Vec<usize> {
-        match input {
-            Passages::Text(ids) => places(ids.len()).collect(),
-            Passages::Pairs(_) => (0..rows).collect(),
-        }
+    fn rows(&self, input: &Passages, activation: &Tensor<2>) -> Result<Vec<usize>, EffectError> {
+        let squares = read(activation.clone().square().sum_dim(1))?;
+        let places = match input {
+            Passages::Text(ids) => places(ids.len()),
+            Passages::Pairs(_) => 0..squares.len(),
+        };
+        let mut sorted = squares[places.clone()].to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
+        Ok(places
+            .filter(|&place| squares[place] <= MASSIVE * MASSIVE * median)
+            .collect())
     }
 }
 
@@ -341,7 +361,7 @@ impl HookedModel for HookedLanguageModel {
 pub struct Lit {
     /// Which of the passages.
     pub passage: usize,
-    /// Which of its recorded rows.
+    /// Which row of its activation.
     pub row: usize,
     /// How strongly.
     pub activity: f64,
@@ -376,7 +396,7 @@ pub fn features<M: HookedModel>(
     let (mut counts, mut rows) = (Vec::new(), 0);
     for (passage, input) in inputs.iter().enumerate() {
         asked(before)?;
-        let codes = crate::feature_effect::codes(model, input, coder, of)?;
+        let (codes, places) = crate::feature_effect::codes(model, input, coder, of)?;
         counts.resize(codes.latents(), 0_usize);
         while features.len() < codes.latents() {
             features.push(Feature {
@@ -386,8 +406,8 @@ pub fn features<M: HookedModel>(
             });
         }
         rows += codes.examples();
-        for row in 0..codes.examples() {
-            for (latent, activity) in codes.of(row) {
+        for (example, &row) in places.iter().enumerate() {
+            for (latent, activity) in codes.of(example) {
                 counts[latent] += 1;
                 let activity = f64::from(activity);
                 let lit = Lit {

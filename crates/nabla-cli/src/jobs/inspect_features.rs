@@ -568,7 +568,7 @@ impl Job for Arguments {
             width: model.width(),
             latents: first.coder.dictionary().latents(),
             pieces: data.rows(),
-            measured_pieces: self.length * measured.len(),
+            measured_pieces: measured.iter().map(Passages::pieces).sum(),
             on_disk: data.is_on_disk(),
             dictionaries,
             steering,
@@ -644,6 +644,13 @@ fn plot(found: &[Measured]) -> LinePlot {
     plot
 }
 
+fn share(value: f64) -> String {
+    match value.is_nan() {
+        true => "none".to_owned(),
+        false => format!("{:.2} %", 100.0 * value),
+    }
+}
+
 fn told(found: &Found) -> String {
     let Found {
         block,
@@ -666,6 +673,9 @@ fn told(found: &Found) -> String {
             "loss {:.4}, with the mean activation {:.4}\n",
             effect.clean_loss, effect.ablated_loss
         );
+        if first.loss_recovered.is_nan() {
+            told += "the mean activation loses nothing, so that there is nothing to recover\n";
+        }
     }
     let mut rows = vec![
         [
@@ -692,9 +702,9 @@ fn told(found: &Found) -> String {
             gradient_name(one.gradient).to_owned(),
             format!("{:.1}", effect.active),
             format!("{:.4}", effect.loss),
-            format!("{:.2} %", 100.0 * one.loss_recovered),
+            share(one.loss_recovered),
             format!("{:.4}", effect.divergence),
-            format!("{:.2} %", 100.0 * effect.unexplained),
+            share(effect.unexplained),
             effect.live.to_string(),
         ]);
     }

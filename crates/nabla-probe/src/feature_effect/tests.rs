@@ -51,8 +51,8 @@ impl HookedModel for Small {
         labels.clone()
     }
 
-    fn rows(&self, _: &Self::Input, rows: usize) -> Vec<usize> {
-        (usize::from(!self.keeps_first)..rows).collect()
+    fn rows(&self, _: &Self::Input, x: &Tensor<2>) -> Result<Vec<usize>, EffectError> {
+        Ok((usize::from(!self.keeps_first)..x.dims()[0]).collect())
     }
 }
 
