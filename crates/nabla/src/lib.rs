@@ -12,6 +12,7 @@
 //! * [`kernels`]: the most expensive operations of networks, fast on CPUs;
 //! * [`optim`]: optimizers for Burn's learner, and M-FAC;
 //! * [`private`]: training that does not tell what its data were, and the accounts of what it reveals;
+//! * [`language`]: language models, read from the files in which they are published;
 //! * [`probe`]: what gradients and curvature tell of a network: sharpness, and where SGD can rest;
 //! * [`share`]: gradients shared between workers;
 //! * [`solve`]: solvers for problems other than networks;
