@@ -119,6 +119,8 @@ pub struct Learner<M: Module> {
     pub(crate) accumulate: usize,
     device: Device,
     gradients: GradientsAccumulator<M>,
+    /// Whether there are gradients that no update has used.
+    pending: bool,
     made: Made,
 }
 
@@ -143,6 +145,7 @@ impl<M: Module> Learner<M> {
             accumulate,
             device,
             gradients: GradientsAccumulator::new(),
+            pending: false,
             made: Made::default(),
         })
     }
@@ -206,6 +209,7 @@ impl<M: Module> Learner<M> {
         let told = self.told(&loss)?;
         let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
         self.gradients.accumulate(&self.model, gradients);
+        self.pending = true;
         Ok(told)
     }
 
@@ -223,6 +227,7 @@ impl<M: Module> Learner<M> {
             self.count(loss)?;
         }
         self.gradients.accumulate(&self.model, gradients);
+        self.pending = true;
         Ok(())
     }
 
@@ -240,6 +245,7 @@ impl<M: Module> Learner<M> {
             None => GradientsParams::from_module(&mut all, &self.model),
         };
         self.gradients.accumulate(&self.model, gradients);
+        self.pending = true;
         Ok(told)
     }
 
@@ -267,6 +273,7 @@ impl<M: Module> Learner<M> {
     /// # Errors
     /// If a transform fails, or a gradient is not finite; the weights of the player are then unchanged.
     pub fn apply(&mut self) -> Result<(), TrainingError> {
+        self.pending = false;
         (0..self.players.len()).try_for_each(|place| self.apply_at(place))
     }
 
@@ -297,6 +304,37 @@ impl<M: Module> Learner<M> {
         let told = self.backward_player(player, loss)?;
         self.apply_player(player)?;
         Ok(told)
+    }
+
+    /// Updates along what gradients there are, unless every gradient of the step has been used in an update already.
+    pub(crate) fn finish(&mut self) -> Result<(), TrainingError> {
+        match self.pending || self.made.updates == 0 {
+            true => self.apply(),
+            false => Ok(()),
+        }
+    }
+
+    /// Replaces the weights, for methods that move them other than by an optimizer.
+    ///
+    /// - `weights`: `[parameters]`, those of [`ParameterLayout::trainable`], without autodiff
+    ///
+    /// # Errors
+    /// If the vector does not fit the model.
+    pub fn set_weights(&mut self, weights: Tensor<1>) -> Result<(), TrainingError> {
+        let layout = ParameterLayout::trainable(&self.model)?;
+        self.model = layout.with_parameters(self.model.clone(), weights)?;
+        Ok(())
+    }
+
+    /// Lets all optimizers forget what they have averaged so far, for a loss that changes at once.
+    ///
+    /// # Errors
+    /// If an optimizer cannot begin.
+    pub fn restart_optimizers(&mut self) -> Result<(), TrainingError> {
+        for player in &mut self.players {
+            player.stepper = player.optimizer.init(&self.model)?;
+        }
+        Ok(())
     }
 
     fn apply_at(&mut self, place: usize) -> Result<(), TrainingError> {
@@ -344,6 +382,7 @@ impl<M: Module> Learner<M> {
     /// Begins a step, and discards everything from a failed one.
     pub(crate) fn begin(&mut self) {
         self.made = Made::default();
+        self.pending = false;
         drop(self.gradients.grads());
     }
 
