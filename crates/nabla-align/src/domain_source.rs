@@ -7,12 +7,14 @@
 //!
 //! [`DomainObjective`] names the objective, so that an `Experiment` makes the source for its model.
 
+use std::sync::Arc;
+
 use nabla_base::range;
 use nabla_base::registry::{Options, RegistryError};
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_train::classifier::Classifier;
 use nabla_train::error::TrainingError;
-use nabla_train::examples::InputShape;
+use nabla_train::examples::{Examples, InputShape};
 use nabla_train::gradient_source::{
     Answers, GradientSource, GradientSources, Plan, TrainingExamples,
 };
@@ -66,6 +68,7 @@ pub struct DomainSource<M: Classifier> {
     orders: Vec<DomainOrder>,
     plan: DomainPlan,
     name: String,
+    validation: Option<Arc<Examples>>,
 }
 
 impl<M: Classifier> std::fmt::Debug for DomainSource<M> {
@@ -136,7 +139,15 @@ impl<M: Classifier> DomainSource<M> {
             domains: domains.to_vec(),
             batch,
             plan: domain_plan,
+            validation: None,
         })
+    }
+
+    /// Shows the objective examples of the training domains on which no step is taken, if it looks at them.
+    #[must_use]
+    pub fn with_validation(mut self, examples: Option<Arc<Examples>>) -> Self {
+        self.validation = examples;
+        self
     }
 
     /// The objective.
@@ -181,7 +192,8 @@ impl<M: Classifier> GradientSource<M> for DomainSource<M> {
         let batches = batches.collect();
         let noise = SeededNoise::new(examples.seed(), OBJECTIVE + number as u64);
         let mut step = DomainStep::new(learner, batches, examples.shape(), noise)
-            .with_label_smoothing(examples.label_smoothing());
+            .with_label_smoothing(examples.label_smoothing())
+            .with_validation(self.validation.as_deref());
         self.objective.step(&mut step)?;
         Ok(step.answers())
     }
@@ -190,6 +202,7 @@ impl<M: Classifier> GradientSource<M> for DomainSource<M> {
         json!({
             "domains": self.domains,
             "batch": self.batch,
+            "validation": self.validation.as_ref().map(|examples| examples.fingerprint()),
             "objective": self.objective.settings(),
         })
     }
@@ -252,6 +265,9 @@ pub struct DomainObjective {
     /// The number of training examples of each domain, in their order.
     #[serde(default)]
     pub domains: Vec<usize>,
+    /// Examples of the training domains on which no step is taken, for objectives that look at them (UDIM).
+    #[serde(skip)]
+    pub validation: Option<Arc<Examples>>,
 }
 
 impl DomainObjective {
@@ -261,6 +277,7 @@ impl DomainObjective {
             name: name.to_owned(),
             options: Options::new(),
             domains: Vec::new(),
+            validation: None,
         }
     }
 
@@ -275,6 +292,13 @@ impl DomainObjective {
     #[must_use]
     pub fn for_domains(mut self, domains: &[usize]) -> Self {
         self.domains = domains.to_vec();
+        self
+    }
+
+    /// Gives the objective validation examples, if it looks at them.
+    #[must_use]
+    pub fn validated_on(mut self, examples: Examples) -> Self {
+        self.validation = Some(Arc::new(examples));
         self
     }
 
@@ -295,7 +319,9 @@ impl GradientSources for DomainObjective {
     ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError> {
         let objective = self.make::<M>().map_err(TrainingError::task)?;
         let source = DomainSource::new(objective, &self.domains, model, plan)?;
-        Ok(Some(Box::new(source)))
+        Ok(Some(Box::new(
+            source.with_validation(self.validation.clone()),
+        )))
     }
 }
 

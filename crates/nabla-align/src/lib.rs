@@ -10,6 +10,7 @@
 //!   optimizers, schedules, averages and checkpoints are those of every training;
 //! * [`domains`]: examples by domain, and how one domain is held out; [`domain_folder`] reads them from
 //!   `domain/class/picture`, [`rotated`] and [`coloured`] make them from built-in pictures;
+//! * [`selection`]: which of several trainings is chosen without a look at the test domain;
 //! * [`head_stats`]: gradient, Hessian and variance of a linear last layer in closed form;
 //!   [`landscape`]: gradients at moved weights, and second derivatives from their differences.
 
@@ -22,6 +23,7 @@ pub mod landscape;
 pub mod objective;
 pub mod objectives;
 pub mod rotated;
+pub mod selection;
 
 pub use coloured::Coloured;
 pub use domain_folder::{DomainFolder, DomainFolderError};
@@ -31,3 +33,4 @@ pub use head_stats::{HeadError, HeadStats};
 pub use objective::{DomainBatch, DomainPlan, DomainStep, Objective, ObjectiveError, Pass};
 pub use objectives::objectives;
 pub use rotated::Rotated;
+pub use selection::Selection;

@@ -17,10 +17,10 @@ use burn::tensor::{Tensor, TensorData};
 use nabla_base::range::OutOfRange;
 use nabla_grad::flat::FlatError;
 use nabla_grad::seeded_noise::SeededNoise;
-use nabla_train::classification::rightly;
+use nabla_train::classification::{evaluate, rightly};
 use nabla_train::classifier::Classifier;
 use nabla_train::error::TrainingError;
-use nabla_train::examples::InputShape;
+use nabla_train::examples::{Examples, InputShape};
 use nabla_train::gradient_source::Answers;
 use nabla_train::learner::Learner;
 use serde_json::Value;
@@ -151,6 +151,7 @@ pub struct DomainStep<'a, M: Module> {
     smoothing: f64,
     noise: SeededNoise,
     answers: Option<Answers>,
+    validation: Option<&'a Examples>,
 }
 
 impl<'a, M: Classifier> DomainStep<'a, M> {
@@ -170,6 +171,7 @@ impl<'a, M: Classifier> DomainStep<'a, M> {
             smoothing: 0.0,
             noise,
             answers: None,
+            validation: None,
         }
     }
 
@@ -178,6 +180,24 @@ impl<'a, M: Classifier> DomainStep<'a, M> {
     pub fn with_label_smoothing(mut self, share: f64) -> Self {
         self.smoothing = share;
         self
+    }
+
+    /// Gives examples of the training domains on which no step is taken.
+    #[must_use]
+    pub fn with_validation(mut self, examples: Option<&'a Examples>) -> Self {
+        self.validation = examples;
+        self
+    }
+
+    /// The share of right answers on the validation examples; `None` if there are none.
+    ///
+    /// # Errors
+    /// If a value cannot be read from the device.
+    pub fn validation_accuracy(&self) -> Result<Option<f64>, ObjectiveError> {
+        match self.validation {
+            Some(examples) => Ok(Some(evaluate(self.model(), examples, self.shape)?.1)),
+            None => Ok(None),
+        }
     }
 
     /// The model, with the weights before the step or after the updates that the objective has made in it.

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use nabla_grad::flat::ParameterLayout;
 use nabla_optim::checked_step::check_gradients;
+use serde::{Deserialize, Serialize};
 
 use crate::ema::Ema;
 use crate::error::TrainingError;
@@ -106,6 +107,13 @@ struct Made {
     learning_rate: f64,
     updates: usize,
     seconds: f64,
+}
+
+/// A model and its optimizers at some step of a training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    numbers: Vec<f32>,
+    optimizers: Vec<Vec<u8>>,
 }
 
 /// The model in training, as a [task](crate::task::Task) sees it.
@@ -323,6 +331,40 @@ impl<M: Module> Learner<M> {
     pub fn set_weights(&mut self, weights: Tensor<1>) -> Result<(), TrainingError> {
         let layout = ParameterLayout::trainable(&self.model)?;
         self.model = layout.with_parameters(self.model.clone(), weights)?;
+        Ok(())
+    }
+
+    /// All numbers of the model, with the running statistics of its normalisations, and the states of all optimizers.
+    ///
+    /// # Errors
+    /// If they cannot be read from the device.
+    pub fn snapshot(&self) -> Result<Snapshot, TrainingError> {
+        // Burn leaves the last pass of a running statistic aside until a model is used.
+        drop(self.model.valid());
+        let layout = ParameterLayout::of(&self.model)?;
+        let numbers = layout.flatten_parameters(&self.model)?;
+        let numbers = numbers.try_into_vec_as::<f32>();
+        let optimizers = self.players.iter().map(|player| player.stepper.to_bytes());
+        Ok(Snapshot {
+            numbers: numbers.map_err(|e| TrainingError::Device(e.to_string()))?,
+            optimizers: optimizers.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Goes on from a snapshot of the same model and optimizers.
+    ///
+    /// # Errors
+    /// If it is of others.
+    pub fn take_up(&mut self, snapshot: &Snapshot) -> Result<(), TrainingError> {
+        drop(self.model.valid());
+        let layout = ParameterLayout::of(&self.model)?;
+        let count = snapshot.numbers.len();
+        let numbers = TensorData::new(snapshot.numbers.clone(), [count]);
+        let numbers = Tensor::<1>::from_data(numbers, layout.device());
+        self.model = layout.with_parameters(self.model.clone(), numbers)?;
+        for (player, state) in self.players.iter_mut().zip(&snapshot.optimizers) {
+            player.reload(&self.model, state.clone())?;
+        }
         Ok(())
     }
 

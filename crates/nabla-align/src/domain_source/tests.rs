@@ -250,3 +250,64 @@ fn a_domain_is_held_out_with_all_its_examples() {
     );
     assert!(domains.hold_out("-90%", 1.0, 0).is_err());
 }
+
+/// UDIM's warm-up ends at its best weights by the validation examples, also in a training that was taken up within it.
+#[test]
+fn the_best_weights_of_a_warm_up_are_taken_up() {
+    let (parts, shape) = held_out();
+    let udim = |validated: bool| {
+        let udim = DomainObjective::named("udim")
+            .with("warmup", 0.5)
+            .with("validate_every", 2);
+        match validated {
+            true => udim.validated_on(parts.validation.clone()),
+            false => udim,
+        }
+    };
+    // Ten of twenty-four steps and two more.
+    let path = tempfile::tempdir().unwrap().path().join("udim");
+    let weights = |trainer: &Trainer<Classification<'_, Mlp>>| {
+        nabla_train::experiment::weights(trainer.model()).unwrap()
+    };
+    let accuracy = |trainer: &Trainer<Classification<'_, Mlp>>| {
+        let model = trainer.model();
+        nabla_train::classification::evaluate(model, &parts.validation, shape)
+            .unwrap()
+            .1
+    };
+    let mut plain = trainer(&parts, shape, &udim(false), 4);
+    let mut looked = trainer(&parts, shape, &udim(true), 4);
+    assert_eq!(plain.steps(), 24);
+    let (mut most, mut best) = (f64::NEG_INFINITY, Vec::new());
+    for step in 1..=12 {
+        plain.train_step().unwrap();
+        looked.train_step().unwrap();
+        assert!(weights(&plain) == weights(&looked), "{step}");
+        if step % 2 == 0 && accuracy(&plain) > most {
+            (most, best) = (accuracy(&plain), weights(&plain));
+        }
+        if step == 7 {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            looked.save(&path).unwrap();
+        }
+    }
+    looked.train_step().unwrap();
+    let mut resumed = trainer(&parts, shape, &udim(true), 4)
+        .resume(&path)
+        .unwrap();
+    for _ in 7..13 {
+        resumed.train_step().unwrap();
+    }
+    assert!(weights(&resumed) == weights(&looked));
+    plain.train_step().unwrap();
+    // Where the last weights were the best, both go on alike.
+    let last = best == {
+        let mut again = trainer(&parts, shape, &udim(false), 4);
+        (0..12).for_each(|_| {
+            again.train_step().unwrap();
+        });
+        weights(&again)
+    };
+    assert_eq!(weights(&plain) == weights(&looked), last);
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}

@@ -14,8 +14,9 @@
 //! 5  gradient of the step = A + λ ∇_θ I
 //! ```
 //!
-//! The first part of a training ([`warmup`](UdimConfig::warmup)) is plain SAM; then the best weights so far, by the
-//! accuracy on validation examples, may be taken up again by whoever runs the training.
+//! The first part of a training ([`warmup`](UdimConfig::warmup)) is plain SAM. The weights of it that were best by the accuracy
+//! on validation examples are then taken up, with the optimizer's state at that step, if the training
+//! [has](crate::DomainObjective::validated_on) such examples; otherwise the last ones go on.
 //!
 //! **Only first derivatives are needed.** Step 4 is a [closed form](HeadStats) of one pass. Step 2 needs the change of
 //! `∇_x L` along `ĝ = g/‖g‖`:
@@ -40,6 +41,7 @@ use nabla_base::range;
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_train::classifier::Classifier;
 use nabla_train::examples::InputShape;
+use nabla_train::learner::Snapshot;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -110,6 +112,8 @@ pub struct UdimConfig {
     pub weight: f64,
     /// The share of the steps that are plain SAM at first. Default 0.2.
     pub warmup: f64,
+    /// Steps of the warm-up between two looks at the validation examples. Default 200.
+    pub validate_every: usize,
     /// How examples are moved. Default pixels, normalised per example.
     pub perturbation: Perturbation,
     /// How the second derivative is taken. Default at SAM's weights.
@@ -129,6 +133,7 @@ impl Default for UdimConfig {
             data_radius: 1.0,
             weight: 1.0,
             warmup: 0.2,
+            validate_every: 200,
             perturbation: Perturbation::Pixel(Normalise::PerSample),
             mixed: Mixed::SamPoint,
             base: Base::Sam,
@@ -145,6 +150,7 @@ impl UdimConfig {
         range::not_negative("UDIM's weight", self.weight)?;
         let fits = (0.0..=1.0).contains(&self.warmup);
         range::check(fits, "UDIM's warm-up", self.warmup, "between 0 and 1")?;
+        range::at_least("UDIM's steps between validations", self.validate_every, 1)?;
         if let Mixed::Central(step) = self.mixed {
             range::positive("UDIM's difference", step)?;
         }
@@ -198,6 +204,15 @@ pub struct Udim {
     still: usize,
     /// `I` in the last step.
     last: Option<f32>,
+    /// The best of the warm-up so far.
+    best: Option<Best>,
+}
+
+/// Weights of the warm-up, and their accuracy on the validation examples.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Best {
+    accuracy: f64,
+    snapshot: Snapshot,
 }
 
 impl Udim {
@@ -207,7 +222,40 @@ impl Udim {
             config,
             still: 0,
             last: None,
+            best: None,
         }
+    }
+
+    /// Measures the weights of the warm-up after every [`validate_every`](UdimConfig::validate_every) steps and after the
+    /// last, and takes up the best ones there.
+    fn look<M: Classifier>(
+        &mut self,
+        step: &mut DomainStep<'_, M>,
+        warm: usize,
+    ) -> Result<(), ObjectiveError> {
+        let done = step.step();
+        let due = done > 0 && (done.is_multiple_of(self.config.validate_every) || done == warm);
+        if done > warm || !due {
+            return Ok(());
+        }
+        let Some(accuracy) = step.validation_accuracy()? else {
+            return Ok(());
+        };
+        // Of equal ones the first, as in the published code.
+        if self
+            .best
+            .as_ref()
+            .is_none_or(|best| accuracy > best.accuracy)
+        {
+            let snapshot = step.learner().snapshot()?;
+            self.best = Some(Best { accuracy, snapshot });
+        }
+        if done == warm
+            && let Some(best) = self.best.take()
+        {
+            step.learner().take_up(&best.snapshot)?;
+        }
+        Ok(())
     }
 
     /// `X'` for one batch.
@@ -341,6 +389,9 @@ impl<M: Classifier> Objective<M> for Udim {
         let steps = step.learner().steps();
         let warm = (config.warmup * steps as f64).round() as usize;
         let adversarial = config.base == Base::Adversarial;
+        if !adversarial {
+            self.look(step, warm)?;
+        }
         let ascent = Ascent::of(step)?; // 1
         let batch = step.pooled_batch();
         if step.step() < warm && !adversarial {
@@ -418,6 +469,30 @@ impl<M: Classifier> Objective<M> for Udim {
 
     fn settings(&self) -> Value {
         json!(self.config)
+    }
+
+    /// The best of the warm-up so far, as CBOR; nothing if there is none.
+    fn state(&self) -> Result<Vec<u8>, ObjectiveError> {
+        let mut state = Vec::new();
+        if let Some(best) = &self.best {
+            ciborium::into_writer(best, &mut state)
+                .map_err(|error| ObjectiveError::Own(error.to_string().into()))?;
+        }
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), ObjectiveError> {
+        self.best = match state.is_empty() {
+            true => None,
+            false => Some(
+                ciborium::from_reader(state).map_err(|_| ObjectiveError::State {
+                    objective: "UDIM",
+                    found: state.len(),
+                    expected: "none, or those of a warm-up's best weights".into(),
+                })?,
+            ),
+        };
+        Ok(())
     }
 
     fn report(&self) -> Value {
