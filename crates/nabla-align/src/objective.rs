@@ -26,6 +26,7 @@ use nabla_train::learner::Learner;
 use serde_json::Value;
 
 use crate::head_stats::{HeadError, HeadStats, cross_entropy};
+use crate::search::Searched;
 
 /// The reason why an objective cannot do a step.
 #[derive(Debug, thiserror::Error)]
@@ -412,6 +413,11 @@ pub trait Objective<M: Classifier> {
         let loss = self.loss(step)?;
         step.learner().backward(loss)?;
         Ok(())
+    }
+
+    /// Where its options are searched in a comparison. Default: nowhere.
+    fn search(&self) -> Vec<Searched> {
+        Vec::new()
     }
 
     /// Everything that affects the result, apart from the state. Default: nothing.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, Pass, check_domains};
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +76,10 @@ impl<M: Classifier> Objective<M> for Coral {
 
     fn loss(&mut self, step: &mut DomainStep<'_, M>) -> Result<Tensor<1>, ObjectiveError> {
         Ok(with_distances(&step.apart(), self.penalty, distance))
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![Searched::new("penalty", Draw::Power(-1.0, 1.0))]
     }
 
     fn settings(&self) -> Value {

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, number};
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +67,10 @@ impl<M: Classifier> Objective<M> for Fish {
         let weights = before.clone() + (after - before) * self.meta_rate;
         step.learner().set_weights(weights)?;
         Ok(())
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![Searched::new("meta_rate", Draw::OneOf(&[0.05, 0.1, 0.5]))]
     }
 
     fn settings(&self) -> Value {

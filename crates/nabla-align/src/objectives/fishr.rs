@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::objective::{
     DomainPlan, DomainStep, Objective, ObjectiveError, check_domains, check_head, read,
 };
+use crate::search::{Draw, Searched};
 
 /// Configuration of [`Fishr`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,6 +141,14 @@ impl<M: Classifier> Objective<M> for Fishr {
             .into_iter()
             .map(|v| (v - mean.clone()).square().mean());
         Ok(loss + Tensor::cat(distances.collect(), 0).mean() * penalty)
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![
+            Searched::new("penalty", Draw::Power(1.0, 4.0)),
+            Searched::new("anneal_steps", Draw::UniformSteps(0.0, 5000.0)),
+            Searched::new("average", Draw::Uniform(0.9, 0.99)),
+        ]
     }
 
     fn settings(&self) -> Value {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, read};
+use crate::search::{Draw, Searched};
 
 /// Configuration of [`GroupDro`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +79,10 @@ impl<M: Classifier> Objective<M> for GroupDro {
         let weights = TensorData::new(weights, [told.len()]);
         let weights = Tensor::<1>::from_data(weights, &losses.device()).cast(losses.dtype());
         Ok((losses * weights).sum())
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![Searched::new("eta", Draw::Power(-3.0, -1.0))]
     }
 
     fn settings(&self) -> Value {

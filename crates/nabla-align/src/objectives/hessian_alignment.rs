@@ -51,6 +51,7 @@ use crate::objective::{
     DomainBatch, DomainPlan, DomainStep, Objective, ObjectiveError, Pass, check_domains,
     check_head, read,
 };
+use crate::search::{Draw, Searched};
 
 /// What of the curvature is aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -519,6 +520,14 @@ impl<M: Classifier> Objective<M> for HessianAlignment {
         let loss = ((loss + more) / divisor) as f32;
         step.learner().contribute(gradients, Some(loss))?;
         Ok(())
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        let (alpha, beta) = match self.config.curvature {
+            Curvature::Hutchinson => (Draw::Power(1.0, 4.0), Draw::Power(2.0, 6.0)),
+            Curvature::Hgp | Curvature::None => (Draw::Power(-5.0, -3.0), Draw::Power(-3.0, -1.0)),
+        };
+        vec![Searched::new("alpha", alpha), Searched::new("beta", beta)]
     }
 
     fn settings(&self) -> Value {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::landscape::{Landscape, norm};
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, Pass, check_domains};
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,6 +85,10 @@ impl<M: Classifier> Objective<M> for Iga {
         let gradients = landscape.layout().to_gradients(gradient)?;
         step.learner().contribute(gradients, Some(loss as f32))?;
         Ok(())
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![Searched::new("penalty", Draw::Power(1.0, 5.0))]
     }
 
     fn settings(&self) -> Value {

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, Pass};
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +75,13 @@ impl<M: Classifier> Objective<M> for Irm {
             step.learner().restart_optimizers()?;
         }
         Ok(loss)
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![
+            Searched::new("penalty", Draw::Power(-1.0, 5.0)),
+            Searched::new("anneal_steps", Draw::PowerOfSteps(0.0, 4.0)),
+        ]
     }
 
     fn settings(&self) -> Value {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::objective::{DomainBatch, DomainPlan, DomainStep, Objective, ObjectiveError};
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,6 +97,10 @@ impl<M: Classifier> Objective<M> for Mixup {
             })
             .collect();
         Ok(mixed(step, &pairs))
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![Searched::new("alpha", Draw::Power(-1.0, 1.0))]
     }
 
     fn settings(&self) -> Value {

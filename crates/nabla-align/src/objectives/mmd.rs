@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, check_domains};
 use crate::objectives::coral::with_distances;
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +80,10 @@ impl<M: Classifier> Objective<M> for Mmd {
         Ok(with_distances(&passes, self.penalty, |x, y| {
             self.distance(x, y)
         }))
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![Searched::new("penalty", Draw::Power(-1.0, 1.0))]
     }
 
     fn settings(&self) -> Value {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError};
 use crate::objectives::sam::Ascent;
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,13 @@ impl<M: Classifier> Objective<M> for Sagm {
         step.learner()
             .contribute(gradients, Some(ascent.slope.loss))?;
         Ok(())
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![
+            Searched::new("rho", Draw::OneOf(&[0.01, 0.02, 0.05, 0.1])),
+            Searched::new("alpha", Draw::Power(-4.0, -2.0)),
+        ]
     }
 
     fn settings(&self) -> Value {

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::landscape::{Landscape, Slope, norm};
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError};
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,6 +108,10 @@ impl<M: Classifier> Objective<M> for Sam {
         step.learner()
             .contribute(gradients, Some(ascent.slope.loss))?;
         Ok(())
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![Searched::new("rho", Draw::OneOf(&[0.01, 0.02, 0.05, 0.1]))]
     }
 
     fn settings(&self) -> Value {

@@ -52,6 +52,7 @@ use crate::objective::{
     DomainBatch, DomainPlan, DomainStep, Objective, ObjectiveError, Pass, check_head, number,
 };
 use crate::objectives::sam::Ascent;
+use crate::search::{Draw, Searched};
 
 /// What the length of a move refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -465,6 +466,14 @@ impl<M: Classifier> Objective<M> for Udim {
         let loss = ascent.slope.loss + found.loss;
         step.learner().contribute(gradients, Some(loss))?;
         Ok(())
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![
+            Searched::new("rho", Draw::OneOf(&[0.01, 0.02, 0.05, 0.1])),
+            Searched::new("data_radius", Draw::Power(-1.0, 1.0)),
+            Searched::new("weight", Draw::Power(-1.0, 1.0)),
+        ]
     }
 
     fn settings(&self) -> Value {

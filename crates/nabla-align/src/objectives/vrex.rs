@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, check_domains};
+use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,13 @@ impl<M: Classifier> Objective<M> for Vrex {
             step.learner().restart_optimizers()?;
         }
         Ok(mean + variance * weight)
+    }
+
+    fn search(&self) -> Vec<Searched> {
+        vec![
+            Searched::new("penalty", Draw::Power(-1.0, 5.0)),
+            Searched::new("anneal_steps", Draw::PowerOfSteps(0.0, 4.0)),
+        ]
     }
 
     fn settings(&self) -> Value {
