@@ -11,12 +11,14 @@
 //! * [`domains`]: examples by domain, and how one domain is held out; [`domain_folder`] reads them from
 //!   `domain/class/picture`, [`rotated`] and [`coloured`] make them from built-in pictures;
 //! * [`selection`]: which of several trainings is chosen without a look at the test domain;
+//! * [`domain_config`]: domains, test domain and objective by name, for files and commands;
 //! * [`domain_comparison`]: several objectives with the same budget of [`search`];
 //! * [`head_stats`]: gradient, Hessian and variance of a linear last layer in closed form;
 //!   [`landscape`]: gradients at moved weights, and second derivatives from their differences.
 
 pub mod coloured;
 pub mod domain_comparison;
+pub mod domain_config;
 pub mod domain_folder;
 pub mod domain_source;
 pub mod domains;
