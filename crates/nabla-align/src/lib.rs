@@ -4,7 +4,7 @@
 //! batch of every domain and leaves the gradient of a step:
 //!
 //! * [`objective`]: the trait, and what an objective sees of a step;
-//! * [`objectives`]: all of them by name, one file each, from the mean loss to the two methods of this crate,
+//! * [`mod@objectives`]: all of them by name, one file each, from the mean loss to the two methods of this crate,
 //!   [Hessian alignment](objectives::hessian_alignment) and [UDIM](objectives::udim);
 //! * [`domain_source`]: an objective as the [gradient source](nabla_train::gradient_source) of a training, so that
 //!   optimizers, schedules, averages and checkpoints are those of every training;

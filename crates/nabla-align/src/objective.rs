@@ -8,7 +8,7 @@
 //!
 //! An [`Objective`] returns a [`loss`](Objective::loss), or does the whole [`step`](Objective::step) if its gradient is
 //! not that of one pass. It sees the model, the [batches](DomainBatch) and a stream of noise through a [`DomainStep`].
-//! Its own objective is a type with one or two methods; all of Nabla's are in [`objectives`](crate::objectives).
+//! Your own objective is a type with one or two methods; all of Nabla's are in [`objectives`](mod@crate::objectives).
 
 use std::error::Error;
 
