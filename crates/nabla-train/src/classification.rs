@@ -257,7 +257,7 @@ impl<M: Classifier> Classification<'_, M> {
         learner: &mut Learner<M>,
     ) -> Result<(), TrainingError> {
         self.pending = source.gradient(&mut self.examples, learner)?;
-        learner.apply()
+        learner.finish()
     }
 }
 
@@ -374,7 +374,7 @@ fn highest(row: &[f64]) -> usize {
 }
 
 /// The number of rows whose highest score is at their label.
-pub(crate) fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
+pub fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
     let [_, classes] = logits.dims();
     let scores = scores(logits);
     let rows = scores.chunks_exact(classes.max(1)).zip(labels);

@@ -28,6 +28,12 @@ pub trait Classifier: Module {
         }
     }
 
+    /// The linear layer that makes the scores from the features of [`seen`](Self::seen), for methods that need its
+    /// gradients and curvature in closed form. `None`, the default, for a model whose last layer is another one.
+    fn head(&self) -> Option<&Linear> {
+        None
+    }
+
     /// The feature maps of a model of pictures, after each of its stages, the finest first:
     /// `[batch, channels, height, width]` each. None for other models.
     ///

@@ -154,6 +154,10 @@ impl Classifier for Cnn {
         Seen::through(&self.output, self.features(input, &mut |_| {}))
     }
 
+    fn head(&self) -> Option<&Linear> {
+        Some(&self.output)
+    }
+
     fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
         maps(|see| {
             self.features(input, see);

@@ -129,8 +129,13 @@ impl Examples {
         fingerprint_of(features.chain(labels))
     }
 
-    /// Those at `indices`, of examples with `width` features.
-    pub(crate) fn chosen(&self, indices: &[usize], width: usize) -> Self {
+    /// Those at `indices`.
+    ///
+    /// - `width`: the features of an example
+    ///
+    /// # Panics
+    /// If there is no example of an index.
+    pub fn chosen(&self, indices: &[usize], width: usize) -> Self {
         Self {
             features: indices
                 .iter()

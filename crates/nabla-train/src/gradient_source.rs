@@ -62,6 +62,16 @@ impl TrainingExamples<'_> {
         self.seed
     }
 
+    /// The shape of an example.
+    pub fn shape(&self) -> InputShape {
+        self.shape
+    }
+
+    /// The share of a target that is spread over all classes.
+    pub fn label_smoothing(&self) -> f64 {
+        self.label_smoothing
+    }
+
     /// Their number.
     pub fn len(&self) -> usize {
         self.examples.len()
@@ -147,7 +157,8 @@ pub trait GradientSource<M: Classifier> {
     fn name(&self) -> &str;
 
     /// Computes the gradient of the current step and leaves it with `learner`, by
-    /// [`backward`](Learner::backward) or [`contribute`](Learner::contribute).
+    /// [`backward`](Learner::backward) or [`contribute`](Learner::contribute). A source that makes several updates in a
+    /// step calls [`apply`](Learner::apply) itself; gradients that are left afterwards make one more.
     ///
     /// # Errors
     /// Any error that prevents this; the step is then not taken.

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use nabla_grad::flat::ParameterLayout;
 use nabla_optim::checked_step::check_gradients;
+use serde::{Deserialize, Serialize};
 
 use crate::ema::Ema;
 use crate::error::TrainingError;
@@ -108,6 +109,13 @@ struct Made {
     seconds: f64,
 }
 
+/// A model and its optimizers at some step of a training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    numbers: Vec<f32>,
+    optimizers: Vec<Vec<u8>>,
+}
+
 /// The model in training, as a [task](crate::task::Task) sees it.
 pub struct Learner<M: Module> {
     pub(crate) model: M,
@@ -119,6 +127,8 @@ pub struct Learner<M: Module> {
     pub(crate) accumulate: usize,
     device: Device,
     gradients: GradientsAccumulator<M>,
+    /// Whether there are gradients that no update has used.
+    pending: bool,
     made: Made,
 }
 
@@ -143,6 +153,7 @@ impl<M: Module> Learner<M> {
             accumulate,
             device,
             gradients: GradientsAccumulator::new(),
+            pending: false,
             made: Made::default(),
         })
     }
@@ -206,6 +217,7 @@ impl<M: Module> Learner<M> {
         let told = self.told(&loss)?;
         let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
         self.gradients.accumulate(&self.model, gradients);
+        self.pending = true;
         Ok(told)
     }
 
@@ -223,6 +235,7 @@ impl<M: Module> Learner<M> {
             self.count(loss)?;
         }
         self.gradients.accumulate(&self.model, gradients);
+        self.pending = true;
         Ok(())
     }
 
@@ -240,6 +253,7 @@ impl<M: Module> Learner<M> {
             None => GradientsParams::from_module(&mut all, &self.model),
         };
         self.gradients.accumulate(&self.model, gradients);
+        self.pending = true;
         Ok(told)
     }
 
@@ -267,6 +281,7 @@ impl<M: Module> Learner<M> {
     /// # Errors
     /// If a transform fails, or a gradient is not finite; the weights of the player are then unchanged.
     pub fn apply(&mut self) -> Result<(), TrainingError> {
+        self.pending = false;
         (0..self.players.len()).try_for_each(|place| self.apply_at(place))
     }
 
@@ -306,6 +321,71 @@ impl<M: Module> Learner<M> {
     /// That of `change`.
     pub fn replaced<E>(&mut self, change: impl FnOnce(M) -> Result<M, E>) -> Result<(), E> {
         self.model = change(self.model.clone())?;
+        Ok(())
+    }
+
+    /// Updates along what gradients there are, unless every gradient of the step has been used in an update already.
+    pub(crate) fn finish(&mut self) -> Result<(), TrainingError> {
+        match self.pending || self.made.updates == 0 {
+            true => self.apply(),
+            false => Ok(()),
+        }
+    }
+
+    /// Replaces the weights, for methods that move them other than by an optimizer.
+    ///
+    /// - `weights`: `[parameters]`, those of [`ParameterLayout::trainable`], without autodiff
+    ///
+    /// # Errors
+    /// If the vector does not fit the model.
+    pub fn set_weights(&mut self, weights: Tensor<1>) -> Result<(), TrainingError> {
+        let layout = ParameterLayout::trainable(&self.model)?;
+        self.model = layout.with_parameters(self.model.clone(), weights)?;
+        Ok(())
+    }
+
+    /// All numbers of the model, with the running statistics of its normalisations, and the states of all optimizers.
+    ///
+    /// # Errors
+    /// If they cannot be read from the device.
+    pub fn snapshot(&self) -> Result<Snapshot, TrainingError> {
+        // Burn leaves the last pass of a running statistic aside until a model is used.
+        drop(self.model.valid());
+        let layout = ParameterLayout::of(&self.model)?;
+        let numbers = layout.flatten_parameters(&self.model)?;
+        let numbers = numbers.try_into_vec_as::<f32>();
+        let optimizers = self.players.iter().map(|player| player.stepper.to_bytes());
+        Ok(Snapshot {
+            numbers: numbers.map_err(|e| TrainingError::Device(e.to_string()))?,
+            optimizers: optimizers.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Goes on from a snapshot of the same model and optimizers.
+    ///
+    /// # Errors
+    /// If it is of others.
+    pub fn take_up(&mut self, snapshot: &Snapshot) -> Result<(), TrainingError> {
+        drop(self.model.valid());
+        let layout = ParameterLayout::of(&self.model)?;
+        let count = snapshot.numbers.len();
+        let numbers = TensorData::new(snapshot.numbers.clone(), [count]);
+        let numbers = Tensor::<1>::from_data(numbers, layout.device());
+        self.model = layout.with_parameters(self.model.clone(), numbers)?;
+        for (player, state) in self.players.iter_mut().zip(&snapshot.optimizers) {
+            player.reload(&self.model, state.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Lets all optimizers forget what they have averaged so far, for a loss that changes at once.
+    ///
+    /// # Errors
+    /// If an optimizer cannot begin.
+    pub fn restart_optimizers(&mut self) -> Result<(), TrainingError> {
+        for player in &mut self.players {
+            player.stepper = player.optimizer.init(&self.model)?;
+        }
         Ok(())
     }
 
@@ -354,6 +434,7 @@ impl<M: Module> Learner<M> {
     /// Begins a step, and discards everything from a failed one.
     pub(crate) fn begin(&mut self) {
         self.made = Made::default();
+        self.pending = false;
         drop(self.gradients.grads());
     }
 

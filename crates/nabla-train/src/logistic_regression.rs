@@ -40,4 +40,8 @@ impl Classifier for LogisticRegression {
     fn seen(&self, input: Tensor<2>) -> Seen {
         Seen::through(&self.output, input)
     }
+
+    fn head(&self) -> Option<&Linear> {
+        Some(&self.output)
+    }
 }

@@ -87,4 +87,8 @@ impl Classifier for Mlp {
     fn seen(&self, input: Tensor<2>) -> Seen {
         Seen::through(&self.output, self.features(input))
     }
+
+    fn head(&self) -> Option<&Linear> {
+        Some(&self.output)
+    }
 }

@@ -12,7 +12,7 @@ use rand::RngExt;
 const ORDER: u64 = 1 << 32;
 
 /// A random order of `0..count`, the same for the same stream.
-pub(crate) fn permutation(count: usize, draw: &mut SeededNoise) -> Vec<usize> {
+pub fn permutation(count: usize, draw: &mut SeededNoise) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     // Fisher and Yates.
     for i in (1..count).rev() {

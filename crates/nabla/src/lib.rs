@@ -11,6 +11,7 @@
 //!   traces and spectra, proximal operators, compressors and sketches;
 //! * [`kernels`]: the most expensive operations of networks, fast on CPUs;
 //! * [`optim`]: optimizers for Burn's learner, and M-FAC;
+//! * [`align`]: classifiers for domains that nobody has seen in training: the objectives of domain generalisation;
 //! * [`private`]: training that does not tell what its data were, and the accounts of what it reveals;
 //! * [`language`]: language models, read from the files in which they are published;
 //! * [`probe`]: what gradients and curvature tell of a network: sharpness, and where SGD can rest;
@@ -42,6 +43,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub use nabla_align as align;
 pub use nabla_base as base;
 pub use nabla_claims as claims;
 pub use nabla_data as data;

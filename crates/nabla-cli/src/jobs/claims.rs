@@ -21,6 +21,7 @@ use nabla::base::words::{count, duration};
 /// The experiments of all families.
 fn experiments() -> Experiments {
     Experiments::of([
+        nabla_align_experiments::EXPERIMENTS,
         nabla_optim_experiments::EXPERIMENTS,
         nabla_solve_experiments::EXPERIMENTS,
         nabla_diffusion_experiments::EXPERIMENTS,

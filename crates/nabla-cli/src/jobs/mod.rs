@@ -6,6 +6,7 @@ mod audit_privacy;
 pub mod claims;
 pub mod compare;
 pub mod doctor;
+mod domain_flags;
 pub mod evaluate;
 mod experiment_flags;
 mod fitting;

@@ -22,6 +22,7 @@ use crate::dashboard::Dashboard;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::jobs::domain_flags::{DomainFlags, DomainReport};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, optimizers, told_reading};
 use crate::jobs::privacy_flags::{self, PrivacyFlags};
 use crate::jobs::ranks::Ranks;
@@ -63,6 +64,8 @@ pub struct Arguments {
     sharing: SharingFlags,
     #[command(flatten)]
     robust: RobustFlags,
+    #[command(flatten)]
+    domains: DomainFlags,
     /// Print the complete experiment and exit
     #[arg(long)]
     print_config: bool,
@@ -97,6 +100,15 @@ impl Arguments {
                 "robust gradients are those of one worker that keeps no secrets: leave out --robust-gradient, or --private and --workers",
             ));
         }
+        sources.domains = self.domains.apply(sources.domains)?;
+        let other =
+            sources.privacy.is_some() || sources.sharing.is_some() || sources.robust.is_some();
+        if sources.domains.is_some() && other {
+            return Err(Failure::input(
+                "an objective of domains makes the gradients itself: leave out --domains, or --private, --workers and \
+                 --robust-gradient",
+            ));
+        }
         Ok((experiment, sources))
     }
 }
@@ -120,6 +132,8 @@ struct Trained<'a> {
     sharing: Option<&'a SharingReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     coding: Option<&'a CodedReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domains: Option<&'a DomainReport>,
 }
 
 /// Several models that were trained in turn.
@@ -220,7 +234,17 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         compute_here();
     }
     let device = arguments.device.open()?;
-    let data = experiment.open()?;
+    let open = match &sources.domains {
+        Some(domains) => {
+            experiment.training.validate().map_err(Failure::input)?;
+            Some(domains.open(&experiment.data).map_err(Failure::input)?)
+        }
+        None => None,
+    };
+    let data = match &open {
+        Some(open) => open.data.clone(),
+        None => experiment.open()?,
+    };
     let reading = told_reading(&experiment.data, &data.reading);
     let experiment = experiment.settled(&data);
     let text = text(&experiment)?;
@@ -284,9 +308,12 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         ) => ranks
             .share(&experiment, parts, &data, &device, checkpoint, observe)
             .map(|outcome| vec![outcome]),
-        (None, _) => match &sources.robust {
-            Some(robust) => experiment.run_with(robust, &data, &device, checkpoint, observe),
-            None => experiment.run_on(&data, &device, checkpoint, observe),
+        (None, _) => match (&sources.robust, &open) {
+            (_, Some(open)) => {
+                experiment.run_with(&open.objective, &data, &device, checkpoint, observe)
+            }
+            (Some(robust), _) => experiment.run_with(robust, &data, &device, checkpoint, observe),
+            (None, None) => experiment.run_on(&data, &device, checkpoint, observe),
         }
         .map(|outcome| vec![outcome]),
     };
@@ -311,6 +338,10 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         Some(_) => serde_json::from_value(told).map_err(Failure::run)?,
         None => None,
     };
+    let in_domains = match (&sources.domains, &open, outcomes.first()) {
+        (Some(config), Some(open), Some(outcome)) => Some(DomainReport::of(config, open, outcome)?),
+        _ => None,
+    };
     for (model, outcome) in outcomes.iter().enumerate() {
         if let Some(folder) = folders.of(model) {
             write_files(&folder, &experiment, outcome)?;
@@ -334,10 +365,14 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         privacy: revealed.as_ref(),
         sharing: shared.as_ref(),
         coding: coded.as_ref().filter(|_| models == 1),
+        domains: in_domains.as_ref(),
     });
     let trained: Vec<Trained<'_>> = trained.collect();
     let text = || {
-        let source = experiment.data.source.to_string();
+        let source = match &sources.domains {
+            Some(domains) => domains.source.clone(),
+            None => experiment.data.source.to_string(),
+        };
         let mut told: String = trained
             .iter()
             .map(|trained| told_of(trained, &source))
@@ -345,6 +380,9 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         told += &reading;
         if let Some(revealed) = &revealed {
             told += &privacy_flags::told(revealed, arguments.out.is_some());
+        }
+        if let Some(found) = &in_domains {
+            told += &found.told();
         }
         if let Some(shared) = &shared {
             told += &sharing_flags::told(shared);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nabla::align::domain_config::DomainConfig;
 use nabla::private::private_training::PrivacyConfig;
 use nabla::probe::robust_gradients::RobustGradient;
 use nabla::share::coded_training::CodingConfig;
@@ -43,6 +44,8 @@ pub struct TrainingRecipe {
     coding: Option<CodingConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     robust: Option<RobustGradient>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domains: Option<DomainConfig>,
 }
 
 /// How the gradients are made, if not from the mean loss of a batch.
@@ -54,6 +57,8 @@ pub struct Sources {
     pub sharing: Sharing,
     /// Averaged robustly.
     pub robust: Option<RobustGradient>,
+    /// On several domains.
+    pub domains: Option<DomainConfig>,
 }
 
 impl TrainingRecipe {
@@ -72,6 +77,7 @@ impl TrainingRecipe {
             sharing: sources.sharing.parts.clone(),
             coding: sources.sharing.coded.clone(),
             robust: sources.robust,
+            domains: sources.domains.clone(),
         }
     }
 
@@ -106,6 +112,7 @@ impl TrainingRecipe {
             sharing,
             coding,
             robust,
+            domains,
         } = self;
         let experiment = Experiment {
             data,
@@ -120,6 +127,7 @@ impl TrainingRecipe {
             privacy,
             sharing,
             robust,
+            domains,
         };
         (experiment, sources)
     }

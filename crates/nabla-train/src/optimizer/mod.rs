@@ -410,7 +410,10 @@ impl OptimizerConfig {
 }
 
 /// The parameters whose names match a regular expression.
-pub(crate) fn pattern(expression: &str) -> Result<ParamGroup, OptimizerError> {
+///
+/// # Errors
+/// If it is no regular expression.
+pub fn pattern(expression: &str) -> Result<ParamGroup, OptimizerError> {
     ParamGroup::from_regex(expression).map_err(|error| {
         let burn::module::ParamGroupError::InvalidPatternError(reason) = error;
         OptimizerError::Pattern {

@@ -1,0 +1,102 @@
+//! A network trained on domains by an objective, the same for all objectives of an experiment.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::Device;
+use nabla_align::DomainObjective;
+use nabla_claims::ClaimError;
+use nabla_train::classification::{TrainingConfig, evaluate};
+use nabla_train::examples::{Examples, InputShape};
+use nabla_train::gradient_source::{GradientSources, Plan};
+use nabla_train::initialization::he_normal;
+use nabla_train::mlp::{Mlp, MlpConfig};
+use nabla_train::optimizer::OptimizerConfig;
+use nabla_train::schedule::{Decay, Schedule};
+
+/// What all objectives have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Budget {
+    pub(crate) steps: usize,
+    /// Examples of a step, over all domains; all of them, if that is more than there are.
+    pub(crate) batch: usize,
+    /// Of Adam.
+    pub(crate) rate: f64,
+    /// The decay that Adam adds to the gradient; `2λ` for `λ Σθ²` in the loss.
+    pub(crate) decay: f64,
+    pub(crate) hidden: Vec<usize>,
+}
+
+/// Examples to train on, one domain after the other.
+pub(crate) struct Training<'a> {
+    pub(crate) examples: &'a Examples,
+    /// Examples of each domain.
+    pub(crate) counts: &'a [usize],
+    pub(crate) shape: InputShape,
+    pub(crate) classes: usize,
+}
+
+/// The network after all steps.
+pub(crate) fn trained(
+    objective: &DomainObjective,
+    training: &Training<'_>,
+    budget: &Budget,
+    decayed: bool,
+    seed: u64,
+) -> Result<Mlp, ClaimError> {
+    let config = MlpConfig {
+        hidden: budget.hidden.clone(),
+    };
+    let features = training.shape.features();
+    let model = config.init(features, training.classes, &Device::flex().autodiff());
+    let model = he_normal(model.map_err(ClaimError::experiment)?, seed);
+    let model = model.map_err(ClaimError::experiment)?;
+    let mut optimizer = OptimizerConfig::named("adam").map_err(ClaimError::experiment)?;
+    optimizer.learning_rate = Some(budget.rate);
+    optimizer.weight_decay = if decayed { budget.decay } else { 0.0 };
+    let count = training.examples.len();
+    let batch = budget.batch.min(count);
+    let config = TrainingConfig {
+        epochs: budget.steps.div_ceil(count.div_ceil(batch)),
+        batch,
+        seed,
+        schedule: Schedule {
+            decay: Decay::Constant,
+            ..Schedule::default()
+        },
+        optimizer,
+        ..TrainingConfig::default()
+    };
+    // Only the end is measured.
+    let one = training.examples.chosen(&[0], features);
+    let trainer = config.trainer(training.examples, &one, training.shape, model);
+    let mut trainer = trainer.map_err(ClaimError::experiment)?;
+    let plan = Plan {
+        examples: count,
+        batch,
+        steps: budget.steps,
+        seed,
+        scaled: false,
+        augmented: false,
+    };
+    let source = objective.clone().for_domains(training.counts);
+    let source = source.source(trainer.model(), plan);
+    if let Some(source) = source.map_err(ClaimError::experiment)? {
+        trainer.task_mut().set_source(source);
+    }
+    let run = trainer.run(None, &mut |progress| match progress.step >= budget.steps {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    });
+    run.map_err(ClaimError::experiment)?;
+    Ok(trainer.model().clone())
+}
+
+/// The share of right answers, in percent.
+pub(crate) fn accuracy(
+    model: &Mlp,
+    examples: &Examples,
+    shape: InputShape,
+) -> Result<f64, ClaimError> {
+    let found = evaluate(model, examples, shape).map_err(ClaimError::experiment);
+    found.map(|(_, accuracy)| 100.0 * accuracy)
+}
