@@ -2,11 +2,13 @@
 
 pub mod coherence;
 pub mod dynamical_stability;
+pub mod gauge_freedom;
 
 /// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(dynamical_stability::DynamicalStabilityClaim),
     || Box::new(coherence::CoherenceClaim),
+    || Box::new(gauge_freedom::GaugeFreedomClaim),
 ];
 
 /// The quick forms of this crate's experiments, for its tests.

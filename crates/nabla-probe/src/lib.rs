@@ -5,12 +5,14 @@
 //!   classifier on examples;
 //! * [`classifier_stability`]: between which learning rates SGD leaves the weights of a classifier;
 //! * [`coherence`]: how much the gradients of examples agree, and which examples are hard;
+//! * [`gauge_freedom`]: which part of a diffusion model's field is a gradient, and the dimension of its data;
 //! * [`robust_gradients`]: gradients averaged so that directions which serve few examples don't count;
 //! * [`two_layer_relu`]: a network small enough for theory.
 
 pub mod classifier_stability;
 pub mod coherence;
 pub mod dynamical_stability;
+pub mod gauge_freedom;
 pub mod robust_gradients;
 pub mod sharpness;
 pub mod two_layer_relu;
