@@ -3,12 +3,14 @@
 pub mod coherence;
 pub mod dynamical_stability;
 pub mod gauge_freedom;
+pub mod score_estimation;
 
 /// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(dynamical_stability::DynamicalStabilityClaim),
     || Box::new(coherence::CoherenceClaim),
     || Box::new(gauge_freedom::GaugeFreedomClaim),
+    || Box::new(score_estimation::ScoreEstimationClaim),
 ];
 
 /// The quick forms of this crate's experiments, for its tests.
