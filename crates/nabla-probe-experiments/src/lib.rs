@@ -27,7 +27,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["dynamical-stability"];
+        let slugs = ["dynamical-stability", "gauge-freedom", "score-estimation"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }
