@@ -29,7 +29,7 @@ pub enum MirroredReluError {
 ///
 /// let mut network = MirroredRelu::new(3, 100, 2, 1, &Device::flex())?;
 /// let z = network.rows(&[0.5, -1.0, 1.0], 3)?;
-/// assert_eq!(network.predict(&z)?, [0.0, 0.0]);
+/// assert!(network.predict(&z)?.iter().all(|f| f.abs() < 1e-14));
 /// let y = network.rows(&[1.0, -1.0], 2)?;
 /// for _ in 0..30 {
 ///     network.step(&z, &y, 1.0);
