@@ -15,10 +15,10 @@ pub type MakeClaim = fn() -> Box<dyn Claim>;
 /// // One list for each family, such as `nabla_optim_experiments::EXPERIMENTS`; here there are none.
 /// const MINE: &[MakeClaim] = &[];
 /// let experiments = Experiments::of([MINE]);
-/// let error = experiments.find("gauge-freedom").err().map(|e| e.to_string());
+/// let error = experiments.find("dgno").err().map(|e| e.to_string());
 /// assert_eq!(
 ///     error.as_deref(),
-///     Some("the method 'gauge-freedom' is planned; it has no claim to run yet")
+///     Some("the method 'dgno' is planned; it has no claim to run yet")
 /// );
 /// ```
 pub struct Experiments(Vec<Box<dyn Claim>>);
@@ -126,8 +126,8 @@ mod tests {
         let all = experiments();
         let error = |slug: &str| all.find(slug).err().unwrap().to_string();
         assert_eq!(
-            error("gauge-freedom"),
-            "the method 'gauge-freedom' is planned; it has no claim to run yet"
+            error("dgno"),
+            "the method 'dgno' is planned; it has no claim to run yet"
         );
         assert_eq!(
             error("no-such-method"),

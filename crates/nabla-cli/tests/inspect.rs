@@ -223,7 +223,7 @@ fn letters(desk: &Desk) {
         .join("../nabla-language/tests/reference/tiny_llama.gguf");
     std::fs::copy(model, desk.path("tiny.gguf")).unwrap();
     let text: String = (0..4000_u32)
-        .map(|i| char::from(b'a' + (i * i / 7 + i) as u8 % 16))
+        .map(|i| char::from(b'a' + (i.wrapping_mul(2_654_435_761) >> 20) as u8 % 16))
         .collect();
     std::fs::write(desk.path("text.txt"), text).unwrap();
 }
@@ -285,19 +285,28 @@ fn what_has_no_features_is_refused_in_one_sentence() {
         (line("--text nowhere.txt"), "cannot read nowhere.txt"),
         (line("--text empty"), "the folder empty has no .txt file"),
         (line("--text bytes.txt"), "bytes.txt is no text in UTF-8"),
-        (line("--text short.txt"), "128 are needed"),
-        (line("--text text.txt --length 1000"), "length of a passage"),
-        (line("--text text.txt --block 2"), "the block is 2"),
+        (line("--text short.txt --length 32"), "32 are needed"),
         (
-            line("--text text.txt --active 0"),
+            line("--text text.txt"),
+            "length of a passage is 128, but it must be from 8 to 64",
+        ),
+        (
+            line("--text text.txt --length 32 --block 2"),
+            "the block is 2",
+        ),
+        (
+            line("--text text.txt --length 32 --active 0"),
             "number of active latents",
         ),
-        (line("--text text.txt --encoder gated"), "--penalty"),
+        (
+            line("--text text.txt --length 32 --encoder gated"),
+            "--penalty",
+        ),
         (line("--text text.txt --steer 1"), "such as 17:1.5"),
         (line("--text text.txt --page page.txt"), "name it .html"),
         (line("--text text.txt --out plot.png"), "name it .svg"),
         (
-            line("--text text.txt --dictionary empty"),
+            line("--text text.txt --length 32 --dictionary empty"),
             "autoencoder.json",
         ),
         (

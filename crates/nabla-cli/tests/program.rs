@@ -84,7 +84,7 @@ fn a_wrong_command_line_gets_one_sentence() {
         "tangent, cubemap, erp",
     );
     desk.refused("claims run no-such-claim", "no-such-claim");
-    desk.refused("claims run gauge-freedom", "planned");
+    desk.refused("claims run dgno", "planned");
 }
 
 #[test]

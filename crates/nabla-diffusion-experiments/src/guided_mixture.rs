@@ -8,6 +8,7 @@ use nabla_diffusion::guidance::Guidance;
 use nabla_diffusion::sampler::{Sampler, Sampling};
 use nabla_diffusion::schedule::{NoiseScheduleConfig, Spacing};
 use nabla_diffusion::seeded_noise::SeededNoise;
+use nabla_train::sliced_wasserstein::{SliceDirections, WassersteinOrder, sliced_wasserstein};
 use serde::{Deserialize, Serialize};
 
 /// A mixture and how it is sampled.
@@ -211,7 +212,7 @@ impl MixtureContest<'_> {
                 let truth = mixture.true_points(seed);
                 Ok(Found {
                     own: own(&drawn, &truth),
-                    distance: mixture.mean_over_classes(&drawn, &truth, sliced_wasserstein),
+                    distance: mixture.mean_over_classes(&drawn, &truth, sliced),
                 })
             },
         )?;
@@ -233,24 +234,12 @@ fn rows(points: Tensor<2>) -> Vec<Vec<f64>> {
 
 /// The sliced Wasserstein distance (of order 2) of two sets of equally many points of two numbers, over 64 even
 /// directions.
-fn sliced_wasserstein(one: &[Vec<f64>], other: &[Vec<f64>]) -> f64 {
-    const DIRECTIONS: usize = 64;
-    let mut sum = 0.0;
-    for k in 0..DIRECTIONS {
-        let angle = std::f64::consts::PI * k as f64 / DIRECTIONS as f64;
-        let along = |points: &[Vec<f64>]| {
-            let each = points
-                .iter()
-                .map(|x| x[0] * angle.cos() + x[1] * angle.sin());
-            let mut each: Vec<f64> = each.collect();
-            each.sort_by(f64::total_cmp);
-            each
-        };
-        let (one, other) = (along(one), along(other));
-        let squares = one.iter().zip(&other).map(|(a, b)| (a - b) * (a - b));
-        sum += squares.sum::<f64>() / one.len() as f64;
-    }
-    (sum / DIRECTIONS as f64).sqrt()
+fn sliced(one: &[Vec<f64>], other: &[Vec<f64>]) -> f64 {
+    let distance = SliceDirections::even(64).and_then(|directions| {
+        let [one, other] = [one, other].map(<[Vec<f64>]>::concat);
+        sliced_wasserstein(&one, &other, WassersteinOrder::Second, &directions)
+    });
+    distance.unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -271,10 +260,10 @@ mod tests {
         assert!(mixture.accuracy(&one) > 99.0);
         let plain = ClassifierFree::new().with_scale(1.0);
         let drawn = rows(mixture.drawn(&mut plain.clone(), false, 0).unwrap());
-        assert!(sliced_wasserstein(&drawn, &one) < 0.1);
+        assert!(sliced(&drawn, &one) < 0.1);
         let shifted: Vec<Vec<f64>> = one.iter().map(|x| vec![x[0] + 0.5, x[1]]).collect();
         // The mean of cos² over the directions is a half.
-        let distance = sliced_wasserstein(&one, &shifted);
+        let distance = sliced(&one, &shifted);
         assert!((distance - 0.5 / 2f64.sqrt()).abs() < 1e-9, "{distance}");
     }
 }

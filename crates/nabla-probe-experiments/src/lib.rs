@@ -2,7 +2,9 @@
 
 pub mod coherence;
 pub mod dynamical_stability;
+pub mod gauge_freedom;
 pub mod gradient_sae;
+pub mod score_estimation;
 pub mod xor_grokking;
 
 /// All experiments of this crate.
@@ -11,6 +13,8 @@ pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(coherence::CoherenceClaim),
     || Box::new(xor_grokking::XorGrokkingClaim),
     || Box::new(gradient_sae::GradientSaeClaim),
+    || Box::new(gauge_freedom::GaugeFreedomClaim),
+    || Box::new(score_estimation::ScoreEstimationClaim),
 ];
 
 /// The quick forms of this crate's experiments, for its tests.
@@ -27,7 +31,14 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["dynamical-stability", "coherence", "xor-grokking"];
+        let slugs = [
+            "dynamical-stability",
+            "coherence",
+            "xor-grokking",
+            "gauge-freedom",
+            "score-estimation",
+            "gradient-sae",
+        ];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }

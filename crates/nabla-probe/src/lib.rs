@@ -5,6 +5,9 @@
 //!   classifier on examples;
 //! * [`classifier_stability`]: between which learning rates SGD leaves the weights of a classifier;
 //! * [`coherence`]: how much the gradients of examples agree, and which examples are hard;
+//! * [`gauge_freedom`]: which part of a diffusion model's field is a gradient, and the dimension of its data;
+//! * [`score_estimation`]: what the training of a score network does in the kernel regime, and when to stop it, by
+//!   [`kernel_gradient_descent`];
 //! * [`robust_gradients`]: gradients averaged so that directions which serve few examples don't count;
 //! * [`activation_set`]: activations of a network, with the gradients of its loss by them;
 //! * [`sparse_autoencoder`]: activations as sums of few directions, with encoders in [`gradient_sae`] (and top-k),
@@ -24,10 +27,13 @@ pub mod encoder_choice;
 pub mod feature_effect;
 pub mod feature_page;
 pub mod gated_sae;
+pub mod gauge_freedom;
 pub mod gradient_sae;
 pub mod jump_relu_sae;
+pub mod kernel_gradient_descent;
 pub mod language_features;
 pub mod robust_gradients;
+pub mod score_estimation;
 pub mod sharpness;
 pub mod sparse_autoencoder;
 pub mod two_layer_relu;

@@ -8,6 +8,7 @@
 //! * [`checkpoint`]: resuming bit for bit; [`history`]: the record of a training; [`error`]: its errors;
 //! * [`gradient_source`]: where the gradients of a classifier come from: private, shared between workers;
 //! * [`classification`]: the task of a [`classifier`] of [`examples`]; [`augmentation`] of pictures;
+//! * [`sliced_wasserstein`]: the distance between two sets of points;
 //! * [`logistic_regression`], [`mlp`], [`cnn`], [`resnet`]: models; [`normalization`] in them; [`initialization`]:
 //!   their initial weights.
 //!
@@ -52,6 +53,7 @@ pub mod point_set;
 pub mod precision_recall;
 pub mod resnet;
 pub mod schedule;
+pub mod sliced_wasserstein;
 pub mod task;
 pub mod trained_classifier;
 pub mod trainer;

@@ -603,14 +603,18 @@ fn gradient_name(of: GradientOf) -> &'static str {
     }
 }
 
-/// Means over seeds, of the first kind of gradient of each encoder.
+/// Means over seeds, of the first kind of gradient of each encoder. Where there is no loss to recover, it shows the
+/// variance instead.
 fn plot(found: &[Measured]) -> LinePlot {
-    let mut plot = LinePlot::new(
-        "Loss recovered by reconstructions",
-        "active latents",
-        "loss recovered, %",
-    )
-    .log_x();
+    let lost = found.iter().any(|one| one.loss_recovered.is_finite());
+    let (title, axis) = match lost {
+        true => ("Loss recovered by reconstructions", "loss recovered, %"),
+        false => (
+            "Variance that reconstructions lack",
+            "unexplained variance, %",
+        ),
+    };
+    let mut plot = LinePlot::new(title, "active latents", axis).log_x();
     let mut encoders: Vec<EncoderChoice> = Vec::new();
     for one in found {
         if !encoders.contains(&one.encoder) {
@@ -622,7 +626,11 @@ fn plot(found: &[Measured]) -> LinePlot {
             |one: &&Measured| one.encoder == encoder && one.gradient == encoder.gradients()[0];
         let mut points: Vec<(f64, Vec<[f64; 2]>)> = Vec::new();
         for one in found.iter().filter(own) {
-            let point = [one.effect.active, 100.0 * one.loss_recovered];
+            let height = match lost {
+                true => one.loss_recovered,
+                false => one.effect.unexplained,
+            };
+            let point = [one.effect.active, 100.0 * height];
             match points
                 .iter_mut()
                 .find(|(sparsity, _)| *sparsity == one.sparsity)
