@@ -30,7 +30,8 @@ use nabla_probe::feature_effect::{
 };
 use nabla_probe::gradient_sae::{GradientSae, GradientSaeConfig};
 use nabla_probe::language_features::{HookedLanguageModel, Passages};
-use nabla_probe::sparse_autoencoder::{DictionaryConfig, SaeTraining, SparseAutoencoder};
+use nabla_probe::sae_training::SaeTraining;
+use nabla_probe::sparse_autoencoder::{DictionaryConfig, SparseAutoencoder};
 use nabla_train::classification::TrainingConfig;
 use nabla_train::error::TrainingError;
 use nabla_train::examples::{Examples, InputShape};

@@ -14,7 +14,8 @@ use burn::tensor::Device;
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_probe::activation_set::{ActivationSet, Storage};
 use nabla_probe::gradient_sae::GradientSaeConfig;
-use nabla_probe::sparse_autoencoder::{DictionaryConfig, SaeTraining};
+use nabla_probe::sae_training::SaeTraining;
+use nabla_probe::sparse_autoencoder::DictionaryConfig;
 
 const WIDTH: usize = 576;
 const LATENTS: usize = 4 * WIDTH;

@@ -16,9 +16,8 @@ use crate::feature_effect::{Coder, GradientOf};
 use crate::gated_sae::{GatedSae, GatedSaeConfig};
 use crate::gradient_sae::{GradientSae, GradientSaeConfig, Selection};
 use crate::jump_relu_sae::{JumpReluSae, JumpReluSaeConfig};
-use crate::sparse_autoencoder::{
-    Codes, Dictionary, DictionaryConfig, SaeError, SaeStep, SaeTraining, SparseAutoencoder,
-};
+use crate::sae_training::{SaeStep, SaeTraining};
+use crate::sparse_autoencoder::{Codes, Dictionary, DictionaryConfig, SaeError, SparseAutoencoder};
 
 /// An encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

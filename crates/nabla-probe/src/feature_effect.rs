@@ -213,7 +213,7 @@ struct Run {
     whole: Tensor<2>,
     /// Which rows are recorded and replaced.
     places: Vec<usize>,
-    /// The same.
+    /// As a tensor.
     rows: Tensor<1, Int>,
     /// Those rows.
     chosen: Tensor<2>,

@@ -10,7 +10,7 @@
 //!   [`kernel_gradient_descent`];
 //! * [`robust_gradients`]: gradients averaged so that directions which serve few examples don't count;
 //! * [`activation_set`]: activations of a network, with the gradients of its loss by them;
-//! * [`sparse_autoencoder`]: activations as sums of few directions, with encoders in [`gradient_sae`] (and top-k),
+//! * [`sparse_autoencoder`] and [`sae_training`]: activations as sums of few directions, with encoders in [`gradient_sae`] (and top-k),
 //!   [`gated_sae`] and [`jump_relu_sae`];
 //! * [`feature_effect`]: what a network loses when its activations are replaced by their reconstructions, and what a
 //!   direction does to its output;
@@ -33,6 +33,7 @@ pub mod jump_relu_sae;
 pub mod kernel_gradient_descent;
 pub mod language_features;
 pub mod robust_gradients;
+pub mod sae_training;
 pub mod score_estimation;
 pub mod sharpness;
 pub mod sparse_autoencoder;

@@ -20,7 +20,8 @@ use nabla::probe::feature_page::{FeatureCard, PageHead, feature_page};
 use nabla::probe::language_features::{
     HookedLanguageModel, Passages, TextError, features, passages,
 };
-use nabla::probe::sparse_autoencoder::{Centre, DictionaryConfig, SaeError, SaeTraining};
+use nabla::probe::sae_training::SaeTraining;
+use nabla::probe::sparse_autoencoder::{Centre, DictionaryConfig, SaeError};
 use serde::Serialize;
 
 use crate::choice::choice;

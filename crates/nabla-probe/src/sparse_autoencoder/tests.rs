@@ -1,13 +1,10 @@
-use std::ops::ControlFlow;
-
 use burn::module::{ModuleVisitor, ParamId};
 use burn::tensor::{DType, Gradients as Found};
+use serde_json::Value;
 
 use super::*;
 use crate::activation_set::Storage;
-use crate::gated_sae::GatedSaeConfig;
 use crate::gradient_sae::{GradientSae, GradientSaeConfig};
-use crate::jump_relu_sae::JumpReluSaeConfig;
 
 /// What PyTorch's autodiff has found.
 pub(crate) struct Reference(Value);
@@ -149,100 +146,11 @@ pub(crate) fn data(rows: usize) -> ActivationSet {
     set
 }
 
-fn training(steps: usize) -> SaeTraining {
-    SaeTraining {
-        steps,
-        batch: 32,
-        learning_rate: 0.01,
-        warm_up: 5,
-        dead_after: Some(320),
-        seed: 1,
-    }
-}
-
-fn trained<S: SparseAutoencoder>(sae: S, steps: usize) -> Trainer<SaeTask<S>> {
-    let mut trainer = training(steps).trainer(sae, Arc::new(data(256))).unwrap();
-    trainer
-        .run(None, &mut |_| ControlFlow::Continue(()))
-        .unwrap();
-    trainer
-}
-
-fn top_k() -> GradientSae {
+pub(crate) fn top_k() -> GradientSae {
     let device = Device::flex().autodiff();
     let config = GradientSaeConfig::new(2);
     let begin = DictionaryConfig::new(24);
     config.init(&begin, &data(256), &device).unwrap()
-}
-
-#[test]
-fn every_kind_learns_and_keeps_its_rows_at_length_1() {
-    fn learns<S: SparseAutoencoder>(name: &str, sae: S) {
-        let first = trained(sae.clone(), 1).task().last().unwrap();
-        let trainer = trained(sae, 600);
-        let last = trainer.task().last().unwrap();
-        let (before, after) = (first.unexplained, last.unexplained);
-        assert!(after < 0.3 * before.min(1.0), "{name}: {before} {after}");
-        assert!(last.active < 12.0, "{name}: {}", last.active);
-        let rows = trainer.model().dictionary().decoder.val();
-        let lengths = read(rows.square().sum_dim(1)).unwrap();
-        assert!(lengths.iter().all(|l| (l - 1.0).abs() < 1e-5), "{name}");
-    }
-    let device = Device::flex().autodiff();
-    let (set, begin) = (data(256), DictionaryConfig::new(24));
-    learns("gradient", top_k());
-    let mut batch = GradientSaeConfig::top_k(2);
-    batch.selection = crate::gradient_sae::Selection::Batch;
-    learns("batch", batch.init(&begin, &set, &device).unwrap());
-    let gated = GatedSaeConfig { penalty: 0.3 };
-    learns("gated", gated.init(&begin, &set, &device).unwrap());
-    let jump = JumpReluSaeConfig::new(0.01);
-    learns("jump", jump.init(&begin, &set, &device).unwrap());
-}
-
-#[test]
-fn a_training_that_is_broken_off_continues_with_the_same_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("checkpoint.safetensors");
-    let whole = trained(top_k(), 30);
-    let start = || training(30).trainer(top_k(), Arc::new(data(256))).unwrap();
-    let mut first = start();
-    let stop = &mut |step: nabla_train::trainer::Progress<'_, ()>| match step.step {
-        17 => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    };
-    first.run(Some(&path), stop).unwrap();
-    let mut second = start().resume(&path).unwrap();
-    second
-        .run(None, &mut |_| ControlFlow::Continue(()))
-        .unwrap();
-    let weights = |trainer: &Trainer<SaeTask<GradientSae>>| {
-        trainer.model().dictionary.decoder.val().into_data()
-    };
-    assert_eq!(weights(&second), weights(&whole));
-    assert_eq!(second.task().last(), whole.task().last());
-    assert_eq!(second.task().quiet, whole.task().quiet);
-}
-
-#[test]
-fn dead_latents_come_to_life() {
-    let mut sae = top_k();
-    // Few latents are left to choose from.
-    sae.dictionary.encoder_bias = changed(sae.dictionary.encoder_bias, |bias| {
-        let low = Tensor::<1>::full([20], -1.5, &bias.device());
-        Tensor::cat(vec![low, bias.narrow(0, 20, 4)], 0)
-    });
-    let last = |revival: f64| {
-        let mut sae = sae.clone();
-        sae.config.revival = revival;
-        trained(sae, 500).task().last().unwrap()
-    };
-    let (without, with) = (last(0.0), last(1.0));
-    assert!(with.dead < 0.9 * without.dead, "{without:?} {with:?}");
-    assert!(
-        with.unexplained < 0.9 * without.unexplained,
-        "{without:?} {with:?}"
-    );
 }
 
 #[test]
@@ -300,8 +208,6 @@ fn what_does_not_fit_is_refused() {
         told(top_k().encode(x, None).unwrap_err()),
         "the dictionary is of activations of 8 values, but they have 5"
     );
-    let other = training(3).trainer(top_k(), Arc::new(same));
-    assert!(other.is_err());
     let zeros = Tensor::<2>::zeros([3, 2], &device);
     let [bias, offset] = [3, 2].map(|n| Tensor::<1>::zeros([n], &device));
     assert_eq!(
