@@ -325,3 +325,52 @@ fn what_has_no_features_is_refused_in_one_sentence() {
         desk.refused(&line, told);
     }
 }
+
+#[test]
+fn dimensions_are_read_from_a_denoiser() {
+    let desk = Desk::empty();
+    desk.done("train denoiser --data digits --steps 3 --out den");
+    let quick = "inspect dimension den --data digits --pictures 2 --sigmas 0.2,0.5";
+    let told = desk.done(&format!("{quick} --out plot.svg"));
+    for part in [
+        "den at 2 pictures of digits, each 64 numbers",
+        "dimensions by the distances of neighbours",
+        "asymmetry",
+        "plot.svg: the singular values",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(desk.get("plot.svg").starts_with("<svg"));
+    let json = desk.json(quick);
+    let neighbours = json["two_nn"].as_f64().unwrap();
+    assert!((5.0..20.0).contains(&neighbours), "{json}");
+    for level in json["levels"].as_array().unwrap() {
+        let number = |key: &str| level[key].as_f64().unwrap();
+        assert!((0.0..=64.0).contains(&number("mean_dimension")), "{level}");
+        assert!((0.0..2.0).contains(&number("asymmetry")), "{level}");
+        assert!((0.0..=1.0).contains(&number("gauge_share")), "{level}");
+        assert_eq!(level["singular_values"].as_array().unwrap().len(), 64);
+    }
+    assert_eq!(json, desk.json(quick));
+    for (line, told) in [
+        ("inspect dimension nowhere --data digits", "nowhere"),
+        (
+            "inspect dimension den --data fashion",
+            "den is of pictures of [1, 8, 8] (channels, height, width), but fashion has [1, 28, 28]",
+        ),
+        (
+            "inspect dimension den --data digits --pictures 0",
+            "number of pictures is 0",
+        ),
+        (
+            "inspect dimension den --data digits --sigmas 0.1,0",
+            "level of noise is 0",
+        ),
+        (
+            "inspect dimension den --data digits --out plot.png",
+            "name it .svg",
+        ),
+    ] {
+        desk.refused(line, told);
+    }
+}

@@ -13,6 +13,7 @@ mod fitting;
 mod index_base;
 pub mod inspect;
 mod inspect_coherence;
+mod inspect_dimension;
 mod inspect_features;
 mod inspect_sharpness;
 mod inspected_model;
