@@ -263,6 +263,10 @@ fn features_are_found_shown_and_steered_by() {
     assert_eq!(json["latents"], 40);
     let plain = json["steering"]["plain"].as_str().unwrap();
     assert!(plain.starts_with("abc") && plain.len() > 5, "{json}");
+    desk.refused(
+        &format!("{again} --block 2"),
+        "is of activations before block 1, but --block says 2",
+    );
     // The same numbers again, and on disk.
     let line = format!("{quick} --active 4 --latents 40");
     let first = desk.json(&line);
@@ -308,6 +312,34 @@ fn what_has_no_features_is_refused_in_one_sentence() {
         (
             line("--text text.txt --length 32 --dictionary empty"),
             "autoencoder.json",
+        ),
+        (
+            line("--text text.txt --length 32 --encoder top-k,gated"),
+            "the encoder gated has a penalty",
+        ),
+        (
+            line("--text text.txt --length 32 --latents 100000000000"),
+            "number of latents is 100000000000",
+        ),
+        (
+            line("--text text.txt --length 32 --latents 9 --active 3 --steer 9:1 --prompt abc"),
+            "the feature is 9, but it must be from 0 to 8",
+        ),
+        (
+            line("--text text.txt --length 32 --steer 1:1 --prompt abc --more 0"),
+            "number of pieces to go on",
+        ),
+        (
+            line("--text text.txt --length 32 --steps 0"),
+            "number of steps is 0",
+        ),
+        (
+            line("--text text.txt --length 32 --batch 0"),
+            "batch of activations is 0",
+        ),
+        (
+            line("--text text.txt --length 32 --save text.txt"),
+            "text.txt is no folder",
         ),
         (
             "inspect features text.txt --text text.txt".to_owned(),

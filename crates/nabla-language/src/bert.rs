@@ -69,6 +69,18 @@ pub enum BertError {
         /// Its name.
         name: String,
     },
+    /// A tensor has a number that is NaN or infinite.
+    #[error("the tensor {name:?} of {} is damaged: its value {place} is {value}", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// Which value, from 0.
+        place: usize,
+        /// The value.
+        value: f32,
+    },
     /// A tensor is of another shape or number format.
     #[error("the tensor {name:?} of {} is {found}, where {expected:?} was expected", path.display())]
     Tensor {
@@ -253,7 +265,17 @@ impl Tensors {
     fn take(&self, name: &str, shape: &[usize]) -> Result<&[f32], BertError> {
         let name = format!("{}{name}", self.prefix);
         match self.found.get(&name) {
-            Some((found, Ok(values))) if found == shape => Ok(values),
+            Some((found, Ok(values))) if found == shape => {
+                match values.iter().position(|value| !value.is_finite()) {
+                    None => Ok(values),
+                    Some(place) => Err(BertError::NotFinite {
+                        path: self.path.clone(),
+                        name,
+                        place,
+                        value: values[place],
+                    }),
+                }
+            }
             Some((found, values)) => Err(BertError::Tensor {
                 path: self.path.clone(),
                 name,

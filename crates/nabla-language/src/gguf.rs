@@ -78,6 +78,18 @@ pub enum GgufError {
         /// The shape of the model.
         expected: Vec<usize>,
     },
+    /// A tensor has a number that is NaN or infinite.
+    #[error("the tensor {name:?} of {} is damaged: its value {place} is {value}", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// Which value, from 0.
+        place: usize,
+        /// The value.
+        value: f32,
+    },
     /// A tensor's numbers are in a format that isn't known here.
     #[error("the tensor {name:?} of {} is in the number format {format} of ggml, which is not read", path.display())]
     Format {
@@ -383,7 +395,8 @@ impl Gguf {
     /// - `shape`: that of the model, rows first
     ///
     /// # Errors
-    /// If there is no such tensor, it has another shape, its format is not known, or it cannot be read.
+    /// If there is no such tensor, it has another shape, its format is not known, it cannot be read, or a number is not
+    /// finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, GgufError> {
         let place = self.tensors.get(name).ok_or_else(|| GgufError::NoTensor {
             path: self.path.clone(),
@@ -413,7 +426,16 @@ impl Gguf {
             path: self.path.clone(),
             source,
         })?;
-        Ok(kind.widen(&data))
+        let values = kind.widen(&data);
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(place) => Err(GgufError::NotFinite {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                place,
+                value: values[place],
+            }),
+        }
     }
 
     /// Whether there is such a tensor.
@@ -588,8 +610,11 @@ mod tests {
             if let Ok((_folder, gguf)) = opened(&bytes) {
                 for (name, shape) in gguf.tensors() {
                     let numbers = gguf.tensor(name, shape);
-                    let unknown = matches!(numbers, Err(GgufError::Format { .. }));
-                    prop_assert!(numbers.is_ok() || unknown);
+                    let told = matches!(
+                        numbers,
+                        Err(GgufError::Format { .. } | GgufError::NotFinite { .. })
+                    );
+                    prop_assert!(numbers.is_ok() || told);
                 }
             }
         }

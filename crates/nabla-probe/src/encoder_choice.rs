@@ -70,6 +70,17 @@ impl EncoderChoice {
         }
     }
 
+    /// Refuses a sparsity that is out of range, before anything is recorded.
+    ///
+    /// # Errors
+    /// An error with the number.
+    pub fn validate(self, sparsity: f64, latents: usize) -> Result<(), OutOfRange> {
+        match self.counts() {
+            true => range::within("number of active latents", sparsity as usize, 1..=latents),
+            false => range::not_negative("weight of the penalty", sparsity),
+        }
+    }
+
     /// Trains an autoencoder.
     ///
     /// - `sparsity`: active latents, or the weight of the penalty
@@ -146,6 +157,8 @@ pub struct EncoderRecord {
     pub width: usize,
     /// What the activations are of, in words.
     pub of: String,
+    /// The block of that model before which they are read.
+    pub block: usize,
 }
 
 const FOLDER: NetworkFolder = NetworkFolder {
@@ -308,6 +321,7 @@ mod tests {
                 latents: 12,
                 width: 8,
                 of: "data".to_owned(),
+                block: 3,
             };
             trained.save(&record, folder.path()).unwrap();
             let (loaded, told) = TrainedEncoder::load(folder.path(), &device).unwrap();

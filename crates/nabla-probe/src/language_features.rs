@@ -34,8 +34,16 @@ pub enum TextError {
     /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
+    /// The tokenizer is of another model.
+    #[error("the tokenizer gives the piece {id}, but the model's vocabulary has {vocabulary}")]
+    Vocabulary {
+        /// The number of the piece.
+        id: u32,
+        /// Pieces of the model.
+        vocabulary: usize,
+    },
     /// The text is too short.
-    #[error("the text has {found} pieces, but {needed} are needed")]
+    #[error("the texts fill passages of {found} pieces, but {needed} are needed")]
     Short {
         /// Its pieces.
         found: usize,
@@ -95,15 +103,16 @@ const PAIRS: usize = 8;
 /// Cuts texts into what a model reads at once.
 ///
 /// - `length`: pieces of a passage, with what stands around it
-/// - `most`: pieces in all; the rest of the texts is left out
+/// - `wanted`: pieces in all, rounded up to what is read at once; the rest of the texts is left out
 ///
 /// # Errors
-/// If a text cannot be cut, a passage is longer than the model reads, or the texts are too short.
+/// If a text cannot be cut, a passage is longer than the model reads, a piece is not in the model's vocabulary, or the texts
+/// are too short.
 pub fn passages(
     model: &LanguageModel,
     texts: &[String],
     length: usize,
-    most: usize,
+    wanted: usize,
 ) -> Result<Vec<Passages>, TextError> {
     range::within("length of a passage", length, 8..=model.context())?;
     let around = model.tokenizer.encode("")?;
@@ -112,19 +121,26 @@ pub fn passages(
         Network::Llama(_) => (&around[..], &[][..]),
         Network::Bert(_) => around.split_at(around.len().min(1)),
     };
-    let mut found = Vec::new();
-    let mut total = 0;
+    let (vocabulary, together) = match &model.network {
+        Network::Llama(model) => (model.config.vocabulary, 1),
+        Network::Bert(model) => (model.config.vocabulary, 2 * PAIRS),
+    };
+    let most = wanted.div_ceil(together * length) * together;
+    let mut found: Vec<Vec<u32>> = Vec::new();
     'texts: for text in texts {
         let ids = model.tokenizer.encode(text)?;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(TextError::Vocabulary { id, vocabulary });
+        }
         let inner = ids[before.len()..ids.len() - after.len()].chunks_exact(own);
         for inner in inner {
-            if total >= most {
+            if found.len() == most {
                 break 'texts;
             }
-            total += length;
             found.push([before, inner, after].concat());
         }
     }
+    let total = found.len() * length;
     let passages: Vec<Passages> = match &model.network {
         Network::Llama(_) => found.into_iter().map(Passages::Text).collect(),
         Network::Bert(_) => {
@@ -143,10 +159,7 @@ pub fn passages(
     match passages.is_empty() {
         true => Err(TextError::Short {
             found: total,
-            needed: match &model.network {
-                Network::Llama(_) => length,
-                Network::Bert(_) => 2 * PAIRS * length,
-            },
+            needed: together * length,
         }),
         false => Ok(passages),
     }

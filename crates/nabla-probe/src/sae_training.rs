@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
-use nabla_base::range;
+use nabla_base::range::{self, OutOfRange};
 use nabla_grad::decomposition::{Views, orthogonal};
 use nabla_train::error::TrainingError;
 use nabla_train::learner::Learner;
-use nabla_train::optimizer::OptimizerConfig;
+use nabla_train::optimizer::{OptimizerConfig, ParameterGroup};
 use nabla_train::order::EpochOrder;
 use nabla_train::schedule::{Decay, Schedule};
 use nabla_train::task::Task;
@@ -85,6 +85,16 @@ impl SaeTraining {
         self.dead_after.unwrap_or(TEN_MILLIONS.min(tenth))
     }
 
+    /// Refuses numbers that are out of range.
+    ///
+    /// # Errors
+    /// An error with the number.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        range::at_least("number of steps", self.steps, 1)?;
+        range::at_least("batch of activations", self.batch, 1)?;
+        range::positive("learning rate", self.learning_rate)
+    }
+
     /// A training of `sae`, whose device must compute gradients.
     ///
     /// # Errors
@@ -94,8 +104,7 @@ impl SaeTraining {
         sae: S,
         data: Arc<ActivationSet>,
     ) -> Result<Trainer<SaeTask<S>>, SaeError> {
-        range::at_least("number of steps", self.steps, 1)?;
-        range::at_least("batch of activations", self.batch, 1)?;
+        self.validate()?;
         range::at_least("number of activations", data.rows(), 1)?;
         let dictionary = sae.dictionary();
         if dictionary.width() != data.width() {
@@ -108,6 +117,14 @@ impl SaeTraining {
         let mut optimizer = OptimizerConfig::named("adamw")?;
         optimizer.method = optimizer.method.with("epsilon", 6.25e-10)?;
         optimizer.learning_rate = Some(self.learning_rate);
+        if let Some((parameters, far)) = sae.far_moving() {
+            let moved = self.steps as f64 * self.learning_rate;
+            optimizer.groups.push(ParameterGroup {
+                parameters: parameters.to_owned(),
+                weight_decay: None,
+                learning_rate_factor: (far / moved).max(1.0),
+            });
+        }
         let config = TrainerConfig {
             steps: self.steps,
             schedule: Schedule {

@@ -119,14 +119,29 @@ impl DictionaryConfig {
         }
     }
 
+    /// Refuses a number of latents that is out of range, or whose directions have more numbers than a tensor may have.
+    ///
+    /// - `width`: values of an activation
+    ///
+    /// # Errors
+    /// An error with the number.
+    pub fn validate(&self, width: usize) -> Result<(), OutOfRange> {
+        const NUMBERS: usize = 1 << 31;
+        range::within(
+            "number of latents",
+            self.latents,
+            1..=NUMBERS / width.max(1),
+        )
+    }
+
     /// Random directions of length 1; the encoder begins as the transposed decoder.
     ///
     /// # Errors
     /// If there are no latents, or fewer than two different activations.
     pub fn init(&self, data: &ActivationSet, device: &Device) -> Result<Dictionary, SaeError> {
-        range::at_least("number of latents", self.latents, 1)?;
-        range::at_least("number of activations", data.rows(), 2)?;
         let width = data.width();
+        self.validate(width)?;
+        range::at_least("number of activations", data.rows(), 2)?;
         let measured = data
             .read(&spread_over(data.rows(), MEASURED_ROWS))?
             .activations;
@@ -528,6 +543,12 @@ pub trait SparseAutoencoder: Module {
     /// # Errors
     /// Like [`encode`](Self::encode).
     fn objective(&self, batch: SaeBatch) -> Result<Objective, SaeError>;
+
+    /// The parameters that must be able to move far, by a pattern of their names, and how far in a training: their learning
+    /// rate is raised where it wouldn't let them. None by default.
+    fn far_moving(&self) -> Option<(&'static str, f64)> {
+        None
+    }
 
     /// Is called after a step with what was seen of its batch: brings the decoder's rows back to the length 1.
     ///

@@ -70,8 +70,10 @@ impl<M: Classifier> Objective<M> for GroupDro {
         if self.weights.is_empty() {
             self.weights = vec![1.0; told.len()];
         }
+        // A common factor of all weights doesn't count: the largest power is 1, so that none overflows.
+        let highest = told.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         for (weight, &loss) in self.weights.iter_mut().zip(&told) {
-            *weight *= (self.config.eta * f64::from(loss)).exp();
+            *weight *= (self.config.eta * f64::from(loss - highest)).exp();
         }
         let sum: f64 = self.weights.iter().sum();
         self.weights.iter_mut().for_each(|weight| *weight /= sum);

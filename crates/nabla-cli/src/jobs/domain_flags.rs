@@ -21,7 +21,12 @@ use crate::errors::Failure;
 pub struct DomainFlags {
     /// Train on several domains for one that is not seen: a folder `domain/class/picture`, or `coloured-digits`,
     /// `coloured-fashion`, `rotated-digits` or `rotated-fashion` (built in)
-    #[arg(long, value_name = "DIR", help_heading = "Domains")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Domains",
+        conflicts_with_all = ["data", "test", "label_column"]
+    )]
     domains: Option<String>,
     /// The domain to test with; the others are trained on
     #[arg(

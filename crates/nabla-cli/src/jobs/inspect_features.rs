@@ -59,7 +59,7 @@ pub struct Arguments {
     /// Directions of a dictionary [default: 4 times the values of an activation]
     #[arg(long, value_name = "N")]
     latents: Option<usize>,
-    /// Pieces of text to train on; as many as a ninth of them follow, on which is measured
+    /// Pieces of text to train on, rounded up to what the model reads at once; a ninth as many follow, on which is measured
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     tokens: usize,
     /// Pieces that the model reads at once
@@ -123,7 +123,8 @@ struct Measured {
     encoder: EncoderChoice,
     /// Active latents, or the weight of the penalty.
     sparsity: f64,
-    seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
     gradient: GradientOf,
     loss_recovered: f64,
     #[serde(flatten)]
@@ -225,7 +226,8 @@ fn texts(paths: &[PathBuf]) -> Result<Vec<String>, Failure> {
 struct Trained {
     encoder: EncoderChoice,
     sparsity: f64,
-    seed: u64,
+    /// Nothing of one that was trained before.
+    seed: Option<u64>,
     coder: TrainedEncoder,
 }
 
@@ -247,10 +249,20 @@ impl Arguments {
         if let Some(folder) = &self.save {
             TrainedEncoder::check_folder(folder).map_err(Failure::input)?;
         }
-        if self.dictionary.is_none() && self.sparsities().is_empty() {
-            let name = self.encoder.first().map_or("", |encoder| encoder.name());
+        let without = self.encoder.iter().find(|encoder| !encoder.counts());
+        if let (None, Some(encoder), true) = (&self.dictionary, without, self.penalty.is_empty()) {
             return Err(Failure::input(format!(
-                "the encoder {name} has a penalty, whose weight --penalty must say"
+                "the encoder {} has a penalty, whose weight --penalty must say",
+                encoder.name()
+            )));
+        }
+        if let Some(folder) = &self.save
+            && folder.exists()
+            && !folder.is_dir()
+        {
+            return Err(Failure::input(format!(
+                "{} is no folder, into which a dictionary could be written",
+                folder.display()
             )));
         }
         for (name, value) in [
@@ -262,19 +274,100 @@ impl Arguments {
         range::positive("learning rate", self.learning_rate).map_err(Failure::input)
     }
 
-    /// All dictionaries to train: encoder, sparsity and seed.
+    /// Refuses, before anything is recorded, what a dictionary of the model cannot have.
+    fn check_dictionaries(&self, model: &LanguageModel) -> Result<usize, Failure> {
+        let latents = self.latents.unwrap_or(4 * model.width());
+        let mut dictionary = DictionaryConfig::new(latents);
+        dictionary.seed = self.seeds.first().copied().unwrap_or(0);
+        dictionary.validate(model.width()).map_err(Failure::input)?;
+        for (encoder, sparsity, _) in self.sparsities() {
+            encoder
+                .validate(sparsity, latents)
+                .map_err(Failure::input)?;
+        }
+        let training = self.training(0);
+        training.validate().map_err(Failure::input)?;
+        Ok(latents)
+    }
+
+    /// Refuses, before anything is recorded, a steering that the model or the dictionary doesn't have.
+    fn check_steering(&self, model: &LanguageModel, latents: usize) -> Result<(), Failure> {
+        let (Some((feature, _)), Some(prompt)) = (self.steer, &self.prompt) else {
+            return Ok(());
+        };
+        if matches!(model.network, Network::Bert(_)) {
+            return Err(Failure::input(format!(
+                "{} is an encoder, which cannot go on with a text: leave out --steer",
+                self.model.display()
+            )));
+        }
+        range::within("feature", feature, 0..=latents - 1).map_err(Failure::input)?;
+        let pieces = model.tokenizer.encode(prompt).map_err(Failure::input)?;
+        range::within(
+            "number of pieces of the prompt",
+            pieces.len(),
+            1..=model.context() - 1,
+        )
+        .map_err(Failure::input)?;
+        let left = model.context() - pieces.len();
+        range::within("number of pieces to go on", self.more, 1..=left).map_err(Failure::input)
+    }
+
+    fn training(&self, seed: u64) -> SaeTraining {
+        SaeTraining {
+            steps: self.steps,
+            batch: self.batch,
+            learning_rate: self.learning_rate,
+            seed,
+            ..SaeTraining::default()
+        }
+    }
+
+    /// All dictionaries to train: encoder, sparsity and seed, each once.
     fn sparsities(&self) -> Vec<(EncoderChoice, f64, u64)> {
-        let mut all = Vec::new();
+        let mut all: Vec<(EncoderChoice, f64, u64)> = Vec::new();
         for &encoder in &self.encoder {
             let values: Vec<f64> = match encoder.counts() {
                 true => self.active.iter().map(|&active| active as f64).collect(),
                 false => self.penalty.clone(),
             };
             for value in values {
-                all.extend(self.seeds.iter().map(|&seed| (encoder, value, seed)));
+                for &seed in &self.seeds {
+                    if !all.contains(&(encoder, value, seed)) {
+                        all.push((encoder, value, seed));
+                    }
+                }
             }
         }
         all
+    }
+
+    /// A dictionary that was trained before, for this model and block.
+    fn loaded(
+        &self,
+        folder: &Path,
+        model: &LanguageModel,
+        device: &Device,
+    ) -> Result<(TrainedEncoder, EncoderRecord), Failure> {
+        let (coder, record) = TrainedEncoder::load(folder, device).map_err(Failure::input)?;
+        if record.width != model.width() {
+            return Err(Failure::input(format!(
+                "the dictionary {} is of {} with activations of {} values, but {} has {}",
+                folder.display(),
+                record.of,
+                record.width,
+                self.model.display(),
+                model.width()
+            )));
+        }
+        match self.block {
+            Some(block) if block != record.block => Err(Failure::input(format!(
+                "the dictionary {} is of activations before block {}, but --block says {block}",
+                folder.display(),
+                record.block
+            ))),
+            _ => Ok((coder, record)),
+        }
     }
 
     fn train(
@@ -293,13 +386,7 @@ impl Arguments {
                 centre: Centre::default(),
                 seed,
             };
-            let training = SaeTraining {
-                steps: self.steps,
-                batch: self.batch,
-                learning_rate: self.learning_rate,
-                seed,
-                ..SaeTraining::default()
-            };
+            let training = self.training(seed);
             let mut before = || {
                 progress.advance(1);
                 context.go_on()
@@ -311,7 +398,7 @@ impl Arguments {
             trained.push(Trained {
                 encoder,
                 sparsity,
-                seed,
+                seed: Some(seed),
                 coder,
             });
         }
@@ -407,7 +494,6 @@ impl Arguments {
             return Ok(None);
         };
         let dictionary = first.coder.dictionary();
-        range::within("feature", feature, 0..=dictionary.latents() - 1).map_err(Failure::input)?;
         let row = dictionary
             .decoder
             .val()
@@ -416,12 +502,6 @@ impl Arguments {
         let row = row.try_into_vec_as::<f64>().map_err(Failure::run)?;
         let tokenizer = &parts.model.tokenizer;
         let ids = tokenizer.encode(prompt).map_err(Failure::input)?;
-        range::within(
-            "number of pieces to go on",
-            self.more,
-            1..=parts.model.context().saturating_sub(ids.len()).max(1),
-        )
-        .map_err(Failure::input)?;
         let go_on = |direction: Option<(&[f64], f64)>| -> Result<String, Failure> {
             let ids = parts.hooked.continued(&ids, self.more, direction);
             let ids = ids.map_err(of_text)?;
@@ -457,25 +537,35 @@ impl Job for Arguments {
         let device = self.device.open()?.autodiff();
         let texts = texts(&self.text)?;
         let model = LanguageModel::open(&self.model, &device).map_err(Failure::input)?;
-        if self.steer.is_some() && matches!(model.network, Network::Bert(_)) {
-            return Err(Failure::input(format!(
-                "{} is an encoder, which cannot go on with a text: leave out --steer",
-                self.model.display()
-            )));
-        }
-        let block = self.block.unwrap_or((model.blocks() / 2).max(1));
+        let loaded = match &self.dictionary {
+            None => None,
+            Some(folder) => Some(self.loaded(folder, &model, &device)?),
+        };
+        let latents = match &loaded {
+            None => self.check_dictionaries(&model)?,
+            Some((coder, _)) => coder.dictionary().latents(),
+        };
+        self.check_steering(&model, latents)?;
+        let block = match &loaded {
+            None => self.block.unwrap_or((model.blocks() / 2).max(1)),
+            Some((_, record)) => record.block,
+        };
         let hooked = HookedLanguageModel::new(model.network.clone(), block, device.clone())
             .map_err(Failure::input)?;
-        let wanted = self
-            .tokens
-            .saturating_add(self.tokens / 9)
-            .saturating_add(self.length);
-        let all = passages(&model, &texts, self.length, wanted).map_err(of_text)?;
-        // The last tenth is only measured on.
-        let kept = (all.len() / 10).max(1);
+        // What follows is only measured on.
+        let more = (self.tokens / 9).max(1);
+        let whole = passages(&model, &texts, self.length, self.tokens).map_err(of_text)?;
+        let wanted = whole.iter().map(Passages::pieces).sum::<usize>();
+        let all = passages(&model, &texts, self.length, wanted.saturating_add(more));
+        let all = all.map_err(of_text)?;
+        // If the texts end before, a tenth of them.
+        let kept = match all.len() > whole.len() {
+            true => all.len() - whole.len(),
+            false => (all.len() / 10).max(1),
+        };
         if all.len() <= kept {
             return Err(Failure::input(
-                "the text has one passage only, but one to train on and one to measure on are needed",
+                "the texts fill what the model reads at once only, but one to train on and one to measure on are needed",
             ));
         }
         let (training, measured) = all.split_at(all.len() - kept);
@@ -498,28 +588,14 @@ impl Job for Arguments {
         let data = record(&hooked, training, GradientOf::Label, storage, &before);
         let data = Arc::new(data.map_err(of_effect)?);
         let mean = mean(&data).map_err(|e| of_sae(e.into()))?;
-        let trained = match &self.dictionary {
+        let trained = match loaded {
             None => self.train(&data, &device, context)?,
-            Some(folder) => {
-                let (coder, record) =
-                    TrainedEncoder::load(folder, &device).map_err(Failure::input)?;
-                if record.width != model.width() {
-                    return Err(Failure::input(format!(
-                        "the dictionary {} is of {} with activations of {} values, but {} has {}",
-                        folder.display(),
-                        record.of,
-                        record.width,
-                        self.model.display(),
-                        model.width()
-                    )));
-                }
-                vec![Trained {
-                    encoder: record.encoder,
-                    sparsity: record.sparsity,
-                    seed: 0,
-                    coder,
-                }]
-            }
+            Some((coder, record)) => vec![Trained {
+                encoder: record.encoder,
+                sparsity: record.sparsity,
+                seed: None,
+                coder,
+            }],
         };
         let coders: Vec<(&dyn Coder, GradientOf)> = trained
             .iter()
@@ -556,6 +632,7 @@ impl Job for Arguments {
                 latents: first.coder.dictionary().latents(),
                 width: model.width(),
                 of: format!("{} before block {block}", self.model.display()),
+                block,
             };
             first.coder.save(&record, folder).map_err(Failure::run)?;
         }
@@ -671,9 +748,13 @@ fn told(found: &Found) -> String {
         ..
     } = found;
     let mut told = format!(
-        "{} before block {block} of {blocks}: {latents} directions for {width} values, trained on {pieces} activations{}, \
+        "{} before block {block} of {blocks}: {latents} directions for {width} values, {} {pieces} activations{}, \
          measured on {measured_pieces} pieces\n",
         found.model.display(),
+        match found.dictionaries.iter().any(|one| one.seed.is_some()) {
+            true => "trained on",
+            false => "with the mean of",
+        },
         if found.on_disk { " (on disk)" } else { "" },
     );
     if let Some(first) = found.dictionaries.first() {
@@ -707,7 +788,7 @@ fn told(found: &Found) -> String {
         rows.push(vec![
             one.encoder.name().to_owned(),
             one.sparsity.to_string(),
-            one.seed.to_string(),
+            one.seed.map_or(String::new(), |seed| seed.to_string()),
             gradient_name(one.gradient).to_owned(),
             format!("{:.1}", effect.active),
             format!("{:.4}", effect.loss),

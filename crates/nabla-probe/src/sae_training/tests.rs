@@ -114,3 +114,21 @@ fn activations_of_another_width_are_refused() {
     none.batch = 0;
     assert!(none.trainer(top_k(), Arc::new(data(16))).is_err());
 }
+
+#[test]
+fn a_penalty_closes_jump_relus_latents_in_a_short_training() {
+    let device = Device::flex().autodiff();
+    let active = |penalty: f64| {
+        let begin = DictionaryConfig::new(24);
+        let sae = JumpReluSaeConfig::new(penalty).init(&begin, &data(256), &device);
+        let mut short = training(200);
+        short.learning_rate = 1e-3;
+        let mut trainer = short.trainer(sae.unwrap(), Arc::new(data(256))).unwrap();
+        trainer
+            .run(None, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        trainer.task().last().unwrap().active
+    };
+    let (open, closed) = (active(0.0), active(1.0));
+    assert!(closed < 0.6 * open, "{open} {closed}");
+}
