@@ -288,6 +288,11 @@ impl<'a, M: Classifier> DomainStep<'a, M> {
         self.answers = Some(answers);
     }
 
+    /// Notes the answers of a pass through other examples than those of the domains, unless a pass before has given them.
+    pub fn count(&mut self, right: usize, examples: usize) {
+        self.answers.get_or_insert(Answers { right, examples });
+    }
+
     /// All examples in one pass.
     pub fn pooled(&mut self) -> Pass {
         let batch = self.pooled_batch();

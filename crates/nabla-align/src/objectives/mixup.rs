@@ -13,6 +13,7 @@
 
 use burn::tensor::Tensor;
 use nabla_base::range;
+use nabla_train::classification::rightly;
 use nabla_train::classifier::Classifier;
 use nabla_train::order::permutation;
 use rand_distr::{Beta, Distribution};
@@ -51,7 +52,8 @@ pub struct Pair {
 /// Never, with places of domains of the step.
 pub fn mixed<M: Classifier>(step: &mut DomainStep<'_, M>, pairs: &[Pair]) -> Tensor<1> {
     let domains = step.domains().len().max(1);
-    let terms = pairs.iter().map(|pair| {
+    let (mut terms, mut right, mut examples) = (Vec::new(), 0, 0);
+    for pair in pairs {
         let [first, second] = pair.domains.map(|i| &step.domains()[i]);
         let count = first.labels.len().min(second.labels.len());
         let head = |batch: &DomainBatch| {
@@ -68,11 +70,18 @@ pub fn mixed<M: Classifier>(step: &mut DomainStep<'_, M>, pairs: &[Pair]) -> Ten
         };
         let pass = step.pass_of(step.model(), &mixture);
         let other = step.targets_of(&second.labels, &pass.logits);
+        // A mixture counts as what it is more of.
+        let labels = match pair.share >= 0.5 {
+            true => &mixture.labels,
+            false => &second.labels,
+        };
+        right += rightly(pass.logits.clone().without_autodiff(), labels);
+        examples += count;
         let mut also = pass.clone();
         also.targets = other;
-        pass.loss() * pair.share + also.loss() * (1.0 - pair.share)
-    });
-    let terms: Vec<Tensor<1>> = terms.collect();
+        terms.push(pass.loss() * pair.share + also.loss() * (1.0 - pair.share));
+    }
+    step.count(right, examples);
     Tensor::cat(terms, 0).sum() * (1.0 / domains as f64)
 }
 
