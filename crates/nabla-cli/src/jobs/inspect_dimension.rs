@@ -97,15 +97,14 @@ impl VectorField for DenoiserField<'_> {
     fn eval(&self, x: &[f64], sigma: f64) -> Result<Vec<f64>, GaugeError> {
         let numbers = self.dimension();
         let [channels, height, width] = self.shape;
-        let alpha_bar = 1.0 / (1.0 + sigma * sigma);
-        // Its time is that of the network, which follows from the noise.
-        let level = Level::variance_preserving(0.0, alpha_bar);
+        // In this form the network finds its own time, that of the same noise.
+        let level = Level::variance_exploding(0.0, sigma);
         let own = |error: String| GaugeError::Device(error);
         let mut field = Vec::with_capacity(x.len());
         for part in x.chunks(BATCH * numbers) {
             let rows = part.len() / numbers;
             let data = TensorData::new(part.to_vec(), [rows, channels, height, width]);
-            let x: Tensor<4> = Tensor::from_data(data, &self.device) * level.signal();
+            let x: Tensor<4> = Tensor::from_data(data, &self.device);
             let outputs = self
                 .model
                 .predict(x.clone(), level, &[Condition::Without])
