@@ -70,6 +70,8 @@ fn peer() -> Option<[f64; 2]> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // As the program does.
+    nabla_kernels::threads::compute_here();
     let mut data = ActivationSet::new(WIDTH, Storage::default())?;
     let mut noise = SeededNoise::new(0, 0);
     let rows = 8 * BATCH * WIDTH;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
-use nabla_grad::decomposition::{Views, orthogonal};
+use nabla_kernels::selected_rows::{row_products, weighted_rows};
 use nabla_train::error::TrainingError;
 use nabla_train::learner::Learner;
 use nabla_train::optimizer::{OptimizerConfig, ParameterGroup};
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::activation_set::ActivationSet;
-use crate::sparse_autoencoder::{Objective, SaeBatch, SaeError, SparseAutoencoder};
+use crate::sparse_autoencoder::{Objective, SaeBatch, SaeError, SparseAutoencoder, every_row};
 
 /// How an autoencoder is trained.
 ///
@@ -263,8 +263,11 @@ impl<S: SparseAutoencoder> GradientTransform<S> for AlongTheSphere {
         let decoder = &gradients.model().dictionary().decoder;
         let (id, rows) = (decoder.id, decoder.val().without_autodiff());
         if let Some(gradient) = gradients.params_mut().remove::<2>(id) {
-            let across = orthogonal(gradient, rows, Views::Each(0)).map_err(TrainingError::task)?;
-            gradients.params_mut().register::<2>(id, across);
+            // The rows have the length 1.
+            let ids = every_row(&rows);
+            let along = row_products(rows.clone(), ids.clone(), gradient.clone()); // [latents, 1]
+            let along = weighted_rows(rows, ids, along);
+            gradients.params_mut().register::<2>(id, gradient - along);
         }
         Ok(())
     }
