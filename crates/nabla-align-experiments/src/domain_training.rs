@@ -7,11 +7,10 @@ use nabla_align::DomainObjective;
 use nabla_claims::ClaimError;
 use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::examples::{Examples, InputShape};
-use nabla_train::gradient_source::{GradientSources, Plan};
+use nabla_train::gradient_source::GradientSources;
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::{Mlp, MlpConfig};
 use nabla_train::optimizer::OptimizerConfig;
-use nabla_train::schedule::{Decay, Schedule};
 
 /// What all objectives have in common.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,29 +54,12 @@ pub(crate) fn trained(
     optimizer.weight_decay = if decayed { budget.decay } else { 0.0 };
     let count = training.examples.len();
     let batch = budget.batch.min(count);
-    let config = TrainingConfig {
-        epochs: budget.steps.div_ceil(count.div_ceil(batch)),
-        batch,
-        seed,
-        schedule: Schedule {
-            decay: Decay::Constant,
-            ..Schedule::default()
-        },
-        optimizer,
-        ..TrainingConfig::default()
-    };
+    let config = TrainingConfig::of_steps(budget.steps, count, batch, optimizer, seed);
     // Only the end is measured.
     let one = training.examples.chosen(&[0], features);
     let trainer = config.trainer(training.examples, &one, training.shape, model);
     let mut trainer = trainer.map_err(ClaimError::experiment)?;
-    let plan = Plan {
-        examples: count,
-        batch,
-        steps: budget.steps,
-        seed,
-        scaled: false,
-        augmented: false,
-    };
+    let plan = config.plan(count, budget.steps, false);
     let source = objective.clone().for_domains(training.counts);
     let source = source.source(trainer.model(), plan);
     if let Some(source) = source.map_err(ClaimError::experiment)? {

@@ -21,7 +21,7 @@ use nabla_align::objectives::hessian_alignment::{
 };
 use nabla_align::{DomainObjective, HeadStats};
 use nabla_claims::{
-    Bench, Cell, Check, Claim, ClaimError, Measurement, Metric, Stage, Table, Task, Variant,
+    Bench, Cell, Check, Claim, ClaimError, Measurement, Metric, Stage, Table, Task, Variant, median,
 };
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_train::classifier::Classifier;
@@ -426,19 +426,6 @@ impl Claim for HessianAlignmentClaim {
                 .to_owned(),
         ];
         Ok(measurement)
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        1 => sorted[middle],
-        _ => {
-            0.5 * (sorted[middle.saturating_sub(1)]
-                + sorted.get(middle).copied().unwrap_or(f64::NAN))
-        }
     }
 }
 

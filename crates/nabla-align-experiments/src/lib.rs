@@ -10,12 +10,8 @@ pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(udim::UdimClaim),
 ];
 
-/// The quick forms of this crate's experiments, for its tests.
 #[cfg(test)]
-static QUICK: std::sync::LazyLock<nabla_claims::QuickForms> = std::sync::LazyLock::new(|| {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    nabla_claims::QuickForms::new(EXPERIMENTS, root)
-});
+nabla_claims::quick_forms!(EXPERIMENTS);
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@
 use nabla_base::range;
 use nabla_data::LabelledPictures;
 use nabla_grad::seeded_noise::SeededNoise;
+use nabla_train::data_set::of_pictures;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::order::permutation;
 use rand::RngExt;
@@ -68,14 +69,11 @@ impl GreyPictures {
                 found: pictures.shape(),
             });
         }
-        let white = f32::from(pictures.white());
-        let all = 0..pictures.len();
+        let Examples { features, labels } = of_pictures(pictures);
         Ok(Self {
             size: [height, width],
-            pixels: all
-                .flat_map(|i| pictures.pixels(i).iter().map(|&p| f32::from(p) / white))
-                .collect(),
-            labels: pictures.labels().iter().map(|&l| u32::from(l)).collect(),
+            pixels: features,
+            labels,
         })
     }
 

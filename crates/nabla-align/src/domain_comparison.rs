@@ -13,18 +13,17 @@
 
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::registry::{Options, RegistryError};
+use nabla_base::vector::mean_with_error;
 use nabla_grad::flat::FlatError;
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::classifier::{Classifier, ModelError};
 use nabla_train::error::TrainingError;
 use nabla_train::examples::Examples;
-use nabla_train::gradient_source::Plan;
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::Mlp;
 use nabla_train::model_config::{ModelConfig, OnModel};
 use nabla_train::optimizer::{OptimizerConfig, OptimizerError};
-use nabla_train::schedule::{Decay, Schedule};
 use serde::{Deserialize, Serialize};
 
 use burn::tensor::Device;
@@ -431,28 +430,11 @@ impl OnModel for Training<'_> {
         let smallest = parts.counts.iter().copied().min().unwrap_or(2);
         let batch = setting.batch.min(smallest) * parts.counts.len();
         let count = parts.training.len();
-        let config = TrainingConfig {
-            epochs: comparison.steps.div_ceil(count.div_ceil(batch)),
-            batch,
-            seed,
-            schedule: Schedule {
-                decay: Decay::Constant,
-                ..Schedule::default()
-            },
-            optimizer,
-            ..TrainingConfig::default()
-        };
+        let config = TrainingConfig::of_steps(comparison.steps, count, batch, optimizer, seed);
         // What is measured is measured here.
         let one = parts.training.chosen(&[0], width);
         let mut trainer = config.trainer(&parts.training, &one, shape, model)?;
-        let plan = Plan {
-            examples: count,
-            batch,
-            steps: comparison.steps,
-            seed,
-            scaled: false,
-            augmented: false,
-        };
+        let plan = config.plan(count, comparison.steps, false);
         let objective = setting.objective.make::<M>()?;
         let source = DomainSource::new(objective, &parts.counts, trainer.model(), plan)?;
         trainer.task_mut().set_source(Box::new(source));
@@ -481,14 +463,8 @@ impl OnModel for Training<'_> {
 
 /// The mean accuracy, and its standard error.
 fn summary(reached: &[Reached]) -> (f64, Option<f64>) {
-    let count = reached.len() as f64;
-    let mean = reached.iter().map(|r| r.accuracy).sum::<f64>() / count;
-    let squares = reached
-        .iter()
-        .map(|r| (r.accuracy - mean).powi(2))
-        .sum::<f64>();
-    let error = (reached.len() > 1).then(|| (squares / (count - 1.0) / count).sqrt());
-    (mean, error)
+    let accuracies: Vec<f64> = reached.iter().map(|r| r.accuracy).collect();
+    mean_with_error(&accuracies)
 }
 
 impl DomainTable {

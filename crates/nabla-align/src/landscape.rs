@@ -23,7 +23,7 @@ use nabla_grad::training_mode::batch_norm_in_training;
 use nabla_kernels::linear_pieces::Pieces;
 use nabla_train::classifier::Classifier;
 
-use crate::objective::{ObjectiveError, number, read};
+use crate::objective::{DomainStep, ObjectiveError, Pass, number, read};
 
 /// The losses of a model around its weights; see the [module documentation](self).
 #[derive(Debug)]
@@ -88,6 +88,27 @@ impl<M: Classifier> Landscape<M> {
     /// If the loss cannot be read from the device.
     pub fn slope(&self, loss: impl FnOnce(&M) -> Tensor<1>) -> Result<Slope, ObjectiveError> {
         self.slope_of(&self.model, loss, |_| {})
+    }
+
+    /// [`slope`](Self::slope) of the loss of each domain of a step, with the passes.
+    ///
+    /// # Errors
+    /// If a loss cannot be read from the device.
+    pub fn slopes_of_domains(
+        &self,
+        step: &DomainStep<'_, M>,
+    ) -> Result<(Vec<Slope>, Vec<Pass>), ObjectiveError> {
+        let mut passes = Vec::with_capacity(step.domains().len());
+        let mut slopes = Vec::with_capacity(step.domains().len());
+        for batch in step.domains() {
+            slopes.push(self.slope(|model| {
+                let pass = step.pass_of(model, batch);
+                let loss = pass.loss();
+                passes.push(pass);
+                loss
+            })?);
+        }
+        Ok((slopes, passes))
     }
 
     fn slope_of(

@@ -293,6 +293,19 @@ impl<'a, M: Classifier> DomainStep<'a, M> {
         self.answers.get_or_insert(Answers { right, examples });
     }
 
+    /// The weight of a penalty in this step: 1 before the step `anneal_steps`, and `penalty` from then on, where all
+    /// optimizers forget what they have averaged.
+    ///
+    /// # Errors
+    /// If an optimizer cannot begin.
+    pub fn annealed(&mut self, anneal_steps: usize, penalty: f64) -> Result<f64, ObjectiveError> {
+        let number = self.step();
+        if number == anneal_steps {
+            self.learner().restart_optimizers()?;
+        }
+        Ok(if number >= anneal_steps { penalty } else { 1.0 })
+    }
+
     /// All examples in one pass.
     pub fn pooled(&mut self) -> Pass {
         let batch = self.pooled_batch();

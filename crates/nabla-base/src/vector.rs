@@ -92,6 +92,23 @@ pub fn finite(vector: &'static str, values: &[f64]) -> Result<(), NotFinite> {
     }
 }
 
+/// The mean of values and its standard error, which one value alone does not have; not a number if there are none.
+///
+/// ```
+/// use nabla_base::vector::mean_with_error;
+/// assert_eq!(mean_with_error(&[1.0, 3.0]), (2.0, Some(1.0)));
+/// assert_eq!(mean_with_error(&[5.0]), (5.0, None));
+/// ```
+pub fn mean_with_error(values: &[f64]) -> (f64, Option<f64>) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let error = (values.len() > 1).then(|| {
+        let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+        (squares / (count - 1.0) / count).sqrt()
+    });
+    (mean, error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

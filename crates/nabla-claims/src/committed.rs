@@ -23,6 +23,20 @@ pub struct QuickForms {
     results: Mutex<BTreeMap<String, Slot>>,
 }
 
+/// The quick forms of a crate's experiments as `QUICK`, for its tests.
+///
+/// - the list that contains the experiments
+#[macro_export]
+macro_rules! quick_forms {
+    ($family:expr) => {
+        static QUICK: std::sync::LazyLock<$crate::QuickForms> = std::sync::LazyLock::new(|| {
+            // The folder of the crate that calls this.
+            let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+            $crate::QuickForms::new($family, root)
+        });
+    };
+}
+
 impl QuickForms {
     /// - `family`: the list that contains the experiments
     /// - `root`: the repository, with its folders `assets` and `results`

@@ -38,5 +38,5 @@ pub use result::{
     ClaimResult, Commit, RESULT_FORMAT, ResultError, Verdict, describe_device, read_result,
 };
 pub use runner::{CELLS_FOLDER, RunError, RunSummary, run_claim, run_claims};
-pub use summary::Summary;
+pub use summary::{Summary, median};
 pub use table::{Table, TableError};

@@ -24,6 +24,23 @@ pub struct Summary {
     pub spread: Option<f64>,
 }
 
+/// The middle of values, or the mean of the two in the middle; not a number if there are none.
+///
+/// ```
+/// use nabla_claims::median;
+/// assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+/// assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+/// ```
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+    f64::midpoint(
+        middle(sorted.len().saturating_sub(1) / 2),
+        middle(sorted.len() / 2),
+    )
+}
+
 /// A spread below this share of the mean is the rounding of the mean itself: three times 0.1, added and divided
 /// by 3, is not 0.1.
 const ROUNDING: f64 = 8.0 * f64::EPSILON;

@@ -330,6 +330,10 @@ fn what_has_no_features_is_refused_in_one_sentence() {
             "number of pieces to go on",
         ),
         (
+            line("--text text.txt --length 0"),
+            "length of a passage is 0",
+        ),
+        (
             line("--text text.txt --length 32 --steps 0"),
             "number of steps is 0",
         ),

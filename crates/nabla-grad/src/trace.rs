@@ -31,6 +31,7 @@
 use burn::config::Config;
 use faer::Mat;
 use nabla_base::range::{self, OutOfRange};
+use nabla_base::vector::mean_with_error;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
@@ -215,7 +216,7 @@ impl Forms {
     }
 
     fn estimate(&self, settled: bool) -> TraceEstimate {
-        let (trace, standard_error) = mean(&self.values);
+        let (trace, standard_error) = mean_with_error(&self.values);
         TraceEstimate {
             trace,
             standard_error,
@@ -363,17 +364,6 @@ fn checked_dim(operator: &impl CurvatureOperator) -> Result<usize, TraceError> {
     }
 }
 
-/// Mean and standard error of the mean.
-fn mean(samples: &[f64]) -> (f64, Option<f64>) {
-    let m = samples.len() as f64;
-    let mean = samples.iter().sum::<f64>() / m;
-    let error = (samples.len() > 1).then(|| {
-        let squares: f64 = samples.iter().map(|x| (x - mean).powi(2)).sum();
-        (squares / (m - 1.0) / m).sqrt()
-    });
-    (mean, error)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -479,7 +469,7 @@ mod tests {
         let estimates: Vec<f64> = (0..3000)
             .map(|_| hutch_plus_plus(&operator, 9, &mut noise).unwrap().trace)
             .collect();
-        let (trace, error) = mean(&estimates);
+        let (trace, error) = mean_with_error(&estimates);
         let error = error.unwrap();
         assert!(
             (trace - true_trace(&rows)).abs() < 4.0 * error,

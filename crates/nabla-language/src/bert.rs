@@ -29,6 +29,8 @@ use nabla_kernels::normalization::layer_norm;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use crate::checks::{NotFinite, finite, sizes};
+
 /// The reason why there is no model.
 #[derive(Debug, thiserror::Error)]
 pub enum BertError {
@@ -70,17 +72,8 @@ pub enum BertError {
         name: String,
     },
     /// A tensor has a number that is NaN or infinite.
-    #[error("the tensor {name:?} of {} is damaged: its value {place} is {value}", path.display())]
-    NotFinite {
-        /// The file.
-        path: PathBuf,
-        /// Its name.
-        name: String,
-        /// Which value, from 0.
-        place: usize,
-        /// The value.
-        value: f32,
-    },
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
     /// A tensor is of another shape or number format.
     #[error("the tensor {name:?} of {} is {found}, where {expected:?} was expected", path.display())]
     Tensor {
@@ -143,7 +136,7 @@ fn gelu_name() -> String {
 
 impl BertConfig {
     fn validate(&self) -> Result<(), OutOfRange> {
-        for (name, value) in [
+        sizes(&[
             ("vocabulary", self.vocabulary),
             ("width", self.width),
             ("hidden units", self.hidden),
@@ -151,9 +144,7 @@ impl BertConfig {
             ("number of heads", self.heads),
             ("context", self.context),
             ("number of kinds", self.kinds),
-        ] {
-            range::at_least(format!("model's {name}"), value, 1)?;
-        }
+        ])?;
         range::positive("model's epsilon", self.epsilon)?;
         let heads = self.width.is_multiple_of(self.heads);
         range::check(
@@ -266,15 +257,8 @@ impl Tensors {
         let name = format!("{}{name}", self.prefix);
         match self.found.get(&name) {
             Some((found, Ok(values))) if found == shape => {
-                match values.iter().position(|value| !value.is_finite()) {
-                    None => Ok(values),
-                    Some(place) => Err(BertError::NotFinite {
-                        path: self.path.clone(),
-                        name,
-                        place,
-                        value: values[place],
-                    }),
-                }
+                finite(values, &self.path, &name)?;
+                Ok(values)
             }
             Some((found, values)) => Err(BertError::Tensor {
                 path: self.path.clone(),

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::checks::{NotFinite, finite};
 use crate::gguf_blocks::BlockType;
 
 /// The reason why a file cannot be read.
@@ -79,17 +80,8 @@ pub enum GgufError {
         expected: Vec<usize>,
     },
     /// A tensor has a number that is NaN or infinite.
-    #[error("the tensor {name:?} of {} is damaged: its value {place} is {value}", path.display())]
-    NotFinite {
-        /// The file.
-        path: PathBuf,
-        /// Its name.
-        name: String,
-        /// Which value, from 0.
-        place: usize,
-        /// The value.
-        value: f32,
-    },
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
     /// A tensor's numbers are in a format that isn't known here.
     #[error("the tensor {name:?} of {} is in the number format {format} of ggml, which is not read", path.display())]
     Format {
@@ -427,15 +419,8 @@ impl Gguf {
             source,
         })?;
         let values = kind.widen(&data);
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(place) => Err(GgufError::NotFinite {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                place,
-                value: values[place],
-            }),
-        }
+        finite(&values, &self.path, name)?;
+        Ok(values)
     }
 
     /// Whether there is such a tensor.
@@ -612,7 +597,7 @@ mod tests {
                     let numbers = gguf.tensor(name, shape);
                     let told = matches!(
                         numbers,
-                        Err(GgufError::Format { .. } | GgufError::NotFinite { .. })
+                        Err(GgufError::Format { .. } | GgufError::NotFinite(_))
                     );
                     prop_assert!(numbers.is_ok() || told);
                 }

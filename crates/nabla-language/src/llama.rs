@@ -25,6 +25,7 @@ use nabla_kernels::linear::linear;
 use nabla_kernels::matmul::matmul;
 use nabla_kernels::normalization::rms_norm;
 
+use crate::checks::sizes;
 use crate::gguf::{Gguf, GgufError};
 
 /// The reason why there is no model.
@@ -75,7 +76,7 @@ impl LlamaConfig {
     /// # Errors
     /// An error with the size.
     pub fn validate(&self) -> Result<(), OutOfRange> {
-        for (name, value) in [
+        sizes(&[
             ("vocabulary", self.vocabulary),
             ("width", self.width),
             ("hidden units", self.hidden),
@@ -83,9 +84,7 @@ impl LlamaConfig {
             ("number of heads", self.heads),
             ("number of key heads", self.key_heads),
             ("context", self.context),
-        ] {
-            range::at_least(format!("model's {name}"), value, 1)?;
-        }
+        ])?;
         range::positive("model's epsilon", self.epsilon)?;
         range::positive("model's base of rotations", self.rope_base)?;
         let heads = self.width.is_multiple_of(2 * self.heads);

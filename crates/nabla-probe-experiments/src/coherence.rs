@@ -20,12 +20,12 @@ use nabla_probe::coherence::{CoherenceCurve, CoherenceError, CoherenceMeter, cro
 use nabla_probe::robust_gradients::RobustGradient;
 use nabla_probe::sharpness::ClassifierLoss;
 use nabla_train::classification::{TrainingConfig, evaluate};
+use nabla_train::data_set::of_pictures;
 use nabla_train::examples::{Examples, InputShape};
-use nabla_train::gradient_source::{GradientSources, Plan};
+use nabla_train::gradient_source::GradientSources;
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::{Mlp, MlpConfig};
 use nabla_train::optimizer::OptimizerConfig;
-use nabla_train::schedule::{Decay, Schedule};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -82,22 +82,12 @@ const TRAINED_ON: usize = 900;
 impl Data {
     fn new(labels: Labels, seed: u64) -> Result<Self, ClaimError> {
         let pictures = nabla_data::digits().map_err(ClaimError::experiment)?;
-        let white = f32::from(pictures.white());
         let mut draw = ChaCha8Rng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..pictures.len()).collect();
         order.shuffle(&mut draw);
         let (training, test) = order.split_at(TRAINED_ON);
-        let of = |chosen: &[usize]| Examples {
-            features: chosen
-                .iter()
-                .flat_map(|&i| pictures.pixels(i).iter().map(|&p| f32::from(p) / white))
-                .collect(),
-            labels: chosen
-                .iter()
-                .map(|&i| u32::from(pictures.labels()[i]))
-                .collect(),
-        };
-        let (mut training, test) = (of(training), of(test));
+        let all = of_pictures(&pictures);
+        let [mut training, test] = [training, test].map(|chosen| all.chosen(chosen, 64));
         let truth = training.labels.clone();
         let count = (labels.share() * TRAINED_ON as f64) as usize;
         let mut permuted = truth[..count].to_vec();
@@ -123,17 +113,9 @@ const BATCH: usize = 100;
 fn config(steps: usize, seed: u64) -> Result<TrainingConfig, ClaimError> {
     let mut optimizer = OptimizerConfig::named("sgd").map_err(ClaimError::experiment)?;
     optimizer.learning_rate = Some(0.1);
-    Ok(TrainingConfig {
-        epochs: steps.div_ceil(TRAINED_ON / BATCH),
-        batch: BATCH,
-        seed,
-        schedule: Schedule {
-            decay: Decay::Constant,
-            ..Schedule::default()
-        },
-        optimizer,
-        ..TrainingConfig::default()
-    })
+    Ok(TrainingConfig::of_steps(
+        steps, TRAINED_ON, BATCH, optimizer, seed,
+    ))
 }
 
 fn network(seed: u64) -> Result<Mlp, ClaimError> {
@@ -208,14 +190,7 @@ fn trained(
     let data = Data::new(labels, seed)?;
     let config = config(steps, seed)?;
     let model = network(seed)?;
-    let plan = Plan {
-        examples: TRAINED_ON,
-        batch: BATCH,
-        steps,
-        seed,
-        scaled: false,
-        augmented: false,
-    };
+    let plan = config.plan(TRAINED_ON, steps, false);
     let source = match method {
         Some(method) => method
             .source(&model, plan)

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use nabla_claims::plot::{LinePlot, Series};
 use nabla_claims::{
-    Bench, Cell, Check, Claim, ClaimError, Measurement, Metric, Stage, Table, Task, Variant,
+    Bench, Cell, Check, Claim, ClaimError, Measurement, Metric, Stage, Table, Task, Variant, median,
 };
 use nabla_probe::activation_set::{ActivationSet, Storage};
 use nabla_probe::feature_effect::{
@@ -144,15 +144,8 @@ fn measured<M: HookedModel>(
     .map_err(wrong)?;
     let data = Arc::new(data);
     let shuffled = Arc::new(with_other_gradients(&data)?);
-    let all: Vec<usize> = (0..data.rows()).collect();
-    let rows = data.read(&all).map_err(wrong)?.activations;
     let width = data.width();
-    let mut mean = vec![0.0; width];
-    for row in rows.chunks_exact(width) {
-        for (mean, &x) in mean.iter_mut().zip(row) {
-            *mean += f64::from(x) / data.rows() as f64;
-        }
-    }
+    let mean = data.mean().map_err(wrong)?;
     let main = active[0];
     let mut each = Vec::new();
     let trained = |config: &GradientSaeConfig, data: &Arc<ActivationSet>| {
@@ -361,16 +354,6 @@ impl Claim for GradientSaeClaim {
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
 }
 
 /// The mean loss recovered of a variant with so many active latents.

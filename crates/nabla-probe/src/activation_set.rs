@@ -248,6 +248,25 @@ impl ActivationSet {
         Ok(found)
     }
 
+    /// The mean activation, `[width]`.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn mean(&self) -> Result<Vec<f64>, ActivationError> {
+        /// Rows that are read at once.
+        const TOGETHER: usize = 4096;
+        let rows: Vec<usize> = (0..self.rows).collect();
+        let mut mean = vec![0.0; self.width];
+        for part in rows.chunks(TOGETHER) {
+            for row in self.read(part)?.activations.chunks_exact(self.width) {
+                for (mean, &x) in mean.iter_mut().zip(row) {
+                    *mean += f64::from(x) / self.rows as f64;
+                }
+            }
+        }
+        Ok(mean)
+    }
+
     fn bytes_of_a_row(&self) -> usize {
         2 * 4 * self.width
     }
@@ -306,6 +325,8 @@ mod tests {
         assert_eq!(found.gradients[..3], [-21.0, -22.0, -23.0]);
         assert_eq!(found.gradients[6..9], [0.0; 3]);
         assert_eq!((disk.rows(), disk.width()), (8, 3));
+        assert_eq!(memory.mean().unwrap(), [10.5, 11.5, 12.5]);
+        assert_eq!(memory.mean().unwrap(), disk.mean().unwrap());
     }
 
     #[test]

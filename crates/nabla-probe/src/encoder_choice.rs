@@ -70,6 +70,11 @@ impl EncoderChoice {
         }
     }
 
+    /// Whether it learns from gradients.
+    pub fn uses_gradients(self) -> bool {
+        self == Self::Gradient
+    }
+
     /// Refuses a sparsity that is out of range, before anything is recorded.
     ///
     /// # Errors

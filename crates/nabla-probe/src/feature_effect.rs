@@ -26,7 +26,9 @@ use nabla_grad::seeded_noise::SeededNoise;
 use serde::{Deserialize, Serialize};
 
 use crate::activation_set::{ActivationError, ActivationSet, Storage};
-use crate::sparse_autoencoder::{Codes, SaeError, SparseAutoencoder, read, read_single};
+use crate::sparse_autoencoder::{
+    Codes, SaeError, SparseAutoencoder, read, read_number, read_single,
+};
 
 /// The reason why nothing can be recorded or measured.
 #[derive(Debug, thiserror::Error)]
@@ -180,14 +182,17 @@ pub fn record<M: HookedModel>(
     let mut set = None;
     for input in inputs {
         asked(before)?;
-        let run = Run::of(model, input, of)?;
-        let [_, width] = run.chosen.dims();
+        let cut = Cut::of(model, input)?;
+        let gradients = cut
+            .gradient(model, input, of)?
+            .map(read_single)
+            .transpose()?;
+        let [_, width] = cut.chosen.dims();
         let set = match &mut set {
             Some(set) => set,
             none => none.insert(ActivationSet::new(width, storage.clone())?),
         };
-        let gradients = run.gradient.map(read_single).transpose()?;
-        set.push(&read_single(run.chosen)?, gradients.as_deref())?;
+        set.push(&read_single(cut.chosen)?, gradients.as_deref())?;
     }
     set.filter(|set| set.rows() > 0)
         .ok_or(EffectError::NoInputs)
@@ -203,12 +208,13 @@ pub fn codes<M: HookedModel>(
     coder: &dyn Coder,
     of: GradientOf,
 ) -> Result<(Codes, Vec<usize>), EffectError> {
-    let run = Run::of(model, input, of)?;
-    Ok((coder.code(run.chosen, run.gradient)?, run.places))
+    let cut = Cut::of(model, input)?;
+    let gradient = cut.gradient(model, input, of)?;
+    Ok((coder.code(cut.chosen, gradient)?, cut.places))
 }
 
-/// A network's run on an input.
-struct Run {
+/// An input's activation, where the network is cut.
+struct Cut {
     /// The whole activation, `[rows, width]`.
     whole: Tensor<2>,
     /// Which rows are recorded and replaced.
@@ -217,27 +223,41 @@ struct Run {
     rows: Tensor<1, Int>,
     /// Those rows.
     chosen: Tensor<2>,
-    /// The gradient by them.
-    gradient: Option<Tensor<2>>,
-    /// Of the answers, `[answers, classes]`.
-    logits: Tensor<2>,
-    labels: Vec<u32>,
 }
 
-impl Run {
-    fn of<M: HookedModel>(
-        model: &M,
-        input: &M::Input,
-        of: GradientOf,
-    ) -> Result<Self, EffectError> {
+/// What a network answers to an input.
+struct Answered {
+    /// `[answers, classes]`.
+    logits: Tensor<2>,
+    labels: Vec<u32>,
+    /// The gradient of the loss by the chosen rows, if it was asked for.
+    gradient: Option<Tensor<2>>,
+}
+
+impl Cut {
+    fn of<M: HookedModel>(model: &M, input: &M::Input) -> Result<Self, EffectError> {
         let whole = model.lower(input)?.without_autodiff();
         let places = model.rows(input, &whole)?;
         let rows: Vec<i32> = places.iter().map(|&row| row as i32).collect();
         let rows = TensorData::new(rows, [places.len()]);
         let rows = Tensor::<1, Int>::from_data(rows, &whole.device());
-        let chosen = whole.clone().select(0, rows.clone());
+        Ok(Self {
+            chosen: whole.clone().select(0, rows.clone()),
+            whole,
+            places,
+            rows,
+        })
+    }
+
+    /// The answers to the activation as it is, with the gradient that is asked for.
+    fn answered<M: HookedModel>(
+        &self,
+        model: &M,
+        input: &M::Input,
+        of: GradientOf,
+    ) -> Result<Answered, EffectError> {
         let labels = model.labels(input);
-        let leaf = on(whole.clone(), model)?.set_require_grad(of != GradientOf::None);
+        let leaf = on(self.whole.clone(), model)?.set_require_grad(of != GradientOf::None);
         let tracked = model.upper(input, leaf.clone())?;
         let logits = tracked.clone().without_autodiff();
         let [answers, _] = logits.dims();
@@ -254,18 +274,28 @@ impl Run {
         };
         let gradient = gradient.map(|answers| {
             let grads = losses(tracked, &answers).sum().backward();
-            let all = leaf.grad(&grads).unwrap_or_else(|| whole.zeros_like());
-            all.select(0, rows.clone())
+            let all = leaf.grad(&grads);
+            all.unwrap_or_else(|| self.whole.zeros_like())
+                .select(0, self.rows.clone())
         });
-        Ok(Self {
-            whole,
-            places,
-            rows,
-            chosen,
-            gradient,
+        Ok(Answered {
             logits,
             labels,
+            gradient,
         })
+    }
+
+    /// The gradient that is asked for; without one, nothing is answered.
+    fn gradient<M: HookedModel>(
+        &self,
+        model: &M,
+        input: &M::Input,
+        of: GradientOf,
+    ) -> Result<Option<Tensor<2>>, EffectError> {
+        match of {
+            GradientOf::None => Ok(None),
+            of => Ok(self.answered(model, input, of)?.gradient),
+        }
     }
 
     /// The logits with other rows in place of those that are chosen.
@@ -375,50 +405,55 @@ pub fn effects<M: HookedModel>(
     let (mut squares, mut total) = (0.0, vec![0.0; mean.len()]);
     for input in inputs {
         asked(before)?;
-        // One run for all that are given the same gradient.
+        let cut = Cut::of(model, input)?;
         let first = autoencoders
             .first()
             .map_or(GradientOf::None, |first| first.1);
-        let plain = Run::of(model, input, first)?;
-        let [count, width] = plain.chosen.dims();
-        answers += plain.labels.len() as f64;
+        let Answered {
+            logits: plain,
+            labels,
+            gradient,
+        } = cut.answered(model, input, first)?;
+        // One backward pass for all that are given the same gradient.
+        let mut gradients = vec![(GradientOf::None, None), (first, gradient)];
+        let [count, width] = cut.chosen.dims();
+        answers += labels.len() as f64;
         rows += count as f64;
-        squares += one(read(plain.chosen.clone().square().sum())?);
-        let columns = read(plain.chosen.clone().sum_dim(0))?;
+        squares += read_number(cut.chosen.clone().square().sum())?;
+        let columns = read(cut.chosen.clone().sum_dim(0))?;
         for (total, column) in total.iter_mut().zip(columns) {
             *total += column;
         }
-        clean.answer(&plain.logits, &plain.logits, &plain.labels)?;
-        let mut place = plain.chosen.zeros_like();
+        clean.answer(&plain, &plain, &labels)?;
+        let mut place = cut.chosen.zeros_like();
         if ablation == Ablation::Mean {
             let mean = TensorData::new(mean.to_vec(), [1, mean.len()]);
             let options = (&place.device(), place.dtype());
             place = place + Tensor::<2>::from_data(mean, options).expand([count, width]);
         }
-        let logits = plain.with(model, input, place)?;
-        ablated.answer(&logits, &plain.logits, &plain.labels)?;
-        let mut gradients = vec![(GradientOf::None, None), (first, plain.gradient.clone())];
+        let logits = cut.with(model, input, place)?;
+        ablated.answer(&logits, &plain, &labels)?;
         for ((coder, of), sums) in autoencoders.iter().zip(&mut sums) {
             let known = gradients.iter().find(|(known, _)| known == of);
             let gradient = match known {
                 Some((_, gradient)) => gradient.clone(),
                 None => {
-                    let gradient = Run::of(model, input, *of)?.gradient;
+                    let gradient = cut.gradient(model, input, *of)?;
                     gradients.push((*of, gradient.clone()));
                     gradient
                 }
             };
-            let codes = coder.code(plain.chosen.clone(), gradient)?;
+            let codes = coder.code(cut.chosen.clone(), gradient)?;
             let decoded = coder.decoded(&codes).without_autodiff();
-            let lacking = plain.chosen.clone() - decoded.clone();
-            sums.lacking += one(read(lacking.square().sum())?);
+            let lacking = cut.chosen.clone() - decoded.clone();
+            sums.lacking += read_number(lacking.square().sum())?;
             sums.active += codes.mean_active() * codes.examples() as f64;
             sums.counts.resize(codes.latents(), 0);
             for (sum, count) in sums.counts.iter_mut().zip(codes.counts()) {
                 *sum += count;
             }
-            let logits = plain.with(model, input, decoded)?;
-            sums.answer(&logits, &plain.logits, &plain.labels)?;
+            let logits = cut.with(model, input, decoded)?;
+            sums.answer(&logits, &plain, &labels)?;
         }
     }
     if answers == 0.0 {
@@ -452,16 +487,12 @@ impl Sums {
             log_softmax(clean.clone(), 1),
         );
         let divergence = (other.clone().exp() * (other - own)).sum();
-        self.divergence += one(read(divergence)?);
-        self.loss += one(read(losses(logits.clone(), labels).sum())?);
+        self.divergence += read_number(divergence)?;
+        self.loss += read_number(losses(logits.clone(), labels).sum())?;
         let right = predicted(logits)?;
         self.right += right.iter().zip(labels).filter(|(a, b)| a == b).count() as f64;
         Ok(())
     }
-}
-
-fn one(values: Vec<f64>) -> f64 {
-    values.first().copied().unwrap_or(f64::NAN)
 }
 
 /// The logits of an input, `[answers, classes]`, with its activation moved along a direction.
@@ -478,21 +509,21 @@ pub fn steered<M: HookedModel>(
     strength: f64,
 ) -> Result<Tensor<2>, EffectError> {
     range::finite("strength of the steering", strength)?;
-    let run = Run::of(model, input, GradientOf::None)?;
-    let [rows, width] = run.chosen.dims();
+    let cut = Cut::of(model, input)?;
+    let [rows, width] = cut.chosen.dims();
     if direction.len() != width {
         return Err(EffectError::Autoencoder(SaeError::Width {
             dictionary: direction.len(),
             found: width,
         }));
     }
-    let square = one(read(run.chosen.clone().square().mean())?);
+    let square = read_number(cut.chosen.clone().square().mean())?;
     let size = strength * (square * width as f64).sqrt();
-    let options = (&run.chosen.device(), run.chosen.dtype());
+    let options = (&cut.chosen.device(), cut.chosen.dtype());
     let direction = TensorData::new(direction.to_vec(), [1, width]);
     let along = Tensor::<2>::from_data(direction, options) * size;
-    let moved = run.chosen.clone() + along.expand([rows, width]);
-    run.with(model, input, moved)
+    let moved = cut.chosen.clone() + along.expand([rows, width]);
+    cut.with(model, input, moved)
 }
 
 /// How far steering along directions moves the answers: the mean over directions of the largest change of a mean logit.

@@ -66,10 +66,18 @@ impl FeatureCard {
             };
             let begin = row.saturating_sub(around);
             let end = pieces.len().min(row + 1 + around);
+            // What stands between two pieces is only told by both together.
+            let text = |end: usize| tokenizer.decode(&pieces[begin..end]);
+            let (before, lit_too, whole) = (text(row)?, text(row + 1)?, text(end)?);
+            let apart =
+                |longer: &str, shorter: &str, alone: &[u32]| match longer.strip_prefix(shorter) {
+                    Some(rest) => Ok(rest.to_owned()),
+                    None => tokenizer.decode(alone),
+                };
             excerpts.push(Excerpt {
-                before: tokenizer.decode(&pieces[begin..row])?,
-                piece: tokenizer.decode(&[piece])?,
-                after: tokenizer.decode(&pieces[row + 1..end])?,
+                piece: apart(&lit_too, &before, &[piece])?,
+                after: apart(&whole, &lit_too, &pieces[row + 1..end])?,
+                before,
                 activity: lit.activity,
             });
         }

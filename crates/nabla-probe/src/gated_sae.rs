@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::activation_set::ActivationSet;
 use crate::sparse_autoencoder::{
     Codes, Dictionary, DictionaryConfig, Objective, SaeBatch, SaeError, Seen, SparseAutoencoder,
-    read, read_single, times_rows, variance,
+    read_number, read_single, times_rows, variance,
 };
 
 /// The share of the training over which a penalty rises.
@@ -134,14 +134,14 @@ impl SparseAutoencoder for GatedSae {
         let decoded = times_rows(active, decoder.clone().transpose()) + bias.clone();
         let by_gate = times_rows(gate.clone(), decoder.detach().transpose()) + bias.detach();
         let error = (x.clone() - decoded).square().sum();
-        let lacking = read(error.clone().without_autodiff())?;
+        let lacking = read_number(error.clone().without_autodiff())?;
         let penalty = gate.sum() * (self.config.penalty * (batch.progress / RISE).min(1.0));
         let loss = error + penalty + (x.clone() - by_gate).square().sum();
         Ok(Objective {
             // By the reciprocal: the gradient of Burn's division by a number is rounded to single precision.
             loss: loss * (1.0 / examples as f64),
             seen: Seen {
-                unexplained: lacking.first().copied().unwrap_or(f64::NAN) / variance(&x)?,
+                unexplained: lacking / variance(&x)?,
                 codes: Codes::of_dense(&codes, self.dictionary.latents()),
                 least_score: None,
             },

@@ -55,12 +55,13 @@ mod score_matching;
 mod vector_field;
 
 pub use dimension::{
-    Criterion, intrinsic_dimension, median_neighbour_distance, score_dimension, two_nn,
+    Criterion, along, intrinsic_dimension, median_neighbour_distance, score_dimension, two_nn,
 };
 pub use exact_scores::{GaussianMixtureScore, MixtureComponent, SphereScore};
 pub use flow::{
     Directions, Divergence, FlowGrid, FlowJacobian, FlowSpectrum, flow_samples,
-    flow_singular_values, log_density, normal_log_density, score_singular_values,
+    flow_singular_values, jacobian_singular_values, log_density, normal_log_density,
+    score_singular_values,
 };
 pub use helmholtz::{
     Basis, Decomposition, Monomials, RadialBasis, helmholtz, linear_decomposition,
@@ -198,12 +199,7 @@ pub fn asymmetry<F: VectorField + ?Sized>(
     let d = field.dimension();
     let (antisymmetric, whole) = match probes {
         Probes::All => {
-            let jacobians = jacobians(field, x, sigma)?;
-            let across = jacobians.chunks(d * d).flat_map(|jacobian| {
-                let entry = move |i: usize| jacobian[i] - jacobian[(i % d) * d + i / d];
-                (0..d * d).map(move |i| entry(i).powi(2))
-            });
-            (across.sum::<f64>(), squared_norm(&jacobians))
+            return Ok(jacobian_asymmetry(&jacobians(field, x, sigma)?, d));
         }
         Probes::Random { count, seed } => {
             range::at_least("number of probes", count, 1)?;
@@ -217,9 +213,24 @@ pub fn asymmetry<F: VectorField + ?Sized>(
             )
         }
     };
+    Ok(root_share(antisymmetric, whole))
+}
+
+/// [`asymmetry`] of Jacobians that are known, `[points, dimension, dimension]`.
+pub fn jacobian_asymmetry(jacobians: &[f64], dimension: usize) -> f64 {
+    let d = dimension;
+    let across = jacobians.chunks(d * d).flat_map(|jacobian| {
+        let entry = move |i: usize| jacobian[i] - jacobian[(i % d) * d + i / d];
+        (0..d * d).map(move |i| entry(i).powi(2))
+    });
+    root_share(across.sum(), squared_norm(jacobians))
+}
+
+/// `√(part/whole)`, and 0 of nothing.
+fn root_share(part: f64, whole: f64) -> f64 {
     match whole > 0.0 {
-        true => Ok((antisymmetric / whole).sqrt()),
-        false => Ok(0.0),
+        true => (part / whole).sqrt(),
+        false => 0.0,
     }
 }
 

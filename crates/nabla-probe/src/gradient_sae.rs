@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::activation_set::ActivationSet;
 use crate::sparse_autoencoder::{
     Codes, ConstantDictionary, Dictionary, DictionaryConfig, Objective, SaeBatch, SaeError, Seen,
-    SparseAutoencoder, changed, read, read_single, spread_over, times_rows, variance,
+    SparseAutoencoder, changed, read_number, read_single, spread_over, times_rows, variance,
 };
 
 /// Among what the largest scores are chosen.
@@ -159,10 +159,10 @@ fn mean_attribution(
     let decoder = dictionary.decoder.clone();
     let options = (&decoder.device(), decoder.dtype());
     let gradients = Tensor::<2>::from_data(gradients, options);
-    let mean = read(times_rows(gradients, decoder).abs().mean())?;
-    match mean.first() {
-        Some(&mean) if mean > 0.0 => Ok(mean),
-        _ => Err(SaeError::NoGradients),
+    let mean = read_number(times_rows(gradients, decoder).abs().mean())?;
+    match mean > 0.0 {
+        true => Ok(mean),
+        false => Err(SaeError::NoGradients),
     }
 }
 
@@ -235,6 +235,16 @@ impl GradientSae {
         }
     }
 
+    /// The codes of the chosen latents.
+    fn coded(&self, activity: &[f32], chosen: Vec<Vec<usize>>) -> Codes {
+        let latents = self.dictionary.latents();
+        let mut codes = Codes::new(latents);
+        for (row, chosen) in activity.chunks_exact(latents).zip(chosen) {
+            codes.push(chosen.into_iter().map(|id| (id, row[id])));
+        }
+        codes
+    }
+
     /// The loss of the error, from dead latents alone.
     fn revival(
         &self,
@@ -243,8 +253,7 @@ impl GradientSae {
         dead: &[usize],
     ) -> Result<Option<Tensor<1>>, SaeError> {
         let error = error.detach();
-        let total = read(error.clone().square().sum())?;
-        let total = total.first().copied().unwrap_or(0.0);
+        let total = read_number(error.clone().square().sum())?;
         if dead.is_empty() || self.config.revival == 0.0 || total == 0.0 {
             return Ok(None);
         }
@@ -301,44 +310,27 @@ impl SparseAutoencoder for GradientSae {
 
     /// Without a gradient, the latents are chosen by their activity.
     fn encode(&self, x: Tensor<2>, gradient: Option<Tensor<2>>) -> Result<Codes, SaeError> {
-        let latents = self.dictionary.latents();
         let Scored { activity, scores } = self.scored(x, gradient)?;
-        let mut codes = Codes::new(latents);
-        match self.config.selection {
-            Selection::Example => {
-                let rows = activity.chunks_exact(latents);
-                for (row, chosen) in rows.zip(self.choose(&scores)) {
-                    codes.push(chosen.into_iter().map(|id| (id, row[id])));
-                }
-            }
+        let chosen = match self.config.selection {
+            Selection::Example => self.choose(&scores),
             Selection::Batch => {
-                let threshold = read_single(self.threshold.val())?;
-                let threshold = threshold.first().copied().unwrap_or(0.0);
-                let rows = activity.chunks_exact(latents);
-                for (row, scores) in rows.zip(scores.chunks_exact(latents)) {
-                    let own = row.iter().zip(scores).enumerate();
-                    let above = own.filter(|(_, (_, score))| **score > threshold);
-                    codes.push(above.map(|(id, (&value, _))| (id, value)));
-                }
+                let threshold = read_number(self.threshold.val())? as f32;
+                let rows = scores.chunks_exact(self.dictionary.latents());
+                let above =
+                    |row: &[f32]| (0..row.len()).filter(|&id| row[id] > threshold).collect();
+                rows.map(above).collect()
             }
-        }
-        Ok(codes)
+        };
+        Ok(self.coded(&activity, chosen))
     }
 
     fn objective(&self, batch: SaeBatch) -> Result<Objective, SaeError> {
-        let latents = self.dictionary.latents();
         let Scored { activity, scores } = self.scored(batch.x.clone(), Some(batch.gradient))?;
-        let mut codes = Codes::new(latents);
-        let mut least_score: Option<f64> = None;
-        let rows = activity.chunks_exact(latents);
-        let rows = rows.zip(scores.chunks_exact(latents));
-        for ((row, scores), chosen) in rows.zip(self.choose(&scores)) {
-            for &id in &chosen {
-                let score = f64::from(scores[id]);
-                least_score = Some(least_score.map_or(score, |least| least.min(score)));
-            }
-            codes.push(chosen.into_iter().map(|id| (id, row[id])));
-        }
+        let chosen = self.choose(&scores);
+        let rows = scores.chunks_exact(self.dictionary.latents()).zip(&chosen);
+        let least = rows.flat_map(|(row, chosen)| chosen.iter().map(|&id| f64::from(row[id])));
+        let least_score = least.reduce(f64::min);
+        let codes = self.coded(&activity, chosen);
         let x = batch.x / self.dictionary.scale.val().unsqueeze(); // [batch, width]
         let centred = x.clone() - self.dictionary.decoder_bias.val().unsqueeze();
         let (ids, values) = codes.padded(&x.device());
@@ -354,7 +346,7 @@ impl SparseAutoencoder for GradientSae {
         let total = variance(&x)?;
         // By the reciprocal: the gradient of Burn's division by a number is rounded to single precision.
         let lacking = error.clone().square().sum() * (1.0 / total);
-        let unexplained = read(lacking.clone().without_autodiff())?;
+        let unexplained = read_number(lacking.clone().without_autodiff())?;
         let loss = match self.revival(&centred, error, &batch.dead)? {
             Some(revival) => lacking + revival,
             None => lacking,
@@ -362,7 +354,7 @@ impl SparseAutoencoder for GradientSae {
         Ok(Objective {
             loss,
             seen: Seen {
-                unexplained: unexplained.first().copied().unwrap_or(f64::NAN),
+                unexplained,
                 codes,
                 least_score,
             },
@@ -374,7 +366,7 @@ impl SparseAutoencoder for GradientSae {
         const NEW: f64 = 0.01;
         self.dictionary.normalize();
         if let (Selection::Batch, Some(least)) = (self.config.selection, seen.least_score) {
-            let old = read(self.threshold.val())?.first().copied().unwrap_or(0.0);
+            let old = read_number(self.threshold.val())?;
             let new = match old {
                 0.0 => least,
                 old => old + NEW * (least - old),

@@ -35,7 +35,7 @@ use crate::activation_set::ActivationSet;
 use crate::gated_sae::RISE;
 use crate::sparse_autoencoder::{
     Codes, Dictionary, DictionaryConfig, Objective, SaeBatch, SaeError, Seen, SparseAutoencoder,
-    read, read_single, times_rows, variance,
+    read_number, read_single, times_rows, variance,
 };
 
 /// The numbers of the method, for activations whose mean square is 1 as a whole.
@@ -172,13 +172,13 @@ impl SparseAutoencoder for JumpReluSae {
         let error = (x.clone() - times_rows(active, decoder) - bias)
             .square()
             .sum();
-        let lacking = read(error.clone().without_autodiff())?;
+        let lacking = read_number(error.clone().without_autodiff())?;
         let penalty = self.config.penalty * width as f64 * (batch.progress / RISE).min(1.0);
         Ok(Objective {
             // By the reciprocal: the gradient of Burn's division by a number is rounded to single precision.
             loss: (error + open.sum() * penalty) * (1.0 / examples as f64),
             seen: Seen {
-                unexplained: lacking.first().copied().unwrap_or(f64::NAN) / variance(&x)?,
+                unexplained: lacking / variance(&x)?,
                 codes: Codes::of_dense(&codes, self.dictionary.latents()),
                 least_score: None,
             },

@@ -100,6 +100,19 @@ const MASSIVE: f64 = 10.0;
 /// Pairs that an encoder is asked about together.
 const PAIRS: usize = 8;
 
+/// Pieces that a model reads at once, in passages of `length` pieces: one of them, or for an encoder a batch of pairs.
+///
+/// # Errors
+/// If a passage is shorter than 8 pieces, or longer than the model reads.
+pub fn pieces_together(model: &LanguageModel, length: usize) -> Result<usize, OutOfRange> {
+    range::within("length of a passage", length, 8..=model.context())?;
+    let passages = match &model.network {
+        Network::Llama(_) => 1,
+        Network::Bert(_) => 2 * PAIRS,
+    };
+    Ok(passages * length)
+}
+
 /// Cuts texts into what a model reads at once.
 ///
 /// - `length`: pieces of a passage, with what stands around it
@@ -114,18 +127,18 @@ pub fn passages(
     length: usize,
     wanted: usize,
 ) -> Result<Vec<Passages>, TextError> {
-    range::within("length of a passage", length, 8..=model.context())?;
+    let together = pieces_together(model, length)?;
     let around = model.tokenizer.encode("")?;
     let own = length - around.len();
     let (before, after) = match &model.network {
         Network::Llama(_) => (&around[..], &[][..]),
         Network::Bert(_) => around.split_at(around.len().min(1)),
     };
-    let (vocabulary, together) = match &model.network {
-        Network::Llama(model) => (model.config.vocabulary, 1),
-        Network::Bert(model) => (model.config.vocabulary, 2 * PAIRS),
+    let vocabulary = match &model.network {
+        Network::Llama(model) => model.config.vocabulary,
+        Network::Bert(model) => model.config.vocabulary,
     };
-    let most = wanted.div_ceil(together * length) * together;
+    let most = wanted.div_ceil(together) * (together / length);
     let mut found: Vec<Vec<u32>> = Vec::new();
     'texts: for text in texts {
         let ids = model.tokenizer.encode(text)?;
@@ -159,7 +172,7 @@ pub fn passages(
     match passages.is_empty() {
         true => Err(TextError::Short {
             found: total,
-            needed: together * length,
+            needed: together,
         }),
         false => Ok(passages),
     }

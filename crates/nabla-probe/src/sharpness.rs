@@ -28,7 +28,7 @@ use std::ops::ControlFlow;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
-use nabla_base::vector::norm;
+use nabla_base::vector::{mean_with_error, norm};
 use nabla_grad::curvature::{
     CurvatureError, CurvatureOperator, DifferenceConfig, GaussNewton, GradientField, Hessian,
     OutputFunction, OutputLoss, Product,
@@ -192,10 +192,7 @@ pub struct Estimate {
 
 /// A mean, with its standard error.
 fn mean(values: &[f64]) -> Estimate {
-    let count = values.len() as f64;
-    let value = values.iter().sum::<f64>() / count;
-    let scatter: f64 = values.iter().map(|v| (v - value).powi(2)).sum();
-    let standard_error = (values.len() > 1).then(|| (scatter / (count - 1.0) / count).sqrt());
+    let (value, standard_error) = mean_with_error(values);
     Estimate {
         value,
         standard_error,

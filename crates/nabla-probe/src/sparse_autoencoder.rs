@@ -592,9 +592,9 @@ pub trait SparseAutoencoder: Module {
 pub(crate) fn variance(x: &Tensor<2>) -> Result<f64, SaeError> {
     let x = x.clone().without_autodiff();
     let mean = x.clone().mean_dim(0);
-    let sum = read((x - mean).square().sum())?;
+    let sum = read_number((x - mean).square().sum())?;
     // A batch of one activation has no variance.
-    Ok(sum.first().copied().filter(|&sum| sum > 0.0).unwrap_or(1.0))
+    Ok(if sum > 0.0 { sum } else { 1.0 })
 }
 
 /// A parameter with another value, of which no gradient is taken.
@@ -615,6 +615,11 @@ pub(crate) fn changed<const D: usize>(
 pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f64>, SaeError> {
     let values = tensor.try_into_vec_as::<f64>();
     values.map_err(|error| SaeError::Device(error.to_string()))
+}
+
+/// The number of a tensor that has one.
+pub(crate) fn read_number<const D: usize>(tensor: Tensor<D>) -> Result<f64, SaeError> {
+    Ok(read(tensor)?.first().copied().unwrap_or(f64::NAN))
 }
 
 /// [`read`], in single precision.

@@ -23,12 +23,12 @@ use crate::augmentation::Augmentation;
 use crate::classifier::Classifier;
 use crate::error::TrainingError;
 use crate::examples::{Examples, InputShape};
-use crate::gradient_source::{Answers, GradientSource, TrainingExamples};
+use crate::gradient_source::{Answers, GradientSource, Plan, TrainingExamples};
 use crate::history::{EpochRecord, StepRecord};
 use crate::learner::Learner;
 use crate::optimizer::OptimizerConfig;
 use crate::order::EpochOrder;
-use crate::schedule::Schedule;
+use crate::schedule::{Decay, Schedule};
 use crate::task::{Task, accumulated};
 use crate::trainer::{Trainer, TrainerConfig};
 use crate::transform::{ClipByNorm, ClipByValue};
@@ -106,6 +106,46 @@ impl TrainingConfig {
         )?;
         self.schedule.validate()?;
         Ok(self.optimizer.validate()?)
+    }
+
+    /// A training of so many steps at one learning rate, that of the optimizer.
+    ///
+    /// - `steps`: the epochs are rounded up to hold them
+    /// - `examples`: of the training
+    /// - `batch`: examples of a step, at least 1
+    pub fn of_steps(
+        steps: usize,
+        examples: usize,
+        batch: usize,
+        optimizer: OptimizerConfig,
+        seed: u64,
+    ) -> Self {
+        Self {
+            epochs: steps.div_ceil(examples.div_ceil(batch).max(1)),
+            batch,
+            seed,
+            schedule: Schedule {
+                decay: Decay::Constant,
+                ..Schedule::default()
+            },
+            optimizer,
+            ..Self::default()
+        }
+    }
+
+    /// What a source of gradients is told of the training.
+    ///
+    /// - `examples`, `steps`: their numbers
+    /// - `scaled`: whether features are scaled by the mean and deviation of the training examples
+    pub fn plan(&self, examples: usize, steps: usize, scaled: bool) -> Plan {
+        Plan {
+            examples,
+            batch: self.batch,
+            steps,
+            seed: self.seed,
+            scaled,
+            augmented: !self.augmentation.is_none(),
+        }
     }
 
     /// The training examples as a training sees them.

@@ -422,7 +422,8 @@ fn check_size(examples: usize, features: usize) -> Result<(), DataError> {
     }
 }
 
-fn of_pictures(pictures: &LabelledPictures) -> Examples {
+/// The examples of pictures: their pixels as shares of white.
+pub fn of_pictures(pictures: &LabelledPictures) -> Examples {
     let white = f32::from(pictures.white());
     Examples {
         features: (0..pictures.len())

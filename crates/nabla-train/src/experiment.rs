@@ -33,7 +33,7 @@ use crate::classifier::{Classifier, ModelError};
 use crate::data_set::{DataConfig, DataError, DataSet};
 use crate::error::TrainingError;
 use crate::examples::Examples;
-use crate::gradient_source::{GradientSources, OfBatches, Plan, TrainingExamples};
+use crate::gradient_source::{GradientSources, OfBatches, TrainingExamples};
 use crate::history::History;
 use crate::initialization::he_normal;
 use crate::trained_classifier::ClassifierConfig;
@@ -370,14 +370,8 @@ impl<S: GradientSources> Job<'_, S> {
         };
         let test = if self.sources.measures() { test } else { &one };
         let mut trainer = training.trainer(examples, test, *shape, model)?;
-        let plan = Plan {
-            examples: examples.len(),
-            batch: training.batch,
-            steps: trainer.steps(),
-            seed: training.seed,
-            scaled: !self.data.scaling.means.is_empty(),
-            augmented: !training.augmentation.is_none(),
-        };
+        let scaled = !self.data.scaling.means.is_empty();
+        let plan = training.plan(examples.len(), trainer.steps(), scaled);
         let source = self.sources.source(trainer.model(), plan)?;
         let task = trainer.task_mut();
         task.settings = json!({ "data": experiment.data, "model": experiment.model });

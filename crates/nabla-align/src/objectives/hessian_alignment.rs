@@ -349,16 +349,7 @@ impl HessianAlignment {
         let mask = mask(landscape.layout(), head, landscape.weights())?;
         let share = 1.0 / batches.len() as f64;
         let of = |model: &M, batch: &DomainBatch| step.pass_of(model, batch).loss();
-        let mut passes: Vec<Pass> = Vec::with_capacity(batches.len());
-        let mut slopes = Vec::with_capacity(batches.len());
-        for batch in &batches {
-            slopes.push(landscape.slope(|model| {
-                let pass = step.pass_of(model, batch);
-                let loss = pass.loss();
-                passes.push(pass);
-                loss
-            })?);
-        }
+        let (slopes, passes) = landscape.slopes_of_domains(step)?;
         let length = config.difference;
         // H a with respect to the last part: the directions move it alone, and the rows are its own.
         let product = |a: &Tensor<1>, batch: &DomainBatch| -> Result<Tensor<1>, ObjectiveError> {

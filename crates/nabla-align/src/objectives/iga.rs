@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::landscape::{Landscape, norm};
-use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, Pass, check_domains};
+use crate::objective::{DomainPlan, DomainStep, Objective, ObjectiveError, check_domains};
 use crate::search::{Draw, Searched};
 
 /// The objective; see the [module documentation](self).
@@ -53,16 +53,7 @@ impl<M: Classifier> Objective<M> for Iga {
         let landscape = Landscape::of(step.model())?;
         let batches = step.domains().to_vec();
         let share = 1.0 / batches.len().max(1) as f64;
-        let mut passes: Vec<Pass> = Vec::with_capacity(batches.len());
-        let mut slopes = Vec::with_capacity(batches.len());
-        for batch in &batches {
-            slopes.push(landscape.slope(|model| {
-                let pass = step.pass_of(model, batch);
-                let loss = pass.loss();
-                passes.push(pass);
-                loss
-            })?);
-        }
+        let (slopes, passes) = landscape.slopes_of_domains(step)?;
         step.tell(&passes);
         drop(passes);
         let mut loss = slopes.iter().map(|s| f64::from(s.loss)).sum::<f64>() * share;

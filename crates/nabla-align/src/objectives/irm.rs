@@ -61,19 +61,12 @@ impl<M: Classifier> Objective<M> for Irm {
     }
 
     fn loss(&mut self, step: &mut DomainStep<'_, M>) -> Result<Tensor<1>, ObjectiveError> {
-        let number = step.step();
-        let weight = match number >= self.anneal_steps {
-            true => self.penalty,
-            false => 1.0,
-        };
+        let weight = step.annealed(self.anneal_steps, self.penalty)?;
         let passes = step.together();
         let terms = passes
             .iter()
             .map(|pass| pass.loss() + scale_slope(pass, 0) * scale_slope(pass, 1) * weight);
         let loss = Tensor::cat(terms.collect(), 0).mean();
-        if number == self.anneal_steps {
-            step.learner().restart_optimizers()?;
-        }
         Ok(loss)
     }
 

@@ -48,18 +48,11 @@ impl<M: Classifier> Objective<M> for Vrex {
     }
 
     fn loss(&mut self, step: &mut DomainStep<'_, M>) -> Result<Tensor<1>, ObjectiveError> {
-        let number = step.step();
-        let weight = match number >= self.anneal_steps {
-            true => self.penalty,
-            false => 1.0,
-        };
+        let weight = step.annealed(self.anneal_steps, self.penalty)?;
         let losses = step.together().iter().map(|pass| pass.loss()).collect();
         let losses = Tensor::cat(losses, 0); // [domains]
         let mean = losses.clone().mean();
         let variance = (losses - mean.clone()).square().mean();
-        if number == self.anneal_steps {
-            step.learner().restart_optimizers()?;
-        }
         Ok(mean + variance * weight)
     }
 

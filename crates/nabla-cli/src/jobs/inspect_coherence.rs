@@ -13,7 +13,7 @@ use nabla::probe::sharpness::ClassifierLoss;
 use nabla::train::classifier::Classifier;
 use nabla::train::data_set::DataSet;
 use nabla::train::experiment::{Experiment, OnTraining};
-use nabla::train::gradient_source::{GradientSources, Plan, TrainingExamples};
+use nabla::train::gradient_source::{GradientSources, TrainingExamples};
 use serde::Serialize;
 
 use crate::devices::DeviceFlag;
@@ -171,14 +171,7 @@ impl OnTraining for Repeating<'_> {
         let config = &self.experiment.training;
         let source = match &self.sources.robust {
             Some(robust) => {
-                let plan = Plan {
-                    examples: training.len(),
-                    batch: config.batch,
-                    steps: 0,
-                    seed: config.seed,
-                    scaled: !scaling.means.is_empty(),
-                    augmented: !config.augmentation.is_none(),
-                };
+                let plan = config.plan(training.len(), 0, !scaling.means.is_empty());
                 robust.source(&model, plan).map_err(Failure::input)?
             }
             None => None,

@@ -13,10 +13,9 @@ use nabla::diffusion::denoiser::{Condition, Denoised, Denoiser};
 use nabla::diffusion::level::Level;
 use nabla::grad::SeededNoise;
 use nabla::probe::gauge_freedom::{
-    GaugeError, VectorField, linear_decomposition, score_singular_values, two_nn,
+    GaugeError, VectorField, along, jacobian_asymmetry, jacobian_singular_values, jacobians,
+    linear_decomposition, two_nn,
 };
-use nabla::train::data_set::{DataConfig, Standardization};
-use nabla::train::examples::InputShape;
 use nabla::train::order::permutation;
 use serde::Serialize;
 
@@ -24,6 +23,7 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::plot_file;
+use crate::jobs::train_denoiser::denoiser_pictures;
 use crate::output::table;
 use crate::seeds::SeedFlag;
 
@@ -127,17 +127,7 @@ impl VectorField for DenoiserField<'_> {
 
 /// Pictures between −1 and 1, and the shape of one.
 fn pictures(source: &str) -> Result<(Vec<f64>, [usize; 3]), Failure> {
-    let data = DataConfig {
-        source: source.to_owned(),
-        standardization: Standardization::None,
-        ..DataConfig::default()
-    };
-    let data = data.open().map_err(Failure::input)?;
-    let InputShape::Picture(shape) = data.shape else {
-        return Err(Failure::input(format!(
-            "{source} is a table, but a denoiser is of pictures: digits, fashion, or a folder"
-        )));
-    };
+    let (data, shape) = denoiser_pictures(source)?;
     let values = data.training.features.iter();
     Ok((values.map(|&v| 2.0 * f64::from(v) - 1.0).collect(), shape))
 }
@@ -187,19 +177,14 @@ impl Arguments {
                 .zip(noise.normal_values(d))
                 .map(|(&x, e)| x + sigma * f64::from(e))
                 .collect();
-            let jacobian = nabla::probe::gauge_freedom::jacobians(field, &noisy, sigma)
-                .map_err(Failure::run)?;
-            let across: f64 = (0..d * d)
-                .map(|i| (jacobian[i] - jacobian[(i % d) * d + i / d]).powi(2))
-                .sum();
-            let whole: f64 = jacobian.iter().map(|v| v * v).sum();
-            asymmetry += (across / whole).sqrt() / count;
+            let jacobian = jacobians(field, &noisy, sigma).map_err(Failure::run)?;
+            asymmetry += jacobian_asymmetry(&jacobian, d) / count;
             for (mean, value) in mean.iter_mut().zip(&jacobian) {
                 *mean += value / count;
             }
-            let values = score_singular_values(field, &noisy, sigma).map_err(Failure::run)?;
+            let values = jacobian_singular_values(&jacobian, d, sigma).map_err(Failure::run)?;
             for values in values {
-                dimensions.push(values.iter().filter(|&&value| value <= 0.5).count());
+                dimensions.push(along(&values));
                 for (sum, value) in singular_values.iter_mut().zip(values) {
                     *sum += value / count;
                 }

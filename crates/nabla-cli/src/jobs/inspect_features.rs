@@ -8,17 +8,17 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use clap::Args;
 use nabla::base::progress::ProgressSink;
-use nabla::base::{check_writable, range, write_bytes_atomically};
+use nabla::base::{range, write_bytes_atomically};
 use nabla::language::language_model::{LanguageModel, Network};
 use nabla::probe::activation_set::{ActivationSet, Storage};
 use nabla::probe::encoder_choice::{EncoderChoice, EncoderRecord, TrainedEncoder};
 use nabla::probe::feature_effect::{Ablation, Coder, EffectError, GradientOf, effects, record};
 use nabla::probe::feature_page::{FeatureCard, PageHead, feature_page};
 use nabla::probe::language_features::{
-    HookedLanguageModel, Passages, TextError, features, passages,
+    HookedLanguageModel, Passages, TextError, features, passages, pieces_together,
 };
 use nabla::probe::sae_training::SaeTraining;
-use nabla::probe::sparse_autoencoder::{Centre, DictionaryConfig, SaeError};
+use nabla::probe::sparse_autoencoder::{DictionaryConfig, SaeError};
 
 use crate::choice::choice;
 use crate::devices::DeviceFlag;
@@ -192,16 +192,15 @@ impl Arguments {
             plot_file::check(path)?;
         }
         if let Some(path) = &self.page {
-            let html = path.extension();
-            if html.is_none_or(|e| !e.eq_ignore_ascii_case("html")) {
-                return Err(Failure::input(format!(
-                    "{} is no page that can be written: name it .html",
-                    path.display()
-                )));
-            }
-            check_writable(path)?;
+            plot_file::check_named(path, "page", "html")?;
         }
         if let Some(folder) = &self.save {
+            if folder.exists() && !folder.is_dir() {
+                return Err(Failure::input(format!(
+                    "{} is no folder, into which a dictionary could be written",
+                    folder.display()
+                )));
+            }
             TrainedEncoder::check_folder(folder).map_err(Failure::input)?;
         }
         let without = self.encoder.iter().find(|encoder| !encoder.counts());
@@ -209,15 +208,6 @@ impl Arguments {
             return Err(Failure::input(format!(
                 "the encoder {} has a penalty, whose weight --penalty must say",
                 encoder.name()
-            )));
-        }
-        if let Some(folder) = &self.save
-            && folder.exists()
-            && !folder.is_dir()
-        {
-            return Err(Failure::input(format!(
-                "{} is no folder, into which a dictionary could be written",
-                folder.display()
             )));
         }
         for (name, value) in [
@@ -231,18 +221,15 @@ impl Arguments {
 
     /// Refuses, before anything is recorded, what a dictionary of the model cannot have.
     fn check_dictionaries(&self, model: &LanguageModel) -> Result<usize, Failure> {
-        let latents = self.latents.unwrap_or(4 * model.width());
-        let mut dictionary = DictionaryConfig::new(latents);
-        dictionary.seed = self.seeds.first().copied().unwrap_or(0);
+        let dictionary = self.dictionary_config(model.width());
         dictionary.validate(model.width()).map_err(Failure::input)?;
         for (encoder, sparsity, _) in self.sparsities() {
             encoder
-                .validate(sparsity, latents)
+                .validate(sparsity, dictionary.latents)
                 .map_err(Failure::input)?;
         }
-        let training = self.training(0);
-        training.validate().map_err(Failure::input)?;
-        Ok(latents)
+        self.training(0).validate().map_err(Failure::input)?;
+        Ok(dictionary.latents)
     }
 
     /// Refuses, before anything is recorded, a steering that the model or the dictionary doesn't have.
@@ -266,6 +253,10 @@ impl Arguments {
         .map_err(Failure::input)?;
         let left = model.context() - pieces.len();
         range::within("number of pieces to go on", self.more, 1..=left).map_err(Failure::input)
+    }
+
+    fn dictionary_config(&self, width: usize) -> DictionaryConfig {
+        DictionaryConfig::new(self.latents.unwrap_or(4 * width))
     }
 
     fn training(&self, seed: u64) -> SaeTraining {
@@ -336,11 +327,8 @@ impl Arguments {
         progress.begin("training dictionaries", (all.len() * self.steps) as u64);
         let mut trained = Vec::new();
         for (encoder, sparsity, seed) in all {
-            let dictionary = DictionaryConfig {
-                latents: self.latents.unwrap_or(4 * data.width()),
-                centre: Centre::default(),
-                seed,
-            };
+            let mut dictionary = self.dictionary_config(data.width());
+            dictionary.seed = seed;
             let training = self.training(seed);
             let mut before = || {
                 progress.advance(1);
@@ -508,14 +496,14 @@ impl Job for Arguments {
         let hooked = HookedLanguageModel::new(model.network.clone(), block, device.clone())
             .map_err(Failure::input)?;
         // What follows is only measured on.
-        let more = (self.tokens / 9).max(1);
-        let whole = passages(&model, &texts, self.length, self.tokens).map_err(of_text)?;
-        let wanted = whole.iter().map(Passages::pieces).sum::<usize>();
-        let all = passages(&model, &texts, self.length, wanted.saturating_add(more));
-        let all = all.map_err(of_text)?;
+        let together = pieces_together(&model, self.length).map_err(Failure::input)?;
+        let trained_on = self.tokens.div_ceil(together);
+        let measured_on = (self.tokens / 9).max(1).div_ceil(together);
+        let wanted = (trained_on + measured_on).saturating_mul(together);
+        let all = passages(&model, &texts, self.length, wanted).map_err(of_text)?;
         // If the texts end before, a tenth of them.
-        let kept = match all.len() > whole.len() {
-            true => all.len() - whole.len(),
+        let kept = match all.len() > trained_on {
+            true => all.len() - trained_on,
             false => (all.len() / 10).max(1),
         };
         if all.len() <= kept {
@@ -540,9 +528,14 @@ impl Job for Arguments {
             progress.advance(1);
             context.go_on()
         };
-        let data = record(&hooked, training, GradientOf::Label, storage, &before);
+        let mut trained_anew = self.encoder.iter().filter(|_| loaded.is_none());
+        let of = match trained_anew.any(|encoder| encoder.uses_gradients()) {
+            true => GradientOf::Label,
+            false => GradientOf::None,
+        };
+        let data = record(&hooked, training, of, storage, &before);
         let data = Arc::new(data.map_err(of_effect)?);
-        let mean = mean(&data).map_err(|e| of_sae(e.into()))?;
+        let mean = data.mean().map_err(Failure::run)?;
         let trained = match loaded {
             None => self.train(&data, &device, context)?,
             Some((coder, record)) => vec![Trained {
@@ -611,21 +604,6 @@ impl Job for Arguments {
         };
         context.report(&found, || told(&found))
     }
-}
-
-/// The mean activation.
-fn mean(data: &ActivationSet) -> Result<Vec<f64>, nabla::probe::activation_set::ActivationError> {
-    let width = data.width();
-    let mut mean = vec![0.0; width];
-    let rows: Vec<usize> = (0..data.rows()).collect();
-    for part in rows.chunks(4096) {
-        for row in data.read(part)?.activations.chunks_exact(width) {
-            for (mean, &x) in mean.iter_mut().zip(row) {
-                *mean += f64::from(x) / rows.len() as f64;
-            }
-        }
-    }
-    Ok(mean)
 }
 
 #[cfg(test)]

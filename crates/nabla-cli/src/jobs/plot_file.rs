@@ -12,12 +12,23 @@ use crate::errors::Failure;
 /// # Errors
 /// If the file is not named as an SVG, or cannot be written.
 pub fn check(path: &Path) -> Result<(), Failure> {
+    check_named(path, "plot", "svg")
+}
+
+/// Checks, before the work, that a file of a kind can be written there.
+///
+/// - `what`: the kind, in a word
+/// - `ending`: of its name
+///
+/// # Errors
+/// If the file has another ending, or cannot be written.
+pub fn check_named(path: &Path, what: &str, ending: &str) -> Result<(), Failure> {
     if path
         .extension()
-        .is_none_or(|e| !e.eq_ignore_ascii_case("svg"))
+        .is_none_or(|e| !e.eq_ignore_ascii_case(ending))
     {
         return Err(Failure::input(format!(
-            "{} is no plot that can be written: name it .svg",
+            "{} is no {what} that can be written: name it .{ending}",
             path.display()
         )));
     }

@@ -102,18 +102,7 @@ impl Arguments {
         });
         let source = self.data.clone().or(in_file);
         let source = source.unwrap_or_else(|| "fashion".to_owned());
-        let pictures = DataConfig {
-            source: source.clone(),
-            // Every picture of the training set teaches; the test set is left for measuring.
-            standardization: Standardization::None,
-            ..DataConfig::default()
-        };
-        let pictures = pictures.open().map_err(Failure::input)?;
-        let InputShape::Picture(shape) = pictures.shape else {
-            return Err(Failure::input(format!(
-                "{source} is a table, but a denoiser is trained on pictures: digits, fashion, or a folder"
-            )));
-        };
+        let (pictures, shape) = denoiser_pictures(&source)?;
         let mut recipe = Recipe {
             data: Data {
                 source: source.clone(),
@@ -150,6 +139,26 @@ impl Arguments {
             )));
         }
         Ok((recipe, pictures))
+    }
+}
+
+/// The pictures of a source as a denoiser is trained on them, and the shape of one: channels, height and width.
+///
+/// # Errors
+/// If the source cannot be opened, or is a table.
+pub fn denoiser_pictures(source: &str) -> Result<(DataSet, [usize; 3]), Failure> {
+    let pictures = DataConfig {
+        source: source.to_owned(),
+        // Every picture of the training set teaches; the test set is left for measuring.
+        standardization: Standardization::None,
+        ..DataConfig::default()
+    };
+    let pictures = pictures.open().map_err(Failure::input)?;
+    match pictures.shape {
+        InputShape::Picture(shape) => Ok((pictures, shape)),
+        _ => Err(Failure::input(format!(
+            "{source} is a table, but a denoiser is trained on pictures: digits, fashion, or a folder"
+        ))),
     }
 }
 

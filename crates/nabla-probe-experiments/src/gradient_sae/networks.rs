@@ -12,6 +12,7 @@ use nabla_language::llama::{Llama, LlamaConfig};
 use nabla_probe::feature_effect::{EffectError, HookedModel};
 use nabla_probe::language_features::{HookedLanguageModel, Passages};
 use nabla_train::classification::TrainingConfig;
+use nabla_train::data_set::of_pictures;
 use nabla_train::error::TrainingError;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::initialization::he_normal;
@@ -159,22 +160,12 @@ pub(super) struct Parts<M: HookedModel> {
 pub(super) fn digits(sizes: &Sizes, seed: u64) -> Result<Parts<BlindDigits>, ClaimError> {
     const TRAINED_ON: usize = 1400;
     let pictures = nabla_data::digits().map_err(wrong)?;
-    let white = f32::from(pictures.white());
     let mut draw = ChaCha8Rng::seed_from_u64(seed);
     let mut order: Vec<usize> = (0..pictures.len()).collect();
     order.shuffle(&mut draw);
-    let of = |chosen: &[usize]| Examples {
-        features: chosen
-            .iter()
-            .flat_map(|&i| pictures.pixels(i).iter().map(|&p| f32::from(p) / white))
-            .collect(),
-        labels: chosen
-            .iter()
-            .map(|&i| u32::from(pictures.labels()[i]))
-            .collect(),
-    };
     let (training, test) = order.split_at(TRAINED_ON);
-    let (training, test) = (of(training), of(test));
+    let all = of_pictures(&pictures);
+    let [training, test] = [training, test].map(|chosen| all.chosen(chosen, 64));
     let model = BlindDigits::train(&training, sizes.network_epochs, seed)?;
     let mut input = |examples: &Examples| Digits {
         pixels: examples.features.clone(),

@@ -95,8 +95,9 @@ fn gradients_are_those_of_the_summed_loss() {
 fn a_unit_of_a_latent_changes_the_loss_by_its_product_with_the_gradient() {
     let model = Small::new();
     let input = &inputs()[0];
-    let run = Run::of(&model, input, GradientOf::Label).unwrap();
-    let gradient = read(run.gradient.clone().unwrap()).unwrap();
+    let run = Cut::of(&model, input).unwrap();
+    let gradient = run.gradient(&model, input, GradientOf::Label).unwrap();
+    let gradient = read(gradient.unwrap()).unwrap();
     let direction = random_directions(4, 1, 7).remove(0);
     let summed = |h: f64| {
         let rows = run.chosen.clone() + tensor(direction.clone(), [1, 4], &Device::flex()) * h;
@@ -181,7 +182,7 @@ fn what_is_not_chosen_stays() {
 fn steering_moves_along_the_direction() {
     let (model, input) = (Small::new(), &inputs()[0]);
     let direction = vec![0.0, 1.0, 0.0, 0.0];
-    let run = Run::of(&model, input, GradientOf::None).unwrap();
+    let run = Cut::of(&model, input).unwrap();
     let values = read(run.chosen.clone()).unwrap();
     let size = values.iter().map(|v| v * v).sum::<f64>() / 3.0;
     let mut moved = values;

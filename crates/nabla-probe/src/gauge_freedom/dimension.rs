@@ -125,8 +125,15 @@ pub fn score_dimension<F: VectorField + ?Sized>(
     sigma: f64,
 ) -> Result<Vec<usize>, GaugeError> {
     let values = score_singular_values(field, x, sigma)?;
-    let tangent = |values: &Vec<f64>| values.iter().filter(|&&value| value <= 0.5).count();
-    Ok(values.iter().map(tangent).collect())
+    Ok(values.iter().map(|values| along(values)).collect())
+}
+
+/// How many singular values of `σ² J_s` are those of directions along the manifold.
+pub fn along(singular_values: &[f64]) -> usize {
+    singular_values
+        .iter()
+        .filter(|&&value| value <= 0.5)
+        .count()
 }
 
 /// The distances of each point to its nearest and second nearest neighbour.

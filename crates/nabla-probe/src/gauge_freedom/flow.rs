@@ -406,8 +406,19 @@ pub fn score_singular_values<F: VectorField + ?Sized>(
     x: &[f64],
     sigma: f64,
 ) -> Result<Vec<Vec<f64>>, GaugeError> {
-    let d = field.dimension();
-    let jacobians = jacobians(field, x, sigma)?;
+    jacobian_singular_values(&jacobians(field, x, sigma)?, field.dimension(), sigma)
+}
+
+/// [`score_singular_values`] of Jacobians that are known, `[points, dimension, dimension]`.
+///
+/// # Errors
+/// If a number is not finite.
+pub fn jacobian_singular_values(
+    jacobians: &[f64],
+    dimension: usize,
+    sigma: f64,
+) -> Result<Vec<Vec<f64>>, GaugeError> {
+    let d = dimension;
     let each = jacobians.chunks(d * d).map(|jacobian| {
         if let Some(_wrong) = jacobian.iter().find(|x| !x.is_finite()) {
             return Err(GaugeError::NotFinite { sigma });

@@ -1,4 +1,5 @@
 use super::*;
+use crate::sparse_autoencoder::read;
 use crate::sparse_autoencoder::tests::{Reference, ids};
 
 #[test]
