@@ -64,6 +64,15 @@ pub enum ObjectiveError {
         /// The objective.
         objective: &'static str,
     },
+    /// The model has no quantisers.
+    #[error(
+        "{objective} is for a model with rounded layers, whose step sizes it trains, and this one has none: quantise it \
+         (--quantize 4), or choose sagm"
+    )]
+    NoQuantizers {
+        /// The objective.
+        objective: &'static str,
+    },
     /// The objective has neither a loss nor a step.
     #[error("the objective {0} has neither a loss nor a step of its own")]
     NoLoss(String),

@@ -27,6 +27,7 @@ use rayon::prelude::*;
 
 use crate::activation::{rectified_slope, relu};
 use crate::elementwise::{sums, vectorized};
+use crate::layer_hooks;
 use crate::linear_pieces;
 use crate::operation::{
     Array, Batch, Operation, Saved, but_bias, but_first, compiled, computes_both, layer,
@@ -128,6 +129,9 @@ pub fn conv2d_relu(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
 }
 
 fn of_conv2d(conv: &Conv2d, x: Tensor<4>, with_relu: bool) -> Tensor<4> {
+    if let Some(y) = layer_hooks::conv2d(conv, &x) {
+        return if with_relu { relu(y) } else { y };
+    }
     let [_, _, height, width] = x.dims();
     let padding = padding2d(
         &conv.padding,
@@ -201,8 +205,11 @@ fn of_conv3d(conv: &Conv3d, x: Tensor<5>, with_relu: bool) -> Tensor<5> {
     }
 }
 
-/// The zeros before and after the picture along each dimension.
-pub(crate) fn padding2d(
+/// The zeros before and after the picture along each dimension, as [`conv2d`] adds them.
+///
+/// - `kernel`, `stride`: of the convolution
+/// - `input`: height and width of the picture
+pub fn padding2d(
     padding: &PaddingConfig2d,
     kernel: [usize; 2],
     stride: [usize; 2],

@@ -15,6 +15,7 @@
 //! | [`pooling`], [`embedding`], [`residual`] | maxima and averages, rows of a table, sums of branches |
 //! | [`selected_rows`] | products with a few rows of a table |
 //! | [`cross_entropy`], [`mean_squared_error`] | losses |
+//! | [`layer_hooks`] | layers computed by someone else, in a network that knows nothing of it |
 //! | [`linear_pieces`] | networks held on the linear piece of their rectified units |
 //! | [`per_example`] | the gradients of every example from one backward pass |
 //!
@@ -31,6 +32,7 @@ pub mod cross_entropy;
 mod elementwise;
 pub mod embedding;
 mod half_precision;
+pub mod layer_hooks;
 pub mod linear;
 pub mod linear_pieces;
 pub mod matmul;

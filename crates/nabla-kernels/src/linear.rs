@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::activation::geglu;
 use crate::half_precision::is_half;
+use crate::layer_hooks;
 use crate::memory;
 use crate::operation::{
     self, Array, Batch, Operation, Saved, but_bias, but_first, compiled, computes_both,
@@ -45,6 +46,9 @@ use tiles::{gated_linear, half_linear};
 /// assert_eq!(layer.weight.val().grad(&grads).unwrap().dims(), [4, 2]);
 /// ```
 pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    if let Some(y) = layer_hooks::linear(layer, &x) {
+        return y;
+    }
     let weight = layer.weight.val();
     let fits = computes_both(&x, &weight) && x.dims()[D - 1] == weight.dims()[0];
     if !fits {
@@ -69,7 +73,7 @@ pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
 /// Like `layer.forward`, if the widths don't match.
 pub fn linear_geglu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     let [input, outputs] = layer.weight.dims();
-    let fits = x.dims()[D - 1] == input && outputs.is_multiple_of(2);
+    let fits = x.dims()[D - 1] == input && outputs.is_multiple_of(2) && !layer_hooks::is_hooked();
     match fits.then(|| gated_linear(layer, &x)).flatten() {
         Some(y) => y,
         None => geglu(linear(layer, x)),

@@ -231,6 +231,7 @@ impl Contest {
             data,
             model: ModelConfig::Cnn(network.clone()),
             training,
+            ..Experiment::default()
         };
         let data = experiment.data.open().map_err(ClaimError::experiment)?;
         if !matches!(data.shape, InputShape::Picture(_)) {

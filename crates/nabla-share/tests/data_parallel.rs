@@ -24,6 +24,7 @@ pub fn small() -> Experiment {
             batch: 50,
             ..TrainingConfig::default()
         },
+        ..Experiment::default()
     }
 }
 

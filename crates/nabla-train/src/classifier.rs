@@ -1,10 +1,11 @@
 //! The trait of models that can be trained here.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use nabla_base::range::{self, OutOfRange};
 use nabla_kernels::linear::linear;
+use nabla_quantize::{Quantized, Quantizer};
 
 use crate::normalization::BatchStatistics;
 
@@ -42,11 +43,47 @@ pub trait Classifier: Module {
         Vec::new()
     }
 
+    /// The step sizes of a model that computes its layers in few bits. None for other models.
+    fn quantizers(&self) -> Vec<Quantizer> {
+        Vec::new()
+    }
+
     /// The statistics of what goes into each batch normalisation, in the order of the pass. None for other models.
     ///
     /// - `input`: as for [`logits`](Self::logits)
     fn batch_statistics(&self, _input: Tensor<2>) -> Vec<BatchStatistics> {
         Vec::new()
+    }
+}
+
+/// A classifier with its layers in few bits, which trains as any other.
+impl<M: Classifier + ModuleDisplay> Classifier for Quantized<M> {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.pass(|network| network.logits(input))
+    }
+
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        self.pass(|network| network.seen(input))
+    }
+
+    /// That of the network, unless its last layer is rounded: its gradients have no closed form then.
+    fn head(&self) -> Option<&Linear> {
+        match self.layers().last() {
+            Some(last) if last.levels.is_none() => self.network.head(),
+            _ => None,
+        }
+    }
+
+    fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
+        self.pass(|network| network.maps(input))
+    }
+
+    fn quantizers(&self) -> Vec<Quantizer> {
+        Self::quantizers(self)
+    }
+
+    fn batch_statistics(&self, input: Tensor<2>) -> Vec<BatchStatistics> {
+        self.pass(|network| network.batch_statistics(input))
     }
 }
 

@@ -18,25 +18,32 @@
 //! ```
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
 use nabla_base::{OutputError, range, write_bytes_atomically};
+use nabla_grad::fingerprint::fingerprint;
 use nabla_grad::flat::{FlatError, ParameterLayout};
+use nabla_quantize::{QuantizationConfig, QuantizationError, Quantized, QuantizedLayer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::checkpoint::CheckpointError;
-use crate::classification::TrainingConfig;
+use crate::classification::{LabelledBatch, TrainingConfig};
 use crate::classifier::{Classifier, ModelError};
 use crate::data_set::{DataConfig, DataError, DataSet};
 use crate::error::TrainingError;
-use crate::examples::Examples;
+use crate::examples::{Examples, InputShape};
 use crate::gradient_source::{GradientSources, OfBatches, TrainingExamples};
 use crate::history::History;
 use crate::initialization::he_normal;
-use crate::trained_classifier::ClassifierConfig;
+use crate::model_config::AnyClassifier;
+use crate::trained_classifier::{
+    ClassifierConfig, QuantizedClassifier, TrainedClassifierError, integer_network, load_weights,
+    read_folder,
+};
 use crate::trainer::{Observer, Progress};
 
 pub use crate::model_config::{ModelConfig, OnModel};
@@ -56,6 +63,24 @@ pub enum ExperimentError {
     /// The training.
     #[error(transparent)]
     Training(#[from] TrainingError),
+    /// The layers cannot be rounded.
+    #[error(transparent)]
+    Quantization(#[from] QuantizationError),
+    /// The classifier to start from, or the trained one, cannot be read.
+    #[error(transparent)]
+    Trained(#[from] TrainedClassifierError),
+    /// The classifier to start from is another one.
+    #[error("the training cannot start from {}: its {what} is {found}, but {expected} is expected", folder.display())]
+    OtherStart {
+        /// Its folder.
+        folder: PathBuf,
+        /// Such as `model`.
+        what: &'static str,
+        /// Of the folder.
+        found: String,
+        /// Of the experiment.
+        expected: String,
+    },
     /// A file cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -97,6 +122,13 @@ pub struct Experiment {
     pub model: ModelConfig,
     /// The training.
     pub training: TrainingConfig,
+    /// The folder of a trained classifier of the same model, with whose weights the training starts. Default: drawn
+    /// weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
+    /// How many bits the weights and inputs of layers have. Default: layers are not rounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationConfig>,
 }
 
 /// The files that [`Outcome::save`] and the checkpoint write to the folder of a training.
@@ -113,6 +145,8 @@ pub mod files {
     pub const EPOCHS: &str = "epochs.csv";
     /// The steps.
     pub const STEPS: &str = "steps.csv";
+    /// The weights of a quantised network as packed integers.
+    pub const INTEGERS: &str = crate::trained_classifier::INTEGERS_FILE;
     /// The checkpoint, for a training that stores it in its folder.
     pub const CHECKPOINT: &str = "checkpoint.safetensors";
 }
@@ -132,6 +166,8 @@ pub struct Outcome {
     pub weights: Vec<u8>,
     /// What else a program needs to know to classify with them.
     pub classifier: ClassifierConfig,
+    /// A quantised network as packed integers; see [`nabla_quantize::integers`].
+    pub integers: Option<Vec<u8>>,
     /// What the source of the gradients has to tell; null without one.
     pub told: Value,
 }
@@ -150,6 +186,9 @@ impl Outcome {
         let mut json = serde_json::to_vec_pretty(&self.classifier).map_err(failed)?;
         json.push(b'\n');
         write(files::CLASSIFIER, &json)?;
+        if let Some(integers) = &self.integers {
+            write(files::INTEGERS, integers)?;
+        }
         write(files::EPOCHS, self.history.epochs_csv().as_bytes())?;
         write(files::STEPS, self.history.steps_csv().as_bytes())?;
         let json = serde_json::to_vec_pretty(&self.history).map_err(failed)?;
@@ -248,7 +287,7 @@ impl Experiment {
     ) -> Result<O::Output, ExperimentError> {
         let examples = self.training.examples(&data.training, data.shape)?;
         let first = First {
-            seed: self.model.is_drawn().then_some(self.training.seed),
+            begin: self.beginning(data)?,
             examples,
             on,
         };
@@ -267,22 +306,103 @@ impl Experiment {
         observe: Observer<'_>,
     ) -> Result<Outcome, ExperimentError> {
         let device = device.clone().autodiff();
-        let seed = self.training.seed;
-        let job = Job {
+        let begin = self.beginning(data)?;
+        let mut job = Job {
             experiment: self,
             sources,
             data,
             checkpoint,
             trains,
+            start: begin.weights.as_deref().map(fingerprint),
+            layers: None,
         };
-        let starting = Starting {
-            job,
-            seed: self.model.is_drawn().then_some(seed),
-            observe,
+        let (shape, classes) = (data.shape, data.classes.len());
+        let Some(config) = &self.quantization else {
+            let starting = Starting {
+                job,
+                begin,
+                observe,
+            };
+            return self.model.init_for(shape, classes, &device, starting)?;
         };
-        self.model
-            .init_for(data.shape, data.classes.len(), &device, starting)?
+        config.validate().map_err(QuantizationError::from)?;
+        let model = begin.first(self.model.init_any(shape, classes, &device)?)?;
+        let mut examples = self.training.examples(&data.training, shape)?;
+        let chosen = examples.of_step(0);
+        let batch = examples.chosen(&chosen, 0, &device);
+        let model = calibrated(model, config, batch)?;
+        job.layers = Some(model.layers().to_vec());
+        let mut outcome = job.train(model, observe)?;
+        let integers = integer_network(&outcome.classifier, outcome.weights.clone())?;
+        let integers = integers.to_bytes().map_err(TrainedClassifierError::from)?;
+        outcome.integers = Some(integers);
+        Ok(outcome)
     }
+
+    /// What the first weights are.
+    fn beginning(&self, data: &DataSet) -> Result<Beginning<'_>, ExperimentError> {
+        let seed = self.model.is_drawn().then_some(self.training.seed);
+        let Some(folder) = &self.start else {
+            return Ok(Beginning {
+                seed,
+                weights: None,
+                folder: Path::new(""),
+            });
+        };
+        let (config, weights) = read_folder(folder)?;
+        let other = |what, found: String, expected: String| ExperimentError::OtherStart {
+            folder: folder.clone(),
+            what,
+            found,
+            expected,
+        };
+        if config.quantization.is_some() {
+            let [found, expected] = ["rounded", "a network whose layers are not rounded"];
+            return Err(other("model", found.into(), expected.into()));
+        }
+        if config.model != self.model {
+            let text = |model: &ModelConfig| json!(model).to_string();
+            return Err(other("model", text(&config.model), text(&self.model)));
+        }
+        if config.shape != data.shape {
+            let text = |shape: InputShape| match shape {
+                InputShape::Row(features) => format!("{features} numbers"),
+                InputShape::Picture([channels, height, width]) => {
+                    format!("{channels} channels of {height} x {width} pixels")
+                }
+            };
+            return Err(other(
+                "shape of an example",
+                text(config.shape),
+                text(data.shape),
+            ));
+        }
+        if config.classes.len() != data.classes.len() {
+            let counts = [config.classes.len(), data.classes.len()];
+            let [found, expected] = counts.map(|count| count.to_string());
+            return Err(other("number of classes", found, expected));
+        }
+        Ok(Beginning {
+            seed,
+            weights: Some(weights),
+            folder,
+        })
+    }
+}
+
+/// A model with rounded layers, whose step sizes start from a batch. Its batch normalisations don't count the batch.
+fn calibrated(
+    model: AnyClassifier,
+    config: &QuantizationConfig,
+    batch: LabelledBatch,
+) -> Result<Quantized<AnyClassifier>, ExperimentError> {
+    let all = ParameterLayout::of(&model)?;
+    let before = all.flatten_parameters(&model)?;
+    let mut model = Quantized::new(model, config, |model| drop(model.logits(batch.input)))?;
+    // Burn leaves the statistics of a batch aside until the next pass, or until the model is used.
+    drop(model.network.valid());
+    model.network = all.with_parameters(model.network, before)?;
+    Ok(model)
 }
 
 /// What is done with a model, whatever its type, and the examples of its training.
@@ -294,17 +414,34 @@ pub trait OnTraining {
     fn on<M: Classifier + 'static>(self, model: M, examples: TrainingExamples<'_>) -> Self::Output;
 }
 
-/// The first weights of a model of zeros.
-fn first_weights<M: Classifier>(model: M, seed: Option<u64>) -> Result<M, FlatError> {
-    match seed {
-        Some(seed) => he_normal(model, seed),
-        None => Ok(model),
+/// What the first weights of a training are.
+struct Beginning<'a> {
+    /// Of the matrices and kernels, if they are drawn.
+    seed: Option<u64>,
+    /// Those of a trained classifier.
+    weights: Option<Vec<u8>>,
+    /// Its folder, for messages.
+    folder: &'a Path,
+}
+
+impl Beginning<'_> {
+    /// The model with these weights.
+    ///
+    /// - `model`: of zeros
+    fn first<M: Classifier>(self, mut model: M) -> Result<M, ExperimentError> {
+        if let Some(weights) = self.weights {
+            load_weights(&mut model, weights, self.folder)?;
+            return Ok(model);
+        }
+        Ok(match self.seed {
+            Some(seed) => he_normal(model, seed)?,
+            None => model,
+        })
     }
 }
 
 struct First<'a, O> {
-    /// Of the matrices and kernels, if they are drawn.
-    seed: Option<u64>,
+    begin: Beginning<'a>,
     examples: TrainingExamples<'a>,
     on: O,
 }
@@ -313,7 +450,7 @@ impl<O: OnTraining> OnModel for First<'_, O> {
     type Output = Result<O::Output, ExperimentError>;
 
     fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
-        let model = first_weights(model, self.seed)?;
+        let model = self.begin.first(model)?;
         Ok(self.on.on(model, self.examples))
     }
 }
@@ -321,8 +458,7 @@ impl<O: OnTraining> OnModel for First<'_, O> {
 /// The training of a model of zeros.
 struct Starting<'a, 'o, S> {
     job: Job<'a, S>,
-    /// Of its matrices and kernels, if they are drawn.
-    seed: Option<u64>,
+    begin: Beginning<'a>,
     observe: Observer<'o>,
 }
 
@@ -330,7 +466,7 @@ impl<S: GradientSources> OnModel for Starting<'_, '_, S> {
     type Output = Result<Outcome, ExperimentError>;
 
     fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
-        let model = first_weights(model, self.seed)?;
+        let model = self.begin.first(model)?;
         self.job.train(model, self.observe)
     }
 }
@@ -342,6 +478,10 @@ struct Job<'a, S> {
     checkpoint: Option<&'a Path>,
     /// Whether to train, not only to check.
     trains: bool,
+    /// Which weights the training starts with, unless they are drawn.
+    start: Option<String>,
+    /// The layers of a quantised model.
+    layers: Option<Vec<QuantizedLayer>>,
 }
 
 impl<S: GradientSources> Job<'_, S> {
@@ -375,6 +515,12 @@ impl<S: GradientSources> Job<'_, S> {
         let source = self.sources.source(trainer.model(), plan)?;
         let task = trainer.task_mut();
         task.settings = json!({ "data": experiment.data, "model": experiment.model });
+        if let Some(config) = &experiment.quantization {
+            task.settings["quantization"] = json!(config);
+        }
+        if let Some(start) = &self.start {
+            task.settings["start"] = json!(start);
+        }
         if self.checkpoint.is_some() {
             // A file that has changed is other data.
             task.settings["examples"] = json!(examples.fingerprint());
@@ -406,7 +552,12 @@ impl<S: GradientSources> Job<'_, S> {
                 shape: self.data.shape,
                 scaling: self.data.scaling.clone(),
                 model: self.experiment.model.clone(),
+                quantization: experiment
+                    .quantization
+                    .zip(self.layers.clone())
+                    .map(|(config, layers)| QuantizedClassifier { config, layers }),
             },
+            integers: None,
             history: trainer.history().clone(),
             told: trainer.task().report()?,
         })
@@ -423,6 +574,7 @@ pub fn weights<M: Classifier>(model: &M) -> Result<Vec<u8>, TrainingError> {
     let mut store = SafetensorsStore::from_bytes(None)
         // With several entries, the order would differ from run to run.
         .clear_metadata()
+        .skip_enum_variants(true)
         .metadata("format", "pt");
     model
         .valid()

@@ -1,15 +1,17 @@
 //! The classifiers of this crate by name.
 
-use burn::tensor::Device;
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::{Classifier, ModelError};
-use crate::cnn::CnnConfig;
+use crate::classifier::{Classifier, ModelError, Seen};
+use crate::cnn::{Cnn, CnnConfig};
 use crate::examples::InputShape;
-use crate::logistic_regression::LogisticRegressionConfig;
-use crate::mlp::MlpConfig;
-use crate::normalization::Normalization;
-use crate::resnet::ResNetConfig;
+use crate::logistic_regression::{LogisticRegression, LogisticRegressionConfig};
+use crate::mlp::{Mlp, MlpConfig};
+use crate::normalization::{BatchStatistics, Normalization};
+use crate::resnet::{ResNet, ResNetConfig};
 
 /// A model by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,29 @@ impl ModelConfig {
         }
     }
 
+    /// Creates the model for examples of this shape, as [`init_for`](Self::init_for) does.
+    ///
+    /// # Errors
+    /// As it.
+    pub fn init_any(
+        &self,
+        shape: InputShape,
+        classes: usize,
+        device: &Device,
+    ) -> Result<AnyClassifier, ModelError> {
+        let features = shape.features();
+        Ok(match self {
+            Self::LogisticRegression(c) => {
+                AnyClassifier::LogisticRegression(c.init(features, classes, device))
+            }
+            Self::Mlp(c) => AnyClassifier::Mlp(c.init(features, classes, device)?),
+            Self::Cnn(c) => AnyClassifier::Cnn(c.init(picture("cnn", shape)?, classes, device)?),
+            Self::ResNet(c) => {
+                AnyClassifier::ResNet(c.init(picture("resnet", shape)?, classes, device)?)
+            }
+        })
+    }
+
     /// Creates the model for examples of this shape, and hands it to `on`, which is generic over models.
     ///
     /// # Errors
@@ -85,17 +110,68 @@ impl ModelConfig {
         device: &Device,
         on: O,
     ) -> Result<O::Output, ModelError> {
-        let features = shape.features();
-        let picture = |model| match shape {
-            InputShape::Picture(shape) => Ok(shape),
-            InputShape::Row(features) => Err(ModelError::NeedsPictures { model, features }),
-        };
-        Ok(match self {
-            Self::LogisticRegression(c) => on.on(c.init(features, classes, device)),
-            Self::Mlp(c) => on.on(c.init(features, classes, device)?),
-            Self::Cnn(c) => on.on(c.init(picture("cnn")?, classes, device)?),
-            Self::ResNet(c) => on.on(c.init(picture("resnet")?, classes, device)?),
+        Ok(match self.init_any(shape, classes, device)? {
+            AnyClassifier::LogisticRegression(model) => on.on(model),
+            AnyClassifier::Mlp(model) => on.on(model),
+            AnyClassifier::Cnn(model) => on.on(model),
+            AnyClassifier::ResNet(model) => on.on(model),
         })
+    }
+}
+
+fn picture(model: &'static str, shape: InputShape) -> Result<[usize; 3], ModelError> {
+    match shape {
+        InputShape::Picture(shape) => Ok(shape),
+        InputShape::Row(features) => Err(ModelError::NeedsPictures { model, features }),
+    }
+}
+
+/// A model of any of these types, where one type must do.
+#[derive(Module, Debug)]
+// A program has one of them, not many.
+#[expect(clippy::large_enum_variant)]
+pub enum AnyClassifier {
+    /// `logistic-regression`
+    LogisticRegression(LogisticRegression),
+    /// `mlp`
+    Mlp(Mlp),
+    /// `cnn`
+    Cnn(Cnn),
+    /// `resnet`
+    ResNet(ResNet),
+}
+
+/// The same of whatever model it is.
+macro_rules! of_each {
+    ($self:ident, $model:ident => $value:expr) => {
+        match $self {
+            AnyClassifier::LogisticRegression($model) => $value,
+            AnyClassifier::Mlp($model) => $value,
+            AnyClassifier::Cnn($model) => $value,
+            AnyClassifier::ResNet($model) => $value,
+        }
+    };
+}
+
+impl Classifier for AnyClassifier {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        of_each!(self, model => model.logits(input))
+    }
+
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        of_each!(self, model => model.seen(input))
+    }
+
+    fn head(&self) -> Option<&Linear> {
+        of_each!(self, model => model.head())
+    }
+
+    fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
+        of_each!(self, model => model.maps(input))
+    }
+
+    fn batch_statistics(&self, input: Tensor<2>) -> Vec<BatchStatistics> {
+        of_each!(self, model => model.batch_statistics(input))
     }
 }
 

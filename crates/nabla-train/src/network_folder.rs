@@ -184,6 +184,7 @@ impl NetworkFolder {
             }
         }
         let mut store = SafetensorsStore::from_bytes(Some(weights))
+            .skip_enum_variants(true)
             .with_from_adapter(FloatCastAdapter::to(DType::F32));
         network
             .load_from(&mut store)

@@ -6,16 +6,23 @@
 
 use std::path::Path;
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use nabla_quantize::{
+    IntegerError, IntegerNetwork, QuantizationConfig, QuantizationError, Quantized, QuantizedLayer,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::{Classifier, ModelError, Seen};
 use crate::examples::{InputShape, Scaling};
-use crate::model_config::{ModelConfig, OnModel};
+use crate::model_config::{AnyClassifier, ModelConfig, OnModel};
 use crate::network_folder::{NetworkFolder, NetworkFolderError};
 
 /// The configuration's file name in the folder of a trained classifier.
 pub const CONFIG_FILE: &str = "classifier.json";
+
+/// The file name of the packed integers of a quantised network in that folder.
+pub const INTEGERS_FILE: &str = "integers.safetensors";
 
 const FOLDER: NetworkFolder = NetworkFolder {
     kind: "classifier",
@@ -47,6 +54,21 @@ pub enum TrainedClassifierError {
         /// Of the classifier.
         expected: usize,
     },
+    /// The network is quantised, and more is asked than its answers.
+    #[error(
+        "the layers of the classifier are rounded (it was trained with --quantize), so its loss has steps and no curvature: \
+         choose a classifier that is not quantised"
+    )]
+    Rounded,
+    /// The layers of a quantised network.
+    #[error(transparent)]
+    Quantization(#[from] QuantizationError),
+    /// A network of integers.
+    #[error(transparent)]
+    Integers(#[from] IntegerError),
+    /// The network is not quantised.
+    #[error("the layers of the classifier are not rounded, so it is no network of integers")]
+    NotRounded,
     /// The model sees no pictures.
     #[error(
         "the classifier has no feature maps: it must be a model of pictures, a cnn or a resnet"
@@ -66,6 +88,75 @@ pub struct ClassifierConfig {
     pub scaling: Scaling,
     /// The model.
     pub model: ModelConfig,
+    /// Which of its layers are rounded; none without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizedClassifier>,
+}
+
+/// The rounded layers of a classifier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantizedClassifier {
+    /// As the training was asked for.
+    pub config: QuantizationConfig,
+    /// All layers, in the order of the pass.
+    pub layers: Vec<QuantizedLayer>,
+}
+
+/// The quantised model that a configuration describes.
+///
+/// - `folder`: for messages
+fn quantized(
+    config: &ClassifierConfig,
+    weights: Vec<u8>,
+    folder: &Path,
+    device: &Device,
+) -> Result<Quantized<AnyClassifier>, TrainedClassifierError> {
+    let Some(QuantizedClassifier {
+        config: bits,
+        layers,
+    }) = &config.quantization
+    else {
+        return Err(TrainedClassifierError::NotRounded);
+    };
+    let model = config
+        .model
+        .init_any(config.shape, config.classes.len(), device)?;
+    let mut model = Quantized::of_layers(model, layers.clone(), bits.per_channel)?;
+    FOLDER.load(&mut model, weights, folder)?;
+    Ok(model)
+}
+
+/// The integers of a quantised classifier.
+///
+/// - `weights`: as those of `model.safetensors`
+///
+/// # Errors
+/// If the classifier is not quantised, or the weights don't fit it.
+pub fn integer_network(
+    config: &ClassifierConfig,
+    weights: Vec<u8>,
+) -> Result<IntegerNetwork<AnyClassifier>, TrainedClassifierError> {
+    let name = Path::new("the trained model");
+    let model = quantized(config, weights, name, &Device::flex())?;
+    Ok(IntegerNetwork::new(&model)?)
+}
+
+/// The configuration and the weights of a folder.
+pub(crate) fn read_folder(
+    folder: &Path,
+) -> Result<(ClassifierConfig, Vec<u8>), TrainedClassifierError> {
+    let [config, weights] = FOLDER.read(folder)?;
+    Ok((FOLDER.config(&config, folder)?, weights))
+}
+
+/// Loads weights of a folder into a model.
+pub(crate) fn load_weights<M: Classifier>(
+    model: &mut M,
+    weights: Vec<u8>,
+    folder: &Path,
+) -> Result<(), TrainedClassifierError> {
+    Ok(FOLDER.load(model, weights, folder)?)
 }
 
 /// A classifier of any of the models.
@@ -118,6 +209,20 @@ impl std::fmt::Debug for TrainedClassifier {
     }
 }
 
+impl Network for IntegerNetwork<AnyClassifier> {
+    fn logits(&self, input: Tensor<2>) -> Tensor<2> {
+        self.pass(|network| Classifier::logits(network, input))
+    }
+
+    fn seen(&self, input: Tensor<2>) -> Seen {
+        self.pass(|network| Classifier::seen(network, input))
+    }
+
+    fn maps(&self, input: Tensor<2>) -> Vec<Tensor<4>> {
+        self.pass(|network| Classifier::maps(network, input))
+    }
+}
+
 impl TrainedClassifier {
     /// Whether a folder holds a trained classifier.
     pub fn is_folder(folder: &Path) -> bool {
@@ -155,6 +260,57 @@ impl TrainedClassifier {
         device: &Device,
     ) -> Result<Self, TrainedClassifierError> {
         let config: ClassifierConfig = FOLDER.config(config, name)?;
+        let network: Box<dyn Network> = match &config.quantization {
+            Some(_) => Box::new(quantized(&config, weights, name, device)?.freeze()),
+            None => {
+                let loading = Loading { weights, name };
+                let classes = config.classes.len();
+                config
+                    .model
+                    .init_for(config.shape, classes, device, loading)??
+            }
+        };
+        Self::of_network(config, network, device)
+    }
+
+    /// Loads a quantised classifier as integers, with which it answers the same, to the bit. It has no gradients.
+    ///
+    /// - `device`: without autodiff
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or if it is not quantised.
+    pub fn load_integers(folder: &Path, device: &Device) -> Result<Self, TrainedClassifierError> {
+        let (config, _) = read_folder(folder)?;
+        let path = folder.join(INTEGERS_FILE);
+        let bytes =
+            std::fs::read(&path).map_err(|source| NetworkFolderError::Read { path, source })?;
+        Self::of_integers(config, &bytes, device)
+    }
+
+    /// A quantised classifier from the contents of its file of integers; see [`load_integers`](Self::load_integers).
+    ///
+    /// # Errors
+    /// As it.
+    pub fn of_integers(
+        config: ClassifierConfig,
+        bytes: &[u8],
+        device: &Device,
+    ) -> Result<Self, TrainedClassifierError> {
+        if config.quantization.is_none() {
+            return Err(TrainedClassifierError::NotRounded);
+        }
+        let model = config
+            .model
+            .init_any(config.shape, config.classes.len(), device)?;
+        let network = IntegerNetwork::from_bytes(model.freeze(), bytes)?;
+        Self::of_network(config, Box::new(network), device)
+    }
+
+    fn of_network(
+        config: ClassifierConfig,
+        network: Box<dyn Network>,
+        device: &Device,
+    ) -> Result<Self, TrainedClassifierError> {
         let ClassifierConfig { shape, scaling, .. } = &config;
         if !scaling.fits(*shape) {
             return Err(TrainedClassifierError::Scaling {
@@ -162,10 +318,6 @@ impl TrainedClassifier {
                 shape: *shape,
             });
         }
-        let loading = Loading { weights, name };
-        let network = config
-            .model
-            .init_for(*shape, config.classes.len(), device, loading)??;
         let row = |values: &[f64], otherwise: f32| {
             let width = shape.features();
             let group = width / values.len().max(1);
@@ -240,14 +392,16 @@ impl TrainedClassifier {
 /// - `device`: where the model is created, with automatic differentiation if it is to have gradients
 ///
 /// # Errors
-/// As [`TrainedClassifier::load`].
+/// As [`TrainedClassifier::load`], or if the classifier is quantised.
 pub fn load_model<O: OnModel>(
     folder: &Path,
     device: &Device,
     on: impl FnOnce(ClassifierConfig) -> O,
 ) -> Result<O::Output, TrainedClassifierError> {
-    let [config, weights] = FOLDER.read(folder)?;
-    let config: ClassifierConfig = FOLDER.config(&config, folder)?;
+    let (config, weights) = read_folder(folder)?;
+    if config.quantization.is_some() {
+        return Err(TrainedClassifierError::Rounded);
+    }
     let (model, shape, classes) = (config.model.clone(), config.shape, config.classes.len());
     let loading = LoadingFor {
         weights,

@@ -40,6 +40,7 @@ fn small(model: ModelConfig, method: &str) -> Experiment {
             optimizer,
             ..TrainingConfig::default()
         },
+        ..Experiment::default()
     }
 }
 
@@ -224,6 +225,7 @@ fn logistic_regression_reaches_the_optimum_of_scikit_learn() {
             optimizer,
             ..TrainingConfig::default()
         },
+        ..Experiment::default()
     };
     let outcome = run(&experiment, None, usize::MAX);
     let last = outcome.history.last().unwrap();

@@ -15,6 +15,7 @@
 //! * [`private`]: training that does not tell what its data were, and the accounts of what it reveals;
 //! * [`language`]: language models, read from the files in which they are published;
 //! * [`probe`]: what gradients and curvature tell of a network: sharpness, and where SGD can rest;
+//! * [`quantize`]: networks of few bits, trained as such, and their integers;
 //! * [`share`]: gradients shared between workers;
 //! * [`solve`]: solvers for problems other than networks;
 //! * [`train`]: one trainer for every task, optimizers by name, classifiers on real data sets, and
@@ -55,6 +56,7 @@ pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
 pub use nabla_private as private;
 pub use nabla_probe as probe;
+pub use nabla_quantize as quantize;
 pub use nabla_share as share;
 pub use nabla_solve as solve;
 pub use nabla_train as train;

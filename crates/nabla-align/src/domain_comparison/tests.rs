@@ -2,6 +2,7 @@ use nabla_train::mlp::MlpConfig;
 
 use super::*;
 use crate::coloured::Coloured;
+use crate::objectives::plain_objectives;
 
 fn domains() -> Domains {
     Coloured::default()
@@ -160,7 +161,7 @@ fn wrong_comparisons_are_refused_in_one_sentence() {
         steps: 12,
         shape: None,
     };
-    for name in objectives::<Mlp>().names() {
+    for name in plain_objectives::<Mlp>() {
         for trial in 1..6 {
             let setting = small()
                 .trial(&DomainObjective::named(name), trial, 3)

@@ -1,7 +1,9 @@
 use std::ops::ControlFlow;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
+use nabla_quantize::{QuantizationConfig, Quantized};
 use nabla_train::classification::{Classification, TrainingConfig};
+use nabla_train::classifier::Classifier;
 use nabla_train::cnn::CnnConfig;
 use nabla_train::examples::Examples;
 use nabla_train::gradient_source::{GradientSources, Plan};
@@ -13,7 +15,7 @@ use nabla_train::trainer::Trainer;
 use super::*;
 use crate::coloured::Coloured;
 use crate::domains::HeldOut;
-use crate::objectives::objectives;
+use crate::objectives::{objectives, plain_objectives};
 
 fn held_out() -> (HeldOut, InputShape) {
     let digits = nabla_data::digits().unwrap();
@@ -41,16 +43,28 @@ fn plan(held_out: &HeldOut, steps: usize) -> Plan {
     }
 }
 
-fn trainer<'a>(
+fn mlp() -> Mlp {
+    let config = MlpConfig {
+        hidden: vec![12, 12],
+    };
+    let model = config.init(128, 2, &Device::flex().autodiff()).unwrap();
+    he_normal(model, 4).unwrap()
+}
+
+/// The same with its middle layer in four bits.
+fn quantized() -> Quantized<Mlp> {
+    let input = Tensor::<2>::ones([1, 128], &Device::flex().autodiff());
+    let config = QuantizationConfig::default();
+    Quantized::new(mlp(), &config, |mlp| drop(mlp.logits(input))).unwrap()
+}
+
+fn trainer<'a, M: Classifier + 'static>(
     parts: &'a HeldOut,
     shape: InputShape,
     objective: &DomainObjective,
     epochs: usize,
-) -> Trainer<Classification<'a, Mlp>> {
-    let model = MlpConfig { hidden: vec![12] }
-        .init(128, 2, &Device::flex().autodiff())
-        .unwrap();
-    let model = he_normal(model, 4).unwrap();
+    model: M,
+) -> Trainer<Classification<'a, M>> {
     let config = config(epochs);
     let mut trainer = config
         .trainer(&parts.training, &parts.validation, shape, model)
@@ -81,25 +95,32 @@ fn every_domain_has_its_own_epochs() {
 /// A training is taken up from a checkpoint with the same bits, whatever the objective.
 #[test]
 fn trainings_are_taken_up_with_the_same_bits() {
+    taken_up(&plain_objectives::<Mlp>(), mlp);
+    taken_up(&objectives::<Quantized<Mlp>>().names(), quantized);
+}
+
+fn taken_up<M: Classifier + 'static>(names: &[&str], model: impl Fn() -> M) {
     let (parts, shape) = held_out();
     let folder = tempfile::tempdir().unwrap();
     let go_on = &mut |_: nabla_train::trainer::Progress<'_>| ControlFlow::Continue(());
-    for name in objectives::<Mlp>().names() {
+    for &name in names {
         let mut objective = DomainObjective::named(name);
         if ["irm", "vrex", "fishr"].contains(&name) {
             objective = objective.with("anneal_steps", 3);
         }
-        let mut whole = trainer(&parts, shape, &objective, 2);
+        let mut whole = trainer(&parts, shape, &objective, 2, model());
         whole.run(None, go_on).unwrap();
         let path = folder.path().join(name);
-        let mut begun = trainer(&parts, shape, &objective, 2);
+        let mut begun = trainer(&parts, shape, &objective, 2, model());
         begun
             .run(Some(&path), &mut |progress| match progress.step {
                 5 => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
             })
             .unwrap();
-        let mut resumed = trainer(&parts, shape, &objective, 2).resume(&path).unwrap();
+        let mut resumed = trainer(&parts, shape, &objective, 2, model())
+            .resume(&path)
+            .unwrap();
         assert_eq!(resumed.step(), 5);
         resumed.run(None, go_on).unwrap();
         let [a, b] =
@@ -108,7 +129,9 @@ fn trainings_are_taken_up_with_the_same_bits() {
         assert_eq!(whole.history().steps, resumed.history().steps, "{name}");
         let other = DomainObjective::named(if name == "erm" { "sam" } else { "erm" });
         assert!(
-            trainer(&parts, shape, &other, 2).resume(&path).is_err(),
+            trainer(&parts, shape, &other, 2, model())
+                .resume(&path)
+                .is_err(),
             "{name}"
         );
     }
@@ -275,8 +298,8 @@ fn the_best_weights_of_a_warm_up_are_taken_up() {
             .unwrap()
             .1
     };
-    let mut plain = trainer(&parts, shape, &udim(false), 4);
-    let mut looked = trainer(&parts, shape, &udim(true), 4);
+    let mut plain = trainer(&parts, shape, &udim(false), 4, mlp());
+    let mut looked = trainer(&parts, shape, &udim(true), 4, mlp());
     assert_eq!(plain.steps(), 24);
     let (mut most, mut best) = (f64::NEG_INFINITY, Vec::new());
     for step in 1..=12 {
@@ -292,7 +315,7 @@ fn the_best_weights_of_a_warm_up_are_taken_up() {
         }
     }
     looked.train_step().unwrap();
-    let mut resumed = trainer(&parts, shape, &udim(true), 4)
+    let mut resumed = trainer(&parts, shape, &udim(true), 4, mlp())
         .resume(&path)
         .unwrap();
     for _ in 7..13 {
@@ -302,7 +325,7 @@ fn the_best_weights_of_a_warm_up_are_taken_up() {
     plain.train_step().unwrap();
     // Where the last weights were the best, both go on alike.
     let last = best == {
-        let mut again = trainer(&parts, shape, &udim(false), 4);
+        let mut again = trainer(&parts, shape, &udim(false), 4, mlp());
         (0..12).for_each(|_| {
             again.train_step().unwrap();
         });

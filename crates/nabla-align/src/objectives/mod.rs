@@ -12,6 +12,7 @@ pub mod coral;
 pub mod erm;
 pub mod fish;
 pub mod fishr;
+pub mod gaqat;
 pub mod group_dro;
 pub mod hessian_alignment;
 pub mod iga;
@@ -27,6 +28,7 @@ pub use coral::Coral;
 pub use erm::Erm;
 pub use fish::Fish;
 pub use fishr::{Fishr, FishrConfig};
+pub use gaqat::{Gaqat, GaqatConfig};
 pub use group_dro::{GroupDro, GroupDroConfig};
 pub use hessian_alignment::{HessianAlignment, HessianAlignmentConfig};
 pub use iga::Iga;
@@ -139,11 +141,24 @@ pub fn objectives<M: Classifier + 'static>() -> Registry<Box<dyn Objective<M>>> 
             |c| boxed(HessianAlignment::new(c)),
         )
         .with(
+            "gaqat",
+            "SAGM for a network of few bits, whose steady step sizes are frozen",
+            GaqatConfig::default(),
+            |c| boxed(Gaqat::new(c)),
+        )
+        .with(
             "udim",
             "Flat, also for examples that are moved to be hard",
             UdimConfig::default(),
             |c| boxed(Udim::new(c)),
         )
+}
+
+/// The names of the objectives for models whose layers are not rounded: all but those of quantised training.
+pub fn plain_objectives<M: Classifier + 'static>() -> Vec<&'static str> {
+    let mut names = objectives::<M>().names();
+    names.retain(|&name| name != "gaqat");
+    names
 }
 
 #[cfg(test)]

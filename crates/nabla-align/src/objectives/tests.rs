@@ -5,7 +5,7 @@ use crate::objective::{DomainPlan, ObjectiveError};
 use crate::objectives::reference::{Tiny, gradients, reference};
 
 fn names() -> Vec<&'static str> {
-    objectives::<Tiny>().names()
+    plain_objectives::<Tiny>()
 }
 
 fn plan(domains: usize) -> DomainPlan {
@@ -148,6 +148,8 @@ fn options_are_named_and_checked() {
         ("hgp", "beta=-1"),
         ("hutchinson", "probes=0"),
         ("udim", "rho=0"),
+        ("gaqat", "window=1"),
+        ("gaqat", "threshold=2"),
     ] {
         let objective = make(name, &[option]).unwrap();
         let error = objective.check(&model, &plan(3)).unwrap_err();
@@ -158,6 +160,7 @@ fn options_are_named_and_checked() {
         ("group-dro", vec![0; 7]),
         ("fishr", vec![2, 0, 0, 0, 1]),
         ("fishr", Vec::new()),
+        ("gaqat", vec![1]),
     ] {
         let error = make(name, &[]).unwrap().restore(&state).unwrap_err();
         assert!(

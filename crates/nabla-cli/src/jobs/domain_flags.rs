@@ -143,7 +143,10 @@ impl DomainReport {
 }
 
 /// The model of a training for examples that are scaled already.
-fn unscaled(outcome: &Outcome) -> Result<TrainedClassifier, Failure> {
+///
+/// # Errors
+/// If it cannot be built.
+pub fn unscaled(outcome: &Outcome) -> Result<TrainedClassifier, Failure> {
     let config = ClassifierConfig {
         scaling: Scaling::none(),
         ..outcome.classifier.clone()

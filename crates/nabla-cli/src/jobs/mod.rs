@@ -24,6 +24,7 @@ mod plot_file;
 pub mod privacy;
 mod privacy_flags;
 pub mod project;
+mod quantization_flags;
 mod ranks;
 pub mod restore;
 mod robust_flags;

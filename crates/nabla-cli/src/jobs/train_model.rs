@@ -25,6 +25,7 @@ use crate::job::{Context, Job, Report};
 use crate::jobs::domain_flags::{DomainFlags, DomainReport};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, optimizers, told_reading};
 use crate::jobs::privacy_flags::{self, PrivacyFlags};
+use crate::jobs::quantization_flags::{QuantizationFlags, QuantizationReport};
 use crate::jobs::ranks::Ranks;
 use crate::jobs::robust_flags::RobustFlags;
 use crate::jobs::sharing_flags::{self, Sharing, SharingFlags};
@@ -53,8 +54,14 @@ pub struct Arguments {
     /// Weight decay of matrices and kernels
     #[arg(long, value_name = "DECAY")]
     weight_decay: Option<f64>,
+    /// Start with the weights of a trained model: a folder of `nabla train model` with the same model and examples of
+    /// the same shape
+    #[arg(long, value_name = "DIR")]
+    start: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceFlag,
+    #[command(flatten)]
+    quantization: QuantizationFlags,
     /// Train privately: the weights tell almost nothing about any one example
     #[arg(long, help_heading = "Private training")]
     private: bool,
@@ -84,6 +91,10 @@ impl Arguments {
         }
         optimizer.learning_rate = self.learning_rate.or(optimizer.learning_rate);
         optimizer.weight_decay = self.weight_decay.unwrap_or(optimizer.weight_decay);
+        if self.start.is_some() {
+            experiment.start.clone_from(&self.start);
+        }
+        experiment.quantization = self.quantization.apply(experiment.quantization)?;
         sources.privacy = self.privacy.apply(sources.privacy, self.private)?;
         if sources.privacy.is_some() {
             privacy_flags::without_scaling(&mut experiment);
@@ -107,6 +118,12 @@ impl Arguments {
             return Err(Failure::input(
                 "an objective of domains makes the gradients itself: leave out --domains, or --private, --workers and \
                  --robust-gradient",
+            ));
+        }
+        if experiment.quantization.is_some() && other {
+            return Err(Failure::input(
+                "a quantised training has one worker, whose gradients are those of whole batches: leave out --quantize, or \
+                 --private, --workers and --robust-gradient",
             ));
         }
         Ok((experiment, sources))
@@ -134,6 +151,8 @@ struct Trained<'a> {
     coding: Option<&'a CodedReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     domains: Option<&'a DomainReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantization: Option<&'a QuantizationReport>,
 }
 
 /// Several models that were trained in turn.
@@ -342,6 +361,10 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         (Some(config), Some(open), Some(outcome)) => Some(DomainReport::of(config, open, outcome)?),
         _ => None,
     };
+    let quantized = match outcomes.first() {
+        Some(outcome) => QuantizationReport::of(outcome, &data.test)?,
+        None => None,
+    };
     for (model, outcome) in outcomes.iter().enumerate() {
         if let Some(folder) = folders.of(model) {
             write_files(&folder, &experiment, outcome)?;
@@ -366,6 +389,7 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         sharing: shared.as_ref(),
         coding: coded.as_ref().filter(|_| models == 1),
         domains: in_domains.as_ref(),
+        quantization: quantized.as_ref(),
     });
     let trained: Vec<Trained<'_>> = trained.collect();
     let text = || {
@@ -384,6 +408,9 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         if let Some(found) = &in_domains {
             told += &found.told();
         }
+        if let Some(quantized) = &quantized {
+            told += &quantized.told();
+        }
         if let Some(shared) = &shared {
             told += &sharing_flags::told(shared);
         }
@@ -391,10 +418,10 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
             told += &sharing_flags::told_coded(coded);
         }
         if let Some(folder) = &arguments.out {
-            let privacy = if revealed.is_some() {
-                "privacy.json, "
-            } else {
-                ""
+            let more = match (&revealed, &quantized) {
+                (Some(_), _) => "privacy.json, ",
+                (None, Some(_)) => "integers.safetensors, ",
+                (None, None) => "",
             };
             let (own, each) = match models {
                 1 => ("experiment.toml, ", String::new()),
@@ -407,7 +434,7 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
                 ),
             };
             told += &format!(
-                "model.safetensors, classifier.json, {own}{privacy}history.json, epochs.csv, steps.csv, loss.svg and \
+                "model.safetensors, classifier.json, {own}{more}history.json, epochs.csv, steps.csv, loss.svg and \
                  accuracy.svg in{each}{} {}\n",
                 if models == 1 { "" } else { ", in" },
                 folder.display()

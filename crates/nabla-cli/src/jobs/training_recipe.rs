@@ -1,10 +1,11 @@
 //! The file of a classifier's training: an experiment, and how its gradients are made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nabla::align::domain_config::DomainConfig;
 use nabla::private::private_training::PrivacyConfig;
 use nabla::probe::robust_gradients::RobustGradient;
+use nabla::quantize::QuantizationConfig;
 use nabla::share::coded_training::CodingConfig;
 use nabla::share::data_parallel::SharingConfig;
 use nabla::train::classification::TrainingConfig;
@@ -33,9 +34,13 @@ fn option_of_none(given: &toml::Table, known: &toml::Table) -> Option<(String, S
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingRecipe {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<PathBuf>,
     data: DataConfig,
     model: ModelConfig,
     training: TrainingConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantization: Option<QuantizationConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     privacy: Option<PrivacyConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,11 +73,15 @@ impl TrainingRecipe {
             data,
             model,
             training,
+            start,
+            quantization,
         } = experiment.clone();
         Self {
+            start,
             data,
             model,
             training,
+            quantization,
             privacy: sources.privacy.clone(),
             sharing: sources.sharing.parts.clone(),
             coding: sources.sharing.coded.clone(),
@@ -105,9 +114,11 @@ impl TrainingRecipe {
     /// The experiment, and how its gradients are made.
     pub fn parts(self) -> (Experiment, Sources) {
         let Self {
+            start,
             data,
             model,
             training,
+            quantization,
             privacy,
             sharing,
             coding,
@@ -118,6 +129,8 @@ impl TrainingRecipe {
             data,
             model,
             training,
+            start,
+            quantization,
         };
         let sharing = Sharing {
             parts: sharing,
