@@ -6,11 +6,13 @@ use burn::tensor::Device;
 use nabla_align::DomainObjective;
 use nabla_claims::ClaimError;
 use nabla_train::classification::{TrainingConfig, evaluate};
+use nabla_train::classifier::Classifier;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::gradient_source::GradientSources;
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::{Mlp, MlpConfig};
 use nabla_train::optimizer::OptimizerConfig;
+use serde_json::Value;
 
 /// What all objectives have in common.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +51,20 @@ pub(crate) fn trained(
     let model = config.init(features, training.classes, &Device::flex().autodiff());
     let model = he_normal(model.map_err(ClaimError::experiment)?, seed);
     let model = model.map_err(ClaimError::experiment)?;
+    let (model, _) = trained_from(model, objective, training, budget, decayed, seed)?;
+    Ok(model)
+}
+
+/// A network after all steps from its present weights, and what the objective has to tell.
+pub(crate) fn trained_from<M: Classifier + 'static>(
+    model: M,
+    objective: &DomainObjective,
+    training: &Training<'_>,
+    budget: &Budget,
+    decayed: bool,
+    seed: u64,
+) -> Result<(M, Value), ClaimError> {
+    let features = training.shape.features();
     let mut optimizer = OptimizerConfig::named("adam").map_err(ClaimError::experiment)?;
     optimizer.learning_rate = Some(budget.rate);
     optimizer.weight_decay = if decayed { budget.decay } else { 0.0 };
@@ -70,12 +86,13 @@ pub(crate) fn trained(
         false => ControlFlow::Continue(()),
     });
     run.map_err(ClaimError::experiment)?;
-    Ok(trainer.model().clone())
+    let told = trainer.task().report().map_err(ClaimError::experiment)?;
+    Ok((trainer.model().clone(), told))
 }
 
 /// The share of right answers, in percent.
 pub(crate) fn accuracy(
-    model: &Mlp,
+    model: &impl Classifier,
     examples: &Examples,
     shape: InputShape,
 ) -> Result<f64, ClaimError> {

@@ -1,11 +1,13 @@
 //! The experiments that measure the claims about the methods of `nabla-align`, with one file per method.
 
 mod domain_training;
+pub mod gaqat;
 pub mod hessian_alignment;
 pub mod udim;
 
 /// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(gaqat::GaqatClaim),
     || Box::new(hessian_alignment::HessianAlignmentClaim),
     || Box::new(udim::UdimClaim),
 ];
@@ -20,7 +22,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["hessian-alignment", "udim"];
+        let slugs = ["gaqat", "hessian-alignment", "udim"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }

@@ -11,6 +11,7 @@ mod panorama_files;
 mod privacy;
 mod private_training;
 mod program;
+mod quantization;
 mod restore;
 mod sample_attachments;
 mod sampling;
