@@ -65,6 +65,11 @@ fn objectives_train_networks_of_few_bits() {
         let json = desk.json(&format!("{line} --objective {objective}"));
         check(&json, 3, 1);
         assert_eq!(json["domains"]["test_domain"], "75");
+        let quantizers = json["domains"]["told"]["quantizers"].as_array();
+        assert_eq!(
+            quantizers.map_or(0, Vec::len),
+            if objective.starts_with("gaqat") { 2 } else { 0 }
+        );
     }
 }
 
@@ -83,7 +88,7 @@ fn what_cannot_be_quantised_is_refused() {
             "--model logistic --quantize 4",
             "nothing is left to quantise",
         ),
-        ("--quantize 4 --private", "leave out --quantize"),
+        ("--quantize 4 --private --epsilon 3", "leave out --quantize"),
         (
             "--quantize 4 --robust-gradient winsorized",
             "leave out --quantize",

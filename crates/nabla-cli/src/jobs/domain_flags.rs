@@ -13,6 +13,7 @@ use nabla::train::experiment::Outcome;
 use nabla::train::mlp::Mlp;
 use nabla::train::trained_classifier::{ClassifierConfig, TrainedClassifier};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::errors::Failure;
 
@@ -100,6 +101,9 @@ pub struct DomainReport {
     training_domains: Vec<(String, f64)>,
     test_domain: String,
     test_accuracy: f64,
+    /// What the objective has to tell.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    told: Value,
 }
 
 impl DomainReport {
@@ -121,6 +125,7 @@ impl DomainReport {
             training_domains: training.collect::<Result<_, Failure>>()?,
             test_domain: config.test.clone().unwrap_or_default(),
             test_accuracy: accuracy(&open.test)?,
+            told: outcome.told.clone(),
         })
     }
 
@@ -138,6 +143,18 @@ impl DomainReport {
             "  {}: {accuracy:.2} %, a domain that it has not seen\n",
             self.test_domain
         );
+        let quantizers = self.told.get("quantizers").and_then(Value::as_array);
+        for quantizer in quantizers.into_iter().flatten() {
+            let share = |name: &str| 100.0 * quantizer[name].as_f64().unwrap_or(0.0);
+            let name = |name: &str| quantizer[name].as_str().unwrap_or_default().to_owned();
+            text += &format!(
+                "  step size of the {} of {}: its gradients conflict in {:.0} % of the steps, frozen in {:.0} %\n",
+                name("role"),
+                name("layer"),
+                share("conflict"),
+                share("frozen")
+            );
+        }
         text
     }
 }
