@@ -1,41 +1,52 @@
 //! Several objectives in every domain of a set, with the same budget of search for each: DomainBed's table.
 //!
 //! ```text
-//! for each seed, each test domain, each objective:
-//!   for each trial:  options ← defaults in the first trial, then drawn; rate and batch, too
+//! for each objective, each test domain, each seed:
+//!   for each trial:  options ← defaults in the first trial, then drawn; rate and batch, too.
+//!                      A number of steps is that of 5000, and scales with the training
 //!                    train on the other domains, and measure every few steps
 //!   choose a trial and a step by a rule that does not see the test domain
 //!   told: the accuracy in the test domain of what was chosen
 //! ```
 //!
-//! The rules are those of [`selection`](crate::selection). Source: Gulrajani, Lopez-Paz, *In Search of Lost Domain
-//! Generalization*, 2021, arXiv 2007.01434.
+//! Features are standardised by the training examples. The rules are those of [`selection`](crate::selection); of
+//! [leaving a domain out](Selection::LeaveOneDomainOut), every trial is also trained without each training domain. Every
+//! finished training is [stored](nabla_train::run_store), and is not repeated. Source: Gulrajani, Lopez-Paz, *In Search of
+//! Lost Domain Generalization*, 2021, arXiv 2007.01434.
 
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::Device;
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::registry::{Options, RegistryError};
-use nabla_base::vector::mean_with_error;
 use nabla_grad::flat::FlatError;
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::classifier::{Classifier, ModelError};
 use nabla_train::error::TrainingError;
-use nabla_train::examples::Examples;
+use nabla_train::examples::{Examples, InputShape, Scaling};
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::Mlp;
 use nabla_train::model_config::{ModelConfig, OnModel};
 use nabla_train::optimizer::{OptimizerConfig, OptimizerError};
+use nabla_train::run_store::{RunStore, RunStoreError};
 use serde::{Deserialize, Serialize};
 
-use burn::tensor::Device;
-
+use crate::domain_config::{DomainConfigError, DomainSet};
 use crate::domain_source::{DomainObjective, DomainSource};
 use crate::domains::{DomainError, Domains, HeldOut};
-use crate::objective::ObjectiveError;
+use crate::objective::{DomainPlan, ObjectiveError};
 use crate::objectives::objectives;
-use crate::search::{Draw, drawn};
+use crate::search::{Draw, drawn, scaled};
 use crate::selection::{
     Chosen, LeftOut, Measured, Selection, by_domains_left_out, by_training_domains,
 };
+
+mod table;
+
+pub use table::{Accuracy, DomainTable, Reached, Row};
 
 /// The reason why objectives cannot be compared.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +54,23 @@ pub enum DomainComparisonError {
     /// A number is out of range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
+    /// The set of domains.
+    #[error(transparent)]
+    Set(#[from] DomainConfigError),
     /// The domains.
     #[error(transparent)]
     Domains(#[from] DomainError),
     /// An objective's name or option.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Something is given twice.
+    #[error("the {what} {value} is given twice")]
+    Repeated {
+        /// Objective, test domain, rule or seed.
+        what: &'static str,
+        /// It.
+        value: String,
+    },
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -64,26 +86,33 @@ pub enum DomainComparisonError {
     /// A training, other than one that diverges.
     #[error(transparent)]
     Training(#[from] TrainingError),
-    /// No trial of an objective was measured.
-    #[error(
-        "every trial of {objective} with the test domain {test:?} diverged before it was measured"
-    )]
-    Diverged {
-        /// The objective.
-        objective: String,
-        /// The test domain.
-        test: String,
-    },
+    /// The file of runs.
+    #[error(transparent)]
+    Runs(#[from] RunStoreError),
     /// The one who watches asked to stop.
     #[error("the comparison was stopped")]
     Stopped,
 }
 
+impl DomainComparisonError {
+    /// Whether it failed while it ran, rather than the input being wrong.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Self::Training(error) => error.is_failure(),
+            Self::Stopped => true,
+            _ => false,
+        }
+    }
+}
+
 /// A comparison; see the [module documentation](self).
 ///
 /// ```
+/// use std::ops::ControlFlow;
+///
+/// use burn::tensor::Device;
+/// use nabla_align::DomainObjective;
 /// use nabla_align::domain_comparison::DomainComparison;
-/// use nabla_align::{Coloured, DomainObjective};
 ///
 /// let comparison = DomainComparison {
 ///     objectives: vec![DomainObjective::named("erm"), DomainObjective::named("vrex")],
@@ -93,16 +122,17 @@ pub enum DomainComparisonError {
 ///     seeds: vec![0],
 ///     ..DomainComparison::default()
 /// };
-/// let domains = Coloured::default().of(&nabla_data::digits()?, 0)?;
-/// let table = comparison.run(&domains, &mut |_| true)?;
-/// assert_eq!(table.rows.len(), 2);
-/// assert_eq!(table.rows[0].accuracies.len(), 3); // one for each test domain
+/// let tables = comparison.run(&Device::flex(), None, &mut |_| ControlFlow::Continue(()))?;
+/// assert_eq!(tables[0].rows.len(), 2);
+/// assert_eq!(tables[0].rows[0].accuracies.len(), 3); // one for each test domain
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DomainComparison {
-    /// The objectives; options that are given are not searched.
+    /// The domains.
+    pub domains: DomainSet,
+    /// The objectives; options that are given are not searched. Default ERM, IRM, V-REx and Fishr.
     pub objectives: Vec<DomainObjective>,
     /// The model. Default the MLP.
     pub model: ModelConfig,
@@ -115,335 +145,555 @@ pub struct DomainComparison {
     /// Examples of a domain in a step, in the first trial. Default 64.
     pub batch: usize,
     /// The learning rate of Adam in the first trial. Default 1e-3.
-    pub rate: f64,
+    pub learning_rate: f64,
     /// Settings that are tried for each objective and test domain; the first is the defaults. Default 20.
     pub trials: usize,
-    /// The seeds. Default 0, 1 and 2.
+    /// The seeds: of the first weights, the validation examples and the drawn settings. Default 0, 1 and 2.
     pub seeds: Vec<u64>,
     /// The share of a training domain for validation. Default 0.2.
     pub validation_share: f64,
-    /// How a trial and a step are chosen. Default by the training domains.
-    pub selection: Selection,
+    /// How a trial and a step are chosen; a table for each. Default by the training domains.
+    pub selections: Vec<Selection>,
 }
 
 impl Default for DomainComparison {
     fn default() -> Self {
+        let names = ["erm", "irm", "vrex", "fishr"];
         Self {
-            objectives: Vec::new(),
+            domains: DomainSet::default(),
+            objectives: names.map(DomainObjective::named).to_vec(),
             model: ModelConfig::default(),
             tests: Vec::new(),
             steps: 5000,
             check_every: 100,
             batch: 64,
-            rate: 1e-3,
+            learning_rate: 1e-3,
             trials: 20,
             seeds: vec![0, 1, 2],
             validation_share: 0.2,
-            selection: Selection::TrainingDomains,
+            selections: vec![Selection::TrainingDomains],
         }
     }
 }
 
-/// A training that was done.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Done<'a> {
+/// What a training is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purpose {
     /// The objective.
-    pub objective: &'a str,
+    pub objective: String,
     /// The test domain.
-    pub test: &'a str,
-    /// The domain that was left out besides, to choose.
-    pub left_out: Option<&'a str>,
+    pub test: String,
+    /// The domain that is left out besides, to choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
     /// The number of the trial, from 0.
     pub trial: usize,
     /// The seed.
     pub seed: u64,
 }
 
-/// What an objective has reached in a test domain with a seed.
+/// A finished training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reached {
-    /// The seed.
-    pub seed: u64,
-    /// What was chosen.
-    pub chosen: Chosen,
-    /// The options of its trial.
+pub struct DomainRun {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// Examples of a domain in a step.
+    pub batch: usize,
+    /// The options of its objective, other than the defaults.
     pub options: Options,
-    /// The accuracy in the test domain.
-    pub accuracy: f64,
+    /// The measurements; fewer than planned if it diverged.
+    pub checks: Vec<Check>,
+    /// Why it ended early.
+    pub diverged: Option<String>,
 }
 
-/// An objective in the table.
+/// Accuracies at a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// The objective.
-    pub objective: String,
-    /// For each test domain, one for each seed.
-    pub reached: Vec<Vec<Reached>>,
-    /// For each test domain, the mean accuracy over the seeds, and its standard error; none of a single seed.
-    pub accuracies: Vec<(f64, Option<f64>)>,
-    /// The mean over the test domains.
-    pub mean: f64,
+pub struct Check {
+    /// Steps done.
+    pub step: usize,
+    /// On the validation examples of each training domain.
+    pub validation: Vec<f64>,
+    /// In the domain that was held out: the one that is left out besides, or the test domain.
+    pub held_out: f64,
 }
 
-/// The table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DomainTable {
-    /// The test domains.
-    pub tests: Vec<String>,
-    /// The objectives.
-    pub rows: Vec<Row>,
+/// The progress of a comparison.
+#[derive(Clone, Copy, Debug)]
+pub enum DomainEvent<'a> {
+    /// Everything was checked, and the first training begins.
+    Begin {
+        /// The number of trainings in all.
+        runs: usize,
+    },
+    /// A step of a training.
+    Step,
+    /// A training is finished, now or in an earlier call.
+    End(&'a DomainRun),
 }
+
+/// Sees the progress, and may stop the comparison.
+pub type DomainObserver<'a> = &'a mut dyn FnMut(DomainEvent<'_>) -> ControlFlow<()>;
 
 /// A setting.
 #[derive(Clone, Debug)]
-struct Trial {
+struct Setting {
     objective: DomainObjective,
     batch: usize,
-    rate: f64,
+    learning_rate: f64,
 }
 
 /// Settings are drawn from stream `TRIALS + trial` of the seed.
 const TRIALS: u64 = 1 << 50;
 
-/// Accuracies at a step.
-struct Check {
-    step: usize,
-    validation: Vec<f64>,
-    test: f64,
+/// Refuses what is given twice.
+fn once<T: PartialEq>(
+    what: &'static str,
+    values: &[T],
+    told: impl Fn(&T) -> String,
+) -> Result<(), DomainComparisonError> {
+    let mut later = values.iter().enumerate();
+    match later.find(|(i, value)| values[..*i].contains(value)) {
+        Some((_, value)) => Err(DomainComparisonError::Repeated {
+            what,
+            value: told(value),
+        }),
+        None => Ok(()),
+    }
 }
 
 impl DomainComparison {
-    fn validate(&self) -> Result<(), OutOfRange> {
+    /// Refuses values that are out of range, unknown names and what is given twice, before data are read.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn validate(&self) -> Result<(), DomainComparisonError> {
         for (name, value) in [
             ("number of objectives", self.objectives.len()),
-            ("steps of the comparison", self.steps),
-            ("steps between measurements", self.check_every),
-            ("trials of the comparison", self.trials),
+            ("number of steps of the comparison", self.steps),
+            ("number of trials of the comparison", self.trials),
             ("number of seeds", self.seeds.len()),
+            ("number of rules of selection", self.selections.len()),
         ] {
             range::at_least(name, value, 1)?;
         }
         range::at_least("batch of the comparison", self.batch, 2)?;
-        range::positive("rate of the comparison", self.rate)?;
+        range::positive("learning rate of the comparison", self.learning_rate)?;
         let most = self.steps;
-        range::within("steps between measurements", self.check_every, 1..=most)?;
+        range::within(
+            "number of steps between measurements",
+            self.check_every,
+            1..=most,
+        )?;
         let share = self.validation_share;
-        range::between("validation share", share, 0.0, 1.0)
+        range::between("validation share", share, 0.0, 1.0)?;
+        let names: Vec<&String> = self.objectives.iter().map(|o| &o.name).collect();
+        once("objective", &names, |name| (*name).clone())?;
+        once("test domain", &self.tests, |test| format!("{test:?}"))?;
+        once("seed", &self.seeds, u64::to_string)?;
+        once("rule of selection", &self.selections, |rule| {
+            rule.name().to_owned()
+        })?;
+        for objective in &self.objectives {
+            objective.make::<Mlp>()?;
+        }
+        Ok(())
     }
 
-    /// Trains and chooses. `watch` sees every training that was done, and may stop the comparison.
-    ///
-    /// # Errors
-    /// If a value is out of range, a name is unknown, the domains are too few or too small, or a training fails; one that
-    /// diverges only ends its trial.
-    pub fn run(
-        &self,
-        domains: &Domains,
-        watch: &mut dyn FnMut(&Done<'_>) -> bool,
-    ) -> Result<DomainTable, DomainComparisonError> {
-        self.validate()?;
-        let tests: Vec<String> = match self.tests.is_empty() {
+    /// Whether every trial is also trained without each training domain.
+    fn leaves_out(&self) -> bool {
+        self.selections.contains(&Selection::LeaveOneDomainOut)
+    }
+
+    /// The test domains.
+    fn tests(&self, domains: &Domains) -> Vec<String> {
+        match self.tests.is_empty() {
             true => domains.names().to_vec(),
             false => self.tests.clone(),
-        };
-        let mut rows = Vec::with_capacity(self.objectives.len());
-        for objective in &self.objectives {
-            let mut reached = Vec::with_capacity(tests.len());
-            for test in &tests {
-                let of_seed = |&seed: &u64| self.reach(domains, objective, test, seed, watch);
-                reached.push(
-                    self.seeds
-                        .iter()
-                        .map(of_seed)
-                        .collect::<Result<Vec<_>, _>>()?,
-                );
-            }
-            let accuracies: Vec<_> = reached.iter().map(|of| summary(of)).collect();
-            let mean = accuracies.iter().map(|(mean, _)| mean).sum::<f64>() / tests.len() as f64;
-            rows.push(Row {
-                objective: objective.name.clone(),
-                reached,
-                accuracies,
-                mean,
-            });
         }
-        Ok(DomainTable { tests, rows })
+    }
+
+    /// Refuses an objective that does not fit the model or the domains.
+    ///
+    /// # Errors
+    /// Why it does not, or what is wrong with the domains.
+    pub fn fits(
+        &self,
+        objective: &DomainObjective,
+        domains: &Domains,
+    ) -> Result<(), DomainComparisonError> {
+        for test in self.tests(domains) {
+            let counts = domains.training_counts(&test, self.validation_share)?;
+            self.fits_counts(objective, &counts, domains)?;
+            if self.leaves_out() {
+                for left_out in 0..counts.len() {
+                    let mut rest = counts.clone();
+                    rest.remove(left_out);
+                    range::at_least(
+                        "number of training domains besides one that is left out",
+                        rest.len(),
+                        1,
+                    )?;
+                    self.fits_counts(objective, &rest, domains)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fits_counts(
+        &self,
+        objective: &DomainObjective,
+        counts: &[usize],
+        domains: &Domains,
+    ) -> Result<(), DomainComparisonError> {
+        let shape = domains.shape();
+        let device = Device::flex().autodiff();
+        let checking = Checking {
+            objective,
+            counts,
+            shape,
+            comparison: self,
+        };
+        let classes = domains.classes().len();
+        self.model.init_for(shape, classes, &device, checking)?
+    }
+
+    /// The number of trainings in all.
+    pub fn runs(&self, domains: &Domains) -> usize {
+        let tests = self.tests(domains).len();
+        let each = match self.leaves_out() {
+            // Once with all training domains, and once without each of them.
+            true => domains.names().len(),
+            false => 1,
+        };
+        self.objectives.len() * tests * self.seeds.len() * self.trials * each
+    }
+
+    /// Refuses the folder of another comparison, before data are read.
+    ///
+    /// # Errors
+    /// If its file of runs cannot be read, or belongs to another comparison.
+    pub fn check_folder(&self, folder: &Path) -> Result<(), DomainComparisonError> {
+        RunStore::<DomainRun>::open(self, Some(folder))?;
+        Ok(())
+    }
+
+    /// Reads the domains, and runs the comparison, or resumes it.
+    ///
+    /// - `device`: where to compute, without autodiff
+    /// - `folder`: where finished trainings are stored
+    /// - returns a table for each rule of selection
+    ///
+    /// # Errors
+    /// As [`run_on`](Self::run_on), or if the domains cannot be read.
+    pub fn run(
+        &self,
+        device: &Device,
+        folder: Option<&Path>,
+        observe: DomainObserver<'_>,
+    ) -> Result<Vec<DomainTable>, DomainComparisonError> {
+        self.validate()?;
+        if let Some(folder) = folder {
+            self.check_folder(folder)?;
+        }
+        self.run_on(&self.domains.read(&self.tests, 0)?, device, folder, observe)
+    }
+
+    /// As [`run`](Self::run), on domains that are open.
+    ///
+    /// # Errors
+    /// If a value is out of range, a name is unknown, an objective does not fit, the domains are too few or too small, the
+    /// folder belongs to another comparison or cannot be written, `observe` stops it, or a training fails; one that
+    /// diverges only ends its trial.
+    pub fn run_on(
+        &self,
+        domains: &Domains,
+        device: &Device,
+        folder: Option<&Path>,
+        observe: DomainObserver<'_>,
+    ) -> Result<Vec<DomainTable>, DomainComparisonError> {
+        self.validate()?;
+        for objective in &self.objectives {
+            self.fits(objective, domains)?;
+        }
+        let mut running = Running {
+            comparison: self,
+            domains,
+            device,
+            store: RunStore::open(self, folder)?,
+            observe,
+        };
+        running.store.of_examples(&domains.fingerprint())?;
+        let runs = self.runs(domains);
+        running.tell(DomainEvent::Begin { runs })?;
+        let tests = self.tests(domains);
+        let tables = self
+            .selections
+            .iter()
+            .map(|&rule| DomainTable::new(rule, &tests));
+        let mut tables: Vec<DomainTable> = tables.collect();
+        for objective in &self.objectives {
+            // For each rule, each test domain, each seed.
+            let mut reached = vec![vec![Vec::new(); tests.len()]; tables.len()];
+            for (place, test) in tests.iter().enumerate() {
+                for &seed in &self.seeds {
+                    let of_rules = running.reach(objective, test, seed)?;
+                    for (reached, found) in reached.iter_mut().zip(of_rules) {
+                        reached[place].push(found);
+                    }
+                }
+            }
+            for (table, reached) in tables.iter_mut().zip(reached) {
+                table.push(&objective.name, reached);
+            }
+        }
+        tables.iter_mut().for_each(DomainTable::rank);
+        Ok(tables)
     }
 
     /// The setting of a trial.
-    fn trial(
+    fn setting(
         &self,
         objective: &DomainObjective,
         trial: usize,
         seed: u64,
-    ) -> Result<Trial, DomainComparisonError> {
-        let mut setting = Trial {
+    ) -> Result<Setting, DomainComparisonError> {
+        let mut setting = Setting {
             objective: objective.clone(),
             batch: self.batch,
-            rate: self.rate,
+            learning_rate: self.learning_rate,
         };
-        if trial > 0 {
+        // What is searched depends on no type of model.
+        let known = objectives::<Mlp>();
+        let searched = known.make(&objective.name, &objective.options)?.search();
+        if trial == 0 {
+            let defaults = known.entry(&objective.name)?.defaults();
+            let scaled = scaled(&searched, defaults, self.steps);
+            setting.objective.options = scaled.overridden(&objective.options);
+        } else {
             let mut noise = SeededNoise::new(seed, TRIALS + trial as u64);
             // The same rates and batches for every objective.
             let number = |draw: Draw, noise: &mut SeededNoise| {
                 draw.value(self.steps, noise).as_f64().unwrap_or(1.0)
             };
-            setting.rate = self.rate * number(Draw::Power(-1.5, 0.5), &mut noise);
+            setting.learning_rate *= number(Draw::Power(-1.5, 0.5), &mut noise);
             let times = number(Draw::Uniform(-3.0, 3.0), &mut noise).exp2();
             setting.batch = ((self.batch as f64 * times) as usize).max(2);
-            // What is searched depends on no type of model.
-            let searched = objectives::<Mlp>().make(&objective.name, &objective.options)?;
-            let own = drawn(&searched.search(), self.steps, &mut noise);
+            let own = drawn(&searched, self.steps, &mut noise);
             setting.objective.options = own.overridden(&objective.options);
         }
         Ok(setting)
     }
+}
 
-    /// All trials of an objective in a test domain, and the choice.
+/// A comparison in progress.
+struct Running<'a, 'o> {
+    comparison: &'a DomainComparison,
+    domains: &'a Domains,
+    device: &'a Device,
+    store: RunStore<DomainRun>,
+    observe: DomainObserver<'o>,
+}
+
+impl Running<'_, '_> {
+    fn tell(&mut self, event: DomainEvent<'_>) -> Result<(), DomainComparisonError> {
+        match (self.observe)(event) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(DomainComparisonError::Stopped),
+        }
+    }
+
+    /// All trials of an objective in a test domain, and the choice by each rule.
     fn reach(
-        &self,
-        domains: &Domains,
+        &mut self,
         objective: &DomainObjective,
         test: &str,
         seed: u64,
-        watch: &mut dyn FnMut(&Done<'_>) -> bool,
-    ) -> Result<Reached, DomainComparisonError> {
-        let parts = domains.hold_out(test, self.validation_share, seed)?;
-        let mut measured = Vec::new();
-        let mut tested = Vec::new();
-        let mut left_out = Vec::new();
-        for trial in 0..self.trials {
-            let setting = self.trial(objective, trial, seed)?;
-            let mut tell = |left_out: Option<&str>| {
-                let objective = &objective.name;
-                let done = Done {
-                    objective,
-                    test,
-                    left_out,
-                    trial,
-                    seed,
-                };
-                match watch(&done) {
-                    true => Ok(()),
-                    false => Err(DomainComparisonError::Stopped),
-                }
+    ) -> Result<Vec<Option<Reached>>, DomainComparisonError> {
+        let others = self.domains.names().iter().filter(|name| *name != test);
+        let others: Vec<String> = others.cloned().collect();
+        let (mut runs, mut measured, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+        for trial in 0..self.comparison.trials {
+            let purpose = |left_out: Option<&String>| Purpose {
+                objective: objective.name.clone(),
+                test: test.to_owned(),
+                left_out: left_out.cloned(),
+                trial,
+                seed,
             };
-            for check in self.train(domains, &parts, &setting, seed)? {
-                tested.push((trial, check.step, check.test));
-                let (step, validation) = (check.step, check.validation);
-                measured.push(Measured {
-                    trial,
-                    step,
-                    validation,
-                });
-            }
-            tell(None)?;
-            if self.selection == Selection::LeaveOneDomainOut {
-                let rest = domains.without(&[test])?;
-                for (domain, name) in parts.names.iter().enumerate() {
-                    let parts = rest.hold_out(name, self.validation_share, seed)?;
-                    for check in self.train(&rest, &parts, &setting, seed)? {
-                        left_out.push(LeftOut {
-                            trial,
-                            step: check.step,
-                            domain,
-                            accuracy: check.test,
-                        });
-                    }
-                    tell(Some(name))?;
+            let run = self.done(objective, purpose(None))?;
+            measured.extend(run.checks.iter().map(|check| Measured {
+                trial,
+                step: check.step,
+                validation: check.validation.clone(),
+            }));
+            runs.push(run);
+            if self.comparison.leaves_out() {
+                for (domain, name) in others.iter().enumerate() {
+                    let run = self.done(objective, purpose(Some(name)))?;
+                    left_out.extend(run.checks.iter().map(|check| LeftOut {
+                        trial,
+                        step: check.step,
+                        domain,
+                        accuracy: check.held_out,
+                    }));
                 }
             }
         }
-        let chosen = match self.selection {
-            Selection::TrainingDomains => by_training_domains(&measured),
-            Selection::LeaveOneDomainOut => by_domains_left_out(&left_out, parts.names.len())?,
-        };
-        let accuracy = |chosen: &Chosen| {
-            let mut same = tested
-                .iter()
-                .filter(|t| (t.0, t.1) == (chosen.trial, chosen.step));
-            same.next().map(|t| t.2)
-        };
-        let found = chosen.and_then(|chosen| Some((chosen, accuracy(&chosen)?)));
-        let (chosen, accuracy) = found.ok_or_else(|| DomainComparisonError::Diverged {
-            objective: objective.name.clone(),
-            test: test.to_owned(),
-        })?;
-        Ok(Reached {
-            seed,
-            chosen,
-            options: self.trial(objective, chosen.trial, seed)?.objective.options,
-            accuracy,
-        })
+        let rules = self.comparison.selections.iter();
+        let chosen = rules.map(|rule| -> Result<Option<Reached>, DomainComparisonError> {
+            let chosen = match rule {
+                Selection::TrainingDomains => by_training_domains(&measured),
+                Selection::LeaveOneDomainOut => by_domains_left_out(&left_out, others.len())?,
+            };
+            Ok(chosen.and_then(|chosen| reached(&runs, chosen)))
+        });
+        chosen.collect()
     }
 
-    /// The measurements of a training, up to where it diverges.
-    fn train(
-        &self,
-        domains: &Domains,
-        parts: &HeldOut,
-        setting: &Trial,
-        seed: u64,
-    ) -> Result<Vec<Check>, DomainComparisonError> {
-        let training = Training {
-            comparison: self,
-            domains,
-            parts,
-            setting,
-            seed,
+    /// A training, unless it is stored.
+    fn done(
+        &mut self,
+        objective: &DomainObjective,
+        purpose: Purpose,
+    ) -> Result<DomainRun, DomainComparisonError> {
+        let known = self.store.runs().iter().find(|run| run.purpose == purpose);
+        if let Some(known) = known.cloned() {
+            self.tell(DomainEvent::End(&known))?;
+            return Ok(known);
+        }
+        let comparison = self.comparison;
+        let setting = comparison.setting(objective, purpose.trial, purpose.seed)?;
+        let share = comparison.validation_share;
+        let (rest, held_out);
+        let (domains, held_out) = match &purpose.left_out {
+            None => (self.domains, &purpose.test),
+            Some(left_out) => {
+                rest = self.domains.without(&[&purpose.test])?;
+                held_out = left_out.clone();
+                (&rest, &held_out)
+            }
         };
-        let device = Device::flex().autodiff();
+        let mut parts = domains.hold_out(held_out, share, purpose.seed)?;
+        let shape = domains.shape();
+        let scaling = Scaling::of(&parts.training, shape);
+        for part in [&mut parts.training, &mut parts.validation, &mut parts.test] {
+            scaling.apply(&mut part.features, shape);
+        }
+        let training = Training {
+            comparison,
+            shape,
+            parts: &parts,
+            setting: &setting,
+            seed: purpose.seed,
+            observe: &mut *self.observe,
+        };
+        let device = self.device.clone().autodiff();
         let classes = domains.classes().len();
-        self.model
-            .init_for(domains.shape(), classes, &device, training)?
+        let (checks, diverged) = comparison
+            .model
+            .init_for(shape, classes, &device, training)??;
+        let run = DomainRun {
+            purpose,
+            learning_rate: setting.learning_rate,
+            batch: setting.batch,
+            options: setting.objective.options,
+            checks,
+            diverged,
+        };
+        self.store.push(run.clone())?;
+        self.tell(DomainEvent::End(&run))?;
+        Ok(run)
     }
+}
+
+/// What a choice has reached; none if the training on all training domains was not measured there.
+fn reached(runs: &[DomainRun], chosen: Chosen) -> Option<Reached> {
+    let run = runs.iter().find(|run| run.purpose.trial == chosen.trial)?;
+    let check = run.checks.iter().find(|check| check.step == chosen.step)?;
+    Some(Reached {
+        seed: run.purpose.seed,
+        chosen,
+        learning_rate: run.learning_rate,
+        batch: run.batch,
+        options: run.options.clone(),
+        accuracy: check.held_out,
+    })
 }
 
 /// A training of a model whose type follows from its name.
-struct Training<'a> {
+struct Training<'a, 'o> {
     comparison: &'a DomainComparison,
-    domains: &'a Domains,
+    shape: InputShape,
     parts: &'a HeldOut,
-    setting: &'a Trial,
+    setting: &'a Setting,
     seed: u64,
+    observe: DomainObserver<'o>,
 }
 
-impl OnModel for Training<'_> {
-    type Output = Result<Vec<Check>, DomainComparisonError>;
+/// Examples of a step, and of the training.
+fn batches(batch: usize, counts: &[usize]) -> (usize, usize) {
+    let smallest = counts.iter().copied().min().unwrap_or(2);
+    (batch.min(smallest) * counts.len(), counts.iter().sum())
+}
+
+fn config(
+    comparison: &DomainComparison,
+    setting: &Setting,
+    counts: &[usize],
+    seed: u64,
+) -> Result<TrainingConfig, DomainComparisonError> {
+    let mut optimizer = OptimizerConfig::named("adam")?;
+    optimizer.learning_rate = Some(setting.learning_rate);
+    let (batch, all) = batches(setting.batch, counts);
+    Ok(TrainingConfig::of_steps(
+        comparison.steps,
+        all,
+        batch,
+        optimizer,
+        seed,
+    ))
+}
+
+impl OnModel for Training<'_, '_> {
+    /// The measurements, and why it ended early.
+    type Output = Result<(Vec<Check>, Option<String>), DomainComparisonError>;
 
     fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
         let Self {
             comparison,
-            domains,
+            shape,
             parts,
             setting,
             seed,
+            observe,
         } = self;
         let model = match comparison.model.is_drawn() {
             true => he_normal(model, seed)?,
             false => model,
         };
-        let shape = domains.shape();
         let width = shape.features();
-        let mut optimizer = OptimizerConfig::named("adam")?;
-        optimizer.learning_rate = Some(setting.rate);
-        let smallest = parts.counts.iter().copied().min().unwrap_or(2);
-        let batch = setting.batch.min(smallest) * parts.counts.len();
         let count = parts.training.len();
-        let config = TrainingConfig::of_steps(comparison.steps, count, batch, optimizer, seed);
+        let config = config(comparison, setting, &parts.counts, seed)?;
         // What is measured is measured here.
         let one = parts.training.chosen(&[0], width);
         let mut trainer = config.trainer(&parts.training, &one, shape, model)?;
-        let plan = config.plan(count, comparison.steps, false);
+        let plan = config.plan(count, comparison.steps, true);
         let objective = setting.objective.make::<M>()?;
-        let source = DomainSource::new(objective, &parts.counts, trainer.model(), plan)?;
+        let source = DomainSource::new(objective, &parts.counts, trainer.model(), plan)?
+            .with_validation(Some(Arc::new(parts.validation.clone())));
         trainer.task_mut().set_source(Box::new(source));
         let validation = parts.validation_by_domain(width);
         let mut checks = Vec::new();
         for step in 1..=comparison.steps {
             match trainer.train_step() {
                 Ok(_) => {}
-                Err(error) if error.is_divergence() => break,
+                Err(error) if error.is_divergence() => {
+                    return Ok((checks, Some(error.to_string())));
+                }
                 Err(error) => return Err(error.into()),
             }
             if step.is_multiple_of(comparison.check_every) || step == comparison.steps {
@@ -453,39 +703,47 @@ impl OnModel for Training<'_> {
                 checks.push(Check {
                     step,
                     validation: validation.iter().map(of).collect::<Result<_, _>>()?,
-                    test: of(&parts.test)?,
+                    held_out: of(&parts.test)?,
                 });
             }
+            if observe(DomainEvent::Step).is_break() {
+                return Err(DomainComparisonError::Stopped);
+            }
         }
-        Ok(checks)
+        Ok((checks, None))
     }
 }
 
-/// The mean accuracy, and its standard error.
-fn summary(reached: &[Reached]) -> (f64, Option<f64>) {
-    let accuracies: Vec<f64> = reached.iter().map(|r| r.accuracy).collect();
-    mean_with_error(&accuracies)
+/// A training that is only checked.
+struct Checking<'a> {
+    comparison: &'a DomainComparison,
+    objective: &'a DomainObjective,
+    counts: &'a [usize],
+    shape: InputShape,
 }
 
-impl DomainTable {
-    /// The table as Markdown, in percent, with standard errors.
-    pub fn markdown(&self) -> String {
-        let mut text = format!("| objective | {} | mean |\n", self.tests.join(" | "));
-        text += &format!("|---|{}\n", "---|".repeat(self.tests.len() + 1));
-        for row in &self.rows {
-            let cells = row.accuracies.iter().map(|(mean, error)| match error {
-                Some(error) => format!("{:.1} ± {:.1}", 100.0 * mean, 100.0 * error),
-                None => format!("{:.1}", 100.0 * mean),
-            });
-            let cells: Vec<String> = cells.collect();
-            let mean = 100.0 * row.mean;
-            text += &format!(
-                "| {} | {} | {mean:.1} |\n",
-                row.objective,
-                cells.join(" | ")
-            );
-        }
-        text
+impl OnModel for Checking<'_> {
+    type Output = Result<(), DomainComparisonError>;
+
+    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
+        let Self {
+            comparison,
+            objective,
+            counts,
+            shape,
+        } = self;
+        let setting = comparison.setting(objective, 0, 0)?;
+        let config = config(comparison, &setting, counts, 0)?;
+        let plan = config.plan(counts.iter().sum(), comparison.steps, true);
+        let (step, _) = batches(setting.batch, counts);
+        let domain_plan = DomainPlan {
+            batches: vec![step / counts.len(); counts.len()],
+            steps: comparison.steps,
+            shape: Some(shape),
+        };
+        objective.make::<M>()?.check(&model, &domain_plan)?;
+        DomainSource::new(objective.make::<M>()?, counts, &model, plan)?;
+        Ok(())
     }
 }
 

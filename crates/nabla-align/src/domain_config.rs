@@ -7,11 +7,15 @@
 //! | a folder | `domain/class/picture`, as PACS, VLCS, OfficeHome and DomainNet [come](crate::domain_folder) |
 
 use std::path::Path;
+use std::slice;
 
+use nabla_base::range;
 use nabla_data::{LabelledPicturesError, digits, fashion_sample};
 use nabla_train::data_set::{DataConfig, DataSet, Standardization, TableReading};
 use nabla_train::examples::{Examples, Scaling};
+use nabla_train::validation::{Keep, Validation};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
 
 use crate::coloured::Coloured;
 use crate::domain_folder::{DomainFolder, DomainFolderError};
@@ -53,6 +57,79 @@ const SETS: [&str; 4] = [
     "rotated-fashion",
 ];
 
+/// Domains by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DomainSet {
+    /// A name or a folder. Default `coloured-digits`.
+    pub source: String,
+    /// The side of the pictures of a folder, in pixels. Default 64.
+    pub side: usize,
+}
+
+impl Default for DomainSet {
+    fn default() -> Self {
+        Self {
+            source: "coloured-digits".into(),
+            side: 64,
+        }
+    }
+}
+
+impl DomainSet {
+    /// The names of the domains. No picture of a folder is read.
+    ///
+    /// # Errors
+    /// If there are no domains of this name.
+    pub fn names(&self) -> Result<Vec<String>, DomainConfigError> {
+        match self.folder()? {
+            Some(folder) => Ok(folder.names()),
+            None => Ok(self.read(&[], 0)?.names().to_vec()),
+        }
+    }
+
+    /// The folder; none for a built-in set.
+    fn folder(&self) -> Result<Option<DomainFolder>, DomainConfigError> {
+        let path = Path::new(&self.source);
+        if SETS.contains(&self.source.as_str()) {
+            return Ok(None);
+        }
+        match path.is_dir() {
+            true => Ok(Some(DomainFolder::open(path)?)),
+            false => Err(DomainConfigError::NoSource {
+                source_name: self.source.clone(),
+            }),
+        }
+    }
+
+    /// Reads the domains.
+    ///
+    /// - `tests`: domains that must be there, which is checked before a picture is read
+    /// - `seed`: of how built-in pictures are dealt and coloured
+    ///
+    /// # Errors
+    /// If there are none of this name, a domain is missing, or a picture cannot be read.
+    pub fn read(&self, tests: &[String], seed: u64) -> Result<Domains, DomainConfigError> {
+        if let Some(folder) = self.folder()? {
+            let known = folder.names();
+            tests.iter().try_for_each(|test| there_is(test, &known))?;
+            return Ok(folder.read(self.side)?);
+        }
+        let pictures = match self.source.ends_with("fashion") {
+            true => fashion_sample().map(|[training, _]| training)?,
+            false => digits()?,
+        };
+        let domains = match self.source.starts_with("coloured") {
+            true => Coloured::default().of(&pictures, seed)?,
+            false => Rotated::default().of(&pictures, seed)?,
+        };
+        tests
+            .iter()
+            .try_for_each(|test| there_is(test, domains.names()))?;
+        Ok(domains)
+    }
+}
+
 /// The choice; see the [module documentation](self).
 ///
 /// ```
@@ -78,6 +155,9 @@ pub struct DomainConfig {
     pub test: Option<String>,
     /// The side of the pictures of a folder, in pixels. Default 64.
     pub side: usize,
+    /// Which weights are left: those of the epoch with the highest validation accuracy, the mean over the training
+    /// domains, or the last. Default the best, which is DomainBed's rule.
+    pub keep: Keep,
     /// The objective. Default ERM.
     pub objective: DomainObjective,
 }
@@ -85,9 +165,10 @@ pub struct DomainConfig {
 impl Default for DomainConfig {
     fn default() -> Self {
         Self {
-            source: "coloured-digits".into(),
+            source: DomainSet::default().source,
             test: None,
-            side: 64,
+            side: DomainSet::default().side,
+            keep: Keep::default(),
             objective: DomainObjective::named("erm"),
         }
     }
@@ -109,31 +190,12 @@ pub struct OpenDomains {
 }
 
 impl DomainConfig {
-    /// Reads the domains.
-    ///
-    /// - `seed`: of how built-in pictures are dealt and coloured
-    ///
-    /// # Errors
-    /// If there are none of this name, or a picture cannot be read.
-    pub fn domains(&self, seed: u64) -> Result<Domains, DomainConfigError> {
-        let fashion = || -> Result<_, LabelledPicturesError> {
-            let [training, _] = fashion_sample()?;
-            Ok(training)
-        };
-        Ok(match self.source.as_str() {
-            "coloured-digits" => Coloured::default().of(&digits()?, seed)?,
-            "coloured-fashion" => Coloured::default().of(&fashion()?, seed)?,
-            "rotated-digits" => Rotated::default().of(&digits()?, seed)?,
-            "rotated-fashion" => Rotated::default().of(&fashion()?, seed)?,
-            folder if Path::new(folder).is_dir() => {
-                DomainFolder::open(Path::new(folder))?.read(self.side)?
-            }
-            name => {
-                return Err(DomainConfigError::NoSource {
-                    source_name: name.to_owned(),
-                });
-            }
-        })
+    /// The domains by name.
+    pub fn set(&self) -> DomainSet {
+        DomainSet {
+            source: self.source.clone(),
+            side: self.side,
+        }
     }
 
     /// Reads the domains, holds one out, and standardises features by the training examples.
@@ -141,16 +203,27 @@ impl DomainConfig {
     /// - `data`: the share for validation, the seed of the split, and whether features are standardised
     ///
     /// # Errors
-    /// As [`domains`](Self::domains), and if no test domain is chosen, or a domain is too small.
+    /// As [`DomainSet::read`], and if no test domain is chosen, or a domain is too small.
     pub fn open(&self, data: &DataConfig) -> Result<OpenDomains, DomainConfigError> {
-        let domains = self.domains(data.split_seed)?;
         let Some(test) = &self.test else {
             return Err(DomainConfigError::NoTest {
-                known: domains.names().to_vec(),
+                known: self.set().names()?,
             });
         };
-        let mut parts = domains.hold_out(test, data.validation_share, data.split_seed)?;
+        let share = data.validation_share;
+        range::check(
+            share > 0.0 || self.keep == Keep::Last,
+            "validation share",
+            share,
+            "more than 0, to keep the best weights",
+        )
+        .map_err(DomainError::Range)?;
+        let domains = self.set().read(slice::from_ref(test), data.split_seed)?;
+        let mut parts = domains.hold_out(test, share, data.split_seed)?;
         let shape = domains.shape();
+        let classes = domains.classes().to_vec();
+        // The parts have all examples again.
+        drop(domains);
         let scaling = match data.standardization {
             Standardization::Auto => Scaling::of(&parts.training, shape),
             Standardization::None => Scaling::none(),
@@ -158,7 +231,18 @@ impl DomainConfig {
         for part in [&mut parts.training, &mut parts.validation, &mut parts.test] {
             scaling.apply(&mut part.features, shape);
         }
+        let mut settings = Map::new();
+        settings.insert("domains".into(), json!(self.source));
+        if !SETS.contains(&self.source.as_str()) {
+            settings.insert("side".into(), json!(self.side));
+        }
+        settings.insert("test_domain".into(), json!(test));
         let objective = self.objective.clone().for_domains(&parts.counts);
+        let objective = objective.measured_by(Validation {
+            groups: parts.validation_counts.clone(),
+            keep: self.keep,
+            settings,
+        });
         Ok(OpenDomains {
             validation: parts.validation_by_domain(shape.features()),
             objective: objective.validated_on(parts.validation.clone()),
@@ -167,13 +251,24 @@ impl DomainConfig {
             data: DataSet {
                 name: self.source.clone(),
                 shape,
-                classes: domains.classes().to_vec(),
+                classes,
                 training: parts.training,
                 test: parts.validation,
                 scaling,
                 reading: TableReading::default(),
             },
         })
+    }
+}
+
+/// Refuses a name that no domain has.
+fn there_is(name: &str, known: &[String]) -> Result<(), DomainError> {
+    match known.iter().any(|k| k == name) {
+        true => Ok(()),
+        false => Err(DomainError::Unknown {
+            name: name.to_owned(),
+            known: known.to_vec(),
+        }),
     }
 }
 
@@ -218,6 +313,13 @@ mod tests {
         assert!(told(&config).contains("there are: +90%, +80%, -90%"));
         config.test = Some("red".into());
         assert!(told(&config).contains("there is no domain \"red\""));
+        config.test = Some("-90%".into());
+        let data = DataConfig {
+            validation_share: 0.0,
+            ..DataConfig::default()
+        };
+        let error = config.open(&data).unwrap_err().to_string();
+        assert!(error.contains("to keep the best weights"), "{error}");
         config.source = "cats".into();
         assert!(told(&config).contains("none of coloured-digits"));
     }

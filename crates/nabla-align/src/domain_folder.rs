@@ -86,6 +86,17 @@ pub enum DomainFolderError {
     /// All domains have one class.
     #[error("the domains have the class {0:?} alone, so there is nothing to learn")]
     OneClass(String),
+    /// All pictures together would not fit.
+    #[error(
+        "{pictures} pictures of {side} x {side} pixels need {:.1} GiB of memory, but at most {} GiB may be used: choose a \
+         smaller side", gibibytes(*.pictures, *.side), MAX_BYTES >> 30
+    )]
+    TooLarge {
+        /// Their number.
+        pictures: usize,
+        /// The side to which they would be brought.
+        side: usize,
+    },
     /// A file is no picture.
     #[error(transparent)]
     Picture(#[from] ImageFileError),
@@ -158,8 +169,18 @@ fn folders(folder: &Path, kind: &'static str) -> Result<Vec<Named>, DomainFolder
     }
 }
 
-/// The numbers that all pictures of a set may have.
-const MAX_NUMBERS: usize = 1 << 34;
+/// The memory that all pictures of a set may take, 8 GiB: PACS and VLCS fit in the customary size of 224 pixels. A
+/// training holds the set twice while it is divided.
+const MAX_BYTES: u64 = 8 << 30;
+
+/// Memory for pictures with three channels of 32-bit numbers.
+fn bytes(pictures: usize, side: usize) -> u64 {
+    (pictures as u64).saturating_mul(3 * 4 * (side as u64).pow(2))
+}
+
+fn gibibytes(pictures: usize, side: usize) -> f64 {
+    bytes(pictures, side) as f64 / (1_u64 << 30) as f64
+}
 
 impl DomainFolder {
     /// Lists the domains, classes and files of a folder.
@@ -225,6 +246,11 @@ impl DomainFolder {
         }
     }
 
+    /// The names of the domains.
+    pub fn names(&self) -> Vec<String> {
+        self.domains.iter().map(|d| d.name.clone()).collect()
+    }
+
     /// The domains.
     pub fn domains(&self) -> &[FolderDomain] {
         &self.domains
@@ -238,17 +264,14 @@ impl DomainFolder {
     /// Decodes all pictures, `3·side·side` numbers each.
     ///
     /// # Errors
-    /// If a file is no picture, or all of them would have more than 2^34 numbers.
+    /// If a file is no picture, or all of them together would take more than 8 GiB.
     pub fn read(&self, side: usize) -> Result<Domains, DomainFolderError> {
         range::within("side of the pictures", side, 1..=4096)?;
         let width = 3 * side * side;
-        let count: usize = self.domains.iter().map(|domain| domain.files.len()).sum();
-        range::check(
-            count.saturating_mul(width) <= MAX_NUMBERS,
-            "number of pixels of all pictures",
-            count.saturating_mul(width),
-            format!("at most {MAX_NUMBERS}: choose smaller pictures"),
-        )?;
+        let pictures: usize = self.domains.iter().map(|domain| domain.files.len()).sum();
+        if bytes(pictures, side) > MAX_BYTES {
+            return Err(DomainFolderError::TooLarge { pictures, side });
+        }
         let mut domains = Vec::with_capacity(self.domains.len());
         for domain in &self.domains {
             let mut features = vec![0.0; domain.files.len() * width];

@@ -20,6 +20,7 @@ use nabla_train::gradient_source::{
 };
 use nabla_train::learner::Learner;
 use nabla_train::order::EpochOrder;
+use nabla_train::validation::Validation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -202,7 +203,7 @@ impl<M: Classifier> GradientSource<M> for DomainSource<M> {
         json!({
             "domains": self.domains,
             "batch": self.batch,
-            "validation": self.validation.as_ref().map(|examples| examples.fingerprint()),
+            "validation_examples": self.validation.as_ref().map(|examples| examples.fingerprint()),
             "objective": self.objective.settings(),
         })
     }
@@ -260,14 +261,17 @@ pub struct DomainObjective {
     /// The name of the objective.
     pub name: String,
     /// Its options.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Options::is_empty")]
     pub options: Options,
     /// The number of training examples of each domain, in their order.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub domains: Vec<usize>,
     /// Examples of the training domains on which no step is taken, for objectives that look at them (UDIM).
     #[serde(skip)]
     pub validation: Option<Arc<Examples>>,
+    /// How the training is measured, if by those examples.
+    #[serde(skip)]
+    pub measured: Option<Validation>,
 }
 
 impl DomainObjective {
@@ -278,6 +282,7 @@ impl DomainObjective {
             options: Options::new(),
             domains: Vec::new(),
             validation: None,
+            measured: None,
         }
     }
 
@@ -292,6 +297,13 @@ impl DomainObjective {
     #[must_use]
     pub fn for_domains(mut self, domains: &[usize]) -> Self {
         self.domains = domains.to_vec();
+        self
+    }
+
+    /// Says that the test examples of the data set are validation examples of the training domains.
+    #[must_use]
+    pub fn measured_by(mut self, validation: Validation) -> Self {
+        self.measured = Some(validation);
         self
     }
 
@@ -322,6 +334,10 @@ impl GradientSources for DomainObjective {
         Ok(Some(Box::new(
             source.with_validation(self.validation.clone()),
         )))
+    }
+
+    fn validation(&self) -> Option<Validation> {
+        self.measured.clone()
     }
 }
 

@@ -5,6 +5,7 @@
 //! drawn from a stream of the seed that belongs to the domain.
 
 use nabla_base::range::{self, OutOfRange};
+use nabla_grad::fingerprint::fingerprint;
 use nabla_grad::seeded_noise::SeededNoise;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::order::permutation;
@@ -191,14 +192,11 @@ impl Domains {
         Self::new(left.collect(), self.classes.clone(), self.shape)
     }
 
-    /// Makes one domain the test, and leaves out a share of the examples of every other one for validation.
-    ///
-    /// - `test`: the name of the domain
-    /// - `share`: of the examples of a training domain, in `[0, 1)`; DomainBed's is 0.2
+    /// How many examples of every other domain are left to train on if one is the test.
     ///
     /// # Errors
-    /// If there is no such domain, or no other one, or a training domain has too few examples.
-    pub fn hold_out(&self, test: &str, share: f64, seed: u64) -> Result<HeldOut, DomainError> {
+    /// As [`hold_out`](Self::hold_out).
+    pub fn training_counts(&self, test: &str, share: f64) -> Result<Vec<usize>, DomainError> {
         let fits = (0.0..1.0).contains(&share);
         range::check(
             fits,
@@ -210,6 +208,38 @@ impl Domains {
         if self.names.len() < 2 {
             return Err(DomainError::OneDomain(test.to_owned()));
         }
+        let others = (0..self.names.len()).filter(|&i| i != place);
+        let of = |i: usize| {
+            let examples = self.examples[i].len();
+            let validation = (share * examples as f64) as usize;
+            match examples - validation < 2 || (share > 0.0 && validation == 0) {
+                true => Err(DomainError::TooFew {
+                    domain: self.names[i].clone(),
+                    examples,
+                    share,
+                }),
+                false => Ok(examples - validation),
+            }
+        };
+        others.map(of).collect()
+    }
+
+    /// A short name of all examples, by which others are noticed.
+    pub fn fingerprint(&self) -> String {
+        let all: Vec<String> = self.examples.iter().map(Examples::fingerprint).collect();
+        fingerprint(all.concat().as_bytes())
+    }
+
+    /// Makes one domain the test, and leaves out a share of the examples of every other one for validation.
+    ///
+    /// - `test`: the name of the domain
+    /// - `share`: of the examples of a training domain, in `[0, 1)`; DomainBed's is 0.2
+    ///
+    /// # Errors
+    /// If there is no such domain, or no other one, or a training domain has too few examples.
+    pub fn hold_out(&self, test: &str, share: f64, seed: u64) -> Result<HeldOut, DomainError> {
+        let place = self.place(test)?;
+        let training_counts = self.training_counts(test, share)?;
         let width = self.shape.features();
         let mut parts = HeldOut {
             training: Examples::default(),
@@ -219,18 +249,13 @@ impl Domains {
             validation_counts: Vec::new(),
             test: self.examples[place].clone(),
         };
-        for (i, examples) in self.examples.iter().enumerate() {
-            if i == place {
-                continue;
-            }
-            let count = (share * examples.len() as f64) as usize;
-            if examples.len() - count < 2 || (share > 0.0 && count == 0) {
-                return Err(DomainError::TooFew {
-                    domain: self.names[i].clone(),
-                    examples: examples.len(),
-                    share,
-                });
-            }
+        let others = self
+            .examples
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != place);
+        for ((i, examples), training) in others.zip(training_counts) {
+            let count = examples.len() - training;
             let mut draw = SeededNoise::new(seed, VALIDATION + i as u64);
             let order = permutation(examples.len(), &mut draw);
             let (validation, training) = order.split_at(count);

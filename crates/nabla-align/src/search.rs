@@ -67,6 +67,23 @@ impl Searched {
     }
 }
 
+/// The defaults of the options that are numbers of steps, where the training has not 5000.
+///
+/// - `defaults`: of all options
+pub fn scaled(searched: &[Searched], defaults: &Options, steps: usize) -> Options {
+    let is_steps = |draw: Draw| matches!(draw, Draw::PowerOfSteps(..) | Draw::UniformSteps(..));
+    let mut options = Options::new();
+    for option in searched.iter().filter(|s| is_steps(s.draw)) {
+        if let Some(default) = defaults.get(option.option).and_then(Value::as_f64)
+            && steps as f64 != STEPS
+        {
+            let value = (default * steps as f64 / STEPS).round() as u64;
+            options.set(option.option, Value::from(value));
+        }
+    }
+    options
+}
+
 /// Values for all options that are searched.
 pub fn drawn(searched: &[Searched], steps: usize, noise: &mut SeededNoise) -> Options {
     let values = searched
@@ -93,6 +110,14 @@ mod tests {
             assert!((0.0..=1000.0).contains(&steps) && steps.fract() == 0.0);
             assert!(number(Draw::UniformSteps(0.0, 5000.0)) <= 500.0);
         }
+        let searched = [
+            Searched::new("every", Draw::UniformSteps(0.0, 5000.0)),
+            Searched::new("rate", Draw::Uniform(0.0, 1.0)),
+        ];
+        let defaults = Options::new().with("every", 500).with("rate", 0.1);
+        let every = scaled(&searched, &defaults, 1000);
+        assert_eq!(every, Options::new().with("every", 100_u64));
+        assert!(scaled(&searched, &defaults, 5000).is_empty());
         let searched = [
             Searched::new("a", Draw::Uniform(0.0, 1.0)),
             Searched::new("b", Draw::Power(0.0, 1.0)),

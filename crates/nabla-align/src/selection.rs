@@ -12,6 +12,7 @@
 //! Both are the rules of Gulrajani, Lopez-Paz, *In Search of Lost Domain Generalization*, 2021, arXiv 2007.01434. Their third,
 //! by the test domain itself, is no choice that a user has, and is not offered.
 
+use nabla_base::choices::Choices;
 use nabla_base::range::{self, OutOfRange};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,13 @@ nabla_base::choices! {
     Selection: "model selection" {
         "training-domains" => Self::TrainingDomains, "The validation examples of the training domains";
         "leave-one-domain-out" => Self::LeaveOneDomainOut, "Trainings without one of the training domains each";
+    }
+}
+
+impl Selection {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.choice_name().unwrap_or_default()
     }
 }
 

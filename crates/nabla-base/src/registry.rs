@@ -44,6 +44,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::words::without_types;
+
 mod options;
 
 pub use options::Options;
@@ -269,13 +271,13 @@ fn configured<C: DeserializeOwned>(defaults: &Options, options: &Options) -> Res
         if let Err(error) = fields.to_config::<C>() {
             return Err(Refusal::Value {
                 option: name.to_owned(),
-                reason: error.to_string(),
+                reason: without_types(&error.to_string()),
             });
         }
     }
     fields.to_config().map_err(|error| Refusal::Value {
         option: String::new(),
-        reason: error.to_string(),
+        reason: without_types(&error.to_string()),
     })
 }
 
@@ -345,12 +347,13 @@ mod tests {
         let wrong = told("cat", &["number=much"]);
         assert!(
             wrong.starts_with("the option number of the animal cat cannot be much: ")
-                && wrong.contains("expected f64"),
+                && wrong.ends_with("expected a number"),
             "{wrong}"
         );
         let wrong = told("cat", &["limit=-1"]);
         assert!(
-            wrong.contains("limit of the animal cat cannot be -1"),
+            wrong.contains("limit of the animal cat cannot be -1")
+                && wrong.ends_with("expected a whole number of at least 0"),
             "{wrong}"
         );
         let wrong = told("cat", &["kind=Odd"]);

@@ -66,6 +66,66 @@ pub fn shortened(text: &str) -> String {
     }
 }
 
+/// A text as a field of a CSV file: in quotation marks if it needs them.
+///
+/// ```
+/// use nabla_base::words::csv_field;
+///
+/// assert_eq!(csv_field("mean, std"), "\"mean, std\"");
+/// assert_eq!(csv_field("art"), "art");
+/// ```
+pub fn csv_field(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+/// A reader's message about a value of the wrong type, with the types of Rust in the words of their users.
+///
+/// ```
+/// use nabla_base::words::without_types;
+///
+/// let told = |text: &str| without_types(&serde_json::from_str::<(f64, usize, Vec<bool>)>(text).unwrap_err().to_string());
+/// assert_eq!(told("[\"much\", 1, []]"), "invalid type: string \"much\", expected a number at line 1 column 7");
+/// assert_eq!(
+///     told("[1, -1, []]"),
+///     "invalid value: integer `-1`, expected a whole number of at least 0 at line 1 column 6"
+/// );
+/// assert_eq!(told("[1, 1, 2]"), "invalid type: integer `2`, expected a list at line 1 column 8");
+/// ```
+pub fn without_types(message: &str) -> String {
+    const EXPECTED: &str = "expected ";
+    let Some((said, expected)) = message.rsplit_once(EXPECTED) else {
+        return message.to_owned();
+    };
+    const WORDS: [(&[&str], &str); 6] = [
+        (&["f32", "f64"], "a number"),
+        (
+            &["usize", "u8", "u16", "u32", "u64", "u128"],
+            "a whole number of at least 0",
+        ),
+        (
+            &["isize", "i8", "i16", "i32", "i64", "i128"],
+            "a whole number",
+        ),
+        (&["a boolean"], "true or false"),
+        (&["a string"], "a text"),
+        (&["a sequence"], "a list"),
+    ];
+    let named = |(types, words): &(&[&str], &str)| {
+        types.iter().find_map(|name| {
+            let rest = expected.strip_prefix(name)?;
+            let whole = !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+            whole.then(|| format!("{said}{EXPECTED}{words}{rest}"))
+        })
+    };
+    WORDS
+        .iter()
+        .find_map(named)
+        .unwrap_or_else(|| message.to_owned())
+}
+
 /// The message of a caught panic.
 ///
 /// ```

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nabla::train::history::EpochRecord;
 use nabla::train::trainer::Progress;
+use nabla::train::validation::Measured;
 
 use nabla::base::words::duration;
 
@@ -27,6 +28,7 @@ pub struct Dashboard {
     shown: bool,
     losses: Vec<f64>,
     epochs: usize,
+    measured: Measured,
     last: Option<EpochRecord>,
 }
 
@@ -65,7 +67,8 @@ impl Terminal {
 
 impl Dashboard {
     /// - `epochs`: the number of epochs of the whole training
-    pub fn new(epochs: usize) -> Self {
+    /// - `measured`: what the examples are by which they are measured
+    pub fn new(epochs: usize, measured: Measured) -> Self {
         Self {
             terminal: stderr().is_terminal().then(Terminal::new),
             begun: Instant::now(),
@@ -73,6 +76,7 @@ impl Dashboard {
             shown: false,
             losses: Vec::new(),
             epochs,
+            measured,
             last: None,
         }
     }
@@ -93,7 +97,7 @@ impl Dashboard {
                     0 => String::new(),
                     _ => format!(", {} left", duration(seconds)),
                 };
-                eprintln!("{}{left}", epoch_line(epoch, self.epochs));
+                eprintln!("{}{left}", epoch_line(epoch, self.epochs, self.measured));
             }
             return;
         };
@@ -108,7 +112,7 @@ impl Dashboard {
             line.set_message(row);
         }
         let told = match &self.last {
-            Some(epoch) => epoch_line(epoch, self.epochs),
+            Some(epoch) => epoch_line(epoch, self.epochs, self.measured),
             None => match self.losses.last() {
                 Some(loss) => format!("loss {loss:.4}"),
                 None => String::new(),
@@ -126,12 +130,13 @@ impl Dashboard {
     }
 }
 
-fn epoch_line(epoch: &EpochRecord, epochs: usize) -> String {
+fn epoch_line(epoch: &EpochRecord, epochs: usize, measured: Measured) -> String {
     format!(
-        "epoch {}/{epochs}: training loss {:.4}, accuracy {:.2} %; test loss {:.4}, accuracy {:.2} %",
+        "epoch {}/{epochs}: training loss {:.4}, accuracy {:.2} %; {} loss {:.4}, accuracy {:.2} %",
         epoch.epoch,
         epoch.training_loss,
         100.0 * epoch.training_accuracy,
+        measured.name(),
         epoch.test_loss,
         100.0 * epoch.test_accuracy
     )

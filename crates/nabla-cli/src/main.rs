@@ -61,7 +61,7 @@ jobs! {
         /// Teach a model by a loss of its finished pictures, through all steps of the sampler
         #[command(subcommand)]
         Tune(jobs::tune::Task),
-        /// Compare optimizers, each at its best learning rate
+        /// Compare optimizers, each at its best learning rate, or objectives of domains, each at its best setting
         Compare(Of<jobs::compare::Arguments>),
         /// Look into a trained model: the sharpness of its loss, the coherence of its gradients
         #[command(subcommand)]

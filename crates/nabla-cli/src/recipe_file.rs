@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 
+use nabla::base::words::without_types;
 use nabla::base::write_bytes_atomically;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -87,6 +88,7 @@ pub fn begin_folder(
 
 /// The failure for a file that is not what it should be.
 pub fn wrong_toml(path: &Path, kind: &str, reason: &dyn Display) -> Failure {
+    let reason = without_types(&reason.to_string());
     Failure::input(format!("{} is not {kind}: {reason}", path.display()))
 }
 

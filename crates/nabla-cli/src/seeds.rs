@@ -32,6 +32,11 @@ impl RecipeSeedFlag {
         Self { seed: Some(seed) }
     }
 
+    /// Whether it is given.
+    pub fn is_given(self) -> bool {
+        self.seed.is_some()
+    }
+
     /// Replaces the recipe's seed by the given one.
     pub fn apply(self, seed: &mut u64) {
         *seed = self.seed.unwrap_or(*seed);

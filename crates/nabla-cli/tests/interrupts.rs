@@ -14,7 +14,7 @@ use crate::desk::{Desk, files};
 use crate::program::{panorama, put, put_model};
 use crate::searching::{SEARCH, put_models};
 
-fn spawned(desk: &Desk, line: &str) -> Child {
+pub fn spawned(desk: &Desk, line: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_nabla"))
         .args(line.split_whitespace())
         .current_dir(desk.folder())
@@ -25,7 +25,7 @@ fn spawned(desk: &Desk, line: &str) -> Child {
         .unwrap()
 }
 
-fn send(signal: &str, child: &Child) {
+pub fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill")
         .args(["-s", signal, &child.id().to_string()])
         .status()
@@ -34,7 +34,7 @@ fn send(signal: &str, child: &Child) {
 }
 
 /// What a job that has got a signal ends with.
-fn ended(mut child: Child, line: &str, code: i32, err: &str) {
+pub fn ended(mut child: Child, line: &str, code: i32, err: &str) {
     let mut out = String::new();
     child
         .stdout

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod desk;
+mod domains;
 mod inspect;
 mod interrupts;
 mod leakage;

@@ -5,7 +5,7 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `model`, `average` | Burn's records of the weights and of their moving average |
+//! | `model`, `average`, `best` | Burn's records of the weights, of their moving average, and of the best so far |
 //! | `optimizer.NAME` | the state of a player's optimizer, Burn's record |
 //! | `transform.NAME.INDEX` | the state of a transform in a player's chain |
 //! | `task` | the task's own state |
@@ -28,6 +28,8 @@ use safetensors::{SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::best_weights::BestMeasurement;
+use crate::difference::Difference;
 use crate::ema::Ema;
 use crate::error::TrainingError;
 use crate::history::History;
@@ -68,19 +70,12 @@ pub enum CheckpointError {
         found: String,
     },
     /// It belongs to another training.
-    #[error(
-        "the checkpoint {} is of another training: {setting} was {found} there, but {expected} is asked for",
-        path.display()
-    )]
+    #[error("the checkpoint {} is of another training: {difference}", path.display())]
     OtherTraining {
         /// The file.
         path: PathBuf,
         /// The first setting that differs.
-        setting: String,
-        /// Its value in the checkpoint.
-        found: String,
-        /// Its value as requested.
-        expected: String,
+        difference: Difference,
     },
     /// The state cannot be serialised.
     #[error("the training cannot be saved: {0}")]
@@ -95,13 +90,17 @@ struct State<R> {
     history: History<R>,
     /// Updates of the average.
     updates: u64,
+    /// Of the best weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best: Option<BestMeasurement>,
 }
 
 fn encode(error: &dyn std::fmt::Display) -> CheckpointError {
     CheckpointError::Encode(error.to_string())
 }
 
-fn record<M: Module>(module: M) -> Result<Vec<u8>, CheckpointError> {
+/// Burn's record of a module.
+pub(crate) fn record<M: Module>(module: M) -> Result<Vec<u8>, CheckpointError> {
     let bytes = module.into_record().into_bytes();
     Ok(bytes.map_err(|e| encode(&e))?.to_vec())
 }
@@ -111,6 +110,7 @@ pub(crate) fn save<T: Task>(trainer: &Trainer<T>, path: &Path) -> Result<(), Tra
     let state = State {
         history: trainer.history.clone(),
         updates: learner.average.as_ref().map_or(0, Ema::updates),
+        best: trainer.kept().map(|(best, _)| *best),
     };
     let mut parts = vec![
         ("model".to_owned(), record(learner.model.valid())?),
@@ -122,6 +122,9 @@ pub(crate) fn save<T: Task>(trainer: &Trainer<T>, path: &Path) -> Result<(), Tra
     ];
     if let Some(average) = &learner.average {
         parts.push(("average".to_owned(), record(average.average().clone())?));
+    }
+    if let Some((_, weights)) = trainer.kept() {
+        parts.push(("best".to_owned(), weights.clone()));
     }
     for player in &learner.players {
         parts.push((
@@ -185,13 +188,11 @@ pub(crate) fn load<T: Task>(
     }
     let made = metadata.get("training").map_or("", String::as_str);
     let identity = trainer.identity();
-    if made != identity {
-        let [setting, found, expected] = first_difference(made, &identity);
+    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    if let Some(difference) = Difference::between(&read(made), &read(&identity)) {
         return Err(CheckpointError::OtherTraining {
             path: path.into(),
-            setting,
-            found,
-            expected,
+            difference,
         }
         .into());
     }
@@ -232,112 +233,11 @@ pub(crate) fn load<T: Task>(
             transform.restore(&part(&format!("transform.{}.{i}", player.name))?)?;
         }
     }
+    if let (Some(kept), Some(best)) = (&mut trainer.best, state.best) {
+        kept.best = Some((best, part("best")?));
+    }
     trainer.task.restore(&part("task")?)?;
     learner.step = state.history.steps.len();
     trainer.history = state.history;
     Ok(())
-}
-
-/// The first setting in which two trainings differ: its name, and its values in plain words.
-fn first_difference(found: &str, expected: &str) -> [String; 3] {
-    let read = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
-    let mut path = Vec::new();
-    let [a, b] = differing(&read(found), &read(expected), &mut path).unwrap_or_default();
-    // Where the trainer keeps a setting is its own business.
-    if path.len() > 1 && ["task", "trainer"].contains(&path[0].as_str()) {
-        path.remove(0);
-    }
-    let name = match path.is_empty() {
-        true => "its description".to_owned(),
-        false => path.join(".").replace('_', " "),
-    };
-    [name, a, b]
-}
-
-/// The first values that differ, and, in `path`, where they are.
-fn differing(a: &Value, b: &Value, path: &mut Vec<String>) -> Option<[String; 2]> {
-    let mut inner = |key: String, a: &Value, b: &Value| {
-        path.push(key);
-        let found = differing(a, b, path);
-        if found.is_none() {
-            path.pop();
-        }
-        found
-    };
-    match (a, b) {
-        _ if a == b => None,
-        (Value::Object(a), Value::Object(b)) => {
-            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
-            let of = |map: &serde_json::Map<String, Value>, key: &str| {
-                map.get(key).cloned().unwrap_or_default()
-            };
-            // What has another name has other options too.
-            let named = keys.clone().filter(|key| *key == "name");
-            named
-                .chain(keys.clone().filter(|key| *key != "name"))
-                .find_map(|key| inner(key.clone(), &of(a, key), &of(b, key)))
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            let mut pairs = a.iter().zip(b).enumerate();
-            pairs.find_map(|(i, (a, b))| inner(i.to_string(), a, b))
-        }
-        _ => Some([a, b].map(in_words)),
-    }
-}
-
-fn in_words(value: &Value) -> String {
-    match value {
-        Value::Null => "none".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(values) if values.iter().all(|value| !value.is_object()) => {
-            let values: Vec<String> = values.iter().map(in_words).collect();
-            values.join(", ")
-        }
-        Value::Array(values) => format!("{} of them", values.len()),
-        Value::Object(map) => map.get("name").map_or("set".to_owned(), in_words),
-        other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn what_differs_is_told_in_plain_words() {
-        let made = json!({
-            "task": { "seed": 0, "source": { "name": "coded", "settings": { "workers": 2 } } },
-            "trainer": { "clip_norm": 0.5, "schedule": { "decay": "cosine" }, "widths": [3, 4] },
-        });
-        let differs = |change: &dyn Fn(&mut Value)| {
-            let mut asked = made.clone();
-            change(&mut asked);
-            let [name, found, expected] = first_difference(&made.to_string(), &asked.to_string());
-            format!("{name} {found} {expected}")
-        };
-        assert_eq!(differs(&|v| v["task"]["seed"] = json!(9)), "seed 0 9");
-        let norm = differs(&|v| v["trainer"]["clip_norm"] = json!(1.0));
-        assert_eq!(norm, "clip norm 0.5 1.0");
-        let decay = differs(&|v| v["trainer"]["schedule"]["decay"] = json!("constant"));
-        assert_eq!(decay, "schedule.decay cosine constant");
-        let widths = differs(&|v| v["trainer"]["widths"] = json!([3]));
-        assert_eq!(widths, "widths 3, 4 3");
-        assert_eq!(
-            differs(&|v| v["task"]["source"] = json!(null)),
-            "source coded none"
-        );
-        let other = json!({ "name": "dp-sgd", "settings": { "batch": 3 } });
-        let source = differs(&|v| v["task"]["source"] = other.clone());
-        assert_eq!(source, "source.name coded dp-sgd");
-        assert_eq!(
-            differs(&|v| v["task"]["new"] = json!(true)),
-            "new none true"
-        );
-        assert_eq!(
-            first_difference("?", "{}"),
-            ["its description", "none", "set"]
-        );
-    }
 }

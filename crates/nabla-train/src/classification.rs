@@ -190,6 +190,7 @@ impl TrainingConfig {
         let task = Classification {
             examples: self.examples(training, shape)?,
             test,
+            groups: vec![test.len()],
             source: None,
             settings: Value::Null,
             pending: Answers::default(),
@@ -250,6 +251,8 @@ struct Tally {
 pub struct Classification<'a, M: Classifier> {
     examples: TrainingExamples<'a>,
     test: &'a Examples,
+    /// The numbers of test examples that count alike together.
+    groups: Vec<usize>,
     /// Where gradients come from, if not from the mean loss of a batch.
     source: Option<Box<dyn GradientSource<M>>>,
     /// The other settings that affect the result.
@@ -277,6 +280,30 @@ impl<M: Classifier> Classification<'_, M> {
     /// Takes the gradients from `source`.
     pub fn set_source(&mut self, source: Box<dyn GradientSource<M>>) {
         self.source = Some(source);
+    }
+
+    /// Measures by the mean of the losses and accuracies of groups of test examples.
+    ///
+    /// - `groups`: their numbers of examples, in the order of the test examples
+    pub(crate) fn set_groups(&mut self, groups: Vec<usize>) {
+        self.groups = groups;
+    }
+
+    /// The mean over the groups of test examples.
+    fn measured(&self, model: &M) -> Result<(f64, f64), TrainingError> {
+        let shape = self.examples.shape;
+        let Examples { features, labels } = self.test;
+        let width = shape.features();
+        let (mut begin, mut sums) = (0, (0.0, 0.0));
+        for &count in &self.groups {
+            let rows = begin..(begin + count).min(labels.len());
+            begin = rows.end;
+            let features = &features[rows.start * width..rows.end * width];
+            let (loss, accuracy) = evaluate_rows(model, features, &labels[rows], shape)?;
+            sums = (sums.0 + loss, sums.1 + accuracy);
+        }
+        let groups = self.groups.len().max(1) as f64;
+        Ok((sums.0 / groups, sums.1 / groups))
     }
 
     /// What the source has to tell.
@@ -351,7 +378,7 @@ impl<M: Classifier> Task for Classification<'_, M> {
         }
         let tally = std::mem::take(&mut self.tally);
         let examples = tally.examples.max(1) as f64;
-        let (test_loss, test_accuracy) = evaluate(model, self.test, self.examples.shape)?;
+        let (test_loss, test_accuracy) = self.measured(model)?;
         if !test_loss.is_finite() {
             return Err(TrainingError::Diverged {
                 step,
@@ -435,12 +462,23 @@ pub fn evaluate<M: Classifier>(
     examples: &Examples,
     shape: InputShape,
 ) -> Result<(f64, f64), TrainingError> {
+    evaluate_rows(model, &examples.features, &examples.labels, shape)
+}
+
+/// [`evaluate`] on rows of features with their labels.
+fn evaluate_rows<M: Classifier>(
+    model: &M,
+    features: &[f32],
+    labels: &[u32],
+    shape: InputShape,
+) -> Result<(f64, f64), TrainingError> {
     let model = model.valid();
     let device = model.devices().into_iter().next().unwrap_or_default();
     let width = shape.features();
     let (mut loss, mut right) = (0.0, 0);
-    let rows = examples.features.chunks(EVALUATED * width);
-    for (features, labels) in rows.zip(examples.labels.chunks(EVALUATED)) {
+    let rows = features.chunks(EVALUATED * width);
+    let count = labels.len().max(1) as f64;
+    for (features, labels) in rows.zip(labels.chunks(EVALUATED)) {
         let input = TensorData::new(features.to_vec(), [labels.len(), width]);
         let logits = model.logits(Tensor::from_data(input, &device));
         let [_, classes] = logits.dims();
@@ -452,6 +490,5 @@ pub fn evaluate<M: Classifier>(
             right += usize::from(top == label as usize);
         }
     }
-    let count = examples.len().max(1) as f64;
     Ok((loss / count, right as f64 / count))
 }

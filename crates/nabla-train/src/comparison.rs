@@ -15,22 +15,21 @@
 //!
 //! Every finished run is stored in a file, and is not repeated.
 
-use std::fs;
-use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
 use nabla_base::range::{self, OutOfRange};
-use nabla_base::{OutputError, write_bytes_atomically};
+use nabla_base::words::csv_field;
+use nabla_grad::fingerprint::fingerprint;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::data_set::DataSet;
 use crate::error::TrainingError;
 use crate::experiment::{Experiment, ExperimentError};
 use crate::history::EpochRecord;
 use crate::optimizer::OptimizerConfig;
+use crate::run_store::{RunStore, RunStoreError};
 use crate::trainer::Progress;
 
 /// The reason why a comparison fails.
@@ -58,23 +57,9 @@ pub enum ComparisonError {
         /// It.
         value: String,
     },
-    /// The file of runs cannot be read.
-    #[error("cannot read {}: {reason}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The file of runs belongs to another comparison.
-    #[error("{} holds the runs of another comparison: choose another folder", path.display())]
-    OtherComparison {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file of runs cannot be written.
+    /// The file of runs.
     #[error(transparent)]
-    Output(#[from] OutputError),
+    Runs(#[from] RunStoreError),
 }
 
 /// One of the optimizers.
@@ -264,15 +249,6 @@ pub enum ComparisonEvent<'a> {
     End(&'a RunRecord),
 }
 
-#[derive(Serialize, Deserialize)]
-struct Runs<C> {
-    comparison: C,
-    runs: Vec<RunRecord>,
-}
-
-/// The file of runs in a folder.
-pub const RUNS_FILE: &str = "runs.json";
-
 impl Comparison {
     fn validate(&self) -> Result<(), ComparisonError> {
         let optimizers = self.contenders.len();
@@ -323,15 +299,6 @@ impl Comparison {
             .collect()
     }
 
-    /// Whether a file describes this comparison. An optimizer that is not registered here is compared by its
-    /// serialised form.
-    fn is(&self, stored: &Value) -> bool {
-        match serde_json::from_value::<Self>(stored.clone()) {
-            Ok(comparison) => comparison == *self,
-            Err(_) => serde_json::to_value(self).is_ok_and(|this| this == *stored),
-        }
-    }
-
     /// The number of runs in all.
     pub fn runs(&self) -> usize {
         // One learning rate needs no search.
@@ -342,7 +309,7 @@ impl Comparison {
     /// Runs the comparison, or resumes it.
     ///
     /// - `device`: where to compute, without autodiff
-    /// - `folder`: where finished runs are stored, in [`RUNS_FILE`]
+    /// - `folder`: where finished runs are [stored](crate::run_store)
     /// - `observe`: is called after every step; if it breaks, the function returns the results so far
     /// - returns the results, in the order of the contenders, and every run
     ///
@@ -356,6 +323,8 @@ impl Comparison {
         observe: &mut dyn FnMut(ComparisonEvent<'_>) -> ControlFlow<()>,
     ) -> Result<(Vec<Standing>, Vec<RunRecord>), ComparisonError> {
         self.validate()?;
+        // Before the data are read, which may take long.
+        let mut store = RunStore::open(self, folder)?;
         let data = |open: Result<DataSet, _>| {
             open.map_err(|e: crate::data_set::DataError| ComparisonError::Data(Box::new(e.into())))
         };
@@ -367,9 +336,10 @@ impl Comparison {
                 .check(&whole, device)
                 .map_err(|source| failed(contender.label(), source))?;
         }
-        let mut store = Store::open(self, folder)?;
+        let examples = [&whole.training, &whole.test].map(|part| part.fingerprint());
+        store.of_examples(&fingerprint(examples.concat().as_bytes()))?;
         if observe(ComparisonEvent::Data(&whole)).is_break() {
-            return Ok((self.standings(&store.runs), store.runs));
+            return Ok(self.ended(store));
         }
         let mut number = 0;
         if self.trials > 1 {
@@ -387,13 +357,13 @@ impl Comparison {
                     };
                     number += 1;
                     if run.done(device, &mut store, observe)?.is_break() {
-                        return Ok((self.standings(&store.runs), store.runs));
+                        return Ok(self.ended(store));
                     }
                 }
             }
         }
         for contender in &self.contenders {
-            let rate = self.chosen(contender, &store.runs);
+            let rate = self.chosen(contender, store.runs());
             for &seed in &self.seeds {
                 // If every trial diverged, there is nothing to report.
                 let Some(rate) = rate else {
@@ -411,11 +381,16 @@ impl Comparison {
                 };
                 number += 1;
                 if run.done(device, &mut store, observe)?.is_break() {
-                    return Ok((self.standings(&store.runs), store.runs));
+                    return Ok(self.ended(store));
                 }
             }
         }
-        Ok((self.standings(&store.runs), store.runs))
+        Ok(self.ended(store))
+    }
+
+    fn ended(&self, store: RunStore<RunRecord>) -> (Vec<Standing>, Vec<RunRecord>) {
+        let runs = store.into_runs();
+        (self.standings(&runs), runs)
     }
 
     /// The learning rate of the best trial.
@@ -502,12 +477,8 @@ pub fn standings_csv(standings: &[Standing]) -> String {
     );
     let number = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
     for s in standings {
-        let label = match s.label.contains([',', '"', '\n']) {
-            true => format!("\"{}\"", s.label.replace('"', "\"\"")),
-            false => s.label.clone(),
-        };
         let mut cells = vec![
-            label,
+            csv_field(&s.label),
             s.method.clone(),
             number(s.learning_rate),
             s.at_edge.to_string(),
@@ -531,59 +502,6 @@ fn failed(label: &str, source: ExperimentError) -> ComparisonError {
     }
 }
 
-/// The finished runs.
-struct Store<'a> {
-    comparison: &'a Comparison,
-    path: Option<PathBuf>,
-    runs: Vec<RunRecord>,
-}
-
-impl<'a> Store<'a> {
-    fn open(comparison: &'a Comparison, folder: Option<&Path>) -> Result<Self, ComparisonError> {
-        let path = folder.map(|folder| folder.join(RUNS_FILE));
-        let mut runs = Vec::new();
-        if let Some(path) = &path {
-            let unreadable = |reason: String| ComparisonError::Read {
-                path: path.clone(),
-                reason,
-            };
-            match fs::read(path) {
-                Ok(bytes) => {
-                    let damaged = |e: serde_json::Error| unreadable(format!("it is damaged: {e}"));
-                    let stored: Runs<Value> = serde_json::from_slice(&bytes).map_err(damaged)?;
-                    if !comparison.is(&stored.comparison) {
-                        return Err(ComparisonError::OtherComparison { path: path.clone() });
-                    }
-                    runs = stored.runs;
-                }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(unreadable(e.to_string())),
-            }
-        }
-        Ok(Self {
-            comparison,
-            path,
-            runs,
-        })
-    }
-
-    fn push(&mut self, run: RunRecord) -> Result<(), ComparisonError> {
-        self.runs.push(run);
-        if let Some(path) = &self.path {
-            let all = Runs {
-                comparison: self.comparison.clone(),
-                runs: self.runs.clone(),
-            };
-            let text = serde_json::to_vec_pretty(&all).map_err(|e| ComparisonError::Read {
-                path: path.clone(),
-                reason: e.to_string(),
-            })?;
-            write_bytes_atomically(path, &text)?;
-        }
-        Ok(())
-    }
-}
-
 struct Run<'a> {
     comparison: &'a Comparison,
     contender: &'a Contender,
@@ -599,7 +517,7 @@ impl Run<'_> {
     fn done(
         &self,
         device: &Device,
-        store: &mut Store<'_>,
+        store: &mut RunStore<RunRecord>,
         observe: &mut dyn FnMut(ComparisonEvent<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ComparisonError> {
         let label = self.contender.label();
@@ -620,7 +538,7 @@ impl Run<'_> {
                 && r.learning_rate.to_bits() == self.rate.to_bits()
                 && r.seed == self.seed
         };
-        if let Some(known) = store.runs.iter().find(is_this) {
+        if let Some(known) = store.runs().iter().find(is_this) {
             return Ok(observe(ComparisonEvent::End(known)));
         }
         let mut experiment = self.comparison.experiment.clone();

@@ -45,6 +45,7 @@ use crate::trained_classifier::{
     read_folder,
 };
 use crate::trainer::{Observer, Progress};
+use crate::validation::{Keep, Measured};
 
 pub use crate::model_config::{ModelConfig, OnModel};
 
@@ -170,6 +171,10 @@ pub struct Outcome {
     pub integers: Option<Vec<u8>>,
     /// What the source of the gradients has to tell; null without one.
     pub told: Value,
+    /// What the examples are by which the epochs were measured.
+    pub measured: Measured,
+    /// The epoch of the weights, from 1, if they are not those of the last step.
+    pub kept_epoch: Option<usize>,
 }
 
 impl Outcome {
@@ -189,9 +194,12 @@ impl Outcome {
         if let Some(integers) = &self.integers {
             write(files::INTEGERS, integers)?;
         }
-        write(files::EPOCHS, self.history.epochs_csv().as_bytes())?;
+        write(
+            files::EPOCHS,
+            self.history.epochs_csv(self.measured).as_bytes(),
+        )?;
         write(files::STEPS, self.history.steps_csv().as_bytes())?;
-        let json = serde_json::to_vec_pretty(&self.history).map_err(failed)?;
+        let json = self.history.json(self.measured).map_err(failed)?;
         write(files::HISTORY, &json)?;
         Ok(())
     }
@@ -528,6 +536,17 @@ impl<S: GradientSources> Job<'_, S> {
         if let Some(source) = source {
             task.set_source(source);
         }
+        let validation = self.sources.validation();
+        if let Some(validation) = &validation {
+            task.set_groups(validation.groups.clone());
+            task.settings["keep"] = json!(validation.keep);
+            for (name, value) in &validation.settings {
+                task.settings[name] = value.clone();
+            }
+            if validation.keep == Keep::Best {
+                trainer = trainer.keeping_best(|epoch| epoch.test_accuracy);
+            }
+        }
         if let Some(path) = self.checkpoint
             && let Some(bytes) = self.sources.checkpoint(path)?
         {
@@ -542,11 +561,17 @@ impl<S: GradientSources> Job<'_, S> {
             let checkpoint = self.checkpoint.filter(|_| self.sources.measures());
             trainer.run(checkpoint, observe)?;
         }
+        let best = trainer.best()?;
         Ok(Outcome {
             finished: trainer.is_finished(),
             parameters: ParameterLayout::trainable(trainer.model())?.total_length(),
             state_bytes: trainer.state_bytes()?,
-            weights: weights(trainer.model())?,
+            weights: weights(best.as_ref().map_or(trainer.model(), |(_, model)| model))?,
+            measured: match validation {
+                Some(_) => Measured::Validation,
+                None => Measured::Test,
+            },
+            kept_epoch: best.map(|(number, _)| trainer.history().epochs[number].epoch),
             classifier: ClassifierConfig {
                 classes: self.data.classes.clone(),
                 shape: self.data.shape,

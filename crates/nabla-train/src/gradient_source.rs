@@ -24,6 +24,7 @@ use crate::error::TrainingError;
 use crate::examples::{Examples, InputShape};
 use crate::learner::Learner;
 use crate::order::EpochOrder;
+use crate::validation::Validation;
 
 /// The changes of the pictures in step `t` are drawn from stream `CHANGES + t` of the seed. Stream 0 is for
 /// the initial weights.
@@ -210,6 +211,12 @@ pub trait GradientSources {
         model: &M,
         plan: Plan,
     ) -> Result<Option<Box<dyn GradientSource<M>>>, TrainingError>;
+
+    /// How the training is measured, if the test examples of its data set are for validation. Default: they are for the
+    /// test.
+    fn validation(&self) -> Option<Validation> {
+        None
+    }
 
     /// Whether the model is measured on the test examples and the training saved: of several workers, one is enough.
     /// Default yes.

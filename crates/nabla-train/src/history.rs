@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::validation::{Measured, NamedEpoch};
+
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
@@ -89,10 +91,31 @@ impl<R> History<R> {
 }
 
 impl History {
+    /// The history as JSON, in which measurements have the name of their examples.
+    ///
+    /// # Errors
+    /// If a number has no form in JSON.
+    pub fn json(&self, measured: Measured) -> Result<Vec<u8>, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Named<'a> {
+            steps: &'a [StepRecord],
+            epochs: Vec<NamedEpoch>,
+            timing: Timing,
+        }
+        serde_json::to_vec_pretty(&Named {
+            steps: &self.steps,
+            epochs: self.epochs.iter().map(|e| measured.named(e)).collect(),
+            timing: self.timing,
+        })
+    }
+
     /// The epochs as CSV, with a header.
-    pub fn epochs_csv(&self) -> String {
+    ///
+    /// - `measured`: what the examples are by which they were measured
+    pub fn epochs_csv(&self, measured: Measured) -> String {
+        let part = measured.name();
         let mut text =
-            String::from("epoch,training_loss,training_accuracy,test_loss,test_accuracy\n");
+            format!("epoch,training_loss,training_accuracy,{part}_loss,{part}_accuracy\n");
         for e in &self.epochs {
             text += &format!(
                 "{},{},{},{},{}\n",

@@ -7,6 +7,8 @@
 //! * [`optimizer`]: the optimizers of `nabla-optim` and of Burn by name, and third-party optimizers;
 //! * [`checkpoint`]: resuming bit for bit; [`history`]: the record of a training; [`error`]: its errors;
 //! * [`gradient_source`]: where the gradients of a classifier come from: private, shared between workers;
+//! * [`validation`]: examples by which the weights of an epoch are chosen; [`run_store`] and [`difference`]: what is
+//!   kept of a comparison, and how another one is refused;
 //! * [`classification`]: the task of a [`classifier`] of [`examples`]; [`augmentation`] of pictures;
 //! * [`sliced_wasserstein`]: the distance between two sets of points;
 //! * [`logistic_regression`], [`mlp`], [`cnn`], [`resnet`]: models; [`normalization`] in them; [`initialization`]:
@@ -23,6 +25,7 @@
 //! is drawn on the host from streams of one seed.
 
 pub mod augmentation;
+mod best_weights;
 pub mod checkpoint;
 pub mod classification;
 pub mod classifier;
@@ -31,6 +34,7 @@ pub mod cnn;
 pub mod comparison;
 #[cfg(feature = "data")]
 pub mod data_set;
+pub mod difference;
 pub mod ema;
 pub mod error;
 pub mod examples;
@@ -52,12 +56,14 @@ pub mod order;
 pub mod point_set;
 pub mod precision_recall;
 pub mod resnet;
+pub mod run_store;
 pub mod schedule;
 pub mod sliced_wasserstein;
 pub mod task;
 pub mod trained_classifier;
 pub mod trainer;
 pub mod transform;
+pub mod validation;
 
 pub use augmentation::Augmentation;
 pub use checkpoint::CheckpointError;
@@ -97,3 +103,4 @@ pub use task::Task;
 pub use trained_classifier::{ClassifierConfig, TrainedClassifier, TrainedClassifierError};
 pub use trainer::{Averaging, Observer, Progress, Trainer, TrainerConfig};
 pub use transform::{ClipByNorm, ClipByValue, GradientTransform, Gradients};
+pub use validation::{Keep, Measured, Validation};

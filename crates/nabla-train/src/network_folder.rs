@@ -6,8 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::store::{FloatCastAdapter, ModuleSnapshot, SafetensorsStore};
+use burn::store::{ApplyError, ApplyResult, FloatCastAdapter, ModuleSnapshot, SafetensorsStore};
 use burn::tensor::DType;
+use nabla_base::words::{count, without_types};
 use nabla_base::{OutputError, write_bytes_atomically};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,20 +76,45 @@ pub enum NetworkFolderError {
     },
 }
 
-/// What a store's report says of the first tensor of a wrong shape, as a sentence.
-fn wrong_shape(report: &str) -> Option<String> {
-    let after = |text: &'static str, from: usize| {
-        let at = report[from..].find(text)? + from + text.len();
-        let end = report[at..].find(['"', ']'])? + at;
-        Some((&report[at..end], end))
+/// What does not fit, in a sentence; none if everything does.
+fn misfit(found: &ApplyResult) -> Option<String> {
+    if let Some(error) = found.errors.first() {
+        return Some(match error {
+            ApplyError::ShapeMismatch {
+                path,
+                expected,
+                found,
+            } => format!("{path} has the shape {found}, but {expected} is expected"),
+            ApplyError::DTypeMismatch {
+                path,
+                expected,
+                found,
+            } => format!("{path} has the type {found:?}, but {expected:?} is expected"),
+            ApplyError::AdapterError { path, message }
+            | ApplyError::LoadError { path, message } => {
+                format!("{path} cannot be read: {message}")
+            }
+        });
+    }
+    let named = |names: &[&str]| match names {
+        [] => None,
+        [one] => Some((*one).to_owned()),
+        [first, rest @ ..] => Some(format!("{first} and {}", count(rest.len() as u64, "other"))),
     };
-    let start = report.find("ShapeMismatch {")?;
-    let (path, end) = after("path: \"", start)?;
-    let (expected, end) = after("dims: [", end)?;
-    let (found, _) = after("dims: [", end)?;
-    Some(format!(
-        "{path} has the shape [{found}], but [{expected}] is expected"
-    ))
+    let mut missing: Vec<&str> = found
+        .missing
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let mut unused: Vec<&str> = found.unused.iter().map(String::as_str).collect();
+    missing.sort_unstable();
+    unused.sort_unstable();
+    match (named(&missing), named(&unused)) {
+        (None, None) => None,
+        (Some(missing), None) => Some(format!("it lacks {missing}")),
+        (None, Some(unused)) => Some(format!("it has {unused} besides")),
+        (Some(missing), Some(unused)) => Some(format!("it lacks {missing}, but has {unused}")),
+    }
 }
 
 /// A kind of folder.
@@ -145,7 +171,7 @@ impl NetworkFolder {
         NetworkFolderError::Config {
             kind: self.kind,
             path: folder.join(self.config),
-            reason: error.to_string(),
+            reason: without_types(&error.to_string()),
         }
     }
 
@@ -154,8 +180,7 @@ impl NetworkFolder {
             config: self.config,
             path: folder.join(WEIGHTS_FILE),
             // Join the lines: the report of a store may have several.
-            reason: wrong_shape(reason)
-                .unwrap_or_else(|| reason.lines().map(str::trim).collect::<Vec<_>>().join(" ")),
+            reason: reason.lines().map(str::trim).collect::<Vec<_>>().join(" "),
         }
     }
 
@@ -183,13 +208,16 @@ impl NetworkFolder {
                 )));
             }
         }
+        // What does not fit is told by the result, in place of an error of many lines.
         let mut store = SafetensorsStore::from_bytes(Some(weights))
             .skip_enum_variants(true)
-            .with_from_adapter(FloatCastAdapter::to(DType::F32));
-        network
+            .with_from_adapter(FloatCastAdapter::to(DType::F32))
+            .validate(false)
+            .allow_partial(true);
+        let found = network
             .load_from(&mut store)
             .map_err(|error| wrong(error.to_string()))?;
-        Ok(())
+        misfit(&found).map_or(Ok(()), |reason| Err(wrong(reason)))
     }
 
     /// Checks, before a long job, that no model of another kind would be overwritten.
@@ -269,6 +297,38 @@ mod tests {
         assert!(
             told.ends_with("weight has the shape [3, 2], but [4, 2] is expected"),
             "{told}"
+        );
+    }
+
+    #[test]
+    fn weights_of_another_model_are_told_in_a_sentence() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let told = |error: NetworkFolderError| {
+            let told = error.to_string();
+            assert_eq!(told.lines().count(), 1, "{told}");
+            told
+        };
+        let two = vec![layer(3), layer(2)];
+        FOLDER.save(&3, &two, folder.path()).unwrap();
+        let [_, weights] = FOLDER.read(folder.path()).unwrap();
+        let load = |network: &mut Vec<Linear>| FOLDER.load(network, weights.clone(), folder.path());
+        load(&mut two.clone()).unwrap();
+        let error = load(&mut vec![layer(3), layer(2), layer(2)]).unwrap_err();
+        let wrong = told(error);
+        assert!(wrong.ends_with(": it lacks 2.bias and 1 other"), "{wrong}");
+        // Layers for which the configuration has no place are not left out silently.
+        let wrong = told(load(&mut vec![layer(3)]).unwrap_err());
+        assert!(wrong.contains("it has 1."), "{wrong}");
+        assert!(wrong.ends_with(" besides"), "{wrong}");
+        let mut norm = burn::nn::LayerNormConfig::new(3).init(&device);
+        let error = FOLDER
+            .load(&mut norm, weights.clone(), folder.path())
+            .unwrap_err();
+        let wrong = told(error);
+        assert!(
+            wrong.contains("it lacks ") && wrong.contains(", but has "),
+            "{wrong}"
         );
     }
 

@@ -17,11 +17,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
+use burn::module::Module;
+use burn::store::{ModuleRecord, RecordError};
+use burn::tensor::Bytes;
 use nabla_base::range;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::checkpoint;
+use crate::best_weights::{BestMeasurement, BestWeights};
+use crate::checkpoint::{self, CheckpointError};
 use crate::ema::EmaConfig;
 use crate::error::TrainingError;
 use crate::history::{History, StepRecord};
@@ -172,6 +176,8 @@ pub struct Trainer<T: Task> {
     pub(crate) history: History<T::Report>,
     /// Whether the only player is still that of the configuration.
     alone: bool,
+    /// Of the weights that are to be kept.
+    pub(crate) best: Option<BestWeights<T::Report>>,
 }
 
 impl<T: Task> fmt::Debug for Trainer<T> {
@@ -207,7 +213,15 @@ impl<T: Task> Trainer<T> {
             learner,
             history: History::default(),
             alone: true,
+            best: None,
         })
+    }
+
+    /// Keeps the weights of the measurement with the highest score, the first of several.
+    #[must_use]
+    pub fn keeping_best(mut self, score: fn(&T::Report) -> f64) -> Self {
+        self.best = Some(BestWeights::new(score));
+        self
     }
 
     /// Adds a gradient transform to the chain of the player that was added last, or of the whole model.
@@ -291,6 +305,26 @@ impl<T: Task> Trainer<T> {
         self.learner.average()
     }
 
+    /// The number of the best measurement, from 0, and the model with its weights, if they are
+    /// [kept](Self::keeping_best) and something was measured.
+    ///
+    /// # Errors
+    /// If they cannot be loaded.
+    pub fn best(&self) -> Result<Option<(usize, T::Model)>, TrainingError> {
+        let Some((best, weights)) = self.kept() else {
+            return Ok(None);
+        };
+        let failed = |e: RecordError| CheckpointError::Encode(e.to_string());
+        let weights = ModuleRecord::from_bytes(Bytes::from_bytes_vec(weights.clone()));
+        let model = self.model().clone();
+        let model = model.try_load_record(weights.map_err(failed)?);
+        Ok(Some((best.number, model.map_err(failed)?)))
+    }
+
+    pub(crate) fn kept(&self) -> Option<&(BestMeasurement, Vec<u8>)> {
+        self.best.as_ref()?.best.as_ref()
+    }
+
     /// Bytes that the optimizers store between two steps.
     ///
     /// # Errors
@@ -329,8 +363,12 @@ impl<T: Task> Trainer<T> {
         let begun = Instant::now();
         let report = self.task.evaluate(&self.learner.model, step)?;
         let measured = report.is_some();
-        if measured {
-            self.history.epochs.extend(report);
+        if let Some(report) = report {
+            if let Some(best) = &mut self.best {
+                let number = self.history.epochs.len();
+                best.see(&self.learner.model, number, &report)?;
+            }
+            self.history.epochs.push(report);
             self.history.timing.evaluation += begun.elapsed().as_secs_f64();
         }
         Ok(Progress {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use nabla::private::canaries::CanaryConfig;
 use nabla::private::private_training::{AuditedTraining, PrivacyReport};
+use nabla::train::validation::Measured;
 use serde::Serialize;
 
 use crate::dashboard::Dashboard;
@@ -74,7 +75,7 @@ impl Job for Arguments {
         let epochs = experiment.training.epochs;
         let outcome = experiment.run_with(&sources, &data, &device, None, &mut |progress| {
             dashboard
-                .get_or_insert_with(|| Dashboard::new(epochs))
+                .get_or_insert_with(|| Dashboard::new(epochs, Measured::Test))
                 .step(&progress);
             ControlFlow::Continue(())
         });

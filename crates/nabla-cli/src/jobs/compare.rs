@@ -1,4 +1,5 @@
-//! `nabla compare`: several optimizers on one task, with the same search of learning rates for each.
+//! `nabla compare`: several optimizers on one task, with the same search of learning rates for each, or several
+//! [objectives of domains](crate::jobs::compare_objectives).
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use serde::Serialize;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
+use crate::jobs::compare_objectives::{self, Asked, ObjectiveFlags};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
 use crate::output::table;
 use crate::recipe_file::{FolderLock, begin_folder, read_toml};
@@ -42,12 +44,15 @@ pub struct Arguments {
     /// Weight decay of matrices and kernels, for all optimizers
     #[arg(long, value_name = "DECAY")]
     weight_decay: Option<f64>,
-    /// How many learning rates to try for each optimizer; with 1, its customary one
-    #[arg(long, value_name = "N")]
+    /// How many learning rates to try for each optimizer (with 1, its customary one), or how many settings for each
+    /// objective (the first is its defaults)
+    #[arg(long, visible_alias = "tries", value_name = "N")]
     trials: Option<usize>,
     /// Seeds of the runs that are reported
     #[arg(long, value_name = "SEEDS", value_delimiter = ',')]
     seeds: Vec<u64>,
+    #[command(flatten)]
+    objectives: ObjectiveFlags,
     #[command(flatten)]
     device: DeviceFlag,
     /// Print the complete comparison and exit
@@ -98,7 +103,26 @@ struct Compared<'a> {
 
 impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
-        run(self, context)
+        let config = self.config.as_deref();
+        if !self.objectives.is_chosen(config)? {
+            return run(self, context);
+        }
+        if !self.optimizers.is_empty() || self.weight_decay.is_some() {
+            return Err(Failure::input(
+                "objectives are compared with Adam: leave out --optimizers and --weight-decay, or --domains",
+            ));
+        }
+        let asked = Asked {
+            flags: &self.objectives,
+            experiment: &self.flags,
+            config,
+            trials: self.trials,
+            seeds: &self.seeds,
+            out: self.out.as_deref(),
+            device: &self.device,
+            print_config: self.print_config,
+        };
+        compare_objectives::run(&asked, context)
     }
 }
 

@@ -12,9 +12,11 @@ use nabla::train::examples::{Examples, Scaling};
 use nabla::train::experiment::Outcome;
 use nabla::train::mlp::Mlp;
 use nabla::train::trained_classifier::{ClassifierConfig, TrainedClassifier};
+use nabla::train::validation::Keep;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::choice::choice;
 use crate::errors::Failure;
 
 /// Each flag overrides the file.
@@ -46,6 +48,9 @@ pub struct DomainFlags {
     /// The side to which the pictures of a folder are brought, in pixels [default: 64]
     #[arg(long, value_name = "PIXELS", help_heading = "Domains")]
     side: Option<usize>,
+    /// Which weights to leave; the accuracy is the mean over the training domains
+    #[arg(long, value_parser = choice::<Keep>(), help_heading = "Domains")]
+    keep: Option<Keep>,
 }
 
 fn names() -> String {
@@ -62,11 +67,12 @@ impl DomainFlags {
         let any = self.test_domain.is_some()
             || self.objective.is_some()
             || !self.objective_option.is_empty()
-            || self.side.is_some();
+            || self.side.is_some()
+            || self.keep.is_some();
         let mut config = match (&self.domains, file) {
             (None, None) if any => {
                 return Err(Failure::input(
-                    "--test-domain, --objective, --objective-option and --side are for --domains",
+                    "--test-domain, --objective, --objective-option, --side and --keep are for --domains",
                 ));
             }
             (None, None) => return Ok(None),
@@ -88,6 +94,7 @@ impl DomainFlags {
         let options = Options::parse(&self.objective_option).map_err(Failure::input)?;
         config.objective.options = config.objective.options.overridden(&options);
         config.side = self.side.unwrap_or(config.side);
+        config.keep = self.keep.unwrap_or(config.keep);
         config.objective.make::<Mlp>().map_err(Failure::input)?;
         Ok(Some(config))
     }

@@ -91,13 +91,7 @@ impl ExperimentFlags {
         if let Some(choice) = self.index_base {
             *index_base = choice.said();
         }
-        if let Some(model) = &self.model {
-            experiment.model.clone_from(model);
-        }
-        if let Some(normalization) = self.normalization {
-            let model = experiment.model.clone().with_normalization(normalization);
-            experiment.model = model.map_err(Failure::input)?;
-        }
+        self.apply_to_model(&mut experiment.model)?;
         let training = &mut experiment.training;
         training.epochs = self.epochs.unwrap_or(training.epochs);
         training.batch = self.batch.unwrap_or(training.batch);
@@ -108,6 +102,50 @@ impl ExperimentFlags {
             training.schedule.decay.clone_from(decay);
         }
         Ok(())
+    }
+}
+
+impl ExperimentFlags {
+    fn apply_to_model(&self, model: &mut ModelConfig) -> Result<(), Failure> {
+        if let Some(chosen) = &self.model {
+            model.clone_from(chosen);
+        }
+        if let Some(normalization) = self.normalization {
+            let changed = model.clone().with_normalization(normalization);
+            *model = changed.map_err(Failure::input)?;
+        }
+        Ok(())
+    }
+
+    /// Overrides what a comparison on domains has of an experiment.
+    ///
+    /// # Errors
+    /// If a flag is given that such a comparison does not have, or the model has no normalisation to choose.
+    pub fn apply_to_domains(
+        &self,
+        model: &mut ModelConfig,
+        batch: &mut usize,
+    ) -> Result<(), Failure> {
+        let given = [
+            ("--data", self.data.is_some()),
+            ("--test", self.test.is_some()),
+            ("--label-column", self.label_column.is_some()),
+            ("--drop-column", !self.drop_column.is_empty()),
+            ("--keep-index", self.keep_index),
+            ("--index-base", self.index_base.is_some()),
+            ("--epochs", self.epochs.is_some()),
+            ("--seed", self.seed.is_given()),
+            ("--schedule", self.schedule.is_some()),
+            ("--warmup", self.warmup.is_some()),
+            ("--clip-norm", self.clip_norm.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Failure::input(format!(
+                "{flag} is not for a comparison of objectives: leave it out, or --domains"
+            )));
+        }
+        *batch = self.batch.unwrap_or(*batch);
+        self.apply_to_model(model)
     }
 }
 

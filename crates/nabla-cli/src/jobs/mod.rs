@@ -5,6 +5,7 @@ mod audit_leakage;
 mod audit_privacy;
 pub mod claims;
 pub mod compare;
+mod compare_objectives;
 pub mod doctor;
 mod domain_flags;
 pub mod evaluate;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 use nabla::base::choices::Choices;
-use nabla::base::words::{count, duration};
+use nabla::base::words::{count, csv_field, duration};
 use nabla::base::write_bytes_atomically;
 use nabla::diffusion::adjoint_dpm::OdeMethod;
 use nabla::diffusion::flow_matching::{
@@ -295,11 +295,8 @@ pub fn told_of_energies(energies: Option<[f64; 2]>) -> String {
 
 /// A table of points; names with a separator or a quotation mark are quoted.
 fn csv(names: &[String], values: &[f64]) -> String {
-    let quoted = |name: &String| match name.contains([',', '"', '\n']) {
-        true => format!("\"{}\"", name.replace('"', "\"\"")),
-        false => name.clone(),
-    };
-    let mut table = names.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
+    let names_of = names.iter().map(|name| csv_field(name));
+    let mut table = names_of.collect::<Vec<_>>().join(",") + "\n";
     for point in values.chunks(names.len()) {
         for (i, value) in point.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };

@@ -16,6 +16,7 @@ use nabla::train::history::{EpochRecord, Timing};
 use nabla::train::optimizer::Method;
 use nabla::train::trained_classifier::TrainedClassifier;
 use nabla::train::trainer::Progress;
+use nabla::train::validation::{Measured, NamedEpoch};
 use serde::Serialize;
 
 use crate::dashboard::Dashboard;
@@ -141,7 +142,10 @@ struct Trained<'a> {
     parameters: usize,
     state_bytes: u64,
     steps: usize,
-    epochs: &'a [EpochRecord],
+    epochs: Vec<NamedEpoch>,
+    /// That of the weights, if they are not those of the last step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_epoch: Option<usize>,
     seconds: Timing,
     #[serde(skip_serializing_if = "Option::is_none")]
     privacy: Option<&'a PrivacyReport>,
@@ -191,6 +195,7 @@ struct Watch<'a> {
     /// The experiment's file.
     text: &'a str,
     epochs: usize,
+    measured: Measured,
     dashboard: Option<Dashboard>,
     /// Of the folder.
     lock: FolderLock,
@@ -220,8 +225,10 @@ impl Watch<'_> {
             return ControlFlow::Break(());
         }
         if model == 0 {
-            let epochs = self.epochs;
-            let dashboard = self.dashboard.get_or_insert_with(|| Dashboard::new(epochs));
+            let (epochs, measured) = (self.epochs, self.measured);
+            let dashboard = self
+                .dashboard
+                .get_or_insert_with(|| Dashboard::new(epochs, measured));
             dashboard.step(progress);
         }
         ControlFlow::Continue(())
@@ -260,14 +267,18 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         }
         None => None,
     };
+    let own;
     let data = match &open {
-        Some(open) => open.data.clone(),
-        None => experiment.open()?,
+        Some(open) => &open.data,
+        None => {
+            own = experiment.open()?;
+            &own
+        }
     };
     let reading = told_reading(&experiment.data, &data.reading);
-    let experiment = experiment.settled(&data);
+    let experiment = experiment.settled(data);
     let text = text(&experiment)?;
-    ranks.agree(&text, &data)?;
+    ranks.agree(&text, data)?;
     let models = match &sources.sharing.coded {
         Some(coding) => coding.models_for(&*coding.scheme().map_err(Failure::input)?),
         None => 1,
@@ -287,6 +298,10 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         folders: &folders,
         text: &text,
         epochs: experiment.training.epochs,
+        measured: match &sources.domains {
+            Some(_) => Measured::Validation,
+            None => Measured::Test,
+        },
         dashboard: None,
         lock: match folders.root {
             Some(root) if is_first => FolderLock::of(root)?,
@@ -301,7 +316,7 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
     let observe = &mut |progress: Progress<'_>| watch.step(0, &progress);
     let outcomes = match (&sources.privacy, &sources.sharing) {
         (Some(privacy), _) => experiment
-            .run_with(privacy, &data, &device, checkpoint, observe)
+            .run_with(privacy, data, &device, checkpoint, observe)
             .map(|outcome| vec![outcome]),
         (
             None,
@@ -312,7 +327,7 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         ) => {
             let observe = &mut |model: usize, progress: Progress<'_>| watch.step(model, &progress);
             let checkpoints = |model| folders.checkpoint(model);
-            let trained = ranks.code(&experiment, coding, &data, &device, &checkpoints, observe);
+            let trained = ranks.code(&experiment, coding, data, &device, &checkpoints, observe);
             trained.map(|trained| {
                 let (outcomes, report) = trained.unzip();
                 coded = report;
@@ -325,13 +340,13 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
                 parts: Some(parts), ..
             },
         ) => ranks
-            .share(&experiment, parts, &data, &device, checkpoint, observe)
+            .share(&experiment, parts, data, &device, checkpoint, observe)
             .map(|outcome| vec![outcome]),
         (None, _) => match (&sources.robust, &open) {
             (_, Some(open)) => {
-                experiment.run_with(&open.objective, &data, &device, checkpoint, observe)
+                experiment.run_with(&open.objective, data, &device, checkpoint, observe)
             }
-            (Some(robust), _) => experiment.run_with(robust, &data, &device, checkpoint, observe),
+            (Some(robust), _) => experiment.run_with(robust, data, &device, checkpoint, observe),
             (None, None) => experiment.run_on(&data, &device, checkpoint, observe),
         }
         .map(|outcome| vec![outcome]),
@@ -365,9 +380,13 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         Some(outcome) => QuantizationReport::of(outcome, &data.test)?,
         None => None,
     };
+    let source = match &sources.domains {
+        Some(domains) => domains.source.clone(),
+        None => experiment.data.source.clone(),
+    };
     for (model, outcome) in outcomes.iter().enumerate() {
         if let Some(folder) = folders.of(model) {
-            write_files(&folder, &experiment, outcome)?;
+            write_files(&folder, &experiment, &source, outcome)?;
         }
     }
     if let (Some(folder), Some(revealed)) = (&arguments.out, &revealed) {
@@ -383,7 +402,8 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         parameters: outcome.parameters,
         state_bytes: outcome.state_bytes,
         steps: outcome.history.steps.len(),
-        epochs: &outcome.history.epochs,
+        epochs: named(outcome),
+        kept_epoch: outcome.kept_epoch,
         seconds: outcome.history.timing,
         privacy: revealed.as_ref(),
         sharing: shared.as_ref(),
@@ -393,13 +413,10 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
     });
     let trained: Vec<Trained<'_>> = trained.collect();
     let text = || {
-        let source = match &sources.domains {
-            Some(domains) => domains.source.clone(),
-            None => experiment.data.source.to_string(),
-        };
         let mut told: String = trained
             .iter()
-            .map(|trained| told_of(trained, &source))
+            .zip(&outcomes)
+            .map(|(trained, outcome)| told_of(trained, outcome, &source))
             .collect();
         told += &reading;
         if let Some(revealed) = &revealed {
@@ -454,19 +471,40 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
     }
 }
 
+/// The epochs as they are told.
+fn named(outcome: &Outcome) -> Vec<NamedEpoch> {
+    let epochs = outcome.history.epochs.iter();
+    epochs.map(|epoch| outcome.measured.named(epoch)).collect()
+}
+
 /// A trained model, in lines.
-fn told_of(trained: &Trained<'_>, source: &str) -> String {
-    let last = trained.epochs.last();
-    let last = last.map_or(f64::NAN, |epoch| 100.0 * epoch.test_accuracy);
+fn told_of(trained: &Trained<'_>, outcome: &Outcome, source: &str) -> String {
+    let epochs = &outcome.history.epochs;
+    let accuracy =
+        |epoch: Option<&EpochRecord>| epoch.map_or(f64::NAN, |epoch| 100.0 * epoch.test_accuracy);
+    let after = count(epochs.len(), "epoch");
+    let right = match (outcome.kept_epoch, outcome.measured) {
+        (Some(kept), _) => {
+            let best = epochs.iter().find(|epoch| epoch.epoch == kept);
+            format!(
+                "{:.2} % of the validation examples right after epoch {kept}, whose weights are kept, the best of {after}",
+                accuracy(best)
+            )
+        }
+        (None, Measured::Validation) => format!(
+            "{:.2} % of the validation examples right after {after}",
+            accuracy(epochs.last())
+        ),
+        (None, Measured::Test) => format!("{:.2} % right after {after}", accuracy(epochs.last())),
+    };
     let (steps, seconds) = (trained.steps.max(1) as f64, trained.seconds);
     format!(
-        "{} with {} parameters on {source}, {} at learning rate {}: {last:.2} % right after {}\n\
+        "{} with {} parameters on {source}, {} at learning rate {}: {right}\n\
          {} in steps ({:.2} ms per step, of which {} {:.2} ms), {} in evaluation; optimizer state {} KiB\n",
         trained.model,
         trained.parameters,
         trained.optimizer,
         trained.learning_rate,
-        count(trained.epochs.len(), "epoch"),
         duration(seconds.steps),
         1e3 * seconds.steps / steps,
         trained.optimizer,
@@ -487,16 +525,22 @@ fn write_privacy(folder: &Path, revealed: &PrivacyReport) -> Result<(), Failure>
     Ok(write_bytes_atomically(&folder.join(PRIVACY), &json)?)
 }
 
-fn write_files(folder: &Path, experiment: &Experiment, outcome: &Outcome) -> Result<(), Failure> {
+/// - `source`: the name of the data
+fn write_files(
+    folder: &Path,
+    experiment: &Experiment,
+    source: &str,
+    outcome: &Outcome,
+) -> Result<(), Failure> {
     let history = &outcome.history;
     outcome.save(folder)?;
     let title = format!(
-        "{} on {}, {}",
+        "{} on {source}, {}",
         experiment.model.name(),
-        experiment.data.source,
         experiment.training.optimizer.name()
     );
     let losses = history.losses();
+    let part = outcome.measured.name();
     let (window, points) = averaged(&losses);
     let per_epoch = history.steps.len() as f64 / history.epochs.len().max(1) as f64;
     let test = history
@@ -510,14 +554,14 @@ fn write_files(folder: &Path, experiment: &Experiment, outcome: &Outcome) -> Res
     let loss = LinePlot::new(&title, "step", "cross-entropy")
         .log_y()
         .with_series(Series::new(training, points))
-        .with_series(Series::new("test", test));
+        .with_series(Series::new(part, test));
     let accuracy = |value: fn(&EpochRecord) -> f64| {
         let epochs = history.epochs.iter();
         epochs.map(move |e| [e.epoch as f64, 100.0 * value(e)])
     };
     let accuracy = LinePlot::new(&title, "epoch", "right answers, %")
         .with_series(Series::new("training", accuracy(|e| e.training_accuracy)))
-        .with_series(Series::new("test", accuracy(|e| e.test_accuracy)));
+        .with_series(Series::new(part, accuracy(|e| e.test_accuracy)));
     for (name, plot) in [("loss.svg", loss), ("accuracy.svg", accuracy)] {
         let svg = line_plot(&plot, Theme::Standalone).map_err(Failure::run)?;
         write_svg(&folder.join(name), &svg)?;

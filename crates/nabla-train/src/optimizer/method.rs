@@ -12,6 +12,7 @@ use burn::module::ParamGroup;
 use burn::optim::{ModuleOptimizer, Optimizer};
 use nabla_base::OutOfRange;
 use nabla_base::registry::Options;
+use nabla_base::words::without_types;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -172,7 +173,7 @@ pub struct Entry<C> {
 fn wrong_options(method: &str, reason: &serde_json::Error) -> OptimizerError {
     OptimizerError::Options {
         method: method.to_owned(),
-        reason: reason.to_string(),
+        reason: without_types(&reason.to_string()),
     }
 }
 
