@@ -18,18 +18,20 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::registry::{Options, RegistryError};
 use nabla_grad::flat::FlatError;
 use nabla_grad::seeded_noise::SeededNoise;
+use nabla_quantize::{QuantizationConfig, Quantized};
+use nabla_train::calibration::{CalibrationError, calibrated};
 use nabla_train::classification::{TrainingConfig, evaluate};
 use nabla_train::classifier::{Classifier, ModelError};
 use nabla_train::error::TrainingError;
 use nabla_train::examples::{Examples, InputShape, Scaling};
 use nabla_train::initialization::he_normal;
 use nabla_train::mlp::Mlp;
-use nabla_train::model_config::{ModelConfig, OnModel};
+use nabla_train::model_config::ModelConfig;
 use nabla_train::optimizer::{OptimizerConfig, OptimizerError};
 use nabla_train::run_store::{RunStore, RunStoreError};
 use serde::{Deserialize, Serialize};
@@ -77,6 +79,9 @@ pub enum DomainComparisonError {
     /// Its first weights.
     #[error(transparent)]
     Flat(#[from] FlatError),
+    /// Its layers cannot be rounded.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
     /// The optimizer.
     #[error(transparent)]
     Optimizer(#[from] OptimizerError),
@@ -110,7 +115,7 @@ impl DomainComparisonError {
 /// ```
 /// use std::ops::ControlFlow;
 ///
-/// use burn::tensor::Device;
+/// use burn::tensor::{Device, Tensor};
 /// use nabla_align::DomainObjective;
 /// use nabla_align::domain_comparison::DomainComparison;
 ///
@@ -136,6 +141,9 @@ pub struct DomainComparison {
     pub objectives: Vec<DomainObjective>,
     /// The model. Default the MLP.
     pub model: ModelConfig,
+    /// How many bits the weights and inputs of its layers have. Default: layers are not rounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationConfig>,
     /// The domains that are held out in turn. Default: each of them.
     pub tests: Vec<String>,
     /// Steps of a training. Default 5000.
@@ -163,6 +171,7 @@ impl Default for DomainComparison {
             domains: DomainSet::default(),
             objectives: names.map(DomainObjective::named).to_vec(),
             model: ModelConfig::default(),
+            quantization: None,
             tests: Vec::new(),
             steps: 5000,
             check_every: 100,
@@ -270,6 +279,9 @@ impl DomainComparison {
     /// # Errors
     /// What is wrong.
     pub fn validate(&self) -> Result<(), DomainComparisonError> {
+        if let Some(config) = &self.quantization {
+            config.validate()?;
+        }
         for (name, value) in [
             ("number of objectives", self.objectives.len()),
             ("number of steps of the comparison", self.steps),
@@ -358,7 +370,16 @@ impl DomainComparison {
             comparison: self,
         };
         let classes = domains.classes().len();
-        self.model.init_for(shape, classes, &device, checking)?
+        let model = self.model.init(shape, classes, &device)?;
+        let Some(config) = &self.quantization else {
+            return checking.run(&model);
+        };
+        // Of drawn weights and some input: only the layers count.
+        let features = shape.features();
+        let input = Tensor::<2>::ones([1, features], &device);
+        let model = he_normal(model, 0)?;
+        let model = Quantized::new(model, config, |model| drop(model.logits(input)));
+        checking.run(&model.map_err(CalibrationError::from)?)
     }
 
     /// The number of trainings in all.
@@ -593,9 +614,18 @@ impl Running<'_, '_> {
         };
         let device = self.device.clone().autodiff();
         let classes = domains.classes().len();
-        let (checks, diverged) = comparison
-            .model
-            .init_for(shape, classes, &device, training)??;
+        let model = comparison.model.init(shape, classes, &device)?;
+        let model = match comparison.model.is_drawn() {
+            true => he_normal(model, purpose.seed)?,
+            false => model,
+        };
+        let (checks, diverged) = match &comparison.quantization {
+            None => training.run(model)?,
+            Some(config) => {
+                let examples = training.config()?.examples(&parts.training, shape)?;
+                training.run(calibrated(model, config, examples)?)?
+            }
+        };
         let run = DomainRun {
             purpose,
             learning_rate: setting.learning_rate,
@@ -658,26 +688,29 @@ fn config(
     ))
 }
 
-impl OnModel for Training<'_, '_> {
-    /// The measurements, and why it ended early.
-    type Output = Result<(Vec<Check>, Option<String>), DomainComparisonError>;
+impl Training<'_, '_> {
+    fn config(&self) -> Result<TrainingConfig, DomainComparisonError> {
+        config(self.comparison, self.setting, &self.parts.counts, self.seed)
+    }
 
-    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
+    /// The measurements, and why it ended early.
+    ///
+    /// - `model`: with its first weights
+    fn run<M: Classifier + 'static>(
+        self,
+        model: M,
+    ) -> Result<(Vec<Check>, Option<String>), DomainComparisonError> {
+        let config = self.config()?;
         let Self {
             comparison,
             shape,
             parts,
             setting,
-            seed,
             observe,
+            ..
         } = self;
-        let model = match comparison.model.is_drawn() {
-            true => he_normal(model, seed)?,
-            false => model,
-        };
         let width = shape.features();
         let count = parts.training.len();
-        let config = config(comparison, setting, &parts.counts, seed)?;
         // What is measured is measured here.
         let one = parts.training.chosen(&[0], width);
         let mut trainer = config.trainer(&parts.training, &one, shape, model)?;
@@ -722,10 +755,8 @@ struct Checking<'a> {
     shape: InputShape,
 }
 
-impl OnModel for Checking<'_> {
-    type Output = Result<(), DomainComparisonError>;
-
-    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
+impl Checking<'_> {
+    fn run<M: Classifier + 'static>(self, model: &M) -> Result<(), DomainComparisonError> {
         let Self {
             comparison,
             objective,
@@ -741,8 +772,8 @@ impl OnModel for Checking<'_> {
             steps: comparison.steps,
             shape: Some(shape),
         };
-        objective.make::<M>()?.check(&model, &domain_plan)?;
-        DomainSource::new(objective.make::<M>()?, counts, &model, plan)?;
+        objective.make::<M>()?.check(model, &domain_plan)?;
+        DomainSource::new(objective.make::<M>()?, counts, model, plan)?;
         Ok(())
     }
 }

@@ -31,6 +31,7 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 
 pub use visitors::with_float_type;
 
+use crate::module_path::ModulePath;
 use visitors::{Collect, Flatten, Replace, WithoutGradient};
 
 /// The reason why a module or its gradients cannot be flattened, or a vector cannot be put back.
@@ -311,7 +312,7 @@ impl ParameterLayout {
 
     fn collect<M: Module>(module: &M, trainable: bool) -> Result<Self, FlatError> {
         let mut collect = Collect {
-            path: Vec::new(),
+            path: ModulePath::default(),
             trainable,
             entries: Vec::new(),
             names: HashMap::new(),
@@ -336,7 +337,7 @@ impl ParameterLayout {
     /// parameter, or a buffer such as the running statistics of a batch normalisation.
     pub fn without_gradient<M: Module>(&self, module: &M) -> Option<String> {
         let mut find = WithoutGradient {
-            path: Vec::new(),
+            path: ModulePath::default(),
             entries: self.entries.iter().peekable(),
             found: None,
         };
@@ -434,7 +435,7 @@ impl ParameterLayout {
         }
         // The module is known to fit: every entry is visited, in order.
         Ok(module.map(&mut Replace {
-            path: Vec::new(),
+            path: ModulePath::default(),
             entries: self.entries.iter().peekable(),
             vector,
         }))
@@ -547,7 +548,7 @@ impl ParameterLayout {
     fn parts<M: Module>(&self, module: &M) -> Result<(Vec<Tensor<1>>, DType), FlatError> {
         let mut flatten = Flatten {
             layout: self,
-            path: Vec::new(),
+            path: ModulePath::default(),
             parts: Vec::with_capacity(self.entries.len()),
             visited: 0,
             element_type: None,

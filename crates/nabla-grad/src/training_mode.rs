@@ -47,6 +47,8 @@ use std::fmt;
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
+use crate::module_path::ModulePath;
+
 /// A layer that is set to behave as in training.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainingLayer {
@@ -137,28 +139,27 @@ pub(crate) fn moved_since<M: Module>(before: &[Statistic], module: &M) -> Option
 /// The current position of a visit.
 #[derive(Default)]
 struct Place {
-    path: Vec<String>,
+    path: ModulePath,
     /// The types of the containers of each part of the path.
     kinds: Vec<String>,
 }
 
 impl Place {
     fn enter(&mut self, name: &str, kind: &str) {
-        self.path.push(name.into());
+        self.path.enter(name, kind);
         let kind = kind.split_once(':').map_or(kind, |(_, kind)| kind);
         self.kinds.push(kind.into());
     }
 
     fn exit(&mut self) {
-        self.path.pop();
+        self.path.exit();
         self.kinds.pop();
     }
 
     /// The layer at this position that has a flag named `training`.
     fn layer(&self) -> Option<TrainingLayer> {
-        let (name, path) = self.path.split_last()?;
-        (name == "training").then(|| TrainingLayer {
-            path: path.join("."),
+        (self.path.last()? == "training").then(|| TrainingLayer {
+            path: self.path.parent(),
             kind: self.kinds.last().cloned().unwrap_or_default(),
         })
     }
@@ -188,17 +189,17 @@ impl ModuleVisitor for Find {
 
 #[derive(Default)]
 struct Statistics {
-    path: Vec<String>,
+    path: ModulePath,
     found: Vec<Statistic>,
 }
 
 impl ModuleVisitor for Statistics {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -207,7 +208,7 @@ impl ModuleVisitor for Statistics {
             && !param.is_require_grad()
             && let Ok(values) = param.val().try_to_vec_as::<f64>()
         {
-            self.found.push((self.path.join("."), values));
+            self.found.push((self.path.name(), values));
         }
     }
 }

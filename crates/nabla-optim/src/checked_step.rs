@@ -12,6 +12,7 @@ use burn::optim::{GradientsParams, LearningRate, ModuleOptimizer};
 use burn::tensor::Tensor;
 use nabla_base::range::{self, OutOfRange};
 use nabla_grad::elementwise::all_finite;
+use nabla_grad::module_path::ModulePath;
 
 /// The reason why a step was not taken. The optimizer is unchanged.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -98,7 +99,7 @@ pub fn checked_step<M: Module>(
 pub fn check_gradients<M: Module>(module: &M, grads: &GradientsParams) -> Result<(), StepError> {
     let mut check = Check {
         grads,
-        path: Vec::new(),
+        path: ModulePath::default(),
         parameters: 0,
         found: 0,
         error: None,
@@ -116,7 +117,7 @@ pub fn check_gradients<M: Module>(module: &M, grads: &GradientsParams) -> Result
 
 struct Check<'a> {
     grads: &'a GradientsParams,
-    path: Vec<String>,
+    path: ModulePath,
     parameters: usize,
     found: usize,
     /// The first one.
@@ -124,12 +125,12 @@ struct Check<'a> {
 }
 
 impl ModuleVisitor for Check<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -137,7 +138,7 @@ impl ModuleVisitor for Check<'_> {
         if self.error.is_some() {
             return;
         }
-        let parameter = || self.path.join(".");
+        let parameter = || self.path.name();
         let expected = param.shape().to_vec();
         // Burn looks up a gradient by its rank, and panics if the rank differs.
         let grad = catch_unwind(AssertUnwindSafe(|| self.grads.get::<D>(param.id)));

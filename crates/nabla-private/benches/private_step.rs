@@ -16,7 +16,7 @@ use nabla_train::classifier::Classifier;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::gradient_source::{GradientSources, Plan};
 use nabla_train::initialization::he_normal;
-use nabla_train::model_config::OnModel;
+use nabla_train::model_config::AnyClassifier;
 use nabla_train::normalization::Normalization;
 use nabla_train::optimizer::OptimizerConfig;
 use nabla_train::{CnnConfig, ModelConfig, ResNetConfig};
@@ -34,11 +34,9 @@ struct Step {
     times: bool,
 }
 
-impl OnModel for Step {
-    type Output = f64;
-
+impl Step {
     /// Median milliseconds of those in 8 seconds but the first.
-    fn on<M: Classifier + 'static>(self, model: M) -> f64 {
+    fn milliseconds(self, model: AnyClassifier) -> f64 {
         let examples = Examples {
             features: (0..EXAMPLES * SHAPE.features())
                 .map(|i| ((i * 7919 % 1009) as f32 / 504.5) - 1.0)
@@ -108,8 +106,8 @@ fn run(model: &str, private: bool, times: bool) -> f64 {
     };
     let device = Device::flex().autodiff();
     let step = Step { private, times };
-    let found = config.init_for(SHAPE, 10, &device, step);
-    found.unwrap_or_else(|error| panic!("{error}"))
+    let model = config.init(SHAPE, 10, &device);
+    step.milliseconds(model.unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// Milliseconds and MiB of Opacus.

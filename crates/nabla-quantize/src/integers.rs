@@ -23,6 +23,7 @@ use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::{Tensor, TensorData};
+use nabla_grad::module_path::ModulePath;
 use nabla_kernels::convolution::padding2d;
 use nabla_kernels::layer_hooks::{LayerHook, with_hook};
 use rayon::prelude::*;
@@ -30,7 +31,7 @@ use safetensors::{Dtype, SafeTensors, View, serialize};
 use serde::{Deserialize, Serialize};
 
 use crate::lsq::{Levels, SMALLEST};
-use crate::quantized::{ModulePath, Quantized, QuantizedLayer};
+use crate::quantized::{Quantized, QuantizedLayer};
 
 /// The reason why there is no network of integers.
 #[derive(Debug, thiserror::Error)]

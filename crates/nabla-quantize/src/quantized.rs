@@ -22,6 +22,7 @@ use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
+use nabla_grad::module_path::ModulePath;
 use nabla_kernels::convolution::conv2d;
 use nabla_kernels::layer_hooks::{LayerHook, with_hook};
 use nabla_kernels::linear::linear;
@@ -432,28 +433,6 @@ impl LayerHook for Calibration {
         self.layers
             .push(SeenLayer::new(layer.weight.id, weight, flat(&x)));
         None
-    }
-}
-
-/// Where in a module a visitor is.
-#[derive(Default)]
-pub(crate) struct ModulePath(Vec<(String, bool)>);
-
-impl ModulePath {
-    pub(crate) fn enter(&mut self, name: &str, container_type: &str) {
-        // The names in files don't say which variant of an enum a module is.
-        let told = !container_type.starts_with("Enum:");
-        self.0.push((name.to_owned(), told));
-    }
-
-    pub(crate) fn exit(&mut self) {
-        self.0.pop();
-    }
-
-    pub(crate) fn name(&self) -> String {
-        let told = self.0.iter().filter(|(_, told)| *told);
-        let names: Vec<&str> = told.map(|(name, _)| name.as_str()).collect();
-        names.join(".")
     }
 }
 

@@ -187,10 +187,8 @@ pub fn train_on<C: Communicator>(
         // The number of jobs is the leader's.
         let run = config.run(scheme, 1);
         let working = Working { run, scheme, ranks };
-        experiment
-            .begin(data, device, working)?
-            .map_err(failed)
-            .map(|()| None)
+        let (model, examples) = experiment.begin(data, device)?;
+        working.work(model, examples).map_err(failed).map(|()| None)
     } else {
         lead(
             experiment,

@@ -20,18 +20,18 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
 use nabla_base::{OutputError, range, write_bytes_atomically};
 use nabla_grad::fingerprint::fingerprint;
 use nabla_grad::flat::{FlatError, ParameterLayout};
-use nabla_quantize::{QuantizationConfig, QuantizationError, Quantized, QuantizedLayer};
+use nabla_quantize::{QuantizationConfig, QuantizedLayer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::calibration::{CalibrationError, calibrated};
 use crate::checkpoint::CheckpointError;
-use crate::classification::{LabelledBatch, TrainingConfig};
+use crate::classification::TrainingConfig;
 use crate::classifier::{Classifier, ModelError};
 use crate::data_set::{DataConfig, DataError, DataSet};
 use crate::error::TrainingError;
@@ -39,7 +39,6 @@ use crate::examples::{Examples, InputShape};
 use crate::gradient_source::{GradientSources, OfBatches, TrainingExamples};
 use crate::history::History;
 use crate::initialization::he_normal;
-use crate::model_config::AnyClassifier;
 use crate::trained_classifier::{
     ClassifierConfig, QuantizedClassifier, TrainedClassifierError, integer_network, load_weights,
     read_folder,
@@ -47,7 +46,7 @@ use crate::trained_classifier::{
 use crate::trainer::{Observer, Progress};
 use crate::validation::{Keep, Measured};
 
-pub use crate::model_config::{ModelConfig, OnModel};
+pub use crate::model_config::{AnyClassifier, ModelConfig};
 
 /// The reason why an experiment does not run.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +65,7 @@ pub enum ExperimentError {
     Training(#[from] TrainingError),
     /// The layers cannot be rounded.
     #[error(transparent)]
-    Quantization(#[from] QuantizationError),
+    Quantization(#[from] CalibrationError),
     /// The classifier to start from, or the trained one, cannot be read.
     #[error(transparent)]
     Trained(#[from] TrainedClassifierError),
@@ -282,26 +281,38 @@ impl Experiment {
             .map(drop)
     }
 
-    /// Hands the model with its first weights, and the training examples, to `on`: for those who compute gradients
-    /// but don't train.
+    /// The model with its first weights, and the training examples: for those who compute gradients but don't train.
+    ///
+    /// - `device`: where to compute; the model is on it with automatic differentiation
     ///
     /// # Errors
     /// If a value is out of range, or does not fit the data or the model.
-    pub fn begin<O: OnTraining>(
+    pub fn begin<'a>(
         &self,
+        data: &'a DataSet,
+        device: &Device,
+    ) -> Result<(AnyClassifier, TrainingExamples<'a>), ExperimentError> {
+        let examples = self.training.examples(&data.training, data.shape)?;
+        Ok((self.first(self.beginning(data)?, data, device)?, examples))
+    }
+
+    /// The model with its first weights.
+    fn first(
+        &self,
+        begin: Beginning<'_>,
         data: &DataSet,
         device: &Device,
-        on: O,
-    ) -> Result<O::Output, ExperimentError> {
-        let examples = self.training.examples(&data.training, data.shape)?;
-        let first = First {
-            begin: self.beginning(data)?,
-            examples,
-            on,
-        };
+    ) -> Result<AnyClassifier, ExperimentError> {
         let device = device.clone().autodiff();
-        self.model
-            .init_for(data.shape, data.classes.len(), &device, first)?
+        let mut model = self.model.init(data.shape, data.classes.len(), &device)?;
+        if let Some(weights) = begin.weights {
+            load_weights(&mut model, weights, begin.folder)?;
+            return Ok(model);
+        }
+        Ok(match self.model.is_drawn() {
+            true => he_normal(model, self.training.seed)?,
+            false => model,
+        })
     }
 
     fn start(
@@ -313,32 +324,23 @@ impl Experiment {
         trains: bool,
         observe: Observer<'_>,
     ) -> Result<Outcome, ExperimentError> {
-        let device = device.clone().autodiff();
         let begin = self.beginning(data)?;
+        let start = begin.weights.as_deref().map(fingerprint);
+        let model = self.first(begin, data, device)?;
         let mut job = Job {
             experiment: self,
             sources,
             data,
             checkpoint,
             trains,
-            start: begin.weights.as_deref().map(fingerprint),
+            start,
             layers: None,
         };
-        let (shape, classes) = (data.shape, data.classes.len());
         let Some(config) = &self.quantization else {
-            let starting = Starting {
-                job,
-                begin,
-                observe,
-            };
-            return self.model.init_for(shape, classes, &device, starting)?;
+            return job.train(model, observe);
         };
-        config.validate().map_err(QuantizationError::from)?;
-        let model = begin.first(self.model.init_any(shape, classes, &device)?)?;
-        let mut examples = self.training.examples(&data.training, shape)?;
-        let chosen = examples.of_step(0);
-        let batch = examples.chosen(&chosen, 0, &device);
-        let model = calibrated(model, config, batch)?;
+        let examples = self.training.examples(&data.training, data.shape)?;
+        let model = calibrated(model, config, examples)?;
         job.layers = Some(model.layers().to_vec());
         let mut outcome = job.train(model, observe)?;
         let integers = integer_network(&outcome.classifier, outcome.weights.clone())?;
@@ -349,10 +351,8 @@ impl Experiment {
 
     /// What the first weights are.
     fn beginning(&self, data: &DataSet) -> Result<Beginning<'_>, ExperimentError> {
-        let seed = self.model.is_drawn().then_some(self.training.seed);
         let Some(folder) = &self.start else {
             return Ok(Beginning {
-                seed,
                 weights: None,
                 folder: Path::new(""),
             });
@@ -391,92 +391,18 @@ impl Experiment {
             return Err(other("number of classes", found, expected));
         }
         Ok(Beginning {
-            seed,
             weights: Some(weights),
             folder,
         })
     }
 }
 
-/// A model with rounded layers, whose step sizes start from a batch. Its batch normalisations don't count the batch.
-fn calibrated(
-    model: AnyClassifier,
-    config: &QuantizationConfig,
-    batch: LabelledBatch,
-) -> Result<Quantized<AnyClassifier>, ExperimentError> {
-    let all = ParameterLayout::of(&model)?;
-    let before = all.flatten_parameters(&model)?;
-    let mut model = Quantized::new(model, config, |model| drop(model.logits(batch.input)))?;
-    // Burn leaves the statistics of a batch aside until the next pass, or until the model is used.
-    drop(model.network.valid());
-    model.network = all.with_parameters(model.network, before)?;
-    Ok(model)
-}
-
-/// What is done with a model, whatever its type, and the examples of its training.
-pub trait OnTraining {
-    /// What comes out.
-    type Output;
-
-    /// Does it.
-    fn on<M: Classifier + 'static>(self, model: M, examples: TrainingExamples<'_>) -> Self::Output;
-}
-
-/// What the first weights of a training are.
+/// What the first weights of a training are, unless they are drawn.
 struct Beginning<'a> {
-    /// Of the matrices and kernels, if they are drawn.
-    seed: Option<u64>,
     /// Those of a trained classifier.
     weights: Option<Vec<u8>>,
     /// Its folder, for messages.
     folder: &'a Path,
-}
-
-impl Beginning<'_> {
-    /// The model with these weights.
-    ///
-    /// - `model`: of zeros
-    fn first<M: Classifier>(self, mut model: M) -> Result<M, ExperimentError> {
-        if let Some(weights) = self.weights {
-            load_weights(&mut model, weights, self.folder)?;
-            return Ok(model);
-        }
-        Ok(match self.seed {
-            Some(seed) => he_normal(model, seed)?,
-            None => model,
-        })
-    }
-}
-
-struct First<'a, O> {
-    begin: Beginning<'a>,
-    examples: TrainingExamples<'a>,
-    on: O,
-}
-
-impl<O: OnTraining> OnModel for First<'_, O> {
-    type Output = Result<O::Output, ExperimentError>;
-
-    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
-        let model = self.begin.first(model)?;
-        Ok(self.on.on(model, self.examples))
-    }
-}
-
-/// The training of a model of zeros.
-struct Starting<'a, 'o, S> {
-    job: Job<'a, S>,
-    begin: Beginning<'a>,
-    observe: Observer<'o>,
-}
-
-impl<S: GradientSources> OnModel for Starting<'_, '_, S> {
-    type Output = Result<Outcome, ExperimentError>;
-
-    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
-        let model = self.begin.first(model)?;
-        self.job.train(model, self.observe)
-    }
 }
 
 struct Job<'a, S> {

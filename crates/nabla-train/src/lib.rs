@@ -26,6 +26,7 @@
 
 pub mod augmentation;
 mod best_weights;
+pub mod calibration;
 pub mod checkpoint;
 pub mod classification;
 pub mod classifier;

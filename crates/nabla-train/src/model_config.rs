@@ -76,11 +76,12 @@ impl ModelConfig {
         }
     }
 
-    /// Creates the model for examples of this shape, as [`init_for`](Self::init_for) does.
+    /// Creates the model for examples of this shape, with zeros for its matrices and kernels, which are to be drawn or
+    /// loaded.
     ///
     /// # Errors
-    /// As it.
-    pub fn init_any(
+    /// If a size is out of range, or the model needs pictures, and they are none or too small.
+    pub fn init(
         &self,
         shape: InputShape,
         classes: usize,
@@ -98,25 +99,6 @@ impl ModelConfig {
             }
         })
     }
-
-    /// Creates the model for examples of this shape, and hands it to `on`, which is generic over models.
-    ///
-    /// # Errors
-    /// If a size is out of range, or the model needs pictures, and they are none or too small.
-    pub fn init_for<O: OnModel>(
-        &self,
-        shape: InputShape,
-        classes: usize,
-        device: &Device,
-        on: O,
-    ) -> Result<O::Output, ModelError> {
-        Ok(match self.init_any(shape, classes, device)? {
-            AnyClassifier::LogisticRegression(model) => on.on(model),
-            AnyClassifier::Mlp(model) => on.on(model),
-            AnyClassifier::Cnn(model) => on.on(model),
-            AnyClassifier::ResNet(model) => on.on(model),
-        })
-    }
 }
 
 fn picture(model: &'static str, shape: InputShape) -> Result<[usize; 3], ModelError> {
@@ -126,7 +108,7 @@ fn picture(model: &'static str, shape: InputShape) -> Result<[usize; 3], ModelEr
     }
 }
 
-/// A model of any of these types, where one type must do.
+/// A model by name, whose type is the same for all of them.
 #[derive(Module, Debug)]
 // A program has one of them, not many.
 #[expect(clippy::large_enum_variant)]
@@ -173,13 +155,4 @@ impl Classifier for AnyClassifier {
     fn batch_statistics(&self, input: Tensor<2>) -> Vec<BatchStatistics> {
         of_each!(self, model => model.batch_statistics(input))
     }
-}
-
-/// What is done with a model whose type follows from a [`ModelConfig`].
-pub trait OnModel {
-    /// The result.
-    type Output;
-
-    /// - `model`: with zeros for its matrices and kernels, which are to be drawn or loaded
-    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output;
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::classifier::{Classifier, ModelError, Seen};
 use crate::examples::{InputShape, Scaling};
-use crate::model_config::{AnyClassifier, ModelConfig, OnModel};
+use crate::model_config::{AnyClassifier, ModelConfig};
 use crate::network_folder::{NetworkFolder, NetworkFolderError};
 
 /// The configuration's file name in the folder of a trained classifier.
@@ -121,7 +121,7 @@ fn quantized(
     };
     let model = config
         .model
-        .init_any(config.shape, config.classes.len(), device)?;
+        .init(config.shape, config.classes.len(), device)?;
     let mut model = Quantized::of_layers(model, layers.clone(), bits.per_channel)?;
     FOLDER.load(&mut model, weights, folder)?;
     Ok(model)
@@ -263,11 +263,13 @@ impl TrainedClassifier {
         let network: Box<dyn Network> = match &config.quantization {
             Some(_) => Box::new(quantized(&config, weights, name, device)?.freeze()),
             None => {
-                let loading = Loading { weights, name };
-                let classes = config.classes.len();
-                config
+                let mut model = config
                     .model
-                    .init_for(config.shape, classes, device, loading)??
+                    .init(config.shape, config.classes.len(), device)?;
+                FOLDER.load(&mut model, weights, name)?;
+                // Otherwise a gradient with respect to an example would be that of a network in training: normalised by
+                // the statistics of the batch, and changed by them.
+                Box::new(model.freeze())
             }
         };
         Self::of_network(config, network, device)
@@ -301,7 +303,7 @@ impl TrainedClassifier {
         }
         let model = config
             .model
-            .init_any(config.shape, config.classes.len(), device)?;
+            .init(config.shape, config.classes.len(), device)?;
         let network = IntegerNetwork::from_bytes(model.freeze(), bytes)?;
         Self::of_network(config, Box::new(network), device)
     }
@@ -387,57 +389,22 @@ impl TrainedClassifier {
     }
 }
 
-/// Hands the model of a folder with its weights to `on`, whatever its type, for those who need its gradients.
+/// The model of a folder with its weights, for those who need its gradients.
 ///
 /// - `device`: where the model is created, with automatic differentiation if it is to have gradients
 ///
 /// # Errors
 /// As [`TrainedClassifier::load`], or if the classifier is quantised.
-pub fn load_model<O: OnModel>(
+pub fn load_model(
     folder: &Path,
     device: &Device,
-    on: impl FnOnce(ClassifierConfig) -> O,
-) -> Result<O::Output, TrainedClassifierError> {
+) -> Result<(ClassifierConfig, AnyClassifier), TrainedClassifierError> {
     let (config, weights) = read_folder(folder)?;
     if config.quantization.is_some() {
         return Err(TrainedClassifierError::Rounded);
     }
-    let (model, shape, classes) = (config.model.clone(), config.shape, config.classes.len());
-    let loading = LoadingFor {
-        weights,
-        name: folder,
-        on: on(config),
-    };
-    Ok(model.init_for(shape, classes, device, loading)??)
-}
-
-struct LoadingFor<'a, O> {
-    weights: Vec<u8>,
-    name: &'a Path,
-    on: O,
-}
-
-impl<O: OnModel> OnModel for LoadingFor<'_, O> {
-    type Output = Result<O::Output, NetworkFolderError>;
-
-    fn on<M: Classifier + 'static>(self, mut model: M) -> Self::Output {
-        FOLDER.load(&mut model, self.weights, self.name)?;
-        Ok(self.on.on(model))
-    }
-}
-
-struct Loading<'a> {
-    weights: Vec<u8>,
-    name: &'a Path,
-}
-
-impl OnModel for Loading<'_> {
-    type Output = Result<Box<dyn Network>, NetworkFolderError>;
-
-    fn on<M: Classifier + 'static>(self, mut model: M) -> Self::Output {
-        FOLDER.load(&mut model, self.weights, self.name)?;
-        // Otherwise a gradient with respect to an example would be that of a network in training: normalised by the
-        // statistics of the batch, and changed by them.
-        Ok(Box::new(model.freeze()))
-    }
+    let classes = config.classes.len();
+    let mut model = config.model.init(config.shape, classes, device)?;
+    FOLDER.load(&mut model, weights, folder)?;
+    Ok((config, model))
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use nabla::base::check_writable;
@@ -25,10 +26,9 @@ use nabla::private::leakage::picture_quality::perceptual;
 use nabla::private::leakage::staged_generator::StagedGenerator;
 use nabla::train::classifier::Classifier;
 use nabla::train::examples::Scaling;
-use nabla::train::experiment::{Experiment, ModelConfig, OnModel, OnTraining};
-use nabla::train::gradient_source::TrainingExamples;
+use nabla::train::experiment::{Experiment, ModelConfig};
 use nabla::train::normalization::Normalization;
-use nabla::train::trained_classifier::{ClassifierConfig, TrainedClassifier, load_model};
+use nabla::train::trained_classifier::{TrainedClassifier, load_model};
 use serde::Serialize;
 
 use crate::choice::choice;
@@ -389,42 +389,6 @@ impl Attacking<'_> {
     }
 }
 
-/// The attack on a network of a folder, unless that is for other pictures.
-struct Fitting<'a> {
-    attacking: Attacking<'a>,
-    wrong: Option<String>,
-}
-
-impl OnModel for Fitting<'_> {
-    type Output = Result<Vec<Against>, Failure>;
-
-    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
-        match self.wrong {
-            Some(wrong) => Err(Failure::input(wrong)),
-            None => self.attacking.run(model),
-        }
-    }
-}
-
-impl OnTraining for Attacking<'_> {
-    type Output = Result<Vec<Against>, Failure>;
-
-    fn on<M: Classifier + 'static>(self, model: M, _: TrainingExamples<'_>) -> Self::Output {
-        self.run(model)
-    }
-}
-
-/// The maps of pictures by a convolutional network with random weights.
-struct RandomMaps(Tensor<2>);
-
-impl OnTraining for RandomMaps {
-    type Output = Vec<Tensor<4>>;
-
-    fn on<M: Classifier + 'static>(self, model: M, _: TrainingExamples<'_>) -> Self::Output {
-        model.valid().maps(self.0)
-    }
-}
-
 impl Job for Arguments {
     fn run(&self, context: &Context) -> Result<Report, Failure> {
         let defences = self.defences()?;
@@ -481,7 +445,9 @@ impl Job for Arguments {
                     };
                     // The same for every audit.
                     judge.training.seed = 0;
-                    Ok(judge.begin(&data, &device, RandomMaps(rows.autodiff()))?)
+                    // The maps of pictures by a convolutional network with random weights.
+                    let (model, _) = judge.begin(&data, &device)?;
+                    Ok(model.valid().maps(rows.autodiff()))
                 }
             }
         };
@@ -493,24 +459,21 @@ impl Job for Arguments {
                 ));
             }
             None => {
-                let leaks = experiment.begin(&data, &device, attacking(Scaling::none()))??;
+                let (model, _) = experiment.begin(&data, &device)?;
+                let leaks = attacking(Scaling::none()).run(model)?;
                 (
                     leaks,
                     format!("{} with random weights", experiment.model.name()),
                 )
             }
             Some(folder) => {
-                let mut name = String::new();
                 let autodiff = device.clone().autodiff();
-                let leaks = load_model(folder, &autodiff, |config: ClassifierConfig| {
-                    name = format!("{} of {}", config.model.name(), folder.display());
-                    let wrong = misfit(folder, &config, &self.data, &data);
-                    Fitting {
-                        attacking: attacking(config.scaling),
-                        wrong,
-                    }
-                });
-                (leaks.map_err(Failure::input)??, name)
+                let (config, model) = load_model(folder, &autodiff).map_err(Failure::input)?;
+                if let Some(wrong) = misfit(folder, &config, &self.data, &data) {
+                    return Err(Failure::input(wrong));
+                }
+                let name = format!("{} of {}", config.model.name(), folder.display());
+                (attacking(config.scaling).run(model)?, name)
             }
         };
         let mut lines = Vec::with_capacity(leaks.len());

@@ -21,6 +21,7 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Report};
 use crate::jobs::experiment_flags::ExperimentFlags;
+use crate::jobs::quantization_flags::QuantizationFlags;
 use crate::output::table;
 use crate::recipe_file::{FolderLock, begin_folder, read_toml};
 
@@ -60,6 +61,8 @@ pub struct ObjectiveFlags {
     /// The learning rate of Adam in the first trial [default: 0.001]
     #[arg(long, value_name = "RATE", help_heading = "Domains")]
     learning_rate: Option<f64>,
+    #[command(flatten)]
+    quantization: QuantizationFlags,
     /// How a trial and its step are chosen, a table for each rule [default: training-domains]
     #[arg(
         long,
@@ -103,6 +106,7 @@ impl ObjectiveFlags {
             ("--check-every", self.check_every.is_some()),
             ("--learning-rate", self.learning_rate.is_some()),
             ("--selection", !self.selection.is_empty()),
+            ("--quantize", self.quantization.is_given()),
         ];
         match given.iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(Failure::input(format!(
@@ -159,6 +163,7 @@ impl Asked<'_> {
         }
         self.experiment
             .apply_to_domains(&mut comparison.model, &mut comparison.batch)?;
+        comparison.quantization = flags.quantization.apply(comparison.quantization)?;
         comparison.steps = flags.steps.unwrap_or(comparison.steps);
         comparison.check_every = match flags.check_every {
             Some(every) => every,

@@ -10,16 +10,15 @@ use nabla::probe::coherence::{
     ClassifierCoherence, Coherence, CoherenceCurve, CoherenceError, LayeredCoherence, Moment,
 };
 use nabla::probe::sharpness::ClassifierLoss;
-use nabla::train::classifier::Classifier;
 use nabla::train::data_set::DataSet;
-use nabla::train::experiment::{Experiment, OnTraining};
+use nabla::train::experiment::{AnyClassifier, Experiment};
 use nabla::train::gradient_source::{GradientSources, TrainingExamples};
 use serde::Serialize;
 
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
-use crate::jobs::inspected_model::{Inspected, InspectedFlags, OnInspected, drawn};
+use crate::jobs::inspected_model::{Inspected, InspectedFlags, drawn};
 use crate::jobs::plot_file;
 use crate::jobs::training_recipe::Sources;
 use crate::output::table;
@@ -89,12 +88,8 @@ fn failed(error: CoherenceError) -> Failure {
     }
 }
 
-struct Measuring<'a>(&'a Arguments);
-
-impl OnInspected for Measuring<'_> {
-    type Output = Found;
-
-    fn on<M: Classifier + 'static>(self, inspected: Inspected<'_, M>) -> Result<Found, Failure> {
+impl Arguments {
+    fn measured(&self, inspected: Inspected<'_>) -> Result<Found, Failure> {
         let Inspected {
             model,
             config,
@@ -123,7 +118,7 @@ impl OnInspected for Measuring<'_> {
             alignment: cosine(i),
             right: right[i],
         };
-        let count = self.0.extremes;
+        let count = self.extremes;
         Ok(Found {
             model: config.model.name(),
             loss: mean_loss,
@@ -132,7 +127,7 @@ impl OnInspected for Measuring<'_> {
             hardest: order.iter().take(count).map(extreme).collect(),
             easiest: order.iter().rev().take(count).map(extreme).collect(),
             over_training: None,
-            plot: self.0.out.clone(),
+            plot: self.out.clone(),
         })
     }
 }
@@ -157,10 +152,8 @@ fn moments(steps: usize) -> Vec<usize> {
     all
 }
 
-impl OnTraining for Repeating<'_> {
-    type Output = Result<Curve, Failure>;
-
-    fn on<M: Classifier + 'static>(self, model: M, examples: TrainingExamples<'_>) -> Self::Output {
+impl Repeating<'_> {
+    fn run(self, model: AnyClassifier, examples: TrainingExamples<'_>) -> Result<Curve, Failure> {
         let DataSet {
             training,
             test,
@@ -223,7 +216,8 @@ impl Arguments {
             indices,
             context,
         };
-        experiment.begin(&data, device, repeating)?
+        let (model, examples) = experiment.begin(&data, device)?;
+        repeating.run(model, examples)
     }
 }
 
@@ -238,7 +232,9 @@ impl Job for Arguments {
             ));
         }
         let device = self.device.open()?;
-        let mut found = self.inspected.inspect(&device, Measuring(self))?;
+        let mut found = self
+            .inspected
+            .inspect(&device, |inspected| self.measured(inspected))?;
         if self.over_training {
             found.over_training = Some(self.repeated(&device, context)?);
         }

@@ -13,13 +13,12 @@ use nabla::probe::dynamical_stability::{MINIMUM_LOSS, Sampling};
 use nabla::probe::sharpness::{
     ClassifierLoss, Eigenvalue, Estimate, SharpnessError, Spectrum, SpectrumConfig,
 };
-use nabla::train::classifier::Classifier;
 use serde::Serialize;
 
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
-use crate::jobs::inspected_model::{Inspected, InspectedFlags, OnInspected};
+use crate::jobs::inspected_model::{Inspected, InspectedFlags};
 use crate::jobs::plot_file;
 use crate::output::table;
 
@@ -113,13 +112,8 @@ struct Measuring<'a> {
     context: &'a Context,
 }
 
-impl OnInspected for Measuring<'_> {
-    type Output = (Found, Spectrum);
-
-    fn on<M: Classifier + 'static>(
-        self,
-        inspected: Inspected<'_, M>,
-    ) -> Result<Self::Output, Failure> {
+impl Measuring<'_> {
+    fn run(self, inspected: Inspected<'_>) -> Result<(Found, Spectrum), Failure> {
         let Inspected {
             model,
             config,
@@ -203,7 +197,9 @@ impl Job for Arguments {
             arguments: self,
             context,
         };
-        let (found, spectrum) = self.inspected.inspect(&device, measuring)?;
+        let (found, spectrum) = self
+            .inspected
+            .inspect(&device, |inspected| measuring.run(inspected))?;
         if let Some(path) = &self.out {
             write_plot(path, &found, &spectrum)?;
         }

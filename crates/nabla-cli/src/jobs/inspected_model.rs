@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::Args;
 use nabla::train::classification::TrainingConfig;
-use nabla::train::classifier::Classifier;
 use nabla::train::data_set::Standardization;
 use nabla::train::examples::{Examples, InputShape};
 use nabla::train::experiment::Experiment;
 use nabla::train::gradient_source::TrainingExamples;
-use nabla::train::model_config::OnModel;
+use nabla::train::model_config::AnyClassifier;
 use nabla::train::trained_classifier::{ClassifierConfig, load_model};
 
 use crate::errors::Failure;
@@ -37,9 +36,9 @@ pub struct InspectedFlags {
     pub seed: SeedFlag,
 }
 
-/// A model, whatever its type, with the examples.
-pub struct Inspected<'a, M> {
-    pub model: M,
+/// A model with the examples.
+pub struct Inspected<'a> {
+    pub model: AnyClassifier,
     pub config: &'a ClassifierConfig,
     pub examples: TrainingExamples<'a>,
     /// The classes of all of them.
@@ -48,18 +47,6 @@ pub struct Inspected<'a, M> {
     pub indices: Vec<usize>,
     /// How the model was trained.
     pub training: &'a TrainingConfig,
-}
-
-/// What is done with it.
-pub trait OnInspected {
-    /// What comes out.
-    type Output;
-
-    /// Does it.
-    fn on<M: Classifier + 'static>(
-        self,
-        inspected: Inspected<'_, M>,
-    ) -> Result<Self::Output, Failure>;
 }
 
 /// The name of the experiment's file in a folder of a training.
@@ -104,7 +91,11 @@ impl InspectedFlags {
     ///
     /// # Errors
     /// If a file is missing or damaged, or the data are for another model.
-    pub fn inspect<O: OnInspected>(&self, device: &Device, on: O) -> Result<O::Output, Failure> {
+    pub fn inspect<T>(
+        &self,
+        device: &Device,
+        on: impl FnOnce(Inspected<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         if self.examples == 0 {
             return Err(Failure::input(
                 "the number of examples is 0, but it must be at least 1",
@@ -116,25 +107,26 @@ impl InspectedFlags {
         experiment.data.standardization = Standardization::None;
         let data = experiment.data.open().map_err(Failure::input)?;
         let device = device.clone().autodiff();
-        let loaded = load_model(&self.model, &device, |config| {
-            let wrong = misfit(&self.model, &config, &data.name, &data);
-            let mut examples = match self.test_set {
-                true => data.test.clone(),
-                false => data.training.clone(),
-            };
-            if wrong.is_none() {
-                config.scaling.apply(&mut examples.features, config.shape);
-            }
-            Loading {
-                config,
-                examples,
-                training,
-                flags: self,
-                wrong,
-                on,
-            }
-        });
-        loaded.map_err(Failure::input)?
+        let (config, model) = load_model(&self.model, &device).map_err(Failure::input)?;
+        if let Some(wrong) = misfit(&self.model, &config, &data.name, &data) {
+            return Err(Failure::input(wrong));
+        }
+        let mut chosen = match self.test_set {
+            true => data.test.clone(),
+            false => data.training.clone(),
+        };
+        let shape = config.shape;
+        config.scaling.apply(&mut chosen.features, shape);
+        let indices = drawn(self, &training, &chosen, shape)?;
+        let examples = training.examples(&chosen, shape).map_err(Failure::input)?;
+        on(Inspected {
+            model,
+            config: &config,
+            examples: examples.without_changes(),
+            labels: &chosen.labels,
+            indices,
+            training: &training,
+        })
     }
 
     /// What the examples are, for people.
@@ -150,39 +142,6 @@ impl InspectedFlags {
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.model
-    }
-}
-
-struct Loading<'a, O> {
-    config: ClassifierConfig,
-    examples: Examples,
-    training: TrainingConfig,
-    flags: &'a InspectedFlags,
-    wrong: Option<String>,
-    on: O,
-}
-
-impl<O: OnInspected> OnModel for Loading<'_, O> {
-    type Output = Result<O::Output, Failure>;
-
-    fn on<M: Classifier + 'static>(self, model: M) -> Self::Output {
-        if let Some(wrong) = self.wrong {
-            return Err(Failure::input(wrong));
-        }
-        let shape = self.config.shape;
-        let indices = drawn(self.flags, &self.training, &self.examples, shape)?;
-        let examples = self
-            .training
-            .examples(&self.examples, shape)
-            .map_err(Failure::input)?;
-        self.on.on(Inspected {
-            model,
-            config: &self.config,
-            examples: examples.without_changes(),
-            labels: &self.examples.labels,
-            indices,
-            training: &self.training,
-        })
     }
 }
 

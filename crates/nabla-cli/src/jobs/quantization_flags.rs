@@ -32,6 +32,14 @@ pub struct QuantizationFlags {
 }
 
 impl QuantizationFlags {
+    /// Whether any is given.
+    pub fn is_given(&self) -> bool {
+        self.quantize.is_some()
+            || self.quantize_inputs.is_some()
+            || self.quantize_edges.is_some()
+            || self.quantize_per_tensor
+    }
+
     /// What the file says, overridden by the flags.
     ///
     /// # Errors
@@ -40,11 +48,8 @@ impl QuantizationFlags {
         &self,
         file: Option<QuantizationConfig>,
     ) -> Result<Option<QuantizationConfig>, Failure> {
-        let any = self.quantize_inputs.is_some()
-            || self.quantize_edges.is_some()
-            || self.quantize_per_tensor;
         let mut config = match (self.quantize, file) {
-            (None, None) if any => {
+            (None, None) if self.is_given() => {
                 return Err(Failure::input(
                     "--quantize-inputs, --quantize-edges and --quantize-per-tensor are for --quantize BITS",
                 ));

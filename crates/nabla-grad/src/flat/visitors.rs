@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Device, Shape, Tensor};
 
+use crate::module_path::ModulePath;
+
 use super::{
     FlatError, ParameterEntry, ParameterLayout, check_device, check_element_type, gradient_of,
     register,
@@ -12,7 +14,7 @@ use super::{
 
 /// Builds a layout.
 pub(super) struct Collect {
-    pub(super) path: Vec<String>,
+    pub(super) path: ModulePath,
     pub(super) trainable: bool,
     pub(super) entries: Vec<ParameterEntry>,
     pub(super) names: HashMap<ParamId, String>,
@@ -27,7 +29,7 @@ impl Collect {
         if self.trainable && !param.is_require_grad() {
             return Ok(());
         }
-        let name = self.path.join(".");
+        let name = self.path.name();
         let shape = param.lazy_shape().to_vec();
         let device = param.lazy_device().without_autodiff();
         if shape.contains(&0) {
@@ -59,12 +61,12 @@ impl Collect {
 }
 
 impl ModuleVisitor for Collect {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -118,22 +120,22 @@ fn leaf_like<const D: usize>(new: Tensor<D>, old: &Tensor<D>) -> Tensor<D> {
 
 /// Finds the first tensor of a layout without gradient.
 pub(super) struct WithoutGradient<'a> {
-    pub(super) path: Vec<String>,
+    pub(super) path: ModulePath,
     pub(super) entries: std::iter::Peekable<std::slice::Iter<'a, ParameterEntry>>,
     pub(super) found: Option<String>,
 }
 
 impl ModuleVisitor for WithoutGradient<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let name = self.path.join(".");
+        let name = self.path.name();
         if self.entries.next_if(|entry| entry.name == name).is_some()
             && self.found.is_none()
             && !param.is_require_grad()
@@ -146,7 +148,7 @@ impl ModuleVisitor for WithoutGradient<'_> {
 /// Reads the parameters of a module, and finds where it differs from the layout.
 pub(super) struct Flatten<'a> {
     pub(super) layout: &'a ParameterLayout,
-    pub(super) path: Vec<String>,
+    pub(super) path: ModulePath,
     pub(super) parts: Vec<Tensor<1>>,
     /// The number of float tensors visited, in the layout or not.
     pub(super) visited: usize,
@@ -162,7 +164,7 @@ impl Flatten<'_> {
         let Some(entry) = self.layout.entries.get(index) else {
             return Ok(());
         };
-        let name = self.path.join(".");
+        let name = self.path.name();
         if name != entry.name {
             if self.layout.partial {
                 return Ok(());
@@ -191,12 +193,12 @@ impl Flatten<'_> {
 }
 
 impl ModuleVisitor for Flatten<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -208,22 +210,22 @@ impl ModuleVisitor for Flatten<'_> {
 
 /// Puts a vector into a module that fits the layout.
 pub(super) struct Replace<'a> {
-    pub(super) path: Vec<String>,
+    pub(super) path: ModulePath,
     pub(super) entries: std::iter::Peekable<std::slice::Iter<'a, ParameterEntry>>,
     pub(super) vector: Tensor<1>,
 }
 
 impl ModuleMapper for Replace<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.path.join(".");
+        let name = self.path.name();
         let Some(entry) = self.entries.next_if(|entry| entry.name == name) else {
             return param;
         };

@@ -6,7 +6,6 @@ use nabla_grad::flat::ParameterLayout;
 use nabla_train::classification::LabelledBatch;
 use nabla_train::classifier::Classifier;
 use nabla_train::error::TrainingError;
-use nabla_train::experiment::OnTraining;
 use nabla_train::gradient_source::TrainingExamples;
 
 use super::CodedError;
@@ -16,7 +15,7 @@ use crate::communicator::numbers::from_bytes;
 use crate::sequential_gradient_coding::CodingScheme;
 use crate::sequential_gradient_coding::run::{BoxedError, Chunk, CodedRun};
 
-/// A worker's side, whatever the model.
+/// A worker's side.
 pub(super) struct Working<'a, C> {
     pub run: CodedRun,
     pub scheme: &'a dyn CodingScheme,
@@ -30,10 +29,13 @@ struct Present<M> {
     batch: LabelledBatch,
 }
 
-impl<C: Communicator> OnTraining for Working<'_, C> {
-    type Output = Result<(), CodedError>;
-
-    fn on<M: Classifier + 'static>(self, model: M, examples: TrainingExamples<'_>) -> Self::Output {
+impl<C: Communicator> Working<'_, C> {
+    /// Works until the leader has no more chunks.
+    pub fn work<M: Classifier + 'static>(
+        self,
+        model: M,
+        examples: TrainingExamples<'_>,
+    ) -> Result<(), CodedError> {
         let boxed = |error: TrainingError| BoxedError::from(error);
         let seed = examples.seed();
         let seeds = (0..self.run.models).map(|model| seed.wrapping_add(model as u64));
