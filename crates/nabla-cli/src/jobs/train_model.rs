@@ -328,7 +328,7 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
                 experiment.run_with(&open.objective, data, &device, checkpoint, observe)
             }
             (Some(robust), _) => experiment.run_with(robust, data, &device, checkpoint, observe),
-            (None, None) => experiment.run_on(&data, &device, checkpoint, observe),
+            (None, None) => experiment.run_on(data, &device, checkpoint, observe),
         }
         .map(|outcome| vec![outcome]),
     };
