@@ -271,14 +271,21 @@ fn configured<C: DeserializeOwned>(defaults: &Options, options: &Options) -> Res
         if let Err(error) = fields.to_config::<C>() {
             return Err(Refusal::Value {
                 option: name.to_owned(),
-                reason: without_types(&error.to_string()),
+                reason: reason(&error),
             });
         }
     }
     fields.to_config().map_err(|error| Refusal::Value {
         option: String::new(),
-        reason: without_types(&error.to_string()),
+        reason: reason(&error),
     })
+}
+
+/// What was expected; the value that was found is told already.
+fn reason(error: &serde_json::Error) -> String {
+    let told = without_types(&error.to_string());
+    let expected = told.rsplit_once(", expected ");
+    expected.map_or(told.clone(), |(_, expected)| format!("expected {expected}"))
 }
 
 #[cfg(test)]
@@ -346,8 +353,7 @@ mod tests {
         );
         let wrong = told("cat", &["number=much"]);
         assert!(
-            wrong.starts_with("the option number of the animal cat cannot be much: ")
-                && wrong.ends_with("expected a number"),
+            wrong == "the option number of the animal cat cannot be much: expected a number",
             "{wrong}"
         );
         let wrong = told("cat", &["limit=-1"]);
