@@ -64,6 +64,7 @@ pub(crate) fn classifier(seed: u64) -> TrainedClassifier {
         shape: input,
         scaling: Scaling::none(),
         model: ModelConfig::Cnn(config),
+        quantization: None,
     };
     kind.save(&config, trainer.model(), folder.path()).unwrap();
     TrainedClassifier::load(folder.path(), &Device::flex()).unwrap()

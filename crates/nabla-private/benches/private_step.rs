@@ -12,7 +12,6 @@ use std::time::Instant;
 use burn::tensor::Device;
 use nabla_private::private_training::PrivacyConfig;
 use nabla_train::classification::TrainingConfig;
-use nabla_train::classifier::Classifier;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::gradient_source::{GradientSources, Plan};
 use nabla_train::initialization::he_normal;
