@@ -11,14 +11,14 @@
 //! are for few components.
 //!
 //! **The discrete adjoint** needs the derivative of `μᵀ (J k_i + h d_i ∂f/∂t)`, a second derivative of the field, which is
-//! the derivative of the products `μᵀ ∂f` along the direction `(k_i, h d_i)` of state and time. It is taken by central
-//! differences of these products, with a relative error of about `10⁻⁹` in `f64` and `10⁻⁴` in `f32`.
+//! the derivative of the products `μᵀ ∂f` along the direction `(k_i, h d_i)` of state and time. It is taken by differences of
+//! order 4 of these products, with a relative error of about `10⁻¹²` in `f64` and `10⁻⁵` in `f32`.
 //!
 //! The stiffness estimate is the largest row sum of `|J|`.
 //!
 //! Source: Hairer, Wanner, *Solving Ordinary Differential Equations II*, IV.7 and VI.4 (RODAS).
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use faer::linalg::solvers::{PartialPivLu, Solve};
 use faer::{Mat, MatMut};
 use nabla_kernels::row_combination::{Term, row_combination};
@@ -165,6 +165,19 @@ impl Factors {
     }
 }
 
+/// The derivative by differences of order 4: places and weights.
+const DIFFERENCES: [(f64, f64); 4] =
+    [(-2.0, 1.0 / 12.0), (-1.0, -2.0 / 3.0), (1.0, 2.0 / 3.0), (2.0, -1.0 / 12.0)];
+
+/// Between these places, relative to the argument: rounding and what the differences leave out are about as large.
+fn step_of(dtype: DType) -> f64 {
+    let epsilon = match dtype {
+        DType::F64 => f64::EPSILON,
+        _ => f64::from(f32::EPSILON),
+    };
+    epsilon.powf(0.2)
+}
+
 /// `x_r · f_r` for all rows.
 fn scaled(x: &Tensor<2>, factors: &[f64]) -> Tensor<2> {
     row_combination(&[Term { factors, matrix: x }])
@@ -187,18 +200,15 @@ fn jacobian(
             row.iter().enumerate().for_each(|(input, value)| matrix[(output, input)] = *value);
         }
     }
-    // The field is smooth in time where the method has its order, so that a central difference does.
-    let epsilon: f64 = match u.dtype() {
-        burn::tensor::DType::F64 => f64::EPSILON,
-        _ => f64::from(f32::EPSILON),
-    };
-    let shifts: Vec<f64> = times.iter().map(|t| epsilon.cbrt() * t.abs().max(1.0)).collect();
-    let mut at = |sign: f64| {
-        let times: Vec<f64> = times.iter().zip(&shifts).map(|(t, shift)| t + sign * shift).collect();
-        Ok::<_, SolveError>(system.evaluate(u.clone(), &times, false)?.slope)
-    };
-    let change = at(1.0)? - at(-1.0)?;
-    let inverse: Vec<f64> = shifts.iter().map(|shift| 0.5 / shift).collect();
+    // The field is smooth in time where the method has its order, so that differences do.
+    let shift = step_of(u.dtype());
+    let shifts: Vec<f64> = times.iter().map(|t| shift * t.abs().max(1.0)).collect();
+    let mut change = u.zeros_like();
+    for (place, weight) in DIFFERENCES {
+        let at: Vec<f64> = times.iter().zip(&shifts).map(|(t, shift)| t + place * shift).collect();
+        change = change + system.evaluate(u.clone(), &at, false)?.slope * weight;
+    }
+    let inverse: Vec<f64> = shifts.iter().map(|shift| 1.0 / shift).collect();
     Ok((matrices, scaled(&change, &inverse)))
 }
 
@@ -316,21 +326,18 @@ pub(crate) fn reverse(
         if direction == 0.0 {
             continue;
         }
-        let epsilon: f64 = match u.dtype() {
-            burn::tensor::DType::F64 => f64::EPSILON,
-            _ => f64::from(f32::EPSILON),
-        };
-        let shift = epsilon.cbrt() * scale / direction;
-        for sign in [1.0, -1.0] {
+        let shift = step_of(u.dtype()) * scale / direction;
+        for (place, weight) in DIFFERENCES {
+            let moved = place * shift;
             let at = row_combination(&[
                 Term { factors: &[1.0], matrix: &u },
-                Term { factors: &[sign * shift], matrix: &k },
+                Term { factors: &[moved], matrix: &k },
             ]);
             let at_times = times.iter().zip(&lengths);
             let at_times: Vec<f64> =
-                at_times.map(|(t, h)| t + sign * shift * h * tableau.slopes[i]).collect();
+                at_times.map(|(t, h)| t + moved * h * tableau.slopes[i]).collect();
             let (nu, found) = system.evaluate(at, &at_times, true)?.pull(mu.clone());
-            let factor = 0.5 * sign / shift;
+            let factor = weight / shift;
             by_state = by_state + nu * factor;
             add(by_parameters, found, factor);
         }

@@ -73,45 +73,41 @@ fn loss(found: &Solution, estimates: [f64; 2]) -> Tensor<1> {
     sum
 }
 
-type Solved<'a> = dyn Fn(&[f64], &[f64]) -> (Tensor<1>, Vec<f64>) + 'a;
-
-/// The gradient by parameters and state: autodiff, and central differences.
-fn gradients(solve: &Solved<'_>) -> (Vec<f64>, Vec<f64>) {
-    let (_, found) = solve(&PARAMETERS, &START);
-    let mut expected = Vec::new();
-    let value = |p: &[f64], u: &[f64]| list(&solve(p, u).0)[0];
+/// The gradient by parameters and state, by central differences.
+fn differences(solver: &Solver, estimates: [f64; 2]) -> Vec<f64> {
+    let value = |p: &[f64], u: &[f64]| {
+        let found = solver.solve(&Net::new(p), wide(u, [3, 2]).autodiff(), &TIMES).unwrap();
+        list(&loss(&found, estimates))[0]
+    };
     let shift = 1e-5;
-    for i in 0..PARAMETERS.len() {
+    let slope = |i: usize| {
         let at = |sign: f64| {
-            let mut p = PARAMETERS;
-            p[i] += sign * shift;
-            value(&p, &START)
+            let (mut p, mut u) = (PARAMETERS, START);
+            match i < p.len() {
+                true => p[i] += sign * shift,
+                false => u[i - p.len()] += sign * shift,
+            }
+            value(&p, &u)
         };
-        expected.push((at(1.0) - at(-1.0)) / (2.0 * shift));
-    }
-    for i in 0..START.len() {
-        let at = |sign: f64| {
-            let mut u = START;
-            u[i] += sign * shift;
-            value(&PARAMETERS, &u)
-        };
-        expected.push((at(1.0) - at(-1.0)) / (2.0 * shift));
-    }
-    (found, expected)
+        (at(1.0) - at(-1.0)) / (2.0 * shift)
+    };
+    (0..PARAMETERS.len() + START.len()).map(slope).collect()
 }
 
-fn solved(solver: &Solver, estimates: [f64; 2], p: &[f64], u: &[f64]) -> (Tensor<1>, Vec<f64>) {
-    let net = Net::new(p);
-    let start = wide(u, [3, 2]).autodiff().require_grad();
-    let found = solver.solve(&net, start.clone(), &[0.0, 0.35, 0.8, 2.0]).unwrap();
-    let loss = loss(&found, estimates);
-    let gradients = loss.backward();
+const TIMES: [f64; 4] = [0.0, 0.35, 0.8, 2.0];
+
+/// The gradient by parameters and state, by autodiff.
+fn solved(solver: &Solver, estimates: [f64; 2]) -> Vec<f64> {
+    let net = Net::new(&PARAMETERS);
+    let start = wide(&START, [3, 2]).autodiff().require_grad();
+    let found = solver.solve(&net, start.clone(), &TIMES).unwrap();
+    let gradients = loss(&found, estimates).backward();
     let mut all = list(&net.a.val().grad(&gradients).unwrap());
     all.extend(list(&net.b.val().grad(&gradients).unwrap()));
     all.extend(list(&net.c.val().grad(&gradients).unwrap()));
     all.extend(list(&start.grad(&gradients).unwrap()));
     assert_eq!(found.gradient_failure(), None);
-    (loss, all)
+    all
 }
 
 fn check(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
@@ -132,12 +128,12 @@ fn gradients_of_constant_steps_are_central_differences() {
             .with_event(Event::change(1.2, |u| u.clone().sin() + u * 0.5))
             .with_event(Event::stop(0.9));
         let stiff = method == Method::RODAS4;
-        for adjoint in &ADJOINTS[..if stiff { 3 } else { 4 }] {
-            for steps in [Steps::Joint, Steps::PerTrajectory] {
-                let solver = solver.clone().with_adjoint(*adjoint).with_steps(steps);
-                let (found, expected) = gradients(&|p, u| solved(&solver, [0.0; 2], p, u));
-                let tolerance = if stiff { 1e-6 } else { 1e-8 };
-                check(&found, &expected, tolerance, &format!("{method} {adjoint:?} {steps:?}"));
+        for steps in [Steps::Joint, Steps::PerTrajectory] {
+            let solver = solver.clone().with_steps(steps);
+            let expected = differences(&solver, [0.0; 2]);
+            for adjoint in &ADJOINTS[..if stiff { 3 } else { 4 }] {
+                let found = solved(&solver.clone().with_adjoint(*adjoint), [0.0; 2]);
+                check(&found, &expected, 1e-8, &format!("{method} {adjoint:?} {steps:?}"));
             }
         }
     }
@@ -147,19 +143,22 @@ fn gradients_of_constant_steps_are_central_differences() {
 fn gradients_of_error_and_stiffness_are_central_differences() {
     for method in Method::ALL {
         for steps in [Steps::Joint, Steps::PerTrajectory] {
-            let mut all = Vec::new();
-            for adjoint in &ADJOINTS[..3] {
-                let solver = Solver::new(method)
-                    .with_constant_step(0.23)
-                    .with_tolerances(1e-5, 1e-4)
-                    .with_steps(steps)
-                    .with_adjoint(*adjoint);
-                let weights = if method == Method::RODAS4 { [3.0, 0.0] } else { [3.0, 0.7] };
-                let what = format!("{method} {steps:?} {adjoint:?}");
-                let (found, expected) = gradients(&|p, u| solved(&solver, weights, p, u));
-                check(&found, &expected, 2e-6, &what);
-                all.push(found);
-            }
+            // The error of a Rosenbrock method has large terms that cancel.
+            let tolerance = if method == Method::RODAS4 { 1e-2 } else { 1e-5 };
+            let solver = Solver::new(method)
+                .with_constant_step(0.23)
+                .with_tolerances(tolerance, 1e-4)
+                .with_steps(steps);
+            let weights = if method == Method::RODAS4 { [3.0, 0.0] } else { [3.0, 0.7] };
+            let expected = differences(&solver, weights);
+            let all: Vec<_> = ADJOINTS[..3]
+                .iter()
+                .map(|adjoint| {
+                    let found = solved(&solver.clone().with_adjoint(*adjoint), weights);
+                    check(&found, &expected, 2e-6, &format!("{method} {steps:?} {adjoint:?}"));
+                    found
+                })
+                .collect();
             for other in &all[1..] {
                 check(other, &all[0], 1e-7, &format!("{method} {steps:?}"));
             }
@@ -187,7 +186,7 @@ fn adjoints_agree_with_each_other() {
             .with_event(Event::change(1.2, |u| u.clone().sin() + u * 0.5));
         let all = ADJOINTS.map(|adjoint| {
             let solver = solver.clone().with_adjoint(adjoint);
-            solved(&solver, [0.0; 2], &PARAMETERS, &START).1
+            solved(&solver, [0.0; 2])
         });
         for (adjoint, found) in ADJOINTS.iter().zip(&all).skip(1) {
             let exact = matches!(adjoint, Adjoint::Discrete(_) | Adjoint::Forward);
@@ -197,7 +196,7 @@ fn adjoints_agree_with_each_other() {
         let solver = solver.with_tolerances(1e-4, 1e-4);
         let both = ADJOINTS[..3].iter().map(|adjoint| {
             let solver = solver.clone().with_adjoint(*adjoint);
-            solved(&solver, [1.0, 1.0], &PARAMETERS, &START).1
+            solved(&solver, [1.0, 1.0])
         });
         let both: Vec<_> = both.collect();
         check(&both[1], &both[0], 1e-10, "every third");

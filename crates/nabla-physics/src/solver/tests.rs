@@ -17,17 +17,17 @@ fn column(u: &Tensor<2>, i: usize) -> Tensor<2> {
     u.clone().slice_dim(1, i..i + 1)
 }
 
-/// `u' = cos(t) u` with `u = exp(sin t)`, and a nonlinear one beside it, `v' = −2 t v²` with `v = 1/(1 + t²)`.
+/// `u' = 2 cos(2t) u` with `u = exp(sin 2t)`, and a nonlinear one beside it, `v' = −2 t v²` with `v = 1/(1 + t²)`.
 fn smooth() -> impl Field {
     field(|u: Tensor<2>, t: Tensor<2>| {
-        let first = column(&u, 0) * t.clone().cos();
+        let first = column(&u, 0) * (t.clone() * 2.0).cos() * 2.0;
         let second = column(&u, 1).square() * t * -2.0;
         Tensor::cat(vec![first, second], 1)
     })
 }
 
 fn smooth_at(t: f64) -> [f64; 2] {
-    [t.sin().exp(), 1.0 / (1.0 + t * t)]
+    [(2.0 * t).sin().exp(), 1.0 / (1.0 + t * t)]
 }
 
 fn distance(found: &[f64], expected: &[f64]) -> f64 {
@@ -38,10 +38,9 @@ fn distance(found: &[f64], expected: &[f64]) -> f64 {
 /// Errors at the end, of dense output, and error estimates of the first step, for steps of several lengths.
 fn errors(method: Method) -> Vec<[f64; 4]> {
     let counts: &[usize] = match method.order() {
-        1 => &[40, 80, 160, 320],
-        7 => &[6, 8, 12, 16],
-        5 => &[24, 36, 48, 72, 96],
-        _ => &[16, 24, 32, 48, 64],
+        1 => &[100, 200, 400, 800],
+        7 => &[16, 20, 28, 40],
+        _ => &[32, 48, 64, 96, 128],
     };
     let each = counts.iter().map(|&count| {
         let length = 2.0 / count as f64;
@@ -68,7 +67,9 @@ fn every_method_converges_with_its_order() {
             power_rate(points).unwrap().rate
         };
         let order = method.order() as f64;
-        assert!((rate(1) - order).abs() < 0.35, "{method}: order {}", rate(1));
+        // What a method does better than its order is this equation's.
+        let most = if method == Method::RODAS4 { 1.2 } else { 0.6 };
+        assert!(rate(1) > order - 0.25 && rate(1) < order + most, "{method}: order {}", rate(1));
         // Cubic polynomials have order 4 in a step; errors within steps vary with their places in them.
         let dense = match method {
             Method::VERN7 => 6.5,
@@ -152,7 +153,7 @@ fn numbers_of(value: &Value) -> Vec<f64> {
 fn steps_and_values_are_those_of_scipy_and_diffrax() {
     let reference = reference();
     let runs = reference["runs"].as_array().unwrap();
-    assert!(runs.len() > 50);
+    assert!(runs.len() > 40);
     for run in runs {
         let name = run["method"].as_str().unwrap();
         let method = Method::ALL.into_iter().find(|method| method.name() == name).unwrap();
@@ -173,6 +174,10 @@ fn steps_and_values_are_those_of_scipy_and_diffrax() {
         let solver = Solver::new(method)
             .with_tolerances(tolerance, tolerance)
             .with_controller(controller);
+        let solver = match run["first"].as_f64() {
+            Some(first) => solver.with_first_step(first),
+            None => solver,
+        };
         let width = start.len();
         let solve = problem(run["problem"].as_str().unwrap());
         let found = solve(&solver, wide(&start, [1, width]), &times);
@@ -186,7 +191,6 @@ fn steps_and_values_are_those_of_scipy_and_diffrax() {
         let near = |found: usize, expected: f64| {
             (found as f64 - expected).abs() <= (0.02 * expected).max(1.0)
         };
-        println!("{told}, expected {} {}", count("accepted"), count("rejected"));
         assert!(near(statistics.accepted(), count("accepted")), "{told}");
         let tries = statistics.accepted() + statistics.rejected();
         assert!(near(tries, count("accepted") + count("rejected")), "{told}");
@@ -195,7 +199,6 @@ fn steps_and_values_are_those_of_scipy_and_diffrax() {
         }
         let values = list(&found.values());
         let expected = numbers_of(&run["values"]);
-        println!("   {:.2e} {:.2e}", distance(&values, &expected), distance(&values, &numbers_of(&run["exact"])));
         let exact = numbers_of(&run["exact"]);
         assert!(distance(&values, &exact) < 300.0 * tolerance, "{told} {}", distance(&values, &exact));
     }

@@ -1,5 +1,8 @@
 """What SciPy and diffrax do with four equations: accepted and rejected steps, evaluations, values.
 
+diffrax 0.7.2 begins with a step of 0.01 whatever the equation is, if it is told none: its search for a first step is for an
+`ODETerm`, and the term is wrapped when it gets there. Here it is told 0.01.
+
     python solvers.py > solvers.json
 
 Printed by numpy 2.4.6, scipy 1.17.1, jax 0.10.2, diffrax 0.7.2.
@@ -61,18 +64,19 @@ def main():
                 out["runs"].append(dict(package="scipy", problem=problem, method=name, tolerance=tolerance, start=start,
                                         times=times, values=values.tolist(), exact=exact.y.T.tolist(),
                                         accepted=accepted, rejected=tries - accepted, evaluations=found.nfev))
-        for solver, name in [(diffrax.Tsit5(), "tsit5"), (diffrax.Dopri5(), "dopri5"), (diffrax.Bosh3(), "bs3")]:
+        # Not diffrax.Dopri5: its error estimate is that of another embedded method.
+        for solver, name in [(diffrax.Tsit5(), "tsit5"), (diffrax.Bosh3(), "bs3")]:
             for tolerance in [1e-3, 1e-6, 1e-9]:
                 if name == "bs3" and tolerance == 1e-9:
                     continue
                 for p, i in [(0.0, 1.0), (0.4, 0.3)]:
                     term = diffrax.ODETerm(lambda t, y, args: f(t, y, jnp))
-                    found = diffrax.diffeqsolve(term, solver, times[0], times[-1], None, jnp.array(start),
+                    found = diffrax.diffeqsolve(term, solver, times[0], times[-1], 0.01, jnp.array(start),
                                                 saveat=diffrax.SaveAt(ts=jnp.array(times)),
                                                 stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance,
                                                                                           pcoeff=p, icoeff=i),
                                                 max_steps=100000)
-                    out["runs"].append(dict(package="diffrax", problem=problem, method=name, tolerance=tolerance,
+                    out["runs"].append(dict(package="diffrax", problem=problem, method=name, tolerance=tolerance, first=0.01,
                                             proportional=p, integral=i, start=start, times=times,
                                             values=np.array(found.ys).tolist(), exact=exact.y.T.tolist(),
                                             accepted=int(found.stats["num_accepted_steps"]),
