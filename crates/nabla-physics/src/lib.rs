@@ -27,6 +27,7 @@ mod run;
 mod solve_error;
 mod solver;
 pub mod tableau;
+pub mod time_linear;
 pub mod tsit5;
 pub mod vern7;
 
