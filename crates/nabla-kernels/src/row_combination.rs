@@ -88,7 +88,10 @@ pub fn scaled_squares(
 ) -> Vec<f64> {
     let (dims, dtype) = (error.dims(), error.dtype());
     let matrices = [error, before, after];
-    assert!(matrices.iter().all(|matrix| matrix.dims() == dims), "matrices of one shape");
+    assert!(
+        matrices.iter().all(|matrix| matrix.dims() == dims),
+        "matrices of one shape"
+    );
     let arrays = matrices.map(|matrix| values_of(matrix, dtype));
     let columns = columns.min(dims[1]);
     match arrays {
@@ -115,7 +118,8 @@ fn values_of(tensor: &Tensor<2>, dtype: DType) -> Option<FloatTensor<Flex>> {
         && tensor.dtype() == dtype
         && !tensor.is_autodiff()
         && tensor.device() == Device::flex();
-    fits.then(|| tensor.clone().try_into_primitive::<Flex>().ok()).flatten()
+    fits.then(|| tensor.clone().try_into_primitive::<Flex>().ok())
+        .flatten()
 }
 
 fn summed<F: Real>(
@@ -123,12 +127,19 @@ fn summed<F: Real>(
     arrays: Vec<FloatTensor<Flex>>,
     [rows, width]: [usize; 2],
 ) -> FloatTensor<Flex> {
-    let arrays: Vec<Array<F>> = arrays.into_iter().map(|array| Array::take(array, false)).collect();
+    let arrays: Vec<Array<F>> = arrays
+        .into_iter()
+        .map(|array| Array::take(array, false))
+        .collect();
     let arrays: Vec<&[F]> = arrays.iter().map(Array::values).collect();
     let factors: Vec<&[f64]> = terms.iter().map(|term| term.factors).collect();
     let alike = factors.iter().all(|factors| factors.len() == 1);
     // One long row, if all rows have the same factors.
-    let (height, length) = if alike { (1, rows * width) } else { (rows, width) };
+    let (height, length) = if alike {
+        (1, rows * width)
+    } else {
+        (rows, width)
+    };
     let mut y = memory::room(rows * width);
     let part = |start: usize, y: &mut [F]| {
         let mut at = start;
@@ -137,7 +148,11 @@ fn summed<F: Real>(
             let row = at / length;
             let (own, after) = rest.split_at_mut(rest.len().min((row + 1) * length - at));
             for (term, (x, factors)) in arrays.iter().zip(&factors).enumerate() {
-                let factor = F::of(if factors.len() == 1 { factors[0] } else { factors[row] });
+                let factor = F::of(if factors.len() == 1 {
+                    factors[0]
+                } else {
+                    factors[row]
+                });
                 let x = &x[at..at + own.len()];
                 vectorized::<F, _>(
                     #[inline(always)]
@@ -210,7 +225,9 @@ fn squares<F: Real>(
         true => (0..rows * parts).map(sum).collect(),
         false => (0..rows * parts).into_par_iter().map(sum).collect(),
     };
-    all.chunks_exact(parts).map(|parts| parts.iter().sum()).collect()
+    all.chunks_exact(parts)
+        .map(|parts| parts.iter().sum())
+        .collect()
 }
 
 #[cfg(test)]
@@ -239,8 +256,9 @@ mod tests {
                 for own in [own, alike] {
                     let of = |x: &[Tensor<2>]| {
                         let terms = x.iter().zip(own);
-                        let terms: Vec<_> =
-                            terms.map(|(matrix, factors)| Term { factors, matrix }).collect();
+                        let terms: Vec<_> = terms
+                            .map(|(matrix, factors)| Term { factors, matrix })
+                            .collect();
                         row_combination(&terms).inner().into_data()
                     };
                     let others: Vec<_> = x.iter().map(elsewhere).collect();
@@ -253,7 +271,12 @@ mod tests {
     #[test]
     fn squares_are_burns() {
         for dtype in [DType::F32, DType::F64] {
-            for (shape, columns) in [([1, 1], 1), ([3, 2], 1), ([700, 3], 3), ([2, 40_000], 39_000)] {
+            for (shape, columns) in [
+                ([1, 1], 1),
+                ([3, 2], 1),
+                ([700, 3], 3),
+                ([2, 40_000], 39_000),
+            ] {
                 let [e, u, v] = [(); 3].map(|()| random(shape, dtype));
                 let tolerances = [1e-2, 1e-1];
                 let found = scaled_squares(&e, [&u, &v], tolerances, columns);

@@ -76,7 +76,11 @@ impl Numbers {
             let class = i / STATE % CLASSES;
             (own[class * STATE + i % STATE] + 0.5 * noise - 0.8).clamp(0.0, 1.0)
         });
-        Self { weights: weights.to_vec(), pictures: pictures.collect(), labels }
+        Self {
+            weights: weights.to_vec(),
+            pictures: pictures.collect(),
+            labels,
+        }
     }
 
     fn write(&self, folder: &Path) -> std::io::Result<()> {
@@ -104,8 +108,14 @@ impl Numbers {
             linear: layer(which, input),
             by_time: Param::from_tensor(tensor(which, input, input + 1).reshape([-1]).detach()),
         };
-        let flow = Flow { first: timed(0, STATE), second: timed(1, HIDDEN) };
-        Classifier { flow, head: layer(2, STATE) }
+        let flow = Flow {
+            first: timed(0, STATE),
+            second: timed(1, HIDDEN),
+        };
+        Classifier {
+            flow,
+            head: layer(2, STATE),
+        }
     }
 }
 
@@ -130,17 +140,27 @@ fn measured(
             begun = Instant::now();
         }
         let solution = solver.solve(&classifier.flow, pictures.clone(), &[0.0, 1.0])?;
-        let loss = cross_entropy(&criterion, linear(&classifier.head, solution.last()), labels.clone());
+        let loss = cross_entropy(
+            &criterion,
+            linear(&classifier.head, solution.last()),
+            labels.clone(),
+        );
         value = loss.clone().inner().into_scalar::<f32>();
         evaluations = solution.statistics().evaluations();
         let gradients = GradientsParams::from_grads(loss.backward(), &classifier);
         classifier = optimizer.step(0.01, classifier, gradients);
     }
-    Ok((begun.elapsed().as_secs_f64() / STEPS as f64, evaluations, value))
+    Ok((
+        begun.elapsed().as_secs_f64() / STEPS as f64,
+        evaluations,
+        value,
+    ))
 }
 
 fn peers(numbers: &Numbers, tolerance: f64) {
-    let Ok(python) = std::env::var("NABLA_PYTHON") else { return };
+    let Ok(python) = std::env::var("NABLA_PYTHON") else {
+        return;
+    };
     let folder = std::env::temp_dir();
     if let Err(error) = numbers.write(&folder) {
         return eprintln!("cannot write the numbers: {error}");
@@ -148,7 +168,10 @@ fn peers(numbers: &Numbers, tolerance: f64) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     for peer in ["torchdiffeq", "diffrax"] {
         let out = Command::new(&python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/neural_ode_peer.py"))
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/benches/neural_ode_peer.py"
+            ))
             .arg(peer)
             .args([threads, WARM, STEPS].map(|number| number.to_string()))
             .arg(tolerance.to_string())
@@ -170,8 +193,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("tolerance {tolerance}");
         for (name, method, controller, checkpoints) in [
             ("tsit5", Method::TSIT5, Controller::PID, Checkpoints::All),
-            ("tsit5, square root of checkpoints", Method::TSIT5, Controller::PID, Checkpoints::SquareRoot),
-            ("dopri5", Method::DOPRI5, Controller::INTEGRAL, Checkpoints::All),
+            (
+                "tsit5, square root of checkpoints",
+                Method::TSIT5,
+                Controller::PID,
+                Checkpoints::SquareRoot,
+            ),
+            (
+                "dopri5",
+                Method::DOPRI5,
+                Controller::INTEGRAL,
+                Checkpoints::All,
+            ),
         ] {
             let solver = Solver::new(method)
                 .with_tolerances(tolerance, tolerance)

@@ -96,13 +96,18 @@ pub(crate) fn forward<F: Field>(
     if let Adjoint::Discrete(Checkpoints::Every(every)) = adjoint {
         nabla_base::range::at_least("steps between two checkpoints", every, 1)?;
     }
-    if let (Method::Rosenbrock(tableau), false) = (plan.method, matches!(adjoint, Adjoint::Discrete(_))) {
+    if let (Method::Rosenbrock(tableau), false) =
+        (plan.method, matches!(adjoint, Adjoint::Discrete(_)))
+    {
         let adjoint = match adjoint {
             Adjoint::Interpolating => "the interpolating adjoint",
             Adjoint::Backsolve => "the backsolve adjoint",
             _ => "forward sensitivities",
         };
-        return Err(SolveError::NoAdjoint { adjoint, method: tableau.name });
+        return Err(SolveError::NoAdjoint {
+            adjoint,
+            method: tableau.name,
+        });
     }
     let keep = match adjoint {
         Adjoint::Discrete(Checkpoints::All) => Keep::Graphs,
@@ -136,7 +141,14 @@ pub(crate) fn forward<F: Field>(
         }),
     };
     let estimates = matches!(adjoint, Adjoint::Discrete(_));
-    Ok((Found { run: found, evaluations, estimates }, pull))
+    Ok((
+        Found {
+            run: found,
+            evaluations,
+            estimates,
+        },
+        pull,
+    ))
 }
 
 #[cfg(test)]

@@ -75,11 +75,20 @@ const LEAST_ERROR: f64 = 1e-4;
 
 impl Controller {
     /// SciPy's.
-    pub const INTEGRAL: Self = Self::Integral { safety: 0.9, least: 0.2, most: 10.0 };
+    pub const INTEGRAL: Self = Self::Integral {
+        safety: 0.9,
+        least: 0.2,
+        most: 10.0,
+    };
 
     /// That of OrdinaryDiffEq.jl, the default.
-    pub const PI: Self =
-        Self::ProportionalIntegral { beta1: 0.7, beta2: 0.4, safety: 0.9, least: 0.2, most: 10.0 };
+    pub const PI: Self = Self::ProportionalIntegral {
+        beta1: 0.7,
+        beta2: 0.4,
+        safety: 0.9,
+        least: 0.2,
+        most: 10.0,
+    };
 
     /// diffrax's, with its default of `p = d = 0`, `i = 1`; its documentation proposes `p = 0.4, i = 0.3` for PI control.
     pub const PID: Self = Self::Pid {
@@ -103,19 +112,43 @@ impl Controller {
     pub fn check(&self) -> Result<(), OutOfRange> {
         let (safety, least, most) = match *self {
             Self::Constant => return Ok(()),
-            Self::Integral { safety, least, most }
-            | Self::ProportionalIntegral { safety, least, most, .. }
-            | Self::Pid { safety, least, most, .. } => (safety, least, most),
+            Self::Integral {
+                safety,
+                least,
+                most,
+            }
+            | Self::ProportionalIntegral {
+                safety,
+                least,
+                most,
+                ..
+            }
+            | Self::Pid {
+                safety,
+                least,
+                most,
+                ..
+            } => (safety, least, most),
         };
         range::between("safety factor of the steps", safety, 0.0, 1.0)?;
         range::between("least factor of the steps", least, 0.0, 1.0)?;
-        range::check(most > 1.0, "largest factor of the steps", most, "greater than 1")?;
+        range::check(
+            most > 1.0,
+            "largest factor of the steps",
+            most,
+            "greater than 1",
+        )?;
         match *self {
             Self::ProportionalIntegral { beta1, beta2, .. } => {
                 range::positive("β1 of the controller", beta1)?;
                 range::not_negative("β2 of the controller", beta2)
             }
-            Self::Pid { proportional, integral, derivative, .. } => {
+            Self::Pid {
+                proportional,
+                integral,
+                derivative,
+                ..
+            } => {
                 range::not_negative("proportional part of the controller", proportional)?;
                 range::positive("integral part of the controller", integral)?;
                 range::not_negative("derivative part of the controller", derivative)
@@ -139,7 +172,10 @@ impl Memory {
             Controller::ProportionalIntegral { .. } => LEAST_ERROR,
             _ => 1.0,
         };
-        Self { errors: [first; 2], rejected: false }
+        Self {
+            errors: [first; 2],
+            rejected: false,
+        }
     }
 
     /// Whether a step with this error is accepted, and the factor for the length of the next one.
@@ -149,12 +185,22 @@ impl Memory {
         let accepted = error <= 1.0;
         let (factor, least_error) = match *controller {
             Controller::Constant => return (true, 1.0),
-            Controller::Integral { safety, least, most } => {
+            Controller::Integral {
+                safety,
+                least,
+                most,
+            } => {
                 let factor = safety * error.powf(-1.0 / order);
                 let most = if self.rejected { 1.0 } else { most };
                 (clipped(factor, least, most), 0.0)
             }
-            Controller::ProportionalIntegral { beta1, beta2, safety, least, most } => {
+            Controller::ProportionalIntegral {
+                beta1,
+                beta2,
+                safety,
+                least,
+                most,
+            } => {
                 let own = error.powf(beta1 / order);
                 let factor = match accepted {
                     true => safety * self.errors[0].powf(beta2 / order) / own,
@@ -162,7 +208,14 @@ impl Memory {
                 };
                 (clipped(factor, least, most), LEAST_ERROR)
             }
-            Controller::Pid { proportional: p, integral: i, derivative: d, safety, least, most } => {
+            Controller::Pid {
+                proportional: p,
+                integral: i,
+                derivative: d,
+                safety,
+                least,
+                most,
+            } => {
                 let factor = safety
                     * error.powf(-(p + i + d) / order)
                     * self.errors[0].powf((p + 2.0 * d) / order)
@@ -189,7 +242,11 @@ impl Memory {
 
 /// In the range, and at its lower end if it is not a number.
 fn clipped(factor: f64, least: f64, most: f64) -> f64 {
-    if factor.is_nan() { least } else { factor.clamp(least, most) }
+    if factor.is_nan() {
+        least
+    } else {
+        factor.clamp(least, most)
+    }
 }
 
 #[cfg(test)]
@@ -208,7 +265,10 @@ mod tests {
             let (accepted, factor) = memory.next(&controller, f64::NAN, 5.0);
             assert!(!accepted && factor == 0.2, "{controller:?} {factor}");
             let (accepted, factor) = memory.next(&controller, 0.0, 5.0);
-            assert!(accepted && factor >= 1.0 && factor <= 10.0, "{controller:?} {factor}");
+            assert!(
+                accepted && factor >= 1.0 && factor <= 10.0,
+                "{controller:?} {factor}"
+            );
             let (_, factor) = memory.next(&controller, 0.01, 5.0);
             assert!(factor.is_finite() && factor > 0.0);
         }
@@ -227,9 +287,23 @@ mod tests {
 
     #[test]
     fn what_is_out_of_range_is_named() {
-        let wrong = Controller::Integral { safety: 1.5, least: 0.2, most: 10.0 };
-        assert!(wrong.check().unwrap_err().to_string().starts_with("the safety factor of the steps is 1.5"));
-        let wrong = Controller::Integral { safety: 0.9, least: 0.2, most: 0.5 };
+        let wrong = Controller::Integral {
+            safety: 1.5,
+            least: 0.2,
+            most: 10.0,
+        };
+        assert!(
+            wrong
+                .check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("the safety factor of the steps is 1.5")
+        );
+        let wrong = Controller::Integral {
+            safety: 0.9,
+            least: 0.2,
+            most: 0.5,
+        };
         assert!(wrong.check().is_err());
     }
 }

@@ -14,6 +14,10 @@ pub const EULER: Tableau = Tableau {
     error: &[0.5, -0.5],
     last_is_first: true,
     // Along the solution instead of at one time: what a time-dependent field changes by itself counts too.
-    stiffness: Some(StiffnessPair { first: 0, second: 1, stability: 2.0 }),
+    stiffness: Some(StiffnessPair {
+        first: 0,
+        second: 1,
+        stability: 2.0,
+    }),
     dense: Dense::Hermite,
 };

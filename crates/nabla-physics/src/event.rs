@@ -35,8 +35,14 @@ impl Event {
     /// A change of the state at `time`.
     ///
     /// - `change`: from the state, `[batch, d]`, to that after the event
-    pub fn change(time: f64, change: impl Fn(Tensor<2>) -> Tensor<2> + Send + Sync + 'static) -> Self {
-        Self { time, change: Some(Arc::new(change)) }
+    pub fn change(
+        time: f64,
+        change: impl Fn(Tensor<2>) -> Tensor<2> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            time,
+            change: Some(Arc::new(change)),
+        }
     }
 
     /// A time at which the field is not smooth: a step ends there, and the next one evaluates the field anew.

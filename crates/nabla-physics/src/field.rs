@@ -151,12 +151,18 @@ where
 
     fn frozen(&self) -> Self {
         let parameters = self.parameters.clone().inner();
-        Self { parameters, f: self.f.clone() }
+        Self {
+            parameters,
+            f: self.f.clone(),
+        }
     }
 
     fn leaves(&self) -> Self {
         let parameters = self.parameters.clone().inner().autodiff().require_grad();
-        Self { parameters, f: self.f.clone() }
+        Self {
+            parameters,
+            f: self.f.clone(),
+        }
     }
 
     fn gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
@@ -192,7 +198,10 @@ impl<M: Dynamics + 'static> Field for M {
     }
 
     fn gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
-        let mut visitor = Found { gradients, parts: Vec::new() };
+        let mut visitor = Found {
+            gradients,
+            parts: Vec::new(),
+        };
         self.visit(&mut visitor);
         (!visitor.parts.is_empty()).then(|| Tensor::cat(visitor.parts, 0))
     }
@@ -265,7 +274,9 @@ pub(crate) struct Stage {
 
 impl std::fmt::Debug for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stage").field("shape", &self.argument.dims()).finish_non_exhaustive()
+        f.debug_struct("Stage")
+            .field("shape", &self.argument.dims())
+            .finish_non_exhaustive()
     }
 }
 
@@ -284,7 +295,8 @@ pub(crate) trait System {
     /// - `u`: `[batch, d]`, without graph
     /// - `times`: one, or one for each trajectory
     /// - `tracked`: whether the graph is kept
-    fn evaluate(&mut self, u: Tensor<2>, times: &[f64], tracked: bool) -> Result<Stage, SolveError>;
+    fn evaluate(&mut self, u: Tensor<2>, times: &[f64], tracked: bool)
+    -> Result<Stage, SolveError>;
 }
 
 /// A field as a system, which counts.
@@ -300,7 +312,12 @@ impl<F: Field> FieldSystem<F> {
     pub(crate) fn new(field: &F) -> Self {
         let parameters = field.parameters().map(Tensor::inner);
         let (field, frozen) = (field.leaves(), field.frozen());
-        Self { field, frozen, parameters, evaluations: 0 }
+        Self {
+            field,
+            frozen,
+            parameters,
+            evaluations: 0,
+        }
     }
 
     /// The values of the parameters, `[p]`.
@@ -311,12 +328,21 @@ impl<F: Field> FieldSystem<F> {
     /// Checks that the field has no parameters but those that it names: their graph would become part of this one.
     pub(crate) fn check_hidden(&self, u: &Tensor<2>, time: f64) -> Result<(), SolveError> {
         let slope = self.frozen.slope(u.clone(), time_tensor(u, &[time]));
-        if slope.is_tracked() { Err(SolveError::HiddenParameters) } else { Ok(()) }
+        if slope.is_tracked() {
+            Err(SolveError::HiddenParameters)
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl<F: Field> System for FieldSystem<F> {
-    fn evaluate(&mut self, u: Tensor<2>, times: &[f64], tracked: bool) -> Result<Stage, SolveError> {
+    fn evaluate(
+        &mut self,
+        u: Tensor<2>,
+        times: &[f64],
+        tracked: bool,
+    ) -> Result<Stage, SolveError> {
         self.evaluations += 1;
         let time = time_tensor(&u, times);
         if !tracked {
@@ -325,7 +351,11 @@ impl<F: Field> System for FieldSystem<F> {
                 return Err(SolveError::HiddenParameters);
             }
             let slope = checked(&u, slope.inner())?;
-            return Ok(Stage { argument: u, slope, graph: None });
+            return Ok(Stage {
+                argument: u,
+                slope,
+                graph: None,
+            });
         }
         let field = self.field.leaves();
         let leaf = u.clone().autodiff().require_grad();
@@ -340,7 +370,11 @@ impl<F: Field> System for FieldSystem<F> {
             let by_state = by_state.unwrap_or_else(|| leaf.inner().zeros_like());
             (by_state, field.gradient(&mut gradients))
         });
-        Ok(Stage { argument: u, slope, graph: Some(graph) })
+        Ok(Stage {
+            argument: u,
+            slope,
+            graph: Some(graph),
+        })
     }
 }
 

@@ -10,7 +10,7 @@
 //!   forward;
 //! * [events](event) at given times.
 //!
-//! The equation is a [`field`]: a closure, or a Burn module.
+//! The equation is a [`field`]: a closure, or a Burn module. Stochastic equations are solved by [`sde`].
 
 pub mod adjoint;
 pub mod bs3;
@@ -24,6 +24,7 @@ mod operation;
 pub mod rk4;
 pub mod rosenbrock;
 mod run;
+pub mod sde;
 mod solve_error;
 mod solver;
 pub mod tableau;

@@ -115,7 +115,9 @@ impl Method {
         match self {
             Self::Explicit(_) => lengths.to_vec(),
             Self::Rosenbrock(_) => {
-                let moves = lengths.iter().map(|&length| f64::from(u8::from(length != 0.0)));
+                let moves = lengths
+                    .iter()
+                    .map(|&length| f64::from(u8::from(length != 0.0)));
                 moves.collect()
             }
         }
@@ -141,7 +143,9 @@ impl Method {
     ) -> Result<Attempt, SolveError> {
         match self {
             Self::Explicit(tableau) => explicit(tableau, system, u, times, lengths, first, tracked),
-            Self::Rosenbrock(tableau) => rosenbrock::attempt(tableau, system, u, times, lengths, tracked),
+            Self::Rosenbrock(tableau) => {
+                rosenbrock::attempt(tableau, system, u, times, lengths, tracked)
+            }
         }
     }
 
@@ -209,11 +213,15 @@ impl Attempt {
             .collect();
         let mut terms = Vec::with_capacity(factors.len() + 1);
         if let Some(factors) = base {
-            terms.push(Term { factors, matrix: &self.before });
+            terms.push(Term {
+                factors,
+                matrix: &self.before,
+            });
         }
-        terms.extend(
-            factors.iter().map(|(i, factors)| Term { factors, matrix: &self.stages[*i].slope }),
-        );
+        terms.extend(factors.iter().map(|(i, factors)| Term {
+            factors,
+            matrix: &self.stages[*i].slope,
+        }));
         match terms.is_empty() {
             true => self.before.zeros_like(),
             false => row_combination(&terms),

@@ -112,7 +112,11 @@ impl<C: CheckpointStrategy> Custom for Autodiff<Flex, C> {
 
     fn inject(output: FloatTensor<Self>, cotangent: FloatTensor<Self>) -> FloatTensor<Self> {
         let cotangent = cotangent.into_primitive();
-        match Injected.prepare::<C>([output.node()]).compute_bound().stateful() {
+        match Injected
+            .prepare::<C>([output.node()])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => prep.finish(cotangent, zero()),
             OpsKind::UnTracked(prep) => prep.finish(zero()),
         }
@@ -127,7 +131,12 @@ impl Backward<Flex, 2> for Attached {
 
     fn backward(self, ops: Ops<Pullback, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let gradient = grads.consume::<Flex>(&ops.node);
-        let pull = ops.state.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let pull = ops
+            .state
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(pull) = pull else { return };
         let (by_state, by_parameters) = pull(Tensor::from_primitive::<Flex>(gradient));
         let [state, parameters] = ops.parents;

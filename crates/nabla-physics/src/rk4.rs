@@ -21,6 +21,10 @@ pub const RK4: Tableau = Tableau {
     weights: &[1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0],
     error: &[0.0, 0.0, 0.0, 1.0 / 6.0, -1.0 / 6.0],
     last_is_first: true,
-    stiffness: Some(StiffnessPair { first: 1, second: 2, stability: 2.785_293_563_405_282 }),
+    stiffness: Some(StiffnessPair {
+        first: 1,
+        second: 2,
+        stability: 2.785_293_563_405_282,
+    }),
     dense: Dense::Hermite,
 };

@@ -77,8 +77,17 @@ pub const RODAS4: RosenbrockTableau = RosenbrockTableau {
         &[],
         &[1.544],
         &[0.946_678_528_081_582_6, 0.255_701_169_898_328_4],
-        &[3.314_825_187_068_521, 2.896_124_015_972_201, 0.998_641_913_997_781_7],
-        &[1.221_224_509_226_641, 6.019_134_481_288_629, 12.537_083_329_320_87, -0.687_886_036_105_895],
+        &[
+            3.314_825_187_068_521,
+            2.896_124_015_972_201,
+            0.998_641_913_997_781_7,
+        ],
+        &[
+            1.221_224_509_226_641,
+            6.019_134_481_288_629,
+            12.537_083_329_320_87,
+            -0.687_886_036_105_895,
+        ],
         &[
             1.221_224_509_226_641,
             6.019_134_481_288_629,
@@ -91,8 +100,17 @@ pub const RODAS4: RosenbrockTableau = RosenbrockTableau {
         &[],
         &[-5.6688],
         &[-2.430_093_356_833_875, -0.206_359_915_709_191_5],
-        &[-0.107_352_905_815_137_5, -9.594_562_251_023_355, -20.470_286_148_096_16],
-        &[7.496_443_313_967_647, -10.246_804_314_643_52, -33.999_903_528_199_05, 11.708_908_932_061_6],
+        &[
+            -0.107_352_905_815_137_5,
+            -9.594_562_251_023_355,
+            -20.470_286_148_096_16,
+        ],
+        &[
+            7.496_443_313_967_647,
+            -10.246_804_314_643_52,
+            -33.999_903_528_199_05,
+            11.708_908_932_061_6,
+        ],
         &[
             8.083_246_795_921_522,
             -7.981_132_988_064_893,
@@ -138,7 +156,9 @@ pub(crate) struct Factors {
 
 impl std::fmt::Debug for Factors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Factors").field("stiffness", &self.stiffness).finish_non_exhaustive()
+        f.debug_struct("Factors")
+            .field("stiffness", &self.stiffness)
+            .finish_non_exhaustive()
     }
 }
 
@@ -166,8 +186,12 @@ impl Factors {
 }
 
 /// The derivative by differences of order 4: places and weights.
-const DIFFERENCES: [(f64, f64); 4] =
-    [(-2.0, 1.0 / 12.0), (-1.0, -2.0 / 3.0), (1.0, 2.0 / 3.0), (2.0, -1.0 / 12.0)];
+const DIFFERENCES: [(f64, f64); 4] = [
+    (-2.0, 1.0 / 12.0),
+    (-1.0, -2.0 / 3.0),
+    (1.0, 2.0 / 3.0),
+    (2.0, -1.0 / 12.0),
+];
 
 /// Between these places, relative to the argument: rounding and what the differences leave out are about as large.
 fn step_of(dtype: DType) -> f64 {
@@ -197,7 +221,9 @@ fn jacobian(
         let unit = Tensor::<2>::from_data(data, (&u.device(), u.dtype()));
         let (row, _) = system.evaluate(u.clone(), times, true)?.pull(unit);
         for (matrix, row) in matrices.iter_mut().zip(numbers(&row)?.chunks_exact(width)) {
-            row.iter().enumerate().for_each(|(input, value)| matrix[(output, input)] = *value);
+            row.iter()
+                .enumerate()
+                .for_each(|(input, value)| matrix[(output, input)] = *value);
         }
     }
     // The field is smooth in time where the method has its order, so that differences do.
@@ -205,7 +231,11 @@ fn jacobian(
     let shifts: Vec<f64> = times.iter().map(|t| shift * t.abs().max(1.0)).collect();
     let mut change = u.zeros_like();
     for (place, weight) in DIFFERENCES {
-        let at: Vec<f64> = times.iter().zip(&shifts).map(|(t, shift)| t + place * shift).collect();
+        let at: Vec<f64> = times
+            .iter()
+            .zip(&shifts)
+            .map(|(t, shift)| t + place * shift)
+            .collect();
         change = change + system.evaluate(u.clone(), &at, false)?.slope * weight;
     }
     let inverse: Vec<f64> = shifts.iter().map(|shift| 1.0 / shift).collect();
@@ -232,9 +262,14 @@ pub(crate) fn attempt(
         // A trajectory that rests may have any length: what follows is not used.
         let length = of(lengths, row);
         let diagonal = 1.0 / (tableau.gamma * if length == 0.0 { 1.0 } else { length });
-        let w = Mat::from_fn(width, width, |a, b| f64::from(u8::from(a == b)) * diagonal - j[(a, b)]);
+        let w = Mat::from_fn(width, width, |a, b| {
+            f64::from(u8::from(a == b)) * diagonal - j[(a, b)]
+        });
         if !(0..width).all(|a| w.row(a).iter().all(|x| x.is_finite())) {
-            return Err(SolveError::NotFinite { time: of(times, row), trajectory: row });
+            return Err(SolveError::NotFinite {
+                time: of(times, row),
+                trajectory: row,
+            });
         }
         solvers.push(w.partial_piv_lu());
     }
@@ -250,27 +285,38 @@ pub(crate) fn attempt(
     };
     // Weights of increments have no length in them.
     let ones = vec![1.0; lengths.len()];
-    let inverse: Vec<f64> =
-        lengths.iter().map(|length| if *length == 0.0 { 0.0 } else { 1.0 / length }).collect();
+    let inverse: Vec<f64> = lengths
+        .iter()
+        .map(|length| if *length == 0.0 { 0.0 } else { 1.0 / length })
+        .collect();
     for (i, &node) in tableau.nodes.iter().enumerate() {
         let argument = match tableau.stages[i].is_empty() {
             true => u.clone(),
             false => attempt.sum(Some(&[1.0]), tableau.stages[i], &ones),
         };
-        let at = times.iter().zip(lengths).map(|(time, length)| time + node * length);
+        let at = times
+            .iter()
+            .zip(lengths)
+            .map(|(time, length)| time + node * length);
         let mut stage: Stage = system.evaluate(argument, &at.collect::<Vec<_>>(), tracked)?;
         let mut right = stage.slope.clone();
         if i > 0 {
             right = right + attempt.sum(None, tableau.couplings[i], &inverse);
         }
         if tableau.slopes[i] != 0.0 {
-            let factors: Vec<f64> = lengths.iter().map(|length| length * tableau.slopes[i]).collect();
+            let factors: Vec<f64> = lengths
+                .iter()
+                .map(|length| length * tableau.slopes[i])
+                .collect();
             right = right + scaled(&by_time, &factors);
         }
         stage.slope = factors.solve(&right, false)?;
         attempt.stages.push(stage);
     }
-    let moves: Vec<f64> = lengths.iter().map(|h| f64::from(u8::from(*h != 0.0))).collect();
+    let moves: Vec<f64> = lengths
+        .iter()
+        .map(|h| f64::from(u8::from(*h != 0.0)))
+        .collect();
     attempt.after = attempt.sum(Some(&[1.0]), tableau.weights, &moves);
     attempt.factors = Some(factors);
     Ok(attempt)
@@ -292,8 +338,10 @@ pub(crate) fn reverse(
         return Ok(by_state);
     };
     let (times, lengths) = (attempt.times.clone(), attempt.lengths.clone());
-    let inverse: Vec<f64> =
-        lengths.iter().map(|length| if *length == 0.0 { 0.0 } else { 1.0 / length }).collect();
+    let inverse: Vec<f64> = lengths
+        .iter()
+        .map(|length| if *length == 0.0 { 0.0 } else { 1.0 / length })
+        .collect();
     let add = |sum: &mut Option<Tensor<1>>, found: Option<Tensor<1>>, factor: f64| {
         if let Some(found) = found {
             let found = found * factor;
@@ -314,14 +362,23 @@ pub(crate) fn reverse(
         by_state = by_state + nu.clone();
         for j in 0..i {
             let mut sum = by_increments[j].take().unwrap_or_else(|| mu.zeros_like());
-            sum = sum + scaled(&mu, &inverse) * tableau.couplings[i][j] + nu.clone() * tableau.stages[i][j];
+            sum = sum
+                + scaled(&mu, &inverse) * tableau.couplings[i][j]
+                + nu.clone() * tableau.stages[i][j];
             by_increments[j] = Some(sum);
         }
         // The derivative of μᵀ(J k_i + h d_i ∂f/∂t), along (k_i, h d_i).
         let k = attempt.stages[i].slope.clone();
-        let size = numbers(&k)?.into_iter().fold(0.0_f64, |most, x| most.max(x.abs()));
-        let scale = numbers(&u)?.into_iter().fold(1.0_f64, |most, x| most.max(x.abs()));
-        let drift = lengths.iter().map(|h| (h * tableau.slopes[i]).abs()).fold(0.0, f64::max);
+        let size = numbers(&k)?
+            .into_iter()
+            .fold(0.0_f64, |most, x| most.max(x.abs()));
+        let scale = numbers(&u)?
+            .into_iter()
+            .fold(1.0_f64, |most, x| most.max(x.abs()));
+        let drift = lengths
+            .iter()
+            .map(|h| (h * tableau.slopes[i]).abs())
+            .fold(0.0, f64::max);
         let direction = size.max(drift);
         if direction == 0.0 {
             continue;
@@ -330,12 +387,19 @@ pub(crate) fn reverse(
         for (place, weight) in DIFFERENCES {
             let moved = place * shift;
             let at = row_combination(&[
-                Term { factors: &[1.0], matrix: &u },
-                Term { factors: &[moved], matrix: &k },
+                Term {
+                    factors: &[1.0],
+                    matrix: &u,
+                },
+                Term {
+                    factors: &[moved],
+                    matrix: &k,
+                },
             ]);
             let at_times = times.iter().zip(&lengths);
-            let at_times: Vec<f64> =
-                at_times.map(|(t, h)| t + moved * h * tableau.slopes[i]).collect();
+            let at_times: Vec<f64> = at_times
+                .map(|(t, h)| t + moved * h * tableau.slopes[i])
+                .collect();
             let (nu, found) = system.evaluate(at, &at_times, true)?.pull(mu.clone());
             let factor = weight / shift;
             by_state = by_state + nu * factor;

@@ -145,13 +145,25 @@ pub(crate) fn run(
 }
 
 /// An event's change of the state.
-pub(crate) fn changed(event: &Event, state: &Tensor<2>, tracked: bool) -> Result<Stage, SolveError> {
+pub(crate) fn changed(
+    event: &Event,
+    state: &Tensor<2>,
+    tracked: bool,
+) -> Result<Stage, SolveError> {
     let Some(change) = &event.change else {
-        return Ok(Stage { argument: state.clone(), slope: state.clone(), graph: None });
+        return Ok(Stage {
+            argument: state.clone(),
+            slope: state.clone(),
+            graph: None,
+        });
     };
     if !tracked {
         let slope = checked(state, change(state.clone()).inner())?;
-        return Ok(Stage { argument: state.clone(), slope, graph: None });
+        return Ok(Stage {
+            argument: state.clone(),
+            slope,
+            graph: None,
+        });
     }
     let plain = change(state.clone());
     if plain.is_tracked() {
@@ -168,7 +180,11 @@ pub(crate) fn changed(event: &Event, state: &Tensor<2>, tracked: bool) -> Result
         let found = leaf.grad_remove(&mut gradients);
         (found.unwrap_or_else(|| leaf.inner().zeros_like()), None)
     });
-    Ok(Stage { argument: state.clone(), slope, graph: Some(graph) })
+    Ok(Stage {
+        argument: state.clone(),
+        slope,
+        graph: Some(graph),
+    })
 }
 
 struct Running<'a> {
@@ -222,7 +238,10 @@ impl Running<'_> {
         let stage = system.evaluate(start.clone(), &self.now, self.tracked)?;
         let slopes = self.scaled_norms(&stage.slope, [&start, &start]);
         if let Some(trajectory) = slopes.iter().position(|slope| !slope.is_finite()) {
-            return Err(SolveError::NotFinite { time: self.now[trajectory], trajectory });
+            return Err(SolveError::NotFinite {
+                time: self.now[trajectory],
+                trajectory,
+            });
         }
         let interval = self.times[self.times.len() - 1] - self.times[0];
         match plan.first_step {
@@ -235,8 +254,14 @@ impl Running<'_> {
                 });
                 let guess: Vec<f64> = guess.collect();
                 let moved = row_combination(&[
-                    Term { factors: &[1.0], matrix: &start },
-                    Term { factors: &guess, matrix: &stage.slope },
+                    Term {
+                        factors: &[1.0],
+                        matrix: &start,
+                    },
+                    Term {
+                        factors: &guess,
+                        matrix: &stage.slope,
+                    },
                 ]);
                 let times: Vec<f64> = self.now.iter().zip(&guess).map(|(t, h)| t + h).collect();
                 let other = system.evaluate(moved, &times, false)?.slope;
@@ -257,7 +282,10 @@ impl Running<'_> {
             *length = length.min(plan.longest_step);
         }
         if matches!(plan.method, Method::Explicit(_)) {
-            self.first = Some(First { stage, shared: false });
+            self.first = Some(First {
+                stage,
+                shared: false,
+            });
         }
         Ok(())
     }
@@ -274,20 +302,33 @@ impl Running<'_> {
         let (plan, method) = (self.plan, &self.plan.method);
         if self.steps == plan.most_steps {
             let time = self.now.iter().copied().fold(f64::INFINITY, f64::min);
-            return Err(SolveError::TooManySteps { time, steps: self.steps });
+            return Err(SolveError::TooManySteps {
+                time,
+                steps: self.steps,
+            });
         }
         self.steps += 1;
         // The lengths that are tried; 0 for trajectories that have arrived.
-        let each = self.now.iter().zip(&self.lengths).map(|(&now, &length)| match now < stop {
-            true if now + length * (1.0 + 1e-10) >= stop => stop - now,
-            true => length,
-            false => 0.0,
-        });
+        let each = self
+            .now
+            .iter()
+            .zip(&self.lengths)
+            .map(|(&now, &length)| match now < stop {
+                true if now + length * (1.0 + 1e-10) >= stop => stop - now,
+                true => length,
+                false => 0.0,
+            });
         let lengths: Vec<f64> = each.collect();
         self.check_lengths(&lengths, stop)?;
         let first = self.first.take();
-        let mut attempt =
-            method.attempt(system, &self.state, &self.now, &lengths, first, self.tracked)?;
+        let mut attempt = method.attempt(
+            system,
+            &self.state,
+            &self.now,
+            &lengths,
+            first,
+            self.tracked,
+        )?;
 
         let scales = method.scales(&lengths);
         let error = attempt.sum(None, method.error_weights(), &scales);
@@ -299,7 +340,10 @@ impl Running<'_> {
                 continue;
             }
             if !plan.controller.is_adaptive() && !errors[group].is_finite() {
-                return Err(SolveError::NotFinite { time: now, trajectory: group });
+                return Err(SolveError::NotFinite {
+                    time: now,
+                    trajectory: group,
+                });
             }
             let order = method.error_order() as f64;
             let (accepted, factor) =
@@ -310,7 +354,11 @@ impl Running<'_> {
             };
             // A step that was cut off says nothing against the length before.
             let cut = accepted && lengths[group] < self.lengths[group];
-            self.lengths[group] = if cut { next.max(self.lengths[group]) } else { next };
+            self.lengths[group] = if cut {
+                next.max(self.lengths[group])
+            } else {
+                next
+            };
             taken[group] = accepted;
             match accepted {
                 true => self.out.accepted[group] += 1,
@@ -319,7 +367,10 @@ impl Running<'_> {
             if !accepted && !errors[group].is_finite() {
                 let shortest = 10.0 * f64::EPSILON * now.abs().max(f64::MIN_POSITIVE);
                 if self.lengths[group] < shortest.max(f64::MIN_POSITIVE * 1e20) {
-                    return Err(SolveError::NotFinite { time: now, trajectory: group });
+                    return Err(SolveError::NotFinite {
+                        time: now,
+                        trajectory: group,
+                    });
                 }
             }
         }
@@ -341,7 +392,11 @@ impl Running<'_> {
             let time = self.now[trajectory];
             let least = 10.0 * f64::EPSILON * time.abs();
             if time < stop && length < stop - time && (length < least || length < 1e-290) {
-                return Err(SolveError::Underflow { time, length, trajectory });
+                return Err(SolveError::Underflow {
+                    time,
+                    length,
+                    trajectory,
+                });
             }
         }
         Ok(())
@@ -365,10 +420,14 @@ impl Running<'_> {
                 let slopes = squares(&second.slope, &first.slope);
                 let states = squares(&second.argument, &first.argument);
                 let each = slopes.into_iter().zip(states);
-                each.map(|(a, b)| if b > 0.0 { a / b } else { 0.0 }).collect()
+                each.map(|(a, b)| if b > 0.0 { a / b } else { 0.0 })
+                    .collect()
             }
             Method::Rosenbrock(_) => {
-                let each = attempt.factors.as_ref().map(|factors| factors.stiffness.as_slice());
+                let each = attempt
+                    .factors
+                    .as_ref()
+                    .map(|factors| factors.stiffness.as_slice());
                 let each = each.unwrap_or_default();
                 match self.plan.apart {
                     true => each.to_vec(),
@@ -389,8 +448,15 @@ impl Running<'_> {
     ) -> Result<(), SolveError> {
         let method = self.plan.method;
         self.checkpoint();
-        let rejected = attempt.lengths.iter().zip(taken).any(|(&h, &taken)| h != 0.0 && !taken);
-        let moved: Vec<f64> = taken.iter().map(|&taken| f64::from(u8::from(taken))).collect();
+        let rejected = attempt
+            .lengths
+            .iter()
+            .zip(taken)
+            .any(|(&h, &taken)| h != 0.0 && !taken);
+        let moved: Vec<f64> = taken
+            .iter()
+            .map(|&taken| f64::from(u8::from(taken)))
+            .collect();
         for (group, &taken) in taken.iter().enumerate() {
             if !taken {
                 attempt.lengths[group] = 0.0;
@@ -405,11 +471,18 @@ impl Running<'_> {
         let ends: Vec<f64> = (0..taken.len())
             .map(|group| {
                 let (now, length) = (self.now[group], attempt.lengths[group]);
-                if now + length >= stop || length == stop - now { stop } else { now + length }
+                if now + length >= stop || length == stop - now {
+                    stop
+                } else {
+                    now + length
+                }
             })
             .collect();
         let saves = self.saves(&ends, taken);
-        let inside = saves.iter().flat_map(|save| &save.shares).any(|&share| share < 1.0);
+        let inside = saves
+            .iter()
+            .flat_map(|save| &save.shares)
+            .any(|&share| share < 1.0);
         if inside || self.keep == Keep::Stages {
             method.extend(system, &mut attempt, self.tracked)?;
         }
@@ -430,12 +503,25 @@ impl Running<'_> {
             if rejected {
                 let rest: Vec<f64> = moved.iter().map(|moved| 1.0 - moved).collect();
                 slope = row_combination(&[
-                    Term { factors: &moved, matrix: &slope },
-                    Term { factors: &rest, matrix: &attempt.stages[0].slope },
+                    Term {
+                        factors: &moved,
+                        matrix: &slope,
+                    },
+                    Term {
+                        factors: &rest,
+                        matrix: &attempt.stages[0].slope,
+                    },
                 ]);
             }
-            let stage = Stage { argument: attempt.after.clone(), slope, graph: None };
-            self.first = Some(First { stage, shared: true });
+            let stage = Stage {
+                argument: attempt.after.clone(),
+                slope,
+                graph: None,
+            };
+            self.first = Some(First {
+                stage,
+                shared: true,
+            });
         }
         self.state = attempt.after.clone();
         self.out.records.push(Record::Step(StepTaken {
@@ -454,9 +540,13 @@ impl Running<'_> {
 
     /// Keeps the state, if it is time.
     fn checkpoint(&mut self) {
-        let Keep::States(every) = self.keep else { return };
+        let Keep::States(every) = self.keep else {
+            return;
+        };
         if self.since >= self.every {
-            self.out.checkpoints.push((self.out.records.len(), self.state.clone()));
+            self.out
+                .checkpoints
+                .push((self.out.records.len(), self.state.clone()));
             self.since = 0;
         }
         self.since += 1;
@@ -486,10 +576,17 @@ impl Running<'_> {
             {
                 let index = self.next_save[group];
                 self.next_save[group] += 1;
-                let share = if time == end { 1.0 } else { (time - start) / (end - start) };
+                let share = if time == end {
+                    1.0
+                } else {
+                    (time - start) / (end - start)
+                };
                 let place = found.iter().position(|save| save.index == index);
                 let place = place.unwrap_or_else(|| {
-                    found.push(Save { index, shares: vec![f64::NAN; ends.len()] });
+                    found.push(Save {
+                        index,
+                        shares: vec![f64::NAN; ends.len()],
+                    });
                     found.len() - 1
                 });
                 found[place].shares[group] = share;
@@ -501,7 +598,16 @@ impl Running<'_> {
 
 /// `a − b`.
 pub(crate) fn difference(a: &Tensor<2>, b: &Tensor<2>) -> Tensor<2> {
-    row_combination(&[Term { factors: &[1.0], matrix: a }, Term { factors: &[-1.0], matrix: b }])
+    row_combination(&[
+        Term {
+            factors: &[1.0],
+            matrix: a,
+        },
+        Term {
+            factors: &[-1.0],
+            matrix: b,
+        },
+    ])
 }
 
 /// The weights of the stages at a share of a step.
@@ -520,7 +626,9 @@ pub(crate) fn factors_at(
     shares: &[f64],
 ) -> (Vec<f64>, Vec<Vec<f64>>) {
     let scales = method.scales(&attempt.lengths);
-    let base = shares.iter().map(|share| f64::from(u8::from(!share.is_nan())));
+    let base = shares
+        .iter()
+        .map(|share| f64::from(u8::from(!share.is_nan())));
     let mut stages = vec![vec![0.0; shares.len()]; attempt.stages.len()];
     for (group, &share) in shares.iter().enumerate() {
         if !share.is_nan() {
@@ -539,15 +647,21 @@ pub(crate) fn value_at(method: &Method, attempt: &Attempt, save: &Save) -> Tenso
         return attempt.after.clone();
     }
     let (base, stages) = factors_at(method, attempt, &save.shares);
-    let mut terms = vec![Term { factors: &base, matrix: &attempt.before }];
+    let mut terms = vec![Term {
+        factors: &base,
+        matrix: &attempt.before,
+    }];
     let each = stages.iter().zip(&attempt.stages);
     let each = each.filter(|(factors, _)| factors.iter().any(|&factor| factor != 0.0));
-    terms.extend(each.map(|(factors, stage)| Term { factors, matrix: &stage.slope }));
+    terms.extend(each.map(|(factors, stage)| Term {
+        factors,
+        matrix: &stage.slope,
+    }));
     row_combination(&terms)
 }
 
 /// Checks the initial state.
-fn check_finite(start: &Tensor<2>) -> Result<(), SolveError> {
+pub(crate) fn check_finite(start: &Tensor<2>) -> Result<(), SolveError> {
     let width = start.dims()[1];
     let values = numbers(start)?;
     match values.iter().position(|value| !value.is_finite()) {

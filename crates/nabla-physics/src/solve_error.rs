@@ -9,10 +9,14 @@ pub enum SolveError {
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// There are fewer than two times.
-    #[error("{0} times are no interval: the first is that of the initial state, and at least one must follow")]
+    #[error(
+        "{0} times are no interval: the first is that of the initial state, and at least one must follow"
+    )]
     TooFewTimes(usize),
     /// The times do not rise.
-    #[error("time {index} (from 0) is {time}, but it must be finite and greater than the one before, {before}")]
+    #[error(
+        "time {index} (from 0) is {time}, but it must be finite and greater than the one before, {before}"
+    )]
     TimesDoNotRise {
         /// Which, from 0.
         index: usize,
@@ -22,7 +26,9 @@ pub enum SolveError {
         before: f64,
     },
     /// An event lies outside of the interval.
-    #[error("an event at the time {time} lies outside of the interval from {start} to {end}, without its ends")]
+    #[error(
+        "an event at the time {time} lies outside of the interval from {start} to {end}, without its ends"
+    )]
     EventOutside {
         /// Of the event.
         time: f64,
@@ -35,7 +41,9 @@ pub enum SolveError {
     #[error("a state of the shape {0:?} has no numbers")]
     Empty([usize; 2]),
     /// The initial state is not finite.
-    #[error("the initial state has the value {value} in row {row} and column {column} (from 0), but it must be finite")]
+    #[error(
+        "the initial state has the value {value} in row {row} and column {column} (from 0), but it must be finite"
+    )]
     State {
         /// The trajectory, from 0.
         row: usize,
@@ -45,7 +53,9 @@ pub enum SolveError {
         value: f64,
     },
     /// The field has another shape than the state.
-    #[error("the field has the shape {found:?} at a state of the shape {expected:?}, but it must have the same")]
+    #[error(
+        "the field has the shape {found:?} at a state of the shape {expected:?}, but it must have the same"
+    )]
     FieldShape {
         /// Of the state.
         expected: [usize; 2],
@@ -53,7 +63,9 @@ pub enum SolveError {
         found: [usize; 2],
     },
     /// The field has another number type than the state.
-    #[error("the field has numbers of the type {found} at a state of {expected}, but it must have the same")]
+    #[error(
+        "the field has numbers of the type {found} at a state of {expected}, but it must have the same"
+    )]
     FieldType {
         /// Of the state.
         expected: String,
@@ -82,7 +94,9 @@ pub enum SolveError {
         trajectory: usize,
     },
     /// There were too many steps.
-    #[error("the time {time} was reached after {steps} steps, which are the most that are allowed: the equation may be stiff")]
+    #[error(
+        "the time {time} was reached after {steps} steps, which are the most that are allowed: the equation may be stiff"
+    )]
     TooManySteps {
         /// The time reached.
         time: f64,
@@ -101,7 +115,9 @@ pub enum SolveError {
         what: &'static str,
     },
     /// The linear system of a step has no solution.
-    #[error("the matrix I/(γh) − J of a step has no inverse at the time {time} in trajectory {trajectory} (from 0)")]
+    #[error(
+        "the matrix I/(γh) − J of a step has no inverse at the time {time} in trajectory {trajectory} (from 0)"
+    )]
     Singular {
         /// The time.
         time: f64,
@@ -115,10 +131,14 @@ pub enum SolveError {
     )]
     HiddenParameters,
     /// The event depends on what requires gradients.
-    #[error("the event at the time {0} depends on tensors that require gradients, which events cannot have")]
+    #[error(
+        "the event at the time {0} depends on tensors that require gradients, which events cannot have"
+    )]
     HiddenInEvent(f64),
     /// Gradients on another device.
-    #[error("gradients through a solver are computed on the processor (`Device::flex()`), but the state is on {0}")]
+    #[error(
+        "gradients through a solver are computed on the processor (`Device::flex()`), but the state is on {0}"
+    )]
     Device(String),
     /// A method and an adjoint that do not go together.
     #[error("the gradient by {adjoint} is not there for {method}: take the discrete one")]

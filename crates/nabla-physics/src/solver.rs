@@ -105,7 +105,8 @@ impl Solver {
     /// Steps of one length; the last before an event or the end may be shorter.
     #[must_use]
     pub fn with_constant_step(self, length: f64) -> Self {
-        self.with_controller(Controller::Constant).with_first_step(length)
+        self.with_controller(Controller::Constant)
+            .with_first_step(length)
     }
 
     /// Sets the longest step.
@@ -165,7 +166,10 @@ impl Solver {
     ) -> Result<Solution, SolveError> {
         let plan = self.plan(&start, times)?;
         let parameters = field.parameters();
-        let wanted = [start.is_tracked(), parameters.as_ref().is_some_and(Tensor::is_tracked)];
+        let wanted = [
+            start.is_tracked(),
+            parameters.as_ref().is_some_and(Tensor::is_tracked),
+        ];
         let mut system = FieldSystem::new(field);
         let plain = start.clone().inner();
         if wanted == [false; 2] {
@@ -176,10 +180,16 @@ impl Solver {
         if plain.device() != Device::flex() {
             return Err(SolveError::Device(format!("{:?}", plain.device())));
         }
-        let (found, pull) =
-            adjoint::forward(self.adjoint, plan, system, plain, times, wanted)?;
-        let parameters = parameters.unwrap_or_else(|| start.clone().inner().slice([0..1, 0..1]).reshape([1]));
-        Ok(Solution::tracked(times, found, [start.clone()], parameters, pull))
+        let (found, pull) = adjoint::forward(self.adjoint, plan, system, plain, times, wanted)?;
+        let parameters =
+            parameters.unwrap_or_else(|| start.clone().inner().slice([0..1, 0..1]).reshape([1]));
+        Ok(Solution::tracked(
+            times,
+            found,
+            [start.clone()],
+            parameters,
+            pull,
+        ))
     }
 
     /// The plan, with all options and times checked.
@@ -206,8 +216,15 @@ impl Solver {
         let (first, last) = (times[0], times[times.len() - 1]);
         let mut events = self.events.clone();
         events.sort_by(|a, b| a.time.total_cmp(&b.time));
-        if let Some(event) = events.iter().find(|event| !(first < event.time && event.time < last)) {
-            return Err(SolveError::EventOutside { time: event.time, start: first, end: last });
+        if let Some(event) = events
+            .iter()
+            .find(|event| !(first < event.time && event.time < last))
+        {
+            return Err(SolveError::EventOutside {
+                time: event.time,
+                start: first,
+                end: last,
+            });
         }
         Ok(Plan {
             method: self.method,
@@ -233,7 +250,11 @@ pub(crate) fn check_times(times: &[f64]) -> Result<(), SolveError> {
     for (index, &time) in times.iter().enumerate() {
         let rises = index == 0 || time > before;
         if !time.is_finite() || !rises {
-            return Err(SolveError::TimesDoNotRise { index, time, before });
+            return Err(SolveError::TimesDoNotRise {
+                index,
+                time,
+                before,
+            });
         }
         before = time;
     }
@@ -293,6 +314,41 @@ impl Statistics {
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
+
+    /// Of joint steps, none of which was taken yet.
+    pub(crate) fn empty() -> Self {
+        Self {
+            accepted: vec![0],
+            rejected: vec![0],
+            evaluations: 0,
+            steps: Vec::new(),
+        }
+    }
+
+    /// Counts a joint step.
+    pub(crate) fn count(&mut self, accepted: bool, evaluations: usize) {
+        let counts = if accepted {
+            &mut self.accepted
+        } else {
+            &mut self.rejected
+        };
+        counts.iter_mut().for_each(|count| *count += 1);
+        self.evaluations += evaluations;
+    }
+
+    pub(crate) fn take(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// The lengths of the steps in the shape of their errors, without graph.
+    pub(crate) fn lengths(&self, errors: &Tensor<2>) -> Tensor<2> {
+        let lengths = self
+            .steps
+            .iter()
+            .flat_map(|step| step.lengths.iter().copied());
+        let data = TensorData::new(lengths.collect::<Vec<_>>(), errors.dims());
+        Tensor::from_data(data, (&errors.device().inner(), errors.dtype()))
+    }
 }
 
 /// A solution at the times that were asked for.
@@ -320,7 +376,10 @@ impl Failure {
     }
 
     fn get(&self) -> Option<SolveError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -347,7 +406,11 @@ impl Solution {
         parameters: Tensor<1>,
         pull: adjoint::Pull,
     ) -> Self {
-        let adjoint::Found { run, evaluations, estimates: with_estimates } = found;
+        let adjoint::Found {
+            run,
+            evaluations,
+            estimates: with_estimates,
+        } = found;
         let mut solution = Self::plain(times, run, evaluations);
         let dims @ [batch, width] = start.dims();
         let saves = times.len() - 1;
@@ -357,20 +420,31 @@ impl Solution {
         if with_estimates {
             parts.extend([&solution.errors, &solution.stiffness].map(flat));
         }
-        let values = if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(parts, 0) };
+        let values = if parts.len() == 1 {
+            parts.swap_remove(0)
+        } else {
+            Tensor::cat(parts, 0)
+        };
         let (shape, failure) = (start.clone().inner(), solution.failure.clone());
         let count = parameters.dims()[0];
         let number = batch * width;
         let pullback = Pullback::new(move |gradient: Tensor<1>| -> Pulled {
             let part = |from: usize, dims: [usize; 2]| -> Tensor<2> {
-                gradient.clone().slice([from..from + dims[0] * dims[1]]).reshape(dims)
+                gradient
+                    .clone()
+                    .slice([from..from + dims[0] * dims[1]])
+                    .reshape(dims)
             };
             let by_values = (0..saves).map(|save| part(save * number, dims)).collect();
             let [by_errors, by_stiffness] = [0, 1].map(|which| {
                 let count = estimates[0] * estimates[1];
                 with_estimates.then(|| part(saves * number + which * count, estimates))
             });
-            let cotangents = Cotangents { by_values, by_errors, by_stiffness };
+            let cotangents = Cotangents {
+                by_values,
+                by_errors,
+                by_stiffness,
+            };
             pull(cotangents).unwrap_or_else(|error| {
                 failure.set(error);
                 let options = (&shape.device(), shape.dtype());
@@ -381,7 +455,9 @@ impl Solution {
         });
         let all = attached(values, start.clone(), parameters, pullback);
         let part = |from: usize, dims: [usize; 2]| -> Tensor<2> {
-            all.clone().slice([from..from + dims[0] * dims[1]]).reshape(dims)
+            all.clone()
+                .slice([from..from + dims[0] * dims[1]])
+                .reshape(dims)
         };
         solution.values[0] = start;
         for save in 0..saves {
@@ -428,9 +504,7 @@ impl Solution {
 
     /// The lengths of the steps, of the shape of [`errors`](Self::errors), without graph.
     pub fn lengths(&self) -> Tensor<2> {
-        let lengths = self.statistics.steps.iter().flat_map(|step| step.lengths.iter().copied());
-        let data = TensorData::new(lengths.collect::<Vec<_>>(), self.errors.dims());
-        Tensor::from_data(data, (&self.errors.device().inner(), self.errors.dtype()))
+        self.statistics.lengths(&self.errors)
     }
 
     /// What the solver did.
@@ -447,7 +521,13 @@ impl Solution {
 
 fn statistics(found: &Run, evaluations: usize) -> Statistics {
     let steps = found.records.iter().filter_map(|record| match record {
-        Record::Step(StepTaken { times, lengths, errors, stiffness, .. }) => Some(Step {
+        Record::Step(StepTaken {
+            times,
+            lengths,
+            errors,
+            stiffness,
+            ..
+        }) => Some(Step {
             times: times.clone(),
             lengths: lengths.clone(),
             errors: errors.clone(),
@@ -468,7 +548,10 @@ fn estimates(found: &Run, statistics: &Statistics) -> [Tensor<2>; 2] {
     let shape = [statistics.steps.len(), found.accepted.len()];
     let like = &found.values[0];
     let tensor = |of: fn(&Step) -> &Vec<f64>| {
-        let numbers = statistics.steps.iter().flat_map(|step| of(step).iter().copied());
+        let numbers = statistics
+            .steps
+            .iter()
+            .flat_map(|step| of(step).iter().copied());
         let data = TensorData::new(numbers.collect::<Vec<_>>(), shape);
         Tensor::from_data(data, (&like.device(), like.dtype()))
     };

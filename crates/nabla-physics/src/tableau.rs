@@ -105,7 +105,9 @@ impl Tableau {
             Dense::Hermite if !self.last_is_first => {
                 wrong("Hermite's polynomial needs the slope at the next state as last stage")
             }
-            Dense::Polynomials { extra, polynomials } if polynomials.len() != stages + extra.len() => {
+            Dense::Polynomials { extra, polynomials }
+                if polynomials.len() != stages + extra.len() =>
+            {
                 wrong("dense output needs a polynomial for each stage")
             }
             _ => match self.stiffness {
@@ -125,7 +127,9 @@ impl Tableau {
     /// `c` and `a` of a stage, extra ones too.
     pub(crate) fn row(&self, stage: usize) -> (f64, &'static [f64]) {
         match self.dense {
-            Dense::Polynomials { extra, .. } if stage >= self.count() => extra[stage - self.count()],
+            Dense::Polynomials { extra, .. } if stage >= self.count() => {
+                extra[stage - self.count()]
+            }
             _ => (self.nodes[stage], self.stages[stage]),
         }
     }

@@ -22,7 +22,13 @@ impl TimeLinearConfig {
             .with_initializer(Initializer::XavierUniform { gain: 1.0 })
             .init(device);
         let weight = whole.weight.val().inner();
-        let tracked = |x: Tensor<2>| if device.is_autodiff() { x.autodiff() } else { x };
+        let tracked = |x: Tensor<2>| {
+            if device.is_autodiff() {
+                x.autodiff()
+            } else {
+                x
+            }
+        };
         let rows = |from: usize, to: usize| weight.clone().slice([from..to, 0..self.output]);
         let by_time = tracked(rows(self.input, self.input + 1)).reshape([self.output]);
         let zeros = Tensor::<1>::zeros([self.output], device);

@@ -27,7 +27,9 @@ pub(super) fn pull<F: Field>(
     let dims @ [batch, width] = last.dims();
     let number = batch * width;
     let parameters = system.parameters();
-    let count = parameters.as_ref().map_or(0, |parameters| parameters.dims()[0]);
+    let count = parameters
+        .as_ref()
+        .map_or(0, |parameters| parameters.dims()[0]);
     let mut by_parameters = parameters.map(|parameters| parameters.zeros_like());
 
     // From each of the times and changes to the one before.
@@ -39,7 +41,10 @@ pub(super) fn pull<F: Field>(
         // What is asked for at the time of an event is the state before it.
         stops.push((event.time, Stop::Event(number)));
     }
-    stops.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.order().cmp(&b.1.order())));
+    stops.sort_by(|a, b| {
+        a.0.total_cmp(&b.0)
+            .then_with(|| a.1.order().cmp(&b.1.order()))
+    });
 
     let mut changes = Vec::new();
     let mut steps = Vec::new();
@@ -65,7 +70,11 @@ pub(super) fn pull<F: Field>(
                 }
             }
         }
-        let before = if place == 0 { times[0] } else { stops[place - 1].0 };
+        let before = if place == 0 {
+            times[0]
+        } else {
+            stops[place - 1].0
+        };
         if before == time {
             continue;
         }
@@ -94,10 +103,18 @@ pub(super) fn pull<F: Field>(
             count,
             back,
         };
-        let found = run(&backwards, &mut adjoint, start, &[-time, -before], Keep::Nothing)?;
+        let found = run(
+            &backwards,
+            &mut adjoint,
+            start,
+            &[-time, -before],
+            Keep::Nothing,
+        )?;
         let end = found.values[1].clone();
         let part = |which: usize| -> Tensor<2> {
-            end.clone().slice([0..1, which * number..(which + 1) * number]).reshape(dims)
+            end.clone()
+                .slice([0..1, which * number..(which + 1) * number])
+                .reshape(dims)
         };
         if back {
             state = part(0);
@@ -163,9 +180,12 @@ impl<F: Field> AdjointSystem<'_, F> {
         for (group, found) in shares.iter_mut().enumerate() {
             let moves = |(step, _): &&(StepTaken, Attempt)| step.lengths[group] != 0.0;
             // The steps of one trajectory rise: those that begin before this time are the first of them.
-            let after = self.steps.partition_point(|(step, _)| step.times[group] < time);
+            let after = self
+                .steps
+                .partition_point(|(step, _)| step.times[group] < time);
             let place = (0..after).rev().find(|&i| moves(&&self.steps[i]));
-            let place = place.or_else(|| (0..self.steps.len()).find(|&i| moves(&&self.steps[i])))?;
+            let place =
+                place.or_else(|| (0..self.steps.len()).find(|&i| moves(&&self.steps[i])))?;
             let step = &self.steps[place].0;
             *found = Some((place, (time - step.times[group]) / step.lengths[group]));
         }
@@ -178,12 +198,21 @@ impl<F: Field> AdjointSystem<'_, F> {
                 Some((at, share)) if *at == place => share.clamp(0.0, 1.0),
                 _ => f64::NAN,
             });
-            let save = Save { index: 0, shares: own.collect() };
+            let save = Save {
+                index: 0,
+                shares: own.collect(),
+            };
             let value = value_at(&self.method, &self.steps[place].1, &save);
             state = Some(match state {
                 Some(state) => row_combination(&[
-                    Term { factors: &[1.0], matrix: &state },
-                    Term { factors: &[1.0], matrix: &value },
+                    Term {
+                        factors: &[1.0],
+                        matrix: &state,
+                    },
+                    Term {
+                        factors: &[1.0],
+                        matrix: &value,
+                    },
                 ]),
                 None => value,
             });
@@ -198,7 +227,9 @@ impl<F: Field> System for AdjointSystem<'_, F> {
         let [batch, width] = self.dims;
         let number = batch * width;
         let part = |which: usize| -> Tensor<2> {
-            x.clone().slice([0..1, which * number..(which + 1) * number]).reshape(self.dims)
+            x.clone()
+                .slice([0..1, which * number..(which + 1) * number])
+                .reshape(self.dims)
         };
         let state = match self.back {
             true => part(0),
@@ -216,6 +247,10 @@ impl<F: Field> System for AdjointSystem<'_, F> {
             parts.push(found.unwrap_or_else(zeros));
         }
         let slope = Tensor::cat(parts, 1);
-        Ok(Stage { argument: x, slope, graph: None })
+        Ok(Stage {
+            argument: x,
+            slope,
+            graph: None,
+        })
     }
 }

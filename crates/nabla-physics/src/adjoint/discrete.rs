@@ -66,7 +66,11 @@ pub(super) fn pull(
         by_values: &cotangents.by_values,
         by_errors: read(&cotangents.by_errors)?,
         by_stiffness: read(&cotangents.by_stiffness)?,
-        steps: trace.records.iter().filter(|r| matches!(r, Record::Step(_))).count(),
+        steps: trace
+            .records
+            .iter()
+            .filter(|r| matches!(r, Record::Step(_)))
+            .count(),
         by_state: by_last.zeros_like(),
         by_first: None,
         by_parameters: None,
@@ -107,7 +111,11 @@ struct Back<'a> {
 
 impl Back<'_> {
     /// Takes the steps once more, with graphs.
-    fn replay(&mut self, records: &[Record], mut state: Tensor<2>) -> Result<VecDeque<Kept>, SolveError> {
+    fn replay(
+        &mut self,
+        records: &[Record],
+        mut state: Tensor<2>,
+    ) -> Result<VecDeque<Kept>, SolveError> {
         let method = self.plan.method;
         let mut last_first: Option<First> = None;
         let mut kept = VecDeque::with_capacity(records.len());
@@ -124,7 +132,12 @@ impl Back<'_> {
                     let first = last_first.take().filter(|_| step.shares_first);
                     let mut attempt =
                         method.attempt(self.system, &state, times, lengths, first, true)?;
-                    if step.saves.iter().flat_map(|save| &save.shares).any(|&share| share < 1.0) {
+                    if step
+                        .saves
+                        .iter()
+                        .flat_map(|save| &save.shares)
+                        .any(|&share| share < 1.0)
+                    {
                         method.extend(self.system, &mut attempt, true)?;
                     }
                     state = attempt.after.clone();
@@ -133,8 +146,15 @@ impl Back<'_> {
                     {
                         let last = &attempt.stages[tableau.count() - 1];
                         let (argument, slope) = (last.argument.clone(), last.slope.clone());
-                        let stage = crate::field::Stage { argument, slope, graph: None };
-                        last_first = Some(First { stage, shared: true });
+                        let stage = crate::field::Stage {
+                            argument,
+                            slope,
+                            graph: None,
+                        };
+                        last_first = Some(First {
+                            stage,
+                            shared: true,
+                        });
                     }
                     kept.push_back(Kept::Step(attempt));
                 }
@@ -195,15 +215,20 @@ impl Back<'_> {
             self.by_state = sums.base();
             return Ok(());
         }
-        let Method::Explicit(tableau) = method else { return Ok(()) };
+        let Method::Explicit(tableau) = method else {
+            return Ok(());
+        };
         let last = tableau.count() - 1;
         match tableau.last_is_first {
             true => {
                 sums.argument(last, by_after);
                 if let Some(by_first) = self.by_first.take() {
                     // Trajectories that were rejected begin the next step with the slope of this one's first stage.
-                    let moved: Vec<f64> =
-                        step.lengths.iter().map(|h| f64::from(u8::from(*h != 0.0))).collect();
+                    let moved: Vec<f64> = step
+                        .lengths
+                        .iter()
+                        .map(|h| f64::from(u8::from(*h != 0.0)))
+                        .collect();
                     if moved.contains(&0.0) {
                         let rest = moved.iter().map(|moved| 1.0 - moved).collect();
                         sums.add(0, rest, &by_first);
@@ -231,7 +256,9 @@ impl Back<'_> {
                 }
                 (None, _) => None,
             };
-            let Some(by_argument) = sum_of(pulled, by_argument) else { continue };
+            let Some(by_argument) = sum_of(pulled, by_argument) else {
+                continue;
+            };
             sums.weighted(tableau.row(i).1, &scales, &by_argument);
             sums.base.push((vec![1.0], by_argument));
         }
@@ -253,7 +280,9 @@ impl Back<'_> {
         sums: &mut Sums,
         by_after: &mut Vec<Tensor<2>>,
     ) {
-        let Some(by_error) = self.cotangent(&self.by_errors) else { return };
+        let Some(by_error) = self.cotangent(&self.by_errors) else {
+            return;
+        };
         let (absolute, relative) = (self.plan.absolute, self.plan.relative);
         let weights = self.plan.method.error_weights();
         let error = attempt.sum(None, weights, scales);
@@ -263,7 +292,11 @@ impl Back<'_> {
         let factor = self.factors(&scaled.clone().square(), |group, squares, count| {
             // The norm has no derivative at 0, where no step of any length has an error.
             let norm = (squares / count).sqrt();
-            if norm > 0.0 { by_error[group] / (count * norm) } else { 0.0 }
+            if norm > 0.0 {
+                by_error[group] / (count * norm)
+            } else {
+                0.0
+            }
         });
         let by_scaled = scaled.clone() * factor;
         let by_error = by_scaled.clone() / scale.clone();
@@ -279,8 +312,11 @@ impl Back<'_> {
 
     /// What the stiffness estimate adds. That of a Rosenbrock method has no gradient.
     fn stiffness(&self, attempt: &Attempt, sums: &mut Sums) {
-        let Method::Explicit(tableau) = self.plan.method else { return };
-        let (Some(pair), Some(by_stiffness)) = (tableau.stiffness, self.cotangent(&self.by_stiffness))
+        let Method::Explicit(tableau) = self.plan.method else {
+            return;
+        };
+        let (Some(pair), Some(by_stiffness)) =
+            (tableau.stiffness, self.cotangent(&self.by_stiffness))
         else {
             return;
         };
@@ -295,12 +331,21 @@ impl Back<'_> {
                     return 0.0;
                 }
                 let estimate = (slopes / states).sqrt() * by_stiffness[group];
-                if which == 0 { estimate / slopes } else { -estimate / states }
+                if which == 0 {
+                    estimate / slopes
+                } else {
+                    -estimate / states
+                }
             });
             each.collect::<Vec<f64>>()
         });
-        let [slopes, states] = [(slopes, &factors[0]), (states, &factors[1])]
-            .map(|(matrix, factors)| row_combination(&[Term { factors, matrix: &matrix }]));
+        let [slopes, states] =
+            [(slopes, &factors[0]), (states, &factors[1])].map(|(matrix, factors)| {
+                row_combination(&[Term {
+                    factors,
+                    matrix: &matrix,
+                }])
+            });
         sums.add(pair.second, vec![1.0], &slopes);
         sums.add(pair.first, vec![-1.0], &slopes);
         sums.argument(pair.first, -states.clone());
@@ -319,7 +364,11 @@ impl Back<'_> {
     /// A factor for each group, from the sum of its numbers and their count, `[groups, 1]`.
     fn factors(&self, x: &Tensor<2>, of: impl Fn(usize, f64, f64) -> f64) -> Tensor<2> {
         let dims = x.dims();
-        let count = if self.groups == 1 { dims[0] * dims[1] } else { dims[1] } as f64;
+        let count = if self.groups == 1 {
+            dims[0] * dims[1]
+        } else {
+            dims[1]
+        } as f64;
         let sums = self.group_sums(x).into_iter().enumerate();
         let each: Vec<f64> = sums.map(|(group, sum)| of(group, sum, count)).collect();
         let data = TensorData::new(each, [self.groups, 1]);
@@ -352,7 +401,11 @@ impl Sums {
     /// By all slopes, with the weights times the scales.
     fn weighted(&mut self, weights: &[f64], scales: &[f64], x: &Tensor<2>) {
         for (stage, weight) in weights.iter().enumerate() {
-            self.add(stage, scales.iter().map(|scale| weight * scale).collect(), x);
+            self.add(
+                stage,
+                scales.iter().map(|scale| weight * scale).collect(),
+                x,
+            );
         }
     }
 
@@ -372,14 +425,21 @@ impl Sums {
 }
 
 fn combined(terms: &[(Vec<f64>, Tensor<2>)]) -> Tensor<2> {
-    let terms: Vec<Term<'_>> =
-        terms.iter().map(|(factors, matrix)| Term { factors, matrix }).collect();
+    let terms: Vec<Term<'_>> = terms
+        .iter()
+        .map(|(factors, matrix)| Term { factors, matrix })
+        .collect();
     row_combination(&terms)
 }
 
 fn total(all: Vec<Tensor<2>>) -> Tensor<2> {
-    let terms: Vec<Term<'_>> =
-        all.iter().map(|matrix| Term { factors: &[1.0], matrix }).collect();
+    let terms: Vec<Term<'_>> = all
+        .iter()
+        .map(|matrix| Term {
+            factors: &[1.0],
+            matrix,
+        })
+        .collect();
     row_combination(&terms)
 }
 

@@ -28,14 +28,23 @@ pub(super) fn forward<F: Field>(
     let dims @ [batch, width] = start.dims();
     system.check_hidden(&start, times[0])?;
     let parameters = match by_parameters {
-        true => system.parameters().map_or(0, |parameters| parameters.dims()[0]),
+        true => system
+            .parameters()
+            .map_or(0, |parameters| parameters.dims()[0]),
         false => 0,
     };
     let columns = parameters + if by_start { width } else { 0 };
-    let shape = Shape { width, columns, parameters };
+    let shape = Shape {
+        width,
+        columns,
+        parameters,
+    };
     // u, then s row after row: s_ic = ∂u_i/∂c.
     let mut first = vec![0.0; batch * shape.all()];
-    for (row, u) in first.chunks_exact_mut(shape.all()).zip(numbers(&start)?.chunks_exact(width)) {
+    for (row, u) in first
+        .chunks_exact_mut(shape.all())
+        .zip(numbers(&start)?.chunks_exact(width))
+    {
         row[..width].copy_from_slice(u);
         if by_start {
             for i in 0..width {
@@ -61,7 +70,11 @@ pub(super) fn forward<F: Field>(
     for (index, value) in found.values.iter_mut().enumerate() {
         if index > 0 {
             let both = value.clone().slice([0..batch, width..shape.all()]);
-            all.push(if columns > 0 { numbers(&both)? } else { Vec::new() });
+            all.push(if columns > 0 {
+                numbers(&both)?
+            } else {
+                Vec::new()
+            });
         }
         *value = value.clone().slice([0..batch, 0..width]);
     }
@@ -79,7 +92,9 @@ pub(super) fn forward<F: Field>(
                     let s = &all[(row * width + i) * columns..][..columns];
                     sum.iter_mut().zip(s).for_each(|(sum, s)| *sum += g * s);
                     let own = &mut start[row * width..(row + 1) * width];
-                    own.iter_mut().zip(&s[parameters..]).for_each(|(sum, s)| *sum += g * s);
+                    own.iter_mut()
+                        .zip(&s[parameters..])
+                        .for_each(|(sum, s)| *sum += g * s);
                 }
             }
         }
@@ -88,7 +103,14 @@ pub(super) fn forward<F: Field>(
             .then(|| Tensor::from_data(TensorData::new(sum, [parameters]), (&device, dtype)));
         Ok((by_start, by_parameters))
     });
-    Ok((Found { run: found, evaluations, estimates: false }, pull))
+    Ok((
+        Found {
+            run: found,
+            evaluations,
+            estimates: false,
+        },
+        pull,
+    ))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +136,11 @@ impl Shape {
         x: &Tensor<2>,
         mut evaluate: impl FnMut(Tensor<2>) -> Result<Stage, SolveError>,
     ) -> Result<Tensor<2>, SolveError> {
-        let Self { width, columns, parameters } = self;
+        let Self {
+            width,
+            columns,
+            parameters,
+        } = self;
         let [batch, _] = x.dims();
         let options = (&x.device(), x.dtype());
         let u = x.clone().slice([0..batch, 0..width]);
@@ -156,10 +182,16 @@ impl Shape {
             Some(slope) => numbers(&slope)?,
             None => Vec::new(),
         };
-        for (row, slope) in slopes.chunks_exact_mut(self.all()).zip(slope.chunks_exact(width)) {
+        for (row, slope) in slopes
+            .chunks_exact_mut(self.all())
+            .zip(slope.chunks_exact(width))
+        {
             row[..width].copy_from_slice(slope);
         }
-        Ok(Tensor::from_data(TensorData::new(slopes, [batch, self.all()]), options))
+        Ok(Tensor::from_data(
+            TensorData::new(slopes, [batch, self.all()]),
+            options,
+        ))
     }
 }
 
@@ -171,19 +203,31 @@ struct Sensitivities<F> {
 impl<F: Field> System for Sensitivities<F> {
     fn evaluate(&mut self, x: Tensor<2>, times: &[f64], _: bool) -> Result<Stage, SolveError> {
         let system = &mut self.system;
-        let slope = self.shape.extended(&x, |u| system.evaluate(u, times, true))?;
-        Ok(Stage { argument: x, slope, graph: None })
+        let slope = self
+            .shape
+            .extended(&x, |u| system.evaluate(u, times, true))?;
+        Ok(Stage {
+            argument: x,
+            slope,
+            graph: None,
+        })
     }
 }
 
 /// An event of the state as one of state and sensitivities.
 fn with_sensitivities(event: Event, shape: Shape) -> Event {
     let time = event.time;
-    let plain = Shape { parameters: 0, ..shape };
+    let plain = Shape {
+        parameters: 0,
+        ..shape
+    };
     let change = move |x: Tensor<2>| -> Tensor<2> {
         let found = plain.extended(&x, |u| changed(&event, &u, true));
         // What fails has another shape, which is an error where the change is used.
         found.unwrap_or_else(|_| Tensor::zeros([1, 1], &x.device()))
     };
-    Event { time, change: Some(Arc::new(change)) }
+    Event {
+        time,
+        change: Some(Arc::new(change)),
+    }
 }

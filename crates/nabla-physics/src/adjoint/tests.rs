@@ -6,11 +6,19 @@ use crate::field::{Dynamics, field, parametric};
 use crate::{Controller, Event, Solution, Solver, Steps};
 
 fn wide<const D: usize>(values: &[f64], dims: [usize; D]) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), dims), (&Device::flex(), DType::F64))
+    Tensor::from_data(
+        TensorData::new(values.to_vec(), dims),
+        (&Device::flex(), DType::F64),
+    )
 }
 
 fn list<const D: usize>(x: &Tensor<D>) -> Vec<f64> {
-    x.clone().inner().into_data().convert::<f64>().iter().collect()
+    x.clone()
+        .inner()
+        .into_data()
+        .convert::<f64>()
+        .iter()
+        .collect()
 }
 
 const ADJOINTS: [Adjoint; 6] = [
@@ -76,7 +84,9 @@ fn loss(found: &Solution, estimates: [f64; 2]) -> Tensor<1> {
 /// The gradient by parameters and state, by central differences.
 fn differences(solver: &Solver, estimates: [f64; 2]) -> Vec<f64> {
     let value = |p: &[f64], u: &[f64]| {
-        let found = solver.solve(&Net::new(p), wide(u, [3, 2]).autodiff(), &TIMES).unwrap();
+        let found = solver
+            .solve(&Net::new(p), wide(u, [3, 2]).autodiff(), &TIMES)
+            .unwrap();
         list(&loss(&found, estimates))[0]
     };
     let shift = 1e-5;
@@ -133,7 +143,12 @@ fn gradients_of_constant_steps_are_central_differences() {
             let expected = differences(&solver, [0.0; 2]);
             for adjoint in &ADJOINTS[..if stiff { 3 } else { 4 }] {
                 let found = solved(&solver.clone().with_adjoint(*adjoint), [0.0; 2]);
-                check(&found, &expected, 1e-8, &format!("{method} {adjoint:?} {steps:?}"));
+                check(
+                    &found,
+                    &expected,
+                    1e-8,
+                    &format!("{method} {adjoint:?} {steps:?}"),
+                );
             }
         }
     }
@@ -149,13 +164,22 @@ fn gradients_of_error_and_stiffness_are_central_differences() {
                 .with_constant_step(0.23)
                 .with_tolerances(tolerance, 1e-4)
                 .with_steps(steps);
-            let weights = if method == Method::RODAS4 { [3.0, 0.0] } else { [3.0, 0.7] };
+            let weights = if method == Method::RODAS4 {
+                [3.0, 0.0]
+            } else {
+                [3.0, 0.7]
+            };
             let expected = differences(&solver, weights);
             let all: Vec<_> = ADJOINTS[..3]
                 .iter()
                 .map(|adjoint| {
                     let found = solved(&solver.clone().with_adjoint(*adjoint), weights);
-                    check(&found, &expected, 2e-6, &format!("{method} {steps:?} {adjoint:?}"));
+                    check(
+                        &found,
+                        &expected,
+                        2e-6,
+                        &format!("{method} {steps:?} {adjoint:?}"),
+                    );
                     found
                 })
                 .collect();
@@ -191,7 +215,12 @@ fn adjoints_agree_with_each_other() {
         for (adjoint, found) in ADJOINTS.iter().zip(&all).skip(1) {
             let exact = matches!(adjoint, Adjoint::Discrete(_) | Adjoint::Forward);
             let near = if exact { 1e-11 } else { 300.0 * tolerance };
-            check(found, &all[0], near, &format!("{method} {steps:?} {adjoint:?}"));
+            check(
+                found,
+                &all[0],
+                near,
+                &format!("{method} {steps:?} {adjoint:?}"),
+            );
         }
         let solver = solver.with_tolerances(1e-4, 1e-4);
         let both = ADJOINTS[..3].iter().map(|adjoint| {
@@ -212,15 +241,25 @@ fn gradients_have_their_closed_form() {
     for adjoint in ADJOINTS {
         // From a graph of its own, and used twice.
         let root = wide(&[rate / 2.0], [1]).autodiff().require_grad();
-        let growth = parametric(root.clone() * 2.0, |u: Tensor<2>, _, p: Tensor<1>| u * p.unsqueeze());
+        let growth = parametric(root.clone() * 2.0, |u: Tensor<2>, _, p: Tensor<1>| {
+            u * p.unsqueeze()
+        });
         let first = wide(&[start], [1, 1]).autodiff().require_grad();
-        let solver = Solver::new(Method::TSIT5).with_tolerances(1e-11, 1e-11).with_adjoint(adjoint);
+        let solver = Solver::new(Method::TSIT5)
+            .with_tolerances(1e-11, 1e-11)
+            .with_adjoint(adjoint);
         let found = solver.solve(&growth, first.clone(), &[0.0, end]).unwrap();
         let gradients = (found.last().square() * 0.5).sum().backward();
         let by_rate = list(&root.grad(&gradients).unwrap())[0] / 2.0;
         let by_start = list(&first.grad(&gradients).unwrap())[0];
-        assert!((by_rate - end * last * last).abs() < 1e-8, "{adjoint:?} {by_rate}");
-        assert!((by_start - last * (rate * end).exp()).abs() < 1e-8, "{adjoint:?}");
+        assert!(
+            (by_rate - end * last * last).abs() < 1e-8,
+            "{adjoint:?} {by_rate}"
+        );
+        assert!(
+            (by_start - last * (rate * end).exp()).abs() < 1e-8,
+            "{adjoint:?}"
+        );
     }
 }
 
@@ -228,9 +267,15 @@ fn gradients_have_their_closed_form() {
 #[test]
 fn the_error_of_a_linear_equation_has_its_gradient() {
     let root = wide(&[-1.0], [1]).autodiff().require_grad();
-    let growth = parametric(root.clone(), |u: Tensor<2>, _, p: Tensor<1>| u * p.unsqueeze());
-    let solver = Solver::new(Method::TSIT5).with_constant_step(0.1).with_tolerances(1e-3, 1e-3);
-    let found = solver.solve(&growth, wide(&[1.0], [1, 1]).autodiff(), &[0.0, 0.1]).unwrap();
+    let growth = parametric(root.clone(), |u: Tensor<2>, _, p: Tensor<1>| {
+        u * p.unsqueeze()
+    });
+    let solver = Solver::new(Method::TSIT5)
+        .with_constant_step(0.1)
+        .with_tolerances(1e-3, 1e-3);
+    let found = solver
+        .solve(&growth, wide(&[1.0], [1, 1]).autodiff(), &[0.0, 0.1])
+        .unwrap();
     let gradients = found.errors().sum().backward();
     let by_rate = list(&root.grad(&gradients).unwrap())[0];
     assert!((by_rate / -1.113_736_42e-5 - 1.0).abs() < 1e-7, "{by_rate}");
@@ -244,24 +289,41 @@ fn what_has_no_gradient_is_named() {
     let error = |solver: Solver, f: &dyn Fn(&Solver) -> Result<Solution, SolveError>| {
         f(&solver).unwrap_err()
     };
-    for solver in [Solver::new(Method::TSIT5), Solver::new(Method::TSIT5).with_constant_step(0.1)] {
-        let found = error(solver, &|solver| solver.solve(&f, start.clone(), &[0.0, 1.0]));
+    for solver in [
+        Solver::new(Method::TSIT5),
+        Solver::new(Method::TSIT5).with_constant_step(0.1),
+    ] {
+        let found = error(solver, &|solver| {
+            solver.solve(&f, start.clone(), &[0.0, 1.0])
+        });
         assert_eq!(found, SolveError::HiddenParameters);
     }
     let hidden = start.clone();
     let decay = field(|u: Tensor<2>, _| -u);
-    let solver = Solver::new(Method::TSIT5).with_event(Event::change(0.5, move |u| u + hidden.clone()));
-    let found = error(solver, &|solver| solver.solve(&decay, start.clone(), &[0.0, 1.0]));
+    let solver =
+        Solver::new(Method::TSIT5).with_event(Event::change(0.5, move |u| u + hidden.clone()));
+    let found = error(solver, &|solver| {
+        solver.solve(&decay, start.clone(), &[0.0, 1.0])
+    });
     assert_eq!(found, SolveError::HiddenInEvent(0.5));
     let solver = Solver::new(Method::RODAS4).with_adjoint(Adjoint::Backsolve);
-    let found = error(solver, &|solver| solver.solve(&decay, start.clone(), &[0.0, 1.0]));
+    let found = error(solver, &|solver| {
+        solver.solve(&decay, start.clone(), &[0.0, 1.0])
+    });
     assert_eq!(
         found.to_string(),
         "the gradient by the backsolve adjoint is not there for rodas4: take the discrete one"
     );
     let solver = Solver::new(Method::TSIT5).with_adjoint(Adjoint::Discrete(Checkpoints::Every(0)));
-    let found = error(solver, &|solver| solver.solve(&decay, start.clone(), &[0.0, 1.0]));
-    assert!(found.to_string().starts_with("the steps between two checkpoints is 0"), "{found}");
+    let found = error(solver, &|solver| {
+        solver.solve(&decay, start.clone(), &[0.0, 1.0])
+    });
+    assert!(
+        found
+            .to_string()
+            .starts_with("the steps between two checkpoints is 0"),
+        "{found}"
+    );
     // A backward pass that fails: decay is growth backwards, which overflows the allowed steps.
     let stiff = field(|u: Tensor<2>, _| u * -60.0);
     let solver = Solver::new(Method::TSIT5)
