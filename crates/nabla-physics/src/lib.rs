@@ -10,15 +10,19 @@
 //!   forward;
 //! * [events](event) at given times.
 //!
+//! What is learnt from the steps: [`ernode`] and [`local_regularisation`] penalise errors and stiffness.
+//!
 //! The equation is a [`field`]: a closure, or a Burn module. Stochastic equations are solved by [`sde`].
 
 pub mod adjoint;
 pub mod bs3;
 pub mod controller;
 pub mod dopri5;
+pub mod ernode;
 pub mod euler;
 pub mod event;
 pub mod field;
+pub mod local_regularisation;
 mod method;
 mod operation;
 pub mod rk4;

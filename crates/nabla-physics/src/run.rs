@@ -26,6 +26,10 @@ pub(crate) struct Plan {
     pub(crate) columns: usize,
     /// In the order of their times.
     pub(crate) events: Vec<Event>,
+    /// Whether the state before each step is kept.
+    pub(crate) keep_states: bool,
+    /// Whether the very first slope has no gradient.
+    pub(crate) constant_first_stage: bool,
 }
 
 /// What a run keeps for its gradient.
@@ -85,6 +89,8 @@ pub(crate) struct Run {
     pub(crate) kept: Vec<Kept>,
     /// States before records.
     pub(crate) checkpoints: Vec<(usize, Tensor<2>)>,
+    /// Before each step, if they are kept.
+    pub(crate) states: Vec<Tensor<2>>,
     pub(crate) rejected: Vec<usize>,
     pub(crate) accepted: Vec<usize>,
 }
@@ -100,34 +106,7 @@ pub(crate) fn run(
     times: &[f64],
     keep: Keep,
 ) -> Result<Run, SolveError> {
-    let groups = if plan.apart { start.dims()[0] } else { 1 };
-    let mut run = Running {
-        plan,
-        keep,
-        times,
-        tracked: keep == Keep::Graphs,
-        now: vec![times[0]; groups],
-        next_save: vec![1; groups],
-        lengths: vec![0.0; groups],
-        memories: vec![Memory::new(&plan.controller); groups],
-        first: None,
-        state: start.clone(),
-        every: match keep {
-            Keep::States(0) => 1,
-            Keep::States(every) => every,
-            _ => usize::MAX,
-        },
-        since: usize::MAX,
-        steps: 0,
-        out: Run {
-            values: vec![start.zeros_like(); times.len()],
-            records: Vec::new(),
-            kept: Vec::new(),
-            checkpoints: Vec::new(),
-            rejected: vec![0; groups],
-            accepted: vec![0; groups],
-        },
-    };
+    let mut run = Running::new(plan, &start, times, keep);
     run.out.values[0] = start;
     run.begin(system)?;
     for (number, event) in plan.events.iter().enumerate() {
@@ -142,6 +121,18 @@ pub(crate) fn run(
     }
     run.advance(system, times[times.len() - 1])?;
     Ok(run.out)
+}
+
+/// The lengths of the first steps.
+pub(crate) fn first_lengths(
+    plan: &Plan,
+    system: &mut dyn System,
+    start: &Tensor<2>,
+    times: &[f64],
+) -> Result<Vec<f64>, SolveError> {
+    let mut run = Running::new(plan, start, times, Keep::Nothing);
+    run.begin(system)?;
+    Ok(run.lengths)
 }
 
 /// An event's change of the state.
@@ -207,7 +198,39 @@ struct Running<'a> {
     out: Run,
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    fn new(plan: &'a Plan, start: &Tensor<2>, times: &'a [f64], keep: Keep) -> Self {
+        let groups = if plan.apart { start.dims()[0] } else { 1 };
+        Self {
+            plan,
+            keep,
+            times,
+            tracked: keep == Keep::Graphs,
+            now: vec![times[0]; groups],
+            next_save: vec![1; groups],
+            lengths: vec![0.0; groups],
+            memories: vec![Memory::new(&plan.controller); groups],
+            first: None,
+            state: start.clone(),
+            every: match keep {
+                Keep::States(0) => 1,
+                Keep::States(every) => every,
+                _ => usize::MAX,
+            },
+            since: usize::MAX,
+            steps: 0,
+            out: Run {
+                values: vec![start.zeros_like(); times.len()],
+                records: Vec::new(),
+                kept: Vec::new(),
+                checkpoints: Vec::new(),
+                states: Vec::new(),
+                rejected: vec![0; groups],
+                accepted: vec![0; groups],
+            },
+        }
+    }
+
     /// The root of the mean square of each group, from sums of squares by row.
     fn norms(&self, sums: Vec<f64>, columns: usize) -> Vec<f64> {
         let columns = columns as f64;
@@ -235,7 +258,8 @@ impl Running<'_> {
         if sizes.iter().any(|size| !size.is_finite()) {
             check_finite(&start)?;
         }
-        let stage = system.evaluate(start.clone(), &self.now, self.tracked)?;
+        let tracked = self.tracked && !plan.constant_first_stage;
+        let stage = system.evaluate(start.clone(), &self.now, tracked)?;
         let slopes = self.scaled_norms(&stage.slope, [&start, &start]);
         if let Some(trajectory) = slopes.iter().position(|slope| !slope.is_finite()) {
             return Err(SolveError::NotFinite {
@@ -448,6 +472,9 @@ impl Running<'_> {
     ) -> Result<(), SolveError> {
         let method = self.plan.method;
         self.checkpoint();
+        if self.plan.keep_states {
+            self.out.states.push(self.state.clone());
+        }
         let rejected = attempt
             .lengths
             .iter()

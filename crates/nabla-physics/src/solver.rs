@@ -11,7 +11,7 @@ use crate::event::Event;
 use crate::field::{Field, FieldSystem, Pulled};
 use crate::method::Method;
 use crate::operation::{Pullback, attached};
-use crate::run::{Keep, Plan, Record, Run, StepTaken, run};
+use crate::run::{Keep, Plan, Record, Run, StepTaken, first_lengths, run};
 use crate::solve_error::SolveError;
 
 /// How the steps of the trajectories of a batch depend on each other.
@@ -55,6 +55,7 @@ pub struct Solver {
     most_steps: usize,
     steps: Steps,
     events: Vec<Event>,
+    constant_first_stage: bool,
 }
 
 impl Solver {
@@ -71,6 +72,7 @@ impl Solver {
             most_steps: 100_000,
             steps: Steps::default(),
             events: Vec::new(),
+            constant_first_stage: false,
         }
     }
 
@@ -137,6 +139,17 @@ impl Solver {
         self
     }
 
+    /// Whether the gradient leaves out the very first slope.
+    pub(crate) fn with_constant_first_stage(mut self, constant: bool) -> Self {
+        self.constant_first_stage = constant;
+        self
+    }
+
+    /// Whether trajectories have steps of their own.
+    pub fn steps(&self) -> Steps {
+        self.steps
+    }
+
     /// The method.
     pub fn method(&self) -> Method {
         self.method
@@ -165,6 +178,50 @@ impl Solver {
         times: &[f64],
     ) -> Result<Solution, SolveError> {
         let plan = self.plan(&start, times)?;
+        Ok(self.solved(plan, field, start, times)?.0)
+    }
+
+    /// Solves, and returns the state before each step too, without graph.
+    pub(crate) fn solve_with_states<F: Field>(
+        &self,
+        field: &F,
+        start: Tensor<2>,
+        times: &[f64],
+    ) -> Result<(Solution, Vec<Tensor<2>>), SolveError> {
+        let plan = Plan {
+            keep_states: true,
+            ..self.plan(&start, times)?
+        };
+        self.solved(plan, field, start, times)
+    }
+
+    /// The length of the first step from a state, without graph, at a time.
+    pub(crate) fn initial_step<F: Field>(
+        &self,
+        field: &F,
+        state: Tensor<2>,
+        time: f64,
+        last: f64,
+    ) -> Result<f64, SolveError> {
+        let plain = Self {
+            first_step: None,
+            controller: Controller::PI,
+            events: Vec::new(),
+            ..self.clone()
+        };
+        let plan = plain.plan(&state, &[time, last])?;
+        let mut system = FieldSystem::new(field);
+        let lengths = first_lengths(&plan, &mut system, &state, &[time, last])?;
+        Ok(lengths[0])
+    }
+
+    fn solved<F: Field>(
+        &self,
+        plan: Plan,
+        field: &F,
+        start: Tensor<2>,
+        times: &[f64],
+    ) -> Result<(Solution, Vec<Tensor<2>>), SolveError> {
         let parameters = field.parameters();
         let wanted = [
             start.is_tracked(),
@@ -173,23 +230,19 @@ impl Solver {
         let mut system = FieldSystem::new(field);
         let plain = start.clone().inner();
         if wanted == [false; 2] {
-            let found = run(&plan, &mut system, plain, times, Keep::Nothing)?;
-            let evaluations = system.evaluations;
-            return Ok(Solution::plain(times, found, evaluations));
+            let mut found = run(&plan, &mut system, plain, times, Keep::Nothing)?;
+            let states = std::mem::take(&mut found.states);
+            return Ok((Solution::plain(times, found, system.evaluations), states));
         }
         if plain.device() != Device::flex() {
             return Err(SolveError::Device(format!("{:?}", plain.device())));
         }
-        let (found, pull) = adjoint::forward(self.adjoint, plan, system, plain, times, wanted)?;
+        let (mut found, pull) = adjoint::forward(self.adjoint, plan, system, plain, times, wanted)?;
         let parameters =
             parameters.unwrap_or_else(|| start.clone().inner().slice([0..1, 0..1]).reshape([1]));
-        Ok(Solution::tracked(
-            times,
-            found,
-            [start.clone()],
-            parameters,
-            pull,
-        ))
+        let states = std::mem::take(&mut found.run.states);
+        let solution = Solution::tracked(times, found, [start.clone()], parameters, pull);
+        Ok((solution, states))
     }
 
     /// The plan, with all options and times checked.
@@ -237,6 +290,8 @@ impl Solver {
             apart: self.steps == Steps::PerTrajectory,
             columns: dims[1],
             events,
+            keep_states: false,
+            constant_first_stage: self.constant_first_stage,
         })
     }
 }
@@ -469,6 +524,12 @@ impl Solution {
             solution.stiffness = part(saves * number + count, estimates);
         }
         solution
+    }
+
+    /// Leaves one of the times out.
+    pub(crate) fn remove(&mut self, index: usize) {
+        self.times.remove(index);
+        self.values.remove(index);
     }
 
     /// The times that were asked for.

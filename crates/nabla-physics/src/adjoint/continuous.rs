@@ -93,6 +93,7 @@ pub(super) fn pull<F: Field>(
             apart: false,
             columns,
             events: Vec::new(),
+            keep_states: false,
             ..plan.clone()
         };
         let mut adjoint = AdjointSystem {

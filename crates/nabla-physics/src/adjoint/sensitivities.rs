@@ -79,6 +79,9 @@ pub(super) fn forward<F: Field>(
         *value = value.clone().slice([0..batch, 0..width]);
     }
     found.values[0] = start.clone();
+    for state in &mut found.states {
+        *state = state.clone().slice([0..batch, 0..width]);
+    }
     found.kept = Vec::new();
     let (device, dtype) = (start.device(), start.dtype());
     let pull: Pull = Box::new(move |cotangents: Cotangents| {

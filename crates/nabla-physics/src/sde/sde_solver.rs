@@ -128,6 +128,55 @@ impl SdeSolver {
         times: &[f64],
         path: &mut BrownianPath,
     ) -> Result<SdeSolution, SolveError> {
+        Ok(self.solved(drift, diffusion, start, times, path)?.0)
+    }
+
+    /// Solves, and returns the state before each step too, without graph.
+    pub(crate) fn solve_with_states<F: Field, G: Field>(
+        &self,
+        drift: &F,
+        diffusion: &G,
+        start: Tensor<2>,
+        times: &[f64],
+        seed: u64,
+    ) -> Result<(SdeSolution, Vec<Tensor<2>>), SolveError> {
+        let dims = start.dims();
+        let begin = times.first().copied().unwrap_or(0.0);
+        let mut path = BrownianPath::new(dims[0] * dims[1], begin, seed);
+        self.solved(drift, diffusion, start, times, &mut path)
+    }
+
+    /// The length of the first step from a state, without graph, at a time.
+    pub(crate) fn initial_step<F: Field, G: Field>(
+        &self,
+        drift: &F,
+        diffusion: &G,
+        state: &Tensor<2>,
+        time: f64,
+        last: f64,
+    ) -> Result<f64, SolveError> {
+        let (drift, diffusion) = (drift.frozen(), diffusion.frozen());
+        let equation = Equation {
+            drift: &drift,
+            diffusion: &diffusion,
+            drift_error: self.drift_error,
+        };
+        let adaptive = Self {
+            first_step: None,
+            controller: Controller::PI,
+            ..*self
+        };
+        adaptive.first(&equation, state, &[time, last])
+    }
+
+    fn solved<F: Field, G: Field>(
+        &self,
+        drift: &F,
+        diffusion: &G,
+        start: Tensor<2>,
+        times: &[f64],
+        path: &mut BrownianPath,
+    ) -> Result<(SdeSolution, Vec<Tensor<2>>), SolveError> {
         self.check(&start, times, path)?;
         let plain = start.clone().inner();
         let (frozen, still) = (drift.frozen(), diffusion.frozen());
@@ -155,7 +204,7 @@ impl SdeSolver {
             };
             self.replay(&equation, start, taken.steps, &mut solution)?;
         }
-        Ok(solution)
+        Ok((solution, taken.states))
     }
 
     fn check(
@@ -211,6 +260,7 @@ impl SdeSolver {
             errors: start.clone(),
             stiffness: start,
             steps: Vec::new(),
+            states: Vec::new(),
             statistics: Statistics::empty(),
         };
         let (mut errors, mut stiffness) = (Vec::new(), Vec::new());
@@ -268,6 +318,7 @@ impl SdeSolver {
                 stiffness.push(stiff);
                 path.forget(end);
                 taken.steps.push((now, tried, noise));
+                taken.states.push(state);
                 state = stepped.next.inner();
                 now = end;
             }
@@ -420,6 +471,8 @@ struct Taken {
     stiffness: Tensor<2>,
     /// When they began, their lengths, and their noise.
     steps: Vec<(f64, f64, Noise)>,
+    /// Before each of them.
+    states: Vec<Tensor<2>>,
     statistics: Statistics,
 }
 
