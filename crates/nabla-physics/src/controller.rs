@@ -266,7 +266,7 @@ mod tests {
             assert!(!accepted && factor == 0.2, "{controller:?} {factor}");
             let (accepted, factor) = memory.next(&controller, 0.0, 5.0);
             assert!(
-                accepted && factor >= 1.0 && factor <= 10.0,
+                accepted && (1.0..=10.0).contains(&factor),
                 "{controller:?} {factor}"
             );
             let (_, factor) = memory.next(&controller, 0.01, 5.0);

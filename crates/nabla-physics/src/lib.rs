@@ -10,7 +10,8 @@
 //!   forward;
 //! * [events](event) at given times.
 //!
-//! What is learnt from the steps: [`ernode`] and [`local_regularisation`] penalise errors and stiffness.
+//! What is learnt from the steps: [`ernode`] and [`local_regularisation`] penalise errors and stiffness; [`steer`] and
+//! [`taynode`] are what they are compared with.
 //!
 //! The equation is a [`field`]: a closure, or a Burn module. Stochastic equations are solved by [`sde`].
 
@@ -31,7 +32,9 @@ mod run;
 pub mod sde;
 mod solve_error;
 mod solver;
+pub mod steer;
 pub mod tableau;
+pub mod taynode;
 pub mod time_linear;
 pub mod tsit5;
 pub mod vern7;

@@ -360,12 +360,11 @@ pub(crate) fn reverse(
         let (nu, found) = attempt.stages[i].pull(mu.clone());
         add(by_parameters, found, 1.0);
         by_state = by_state + nu.clone();
-        for j in 0..i {
-            let mut sum = by_increments[j].take().unwrap_or_else(|| mu.zeros_like());
-            sum = sum
-                + scaled(&mu, &inverse) * tableau.couplings[i][j]
-                + nu.clone() * tableau.stages[i][j];
-            by_increments[j] = Some(sum);
+        let couplings = tableau.couplings[i].iter().zip(tableau.stages[i]);
+        for (by_increment, (coupling, stage)) in by_increments.iter_mut().zip(couplings) {
+            let sum = by_increment.take().unwrap_or_else(|| mu.zeros_like());
+            let sum = sum + scaled(&mu, &inverse) * *coupling + nu.clone() * *stage;
+            *by_increment = Some(sum);
         }
         // The derivative of μᵀ(J k_i + h d_i ∂f/∂t), along (k_i, h d_i).
         let k = attempt.stages[i].slope.clone();

@@ -487,7 +487,7 @@ impl Solution {
             let part = |from: usize, dims: [usize; 2]| -> Tensor<2> {
                 gradient
                     .clone()
-                    .slice([from..from + dims[0] * dims[1]])
+                    .narrow(0, from, dims[0] * dims[1])
                     .reshape(dims)
             };
             let by_values = (0..saves).map(|save| part(save * number, dims)).collect();
@@ -510,9 +510,7 @@ impl Solution {
         });
         let all = attached(values, start.clone(), parameters, pullback);
         let part = |from: usize, dims: [usize; 2]| -> Tensor<2> {
-            all.clone()
-                .slice([from..from + dims[0] * dims[1]])
-                .reshape(dims)
+            all.clone().narrow(0, from, dims[0] * dims[1]).reshape(dims)
         };
         solution.values[0] = start;
         for save in 0..saves {

@@ -337,3 +337,42 @@ fn what_has_no_gradient_is_named() {
         assert!(list(&start.grad(&gradients).unwrap())[0].is_nan());
     }
 }
+
+/// Both the states that are kept and the steps between them are near the root of the number of steps.
+#[test]
+fn checkpoints_are_as_many_as_the_root_of_the_steps() {
+    for steps in [7, 60, 500, 4000] {
+        let plan = Plan {
+            method: Method::EULER,
+            absolute: 1.0,
+            relative: 0.0,
+            controller: Controller::Constant,
+            first_step: Some(1.0 / f64::from(steps)),
+            longest_step: f64::INFINITY,
+            most_steps: 10_000,
+            apart: false,
+            columns: 1,
+            events: Vec::new(),
+            keep_states: false,
+            constant_first_stage: false,
+        };
+        let mut system = FieldSystem::new(&field(|u: Tensor<2>, _| -u));
+        let start = wide(&[1.0], [1, 1]);
+        let found = run(&plan, &mut system, start, &[0.0, 1.0], Keep::States(0)).unwrap();
+        assert_eq!(found.records.len(), steps as usize);
+        let places: Vec<usize> = found.checkpoints.iter().map(|(place, _)| *place).collect();
+        assert_eq!(places[0], 0);
+        let ends = places[1..].iter().copied().chain([steps as usize]);
+        let longest = places.iter().zip(ends).map(|(a, b)| b - a).max().unwrap();
+        let root = f64::from(steps).sqrt();
+        assert!(
+            (longest as f64) < 2.0 * root + 1.0,
+            "{steps}: {longest} steps"
+        );
+        assert!(
+            (places.len() as f64) < 2.5 * root + 3.0,
+            "{steps}: {} states",
+            places.len()
+        );
+    }
+}

@@ -135,7 +135,9 @@ fn tableaux_are_checked() {
     );
 }
 
-fn problem(name: &str) -> Box<dyn Fn(&Solver, Tensor<2>, &[f64]) -> Solution> {
+type Problem = Box<dyn Fn(&Solver, Tensor<2>, &[f64]) -> Solution>;
+
+fn problem(name: &str) -> Problem {
     let solve =
         |solver: &Solver, f: &dyn Fn(&Solver) -> Result<Solution, SolveError>| f(solver).unwrap();
     match name {
