@@ -105,6 +105,12 @@ impl Controller {
         !matches!(self, Self::Constant)
     }
 
+    /// By which share of itself a step may be longer, instead of another that is as short as that share: many steps of one
+    /// length end near the end by rounding.
+    pub(crate) fn slack(&self) -> f64 {
+        if self.is_adaptive() { 1e-10 } else { 1e-6 }
+    }
+
     /// Checks the numbers.
     ///
     /// # Errors

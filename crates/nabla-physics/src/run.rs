@@ -332,13 +332,14 @@ impl<'a> Running<'a> {
             });
         }
         self.steps += 1;
+        let slack = plan.controller.slack();
         // The lengths that are tried; 0 for trajectories that have arrived.
         let each = self
             .now
             .iter()
             .zip(&self.lengths)
             .map(|(&now, &length)| match now < stop {
-                true if now + length * (1.0 + 1e-10) >= stop => stop - now,
+                true if now + length * (1.0 + slack) >= stop => stop - now,
                 true => length,
                 false => 0.0,
             });

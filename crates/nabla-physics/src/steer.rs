@@ -3,8 +3,11 @@
 //!
 //! ```text
 //! T' ~ U(T − b, T + b)                                            of the whole interval
-//! t'_i ~ U(t_i − (t_i − t_{i−1})/2, t_i + (t_i − t_{i−1})/2)      of all times of a series
+//! t'_i ~ U(t_i − b_i, t_i + b_i),  b_i = (t_i − t_{i−1})/2         of all times of a series
 //! ```
+//!
+//! In a series with gaps of different lengths, half the gap before can be more than half of the one after; then the drawn
+//! times would not rise, so `b_i` is at most that.
 //!
 //! Source: Ghosh, Behl, Dupont, Torr, Namboodiri, *STEER: Simple Temporal Regularization For Neural ODEs*, 2020, arXiv
 //! 2006.10711.
@@ -47,24 +50,18 @@ pub fn drawn_end(
     Ok(end + width * (2.0 * draws.random::<f64>() - 1.0))
 }
 
-/// Times drawn around those of a series, the first of which stays. They rise, since the gaps halve at most: where a draw would
-/// not be after the one before, it is drawn again.
+/// Times drawn around those of a series, the first of which stays; they rise.
 ///
 /// # Errors
 /// If the times do not rise.
 pub fn drawn_times(times: &[f64], draws: &mut SeededNoise) -> Result<Vec<f64>, SolveError> {
     check_times(times)?;
     let mut drawn = vec![times[0]];
-    for pair in times.windows(2) {
-        let half = 0.5 * (pair[1] - pair[0]);
-        let before = drawn[drawn.len() - 1];
-        loop {
-            let time = pair[1] + half * (2.0 * draws.random::<f64>() - 1.0);
-            if time > before {
-                drawn.push(time);
-                break;
-            }
-        }
+    for (place, &time) in times.iter().enumerate().skip(1) {
+        let before = time - times[place - 1];
+        let after = times.get(place + 1).map_or(before, |next| next - time);
+        let half = 0.5 * before.min(after);
+        drawn.push(time + half * (2.0 * draws.random::<f64>() - 1.0));
     }
     Ok(drawn)
 }

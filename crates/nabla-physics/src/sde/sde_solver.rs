@@ -274,7 +274,7 @@ impl SdeSolver {
                     });
                 }
                 tries += 1;
-                let cut = now + length * (1.0 + 1e-10) >= stop;
+                let cut = now + length * (1.0 + self.controller.slack()) >= stop;
                 let tried = if cut { stop - now } else { length };
                 if !cut && tried < 10.0 * f64::EPSILON * now.abs().max(1e-280) {
                     return Err(SolveError::Underflow {
