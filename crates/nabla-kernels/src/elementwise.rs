@@ -14,7 +14,7 @@ use crate::real::Real;
 
 /// The numbers that one task handles: few enough that tasks are shared well, and so many that short arrays aren't
 /// shared at all.
-const CHUNK: usize = 1 << 14;
+pub(crate) const CHUNK: usize = 1 << 14;
 
 /// Sums side by side, which the compiler turns into vector instructions.
 pub(crate) const LANES: usize = 16;

@@ -16,6 +16,7 @@
 //! | [`selected_rows`] | products with a few rows of a table |
 //! | [`cross_entropy`], [`mean_squared_error`] | losses |
 //! | [`layer_hooks`] | layers computed by someone else, in a network that knows nothing of it |
+//! | [`row_combination`] | sums of multiples of matrices, errors against tolerances |
 //! | [`linear_pieces`] | networks held on the linear piece of their rectified units |
 //! | [`per_example`] | the gradients of every example from one backward pass |
 //!
@@ -47,6 +48,7 @@ pub mod prelu;
 mod product;
 mod real;
 pub mod residual;
+pub mod row_combination;
 pub mod selected_rows;
 mod taps;
 pub mod threads;

@@ -12,6 +12,7 @@
 //! * [`kernels`]: the most expensive operations of networks, fast on CPUs;
 //! * [`optim`]: optimizers for Burn's learner, and M-FAC;
 //! * [`align`]: classifiers for domains that nobody has seen in training: the objectives of domain generalisation;
+//! * [`physics`]: solvers of differential equations, gradients through them, and what is learnt from their steps;
 //! * [`private`]: training that does not tell what its data were, and the accounts of what it reveals;
 //! * [`language`]: language models, read from the files in which they are published;
 //! * [`probe`]: what gradients and curvature tell of a network: sharpness, and where SGD can rest;
@@ -54,6 +55,7 @@ pub use nabla_kernels as kernels;
 pub use nabla_language as language;
 pub use nabla_optim as optim;
 pub use nabla_panorama as panorama;
+pub use nabla_physics as physics;
 pub use nabla_private as private;
 pub use nabla_probe as probe;
 pub use nabla_quantize as quantize;

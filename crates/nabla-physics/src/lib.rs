@@ -1,0 +1,47 @@
+//! Gradients through equations: solvers of ordinary and stochastic differential equations, and what is learnt from their
+//! steps.
+//!
+//! A [`Solver`] is put together from parts that do not know each other:
+//!
+//! * a method, which is a [`tableau`]: [`euler`], [`rk4`], [`bs3`], [`dopri5`], [`tsit5`], [`vern7`], and [`rosenbrock`] for
+//!   stiff equations;
+//! * a [`controller`], which finds the lengths of the steps;
+//! * an [`adjoint`], which computes gradients: through the steps, with or without checkpoints, by the adjoint equation, or
+//!   forward;
+//! * [events](event) at given times.
+//!
+//! What is learnt from the steps: [`ernode`] and [`local_regularisation`] penalise errors and stiffness; [`steer`] and
+//! [`taynode`] are what they are compared with.
+//!
+//! The equation is a [`field`]: a closure, or a Burn module. Stochastic equations are solved by [`sde`].
+
+pub mod adjoint;
+pub mod bs3;
+pub mod controller;
+pub mod dopri5;
+pub mod ernode;
+pub mod euler;
+pub mod event;
+pub mod field;
+pub mod local_regularisation;
+mod method;
+mod operation;
+pub mod rk4;
+pub mod rosenbrock;
+mod run;
+pub mod sde;
+mod solve_error;
+mod solver;
+pub mod steer;
+pub mod tableau;
+pub mod taynode;
+pub mod time_linear;
+pub mod tsit5;
+pub mod vern7;
+
+pub use adjoint::{Adjoint, Checkpoints};
+pub use controller::Controller;
+pub use event::Event;
+pub use method::Method;
+pub use solve_error::SolveError;
+pub use solver::{Solution, Solver, Statistics, Step, Steps};

@@ -1,0 +1,706 @@
+//! The loop over the steps, for every method, controller and adjoint.
+
+use burn::tensor::{DType, Tensor};
+use nabla_kernels::row_combination::{Term, row_combination, scaled_squares};
+
+use crate::controller::{Controller, Memory};
+use crate::event::Event;
+use crate::field::{Stage, System, checked};
+use crate::method::{Attempt, First, Method};
+use crate::rosenbrock::numbers;
+use crate::solve_error::SolveError;
+
+/// What a run is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) method: Method,
+    pub(crate) absolute: f64,
+    pub(crate) relative: f64,
+    pub(crate) controller: Controller,
+    pub(crate) first_step: Option<f64>,
+    pub(crate) longest_step: f64,
+    pub(crate) most_steps: usize,
+    /// Whether each trajectory has steps of its own.
+    pub(crate) apart: bool,
+    /// How many columns of the state have their errors controlled.
+    pub(crate) columns: usize,
+    /// In the order of their times.
+    pub(crate) events: Vec<Event>,
+    /// Whether the state before each step is kept.
+    pub(crate) keep_states: bool,
+    /// Whether the very first slope has no gradient.
+    pub(crate) constant_first_stage: bool,
+}
+
+/// What a run keeps for its gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    /// The graphs of all stages.
+    Graphs,
+    /// All stages without graphs, from which states between the steps follow.
+    Stages,
+    /// A state for so many steps, 0 for the square root of their number.
+    States(usize),
+}
+
+/// A state that is asked for, within a step.
+#[derive(Clone, Debug)]
+pub(crate) struct Save {
+    /// Which of the times, from 0.
+    pub(crate) index: usize,
+    /// At which share of the step, for all trajectories or each; NaN for those that pass this time in another step.
+    pub(crate) shares: Vec<f64>,
+}
+
+/// A step that was taken.
+#[derive(Clone, Debug)]
+pub(crate) struct StepTaken {
+    pub(crate) times: Vec<f64>,
+    /// 0 for trajectories that did not move.
+    pub(crate) lengths: Vec<f64>,
+    pub(crate) saves: Vec<Save>,
+    pub(crate) errors: Vec<f64>,
+    pub(crate) stiffness: Vec<f64>,
+    /// Whether it began with the last slope of the step before.
+    pub(crate) shares_first: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Record {
+    Step(StepTaken),
+    /// An event with a change, by its number.
+    Change(usize),
+}
+
+/// What was kept of a record.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    Step(Attempt),
+    Change(Stage),
+}
+
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// At each of the times, `[batch, d]`.
+    pub(crate) values: Vec<Tensor<2>>,
+    pub(crate) records: Vec<Record>,
+    /// For each record, if graphs or stages are kept; changes always.
+    pub(crate) kept: Vec<Kept>,
+    /// States before records.
+    pub(crate) checkpoints: Vec<(usize, Tensor<2>)>,
+    /// Before each step, if they are kept.
+    pub(crate) states: Vec<Tensor<2>>,
+    pub(crate) rejected: Vec<usize>,
+    pub(crate) accepted: Vec<usize>,
+}
+
+/// Solves from the first of the times to the last.
+///
+/// - `start`: `[batch, d]`, without graph
+/// - `times`: checked
+pub(crate) fn run(
+    plan: &Plan,
+    system: &mut dyn System,
+    start: Tensor<2>,
+    times: &[f64],
+    keep: Keep,
+) -> Result<Run, SolveError> {
+    let mut run = Running::new(plan, &start, times, keep);
+    run.out.values[0] = start;
+    run.begin(system)?;
+    for (number, event) in plan.events.iter().enumerate() {
+        run.advance(system, event.time)?;
+        run.first = None;
+        if event.change.is_some() {
+            run.out.records.push(Record::Change(number));
+            let stage = changed(event, &run.state, keep != Keep::Nothing)?;
+            run.state = stage.slope.clone();
+            run.out.kept.push(Kept::Change(stage));
+        }
+    }
+    run.advance(system, times[times.len() - 1])?;
+    Ok(run.out)
+}
+
+/// The lengths of the first steps.
+pub(crate) fn first_lengths(
+    plan: &Plan,
+    system: &mut dyn System,
+    start: &Tensor<2>,
+    times: &[f64],
+) -> Result<Vec<f64>, SolveError> {
+    let mut run = Running::new(plan, start, times, Keep::Nothing);
+    run.begin(system)?;
+    Ok(run.lengths)
+}
+
+/// An event's change of the state.
+pub(crate) fn changed(
+    event: &Event,
+    state: &Tensor<2>,
+    tracked: bool,
+) -> Result<Stage, SolveError> {
+    let Some(change) = &event.change else {
+        return Ok(Stage {
+            argument: state.clone(),
+            slope: state.clone(),
+            graph: None,
+        });
+    };
+    if !tracked {
+        let slope = checked(state, change(state.clone()).inner())?;
+        return Ok(Stage {
+            argument: state.clone(),
+            slope,
+            graph: None,
+        });
+    }
+    let plain = change(state.clone());
+    if plain.is_tracked() {
+        return Err(SolveError::HiddenInEvent(event.time));
+    }
+    let leaf = state.clone().autodiff().require_grad();
+    let output = change(leaf.clone());
+    let slope = checked(state, output.clone().inner())?;
+    let graph: crate::field::Graph = Box::new(move |cotangent| {
+        if !output.is_tracked() {
+            return (cotangent.zeros_like(), None);
+        }
+        let mut gradients = crate::operation::seeded(output, cotangent).backward();
+        let found = leaf.grad_remove(&mut gradients);
+        (found.unwrap_or_else(|| leaf.inner().zeros_like()), None)
+    });
+    Ok(Stage {
+        argument: state.clone(),
+        slope,
+        graph: Some(graph),
+    })
+}
+
+struct Running<'a> {
+    plan: &'a Plan,
+    keep: Keep,
+    times: &'a [f64],
+    tracked: bool,
+    /// By trajectory, or of all together, as what follows.
+    now: Vec<f64>,
+    next_save: Vec<usize>,
+    /// Of the next step.
+    lengths: Vec<f64>,
+    memories: Vec<Memory>,
+    first: Option<First>,
+    state: Tensor<2>,
+    /// Steps from a checkpoint to the next, and since the last.
+    every: usize,
+    since: usize,
+    steps: usize,
+    out: Run,
+}
+
+impl<'a> Running<'a> {
+    fn new(plan: &'a Plan, start: &Tensor<2>, times: &'a [f64], keep: Keep) -> Self {
+        let groups = if plan.apart { start.dims()[0] } else { 1 };
+        Self {
+            plan,
+            keep,
+            times,
+            tracked: keep == Keep::Graphs,
+            now: vec![times[0]; groups],
+            next_save: vec![1; groups],
+            lengths: vec![0.0; groups],
+            memories: vec![Memory::new(&plan.controller); groups],
+            first: None,
+            state: start.clone(),
+            every: match keep {
+                Keep::States(0) => 1,
+                Keep::States(every) => every,
+                _ => usize::MAX,
+            },
+            since: usize::MAX,
+            steps: 0,
+            out: Run {
+                values: vec![start.zeros_like(); times.len()],
+                records: Vec::new(),
+                kept: Vec::new(),
+                checkpoints: Vec::new(),
+                states: Vec::new(),
+                rejected: vec![0; groups],
+                accepted: vec![0; groups],
+            },
+        }
+    }
+
+    /// The root of the mean square of each group, from sums of squares by row.
+    fn norms(&self, sums: Vec<f64>, columns: usize) -> Vec<f64> {
+        let columns = columns as f64;
+        match self.plan.apart {
+            true => sums.into_iter().map(|sum| (sum / columns).sqrt()).collect(),
+            false => {
+                let rows = sums.len() as f64;
+                vec![(sums.into_iter().sum::<f64>() / (rows * columns)).sqrt()]
+            }
+        }
+    }
+
+    fn scaled_norms(&self, error: &Tensor<2>, states: [&Tensor<2>; 2]) -> Vec<f64> {
+        let tolerances = [self.plan.absolute, self.plan.relative];
+        let sums = scaled_squares(error, states, tolerances, self.plan.columns);
+        self.norms(sums, self.plan.columns)
+    }
+
+    /// The first evaluation, and the length of the first step.
+    ///
+    /// Hairer, Nørsett, Wanner, *Solving Ordinary Differential Equations I*, II.4.
+    fn begin(&mut self, system: &mut dyn System) -> Result<(), SolveError> {
+        let (plan, start) = (self.plan, self.state.clone());
+        let sizes = self.scaled_norms(&start, [&start, &start]);
+        if sizes.iter().any(|size| !size.is_finite()) {
+            check_finite(&start)?;
+        }
+        let tracked = self.tracked && !plan.constant_first_stage;
+        let stage = system.evaluate(start.clone(), &self.now, tracked)?;
+        let slopes = self.scaled_norms(&stage.slope, [&start, &start]);
+        if let Some(trajectory) = slopes.iter().position(|slope| !slope.is_finite()) {
+            return Err(SolveError::NotFinite {
+                time: self.now[trajectory],
+                trajectory,
+            });
+        }
+        let interval = self.times[self.times.len() - 1] - self.times[0];
+        match plan.first_step {
+            Some(length) => self.lengths.fill(length),
+            None if !plan.controller.is_adaptive() => return Err(SolveError::NoLength),
+            None => {
+                let guess = sizes.iter().zip(&slopes).map(|(&d0, &d1)| {
+                    let small = d0 < 1e-5 || d1 < 1e-5;
+                    (if small { 1e-6 } else { 0.01 * d0 / d1 }).min(interval)
+                });
+                let guess: Vec<f64> = guess.collect();
+                let moved = row_combination(&[
+                    Term {
+                        factors: &[1.0],
+                        matrix: &start,
+                    },
+                    Term {
+                        factors: &guess,
+                        matrix: &stage.slope,
+                    },
+                ]);
+                let times: Vec<f64> = self.now.iter().zip(&guess).map(|(t, h)| t + h).collect();
+                let other = system.evaluate(moved, &times, false)?.slope;
+                let change = self.scaled_norms(&(other - stage.slope.clone()), [&start, &start]);
+                let order = plan.method.error_order() as f64;
+                for (group, length) in self.lengths.iter_mut().enumerate() {
+                    let h0 = guess[group];
+                    let most = slopes[group].max(change[group] / h0);
+                    let h1 = match most <= 1e-15 {
+                        true => (h0 * 1e-3).max(1e-6),
+                        false => (0.01 / most).powf(1.0 / order),
+                    };
+                    *length = h1.min(100.0 * h0).min(interval);
+                }
+            }
+        }
+        for length in &mut self.lengths {
+            *length = length.min(plan.longest_step);
+        }
+        if matches!(plan.method, Method::Explicit(_)) {
+            self.first = Some(First {
+                stage,
+                shared: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Steps until all trajectories are at `stop`.
+    fn advance(&mut self, system: &mut dyn System, stop: f64) -> Result<(), SolveError> {
+        while self.now.iter().any(|&now| now < stop) {
+            self.step(system, stop)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, system: &mut dyn System, stop: f64) -> Result<(), SolveError> {
+        let (plan, method) = (self.plan, &self.plan.method);
+        if self.steps == plan.most_steps {
+            let time = self.now.iter().copied().fold(f64::INFINITY, f64::min);
+            return Err(SolveError::TooManySteps {
+                time,
+                steps: self.steps,
+            });
+        }
+        self.steps += 1;
+        let slack = plan.controller.slack();
+        // The lengths that are tried; 0 for trajectories that have arrived.
+        let each = self
+            .now
+            .iter()
+            .zip(&self.lengths)
+            .map(|(&now, &length)| match now < stop {
+                true if now + length * (1.0 + slack) >= stop => stop - now,
+                true => length,
+                false => 0.0,
+            });
+        let lengths: Vec<f64> = each.collect();
+        self.check_lengths(&lengths, stop)?;
+        let first = self.first.take();
+        let mut attempt = method.attempt(
+            system,
+            &self.state,
+            &self.now,
+            &lengths,
+            first,
+            self.tracked,
+        )?;
+
+        let scales = method.scales(&lengths);
+        let error = attempt.sum(None, method.error_weights(), &scales);
+        let errors = self.scaled_norms(&error, [&attempt.before, &attempt.after]);
+        let mut taken = vec![false; lengths.len()];
+        for group in 0..lengths.len() {
+            let now = self.now[group];
+            if lengths[group] == 0.0 {
+                continue;
+            }
+            if !plan.controller.is_adaptive() && !errors[group].is_finite() {
+                return Err(SolveError::NotFinite {
+                    time: now,
+                    trajectory: group,
+                });
+            }
+            let order = method.error_order() as f64;
+            let (accepted, factor) =
+                self.memories[group].next(&plan.controller, errors[group], order);
+            let next = match plan.controller.is_adaptive() {
+                true => (lengths[group] * factor).min(plan.longest_step),
+                false => self.lengths[group],
+            };
+            // A step that was cut off says nothing against the length before.
+            let cut = accepted && lengths[group] < self.lengths[group];
+            self.lengths[group] = if cut {
+                next.max(self.lengths[group])
+            } else {
+                next
+            };
+            taken[group] = accepted;
+            match accepted {
+                true => self.out.accepted[group] += 1,
+                false => self.out.rejected[group] += 1,
+            }
+            if !accepted && !errors[group].is_finite() {
+                let shortest = 10.0 * f64::EPSILON * now.abs().max(f64::MIN_POSITIVE);
+                if self.lengths[group] < shortest.max(f64::MIN_POSITIVE * 1e20) {
+                    return Err(SolveError::NotFinite {
+                        time: now,
+                        trajectory: group,
+                    });
+                }
+            }
+        }
+        if !taken.contains(&true) {
+            let shared = attempt.shares_first;
+            if matches!(method, Method::Explicit(_)) {
+                let stage = attempt.stages.swap_remove(0);
+                self.first = Some(First { stage, shared });
+            }
+            return Ok(());
+        }
+        let stiffness = self.stiffness(&attempt);
+        self.take(system, attempt, &taken, [errors, stiffness], stop)
+    }
+
+    /// Checks that the steps can be told from their times.
+    fn check_lengths(&self, lengths: &[f64], stop: f64) -> Result<(), SolveError> {
+        for (trajectory, &length) in lengths.iter().enumerate() {
+            let time = self.now[trajectory];
+            let least = 10.0 * f64::EPSILON * time.abs();
+            if time < stop && length < stop - time && (length < least || length < 1e-290) {
+                return Err(SolveError::Underflow {
+                    time,
+                    length,
+                    trajectory,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The stiffness estimate of each group.
+    fn stiffness(&self, attempt: &Attempt) -> Vec<f64> {
+        let groups = self.now.len();
+        match self.plan.method {
+            Method::Explicit(tableau) => {
+                let Some(pair) = tableau.stiffness else {
+                    return vec![0.0; groups];
+                };
+                let [first, second] = [pair.first, pair.second].map(|i| &attempt.stages[i]);
+                let squares = |a: &Tensor<2>, b: &Tensor<2>| {
+                    let difference = difference(a, b);
+                    let all = difference.dims()[1];
+                    let sums = scaled_squares(&difference, [&difference; 2], [1.0, 0.0], all);
+                    self.norms(sums, all)
+                };
+                let slopes = squares(&second.slope, &first.slope);
+                let states = squares(&second.argument, &first.argument);
+                let each = slopes.into_iter().zip(states);
+                each.map(|(a, b)| if b > 0.0 { a / b } else { 0.0 })
+                    .collect()
+            }
+            Method::Rosenbrock(_) => {
+                let each = attempt
+                    .factors
+                    .as_ref()
+                    .map(|factors| factors.stiffness.as_slice());
+                let each = each.unwrap_or_default();
+                match self.plan.apart {
+                    true => each.to_vec(),
+                    false => vec![each.iter().copied().fold(0.0, f64::max)],
+                }
+            }
+        }
+    }
+
+    /// Goes on from an attempt in which some group is accepted.
+    fn take(
+        &mut self,
+        system: &mut dyn System,
+        mut attempt: Attempt,
+        taken: &[bool],
+        [mut errors, mut stiffness]: [Vec<f64>; 2],
+        stop: f64,
+    ) -> Result<(), SolveError> {
+        let method = self.plan.method;
+        self.checkpoint();
+        if self.plan.keep_states {
+            self.out.states.push(self.state.clone());
+        }
+        let rejected = attempt
+            .lengths
+            .iter()
+            .zip(taken)
+            .any(|(&h, &taken)| h != 0.0 && !taken);
+        let moved: Vec<f64> = taken
+            .iter()
+            .map(|&taken| f64::from(u8::from(taken)))
+            .collect();
+        for (group, &taken) in taken.iter().enumerate() {
+            if !taken {
+                attempt.lengths[group] = 0.0;
+                errors[group] = 0.0;
+                stiffness[group] = 0.0;
+            }
+        }
+        if rejected {
+            let scales = method.scales(&attempt.lengths);
+            attempt.after = attempt.sum(Some(&[1.0]), method.weights(), &scales);
+        }
+        let ends: Vec<f64> = (0..taken.len())
+            .map(|group| {
+                let (now, length) = (self.now[group], attempt.lengths[group]);
+                if now + length >= stop || length == stop - now {
+                    stop
+                } else {
+                    now + length
+                }
+            })
+            .collect();
+        let saves = self.saves(&ends, taken);
+        let inside = saves
+            .iter()
+            .flat_map(|save| &save.shares)
+            .any(|&share| share < 1.0);
+        if inside || self.keep == Keep::Stages {
+            method.extend(system, &mut attempt, self.tracked)?;
+        }
+        for save in &saves {
+            let value = value_at(&method, &attempt, save);
+            let index = save.index;
+            self.out.values[index] = match save.shares.len() {
+                1 => value,
+                _ => self.out.values[index].clone() + value,
+            };
+        }
+        // The first stage of the next step.
+        if method.last_is_first()
+            && let Method::Explicit(tableau) = method
+        {
+            let last = &attempt.stages[tableau.count() - 1];
+            let mut slope = last.slope.clone();
+            if rejected {
+                let rest: Vec<f64> = moved.iter().map(|moved| 1.0 - moved).collect();
+                slope = row_combination(&[
+                    Term {
+                        factors: &moved,
+                        matrix: &slope,
+                    },
+                    Term {
+                        factors: &rest,
+                        matrix: &attempt.stages[0].slope,
+                    },
+                ]);
+            }
+            let stage = Stage {
+                argument: attempt.after.clone(),
+                slope,
+                graph: None,
+            };
+            self.first = Some(First {
+                stage,
+                shared: true,
+            });
+        }
+        self.state = attempt.after.clone();
+        self.out.records.push(Record::Step(StepTaken {
+            times: std::mem::replace(&mut self.now, ends),
+            lengths: attempt.lengths.clone(),
+            saves,
+            errors,
+            stiffness,
+            shares_first: attempt.shares_first,
+        }));
+        if matches!(self.keep, Keep::Graphs | Keep::Stages) {
+            self.out.kept.push(Kept::Step(attempt));
+        }
+        Ok(())
+    }
+
+    /// Keeps the state, if it is time.
+    fn checkpoint(&mut self) {
+        let Keep::States(every) = self.keep else {
+            return;
+        };
+        if self.since >= self.every {
+            self.out
+                .checkpoints
+                .push((self.out.records.len(), self.state.clone()));
+            self.since = 0;
+        }
+        self.since += 1;
+        // Twice as far apart, once there are four times as many as steps between them: both stay near the root of the
+        // number of steps.
+        if every == 0 && self.out.checkpoints.len() > 4 * self.every {
+            let mut number = 0;
+            self.out.checkpoints.retain(|_| {
+                number += 1;
+                number % 2 == 1
+            });
+            // The number was odd, so that the last one stays.
+            self.every *= 2;
+        }
+    }
+
+    /// The times that are asked for up to the ends of this step.
+    fn saves(&mut self, ends: &[f64], taken: &[bool]) -> Vec<Save> {
+        let mut found: Vec<Save> = Vec::new();
+        for (group, &end) in ends.iter().enumerate() {
+            if !taken[group] {
+                continue;
+            }
+            let start = self.now[group];
+            while let Some(&time) = self.times.get(self.next_save[group])
+                && time <= end
+            {
+                let index = self.next_save[group];
+                self.next_save[group] += 1;
+                let share = if time == end {
+                    1.0
+                } else {
+                    (time - start) / (end - start)
+                };
+                let place = found.iter().position(|save| save.index == index);
+                let place = place.unwrap_or_else(|| {
+                    found.push(Save {
+                        index,
+                        shares: vec![f64::NAN; ends.len()],
+                    });
+                    found.len() - 1
+                });
+                found[place].shares[group] = share;
+            }
+        }
+        found
+    }
+}
+
+/// `a − b`.
+pub(crate) fn difference(a: &Tensor<2>, b: &Tensor<2>) -> Tensor<2> {
+    row_combination(&[
+        Term {
+            factors: &[1.0],
+            matrix: a,
+        },
+        Term {
+            factors: &[-1.0],
+            matrix: b,
+        },
+    ])
+}
+
+/// The weights of the stages at a share of a step.
+pub(crate) fn weights_at(method: &Method, share: f64) -> Vec<f64> {
+    match share == 1.0 {
+        true => method.weights().to_vec(),
+        false => method.dense_weights(share),
+    }
+}
+
+/// With what the state before, and each stage, are multiplied at a save, for each trajectory: 0 for those that pass its
+/// time in another step.
+pub(crate) fn factors_at(
+    method: &Method,
+    attempt: &Attempt,
+    shares: &[f64],
+) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let scales = method.scales(&attempt.lengths);
+    let base = shares
+        .iter()
+        .map(|share| f64::from(u8::from(!share.is_nan())));
+    let mut stages = vec![vec![0.0; shares.len()]; attempt.stages.len()];
+    for (group, &share) in shares.iter().enumerate() {
+        if !share.is_nan() {
+            let weights = weights_at(method, share);
+            for (stage, weight) in stages.iter_mut().zip(weights) {
+                stage[group] = weight * scales[group];
+            }
+        }
+    }
+    (base.collect(), stages)
+}
+
+/// The state at a save.
+pub(crate) fn value_at(method: &Method, attempt: &Attempt, save: &Save) -> Tensor<2> {
+    if save.shares == [1.0] {
+        return attempt.after.clone();
+    }
+    let (base, stages) = factors_at(method, attempt, &save.shares);
+    let mut terms = vec![Term {
+        factors: &base,
+        matrix: &attempt.before,
+    }];
+    let each = stages.iter().zip(&attempt.stages);
+    let each = each.filter(|(factors, _)| factors.iter().any(|&factor| factor != 0.0));
+    terms.extend(each.map(|(factors, stage)| Term {
+        factors,
+        matrix: &stage.slope,
+    }));
+    row_combination(&terms)
+}
+
+/// Checks the initial state.
+pub(crate) fn check_finite(start: &Tensor<2>) -> Result<(), SolveError> {
+    let width = start.dims()[1];
+    let values = numbers(start)?;
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(place) => Err(SolveError::State {
+            row: place / width,
+            column: place % width,
+            value: values[place],
+        }),
+        None => {
+            debug_assert!(matches!(start.dtype(), DType::F32 | DType::F64));
+            Ok(())
+        }
+    }
+}
