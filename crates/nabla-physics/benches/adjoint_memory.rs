@@ -17,7 +17,7 @@ const STATE: [usize; 2] = [64, 512];
 
 /// Adjoints, and the most steps that they are measured with.
 const ADJOINTS: [(&str, Adjoint, usize); 4] = [
-    ("discrete", Adjoint::Discrete(Checkpoints::All), 256),
+    ("discrete", Adjoint::Discrete(Checkpoints::Automatic), 256),
     (
         "checkpoints",
         Adjoint::Discrete(Checkpoints::SquareRoot),

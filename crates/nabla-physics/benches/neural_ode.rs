@@ -190,7 +190,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for tolerance in [1.4e-8, 1e-5] {
         println!("tolerance {tolerance}");
         for (name, method, controller, checkpoints) in [
-            ("tsit5", Method::TSIT5, Controller::PID, Checkpoints::All),
+            (
+                "tsit5",
+                Method::TSIT5,
+                Controller::PID,
+                Checkpoints::Automatic,
+            ),
             (
                 "tsit5, square root of checkpoints",
                 Method::TSIT5,
@@ -201,7 +206,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "dopri5",
                 Method::DOPRI5,
                 Controller::INTEGRAL,
-                Checkpoints::All,
+                Checkpoints::Automatic,
             ),
         ] {
             let solver = Solver::new(method)

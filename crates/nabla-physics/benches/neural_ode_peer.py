@@ -38,6 +38,8 @@ def report(name, seconds, evaluations, loss):
 
 
 def with_torch():
+    # Where other programs run, threads that wait by spinning take thirty times as long.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     import torch
     from torchdiffeq import odeint
 

@@ -2,7 +2,7 @@
 //!
 //! | adjoint | gradient of | memory | evaluations |
 //! |---|---|---|---|
-//! | [discrete](Adjoint::Discrete) | the steps themselves, exactly | the graphs of all stages, or of those between two checkpoints | a product for each stage, and with checkpoints each stage again |
+//! | [discrete](Adjoint::Discrete) | the steps themselves, exactly | the graphs of 16 steps, or of those between two checkpoints | a product for each stage, and each stage that has no graph again |
 //! | [interpolating](Adjoint::Interpolating) | the solution, up to the tolerance | the stages of all steps, without graphs | those of another solve |
 //! | [backsolve](Adjoint::Backsolve) | the solution, where its equation can be solved backwards | one state | those of another solve |
 //! | [forward](Adjoint::Forward) | the steps, exactly | `d` numbers for each parameter and trajectory | `batch · d` products for each stage |
@@ -46,17 +46,18 @@ pub enum Adjoint {
 
 impl Default for Adjoint {
     fn default() -> Self {
-        Self::Discrete(Checkpoints::All)
+        Self::Discrete(Checkpoints::Automatic)
     }
 }
 
 /// What the discrete adjoint keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checkpoints {
-    /// The graphs of all stages: the least time.
+    /// The graphs of the first 16 steps, and a state for 16 of those that follow, which are computed again: the least time.
     #[default]
-    All,
-    /// A state for so many steps (at least 1), which are computed again.
+    Automatic,
+    /// A state for so many steps (at least 1), which are computed again. More than some tens take long: the time in which
+    /// Burn follows a graph grows with the graphs that there are.
     Every(usize),
     /// States about as many as steps between them, so that memory grows with the square root of the steps.
     SquareRoot,
@@ -110,7 +111,7 @@ pub(crate) fn forward<F: Field>(
         });
     }
     let keep = match adjoint {
-        Adjoint::Discrete(Checkpoints::All) => Keep::Graphs,
+        Adjoint::Discrete(Checkpoints::Automatic) => Keep::Graphs,
         Adjoint::Discrete(Checkpoints::Every(every)) => Keep::States(every),
         Adjoint::Discrete(Checkpoints::SquareRoot) => Keep::States(0),
         Adjoint::Interpolating => Keep::Stages,
@@ -132,8 +133,8 @@ pub(crate) fn forward<F: Field>(
     let times = times.to_vec();
     let pull: Pull = match adjoint {
         Adjoint::Discrete(checkpoints) => {
-            let all = checkpoints == Checkpoints::All;
-            Box::new(move |cotangents| discrete::pull(&plan, &mut system, kept, cotangents, all))
+            let graphs = checkpoints == Checkpoints::Automatic;
+            Box::new(move |cotangents| discrete::pull(&plan, &mut system, kept, cotangents, graphs))
         }
         _ => Box::new(move |cotangents| {
             let back = adjoint == Adjoint::Backsolve;

@@ -36,13 +36,17 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
     Nothing,
-    /// The graphs of all stages.
+    /// The graphs of all stages of the first [`GRAPHS`] steps, and a state for as many of those that follow.
     Graphs,
     /// All stages without graphs, from which states between the steps follow.
     Stages,
     /// A state for so many steps, 0 for the square root of their number.
     States(usize),
 }
+
+/// The steps whose graphs are kept at once. Whenever Burn follows a graph, it looks through all that there are, so that the
+/// time for many of them grows with their square.
+pub(crate) const GRAPHS: usize = 16;
 
 /// A state that is asked for, within a step.
 #[derive(Clone, Debug)]
@@ -85,7 +89,7 @@ pub(crate) struct Run {
     /// At each of the times, `[batch, d]`.
     pub(crate) values: Vec<Tensor<2>>,
     pub(crate) records: Vec<Record>,
-    /// For each record, if graphs or stages are kept; changes always.
+    /// For each record, if stages are kept; for the first records, if graphs are; changes alone, if states are.
     pub(crate) kept: Vec<Kept>,
     /// States before records.
     pub(crate) checkpoints: Vec<(usize, Tensor<2>)>,
@@ -116,7 +120,9 @@ pub(crate) fn run(
             run.out.records.push(Record::Change(number));
             let stage = changed(event, &run.state, keep != Keep::Nothing)?;
             run.state = stage.slope.clone();
-            run.out.kept.push(Kept::Change(stage));
+            if !run.is_replayed(1) {
+                run.out.kept.push(Kept::Change(stage));
+            }
         }
     }
     run.advance(system, times[times.len() - 1])?;
@@ -215,6 +221,7 @@ impl<'a> Running<'a> {
             every: match keep {
                 Keep::States(0) => 1,
                 Keep::States(every) => every,
+                Keep::Graphs => GRAPHS,
                 _ => usize::MAX,
             },
             since: usize::MAX,
@@ -229,6 +236,11 @@ impl<'a> Running<'a> {
                 accepted: vec![0; groups],
             },
         }
+    }
+
+    /// Whether graphs are kept, but not those of the record that comes next, or did `before`.
+    fn is_replayed(&self, before: usize) -> bool {
+        self.keep == Keep::Graphs && self.out.records.len() - before >= GRAPHS
     }
 
     /// The root of the mean square of each group, from sums of squares by row.
@@ -345,15 +357,10 @@ impl<'a> Running<'a> {
             });
         let lengths: Vec<f64> = each.collect();
         self.check_lengths(&lengths, stop)?;
+        let tracked = self.tracked && !self.is_replayed(0);
         let first = self.first.take();
-        let mut attempt = method.attempt(
-            system,
-            &self.state,
-            &self.now,
-            &lengths,
-            first,
-            self.tracked,
-        )?;
+        let mut attempt =
+            method.attempt(system, &self.state, &self.now, &lengths, first, tracked)?;
 
         let scales = method.scales(&lengths);
         let error = attempt.sum(None, method.error_weights(), &scales);
@@ -512,7 +519,8 @@ impl<'a> Running<'a> {
             .flat_map(|save| &save.shares)
             .any(|&share| share < 1.0);
         if inside || self.keep == Keep::Stages {
-            method.extend(system, &mut attempt, self.tracked)?;
+            let tracked = self.tracked && !self.is_replayed(0);
+            method.extend(system, &mut attempt, tracked)?;
         }
         for save in &saves {
             let value = value_at(&method, &attempt, save);
@@ -560,7 +568,7 @@ impl<'a> Running<'a> {
             stiffness,
             shares_first: attempt.shares_first,
         }));
-        if matches!(self.keep, Keep::Graphs | Keep::Stages) {
+        if matches!(self.keep, Keep::Graphs | Keep::Stages) && !self.is_replayed(1) {
             self.out.kept.push(Kept::Step(attempt));
         }
         Ok(())
@@ -568,8 +576,10 @@ impl<'a> Running<'a> {
 
     /// Keeps the state, if it is time.
     fn checkpoint(&mut self) {
-        let Keep::States(every) = self.keep else {
-            return;
+        let every = match self.keep {
+            Keep::States(every) => every,
+            Keep::Graphs if self.is_replayed(0) => GRAPHS,
+            _ => return,
         };
         if self.since >= self.every {
             self.out

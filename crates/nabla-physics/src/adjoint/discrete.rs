@@ -37,13 +37,13 @@ pub(crate) struct Trace {
 
 /// The gradients by state and parameters.
 ///
-/// - `all`: whether all graphs were kept
+/// - `graphs`: whether those of the first records were kept
 pub(super) fn pull(
     plan: &Plan,
     system: &mut dyn System,
     trace: Trace,
     cotangents: Cotangents,
-    all: bool,
+    graphs: bool,
 ) -> Result<Pulled, SolveError> {
     let Some(by_last) = cotangents.by_values.last() else {
         return Err(SolveError::TooFewTimes(1));
@@ -75,19 +75,18 @@ pub(super) fn pull(
         by_first: None,
         by_parameters: None,
     };
-    if all {
-        for (record, kept) in trace.records.iter().zip(trace.kept).rev() {
+    let mut end = trace.records.len();
+    for (begin, state) in trace.checkpoints.into_iter().rev() {
+        let records = &trace.records[begin..end];
+        let kept = back.replay(records, state)?;
+        for (record, kept) in records.iter().zip(kept).rev() {
             back.follow(record, kept)?;
         }
-    } else {
-        let mut end = trace.records.len();
-        for (begin, state) in trace.checkpoints.into_iter().rev() {
-            let records = &trace.records[begin..end];
-            let kept = back.replay(records, state)?;
-            for (record, kept) in records.iter().zip(kept).rev() {
-                back.follow(record, kept)?;
-            }
-            end = begin;
+        end = begin;
+    }
+    if graphs {
+        for (record, kept) in trace.records[..end].iter().zip(trace.kept).rev() {
+            back.follow(record, kept)?;
         }
     }
     Ok((back.by_state, back.by_parameters))

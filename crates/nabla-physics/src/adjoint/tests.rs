@@ -22,7 +22,7 @@ fn list<const D: usize>(x: &Tensor<D>) -> Vec<f64> {
 }
 
 const ADJOINTS: [Adjoint; 6] = [
-    Adjoint::Discrete(Checkpoints::All),
+    Adjoint::Discrete(Checkpoints::Automatic),
     Adjoint::Discrete(Checkpoints::Every(3)),
     Adjoint::Discrete(Checkpoints::SquareRoot),
     Adjoint::Forward,
@@ -375,4 +375,29 @@ fn checkpoints_are_as_many_as_the_root_of_the_steps() {
             places.len()
         );
     }
+}
+
+/// Far more steps than graphs are kept of: the time grows with the steps, not with their square, and the gradient is right.
+#[test]
+fn many_steps_have_a_gradient_in_time() {
+    let begun = std::time::Instant::now();
+    let all = [Checkpoints::Automatic, Checkpoints::SquareRoot].map(|checkpoints| {
+        let start = wide(&[1.3], [1, 1]).autodiff().require_grad();
+        let decay = field(|u: Tensor<2>, _| u * -0.5);
+        let solver = Solver::new(Method::TSIT5)
+            .with_constant_step(0.001)
+            .with_event(Event::change(0.0105, |u| u * 2.0))
+            .with_event(Event::change(0.6003, |u| u * 2.0))
+            .with_adjoint(Adjoint::Discrete(checkpoints));
+        let found = solver
+            .solve(&decay, start.clone(), &[0.0, 0.3, 1.0])
+            .unwrap();
+        let gradients = (found.last() + found.at(1).unwrap()).sum().backward();
+        list(&start.grad(&gradients).unwrap())[0]
+    });
+    let expected = 4.0 * (-0.5_f64).exp() + 2.0 * (-0.15_f64).exp();
+    for found in all {
+        assert!((found - expected).abs() < 1e-9, "{found} {expected}");
+    }
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
 }
