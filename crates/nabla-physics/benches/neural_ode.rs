@@ -212,8 +212,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let solver = Solver::new(method)
                 .with_tolerances(tolerance, tolerance)
                 .with_controller(controller)
-                .with_first_step(0.01)
                 .with_adjoint(Adjoint::Discrete(checkpoints));
+            // That of diffrax; torchdiffeq finds its own, as Nabla does.
+            let solver = match controller {
+                Controller::Pid { .. } => solver.with_first_step(0.01),
+                _ => solver,
+            };
             let (seconds, evaluations, loss) = measured(&solver, &numbers)?;
             println!(
                 "nabla {name}: {:.1} ms a step, {evaluations} evaluations, loss {loss:.5}",
