@@ -318,7 +318,7 @@ fn a_comparison_of_objectives_leaves_tables_and_plots() {
     let unfit = one["unfit"].as_array().map_or(0, Vec::len);
     assert_eq!(
         one["tables"][0]["rows"].as_array().unwrap().len() + unfit,
-        15
+        16
     );
 }
 

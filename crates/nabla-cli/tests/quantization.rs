@@ -24,7 +24,8 @@ fn a_trained_network_is_trained_on_in_three_bits() {
     let desk = Desk::empty();
     let model = "--data digits --model cnn --batch 64 --epochs 1";
     desk.done(&format!("train model {model} --out full"));
-    let line = "train model --data digits --model cnn --batch 64 --start full --quantize 3 --quantize-edges 8";
+    let line = "train model --data digits --model cnn --batch 64 --schedule constant --start full --quantize 3 \
+                --quantize-edges 8";
     let (out, _) = desk.told(&format!("{line} --epochs 2 --out whole"));
     assert!(
         out.contains("3 of 3 layers rounded: weights of 3 bits, inputs of 3"),
