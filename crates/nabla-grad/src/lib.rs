@@ -15,7 +15,7 @@
 //! * [`clipping`]: limits of a gradient's norm or values;
 //! * [`elementwise`]: operations on the elements of several tensors in one pass, for optimizers;
 //! * [`long_rows`]: products with a window of gradients, at the speed of the memory;
-//! * [`module_path`]: the names of a module's parameters, for visitors;
+//! * [`mod@module_path`]: the names of a module's parameters, for visitors;
 //! * [`fingerprint`]: a hash that reveals a damaged checkpoint;
 //! * [`seeded_noise`]: random numbers that are the same on every device.
 //!

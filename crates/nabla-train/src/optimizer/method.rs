@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-use burn::module::ParamGroup;
+use burn::module::{ParamGroup, ParamId};
 use burn::optim::{ModuleOptimizer, Optimizer};
 use nabla_base::OutOfRange;
 use nabla_base::registry::Options;
@@ -23,6 +23,8 @@ use super::{OptimizerError, OtherOptimizer, Rule};
 /// A parameter of a model, with its weight decay and the factor of its learning rate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TreatedParameter {
+    /// Its identity, by which Burn finds it: its paths have the variants of enums, names don't.
+    pub id: ParamId,
     /// Its name in the model, `blocks.0.norm_1.gamma`.
     pub name: String,
     /// Its shape.
@@ -279,23 +281,23 @@ pub(super) fn with_decay_groups<'a, O: Optimizer>(
     parameters: impl Iterator<Item = &'a TreatedParameter>,
     build: impl Fn(f64) -> Result<O, OptimizerError>,
 ) -> Result<ModuleOptimizer, OptimizerError> {
-    for (decay, names) in grouped(parameters, |p| p.decay) {
-        whole = whole.with_group(ParamGroup::from_paths(names), build(decay)?, None);
+    for (decay, ids) in grouped(parameters, |p| p.decay) {
+        whole = whole.with_group(ParamGroup::from_ids(ids), build(decay)?, None);
     }
     Ok(whole)
 }
 
-/// The names of the parameters, grouped by one of their numbers, in the order in which it first occurs.
+/// The parameters, grouped by one of their numbers, in the order in which it first occurs.
 pub(super) fn grouped<'a>(
     parameters: impl Iterator<Item = &'a TreatedParameter>,
     number: impl Fn(&TreatedParameter) -> f64,
-) -> Vec<(f64, Vec<String>)> {
-    let mut groups: Vec<(f64, Vec<String>)> = Vec::new();
+) -> Vec<(f64, Vec<ParamId>)> {
+    let mut groups: Vec<(f64, Vec<ParamId>)> = Vec::new();
     for parameter in parameters {
         let key = number(parameter);
         match groups.iter_mut().find(|(found, _)| *found == key) {
-            Some((_, names)) => names.push(parameter.name.clone()),
-            None => groups.push((key, vec![parameter.name.clone()])),
+            Some((_, ids)) => ids.push(parameter.id),
+            None => groups.push((key, vec![parameter.id])),
         }
     }
     groups

@@ -363,6 +363,7 @@ impl OptimizerConfig {
             .map(|entry| {
                 let decays = entry.shape().len() > 1 || self.decay_vectors;
                 TreatedParameter {
+                    id: entry.id(),
                     name: entry.name().to_owned(),
                     shape: entry.shape().to_vec(),
                     decay: if decays { self.weight_decay } else { 0.0 },
@@ -403,7 +404,7 @@ impl OptimizerConfig {
         let rule = self.method.assemble(&treated)?;
         let rates = grouped(treated.iter().filter(|t| t.rate != 1.0), |t| t.rate)
             .into_iter()
-            .map(|(rate, names)| (rate, ParamGroup::from_paths(names)))
+            .map(|(rate, ids)| (rate, ParamGroup::from_ids(ids)))
             .collect();
         Ok(Stepper::new(rule, rates, layout))
     }
