@@ -18,12 +18,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleDisplay, ModuleVisitor, Param};
+use burn::module::{Module, ModuleDisplay, Param};
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::{Tensor, TensorData};
-use nabla_grad::module_path::ModulePath;
 use nabla_kernels::convolution::padding2d;
 use nabla_kernels::layer_hooks::{LayerHook, with_hook};
 use rayon::prelude::*;
@@ -31,6 +30,7 @@ use safetensors::{Dtype, SafeTensors, View, serialize};
 use serde::{Deserialize, Serialize};
 
 use crate::lsq::{Levels, SMALLEST};
+use crate::parameters::{Parameter, parameters};
 use crate::quantized::{Quantized, QuantizedLayer};
 
 /// The reason why there is no network of integers.
@@ -93,11 +93,7 @@ impl<M: Module + ModuleDisplay> IntegerNetwork<M> {
     /// If they cannot be read from the device.
     pub fn new(model: &Quantized<M>) -> Result<Self, IntegerError> {
         let model = model.clone().valid();
-        let mut weights = Weights::default();
-        model.network.visit(&mut weights);
-        if let Some(failure) = weights.failure {
-            return Err(IntegerError::Device(failure));
-        }
+        let parameters = parameters(&model.network);
         let mut steps = model.weight_steps.iter().zip(&model.input_steps);
         let mut described = Vec::new();
         let mut layers = Vec::new();
@@ -111,11 +107,12 @@ impl<M: Module + ModuleDisplay> IntegerNetwork<M> {
                 layers.push(None);
                 continue;
             };
-            let weight = weights.values.get(&layer.part("weight"));
-            let (Some((shape, values)), Some((weight_step, input_step))) = (weight, steps.next())
-            else {
+            let name = layer.part("weight");
+            let weight = parameters.iter().find(|parameter| parameter.name == name);
+            let (Some(weight), Some((weight_step, input_step))) = (weight, steps.next()) else {
                 return Err(IntegerError::NoWeight(layer.name.clone()));
             };
+            let (shape, values) = channels_first(weight)?;
             let positive = |step: f32| step.max(SMALLEST as f32);
             let weight_steps: Vec<f32> =
                 read(weight_step.val())?.into_iter().map(positive).collect();
@@ -137,7 +134,7 @@ impl<M: Module + ModuleDisplay> IntegerNetwork<M> {
             };
             described.push(Described {
                 layer: layer.clone(),
-                shape: shape.clone(),
+                shape,
                 inputs_first: false,
             });
             layers.push(Some(Arc::new(integers)));
@@ -290,7 +287,10 @@ impl<M: Module + ModuleDisplay> IntegerNetwork<M> {
             });
             let values: Vec<f32> = values.collect();
             let plain = match inputs_first {
-                true => Entry::transposed(&values, layer.outputs, terms),
+                true => Entry {
+                    shape: vec![terms, layer.outputs],
+                    ..Entry::of_floats(&transposed(&values, layer.outputs, terms))
+                },
                 false => Entry {
                     shape: shape.clone(),
                     ..Entry::of_floats(&values)
@@ -342,16 +342,6 @@ impl Entry {
         }
     }
 
-    /// Of `[rows, columns]` numbers, `[columns, rows]`.
-    fn transposed(values: &[f32], rows: usize, columns: usize) -> Self {
-        let turned = (0..columns)
-            .flat_map(|column| (0..rows).map(move |row| values[row * columns + column]));
-        Self {
-            shape: vec![columns, rows],
-            ..Self::of_floats(&turned.collect::<Vec<_>>())
-        }
-    }
-
     fn floats(&self) -> Option<Vec<f32>> {
         if self.dtype != Dtype::F32 {
             return None;
@@ -384,37 +374,20 @@ impl View for Entry {
     }
 }
 
-/// The parameters of a module on the host, output channels first.
-#[derive(Default)]
-struct Weights {
-    path: ModulePath,
-    values: HashMap<String, (Vec<usize>, Vec<f32>)>,
-    failure: Option<String>,
+/// Of `[rows, columns]` numbers, `[columns, rows]`.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let at = |column: usize| (0..rows).map(move |row| values[row * columns + column]);
+    (0..columns).flat_map(at).collect()
 }
 
-impl ModuleVisitor for Weights {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let value = match D {
-            // Of a linear layer.
-            2 => param.val().transpose(),
-            _ => param.val(),
-        };
-        let shape = value.dims().to_vec();
-        match read(value) {
-            Ok(values) => {
-                self.values.insert(self.path.name(), (shape, values));
-            }
-            Err(error) => self.failure = Some(error.to_string()),
-        }
-    }
+/// A weight on the host, output channels first, with its shape.
+fn channels_first(weight: &Parameter) -> Result<(Vec<usize>, Vec<f32>), IntegerError> {
+    let values = read(weight.values.clone())?;
+    Ok(match weight.shape.as_slice() {
+        // Of a linear layer.
+        &[inputs, outputs] => (vec![outputs, inputs], transposed(&values, inputs, outputs)),
+        shape => (shape.to_vec(), values),
+    })
 }
 
 fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, IntegerError> {

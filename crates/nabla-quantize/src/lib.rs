@@ -11,6 +11,7 @@
 
 pub mod integers;
 pub mod lsq;
+mod parameters;
 pub mod quantized;
 
 pub use integers::{IntegerError, IntegerNetwork};

@@ -17,18 +17,18 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use burn::module::{Module, ModuleDisplay, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleDisplay, Param, ParamId};
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
-use nabla_grad::module_path::ModulePath;
 use nabla_kernels::convolution::conv2d;
 use nabla_kernels::layer_hooks::{LayerHook, with_hook};
 use nabla_kernels::linear::linear;
 use serde::{Deserialize, Serialize};
 
 use crate::lsq::{Levels, codes, step_of};
+use crate::parameters::{Parameter, parameters};
 
 /// The reason why a model cannot be computed in few bits.
 #[derive(Debug, thiserror::Error)]
@@ -217,12 +217,12 @@ impl<M: Module + ModuleDisplay> Quantized<M> {
         let calibration = Rc::new(RefCell::new(Calibration::default()));
         with_hook(calibration.clone(), || compute(&network));
         let seen = calibration.take().layers;
-        let names = Names::of(&network);
+        let parameters = parameters(&network);
         let last = seen.len().saturating_sub(1);
         let mut layers = Vec::with_capacity(seen.len());
         let (mut weight_steps, mut input_steps) = (Vec::new(), Vec::new());
         for (place, seen) in seen.iter().enumerate() {
-            let name = names.of_layer(seen.weight)?;
+            let name = layer_of(&parameters, seen.weight)?;
             let bits = match place == 0 || place == last {
                 true => config.edge_bits.map(|bits| [bits, bits]),
                 false => Some([config.bits, config.input_bits.unwrap_or(config.bits)]),
@@ -436,44 +436,15 @@ impl LayerHook for Calibration {
     }
 }
 
-/// The names of a model's parameters.
-#[derive(Default)]
-struct Names {
-    path: ModulePath,
-    names: Vec<(ParamId, String)>,
-}
-
-impl Names {
-    fn of<M: Module>(model: &M) -> Self {
-        let mut names = Self::default();
-        model.visit(&mut names);
-        names
-    }
-
-    /// The name of a weight's layer.
-    fn of_layer(&self, weight: ParamId) -> Result<String, QuantizationError> {
-        let found = self.names.iter().find(|(id, _)| *id == weight);
-        let (_, name) = found.ok_or(QuantizationError::Foreign)?;
-        Ok(match name.rsplit_once('.') {
-            Some((layer, _)) => layer.to_owned(),
-            // The model is a layer itself.
-            None => String::new(),
-        })
-    }
-}
-
-impl ModuleVisitor for Names {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.names.push((param.id, self.path.name()));
-    }
+/// The name of the layer of a weight.
+fn layer_of(parameters: &[Parameter], weight: ParamId) -> Result<String, QuantizationError> {
+    let found = parameters.iter().find(|parameter| parameter.id == weight);
+    let name = &found.ok_or(QuantizationError::Foreign)?.name;
+    Ok(match name.rsplit_once('.') {
+        Some((layer, _)) => layer.to_owned(),
+        // The model is a layer itself.
+        None => String::new(),
+    })
 }
 
 /// A pass in few bits.
@@ -509,16 +480,45 @@ impl Simulation {
 }
 
 impl Rounding {
-    /// Step sizes `[channels]` and `[1]`, with the gradients of LSQ.
-    fn steps(&self, numbers: [usize; 2], like: DType) -> [Tensor<1>; 2] {
-        let [of_weight, of_input] = self.levels;
-        [
-            (&self.weight, of_weight, numbers[0]),
-            (&self.input, of_input, numbers[1]),
-        ]
-        .map(|(step, levels, numbers)| {
-            step_of(step.clone(), levels.gradient_factor(numbers)).cast(like)
-        })
+    /// `s_x s_w · (v_x ∗ v_w) + b`, whose dimension 1 is that of the output channels.
+    ///
+    /// - `outputs`: the dimension of the output channels in `weight`
+    /// - `terms`: of each sum
+    /// - `product`: `∗`
+    fn of_layer<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        weight: Tensor<D>,
+        bias: Option<&Param<Tensor<1>>>,
+        [outputs, terms]: [usize; 2],
+        product: impl FnOnce(Tensor<D>, Tensor<D>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let along = |vector: Tensor<1>, dim: usize| -> Tensor<D> {
+            let mut shape = [1; D];
+            shape[dim] = vector.dims()[0];
+            vector.reshape(shape)
+        };
+        let numbers = |tensor: &Tensor<D>| tensor.dims().iter().product();
+        let dtype = x.dtype();
+        let step = |step: &Tensor<1>, levels: Levels, numbers| {
+            step_of(step.clone(), levels.gradient_factor(numbers)).cast(dtype)
+        };
+        let [on_weight, on_input] = self.levels;
+        let s_w = step(&self.weight, on_weight, numbers(&weight));
+        let s_x = step(&self.input, on_input, numbers(&x));
+        let mut v_x = codes(x, along(s_x.clone(), 1), on_input);
+        let mut v_w = codes(weight, along(s_w.clone(), outputs), on_weight);
+        let doubled = self.is_wide(terms) && !v_x.is_autodiff();
+        if doubled {
+            (v_x, v_w) = (v_x.cast(DType::F64), v_w.cast(DType::F64));
+        }
+        let sums = product(v_x, v_w);
+        let sums = if doubled { sums.cast(dtype) } else { sums };
+        let y = sums * along(s_w * s_x, 1);
+        match bias {
+            Some(bias) => y + along(bias.val(), 1),
+            None => y,
+        }
     }
 
     /// Whether sums of the products of so many integers might have more than 24 bits.
@@ -528,69 +528,32 @@ impl Rounding {
     }
 }
 
-/// A parameter of the same layer with other values.
-pub(crate) fn with_value<const D: usize>(
-    param: &Param<Tensor<D>>,
-    value: Tensor<D>,
-) -> Param<Tensor<D>> {
-    Param::initialized(param.id, value)
-}
-
 impl LayerHook for Simulation {
     fn linear(&mut self, layer: &Linear, x: Tensor<2>) -> Option<Tensor<2>> {
         let rounding = self.next()?;
         let weight = layer.weight.val(); // [input, output]
-        let [inputs, outputs] = weight.dims();
-        let [rows, _] = x.dims();
-        let dtype = x.dtype();
-        let [s_w, s_x] = rounding.steps([inputs * outputs, rows * inputs], dtype);
-        let [on_weight, on_input] = rounding.levels;
-        let channels = s_w.dims()[0];
-        let row = s_w.clone().reshape([1, channels]);
-        let mut v_x = codes(x, s_x.clone().reshape([1, 1]), on_input);
-        let mut v_w = codes(weight, row, on_weight);
-        let doubled = rounding.is_wide(inputs) && !v_x.is_autodiff();
-        if doubled {
-            (v_x, v_w) = (v_x.cast(DType::F64), v_w.cast(DType::F64));
-        }
-        let product = Linear {
-            weight: with_value(&layer.weight, v_w),
-            bias: None,
+        let sizes = [1, weight.dims()[0]];
+        let product = |v_x, v_w| {
+            let rounded = Linear {
+                weight: Param::initialized(layer.weight.id, v_w),
+                bias: None,
+            };
+            linear(&rounded, v_x)
         };
-        let sums = linear(&product, v_x);
-        let sums = if doubled { sums.cast(dtype) } else { sums };
-        let y = sums * (s_w * s_x).reshape([1, channels]);
-        Some(match &layer.bias {
-            Some(bias) => y + bias.val().reshape([1, outputs]),
-            None => y,
-        })
+        Some(rounding.of_layer(x, weight, layer.bias.as_ref(), sizes, product))
     }
 
     fn conv2d(&mut self, layer: &Conv2d, x: Tensor<4>) -> Option<Tensor<4>> {
         let rounding = self.next()?;
         let weight = layer.weight.val(); // [outputs, inputs/groups, height, width]
-        let shape = weight.dims();
-        let (numbers, outputs) = (shape.iter().product::<usize>(), shape[0]);
-        let dtype = x.dtype();
-        let [s_w, s_x] = rounding.steps([numbers, x.dims().iter().product()], dtype);
-        let [on_weight, on_input] = rounding.levels;
-        let channels = s_w.dims()[0];
-        let mut v_x = codes(x, s_x.clone().reshape([1, 1, 1, 1]), on_input);
-        let mut v_w = codes(weight, s_w.clone().reshape([channels, 1, 1, 1]), on_weight);
-        let doubled = rounding.is_wide(numbers / outputs.max(1)) && !v_x.is_autodiff();
-        if doubled {
-            (v_x, v_w) = (v_x.cast(DType::F64), v_w.cast(DType::F64));
-        }
-        let mut product = layer.clone();
-        product.weight = with_value(&layer.weight, v_w);
-        product.bias = None;
-        let sums = conv2d(&product, v_x);
-        let sums = if doubled { sums.cast(dtype) } else { sums };
-        let y = sums * (s_w * s_x).reshape([1, channels, 1, 1]);
-        Some(match &layer.bias {
-            Some(bias) => y + bias.val().reshape([1, outputs, 1, 1]),
-            None => y,
-        })
+        let sizes = [0, weight.dims()[1..].iter().product()];
+        let product = |v_x, v_w| {
+            let mut rounded = layer.clone();
+            rounded.weight = Param::initialized(layer.weight.id, v_w);
+            rounded.bias = None;
+            conv2d(&rounded, v_x)
+        };
+        Some(rounding.of_layer(x, weight, layer.bias.as_ref(), sizes, product))
     }
 }
 

@@ -79,7 +79,7 @@ fn a_pass_multiplies_rounded_numbers() {
         let mut x = picture(&device);
         for (place, layer) in layers.into_iter().enumerate() {
             let mut plain = (**layer).clone();
-            plain.weight = with_value(&plain.weight, kernel(plain.weight.val(), place));
+            plain.weight = Param::initialized(plain.weight.id, kernel(plain.weight.val(), place));
             x = burn::tensor::activation::relu(plain.forward(round(x, place)));
         }
         let mut x: Tensor<2> = x.flatten(1, 3);
