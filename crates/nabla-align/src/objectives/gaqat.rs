@@ -22,7 +22,8 @@
 //! Source: Jiang, Meng, Tang, Yu, Li, Wang, Zhu, *GAQAT: gradient-adaptive quantization-aware training for domain
 //! generalization*, 2024, arXiv 2412.05551.
 
-use burn::module::ParamId;
+use std::ops::Range;
+
 use burn::tensor::{Tensor, TensorData};
 use nabla_base::range;
 use nabla_grad::flat::ParameterLayout;
@@ -167,8 +168,8 @@ struct State {
 pub struct Gaqat {
     config: GaqatConfig,
     state: State,
-    /// The quantisers, with the numbers of their step sizes, since the first step.
-    quantizers: Vec<(Quantizer, usize)>,
+    /// The quantisers, with where their step sizes are among all parameters, since the first step.
+    quantizers: Vec<(Quantizer, Range<usize>)>,
     /// What both gradients are multiplied with, `[parameters]` each, while something is frozen.
     shares: Option<[Tensor<1>; 2]>,
 }
@@ -185,8 +186,8 @@ impl Gaqat {
     /// What was measured of each quantiser; nothing before the first step.
     pub fn stats(&self) -> Vec<ScaleStats> {
         let mut records = self.state.records.iter();
-        let each = self.quantizers.iter().map(|(quantizer, numbers)| {
-            let records: Vec<&Record> = records.by_ref().take(*numbers).collect();
+        let each = self.quantizers.iter().map(|(quantizer, range)| {
+            let records: Vec<&Record> = records.by_ref().take(range.len()).collect();
             let mean = |of: &dyn Fn(&Record) -> f64| {
                 records.iter().map(|r| of(r)).sum::<f64>() / records.len().max(1) as f64
             };
@@ -202,6 +203,12 @@ impl Gaqat {
             }
         });
         each.collect()
+    }
+
+    /// Where all step sizes are.
+    fn places(&self) -> Vec<usize> {
+        let ranges = self.quantizers.iter().map(|(_, range)| range.clone());
+        ranges.flatten().collect()
     }
 
     /// Notes the gradients of a step here and nearby, of all step sizes.
@@ -246,7 +253,7 @@ impl Gaqat {
                 FreezeRule::Both => [0.0, 0.0],
                 FreezeRule::Task | FreezeRule::Alternate | FreezeRule::Off => [0.0, 0.5],
             };
-            let places = places(layout, &self.quantizers);
+            let places = self.places();
             let of = |frozen: f32| {
                 let mut shares = vec![0.5; layout.total_length()];
                 for (&place, record) in places.iter().zip(&self.state.records) {
@@ -263,11 +270,13 @@ impl Gaqat {
     }
 }
 
-/// Where the step sizes are among all parameters.
-fn places(layout: &ParameterLayout, quantizers: &[(Quantizer, usize)]) -> Vec<usize> {
-    let range = |id: ParamId| layout.entries().iter().find(|e| e.id() == id);
-    let entries = quantizers.iter().filter_map(|(q, _)| range(q.id));
-    entries.flat_map(|entry| entry.range()).collect()
+/// The quantisers of a model, with where their step sizes are among all parameters.
+fn placed(layout: &ParameterLayout, quantizers: Vec<Quantizer>) -> Vec<(Quantizer, Range<usize>)> {
+    let with_range = |quantizer: Quantizer| {
+        let entry = layout.entries().iter().find(|e| e.id() == quantizer.id)?;
+        Some((quantizer, entry.range()))
+    };
+    quantizers.into_iter().filter_map(with_range).collect()
 }
 
 impl<M: Classifier> Objective<M> for Gaqat {
@@ -291,16 +300,10 @@ impl<M: Classifier> Objective<M> for Gaqat {
         let ascent = Ascent::of(step)?;
         let layout = ascent.landscape.layout().clone();
         if self.quantizers.is_empty() {
-            let numbers = |q: &Quantizer| {
-                let entry = layout.entries().iter().find(|e| e.id() == q.id);
-                entry.map_or(0, |entry| entry.num_elements())
-            };
-            let all = step.model().quantizers().into_iter();
-            self.quantizers = all.map(|q| (q.clone(), numbers(&q))).collect();
+            self.quantizers = placed(&layout, step.model().quantizers());
         }
         let here = ascent.slope.gradient.clone(); // g
-        let offset = ascent.offset(self.config.rho) - here.clone() * self.config.alpha;
-        let there = ascent.at(offset, step)?.gradient; // p
+        let there = ascent.aligned(self.config.rho, self.config.alpha, step)?; // p
         let gradient = match self.shares(&layout, &here) {
             None => (here.clone() + there.clone()) * 0.5,
             Some([task, smooth]) => here.clone() * task + there.clone() * smooth,
@@ -308,7 +311,7 @@ impl<M: Classifier> Objective<M> for Gaqat {
         let gradients = layout.to_gradients(gradient)?;
         step.learner()
             .contribute(gradients, Some(ascent.slope.loss))?;
-        let places = places(&layout, &self.quantizers);
+        let places = self.places();
         let count = places.len();
         let indices: Vec<i32> = places.into_iter().map(|place| place as i32).collect();
         let indices = Tensor::from_data(TensorData::new(indices, [count]), &here.device());

@@ -50,10 +50,8 @@ impl<M: Classifier> Objective<M> for Sagm {
 
     fn step(&mut self, step: &mut DomainStep<'_, M>) -> Result<(), ObjectiveError> {
         let ascent = Ascent::of(step)?;
-        let here = ascent.slope.gradient.clone();
-        let offset = ascent.offset(self.rho) - here.clone() * self.alpha; // θ_p − θ
-        let there = ascent.at(offset, step)?;
-        let gradient = (here + there.gradient) * 0.5;
+        let there = ascent.aligned(self.rho, self.alpha, step)?; // at θ_p
+        let gradient = (ascent.slope.gradient.clone() + there) * 0.5;
         let gradients = ascent.landscape.layout().to_gradients(gradient)?;
         step.learner()
             .contribute(gradients, Some(ascent.slope.loss))?;

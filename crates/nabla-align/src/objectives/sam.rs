@@ -72,6 +72,17 @@ impl<M: Classifier> Ascent<M> {
             .slope_at(offset, |model| step.pass_of(model, &batch).loss())
     }
 
+    /// The gradient of the step at `θ + (ρ/‖g‖ − α) g`, as [SAGM](super::sagm) takes it.
+    pub(crate) fn aligned(
+        &self,
+        rho: f64,
+        alpha: f64,
+        step: &DomainStep<'_, M>,
+    ) -> Result<Tensor<1>, ObjectiveError> {
+        let offset = self.offset(rho) - self.slope.gradient.clone() * alpha;
+        Ok(self.at(offset, step)?.gradient)
+    }
+
     /// `ρ g/‖g‖`, or no step where there is no direction.
     pub(crate) fn offset(&self, rho: f64) -> Tensor<1> {
         let factor = match self.norm > 0.0 {

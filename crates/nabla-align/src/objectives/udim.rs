@@ -410,9 +410,8 @@ impl<M: Classifier> Objective<M> for Udim {
         let at = both(&ascent, ascent.offset(rho), step, &batch)?;
         let base = match config.base {
             Base::Sagm(alpha) => {
-                let here = ascent.slope.gradient.clone();
-                let offset = ascent.offset(rho) - here.clone() * alpha;
-                (here + ascent.at(offset, step)?.gradient) * 0.5
+                let there = ascent.aligned(rho, alpha, step)?;
+                (ascent.slope.gradient.clone() + there) * 0.5
             }
             _ => at.weights.gradient,
         };

@@ -124,16 +124,12 @@ fn frozen_gradients_are_left_out() {
     let device = Device::flex().autodiff();
     let model = model();
     let layout = ParameterLayout::trainable(&model).unwrap();
-    let numbers = |q: &Quantizer| {
-        let entry = layout.entries().iter().find(|e| e.id() == q.id);
-        entry.unwrap().num_elements()
-    };
-    let quantizers: Vec<(Quantizer, usize)> = model
-        .quantizers()
-        .into_iter()
-        .map(|q| (q.clone(), numbers(&q)))
-        .collect();
-    let places = places(&layout, &quantizers);
+    let quantizers = placed(&layout, model.quantizers());
+    let places = Gaqat {
+        quantizers: quantizers.clone(),
+        ..Gaqat::default()
+    }
+    .places();
     assert_eq!(places.len(), 8 + 8 + 1 + 1);
     for (rule, expected) in [
         (FreezeRule::Task, [0.0, 0.5]),
