@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use burn::tensor::{Device, Tensor};
+use nabla::train::trained_classifier::TrainedClassifier;
 use serde_json::Value;
 
 use crate::desk::Desk;
@@ -47,6 +49,18 @@ fn a_trained_network_is_trained_on_in_three_bits() {
     }
     let size = |path: &str| fs::metadata(desk.path(path)).unwrap().len();
     assert!(3 * size("whole/integers.safetensors") < size("full/model.safetensors"));
+    // The file is the network of the folder, to the bit.
+    let device = Device::flex();
+    let folder = desk.path("whole");
+    let pictures = Tensor::<2>::ones([3, 64], &device) * 0.3;
+    let [simulated, integers] = [
+        TrainedClassifier::load(&folder, &device).unwrap(),
+        TrainedClassifier::load_integers(&folder, &device).unwrap(),
+    ]
+    .map(|network| network.logits(pictures.clone()).unwrap().into_data());
+    assert_eq!(simulated, integers);
+    let plain = TrainedClassifier::load_integers(&desk.path("full"), &device);
+    assert!(plain.unwrap_err().to_string().contains("not rounded"));
     // Better than a guess after three epochs in all.
     let accuracy = json["quantization"]["integer_accuracy"].as_f64().unwrap();
     assert!(accuracy > 0.5, "{accuracy}");

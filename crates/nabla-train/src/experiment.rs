@@ -25,7 +25,7 @@ use burn::tensor::Device;
 use nabla_base::{OutputError, range, write_bytes_atomically};
 use nabla_grad::fingerprint::fingerprint;
 use nabla_grad::flat::{FlatError, ParameterLayout};
-use nabla_quantize::{QuantizationConfig, QuantizedLayer};
+use nabla_quantize::{IntegerNetwork, QuantizationConfig, QuantizedLayer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -166,8 +166,8 @@ pub struct Outcome {
     pub weights: Vec<u8>,
     /// What else a program needs to know to classify with them.
     pub classifier: ClassifierConfig,
-    /// A quantised network as packed integers; see [`nabla_quantize::integers`].
-    pub integers: Option<Vec<u8>>,
+    /// A quantised network as integers, which [`save`](Self::save) packs.
+    pub integers: Option<IntegerNetwork<AnyClassifier>>,
     /// What the source of the gradients has to tell; null without one.
     pub told: Value,
     /// What the examples are by which the epochs were measured.
@@ -191,7 +191,8 @@ impl Outcome {
         json.push(b'\n');
         write(files::CLASSIFIER, &json)?;
         if let Some(integers) = &self.integers {
-            write(files::INTEGERS, integers)?;
+            let packed = integers.to_bytes().map_err(TrainedClassifierError::from)?;
+            write(files::INTEGERS, &packed)?;
         }
         write(
             files::EPOCHS,
@@ -293,20 +294,23 @@ impl Experiment {
         device: &Device,
     ) -> Result<(AnyClassifier, TrainingExamples<'a>), ExperimentError> {
         let examples = self.training.examples(&data.training, data.shape)?;
-        Ok((self.first(self.beginning(data)?, data, device)?, examples))
+        let model = self.first(self.start_weights(data)?, data, device)?;
+        Ok((model, examples))
     }
 
     /// The model with its first weights.
+    ///
+    /// - `start`: those of [`start`](Self::start); otherwise they are drawn
     fn first(
         &self,
-        begin: Beginning<'_>,
+        start: Option<Vec<u8>>,
         data: &DataSet,
         device: &Device,
     ) -> Result<AnyClassifier, ExperimentError> {
         let device = device.clone().autodiff();
         let mut model = self.model.init(data.shape, data.classes.len(), &device)?;
-        if let Some(weights) = begin.weights {
-            load_weights(&mut model, weights, begin.folder)?;
+        if let (Some(weights), Some(folder)) = (start, &self.start) {
+            load_weights(&mut model, weights, folder)?;
             return Ok(model);
         }
         Ok(match self.model.is_drawn() {
@@ -324,18 +328,17 @@ impl Experiment {
         trains: bool,
         observe: Observer<'_>,
     ) -> Result<Outcome, ExperimentError> {
-        let begin = self.beginning(data)?;
-        let start = begin.weights.as_deref().map(fingerprint);
-        let model = self.first(begin, data, device)?;
+        let weights = self.start_weights(data)?;
         let mut job = Job {
             experiment: self,
             sources,
             data,
             checkpoint,
             trains,
-            start,
+            start: weights.as_deref().map(fingerprint),
             layers: None,
         };
+        let model = self.first(weights, data, device)?;
         let Some(config) = &self.quantization else {
             return job.train(model, observe);
         };
@@ -344,18 +347,14 @@ impl Experiment {
         job.layers = Some(model.layers().to_vec());
         let mut outcome = job.train(model, observe)?;
         let integers = integer_network(&outcome.classifier, outcome.weights.clone())?;
-        let integers = integers.to_bytes().map_err(TrainedClassifierError::from)?;
         outcome.integers = Some(integers);
         Ok(outcome)
     }
 
-    /// What the first weights are.
-    fn beginning(&self, data: &DataSet) -> Result<Beginning<'_>, ExperimentError> {
+    /// The weights of the trained classifier with which the training starts, if there is one.
+    fn start_weights(&self, data: &DataSet) -> Result<Option<Vec<u8>>, ExperimentError> {
         let Some(folder) = &self.start else {
-            return Ok(Beginning {
-                weights: None,
-                folder: Path::new(""),
-            });
+            return Ok(None);
         };
         let (config, weights) = read_folder(folder)?;
         let other = |what, found: String, expected: String| ExperimentError::OtherStart {
@@ -390,19 +389,8 @@ impl Experiment {
             let [found, expected] = counts.map(|count| count.to_string());
             return Err(other("number of classes", found, expected));
         }
-        Ok(Beginning {
-            weights: Some(weights),
-            folder,
-        })
+        Ok(Some(weights))
     }
-}
-
-/// What the first weights of a training are, unless they are drawn.
-struct Beginning<'a> {
-    /// Those of a trained classifier.
-    weights: Option<Vec<u8>>,
-    /// Its folder, for messages.
-    folder: &'a Path,
 }
 
 struct Job<'a, S> {

@@ -93,6 +93,27 @@ pub struct ClassifierConfig {
     pub quantization: Option<QuantizedClassifier>,
 }
 
+impl ClassifierConfig {
+    /// The model, whose weights are to be loaded.
+    fn init(&self, device: &Device) -> Result<AnyClassifier, ModelError> {
+        self.model.init(self.shape, self.classes.len(), device)
+    }
+
+    /// The model with weights.
+    ///
+    /// - `folder`: for messages
+    fn loaded(
+        &self,
+        weights: Vec<u8>,
+        folder: &Path,
+        device: &Device,
+    ) -> Result<AnyClassifier, TrainedClassifierError> {
+        let mut model = self.init(device)?;
+        load_weights(&mut model, weights, folder)?;
+        Ok(model)
+    }
+}
+
 /// The rounded layers of a classifier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,11 +140,9 @@ fn quantized(
     else {
         return Err(TrainedClassifierError::NotRounded);
     };
-    let model = config
-        .model
-        .init(config.shape, config.classes.len(), device)?;
+    let model = config.init(device)?;
     let mut model = Quantized::of_layers(model, layers.clone(), bits.per_channel)?;
-    FOLDER.load(&mut model, weights, folder)?;
+    load_weights(&mut model, weights, folder)?;
     Ok(model)
 }
 
@@ -133,7 +152,7 @@ fn quantized(
 ///
 /// # Errors
 /// If the classifier is not quantised, or the weights don't fit it.
-pub fn integer_network(
+pub(crate) fn integer_network(
     config: &ClassifierConfig,
     weights: Vec<u8>,
 ) -> Result<IntegerNetwork<AnyClassifier>, TrainedClassifierError> {
@@ -262,15 +281,9 @@ impl TrainedClassifier {
         let config: ClassifierConfig = FOLDER.config(config, name)?;
         let network: Box<dyn Network> = match &config.quantization {
             Some(_) => Box::new(quantized(&config, weights, name, device)?.freeze()),
-            None => {
-                let mut model = config
-                    .model
-                    .init(config.shape, config.classes.len(), device)?;
-                FOLDER.load(&mut model, weights, name)?;
-                // Otherwise a gradient with respect to an example would be that of a network in training: normalised by
-                // the statistics of the batch, and changed by them.
-                Box::new(model.freeze())
-            }
+            // Otherwise a gradient with respect to an example would be that of a network in training: normalised by the
+            // statistics of the batch, and changed by them.
+            None => Box::new(config.loaded(weights, name, device)?.freeze()),
         };
         Self::of_network(config, network, device)
     }
@@ -283,28 +296,13 @@ impl TrainedClassifier {
     /// As [`load`](Self::load), or if it is not quantised.
     pub fn load_integers(folder: &Path, device: &Device) -> Result<Self, TrainedClassifierError> {
         let (config, _) = read_folder(folder)?;
-        let path = folder.join(INTEGERS_FILE);
-        let bytes =
-            std::fs::read(&path).map_err(|source| NetworkFolderError::Read { path, source })?;
-        Self::of_integers(config, &bytes, device)
-    }
-
-    /// A quantised classifier from the contents of its file of integers; see [`load_integers`](Self::load_integers).
-    ///
-    /// # Errors
-    /// As it.
-    pub fn of_integers(
-        config: ClassifierConfig,
-        bytes: &[u8],
-        device: &Device,
-    ) -> Result<Self, TrainedClassifierError> {
         if config.quantization.is_none() {
             return Err(TrainedClassifierError::NotRounded);
         }
-        let model = config
-            .model
-            .init(config.shape, config.classes.len(), device)?;
-        let network = IntegerNetwork::from_bytes(model.freeze(), bytes)?;
+        let path = folder.join(INTEGERS_FILE);
+        let bytes =
+            std::fs::read(&path).map_err(|source| NetworkFolderError::Read { path, source })?;
+        let network = IntegerNetwork::from_bytes(config.init(device)?.freeze(), &bytes)?;
         Self::of_network(config, Box::new(network), device)
     }
 
@@ -403,8 +401,6 @@ pub fn load_model(
     if config.quantization.is_some() {
         return Err(TrainedClassifierError::Rounded);
     }
-    let classes = config.classes.len();
-    let mut model = config.model.init(config.shape, classes, device)?;
-    FOLDER.load(&mut model, weights, folder)?;
+    let model = config.loaded(weights, folder, device)?;
     Ok((config, model))
 }

@@ -11,8 +11,7 @@ use nabla::probe::coherence::{
 };
 use nabla::probe::sharpness::ClassifierLoss;
 use nabla::train::data_set::DataSet;
-use nabla::train::experiment::{AnyClassifier, Experiment};
-use nabla::train::gradient_source::{GradientSources, TrainingExamples};
+use nabla::train::gradient_source::GradientSources;
 use serde::Serialize;
 
 use crate::devices::DeviceFlag;
@@ -20,7 +19,6 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::inspected_model::{Inspected, InspectedFlags, drawn};
 use crate::jobs::plot_file;
-use crate::jobs::training_recipe::Sources;
 use crate::output::table;
 
 /// The command line of the job.
@@ -132,15 +130,6 @@ impl Arguments {
     }
 }
 
-/// The training again.
-struct Repeating<'a> {
-    experiment: &'a Experiment,
-    sources: &'a Sources,
-    data: &'a DataSet,
-    indices: Vec<usize>,
-    context: &'a Context,
-}
-
 /// Moments of a training, beside its beginning.
 const MOMENTS: usize = 12;
 
@@ -152,17 +141,27 @@ fn moments(steps: usize) -> Vec<usize> {
     all
 }
 
-impl Repeating<'_> {
-    fn run(self, model: AnyClassifier, examples: TrainingExamples<'_>) -> Result<Curve, Failure> {
+impl Arguments {
+    /// The training again.
+    fn repeated(&self, device: &Device, context: &Context) -> Result<Curve, Failure> {
+        let (experiment, sources) = self.inspected.training()?;
+        if sources.privacy.is_some() || sources.sharing.is_some() {
+            return Err(Failure::input(
+                "--over-training repeats trainings of one worker that keeps no secrets, but this one was private or had several",
+            ));
+        }
+        let data = experiment.open()?;
         let DataSet {
             training,
             test,
             shape,
             scaling,
             ..
-        } = self.data;
-        let config = &self.experiment.training;
-        let source = match &self.sources.robust {
+        } = &data;
+        let config = &experiment.training;
+        let indices = drawn(&self.inspected, config, training, *shape)?;
+        let (model, examples) = experiment.begin(&data, device)?;
+        let source = match &sources.robust {
             Some(robust) => {
                 let plan = config.plan(training.len(), 0, !scaling.means.is_empty());
                 robust.source(&model, plan).map_err(Failure::input)?
@@ -175,49 +174,22 @@ impl Repeating<'_> {
         if let Some(source) = source {
             trainer.task_mut().set_source(source);
         }
-        let progress = self.context.progress();
+        let progress = context.progress();
         progress.begin("repeating the training", trainer.steps() as u64);
         let steps = moments(trainer.steps());
         let seen = examples.without_changes();
         let observe = &mut || {
             progress.advance(1);
-            self.context.go_on()
+            context.go_on()
         };
-        let curve = CoherenceCurve::of(&mut trainer, &seen, &self.indices, &steps, observe);
+        let curve = CoherenceCurve::of(&mut trainer, &seen, &indices, &steps, observe);
         let CoherenceCurve { moments, learnt } = curve.map_err(failed)?;
         Ok(Curve {
             moments,
-            examples: self.indices,
+            examples: indices,
             first_learnt: learnt.first().to_vec(),
             learnt_since: learnt.since().to_vec(),
         })
-    }
-}
-
-impl Arguments {
-    fn repeated(&self, device: &Device, context: &Context) -> Result<Curve, Failure> {
-        let (experiment, sources) = self.inspected.training()?;
-        if sources.privacy.is_some() || sources.sharing.is_some() {
-            return Err(Failure::input(
-                "--over-training repeats trainings of one worker that keeps no secrets, but this one was private or had several",
-            ));
-        }
-        let data = experiment.open()?;
-        let indices = drawn(
-            &self.inspected,
-            &experiment.training,
-            &data.training,
-            data.shape,
-        )?;
-        let repeating = Repeating {
-            experiment: &experiment,
-            sources: &sources,
-            data: &data,
-            indices,
-            context,
-        };
-        let (model, examples) = experiment.begin(&data, device)?;
-        repeating.run(model, examples)
     }
 }
 

@@ -107,13 +107,12 @@ fn failed(error: SharpnessError) -> Failure {
     }
 }
 
-struct Measuring<'a> {
-    arguments: &'a Arguments,
-    context: &'a Context,
-}
-
-impl Measuring<'_> {
-    fn run(self, inspected: Inspected<'_>) -> Result<(Found, Spectrum), Failure> {
+impl Arguments {
+    fn measured(
+        &self,
+        inspected: Inspected<'_>,
+        context: &Context,
+    ) -> Result<(Found, Spectrum), Failure> {
         let Inspected {
             model,
             config,
@@ -122,9 +121,8 @@ impl Measuring<'_> {
             training,
             ..
         } = inspected;
-        let arguments = self.arguments;
         let all = examples.len();
-        let batch = arguments.batch.unwrap_or(training.batch.min(all));
+        let batch = self.batch.unwrap_or(training.batch.min(all));
         // Of a sample, the whole is not known: a batch of it is small.
         let sampling = match indices.len() == all {
             true => Sampling::WithoutReplacement,
@@ -132,19 +130,18 @@ impl Measuring<'_> {
         };
         let wrong = |error| failed(SharpnessError::Range(error));
         range::within("batch size", batch, 1..=all).map_err(wrong)?;
-        let spectrum = arguments.config();
-        let progress = self.context.progress();
+        let spectrum = self.config();
+        let progress = context.progress();
         let before = || {
             progress.advance(1);
-            self.context.go_on()
+            context.go_on()
         };
-        if let ControlFlow::Break(()) = self.context.go_on() {
+        if let ControlFlow::Break(()) = context.go_on() {
             return Err(Failure::interrupted());
         }
-        let loss =
-            ClassifierLoss::new(model, examples, &indices, arguments.double).map_err(failed)?;
+        let loss = ClassifierLoss::new(model, examples, &indices, self.double).map_err(failed)?;
         let (mean_loss, accuracy) = loss.loss().map_err(failed)?;
-        let noise = |stream| SeededNoise::new(arguments.inspected.seed.value(), stream);
+        let noise = |stream| SeededNoise::new(self.inspected.seed.value(), stream);
         let steps = spectrum.steps.min(loss.parameters());
         progress.begin("products with the Hessian", (spectrum.runs * steps) as u64);
         let hessian = loss.hessian(&mut noise(1)).map_err(failed)?;
@@ -155,7 +152,7 @@ impl Measuring<'_> {
         let asked = |batch: usize, rates: RateBounds| Stability {
             batch,
             rates,
-            rest: arguments.learning_rate.map(|rate| rates.at(rate)),
+            rest: self.learning_rate.map(|rate| rates.at(rate)),
         };
         let descent = stability.gradient_descent().map_err(wrong)?;
         let rates = stability.rates(batch, sampling).map_err(Failure::input)?;
@@ -174,10 +171,10 @@ impl Measuring<'_> {
             gauss_newton_trace: stability.trace,
             gauss_newton_largest: stability.lambda_max,
             at_minimum: mean_loss <= MINIMUM_LOSS,
-            learning_rate: arguments.learning_rate,
+            learning_rate: self.learning_rate,
             gradient_descent: asked(indices.len(), descent),
             sgd: asked(batch, rates),
-            plot: arguments.out.clone(),
+            plot: self.out.clone(),
         };
         Ok((told, found))
     }
@@ -193,13 +190,9 @@ impl Job for Arguments {
             range::positive("learning rate", rate).map_err(Failure::input)?;
         }
         let device = self.device.open()?;
-        let measuring = Measuring {
-            arguments: self,
-            context,
-        };
         let (found, spectrum) = self
             .inspected
-            .inspect(&device, |inspected| measuring.run(inspected))?;
+            .inspect(&device, |inspected| self.measured(inspected, context))?;
         if let Some(path) = &self.out {
             write_plot(path, &found, &spectrum)?;
         }

@@ -4,11 +4,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use nabla::quantize::QuantizationConfig;
 use nabla::train::classification::rightly;
-use nabla::train::examples::{Examples, Scaling};
+use nabla::train::classifier::Classifier;
+use nabla::train::examples::Examples;
 use nabla::train::experiment::Outcome;
-use nabla::train::trained_classifier::{
-    ClassifierConfig, QuantizedClassifier, TrainedClassifier, integer_network,
-};
+use nabla::train::trained_classifier::QuantizedClassifier;
 use serde::Serialize;
 
 use crate::errors::Failure;
@@ -89,25 +88,20 @@ pub struct QuantizationReport {
 const MEASURED: usize = 256;
 
 impl QuantizationReport {
-    /// Answers the test examples by simulation and by the integers of the file.
+    /// Answers the test examples by simulation and by integers.
     ///
     /// - `test`: scaled as in the training
     ///
     /// # Errors
-    /// If the integers cannot be read, or a number cannot be read from the device.
+    /// If the simulated network cannot be built, or a number cannot be read from the device.
     pub fn of(outcome: &Outcome, test: &Examples) -> Result<Option<Self>, Failure> {
         let classifier = &outcome.classifier;
-        let (Some(quantized), Some(bytes)) = (&classifier.quantization, &outcome.integers) else {
+        let (Some(quantized), Some(integers)) = (&classifier.quantization, &outcome.integers)
+        else {
             return Ok(None);
         };
         let QuantizedClassifier { config, layers } = quantized;
         let simulated = unscaled(outcome)?;
-        let plain = ClassifierConfig {
-            scaling: Scaling::none(),
-            ..classifier.clone()
-        };
-        let integers =
-            TrainedClassifier::of_integers(plain, bytes, &Device::flex()).map_err(Failure::run)?;
         let width = classifier.shape.features();
         let rows = test.features.chunks(MEASURED * width);
         let mut right = [0; 2];
@@ -115,21 +109,21 @@ impl QuantizationReport {
         for (features, labels) in rows.zip(test.labels.chunks(MEASURED)) {
             let input = TensorData::new(features.to_vec(), [labels.len(), width]);
             let input = Tensor::<2>::from_data(input, &Device::flex());
-            let mut scores = Vec::new();
-            for (network, right) in [&simulated, &integers].into_iter().zip(&mut right) {
-                let logits = network.logits(input.clone()).map_err(Failure::run)?;
-                *right += rightly(logits.clone(), labels);
-                let values = logits.try_into_vec_as::<f32>().map_err(Failure::run)?;
-                scores.push(values);
+            let scores = [
+                simulated.logits(input.clone()).map_err(Failure::run)?,
+                integers.pass(|network| network.logits(input)),
+            ];
+            let mut bits = Vec::with_capacity(2);
+            for (scores, right) in scores.into_iter().zip(&mut right) {
+                *right += rightly(scores.clone(), labels);
+                let values = scores.try_into_vec_as::<f32>().map_err(Failure::run)?;
+                bits.push(values.into_iter().map(f32::to_bits).collect::<Vec<_>>());
             }
-            let classes = classifier.classes.len().max(1);
-            let [a, b] = [&scores[0], &scores[1]].map(|scores| scores.chunks_exact(classes));
-            let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            different += a.zip(b).filter(|(a, b)| bits(a) != bits(b)).count();
+            let rows = |of: usize| bits[of].chunks_exact(classifier.classes.len().max(1));
+            different += rows(0).zip(rows(1)).filter(|(a, b)| a != b).count();
         }
         let share = |right: usize| right as f64 / test.len().max(1) as f64;
-        let network = integer_network(classifier, outcome.weights.clone()).map_err(Failure::run)?;
-        let (weights, integer_bytes) = network.packed();
+        let (weights, integer_bytes) = integers.packed();
         Ok(Some(Self {
             bits: config.bits,
             input_bits: config.input_bits.unwrap_or(config.bits),
