@@ -124,7 +124,7 @@ pub(crate) fn run(
             run.out.records.push(Record::Change(number));
             let stage = changed(event, &run.state, keep != Keep::Nothing)?;
             run.state = stage.slope.clone();
-            if !run.is_replayed(1) {
+            if !run.is_replayed() {
                 run.out.kept.push(Kept::Change(stage));
             }
         }
@@ -192,7 +192,6 @@ struct Running<'a> {
     plan: &'a Plan,
     keep: Keep,
     times: &'a [f64],
-    tracked: bool,
     /// By trajectory, or of all together, as what follows.
     now: Vec<f64>,
     next_save: Vec<usize>,
@@ -215,7 +214,6 @@ impl<'a> Running<'a> {
             plan,
             keep,
             times,
-            tracked: keep == Keep::Graphs,
             now: vec![times[0]; groups],
             next_save: vec![1; groups],
             lengths: vec![0.0; groups],
@@ -242,9 +240,15 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Whether graphs are kept, but not those of the record that comes next, or did `before`.
-    fn is_replayed(&self, before: usize) -> bool {
-        self.keep == Keep::Graphs && self.out.records.len() - before >= GRAPHS
+    /// Whether the graphs of the step that comes next are kept.
+    fn is_tracked(&self) -> bool {
+        self.keep == Keep::Graphs && self.out.records.len() < GRAPHS
+    }
+
+    /// Whether graphs are kept, but not those of the last record, which follows a checkpoint. A change may come between
+    /// the last step whose graph is kept and the first checkpoint.
+    fn is_replayed(&self) -> bool {
+        self.keep == Keep::Graphs && !self.out.checkpoints.is_empty()
     }
 
     /// The root of the mean square of each group, from sums of squares by row.
@@ -274,7 +278,7 @@ impl<'a> Running<'a> {
         if sizes.iter().any(|size| !size.is_finite()) {
             check_finite(&start)?;
         }
-        let tracked = self.tracked && !plan.constant_first_stage;
+        let tracked = self.is_tracked() && !plan.constant_first_stage;
         let stage = system.evaluate(start.clone(), &self.now, tracked)?;
         let slopes = self.scaled_norms(&stage.slope, [&start, &start]);
         if let Some(trajectory) = slopes.iter().position(|slope| !slope.is_finite()) {
@@ -361,7 +365,7 @@ impl<'a> Running<'a> {
             });
         let lengths: Vec<f64> = each.collect();
         self.check_lengths(&lengths, stop)?;
-        let tracked = self.tracked && !self.is_replayed(0);
+        let tracked = self.is_tracked();
         let first = self.first.take();
         let mut attempt =
             method.attempt(system, &self.state, &self.now, &lengths, first, tracked)?;
@@ -523,7 +527,7 @@ impl<'a> Running<'a> {
             .flat_map(|save| &save.shares)
             .any(|&share| share < 1.0);
         if inside || self.keep == Keep::Stages {
-            let tracked = self.tracked && !self.is_replayed(0);
+            let tracked = self.is_tracked();
             method.extend(system, &mut attempt, tracked)?;
         }
         for save in &saves {
@@ -572,7 +576,7 @@ impl<'a> Running<'a> {
             stiffness,
             shares_first: attempt.shares_first,
         }));
-        if matches!(self.keep, Keep::Graphs | Keep::Stages) && !self.is_replayed(1) {
+        if matches!(self.keep, Keep::Graphs | Keep::Stages) && !self.is_replayed() {
             self.out.kept.push(Kept::Step(attempt));
         }
         Ok(())
@@ -580,11 +584,14 @@ impl<'a> Running<'a> {
 
     /// Keeps the state, if it is time.
     fn checkpoint(&mut self) {
-        let every = match self.keep {
-            Keep::States(every) => every,
-            Keep::Graphs if self.is_replayed(0) => GRAPHS,
-            _ => return,
+        let due = match self.keep {
+            Keep::States(_) => true,
+            Keep::Graphs => !self.is_tracked(),
+            Keep::Nothing | Keep::Stages => false,
         };
+        if !due {
+            return;
+        }
         if self.since >= self.every {
             self.out
                 .checkpoints
@@ -594,7 +601,7 @@ impl<'a> Running<'a> {
         self.since += 1;
         // Twice as far apart, once there are four times as many as steps between them: both stay near the root of the
         // number of steps.
-        if every == 0 && self.out.checkpoints.len() > 4 * self.every {
+        if self.keep == Keep::States(0) && self.out.checkpoints.len() > 4 * self.every {
             let mut number = 0;
             self.out.checkpoints.retain(|_| {
                 number += 1;

@@ -377,6 +377,32 @@ fn checkpoints_are_as_many_as_the_root_of_the_steps() {
     }
 }
 
+/// The steps whose graphs are kept end before the change, with it, or behind it.
+#[test]
+fn changes_beside_the_last_graph_have_their_gradient() {
+    for steps in 14..19 {
+        let all = [Checkpoints::Automatic, Checkpoints::SquareRoot].map(|checkpoints| {
+            let start = wide(&[1.3], [1, 1]).autodiff().require_grad();
+            let decay = field(|u: Tensor<2>, _| u * -0.5);
+            let time = 0.0625 * f64::from(steps);
+            let solver = Solver::new(Method::TSIT5)
+                .with_constant_step(0.0625)
+                .with_event(Event::change(time, |u| u * 2.0))
+                .with_event(Event::change(time, |u| u * 3.0))
+                .with_adjoint(Adjoint::Discrete(checkpoints));
+            let found = solver.solve(&decay, start.clone(), &[0.0, 3.0]).unwrap();
+            let gradients = found.last().sum().backward();
+            list(&start.grad(&gradients).unwrap())[0]
+        });
+        for found in all {
+            assert!(
+                (found - 6.0 * (-1.5_f64).exp()).abs() < 1e-9,
+                "{steps}: {found}"
+            );
+        }
+    }
+}
+
 /// Far more steps than graphs are kept of: the time grows with the steps, not with their square, and the gradient is right.
 #[test]
 fn many_steps_have_a_gradient_in_time() {
