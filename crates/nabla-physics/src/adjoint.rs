@@ -132,9 +132,8 @@ pub(crate) fn forward<F: Field>(
     let last = found.values[found.values.len() - 1].clone();
     let times = times.to_vec();
     let pull: Pull = match adjoint {
-        Adjoint::Discrete(checkpoints) => {
-            let graphs = checkpoints == Checkpoints::Automatic;
-            Box::new(move |cotangents| discrete::pull(&plan, &mut system, kept, cotangents, graphs))
+        Adjoint::Discrete(_) => {
+            Box::new(move |cotangents| discrete::pull(&plan, &mut system, kept, cotangents))
         }
         _ => Box::new(move |cotangents| {
             let back = adjoint == Adjoint::Backsolve;

@@ -36,14 +36,11 @@ pub(crate) struct Trace {
 }
 
 /// The gradients by state and parameters.
-///
-/// - `graphs`: whether those of the first records were kept
 pub(super) fn pull(
     plan: &Plan,
     system: &mut dyn System,
     trace: Trace,
     cotangents: Cotangents,
-    graphs: bool,
 ) -> Result<Pulled, SolveError> {
     let Some(by_last) = cotangents.by_values.last() else {
         return Err(SolveError::TooFewTimes(1));
@@ -84,10 +81,9 @@ pub(super) fn pull(
         }
         end = begin;
     }
-    if graphs {
-        for (record, kept) in trace.records[..end].iter().zip(trace.kept).rev() {
-            back.follow(record, kept)?;
-        }
+    // Before the first checkpoint: the records whose graphs were kept.
+    for (record, kept) in trace.records[..end].iter().zip(trace.kept).rev() {
+        back.follow(record, kept)?;
     }
     Ok((back.by_state, back.by_parameters))
 }
