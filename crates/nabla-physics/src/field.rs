@@ -281,6 +281,44 @@ impl std::fmt::Debug for Stage {
 }
 
 impl Stage {
+    /// Without graph.
+    pub(crate) fn plain(argument: Tensor<2>, slope: Tensor<2>) -> Self {
+        Self {
+            argument,
+            slope,
+            graph: None,
+        }
+    }
+
+    /// With the graph from a leaf, which has the argument's values, to `output`.
+    ///
+    /// - `by_parameters`: finds the gradients by parameters
+    ///
+    /// # Errors
+    /// If the output does not fit.
+    pub(crate) fn tracked(
+        argument: Tensor<2>,
+        leaf: Tensor<2>,
+        output: Tensor<2>,
+        by_parameters: impl FnOnce(&mut Gradients) -> Option<Tensor<1>> + Send + 'static,
+    ) -> Result<Self, SolveError> {
+        let slope = checked(&argument, output.clone().inner())?;
+        let graph: Graph = Box::new(move |cotangent| {
+            if !output.is_tracked() {
+                return (cotangent.zeros_like(), None);
+            }
+            let mut gradients = operation::seeded(output, cotangent).backward();
+            let by_state = leaf.grad_remove(&mut gradients);
+            let by_state = by_state.unwrap_or_else(|| leaf.inner().zeros_like());
+            (by_state, by_parameters(&mut gradients))
+        });
+        Ok(Self {
+            argument,
+            slope,
+            graph: Some(graph),
+        })
+    }
+
     /// The gradients, from that by the slope.
     pub(crate) fn pull(&mut self, cotangent: Tensor<2>) -> Pulled {
         match self.graph.take() {
@@ -351,30 +389,12 @@ impl<F: Field> System for FieldSystem<F> {
                 return Err(SolveError::HiddenParameters);
             }
             let slope = checked(&u, slope.inner())?;
-            return Ok(Stage {
-                argument: u,
-                slope,
-                graph: None,
-            });
+            return Ok(Stage::plain(u, slope));
         }
         let field = self.field.leaves();
         let leaf = u.clone().autodiff().require_grad();
         let output = field.slope(leaf.clone(), time.autodiff());
-        let slope = checked(&u, output.clone().inner())?;
-        let graph: Graph = Box::new(move |cotangent| {
-            if !output.is_tracked() {
-                return (cotangent.zeros_like(), None);
-            }
-            let mut gradients = operation::seeded(output, cotangent).backward();
-            let by_state = leaf.grad_remove(&mut gradients);
-            let by_state = by_state.unwrap_or_else(|| leaf.inner().zeros_like());
-            (by_state, field.gradient(&mut gradients))
-        });
-        Ok(Stage {
-            argument: u,
-            slope,
-            graph: Some(graph),
-        })
+        Stage::tracked(u, leaf, output, move |gradients| field.gradient(gradients))
     }
 }
 

@@ -24,7 +24,7 @@ use faer::{Mat, MatMut};
 use nabla_kernels::row_combination::{Term, row_combination};
 
 use crate::field::{Stage, System};
-use crate::method::Attempt;
+use crate::method::{Attempt, moves};
 use crate::solve_error::SolveError;
 
 /// A Rosenbrock method; see the [module documentation](self).
@@ -242,6 +242,13 @@ fn jacobian(
     Ok((matrices, scaled(&change, &inverse)))
 }
 
+/// `1/h`, and 0 for trajectories that do not move.
+fn inverse(lengths: &[f64]) -> Vec<f64> {
+    let each = lengths.iter();
+    each.map(|&length| if length == 0.0 { 0.0 } else { 1.0 / length })
+        .collect()
+}
+
 /// A step from `u`. The stages hold the `k_i` as slopes, and the `y_i`.
 pub(crate) fn attempt(
     tableau: &RosenbrockTableau,
@@ -285,10 +292,7 @@ pub(crate) fn attempt(
     };
     // Weights of increments have no length in them.
     let ones = vec![1.0; lengths.len()];
-    let inverse: Vec<f64> = lengths
-        .iter()
-        .map(|length| if *length == 0.0 { 0.0 } else { 1.0 / length })
-        .collect();
+    let inverse = inverse(lengths);
     for (i, &node) in tableau.nodes.iter().enumerate() {
         let argument = match tableau.stages[i].is_empty() {
             true => u.clone(),
@@ -313,11 +317,7 @@ pub(crate) fn attempt(
         stage.slope = factors.solve(&right, false)?;
         attempt.stages.push(stage);
     }
-    let moves: Vec<f64> = lengths
-        .iter()
-        .map(|h| f64::from(u8::from(*h != 0.0)))
-        .collect();
-    attempt.after = attempt.sum(Some(&[1.0]), tableau.weights, &moves);
+    attempt.after = attempt.sum(Some(&[1.0]), tableau.weights, &moves(lengths));
     attempt.factors = Some(factors);
     Ok(attempt)
 }
@@ -338,10 +338,7 @@ pub(crate) fn reverse(
         return Ok(by_state);
     };
     let (times, lengths) = (attempt.times.clone(), attempt.lengths.clone());
-    let inverse: Vec<f64> = lengths
-        .iter()
-        .map(|length| if *length == 0.0 { 0.0 } else { 1.0 / length })
-        .collect();
+    let inverse = inverse(&lengths);
     let add = |sum: &mut Option<Tensor<1>>, found: Option<Tensor<1>>, factor: f64| {
         if let Some(found) = found {
             let found = found * factor;

@@ -6,13 +6,13 @@ use nabla_kernels::row_combination::{Term, row_combination, scaled_squares};
 use crate::controller::{Controller, Memory};
 use crate::event::Event;
 use crate::field::{Stage, System, checked};
-use crate::method::{Attempt, First, Method};
+use crate::method::{Attempt, First, Method, moves};
 use crate::rosenbrock::numbers;
 use crate::solve_error::SolveError;
 
 mod saved;
 
-pub(crate) use saved::{factors_at, value_at};
+pub(crate) use saved::{factors_at, has_inside, value_at};
 
 /// What a run is told.
 #[derive(Clone, Debug)]
@@ -152,19 +152,11 @@ pub(crate) fn changed(
     tracked: bool,
 ) -> Result<Stage, SolveError> {
     let Some(change) = &event.change else {
-        return Ok(Stage {
-            argument: state.clone(),
-            slope: state.clone(),
-            graph: None,
-        });
+        return Ok(Stage::plain(state.clone(), state.clone()));
     };
     if !tracked {
         let slope = checked(state, change(state.clone()).inner())?;
-        return Ok(Stage {
-            argument: state.clone(),
-            slope,
-            graph: None,
-        });
+        return Ok(Stage::plain(state.clone(), slope));
     }
     let plain = change(state.clone());
     if plain.is_tracked() {
@@ -172,20 +164,7 @@ pub(crate) fn changed(
     }
     let leaf = state.clone().autodiff().require_grad();
     let output = change(leaf.clone());
-    let slope = checked(state, output.clone().inner())?;
-    let graph: crate::field::Graph = Box::new(move |cotangent| {
-        if !output.is_tracked() {
-            return (cotangent.zeros_like(), None);
-        }
-        let mut gradients = crate::operation::seeded(output, cotangent).backward();
-        let found = leaf.grad_remove(&mut gradients);
-        (found.unwrap_or_else(|| leaf.inner().zeros_like()), None)
-    });
-    Ok(Stage {
-        argument: state.clone(),
-        slope,
-        graph: Some(graph),
-    })
+    Stage::tracked(state.clone(), leaf, output, |_| None)
 }
 
 struct Running<'a> {
@@ -496,10 +475,6 @@ impl<'a> Running<'a> {
             .iter()
             .zip(taken)
             .any(|(&h, &taken)| h != 0.0 && !taken);
-        let moved: Vec<f64> = taken
-            .iter()
-            .map(|&taken| f64::from(u8::from(taken)))
-            .collect();
         for (group, &taken) in taken.iter().enumerate() {
             if !taken {
                 attempt.lengths[group] = 0.0;
@@ -522,11 +497,7 @@ impl<'a> Running<'a> {
             })
             .collect();
         let saves = self.saves(&ends, taken);
-        let inside = saves
-            .iter()
-            .flat_map(|save| &save.shares)
-            .any(|&share| share < 1.0);
-        if inside || self.keep == Keep::Stages {
+        if has_inside(&saves) || self.keep == Keep::Stages {
             let tracked = self.is_tracked();
             method.extend(system, &mut attempt, tracked)?;
         }
@@ -539,33 +510,21 @@ impl<'a> Running<'a> {
             };
         }
         // The first stage of the next step.
-        if method.last_is_first()
-            && let Method::Explicit(tableau) = method
-        {
-            let last = &attempt.stages[tableau.count() - 1];
-            let mut slope = last.slope.clone();
-            if rejected {
-                let rest: Vec<f64> = moved.iter().map(|moved| 1.0 - moved).collect();
-                slope = row_combination(&[
-                    Term {
-                        factors: &moved,
-                        matrix: &slope,
-                    },
-                    Term {
-                        factors: &rest,
-                        matrix: &attempt.stages[0].slope,
-                    },
-                ]);
-            }
-            let stage = Stage {
-                argument: attempt.after.clone(),
-                slope,
-                graph: None,
-            };
-            self.first = Some(First {
-                stage,
-                shared: true,
-            });
+        self.first = method.next_first(&attempt);
+        if rejected && let Some(First { stage, .. }) = &mut self.first {
+            // A rejected step is tried again with the first stage that it had.
+            let moved = moves(&attempt.lengths);
+            let rest: Vec<f64> = moved.iter().map(|moved| 1.0 - moved).collect();
+            stage.slope = row_combination(&[
+                Term {
+                    factors: &moved,
+                    matrix: &stage.slope,
+                },
+                Term {
+                    factors: &rest,
+                    matrix: &attempt.stages[0].slope,
+                },
+            ]);
         }
         self.state = attempt.after.clone();
         self.out.records.push(Record::Step(StepTaken {

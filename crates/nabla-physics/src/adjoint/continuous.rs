@@ -248,10 +248,6 @@ impl<F: Field> System for AdjointSystem<'_, F> {
             parts.push(found.unwrap_or_else(zeros));
         }
         let slope = Tensor::cat(parts, 1);
-        Ok(Stage {
-            argument: x,
-            slope,
-            graph: None,
-        })
+        Ok(Stage::plain(x, slope))
     }
 }

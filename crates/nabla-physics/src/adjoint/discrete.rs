@@ -23,7 +23,7 @@ use super::Cotangents;
 use crate::field::{Pulled, System};
 use crate::method::{Attempt, First, Method};
 use crate::rosenbrock::{self, numbers};
-use crate::run::{Kept, Plan, Record, StepTaken, changed, difference, factors_at};
+use crate::run::{Kept, Plan, Record, StepTaken, changed, difference, factors_at, has_inside};
 use crate::solve_error::SolveError;
 
 /// What a run left.
@@ -127,30 +127,11 @@ impl Back<'_> {
                     let first = last_first.take().filter(|_| step.shares_first);
                     let mut attempt =
                         method.attempt(self.system, &state, times, lengths, first, true)?;
-                    if step
-                        .saves
-                        .iter()
-                        .flat_map(|save| &save.shares)
-                        .any(|&share| share < 1.0)
-                    {
+                    if has_inside(&step.saves) {
                         method.extend(self.system, &mut attempt, true)?;
                     }
                     state = attempt.after.clone();
-                    if method.last_is_first()
-                        && let Method::Explicit(tableau) = method
-                    {
-                        let last = &attempt.stages[tableau.count() - 1];
-                        let (argument, slope) = (last.argument.clone(), last.slope.clone());
-                        let stage = crate::field::Stage {
-                            argument,
-                            slope,
-                            graph: None,
-                        };
-                        last_first = Some(First {
-                            stage,
-                            shared: true,
-                        });
-                    }
+                    last_first = method.next_first(&attempt);
                     kept.push_back(Kept::Step(attempt));
                 }
             }

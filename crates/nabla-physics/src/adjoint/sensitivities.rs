@@ -209,11 +209,7 @@ impl<F: Field> System for Sensitivities<F> {
         let slope = self
             .shape
             .extended(&x, |u| system.evaluate(u, times, true))?;
-        Ok(Stage {
-            argument: x,
-            slope,
-            graph: None,
-        })
+        Ok(Stage::plain(x, slope))
     }
 }
 
