@@ -259,6 +259,17 @@ impl ModuleVisitor for Found<'_> {
 /// What the gradient of an evaluation is: by the state, and by the parameters.
 pub(crate) type Pulled = (Tensor<2>, Option<Tensor<1>>);
 
+/// The sum of two gradients, of which one or both may be nothing.
+pub(crate) fn sum_of<const D: usize>(
+    a: Option<Tensor<D>>,
+    b: Option<Tensor<D>>,
+) -> Option<Tensor<D>> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        (a, b) => a.or(b),
+    }
+}
+
 /// The graph of one evaluation: from a gradient by its value to those by state and parameters.
 pub(crate) type Graph = Box<dyn FnOnce(Tensor<2>) -> Pulled + Send>;
 

@@ -23,7 +23,7 @@ use faer::linalg::solvers::{PartialPivLu, Solve};
 use faer::{Mat, MatMut};
 use nabla_kernels::row_combination::{Term, row_combination};
 
-use crate::field::{Stage, System};
+use crate::field::{Stage, System, sum_of};
 use crate::method::{Attempt, moves};
 use crate::solve_error::SolveError;
 
@@ -339,15 +339,6 @@ pub(crate) fn reverse(
     };
     let (times, lengths) = (attempt.times.clone(), attempt.lengths.clone());
     let inverse = inverse(&lengths);
-    let add = |sum: &mut Option<Tensor<1>>, found: Option<Tensor<1>>, factor: f64| {
-        if let Some(found) = found {
-            let found = found * factor;
-            *sum = Some(match sum.take() {
-                Some(sum) => sum + found,
-                None => found,
-            });
-        }
-    };
     let u = attempt.before.clone();
     for i in (0..tableau.nodes.len()).rev() {
         let Some(by_increment) = by_increments[i].take() else {
@@ -355,7 +346,7 @@ pub(crate) fn reverse(
         };
         let mu = factors.solve(&by_increment, true)?;
         let (nu, found) = attempt.stages[i].pull(mu.clone());
-        add(by_parameters, found, 1.0);
+        *by_parameters = sum_of(by_parameters.take(), found);
         by_state = by_state + nu.clone();
         let couplings = tableau.couplings[i].iter().zip(tableau.stages[i]);
         for (by_increment, (coupling, stage)) in by_increments.iter_mut().zip(couplings) {
@@ -399,7 +390,8 @@ pub(crate) fn reverse(
             let (nu, found) = system.evaluate(at, &at_times, true)?.pull(mu.clone());
             let factor = weight / shift;
             by_state = by_state + nu * factor;
-            add(by_parameters, found, factor);
+            let found = found.map(|found| found * factor);
+            *by_parameters = sum_of(by_parameters.take(), found);
         }
     }
     Ok(by_state)

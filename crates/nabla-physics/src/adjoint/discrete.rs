@@ -20,11 +20,12 @@ use burn::tensor::{DType, Tensor, TensorData};
 use nabla_kernels::row_combination::{Term, row_combination};
 
 use super::Cotangents;
-use crate::field::{Pulled, System};
-use crate::method::{Attempt, First, Method};
+use crate::field::{Pulled, System, sum_of};
+use crate::method::{Attempt, First, Method, moves};
 use crate::rosenbrock::{self, numbers};
 use crate::run::{Kept, Plan, Record, StepTaken, changed, difference, factors_at, has_inside};
 use crate::solve_error::SolveError;
+use crate::tableau::Tableau;
 
 /// What a run left.
 #[derive(Debug)]
@@ -176,47 +177,60 @@ impl Back<'_> {
         self.stiffness(&attempt, &mut sums);
 
         let by_after = total(by_after);
-        if let Method::Rosenbrock(tableau) = method {
-            sums.base.push((vec![1.0], by_after.clone()));
-            sums.weighted(tableau.weights, &scales, &by_after);
-            let by_increments = (0..tableau.nodes.len()).map(|i| sums.take(i)).collect();
-            let by_state = rosenbrock::reverse(
-                tableau,
-                self.system,
-                &mut attempt,
-                by_increments,
-                &mut self.by_parameters,
-            )?;
-            sums.base.push((vec![1.0], by_state));
-            self.by_state = sums.base();
-            return Ok(());
-        }
-        let Method::Explicit(tableau) = method else {
-            return Ok(());
-        };
-        let last = tableau.count() - 1;
-        match tableau.last_is_first {
-            true => {
-                sums.argument(last, by_after);
-                if let Some(by_first) = self.by_first.take() {
-                    // Trajectories that were rejected begin the next step with the slope of this one's first stage.
-                    let moved: Vec<f64> = step
-                        .lengths
-                        .iter()
-                        .map(|h| f64::from(u8::from(*h != 0.0)))
-                        .collect();
-                    if moved.contains(&0.0) {
-                        let rest = moved.iter().map(|moved| 1.0 - moved).collect();
-                        sums.add(0, rest, &by_first);
-                    }
-                    sums.add(last, moved, &by_first);
+        match method {
+            Method::Rosenbrock(tableau) => {
+                sums.state(tableau.weights, &scales, by_after);
+                let by_increments = (0..tableau.nodes.len()).map(|i| sums.take(i)).collect();
+                let by_state = rosenbrock::reverse(
+                    tableau,
+                    self.system,
+                    &mut attempt,
+                    by_increments,
+                    &mut self.by_parameters,
+                )?;
+                sums.base.push((vec![1.0], by_state));
+            }
+            Method::Explicit(tableau) => {
+                match tableau.last_is_first {
+                    true => self.last_stage(tableau, &step.lengths, by_after, &mut sums),
+                    false => sums.state(tableau.weights, &scales, by_after),
                 }
-            }
-            false => {
-                sums.base.push((vec![1.0], by_after.clone()));
-                sums.weighted(tableau.weights, &scales, &by_after);
+                self.stages(tableau, &mut attempt, &scales, &mut sums);
             }
         }
+        self.by_state = sums.base();
+        Ok(())
+    }
+
+    /// What the next state, and the first slope of the next step, add by the stage that they are.
+    fn last_stage(
+        &mut self,
+        tableau: &Tableau,
+        lengths: &[f64],
+        by_after: Tensor<2>,
+        sums: &mut Sums,
+    ) {
+        let last = tableau.count() - 1;
+        sums.argument(last, by_after);
+        if let Some(by_first) = self.by_first.take() {
+            // Trajectories that were rejected begin the next step with the slope of this one's first stage.
+            let moved = moves(lengths);
+            if moved.contains(&0.0) {
+                let rest = moved.iter().map(|moved| 1.0 - moved).collect();
+                sums.add(0, rest, &by_first);
+            }
+            sums.add(last, moved, &by_first);
+        }
+    }
+
+    /// From the last stage of an explicit method to the first.
+    fn stages(
+        &mut self,
+        tableau: &Tableau,
+        attempt: &mut Attempt,
+        scales: &[f64],
+        sums: &mut Sums,
+    ) {
         for i in (0..attempt.stages.len()).rev() {
             let by_slope = sums.take(i);
             let by_argument = sums.arguments[i].take();
@@ -227,7 +241,7 @@ impl Back<'_> {
                 }
                 (Some(by_slope), false) => {
                     let (found, by_parameters) = attempt.stages[i].pull(by_slope);
-                    add(&mut self.by_parameters, by_parameters);
+                    self.by_parameters = sum_of(self.by_parameters.take(), by_parameters);
                     Some(found)
                 }
                 (None, _) => None,
@@ -235,11 +249,8 @@ impl Back<'_> {
             let Some(by_argument) = sum_of(pulled, by_argument) else {
                 continue;
             };
-            sums.weighted(tableau.row(i).1, &scales, &by_argument);
-            sums.base.push((vec![1.0], by_argument));
+            sums.state(tableau.row(i).1, scales, by_argument);
         }
-        self.by_state = sums.base();
-        Ok(())
     }
 
     /// `∂L/∂E`, if it is not 0 for all groups.
@@ -385,6 +396,12 @@ impl Sums {
         }
     }
 
+    /// By a state `u + Σ w_i k_i`, with the weights times the scales.
+    fn state(&mut self, weights: &[f64], scales: &[f64], x: Tensor<2>) {
+        self.weighted(weights, scales, &x);
+        self.base.push((vec![1.0], x));
+    }
+
     fn argument(&mut self, stage: usize, x: Tensor<2>) {
         let sum = self.arguments[stage].take();
         self.arguments[stage] = sum_of(sum, Some(x));
@@ -417,21 +434,4 @@ fn total(all: Vec<Tensor<2>>) -> Tensor<2> {
         })
         .collect();
     row_combination(&terms)
-}
-
-fn sum_of(a: Option<Tensor<2>>, b: Option<Tensor<2>>) -> Option<Tensor<2>> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a + b),
-        (a, b) => a.or(b),
-    }
-}
-
-/// Adds gradients by parameters.
-pub(super) fn add(sum: &mut Option<Tensor<1>>, found: Option<Tensor<1>>) {
-    if let Some(found) = found {
-        *sum = Some(match sum.take() {
-            Some(sum) => sum + found,
-            None => found,
-        });
-    }
 }
