@@ -18,6 +18,7 @@
 pub mod adjoint;
 pub mod bs3;
 pub mod controller;
+mod differences;
 pub mod dopri5;
 pub mod ernode;
 pub mod euler;

@@ -18,11 +18,12 @@
 //!
 //! Source: Hairer, Wanner, *Solving Ordinary Differential Equations II*, IV.7 and VI.4 (RODAS).
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use faer::linalg::solvers::{PartialPivLu, Solve};
 use faer::{Mat, MatMut};
 use nabla_kernels::row_combination::{Term, row_combination};
 
+use crate::differences;
 use crate::field::{Stage, System, sum_of};
 use crate::method::{Attempt, moves};
 use crate::solve_error::SolveError;
@@ -185,23 +186,6 @@ impl Factors {
     }
 }
 
-/// The derivative by differences of order 4: places and weights.
-const DIFFERENCES: [(f64, f64); 4] = [
-    (-2.0, 1.0 / 12.0),
-    (-1.0, -2.0 / 3.0),
-    (1.0, 2.0 / 3.0),
-    (2.0, -1.0 / 12.0),
-];
-
-/// Between these places, relative to the argument: rounding and what the differences leave out are about as large.
-fn step_of(dtype: DType) -> f64 {
-    let epsilon = match dtype {
-        DType::F64 => f64::EPSILON,
-        _ => f64::from(f32::EPSILON),
-    };
-    epsilon.powf(0.2)
-}
-
 /// `x_r · f_r` for all rows.
 fn scaled(x: &Tensor<2>, factors: &[f64]) -> Tensor<2> {
     row_combination(&[Term { factors, matrix: x }])
@@ -227,10 +211,10 @@ fn jacobian(
         }
     }
     // The field is smooth in time where the method has its order, so that differences do.
-    let shift = step_of(u.dtype());
+    let shift = differences::distance(u.dtype(), 1);
     let shifts: Vec<f64> = times.iter().map(|t| shift * t.abs().max(1.0)).collect();
     let mut change = u.zeros_like();
-    for (place, weight) in DIFFERENCES {
+    for (place, weight) in differences::FIRST {
         let at: Vec<f64> = times
             .iter()
             .zip(&shifts)
@@ -370,8 +354,8 @@ pub(crate) fn reverse(
         if direction == 0.0 {
             continue;
         }
-        let shift = step_of(u.dtype()) * scale / direction;
-        for (place, weight) in DIFFERENCES {
+        let shift = differences::distance(u.dtype(), 1) * scale / direction;
+        for (place, weight) in differences::FIRST {
             let moved = place * shift;
             let at = row_combination(&[
                 Term {
