@@ -34,8 +34,9 @@
 //! require gradients: the solver says so with [`SolveError::HiddenParameters`].
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 
+use crate::numbers::tensor_like;
 use crate::operation;
 use crate::solve_error::SolveError;
 
@@ -411,8 +412,7 @@ impl<F: Field> System for FieldSystem<F> {
 
 /// Times as the field sees them, `[1, 1]` or `[batch, 1]`.
 pub(crate) fn time_tensor(u: &Tensor<2>, times: &[f64]) -> Tensor<2> {
-    let data = TensorData::new(times.to_vec(), [times.len(), 1]);
-    Tensor::from_data(data, (&u.device(), u.dtype()))
+    tensor_like(times.to_vec(), [times.len(), 1], u)
 }
 
 /// The slope, if it fits.

@@ -26,6 +26,7 @@ pub mod event;
 pub mod field;
 pub mod local_regularisation;
 mod method;
+mod numbers;
 mod operation;
 pub mod rk4;
 pub mod rosenbrock;

@@ -18,7 +18,7 @@
 //!
 //! Source: Hairer, Wanner, *Solving Ordinary Differential Equations II*, IV.7 and VI.4 (RODAS).
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use faer::linalg::solvers::{PartialPivLu, Solve};
 use faer::{Mat, MatMut};
 use nabla_kernels::row_combination::{Term, row_combination};
@@ -26,6 +26,7 @@ use nabla_kernels::row_combination::{Term, row_combination};
 use crate::differences;
 use crate::field::{Stage, System, sum_of};
 use crate::method::{Attempt, moves};
+use crate::numbers::{numbers, tensor_like};
 use crate::solve_error::SolveError;
 
 /// A Rosenbrock method; see the [module documentation](self).
@@ -163,12 +164,6 @@ impl std::fmt::Debug for Factors {
     }
 }
 
-/// The numbers of a tensor, row after row.
-pub(crate) fn numbers(x: &Tensor<2>) -> Result<Vec<f64>, SolveError> {
-    let found = x.clone().try_into_vec_as::<f64>();
-    found.map_err(|error| SolveError::Read(error.to_string()))
-}
-
 impl Factors {
     /// `(I/(γh) − J)⁻¹ r` or its transpose, for each trajectory.
     fn solve(&self, right: &Tensor<2>, transposed: bool) -> Result<Tensor<2>, SolveError> {
@@ -181,8 +176,7 @@ impl Factors {
                 false => solver.solve_in_place(right),
             }
         }
-        let data = TensorData::new(values, dims);
-        Ok(Tensor::from_data(data, (&right.device(), right.dtype())))
+        Ok(tensor_like(values, dims, right))
     }
 }
 
@@ -201,8 +195,7 @@ fn jacobian(
     let mut matrices = vec![Mat::<f64>::zeros(width, width); batch];
     for output in 0..width {
         let unit = (0..batch * width).map(|i| f64::from(u8::from(i % width == output)));
-        let data = TensorData::new(unit.collect::<Vec<_>>(), [batch, width]);
-        let unit = Tensor::<2>::from_data(data, (&u.device(), u.dtype()));
+        let unit = tensor_like(unit.collect(), [batch, width], u);
         let (row, _) = system.evaluate(u.clone(), times, true)?.pull(unit);
         for (matrix, row) in matrices.iter_mut().zip(numbers(&row)?.chunks_exact(width)) {
             row.iter()

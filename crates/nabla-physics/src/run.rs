@@ -7,7 +7,7 @@ use crate::controller::{Controller, Memory};
 use crate::event::Event;
 use crate::field::{Stage, System, checked};
 use crate::method::{Attempt, First, Method, moves};
-use crate::rosenbrock::numbers;
+use crate::numbers::numbers;
 use crate::solve_error::SolveError;
 
 mod saved;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use nabla_base::range;
 
 use crate::adjoint::{self, Adjoint, Cotangents};
@@ -10,8 +10,9 @@ use crate::controller::Controller;
 use crate::event::Event;
 use crate::field::{Field, FieldSystem, Pulled};
 use crate::method::Method;
+use crate::numbers::tensor_like;
 use crate::operation::{Pullback, attached};
-use crate::run::{Keep, Plan, Record, Run, StepTaken, first_lengths, run};
+use crate::run::{Keep, Plan, Record, Run, first_lengths, run};
 use crate::solve_error::SolveError;
 
 /// How the steps of the trajectories of a batch depend on each other.
@@ -241,7 +242,7 @@ impl Solver {
         let parameters =
             parameters.unwrap_or_else(|| start.clone().inner().slice([0..1, 0..1]).reshape([1]));
         let states = std::mem::take(&mut found.run.states);
-        let solution = Solution::tracked(times, found, [start.clone()], parameters, pull);
+        let solution = Solution::tracked(times, found, start.clone(), parameters, pull);
         Ok((solution, states))
     }
 
@@ -395,14 +396,11 @@ impl Statistics {
         self.steps.push(step);
     }
 
-    /// The lengths of the steps in the shape of their errors, without graph.
-    pub(crate) fn lengths(&self, errors: &Tensor<2>) -> Tensor<2> {
-        let lengths = self
-            .steps
-            .iter()
-            .flat_map(|step| step.lengths.iter().copied());
-        let data = TensorData::new(lengths.collect::<Vec<_>>(), errors.dims());
-        Tensor::from_data(data, (&errors.device().inner(), errors.dtype()))
+    /// A list of the steps, `[steps, groups]`, without graph.
+    pub(crate) fn of_steps(&self, list: fn(&Step) -> &Vec<f64>, like: &Tensor<2>) -> Tensor<2> {
+        let numbers = self.steps.iter().flat_map(list).copied();
+        let shape = [self.steps.len(), self.accepted.len()];
+        tensor_like(numbers.collect(), shape, &like.clone().inner())
     }
 }
 
@@ -441,13 +439,27 @@ impl Failure {
 impl Solution {
     /// Without graph.
     fn plain(times: &[f64], found: Run, evaluations: usize) -> Self {
-        let statistics = statistics(&found, evaluations);
-        let [errors, stiffness] = estimates(&found, &statistics);
+        let steps = found.records.into_iter().filter_map(|record| match record {
+            Record::Step(step) => Some(Step {
+                times: step.times,
+                lengths: step.lengths,
+                errors: step.errors,
+                stiffness: step.stiffness,
+            }),
+            Record::Change(_) => None,
+        });
+        let statistics = Statistics {
+            accepted: found.accepted,
+            rejected: found.rejected,
+            evaluations,
+            steps: steps.collect(),
+        };
+        let like = &found.values[0];
         Self {
             times: times.to_vec(),
+            errors: statistics.of_steps(|step| &step.errors, like),
+            stiffness: statistics.of_steps(|step| &step.stiffness, like),
             values: found.values,
-            errors,
-            stiffness,
             statistics,
             failure: Failure::default(),
         }
@@ -457,7 +469,7 @@ impl Solution {
     fn tracked(
         times: &[f64],
         found: adjoint::Found,
-        [start]: [Tensor<2>; 1],
+        start: Tensor<2>,
         parameters: Tensor<1>,
         pull: adjoint::Pull,
     ) -> Self {
@@ -502,10 +514,9 @@ impl Solution {
             };
             pull(cotangents).unwrap_or_else(|error| {
                 failure.set(error);
-                let options = (&shape.device(), shape.dtype());
-                let nan = |count: usize| TensorData::new(vec![f64::NAN; count], [count]);
-                let by_state = Tensor::<1>::from_data(nan(number), options).reshape(dims);
-                (by_state, Some(Tensor::from_data(nan(count), options)))
+                let by_state = tensor_like(vec![f64::NAN; number], dims, &shape);
+                let by_parameters = tensor_like(vec![f64::NAN; count], [count], &shape);
+                (by_state, Some(by_parameters))
             })
         });
         let all = attached(values, start.clone(), parameters, pullback);
@@ -563,7 +574,7 @@ impl Solution {
 
     /// The lengths of the steps, of the shape of [`errors`](Self::errors), without graph.
     pub fn lengths(&self) -> Tensor<2> {
-        self.statistics.lengths(&self.errors)
+        self.statistics.of_steps(|step| &step.lengths, &self.errors)
     }
 
     /// What the solver did.
@@ -576,45 +587,6 @@ impl Solution {
     pub fn gradient_failure(&self) -> Option<SolveError> {
         self.failure.get()
     }
-}
-
-fn statistics(found: &Run, evaluations: usize) -> Statistics {
-    let steps = found.records.iter().filter_map(|record| match record {
-        Record::Step(StepTaken {
-            times,
-            lengths,
-            errors,
-            stiffness,
-            ..
-        }) => Some(Step {
-            times: times.clone(),
-            lengths: lengths.clone(),
-            errors: errors.clone(),
-            stiffness: stiffness.clone(),
-        }),
-        Record::Change(_) => None,
-    });
-    Statistics {
-        accepted: found.accepted.clone(),
-        rejected: found.rejected.clone(),
-        evaluations,
-        steps: steps.collect(),
-    }
-}
-
-/// Errors and stiffness as tensors.
-fn estimates(found: &Run, statistics: &Statistics) -> [Tensor<2>; 2] {
-    let shape = [statistics.steps.len(), found.accepted.len()];
-    let like = &found.values[0];
-    let tensor = |of: fn(&Step) -> &Vec<f64>| {
-        let numbers = statistics
-            .steps
-            .iter()
-            .flat_map(|step| of(step).iter().copied());
-        let data = TensorData::new(numbers.collect::<Vec<_>>(), shape);
-        Tensor::from_data(data, (&like.device(), like.dtype()))
-    };
-    [tensor(|step| &step.errors), tensor(|step| &step.stiffness)]
 }
 
 #[cfg(test)]

@@ -16,13 +16,14 @@
 
 use std::collections::VecDeque;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use nabla_kernels::row_combination::{Term, row_combination};
 
 use super::Cotangents;
 use crate::field::{Pulled, System, sum_of};
 use crate::method::{Attempt, First, Method, moves};
-use crate::rosenbrock::{self, numbers};
+use crate::numbers::{numbers, tensor_like};
+use crate::rosenbrock;
 use crate::run::{Kept, Plan, Record, StepTaken, changed, difference, factors_at, has_inside};
 use crate::solve_error::SolveError;
 use crate::tableau::Tableau;
@@ -358,8 +359,7 @@ impl Back<'_> {
         } as f64;
         let sums = self.group_sums(x).into_iter().enumerate();
         let each: Vec<f64> = sums.map(|(group, sum)| of(group, sum, count)).collect();
-        let data = TensorData::new(each, [self.groups, 1]);
-        Tensor::from_data(data, (&x.device(), x.dtype()))
+        tensor_like(each, [self.groups, 1], x)
     }
 }
 

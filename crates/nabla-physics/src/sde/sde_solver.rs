@@ -8,7 +8,7 @@ use super::brownian_path::{BrownianPath, Increment};
 use super::step::{DriftError, Equation, Noise, SdeMethod, Stepped};
 use crate::controller::{Controller, Memory};
 use crate::field::Field;
-use crate::rosenbrock::numbers;
+use crate::numbers::{numbers, tensor_like};
 use crate::run::check_finite;
 use crate::solve_error::SolveError;
 use crate::solver::{Statistics, Step, check_times};
@@ -454,14 +454,10 @@ fn norm(x: Tensor<2>) -> Tensor<2> {
 
 /// A step's noise as tensors.
 fn noise(increment: &Increment, length: f64, like: &Tensor<2>) -> Noise {
-    let tensor = |values: Vec<f64>| {
-        let data = TensorData::new(values, like.dims());
-        Tensor::from_data(data, (&like.device(), like.dtype()))
-    };
     let mean = increment.integral.iter().map(|integral| integral / length);
     Noise {
-        increment: tensor(increment.value.clone()),
-        mean: tensor(mean.collect()),
+        increment: tensor_like(increment.value.clone(), like.dims(), like),
+        mean: tensor_like(mean.collect(), like.dims(), like),
     }
 }
 
@@ -519,7 +515,7 @@ impl SdeSolution {
 
     /// The lengths of the steps, `[steps, 1]`, without graph.
     pub fn lengths(&self) -> Tensor<2> {
-        self.statistics.lengths(&self.errors)
+        self.statistics.of_steps(|step| &step.lengths, &self.errors)
     }
 
     /// What the solver did; evaluations are those of the drift, and of the diffusion.
