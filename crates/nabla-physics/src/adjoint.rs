@@ -118,7 +118,7 @@ pub(crate) fn forward<F: Field>(
         Adjoint::Backsolve => Keep::States(usize::MAX),
         Adjoint::Forward => return sensitivities::forward(plan, system, start, times, wanted),
     };
-    if plan.first_step.is_some() {
+    if plan.options.first_step.is_some() {
         // Otherwise, the search for a first step evaluates the field without graph, which shows it.
         system.check_hidden(&start, times[0])?;
     }

@@ -1,13 +1,16 @@
 //! The loop over the steps, for every method, controller and adjoint.
 
 use burn::tensor::{DType, Tensor};
-use nabla_kernels::row_combination::{Term, row_combination, scaled_squares};
+use nabla_kernels::row_combination::{Term, row_combination};
 
-use crate::controller::{Controller, Memory};
+use crate::controller::Memory;
 use crate::event::Event;
 use crate::field::{Stage, System, checked};
+use crate::first_step;
 use crate::method::{Attempt, First, Method, moves};
+use crate::norms;
 use crate::numbers::numbers;
+use crate::options::Options;
 use crate::solve_error::SolveError;
 
 mod saved;
@@ -18,12 +21,8 @@ pub(crate) use saved::{factors_at, has_inside, value_at};
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) method: Method,
-    pub(crate) absolute: f64,
-    pub(crate) relative: f64,
-    pub(crate) controller: Controller,
-    pub(crate) first_step: Option<f64>,
+    pub(crate) options: Options,
     pub(crate) longest_step: f64,
-    pub(crate) most_steps: usize,
     /// Whether each trajectory has steps of its own.
     pub(crate) apart: bool,
     /// How many columns of the state have their errors controlled.
@@ -196,7 +195,7 @@ impl<'a> Running<'a> {
             now: vec![times[0]; groups],
             next_save: vec![1; groups],
             lengths: vec![0.0; groups],
-            memories: vec![Memory::new(&plan.controller); groups],
+            memories: vec![Memory::new(&plan.options.controller); groups],
             first: None,
             state: start.clone(),
             every: match keep {
@@ -230,27 +229,12 @@ impl<'a> Running<'a> {
         self.keep == Keep::Graphs && !self.out.checkpoints.is_empty()
     }
 
-    /// The root of the mean square of each group, from sums of squares by row.
-    fn norms(&self, sums: Vec<f64>, columns: usize) -> Vec<f64> {
-        let columns = columns as f64;
-        match self.plan.apart {
-            true => sums.into_iter().map(|sum| (sum / columns).sqrt()).collect(),
-            false => {
-                let rows = sums.len() as f64;
-                vec![(sums.into_iter().sum::<f64>() / (rows * columns)).sqrt()]
-            }
-        }
-    }
-
     fn scaled_norms(&self, error: &Tensor<2>, states: [&Tensor<2>; 2]) -> Vec<f64> {
-        let tolerances = [self.plan.absolute, self.plan.relative];
-        let sums = scaled_squares(error, states, tolerances, self.plan.columns);
-        self.norms(sums, self.plan.columns)
+        let Plan { columns, apart, .. } = *self.plan;
+        norms::of_groups(error, states, self.plan.options.tolerances, columns, apart)
     }
 
     /// The first evaluation, and the length of the first step.
-    ///
-    /// Hairer, Nørsett, Wanner, *Solving Ordinary Differential Equations I*, II.4.
     fn begin(&mut self, system: &mut dyn System) -> Result<(), SolveError> {
         let (plan, start) = (self.plan, self.state.clone());
         let sizes = self.scaled_norms(&start, [&start, &start]);
@@ -266,40 +250,10 @@ impl<'a> Running<'a> {
                 trajectory,
             });
         }
-        let interval = self.times[self.times.len() - 1] - self.times[0];
-        match plan.first_step {
+        match plan.options.first_step {
             Some(length) => self.lengths.fill(length),
-            None if !plan.controller.is_adaptive() => return Err(SolveError::NoLength),
-            None => {
-                let guess = sizes.iter().zip(&slopes).map(|(&d0, &d1)| {
-                    let small = d0 < 1e-5 || d1 < 1e-5;
-                    (if small { 1e-6 } else { 0.01 * d0 / d1 }).min(interval)
-                });
-                let guess: Vec<f64> = guess.collect();
-                let moved = row_combination(&[
-                    Term {
-                        factors: &[1.0],
-                        matrix: &start,
-                    },
-                    Term {
-                        factors: &guess,
-                        matrix: &stage.slope,
-                    },
-                ]);
-                let times: Vec<f64> = self.now.iter().zip(&guess).map(|(t, h)| t + h).collect();
-                let other = system.evaluate(moved, &times, false)?.slope;
-                let change = self.scaled_norms(&(other - stage.slope.clone()), [&start, &start]);
-                let order = plan.method.error_order() as f64;
-                for (group, length) in self.lengths.iter_mut().enumerate() {
-                    let h0 = guess[group];
-                    let most = slopes[group].max(change[group] / h0);
-                    let h1 = match most <= 1e-15 {
-                        true => (h0 * 1e-3).max(1e-6),
-                        false => (0.01 / most).powf(1.0 / order),
-                    };
-                    *length = h1.min(100.0 * h0).min(interval);
-                }
-            }
+            None if !plan.options.controller.is_adaptive() => return Err(SolveError::NoLength),
+            None => self.search(system, &stage.slope, &sizes, &slopes)?,
         }
         for length in &mut self.lengths {
             *length = length.min(plan.longest_step);
@@ -309,6 +263,43 @@ impl<'a> Running<'a> {
                 stage,
                 shared: false,
             });
+        }
+        Ok(())
+    }
+
+    /// Searches the lengths of the first steps.
+    ///
+    /// - `slope`: the first one, `[batch, d]`
+    /// - `sizes`, `slopes`: the norms of the state, and of this slope
+    fn search(
+        &mut self,
+        system: &mut dyn System,
+        slope: &Tensor<2>,
+        sizes: &[f64],
+        slopes: &[f64],
+    ) -> Result<(), SolveError> {
+        let interval = self.times[self.times.len() - 1] - self.times[0];
+        let guess = sizes.iter().zip(slopes);
+        let guess: Vec<f64> = guess
+            .map(|(&size, &slope)| first_step::guess(size, slope, interval))
+            .collect();
+        let moved = row_combination(&[
+            Term {
+                factors: &[1.0],
+                matrix: &self.state,
+            },
+            Term {
+                factors: &guess,
+                matrix: slope,
+            },
+        ]);
+        let times: Vec<f64> = self.now.iter().zip(&guess).map(|(t, h)| t + h).collect();
+        let other = system.evaluate(moved, &times, false)?.slope;
+        let changes = self.scaled_norms(&(other - slope.clone()), [&self.state; 2]);
+        let order = self.plan.method.error_order() as f64;
+        for (group, length) in self.lengths.iter_mut().enumerate() {
+            let (guess, slope, change) = (guess[group], slopes[group], changes[group]);
+            *length = first_step::length(guess, slope, change, order, interval);
         }
         Ok(())
     }
@@ -323,7 +314,7 @@ impl<'a> Running<'a> {
 
     fn step(&mut self, system: &mut dyn System, stop: f64) -> Result<(), SolveError> {
         let (plan, method) = (self.plan, &self.plan.method);
-        if self.steps == plan.most_steps {
+        if self.steps == plan.options.most_steps {
             let time = self.now.iter().copied().fold(f64::INFINITY, f64::min);
             return Err(SolveError::TooManySteps {
                 time,
@@ -331,7 +322,7 @@ impl<'a> Running<'a> {
             });
         }
         self.steps += 1;
-        let slack = plan.controller.slack();
+        let slack = plan.options.controller.slack();
         // The lengths that are tried; 0 for trajectories that have arrived.
         let each = self
             .now
@@ -358,7 +349,7 @@ impl<'a> Running<'a> {
             if lengths[group] == 0.0 {
                 continue;
             }
-            if !plan.controller.is_adaptive() && !errors[group].is_finite() {
+            if !plan.options.controller.is_adaptive() && !errors[group].is_finite() {
                 return Err(SolveError::NotFinite {
                     time: now,
                     trajectory: group,
@@ -366,8 +357,8 @@ impl<'a> Running<'a> {
             }
             let order = method.error_order() as f64;
             let (accepted, factor) =
-                self.memories[group].next(&plan.controller, errors[group], order);
-            let next = match plan.controller.is_adaptive() {
+                self.memories[group].next(&plan.options.controller, errors[group], order);
+            let next = match plan.options.controller.is_adaptive() {
                 true => (lengths[group] * factor).min(plan.longest_step),
                 false => self.lengths[group],
             };
@@ -430,14 +421,12 @@ impl<'a> Running<'a> {
                     return vec![0.0; groups];
                 };
                 let [first, second] = [pair.first, pair.second].map(|i| &attempt.stages[i]);
-                let squares = |a: &Tensor<2>, b: &Tensor<2>| {
-                    let difference = difference(a, b);
-                    let all = difference.dims()[1];
-                    let sums = scaled_squares(&difference, [&difference; 2], [1.0, 0.0], all);
-                    self.norms(sums, all)
+                let norms = |a: &Tensor<2>, b: &Tensor<2>| {
+                    let x = difference(a, b);
+                    norms::of_groups(&x, [&x; 2], norms::PLAIN, x.dims()[1], self.plan.apart)
                 };
-                let slopes = squares(&second.slope, &first.slope);
-                let states = squares(&second.argument, &first.argument);
+                let slopes = norms(&second.slope, &first.slope);
+                let states = norms(&second.argument, &first.argument);
                 let each = slopes.into_iter().zip(states);
                 each.map(|(a, b)| if b > 0.0 { a / b } else { 0.0 })
                     .collect()

@@ -12,6 +12,7 @@ use crate::field::{Field, FieldSystem, Pulled};
 use crate::method::Method;
 use crate::numbers::tensor_like;
 use crate::operation::{Pullback, attached};
+use crate::options::Options;
 use crate::run::{Keep, Plan, Record, Run, first_lengths, run};
 use crate::solve_error::SolveError;
 
@@ -47,13 +48,9 @@ pub enum Steps {
 #[derive(Clone, Debug)]
 pub struct Solver {
     method: Method,
-    absolute: f64,
-    relative: f64,
-    controller: Controller,
+    options: Options,
     adjoint: Adjoint,
-    first_step: Option<f64>,
     longest_step: f64,
-    most_steps: usize,
     steps: Steps,
     events: Vec<Event>,
     constant_first_stage: bool,
@@ -64,13 +61,9 @@ impl Solver {
     pub fn new(method: Method) -> Self {
         Self {
             method,
-            absolute: 1e-6,
-            relative: 1e-3,
-            controller: Controller::default(),
+            options: Options::new([1e-6, 1e-3], Controller::default()),
             adjoint: Adjoint::default(),
-            first_step: None,
             longest_step: f64::INFINITY,
-            most_steps: 100_000,
             steps: Steps::default(),
             events: Vec::new(),
             constant_first_stage: false,
@@ -80,14 +73,14 @@ impl Solver {
     /// Sets the error of a step that is accepted: `absolute + relative |u|`. In `f32`, tolerances below `10⁻⁶` meet rounding.
     #[must_use]
     pub fn with_tolerances(mut self, absolute: f64, relative: f64) -> Self {
-        (self.absolute, self.relative) = (absolute, relative);
+        self.options.tolerances = [absolute, relative];
         self
     }
 
     /// Sets the controller.
     #[must_use]
     pub fn with_controller(mut self, controller: Controller) -> Self {
-        self.controller = controller;
+        self.options.controller = controller;
         self
     }
 
@@ -101,7 +94,7 @@ impl Solver {
     /// Sets the length of the first step, which is found from the field otherwise.
     #[must_use]
     pub fn with_first_step(mut self, length: f64) -> Self {
-        self.first_step = Some(length);
+        self.options.first_step = Some(length);
         self
     }
 
@@ -122,7 +115,7 @@ impl Solver {
     /// Sets the most steps, rejected ones too. Default 100 000.
     #[must_use]
     pub fn with_most_steps(mut self, steps: usize) -> Self {
-        self.most_steps = steps;
+        self.options.most_steps = steps;
         self
     }
 
@@ -158,7 +151,7 @@ impl Solver {
 
     /// The absolute and the relative tolerance.
     pub fn tolerances(&self) -> [f64; 2] {
-        [self.absolute, self.relative]
+        self.options.tolerances
     }
 
     /// Solves `u' = f(u, t)`.
@@ -205,8 +198,7 @@ impl Solver {
         last: f64,
     ) -> Result<f64, SolveError> {
         let plain = Self {
-            first_step: None,
-            controller: Controller::PI,
+            options: self.options.searching(),
             events: Vec::new(),
             ..self.clone()
         };
@@ -249,24 +241,13 @@ impl Solver {
     /// The plan, with all options and times checked.
     fn plan(&self, start: &Tensor<2>, times: &[f64]) -> Result<Plan, SolveError> {
         self.method.check()?;
-        self.controller.check()?;
-        range::positive("absolute tolerance", self.absolute)?;
-        range::not_negative("relative tolerance", self.relative)?;
-        if let Some(length) = self.first_step {
-            range::positive("length of the first step", length)?;
-        }
         range::check(
             self.longest_step > 0.0,
             "longest step",
             self.longest_step,
             "positive",
         )?;
-        range::at_least("most steps", self.most_steps, 1)?;
-        check_times(times)?;
-        let dims = start.dims();
-        if dims.contains(&0) {
-            return Err(SolveError::Empty(dims));
-        }
+        self.options.check(start, times)?;
         let (first, last) = (times[0], times[times.len() - 1]);
         let mut events = self.events.clone();
         events.sort_by(|a, b| a.time.total_cmp(&b.time));
@@ -282,39 +263,15 @@ impl Solver {
         }
         Ok(Plan {
             method: self.method,
-            absolute: self.absolute,
-            relative: self.relative,
-            controller: self.controller,
-            first_step: self.first_step,
+            options: self.options,
             longest_step: self.longest_step,
-            most_steps: self.most_steps,
             apart: self.steps == Steps::PerTrajectory,
-            columns: dims[1],
+            columns: start.dims()[1],
             events,
             keep_states: false,
             constant_first_stage: self.constant_first_stage,
         })
     }
-}
-
-/// Checks that times rise.
-pub(crate) fn check_times(times: &[f64]) -> Result<(), SolveError> {
-    if times.len() < 2 {
-        return Err(SolveError::TooFewTimes(times.len()));
-    }
-    let mut before = f64::NAN;
-    for (index, &time) in times.iter().enumerate() {
-        let rises = index == 0 || time > before;
-        if !time.is_finite() || !rises {
-            return Err(SolveError::TimesDoNotRise {
-                index,
-                time,
-                before,
-            });
-        }
-        before = time;
-    }
-    Ok(())
 }
 
 /// What a solver did.

@@ -8,6 +8,7 @@ use super::Cotangents;
 use super::discrete::Trace;
 use crate::field::{Field, FieldSystem, Pulled, Stage, System};
 use crate::method::{Attempt, Method};
+use crate::options::Options;
 use crate::run::{Keep, Kept, Plan, Record, Save, StepTaken, run, value_at};
 use crate::solve_error::SolveError;
 
@@ -88,8 +89,12 @@ pub(super) fn pull<F: Field>(
         }
         let start = Tensor::cat(parts, 1);
         let columns = if back { 2 * number } else { number };
+        let first_step = plan.options.first_step;
         let backwards = Plan {
-            first_step: plan.first_step.filter(|_| !plan.controller.is_adaptive()),
+            options: Options {
+                first_step: first_step.filter(|_| !plan.options.controller.is_adaptive()),
+                ..plan.options
+            },
             apart: false,
             columns,
             events: Vec::new(),

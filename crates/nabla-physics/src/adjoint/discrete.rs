@@ -271,7 +271,7 @@ impl Back<'_> {
         let Some(by_error) = self.cotangent(&self.by_errors) else {
             return;
         };
-        let (absolute, relative) = (self.plan.absolute, self.plan.relative);
+        let [absolute, relative] = self.plan.options.tolerances;
         let weights = self.plan.method.error_weights();
         let error = attempt.sum(None, weights, scales);
         let [before, after] = [&attempt.before, &attempt.after].map(|x| x.clone().abs());

@@ -3,6 +3,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
 use crate::field::{Dynamics, field, parametric};
+use crate::options::Options;
 use crate::{Controller, Event, Solution, Solver, Steps};
 
 fn wide<const D: usize>(values: &[f64], dims: [usize; D]) -> Tensor<D> {
@@ -344,12 +345,13 @@ fn checkpoints_are_as_many_as_the_root_of_the_steps() {
     for steps in [7, 60, 500, 4000] {
         let plan = Plan {
             method: Method::EULER,
-            absolute: 1.0,
-            relative: 0.0,
-            controller: Controller::Constant,
-            first_step: Some(1.0 / f64::from(steps)),
+            options: Options {
+                tolerances: [1.0, 0.0],
+                controller: Controller::Constant,
+                first_step: Some(1.0 / f64::from(steps)),
+                most_steps: 10_000,
+            },
             longest_step: f64::INFINITY,
-            most_steps: 10_000,
             apart: false,
             columns: 1,
             events: Vec::new(),
