@@ -1,6 +1,6 @@
 //! Solving a stochastic equation.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use nabla_base::range;
 
 use super::brownian_path::{BrownianPath, Increment};
@@ -103,10 +103,8 @@ impl SdeSolver {
         times: &[f64],
         seed: u64,
     ) -> Result<SdeSolution, SolveError> {
-        let dims = start.dims();
-        let begin = times.first().copied().unwrap_or(0.0);
-        let mut path = BrownianPath::new(dims[0] * dims[1], begin, seed);
-        self.solve_along(drift, diffusion, start, times, &mut path)
+        let (solution, _) = self.solve_with_states(drift, diffusion, start, times, seed)?;
+        Ok(solution)
     }
 
     /// Solves along a path, which is at its end afterwards.
@@ -182,22 +180,24 @@ impl SdeSolver {
         let taken = self.steps(&equation, plain, times, path)?;
         let wanted = [drift.parameters(), diffusion.parameters()];
         let tracked = wanted.iter().flatten().any(Tensor::is_tracked) || start.is_tracked();
-        let mut solution = SdeSolution {
-            times: times.to_vec(),
-            values: taken.values,
-            errors: taken.errors,
-            stiffness: taken.stiffness,
-            statistics: taken.statistics,
-        };
-        if tracked {
+        let solution = if tracked {
             // The steps once more, with graph: their lengths and noise are constants.
             let equation = Equation {
                 drift,
                 diffusion,
                 drift_error: self.drift_error,
             };
-            self.replay(&equation, start, taken.steps, &mut solution)?;
-        }
+            self.replay(&equation, start, times, taken.statistics, taken.noises)?
+        } else {
+            let (statistics, like) = (taken.statistics, &taken.values[0]);
+            SdeSolution {
+                times: times.to_vec(),
+                errors: statistics.of_steps(|step| &step.errors, like),
+                stiffness: statistics.of_steps(|step| &step.stiffness, like),
+                values: taken.values,
+                statistics,
+            }
+        };
         Ok((solution, taken.states))
     }
 
@@ -240,24 +240,17 @@ impl SdeSolver {
         let mut memory = Memory::new(&self.options.controller);
         let (mut now, mut state) = (times[0], start.clone());
         let mut taken = Taken {
-            values: vec![start.clone()],
-            errors: start.clone(),
-            stiffness: start,
-            steps: Vec::new(),
+            values: vec![start],
+            noises: Vec::new(),
             states: Vec::new(),
             statistics: Statistics::empty(),
         };
-        let (mut errors, mut stiffness) = (Vec::new(), Vec::new());
-        let mut tries = 0;
         for &stop in &times[1..] {
             while now < stop {
-                if tries == self.options.most_steps {
-                    return Err(SolveError::TooManySteps {
-                        time: now,
-                        steps: tries,
-                    });
+                let steps = taken.statistics.accepted() + taken.statistics.rejected();
+                if steps == self.options.most_steps {
+                    return Err(SolveError::TooManySteps { time: now, steps });
                 }
-                tries += 1;
                 let cut = now + length * (1.0 + self.options.controller.slack()) >= stop;
                 let tried = if cut { stop - now } else { length };
                 if !cut && tried < 10.0 * f64::EPSILON * now.abs().max(1e-280) {
@@ -298,22 +291,14 @@ impl SdeSolver {
                     errors: vec![error],
                     stiffness: vec![stiff],
                 });
-                errors.push(error);
-                stiffness.push(stiff);
                 path.forget(end);
-                taken.steps.push((now, tried, noise));
+                taken.noises.push(noise);
                 taken.states.push(state);
                 state = stepped.next.inner();
                 now = end;
             }
             taken.values.push(state.clone());
         }
-        let count = errors.len();
-        let column = |values: Vec<f64>| {
-            let data = TensorData::new(values, [count, 1]);
-            Tensor::from_data(data, (&state.device(), state.dtype()))
-        };
-        (taken.errors, taken.stiffness) = (column(errors), column(stiffness));
         Ok(taken)
     }
 
@@ -377,20 +362,28 @@ impl SdeSolver {
     }
 
     /// The steps with their graph.
+    ///
+    /// - `noises`: those of the steps
     fn replay<F: Field, G: Field>(
         &self,
         equation: &Equation<'_, F, G>,
         start: Tensor<2>,
-        steps: Vec<(f64, f64, Noise)>,
-        solution: &mut SdeSolution,
-    ) -> Result<(), SolveError> {
+        times: &[f64],
+        statistics: Statistics,
+        noises: Vec<Noise>,
+    ) -> Result<SdeSolution, SolveError> {
+        let [absolute, relative] = self.options.tolerances;
         let mut state = start.clone().autodiff();
         let (mut errors, mut stiffness) = (Vec::new(), Vec::new());
         let mut values = vec![start];
-        for (time, length, noise) in steps {
+        for (step, noise) in statistics.steps().iter().zip(noises) {
+            let (time, length) = (step.times[0], step.lengths[0]);
+            if times.get(values.len()) == Some(&time) {
+                // The step before ended at a time that was asked for.
+                values.push(state.clone());
+            }
             let stepped = equation.step(self.method, &state, time, length, &noise)?;
             let scale = state.clone().abs().max_pair(stepped.next.clone().abs());
-            let [absolute, relative] = self.options.tolerances;
             let scale = scale * relative + absolute;
             errors.push(norm(stepped.error / scale));
             stiffness.push(match stepped.stiffness {
@@ -402,16 +395,15 @@ impl SdeSolver {
                 _ => Tensor::zeros([1, 1], (&state.device(), state.dtype())),
             });
             state = stepped.next;
-            let end = time + length;
-            let next = solution.times[values.len()];
-            if (end - next).abs() <= 1e-12 * next.abs().max(end.abs()) {
-                values.push(state.clone());
-            }
         }
-        solution.values = values;
-        solution.errors = Tensor::cat(errors, 0);
-        solution.stiffness = Tensor::cat(stiffness, 0);
-        Ok(())
+        values.push(state);
+        Ok(SdeSolution {
+            times: times.to_vec(),
+            values,
+            errors: Tensor::cat(errors, 0),
+            stiffness: Tensor::cat(stiffness, 0),
+            statistics,
+        })
     }
 }
 
@@ -429,13 +421,13 @@ fn noise(increment: &Increment, length: f64, like: &Tensor<2>) -> Noise {
     }
 }
 
+/// Which steps were taken, without graph.
 struct Taken {
+    /// At each of the times.
     values: Vec<Tensor<2>>,
-    errors: Tensor<2>,
-    stiffness: Tensor<2>,
-    /// When they began, their lengths, and their noise.
-    steps: Vec<(f64, f64, Noise)>,
-    /// Before each of them.
+    /// Of each step.
+    noises: Vec<Noise>,
+    /// Before each step.
     states: Vec<Tensor<2>>,
     statistics: Statistics,
 }
