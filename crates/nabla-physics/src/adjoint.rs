@@ -118,7 +118,7 @@ pub(crate) fn forward<F: Field>(
         Adjoint::Backsolve => Keep::States(usize::MAX),
         Adjoint::Forward => return sensitivities::forward(plan, system, start, times, wanted),
     };
-    if plan.first_step.is_some() {
+    if plan.options.first_step.is_some() {
         // Otherwise, the search for a first step evaluates the field without graph, which shows it.
         system.check_hidden(&start, times[0])?;
     }
@@ -132,9 +132,8 @@ pub(crate) fn forward<F: Field>(
     let last = found.values[found.values.len() - 1].clone();
     let times = times.to_vec();
     let pull: Pull = match adjoint {
-        Adjoint::Discrete(checkpoints) => {
-            let graphs = checkpoints == Checkpoints::Automatic;
-            Box::new(move |cotangents| discrete::pull(&plan, &mut system, kept, cotangents, graphs))
+        Adjoint::Discrete(_) => {
+            Box::new(move |cotangents| discrete::pull(&plan, &mut system, kept, cotangents))
         }
         _ => Box::new(move |cotangents| {
             let back = adjoint == Adjoint::Backsolve;

@@ -43,10 +43,11 @@
 //! Source: Pal, Ma, Shah, Rackauckas, *Opening the Blackbox: Accelerating Neural Differential Equations by Regularizing
 //! Internal Solver Heuristics*, 2021, arXiv 2105.03918.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use nabla_base::range::{self, OutOfRange};
 use serde::{Deserialize, Serialize};
 
+use crate::numbers::tensor_like;
 use crate::sde::SdeSolution;
 use crate::solver::Solution;
 
@@ -162,9 +163,7 @@ impl Penalty {
         // What follows the entry before the first step: E h = 0, S = 1.
         let entries = |x: Tensor<2>, first: f64| match self.first_entry {
             true => {
-                let data = TensorData::new(vec![first; groups], [1, groups]);
-                let options = (&x.device().inner(), x.dtype());
-                let entry = Tensor::<2>::from_data(data, options);
+                let entry = tensor_like(vec![first; groups], [1, groups], &x.clone().inner());
                 let entry = if x.is_autodiff() {
                     entry.autodiff()
                 } else {
@@ -233,7 +232,7 @@ mod tests {
     use crate::field::{field, parametric};
     use crate::sde::{SdeMethod, SdeSolver};
     use crate::{Method, Solver, Steps};
-    use burn::tensor::{DType, Device};
+    use burn::tensor::{DType, Device, TensorData};
 
     fn wide(values: &[f64], dims: [usize; 2]) -> Tensor<2> {
         Tensor::from_data(

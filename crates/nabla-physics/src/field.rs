@@ -34,8 +34,9 @@
 //! require gradients: the solver says so with [`SolveError::HiddenParameters`].
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 
+use crate::numbers::tensor_like;
 use crate::operation;
 use crate::solve_error::SolveError;
 
@@ -259,6 +260,17 @@ impl ModuleVisitor for Found<'_> {
 /// What the gradient of an evaluation is: by the state, and by the parameters.
 pub(crate) type Pulled = (Tensor<2>, Option<Tensor<1>>);
 
+/// The sum of two gradients, of which one or both may be nothing.
+pub(crate) fn sum_of<const D: usize>(
+    a: Option<Tensor<D>>,
+    b: Option<Tensor<D>>,
+) -> Option<Tensor<D>> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        (a, b) => a.or(b),
+    }
+}
+
 /// The graph of one evaluation: from a gradient by its value to those by state and parameters.
 pub(crate) type Graph = Box<dyn FnOnce(Tensor<2>) -> Pulled + Send>;
 
@@ -281,6 +293,44 @@ impl std::fmt::Debug for Stage {
 }
 
 impl Stage {
+    /// Without graph.
+    pub(crate) fn plain(argument: Tensor<2>, slope: Tensor<2>) -> Self {
+        Self {
+            argument,
+            slope,
+            graph: None,
+        }
+    }
+
+    /// With the graph from a leaf, which has the argument's values, to `output`.
+    ///
+    /// - `by_parameters`: finds the gradients by parameters
+    ///
+    /// # Errors
+    /// If the output does not fit.
+    pub(crate) fn tracked(
+        argument: Tensor<2>,
+        leaf: Tensor<2>,
+        output: Tensor<2>,
+        by_parameters: impl FnOnce(&mut Gradients) -> Option<Tensor<1>> + Send + 'static,
+    ) -> Result<Self, SolveError> {
+        let slope = checked(&argument, output.clone().inner())?;
+        let graph: Graph = Box::new(move |cotangent| {
+            if !output.is_tracked() {
+                return (cotangent.zeros_like(), None);
+            }
+            let mut gradients = operation::seeded(output, cotangent).backward();
+            let by_state = leaf.grad_remove(&mut gradients);
+            let by_state = by_state.unwrap_or_else(|| leaf.inner().zeros_like());
+            (by_state, by_parameters(&mut gradients))
+        });
+        Ok(Self {
+            argument,
+            slope,
+            graph: Some(graph),
+        })
+    }
+
     /// The gradients, from that by the slope.
     pub(crate) fn pull(&mut self, cotangent: Tensor<2>) -> Pulled {
         match self.graph.take() {
@@ -351,37 +401,18 @@ impl<F: Field> System for FieldSystem<F> {
                 return Err(SolveError::HiddenParameters);
             }
             let slope = checked(&u, slope.inner())?;
-            return Ok(Stage {
-                argument: u,
-                slope,
-                graph: None,
-            });
+            return Ok(Stage::plain(u, slope));
         }
         let field = self.field.leaves();
         let leaf = u.clone().autodiff().require_grad();
         let output = field.slope(leaf.clone(), time.autodiff());
-        let slope = checked(&u, output.clone().inner())?;
-        let graph: Graph = Box::new(move |cotangent| {
-            if !output.is_tracked() {
-                return (cotangent.zeros_like(), None);
-            }
-            let mut gradients = operation::seeded(output, cotangent).backward();
-            let by_state = leaf.grad_remove(&mut gradients);
-            let by_state = by_state.unwrap_or_else(|| leaf.inner().zeros_like());
-            (by_state, field.gradient(&mut gradients))
-        });
-        Ok(Stage {
-            argument: u,
-            slope,
-            graph: Some(graph),
-        })
+        Stage::tracked(u, leaf, output, move |gradients| field.gradient(gradients))
     }
 }
 
 /// Times as the field sees them, `[1, 1]` or `[batch, 1]`.
 pub(crate) fn time_tensor(u: &Tensor<2>, times: &[f64]) -> Tensor<2> {
-    let data = TensorData::new(times.to_vec(), [times.len(), 1]);
-    Tensor::from_data(data, (&u.device(), u.dtype()))
+    tensor_like(times.to_vec(), [times.len(), 1], u)
 }
 
 /// The slope, if it fits.

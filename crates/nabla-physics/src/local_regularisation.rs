@@ -50,6 +50,7 @@ use crate::controller::Controller;
 use crate::ernode::{Heuristic, Penalty};
 use crate::field::Field;
 use crate::method::Method;
+use crate::options::check_times;
 use crate::sde::{SdeSolution, SdeSolver};
 use crate::solve_error::SolveError;
 use crate::solver::{Solution, Solver, Steps};
@@ -148,7 +149,7 @@ impl LocalPenalty {
             "each trajectory's own",
             "joint",
         )?;
-        crate::solver::check_times(times)?;
+        check_times(times)?;
         let [first, last] = [times[0], times[times.len() - 1]];
         match self.sampling {
             Sampling::Unbiased => {
@@ -251,7 +252,7 @@ impl LocalPenalty {
         seed: u64,
         draws: &mut SeededNoise,
     ) -> Result<(SdeSolution, Tensor<1>), SolveError> {
-        crate::solver::check_times(times)?;
+        check_times(times)?;
         let (solution, states) = solver.solve_with_states(drift, diffusion, start, times, seed)?;
         let steps = solution.statistics().steps();
         // A path has no dense output: unbiased is the step that a time lies in, from its beginning.

@@ -114,18 +114,22 @@ impl Method {
     pub(crate) fn scales(&self, lengths: &[f64]) -> Vec<f64> {
         match self {
             Self::Explicit(_) => lengths.to_vec(),
-            Self::Rosenbrock(_) => {
-                let moves = lengths
-                    .iter()
-                    .map(|&length| f64::from(u8::from(length != 0.0)));
-                moves.collect()
-            }
+            Self::Rosenbrock(_) => moves(lengths),
         }
     }
 
-    /// Whether a step's last stage is the first of the next.
-    pub(crate) fn last_is_first(&self) -> bool {
-        matches!(self, Self::Explicit(tableau) if tableau.last_is_first)
+    /// The first stage of the step after, if it is the last one of this step.
+    pub(crate) fn next_first(&self, attempt: &Attempt) -> Option<First> {
+        match self {
+            Self::Explicit(tableau) if tableau.last_is_first => {
+                let slope = attempt.stages[tableau.count() - 1].slope.clone();
+                Some(First {
+                    stage: Stage::plain(attempt.after.clone(), slope),
+                    shared: true,
+                })
+            }
+            _ => None,
+        }
     }
 
     /// A step from `u`.
@@ -172,6 +176,12 @@ impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// 1 for each trajectory that moves, and 0 for those whose step has no length.
+pub(crate) fn moves(lengths: &[f64]) -> Vec<f64> {
+    let moves = lengths.iter().map(|&length| length != 0.0);
+    moves.map(|moves| f64::from(u8::from(moves))).collect()
 }
 
 /// The first stage of a step.

@@ -18,13 +18,15 @@
 //!
 //! Source: Hairer, Wanner, *Solving Ordinary Differential Equations II*, IV.7 and VI.4 (RODAS).
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use faer::linalg::solvers::{PartialPivLu, Solve};
 use faer::{Mat, MatMut};
 use nabla_kernels::row_combination::{Term, row_combination};
 
-use crate::field::{Stage, System};
-use crate::method::Attempt;
+use crate::differences;
+use crate::field::{Stage, System, sum_of};
+use crate::method::{Attempt, moves};
+use crate::numbers::{numbers, tensor_like};
 use crate::solve_error::SolveError;
 
 /// A Rosenbrock method; see the [module documentation](self).
@@ -162,12 +164,6 @@ impl std::fmt::Debug for Factors {
     }
 }
 
-/// The numbers of a tensor, row after row.
-pub(crate) fn numbers(x: &Tensor<2>) -> Result<Vec<f64>, SolveError> {
-    let found = x.clone().try_into_vec_as::<f64>();
-    found.map_err(|error| SolveError::Read(error.to_string()))
-}
-
 impl Factors {
     /// `(I/(γh) − J)⁻¹ r` or its transpose, for each trajectory.
     fn solve(&self, right: &Tensor<2>, transposed: bool) -> Result<Tensor<2>, SolveError> {
@@ -180,26 +176,8 @@ impl Factors {
                 false => solver.solve_in_place(right),
             }
         }
-        let data = TensorData::new(values, dims);
-        Ok(Tensor::from_data(data, (&right.device(), right.dtype())))
+        Ok(tensor_like(values, dims, right))
     }
-}
-
-/// The derivative by differences of order 4: places and weights.
-const DIFFERENCES: [(f64, f64); 4] = [
-    (-2.0, 1.0 / 12.0),
-    (-1.0, -2.0 / 3.0),
-    (1.0, 2.0 / 3.0),
-    (2.0, -1.0 / 12.0),
-];
-
-/// Between these places, relative to the argument: rounding and what the differences leave out are about as large.
-fn step_of(dtype: DType) -> f64 {
-    let epsilon = match dtype {
-        DType::F64 => f64::EPSILON,
-        _ => f64::from(f32::EPSILON),
-    };
-    epsilon.powf(0.2)
 }
 
 /// `x_r · f_r` for all rows.
@@ -217,8 +195,7 @@ fn jacobian(
     let mut matrices = vec![Mat::<f64>::zeros(width, width); batch];
     for output in 0..width {
         let unit = (0..batch * width).map(|i| f64::from(u8::from(i % width == output)));
-        let data = TensorData::new(unit.collect::<Vec<_>>(), [batch, width]);
-        let unit = Tensor::<2>::from_data(data, (&u.device(), u.dtype()));
+        let unit = tensor_like(unit.collect(), [batch, width], u);
         let (row, _) = system.evaluate(u.clone(), times, true)?.pull(unit);
         for (matrix, row) in matrices.iter_mut().zip(numbers(&row)?.chunks_exact(width)) {
             row.iter()
@@ -227,10 +204,10 @@ fn jacobian(
         }
     }
     // The field is smooth in time where the method has its order, so that differences do.
-    let shift = step_of(u.dtype());
+    let shift = differences::distance(u.dtype(), 1);
     let shifts: Vec<f64> = times.iter().map(|t| shift * t.abs().max(1.0)).collect();
     let mut change = u.zeros_like();
-    for (place, weight) in DIFFERENCES {
+    for (place, weight) in differences::FIRST {
         let at: Vec<f64> = times
             .iter()
             .zip(&shifts)
@@ -240,6 +217,13 @@ fn jacobian(
     }
     let inverse: Vec<f64> = shifts.iter().map(|shift| 1.0 / shift).collect();
     Ok((matrices, scaled(&change, &inverse)))
+}
+
+/// `1/h`, and 0 for trajectories that do not move.
+fn inverse(lengths: &[f64]) -> Vec<f64> {
+    let each = lengths.iter();
+    each.map(|&length| if length == 0.0 { 0.0 } else { 1.0 / length })
+        .collect()
 }
 
 /// A step from `u`. The stages hold the `k_i` as slopes, and the `y_i`.
@@ -285,10 +269,7 @@ pub(crate) fn attempt(
     };
     // Weights of increments have no length in them.
     let ones = vec![1.0; lengths.len()];
-    let inverse: Vec<f64> = lengths
-        .iter()
-        .map(|length| if *length == 0.0 { 0.0 } else { 1.0 / length })
-        .collect();
+    let inverse = inverse(lengths);
     for (i, &node) in tableau.nodes.iter().enumerate() {
         let argument = match tableau.stages[i].is_empty() {
             true => u.clone(),
@@ -313,11 +294,7 @@ pub(crate) fn attempt(
         stage.slope = factors.solve(&right, false)?;
         attempt.stages.push(stage);
     }
-    let moves: Vec<f64> = lengths
-        .iter()
-        .map(|h| f64::from(u8::from(*h != 0.0)))
-        .collect();
-    attempt.after = attempt.sum(Some(&[1.0]), tableau.weights, &moves);
+    attempt.after = attempt.sum(Some(&[1.0]), tableau.weights, &moves(lengths));
     attempt.factors = Some(factors);
     Ok(attempt)
 }
@@ -338,19 +315,7 @@ pub(crate) fn reverse(
         return Ok(by_state);
     };
     let (times, lengths) = (attempt.times.clone(), attempt.lengths.clone());
-    let inverse: Vec<f64> = lengths
-        .iter()
-        .map(|length| if *length == 0.0 { 0.0 } else { 1.0 / length })
-        .collect();
-    let add = |sum: &mut Option<Tensor<1>>, found: Option<Tensor<1>>, factor: f64| {
-        if let Some(found) = found {
-            let found = found * factor;
-            *sum = Some(match sum.take() {
-                Some(sum) => sum + found,
-                None => found,
-            });
-        }
-    };
+    let inverse = inverse(&lengths);
     let u = attempt.before.clone();
     for i in (0..tableau.nodes.len()).rev() {
         let Some(by_increment) = by_increments[i].take() else {
@@ -358,7 +323,7 @@ pub(crate) fn reverse(
         };
         let mu = factors.solve(&by_increment, true)?;
         let (nu, found) = attempt.stages[i].pull(mu.clone());
-        add(by_parameters, found, 1.0);
+        *by_parameters = sum_of(by_parameters.take(), found);
         by_state = by_state + nu.clone();
         let couplings = tableau.couplings[i].iter().zip(tableau.stages[i]);
         for (by_increment, (coupling, stage)) in by_increments.iter_mut().zip(couplings) {
@@ -382,8 +347,8 @@ pub(crate) fn reverse(
         if direction == 0.0 {
             continue;
         }
-        let shift = step_of(u.dtype()) * scale / direction;
-        for (place, weight) in DIFFERENCES {
+        let shift = differences::distance(u.dtype(), 1) * scale / direction;
+        for (place, weight) in differences::FIRST {
             let moved = place * shift;
             let at = row_combination(&[
                 Term {
@@ -402,7 +367,8 @@ pub(crate) fn reverse(
             let (nu, found) = system.evaluate(at, &at_times, true)?.pull(mu.clone());
             let factor = weight / shift;
             by_state = by_state + nu * factor;
-            add(by_parameters, found, factor);
+            let found = found.map(|found| found * factor);
+            *by_parameters = sum_of(by_parameters.take(), found);
         }
     }
     Ok(by_state)

@@ -1,29 +1,28 @@
 //! The loop over the steps, for every method, controller and adjoint.
 
 use burn::tensor::{DType, Tensor};
-use nabla_kernels::row_combination::{Term, row_combination, scaled_squares};
+use nabla_kernels::row_combination::{Term, row_combination};
 
-use crate::controller::{Controller, Memory};
+use crate::controller::Memory;
 use crate::event::Event;
 use crate::field::{Stage, System, checked};
-use crate::method::{Attempt, First, Method};
-use crate::rosenbrock::numbers;
+use crate::first_step;
+use crate::method::{Attempt, First, Method, moves};
+use crate::norms;
+use crate::numbers::numbers;
+use crate::options::Options;
 use crate::solve_error::SolveError;
 
 mod saved;
 
-pub(crate) use saved::{factors_at, value_at};
+pub(crate) use saved::{factors_at, has_inside, value_at};
 
 /// What a run is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) method: Method,
-    pub(crate) absolute: f64,
-    pub(crate) relative: f64,
-    pub(crate) controller: Controller,
-    pub(crate) first_step: Option<f64>,
+    pub(crate) options: Options,
     pub(crate) longest_step: f64,
-    pub(crate) most_steps: usize,
     /// Whether each trajectory has steps of its own.
     pub(crate) apart: bool,
     /// How many columns of the state have their errors controlled.
@@ -124,7 +123,7 @@ pub(crate) fn run(
             run.out.records.push(Record::Change(number));
             let stage = changed(event, &run.state, keep != Keep::Nothing)?;
             run.state = stage.slope.clone();
-            if !run.is_replayed(1) {
+            if !run.is_replayed() {
                 run.out.kept.push(Kept::Change(stage));
             }
         }
@@ -152,19 +151,11 @@ pub(crate) fn changed(
     tracked: bool,
 ) -> Result<Stage, SolveError> {
     let Some(change) = &event.change else {
-        return Ok(Stage {
-            argument: state.clone(),
-            slope: state.clone(),
-            graph: None,
-        });
+        return Ok(Stage::plain(state.clone(), state.clone()));
     };
     if !tracked {
         let slope = checked(state, change(state.clone()).inner())?;
-        return Ok(Stage {
-            argument: state.clone(),
-            slope,
-            graph: None,
-        });
+        return Ok(Stage::plain(state.clone(), slope));
     }
     let plain = change(state.clone());
     if plain.is_tracked() {
@@ -172,27 +163,13 @@ pub(crate) fn changed(
     }
     let leaf = state.clone().autodiff().require_grad();
     let output = change(leaf.clone());
-    let slope = checked(state, output.clone().inner())?;
-    let graph: crate::field::Graph = Box::new(move |cotangent| {
-        if !output.is_tracked() {
-            return (cotangent.zeros_like(), None);
-        }
-        let mut gradients = crate::operation::seeded(output, cotangent).backward();
-        let found = leaf.grad_remove(&mut gradients);
-        (found.unwrap_or_else(|| leaf.inner().zeros_like()), None)
-    });
-    Ok(Stage {
-        argument: state.clone(),
-        slope,
-        graph: Some(graph),
-    })
+    Stage::tracked(state.clone(), leaf, output, |_| None)
 }
 
 struct Running<'a> {
     plan: &'a Plan,
     keep: Keep,
     times: &'a [f64],
-    tracked: bool,
     /// By trajectory, or of all together, as what follows.
     now: Vec<f64>,
     next_save: Vec<usize>,
@@ -215,11 +192,10 @@ impl<'a> Running<'a> {
             plan,
             keep,
             times,
-            tracked: keep == Keep::Graphs,
             now: vec![times[0]; groups],
             next_save: vec![1; groups],
             lengths: vec![0.0; groups],
-            memories: vec![Memory::new(&plan.controller); groups],
+            memories: vec![Memory::new(&plan.options.controller); groups],
             first: None,
             state: start.clone(),
             every: match keep {
@@ -242,39 +218,30 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Whether graphs are kept, but not those of the record that comes next, or did `before`.
-    fn is_replayed(&self, before: usize) -> bool {
-        self.keep == Keep::Graphs && self.out.records.len() - before >= GRAPHS
+    /// Whether the graphs of the step that comes next are kept.
+    fn is_tracked(&self) -> bool {
+        self.keep == Keep::Graphs && self.out.records.len() < GRAPHS
     }
 
-    /// The root of the mean square of each group, from sums of squares by row.
-    fn norms(&self, sums: Vec<f64>, columns: usize) -> Vec<f64> {
-        let columns = columns as f64;
-        match self.plan.apart {
-            true => sums.into_iter().map(|sum| (sum / columns).sqrt()).collect(),
-            false => {
-                let rows = sums.len() as f64;
-                vec![(sums.into_iter().sum::<f64>() / (rows * columns)).sqrt()]
-            }
-        }
+    /// Whether graphs are kept, but not those of the last record, which follows a checkpoint. A change may come between
+    /// the last step whose graph is kept and the first checkpoint.
+    fn is_replayed(&self) -> bool {
+        self.keep == Keep::Graphs && !self.out.checkpoints.is_empty()
     }
 
     fn scaled_norms(&self, error: &Tensor<2>, states: [&Tensor<2>; 2]) -> Vec<f64> {
-        let tolerances = [self.plan.absolute, self.plan.relative];
-        let sums = scaled_squares(error, states, tolerances, self.plan.columns);
-        self.norms(sums, self.plan.columns)
+        let Plan { columns, apart, .. } = *self.plan;
+        norms::of_groups(error, states, self.plan.options.tolerances, columns, apart)
     }
 
     /// The first evaluation, and the length of the first step.
-    ///
-    /// Hairer, Nørsett, Wanner, *Solving Ordinary Differential Equations I*, II.4.
     fn begin(&mut self, system: &mut dyn System) -> Result<(), SolveError> {
         let (plan, start) = (self.plan, self.state.clone());
         let sizes = self.scaled_norms(&start, [&start, &start]);
         if sizes.iter().any(|size| !size.is_finite()) {
             check_finite(&start)?;
         }
-        let tracked = self.tracked && !plan.constant_first_stage;
+        let tracked = self.is_tracked() && !plan.constant_first_stage;
         let stage = system.evaluate(start.clone(), &self.now, tracked)?;
         let slopes = self.scaled_norms(&stage.slope, [&start, &start]);
         if let Some(trajectory) = slopes.iter().position(|slope| !slope.is_finite()) {
@@ -283,40 +250,10 @@ impl<'a> Running<'a> {
                 trajectory,
             });
         }
-        let interval = self.times[self.times.len() - 1] - self.times[0];
-        match plan.first_step {
+        match plan.options.first_step {
             Some(length) => self.lengths.fill(length),
-            None if !plan.controller.is_adaptive() => return Err(SolveError::NoLength),
-            None => {
-                let guess = sizes.iter().zip(&slopes).map(|(&d0, &d1)| {
-                    let small = d0 < 1e-5 || d1 < 1e-5;
-                    (if small { 1e-6 } else { 0.01 * d0 / d1 }).min(interval)
-                });
-                let guess: Vec<f64> = guess.collect();
-                let moved = row_combination(&[
-                    Term {
-                        factors: &[1.0],
-                        matrix: &start,
-                    },
-                    Term {
-                        factors: &guess,
-                        matrix: &stage.slope,
-                    },
-                ]);
-                let times: Vec<f64> = self.now.iter().zip(&guess).map(|(t, h)| t + h).collect();
-                let other = system.evaluate(moved, &times, false)?.slope;
-                let change = self.scaled_norms(&(other - stage.slope.clone()), [&start, &start]);
-                let order = plan.method.error_order() as f64;
-                for (group, length) in self.lengths.iter_mut().enumerate() {
-                    let h0 = guess[group];
-                    let most = slopes[group].max(change[group] / h0);
-                    let h1 = match most <= 1e-15 {
-                        true => (h0 * 1e-3).max(1e-6),
-                        false => (0.01 / most).powf(1.0 / order),
-                    };
-                    *length = h1.min(100.0 * h0).min(interval);
-                }
-            }
+            None if !plan.options.controller.is_adaptive() => return Err(SolveError::NoLength),
+            None => self.search(system, &stage.slope, &sizes, &slopes)?,
         }
         for length in &mut self.lengths {
             *length = length.min(plan.longest_step);
@@ -326,6 +263,43 @@ impl<'a> Running<'a> {
                 stage,
                 shared: false,
             });
+        }
+        Ok(())
+    }
+
+    /// Searches the lengths of the first steps.
+    ///
+    /// - `slope`: the first one, `[batch, d]`
+    /// - `sizes`, `slopes`: the norms of the state, and of this slope
+    fn search(
+        &mut self,
+        system: &mut dyn System,
+        slope: &Tensor<2>,
+        sizes: &[f64],
+        slopes: &[f64],
+    ) -> Result<(), SolveError> {
+        let interval = self.times[self.times.len() - 1] - self.times[0];
+        let guess = sizes.iter().zip(slopes);
+        let guess: Vec<f64> = guess
+            .map(|(&size, &slope)| first_step::guess(size, slope, interval))
+            .collect();
+        let moved = row_combination(&[
+            Term {
+                factors: &[1.0],
+                matrix: &self.state,
+            },
+            Term {
+                factors: &guess,
+                matrix: slope,
+            },
+        ]);
+        let times: Vec<f64> = self.now.iter().zip(&guess).map(|(t, h)| t + h).collect();
+        let other = system.evaluate(moved, &times, false)?.slope;
+        let changes = self.scaled_norms(&(other - slope.clone()), [&self.state; 2]);
+        let order = self.plan.method.error_order() as f64;
+        for (group, length) in self.lengths.iter_mut().enumerate() {
+            let (guess, slope, change) = (guess[group], slopes[group], changes[group]);
+            *length = first_step::length(guess, slope, change, order, interval);
         }
         Ok(())
     }
@@ -340,7 +314,7 @@ impl<'a> Running<'a> {
 
     fn step(&mut self, system: &mut dyn System, stop: f64) -> Result<(), SolveError> {
         let (plan, method) = (self.plan, &self.plan.method);
-        if self.steps == plan.most_steps {
+        if self.steps == plan.options.most_steps {
             let time = self.now.iter().copied().fold(f64::INFINITY, f64::min);
             return Err(SolveError::TooManySteps {
                 time,
@@ -348,7 +322,7 @@ impl<'a> Running<'a> {
             });
         }
         self.steps += 1;
-        let slack = plan.controller.slack();
+        let slack = plan.options.controller.slack();
         // The lengths that are tried; 0 for trajectories that have arrived.
         let each = self
             .now
@@ -361,7 +335,7 @@ impl<'a> Running<'a> {
             });
         let lengths: Vec<f64> = each.collect();
         self.check_lengths(&lengths, stop)?;
-        let tracked = self.tracked && !self.is_replayed(0);
+        let tracked = self.is_tracked();
         let first = self.first.take();
         let mut attempt =
             method.attempt(system, &self.state, &self.now, &lengths, first, tracked)?;
@@ -375,7 +349,7 @@ impl<'a> Running<'a> {
             if lengths[group] == 0.0 {
                 continue;
             }
-            if !plan.controller.is_adaptive() && !errors[group].is_finite() {
+            if !plan.options.controller.is_adaptive() && !errors[group].is_finite() {
                 return Err(SolveError::NotFinite {
                     time: now,
                     trajectory: group,
@@ -383,8 +357,8 @@ impl<'a> Running<'a> {
             }
             let order = method.error_order() as f64;
             let (accepted, factor) =
-                self.memories[group].next(&plan.controller, errors[group], order);
-            let next = match plan.controller.is_adaptive() {
+                self.memories[group].next(&plan.options.controller, errors[group], order);
+            let next = match plan.options.controller.is_adaptive() {
                 true => (lengths[group] * factor).min(plan.longest_step),
                 false => self.lengths[group],
             };
@@ -447,14 +421,12 @@ impl<'a> Running<'a> {
                     return vec![0.0; groups];
                 };
                 let [first, second] = [pair.first, pair.second].map(|i| &attempt.stages[i]);
-                let squares = |a: &Tensor<2>, b: &Tensor<2>| {
-                    let difference = difference(a, b);
-                    let all = difference.dims()[1];
-                    let sums = scaled_squares(&difference, [&difference; 2], [1.0, 0.0], all);
-                    self.norms(sums, all)
+                let norms = |a: &Tensor<2>, b: &Tensor<2>| {
+                    let x = difference(a, b);
+                    norms::of_groups(&x, [&x; 2], norms::PLAIN, x.dims()[1], self.plan.apart)
                 };
-                let slopes = squares(&second.slope, &first.slope);
-                let states = squares(&second.argument, &first.argument);
+                let slopes = norms(&second.slope, &first.slope);
+                let states = norms(&second.argument, &first.argument);
                 let each = slopes.into_iter().zip(states);
                 each.map(|(a, b)| if b > 0.0 { a / b } else { 0.0 })
                     .collect()
@@ -492,10 +464,6 @@ impl<'a> Running<'a> {
             .iter()
             .zip(taken)
             .any(|(&h, &taken)| h != 0.0 && !taken);
-        let moved: Vec<f64> = taken
-            .iter()
-            .map(|&taken| f64::from(u8::from(taken)))
-            .collect();
         for (group, &taken) in taken.iter().enumerate() {
             if !taken {
                 attempt.lengths[group] = 0.0;
@@ -518,12 +486,8 @@ impl<'a> Running<'a> {
             })
             .collect();
         let saves = self.saves(&ends, taken);
-        let inside = saves
-            .iter()
-            .flat_map(|save| &save.shares)
-            .any(|&share| share < 1.0);
-        if inside || self.keep == Keep::Stages {
-            let tracked = self.tracked && !self.is_replayed(0);
+        if has_inside(&saves) || self.keep == Keep::Stages {
+            let tracked = self.is_tracked();
             method.extend(system, &mut attempt, tracked)?;
         }
         for save in &saves {
@@ -535,33 +499,21 @@ impl<'a> Running<'a> {
             };
         }
         // The first stage of the next step.
-        if method.last_is_first()
-            && let Method::Explicit(tableau) = method
-        {
-            let last = &attempt.stages[tableau.count() - 1];
-            let mut slope = last.slope.clone();
-            if rejected {
-                let rest: Vec<f64> = moved.iter().map(|moved| 1.0 - moved).collect();
-                slope = row_combination(&[
-                    Term {
-                        factors: &moved,
-                        matrix: &slope,
-                    },
-                    Term {
-                        factors: &rest,
-                        matrix: &attempt.stages[0].slope,
-                    },
-                ]);
-            }
-            let stage = Stage {
-                argument: attempt.after.clone(),
-                slope,
-                graph: None,
-            };
-            self.first = Some(First {
-                stage,
-                shared: true,
-            });
+        self.first = method.next_first(&attempt);
+        if rejected && let Some(First { stage, .. }) = &mut self.first {
+            // A rejected step is tried again with the first stage that it had.
+            let moved = moves(&attempt.lengths);
+            let rest: Vec<f64> = moved.iter().map(|moved| 1.0 - moved).collect();
+            stage.slope = row_combination(&[
+                Term {
+                    factors: &moved,
+                    matrix: &stage.slope,
+                },
+                Term {
+                    factors: &rest,
+                    matrix: &attempt.stages[0].slope,
+                },
+            ]);
         }
         self.state = attempt.after.clone();
         self.out.records.push(Record::Step(StepTaken {
@@ -572,7 +524,7 @@ impl<'a> Running<'a> {
             stiffness,
             shares_first: attempt.shares_first,
         }));
-        if matches!(self.keep, Keep::Graphs | Keep::Stages) && !self.is_replayed(1) {
+        if matches!(self.keep, Keep::Graphs | Keep::Stages) && !self.is_replayed() {
             self.out.kept.push(Kept::Step(attempt));
         }
         Ok(())
@@ -580,11 +532,14 @@ impl<'a> Running<'a> {
 
     /// Keeps the state, if it is time.
     fn checkpoint(&mut self) {
-        let every = match self.keep {
-            Keep::States(every) => every,
-            Keep::Graphs if self.is_replayed(0) => GRAPHS,
-            _ => return,
+        let due = match self.keep {
+            Keep::States(_) => true,
+            Keep::Graphs => !self.is_tracked(),
+            Keep::Nothing | Keep::Stages => false,
         };
+        if !due {
+            return;
+        }
         if self.since >= self.every {
             self.out
                 .checkpoints
@@ -594,7 +549,7 @@ impl<'a> Running<'a> {
         self.since += 1;
         // Twice as far apart, once there are four times as many as steps between them: both stay near the root of the
         // number of steps.
-        if every == 0 && self.out.checkpoints.len() > 4 * self.every {
+        if self.keep == Keep::States(0) && self.out.checkpoints.len() > 4 * self.every {
             let mut number = 0;
             self.out.checkpoints.retain(|_| {
                 number += 1;

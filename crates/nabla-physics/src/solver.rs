@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use nabla_base::range;
 
 use crate::adjoint::{self, Adjoint, Cotangents};
@@ -10,8 +10,10 @@ use crate::controller::Controller;
 use crate::event::Event;
 use crate::field::{Field, FieldSystem, Pulled};
 use crate::method::Method;
+use crate::numbers::tensor_like;
 use crate::operation::{Pullback, attached};
-use crate::run::{Keep, Plan, Record, Run, StepTaken, first_lengths, run};
+use crate::options::Options;
+use crate::run::{Keep, Plan, Record, Run, first_lengths, run};
 use crate::solve_error::SolveError;
 
 /// How the steps of the trajectories of a batch depend on each other.
@@ -46,13 +48,9 @@ pub enum Steps {
 #[derive(Clone, Debug)]
 pub struct Solver {
     method: Method,
-    absolute: f64,
-    relative: f64,
-    controller: Controller,
+    options: Options,
     adjoint: Adjoint,
-    first_step: Option<f64>,
     longest_step: f64,
-    most_steps: usize,
     steps: Steps,
     events: Vec<Event>,
     constant_first_stage: bool,
@@ -63,13 +61,9 @@ impl Solver {
     pub fn new(method: Method) -> Self {
         Self {
             method,
-            absolute: 1e-6,
-            relative: 1e-3,
-            controller: Controller::default(),
+            options: Options::new([1e-6, 1e-3], Controller::default()),
             adjoint: Adjoint::default(),
-            first_step: None,
             longest_step: f64::INFINITY,
-            most_steps: 100_000,
             steps: Steps::default(),
             events: Vec::new(),
             constant_first_stage: false,
@@ -79,14 +73,14 @@ impl Solver {
     /// Sets the error of a step that is accepted: `absolute + relative |u|`. In `f32`, tolerances below `10⁻⁶` meet rounding.
     #[must_use]
     pub fn with_tolerances(mut self, absolute: f64, relative: f64) -> Self {
-        (self.absolute, self.relative) = (absolute, relative);
+        self.options.tolerances = [absolute, relative];
         self
     }
 
     /// Sets the controller.
     #[must_use]
     pub fn with_controller(mut self, controller: Controller) -> Self {
-        self.controller = controller;
+        self.options.controller = controller;
         self
     }
 
@@ -100,7 +94,7 @@ impl Solver {
     /// Sets the length of the first step, which is found from the field otherwise.
     #[must_use]
     pub fn with_first_step(mut self, length: f64) -> Self {
-        self.first_step = Some(length);
+        self.options.first_step = Some(length);
         self
     }
 
@@ -121,7 +115,7 @@ impl Solver {
     /// Sets the most steps, rejected ones too. Default 100 000.
     #[must_use]
     pub fn with_most_steps(mut self, steps: usize) -> Self {
-        self.most_steps = steps;
+        self.options.most_steps = steps;
         self
     }
 
@@ -157,7 +151,7 @@ impl Solver {
 
     /// The absolute and the relative tolerance.
     pub fn tolerances(&self) -> [f64; 2] {
-        [self.absolute, self.relative]
+        self.options.tolerances
     }
 
     /// Solves `u' = f(u, t)`.
@@ -204,8 +198,7 @@ impl Solver {
         last: f64,
     ) -> Result<f64, SolveError> {
         let plain = Self {
-            first_step: None,
-            controller: Controller::PI,
+            options: self.options.searching(),
             events: Vec::new(),
             ..self.clone()
         };
@@ -241,31 +234,20 @@ impl Solver {
         let parameters =
             parameters.unwrap_or_else(|| start.clone().inner().slice([0..1, 0..1]).reshape([1]));
         let states = std::mem::take(&mut found.run.states);
-        let solution = Solution::tracked(times, found, [start.clone()], parameters, pull);
+        let solution = Solution::tracked(times, found, start.clone(), parameters, pull);
         Ok((solution, states))
     }
 
     /// The plan, with all options and times checked.
     fn plan(&self, start: &Tensor<2>, times: &[f64]) -> Result<Plan, SolveError> {
         self.method.check()?;
-        self.controller.check()?;
-        range::positive("absolute tolerance", self.absolute)?;
-        range::not_negative("relative tolerance", self.relative)?;
-        if let Some(length) = self.first_step {
-            range::positive("length of the first step", length)?;
-        }
         range::check(
             self.longest_step > 0.0,
             "longest step",
             self.longest_step,
             "positive",
         )?;
-        range::at_least("most steps", self.most_steps, 1)?;
-        check_times(times)?;
-        let dims = start.dims();
-        if dims.contains(&0) {
-            return Err(SolveError::Empty(dims));
-        }
+        self.options.check(start, times)?;
         let (first, last) = (times[0], times[times.len() - 1]);
         let mut events = self.events.clone();
         events.sort_by(|a, b| a.time.total_cmp(&b.time));
@@ -281,39 +263,15 @@ impl Solver {
         }
         Ok(Plan {
             method: self.method,
-            absolute: self.absolute,
-            relative: self.relative,
-            controller: self.controller,
-            first_step: self.first_step,
+            options: self.options,
             longest_step: self.longest_step,
-            most_steps: self.most_steps,
             apart: self.steps == Steps::PerTrajectory,
-            columns: dims[1],
+            columns: start.dims()[1],
             events,
             keep_states: false,
             constant_first_stage: self.constant_first_stage,
         })
     }
-}
-
-/// Checks that times rise.
-pub(crate) fn check_times(times: &[f64]) -> Result<(), SolveError> {
-    if times.len() < 2 {
-        return Err(SolveError::TooFewTimes(times.len()));
-    }
-    let mut before = f64::NAN;
-    for (index, &time) in times.iter().enumerate() {
-        let rises = index == 0 || time > before;
-        if !time.is_finite() || !rises {
-            return Err(SolveError::TimesDoNotRise {
-                index,
-                time,
-                before,
-            });
-        }
-        before = time;
-    }
-    Ok(())
 }
 
 /// What a solver did.
@@ -395,14 +353,11 @@ impl Statistics {
         self.steps.push(step);
     }
 
-    /// The lengths of the steps in the shape of their errors, without graph.
-    pub(crate) fn lengths(&self, errors: &Tensor<2>) -> Tensor<2> {
-        let lengths = self
-            .steps
-            .iter()
-            .flat_map(|step| step.lengths.iter().copied());
-        let data = TensorData::new(lengths.collect::<Vec<_>>(), errors.dims());
-        Tensor::from_data(data, (&errors.device().inner(), errors.dtype()))
+    /// A list of the steps, `[steps, groups]`, without graph.
+    pub(crate) fn of_steps(&self, list: fn(&Step) -> &Vec<f64>, like: &Tensor<2>) -> Tensor<2> {
+        let numbers = self.steps.iter().flat_map(list).copied();
+        let shape = [self.steps.len(), self.accepted.len()];
+        tensor_like(numbers.collect(), shape, &like.clone().inner())
     }
 }
 
@@ -441,13 +396,27 @@ impl Failure {
 impl Solution {
     /// Without graph.
     fn plain(times: &[f64], found: Run, evaluations: usize) -> Self {
-        let statistics = statistics(&found, evaluations);
-        let [errors, stiffness] = estimates(&found, &statistics);
+        let steps = found.records.into_iter().filter_map(|record| match record {
+            Record::Step(step) => Some(Step {
+                times: step.times,
+                lengths: step.lengths,
+                errors: step.errors,
+                stiffness: step.stiffness,
+            }),
+            Record::Change(_) => None,
+        });
+        let statistics = Statistics {
+            accepted: found.accepted,
+            rejected: found.rejected,
+            evaluations,
+            steps: steps.collect(),
+        };
+        let like = &found.values[0];
         Self {
             times: times.to_vec(),
+            errors: statistics.of_steps(|step| &step.errors, like),
+            stiffness: statistics.of_steps(|step| &step.stiffness, like),
             values: found.values,
-            errors,
-            stiffness,
             statistics,
             failure: Failure::default(),
         }
@@ -457,7 +426,7 @@ impl Solution {
     fn tracked(
         times: &[f64],
         found: adjoint::Found,
-        [start]: [Tensor<2>; 1],
+        start: Tensor<2>,
         parameters: Tensor<1>,
         pull: adjoint::Pull,
     ) -> Self {
@@ -502,10 +471,9 @@ impl Solution {
             };
             pull(cotangents).unwrap_or_else(|error| {
                 failure.set(error);
-                let options = (&shape.device(), shape.dtype());
-                let nan = |count: usize| TensorData::new(vec![f64::NAN; count], [count]);
-                let by_state = Tensor::<1>::from_data(nan(number), options).reshape(dims);
-                (by_state, Some(Tensor::from_data(nan(count), options)))
+                let by_state = tensor_like(vec![f64::NAN; number], dims, &shape);
+                let by_parameters = tensor_like(vec![f64::NAN; count], [count], &shape);
+                (by_state, Some(by_parameters))
             })
         });
         let all = attached(values, start.clone(), parameters, pullback);
@@ -563,7 +531,7 @@ impl Solution {
 
     /// The lengths of the steps, of the shape of [`errors`](Self::errors), without graph.
     pub fn lengths(&self) -> Tensor<2> {
-        self.statistics.lengths(&self.errors)
+        self.statistics.of_steps(|step| &step.lengths, &self.errors)
     }
 
     /// What the solver did.
@@ -576,45 +544,6 @@ impl Solution {
     pub fn gradient_failure(&self) -> Option<SolveError> {
         self.failure.get()
     }
-}
-
-fn statistics(found: &Run, evaluations: usize) -> Statistics {
-    let steps = found.records.iter().filter_map(|record| match record {
-        Record::Step(StepTaken {
-            times,
-            lengths,
-            errors,
-            stiffness,
-            ..
-        }) => Some(Step {
-            times: times.clone(),
-            lengths: lengths.clone(),
-            errors: errors.clone(),
-            stiffness: stiffness.clone(),
-        }),
-        Record::Change(_) => None,
-    });
-    Statistics {
-        accepted: found.accepted.clone(),
-        rejected: found.rejected.clone(),
-        evaluations,
-        steps: steps.collect(),
-    }
-}
-
-/// Errors and stiffness as tensors.
-fn estimates(found: &Run, statistics: &Statistics) -> [Tensor<2>; 2] {
-    let shape = [statistics.steps.len(), found.accepted.len()];
-    let like = &found.values[0];
-    let tensor = |of: fn(&Step) -> &Vec<f64>| {
-        let numbers = statistics
-            .steps
-            .iter()
-            .flat_map(|step| of(step).iter().copied());
-        let data = TensorData::new(numbers.collect::<Vec<_>>(), shape);
-        Tensor::from_data(data, (&like.device(), like.dtype()))
-    };
-    [tensor(|step| &step.errors), tensor(|step| &step.stiffness)]
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use nabla_base::range::{self, OutOfRange};
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 
+use crate::options::check_times;
 use crate::solve_error::SolveError;
-use crate::solver::check_times;
 
 /// An end drawn around `end`.
 ///

@@ -23,9 +23,10 @@
 //! 2007.04504; Finlay, Jacobsen, Nurbekyan, Oberman, *How to train your neural ODE: the world of Jacobian and kinetic
 //! regularization*, 2020, arXiv 2002.02798.
 
-use burn::tensor::{DType, Gradients, Tensor};
+use burn::tensor::{Gradients, Tensor};
 use nabla_base::range::{self, OutOfRange};
 
+use crate::differences;
 use crate::field::Field;
 use crate::solver::Solution;
 
@@ -54,15 +55,6 @@ pub struct WithDerivatives<F> {
     order: usize,
 }
 
-/// The derivative and the second derivative by differences of order 4: places, and weights of both.
-const DIFFERENCES: [(f64, f64, f64); 5] = [
-    (-2.0, 1.0 / 12.0, -1.0 / 12.0),
-    (-1.0, -2.0 / 3.0, 4.0 / 3.0),
-    (0.0, 0.0, -2.5),
-    (1.0, 2.0 / 3.0, 4.0 / 3.0),
-    (2.0, -1.0 / 12.0, -1.0 / 12.0),
-];
-
 impl<F: Field> WithDerivatives<F> {
     /// - `order`: `K`, from 1 to 3
     ///
@@ -85,20 +77,15 @@ impl<F: Field> WithDerivatives<F> {
         if self.order == 1 {
             return f;
         }
-        let epsilon = match u.dtype() {
-            DType::F64 => f64::EPSILON,
-            _ => f64::from(f32::EPSILON),
-        };
-        // Rounding and what the differences leave out are about as large.
-        let shift = epsilon.powf(1.0 / (4.0 + 1.0));
-        let second = self.along(t, shift, |s| u.clone() + f.clone() * s, |place| place.1);
+        let shift = differences::distance(u.dtype(), 1);
+        let line = |s: f64| u.clone() + f.clone() * s;
+        let second = self.along(t, shift, line, &differences::FIRST) / shift;
         if self.order == 2 {
-            return second / shift;
+            return second;
         }
-        let shift = epsilon.powf(1.0 / (4.0 + 2.0));
-        let bend = second / epsilon.powf(1.0 / 5.0);
-        let curve = |s: f64| u.clone() + f.clone() * s + bend.clone() * (0.5 * s * s);
-        self.along(t, shift, curve, |place| place.2) / (shift * shift)
+        let shift = differences::distance(u.dtype(), 2);
+        let curve = |s: f64| u.clone() + f.clone() * s + second.clone() * (0.5 * s * s);
+        self.along(t, shift, curve, &differences::SECOND) / (shift * shift)
     }
 
     /// `Σ w_i f(curve(s_i), t + s_i)`.
@@ -107,12 +94,11 @@ impl<F: Field> WithDerivatives<F> {
         t: &Tensor<2>,
         shift: f64,
         curve: impl Fn(f64) -> Tensor<2>,
-        weight: impl Fn(&(f64, f64, f64)) -> f64,
+        differences: &[(f64, f64)],
     ) -> Tensor<2> {
-        let terms = DIFFERENCES.iter().filter(|place| weight(place) != 0.0);
-        let terms = terms.map(|place| {
-            let s = place.0 * shift;
-            self.field.slope(curve(s), t.clone() + s) * weight(place)
+        let terms = differences.iter().map(|(place, weight)| {
+            let s = place * shift;
+            self.field.slope(curve(s), t.clone() + s) * *weight
         });
         let sum = terms.reduce(|sum, term| sum + term);
         sum.unwrap_or_else(|| curve(0.0).zeros_like())
@@ -174,7 +160,7 @@ mod tests {
     use super::*;
     use crate::field::{field, parametric};
     use crate::{Method, Solver};
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::{DType, Device, TensorData};
 
     fn wide<const D: usize>(values: &[f64], dims: [usize; D]) -> Tensor<D> {
         Tensor::from_data(

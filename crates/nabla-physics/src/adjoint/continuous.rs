@@ -2,12 +2,12 @@
 //! behind it.
 
 use burn::tensor::Tensor;
-use nabla_kernels::row_combination::{Term, row_combination};
 
 use super::Cotangents;
 use super::discrete::Trace;
 use crate::field::{Field, FieldSystem, Pulled, Stage, System};
 use crate::method::{Attempt, Method};
+use crate::options::Options;
 use crate::run::{Keep, Kept, Plan, Record, Save, StepTaken, run, value_at};
 use crate::solve_error::SolveError;
 
@@ -24,12 +24,14 @@ pub(super) fn pull<F: Field>(
     cotangents: Cotangents,
     back: bool,
 ) -> Result<Pulled, SolveError> {
-    let dims @ [batch, width] = last.dims();
-    let number = batch * width;
     let parameters = system.parameters();
-    let count = parameters
-        .as_ref()
-        .map_or(0, |parameters| parameters.dims()[0]);
+    let layout = Layout {
+        dims: last.dims(),
+        count: parameters
+            .as_ref()
+            .map_or(0, |parameters| parameters.dims()[0]),
+        back,
+    };
     let mut by_parameters = parameters.map(|parameters| parameters.zeros_like());
 
     // From each of the times and changes to the one before.
@@ -38,13 +40,11 @@ pub(super) fn pull<F: Field>(
         stops.push((time, Stop::Save(index - 1)));
     }
     for (number, event) in plan.events.iter().enumerate() {
-        // What is asked for at the time of an event is the state before it.
         stops.push((event.time, Stop::Event(number)));
     }
-    stops.sort_by(|a, b| {
-        a.0.total_cmp(&b.0)
-            .then_with(|| a.1.order().cmp(&b.1.order()))
-    });
+    // Of two at one time, what was pushed first stays first: what is asked for at the time of an event is the state
+    // before it.
+    stops.sort_by(|a, b| a.0.total_cmp(&b.0));
 
     let mut changes = Vec::new();
     let mut steps = Vec::new();
@@ -78,20 +78,15 @@ pub(super) fn pull<F: Field>(
         if before == time {
             continue;
         }
-        let flat = |x: &Tensor<2>| -> Tensor<2> { x.clone().reshape([1, number]) };
-        let mut parts = vec![flat(&by_state)];
-        if back {
-            parts.insert(0, flat(&state));
-        }
-        if let Some(by_parameters) = &by_parameters {
-            parts.push(by_parameters.clone().unsqueeze());
-        }
-        let start = Tensor::cat(parts, 1);
-        let columns = if back { 2 * number } else { number };
+        let start = layout.joined(state.clone(), by_state, by_parameters.clone());
+        let first_step = plan.options.first_step;
         let backwards = Plan {
-            first_step: plan.first_step.filter(|_| !plan.controller.is_adaptive()),
+            options: Options {
+                first_step: first_step.filter(|_| !plan.options.controller.is_adaptive()),
+                ..plan.options
+            },
             apart: false,
-            columns,
+            columns: layout.columns(),
             events: Vec::new(),
             keep_states: false,
             ..plan.clone()
@@ -100,9 +95,7 @@ pub(super) fn pull<F: Field>(
             system: &mut system,
             method: plan.method,
             steps: &steps,
-            dims,
-            count,
-            back,
+            layout,
         };
         let found = run(
             &backwards,
@@ -111,18 +104,13 @@ pub(super) fn pull<F: Field>(
             &[-time, -before],
             Keep::Nothing,
         )?;
-        let end = found.values[1].clone();
-        let part = |which: usize| -> Tensor<2> {
-            end.clone()
-                .slice([0..1, which * number..(which + 1) * number])
-                .reshape(dims)
-        };
-        if back {
-            state = part(0);
+        let end = &found.values[1];
+        if let Some(found) = layout.state(end) {
+            state = found;
         }
-        by_state = part(usize::from(back));
-        if count > 0 {
-            by_parameters = Some(end.slice([0..1, columns..columns + count]).reshape([count]));
+        by_state = layout.by_state(end);
+        if layout.count > 0 {
+            by_parameters = Some(layout.by_parameters(end));
         }
     }
     Ok((by_state, by_parameters))
@@ -137,13 +125,65 @@ enum Stop {
     Event(usize),
 }
 
-impl Stop {
-    /// The order of what is at one time.
-    fn order(self) -> usize {
-        match self {
-            Self::Save(_) => 0,
-            Self::Event(_) => 1,
+/// Where what is in the adjoint's state `[1, n]`: the state, if it is solved backwards too, `a`, and `G`.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    /// Of the state.
+    dims: [usize; 2],
+    /// How many parameters.
+    count: usize,
+    /// Whether states are solved backwards too.
+    back: bool,
+}
+
+impl Layout {
+    /// The columns before those of `G`.
+    fn columns(self) -> usize {
+        self.dims[0] * self.dims[1] * (1 + usize::from(self.back))
+    }
+
+    /// - `state`, `by_state`: `[batch, d]`; `by_parameters`: `[p]`, zeros where there are none
+    fn joined(
+        self,
+        state: Tensor<2>,
+        by_state: Tensor<2>,
+        by_parameters: Option<Tensor<1>>,
+    ) -> Tensor<2> {
+        let row = [1, self.dims[0] * self.dims[1]];
+        let mut parts = Vec::new();
+        if self.back {
+            parts.push(state.reshape(row));
         }
+        if self.count > 0 {
+            let zeros = || Tensor::zeros([self.count], (&by_state.device(), by_state.dtype()));
+            let by_parameters = by_parameters.unwrap_or_else(zeros).unsqueeze();
+            parts.extend([by_state.reshape(row), by_parameters]);
+        } else {
+            parts.push(by_state.reshape(row));
+        }
+        Tensor::cat(parts, 1)
+    }
+
+    fn state(self, x: &Tensor<2>) -> Option<Tensor<2>> {
+        self.back.then(|| self.part(x, 0))
+    }
+
+    fn by_state(self, x: &Tensor<2>) -> Tensor<2> {
+        self.part(x, usize::from(self.back))
+    }
+
+    fn by_parameters(self, x: &Tensor<2>) -> Tensor<1> {
+        let from = self.columns();
+        x.clone()
+            .slice([0..1, from..from + self.count])
+            .reshape([self.count])
+    }
+
+    fn part(self, x: &Tensor<2>, which: usize) -> Tensor<2> {
+        let number = self.dims[0] * self.dims[1];
+        x.clone()
+            .slice([0..1, which * number..(which + 1) * number])
+            .reshape(self.dims)
     }
 }
 
@@ -166,9 +206,7 @@ struct AdjointSystem<'a, F: Field> {
     system: &'a mut FieldSystem<F>,
     method: Method,
     steps: &'a [(StepTaken, Attempt)],
-    dims: [usize; 2],
-    count: usize,
-    back: bool,
+    layout: Layout,
 }
 
 impl<F: Field> AdjointSystem<'_, F> {
@@ -205,16 +243,7 @@ impl<F: Field> AdjointSystem<'_, F> {
             };
             let value = value_at(&self.method, &self.steps[place].1, &save);
             state = Some(match state {
-                Some(state) => row_combination(&[
-                    Term {
-                        factors: &[1.0],
-                        matrix: &state,
-                    },
-                    Term {
-                        factors: &[1.0],
-                        matrix: &value,
-                    },
-                ]),
+                Some(state) => state + value,
                 None => value,
             });
         }
@@ -225,33 +254,13 @@ impl<F: Field> AdjointSystem<'_, F> {
 impl<F: Field> System for AdjointSystem<'_, F> {
     fn evaluate(&mut self, x: Tensor<2>, times: &[f64], _: bool) -> Result<Stage, SolveError> {
         let time = -times[0];
-        let [batch, width] = self.dims;
-        let number = batch * width;
-        let part = |which: usize| -> Tensor<2> {
-            x.clone()
-                .slice([0..1, which * number..(which + 1) * number])
-                .reshape(self.dims)
-        };
-        let state = match self.back {
-            true => part(0),
-            false => self.state(time).ok_or(SolveError::TooFewTimes(1))?,
+        let state = match self.layout.state(&x) {
+            Some(state) => state,
+            None => self.state(time).ok_or(SolveError::TooFewTimes(1))?,
         };
         let mut stage = self.system.evaluate(state, &[time], true)?;
-        let (by_state, by_parameters) = stage.pull(part(usize::from(self.back)));
-        let mut parts = vec![by_state.reshape([1, number])];
-        if self.back {
-            parts.insert(0, (-stage.slope).reshape([1, number]));
-        }
-        if self.count > 0 {
-            let found = by_parameters.map(|found| found.reshape([1, self.count]));
-            let zeros = || Tensor::zeros([1, self.count], (&x.device(), x.dtype()));
-            parts.push(found.unwrap_or_else(zeros));
-        }
-        let slope = Tensor::cat(parts, 1);
-        Ok(Stage {
-            argument: x,
-            slope,
-            graph: None,
-        })
+        let (by_state, by_parameters) = stage.pull(self.layout.by_state(&x));
+        let slope = self.layout.joined(-stage.slope, by_state, by_parameters);
+        Ok(Stage::plain(x, slope))
     }
 }

@@ -16,15 +16,17 @@
 
 use std::collections::VecDeque;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use nabla_kernels::row_combination::{Term, row_combination};
 
 use super::Cotangents;
-use crate::field::{Pulled, System};
-use crate::method::{Attempt, First, Method};
-use crate::rosenbrock::{self, numbers};
-use crate::run::{Kept, Plan, Record, StepTaken, changed, difference, factors_at};
+use crate::field::{Pulled, System, sum_of};
+use crate::method::{Attempt, First, Method, moves};
+use crate::numbers::{numbers, tensor_like};
+use crate::rosenbrock;
+use crate::run::{Kept, Plan, Record, StepTaken, changed, difference, factors_at, has_inside};
 use crate::solve_error::SolveError;
+use crate::tableau::Tableau;
 
 /// What a run left.
 #[derive(Debug)]
@@ -36,14 +38,11 @@ pub(crate) struct Trace {
 }
 
 /// The gradients by state and parameters.
-///
-/// - `graphs`: whether those of the first records were kept
 pub(super) fn pull(
     plan: &Plan,
     system: &mut dyn System,
     trace: Trace,
     cotangents: Cotangents,
-    graphs: bool,
 ) -> Result<Pulled, SolveError> {
     let Some(by_last) = cotangents.by_values.last() else {
         return Err(SolveError::TooFewTimes(1));
@@ -84,10 +83,9 @@ pub(super) fn pull(
         }
         end = begin;
     }
-    if graphs {
-        for (record, kept) in trace.records[..end].iter().zip(trace.kept).rev() {
-            back.follow(record, kept)?;
-        }
+    // Before the first checkpoint: the records whose graphs were kept.
+    for (record, kept) in trace.records[..end].iter().zip(trace.kept).rev() {
+        back.follow(record, kept)?;
     }
     Ok((back.by_state, back.by_parameters))
 }
@@ -131,30 +129,11 @@ impl Back<'_> {
                     let first = last_first.take().filter(|_| step.shares_first);
                     let mut attempt =
                         method.attempt(self.system, &state, times, lengths, first, true)?;
-                    if step
-                        .saves
-                        .iter()
-                        .flat_map(|save| &save.shares)
-                        .any(|&share| share < 1.0)
-                    {
+                    if has_inside(&step.saves) {
                         method.extend(self.system, &mut attempt, true)?;
                     }
                     state = attempt.after.clone();
-                    if method.last_is_first()
-                        && let Method::Explicit(tableau) = method
-                    {
-                        let last = &attempt.stages[tableau.count() - 1];
-                        let (argument, slope) = (last.argument.clone(), last.slope.clone());
-                        let stage = crate::field::Stage {
-                            argument,
-                            slope,
-                            graph: None,
-                        };
-                        last_first = Some(First {
-                            stage,
-                            shared: true,
-                        });
-                    }
+                    last_first = method.next_first(&attempt);
                     kept.push_back(Kept::Step(attempt));
                 }
             }
@@ -199,47 +178,60 @@ impl Back<'_> {
         self.stiffness(&attempt, &mut sums);
 
         let by_after = total(by_after);
-        if let Method::Rosenbrock(tableau) = method {
-            sums.base.push((vec![1.0], by_after.clone()));
-            sums.weighted(tableau.weights, &scales, &by_after);
-            let by_increments = (0..tableau.nodes.len()).map(|i| sums.take(i)).collect();
-            let by_state = rosenbrock::reverse(
-                tableau,
-                self.system,
-                &mut attempt,
-                by_increments,
-                &mut self.by_parameters,
-            )?;
-            sums.base.push((vec![1.0], by_state));
-            self.by_state = sums.base();
-            return Ok(());
-        }
-        let Method::Explicit(tableau) = method else {
-            return Ok(());
-        };
-        let last = tableau.count() - 1;
-        match tableau.last_is_first {
-            true => {
-                sums.argument(last, by_after);
-                if let Some(by_first) = self.by_first.take() {
-                    // Trajectories that were rejected begin the next step with the slope of this one's first stage.
-                    let moved: Vec<f64> = step
-                        .lengths
-                        .iter()
-                        .map(|h| f64::from(u8::from(*h != 0.0)))
-                        .collect();
-                    if moved.contains(&0.0) {
-                        let rest = moved.iter().map(|moved| 1.0 - moved).collect();
-                        sums.add(0, rest, &by_first);
-                    }
-                    sums.add(last, moved, &by_first);
+        match method {
+            Method::Rosenbrock(tableau) => {
+                sums.state(tableau.weights, &scales, by_after);
+                let by_increments = (0..tableau.nodes.len()).map(|i| sums.take(i)).collect();
+                let by_state = rosenbrock::reverse(
+                    tableau,
+                    self.system,
+                    &mut attempt,
+                    by_increments,
+                    &mut self.by_parameters,
+                )?;
+                sums.base.push((vec![1.0], by_state));
+            }
+            Method::Explicit(tableau) => {
+                match tableau.last_is_first {
+                    true => self.last_stage(tableau, &step.lengths, by_after, &mut sums),
+                    false => sums.state(tableau.weights, &scales, by_after),
                 }
-            }
-            false => {
-                sums.base.push((vec![1.0], by_after.clone()));
-                sums.weighted(tableau.weights, &scales, &by_after);
+                self.stages(tableau, &mut attempt, &scales, &mut sums);
             }
         }
+        self.by_state = sums.base();
+        Ok(())
+    }
+
+    /// What the next state, and the first slope of the next step, add by the stage that they are.
+    fn last_stage(
+        &mut self,
+        tableau: &Tableau,
+        lengths: &[f64],
+        by_after: Tensor<2>,
+        sums: &mut Sums,
+    ) {
+        let last = tableau.count() - 1;
+        sums.argument(last, by_after);
+        if let Some(by_first) = self.by_first.take() {
+            // Trajectories that were rejected begin the next step with the slope of this one's first stage.
+            let moved = moves(lengths);
+            if moved.contains(&0.0) {
+                let rest = moved.iter().map(|moved| 1.0 - moved).collect();
+                sums.add(0, rest, &by_first);
+            }
+            sums.add(last, moved, &by_first);
+        }
+    }
+
+    /// From the last stage of an explicit method to the first.
+    fn stages(
+        &mut self,
+        tableau: &Tableau,
+        attempt: &mut Attempt,
+        scales: &[f64],
+        sums: &mut Sums,
+    ) {
         for i in (0..attempt.stages.len()).rev() {
             let by_slope = sums.take(i);
             let by_argument = sums.arguments[i].take();
@@ -250,7 +242,7 @@ impl Back<'_> {
                 }
                 (Some(by_slope), false) => {
                     let (found, by_parameters) = attempt.stages[i].pull(by_slope);
-                    add(&mut self.by_parameters, by_parameters);
+                    self.by_parameters = sum_of(self.by_parameters.take(), by_parameters);
                     Some(found)
                 }
                 (None, _) => None,
@@ -258,11 +250,8 @@ impl Back<'_> {
             let Some(by_argument) = sum_of(pulled, by_argument) else {
                 continue;
             };
-            sums.weighted(tableau.row(i).1, &scales, &by_argument);
-            sums.base.push((vec![1.0], by_argument));
+            sums.state(tableau.row(i).1, scales, by_argument);
         }
-        self.by_state = sums.base();
-        Ok(())
     }
 
     /// `∂L/∂E`, if it is not 0 for all groups.
@@ -282,7 +271,7 @@ impl Back<'_> {
         let Some(by_error) = self.cotangent(&self.by_errors) else {
             return;
         };
-        let (absolute, relative) = (self.plan.absolute, self.plan.relative);
+        let [absolute, relative] = self.plan.options.tolerances;
         let weights = self.plan.method.error_weights();
         let error = attempt.sum(None, weights, scales);
         let [before, after] = [&attempt.before, &attempt.after].map(|x| x.clone().abs());
@@ -370,8 +359,7 @@ impl Back<'_> {
         } as f64;
         let sums = self.group_sums(x).into_iter().enumerate();
         let each: Vec<f64> = sums.map(|(group, sum)| of(group, sum, count)).collect();
-        let data = TensorData::new(each, [self.groups, 1]);
-        Tensor::from_data(data, (&x.device(), x.dtype()))
+        tensor_like(each, [self.groups, 1], x)
     }
 }
 
@@ -408,6 +396,12 @@ impl Sums {
         }
     }
 
+    /// By a state `u + Σ w_i k_i`, with the weights times the scales.
+    fn state(&mut self, weights: &[f64], scales: &[f64], x: Tensor<2>) {
+        self.weighted(weights, scales, &x);
+        self.base.push((vec![1.0], x));
+    }
+
     fn argument(&mut self, stage: usize, x: Tensor<2>) {
         let sum = self.arguments[stage].take();
         self.arguments[stage] = sum_of(sum, Some(x));
@@ -440,21 +434,4 @@ fn total(all: Vec<Tensor<2>>) -> Tensor<2> {
         })
         .collect();
     row_combination(&terms)
-}
-
-fn sum_of(a: Option<Tensor<2>>, b: Option<Tensor<2>>) -> Option<Tensor<2>> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a + b),
-        (a, b) => a.or(b),
-    }
-}
-
-/// Adds gradients by parameters.
-pub(super) fn add(sum: &mut Option<Tensor<1>>, found: Option<Tensor<1>>) {
-    if let Some(found) = found {
-        *sum = Some(match sum.take() {
-            Some(sum) => sum + found,
-            None => found,
-        });
-    }
 }

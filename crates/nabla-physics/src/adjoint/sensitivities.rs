@@ -8,12 +8,12 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::{Cotangents, Found, Pull};
 use crate::event::Event;
 use crate::field::{Field, FieldSystem, Stage, System};
-use crate::rosenbrock::numbers;
+use crate::numbers::{numbers, tensor_like};
 use crate::run::{Keep, Plan, changed, run};
 use crate::solve_error::SolveError;
 
@@ -52,11 +52,7 @@ pub(super) fn forward<F: Field>(
             }
         }
     }
-    let options = (&start.device(), start.dtype());
-    let tensor = |values: Vec<f64>, dims: [usize; 2]| {
-        Tensor::<2>::from_data(TensorData::new(values, dims), options)
-    };
-    let whole = tensor(first, [batch, shape.all()]);
+    let whole = tensor_like(first, [batch, shape.all()], &start);
     let mut plan = plan;
     for event in &mut plan.events {
         if event.change.is_some() {
@@ -82,10 +78,8 @@ pub(super) fn forward<F: Field>(
     for state in &mut found.states {
         *state = state.clone().slice([0..batch, 0..width]);
     }
-    found.kept = Vec::new();
-    let (device, dtype) = (start.device(), start.dtype());
     let pull: Pull = Box::new(move |cotangents: Cotangents| {
-        let mut start = vec![0.0; batch * width];
+        let mut sums = vec![0.0; batch * width];
         let mut sum = vec![0.0; parameters];
         for (all, cotangent) in all.iter().zip(&cotangents.by_values) {
             let cotangent = numbers(cotangent)?;
@@ -94,16 +88,15 @@ pub(super) fn forward<F: Field>(
                     let g = cotangent[row * width + i];
                     let s = &all[(row * width + i) * columns..][..columns];
                     sum.iter_mut().zip(s).for_each(|(sum, s)| *sum += g * s);
-                    let own = &mut start[row * width..(row + 1) * width];
+                    let own = &mut sums[row * width..(row + 1) * width];
                     own.iter_mut()
                         .zip(&s[parameters..])
                         .for_each(|(sum, s)| *sum += g * s);
                 }
             }
         }
-        let by_start = Tensor::from_data(TensorData::new(start, dims), (&device, dtype));
-        let by_parameters = (parameters > 0)
-            .then(|| Tensor::from_data(TensorData::new(sum, [parameters]), (&device, dtype)));
+        let by_start = tensor_like(sums, dims, &start);
+        let by_parameters = (parameters > 0).then(|| tensor_like(sum, [parameters], &start));
         Ok((by_start, by_parameters))
     });
     Ok((
@@ -145,7 +138,6 @@ impl Shape {
             parameters,
         } = self;
         let [batch, _] = x.dims();
-        let options = (&x.device(), x.dtype());
         let u = x.clone().slice([0..batch, 0..width]);
         let values = numbers(x)?;
         let mut slopes = vec![0.0; batch * self.all()];
@@ -158,7 +150,7 @@ impl Shape {
                 for own in if together { 0..batch } else { row..row + 1 } {
                     unit[own * width + output] = 1.0;
                 }
-                let unit = Tensor::from_data(TensorData::new(unit, [batch, width]), options);
+                let unit = tensor_like(unit, [batch, width], x);
                 let mut stage = evaluate(u.clone())?;
                 slope.get_or_insert_with(|| stage.slope.clone());
                 let (by_state, by_parameters) = stage.pull(unit);
@@ -191,10 +183,7 @@ impl Shape {
         {
             row[..width].copy_from_slice(slope);
         }
-        Ok(Tensor::from_data(
-            TensorData::new(slopes, [batch, self.all()]),
-            options,
-        ))
+        Ok(tensor_like(slopes, [batch, self.all()], x))
     }
 }
 
@@ -209,11 +198,7 @@ impl<F: Field> System for Sensitivities<F> {
         let slope = self
             .shape
             .extended(&x, |u| system.evaluate(u, times, true))?;
-        Ok(Stage {
-            argument: x,
-            slope,
-            graph: None,
-        })
+        Ok(Stage::plain(x, slope))
     }
 }
 

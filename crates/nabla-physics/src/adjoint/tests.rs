@@ -3,6 +3,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
 use crate::field::{Dynamics, field, parametric};
+use crate::options::Options;
 use crate::{Controller, Event, Solution, Solver, Steps};
 
 fn wide<const D: usize>(values: &[f64], dims: [usize; D]) -> Tensor<D> {
@@ -344,12 +345,13 @@ fn checkpoints_are_as_many_as_the_root_of_the_steps() {
     for steps in [7, 60, 500, 4000] {
         let plan = Plan {
             method: Method::EULER,
-            absolute: 1.0,
-            relative: 0.0,
-            controller: Controller::Constant,
-            first_step: Some(1.0 / f64::from(steps)),
+            options: Options {
+                tolerances: [1.0, 0.0],
+                controller: Controller::Constant,
+                first_step: Some(1.0 / f64::from(steps)),
+                most_steps: 10_000,
+            },
             longest_step: f64::INFINITY,
-            most_steps: 10_000,
             apart: false,
             columns: 1,
             events: Vec::new(),
@@ -374,6 +376,32 @@ fn checkpoints_are_as_many_as_the_root_of_the_steps() {
             "{steps}: {} states",
             places.len()
         );
+    }
+}
+
+/// The steps whose graphs are kept end before the change, with it, or behind it.
+#[test]
+fn changes_beside_the_last_graph_have_their_gradient() {
+    for steps in 14..19 {
+        let all = [Checkpoints::Automatic, Checkpoints::SquareRoot].map(|checkpoints| {
+            let start = wide(&[1.3], [1, 1]).autodiff().require_grad();
+            let decay = field(|u: Tensor<2>, _| u * -0.5);
+            let time = 0.0625 * f64::from(steps);
+            let solver = Solver::new(Method::TSIT5)
+                .with_constant_step(0.0625)
+                .with_event(Event::change(time, |u| u * 2.0))
+                .with_event(Event::change(time, |u| u * 3.0))
+                .with_adjoint(Adjoint::Discrete(checkpoints));
+            let found = solver.solve(&decay, start.clone(), &[0.0, 3.0]).unwrap();
+            let gradients = found.last().sum().backward();
+            list(&start.grad(&gradients).unwrap())[0]
+        });
+        for found in all {
+            assert!(
+                (found - 6.0 * (-1.5_f64).exp()).abs() < 1e-9,
+                "{steps}: {found}"
+            );
+        }
     }
 }
 

@@ -6,6 +6,12 @@ use nabla_kernels::row_combination::{Term, row_combination};
 use super::Save;
 use crate::method::{Attempt, Method};
 
+/// Whether some save lies within its step, where dense output is needed.
+pub(crate) fn has_inside(saves: &[Save]) -> bool {
+    let mut shares = saves.iter().flat_map(|save| &save.shares);
+    shares.any(|&share| share < 1.0)
+}
+
 /// The weights of the stages at a share of a step.
 fn weights_at(method: &Method, share: f64) -> Vec<f64> {
     match share == 1.0 {

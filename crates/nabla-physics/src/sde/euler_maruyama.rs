@@ -21,12 +21,10 @@ pub(super) fn step<F: Field, G: Field>(
     let probe = Probe::new(equation, u, time, length)?;
     let squares = noise.increment.clone().square();
     let error = probe.drift_error + probe.change.clone() * squares * 0.5;
-    let next = probe.moved.clone() + probe.noise * noise.increment.clone();
-    let stiffness = Some([probe.slope_change, probe.moved - u.clone()]);
     Ok(Stepped {
-        next,
+        next: probe.moved + probe.noise * noise.increment.clone(),
         error,
-        stiffness,
+        stiffness: Some(probe.stiffness),
     })
 }
 
@@ -40,8 +38,8 @@ pub(super) struct Probe {
     pub(super) change: Tensor<2>,
     /// `E_d`.
     pub(super) drift_error: Tensor<2>,
-    /// `f(u + h f) − f(u)`.
-    pub(super) slope_change: Tensor<2>,
+    /// `f(u + h f) − f(u)` and `h f`.
+    pub(super) stiffness: [Tensor<2>; 2],
 }
 
 impl Probe {
@@ -63,12 +61,13 @@ impl Probe {
             DriftError::Sum => (later + slope) * (0.5 * length),
         };
         let change = (shifted - noise.clone()) / root;
+        let stiffness = [slope_change, moved.clone() - u.clone()];
         Ok(Self {
             moved,
             noise,
             change,
             drift_error,
-            slope_change,
+            stiffness,
         })
     }
 }

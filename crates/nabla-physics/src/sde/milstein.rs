@@ -27,11 +27,9 @@ pub(super) fn step<F: Field, G: Field>(
     let cubes = increment.clone().abs() * squares.clone();
     let correction = probe.change.clone() * (squares - length) * 0.5;
     let error = probe.drift_error + probe.change.square() * cubes / 6.0;
-    let next = probe.moved.clone() + probe.noise * increment + correction;
-    let stiffness = Some([probe.slope_change, probe.moved - u.clone()]);
     Ok(Stepped {
-        next,
+        next: probe.moved + probe.noise * increment + correction,
         error,
-        stiffness,
+        stiffness: Some(probe.stiffness),
     })
 }

@@ -1,61 +1,56 @@
 //! Solving a stochastic equation.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use nabla_base::range;
-use nabla_kernels::row_combination::scaled_squares;
 
 use super::brownian_path::{BrownianPath, Increment};
 use super::step::{DriftError, Equation, Noise, SdeMethod, Stepped};
 use crate::controller::{Controller, Memory};
 use crate::field::Field;
-use crate::rosenbrock::numbers;
+use crate::first_step;
+use crate::norms;
+use crate::numbers::{numbers, tensor_like};
+use crate::options::Options;
 use crate::run::check_finite;
 use crate::solve_error::SolveError;
-use crate::solver::{Statistics, Step, check_times};
+use crate::solver::{Statistics, Step};
 
 /// A solver of stochastic equations; see the [module documentation](super).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SdeSolver {
     method: SdeMethod,
-    absolute: f64,
-    relative: f64,
-    controller: Controller,
+    options: Options,
     drift_error: DriftError,
-    first_step: Option<f64>,
-    most_steps: usize,
 }
 
 impl SdeSolver {
     /// With the tolerances `10⁻²`, and PI control whose steps grow by at most an eighth.
     pub fn new(method: SdeMethod) -> Self {
+        let controller = Controller::ProportionalIntegral {
+            beta1: 0.7,
+            beta2: 0.4,
+            safety: 0.9,
+            least: 0.2,
+            most: 1.125,
+        };
         Self {
             method,
-            absolute: 1e-2,
-            relative: 1e-2,
-            controller: Controller::ProportionalIntegral {
-                beta1: 0.7,
-                beta2: 0.4,
-                safety: 0.9,
-                least: 0.2,
-                most: 1.125,
-            },
+            options: Options::new([1e-2; 2], controller),
             drift_error: DriftError::default(),
-            first_step: None,
-            most_steps: 100_000,
         }
     }
 
     /// Sets the error of a step that is accepted: `absolute + relative |u|`.
     #[must_use]
     pub fn with_tolerances(mut self, absolute: f64, relative: f64) -> Self {
-        (self.absolute, self.relative) = (absolute, relative);
+        self.options.tolerances = [absolute, relative];
         self
     }
 
     /// Sets the controller.
     #[must_use]
     pub fn with_controller(mut self, controller: Controller) -> Self {
-        self.controller = controller;
+        self.options.controller = controller;
         self
     }
 
@@ -69,7 +64,7 @@ impl SdeSolver {
     /// Sets the length of the first step, which is found from drift and diffusion otherwise.
     #[must_use]
     pub fn with_first_step(mut self, length: f64) -> Self {
-        self.first_step = Some(length);
+        self.options.first_step = Some(length);
         self
     }
 
@@ -83,7 +78,7 @@ impl SdeSolver {
     /// Sets the most steps, rejected ones too. Default 100 000.
     #[must_use]
     pub fn with_most_steps(mut self, steps: usize) -> Self {
-        self.most_steps = steps;
+        self.options.most_steps = steps;
         self
     }
 
@@ -108,10 +103,8 @@ impl SdeSolver {
         times: &[f64],
         seed: u64,
     ) -> Result<SdeSolution, SolveError> {
-        let dims = start.dims();
-        let begin = times.first().copied().unwrap_or(0.0);
-        let mut path = BrownianPath::new(dims[0] * dims[1], begin, seed);
-        self.solve_along(drift, diffusion, start, times, &mut path)
+        let (solution, _) = self.solve_with_states(drift, diffusion, start, times, seed)?;
+        Ok(solution)
     }
 
     /// Solves along a path, which is at its end afterwards.
@@ -162,8 +155,7 @@ impl SdeSolver {
             drift_error: self.drift_error,
         };
         let adaptive = Self {
-            first_step: None,
-            controller: Controller::PI,
+            options: self.options.searching(),
             ..*self
         };
         adaptive.first(&equation, state, &[time, last])
@@ -188,22 +180,24 @@ impl SdeSolver {
         let taken = self.steps(&equation, plain, times, path)?;
         let wanted = [drift.parameters(), diffusion.parameters()];
         let tracked = wanted.iter().flatten().any(Tensor::is_tracked) || start.is_tracked();
-        let mut solution = SdeSolution {
-            times: times.to_vec(),
-            values: taken.values,
-            errors: taken.errors,
-            stiffness: taken.stiffness,
-            statistics: taken.statistics,
-        };
-        if tracked {
+        let solution = if tracked {
             // The steps once more, with graph: their lengths and noise are constants.
             let equation = Equation {
                 drift,
                 diffusion,
                 drift_error: self.drift_error,
             };
-            self.replay(&equation, start, taken.steps, &mut solution)?;
-        }
+            self.replay(&equation, start, times, taken.statistics, taken.noises)?
+        } else {
+            let (statistics, like) = (taken.statistics, &taken.values[0]);
+            SdeSolution {
+                times: times.to_vec(),
+                errors: statistics.of_steps(|step| &step.errors, like),
+                stiffness: statistics.of_steps(|step| &step.stiffness, like),
+                values: taken.values,
+                statistics,
+            }
+        };
         Ok((solution, taken.states))
     }
 
@@ -213,18 +207,8 @@ impl SdeSolver {
         times: &[f64],
         path: &BrownianPath,
     ) -> Result<(), SolveError> {
-        self.controller.check()?;
-        range::positive("absolute tolerance", self.absolute)?;
-        range::not_negative("relative tolerance", self.relative)?;
-        if let Some(length) = self.first_step {
-            range::positive("length of the first step", length)?;
-        }
-        range::at_least("most steps", self.most_steps, 1)?;
-        check_times(times)?;
+        self.options.check(start, times)?;
         let dims = start.dims();
-        if dims.contains(&0) {
-            return Err(SolveError::Empty(dims));
-        }
         let count = dims[0] * dims[1];
         let name = "number of Brownian motions";
         range::check(
@@ -253,28 +237,21 @@ impl SdeSolver {
     ) -> Result<Taken, SolveError> {
         check_finite(&start)?;
         let mut length = self.first(equation, &start, times)?;
-        let mut memory = Memory::new(&self.controller);
+        let mut memory = Memory::new(&self.options.controller);
         let (mut now, mut state) = (times[0], start.clone());
         let mut taken = Taken {
-            values: vec![start.clone()],
-            errors: start.clone(),
-            stiffness: start,
-            steps: Vec::new(),
+            values: vec![start],
+            noises: Vec::new(),
             states: Vec::new(),
             statistics: Statistics::empty(),
         };
-        let (mut errors, mut stiffness) = (Vec::new(), Vec::new());
-        let mut tries = 0;
         for &stop in &times[1..] {
             while now < stop {
-                if tries == self.most_steps {
-                    return Err(SolveError::TooManySteps {
-                        time: now,
-                        steps: tries,
-                    });
+                let steps = taken.statistics.accepted() + taken.statistics.rejected();
+                if steps == self.options.most_steps {
+                    return Err(SolveError::TooManySteps { time: now, steps });
                 }
-                tries += 1;
-                let cut = now + length * (1.0 + self.controller.slack()) >= stop;
+                let cut = now + length * (1.0 + self.options.controller.slack()) >= stop;
                 let tried = if cut { stop - now } else { length };
                 if !cut && tried < 10.0 * f64::EPSILON * now.abs().max(1e-280) {
                     return Err(SolveError::Underflow {
@@ -287,15 +264,15 @@ impl SdeSolver {
                 let noise = noise(&path.until(end), tried, &state);
                 let stepped = equation.step(self.method, &state, now, tried, &noise)?;
                 let [error, stiff] = self.estimates(&state, &stepped);
-                if !error.is_finite() && !self.controller.is_adaptive() {
+                if !error.is_finite() && !self.options.controller.is_adaptive() {
                     return Err(SolveError::NotFinite {
                         time: now,
                         trajectory: 0,
                     });
                 }
                 let order = self.method.order();
-                let (accepted, factor) = memory.next(&self.controller, error, order);
-                if self.controller.is_adaptive() {
+                let (accepted, factor) = memory.next(&self.options.controller, error, order);
+                if self.options.controller.is_adaptive() {
                     let next = tried * factor;
                     // A step that was cut off says nothing against the length before.
                     length = if cut && accepted {
@@ -314,38 +291,26 @@ impl SdeSolver {
                     errors: vec![error],
                     stiffness: vec![stiff],
                 });
-                errors.push(error);
-                stiffness.push(stiff);
                 path.forget(end);
-                taken.steps.push((now, tried, noise));
+                taken.noises.push(noise);
                 taken.states.push(state);
                 state = stepped.next.inner();
                 now = end;
             }
             taken.values.push(state.clone());
         }
-        let count = errors.len();
-        let column = |values: Vec<f64>| {
-            let data = TensorData::new(values, [count, 1]);
-            Tensor::from_data(data, (&state.device(), state.dtype()))
-        };
-        (taken.errors, taken.stiffness) = (column(errors), column(stiffness));
         Ok(taken)
     }
 
     /// `E` and `S` of a step, as numbers.
     fn estimates(&self, before: &Tensor<2>, stepped: &Stepped) -> [f64; 2] {
-        let rms = |error: &Tensor<2>, states: [&Tensor<2>; 2], tolerances: [f64; 2]| {
-            let [rows, width] = error.dims();
-            let sums = scaled_squares(error, states, tolerances, width);
-            (sums.into_iter().sum::<f64>() / (rows * width) as f64).sqrt()
-        };
+        let width = before.dims()[1];
         let [error, next] = [&stepped.error, &stepped.next].map(|x| x.clone().inner());
-        let error = rms(&error, [before, &next], [self.absolute, self.relative]);
+        let error = norms::joint(&error, [before, &next], self.options.tolerances, width);
         let stiffness = stepped.stiffness.as_ref().map_or(0.0, |differences| {
             let norms = differences.each_ref().map(|x| {
                 let x = x.clone().inner();
-                rms(&x, [&x; 2], [1.0, 0.0])
+                norms::joint(&x, [&x; 2], norms::PLAIN, width)
             });
             if norms[1] > 0.0 {
                 norms[0] / norms[1]
@@ -363,23 +328,16 @@ impl SdeSolver {
         start: &Tensor<2>,
         times: &[f64],
     ) -> Result<f64, SolveError> {
-        let time = times[0];
-        let not_finite = || SolveError::NotFinite {
-            time,
-            trajectory: 0,
-        };
-        let interval = times[times.len() - 1] - time;
-        if let Some(length) = self.first_step {
+        if let Some(length) = self.options.first_step {
             return Ok(length);
         }
-        if !self.controller.is_adaptive() {
+        if !self.options.controller.is_adaptive() {
             return Err(SolveError::NoLength);
         }
-        let rms = |x: &Tensor<2>| {
-            let [rows, width] = x.dims();
-            let sums = scaled_squares(x, [start; 2], [self.absolute, self.relative], width);
-            (sums.into_iter().sum::<f64>() / (rows * width) as f64).sqrt()
-        };
+        let time = times[0];
+        let interval = times[times.len() - 1] - time;
+        let width = start.dims()[1];
+        let rms = |x: &Tensor<2>| norms::joint(x, [start; 2], self.options.tolerances, width);
         let larger = |a: &Tensor<2>, b: &Tensor<2>| {
             (a.clone() + b.clone())
                 .abs()
@@ -387,43 +345,46 @@ impl SdeSolver {
         };
         let f0 = equation.drift(start, time)?.inner();
         let g0 = equation.diffusion(start, time)?.inner() * 3.0;
-        let (d0, d1) = (rms(start), rms(&larger(&f0, &g0)));
-        if !d1.is_finite() {
-            return Err(not_finite());
+        let (size, slope) = (rms(start), rms(&larger(&f0, &g0)));
+        if !slope.is_finite() {
+            return Err(SolveError::NotFinite {
+                time,
+                trajectory: 0,
+            });
         }
-        let h0 = if d0 < 1e-5 || d1 < 1e-5 {
-            1e-6
-        } else {
-            0.01 * d0 / d1
-        }
-        .min(interval);
-        let moved = start.clone() + f0.clone() * h0;
-        let f1 = equation.drift(&moved, time + h0)?.inner();
-        let g1 = equation.diffusion(&moved, time + h0)?.inner() * 3.0;
-        let d2 = rms(&larger(&(f1 - f0), &larger(&g1, &g0))) / h0;
-        let most = d1.max(d2);
-        let h1 = match most <= 1e-15 {
-            true => (h0 * 1e-3).max(1e-6),
-            false => (0.01 / most).powf(1.0 / (self.method.order() + 0.5)),
-        };
-        Ok(h1.min(100.0 * h0).min(interval))
+        let guess = first_step::guess(size, slope, interval);
+        let moved = start.clone() + f0.clone() * guess;
+        let f1 = equation.drift(&moved, time + guess)?.inner();
+        let g1 = equation.diffusion(&moved, time + guess)?.inner() * 3.0;
+        let change = rms(&larger(&(f1 - f0), &larger(&g1, &g0)));
+        let order = self.method.order() + 0.5;
+        Ok(first_step::length(guess, slope, change, order, interval))
     }
 
     /// The steps with their graph.
+    ///
+    /// - `noises`: those of the steps
     fn replay<F: Field, G: Field>(
         &self,
         equation: &Equation<'_, F, G>,
         start: Tensor<2>,
-        steps: Vec<(f64, f64, Noise)>,
-        solution: &mut SdeSolution,
-    ) -> Result<(), SolveError> {
+        times: &[f64],
+        statistics: Statistics,
+        noises: Vec<Noise>,
+    ) -> Result<SdeSolution, SolveError> {
+        let [absolute, relative] = self.options.tolerances;
         let mut state = start.clone().autodiff();
         let (mut errors, mut stiffness) = (Vec::new(), Vec::new());
         let mut values = vec![start];
-        for (time, length, noise) in steps {
+        for (step, noise) in statistics.steps().iter().zip(noises) {
+            let (time, length) = (step.times[0], step.lengths[0]);
+            if times.get(values.len()) == Some(&time) {
+                // The step before ended at a time that was asked for.
+                values.push(state.clone());
+            }
             let stepped = equation.step(self.method, &state, time, length, &noise)?;
             let scale = state.clone().abs().max_pair(stepped.next.clone().abs());
-            let scale = scale * self.relative + self.absolute;
+            let scale = scale * relative + absolute;
             errors.push(norm(stepped.error / scale));
             stiffness.push(match stepped.stiffness {
                 Some([slopes, states])
@@ -434,16 +395,15 @@ impl SdeSolver {
                 _ => Tensor::zeros([1, 1], (&state.device(), state.dtype())),
             });
             state = stepped.next;
-            let end = time + length;
-            let next = solution.times[values.len()];
-            if (end - next).abs() <= 1e-12 * next.abs().max(end.abs()) {
-                values.push(state.clone());
-            }
         }
-        solution.values = values;
-        solution.errors = Tensor::cat(errors, 0);
-        solution.stiffness = Tensor::cat(stiffness, 0);
-        Ok(())
+        values.push(state);
+        Ok(SdeSolution {
+            times: times.to_vec(),
+            values,
+            errors: Tensor::cat(errors, 0),
+            stiffness: Tensor::cat(stiffness, 0),
+            statistics,
+        })
     }
 }
 
@@ -454,24 +414,20 @@ fn norm(x: Tensor<2>) -> Tensor<2> {
 
 /// A step's noise as tensors.
 fn noise(increment: &Increment, length: f64, like: &Tensor<2>) -> Noise {
-    let tensor = |values: Vec<f64>| {
-        let data = TensorData::new(values, like.dims());
-        Tensor::from_data(data, (&like.device(), like.dtype()))
-    };
     let mean = increment.integral.iter().map(|integral| integral / length);
     Noise {
-        increment: tensor(increment.value.clone()),
-        mean: tensor(mean.collect()),
+        increment: tensor_like(increment.value.clone(), like.dims(), like),
+        mean: tensor_like(mean.collect(), like.dims(), like),
     }
 }
 
+/// Which steps were taken, without graph.
 struct Taken {
+    /// At each of the times.
     values: Vec<Tensor<2>>,
-    errors: Tensor<2>,
-    stiffness: Tensor<2>,
-    /// When they began, their lengths, and their noise.
-    steps: Vec<(f64, f64, Noise)>,
-    /// Before each of them.
+    /// Of each step.
+    noises: Vec<Noise>,
+    /// Before each step.
     states: Vec<Tensor<2>>,
     statistics: Statistics,
 }
@@ -519,7 +475,7 @@ impl SdeSolution {
 
     /// The lengths of the steps, `[steps, 1]`, without graph.
     pub fn lengths(&self) -> Tensor<2> {
-        self.statistics.lengths(&self.errors)
+        self.statistics.of_steps(|step| &step.lengths, &self.errors)
     }
 
     /// What the solver did; evaluations are those of the drift, and of the diffusion.

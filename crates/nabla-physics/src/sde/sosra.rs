@@ -9,7 +9,7 @@
 
 use burn::tensor::Tensor;
 
-use super::step::{Equation, Noise, Stepped, plus, weighted};
+use super::step::{Equation, Noise, Stages, Stepped, plus, weighted};
 use crate::field::Field;
 use crate::solve_error::SolveError;
 
@@ -75,37 +75,16 @@ pub(super) fn step<F: Field, G: Field>(
     noise: &Noise,
 ) -> Result<Stepped, SolveError> {
     let chi2 = noise.mean.clone();
-    let (mut slopes, mut noises, mut arguments) = (Vec::new(), Vec::new(), Vec::new());
+    let mut stages = Stages::default();
     for i in 0..tableau.alpha.len() {
-        let by_noise = weighted(&noises, tableau.b0[i], 1.0).map(|sum| sum * chi2.clone());
-        let argument = plus(
-            u.clone(),
-            [weighted(&slopes, tableau.a0[i], length), by_noise],
-        );
-        slopes.push(equation.drift(&argument, time + tableau.drift_nodes[i] * length)?);
-        noises.push(equation.diffusion(&argument, time + tableau.noise_nodes[i] * length)?);
-        arguments.push(argument);
+        let argument = stages.argument(u, tableau.a0[i], tableau.b0[i], length, &chi2);
+        let slope = equation.drift(&argument, time + tableau.drift_nodes[i] * length)?;
+        let noise = equation.diffusion(&argument, time + tableau.noise_nodes[i] * length)?;
+        stages.push(argument, slope, noise);
     }
-    let [first, second] = tableau.beta.map(|beta| weighted(&noises, beta, 1.0));
+    let [first, second] = tableau.beta.map(|beta| weighted(&stages.noises, beta, 1.0));
     let noise_error = plus(u.zeros_like(), [second.map(|sum| sum * chi2)]);
-    let next = plus(
-        u.clone(),
-        [
-            weighted(&slopes, tableau.alpha, length),
-            first.map(|sum| sum * noise.increment.clone()),
-            Some(noise_error.clone()),
-        ],
-    );
-    let error = plus(
-        noise_error,
-        [equation.drift_part(&slopes, tableau.signs, length)],
-    );
-    let last = slopes.len() - 1;
-    let difference = |x: &[Tensor<2>]| x[last].clone() - x[last - 1].clone();
-    let stiffness = (last > 0).then(|| [difference(&slopes), difference(&arguments)]);
-    Ok(Stepped {
-        next,
-        error,
-        stiffness,
-    })
+    let by_noise = [first.map(|sum| sum * noise.increment.clone())];
+    let weights = [tableau.alpha, tableau.signs];
+    Ok(stages.stepped(equation, u, weights, length, by_noise, noise_error))
 }

@@ -10,7 +10,7 @@
 
 use burn::tensor::Tensor;
 
-use super::step::{Equation, Noise, Stepped, plus, weighted};
+use super::step::{Equation, Noise, Stages, Stepped, plus, weighted};
 use crate::field::Field;
 use crate::solve_error::SolveError;
 
@@ -139,48 +139,27 @@ pub(super) fn step<F: Field, G: Field>(
     let chi1 = (w.clone().square() - length) / (2.0 * root);
     let chi2 = noise.mean.clone();
     let chi3 = (w.clone().powi_scalar(3) - w.clone() * (3.0 * length)) / (6.0 * length);
-    let stages = tableau.alpha.len();
-    let (mut slopes, mut noises, mut arguments) = (Vec::new(), Vec::new(), Vec::new());
-    for i in 0..stages {
-        let by_noise = weighted(&noises, tableau.b0[i], 1.0).map(|sum| sum * chi2.clone());
-        let of_drift = plus(
-            u.clone(),
-            [weighted(&slopes, tableau.a0[i], length), by_noise],
-        );
+    let mut stages = Stages::default();
+    for i in 0..tableau.alpha.len() {
+        let of_drift = stages.argument(u, tableau.a0[i], tableau.b0[i], length, &chi2);
         let of_noise = plus(
             u.clone(),
             [
-                weighted(&slopes, tableau.a1[i], length),
-                weighted(&noises, tableau.b1[i], root),
+                weighted(&stages.slopes, tableau.a1[i], length),
+                weighted(&stages.noises, tableau.b1[i], root),
             ],
         );
-        slopes.push(equation.drift(&of_drift, time + tableau.drift_nodes[i] * length)?);
-        noises.push(equation.diffusion(&of_noise, time + tableau.noise_nodes[i] * length)?);
-        arguments.push(of_drift);
+        let slope = equation.drift(&of_drift, time + tableau.drift_nodes[i] * length)?;
+        let noise = equation.diffusion(&of_noise, time + tableau.noise_nodes[i] * length)?;
+        stages.push(of_drift, slope, noise);
     }
-    let [first, second, third, fourth] = tableau.beta.map(|beta| weighted(&noises, beta, 1.0));
+    let [first, second, third, fourth] =
+        tableau.beta.map(|beta| weighted(&stages.noises, beta, 1.0));
     let noise_error = plus(
         u.zeros_like(),
         [third.map(|sum| sum * chi2), fourth.map(|sum| sum * chi3)],
     );
-    let next = plus(
-        u.clone(),
-        [
-            weighted(&slopes, tableau.alpha, length),
-            first.map(|sum| sum * w),
-            second.map(|sum| sum * chi1),
-            Some(noise_error.clone()),
-        ],
-    );
-    let error = plus(
-        noise_error,
-        [equation.drift_part(&slopes, tableau.signs, length)],
-    );
-    let difference = |x: &[Tensor<2>]| x[stages - 1].clone() - x[stages - 2].clone();
-    let stiffness = (stages > 1).then(|| [difference(&slopes), difference(&arguments)]);
-    Ok(Stepped {
-        next,
-        error,
-        stiffness,
-    })
+    let by_noise = [first.map(|sum| sum * w), second.map(|sum| sum * chi1)];
+    let weights = [tableau.alpha, tableau.signs];
+    Ok(stages.stepped(equation, u, weights, length, by_noise, noise_error))
 }

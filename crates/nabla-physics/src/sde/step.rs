@@ -106,22 +106,70 @@ impl<F: Field, G: Field> Equation<'_, F, G> {
             SdeMethod::Sra(tableau) => sosra::step(tableau, self, u, time, length, noise),
         }
     }
+}
 
-    /// `E_d` from the slopes of the stages.
-    ///
-    /// - `signs`: by which they are added for a difference
-    pub(super) fn drift_part(
+/// The stages of Rößler's methods.
+#[derive(Default)]
+pub(super) struct Stages {
+    /// `H⁰_i`.
+    arguments: Vec<Tensor<2>>,
+    /// `k_i`.
+    pub(super) slopes: Vec<Tensor<2>>,
+    /// `g_i`.
+    pub(super) noises: Vec<Tensor<2>>,
+}
+
+impl Stages {
+    /// The drift's next argument, `u + h Σ_j A⁰_ij k_j + χ_2 Σ_j B⁰_ij g_j`.
+    pub(super) fn argument(
         &self,
-        slopes: &[Tensor<2>],
-        signs: &[f64],
+        u: &Tensor<2>,
+        a0: &[f64],
+        b0: &[f64],
         length: f64,
-    ) -> Option<Tensor<2>> {
-        let ones = vec![1.0; slopes.len()];
-        let signs = match self.drift_error {
+        chi2: &Tensor<2>,
+    ) -> Tensor<2> {
+        let by_noise = weighted(&self.noises, b0, 1.0).map(|sum| sum * chi2.clone());
+        plus(u.clone(), [weighted(&self.slopes, a0, length), by_noise])
+    }
+
+    pub(super) fn push(&mut self, argument: Tensor<2>, slope: Tensor<2>, noise: Tensor<2>) {
+        self.arguments.push(argument);
+        self.slopes.push(slope);
+        self.noises.push(noise);
+    }
+
+    /// What follows from all stages.
+    ///
+    /// - `weights`: `α`, and the signs of the slopes in `E_d`
+    /// - `by_noise`: what the noise adds to the next state besides `noise_error`, `E_n`
+    pub(super) fn stepped<F: Field, G: Field>(
+        self,
+        equation: &Equation<'_, F, G>,
+        u: &Tensor<2>,
+        [alpha, signs]: [&[f64]; 2],
+        length: f64,
+        by_noise: impl IntoIterator<Item = Option<Tensor<2>>>,
+        noise_error: Tensor<2>,
+    ) -> Stepped {
+        let next = plus(u.clone(), [weighted(&self.slopes, alpha, length)]);
+        let next = plus(next, by_noise) + noise_error.clone();
+        let ones = vec![1.0; self.slopes.len()];
+        let signs = match equation.drift_error {
             DriftError::Difference => signs,
             DriftError::Sum => &ones,
         };
-        weighted(slopes, signs, length)
+        let error = plus(noise_error, [weighted(&self.slopes, signs, length)]);
+        let change = |x: &[Tensor<2>]| match x {
+            [.., before, last] => Some(last.clone() - before.clone()),
+            _ => None,
+        };
+        let stiffness = change(&self.slopes).zip(change(&self.arguments));
+        Stepped {
+            next,
+            error,
+            stiffness: stiffness.map(|(slopes, arguments)| [slopes, arguments]),
+        }
     }
 }
 
