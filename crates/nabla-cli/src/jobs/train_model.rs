@@ -402,7 +402,7 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         parameters: outcome.parameters,
         state_bytes: outcome.state_bytes,
         steps: outcome.history.steps.len(),
-        epochs: named(outcome),
+        epochs: outcome.history.named_epochs(outcome.measured),
         kept_epoch: outcome.kept_epoch,
         seconds: outcome.history.timing,
         privacy: revealed.as_ref(),
@@ -469,12 +469,6 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
             text,
         ),
     }
-}
-
-/// The epochs as they are told.
-fn named(outcome: &Outcome) -> Vec<NamedEpoch> {
-    let epochs = outcome.history.epochs.iter();
-    epochs.map(|epoch| outcome.measured.named(epoch)).collect()
 }
 
 /// A trained model, in lines.
