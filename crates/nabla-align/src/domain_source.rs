@@ -151,6 +151,15 @@ impl<M: Classifier> DomainSource<M> {
         self
     }
 
+    /// Checks the objective again once the shape of an example is known.
+    pub(crate) fn see_shape(&mut self, model: &M, shape: InputShape) -> Result<(), ObjectiveError> {
+        if self.plan.shape.is_none() {
+            self.plan.shape = Some(shape);
+            self.objective.check(model, &self.plan)?;
+        }
+        Ok(())
+    }
+
     /// The objective.
     pub fn objective(&self) -> &dyn Objective<M> {
         self.objective.as_ref()
@@ -167,11 +176,8 @@ impl<M: Classifier> GradientSource<M> for DomainSource<M> {
         examples: &mut TrainingExamples<'_>,
         learner: &mut Learner<M>,
     ) -> Result<Answers, TrainingError> {
-        if self.plan.shape.is_none() {
-            // The shape is known with the first examples only.
-            self.plan.shape = Some(examples.shape());
-            self.objective.check(learner.model(), &self.plan)?;
-        }
+        // It is known with the first examples only.
+        self.see_shape(learner.model(), examples.shape())?;
         let number = learner.step();
         let rows: Vec<usize> = self
             .orders
