@@ -7,7 +7,7 @@
 //!
 //! [`DomainObjective`] names the objective, so that an `Experiment` makes the source for its model.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nabla_base::range;
 use nabla_base::registry::{Options, RegistryError};
@@ -70,6 +70,8 @@ pub struct DomainSource<M: Classifier> {
     plan: DomainPlan,
     name: String,
     validation: Option<Arc<Examples>>,
+    /// Of the validation examples, for checkpoints.
+    fingerprint: OnceLock<String>,
 }
 
 impl<M: Classifier> std::fmt::Debug for DomainSource<M> {
@@ -141,6 +143,7 @@ impl<M: Classifier> DomainSource<M> {
             batch,
             plan: domain_plan,
             validation: None,
+            fingerprint: OnceLock::new(),
         })
     }
 
@@ -148,6 +151,7 @@ impl<M: Classifier> DomainSource<M> {
     #[must_use]
     pub fn with_validation(mut self, examples: Option<Arc<Examples>>) -> Self {
         self.validation = examples;
+        self.fingerprint = OnceLock::new();
         self
     }
 
@@ -206,10 +210,15 @@ impl<M: Classifier> GradientSource<M> for DomainSource<M> {
     }
 
     fn settings(&self) -> Value {
+        // Once: every checkpoint has the settings.
+        let fingerprint = |examples: &Arc<Examples>| {
+            let known = self.fingerprint.get_or_init(|| examples.fingerprint());
+            known.clone()
+        };
         json!({
             "domains": self.domains,
             "batch": self.batch,
-            "validation_examples": self.validation.as_ref().map(|examples| examples.fingerprint()),
+            "validation_examples": self.validation.as_ref().map(fingerprint),
             "objective": self.objective.settings(),
         })
     }
