@@ -18,6 +18,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
+use nabla_base::Repeated;
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::registry::{Options, RegistryError};
 use nabla_grad::flat::FlatError;
@@ -67,13 +68,8 @@ pub enum DomainComparisonError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// Something is given twice.
-    #[error("the {what} {value} is given twice")]
-    Repeated {
-        /// Objective, test domain, rule or seed.
-        what: &'static str,
-        /// It.
-        value: String,
-    },
+    #[error(transparent)]
+    Repeated(#[from] Repeated),
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -258,22 +254,6 @@ struct Setting {
 /// Settings are drawn from stream `TRIALS + trial` of the seed.
 const TRIALS: u64 = 1 << 50;
 
-/// Refuses what is given twice.
-fn once<T: PartialEq>(
-    what: &'static str,
-    values: &[T],
-    told: impl Fn(&T) -> String,
-) -> Result<(), DomainComparisonError> {
-    let mut later = values.iter().enumerate();
-    match later.find(|(i, value)| values[..*i].contains(value)) {
-        Some((_, value)) => Err(DomainComparisonError::Repeated {
-            what,
-            value: told(value),
-        }),
-        None => Ok(()),
-    }
-}
-
 impl DomainComparison {
     /// Refuses values that are out of range, unknown names and what is given twice, before data are read.
     ///
@@ -303,10 +283,10 @@ impl DomainComparison {
         let share = self.validation_share;
         range::between("validation share", share, 0.0, 1.0)?;
         let names: Vec<&String> = self.objectives.iter().map(|o| &o.name).collect();
-        once("objective", &names, |name| (*name).clone())?;
-        once("test domain", &self.tests, |test| format!("{test:?}"))?;
-        once("seed", &self.seeds, u64::to_string)?;
-        once("rule of selection", &self.selections, |rule| {
+        Repeated::check("objective", &names, |name| (*name).clone())?;
+        Repeated::check("test domain", &self.tests, |test| format!("{test:?}"))?;
+        Repeated::check("seed", &self.seeds, u64::to_string)?;
+        Repeated::check("rule of selection", &self.selections, |rule| {
             rule.name().to_owned()
         })?;
         for objective in &self.objectives {
