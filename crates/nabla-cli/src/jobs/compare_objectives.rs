@@ -22,7 +22,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Report};
 use crate::jobs::experiment_flags::ExperimentFlags;
 use crate::jobs::quantization_flags::QuantizationFlags;
-use crate::output::table;
+use crate::output::{json_text, table};
 use crate::recipe_file::{ComparisonFolder, read_toml};
 
 /// Each flag overrides the file.
@@ -335,9 +335,8 @@ fn plot_name(table: &DomainTable) -> String {
 
 fn write_files(folder: &Path, compared: &Compared<'_>) -> Result<(), Failure> {
     let tables = compared.tables;
-    let mut json = serde_json::to_vec_pretty(compared).map_err(Failure::run)?;
-    json.push(b'\n');
-    write_bytes_atomically(&folder.join("comparison.json"), &json)?;
+    let json = json_text(compared)?;
+    write_bytes_atomically(&folder.join("comparison.json"), json.as_bytes())?;
     let sections = tables.iter().map(|table| {
         let heading = heading(table, compared.comparison);
         format!("{heading}\n\n{}", table.markdown())

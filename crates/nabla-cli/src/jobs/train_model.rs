@@ -32,6 +32,7 @@ use crate::jobs::robust_flags::RobustFlags;
 use crate::jobs::sharing_flags::{self, Sharing, SharingFlags};
 use crate::jobs::training_recipe::{Sources, TrainingRecipe};
 use crate::loss_plot::averaged;
+use crate::output::json_text;
 use crate::recipe_file::{FolderLock, begin_folder, create_folder};
 use nabla::base::words::{count, duration};
 
@@ -514,9 +515,8 @@ fn write_privacy(folder: &Path, revealed: &PrivacyReport) -> Result<(), Failure>
     if let Some(told) = told.as_object_mut() {
         told.remove("clipped");
     }
-    let mut json = serde_json::to_vec_pretty(&told).map_err(Failure::run)?;
-    json.push(b'\n');
-    Ok(write_bytes_atomically(&folder.join(PRIVACY), &json)?)
+    let path = folder.join(PRIVACY);
+    Ok(write_bytes_atomically(&path, json_text(&told)?.as_bytes())?)
 }
 
 /// - `source`: the name of the data
