@@ -18,6 +18,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
+use nabla_base::Repeated;
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::registry::{Options, RegistryError};
 use nabla_grad::flat::FlatError;
@@ -47,7 +48,7 @@ use crate::selection::{
 mod table;
 mod training;
 
-use training::{Checking, Training};
+use training::Training;
 
 pub use table::{Accuracy, DomainTable, Reached, Row};
 
@@ -67,13 +68,8 @@ pub enum DomainComparisonError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// Something is given twice.
-    #[error("the {what} {value} is given twice")]
-    Repeated {
-        /// Objective, test domain, rule or seed.
-        what: &'static str,
-        /// It.
-        value: String,
-    },
+    #[error(transparent)]
+    Repeated(#[from] Repeated),
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -258,22 +254,6 @@ struct Setting {
 /// Settings are drawn from stream `TRIALS + trial` of the seed.
 const TRIALS: u64 = 1 << 50;
 
-/// Refuses what is given twice.
-fn once<T: PartialEq>(
-    what: &'static str,
-    values: &[T],
-    told: impl Fn(&T) -> String,
-) -> Result<(), DomainComparisonError> {
-    let mut later = values.iter().enumerate();
-    match later.find(|(i, value)| values[..*i].contains(value)) {
-        Some((_, value)) => Err(DomainComparisonError::Repeated {
-            what,
-            value: told(value),
-        }),
-        None => Ok(()),
-    }
-}
-
 impl DomainComparison {
     /// Refuses values that are out of range, unknown names and what is given twice, before data are read.
     ///
@@ -303,10 +283,10 @@ impl DomainComparison {
         let share = self.validation_share;
         range::between("validation share", share, 0.0, 1.0)?;
         let names: Vec<&String> = self.objectives.iter().map(|o| &o.name).collect();
-        once("objective", &names, |name| (*name).clone())?;
-        once("test domain", &self.tests, |test| format!("{test:?}"))?;
-        once("seed", &self.seeds, u64::to_string)?;
-        once("rule of selection", &self.selections, |rule| {
+        Repeated::check("objective", &names, |name| (*name).clone())?;
+        Repeated::check("test domain", &self.tests, |test| format!("{test:?}"))?;
+        Repeated::check("seed", &self.seeds, u64::to_string)?;
+        Repeated::check("rule of selection", &self.selections, |rule| {
             rule.name().to_owned()
         })?;
         for objective in &self.objectives {
@@ -337,9 +317,30 @@ impl DomainComparison {
         objective: &DomainObjective,
         domains: &Domains,
     ) -> Result<(), DomainComparisonError> {
+        let shape = domains.shape();
+        let device = Device::flex().autodiff();
+        let model = self.model.init(shape, domains.classes().len(), &device)?;
+        let Some(config) = &self.quantization else {
+            return self.fits_model(objective, domains, &model);
+        };
+        // Of drawn weights and some input: only the layers count.
+        let input = Tensor::<2>::ones([1, shape.features()], &device);
+        let model = he_normal(model, 0)?;
+        let model = Quantized::new(model, config, |model| drop(model.logits(input)));
+        self.fits_model(objective, domains, &model.map_err(CalibrationError::from)?)
+    }
+
+    fn fits_model<M: Classifier + 'static>(
+        &self,
+        objective: &DomainObjective,
+        domains: &Domains,
+        model: &M,
+    ) -> Result<(), DomainComparisonError> {
+        let fits =
+            |counts: &[usize]| training::check(self, objective, counts, domains.shape(), model);
         for test in self.tests(domains) {
             let counts = domains.training_counts(&test, self.validation_share)?;
-            self.fits_counts(objective, &counts, domains)?;
+            fits(&counts)?;
             if self.leaves_out() {
                 for left_out in 0..counts.len() {
                     let mut rest = counts.clone();
@@ -349,38 +350,11 @@ impl DomainComparison {
                         rest.len(),
                         1,
                     )?;
-                    self.fits_counts(objective, &rest, domains)?;
+                    fits(&rest)?;
                 }
             }
         }
         Ok(())
-    }
-
-    fn fits_counts(
-        &self,
-        objective: &DomainObjective,
-        counts: &[usize],
-        domains: &Domains,
-    ) -> Result<(), DomainComparisonError> {
-        let shape = domains.shape();
-        let device = Device::flex().autodiff();
-        let checking = Checking {
-            objective,
-            counts,
-            shape,
-            comparison: self,
-        };
-        let classes = domains.classes().len();
-        let model = self.model.init(shape, classes, &device)?;
-        let Some(config) = &self.quantization else {
-            return checking.run(&model);
-        };
-        // Of drawn weights and some input: only the layers count.
-        let features = shape.features();
-        let input = Tensor::<2>::ones([1, features], &device);
-        let model = he_normal(model, 0)?;
-        let model = Quantized::new(model, config, |model| drop(model.logits(input)));
-        checking.run(&model.map_err(CalibrationError::from)?)
     }
 
     /// The number of trainings in all.
@@ -605,12 +579,13 @@ impl Running<'_, '_> {
         for part in [&mut parts.training, &mut parts.validation, &mut parts.test] {
             scaling.apply(&mut part.features, shape);
         }
+        let config = training::config(comparison, &setting, &parts.counts, purpose.seed)?;
         let training = Training {
             comparison,
+            config: &config,
+            objective: &setting.objective,
             shape,
             parts: &parts,
-            setting: &setting,
-            seed: purpose.seed,
             observe: &mut *self.observe,
         };
         let device = self.device.clone().autodiff();
@@ -622,9 +597,9 @@ impl Running<'_, '_> {
         };
         let (checks, diverged) = match &comparison.quantization {
             None => training.run(model)?,
-            Some(config) => {
-                let examples = training.config()?.examples(&parts.training, shape)?;
-                training.run(calibrated(model, config, examples)?)?
+            Some(bits) => {
+                let examples = config.examples(&parts.training, shape)?;
+                training.run(calibrated(model, bits, examples)?)?
             }
         };
         let run = DomainRun {

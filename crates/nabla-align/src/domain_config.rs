@@ -20,7 +20,7 @@ use serde_json::{Map, json};
 use crate::coloured::Coloured;
 use crate::domain_folder::{DomainFolder, DomainFolderError};
 use crate::domain_source::DomainObjective;
-use crate::domains::{DomainError, Domains};
+use crate::domains::{DomainError, Domains, place_of};
 use crate::rotated::Rotated;
 
 /// The reason why there are no domains of a name.
@@ -111,8 +111,7 @@ impl DomainSet {
     /// If there are none of this name, a domain is missing, or a picture cannot be read.
     pub fn read(&self, tests: &[String], seed: u64) -> Result<Domains, DomainConfigError> {
         if let Some(folder) = self.folder()? {
-            let known = folder.names();
-            tests.iter().try_for_each(|test| there_is(test, &known))?;
+            there_are(tests, &folder.names())?;
             return Ok(folder.read(self.side)?);
         }
         let pictures = match self.source.ends_with("fashion") {
@@ -123,9 +122,7 @@ impl DomainSet {
             true => Coloured::default().of(&pictures, seed)?,
             false => Rotated::default().of(&pictures, seed)?,
         };
-        tests
-            .iter()
-            .try_for_each(|test| there_is(test, domains.names()))?;
+        there_are(tests, domains.names())?;
         Ok(domains)
     }
 }
@@ -261,15 +258,11 @@ impl DomainConfig {
     }
 }
 
-/// Refuses a name that no domain has.
-fn there_is(name: &str, known: &[String]) -> Result<(), DomainError> {
-    match known.iter().any(|k| k == name) {
-        true => Ok(()),
-        false => Err(DomainError::Unknown {
-            name: name.to_owned(),
-            known: known.to_vec(),
-        }),
-    }
+/// Refuses names that no domain has.
+fn there_are(names: &[String], known: &[String]) -> Result<(), DomainError> {
+    names
+        .iter()
+        .try_for_each(|name| place_of(name, known).map(drop))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //!
 //! [`DomainObjective`] names the objective, so that an `Experiment` makes the source for its model.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nabla_base::range;
 use nabla_base::registry::{Options, RegistryError};
@@ -70,6 +70,8 @@ pub struct DomainSource<M: Classifier> {
     plan: DomainPlan,
     name: String,
     validation: Option<Arc<Examples>>,
+    /// Of the validation examples, for checkpoints.
+    fingerprint: OnceLock<String>,
 }
 
 impl<M: Classifier> std::fmt::Debug for DomainSource<M> {
@@ -141,6 +143,7 @@ impl<M: Classifier> DomainSource<M> {
             batch,
             plan: domain_plan,
             validation: None,
+            fingerprint: OnceLock::new(),
         })
     }
 
@@ -148,7 +151,17 @@ impl<M: Classifier> DomainSource<M> {
     #[must_use]
     pub fn with_validation(mut self, examples: Option<Arc<Examples>>) -> Self {
         self.validation = examples;
+        self.fingerprint = OnceLock::new();
         self
+    }
+
+    /// Checks the objective again once the shape of an example is known.
+    pub(crate) fn see_shape(&mut self, model: &M, shape: InputShape) -> Result<(), ObjectiveError> {
+        if self.plan.shape.is_none() {
+            self.plan.shape = Some(shape);
+            self.objective.check(model, &self.plan)?;
+        }
+        Ok(())
     }
 
     /// The objective.
@@ -167,11 +180,8 @@ impl<M: Classifier> GradientSource<M> for DomainSource<M> {
         examples: &mut TrainingExamples<'_>,
         learner: &mut Learner<M>,
     ) -> Result<Answers, TrainingError> {
-        if self.plan.shape.is_none() {
-            // The shape is known with the first examples only.
-            self.plan.shape = Some(examples.shape());
-            self.objective.check(learner.model(), &self.plan)?;
-        }
+        // It is known with the first examples only.
+        self.see_shape(learner.model(), examples.shape())?;
         let number = learner.step();
         let rows: Vec<usize> = self
             .orders
@@ -200,10 +210,15 @@ impl<M: Classifier> GradientSource<M> for DomainSource<M> {
     }
 
     fn settings(&self) -> Value {
+        // Once: every checkpoint has the settings.
+        let fingerprint = |examples: &Arc<Examples>| {
+            let known = self.fingerprint.get_or_init(|| examples.fingerprint());
+            known.clone()
+        };
         json!({
             "domains": self.domains,
             "batch": self.batch,
-            "validation_examples": self.validation.as_ref().map(|examples| examples.fingerprint()),
+            "validation_examples": self.validation.as_ref().map(fingerprint),
             "objective": self.objective.settings(),
         })
     }

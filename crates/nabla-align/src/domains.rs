@@ -97,6 +97,15 @@ pub struct HeldOut {
     pub test: Examples,
 }
 
+/// The place of a name among the names that there are.
+pub(crate) fn place_of(name: &str, known: &[String]) -> Result<usize, DomainError> {
+    let place = known.iter().position(|k| k == name);
+    place.ok_or_else(|| DomainError::Unknown {
+        name: name.to_owned(),
+        known: known.to_vec(),
+    })
+}
+
 /// The examples for validation are drawn from stream `VALIDATION + domain` of the seed.
 const VALIDATION: u64 = 1 << 40;
 
@@ -171,11 +180,7 @@ impl Domains {
     /// # Errors
     /// If there is none of this name.
     pub fn place(&self, name: &str) -> Result<usize, DomainError> {
-        let place = self.names.iter().position(|known| known == name);
-        place.ok_or_else(|| DomainError::Unknown {
-            name: name.to_owned(),
-            known: self.names.clone(),
-        })
+        place_of(name, &self.names)
     }
 
     /// The same set without some domains, as when two are held out to choose a model.

@@ -6,6 +6,7 @@
 //! * [`progress`]: reporting the progress of a long job;
 //! * [`mod@choices`]: named values for flags and files;
 //! * [`range`]: the common error for a number out of range, and the checks that return it;
+//! * [`repeated`]: the common error for something given twice, and the check that returns it;
 //! * [`registry`]: the members of a family by name, with named options;
 //! * [`rate_fit`]: how fast an error falls;
 //! * [`vector`]: sums over slices of numbers, in a fixed order;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod range;
 pub mod rate_fit;
 pub mod registry;
+pub mod repeated;
 pub mod vector;
 pub mod words;
 
@@ -26,3 +28,4 @@ pub use atomic_file::{
     write_bytes_atomically, write_folder_atomically, write_secret_atomically,
 };
 pub use range::OutOfRange;
+pub use repeated::Repeated;

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use nabla::base::words::without_types;
@@ -84,6 +85,45 @@ pub fn begin_folder(
         &folder.join(file),
         description.as_bytes(),
     )?)
+}
+
+/// The folder of a comparison, if it has one: locked, and created when the first training begins. A wrong comparison has
+/// been refused by then, so no folder is created for it.
+pub struct ComparisonFolder<'a> {
+    folder: Option<&'a Path>,
+    lock: FolderLock,
+    failure: Option<Failure>,
+}
+
+impl<'a> ComparisonFolder<'a> {
+    /// # Errors
+    /// If another training has locked it.
+    pub fn of(folder: Option<&'a Path>) -> Result<Self, Failure> {
+        Ok(Self {
+            folder,
+            lock: folder.map_or(Ok(FolderLock::default()), FolderLock::of)?,
+            failure: None,
+        })
+    }
+
+    /// Creates it, and writes the description into it; breaks if that fails.
+    pub fn begin(&mut self, description: &str) -> ControlFlow<()> {
+        let Some(folder) = self.folder else {
+            return ControlFlow::Continue(());
+        };
+        match begin_folder(&mut self.lock, folder, "comparison.toml", description) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(failure) => {
+                self.failure = Some(failure);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// The failure of [`begin`](Self::begin), if it has failed.
+    pub fn failure(&mut self) -> Result<(), Failure> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
 }
 
 /// The failure for a file that is not what it should be.

@@ -409,22 +409,12 @@ fn wrong_comparisons_of_objectives_get_one_sentence_and_leave_nothing() {
 #[cfg(unix)]
 #[test]
 fn a_comparison_of_objectives_that_is_interrupted_goes_on() {
-    use std::io::Read;
-
-    use crate::interrupts::{ended, send, spawned};
+    use crate::interrupts::interrupted_after;
 
     let desk = Desk::empty();
     put_pictures(&desk);
     let line = |out: &str| format!("{COMPARE} --out {out}");
-    let mut child = spawned(&desk, &line("parts"));
-    while !desk.path("parts/runs.json").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    send("INT", &child);
-    let mut err = String::new();
-    let mut stderr = child.stderr.take().unwrap();
-    stderr.read_to_string(&mut err).unwrap();
-    ended(child, &line("parts"), 130, &err);
+    interrupted_after(&desk, &line("parts"), "parts/runs.json");
     assert!(!desk.path("parts/comparison.json").exists());
     for other in ["--tries 3", "--side 5", "--objectives erm,sagm"] {
         let flag = other.split(' ').next().unwrap();
@@ -437,14 +427,10 @@ fn a_comparison_of_objectives_that_is_interrupted_goes_on() {
     for out in ["parts", "whole"] {
         desk.done(&line(out));
     }
-    assert_eq!(
-        files(&desk.path("parts"))
-            .iter()
-            .map(|(path, bytes)| (path.file_name().unwrap().to_owned(), bytes.clone()))
-            .collect::<Vec<_>>(),
-        files(&desk.path("whole"))
-            .iter()
-            .map(|(path, bytes)| (path.file_name().unwrap().to_owned(), bytes.clone()))
-            .collect::<Vec<_>>()
-    );
+    let [parts, whole] = ["parts", "whole"].map(|out| {
+        let found = files(&desk.path(out)).into_iter();
+        let named = found.map(|(path, bytes)| (path.file_name().unwrap().to_owned(), bytes));
+        named.collect::<Vec<_>>()
+    });
+    assert_eq!(parts, whole);
 }

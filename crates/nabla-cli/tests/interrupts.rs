@@ -14,7 +14,7 @@ use crate::desk::{Desk, files};
 use crate::program::{panorama, put, put_model};
 use crate::searching::{SEARCH, put_models};
 
-pub fn spawned(desk: &Desk, line: &str) -> Child {
+fn spawned(desk: &Desk, line: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_nabla"))
         .args(line.split_whitespace())
         .current_dir(desk.folder())
@@ -25,7 +25,7 @@ pub fn spawned(desk: &Desk, line: &str) -> Child {
         .unwrap()
 }
 
-pub fn send(signal: &str, child: &Child) {
+fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill")
         .args(["-s", signal, &child.id().to_string()])
         .status()
@@ -34,7 +34,7 @@ pub fn send(signal: &str, child: &Child) {
 }
 
 /// What a job that has got a signal ends with.
-pub fn ended(mut child: Child, line: &str, code: i32, err: &str) {
+fn ended(mut child: Child, line: &str, code: i32, err: &str) {
     let mut out = String::new();
     child
         .stdout
@@ -57,6 +57,19 @@ fn interrupted(desk: &Desk, line: &str, signal: &str, code: i32) {
     send(signal, &child);
     stderr.read_to_string(&mut err).unwrap();
     ended(child, line, code, &err);
+}
+
+/// Sends a job the signal of Ctrl+C as soon as it has written a file.
+pub fn interrupted_after(desk: &Desk, line: &str, file: &str) {
+    let mut child = spawned(desk, line);
+    while !desk.path(file).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    send("INT", &child);
+    let mut err = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut err).unwrap();
+    ended(child, line, 130, &err);
 }
 
 #[test]
@@ -155,15 +168,7 @@ fn a_search_that_is_interrupted_goes_on() {
     let desk = Desk::empty();
     put_models(&desk);
     let line = |out: &str| format!("{SEARCH} --steps 3 --population 8 --epochs 2 --out {out}");
-    let mut child = spawned(&desk, &line("parts"));
-    while !desk.path("parts/search.json").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    send("INT", &child);
-    let mut err = String::new();
-    let mut stderr = child.stderr.take().unwrap();
-    stderr.read_to_string(&mut err).unwrap();
-    ended(child, &line("parts"), 130, &err);
+    interrupted_after(&desk, &line("parts"), "parts/search.json");
     assert!(!desk.path("parts/plan.json").exists());
     for out in ["parts", "whole"] {
         desk.done(&line(out));

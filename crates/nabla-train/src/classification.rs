@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use nabla_base::range;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -452,6 +452,24 @@ pub fn rightly(logits: Tensor<2>, labels: &[u32]) -> usize {
 /// The number of examples that are measured at once.
 const EVALUATED: usize = 256;
 
+/// Examples as they are measured, at most 256 at once: their features `[batch, features]` on a device, and their labels.
+///
+/// - `features`: `[examples, width]`, row by row
+/// - `width`: features of an example, at least 1
+pub fn measured_batches<'a>(
+    features: &'a [f32],
+    labels: &'a [u32],
+    width: usize,
+    device: &'a Device,
+) -> impl Iterator<Item = (Tensor<2>, &'a [u32])> {
+    let rows = features.chunks(EVALUATED * width);
+    rows.zip(labels.chunks(EVALUATED))
+        .map(move |(features, labels)| {
+            let input = TensorData::new(features.to_vec(), [labels.len(), width]);
+            (Tensor::from_data(input, device), labels)
+        })
+}
+
 /// The mean cross-entropy (without label smoothing) and the share of right answers of `model` on `examples`,
 /// with batch normalisation by the running statistics. A loss that is not finite is returned unchanged.
 ///
@@ -474,13 +492,10 @@ fn evaluate_rows<M: Classifier>(
 ) -> Result<(f64, f64), TrainingError> {
     let model = model.valid();
     let device = model.devices().into_iter().next().unwrap_or_default();
-    let width = shape.features();
     let (mut loss, mut right) = (0.0, 0);
-    let rows = features.chunks(EVALUATED * width);
     let count = labels.len().max(1) as f64;
-    for (features, labels) in rows.zip(labels.chunks(EVALUATED)) {
-        let input = TensorData::new(features.to_vec(), [labels.len(), width]);
-        let logits = model.logits(Tensor::from_data(input, &device));
+    for (input, labels) in measured_batches(features, labels, shape.features(), &device) {
+        let logits = model.logits(input);
         let [_, classes] = logits.dims();
         let scores = scores(logits);
         for (row, &label) in scores.chunks_exact(classes.max(1)).zip(labels) {

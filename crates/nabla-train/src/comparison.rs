@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::Device;
+use nabla_base::Repeated;
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::words::csv_field;
 use nabla_grad::fingerprint::fingerprint;
@@ -50,13 +51,8 @@ pub enum ComparisonError {
     #[error(transparent)]
     Range(#[from] OutOfRange),
     /// Two optimizers or seeds are the same.
-    #[error("the {what} {value} is given twice")]
-    Repeated {
-        /// Label or seed.
-        what: &'static str,
-        /// It.
-        value: String,
-    },
+    #[error(transparent)]
+    Repeated(#[from] Repeated),
     /// The file of runs.
     #[error(transparent)]
     Runs(#[from] RunStoreError),
@@ -266,22 +262,11 @@ impl Comparison {
             "more than 1 and finite",
         )?;
         range::at_least("comparison's number of seeds", self.seeds.len(), 1)?;
-        for (i, seed) in self.seeds.iter().enumerate() {
-            if self.seeds[..i].contains(seed) {
-                return Err(ComparisonError::Repeated {
-                    what: "seed",
-                    value: seed.to_string(),
-                });
-            }
-        }
-        for (i, contender) in self.contenders.iter().enumerate() {
+        Repeated::check("seed", &self.seeds, u64::to_string)?;
+        let labels: Vec<&str> = self.contenders.iter().map(Contender::label).collect();
+        Repeated::check("optimizer", &labels, |label| (*label).to_owned())?;
+        for contender in &self.contenders {
             let label = contender.label();
-            if self.contenders[..i].iter().any(|c| c.label() == label) {
-                return Err(ComparisonError::Repeated {
-                    what: "optimizer",
-                    value: label.to_owned(),
-                });
-            }
             contender
                 .optimizer
                 .validate()

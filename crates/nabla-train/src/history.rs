@@ -91,6 +91,13 @@ impl<R> History<R> {
 }
 
 impl History {
+    /// The epochs, whose measurements have the name of their examples.
+    ///
+    /// - `measured`: what these examples are
+    pub fn named_epochs(&self, measured: Measured) -> Vec<NamedEpoch> {
+        self.epochs.iter().map(|e| measured.named(e)).collect()
+    }
+
     /// The history as JSON, in which measurements have the name of their examples.
     ///
     /// # Errors
@@ -104,7 +111,7 @@ impl History {
         }
         serde_json::to_vec_pretty(&Named {
             steps: &self.steps,
-            epochs: self.epochs.iter().map(|e| measured.named(e)).collect(),
+            epochs: self.named_epochs(measured),
             timing: self.timing,
         })
     }

@@ -11,25 +11,21 @@ use nabla_train::optimizer::OptimizerConfig;
 use super::{Check, DomainComparison, DomainComparisonError, DomainEvent, DomainObserver, Setting};
 use crate::domain_source::{DomainObjective, DomainSource};
 use crate::domains::HeldOut;
-use crate::objective::DomainPlan;
 
 /// One training.
 pub(super) struct Training<'a, 'o> {
     pub(super) comparison: &'a DomainComparison,
+    pub(super) config: &'a TrainingConfig,
+    pub(super) objective: &'a DomainObjective,
     pub(super) shape: InputShape,
     pub(super) parts: &'a HeldOut,
-    pub(super) setting: &'a Setting,
-    pub(super) seed: u64,
     pub(super) observe: DomainObserver<'o>,
 }
 
-/// Examples of a step, and of the training.
-fn batches(batch: usize, counts: &[usize]) -> (usize, usize) {
-    let smallest = counts.iter().copied().min().unwrap_or(2);
-    (batch.min(smallest) * counts.len(), counts.iter().sum())
-}
-
-fn config(
+/// The configuration of a training.
+///
+/// - `counts`: of the training examples of each domain
+pub(super) fn config(
     comparison: &DomainComparison,
     setting: &Setting,
     counts: &[usize],
@@ -37,21 +33,17 @@ fn config(
 ) -> Result<TrainingConfig, DomainComparisonError> {
     let mut optimizer = OptimizerConfig::named("adam")?;
     optimizer.learning_rate = Some(setting.learning_rate);
-    let (batch, all) = batches(setting.batch, counts);
+    let smallest = counts.iter().copied().min().unwrap_or(2);
     Ok(TrainingConfig::of_steps(
         comparison.steps,
-        all,
-        batch,
+        counts.iter().sum(),
+        setting.batch.min(smallest) * counts.len(),
         optimizer,
         seed,
     ))
 }
 
 impl Training<'_, '_> {
-    pub(super) fn config(&self) -> Result<TrainingConfig, DomainComparisonError> {
-        config(self.comparison, self.setting, &self.parts.counts, self.seed)
-    }
-
     /// The measurements, and why it ended early.
     ///
     /// - `model`: with its first weights
@@ -59,14 +51,13 @@ impl Training<'_, '_> {
         self,
         model: M,
     ) -> Result<(Vec<Check>, Option<String>), DomainComparisonError> {
-        let config = self.config()?;
         let Self {
             comparison,
+            config,
+            objective,
             shape,
             parts,
-            setting,
             observe,
-            ..
         } = self;
         let width = shape.features();
         let count = parts.training.len();
@@ -74,7 +65,7 @@ impl Training<'_, '_> {
         let one = parts.training.chosen(&[0], width);
         let mut trainer = config.trainer(&parts.training, &one, shape, model)?;
         let plan = config.plan(count, comparison.steps, true);
-        let objective = setting.objective.make::<M>()?;
+        let objective = objective.make::<M>()?;
         let source = DomainSource::new(objective, &parts.counts, trainer.model(), plan)?
             .with_validation(Some(Arc::new(parts.validation.clone())));
         trainer.task_mut().set_source(Box::new(source));
@@ -106,36 +97,19 @@ impl Training<'_, '_> {
     }
 }
 
-/// A training that is only checked.
-pub(super) struct Checking<'a> {
-    pub(super) comparison: &'a DomainComparison,
-    pub(super) objective: &'a DomainObjective,
-    pub(super) counts: &'a [usize],
-    pub(super) shape: InputShape,
-}
-
-impl Checking<'_> {
-    pub(super) fn run<M: Classifier + 'static>(
-        self,
-        model: &M,
-    ) -> Result<(), DomainComparisonError> {
-        let Self {
-            comparison,
-            objective,
-            counts,
-            shape,
-        } = self;
-        let setting = comparison.setting(objective, 0, 0)?;
-        let config = config(comparison, &setting, counts, 0)?;
-        let plan = config.plan(counts.iter().sum(), comparison.steps, true);
-        let (step, _) = batches(setting.batch, counts);
-        let domain_plan = DomainPlan {
-            batches: vec![step / counts.len(); counts.len()],
-            steps: comparison.steps,
-            shape: Some(shape),
-        };
-        objective.make::<M>()?.check(model, &domain_plan)?;
-        DomainSource::new(objective.make::<M>()?, counts, model, plan)?;
-        Ok(())
-    }
+/// Refuses an objective that does not fit the model or the domains.
+///
+/// - `counts`: of the training examples of each domain
+pub(super) fn check<M: Classifier + 'static>(
+    comparison: &DomainComparison,
+    objective: &DomainObjective,
+    counts: &[usize],
+    shape: InputShape,
+    model: &M,
+) -> Result<(), DomainComparisonError> {
+    let setting = comparison.setting(objective, 0, 0)?;
+    let config = config(comparison, &setting, counts, 0)?;
+    let plan = config.plan(counts.iter().sum(), comparison.steps, true);
+    let mut source = DomainSource::new(objective.make::<M>()?, counts, model, plan)?;
+    Ok(source.see_shape(model, shape)?)
 }

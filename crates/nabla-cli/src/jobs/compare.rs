@@ -25,7 +25,7 @@ use crate::job::{Context, Job, Report};
 use crate::jobs::compare_objectives::{self, Asked, ObjectiveFlags};
 use crate::jobs::experiment_flags::{ExperimentFlags, method, told_reading};
 use crate::output::table;
-use crate::recipe_file::{FolderLock, begin_folder, read_toml};
+use crate::recipe_file::{ComparisonFolder, read_toml};
 
 /// The command line of the job.
 #[derive(Args)]
@@ -134,22 +134,14 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
     }
     let device = arguments.device.open()?;
     let progress = context.progress();
-    let mut lock = match &arguments.out {
-        Some(folder) => FolderLock::of(folder)?,
-        None => FolderLock::default(),
-    };
+    let mut folder = ComparisonFolder::of(arguments.out.as_deref())?;
     let mut begun = false;
     let mut reading = TableReading::default();
-    let mut failure = None;
     let outcome = comparison.run(&device, arguments.out.as_deref(), &mut |event| {
         match event {
             ComparisonEvent::Data(data) => reading.clone_from(&data.reading),
             ComparisonEvent::Begin { runs, .. } if !begun => {
-                // A wrong comparison has been refused by now, so no folder is created for it.
-                if let Some(folder) = &arguments.out
-                    && let Err(error) = begin_folder(&mut lock, folder, "comparison.toml", &text)
-                {
-                    failure = Some(error);
+                if folder.begin(&text).is_break() {
                     return ControlFlow::Break(());
                 }
                 begun = true;
@@ -164,9 +156,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<Report, Failure> {
         ControlFlow::Continue(())
     });
     progress.finish();
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
+    folder.failure()?;
     let (standings, runs) = outcome?;
     let compared = Compared {
         comparison: &comparison,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::Args;
 use nabla::align::domain_comparison::{
-    DomainComparison, DomainComparisonError, DomainEvent, DomainRun, DomainTable, Row,
+    Check, DomainComparison, DomainComparisonError, DomainEvent, DomainRun, DomainTable, Row,
 };
 use nabla::align::{DomainObjective, Selection, objectives};
 use nabla::base::progress::ProgressSink;
@@ -22,8 +22,8 @@ use crate::errors::Failure;
 use crate::job::{Context, Report};
 use crate::jobs::experiment_flags::ExperimentFlags;
 use crate::jobs::quantization_flags::QuantizationFlags;
-use crate::output::table;
-use crate::recipe_file::{FolderLock, begin_folder, read_toml};
+use crate::output::{json_text, table};
+use crate::recipe_file::{ComparisonFolder, read_toml};
 
 /// Each flag overrides the file.
 #[derive(Args)]
@@ -210,10 +210,7 @@ pub fn run(asked: &Asked<'_>, context: &Context) -> Result<Report, Failure> {
         return Ok(Report::of_text(text(&comparison)?));
     }
     let device = asked.device.open()?;
-    let mut lock = match asked.out {
-        Some(folder) => FolderLock::of(folder)?,
-        None => FolderLock::default(),
-    };
+    let mut folder = ComparisonFolder::of(asked.out)?;
     if let Some(folder) = asked.out.filter(|_| !all) {
         comparison.check_folder(folder)?;
     }
@@ -235,15 +232,11 @@ pub fn run(asked: &Asked<'_>, context: &Context) -> Result<Report, Failure> {
     }
     let text = text(&comparison)?;
     let progress = context.progress();
-    let (mut steps, mut failure) = (0, None);
+    let mut steps = 0;
     let tables = comparison.run_on(&domains, &device, asked.out, &mut |event| {
         match event {
             DomainEvent::Begin { runs } => {
-                // A wrong comparison has been refused by now, so no folder is created for it.
-                if let Some(folder) = asked.out
-                    && let Err(error) = begin_folder(&mut lock, folder, "comparison.toml", &text)
-                {
-                    failure = Some(error);
+                if folder.begin(&text).is_break() {
                     return ControlFlow::Break(());
                 }
                 for (name, reason) in &unfit {
@@ -265,9 +258,7 @@ pub fn run(asked: &Asked<'_>, context: &Context) -> Result<Report, Failure> {
         ControlFlow::Continue(())
     });
     progress.finish();
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
+    folder.failure()?;
     let tables = tables?;
     let compared = Compared {
         comparison: &comparison,
@@ -299,7 +290,7 @@ pub fn run(asked: &Asked<'_>, context: &Context) -> Result<Report, Failure> {
 /// A finished training, on one line. How right it is in the test domain is told at the end alone.
 fn told(run: &DomainRun) -> String {
     let purpose = &run.purpose;
-    let of = |check: &nabla::align::domain_comparison::Check| match purpose.left_out {
+    let of = |check: &Check| match purpose.left_out {
         Some(_) => check.held_out,
         None => check.validation.iter().sum::<f64>() / check.validation.len().max(1) as f64,
     };
@@ -344,9 +335,8 @@ fn plot_name(table: &DomainTable) -> String {
 
 fn write_files(folder: &Path, compared: &Compared<'_>) -> Result<(), Failure> {
     let tables = compared.tables;
-    let mut json = serde_json::to_vec_pretty(compared).map_err(Failure::run)?;
-    json.push(b'\n');
-    write_bytes_atomically(&folder.join("comparison.json"), &json)?;
+    let json = json_text(compared)?;
+    write_bytes_atomically(&folder.join("comparison.json"), json.as_bytes())?;
     let sections = tables.iter().map(|table| {
         let heading = heading(table, compared.comparison);
         format!("{heading}\n\n{}", table.markdown())

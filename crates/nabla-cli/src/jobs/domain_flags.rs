@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use clap::Args;
 use nabla::align::domain_config::{DomainConfig, OpenDomains};
 use nabla::align::objectives;
 use nabla::base::registry::Options;
-use nabla::train::classification::rightly;
+use nabla::train::classification::{measured_batches, rightly};
 use nabla::train::examples::{Examples, Scaling};
 use nabla::train::experiment::Outcome;
 use nabla::train::mlp::Mlp;
@@ -181,17 +181,12 @@ pub fn unscaled(outcome: &Outcome) -> Result<TrainedClassifier, Failure> {
     TrainedClassifier::from_files(&config, weights, name, &Device::flex()).map_err(Failure::run)
 }
 
-/// Examples that are measured at once.
-const MEASURED: usize = 256;
-
 /// The share of right answers.
 fn accuracy(classifier: &TrainedClassifier, examples: &Examples) -> Result<f64, Failure> {
+    let Examples { features, labels } = examples;
     let width = classifier.config().shape.features();
-    let rows = examples.features.chunks(MEASURED * width);
     let mut right = 0;
-    for (features, labels) in rows.zip(examples.labels.chunks(MEASURED)) {
-        let input = TensorData::new(features.to_vec(), [labels.len(), width]);
-        let input = Tensor::<2>::from_data(input, &Device::flex());
+    for (input, labels) in measured_batches(features, labels, width, &Device::flex()) {
         right += rightly(classifier.logits(input).map_err(Failure::run)?, labels);
     }
     Ok(right as f64 / examples.len().max(1) as f64)

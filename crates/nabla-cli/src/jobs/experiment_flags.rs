@@ -103,9 +103,7 @@ impl ExperimentFlags {
         }
         Ok(())
     }
-}
 
-impl ExperimentFlags {
     fn apply_to_model(&self, model: &mut ModelConfig) -> Result<(), Failure> {
         if let Some(chosen) = &self.model {
             model.clone_from(chosen);

@@ -32,6 +32,7 @@ use crate::jobs::robust_flags::RobustFlags;
 use crate::jobs::sharing_flags::{self, Sharing, SharingFlags};
 use crate::jobs::training_recipe::{Sources, TrainingRecipe};
 use crate::loss_plot::averaged;
+use crate::output::json_text;
 use crate::recipe_file::{FolderLock, begin_folder, create_folder};
 use nabla::base::words::{count, duration};
 
@@ -402,7 +403,7 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
         parameters: outcome.parameters,
         state_bytes: outcome.state_bytes,
         steps: outcome.history.steps.len(),
-        epochs: named(outcome),
+        epochs: outcome.history.named_epochs(outcome.measured),
         kept_epoch: outcome.kept_epoch,
         seconds: outcome.history.timing,
         privacy: revealed.as_ref(),
@@ -471,12 +472,6 @@ fn run(arguments: &Arguments, context: &Context, mut ranks: Ranks) -> Result<Rep
     }
 }
 
-/// The epochs as they are told.
-fn named(outcome: &Outcome) -> Vec<NamedEpoch> {
-    let epochs = outcome.history.epochs.iter();
-    epochs.map(|epoch| outcome.measured.named(epoch)).collect()
-}
-
 /// A trained model, in lines.
 fn told_of(trained: &Trained<'_>, outcome: &Outcome, source: &str) -> String {
     let epochs = &outcome.history.epochs;
@@ -520,9 +515,8 @@ fn write_privacy(folder: &Path, revealed: &PrivacyReport) -> Result<(), Failure>
     if let Some(told) = told.as_object_mut() {
         told.remove("clipped");
     }
-    let mut json = serde_json::to_vec_pretty(&told).map_err(Failure::run)?;
-    json.push(b'\n');
-    Ok(write_bytes_atomically(&folder.join(PRIVACY), &json)?)
+    let path = folder.join(PRIVACY);
+    Ok(write_bytes_atomically(&path, json_text(&told)?.as_bytes())?)
 }
 
 /// - `source`: the name of the data
