@@ -13,7 +13,8 @@
 //! What is learnt from the steps: [`ernode`] and [`local_regularisation`] penalise errors and stiffness; [`steer`] and
 //! [`taynode`] are what they are compared with.
 //!
-//! The equation is a [`field`]: a closure, or a Burn module such as a [`neural_ode`]. Stochastic equations are solved by [`sde`].
+//! The equation is a [`field`]: a closure, or a Burn module such as a [`neural_ode`]; series that are observed
+//! partly have a [`latent_ode`]. Stochastic equations are solved by [`sde`].
 
 pub mod adjoint;
 pub mod bs3;
@@ -25,6 +26,7 @@ pub mod euler;
 pub mod event;
 pub mod field;
 mod first_step;
+pub mod latent_ode;
 pub mod local_regularisation;
 mod method;
 pub mod neural_ode;

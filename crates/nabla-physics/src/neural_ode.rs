@@ -78,6 +78,11 @@ impl NeuralOdeConfig {
         }
     }
 
+    /// The width of the state.
+    pub fn state(&self) -> usize {
+        self.state
+    }
+
     /// Sets the widths of the hidden layers.
     #[must_use]
     pub fn with_hidden(mut self, widths: impl Into<Vec<usize>>) -> Self {
