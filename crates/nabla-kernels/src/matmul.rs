@@ -1,7 +1,7 @@
 //! Products of batches of matrices, forward and backward.
 
+use crate::product::matmul as multiply;
 use burn::tensor::Tensor;
-use faer::linalg::matmul::matmul as multiply;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
