@@ -22,12 +22,13 @@ nabla_claims::quick_forms!(EXPERIMENTS);
 mod tests {
     use super::*;
 
-    /// The quick forms run whole, and have the headlines of the committed results.
+    /// The quick forms run whole, and their headlines are written before any result.
     #[test]
-    fn committed_headlines_are_the_experiments() {
-        let found = QUICK
-            .headline_differences(&["ernode", "local-regularisation"])
-            .unwrap();
-        assert!(found.is_empty(), "{found:?}");
+    fn quick_forms_have_headlines() {
+        for slug in ["ernode", "local-regularisation"] {
+            let result = QUICK.result(slug).unwrap();
+            let headlines = result.checks.iter().filter(|check| check.headline);
+            assert!(headlines.count() >= 6, "{slug}");
+        }
     }
 }
