@@ -16,6 +16,7 @@
 //! The equation is a [`field`]: a closure, or a Burn module. Stochastic equations are solved by [`sde`].
 
 pub mod adjoint;
+pub mod barron_pde;
 pub mod bs3;
 pub mod controller;
 mod differences;
