@@ -17,9 +17,9 @@
 //! Sources: Milakov, Gimelshein, *Online normalizer calculation for softmax*, 2018, arXiv 1805.02867; Dao et al.,
 //! *FlashAttention*, 2022, arXiv 2205.14135.
 
+use crate::product::matmul;
 use burn::tensor::Tensor;
 use burn::tensor::ops::AttentionModuleOptions;
-use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 

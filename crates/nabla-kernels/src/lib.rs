@@ -52,3 +52,4 @@ pub mod row_combination;
 pub mod selected_rows;
 mod taps;
 pub mod threads;
+mod vector_registers;

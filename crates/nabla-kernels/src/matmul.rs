@@ -1,13 +1,12 @@
 //! Products of matrices, one or a batch, forward and backward.
 
 use burn::tensor::Tensor;
-use faer::linalg::matmul::matmul as multiply_alone;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, binary, compiled, computes_both};
-use crate::product::multiply;
+use crate::product::{matmul as multiply_alone, multiply};
 use crate::real::Real;
 
 /// `a b` of each pair of matrices.

@@ -1,12 +1,26 @@
 //! Matrix products, divided among the cores at fixed places.
 
-use faer::linalg::matmul::matmul;
+use faer::linalg::matmul;
 use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::elementwise::vectorized;
 use crate::real::Real;
+use crate::vector_registers::clear_upper_halves;
+
+/// `to ← by a b`, or `to ← to + by a b`: faer's product, which leaves this thread as it was.
+pub(crate) fn matmul<F: Real>(
+    to: MatMut<'_, F>,
+    accum: Accum,
+    a: MatRef<'_, F>,
+    b: MatRef<'_, F>,
+    by: F,
+    par: Par,
+) {
+    matmul::matmul(to, accum, a, b, by, par);
+    clear_upper_halves();
+}
 
 /// `y ← a b`, or `y ← y + a b`.
 ///

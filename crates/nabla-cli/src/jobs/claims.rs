@@ -26,6 +26,7 @@ fn experiments() -> Experiments {
         nabla_solve_experiments::EXPERIMENTS,
         nabla_diffusion_experiments::EXPERIMENTS,
         nabla_panorama_experiments::EXPERIMENTS,
+        nabla_physics_experiments::EXPERIMENTS,
         nabla_private_experiments::EXPERIMENTS,
         nabla_probe_experiments::EXPERIMENTS,
         nabla_share_experiments::EXPERIMENTS,

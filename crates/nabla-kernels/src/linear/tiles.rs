@@ -1,9 +1,9 @@
 //! Linear layers in tiles: what a layer is followed by is computed while a tile is in the cache, and weights of 16
 //! bits are widened part by part where they are multiplied.
 
+use crate::product::matmul;
 use burn::nn::Linear;
 use burn::tensor::{DType, Tensor};
-use faer::linalg::matmul::matmul;
 use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use nabla_grad::elementwise::Dense;

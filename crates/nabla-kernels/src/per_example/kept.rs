@@ -1,10 +1,10 @@
 //! What is kept of a layer: what the gradients of its examples follow from, or these gradients.
 
+use crate::product::matmul;
 use burn::backend::autodiff::NodeId;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::DType;
-use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 

@@ -1,0 +1,33 @@
+//! The experiments that measure the claims about the methods of `nabla-physics`, with one file per method.
+
+mod classification;
+pub mod ernode;
+mod latent_series;
+pub mod local_regularisation;
+mod regularisation;
+mod spiral;
+mod stiff;
+mod training;
+
+/// All experiments of this crate.
+pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(ernode::ErnodeClaim),
+    || Box::new(local_regularisation::LocalRegularisationClaim),
+];
+
+#[cfg(test)]
+nabla_claims::quick_forms!(EXPERIMENTS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The quick forms run whole, and have the headlines of the committed results.
+    #[test]
+    fn committed_headlines_are_the_experiments() {
+        let found = QUICK
+            .headline_differences(&["ernode", "local-regularisation"])
+            .unwrap();
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
