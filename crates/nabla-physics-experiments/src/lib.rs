@@ -1,5 +1,6 @@
 //! The experiments that measure the claims about the methods of `nabla-physics`, with one file per method.
 
+pub mod barron_pde;
 mod classification;
 pub mod ernode;
 mod latent_series;
@@ -13,6 +14,7 @@ mod training;
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(ernode::ErnodeClaim),
     || Box::new(local_regularisation::LocalRegularisationClaim),
+    || Box::new(barron_pde::BarronPdeClaim),
 ];
 
 #[cfg(test)]
@@ -26,7 +28,7 @@ mod tests {
     #[test]
     fn committed_headlines_are_the_experiments() {
         let found = QUICK
-            .headline_differences(&["ernode", "local-regularisation"])
+            .headline_differences(&["ernode", "local-regularisation", "barron-pde"])
             .unwrap();
         assert!(found.is_empty(), "{found:?}");
     }
