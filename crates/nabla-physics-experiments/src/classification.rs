@@ -63,7 +63,7 @@ impl Size {
         match quick {
             true => Self::QUICK,
             false => Self {
-                epochs: 10,
+                epochs: 8,
                 ..Self::WHOLE
             },
         }

@@ -42,7 +42,7 @@ fn variants(task: &Task) -> Vec<(Variant, Regularisation)> {
         vec![
             vanilla,
             (STEER, Regularisation::STEER),
-            (TAYNODE, Regularisation::derivative(3, 0.01)),
+            (TAYNODE, Regularisation::derivative(2, 0.01)),
             (KINETIC, Regularisation::derivative(1, 0.01)),
             (ERROR, global(Heuristic::Error, mean, [100.0, 10.0])),
             // By the ten steps or so of a solve.

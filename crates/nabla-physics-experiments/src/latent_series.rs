@@ -43,7 +43,7 @@ impl Size {
             },
             false => Self {
                 batches: 3,
-                epochs: 40,
+                epochs: 30,
             },
         }
     }

@@ -14,7 +14,7 @@ use rand::RngExt;
 
 pub(crate) const VANILLA: Variant = Variant::baseline("no regularisation");
 pub(crate) const STEER: Variant = Variant::baseline("STEER");
-pub(crate) const TAYNODE: Variant = Variant::baseline("TayNODE, third derivative");
+pub(crate) const TAYNODE: Variant = Variant::baseline("TayNODE, second derivative");
 pub(crate) const KINETIC: Variant = Variant::baseline("kinetic energy");
 pub(crate) const ERROR: Variant = Variant::method("ERNODE, error");
 pub(crate) const ERROR_SUM: Variant = Variant::method("ERNODE, error, sum");

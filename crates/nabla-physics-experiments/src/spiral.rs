@@ -36,7 +36,7 @@ impl Size {
                 tests: 200,
             },
             false => Self {
-                updates: 80,
+                updates: 60,
                 paths: 10_000,
                 tests: 2000,
             },

@@ -14,7 +14,7 @@
 //! [`ClassifierLoss`] is the mean cross-entropy of a classifier on examples, in parts that fit in memory. Burn does not
 //! differentiate twice: products with its Hessian are central differences of the gradient, with the rectified units
 //! [held](nabla_kernels::linear_pieces), so that no difference meets a kink. It is the Hessian that PyTorch has. [`SteadyHessian`] finds the
-//! step once, at the cost of some products, and takes two gradients for each product from then on.
+//! step once, on a few examples, and takes two gradients for each product from then on.
 //!
 //! [`ClassifierStability`](crate::classifier_stability::ClassifierStability) says between which learning rates the largest one lies at which SGD rests; see
 //! [`dynamical_stability`](crate::dynamical_stability).
@@ -24,14 +24,15 @@
 //! 2020, arXiv 1912.07145.
 
 use std::ops::ControlFlow;
+use std::sync::OnceLock;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::vector::{mean_with_error, norm};
 use nabla_grad::curvature::{
-    CurvatureError, CurvatureOperator, DifferenceConfig, GaussNewton, GradientField, Hessian,
-    OutputFunction, OutputLoss, Product,
+    CurvatureError, CurvatureOperator, Difference, DifferenceConfig, GaussNewton, GradientField,
+    Hessian, OutputFunction, OutputLoss, Product,
 };
 use nabla_grad::flat::{FlatError, ParameterLayout, with_float_type};
 use nabla_grad::per_example::{PerExampleError, Reduction};
@@ -49,6 +50,7 @@ use nabla_train::gradient_source::TrainingExamples;
 use serde::{Deserialize, Serialize};
 
 use crate::dynamical_stability::StabilityError;
+use crate::sparse_autoencoder::spread_over;
 
 /// The reason why nothing is known of the sharpness.
 #[derive(Debug, thiserror::Error)]
@@ -373,6 +375,16 @@ impl<'a, M: Classifier> ClassifierLoss<'a, M> {
             model = with_float_type(model, dtype);
         }
         let layout = ParameterLayout::trainable(&model)?;
+        Ok(Self::with_layout(model, layout, dtype, examples, indices))
+    }
+
+    fn with_layout(
+        model: M,
+        layout: ParameterLayout,
+        dtype: DType,
+        examples: TrainingExamples<'a>,
+        indices: &[usize],
+    ) -> Self {
         let device = layout.device().clone().autodiff();
         let parts = indices.chunks(PART).map(|indices| {
             let LabelledBatch { input, labels } = examples.chosen(indices, 0, &device);
@@ -385,13 +397,26 @@ impl<'a, M: Classifier> ClassifierLoss<'a, M> {
                 pieces,
             }
         });
-        Ok(Self {
+        Self {
             parts: parts.collect(),
             count: indices.len(),
             model,
             layout,
             examples,
-        })
+        }
+    }
+
+    /// The same loss of other examples.
+    fn of(&self, indices: &[usize]) -> Self {
+        let dtype = self.parts[0].input.dtype();
+        let (model, layout) = (self.model.clone(), self.layout.clone());
+        Self::with_layout(model, layout, dtype, self.examples.clone(), indices)
+    }
+
+    fn indices(&self) -> impl Iterator<Item = usize> {
+        self.parts
+            .iter()
+            .flat_map(|part| part.indices.iter().copied())
     }
 
     /// The number of parameters.
@@ -481,12 +506,22 @@ impl<'a, M: Classifier> ClassifierLoss<'a, M> {
             .with_parameters(self.model.clone(), parameters.clone())?)
     }
 
-    /// The Hessian, by differences of the gradient with a step that is found once; see [`SteadyHessian`].
+    /// The Hessian, by differences of the gradient with a step that is found once, on a few of the examples; see
+    /// [`SteadyHessian`].
     ///
     /// # Errors
     /// If the gradient is not finite.
     pub fn hessian(&self, noise: &mut SeededNoise) -> Result<SteadyHessian<&Self>, SharpnessError> {
-        SteadyHessian::new(self, self.at()?, noise)
+        /// A search takes dozens of gradients.
+        const SEARCHED: usize = 32;
+        if self.count <= SEARCHED {
+            return SteadyHessian::new(self, self.at()?, noise);
+        }
+        let indices: Vec<usize> = self.indices().collect();
+        let few = spread_over(indices.len(), SEARCHED).into_iter();
+        let few: Vec<usize> = few.map(|place| indices[place]).collect();
+        let few = self.of(&few);
+        SteadyHessian::new(&few, few.at()?, noise)?.like(self, self.at()?)
     }
 
     /// The Gauss-Newton matrix.
@@ -565,15 +600,17 @@ fn other_network(error: OtherNetwork) -> CurvatureError {
     CurvatureError::Function(Box::new(error))
 }
 
-/// A Hessian whose products take two gradients each.
+/// A Hessian whose products take two gradients each, and the first one two more.
 ///
-/// The step of the central difference, and the share by which products are off, are those of one product whose step was
-/// searched, along a random direction.
+/// The step of the central difference is that of one product whose step was searched, along a random direction. The share by
+/// which products are off is measured with the first product.
 #[derive(Clone, Debug)]
 pub struct SteadyHessian<G> {
     hessian: Hessian<G>,
-    /// The error of a product as a share of its norm.
-    error: f64,
+    /// The error of a product as a share of its norm, where the step was searched.
+    searched_error: f64,
+    /// The same of the first product.
+    error: OnceLock<f64>,
 }
 
 impl<G: GradientField> SteadyHessian<G> {
@@ -593,21 +630,60 @@ impl<G: GradientField> SteadyHessian<G> {
         let unit = TensorData::new(unit, [dim]);
         let unit = Tensor::from_data(unit, (&searching.device(), searching.dtype()));
         let found = searching.product(&unit)?;
-        let length = found.value.try_into_vec_as::<f64>();
-        let length = norm(&length.map_err(|error| CurvatureError::Device(error.to_string()))?);
-        let error = if length > 0.0 {
-            found.error / length
-        } else {
-            0.0
-        };
-        let hessian = searching.with_step(found.step)?;
-        Ok(Self { hessian, error })
+        let searched_error = share_of_error(&found)?;
+        Ok(Self {
+            hessian: searching.with_step(found.step)?,
+            searched_error,
+            error: OnceLock::new(),
+        })
     }
 
-    /// By how much products are off, as a share of their norm.
-    pub fn relative_error(&self) -> f64 {
-        self.error
+    /// The Hessian of another function, such as the loss of more examples, with the step of this one.
+    ///
+    /// # Errors
+    /// As [`Hessian::like`].
+    pub fn like<H: GradientField>(
+        &self,
+        gradient: H,
+        at: Tensor<1>,
+    ) -> Result<SteadyHessian<H>, SharpnessError> {
+        Ok(SteadyHessian {
+            hessian: self.hessian.like(gradient, at)?,
+            searched_error: self.searched_error,
+            error: OnceLock::new(),
+        })
     }
+
+    /// By how much products are off, as a share of their norm: of the first product, or before it where the step was searched.
+    pub fn relative_error(&self) -> f64 {
+        self.error.get().copied().unwrap_or(self.searched_error)
+    }
+
+    /// The product with a vector of the length 1.
+    fn of_unit(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
+        if self.error.get().is_some() {
+            return self.hessian.apply(v);
+        }
+        let found = self.hessian.product(v)?;
+        // If another thread was first, its error stands.
+        let _ = self.error.set(share_of_error(&found)?);
+        Ok(found.value)
+    }
+}
+
+/// The error of a product as a share of its norm.
+fn share_of_error(found: &Difference<1>) -> Result<f64, CurvatureError> {
+    let length = norm(&on_host(found.value.clone())?);
+    Ok(if length > 0.0 {
+        found.error / length
+    } else {
+        0.0
+    })
+}
+
+fn on_host(vector: Tensor<1>) -> Result<Vec<f64>, CurvatureError> {
+    let values = vector.try_into_vec_as::<f64>();
+    values.map_err(|error| CurvatureError::Device(error.to_string()))
 }
 
 impl<G: GradientField> CurvatureOperator for SteadyHessian<G> {
@@ -624,16 +700,17 @@ impl<G: GradientField> CurvatureOperator for SteadyHessian<G> {
     }
 
     fn apply(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
-        self.hessian.apply(v)
-    }
-
-    fn apply_values(&self, v: &[f64]) -> Result<Vec<f64>, CurvatureError> {
-        self.hessian.apply_values(v)
+        // The step is that of a vector of the length 1.
+        let length = norm(&on_host(v.clone())?);
+        if length == 0.0 {
+            return Ok(v.zeros_like());
+        }
+        Ok(self.of_unit(&(v.clone() * (1.0 / length)))? * length)
     }
 
     fn apply_with_error(&self, v: &[f64]) -> Result<Product, CurvatureError> {
-        let values = self.hessian.apply_values(v)?;
-        let error = self.error * norm(&values);
+        let values = self.apply_values(v)?;
+        let error = self.relative_error() * norm(&values);
         Ok(Product { values, error })
     }
 }

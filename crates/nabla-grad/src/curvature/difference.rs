@@ -225,6 +225,30 @@ impl DirectionalDerivative {
         Ok(derivative)
     }
 
+    /// Of another field of as many parameters, in which rounding is the same share of the values. This evaluates it once.
+    pub fn like(
+        &self,
+        field: &Field,
+        at: &Tensor<1>,
+        what: &'static str,
+    ) -> Result<Self, CurvatureError> {
+        let at = values(at)?;
+        expect_dim("vector of parameters", self.dim(), at.len())?;
+        let centre = field(&at)?;
+        let (length, other) = (norm(&centre), norm(&self.centre));
+        if !length.is_finite() {
+            return Err(CurvatureError::NotFinite { what });
+        }
+        let share = if other > 0.0 { self.noise / other } else { 0.0 };
+        Ok(Self {
+            at,
+            device: self.device.clone(),
+            noise: length * share.max(self.epsilon / 4.0),
+            centre,
+            ..*self
+        })
+    }
+
     /// Takes a step of this multiple of a vector from now on.
     pub fn fix_step(&mut self, step: f64) -> Result<(), CurvatureError> {
         range::positive("finite-difference step", step)?;

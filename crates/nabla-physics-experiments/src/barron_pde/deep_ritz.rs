@@ -6,7 +6,7 @@
 use std::f64::consts::TAU;
 
 use burn::module::{Module, Param};
-use burn::optim::{AdamConfig, GradientsParams, Optimizer};
+use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use nabla_claims::ClaimError;
 use nabla_grad::seeded_noise::SeededNoise;
@@ -112,7 +112,7 @@ impl DeepRitz {
             let gradients = GradientsParams::from_grads(density.mean().backward(), &network);
             let turn = std::f64::consts::PI * step as f64 / self.steps as f64;
             let rate = self.learning_rate * 0.5 * (1.0 + turn.cos());
-            network = adam.step(rate.into(), network, gradients);
+            network = adam.step(rate, network, gradients);
         }
         let x = TensorData::new(points.to_vec(), [points.len() / dims, dims]);
         let (u, _) = network.with_slope(Tensor::from_data(x, &device));
