@@ -24,7 +24,7 @@
 //! 2020, arXiv 1912.07145.
 
 use std::ops::ControlFlow;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -600,20 +600,48 @@ fn other_network(error: OtherNetwork) -> CurvatureError {
     CurvatureError::Function(Box::new(error))
 }
 
-/// A Hessian whose products take two gradients each, and the first one two more.
+/// A Hessian whose products take two gradients each, but for a few.
 ///
-/// The step of the central difference is that of one product whose step was searched, along a random direction. The share by
-/// which products are off is measured with the first product.
-#[derive(Clone, Debug)]
+/// The step of the central difference is searched along a random direction, and along the direction into which the Hessian
+/// turns that one, which is a sharp one: the sharper a direction, the shorter a step it allows. Where a product is longer than
+/// every one before it, by more than [`SHARPER`](Self::SHARPER), its step is searched again, and kept if it is shorter.
+#[derive(Debug)]
 pub struct SteadyHessian<G> {
     hessian: Hessian<G>,
-    /// The error of a product as a share of its norm, where the step was searched.
-    searched_error: f64,
-    /// The same of the first product.
-    error: OnceLock<f64>,
+    steady: Mutex<Steady>,
+}
+
+/// What is known of the step.
+#[derive(Clone, Copy, Debug)]
+struct Steady {
+    /// For a vector of the length 1.
+    step: f64,
+    /// The longest product of such a vector along which it was searched; 0 if that was for another function.
+    length: f64,
+    /// The largest error of those, as a share of the product.
+    error: f64,
+}
+
+impl Steady {
+    fn with(self, found: &Difference<1>) -> Result<Self, CurvatureError> {
+        let length = norm(&on_host(found.value.clone())?);
+        let error = if length > 0.0 {
+            found.error / length
+        } else {
+            0.0
+        };
+        Ok(Self {
+            step: self.step.min(found.step),
+            length: self.length.max(length),
+            error: self.error.max(error),
+        })
+    }
 }
 
 impl<G: GradientField> SteadyHessian<G> {
+    /// By how much longer a product must be than those before it so that its step is searched again.
+    pub const SHARPER: f64 = 2.0;
+
     /// The Hessian at the parameters `at`, `[parameters]`.
     ///
     /// # Errors
@@ -623,22 +651,32 @@ impl<G: GradientField> SteadyHessian<G> {
         at: Tensor<1>,
         noise: &mut SeededNoise,
     ) -> Result<Self, SharpnessError> {
-        let searching = Hessian::new(gradient, at, DifferenceConfig::new())?;
-        let dim = searching.dim();
-        let direction = Probe::Rademacher.draw(dim, noise);
-        let unit: Vec<f64> = direction.iter().map(|z| z / (dim as f64).sqrt()).collect();
-        let unit = TensorData::new(unit, [dim]);
-        let unit = Tensor::from_data(unit, (&searching.device(), searching.dtype()));
-        let found = searching.product(&unit)?;
-        let searched_error = share_of_error(&found)?;
+        let hessian = Hessian::new(gradient, at, DifferenceConfig::new())?;
+        let dim = hessian.dim();
+        let direction = TensorData::new(Probe::Rademacher.draw(dim, noise), [dim]);
+        let mut direction = Tensor::from_data(direction, (&hessian.device(), hessian.dtype()));
+        let mut steady = Steady {
+            step: f64::INFINITY,
+            length: 0.0,
+            error: 0.0,
+        };
+        for _ in 0..2 {
+            let length = norm(&on_host(direction.clone())?);
+            if length == 0.0 {
+                break;
+            }
+            let found = hessian.product(&(direction * (1.0 / length)))?;
+            steady = steady.with(&found)?;
+            direction = found.value;
+        }
         Ok(Self {
-            hessian: searching.with_step(found.step)?,
-            searched_error,
-            error: OnceLock::new(),
+            hessian,
+            steady: Mutex::new(steady),
         })
     }
 
-    /// The Hessian of another function, such as the loss of more examples, with the step of this one.
+    /// The Hessian of another function, such as the loss of more examples, with the step of this one until a product was
+    /// searched.
     ///
     /// # Errors
     /// As [`Hessian::like`].
@@ -647,38 +685,41 @@ impl<G: GradientField> SteadyHessian<G> {
         gradient: H,
         at: Tensor<1>,
     ) -> Result<SteadyHessian<H>, SharpnessError> {
+        let steady = Steady {
+            length: 0.0,
+            error: 0.0,
+            ..self.steady()
+        };
         Ok(SteadyHessian {
             hessian: self.hessian.like(gradient, at)?,
-            searched_error: self.searched_error,
-            error: OnceLock::new(),
+            steady: Mutex::new(steady),
         })
     }
 
-    /// By how much products are off, as a share of their norm: of the first product, or before it where the step was searched.
+    /// By how much products are off, as a share of their norm: at most, of those whose step was searched. 0 if none was.
     pub fn relative_error(&self) -> f64 {
-        self.error.get().copied().unwrap_or(self.searched_error)
+        self.steady().error
+    }
+
+    fn steady(&self) -> Steady {
+        // A number is whole even if a thread that held it has panicked.
+        *self.steady.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The product with a vector of the length 1.
     fn of_unit(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
-        if self.error.get().is_some() {
-            return self.hessian.apply(v);
+        let steady = self.steady();
+        if steady.length > 0.0 {
+            let found = self.hessian.product_with(v, steady.step)?;
+            if norm(&on_host(found.clone())?) <= Self::SHARPER * steady.length {
+                return Ok(found);
+            }
         }
-        let found = self.hessian.product(v)?;
-        // If another thread was first, its error stands.
-        let _ = self.error.set(share_of_error(&found)?);
+        let found = self.hessian.product_from(v, steady.step)?;
+        let steady = steady.with(&found)?;
+        *self.steady.lock().unwrap_or_else(PoisonError::into_inner) = steady;
         Ok(found.value)
     }
-}
-
-/// The error of a product as a share of its norm.
-fn share_of_error(found: &Difference<1>) -> Result<f64, CurvatureError> {
-    let length = norm(&on_host(found.value.clone())?);
-    Ok(if length > 0.0 {
-        found.error / length
-    } else {
-        0.0
-    })
 }
 
 fn on_host(vector: Tensor<1>) -> Result<Vec<f64>, CurvatureError> {

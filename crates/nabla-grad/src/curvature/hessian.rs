@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
+use nabla_base::range;
 
 use super::difference::{Difference, DifferenceConfig, DirectionalDerivative};
 use super::{CurvatureError, CurvatureOperator, Product, expect_dim, values};
@@ -213,8 +214,35 @@ impl<G: GradientField> Hessian<G> {
     /// # Errors
     /// If `v` has another length than the parameters, is not finite, or a gradient fails.
     pub fn product(&self, v: &Tensor<1>) -> Result<Difference<1>, CurvatureError> {
+        self.searched(v, None)
+    }
+
+    /// [`product`](Self::product), but an automatic step is searched from `step` on, a multiple of `v`.
+    ///
+    /// # Errors
+    /// As [`product`](Self::product), and if the step is not positive.
+    pub fn product_from(&self, v: &Tensor<1>, step: f64) -> Result<Difference<1>, CurvatureError> {
+        range::positive("finite-difference step", step)?;
+        self.searched(v, Some(step))
+    }
+
+    /// `H v` by a difference with this step, a multiple of `v`, in two gradients (four at fourth order).
+    ///
+    /// # Errors
+    /// As [`product`](Self::product), and if the step is not positive.
+    pub fn product_with(&self, v: &Tensor<1>, step: f64) -> Result<Tensor<1>, CurvatureError> {
+        range::positive("finite-difference step", step)?;
         let derivative = &self.derivative;
-        let found = derivative.along(&|theta| self.field(theta), &values(v)?)?;
+        let found = derivative.value_with(&|theta| self.field(theta), &values(v)?, step)?;
+        Ok(match found {
+            Some(found) => derivative.tensor(&found),
+            None => v.zeros_like(),
+        })
+    }
+
+    fn searched(&self, v: &Tensor<1>, step: Option<f64>) -> Result<Difference<1>, CurvatureError> {
+        let derivative = &self.derivative;
+        let found = derivative.along_from(&|theta| self.field(theta), &values(v)?, step)?;
         Ok(match found {
             Some(found) => Difference {
                 value: derivative.tensor(&found.value),
