@@ -16,11 +16,12 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use nabla_base::range::OutOfRange;
 use nabla_grad::seeded_noise::SeededNoise;
-use nabla_kernels::activation::tanh;
+use nabla_kernels::activation::Activation;
 use nabla_kernels::cross_entropy::cross_entropy;
 use nabla_kernels::linear::linear;
-use nabla_physics::field::Dynamics;
+use nabla_physics::neural_ode::{NeuralOde, NeuralOdeConfig};
 use nabla_physics::time_linear::TimeLinear;
 use nabla_physics::{Adjoint, Checkpoints, Controller, Method, Solver};
 
@@ -32,21 +33,8 @@ const STEPS: usize = 5;
 const WARM: usize = 1;
 
 #[derive(Module, Debug)]
-struct Flow {
-    first: TimeLinear,
-    second: TimeLinear,
-}
-
-impl Dynamics for Flow {
-    fn slope(&self, u: Tensor<2>, t: Tensor<2>) -> Tensor<2> {
-        let hidden = tanh(self.first.forward(u, t.clone()));
-        tanh(self.second.forward(hidden, t))
-    }
-}
-
-#[derive(Module, Debug)]
 struct Classifier {
-    flow: Flow,
+    flow: NeuralOde,
     head: Linear,
 }
 
@@ -90,7 +78,7 @@ impl Numbers {
         std::fs::write(folder.join("neural_ode.bin"), bytes)
     }
 
-    fn classifier(&self, device: &Device) -> Classifier {
+    fn classifier(&self, device: &Device) -> Result<Classifier, OutOfRange> {
         let tensor = |which: usize, from: usize, to: usize| {
             let [_, width] = SHAPES[which];
             let values = self.weights[which][from * width..to * width].to_vec();
@@ -106,16 +94,19 @@ impl Numbers {
         };
         let timed = |which: usize, input: usize| TimeLinear {
             linear: layer(which, input),
-            by_time: Param::from_tensor(tensor(which, input, input + 1).reshape([-1]).detach()),
+            by_time: Some(Param::from_tensor(
+                tensor(which, input, input + 1).reshape([-1]).detach(),
+            )),
         };
-        let flow = Flow {
-            first: timed(0, STATE),
-            second: timed(1, HIDDEN),
-        };
-        Classifier {
+        let flow = NeuralOdeConfig::new(STATE)
+            .with_hidden([HIDDEN])
+            .with_last(Activation::Tanh)
+            .init(device, &mut SeededNoise::new(0, 0))?
+            .with_layers(vec![timed(0, STATE), timed(1, HIDDEN)]);
+        Ok(Classifier {
             flow,
             head: layer(2, STATE),
-        }
+        })
     }
 }
 
@@ -125,7 +116,7 @@ fn measured(
     numbers: &Numbers,
 ) -> Result<(f64, usize, f32), Box<dyn std::error::Error>> {
     let device = Device::flex().autodiff();
-    let mut classifier = numbers.classifier(&device);
+    let mut classifier = numbers.classifier(&device)?;
     let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
     let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
     let data = TensorData::new(numbers.pictures.clone(), [BATCH, STATE]);

@@ -13,7 +13,7 @@
 //! What is learnt from the steps: [`ernode`] and [`local_regularisation`] penalise errors and stiffness; [`steer`] and
 //! [`taynode`] are what they are compared with.
 //!
-//! The equation is a [`field`]: a closure, or a Burn module. Stochastic equations are solved by [`sde`].
+//! The equation is a [`field`]: a closure, or a Burn module such as a [`neural_ode`]. Stochastic equations are solved by [`sde`].
 
 pub mod adjoint;
 pub mod bs3;
@@ -27,6 +27,7 @@ pub mod field;
 mod first_step;
 pub mod local_regularisation;
 mod method;
+pub mod neural_ode;
 mod norms;
 mod numbers;
 mod operation;
