@@ -14,6 +14,7 @@
 //! [`taynode`] are what they are compared with.
 //!
 //! The equation is a [`field`]: a closure, or a Burn module such as a [`neural_ode`]. Stochastic equations are solved by [`sde`].
+//! [`fitted`] learns both from data at irregular times.
 
 pub mod adjoint;
 pub mod bs3;
@@ -25,6 +26,7 @@ pub mod euler;
 pub mod event;
 pub mod field;
 mod first_step;
+pub mod fitted;
 pub mod local_regularisation;
 mod method;
 pub mod neural_ode;
