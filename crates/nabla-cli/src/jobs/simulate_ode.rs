@@ -9,7 +9,7 @@ use nabla::base::progress::ProgressSink;
 use nabla::base::words::{count, csv_field};
 use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series};
-use nabla::data::trajectories::{Trajectories, Trajectory};
+use nabla::data::trajectories::{Trajectories, Trajectory, TrajectoryError};
 use nabla::physics::fitted::{
     FitError, FittedModel, Kind, MethodName, Path, Quantiles, SolverSettings, Start,
 };
@@ -234,9 +234,18 @@ impl Arguments {
             ));
         }
         let config = model.config();
-        let mut columns = Columns::of(&config.time, config.trajectory.as_deref(), &config.columns);
-        self.columns.apply(&mut columns);
-        let table = Trajectories::read(file, &columns.options()).map_err(Failure::input)?;
+        let read = |trajectory: Option<&str>| {
+            let mut columns = Columns::of(&config.time, trajectory, &config.columns);
+            self.columns.apply(&mut columns);
+            Trajectories::read(file, &columns.options())
+        };
+        let trajectory = config.trajectory.as_deref();
+        let table = match read(trajectory) {
+            // A table of one trajectory need not name it.
+            Err(error) if lacks(&error, trajectory) => read(None),
+            read => read,
+        };
+        let table = table.map_err(Failure::input)?;
         if table.columns.len() != config.columns.len() {
             return Err(FitError::Start {
                 found: table.columns.len(),
@@ -388,6 +397,15 @@ impl Job for Arguments {
             plot: self.plot.clone(),
         };
         context.report(&told, || told_of(&told, &config.columns))
+    }
+}
+
+/// Whether a table has no column of this name.
+fn lacks(error: &TrajectoryError, column: Option<&str>) -> bool {
+    match error {
+        TrajectoryError::In { source, .. } => lacks(source, column),
+        TrajectoryError::NoColumn { name, .. } => Some(name.as_str()) == column,
+        _ => false,
     }
 }
 
