@@ -14,8 +14,11 @@
 //! after it. The windows of a batch are solved together, each in the time `s ∈ [0, 1]` of its own, `dz/ds = T f(z, t_0 + T s)`,
 //! and read at the union of their times: the solver's steps do not depend on those.
 //!
+//! In each step, a window begins at any complete row before the next one does: from a few starts alone, a network learns
+//! their noise.
+//!
 //! **A growing horizon.** In the first half of the training, windows are shorter: from two rows on, they grow to their whole
-//! length, and begin at any complete row within. A long window of a bad model is chaos, and its gradient tells nothing.
+//! length. A long window of a bad model is chaos, and its gradient tells nothing.
 //!
 //! **Gaps.** Numbers that are missing in the first row of a window are parameters, which are learnt beside the network; they
 //! begin between the observations before and after. Where a window ends in such a row of the next, its end is compared with

@@ -28,7 +28,7 @@ use super::model::{FittedConfig, FittedModel, FittedNetwork};
 use super::settings::{FitConfig, Kind, Regulariser};
 use super::shooting::{Batch, indices, matrix};
 use super::transition::surprise;
-use super::windows::{Data, Series, Window, pieces, windows};
+use super::windows::{Data, Series, Window, pieces, stride, windows};
 
 /// Rows of a window of an ordinary equation, or of a stochastic one with gaps.
 const ROWS: usize = 20;
@@ -290,16 +290,16 @@ impl FitTask {
         2 + ((self.rows - 2) as f64 * share).floor() as usize
     }
 
-    /// A part of a window that begins with a complete row, or as it does.
-    fn part(&self, window: Window, rows: usize, draws: &mut SeededNoise) -> Window {
-        if window.rows <= rows {
-            return window;
-        }
+    /// Rows that begin as a window does, or with a complete row before the next window does, so that every one is a start:
+    /// from a few starts alone, a network learns their noise.
+    fn drawn(&self, window: Window, rows: usize, draws: &mut SeededNoise) -> Window {
         let series = &self.data.training[window.series];
+        let rows = rows.min(window.rows);
+        let later = stride(self.rows).saturating_sub(1).max(window.rows - rows);
+        let last = (window.first + later).min(series.len() - rows);
         let complete = |&row: &usize| series.is_complete(row, self.data.columns);
-        let last = window.first + window.rows - rows;
-        let later = (window.first + 1..=last).filter(complete);
-        let firsts: Vec<usize> = std::iter::once(window.first).chain(later).collect();
+        let firsts = (window.first + 1..=last).filter(complete);
+        let firsts: Vec<usize> = std::iter::once(window.first).chain(firsts).collect();
         Window {
             first: firsts[draws.random_range(0..firsts.len())],
             rows,
@@ -487,14 +487,11 @@ impl Task for FitTask {
     fn batch(&mut self, learner: &Learner<Learnt>) -> Result<Step, TrainingError> {
         let number = learner.step();
         let chosen = self.order.batch(number).to_vec();
-        let rows = match self.config.kind {
-            Kind::Ode => self.horizon(number),
-            Kind::Sde => self.rows,
-        };
         let mut draws = SeededNoise::new(self.config.seed, PLACES + number as u64);
-        let windows = chosen
-            .into_iter()
-            .map(|i| self.part(self.windows[i], rows, &mut draws));
+        let windows = chosen.into_iter().map(|i| match self.config.kind {
+            Kind::Ode => self.drawn(self.windows[i], self.horizon(number), &mut draws),
+            Kind::Sde => self.windows[i],
+        });
         let windows = windows.collect();
         Ok(Step { number, windows })
     }

@@ -156,9 +156,14 @@ impl Data {
     }
 }
 
+/// Rows from the beginning of a window to that of the next.
+pub(super) fn stride(rows: usize) -> usize {
+    (rows - 1).div_ceil(2).max(1)
+}
+
 /// Windows of at most `rows` rows, each of which begins in the middle of the one before; the last ends with the series.
 pub(super) fn windows(all: &[Series], rows: usize) -> Vec<Window> {
-    let stride = (rows - 1).div_ceil(2).max(1);
+    let stride = stride(rows);
     let mut found = Vec::new();
     for (series, rows_of) in all.iter().map(Series::len).enumerate() {
         let last = rows_of.saturating_sub(rows);
