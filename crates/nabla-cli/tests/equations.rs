@@ -184,7 +184,10 @@ fn wrong_tables_models_and_flags_get_one_sentence_and_leave_nothing() {
     for (flags, told) in [
         ("--time s", "no column \"s\""),
         ("--columns x,y", "no column \"y\""),
-        ("--time t --columns x,t", "cannot be both the time and a value"),
+        (
+            "--time t --columns x,t",
+            "cannot be both the time and a value",
+        ),
         ("--hidden 3,x", "expected whole numbers such as 32,32"),
         ("--hidden 0", "hidden layer is 0"),
         ("--window 1", "rows of a window is 1"),
@@ -245,6 +248,10 @@ fn wrong_tables_models_and_flags_get_one_sentence_and_leave_nothing() {
         ),
         ("--from x=1,v=0 --until 1 --times 2", "--times"),
         ("--from x=1,v=0 --until 1 --method rk4", "no error estimate"),
+        (
+            "--from x=1,v=0 --until 1 --noise-tolerance 0",
+            "tolerance of a step with noise is 0",
+        ),
         ("--from x=1,v=0 --until 1 --plot a.png", "a.png is no plot"),
         (
             "--from x=1,v=0 --until 1 --plot-columns y --plot a.svg",

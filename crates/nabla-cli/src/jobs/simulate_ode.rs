@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use nabla::base::check_writable;
 use nabla::base::progress::ProgressSink;
+use nabla::base::range;
 use nabla::base::words::{count, csv_field};
 use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series};
@@ -334,6 +335,11 @@ impl Job for Arguments {
         let starts = self.starts(&model)?;
         let times = starts.iter().map(|begun| self.times_of(&begun.start));
         let times = times.collect::<Result<Vec<_>, _>>()?;
+        for (begun, times) in starts.iter().zip(&times) {
+            model.check(&begun.start, times, &settings)?;
+        }
+        range::positive("tolerance of a step with noise", self.noise_tolerance)
+            .map_err(Failure::input)?;
         let progress = context.progress();
         progress.begin("simulating", starts.len() as u64);
         let mut all = Vec::new();

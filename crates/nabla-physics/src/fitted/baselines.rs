@@ -199,7 +199,7 @@ mod tests {
             interpolated: values.clone(),
             values,
         };
-        let found = Baseline::linear(&[series.clone()], 3, 1.0).unwrap();
+        let found = Baseline::linear(std::slice::from_ref(&series), 3, 1.0).unwrap();
         let predicted = found.forecast(&[1.4, 1.0, 0.0], 2.0);
         let expected = [0.4 + (-1.0_f64).exp(), 2.0_f64.cos(), -2.0_f64.sin()];
         for (a, b) in predicted.iter().zip(expected) {

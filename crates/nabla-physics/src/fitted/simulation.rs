@@ -135,6 +135,20 @@ impl FittedModel {
         Ok(paths.map(path).collect())
     }
 
+    /// Checks what [`simulate`](Self::simulate) would be given, without solving anything.
+    ///
+    /// # Errors
+    /// If the start, the times or the settings do not fit.
+    pub fn check(
+        &self,
+        start: &Start,
+        times: &[f64],
+        solver: &SolverSettings,
+    ) -> Result<(), FitError> {
+        solver.validate()?;
+        self.begun(start, times, 1).map(drop)
+    }
+
     /// The state, `[paths, columns]`, how time runs, and the times of the solver.
     fn begun(
         &self,
