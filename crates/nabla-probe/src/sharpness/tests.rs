@@ -1,9 +1,11 @@
+use burn::tensor::TensorData;
 use nabla_grad::curvature::DenseOperator;
 use nabla_train::classification::TrainingConfig;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::mlp::{Mlp, MlpConfig};
 use serde_json::Value;
 
+use super::steady_hessian::on_host;
 use super::*;
 use crate::classifier_stability::{ClassifierStability, Rest};
 use crate::dynamical_stability::{ExampleCurvature, Sampling};
