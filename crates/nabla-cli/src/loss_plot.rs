@@ -33,15 +33,34 @@ pub fn mean(losses: &[f32]) -> f64 {
 ///
 /// - `axis`: what the loss is
 pub fn write_losses(folder: &Path, title: &str, axis: &str, losses: &[f32]) -> Result<(), Failure> {
+    write(folder, title, axis, losses, LinePlot::log_y)
+}
+
+/// The same for losses that may be negative, on a linear axis.
+pub fn write_signed_losses(
+    folder: &Path,
+    title: &str,
+    axis: &str,
+    losses: &[f32],
+) -> Result<(), Failure> {
+    write(folder, title, axis, losses, |plot| plot)
+}
+
+fn write(
+    folder: &Path,
+    title: &str,
+    axis: &str,
+    losses: &[f32],
+    with_axis: impl Fn(LinePlot) -> LinePlot,
+) -> Result<(), Failure> {
     let lines = losses.iter().enumerate();
     let table: String = std::iter::once("step,loss\n".to_owned())
         .chain(lines.map(|(i, loss)| format!("{},{loss}\n", i + 1)))
         .collect();
     write_bytes_atomically(&folder.join("loss.csv"), table.as_bytes())?;
     let (window, points) = averaged(losses);
-    let plot = LinePlot::new(title, "step", format!("{axis}, mean of {window} steps"))
-        .log_y()
-        .with_series(Series::new("training loss", points));
+    let plot = LinePlot::new(title, "step", format!("{axis}, mean of {window} steps"));
+    let plot = with_axis(plot).with_series(Series::new("training loss", points));
     let curve = line_plot(&plot, Theme::Standalone).map_err(Failure::run)?;
     Ok(write_svg(&folder.join("loss.svg"), &curve)?)
 }

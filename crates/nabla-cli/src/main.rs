@@ -74,6 +74,9 @@ jobs! {
         /// Solve a LIBSVM problem: get a model, and a certificate of how far it is from the optimum
         #[command(subcommand)]
         Solve(jobs::solve::Task),
+        /// Go on from a state with a model that was fitted to data
+        #[command(subcommand)]
+        Simulate(jobs::simulate::Task),
         /// List, run and report experiments that measure what the papers claim
         #[command(subcommand)]
         Claims(jobs::claims::Task),

@@ -5,6 +5,7 @@
 
 mod desk;
 mod domains;
+mod equations;
 mod inspect;
 mod interrupts;
 mod leakage;

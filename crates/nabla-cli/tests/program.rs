@@ -99,6 +99,8 @@ fn help_and_version_are_no_errors() {
         "train",
         "train model",
         "train prior",
+        "train ode",
+        "simulate ode",
         "compare",
         "claims",
         "claims run",

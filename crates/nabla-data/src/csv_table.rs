@@ -148,12 +148,12 @@ pub struct CsvTable {
     named: bool,
 }
 
-fn is_number(cell: &str) -> bool {
+pub(crate) fn is_number(cell: &str) -> bool {
     cell.parse::<f64>().is_ok()
 }
 
 /// Whether a column has no real name; pandas and readr name such a column by its number.
-fn is_nameless(name: &str) -> bool {
+pub(crate) fn is_nameless(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let numbers = name.strip_prefix("Unnamed: ");
     name.is_empty()
@@ -162,13 +162,13 @@ fn is_nameless(name: &str) -> bool {
 }
 
 /// Whether the cells are row numbers or row names rather than measurements.
-fn name_rows<'a>(mut cells: impl Iterator<Item = &'a str> + Clone) -> bool {
+pub(crate) fn name_rows<'a>(mut cells: impl Iterator<Item = &'a str> + Clone) -> bool {
     let whole = |cell: &str| !cell.is_empty() && cell.bytes().all(|b| b.is_ascii_digit());
     cells.clone().all(whole) || cells.any(|cell| !cell.is_empty() && !is_number(cell))
 }
 
 /// The most frequent separator of a line.
-fn separator(line: &[u8]) -> u8 {
+pub(crate) fn separator(line: &[u8]) -> u8 {
     let count = |separator: u8| line.iter().filter(|&&b| b == separator).count();
     // With equal counts the last one wins, which is the comma.
     let best = [b'\t', b';', b','].into_iter().max_by_key(|&s| count(s));
@@ -179,6 +179,22 @@ fn separator(line: &[u8]) -> u8 {
     }
 }
 
+/// The line of the text at which a row begins, from 1. That of the position counts from the end of the row before, so
+/// empty lines between two rows would not count.
+pub(crate) fn line_of(text: &[u8], row: &csv::StringRecord) -> u64 {
+    let end_of_line = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
+    let begin = row.position().map_or(0, csv::Position::byte) as usize;
+    let rest = text.get(begin..).unwrap_or_default();
+    let begin = begin + rest.iter().take_while(end_of_line).count();
+    let before = text.get(..begin).unwrap_or_default();
+    let mut lines = 1;
+    for (place, &byte) in before.iter().enumerate() {
+        let alone = byte == b'\r' && before.get(place + 1) != Some(&b'\n');
+        lines += u64::from(byte == b'\n' || alone);
+    }
+    lines
+}
+
 impl CsvTable {
     /// Reads a text.
     ///
@@ -187,11 +203,11 @@ impl CsvTable {
     /// a cell is not a finite number.
     pub fn parse(text: &[u8], options: &CsvOptions) -> Result<Self, CsvError> {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let line = text.split(|&b| b == b'\n').next().unwrap_or_default();
+        let first_line = text.split(|&b| b == b'\n').next().unwrap_or_default();
         let rows = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
-            .delimiter(separator(line))
+            .delimiter(separator(first_line))
             .trim(csv::Trim::All)
             .from_reader(text)
             .into_records();
@@ -212,9 +228,9 @@ impl CsvTable {
             .skip(usize::from(short))
             .find(|row| row.len() != columns);
         if let Some(row) = ragged {
-            let line = row.position().map_or(0, csv::Position::line);
             return Err(CsvError::NoTable(format!(
-                "line {line} has {} cells, but {columns} are expected",
+                "line {} has {} cells, but {columns} are expected",
+                line_of(text, row),
                 row.len()
             )));
         }
@@ -435,6 +451,9 @@ mod tests {
         let last = LabelColumn::Last;
         assert_eq!(told("", &last), "the table has no rows");
         assert_eq!(told("a,b\n", &last), "the table has no rows");
+        // Empty lines count.
+        let ragged = told("a,b\n\n1,x\r\n\r\n2\n", &last);
+        assert!(ragged.contains("line 5 has 1 cells"), "{ragged}");
         assert!(told("1\n2\n", &last).contains("one column"));
         assert!(told("1,x\n2\n", &last).contains("not a table"));
         assert_eq!(

@@ -11,6 +11,7 @@
 //! * [`PanoramaSet`] and [`PhotoSet`]: the panoramas, with their split, and the photographs of
 //!   `assets/`; [`sample_panorama`] is built in.
 //! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format; [`CsvTable`]: dense examples in CSV.
+//! * [`trajectories`]: values at irregular times, with gaps, in CSV.
 //! * [`LabelledPictures`]: MNIST, Fashion-MNIST ([`IdxArray`]) and CIFAR-10 in their published files;
 //!   [`digits`] and a [`fashion_sample`] are built in.
 //! * [`NpyArray`]: NumPy's `.npy`, real and complex, and with the feature `hdf5` arrays of HDF5 files; [`NiftiVolume`]: medical volumes in NIfTI-1.
@@ -57,6 +58,7 @@ mod radiance;
 mod raster;
 #[cfg(feature = "pictures")]
 mod tone_map;
+pub mod trajectories;
 #[cfg(feature = "pictures")]
 mod xmp_packet;
 

@@ -73,14 +73,33 @@ impl<F: Real> Array<F> {
         others: [&[F]; R],
         f: impl Fn(F, [F; R]) -> F + Sync,
     ) -> Self {
-        let native = self.tensor.data_arc().property() == AllocationProperty::Native;
-        if native && let Some(values) = self.tensor.try_storage_mut::<F>() {
+        if let Some(values) = self.own_values() {
             update(values, others, f);
             return self;
         }
         let mut values = memory::room(self.values().len());
         from(&mut values, self.values(), others, f);
         Self::new(values, &self.shape())
+    }
+
+    /// After `change` of its numbers: in place, if nothing else needs the array.
+    pub(crate) fn changed(mut self, change: impl FnOnce(&mut [F])) -> Self {
+        if let Some(values) = self.own_values() {
+            change(values);
+            return self;
+        }
+        let mut values = memory::room(self.values().len());
+        values.copy_from_slice(self.values());
+        change(&mut values);
+        Self::new(values, &self.shape())
+    }
+
+    /// The numbers, if nothing else needs the array.
+    fn own_values(&mut self) -> Option<&mut [F]> {
+        match self.tensor.data_arc().property() == AllocationProperty::Native {
+            true => self.tensor.try_storage_mut::<F>(),
+            false => None,
+        }
     }
 
     /// The numbers of one of `examples`, which the first dimension counts.

@@ -32,6 +32,11 @@ use burn::nn::pool::MaxPool2d;
 use burn::tensor::module::max_pool2d_with_indices;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Bool, Int, Tensor};
+use rayon::prelude::*;
+
+use crate::elementwise::vectorized;
+use crate::operation::{Array, Operation, Saved, compiled, computes, unary};
+use crate::real::Real;
 
 /// The network that is held is another one than was recorded: it has other units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,8 +46,10 @@ pub struct OtherNetwork;
 /// What one operation does on a piece.
 #[derive(Clone, Debug)]
 enum Piece {
-    /// The units that are off, in the order of the elements.
-    Off(Tensor<1, Bool>),
+    /// Which units are off, in the order of the elements.
+    Off(Arc<Vec<bool>>),
+    /// The same, on a device for which there is no kernel.
+    OffThere(Tensor<1, Bool>),
     /// Where the largest numbers are, `[batch, channels, places]`.
     Largest(Tensor<3, Int>),
 }
@@ -108,19 +115,74 @@ fn misfit() {
 pub(crate) fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let shape = x.dims();
     let elements: usize = shape.iter().product();
-    let off = match next() {
+    let piece = match next() {
         None => {
-            let off = x.clone().lower_equal_elem(0.0);
-            note(Piece::Off(off.clone().reshape([elements])));
-            off
+            let off = x.clone().without_autodiff().lower_equal_elem(0.0);
+            let off = off.reshape([elements]);
+            let piece = match computes(&x) {
+                true => Piece::Off(Arc::new(off.into_data().iter::<bool>().collect())),
+                false => Piece::OffThere(off),
+            };
+            note(piece.clone());
+            Some(piece)
         }
-        Some(Some(Piece::Off(off))) if off.dims() == [elements] => off.reshape(shape),
-        Some(_) => {
-            misfit();
-            return burn::tensor::activation::relu(x);
-        }
+        Some(piece) => piece,
     };
-    x.mask_fill(off, 0.0)
+    match piece {
+        Some(Piece::Off(off)) if off.len() == elements && computes(&x) => unary(Held(off), x),
+        Some(Piece::OffThere(off)) if off.dims() == [elements] => {
+            x.mask_fill(off.reshape(shape), 0.0)
+        }
+        _ => {
+            misfit();
+            burn::tensor::activation::relu(x)
+        }
+    }
+}
+
+/// The ReLU of units of which it is known which are off.
+#[derive(Clone, Debug)]
+struct Held(Arc<Vec<bool>>);
+
+compiled!(Held: 1);
+
+impl Held {
+    /// 0 where a unit is off: in place, if nothing else needs the array.
+    fn masked<F: Real>(&self, x: Array<F>) -> Array<F> {
+        /// Elements that are worth a task.
+        const TASK: usize = 1 << 14;
+        x.changed(|values| {
+            values
+                .par_chunks_mut(TASK)
+                .zip(self.0.par_chunks(TASK))
+                .for_each(|(values, off)| {
+                    vectorized::<F, _>(
+                        #[inline(always)]
+                        || {
+                            for (value, &off) in values.iter_mut().zip(off) {
+                                *value = if off { F::ZERO } else { *value };
+                            }
+                        },
+                    );
+                });
+        })
+    }
+}
+
+impl Operation<1> for Held {
+    type Kept = ();
+
+    fn reads(&self) -> [bool; 1] {
+        [false]
+    }
+
+    fn forward<F: Real>(&self, [x]: [Array<F>; 1], _: bool) -> (Array<F>, ()) {
+        (self.masked(x), ())
+    }
+
+    fn backward<F: Real>(&self, saved: Saved<'_, F, (), 1>) -> [Option<Array<F>>; 1] {
+        [Some(self.masked(saved.grad))]
+    }
 }
 
 /// The maximum of the piece; `None` for a pooling whose piece is not held.

@@ -1,12 +1,12 @@
-//! Products of batches of matrices, forward and backward.
+//! Products of matrices, one or a batch, forward and backward.
 
-use crate::product::matmul as multiply;
 use burn::tensor::Tensor;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, binary, compiled, computes_both};
+use crate::product::{matmul as multiply_alone, multiply};
 use crate::real::Real;
 
 /// `a b` of each pair of matrices.
@@ -33,6 +33,63 @@ pub fn matmul(a: Tensor<3>, b: Tensor<3>) -> Tensor<3> {
     }
 }
 
+/// `a b`, divided among the cores. A factor that is the transpose of a tensor is read as it lies.
+///
+/// - `a`: `[rows, depth]`; `b`: `[depth, columns]`
+/// - returns `[rows, columns]`
+///
+/// # Panics
+/// Like `a.matmul(b)`, if the shapes don't fit.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use nabla_kernels::matmul::product;
+///
+/// let device = Device::flex();
+/// let y = product(Tensor::ones([2, 3], &device), Tensor::ones([5, 3], &device).transpose());
+/// assert_eq!(y.dims(), [2, 5]);
+/// ```
+pub fn product(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    match a.dims()[1] == b.dims()[0] && computes_both(&a, &b) {
+        true => binary(Single, a, b),
+        false => a.matmul(b),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Single;
+
+fn product_of<F: Real>(a: MatRef<'_, F>, b: MatRef<'_, F>) -> Array<F> {
+    let mut y = memory::room(a.nrows() * b.ncols());
+    multiply(&mut y, a, b, false);
+    Array::new(y, &[a.nrows(), b.ncols()])
+}
+
+compiled!(Single: 2);
+
+impl Operation<2> for Single {
+    type Kept = ();
+
+    fn turns(&self) -> [bool; 2] {
+        [true; 2]
+    }
+
+    fn forward<F: Real>(&self, [a, b]: [Array<F>; 2], _: bool) -> (Array<F>, ()) {
+        (product_of(a.matrix(), b.matrix()), ())
+    }
+
+    fn backward<F: Real>(&self, saved: Saved<'_, F, (), 2>) -> [Option<Array<F>>; 2] {
+        let [Some(a), Some(b)] = saved.inputs else {
+            return [None, None];
+        };
+        let grad = saved.grad.matrix();
+        [
+            saved.wanted[0].then(|| product_of(grad, b.matrix().transpose())),
+            saved.wanted[1].then(|| product_of(a.matrix().transpose(), grad)),
+        ]
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Batched;
 
@@ -52,7 +109,7 @@ fn products<'a, F: Real>(
         .enumerate()
         .for_each(|(at, y)| {
             let y = MatMut::from_row_major_slice_mut(y, rows, columns);
-            multiply(y, Accum::Replace, a(at), b(at), F::ONE, Par::Seq);
+            multiply_alone(y, Accum::Replace, a(at), b(at), F::ONE, Par::Seq);
         });
     y
 }
@@ -141,6 +198,45 @@ mod tests {
             for x in [&a, &b] {
                 let [found, expected] = [&grads, &expected].map(|g| x.grad(g).unwrap().into_data());
                 found.assert_approx_eq(&expected, near);
+            }
+        }
+    }
+
+    /// Also of transposed factors, and of products that are divided among the cores.
+    #[test]
+    fn single_products_are_burns() {
+        let device = Device::flex().autodiff();
+        for [rows, depth, columns] in [[2, 1, 3], [70, 300, 90], [600, 64, 500]] {
+            for turned in [[false, false], [false, true], [true, false], [true, true]] {
+                let random = |[rows, columns]: [usize; 2], turned: bool| {
+                    let shape = if turned {
+                        [columns, rows]
+                    } else {
+                        [rows, columns]
+                    };
+                    let x = Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+                    x.require_grad()
+                };
+                let leaves = [
+                    random([rows, depth], turned[0]),
+                    random([depth, columns], turned[1]),
+                ];
+                let lying = |which: usize| match turned[which] {
+                    true => leaves[which].clone().transpose(),
+                    false => leaves[which].clone(),
+                };
+                let weights =
+                    Tensor::random([rows, columns], Distribution::Default, &device.clone());
+                let (found, burns) = (product(lying(0), lying(1)), lying(0).matmul(lying(1)));
+                let near = Tolerance::<f32>::absolute(1e-3);
+                found.to_data().assert_approx_eq(&burns.to_data(), near);
+                let [grads, expected] =
+                    [found, burns].map(|y| (y * weights.clone()).sum().backward());
+                for x in &leaves {
+                    let [found, expected] =
+                        [&grads, &expected].map(|g| x.grad(g).unwrap().into_data());
+                    found.assert_approx_eq(&expected, near);
+                }
             }
         }
     }

@@ -22,7 +22,7 @@ use nabla_kernels::activation::silu;
 use nabla_kernels::attention::attention;
 use nabla_kernels::embedding::embedding;
 use nabla_kernels::linear::linear;
-use nabla_kernels::matmul::matmul;
+use nabla_kernels::matmul::product;
 use nabla_kernels::normalization::rms_norm;
 
 use crate::checks::sizes;
@@ -324,8 +324,8 @@ impl Llama {
             Some(output) => linear(output, x),
             None => {
                 let [batch, length, width] = x.dims();
-                let table = self.embedding.weight.val().transpose().unsqueeze();
-                let logits = matmul(x.reshape([1, batch * length, width]), table);
+                let table = self.embedding.weight.val().transpose();
+                let logits = product(x.reshape([batch * length, width]), table);
                 logits.reshape([batch, length, self.config.vocabulary])
             }
         }

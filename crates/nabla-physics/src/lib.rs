@@ -15,8 +15,10 @@
 //!
 //! The equation is a [`field`]: a closure, or a Burn module such as a [`neural_ode`]; series that are observed
 //! partly have a [`latent_ode`]. Stochastic equations are solved by [`sde`].
+//! [`fitted`] learns both from data at irregular times. [`barron_pde`] solves elliptic equations in many dimensions.
 
 pub mod adjoint;
+pub mod barron_pde;
 pub mod bs3;
 pub mod controller;
 mod differences;
@@ -26,6 +28,7 @@ pub mod euler;
 pub mod event;
 pub mod field;
 mod first_step;
+pub mod fitted;
 pub mod latent_ode;
 pub mod local_regularisation;
 mod method;

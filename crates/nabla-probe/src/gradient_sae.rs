@@ -180,69 +180,123 @@ pub struct GradientSae {
     pub config: GradientSaeConfig,
 }
 
-/// Activity and scores of a batch, on the host, `[batch, latents]`.
+/// What the activity and the scores of a batch are made of, on the host: a pass over all latents for each of its parts would
+/// cost more than the products.
 struct Scored {
-    activity: Vec<f32>,
-    scores: Vec<f32>,
+    /// `(x/s − b) W_encᵀ`, `[batch, latents]`.
+    products: Vec<f32>,
+    /// `b_enc`, `[latents]`.
+    bias: Vec<f32>,
+    /// `⟨g, w_j⟩`, `[batch, latents]`, if gradients choose.
+    attributions: Option<Vec<f32>>,
+    /// `α`.
+    alpha: f32,
+    /// `β / ā`.
+    beta: f32,
+}
+
+impl Scored {
+    /// Of a latent in an example.
+    fn activity(&self, example: usize, latent: usize) -> f32 {
+        let place = example * self.bias.len() + latent;
+        (self.products[place] + self.bias[latent]).max(0.0)
+    }
+
+    /// Writes the scores of an example, `[latents]`.
+    fn write_scores(&self, example: usize, scores: &mut [f32]) {
+        let own = example * self.bias.len()..(example + 1) * self.bias.len();
+        let z = self.products[own.clone()].iter().zip(&self.bias);
+        let z = z.map(|(product, bias)| (product + bias).max(0.0));
+        match &self.attributions {
+            Some(attributions) => {
+                let pairs = scores.iter_mut().zip(z.zip(&attributions[own]));
+                for (score, (z, a)) in pairs {
+                    *score = z * (a.abs() * self.beta + self.alpha);
+                }
+            }
+            // Without gradients, `a` is 0; with `α = 0`, all scores would be: the activity is what is left.
+            None => scores.iter_mut().zip(z).for_each(|(score, z)| *score = z),
+        }
+    }
+}
+
+/// The chosen latents of each example, in ascending order, with their activity.
+struct Chosen {
+    codes: Codes,
+    /// The least score of a chosen latent.
+    least_score: Option<f64>,
 }
 
 impl GradientSae {
     fn scored(&self, x: Tensor<2>, gradient: Option<Tensor<2>>) -> Result<Scored, SaeError> {
         self.dictionary.check(&x)?;
         let dictionary = self.dictionary.constant();
-        let x = x.without_autodiff();
         let shape = x.dims();
-        let bias = dictionary.encoder_bias.clone().unsqueeze();
-        let z = relu(dictionary.products(x) + bias); // [batch, latents]
-        let (alpha, beta) = (self.config.alpha, self.config.beta);
-        let gradient = gradient.filter(|_| beta != 0.0);
-        let activity = read_single(z.clone())?;
-        let Some(gradient) = gradient else {
-            // Without gradients, `a` is 0; with `α = 0`, all scores would be: the activity is what is left.
-            return Ok(Scored {
-                scores: activity.clone(),
-                activity,
-            });
+        let (alpha, beta) = (self.config.alpha as f32, self.config.beta);
+        let bias = read_single(dictionary.encoder_bias.clone())?;
+        let products = read_single(dictionary.products(x.without_autodiff()))?;
+        let (attributions, beta) = match gradient.filter(|_| beta != 0.0) {
+            Some(gradient) if gradient.dims() != shape => {
+                return Err(SaeError::Gradients {
+                    activations: shape,
+                    gradients: gradient.dims(),
+                });
+            }
+            Some(gradient) => {
+                let mean = read_number(self.mean_attribution.val())?;
+                let a = times_rows(gradient.without_autodiff(), dictionary.decoder);
+                (Some(read_single(a)?), (beta / mean) as f32)
+            }
+            None => (None, 0.0),
         };
-        if gradient.dims() != shape {
-            return Err(SaeError::Gradients {
-                activations: shape,
-                gradients: gradient.dims(),
-            });
-        }
-        let a = times_rows(gradient.without_autodiff(), dictionary.decoder).abs();
-        let mean = self.mean_attribution.val().without_autodiff().unsqueeze();
-        let scores = read_single(z * (a / mean * beta + alpha))?;
-        Ok(Scored { activity, scores })
+        Ok(Scored {
+            products,
+            bias,
+            attributions,
+            alpha,
+            beta,
+        })
     }
 
-    /// The chosen latents of each example, in ascending order.
-    fn choose(&self, scores: &[f32]) -> Vec<Vec<usize>> {
+    /// By the scores, as training does.
+    fn choose(&self, scored: &Scored) -> Chosen {
         let latents = self.dictionary.latents();
-        match self.config.selection {
-            Selection::Example => {
-                let rows = scores.par_chunks_exact(latents);
-                rows.map(|row| largest(row, self.config.active)).collect()
-            }
+        let examples = scored.products.len() / latents;
+        let chosen: Vec<Vec<(usize, f32)>> = match self.config.selection {
+            Selection::Example => (0..examples)
+                .into_par_iter()
+                .map_init(
+                    || vec![0.0; latents],
+                    |scores, example| {
+                        scored.write_scores(example, scores);
+                        let found = largest(scores, self.config.active).into_iter();
+                        found.map(|id| (id, scores[id])).collect()
+                    },
+                )
+                .collect(),
             Selection::Batch => {
-                let examples = scores.len() / latents;
+                let mut scores = vec![0.0; scored.products.len()];
+                scores
+                    .par_chunks_exact_mut(latents)
+                    .enumerate()
+                    .for_each(|(example, scores)| scored.write_scores(example, scores));
                 let mut chosen = vec![Vec::new(); examples];
-                for place in largest(scores, self.config.active * examples) {
-                    chosen[place / latents].push(place % latents);
+                for place in largest(&scores, self.config.active * examples) {
+                    chosen[place / latents].push((place % latents, scores[place]));
                 }
                 chosen
             }
+        };
+        let scores = chosen.iter().flatten().map(|&(_, score)| f64::from(score));
+        Chosen {
+            least_score: scores.reduce(f64::min),
+            codes: coded(
+                scored,
+                chosen
+                    .into_iter()
+                    .map(|own| own.into_iter().map(|(id, _)| id)),
+            ),
         }
-    }
-
-    /// The codes of the chosen latents.
-    fn coded(&self, activity: &[f32], chosen: Vec<Vec<usize>>) -> Codes {
-        let latents = self.dictionary.latents();
-        let mut codes = Codes::new(latents);
-        for (row, chosen) in activity.chunks_exact(latents).zip(chosen) {
-            codes.push(chosen.into_iter().map(|id| (id, row[id])));
-        }
-        codes
     }
 
     /// The loss of the error, from dead latents alone.
@@ -287,14 +341,29 @@ impl GradientSae {
     }
 }
 
+/// The codes of the chosen latents of each example.
+fn coded(scored: &Scored, chosen: impl Iterator<Item: Iterator<Item = usize>>) -> Codes {
+    let mut codes = Codes::new(scored.bias.len());
+    for (example, chosen) in chosen.enumerate() {
+        codes.push(chosen.map(|id| (id, scored.activity(example, id))));
+    }
+    codes
+}
+
 /// The places of the `count` largest positive values, in ascending order; of equal values, the first.
 pub(crate) fn largest(values: &[f32], count: usize) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..values.len()).filter(|&i| values[i] > 0.0).collect();
-    if places.len() > count && count > 0 {
-        let order = |&a: &usize, &b: &usize| values[b].total_cmp(&values[a]).then(a.cmp(&b));
-        places.select_nth_unstable_by(count - 1, order);
+    // Positive numbers are ordered as their bits are; below these, what comes first counts more.
+    let mut keys = Vec::with_capacity(values.len());
+    for (place, &value) in values.iter().enumerate() {
+        if value > 0.0 {
+            keys.push(u64::from(value.to_bits()) << 32 | u64::from(!(place as u32)));
+        }
     }
-    places.truncate(count);
+    if keys.len() > count && count > 0 {
+        keys.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
+    }
+    keys.truncate(count);
+    let mut places: Vec<usize> = keys.iter().map(|&key| !(key as u32) as usize).collect();
     places.sort_unstable();
     places
 }
@@ -310,27 +379,31 @@ impl SparseAutoencoder for GradientSae {
 
     /// Without a gradient, the latents are chosen by their activity.
     fn encode(&self, x: Tensor<2>, gradient: Option<Tensor<2>>) -> Result<Codes, SaeError> {
-        let Scored { activity, scores } = self.scored(x, gradient)?;
-        let chosen = match self.config.selection {
-            Selection::Example => self.choose(&scores),
+        let scored = self.scored(x, gradient)?;
+        match self.config.selection {
+            Selection::Example => Ok(self.choose(&scored).codes),
             Selection::Batch => {
                 let threshold = read_number(self.threshold.val())? as f32;
-                let rows = scores.chunks_exact(self.dictionary.latents());
-                let above =
-                    |row: &[f32]| (0..row.len()).filter(|&id| row[id] > threshold).collect();
-                rows.map(above).collect()
+                let latents = self.dictionary.latents();
+                let examples = scored.products.len() / latents;
+                let chosen: Vec<Vec<usize>> = (0..examples)
+                    .into_par_iter()
+                    .map_init(
+                        || vec![0.0; latents],
+                        |scores, example| {
+                            scored.write_scores(example, scores);
+                            (0..latents).filter(|&id| scores[id] > threshold).collect()
+                        },
+                    )
+                    .collect();
+                Ok(coded(&scored, chosen.into_iter().map(Vec::into_iter)))
             }
-        };
-        Ok(self.coded(&activity, chosen))
+        }
     }
 
     fn objective(&self, batch: SaeBatch) -> Result<Objective, SaeError> {
-        let Scored { activity, scores } = self.scored(batch.x.clone(), Some(batch.gradient))?;
-        let chosen = self.choose(&scores);
-        let rows = scores.chunks_exact(self.dictionary.latents()).zip(&chosen);
-        let least = rows.flat_map(|(row, chosen)| chosen.iter().map(|&id| f64::from(row[id])));
-        let least_score = least.reduce(f64::min);
-        let codes = self.coded(&activity, chosen);
+        let scored = self.scored(batch.x.clone(), Some(batch.gradient))?;
+        let Chosen { codes, least_score } = self.choose(&scored);
         let x = batch.x / self.dictionary.scale.val().unsqueeze(); // [batch, width]
         let centred = x.clone() - self.dictionary.decoder_bias.val().unsqueeze();
         let (ids, values) = codes.padded(&x.device());

@@ -14,7 +14,7 @@
 //! [`ClassifierLoss`] is the mean cross-entropy of a classifier on examples, in parts that fit in memory. Burn does not
 //! differentiate twice: products with its Hessian are central differences of the gradient, with the rectified units
 //! [held](nabla_kernels::linear_pieces), so that no difference meets a kink. It is the Hessian that PyTorch has. [`SteadyHessian`] finds the
-//! step once, at the cost of some products, and takes two gradients for each product from then on.
+//! step once, on a few examples, and takes two gradients for each product from then on.
 //!
 //! [`ClassifierStability`](crate::classifier_stability::ClassifierStability) says between which learning rates the largest one lies at which SGD rests; see
 //! [`dynamical_stability`](crate::dynamical_stability).
@@ -26,11 +26,11 @@
 use std::ops::ControlFlow;
 
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::vector::{mean_with_error, norm};
 use nabla_grad::curvature::{
-    CurvatureError, CurvatureOperator, DifferenceConfig, GaussNewton, GradientField, Hessian,
+    CurvatureError, CurvatureOperator, DifferenceConfig, GaussNewton, GradientField,
     OutputFunction, OutputLoss, Product,
 };
 use nabla_grad::flat::{FlatError, ParameterLayout, with_float_type};
@@ -49,6 +49,9 @@ use nabla_train::gradient_source::TrainingExamples;
 use serde::{Deserialize, Serialize};
 
 use crate::dynamical_stability::StabilityError;
+use crate::sparse_autoencoder::spread_over;
+
+pub use steady_hessian::SteadyHessian;
 
 /// The reason why nothing is known of the sharpness.
 #[derive(Debug, thiserror::Error)]
@@ -373,6 +376,16 @@ impl<'a, M: Classifier> ClassifierLoss<'a, M> {
             model = with_float_type(model, dtype);
         }
         let layout = ParameterLayout::trainable(&model)?;
+        Ok(Self::with_layout(model, layout, dtype, examples, indices))
+    }
+
+    fn with_layout(
+        model: M,
+        layout: ParameterLayout,
+        dtype: DType,
+        examples: TrainingExamples<'a>,
+        indices: &[usize],
+    ) -> Self {
         let device = layout.device().clone().autodiff();
         let parts = indices.chunks(PART).map(|indices| {
             let LabelledBatch { input, labels } = examples.chosen(indices, 0, &device);
@@ -385,13 +398,26 @@ impl<'a, M: Classifier> ClassifierLoss<'a, M> {
                 pieces,
             }
         });
-        Ok(Self {
+        Self {
             parts: parts.collect(),
             count: indices.len(),
             model,
             layout,
             examples,
-        })
+        }
+    }
+
+    /// The same loss of other examples.
+    fn of(&self, indices: &[usize]) -> Self {
+        let dtype = self.parts[0].input.dtype();
+        let (model, layout) = (self.model.clone(), self.layout.clone());
+        Self::with_layout(model, layout, dtype, self.examples.clone(), indices)
+    }
+
+    fn indices(&self) -> impl Iterator<Item = usize> {
+        self.parts
+            .iter()
+            .flat_map(|part| part.indices.iter().copied())
     }
 
     /// The number of parameters.
@@ -481,12 +507,22 @@ impl<'a, M: Classifier> ClassifierLoss<'a, M> {
             .with_parameters(self.model.clone(), parameters.clone())?)
     }
 
-    /// The Hessian, by differences of the gradient with a step that is found once; see [`SteadyHessian`].
+    /// The Hessian, by differences of the gradient with a step that is found once, on a few of the examples; see
+    /// [`SteadyHessian`].
     ///
     /// # Errors
     /// If the gradient is not finite.
     pub fn hessian(&self, noise: &mut SeededNoise) -> Result<SteadyHessian<&Self>, SharpnessError> {
-        SteadyHessian::new(self, self.at()?, noise)
+        /// A search takes dozens of gradients.
+        const SEARCHED: usize = 32;
+        if self.count <= SEARCHED {
+            return SteadyHessian::new(self, self.at()?, noise);
+        }
+        let indices: Vec<usize> = self.indices().collect();
+        let few = spread_over(indices.len(), SEARCHED).into_iter();
+        let few: Vec<usize> = few.map(|place| indices[place]).collect();
+        let few = self.of(&few);
+        SteadyHessian::new(&few, few.at()?, noise)?.like(self, self.at()?)
     }
 
     /// The Gauss-Newton matrix.
@@ -565,78 +601,6 @@ fn other_network(error: OtherNetwork) -> CurvatureError {
     CurvatureError::Function(Box::new(error))
 }
 
-/// A Hessian whose products take two gradients each.
-///
-/// The step of the central difference, and the share by which products are off, are those of one product whose step was
-/// searched, along a random direction.
-#[derive(Clone, Debug)]
-pub struct SteadyHessian<G> {
-    hessian: Hessian<G>,
-    /// The error of a product as a share of its norm.
-    error: f64,
-}
-
-impl<G: GradientField> SteadyHessian<G> {
-    /// The Hessian at the parameters `at`, `[parameters]`.
-    ///
-    /// # Errors
-    /// As [`Hessian::new`].
-    pub fn new(
-        gradient: G,
-        at: Tensor<1>,
-        noise: &mut SeededNoise,
-    ) -> Result<Self, SharpnessError> {
-        let searching = Hessian::new(gradient, at, DifferenceConfig::new())?;
-        let dim = searching.dim();
-        let direction = Probe::Rademacher.draw(dim, noise);
-        let unit: Vec<f64> = direction.iter().map(|z| z / (dim as f64).sqrt()).collect();
-        let unit = TensorData::new(unit, [dim]);
-        let unit = Tensor::from_data(unit, (&searching.device(), searching.dtype()));
-        let found = searching.product(&unit)?;
-        let length = found.value.try_into_vec_as::<f64>();
-        let length = norm(&length.map_err(|error| CurvatureError::Device(error.to_string()))?);
-        let error = if length > 0.0 {
-            found.error / length
-        } else {
-            0.0
-        };
-        let hessian = searching.with_step(found.step)?;
-        Ok(Self { hessian, error })
-    }
-
-    /// By how much products are off, as a share of their norm.
-    pub fn relative_error(&self) -> f64 {
-        self.error
-    }
-}
-
-impl<G: GradientField> CurvatureOperator for SteadyHessian<G> {
-    fn dim(&self) -> usize {
-        self.hessian.dim()
-    }
-
-    fn device(&self) -> Device {
-        self.hessian.device()
-    }
-
-    fn dtype(&self) -> DType {
-        self.hessian.dtype()
-    }
-
-    fn apply(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
-        self.hessian.apply(v)
-    }
-
-    fn apply_values(&self, v: &[f64]) -> Result<Vec<f64>, CurvatureError> {
-        self.hessian.apply_values(v)
-    }
-
-    fn apply_with_error(&self, v: &[f64]) -> Result<Product, CurvatureError> {
-        let values = self.hessian.apply_values(v)?;
-        let error = self.error * norm(&values);
-        Ok(Product { values, error })
-    }
-}
-
+mod steady_hessian;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nabla_base::range::{self, OutOfRange};
 use nabla_base::vector::norm;
 use nabla_grad::seeded_noise::SeededNoise;
-use nabla_kernels::matmul::matmul;
+use nabla_kernels::matmul::product;
 use nabla_kernels::selected_rows::{row_products, weighted_rows};
 use nabla_train::error::TrainingError;
 use nabla_train::optimizer::OptimizerError;
@@ -398,7 +398,7 @@ pub(crate) fn every_row(matrix: &Tensor<2>) -> Tensor<2, Int> {
 
 /// `a bᵀ` of `a` `[m, k]` and `b` `[n, k]`.
 pub(crate) fn times_rows(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    matmul(a.unsqueeze(), b.transpose().unsqueeze()).squeeze_dim(0)
+    product(a, b.transpose())
 }
 
 /// Which latents are active in each example, and how strongly.

@@ -1,5 +1,5 @@
 //! A model as a folder of two files: its configuration as JSON, and `model.safetensors`, its weights in half
-//! precision.
+//! precision, or in single precision where the last bits count.
 
 use std::fs;
 use std::io;
@@ -245,6 +245,29 @@ impl NetworkFolder {
         network: &M,
         folder: &Path,
     ) -> Result<(), NetworkFolderError> {
+        self.save_as(config, network, folder, DType::F16)
+    }
+
+    /// Like [`save`](Self::save), with weights in single precision: what is read again is the same to the bit.
+    ///
+    /// # Errors
+    /// Its.
+    pub fn save_exactly<M: Module>(
+        self,
+        config: &impl Serialize,
+        network: &M,
+        folder: &Path,
+    ) -> Result<(), NetworkFolderError> {
+        self.save_as(config, network, folder, DType::F32)
+    }
+
+    fn save_as<M: Module>(
+        self,
+        config: &impl Serialize,
+        network: &M,
+        folder: &Path,
+        dtype: DType,
+    ) -> Result<(), NetworkFolderError> {
         self.check(folder)?;
         fs::create_dir_all(folder).map_err(|source| OutputError::Io {
             path: folder.into(),
@@ -254,7 +277,7 @@ impl NetworkFolder {
             // With several entries, the order would differ from run to run.
             .clear_metadata()
             .metadata("format", "pt")
-            .with_to_adapter(FloatCastAdapter::to(DType::F16));
+            .with_to_adapter(FloatCastAdapter::to(dtype));
         network
             .save_into(&mut store)
             .map_err(|error| self.wrong_weights(folder, &error.to_string()))?;

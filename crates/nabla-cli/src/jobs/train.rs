@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
-use crate::jobs::{train_denoiser, train_flow, train_generator, train_model};
+use crate::jobs::{train_denoiser, train_flow, train_generator, train_model, train_ode};
 use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
 use crate::seeds::RecipeSeedFlag;
@@ -33,6 +33,8 @@ jobs! {
         Generator(Of<train_generator::Arguments>),
         /// Train a flow from noise to points (flow matching), draw new points and measure their density
         Flow(Of<train_flow::Arguments>),
+        /// Fit a neural ODE or SDE to trajectories at irregular times, with gaps, for `nabla simulate ode DIR`
+        Ode(Of<train_ode::Arguments>),
     }
 }
 

@@ -225,6 +225,30 @@ impl DirectionalDerivative {
         Ok(derivative)
     }
 
+    /// Of another field of as many parameters, in which rounding is the same share of the values. This evaluates it once.
+    pub fn like(
+        &self,
+        field: &Field,
+        at: &Tensor<1>,
+        what: &'static str,
+    ) -> Result<Self, CurvatureError> {
+        let at = values(at)?;
+        expect_dim("vector of parameters", self.dim(), at.len())?;
+        let centre = field(&at)?;
+        let (length, other) = (norm(&centre), norm(&self.centre));
+        if !length.is_finite() {
+            return Err(CurvatureError::NotFinite { what });
+        }
+        let share = if other > 0.0 { self.noise / other } else { 0.0 };
+        Ok(Self {
+            at,
+            device: self.device.clone(),
+            noise: length * share.max(self.epsilon / 4.0),
+            centre,
+            ..*self
+        })
+    }
+
     /// Takes a step of this multiple of a vector from now on.
     pub fn fix_step(&mut self, step: f64) -> Result<(), CurvatureError> {
         range::positive("finite-difference step", step)?;
@@ -317,11 +341,22 @@ impl DirectionalDerivative {
 
     /// The derivative along `v`, `[dim]`; `None` if `v = 0`.
     pub fn along(&self, field: &Field, v: &[f64]) -> Result<Option<Estimate>, CurvatureError> {
+        self.along_from(field, v, None)
+    }
+
+    /// [`along`](Self::along), but a search begins with this multiple of `v`.
+    pub fn along_from(
+        &self,
+        field: &Field,
+        v: &[f64],
+        step: Option<f64>,
+    ) -> Result<Option<Estimate>, CurvatureError> {
         let Some((u, length)) = self.unit(v)? else {
             return Ok(None);
         };
+        let start = step.map_or(self.start, |step| step * length);
         let mut found = match self.config.step {
-            Step::Automatic => self.search(field, &u, self.start, self.config.accuracy)?,
+            Step::Automatic => self.search(field, &u, start, self.config.accuracy)?,
             Step::Fixed(r) => self.fixed(field, &u, r * length)?,
         };
         found.value.iter_mut().for_each(|x| *x *= length);
@@ -333,15 +368,25 @@ impl DirectionalDerivative {
 
     /// The derivative along `v` without its error, which with a fixed step takes two evaluations fewer.
     fn value_along(&self, field: &Field, v: &[f64]) -> Result<Option<Vec<f64>>, CurvatureError> {
-        let Step::Fixed(r) = self.config.step else {
-            return Ok(self.along(field, v)?.map(|found| found.value));
-        };
+        match self.config.step {
+            Step::Automatic => Ok(self.along(field, v)?.map(|found| found.value)),
+            Step::Fixed(step) => self.value_with(field, v, step),
+        }
+    }
+
+    /// The derivative along `v` by this multiple of `v`, without its error.
+    pub fn value_with(
+        &self,
+        field: &Field,
+        v: &[f64],
+        step: f64,
+    ) -> Result<Option<Vec<f64>>, CurvatureError> {
         let Some((u, length)) = self.unit(v)? else {
             return Ok(None);
         };
-        let mut value = self.sides(field, &u, r * length)?.odd;
+        let mut value = self.sides(field, &u, step * length)?.odd;
         if self.config.order == Order::Fourth {
-            let wide = self.sides(field, &u, 2.0 * r * length)?.odd;
+            let wide = self.sides(field, &u, 2.0 * step * length)?.odd;
             value = extrapolated(&value, &wide, 4.0);
         }
         value.iter_mut().for_each(|x| *x *= length);

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
+use nabla_base::range;
 
 use super::difference::{Difference, DifferenceConfig, DirectionalDerivative};
 use super::{CurvatureError, CurvatureOperator, Product, expect_dim, values};
@@ -177,6 +178,27 @@ impl<G: GradientField> Hessian<G> {
         })
     }
 
+    /// The Hessian of another function of as many parameters, such as the loss of more examples, with this one's steps and
+    /// this one's share of rounding. It evaluates the gradient once, where [`new`](Self::new) does 8 times and more.
+    ///
+    /// # Errors
+    /// If there are more or fewer parameters, or the gradient fails or is not finite.
+    pub fn like<H: GradientField>(
+        &self,
+        gradient: H,
+        at: Tensor<1>,
+    ) -> Result<Hessian<H>, CurvatureError> {
+        let at = at.without_autodiff();
+        gradient.check(&at)?;
+        let (device, dtype) = (at.device(), at.dtype());
+        let field = |theta: &[f64]| evaluate(&gradient, theta, &device, dtype);
+        let derivative = self.derivative.like(&field, &at, "gradient")?;
+        Ok(Hessian {
+            gradient,
+            derivative,
+        })
+    }
+
     /// Takes differences of this step, as a multiple of `v`, from now on, such as the step that a
     /// [`product`](Self::product) has found.
     ///
@@ -192,8 +214,35 @@ impl<G: GradientField> Hessian<G> {
     /// # Errors
     /// If `v` has another length than the parameters, is not finite, or a gradient fails.
     pub fn product(&self, v: &Tensor<1>) -> Result<Difference<1>, CurvatureError> {
+        self.searched(v, None)
+    }
+
+    /// [`product`](Self::product), but an automatic step is searched from `step` on, a multiple of `v`.
+    ///
+    /// # Errors
+    /// As [`product`](Self::product), and if the step is not positive.
+    pub fn product_from(&self, v: &Tensor<1>, step: f64) -> Result<Difference<1>, CurvatureError> {
+        range::positive("finite-difference step", step)?;
+        self.searched(v, Some(step))
+    }
+
+    /// `H v` by a difference with this step, a multiple of `v`, in two gradients (four at fourth order).
+    ///
+    /// # Errors
+    /// As [`product`](Self::product), and if the step is not positive.
+    pub fn product_with(&self, v: &Tensor<1>, step: f64) -> Result<Tensor<1>, CurvatureError> {
+        range::positive("finite-difference step", step)?;
         let derivative = &self.derivative;
-        let found = derivative.along(&|theta| self.field(theta), &values(v)?)?;
+        let found = derivative.value_with(&|theta| self.field(theta), &values(v)?, step)?;
+        Ok(match found {
+            Some(found) => derivative.tensor(&found),
+            None => v.zeros_like(),
+        })
+    }
+
+    fn searched(&self, v: &Tensor<1>, step: Option<f64>) -> Result<Difference<1>, CurvatureError> {
+        let derivative = &self.derivative;
+        let found = derivative.along_from(&|theta| self.field(theta), &values(v)?, step)?;
         Ok(match found {
             Some(found) => Difference {
                 value: derivative.tensor(&found.value),

@@ -64,7 +64,9 @@ fn the_gradient_chooses() {
             )),
         )
         .unwrap();
-    for (score, expected) in scored.scores.iter().zip([1.1, 1.2, 1.778]) {
+    let mut scores = [0.0; 3];
+    scored.write_scores(0, &mut scores);
+    for (score, expected) in scores.iter().zip([1.1, 1.2, 1.778_f32]) {
         assert!((score - expected).abs() < 1e-6);
     }
 }

@@ -1,9 +1,11 @@
+use burn::tensor::TensorData;
 use nabla_grad::curvature::DenseOperator;
 use nabla_train::classification::TrainingConfig;
 use nabla_train::examples::{Examples, InputShape};
 use nabla_train::mlp::{Mlp, MlpConfig};
 use serde_json::Value;
 
+use super::steady_hessian::on_host;
 use super::*;
 use crate::classifier_stability::{ClassifierStability, Rest};
 use crate::dynamical_stability::{ExampleCurvature, Sampling};
@@ -259,4 +261,41 @@ fn moments_of_full_runs_are_exact_for_every_start() {
         let refused = Spectrum::of(&operator, &wrong, &mut SeededNoise::new(0, 0), &go_on);
         assert!(matches!(refused, Err(SharpnessError::Range(_))));
     }
+}
+
+/// `½ ‖x‖² + a (1 − cos k x_0)`: flat in almost every direction, and sharp over a short way in one.
+struct Rippled;
+
+const RIPPLE: [f64; 2] = [0.01, 1000.0];
+
+impl GradientField for Rippled {
+    fn gradient(&self, x: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
+        let [a, k] = RIPPLE;
+        let mut values: Vec<f64> = on_host(x.clone())?;
+        values[0] += a * k * (k * values[0]).sin();
+        let count = values.len();
+        Ok(Tensor::from_data(
+            TensorData::new(values, [count]),
+            (&x.device(), x.dtype()),
+        ))
+    }
+}
+
+/// The step of a random direction is too long for the sharp one, with `f32` by far.
+#[test]
+fn steps_are_short_enough_for_the_sharpest_direction() {
+    let at = Tensor::<1>::ones([400], &Device::flex()).slice_fill(0..1, 0.0);
+    let hessian = SteadyHessian::new(Rippled, at, &mut SeededNoise::new(3, 0)).unwrap();
+    let config = SpectrumConfig {
+        runs: 1,
+        steps: 6,
+        ..SpectrumConfig::default()
+    };
+    let go_on = || ControlFlow::Continue(());
+    let mut noise = SeededNoise::new(4, 0);
+    let found = Spectrum::of(&hessian, &config, &mut noise, &go_on).unwrap();
+    // 1 + a k².
+    let highest = found.highest[0].value;
+    assert!((highest / 10_001.0 - 1.0).abs() < 1e-3, "{highest}");
+    assert!(hessian.relative_error() < 1e-3);
 }
