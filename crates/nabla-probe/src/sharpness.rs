@@ -28,7 +28,7 @@ use std::ops::ControlFlow;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
 use nabla_base::range::{self, OutOfRange};
-use nabla_base::vector::{mean_with_error, norm};
+use nabla_base::vector::mean_with_error;
 use nabla_grad::curvature::{
     CurvatureError, CurvatureOperator, DifferenceConfig, GaussNewton, GradientField,
     OutputFunction, OutputLoss, Product,

@@ -297,5 +297,6 @@ fn steps_are_short_enough_for_the_sharpest_direction() {
     // 1 + a k².
     let highest = found.highest[0].value;
     assert!((highest / 10_001.0 - 1.0).abs() < 1e-3, "{highest}");
-    assert!(hessian.relative_error() < 1e-3);
+    // What is stated is no less than what is seen.
+    assert!((highest / 10_001.0 - 1.0).abs() <= hessian.relative_error());
 }
