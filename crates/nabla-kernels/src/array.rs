@@ -1,11 +1,13 @@
 //! Arrays, as the kernels see the tensors of the CPU backend.
 
+use std::ops::Range;
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::AllocationProperty;
 use faer::MatRef;
 
-use crate::elementwise::{from, update};
+use crate::elementwise::{for_each_part, from, update};
 use crate::memory;
 use crate::real::Real;
 
@@ -82,15 +84,18 @@ impl<F: Real> Array<F> {
         Self::new(values, &self.shape())
     }
 
-    /// After `change` of its numbers: in place, if nothing else needs the array.
-    pub(crate) fn changed(mut self, change: impl FnOnce(&mut [F])) -> Self {
+    /// After `change` of its numbers, part by part: in place, if nothing else needs the array.
+    pub(crate) fn changed(mut self, change: impl Fn(Range<usize>, &mut [F]) + Sync) -> Self {
         if let Some(values) = self.own_values() {
-            change(values);
+            for_each_part(values, change);
             return self;
         }
         let mut values = memory::room(self.values().len());
-        values.copy_from_slice(self.values());
-        change(&mut values);
+        let before = self.values();
+        for_each_part(&mut values, |range, part| {
+            part.copy_from_slice(&before[range.clone()]);
+            change(range, part);
+        });
         Self::new(values, &self.shape())
     }
 

@@ -122,7 +122,7 @@ fn in_blocks<F: Real, const R: usize>(
     }
 }
 
-fn for_each_part<F: Real>(y: &mut [F], part: impl Fn(Range<usize>, &mut [F]) + Sync) {
+pub(crate) fn for_each_part<F: Real>(y: &mut [F], part: impl Fn(Range<usize>, &mut [F]) + Sync) {
     if y.len() <= CHUNK {
         return part(0..y.len(), y);
     }

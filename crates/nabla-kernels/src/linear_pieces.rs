@@ -25,6 +25,7 @@
 //! ```
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::nn::PaddingConfig2d;
@@ -32,7 +33,6 @@ use burn::nn::pool::MaxPool2d;
 use burn::tensor::module::max_pool2d_with_indices;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Bool, Int, Tensor};
-use rayon::prelude::*;
 
 use crate::elementwise::vectorized;
 use crate::operation::{Array, Operation, Saved, compiled, computes, unary};
@@ -140,31 +140,62 @@ pub(crate) fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
 }
 
+/// The units that are held after an operation that ends with a ReLU, and whose output has as many elements as `x`;
+/// `None` if they are recorded, or don't fit, which [`relu`] sees.
+pub(crate) fn held_after<const D: usize>(x: &Tensor<D>) -> Option<Held> {
+    MODE.with_borrow_mut(|mode| {
+        let Some(Mode::Hold { pieces, next, .. }) = mode else {
+            return None;
+        };
+        match pieces.get(*next) {
+            Some(Piece::Off(off)) if off.len() == x.shape().num_elements() => {
+                *next += 1;
+                Some(Held(Arc::clone(off)))
+            }
+            _ => None,
+        }
+    })
+}
+
 /// The ReLU of units of which it is known which are off.
 #[derive(Clone, Debug)]
-struct Held(Arc<Vec<bool>>);
+pub(crate) struct Held(Arc<Vec<bool>>);
 
 compiled!(Held: 1);
 
 impl Held {
-    /// 0 where a unit is off: in place, if nothing else needs the array.
-    fn masked<F: Real>(&self, x: Array<F>) -> Array<F> {
-        /// Elements that are worth a task.
-        const TASK: usize = 1 << 14;
-        x.changed(|values| {
-            values
-                .par_chunks_mut(TASK)
-                .zip(self.0.par_chunks(TASK))
-                .for_each(|(values, off)| {
-                    vectorized::<F, _>(
-                        #[inline(always)]
-                        || {
-                            for (value, &off) in values.iter_mut().zip(off) {
-                                *value = if off { F::ZERO } else { *value };
-                            }
-                        },
-                    );
-                });
+    /// Makes the numbers of units that are off 0, inside of [`vectorized`].
+    ///
+    /// - `units`: which units `values` has
+    #[inline(always)]
+    pub(crate) fn mask<F: Real>(&self, values: &mut [F], units: Range<usize>) {
+        for (value, &off) in values.iter_mut().zip(&self.0[units]) {
+            *value = if off { F::ZERO } else { *value };
+        }
+    }
+
+    /// 0 where a unit is off.
+    pub(crate) fn masked<F: Real>(&self, x: Array<F>) -> Array<F> {
+        x.changed(|units, values| {
+            vectorized::<F, _>(
+                #[inline(always)]
+                || self.mask(values, units.clone()),
+            );
+        })
+    }
+
+    /// [`masked`](Self::masked) `a + b`, in one pass.
+    pub(crate) fn sum<F: Real>(&self, a: Array<F>, b: &[F]) -> Array<F> {
+        a.changed(|units, values| {
+            vectorized::<F, _>(
+                #[inline(always)]
+                || {
+                    for (value, &b) in values.iter_mut().zip(&b[units.clone()]) {
+                        *value += b;
+                    }
+                    self.mask(values, units.clone());
+                },
+            );
         })
     }
 }
@@ -292,11 +323,14 @@ mod tests {
         let device = Device::flex().autodiff();
         let convolution = Conv2dConfig::new([2, 4], [3, 3]).init(&device);
         let norm = BatchNormConfig::new(4).init(&device);
+        let fixed = BatchNormConfig::new(4).init(&device);
+        let fixed = nabla_grad::training_mode::freeze_norms(fixed);
         let groups = GroupNormConfig::new(2, 4).init(&device);
         let pool = MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init();
         let network = |x: Tensor<4>| {
             let y = convolution::conv2d_relu(&convolution, x);
             let z = normalization::batch_norm_relu(&norm, y.clone() - 0.1);
+            let z = normalization::batch_norm_relu(&fixed, z - y.clone());
             let z = normalization::group_norm_relu(&groups, z - y.clone());
             let z = residual::add_relu(z, y - 0.3);
             activation::relu(pooling::max_pool2d(&pool, z) - 0.2)

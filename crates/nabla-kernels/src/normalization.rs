@@ -129,26 +129,33 @@ pub fn batch_norm<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
 /// # Panics
 /// Like `norm.forward`, if the channels don't match.
 pub fn batch_norm_relu<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
-    if linear_pieces::is_held() {
-        return linear_pieces::relu(batch_norm(norm, x));
-    }
     batched(norm, x, true)
 }
 
-fn batched<const D: usize>(norm: &BatchNorm, x: Tensor<D>, with_relu: bool) -> Tensor<D> {
+fn batched<const D: usize>(norm: &BatchNorm, x: Tensor<D>, mut with_relu: bool) -> Tensor<D> {
     let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
     if !computes(&x) || D < 2 || gamma.dims() != [x.dims()[1]] || x.dims().contains(&0) {
         let y = norm.forward(x);
         return match with_relu {
+            true if linear_pieces::is_held() => linear_pieces::relu(y),
             true => relu(y),
             false => y,
         };
+    }
+    let mut held = None;
+    if with_relu && linear_pieces::is_held() {
+        held = linear_pieces::held_after(&x);
+        if held.is_none() {
+            return linear_pieces::relu(batched(norm, x, false));
+        }
+        with_relu = false;
     }
     let device = x.device();
     let of_batch = device.is_autodiff() && norm.training.is_enabled();
     let mut operation = Batched {
         epsilon: norm.epsilon,
         with_relu,
+        held,
         fixed: None,
         seen: Arc::new(OnceLock::new()),
     };

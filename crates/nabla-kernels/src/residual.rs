@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::activation::{rectified, rectified_slope};
-use crate::linear_pieces;
+use crate::linear_pieces::{self, Held};
 use crate::operation::{Array, Operation, Saved, binary, compiled, computes_both};
 use crate::real::Real;
 
@@ -15,7 +15,7 @@ use crate::real::Real;
 /// Like `a + b`, if the shapes don't fit.
 pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
     match fits(&a, &b) {
-        true => binary(Sum { with_relu: false }, a, b),
+        true => binary(Sum::default(), a, b),
         false => a + b,
     }
 }
@@ -28,10 +28,24 @@ pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 /// Like `a + b`, if the shapes don't fit.
 pub fn add_relu<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
     if linear_pieces::is_held() {
-        return linear_pieces::relu(add(a, b));
+        let held = fits(&a, &b).then(|| linear_pieces::held_after(&a));
+        return match held.flatten() {
+            Some(held) => {
+                let sum = Sum {
+                    with_relu: false,
+                    held: Some(held),
+                };
+                binary(sum, a, b)
+            }
+            None => linear_pieces::relu(add(a, b)),
+        };
     }
+    let sum = Sum {
+        with_relu: true,
+        held: None,
+    };
     match fits(&a, &b) {
-        true => binary(Sum { with_relu: true }, a, b),
+        true => binary(sum, a, b),
         false => burn::tensor::activation::relu(a + b),
     }
 }
@@ -40,9 +54,11 @@ fn fits<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> bool {
     a.dims() == b.dims() && computes_both(a, b)
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Sum {
     with_relu: bool,
+    /// Units that are off, instead of a ReLU.
+    held: Option<Held>,
 }
 
 compiled!(Sum: 2);
@@ -59,6 +75,9 @@ impl Operation<2> for Sum {
     }
 
     fn forward<F: Real>(&self, [a, b]: [Array<F>; 2], _: bool) -> (Array<F>, ()) {
+        if let Some(held) = &self.held {
+            return (held.sum(a, b.values()), ());
+        }
         let b = [b.values()];
         let y = match self.with_relu {
             true => a.updated(
@@ -78,6 +97,7 @@ impl Operation<2> for Sum {
     fn backward<F: Real>(&self, saved: Saved<'_, F, (), 2>) -> [Option<Array<F>>; 2] {
         let Saved { output, grad, .. } = saved;
         let gradient = match &output {
+            _ if let Some(held) = &self.held => held.masked(grad),
             Some(y) => grad.updated(
                 [y.values()],
                 #[inline(always)]

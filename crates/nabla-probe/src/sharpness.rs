@@ -330,8 +330,8 @@ impl Spectrum {
     }
 }
 
-/// The largest number of examples that are computed at once.
-const PART: usize = 250;
+/// The largest number of examples that are computed at once: what a layer passes on to the next is still in the caches.
+const PART: usize = 64;
 
 /// Inputs, and their classes.
 pub(crate) struct Part {
@@ -512,17 +512,18 @@ impl<'a, M: Classifier> ClassifierLoss<'a, M> {
     ///
     /// # Errors
     /// If the gradient is not finite.
-    pub fn hessian(&self, noise: &mut SeededNoise) -> Result<SteadyHessian<&Self>, SharpnessError> {
+    pub fn hessian(
+        &self,
+        noise: &mut SeededNoise,
+    ) -> Result<SteadyHessian<&Self, Self>, SharpnessError> {
         /// A search takes dozens of gradients.
         const SEARCHED: usize = 32;
-        if self.count <= SEARCHED {
-            return SteadyHessian::new(self, self.at()?, noise);
-        }
         let indices: Vec<usize> = self.indices().collect();
-        let few = spread_over(indices.len(), SEARCHED).into_iter();
+        let few = spread_over(indices.len(), SEARCHED.min(indices.len())).into_iter();
         let few: Vec<usize> = few.map(|place| indices[place]).collect();
         let few = self.of(&few);
-        SteadyHessian::new(&few, few.at()?, noise)?.like(self, self.at()?)
+        let at = few.at()?;
+        SteadyHessian::new(few, at, noise)?.like(self, self.at()?)
     }
 
     /// The Gauss-Newton matrix.
@@ -543,6 +544,12 @@ impl<'a, M: Classifier> ClassifierLoss<'a, M> {
 }
 
 impl<M: Classifier> GradientField for &ClassifierLoss<'_, M> {
+    fn gradient(&self, parameters: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
+        ClassifierLoss::gradient(self, parameters)
+    }
+}
+
+impl<M: Classifier> GradientField for ClassifierLoss<'_, M> {
     fn gradient(&self, parameters: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
         let model = self.placed(parameters)?;
         let mut sum: Option<Tensor<1>> = None;

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{affine, by_affine, moments, planes, slopes, sums_around};
 use crate::activation::{rectified, rectified_slope};
 use crate::elementwise::{for_each_row, vectorized};
+use crate::linear_pieces::Held;
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, compiled};
 use crate::real::Real;
@@ -16,6 +17,8 @@ use crate::real::Real;
 pub(super) struct Batched {
     pub(super) epsilon: f64,
     pub(super) with_relu: bool,
+    /// Units that are off at the end, instead of a ReLU.
+    pub(super) held: Option<Held>,
     /// Mean and variance of each channel, if they aren't those of the batch.
     pub(super) fixed: Option<Arc<Vec<[f64; 2]>>>,
     /// Mean and variance of each channel of the batch.
@@ -49,6 +52,7 @@ impl Batched {
     }
 
     fn values<F: Real>(
+        &self,
         x: &[F],
         [_, channels, area]: [usize; 3],
         numbers: &[[F; 3]],
@@ -61,8 +65,12 @@ impl Batched {
             #[inline(always)]
             |plane, y| {
                 let [mean, gain, shift] = numbers[plane % channels];
-                for (y, &x) in y.iter_mut().zip(&x[plane * area..(plane + 1) * area]) {
+                let range = plane * area..(plane + 1) * area;
+                for (y, &x) in y.iter_mut().zip(&x[range.clone()]) {
                     *y = activation((x - mean) * gain + shift);
+                }
+                if let Some(held) = &self.held {
+                    held.mask(y, range);
                 }
             },
         );
@@ -82,6 +90,7 @@ impl Batched {
             let ([mean, scale], [gain, shift]) = (known[channel].map(F::of), affine[channel]);
             [mean, scale, gain, shift]
         };
+        let of_batch = self.fixed.is_none();
         // ∂u, in the place of ∂x for now.
         let parts = for_each_row(
             &mut dx,
@@ -89,13 +98,23 @@ impl Batched {
             #[inline(always)]
             |plane, dx| {
                 let range = plane * area..(plane + 1) * area;
-                slopes(
-                    dx,
-                    &x[range.clone()],
-                    &grad[range],
-                    numbers(plane % channels),
-                    slope,
-                )
+                let (x, mut grad) = (&x[range.clone()], &grad[range.clone()]);
+                let mut masked = Vec::new();
+                if let Some(held) = &self.held {
+                    masked.extend_from_slice(grad);
+                    held.mask(&mut masked, range);
+                    grad = &masked;
+                }
+                let numbers = numbers(plane % channels);
+                let sums = slopes(dx, x, grad, numbers, slope);
+                if !of_batch {
+                    let [_, scale, gain, _] = numbers;
+                    let factor = gain * scale;
+                    for dx in dx {
+                        *dx *= factor;
+                    }
+                }
+                sums
             },
         );
         let mut sums = vec![[0.0; 2]; channels];
@@ -104,8 +123,10 @@ impl Batched {
             sum[0] += part[0];
             sum[1] += part[1];
         }
+        if !of_batch {
+            return (dx, sums);
+        }
         let count = (batch * area) as f64;
-        let of_batch = self.fixed.is_none();
         for_each_row(
             &mut dx,
             area,
@@ -114,16 +135,10 @@ impl Batched {
                 let channel = plane % channels;
                 let [mean, scale, gain, _] = numbers(channel);
                 let factor = gain * scale;
-                if of_batch {
-                    let [along, level] = sums[channel].map(|sum| F::of(sum / count));
-                    for (dx, &x) in dx.iter_mut().zip(&x[plane * area..(plane + 1) * area]) {
-                        let normal = (x - mean) * scale;
-                        *dx = (*dx - level - normal * along) * factor;
-                    }
-                } else {
-                    for dx in dx {
-                        *dx *= factor;
-                    }
+                let [along, level] = sums[channel].map(|sum| F::of(sum / count));
+                for (dx, &x) in dx.iter_mut().zip(&x[plane * area..(plane + 1) * area]) {
+                    let normal = (x - mean) * scale;
+                    *dx = (*dx - level - normal * along) * factor;
                 }
             },
         );
@@ -142,8 +157,10 @@ impl Operation<3> for Batched {
     }
 
     fn of_example(&self, kept: &Self::Kept, _: usize, _: usize) -> Option<(Self, Self::Kept)> {
-        // What normalizes by the batch mixes its examples.
-        self.fixed.as_ref()?;
+        // What normalizes by the batch mixes its examples, and held are the units of all.
+        if self.fixed.is_none() || self.held.is_some() {
+            return None;
+        }
         Some((self.clone(), kept.clone()))
     }
 
@@ -170,14 +187,14 @@ impl Operation<3> for Batched {
             .map(|([mean, scale], [gain, shift])| [F::of(*mean), F::of(gain.wide() * scale), shift])
             .collect();
         let y = match self.with_relu {
-            true => Self::values(
+            true => self.values(
                 x.values(),
                 sizes,
                 &numbers,
                 #[inline(always)]
                 |u| rectified(u),
             ),
-            false => Self::values(
+            false => self.values(
                 x.values(),
                 sizes,
                 &numbers,

@@ -18,9 +18,14 @@ use super::SharpnessError;
 /// The step of the central difference is searched along a random direction, and along the direction into which the Hessian
 /// turns that one, which is a sharp one: the sharper a direction, the shorter a step it allows. Where a product is longer than
 /// every one before it, by more than [`SHARPER`](Self::SHARPER), its step is searched again, and kept if it is shorter.
+///
+/// A search takes as many gradients as several products, so it is made with the gradient `P` of fewer examples, if
+/// [there is one](Self::like).
 #[derive(Debug)]
-pub struct SteadyHessian<G> {
+pub struct SteadyHessian<G, P = G> {
     hessian: Hessian<G>,
+    /// Of the function whose steps are searched, if it is another.
+    searched: Option<Hessian<P>>,
     steady: Mutex<Steady>,
 }
 
@@ -29,7 +34,7 @@ pub struct SteadyHessian<G> {
 struct Steady {
     /// For a vector of the length 1.
     step: f64,
-    /// The longest product of such a vector along which it was searched; 0 if that was for another function.
+    /// The longest product of such a vector along which it was searched.
     length: f64,
     /// The largest error of those, as a share of the product.
     error: f64,
@@ -52,9 +57,6 @@ impl Steady {
 }
 
 impl<G: GradientField> SteadyHessian<G> {
-    /// By how much longer a product must be than those before it so that its step is searched again.
-    pub const SHARPER: f64 = 2.0;
-
     /// The Hessian at the parameters `at`, `[parameters]`.
     ///
     /// # Errors
@@ -84,32 +86,34 @@ impl<G: GradientField> SteadyHessian<G> {
         }
         Ok(Self {
             hessian,
+            searched: None,
             steady: Mutex::new(steady),
         })
     }
 
-    /// The Hessian of another function, such as the loss of more examples, with the step of this one until a product was
-    /// searched.
+    /// The Hessian of a similar function, such as the loss of more examples, with the step of this one, which also serves all
+    /// further searches.
     ///
     /// # Errors
     /// As [`Hessian::like`].
     pub fn like<H: GradientField>(
-        &self,
+        self,
         gradient: H,
         at: Tensor<1>,
-    ) -> Result<SteadyHessian<H>, SharpnessError> {
-        let steady = Steady {
-            length: 0.0,
-            error: 0.0,
-            ..self.steady()
-        };
+    ) -> Result<SteadyHessian<H, G>, SharpnessError> {
         Ok(SteadyHessian {
             hessian: self.hessian.like(gradient, at)?,
-            steady: Mutex::new(steady),
+            steady: self.steady,
+            searched: Some(self.hessian),
         })
     }
+}
 
-    /// By how much products are off, as a share of their norm: at most, of those whose step was searched. 0 if none was.
+impl<G: GradientField, P: GradientField> SteadyHessian<G, P> {
+    /// By how much longer a product must be than those before it so that its step is searched again.
+    pub const SHARPER: f64 = 2.0;
+
+    /// By how much products are off, as a share of their norm: at most, of those whose step was searched.
     pub fn relative_error(&self) -> f64 {
         self.steady().error
     }
@@ -121,17 +125,29 @@ impl<G: GradientField> SteadyHessian<G> {
 
     /// The product with a vector of the length 1.
     fn of_unit(&self, v: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
-        let steady = self.steady();
-        if steady.length > 0.0 {
-            let found = self.hessian.product_with(v, steady.step)?;
-            if norm(&on_host(found.clone())?) <= Self::SHARPER * steady.length {
-                return Ok(found);
+        let before = self.steady();
+        let mut found = self.hessian.product_with(v, before.step)?;
+        let length = norm(&on_host(found.clone())?);
+        if length <= Self::SHARPER * before.length {
+            return Ok(found);
+        }
+        let mut steady;
+        match &self.searched {
+            None => {
+                let search = self.hessian.product_from(v, before.step)?;
+                steady = before.with(&search)?;
+                found = search.value;
+            }
+            Some(searched) => {
+                steady = before.with(&searched.product_from(v, before.step)?)?;
+                if steady.step < before.step {
+                    found = self.hessian.product_with(v, steady.step)?;
+                }
+                steady.length = steady.length.max(norm(&on_host(found.clone())?));
             }
         }
-        let found = self.hessian.product_from(v, steady.step)?;
-        let steady = steady.with(&found)?;
         *self.steady.lock().unwrap_or_else(PoisonError::into_inner) = steady;
-        Ok(found.value)
+        Ok(found)
     }
 }
 
@@ -140,7 +156,7 @@ pub(super) fn on_host(vector: Tensor<1>) -> Result<Vec<f64>, CurvatureError> {
     values.map_err(|error| CurvatureError::Device(error.to_string()))
 }
 
-impl<G: GradientField> CurvatureOperator for SteadyHessian<G> {
+impl<G: GradientField, P: GradientField> CurvatureOperator for SteadyHessian<G, P> {
     fn dim(&self) -> usize {
         self.hessian.dim()
     }

@@ -285,7 +285,7 @@ impl GradientField for Rippled {
 #[test]
 fn steps_are_short_enough_for_the_sharpest_direction() {
     let at = Tensor::<1>::ones([400], &Device::flex()).slice_fill(0..1, 0.0);
-    let hessian = SteadyHessian::new(Rippled, at, &mut SeededNoise::new(3, 0)).unwrap();
+    let hessian = SteadyHessian::new(Rippled, at.clone(), &mut SeededNoise::new(3, 0)).unwrap();
     let config = SpectrumConfig {
         runs: 1,
         steps: 6,
@@ -299,4 +299,29 @@ fn steps_are_short_enough_for_the_sharpest_direction() {
     assert!((highest / 10_001.0 - 1.0).abs() < 1e-3, "{highest}");
     // What is stated is no less than what is seen.
     assert!((highest / 10_001.0 - 1.0).abs() <= hessian.relative_error());
+    // No less exact where the steps are those of another function, and searches are made with it.
+    let evaluated = Counted::default();
+    let count = || evaluated.0.get();
+    let hessian = hessian.like(&evaluated, at).unwrap();
+    let before = count();
+    let mut noise = SeededNoise::new(5, 0);
+    let found = Spectrum::of(&hessian, &config, &mut noise, &go_on).unwrap();
+    let again = found.highest[0].value;
+    assert!((again / 10_001.0 - 1.0).abs() < 1e-3, "{again}");
+    assert!(
+        count() - before <= 2 * (config.steps + 1),
+        "{}",
+        count() - before
+    );
+}
+
+/// [`Rippled`], evaluations counted.
+#[derive(Default)]
+struct Counted(std::cell::Cell<usize>);
+
+impl GradientField for &Counted {
+    fn gradient(&self, x: &Tensor<1>) -> Result<Tensor<1>, CurvatureError> {
+        self.0.set(self.0.get() + 1);
+        Rippled.gradient(x)
+    }
 }
