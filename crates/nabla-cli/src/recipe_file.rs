@@ -132,8 +132,49 @@ pub fn wrong_toml(path: &Path, kind: &str, reason: &dyn Display) -> Failure {
     Failure::input(format!("{} is not {kind}: {reason}", path.display()))
 }
 
+/// The values of a recipe's file, if there is one.
+#[derive(Default)]
+pub struct GivenRecipe<'a>(Option<(&'a Path, toml::Table)>);
+
+impl<'a> GivenRecipe<'a> {
+    /// - `path`: of the file, if it was named
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no TOML.
+    pub fn read(path: Option<&'a Path>) -> Result<Self, Failure> {
+        Ok(Self(match path {
+            Some(path) => Some((path, read_toml(path, KIND)?)),
+            None => None,
+        }))
+    }
+
+    /// A value that the file gives, for defaults that depend on it.
+    pub fn get(&self, keys: &[&str]) -> Option<&toml::Value> {
+        let (_, table) = self.0.as_ref()?;
+        let (last, tables) = keys.split_last()?;
+        let mut inner = table;
+        for key in tables {
+            inner = inner.get(*key)?.as_table()?;
+        }
+        inner.get(*last)
+    }
+
+    /// The defaults, overridden by the file.
+    ///
+    /// # Errors
+    /// If it has a value that is none of a `T`.
+    pub fn over<T: Serialize + DeserializeOwned>(self, defaults: T) -> Result<T, Failure> {
+        let Some((path, table)) = self.0 else {
+            return Ok(defaults);
+        };
+        overlaid(&defaults, table).map_err(|reason| wrong_toml(path, KIND, &reason))
+    }
+}
+
+const KIND: &str = "a recipe";
+
 /// The defaults, overridden by the values that a file gives. Returns the reason if the result is no `T`.
-pub fn overlaid<T: Serialize + DeserializeOwned>(
+fn overlaid<T: Serialize + DeserializeOwned>(
     defaults: &T,
     given: toml::Table,
 ) -> Result<T, String> {

@@ -168,7 +168,7 @@ pub(crate) fn name_rows<'a>(mut cells: impl Iterator<Item = &'a str> + Clone) ->
 }
 
 /// The most frequent separator of a line.
-pub(crate) fn separator(line: &[u8]) -> u8 {
+fn separator(line: &[u8]) -> u8 {
     let count = |separator: u8| line.iter().filter(|&&b| b == separator).count();
     // With equal counts the last one wins, which is the comma.
     let best = [b'\t', b';', b','].into_iter().max_by_key(|&s| count(s));
@@ -177,6 +177,24 @@ pub(crate) fn separator(line: &[u8]) -> u8 {
         _ if count(b' ') > 0 => b' ',
         _ => b',',
     }
+}
+
+/// A text without the mark of the byte order that some programs begin it with.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// All rows, of as many cells as each has, or why there are none.
+pub(crate) fn records(text: &[u8]) -> Result<Vec<csv::StringRecord>, String> {
+    let first_line = text.split(|&b| b == b'\n').next().unwrap_or_default();
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(separator(first_line))
+        .trim(csv::Trim::All)
+        .from_reader(text);
+    let rows = reader.records().collect::<Result<Vec<_>, _>>();
+    rows.map_err(|e| e.to_string())
 }
 
 /// The line of the text at which a row begins, from 1. That of the position counts from the end of the row before, so
@@ -202,18 +220,8 @@ impl CsvTable {
     /// If the rows differ in length or there are none, a named column does not exist, no feature is left, or
     /// a cell is not a finite number.
     pub fn parse(text: &[u8], options: &CsvOptions) -> Result<Self, CsvError> {
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let first_line = text.split(|&b| b == b'\n').next().unwrap_or_default();
-        let rows = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(separator(first_line))
-            .trim(csv::Trim::All)
-            .from_reader(text)
-            .into_records();
-        let mut rows = rows
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| CsvError::NoTable(e.to_string()))?;
+        let text = without_mark(text);
+        let mut rows = records(text).map_err(CsvError::NoTable)?;
         let first = rows.first().ok_or(CsvError::Empty)?;
         let mut cells: Vec<String> = first.iter().map(str::to_owned).collect();
         // R's write.table has no cell above the names of the rows.

@@ -17,7 +17,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::csv_table::{is_nameless, is_number, line_of, name_rows, separator};
+use serde::{Deserialize, Serialize};
+
+use crate::csv_table::{is_nameless, is_number, line_of, name_rows, records, without_mark};
 
 /// Why a text is no table of trajectories.
 #[derive(Debug, thiserror::Error)]
@@ -137,15 +139,19 @@ fn hint(trajectory: Option<&str>) -> &'static str {
 }
 
 /// Which columns are what.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TrajectoryOptions {
     /// The column of times. Default: the first that is named `t` or `time`, in any case, or else the first that does
     /// not name trajectories.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
     /// The column that names the trajectory of a row. Default: the first that is named `id` or `trajectory`, in any
     /// case; without one, the table is one trajectory.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub trajectory: Option<String>,
     /// The columns of values, in this order. Default: all others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
 }
 
@@ -211,18 +217,8 @@ impl Trajectories {
     /// If it is no table with a header, a column is missing, has a name twice or no value, a time or a name is missing, a
     /// cell is neither empty nor a finite number, or times do not rise.
     pub fn parse(text: &[u8], options: &TrajectoryOptions) -> Result<Self, TrajectoryError> {
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let first_line = text.split(|&b| b == b'\n').next().unwrap_or_default();
-        let rows = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(separator(first_line))
-            .trim(csv::Trim::All)
-            .from_reader(text)
-            .into_records();
-        let mut rows = rows
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| TrajectoryError::NoTable(e.to_string()))?;
+        let text = without_mark(text);
+        let mut rows = records(text).map_err(TrajectoryError::NoTable)?;
         let first = rows.first().ok_or(TrajectoryError::Empty)?;
         let names: Vec<String> = first.iter().map(str::to_owned).collect();
         if names.iter().all(|name| is_number(name)) {

@@ -10,10 +10,11 @@ mod spiral;
 mod stiff;
 mod training;
 
-/// All experiments of this crate. [`barron_pde`] joins them with its first results.
+/// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(ernode::ErnodeClaim),
     || Box::new(local_regularisation::LocalRegularisationClaim),
+    || Box::new(barron_pde::BarronPdeClaim),
 ];
 
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["ernode", "local-regularisation"];
+        let slugs = ["ernode", "local-regularisation", "barron-pde"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }

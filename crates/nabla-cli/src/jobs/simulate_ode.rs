@@ -10,7 +10,7 @@ use nabla::base::range;
 use nabla::base::words::{count, csv_field};
 use nabla::base::write_bytes_atomically;
 use nabla::claims::plot::{LinePlot, Series};
-use nabla::data::trajectories::{Trajectories, Trajectory, TrajectoryError};
+use nabla::data::trajectories::{Trajectories, Trajectory, TrajectoryError, TrajectoryOptions};
 use nabla::physics::fitted::{
     FitError, FittedModel, Kind, MethodName, Path, Quantiles, SolverSettings, Start,
 };
@@ -20,7 +20,7 @@ use crate::choice::choice;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::plot_file;
-use crate::jobs::trajectory_flags::{Columns, TrajectoryFlags};
+use crate::jobs::trajectory_flags::TrajectoryFlags;
 use crate::seeds::SeedFlag;
 
 /// The command line of the job.
@@ -236,9 +236,13 @@ impl Arguments {
         }
         let config = model.config();
         let read = |trajectory: Option<&str>| {
-            let mut columns = Columns::of(&config.time, trajectory, &config.columns);
-            self.columns.apply(&mut columns);
-            Trajectories::read(file, &columns.options())
+            let mut options = TrajectoryOptions {
+                time: Some(config.time.clone()),
+                trajectory: trajectory.map(str::to_owned),
+                columns: config.columns.clone(),
+            };
+            self.columns.apply(&mut options);
+            Trajectories::read(file, &options)
         };
         let trajectory = config.trajectory.as_deref();
         let table = match read(trajectory) {
@@ -415,14 +419,15 @@ fn lacks(error: &TrajectoryError, column: Option<&str>) -> bool {
     }
 }
 
-/// How far what is simulated is from the rows at the same times.
+/// How far what is simulated is from the rows at the same times, which rise.
 fn error(begun: &Begun, times: &[f64], found: &[Vec<f64>]) -> Option<f64> {
     let known = begun.known.as_ref()?;
     let (mut sum, mut number) = (0.0, 0.0);
     for (row, time) in known.times.iter().enumerate() {
-        let Some(place) = times.iter().position(|other| other == time) else {
+        let place = times.partition_point(|other| other < time);
+        if times.get(place) != Some(time) {
             continue;
-        };
+        }
         for (value, found) in known.row(row).iter().zip(&found[place]) {
             if let Some(value) = value {
                 sum += (value - found).powi(2);

@@ -14,7 +14,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
 use crate::jobs::{train_denoiser, train_flow, train_generator, train_model, train_ode};
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
+use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
 use crate::seeds::RecipeSeedFlag;
 use crate::training_progress::{REPORTED, TrainingProgress};
 use nabla::base::words::{count, duration};
@@ -140,12 +140,7 @@ fn prior(arguments: &PriorArguments, context: &Context) -> Result<Report, Failur
 
 /// The recipe: the defaults, overridden by the file, overridden by the flags.
 fn recipe(arguments: &PriorArguments) -> Result<PriorRecipe, Failure> {
-    let mut recipe = PriorRecipe::default();
-    if let Some(path) = &arguments.recipe {
-        let wrong = |reason: &dyn std::fmt::Display| wrong_toml(path, "a recipe", reason);
-        let given: toml::Table = read_toml(path, "a recipe")?;
-        recipe = overlaid(&recipe, given).map_err(|reason| wrong(&reason))?;
-    }
+    let mut recipe = GivenRecipe::read(arguments.recipe.as_deref())?.over(PriorRecipe::default())?;
     if let Some(steps) = arguments.steps {
         recipe.training.steps = steps as usize;
     }

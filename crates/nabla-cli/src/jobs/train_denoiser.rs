@@ -24,7 +24,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::train_flow::told_of_energies;
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
+use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
 use crate::seeds::RecipeSeedFlag;
 use crate::training_progress::{REPORTED, TrainingProgress};
 
@@ -92,18 +92,13 @@ const STEPS: usize = 10_000;
 impl Arguments {
     /// The recipe (the defaults, overridden by the file, overridden by the flags) and its pictures.
     fn recipe(&self) -> Result<(Recipe, DataSet), Failure> {
-        let file = match &self.recipe {
-            Some(path) => Some((path, read_toml::<toml::Table>(path, "a recipe")?)),
-            None => None,
-        };
-        let in_file = file.as_ref().and_then(|(_, table)| {
-            let source = table.get("data")?.get("source")?;
-            source.as_str().map(str::to_owned)
-        });
+        let given = GivenRecipe::read(self.recipe.as_deref())?;
+        let in_file = given.get(&["data", "source"]);
+        let in_file = in_file.and_then(|source| source.as_str().map(str::to_owned));
         let source = self.data.clone().or(in_file);
         let source = source.unwrap_or_else(|| "fashion".to_owned());
         let (pictures, shape) = denoiser_pictures(&source)?;
-        let mut recipe = Recipe {
+        let defaults = Recipe {
             data: Data {
                 source: source.clone(),
                 mirror: false,
@@ -111,11 +106,8 @@ impl Arguments {
             training: DenoiserTrainingConfig::new(STEPS),
             model: ClassDenoiserConfig::for_pictures(pictures.classes.clone(), shape),
         };
-        if let Some((path, given)) = file {
-            recipe =
-                overlaid(&recipe, given).map_err(|reason| wrong_toml(path, "a recipe", &reason))?;
-            recipe.data.source = source;
-        }
+        let mut recipe = given.over(defaults)?;
+        recipe.data.source = source;
         if self.flow {
             recipe.model.path = TrainingPath::Straight;
             recipe.model.prediction = Prediction::Flow;

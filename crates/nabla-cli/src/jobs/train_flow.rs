@@ -25,7 +25,7 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
+use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
 use crate::seeds::RecipeSeedFlag;
 use crate::training_progress::{REPORTED, TrainingProgress};
 
@@ -126,11 +126,7 @@ impl Arguments {
                 hidden: vec![256; 3],
             },
         };
-        if let Some(path) = &self.recipe {
-            let given = read_toml::<toml::Table>(path, "a recipe")?;
-            recipe =
-                overlaid(&recipe, given).map_err(|reason| wrong_toml(path, "a recipe", &reason))?;
-        }
+        recipe = GivenRecipe::read(self.recipe.as_deref())?.over(recipe)?;
         if let Some(source) = &self.data {
             recipe.data.source.clone_from(source);
         }

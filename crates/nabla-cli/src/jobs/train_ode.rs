@@ -8,7 +8,7 @@ use clap::Args;
 use nabla::base::choices::Choices;
 use nabla::base::words::{count, duration};
 use nabla::base::write_bytes_atomically;
-use nabla::data::trajectories::Trajectories;
+use nabla::data::trajectories::{Trajectories, TrajectoryOptions};
 use nabla::physics::ernode::Heuristic;
 use nabla::physics::fitted::{
     ActivationName, AdjointName, CONFIG_FILE, Errors, Fit, FitConfig, FitError, FittedModel, Kind,
@@ -25,10 +25,10 @@ use crate::choice::choice;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{method, optimizers};
-use crate::jobs::trajectory_flags::{Columns, TrajectoryFlags};
+use crate::jobs::trajectory_flags::TrajectoryFlags;
 use crate::loss_plot::write_losses;
 use crate::output::table;
-use crate::recipe_file::{FolderLock, begin_folder, overlaid, read_toml, wrong_toml};
+use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
 use crate::seeds::RecipeSeedFlag;
 use crate::training_progress::TrainingProgress;
 
@@ -166,7 +166,7 @@ fn hidden(text: &str) -> Result<Hidden, String> {
 #[serde(default, deny_unknown_fields)]
 struct Source {
     file: PathBuf,
-    columns: Columns,
+    columns: TrajectoryOptions,
 }
 
 /// Everything that determines the weights, together with the data.
@@ -180,12 +180,7 @@ struct Recipe {
 impl Arguments {
     /// The recipe: the defaults, overridden by the file, overridden by the flags.
     fn recipe(&self) -> Result<Recipe, Failure> {
-        let mut recipe = Recipe::default();
-        if let Some(path) = &self.recipe {
-            let given = read_toml::<toml::Table>(path, "a recipe")?;
-            recipe =
-                overlaid(&recipe, given).map_err(|reason| wrong_toml(path, "a recipe", &reason))?;
-        }
+        let mut recipe = GivenRecipe::read(self.recipe.as_deref())?.over(Recipe::default())?;
         if let Some(file) = &self.data {
             recipe.data.file.clone_from(file);
         }
@@ -279,8 +274,8 @@ impl Job for Arguments {
         if recipe.data.file.as_os_str().is_empty() {
             return Err(Failure::input("name the table of trajectories by --data"));
         }
-        let options = recipe.data.columns.options();
-        let data = Trajectories::read(&recipe.data.file, &options).map_err(Failure::input)?;
+        let Source { file, columns } = &recipe.data;
+        let data = Trajectories::read(file, columns).map_err(Failure::input)?;
         if let Some(epochs) = self.training.epochs {
             let each = recipe.fit.steps_per_epoch(&data)?;
             recipe.fit.steps = each.saturating_mul(epochs as usize);

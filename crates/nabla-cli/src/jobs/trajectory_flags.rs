@@ -2,7 +2,6 @@
 
 use clap::Args;
 use nabla::data::trajectories::TrajectoryOptions;
-use serde::{Deserialize, Serialize};
 
 /// Which columns are what.
 #[derive(Clone, Debug, Args)]
@@ -19,21 +18,9 @@ pub struct TrajectoryFlags {
     columns: Vec<String>,
 }
 
-/// The same in a recipe.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Columns {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    time: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trajectory: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    columns: Vec<String>,
-}
-
 impl TrajectoryFlags {
     /// Replaces what is given.
-    pub fn apply(&self, columns: &mut Columns) {
+    pub fn apply(&self, columns: &mut TrajectoryOptions) {
         if self.time.is_some() {
             columns.time.clone_from(&self.time);
         }
@@ -42,26 +29,6 @@ impl TrajectoryFlags {
         }
         if !self.columns.is_empty() {
             columns.columns.clone_from(&self.columns);
-        }
-    }
-}
-
-impl Columns {
-    /// Those with these names.
-    pub fn of(time: &str, trajectory: Option<&str>, columns: &[String]) -> Self {
-        Self {
-            time: Some(time.to_owned()),
-            trajectory: trajectory.map(str::to_owned),
-            columns: columns.to_vec(),
-        }
-    }
-
-    /// For the reader.
-    pub fn options(&self) -> TrajectoryOptions {
-        TrajectoryOptions {
-            time: self.time.clone(),
-            trajectory: self.trajectory.clone(),
-            columns: self.columns.clone(),
         }
     }
 }
