@@ -2,6 +2,7 @@
 
 pub mod barron_pde;
 mod classification;
+pub mod dcdm;
 pub mod ernode;
 mod latent_series;
 pub mod local_regularisation;
@@ -12,6 +13,7 @@ mod training;
 
 /// All experiments of this crate. [`barron_pde`] joins them with its first results.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(dcdm::DcdmClaim),
     || Box::new(ernode::ErnodeClaim),
     || Box::new(local_regularisation::LocalRegularisationClaim),
 ];
@@ -26,7 +28,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["ernode", "local-regularisation"];
+        let slugs = ["dcdm", "ernode", "local-regularisation"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }
