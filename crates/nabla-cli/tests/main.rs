@@ -9,6 +9,7 @@ mod equations;
 mod inspect;
 mod interrupts;
 mod leakage;
+mod linear_systems;
 mod panorama_files;
 mod privacy;
 mod private_training;

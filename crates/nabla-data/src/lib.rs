@@ -12,6 +12,7 @@
 //!   `assets/`; [`sample_panorama`] is built in.
 //! * [`LabelledRows`]: labelled sparse examples in the LIBSVM format; [`CsvTable`]: dense examples in CSV.
 //! * [`trajectories`]: values at irregular times, with gaps, in CSV.
+//! * [`matrix_market`]: sparse and dense matrices and vectors in the Matrix Market format.
 //! * [`LabelledPictures`]: MNIST, Fashion-MNIST ([`IdxArray`]) and CIFAR-10 in their published files;
 //!   [`digits`] and a [`fashion_sample`] are built in.
 //! * [`NpyArray`]: NumPy's `.npy`, real and complex, and with the feature `hdf5` arrays of HDF5 files; [`NiftiVolume`]: medical volumes in NIfTI-1.
@@ -42,6 +43,7 @@ mod labelled_pictures;
 mod libsvm;
 #[cfg(feature = "pictures")]
 mod light;
+pub mod matrix_market;
 #[cfg(feature = "pictures")]
 mod metadata;
 mod nifti;

@@ -516,8 +516,8 @@ fn on_device(values: &[f64], device: &Device, dtype: DType) -> Tensor<1> {
 /// The number of elements that one thread adds up; fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 16_384;
 
-/// `aᵀ b`. Results depend on this order: first the sum of each chunk, then the sum of these.
-pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+/// `aᵀ b` by all threads. Results depend on this order alone: first the sum of each chunk, then the sum of these.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let parts: Vec<f64> = a
         .par_chunks(CHUNK)
         .zip(b.par_chunks(CHUNK))
@@ -526,13 +526,13 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     parts.iter().sum()
 }
 
-/// `‖a‖₂`.
-pub(crate) fn norm(a: &[f64]) -> f64 {
+/// `‖a‖₂` by all threads.
+pub fn norm(a: &[f64]) -> f64 {
     dot(a, a).sqrt()
 }
 
-/// `a ← a + s b`.
-pub(crate) fn add_scaled(a: &mut [f64], s: f64, b: &[f64]) {
+/// `a ← a + s b` by all threads.
+pub fn add_scaled(a: &mut [f64], s: f64, b: &[f64]) {
     a.par_chunks_mut(CHUNK)
         .zip(b.par_chunks(CHUNK))
         .for_each(|(a, b)| vector::add_scaled(a, s, b));

@@ -2,6 +2,7 @@
 
 pub mod barron_pde;
 mod classification;
+pub mod dcdm;
 pub mod ernode;
 mod latent_series;
 pub mod local_regularisation;
@@ -12,9 +13,10 @@ mod training;
 
 /// All experiments of this crate.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
+    || Box::new(barron_pde::BarronPdeClaim),
+    || Box::new(dcdm::DcdmClaim),
     || Box::new(ernode::ErnodeClaim),
     || Box::new(local_regularisation::LocalRegularisationClaim),
-    || Box::new(barron_pde::BarronPdeClaim),
 ];
 
 #[cfg(test)]
@@ -27,7 +29,7 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        let slugs = ["ernode", "local-regularisation", "barron-pde"];
+        let slugs = ["barron-pde", "dcdm", "ernode", "local-regularisation"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
     }

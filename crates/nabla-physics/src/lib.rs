@@ -15,12 +15,14 @@
 //!
 //! The equation is a [`field`]: a closure, or a Burn module such as a [`neural_ode`]; series that are observed
 //! partly have a [`latent_ode`]. Stochastic equations are solved by [`sde`].
-//! [`fitted`] learns both from data at irregular times. [`barron_pde`] solves elliptic equations in many dimensions.
+//! [`fitted`] learns both from data at irregular times. [`barron_pde`] solves elliptic equations in many dimensions,
+//! and [`linear`] sparse linear systems, for which [`dcdm`] learns directions.
 
 pub mod adjoint;
 pub mod barron_pde;
 pub mod bs3;
 pub mod controller;
+pub mod dcdm;
 mod differences;
 pub mod dopri5;
 pub mod ernode;
@@ -30,6 +32,7 @@ pub mod field;
 mod first_step;
 pub mod fitted;
 pub mod latent_ode;
+pub mod linear;
 pub mod local_regularisation;
 mod method;
 pub mod neural_ode;

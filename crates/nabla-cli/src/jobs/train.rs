@@ -12,7 +12,9 @@ use serde::Serialize;
 use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Of, Report, jobs};
-use crate::jobs::{train_denoiser, train_flow, train_generator, train_model, train_ode};
+use crate::jobs::{
+    train_dcdm, train_denoiser, train_flow, train_generator, train_model, train_ode,
+};
 use crate::loss_plot::{mean, write_losses};
 use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
 use crate::seeds::RecipeSeedFlag;
@@ -35,6 +37,8 @@ jobs! {
         Flow(Of<train_flow::Arguments>),
         /// Fit a neural ODE or SDE to trajectories at irregular times, with gaps, for `nabla simulate ode DIR`
         Ode(Of<train_ode::Arguments>),
+        /// Train a network of conjugate directions for `nabla solve linear --method dcdm --weights DIR`, or resume a training
+        Dcdm(Of<train_dcdm::Arguments>),
     }
 }
 
