@@ -6,7 +6,7 @@
 //! * **Reaction** `−Δu + u + 2u³ = f`, amplitude 2, 16 steps of `η = 0.5`, in 2, 5, 10 and 20 dimensions, beside plain gradient
 //!   descent with the longest steady step and the Deep Ritz method.
 //! * **Diffusion** `−∇·(∇u + 0.3 (∇u)³) + u = f`, amplitude 0.3, 8 steps whose length is found by backtracking, since no fixed
-//!   one descends from every start, in 2 and 5 dimensions. Coefficients below 1e-7 are dropped, not those below 1e-9: cubes of
+//!   one descends from every start, in 2 and 3 dimensions. Coefficients below 1e-7 are dropped, not those below 1e-9: cubes of
 //!   slopes have many.
 //! * **Networks** of 16 to 1024 units drawn from a function of 20 waves.
 
@@ -302,7 +302,7 @@ impl Size {
             },
             false => Self {
                 dims: &DIMS,
-                slopes: &[2, 5],
+                slopes: &[2, 3],
                 few: &[2, 5, 10],
                 steps: 16,
                 slope_steps: 8,

@@ -19,7 +19,7 @@ use nabla_physics::{Adjoint, Method, Solver};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use crate::regularisation::{Regularisation, with_adjoint};
+use crate::regularisation::{Regularisation, with_adjoint, with_penalty};
 use crate::training::{Outcome, predicted, shortest, trained};
 
 const PIXELS: usize = 64;
@@ -225,10 +225,7 @@ pub(crate) fn ode(
             )?;
             let logits = linear(&classifier.head, solved.values[1].clone());
             let task = cross_entropy(&criterion, logits, y);
-            let loss = match solved.penalty {
-                Some(penalty) => task + penalty,
-                None => task,
-            };
+            let loss = with_penalty(task, solved.penalty);
             Ok((loss, solved.evaluations))
         },
     )?;
@@ -353,10 +350,7 @@ pub(crate) fn sde(
             )?;
             let logits = linear(&classifier.head, solution.last());
             let task = cross_entropy(&criterion, logits, y);
-            let loss = match penalty {
-                Some(penalty) => task + penalty,
-                None => task,
-            };
+            let loss = with_penalty(task, penalty);
             Ok((loss, solution.statistics().evaluations()))
         },
     )?;

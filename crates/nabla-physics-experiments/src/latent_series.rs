@@ -14,7 +14,7 @@ use nabla_physics::neural_ode::NeuralOdeConfig;
 use nabla_physics::{Adjoint, Method, Solver};
 use rand::RngExt;
 
-use crate::regularisation::{Regularisation, with_adjoint};
+use crate::regularisation::{Regularisation, with_adjoint, with_penalty};
 use crate::training::{Outcome, number, predicted, shortest, trained};
 
 const FEATURES: usize = 5;
@@ -145,10 +145,7 @@ pub(crate) fn latent_ode(
             let likelihood = likelihood.map_err(ClaimError::experiment)?;
             let divergence = posterior.divergence() * divergence_weight(clock.epoch, 10);
             let task = (divergence - likelihood).mean();
-            let loss = match solved.penalty {
-                Some(penalty) => task + penalty,
-                None => task,
-            };
+            let loss = with_penalty(task, solved.penalty);
             Ok((loss, solved.evaluations))
         },
     )?;

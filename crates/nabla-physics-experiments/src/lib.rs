@@ -2,6 +2,7 @@
 
 pub mod barron_pde;
 mod classification;
+mod comparison;
 pub mod dcdm;
 pub mod ernode;
 mod latent_series;

@@ -11,7 +11,7 @@ use nabla_physics::Adjoint;
 use nabla_physics::ernode::{Heuristic, Reduction};
 use nabla_physics::local_regularisation::Sampling;
 
-use crate::ernode::{as_good, at_most, share};
+use crate::comparison::{as_good, at_most, share};
 use crate::regularisation::{
     BIASED, BIASED_STIFFNESS, GLOBAL, INITIAL, OFFICIAL, Regularisation, UNBIASED,
     UNBIASED_STIFFNESS, VANILLA,

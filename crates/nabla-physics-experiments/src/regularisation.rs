@@ -239,6 +239,14 @@ impl Regularisation {
     }
 }
 
+/// The loss of a task, `[1]`, and a penalty, if there is one.
+pub(crate) fn with_penalty(task: Tensor<1>, penalty: Option<Tensor<1>>) -> Tensor<1> {
+    match penalty {
+        Some(penalty) => task + penalty,
+        None => task,
+    }
+}
+
 /// The width of a state whose last number is a penalty.
 fn penalty_free_width(state: &Tensor<2>) -> usize {
     state.dims()[1] - 1

@@ -14,7 +14,7 @@ use nabla_physics::field::{Dynamics, field};
 use nabla_physics::neural_ode::{NeuralOde, NeuralOdeConfig};
 use nabla_physics::sde::{DriftError, SdeMethod, SdeSolver};
 
-use crate::regularisation::Regularisation;
+use crate::regularisation::{Regularisation, with_penalty};
 use crate::training::{Outcome, number, shortest, trained};
 
 /// Sizes of a training.
@@ -142,10 +142,7 @@ pub(crate) fn sde(
             let task = (moments(solution.values()) - tracked.clone())
                 .square()
                 .sum();
-            let loss = match penalty {
-                Some(penalty) => task + penalty,
-                None => task,
-            };
+            let loss = with_penalty(task, penalty);
             Ok((loss, solution.statistics().evaluations()))
         },
     )?;

@@ -11,7 +11,7 @@ use nabla_physics::neural_ode::{NeuralOde, NeuralOdeConfig};
 use nabla_physics::{Method, Solver};
 use rand::RngExt;
 
-use crate::regularisation::Regularisation;
+use crate::regularisation::{Regularisation, with_penalty};
 use crate::training::{Outcome, number, predicted, shortest, trained};
 
 /// Sizes of a training.
@@ -86,10 +86,7 @@ pub(crate) fn ode(
             let solved = regularisation.solve(&solver, net, start, &TIMES, clock, &mut training)?;
             let found: Tensor<3> = Tensor::stack(solved.values, 0);
             let task = (found - tracked.clone()).square().mean();
-            let loss = match solved.penalty {
-                Some(penalty) => task + penalty,
-                None => task,
-            };
+            let loss = with_penalty(task, solved.penalty);
             Ok((loss, solved.evaluations))
         },
     )?;

@@ -7,20 +7,16 @@ use super::windows::Series;
 
 /// What is forecast without a network, in the numbers of the network.
 #[derive(Clone, Debug)]
-pub(super) enum Baseline {
-    /// The last value is carried on; of a random walk with these variances per time.
-    Constant(Vec<f64>),
-    /// `z' = A z + b`: the matrix `(A b; 0 0)`, and variances per time.
-    Linear(Mat<f64>, Vec<f64>),
+pub(super) struct Baseline {
+    /// Of `z' = A z + b`, as `(A b; 0 0)`; `None` if the last value is carried on.
+    matrix: Option<Mat<f64>>,
+    /// Of a random walk around that, per time.
+    variances: Vec<f64>,
 }
 
 impl Baseline {
     pub(super) fn constant(all: &[Series], columns: usize, unit: f64) -> Self {
-        let zero = Mat::zeros(columns + 1, columns + 1);
-        let mut baseline = Self::Linear(zero, vec![0.0; columns]);
-        let variances = baseline.variances(all, columns, unit);
-        baseline = Self::Constant(variances);
-        baseline
+        Self::around(None, all, columns, unit)
     }
 
     /// The least squares of slopes between two complete rows, at the mean of both; `None` if there are too few.
@@ -62,35 +58,34 @@ impl Baseline {
         if !finite {
             return None;
         }
-        let baseline = Self::Linear(matrix, Vec::new());
-        let variances = baseline.variances(all, columns, unit);
-        match baseline {
-            Self::Linear(matrix, _) => Some(Self::Linear(matrix, variances)),
-            Self::Constant(_) => None,
-        }
+        Some(Self::around(Some(matrix), all, columns, unit))
     }
 
-    /// The mean squared error of one row from the one before, per time.
-    fn variances(&self, all: &[Series], columns: usize, unit: f64) -> Vec<f64> {
+    /// With the mean squared errors of one row from the one before, per time, as variances.
+    fn around(matrix: Option<Mat<f64>>, all: &[Series], columns: usize, unit: f64) -> Self {
+        let mut baseline = Self {
+            matrix,
+            variances: Vec::new(),
+        };
         let mut sums = vec![0.0; columns];
         let mut count: f64 = 0.0;
         for (before, after, length) in pairs(all, columns, unit) {
-            let predicted = self.forecast(before, length);
+            let predicted = baseline.forecast(before, length);
             for ((sum, found), expected) in sums.iter_mut().zip(after).zip(predicted) {
                 *sum += (found - expected).powi(2) / length;
             }
             count += 1.0;
         }
-        sums.iter()
-            .map(|sum| (sum / count.max(1.0)).max(1e-12))
-            .collect()
+        let variances = sums.iter().map(|sum| (sum / count.max(1.0)).max(1e-12));
+        baseline.variances = variances.collect();
+        baseline
     }
 
     /// The state after some time, in the network's unit.
     pub(super) fn forecast(&self, state: &[f64], time: f64) -> Vec<f64> {
-        match self {
-            Self::Constant(_) => state.to_vec(),
-            Self::Linear(matrix, _) => {
+        match &self.matrix {
+            None => state.to_vec(),
+            Some(matrix) => {
                 let flow = exponential(matrix, time);
                 let all = |i: usize| -> f64 {
                     let by_state = state.iter().enumerate().map(|(j, z)| flow[(i, j)] * z);
@@ -103,9 +98,8 @@ impl Baseline {
 
     /// The negative log density of a row after another, in nats.
     fn surprise(&self, before: &[f64], after: &[f64], length: f64) -> f64 {
-        let (Self::Constant(variances) | Self::Linear(_, variances)) = self;
         let predicted = self.forecast(before, length);
-        let each = predicted.iter().zip(after).zip(variances);
+        let each = predicted.iter().zip(after).zip(&self.variances);
         each.map(|((mean, value), variance)| {
             let variance = variance * length;
             0.5 * ((value - mean).powi(2) / variance + (std::f64::consts::TAU * variance).ln())

@@ -44,8 +44,7 @@ impl<'a> Batch<'a> {
         for (place, window) in windows.iter().enumerate() {
             let (begin, length) = ends(series, window);
             clock.seen.push(data.scaling.seen(begin));
-            let span = data.scaling.times[1] - data.scaling.times[0];
-            clock.seen_per_unit.push(2.0 * length / span);
+            clock.seen_per_unit.push(data.scaling.seen_in(length));
             clock.speed.push(length / data.scaling.unit);
             let times = &series[window.series].times[window.first..window.first + window.rows];
             let shares = times[1..].iter().map(|time| (time - begin) / length);
@@ -111,11 +110,7 @@ impl<'a> Batch<'a> {
             let cells = row * self.columns..(row + 1) * self.columns;
             let series = &self.series[series];
             values.extend_from_slice(&series.values[cells.clone()]);
-            mask.extend(
-                series.observed[cells]
-                    .iter()
-                    .map(|&seen| f64::from(u8::from(seen))),
-            );
+            mask.extend(series.mask(cells));
         }
         [values, mask]
     }

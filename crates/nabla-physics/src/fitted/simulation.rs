@@ -181,7 +181,7 @@ impl FittedModel {
         let state: Vec<f64> = values.map(|(i, &x)| scaling.normalised(i, x)).collect();
         let clock = Clock {
             seen: vec![scaling.seen(start.time)],
-            seen_per_unit: vec![2.0 * scaling.unit / (scaling.times[1] - scaling.times[0])],
+            seen_per_unit: vec![scaling.seen_in(scaling.unit)],
             speed: vec![1.0],
             time_dependent: config.time_dependent,
         };

@@ -37,11 +37,7 @@ pub(super) fn surprise(
                 true => {
                     let cells = place * d..(place + 1) * d;
                     values.extend_from_slice(&series.values[cells.clone()]);
-                    mask.extend(
-                        series.observed[cells]
-                            .iter()
-                            .map(|&o| f64::from(u8::from(o))),
-                    );
+                    mask.extend(series.mask(cells));
                     let before = series.times[place.saturating_sub(1).max(window.first)];
                     seen.push(data.scaling.seen(before));
                     length.push((series.times[place] - before) / data.scaling.unit);
@@ -64,7 +60,7 @@ pub(super) fn surprise(
     let mut sum = Tensor::<1>::zeros([1], device);
     let mut count = 0.0;
     // One unit of the network's time as it is seen.
-    let pace = data.scaling.unit * 2.0 / (data.scaling.times[1] - data.scaling.times[0]);
+    let pace = data.scaling.seen_in(data.scaling.unit);
     for row in 1..rows {
         let [values, mask, seen, length] = row_of(row);
         let h = matrix(&length, 1, device) / substeps as f64; // [batch, 1]

@@ -34,6 +34,11 @@ impl Scaling {
     pub(super) fn seen(&self, time: f64) -> f64 {
         2.0 * (time - self.times[0]) / (self.times[1] - self.times[0]) - 1.0
     }
+
+    /// By how much [`seen`](Self::seen) grows in a length of time.
+    pub(super) fn seen_in(&self, length: f64) -> f64 {
+        2.0 * length / (self.times[1] - self.times[0])
+    }
 }
 
 /// Rows of a trajectory, normalised.
@@ -53,6 +58,12 @@ pub(super) struct Series {
 impl Series {
     pub(super) fn len(&self) -> usize {
         self.times.len()
+    }
+
+    /// 1 for each of some cells that is observed, and 0 for each gap.
+    pub(super) fn mask(&self, cells: std::ops::Range<usize>) -> impl Iterator<Item = f64> {
+        let of = |&observed: &bool| f64::from(u8::from(observed));
+        self.observed[cells].iter().map(of)
     }
 
     fn part(&self, rows: std::ops::Range<usize>, columns: usize) -> Self {
