@@ -11,9 +11,8 @@ mod spiral;
 mod stiff;
 mod training;
 
-/// All experiments of this crate. [`barron_pde`] joins them with its first results.
+/// All experiments of this crate. [`barron_pde`] and [`dcdm`] join them with their first results.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
-    || Box::new(dcdm::DcdmClaim),
     || Box::new(ernode::ErnodeClaim),
     || Box::new(local_regularisation::LocalRegularisationClaim),
 ];
@@ -28,7 +27,6 @@ mod tests {
     /// The quick forms run whole, and have the headlines of the committed results.
     #[test]
     fn committed_headlines_are_the_experiments() {
-        // "dcdm" joins them with its first results.
         let slugs = ["ernode", "local-regularisation"];
         let found = QUICK.headline_differences(&slugs).unwrap();
         assert!(found.is_empty(), "{found:?}");
