@@ -322,7 +322,8 @@ fn solved(
         let solver = Dcdm {
             keep,
             tolerance,
-            iterations: MOST,
+            // The quick form's networks are no good, and would take all of them.
+            iterations: if quick { MOST / 15 } else { MOST },
             ..Dcdm::default()
         };
         solver

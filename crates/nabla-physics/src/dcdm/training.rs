@@ -38,20 +38,20 @@ const RIGHT_SIDES: u64 = 1 << 40;
 pub struct DcdmTrainingConfig {
     /// The sides of the grid, 2 or 3. Default 32 × 32; the paper's are 64³ and 128³.
     pub sides: Vec<usize>,
-    /// The network. Default: the paper's for 64³, with 8 channels instead of 16.
-    pub network: DcdmNetConfig,
-    /// Right sides. Default: 200 Ritz vectors.
-    pub right_sides: RitzConfig,
     /// Steps. Default 1500.
     pub steps: usize,
     /// Right sides of a step. Default 8; the paper's are 10.
     pub batch: usize,
+    /// Of everything that is drawn. Default 0.
+    pub seed: u64,
+    /// The network. Default: the paper's for 64³, with 8 channels instead of 16.
+    pub network: DcdmNetConfig,
+    /// Right sides. Default: 200 Ritz vectors.
+    pub right_sides: RitzConfig,
     /// Default Adam with a learning rate of 1e-3, a tenth of which is the paper's.
     pub optimizer: OptimizerConfig,
     /// Learning rates over the steps. Default: a cosine to 0; the paper's are constant.
     pub schedule: Schedule,
-    /// Of everything that is drawn. Default 0.
-    pub seed: u64,
 }
 
 impl Default for DcdmTrainingConfig {
