@@ -1,6 +1,7 @@
 //! The experiments that measure the claims about the methods of `nabla-physics`, with one file per method.
 
 pub mod barron_pde;
+pub mod cgs;
 mod classification;
 pub mod ernode;
 mod latent_series;
@@ -10,7 +11,7 @@ mod spiral;
 mod stiff;
 mod training;
 
-/// All experiments of this crate. [`barron_pde`] joins them with its first results.
+/// All experiments of this crate. [`barron_pde`] and [`cgs`] join them with their first results.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(ernode::ErnodeClaim),
     || Box::new(local_regularisation::LocalRegularisationClaim),

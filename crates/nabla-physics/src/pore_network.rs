@@ -405,11 +405,11 @@ mod tests {
                     flows[b] += flow;
                     all[a] += throat.conductance * PRESSURE;
                 }
-                for pore in 0..count {
+                for (pore, &flow) in flows.iter().enumerate() {
                     let p = network.pressures[pore];
                     assert!((-1e-6..=PRESSURE + 1e-6).contains(&p));
                     if network.given[pore].is_none() {
-                        assert!(flows[pore].abs() <= 1e-9 * all.iter().sum::<f64>());
+                        assert!(flow.abs() <= 1e-9 * all.iter().sum::<f64>());
                     }
                 }
                 // Voronoi vertices have four edges inside.
