@@ -1,6 +1,7 @@
 //! The experiments that measure the claims about the methods of `nabla-physics`, with one file per method.
 
 pub mod barron_pde;
+pub mod cgs;
 mod classification;
 mod comparison;
 pub mod dcdm;
@@ -12,7 +13,7 @@ mod spiral;
 mod stiff;
 mod training;
 
-/// All experiments of this crate. [`dcdm`] joins them with its first results.
+/// All experiments of this crate. [`cgs`] and [`dcdm`] join them with their first results.
 pub const EXPERIMENTS: &[nabla_claims::MakeClaim] = &[
     || Box::new(barron_pde::BarronPdeClaim),
     || Box::new(ernode::ErnodeClaim),

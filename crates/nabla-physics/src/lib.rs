@@ -17,12 +17,19 @@
 //! partly have a [`latent_ode`]. Stochastic equations are solved by [`sde`].
 //! [`fitted`] learns both from data at irregular times. [`barron_pde`] solves elliptic equations in many dimensions,
 //! and [`linear`] sparse linear systems, for which [`dcdm`] learns directions.
+//!
+//! On a [`graph`], [`cgs`] predicts what a networked system is like at rest, by [contracting maps](contracting_map) and the
+//! gradients of their [fixed points](fixed_point); [`ignn`], [`sse`] and plain [message passing](message_passing) are what it
+//! is compared with. Its problems are [`value_iteration`] and [`pore_network`].
 
 pub mod adjoint;
 pub mod barron_pde;
 pub mod bs3;
+pub mod cgs;
+pub mod contracting_map;
 pub mod controller;
 pub mod dcdm;
+pub mod delaunay;
 mod differences;
 pub mod dopri5;
 pub mod ernode;
@@ -31,26 +38,34 @@ pub mod event;
 pub mod field;
 mod first_step;
 pub mod fitted;
+pub mod fixed_point;
+pub mod graph;
+pub mod graph_example;
+pub mod ignn;
 pub mod latent_ode;
 pub mod linear;
 pub mod local_regularisation;
+pub mod message_passing;
 mod method;
 pub mod neural_ode;
 mod norms;
 mod numbers;
 mod operation;
 mod options;
+pub mod pore_network;
 pub mod rk4;
 pub mod rosenbrock;
 mod run;
 pub mod sde;
 mod solve_error;
 mod solver;
+pub mod sse;
 pub mod steer;
 pub mod tableau;
 pub mod taynode;
 pub mod time_linear;
 pub mod tsit5;
+pub mod value_iteration;
 pub mod vern7;
 
 pub use adjoint::{Adjoint, Checkpoints};

@@ -11,11 +11,12 @@
 //! cosine     f = floor + (1 − floor)(1 + cos(π p))/2
 //! linear     f = 1 − (1 − floor) p
 //! cosine-to-last   as cosine, but p = (t + 1 − W)/(S − W): the last step is at the floor
+//! cosine-restarts  as cosine, but p = ((t − W) mod P)/P with a period of P steps
 //! ```
 //!
 //! Sources: the steps are those of He et al. 2015 (arXiv 1512.03385, divided by 10 at 1/2 and 3/4);
 //! the cosine: Loshchilov, Hutter, *SGDR: Stochastic Gradient Descent with Warm Restarts*, 2016, arXiv
-//! 1608.03983, without restarts; the warm-up: Goyal et al., *Accurate, Large Minibatch SGD*, 2017,
+//! 1608.03983, with and without restarts; the warm-up: Goyal et al., *Accurate, Large Minibatch SGD*, 2017,
 //! arXiv 1706.02677.
 
 use std::f64::consts::PI;
@@ -47,6 +48,14 @@ pub enum Decay {
     /// Like `Cosine`, but the last step is at the floor, not the one that would follow it.
     CosineToLast {
         /// The final share, in `[0, 1]`. Default 0.
+        #[serde(default)]
+        floor: f64,
+    },
+    /// Along half a period of the cosine, again and again.
+    CosineRestarts {
+        /// The steps from one restart to the next, at least 1.
+        period: usize,
+        /// The share at the end of a period, in `[0, 1]`. Default 0.
         #[serde(default)]
         floor: f64,
     },
@@ -134,6 +143,10 @@ impl Schedule {
                     .try_for_each(|&value| share("schedule's place of a step", value))?;
                 range::positive("schedule's factor", *factor)
             }
+            Decay::CosineRestarts { period, floor } => {
+                range::at_least("schedule's period", *period, 1)?;
+                share("schedule's floor", *floor)
+            }
             Decay::Cosine { floor } | Decay::CosineToLast { floor } | Decay::Linear { floor } => {
                 share("schedule's floor", *floor)
             }
@@ -165,6 +178,11 @@ impl Schedule {
             Decay::CosineToLast { floor } => {
                 let length = steps.saturating_sub(warm).max(1) as f64;
                 let done = ((step + 1 - warm) as f64 / length).min(1.0);
+                floor + (1.0 - floor) * 0.5 * (1.0 + (PI * done).cos())
+            }
+            Decay::CosineRestarts { period, floor } => {
+                let period = (*period).max(1);
+                let done = ((step - warm) % period) as f64 / period as f64;
                 floor + (1.0 - floor) * 0.5 * (1.0 + (PI * done).cos())
             }
             Decay::Linear { floor } => 1.0 - (1.0 - floor) * progress,
@@ -210,6 +228,41 @@ mod tests {
         }
         let warm: Vec<f64> = (0..8).map(|t| at(&Decay::Constant, 0.5, 8, t)).collect();
         assert_eq!(warm, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    }
+
+    /// Values of torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(T_0=4, eta_min=0.1) of rate 1.
+    #[test]
+    fn restarts_are_those_of_torch() {
+        let schedule = Schedule {
+            decay: Decay::CosineRestarts {
+                period: 4,
+                floor: 0.1,
+            },
+            ..Schedule::default()
+        };
+        schedule.validate().unwrap();
+        let expected = [
+            1.0,
+            0.868_198_051_533_946_4,
+            0.55,
+            0.231_801_948_466_053_68,
+            1.0,
+            0.868_198_051_533_946_4,
+        ];
+        for (step, expected) in expected.into_iter().enumerate() {
+            assert!(
+                (schedule.share(step, 100) - expected).abs() < 1e-12,
+                "{step}"
+            );
+        }
+        let never = Schedule {
+            decay: Decay::CosineRestarts {
+                period: 0,
+                floor: 0.0,
+            },
+            ..Schedule::default()
+        };
+        assert!(never.validate().is_err());
     }
 
     /// A warm-up of some steps, and a cosine whose last step is at the floor.
