@@ -18,13 +18,17 @@
 //! Source: Boisvert, Pozo, Remington, *The Matrix Market Exchange Formats: Initial Design*, NISTIR 5935, 1996, and
 //! <https://math.nist.gov/MatrixMarket/formats.html>.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nabla_base::OutputError;
 use nabla_base::words::{count, shortened};
-use nabla_base::{OutputError, write_bytes_atomically};
+
+mod writing;
+
+pub use writing::{matrix_text, vector_text, write_vector};
 
 /// Why a text is no such matrix. Lines are counted from 1.
 #[derive(Debug, thiserror::Error)]
@@ -678,49 +682,6 @@ impl MatrixMarket {
         }
         Ok(values)
     }
-}
-
-/// The text of a vector: an array with one column, whose numbers are read back with the same bits.
-pub fn vector_text(values: &[f64]) -> String {
-    let mut text = format!(
-        "%%MatrixMarket matrix array real general\n{} 1\n",
-        values.len()
-    );
-    for value in values {
-        // Writing to a string never fails.
-        let _ = writeln!(text, "{value:e}");
-    }
-    text
-}
-
-/// The text of a sparse matrix.
-///
-/// - `symmetry`: of what `entries` are; those of a symmetric matrix are below the diagonal, or on it
-/// - `entries`: `(row, column, value)` from 0
-pub fn matrix_text(
-    [rows, columns]: [usize; 2],
-    symmetry: Symmetry,
-    entries: impl ExactSizeIterator<Item = (usize, usize, f64)>,
-) -> String {
-    let mut text = format!(
-        "%%MatrixMarket matrix coordinate real {symmetry}\n{rows} {columns} {}\n",
-        entries.len()
-    );
-    for (row, column, value) in entries {
-        let _ = writeln!(text, "{} {} {value:e}", row + 1, column + 1);
-    }
-    text
-}
-
-/// Writes a [vector](vector_text), whole or not at all.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn write_vector(path: &Path, values: &[f64]) -> Result<(), MatrixMarketError> {
-    Ok(write_bytes_atomically(
-        path,
-        vector_text(values).as_bytes(),
-    )?)
 }
 
 #[cfg(test)]
