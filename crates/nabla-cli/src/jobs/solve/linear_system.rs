@@ -362,7 +362,11 @@ fn observer<'a>(
     let goal = tolerance.max(1e-16);
     let mut done = 0;
     let mut all = None;
-    move |_, residual| {
+    move |iteration, residual| {
+        // A matrix that is refused at once is refused without progress.
+        if iteration == 0 {
+            return context.go_on();
+        }
         let left = (100.0 * (residual / goal).log10()).max(0.0) as u64;
         let all = *all.get_or_insert_with(|| {
             context.progress().begin("solving", left);
