@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "{} steps to the fixed points of 32 unseen trees",
         solved.iterations
     );
-    let found = model.decode(solved.z)?;
+    let found = model.decode(&test.graph, solved.z)?;
     let mean = |x: Tensor<2>| x.square().mean().into_scalar::<f32>();
     let around = test.targets.clone() - test.targets.clone().mean().unsqueeze();
     let r2 = 1.0 - mean(found - test.targets) / mean(around);

@@ -17,6 +17,7 @@ mod picture_files;
 mod progress;
 mod recipe_file;
 mod seeds;
+mod training_folder;
 mod training_progress;
 mod wrong_value;
 

@@ -140,21 +140,31 @@ pub(crate) fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// The units that are held after an operation that ends with a ReLU, and whose output has as many elements as `x`;
-/// `None` if they are recorded, or don't fit, which [`relu`] sees.
-pub(crate) fn held_after<const D: usize>(x: &Tensor<D>) -> Option<Held> {
-    MODE.with_borrow_mut(|mode| {
-        let Some(Mode::Hold { pieces, next, .. }) = mode else {
-            return None;
-        };
-        match pieces.get(*next) {
-            Some(Piece::Off(off)) if off.len() == x.shape().num_elements() => {
-                *next += 1;
-                Some(Held(Arc::clone(off)))
-            }
-            _ => None,
-        }
-    })
+/// What an operation ends with that makes negative numbers 0.
+#[derive(Clone, Debug)]
+pub(crate) enum Rectifier {
+    /// `max(·, 0)`.
+    Relu,
+    /// 0 where a unit is off on the piece.
+    Held(Held),
+}
+
+impl Rectifier {
+    /// For an operation whose output has as many elements as `x`. `None` if its units are recorded, or don't fit those that
+    /// are held, or there is no kernel for them: then [`relu`] is to follow it.
+    pub(crate) fn after<const D: usize>(x: &Tensor<D>) -> Option<Self> {
+        MODE.with_borrow_mut(|mode| match mode {
+            None => Some(Self::Relu),
+            Some(Mode::Record(_)) => None,
+            Some(Mode::Hold { pieces, next, .. }) => match pieces.get(*next) {
+                Some(Piece::Off(off)) if off.len() == x.shape().num_elements() => {
+                    *next += 1;
+                    Some(Self::Held(Held(Arc::clone(off))))
+                }
+                _ => None,
+            },
+        })
+    }
 }
 
 /// The ReLU of units of which it is known which are off.

@@ -16,9 +16,9 @@ use burn::nn::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 use burn::tensor::activation::{relu, silu};
 use burn::tensor::{Tensor, TensorData};
 
-use crate::activation::{silu_of, silu_slope};
+use crate::activation::{self, silu_of, silu_slope};
 use crate::elementwise::{LANES, for_each_row, sums};
-use crate::linear_pieces;
+use crate::linear_pieces::{self, Rectifier};
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, binary, compiled, computes, layer, ternary};
 use crate::real::Real;
@@ -118,7 +118,10 @@ pub fn instance_norm<const D: usize>(norm: &InstanceNorm, x: Tensor<D>) -> Tenso
 /// # Panics
 /// Like `norm.forward`, if the channels don't match.
 pub fn batch_norm<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
-    batched(norm, x, false)
+    match fits_batched(norm, &x) {
+        true => batched(norm, x, None),
+        false => norm.forward(x),
+    }
 }
 
 /// `max(·, 0)` of [`batch_norm`], in the same pass.
@@ -129,33 +132,26 @@ pub fn batch_norm<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
 /// # Panics
 /// Like `norm.forward`, if the channels don't match.
 pub fn batch_norm_relu<const D: usize>(norm: &BatchNorm, x: Tensor<D>) -> Tensor<D> {
-    batched(norm, x, true)
+    if !fits_batched(norm, &x) {
+        return activation::relu(norm.forward(x));
+    }
+    match Rectifier::after(&x) {
+        Some(end) => batched(norm, x, Some(end)),
+        None => linear_pieces::relu(batched(norm, x, None)),
+    }
 }
 
-fn batched<const D: usize>(norm: &BatchNorm, x: Tensor<D>, mut with_relu: bool) -> Tensor<D> {
+fn fits_batched<const D: usize>(norm: &BatchNorm, x: &Tensor<D>) -> bool {
+    computes(x) && D >= 2 && norm.gamma.dims() == [x.dims()[1]] && !x.dims().contains(&0)
+}
+
+fn batched<const D: usize>(norm: &BatchNorm, x: Tensor<D>, end: Option<Rectifier>) -> Tensor<D> {
     let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
-    if !computes(&x) || D < 2 || gamma.dims() != [x.dims()[1]] || x.dims().contains(&0) {
-        let y = norm.forward(x);
-        return match with_relu {
-            true if linear_pieces::is_held() => linear_pieces::relu(y),
-            true => relu(y),
-            false => y,
-        };
-    }
-    let mut held = None;
-    if with_relu && linear_pieces::is_held() {
-        held = linear_pieces::held_after(&x);
-        if held.is_none() {
-            return linear_pieces::relu(batched(norm, x, false));
-        }
-        with_relu = false;
-    }
     let device = x.device();
     let of_batch = device.is_autodiff() && norm.training.is_enabled();
     let mut operation = Batched {
         epsilon: norm.epsilon,
-        with_relu,
-        held,
+        end,
         fixed: None,
         seen: Arc::new(OnceLock::new()),
     };

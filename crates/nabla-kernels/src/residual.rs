@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::activation::{rectified, rectified_slope};
-use crate::linear_pieces::{self, Held};
+use crate::activation::{rectified, rectified_slope, relu};
+use crate::linear_pieces::{self, Rectifier};
 use crate::operation::{Array, Operation, Saved, binary, compiled, computes_both};
 use crate::real::Real;
 
@@ -27,26 +27,12 @@ pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 /// # Panics
 /// Like `a + b`, if the shapes don't fit.
 pub fn add_relu<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
-    if linear_pieces::is_held() {
-        let held = fits(&a, &b).then(|| linear_pieces::held_after(&a));
-        return match held.flatten() {
-            Some(held) => {
-                let sum = Sum {
-                    with_relu: false,
-                    held: Some(held),
-                };
-                binary(sum, a, b)
-            }
-            None => linear_pieces::relu(add(a, b)),
-        };
+    if !fits(&a, &b) {
+        return relu(a + b);
     }
-    let sum = Sum {
-        with_relu: true,
-        held: None,
-    };
-    match fits(&a, &b) {
-        true => binary(sum, a, b),
-        false => burn::tensor::activation::relu(a + b),
+    match Rectifier::after(&a) {
+        Some(end) => binary(Sum { end: Some(end) }, a, b),
+        None => linear_pieces::relu(add(a, b)),
     }
 }
 
@@ -56,9 +42,7 @@ fn fits<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> bool {
 
 #[derive(Clone, Debug, Default)]
 struct Sum {
-    with_relu: bool,
-    /// Units that are off, instead of a ReLU.
-    held: Option<Held>,
+    end: Option<Rectifier>,
 }
 
 compiled!(Sum: 2);
@@ -71,22 +55,19 @@ impl Operation<2> for Sum {
     }
 
     fn reads_output(&self) -> bool {
-        self.with_relu
+        matches!(self.end, Some(Rectifier::Relu))
     }
 
     fn forward<F: Real>(&self, [a, b]: [Array<F>; 2], _: bool) -> (Array<F>, ()) {
-        if let Some(held) = &self.held {
-            return (held.sum(a, b.values()), ());
-        }
-        let b = [b.values()];
-        let y = match self.with_relu {
-            true => a.updated(
-                b,
+        let y = match &self.end {
+            Some(Rectifier::Held(held)) => held.sum(a, b.values()),
+            Some(Rectifier::Relu) => a.updated(
+                [b.values()],
                 #[inline(always)]
                 |a, [b]| rectified(a + b),
             ),
-            false => a.updated(
-                b,
+            None => a.updated(
+                [b.values()],
                 #[inline(always)]
                 |a, [b]| a + b,
             ),
@@ -97,7 +78,7 @@ impl Operation<2> for Sum {
     fn backward<F: Real>(&self, saved: Saved<'_, F, (), 2>) -> [Option<Array<F>>; 2] {
         let Saved { output, grad, .. } = saved;
         let gradient = match &output {
-            _ if let Some(held) = &self.held => held.masked(grad),
+            _ if let Some(Rectifier::Held(held)) = &self.end => held.masked(grad),
             Some(y) => grad.updated(
                 [y.values()],
                 #[inline(always)]

@@ -43,7 +43,7 @@ use nabla_kernels::activation::Activation;
 
 use crate::contracting_map::ContractingMapConfig;
 use crate::fixed_point::{EdgeMap, FixedPoint, FixedPointError, FixedPointSolver};
-use crate::graph::{Graph, columns};
+use crate::graph::Graph;
 use crate::message_passing::{Aggregator, Encoder, EncoderConfig, LEAKY_RELU, Perceptron};
 
 /// A network on graphs.
@@ -63,7 +63,7 @@ pub trait GraphModel {
     ) -> Result<Tensor<2>, FixedPointError>;
 }
 
-/// Makes a [`Cgs`] or a [`GraphCgs`].
+/// Makes a [`Cgs`], and the networks that it is compared with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CgsConfig {
     /// The widths of the features of nodes and edges.
@@ -88,6 +88,9 @@ pub struct CgsConfig {
     pub map: ContractingMapConfig,
     /// How fixed points are found.
     pub solver: FixedPointSolver,
+    /// Whether numbers of whole graphs are predicted, from the sum over their nodes, and not numbers of nodes; of nodes by
+    /// default.
+    pub of_graphs: bool,
 }
 
 impl CgsConfig {
@@ -108,6 +111,7 @@ impl CgsConfig {
             decoder: vec![64, 32],
             map: ContractingMapConfig::default(),
             solver: FixedPointSolver::default(),
+            of_graphs: false,
         }
     }
 
@@ -139,6 +143,7 @@ impl CgsConfig {
             hidden: vec![128],
             activation: Activation::Silu,
             aggregator: Aggregator::Mean,
+            of_graphs: true,
             ..Self::new(features, classes)
         }
     }
@@ -178,6 +183,13 @@ impl CgsConfig {
         self
     }
 
+    /// Sets whether numbers of whole graphs are predicted.
+    #[must_use]
+    pub fn with_of_graphs(mut self, of_graphs: bool) -> Self {
+        self.of_graphs = of_graphs;
+        self
+    }
+
     /// Refuses numbers that are out of range.
     ///
     /// # Errors
@@ -207,19 +219,22 @@ impl CgsConfig {
         config.init(device, draws)
     }
 
-    /// From as many numbers as heads to the outputs.
-    pub(crate) fn decoder(
+    /// What makes predictions of as many numbers as heads.
+    pub(crate) fn read_out(
         &self,
         device: &Device,
         draws: &mut SeededNoise,
-    ) -> Result<Perceptron, OutOfRange> {
+    ) -> Result<ReadOut, OutOfRange> {
         let mut widths = vec![self.heads];
         widths.extend(&self.decoder);
         widths.push(self.outputs);
-        Perceptron::new(&widths, self.activation, false, device, draws)
+        Ok(ReadOut {
+            decoder: Perceptron::new(&widths, self.activation, false, device, draws)?,
+            of_graphs: self.of_graphs,
+        })
     }
 
-    /// A model that predicts numbers of nodes.
+    /// The model.
     ///
     /// - `draws`: of the weights; the same draws give the same bits
     ///
@@ -229,25 +244,9 @@ impl CgsConfig {
         self.validate()?;
         Ok(Cgs {
             encoder: self.encoder(device, draws)?,
-            decoder: self.decoder(device, draws)?,
+            read_out: self.read_out(device, draws)?,
             map: self.map,
             solver: self.solver,
-        })
-    }
-
-    /// A model that predicts numbers of whole graphs.
-    ///
-    /// - `draws`: of the weights
-    ///
-    /// # Errors
-    /// If a number is out of range.
-    pub fn init_for_graphs(
-        &self,
-        device: &Device,
-        draws: &mut SeededNoise,
-    ) -> Result<GraphCgs, OutOfRange> {
-        Ok(GraphCgs {
-            nodes: self.init(device, draws)?,
         })
     }
 }
@@ -256,7 +255,7 @@ impl CgsConfig {
 #[derive(Module, Debug)]
 pub struct Cgs {
     encoder: Encoder,
-    decoder: Perceptron,
+    read_out: ReadOut,
     #[module(skip)]
     map: ContractingMapConfig,
     #[module(skip)]
@@ -305,12 +304,12 @@ impl Cgs {
         self.map(graph, nodes, edges)?.solve(&self.solver)
     }
 
-    /// From fixed points, `[nodes, heads]`, to `[nodes, outputs]`.
+    /// From fixed points, `[nodes, heads]`, to `[nodes or graphs, outputs]`.
     ///
     /// # Errors
-    /// If there is another number of heads.
-    pub fn decode(&self, z: Tensor<2>) -> Result<Tensor<2>, FixedPointError> {
-        Ok(self.decoder.forward(z)?)
+    /// If there is another number of nodes or heads.
+    pub fn decode(&self, graph: &Graph, z: Tensor<2>) -> Result<Tensor<2>, FixedPointError> {
+        self.read_out.forward(graph, z)
     }
 
     /// The same weights with fixed points found in another way.
@@ -320,7 +319,7 @@ impl Cgs {
         self
     }
 
-    /// `[nodes, outputs]`.
+    /// `[nodes or graphs, outputs]`.
     ///
     /// - `nodes`: `[nodes, node features]`
     /// - `edges`: `[edges, edge features]`
@@ -334,7 +333,7 @@ impl Cgs {
         edges: Tensor<2>,
     ) -> Result<Tensor<2>, FixedPointError> {
         let found = self.fixed_point(graph, nodes, edges)?;
-        self.decode(found.z)
+        self.decode(graph, found.z)
     }
 }
 
@@ -349,69 +348,28 @@ impl GraphModel for Cgs {
     }
 }
 
-/// The model that reads the sum of a graph's fixed points.
-#[derive(Module, Debug)]
-pub struct GraphCgs {
-    nodes: Cgs,
-}
-
-impl GraphCgs {
-    /// `[graphs, outputs]`.
-    ///
-    /// - `nodes`: `[nodes, node features]`
-    /// - `edges`: `[edges, edge features]`
-    ///
-    /// # Errors
-    /// If the features don't fit the graph or the model, or are not finite.
-    pub fn forward(
-        &self,
-        graph: &Graph,
-        nodes: Tensor<2>,
-        edges: Tensor<2>,
-    ) -> Result<Tensor<2>, FixedPointError> {
-        let found = self.nodes.fixed_point(graph, nodes, edges)?;
-        self.nodes.decode(graph.by_graph().sum(found.z)?)
-    }
-}
-
-impl GraphModel for GraphCgs {
-    fn predict(
-        &self,
-        graph: &Graph,
-        nodes: Tensor<2>,
-        edges: Tensor<2>,
-    ) -> Result<Tensor<2>, FixedPointError> {
-        self.forward(graph, nodes, edges)
-    }
-}
-
 /// The same encoder and decoder without the fixed point between them: a plain network of as many layers and parameters.
 #[derive(Module, Debug)]
 pub struct StackedMessagePassing {
     encoder: Encoder,
-    decoder: Perceptron,
-    #[module(skip)]
-    of_graphs: bool,
+    read_out: ReadOut,
 }
 
 impl StackedMessagePassing {
     /// - `config`: its maps and solver are of no use
-    /// - `of_graphs`: whether numbers are predicted of whole graphs, from the sum over nodes
     /// - `draws`: of the weights
     ///
     /// # Errors
     /// If a number is out of range.
     pub fn new(
         config: &CgsConfig,
-        of_graphs: bool,
         device: &Device,
         draws: &mut SeededNoise,
     ) -> Result<Self, OutOfRange> {
         config.validate()?;
         Ok(Self {
             encoder: config.encoder(device, draws)?,
-            decoder: config.decoder(device, draws)?,
-            of_graphs,
+            read_out: config.read_out(device, draws)?,
         })
     }
 }
@@ -424,23 +382,33 @@ impl GraphModel for StackedMessagePassing {
         edges: Tensor<2>,
     ) -> Result<Tensor<2>, FixedPointError> {
         let (found, _) = self.encoder.forward(graph, nodes, edges)?;
-        read_out(&self.decoder, self.of_graphs, graph, found)
+        self.read_out.forward(graph, found)
     }
 }
 
-/// Decodes the rows of nodes, or their sums over graphs.
-pub(crate) fn read_out(
-    decoder: &Perceptron,
+/// A network that makes predictions of the states of nodes, or of their sums over graphs.
+#[derive(Module, Debug)]
+pub(crate) struct ReadOut {
+    decoder: Perceptron,
+    #[module(skip)]
     of_graphs: bool,
-    graph: &Graph,
-    states: Tensor<2>,
-) -> Result<Tensor<2>, FixedPointError> {
-    columns("states", states.dims()[1], decoder.inputs())?;
-    let states = match of_graphs {
-        true => graph.by_graph().sum(states)?,
-        false => states,
-    };
-    Ok(decoder.forward(states)?)
+}
+
+impl ReadOut {
+    /// - `states`: `[nodes, heads]`
+    /// - returns `[nodes or graphs, outputs]`
+    pub(crate) fn forward(
+        &self,
+        graph: &Graph,
+        states: Tensor<2>,
+    ) -> Result<Tensor<2>, FixedPointError> {
+        graph.check_nodes("states", states.dims()[0])?;
+        let states = match self.of_graphs {
+            true => graph.by_graph().sum(states)?,
+            false => states,
+        };
+        Ok(self.decoder.forward(states)?)
+    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use nabla_train::network_folder::NetworkFolderError;
 use rayon::prelude::*;
 
 use crate::linear::{LinearError, Observer, Preconditioner, Report, SpdOperator};
-use crate::linear::{System, relative, step};
+use crate::linear::{System, step};
 
 mod network;
 mod ritz;
@@ -214,24 +214,18 @@ impl Dcdm {
         nabla_base::range::not_negative("tolerance", self.tolerance)?;
         let mut system = System::new(a, b, start)?;
         let (n, kernel) = (a.dim(), a.kernel());
-        let goal = self.tolerance * system.b_norm;
-        let mut r = system.b.clone();
-        let (mut length, mut products) = (system.b_norm, 0);
-        if start.is_some() {
-            length = system.residual(a, &mut r);
-            products = 1;
-        }
-        let mut residuals = vec![relative(length, system.b_norm)];
+        let goal = self.tolerance * system.b_norm();
+        let (mut r, mut length) = system.begin();
+        let mut residuals = vec![system.share(length)];
         let mut kept: VecDeque<Kept> = VecDeque::with_capacity(self.keep + 1);
         let mut iterations = 0;
-        let mut known = start.is_some() || system.b_norm == 0.0;
+        let mut known = start.is_some() || system.b_norm() == 0.0;
         loop {
-            if observe(iterations, relative(length, system.b_norm)).is_break() {
+            if observe(iterations, system.share(length)).is_break() {
                 return Err(LinearError::Cancelled.into());
             }
             if length <= goal && !known {
-                length = system.residual(a, &mut r);
-                products += 1;
+                length = system.residual(&mut r);
                 known = true;
             }
             if length <= goal || iterations == self.iterations {
@@ -253,8 +247,7 @@ impl Dcdm {
                 add_scaled(&mut q, -share, &kept.p);
             }
             let mut aq = vec![0.0; n];
-            a.apply(&q, &mut aq);
-            products += 1;
+            system.product(&q, &mut aq);
             let alpha = dot(&q, &aq);
             if !(alpha > 0.0 && alpha.is_finite()) {
                 return Err(DcdmError::Direction {
@@ -266,8 +259,7 @@ impl Dcdm {
             length = step(&mut system.x, &mut r, &q, &aq, beta / alpha);
             known = self.recompute_residual;
             if known {
-                length = system.residual(a, &mut r);
-                products += 1;
+                length = system.residual(&mut r);
             }
             kept.push_back(Kept {
                 p: q,
@@ -278,22 +270,12 @@ impl Dcdm {
                 kept.pop_front();
             }
             iterations += 1;
-            residuals.push(relative(length, system.b_norm));
+            residuals.push(system.share(length));
         }
         if !known {
-            length = system.residual(a, &mut r);
-            products += 1;
+            length = system.residual(&mut r);
         }
-        kernel.project(&mut system.x);
-        Ok(Report {
-            x: system.x,
-            residuals,
-            iterations,
-            products,
-            converged: length <= goal,
-            true_residual: relative(length, system.b_norm),
-            inconsistent: system.inconsistent,
-        })
+        Ok(system.report(residuals, iterations, length, length <= goal))
     }
 }
 

@@ -25,6 +25,7 @@
 //! ```
 
 use std::ops::Range;
+use std::sync::Arc;
 
 mod segments;
 
@@ -83,8 +84,8 @@ pub enum GraphError {
 /// A directed graph, or several side by side; see the [module documentation](self).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Graph {
-    sources: Vec<usize>,
-    targets: Vec<usize>,
+    sources: Arc<[usize]>,
+    targets: Arc<[usize]>,
     nodes: usize,
     /// The first node and the first edge of each graph, and at last how many there are.
     starts: Vec<[usize; 2]>,
@@ -116,8 +117,8 @@ impl Graph {
         }
         let starts = vec![[0, 0], [nodes, sources.len()]];
         Ok(Self {
-            sources,
-            targets,
+            sources: sources.into(),
+            targets: targets.into(),
             nodes,
             starts,
         })
@@ -138,24 +139,22 @@ impl Graph {
 
     /// Graphs side by side: the nodes and edges of the first, then those of the second, and so on.
     pub fn batch(graphs: &[Self]) -> Self {
-        let mut all = Self {
-            sources: Vec::new(),
-            targets: Vec::new(),
-            nodes: 0,
-            starts: vec![[0, 0]],
-        };
+        let (mut sources, mut targets) = (Vec::new(), Vec::new());
+        let (mut nodes, mut starts) = (0, vec![[0, 0]]);
         for graph in graphs {
-            let first = [all.nodes, all.sources.len()];
-            all.sources
-                .extend(graph.sources.iter().map(|&node| node + first[0]));
-            all.targets
-                .extend(graph.targets.iter().map(|&node| node + first[0]));
-            all.nodes += graph.nodes;
-            let starts = graph.starts[1..].iter();
-            all.starts
-                .extend(starts.map(|start| [start[0] + first[0], start[1] + first[1]]));
+            let first = [nodes, sources.len()];
+            sources.extend(graph.sources.iter().map(|&node| node + first[0]));
+            targets.extend(graph.targets.iter().map(|&node| node + first[0]));
+            nodes += graph.nodes;
+            let own = graph.starts[1..].iter();
+            starts.extend(own.map(|start| [start[0] + first[0], start[1] + first[1]]));
         }
-        all
+        Self {
+            sources: sources.into(),
+            targets: targets.into(),
+            nodes,
+            starts,
+        }
     }
 
     /// How many nodes there are.
@@ -205,7 +204,7 @@ impl Graph {
         for (graph, (nodes, _)) in self.parts().enumerate() {
             of.extend(nodes.map(|_| graph));
         }
-        Segments::new(of, self.graphs())
+        Segments::new(of.into(), self.graphs())
     }
 
     /// Refuses another number of rows than that of the nodes.

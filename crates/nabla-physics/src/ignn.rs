@@ -23,11 +23,11 @@ use nabla_base::range::{self, OutOfRange};
 use nabla_grad::seeded_noise::SeededNoise;
 use rand::RngExt;
 
-use crate::cgs::{CgsConfig, GraphModel, read_out};
+use crate::cgs::{CgsConfig, GraphModel, ReadOut};
 use crate::field::Pulled;
 use crate::fixed_point::{FixedPoint, FixedPointError};
 use crate::graph::{Graph, columns};
-use crate::message_passing::{Encoder, Perceptron};
+use crate::message_passing::Encoder;
 use crate::numbers::{numbers, tensor_like};
 use crate::operation::{Pullback, attached};
 
@@ -42,19 +42,16 @@ pub struct IgnnConfig {
     pub tolerance: f64,
     /// The most steps; 300 by default.
     pub most: usize,
-    /// Whether numbers of whole graphs are predicted, from the sum over nodes.
-    pub of_graphs: bool,
 }
 
 impl IgnnConfig {
-    /// With the defaults, for numbers of nodes.
+    /// With the defaults.
     pub fn new(network: CgsConfig) -> Self {
         Self {
             network,
             kappa: 0.9,
             tolerance: 3e-6,
             most: 300,
-            of_graphs: false,
         }
     }
 
@@ -79,7 +76,7 @@ impl IgnnConfig {
                 TensorData::new(weights, [heads, heads]),
                 device,
             )),
-            decoder: self.network.decoder(device, draws)?,
+            read_out: self.network.read_out(device, draws)?,
             config: self.clone(),
         };
         // What cannot be read stays as it is, and is refused when the model is used.
@@ -96,7 +93,7 @@ pub struct Ignn {
     encoder: Encoder,
     /// `W`, `[heads, heads]`
     weight: Param<Tensor<2>>,
-    decoder: Perceptron,
+    read_out: ReadOut,
     #[module(skip)]
     config: IgnnConfig,
 }
@@ -212,7 +209,7 @@ impl GraphModel for Ignn {
     ) -> Result<Tensor<2>, FixedPointError> {
         let (offsets, _) = self.encoder.forward(graph, nodes, edges)?;
         let found = self.fixed_point(graph, offsets)?;
-        read_out(&self.decoder, self.config.of_graphs, graph, found.z)
+        self.read_out.forward(graph, found.z)
     }
 }
 

@@ -313,22 +313,22 @@ impl Default for ConjugateGradient {
     }
 }
 
-/// A system whose right side is in the range of `A` as far as that is known.
-pub(crate) struct System {
+/// A system whose right side is in the range of `A` as far as that is known, and how far it is solved.
+pub(crate) struct System<'a, A> {
+    a: &'a A,
     /// `b` without its part in the kernel.
-    pub(crate) b: Vec<f64>,
-    pub(crate) b_norm: f64,
+    b: Vec<f64>,
+    b_norm: f64,
     pub(crate) x: Vec<f64>,
-    pub(crate) inconsistent: f64,
+    /// Whether `x` began at 0.
+    from_zero: bool,
+    inconsistent: f64,
+    products: usize,
 }
 
-impl System {
+impl<'a, A: SpdOperator> System<'a, A> {
     /// - `start`: 0 if it is not given
-    pub(crate) fn new(
-        a: &impl SpdOperator,
-        b: &[f64],
-        start: Option<&[f64]>,
-    ) -> Result<Self, LinearError> {
+    pub(crate) fn new(a: &'a A, b: &[f64], start: Option<&[f64]>) -> Result<Self, LinearError> {
         check("right side", b, a.dim())?;
         if let Some(start) = start {
             check("start", start, a.dim())?;
@@ -341,16 +341,66 @@ impl System {
         let removed = a.kernel().project(&mut b);
         let b_norm = norm(&b);
         Ok(Self {
+            a,
             b,
             b_norm,
             x: start.map_or_else(|| vec![0.0; a.dim()], <[f64]>::to_vec),
+            from_zero: start.is_none(),
             inconsistent: relative(removed, whole),
+            products: 0,
         })
     }
 
+    /// The residual at the start, and its norm.
+    pub(crate) fn begin(&mut self) -> (Vec<f64>, f64) {
+        let mut r = self.b.clone();
+        let length = match self.from_zero {
+            true => self.b_norm,
+            false => self.residual(&mut r),
+        };
+        (r, length)
+    }
+
+    /// `‖b‖`.
+    pub(crate) fn b_norm(&self) -> f64 {
+        self.b_norm
+    }
+
+    /// A norm as a share of `‖b‖`.
+    pub(crate) fn share(&self, length: f64) -> f64 {
+        relative(length, self.b_norm)
+    }
+
+    /// `y = A x` of another vector.
+    pub(crate) fn product(&mut self, x: &[f64], y: &mut [f64]) {
+        self.products += 1;
+        self.a.apply(x, y);
+    }
+
+    /// What was found, with a true residual of this norm.
+    pub(crate) fn report(
+        mut self,
+        residuals: Vec<f64>,
+        iterations: usize,
+        length: f64,
+        converged: bool,
+    ) -> Report {
+        self.a.kernel().project(&mut self.x);
+        Report {
+            residuals,
+            iterations,
+            products: self.products,
+            converged,
+            true_residual: self.share(length),
+            inconsistent: self.inconsistent,
+            x: self.x,
+        }
+    }
+
     /// `r = b − A x`, and its norm.
-    pub(crate) fn residual(&self, a: &impl SpdOperator, r: &mut [f64]) -> f64 {
-        a.apply(&self.x, r);
+    pub(crate) fn residual(&mut self, r: &mut [f64]) -> f64 {
+        self.products += 1;
+        self.a.apply(&self.x, r);
         let chunks = r.par_chunks_mut(CHUNK).zip(self.b.par_chunks(CHUNK));
         chunks.for_each(|(r, b)| r.iter_mut().zip(b).for_each(|(r, b)| *r = b - *r));
         norm(r)
@@ -358,7 +408,7 @@ impl System {
 }
 
 /// `part / whole`, and 0 of nothing.
-pub(crate) fn relative(part: f64, whole: f64) -> f64 {
+fn relative(part: f64, whole: f64) -> f64 {
     if part == 0.0 { 0.0 } else { part / whole }
 }
 
@@ -425,34 +475,26 @@ impl ConjugateGradient {
         self.validate()?;
         let mut system = System::new(a, b, start)?;
         let (n, kernel) = (a.dim(), a.kernel());
-        let goal = self.tolerance * system.b_norm;
-        let mut products = 0;
-        let mut r = system.b.clone();
-        let mut length = system.b_norm;
-        if start.is_some() {
-            length = system.residual(a, &mut r);
-            products += 1;
-        }
+        let goal = self.tolerance * system.b_norm();
+        let (mut r, mut length) = system.begin();
         if let Some(more) = m.start(&r) {
             add_scaled(&mut system.x, 1.0, &more);
-            length = system.residual(a, &mut r);
-            products += 1;
+            length = system.residual(&mut r);
         }
         let (mut z, mut ap) = (vec![0.0; n], vec![0.0; n]);
         let mut p: Vec<f64> = Vec::new();
         let mut rz_before = 0.0;
-        let mut residuals = vec![relative(length, system.b_norm)];
+        let mut residuals = vec![system.share(length)];
         let mut iterations = 0;
         // The true residual where the recurrence last met the goal.
         let mut met = f64::INFINITY;
         let mut known = None;
         loop {
-            if observe(iterations, relative(length, system.b_norm)).is_break() {
+            if observe(iterations, system.share(length)).is_break() {
                 return Err(LinearError::Cancelled);
             }
             if length <= goal {
-                let found = system.residual(a, &mut r);
-                products += 1;
+                let found = system.residual(&mut r);
                 known = Some(found);
                 // Rounding ends the descent where a restart no longer helps.
                 if found <= goal || found > 0.5 * met {
@@ -485,8 +527,7 @@ impl ConjugateGradient {
                 }
             }
             rz_before = rz;
-            a.apply(&p, &mut ap);
-            products += 1;
+            system.product(&p, &mut ap);
             let pap = dot(&p, &ap);
             if !(pap > 0.0 && pap.is_finite()) {
                 return Err(LinearError::NotPositive {
@@ -496,22 +537,10 @@ impl ConjugateGradient {
             }
             length = step(&mut system.x, &mut r, &p, &ap, rz / pap);
             iterations += 1;
-            residuals.push(relative(length, system.b_norm));
+            residuals.push(system.share(length));
         }
-        let length = known.unwrap_or_else(|| {
-            products += 1;
-            system.residual(a, &mut r)
-        });
-        kernel.project(&mut system.x);
-        Ok(Report {
-            x: system.x,
-            residuals,
-            iterations,
-            products,
-            converged: length <= goal,
-            true_residual: relative(length, system.b_norm),
-            inconsistent: system.inconsistent,
-        })
+        let length = known.unwrap_or_else(|| system.residual(&mut r));
+        Ok(system.report(residuals, iterations, length, length <= goal))
     }
 }
 

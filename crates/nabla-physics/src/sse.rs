@@ -14,7 +14,7 @@ use burn::tensor::{Device, Tensor};
 use nabla_base::range::{self, OutOfRange};
 use nabla_grad::seeded_noise::SeededNoise;
 
-use crate::cgs::{CgsConfig, GraphModel, read_out};
+use crate::cgs::{CgsConfig, GraphModel, ReadOut};
 use crate::fixed_point::FixedPointError;
 use crate::graph::{Graph, GraphError};
 use crate::message_passing::{Aggregator, Encoder, Perceptron};
@@ -28,18 +28,15 @@ pub struct SseConfig {
     pub damping: f64,
     /// How many steps; 20 by default.
     pub steps: usize,
-    /// Whether numbers of whole graphs are predicted, from the sum over nodes.
-    pub of_graphs: bool,
 }
 
 impl SseConfig {
-    /// With the defaults, for numbers of nodes.
+    /// With the defaults.
     pub fn new(network: CgsConfig) -> Self {
         Self {
             network,
             damping: 0.1,
             steps: 20,
-            of_graphs: false,
         }
     }
 
@@ -61,7 +58,7 @@ impl SseConfig {
         Ok(Sse {
             encoder: config.encoder(device, draws)?,
             step: Perceptron::new(&widths, config.activation, false, device, draws)?,
-            decoder: config.decoder(device, draws)?,
+            read_out: config.read_out(device, draws)?,
             config: self.clone(),
         })
     }
@@ -72,7 +69,7 @@ impl SseConfig {
 pub struct Sse {
     encoder: Encoder,
     step: Perceptron,
-    decoder: Perceptron,
+    read_out: ReadOut,
     #[module(skip)]
     config: SseConfig,
 }
@@ -113,6 +110,6 @@ impl GraphModel for Sse {
                 h = h.detach();
             }
         }
-        read_out(&self.decoder, self.config.of_graphs, graph, h)
+        self.read_out.forward(graph, h)
     }
 }

@@ -1,6 +1,5 @@
 //! `nabla train dcdm`: a network of conjugate directions for linear systems.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -15,9 +14,10 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::grid_sides::{GridSides, grid_sides};
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
+use crate::recipe_file::GivenRecipe;
 use crate::seeds::RecipeSeedFlag;
-use crate::training_progress::{REPORTED, TrainingProgress};
+use crate::training_folder::train_in;
+use crate::training_progress::REPORTED;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -112,26 +112,11 @@ impl Job for Arguments {
             (_, true) | (None, _) => return Ok(Report::of_text(text)),
             (Some(folder), false) => folder,
         };
-        let mut trainer = recipe.trainer(&Device::flex())?;
+        let trainer = recipe.trainer(&Device::flex())?;
         LearntDirections::check_folder(folder)?;
-        let mut lock = FolderLock::of(folder)?;
-        let checkpoint = folder.join("checkpoint.safetensors");
-        if checkpoint.exists() {
-            trainer = trainer.resume(&checkpoint).map_err(Failure::input)?;
-        }
-        // Not before: the folder may hold another training, with its recipe.
-        begin_folder(&mut lock, folder, "recipe.toml", &text)?;
-
-        let progress = context.progress();
         let begun = Instant::now();
-        let mut told = TrainingProgress::new(progress, "training the directions");
-        trainer
-            .run(Some(&checkpoint), &mut |step| {
-                told.step(step.step, step.steps, &step.record);
-                ControlFlow::Continue(())
-            })
-            .map_err(Failure::run)?;
-        progress.finish();
+        let (trainer, _lock) =
+            train_in(folder, trainer, &text, "training the directions", context)?;
         let learnt = LearntDirections::of(&trainer);
         learnt.save(folder)?;
         let losses = trainer.history().losses();

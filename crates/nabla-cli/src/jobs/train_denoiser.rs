@@ -1,6 +1,5 @@
 //! `nabla train denoiser`: a diffusion model of labelled pictures.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -24,9 +23,10 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::train_flow::told_of_energies;
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
+use crate::recipe_file::GivenRecipe;
 use crate::seeds::RecipeSeedFlag;
-use crate::training_progress::{REPORTED, TrainingProgress};
+use crate::training_folder::train_in;
+use crate::training_progress::REPORTED;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -198,28 +198,11 @@ impl Job for Arguments {
         let classes = examples.labels.iter().map(|&label| label as usize);
         let source = PictureTable::new(examples.features, classes.collect(), recipe.model.shape)?
             .with_mirror(recipe.data.mirror);
-        let mut trainer =
-            recipe
-                .training
-                .trainer(&recipe.model, source, &device.clone().autodiff())?;
-        let mut lock = FolderLock::of(folder)?;
-        let checkpoint = folder.join("checkpoint.safetensors");
-        if checkpoint.exists() {
-            trainer = trainer.resume(&checkpoint).map_err(Failure::input)?;
-        }
-        // Not before: the folder may hold another training, with its recipe.
-        begin_folder(&mut lock, folder, "recipe.toml", &text)?;
-
-        let progress = context.progress();
+        let trainer = recipe
+            .training
+            .trainer(&recipe.model, source, &device.clone().autodiff())?;
         let begun = Instant::now();
-        let mut told = TrainingProgress::new(progress, "training the denoiser");
-        trainer
-            .run(Some(&checkpoint), &mut |step| {
-                told.step(step.step, step.steps, &step.record);
-                ControlFlow::Continue(())
-            })
-            .map_err(Failure::run)?;
-        progress.finish();
+        let (trainer, _lock) = train_in(folder, trainer, &text, "training the denoiser", context)?;
         let network = trainer.average().unwrap_or(trainer.model()).clone();
         let denoiser =
             ClassDenoiser::new(recipe.model, network, &device).map_err(Failure::input)?;

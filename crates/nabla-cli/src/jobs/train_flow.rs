@@ -1,7 +1,6 @@
 //! `nabla train flow`: a flow from noise to points, by flow matching.
 
 use std::fmt::Write;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -25,9 +24,10 @@ use crate::devices::DeviceFlag;
 use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::loss_plot::{mean, write_losses};
-use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
+use crate::recipe_file::GivenRecipe;
 use crate::seeds::RecipeSeedFlag;
-use crate::training_progress::{REPORTED, TrainingProgress};
+use crate::training_folder::train_in;
+use crate::training_progress::REPORTED;
 
 /// The command line of the job.
 #[derive(Args)]
@@ -192,25 +192,9 @@ impl Job for Arguments {
             .with_hidden(recipe.flow.hidden.clone());
         let device = self.device.open()?;
         let autodiff = device.clone().autodiff();
-        let mut trainer = recipe.training.trainer(&config, &data.points, &autodiff)?;
-        let mut lock = FolderLock::of(folder)?;
-        let checkpoint = folder.join("checkpoint.safetensors");
-        if checkpoint.exists() {
-            trainer = trainer.resume(&checkpoint).map_err(Failure::input)?;
-        }
-        // Not before: the folder may hold another training, with its recipe.
-        begin_folder(&mut lock, folder, "recipe.toml", &text)?;
-
-        let progress = context.progress();
+        let trainer = recipe.training.trainer(&config, &data.points, &autodiff)?;
         let begun = Instant::now();
-        let mut told = TrainingProgress::new(progress, "training the flow");
-        trainer
-            .run(Some(&checkpoint), &mut |step| {
-                told.step(step.step, step.steps, &step.record);
-                ControlFlow::Continue(())
-            })
-            .map_err(Failure::run)?;
-        progress.finish();
+        let (trainer, _lock) = train_in(folder, trainer, &text, "training the flow", context)?;
         let network = trainer.average().unwrap_or(trainer.model()).clone();
         let flow = Flow::new(config, network, &device)?;
         flow.save(folder)?;

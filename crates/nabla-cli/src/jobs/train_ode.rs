@@ -1,7 +1,7 @@
 //! `nabla train ode`: a neural ODE or SDE, fitted to a table of trajectories.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -26,7 +26,7 @@ use crate::errors::Failure;
 use crate::job::{Context, Job, Report};
 use crate::jobs::experiment_flags::{method, optimizers};
 use crate::jobs::trajectory_flags::TrajectoryFlags;
-use crate::loss_plot::write_losses;
+use crate::loss_plot::{write_losses, write_signed_losses};
 use crate::output::table;
 use crate::recipe_file::{FolderLock, GivenRecipe, begin_folder};
 use crate::seeds::RecipeSeedFlag;
@@ -300,15 +300,16 @@ impl Job for Arguments {
         progress.finish();
         let found = fit.finish()?;
         found.model.save(folder)?;
-        let axis = match recipe.fit.kind {
-            Kind::Ode => "loss",
-            Kind::Sde => "negative log likelihood",
+        // A likelihood may be negative, which a logarithmic axis does not show.
+        type Write = fn(&Path, &str, &str, &[f32]) -> Result<(), Failure>;
+        let (axis, write): (_, Write) = match recipe.fit.kind {
+            Kind::Ode => ("loss", write_losses),
+            Kind::Sde => ("negative log likelihood", write_signed_losses),
         };
         let history = fit.history();
         let losses = history.losses();
         let file = recipe.data.file.display();
-        let linear = recipe.fit.kind == Kind::Sde;
-        write_losses_of(folder, &format!("Fit to {file}"), axis, &losses, linear)?;
+        write(folder, &format!("Fit to {file}"), axis, &losses)?;
         let measured = measurements(history);
         write_bytes_atomically(&folder.join("measurements.csv"), measured.as_bytes())?;
 
@@ -326,20 +327,6 @@ impl Job for Arguments {
             seconds: begun.elapsed().as_secs_f64(),
         };
         context.report(&trained, || told_of(&trained))
-    }
-}
-
-/// A likelihood may be negative, which a logarithmic axis does not show.
-fn write_losses_of(
-    folder: &std::path::Path,
-    title: &str,
-    axis: &str,
-    losses: &[f32],
-    linear: bool,
-) -> Result<(), Failure> {
-    match linear {
-        true => crate::loss_plot::write_signed_losses(folder, title, axis, losses),
-        false => write_losses(folder, title, axis, losses),
     }
 }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{affine, by_affine, moments, planes, slopes, sums_around};
 use crate::activation::{rectified, rectified_slope};
 use crate::elementwise::{for_each_row, vectorized};
-use crate::linear_pieces::Held;
+use crate::linear_pieces::Rectifier;
 use crate::memory;
 use crate::operation::{Array, Operation, Saved, compiled};
 use crate::real::Real;
@@ -16,9 +16,7 @@ use crate::real::Real;
 #[derive(Clone, Debug)]
 pub(super) struct Batched {
     pub(super) epsilon: f64,
-    pub(super) with_relu: bool,
-    /// Units that are off at the end, instead of a ReLU.
-    pub(super) held: Option<Held>,
+    pub(super) end: Option<Rectifier>,
     /// Mean and variance of each channel, if they aren't those of the batch.
     pub(super) fixed: Option<Arc<Vec<[f64; 2]>>>,
     /// Mean and variance of each channel of the batch.
@@ -69,7 +67,7 @@ impl Batched {
                 for (y, &x) in y.iter_mut().zip(&x[range.clone()]) {
                     *y = activation((x - mean) * gain + shift);
                 }
-                if let Some(held) = &self.held {
+                if let Some(Rectifier::Held(held)) = &self.end {
                     held.mask(y, range);
                 }
             },
@@ -100,7 +98,7 @@ impl Batched {
                 let range = plane * area..(plane + 1) * area;
                 let (x, mut grad) = (&x[range.clone()], &grad[range.clone()]);
                 let mut masked = Vec::new();
-                if let Some(held) = &self.held {
+                if let Some(Rectifier::Held(held)) = &self.end {
                     masked.extend_from_slice(grad);
                     held.mask(&mut masked, range);
                     grad = &masked;
@@ -158,7 +156,7 @@ impl Operation<3> for Batched {
 
     fn of_example(&self, kept: &Self::Kept, _: usize, _: usize) -> Option<(Self, Self::Kept)> {
         // What normalizes by the batch mixes its examples, and held are the units of all.
-        if self.fixed.is_none() || self.held.is_some() {
+        if self.fixed.is_none() || matches!(self.end, Some(Rectifier::Held(_))) {
             return None;
         }
         Some((self.clone(), kept.clone()))
@@ -186,15 +184,15 @@ impl Operation<3> for Batched {
             .zip(affine)
             .map(|([mean, scale], [gain, shift])| [F::of(*mean), F::of(gain.wide() * scale), shift])
             .collect();
-        let y = match self.with_relu {
-            true => self.values(
+        let y = match self.end {
+            Some(Rectifier::Relu) => self.values(
                 x.values(),
                 sizes,
                 &numbers,
                 #[inline(always)]
                 |u| rectified(u),
             ),
-            false => self.values(
+            _ => self.values(
                 x.values(),
                 sizes,
                 &numbers,
@@ -221,8 +219,8 @@ impl Operation<3> for Batched {
         let sizes = planes(&shape);
         let affine = affine(gamma.as_ref(), beta.as_ref(), sizes[1]);
         let arrays = [x.values(), grad.values()];
-        let (dx, sums) = match self.with_relu {
-            true => self.gradients(
+        let (dx, sums) = match self.end {
+            Some(Rectifier::Relu) => self.gradients(
                 arrays,
                 sizes,
                 &affine,
@@ -230,7 +228,7 @@ impl Operation<3> for Batched {
                 #[inline(always)]
                 |u| rectified_slope(u, F::ONE),
             ),
-            false => self.gradients(
+            _ => self.gradients(
                 arrays,
                 sizes,
                 &affine,

@@ -89,6 +89,7 @@ fn config(problem: Problem, layers: usize, map: ContractingMapConfig) -> CgsConf
     let config = CgsConfig::new(problem.features(), 1)
         .with_heads(HEADS)
         .with_hidden_layers(layers - 1)
+        .with_of_graphs(problem.of_graphs())
         .with_map(map);
     match problem {
         Problem::Percolation => CgsConfig {
@@ -165,7 +166,6 @@ pub(super) fn measured(
     let tracked = device.clone().autodiff();
     let mut weights = SeededNoise::new(seed, 1);
     let plain = config(problem, size.layers, ContractingMapConfig::new(0.5));
-    let of_graphs = problem.of_graphs();
     match network {
         Network::Cgs {
             gamma,
@@ -178,13 +178,11 @@ pub(super) fn measured(
                 .with_normalizer(normalizer)
                 .with_bound(bound);
             let config = config(problem, size.layers, map);
-            if of_graphs {
-                let model = config.init_for_graphs(&tracked, &mut weights);
-                let model = model.map_err(ClaimError::experiment)?;
-                return Ok(setup.train(model, Ok)?.1);
-            }
             let model = config.init(&tracked, &mut weights);
             let model = model.map_err(ClaimError::experiment)?;
+            if problem.of_graphs() {
+                return Ok(setup.train(model, Ok)?.1);
+            }
             let untrained = setup.most_steps(&model.valid(), 0)?;
             let (model, mut outcome) = setup.train(model, Ok)?;
             let model = model.valid();
@@ -199,13 +197,11 @@ pub(super) fn measured(
             Ok(outcome)
         }
         Network::Stacked => {
-            let model = StackedMessagePassing::new(&plain, of_graphs, &tracked, &mut weights);
+            let model = StackedMessagePassing::new(&plain, &tracked, &mut weights);
             Ok(setup.train(model.map_err(ClaimError::experiment)?, Ok)?.1)
         }
         Network::Ignn => {
-            let mut config = IgnnConfig::new(plain);
-            config.of_graphs = of_graphs;
-            let model = config.init(&tracked, &mut weights);
+            let model = IgnnConfig::new(plain).init(&tracked, &mut weights);
             let model = model.map_err(ClaimError::experiment)?;
             let projected = |model: nabla_physics::ignn::Ignn| {
                 model.projected().map_err(ClaimError::experiment)
@@ -213,9 +209,7 @@ pub(super) fn measured(
             Ok(setup.train(model, projected)?.1)
         }
         Network::Sse => {
-            let mut config = SseConfig::new(plain);
-            config.of_graphs = of_graphs;
-            let model = config.init(&tracked, &mut weights);
+            let model = SseConfig::new(plain).init(&tracked, &mut weights);
             Ok(setup.train(model.map_err(ClaimError::experiment)?, Ok)?.1)
         }
     }

@@ -77,7 +77,9 @@ fn a_batch_is_its_graphs() {
     let device = Device::flex();
     let both = batch(3, &[8, 13], &device);
     let parts: Vec<_> = both.graph.parts().collect();
-    let whole = config().init_for_graphs(&device, &mut SeededNoise::new(2, 0));
+    let whole = config()
+        .with_of_graphs(true)
+        .init(&device, &mut SeededNoise::new(2, 0));
     let (model, whole) = (init(&config(), &device), whole.unwrap());
     let y = model.forward(&both.graph, both.nodes.clone(), both.edges.clone());
     let (y, sums) = (
@@ -178,7 +180,7 @@ fn models_learn() {
     let cgs = || trained(init(&config(), &device), |model| model, &data);
     let first = cgs();
     assert_eq!(first, cgs());
-    let plain = StackedMessagePassing::new(&config(), false, &device, &mut draws()).unwrap();
+    let plain = StackedMessagePassing::new(&config(), &device, &mut draws()).unwrap();
     let ignn = IgnnConfig::new(config())
         .init(&device, &mut draws())
         .unwrap();

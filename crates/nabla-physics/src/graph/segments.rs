@@ -1,5 +1,7 @@
 //! Rows that belong to segments, such as edges to nodes.
 
+use std::sync::Arc;
+
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::{GraphError, rows};
@@ -7,13 +9,13 @@ use super::{GraphError, rows};
 /// Which segment each row belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segments {
-    of: Vec<usize>,
+    of: Arc<[usize]>,
     count: usize,
 }
 
 impl Segments {
     /// - `of`: the segment of each row, below `count`
-    pub(super) fn new(of: Vec<usize>, count: usize) -> Self {
+    pub(super) fn new(of: Arc<[usize]>, count: usize) -> Self {
         Self { of, count }
     }
 
@@ -25,7 +27,7 @@ impl Segments {
     /// How many rows each segment has: the degrees of nodes.
     pub fn sizes(&self) -> Vec<usize> {
         let mut sizes = vec![0; self.count];
-        for &segment in &self.of {
+        for &segment in self.of.iter() {
             sizes[segment] += 1;
         }
         sizes

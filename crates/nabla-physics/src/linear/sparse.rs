@@ -1,6 +1,6 @@
 //! A symmetric sparse matrix.
 
-use faer::sparse::{SparseRowMat, SymbolicSparseRowMat};
+use faer::sparse::{SparseRowMat, Triplet};
 use nabla_data::matrix_market::MatrixMarket;
 use rayon::prelude::*;
 
@@ -113,58 +113,24 @@ impl SparseMatrix {
     fn assembled(
         n: usize,
         most: usize,
-        entries: impl Iterator<Item = (usize, usize, f64)> + Clone,
+        entries: impl Iterator<Item = (usize, usize, f64)>,
     ) -> Result<Self, LinearError> {
         if n.max(most) > i32::MAX as usize {
             return Err(LinearError::TooLarge(n.max(most)));
         }
-        let mut starts = vec![0_usize; n + 1];
-        for (row, column, _) in entries.clone() {
-            let largest = row.max(column);
-            if largest >= n {
+        let mut triplets = Vec::with_capacity(most);
+        for (row, column, value) in entries {
+            if row.max(column) >= n {
                 return Err(LinearError::Grid(format!(
                     "the entry ({}, {}) lies outside of a matrix with {n} rows",
                     row + 1,
                     column + 1
                 )));
             }
-            starts[row + 1] += 1;
+            triplets.push(Triplet::new(row as u32, column as u32, value));
         }
-        for row in 0..n {
-            starts[row + 1] += starts[row];
-        }
-        // Into rows in the order given, then each row by its columns.
-        let mut places = starts.clone();
-        let mut all = vec![(0_u32, 0.0); starts[n]];
-        for (row, column, value) in entries {
-            all[places[row]] = (column as u32, value);
-            places[row] += 1;
-        }
-        let mut row_ptr = vec![0_u32; n + 1];
-        let (mut columns, mut values) = (Vec::with_capacity(all.len()), Vec::new());
-        values.reserve_exact(all.len());
-        for row in 0..n {
-            let own = &mut all[starts[row]..starts[row + 1]];
-            // Stable: sums of one place are in the order of the entries.
-            own.sort_by_key(|(column, _)| *column);
-            for &(column, value) in own.iter() {
-                match values.last_mut() {
-                    Some(last)
-                        if columns.len() > row_ptr[row] as usize
-                            && columns.last() == Some(&column) =>
-                    {
-                        *last += value;
-                    }
-                    _ => {
-                        columns.push(column);
-                        values.push(value);
-                    }
-                }
-            }
-            row_ptr[row + 1] = columns.len() as u32;
-        }
-        let symbolic = SymbolicSparseRowMat::new_checked(n, n, row_ptr, None, columns);
-        Self::new(SparseRowMat::new(symbolic, values))
+        let rows = SparseRowMat::try_new_from_triplets(n, n, &triplets);
+        Self::new(rows.map_err(|error| LinearError::Matrix(error.to_string()))?)
     }
 
     /// For a matrix that is symmetric by construction.
